@@ -1,0 +1,89 @@
+"""The decode service, put together.
+
+A sequence's way through it: `Reserve` sets blocks aside (`standing_plan`), `PushKv` fills them
+(`tandem.transfer.receiver`), the last frame arms it, the engine's thread takes it into the first
+step after that (`tandem.worker.step_loop`), and each step's report goes up the command stream
+(`tandem.worker.command_stream`).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncIterator
+from time import monotonic_ns
+
+import grpc
+from tandem.wire.status import abort
+
+from decode_service.standing_plan import StandingPlan
+from tandem.core.commands import DecodeCommand
+from tandem.core.errors import TandemError
+from tandem.core.reports import DecodeReport, DecodeSnapshot
+from tandem.core.worker import WorkerRole
+from tandem.process.grpc_server import GrpcServer
+from tandem.transfer import servicer as kv_servicer
+from tandem.transfer.receiver import KvReceiver
+from tandem.v1 import decode_pb2, decode_pb2_grpc
+from tandem.wire import commands, reports
+from tandem.worker.command_stream import CommandStreams, Dialect
+from tandem.worker.service import end_rule, load_worker, run_worker
+from tandem.worker.settings import WorkerSettings
+from tandem.worker.worker import Worker
+
+SERVICE = decode_pb2.DESCRIPTOR.services_by_name["DecodeService"].full_name
+DIALECT = Dialect(
+    response=decode_pb2.RunLoopResponse,
+    command_from_wire=commands.decode_command_from_wire,
+    report_to_wire=reports.decode_report_to_wire,
+    snapshot_to_wire=reports.decode_snapshot_to_wire,
+)
+
+
+class DecodeSettings(WorkerSettings):
+    """Settings of a decode worker."""
+
+    port: int = 50052
+
+
+class DecodeServicer(decode_pb2_grpc.DecodeServiceServicer):
+    """The command stream of a decode worker."""
+
+    def __init__(self, worker: Worker[DecodeCommand, DecodeReport, DecodeSnapshot]) -> None:
+        self._streams = CommandStreams[decode_pb2.RunLoopRequest, decode_pb2.RunLoopResponse](
+            worker, DIALECT
+        )
+
+    async def RunLoop(
+        self,
+        request_iterator: AsyncIterator[decode_pb2.RunLoopRequest],
+        context: grpc.aio.ServicerContext[decode_pb2.RunLoopRequest, decode_pb2.RunLoopResponse],
+    ) -> AsyncIterator[decode_pb2.RunLoopResponse]:
+        try:
+            async for response in self._streams.serve(request_iterator):
+                yield response
+        except TandemError as error:
+            await abort(context, error)
+
+
+async def serve(settings: DecodeSettings) -> None:
+    """Run a decode worker until it is told to stop. Raises `ConfigError`."""
+    info, engine = load_worker(settings, WorkerRole.DECODE)
+    lock = threading.Condition()
+    plan = StandingPlan(
+        layout=info.layout,
+        num_blocks=info.num_blocks,
+        max_num_seqs=info.max_num_seqs,
+        end_rule=end_rule(info),
+        clock_ns=monotonic_ns,
+    )
+    worker = Worker(info, engine, plan, lock)
+    receiver = KvReceiver(
+        engine.pool, plan, lock, info.model.fingerprint, worker.add_span, worker.wake
+    )
+    server = GrpcServer(settings.address)
+    decode_pb2_grpc.add_DecodeServiceServicer_to_server(DecodeServicer(worker), server.server)
+    kv_servicer.add_kv_transfer_service(receiver, server.server)
+    try:
+        await run_worker(worker, server, [SERVICE, kv_servicer.SERVICE])
+    finally:
+        receiver.close()

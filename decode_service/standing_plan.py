@@ -1,0 +1,261 @@
+"""The standing plan of a decode worker: which sequences it holds, and which run in the next step."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tandem.core.blocks import BlockAllocator, SequenceBlocks
+from tandem.core.commands import Admit, DecodeCommand, Remove, Reserve
+from tandem.core.errors import Fenced, ResourceExhausted, TandemError
+from tandem.core.kv import KVLayout
+from tandem.core.plan import SampleSpec, SequenceSlice, StepPlan, StepResult
+from tandem.core.reports import (
+    Armed,
+    DecodeReport,
+    DecodeSnapshot,
+    Reserved,
+    SequenceFailed,
+    SequenceSnapshot,
+    StepDone,
+)
+from tandem.core.sequence import EndRule, Sequence
+from tandem.engine.protocols import LayerHook
+from tandem.transfer.reservation import Reservation
+
+TRANSFER_ID_BYTES = 16
+
+
+@dataclass(slots=True)
+class HeldSequence:
+    """A sequence and the blocks it holds here. It runs once it is both admitted and armed."""
+
+    sequence: Sequence
+    blocks: SequenceBlocks
+    reservation: Reservation
+    grant: Reserved
+    admitted: bool = False
+    armed: bool = False
+
+    @property
+    def is_runnable(self) -> bool:
+        return self.admitted and self.armed and self.sequence.finish_reason is None
+
+
+class StandingPlan:
+    """A `WorkerState`. Membership stands until a command, an end or a failure changes it."""
+
+    def __init__(
+        self,
+        *,
+        layout: KVLayout,
+        num_blocks: int,
+        max_num_seqs: int,
+        end_rule: EndRule,
+        clock_ns: Callable[[], int],
+    ) -> None:
+        self._layout = layout
+        self._allocator = BlockAllocator(num_blocks)
+        self._max_num_seqs = max_num_seqs
+        self._end_rule = end_rule
+        self._clock_ns = clock_ns
+        self._held: dict[int, HeldSequence] = {}
+        self._reservations: dict[bytes, Reservation] = {}
+        self._running: dict[int, HeldSequence] = {}
+        self._in_flight: dict[int, list[HeldSequence]] = {}
+        self._reports: list[DecodeReport] = []
+        self._num_steps = 0
+        self._last_epoch = 0
+
+    @property
+    def num_free_blocks(self) -> int:
+        return self._allocator.num_free
+
+    # Commands
+
+    def apply(self, command: DecodeCommand) -> None:
+        match command:
+            case Reserve():
+                self._reserve(command)
+            case Admit():
+                self._admit(command)
+            case Remove():
+                self._remove(command.sequence_id)
+
+    def _reserve(self, command: Reserve) -> None:
+        """A repeated command changes nothing."""
+        if command.sequence_id in self._held:
+            return
+        num_tokens = len(command.prompt_token_ids)
+        blocks = SequenceBlocks(self._allocator)
+        try:
+            if len(self._held) >= self._max_num_seqs:
+                raise ResourceExhausted(f"the worker holds {self._max_num_seqs} sequences already")
+            blocks.grow(self._layout.blocks_for(num_tokens + command.headroom_tokens))
+        except ResourceExhausted as error:
+            self._reports.append(SequenceFailed(command.sequence_id, error.reason, error.message))
+            return
+        self._last_epoch += 1
+        transfer_id = secrets.token_bytes(TRANSFER_ID_BYTES)
+        grant = Reserved(command.sequence_id, transfer_id, self._last_epoch, num_cached_tokens=0)
+        reservation = Reservation(
+            sequence_id=command.sequence_id,
+            transfer_id=transfer_id,
+            epoch=grant.epoch,
+            layout=self._layout,
+            blocks=blocks,
+            first_token=grant.num_cached_tokens,
+            num_tokens=num_tokens,
+        )
+        sequence = Sequence(
+            command.sequence_id, command.key, command.prompt_token_ids, command.params
+        )
+        self._held[command.sequence_id] = HeldSequence(sequence, blocks, reservation, grant)
+        self._reservations[transfer_id] = reservation
+        self._reports.append(grant)
+
+    def _admit(self, command: Admit) -> None:
+        held = self._held.get(command.sequence_id)
+        if held:
+            held.admitted = True
+            self._run_if_ready(held)
+
+    def _remove(self, sequence_id: int) -> None:
+        held = self._held.pop(sequence_id, None)
+        if held:
+            self._end(held)
+
+    def clear(self) -> None:
+        for sequence_id in list(self._held):
+            self._remove(sequence_id)
+        self._reports.clear()
+
+    # The reservation book
+
+    def reservation(self, transfer_id: bytes, epoch: int) -> Reservation:
+        reservation = self._reservations.get(transfer_id)
+        if reservation is None or reservation.epoch != epoch:
+            raise Fenced("no such reservation: it was never made, or its sequence has ended")
+        return reservation
+
+    def reservation_complete(self, reservation: Reservation) -> None:
+        held = self._held[reservation.sequence_id]
+        token_id = reservation.first_token_id
+        if held.armed or token_id is None:
+            return
+        held.armed = True
+        position = held.sequence.length
+        reason = held.sequence.append(token_id, self._end_rule)
+        self._reports.append(
+            Armed(held.sequence.sequence_id, position, token_id, at_ns=self._clock_ns())
+        )
+        if reason is not None:
+            self._end(held)
+        else:
+            self._run_if_ready(held)
+
+    # Steps
+
+    def next_step(self) -> StepPlan | None:
+        running = [held for held in list(self._running.values()) if self._prepare(held)]
+        if not running:
+            return None
+        self._num_steps += 1
+        self._in_flight[self._num_steps] = running
+        return StepPlan(self._num_steps, tuple(map(self._next_slice, running)))
+
+    def layer_hook(self, plan: StepPlan) -> LayerHook | None:
+        return None
+
+    def complete(self, plan: StepPlan, result: StepResult, start_ns: int, end_ns: int) -> None:
+        stepped: list[HeldSequence] = []
+        for held, token_id in zip(self._land(plan), result.tokens, strict=True):
+            if held.is_runnable and token_id is not None:
+                held.sequence.append(token_id, self._end_rule)
+                stepped.append(held)
+        sequences = [held.sequence for held in stepped]
+        self._reports.append(
+            StepDone(
+                plan.number,
+                start_ns,
+                end_ns,
+                sequence_ids=tuple(each.sequence_id for each in sequences),
+                positions=tuple(each.length - 1 for each in sequences),
+                token_ids=tuple(each.token_ids[-1] for each in sequences),
+                finish_reasons=tuple(each.finish_reason for each in sequences),
+            )
+        )
+        for held in stepped:
+            if held.sequence.finish_reason is not None:
+                self._end(held)
+
+    def fail(self, plan: StepPlan, error: TandemError) -> None:
+        for held in self._land(plan):
+            self._fail(held, error)
+
+    # What the controller is told
+
+    def take_reports(self) -> list[DecodeReport]:
+        reports, self._reports = self._reports, []
+        return reports
+
+    def snapshot(self) -> DecodeSnapshot:
+        """Failed sequences are not in it: the controller takes what it misses for failed."""
+        return DecodeSnapshot(
+            tuple(
+                SequenceSnapshot(
+                    sequence_id=sequence_id,
+                    reserved=held.grant,
+                    position=len(held.sequence.prompt_token_ids),
+                    token_ids=tuple(held.sequence.token_ids),
+                    finish_reason=held.sequence.finish_reason,
+                )
+                for sequence_id, held in self._held.items()
+            )
+        )
+
+    # Inside
+
+    def _prepare(self, held: HeldSequence) -> bool:
+        """Get a sequence ready to step: a place for the KV of its last token. False if it failed."""
+        try:
+            held.blocks.grow(self._layout.blocks_for(held.sequence.length))
+        except ResourceExhausted as error:
+            self._fail(held, error)
+            return False
+        return held.blocks.begin_access()
+
+    def _land(self, plan: StepPlan) -> list[HeldSequence]:
+        """A step is over: its sequences, which no longer use their blocks for it."""
+        held_sequences = self._in_flight.pop(plan.number)
+        for held in held_sequences:
+            held.blocks.end_access()
+        return held_sequences
+
+    def _run_if_ready(self, held: HeldSequence) -> None:
+        if held.is_runnable:
+            self._running[held.sequence.sequence_id] = held
+
+    def _fail(self, held: HeldSequence, error: TandemError) -> None:
+        sequence_id = held.sequence.sequence_id
+        if self._held.pop(sequence_id, None):
+            self._end(held)
+            self._reports.append(SequenceFailed(sequence_id, error.reason, error.message))
+
+    def _end(self, held: HeldSequence) -> None:
+        """Fence the sequence's reservation, leave the running ones, free the blocks once quiet."""
+        held.admitted = False
+        self._running.pop(held.sequence.sequence_id, None)
+        self._reservations.pop(held.reservation.transfer_id, None)
+        held.blocks.release()
+
+    def _next_slice(self, held: HeldSequence) -> SequenceSlice:
+        sequence = held.sequence
+        return SequenceSlice(
+            sequence_id=sequence.sequence_id,
+            token_ids=(sequence.token_ids[-1],),
+            start=sequence.length - 1,
+            block_table=held.blocks.ids[: self._layout.blocks_for(sequence.length)],
+            sample=SampleSpec(sequence.params, sequence.key.choice_index),
+        )

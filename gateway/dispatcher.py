@@ -1,0 +1,187 @@
+"""The scheduler's hands: carries its effects to workers and clients, and reports back to it."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import structlog
+
+from gateway.generation import Generation
+from gateway.scheduler import Emit, Scheduler, Send
+from gateway.timeline import Timeline
+from gateway.tokens import Ended, ServedModel, Token, TokenRequest
+from gateway.worker_link import WorkerLink
+from tandem.core.errors import Mismatch, TandemError
+from tandem.core.worker import WorkerInfo, WorkerRole
+from tandem.v1 import worker_pb2
+
+log = structlog.get_logger(__name__)
+
+
+class GenerationStream:
+    """A `TokenStream`: a generation's events, queued for its client. Bounded by `max_tokens`."""
+
+    def __init__(self, dispatcher: Dispatcher, generation: Generation) -> None:
+        self._dispatcher = dispatcher
+        self._generation = generation
+        self._events: asyncio.Queue[Token | Ended | TandemError] = asyncio.Queue()
+
+    def put(self, event: Token | Ended | TandemError) -> None:
+        self._events.put_nowait(event)
+
+    async def next(self) -> Token | Ended:
+        event = await self._events.get()
+        if isinstance(event, TandemError):
+            raise event
+        return event
+
+    def cancel(self) -> None:
+        self._dispatcher.cancel(self._generation)
+
+
+class Dispatcher:
+    """A `TokenService` over workers, and the `LinkListener` of their links.
+
+    Everything happens on one event loop, in calls that do not wait: a call changes the scheduler,
+    and `_flush` carries out what it decided.
+    """
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        workers: Sequence[tuple[WorkerRole, str]],
+        model_fingerprint: str,
+        timeline: Timeline,
+    ) -> None:
+        """`workers` are the roles and addresses to connect to."""
+        self._scheduler = scheduler
+        self._model_fingerprint = model_fingerprint
+        self._timeline = timeline
+        self._streams: dict[Generation, GenerationStream] = {}
+        self._links_by_id: dict[str, WorkerLink] = {}
+        controller_id = f"gateway-{secrets.token_hex(4)}"
+        # A gateway that starts later has the higher terms; room for many losses of a worker.
+        first_term = time.time_ns() // 1_000_000
+        self._links = {
+            address: WorkerLink(role, address, controller_id, first_term, self)
+            for role, address in workers
+        }
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        self._tasks = [
+            asyncio.create_task(link.run(), name=f"link {address}")
+            for address, link in self._links.items()
+        ]
+
+    async def stop(self) -> None:
+        """Say goodbye to the workers, which then drop what is left."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    # TokenService
+
+    @property
+    def model(self) -> ServedModel | None:
+        workers = self._scheduler.workers
+        if not self.ready:
+            return None
+        return ServedModel(
+            name=workers[0].info.model.name,
+            vocab_size=workers[0].info.model.vocab_size,
+            max_model_len=min(worker.info.model.max_model_len for worker in workers),
+            max_sequence_tokens=min(
+                worker.info.num_blocks * worker.info.layout.block_size for worker in workers
+            ),
+        )
+
+    @property
+    def ready(self) -> bool:
+        return self._scheduler.is_ready
+
+    def submit(self, request: TokenRequest) -> GenerationStream:
+        generation = self._scheduler.submit(request)
+        stream = self._streams[generation] = GenerationStream(self, generation)
+        self._flush()
+        return stream
+
+    def cancel(self, generation: Generation) -> None:
+        self._scheduler.cancel(generation)
+        self._flush()
+
+    # LinkListener
+
+    def admits(self, info: WorkerInfo) -> None:
+        if info.model.fingerprint != self._model_fingerprint:
+            raise Mismatch(
+                f"{info.worker_id} runs {info.model.name} ({info.model.fingerprint}), "
+                f"this gateway serves another model ({self._model_fingerprint})"
+            )
+        for worker in self._scheduler.workers:
+            if worker.info.worker_id == info.worker_id:
+                raise Mismatch(f"there is a worker named {info.worker_id} already")
+            if misfit := worker.info.misfit(info):
+                raise Mismatch(misfit)
+
+    def joined(self, info: WorkerInfo, address: str) -> None:
+        self._links_by_id[info.worker_id] = self._links[address]
+        self._scheduler.worker_joined(info, address)
+        self._flush()
+
+    def lost(self, info: WorkerInfo, error: TandemError) -> None:
+        self._links_by_id.pop(info.worker_id, None)
+        self._scheduler.worker_lost(info.worker_id, error)
+        self._flush()
+
+    def resumed(self, info: WorkerInfo, snapshot: Any, unapplied: set[int]) -> None:
+        if info.role is WorkerRole.PREFILL:
+            self._scheduler.prefill_resumed(info.worker_id, snapshot, unapplied)
+        else:
+            self._scheduler.decode_resumed(info.worker_id, snapshot, unapplied)
+        self._flush()
+
+    def heard(self, info: WorkerInfo, header: worker_pb2.WorkerHeader, received_ns: int) -> None:
+        self._timeline.heard(info, header, received_ns)
+        self._scheduler.freed(info.worker_id)
+
+    def reported(self, info: WorkerInfo, reports: list[Any]) -> None:
+        take = (
+            self._scheduler.prefill_report
+            if info.role is WorkerRole.PREFILL
+            else self._scheduler.decode_report
+        )
+        for report in reports:
+            take(info.worker_id, report)
+        self._flush()
+
+    # Inside
+
+    def _flush(self) -> None:
+        self._scheduler.compose()
+        for effect in self._scheduler.take_effects():
+            match effect:
+                case Send(worker_id, command):
+                    if link := self._links_by_id.get(worker_id):
+                        link.send(command)
+                case Emit(generation, event):
+                    self._emit(generation, event)
+
+    def _emit(self, generation: Generation, event: Token | Ended | TandemError) -> None:
+        if isinstance(event, Token):
+            self._streams[generation].put(event)
+            return
+        self._streams.pop(generation).put(event)
+        log.info(
+            "request ended",
+            request_id=generation.request.request_id,
+            outcome=event.finish_reason.name if isinstance(event, Ended) else event.reason,
+            prompt_tokens=generation.num_prompt_tokens,
+            tokens=len(generation.token_ids),
+            prefill=generation.prefill_worker,
+            decode=generation.decode_worker,
+        )

@@ -1,0 +1,87 @@
+"""The workers, as the gateway sees them. A worker's own accounting is authoritative; these are
+hints, kept so that what is asked of a worker is not refused."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from tandem.core.kv import Plane
+from tandem.core.worker import WorkerInfo
+
+if TYPE_CHECKING:
+    from gateway.generation import Generation
+
+# One batch runs, one waits behind it.
+MAX_BATCHES = 2
+
+
+@dataclass(slots=True, eq=False)
+class WorkerView:
+    """What both roles have: identity, and the blocks that the gateway's sequences take there."""
+
+    info: WorkerInfo
+    address: str
+    num_used_blocks: int = 0
+    generations: dict[int, Generation] = field(default_factory=dict)
+
+    def blocks_for(self, num_tokens: int) -> int:
+        return self.info.layout.blocks_for(num_tokens)
+
+    def has_room(self, num_tokens: int) -> bool:
+        """Whether one more sequence of this many tokens can be held."""
+        return (
+            len(self.generations) < self.info.max_num_seqs
+            and self.num_used_blocks + self.blocks_for(num_tokens) <= self.info.num_blocks
+        )
+
+    def enter(self, generation: Generation, num_tokens: int) -> None:
+        self.generations[generation.sequence_id] = generation
+        self.num_used_blocks += self.blocks_for(num_tokens)
+
+    def leave(self, generation: Generation, num_tokens: int) -> None:
+        if self.generations.pop(generation.sequence_id, None):
+            self.num_used_blocks -= self.blocks_for(num_tokens)
+
+
+@dataclass(slots=True, eq=False)
+class FormingBatch:
+    """A batch whose reservations are not all answered. `chunks` are (generation, start, end)."""
+
+    chunks: list[tuple[Generation, int, int]]
+    unanswered: set[int]
+
+
+@dataclass(slots=True, eq=False)
+class PrefillView(WorkerView):
+    """A prefill worker. `batches` are what it runs or has waiting, by id, in tokens."""
+
+    batches: dict[int, int] = field(default_factory=dict)
+    forming: FormingBatch | None = None
+
+    @property
+    def has_slot(self) -> bool:
+        return self.forming is None and len(self.batches) < MAX_BATCHES
+
+    @property
+    def num_queued_tokens(self) -> int:
+        return sum(self.batches.values())
+
+
+@dataclass(slots=True, eq=False)
+class DecodeView(WorkerView):
+    """A decode worker. `is_full`: it refused a reservation, and nothing left it since."""
+
+    is_full: bool = False
+
+    def has_room(self, num_tokens: int) -> bool:
+        return not self.is_full and WorkerView.has_room(self, num_tokens)
+
+    def leave(self, generation: Generation, num_tokens: int) -> None:
+        WorkerView.leave(self, generation, num_tokens)
+        self.is_full = False
+
+    def kv_bytes(self, num_tokens: int) -> int:
+        """Bytes of the KV of this many tokens."""
+        layout = self.info.layout
+        return num_tokens * layout.token_bytes * layout.num_layers * len(Plane)

@@ -1,0 +1,111 @@
+"""One choice of one request on its way through the workers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import TYPE_CHECKING
+
+from gateway.tokens import ServedBy, Token, TokenRequest
+from tandem.core.reports import Reserved
+from tandem.core.sequence import FinishReason, SequenceKey
+
+if TYPE_CHECKING:
+    from gateway.fleet import DecodeView, PrefillView
+
+
+class Phase(Enum):
+    """Where a generation is."""
+
+    QUEUED = auto()
+    RESERVING = auto()
+    PREFILLING = auto()
+    DECODING = auto()
+    ENDED = auto()
+
+
+@dataclass(slots=True, eq=False)
+class Generation:
+    """A request's whole state. `sequence_id` names one attempt at it to the workers.
+
+    `prefill` and `decode` are the workers that hold a record of the sequence; `prefill_worker` and
+    `decode_worker` say, to the end, who served it.
+    """
+
+    request: TokenRequest
+    sequence_id: int
+    phase: Phase = Phase.QUEUED
+    attempt: int = 0
+    prefill: PrefillView | None = None
+    decode: DecodeView | None = None
+    grant: Reserved | None = None
+    num_scheduled: int = 0
+    armed: bool = False
+    prefill_worker: str = ""
+    decode_worker: str = ""
+    token_ids: list[int] = field(default_factory=list)
+    _early: dict[int, int] = field(default_factory=dict)
+    _end: tuple[int, FinishReason] | None = None
+
+    @property
+    def key(self) -> SequenceKey:
+        return SequenceKey(self.request.request_id, self.request.choice_index, self.attempt)
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        return len(self.request.prompt_token_ids)
+
+    @property
+    def max_length(self) -> int:
+        """Tokens of the sequence at the most."""
+        return self.num_prompt_tokens + self.request.params.max_tokens
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether there may be more than the first token, so that a decode worker is needed."""
+        return self.request.params.max_tokens > 1
+
+    @property
+    def is_fully_scheduled(self) -> bool:
+        return self.num_scheduled == self.num_prompt_tokens
+
+    def accept(
+        self, position: int, token_id: int, finish_reason: FinishReason | None
+    ) -> tuple[list[Token], FinishReason | None]:
+        """Take a token from a worker; the tokens that are due to the client now, in order, and the
+        reason if they are the last.
+
+        The same token may come twice (from both workers, or in a snapshot), and a decode worker's
+        first may come before the prefill worker's: positions sort that out.
+        """
+        if finish_reason is not None:
+            self._end = (position, finish_reason)
+        next_position = self.num_prompt_tokens + len(self.token_ids)
+        if position >= next_position:
+            self._early[position] = token_id
+        due: list[Token] = []
+        while next_position in self._early:
+            due.append(Token(next_position, self._early.pop(next_position)))
+            self.token_ids.append(due[-1].token_id)
+            next_position += 1
+        ended = self._end is not None and self._end[0] < next_position
+        return due, self._end[1] if ended and self._end else None
+
+    def served_by(self) -> ServedBy:
+        grant, decode = self.grant, self.decode
+        if grant is None or decode is None:
+            return ServedBy(self.prefill_worker, decode_worker="")
+        return ServedBy(
+            self.prefill_worker,
+            self.decode_worker,
+            kv_bytes=decode.kv_bytes(self.num_prompt_tokens - grant.num_cached_tokens),
+            num_cached_tokens=grant.num_cached_tokens,
+        )
+
+    def restart(self, sequence_id: int) -> None:
+        """Forget an attempt of which nothing reached the client."""
+        self.sequence_id = sequence_id
+        self.phase = Phase.QUEUED
+        self.attempt += 1
+        self.prefill = self.decode = self.grant = None
+        self.num_scheduled = 0

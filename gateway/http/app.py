@@ -1,0 +1,24 @@
+"""The HTTP side of the gateway, put together."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+
+from gateway.frontend import Frontend
+from gateway.http.errors import add_error_handlers
+from gateway.http.models import models_router
+from gateway.http.ops import ops_router
+from gateway.http.request_id import RequestIdMiddleware
+from gateway.http.routes import generation_router
+from gateway.tokens import TokenService
+
+
+def create_app(frontend: Frontend, service: TokenService) -> FastAPI:
+    """OpenAI's API over `frontend`; what `service` knows of models and readiness."""
+    app = FastAPI(title="Tandem")
+    app.include_router(generation_router(frontend))
+    app.include_router(models_router(service))
+    app.include_router(ops_router(service))
+    app.add_middleware(RequestIdMiddleware)
+    add_error_handlers(app)
+    return app

@@ -1,0 +1,129 @@
+"""Errors as OpenAI's JSON: the one table, and the handlers that use it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+
+import orjson
+import structlog
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from tandem.core.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    InvalidRequest,
+    NotFound,
+    ResourceExhausted,
+    TandemError,
+    Unavailable,
+)
+
+log = structlog.get_logger(__name__)
+
+INTERNAL_MESSAGE = "internal error"
+INVALID_REQUEST_TYPE = "invalid_request_error"
+CLIENT_CLOSED_REQUEST = 499
+DEFAULT_RETRY_AFTER_S = 1.0
+
+# Status and type of each kind of error. What is not here is the server's own fault: 500.
+KINDS: Mapping[type[TandemError], tuple[int, str]] = {
+    InvalidRequest: (400, INVALID_REQUEST_TYPE),
+    NotFound: (404, INVALID_REQUEST_TYPE),
+    ResourceExhausted: (429, "rate_limit_error"),
+    Cancelled: (CLIENT_CLOSED_REQUEST, "request_cancelled"),
+    Unavailable: (503, "service_unavailable"),
+    DeadlineExceeded: (504, "timeout_error"),
+}
+INTERNAL = (500, "server_error")
+RETRIABLE = (429, 503)
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorAnswer:
+    """An error as a client of OpenAI's API knows it."""
+
+    status: int
+    type: str
+    message: str
+    code: str
+    param: str | None = None
+    retry_after_s: float | None = None
+
+    def json(self) -> bytes:
+        """The response's body, or the data of a server-sent event."""
+        return orjson.dumps(
+            {
+                "error": {
+                    "message": self.message,
+                    "type": self.type,
+                    "param": self.param,
+                    "code": self.code,
+                }
+            }
+        )
+
+    def response(self) -> Response:
+        """As a whole response."""
+        headers = {}
+        if self.status in RETRIABLE:
+            headers["Retry-After"] = str(math.ceil(self.retry_after_s or DEFAULT_RETRY_AFTER_S))
+        return Response(self.json(), self.status, headers, "application/json")
+
+
+def describe(error: Exception) -> ErrorAnswer:
+    """What the client is told of an error. What only the operator may know goes to the log."""
+    status, kind = _kind(error)
+    if status == INTERNAL[0] or not isinstance(error, TandemError):
+        log.error("request_failed", exc_info=error)
+        return ErrorAnswer(status, kind, INTERNAL_MESSAGE, "internal_error")
+    return ErrorAnswer(status, kind, error.message, _code(error), error.param, error.retry_after_s)
+
+
+def add_error_handlers(app: FastAPI) -> None:
+    """Let every error of the app, also those of the framework, come out in the one shape."""
+    app.add_exception_handler(TandemError, _answer_error)
+    app.add_exception_handler(Exception, _answer_error)
+    app.add_exception_handler(HTTPException, _answer_http_exception)
+    app.add_exception_handler(RequestValidationError, _answer_validation_error)
+
+
+def _kind(error: Exception) -> tuple[int, str]:
+    for cls in type(error).__mro__:
+        if cls in KINDS:
+            return KINDS[cls]
+    return INTERNAL
+
+
+def _code(error: TandemError) -> str:
+    if isinstance(error, NotFound) and error.param == "model":
+        return "model_not_found"
+    return error.reason.lower()
+
+
+async def _answer_error(request: Request, error: Exception) -> Response:
+    return describe(error).response()
+
+
+async def _answer_http_exception(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    code = HTTPStatus(error.status_code).name.lower()
+    answer = ErrorAnswer(error.status_code, INVALID_REQUEST_TYPE, str(error.detail), code)
+    response = answer.response()
+    response.headers.update(error.headers or {})
+    return response
+
+
+async def _answer_validation_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    where = [str(part) for part in first["loc"][1:]]
+    if first["type"] == "json_invalid":
+        return describe(InvalidRequest("the body is not valid JSON")).response()
+    # The first part is the field; the rest may be the names of our own types.
+    param = where[0] if where else None
+    return describe(InvalidRequest(f"{param or 'body'}: {first['msg']}", param=param)).response()

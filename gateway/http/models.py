@@ -1,0 +1,39 @@
+"""GET /v1/models."""
+
+from __future__ import annotations
+
+import time
+
+from fastapi import APIRouter
+
+from gateway.limits import DEFAULT_MODEL, max_total_tokens
+from gateway.tokens import ServedModel, TokenService
+
+Json = dict[str, object]
+
+
+def models_router(service: TokenService) -> APIRouter:
+    """The list of what is served: the model under its own name and as `default`."""
+    router = APIRouter()
+    created = int(time.time())
+
+    @router.get("/v1/models")
+    async def list_models() -> Json:
+        model = service.model
+        return {"object": "list", "data": [] if model is None else _entries(model, created)}
+
+    return router
+
+
+def _entries(model: ServedModel, created: int) -> list[Json]:
+    return [_entry(name, model, created) for name in dict.fromkeys((model.name, DEFAULT_MODEL))]
+
+
+def _entry(name: str, model: ServedModel, created: int) -> Json:
+    return {
+        "id": name,
+        "object": "model",
+        "created": created,
+        "owned_by": "tandem",
+        "max_model_len": max_total_tokens(model),
+    }

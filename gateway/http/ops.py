@@ -1,0 +1,38 @@
+"""GET /health, /live, /ready and /version."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse
+
+from gateway.tokens import TokenService
+from tandem.core.errors import Unavailable
+
+DISTRIBUTION = "tandem-serve"
+
+
+def ops_router(service: TokenService) -> APIRouter:
+    """What operators and orchestrators ask. None of it takes part in serving."""
+    router = APIRouter()
+
+    @router.get("/live")
+    async def live() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @router.get("/health")
+    async def health() -> dict[str, object]:
+        return {"status": "ok", "ready": service.ready}
+
+    @router.get("/ready")
+    async def ready() -> JSONResponse:
+        if service.ready:
+            return JSONResponse({"status": "ok"})
+        raise Unavailable("not every role has a worker that serves")
+
+    @router.get("/version")
+    async def read_version() -> dict[str, str]:
+        return {"version": version(DISTRIBUTION)}
+
+    return router

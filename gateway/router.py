@@ -1,0 +1,24 @@
+"""Which worker takes what. Pure functions of the gateway's view."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from gateway.fleet import DecodeView, PrefillView
+
+
+def with_free_slot(workers: Iterable[PrefillView]) -> list[PrefillView]:
+    """The prefill workers that can take a batch, the one with the least to do first."""
+    return sorted(
+        (worker for worker in workers if worker.has_slot),
+        key=lambda worker: (worker.num_queued_tokens, worker.info.worker_id),
+    )
+
+
+def choose_decode(workers: Iterable[DecodeView], num_tokens: int) -> DecodeView | None:
+    """Of the decode workers with room for a sequence of this many tokens, the emptiest."""
+    return min(
+        (worker for worker in workers if worker.has_room(num_tokens)),
+        key=lambda worker: (worker.num_used_blocks, worker.info.worker_id),
+        default=None,
+    )

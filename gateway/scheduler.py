@@ -1,0 +1,432 @@
+"""All scheduling decisions: pure, synchronous, without a clock.
+
+What happens goes in as calls (a request, a cancel, a worker's report, a worker lost); what is to be
+done comes out as effects (a command to a worker, an event to a client). A request's way through it:
+`submit` queues, `compose` takes it into a batch and reserves blocks on a decode worker, the grant
+completes the batch, the batch goes to the prefill worker, tokens come from the prefill worker (the
+first) and the decode worker (all others), and exactly one terminal event ends it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import count
+
+from gateway.fleet import DecodeView, FormingBatch, PrefillView
+from gateway.generation import Generation, Phase
+from gateway.policies import QueuePolicy
+from gateway.router import choose_decode, with_free_slot
+from gateway.tokens import Ended, Token, TokenRequest
+from tandem.core.commands import (
+    Admit,
+    DecodeCommand,
+    Destination,
+    PrefillBatch,
+    PrefillChunk,
+    PrefillCommand,
+    PrefillSequence,
+    Remove,
+    Reserve,
+)
+from tandem.core.errors import (
+    Cancelled,
+    ResourceExhausted,
+    TandemError,
+    Unavailable,
+    error_of,
+)
+from tandem.core.reports import (
+    Armed,
+    BatchDone,
+    DecodeReport,
+    DecodeSnapshot,
+    FirstToken,
+    PrefillReport,
+    PrefillSnapshot,
+    Reserved,
+    SequenceFailed,
+    StepDone,
+    TransferDone,
+)
+from tandem.core.sequence import FinishReason
+from tandem.core.worker import WorkerInfo, WorkerRole
+
+RETRY_AFTER_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Tell a worker."""
+
+    worker_id: str
+    command: DecodeCommand | PrefillCommand
+
+
+@dataclass(frozen=True, slots=True)
+class Emit:
+    """Tell a client. `Ended` and errors are terminal: exactly one for each generation."""
+
+    generation: Generation
+    event: Token | Ended | TandemError
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much the gateway takes on. Tokens are prompt tokens."""
+
+    max_batch_tokens: int = 2048
+    max_batch_seqs: int = 64
+    max_queue: int = 4096
+
+
+class Scheduler:
+    """The gateway's whole state: its generations, and its view of the workers."""
+
+    def __init__(self, queue: QueuePolicy, limits: Limits) -> None:
+        self._queue = queue
+        self._limits = limits
+        self._prefill: dict[str, PrefillView] = {}
+        self._decode: dict[str, DecodeView] = {}
+        self._sequence_ids = count(1)
+        self._batch_ids = count(1)
+        self._effects: list[Send | Emit] = []
+
+    def take_effects(self) -> list[Send | Emit]:
+        """What is to be done, in order, since the last call."""
+        effects, self._effects = self._effects, []
+        return effects
+
+    @property
+    def workers(self) -> list[PrefillView | DecodeView]:
+        return [*self._prefill.values(), *self._decode.values()]
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether there is a worker of each role."""
+        return bool(self._prefill) and bool(self._decode)
+
+    # Requests
+
+    def submit(self, request: TokenRequest) -> Generation:
+        """Queue a request. Raises `Unavailable` or `ResourceExhausted`."""
+        for role, workers in (("prefill", self._prefill), ("decode", self._decode)):
+            if not workers:
+                raise Unavailable(f"there is no {role} worker", retry_after_s=RETRY_AFTER_S)
+        if len(self._queue) >= self._limits.max_queue:
+            raise ResourceExhausted("the queue is full", retry_after_s=RETRY_AFTER_S)
+        generation = Generation(request, next(self._sequence_ids))
+        self._queue.push(generation)
+        return generation
+
+    def cancel(self, generation: Generation) -> None:
+        """End a generation, wherever it is. Idempotent."""
+        self._fail(generation, Cancelled("the client cancelled the request"))
+
+    # The fleet
+
+    def worker_joined(self, info: WorkerInfo, address: str) -> None:
+        """A worker is there, and holds nothing."""
+        if info.role is WorkerRole.PREFILL:
+            self._prefill[info.worker_id] = PrefillView(info, address)
+        else:
+            self._decode[info.worker_id] = DecodeView(info, address)
+
+    def worker_lost(self, worker_id: str, error: TandemError) -> None:
+        """A worker is gone, with all it held. Of its generations, those that nothing was computed
+        for yet are queued again; those whose KV had left it go on; the others fail with `error`."""
+        if prefill := self._prefill.pop(worker_id, None):
+            for generation in list(prefill.generations.values()):
+                generation.prefill = None
+                self._lost(generation, error, has_its_kv=generation.armed)
+        if decode := self._decode.pop(worker_id, None):
+            for generation in list(decode.generations.values()):
+                generation.decode = None
+                self._lost(generation, error, has_its_kv=False)
+
+    def _lost(self, generation: Generation, error: TandemError, has_its_kv: bool) -> None:
+        if generation.phase is Phase.RESERVING:
+            self._requeue(generation)
+        elif not has_its_kv:
+            self._fail(generation, error)
+
+    # Reports
+
+    def prefill_report(self, worker_id: str, report: PrefillReport) -> None:
+        """Take a prefill worker's report. One that comes again changes nothing."""
+        worker = self._prefill[worker_id]
+        if isinstance(report, BatchDone):
+            worker.batches.pop(report.batch_id, None)
+            return
+        generation = worker.generations.get(report.sequence_id)
+        if generation is None:
+            return
+        match report:
+            case FirstToken():
+                self._accept(generation, report.position, report.token_id, report.finish_reason)
+            case TransferDone():
+                self._leave_prefill(generation)
+            case SequenceFailed() if generation.armed:
+                self._leave_prefill(generation)
+            case SequenceFailed():
+                self._fail(generation, error_of(report.reason, report.message))
+
+    def decode_report(self, worker_id: str, report: DecodeReport) -> None:
+        """Take a decode worker's report. One that comes again changes nothing."""
+        worker = self._decode[worker_id]
+        if isinstance(report, StepDone):
+            self._step_done(worker, report)
+            return
+        generation = worker.generations.get(report.sequence_id)
+        if generation is None:
+            return
+        match report:
+            case Reserved():
+                self._granted(generation, report)
+            case Armed():
+                generation.armed = True
+                generation.phase = Phase.DECODING
+                self._accept(generation, report.position, report.token_id, None)
+            case SequenceFailed() if generation.phase is Phase.RESERVING:
+                generation.decode = None
+                worker.leave(generation, generation.max_length)
+                worker.is_full = True
+                self._requeue(generation)
+            case SequenceFailed():
+                self._fail(generation, error_of(report.reason, report.message))
+
+    def freed(self, worker_id: str) -> None:
+        """A worker was heard of: one that had refused may be asked again."""
+        if worker := self._decode.get(worker_id):
+            worker.is_full = False
+
+    def prefill_resumed(
+        self, worker_id: str, snapshot: PrefillSnapshot, unapplied: set[int]
+    ) -> None:
+        """A prefill worker's stream is back. `unapplied` are the sequences that are named by
+        commands which the worker has yet to see."""
+        worker = self._prefill[worker_id]
+        for report in snapshot.reports:
+            self.prefill_report(worker_id, report)
+        worker.batches = {
+            batch_id: tokens
+            for batch_id, tokens in worker.batches.items()
+            if batch_id in snapshot.batch_ids
+        }
+        self._fail_missing(worker, {*snapshot.sequence_ids, *unapplied})
+
+    def decode_resumed(
+        self, worker_id: str, snapshot: DecodeSnapshot, unapplied: set[int]
+    ) -> None:
+        """A decode worker's stream is back. `unapplied` as in `prefill_resumed`."""
+        worker = self._decode[worker_id]
+        for each in snapshot.sequences:
+            self.decode_report(worker_id, each.reserved)
+            for position, token_id in enumerate(each.token_ids, start=each.position):
+                generation = worker.generations.get(each.sequence_id)
+                if generation is None:
+                    break
+                last = position + 1 == each.position + len(each.token_ids)
+                generation.armed = True
+                generation.phase = Phase.DECODING
+                self._accept(generation, position, token_id, each.finish_reason if last else None)
+        present = {each.sequence_id for each in snapshot.sequences}
+        self._fail_missing(worker, present | unapplied)
+
+    # Composing batches
+
+    def compose(self) -> None:
+        """Give every prefill worker with a free place a batch, as long as there is something to
+        put into one. To be called after anything has happened."""
+        while any(self._form(worker) for worker in with_free_slot(self._prefill.values())):
+            pass
+
+    def _form(self, worker: PrefillView) -> bool:
+        """Begin a batch: chunks of prompts that have started, then prompts from the queue."""
+        chunks: list[tuple[Generation, int, int]] = []
+        unanswered: set[int] = set()
+        budget = self._limits.max_batch_tokens
+        for generation in self._candidates(worker):
+            end = self._chunk_end(generation, worker, budget)
+            if len(chunks) == self._limits.max_batch_seqs or end is None:
+                break
+            if generation.phase is Phase.QUEUED:
+                if not self._place(generation, worker):
+                    break
+                if generation.decode:
+                    unanswered.add(generation.sequence_id)
+            chunks.append((generation, generation.num_scheduled, end))
+            budget -= end - generation.num_scheduled
+            generation.num_scheduled = end
+        if not chunks:
+            return False
+        worker.forming = FormingBatch(chunks, unanswered)
+        self._send_if_complete(worker)
+        return True
+
+    def _candidates(self, worker: PrefillView) -> Iterator[Generation]:
+        for generation in list(worker.generations.values()):
+            if generation.phase is Phase.PREFILLING and not generation.is_fully_scheduled:
+                yield generation
+        while generation := self._queue.peek():
+            yield generation
+
+    def _chunk_end(self, generation: Generation, worker: PrefillView, budget: int) -> int | None:
+        """Where the next chunk ends: with the prompt, or with a block; None if nothing fits."""
+        if generation.num_prompt_tokens - generation.num_scheduled <= budget:
+            return generation.num_prompt_tokens
+        block_size = worker.info.layout.block_size
+        num_blocks = budget // block_size
+        return generation.num_scheduled + num_blocks * block_size if num_blocks else None
+
+    def _place(self, generation: Generation, worker: PrefillView) -> bool:
+        """Assign the head of the queue to its workers, and reserve; False if there is no room."""
+        if not worker.has_room(generation.num_prompt_tokens):
+            return False
+        decode = None
+        if generation.goes_on:
+            decode = choose_decode(self._decode.values(), generation.max_length)
+            if decode is None:
+                return False
+        self._queue.pop()
+        worker.enter(generation, generation.num_prompt_tokens)
+        generation.prefill, generation.prefill_worker = worker, worker.info.worker_id
+        generation.phase = Phase.RESERVING
+        if decode:
+            self._reserve(generation, decode)
+        return True
+
+    def _reserve(self, generation: Generation, worker: DecodeView) -> None:
+        worker.enter(generation, generation.max_length)
+        generation.decode, generation.decode_worker = worker, worker.info.worker_id
+        request = generation.request
+        self._send(
+            worker,
+            Reserve(
+                generation.sequence_id,
+                generation.key,
+                request.prompt_token_ids,
+                request.params.max_tokens,
+                request.params,
+            ),
+        )
+
+    def _granted(self, generation: Generation, grant: Reserved) -> None:
+        worker = generation.prefill
+        if generation.phase is Phase.RESERVING and worker and worker.forming:
+            generation.grant = grant
+            worker.forming.unanswered.discard(generation.sequence_id)
+            self._send_if_complete(worker)
+
+    def _send_if_complete(self, worker: PrefillView) -> None:
+        """Send the forming batch once no reservation is open, and tell the decode workers to let
+        its sequences join as soon as they are armed."""
+        forming = worker.forming
+        if forming is None or forming.unanswered:
+            return
+        worker.forming = None
+        if not forming.chunks:
+            return
+        batch_id = next(self._batch_ids)
+        worker.batches[batch_id] = sum(end - start for _, start, end in forming.chunks)
+        chunks = tuple(_chunk(*each) for each in forming.chunks)
+        self._send(worker, PrefillBatch(batch_id, chunks))
+        for generation, _, _ in forming.chunks:
+            if generation.phase is Phase.RESERVING:
+                generation.phase = Phase.PREFILLING
+                if generation.decode:
+                    self._send(generation.decode, Admit(generation.sequence_id))
+
+    # Inside
+
+    def _step_done(self, worker: DecodeView, step: StepDone) -> None:
+        columns = zip(
+            step.sequence_ids, step.positions, step.token_ids, step.finish_reasons, strict=True
+        )
+        for sequence_id, position, token_id, reason in columns:
+            if generation := worker.generations.get(sequence_id):
+                self._accept(generation, position, token_id, reason)
+
+    def _accept(
+        self, generation: Generation, position: int, token_id: int, reason: FinishReason | None
+    ) -> None:
+        tokens, ended = generation.accept(position, token_id, reason)
+        self._effects.extend(Emit(generation, token) for token in tokens)
+        if ended is not None:
+            self._end(generation, Ended(ended, generation.served_by()))
+
+    def _fail(self, generation: Generation, error: TandemError) -> None:
+        if generation.phase is not Phase.ENDED:
+            generation.armed = False
+            self._end(generation, error)
+
+    def _end(self, generation: Generation, event: Ended | TandemError) -> None:
+        """The one place where generations end. An armed one's transfer is complete but perhaps not
+        acknowledged: its prefill worker keeps the record until it is."""
+        if generation.phase is Phase.QUEUED:
+            self._queue.remove(generation)
+        generation.phase = Phase.ENDED
+        self._effects.append(Emit(generation, event))
+        self._leave_decode(generation)
+        if not generation.armed:
+            self._leave_prefill(generation)
+
+    def _requeue(self, generation: Generation) -> None:
+        """Put a generation that was not computed yet back to the head of the queue."""
+        self._leave_decode(generation)
+        self._leave_prefill(generation)
+        generation.restart(next(self._sequence_ids))
+        self._queue.push_front(generation)
+
+    def _leave_decode(self, generation: Generation) -> None:
+        if worker := generation.decode:
+            generation.decode = None
+            worker.leave(generation, generation.max_length)
+            self._send(worker, Remove(generation.sequence_id))
+
+    def _leave_prefill(self, generation: Generation) -> None:
+        if worker := generation.prefill:
+            generation.prefill = None
+            worker.leave(generation, generation.num_prompt_tokens)
+            self._send(worker, Remove(generation.sequence_id))
+            if forming := worker.forming:
+                forming.chunks = [each for each in forming.chunks if each[0] is not generation]
+                forming.unanswered.discard(generation.sequence_id)
+                self._send_if_complete(worker)
+
+    def _fail_missing(self, worker: PrefillView | DecodeView, present: set[int]) -> None:
+        """Generations that a worker should hold and does not: their failure's report was lost."""
+        for sequence_id, generation in list(worker.generations.items()):
+            if sequence_id in present:
+                continue
+            if generation.phase is Phase.RESERVING:
+                self._requeue(generation)
+            else:
+                self._fail(generation, Unavailable(f"{worker.info.worker_id} lost the request"))
+
+    def _send(
+        self, worker: PrefillView | DecodeView, command: DecodeCommand | PrefillCommand
+    ) -> None:
+        self._effects.append(Send(worker.info.worker_id, command))
+
+
+def _chunk(generation: Generation, start: int, end: int) -> PrefillChunk:
+    return PrefillChunk(
+        sequence_id=generation.sequence_id,
+        start=start,
+        token_ids=generation.request.prompt_token_ids[start:end],
+        last=end == generation.num_prompt_tokens,
+        sequence=_prefill_sequence(generation) if start == 0 else None,
+    )
+
+
+def _prefill_sequence(generation: Generation) -> PrefillSequence:
+    grant, decode = generation.grant, generation.decode
+    destination = None
+    if grant and decode:
+        destination = Destination(
+            decode.address, grant.transfer_id, grant.epoch, grant.num_cached_tokens
+        )
+    return PrefillSequence(
+        generation.key, generation.num_prompt_tokens, generation.request.params, destination
+    )

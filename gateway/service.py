@@ -1,0 +1,125 @@
+"""The gateway, put together.
+
+A request's way through the files: `http/routes.py` or `grpc_inference.py` read it, `frontend.py`
+checks and tokenises it, `dispatcher.py` hands it to `scheduler.py`, whose decisions go to the
+workers through `worker_link.py`; tokens come back the same way, become text in `text.py`, and leave
+as the protocol writes them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+import uvicorn
+from pydantic import Field
+
+from gateway.dispatcher import Dispatcher
+from gateway.frontend import Frontend
+from gateway.grpc_inference import InferenceServicer
+from gateway.http.app import create_app
+from gateway.policies import queue_policy
+from gateway.scheduler import Limits, Scheduler
+from gateway.timeline import Timeline
+from tandem.artifacts.resolve import resolve
+from tandem.core.errors import ConfigError
+from tandem.core.worker import WorkerRole
+from tandem.process.grpc_server import GrpcServer
+from tandem.process.lifetime import stop_signal
+from tandem.process.settings import ServiceSettings
+from tandem.v1 import inference_pb2, inference_pb2_grpc
+
+SERVICE = inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name
+HTTP_BACKLOG = 2048
+HTTP_STOP_S = 1
+
+
+class GatewaySettings(ServiceSettings):
+    """Settings of the gateway."""
+
+    host: str = Field("127.0.0.1", description="address to listen on")
+    http_port: int = Field(8000, ge=1, le=65535, description="port of the OpenAI API")
+    grpc_port: int = Field(50050, ge=1, le=65535, description="port of the gRPC API")
+    prefill: str = Field(
+        "127.0.0.1:50051", description="addresses of the prefill workers, comma-separated"
+    )
+    decode: str = Field(
+        "127.0.0.1:50052", description="addresses of the decode workers, comma-separated"
+    )
+    model: str = Field("default", description="the workers' model; here, for its tokenizer")
+    policy: str = Field("fcfs", description="order in which queued prompts are prefilled")
+    max_batch_tokens: int = Field(
+        2048, ge=16, description="prompt tokens of a prefill batch; longer prompts go in chunks"
+    )
+    max_queue: int = Field(4096, ge=1, description="requests that may wait; more are refused")
+
+    def workers(self) -> list[tuple[WorkerRole, str]]:
+        """Roles and addresses. Raises `ConfigError` if a role has none."""
+        prefill, decode = _addresses(self.prefill), _addresses(self.decode)
+        if not prefill or not decode:
+            raise ConfigError("the gateway needs at least one worker of each role")
+        return [
+            *((WorkerRole.PREFILL, address) for address in prefill),
+            *((WorkerRole.DECODE, address) for address in decode),
+        ]
+
+
+async def serve(settings: GatewaySettings) -> None:
+    """Run the gateway until it is told to stop. Raises `ConfigError`."""
+    folder = resolve(settings.model)
+    listener = _listen(settings.host, settings.http_port)
+    timeline = Timeline()
+    dispatcher = Dispatcher(
+        Scheduler(
+            queue_policy(settings.policy),
+            Limits(max_batch_tokens=settings.max_batch_tokens, max_queue=settings.max_queue),
+        ),
+        settings.workers(),
+        folder.fingerprint,
+        timeline,
+    )
+    frontend = Frontend(dispatcher, folder.tokenizer())
+    grpc_server = GrpcServer(f"{settings.host}:{settings.grpc_port}")
+    inference_pb2_grpc.add_InferenceServiceServicer_to_server(
+        InferenceServicer(frontend, dispatcher, timeline.to_wire), grpc_server.server
+    )
+    http_server = HttpServer(
+        uvicorn.Config(
+            create_app(frontend, dispatcher),
+            log_config=None,
+            backlog=HTTP_BACKLOG,
+            timeout_graceful_shutdown=HTTP_STOP_S,
+        )
+    )
+    await grpc_server.start([SERVICE])
+    dispatcher.start()
+    try:
+        await http_server.run_until_stopped(listener)
+    finally:
+        await grpc_server.stop()
+        await dispatcher.stop()
+        frontend.close()
+
+
+class HttpServer(uvicorn.Server):
+    """uvicorn, ended by the process's own signal handling."""
+
+    async def run_until_stopped(self, listener: socket.socket) -> None:
+        serving = asyncio.create_task(self._serve([listener]))
+        await stop_signal()
+        self.should_exit = True
+        await serving
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Raises `ConfigError` if the port cannot be had: before any work is done for it."""
+    try:
+        return socket.create_server((host, port), backlog=HTTP_BACKLOG)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot listen on {host}:{port}: {error.strerror}", param="http_port"
+        ) from None
+
+
+def _addresses(text: str) -> list[str]:
+    return [address for part in text.split(",") if (address := part.strip())]

@@ -1,0 +1,106 @@
+"""Generated tokens to text: detokenising piece by piece, and stop strings. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+
+class Detokenizer(Protocol):
+    """What `Tokenizer.decode_stream()` returns."""
+
+    def push(self, token_id: int) -> str:
+        """The text that this token completes."""
+        ...
+
+    def flush(self) -> str:
+        """The text held back so far."""
+        ...
+
+
+class TokenText:
+    """The text of one choice as its tokens come, up to the first stop string."""
+
+    def __init__(self, detokenizer: Detokenizer, stops: Sequence[str] = ()) -> None:
+        self._detokenizer = detokenizer
+        self._finder = StopFinder(stops)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop string was found. Nothing may be pushed after it."""
+        return self._finder.found
+
+    def push(self, token_id: int) -> str:
+        """The text that is certain with this token, "" while it may begin a stop string."""
+        return self._finder.push(self._detokenizer.push(token_id))
+
+    def flush(self) -> str:
+        """The rest of the text, once there are no more tokens. May still find a stop string."""
+        text = self._finder.push(self._detokenizer.flush())
+        return text if self.stopped else text + self._finder.flush()
+
+
+class StopFinder:
+    """Finds the first stop string in a text that comes piece by piece.
+
+    The first is the one whose last character comes first; of several that end there, the longest.
+    So the answer is a matter of characters, and how they were cut into pieces cannot change it.
+    """
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        """`stops` are not empty strings."""
+        self._matchers = [_Matcher(stop) for stop in stops]
+        # Always the longest end of the text that begins a stop string.
+        self._held = ""
+        self.found = False
+
+    def push(self, text: str) -> str:
+        """The text that can be shown by now: none of it is part of a stop string."""
+        if not self._matchers:
+            return text
+        pending = self._held + text
+        for end, character in enumerate(text, start=len(self._held) + 1):
+            matched = max([matcher.push(character) for matcher in self._matchers])
+            if matched:
+                self.found = True
+                self._held = ""
+                return pending[: end - matched]
+        shown = len(pending) - max(matcher.num_matched for matcher in self._matchers)
+        self._held = pending[shown:]
+        return pending[:shown]
+
+    def flush(self) -> str:
+        """The text held back, which turned out to be no stop string."""
+        held, self._held = self._held, ""
+        return held
+
+
+class _Matcher:
+    """Knuth, Morris and Pratt's search for one string: constant work for a character, on average,
+    whatever the text."""
+
+    def __init__(self, stop: str) -> None:
+        self._stop = stop
+        self._borders = _borders(stop)
+        self.num_matched = 0
+
+    def push(self, character: str) -> int:
+        """The string's length if it ends with this character, else 0."""
+        self.num_matched = _advance(self._stop, self._borders, self.num_matched, character)
+        if self.num_matched < len(self._stop):
+            return 0
+        return len(self._stop)
+
+
+def _advance(stop: str, borders: Sequence[int], num_matched: int, character: str) -> int:
+    while num_matched and stop[num_matched] != character:
+        num_matched = borders[num_matched - 1]
+    return num_matched + (stop[num_matched] == character)
+
+
+def _borders(stop: str) -> list[int]:
+    """For each prefix, the length of its longest proper prefix that is also its end."""
+    borders = [0]
+    for character in stop[1:]:
+        borders.append(_advance(stop, borders, borders[-1], character))
+    return borders

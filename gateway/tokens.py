@@ -1,0 +1,89 @@
+"""Between the gateway's face (HTTP, gRPC, text) and its dispatcher: token ids in, token ids out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from tandem.core.sampling_params import SamplingParams
+from tandem.core.sequence import FinishReason
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRequest:
+    """One choice of one request, tokenised. Validated by whoever builds it."""
+
+    request_id: str
+    prompt_token_ids: tuple[int, ...]
+    params: SamplingParams
+    choice_index: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A generated token. Positions of a stream are consecutive and start at the prompt's length."""
+
+    position: int
+    token_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class ServedBy:
+    """How a request was served. `decode_worker` is empty if the first token was the last."""
+
+    prefill_worker: str
+    decode_worker: str
+    kv_bytes: int = 0
+    num_cached_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The terminal event of a stream that did not fail."""
+
+    finish_reason: FinishReason
+    served_by: ServedBy
+
+
+class TokenStream(Protocol):
+    """The tokens of one choice as they come."""
+
+    async def next(self) -> Token | Ended:
+        """The next event: tokens, then exactly one `Ended`. Raises the `TandemError` that ended the
+        generation instead, once."""
+        ...
+
+    def cancel(self) -> None:
+        """End the generation on all workers; synchronous, idempotent, allowed at any time.
+        `next` is not called again."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """What the face must know of the model that the workers run. `max_model_len` is the smallest
+    role's limit; `max_sequence_tokens` is what the smallest pool can hold of one sequence."""
+
+    name: str
+    vocab_size: int
+    max_model_len: int
+    max_sequence_tokens: int
+
+
+class TokenService(Protocol):
+    """What the dispatcher offers the face."""
+
+    @property
+    def model(self) -> ServedModel | None:
+        """None until at least one worker of each role has introduced itself."""
+        ...
+
+    @property
+    def ready(self) -> bool:
+        """Whether a request would be served now."""
+        ...
+
+    def submit(self, request: TokenRequest) -> TokenStream:
+        """Queue a request. Raises `Unavailable` (no worker of a role) or `ResourceExhausted` (queue
+        full), both with `retry_after_s`."""
+        ...

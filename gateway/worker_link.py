@@ -1,0 +1,308 @@
+"""The gateway's end of one worker's command stream.
+
+A link connects, asks who is there, opens the stream, numbers and sends commands, and hands every
+report to its listener. If the stream breaks it tries for `GRACE_S` to take it up where it was: the
+same epoch of the worker means that nothing was lost, and commands not yet applied are sent again.
+Else the worker is lost, and joins as a new one when it is back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import monotonic, monotonic_ns
+from typing import Any, Protocol
+
+import grpc
+import structlog
+
+from tandem.core.commands import PrefillBatch, Remove
+from tandem.core.errors import Mismatch, TandemError, Unavailable
+from tandem.core.worker import WorkerInfo, WorkerRole
+from tandem.v1 import (
+    decode_pb2,
+    decode_pb2_grpc,
+    prefill_pb2,
+    prefill_pb2_grpc,
+    worker_pb2,
+    worker_pb2_grpc,
+)
+from tandem.wire import commands, reports
+from tandem.wire.channels import open_channel
+from tandem.wire.descriptions import worker_from_wire
+from tandem.wire.status import to_tandem_error
+
+log = structlog.get_logger(__name__)
+
+HEARTBEAT_S = 0.5
+# A worker that says nothing for this long is taken for dead; it should say something every 0.5 s.
+SILENCE_S = 1.5
+LEASE_S = 2.0
+# How long a broken stream may take to be back.
+GRACE_S = 1.0
+RETRY_S = 0.25
+CONNECT_TIMEOUT_S = 1.0
+GOODBYE_TIMEOUT_S = 0.5
+
+
+class LinkListener(Protocol):
+    """Hears what happens to a worker. Called on the event loop; never waits."""
+
+    def admits(self, info: WorkerInfo) -> None:
+        """Raises `Mismatch` if the worker does not fit the others."""
+        ...
+
+    def joined(self, info: WorkerInfo, address: str) -> None: ...
+
+    def lost(self, info: WorkerInfo, error: TandemError) -> None: ...
+
+    def resumed(self, info: WorkerInfo, snapshot: Any, unapplied: set[int]) -> None: ...
+
+    def heard(self, info: WorkerInfo, header: worker_pb2.WorkerHeader, received_ns: int) -> None:
+        """Any message; before its reports."""
+        ...
+
+    def reported(self, info: WorkerInfo, reports: list[Any]) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class RoleWire:
+    """How a role's stream is opened and written."""
+
+    open: Callable[[grpc.aio.Channel], Any]
+    request: Callable[..., Any]
+    command_to_wire: Callable[[Any], Any]
+    report_from_wire: Callable[[Any], Any]
+    snapshot_from_wire: Callable[[Any], Any]
+
+
+ROLE_WIRES = {
+    WorkerRole.PREFILL: RoleWire(
+        open=lambda channel: prefill_pb2_grpc.PrefillServiceStub(channel).RunBatches(),
+        request=prefill_pb2.RunBatchesRequest,
+        command_to_wire=commands.prefill_command_to_wire,
+        report_from_wire=reports.prefill_report_from_wire,
+        snapshot_from_wire=reports.prefill_snapshot_from_wire,
+    ),
+    WorkerRole.DECODE: RoleWire(
+        open=lambda channel: decode_pb2_grpc.DecodeServiceStub(channel).RunLoop(),
+        request=decode_pb2.RunLoopRequest,
+        command_to_wire=commands.decode_command_to_wire,
+        report_from_wire=reports.decode_report_from_wire,
+        snapshot_from_wire=reports.decode_snapshot_from_wire,
+    ),
+}
+
+
+class WorkerLink:
+    """One worker, by role and address. `run` it as a task; `send` from the same event loop."""
+
+    def __init__(
+        self,
+        role: WorkerRole,
+        address: str,
+        controller_id: str,
+        first_term: int,
+        listener: LinkListener,
+    ) -> None:
+        self._role = role
+        self._address = address
+        self._controller_id = controller_id
+        self._term = first_term
+        self._listener = listener
+        self._wire = ROLE_WIRES[role]
+        self._info: WorkerInfo | None = None
+        self._lost_at = 0.0
+        self._last_number = 0
+        self._due: list[Any] = []
+        self._unapplied: deque[tuple[int, list[Any]]] = deque()
+        self._wake = asyncio.Event()
+        self._last_problem = ""
+
+    def send(self, command: Any) -> None:
+        """Send a command, together with the others of this turn of the event loop."""
+        self._due.append(command)
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Keep the link up until cancelled; then say goodbye."""
+        while True:
+            try:
+                await self._connect_and_serve()
+            except TandemError as error:
+                self._broken(error)
+            except grpc.aio.AioRpcError as error:
+                self._broken(to_tandem_error(error))
+            await asyncio.sleep(RETRY_S)
+
+    def _broken(self, error: TandemError) -> None:
+        """Decide whether the worker is lost, or has its grace."""
+        now = monotonic()
+        if self._info is None:
+            if error.message != self._last_problem:
+                self._last_problem = error.message
+                log.warning("no worker yet", address=self._address, why=error.message)
+        elif self._lost_at == 0.0:
+            self._lost_at = now + GRACE_S
+            log.warning("stream broke", worker=self._info.worker_id, why=error.message)
+        if self._info and now >= self._lost_at:
+            self._lose(error)
+
+    def _lose(self, error: TandemError) -> None:
+        info, self._info = self._info, None
+        self._lost_at = 0.0
+        self._due.clear()
+        self._unapplied.clear()
+        if info:
+            log.error("worker lost", worker=info.worker_id, why=error.message)
+            self._listener.lost(info, Unavailable(f"worker {info.worker_id} was lost"))
+
+    async def _connect_and_serve(self) -> None:
+        async with open_channel(self._address) as channel:
+            info = await self._describe(channel)
+            if self._info and self._info.epoch != info.epoch:
+                self._lose(Unavailable("it was restarted"))
+            if self._info is None:
+                self._listener.admits(info)
+                self._term += 1
+                self._last_number = 0
+            call = self._wire.open(channel)
+            await call.write(self._request(hello=self._hello()))
+            await self._receive_snapshot(call, info)
+            await self._serve(call, info)
+
+    async def _describe(self, channel: grpc.aio.Channel) -> WorkerInfo:
+        stub = worker_pb2_grpc.WorkerServiceStub(channel)
+        response = await stub.Describe(
+            worker_pb2.DescribeRequest(), timeout=CONNECT_TIMEOUT_S, wait_for_ready=True
+        )
+        info = worker_from_wire(response.worker)
+        if info.role is not self._role:
+            raise Mismatch(f"{self._address} is a {info.role.name} worker, not {self._role.name}")
+        return info
+
+    def _hello(self) -> worker_pb2.ControllerHello:
+        return worker_pb2.ControllerHello(
+            controller_id=self._controller_id, term=self._term, lease_ms=int(LEASE_S * 1000)
+        )
+
+    async def _receive_snapshot(self, call: Any, info: WorkerInfo) -> None:
+        response = await self._read(call)
+        if not response.HasField("snapshot"):
+            raise Mismatch(f"{info.worker_id} opened its stream without a snapshot")
+        if self._info is None:
+            self._info = info
+            self._last_problem = ""
+            log.info("worker joined", worker=info.worker_id, address=self._address)
+            self._listener.joined(info, self._address)
+        else:
+            self._applied(response.header.applied_command)
+            self._listener.resumed(
+                info, self._wire.snapshot_from_wire(response.snapshot), self._unapplied_sequences()
+            )
+        self._lost_at = 0.0
+        self._listener.heard(info, response.header, monotonic_ns())
+
+    async def _serve(self, call: Any, info: WorkerInfo) -> None:
+        for number, batch in self._unapplied:
+            await call.write(self._request(number, batch))
+        writing = asyncio.create_task(self._write(call))
+        try:
+            while True:
+                response = await self._read(call)
+                self._applied(response.header.applied_command)
+                self._listener.heard(info, response.header, monotonic_ns())
+                if response.reports:
+                    self._listener.reported(
+                        info, [self._wire.report_from_wire(each) for each in response.reports]
+                    )
+        except asyncio.CancelledError:
+            writing.cancel()
+            await self._say_goodbye(call)
+            raise
+        finally:
+            writing.cancel()
+            # A write on a broken stream fails as the read does; the read's error is the one told.
+            await asyncio.gather(writing, return_exceptions=True)
+            call.cancel()
+
+    async def _read(self, call: Any) -> Any:
+        try:
+            response = await asyncio.wait_for(call.read(), SILENCE_S)
+        except TimeoutError:
+            # Silent for longer than the lease's worth of heartbeats: no grace for a zombie.
+            self._lost_at = monotonic()
+            raise Unavailable(f"nothing was heard for {SILENCE_S} s") from None
+        if response is grpc.aio.EOF:
+            raise to_tandem_error(await _error_of(call))
+        return response
+
+    async def _write(self, call: Any) -> None:
+        """Send what is due, and a heartbeat when nothing is."""
+        while True:
+            try:
+                await asyncio.wait_for(self._wake.wait(), HEARTBEAT_S)
+            except TimeoutError:
+                pass
+            self._wake.clear()
+            number = 0
+            batch, self._due = self._due, []
+            if batch:
+                self._last_number += 1
+                number = self._last_number
+                self._unapplied.append((number, batch))
+            await call.write(self._request(number, batch))
+
+    async def _say_goodbye(self, call: Any) -> None:
+        """Have the worker end the lease now; if it does not answer, the lease runs out."""
+        header = worker_pb2.ControllerHeader(sent_ns=monotonic_ns(), goodbye=True)
+        try:
+            async with asyncio.timeout(GOODBYE_TIMEOUT_S):
+                await call.write(self._wire.request(header=header))
+                await call.code()
+        except (TimeoutError, grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
+            log.warning("no goodbye", address=self._address, why=type(error).__name__)
+
+    def _request(
+        self,
+        number: int = 0,
+        batch: list[Any] | None = None,
+        hello: worker_pb2.ControllerHello | None = None,
+    ) -> Any:
+        return self._wire.request(
+            header=worker_pb2.ControllerHeader(number=number, hello=hello, sent_ns=monotonic_ns()),
+            commands=map(self._wire.command_to_wire, batch or ()),
+        )
+
+    def _applied(self, number: int) -> None:
+        while self._unapplied and self._unapplied[0][0] <= number:
+            self._unapplied.popleft()
+
+    def _unapplied_sequences(self) -> set[int]:
+        batches = [*(batch for _, batch in self._unapplied), self._due]
+        return {
+            sequence_id
+            for batch in batches
+            for command in batch
+            for sequence_id in _sequences_of(command)
+        }
+
+
+def _sequences_of(command: Any) -> list[int]:
+    match command:
+        case PrefillBatch():
+            return [chunk.sequence_id for chunk in command.chunks]
+        case Remove():
+            return []
+    return [command.sequence_id]
+
+
+async def _error_of(call: Any) -> grpc.aio.AioRpcError:
+    return grpc.aio.AioRpcError(
+        await call.code(),
+        await call.initial_metadata(),
+        await call.trailing_metadata(),
+        details=await call.details(),
+    )

@@ -1,0 +1,43 @@
+"""From the batch queue to the KV sender: out of the engine's thread, onto the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+
+from tandem.core.blocks import SequenceBlocks
+from tandem.core.commands import Destination
+from tandem.core.plan import StepPlan
+from tandem.engine.protocols import LayerHook
+from tandem.transfer.sender import KvSender
+
+
+class LoopTransfers:
+    """`Transfers` that hands every call to the event loop, which keeps their order."""
+
+    def __init__(self, sender: KvSender, loop: asyncio.AbstractEventLoop) -> None:
+        self._sender = sender
+        self._loop = loop
+
+    def start(self, sequence_id: int, destination: Destination, blocks: SequenceBlocks) -> None:
+        self._loop.call_soon_threadsafe(self._sender.start, sequence_id, destination, blocks)
+
+    def layer_hook(self, plan: StepPlan) -> LayerHook:
+        def layer_done(layer: int) -> None:
+            self._loop.call_soon_threadsafe(self._layer_done, plan, layer)
+
+        return layer_done
+
+    def finish(self, sequence_id: int, first_token_id: int, compute_end_ns: int) -> None:
+        self._loop.call_soon_threadsafe(self._finish, sequence_id, first_token_id, compute_end_ns)
+
+    def abort(self, sequence_id: int) -> None:
+        self._loop.call_soon_threadsafe(self._sender.abort, sequence_id)
+
+    def _layer_done(self, plan: StepPlan, layer: int) -> None:
+        for each in plan.slices:
+            if transfer := self._sender.get(each.sequence_id):
+                transfer.layer_done(layer, each.start, each.end)
+
+    def _finish(self, sequence_id: int, first_token_id: int, compute_end_ns: int) -> None:
+        if transfer := self._sender.get(sequence_id):
+            transfer.finish(first_token_id, compute_end_ns)

@@ -1,0 +1,97 @@
+"""The prefill service, put together.
+
+A sequence's way through it: a batch comes down the command stream and waits behind the running one
+(`batch_queue`), the engine's thread runs it (`tandem.worker.step_loop`), each layer's KV leaves for
+the decode worker while the next layers compute (`sending`, `tandem.transfer.sender`), the first
+token goes up the command stream at once, and the blocks are free when the decode worker has
+acknowledged all of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+
+import grpc
+from tandem.wire.status import abort
+
+from prefill_service.batch_queue import BatchQueue
+from prefill_service.sending import LoopTransfers
+from tandem.core.commands import PrefillCommand
+from tandem.core.errors import TandemError
+from tandem.core.reports import PrefillReport, PrefillSnapshot
+from tandem.core.worker import WorkerRole
+from tandem.process.grpc_server import GrpcServer
+from tandem.transfer.sender import KvSender
+from tandem.v1 import prefill_pb2, prefill_pb2_grpc
+from tandem.wire import commands, reports
+from tandem.worker.command_stream import CommandStreams, Dialect
+from tandem.worker.service import end_rule, load_worker, run_worker
+from tandem.worker.settings import WorkerSettings
+from tandem.worker.worker import Worker
+
+SERVICE = prefill_pb2.DESCRIPTOR.services_by_name["PrefillService"].full_name
+DIALECT = Dialect(
+    response=prefill_pb2.RunBatchesResponse,
+    command_from_wire=commands.prefill_command_from_wire,
+    report_to_wire=reports.prefill_report_to_wire,
+    snapshot_to_wire=reports.prefill_snapshot_to_wire,
+)
+
+
+class PrefillSettings(WorkerSettings):
+    """Settings of a prefill worker."""
+
+    port: int = 50051
+
+
+class PrefillServicer(prefill_pb2_grpc.PrefillServiceServicer):
+    """The command stream of a prefill worker."""
+
+    def __init__(self, worker: Worker[PrefillCommand, PrefillReport, PrefillSnapshot]) -> None:
+        self._streams = CommandStreams[
+            prefill_pb2.RunBatchesRequest, prefill_pb2.RunBatchesResponse
+        ](worker, DIALECT)
+
+    async def RunBatches(
+        self,
+        request_iterator: AsyncIterator[prefill_pb2.RunBatchesRequest],
+        context: grpc.aio.ServicerContext[
+            prefill_pb2.RunBatchesRequest, prefill_pb2.RunBatchesResponse
+        ],
+    ) -> AsyncIterator[prefill_pb2.RunBatchesResponse]:
+        try:
+            async for response in self._streams.serve(request_iterator):
+                yield response
+        except TandemError as error:
+            await abort(context, error)
+
+
+async def serve(settings: PrefillSettings) -> None:
+    """Run a prefill worker until it is told to stop. Raises `ConfigError`."""
+    info, engine = load_worker(settings, WorkerRole.PREFILL)
+    lock = threading.Condition()
+    sender = KvSender(
+        name=info.worker_id,
+        pool=engine.pool,
+        model_fingerprint=info.model.fingerprint,
+        lock=lock,
+        on_done=lambda *done: worker.act(queue.transfer_done, *done),
+        on_failed=lambda *failed: worker.act(queue.transfer_failed, *failed),
+        on_span=lambda span: worker.add_span(span),
+    )
+    queue = BatchQueue(
+        layout=info.layout,
+        num_blocks=info.num_blocks,
+        end_rule=end_rule(info),
+        transfers=LoopTransfers(sender, asyncio.get_running_loop()),
+    )
+    worker = Worker(info, engine, queue, lock)
+    server = GrpcServer(settings.address)
+    prefill_pb2_grpc.add_PrefillServiceServicer_to_server(PrefillServicer(worker), server.server)
+    try:
+        await run_worker(worker, server, [SERVICE])
+    finally:
+        await sender.close()
+

@@ -1,0 +1,1 @@
+"""Model folders, tokenizers, chat templates and weight files, readable without torch."""

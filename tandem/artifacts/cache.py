@@ -1,0 +1,58 @@
+"""The user's cache of models."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tandem.artifacts.progress import ProgressCallback
+from tandem.core.errors import ConfigError
+
+SCRATCH_PREFIX = "scratch-"
+
+
+def cache_dir() -> Path:
+    """`$TANDEM_CACHE`, else `$XDG_CACHE_HOME/tandem`, else `~/.cache/tandem`. May not exist yet."""
+    if own := os.environ.get("TANDEM_CACHE"):
+        return Path(own).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path("~/.cache")).expanduser() / "tandem"
+
+
+def models_dir() -> Path:
+    """Where model folders lie, each `<name>/`."""
+    return cache_dir() / "models"
+
+
+@contextmanager
+def locked_cache(progress: ProgressCallback) -> Iterator[Path]:
+    """Be the only process that adds to the cache, after waiting for any other that does.
+
+    Yields a scratch folder on the cache's file system, which goes when the context ends. The lock
+    goes with its process, so one that died holds nobody up; what it left behind is removed.
+    Raises `ConfigError` where the cache cannot be written.
+    """
+    root = cache_dir()
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with (root / ".lock").open("w") as lock:
+            progress("waiting for the cache", 0, None)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            _remove_leftovers(root)
+            with tempfile.TemporaryDirectory(prefix=SCRATCH_PREFIX, dir=root) as scratch:
+                yield Path(scratch)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write to the cache {root} ({error.strerror}): free some space or set"
+            " TANDEM_CACHE to another folder"
+        ) from error
+
+
+def _remove_leftovers(root: Path) -> None:
+    for folder in root.glob(f"{SCRATCH_PREFIX}*"):
+        shutil.rmtree(folder, ignore_errors=True)

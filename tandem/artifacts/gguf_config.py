@@ -1,0 +1,85 @@
+"""A Hugging Face `config.json` from a GGUF file's metadata."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tandem.artifacts.gguf_file import GgufFile
+from tandem.artifacts.json_object import JsonObject
+from tandem.core.errors import ConfigError
+
+ARCHITECTURES = {
+    "llama": "LlamaForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+}
+DEFAULT_ROPE_THETA = 10_000.0
+
+
+def gguf_config(file: GgufFile) -> dict[str, object]:
+    """The contents of `config.json`. Raises `ConfigError` for what is missing or unsupported."""
+    metadata = file.metadata
+    kind = metadata.text("general.architecture")
+    if kind not in ARCHITECTURES:
+        raise ConfigError(
+            f"{file.path}: GGUF architecture {kind!r:.80} is not supported; "
+            f"supported are {', '.join(ARCHITECTURES)}"
+        )
+    if "token_embd.weight" not in file.tensors:
+        raise ConfigError(f"{file.path}: the tensor token_embd.weight is missing")
+    num_heads = metadata.positive(f"{kind}.attention.head_count")
+    hidden_size = metadata.positive(f"{kind}.embedding_length")
+    head_dim = _head_dim(metadata, kind, hidden_size // num_heads)
+    return {
+        "architectures": [ARCHITECTURES[kind]],
+        "model_type": kind,
+        "torch_dtype": "bfloat16",
+        "hidden_act": "silu",
+        "hidden_size": hidden_size,
+        "intermediate_size": metadata.positive(f"{kind}.feed_forward_length"),
+        "num_hidden_layers": metadata.positive(f"{kind}.block_count"),
+        "num_attention_heads": num_heads,
+        "num_key_value_heads": metadata.positive(f"{kind}.attention.head_count_kv"),
+        "head_dim": head_dim,
+        "vocab_size": int(file.tensors["token_embd.weight"].shape[-1]),
+        "max_position_embeddings": metadata.positive(f"{kind}.context_length"),
+        "rms_norm_eps": _float32(metadata, f"{kind}.attention.layer_norm_rms_epsilon"),
+        "rope_theta": _rope_theta(metadata, kind),
+        "tie_word_embeddings": "output.weight" not in file.tensors,
+        "bos_token_id": _token_id(metadata, "bos"),
+        "eos_token_id": _eos_token_ids(metadata),
+        "pad_token_id": _token_id(metadata, "padding"),
+    }
+
+
+def _head_dim(metadata: JsonObject, kind: str, default: int) -> int:
+    key = f"{kind}.attention.key_length"
+    head_dim = metadata.positive(key) if metadata.has(key) else default
+    rotated = f"{kind}.rope.dimension_count"
+    if metadata.has(rotated) and metadata.integer(rotated) != head_dim:
+        raise metadata.wrong(rotated, f"{head_dim}: rotating part of a head is not supported")
+    return head_dim
+
+
+def _rope_theta(metadata: JsonObject, kind: str) -> float:
+    scaling = f"{kind}.rope.scaling.type"
+    if metadata.has(scaling) and metadata.text(scaling) != "none":
+        raise metadata.wrong(scaling, "none: give such a model as a Hugging Face folder")
+    key = f"{kind}.rope.freq_base"
+    return _float32(metadata, key) if metadata.has(key) else DEFAULT_ROPE_THETA
+
+
+def _float32(metadata: JsonObject, key: str) -> float:
+    """GGUF stores 1e-5 as float32; written out it is to be 1e-05 again, not 9.99999974e-06."""
+    return float(str(np.float32(metadata.positive_number(key))))
+
+
+def _token_id(metadata: JsonObject, which: str) -> int | None:
+    key = f"tokenizer.ggml.{which}_token_id"
+    return metadata.integer(key) if metadata.has(key) else None
+
+
+def _eos_token_ids(metadata: JsonObject) -> list[int]:
+    """The end of a text and, where the file tells them apart, the end of a turn."""
+    ids = (_token_id(metadata, which) for which in ("eos", "eot"))
+    return sorted({token_id for token_id in ids if token_id is not None})

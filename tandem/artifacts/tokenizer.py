@@ -1,0 +1,135 @@
+"""Text to token ids and back, and messages to prompt text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import tokenizers
+
+from tandem.artifacts.chat_template import ChatTemplate
+from tandem.artifacts.decode_stream import DecodeStream
+from tandem.artifacts.json_object import JsonObject, read_json_object
+from tandem.core.errors import ConfigError, InvalidRequest
+
+SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token")
+NO_SPECIAL_IDS: frozenset[int] = frozenset()
+
+
+class Tokenizer:
+    """A model's tokenizer and chat template.
+
+    Immutable after it is made. Every method may be called from several threads at once; `encode`
+    and `decode` release the GIL.
+    """
+
+    def __init__(
+        self, tokenizer: tokenizers.Tokenizer, chat_template: ChatTemplate | None = None
+    ) -> None:
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        self._tokenizer = tokenizer
+        self._chat_template = chat_template
+        added = tokenizer.get_added_tokens_decoder()
+        self._special_ids = frozenset(i for i, token in added.items() if token.special)
+
+    @classmethod
+    def open(cls, folder: Path) -> Tokenizer:
+        """Read `tokenizer.json`, `tokenizer_config.json` and `chat_template.jinja`, the first of
+        which must be there. Raises `ConfigError`."""
+        return cls(_read_tokenizer(folder / "tokenizer.json"), _read_chat_template(folder))
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of token ids, the added tokens included."""
+        return self._tokenizer.get_vocab_size(with_added_tokens=True)
+
+    def encode(self, text: str, add_special_tokens: bool = False) -> list[int]:
+        """Token ids of `text`. A special token written out in the text becomes that token.
+
+        `add_special_tokens` adds what the model expects around a plain text, such as a BOS; chat
+        templates write those themselves. Raises `InvalidRequest` for what is not Unicode.
+        """
+        try:
+            return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
+        except (TypeError, UnicodeEncodeError) as error:
+            raise InvalidRequest("the text is not valid Unicode: it has lone surrogates") from error
+
+    def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = True) -> str:
+        """The text of `token_ids`; bytes that are not UTF-8 as U+FFFD, unknown ids as nothing.
+
+        Raises `InvalidRequest` for numbers that cannot be ids."""
+        try:
+            return self._tokenizer.decode(token_ids, skip_special_tokens=skip_special_tokens)
+        except OverflowError as error:
+            raise InvalidRequest("token ids must be in [0, 2**32)") from error
+
+    def decode_stream(self, skip_special_tokens: bool = True) -> DecodeStream:
+        """A detokeniser for one sequence whose tokens come one by one."""
+        return DecodeStream(
+            self._tokenizer, self._special_ids if skip_special_tokens else NO_SPECIAL_IDS
+        )
+
+    def apply_chat_template(
+        self, messages: Sequence[Mapping[str, object]], add_generation_prompt: bool = True
+    ) -> str:
+        """The prompt for a conversation, to be encoded without further special tokens.
+
+        Raises `InvalidRequest` for a model without a template and for messages that it refuses.
+        """
+        if self._chat_template is None:
+            raise InvalidRequest(
+                "this model has no chat template: send a prompt to /v1/completions instead",
+                param="messages",
+            )
+        return self._chat_template.render(messages, add_generation_prompt)
+
+
+def _read_tokenizer(path: Path) -> tokenizers.Tokenizer:
+    if not path.is_file():
+        raise ConfigError(f"{path} is missing: a model folder must hold it")
+    try:
+        return tokenizers.Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises nothing narrower
+        raise ConfigError(f"{path} is not a valid tokenizer ({error}): fetch it again") from error
+
+
+def _read_chat_template(folder: Path) -> ChatTemplate | None:
+    config_path = folder / "tokenizer_config.json"
+    config = read_json_object(config_path) if config_path.exists() else JsonObject({}, "")
+    source = _template_file(folder / "chat_template.jinja") or _template_field(config)
+    if source is None:
+        return None
+    return ChatTemplate(source, _special_tokens(config))
+
+
+def _template_file(path: Path) -> str | None:
+    if not path.exists():
+        return None
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot read {path} as UTF-8 text") from error
+
+
+def _template_field(config: JsonObject) -> str | None:
+    """`chat_template` is a string, or a list of named ones of which `default` is for chat."""
+    if not config.has("chat_template"):
+        return None
+    templates = config.data["chat_template"]
+    if not isinstance(templates, list):
+        return config.text("chat_template")
+    named = {item.get("name"): item for item in templates if isinstance(item, dict)}
+    if "default" not in named:
+        raise config.wrong("chat_template", "one of the templates to be named 'default'")
+    return JsonObject(named["default"], config.source).text("template")
+
+
+def _special_tokens(config: JsonObject) -> dict[str, str]:
+    """Each is a string, or an object that has it as its `content`."""
+    tokens = {}
+    for name in SPECIAL_TOKENS:
+        if config.has(name):
+            is_object = isinstance(config.data[name], dict)
+            tokens[name] = config.object(name).text("content") if is_object else config.text(name)
+    return tokens

@@ -1,0 +1,115 @@
+"""The client for programs with an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from types import TracebackType
+from typing import Any, Unpack
+
+import grpc
+
+from tandem.client.completion import Completion, CompletionBuilder, Delta
+from tandem.client.connection import Model, read_models, resolve_address, translated_errors
+from tandem.client.requests import GenerateArguments, build_request
+from tandem.v1 import inference_pb2, inference_pb2_grpc
+from tandem.wire.channels import open_channel
+
+
+class AsyncClient:
+    """`Client` for one event loop: `async with AsyncClient() as client: ...`.
+
+    Is to be made and used in the same event loop.
+    """
+
+    def __init__(self, address: str | None = None) -> None:
+        self._channel = open_channel(resolve_address(address))
+        self._stub = inference_pb2_grpc.InferenceServiceStub(self._channel)
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Cancel what is running and disconnect."""
+        await self._channel.close()
+
+    async def generate(
+        self, *, timeout: float | None = None, **arguments: Unpack[GenerateArguments]
+    ) -> Completion:
+        """Generate to the end. `timeout` is in seconds: `DeadlineExceeded` after it."""
+        async with self.stream(timeout=timeout, **arguments) as stream:
+            async for _ in stream:
+                pass
+            return stream.completion
+
+    def stream(
+        self, *, timeout: float | None = None, **arguments: Unpack[GenerateArguments]
+    ) -> AsyncCompletionStream:
+        """Generate, piece by piece. Errors are raised by the iteration."""
+        request = build_request(**arguments)
+        return AsyncCompletionStream(self._stub.Generate(request, timeout=timeout))
+
+    async def models(self, *, timeout: float | None = None) -> list[Model]:
+        """What is served."""
+        with translated_errors():
+            request = inference_pb2.ListModelsRequest()
+            return read_models(await self._stub.ListModels(request, timeout=timeout))
+
+
+class AsyncCompletionStream:
+    """An async iterator over `Delta`s. Leaving its `async with` block, or `cancel`, ends the
+    generation."""
+
+    def __init__(self, call: Any) -> None:
+        self._call = call
+        self._builder = CompletionBuilder()
+        self._cancelled = False
+
+    async def __aenter__(self) -> AsyncCompletionStream:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.cancel()
+
+    def __aiter__(self) -> AsyncCompletionStream:
+        return self
+
+    async def __anext__(self) -> Delta:
+        delta = await self._next()
+        if delta is None:
+            raise StopAsyncIteration
+        return delta
+
+    def cancel(self) -> None:
+        """End the generation; the iteration then just ends. Idempotent."""
+        self._cancelled = True
+        self._call.cancel()
+
+    @property
+    def completion(self) -> Completion:
+        """The whole, once the iteration is over. Raises `Unavailable` if there is none."""
+        return self._builder.build()
+
+    async def _next(self) -> Delta | None:
+        try:
+            with translated_errors():
+                while (response := await self._call.read()) is not grpc.aio.EOF:
+                    if (delta := self._builder.add(response)) is not None:
+                        return delta
+        except asyncio.CancelledError:
+            # gRPC says so as well when the call itself was cancelled, by `cancel`.
+            if not self._cancelled:
+                raise
+        return None

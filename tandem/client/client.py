@@ -1,0 +1,114 @@
+"""The client for programs without an event loop."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any, Unpack
+
+import grpc
+
+from tandem.client.completion import Completion, CompletionBuilder, Delta
+from tandem.client.connection import Model, read_models, resolve_address, translated_errors
+from tandem.client.requests import GenerateArguments, build_request
+from tandem.core.errors import Cancelled
+from tandem.v1 import inference_pb2, inference_pb2_grpc
+from tandem.wire.channels import CHANNEL_OPTIONS
+
+
+class Client:
+    """A connection to a gateway: `with Client() as client: client.generate(prompt="Hi")`.
+
+    `address` is host:port; the environment's `TANDEM_ADDRESS`, or this machine's gateway, if None.
+    May be used by several threads at once. All methods raise the errors of `tandem.core.errors`.
+    """
+
+    def __init__(self, address: str | None = None) -> None:
+        self._channel = grpc.insecure_channel(resolve_address(address), options=CHANNEL_OPTIONS)
+        self._stub = inference_pb2_grpc.InferenceServiceStub(self._channel)
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Cancel what is running and disconnect."""
+        self._channel.close()
+
+    def generate(
+        self, *, timeout: float | None = None, **arguments: Unpack[GenerateArguments]
+    ) -> Completion:
+        """Generate to the end. `timeout` is in seconds: `DeadlineExceeded` after it."""
+        with self.stream(timeout=timeout, **arguments) as stream:
+            for _ in stream:
+                pass
+            return stream.completion
+
+    def stream(
+        self, *, timeout: float | None = None, **arguments: Unpack[GenerateArguments]
+    ) -> CompletionStream:
+        """Generate, piece by piece. Errors are raised by the iteration."""
+        request = build_request(**arguments)
+        return CompletionStream(self._stub.Generate(request, timeout=timeout))
+
+    def models(self, *, timeout: float | None = None) -> list[Model]:
+        """What is served."""
+        with translated_errors():
+            request = inference_pb2.ListModelsRequest()
+            return read_models(self._stub.ListModels(request, timeout=timeout))
+
+
+class CompletionStream:
+    """An iterator over `Delta`s. Leaving its `with` block, or `cancel`, ends the generation."""
+
+    def __init__(self, call: Any) -> None:
+        self._call = call
+        self._builder = CompletionBuilder()
+        self._cancelled = False
+
+    def __enter__(self) -> CompletionStream:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.cancel()
+
+    def __iter__(self) -> CompletionStream:
+        return self
+
+    def __next__(self) -> Delta:
+        delta = self._next()
+        if delta is None:
+            raise StopIteration
+        return delta
+
+    def cancel(self) -> None:
+        """End the generation; the iteration then just ends. Idempotent, from any thread."""
+        self._cancelled = True
+        self._call.cancel()
+
+    @property
+    def completion(self) -> Completion:
+        """The whole, once the iteration is over. Raises `Unavailable` if there is none."""
+        return self._builder.build()
+
+    def _next(self) -> Delta | None:
+        try:
+            with translated_errors():
+                for response in self._call:
+                    if (delta := self._builder.add(response)) is not None:
+                        return delta
+        except Cancelled:
+            if not self._cancelled:
+                raise
+        return None

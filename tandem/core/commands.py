@@ -1,0 +1,78 @@
+"""What the gateway tells a worker. Commands are applied in order, between two steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tandem.core.sampling_params import SamplingParams
+from tandem.core.sequence import SequenceKey
+
+
+@dataclass(frozen=True, slots=True)
+class Reserve:
+    """Decode: set blocks aside for the prompt and `headroom_tokens` after it."""
+
+    sequence_id: int
+    key: SequenceKey
+    prompt_token_ids: tuple[int, ...]
+    headroom_tokens: int
+    params: SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class Admit:
+    """Decode: let a reserved sequence join at the first step that starts after it is armed."""
+
+    sequence_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Remove:
+    """Both roles: end a sequence wherever it is, free its blocks, and forget it. Unknown ids are
+    ignored."""
+
+    sequence_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """Where a sequence's KV goes: a reservation on a decode worker, as its grant named it."""
+
+    address: str
+    transfer_id: bytes
+    epoch: int
+    num_cached_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillSequence:
+    """A sequence, as a prefill worker must know it. No destination: it ends with its first token."""
+
+    key: SequenceKey
+    num_prompt_tokens: int
+    params: SamplingParams
+    destination: Destination | None
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillChunk:
+    """Consecutive tokens of a prompt. `sequence` comes with the first chunk. `last`: the prompt ends
+    here; all other chunks end on a block boundary."""
+
+    sequence_id: int
+    start: int
+    token_ids: tuple[int, ...]
+    last: bool
+    sequence: PrefillSequence | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillBatch:
+    """Prefill: chunks of different sequences to compute in one step, behind earlier batches."""
+
+    batch_id: int
+    chunks: tuple[PrefillChunk, ...]
+
+
+DecodeCommand = Reserve | Admit | Remove
+PrefillCommand = PrefillBatch | Remove

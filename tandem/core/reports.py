@@ -1,0 +1,132 @@
+"""What a worker tells its controller."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+from tandem.core.sequence import FinishReason
+
+
+@dataclass(frozen=True, slots=True)
+class Reserved:
+    """Decode: the grant of a reservation. `transfer_id` is an unguessable capability."""
+
+    sequence_id: int
+    transfer_id: bytes
+    epoch: int
+    num_cached_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Armed:
+    """Decode: a sequence's KV is complete, and its first token known."""
+
+    sequence_id: int
+    position: int
+    token_id: int
+    at_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class StepDone:
+    """Decode: one step, in columns."""
+
+    step: int
+    start_ns: int
+    end_ns: int
+    sequence_ids: tuple[int, ...]
+    positions: tuple[int, ...]
+    token_ids: tuple[int, ...]
+    finish_reasons: tuple[FinishReason | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceFailed:
+    """Both roles: its blocks are free. `reason` is a `TandemError.reason`."""
+
+    sequence_id: int
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class BatchDone:
+    """Prefill: a batch is through the engine; `step` 0 if nothing was left of it to run."""
+
+    batch_id: int
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
+class FirstToken:
+    """Prefill: the token that follows a prompt."""
+
+    sequence_id: int
+    position: int
+    token_id: int
+    finish_reason: FinishReason | None
+
+
+@dataclass(frozen=True, slots=True)
+class TransferDone:
+    """Prefill: the decode worker acknowledged all KV, and the sequence's blocks are free."""
+
+    sequence_id: int
+    num_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceSnapshot:
+    """Decode: all that is known of one sequence."""
+
+    sequence_id: int
+    reserved: Reserved
+    position: int
+    token_ids: tuple[int, ...]
+    finish_reason: FinishReason | None
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeSnapshot:
+    """Every sequence that a decode worker holds, or that ended and was not yet removed."""
+
+    sequences: tuple[SequenceSnapshot, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillSnapshot:
+    """What a prefill worker holds. `reports` says again what happened to these sequences so far."""
+
+    sequence_ids: tuple[int, ...]
+    batch_ids: tuple[int, ...]
+    reports: tuple[PrefillReport, ...]
+
+
+DecodeReport = Reserved | Armed | StepDone | SequenceFailed
+PrefillReport = BatchDone | FirstToken | TransferDone | SequenceFailed
+
+
+class SpanKind(IntEnum):
+    """What a span shows. The numbers are the wire's."""
+
+    STEP = 1
+    FRAME_SENT = 2
+    FRAME_RECEIVED = 3
+    TRANSFER = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Something that a worker did, on its own monotonic clock; the fields are those of the wire's
+    `Span`."""
+
+    kind: SpanKind
+    start_ns: int
+    end_ns: int
+    number: int = 0
+    sequence_id: int = 0
+    num_seqs: int = 0
+    num_tokens: int = 0
+    num_bytes: int = 0
+    compute_end_ns: int = 0

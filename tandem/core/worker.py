@@ -1,0 +1,58 @@
+"""What a worker is, as it describes itself to its peers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+from tandem.core.kv import KVLayout
+
+
+class WorkerRole(IntEnum):
+    """What a worker does. The numbers are the wire's."""
+
+    PREFILL = 1
+    DECODE = 2
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What others must know of the model that an engine runs.
+
+    `fingerprint` is the hash of config and weights: two engines with the same fingerprint, dtype
+    and layout can exchange KV. `numerics` names what else the bits depend on (instruction set,
+    kernel build); it is reported, not compared.
+    """
+
+    name: str
+    fingerprint: str
+    vocab_size: int
+    max_model_len: int
+    eos_token_ids: frozenset[int]
+    numerics: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerInfo:
+    """A worker's description. `epoch` is new with every start of its process."""
+
+    worker_id: str
+    role: WorkerRole
+    epoch: int
+    model: ModelInfo
+    layout: KVLayout
+    num_blocks: int
+    max_num_seqs: int
+    device: str
+
+    def misfit(self, other: WorkerInfo) -> str | None:
+        """Why the two cannot exchange KV, or None if they can."""
+        for what, mine, theirs in (
+            ("model fingerprint", self.model.fingerprint, other.model.fingerprint),
+            ("KV layout", self.layout, other.layout),
+        ):
+            if mine != theirs:
+                return (
+                    f"{self.worker_id} and {other.worker_id} differ in {what}: {mine} and {theirs}"
+                )
+        return None

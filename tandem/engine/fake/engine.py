@@ -1,0 +1,140 @@
+"""An `Engine` that needs no model and no device.
+
+A step writes the KV of its tokens to the pool and samples from what it reads back (`content` says
+what, `verifier` how much); it takes as long as the profile says, on the clock of the host.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tandem.core.errors import ConfigError
+from tandem.core.plan import StepPlan, StepResult
+from tandem.engine.fake.checks import check_plan
+from tandem.engine.fake.clock import Clock, RealClock, wait_until
+from tandem.engine.fake.content import NUM_LAYERS, choose_token, items
+from tandem.engine.fake.link import VirtualLink
+from tandem.engine.fake.paging import Span, locate
+from tandem.engine.fake.pool import FakeKVPool
+from tandem.engine.fake.profile import Profile
+from tandem.engine.fake.verifier import Verification, Verifier
+from tandem.engine.protocols import LayerHook, ModelInfo
+
+
+@dataclass(frozen=True, slots=True)
+class FakeStep:
+    """A step whose result is known, and handed out when its modelled time is over."""
+
+    done_at: float
+    outcome: StepResult
+    clock: Clock
+
+    def result(self) -> StepResult:
+        wait_until(self.clock, self.done_at)
+        return self.outcome
+
+
+class FakeEngine:
+    """Runs one step after the other: a step starts at its launch or at the end of the one before,
+    whichever is later."""
+
+    def __init__(
+        self,
+        model: ModelInfo,
+        *,
+        profile: Profile,
+        block_size: int,
+        num_blocks: int,
+        output_token_ids: tuple[int, int],
+        verify: Verification = "full",
+        clock: Clock | None = None,
+    ) -> None:
+        """`output_token_ids` is the half-open range of tokens that it may sample; `verify` says how
+        much of the context a step reads (see `Verifier`). Raises `ConfigError` if the range is
+        empty or not within the vocabulary."""
+        low, high = output_token_ids
+        if not 0 <= low < high <= model.vocab_size:
+            raise ConfigError(
+                f"output tokens [{low}, {high}) are no range of a vocabulary of {model.vocab_size}"
+            )
+        self._model = model
+        self._profile = profile
+        self._output_token_ids = output_token_ids
+        self._clock = clock or RealClock()
+        self._pool = FakeKVPool(
+            block_size,
+            num_blocks,
+            link=VirtualLink(self._clock),
+            token_layer_s=profile.token_layer_s(NUM_LAYERS),
+        )
+        self._verifier = Verifier(self._pool, model.max_model_len, verify)
+        self._free_at = 0.0
+
+    @property
+    def model(self) -> ModelInfo:
+        return self._model
+
+    @property
+    def pool(self) -> FakeKVPool:
+        return self._pool
+
+    def launch(self, plan: StepPlan, on_layer: LayerHook | None = None) -> FakeStep:
+        """Run a step. With `on_layer` it takes the step's modelled time, for a layer's KV is in the
+        pool no sooner than that layer is due; otherwise `result` takes it.
+
+        Raises `TandemError` if the plan breaks the seam's contract.
+        """
+        start = max(self._clock.now(), self._free_at)
+        check_plan(
+            plan,
+            block_size=self._pool.layout.block_size,
+            max_model_len=self._model.max_model_len,
+            vocab_size=self._model.vocab_size,
+        )
+        self._free_at = start + self._profile.step_s(plan)
+        self._compute(plan, start, on_layer)
+        return FakeStep(self._free_at, self._sample(plan), self._clock)
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+    def _compute(self, plan: StepPlan, start: float, on_layer: LayerHook | None) -> None:
+        """Write the KV of the plan's tokens, layer by layer."""
+        new = locate(
+            [Span(each.start, each.end, each.block_table) for each in plan.slices],
+            self._pool.layout.block_size,
+        )
+        self._pool.check_slots(new.slots)
+        kv = items(_token_ids(plan), new.positions)
+        layer_s = (self._free_at - start) / NUM_LAYERS
+        for layer in range(NUM_LAYERS):
+            if on_layer:
+                wait_until(self._clock, start + (layer + 1) * layer_s)
+            self._pool.scatter(layer, new.slots, kv[:, layer])
+            if on_layer:
+                on_layer(layer)
+
+    def _sample(self, plan: StepPlan) -> StepResult:
+        asked = [each for each in plan.slices if each.sample]
+        digests = iter(self._verifier.digests(asked))
+        return StepResult(
+            tuple(
+                choose_token(
+                    next(digests),
+                    each.sample.params,
+                    each.sample.choice_index,
+                    each.end,
+                    self._output_token_ids,
+                )
+                if each.sample
+                else None
+                for each in plan.slices
+            )
+        )
+
+
+def _token_ids(plan: StepPlan) -> NDArray[np.int64]:
+    return np.fromiter((token for each in plan.slices for token in each.token_ids), np.int64)

@@ -1,0 +1,78 @@
+"""How long things take on a device: a roofline."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tandem.core.kv import Plane
+from tandem.core.plan import SequenceSlice, StepPlan
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceConstants:
+    """What a device can do. Rates are per second; `math.inf` is allowed."""
+
+    peak_flops: float
+    efficiency: float
+    """The share of `peak_flops` that large matrix products reach."""
+    memory_bytes: float
+    memory_bandwidth: float
+    link_bandwidth: float
+    """Of the network link over which KV leaves."""
+    launch_s: float
+    """What a step costs beyond its arithmetic: launches, sampling, synchronisation."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConstants:
+    """The model that the timing stands for; the KV that a fake engine moves is smaller."""
+
+    num_params: float
+    num_layers: int
+    hidden_size: int
+    item_bytes: int
+    kv_bytes_per_token: int
+
+    @property
+    def weight_bytes(self) -> float:
+        return self.num_params * self.item_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """A model on a device, with every duration multiplied by `dilation`."""
+
+    name: str
+    device: DeviceConstants
+    model: ModelConstants
+    dilation: float = 1.0
+
+    def step_s(self, plan: StepPlan) -> float:
+        """Seconds that a step takes: launch + max(arithmetic, memory traffic)."""
+        arithmetic = self._flops(plan) / (self.device.peak_flops * self.device.efficiency)
+        kv_read = self.model.kv_bytes_per_token * sum(each.end for each in plan.slices)
+        traffic = (self.model.weight_bytes + kv_read) / self.device.memory_bandwidth
+        return self.dilation * (self.device.launch_s + max(arithmetic, traffic))
+
+    def token_layer_s(self, num_layers: int) -> float:
+        """Seconds on the link of one token's keys, or values, of one layer, where `num_layers`
+        layers stand for all of the model's."""
+        load = self.model.kv_bytes_per_token / (len(Plane) * num_layers)
+        return self.dilation * load / self.device.link_bandwidth
+
+    def num_blocks(self, block_size: int, memory_share: float) -> int:
+        """Blocks of the model's KV that fit beside its weights in a share of the memory."""
+        free = self.device.memory_bytes * memory_share - self.model.weight_bytes
+        return int(free // (self.model.kv_bytes_per_token * block_size))
+
+    def _flops(self, plan: StepPlan) -> float:
+        """Two per parameter and token; for attention four (scores and values, multiply and add) per
+        hidden dimension, layer and attended position."""
+        attended = sum(_attended(each) for each in plan.slices)
+        attention = 4 * self.model.hidden_size * self.model.num_layers * attended
+        return 2 * self.model.num_params * plan.num_tokens + attention
+
+
+def _attended(part: SequenceSlice) -> int:
+    """Each token attends to itself and all before it: the sum of start+1 ... end."""
+    return (part.end - part.start) * (part.start + 1 + part.end) // 2

@@ -1,0 +1,85 @@
+"""The seam between a worker and the thing that computes.
+
+`launch` starts a step and `StepHandle.result` waits for it, apart from each other, so that an
+engine may launch ahead of the host. All calls of `launch` come from one thread, the engine thread;
+`KVPool.read` and `KVPool.write` come from transfer threads, at the same time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from tandem.core.kv import KVLayout, Plane
+from tandem.core.plan import StepPlan, StepResult
+from tandem.core.worker import ModelInfo
+
+__all__ = ["Engine", "KVPool", "LayerHook", "ModelInfo", "StepHandle"]
+
+LayerHook = Callable[[int], None]
+
+
+class KVPool(Protocol):
+    """The paged KV cache of one device.
+
+    `read` and `write` move whole leading parts of blocks: tokens `[0, num_tokens)` of the
+    concatenation of `blocks`, for one plane and a range of layers, as C-ordered items
+    `[len(layers), num_tokens, num_kv_heads, head_dim]`. Both release the GIL while they copy.
+    The caller makes sure that nobody else writes these blocks meanwhile.
+    """
+
+    @property
+    def layout(self) -> KVLayout: ...
+
+    @property
+    def num_blocks(self) -> int: ...
+
+    def read(
+        self, plane: Plane, layers: range, blocks: Sequence[int], num_tokens: int
+    ) -> memoryview:
+        """A copy of the items, as bytes."""
+        ...
+
+    def write(
+        self,
+        plane: Plane,
+        layers: range,
+        blocks: Sequence[int],
+        num_tokens: int,
+        data: memoryview,
+    ) -> None:
+        """Store the items. Raises `ValueError` if `data` has not exactly the bytes of the region."""
+        ...
+
+
+class StepHandle(Protocol):
+    """A step under way."""
+
+    def result(self) -> StepResult:
+        """Wait for the step, and return its sampled tokens."""
+        ...
+
+
+class Engine(Protocol):
+    """Owns a model and a pool on one device and runs the steps it is given, in order."""
+
+    @property
+    def model(self) -> ModelInfo: ...
+
+    @property
+    def pool(self) -> KVPool: ...
+
+    def launch(self, plan: StepPlan, on_layer: LayerHook | None = None) -> StepHandle:
+        """Start a step.
+
+        `on_layer(layer)` is called, on the engine thread, in order, once the KV that the step
+        computes for `layer` is in the pool (or is ordered before any `KVPool.read` that follows).
+        It must be cheap. With it, `launch` may last as long as the step.
+
+        Raises `TandemError` for a plan that breaks the contract, before any KV is written.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free the device."""
+        ...

@@ -1,0 +1,1 @@
+"""The engine that runs real models, on a CPU or a GPU, by plain torch."""

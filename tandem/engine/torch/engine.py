@@ -1,0 +1,156 @@
+"""The torch engine: one model, one pool, one device.
+
+A step goes `check_plan` -> `StepInputs` (index tensors) -> `Decoder.hidden`, which calls
+`PagedAttention` for each layer (KV to the pool, hook, attention) -> `Decoder.logits` for the slices
+that sample -> `sample`.
+
+Bits: in float32 on a CPU, a token's KV and logits are a function of the tokens before it alone, not
+of the batch, the chunking, prefill or decode, the blocks, the number of threads. Rows are padded
+for the matrix products (`tandem.models.layers`), keys for attention (`inputs.KEY_TILE`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tandem.artifacts.config import MOCK
+from tandem.artifacts.model_folder import ModelFolder
+from tandem.core.device import CpuDevice, CudaDevice
+from tandem.core.errors import ConfigError
+from tandem.core.kv import KVLayout
+from tandem.core.plan import StepPlan, StepResult
+from tandem.engine.protocols import LayerHook, ModelInfo
+from tandem.engine.torch.attention import PagedAttention
+from tandem.engine.torch.inputs import KEY_TILE, StepInputs
+from tandem.engine.torch.kv_pool import TorchKVPool
+from tandem.engine.torch.placement import numerics, resolve_dtype, torch_device
+from tandem.engine.torch.plan_check import check_plan
+from tandem.engine.torch.sampler import sample
+from tandem.models.decoder import Decoder
+from tandem.models.rope import RotaryEmbedding
+from tandem.models.weights import load_weights
+
+# Sees, of each step, the logits [slices that sample, vocab_size] in float32, in the plan's order.
+StepObserver = Callable[[StepPlan, Tensor], None]
+
+
+@dataclass(frozen=True, slots=True)
+class TorchStepHandle:
+    """A step whose tokens may still be on the device; `result` waits for them."""
+
+    plan: StepPlan
+    sampled: Tensor
+
+    def result(self) -> StepResult:
+        tokens = iter(self.sampled.tolist())
+        return StepResult(
+            tuple(None if each.sample is None else next(tokens) for each in self.plan.slices)
+        )
+
+
+class TorchEngine:
+    """An `Engine`. On a CPU `launch` runs the step to its end; on a GPU it queues kernels, all on
+    the default stream, and only `TorchStepHandle.result` waits."""
+
+    def __init__(
+        self,
+        folder: ModelFolder,
+        device: CpuDevice | CudaDevice,
+        *,
+        dtype: str,
+        block_size: int,
+        num_blocks: int,
+        max_model_len: int,
+        observer: StepObserver | None = None,
+    ) -> None:
+        config = folder.config
+        _check(folder, block_size, num_blocks, max_model_len)
+        self._device = torch_device(device)
+        item = resolve_dtype(dtype, self._device)
+        self._config = config
+        self._observer = observer
+        self._decoder = Decoder(
+            config,
+            load_weights(config, folder.weight_files, item, self._device),
+            RotaryEmbedding(config, max_model_len, self._device),
+        )
+        layout = KVLayout(
+            num_layers=config.num_layers,
+            num_kv_heads=config.num_kv_heads,
+            head_dim=config.head_dim,
+            block_size=block_size,
+            dtype=str(item).removeprefix("torch."),
+        )
+        self._pool = TorchKVPool(layout, num_blocks, self._device)
+        self._model = ModelInfo(
+            name=folder.name,
+            fingerprint=folder.fingerprint,
+            vocab_size=config.vocab_size,
+            max_model_len=max_model_len,
+            eos_token_ids=config.eos_token_ids,
+            numerics=numerics(self._device, item),
+        )
+
+    @property
+    def model(self) -> ModelInfo:
+        return self._model
+
+    @property
+    def pool(self) -> TorchKVPool:
+        return self._pool
+
+    @torch.inference_mode()
+    def launch(self, plan: StepPlan, on_layer: LayerHook | None = None) -> TorchStepHandle:
+        """Start a step. Raises what `check_plan` raises, before any KV is written."""
+        check_plan(
+            plan,
+            vocab_size=self._model.vocab_size,
+            max_model_len=self._model.max_model_len,
+            block_size=self._pool.layout.block_size,
+            num_blocks=self._pool.num_blocks,
+        )
+        if not plan.slices:
+            return TorchStepHandle(plan, torch.empty(0, dtype=torch.int64))
+        logits = self._logits(plan, on_layer)
+        if self._observer is not None:
+            self._observer(plan, logits)
+        return TorchStepHandle(plan, _sample(plan, logits))
+
+    def close(self) -> None:
+        """Free the weights and the pool. Nothing may be called afterwards."""
+        del self._decoder, self._pool
+
+    def _logits(self, plan: StepPlan, on_layer: LayerHook | None) -> Tensor:
+        """Compute the step's KV, and the logits [slices that sample, vocab_size]."""
+        inputs = StepInputs.build(plan, self._pool.layout.block_size, self._device)
+        attention = PagedAttention(
+            self._pool, inputs, self._config.num_heads, self._config.sliding_window, on_layer
+        )
+        hidden = self._decoder.hidden(inputs.token_ids, inputs.positions, attention)
+        logits = self._decoder.logits(hidden[inputs.logit_rows])
+        return logits[: sum(each.sample is not None for each in plan.slices)]
+
+
+def _sample(plan: StepPlan, logits: Tensor) -> Tensor:
+    asked = [(each.sample, each.end) for each in plan.slices if each.sample is not None]
+    return sample(logits, [spec for spec, _ in asked], [position for _, position in asked])
+
+
+def _check(folder: ModelFolder, block_size: int, num_blocks: int, max_model_len: int) -> None:
+    config = folder.config
+    if config.architecture == MOCK:
+        raise ConfigError(f"{folder.name} is a mock model: it runs on mock devices", param="device")
+    if KEY_TILE % block_size:
+        raise ConfigError(f"must be a power of two up to {KEY_TILE}", param="block_size")
+    if num_blocks < 1:
+        raise ConfigError("there is no room for even one block", param="num_blocks")
+    if not 1 <= max_model_len <= config.max_position_embeddings:
+        raise ConfigError(
+            f"max_model_len {max_model_len} must be in [1, {config.max_position_embeddings}], "
+            f"the positions that {folder.name} was trained for",
+            param="max_model_len",
+        )

@@ -1,0 +1,128 @@
+"""What a step computes, as index tensors: built once a step, used by every layer."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tandem.core.plan import SequenceSlice, StepPlan
+from tandem.models.layers import padded_rows
+
+# Attention is computed over whole tiles of keys, masked. The tile is that of torch's own kernel:
+# with it, every product of probabilities and values sums over the same number of keys, in the same
+# order, whatever the sequence's length. With shorter tails BLAS splits the sum in other places.
+KEY_TILE = 512
+# Queries of one tile share their keys. The tiles lie on a grid of positions, so that a prompt does
+# not compute much of the masked half of its scores.
+QUERY_TILE = 256
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionBatch:
+    """Query tiles of equally many queries and keys, one of a sequence each.
+
+    `rows` [tiles * num_queries] are the queries' rows in the step, `positions`
+    [tiles, num_queries] their positions; `blocks` [tiles * blocks per tile] hold the keys of
+    positions `[0, num_keys)`, `num_keys` a multiple of `KEY_TILE`.
+    """
+
+    rows: Tensor
+    positions: Tensor
+    blocks: Tensor
+    num_keys: int
+
+
+@dataclass(frozen=True, slots=True)
+class StepInputs:
+    """A step's tokens, all slices in one row of rows.
+
+    `token_ids` and `positions` [rows] are padded to what the decoder takes; `slots` [num_tokens]
+    are the places of the tokens' KV in the pool, `block * block_size + offset`; `logit_rows`
+    [num_sampled, padded alike] are the last rows of the slices that sample.
+    """
+
+    token_ids: Tensor
+    positions: Tensor
+    slots: Tensor
+    logit_rows: Tensor
+    attention: tuple[AttentionBatch, ...]
+
+    @classmethod
+    def build(cls, plan: StepPlan, block_size: int, device: torch.device) -> StepInputs:
+        """Requires a plan that `check_plan` accepts, with at least one token."""
+        slices = plan.slices
+        lengths = np.array([len(each.token_ids) for each in slices])
+        ends = np.cumsum(lengths)
+        shifts = np.array([each.start for each in slices]) - (ends - lengths)
+        positions = np.arange(plan.num_tokens) + np.repeat(shifts, lengths)
+        tables = _padded_tables(slices, block_size)
+        owners = np.repeat(np.arange(len(slices)), lengths)
+        slots = tables[owners, positions // block_size] * block_size + positions % block_size
+        token_ids = np.concatenate([np.asarray(each.token_ids, np.int64) for each in slices])
+        sampling = np.array([each.sample is not None for each in slices])
+        num_rows = padded_rows(plan.num_tokens)
+
+        def move(array: NDArray[np.int64]) -> Tensor:
+            return torch.from_numpy(np.ascontiguousarray(array)).to(device, non_blocking=True)
+
+        return cls(
+            token_ids=move(_padded(token_ids, num_rows)),
+            positions=move(_padded(positions, num_rows)),
+            slots=move(slots),
+            logit_rows=move(_padded(ends[sampling] - 1, padded_rows(int(sampling.sum())))),
+            attention=tuple(
+                AttentionBatch(
+                    rows=move((tile_positions - shifts[indices, None]).reshape(-1)),
+                    positions=move(tile_positions),
+                    blocks=move(tables[indices, : num_keys // block_size].reshape(-1)),
+                    num_keys=num_keys,
+                )
+                for indices, tile_positions, num_keys in _query_tiles(slices)
+            ),
+        )
+
+
+def _padded(array: NDArray[np.int64], length: int) -> NDArray[np.int64]:
+    return np.pad(array, (0, length - len(array)))
+
+
+def _padded_tables(slices: Sequence[SequenceSlice], block_size: int) -> NDArray[np.int64]:
+    """The block tables as one array, each padded to whole key tiles by its own last block, so that
+    what is masked is at least the sequence's own."""
+    width = max(_num_keys(each.end) for each in slices) // block_size
+    tables = np.empty((len(slices), width), np.int64)
+    for row, each in zip(tables, slices, strict=True):
+        num_blocks = -(-each.end // block_size)
+        row[:num_blocks] = each.block_table[:num_blocks]
+        row[num_blocks:] = row[num_blocks - 1]
+    return tables
+
+
+def _num_keys(end: int) -> int:
+    return -(-end // KEY_TILE) * KEY_TILE
+
+
+def _query_tiles(
+    slices: Sequence[SequenceSlice],
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], int]]:
+    """(indices of slices [tiles], positions of queries [tiles, num_queries], number of keys)."""
+    batches: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)
+    for index, each in enumerate(slices):
+        for start, end in _tile_bounds(each.start, each.end):
+            batches[end - start, _num_keys(end)].append((index, start))
+    for (num_queries, num_keys), tiles in batches.items():
+        indices, starts = np.array(tiles, np.int64).T
+        yield indices, starts[:, None] + np.arange(num_queries), num_keys
+
+
+def _tile_bounds(start: int, end: int) -> Iterator[tuple[int, int]]:
+    while start < end:
+        stop = min(end, (start // QUERY_TILE + 1) * QUERY_TILE)
+        yield start, stop
+        start = stop

@@ -1,0 +1,51 @@
+"""Where an engine's tensors live, and in which type."""
+
+from __future__ import annotations
+
+import torch
+
+from tandem.core.device import CpuDevice, CudaDevice
+from tandem.core.errors import ConfigError
+
+
+def torch_device(device: CpuDevice | CudaDevice) -> torch.device:
+    """torch's name for a device. On named cores torch takes one thread for each; to bind them is
+    up to the process. Raises `ConfigError` if there is no such GPU."""
+    if isinstance(device, CpuDevice):
+        if device.cores:
+            torch.set_num_threads(len(device.cores))
+        return torch.device("cpu")
+    if device.index >= torch.cuda.device_count():
+        raise ConfigError(
+            f"there is no {device}: torch sees {torch.cuda.device_count()} GPUs", param="device"
+        )
+    return torch.device("cuda", device.index)
+
+
+def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
+    """`float32`, `bfloat16`, or for `auto` bfloat16 where the device multiplies in it, else
+    float32. Raises `ConfigError` for other names."""
+    match name:
+        case "float32":
+            return torch.float32
+        case "bfloat16":
+            return torch.bfloat16
+        case "auto":
+            return torch.bfloat16 if _has_bfloat16(device) else torch.float32
+    raise ConfigError(f"unknown dtype {name!r}: write float32, bfloat16 or auto", param="dtype")
+
+
+def numerics(device: torch.device, dtype: torch.dtype) -> str:
+    """What the bits depend on, besides model and tokens."""
+    if device.type == "cuda":
+        unit = torch.cuda.get_device_name(device)
+    else:
+        unit = torch.backends.cpu.get_cpu_capability()
+    return f"torch {torch.__version__} {unit} {str(dtype).removeprefix('torch.')}"
+
+
+def _has_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return True
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))

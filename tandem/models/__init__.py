@@ -1,0 +1,1 @@
+"""The Llama family in one decoder: weights, layers, rotary embedding. Knows nothing of engines."""

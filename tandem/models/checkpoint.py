@@ -1,0 +1,95 @@
+"""The tensors of a model's safetensors files, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from tandem.core.errors import ConfigError
+
+FLOAT_DTYPES = ("F32", "F16", "BF16")
+
+
+class Checkpoint:
+    """Opens the files of a model, memory-mapped, for the length of a `with`.
+
+    Every tensor is wanted with a shape, and nothing in the files goes unused in silence:
+    `ConfigError` names the tensor.
+    """
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        self._stack = ExitStack()
+        self._files: dict[str, Any] = {}
+        self._sources: dict[str, Path] = {}
+        with self._stack:
+            for path in files:
+                self._open(path)
+            self._stack = self._stack.pop_all()
+
+    def __enter__(self) -> Checkpoint:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+
+    def check(self, shapes: dict[str, tuple[int, ...]], ignored: frozenset[str]) -> None:
+        """Raise `ConfigError` unless the files hold exactly `shapes`, besides `ignored` and the
+        tables of rotary embeddings, which old checkpoints carry along."""
+        for name, shape in shapes.items():
+            self._check_tensor(name, shape)
+        unknown = self._files.keys() - shapes.keys() - ignored
+        for name in sorted(unknown):
+            if not name.endswith("rotary_emb.inv_freq"):
+                raise ConfigError(
+                    f"{self._sources[name]} holds {name!r}, which this architecture does not use"
+                )
+
+    def read(self, name: str, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """A copy of a tensor that `check` has seen."""
+        with _translated(self._sources[name]):
+            tensor: Tensor = self._files[name].get_tensor(name)
+        return tensor.to(device=device, dtype=dtype, copy=True)
+
+    def _open(self, path: Path) -> None:
+        with _translated(path):
+            file = self._stack.enter_context(safe_open(path, framework="pt"))
+        for name in file.keys():  # noqa: SIM118 - not a mapping
+            if name in self._files:
+                raise ConfigError(f"{name!r} is both in {self._sources[name]} and in {path}")
+            self._files[name] = file
+            self._sources[name] = path
+
+    def _check_tensor(self, name: str, shape: tuple[int, ...]) -> None:
+        if name not in self._files:
+            raise ConfigError(f"the model's weights lack {name!r}")
+        found = self._files[name].get_slice(name)
+        if tuple(found.get_shape()) != shape:
+            raise ConfigError(
+                f"{self._sources[name]}: {name!r} has shape {list(found.get_shape())}, "
+                f"but the model's config asks for {list(shape)}"
+            )
+        if found.get_dtype() not in FLOAT_DTYPES:
+            raise ConfigError(
+                f"{self._sources[name]}: {name!r} is stored as {found.get_dtype()}; "
+                f"supported are {', '.join(FLOAT_DTYPES)}"
+            )
+
+
+@contextmanager
+def _translated(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(f"cannot read {path}: {error}") from error

@@ -1,0 +1,127 @@
+"""A decoder's weights, checked against the config and laid out for computing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from tandem.artifacts.config import ModelConfig
+from tandem.models.checkpoint import Checkpoint
+from tandem.models.layers import Linear
+
+EMBEDDING = "model.embed_tokens.weight"
+FINAL_NORM = "model.norm.weight"
+LM_HEAD = "lm_head.weight"
+
+Reader = Callable[[str], Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class LayerWeights:
+    """One layer. `qkv` and `gate_up` are several projections in one: row-wise, the same bits.
+    `qk_norm` is [num_heads + num_kv_heads, head_dim]."""
+
+    attention_norm: Tensor
+    qkv: Linear
+    qk_norm: Tensor | None
+    output: Linear
+    mlp_norm: Tensor
+    gate_up: Linear
+    down: Linear
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderWeights:
+    """All of them. `embedding` is [vocab_size, hidden_size]; `lm_head` shares it when tied."""
+
+    embedding: Tensor
+    layers: tuple[LayerWeights, ...]
+    final_norm: Tensor
+    lm_head: Linear
+
+
+def load_weights(
+    config: ModelConfig, files: Sequence[Path], dtype: torch.dtype, device: torch.device
+) -> DecoderWeights:
+    """Read the weights. Raises `ConfigError` naming the tensor that is missing, has the wrong
+    shape, or has no use."""
+    with Checkpoint(files) as checkpoint:
+        ignored = frozenset({LM_HEAD}) if config.tie_word_embeddings else frozenset()
+        checkpoint.check(_shapes(config), ignored)
+        read = partial(checkpoint.read, dtype=dtype, device=device)
+        embedding = read(EMBEDDING)
+        return DecoderWeights(
+            embedding=embedding,
+            layers=tuple(_load_layer(config, read, i) for i in range(config.num_layers)),
+            final_norm=read(FINAL_NORM),
+            lm_head=Linear(embedding if config.tie_word_embeddings else read(LM_HEAD)),
+        )
+
+
+def _shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    vocabulary = (config.vocab_size, config.hidden_size)
+    shapes: dict[str, tuple[int, ...]] = {EMBEDDING: vocabulary, FINAL_NORM: (config.hidden_size,)}
+    if not config.tie_word_embeddings:
+        shapes[LM_HEAD] = vocabulary
+    layer = _layer_shapes(config)
+    for index in range(config.num_layers):
+        shapes |= {_layer_name(index, name): shape for name, shape in layer.items()}
+    return shapes
+
+
+def _layer_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    hidden, inner, head_dim = config.hidden_size, config.intermediate_size, config.head_dim
+    queries, keys = config.num_heads * head_dim, config.num_kv_heads * head_dim
+    shapes: dict[str, tuple[int, ...]] = {
+        "input_layernorm.weight": (hidden,),
+        "self_attn.q_proj.weight": (queries, hidden),
+        "self_attn.k_proj.weight": (keys, hidden),
+        "self_attn.v_proj.weight": (keys, hidden),
+        "self_attn.o_proj.weight": (hidden, queries),
+        "post_attention_layernorm.weight": (hidden,),
+        "mlp.gate_proj.weight": (inner, hidden),
+        "mlp.up_proj.weight": (inner, hidden),
+        "mlp.down_proj.weight": (hidden, inner),
+    }
+    if config.attention_bias:
+        for name, width in (("q", queries), ("k", keys), ("v", keys)):
+            shapes[f"self_attn.{name}_proj.bias"] = (width,)
+    if config.qk_norm:
+        shapes |= {f"self_attn.{name}_norm.weight": (head_dim,) for name in ("q", "k")}
+    return shapes
+
+
+def _layer_name(index: int, name: str) -> str:
+    return f"model.layers.{index}.{name}"
+
+
+def _load_layer(config: ModelConfig, read: Reader, index: int) -> LayerWeights:
+    def one(name: str) -> Tensor:
+        return read(_layer_name(index, name))
+
+    def joined(template: str, names: tuple[str, ...]) -> Tensor:
+        return torch.cat([one(template.format(name)) for name in names])
+
+    qkv_bias = "self_attn.{}_proj.bias"
+    return LayerWeights(
+        attention_norm=one("input_layernorm.weight"),
+        qkv=Linear(
+            joined("self_attn.{}_proj.weight", ("q", "k", "v")),
+            joined(qkv_bias, ("q", "k", "v")) if config.attention_bias else None,
+        ),
+        qk_norm=_qk_norm(config, one) if config.qk_norm else None,
+        output=Linear(one("self_attn.o_proj.weight")),
+        mlp_norm=one("post_attention_layernorm.weight"),
+        gate_up=Linear(joined("mlp.{}_proj.weight", ("gate", "up"))),
+        down=Linear(one("mlp.down_proj.weight")),
+    )
+
+
+def _qk_norm(config: ModelConfig, one: Reader) -> Tensor:
+    q, k = one("self_attn.q_norm.weight"), one("self_attn.k_norm.weight")
+    return torch.cat([q.expand(config.num_heads, -1), k.expand(config.num_kv_heads, -1)])

@@ -1,0 +1,1 @@
+"""What every service process does alike: logs, signals, its gRPC server, its end."""

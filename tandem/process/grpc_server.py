@@ -1,0 +1,52 @@
+"""A gRPC server with health and reflection."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import grpc
+import structlog
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from tandem.core.errors import ConfigError
+from tandem.wire.channels import new_server
+
+log = structlog.get_logger(__name__)
+
+STOP_GRACE_S = 1.0
+
+
+class GrpcServer:
+    """`grpc.aio.Server` in Tandem's set-up. Add the services to `server`, then `start`."""
+
+    def __init__(self, address: str) -> None:
+        self.server: grpc.aio.Server = new_server()
+        self._address = address
+        self._health = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self.server)
+
+    async def start(self, services: Sequence[str]) -> None:
+        """Serve. `services` are the full names of what was added; they and the server as a whole
+        are healthy from now on. Raises `ConfigError` if the address cannot be bound."""
+        reflection.enable_server_reflection(
+            [*services, health.SERVICE_NAME, reflection.SERVICE_NAME], self.server
+        )
+        self._bind()
+        await self.server.start()
+        for service in ("", *services):
+            await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
+        log.info("serving gRPC", address=self._address)
+
+    async def stop(self) -> None:
+        """NOT_SERVING first, then no new calls, then the end of the calls that are left."""
+        await self._health.enter_graceful_shutdown()
+        await self.server.stop(STOP_GRACE_S)
+
+    def _bind(self) -> None:
+        try:
+            port = self.server.add_insecure_port(self._address)
+        except RuntimeError:
+            port = 0
+        if port == 0:
+            raise ConfigError(f"cannot listen on {self._address}: is the port in use?")

@@ -1,0 +1,43 @@
+"""Settings from flags and their `TANDEM_` environment twins; a flag beats its twin."""
+
+from __future__ import annotations
+
+import sys
+from typing import TypeVar
+
+from pydantic import ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings.exceptions import SettingsError
+
+from tandem.process.logs import LogFormat, LogLevel
+
+
+class ServiceSettings(BaseSettings):
+    """What every service is started with."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="TANDEM_", cli_kebab_case=True, cli_implicit_flags=True, extra="ignore"
+    )
+
+    log_level: LogLevel = "info"
+    log_format: LogFormat = "console"
+
+
+SettingsT = TypeVar("SettingsT", bound=ServiceSettings)
+
+
+def parse_settings(cls: type[SettingsT], prog: str) -> SettingsT:
+    """The settings that this process was started with; exits with status 2, naming each one that
+    is wrong."""
+    try:
+        return cls(_cli_parse_args=True, _cli_prog_name=prog)  # type: ignore[call-arg]
+    except ValidationError as error:
+        lines = [f"--{_flag(each['loc'])}: {each['msg']}" for each in error.errors()]
+    except SettingsError as error:
+        lines = [str(error)]
+    sys.stderr.write("".join(f"error: {line}\n" for line in lines))
+    sys.exit(2)
+
+
+def _flag(location: tuple[int | str, ...]) -> str:
+    return ".".join(map(str, location)).replace("_", "-")

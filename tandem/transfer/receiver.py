@@ -1,0 +1,160 @@
+"""The receiving end of KV transfers: verifies each frame, stores it, and tells when all has come."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from time import monotonic_ns
+from typing import Protocol
+
+from tandem.core.errors import DataLoss, Fenced, Mismatch
+from tandem.core.kv import KVLayout
+from tandem.core.reports import Span, SpanKind
+from tandem.engine.protocols import KVPool
+from tandem.transfer.codec import Frame, decode_request
+from tandem.transfer.reservation import Reservation
+from tandem.v1 import kv_pb2
+from tandem.wire.descriptions import layout_from_wire
+
+
+class ReservationBook(Protocol):
+    """What the receiver asks of the worker that reserved the blocks. Called under its lock."""
+
+    def reservation(self, transfer_id: bytes, epoch: int) -> Reservation:
+        """Raises `Fenced` if there is no such reservation any more."""
+        ...
+
+    def reservation_complete(self, reservation: Reservation) -> None:
+        """A live reservation is complete. May be called more than once."""
+        ...
+
+
+class KvReceiver:
+    """Serves `PushKv` streams. `lock` guards the book and all reservations and blocks in it."""
+
+    def __init__(
+        self,
+        pool: KVPool,
+        book: ReservationBook,
+        lock: threading.Condition,
+        model_fingerprint: str,
+        on_span: Callable[[Span], None],
+        on_complete: Callable[[], None],
+    ) -> None:
+        self._pool = pool
+        self._book = book
+        self._lock = lock
+        self._model_fingerprint = model_fingerprint
+        self._on_span = on_span
+        self._on_complete = on_complete
+        # One thread stores frames: more would only contend for the same memory bus and cores.
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="kv-receive")
+
+    def close(self) -> None:
+        self._executor.shutdown(cancel_futures=True)
+
+    async def receive(self, requests: AsyncIterable[bytes]) -> kv_pb2.PushKvResponse:
+        """Take one stream of serialised `PushKvRequest`s to its end.
+
+        Raises `Fenced` (no such reservation, or no more), `Mismatch` (the sender does not fit) or
+        `DataLoss` (anything damaged, missing or misplaced).
+        """
+        reservation: Reservation | None = None
+        response = kv_pb2.PushKvResponse()
+        async for raw in requests:
+            message = decode_request(raw)
+            if reservation is None:
+                reservation = self._open(message)
+            elif isinstance(message, Frame):
+                response.num_bytes += await self._store(reservation, message, response.num_frames)
+                response.num_frames += 1
+            elif message.HasField("finish"):
+                response.armed = self._finish(reservation, message.finish, response.num_frames)
+                return response
+            else:
+                raise DataLoss("a transfer was opened twice")
+        raise DataLoss("the transfer ended without its finish")
+
+    def _open(self, message: kv_pb2.PushKvRequest | Frame) -> Reservation:
+        if isinstance(message, Frame) or not message.HasField("open"):
+            raise DataLoss("a transfer must begin with its identity")
+        opening = message.open
+        check_peer(opening, self._model_fingerprint, self._pool.layout)
+        with self._lock:
+            return self._book.reservation(opening.transfer_id, opening.epoch)
+
+    async def _store(self, reservation: Reservation, frame: Frame, expected_number: int) -> int:
+        if frame.header.number != expected_number:
+            raise DataLoss(f"frame {frame.header.number} came as number {expected_number}")
+        reservation.check(frame.header)
+        with self._lock:
+            if not reservation.blocks.begin_access():
+                raise Fenced("the reservation was released")
+        # The access must end when the copy has ended, not when this task is cancelled.
+        storing = asyncio.get_running_loop().run_in_executor(
+            self._executor, self._verify_and_write, reservation, frame
+        )
+        return await asyncio.shield(storing)
+
+    def _verify_and_write(self, reservation: Reservation, frame: Frame) -> int:
+        start_ns = monotonic_ns()
+        header = frame.header
+        stored = False
+        try:
+            items = frame.verified_items(self._pool.layout)
+            self._pool.write(
+                header.plane,
+                header.layers,
+                reservation.block_ids(header),
+                header.num_tokens,
+                items,
+            )
+            stored = True
+        finally:
+            with self._lock:
+                if stored:
+                    reservation.cover(header)
+                reservation.blocks.end_access()
+                self._lock.notify_all()
+        self._on_span(
+            Span(
+                SpanKind.FRAME_RECEIVED,
+                start_ns,
+                monotonic_ns(),
+                number=header.number,
+                sequence_id=reservation.sequence_id,
+                num_tokens=header.num_tokens,
+                num_bytes=len(items),
+            )
+        )
+        return len(items)
+
+    def _finish(
+        self, reservation: Reservation, finish: kv_pb2.TransferFinish, num_frames: int
+    ) -> bool:
+        """Whether the reservation is complete now: it is not while another sender's share lacks."""
+        if finish.num_frames != num_frames:
+            raise DataLoss(f"{finish.num_frames} frames were sent, {num_frames} came")
+        with self._lock:
+            if reservation.blocks.released:
+                raise Fenced("the reservation was released")
+            if finish.HasField("first_token"):
+                reservation.first_token_id = finish.first_token
+            if reservation.is_complete:
+                self._book.reservation_complete(reservation)
+                self._lock.notify_all()
+                self._on_complete()
+            return reservation.is_complete
+
+
+def check_peer(opening: kv_pb2.TransferOpen, fingerprint: str, layout: KVLayout) -> None:
+    """Raise `Mismatch`, naming what differs, unless the sender's KV fits."""
+    if opening.model_fingerprint != fingerprint:
+        raise Mismatch(
+            f"{opening.sender} runs model {opening.model_fingerprint}, this worker {fingerprint}"
+        )
+    theirs = layout_from_wire(opening.layout)
+    if theirs != layout:
+        raise Mismatch(f"{opening.sender} has layout {theirs}, this worker {layout}")

@@ -1,0 +1,82 @@
+"""A reservation on a decode worker: blocks that wait for KV, and which of it has come."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tandem.core.blocks import SequenceBlocks
+from tandem.core.errors import DataLoss
+from tandem.core.kv import KVLayout, Plane
+from tandem.transfer.codec import FrameHeader
+
+
+class Reservation:
+    """Tokens `[first_token, num_tokens)` of a sequence are to be filled, all layers, both planes.
+
+    `transfer_id` is the capability to fill them, `epoch` tells this reservation from every other of
+    the worker. Coverage is counted by (plane, layer, block), so frames may come in any order and
+    from several senders.
+    """
+
+    def __init__(
+        self,
+        *,
+        sequence_id: int,
+        transfer_id: bytes,
+        epoch: int,
+        layout: KVLayout,
+        blocks: SequenceBlocks,
+        first_token: int,
+        num_tokens: int,
+    ) -> None:
+        self.sequence_id = sequence_id
+        self.transfer_id = transfer_id
+        self.epoch = epoch
+        self.blocks = blocks
+        self.first_token = first_token
+        self.num_tokens = num_tokens
+        self.first_token_id: int | None = None
+        self._layout = layout
+        self._covered = np.zeros(
+            (len(Plane), layout.num_layers, layout.blocks_for(num_tokens)), dtype=np.bool_
+        )
+        self._covered[:, :, : first_token // layout.block_size] = True
+        self.num_missing = int(self._covered.size - self._covered.sum())
+
+    @property
+    def is_complete(self) -> bool:
+        """All KV is stored, and the token that follows the prompt is known."""
+        return self.num_missing == 0 and self.first_token_id is not None
+
+    def check(self, header: FrameHeader) -> None:
+        """Raise `DataLoss` unless the frame is of this reservation, and of whole blocks of it."""
+        if (header.transfer_id, header.epoch) != (self.transfer_id, self.epoch):
+            raise DataLoss(f"frame {header.number} is of another transfer")
+        layers, block_size = header.layers, self._layout.block_size
+        in_range = (
+            0 <= layers.start < layers.stop <= self._layout.num_layers
+            and self.first_token <= header.first_token < header.last_token <= self.num_tokens
+        )
+        whole_blocks = header.first_token % block_size == 0 and (
+            header.last_token % block_size == 0 or header.last_token == self.num_tokens
+        )
+        if not (in_range and whole_blocks):
+            raise DataLoss(f"frame {header.number} lies outside of its transfer")
+
+    def block_ids(self, header: FrameHeader) -> list[int]:
+        """The pool blocks of a checked frame's tokens."""
+        return self.blocks.ids[self._block_range(header)]
+
+    def cover(self, header: FrameHeader) -> None:
+        """Note that a checked frame is stored. A repeated one changes nothing."""
+        region = self._covered[
+            header.plane - 1, header.layers.start : header.layers.stop, self._block_range(header)
+        ]
+        self.num_missing -= int(region.size - region.sum())
+        region[:] = True
+
+    def _block_range(self, header: FrameHeader) -> slice:
+        block_size = self._layout.block_size
+        return slice(
+            header.first_token // block_size, self._layout.blocks_for(header.last_token)
+        )

@@ -1,0 +1,292 @@
+"""The sending end of KV transfers: pushes each layer's blocks while the next layers compute."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from time import monotonic_ns
+
+import grpc
+
+from tandem.core.blocks import SequenceBlocks
+from tandem.core.commands import Destination
+from tandem.core.errors import Cancelled, DataLoss, TandemError
+from tandem.core.kv import KVLayout, Plane
+from tandem.core.reports import Span, SpanKind
+from tandem.engine.protocols import KVPool
+from tandem.transfer.codec import FrameHeader, encode_frame
+from tandem.v1 import kv_pb2
+from tandem.wire.channels import open_channel
+from tandem.wire.descriptions import layout_to_wire
+from tandem.wire.status import to_tandem_error
+
+PUSH_KV = "/tandem.v1.KvTransferService/PushKv"
+# Below the first a frame's fixed cost shows; above the second it is no longer a small step.
+MIN_FRAME_BYTES = 2**20
+MAX_FRAME_BYTES = 4 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """Layers of some tokens whose KV is final. A region becomes one frame a plane."""
+
+    layers: range
+    first_token: int
+    last_token: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """All regions have been named; `first_token_id` is the token that follows the prompt."""
+
+    first_token_id: int
+    compute_end_ns: int
+
+
+class LayerGrouper:
+    """Groups a chunk's layers until a frame is worth sending, and cuts what is too large."""
+
+    def __init__(self, layout: KVLayout, first_token: int) -> None:
+        self._layout = layout
+        self._first_token = first_token
+        self._first_layer = 0
+
+    def layer_done(self, layer: int, start: int, end: int) -> Iterator[Region]:
+        """Layer `layer` of the chunk `[start, end)` is computed; the regions that are due now."""
+        start = max(start, self._first_token)
+        if start >= end:
+            return
+        layers = range(self._first_layer, layer + 1)
+        is_last = layer + 1 == self._layout.num_layers
+        if is_last or len(layers) * (end - start) * self._layout.token_bytes >= MIN_FRAME_BYTES:
+            self._first_layer = 0 if is_last else layer + 1
+            yield from self._cut(layers, start, end)
+
+    def _cut(self, layers: range, start: int, end: int) -> Iterator[Region]:
+        token_bytes = len(layers) * self._layout.token_bytes
+        block_size = self._layout.block_size
+        step = max(1, MAX_FRAME_BYTES // token_bytes // block_size) * block_size
+        for first in range(start, end, step):
+            yield Region(layers, first, min(first + step, end))
+
+
+class OutgoingTransfer:
+    """One sequence's KV on its way to its reservation.
+
+    Fed from the event loop, in order: `layer_done` as layers are computed, then `finish`. Holds no
+    KV of its own: what waits to be sent waits in the pool.
+    """
+
+    def __init__(
+        self, sender: KvSender, sequence_id: int, destination: Destination, blocks: SequenceBlocks
+    ) -> None:
+        self.sequence_id = sequence_id
+        self.destination = destination
+        self._sender = sender
+        self._blocks = blocks
+        self._grouper = LayerGrouper(sender.pool.layout, destination.num_cached_tokens)
+        self._due: asyncio.Queue[Region | Finish] = asyncio.Queue()
+        self._num_frames = 0
+        self._num_bytes = 0
+        self._start_ns = 0
+
+    def layer_done(self, layer: int, start: int, end: int) -> None:
+        """The KV of one layer of tokens `[start, end)` is in the pool."""
+        for region in self._grouper.layer_done(layer, start, end):
+            self._start_ns = self._start_ns or monotonic_ns()
+            self._due.put_nowait(region)
+
+    def finish(self, first_token_id: int, compute_end_ns: int) -> None:
+        self._due.put_nowait(Finish(first_token_id, compute_end_ns))
+
+    async def run(self) -> int:
+        """Send until all is acknowledged; the bytes sent. Raises the `TandemError` that ended it."""
+        call = self._sender.push_kv(self.destination.address)()
+        try:
+            return await self._send(call)
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            # A write on a call that the receiver has ended says only that; its status says why.
+            raise await _status_of(call) from None
+        finally:
+            call.cancel()
+
+    async def _send(self, call: grpc.aio.StreamUnaryCall[bytes, kv_pb2.PushKvResponse]) -> int:
+        await call.write(self._opening())
+        while isinstance(due := await self._due.get(), Region):
+            for plane in Plane:
+                await self._send_frame(call, plane, due)
+        await call.write(self._closing(due.first_token_id))
+        await call.done_writing()
+        response = await call
+        if not response.armed:
+            raise DataLoss("the receiver did not arm a finished transfer")
+        self._report(SpanKind.TRANSFER, self._start_ns, compute_end_ns=due.compute_end_ns)
+        return self._num_bytes
+
+    async def _send_frame(
+        self,
+        call: grpc.aio.StreamUnaryCall[bytes, kv_pb2.PushKvResponse],
+        plane: Plane,
+        region: Region,
+    ) -> None:
+        start_ns = monotonic_ns()
+        header = FrameHeader(
+            transfer_id=self.destination.transfer_id,
+            epoch=self.destination.epoch,
+            number=self._num_frames,
+            plane=plane,
+            layers=region.layers,
+            first_token=region.first_token,
+            num_tokens=region.last_token - region.first_token,
+        )
+        await call.write(await self._sender.encode(self._blocks, header))
+        num_bytes = header.num_bytes(self._sender.pool.layout)
+        self._num_frames += 1
+        self._num_bytes += num_bytes
+        self._report(
+            SpanKind.FRAME_SENT,
+            start_ns,
+            number=header.number,
+            num_tokens=header.num_tokens,
+            num_bytes=num_bytes,
+        )
+
+    def _report(self, kind: SpanKind, start_ns: int, **details: int) -> None:
+        details.setdefault("num_bytes", self._num_bytes)
+        self._sender.on_span(
+            Span(kind, start_ns, monotonic_ns(), sequence_id=self.sequence_id, **details)
+        )
+
+    def _opening(self) -> bytes:
+        return kv_pb2.PushKvRequest(
+            open=kv_pb2.TransferOpen(
+                transfer_id=self.destination.transfer_id,
+                epoch=self.destination.epoch,
+                model_fingerprint=self._sender.model_fingerprint,
+                layout=layout_to_wire(self._sender.pool.layout),
+                sender=self._sender.name,
+            )
+        ).SerializeToString()
+
+    def _closing(self, first_token_id: int) -> bytes:
+        return kv_pb2.PushKvRequest(
+            finish=kv_pb2.TransferFinish(num_frames=self._num_frames, first_token=first_token_id)
+        ).SerializeToString()
+
+
+class KvSender:
+    """All outgoing transfers of a worker: their tasks, their channels, one thread to encode.
+
+    `lock` guards the blocks. `on_done(sequence_id, num_bytes)` and `on_failed(sequence_id, error)`
+    are called on the event loop, exactly one of them for each transfer that was not aborted.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        pool: KVPool,
+        model_fingerprint: str,
+        lock: threading.Condition,
+        on_done: Callable[[int, int], None],
+        on_failed: Callable[[int, TandemError], None],
+        on_span: Callable[[Span], None],
+    ) -> None:
+        self.name = name
+        self.pool = pool
+        self.model_fingerprint = model_fingerprint
+        self.on_span = on_span
+        self._lock = lock
+        self._on_done = on_done
+        self._on_failed = on_failed
+        self._channels: dict[str, grpc.aio.Channel] = {}
+        self._transfers: dict[int, OutgoingTransfer] = {}
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="kv-send")
+
+    def start(self, sequence_id: int, destination: Destination, blocks: SequenceBlocks) -> None:
+        """Open a sequence's transfer."""
+        transfer = OutgoingTransfer(self, sequence_id, destination, blocks)
+        self._transfers[sequence_id] = transfer
+        self._tasks[sequence_id] = asyncio.create_task(self._run(transfer))
+
+    def get(self, sequence_id: int) -> OutgoingTransfer | None:
+        """The sequence's transfer; None if it is over, or never was."""
+        return self._transfers.get(sequence_id)
+
+    def abort(self, sequence_id: int) -> None:
+        """End a transfer, if it is under way, without a word to anybody but the receiver."""
+        self._transfers.pop(sequence_id, None)
+        task = self._tasks.pop(sequence_id, None)
+        if task:
+            task.cancel()
+
+    async def close(self) -> None:
+        tasks = list(self._tasks.values())
+        for sequence_id in list(self._tasks):
+            self.abort(sequence_id)
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for channel in self._channels.values():
+            await channel.close()
+        self._executor.shutdown()
+
+    def push_kv(
+        self, address: str
+    ) -> grpc.aio.StreamUnaryMultiCallable[bytes, kv_pb2.PushKvResponse]:
+        """The RPC, taking messages that are serialised already."""
+        if address not in self._channels:
+            self._channels[address] = open_channel(address)
+        return self._channels[address].stream_unary(
+            PUSH_KV, response_deserializer=kv_pb2.PushKvResponse.FromString
+        )
+
+    async def encode(self, blocks: SequenceBlocks, header: FrameHeader) -> bytes:
+        """Read a frame's items from the pool and serialise it, off the event loop."""
+        with self._lock:
+            if not blocks.begin_access():
+                raise Cancelled("the sequence was dropped while its KV was sent")
+        encoding = asyncio.get_running_loop().run_in_executor(
+            self._executor, self._read_and_encode, blocks, header
+        )
+        # The access must end when the read has ended, not when this task is cancelled.
+        return await asyncio.shield(encoding)
+
+    def _read_and_encode(self, blocks: SequenceBlocks, header: FrameHeader) -> bytes:
+        layout = self.pool.layout
+        first_block = header.first_token // layout.block_size
+        ids = blocks.ids[first_block : layout.blocks_for(header.last_token)]
+        try:
+            items = self.pool.read(header.plane, header.layers, ids, header.num_tokens)
+            return encode_frame(header, layout, items)
+        finally:
+            with self._lock:
+                blocks.end_access()
+                self._lock.notify_all()
+
+    async def _run(self, transfer: OutgoingTransfer) -> None:
+        sequence_id = transfer.sequence_id
+        try:
+            num_bytes = await transfer.run()
+        except TandemError as error:
+            self._forget(sequence_id)
+            self._on_failed(sequence_id, error)
+        else:
+            self._forget(sequence_id)
+            self._on_done(sequence_id, num_bytes)
+
+    def _forget(self, sequence_id: int) -> None:
+        self._transfers.pop(sequence_id, None)
+        self._tasks.pop(sequence_id, None)
+
+
+async def _status_of(
+    call: grpc.aio.StreamUnaryCall[bytes, kv_pb2.PushKvResponse],
+) -> TandemError:
+    try:
+        await call
+    except grpc.aio.AioRpcError as error:
+        return to_tandem_error(error)
+    return DataLoss("the receiver ended the transfer early")

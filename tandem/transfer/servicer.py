@@ -1,0 +1,38 @@
+"""`KvTransferService`, taking its messages unparsed: see `tandem.transfer.codec` why."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import grpc
+import structlog
+
+from tandem.core.errors import TandemError
+from tandem.transfer.receiver import KvReceiver
+from tandem.v1 import kv_pb2
+from tandem.wire.status import abort
+
+log = structlog.get_logger(__name__)
+
+SERVICE = kv_pb2.DESCRIPTOR.services_by_name["KvTransferService"].full_name
+
+
+def add_kv_transfer_service(receiver: KvReceiver, server: grpc.aio.Server) -> None:
+    """Serve `PushKv` from a receiver."""
+
+    async def push_kv(
+        requests: AsyncIterator[bytes],
+        context: grpc.aio.ServicerContext[bytes, kv_pb2.PushKvResponse],
+    ) -> kv_pb2.PushKvResponse:
+        try:
+            return await receiver.receive(requests)
+        except TandemError as error:
+            log.warning("transfer refused", reason=error.reason, why=error.message)
+            await abort(context, error)
+
+    handler = grpc.stream_unary_rpc_method_handler(
+        push_kv, response_serializer=kv_pb2.PushKvResponse.SerializeToString
+    )
+    server.add_generic_rpc_handlers(
+        (grpc.method_handlers_generic_handler(SERVICE, {"PushKv": handler}),)
+    )

@@ -1,0 +1,1 @@
+"""Stubs generated from `protos/tandem/v1` by `scripts/protos`."""

@@ -1,0 +1,41 @@
+"""How all of Tandem's gRPC channels and servers are set up."""
+
+from __future__ import annotations
+
+import grpc
+
+# Small enough that nothing in Tandem needs more, large enough for the largest KV frame.
+MAX_MESSAGE_BYTES = 16 * 2**20
+
+_COMMON = [
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 2_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+]
+CHANNEL_OPTIONS = [
+    *_COMMON,
+    # A worker that comes back is found within a second, not after minutes of backoff.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 500),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+]
+SERVER_OPTIONS = [
+    *_COMMON,
+    # The C core's default of 300 s would answer the keepalives above with GOAWAY.
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    # Two servers on one port would share its connections at random: refuse the second.
+    ("grpc.so_reuseport", 0),
+]
+
+
+def open_channel(address: str) -> grpc.aio.Channel:
+    """A channel to one instance: never shared by a balancer, since a stream belongs to a worker."""
+    return grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+
+
+def new_server() -> grpc.aio.Server:
+    return grpc.aio.server(options=SERVER_OPTIONS)

@@ -1,0 +1,176 @@
+"""Commands and what frames them."""
+
+from __future__ import annotations
+
+from tandem.core.commands import (
+    Admit,
+    DecodeCommand,
+    Destination,
+    PrefillBatch,
+    PrefillChunk,
+    PrefillCommand,
+    PrefillSequence,
+    Remove,
+    Reserve,
+)
+from tandem.core.errors import Mismatch
+from tandem.core.sampling_params import SamplingParams
+from tandem.core.sequence import SequenceKey
+from tandem.v1 import decode_pb2, prefill_pb2, sampling_pb2
+
+
+def decode_command_to_wire(command: DecodeCommand) -> decode_pb2.DecodeCommand:
+    match command:
+        case Reserve():
+            key = command.key
+            return decode_pb2.DecodeCommand(
+                reserve=decode_pb2.Reserve(
+                    sequence_id=command.sequence_id,
+                    request_id=key.request_id,
+                    choice_index=key.choice_index,
+                    attempt=key.attempt,
+                    prompt_token_ids=command.prompt_token_ids,
+                    headroom_tokens=command.headroom_tokens,
+                    sampling=_params_to_wire(command.params),
+                )
+            )
+        case Admit():
+            return decode_pb2.DecodeCommand(
+                admit=decode_pb2.Admit(
+                    sequence_id=command.sequence_id,
+                    when=decode_pb2.ADMIT_WHEN_ARMED,
+                )
+            )
+        case Remove():
+            return decode_pb2.DecodeCommand(
+                remove=decode_pb2.RemoveSequence(sequence_id=command.sequence_id)
+            )
+
+
+def decode_command_from_wire(message: decode_pb2.DecodeCommand) -> DecodeCommand:
+    """Raises `Mismatch` for a command that this build does not know."""
+    match message.WhichOneof("command"):
+        case "reserve":
+            return Reserve(
+                sequence_id=message.reserve.sequence_id,
+                key=_key_from_wire(message.reserve),
+                prompt_token_ids=tuple(message.reserve.prompt_token_ids),
+                headroom_tokens=message.reserve.headroom_tokens,
+                params=_params_from_wire(message.reserve.sampling),
+            )
+        case "admit" if message.admit.when == decode_pb2.ADMIT_WHEN_ARMED:
+            return Admit(message.admit.sequence_id)
+        case "remove":
+            return Remove(message.remove.sequence_id)
+    raise Mismatch("the controller sent a command that this worker does not know")
+
+
+def prefill_command_to_wire(command: PrefillCommand) -> prefill_pb2.PrefillCommand:
+    match command:
+        case PrefillBatch():
+            return prefill_pb2.PrefillCommand(
+                batch=prefill_pb2.PrefillBatch(
+                    batch_id=command.batch_id,
+                    chunks=[_chunk_to_wire(chunk) for chunk in command.chunks],
+                )
+            )
+        case Remove():
+            return prefill_pb2.PrefillCommand(
+                drop=prefill_pb2.DropSequence(sequence_id=command.sequence_id)
+            )
+
+
+def prefill_command_from_wire(message: prefill_pb2.PrefillCommand) -> PrefillCommand:
+    """Raises `Mismatch` for a command that this build does not know."""
+    match message.WhichOneof("command"):
+        case "batch":
+            return PrefillBatch(
+                message.batch.batch_id,
+                tuple(_chunk_from_wire(chunk) for chunk in message.batch.chunks),
+            )
+        case "drop":
+            return Remove(message.drop.sequence_id)
+    raise Mismatch("the controller sent a command that this worker does not know")
+
+
+def _chunk_to_wire(chunk: PrefillChunk) -> prefill_pb2.PrefillChunk:
+    return prefill_pb2.PrefillChunk(
+        sequence_id=chunk.sequence_id,
+        start=chunk.start,
+        token_ids=chunk.token_ids,
+        last=chunk.last,
+        sequence=_sequence_to_wire(chunk.sequence) if chunk.sequence else None,
+    )
+
+
+def _chunk_from_wire(message: prefill_pb2.PrefillChunk) -> PrefillChunk:
+    return PrefillChunk(
+        sequence_id=message.sequence_id,
+        start=message.start,
+        token_ids=tuple(message.token_ids),
+        last=message.last,
+        sequence=_sequence_from_wire(message.sequence) if message.HasField("sequence") else None,
+    )
+
+
+def _sequence_to_wire(sequence: PrefillSequence) -> prefill_pb2.PrefillSequence:
+    destination = sequence.destination
+    return prefill_pb2.PrefillSequence(
+        request_id=sequence.key.request_id,
+        choice_index=sequence.key.choice_index,
+        attempt=sequence.key.attempt,
+        num_prompt_tokens=sequence.num_prompt_tokens,
+        sampling=_params_to_wire(sequence.params),
+        destination=None
+        if destination is None
+        else prefill_pb2.KvDestination(
+            address=destination.address,
+            transfer_id=destination.transfer_id,
+            epoch=destination.epoch,
+            num_cached_tokens=destination.num_cached_tokens,
+        ),
+    )
+
+
+def _sequence_from_wire(message: prefill_pb2.PrefillSequence) -> PrefillSequence:
+    return PrefillSequence(
+        key=_key_from_wire(message),
+        num_prompt_tokens=message.num_prompt_tokens,
+        params=_params_from_wire(message.sampling),
+        destination=Destination(
+            address=message.destination.address,
+            transfer_id=message.destination.transfer_id,
+            epoch=message.destination.epoch,
+            num_cached_tokens=message.destination.num_cached_tokens,
+        )
+        if message.HasField("destination")
+        else None,
+    )
+
+
+def _key_from_wire(message: decode_pb2.Reserve | prefill_pb2.PrefillSequence) -> SequenceKey:
+    return SequenceKey(message.request_id, message.choice_index, message.attempt)
+
+
+def _params_to_wire(params: SamplingParams) -> sampling_pb2.SamplingParams:
+    return sampling_pb2.SamplingParams(
+        max_tokens=params.max_tokens,
+        seed=params.seed,
+        temperature=params.temperature,
+        top_p=params.top_p,
+        top_k=params.top_k,
+        stop_token_ids=sorted(params.stop_token_ids),
+        ignore_eos=params.ignore_eos,
+    )
+
+
+def _params_from_wire(message: sampling_pb2.SamplingParams) -> SamplingParams:
+    return SamplingParams(
+        max_tokens=message.max_tokens,
+        seed=message.seed,
+        temperature=message.temperature,
+        top_p=message.top_p,
+        top_k=message.top_k,
+        stop_token_ids=frozenset(message.stop_token_ids),
+        ignore_eos=message.ignore_eos,
+    )

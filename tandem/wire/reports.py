@@ -1,0 +1,229 @@
+"""Reports, snapshots and spans."""
+
+from __future__ import annotations
+
+from tandem.core.errors import Mismatch
+from tandem.core.reports import (
+    Armed,
+    BatchDone,
+    DecodeReport,
+    DecodeSnapshot,
+    FirstToken,
+    PrefillReport,
+    PrefillSnapshot,
+    Reserved,
+    SequenceFailed,
+    SequenceSnapshot,
+    Span,
+    SpanKind,
+    StepDone,
+    TransferDone,
+)
+from tandem.core.sequence import FinishReason
+from tandem.v1 import decode_pb2, prefill_pb2, sampling_pb2, worker_pb2
+
+
+def finish_to_wire(reason: FinishReason | None) -> sampling_pb2.FinishReason.ValueType:
+    return sampling_pb2.FinishReason.ValueType(reason or 0)
+
+
+def finish_from_wire(value: int) -> FinishReason | None:
+    return FinishReason(value) if value else None
+
+
+def decode_report_to_wire(report: DecodeReport) -> decode_pb2.DecodeReport:
+    match report:
+        case StepDone():
+            return decode_pb2.DecodeReport(
+                step=decode_pb2.StepDone(
+                    step=report.step,
+                    start_ns=report.start_ns,
+                    end_ns=report.end_ns,
+                    sequence_ids=report.sequence_ids,
+                    positions=report.positions,
+                    tokens=report.token_ids,
+                    finish_reasons=map(finish_to_wire, report.finish_reasons),
+                )
+            )
+        case Reserved():
+            return decode_pb2.DecodeReport(reserved=_reserved_to_wire(report))
+        case Armed():
+            return decode_pb2.DecodeReport(
+                armed=decode_pb2.Armed(
+                    sequence_id=report.sequence_id,
+                    position=report.position,
+                    token=report.token_id,
+                    at_ns=report.at_ns,
+                )
+            )
+        case SequenceFailed():
+            return decode_pb2.DecodeReport(failed=_failed_to_wire(report))
+
+
+def decode_report_from_wire(message: decode_pb2.DecodeReport) -> DecodeReport:
+    """Raises `Mismatch` for a report that this build does not know."""
+    match message.WhichOneof("report"):
+        case "step":
+            step = message.step
+            return StepDone(
+                step=step.step,
+                start_ns=step.start_ns,
+                end_ns=step.end_ns,
+                sequence_ids=tuple(step.sequence_ids),
+                positions=tuple(step.positions),
+                token_ids=tuple(step.tokens),
+                finish_reasons=tuple(map(finish_from_wire, step.finish_reasons)),
+            )
+        case "reserved":
+            return _reserved_from_wire(message.reserved)
+        case "armed":
+            armed = message.armed
+            return Armed(armed.sequence_id, armed.position, armed.token, armed.at_ns)
+        case "failed":
+            return _failed_from_wire(message.failed)
+    raise Mismatch("a decode worker sent a report that this gateway does not know")
+
+
+def decode_snapshot_to_wire(snapshot: DecodeSnapshot) -> decode_pb2.DecodeSnapshot:
+    return decode_pb2.DecodeSnapshot(
+        sequences=[
+            decode_pb2.SequenceSnapshot(
+                sequence_id=each.sequence_id,
+                reserved=_reserved_to_wire(each.reserved),
+                position=each.position,
+                token_ids=each.token_ids,
+                finish_reason=finish_to_wire(each.finish_reason),
+            )
+            for each in snapshot.sequences
+        ]
+    )
+
+
+def decode_snapshot_from_wire(message: decode_pb2.DecodeSnapshot) -> DecodeSnapshot:
+    return DecodeSnapshot(
+        tuple(
+            SequenceSnapshot(
+                sequence_id=each.sequence_id,
+                reserved=_reserved_from_wire(each.reserved),
+                position=each.position,
+                token_ids=tuple(each.token_ids),
+                finish_reason=finish_from_wire(each.finish_reason),
+            )
+            for each in message.sequences
+        )
+    )
+
+
+def prefill_report_to_wire(report: PrefillReport) -> prefill_pb2.PrefillReport:
+    match report:
+        case BatchDone():
+            return prefill_pb2.PrefillReport(
+                batch_done=prefill_pb2.BatchDone(batch_id=report.batch_id, step=report.step)
+            )
+        case FirstToken():
+            return prefill_pb2.PrefillReport(
+                first_token=prefill_pb2.FirstToken(
+                    sequence_id=report.sequence_id,
+                    position=report.position,
+                    token=report.token_id,
+                    finish_reason=finish_to_wire(report.finish_reason),
+                )
+            )
+        case TransferDone():
+            return prefill_pb2.PrefillReport(
+                transfer_done=prefill_pb2.TransferDone(
+                    sequence_id=report.sequence_id, num_bytes=report.num_bytes
+                )
+            )
+        case SequenceFailed():
+            return prefill_pb2.PrefillReport(failed=_failed_to_wire(report))
+
+
+def prefill_report_from_wire(message: prefill_pb2.PrefillReport) -> PrefillReport:
+    """Raises `Mismatch` for a report that this build does not know."""
+    match message.WhichOneof("report"):
+        case "batch_done":
+            return BatchDone(message.batch_done.batch_id, message.batch_done.step)
+        case "first_token":
+            first = message.first_token
+            return FirstToken(
+                first.sequence_id,
+                first.position,
+                first.token,
+                finish_from_wire(first.finish_reason),
+            )
+        case "transfer_done":
+            done = message.transfer_done
+            return TransferDone(done.sequence_id, done.num_bytes)
+        case "failed":
+            return _failed_from_wire(message.failed)
+    raise Mismatch("a prefill worker sent a report that this gateway does not know")
+
+
+def prefill_snapshot_to_wire(snapshot: PrefillSnapshot) -> prefill_pb2.PrefillSnapshot:
+    return prefill_pb2.PrefillSnapshot(
+        sequence_ids=snapshot.sequence_ids,
+        batch_ids=snapshot.batch_ids,
+        reports=map(prefill_report_to_wire, snapshot.reports),
+    )
+
+
+def prefill_snapshot_from_wire(message: prefill_pb2.PrefillSnapshot) -> PrefillSnapshot:
+    return PrefillSnapshot(
+        sequence_ids=tuple(message.sequence_ids),
+        batch_ids=tuple(message.batch_ids),
+        reports=tuple(map(prefill_report_from_wire, message.reports)),
+    )
+
+
+def span_to_wire(span: Span) -> worker_pb2.Span:
+    return worker_pb2.Span(
+        kind=worker_pb2.SpanKind.ValueType(span.kind),
+        start_ns=span.start_ns,
+        end_ns=span.end_ns,
+        number=span.number,
+        sequence_id=span.sequence_id,
+        num_seqs=span.num_seqs,
+        num_tokens=span.num_tokens,
+        num_bytes=span.num_bytes,
+        compute_end_ns=span.compute_end_ns,
+    )
+
+
+def span_from_wire(message: worker_pb2.Span) -> Span:
+    return Span(
+        kind=SpanKind(message.kind),
+        start_ns=message.start_ns,
+        end_ns=message.end_ns,
+        number=message.number,
+        sequence_id=message.sequence_id,
+        num_seqs=message.num_seqs,
+        num_tokens=message.num_tokens,
+        num_bytes=message.num_bytes,
+        compute_end_ns=message.compute_end_ns,
+    )
+
+
+def _reserved_to_wire(reserved: Reserved) -> decode_pb2.Reserved:
+    return decode_pb2.Reserved(
+        sequence_id=reserved.sequence_id,
+        transfer_id=reserved.transfer_id,
+        epoch=reserved.epoch,
+        num_cached_tokens=reserved.num_cached_tokens,
+    )
+
+
+def _reserved_from_wire(message: decode_pb2.Reserved) -> Reserved:
+    return Reserved(
+        message.sequence_id, message.transfer_id, message.epoch, message.num_cached_tokens
+    )
+
+
+def _failed_to_wire(failed: SequenceFailed) -> worker_pb2.SequenceFailed:
+    return worker_pb2.SequenceFailed(
+        sequence_id=failed.sequence_id, reason=failed.reason, message=failed.message
+    )
+
+
+def _failed_from_wire(message: worker_pb2.SequenceFailed) -> SequenceFailed:
+    return SequenceFailed(message.sequence_id, message.reason, message.message)

@@ -1,0 +1,115 @@
+"""Errors as gRPC statuses with google.rpc details, and back: the one table."""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn, cast
+
+import grpc
+import structlog
+from google.protobuf.message import DecodeError, Message
+from google.rpc import error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from tandem.core.errors import (
+    Cancelled,
+    ConfigError,
+    DataLoss,
+    DeadlineExceeded,
+    Fenced,
+    InvalidRequest,
+    Mismatch,
+    NotFound,
+    ResourceExhausted,
+    TandemError,
+    Unavailable,
+)
+
+log = structlog.get_logger(__name__)
+
+DOMAIN = "tandem"
+INTERNAL_MESSAGE = "internal error"
+
+# The first kind of a code is what a status without details is taken for.
+_KINDS: tuple[tuple[type[TandemError], grpc.StatusCode], ...] = (
+    (InvalidRequest, grpc.StatusCode.INVALID_ARGUMENT),
+    (NotFound, grpc.StatusCode.NOT_FOUND),
+    (ResourceExhausted, grpc.StatusCode.RESOURCE_EXHAUSTED),
+    (Mismatch, grpc.StatusCode.FAILED_PRECONDITION),
+    (ConfigError, grpc.StatusCode.FAILED_PRECONDITION),
+    (Fenced, grpc.StatusCode.ABORTED),
+    (DataLoss, grpc.StatusCode.DATA_LOSS),
+    (Unavailable, grpc.StatusCode.UNAVAILABLE),
+    (DeadlineExceeded, grpc.StatusCode.DEADLINE_EXCEEDED),
+    (Cancelled, grpc.StatusCode.CANCELLED),
+    (TandemError, grpc.StatusCode.INTERNAL),
+)
+_CODE_OF = dict(_KINDS)
+_KIND_OF_REASON = {kind.reason: kind for kind, _ in _KINDS}
+_KIND_OF_CODE = {code: kind for kind, code in reversed(_KINDS)}
+
+
+async def abort(context: grpc.aio.ServicerContext[Any, Any], error: Exception) -> NoReturn:
+    """End a call with an error. What is not a `TandemError` is logged, and its words kept back."""
+    if not isinstance(error, TandemError):
+        log.error("call_failed", exc_info=error)
+        error = TandemError(INTERNAL_MESSAGE)
+    await context.abort_with_status(rpc_status.to_status(to_status(error)))
+
+
+def to_status(error: TandemError) -> status_pb2.Status:
+    """The status, with ErrorInfo, and BadRequest and RetryInfo where the error has them."""
+    code = next(_CODE_OF[kind] for kind in type(error).__mro__ if kind in _CODE_OF)
+    status = status_pb2.Status(code=code.value[0], message=error.message)
+    for detail in _details(error):
+        status.details.add().Pack(detail)
+    return status
+
+
+def to_tandem_error(rpc_error: grpc.RpcError) -> TandemError:
+    """The error that the other side raised, or what the failure of a call amounts to."""
+    # What gRPC raises is always a call as well, save in its type.
+    call = cast(grpc.Call, rpc_error)
+    status = _status_of(call)
+    if status is None:
+        kind = _KIND_OF_CODE.get(call.code(), TandemError)
+        # The library's words stay in the cause: they name addresses.
+        return kind(f"the call ended with {call.code().name}")
+    return _from_status(status, call.code())
+
+
+def _details(error: TandemError) -> list[Message]:
+    details: list[Message] = [error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN)]
+    if error.param is not None:
+        violation = error_details_pb2.BadRequest.FieldViolation(
+            field=error.param, description=error.message
+        )
+        details.append(error_details_pb2.BadRequest(field_violations=[violation]))
+    if error.retry_after_s is not None:
+        retry = error_details_pb2.RetryInfo()
+        retry.retry_delay.FromNanoseconds(int(error.retry_after_s * 1e9))
+        details.append(retry)
+    return details
+
+
+def _status_of(call: grpc.Call) -> status_pb2.Status | None:
+    try:
+        return rpc_status.from_call(call)
+    except (ValueError, DecodeError):
+        # The details contradict the status: they are not ours.
+        return None
+
+
+def _from_status(status: status_pb2.Status, code: grpc.StatusCode) -> TandemError:
+    kind = _KIND_OF_CODE.get(code, TandemError)
+    param: str | None = None
+    retry_after_s: float | None = None
+    info, bad_request = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
+    retry = error_details_pb2.RetryInfo()
+    for detail in status.details:
+        if detail.Unpack(info) and info.domain == DOMAIN:
+            kind = _KIND_OF_REASON.get(info.reason, kind)
+        elif detail.Unpack(bad_request) and bad_request.field_violations:
+            param = bad_request.field_violations[0].field
+        elif detail.Unpack(retry):
+            retry_after_s = retry.retry_delay.ToNanoseconds() / 1e9
+    return kind(status.message, param=param, retry_after_s=retry_after_s)

@@ -1,0 +1,148 @@
+"""The command stream, as both services serve it: numbered commands in, reports and heartbeats out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from time import monotonic, monotonic_ns
+from typing import Any, Generic, Protocol, TypeVar
+
+from tandem.core.errors import Fenced, Mismatch
+from tandem.v1 import worker_pb2
+from tandem.wire.reports import span_to_wire
+from tandem.worker.lease import Controller
+from tandem.worker.worker import Worker
+
+HEARTBEAT_S = 0.5
+
+
+class StreamRequest(Protocol):
+    """`RunBatchesRequest` or `RunLoopRequest`."""
+
+    @property
+    def header(self) -> worker_pb2.ControllerHeader: ...
+    @property
+    def commands(self) -> Sequence[Any]: ...
+
+
+RequestT = TypeVar("RequestT", bound=StreamRequest)
+ResponseT = TypeVar("ResponseT")
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect(Generic[ResponseT]):
+    """How a role's commands and reports are written on the wire."""
+
+    response: Callable[..., ResponseT]
+    command_from_wire: Callable[[Any], Any]
+    report_to_wire: Callable[[Any], Any]
+    snapshot_to_wire: Callable[[Any], Any]
+
+
+class CommandStreams(Generic[RequestT, ResponseT]):
+    """Serves command streams for a worker, one at a time: a newer one of the same controller takes
+    the place of the older."""
+
+    def __init__(self, worker: Worker[Any, Any, Any], dialect: Dialect[ResponseT]) -> None:
+        self._worker = worker
+        self._dialect = dialect
+        self._current: _Stream[ResponseT] | None = None
+
+    async def serve(self, requests: AsyncIterator[RequestT]) -> AsyncIterator[ResponseT]:
+        """Responses to one stream of requests.
+
+        Raises `Fenced` (another controller, or an outdated term) or `Mismatch` (the stream breaks
+        the protocol). The lease ends with the controller's goodbye; when the stream breaks, it runs
+        on, for the controller to come back.
+        """
+        opening = await anext(requests, None)
+        if opening is None or not opening.header.HasField("hello"):
+            raise Mismatch("a command stream must begin with the controller's hello")
+        hello = opening.header.hello
+        self._worker.acquire(Controller(hello.controller_id, hello.term, hello.lease_ms / 1000))
+        if self._current:
+            self._current.supersede()
+        stream = self._current = _Stream(self._worker, self._dialect)
+        stream.heard(opening.header)
+        reading = asyncio.create_task(stream.read(requests))
+        try:
+            async for response in stream.responses(reading):
+                yield response
+        finally:
+            reading.cancel()
+            if self._current is stream:
+                self._current = None
+
+
+class _Stream(Generic[ResponseT]):
+    def __init__(self, worker: Worker[Any, Any, Any], dialect: Dialect[ResponseT]) -> None:
+        self._worker = worker
+        self._dialect = dialect
+        self._echoed_ns = 0
+        self._received_ns = 0
+        self._superseded = False
+
+    def supersede(self) -> None:
+        self._superseded = True
+        self._worker.news.set()
+
+    def heard(self, header: worker_pb2.ControllerHeader) -> None:
+        self._echoed_ns, self._received_ns = header.sent_ns, monotonic_ns()
+        self._worker.lease.renew(monotonic())
+
+    async def read(self, requests: AsyncIterator[StreamRequest]) -> None:
+        """Apply what comes, to the end of the stream."""
+        try:
+            async for request in requests:
+                if self._superseded:
+                    return
+                self.heard(request.header)
+                self._apply(request)
+                if request.header.goodbye:
+                    self._worker.release_lease()
+                    return
+        finally:
+            self._worker.news.set()
+
+    def _apply(self, request: StreamRequest) -> None:
+        number = request.header.number
+        if number == 0 or number <= self._worker.applied_command:
+            return
+        if number != self._worker.applied_command + 1:
+            raise Mismatch(
+                f"commands {number} came after commands {self._worker.applied_command}"
+            )
+        self._worker.apply([self._dialect.command_from_wire(each) for each in request.commands])
+
+    async def responses(self, reading: asyncio.Task[None]) -> AsyncIterator[ResponseT]:
+        yield self._respond(snapshot=self._dialect.snapshot_to_wire(self._worker.take_snapshot()))
+        while True:
+            try:
+                await asyncio.wait_for(self._worker.news.wait(), HEARTBEAT_S)
+            except TimeoutError:
+                pass
+            if self._superseded:
+                raise Fenced("the controller has opened a newer stream")
+            if reading.done():
+                reading.result()
+                return
+            if self._worker.lease.holder is None:
+                raise Fenced("the controller's lease has expired")
+            reports = self._worker.take_reports()
+            yield self._respond(reports=map(self._dialect.report_to_wire, reports))
+
+    def _respond(self, **content: Any) -> ResponseT:
+        worker = self._worker
+        return self._dialect.response(
+            header=worker_pb2.WorkerHeader(
+                worker_epoch=worker.info.epoch,
+                applied_command=worker.applied_command,
+                sent_ns=monotonic_ns(),
+                echoed_ns=self._echoed_ns,
+                received_ns=self._received_ns,
+                num_free_blocks=worker.state.num_free_blocks,
+                spans=map(span_to_wire, worker.take_spans()),
+            ),
+            **content,
+        )

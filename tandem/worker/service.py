@@ -1,0 +1,96 @@
+"""What the two services have in common when they are put together, started and stopped."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Sequence
+from typing import Any
+
+import structlog
+
+from tandem.artifacts.resolve import resolve
+from tandem.core.device import CpuDevice, parse_device
+from tandem.core.errors import ConfigError
+from tandem.core.sequence import EndRule
+from tandem.core.worker import WorkerInfo, WorkerRole
+from tandem.engine.protocols import Engine
+from tandem.process.grpc_server import GrpcServer
+from tandem.process.lifetime import stop_signal
+from tandem.v1 import worker_pb2, worker_pb2_grpc
+from tandem.wire.descriptions import worker_to_wire
+from tandem.worker.engines import build_engine
+from tandem.worker.settings import WorkerSettings
+from tandem.worker.worker import Worker
+
+log = structlog.get_logger(__name__)
+
+
+class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
+    """Answers who this worker is."""
+
+    def __init__(self, info: WorkerInfo) -> None:
+        self._info = info
+
+    async def Describe(
+        self, request: worker_pb2.DescribeRequest, context: object
+    ) -> worker_pb2.DescribeResponse:
+        return worker_pb2.DescribeResponse(worker=worker_to_wire(self._info))
+
+
+def load_worker(settings: WorkerSettings, role: WorkerRole) -> tuple[WorkerInfo, Engine]:
+    """Bind the process to its cores, and load the model. Raises `ConfigError`."""
+    device = parse_device(settings.device)
+    if isinstance(device, CpuDevice) and device.cores:
+        _bind_to_cores(device)
+    engine = build_engine(settings, resolve(settings.model))
+    info = WorkerInfo(
+        worker_id=settings.worker_id or f"{role.name.lower()}-{settings.port}",
+        role=role,
+        epoch=secrets.randbits(63),
+        model=engine.model,
+        layout=engine.pool.layout,
+        num_blocks=engine.pool.num_blocks,
+        max_num_seqs=settings.max_num_seqs,
+        device=settings.device,
+    )
+    log.info(
+        "loaded",
+        worker=info.worker_id,
+        model=info.model.name,
+        device=info.device,
+        numerics=info.model.numerics,
+        kv_blocks=info.num_blocks,
+        kv_tokens=info.num_blocks * info.layout.block_size,
+    )
+    return info, engine
+
+
+def end_rule(info: WorkerInfo) -> EndRule:
+    return EndRule(info.model.eos_token_ids, info.model.max_model_len)
+
+
+async def run_worker(
+    worker: Worker[Any, Any, Any], server: GrpcServer, services: Sequence[str]
+) -> None:
+    """Serve until SIGTERM or SIGINT."""
+    worker_pb2_grpc.add_WorkerServiceServicer_to_server(WorkerServicer(worker.info), server.server)
+    name = worker_pb2.DESCRIPTOR.services_by_name["WorkerService"].full_name
+    worker.start()
+    try:
+        await server.start([name, *services])
+        await stop_signal()
+        log.info("stopping", worker=worker.info.worker_id)
+        await server.stop()
+    finally:
+        await worker.stop()
+
+
+def _bind_to_cores(device: CpuDevice) -> None:
+    try:
+        os.sched_setaffinity(0, device.cores)
+    except OSError:
+        raise ConfigError(
+            f"cannot run on {device}: the cores here are {sorted(os.sched_getaffinity(0))}",
+            param="device",
+        ) from None

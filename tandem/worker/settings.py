@@ -1,0 +1,46 @@
+"""What both kinds of worker are started with."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from tandem.process.settings import ServiceSettings
+
+
+class WorkerSettings(ServiceSettings):
+    """Settings of a worker; each role has a default port of its own."""
+
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: int = Field(ge=1, le=65535, description="gRPC port")
+    worker_id: str = Field("", description="name in logs and timelines [default: ROLE-PORT]")
+    device: str = Field("cpu", description="cpu, cpu:0, cpu:0-3, cuda:0 or mock:PROFILE")
+    model: str = Field(
+        "default", description="default, mock, a Hugging Face folder or a .gguf file"
+    )
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="type of weights and KV; auto: bfloat16 where the device has it"
+    )
+    max_model_len: int | None = Field(
+        None, ge=2, description="positions of a sequence at the most [default: the model's]"
+    )
+    block_size: int = Field(16, ge=16, multiple_of=16, description="tokens of a KV block")
+    num_blocks: int | None = Field(
+        None, ge=1, description="blocks of the KV pool [default: what --memory-share leaves]"
+    )
+    memory_share: float | None = Field(
+        None,
+        gt=0.0,
+        lt=1.0,
+        description="share of the device's memory for weights and KV pool "
+        "[default: 0.15 of a CPU's, which others use too, 0.9 of a GPU's]",
+    )
+    max_num_seqs: int = Field(256, ge=1, description="sequences held at the most")
+    dump_logits: str = Field(
+        "", description="folder for every sampled position's logits, to compare runs; slow"
+    )
+
+    @property
+    def address(self) -> str:
+        return f"{self.host}:{self.port}"

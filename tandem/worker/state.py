@@ -1,0 +1,57 @@
+"""What a role must be able to do to be run as a worker."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, TypeVar
+
+from tandem.core.errors import TandemError
+from tandem.core.plan import StepPlan, StepResult
+from tandem.engine.protocols import LayerHook
+
+CommandT_contra = TypeVar("CommandT_contra", contravariant=True)
+ReportT_co = TypeVar("ReportT_co", covariant=True)
+SnapshotT_co = TypeVar("SnapshotT_co", covariant=True)
+
+
+class WorkerState(Protocol[CommandT_contra, ReportT_co, SnapshotT_co]):
+    """A role's whole state: pure, synchronous, and always called under the worker's lock.
+
+    A sequence's record lives from the first command that names it until its `Remove`, or until the
+    controller's lease ends; its blocks may be free long before.
+    """
+
+    @property
+    def num_free_blocks(self) -> int: ...
+
+    def apply(self, command: CommandT_contra) -> None:
+        """Obey. What comes of it, failures too, is told by a report."""
+        ...
+
+    def next_step(self) -> StepPlan | None:
+        """The next step, which is then under way; None if there is nothing to do at present."""
+        ...
+
+    def layer_hook(self, plan: StepPlan) -> LayerHook | None:
+        """What the engine calls after each layer of the step."""
+        ...
+
+    def complete(self, plan: StepPlan, result: StepResult, start_ns: int, end_ns: int) -> None:
+        """The step that `next_step` gave is done."""
+        ...
+
+    def fail(self, plan: StepPlan, error: TandemError) -> None:
+        """The step that `next_step` gave has failed; its sequences with it."""
+        ...
+
+    def clear(self) -> None:
+        """The controller is gone: forget every sequence, and free its blocks."""
+        ...
+
+    def take_reports(self) -> Sequence[ReportT_co]:
+        """What happened since the last call, in order."""
+        ...
+
+    def snapshot(self) -> SnapshotT_co:
+        """Everything a controller needs that has missed reports."""
+        ...

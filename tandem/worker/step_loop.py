@@ -1,0 +1,92 @@
+"""The engine's thread: one step after the other, for as long as there are any."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from time import monotonic_ns
+from typing import Any
+
+import structlog
+
+from tandem.core.errors import TandemError
+from tandem.core.plan import StepPlan
+from tandem.core.reports import Span, SpanKind
+from tandem.engine.protocols import Engine
+from tandem.worker.state import WorkerState
+
+log = structlog.get_logger(__name__)
+
+
+class StepLoop:
+    """Runs an engine in a thread of its own, on the plans of a `WorkerState`.
+
+    Between two steps it takes the lock, hands in the result and takes the next plan: whatever the
+    event loop applied meanwhile is in it, and no message is waited for. `on_progress` is called
+    after each step, on this thread.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        state: WorkerState[Any, Any, Any],
+        lock: threading.Condition,
+        on_span: Callable[[Span], None],
+        on_progress: Callable[[], None],
+    ) -> None:
+        self._engine = engine
+        self._state = state
+        self._lock = lock
+        self._on_span = on_span
+        self._on_progress = on_progress
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Let the running step end, and the thread with it."""
+        with self._lock:
+            self._stopping = True
+            self._lock.notify_all()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while (plan := self._next_plan()) is not None:
+            self._run_step(plan)
+            self._on_progress()
+
+    def _next_plan(self) -> StepPlan | None:
+        """Wait for work; None when stopping."""
+        with self._lock:
+            while not self._stopping:
+                plan = self._state.next_step()
+                if plan is not None:
+                    return plan
+                self._lock.wait()
+            return None
+
+    def _run_step(self, plan: StepPlan) -> None:
+        start_ns = monotonic_ns()
+        try:
+            result = self._engine.launch(plan, self._state.layer_hook(plan)).result()
+        except Exception as error:
+            # Whatever an engine raises costs the sequences of its step, not the worker.
+            log.exception("step failed", step=plan.number)
+            with self._lock:
+                self._state.fail(plan, TandemError(f"the engine failed: {type(error).__name__}"))
+            return
+        end_ns = monotonic_ns()
+        with self._lock:
+            self._state.complete(plan, result, start_ns, end_ns)
+        self._on_span(
+            Span(
+                SpanKind.STEP,
+                start_ns,
+                end_ns,
+                number=plan.number,
+                num_seqs=len(plan.slices),
+                num_tokens=plan.num_tokens,
+            )
+        )

@@ -1,0 +1,133 @@
+"""A worker: an engine, the role's state, and the controller that both obey."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Sequence
+from time import monotonic
+from typing import Generic, TypeVar
+
+import structlog
+
+from tandem.core.reports import Span
+from tandem.core.worker import WorkerInfo
+from tandem.engine.protocols import Engine
+from tandem.worker.lease import Controller, ControllerLease
+from tandem.worker.state import WorkerState
+from tandem.worker.step_loop import StepLoop
+
+log = structlog.get_logger(__name__)
+
+CommandT = TypeVar("CommandT")
+ReportT = TypeVar("ReportT")
+SnapshotT = TypeVar("SnapshotT")
+
+MAX_PENDING_SPANS = 4096
+
+
+class Worker(Generic[CommandT, ReportT, SnapshotT]):
+    """Owns the lock that guards a role's state, the engine's thread, and the controller's lease.
+
+    All methods are called on the event loop; `lock` is what the other threads take.
+    """
+
+    def __init__(
+        self,
+        info: WorkerInfo,
+        engine: Engine,
+        state: WorkerState[CommandT, ReportT, SnapshotT],
+        lock: threading.Condition,
+    ) -> None:
+        self.info = info
+        self.state = state
+        self.lock = lock
+        self.lease = ControllerLease()
+        self.applied_command = 0
+        self.news = asyncio.Event()
+        self._engine = engine
+        self._loop = asyncio.get_running_loop()
+        self._spans: list[Span] = []
+        self._lease_changed = asyncio.Event()
+        self._lease_task: asyncio.Task[None] | None = None
+        self._steps = StepLoop(engine, state, lock, self.add_span, self.wake)
+
+    def start(self) -> None:
+        self._steps.start()
+        self._lease_task = asyncio.create_task(self._watch_lease(), name="lease")
+
+    async def stop(self) -> None:
+        """Let the running step end; every sequence is dropped."""
+        if self._lease_task:
+            self._lease_task.cancel()
+        self._clear()
+        await asyncio.to_thread(self._steps.stop)
+        self._engine.close()
+
+    def wake(self) -> None:
+        """There is something to report. Callable from any thread."""
+        self._loop.call_soon_threadsafe(self.news.set)
+
+    def add_span(self, span: Span) -> None:
+        """Note what was done, for the timeline. Callable from any thread; the oldest are dropped
+        if no controller takes them."""
+        self._spans.append(span)
+
+    def acquire(self, controller: Controller) -> None:
+        """A controller opens its stream. Raises `Fenced` if it may not."""
+        if self.lease.acquire(controller, monotonic()):
+            self._clear()
+            log.info("controller", controller=controller.controller_id, term=controller.term)
+        self._lease_changed.set()
+
+    def act(self, change: Callable[..., None], *args: object) -> None:
+        """Change the state, tell the engine's thread, and report what came of it."""
+        with self.lock:
+            change(*args)
+            self.lock.notify_all()
+        self.news.set()
+
+    def apply(self, commands: Sequence[CommandT]) -> None:
+        """Apply one numbered batch of commands, as a whole, between two steps."""
+        self.act(self._apply, commands)
+        self.applied_command += 1
+
+    def release_lease(self) -> None:
+        """The controller has said goodbye."""
+        self.lease.release()
+        self._clear()
+
+    def take_reports(self) -> Sequence[ReportT]:
+        self.news.clear()
+        with self.lock:
+            return self.state.take_reports()
+
+    def take_snapshot(self) -> SnapshotT:
+        """The state as of now; the reports that led to it are dropped."""
+        with self.lock:
+            self.state.take_reports()
+            return self.state.snapshot()
+
+    def take_spans(self) -> list[Span]:
+        spans, self._spans = self._spans, []
+        return spans[-MAX_PENDING_SPANS:]
+
+    def _apply(self, commands: Sequence[CommandT]) -> None:
+        for command in commands:
+            self.state.apply(command)
+
+    def _clear(self) -> None:
+        self.applied_command = 0
+        self.act(self.state.clear)
+
+    async def _watch_lease(self) -> None:
+        """End an expired lease, and its sequences, whether or not any message comes."""
+        while True:
+            if self.lease.holder is None:
+                self._lease_changed.clear()
+                await self._lease_changed.wait()
+            elif self.lease.is_expired(monotonic()):
+                log.warning("lease expired", controller=self.lease.holder.controller_id)
+                self.release_lease()
+            else:
+                await asyncio.sleep(self.lease.expires_at - monotonic())

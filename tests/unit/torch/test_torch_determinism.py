@@ -1,0 +1,143 @@
+"""A token's KV and logits are a function of the tokens before it: the same bits, however they are
+computed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch_driver import Driver, Row, save_random_model
+from transformers import MistralConfig, Qwen2Config, Qwen3Config
+
+from tandem.core.kv import Plane
+
+# Across tiles of queries and of keys, and in the middle of them.
+PROMPT_LENGTHS = (1, 3, 40, 250, 300, 530, 700)
+NUM_DECODED = 12
+
+Expected = dict[int, tuple[list[int], dict[int, torch.Tensor], list[bytes]]]
+
+
+def tokens_of(length: int) -> list[int]:
+    """The prompt and its continuation, fixed: every way of computing is fed the same tokens."""
+    generator = torch.Generator().manual_seed(length)
+    return torch.randint(0, 307, (length + NUM_DECODED,), generator=generator).tolist()
+
+
+def alone(path: Path) -> Expected:
+    """Each sequence in one prefill of its own, then by single tokens; on one thread."""
+    expected: Expected = {}
+    for length in PROMPT_LENGTHS:
+        driver = Driver(path, seed=length)
+        row = driver.row(tokens_of(length))
+        driver.step([(row, length)])
+        while row.num_computed < len(row.tokens):
+            driver.step([(row, 1)])
+        expected[length] = (row.tokens, row.logits, driver.kv(row))
+    return expected
+
+
+def assert_same(driver: Driver, row: Row, expected: Expected, length: int) -> None:
+    _, logits, kv = expected[length]
+    for position in logits.keys() & row.logits.keys():
+        assert torch.equal(row.logits[position], logits[position]), (length, position)
+    assert driver.kv(row) == kv, length
+
+
+@pytest.fixture(scope="module")
+def expected(llama_path: Path) -> Expected:
+    torch.set_num_threads(1)
+    return alone(llama_path)
+
+
+def next_count(driver: Driver, row: Row, length: int) -> int:
+    """How many tokens to compute next: chunks of blocks or the rest of a prompt, then one."""
+    rest = length - row.num_computed
+    if rest <= 0:
+        return 1
+    if driver.random.random() < 0.3:
+        return rest
+    return min(rest, 16 * driver.random.randint(1, 20))
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("seed", range(6))
+def test_batches_and_chunks_do_not_show(
+    llama_path: Path, expected: Expected, seed: int, threads: int
+) -> None:
+    torch.set_num_threads(threads)
+    driver = Driver(llama_path, seed=seed, block_size=(16, 8, 64)[seed % 3])
+    rows = [(driver.row(tokens_of(length)), length) for length in PROMPT_LENGTHS]
+    while pending := [each for each in rows if each[0].num_computed < len(each[0].tokens)]:
+        chosen = driver.random.sample(pending, driver.random.randint(1, len(pending)))
+        driver.step([(row, next_count(driver, row, length)) for row, length in chosen])
+    for row, length in rows:
+        assert_same(driver, row, expected, length)
+
+
+@pytest.mark.parametrize("length", [3, 40, 530])
+def test_prefill_and_decode_are_the_same(llama_path: Path, expected: Expected, length: int) -> None:
+    """All in one prefill, and all but the first token by decoding."""
+    driver = Driver(llama_path)
+    prefilled, decoded = driver.row(tokens_of(length)), driver.row(tokens_of(length))
+    driver.step([(prefilled, len(prefilled.tokens))])
+    assert_same(driver, prefilled, expected, length)
+    for _ in decoded.tokens:
+        driver.step([(decoded, 1)])
+    assert_same(driver, decoded, expected, length)
+
+
+def test_a_moved_sequence_goes_on_with_the_same_bits(llama_path: Path, expected: Expected) -> None:
+    """Prefilled by one engine, decoded by another, other blocks and another model length."""
+    sender, receiver = Driver(llama_path, seed=1), Driver(llama_path, seed=2, max_model_len=800)
+    row = sender.row(tokens_of(300))
+    sender.step([(row, 300)])
+    moved = receiver.row(row.tokens)
+    moved.num_computed = 300
+    layers = range(sender.engine.pool.layout.num_layers)
+    for plane in Plane:
+        data = sender.engine.pool.read(plane, layers, row.block_table, 300)
+        receiver.engine.pool.write(plane, layers, moved.block_table, 300, data)
+    for _ in range(NUM_DECODED):
+        receiver.step([(moved, 1)])
+    assert_same(receiver, moved, expected, 300)
+
+
+def test_what_other_sequences_left_in_a_block_does_not_show(
+    llama_path: Path, expected: Expected
+) -> None:
+    driver = Driver(llama_path, num_tokens=800)
+    first = driver.row(tokens_of(700), 800)
+    driver.step([(first, 700)])
+    driver.release(first)
+    second = driver.row(tokens_of(250), 300)
+    driver.step([(second, 250)])
+    while second.num_computed < len(second.tokens):
+        driver.step([(second, 1)])
+    assert_same(driver, second, expected, 250)
+
+
+SIZES = {
+    "vocab_size": 307,
+    "hidden_size": 64,
+    "intermediate_size": 144,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 1024,
+}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        MistralConfig(**SIZES, sliding_window=600, head_dim=32),
+        Qwen2Config(**SIZES),
+        Qwen3Config(**SIZES, head_dim=40),
+    ],
+    ids=lambda config: str(config.model_type),
+)
+def test_other_families(config: MistralConfig, tmp_path: Path) -> None:
+    save_random_model(config, tmp_path)
+    test_batches_and_chunks_do_not_show(tmp_path, alone(tmp_path), seed=1, threads=2)

@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from tandem.core import noise as core_noise
+from tandem.core.plan import SampleSpec
+from tandem.core.sampling_params import SamplingParams
+from tandem.engine.torch import noise
+from tandem.engine.torch.sampler import candidates, sample
+
+PLAIN = SamplingParams(max_tokens=1, seed=7)
+GREEDY = replace(PLAIN, temperature=0.0)
+
+
+def draw(logits: torch.Tensor, params: SamplingParams, count: int) -> np.ndarray:
+    """How often each token comes at `count` positions."""
+    spec = SampleSpec(params)
+    drawn = [int(sample(logits[None], [spec], [position])) for position in range(count)]
+    return np.bincount(drawn, minlength=len(logits))
+
+
+def chi_square(counts: np.ndarray, probabilities: np.ndarray) -> float:
+    expected = counts.sum() * probabilities
+    return float(((counts - expected) ** 2 / expected).sum())
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2**63 - 1])
+def test_noise_is_the_core_noise(seed: int) -> None:
+    ids = np.arange(100_003)
+    key = core_noise.position_key(seed, 3, 12345)
+    drawn = noise.uniform(key, torch.from_numpy(ids))
+    assert np.array_equal(drawn.numpy(), core_noise.uniform(key, ids))
+
+
+def test_greedy_takes_the_lowest_of_equal_logits() -> None:
+    logits = torch.zeros(3, 50_000)
+    logits[1, [4000, 40_000]] = 2.0
+    logits[2, 49_999] = 1.0
+    assert sample(logits, [SampleSpec(GREEDY)] * 3, [1, 2, 3]).tolist() == [0, 4000, 49_999]
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_draws_follow_the_softmax(temperature: float) -> None:
+    logits = torch.tensor([1.0, 0.0, -1.0, 2.0, 0.5])
+    counts = draw(logits, replace(PLAIN, temperature=temperature), 4000)
+    # 4 degrees of freedom: above 18.5 with a probability of 0.001.
+    assert chi_square(counts, (logits / temperature).softmax(0).double().numpy()) < 18.5
+
+
+def test_filtered_draws_follow_the_renormalised_softmax() -> None:
+    logits = torch.tensor([1.0, 0.0, -1.0, 2.0, 0.5])
+    counts = draw(logits, replace(PLAIN, top_k=3), 4000)
+    kept = logits[[0, 3, 4]].softmax(0).double().numpy()
+    assert counts[[1, 2]].sum() == 0
+    assert chi_square(counts[[0, 3, 4]], kept) < 13.8
+
+
+@pytest.mark.parametrize("top_k", [1, 2, 7, 500, 2**31 - 1])
+def test_top_k_keeps_the_highest(top_k: int) -> None:
+    scores = torch.randn(400, generator=torch.Generator().manual_seed(0)).double()
+    kept = candidates(scores, replace(PLAIN, top_k=top_k))
+    expected = sorted(range(400), key=lambda each: -scores[each].item())[:top_k]
+    assert kept.tolist() == sorted(expected)
+
+
+def test_top_k_keeps_the_lowest_ids_of_equals() -> None:
+    scores = torch.tensor([0.0, 1.0, 1.0, 1.0, 2.0]).double()
+    assert candidates(scores, replace(PLAIN, top_k=3)).tolist() == [1, 2, 4]
+
+
+@pytest.mark.parametrize("top_p", [1e-9, 0.1, 0.5, 0.9, 0.999])
+@pytest.mark.parametrize("spread", [0.1, 1.0, 5.0])
+def test_top_p_keeps_the_smallest_prefix_that_reaches_it(top_p: float, spread: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    scores = spread * torch.randn(3000, generator=generator).double()
+    kept = candidates(scores, replace(PLAIN, top_p=top_p))
+    probabilities = scores.softmax(0)
+    masses = probabilities[kept].sort(descending=True).values.cumsum(0)
+    others = probabilities.clone()
+    others[kept] = 0.0
+    assert others.max() <= probabilities[kept].min()
+    assert masses[-1] >= top_p - 1e-9
+    assert len(kept) == 1 or masses[-2] < top_p
+
+
+def test_top_p_applies_to_what_top_k_left() -> None:
+    scores = torch.tensor([math.log(each) for each in (0.4, 0.3, 0.2, 0.1)]).double()
+    # Of the two that top-k keeps, the first has 4/7 of the mass.
+    assert candidates(scores, replace(PLAIN, top_k=2, top_p=0.5)).tolist() == [0]
+    assert candidates(scores, replace(PLAIN, top_p=0.5)).tolist() == [0, 1]
+
+
+def test_a_row_depends_on_nothing_beside_it() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(40, 1000, generator=generator)
+    params = [
+        GREEDY,
+        PLAIN,
+        replace(PLAIN, seed=8),
+        replace(PLAIN, top_k=20),
+        replace(PLAIN, top_p=0.8, temperature=1.7),
+    ]
+    specs = [SampleSpec(params[row % 5], choice_index=row % 3) for row in range(40)]
+    positions = list(range(100, 140))
+    together = sample(logits, specs, positions).tolist()
+    single = [
+        int(sample(logits[row : row + 1], [specs[row]], [positions[row]])) for row in range(40)
+    ]
+    assert together == single
+
+
+def test_choices_seeds_and_positions_draw_apart() -> None:
+    logits = torch.zeros(1, 10_000)
+    specs = [SampleSpec(replace(PLAIN, seed=seed), choice) for seed in (1, 2) for choice in (0, 1)]
+    drawn = {int(sample(logits, [spec], [at])) for spec in specs for at in (5, 6)}
+    assert len(drawn) == 8
+
+
+def test_a_very_low_temperature_is_greedy() -> None:
+    logits = torch.randn(1, 1000, generator=torch.Generator().manual_seed(0))
+    spec = SampleSpec(replace(PLAIN, temperature=1e-30))
+    assert sample(logits, [spec], [3]).item() == logits.argmax().item()
+
+
+def test_no_rows_no_tokens() -> None:
+    assert sample(torch.empty(0, 10), [], []).tolist() == []

@@ -1,0 +1,122 @@
+"""Drives a TorchEngine as a worker would: block tables, chunks, batches, tokens fed back."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from transformers import PretrainedConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import AutoModelForCausalLM
+
+from tandem.artifacts.model_folder import ModelFolder
+from tandem.core.device import CpuDevice
+from tandem.core.kv import Plane
+from tandem.core.plan import SampleSpec, SequenceSlice, StepPlan
+from tandem.core.sampling_params import SamplingParams
+from tandem.engine.torch.engine import TorchEngine
+
+GREEDY = SampleSpec(SamplingParams(max_tokens=1, seed=0, temperature=0.0))
+
+
+def save_random_model(config: PretrainedConfig, path: Path) -> PreTrainedModel:
+    """A model folder with random weights, large enough that tokens differ in their logits."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            spread = 0.2 if "norm" in name or "bias" in name else 0.5 / parameter.shape[-1] ** 0.25
+            parameter.normal_(1.0 if "norm" in name else 0.0, spread)
+    model.save_pretrained(path)
+    (path / "tokenizer.json").write_text("{}")
+    return model
+
+
+@dataclass
+class Row:
+    """One sequence: its tokens, how many of them are in the pool, the logits after positions."""
+
+    tokens: list[int]
+    block_table: list[int]
+    num_computed: int = 0
+    logits: dict[int, torch.Tensor] = field(default_factory=dict)
+
+
+class Driver:
+    """An engine, and blocks handed out in random order."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        seed: int = 0,
+        dtype: str = "float32",
+        block_size: int = 16,
+        num_tokens: int = 4800,
+        max_model_len: int = 1024,
+    ) -> None:
+        self.engine = TorchEngine(
+            ModelFolder.open(path),
+            CpuDevice(),
+            dtype=dtype,
+            block_size=block_size,
+            num_blocks=num_tokens // block_size,
+            max_model_len=max_model_len,
+            observer=self._observe,
+        )
+        self.random = random.Random(seed)
+        self._free = list(range(num_tokens // block_size))
+        self.random.shuffle(self._free)
+        self._steps = 0
+        self._logits = torch.empty(0)
+
+    def row(self, tokens: Sequence[int], num_tokens: int | None = None) -> Row:
+        """A sequence with room for `num_tokens` (default: a few more than `tokens`)."""
+        count = self.engine.pool.layout.blocks_for(num_tokens or len(tokens) + 70)
+        return Row(list(tokens), [self._free.pop() for _ in range(count)])
+
+    def release(self, row: Row) -> None:
+        self._free.extend(row.block_table)
+
+    def step(self, work: Iterable[tuple[Row, int]]) -> list[int | None]:
+        """Compute the next `count` tokens of each row; sample, and record the logits, of all."""
+        work = list(work)
+        slices = tuple(self._slice(row, count) for row, count in work)
+        plan = StepPlan(self._steps, slices)
+        self._steps += 1
+        result = self.engine.launch(plan).result()
+        for (row, count), logits in zip(work, self._logits, strict=True):
+            row.num_computed += count
+            row.logits[row.num_computed - 1] = logits.clone()
+        return list(result.tokens)
+
+    def generate(self, prompt: Sequence[int], count: int, chunk: int) -> list[int]:
+        """Greedy tokens after a prompt prefilled in chunks."""
+        row = self.row(prompt, len(prompt) + count)
+        token: int | None = None
+        while row.num_computed < len(prompt):
+            (token,) = self.step([(row, min(chunk, len(prompt) - row.num_computed))])
+        for _ in range(count - 1):
+            assert token is not None
+            row.tokens.append(token)
+            (token,) = self.step([(row, 1)])
+        assert token is not None
+        return [*row.tokens[len(prompt) :], token]
+
+    def kv(self, row: Row) -> list[bytes]:
+        pool = self.engine.pool
+        layers = range(pool.layout.num_layers)
+        return [
+            bytes(pool.read(plane, layers, row.block_table, row.num_computed)) for plane in Plane
+        ]
+
+    def _slice(self, row: Row, count: int) -> SequenceSlice:
+        start, end = row.num_computed, row.num_computed + count
+        table = row.block_table[: self.engine.pool.layout.blocks_for(end)]
+        return SequenceSlice(0, row.tokens[start:end], start, table, GREEDY)
+
+    def _observe(self, plan: StepPlan, logits: torch.Tensor) -> None:
+        assert len(logits) == len(plan.slices)
+        self._logits = logits
