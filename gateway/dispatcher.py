@@ -104,6 +104,11 @@ class Dispatcher:
     def ready(self) -> bool:
         return self._scheduler.is_ready
 
+    @property
+    def num_open_streams(self) -> int:
+        """Generations that have not ended."""
+        return len(self._streams)
+
     def submit(self, request: TokenRequest) -> GenerationStream:
         generation = self._scheduler.submit(request)
         stream = self._streams[generation] = GenerationStream(self, generation)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 
 from gateway.answer import Answer
@@ -56,9 +56,10 @@ class Frontend:
         model = self._require_model()
         check_model_name(request.model, model)
         check_request(request, model)
+        params = _sampling_params(request)
         token_ids = await self._tokenize(request.prompt)
         check_prompt_length(len(token_ids), model, prompt_param(request))
-        params = _sampling_params(request, len(token_ids), model)
+        params = replace(params, max_tokens=_max_tokens(request, len(token_ids), model))
         # No await from here on: a submitted request is owned by the Answer that is returned.
         return self._submit(request, token_ids, params, model)
 
@@ -105,12 +106,11 @@ def _encode(tokenizer: Tokenizer, prompt: TextPrompt | ChatPrompt) -> tuple[int,
             return tuple(tokenizer.encode(rendered))
 
 
-def _sampling_params(
-    request: GenerationRequest, num_prompt_tokens: int, model: ServedModel
-) -> SamplingParams:
-    """OpenAI's defaults for what was not given. Raises `InvalidRequest`."""
+def _sampling_params(request: GenerationRequest) -> SamplingParams:
+    """OpenAI's defaults for what was not given; `max_tokens` is settled once the prompt's length is
+    known. Raises `InvalidRequest`."""
     params = SamplingParams(
-        max_tokens=_max_tokens(request, max_total_tokens(model) - num_prompt_tokens),
+        max_tokens=1 if request.max_tokens is None else request.max_tokens,
         seed=secrets.randbits(SEED_BITS) if request.seed is None else request.seed,
         temperature=1.0 if request.temperature is None else request.temperature,
         top_p=1.0 if request.top_p is None else request.top_p,
@@ -119,11 +119,13 @@ def _sampling_params(
         ignore_eos=request.ignore_eos,
     )
     params.validate()
-    check_max_tokens(num_prompt_tokens, params.max_tokens, model)
     return params
 
 
-def _max_tokens(request: GenerationRequest, room: int) -> int:
+def _max_tokens(request: GenerationRequest, num_prompt_tokens: int, model: ServedModel) -> int:
+    """Raises `InvalidRequest` for more than fits; the default is never more."""
+    room = max_total_tokens(model) - num_prompt_tokens
     if request.max_tokens is not None:
+        check_max_tokens(num_prompt_tokens, request.max_tokens, model)
         return request.max_tokens
     return room if request.default_max_tokens is None else min(request.default_max_tokens, room)

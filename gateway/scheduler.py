@@ -268,8 +268,8 @@ class Scheduler:
         for generation in list(worker.generations.values()):
             if generation.phase is Phase.PREFILLING and not generation.is_fully_scheduled:
                 yield generation
-        while generation := self._queue.peek():
-            yield generation
+        while queued := self._queue.peek():
+            yield queued
 
     def _chunk_end(self, generation: Generation, worker: PrefillView, budget: int) -> int | None:
         """Where the next chunk ends: with the prompt, or with a block; None if nothing fits."""

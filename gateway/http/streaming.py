@@ -13,7 +13,7 @@ from gateway.http.formats import AnswerFormat, Envelope, Json, served_by, usage
 
 
 class StreamedAnswer(EventSourceResponse):
-    """Streams a answer that has started, and ends it when the client leaves."""
+    """Streams an answer that has started, and ends it when the client leaves."""
 
     def __init__(
         self, answer: Answer, form: AnswerFormat, envelope: Envelope, include_usage: bool

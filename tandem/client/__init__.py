@@ -3,6 +3,7 @@
 from tandem.client.async_client import AsyncClient, AsyncCompletionStream
 from tandem.client.client import Client, CompletionStream
 from tandem.client.completion import Completion, Delta, ServedBy
+from tandem.client.connection import Model
 from tandem.client.requests import GenerateArguments, Message
 
 __all__ = [
@@ -14,5 +15,6 @@ __all__ = [
     "Delta",
     "GenerateArguments",
     "Message",
+    "Model",
     "ServedBy",
 ]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from types import TracebackType
-from typing import Any, Unpack
+from typing import Unpack
 
 import grpc
 
-from tandem.client.completion import Completion, CompletionBuilder, Delta
+from tandem.client.completion import Completion, Delta
 from tandem.client.connection import Model, read_models, resolve_address, translated_errors
 from tandem.client.requests import GenerateArguments, build_request
+from tandem.client.stream import CallStream
 from tandem.v1 import inference_pb2, inference_pb2_grpc
 from tandem.wire.channels import open_channel
 
@@ -41,7 +42,10 @@ class AsyncClient:
         await self._channel.close()
 
     async def generate(
-        self, *, timeout: float | None = None, **arguments: Unpack[GenerateArguments]
+        self,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109 - the call's deadline, kept by the gateway
+        **arguments: Unpack[GenerateArguments],
     ) -> Completion:
         """Generate to the end. `timeout` is in seconds: `DeadlineExceeded` after it."""
         async with self.stream(timeout=timeout, **arguments) as stream:
@@ -56,21 +60,20 @@ class AsyncClient:
         request = build_request(**arguments)
         return AsyncCompletionStream(self._stub.Generate(request, timeout=timeout))
 
-    async def models(self, *, timeout: float | None = None) -> list[Model]:
+    async def models(
+        self,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109 - as above
+    ) -> list[Model]:
         """What is served."""
         with translated_errors():
             request = inference_pb2.ListModelsRequest()
             return read_models(await self._stub.ListModels(request, timeout=timeout))
 
 
-class AsyncCompletionStream:
+class AsyncCompletionStream(CallStream):
     """An async iterator over `Delta`s. Leaving its `async with` block, or `cancel`, ends the
     generation."""
-
-    def __init__(self, call: Any) -> None:
-        self._call = call
-        self._builder = CompletionBuilder()
-        self._cancelled = False
 
     async def __aenter__(self) -> AsyncCompletionStream:
         return self
@@ -91,16 +94,6 @@ class AsyncCompletionStream:
         if delta is None:
             raise StopAsyncIteration
         return delta
-
-    def cancel(self) -> None:
-        """End the generation; the iteration then just ends. Idempotent."""
-        self._cancelled = True
-        self._call.cancel()
-
-    @property
-    def completion(self) -> Completion:
-        """The whole, once the iteration is over. Raises `Unavailable` if there is none."""
-        return self._builder.build()
 
     async def _next(self) -> Delta | None:
         try:

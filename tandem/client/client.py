@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Any, Unpack
+from typing import Unpack
 
 import grpc
 
-from tandem.client.completion import Completion, CompletionBuilder, Delta
+from tandem.client.completion import Completion, Delta
 from tandem.client.connection import Model, read_models, resolve_address, translated_errors
 from tandem.client.requests import GenerateArguments, build_request
+from tandem.client.stream import CallStream
 from tandem.core.errors import Cancelled
 from tandem.v1 import inference_pb2, inference_pb2_grpc
 from tandem.wire.channels import CHANNEL_OPTIONS
@@ -64,13 +65,8 @@ class Client:
             return read_models(self._stub.ListModels(request, timeout=timeout))
 
 
-class CompletionStream:
+class CompletionStream(CallStream):
     """An iterator over `Delta`s. Leaving its `with` block, or `cancel`, ends the generation."""
-
-    def __init__(self, call: Any) -> None:
-        self._call = call
-        self._builder = CompletionBuilder()
-        self._cancelled = False
 
     def __enter__(self) -> CompletionStream:
         return self
@@ -91,16 +87,6 @@ class CompletionStream:
         if delta is None:
             raise StopIteration
         return delta
-
-    def cancel(self) -> None:
-        """End the generation; the iteration then just ends. Idempotent, from any thread."""
-        self._cancelled = True
-        self._call.cancel()
-
-    @property
-    def completion(self) -> Completion:
-        """The whole, once the iteration is over. Raises `Unavailable` if there is none."""
-        return self._builder.build()
 
     def _next(self) -> Delta | None:
         try:

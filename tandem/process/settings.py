@@ -30,7 +30,7 @@ def parse_settings(cls: type[SettingsT], prog: str) -> SettingsT:
     """The settings that this process was started with; exits with status 2, naming each one that
     is wrong."""
     try:
-        return cls(_cli_parse_args=True, _cli_prog_name=prog)  # type: ignore[call-arg]
+        return cls(_cli_parse_args=True, _cli_prog_name=prog)
     except ValidationError as error:
         lines = [f"--{_flag(each['loc'])}: {each['msg']}" for each in error.errors()]
     except SettingsError as error:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import safetensors
 import xxhash
+from google.protobuf.message import DecodeError
 
 from tandem.core.errors import DataLoss, Mismatch
 from tandem.core.kv import KVLayout, Plane
@@ -109,7 +110,7 @@ class Frame:
     def _split_foreign_payload(self, layout: KVLayout) -> tuple[memoryview, memoryview]:
         """A safetensors file whose header is written otherwise than ours, but says the same."""
         try:
-            ((name, tensor),) = safetensors.deserialize(bytes(self._payload))
+            ((name, tensor),) = safetensors.deserialize(bytes(self._payload))  # type: ignore[no-untyped-call]
         except (safetensors.SafetensorError, ValueError):
             raise DataLoss(f"payload of frame {self.header.number} is damaged") from None
         expected = ("kv", _SAFETENSORS_DTYPES[layout.dtype], list(self.header.shape(layout)))
@@ -130,7 +131,7 @@ def decode_request(raw: bytes) -> kv_pb2.PushKvRequest | Frame:
             raise ValueError("trailing bytes")
         fields, payload = _take_payload(view[start:])
         return Frame(kv_pb2.KvFrame.FromString(fields), payload)
-    except (ValueError, IndexError, kv_pb2.message.DecodeError):
+    except (ValueError, IndexError, DecodeError):
         raise DataLoss("a KV message cannot be parsed") from None
 
 

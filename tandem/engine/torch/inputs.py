@@ -59,28 +59,23 @@ class StepInputs:
         slices = plan.slices
         lengths = np.array([len(each.token_ids) for each in slices])
         ends = np.cumsum(lengths)
+        # What to add to a token's row to have its position.
         shifts = np.array([each.start for each in slices]) - (ends - lengths)
         positions = np.arange(plan.num_tokens) + np.repeat(shifts, lengths)
         tables = _padded_tables(slices, block_size)
-        owners = np.repeat(np.arange(len(slices)), lengths)
-        slots = tables[owners, positions // block_size] * block_size + positions % block_size
+        blocks = tables[np.repeat(np.arange(len(slices)), lengths), positions // block_size]
         token_ids = np.concatenate([np.asarray(each.token_ids, np.int64) for each in slices])
-        sampling = np.array([each.sample is not None for each in slices])
-        num_rows = padded_rows(plan.num_tokens)
-
-        def move(array: NDArray[np.int64]) -> Tensor:
-            return torch.from_numpy(np.ascontiguousarray(array)).to(device, non_blocking=True)
-
+        logit_rows = ends[[each.sample is not None for each in slices]] - 1
         return cls(
-            token_ids=move(_padded(token_ids, num_rows)),
-            positions=move(_padded(positions, num_rows)),
-            slots=move(slots),
-            logit_rows=move(_padded(ends[sampling] - 1, padded_rows(int(sampling.sum())))),
+            token_ids=_move(_padded(token_ids), device),
+            positions=_move(_padded(positions), device),
+            slots=_move(blocks * block_size + positions % block_size, device),
+            logit_rows=_move(_padded(logit_rows), device),
             attention=tuple(
                 AttentionBatch(
-                    rows=move((tile_positions - shifts[indices, None]).reshape(-1)),
-                    positions=move(tile_positions),
-                    blocks=move(tables[indices, : num_keys // block_size].reshape(-1)),
+                    rows=_move((tile_positions - shifts[indices, None]).reshape(-1), device),
+                    positions=_move(tile_positions, device),
+                    blocks=_move(tables[indices, : num_keys // block_size].reshape(-1), device),
                     num_keys=num_keys,
                 )
                 for indices, tile_positions, num_keys in _query_tiles(slices)
@@ -88,8 +83,12 @@ class StepInputs:
         )
 
 
-def _padded(array: NDArray[np.int64], length: int) -> NDArray[np.int64]:
-    return np.pad(array, (0, length - len(array)))
+def _move(array: NDArray[np.int64], device: torch.device) -> Tensor:
+    return torch.from_numpy(array).to(device, non_blocking=True)
+
+
+def _padded(array: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.pad(array, (0, padded_rows(len(array)) - len(array)))
 
 
 def _padded_tables(slices: Sequence[SequenceSlice], block_size: int) -> NDArray[np.int64]:

@@ -16,16 +16,20 @@ from tandem.core.plan import SampleSpec
 from tandem.core.sampling_params import SamplingParams
 from tandem.engine.torch.noise import gumbel
 
+# Below it, dividing by the temperature could overflow, and the noise could no longer show anyway.
+LEAST_TEMPERATURE = 1e-6
+
 
 def sample(logits: Tensor, specs: Sequence[SampleSpec], positions: Sequence[int]) -> Tensor:
     """The tokens, int64 [rows], for `positions` given float32 `logits` [rows, vocab_size].
 
     Temperature 0 takes the likeliest token. Else temperature, top-k and top-p apply in this order
-    and the Gumbel-max trick draws from what they leave. Ties go to the lowest id.
+    and the Gumbel-max trick draws from what they leave. Ties go to the lowest id. Every row gets a
+    token, even one of NaN: a step serves many requests and does not fail for one.
     """
     tokens = logits.argmax(dim=-1)
     for row, (spec, position) in enumerate(zip(specs, positions, strict=True)):
-        if spec.params.temperature > 0:
+        if spec.params.temperature >= LEAST_TEMPERATURE:
             key = position_key(spec.params.seed, spec.choice_index, position)
             tokens[row] = _draw(logits[row], spec.params, key)
     return tokens
@@ -59,17 +63,17 @@ def candidates(scores: Tensor, params: SamplingParams) -> Tensor:
 def _top_k(scores: Tensor, top_k: int) -> Tensor:
     """The ids of the highest scores, from the highest down; of equals the lowest ids."""
     least = scores.topk(top_k).values[-1]
-    return _ranked(scores, (scores >= least).nonzero().squeeze(1))[:top_k]
+    return _ranked(scores, ~(scores < least))[:top_k]
 
 
 def _likely(scores: Tensor, top_p: float) -> Tensor:
     """Ids that hold the nucleus, from the highest score down: a few, instead of a vocabulary to
     sort. Tokens less likely than (1 - top_p) / vocab_size have less than 1 - top_p together; half
     of it, for rounding."""
-    likely = scores.softmax(dim=0) >= (1.0 - top_p) / (2 * len(scores))
-    return _ranked(scores, likely.nonzero().squeeze(1))
+    return _ranked(scores, ~(scores.softmax(dim=0) < (1.0 - top_p) / (2 * len(scores))))
 
 
-def _ranked(scores: Tensor, token_ids: Tensor) -> Tensor:
-    order = scores[token_ids].sort(descending=True, stable=True).indices
-    return token_ids[order]
+def _ranked(scores: Tensor, chosen: Tensor) -> Tensor:
+    """The ids that the mask `chosen` leaves (it is made by `~(a < b)`, so that NaN leaves all)."""
+    token_ids = chosen.nonzero().squeeze(1)
+    return token_ids[scores[token_ids].sort(descending=True, stable=True).indices]

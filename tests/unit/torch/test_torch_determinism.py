@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch_driver import Driver, Row, save_random_model
-from transformers import MistralConfig, Qwen2Config, Qwen3Config
+from transformers import LlamaConfig, MistralConfig, PretrainedConfig, Qwen2Config, Qwen3Config
 
 from tandem.core.kv import Plane
 
@@ -133,11 +133,12 @@ SIZES = {
     "config",
     [
         MistralConfig(**SIZES, sliding_window=600, head_dim=32),
+        LlamaConfig(**SIZES | {"num_key_value_heads": 4}),
         Qwen2Config(**SIZES),
         Qwen3Config(**SIZES, head_dim=40),
     ],
     ids=lambda config: str(config.model_type),
 )
-def test_other_families(config: MistralConfig, tmp_path: Path) -> None:
+def test_other_families(config: PretrainedConfig, tmp_path: Path) -> None:
     save_random_model(config, tmp_path)
     test_batches_and_chunks_do_not_show(tmp_path, alone(tmp_path), seed=1, threads=2)

@@ -121,10 +121,23 @@ def test_choices_seeds_and_positions_draw_apart() -> None:
     assert len(drawn) == 8
 
 
-def test_a_very_low_temperature_is_greedy() -> None:
+@pytest.mark.parametrize("temperature", [5e-324, 1e-30, 1e-6])
+def test_a_very_low_temperature_is_greedy(temperature: float) -> None:
     logits = torch.randn(1, 1000, generator=torch.Generator().manual_seed(0))
-    spec = SampleSpec(replace(PLAIN, temperature=1e-30))
-    assert sample(logits, [spec], [3]).item() == logits.argmax().item()
+    for filtered in ({}, {"top_k": 5}, {"top_p": 0.5}):
+        spec = SampleSpec(replace(PLAIN, temperature=temperature, **filtered))
+        assert sample(logits, [spec], [3]).item() == logits.argmax().item()
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_broken_row_harms_no_other(value: float) -> None:
+    logits = torch.randn(6, 100, generator=torch.Generator().manual_seed(0))
+    logits[1::2] = value
+    for filtered in ({}, {"top_k": 5}, {"top_p": 0.5}, {"top_k": 5, "top_p": 0.5}):
+        specs = [SampleSpec(replace(PLAIN, **filtered))] * 6
+        tokens = sample(logits, specs, range(6))
+        assert ((tokens >= 0) & (tokens < 100)).all()
+        assert torch.equal(tokens[::2], sample(logits[::2], specs[::2], range(0, 6, 2)))
 
 
 def test_no_rows_no_tokens() -> None:

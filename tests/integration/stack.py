@@ -1,0 +1,185 @@
+"""Real worker processes, and a gateway's dispatcher in the test's own process."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from gateway.dispatcher import Dispatcher, GenerationStream
+from gateway.policies import queue_policy
+from gateway.scheduler import Limits, Scheduler
+from gateway.timeline import Timeline
+from gateway.tokens import Ended, TokenRequest
+from tandem.artifacts.resolve import resolve
+from tandem.core.reports import Armed, StepDone
+from tandem.core.sampling_params import SamplingParams
+from tandem.core.worker import WorkerInfo, WorkerRole
+from tandem.engine.fake.content import expected_tokens
+from tandem.v1 import worker_pb2
+
+READY_TIMEOUT_S = 60.0
+MOCK_OUTPUT = (32, 127)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class WorkerProcess:
+    """One worker, as `tandem up` would start it."""
+
+    def __init__(self, role: WorkerRole, *flags: str, port: int | None = None) -> None:
+        self.role = role
+        self.port = port or free_port()
+        self.flags = flags
+        self._process: asyncio.subprocess.Process | None = None
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    async def start(self) -> None:
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            f"{self.role.name.lower()}_service",
+            f"--port={self.port}",
+            "--log-level=warning",
+            *self.flags,
+            env={**os.environ, "TANDEM_END_WITH_PARENT": "1"},
+        )
+
+    def signal(self, number: signal.Signals) -> None:
+        assert self._process
+        self._process.send_signal(number)
+
+    async def stop(self) -> None:
+        if self._process and self._process.returncode is None:
+            self._process.kill()
+            await self._process.wait()
+
+
+class RecordingDispatcher(Dispatcher):
+    """Also keeps what the workers report: their own step log."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.num_blocks: dict[str, int] = {}
+        self.num_free: dict[str, int] = {}
+        self.armed: dict[tuple[str, int], Armed] = {}
+        self.steps: dict[str, list[StepDone]] = {}
+        self.news = asyncio.Event()
+
+    def joined(self, info: WorkerInfo, address: str) -> None:
+        self.num_blocks[info.worker_id] = info.num_blocks
+        super().joined(info, address)
+        self.news.set()
+
+    def heard(self, info: WorkerInfo, header: worker_pb2.WorkerHeader, received_ns: int) -> None:
+        self.num_free[info.worker_id] = header.num_free_blocks
+        super().heard(info, header, received_ns)
+        self.news.set()
+
+    def reported(self, info: WorkerInfo, reports: list[Any]) -> None:
+        for report in reports:
+            if isinstance(report, Armed):
+                self.armed[info.worker_id, report.sequence_id] = report
+            elif isinstance(report, StepDone):
+                self.steps.setdefault(info.worker_id, []).append(report)
+        super().reported(info, reports)
+        self.news.set()
+
+
+@dataclass
+class Stack:
+    """A running system."""
+
+    dispatcher: RecordingDispatcher
+    timeline: Timeline
+    workers: list[WorkerProcess]
+
+    async def until(self, condition: Any, timeout: float = 30.0) -> None:
+        """Wait for something that workers' messages bring about."""
+        async with asyncio.timeout(timeout):
+            while not condition():
+                self.dispatcher.news.clear()
+                await self.dispatcher.news.wait()
+
+    async def until_all_free(self, timeout: float = 2.0) -> None:
+        """Wait until every pool is back where it began."""
+        recorder = self.dispatcher
+        await self.until(lambda: recorder.num_free == recorder.num_blocks, timeout)
+
+    def submit(
+        self, request_id: str, prompt: tuple[int, ...], max_tokens: int, **params: Any
+    ) -> GenerationStream:
+        settings = {"seed": 0, "temperature": 0.0, "ignore_eos": True, **params}
+        return self.dispatcher.submit(
+            TokenRequest(request_id, prompt, SamplingParams(max_tokens=max_tokens, **settings))
+        )
+
+
+@asynccontextmanager
+async def running_stack(
+    num_prefill: int,
+    num_decode: int,
+    *flags: str,
+    model: str = "mock",
+    limits: Limits | None = None,
+) -> AsyncIterator[Stack]:
+    """Start workers, wait until all have joined; stop everything at the end."""
+    roles = [WorkerRole.PREFILL] * num_prefill + [WorkerRole.DECODE] * num_decode
+    workers = [WorkerProcess(role, f"--model={model}", *flags) for role in roles]
+    timeline = Timeline()
+    dispatcher = RecordingDispatcher(
+        Scheduler(queue_policy("fcfs"), limits or Limits()),
+        [(worker.role, worker.address) for worker in workers],
+        resolve(model).fingerprint,
+        timeline,
+    )
+    stack = Stack(dispatcher, timeline, workers)
+    try:
+        for worker in workers:
+            await worker.start()
+        dispatcher.start()
+        await stack.until(
+            lambda: len(dispatcher.num_blocks) == len(workers), timeout=READY_TIMEOUT_S
+        )
+        yield stack
+    finally:
+        await dispatcher.stop()
+        for worker in workers:
+            await worker.stop()
+
+
+async def collect(stream: GenerationStream) -> tuple[list[int], Ended]:
+    """All tokens of a stream and its end; positions must be consecutive."""
+    tokens: list[int] = []
+    first_position = None
+    while not isinstance(event := await stream.next(), Ended):
+        first_position = event.position if first_position is None else first_position
+        assert event.position == first_position + len(tokens)
+        tokens.append(event.token_id)
+    return tokens, event
+
+
+def expected_mock_tokens(prompt: tuple[int, ...], max_tokens: int, **params: Any) -> list[int]:
+    """What the fake engine must generate."""
+    settings = {"seed": 0, "temperature": 0.0, **params}
+    return list(
+        expected_tokens(
+            prompt,
+            SamplingParams(max_tokens=max_tokens, **settings),
+            max_tokens,
+            output_token_ids=MOCK_OUTPUT,
+        )
+    )

@@ -1,0 +1,138 @@
+"""The whole system on mock GPUs: real processes, real gRPC, every KV byte read."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+
+import pytest
+from stack import RecordingDispatcher, Stack, collect, expected_mock_tokens, running_stack
+
+from gateway.scheduler import Limits
+from tandem.core.errors import Unavailable
+from tandem.core.sequence import FinishReason
+
+VOCAB = 256
+
+
+def random_prompt(rng: random.Random, longest: int) -> tuple[int, ...]:
+    return tuple(rng.randrange(VOCAB) for _ in range(rng.randint(1, longest)))
+
+
+@pytest.mark.parametrize("topology", [(1, 1), (1, 2), (2, 1)])
+async def test_tokens_are_the_expected_ones(topology: tuple[int, int]) -> None:
+    rng = random.Random(0)
+    async with running_stack(*topology, "--device=mock:zero", limits=Limits(256)) as stack:
+        prompts = [random_prompt(rng, 700) for _ in range(24)]
+        lengths = [rng.randint(1, 40) for _ in prompts]
+        streams = [
+            stack.submit(f"r{i}", *each)
+            for i, each in enumerate(zip(prompts, lengths, strict=True))
+        ]
+        for prompt, length, stream in zip(prompts, lengths, streams, strict=True):
+            tokens, ended = await collect(stream)
+            assert tokens == expected_mock_tokens(prompt, length)
+            assert ended.finish_reason is FinishReason.LENGTH
+            assert bool(ended.served_by.decode_worker) == (length > 1)
+        await stack.until_all_free()
+
+
+async def test_seeded_sampling_is_a_function_of_the_seed() -> None:
+    async with running_stack(1, 1, "--device=mock:zero") as stack:
+        prompt = tuple(range(100))
+        for seed in (1, 2):
+            stream = stack.submit(f"s{seed}", prompt, 16, temperature=1.0, seed=seed)
+            tokens, _ = await collect(stream)
+            assert tokens == expected_mock_tokens(prompt, 16, temperature=1.0, seed=seed)
+
+
+async def test_every_sequence_runs_from_arming_to_end_and_no_longer() -> None:
+    """Continuous batching, from the worker's own step log: 1,000 requests at random."""
+    rng = random.Random(1)
+    async with running_stack(1, 1, "--device=mock:zero", "--max-num-seqs=64") as stack:
+        pending: set[asyncio.Task[object]] = set()
+        for i in range(1000):
+            stream = stack.submit(f"r{i}", random_prompt(rng, 48), rng.randint(2, 24))
+            pending.add(asyncio.create_task(collect(stream)))
+            if rng.random() < 0.3:
+                await asyncio.sleep(rng.random() * 0.01)
+            if len(pending) >= 128:
+                _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.gather(*pending)
+        assert count_violations(stack.dispatcher) == (0, 1000)
+        await stack.until_all_free()
+
+
+def count_violations(recorder: RecordingDispatcher) -> tuple[int, int]:
+    """(violations, sequences): a sequence that is not in the first step that starts after its
+    arming, that misses a step before its end, or that is in one outside of that."""
+    ((worker_id, steps),) = recorder.steps.items()
+    violations = 0
+    lives: dict[int, list[int]] = {}
+    for index, step in enumerate(steps):
+        for sequence_id in step.sequence_ids:
+            lives.setdefault(sequence_id, []).append(index)
+    for sequence_id, indices in lives.items():
+        armed_ns = recorder.armed[worker_id, sequence_id].at_ns
+        first = next(i for i, step in enumerate(steps) if step.start_ns >= armed_ns)
+        violations += indices != list(range(first, first + len(indices)))
+        last = steps[indices[-1]]
+        reason = last.finish_reasons[last.sequence_ids.index(sequence_id)]
+        violations += reason is None
+    return violations, len(lives)
+
+
+async def test_cancel_in_any_phase_frees_all_blocks() -> None:
+    rng = random.Random(2)
+    async with running_stack(1, 1, "--device=mock:h100x3", limits=Limits(512)) as stack:
+        for i in range(200):
+            companions = [
+                stack.submit(f"c{i}.{j}", random_prompt(rng, 600), rng.randint(2, 40))
+                for j in range(rng.randint(0, 3))
+            ]
+            stream = stack.submit(f"x{i}", random_prompt(rng, 1500), 64)
+            for _ in range(rng.choice((0, 0, 1, 2, 5))):
+                await stream.next()
+            await asyncio.sleep(rng.random() * 0.03)
+            stream.cancel()
+            stream.cancel()
+            for companion in companions:
+                if rng.random() < 0.5:
+                    companion.cancel()
+                else:
+                    await collect(companion)
+        await stack.until_all_free()
+        assert not stack.dispatcher.num_open_streams
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+async def test_a_killed_worker_costs_its_requests_and_nothing_else(victim: int) -> None:
+    async with running_stack(1, 1, "--device=mock:h100x20") as stack:
+        streams = [stack.submit(f"r{i}", tuple(range(200)), 500) for i in range(8)]
+        await streams[0].next()
+        worker = stack.workers[victim]
+        worker.signal(signal.SIGKILL)
+        errors = await asyncio.wait_for(
+            asyncio.gather(*(drain(stream) for stream in streams)), timeout=10
+        )
+        # Those that the prefill worker was through with go on without it.
+        assert all(isinstance(error, Unavailable) for error in errors if error)
+        assert any(errors) or victim == 0
+        await worker.stop()
+        before = dict(stack.dispatcher.num_blocks)
+        stack.dispatcher.num_blocks.clear()
+        await worker.start()
+        await stack.until(lambda: bool(stack.dispatcher.num_blocks), timeout=30)
+        stack.dispatcher.num_blocks.update(before)
+        tokens, _ = await collect(stack.submit("after", tuple(range(50)), 5))
+        assert tokens == expected_mock_tokens(tuple(range(50)), 5)
+        await stack.until_all_free()
+
+
+async def drain(stream: object) -> Unavailable | None:
+    try:
+        await collect(stream)  # type: ignore[arg-type]
+    except Unavailable as error:
+        return error
+    return None

@@ -1,0 +1,71 @@
+"""A `TokenService` that answers what a test tells it to."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from enum import Enum
+
+from gateway.tokens import Ended, ServedBy, ServedModel, Token, TokenRequest
+from tandem.core.sequence import FinishReason
+
+SERVED_BY = ServedBy("prefill-0", "decode-0", kv_bytes=4096, num_cached_tokens=2)
+
+
+class Pause(Enum):
+    """Steps of a script that are no events."""
+
+    FOREVER = 1
+    A_MOMENT = 2
+
+
+Step = int | Ended | Exception | Pause
+Script = Callable[[TokenRequest], Sequence[Step]]
+
+
+def ended(reason: FinishReason = FinishReason.LENGTH) -> Ended:
+    return Ended(reason, SERVED_BY)
+
+
+class ScriptedStream:
+    def __init__(self, request: TokenRequest, steps: Sequence[Step]) -> None:
+        self.cancelled = asyncio.Event()
+        self.num_tokens = 0
+        self._position = len(request.prompt_token_ids)
+        self._steps = list(steps)
+
+    async def next(self) -> Token | Ended:
+        assert not self.cancelled.is_set(), "next() after cancel()"
+        while isinstance(step := self._steps.pop(0), Pause):
+            await asyncio.sleep(3600 if step is Pause.FOREVER else 0.01)
+        if isinstance(step, Exception):
+            raise step
+        if isinstance(step, Ended):
+            return step
+        self.num_tokens += 1
+        self._position += 1
+        return Token(self._position - 1, step)
+
+    def cancel(self) -> None:
+        self.cancelled.set()
+
+
+class ScriptedService:
+    """`script` makes the steps of each request; `refusal` is what `submit` raises, if anything."""
+
+    def __init__(self, script: Script) -> None:
+        self.script = script
+        self.refusal: Exception | None = None
+        self.ready = True
+        self.model: ServedModel | None = ServedModel(
+            "mock", vocab_size=260, max_model_len=4096, max_sequence_tokens=2048
+        )
+        self.requests: list[TokenRequest] = []
+        self.streams: list[ScriptedStream] = []
+
+    def submit(self, request: TokenRequest) -> ScriptedStream:
+        if self.refusal is not None:
+            raise self.refusal
+        self.requests.append(request)
+        self.streams.append(ScriptedStream(request, self.script(request)))
+        return self.streams[-1]

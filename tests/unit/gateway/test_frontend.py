@@ -1,0 +1,212 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from scripted_service import SERVED_BY, Pause, ScriptedService, ended
+
+from gateway.answer import Answer, Delta, Finished
+from gateway.frontend import Frontend
+from gateway.request import (
+    ChatMessage,
+    ChatPrompt,
+    GenerationRequest,
+    TextPrompt,
+    TokenPrompt,
+)
+from tandem.core.errors import (
+    InvalidRequest,
+    NotFound,
+    ResourceExhausted,
+    TandemError,
+    Unavailable,
+)
+from tandem.core.sequence import FinishReason
+
+
+def ask(text: str = "Hi", **fields: object) -> GenerationRequest:
+    return GenerationRequest(prompt=TextPrompt(text), **fields)
+
+
+async def read(answer: Answer) -> tuple[str, list[int], Finished]:
+    text, token_ids, finished = "", [], []
+    with answer:
+        async for event in answer:
+            if isinstance(event, Delta):
+                assert not finished
+                text += event.text
+                token_ids += event.token_ids
+            else:
+                finished.append(event)
+    (finish,) = finished
+    return text, token_ids, finish
+
+
+async def test_a_text_becomes_tokens_and_tokens_a_text(frontend, service, tokenizer):
+    answer = await frontend.generate(ask("Hi"))
+    assert answer.num_prompt_tokens == 2
+    text, token_ids, finished = await read(answer)
+    assert text == "Hello, world"
+    assert token_ids == tokenizer.encode(text)
+    assert finished == Finished(FinishReason.LENGTH, 12, SERVED_BY)
+    assert service.requests[0].prompt_token_ids == tuple(tokenizer.encode("Hi"))
+    assert not service.streams[0].cancelled.is_set()
+
+
+async def test_defaults_are_openais(frontend, service):
+    await read(await frontend.generate(ask("Hi")))
+    await read(await frontend.generate(ask("Hi", default_max_tokens=16)))
+    first, second = (request.params for request in service.requests)
+    assert (first.temperature, first.top_p, first.top_k) == (1.0, 1.0, 0)
+    assert first.max_tokens == 2048 - 2
+    assert second.max_tokens == 16
+    assert first.seed != second.seed
+    assert service.requests[0].request_id != service.requests[1].request_id
+
+
+async def test_a_default_never_makes_a_request_too_long(frontend, service):
+    await read(await frontend.generate(ask("x" * 2040, default_max_tokens=16)))
+    assert service.requests[0].params.max_tokens == 8
+
+
+async def test_a_chat_goes_through_the_template(frontend, service, tokenizer):
+    prompt = ChatPrompt((ChatMessage("user", "Hi"),))
+    await read(await frontend.generate(GenerationRequest(prompt=prompt)))
+    rendered = tokenizer.decode(service.requests[0].prompt_token_ids, skip_special_tokens=False)
+    assert rendered == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+
+
+async def test_a_stop_string_cuts_and_ends(frontend, service):
+    text, token_ids, finished = await read(await frontend.generate(ask(stop=("lo, w",))))
+    assert text == "Hel"
+    assert finished.finish_reason is FinishReason.STOP
+    # "Hello, w": up to the token that completed the stop string, and no further.
+    assert finished.num_tokens == len(token_ids) == 8
+    assert service.streams[0].cancelled.is_set()
+    assert service.streams[0].num_tokens == 8
+
+
+async def test_a_partial_match_at_the_end_is_shown(frontend):
+    text, _, finished = await read(await frontend.generate(ask(stop=("world!",))))
+    assert text == "Hello, world"
+    assert finished.finish_reason is FinishReason.LENGTH
+
+
+@pytest.mark.parametrize(
+    ("request_", "param"),
+    [
+        (ask(""), "prompt"),
+        (ask("x" * (2**20 + 1)), "prompt"),
+        (ask("x" * 2048), "prompt"),
+        (ask(max_tokens=2047), "max_tokens"),
+        (ask(max_tokens=0), "max_tokens"),
+        (ask(max_tokens=-1), "max_tokens"),
+        (ask(max_tokens=10**30), "max_tokens"),
+        (ask(temperature=float("nan")), "temperature"),
+        (ask(temperature=float("inf")), "temperature"),
+        (ask(temperature=-0.1), "temperature"),
+        (ask(top_p=0.0), "top_p"),
+        (ask(top_k=-2), "top_k"),
+        (ask(seed=-1), "seed"),
+        (ask(seed=2**63), "seed"),
+        (ask(stop=("x",) * 17), "stop"),
+        (ask(stop=("x",) * 500_000), "stop"),
+        (ask(stop=("x" * 257,)), "stop"),
+        (ask(stop=("",)), "stop"),
+        (ask(stop_token_ids=(260,)), "stop_token_ids"),
+        (ask(stop_token_ids=(1,) * 65), "stop_token_ids"),
+        (ask(request_id="x" * 129), "request_id"),
+        (ask(request_id="a\nb"), "request_id"),
+        (GenerationRequest(prompt=TokenPrompt(())), "prompt"),
+        (GenerationRequest(prompt=TokenPrompt((260,))), "prompt"),
+        (GenerationRequest(prompt=TokenPrompt((-1,))), "prompt"),
+        (GenerationRequest(prompt=TokenPrompt((1,) * 2048)), "prompt"),
+        (GenerationRequest(prompt=ChatPrompt(())), "messages"),
+        (GenerationRequest(prompt=ChatPrompt((ChatMessage("user", "x"),) * 2049)), "messages"),
+        (GenerationRequest(prompt=ChatPrompt((ChatMessage("god", "x"),))), "messages"),
+        (GenerationRequest(prompt=ChatPrompt((ChatMessage("user", "x" * 2**20),) * 2)), "messages"),
+    ],
+)
+async def test_what_is_wrong_is_refused_by_name(frontend, service, request_, param):
+    with pytest.raises(InvalidRequest) as caught:
+        await frontend.generate(request_)
+    assert caught.value.param == param
+    assert not service.requests
+
+
+async def test_a_wrong_model_is_not_found(frontend):
+    with pytest.raises(NotFound) as caught:
+        await frontend.generate(ask(model="gpt"))
+    assert caught.value.param == "model"
+
+
+@pytest.mark.parametrize("model", ["", "default", "mock"])
+async def test_names_of_the_model(frontend, model):
+    await read(await frontend.generate(ask(model=model)))
+
+
+async def test_without_a_model_it_is_unavailable(frontend, service):
+    service.model = None
+    with pytest.raises(Unavailable) as caught:
+        await frontend.generate(ask())
+    assert caught.value.retry_after_s
+
+
+async def test_two_requests_cannot_share_an_id(frontend, service):
+    with await frontend.generate(ask(request_id="a")):
+        with pytest.raises(InvalidRequest) as caught:
+            await frontend.generate(ask(request_id="a"))
+        assert caught.value.param == "request_id"
+    await read(await frontend.generate(ask(request_id="a")))
+    await read(await frontend.generate(ask(request_id="a")))
+
+
+async def test_a_refused_request_leaves_its_id_free(frontend, service):
+    service.refusal = ResourceExhausted("the queue is full", retry_after_s=2.0)
+    with pytest.raises(ResourceExhausted):
+        await frontend.generate(ask(request_id="a"))
+    service.refusal = None
+    await read(await frontend.generate(ask(request_id="a")))
+
+
+async def test_a_failure_is_raised_once_and_ends_it(frontend, service):
+    service.script = lambda request: [72, TandemError("boom")]
+    with await frontend.generate(ask()) as answer:
+        assert (await anext(answer)).token_ids == (72,)
+        with pytest.raises(TandemError, match="boom"):
+            await anext(answer)
+        with pytest.raises(StopAsyncIteration):
+            await anext(answer)
+
+
+async def test_leaving_the_block_cancels(frontend, service):
+    with await frontend.generate(ask()) as answer:
+        await anext(answer)
+    assert service.streams[0].cancelled.is_set()
+    with pytest.raises(StopAsyncIteration):
+        await anext(answer)
+
+
+async def test_cancelling_the_reader_cancels_the_generation(frontend, service):
+    service.script = lambda request: [72, Pause.FOREVER]
+    task = asyncio.create_task(read(await frontend.generate(ask())))
+    await asyncio.sleep(0.01)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert service.streams[0].cancelled.is_set()
+
+
+async def test_cancelled_while_tokenising_nothing_is_submitted(frontend, service):
+    task = asyncio.create_task(frontend.generate(ask("x" * 2000)))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not service.requests
+
+
+async def test_an_end_without_tokens(frontend: Frontend, service: ScriptedService):
+    service.script = lambda request: [ended(FinishReason.STOP)]
+    text, token_ids, finished = await read(await frontend.generate(ask()))
+    assert (text, token_ids, finished.num_tokens) == ("", [], 0)

@@ -1,0 +1,218 @@
+from __future__ import annotations
+
+import json
+
+import httpx
+import pytest
+from scripted_service import Pause, ScriptedService
+
+from gateway.http.app import create_app
+from tandem.core.errors import (
+    Cancelled,
+    DataLoss,
+    DeadlineExceeded,
+    Mismatch,
+    ResourceExhausted,
+    TandemError,
+    Unavailable,
+)
+
+CHAT = {"messages": [{"role": "user", "content": "Hi"}]}
+TEXT = {"prompt": "Hi"}
+
+
+@pytest.fixture
+async def client(frontend, service):
+    transport = httpx.ASGITransport(create_app(frontend, service), raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
+        yield client
+
+
+def events(response: httpx.Response) -> list[dict[str, object]]:
+    assert response.headers["content-type"].startswith("text/event-stream")
+    lines = [line for line in response.text.split("\n") if line]
+    assert lines[-1] == "data: [DONE]"
+    return [json.loads(line.removeprefix("data: ")) for line in lines[:-1]]
+
+
+def error_of(response: httpx.Response) -> dict[str, object]:
+    assert response.headers["content-type"] == "application/json"
+    error = response.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert isinstance(error["message"], str) and error["message"]
+    return error
+
+
+async def test_a_chat(client):
+    response = await client.post("/v1/chat/completions", json=CHAT)
+    assert response.status_code == 200
+    body = response.json()
+    assert body["id"].startswith("chatcmpl-")
+    assert (body["object"], body["model"]) == ("chat.completion", "mock")
+    (choice,) = body["choices"]
+    assert choice["message"]["role"] == "assistant"
+    assert choice["message"]["content"] == "Hello, world"
+    assert choice["finish_reason"] == "length"
+    usage = body["usage"]
+    assert usage["completion_tokens"] == 12
+    assert usage["total_tokens"] == usage["prompt_tokens"] + 12
+    assert usage["prompt_tokens_details"] == {"cached_tokens": 2}
+    assert body["tandem"] == {
+        "prefill_worker": "prefill-0",
+        "decode_worker": "decode-0",
+        "kv_bytes": 4096,
+    }
+
+
+@pytest.mark.parametrize("prompt", ["Hi", [72, 105]])
+async def test_a_completion(client, service, prompt):
+    response = await client.post("/v1/completions", json={"prompt": prompt})
+    body = response.json()
+    assert body["object"] == "text_completion"
+    assert body["choices"][0]["text"] == "Hello, world"
+    assert service.requests[0].params.max_tokens == 16
+
+
+async def test_fields_reach_the_workers(client, service):
+    fields = {
+        **CHAT,
+        "max_tokens": 3,
+        "max_completion_tokens": 5,
+        "temperature": 0,
+        "top_p": 0.5,
+        "top_k": -1,
+        "seed": 7,
+        "stop_token_ids": [1, 2],
+        "ignore_eos": True,
+        "request_id": "mine",
+    }
+    assert (await client.post("/v1/chat/completions", json=fields)).status_code == 200
+    params = service.requests[0].params
+    assert (params.max_tokens, params.temperature, params.top_p, params.top_k) == (5, 0, 0.5, 0)
+    assert (params.seed, params.stop_token_ids, params.ignore_eos) == (7, {1, 2}, True)
+    assert service.requests[0].request_id == "mine"
+
+
+async def test_a_streamed_chat(client):
+    options = {"stream": True, "stream_options": {"include_usage": True}}
+    *chunks, usage = events(await client.post("/v1/chat/completions", json=CHAT | options))
+    assert {chunk["object"] for chunk in chunks} == {"chat.completion.chunk"}
+    assert len({chunk["id"] for chunk in [*chunks, usage]}) == 1
+    deltas = [chunk["choices"][0]["delta"] for chunk in chunks]
+    assert deltas[0] == {"role": "assistant", "content": ""}
+    assert "".join(delta.get("content", "") for delta in deltas) == "Hello, world"
+    assert [chunk["choices"][0]["finish_reason"] for chunk in chunks[:-1]] == [None] * 13
+    assert chunks[-1]["choices"][0]["finish_reason"] == "length"
+    assert chunks[-1]["tandem"]["decode_worker"] == "decode-0"
+    assert all(chunk["usage"] is None for chunk in chunks)
+    assert usage["choices"] == []
+    assert usage["usage"]["completion_tokens"] == 12
+
+
+async def test_a_streamed_completion(client):
+    chunks = events(await client.post("/v1/completions", json=TEXT | {"stream": True}))
+    assert "".join(chunk["choices"][0]["text"] for chunk in chunks) == "Hello, world"
+    assert all("usage" not in chunk for chunk in chunks)
+
+
+async def test_a_stop_string(client):
+    fields = TEXT | {"stream": True, "stop": "lo, w"}
+    chunks = events(await client.post("/v1/completions", json=fields))
+    assert "".join(chunk["choices"][0]["text"] for chunk in chunks) == "Hel"
+    assert chunks[-1]["choices"][0]["finish_reason"] == "stop"
+
+
+async def test_content_in_parts(client, service, tokenizer):
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+    fields = {"messages": [{"role": "developer", "content": parts}]}
+    assert (await client.post("/v1/chat/completions", json=fields)).status_code == 200
+    prompt = tokenizer.decode(service.requests[0].prompt_token_ids, skip_special_tokens=False)
+    assert prompt.startswith("<|im_start|>system\na\nb<|im_end|>")
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code"),
+    [
+        (ResourceExhausted("full", retry_after_s=2.5), 429, "resource_exhausted"),
+        (Cancelled("gone"), 499, "cancelled"),
+        (Mismatch("secret"), 500, "internal_error"),
+        (DataLoss("secret"), 500, "internal_error"),
+        (TandemError("secret"), 500, "internal_error"),
+        (RuntimeError("secret"), 500, "internal_error"),
+        (Unavailable("none", retry_after_s=0.2), 503, "unavailable"),
+        (DeadlineExceeded("late"), 504, "deadline_exceeded"),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("at_submit", [False, True])
+async def test_errors_before_the_first_token(
+    client, service, error, status, code, stream, at_submit
+):
+    if at_submit:
+        service.refusal = error
+    service.script = lambda request: [Pause.A_MOMENT, error]
+    response = await client.post("/v1/completions", json=TEXT | {"stream": stream})
+    assert response.status_code == status
+    assert error_of(response)["code"] == code
+    assert "secret" not in response.text
+    assert ("retry-after" in response.headers) == (status in (429, 503))
+    if status == 429:
+        assert response.headers["retry-after"] == "3"
+
+
+@pytest.mark.parametrize("error", [Unavailable("the worker left"), RuntimeError("secret")])
+async def test_an_error_in_mid_stream_is_an_event(client, service, error):
+    service.script = lambda request: [72, error]
+    response = await client.post("/v1/chat/completions", json=CHAT | {"stream": True})
+    assert response.status_code == 200
+    *_, text, last = events(response)
+    assert text["choices"][0]["delta"] == {"content": "H"}
+    assert set(last["error"]) == {"message", "type", "param", "code"}
+    assert "secret" not in response.text
+
+
+async def test_models(client, service):
+    body = (await client.get("/v1/models")).json()
+    assert [model["id"] for model in body["data"]] == ["mock", "default"]
+    assert body["data"][0].keys() == {"id", "object", "created", "owned_by", "max_model_len"}
+    assert body["data"][0]["max_model_len"] == 2048
+    service.model = None
+    assert (await client.get("/v1/models")).json() == {"object": "list", "data": []}
+
+
+async def test_ops(client, service):
+    assert (await client.get("/ready")).status_code == 200
+    assert "version" in (await client.get("/version")).json()
+    service.ready = False
+    response = await client.get("/ready")
+    assert response.status_code == 503
+    assert response.headers["retry-after"] == "1"
+    assert (await client.get("/live")).status_code == 200
+    assert (await client.get("/health")).json() == {"status": "ok", "ready": False}
+
+
+async def test_the_request_id_comes_back(client):
+    response = await client.get("/live", headers={"X-Request-Id": "abc-1"})
+    assert response.headers["x-request-id"] == "abc-1"
+    response = await client.get("/live", headers={"X-Request-Id": "a\x01<b>" + "c" * 1000})
+    assert response.headers["x-request-id"] == "ab" + "c" * 123
+    assert len((await client.get("/live")).headers["x-request-id"]) == 32
+    assert "x-request-id" in (await client.post("/v1/completions", json={})).headers
+
+
+async def test_the_api_describes_itself(client):
+    paths = (await client.get("/openapi.json")).json()["paths"]
+    assert "/v1/chat/completions" in paths
+    assert "requestBody" in paths["/v1/completions"]["post"]
+
+
+async def test_unknown_fields_are_let_pass_with_a_warning(client, capsys):
+    response = await client.post("/v1/completions", json=TEXT | {"flux": 1, "n": 1, "tools": None})
+    assert response.status_code == 200
+    out = capsys.readouterr().out
+    assert "unknown_request_fields" in out and "flux" in out and "tools" not in out
+
+
+async def test_nothing_of_a_refused_request_is_served(client, service: ScriptedService):
+    await client.post("/v1/completions", json=TEXT | {"n": 2})
+    assert not service.requests

@@ -1,0 +1,225 @@
+from __future__ import annotations
+
+import time
+
+import httpx
+import pytest
+
+from gateway.http.app import create_app
+from gateway.http.body import MAX_BODY_BYTES
+
+CHAT_PATH = "/v1/chat/completions"
+TEXT_PATH = "/v1/completions"
+JSON_TYPE = {"content-type": "application/json"}
+USER = {"role": "user", "content": "Hi"}
+
+
+@pytest.fixture
+async def client(frontend, service):
+    transport = httpx.ASGITransport(create_app(frontend, service))
+    async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
+        yield client
+
+
+def assert_refused(response: httpx.Response, status: int, param: str | None) -> None:
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/json"
+    error = response.json()["error"]
+    assert error.keys() == {"message", "type", "param", "code"}
+    assert error["type"] == "invalid_request_error"
+    assert error["param"] == param
+
+
+@pytest.mark.parametrize(
+    ("param", "value"),
+    [
+        ("n", 2),
+        ("n", 10**9),
+        ("best_of", 2),
+        ("logprobs", True),
+        ("logprobs", 5),
+        ("top_logprobs", 1),
+        ("echo", True),
+        ("suffix", "x"),
+        ("tools", [{"type": "function"}]),
+        ("tool_choice", "auto"),
+        ("response_format", {"type": "json_object"}),
+        ("logit_bias", {"1": 5}),
+        ("frequency_penalty", 0.5),
+        ("presence_penalty", -0.5),
+        ("repetition_penalty", 1.1),
+        ("min_p", 0.1),
+        ("min_tokens", 3),
+        ("skip_special_tokens", False),
+        ("include_stop_str_in_output", True),
+        ("cache_salt", "x"),
+        ("structured_outputs", {"regex": "a"}),
+        ("temperature", "hot"),
+        ("temperature", "1"),
+        ("temperature", 2.5),
+        ("temperature", -1),
+        ("top_p", 0),
+        ("top_p", 1.5),
+        ("top_k", -2),
+        ("top_k", 1.5),
+        ("max_tokens", 0),
+        ("max_tokens", "5"),
+        ("max_tokens", True),
+        ("max_tokens", 10**9),
+        ("max_tokens", 10**30),
+        ("seed", -1),
+        ("seed", 2**63),
+        ("seed", "x"),
+        ("stop", ["x"] * 17),
+        ("stop", ["x"] * 100_000),
+        ("stop", "x" * 257),
+        ("stop", [""]),
+        ("stop", [1]),
+        ("stop_token_ids", [260]),
+        ("stop_token_ids", ["x"]),
+        ("stop_token_ids", [1] * 65),
+        ("stream", "yes"),
+        ("stream_options", {"include_usage": True}),
+        ("stream_options", 1),
+        ("request_id", "x" * 129),
+        ("request_id", "a b"),
+        ("model", 5),
+    ],
+)
+@pytest.mark.parametrize("path", [CHAT_PATH, TEXT_PATH])
+async def test_a_bad_value(client, service, path, param, value):
+    prompt = {"messages": [USER]} if path == CHAT_PATH else {"prompt": "Hi"}
+    assert_refused(await client.post(path, json={**prompt, param: value}), 400, param)
+    assert not service.requests
+
+
+@pytest.mark.parametrize(
+    "prompt", ["", [], [260], [-1], [2**70], ["a"], [[1]], ["a", "b"], None, 5, {}, [1] * 2048]
+)
+async def test_a_bad_prompt(client, prompt):
+    assert_refused(await client.post(TEXT_PATH, json={"prompt": prompt}), 400, "prompt")
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [],
+        None,
+        "Hi",
+        [None],
+        [{}],
+        [{"role": "user"}],
+        [{"role": "user", "content": None}],
+        [{"role": "user", "content": 5}],
+        [{"role": "god", "content": "x"}],
+        [{"role": "tool", "content": "x"}],
+        [USER | {"tool_calls": [{}]}],
+        [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://x"}}]}],
+        [USER] * 2049,
+    ],
+)
+async def test_bad_messages(client, messages):
+    assert_refused(await client.post(CHAT_PATH, json={"messages": messages}), 400, "messages")
+
+
+async def test_a_missing_prompt(client):
+    assert_refused(await client.post(TEXT_PATH, json={}), 400, "prompt")
+    assert_refused(await client.post(CHAT_PATH, json={}), 400, "messages")
+
+
+async def test_an_over_long_prompt_has_openais_code(client):
+    response = await client.post(TEXT_PATH, json={"prompt": "x" * 5000})
+    assert_refused(response, 400, "prompt")
+    assert response.json()["error"]["code"] == "context_length_exceeded"
+    response = await client.post(TEXT_PATH, json={"prompt": "x", "max_tokens": 2048})
+    assert response.json()["error"]["code"] == "context_length_exceeded"
+
+
+async def test_a_wrong_model(client):
+    response = await client.post(TEXT_PATH, json={"prompt": "x", "model": "gpt\x1b[2J" * 50})
+    assert_refused(response, 404, "model")
+    assert response.json()["error"]["code"] == "model_not_found"
+    assert "\x1b" not in response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"nope",
+        b"\xff\xfe",
+        b"null",
+        b"5",
+        b'"x"',
+        b"[]",
+        b'{"prompt": "Hi", "temperature": NaN}',
+        b'{"prompt": "Hi", "temperature": Infinity}',
+        b'{"prompt": "Hi", "temperature": 1e999}',
+        b'{"prompt": "\\ud800"}',
+        b'{"prompt": "\xed\xa0\x80"}',
+        b'{"prompt": "Hi", "x": ' + b"[" * 10_000 + b"]" * 10_000 + b"}",
+        b'{"prompt": "Hi", "x": ' + b'{"a":' * 10_000 + b"1" + b"}" * 10_000 + b"}",
+    ],
+)
+async def test_a_bad_body(client, service, body):
+    response = await client.post(TEXT_PATH, content=body, headers=JSON_TYPE)
+    assert response.status_code == 400
+    assert response.json()["error"]["type"] == "invalid_request_error"
+    assert not service.requests
+
+
+@pytest.mark.parametrize("content_type", [None, "text/plain", "multipart/form-data", "json", ""])
+async def test_a_wrong_content_type(client, content_type):
+    headers = {} if content_type is None else {"content-type": content_type}
+    response = await client.post(TEXT_PATH, content=b'{"prompt": "Hi"}', headers=headers)
+    assert_refused(response, 415, None)
+
+
+@pytest.mark.parametrize("content_type", ["application/json; charset=utf-8", "Application/JSON"])
+async def test_a_right_content_type(client, content_type):
+    headers = {"content-type": content_type}
+    response = await client.post(TEXT_PATH, content=b'{"prompt": "Hi"}', headers=headers)
+    assert response.status_code == 200
+
+
+async def test_a_body_that_says_it_is_too_long_is_not_read(client):
+    headers = JSON_TYPE | {"content-length": str(10**8)}
+    response = await client.post(TEXT_PATH, content=b"{}", headers=headers)
+    assert_refused(response, 413, None)
+
+
+async def test_a_body_that_is_too_long_is_not_held(client):
+    num_sent = 0
+
+    async def chunks():
+        nonlocal num_sent
+        for _ in range(1000):
+            num_sent += 65536
+            yield b" " * 65536
+
+    response = await client.post(TEXT_PATH, content=chunks(), headers=JSON_TYPE)
+    assert_refused(response, 413, None)
+    assert num_sent <= MAX_BODY_BYTES + 2 * 65536
+
+
+@pytest.mark.parametrize(
+    "unit", [b"[],", b"{},", b"[[]],", b"1,", b'"",', b'{"role":"","content":""},']
+)
+@pytest.mark.parametrize("field", [b"prompt", b"messages", b"stop", b"x"])
+async def test_the_largest_body_is_refused_fast(client, unit, field):
+    body = b'{"%s": [%s 0]}' % (field, unit * ((MAX_BODY_BYTES - 100) // len(unit)))
+    started = time.perf_counter()
+    response = await client.post(CHAT_PATH, content=body, headers=JSON_TYPE)
+    assert response.status_code == 400
+    # Measured at about 60 ms; the test's machine may be busy.
+    assert time.perf_counter() - started < 1.0
+
+
+async def test_unknown_routes_and_methods(client):
+    for response, status in [
+        (await client.get("/nope"), 404),
+        (await client.get(CHAT_PATH), 405),
+        (await client.post("/v1/models", content=b"x" * 100), 405),
+    ]:
+        assert_refused(response, status, None)
