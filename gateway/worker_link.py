@@ -39,7 +39,7 @@ log = structlog.get_logger(__name__)
 HEARTBEAT_S = 0.5
 # A worker that says nothing for this long is taken for dead; it should say something every 0.5 s.
 SILENCE_S = 1.5
-LEASE_S = 2.0
+LEASE_S = 5.0
 # How long a broken stream may take to be back.
 GRACE_S = 1.0
 RETRY_S = 0.25
@@ -229,12 +229,14 @@ class WorkerLink:
             call.cancel()
 
     async def _read(self, call: Any) -> Any:
-        try:
-            response = await asyncio.wait_for(call.read(), SILENCE_S)
-        except TimeoutError:
-            # Silent for longer than the lease's worth of heartbeats: no grace for a zombie.
+        # `wait` and not `wait_for`: cancelling a read would cancel the call, before the goodbye.
+        reading = asyncio.ensure_future(call.read())
+        done, _ = await asyncio.wait({reading}, timeout=SILENCE_S)
+        if not done:
+            # No grace for a worker that may be a zombie.
             self._lost_at = monotonic()
-            raise Unavailable(f"nothing was heard for {SILENCE_S} s") from None
+            raise Unavailable(f"nothing was heard for {SILENCE_S} s")
+        response = reading.result()
         if response is grpc.aio.EOF:
             raise to_tandem_error(await _error_of(call))
         return response

@@ -1,5 +1,5 @@
-"""The bodies of requests. Only types are checked here; the caps are in `gateway.limits`, for both
-protocols, save where reading a list to its end would already be too much work."""
+"""The bodies of requests. Only types are checked here. The caps are in `gateway.limits`, for both
+protocols, but a list is read no further than it can be right."""
 
 from __future__ import annotations
 
@@ -44,8 +44,10 @@ class GenerationBody(_Body):
     top_p: float | None = None
     top_k: int | None = None
     seed: int | None = None
-    stop: str | Annotated[list[str], Field(max_length=MAX_STOPS)] | None = None
-    stop_token_ids: Annotated[list[int], Field(max_length=MAX_STOP_TOKEN_IDS)] | None = None
+    stop: str | Annotated[list[str], Field(max_length=MAX_STOPS, fail_fast=True)] | None = None
+    stop_token_ids: (
+        Annotated[list[int], Field(max_length=MAX_STOP_TOKEN_IDS, fail_fast=True)] | None
+    ) = None
     ignore_eos: bool | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -86,7 +88,7 @@ class GenerationBody(_Body):
 class CompletionBody(GenerationBody):
     """Body of POST /v1/completions."""
 
-    prompt: str | Annotated[list[int], Field(max_length=MAX_PROMPT_TOKENS)]
+    prompt: str | Annotated[list[int], Field(max_length=MAX_PROMPT_TOKENS, fail_fast=True)]
 
     def request(self) -> GenerationRequest:
         """In the protocol-neutral form. Raises `InvalidRequest`."""
@@ -109,7 +111,7 @@ class MessageBody(_Body):
     """One message of a conversation."""
 
     role: str
-    content: str | Annotated[list[TextPart], Field(max_length=MAX_PARTS)]
+    content: str | Annotated[list[TextPart], Field(max_length=MAX_PARTS, fail_fast=True)]
 
     def message(self) -> ChatMessage:
         """In the protocol-neutral form. Raises `InvalidRequest`."""
@@ -125,7 +127,7 @@ class MessageBody(_Body):
 class ChatBody(GenerationBody):
     """Body of POST /v1/chat/completions."""
 
-    messages: Annotated[list[MessageBody], Field(max_length=MAX_MESSAGES)]
+    messages: Annotated[list[MessageBody], Field(max_length=MAX_MESSAGES, fail_fast=True)]
     max_completion_tokens: int | None = None
 
     def request(self) -> GenerationRequest:

@@ -53,22 +53,22 @@ class StepLoop:
         self._thread.join()
 
     def _run(self) -> None:
-        while (plan := self._next_plan()) is not None:
-            self._run_step(plan)
+        while (started := self._start_step()) is not None:
+            self._run_step(*started)
             self._on_progress()
 
-    def _next_plan(self) -> StepPlan | None:
-        """Wait for work; None when stopping."""
+    def _start_step(self) -> tuple[StepPlan, int] | None:
+        """Wait for work: the next plan, and when it began; None when stopping. A step begins when
+        its plan is taken: what happens later is for the next one."""
         with self._lock:
             while not self._stopping:
                 plan = self._state.next_step()
                 if plan is not None:
-                    return plan
+                    return plan, monotonic_ns()
                 self._lock.wait()
             return None
 
-    def _run_step(self, plan: StepPlan) -> None:
-        start_ns = monotonic_ns()
+    def _run_step(self, plan: StepPlan, start_ns: int) -> None:
         try:
             result = self._engine.launch(plan, self._state.layer_hook(plan)).result()
         except Exception as error:

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, MutableMapping
 from pathlib import Path
+from typing import Any
 
 import pytest
+import structlog
 from scripted_service import ScriptedService, Step, ended
 
 import tandem.artifacts
@@ -11,6 +13,13 @@ from gateway.frontend import Frontend
 from tandem.artifacts.tokenizer import Tokenizer
 
 Say = Callable[[str], list[Step]]
+
+
+@pytest.fixture(autouse=True)
+def logs() -> Iterator[list[MutableMapping[str, Any]]]:
+    """What is logged. Not written out: structlog's default tracebacks take long."""
+    with structlog.testing.capture_logs() as entries:
+        yield entries
 
 
 @pytest.fixture(scope="session")

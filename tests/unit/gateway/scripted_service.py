@@ -36,8 +36,10 @@ class ScriptedStream:
 
     async def next(self) -> Token | Ended:
         assert not self.cancelled.is_set(), "next() after cancel()"
-        while isinstance(step := self._steps.pop(0), Pause):
+        step = self._steps.pop(0)
+        if isinstance(step, Pause):
             await asyncio.sleep(3600 if step is Pause.FOREVER else 0.01)
+            return await self.next()
         if isinstance(step, Exception):
             raise step
         if isinstance(step, Ended):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,7 +24,7 @@ def first_stop(text: str, stops: list[str]) -> int | None:
 
 def pieces_of(text: str, cuts: list[int]) -> list[str]:
     bounds = sorted({0, len(text), *(cut % (len(text) + 1) for cut in cuts)})
-    return [text[a:b] for a, b in zip(bounds, bounds[1:], strict=False)]
+    return [text[a:b] for a, b in pairwise(bounds)]
 
 
 @given(texts, stops, st.lists(st.integers(0, 100)))

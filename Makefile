@@ -1,0 +1,95 @@
+# `make run` installs what it needs into .venv, once, and serves. ARGS are passed on to commands:
+# make run ARGS="--topology 1p2d"
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+# The first Python that is new enough; or name one: make run PYTHON=/path/to/python
+PYTHON ?= $(shell for each in python3.11 python3.12 python3.13 python3; do \
+	$$each -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$each && break; done)
+BIN := .venv/bin
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock
+SAY = @printf '\033[2m%s\033[0m\n'
+
+.PHONY: help
+help: ## what there is
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
+
+.PHONY: install
+install: .venv/installed ## what serving needs, into .venv
+
+.PHONY: dev
+dev: .venv/installed-dev ## what developing needs as well
+
+.PHONY: run
+run: .venv/installed ## serve on http://127.0.0.1:8000
+	@$(BIN)/tandem up $(ARGS)
+
+.PHONY: test
+test: .venv/installed-dev ## all tests but the slow ones
+	$(SAY) "pytest"
+	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+.PHONY: test-slow
+test-slow: .venv/installed-dev ## the slow tests
+	$(SAY) "pytest, slow tests"
+	@$(BIN)/python -m pytest -m slow $(ARGS)
+
+.PHONY: test-all
+test-all: test test-slow ## all tests
+
+.PHONY: lint
+lint: .venv/installed-dev ## style, types, layering, stubs
+	$(SAY) "ruff check"
+	@$(BIN)/ruff check --quiet
+	$(SAY) "ruff format --check"
+	@$(BIN)/ruff format --quiet --check
+	$(SAY) "mypy"
+	@$(BIN)/mypy --no-error-summary
+	$(SAY) "import-linter"
+	@log=$$($(BIN)/lint-imports 2>&1) || { echo "$$log"; exit 1; }
+	$(SAY) "stubs match protos/"
+	@scripts/protos --check
+
+.PHONY: format
+format: .venv/installed-dev ## fix what can be fixed
+	@$(BIN)/ruff check --quiet --fix
+	@$(BIN)/ruff format --quiet
+
+.PHONY: protos
+protos: .venv/installed-dev ## tandem/v1 from protos/
+	@scripts/protos
+
+.PHONY: bench
+bench: .venv/installed-dev ## the benchmarks
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+# An index may carry torch as another build, whose version then has a local part: 2.13.0+cpu.
+.PHONY: lock
+lock: .venv/installed-dev ## requirements.lock from pyproject.toml; ARGS=--upgrade for newer ones
+	$(SAY) "pip-compile"
+	@$(BIN)/pip-compile --quiet --extra torch --extra dev --strip-extras --no-header \
+		--no-emit-index-url --no-emit-trusted-host --no-emit-find-links $(ARGS) \
+		--output-file requirements.lock pyproject.toml
+	@sed -i.old 's/^\(torch==[0-9.]*\)+.*/\1/' requirements.lock && rm requirements.lock.old
+
+.PHONY: clean
+clean: ## remove what can be made anew, but for .venv
+	@rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	@find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+
+.venv/bin/python:
+	@test -n "$(PYTHON)" || { echo "Tandem needs Python 3.11 or newer: make run PYTHON=/path/to/it"; exit 1; }
+	$(SAY) "making .venv with $(PYTHON)"
+	@$(PYTHON) -m venv .venv
+
+# Stamps, so that nothing is installed twice.
+.venv/installed: pyproject.toml requirements.lock | .venv/bin/python
+	$(SAY) "installing Tandem and torch into .venv (once; some minutes, most of it torch's download)"
+	@$(PIP_INSTALL) -e '.[torch]'
+	@touch $@
+
+.venv/installed-dev: pyproject.toml requirements.lock | .venv/bin/python
+	$(SAY) "installing Tandem, torch and the development tools into .venv (once)"
+	@$(PIP_INSTALL) -e '.[torch,dev]'
+	@touch $@ .venv/installed

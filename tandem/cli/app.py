@@ -1,0 +1,183 @@
+"""The commands.
+
+What a command needs is imported when it runs, so that `tandem --help` comes at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tandem.cli.flags import flag
+from tandem.core.errors import TandemError
+
+commands = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="LLM serving that splits prefill from decode.",
+)
+
+WORKERS = "Workers"
+GATEWAY = "Gateway"
+# The arguments, --help among them, are the service's own business.
+FORWARD = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+
+
+def app() -> None:
+    """The `tandem` command; a `TandemError` becomes one line and exit status 1."""
+    try:
+        commands(prog_name="tandem")
+    except TandemError as error:
+        sys.exit(f"error: {error.message}")
+
+
+@commands.command()
+def up(
+    *,
+    topology: Annotated[str, flag("topology", "1p1d, 1p2d, 2p1d or another NpMd")] = "1p1d",
+    model: Annotated[
+        str, flag("model", "default, mock, a Hugging Face folder or a .gguf file")
+    ] = "default",
+    device: Annotated[
+        str, flag("device", "cpu, cpu:0-3, cuda (one GPU a worker), cuda:0 (shared), mock:PROFILE")
+    ] = "cpu",
+    host: Annotated[str, flag("host", "address that the gateway listens on")] = "127.0.0.1",
+    http_port: Annotated[int, flag("http-port", "port of the OpenAI API")] = 8000,
+    grpc_port: Annotated[int, flag("grpc-port", "port of the gRPC API")] = 50050,
+    port_base: Annotated[
+        int, flag("port-base", "the workers take the first free ports from here on")
+    ] = 50051,
+    log_dir: Annotated[
+        Path | None, flag("log-dir", "folder for the logs (default: logs/HTTP_PORT in the cache)")
+    ] = None,
+    verbose: Annotated[bool, flag("verbose", "logs to the terminal instead of files")] = False,
+    start_timeout: Annotated[int, flag("start-timeout", "seconds until all must be ready")] = 300,
+    dtype: Annotated[str | None, flag("dtype", "auto, float32 or bfloat16", WORKERS)] = None,
+    max_model_len: Annotated[
+        int | None, flag("max-model-len", "positions of a sequence at the most", WORKERS)
+    ] = None,
+    max_num_seqs: Annotated[
+        int | None, flag("max-num-seqs", "sequences a worker holds at the most", WORKERS)
+    ] = None,
+    block_size: Annotated[int | None, flag("block-size", "tokens of a KV block", WORKERS)] = None,
+    num_blocks: Annotated[
+        int | None, flag("num-blocks", "blocks of a worker's KV pool", WORKERS)
+    ] = None,
+    memory_share: Annotated[
+        float | None,
+        flag("memory-share", "share of the device's memory that a worker takes", WORKERS),
+    ] = None,
+    policy: Annotated[
+        str | None, flag("policy", "order in which queued prompts are prefilled", GATEWAY)
+    ] = None,
+    max_batch_tokens: Annotated[
+        int | None, flag("max-batch-tokens", "prompt tokens of a prefill batch", GATEWAY)
+    ] = None,
+    max_queue: Annotated[int | None, flag("max-queue", "requests that may wait", GATEWAY)] = None,
+) -> None:
+    """Start prefill workers, decode workers and the gateway, and keep them running.
+
+    Ends with Ctrl-C; a second Ctrl-C ends it at once.
+    """
+    from tandem.cli.fleet import FleetSettings
+    from tandem.cli.up import run_up
+    from tandem.core.topology import parse_topology
+
+    run_up(
+        FleetSettings(
+            topology=parse_topology(topology),
+            model=model,
+            device=device,
+            host=host,
+            http_port=http_port,
+            grpc_port=grpc_port,
+            port_base=port_base,
+            worker_options={
+                "dtype": dtype,
+                "max-model-len": max_model_len,
+                "max-num-seqs": max_num_seqs,
+                "block-size": block_size,
+                "num-blocks": num_blocks,
+                "memory-share": memory_share,
+            },
+            gateway_options={
+                "policy": policy,
+                "max-batch-tokens": max_batch_tokens,
+                "max-queue": max_queue,
+            },
+        ),
+        log_dir=log_dir,
+        verbose=verbose,
+        start_timeout_s=start_timeout,
+    )
+
+
+@commands.command()
+def chat(
+    prompt: Annotated[str | None, typer.Argument(help="ask this and leave")] = None,
+    *,
+    address: Annotated[
+        str | None, flag("address", "the gateway's gRPC address (default: 127.0.0.1:50050)")
+    ] = None,
+    system: Annotated[str | None, flag("system", "the system message")] = None,
+    max_tokens: Annotated[int | None, flag("max-tokens", "tokens of an answer at the most")] = None,
+    temperature: Annotated[float | None, flag("temperature", "0 is greedy")] = None,
+) -> None:
+    """Chat with the model. Ctrl-C stops an answer; Ctrl-D or /exit leaves."""
+    from tandem.cli.chat import run_chat
+
+    run_chat(prompt, address, system=system, max_tokens=max_tokens, temperature=temperature)
+
+
+@commands.command()
+def timeline(
+    address: Annotated[
+        str | None, flag("address", "the gateway's gRPC address (default: 127.0.0.1:50050)")
+    ] = None,
+    window: Annotated[str, flag("window", "how far back: 500ms, 30s, 5m")] = "30s",
+) -> None:
+    """Show what each worker did of late, and how busy it was."""
+    from tandem.cli.timeline import show_timeline
+
+    show_timeline(address, window)
+
+
+@commands.command()
+def pull(
+    model: Annotated[str, typer.Argument(help="default, or a .gguf file to import")] = "default",
+) -> None:
+    """Download or import a model, and print its folder."""
+    from tandem.artifacts.progress import terminal_progress
+    from tandem.artifacts.resolve import resolve
+
+    with terminal_progress() as progress:
+        folder = resolve(model, progress)
+    typer.echo(folder.path)
+
+
+@commands.command(context_settings=FORWARD, add_help_option=False)
+def prefill(context: typer.Context) -> None:
+    """Run one prefill worker, in this process."""
+    _become("prefill_service", context.args)
+
+
+@commands.command(context_settings=FORWARD, add_help_option=False)
+def decode(context: typer.Context) -> None:
+    """Run one decode worker, in this process."""
+    _become("decode_service", context.args)
+
+
+@commands.command(context_settings=FORWARD, add_help_option=False)
+def gateway(context: typer.Context) -> None:
+    """Run the gateway, in this process."""
+    _become("gateway", context.args)
+
+
+def _become(module: str, arguments: list[str]) -> None:
+    os.execv(sys.executable, [sys.executable, "-P", "-m", module, *arguments])

@@ -1,0 +1,139 @@
+"""`tandem chat`: a conversation over the gRPC SDK."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from time import monotonic
+
+from rich.console import Console
+
+from tandem.cli.amounts import format_bytes, format_seconds
+from tandem.client import Client, Completion, CompletionStream, GenerateArguments, Message
+from tandem.core.errors import TandemError, Unavailable
+
+CONNECT_S = 3.0
+LEAVE = {"/exit", "/quit"}
+
+
+def run_chat(
+    prompt: str | None,
+    address: str | None,
+    *,
+    system: str | None,
+    max_tokens: int | None,
+    temperature: float | None,
+) -> None:
+    """Answer `prompt`, or talk until the user leaves. Raises `TandemError`."""
+    options = GenerateArguments()
+    if max_tokens is not None:
+        options["max_tokens"] = max_tokens
+    if temperature is not None:
+        options["temperature"] = temperature
+    with Client(address) as client:
+        model = _served_model(client)
+        conversation = Conversation(client, options, Console(highlight=False))
+        if system is not None:
+            conversation.messages.append(Message(role="system", content=system))
+        if prompt is not None:
+            conversation.answer(prompt)
+        else:
+            conversation.run(model)
+
+
+def _served_model(client: Client) -> str:
+    """Raises `Unavailable` that says what to do if nobody serves."""
+    try:
+        models = client.models(timeout=CONNECT_S)
+    except TandemError as error:
+        raise Unavailable(
+            f"no gateway answers ({error.message}): start one with `tandem up`, or name one with"
+            " --address HOST:PORT"
+        ) from None
+    if not models:
+        raise Unavailable("the gateway is there, but its workers are not: see its log")
+    return models[0].id
+
+
+@dataclass
+class Conversation:
+    """What was said so far. What is asked is kept with its answer, as far as that came."""
+
+    client: Client
+    options: GenerateArguments
+    console: Console
+    messages: list[Message] = field(default_factory=list)
+
+    def run(self, model: str) -> None:
+        """Read and answer until the user leaves."""
+        self.console.print(
+            f"[bold]{model}[/] [dim]- Ctrl-C stops an answer, Ctrl-D or /exit leaves[/]"
+        )
+        for text in self._inputs():
+            try:
+                self.answer(text)
+            except TandemError as error:
+                self.messages.pop()
+                self.console.print(f"[red]error: {error.message}[/]")
+
+    def answer(self, text: str) -> None:
+        """Stream the answer to `text`. Raises `TandemError`."""
+        self.messages.append(Message(role="user", content=text))
+        arguments: GenerateArguments = {**self.options, "messages": self.messages}
+        printed = PrintedAnswer(self.console)
+        with self.client.stream(**arguments) as stream:
+            try:
+                printed.print(stream)
+                end = printed.describe(stream.completion)
+            except KeyboardInterrupt:
+                end = "stopped"
+        self.messages.append(Message(role="assistant", content=printed.text))
+        self.console.print(f"\n[dim]{end}[/]")
+
+    def _inputs(self) -> Iterator[str]:
+        with contextlib.suppress(ImportError):
+            import readline  # noqa: F401 - gives input() its line editing
+        while True:
+            try:
+                text = self.console.input("[bold cyan]> [/]").strip()
+            except EOFError:
+                self.console.print()
+                return
+            except KeyboardInterrupt:
+                self.console.print()
+                continue
+            if text in LEAVE:
+                return
+            if text:
+                yield text
+
+
+class PrintedAnswer:
+    """An answer on the terminal, as it comes, and the time that it took."""
+
+    def __init__(self, console: Console) -> None:
+        self.text = ""
+        self._console = console
+        self._start_s = monotonic()
+        self._first_s: float | None = None
+
+    def print(self, stream: CompletionStream) -> None:
+        for delta in stream:
+            self._first_s = self._first_s or monotonic()
+            self.text += delta.text
+            self._console.print(delta.text, end="", markup=False, emoji=False, soft_wrap=True)
+
+    def describe(self, completion: Completion) -> str:
+        """Figures as the client sees them; the rate is that of the tokens after the first."""
+        end_s = monotonic()
+        first_s = self._first_s or end_s
+        parts = [f"{completion.num_tokens} tokens"]
+        if completion.num_tokens > 1 and end_s > first_s:
+            parts.append(f"{(completion.num_tokens - 1) / (end_s - first_s):.1f} tokens/s")
+        parts.append(f"first after {format_seconds(first_s - self._start_s)}")
+        served_by = completion.served_by
+        workers = [served_by.prefill_worker, served_by.decode_worker]
+        parts.append(" -> ".join(filter(None, workers)))
+        parts.append(f"{format_bytes(served_by.kv_bytes)} of KV moved")
+        return ", ".join(parts)

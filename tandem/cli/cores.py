@@ -1,0 +1,43 @@
+"""Which cores a worker computes on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+
+CPUS = Path("/sys/devices/system/cpu")
+
+
+def usable_cores() -> list[int]:
+    """The cores that this process may use, threads of one physical core next to each other, so that
+    to cut the list in pieces parts few of them."""
+    if not hasattr(os, "sched_getaffinity"):
+        return list(range(os.cpu_count() or 1))
+    return sorted(os.sched_getaffinity(0), key=lambda core: (*_physical_core(core), core))
+
+
+def split_cores(cores: Sequence[int], num_workers: int) -> list[tuple[int, ...]]:
+    """Each worker's cores: the same number for all, the first ones take what is left over. Where
+    there are fewer cores than workers, several share a core."""
+    if len(cores) < num_workers:
+        return [(cores[index % len(cores)],) for index in range(num_workers)]
+    size, rest = divmod(len(cores), num_workers)
+    starts = [index * size + min(index, rest) for index in range(num_workers + 1)]
+    return [tuple(sorted(cores[start:stop])) for start, stop in pairwise(starts)]
+
+
+def bind_process(pid: int, cores: Sequence[int]) -> None:
+    """Keep a process that has just been started on these cores, where the system can."""
+    if cores and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(pid, cores)
+
+
+def _physical_core(core: int) -> tuple[int, int]:
+    topology = CPUS / f"cpu{core}" / "topology"
+    try:
+        package = int((topology / "physical_package_id").read_text())
+        return package, int((topology / "core_id").read_text())
+    except (OSError, ValueError):
+        return 0, core

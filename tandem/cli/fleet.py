@@ -1,0 +1,141 @@
+"""What `tandem up` starts: pure, from settings, ports and cores to command lines."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from tandem.cli.cores import split_cores
+from tandem.core.device import CpuDevice, CudaDevice, Device, format_cores, parse_device
+from tandem.core.errors import ConfigError
+from tandem.core.topology import Topology
+
+WORKER_HOST = "127.0.0.1"
+GPU_MEMORY_SHARE = 0.9
+
+Options = Mapping[str, str | int | float | None]
+
+
+@dataclass(frozen=True)
+class FleetSettings:
+    """What the user asked for. Options that are None are left to the services' defaults."""
+
+    topology: Topology
+    model: str
+    device: str
+    host: str
+    http_port: int
+    grpc_port: int
+    port_base: int
+    worker_options: Options = field(default_factory=dict)
+    gateway_options: Options = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Service:
+    """One process. `cores` empty: not bound to any."""
+
+    name: str
+    command: tuple[str, ...]
+    port: int
+    cores: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """All processes. The workers start, and end, beside the gateway."""
+
+    workers: tuple[Service, ...]
+    gateway: Service
+
+    @property
+    def services(self) -> tuple[Service, ...]:
+        return (*self.workers, self.gateway)
+
+    def core_line(self) -> str:
+        """How the cores are shared out; empty if they are not."""
+        bound = [worker for worker in self.workers if worker.cores]
+        if not bound:
+            return ""
+        line = ", ".join(f"{worker.name} on {format_cores(worker.cores)}" for worker in bound)
+        num_cores = len({core for worker in bound for core in worker.cores})
+        if num_cores < len(bound):
+            return f"{line}: too few for {len(bound)} workers, which share them"
+        return line
+
+
+def plan_fleet(settings: FleetSettings, ports: Sequence[int], cores: Sequence[int]) -> Fleet:
+    """The fleet, whose workers listen on `ports`, prefill first. `cores` are those that may be
+    used. Raises `ConfigError`."""
+    num_prefill, num_workers = settings.topology.num_prefill, settings.topology.num_workers
+    roles = ["prefill"] * num_prefill + ["decode"] * settings.topology.num_decode
+    devices = spread_device(settings.device, num_workers, cores)
+    workers = tuple(
+        _worker(settings, role, index if role == "prefill" else index - num_prefill, device, port)
+        for index, (role, device, port) in enumerate(zip(roles, devices, ports, strict=True))
+    )
+    return Fleet(workers, _gateway(settings, workers[:num_prefill], workers[num_prefill:]))
+
+
+def spread_device(text: str, num_workers: int, cores: Sequence[int]) -> list[Device]:
+    """Each worker's device: its own cores, its own GPU for `cuda`. Raises `ConfigError`."""
+    match parse_device(text):
+        case CpuDevice(wanted):
+            if missing := set(wanted) - set(cores):
+                raise ConfigError(
+                    f"device {text}: cores {format_cores(tuple(sorted(missing)))} cannot be used"
+                    f" here, but {format_cores(tuple(sorted(cores)))} can",
+                    param="device",
+                )
+            chosen = [core for core in cores if core in wanted] if wanted else cores
+            return [CpuDevice(share) for share in split_cores(chosen, num_workers)]
+        case CudaDevice() if text == "cuda":
+            return [CudaDevice(index) for index in range(num_workers)]
+        case device:
+            return [device] * num_workers
+
+
+def _worker(settings: FleetSettings, role: str, index: int, device: Device, port: int) -> Service:
+    name = f"{role}-{index}"
+    options = {
+        "host": WORKER_HOST,
+        "port": port,
+        "worker-id": name,
+        "device": str(device),
+        "model": settings.model,
+        **settings.worker_options,
+    }
+    if settings.device.startswith("cuda:") and options.get("memory-share") is None:
+        # All on one GPU: each takes its part of what one alone would take.
+        options["memory-share"] = round(GPU_MEMORY_SHARE / settings.topology.num_workers, 3)
+    cores = device.cores if isinstance(device, CpuDevice) else ()
+    return Service(name, _command(f"{role}_service", options), port, cores)
+
+
+def _gateway(
+    settings: FleetSettings, prefill: Sequence[Service], decode: Sequence[Service]
+) -> Service:
+    options = {
+        "host": settings.host,
+        "http-port": settings.http_port,
+        "grpc-port": settings.grpc_port,
+        "prefill": _addresses(prefill),
+        "decode": _addresses(decode),
+        "model": settings.model,
+        **settings.gateway_options,
+    }
+    return Service("gateway", _command("gateway", options), settings.http_port)
+
+
+def _command(module: str, options: Options) -> tuple[str, ...]:
+    # -P: a folder of the service's name where the user happens to be is not the service.
+    command = [sys.executable, "-P", "-m", module]
+    for name, value in options.items():
+        if value is not None:
+            command += [f"--{name}", str(value)]
+    return tuple(command)
+
+
+def _addresses(workers: Sequence[Service]) -> str:
+    return ",".join(f"{WORKER_HOST}:{worker.port}" for worker in workers)

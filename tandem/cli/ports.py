@@ -1,0 +1,45 @@
+"""Ports of this machine."""
+
+from __future__ import annotations
+
+import socket
+
+from tandem.core.errors import ConfigError
+
+LAST_PORT = 65535
+
+
+def is_free(host: str, port: int) -> bool:
+    """Whether a server could listen there. Raises `ConfigError` if the host is not this one."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        # Connections of a server that has just ended do not hinder the next one.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except socket.gaierror:
+            raise ConfigError(f"{host!r} is no address of this machine", param="host") from None
+        except OSError:
+            return False
+    return True
+
+
+def require_free(host: str, port: int, flag: str) -> None:
+    """Raise `ConfigError` that names `flag` if a server cannot listen there."""
+    if not 1 <= port <= LAST_PORT:
+        raise ConfigError(f"{flag} {port} is no port: write 1 to {LAST_PORT}")
+    if not is_free(host, port):
+        raise ConfigError(f"cannot listen on {host}:{port}, is the port in use? See {flag}")
+
+
+def free_ports(host: str, base: int, count: int, taken: set[int]) -> list[int]:
+    """The first `count` free ports from `base` on that are not `taken`. Raises `ConfigError`."""
+    ports: list[int] = []
+    for port in range(max(1, base), LAST_PORT + 1):
+        if len(ports) == count:
+            break
+        if port not in taken and is_free(host, port):
+            ports.append(port)
+    if len(ports) < count:
+        raise ConfigError(f"there are no {count} free ports from --port-base {base} on")
+    return ports

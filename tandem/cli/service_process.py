@@ -1,0 +1,85 @@
+"""A service as a child process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from asyncio.subprocess import DEVNULL, Process
+from pathlib import Path
+
+from tandem.cli.cores import bind_process
+from tandem.cli.fleet import Service
+
+TAIL_BYTES = 64 * 1024
+TAIL_LINES = 12
+ERROR = "error: "
+
+
+class ServiceProcess:
+    """One run of `service`. What it writes goes to the end of `log`, or to the terminal if None."""
+
+    def __init__(self, service: Service, log: Path | None, process: Process) -> None:
+        self.service = service
+        self.log = log
+        self._process = process
+
+    @classmethod
+    async def start(cls, service: Service, log: Path | None) -> ServiceProcess:
+        # In a session of its own: Ctrl-C is for its parent, which ends its children in order.
+        with contextlib.ExitStack() as stack:
+            output = stack.enter_context(log.open("ab")) if log else None
+            process = await asyncio.create_subprocess_exec(
+                *service.command,
+                stdin=DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                env={**os.environ, "TANDEM_END_WITH_PARENT": str(os.getpid())},
+            )
+        with contextlib.suppress(ProcessLookupError):
+            bind_process(process.pid, service.cores)
+        return cls(service, log, process)
+
+    @property
+    def has_ended(self) -> bool:
+        return self._process.returncode is not None
+
+    async def wait(self) -> None:
+        await self._process.wait()
+
+    def terminate(self) -> None:
+        self._signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self._signal(signal.SIGKILL)
+
+    def obituary(self) -> str:
+        """How it ended and, on lines of their own, its last words."""
+        how = _describe(self._process.returncode)
+        lines = self._last_lines()
+        if lines and lines[-1].startswith(ERROR):
+            return f"{how}: {lines[-1].removeprefix(ERROR)}"
+        where = [f"  log: {self.log}"] if self.log else []
+        return "\n".join([how, *(f"  | {line}" for line in lines), *where])
+
+    def _signal(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            self._process.send_signal(number)
+
+    def _last_lines(self) -> list[str]:
+        if self.log is None:
+            return []
+        with self.log.open("rb") as log:
+            log.seek(max(0, self.log.stat().st_size - TAIL_BYTES))
+            text = log.read().decode(errors="replace")
+        return [line for line in text.splitlines() if line.strip()][-TAIL_LINES:]
+
+
+def _describe(returncode: int | None) -> str:
+    if returncode is None:
+        return "still running"
+    if returncode < 0:
+        return f"killed by {signal.Signals(-returncode).name}"
+    return f"exit status {returncode}"

@@ -1,0 +1,106 @@
+"""Keeps a fleet's processes running, and ends them all."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable, Coroutine, Iterable
+from pathlib import Path
+from typing import Any
+
+from tandem.cli.crash_limit import MAX_CRASHES, WINDOW_S, CrashLimit
+from tandem.cli.fleet import Fleet, Service
+from tandem.cli.service_process import ServiceProcess
+from tandem.core.errors import Unavailable
+
+STOP_S = 5.0
+# What is left is the workers', once the gateway has said goodbye to them.
+GATEWAY_STOP_S = 3.0
+
+
+class Supervisor:
+    """Runs `fleet`. Logs go to `log_dir`, or to the terminal if None; `warn` tells the user of
+    services that ended and are started anew."""
+
+    def __init__(self, fleet: Fleet, log_dir: Path | None, warn: Callable[[str], None]) -> None:
+        self._fleet = fleet
+        self._log_dir = log_dir
+        self._warn = warn
+        self._processes: dict[str, ServiceProcess] = {}
+        self._crashes: dict[str, CrashLimit] = defaultdict(CrashLimit)
+        self._is_ready = False
+
+    async def run(
+        self, until_ready: Coroutine[Any, Any, None], on_ready: Callable[[], None]
+    ) -> None:
+        """Run until cancelled, then end all processes; they have ended when this does.
+
+        Raises `Unavailable` if a service ends before `until_ready` returns, or keeps ending later.
+        """
+        tasks = [asyncio.create_task(until_ready)]
+        try:
+            for service in self._fleet.services:
+                await self._start(service)
+                tasks.append(asyncio.create_task(self._keep_running(service)))
+            await _first_done(tasks)
+            self._is_ready = True
+            on_ready()
+            await _first_done(tasks[1:])
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self._stop()
+
+    def kill(self) -> None:
+        """End all processes at once."""
+        for process in self._processes.values():
+            process.kill()
+
+    async def _start(self, service: Service) -> None:
+        log = self._log_dir / f"{service.name}.log" if self._log_dir else None
+        self._processes[service.name] = await ServiceProcess.start(service, log)
+
+    async def _keep_running(self, service: Service) -> None:
+        while True:
+            process = self._processes[service.name]
+            await process.wait()
+            if not self._is_ready:
+                raise Unavailable(f"{service.name} could not start, {process.obituary()}")
+            self._warn(f"{service.name} died, {process.obituary()}")
+            if self._crashes[service.name].crashed(asyncio.get_running_loop().time()):
+                raise Unavailable(
+                    f"{service.name} died {MAX_CRASHES} times within {WINDOW_S:.0f} s"
+                )
+            self._warn(f"starting {service.name} again")
+            await self._start(service)
+
+    async def _stop(self) -> None:
+        """SIGTERM to the gateway, then to the workers, then SIGKILL to what is left."""
+        processes = list(self._processes.values())
+        gateways = [each for each in processes if each.service is self._fleet.gateway]
+        deadline = asyncio.get_running_loop().time() + STOP_S
+        await _terminate(gateways, deadline - STOP_S + GATEWAY_STOP_S)
+        await _terminate(processes, deadline)
+        self.kill()
+        for process in processes:
+            await process.wait()
+
+
+async def _first_done(tasks: Iterable[asyncio.Task[None]]) -> None:
+    """Wait until one of the tasks is done, and raise what it raised."""
+    done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in done:
+        task.result()
+
+
+async def _terminate(processes: list[ServiceProcess], deadline: float) -> None:
+    running = [process for process in processes if not process.has_ended]
+    for process in running:
+        process.terminate()
+    try:
+        async with asyncio.timeout_at(deadline):
+            for process in running:
+                await process.wait()
+    except TimeoutError:
+        return

@@ -1,0 +1,89 @@
+"""`tandem timeline`: what the workers did of late, drawn and in figures."""
+
+from __future__ import annotations
+
+import re
+
+import grpc
+from rich.console import Console
+from rich.table import Table
+
+from tandem.cli.amounts import format_bytes, format_seconds
+from tandem.cli.gantt import draw
+from tandem.client.connection import resolve_address, translated_errors
+from tandem.core.errors import ConfigError
+from tandem.core.pipeline import Lane, PipelineFigures, pipeline_figures
+from tandem.core.reports import SpanKind
+from tandem.core.worker import WorkerRole
+from tandem.v1 import inference_pb2, inference_pb2_grpc
+from tandem.wire.channels import CHANNEL_OPTIONS
+from tandem.wire.reports import span_from_wire
+
+TIMEOUT_S = 10.0
+UNITS_MS = {"ms": 1, "s": 1000, "m": 60_000}
+
+
+def show_timeline(address: str | None, window: str) -> None:
+    """Print the last `window`. Raises `TandemError`."""
+    lanes = fetch_lanes(resolve_address(address), parse_window_ms(window))
+    console = Console(highlight=False)
+    if not any(lane.of_kind(SpanKind.STEP) for lane in lanes):
+        console.print(f"nothing ran within the last {window}")
+        return
+    figures = pipeline_figures(lanes)
+    console.print(draw(lanes, console.width))
+    console.print(_lane_table(figures))
+    console.print(_summary(figures))
+
+
+def parse_window_ms(text: str) -> int:
+    """`30s` -> 30000. Raises `ConfigError`."""
+    match = re.fullmatch(r"(\d{1,6})(ms|s|m)", text, re.ASCII)
+    if match is None or int(match[1]) == 0:
+        raise ConfigError(f"unknown window {text!r:.40}: write 500ms, 30s or 5m", param="window")
+    return int(match[1]) * UNITS_MS[match[2]]
+
+
+def fetch_lanes(address: str, window_ms: int) -> list[Lane]:
+    """The timeline, prefill workers first. Raises `TandemError`."""
+    with translated_errors(), grpc.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
+        response = inference_pb2_grpc.InferenceServiceStub(channel).GetTimeline(
+            inference_pb2.GetTimelineRequest(window_ms=window_ms), timeout=TIMEOUT_S
+        )
+    lanes = [
+        Lane(
+            worker_id=lane.worker_id,
+            role=WorkerRole(lane.role),
+            spans=tuple(span_from_wire(span) for span in lane.spans),
+            clock_offset_ns=lane.clock_offset_ns,
+        )
+        for lane in response.lanes
+    ]
+    return sorted(lanes, key=lambda lane: (lane.role, lane.worker_id))
+
+
+def _lane_table(figures: PipelineFigures) -> Table:
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    for name in ("worker", "busy", "steps", "gap p50", "gap p99"):
+        table.add_column(name, justify="left" if name == "worker" else "right")
+    for lane in figures.lanes:
+        table.add_row(
+            lane.worker_id,
+            f"{lane.busy_share:.0%}",
+            str(lane.num_steps),
+            format_seconds(lane.gap_p50_ns / 1e9),
+            format_seconds(lane.gap_p99_ns / 1e9),
+        )
+    return table
+
+
+def _summary(figures: PipelineFigures) -> str:
+    transfers = figures.transfers
+    return (
+        f"transfers  {transfers.count}, {format_bytes(transfers.num_bytes)},"
+        f" {format_bytes(transfers.bytes_per_s)}/s while sending,"
+        f" {transfers.hidden_share:.0%} hidden behind compute\n"
+        f"pipeline   {figures.efficiency:.0%} efficient over"
+        f" {format_seconds(figures.makespan_ns / 1e9)} (busy / (engines x makespan))\n"
+        "[dim]gap: from one step's end to the next one's start, whether or not work was waiting[/]"
+    )

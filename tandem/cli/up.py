@@ -1,0 +1,128 @@
+"""`tandem up`: check what can be checked, start everything, say when it serves."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Coroutine
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+
+from tandem.artifacts.cache import cache_dir
+from tandem.artifacts.progress import terminal_progress
+from tandem.artifacts.resolve import resolve
+from tandem.cli.cores import usable_cores
+from tandem.cli.fleet import WORKER_HOST, Fleet, FleetSettings, plan_fleet
+from tandem.cli.ports import free_ports, require_free
+from tandem.cli.readiness import until_ready
+from tandem.cli.supervisor import Supervisor
+from tandem.cli.welcome import welcome
+from tandem.core.device import MockDevice, parse_device
+from tandem.core.errors import ConfigError
+from tandem.engine.fake.profiles import parse_profile
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def run_up(
+    settings: FleetSettings, *, log_dir: Path | None, verbose: bool, start_timeout_s: float
+) -> None:
+    """Run the fleet until a signal ends it. Raises `TandemError`."""
+    console = Console(stderr=True, highlight=False)
+    _check_device(settings.device)
+    fleet = _plan(settings)
+    model_name = _resolve_model(settings)
+    logs = None if verbose else _empty_logs(log_dir or _default_logs(settings), fleet)
+    supervisor = Supervisor(
+        fleet, logs, lambda text: console.print(f"[bold red]{escape(text)}[/]", soft_wrap=True)
+    )
+    if line := fleet.core_line():
+        console.print(f"[dim]cores: {line}[/]")
+    status = console.status(f"starting {len(fleet.services)} processes", spinner="dots")
+
+    def on_ready() -> None:
+        status.stop()
+        welcome(console, settings, fleet, model_name, logs)
+
+    with status:
+        serving = supervisor.run(
+            until_ready(_local(settings.host), settings.http_port, start_timeout_s), on_ready
+        )
+        asyncio.run(_until_signal(serving, supervisor, console))
+    console.print("bye")
+
+
+async def _until_signal(
+    serving: Coroutine[Any, Any, None], supervisor: Supervisor, console: Console
+) -> None:
+    """Run `serving` to its end, which the first signal asks for and the second one forces."""
+    task = asyncio.create_task(serving)
+    signals = 0
+
+    def on_signal() -> None:
+        nonlocal signals
+        signals += 1
+        if signals == 1:
+            console.print("stopping; once more to stop at once")
+            task.cancel()
+        else:
+            supervisor.kill()
+
+    for number in SIGNALS:
+        asyncio.get_running_loop().add_signal_handler(number, on_signal)
+    await asyncio.wait([task])
+    if not task.cancelled():
+        task.result()
+
+
+def _check_device(text: str) -> None:
+    device = parse_device(text)
+    if isinstance(device, MockDevice):
+        parse_profile(device.profile)
+    elif find_spec("torch") is None:
+        raise ConfigError(f"device {text} needs torch: pip install 'tandem-serve[torch]'")
+
+
+def _plan(settings: FleetSettings) -> Fleet:
+    require_free(settings.host, settings.http_port, "--http-port")
+    require_free(settings.host, settings.grpc_port, "--grpc-port")
+    taken = {settings.http_port, settings.grpc_port}
+    ports = free_ports(WORKER_HOST, settings.port_base, settings.topology.num_workers, taken)
+    return plan_fleet(settings, ports, usable_cores())
+
+
+def _resolve_model(settings: FleetSettings) -> str:
+    """The model's name, once it is on this machine."""
+    with terminal_progress() as progress:
+        folder = resolve(settings.model, progress)
+    if not folder.weight_files and not isinstance(parse_device(settings.device), MockDevice):
+        raise ConfigError(
+            f"model {settings.model!r} has no weights: it needs a mock device, like mock:h100"
+        )
+    return folder.name
+
+
+def _default_logs(settings: FleetSettings) -> Path:
+    # One folder a port, so that two at a time do not write to the same files, and old ones go.
+    return cache_dir() / "logs" / str(settings.http_port)
+
+
+def _empty_logs(folder: Path, fleet: Fleet) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for service in fleet.services:
+            (folder / f"{service.name}.log").write_bytes(b"")
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write logs to {folder} ({error.strerror}): see --log-dir and --verbose"
+        ) from error
+    return folder
+
+
+def _local(host: str) -> str:
+    """Where this machine reaches a server that listens on `host`."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)

@@ -1,0 +1,58 @@
+"""What `tandem up` says when it serves."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.panel import Panel
+from rich.table import Table
+
+from tandem.cli.fleet import Fleet, FleetSettings
+
+DEFAULT_GRPC_PORT = 50050
+BODY = '{"model": "default", "messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 64}'
+
+
+def welcome(
+    console: Console, settings: FleetSettings, fleet: Fleet, model_name: str, logs: Path | None
+) -> None:
+    """Print addresses, and what to do next, in lines that can be pasted."""
+    url = f"http://{settings.host}:{settings.http_port}"
+    facts = Table.grid(padding=(0, 2))
+    for name, value in (
+        ("model", f"{model_name} ({settings.topology}, {settings.device})"),
+        ("OpenAI API", f"{url}/v1"),
+        ("gRPC API", f"{settings.host}:{settings.grpc_port}"),
+        ("workers", ", ".join(f"{each.name} :{each.port}" for each in fleet.workers)),
+        ("logs", str(logs) if logs else "here"),
+    ):
+        facts.add_row(f"[dim]{name}[/]", value)
+    console.print(
+        Panel(facts, title="[bold green]Tandem is ready[/]", title_align="left", expand=False)
+    )
+    # Outside the panel, whose border would be copied along.
+    console.print(
+        f"curl {url}/v1/chat/completions -H 'Content-Type: application/json' \\\n  -d '{BODY}'",
+        markup=False,
+        soft_wrap=True,
+    )
+    console.print(f"{_own_name()} chat{_address_flag(settings)}", markup=False, soft_wrap=True)
+    console.print("[dim]Ctrl-C to stop[/]")
+
+
+def _address_flag(settings: FleetSettings) -> str:
+    if settings.grpc_port == DEFAULT_GRPC_PORT:
+        return ""
+    return f" --address 127.0.0.1:{settings.grpc_port}"
+
+
+def _own_name() -> str:
+    """How the user can call this command."""
+    if shutil.which("tandem"):
+        return "tandem"
+    script = Path(sys.executable).parent / "tandem"
+    return os.path.relpath(script) if script.exists() else "python -m tandem.cli"

@@ -1,0 +1,158 @@
+"""How well the engines are kept busy, and the transfers hidden: figures from the workers' spans.
+
+Times are nanoseconds. A lane's spans are on its worker's own clock; the offset, which is known only
+within some uncertainty, enters nothing but the makespan.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from tandem.core.reports import Span, SpanKind
+from tandem.core.worker import WorkerRole
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """One worker's spans. `clock_offset_ns` puts them on the clock that all lanes share."""
+
+    worker_id: str
+    role: WorkerRole
+    spans: tuple[Span, ...]
+    clock_offset_ns: int = 0
+
+    def of_kind(self, kind: SpanKind) -> list[Span]:
+        return sorted(
+            (span for span in self.spans if span.kind is kind), key=lambda span: span.start_ns
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class LaneFigures:
+    """One engine. `busy_share` is of the makespan. The gaps are those between consecutive steps,
+    whether there was work waiting or not: spans alone do not tell."""
+
+    worker_id: str
+    role: WorkerRole
+    num_steps: int
+    busy_ns: int
+    busy_share: float
+    gap_p50_ns: int
+    gap_p99_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class TransferFigures:
+    """All transfers. `hidden_share` weighs each by its duration; the rate is that of the bytes over
+    the time in which at least one transfer was under way on its sender."""
+
+    count: int
+    num_bytes: int
+    bytes_per_s: float
+    hidden_share: float
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineFigures:
+    """The whole. The makespan is from the first step's start to the last one's end; `efficiency` is
+    busy / (engines * makespan). Without steps all are 0."""
+
+    lanes: tuple[LaneFigures, ...]
+    transfers: TransferFigures
+    makespan_ns: int
+    efficiency: float
+
+
+def pipeline_figures(lanes: Sequence[Lane]) -> PipelineFigures:
+    """The figures of a window of the timeline."""
+    makespan_ns = _makespan_ns(lanes)
+    figures = tuple(_lane_figures(lane, makespan_ns) for lane in lanes)
+    busy_ns = sum(lane.busy_ns for lane in figures)
+    return PipelineFigures(
+        lanes=figures,
+        transfers=_transfer_figures(lanes),
+        makespan_ns=makespan_ns,
+        efficiency=_ratio(busy_ns, len(lanes) * makespan_ns),
+    )
+
+
+def hidden_share(transfers: Iterable[Span]) -> float:
+    """The share of the transfers' time that compute hid: of one, 1 - max(0, commit - compute end) /
+    span, on the sender's clock alone, where a span ends with the commit. 1 if there were none."""
+    total_ns = exposed_ns = 0
+    for span in transfers:
+        duration_ns = span.end_ns - span.start_ns
+        total_ns += duration_ns
+        # KV can leave only after the compute that made it, but for a transfer of nothing.
+        exposed_ns += min(duration_ns, max(0, span.end_ns - span.compute_end_ns))
+    return 1.0 - _ratio(exposed_ns, total_ns)
+
+
+def covered_ns(spans: Iterable[Span]) -> int:
+    """The time in which at least one of the spans was under way."""
+    covered = 0
+    frontier = -1
+    for span in sorted(spans, key=lambda span: span.start_ns):
+        covered += max(0, span.end_ns - max(span.start_ns, frontier))
+        frontier = max(frontier, span.end_ns)
+    return covered
+
+
+def gaps_ns(steps: Sequence[Span]) -> list[int]:
+    """The gaps between consecutive steps, which are in order of their start."""
+    gaps: list[int] = []
+    frontier = steps[0].end_ns if steps else 0
+    for step in steps[1:]:
+        gaps.append(max(0, step.start_ns - frontier))
+        frontier = max(frontier, step.end_ns)
+    return gaps
+
+
+def percentile(values: Sequence[int], share: float) -> int:
+    """The smallest value that at least `share` of the values do not exceed; 0 if there are none."""
+    if not values:
+        return 0
+    return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
+
+
+def _lane_figures(lane: Lane, makespan_ns: int) -> LaneFigures:
+    steps = lane.of_kind(SpanKind.STEP)
+    gaps = gaps_ns(steps)
+    busy_ns = covered_ns(steps)
+    return LaneFigures(
+        worker_id=lane.worker_id,
+        role=lane.role,
+        num_steps=len(steps),
+        busy_ns=busy_ns,
+        busy_share=_ratio(busy_ns, makespan_ns),
+        gap_p50_ns=percentile(gaps, 0.5),
+        gap_p99_ns=percentile(gaps, 0.99),
+    )
+
+
+def _transfer_figures(lanes: Iterable[Lane]) -> TransferFigures:
+    by_lane = [lane.of_kind(SpanKind.TRANSFER) for lane in lanes]
+    transfers = [span for spans in by_lane for span in spans]
+    num_bytes = sum(span.num_bytes for span in transfers)
+    sending_ns = sum(covered_ns(spans) for spans in by_lane)
+    return TransferFigures(
+        count=len(transfers),
+        num_bytes=num_bytes,
+        bytes_per_s=_ratio(num_bytes * 10**9, sending_ns),
+        hidden_share=hidden_share(transfers),
+    )
+
+
+def _makespan_ns(lanes: Iterable[Lane]) -> int:
+    steps = [(lane.clock_offset_ns, step) for lane in lanes for step in lane.of_kind(SpanKind.STEP)]
+    if not steps:
+        return 0
+    start_ns = min(offset + step.start_ns for offset, step in steps)
+    end_ns = max(offset + step.end_ns for offset, step in steps)
+    return end_ns - start_ns
+
+
+def _ratio(part: int, whole: int) -> float:
+    return part / whole if whole else 0.0

@@ -1,0 +1,268 @@
+"""The gRPC side and its clients, over a real server."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+
+import grpc
+import pytest
+from scripted_service import Pause
+
+import tandem
+from gateway.grpc_inference import InferenceServicer
+from tandem.client import ServedBy
+from tandem.core.errors import (
+    DeadlineExceeded,
+    Fenced,
+    InvalidRequest,
+    NotFound,
+    ResourceExhausted,
+    TandemError,
+    Unavailable,
+)
+from tandem.v1 import inference_pb2, inference_pb2_grpc
+from tandem.wire.channels import new_server
+
+HELLO = "Hello, world"
+
+
+@pytest.fixture
+async def address(frontend, service):
+    def timeline(window_ms: int) -> inference_pb2.GetTimelineResponse:
+        lane = inference_pb2.TimelineLane(worker_id=f"last {window_ms}")
+        return inference_pb2.GetTimelineResponse(lanes=[lane])
+
+    server = new_server()
+    servicer = InferenceServicer(frontend, service, timeline)
+    inference_pb2_grpc.add_InferenceServiceServicer_to_server(servicer, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    yield f"127.0.0.1:{port}"
+    await server.stop(None)
+
+
+@pytest.fixture
+async def client(address):
+    async with tandem.AsyncClient(address) as client:
+        yield client
+
+
+@pytest.fixture
+async def stub(address):
+    async with grpc.aio.insecure_channel(address) as channel:
+        yield inference_pb2_grpc.InferenceServiceStub(channel)
+
+
+async def cancelled(service) -> None:
+    async with asyncio.timeout(2):
+        await service.streams[0].cancelled.wait()
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        {"prompt": "Hi"},
+        {"token_ids": [72, 105]},
+        {"messages": [{"role": "user", "content": "Hi"}]},
+    ],
+)
+async def test_generate(client, service, tokenizer, prompt):
+    completion = await client.generate(
+        **prompt, max_tokens=20, temperature=0, seed=7, stop=["#"], request_id="mine"
+    )
+    assert completion.text == HELLO
+    assert list(completion.token_ids) == tokenizer.encode(HELLO)
+    assert (completion.finish_reason, completion.num_tokens) == ("length", 12)
+    assert completion.served_by == ServedBy("prefill-0", "decode-0", 4096, 2)
+    assert (completion.request_id, completion.model) == ("mine", "mock")
+    request = service.requests[0]
+    assert completion.num_prompt_tokens == len(request.prompt_token_ids)
+    assert (request.params.temperature, request.params.seed) == (0, 7)
+
+
+async def test_absent_fields_take_defaults(client, service):
+    await client.generate(prompt="Hi")
+    params = service.requests[0].params
+    assert (params.temperature, params.top_p, params.max_tokens) == (1.0, 1.0, 2046)
+
+
+async def test_stream(client):
+    async with client.stream(prompt="Hi", stop="wor") as stream:
+        text = "".join([delta.text async for delta in stream])
+        assert text == stream.completion.text == "Hello, "
+        assert stream.completion.finish_reason == "stop"
+
+
+async def test_models_and_timeline(client, stub, service):
+    (model,) = await client.models()
+    assert (model.id, model.max_model_len) == ("mock", 2048)
+    timeline = await stub.GetTimeline(inference_pb2.GetTimelineRequest(window_ms=5))
+    assert timeline.lanes[0].worker_id == "last 5"
+    service.model = None
+    assert await client.models() == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind", "param"),
+    [
+        ({"prompt": ""}, InvalidRequest, "prompt"),
+        ({"token_ids": []}, InvalidRequest, "prompt"),
+        ({"token_ids": [260]}, InvalidRequest, "prompt"),
+        ({"prompt": "x" * 5000}, InvalidRequest, "prompt"),
+        ({"messages": []}, InvalidRequest, "messages"),
+        ({"messages": [{"role": "x", "content": ""}]}, InvalidRequest, "messages"),
+        ({"prompt": "Hi", "model": "gpt"}, NotFound, "model"),
+        ({"prompt": "Hi", "temperature": float("nan")}, InvalidRequest, "temperature"),
+        ({"prompt": "Hi", "temperature": float("inf")}, InvalidRequest, "temperature"),
+        ({"prompt": "Hi", "temperature": -1}, InvalidRequest, "temperature"),
+        ({"prompt": "Hi", "top_p": 0}, InvalidRequest, "top_p"),
+        ({"prompt": "Hi", "top_k": 2**32 - 1}, InvalidRequest, "top_k"),
+        ({"prompt": "Hi", "max_tokens": 0}, InvalidRequest, "max_tokens"),
+        ({"prompt": "Hi", "max_tokens": 2**32 - 1}, InvalidRequest, "max_tokens"),
+        ({"prompt": "Hi", "seed": 2**64 - 1}, InvalidRequest, "seed"),
+        ({"prompt": "Hi", "stop": ["x"] * 500_000}, InvalidRequest, "stop"),
+        ({"prompt": "Hi", "stop": [""]}, InvalidRequest, "stop"),
+        ({"prompt": "Hi", "stop_token_ids": [260]}, InvalidRequest, "stop_token_ids"),
+        ({"prompt": "Hi", "request_id": "x" * 200}, InvalidRequest, "request_id"),
+        ({}, InvalidRequest, None),
+        ({"prompt": "Hi", "token_ids": [1]}, InvalidRequest, None),
+        ({"prompt": "Hi", "max_tokens": -1}, InvalidRequest, None),
+        ({"prompt": "Hi", "max_tokens": 2**32}, InvalidRequest, None),
+        ({"prompt": "Hi", "temperature": "hot"}, InvalidRequest, None),
+        ({"prompt": "\ud800"}, InvalidRequest, None),
+        ({"token_ids": [-1]}, InvalidRequest, None),
+        ({"prompt": "Hi", "flux": 1}, InvalidRequest, None),
+    ],
+)
+async def test_bad_input(client, service, arguments, kind, param):
+    with pytest.raises(kind) as caught:
+        await client.generate(**arguments)
+    assert type(caught.value) is kind
+    assert caught.value.param == param
+    assert not service.requests
+
+
+async def test_what_the_clients_cannot_say_is_refused_too(stub, service):
+    for request in [
+        inference_pb2.GenerateRequest(),
+        inference_pb2.GenerateRequest(text="Hi", num_choices=2),
+        inference_pb2.GenerateRequest(text="Hi", num_choices=10**9),
+    ]:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.Generate(request).read()
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert not service.requests
+
+
+@pytest.mark.parametrize("num_tokens", [0, 2])
+@pytest.mark.parametrize(
+    "error",
+    [
+        ResourceExhausted("full", retry_after_s=2.5),
+        Unavailable("none", retry_after_s=1.0),
+        Fenced("an older term"),
+        InvalidRequest("no", param="x"),
+    ],
+)
+async def test_errors_arrive_as_they_were_raised(client, service, error, num_tokens):
+    service.script = lambda request: [72] * num_tokens + [error]
+    with pytest.raises(TandemError) as caught:
+        await client.generate(prompt="Hi")
+    raised = caught.value
+    assert type(raised) is type(error)
+    assert (raised.message, raised.param) == (error.message, error.param)
+    assert raised.retry_after_s == error.retry_after_s
+
+
+async def test_an_unexpected_error_is_logged_and_not_told(client, service, logs):
+    service.script = lambda request: [72, RuntimeError("secret")]
+    with pytest.raises(TandemError, match="internal error") as caught:
+        await client.generate(prompt="Hi")
+    assert type(caught.value) is TandemError
+    assert "secret" in str(logs[0]["exc_info"])
+
+
+@pytest.mark.parametrize("num_tokens", [0, 2])
+async def test_a_deadline_ends_the_generation(client, service, num_tokens):
+    service.script = lambda request: [72] * num_tokens + [Pause.FOREVER]
+    with pytest.raises(DeadlineExceeded):
+        await client.generate(prompt="Hi", timeout=0.2)
+    await cancelled(service)
+
+
+async def test_cancel_ends_the_generation_and_the_iteration(client, service):
+    service.script = lambda request: [72, 73, Pause.FOREVER]
+    stream = client.stream(prompt="Hi")
+    assert (await anext(stream)).token_ids == (72,)
+    stream.cancel()
+    assert [delta async for delta in stream] in ([], [(73,)])
+    await cancelled(service)
+
+
+async def test_a_cancelled_task_ends_the_generation(client, service):
+    service.script = lambda request: [72, Pause.FOREVER]
+    task = asyncio.create_task(client.generate(prompt="Hi"))
+    async with asyncio.timeout(5):
+        while not service.streams or not service.streams[0].num_tokens:
+            await asyncio.sleep(0.01)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await cancelled(service)
+
+
+async def test_nobody_there():
+    async with tandem.AsyncClient("127.0.0.1:1") as client:
+        with pytest.raises(Unavailable):
+            await client.models()
+
+
+async def test_the_blocking_client(address, service):
+    def use() -> None:
+        with tandem.Client(address) as client:
+            assert client.generate(prompt="Hi").text == HELLO
+            assert client.models()[0].id == "mock"
+            with client.stream(prompt="Hi") as stream:
+                assert "".join(delta.text for delta in stream) == HELLO
+                assert stream.completion.num_tokens == 12
+            with pytest.raises(NotFound) as caught:
+                client.generate(prompt="Hi", model="gpt")
+            assert caught.value.param == "model"
+            service.script = lambda request: [72, Pause.FOREVER]
+            with pytest.raises(DeadlineExceeded):
+                client.generate(prompt="Hi", timeout=0.2)
+
+    await asyncio.to_thread(use)
+
+
+async def test_the_blocking_client_cancels(address, service):
+    service.script = lambda request: [72, Pause.FOREVER]
+
+    def use() -> None:
+        with tandem.Client(address) as client:
+            stream = client.stream(prompt="Hi")
+            next(stream)
+            stream.cancel()
+            assert list(stream) == []
+            with pytest.raises(Unavailable):
+                _ = stream.completion
+
+    await asyncio.to_thread(use)
+    await cancelled(service)
+
+
+def test_the_address_comes_from_the_environment(monkeypatch):
+    from tandem.client.connection import resolve_address
+
+    monkeypatch.delenv("TANDEM_ADDRESS", raising=False)
+    assert resolve_address(None) == "127.0.0.1:50050"
+    monkeypatch.setenv("TANDEM_ADDRESS", "gw:1")
+    assert resolve_address(None) == "gw:1"
+    assert resolve_address("other:2") == "other:2"
+
+
+def test_importing_tandem_is_cheap():
+    check = "import sys, tandem; assert 'grpc' not in sys.modules; tandem.Client"
+    subprocess.run([sys.executable, "-c", check], check=True)

@@ -1,0 +1,113 @@
+"""Over a real socket: OpenAI's own client, and clients that leave."""
+
+from __future__ import annotations
+
+import asyncio
+
+import httpx
+import openai
+import pytest
+import uvicorn
+from scripted_service import Pause
+
+from gateway.http.app import create_app
+from tandem.core.errors import Unavailable
+
+CHAT = [{"role": "user", "content": "Hi"}]
+
+
+@pytest.fixture
+async def url(frontend, service):
+    config = uvicorn.Config(create_app(frontend, service), port=0, log_level="warning")
+    server = uvicorn.Server(config)
+    serving = asyncio.create_task(server.serve())
+    while not server.started:  # noqa: ASYNC110 - uvicorn offers nothing to wait for
+        await asyncio.sleep(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    yield f"http://127.0.0.1:{port}"
+    server.should_exit = True
+    await serving
+
+
+@pytest.fixture
+async def client(url):
+    client = openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
+    async with client:
+        yield client
+
+
+async def test_openais_client(client):
+    chat = await client.chat.completions.create(model="default", messages=CHAT, temperature=0)
+    assert chat.choices[0].message.content == "Hello, world"
+    assert chat.usage.prompt_tokens_details.cached_tokens == 2
+    completion = await client.completions.create(model="default", prompt="Hi", max_tokens=12)
+    assert completion.choices[0].text == "Hello, world"
+    models = await client.models.list()
+    assert [model.id for model in models.data] == ["mock", "default"]
+
+
+async def test_openais_client_streaming(client):
+    stream = await client.chat.completions.create(
+        model="mock", messages=CHAT, stream=True, stream_options={"include_usage": True}
+    )
+    chunks = [chunk async for chunk in stream]
+    assert chunks[0].choices[0].delta.role == "assistant"
+    text = "".join(choice.delta.content or "" for chunk in chunks for choice in chunk.choices)
+    assert text == "Hello, world"
+    assert chunks[-1].usage.completion_tokens == 12
+
+
+async def test_openais_client_and_errors(client, service):
+    with pytest.raises(openai.NotFoundError) as not_found:
+        await client.completions.create(model="gpt", prompt="Hi")
+    assert not_found.value.code == "model_not_found"
+    with pytest.raises(openai.BadRequestError) as bad:
+        await client.completions.create(model="mock", prompt="x" * 5000)
+    assert bad.value.code == "context_length_exceeded"
+    service.script = lambda request: [72, Unavailable("the worker left")]
+    stream = await client.completions.create(model="mock", prompt="Hi", stream=True)
+    with pytest.raises(openai.APIError, match="the worker left"):
+        _ = [chunk async for chunk in stream]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("num_tokens", [0, 3])
+async def test_a_client_that_leaves_ends_its_generation(url, service, stream, num_tokens):
+    service.script = lambda request: [72] * num_tokens + [Pause.FOREVER]
+    async with httpx.AsyncClient(base_url=url) as client:
+        body = {"prompt": "Hi", "stream": stream}
+        call = asyncio.create_task(client.post("/v1/completions", json=body))
+        async with asyncio.timeout(5):
+            while not service.streams or service.streams[0].num_tokens < num_tokens:
+                await asyncio.sleep(0.01)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+    async with asyncio.timeout(1):
+        await service.streams[0].cancelled.wait()
+
+
+async def test_a_client_that_leaves_in_its_body_is_forgotten(url, service):
+    port = int(url.rpartition(":")[2])
+    _, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(
+        b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        b'Content-Length: 100\r\n\r\n{"prompt": '
+    )
+    await writer.drain()
+    writer.close()
+    async with httpx.AsyncClient(base_url=url) as client:
+        assert (await client.get("/live")).status_code == 200
+    assert not service.requests
+
+
+async def test_a_slow_reader_holds_nobody_up(url, service, say):
+    service.script = lambda request: say("Hello, world" * 150)
+    body = {"prompt": "Hi", "stream": True, "max_tokens": 2000}
+    async with httpx.AsyncClient(base_url=url) as client:
+        async with client.stream("POST", "/v1/completions", json=body) as slow:
+            assert slow.status_code == 200
+            service.script = lambda request: say("Hello")
+            response = await client.post("/v1/completions", json={"prompt": "Hi"})
+            assert response.json()["choices"][0]["text"] == "Hello"
+        assert (await client.get("/live")).status_code == 200

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2
+
+from tandem.core import errors
+from tandem.wire.status import to_status, to_tandem_error
+
+
+class Call(grpc.RpcError):
+    """A failed call, as far as it is looked at."""
+
+    def __init__(self, code: grpc.StatusCode, details: str, metadata: object = ()) -> None:
+        self.code = lambda: code
+        self.details = lambda: details
+        self.trailing_metadata = lambda: metadata
+
+
+def failed(error: errors.TandemError) -> Call:
+    status = to_status(error)
+    (code,) = [code for code in grpc.StatusCode if code.value[0] == status.code]
+    metadata = [("grpc-status-details-bin", status.SerializeToString())]
+    return Call(code, status.message, metadata)
+
+
+KINDS = [errors.TandemError, *errors.TandemError.__subclasses__()]
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.__module__ == errors.__name__])
+def test_each_kind_survives_the_wire(kind):
+    error = to_tandem_error(failed(kind("why", param="p", retry_after_s=0.25)))
+    assert type(error) is kind
+    assert (error.message, error.param, error.retry_after_s) == ("why", "p", 0.25)
+    error = to_tandem_error(failed(kind("why")))
+    assert (error.param, error.retry_after_s) == (None, None)
+
+
+def test_a_narrower_kind_arrives_as_its_parent():
+    from gateway.limits import ContextLengthExceeded
+
+    error = to_tandem_error(failed(ContextLengthExceeded("too long", param="prompt")))
+    assert type(error) is errors.InvalidRequest
+
+
+def test_details_are_googles():
+    status = to_status(errors.InvalidRequest("no", param="p", retry_after_s=1.5))
+    info = error_details_pb2.ErrorInfo()
+    assert status.details[0].Unpack(info)
+    assert (info.reason, info.domain) == ("INVALID_REQUEST", "tandem")
+    bad_request = error_details_pb2.BadRequest()
+    assert status.details[1].Unpack(bad_request)
+    assert bad_request.field_violations[0].field == "p"
+    retry = error_details_pb2.RetryInfo()
+    assert status.details[2].Unpack(retry)
+    assert retry.retry_delay.ToMilliseconds() == 1500
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        (grpc.StatusCode.UNAVAILABLE, errors.Unavailable),
+        (grpc.StatusCode.FAILED_PRECONDITION, errors.Mismatch),
+        (grpc.StatusCode.UNIMPLEMENTED, errors.TandemError),
+        (grpc.StatusCode.UNKNOWN, errors.TandemError),
+    ],
+)
+@pytest.mark.parametrize("metadata", [(), None, [("grpc-status-details-bin", b"\xff\xff")]])
+def test_a_foreign_status_is_judged_by_its_code_and_not_quoted(code, kind, metadata):
+    error = to_tandem_error(Call(code, "secret 10.0.0.1", metadata))
+    assert type(error) is kind
+    assert "secret" not in error.message
