@@ -70,19 +70,14 @@ class Dispatcher:
             address: WorkerLink(role, address, controller_id, first_term, self)
             for role, address in workers
         }
-        self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
-        self._tasks = [
-            asyncio.create_task(link.run(), name=f"link {address}")
-            for address, link in self._links.items()
-        ]
+        for link in self._links.values():
+            link.start()
 
     async def stop(self) -> None:
         """Say goodbye to the workers, which then drop what is left."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*(link.stop() for link in self._links.values()))
 
     # TokenService
 

@@ -93,7 +93,8 @@ class Generation:
 
     def served_by(self) -> ServedBy:
         grant, decode = self.grant, self.decode
-        if grant is None or decode is None:
+        # A first token that ends the sequence was never sent on, whatever had been reserved for it.
+        if grant is None or decode is None or len(self.token_ids) <= 1:
             return ServedBy(self.prefill_worker, decode_worker="")
         return ServedBy(
             self.prefill_worker,

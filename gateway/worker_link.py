@@ -97,7 +97,7 @@ ROLE_WIRES = {
 
 
 class WorkerLink:
-    """One worker, by role and address. `run` it as a task; `send` from the same event loop."""
+    """One worker, by role and address. All methods are called on one event loop."""
 
     def __init__(
         self,
@@ -120,15 +120,28 @@ class WorkerLink:
         self._unapplied: deque[tuple[int, list[Any]]] = deque()
         self._wake = asyncio.Event()
         self._last_problem = ""
+        self._stopping = False
+        self._task: asyncio.Task[None] | None = None
 
     def send(self, command: Any) -> None:
         """Send a command, together with the others of this turn of the event loop."""
         self._due.append(command)
         self._wake.set()
 
-    async def run(self) -> None:
-        """Keep the link up until cancelled; then say goodbye."""
-        while True:
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._run(), name=f"link {self._address}")
+
+    async def stop(self) -> None:
+        """Say goodbye, so that the worker ends the lease now and not when it has run out."""
+        self._stopping = True
+        self._wake.set()
+        if self._task:
+            await asyncio.wait({self._task}, timeout=GOODBYE_TIMEOUT_S)
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        while not self._stopping:
             try:
                 await self._connect_and_serve()
             except TandemError as error:
@@ -139,6 +152,8 @@ class WorkerLink:
 
     def _broken(self, error: TandemError) -> None:
         """Decide whether the worker is lost, or has its grace."""
+        if self._stopping:
+            return
         now = monotonic()
         if self._info is None:
             if error.message != self._last_problem:
@@ -211,39 +226,35 @@ class WorkerLink:
         writing = asyncio.create_task(self._write(call))
         try:
             while True:
-                response = await self._read(call)
-                self._applied(response.header.applied_command)
-                self._listener.heard(info, response.header, monotonic_ns())
-                if response.reports:
-                    self._listener.reported(
-                        info, [self._wire.report_from_wire(each) for each in response.reports]
-                    )
-        except asyncio.CancelledError:
-            writing.cancel()
-            await self._say_goodbye(call)
-            raise
+                self._take(info, await self._read(call))
         finally:
-            writing.cancel()
             # A write on a broken stream fails as the read does; the read's error is the one told.
+            writing.cancel()
             await asyncio.gather(writing, return_exceptions=True)
             call.cancel()
 
+    def _take(self, info: WorkerInfo, response: Any) -> None:
+        self._applied(response.header.applied_command)
+        self._listener.heard(info, response.header, monotonic_ns())
+        if response.reports:
+            self._listener.reported(
+                info, [self._wire.report_from_wire(each) for each in response.reports]
+            )
+
     async def _read(self, call: Any) -> Any:
-        # `wait` and not `wait_for`: cancelling a read would cancel the call, before the goodbye.
-        reading = asyncio.ensure_future(call.read())
-        done, _ = await asyncio.wait({reading}, timeout=SILENCE_S)
-        if not done:
+        try:
+            response = await asyncio.wait_for(call.read(), SILENCE_S)
+        except TimeoutError:
             # No grace for a worker that may be a zombie.
             self._lost_at = monotonic()
-            raise Unavailable(f"nothing was heard for {SILENCE_S} s")
-        response = reading.result()
+            raise Unavailable(f"nothing was heard for {SILENCE_S} s") from None
         if response is grpc.aio.EOF:
             raise to_tandem_error(await _error_of(call))
         return response
 
     async def _write(self, call: Any) -> None:
-        """Send what is due, and a heartbeat when nothing is."""
-        while True:
+        """Send what is due, and a heartbeat when nothing is; at the end, a goodbye."""
+        while not self._stopping:
             try:
                 await asyncio.wait_for(self._wake.wait(), HEARTBEAT_S)
             except TimeoutError:
@@ -256,16 +267,8 @@ class WorkerLink:
                 number = self._last_number
                 self._unapplied.append((number, batch))
             await call.write(self._request(number, batch))
-
-    async def _say_goodbye(self, call: Any) -> None:
-        """Have the worker end the lease now; if it does not answer, the lease runs out."""
         header = worker_pb2.ControllerHeader(sent_ns=monotonic_ns(), goodbye=True)
-        try:
-            async with asyncio.timeout(GOODBYE_TIMEOUT_S):
-                await call.write(self._wire.request(header=header))
-                await call.code()
-        except (TimeoutError, grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
-            log.warning("no goodbye", address=self._address, why=type(error).__name__)
+        await call.write(self._wire.request(header=header))
 
     def _request(
         self,

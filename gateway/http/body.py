@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
-from typing import Any
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import suppress
+from typing import Any, NoReturn
 
 import orjson
 from fastapi import Request, Response
@@ -12,6 +14,9 @@ from starlette.exceptions import HTTPException
 
 # Room for a prompt of a million characters.
 MAX_BODY_BYTES = 2 * 2**20
+# What is read of a longer one, only to be dropped.
+MAX_LINGER_BYTES = 128 * 2**20
+MAX_LINGER_S = 0.5
 # Lists, objects and keys, also those within strings, which are not told apart. A million of them
 # would hold the event loop up for half a second. A prompt has about one token for each at least, so
 # that no real one comes near.
@@ -26,7 +31,6 @@ class JsonRequest(Request):
         """Raises 415 for what does not call itself JSON, 413 for what is too long."""
         if not hasattr(self, "_body"):
             self._require_json()
-            self._require_short(_content_length(self))
             self._body = await self._read()
         return self._body
 
@@ -35,24 +39,21 @@ class JsonRequest(Request):
         return _parse(await self.body())
 
     async def _read(self) -> bytes:
+        chunks = self.stream()
+        if _content_length(self) > MAX_BODY_BYTES:
+            await _refuse(chunks)
         body = bytearray()
-        async for chunk in self.stream():
+        async for chunk in chunks:
             body += chunk
             # A chunked body does not say how long it is, and one that does may lie.
-            self._require_short(len(body))
+            if len(body) > MAX_BODY_BYTES:
+                await _refuse(chunks)
         return bytes(body)
 
     def _require_json(self) -> None:
         content_type = self.headers.get("content-type", "")
         if content_type.partition(";")[0].strip().lower() != "application/json":
             raise HTTPException(415, "the content type must be application/json")
-
-    def _require_short(self, num_bytes: int) -> None:
-        if num_bytes > MAX_BODY_BYTES:
-            # What is left of the body is not read, so the connection cannot be used again.
-            raise HTTPException(
-                413, f"the body must have at most {MAX_BODY_BYTES} bytes", {"Connection": "close"}
-            )
 
 
 class JsonRoute(APIRoute):
@@ -65,6 +66,21 @@ class JsonRoute(APIRoute):
             return await handle(JsonRequest(request.scope, request.receive))
 
         return handle_json
+
+
+async def _refuse(chunks: AsyncIterator[bytes]) -> NoReturn:
+    # A connection that is closed while bytes are coming in is reset, and the client may never read
+    # why: so they are let come for a while, and dropped.
+    num_bytes = 0
+    with suppress(TimeoutError):
+        async with asyncio.timeout(MAX_LINGER_S):
+            async for chunk in chunks:
+                num_bytes += len(chunk)
+                if num_bytes > MAX_LINGER_BYTES:
+                    break
+    raise HTTPException(
+        413, f"the body must have at most {MAX_BODY_BYTES} bytes", {"Connection": "close"}
+    )
 
 
 def _content_length(request: Request) -> int:

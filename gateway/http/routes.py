@@ -11,6 +11,7 @@ from gateway.answer import Answer, Delta, Finished
 from gateway.frontend import Frontend
 from gateway.http.body import JsonRoute
 from gateway.http.disconnect import unless_disconnected
+from gateway.http.errors import describe
 from gateway.http.formats import (
     AnswerFormat,
     ChatFormat,
@@ -41,6 +42,16 @@ def generation_router(frontend: Frontend) -> APIRouter:
 
 
 async def _respond(
+    frontend: Frontend, request: Request, body: ChatBody | CompletionBody, form: AnswerFormat
+) -> Response:
+    try:
+        return await _generate(frontend, request, body, form)
+    except Exception as error:
+        # Here and not in the framework's outermost layer, which no longer knows the request's name.
+        return describe(error).response()
+
+
+async def _generate(
     frontend: Frontend, request: Request, body: ChatBody | CompletionBody, form: AnswerFormat
 ) -> Response:
     wanted = body.request()

@@ -13,7 +13,7 @@ from tandem.cli.cores import bind_process
 from tandem.cli.fleet import Service
 
 TAIL_BYTES = 64 * 1024
-TAIL_LINES = 12
+TAIL_LINES = 8
 ERROR = "error: "
 
 
@@ -65,8 +65,10 @@ class ServiceProcess:
         return "\n".join([how, *(f"  | {line}" for line in lines), *where])
 
     def _signal(self, number: int) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            self._process.send_signal(number)
+        # Not the process's own method, which also reaps it, before asyncio's watcher can.
+        if not self.has_ended:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._process.pid, number)
 
     def _last_lines(self) -> list[str]:
         if self.log is None:

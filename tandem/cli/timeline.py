@@ -12,7 +12,7 @@ from tandem.cli.amounts import format_bytes, format_seconds
 from tandem.cli.gantt import draw
 from tandem.client.connection import resolve_address, translated_errors
 from tandem.core.errors import ConfigError
-from tandem.core.pipeline import Lane, PipelineFigures, pipeline_figures
+from tandem.core.pipeline import Lane, PipelineFigures, TransferFigures, pipeline_figures
 from tandem.core.reports import SpanKind
 from tandem.core.worker import WorkerRole
 from tandem.v1 import inference_pb2, inference_pb2_grpc
@@ -77,12 +77,19 @@ def _lane_table(figures: PipelineFigures) -> Table:
     return table
 
 
-def _summary(figures: PipelineFigures) -> str:
-    transfers = figures.transfers
+def _transfers(figures: TransferFigures) -> str:
+    if figures.count == 0:
+        return "none"
     return (
-        f"transfers  {transfers.count}, {format_bytes(transfers.num_bytes)},"
-        f" {format_bytes(transfers.bytes_per_s)}/s while sending,"
-        f" {transfers.hidden_share:.0%} hidden behind compute\n"
+        f"{figures.count}, {format_bytes(figures.num_bytes)},"
+        f" {format_bytes(figures.bytes_per_s)}/s while sending,"
+        f" {figures.hidden_share:.0%} hidden behind compute"
+    )
+
+
+def _summary(figures: PipelineFigures) -> str:
+    return (
+        f"transfers  {_transfers(figures.transfers)}\n"
         f"pipeline   {figures.efficiency:.0%} efficient over"
         f" {format_seconds(figures.makespan_ns / 1e9)} (busy / (engines x makespan))\n"
         "[dim]gap: from one step's end to the next one's start, whether or not work was waiting[/]"

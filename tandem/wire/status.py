@@ -7,8 +7,8 @@ from typing import Any, NoReturn, cast
 import grpc
 import structlog
 from google.protobuf.message import DecodeError, Message
-from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
-from grpc_status import rpc_status  # type: ignore[import-untyped]
+from google.rpc import error_details_pb2, status_pb2
+from grpc_status import rpc_status
 
 from tandem.core.errors import (
     Cancelled,

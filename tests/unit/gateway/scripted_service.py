@@ -71,3 +71,8 @@ class ScriptedService:
         self.requests.append(request)
         self.streams.append(ScriptedStream(request, self.script(request)))
         return self.streams[-1]
+
+    async def generated(self, num_tokens: int) -> None:
+        """Wait until the first request has this many tokens."""
+        while not self.streams or self.streams[0].num_tokens < num_tokens:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)

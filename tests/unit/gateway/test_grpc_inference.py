@@ -55,9 +55,10 @@ async def stub(address):
         yield inference_pb2_grpc.InferenceServiceStub(channel)
 
 
-async def cancelled(service) -> None:
+async def cancelled(service, logs) -> None:
     async with asyncio.timeout(2):
         await service.streams[0].cancelled.wait()
+    assert not logs
 
 
 @pytest.mark.parametrize(
@@ -185,32 +186,43 @@ async def test_an_unexpected_error_is_logged_and_not_told(client, service, logs)
 
 
 @pytest.mark.parametrize("num_tokens", [0, 2])
-async def test_a_deadline_ends_the_generation(client, service, num_tokens):
+async def test_a_deadline_ends_the_generation(client, service, logs, num_tokens):
     service.script = lambda request: [72] * num_tokens + [Pause.FOREVER]
     with pytest.raises(DeadlineExceeded):
         await client.generate(prompt="Hi", timeout=0.2)
-    await cancelled(service)
+    await cancelled(service, logs)
 
 
-async def test_cancel_ends_the_generation_and_the_iteration(client, service):
+async def test_cancel_ends_the_generation_and_the_iteration(client, service, logs):
     service.script = lambda request: [72, 73, Pause.FOREVER]
     stream = client.stream(prompt="Hi")
     assert (await anext(stream)).token_ids == (72,)
     stream.cancel()
     assert [delta async for delta in stream] in ([], [(73,)])
-    await cancelled(service)
+    await cancelled(service, logs)
 
 
-async def test_a_cancelled_task_ends_the_generation(client, service):
+async def test_a_cancelled_task_ends_the_generation(client, service, logs):
     service.script = lambda request: [72, Pause.FOREVER]
     task = asyncio.create_task(client.generate(prompt="Hi"))
     async with asyncio.timeout(5):
-        while not service.streams or not service.streams[0].num_tokens:
-            await asyncio.sleep(0.01)
+        await service.generated(1)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    await cancelled(service)
+    await cancelled(service, logs)
+
+
+async def test_leaving_at_any_moment_ends_the_generation(client, service, logs, say):
+    service.script = lambda request: say(HELLO * 40)
+    for num_deltas in range(0, 40, 4):
+        async with client.stream(prompt="Hi") as stream:
+            for _ in range(num_deltas):
+                await anext(stream)
+    await asyncio.sleep(0.1)
+    for stream in service.streams:
+        assert stream.cancelled.is_set() or stream.num_tokens == len(HELLO) * 40
+    assert not logs
 
 
 async def test_nobody_there():
@@ -237,7 +249,7 @@ async def test_the_blocking_client(address, service):
     await asyncio.to_thread(use)
 
 
-async def test_the_blocking_client_cancels(address, service):
+async def test_the_blocking_client_cancels(address, service, logs):
     service.script = lambda request: [72, Pause.FOREVER]
 
     def use() -> None:
@@ -250,7 +262,7 @@ async def test_the_blocking_client_cancels(address, service):
                 _ = stream.completion
 
     await asyncio.to_thread(use)
-    await cancelled(service)
+    await cancelled(service, logs)
 
 
 def test_the_address_comes_from_the_environment(monkeypatch):

@@ -23,7 +23,7 @@ TEXT = {"prompt": "Hi"}
 
 @pytest.fixture
 async def client(frontend, service):
-    transport = httpx.ASGITransport(create_app(frontend, service), raise_app_exceptions=False)
+    transport = httpx.ASGITransport(create_app(frontend, service))
     async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
         yield client
 
@@ -153,6 +153,7 @@ async def test_errors_before_the_first_token(client, service, error, status, cod
             assert error_of(response)["code"] == code
             assert "secret" not in response.text
             assert ("retry-after" in response.headers) == (status in (429, 503))
+            assert "x-request-id" in response.headers
 
 
 async def test_retry_after_is_in_whole_seconds(client, service):

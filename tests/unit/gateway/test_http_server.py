@@ -72,19 +72,19 @@ async def test_openais_client_and_errors(client, service):
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("num_tokens", [0, 3])
-async def test_a_client_that_leaves_ends_its_generation(url, service, stream, num_tokens):
+async def test_a_client_that_leaves_ends_its_generation(url, service, logs, stream, num_tokens):
     service.script = lambda request: [72] * num_tokens + [Pause.FOREVER]
     async with httpx.AsyncClient(base_url=url) as client:
         body = {"prompt": "Hi", "stream": stream}
         call = asyncio.create_task(client.post("/v1/completions", json=body))
         async with asyncio.timeout(5):
-            while not service.streams or service.streams[0].num_tokens < num_tokens:
-                await asyncio.sleep(0.01)
+            await service.generated(num_tokens)
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call
     async with asyncio.timeout(1):
         await service.streams[0].cancelled.wait()
+    assert not [entry for entry in logs if entry["log_level"] == "error"]
 
 
 async def test_a_client_that_leaves_in_its_body_is_forgotten(url, service):
@@ -99,6 +99,14 @@ async def test_a_client_that_leaves_in_its_body_is_forgotten(url, service):
     async with httpx.AsyncClient(base_url=url) as client:
         assert (await client.get("/live")).status_code == 200
     assert not service.requests
+
+
+async def test_a_body_that_is_too_long_is_answered(url):
+    async with httpx.AsyncClient(base_url=url) as client:
+        headers = {"content-type": "application/json"}
+        response = await client.post("/v1/completions", content=b" " * 10**8, headers=headers)
+        assert response.status_code == 413
+        assert response.json()["error"]["param"] is None
 
 
 async def test_a_slow_reader_holds_nobody_up(url, service, say):

@@ -1,0 +1,190 @@
+"""Worker processes of the simulation: the real states and fake engines, run by hand.
+
+What the threads and the event loop of a real worker do at times of their own, the simulation does
+in calls: `launch` and `land` are the two ends of a step, `apply` is a message that came.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from decode_service.standing_plan import StandingPlan
+from prefill_service.batch_queue import BatchQueue, Transfers
+from tandem.core.commands import DecodeCommand, PrefillCommand, Remove, Reserve
+from tandem.core.errors import TandemError
+from tandem.core.kv import KVLayout
+from tandem.core.plan import StepPlan, StepResult
+from tandem.core.sequence import EndRule
+from tandem.core.worker import ModelInfo, WorkerInfo, WorkerRole
+from tandem.engine.fake.content import fake_layout
+from tandem.engine.fake.engine import FakeEngine
+from tandem.engine.fake.profiles import parse_profile
+
+BLOCK_SIZE = 4
+VOCAB_SIZE = 1000
+MAX_MODEL_LEN = 20
+EOS_TOKEN_IDS = frozenset(range(0, VOCAB_SIZE, 25))
+MODEL = ModelInfo("sim", "f" * 64, VOCAB_SIZE, MAX_MODEL_LEN, EOS_TOKEN_IDS, "fake")
+END_RULE = EndRule(EOS_TOKEN_IDS, MAX_MODEL_LEN)
+LAYOUT: KVLayout = fake_layout(BLOCK_SIZE)
+
+
+class NoTime:
+    """A clock for engines that take no time."""
+
+    def now(self) -> float:
+        return 0.0
+
+    def sleep_until(self, when: float) -> None:
+        raise AssertionError("a step of the zero profile slept")
+
+
+def worker_info(
+    worker_id: str, role: WorkerRole, epoch: int, num_blocks: int, max_num_seqs: int
+) -> WorkerInfo:
+    return WorkerInfo(
+        worker_id, role, epoch, MODEL, LAYOUT, num_blocks, max_num_seqs, "mock:zero"
+    )
+
+
+@dataclass(eq=False)
+class Process:
+    """One life of a worker process. `runnable`: its engine thread has been notified."""
+
+    info: WorkerInfo
+    alive: bool = True
+    has_lease: bool = False
+    applied_command: int = 0
+    runnable: bool = False
+    news: bool = False
+    state: Any = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.engine = FakeEngine(
+            MODEL,
+            profile=parse_profile("zero"),
+            block_size=BLOCK_SIZE,
+            num_blocks=self.info.num_blocks,
+            output_token_ids=(0, VOCAB_SIZE),
+            clock=NoTime(),
+        )
+        self._plan: StepPlan | None = None
+        self._result: StepResult | None = None
+
+    # The event loop's side, as `tandem.worker.worker.Worker` does it.
+
+    def act(self, change: Callable[..., None], *args: object) -> None:
+        change(*args)
+        self.runnable = self.news = True
+
+    def apply(self, number: int, commands: Sequence[Any]) -> None:
+        assert number == self.applied_command + 1, "commands were lost on the way"
+        self.applied_command = number
+        for command in commands:
+            self.act(self._apply, command)
+
+    def clear(self) -> None:
+        self.applied_command = 0
+        self.act(self.state.clear)
+
+    def _apply(self, command: Any) -> None:
+        self.state.apply(command)
+
+    # The engine thread's side, as `StepLoop` does it.
+
+    @property
+    def is_stepping(self) -> bool:
+        return self._plan is not None
+
+    def launch(self, compute_at_once: bool) -> None:
+        """Begin the next step, if there is one. Its computing is done now, or when it lands: both
+        are within the step."""
+        self._plan, self._result = self.state.next_step(), None
+        if self._plan is None:
+            self.runnable = False
+            return
+        self._check(self._plan)
+        if compute_at_once:
+            self._result = self._compute(self._plan)
+
+    def land(self) -> None:
+        plan, self._plan = self._plan, None
+        assert plan is not None
+        result = self._result or self._compute(plan)
+        self.act(self.state.complete, plan, result, 0, 0)
+
+    def fail(self) -> list[int]:
+        """The engine fails; the sequences of its step."""
+        plan, self._plan = self._plan, None
+        assert plan is not None
+        self.act(self.state.fail, plan, TandemError("the engine failed"))
+        return [each.sequence_id for each in plan.slices]
+
+    def _compute(self, plan: StepPlan) -> StepResult:
+        return self.engine.launch(plan, self.state.layer_hook(plan)).result()
+
+    def _check(self, plan: StepPlan) -> None:
+        ids = [each.sequence_id for each in plan.slices]
+        assert len(ids) == len(set(ids)), "a sequence is in a step twice"
+
+
+class PrefillProcess(Process):
+    """A prefill worker."""
+
+    state: BatchQueue
+
+    def __init__(self, info: WorkerInfo, transfers: Transfers) -> None:
+        super().__init__(info)
+        self.state = BatchQueue(
+            layout=LAYOUT, num_blocks=info.num_blocks, end_rule=END_RULE, transfers=transfers
+        )
+        self.removed: set[int] = set()
+
+    def _apply(self, command: PrefillCommand) -> None:
+        super()._apply(command)
+        if isinstance(command, Remove):
+            self.removed.add(command.sequence_id)
+
+    def _check(self, plan: StepPlan) -> None:
+        super()._check(plan)
+        for each in plan.slices:
+            assert each.sequence_id not in self.removed, "a removed sequence runs"
+            assert each.start % BLOCK_SIZE == 0
+            assert each.sample is not None or each.end % BLOCK_SIZE == 0
+
+
+class DecodeProcess(Process):
+    """A decode worker. `end_of(request_id)`: the sequence length with which a request ends."""
+
+    state: StandingPlan
+
+    def __init__(self, info: WorkerInfo, end_of: Callable[[str], int]) -> None:
+        super().__init__(info)
+        self.state = StandingPlan(
+            layout=LAYOUT,
+            num_blocks=info.num_blocks,
+            max_num_seqs=info.max_num_seqs,
+            end_rule=END_RULE,
+            clock_ns=lambda: 0,
+        )
+        self.armed: set[int] = set()
+        self.removed: set[int] = set()
+        self._end_of = end_of
+        self._request_ids: dict[int, str] = {}
+
+    def _apply(self, command: DecodeCommand) -> None:
+        super()._apply(command)
+        if isinstance(command, Reserve):
+            self._request_ids[command.sequence_id] = command.key.request_id
+        elif isinstance(command, Remove):
+            self.removed.add(command.sequence_id)
+
+    def _check(self, plan: StepPlan) -> None:
+        super()._check(plan)
+        for each in plan.slices:
+            assert each.sequence_id in self.armed, "a sequence runs before it is armed"
+            assert each.sequence_id not in self.removed, "a removed sequence runs"
+            end = self._end_of(self._request_ids[each.sequence_id])
+            assert each.end < end, "a sequence runs on after its end"

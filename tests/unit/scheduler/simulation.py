@@ -1,0 +1,537 @@
+"""The whole system in one thread, without gRPC and without time.
+
+The real `Dispatcher` and `Scheduler`, the real states of the workers and the fake engines; only
+streams and transfers are replaced, by queues and generators that a random choice moves on. A
+scenario is a function of its `Random` alone, so a failing seed fails again.
+
+What a scenario checks as it goes: every token of every client against the fake engine's hand-worked
+output, one terminal event for each generation, no error that nothing has caused, no sequence in a
+step before its arming or after its end. What it checks at the end is in `check_quiet`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+from sim_transfer import SimTransfers, Transfer
+from sim_worker import (
+    BLOCK_SIZE,
+    END_RULE,
+    MAX_MODEL_LEN,
+    MODEL,
+    VOCAB_SIZE,
+    DecodeProcess,
+    PrefillProcess,
+    Process,
+    worker_info,
+)
+
+from gateway.dispatcher import Dispatcher
+from gateway.fleet import MAX_BATCHES, DecodeView, PrefillView
+from gateway.generation import Generation, Phase
+from gateway.policies import queue_policy
+from gateway.scheduler import Limits, Scheduler
+from gateway.timeline import Timeline
+from gateway.tokens import Ended, Token, TokenRequest
+from gateway.worker_link import _sequences_of
+from tandem.core.commands import PrefillBatch, Reserve
+from tandem.core.errors import TandemError, Unavailable
+from tandem.core.sampling_params import SamplingParams
+from tandem.core.sequence import FinishReason
+from tandem.core.worker import WorkerInfo, WorkerRole
+from tandem.engine.fake.content import expected_tokens
+from tandem.v1 import worker_pb2
+
+MAX_DRAIN = 20_000
+
+
+@dataclass(frozen=True)
+class Faults:
+    """How likely a disturbance is instead of progress, and which kinds there are."""
+
+    rate: float = 0.0
+    cancels: bool = True
+    breaks: bool = True
+    losses: bool = True
+    engine_failures: bool = True
+    transfer_faults: bool = True
+
+
+@dataclass(eq=False)
+class Client:
+    """Who made a request, and what it should get. `excused`: something happened that it may fail
+    for."""
+
+    request: TokenRequest
+    expected: list[int]
+    reason: FinishReason
+    generation: Generation | None = None
+    tokens: list[int] = field(default_factory=list)
+    outcome: Ended | TandemError | None = None
+    cancelled: bool = False
+    excused: bool = False
+
+    @property
+    def end(self) -> int:
+        return len(self.request.prompt_token_ids) + len(self.expected)
+
+    def take(self, event: Token | Ended | TandemError) -> None:
+        """An event comes. It is checked at once."""
+        assert self.outcome is None, f"{event} came after {self.outcome}"
+        if isinstance(event, Token):
+            position = len(self.request.prompt_token_ids) + len(self.tokens)
+            assert event.position == position, f"position {event.position} came for {position}"
+            self.tokens.append(event.token_id)
+            assert self.tokens == self.expected[: len(self.tokens)], "a token is wrong"
+            return
+        self.outcome = event
+        if isinstance(event, Ended):
+            assert self.tokens == self.expected, "tokens are missing"
+            assert event.finish_reason is self.reason
+            goes_on = len(self.expected) > 1
+            assert bool(event.served_by.decode_worker) is goes_on, event.served_by
+        elif event.reason == "CANCELLED":
+            assert self.cancelled, "nobody cancelled"
+
+
+@dataclass(frozen=True)
+class Message:
+    """From a worker to the gateway. With a `snapshot` it is the first of its stream."""
+
+    applied_command: int
+    reports: list[Any]
+    snapshot: Any = None
+
+
+class SimLink:
+    """A `WorkerLink`, its stream, and whatever process is at the other end.
+
+    `life` counts the times that what the worker held was lost, by whatever cause. A stream is
+    `serving` once the gateway has read its snapshot; only then are commands sent.
+    """
+
+    def __init__(
+        self, dispatcher: Dispatcher, start: Callable[[], Process], placed: dict[int, Any]
+    ) -> None:
+        self.process = start()
+        self.address = f"{self.process.info.worker_id}:1"
+        self.life = 0
+        self.info: WorkerInfo | None = None
+        self.connected = False
+        self.serving = False
+        self.down: deque[tuple[int, list[Any]]] = deque()
+        self.up: deque[Message] = deque()
+        self.due: list[Any] = []
+        self._start = start
+        self._dispatcher = dispatcher
+        self._placed = placed
+        self._last_number = 0
+        self._unapplied: deque[tuple[int, list[Any]]] = deque()
+
+    @property
+    def name(self) -> str:
+        return self.process.info.worker_id
+
+    # The gateway's end
+
+    def send(self, command: Any) -> None:
+        assert self.info is not None, "a command for a worker that is lost"
+        self.due.append(command)
+        if isinstance(command, Reserve | PrefillBatch):
+            for sequence_id in _sequences_of(command):
+                self._placed.setdefault(sequence_id, []).append((self, self.life))
+
+    def write(self) -> None:
+        """Number what is due, and send it."""
+        self._last_number += 1
+        batch, self.due = self.due, []
+        self._unapplied.append((self._last_number, batch))
+        self.down.append((self._last_number, batch))
+
+    def read(self) -> None:
+        """Take a message."""
+        message = self.up.popleft()
+        info = self.info
+        assert info is not None
+        while self._unapplied and self._unapplied[0][0] <= message.applied_command:
+            self._unapplied.popleft()
+        if message.snapshot is not None:
+            self._dispatcher.resumed(info, message.snapshot, self._unapplied_sequences())
+            self.down.extend(self._unapplied)
+            self.serving = True
+        self._dispatcher.heard(info, worker_pb2.WorkerHeader(), 0)
+        if message.reports:
+            self._dispatcher.reported(info, message.reports)
+
+    def connect(self) -> None:
+        """Take the stream up again; join anew if what the worker held is gone."""
+        if self.info and not (self.info.epoch == self.process.info.epoch and self._has_lease):
+            self.give_up()
+        self.connected = True
+        if self.info:
+            self.process.state.take_reports()
+            snapshot = self.process.state.snapshot()
+            self.up.append(Message(self.process.applied_command, [], snapshot))
+            return
+        self.process.clear()
+        self.process.state.take_reports()
+        self.process.has_lease = True
+        self.info = self.process.info
+        self._last_number = 0
+        self.serving = True
+        self._dispatcher.joined(self.info, self.address)
+
+    @property
+    def _has_lease(self) -> bool:
+        return self.process.has_lease
+
+    def give_up(self) -> None:
+        """The worker is lost, as far as the gateway can tell."""
+        assert self.info is not None
+        info, self.info = self.info, None
+        self.life += 1
+        self.due.clear()
+        self._unapplied.clear()
+        self._dispatcher.lost(info, Unavailable(f"worker {info.worker_id} was lost"))
+
+    def _unapplied_sequences(self) -> set[int]:
+        batches = [*(batch for _, batch in self._unapplied), self.due]
+        return {each for batch in batches for command in batch for each in _sequences_of(command)}
+
+    # The wire, and the worker's end
+
+    def deliver(self) -> None:
+        """The worker gets a message."""
+        self.process.apply(*self.down.popleft())
+
+    def report(self) -> None:
+        """The worker sends what happened; a heartbeat, if nothing did."""
+        self.process.news = False
+        reports = list(self.process.state.take_reports())
+        self.up.append(Message(self.process.applied_command, reports))
+
+    def break_stream(self) -> None:
+        self.connected = self.serving = False
+        self.down.clear()
+        self.up.clear()
+
+    def kill(self) -> None:
+        """The process dies, and another starts in its place."""
+        self.life += 1
+        self.process.alive = False
+        self.process = self._start()
+        self.break_stream()
+
+    def expire(self) -> None:
+        """The worker has not heard of the gateway for too long."""
+        self.life += 1
+        self.process.has_lease = False
+        self.process.clear()
+        self.break_stream()
+
+
+class RecordingDispatcher(Dispatcher):
+    """Hands every event to its client as well."""
+
+    clients: dict[str, Client]
+
+    def _emit(self, generation: Generation, event: Token | Ended | TandemError) -> None:
+        self.clients[generation.request.request_id].take(event)
+        super()._emit(generation, event)
+
+
+Action = tuple[str, Callable[[], None]]
+
+
+class Simulation:
+    """One scenario. `trace` is what happened, for whoever has to understand a failure."""
+
+    def __init__(self, random: Random, faults: Faults) -> None:
+        self.random = random
+        self.faults = faults
+        self.trace: list[str] = []
+        self.clients: dict[str, Client] = {}
+        self._placed: dict[int, list[tuple[SimLink, int]]] = {}
+        self._transfers: list[SimTransfers] = []
+        self._num_to_come = random.randint(1, 8)
+        self._next_epoch = 0
+        self.scheduler = Scheduler(
+            queue_policy("fcfs"),
+            Limits(random.choice((4, 8, 16, 64)), random.choice((1, 2, 8))),
+        )
+        self.dispatcher = RecordingDispatcher(
+            self.scheduler, [], MODEL.fingerprint, Timeline()
+        )
+        self.dispatcher.clients = self.clients
+        self.links = [self._link(WorkerRole.PREFILL, n) for n in range(random.randint(1, 2))]
+        self.links += [self._link(WorkerRole.DECODE, n) for n in range(random.randint(1, 3))]
+        for link in self.links:
+            link.connect()
+
+    def _link(self, role: WorkerRole, number: int) -> SimLink:
+        worker_id = f"{role.name.lower()}-{number}"
+        num_blocks, max_num_seqs = self.random.randint(5, 9), self.random.choice((1, 2, 4))
+
+        def start() -> Process:
+            self._next_epoch += 1
+            info = worker_info(worker_id, role, self._next_epoch, num_blocks, max_num_seqs)
+            return self._start(info)
+
+        link = SimLink(self.dispatcher, start, self._placed)
+        self.dispatcher._links[link.address] = link  # type: ignore[assignment]
+        return link
+
+    def _start(self, info: WorkerInfo) -> Process:
+        if info.role is WorkerRole.DECODE:
+            return DecodeProcess(info, lambda request_id: self.clients[request_id].end)
+        transfers = SimTransfers(self._find_decode)
+        transfers.source = PrefillProcess(info, transfers)
+        self._transfers.append(transfers)
+        return transfers.source
+
+    def _find_decode(self, address: str) -> DecodeProcess:
+        (link,) = (link for link in self.links if link.address == address)
+        assert isinstance(link.process, DecodeProcess)
+        return link.process
+
+    # A scenario
+
+    def run(self) -> None:
+        """Disturb the system for a while, then leave it alone until it is quiet."""
+        for _ in range(self.random.randint(10, 150)):
+            disturbs = self.random.random() < self.faults.rate
+            actions = list(self._disturbances() if disturbs else self._progress())
+            if actions:
+                self._do(self.random.choice(actions))
+            else:
+                self._heartbeat()
+            self._check_views()
+        self._drain()
+        self.check_quiet()
+
+    def _drain(self) -> None:
+        for link in self.links:
+            if not link.connected:
+                self._do((f"connect {link.name}", link.connect))
+        for _ in range(MAX_DRAIN):
+            actions = list(self._progress())
+            if not actions:
+                self._heartbeat()
+                actions = list(self._progress())
+            if not actions:
+                return
+            self._do(self.random.choice(actions))
+        raise AssertionError("it never gets quiet")
+
+    def _do(self, action: Action) -> None:
+        name, act = action
+        self.trace.append(name)
+        act()
+
+    def _heartbeat(self) -> None:
+        self.trace.append("heartbeats")
+        for link in self.links:
+            if link.connected:
+                link.report()
+                while link.up:
+                    link.read()
+
+    # What can happen next
+
+    def _progress(self) -> Iterator[Action]:
+        if len(self.clients) < self._num_to_come:
+            yield "submit", self._submit
+        for link in self.links:
+            yield from self._link_progress(link)
+            yield from self._process_progress(link)
+        for transfer in self._open_transfers():
+            if transfer.can_go_on:
+                yield f"transfer {transfer.sequence_id}", transfer.go_on
+
+    def _link_progress(self, link: SimLink) -> Iterator[Action]:
+        name = link.name
+        if link.serving and link.due:
+            yield f"write to {name}", link.write
+        if link.down:
+            yield f"deliver to {name}", link.deliver
+        if link.up:
+            yield f"read from {name}", link.read
+        if link.connected and link.process.news:
+            yield f"{name} reports", link.report
+
+    def _process_progress(self, link: SimLink) -> Iterator[Action]:
+        process = link.process
+        if process.is_stepping:
+            yield f"{link.name} lands", process.land
+        elif process.runnable:
+            at_once = self.random.random() < 0.5
+            yield f"{link.name} launches", lambda: process.launch(at_once)
+
+    def _disturbances(self) -> Iterator[Action]:
+        faults = self.faults
+        if faults.cancels:
+            for client in self._open_clients():
+                yield f"cancel {client.request.request_id}", lambda c=client: self._cancel(c)
+        for link in self.links:
+            yield from self._link_disturbances(link)
+            if faults.engine_failures and link.process.is_stepping:
+                yield f"{link.name}'s engine fails", lambda p=link.process: self._fail_step(p)
+        if faults.transfer_faults:
+            for each in self._open_transfers():
+                yield f"fault in {each.sequence_id}", lambda t=each: self._fault(t)
+
+    def _link_disturbances(self, link: SimLink) -> Iterator[Action]:
+        name = link.name
+        if link.connected and self.faults.breaks:
+            yield f"{name}'s stream breaks", link.break_stream
+        if not link.connected:
+            yield f"connect {name}", link.connect
+            if link.info and self.faults.losses:
+                yield f"give {name} up", lambda: self._lose(link, link.give_up)
+        if self.faults.losses:
+            yield f"kill {name}", lambda: self._lose(link, link.kill)
+            if not link.connected and link.process.has_lease:
+                yield f"{name}'s lease expires", lambda: self._lose(link, link.expire)
+
+    def _submit(self) -> None:
+        client = self._new_client()
+        self.clients[client.request.request_id] = client
+        try:
+            stream = self.dispatcher.submit(client.request)
+        except Unavailable as refusal:
+            assert not self.scheduler.is_ready
+            client.outcome = refusal
+        else:
+            client.generation = stream._generation
+
+    def _new_client(self) -> Client:
+        random = self.random
+        prompt = tuple(random.randrange(VOCAB_SIZE) for _ in range(random.randint(1, 14)))
+        params = SamplingParams(
+            max_tokens=random.randint(1, 20 - len(prompt)),
+            seed=random.randrange(2**63),
+            temperature=random.choice((0.0, 1.0)),
+            stop_token_ids=frozenset(random.sample(range(VOCAB_SIZE), 20)),
+            ignore_eos=random.random() < 0.3,
+        )
+        request = TokenRequest(f"r{len(self.clients)}", prompt, params, random.randrange(3))
+        return Client(request, *expectation(request))
+
+    def _cancel(self, client: Client) -> None:
+        assert client.generation is not None
+        client.cancelled = True
+        self.dispatcher.cancel(client.generation)
+
+    def _fail_step(self, process: Process) -> None:
+        for sequence_id in process.fail():
+            self._excuse(sequence_id)
+
+    def _fault(self, transfer: Transfer) -> None:
+        transfer.faulty = True
+        self._excuse(transfer.sequence_id)
+
+    def _lose(self, link: SimLink, how: Callable[[], None]) -> None:
+        """A loss costs nothing to generations of which nothing has been computed."""
+        waiting = [
+            client
+            for client in self._open_clients()
+            if client.generation and client.generation.phase in (Phase.QUEUED, Phase.RESERVING)
+        ]
+        how()
+        for client in waiting:
+            assert client.outcome is None, f"{client.request.request_id} fails, and need not"
+
+    def _excuse(self, sequence_id: int) -> None:
+        for client in self._open_clients():
+            if client.generation and client.generation.sequence_id == sequence_id:
+                client.excused = True
+
+    def _open_clients(self) -> list[Client]:
+        return [each for each in self.clients.values() if each.outcome is None]
+
+    def _open_transfers(self) -> list[Transfer]:
+        for each in self._transfers:
+            each.all = [transfer for transfer in each.all if not transfer.over]
+        return [transfer for each in self._transfers for transfer in each.all]
+
+    # What must hold
+
+    def _check_views(self) -> None:
+        for view in self.scheduler.workers:
+            assert 0 <= view.num_used_blocks <= view.info.num_blocks
+            assert len(view.generations) <= view.info.max_num_seqs
+            if isinstance(view, PrefillView):
+                assert len(view.batches) <= MAX_BATCHES
+                assert not (view.forming and len(view.batches) == MAX_BATCHES)
+
+    def check_quiet(self) -> None:
+        """Nothing goes on any more: everybody was served, and nothing is left anywhere."""
+        assert len(self.clients) == self._num_to_come
+        for client in self.clients.values():
+            assert client.outcome is not None, f"{client.request.request_id} hangs"
+            self._check_outcome(client)
+        assert self.dispatcher.num_open_streams == 0
+        assert not self._open_transfers()
+        for view in self.scheduler.workers:
+            assert view.num_used_blocks == 0
+            assert not view.generations
+            if isinstance(view, PrefillView):
+                assert view.forming is None
+                assert not view.batches
+            if isinstance(view, DecodeView):
+                assert not view.is_full
+        for link in self.links:
+            self._check_process(link.process)
+
+    def _check_outcome(self, client: Client) -> None:
+        """Who was not cancelled has all tokens, or lost a worker after it was sent there."""
+        if client.generation is None or isinstance(client.outcome, Ended) or client.cancelled:
+            return
+        placed = self._placed.get(client.generation.sequence_id, [])
+        lost_a_worker = any(link.life != life for link, life in placed)
+        assert client.excused or lost_a_worker, (
+            f"{client.request.request_id} failed without a cause: {client.outcome!r}"
+        )
+
+    def _check_process(self, process: Process) -> None:
+        assert process.state.num_free_blocks == process.info.num_blocks
+        snapshot = process.state.snapshot()
+        if isinstance(process, PrefillProcess):
+            assert snapshot.sequence_ids == snapshot.batch_ids == snapshot.reports == ()
+        else:
+            assert snapshot.sequences == ()
+
+
+def expectation(request: TokenRequest) -> tuple[list[int], FinishReason]:
+    """A request's tokens and end, worked out by hand."""
+    params, prompt = request.params, request.prompt_token_ids
+    limit = min(params.max_tokens, MAX_MODEL_LEN - len(prompt))
+    tokens = expected_tokens(
+        prompt,
+        params,
+        limit,
+        output_token_ids=(0, VOCAB_SIZE),
+        choice_index=request.choice_index,
+    )
+    stops = params.stop_token_ids | (frozenset() if params.ignore_eos else END_RULE.eos_token_ids)
+    for index, token_id in enumerate(tokens):
+        if token_id in stops:
+            return tokens[: index + 1], FinishReason.STOP
+    return tokens, FinishReason.LENGTH
+
+
+def run_scenario(random: Random, faults: Faults) -> None:
+    """Run one scenario; a failure tells what led to it."""
+    simulation = Simulation(random, faults)
+    try:
+        simulation.run()
+    except Exception as error:
+        error.add_note("\n".join(simulation.trace[-80:]))
+        raise
+
+
+assert BLOCK_SIZE * 5 >= MAX_MODEL_LEN, "the smallest pool holds the longest sequence"

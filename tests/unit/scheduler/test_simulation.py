@@ -1,0 +1,52 @@
+"""Random scenarios of the whole system in one thread: see `simulation`.
+
+`TANDEM_SCENARIOS` sets how many there are of each kind (default 400). A failing scenario is run
+again with `TANDEM_SCENARIO=SEED`.
+"""
+
+from __future__ import annotations
+
+import os
+from random import Random
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from simulation import Faults, run_scenario
+
+NUM_SCENARIOS = int(os.environ.get("TANDEM_SCENARIOS", "400"))
+ONLY = os.environ.get("TANDEM_SCENARIO")
+SEEDS = [int(ONLY)] if ONLY else range(NUM_SCENARIOS)
+
+NONE = Faults()
+CANCELS = Faults(
+    0.1, breaks=False, losses=False, engine_failures=False, transfer_faults=False
+)
+BREAKS = Faults(0.2, cancels=False, losses=False, engine_failures=False, transfer_faults=False)
+LOSSES = Faults(0.1, cancels=False, engine_failures=False, transfer_faults=False)
+FAILURES = Faults(0.1, cancels=False, breaks=False, losses=False)
+ALL = Faults(0.15)
+KINDS = {
+    "undisturbed": NONE,
+    "cancels": CANCELS,
+    "broken streams": BREAKS,
+    "lost workers": LOSSES,
+    "failures": FAILURES,
+    "everything": ALL,
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_scenarios(kind: str) -> None:
+    for seed in SEEDS:
+        try:
+            run_scenario(Random(f"{kind} {seed}"), KINDS[kind])
+        except Exception as error:
+            error.add_note(f"seed {seed} of {kind!r}")
+            raise
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.randoms(use_true_random=False))
+def test_scenarios_that_shrink(random: Random) -> None:
+    run_scenario(random, ALL)
