@@ -27,7 +27,7 @@ class GenerationStream:
 
     def __init__(self, dispatcher: Dispatcher, generation: Generation) -> None:
         self._dispatcher = dispatcher
-        self._generation = generation
+        self.generation = generation
         self._events: asyncio.Queue[Token | Ended | TandemError] = asyncio.Queue()
 
     def put(self, event: Token | Ended | TandemError) -> None:
@@ -40,7 +40,7 @@ class GenerationStream:
         return event
 
     def cancel(self) -> None:
-        self._dispatcher.cancel(self._generation)
+        self._dispatcher.cancel(self.generation)
 
 
 class Dispatcher:
@@ -138,7 +138,7 @@ class Dispatcher:
         self._scheduler.worker_lost(info.worker_id, error)
         self._flush()
 
-    def resumed(self, info: WorkerInfo, snapshot: Any, unapplied: set[int]) -> None:
+    def resumed(self, info: WorkerInfo, snapshot: Any, unapplied: Sequence[Any]) -> None:
         if info.role is WorkerRole.PREFILL:
             self._scheduler.prefill_resumed(info.worker_id, snapshot, unapplied)
         else:
@@ -148,6 +148,8 @@ class Dispatcher:
     def heard(self, info: WorkerInfo, header: worker_pb2.WorkerHeader, received_ns: int) -> None:
         self._timeline.heard(info, header, received_ns)
         self._scheduler.freed(info.worker_id)
+        # What was refused for want of blocks may fit now, and perhaps nothing else happens.
+        self._flush()
 
     def reported(self, info: WorkerInfo, reports: list[Any]) -> None:
         take = (

@@ -9,7 +9,7 @@ first) and the decode worker (all others), and exactly one terminal event ends i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 
@@ -201,22 +201,24 @@ class Scheduler:
             worker.is_full = False
 
     def prefill_resumed(
-        self, worker_id: str, snapshot: PrefillSnapshot, unapplied: set[int]
+        self, worker_id: str, snapshot: PrefillSnapshot, unapplied: Sequence[PrefillCommand]
     ) -> None:
-        """A prefill worker's stream is back. `unapplied` are the sequences that are named by
-        commands which the worker has yet to see."""
+        """A prefill worker's stream is back. `unapplied` are commands that it has yet to see."""
         worker = self._prefill[worker_id]
         for report in snapshot.reports:
             self.prefill_report(worker_id, report)
+        to_come = [command for command in unapplied if isinstance(command, PrefillBatch)]
+        batch_ids = {*snapshot.batch_ids, *(batch.batch_id for batch in to_come)}
         worker.batches = {
             batch_id: tokens
             for batch_id, tokens in worker.batches.items()
-            if batch_id in snapshot.batch_ids
+            if batch_id in batch_ids
         }
-        self._fail_missing(worker, {*snapshot.sequence_ids, *unapplied})
+        named = {chunk.sequence_id for batch in to_come for chunk in batch.chunks}
+        self._fail_missing(worker, named.union(snapshot.sequence_ids))
 
     def decode_resumed(
-        self, worker_id: str, snapshot: DecodeSnapshot, unapplied: set[int]
+        self, worker_id: str, snapshot: DecodeSnapshot, unapplied: Sequence[DecodeCommand]
     ) -> None:
         """A decode worker's stream is back. `unapplied` as in `prefill_resumed`."""
         worker = self._decode[worker_id]
@@ -231,13 +233,16 @@ class Scheduler:
                 generation.phase = Phase.DECODING
                 self._accept(generation, position, token_id, each.finish_reason if last else None)
         present = {each.sequence_id for each in snapshot.sequences}
-        self._fail_missing(worker, present | unapplied)
+        named = {each.sequence_id for each in unapplied if isinstance(each, Reserve)}
+        self._fail_missing(worker, present | named)
 
     # Composing batches
 
     def compose(self) -> None:
         """Give every prefill worker with a free place a batch, as long as there is something to
         put into one. To be called after anything has happened."""
+        for worker in self._prefill.values():
+            self._send_if_complete(worker)
         while any(self._form(worker) for worker in with_free_slot(self._prefill.values())):
             pass
 
@@ -316,7 +321,6 @@ class Scheduler:
         if generation.phase is Phase.RESERVING and worker and worker.forming:
             generation.grant = grant
             worker.forming.unanswered.discard(generation.sequence_id)
-            self._send_if_complete(worker)
 
     def _send_if_complete(self, worker: PrefillView) -> None:
         """Send the forming batch once no reservation is open, and tell the decode workers to let
@@ -395,17 +399,16 @@ class Scheduler:
             if forming := worker.forming:
                 forming.chunks = [each for each in forming.chunks if each[0] is not generation]
                 forming.unanswered.discard(generation.sequence_id)
-                self._send_if_complete(worker)
 
     def _fail_missing(self, worker: PrefillView | DecodeView, present: set[int]) -> None:
         """Generations that a worker should hold and does not: their failure's report was lost."""
         for sequence_id, generation in list(worker.generations.items()):
             if sequence_id in present:
                 continue
-            if generation.phase is Phase.RESERVING:
-                self._requeue(generation)
-            else:
+            if generation.phase is not Phase.RESERVING:
                 self._fail(generation, Unavailable(f"{worker.info.worker_id} lost the request"))
+            elif generation.decode is worker:
+                self._requeue(generation)
 
     def _send(
         self, worker: PrefillView | DecodeView, command: DecodeCommand | PrefillCommand

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import monotonic, monotonic_ns
 from typing import Any, Protocol
@@ -18,7 +18,6 @@ from typing import Any, Protocol
 import grpc
 import structlog
 
-from tandem.core.commands import PrefillBatch, Remove
 from tandem.core.errors import Mismatch, TandemError, Unavailable
 from tandem.core.worker import WorkerInfo, WorkerRole
 from tandem.v1 import (
@@ -58,7 +57,9 @@ class LinkListener(Protocol):
 
     def lost(self, info: WorkerInfo, error: TandemError) -> None: ...
 
-    def resumed(self, info: WorkerInfo, snapshot: Any, unapplied: set[int]) -> None: ...
+    def resumed(self, info: WorkerInfo, snapshot: Any, unapplied: Sequence[Any]) -> None:
+        """The stream is back. `unapplied` are the commands that the worker has yet to see."""
+        ...
 
     def heard(self, info: WorkerInfo, header: worker_pb2.WorkerHeader, received_ns: int) -> None:
         """Any message; before its reports."""
@@ -215,7 +216,7 @@ class WorkerLink:
         else:
             self._applied(response.header.applied_command)
             self._listener.resumed(
-                info, self._wire.snapshot_from_wire(response.snapshot), self._unapplied_sequences()
+                info, self._wire.snapshot_from_wire(response.snapshot), self._unapplied_commands()
             )
         self._lost_at = 0.0
         self._listener.heard(info, response.header, monotonic_ns())
@@ -285,23 +286,8 @@ class WorkerLink:
         while self._unapplied and self._unapplied[0][0] <= number:
             self._unapplied.popleft()
 
-    def _unapplied_sequences(self) -> set[int]:
-        batches = [*(batch for _, batch in self._unapplied), self._due]
-        return {
-            sequence_id
-            for batch in batches
-            for command in batch
-            for sequence_id in _sequences_of(command)
-        }
-
-
-def _sequences_of(command: Any) -> list[int]:
-    match command:
-        case PrefillBatch():
-            return [chunk.sequence_id for chunk in command.chunks]
-        case Remove():
-            return []
-    return [command.sequence_id]
+    def _unapplied_commands(self) -> list[Any]:
+        return [command for _, batch in self._unapplied for command in batch] + self._due
 
 
 async def _error_of(call: Any) -> grpc.aio.AioRpcError:

@@ -23,7 +23,7 @@ def random_prompt(rng: random.Random, longest: int) -> tuple[int, ...]:
 @pytest.mark.parametrize("topology", [(1, 1), (1, 2), (2, 1)])
 async def test_tokens_are_the_expected_ones(topology: tuple[int, int]) -> None:
     rng = random.Random(0)
-    async with running_stack(*topology, "--device=mock:zero", limits=Limits(256)) as stack:
+    async with running_stack(*topology, limits=Limits(256)) as stack:
         prompts = [random_prompt(rng, 700) for _ in range(24)]
         lengths = [rng.randint(1, 40) for _ in prompts]
         streams = [
@@ -39,7 +39,7 @@ async def test_tokens_are_the_expected_ones(topology: tuple[int, int]) -> None:
 
 
 async def test_seeded_sampling_is_a_function_of_the_seed() -> None:
-    async with running_stack(1, 1, "--device=mock:zero") as stack:
+    async with running_stack(1, 1) as stack:
         prompt = tuple(range(100))
         for seed in (1, 2):
             stream = stack.submit(f"s{seed}", prompt, 16, temperature=1.0, seed=seed)
@@ -50,7 +50,7 @@ async def test_seeded_sampling_is_a_function_of_the_seed() -> None:
 async def test_every_sequence_runs_from_arming_to_end_and_no_longer() -> None:
     """Continuous batching, from the worker's own step log: 1,000 requests at random."""
     rng = random.Random(1)
-    async with running_stack(1, 1, "--device=mock:zero", "--max-num-seqs=64") as stack:
+    async with running_stack(1, 1, "--max-num-seqs=64") as stack:
         pending: set[asyncio.Task[object]] = set()
         for i in range(1000):
             stream = stack.submit(f"r{i}", random_prompt(rng, 48), rng.randint(2, 24))
@@ -85,7 +85,7 @@ def count_violations(recorder: RecordingDispatcher) -> tuple[int, int]:
 
 async def test_cancel_in_any_phase_frees_all_blocks() -> None:
     rng = random.Random(2)
-    async with running_stack(1, 1, "--device=mock:h100x3", limits=Limits(512)) as stack:
+    async with running_stack(1, 1, devices=["mock:h100x3"], limits=Limits(512)) as stack:
         for i in range(200):
             companions = [
                 stack.submit(f"c{i}.{j}", random_prompt(rng, 600), rng.randint(2, 40))
@@ -108,7 +108,7 @@ async def test_cancel_in_any_phase_frees_all_blocks() -> None:
 
 @pytest.mark.parametrize("victim", [0, 1])
 async def test_a_killed_worker_costs_its_requests_and_nothing_else(victim: int) -> None:
-    async with running_stack(1, 1, "--device=mock:h100x20") as stack:
+    async with running_stack(1, 1, devices=["mock:h100x20"]) as stack:
         streams = [stack.submit(f"r{i}", tuple(range(200)), 500) for i in range(8)]
         await streams[0].next()
         worker = stack.workers[victim]

@@ -37,7 +37,6 @@ from gateway.policies import queue_policy
 from gateway.scheduler import Limits, Scheduler
 from gateway.timeline import Timeline
 from gateway.tokens import Ended, Token, TokenRequest
-from gateway.worker_link import _sequences_of
 from tandem.core.commands import PrefillBatch, Reserve
 from tandem.core.errors import TandemError, Unavailable
 from tandem.core.sampling_params import SamplingParams
@@ -141,9 +140,8 @@ class SimLink:
     def send(self, command: Any) -> None:
         assert self.info is not None, "a command for a worker that is lost"
         self.due.append(command)
-        if isinstance(command, Reserve | PrefillBatch):
-            for sequence_id in _sequences_of(command):
-                self._placed.setdefault(sequence_id, []).append((self, self.life))
+        for sequence_id in _placed_by(command):
+            self._placed.setdefault(sequence_id, []).append((self, self.life))
 
     def write(self) -> None:
         """Number what is due, and send it."""
@@ -160,7 +158,7 @@ class SimLink:
         while self._unapplied and self._unapplied[0][0] <= message.applied_command:
             self._unapplied.popleft()
         if message.snapshot is not None:
-            self._dispatcher.resumed(info, message.snapshot, self._unapplied_sequences())
+            self._dispatcher.resumed(info, message.snapshot, self._unapplied_commands())
             self.down.extend(self._unapplied)
             self.serving = True
         self._dispatcher.heard(info, worker_pb2.WorkerHeader(), 0)
@@ -198,9 +196,8 @@ class SimLink:
         self._unapplied.clear()
         self._dispatcher.lost(info, Unavailable(f"worker {info.worker_id} was lost"))
 
-    def _unapplied_sequences(self) -> set[int]:
-        batches = [*(batch for _, batch in self._unapplied), self.due]
-        return {each for batch in batches for command in batch for each in _sequences_of(command)}
+    def _unapplied_commands(self) -> list[Any]:
+        return [command for _, batch in self._unapplied for command in batch] + self.due
 
     # The wire, and the worker's end
 
@@ -232,6 +229,16 @@ class SimLink:
         self.process.has_lease = False
         self.process.clear()
         self.break_stream()
+
+
+def _placed_by(command: Any) -> list[int]:
+    """The sequences that a worker learns of by a command."""
+    match command:
+        case Reserve():
+            return [command.sequence_id]
+        case PrefillBatch():
+            return [chunk.sequence_id for chunk in command.chunks]
+    return []
 
 
 class RecordingDispatcher(Dispatcher):
@@ -316,7 +323,7 @@ class Simulation:
     def _drain(self) -> None:
         for link in self.links:
             if not link.connected:
-                self._do((f"connect {link.name}", link.connect))
+                self._do(self._connect(link))
         for _ in range(MAX_DRAIN):
             actions = list(self._progress())
             if not actions:
@@ -389,13 +396,16 @@ class Simulation:
         if link.connected and self.faults.breaks:
             yield f"{name}'s stream breaks", link.break_stream
         if not link.connected:
-            yield f"connect {name}", link.connect
+            yield self._connect(link)
             if link.info and self.faults.losses:
-                yield f"give {name} up", lambda: self._lose(link, link.give_up)
+                yield f"give {name} up", lambda: self._lose(link.give_up)
         if self.faults.losses:
-            yield f"kill {name}", lambda: self._lose(link, link.kill)
+            yield f"kill {name}", lambda: self._lose(link.kill)
             if not link.connected and link.process.has_lease:
-                yield f"{name}'s lease expires", lambda: self._lose(link, link.expire)
+                yield f"{name}'s lease expires", lambda: self._lose(link.expire)
+
+    def _connect(self, link: SimLink) -> Action:
+        return f"connect {link.name}", lambda: self._lose(link.connect)
 
     def _submit(self) -> None:
         client = self._new_client()
@@ -406,7 +416,7 @@ class Simulation:
             assert not self.scheduler.is_ready
             client.outcome = refusal
         else:
-            client.generation = stream._generation
+            client.generation = stream.generation
 
     def _new_client(self) -> Client:
         random = self.random
@@ -434,7 +444,7 @@ class Simulation:
         transfer.faulty = True
         self._excuse(transfer.sequence_id)
 
-    def _lose(self, link: SimLink, how: Callable[[], None]) -> None:
+    def _lose(self, how: Callable[[], None]) -> None:
         """A loss costs nothing to generations of which nothing has been computed."""
         waiting = [
             client

@@ -7,9 +7,10 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Any
 
 from gateway.dispatcher import Dispatcher, GenerationStream
@@ -134,11 +135,15 @@ async def running_stack(
     num_decode: int,
     *flags: str,
     model: str = "mock",
+    devices: Sequence[str] = ("mock:zero",),
     limits: Limits | None = None,
 ) -> AsyncIterator[Stack]:
-    """Start workers, wait until all have joined; stop everything at the end."""
+    """Start workers, on `devices` in turn, wait until all have joined; stop all at the end."""
     roles = [WorkerRole.PREFILL] * num_prefill + [WorkerRole.DECODE] * num_decode
-    workers = [WorkerProcess(role, f"--model={model}", *flags) for role in roles]
+    workers = [
+        WorkerProcess(role, f"--model={model}", f"--device={device}", *flags)
+        for role, device in zip(roles, cycle(devices), strict=False)
+    ]
     timeline = Timeline()
     dispatcher = RecordingDispatcher(
         Scheduler(queue_policy("fcfs"), limits or Limits()),

@@ -1,0 +1,169 @@
+"""The real model through real processes: the same bits in every topology, the reference's tokens.
+
+Tiers (b) and (c) of docs/architecture.md, "Determinism". A few prompts here; the full matrix is
+`slow`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from reference import Reference
+from stack import collect, running_stack
+
+from tandem.artifacts.resolve import resolve
+
+pytestmark = [pytest.mark.model, pytest.mark.timeout(600)]
+
+NUM_TOKENS = 64
+TOPOLOGIES = ((1, 1), (1, 2), (2, 1))
+# The reference's top two logits may be closer than two float32 computations agree.
+TIE_GAP = 1e-3
+
+
+@pytest.fixture(scope="module")
+def reference() -> Reference:
+    return Reference(resolve("default").path)
+
+
+def prompts_of(lengths: Sequence[int], chats: Sequence[str]) -> list[tuple[int, ...]]:
+    """Raw prompts of exactly these lengths, and chat prompts."""
+    tokenizer = resolve("default").tokenizer()
+    text = (Path(__file__).parents[2] / "LICENSE").read_text()
+    token_ids = tokenizer.encode(text)
+    raw = [tuple(token_ids[i : i + length]) for i, length in enumerate(lengths)]
+    assert [len(each) for each in raw] == list(lengths)
+    rendered = [
+        tokenizer.apply_chat_template([{"role": "user", "content": each}]) for each in chats
+    ]
+    return raw + [tuple(tokenizer.encode(each)) for each in rendered]
+
+
+SOME_PROMPTS = ((1, 2, 17, 100, 333, 700), ("Write a haiku about rivers.", "What is a prime?"))
+ALL_PROMPTS = (
+    (1, 2, 3, 15, 16, 17, 31, 33, 64, 100, 129, 255, 511, 600, 1024, 1500, 2000),
+    (
+        "Write a haiku about rivers.",
+        "What is a prime?",
+        "Explain how a bicycle stays upright.",
+        "List three uses of salt.",
+        "Translate 'good morning' into French.",
+        "Why is the sky blue?",
+        "Who wrote Hamlet?",
+    ),
+)
+
+
+async def generate(
+    topology: tuple[int, int],
+    prompts: Sequence[tuple[int, ...]],
+    logits_folder: Path,
+    *flags: str,
+    together: bool = True,
+    **params: float,
+) -> tuple[list[list[int]], list[list[NDArray[np.float32]]]]:
+    """Tokens, and for the first three prompts the logits that they were chosen from."""
+    async with running_stack(
+        *topology,
+        f"--dump-logits={logits_folder}",
+        *flags,
+        model="default",
+        devices=["cpu:0", "cpu:1"],
+    ) as stack:
+        tokens: list[list[int]] = []
+        streams = []
+        for i, prompt in enumerate(prompts):
+            streams.append(stack.submit(f"p{i}", prompt, NUM_TOKENS, **params))
+            if not together:
+                tokens.append((await collect(streams[-1]))[0])
+        if together:
+            tokens = [(await collect(stream))[0] for stream in streams]
+        await stack.until_all_free()
+    logits = [
+        [
+            np.load(logits_folder / f"{stream.generation.sequence_id}-{len(prompt) + i}.npy")
+            for i in range(NUM_TOKENS)
+        ]
+        for stream, prompt in list(zip(streams, prompts, strict=True))[:3]
+    ]
+    return tokens, logits
+
+
+def count_ties(reference: Reference, prompt: Sequence[int], tokens: Sequence[int]) -> int:
+    """Tokens that are not the reference's, each at a tie of the reference's own; asserts that."""
+    logits = reference.logits(prompt, tokens)
+    ties = 0
+    for row, token in zip(logits, tokens, strict=True):
+        best, second = np.partition(row, -2)[[-1, -2]]
+        if int(row.argmax()) != token:
+            assert best - second < TIE_GAP, f"not the reference's token, gap {best - second}"
+            assert row[token] == second
+            ties += 1
+    return ties
+
+
+async def check(
+    prompts: Sequence[tuple[int, ...]], reference: Reference, folder: Path, together: bool
+) -> None:
+    runs = []
+    for topology in TOPOLOGIES:
+        logits_folder = folder / f"{topology}-{together}"
+        runs.append(
+            await generate(topology, prompts, logits_folder, "--dtype=float32", together=together)
+        )
+    (first_tokens, first_logits), *others = runs
+    for tokens, logits in others:
+        assert tokens == first_tokens
+        for mine, theirs in zip(logits, first_logits, strict=True):
+            assert all(map(np.array_equal, mine, theirs))
+    ties = sum(
+        count_ties(reference, prompt, tokens)
+        for prompt, tokens in zip(prompts, first_tokens, strict=True)
+    )
+    print(f"{len(prompts)} prompts x {NUM_TOKENS} tokens: {ties} at a tie of the reference's")
+
+
+async def test_same_bits_in_every_topology_and_the_reference_tokens(
+    reference: Reference, tmp_path: Path
+) -> None:
+    await check(prompts_of(*SOME_PROMPTS), reference, tmp_path, together=True)
+
+
+async def test_generate_says_the_same(reference: Reference, tmp_path: Path) -> None:
+    """Against `generate` itself, not a forced pass over our tokens."""
+    prompts = prompts_of((40,), ("What is a prime?",))
+    tokens, _ = await generate((1, 1), [*prompts, prompts[0]], tmp_path, "--dtype=float32")
+    for prompt, ours in zip(prompts, tokens, strict=False):
+        theirs = reference.generate(prompt, NUM_TOKENS)
+        assert ours == theirs or count_ties(reference, prompt, ours) > 0
+
+
+async def test_seeded_sampling_is_the_same_in_every_topology(tmp_path: Path) -> None:
+    prompts = prompts_of((5, 60, 300), ("Tell me a story.",))
+    runs = [
+        await generate(
+            topology,
+            prompts,
+            tmp_path / str(topology),
+            "--dtype=float32",
+            temperature=0.8,
+            top_p=0.95,
+            top_k=50,
+            seed=11,
+        )
+        for topology in TOPOLOGIES
+    ]
+    assert runs[0][0] == runs[1][0] == runs[2][0]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("together", [True, False])
+async def test_the_full_matrix(reference: Reference, tmp_path: Path, together: bool) -> None:
+    prompts = prompts_of(*ALL_PROMPTS)
+    for start in range(0, len(prompts), 16):
+        await check(prompts[start : start + 16], reference, tmp_path / str(start), together)
