@@ -136,11 +136,11 @@ class Scheduler:
         """A worker is gone, with all it held. Of its generations, those that nothing was computed
         for yet are queued again; those whose KV had left it go on; the others fail with `error`."""
         if prefill := self._prefill.pop(worker_id, None):
-            for generation in list(prefill.generations.values()):
+            for generation in _youngest_first(prefill):
                 generation.prefill = None
                 self._lost(generation, error, has_its_kv=generation.armed)
         if decode := self._decode.pop(worker_id, None):
-            for generation in list(decode.generations.values()):
+            for generation in _youngest_first(decode):
                 generation.decode = None
                 self._lost(generation, error, has_its_kv=False)
 
@@ -401,9 +401,10 @@ class Scheduler:
                 forming.unanswered.discard(generation.sequence_id)
 
     def _fail_missing(self, worker: PrefillView | DecodeView, present: set[int]) -> None:
-        """Generations that a worker should hold and does not: their failure's report was lost."""
-        for sequence_id, generation in list(worker.generations.items()):
-            if sequence_id in present:
+        """Generations that a worker should hold and does not: their failure's report was lost. Of
+        those with an open reservation only the decode worker knows yet."""
+        for generation in _youngest_first(worker):
+            if generation.sequence_id in present:
                 continue
             if generation.phase is not Phase.RESERVING:
                 self._fail(generation, Unavailable(f"{worker.info.worker_id} lost the request"))
@@ -414,6 +415,11 @@ class Scheduler:
         self, worker: PrefillView | DecodeView, command: DecodeCommand | PrefillCommand
     ) -> None:
         self._effects.append(Send(worker.info.worker_id, command))
+
+
+def _youngest_first(worker: PrefillView | DecodeView) -> list[Generation]:
+    """In this order they can be put back to the head of the queue, one by one."""
+    return list(reversed(worker.generations.values()))
 
 
 def _chunk(generation: Generation, start: int, end: int) -> PrefillChunk:

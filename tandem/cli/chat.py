@@ -10,6 +10,7 @@ from time import monotonic
 from rich.console import Console
 
 from tandem.cli.amounts import format_bytes, format_seconds
+from tandem.cli.reaching import reaching_gateway
 from tandem.client import Client, Completion, CompletionStream, GenerateArguments, Message
 from tandem.core.errors import TandemError, Unavailable
 
@@ -44,13 +45,8 @@ def run_chat(
 
 def _served_model(client: Client) -> str:
     """Raises `Unavailable` that says what to do if nobody serves."""
-    try:
+    with reaching_gateway():
         models = client.models(timeout=CONNECT_S)
-    except TandemError as error:
-        raise Unavailable(
-            f"no gateway answers ({error.message}): start one with `tandem up`, or name one with"
-            " --address HOST:PORT"
-        ) from None
     if not models:
         raise Unavailable("the gateway is there, but its workers are not: see its log")
     return models[0].id

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from tandem.cli.amounts import format_bytes, format_seconds
 from tandem.cli.gantt import draw
+from tandem.cli.reaching import reaching_gateway
 from tandem.client.connection import resolve_address, translated_errors
 from tandem.core.errors import ConfigError
 from tandem.core.pipeline import Lane, PipelineFigures, TransferFigures, pipeline_figures
@@ -25,7 +26,9 @@ UNITS_MS = {"ms": 1, "s": 1000, "m": 60_000}
 
 def show_timeline(address: str | None, window: str) -> None:
     """Print the last `window`. Raises `TandemError`."""
-    lanes = fetch_lanes(resolve_address(address), parse_window_ms(window))
+    window_ms = parse_window_ms(window)
+    with reaching_gateway():
+        lanes = fetch_lanes(resolve_address(address), window_ms)
     console = Console(highlight=False)
     if not any(lane.of_kind(SpanKind.STEP) for lane in lanes):
         console.print(f"nothing ran within the last {window}")

@@ -119,7 +119,7 @@ class SpanKind(IntEnum):
 @dataclass(frozen=True, slots=True)
 class Span:
     """Something that a worker did, on its own monotonic clock; the fields are those of the wire's
-    `Span`."""
+    `Span`. `waited`: the engine had nothing to do before the step."""
 
     kind: SpanKind
     start_ns: int
@@ -130,3 +130,4 @@ class Span:
     num_tokens: int = 0
     num_bytes: int = 0
     compute_end_ns: int = 0
+    waited: bool = False

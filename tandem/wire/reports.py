@@ -187,6 +187,7 @@ def span_to_wire(span: Span) -> worker_pb2.Span:
         num_tokens=span.num_tokens,
         num_bytes=span.num_bytes,
         compute_end_ns=span.compute_end_ns,
+        waited=span.waited,
     )
 
 
@@ -201,6 +202,7 @@ def span_from_wire(message: worker_pb2.Span) -> Span:
         num_tokens=message.num_tokens,
         num_bytes=message.num_bytes,
         compute_end_ns=message.compute_end_ns,
+        waited=message.waited,
     )
 
 

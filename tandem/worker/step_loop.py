@@ -57,18 +57,20 @@ class StepLoop:
             self._run_step(*started)
             self._on_progress()
 
-    def _start_step(self) -> tuple[StepPlan, int] | None:
-        """Wait for work: the next plan, and when it began; None when stopping. A step begins when
-        its plan is taken: what happens later is for the next one."""
+    def _start_step(self) -> tuple[StepPlan, int, bool] | None:
+        """Wait for work: the next plan, when it began, and whether it had to be waited for; None
+        when stopping. A step begins when its plan is taken: what comes later is for the next."""
+        waited = False
         with self._lock:
             while not self._stopping:
                 plan = self._state.next_step()
                 if plan is not None:
-                    return plan, monotonic_ns()
+                    return plan, monotonic_ns(), waited
+                waited = True
                 self._lock.wait()
             return None
 
-    def _run_step(self, plan: StepPlan, start_ns: int) -> None:
+    def _run_step(self, plan: StepPlan, start_ns: int, waited: bool) -> None:
         try:
             result = self._engine.launch(plan, self._state.layer_hook(plan)).result()
         except Exception as error:
@@ -88,5 +90,6 @@ class StepLoop:
                 number=plan.number,
                 num_seqs=len(plan.slices),
                 num_tokens=plan.num_tokens,
+                waited=waited,
             )
         )
