@@ -225,6 +225,8 @@ def _take_payload(view: memoryview) -> tuple[bytes, memoryview]:
             case 2:
                 size, body = _read_varint(view, offset)
                 offset = body + size
+            case 5:
+                offset += 4
             case _:
                 raise ValueError("unknown wire type")
         if offset > len(view):

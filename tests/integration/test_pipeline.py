@@ -1,0 +1,58 @@
+"""Prefill and decode overlap: shown from the workers' own spans, on mock GPUs."""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+
+from stack import Stack, collect, running_stack
+
+from gateway.scheduler import Limits
+from tandem.core.pipeline import hidden_share
+from tandem.core.reports import Span, SpanKind
+from tandem.wire.reports import span_from_wire
+
+
+def spans(stack: Stack, role: str, kind: SpanKind) -> list[Span]:
+    (lane,) = (lane for lane in stack.timeline.to_wire(0).lanes if lane.worker_id.startswith(role))
+    return [span_from_wire(span) for span in lane.spans if span.kind == kind]
+
+
+async def run_batches(stack: Stack, num_requests: int, num_tokens: int, max_tokens: int) -> None:
+    streams = [
+        stack.submit(f"r{i}", (i % 256,) * num_tokens, max_tokens) for i in range(num_requests)
+    ]
+    await asyncio.gather(*map(collect, streams))
+    await stack.until_all_free()
+
+
+async def test_batch_two_prefills_while_batch_one_decodes() -> None:
+    """Both workers are on one host and so on one clock: their spans can be laid side by side."""
+    async with running_stack(1, 1, devices=["mock:h100x4"], limits=Limits(2048)) as stack:
+        await run_batches(stack, num_requests=16, num_tokens=1024, max_tokens=32)
+        batches = spans(stack, "prefill", SpanKind.STEP)
+        steps = spans(stack, "decode", SpanKind.STEP)
+        assert len(batches) >= 8
+        for batch in batches[2:]:
+            inside = [
+                step for step in steps if batch.start_ns < step.start_ns < step.end_ns < batch.end_ns
+            ]
+            assert inside, "no decode step ran while a later batch was prefilled"
+        transfers = spans(stack, "prefill", SpanKind.TRANSFER)
+        assert len(transfers) == 16
+        assert hidden_share(transfers) > 0.5
+
+
+async def test_a_queued_batch_starts_without_a_message() -> None:
+    """On a zero-cost engine: from the end of a batch to the start of the one that waits."""
+    async with running_stack(1, 1, limits=Limits(64)) as stack:
+        await run_batches(stack, num_requests=300, num_tokens=64, max_tokens=1)
+        batches = spans(stack, "prefill", SpanKind.STEP)
+        gaps = [
+            later.start_ns - earlier.end_ns
+            for earlier, later in zip(batches, batches[1:], strict=False)
+            if not later.waited
+        ]
+        assert len(gaps) >= 50, "hardly any batch was waiting: the gateway does not run ahead"
+        assert statistics.median(gaps) <= 1_000_000
+        print(f"{len(gaps)} of {len(batches)} waited; median gap {statistics.median(gaps)} ns")

@@ -1,0 +1,170 @@
+"""The supervisor over real processes that are no services."""
+
+import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from tandem.cli.crash_limit import CrashLimit
+from tandem.cli.fleet import Fleet, Service
+from tandem.cli.service_process import ServiceProcess
+from tandem.cli.supervisor import Supervisor
+from tandem.core.errors import Unavailable
+
+# Says its id, and that it can be told to stop.
+SLEEP = "import os, time; print(os.getpid(), flush=True); time.sleep(600)"
+STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); " + SLEEP
+
+
+def service(name: str, code: str) -> Service:
+    return Service(name, (sys.executable, "-c", code), port=0)
+
+
+def fleet(worker: str, gateway: str = SLEEP) -> Fleet:
+    return Fleet((service("decode-0", worker),), service("gateway", gateway))
+
+
+async def wait_for_pids(log: Path, count: int = 1) -> list[int]:
+    """The ids that a service's runs have said."""
+    while True:
+        text = log.read_text() if log.exists() else ""
+        if len(pids := [int(line) for line in text.splitlines() if line.isdecimal()]) >= count:
+            return pids
+        await asyncio.sleep(0.01)
+
+
+def is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+class Run:
+    """A supervisor's run, and what it said."""
+
+    def __init__(self, fleet: Fleet, log_dir: Path) -> None:
+        self.log_dir = log_dir
+        self.warnings: list[str] = []
+        self.ready = asyncio.Event()
+        self.announced = asyncio.Event()
+        self.supervisor = Supervisor(fleet, log_dir, self.warnings.append)
+        self.task = asyncio.create_task(
+            self.supervisor.run(self._until_ready(), self.announced.set)
+        )
+
+    async def pid(self, name: str, run: int = 1) -> int:
+        return (await wait_for_pids(self.log_dir / f"{name}.log", run))[run - 1]
+
+    async def stop(self) -> None:
+        self.task.cancel()
+        await asyncio.wait([self.task])
+
+    async def _until_ready(self) -> None:
+        await self.ready.wait()
+
+
+async def test_all_processes_end_with_the_run(tmp_path: Path) -> None:
+    run = Run(fleet(SLEEP), tmp_path)
+    pids = [await run.pid("decode-0"), await run.pid("gateway")]
+    run.ready.set()
+    await run.announced.wait()
+    await run.stop()
+    assert not any(is_running(pid) for pid in pids)
+    assert run.warnings == []
+
+
+async def test_a_process_that_does_not_listen_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tandem.cli.supervisor.STOP_S", 0.2)
+    monkeypatch.setattr("tandem.cli.supervisor.GATEWAY_STOP_S", 0.1)
+    run = Run(fleet(STUBBORN, STUBBORN), tmp_path)
+    pids = [await run.pid("decode-0"), await run.pid("gateway")]
+    await run.stop()
+    assert not any(is_running(pid) for pid in pids)
+
+
+async def test_kill_ends_a_stop_that_takes_long(tmp_path: Path) -> None:
+    run = Run(fleet(STUBBORN, STUBBORN), tmp_path)
+    pids = [await run.pid("decode-0"), await run.pid("gateway")]
+    run.task.cancel()
+    await asyncio.sleep(0)
+    run.supervisor.kill()
+    await asyncio.wait([run.task])
+    assert not any(is_running(pid) for pid in pids)
+
+
+async def test_a_service_that_cannot_start_ends_the_run_with_its_own_error(tmp_path: Path) -> None:
+    run = Run(fleet("import sys; sys.exit('error: there is no cuda:9')"), tmp_path)
+    with pytest.raises(
+        Unavailable, match=r"^decode-0 could not start, exit status 1: there is no cuda:9$"
+    ):
+        await run.task
+    assert not run.announced.is_set()
+
+
+async def test_the_last_words_of_a_crash_are_shown(tmp_path: Path) -> None:
+    run = Run(fleet("print('loading'); 1 / 0"), tmp_path)
+    with pytest.raises(Unavailable) as raised:
+        await run.task
+    assert "  | loading" in raised.value.message
+    assert "  | ZeroDivisionError: division by zero" in raised.value.message
+    assert f"  log: {tmp_path / 'decode-0.log'}" in raised.value.message
+
+
+async def test_a_service_that_dies_is_started_again(tmp_path: Path) -> None:
+    run = Run(fleet(SLEEP), tmp_path)
+    first = await run.pid("decode-0")
+    run.ready.set()
+    await run.announced.wait()
+    os.kill(first, signal.SIGKILL)
+    second = await run.pid("decode-0", run=2)
+    assert is_running(second)
+    assert run.warnings[0].startswith("decode-0 died, killed by SIGKILL")
+    assert run.warnings[-1] == "starting decode-0 again"
+    await run.stop()
+    assert not is_running(second)
+
+
+async def test_a_crash_loop_ends_the_run(tmp_path: Path) -> None:
+    run = Run(fleet("input_needed = 1; " + SLEEP.replace("time.sleep(600)", "0")), tmp_path)
+    run.ready.set()
+    with pytest.raises(Unavailable, match="decode-0"):
+        await run.task
+    assert not is_running(await run.pid("gateway"))
+
+
+async def test_a_readiness_that_fails_ends_the_run(tmp_path: Path) -> None:
+    async def never() -> None:
+        raise Unavailable("not ready after 1 s")
+
+    supervisor = Supervisor(fleet(SLEEP), tmp_path, lambda text: None)
+    with pytest.raises(Unavailable, match="not ready after 1 s"):
+        await supervisor.run(never(), lambda: None)
+
+
+async def test_only_the_end_of_a_long_log_is_read(tmp_path: Path) -> None:
+    log = tmp_path / "gateway.log"
+    code = "print('\\n'.join(map(str, range(200_000))))"
+    process = await ServiceProcess.start(service("gateway", code), log)
+    await process.wait()
+    lines = process.obituary().splitlines()
+    assert lines[0] == "exit status 0"
+    assert lines[-2] == "  | 199999"
+    assert len(lines) < 15
+
+
+def test_three_crashes_in_half_a_minute_are_too_many() -> None:
+    limit = CrashLimit()
+    assert [limit.crashed(now) for now in (0.0, 20.0, 40.0, 49.0, 60.0)] == [
+        False,
+        False,
+        False,
+        True,
+        True,
+    ]

@@ -1,0 +1,62 @@
+import pytest
+
+from tandem.cli.amounts import format_bytes, format_seconds
+from tandem.cli.gantt import coverage, draw
+from tandem.cli.timeline import parse_window_ms
+from tandem.core.errors import ConfigError
+from tandem.core.pipeline import Lane
+from tandem.core.reports import Span, SpanKind
+from tandem.core.worker import WorkerRole
+
+
+@pytest.mark.parametrize(("text", "expected"), [("500ms", 500), ("30s", 30_000), ("5m", 300_000)])
+def test_windows_have_units(text: str, expected: int) -> None:
+    assert parse_window_ms(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "30", "0s", "-1s", "1h", "1.5s", "s"])
+def test_an_unknown_window_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="write 500ms, 30s or 5m"):
+        parse_window_ms(text)
+
+
+def test_coverage_is_the_share_of_each_cell() -> None:
+    assert coverage([(0, 10), (15, 40)], 0, 40, 4) == pytest.approx([1.0, 0.5, 1.0, 1.0])
+
+
+def test_an_instant_is_seen_even_at_the_end() -> None:
+    assert [share > 0 for share in coverage([(0, 0), (40, 40)], 0, 40, 2)] == [True, True]
+    assert coverage([(5, 5)], 5, 5, 3)[0] > 0
+
+
+def test_steps_and_transfers_have_lines_of_their_own() -> None:
+    prefill = (
+        Span(SpanKind.STEP, 0, 100),
+        Span(SpanKind.TRANSFER, 50, 100, compute_end_ns=100),
+    )
+    lanes = [
+        Lane("prefill-0", WorkerRole.PREFILL, prefill),
+        Lane("decode-0", WorkerRole.DECODE, (Span(SpanKind.STEP, 100, 200),)),
+    ]
+    lines = draw(lanes, 30).plain.splitlines()
+    assert lines[:3] == [
+        "prefill-0 ██████████          ",
+        "               █████          ",
+        "decode-0            ██████████",
+    ]
+
+
+def test_amounts_are_short() -> None:
+    assert [format_bytes(each) for each in (0, 999, 1500, 2.5e6, 3e12)] == [
+        "0 B",
+        "999 B",
+        "1.5 kB",
+        "2.5 MB",
+        "3 TB",
+    ]
+    assert [format_seconds(each) for each in (0, 1.5e-6, 0.0123, 12.34)] == [
+        "0 us",
+        "1.5 us",
+        "12.3 ms",
+        "12.3 s",
+    ]
