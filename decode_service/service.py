@@ -13,7 +13,6 @@ from collections.abc import AsyncIterator
 from time import monotonic_ns
 
 import grpc
-from tandem.wire.status import abort
 
 from decode_service.standing_plan import StandingPlan
 from tandem.core.commands import DecodeCommand
@@ -25,6 +24,7 @@ from tandem.transfer import servicer as kv_servicer
 from tandem.transfer.receiver import KvReceiver
 from tandem.v1 import decode_pb2, decode_pb2_grpc
 from tandem.wire import commands, reports
+from tandem.wire.status import abort
 from tandem.worker.command_stream import CommandStreams, Dialect
 from tandem.worker.service import end_rule, load_worker, run_worker
 from tandem.worker.settings import WorkerSettings

@@ -1,4 +1,4 @@
-"""The standing plan of a decode worker: which sequences it holds, and which run in the next step."""
+"""The standing plan of a decode worker: the sequences it holds, and those that run next."""
 
 from __future__ import annotations
 
@@ -218,7 +218,7 @@ class StandingPlan:
     # Inside
 
     def _prepare(self, held: HeldSequence) -> bool:
-        """Get a sequence ready to step: a place for the KV of its last token. False if it failed."""
+        """Get a sequence ready to step: a place for its last token's KV. False if it failed."""
         try:
             held.blocks.grow(self._layout.blocks_for(held.sequence.length))
         except ResourceExhausted as error:

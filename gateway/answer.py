@@ -106,9 +106,8 @@ class Answer:
         self._num_tokens += 1
         self._pending.append(Delta((token.token_id,), self._text.push(token.token_id)))
         if self._text.stopped:
-            self._tokens.cancel()
-            # Only `Ended` says how a request was served, and after a cancel there is none.
-            self._finish(FinishReason.STOP, ServedBy("", ""))
+            ended = self._tokens.stop()
+            self._finish(ended.finish_reason, ended.served_by)
 
     def _on_ended(self, ended: Ended) -> None:
         text = self._text.flush()

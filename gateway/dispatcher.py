@@ -39,6 +39,9 @@ class GenerationStream:
             raise event
         return event
 
+    def stop(self) -> Ended:
+        return self._dispatcher.stop_generation(self.generation)
+
     def cancel(self) -> None:
         self._dispatcher.cancel(self.generation)
 
@@ -109,6 +112,11 @@ class Dispatcher:
         stream = self._streams[generation] = GenerationStream(self, generation)
         self._flush()
         return stream
+
+    def stop_generation(self, generation: Generation) -> Ended:
+        ended = self._scheduler.stop(generation)
+        self._flush()
+        return ended
 
     def cancel(self, generation: Generation) -> None:
         self._scheduler.cancel(generation)

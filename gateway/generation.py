@@ -43,6 +43,7 @@ class Generation:
     armed: bool = False
     prefill_worker: str = ""
     decode_worker: str = ""
+    token_kv_bytes: int = 0
     token_ids: list[int] = field(default_factory=list)
     _early: dict[int, int] = field(default_factory=dict)
     _end: tuple[int, FinishReason] | None = None
@@ -92,15 +93,15 @@ class Generation:
         return due, self._end[1] if ended and self._end else None
 
     def served_by(self) -> ServedBy:
-        grant, decode = self.grant, self.decode
-        # A first token that ends the sequence was never sent on, whatever had been reserved for it.
-        if grant is None or decode is None or len(self.token_ids) <= 1:
+        """How it was served so far. The decode worker counts once all KV has moved to it."""
+        if self.grant is None or not self.armed:
             return ServedBy(self.prefill_worker, decode_worker="")
+        num_cached_tokens = self.grant.num_cached_tokens
         return ServedBy(
             self.prefill_worker,
             self.decode_worker,
-            kv_bytes=decode.kv_bytes(self.num_prompt_tokens - grant.num_cached_tokens),
-            num_cached_tokens=grant.num_cached_tokens,
+            kv_bytes=(self.num_prompt_tokens - num_cached_tokens) * self.token_kv_bytes,
+            num_cached_tokens=num_cached_tokens,
         )
 
     def restart(self, sequence_id: int) -> None:

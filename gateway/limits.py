@@ -7,7 +7,7 @@ from collections.abc import Collection
 
 from gateway.request import ChatMessage, ChatPrompt, GenerationRequest, TextPrompt, TokenPrompt
 from gateway.tokens import ServedModel
-from tandem.core.errors import InvalidRequest, NotFound
+from tandem.core.errors import ContextLengthExceeded, InvalidRequest, NotFound
 from tandem.core.sampling_params import MAX_STOP_TOKEN_IDS
 
 DEFAULT_MODEL = "default"
@@ -19,12 +19,6 @@ MAX_STOP_CHARS = 256
 MAX_REQUEST_ID_CHARS = 128
 REQUEST_ID_CHARS = frozenset(string.ascii_letters + string.digits + "-_.:/=+@")
 ROLES = ("system", "user", "assistant")
-
-
-class ContextLengthExceeded(InvalidRequest):
-    """The prompt, or the prompt and `max_tokens`, are more than the model takes."""
-
-    reason = "CONTEXT_LENGTH_EXCEEDED"
 
 
 def max_total_tokens(model: ServedModel) -> int:

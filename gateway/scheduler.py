@@ -119,8 +119,14 @@ class Scheduler:
         self._queue.push(generation)
         return generation
 
+    def stop(self, generation: Generation) -> Ended:
+        """End a generation whose text is complete. Idempotent."""
+        ended = Ended(FinishReason.STOP, generation.served_by())
+        self._end(generation, ended)
+        return ended
+
     def cancel(self, generation: Generation) -> None:
-        """End a generation, wherever it is. Idempotent."""
+        """End a generation that nobody waits for. Idempotent."""
         self._fail(generation, Cancelled("the client cancelled the request"))
 
     # The fleet
@@ -210,9 +216,7 @@ class Scheduler:
         to_come = [command for command in unapplied if isinstance(command, PrefillBatch)]
         batch_ids = {*snapshot.batch_ids, *(batch.batch_id for batch in to_come)}
         worker.batches = {
-            batch_id: tokens
-            for batch_id, tokens in worker.batches.items()
-            if batch_id in batch_ids
+            batch_id: tokens for batch_id, tokens in worker.batches.items() if batch_id in batch_ids
         }
         named = {chunk.sequence_id for batch in to_come for chunk in batch.chunks}
         self._fail_missing(worker, named.union(snapshot.sequence_ids))
@@ -304,6 +308,7 @@ class Scheduler:
     def _reserve(self, generation: Generation, worker: DecodeView) -> None:
         worker.enter(generation, generation.max_length)
         generation.decode, generation.decode_worker = worker, worker.info.worker_id
+        generation.token_kv_bytes = worker.kv_bytes(1)
         request = generation.request
         self._send(
             worker,
@@ -363,13 +368,14 @@ class Scheduler:
             self._end(generation, Ended(ended, generation.served_by()))
 
     def _fail(self, generation: Generation, error: TandemError) -> None:
-        if generation.phase is not Phase.ENDED:
-            generation.armed = False
-            self._end(generation, error)
+        self._end(generation, error)
 
     def _end(self, generation: Generation, event: Ended | TandemError) -> None:
-        """The one place where generations end. An armed one's transfer is complete but perhaps not
-        acknowledged: its prefill worker keeps the record until it is."""
+        """The one place where generations end; one that has ended does not end again. An armed
+        one's transfer is complete but perhaps not acknowledged: its prefill worker keeps the record
+        until it is, or until that fails too."""
+        if generation.phase is Phase.ENDED:
+            return
         if generation.phase is Phase.QUEUED:
             self._queue.remove(generation)
         generation.phase = Phase.ENDED

@@ -53,8 +53,13 @@ class TokenStream(Protocol):
         generation instead, once."""
         ...
 
+    def stop(self) -> Ended:
+        """End the generation because its text is complete (a stop string): what was generated
+        beyond is dropped. `next` is not called again."""
+        ...
+
     def cancel(self) -> None:
-        """End the generation on all workers; synchronous, idempotent, allowed at any time.
+        """End the generation because nobody waits for it; idempotent, allowed at any time.
         `next` is not called again."""
         ...
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic, monotonic_ns
 from typing import Any, Protocol
@@ -256,10 +257,8 @@ class WorkerLink:
     async def _write(self, call: Any) -> None:
         """Send what is due, and a heartbeat when nothing is; at the end, a goodbye."""
         while not self._stopping:
-            try:
+            with suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), HEARTBEAT_S)
-            except TimeoutError:
-                pass
             self._wake.clear()
             number = 0
             batch, self._due = self._due, []

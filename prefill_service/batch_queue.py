@@ -212,9 +212,7 @@ class BatchQueue:
             sequences.append(sequence)
             slices.append(self._slice(sequence, chunk))
             if chunk.start == 0 and sequence.spec.destination:
-                self._transfers.start(
-                    chunk.sequence_id, sequence.spec.destination, sequence.blocks
-                )
+                self._transfers.start(chunk.sequence_id, sequence.spec.destination, sequence.blocks)
         self._num_steps += 1
         self._in_flight[self._num_steps] = (batch_id, sequences)
         return StepPlan(self._num_steps, tuple(slices))
@@ -270,9 +268,7 @@ class BatchQueue:
     def _fail(self, sequence: PrefillingSequence, error: TandemError) -> None:
         if not sequence.ended:
             self._end(sequence)
-            self._tell(
-                sequence, SequenceFailed(sequence.sequence_id, error.reason, error.message)
-            )
+            self._tell(sequence, SequenceFailed(sequence.sequence_id, error.reason, error.message))
 
     def _end(self, sequence: PrefillingSequence) -> None:
         """Drop the transfer, if any, and free the blocks once nobody reads or writes them."""

@@ -14,7 +14,7 @@ import threading
 from collections.abc import AsyncIterator
 
 import grpc
-from tandem.wire.status import abort
+from pydantic import Field
 
 from prefill_service.batch_queue import BatchQueue
 from prefill_service.sending import LoopTransfers
@@ -23,9 +23,10 @@ from tandem.core.errors import TandemError
 from tandem.core.reports import PrefillReport, PrefillSnapshot
 from tandem.core.worker import WorkerRole
 from tandem.process.grpc_server import GrpcServer
-from tandem.transfer.sender import KvSender
+from tandem.transfer.sender import MIN_FRAME_BYTES, KvSender
 from tandem.v1 import prefill_pb2, prefill_pb2_grpc
 from tandem.wire import commands, reports
+from tandem.wire.status import abort
 from tandem.worker.command_stream import CommandStreams, Dialect
 from tandem.worker.service import end_rule, load_worker, run_worker
 from tandem.worker.settings import WorkerSettings
@@ -44,6 +45,9 @@ class PrefillSettings(WorkerSettings):
     """Settings of a prefill worker."""
 
     port: int = 50051
+    min_frame_bytes: int = Field(
+        MIN_FRAME_BYTES, ge=1, description="KV of so many bytes, of one layer or several, is sent"
+    )
 
 
 class PrefillServicer(prefill_pb2_grpc.PrefillServiceServicer):
@@ -79,7 +83,8 @@ async def serve(settings: PrefillSettings) -> None:
         lock=lock,
         on_done=lambda *done: worker.act(queue.transfer_done, *done),
         on_failed=lambda *failed: worker.act(queue.transfer_failed, *failed),
-        on_span=lambda span: worker.add_span(span),
+        on_span=lambda span: worker.add_span(span),  # noqa: PLW0108 - `worker` is made below
+        min_frame_bytes=settings.min_frame_bytes,
     )
     queue = BatchQueue(
         layout=info.layout,
@@ -94,4 +99,3 @@ async def serve(settings: PrefillSettings) -> None:
         await run_worker(worker, server, [SERVICE])
     finally:
         await sender.close()
-

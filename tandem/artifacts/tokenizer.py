@@ -51,7 +51,11 @@ class Tokenizer:
         templates write those themselves. Raises `InvalidRequest` for what is not Unicode.
         """
         try:
-            return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
+            # The batch of one releases the GIL; `encode` would hold it for the whole text.
+            (encoding,) = self._tokenizer.encode_batch_fast(
+                [text], add_special_tokens=add_special_tokens
+            )
+            return list(encoding.ids)
         except (TypeError, UnicodeEncodeError) as error:
             raise InvalidRequest("the text is not valid Unicode: it has lone surrogates") from error
 

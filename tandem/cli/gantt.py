@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import ceil
 
 from rich.text import Text
 
@@ -45,8 +46,9 @@ def coverage(
     shares = [0.0] * cells
     for begin, end in intervals:
         first, last = (begin - start_ns) / cell_ns, (end - start_ns) / cell_ns
-        for cell in range(min(cells - 1, int(first)), min(cells, int(last) + 1)):
-            # An instant is drawn as well: a fake engine's step may take no time at all.
+        # An instant is drawn as well: a fake engine's step may take no time at all.
+        first_cell = min(cells - 1, int(first))
+        for cell in range(first_cell, min(cells, max(first_cell + 1, ceil(last)))):
             shares[cell] += max(1e-9, min(last, cell + 1) - max(first, cell))
     return [min(1.0, share) for share in shares]
 

@@ -46,7 +46,8 @@ class Destination:
 
 @dataclass(frozen=True, slots=True)
 class PrefillSequence:
-    """A sequence, as a prefill worker must know it. No destination: it ends with its first token."""
+    """A sequence, as a prefill worker must know it. Without a destination it ends with its first
+    token."""
 
     key: SequenceKey
     num_prompt_tokens: int
@@ -56,8 +57,8 @@ class PrefillSequence:
 
 @dataclass(frozen=True, slots=True)
 class PrefillChunk:
-    """Consecutive tokens of a prompt. `sequence` comes with the first chunk. `last`: the prompt ends
-    here; all other chunks end on a block boundary."""
+    """Consecutive tokens of a prompt. `sequence` comes with the first chunk. `last`: the prompt
+    ends here; all other chunks end on a block boundary."""
 
     sequence_id: int
     start: int

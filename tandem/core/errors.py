@@ -1,7 +1,7 @@
 """The one exception tree.
 
 Every failure that crosses a part's boundary is one of these. They are mapped to gRPC statuses
-(`tandem.worker.status`) and to OpenAI's JSON (`gateway.http_errors`) at the edges and nowhere else.
+(`tandem.wire.status`) and to OpenAI's JSON (`gateway.http.errors`) at the edges and nowhere else.
 """
 
 from __future__ import annotations
@@ -25,6 +25,12 @@ class InvalidRequest(TandemError):
     """The caller's input is wrong; the same request can never succeed. `param` names the field."""
 
     reason = "INVALID_REQUEST"
+
+
+class ContextLengthExceeded(InvalidRequest):
+    """The prompt, or the prompt and `max_tokens`, are more than the model takes."""
+
+    reason = "CONTEXT_LENGTH_EXCEEDED"
 
 
 class NotFound(TandemError):
@@ -85,6 +91,7 @@ _BY_REASON: dict[str, type[TandemError]] = {
     each.reason: each
     for each in (
         InvalidRequest,
+        ContextLengthExceeded,
         NotFound,
         ResourceExhausted,
         Mismatch,

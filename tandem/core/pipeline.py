@@ -93,10 +93,11 @@ def hidden_share(transfers: Iterable[Span]) -> float:
 def covered_ns(spans: Iterable[Span]) -> int:
     """The time in which at least one of the spans was under way."""
     covered = 0
-    frontier = -1
+    frontier: int | None = None
     for span in sorted(spans, key=lambda span: span.start_ns):
-        covered += max(0, span.end_ns - max(span.start_ns, frontier))
-        frontier = max(frontier, span.end_ns)
+        start_ns = span.start_ns if frontier is None else max(span.start_ns, frontier)
+        covered += max(0, span.end_ns - start_ns)
+        frontier = max(start_ns, span.end_ns)
     return covered
 
 

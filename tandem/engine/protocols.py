@@ -48,7 +48,7 @@ class KVPool(Protocol):
         num_tokens: int,
         data: memoryview,
     ) -> None:
-        """Store the items. Raises `ValueError` if `data` has not exactly the bytes of the region."""
+        """Store the items. Raises `ValueError` if `data` is not of the region's size."""
         ...
 
 

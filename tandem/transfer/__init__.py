@@ -1,1 +1,1 @@
-"""Moves KV blocks between pools over gRPC. Knows core and the `KVPool` protocol, never an engine."""
+"""Moves KV between pools over gRPC. Knows core and the `KVPool` protocol, never an engine."""

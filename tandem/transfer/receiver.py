@@ -1,4 +1,4 @@
-"""The receiving end of KV transfers: verifies each frame, stores it, and tells when all has come."""
+"""The receiving end of KV transfers: verifies and stores frames, and tells when all have come."""
 
 from __future__ import annotations
 
@@ -90,6 +90,9 @@ class KvReceiver:
             raise DataLoss(f"frame {frame.header.number} came as number {expected_number}")
         reservation.check(frame.header)
         with self._lock:
+            if reservation.is_complete:
+                # Its sequence may run by now: what it reads must not change.
+                raise Fenced("the reservation is complete")
             if not reservation.blocks.begin_access():
                 raise Fenced("the reservation was released")
         # The access must end when the copy has ended, not when this task is cancelled.

@@ -77,6 +77,4 @@ class Reservation:
 
     def _block_range(self, header: FrameHeader) -> slice:
         block_size = self._layout.block_size
-        return slice(
-            header.first_token // block_size, self._layout.blocks_for(header.last_token)
-        )
+        return slice(header.first_token // block_size, self._layout.blocks_for(header.last_token))

@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from time import monotonic_ns
+from typing import Any
 
 import grpc
+import structlog
 
 from tandem.core.blocks import SequenceBlocks
 from tandem.core.commands import Destination
@@ -23,10 +25,14 @@ from tandem.wire.channels import open_channel
 from tandem.wire.descriptions import layout_to_wire
 from tandem.wire.status import to_tandem_error
 
+log = structlog.get_logger(__name__)
+
 PUSH_KV = "/tandem.v1.KvTransferService/PushKv"
 # Below the first a frame's fixed cost shows; above the second it is no longer a small step.
 MIN_FRAME_BYTES = 2**20
 MAX_FRAME_BYTES = 4 * 2**20
+STATUS_ATTEMPTS = 10
+STATUS_WAIT_S = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +55,11 @@ class Finish:
 class LayerGrouper:
     """Groups a chunk's layers until a frame is worth sending, and cuts what is too large."""
 
-    def __init__(self, layout: KVLayout, first_token: int) -> None:
+    def __init__(
+        self, layout: KVLayout, first_token: int, min_frame_bytes: int = MIN_FRAME_BYTES
+    ) -> None:
         self._layout = layout
+        self._min_frame_bytes = min_frame_bytes
         self._first_token = first_token
         self._first_layer = 0
 
@@ -61,7 +70,8 @@ class LayerGrouper:
             return
         layers = range(self._first_layer, layer + 1)
         is_last = layer + 1 == self._layout.num_layers
-        if is_last or len(layers) * (end - start) * self._layout.token_bytes >= MIN_FRAME_BYTES:
+        num_bytes = len(layers) * (end - start) * self._layout.token_bytes
+        if is_last or num_bytes >= self._min_frame_bytes:
             self._first_layer = 0 if is_last else layer + 1
             yield from self._cut(layers, start, end)
 
@@ -87,7 +97,9 @@ class OutgoingTransfer:
         self.destination = destination
         self._sender = sender
         self._blocks = blocks
-        self._grouper = LayerGrouper(sender.pool.layout, destination.num_cached_tokens)
+        self._grouper = LayerGrouper(
+            sender.pool.layout, destination.num_cached_tokens, sender.min_frame_bytes
+        )
         self._due: asyncio.Queue[Region | Finish] = asyncio.Queue()
         self._num_frames = 0
         self._num_bytes = 0
@@ -100,10 +112,11 @@ class OutgoingTransfer:
             self._due.put_nowait(region)
 
     def finish(self, first_token_id: int, compute_end_ns: int) -> None:
+        self._start_ns = self._start_ns or monotonic_ns()
         self._due.put_nowait(Finish(first_token_id, compute_end_ns))
 
     async def run(self) -> int:
-        """Send until all is acknowledged; the bytes sent. Raises the `TandemError` that ended it."""
+        """Send until all is acknowledged; the bytes sent. Raises the `TandemError` of its end."""
         call = self._sender.push_kv(self.destination.address)()
         try:
             return await self._send(call)
@@ -123,7 +136,12 @@ class OutgoingTransfer:
         response = await call
         if not response.armed:
             raise DataLoss("the receiver did not arm a finished transfer")
-        self._report(SpanKind.TRANSFER, self._start_ns, compute_end_ns=due.compute_end_ns)
+        self._report(
+            SpanKind.TRANSFER,
+            self._start_ns,
+            self._num_bytes,
+            compute_end_ns=due.compute_end_ns,
+        )
         return self._num_bytes
 
     async def _send_frame(
@@ -149,15 +167,21 @@ class OutgoingTransfer:
         self._report(
             SpanKind.FRAME_SENT,
             start_ns,
+            num_bytes,
             number=header.number,
             num_tokens=header.num_tokens,
-            num_bytes=num_bytes,
         )
 
-    def _report(self, kind: SpanKind, start_ns: int, **details: int) -> None:
-        details.setdefault("num_bytes", self._num_bytes)
+    def _report(self, kind: SpanKind, start_ns: int, num_bytes: int, **details: Any) -> None:
         self._sender.on_span(
-            Span(kind, start_ns, monotonic_ns(), sequence_id=self.sequence_id, **details)
+            Span(
+                kind,
+                start_ns,
+                monotonic_ns(),
+                sequence_id=self.sequence_id,
+                num_bytes=num_bytes,
+                **details,
+            )
         )
 
     def _opening(self) -> bytes:
@@ -194,11 +218,13 @@ class KvSender:
         on_done: Callable[[int, int], None],
         on_failed: Callable[[int, TandemError], None],
         on_span: Callable[[Span], None],
+        min_frame_bytes: int = MIN_FRAME_BYTES,
     ) -> None:
         self.name = name
         self.pool = pool
         self.model_fingerprint = model_fingerprint
         self.on_span = on_span
+        self.min_frame_bytes = min_frame_bytes
         self._lock = lock
         self._on_done = on_done
         self._on_failed = on_failed
@@ -273,6 +299,13 @@ class KvSender:
         except TandemError as error:
             self._forget(sequence_id)
             self._on_failed(sequence_id, error)
+        except Exception as error:
+            # Whatever else goes wrong costs this sequence; without a word it would stay for ever.
+            log.exception("transfer failed", sequence=sequence_id)
+            self._forget(sequence_id)
+            self._on_failed(
+                sequence_id, TandemError(f"the transfer failed: {type(error).__name__}")
+            )
         else:
             self._forget(sequence_id)
             self._on_done(sequence_id, num_bytes)
@@ -285,6 +318,11 @@ class KvSender:
 async def _status_of(
     call: grpc.aio.StreamUnaryCall[bytes, kv_pb2.PushKvResponse],
 ) -> TandemError:
+    for _ in range(STATUS_ATTEMPTS):
+        # A write that fails marks the call as INTERNAL, until the status that came is seen.
+        if await call.code() is not grpc.StatusCode.INTERNAL:
+            break
+        await asyncio.sleep(STATUS_WAIT_S)
     try:
         await call
     except grpc.aio.AioRpcError as error:

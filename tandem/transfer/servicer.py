@@ -30,8 +30,10 @@ def add_kv_transfer_service(receiver: KvReceiver, server: grpc.aio.Server) -> No
             log.warning("transfer refused", reason=error.reason, why=error.message)
             await abort(context, error)
 
-    handler: grpc.RpcMethodHandler[bytes, kv_pb2.PushKvResponse] = grpc.stream_unary_rpc_method_handler(
-        push_kv, response_serializer=kv_pb2.PushKvResponse.SerializeToString
+    handler: grpc.RpcMethodHandler[bytes, kv_pb2.PushKvResponse] = (
+        grpc.stream_unary_rpc_method_handler(
+            push_kv, response_serializer=kv_pb2.PushKvResponse.SerializeToString
+        )
     )
     server.add_generic_rpc_handlers(
         (grpc.method_handlers_generic_handler(SERVICE, {"PushKv": handler}),)

@@ -1,1 +1,1 @@
-"""Between core's types and the messages of `tandem.v1`: each message's two directions side by side."""
+"""Between core's types and the messages of `tandem.v1`, each message's two directions together."""

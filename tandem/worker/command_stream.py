@@ -1,9 +1,10 @@
-"""The command stream, as both services serve it: numbered commands in, reports and heartbeats out."""
+"""The command stream, as both services serve it: numbered commands in, reports out."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic, monotonic_ns
 from typing import Any, Generic, Protocol, TypeVar
@@ -110,18 +111,14 @@ class _Stream(Generic[ResponseT]):
         if number == 0 or number <= self._worker.applied_command:
             return
         if number != self._worker.applied_command + 1:
-            raise Mismatch(
-                f"commands {number} came after commands {self._worker.applied_command}"
-            )
+            raise Mismatch(f"commands {number} came after commands {self._worker.applied_command}")
         self._worker.apply([self._dialect.command_from_wire(each) for each in request.commands])
 
     async def responses(self, reading: asyncio.Task[None]) -> AsyncIterator[ResponseT]:
         yield self._respond(snapshot=self._dialect.snapshot_to_wire(self._worker.take_snapshot()))
         while True:
-            try:
+            with suppress(TimeoutError):
                 await asyncio.wait_for(self._worker.news.wait(), HEARTBEAT_S)
-            except TimeoutError:
-                pass
             if self._superseded:
                 raise Fenced("the controller has opened a newer stream")
             if reading.done():

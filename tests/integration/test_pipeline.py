@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import statistics
+from itertools import pairwise
 
+import pytest
 from stack import Stack, collect, running_stack
 
 from gateway.scheduler import Limits
@@ -26,8 +28,10 @@ async def run_batches(stack: Stack, num_requests: int, num_tokens: int, max_toke
     await stack.until_all_free()
 
 
-async def test_batch_two_prefills_while_batch_one_decodes() -> None:
+async def test_batch_two_prefills_while_batch_one_decodes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Both workers are on one host and so on one clock: their spans can be laid side by side."""
+    # The fake engine's KV is small: a frame for each layer, as a real model's prompts have it.
+    monkeypatch.setenv("TANDEM_MIN_FRAME_BYTES", "1")
     async with running_stack(1, 1, devices=["mock:h100x4"], limits=Limits(2048)) as stack:
         await run_batches(stack, num_requests=16, num_tokens=1024, max_tokens=32)
         batches = spans(stack, "prefill", SpanKind.STEP)
@@ -35,7 +39,9 @@ async def test_batch_two_prefills_while_batch_one_decodes() -> None:
         assert len(batches) >= 8
         for batch in batches[2:]:
             inside = [
-                step for step in steps if batch.start_ns < step.start_ns < step.end_ns < batch.end_ns
+                step
+                for step in steps
+                if batch.start_ns < step.start_ns < step.end_ns < batch.end_ns
             ]
             assert inside, "no decode step ran while a later batch was prefilled"
         transfers = spans(stack, "prefill", SpanKind.TRANSFER)
@@ -50,7 +56,7 @@ async def test_a_queued_batch_starts_without_a_message() -> None:
         batches = spans(stack, "prefill", SpanKind.STEP)
         gaps = [
             later.start_ns - earlier.end_ns
-            for earlier, later in zip(batches, batches[1:], strict=False)
+            for earlier, later in pairwise(batches)
             if not later.waited
         ]
         assert len(gaps) >= 50, "hardly any batch was waiting: the gateway does not run ahead"

@@ -7,7 +7,7 @@ import random
 import signal
 
 import pytest
-from stack import RecordingDispatcher, Stack, collect, expected_mock_tokens, running_stack
+from stack import RecordingDispatcher, collect, expected_mock_tokens, running_stack
 
 from gateway.scheduler import Limits
 from tandem.core.errors import Unavailable

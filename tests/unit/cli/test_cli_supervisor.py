@@ -29,11 +29,14 @@ def fleet(worker: str, gateway: str = SLEEP) -> Fleet:
 
 async def wait_for_pids(log: Path, count: int = 1) -> list[int]:
     """The ids that a service's runs have said."""
-    while True:
-        text = log.read_text() if log.exists() else ""
-        if len(pids := [int(line) for line in text.splitlines() if line.isdecimal()]) >= count:
-            return pids
+    while len(pids := read_pids(log)) < count:
         await asyncio.sleep(0.01)
+    return pids
+
+
+def read_pids(log: Path) -> list[int]:
+    text = log.read_text() if log.exists() else ""
+    return [int(line) for line in text.splitlines() if line.isdecimal()]
 
 
 def is_running(pid: int) -> bool:
@@ -132,10 +135,16 @@ async def test_a_service_that_dies_is_started_again(tmp_path: Path) -> None:
 
 
 async def test_a_crash_loop_ends_the_run(tmp_path: Path) -> None:
-    run = Run(fleet("input_needed = 1; " + SLEEP.replace("time.sleep(600)", "0")), tmp_path)
+    go = tmp_path / "go"
+    run = Run(
+        fleet(f"import os, time\nwhile not os.path.exists({str(go)!r}): time.sleep(0.01)"), tmp_path
+    )
     run.ready.set()
-    with pytest.raises(Unavailable, match="decode-0"):
+    await run.announced.wait()
+    go.touch()
+    with pytest.raises(Unavailable, match="decode-0 died 3 times within 30 s"):
         await run.task
+    assert run.warnings.count("starting decode-0 again") == 2
     assert not is_running(await run.pid("gateway"))
 
 

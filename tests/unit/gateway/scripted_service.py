@@ -48,6 +48,10 @@ class ScriptedStream:
         self._position += 1
         return Token(self._position - 1, step)
 
+    def stop(self) -> Ended:
+        self.cancelled.set()
+        return ended(FinishReason.STOP)
+
     def cancel(self) -> None:
         self.cancelled.set()
 
@@ -74,5 +78,5 @@ class ScriptedService:
 
     async def generated(self, num_tokens: int) -> None:
         """Wait until the first request has this many tokens."""
-        while not self.streams or self.streams[0].num_tokens < num_tokens:  # noqa: ASYNC110
+        while not self.streams or self.streams[0].num_tokens < num_tokens:
             await asyncio.sleep(0.005)

@@ -68,9 +68,7 @@ class Transfer:
     def _run(self) -> Iterator[None]:
         yield
         target = self.find(self.destination.address)
-        reservation = target.state.reservation(
-            self.destination.transfer_id, self.destination.epoch
-        )
+        reservation = target.state.reservation(self.destination.transfer_id, self.destination.epoch)
         number = 0
         while self.due or self.first_token_id is None:
             self.waiting = not self.due

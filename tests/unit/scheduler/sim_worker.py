@@ -44,9 +44,7 @@ class NoTime:
 def worker_info(
     worker_id: str, role: WorkerRole, epoch: int, num_blocks: int, max_num_seqs: int
 ) -> WorkerInfo:
-    return WorkerInfo(
-        worker_id, role, epoch, MODEL, LAYOUT, num_blocks, max_num_seqs, "mock:zero"
-    )
+    return WorkerInfo(worker_id, role, epoch, MODEL, LAYOUT, num_blocks, max_num_seqs, "mock:zero")
 
 
 @dataclass(eq=False)

@@ -270,9 +270,7 @@ class Simulation:
             queue_policy("fcfs"),
             Limits(random.choice((4, 8, 16, 64)), random.choice((1, 2, 8))),
         )
-        self.dispatcher = RecordingDispatcher(
-            self.scheduler, [], MODEL.fingerprint, Timeline()
-        )
+        self.dispatcher = RecordingDispatcher(self.scheduler, [], MODEL.fingerprint, Timeline())
         self.dispatcher.clients = self.clients
         self.links = [self._link(WorkerRole.PREFILL, n) for n in range(random.randint(1, 2))]
         self.links += [self._link(WorkerRole.DECODE, n) for n in range(random.randint(1, 3))]

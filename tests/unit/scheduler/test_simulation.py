@@ -19,9 +19,7 @@ ONLY = os.environ.get("TANDEM_SCENARIO")
 SEEDS = [int(ONLY)] if ONLY else range(NUM_SCENARIOS)
 
 NONE = Faults()
-CANCELS = Faults(
-    0.1, breaks=False, losses=False, engine_failures=False, transfer_faults=False
-)
+CANCELS = Faults(0.1, breaks=False, losses=False, engine_failures=False, transfer_faults=False)
 BREAKS = Faults(0.2, cancels=False, losses=False, engine_failures=False, transfer_faults=False)
 LOSSES = Faults(0.1, cancels=False, engine_failures=False, transfer_faults=False)
 FAILURES = Faults(0.1, cancels=False, breaks=False, losses=False)

@@ -1,0 +1,217 @@
+"""`tandem up` as a user runs it: real processes, mock GPUs."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+DEADLINE_S = 60
+READY = "Tandem is ready"
+
+
+def free_ports(count: int) -> list[int]:
+    probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [probe.getsockname()[1] for probe in probes]
+    for probe in probes:
+        probe.close()
+    return ports
+
+
+def wait_until(is_true: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while not is_true():
+        assert time.monotonic() < deadline, f"still not: {what}"
+        time.sleep(0.05)
+
+
+def is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+class Up:
+    """A running `tandem up`."""
+
+    def __init__(self, folder: Path, *arguments: str) -> None:
+        self.folder = folder
+        self.http_port, grpc_port, port_base = free_ports(3)
+        self.output = folder / "output"
+        command = [sys.executable, "-m", "tandem.cli", "up", "--device", "mock:zero"]
+        command += ["--model", "mock", "--num-blocks", "64", "--log-dir", str(folder / "logs")]
+        command += ["--http-port", str(self.http_port), "--grpc-port", str(grpc_port)]
+        command += ["--port-base", str(port_base), *arguments]
+        with self.output.open("wb") as output:
+            self.process = subprocess.Popen(command, stdout=output, stderr=output)
+        self.children: set[psutil.Process] = set()
+
+    def wait_until_ready(self) -> None:
+        wait_until(self._is_ready, "ready")
+        self.children.update(psutil.Process(self.process.pid).children())
+
+    def child(self, role: str) -> psutil.Process:
+        children = psutil.Process(self.process.pid).children()
+        self.children.update(children)
+        return next(each for each in children if f"{role}_service" in each.cmdline())
+
+    def complete(self) -> httpx.Response:
+        return httpx.post(
+            f"http://127.0.0.1:{self.http_port}/v1/completions",
+            json={"model": "default", "prompt": "hello", "max_tokens": 4},
+            timeout=DEADLINE_S,
+        )
+
+    def said(self) -> str:
+        return self.output.read_text()
+
+    def has_orphans(self) -> bool:
+        return any(is_alive(each) for each in self.children)
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        for child in self.children:
+            if child.is_running():
+                child.kill()
+
+    def _is_ready(self) -> bool:
+        assert self.process.poll() is None, self.said()
+        return READY in self.said()
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Up]]:
+    started: list[Up] = []
+
+    def start(*arguments: str) -> Up:
+        started.append(Up(tmp_path, *arguments))
+        started[-1].wait_until_ready()
+        return started[-1]
+
+    yield start
+    for up in started:
+        up.close()
+
+
+def fail(*arguments: str) -> str:
+    """What a `tandem up` says that must not start."""
+    process = subprocess.run(
+        [sys.executable, "-m", "tandem.cli", "up", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=False,
+    )
+    assert process.returncode == 1
+    assert process.stdout == ""
+    return process.stderr
+
+
+@pytest.mark.parametrize("topology", ["1p1d", "2p2d"])
+def test_it_serves_and_ctrl_c_leaves_nothing(start: Callable[..., Up], topology: str) -> None:
+    up = start("--topology", topology)
+    answer = up.complete().json()
+    assert answer["usage"]["completion_tokens"] == 4
+    assert answer["tandem"]["prefill_worker"].startswith("prefill-")
+    assert answer["tandem"]["decode_worker"].startswith("decode-")
+    assert answer["tandem"]["kv_bytes"] > 0
+    up.process.send_signal(signal.SIGINT)
+    assert up.process.wait(DEADLINE_S) == 0
+    assert up.said().endswith("bye\n")
+    assert not up.has_orphans()
+
+
+def test_sigterm_is_a_stop_as_well(start: Callable[..., Up]) -> None:
+    up = start()
+    up.process.terminate()
+    assert up.process.wait(DEADLINE_S) == 0
+    assert not up.has_orphans()
+
+
+def test_a_second_ctrl_c_ends_what_does_not_listen(start: Callable[..., Up]) -> None:
+    up = start()
+    for child in up.children:
+        child.suspend()  # deaf to all but SIGKILL
+    up.process.send_signal(signal.SIGINT)
+    wait_until(lambda: "stopping" in up.said(), "stopping")
+    up.process.send_signal(signal.SIGINT)
+    assert up.process.wait(DEADLINE_S) == 0
+    assert not up.has_orphans()
+
+
+def test_no_child_survives_a_killed_parent(start: Callable[..., Up]) -> None:
+    up = start()
+    assert len(up.children) == 3
+    up.process.kill()
+    up.process.wait()
+    wait_until(lambda: not up.has_orphans(), "ended with the parent")
+
+
+@pytest.mark.parametrize("role", ["prefill", "decode"])
+def test_a_killed_worker_comes_back_and_serves(start: Callable[..., Up], role: str) -> None:
+    up = start()
+    killed = up.child(role)
+    killed.kill()
+    wait_until(lambda: f"starting {role}-0 again" in up.said(), "started again")
+    assert f"{role}-0 died, killed by SIGKILL" in up.said()
+    wait_until(lambda: up.complete().status_code == 200, "serving again")
+    assert up.child(role).pid != killed.pid
+
+
+def test_a_port_in_use_is_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        said = fail("--device", "mock:zero", "--model", "mock", "--http-port", str(port))
+    assert said == (
+        f"error: cannot listen on 127.0.0.1:{port}, is the port in use? See --http-port\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--topology", "3x"], "unknown topology '3x'"),
+        (["--topology", "colocated"], "not served yet"),
+        (["--device", "tpu"], "unknown device 'tpu'"),
+        (["--device", "mock:nothing"], "unknown profile 'nothing'"),
+        (["--device", "mock:zero", "--model", "/no/such/folder"], "no model '/no/such/folder'"),
+        (["--device", "cpu", "--model", "mock"], "has no weights"),
+    ],
+)
+def test_what_is_wrong_is_said_in_a_line(arguments: list[str], expected: str) -> None:
+    http_port, grpc_port = free_ports(2)
+    said = fail("--http-port", str(http_port), "--grpc-port", str(grpc_port), *arguments)
+    assert said.startswith("error: ")
+    assert expected in said
+    assert said.count("\n") == 1
+
+
+def test_a_worker_that_cannot_start_says_why(tmp_path: Path) -> None:
+    http_port, grpc_port, port_base = map(str, free_ports(3))
+    said = fail(
+        *("--device", "mock:zero", "--model", "mock", "--num-blocks", "0"),
+        *("--http-port", http_port, "--grpc-port", grpc_port, "--port-base", port_base),
+        *("--log-dir", str(tmp_path)),
+    )
+    assert "could not start, exit status 2: --num-blocks:" in said
+
+
+def test_services_are_run_by_name() -> None:
+    process = subprocess.run(
+        [sys.executable, "-m", "tandem.cli", "decode", "--help"],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=True,
+        env={**os.environ, "COLUMNS": "100"},
+    )
+    assert process.stdout.startswith("usage: tandem decode")

@@ -1,0 +1,304 @@
+"""A sender and a receiver, each with a fake pool, and real gRPC between them."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+import numpy as np
+
+from tandem.core.blocks import BlockAllocator, SequenceBlocks
+from tandem.core.commands import Destination
+from tandem.core.errors import Fenced, TandemError
+from tandem.core.kv import KVLayout, Plane
+from tandem.core.reports import Span
+from tandem.engine.fake.link import VirtualLink
+from tandem.engine.fake.pool import FakeKVPool
+from tandem.transfer.codec import FrameHeader, encode_frame
+from tandem.transfer.receiver import KvReceiver
+from tandem.transfer.reservation import Reservation
+from tandem.transfer.sender import PUSH_KV, KvSender
+from tandem.transfer.servicer import add_kv_transfer_service
+from tandem.v1 import kv_pb2
+from tandem.wire.channels import new_server, open_channel
+from tandem.wire.descriptions import layout_to_wire
+from tandem.wire.status import to_tandem_error
+
+BLOCK_SIZE = 4
+NUM_BLOCKS = 32
+FINGERPRINT = "f" * 64
+FIRST_TOKEN_ID = 42
+SEQUENCE_ID = 9
+
+
+class Gate:
+    """Lets whoever comes pass, once closed makes them wait, and knows that one waits."""
+
+    def __init__(self) -> None:
+        self._open = threading.Event()
+        self._open.set()
+        self._reached = threading.Event()
+
+    def pass_(self) -> None:
+        if not self._open.is_set():
+            self._reached.set()
+            assert self._open.wait(10)
+
+    def close(self) -> None:
+        self._open.clear()
+
+    def open(self) -> None:
+        self._open.set()
+
+    async def reached(self) -> None:
+        assert await asyncio.to_thread(self._reached.wait, 10)
+
+
+class NoClock:
+    def now(self) -> float:
+        return 0.0
+
+    def sleep_until(self, when: float) -> None:
+        raise AssertionError("a link without cost slept")
+
+
+class GatedPool(FakeKVPool):
+    """A fake pool whose reads and writes can be held up."""
+
+    def __init__(self) -> None:
+        super().__init__(BLOCK_SIZE, NUM_BLOCKS, link=VirtualLink(NoClock()), token_layer_s=0.0)
+        self.gate = Gate()
+
+    def read(
+        self, plane: Plane, layers: range, blocks: Sequence[int], num_tokens: int
+    ) -> memoryview:
+        self.gate.pass_()
+        return super().read(plane, layers, blocks, num_tokens)
+
+    def write(
+        self, plane: Plane, layers: range, blocks: Sequence[int], num_tokens: int, data: memoryview
+    ) -> None:
+        self.gate.pass_()
+        super().write(plane, layers, blocks, num_tokens, data)
+
+
+@dataclass
+class Book:
+    """A `ReservationBook` of hand-made reservations."""
+
+    layout: KVLayout
+    allocator: BlockAllocator = field(default_factory=lambda: BlockAllocator(NUM_BLOCKS))
+    reservations: dict[bytes, Reservation] = field(default_factory=dict)
+    completed: list[Reservation] = field(default_factory=list)
+
+    def reserve(self, num_tokens: int, first_token: int = 0) -> Reservation:
+        """A reservation of scattered blocks, with one more for what comes after the prompt."""
+        epoch = len(self.reservations) + 1
+        blocks = SequenceBlocks(self.allocator)
+        blocks.grow(self.layout.blocks_for(num_tokens) + 1)
+        blocks.ids.reverse()
+        reservation = Reservation(
+            sequence_id=SEQUENCE_ID,
+            transfer_id=f"capability {epoch}".encode(),
+            epoch=epoch,
+            layout=self.layout,
+            blocks=blocks,
+            first_token=first_token,
+            num_tokens=num_tokens,
+        )
+        self.reservations[reservation.transfer_id] = reservation
+        return reservation
+
+    def reservation(self, transfer_id: bytes, epoch: int) -> Reservation:
+        found = self.reservations.get(transfer_id)
+        if found is None or found.epoch != epoch or found.blocks.released:
+            raise Fenced("no such reservation")
+        return found
+
+    def reservation_complete(self, reservation: Reservation) -> None:
+        assert reservation.is_complete
+        if reservation not in self.completed:
+            self.completed.append(reservation)
+
+
+class ReceiverSide:
+    """A receiver behind a server on a loopback port."""
+
+    def __init__(self) -> None:
+        self.pool = GatedPool()
+        self.book = Book(self.pool.layout)
+        self.lock = threading.Condition()
+        self.spans: list[Span] = []
+        self.receiver = KvReceiver(
+            self.pool, self.book, self.lock, FINGERPRINT, self.spans.append, lambda: None
+        )
+        self.server = new_server()
+        add_kv_transfer_service(self.receiver, self.server)
+        self.address = f"127.0.0.1:{self.server.add_insecure_port('127.0.0.1:0')}"
+
+    @property
+    def num_free(self) -> int:
+        return self.book.allocator.num_free
+
+    def destination(self, reservation: Reservation) -> Destination:
+        return Destination(
+            self.address, reservation.transfer_id, reservation.epoch, reservation.first_token
+        )
+
+    def kv(self, reservation: Reservation) -> np.ndarray:
+        return kv_of(self.pool, reservation.blocks.ids, reservation.num_tokens)
+
+    async def quiet(self) -> None:
+        """Wait until whatever was being stored is stored."""
+        await asyncio.wrap_future(self.receiver._executor.submit(lambda: None))
+
+    async def push(self, *messages: bytes) -> kv_pb2.PushKvResponse:
+        """Send hand-made messages; the response, or the `TandemError` that was answered."""
+        async with open_channel(self.address) as channel:
+            call = channel.stream_unary(
+                PUSH_KV, response_deserializer=kv_pb2.PushKvResponse.FromString
+            )(_each(messages))
+            try:
+                return await call
+            except grpc.aio.AioRpcError as error:
+                raise to_tandem_error(error) from None
+
+
+async def _each(messages: Sequence[bytes]) -> AsyncIterator[bytes]:
+    for message in messages:
+        yield message
+
+
+@asynccontextmanager
+async def receiver_side() -> AsyncIterator[ReceiverSide]:
+    side = ReceiverSide()
+    await side.server.start()
+    try:
+        yield side
+    finally:
+        side.pool.gate.open()
+        await side.server.stop(0)
+        await asyncio.to_thread(side.receiver.close)
+
+
+class SenderSide:
+    """A sender with one sequence's KV in its pool."""
+
+    def __init__(self, num_tokens: int) -> None:
+        self.pool = GatedPool()
+        self.pool.array[:] = np.random.default_rng(num_tokens).integers(
+            0, 2**16, self.pool.array.shape, np.uint16
+        )
+        self.lock = threading.Condition()
+        self.allocator = BlockAllocator(NUM_BLOCKS)
+        self.blocks = SequenceBlocks(self.allocator)
+        self.num_tokens = num_tokens
+        self.blocks.grow(self.pool.layout.blocks_for(num_tokens))
+        self.spans: list[Span] = []
+        self.outcomes: list[int | TandemError] = []
+        self.ended = asyncio.Event()
+        self.sender = KvSender(
+            name="prefill-test",
+            pool=self.pool,
+            model_fingerprint=FINGERPRINT,
+            lock=self.lock,
+            on_done=self._on_end,
+            on_failed=self._on_end,
+            on_span=self.spans.append,
+        )
+
+    @property
+    def kv(self) -> np.ndarray:
+        return kv_of(self.pool, self.blocks.ids, self.num_tokens)
+
+    def start(self, destination: Destination) -> None:
+        self.sender.start(SEQUENCE_ID, destination, self.blocks)
+
+    def compute(self, start: int = 0, end: int | None = None) -> None:
+        """A chunk is computed, all layers."""
+        transfer = self.sender.get(SEQUENCE_ID)
+        assert transfer is not None
+        for layer in range(self.pool.layout.num_layers):
+            transfer.layer_done(layer, start, self.num_tokens if end is None else end)
+
+    def finish(self) -> None:
+        transfer = self.sender.get(SEQUENCE_ID)
+        assert transfer is not None
+        transfer.finish(FIRST_TOKEN_ID, 1)
+
+    async def outcome(self) -> int | TandemError:
+        """How the transfer ended: the bytes sent, or the error. It ends only once."""
+        await asyncio.wait_for(self.ended.wait(), 10)
+        await asyncio.sleep(0)
+        (outcome,) = self.outcomes
+        return outcome
+
+    async def quiet(self) -> None:
+        """Wait until whatever was being read is read."""
+        await asyncio.wrap_future(self.sender._executor.submit(lambda: None))
+
+    def _on_end(self, sequence_id: int, outcome: int | TandemError) -> None:
+        assert sequence_id == SEQUENCE_ID
+        self.outcomes.append(outcome)
+        self.ended.set()
+
+
+@asynccontextmanager
+async def sender_side(num_tokens: int) -> AsyncIterator[SenderSide]:
+    side = SenderSide(num_tokens)
+    try:
+        yield side
+    finally:
+        side.pool.gate.open()
+        await side.sender.close()
+
+
+def kv_of(pool: FakeKVPool, blocks: Sequence[int], num_tokens: int) -> np.ndarray:
+    """`[planes, layers, num_tokens, heads * head_dim]`."""
+    array = pool.array[:, :, list(blocks)]
+    return array.reshape(*array.shape[:2], -1, array.shape[-1])[:, :, :num_tokens]
+
+
+# Hand-made messages
+
+
+def opening(reservation: Reservation, mine: KVLayout, **changes: Any) -> bytes:
+    fields: dict[str, Any] = {
+        "transfer_id": reservation.transfer_id,
+        "epoch": reservation.epoch,
+        "model_fingerprint": FINGERPRINT,
+        "layout": layout_to_wire(mine),
+        "sender": "by-hand",
+    }
+    opening = kv_pb2.TransferOpen(**(fields | changes))
+    return kv_pb2.PushKvRequest(open=opening).SerializeToString()
+
+
+def header(reservation: Reservation, **changes: Any) -> FrameHeader:
+    fields: dict[str, Any] = {
+        "transfer_id": reservation.transfer_id,
+        "epoch": reservation.epoch,
+        "number": 0,
+        "plane": Plane.KEY,
+        "layers": range(4),
+        "first_token": 0,
+        "num_tokens": reservation.num_tokens,
+    }
+    return FrameHeader(**(fields | changes))
+
+
+def frame(reservation: Reservation, layout: KVLayout, **changes: Any) -> bytes:
+    """A frame of ones (keys) or twos (values)."""
+    head = header(reservation, **changes)
+    items = np.full(head.num_bytes(layout) // 2, head.plane, np.uint16)
+    return encode_frame(head, layout, items.view(np.uint8).data)
+
+
+def finish(num_frames: int, first_token: int | None = FIRST_TOKEN_ID) -> bytes:
+    message = kv_pb2.TransferFinish(num_frames=num_frames, first_token=first_token)
+    return kv_pb2.PushKvRequest(finish=message).SerializeToString()

@@ -1,0 +1,480 @@
+"""Sender and receiver over real gRPC."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from random import Random
+from typing import Any
+
+import numpy as np
+import pytest
+from push_pair import (
+    BLOCK_SIZE,
+    FIRST_TOKEN_ID,
+    NUM_BLOCKS,
+    SEQUENCE_ID,
+    finish,
+    frame,
+    opening,
+    receiver_side,
+    sender_side,
+)
+
+from tandem.core.commands import Destination
+from tandem.core.errors import (
+    Cancelled,
+    DataLoss,
+    Fenced,
+    Mismatch,
+    ResourceExhausted,
+    TandemError,
+    Unavailable,
+)
+from tandem.core.kv import Plane
+from tandem.core.reports import SpanKind
+from tandem.transfer import sender as sender_module
+from tandem.wire.descriptions import layout_to_wire
+
+TOKEN_BYTES = 2 * 4 * 8 * 2
+
+
+# What arrives is what was sent
+
+
+@pytest.mark.parametrize(
+    ("num_tokens", "cached", "chunk_ends"),
+    [
+        (1, 0, [1]),
+        (4, 0, [4]),
+        (30, 0, [30]),
+        (30, 0, [4, 16, 30]),
+        (30, 8, [4, 16, 30]),
+        (30, 16, [16, 30]),
+        (32, 32, [32]),
+    ],
+)
+@pytest.mark.parametrize("frame_bytes", [None, (1, 64), (100, 200)])
+async def test_bytes_arrive_in_their_places(
+    num_tokens: int,
+    cached: int,
+    chunk_ends: list[int],
+    frame_bytes: tuple[int, int] | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if frame_bytes:
+        monkeypatch.setattr(sender_module, "MIN_FRAME_BYTES", frame_bytes[0])
+        monkeypatch.setattr(sender_module, "MAX_FRAME_BYTES", frame_bytes[1])
+    async with receiver_side() as receiver, sender_side(num_tokens) as sender:
+        before = receiver.pool.array.copy()
+        reservation = receiver.book.reserve(num_tokens, cached)
+        sender.start(receiver.destination(reservation))
+        for start, end in zip([0, *chunk_ends], chunk_ends, strict=False):
+            sender.compute(start, end)
+        sender.finish()
+        assert await sender.outcome() == (num_tokens - cached) * TOKEN_BYTES
+        assert np.array_equal(receiver.kv(reservation)[:, :, cached:], sender.kv[:, :, cached:])
+        assert receiver.book.completed == [reservation]
+        assert reservation.first_token_id == FIRST_TOKEN_ID
+        # Nothing else was touched: not the cached blocks, nor those of anybody else.
+        written = reservation.blocks.ids[cached // BLOCK_SIZE : -1]
+        others = [block for block in range(NUM_BLOCKS) if block not in written]
+        assert np.array_equal(receiver.pool.array[:, :, others], before[:, :, others])
+
+
+async def test_both_ends_tell_what_they_did() -> None:
+    async with receiver_side() as receiver, sender_side(10) as sender:
+        sender.start(receiver.destination(receiver.book.reserve(10)))
+        sender.compute()
+        sender.finish()
+        await sender.outcome()
+        await receiver.quiet()
+        *sent, transfer = sender.spans
+        assert [each.kind for each in sent] == [SpanKind.FRAME_SENT] * 2
+        assert [each.kind for each in receiver.spans] == [SpanKind.FRAME_RECEIVED] * 2
+        assert sum(each.num_bytes for each in sent) == 10 * TOKEN_BYTES
+        assert sum(each.num_bytes for each in receiver.spans) == 10 * TOKEN_BYTES
+        assert (transfer.kind, transfer.num_bytes) == (SpanKind.TRANSFER, 10 * TOKEN_BYTES)
+        assert transfer.start_ns <= sent[0].start_ns
+        assert transfer.end_ns >= sent[-1].end_ns
+
+
+async def test_a_transfer_of_nothing_starts_when_it_is_finished() -> None:
+    async with receiver_side() as receiver, sender_side(8) as sender:
+        sender.start(receiver.destination(receiver.book.reserve(8, 8)))
+        sender.compute()
+        sender.finish()
+        assert await sender.outcome() == 0
+        (transfer,) = sender.spans
+        assert 0 < transfer.start_ns <= transfer.end_ns
+
+
+async def test_many_transfers_at_once_do_not_mix() -> None:
+    async with receiver_side() as receiver, sender_side(7) as one, sender_side(6) as two:
+        reservations = [receiver.book.reserve(7), receiver.book.reserve(6)]
+        for side, reservation in zip((one, two), reservations, strict=True):
+            side.start(receiver.destination(reservation))
+            side.compute()
+            side.finish()
+        for side, reservation in zip((one, two), reservations, strict=True):
+            assert isinstance(await side.outcome(), int)
+            assert np.array_equal(receiver.kv(reservation), side.kv)
+
+
+# Arming is by coverage
+
+
+async def test_several_senders_fill_one_reservation() -> None:
+    async with receiver_side() as receiver:
+        layout = receiver.pool.layout
+        reservation = receiver.book.reserve(6)
+        open_ = opening(reservation, layout)
+        values = frame(reservation, layout, plane=Plane.VALUE)
+        response = await receiver.push(open_, values, finish(1, first_token=None))
+        assert (response.armed, response.num_frames) == (False, 1)
+        late = frame(reservation, layout, layers=range(2, 4))
+        early = frame(reservation, layout, layers=range(0, 2), number=1)
+        assert not (await receiver.push(open_, late, finish(1))).armed
+        assert receiver.book.completed == []
+        early = frame(reservation, layout, layers=range(0, 2))
+        response = await receiver.push(open_, early, finish(1, first_token=None))
+        assert response.armed
+        assert receiver.book.completed == [reservation]
+        kv = receiver.kv(reservation)
+        assert (kv[0] == Plane.KEY).all()
+        assert (kv[1] == Plane.VALUE).all()
+
+
+async def test_blocks_in_any_order_arm_with_the_last() -> None:
+    async with receiver_side() as receiver:
+        layout = receiver.pool.layout
+        reservation = receiver.book.reserve(11)
+        regions = [
+            {"plane": plane, "layers": range(layer, layer + 1), "first_token": start}
+            for plane in Plane
+            for layer in range(4)
+            for start in (0, 4, 8)
+        ]
+        Random(0).shuffle(regions)
+        messages = [
+            frame(
+                reservation,
+                layout,
+                number=number,
+                num_tokens=min(4, 11 - region["first_token"]),
+                **region,
+            )
+            for number, region in enumerate(regions)
+        ]
+        open_ = opening(reservation, layout)
+        short = await receiver.push(open_, *messages[:-1], finish(len(messages) - 1))
+        assert not short.armed
+        last = frame(reservation, layout, **(regions[-1] | _tokens_of(regions[-1])))
+        assert (await receiver.push(open_, last, finish(1))).armed
+
+
+def _tokens_of(region: dict[str, Any]) -> dict[str, int]:
+    return {"num_tokens": min(4, 11 - region["first_token"])}
+
+
+async def test_a_sender_whose_transfer_is_not_armed_is_told() -> None:
+    async with receiver_side() as receiver, sender_side(8) as sender:
+        sender.start(receiver.destination(receiver.book.reserve(9)))
+        sender.num_tokens = 8
+        sender.compute()
+        sender.finish()
+        assert isinstance(await sender.outcome(), DataLoss)
+        assert receiver.book.completed == []
+
+
+# What does not fit is refused
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"model_fingerprint": "e" * 64}, "e" * 64),
+        ({"layout": {"num_layers": 5}}, "num_layers=5"),
+        ({"layout": {"num_kv_heads": 2}}, "num_kv_heads=2"),
+        ({"layout": {"head_dim": 4}}, "head_dim=4"),
+        ({"layout": {"block_size": 8}}, "block_size=8"),
+        ({"layout": {"dtype": "float16"}}, "float16"),
+        ({"layout": {"dtype": "int4"}}, "int4"),
+    ],
+)
+async def test_a_sender_that_does_not_fit_is_refused_by_name(
+    change: dict[str, Any], named: str
+) -> None:
+    async with receiver_side() as receiver:
+        layout = receiver.pool.layout
+        reservation = receiver.book.reserve(6)
+        if "layout" in change:
+            change = {"layout": layout_to_wire(replace(layout, **change["layout"]))}
+        with pytest.raises(Mismatch, match=named):
+            await receiver.push(opening(reservation, layout, **change), finish(0))
+
+
+@pytest.mark.parametrize("change", [{"transfer_id": b"guessed"}, {"epoch": 99}, {"epoch": 0}])
+async def test_an_unknown_reservation_is_fenced(change: dict[str, Any]) -> None:
+    async with receiver_side() as receiver:
+        reservation = receiver.book.reserve(6)
+        with pytest.raises(Fenced):
+            await receiver.push(opening(reservation, receiver.pool.layout, **change))
+
+
+@pytest.mark.parametrize(
+    ("damage", "kind"),
+    [
+        (lambda open_, one, two, end: [one, two, end], DataLoss),  # no identity
+        (lambda open_, one, two, end: [end], DataLoss),
+        (lambda open_, one, two, end: [], DataLoss),
+        (lambda open_, one, two, end: [b"", one], DataLoss),
+        (lambda open_, one, two, end: [b"\xff\xff", one], DataLoss),
+        (lambda open_, one, two, end: [open_], DataLoss),  # no finish
+        (lambda open_, one, two, end: [open_, one, two], DataLoss),
+        (lambda open_, one, two, end: [open_, open_, one], DataLoss),
+        (lambda open_, one, two, end: [open_, two, one, end], DataLoss),  # reordered
+        (lambda open_, one, two, end: [open_, one, one, two, end], DataLoss),  # duplicate
+        (lambda open_, one, two, end: [open_, two, end], DataLoss),  # missing
+        (lambda open_, one, two, end: [open_, one, end], DataLoss),
+        (lambda open_, one, two, end: [open_, one, b"", end], DataLoss),
+        (lambda open_, one, two, end: [open_, one[:-1], two, end], DataLoss),  # truncated
+        (lambda open_, one, two, end: [open_, one[:-1] + b"x", two, end], DataLoss),  # corrupt
+    ],
+)
+async def test_a_broken_stream_of_messages_is_refused(damage: Any, kind: type[TandemError]) -> None:
+    async with receiver_side() as receiver:
+        layout = receiver.pool.layout
+        reservation = receiver.book.reserve(6)
+        messages = damage(
+            opening(reservation, layout),
+            frame(reservation, layout),
+            frame(reservation, layout, number=1, plane=Plane.VALUE),
+            finish(2),
+        )
+        with pytest.raises(kind):
+            await receiver.push(*messages)
+        assert receiver.book.completed == []
+        reservation.blocks.release()
+        assert receiver.num_free == NUM_BLOCKS
+
+
+@pytest.mark.parametrize(
+    ("change", "kind"),
+    [
+        ({"transfer_id": b"another"}, DataLoss),
+        ({"epoch": 2}, DataLoss),
+        ({"layers": range(3, 5)}, DataLoss),
+        ({"layers": range(0)}, DataLoss),
+        ({"first_token": 4, "num_tokens": 4}, DataLoss),
+        ({"first_token": 1, "num_tokens": 5}, DataLoss),
+        ({"num_tokens": 5}, DataLoss),
+        ({"num_tokens": 8}, DataLoss),
+        ({"first_token": 2**31, "num_tokens": 2**31}, DataLoss),
+    ],
+)
+async def test_a_frame_that_lies_elsewhere_writes_nothing(
+    change: dict[str, Any], kind: type[TandemError]
+) -> None:
+    async with receiver_side() as receiver:
+        layout = receiver.pool.layout
+        reservation = receiver.book.reserve(6)
+        if change.get("first_token") == 2**31:
+            change = {"first_token": 2**31, "num_tokens": 4}
+        with pytest.raises(kind):
+            await receiver.push(opening(reservation, layout), frame(reservation, layout, **change))
+        assert not receiver.pool.array.any()
+
+
+async def test_a_frame_of_another_dtype_or_shape_writes_nothing() -> None:
+    async with receiver_side() as receiver:
+        layout = receiver.pool.layout
+        reservation = receiver.book.reserve(6)
+        for other in (
+            replace(layout, dtype="float16"),
+            replace(layout, num_kv_heads=2),
+            replace(layout, head_dim=4),
+        ):
+            with pytest.raises((Mismatch, DataLoss)):
+                await receiver.push(opening(reservation, layout), frame(reservation, other))
+        assert not receiver.pool.array.any()
+
+
+async def test_a_complete_reservation_takes_nothing_more() -> None:
+    """Its sequence may run by now, and no frame may change what it reads."""
+    async with receiver_side() as receiver:
+        layout = receiver.pool.layout
+        reservation = receiver.book.reserve(6)
+        open_ = opening(reservation, layout)
+        both = [frame(reservation, layout, number=n, plane=p) for n, p in enumerate(Plane)]
+        assert (await receiver.push(open_, *both, finish(2))).armed
+        before = receiver.kv(reservation).copy()
+        sender = Destination(receiver.address, reservation.transfer_id, reservation.epoch, 0)
+        async with sender_side(6) as again:
+            again.start(sender)
+            again.compute()
+            again.finish()
+            assert isinstance(await again.outcome(), Fenced)
+        assert np.array_equal(receiver.kv(reservation), before)
+
+
+# Fences, deaths, aborts
+
+
+async def test_a_release_during_a_write_fences_and_frees_when_the_write_has_ended() -> None:
+    async with receiver_side() as receiver, sender_side(8) as sender:
+        reservation = receiver.book.reserve(8)
+        receiver.pool.gate.close()
+        sender.start(receiver.destination(reservation))
+        sender.compute()
+        await receiver.pool.gate.reached()
+        with receiver.lock:
+            reservation.blocks.release()
+            assert receiver.num_free < NUM_BLOCKS
+        sender.finish()
+        receiver.pool.gate.open()
+        assert isinstance(await sender.outcome(), Fenced)
+        assert receiver.num_free == NUM_BLOCKS
+        assert receiver.book.completed == []
+
+
+async def test_a_release_before_the_finish_fences() -> None:
+    async with receiver_side() as receiver, sender_side(8) as sender:
+        reservation = receiver.book.reserve(8)
+        sender.start(receiver.destination(reservation))
+        sender.compute()
+        while reservation.num_missing:
+            await receiver.quiet()
+            await asyncio.sleep(0)
+        with receiver.lock:
+            reservation.blocks.release()
+        sender.finish()
+        assert isinstance(await sender.outcome(), Fenced)
+        assert receiver.num_free == NUM_BLOCKS
+
+
+async def test_nobody_at_the_address_is_one_error() -> None:
+    async with sender_side(8) as sender:
+        sender.start(Destination("127.0.0.1:1", b"x", 1, 0))
+        sender.compute()
+        sender.finish()
+        assert isinstance(await sender.outcome(), Unavailable)
+        sender.blocks.release()
+        assert sender.allocator.num_free == NUM_BLOCKS
+
+
+@pytest.mark.parametrize("finished", [False, True])
+async def test_a_receiver_that_goes_in_the_middle_is_one_error(finished: bool) -> None:
+    async with receiver_side() as receiver, sender_side(8) as sender:
+        receiver.pool.gate.close()
+        sender.start(receiver.destination(receiver.book.reserve(8)))
+        sender.compute(0, 4)
+        if finished:
+            sender.compute(4, 8)
+            sender.finish()
+        await receiver.pool.gate.reached()
+        await receiver.server.stop(0)
+        receiver.pool.gate.open()
+        if not finished:
+            sender.compute(4, 8)
+            sender.finish()
+        assert isinstance(await sender.outcome(), TandemError)
+        await sender.quiet()
+        sender.blocks.release()
+        assert sender.allocator.num_free == NUM_BLOCKS
+
+
+@pytest.mark.parametrize("kind", [Cancelled, ResourceExhausted, TandemError])
+async def test_whatever_the_receiver_answers_is_one_error(
+    kind: type[TandemError], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with receiver_side() as receiver, sender_side(8) as sender:
+        reservation = receiver.book.reserve(8)
+
+        def refuse(*args: object) -> None:
+            raise kind("not now")
+
+        monkeypatch.setattr(receiver.book, "reservation", refuse)
+        sender.start(receiver.destination(reservation))
+        for start in (0, 4):
+            await asyncio.sleep(0)
+            sender.compute(start, start + 4)
+        sender.finish()
+        outcome = await sender.outcome()
+        assert type(outcome) is kind
+        assert str(outcome) == "not now"
+
+
+async def test_an_abort_during_a_read_frees_when_the_read_has_ended() -> None:
+    async with receiver_side() as receiver, sender_side(8) as sender:
+        reservation = receiver.book.reserve(8)
+        sender.pool.gate.close()
+        sender.start(receiver.destination(reservation))
+        sender.compute()
+        await sender.pool.gate.reached()
+        sender.sender.abort(SEQUENCE_ID)
+        with sender.lock:
+            sender.blocks.release()
+            assert sender.allocator.num_free < NUM_BLOCKS
+        sender.pool.gate.open()
+        await sender.quiet()
+        assert sender.allocator.num_free == NUM_BLOCKS
+        assert sender.outcomes == []
+        assert sender.sender.get(SEQUENCE_ID) is None
+
+
+@pytest.mark.parametrize("num_turns", range(0, 60, 3))
+async def test_an_abort_at_any_time_leaves_nothing(num_turns: int) -> None:
+    async with receiver_side() as receiver, sender_side(8) as sender:
+        reservation = receiver.book.reserve(8)
+        sender.start(receiver.destination(reservation))
+        sender.compute()
+        sender.finish()
+        for _ in range(num_turns):
+            await asyncio.sleep(0)
+        sender.sender.abort(SEQUENCE_ID)
+        await sender.quiet()
+        await receiver.server.stop(0)
+        await receiver.quiet()
+        for side, lock, blocks in (
+            (sender.allocator, sender.lock, sender.blocks),
+            (receiver.book.allocator, receiver.lock, reservation.blocks),
+        ):
+            with lock:
+                blocks.release()
+            assert side.num_free == NUM_BLOCKS
+        assert len(sender.outcomes) <= 1
+
+
+async def test_a_sequence_that_is_released_while_it_is_sent_is_one_error() -> None:
+    async with receiver_side() as receiver, sender_side(8) as sender:
+        sender.start(receiver.destination(receiver.book.reserve(8)))
+        with sender.lock:
+            sender.blocks.release()
+        sender.compute()
+        sender.finish()
+        assert isinstance(await sender.outcome(), TandemError)
+
+
+@pytest.mark.parametrize("error", [TandemError("no such block"), RuntimeError("CUDA")])
+async def test_an_error_of_the_pool_is_one_error(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with receiver_side() as receiver, sender_side(8) as sender:
+
+        def read(*args: object) -> memoryview:
+            raise error
+
+        monkeypatch.setattr(sender.pool, "read", read)
+        sender.start(receiver.destination(receiver.book.reserve(8)))
+        sender.compute()
+        sender.finish()
+        assert isinstance(await sender.outcome(), TandemError)
+
+
+async def test_closing_ends_all_transfers_without_a_word() -> None:
+    async with receiver_side() as receiver, sender_side(8) as sender:
+        sender.start(receiver.destination(receiver.book.reserve(8)))
+        sender.compute()
+        await sender.sender.close()
+        assert sender.outcomes == []
