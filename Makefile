@@ -17,9 +17,11 @@ help: ## what there is
 
 .PHONY: install
 install: .venv/installed ## what serving needs, into .venv
+	@:
 
 .PHONY: dev
 dev: .venv/installed-dev ## what developing needs as well
+	@:
 
 .PHONY: run
 run: .venv/installed ## serve on http://127.0.0.1:8000
@@ -62,7 +64,7 @@ protos: .venv/installed-dev ## tandem/v1 from protos/
 
 .PHONY: bench
 bench: .venv/installed-dev ## the benchmarks
-	@$(BIN)/python -m benchmarks $(ARGS)
+	@$(BIN)/python benchmarks/pipeline.py $(ARGS)
 
 # An index may carry torch as another build, whose version then has a local part: 2.13.0+cpu.
 .PHONY: lock

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator
 from time import monotonic_ns
 
 import grpc
+from pydantic import Field
 
 from decode_service.standing_plan import StandingPlan
 from tandem.core.commands import DecodeCommand
@@ -42,7 +43,7 @@ DIALECT = Dialect(
 class DecodeSettings(WorkerSettings):
     """Settings of a decode worker."""
 
-    port: int = 50052
+    port: int = Field(50052, ge=1, le=65535, description="gRPC port")
 
 
 class DecodeServicer(decode_pb2_grpc.DecodeServiceServicer):

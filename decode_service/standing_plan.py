@@ -239,7 +239,9 @@ class StandingPlan:
 
     def _fail(self, held: HeldSequence, error: TandemError) -> None:
         sequence_id = held.sequence.sequence_id
-        if self._held.pop(sequence_id, None):
+        # After a change of controllers the id may be another's by now.
+        if self._held.get(sequence_id) is held:
+            del self._held[sequence_id]
             self._end(held)
             self._reports.append(SequenceFailed(sequence_id, error.reason, error.message))
 

@@ -1,10 +1,15 @@
-import uvloop
+"""`python -m gateway`: runs the service."""
 
-from gateway.service import GatewaySettings, serve
-from tandem.process import lifetime
-from tandem.process.logs import configure_logging
-from tandem.process.settings import parse_settings
+from tandem.process.lifetime import end_with_parent, run
+
+end_with_parent()  # Before the imports that take their time.
+
+import uvloop  # noqa: E402
+
+from gateway.service import GatewaySettings, serve  # noqa: E402
+from tandem.process.logs import configure_logging  # noqa: E402
+from tandem.process.settings import parse_settings  # noqa: E402
 
 settings = parse_settings(GatewaySettings, "tandem gateway")
 configure_logging(settings.log_level, settings.log_format)
-lifetime.run(serve(settings), uvloop.new_event_loop)
+run(serve(settings), uvloop.new_event_loop)

@@ -1,8 +1,13 @@
-from prefill_service.service import PrefillSettings, serve
-from tandem.process import lifetime
-from tandem.process.logs import configure_logging
-from tandem.process.settings import parse_settings
+"""`python -m prefill_service`: runs the service."""
+
+from tandem.process.lifetime import end_with_parent, run
+
+end_with_parent()  # Before the imports that take their time.
+
+from prefill_service.service import PrefillSettings, serve  # noqa: E402
+from tandem.process.logs import configure_logging  # noqa: E402
+from tandem.process.settings import parse_settings  # noqa: E402
 
 settings = parse_settings(PrefillSettings, "tandem prefill")
 configure_logging(settings.log_level, settings.log_format)
-lifetime.run(serve(settings))
+run(serve(settings))

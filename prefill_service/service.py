@@ -44,7 +44,7 @@ DIALECT = Dialect(
 class PrefillSettings(WorkerSettings):
     """Settings of a prefill worker."""
 
-    port: int = 50051
+    port: int = Field(50051, ge=1, le=65535, description="gRPC port")
     min_frame_bytes: int = Field(
         MIN_FRAME_BYTES, ge=1, description="KV of so many bytes, of one layer or several, is sent"
     )

@@ -95,5 +95,5 @@ def _summary(figures: PipelineFigures) -> str:
         f"transfers  {_transfers(figures.transfers)}\n"
         f"pipeline   {figures.efficiency:.0%} efficient over"
         f" {format_seconds(figures.makespan_ns / 1e9)} (busy / (engines x makespan))\n"
-        "[dim]gap: from one step's end to the next one's start, whether or not work was waiting[/]"
+        "[dim]gap: from a step's end to the start of the next one whose work was there already[/]"
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from tandem.core.reports import Span, SpanKind
 from tandem.core.worker import WorkerRole
@@ -31,8 +32,7 @@ class Lane:
 
 @dataclass(frozen=True, slots=True)
 class LaneFigures:
-    """One engine. `busy_share` is of the makespan. The gaps are those between consecutive steps,
-    whether there was work waiting or not: spans alone do not tell."""
+    """One engine. `busy_share` is of the makespan. The gaps are those that work had to wait for."""
 
     worker_id: str
     role: WorkerRole
@@ -102,13 +102,13 @@ def covered_ns(spans: Iterable[Span]) -> int:
 
 
 def gaps_ns(steps: Sequence[Span]) -> list[int]:
-    """The gaps between consecutive steps, which are in order of their start."""
-    gaps: list[int] = []
-    frontier = steps[0].end_ns if steps else 0
-    for step in steps[1:]:
-        gaps.append(max(0, step.start_ns - frontier))
-        frontier = max(frontier, step.end_ns)
-    return gaps
+    """The idle gaps between back-to-back steps: each one's before a step whose work was there when
+    the step before it ended. `steps` are in order of their start."""
+    return [
+        max(0, later.start_ns - earlier.end_ns)
+        for earlier, later in pairwise(steps)
+        if not later.waited
+    ]
 
 
 def percentile(values: Sequence[int], share: float) -> int:

@@ -20,7 +20,6 @@ def run(
     loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
 ) -> None:
     """Run a service to its end; a `TandemError` becomes one line and exit status 1."""
-    _end_with_parent()
     try:
         with asyncio.Runner(loop_factory=loop_factory) as runner:
             runner.run(service)
@@ -37,7 +36,11 @@ async def stop_signal() -> None:
     await stopped.wait()
 
 
-def _end_with_parent() -> None:
-    """If the supervisor asked for it, have the kernel end this process with its parent."""
-    if os.environ.get(END_WITH_PARENT) and sys.platform == "linux":
+def end_with_parent() -> None:
+    """If a supervisor asked for it, by its process id in the environment, have the kernel end this
+    process with it. To be called before anything that takes its time, imports included."""
+    parent = os.environ.get(END_WITH_PARENT)
+    if parent and sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != int(parent):
+            sys.exit("error: the supervisor ended before this process began")

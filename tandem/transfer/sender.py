@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic_ns
 from typing import Any
@@ -31,8 +32,11 @@ PUSH_KV = "/tandem.v1.KvTransferService/PushKv"
 # Below the first a frame's fixed cost shows; above the second it is no longer a small step.
 MIN_FRAME_BYTES = 2**20
 MAX_FRAME_BYTES = 4 * 2**20
-STATUS_ATTEMPTS = 10
-STATUS_WAIT_S = 0.01
+INTERNAL_OF_GRPC = "Internal error from Core"
+STATUS_WAIT_S = 1.0
+
+# One response is all that comes, but only calls of this kind listen for a status while they write.
+PushKvCall = grpc.aio.StreamStreamCall[bytes, kv_pb2.PushKvResponse]
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,22 +122,25 @@ class OutgoingTransfer:
     async def run(self) -> int:
         """Send until all is acknowledged; the bytes sent. Raises the `TandemError` of its end."""
         call = self._sender.push_kv(self.destination.address)()
+        status = _Status(call)
         try:
-            return await self._send(call)
+            return await self._send(call, status)
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
             # A write on a call that the receiver has ended says only that; its status says why.
-            raise await _status_of(call) from None
+            raise await status.error() from None
         finally:
             call.cancel()
 
-    async def _send(self, call: grpc.aio.StreamUnaryCall[bytes, kv_pb2.PushKvResponse]) -> int:
+    async def _send(self, call: PushKvCall, status: _Status) -> int:
         await call.write(self._opening())
         while isinstance(due := await self._due.get(), Region):
             for plane in Plane:
                 await self._send_frame(call, plane, due)
         await call.write(self._closing(due.first_token_id))
         await call.done_writing()
-        response = await call
+        response = await call.read()
+        if not isinstance(response, kv_pb2.PushKvResponse):
+            raise await status.error()
         if not response.armed:
             raise DataLoss("the receiver did not arm a finished transfer")
         self._report(
@@ -146,7 +153,7 @@ class OutgoingTransfer:
 
     async def _send_frame(
         self,
-        call: grpc.aio.StreamUnaryCall[bytes, kv_pb2.PushKvResponse],
+        call: PushKvCall,
         plane: Plane,
         region: Region,
     ) -> None:
@@ -261,11 +268,11 @@ class KvSender:
 
     def push_kv(
         self, address: str
-    ) -> grpc.aio.StreamUnaryMultiCallable[bytes, kv_pb2.PushKvResponse]:
+    ) -> grpc.aio.StreamStreamMultiCallable[bytes, kv_pb2.PushKvResponse]:
         """The RPC, taking messages that are serialised already."""
         if address not in self._channels:
             self._channels[address] = open_channel(address)
-        return self._channels[address].stream_unary(
+        return self._channels[address].stream_stream(
             PUSH_KV, response_deserializer=kv_pb2.PushKvResponse.FromString
         )
 
@@ -315,16 +322,37 @@ class KvSender:
         self._tasks.pop(sequence_id, None)
 
 
-async def _status_of(
-    call: grpc.aio.StreamUnaryCall[bytes, kv_pb2.PushKvResponse],
-) -> TandemError:
-    for _ in range(STATUS_ATTEMPTS):
-        # A write that fails marks the call as INTERNAL, until the status that came is seen.
-        if await call.code() is not grpc.StatusCode.INTERNAL:
-            break
-        await asyncio.sleep(STATUS_WAIT_S)
-    try:
-        await call
-    except grpc.aio.AioRpcError as error:
-        return to_tandem_error(error)
-    return DataLoss("the receiver ended the transfer early")
+class _Status:
+    """Why a call ended, as the receiver said it.
+
+    A write that fails because the receiver has ended the call gives it an INTERNAL status of gRPC's
+    own, a moment before or after the receiver's. So every status is looked at as it is given.
+    """
+
+    def __init__(self, call: PushKvCall) -> None:
+        self._call = call
+        self._said: asyncio.Future[grpc.aio.AioRpcError] = asyncio.Future()
+        call.add_done_callback(lambda _: self._note())
+
+    async def error(self) -> TandemError:
+        """What it amounts to."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.shield(self._said), STATUS_WAIT_S)
+        return to_tandem_error(self._said.result() if self._said.done() else await self._error())
+
+    def _note(self) -> None:
+        # Nothing in `_error` has to wait once there is a status: one step takes it to its end.
+        try:
+            self._error().send(None)
+        except StopIteration as end:
+            if not self._said.done() and end.value.details() != INTERNAL_OF_GRPC:
+                self._said.set_result(end.value)
+
+    async def _error(self) -> grpc.aio.AioRpcError:
+        call = self._call
+        return grpc.aio.AioRpcError(
+            await call.code(),
+            await call.initial_metadata(),
+            await call.trailing_metadata(),
+            details=await call.details(),
+        )

@@ -34,7 +34,9 @@ class ControllerLease:
                 f"controller {holder.controller_id} holds this worker",
                 retry_after_s=self.expires_at - now,
             )
-        resumes = holder is not None and holder.term == controller.term
+        resumes = holder is not None and (
+            (holder.controller_id, holder.term) == (controller.controller_id, controller.term)
+        )
         if controller.term < self._newest_term or (
             controller.term == self._newest_term and not resumes
         ):

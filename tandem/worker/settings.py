@@ -13,7 +13,7 @@ class WorkerSettings(ServiceSettings):
     """Settings of a worker; each role has a default port of its own."""
 
     host: str = Field("127.0.0.1", description="address to listen on")
-    port: int = Field(ge=1, le=65535, description="gRPC port")
+    port: int
     worker_id: str = Field("", description="name in logs and timelines [default: ROLE-PORT]")
     device: str = Field("cpu", description="cpu, cpu:0, cpu:0-3, cuda:0 or mock:PROFILE")
     model: str = Field(

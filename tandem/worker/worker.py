@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from time import monotonic
 from typing import Generic, TypeVar
 
@@ -47,7 +49,7 @@ class Worker(Generic[CommandT, ReportT, SnapshotT]):
         self.news = asyncio.Event()
         self._engine = engine
         self._loop = asyncio.get_running_loop()
-        self._spans: list[Span] = []
+        self._spans: deque[Span] = deque(maxlen=MAX_PENDING_SPANS)
         self._lease_changed = asyncio.Event()
         self._lease_task: asyncio.Task[None] | None = None
         self._steps = StepLoop(engine, state, lock, self.add_span, self.wake)
@@ -109,8 +111,7 @@ class Worker(Generic[CommandT, ReportT, SnapshotT]):
             return self.state.snapshot()
 
     def take_spans(self) -> list[Span]:
-        spans, self._spans = self._spans, []
-        return spans[-MAX_PENDING_SPANS:]
+        return [self._spans.popleft() for _ in range(len(self._spans))]
 
     def _apply(self, commands: Sequence[CommandT]) -> None:
         for command in commands:
@@ -123,11 +124,12 @@ class Worker(Generic[CommandT, ReportT, SnapshotT]):
     async def _watch_lease(self) -> None:
         """End an expired lease, and its sequences, whether or not any message comes."""
         while True:
-            if self.lease.holder is None:
-                self._lease_changed.clear()
-                await self._lease_changed.wait()
-            elif self.lease.is_expired(monotonic()):
-                log.warning("lease expired", controller=self.lease.holder.controller_id)
+            holder = self.lease.holder
+            if holder and self.lease.is_expired(monotonic()):
+                log.warning("lease expired", controller=holder.controller_id)
                 self.release_lease()
-            else:
-                await asyncio.sleep(self.lease.expires_at - monotonic())
+            # A new holder's lease may be over sooner than the one that is waited for.
+            self._lease_changed.clear()
+            remaining_s = self.lease.expires_at - monotonic() if self.lease.holder else None
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._lease_changed.wait(), remaining_s)

@@ -167,3 +167,18 @@ async def test_the_full_matrix(reference: Reference, tmp_path: Path, together: b
     prompts = prompts_of(*ALL_PROMPTS)
     for start in range(0, len(prompts), 16):
         await check(prompts[start : start + 16], reference, tmp_path / str(start), together)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+async def test_bfloat16_agrees_mostly(reference: Reference, tmp_path: Path) -> None:
+    """How often bfloat16 takes the token that the float32 reference takes after the same tokens."""
+    prompts = prompts_of(*ALL_PROMPTS)
+    tokens, _ = await generate((1, 1), prompts, tmp_path, "--dtype=bfloat16")
+    agreed = sum(
+        int((reference.logits(prompt, ours).argmax(axis=1) == ours).sum())
+        for prompt, ours in zip(prompts, tokens, strict=True)
+    )
+    total = len(prompts) * NUM_TOKENS
+    print(f"bfloat16 takes the reference's token {agreed} times of {total}: {agreed / total:.1%}")
+    assert agreed / total > 0.9

@@ -56,7 +56,7 @@ class WorkerProcess:
             f"--port={self.port}",
             "--log-level=warning",
             *self.flags,
-            env={**os.environ, "TANDEM_END_WITH_PARENT": "1"},
+            env={**os.environ, "TANDEM_END_WITH_PARENT": str(os.getpid())},
         )
 
     def signal(self, number: signal.Signals) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,6 +14,8 @@ from tandem.core.kv import KVLayout, Plane
 # Tokens are moved as items of the widest type that divides them: several times faster than as
 # their own, because torch moves an indexed item at a time.
 MOVED_DTYPES = (torch.complex128, torch.int64, torch.int32, torch.int16)
+
+CACHE_LINE = 64
 
 
 class TorchKVPool:
@@ -26,18 +29,15 @@ class TorchKVPool:
         self._layout = layout
         self._num_blocks = num_blocks
         # Zeros, because attention reads whole blocks: what it masks must still be finite.
-        self._items = torch.zeros(
-            (
-                len(Plane),
-                layout.num_layers,
-                num_blocks,
-                layout.block_size,
-                layout.num_kv_heads,
-                layout.head_dim,
-            ),
-            dtype=getattr(torch, layout.dtype),
-            device=device,
+        shape = (
+            len(Plane),
+            layout.num_layers,
+            num_blocks,
+            layout.block_size,
+            layout.num_kv_heads,
+            layout.head_dim,
         )
+        self._items = _zeros(shape, getattr(torch, layout.dtype), device)
         moved = next(each for each in MOVED_DTYPES if layout.token_bytes % each.itemsize == 0)
         # [planes, layers, tokens, items of a token], over the same memory.
         self._tokens = self._items.flatten(4).flatten(2, 3).view(moved)
@@ -98,3 +98,14 @@ class TorchKVPool:
         offsets = np.arange(self._layout.block_size)
         slots = (table[:, None] * self._layout.block_size + offsets).reshape(-1)[:num_tokens]
         return torch.from_numpy(slots).to(self._items.device)
+
+
+def _zeros(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    # numpy leaves the zeros to the kernel, page by page as they are used; torch would write them
+    # all, which takes seconds and holds memory that perhaps nobody needs.
+    num_bytes = math.prod(shape) * dtype.itemsize
+    raw = np.zeros(num_bytes + CACHE_LINE, np.uint8)
+    start = -raw.ctypes.data % CACHE_LINE
+    return torch.from_numpy(raw[start : start + num_bytes]).view(dtype).view(shape)

@@ -14,8 +14,8 @@ from tandem.core.reports import Span, SpanKind
 from tandem.core.worker import WorkerRole
 
 
-def step(start_ns: int, end_ns: int) -> Span:
-    return Span(SpanKind.STEP, start_ns, end_ns)
+def step(start_ns: int, end_ns: int, *, waited: bool = False) -> Span:
+    return Span(SpanKind.STEP, start_ns, end_ns, waited=waited)
 
 
 def transfer(start_ns: int, compute_end_ns: int, commit_ns: int, num_bytes: int = 0) -> Span:
@@ -56,8 +56,10 @@ def test_time_that_two_spans_cover_counts_once() -> None:
     assert covered_ns([step(50, 60), step(0, 10), step(5, 20), step(7, 9)]) == 30
 
 
-def test_gaps_lie_between_consecutive_steps() -> None:
+def test_gaps_lie_between_back_to_back_steps() -> None:
     assert gaps_ns([step(0, 10), step(10, 20), step(25, 40), step(38, 50)]) == [0, 5, 0]
+    # The engine had nothing to do: no gap of its making.
+    assert gaps_ns([step(0, 10), step(500, 510, waited=True), step(513, 520)]) == [3]
     assert gaps_ns([step(0, 10)]) == []
     assert gaps_ns([]) == []
 

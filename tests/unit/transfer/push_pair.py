@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,12 +22,11 @@ from tandem.engine.fake.pool import FakeKVPool
 from tandem.transfer.codec import FrameHeader, encode_frame
 from tandem.transfer.receiver import KvReceiver
 from tandem.transfer.reservation import Reservation
-from tandem.transfer.sender import PUSH_KV, KvSender
+from tandem.transfer.sender import PUSH_KV, KvSender, _Status
 from tandem.transfer.servicer import add_kv_transfer_service
 from tandem.v1 import kv_pb2
 from tandem.wire.channels import new_server, open_channel
 from tandem.wire.descriptions import layout_to_wire
-from tandem.wire.status import to_tandem_error
 
 BLOCK_SIZE = 4
 NUM_BLOCKS = 32
@@ -160,18 +159,17 @@ class ReceiverSide:
     async def push(self, *messages: bytes) -> kv_pb2.PushKvResponse:
         """Send hand-made messages; the response, or the `TandemError` that was answered."""
         async with open_channel(self.address) as channel:
-            call = channel.stream_unary(
+            call = channel.stream_stream(
                 PUSH_KV, response_deserializer=kv_pb2.PushKvResponse.FromString
-            )(_each(messages))
-            try:
-                return await call
-            except grpc.aio.AioRpcError as error:
-                raise to_tandem_error(error) from None
-
-
-async def _each(messages: Sequence[bytes]) -> AsyncIterator[bytes]:
-    for message in messages:
-        yield message
+            )()
+            status = _Status(call)
+            with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+                for message in messages:
+                    await call.write(message)
+                await call.done_writing()
+                if isinstance(response := await call.read(), kv_pb2.PushKvResponse):
+                    return response
+            raise await status.error()
 
 
 @asynccontextmanager

@@ -1,0 +1,24 @@
+"""The wire contract's own rules."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_committed_stubs_are_what_protos_says() -> None:
+    subprocess.run(["scripts/protos", "--check"], cwd=ROOT, check=True)
+
+
+def test_buf_finds_nothing() -> None:
+    buf = shutil.which("buf")
+    if buf is None:
+        pytest.skip(
+            "buf is not installed, so its STANDARD rules were NOT checked: npm i @bufbuild/buf"
+        )
+    subprocess.run([buf, "lint"], cwd=ROOT, check=True)

@@ -1,0 +1,116 @@
+"""A worker with a state that only records, for the tests of what is around it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from tandem.core.commands import Admit, DecodeCommand
+from tandem.core.errors import TandemError
+from tandem.core.plan import StepPlan, StepResult
+from tandem.core.reports import Armed, DecodeReport, DecodeSnapshot
+from tandem.core.worker import ModelInfo, WorkerInfo, WorkerRole
+from tandem.engine.fake.content import fake_layout
+from tandem.engine.protocols import KVPool, LayerHook
+from tandem.worker.worker import Worker
+
+MODEL = ModelInfo("mock", "f" * 64, 1000, 64, frozenset(), "fake")
+INFO = WorkerInfo("w", WorkerRole.DECODE, 77, MODEL, fake_layout(4), 8, 4, "mock:zero")
+
+
+class RecordedState:
+    """A `WorkerState` that answers each `Admit` with an `Armed`, and has no steps unless told."""
+
+    def __init__(self) -> None:
+        self.applied: list[DecodeCommand] = []
+        self.num_clears = 0
+        self.plans: list[StepPlan] = []
+        self.completed: list[StepResult] = []
+        self.failed: list[TandemError] = []
+        self.changed = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._reports: list[DecodeReport] = []
+
+    @property
+    def num_free_blocks(self) -> int:
+        return max(0, 8 - len(self.applied))
+
+    def apply(self, command: DecodeCommand) -> None:
+        self.applied.append(command)
+        if isinstance(command, Admit):
+            self._reports.append(armed(command.sequence_id))
+        self._note()
+
+    def next_step(self) -> StepPlan | None:
+        return self.plans.pop() if self.plans else None
+
+    def layer_hook(self, plan: StepPlan) -> LayerHook | None:
+        return None
+
+    def complete(self, plan: StepPlan, result: StepResult, start_ns: int, end_ns: int) -> None:
+        self.completed.append(result)
+        self._reports.append(armed(plan.number))
+        self._note()
+
+    def fail(self, plan: StepPlan, error: TandemError) -> None:
+        self.failed.append(error)
+        self._note()
+
+    def clear(self) -> None:
+        self.applied.clear()
+        self.num_clears += 1
+        self._note()
+
+    def take_reports(self) -> list[DecodeReport]:
+        reports, self._reports = self._reports, []
+        return reports
+
+    def snapshot(self) -> DecodeSnapshot:
+        return DecodeSnapshot(())
+
+    def _note(self) -> None:
+        self._loop.call_soon_threadsafe(self.changed.set)
+
+    async def until(self, holds: Callable[[], bool]) -> None:
+        async with asyncio.timeout(10):
+            while not holds():
+                self.changed.clear()
+                await self.changed.wait()
+
+
+class NoEngine:
+    """An `Engine` that answers with nothing, or fails."""
+
+    model = MODEL
+    pool: KVPool
+
+    def __init__(self) -> None:
+        self.error: Exception | None = None
+        self.closed = False
+
+    def launch(self, plan: StepPlan, on_layer: LayerHook | None = None) -> NoEngine:
+        return self
+
+    def result(self) -> StepResult:
+        if self.error:
+            raise self.error
+        return StepResult(())
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def armed(sequence_id: int) -> Armed:
+    return Armed(sequence_id, position=1, token_id=2, at_ns=3)
+
+
+@asynccontextmanager
+async def running_worker() -> AsyncIterator[Worker]:
+    worker = Worker(INFO, NoEngine(), RecordedState(), threading.Condition())
+    worker.start()
+    try:
+        yield worker
+    finally:
+        await worker.stop()

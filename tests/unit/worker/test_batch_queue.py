@@ -1,0 +1,355 @@
+"""The batches of a prefill worker, step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import pytest
+
+from prefill_service.batch_queue import BatchQueue
+from tandem.core.blocks import SequenceBlocks
+from tandem.core.commands import (
+    Destination,
+    PrefillBatch,
+    PrefillChunk,
+    PrefillSequence,
+    Remove,
+)
+from tandem.core.errors import Fenced, TandemError
+from tandem.core.kv import KVLayout
+from tandem.core.plan import StepPlan, StepResult
+from tandem.core.reports import (
+    BatchDone,
+    FirstToken,
+    PrefillReport,
+    PrefillSnapshot,
+    SequenceFailed,
+    TransferDone,
+)
+from tandem.core.sampling_params import SamplingParams
+from tandem.core.sequence import EndRule, FinishReason, SequenceKey
+from tandem.engine.protocols import LayerHook
+
+LAYOUT = KVLayout(num_layers=1, num_kv_heads=1, head_dim=1, block_size=4, dtype="uint16")
+EOS = 2
+DESTINATION = Destination("127.0.0.1:1", b"capability", 1, 0)
+
+
+class RecordedTransfers:
+    """Knows what it was asked for."""
+
+    def __init__(self) -> None:
+        self.started: list[int] = []
+        self.finished: list[tuple[int, int]] = []
+        self.aborted: list[int] = []
+        self.blocks: dict[int, SequenceBlocks] = {}
+
+    def start(self, sequence_id: int, destination: Destination, blocks: SequenceBlocks) -> None:
+        assert destination == DESTINATION
+        self.started.append(sequence_id)
+        self.blocks[sequence_id] = blocks
+
+    def layer_hook(self, plan: StepPlan) -> LayerHook:
+        return lambda layer: None
+
+    def finish(self, sequence_id: int, first_token_id: int, compute_end_ns: int) -> None:
+        self.finished.append((sequence_id, first_token_id))
+
+    def abort(self, sequence_id: int) -> None:
+        self.aborted.append(sequence_id)
+
+
+class Queue(BatchQueue):
+    """With shorthands."""
+
+    def __init__(self, num_blocks: int = 8, max_model_len: int = 100) -> None:
+        self.transfers = RecordedTransfers()
+        super().__init__(
+            layout=LAYOUT,
+            num_blocks=num_blocks,
+            end_rule=EndRule(frozenset({EOS}), max_model_len),
+            transfers=self.transfers,
+        )
+
+    def submit(self, batch_id: int, *chunks: PrefillChunk) -> None:
+        self.apply(PrefillBatch(batch_id, chunks))
+
+    def start(self) -> StepPlan:
+        plan = self.next_step()
+        assert plan is not None
+        return plan
+
+    def done(self, plan: StepPlan, *token_ids: int | None) -> list[PrefillReport]:
+        self.complete(plan, StepResult(token_ids), 10, 20)
+        return self.take_reports()
+
+
+def chunk(
+    sequence_id: int,
+    length: int,
+    start: int = 0,
+    end: int | None = None,
+    max_tokens: int = 9,
+    destination: Destination | None = DESTINATION,
+) -> PrefillChunk:
+    """Of a prompt of `length` tokens."""
+    end = length if end is None else end
+    params = SamplingParams(max_tokens=max_tokens, seed=0)
+    key = SequenceKey(f"r{sequence_id}", choice_index=3)
+    return PrefillChunk(
+        sequence_id,
+        start,
+        tuple(range(start, end)),
+        last=end == length,
+        sequence=PrefillSequence(key, length, params, destination) if start == 0 else None,
+    )
+
+
+def ids(plan: StepPlan | None) -> list[int]:
+    return [each.sequence_id for each in plan.slices] if plan else []
+
+
+def failures(reports: Iterable[PrefillReport]) -> list[tuple[int, str]]:
+    return [(each.sequence_id, each.reason) for each in reports if isinstance(each, SequenceFailed)]
+
+
+# Whole prompts
+
+
+def test_a_batch_is_one_step() -> None:
+    queue = Queue()
+    queue.submit(1, chunk(1, 5), chunk(2, 4))
+    plan = queue.start()
+    first, second = plan.slices
+    assert (first.start, first.token_ids, len(first.block_table)) == (0, (0, 1, 2, 3, 4), 2)
+    assert (first.sample.choice_index, second.end, len(second.block_table)) == (3, 4, 1)
+    assert queue.num_free_blocks == 5
+    assert queue.transfers.started == [1, 2]
+    assert queue.done(plan, 50, 60) == [
+        BatchDone(1, plan.number),
+        FirstToken(1, 5, 50, None),
+        FirstToken(2, 4, 60, None),
+    ]
+    assert queue.transfers.finished == [(1, 50), (2, 60)]
+    assert queue.num_free_blocks == 5
+
+
+def test_blocks_are_free_when_the_transfer_is_acknowledged_and_the_record_when_removed() -> None:
+    queue = Queue()
+    queue.submit(1, chunk(1, 5))
+    queue.done(queue.start(), 50)
+    queue.transfer_done(1, 999)
+    assert queue.take_reports() == [TransferDone(1, 999)]
+    assert queue.num_free_blocks == 8
+    assert queue.snapshot() == PrefillSnapshot(
+        (1,), (), (FirstToken(1, 5, 50, None), TransferDone(1, 999))
+    )
+    queue.apply(Remove(1))
+    assert queue.snapshot() == PrefillSnapshot((), (), ())
+
+
+def test_batches_run_in_their_order() -> None:
+    queue = Queue()
+    for batch_id in (1, 2, 3):
+        queue.submit(batch_id, chunk(batch_id, 4))
+    assert queue.snapshot().batch_ids == (1, 2, 3)
+    for batch_id in (1, 2, 3):
+        plan = queue.start()
+        assert queue.snapshot().batch_ids == tuple(range(batch_id, 4))
+        assert BatchDone(batch_id, plan.number) in queue.done(plan, 50)
+    assert queue.next_step() is None
+
+
+@pytest.mark.parametrize(
+    ("token_id", "max_tokens", "max_model_len", "reason"),
+    [
+        (EOS, 9, 100, FinishReason.STOP),
+        (50, 1, 100, FinishReason.LENGTH),
+        (50, 9, 6, FinishReason.LENGTH),
+    ],
+)
+def test_a_sequence_that_ends_with_its_first_token_is_not_sent(
+    token_id: int, max_tokens: int, max_model_len: int, reason: FinishReason
+) -> None:
+    queue = Queue(max_model_len=max_model_len)
+    queue.submit(1, chunk(1, 5, max_tokens=max_tokens))
+    assert FirstToken(1, 5, token_id, reason) in queue.done(queue.start(), token_id)
+    assert queue.transfers.finished == []
+    assert queue.transfers.aborted == [1]
+    assert queue.num_free_blocks == 8
+
+
+def test_without_a_destination_nothing_is_sent() -> None:
+    queue = Queue()
+    queue.submit(1, chunk(1, 5, max_tokens=1, destination=None))
+    queue.done(queue.start(), 50)
+    assert queue.transfers.started == []
+    assert queue.num_free_blocks == 8
+
+
+def test_a_sequence_that_goes_on_needs_a_destination() -> None:
+    queue = Queue()
+    queue.submit(1, chunk(1, 5, destination=None))
+    assert failures(queue.done(queue.start(), 50)) == [(1, "MISMATCH")]
+    assert queue.num_free_blocks == 8
+
+
+# Chunks
+
+
+def test_chunks_go_on_where_the_last_ended() -> None:
+    queue = Queue()
+    queue.submit(1, chunk(1, 10, 0, 4))
+    queue.submit(2, chunk(1, 10, 4, 8), chunk(2, 3))
+    queue.submit(3, chunk(1, 10, 8))
+    plan = queue.start()
+    assert (plan.slices[0].sample, len(plan.slices[0].block_table)) == (None, 1)
+    # All blocks of the prompt at once: one that has started can go on.
+    assert queue.num_free_blocks == 5
+    assert queue.done(plan, None) == [BatchDone(1, 1)]
+    assert queue.done(queue.start(), None, 60) == [BatchDone(2, 2), FirstToken(2, 3, 60, None)]
+    plan = queue.start()
+    assert (plan.slices[0].start, len(plan.slices[0].block_table)) == (8, 3)
+    assert queue.done(plan, 50) == [BatchDone(3, 3), FirstToken(1, 10, 50, None)]
+    assert queue.transfers.started == [1, 2]
+
+
+def test_chunks_that_do_not_meet_fail_their_sequence() -> None:
+    queue = Queue()
+    queue.submit(1, chunk(1, 12, 0, 4))
+    queue.submit(2, chunk(1, 12, 8), chunk(2, 3))
+    queue.done(queue.start(), None)
+    plan = queue.start()
+    assert ids(plan) == [2]
+    assert failures(queue.take_reports()) == [(1, "MISMATCH")]
+    assert queue.num_free_blocks == 7
+    assert queue.transfers.aborted == [1]
+
+
+def test_a_cancel_between_chunks_drops_the_rest() -> None:
+    queue = Queue()
+    queue.submit(1, chunk(1, 8, 0, 4))
+    queue.submit(2, chunk(1, 8, 4))
+    queue.done(queue.start(), None)
+    queue.apply(Remove(1))
+    assert queue.num_free_blocks == 8
+    assert queue.next_step() is None
+    assert queue.take_reports() == [BatchDone(2, step=0)]
+    assert queue.snapshot() == PrefillSnapshot((), (), ())
+
+
+def test_a_cancel_during_a_step_frees_the_blocks_when_it_has_ended() -> None:
+    queue = Queue()
+    queue.submit(1, chunk(1, 8), chunk(2, 4))
+    plan = queue.start()
+    queue.apply(Remove(1))
+    assert queue.num_free_blocks == 5
+    assert queue.done(plan, 50, 60) == [BatchDone(1, 1), FirstToken(2, 4, 60, None)]
+    assert queue.num_free_blocks == 7
+
+
+def test_a_cancel_while_a_block_is_sent_frees_when_that_is_sent() -> None:
+    queue = Queue()
+    queue.submit(1, chunk(1, 8))
+    queue.done(queue.start(), 50)
+    blocks = queue.transfers.blocks[1]
+    assert blocks.begin_access()
+    queue.apply(Remove(1))
+    assert (queue.num_free_blocks, queue.transfers.aborted) == (6, [1])
+    blocks.end_access()
+    assert queue.num_free_blocks == 8
+
+
+# Too few blocks
+
+
+def test_what_has_no_blocks_yet_stays_behind() -> None:
+    queue = Queue(num_blocks=4)
+    queue.submit(1, chunk(1, 8), chunk(2, 12), chunk(3, 4))
+    queue.submit(2, chunk(4, 4))
+    plan = queue.start()
+    assert ids(plan) == [1, 3]
+    assert queue.snapshot().batch_ids == (1, 1, 2)
+    reports = queue.done(plan, 50, 60)
+    assert not any(isinstance(each, BatchDone) for each in reports)
+    # Batch 2 would fit, but waits for its turn.
+    assert queue.next_step() is None
+    queue.transfer_done(1, 0)
+    queue.transfer_done(3, 0)
+    queue.take_reports()
+    plan = queue.start()
+    assert ids(plan) == [2]
+    assert queue.done(plan, 70)[0] == BatchDone(1, plan.number)
+    assert ids(queue.start()) == [4]
+
+
+def test_a_batch_whose_rest_is_cancelled_is_done() -> None:
+    queue = Queue(num_blocks=3)
+    queue.submit(1, chunk(1, 8), chunk(2, 12))
+    queue.done(queue.start(), 50)
+    queue.apply(Remove(2))
+    assert queue.next_step() is None
+    assert queue.take_reports() == [BatchDone(1, step=0)]
+
+
+# Failures
+
+
+def test_a_failed_step_costs_its_sequences_alone() -> None:
+    queue = Queue()
+    queue.submit(1, chunk(1, 8))
+    queue.submit(2, chunk(2, 4))
+    queue.fail(queue.start(), TandemError("the engine failed"))
+    reports = queue.take_reports()
+    assert failures(reports) == [(1, "INTERNAL")]
+    assert BatchDone(1, 1) in reports
+    assert queue.num_free_blocks == 8
+    assert ids(queue.next_step()) == [2]
+
+
+@pytest.mark.parametrize("when", ["between chunks", "during a step", "at the end"])
+def test_a_failed_transfer_fails_its_sequence_once(when: str) -> None:
+    queue = Queue()
+    queue.submit(1, chunk(1, 8, 0, 4))
+    queue.submit(2, chunk(1, 8, 4))
+    steps: dict[str, Callable[[], StepPlan | None]] = {
+        "between chunks": lambda: None,
+        "during a step": queue.start,
+        "at the end": lambda: queue.done(queue.start(), 50) and None,
+    }
+    queue.done(queue.start(), None)
+    plan = steps[when]()
+    queue.take_reports()
+    queue.transfer_failed(1, Fenced("released"))
+    queue.transfer_failed(1, Fenced("released"))
+    assert queue.take_reports() == [SequenceFailed(1, "FENCED", "released")]
+    if plan:
+        assert queue.done(plan, 50) == [BatchDone(2, 2)]
+    assert queue.next_step() is None
+    assert queue.num_free_blocks == 8
+    assert queue.snapshot().sequence_ids == (1,)
+    assert SequenceFailed(1, "FENCED", "released") in queue.snapshot().reports
+
+
+def test_what_is_said_of_removed_sequences_is_ignored() -> None:
+    queue = Queue()
+    queue.apply(Remove(1))
+    queue.transfer_done(1, 0)
+    queue.transfer_failed(1, Fenced("released"))
+    queue.submit(1, chunk(1, 8, 4))
+    assert queue.next_step() is None
+    assert queue.take_reports() == [BatchDone(1, step=0)]
+
+
+def test_clear_forgets_all_and_frees_what_is_not_in_a_step() -> None:
+    queue = Queue()
+    queue.submit(1, chunk(1, 8))
+    queue.submit(2, chunk(2, 4))
+    plan = queue.start()
+    queue.clear()
+    assert queue.snapshot().sequence_ids == ()
+    assert queue.num_free_blocks == 6
+    assert not any(isinstance(each, FirstToken) for each in queue.done(plan, 50))
+    assert queue.num_free_blocks == 8
+    assert queue.next_step() is None
+    assert queue.snapshot() == PrefillSnapshot((), (), ())

@@ -1,0 +1,363 @@
+"""The standing plan of a decode worker, step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from decode_service.standing_plan import StandingPlan
+from tandem.core.commands import Admit, Remove, Reserve
+from tandem.core.errors import Fenced, TandemError
+from tandem.core.kv import KVLayout
+from tandem.core.plan import StepPlan, StepResult
+from tandem.core.reports import (
+    Armed,
+    DecodeReport,
+    DecodeSnapshot,
+    Reserved,
+    SequenceFailed,
+    SequenceSnapshot,
+    StepDone,
+)
+from tandem.core.sampling_params import SamplingParams
+from tandem.core.sequence import EndRule, FinishReason, SequenceKey
+
+LAYOUT = KVLayout(num_layers=1, num_kv_heads=1, head_dim=1, block_size=4, dtype="uint16")
+EOS = 2
+STOP = 7
+
+
+class Plan(StandingPlan):
+    """With shorthands."""
+
+    def __init__(
+        self, num_blocks: int = 8, max_num_seqs: int = 4, max_model_len: int = 100
+    ) -> None:
+        super().__init__(
+            layout=LAYOUT,
+            num_blocks=num_blocks,
+            max_num_seqs=max_num_seqs,
+            end_rule=EndRule(frozenset({EOS}), max_model_len),
+            clock_ns=lambda: 5,
+        )
+        self.grants: dict[int, Reserved] = {}
+
+    def reserve(
+        self, sequence_id: int = 1, length: int = 5, headroom: int = 3, max_tokens: int = 50
+    ) -> list[DecodeReport]:
+        params = SamplingParams(max_tokens=max_tokens, seed=0, stop_token_ids=frozenset({STOP}))
+        key = SequenceKey(f"r{sequence_id}")
+        self.apply(Reserve(sequence_id, key, tuple(range(length)), headroom, params))
+        reports = self.take_reports()
+        for report in reports:
+            if isinstance(report, Reserved):
+                self.grants[sequence_id] = report
+        return reports
+
+    def arm(self, sequence_id: int = 1, first_token_id: int = 50) -> None:
+        grant = self.grants[sequence_id]
+        reservation = self.reservation(grant.transfer_id, grant.epoch)
+        reservation.first_token_id = first_token_id
+        self.reservation_complete(reservation)
+
+    def run(self, sequence_id: int = 1, **details: int) -> None:
+        """Reserve, admit and arm."""
+        self.reserve(sequence_id, **details)
+        self.apply(Admit(sequence_id))
+        self.arm(sequence_id)
+        self.take_reports()
+
+    def start(self) -> StepPlan:
+        plan = self.next_step()
+        assert plan is not None
+        return plan
+
+    def done(self, plan: StepPlan, *token_ids: int) -> list[DecodeReport]:
+        self.complete(plan, StepResult(token_ids), 10, 20)
+        return self.take_reports()
+
+
+def ids(plan: StepPlan | None) -> list[int]:
+    return [each.sequence_id for each in plan.slices] if plan else []
+
+
+def the_step(reports: Sequence[DecodeReport]) -> StepDone:
+    (step,) = reports
+    assert isinstance(step, StepDone)
+    return step
+
+
+# Reservations
+
+
+def test_a_reservation_takes_prompt_and_headroom() -> None:
+    plan = Plan()
+    (grant,) = plan.reserve(length=5, headroom=4)
+    assert isinstance(grant, Reserved)
+    assert (grant.sequence_id, grant.num_cached_tokens) == (1, 0)
+    assert plan.num_free_blocks == 8 - 3
+    reservation = plan.reservation(grant.transfer_id, grant.epoch)
+    assert (reservation.num_tokens, len(reservation.blocks.ids)) == (5, 3)
+
+
+def test_every_grant_has_a_capability_and_an_epoch_of_its_own() -> None:
+    plan = Plan(max_num_seqs=8)
+    grants = [plan.reserve(n, 1, 1)[0] for n in range(8)]
+    assert len({grant.transfer_id for grant in grants}) == 8
+    assert len({grant.epoch for grant in grants}) == 8
+    assert all(len(grant.transfer_id) >= 16 for grant in grants)
+
+
+def test_a_repeated_reserve_changes_nothing() -> None:
+    plan = Plan()
+    plan.reserve()
+    assert plan.reserve() == []
+    assert plan.num_free_blocks == 6
+
+
+def test_what_does_not_fit_is_refused_and_leaves_nothing() -> None:
+    plan = Plan(num_blocks=3)
+    (refusal,) = plan.reserve(length=8, headroom=5)
+    assert isinstance(refusal, SequenceFailed)
+    assert (refusal.sequence_id, refusal.reason) == (1, "RESOURCE_EXHAUSTED")
+    assert plan.num_free_blocks == 3
+    assert plan.snapshot() == DecodeSnapshot(())
+    assert isinstance(plan.reserve(length=8, headroom=4)[0], Reserved)
+
+
+def test_no_more_sequences_than_agreed() -> None:
+    plan = Plan(max_num_seqs=1)
+    plan.reserve(1)
+    assert isinstance(plan.reserve(2)[0], SequenceFailed)
+    plan.apply(Remove(1))
+    assert isinstance(plan.reserve(2)[0], Reserved)
+
+
+def test_a_removed_reservation_is_fenced() -> None:
+    plan = Plan()
+    plan.reserve()
+    grant = plan.grants[1]
+    with pytest.raises(Fenced):
+        plan.reservation(grant.transfer_id, grant.epoch + 1)
+    with pytest.raises(Fenced):
+        plan.reservation(b"", grant.epoch)
+    plan.apply(Remove(1))
+    with pytest.raises(Fenced):
+        plan.reservation(grant.transfer_id, grant.epoch)
+    assert plan.num_free_blocks == 8
+
+
+def test_a_remove_while_a_frame_is_written_frees_when_that_has_ended() -> None:
+    plan = Plan()
+    plan.reserve()
+    blocks = plan.reservation(plan.grants[1].transfer_id, plan.grants[1].epoch).blocks
+    assert blocks.begin_access()
+    plan.apply(Remove(1))
+    assert plan.num_free_blocks == 6
+    blocks.end_access()
+    assert plan.num_free_blocks == 8
+
+
+# Joining
+
+
+@pytest.mark.parametrize("admitted_first", [True, False])
+def test_a_sequence_runs_once_it_is_admitted_and_armed(admitted_first: bool) -> None:
+    plan = Plan()
+    plan.reserve()
+    acts = [lambda: plan.apply(Admit(1)), plan.arm]
+    for act in acts if admitted_first else acts[::-1]:
+        assert plan.next_step() is None
+        act()
+    assert plan.take_reports() == [Armed(1, position=5, token_id=50, at_ns=5)]
+    (part,) = plan.start().slices
+    assert (part.sequence_id, part.token_ids, part.start) == (1, (50,), 5)
+    assert (len(part.block_table), part.sample.params.max_tokens) == (2, 50)
+
+
+def test_arming_twice_counts_once() -> None:
+    plan = Plan()
+    plan.run()
+    plan.arm(first_token_id=51)
+    assert plan.take_reports() == []
+    assert plan.snapshot().sequences[0].token_ids == (50,)
+
+
+def test_nothing_is_armed_without_its_first_token() -> None:
+    plan = Plan()
+    plan.reserve()
+    plan.apply(Admit(1))
+    plan.reservation_complete(plan.reservation(plan.grants[1].transfer_id, 1))
+    assert plan.next_step() is None
+
+
+def test_who_is_armed_during_a_step_joins_the_next() -> None:
+    plan = Plan()
+    plan.run(1)
+    first = plan.start()
+    plan.run(2)
+    assert the_step(plan.done(first, 60)).sequence_ids == (1,)
+    second = plan.start()
+    assert ids(second) == [1, 2]
+    assert the_step(plan.done(second, 61, 71)).positions == (7, 6)
+
+
+def test_commands_for_unknown_sequences_are_ignored() -> None:
+    plan = Plan()
+    plan.apply(Admit(9))
+    plan.apply(Remove(9))
+    assert plan.take_reports() == []
+
+
+# Steps and ends
+
+
+def test_a_step_is_reported_in_columns() -> None:
+    plan = Plan()
+    plan.run()
+    assert plan.done(plan.start(), 60) == [StepDone(1, 10, 20, (1,), (6,), (60,), (None,))]
+    assert plan.done(plan.start(), 61) == [StepDone(2, 10, 20, (1,), (7,), (61,), (None,))]
+
+
+@pytest.mark.parametrize(
+    ("token_id", "details", "max_model_len", "reason"),
+    [
+        (EOS, {}, 100, FinishReason.STOP),
+        (STOP, {}, 100, FinishReason.STOP),
+        (60, {"max_tokens": 2}, 100, FinishReason.LENGTH),
+        (60, {"max_tokens": 3}, 100, None),
+        (60, {}, 7, FinishReason.LENGTH),
+        (60, {}, 8, None),
+        (EOS, {"max_tokens": 2}, 100, FinishReason.STOP),
+    ],
+)
+def test_a_sequence_ends_by_itself(
+    token_id: int, details: dict[str, int], max_model_len: int, reason: FinishReason | None
+) -> None:
+    plan = Plan(max_model_len=max_model_len)
+    plan.run(length=5, **details)
+    assert the_step(plan.done(plan.start(), token_id)).finish_reasons == (reason,)
+    assert (plan.next_step() is None) is (reason is not None)
+    assert (plan.num_free_blocks == 8) is (reason is not None)
+    # The record stays, for who has missed the report, until it is removed.
+    (snapshot,) = plan.snapshot().sequences
+    assert (snapshot.token_ids, snapshot.finish_reason) == ((50, token_id), reason)
+    plan.apply(Remove(1))
+    assert plan.snapshot().sequences == ()
+
+
+def test_a_first_token_may_be_the_last() -> None:
+    plan = Plan()
+    plan.reserve()
+    plan.apply(Admit(1))
+    plan.arm(first_token_id=EOS)
+    assert plan.next_step() is None
+    assert plan.num_free_blocks == 8
+    assert plan.snapshot().sequences[0].finish_reason is FinishReason.STOP
+
+
+def test_a_sequence_removed_during_a_step_keeps_its_blocks_until_the_step_has_ended() -> None:
+    plan = Plan()
+    plan.run(1)
+    plan.run(2)
+    step = plan.start()
+    plan.apply(Remove(1))
+    assert plan.num_free_blocks == 4
+    assert plan.snapshot().sequences[0].sequence_id == 2
+    done = the_step(plan.done(step, 60, 70))
+    assert (done.sequence_ids, done.token_ids) == ((2,), (70,))
+    assert plan.num_free_blocks == 6
+    assert ids(plan.next_step()) == [2]
+
+
+def test_blocks_grow_past_the_headroom() -> None:
+    plan = Plan()
+    plan.run(length=4, headroom=0)
+    for number in range(6):
+        step = plan.start()
+        (part,) = step.slices
+        assert len(part.block_table) == LAYOUT.blocks_for(part.end)
+        assert plan.num_free_blocks == 8 - LAYOUT.blocks_for(part.end)
+        plan.done(step, 60 + number)
+
+
+def test_a_failure_to_grow_costs_that_sequence_alone() -> None:
+    plan = Plan(num_blocks=3)
+    plan.run(1, length=4, headroom=0)
+    plan.run(2, length=4, headroom=4)
+    step = plan.start()
+    assert ids(step) == [2]
+    (failure,) = plan.take_reports()
+    assert isinstance(failure, SequenceFailed)
+    assert (failure.sequence_id, failure.reason) == (1, "RESOURCE_EXHAUSTED")
+    assert plan.num_free_blocks == 1
+    assert [each.sequence_id for each in plan.snapshot().sequences] == [2]
+
+
+def test_a_failed_step_costs_its_sequences_alone() -> None:
+    plan = Plan()
+    plan.run(1)
+    step = plan.start()
+    plan.run(2)
+    plan.fail(step, TandemError("the engine failed"))
+    assert plan.take_reports() == [SequenceFailed(1, "INTERNAL", "the engine failed")]
+    assert ids(plan.next_step()) == [2]
+    assert plan.num_free_blocks == 6
+
+
+def test_a_failed_step_does_not_fail_who_was_removed_meanwhile() -> None:
+    plan = Plan()
+    plan.run()
+    step = plan.start()
+    plan.apply(Remove(1))
+    plan.fail(step, TandemError("the engine failed"))
+    assert plan.take_reports() == []
+    assert plan.num_free_blocks == 8
+
+
+# A change of controllers
+
+
+def test_clear_forgets_all_and_frees_what_is_not_in_a_step() -> None:
+    plan = Plan()
+    plan.run(1)
+    step = plan.start()
+    plan.reserve(2)
+    plan.clear()
+    assert plan.snapshot().sequences == ()
+    assert plan.num_free_blocks == 6
+    assert the_step(plan.done(step, 60)).sequence_ids == ()
+    assert plan.num_free_blocks == 8
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_a_step_of_the_old_controller_does_not_touch_the_new_ones_sequences(fails: bool) -> None:
+    plan = Plan()
+    plan.run(1)
+    step = plan.start()
+    plan.clear()
+    plan.run(1)
+    if fails:
+        plan.fail(step, TandemError("the engine failed"))
+        assert plan.take_reports() == []
+    else:
+        assert the_step(plan.done(step, 60)).sequence_ids == ()
+    assert plan.snapshot().sequences[0].token_ids == (50,)
+    assert ids(plan.next_step()) == [1]
+    plan.apply(Remove(1))
+    plan.done(StepPlan(2, ()), 0)
+    assert plan.num_free_blocks == 8
+
+
+def test_a_snapshot_says_all_that_is_known() -> None:
+    plan = Plan()
+    plan.reserve(1)
+    plan.run(2, length=3)
+    plan.done(plan.start(), 60)
+    assert plan.snapshot() == DecodeSnapshot(
+        (
+            SequenceSnapshot(1, plan.grants[1], 5, (), None),
+            SequenceSnapshot(2, plan.grants[2], 3, (50, 60), None),
+        )
+    )

@@ -1,0 +1,109 @@
+"""The worker's threads and its lease."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from time import monotonic_ns
+
+from fake_state import INFO, NoEngine, armed, running_worker
+
+from decode_service.standing_plan import StandingPlan
+from tandem.core.commands import Admit, Reserve
+from tandem.core.plan import StepPlan
+from tandem.core.reports import DecodeSnapshot, SpanKind
+from tandem.core.sampling_params import SamplingParams
+from tandem.core.sequence import EndRule, SequenceKey
+from tandem.worker.lease import Controller
+from tandem.worker.worker import Worker
+
+
+async def test_an_expired_lease_frees_everything_without_a_word_from_anybody() -> None:
+    lock = threading.Condition()
+    plan = StandingPlan(
+        layout=INFO.layout,
+        num_blocks=8,
+        max_num_seqs=4,
+        end_rule=EndRule(frozenset(), 64),
+        clock_ns=monotonic_ns,
+    )
+    worker = Worker(INFO, NoEngine(), plan, lock)
+    worker.start()
+    try:
+        worker.acquire(Controller("a", 1, 0.05))
+        params = SamplingParams(max_tokens=4, seed=0)
+        worker.apply([Reserve(1, SequenceKey("r"), (1, 2, 3), 4, params)])
+        assert plan.num_free_blocks == 6
+        worker.news.clear()
+        await asyncio.wait_for(worker.news.wait(), 10)
+        assert worker.lease.holder is None
+        assert plan.num_free_blocks == 8
+        assert plan.snapshot() == DecodeSnapshot(())
+        assert worker.applied_command == 0
+    finally:
+        await worker.stop()
+
+
+async def test_a_renewed_lease_does_not_expire() -> None:
+    async with running_worker() as worker:
+        worker.acquire(Controller("a", 1, 3600.0))
+        clears = worker.state.num_clears
+        for _ in range(20):
+            worker.lease.renew(0.0)
+            worker.acquire(Controller("a", 1, 3600.0))
+            await asyncio.sleep(0)
+        assert worker.state.num_clears == clears
+
+
+async def test_a_short_lease_after_a_long_one_expires_in_its_own_time() -> None:
+    async with running_worker() as worker:
+        worker.acquire(Controller("a", 1, 3600.0))
+        await asyncio.sleep(0)
+        worker.release_lease()
+        await asyncio.sleep(0)
+        worker.acquire(Controller("b", 2, 0.05))
+        clears = worker.state.num_clears
+        await worker.state.until(lambda: worker.state.num_clears > clears)
+        assert worker.lease.holder is None
+
+
+async def test_a_controller_that_comes_back_finds_what_it_had() -> None:
+    async with running_worker() as worker:
+        worker.acquire(Controller("a", 1, 3600.0))
+        worker.apply([Admit(1)])
+        worker.acquire(Controller("a", 1, 3600.0))
+        assert (worker.state.applied, worker.applied_command) == ([Admit(1)], 1)
+        worker.acquire(Controller("a", 2, 3600.0))
+        assert (worker.state.applied, worker.applied_command) == ([], 0)
+
+
+async def test_a_step_is_run_reported_and_drawn() -> None:
+    async with running_worker() as worker:
+        worker.act(worker.state.plans.append, StepPlan(7, ()))
+        await worker.state.until(lambda: bool(worker.state.completed))
+        async with asyncio.timeout(10):
+            while not (reports := worker.take_reports()):
+                await worker.news.wait()
+            while not (spans := worker.take_spans()):
+                await asyncio.sleep(0)
+        assert reports == [armed(7)]
+        assert [(span.kind, span.number) for span in spans] == [(SpanKind.STEP, 7)]
+
+
+async def test_an_engine_that_fails_costs_its_step_and_not_the_worker() -> None:
+    async with running_worker() as worker:
+        worker._engine.error = RuntimeError("CUDA error: secret address")
+        worker.act(worker.state.plans.append, StepPlan(1, ()))
+        await worker.state.until(lambda: bool(worker.state.failed))
+        assert "secret" not in worker.state.failed[0].message
+        worker._engine.error = None
+        worker.act(worker.state.plans.append, StepPlan(2, ()))
+        await worker.state.until(lambda: bool(worker.state.completed))
+
+
+async def test_stopping_drops_all_and_closes_the_engine() -> None:
+    async with running_worker() as worker:
+        worker.acquire(Controller("a", 1, 3600.0))
+        worker.apply([Admit(1)])
+    assert worker.state.applied == []
+    assert worker._engine.closed
