@@ -359,9 +359,6 @@ class Scheduler:
     def _accept(
         self, generation: Generation, position: int, token_id: int, reason: FinishReason | None
     ) -> None:
-        if generation.phase is Phase.ENDED:
-            # The prefill worker, which keeps its record a while longer, says its token last.
-            return
         tokens, ended = generation.accept(position, token_id, reason)
         self._effects.extend(Emit(generation, token) for token in tokens)
         if ended is not None:

@@ -127,7 +127,9 @@ def chat(
     ] = None,
     system: Annotated[str | None, flag("system", "the system message")] = None,
     max_tokens: Annotated[int | None, flag("max-tokens", "tokens of an answer at the most")] = None,
-    temperature: Annotated[float | None, flag("temperature", "0 is greedy")] = None,
+    temperature: Annotated[
+        float, flag("temperature", "0 is greedy; a small model needs a low one")
+    ] = 0.2,
 ) -> None:
     """Chat with the model. Ctrl-C stops an answer; Ctrl-D or /exit leaves."""
     from tandem.cli.chat import run_chat

@@ -24,14 +24,12 @@ def run_chat(
     *,
     system: str | None,
     max_tokens: int | None,
-    temperature: float | None,
+    temperature: float,
 ) -> None:
     """Answer `prompt`, or talk until the user leaves. Raises `TandemError`."""
-    options = GenerateArguments()
+    options = GenerateArguments(temperature=temperature)
     if max_tokens is not None:
         options["max_tokens"] = max_tokens
-    if temperature is not None:
-        options["temperature"] = temperature
     with Client(address) as client:
         model = _served_model(client)
         conversation = Conversation(client, options, Console(highlight=False))

@@ -61,6 +61,8 @@ class SequenceBlocks:
 
     def grow(self, num_blocks: int) -> None:
         """Hold at least `num_blocks` blocks in all. Raises `ResourceExhausted`."""
+        if self.released:
+            raise AssertionError("released blocks grow: nobody would free them")
         if len(self.ids) < num_blocks:
             self.ids.extend(self._allocator.allocate(num_blocks - len(self.ids)))
 

@@ -6,6 +6,7 @@ from tandem.core.errors import Mismatch
 from tandem.core.kv import ITEM_SIZES, KVLayout
 from tandem.core.worker import ModelInfo, WorkerInfo, WorkerRole
 from tandem.v1 import worker_pb2
+from tandem.wire.enums import known
 
 PROTOCOL_REVISION = 1
 
@@ -66,7 +67,7 @@ def worker_from_wire(message: worker_pb2.WorkerDescription) -> WorkerInfo:
     model = message.model
     return WorkerInfo(
         worker_id=message.worker_id,
-        role=WorkerRole(message.role),
+        role=known(WorkerRole, message.role),
         epoch=message.worker_epoch,
         model=ModelInfo(
             name=model.name,

@@ -21,6 +21,7 @@ from tandem.core.reports import (
 )
 from tandem.core.sequence import FinishReason
 from tandem.v1 import decode_pb2, prefill_pb2, sampling_pb2, worker_pb2
+from tandem.wire.enums import known
 
 
 def finish_to_wire(reason: FinishReason | None) -> sampling_pb2.FinishReason.ValueType:
@@ -28,7 +29,7 @@ def finish_to_wire(reason: FinishReason | None) -> sampling_pb2.FinishReason.Val
 
 
 def finish_from_wire(value: int) -> FinishReason | None:
-    return FinishReason(value) if value else None
+    return known(FinishReason, value) if value else None
 
 
 def decode_report_to_wire(report: DecodeReport) -> decode_pb2.DecodeReport:
@@ -193,7 +194,7 @@ def span_to_wire(span: Span) -> worker_pb2.Span:
 
 def span_from_wire(message: worker_pb2.Span) -> Span:
     return Span(
-        kind=SpanKind(message.kind),
+        kind=known(SpanKind, message.kind),
         start_ns=message.start_ns,
         end_ns=message.end_ns,
         number=message.number,

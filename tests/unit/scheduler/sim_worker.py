@@ -110,6 +110,9 @@ class Process:
     def land(self) -> None:
         plan, self._plan = self._plan, None
         assert plan is not None
+        is_free = self.state._allocator._is_free
+        for each in plan.slices:
+            assert not any(is_free[block] for block in each.block_table), "freed under a step"
         result = self._result or self._compute(plan)
         self.act(self.state.complete, plan, result, 0, 0)
 

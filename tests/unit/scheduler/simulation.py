@@ -265,6 +265,7 @@ class Simulation:
         self._placed: dict[int, list[tuple[SimLink, int]]] = {}
         self._transfers: list[SimTransfers] = []
         self._num_to_come = random.randint(1, 8)
+        self._slow: dict[str, bool] = {}
         self._next_epoch = 0
         self.scheduler = Scheduler(
             queue_policy("fcfs"),
@@ -311,7 +312,7 @@ class Simulation:
             disturbs = self.random.random() < self.faults.rate
             actions = list(self._disturbances() if disturbs else self._progress())
             if actions:
-                self._do(self.random.choice(actions))
+                self._do(self._choose(actions))
             else:
                 self._heartbeat()
             self._check_views()
@@ -329,8 +330,19 @@ class Simulation:
                 actions = list(self._progress())
             if not actions:
                 return
-            self._do(self.random.choice(actions))
+            self._do(self._choose(actions))
         raise AssertionError("it never gets quiet")
+
+    def _choose(self, actions: list[Action]) -> Action:
+        """In each scenario some actions are slow, so that a lot can happen before they do."""
+        random = self.random
+        quick = [each for each in actions if not self._is_slow(each[0])]
+        return random.choice(quick if quick and random.random() < 0.95 else actions)
+
+    def _is_slow(self, name: str) -> bool:
+        if name not in self._slow:
+            self._slow[name] = self.random.random() < 0.2
+        return self._slow[name]
 
     def _do(self, action: Action) -> None:
         name, act = action

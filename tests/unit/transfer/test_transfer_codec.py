@@ -9,6 +9,7 @@ from random import Random
 import numpy as np
 import pytest
 import safetensors.numpy
+import xxhash
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -140,11 +141,30 @@ def test_fields_of_a_later_version_are_skipped(unknown: bytes) -> None:
     assert decoded(raw).verified_items(LAYOUT) == ITEMS
 
 
-def _rechecked(message: kv_pb2.KvFrame) -> bytes:
-    """With the right checksum, taken from the codec itself by way of a private name."""
-    from tandem.transfer.codec import _checksum
+def _contracts_checksum(message: kv_pb2.KvFrame) -> int:
+    """XXH3-64 of all fields before it, numbers in little-endian, and the payload."""
+    head = message
+    numbers = struct.pack(
+        "<QQ7I",
+        *(head.epoch, head.number, head.plane, head.first_layer, head.num_layers),
+        *(head.first_head, head.num_heads, head.first_token, head.num_tokens),
+    )
+    parts = (head.transfer_id, numbers, head.dtype.encode(), head.payload)
+    return xxhash.xxh3_64_intdigest(b"".join(parts))
 
-    message.checksum = _checksum(message, message.payload)
+
+@given(frames())
+def test_the_checksum_covers_what_the_contract_says(
+    case: tuple[FrameHeader, KVLayout, bytes],
+) -> None:
+    header, layout, items = case
+    message = message_of(encode_frame(header, layout, memoryview(items)))
+    assert message.checksum == _contracts_checksum(message)
+
+
+def _rechecked(message: kv_pb2.KvFrame) -> bytes:
+    """With the checksum that the contract asks for."""
+    message.checksum = _contracts_checksum(message)
     return kv_pb2.PushKvRequest(frame=message).SerializeToString()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -30,7 +31,7 @@ def prompts(draw: st.DrawFn) -> tuple[KVLayout, int, list[tuple[int, int]]]:
     end = (inner[-1] if inner else 0) + draw(st.integers(1, 40 * block_size))
     bounds = [0, *inner, end]
     cached = draw(st.integers(0, end // block_size)) * block_size
-    return layout, cached, list(zip(bounds, bounds[1:], strict=False))
+    return layout, cached, list(pairwise(bounds))
 
 
 def regions_of(layout: KVLayout, cached: int, chunks: list[tuple[int, int]]) -> list[Region]:

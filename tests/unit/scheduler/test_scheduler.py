@@ -1,0 +1,259 @@
+"""Decisions of the scheduler that random scenarios seldom meet, or cannot tell from others."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from sim_worker import worker_info
+
+from gateway.generation import Generation
+from gateway.policies import queue_policy
+from gateway.scheduler import Emit, Limits, Scheduler, Send
+from gateway.tokens import Ended, Token, TokenRequest
+from tandem.core.commands import Admit, PrefillBatch, Remove, Reserve
+from tandem.core.errors import ResourceExhausted, Unavailable
+from tandem.core.reports import (
+    Armed,
+    BatchDone,
+    DecodeSnapshot,
+    FirstToken,
+    PrefillSnapshot,
+    Reserved,
+    SequenceFailed,
+    StepDone,
+    TransferDone,
+)
+from tandem.core.sampling_params import SamplingParams
+from tandem.core.sequence import FinishReason
+from tandem.core.worker import WorkerRole
+
+LOST = Unavailable("it was lost")
+
+
+class Driver:
+    """A scheduler with one prefill and one decode worker, and what it last wanted."""
+
+    def __init__(
+        self, *, num_blocks: int = 64, max_batch_tokens: int = 64, max_queue: int = 100
+    ) -> None:
+        limits = Limits(max_batch_tokens, max_queue=max_queue)
+        self.scheduler = Scheduler(queue_policy("fcfs"), limits)
+        self._num_blocks = num_blocks
+        self.join("p", WorkerRole.PREFILL)
+        self.join("d", WorkerRole.DECODE)
+
+    def join(self, name: str, role: WorkerRole) -> None:
+        self.scheduler.worker_joined(worker_info(name, role, 1, self._num_blocks, 16), f"{name}:1")
+
+    def submit(self, name: str, length: int = 4, max_tokens: int = 5) -> Generation:
+        params = SamplingParams(max_tokens=max_tokens, seed=0)
+        return self.scheduler.submit(TokenRequest(name, (5,) * length, params))
+
+    def effects(self) -> list[Send | Emit]:
+        self.scheduler.compose()
+        return self.scheduler.take_effects()
+
+    def commands(self, kind: type[Any], worker_id: str | None = None) -> list[Any]:
+        return [
+            each.command
+            for each in self.effects()
+            if isinstance(each, Send)
+            and isinstance(each.command, kind)
+            and worker_id in (None, each.worker_id)
+        ]
+
+    def events(self) -> list[Any]:
+        return [each.event for each in self.effects() if isinstance(each, Emit)]
+
+    def grant(self, generation: Generation, worker_id: str = "d") -> None:
+        self.scheduler.decode_report(worker_id, Reserved(generation.sequence_id, b"x", 1, 0))
+
+    def prefilling(self, name: str = "r", **details: int) -> Generation:
+        """A request whose batch has been sent."""
+        generation = self.submit(name, **details)
+        self.effects()
+        self.grant(generation)
+        assert len(self.commands(PrefillBatch)) == 1
+        return generation
+
+
+def test_a_batch_is_sent_once_all_its_reservations_are_answered() -> None:
+    driver = Driver()
+    one, two = driver.submit("one"), driver.submit("two")
+    assert [each.key.request_id for each in driver.commands(Reserve, "d")] == ["one", "two"]
+    driver.grant(one)
+    assert driver.effects() == []
+    driver.grant(two)
+    batch, *admits = (each.command for each in driver.effects() if isinstance(each, Send))
+    assert isinstance(batch, PrefillBatch)
+    assert [chunk.sequence_id for chunk in batch.chunks] == [one.sequence_id, two.sequence_id]
+    assert admits == [Admit(one.sequence_id), Admit(two.sequence_id)]
+
+
+def test_a_request_of_one_token_reserves_nothing() -> None:
+    driver = Driver()
+    driver.submit("r", max_tokens=1)
+    (effect,) = driver.effects()
+    assert isinstance(effect, Send)
+    assert effect.command.chunks[0].sequence.destination is None
+
+
+def test_one_batch_waits_behind_the_running_one_and_no_more() -> None:
+    driver = Driver(max_batch_tokens=4)
+    generations = [driver.submit(str(n), max_tokens=1) for n in range(4)]
+    batches = driver.commands(PrefillBatch)
+    assert [each.chunks[0].sequence_id for each in batches] == [
+        each.sequence_id for each in generations[:2]
+    ]
+    driver.scheduler.prefill_report("p", BatchDone(batches[0].batch_id, 1))
+    driver.scheduler.prefill_report("p", BatchDone(batches[0].batch_id, 1))
+    (third,) = driver.commands(PrefillBatch)
+    assert third.chunks[0].sequence_id == generations[2].sequence_id
+
+
+def test_long_prompts_go_in_chunks_that_end_on_blocks() -> None:
+    driver = Driver(max_batch_tokens=10)
+    driver.submit("r", length=21, max_tokens=1)
+    first, second = driver.commands(PrefillBatch)
+    driver.scheduler.prefill_report("p", BatchDone(first.batch_id, 1))
+    (third,) = driver.commands(PrefillBatch)
+    spans = [(c.start, len(c.token_ids), c.last) for b in (first, second, third) for c in b.chunks]
+    assert spans == [(0, 8, False), (8, 8, False), (16, 5, True)]
+
+
+@pytest.mark.parametrize("lost", ["p", "d"])
+def test_what_is_queued_again_keeps_its_order(lost: str) -> None:
+    driver = Driver()
+    for name in ("one", "two", "three"):
+        driver.submit(name)
+    assert len(driver.commands(Reserve)) == 3
+    driver.submit("four")
+    driver.scheduler.worker_lost(lost, LOST)
+    assert driver.events() == []
+    driver.join(lost, WorkerRole.PREFILL if lost == "p" else WorkerRole.DECODE)
+    again = driver.commands(Reserve)
+    assert [each.key.request_id for each in again] == ["one", "two", "three", "four"]
+    assert [each.key.attempt for each in again] == [1, 1, 1, 0]
+
+
+def test_a_loss_does_not_send_what_it_takes_the_destination_of() -> None:
+    """One is granted, the other is not: both are of the lost worker, and neither has started."""
+    driver = Driver()
+    one, two = driver.submit("one"), driver.submit("two")
+    driver.effects()
+    driver.grant(two)
+    driver.scheduler.worker_lost("d", LOST)
+    effects = driver.effects()
+    assert not [each for each in effects if isinstance(each, Emit)]
+    assert {type(each.command) for each in effects if isinstance(each, Send)} == {Remove}
+    assert (one.attempt, two.attempt) == (1, 1)
+
+
+def test_a_token_that_comes_twice_or_after_the_end_changes_nothing() -> None:
+    driver = Driver()
+    generation = driver.prefilling(max_tokens=2)
+    sequence_id = generation.sequence_id
+    driver.scheduler.decode_report("d", Armed(sequence_id, 4, 50, 0))
+    step = StepDone(1, 0, 0, (sequence_id,), (5,), (60,), (FinishReason.LENGTH,))
+    driver.scheduler.decode_report("d", step)
+    *tokens, ended = driver.events()
+    assert tokens == [Token(4, 50), Token(5, 60)]
+    assert isinstance(ended, Ended)
+    driver.scheduler.decode_report("d", step)
+    driver.scheduler.prefill_report("p", FirstToken(sequence_id, 4, 50, None))
+    driver.scheduler.cancel(generation)
+    assert driver.effects() == []
+    driver.scheduler.prefill_report("p", TransferDone(sequence_id, 9))
+    assert driver.commands(Remove, "p") == [Remove(sequence_id)]
+
+
+def test_tokens_are_told_in_order_whoever_comes_first() -> None:
+    driver = Driver()
+    generation = driver.prefilling()
+    step = StepDone(1, 0, 0, (generation.sequence_id,), (5,), (60,), (FinishReason.STOP,))
+    driver.scheduler.decode_report("d", step)
+    assert driver.events() == []
+    driver.scheduler.prefill_report("p", FirstToken(generation.sequence_id, 4, 50, None))
+    *tokens, ended = driver.events()
+    assert tokens == [Token(4, 50), Token(5, 60)]
+    assert ended.finish_reason is FinishReason.STOP
+
+
+def test_who_ends_with_the_first_token_was_not_served_by_a_decode_worker() -> None:
+    driver = Driver()
+    generation = driver.prefilling()
+    first = FirstToken(generation.sequence_id, 4, 50, FinishReason.STOP)
+    driver.scheduler.prefill_report("p", first)
+    _, ended = driver.events()
+    served_by = ended.served_by
+    assert (served_by.prefill_worker, served_by.decode_worker, served_by.kv_bytes) == ("p", "", 0)
+
+
+def test_a_refused_reservation_is_asked_for_again_when_the_worker_is_heard_of() -> None:
+    driver = Driver()
+    generation = driver.submit("r")
+    driver.effects()
+    refusal = SequenceFailed(generation.sequence_id, "RESOURCE_EXHAUSTED", "full")
+    driver.scheduler.decode_report("d", refusal)
+    assert driver.commands(Reserve) == []
+    driver.scheduler.freed("d")
+    assert len(driver.commands(Reserve)) == 1
+
+
+# Streams that come back
+
+
+def test_a_prefill_stream_that_comes_back_keeps_what_was_never_sent_to_it() -> None:
+    """A batch that is being formed: the worker knows nothing of it, and need not."""
+    driver = Driver()
+    one, two = driver.submit("one"), driver.submit("two")
+    driver.effects()
+    driver.grant(one)
+    driver.scheduler.prefill_resumed("p", PrefillSnapshot((), (), ()), [])
+    assert driver.effects() == []
+    driver.grant(two)
+    assert len(driver.commands(PrefillBatch)) == 1
+
+
+def test_a_batch_on_its_way_still_takes_its_place() -> None:
+    driver = Driver(max_batch_tokens=4)
+    for number in range(3):
+        driver.submit(str(number), max_tokens=1)
+    batches = driver.commands(PrefillBatch)
+    assert len(batches) == 2
+    driver.scheduler.prefill_resumed("p", PrefillSnapshot((), (), ()), batches)
+    assert driver.effects() == []
+
+
+def test_an_unapplied_admit_does_not_hide_a_failure_whose_report_was_lost() -> None:
+    driver = Driver()
+    generation = driver.prefilling()
+    admit = Admit(generation.sequence_id)
+    driver.scheduler.decode_resumed("d", DecodeSnapshot(()), [admit])
+    (event,) = driver.events()
+    assert isinstance(event, Unavailable)
+
+
+def test_an_unapplied_reservation_is_not_missed() -> None:
+    driver = Driver()
+    driver.submit("r")
+    (reserve,) = driver.commands(Reserve)
+    driver.scheduler.decode_resumed("d", DecodeSnapshot(()), [reserve])
+    assert driver.effects() == []
+
+
+# Who is not taken
+
+
+def test_without_workers_or_places_nothing_is_taken() -> None:
+    driver = Driver(max_queue=1, num_blocks=1)
+    driver.submit("r", length=8)
+    with pytest.raises(ResourceExhausted) as full:
+        driver.submit("s")
+    assert full.value.retry_after_s
+    for lost, role in (("p", WorkerRole.PREFILL), ("d", WorkerRole.DECODE)):
+        driver.scheduler.worker_lost(lost, LOST)
+        with pytest.raises(Unavailable, match=role.name.lower()):
+            driver.submit("s")
+        driver.join(lost, role)

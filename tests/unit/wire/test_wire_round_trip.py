@@ -1,0 +1,176 @@
+"""Whatever goes over the wire comes back as it was: through the bytes, not only the messages."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from google.protobuf.message import Message
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tandem.core import commands as c
+from tandem.core import reports as r
+from tandem.core.errors import Mismatch
+from tandem.core.kv import ITEM_SIZES, KVLayout
+from tandem.core.sampling_params import SamplingParams
+from tandem.core.sequence import FinishReason, SequenceKey
+from tandem.core.worker import ModelInfo, WorkerInfo, WorkerRole
+from tandem.v1 import decode_pb2, prefill_pb2, worker_pb2
+from tandem.wire import commands, descriptions, reports
+
+U32 = st.integers(0, 2**32 - 1)
+U64 = st.integers(0, 2**64 - 1)
+IDS = st.lists(U32, max_size=5).map(tuple)
+TEXT = st.text(max_size=8)
+REASONS = st.none() | st.sampled_from(FinishReason)
+
+PARAMS = st.builds(
+    SamplingParams,
+    max_tokens=U32,
+    seed=U64,
+    temperature=st.floats(allow_nan=False),
+    top_p=st.floats(allow_nan=False),
+    top_k=U32,
+    stop_token_ids=st.frozensets(U32, max_size=4),
+    ignore_eos=st.booleans(),
+)
+KEYS = st.builds(SequenceKey, TEXT, U32, U32)
+DESTINATIONS = st.builds(c.Destination, TEXT, st.binary(max_size=16), U64, U32)
+SEQUENCES = st.builds(c.PrefillSequence, KEYS, U32, PARAMS, st.none() | DESTINATIONS)
+CHUNKS = st.builds(c.PrefillChunk, U64, U32, IDS, st.booleans(), st.none() | SEQUENCES)
+DECODE_COMMANDS = (
+    st.builds(c.Reserve, U64, KEYS, IDS, U32, PARAMS)
+    | st.builds(c.Admit, U64)
+    | st.builds(c.Remove, U64)
+)
+PREFILL_COMMANDS = st.builds(
+    c.PrefillBatch, U64, st.lists(CHUNKS, max_size=3).map(tuple)
+) | st.builds(c.Remove, U64)
+
+RESERVED = st.builds(r.Reserved, U64, st.binary(max_size=16), U64, U32)
+FAILED = st.builds(r.SequenceFailed, U64, TEXT, TEXT)
+
+
+@st.composite
+def steps(draw: st.DrawFn) -> r.StepDone:
+    rows = draw(st.lists(st.tuples(U64, U32, U32, REASONS), max_size=4))
+    columns = zip(*rows, strict=True) if rows else [(), (), (), ()]
+    return r.StepDone(draw(U64), draw(U64), draw(U64), *map(tuple, columns))
+
+
+DECODE_REPORTS = RESERVED | FAILED | steps() | st.builds(r.Armed, U64, U32, U32, U64)
+PREFILL_REPORTS = (
+    FAILED
+    | st.builds(r.BatchDone, U64, U64)
+    | st.builds(r.FirstToken, U64, U32, U32, REASONS)
+    | st.builds(r.TransferDone, U64, U64)
+)
+DECODE_SNAPSHOTS = st.builds(
+    r.DecodeSnapshot,
+    st.lists(st.builds(r.SequenceSnapshot, U64, RESERVED, U32, IDS, REASONS), max_size=3).map(
+        tuple
+    ),
+)
+PREFILL_SNAPSHOTS = st.builds(
+    r.PrefillSnapshot, IDS, IDS, st.lists(PREFILL_REPORTS, max_size=3).map(tuple)
+)
+SPANS = st.builds(
+    r.Span,
+    kind=st.sampled_from(r.SpanKind),
+    start_ns=U64,
+    end_ns=U64,
+    number=U64,
+    sequence_id=U64,
+    num_seqs=U32,
+    num_tokens=U32,
+    num_bytes=U64,
+    compute_end_ns=U64,
+    waited=st.booleans(),
+)
+LAYOUTS = st.builds(KVLayout, U32, U32, U32, U32, st.sampled_from(sorted(ITEM_SIZES)))
+MODELS = st.builds(ModelInfo, TEXT, TEXT, U32, U32, st.frozensets(U32, max_size=3), TEXT)
+WORKERS = st.builds(
+    WorkerInfo, TEXT, st.sampled_from(WorkerRole), U64, MODELS, LAYOUTS, U32, U32, TEXT
+)
+
+KINDS = {
+    "decode command": (
+        DECODE_COMMANDS,
+        commands.decode_command_to_wire,
+        commands.decode_command_from_wire,
+    ),
+    "prefill command": (
+        PREFILL_COMMANDS,
+        commands.prefill_command_to_wire,
+        commands.prefill_command_from_wire,
+    ),
+    "decode report": (
+        DECODE_REPORTS,
+        reports.decode_report_to_wire,
+        reports.decode_report_from_wire,
+    ),
+    "prefill report": (
+        PREFILL_REPORTS,
+        reports.prefill_report_to_wire,
+        reports.prefill_report_from_wire,
+    ),
+    "decode snapshot": (
+        DECODE_SNAPSHOTS,
+        reports.decode_snapshot_to_wire,
+        reports.decode_snapshot_from_wire,
+    ),
+    "prefill snapshot": (
+        PREFILL_SNAPSHOTS,
+        reports.prefill_snapshot_to_wire,
+        reports.prefill_snapshot_from_wire,
+    ),
+    "span": (SPANS, reports.span_to_wire, reports.span_from_wire),
+    "layout": (LAYOUTS, descriptions.layout_to_wire, descriptions.layout_from_wire),
+    "worker": (WORKERS, descriptions.worker_to_wire, descriptions.worker_from_wire),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(data=st.data())
+def test_round_trip(kind: str, data: st.DataObject) -> None:
+    values, to_wire, from_wire = KINDS[kind]
+    value: Any = data.draw(values)
+    message: Message = to_wire(value)
+    assert from_wire(type(message).FromString(message.SerializeToString())) == value
+
+
+@pytest.mark.parametrize(
+    ("message", "from_wire"),
+    [
+        (decode_pb2.DecodeCommand(), commands.decode_command_from_wire),
+        (
+            decode_pb2.DecodeCommand(admit=decode_pb2.Admit(sequence_id=1)),
+            commands.decode_command_from_wire,
+        ),
+        (prefill_pb2.PrefillCommand(), commands.prefill_command_from_wire),
+        (decode_pb2.DecodeReport(), reports.decode_report_from_wire),
+        (prefill_pb2.PrefillReport(), reports.prefill_report_from_wire),
+        (worker_pb2.KvLayout(dtype="int4"), descriptions.layout_from_wire),
+        (
+            worker_pb2.WorkerDescription(protocol_min=2, protocol_max=3),
+            descriptions.worker_from_wire,
+        ),
+        (worker_pb2.WorkerDescription(), descriptions.worker_from_wire),
+        (
+            prefill_pb2.PrefillReport(first_token=prefill_pb2.FirstToken(finish_reason=99)),
+            reports.prefill_report_from_wire,
+        ),
+        (
+            worker_pb2.WorkerDescription(
+                protocol_min=1, protocol_max=1, role=9, layout=worker_pb2.KvLayout(dtype="uint16")
+            ),
+            descriptions.worker_from_wire,
+        ),
+        (worker_pb2.Span(kind=99), reports.span_from_wire),
+    ],
+)
+def test_what_this_build_does_not_know_is_a_mismatch(message: Any, from_wire: Any) -> None:
+    """Of a later version, say: a `TandemError`, and so no crash of who reads it."""
+    with pytest.raises(Mismatch):
+        from_wire(message)
