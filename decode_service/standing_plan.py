@@ -196,6 +196,10 @@ class StandingPlan:
 
     # What the controller is told
 
+    @property
+    def has_reports(self) -> bool:
+        return bool(self._reports)
+
     def take_reports(self) -> list[DecodeReport]:
         reports, self._reports = self._reports, []
         return reports

@@ -130,11 +130,7 @@ class Dispatcher:
                 f"{info.worker_id} runs {info.model.name} ({info.model.fingerprint}), "
                 f"this gateway serves another model ({self._model_fingerprint})"
             )
-        for worker in self._scheduler.workers:
-            if worker.info.worker_id == info.worker_id:
-                raise Mismatch(f"there is a worker named {info.worker_id} already")
-            if misfit := worker.info.misfit(info):
-                raise Mismatch(misfit)
+        self._scheduler.check(info)
 
     def joined(self, info: WorkerInfo, address: str) -> None:
         self._links_by_id[info.worker_id] = self._links[address]
@@ -155,9 +151,8 @@ class Dispatcher:
 
     def heard(self, info: WorkerInfo, header: worker_pb2.WorkerHeader, received_ns: int) -> None:
         self._timeline.heard(info, header, received_ns)
-        self._scheduler.freed(info.worker_id)
-        # What was refused for want of blocks may fit now, and perhaps nothing else happens.
-        self._flush()
+        if self._scheduler.heard(info.worker_id, header.num_free_blocks):
+            self._flush()
 
     def reported(self, info: WorkerInfo, reports: list[Any]) -> None:
         take = (

@@ -70,16 +70,17 @@ class PrefillView(WorkerView):
 
 @dataclass(slots=True, eq=False)
 class DecodeView(WorkerView):
-    """A decode worker. `is_full`: it refused a reservation, and nothing left it since."""
+    """A decode worker. `num_refused_blocks`: it refused a reservation of so many blocks, and was
+    not heard to have them since; 0 if it refused none."""
 
-    is_full: bool = False
+    num_refused_blocks: int = 0
 
     def has_room(self, num_tokens: int) -> bool:
-        return not self.is_full and WorkerView.has_room(self, num_tokens)
+        return not self.num_refused_blocks and WorkerView.has_room(self, num_tokens)
 
     def leave(self, generation: Generation, num_tokens: int) -> None:
         WorkerView.leave(self, generation, num_tokens)
-        self.is_full = False
+        self.num_refused_blocks = 0
 
     def kv_bytes(self, num_tokens: int) -> int:
         """Bytes of the KV of this many tokens."""

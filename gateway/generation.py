@@ -7,6 +7,7 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 from gateway.tokens import ServedBy, Token, TokenRequest
+from tandem.core.errors import DataLoss
 from tandem.core.reports import Reserved
 from tandem.core.sequence import FinishReason, SequenceKey
 
@@ -77,13 +78,18 @@ class Generation:
         reason if they are the last.
 
         The same token may come twice (from both workers, or in a snapshot), and a decode worker's
-        first may come before the prefill worker's: positions sort that out.
+        first may come before the prefill worker's: positions sort that out. Raises `DataLoss` if
+        two workers say different tokens for one position.
         """
         if finish_reason is not None:
             self._end = (position, finish_reason)
         next_position = self.num_prompt_tokens + len(self.token_ids)
-        if position >= next_position:
-            self._early[position] = token_id
+        if position < next_position:
+            known = self.token_ids[position - self.num_prompt_tokens]
+        else:
+            known = self._early.setdefault(position, token_id)
+        if known != token_id:
+            raise DataLoss(f"token {position} was {known} and then {token_id}")
         due: list[Token] = []
         while next_position in self._early:
             due.append(Token(next_position, self._early.pop(next_position)))

@@ -31,6 +31,8 @@ from tandem.core.commands import (
 )
 from tandem.core.errors import (
     Cancelled,
+    DataLoss,
+    Mismatch,
     ResourceExhausted,
     TandemError,
     Unavailable,
@@ -83,13 +85,15 @@ class Limits:
 class Scheduler:
     """The gateway's whole state: its generations, and its view of the workers."""
 
-    def __init__(self, queue: QueuePolicy, limits: Limits) -> None:
+    def __init__(self, queue: QueuePolicy, limits: Limits, first_id: int = 1) -> None:
+        """Sequences and batches are numbered from `first_id` on: to the workers, these numbers
+        must be new for as long as they live, also after a gateway was replaced."""
         self._queue = queue
         self._limits = limits
         self._prefill: dict[str, PrefillView] = {}
         self._decode: dict[str, DecodeView] = {}
-        self._sequence_ids = count(1)
-        self._batch_ids = count(1)
+        self._sequence_ids = count(first_id)
+        self._batch_ids = count(first_id)
         self._effects: list[Send | Emit] = []
 
     def take_effects(self) -> list[Send | Emit]:
@@ -130,6 +134,20 @@ class Scheduler:
         self._fail(generation, Cancelled("the client cancelled the request"))
 
     # The fleet
+
+    def check(self, info: WorkerInfo) -> None:
+        """Raise `Mismatch`, naming what differs, if a worker does not fit the others or the
+        limits."""
+        if info.layout.block_size > self._limits.max_batch_tokens:
+            raise Mismatch(
+                f"a block of {info.worker_id} has {info.layout.block_size} tokens, more than a "
+                f"batch may have ({self._limits.max_batch_tokens})"
+            )
+        for worker in self.workers:
+            if worker.info.worker_id == info.worker_id:
+                raise Mismatch(f"there is a worker named {info.worker_id} already")
+            if misfit := worker.info.misfit(info):
+                raise Mismatch(misfit)
 
     def worker_joined(self, info: WorkerInfo, address: str) -> None:
         """A worker is there, and holds nothing."""
@@ -196,15 +214,19 @@ class Scheduler:
             case SequenceFailed() if generation.phase is Phase.RESERVING:
                 generation.decode = None
                 worker.leave(generation, generation.max_length)
-                worker.is_full = True
+                worker.num_refused_blocks = worker.blocks_for(generation.max_length)
                 self._requeue(generation)
             case SequenceFailed():
                 self._fail(generation, error_of(report.reason, report.message))
 
-    def freed(self, worker_id: str) -> None:
-        """A worker was heard of: one that had refused may be asked again."""
-        if worker := self._decode.get(worker_id):
-            worker.is_full = False
+    def heard(self, worker_id: str, num_free_blocks: int) -> bool:
+        """A worker says how much room it has. True if it had refused a reservation that would fit
+        now, so that it can be asked again."""
+        worker = self._decode.get(worker_id)
+        if worker is None or not 0 < worker.num_refused_blocks <= num_free_blocks:
+            return False
+        worker.num_refused_blocks = 0
+        return True
 
     def prefill_resumed(
         self, worker_id: str, snapshot: PrefillSnapshot, unapplied: Sequence[PrefillCommand]
@@ -359,7 +381,11 @@ class Scheduler:
     def _accept(
         self, generation: Generation, position: int, token_id: int, reason: FinishReason | None
     ) -> None:
-        tokens, ended = generation.accept(position, token_id, reason)
+        try:
+            tokens, ended = generation.accept(position, token_id, reason)
+        except DataLoss as error:
+            self._fail(generation, error)
+            return
         self._effects.extend(Emit(generation, token) for token in tokens)
         if ended is not None:
             self._end(generation, Ended(ended, generation.served_by()))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 
 import uvicorn
 from pydantic import Field
@@ -73,6 +74,7 @@ async def serve(settings: GatewaySettings) -> None:
         Scheduler(
             queue_policy(settings.policy),
             Limits(max_batch_tokens=settings.max_batch_tokens, max_queue=settings.max_queue),
+            first_id=time.time_ns() // 1000,
         ),
         settings.workers(),
         folder.fingerprint,

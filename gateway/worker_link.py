@@ -150,6 +150,11 @@ class WorkerLink:
                 self._broken(error)
             except grpc.aio.AioRpcError as error:
                 self._broken(to_tandem_error(error))
+            except Exception as error:
+                # A bug of ours. The worker's requests fail and it joins anew; else it would be
+                # served by nobody, and nobody would know.
+                log.exception("link failed", address=self._address)
+                self._lose(TandemError(f"the link failed: {type(error).__name__}"))
             await asyncio.sleep(RETRY_S)
 
     def _broken(self, error: TandemError) -> None:

@@ -165,6 +165,10 @@ class BatchQueue:
 
     # What the controller is told
 
+    @property
+    def has_reports(self) -> bool:
+        return bool(self._reports)
+
     def take_reports(self) -> list[PrefillReport]:
         reports, self._reports = self._reports, []
         return reports

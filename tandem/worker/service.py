@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import secrets
 from collections.abc import Sequence
@@ -73,13 +74,16 @@ def end_rule(info: WorkerInfo) -> EndRule:
 async def run_worker(
     worker: Worker[Any, Any, Any], server: GrpcServer, services: Sequence[str]
 ) -> None:
-    """Serve until SIGTERM or SIGINT."""
+    """Serve until SIGTERM or SIGINT. Raises what ended the engine's thread."""
     worker_pb2_grpc.add_WorkerServiceServicer_to_server(WorkerServicer(worker.info), server.server)
     name = worker_pb2.DESCRIPTOR.services_by_name["WorkerService"].full_name
     worker.start()
     try:
         await server.start([name, *services])
-        await stop_signal()
+        stopping = asyncio.ensure_future(stop_signal())
+        await asyncio.wait({stopping, worker.crash}, return_when=asyncio.FIRST_COMPLETED)
+        if worker.crash.done():
+            worker.crash.result()
         log.info("stopping", worker=worker.info.worker_id)
         await server.stop()
     finally:

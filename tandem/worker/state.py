@@ -48,6 +48,11 @@ class WorkerState(Protocol[CommandT_contra, ReportT_co, SnapshotT_co]):
         """The controller is gone: forget every sequence, and free its blocks."""
         ...
 
+    @property
+    def has_reports(self) -> bool:
+        """Whether `take_reports` would give any."""
+        ...
+
     def take_reports(self) -> Sequence[ReportT_co]:
         """What happened since the last call, in order."""
         ...

@@ -22,8 +22,9 @@ class StepLoop:
     """Runs an engine in a thread of its own, on the plans of a `WorkerState`.
 
     Between two steps it takes the lock, hands in the result and takes the next plan: whatever the
-    event loop applied meanwhile is in it, and no message is waited for. `on_progress` is called
-    after each step, on this thread.
+    event loop applied meanwhile is in it, and no message is waited for. `on_progress` is called on
+    this thread when there is something to report, `on_crash` if the thread ends by an error of the
+    state's, after which nothing is served any more.
     """
 
     def __init__(
@@ -33,12 +34,14 @@ class StepLoop:
         lock: threading.Condition,
         on_span: Callable[[Span], None],
         on_progress: Callable[[], None],
+        on_crash: Callable[[BaseException], None],
     ) -> None:
         self._engine = engine
         self._state = state
         self._lock = lock
         self._on_span = on_span
         self._on_progress = on_progress
+        self._on_crash = on_crash
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
@@ -53,9 +56,13 @@ class StepLoop:
         self._thread.join()
 
     def _run(self) -> None:
-        while (started := self._start_step()) is not None:
-            self._run_step(*started)
-            self._on_progress()
+        try:
+            while (started := self._start_step()) is not None:
+                self._run_step(*started)
+                self._on_progress()
+        except BaseException as error:
+            self._on_crash(error)
+            raise
 
     def _start_step(self) -> tuple[StepPlan, int, bool] | None:
         """Wait for work: the next plan, when it began, and whether it had to be waited for; None
@@ -63,10 +70,14 @@ class StepLoop:
         waited = False
         with self._lock:
             while not self._stopping:
+                had_reports = self._state.has_reports
                 plan = self._state.next_step()
                 if plan is not None:
                     return plan, monotonic_ns(), waited
                 waited = True
+                if self._state.has_reports and not had_reports:
+                    # Looking for a step can end a sequence, too.
+                    self._on_progress()
                 self._lock.wait()
             return None
 

@@ -12,6 +12,7 @@ from typing import Generic, TypeVar
 
 import structlog
 
+from tandem.core.errors import TandemError
 from tandem.core.reports import Span
 from tandem.core.worker import WorkerInfo
 from tandem.engine.protocols import Engine
@@ -31,7 +32,8 @@ MAX_PENDING_SPANS = 4096
 class Worker(Generic[CommandT, ReportT, SnapshotT]):
     """Owns the lock that guards a role's state, the engine's thread, and the controller's lease.
 
-    All methods are called on the event loop; `lock` is what the other threads take.
+    All methods are called on the event loop; `lock` is what the other threads take. `crash` fails
+    when the engine's thread has ended by an error: the process should, too.
     """
 
     def __init__(
@@ -52,7 +54,8 @@ class Worker(Generic[CommandT, ReportT, SnapshotT]):
         self._spans: deque[Span] = deque(maxlen=MAX_PENDING_SPANS)
         self._lease_changed = asyncio.Event()
         self._lease_task: asyncio.Task[None] | None = None
-        self._steps = StepLoop(engine, state, lock, self.add_span, self.wake)
+        self.crash: asyncio.Future[None] = self._loop.create_future()
+        self._steps = StepLoop(engine, state, lock, self.add_span, self.wake, self._crashed)
 
     def start(self) -> None:
         self._steps.start()
@@ -112,6 +115,10 @@ class Worker(Generic[CommandT, ReportT, SnapshotT]):
 
     def take_spans(self) -> list[Span]:
         return [self._spans.popleft() for _ in range(len(self._spans))]
+
+    def _crashed(self, error: BaseException) -> None:
+        failure = TandemError(f"the engine's thread ended: {type(error).__name__}")
+        self._loop.call_soon_threadsafe(self.crash.set_exception, failure)
 
     def _apply(self, commands: Sequence[CommandT]) -> None:
         for command in commands:

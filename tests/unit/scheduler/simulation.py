@@ -102,6 +102,7 @@ class Message:
     """From a worker to the gateway. With a `snapshot` it is the first of its stream."""
 
     applied_command: int
+    num_free_blocks: int
     reports: list[Any]
     snapshot: Any = None
 
@@ -161,7 +162,8 @@ class SimLink:
             self._dispatcher.resumed(info, message.snapshot, self._unapplied_commands())
             self.down.extend(self._unapplied)
             self.serving = True
-        self._dispatcher.heard(info, worker_pb2.WorkerHeader(), 0)
+        header = worker_pb2.WorkerHeader(num_free_blocks=message.num_free_blocks)
+        self._dispatcher.heard(info, header, 0)
         if message.reports:
             self._dispatcher.reported(info, message.reports)
 
@@ -173,7 +175,7 @@ class SimLink:
         if self.info:
             self.process.state.take_reports()
             snapshot = self.process.state.snapshot()
-            self.up.append(Message(self.process.applied_command, [], snapshot))
+            self._say([], snapshot)
             return
         self.process.clear()
         self.process.state.take_reports()
@@ -182,6 +184,11 @@ class SimLink:
         self._last_number = 0
         self.serving = True
         self._dispatcher.joined(self.info, self.address)
+
+    def _say(self, reports: list[Any], snapshot: Any = None) -> None:
+        process = self.process
+        free = process.state.num_free_blocks
+        self.up.append(Message(process.applied_command, free, reports, snapshot))
 
     @property
     def _has_lease(self) -> bool:
@@ -209,7 +216,7 @@ class SimLink:
         """The worker sends what happened; a heartbeat, if nothing did."""
         self.process.news = False
         reports = list(self.process.state.take_reports())
-        self.up.append(Message(self.process.applied_command, reports))
+        self._say(reports)
 
     def break_stream(self) -> None:
         self.connected = self.serving = False
@@ -503,7 +510,7 @@ class Simulation:
                 assert view.forming is None
                 assert not view.batches
             if isinstance(view, DecodeView):
-                assert not view.is_full
+                assert not view.num_refused_blocks
         for link in self.links:
             self._check_process(link.process)
 

@@ -197,7 +197,7 @@ def test_a_refused_reservation_is_asked_for_again_when_the_worker_is_heard_of() 
     refusal = SequenceFailed(generation.sequence_id, "RESOURCE_EXHAUSTED", "full")
     driver.scheduler.decode_report("d", refusal)
     assert driver.commands(Reserve) == []
-    driver.scheduler.freed("d")
+    assert driver.scheduler.heard("d", 10**6)
     assert len(driver.commands(Reserve)) == 1
 
 

@@ -63,6 +63,10 @@ class RecordedState:
         self.num_clears += 1
         self._note()
 
+    @property
+    def has_reports(self) -> bool:
+        return bool(self._reports)
+
     def take_reports(self) -> list[DecodeReport]:
         reports, self._reports = self._reports, []
         return reports

@@ -6,10 +6,12 @@ import asyncio
 import threading
 from time import monotonic_ns
 
+import pytest
 from fake_state import INFO, NoEngine, armed, running_worker
 
 from decode_service.standing_plan import StandingPlan
 from tandem.core.commands import Admit, Reserve
+from tandem.core.errors import TandemError
 from tandem.core.plan import StepPlan
 from tandem.core.reports import DecodeSnapshot, SpanKind
 from tandem.core.sampling_params import SamplingParams
@@ -107,3 +109,13 @@ async def test_stopping_drops_all_and_closes_the_engine() -> None:
         worker.apply([Admit(1)])
     assert worker.state.applied == []
     assert worker._engine.closed
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+async def test_an_error_in_the_state_is_not_survived_in_silence() -> None:
+    async with running_worker() as worker:
+        worker.state.next_step = None  # type: ignore[method-assign,assignment]
+        with worker.lock:
+            worker.lock.notify_all()
+        with pytest.raises(TandemError, match="TypeError"):
+            await asyncio.wait_for(worker.crash, 10)
