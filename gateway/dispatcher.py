@@ -15,11 +15,14 @@ from gateway.scheduler import Emit, Scheduler, Send
 from gateway.timeline import Timeline
 from gateway.tokens import Ended, ServedModel, Token, TokenRequest
 from gateway.worker_link import WorkerLink
-from tandem.core.errors import Mismatch, TandemError
+from tandem.core.errors import Mismatch, TandemError, Unavailable
 from tandem.core.worker import WorkerInfo, WorkerRole
 from tandem.v1 import worker_pb2
 
 log = structlog.get_logger(__name__)
+
+# How long queued requests wait for a worker of a role that has none.
+ORPHAN_S = 10.0
 
 
 class GenerationStream:
@@ -64,6 +67,9 @@ class Dispatcher:
         self._scheduler = scheduler
         self._model_fingerprint = model_fingerprint
         self._timeline = timeline
+        self._stopping = False
+        self._orphaned = asyncio.Event()
+        self._orphan_task: asyncio.Task[None] | None = None
         self._streams: dict[Generation, GenerationStream] = {}
         self._links_by_id: dict[str, WorkerLink] = {}
         controller_id = f"gateway-{secrets.token_hex(4)}"
@@ -75,11 +81,20 @@ class Dispatcher:
         }
 
     def start(self) -> None:
+        self._orphan_task = asyncio.create_task(self._fail_orphans(), name="orphans")
         for link in self._links.values():
             link.start()
 
+    def drain(self) -> None:
+        """Take no more requests, and end those under way; their clients are told why."""
+        self._stopping = True
+        self._scheduler.fail_all(Unavailable("the gateway is stopping", retry_after_s=1.0))
+        self._flush()
+
     async def stop(self) -> None:
         """Say goodbye to the workers, which then drop what is left."""
+        if self._orphan_task:
+            self._orphan_task.cancel()
         await asyncio.gather(*(link.stop() for link in self._links.values()))
 
     # TokenService
@@ -100,7 +115,7 @@ class Dispatcher:
 
     @property
     def ready(self) -> bool:
-        return self._scheduler.is_ready
+        return self._scheduler.is_ready and not self._stopping
 
     @property
     def num_open_streams(self) -> int:
@@ -108,6 +123,8 @@ class Dispatcher:
         return len(self._streams)
 
     def submit(self, request: TokenRequest) -> GenerationStream:
+        if self._stopping:
+            raise Unavailable("the gateway is stopping", retry_after_s=1.0)
         generation = self._scheduler.submit(request)
         stream = self._streams[generation] = GenerationStream(self, generation)
         self._flush()
@@ -141,6 +158,8 @@ class Dispatcher:
         self._links_by_id.pop(info.worker_id, None)
         self._scheduler.worker_lost(info.worker_id, error)
         self._flush()
+        if not self._scheduler.is_ready:
+            self._orphaned.set()
 
     def resumed(self, info: WorkerInfo, snapshot: Any, unapplied: Sequence[Any]) -> None:
         if info.role is WorkerRole.PREFILL:
@@ -165,6 +184,17 @@ class Dispatcher:
         self._flush()
 
     # Inside
+
+    async def _fail_orphans(self) -> None:
+        """What is queued waits for a lost role to come back, but not for ever."""
+        while True:
+            await self._orphaned.wait()
+            self._orphaned.clear()
+            await asyncio.sleep(ORPHAN_S)
+            if not self._scheduler.is_ready:
+                error = Unavailable("no worker came back in time", retry_after_s=ORPHAN_S)
+                self._scheduler.fail_queued(error)
+                self._flush()
 
     def _flush(self) -> None:
         self._scheduler.compose()

@@ -35,6 +35,10 @@ class WorkerView:
             and self.num_used_blocks + self.blocks_for(num_tokens) <= self.info.num_blocks
         )
 
+    def can_ever_hold(self, num_tokens: int) -> bool:
+        """Whether the worker, were it empty, would have room for a sequence of so many tokens."""
+        return self.blocks_for(num_tokens) <= self.info.num_blocks
+
     def enter(self, generation: Generation, num_tokens: int) -> None:
         self.generations[generation.sequence_id] = generation
         self.num_used_blocks += self.blocks_for(num_tokens)
@@ -54,14 +58,21 @@ class FormingBatch:
 
 @dataclass(slots=True, eq=False)
 class PrefillView(WorkerView):
-    """A prefill worker. `batches` are what it runs or has waiting, by id, in tokens."""
+    """A prefill worker. `batches` are what it runs or has waiting, by id, in tokens. `failed_edges`
+    are decode workers that it could not reach of late, and for how many of its messages more they
+    are avoided."""
 
     batches: dict[int, int] = field(default_factory=dict)
     forming: FormingBatch | None = None
+    failed_edges: dict[str, int] = field(default_factory=dict)
 
     @property
     def has_slot(self) -> bool:
         return self.forming is None and len(self.batches) < MAX_BATCHES
+
+    def forgive_edges(self) -> None:
+        """The worker was heard of once more."""
+        self.failed_edges = {name: left - 1 for name, left in self.failed_edges.items() if left > 1}
 
     @property
     def num_queued_tokens(self) -> int:

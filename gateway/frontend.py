@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
 
@@ -42,10 +43,17 @@ class Frontend:
         self._tokenizer = tokenizer
         self._threads = ThreadPoolExecutor(NUM_TOKENIZER_THREADS, thread_name_prefix="tokenize")
         self._active: set[str] = set()
+        self._idle = asyncio.Event()
+        self._idle.set()
 
     def close(self) -> None:
         """Let go of the threads. Generations under way go on."""
         self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def idle(self, timeout_s: float) -> None:
+        """Wait until no answer is open, but no longer than `timeout_s`."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._idle.wait(), timeout_s)
 
     async def generate(self, request: GenerationRequest) -> Answer:
         """Check, tokenise and submit a request.
@@ -87,14 +95,20 @@ class Frontend:
             raise InvalidRequest("a request with this request_id is running", param="request_id")
         tokens = self._service.submit(TokenRequest(request_id, token_ids, params))
         self._active.add(request_id)
+        self._idle.clear()
         return Answer(
             request_id=request_id,
             model=model.name,
             num_prompt_tokens=len(token_ids),
             tokens=tokens,
             text=TokenText(self._tokenizer.decode_stream(), request.stop),
-            on_close=partial(self._active.discard, request_id),
+            on_close=partial(self._closed, request_id),
         )
+
+    def _closed(self, request_id: str) -> None:
+        self._active.discard(request_id)
+        if not self._active:
+            self._idle.set()
 
 
 def _encode(tokenizer: Tokenizer, prompt: TextPrompt | ChatPrompt) -> tuple[int, ...]:

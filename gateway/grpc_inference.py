@@ -9,7 +9,7 @@ import grpc
 
 from gateway.answer import Answer, Delta, Finished
 from gateway.frontend import Frontend
-from gateway.limits import DEFAULT_MODEL, max_total_tokens
+from gateway.limits import DEFAULT_MODEL, check_counts, max_total_tokens
 from gateway.request import (
     ChatMessage,
     ChatPrompt,
@@ -72,6 +72,12 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
 
 def request_from_wire(message: inference_pb2.GenerateRequest) -> GenerationRequest:
     """In the protocol-neutral form. Raises `InvalidRequest`."""
+    check_counts(
+        num_messages=len(message.chat.messages),
+        num_prompt_tokens=len(message.token_ids.ids),
+        num_stops=len(message.stop),
+        num_stop_token_ids=len(message.stop_token_ids),
+    )
     if message.HasField("num_choices") and message.num_choices != 1:
         raise InvalidRequest("more choices than 1 are not supported yet", param="num_choices")
     return GenerationRequest(

@@ -26,6 +26,22 @@ def max_total_tokens(model: ServedModel) -> int:
     return min(model.max_model_len, model.max_sequence_tokens)
 
 
+def check_counts(
+    *, num_messages: int, num_prompt_tokens: int, num_stops: int, num_stop_token_ids: int
+) -> None:
+    """The lengths of lists, before anything is made of their entries. Raises `InvalidRequest`."""
+    for count, limit, param in (
+        (num_messages, MAX_MESSAGES, "messages"),
+        (num_prompt_tokens, MAX_PROMPT_TOKENS, "prompt"),
+        (num_stops, MAX_STOPS, "stop"),
+        (num_stop_token_ids, MAX_STOP_TOKEN_IDS, "stop_token_ids"),
+    ):
+        if count > limit:
+            raise InvalidRequest(
+                f"{param} must have at most {limit} entries, and has {count}", param=param
+            )
+
+
 def check_model_name(name: str, model: ServedModel) -> None:
     """Raises `NotFound` unless `name` is the served model's, `default` or empty."""
     if name not in ("", DEFAULT_MODEL, model.name):

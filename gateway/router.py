@@ -15,10 +15,17 @@ def with_free_slot(workers: Iterable[PrefillView]) -> list[PrefillView]:
     )
 
 
-def choose_decode(workers: Iterable[DecodeView], num_tokens: int) -> DecodeView | None:
-    """Of the decode workers with room for a sequence of this many tokens, the emptiest."""
+def choose_decode(
+    workers: Iterable[DecodeView], prefill: PrefillView, num_tokens: int
+) -> DecodeView | None:
+    """Of the decode workers with room for a sequence of this many tokens, the emptiest; one that
+    `prefill` could not reach of late only if there is no other."""
     return min(
         (worker for worker in workers if worker.has_room(num_tokens)),
-        key=lambda worker: (worker.num_used_blocks, worker.info.worker_id),
+        key=lambda worker: (
+            worker.info.worker_id in prefill.failed_edges,
+            worker.num_used_blocks,
+            worker.info.worker_id,
+        ),
         default=None,
     )

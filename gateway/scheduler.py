@@ -55,6 +55,11 @@ from tandem.core.sequence import FinishReason
 from tandem.core.worker import WorkerInfo, WorkerRole
 
 RETRY_AFTER_S = 1.0
+# A request whose worker was lost so often before it computed anything may be why.
+MAX_RESTARTS = 3
+# How many messages of a prefill worker long no KV is sent on an edge that has just failed. A
+# worker sends at least two a second.
+EDGE_PENALTY = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +138,18 @@ class Scheduler:
         """End a generation that nobody waits for. Idempotent."""
         self._fail(generation, Cancelled("the client cancelled the request"))
 
+    def fail_all(self, error: TandemError) -> None:
+        """End every generation: the gateway stops."""
+        for worker in self.workers:
+            for generation in list(worker.generations.values()):
+                self._fail(generation, error)
+        self.fail_queued(error)
+
+    def fail_queued(self, error: TandemError) -> None:
+        """End what waits for a worker."""
+        while generation := self._queue.peek():
+            self._fail(generation, error)
+
     # The fleet
 
     def check(self, info: WorkerInfo) -> None:
@@ -169,7 +186,7 @@ class Scheduler:
                 self._lost(generation, error, has_its_kv=False)
 
     def _lost(self, generation: Generation, error: TandemError, has_its_kv: bool) -> None:
-        if generation.phase is Phase.RESERVING:
+        if generation.phase is Phase.RESERVING and generation.attempt < MAX_RESTARTS:
             self._requeue(generation)
         elif not has_its_kv:
             self._fail(generation, error)
@@ -193,7 +210,10 @@ class Scheduler:
             case SequenceFailed() if generation.armed:
                 self._leave_prefill(generation)
             case SequenceFailed():
-                self._fail(generation, error_of(report.reason, report.message))
+                error = error_of(report.reason, report.message)
+                if isinstance(error, Unavailable):
+                    worker.failed_edges[generation.decode_worker] = EDGE_PENALTY
+                self._fail(generation, error)
 
     def decode_report(self, worker_id: str, report: DecodeReport) -> None:
         """Take a decode worker's report. One that comes again changes nothing."""
@@ -222,6 +242,8 @@ class Scheduler:
     def heard(self, worker_id: str, num_free_blocks: int) -> bool:
         """A worker says how much room it has. True if it had refused a reservation that would fit
         now, so that it can be asked again."""
+        if prefill := self._prefill.get(worker_id):
+            prefill.forgive_edges()
         worker = self._decode.get(worker_id)
         if worker is None or not 0 < worker.num_refused_blocks <= num_free_blocks:
             return False
@@ -282,6 +304,8 @@ class Scheduler:
             if len(chunks) == self._limits.max_batch_seqs or end is None:
                 break
             if generation.phase is Phase.QUEUED:
+                if self._fail_if_too_long(generation):
+                    continue
                 if not self._place(generation, worker):
                     break
                 if generation.decode:
@@ -310,13 +334,27 @@ class Scheduler:
         num_blocks = budget // block_size
         return generation.num_scheduled + num_blocks * block_size if num_blocks else None
 
+    def _fail_if_too_long(self, generation: Generation) -> bool:
+        """End a generation that even an empty worker could not hold: the fleet has changed since
+        its length was checked, and what waits behind it would wait for ever."""
+        fits = any(
+            worker.can_ever_hold(generation.num_prompt_tokens) for worker in self._prefill.values()
+        ) and (
+            not generation.goes_on
+            or not self._decode
+            or any(worker.can_ever_hold(generation.max_length) for worker in self._decode.values())
+        )
+        if not fits:
+            self._fail(generation, ResourceExhausted("no worker can hold this request any more"))
+        return not fits
+
     def _place(self, generation: Generation, worker: PrefillView) -> bool:
         """Assign the head of the queue to its workers, and reserve; False if there is no room."""
         if not worker.has_room(generation.num_prompt_tokens):
             return False
         decode = None
         if generation.goes_on:
-            decode = choose_decode(self._decode.values(), generation.max_length)
+            decode = choose_decode(self._decode.values(), worker, generation.max_length)
             if decode is None:
                 return False
         self._queue.pop()

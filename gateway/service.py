@@ -11,6 +11,8 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import uvicorn
 from pydantic import Field
@@ -32,7 +34,11 @@ from tandem.v1 import inference_pb2, inference_pb2_grpc
 
 SERVICE = inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name
 HTTP_BACKLOG = 2048
+# A prompt of MAX_PROMPT_CHARS fits, at up to four bytes a character.
+MAX_REQUEST_BYTES = 5 * 2**20
 HTTP_STOP_S = 1
+# How long clients have to read that the gateway stops.
+STOP_GRACE_S = 1.0
 
 
 class GatewaySettings(ServiceSettings):
@@ -81,7 +87,7 @@ async def serve(settings: GatewaySettings) -> None:
         timeline,
     )
     frontend = Frontend(dispatcher, folder.tokenizer())
-    grpc_server = GrpcServer(f"{settings.host}:{settings.grpc_port}")
+    grpc_server = GrpcServer(f"{settings.host}:{settings.grpc_port}", MAX_REQUEST_BYTES)
     inference_pb2_grpc.add_InferenceServiceServicer_to_server(
         InferenceServicer(frontend, dispatcher, timeline.to_wire), grpc_server.server
     )
@@ -96,21 +102,27 @@ async def serve(settings: GatewaySettings) -> None:
     await grpc_server.start([SERVICE])
     dispatcher.start()
     try:
-        await http_server.run_until_stopped(listener)
+        async with asyncio.TaskGroup() as tasks:
+            serving = tasks.create_task(http_server.serve([listener]))
+            stopping = tasks.create_task(stop_signal())
+            await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            stopping.cancel()
+            # Clients are told before their connections end.
+            dispatcher.drain()
+            tasks.create_task(grpc_server.stop())
+            await frontend.idle(STOP_GRACE_S)
+            http_server.should_exit = True
     finally:
-        await grpc_server.stop()
         await dispatcher.stop()
         frontend.close()
 
 
 class HttpServer(uvicorn.Server):
-    """uvicorn, ended by the process's own signal handling."""
+    """uvicorn without its signal handlers: the process has its own."""
 
-    async def run_until_stopped(self, listener: socket.socket) -> None:
-        serving = asyncio.create_task(self._serve([listener]))
-        await stop_signal()
-        self.should_exit = True
-        await serving
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
 
 
 def _listen(host: str, port: int) -> socket.socket:

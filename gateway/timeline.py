@@ -6,10 +6,12 @@ from collections import deque
 from dataclasses import dataclass, field
 from time import monotonic_ns
 
+from tandem.core.reports import Span
 from tandem.core.worker import WorkerInfo
 from tandem.v1 import inference_pb2, worker_pb2
+from tandem.wire.reports import span_from_wire, span_to_wire
 
-MAX_SPANS = 50_000
+MAX_SPANS = 10_000
 
 
 @dataclass(slots=True)
@@ -17,12 +19,13 @@ class Lane:
     """One worker's spans. The offset comes from the exchange with the shortest round trip."""
 
     info: WorkerInfo
-    spans: deque[worker_pb2.Span] = field(default_factory=lambda: deque(maxlen=MAX_SPANS))
+    spans: deque[Span] = field(default_factory=lambda: deque(maxlen=MAX_SPANS))
     clock_offset_ns: int = 0
     clock_uncertainty_ns: int = 2**63 - 1
 
     def heard(self, header: worker_pb2.WorkerHeader, received_ns: int) -> None:
-        self.spans.extend(header.spans)
+        # Not the messages themselves: each would keep all of the message that it came in.
+        self.spans.extend(map(span_from_wire, header.spans))
         if header.echoed_ns == 0:
             return
         held_ns = header.sent_ns - header.received_ns
@@ -56,7 +59,7 @@ class Timeline:
                     clock_offset_ns=lane.clock_offset_ns,
                     clock_uncertainty_ns=lane.clock_uncertainty_ns,
                     spans=[
-                        span
+                        span_to_wire(span)
                         for span in lane.spans
                         if window_ms == 0
                         or span.end_ns + lane.clock_offset_ns >= now_ns - window_ms * 1_000_000

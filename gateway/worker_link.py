@@ -37,8 +37,8 @@ from tandem.wire.status import to_tandem_error
 log = structlog.get_logger(__name__)
 
 HEARTBEAT_S = 0.5
-# A worker that says nothing for this long is taken for dead; it should say something every 0.5 s.
-SILENCE_S = 1.5
+# A worker should say something every 0.5 s; one that misses this many is taken for dead.
+SILENT_TURNS = 3
 LEASE_S = 5.0
 # How long a broken stream may take to be back.
 GRACE_S = 1.0
@@ -118,6 +118,7 @@ class WorkerLink:
         self._info: WorkerInfo | None = None
         self._lost_at = 0.0
         self._last_number = 0
+        self._resumed_number = 0
         self._due: list[Any] = []
         self._unapplied: deque[tuple[int, list[Any]]] = deque()
         self._wake = asyncio.Event()
@@ -189,7 +190,7 @@ class WorkerLink:
             if self._info is None:
                 self._listener.admits(info)
                 self._term += 1
-                self._last_number = 0
+                self._last_number = self._resumed_number = 0
             call = self._wire.open(channel)
             await call.write(self._request(hello=self._hello()))
             await self._receive_snapshot(call, info)
@@ -215,29 +216,27 @@ class WorkerLink:
         if not response.HasField("snapshot"):
             raise Mismatch(f"{info.worker_id} opened its stream without a snapshot")
         if self._info is None:
+            # Again, since other links got on while this one waited; from here on nobody can.
+            self._listener.admits(info)
             self._info = info
             self._last_problem = ""
             log.info("worker joined", worker=info.worker_id, address=self._address)
             self._listener.joined(info, self._address)
         else:
+            self._resumed_number = self._last_number
             self._applied(response.header.applied_command)
             self._listener.resumed(
                 info, self._wire.snapshot_from_wire(response.snapshot), self._unapplied_commands()
             )
-        self._lost_at = 0.0
         self._listener.heard(info, response.header, monotonic_ns())
 
     async def _serve(self, call: Any, info: WorkerInfo) -> None:
-        for number, batch in self._unapplied:
-            await call.write(self._request(number, batch))
         writing = asyncio.create_task(self._write(call))
         try:
             while True:
-                self._take(info, await self._read(call))
+                self._take(info, await self._read(call, writing))
         finally:
-            # A write on a broken stream fails as the read does; the read's error is the one told.
-            writing.cancel()
-            await asyncio.gather(writing, return_exceptions=True)
+            await _end(writing)
             call.cancel()
 
     def _take(self, info: WorkerInfo, response: Any) -> None:
@@ -248,19 +247,39 @@ class WorkerLink:
                 info, [self._wire.report_from_wire(each) for each in response.reports]
             )
 
-    async def _read(self, call: Any) -> Any:
+    async def _read(self, call: Any, writing: asyncio.Task[None] | None = None) -> Any:
+        """The next message. Raises what ended the stream, at either end of it.
+
+        Silence is counted in turns, not on the clock: if it was this process that stood still, one
+        turn passes, and then what the worker said meanwhile is read.
+        """
+        reading = asyncio.ensure_future(call.read())
+        awaited = {task for task in (reading, writing) if task and not task.done()}
         try:
-            response = await asyncio.wait_for(call.read(), SILENCE_S)
-        except TimeoutError:
-            # No grace for a worker that may be a zombie.
-            self._lost_at = monotonic()
-            raise Unavailable(f"nothing was heard for {SILENCE_S} s") from None
-        if response is grpc.aio.EOF:
-            raise to_tandem_error(await _error_of(call))
-        return response
+            for _ in range(SILENT_TURNS):
+                done, _ = await asyncio.wait(
+                    awaited, timeout=HEARTBEAT_S, return_when=asyncio.FIRST_COMPLETED
+                )
+                if writing and writing in done:
+                    awaited.discard(writing)
+                    _check_writer(writing)
+                if reading in done:
+                    response = reading.result()
+                    if response is grpc.aio.EOF:
+                        raise to_tandem_error(await _error_of(call))
+                    return response
+        finally:
+            if not reading.done():
+                await _end(reading)
+        # No grace for a worker that may be a zombie.
+        self._lost_at = monotonic()
+        raise Unavailable(f"nothing was heard for {SILENT_TURNS * HEARTBEAT_S} s")
 
     async def _write(self, call: Any) -> None:
-        """Send what is due, and a heartbeat when nothing is; at the end, a goodbye."""
+        """Send again what was not applied, then what is due, and a heartbeat when nothing is; at
+        the end, a goodbye."""
+        for number, batch in list(self._unapplied):
+            await call.write(self._request(number, batch))
         while not self._stopping:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), HEARTBEAT_S)
@@ -289,9 +308,25 @@ class WorkerLink:
     def _applied(self, number: int) -> None:
         while self._unapplied and self._unapplied[0][0] <= number:
             self._unapplied.popleft()
+        if number >= self._resumed_number:
+            # The worker has what it missed: the break is over.
+            self._lost_at = 0.0
 
     def _unapplied_commands(self) -> list[Any]:
         return [command for _, batch in self._unapplied for command in batch] + self._due
+
+
+async def _end(task: asyncio.Future[Any]) -> None:
+    """Cancel a task, and wait for it; what it raises has been told already."""
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+def _check_writer(writing: asyncio.Task[None]) -> None:
+    """Raise what ended the writer, unless it is the stream that broke: the read says why."""
+    error = None if writing.cancelled() else writing.exception()
+    if error and not isinstance(error, grpc.aio.AioRpcError | asyncio.InvalidStateError):
+        raise error
 
 
 async def _error_of(call: Any) -> grpc.aio.AioRpcError:

@@ -10,7 +10,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from tandem.core.errors import ConfigError
-from tandem.wire.channels import new_server
+from tandem.wire.channels import MAX_MESSAGE_BYTES, new_server
 
 log = structlog.get_logger(__name__)
 
@@ -20,8 +20,8 @@ STOP_GRACE_S = 1.0
 class GrpcServer:
     """`grpc.aio.Server` in Tandem's set-up. Add the services to `server`, then `start`."""
 
-    def __init__(self, address: str) -> None:
-        self.server: grpc.aio.Server = new_server()
+    def __init__(self, address: str, max_request_bytes: int = MAX_MESSAGE_BYTES) -> None:
+        self.server: grpc.aio.Server = new_server(max_request_bytes)
         self._address = address
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.server)

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from time import monotonic_ns
 from typing import Protocol
 
-from tandem.core.errors import DataLoss, Fenced, Mismatch
+from tandem.core.errors import Cancelled, DataLoss, Fenced, Mismatch
 from tandem.core.kv import KVLayout
 from tandem.core.reports import Span, SpanKind
 from tandem.engine.protocols import KVPool
@@ -58,8 +58,8 @@ class KvReceiver:
     async def receive(self, requests: AsyncIterable[bytes]) -> kv_pb2.PushKvResponse:
         """Take one stream of serialised `PushKvRequest`s to its end.
 
-        Raises `Fenced` (no such reservation, or no more), `Mismatch` (the sender does not fit) or
-        `DataLoss` (anything damaged, missing or misplaced).
+        Raises `Cancelled` (the sender gave up), `Fenced` (no such reservation, or no more),
+        `Mismatch` (the sender does not fit) or `DataLoss` (anything damaged, missing or misplaced).
         """
         reservation: Reservation | None = None
         response = kv_pb2.PushKvResponse()
@@ -75,7 +75,7 @@ class KvReceiver:
                 return response
             else:
                 raise DataLoss("a transfer was opened twice")
-        raise DataLoss("the transfer ended without its finish")
+        raise Cancelled("the sender ended the transfer before its finish")
 
     def _open(self, message: kv_pb2.PushKvRequest | Frame) -> Reservation:
         if isinstance(message, Frame) or not message.HasField("open"):

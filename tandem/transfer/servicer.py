@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import grpc
 import structlog
 
-from tandem.core.errors import TandemError
+from tandem.core.errors import Cancelled, TandemError
 from tandem.transfer.receiver import KvReceiver
 from tandem.v1 import kv_pb2
 from tandem.wire.status import abort
@@ -26,8 +26,13 @@ def add_kv_transfer_service(receiver: KvReceiver, server: grpc.aio.Server) -> No
     ) -> kv_pb2.PushKvResponse:
         try:
             return await receiver.receive(requests)
+        except Cancelled as error:
+            # Everyday: its sequence was dropped, or ended with its first token.
+            await abort(context, error)
         except TandemError as error:
             log.warning("transfer refused", reason=error.reason, why=error.message)
+            await abort(context, error)
+        except Exception as error:
             await abort(context, error)
 
     handler: grpc.RpcMethodHandler[bytes, kv_pb2.PushKvResponse] = (

@@ -37,5 +37,7 @@ def open_channel(address: str) -> grpc.aio.Channel:
     return grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
 
 
-def new_server() -> grpc.aio.Server:
-    return grpc.aio.server(options=SERVER_OPTIONS)
+def new_server(max_request_bytes: int = MAX_MESSAGE_BYTES) -> grpc.aio.Server:
+    """A server that takes no larger messages."""
+    limit = ("grpc.max_receive_message_length", max_request_bytes)
+    return grpc.aio.server(options=[*SERVER_OPTIONS, limit])

@@ -96,7 +96,7 @@ class _Stream(Generic[ResponseT]):
         """Apply what comes, to the end of the stream."""
         try:
             async for request in requests:
-                if self._superseded:
+                if self._superseded or self._worker.lease.holder is None:
                     return
                 self.heard(request.header)
                 self._apply(request)

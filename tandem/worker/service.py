@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+import socket
 from collections.abc import Sequence
 from typing import Any
 
@@ -46,7 +47,8 @@ def load_worker(settings: WorkerSettings, role: WorkerRole) -> tuple[WorkerInfo,
         _bind_to_cores(device)
     engine = build_engine(settings, resolve(settings.model))
     info = WorkerInfo(
-        worker_id=settings.worker_id or f"{role.name.lower()}-{settings.port}",
+        worker_id=settings.worker_id
+        or f"{role.name.lower()}-{socket.gethostname()}-{settings.port}",
         role=role,
         epoch=secrets.randbits(63),
         model=engine.model,

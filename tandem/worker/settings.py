@@ -14,7 +14,7 @@ class WorkerSettings(ServiceSettings):
 
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int
-    worker_id: str = Field("", description="name in logs and timelines [default: ROLE-PORT]")
+    worker_id: str = Field("", description="name in logs and timelines [default: ROLE-HOST-PORT]")
     device: str = Field("cpu", description="cpu, cpu:0, cpu:0-3, cuda:0 or mock:PROFILE")
     model: str = Field(
         "default", description="default, mock, a Hugging Face folder or a .gguf file"

@@ -34,7 +34,7 @@ from gateway.dispatcher import Dispatcher
 from gateway.fleet import MAX_BATCHES, DecodeView, PrefillView
 from gateway.generation import Generation, Phase
 from gateway.policies import queue_policy
-from gateway.scheduler import Limits, Scheduler
+from gateway.scheduler import MAX_RESTARTS, Limits, Scheduler
 from gateway.timeline import Timeline
 from gateway.tokens import Ended, Token, TokenRequest
 from tandem.core.commands import PrefillBatch, Reserve
@@ -466,7 +466,9 @@ class Simulation:
         waiting = [
             client
             for client in self._open_clients()
-            if client.generation and client.generation.phase in (Phase.QUEUED, Phase.RESERVING)
+            if client.generation
+            and client.generation.phase in (Phase.QUEUED, Phase.RESERVING)
+            and client.generation.attempt < MAX_RESTARTS
         ]
         how()
         for client in waiting:
@@ -515,12 +517,14 @@ class Simulation:
             self._check_process(link.process)
 
     def _check_outcome(self, client: Client) -> None:
-        """Who was not cancelled has all tokens, or lost a worker after it was sent there."""
+        """Who was not cancelled has all tokens, or lost a worker after it was sent there, or lost
+        one so often before that it was given up."""
         if client.generation is None or isinstance(client.outcome, Ended) or client.cancelled:
             return
         placed = self._placed.get(client.generation.sequence_id, [])
         lost_a_worker = any(link.life != life for link, life in placed)
-        assert client.excused or lost_a_worker, (
+        given_up = client.generation.attempt >= MAX_RESTARTS
+        assert client.excused or lost_a_worker or given_up, (
             f"{client.request.request_id} failed without a cause: {client.outcome!r}"
         )
 

@@ -220,11 +220,11 @@ async def test_an_unknown_reservation_is_fenced(change: dict[str, Any]) -> None:
     [
         (lambda open_, one, two, end: [one, two, end], DataLoss),  # no identity
         (lambda open_, one, two, end: [end], DataLoss),
-        (lambda open_, one, two, end: [], DataLoss),
+        (lambda open_, one, two, end: [], Cancelled),
         (lambda open_, one, two, end: [b"", one], DataLoss),
         (lambda open_, one, two, end: [b"\xff\xff", one], DataLoss),
-        (lambda open_, one, two, end: [open_], DataLoss),  # no finish
-        (lambda open_, one, two, end: [open_, one, two], DataLoss),
+        (lambda open_, one, two, end: [open_], Cancelled),  # no finish
+        (lambda open_, one, two, end: [open_, one, two], Cancelled),
         (lambda open_, one, two, end: [open_, open_, one], DataLoss),
         (lambda open_, one, two, end: [open_, two, one, end], DataLoss),  # reordered
         (lambda open_, one, two, end: [open_, one, one, two, end], DataLoss),  # duplicate
