@@ -11,7 +11,7 @@ import pytest
 from scripted_service import Pause
 
 import tandem
-from gateway.grpc_inference import InferenceServicer
+from gateway.grpc_inference import InferenceServicer, request_from_wire
 from tandem.client import ServedBy
 from tandem.core.errors import (
     DeadlineExceeded,
@@ -155,6 +155,16 @@ async def test_what_the_clients_cannot_say_is_refused_too(stub, service):
             await stub.Generate(request).read()
         assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert not service.requests
+
+
+def test_lists_are_counted_before_anything_is_made_of_their_entries(monkeypatch):
+    message = inference_pb2.GenerateRequest()
+    for _ in range(100_000):
+        message.chat.messages.add()
+    monkeypatch.delattr("gateway.grpc_inference.ChatMessage")
+    with pytest.raises(InvalidRequest, match="at most 2048 entries, and has 100000") as caught:
+        request_from_wire(message)
+    assert caught.value.param == "messages"
 
 
 @pytest.mark.parametrize("num_tokens", [0, 2])

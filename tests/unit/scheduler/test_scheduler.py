@@ -9,10 +9,10 @@ from sim_worker import worker_info
 
 from gateway.generation import Generation
 from gateway.policies import queue_policy
-from gateway.scheduler import Emit, Limits, Scheduler, Send
+from gateway.scheduler import EDGE_PENALTY, MAX_RESTARTS, Emit, Limits, Scheduler, Send
 from gateway.tokens import Ended, Token, TokenRequest
 from tandem.core.commands import Admit, PrefillBatch, Remove, Reserve
-from tandem.core.errors import ResourceExhausted, Unavailable
+from tandem.core.errors import Mismatch, ResourceExhausted, Unavailable
 from tandem.core.reports import (
     Armed,
     BatchDone,
@@ -257,3 +257,96 @@ def test_without_workers_or_places_nothing_is_taken() -> None:
         with pytest.raises(Unavailable, match=role.name.lower()):
             driver.submit("s")
         driver.join(lost, role)
+
+
+# Workers out of reach, requests that cannot be served, workers that are refused
+
+
+def test_an_edge_that_failed_is_avoided_and_then_forgiven() -> None:
+    driver = Driver()
+    driver.join("e", WorkerRole.DECODE)
+    generation = driver.prefilling()
+    unreachable = SequenceFailed(generation.sequence_id, "UNAVAILABLE", "no connection")
+    driver.scheduler.prefill_report("p", unreachable)
+    (event,) = driver.events()
+    assert isinstance(event, Unavailable)
+
+    def next_reservation() -> str:
+        """Where a request goes that the workers are otherwise equal for: then it is to "d"."""
+        generation = driver.submit("next")
+        (worker_id,) = {each.worker_id for each in driver.effects() if isinstance(each, Send)}
+        driver.scheduler.cancel(generation)
+        driver.effects()
+        return worker_id
+
+    assert next_reservation() == "e"
+    for _ in range(EDGE_PENALTY - 1):
+        driver.scheduler.heard("p", 64)
+        driver.scheduler.heard("d", 64)
+    assert next_reservation() == "e"
+    driver.scheduler.heard("p", 64)
+    assert next_reservation() == "d"
+
+
+def test_an_edge_that_failed_is_used_if_there_is_no_other() -> None:
+    driver = Driver()
+    generation = driver.prefilling()
+    unreachable = SequenceFailed(generation.sequence_id, "UNAVAILABLE", "no connection")
+    driver.scheduler.prefill_report("p", unreachable)
+    driver.submit("next")
+    assert len(driver.commands(Reserve, "d")) == 1
+
+
+@pytest.mark.parametrize(("length", "max_tokens"), [(17, 1), (17, 5), (4, 13)])
+def test_what_no_worker_can_ever_hold_is_ended_and_blocks_nobody(
+    length: int, max_tokens: int
+) -> None:
+    """The workers that it was accepted for are gone; those that are left have 16 tokens."""
+    driver = Driver(num_blocks=4)
+    large = driver.submit("large", length=length, max_tokens=max_tokens)
+    small = driver.submit("small")
+    effects = driver.effects()
+    (emitted,) = (each for each in effects if isinstance(each, Emit))
+    assert emitted.generation is large
+    assert isinstance(emitted.event, ResourceExhausted)
+    (sent,) = (each for each in effects if isinstance(each, Send))
+    assert isinstance(sent.command, Reserve)
+    assert sent.command.sequence_id == small.sequence_id
+
+
+def test_a_request_that_takes_its_worker_down_each_time_is_not_tried_for_ever() -> None:
+    driver = Driver()
+    generation = driver.submit("r")
+    for attempt in range(MAX_RESTARTS + 1):
+        assert [each.key.attempt for each in driver.commands(Reserve)] == [attempt]
+        driver.scheduler.worker_lost("d", LOST)
+        driver.join("d", WorkerRole.DECODE)
+    (emitted,) = (each for each in driver.effects() if isinstance(each, Emit))
+    assert (emitted.generation, emitted.event) == (generation, LOST)
+
+
+def test_what_is_queued_can_be_ended_and_what_runs_goes_on() -> None:
+    driver = Driver(num_blocks=4)
+    running = driver.prefilling()
+    queued = [driver.submit(name, length=8) for name in ("one", "two")]
+    assert driver.effects() == []
+    driver.scheduler.fail_queued(LOST)
+    assert driver.effects() == [Emit(each, LOST) for each in queued]
+    driver.scheduler.fail_all(LOST)
+    assert Emit(running, LOST) in driver.effects()
+
+
+def test_a_worker_whose_block_is_larger_than_a_batch_is_refused() -> None:
+    """No chunk of a longer prompt could ever be sent to it."""
+    info = worker_info("d2", WorkerRole.DECODE, 1, 64, 16)
+    Driver(max_batch_tokens=4).scheduler.check(info)
+    with pytest.raises(Mismatch, match="4 tokens"):
+        Driver(max_batch_tokens=3).scheduler.check(info)
+
+
+def test_a_second_worker_of_a_name_is_refused() -> None:
+    driver = Driver()
+    with pytest.raises(Mismatch, match="named d already"):
+        driver.scheduler.check(worker_info("d", WorkerRole.DECODE, 2, 64, 16))
+    driver.scheduler.worker_lost("d", LOST)
+    driver.scheduler.check(worker_info("d", WorkerRole.DECODE, 2, 64, 16))

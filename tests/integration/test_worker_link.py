@@ -1,0 +1,416 @@
+"""Links to workers that break, go silent, or do what they should not."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from itertools import count
+from typing import Any
+
+import pytest
+from stack import (
+    RecordingDispatcher,
+    Stack,
+    WorkerProcess,
+    collect,
+    expected_mock_tokens,
+    running_stack,
+)
+from structlog.testing import capture_logs
+
+from gateway.dispatcher import Dispatcher
+from gateway.policies import queue_policy
+from gateway.scheduler import Limits, Scheduler
+from gateway.timeline import Timeline
+from gateway.tokens import TokenRequest
+from gateway.worker_link import WorkerLink
+from tandem.core.commands import Remove
+from tandem.core.errors import Mismatch, Unavailable
+from tandem.core.sampling_params import SamplingParams
+from tandem.core.worker import ModelInfo, WorkerInfo, WorkerRole
+from tandem.engine.fake.content import fake_layout
+from tandem.v1 import decode_pb2, decode_pb2_grpc, worker_pb2, worker_pb2_grpc
+from tandem.wire.channels import new_server
+from tandem.wire.descriptions import worker_to_wire
+
+MODEL = ModelInfo("fake", "f" * 64, 256, 2048, frozenset(), "fake")
+PROMPT = tuple(range(100))
+Script = Callable[[AsyncIterator[Any]], AsyncIterator[Any]]
+
+
+def info_of(name: str, role: WorkerRole = WorkerRole.DECODE) -> WorkerInfo:
+    return WorkerInfo(name, role, 1, MODEL, fake_layout(16), 64, 16, "none")
+
+
+def message(applied: int = 0, **content: Any) -> decode_pb2.RunLoopResponse:
+    header = worker_pb2.WorkerHeader(worker_epoch=1, applied_command=applied)
+    return decode_pb2.RunLoopResponse(header=header, **content)
+
+
+async def beat(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    """A worker with nothing to do: it answers each heartbeat, and applies nothing."""
+    async for _ in requests:
+        yield message()
+
+
+class FakeWorker(worker_pb2_grpc.WorkerServiceServicer, decode_pb2_grpc.DecodeServiceServicer):
+    """A decode worker that opens every stream with an empty snapshot, and then plays a script."""
+
+    def __init__(self, name: str = "d", script: Script = beat) -> None:
+        self.info = info_of(name)
+        self.script = script
+        self.opened = asyncio.Event()
+        # Cleared, it holds the snapshots back.
+        self.may_join = asyncio.Event()
+        self.may_join.set()
+        self._server = new_server()
+        worker_pb2_grpc.add_WorkerServiceServicer_to_server(self, self._server)
+        decode_pb2_grpc.add_DecodeServiceServicer_to_server(self, self._server)
+        self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
+
+    async def Describe(self, request: Any, context: Any) -> worker_pb2.DescribeResponse:
+        return worker_pb2.DescribeResponse(worker=worker_to_wire(self.info))
+
+    async def RunLoop(self, requests: Any, context: Any) -> AsyncIterator[Any]:
+        commands = aiter(requests)
+        assert (await anext(commands)).header.HasField("hello")
+        self.opened.set()
+        await self.may_join.wait()
+        yield message(snapshot=decode_pb2.DecodeSnapshot())
+        async for response in self.script(commands):
+            yield response
+
+    async def __aenter__(self) -> FakeWorker:
+        await self._server.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    async def stop(self) -> None:
+        await self._server.stop(None)
+
+
+class Listener:
+    """Notes what a link says. `on_reports` is what it does with reports."""
+
+    def __init__(self) -> None:
+        self.events: asyncio.Queue[str] = asyncio.Queue()
+        self.on_reports: Callable[..., None] = lambda info, reports: None
+
+    def admits(self, info: WorkerInfo) -> None: ...
+
+    def joined(self, info: WorkerInfo, address: str) -> None:
+        self.events.put_nowait("joined")
+
+    def lost(self, info: WorkerInfo, error: Exception) -> None:
+        self.events.put_nowait("lost")
+
+    def resumed(self, info: WorkerInfo, snapshot: Any, unapplied: Any) -> None:
+        self.events.put_nowait("resumed")
+
+    def heard(self, info: WorkerInfo, header: Any, received_ns: int) -> None: ...
+
+    def reported(self, info: WorkerInfo, reports: Any) -> None:
+        self.on_reports(info, reports)
+
+    async def next(self) -> str:
+        return await asyncio.wait_for(self.events.get(), 10)
+
+
+@asynccontextmanager
+async def linked(worker: FakeWorker, listener: Listener) -> AsyncIterator[WorkerLink]:
+    """A link to a fake worker that has joined."""
+    async with worker:
+        link = WorkerLink(WorkerRole.DECODE, worker.address, "test", 1, listener)
+        link.start()
+        try:
+            assert await listener.next() == "joined"
+            yield link
+        finally:
+            await link.stop()
+
+
+# A link and a scripted worker
+
+
+async def test_a_stream_that_breaks_again_as_soon_as_it_is_back_is_given_up() -> None:
+    """The worker cannot take a command, and the link sends it again each time."""
+
+    async def refuse_commands(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        async for request in requests:
+            if request.header.number:
+                return
+            yield message()
+
+    listener = Listener()
+    async with linked(FakeWorker(script=refuse_commands), listener) as link:
+        link.send(Remove(1))
+        num_resumed = 0
+        while (event := await listener.next()) == "resumed":
+            num_resumed += 1
+            assert num_resumed < 10
+        assert num_resumed
+        assert event == "lost"
+        assert await listener.next() == "joined"
+
+
+async def test_commands_that_were_not_applied_are_sent_again_under_their_number() -> None:
+    """The worker loses the first, with its stream; and then takes all."""
+    seen: asyncio.Queue[tuple[int, list[int]]] = asyncio.Queue()
+    streams = count(1)
+
+    async def lose_the_first(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        loses, applied = next(streams) == 1, 0
+        async for request in requests:
+            if number := request.header.number:
+                ids = [each.remove.sequence_id for each in request.commands]
+                seen.put_nowait((number, ids))
+                if loses:
+                    return
+                applied = number
+            yield message(applied)
+
+    listener = Listener()
+    async with linked(FakeWorker(script=lose_the_first), listener) as link, asyncio.timeout(10):
+        link.send(Remove(7))
+        link.send(Remove(8))
+        assert await seen.get() == (1, [7, 8])
+        assert await listener.next() == "resumed"
+        assert await seen.get() == (1, [7, 8])
+        link.send(Remove(9))
+        assert await seen.get() == (2, [9])
+        assert listener.events.empty()
+
+
+async def test_a_command_that_cannot_be_written_ends_the_link_loudly() -> None:
+    listener = Listener()
+    async with linked(FakeWorker(), listener) as link:
+        with capture_logs() as logs:
+            link.send(Remove(-1))
+            assert await listener.next() == "lost"
+        assert [each["event"] for each in logs] == ["link failed", "worker lost"]
+        assert await listener.next() == "joined"
+
+
+async def test_a_bug_in_the_listener_costs_the_worker_and_not_the_link() -> None:
+    async def report(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        yield message(reports=[decode_pb2.DecodeReport(armed=decode_pb2.Armed(sequence_id=1))])
+        async for each in beat(requests):
+            yield each
+
+    def fail(info: WorkerInfo, reports: Any) -> None:
+        raise KeyError(reports)
+
+    listener = Listener()
+    listener.on_reports = fail
+    with capture_logs() as logs:
+        async with linked(FakeWorker(script=report), listener):
+            assert await listener.next() == "lost"
+            assert await listener.next() == "joined"
+    assert "link failed" in [each["event"] for each in logs]
+
+
+class JoinRecorder(Dispatcher):
+    """Notes who joined, and whether somebody was refused."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.joins: asyncio.Queue[str] = asyncio.Queue()
+        self.refused = asyncio.Event()
+
+    def admits(self, info: WorkerInfo) -> None:
+        try:
+            super().admits(info)
+        except Mismatch:
+            self.refused.set()
+            raise
+
+    def joined(self, info: WorkerInfo, address: str) -> None:
+        super().joined(info, address)
+        self.joins.put_nowait(address)
+
+
+async def test_of_two_workers_of_one_name_one_joins_until_it_is_gone() -> None:
+    """Both open their streams before either has joined."""
+    async with FakeWorker() as one, FakeWorker() as two, asyncio.timeout(20):
+        workers = {each.address: each for each in (one, two)}
+        dispatcher = JoinRecorder(
+            Scheduler(queue_policy("fcfs"), Limits()),
+            [(WorkerRole.DECODE, address) for address in workers],
+            MODEL.fingerprint,
+            Timeline(),
+        )
+        for each in workers.values():
+            each.may_join.clear()
+        dispatcher.start()
+        try:
+            for each in workers.values():
+                await each.opened.wait()
+            for each in workers.values():
+                each.may_join.set()
+            first = await dispatcher.joins.get()
+            await dispatcher.refused.wait()
+            assert dispatcher.joins.empty()
+            await workers.pop(first).stop()
+            (second,) = workers
+            assert await dispatcher.joins.get() == second
+        finally:
+            await dispatcher.stop()
+
+
+# Queued requests
+
+
+async def test_what_is_queued_ends_when_a_role_stays_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("gateway.dispatcher.ORPHAN_S", 0.05)
+    nobody = {WorkerRole.PREFILL: "127.0.0.1:1", WorkerRole.DECODE: "127.0.0.1:2"}
+    dispatcher = Dispatcher(
+        Scheduler(queue_policy("fcfs"), Limits()),
+        list(nobody.items()),
+        MODEL.fingerprint,
+        Timeline(),
+    )
+    dispatcher.start()
+    try:
+        for role, address in nobody.items():
+            dispatcher.joined(info_of(role.name, role), address)
+        request = TokenRequest("r", (1, 2, 3), SamplingParams(max_tokens=5, seed=0))
+        stream = dispatcher.submit(request)
+        dispatcher.lost(info_of("DECODE"), Unavailable("it was lost"))
+        with pytest.raises(Unavailable, match="no worker came back"):
+            await asyncio.wait_for(stream.next(), 5)
+        assert not dispatcher.num_open_streams
+    finally:
+        await dispatcher.stop()
+
+
+# Real workers
+
+
+async def test_a_gateway_that_stood_still_loses_nobody() -> None:
+    async with running_stack(1, 1, devices=["mock:h100x20"]) as stack:
+        streams = [stack.submit(f"r{i}", PROMPT, 20) for i in range(4)]
+        for stream in streams:
+            await stream.next()
+        time.sleep(2)  # noqa: ASYNC251
+        for stream in streams:
+            tokens, _ = await asyncio.wait_for(collect(stream), 30)
+            assert tokens == expected_mock_tokens(PROMPT, 20)[1:]
+
+
+async def test_a_silent_worker_is_lost_and_joins_again_when_it_speaks() -> None:
+    async with running_stack(1, 1, devices=["mock:h100x20"]) as stack:
+        worker = stack.workers[1]
+        stream = stack.submit("r", PROMPT, 500)
+        await stream.next()
+        worker.signal(signal.SIGSTOP)
+        try:
+            # Not by the transport, which takes 12 s to notice.
+            with pytest.raises(Unavailable, match="was lost"):
+                await asyncio.wait_for(collect(stream), 8)
+        finally:
+            worker.signal(signal.SIGCONT)
+        await stack.until(lambda: stack.dispatcher.ready)
+        tokens, _ = await collect(stack.submit("after", PROMPT, 5))
+        assert tokens == expected_mock_tokens(PROMPT, 5)
+        await stack.until_all_free()
+
+
+class Proxy:
+    """Stands between the gateway and a worker, and can reset all connections."""
+
+    def __init__(self, worker: WorkerProcess) -> None:
+        self._worker = worker
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._server: asyncio.Server | None = None
+
+    async def start(self) -> str:
+        self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
+        return f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+
+    def reset(self) -> None:
+        while self._writers:
+            self._writers.pop().transport.abort()
+
+    def stop(self) -> None:
+        assert self._server
+        self._server.close()
+        self.reset()
+
+    async def _connected(self, reader: Any, writer: asyncio.StreamWriter) -> None:
+        there_reader, there_writer = await asyncio.open_connection("127.0.0.1", self._worker.port)
+        self._writers |= {writer, there_writer}
+        await asyncio.gather(_pipe(reader, there_writer), _pipe(there_reader, writer))
+
+
+async def _pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with suppress(OSError):
+        while data := await reader.read(2**16):
+            writer.write(data)
+            await writer.drain()
+    writer.close()
+
+
+class ResumeCounter(RecordingDispatcher):
+    """Counts the streams that came back, by worker."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.num_resumed = dict.fromkeys(WorkerRole, 0)
+
+    def resumed(self, info: WorkerInfo, snapshot: Any, unapplied: Any) -> None:
+        super().resumed(info, snapshot, unapplied)
+        self.num_resumed[info.role] += 1
+        self.news.set()
+
+
+@asynccontextmanager
+async def proxied_stack() -> AsyncIterator[tuple[Stack, ResumeCounter, dict[WorkerRole, Proxy]]]:
+    """A stack whose workers are all behind proxies."""
+    async with running_stack(1, 1, devices=["mock:h100x10"]) as stack:
+        await stack.dispatcher.stop()
+        proxies = {worker.role: Proxy(worker) for worker in stack.workers}
+        dispatcher = ResumeCounter(
+            Scheduler(queue_policy("fcfs"), Limits()),
+            [(role, await proxy.start()) for role, proxy in proxies.items()],
+            stack.dispatcher._model_fingerprint,
+            Timeline(),
+        )
+        stack.dispatcher = dispatcher
+        dispatcher.start()
+        try:
+            await stack.until(lambda: dispatcher.ready)
+            yield stack, dispatcher, proxies
+        finally:
+            await dispatcher.stop()
+            for proxy in proxies.values():
+                proxy.stop()
+
+
+async def test_streams_that_are_reset_lose_no_token_and_double_none() -> None:
+    async with proxied_stack() as (stack, dispatcher, proxies):
+        lengths = [60 + 4 * i for i in range(8)]
+        streams = [stack.submit(f"r{i}", PROMPT, length) for i, length in enumerate(lengths)]
+        results = [asyncio.create_task(collect(stream)) for stream in streams]
+
+        async def reset(role: WorkerRole) -> None:
+            before = dispatcher.num_resumed[role]
+            proxies[role].reset()
+            await stack.until(lambda: dispatcher.num_resumed[role] > before, timeout=10)
+
+        # The KV goes on its way meanwhile: its connections are the decode worker's.
+        await reset(WorkerRole.PREFILL)
+        await stack.until(lambda: len(dispatcher.armed) == len(streams))
+        for _ in range(3):
+            await reset(WorkerRole.DECODE)
+        assert not all(task.done() for task in results)
+        for length, task in zip(lengths, results, strict=True):
+            tokens, _ = await asyncio.wait_for(task, 30)
+            assert tokens == expected_mock_tokens(PROMPT, length)
+        await stack.until_all_free()
