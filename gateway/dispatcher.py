@@ -10,8 +10,9 @@ from typing import Any
 
 import structlog
 
+from gateway.effects import Emit, Send
 from gateway.generation import Generation
-from gateway.scheduler import Emit, Scheduler, Send
+from gateway.scheduler import Scheduler
 from gateway.timeline import Timeline
 from gateway.tokens import Ended, ServedModel, Token, TokenRequest
 from gateway.worker_link import WorkerLink

@@ -7,6 +7,7 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 from gateway.tokens import ServedBy, Token, TokenRequest
+from tandem.core.commands import Destination, PrefillChunk, PrefillSequence, Reserve
 from tandem.core.errors import DataLoss
 from tandem.core.reports import Reserved
 from tandem.core.sequence import FinishReason, SequenceKey
@@ -109,6 +110,32 @@ class Generation:
             kv_bytes=(self.num_prompt_tokens - num_cached_tokens) * self.token_kv_bytes,
             num_cached_tokens=num_cached_tokens,
         )
+
+    def reserve(self) -> Reserve:
+        """Asks a decode worker for the blocks of the longest that the sequence may become."""
+        params = self.request.params
+        return Reserve(
+            self.sequence_id, self.key, self.request.prompt_token_ids, params.max_tokens, params
+        )
+
+    def chunk(self, start: int, end: int) -> PrefillChunk:
+        """Prompt tokens `[start, end)` for a prefill worker."""
+        return PrefillChunk(
+            sequence_id=self.sequence_id,
+            start=start,
+            token_ids=self.request.prompt_token_ids[start:end],
+            last=end == self.num_prompt_tokens,
+            sequence=self._prefill_sequence() if start == 0 else None,
+        )
+
+    def _prefill_sequence(self) -> PrefillSequence:
+        grant, decode = self.grant, self.decode
+        destination = None
+        if grant and decode:
+            destination = Destination(
+                decode.address, grant.transfer_id, grant.epoch, grant.num_cached_tokens
+            )
+        return PrefillSequence(self.key, self.num_prompt_tokens, self.request.params, destination)
 
     def restart(self, sequence_id: int) -> None:
         """Forget an attempt of which nothing reached the client."""

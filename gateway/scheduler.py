@@ -13,19 +13,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 
+from gateway.effects import Emit, Send
 from gateway.fleet import DecodeView, FormingBatch, PrefillView
 from gateway.generation import Generation, Phase
 from gateway.policies import QueuePolicy
 from gateway.router import choose_decode, with_free_slot
-from gateway.tokens import Ended, Token, TokenRequest
+from gateway.tokens import Ended, TokenRequest
 from tandem.core.commands import (
     Admit,
     DecodeCommand,
-    Destination,
     PrefillBatch,
-    PrefillChunk,
     PrefillCommand,
-    PrefillSequence,
     Remove,
     Reserve,
 )
@@ -59,23 +57,7 @@ RETRY_AFTER_S = 1.0
 MAX_RESTARTS = 3
 # How many messages of a prefill worker long no KV is sent on an edge that has just failed. A
 # worker sends at least two a second.
-EDGE_PENALTY = 20
-
-
-@dataclass(frozen=True, slots=True)
-class Send:
-    """Tell a worker."""
-
-    worker_id: str
-    command: DecodeCommand | PrefillCommand
-
-
-@dataclass(frozen=True, slots=True)
-class Emit:
-    """Tell a client. `Ended` and errors are terminal: exactly one for each generation."""
-
-    generation: Generation
-    event: Token | Ended | TandemError
+EDGE_PENALTY = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,19 +118,19 @@ class Scheduler:
 
     def cancel(self, generation: Generation) -> None:
         """End a generation that nobody waits for. Idempotent."""
-        self._fail(generation, Cancelled("the client cancelled the request"))
+        self._end(generation, Cancelled("the client cancelled the request"))
 
     def fail_all(self, error: TandemError) -> None:
         """End every generation: the gateway stops."""
         for worker in self.workers:
             for generation in list(worker.generations.values()):
-                self._fail(generation, error)
+                self._end(generation, error)
         self.fail_queued(error)
 
     def fail_queued(self, error: TandemError) -> None:
         """End what waits for a worker."""
         while generation := self._queue.peek():
-            self._fail(generation, error)
+            self._end(generation, error)
 
     # The fleet
 
@@ -189,7 +171,7 @@ class Scheduler:
         if generation.phase is Phase.RESERVING and generation.attempt < MAX_RESTARTS:
             self._requeue(generation)
         elif not has_its_kv:
-            self._fail(generation, error)
+            self._end(generation, error)
 
     # Reports
 
@@ -213,7 +195,7 @@ class Scheduler:
                 error = error_of(report.reason, report.message)
                 if isinstance(error, Unavailable):
                     worker.failed_edges[generation.decode_worker] = EDGE_PENALTY
-                self._fail(generation, error)
+                self._end(generation, error)
 
     def decode_report(self, worker_id: str, report: DecodeReport) -> None:
         """Take a decode worker's report. One that comes again changes nothing."""
@@ -237,7 +219,7 @@ class Scheduler:
                 worker.num_refused_blocks = worker.blocks_for(generation.max_length)
                 self._requeue(generation)
             case SequenceFailed():
-                self._fail(generation, error_of(report.reason, report.message))
+                self._end(generation, error_of(report.reason, report.message))
 
     def heard(self, worker_id: str, num_free_blocks: int) -> bool:
         """A worker says how much room it has. True if it had refused a reservation that would fit
@@ -345,7 +327,7 @@ class Scheduler:
             or any(worker.can_ever_hold(generation.max_length) for worker in self._decode.values())
         )
         if not fits:
-            self._fail(generation, ResourceExhausted("no worker can hold this request any more"))
+            self._end(generation, ResourceExhausted("no worker can hold this request any more"))
         return not fits
 
     def _place(self, generation: Generation, worker: PrefillView) -> bool:
@@ -369,17 +351,7 @@ class Scheduler:
         worker.enter(generation, generation.max_length)
         generation.decode, generation.decode_worker = worker, worker.info.worker_id
         generation.token_kv_bytes = worker.kv_bytes(1)
-        request = generation.request
-        self._send(
-            worker,
-            Reserve(
-                generation.sequence_id,
-                generation.key,
-                request.prompt_token_ids,
-                request.params.max_tokens,
-                request.params,
-            ),
-        )
+        self._send(worker, generation.reserve())
 
     def _granted(self, generation: Generation, grant: Reserved) -> None:
         worker = generation.prefill
@@ -398,7 +370,7 @@ class Scheduler:
             return
         batch_id = next(self._batch_ids)
         worker.batches[batch_id] = sum(end - start for _, start, end in forming.chunks)
-        chunks = tuple(_chunk(*each) for each in forming.chunks)
+        chunks = tuple(each.chunk(start, end) for each, start, end in forming.chunks)
         self._send(worker, PrefillBatch(batch_id, chunks))
         for generation, _, _ in forming.chunks:
             if generation.phase is Phase.RESERVING:
@@ -422,14 +394,11 @@ class Scheduler:
         try:
             tokens, ended = generation.accept(position, token_id, reason)
         except DataLoss as error:
-            self._fail(generation, error)
+            self._end(generation, error)
             return
         self._effects.extend(Emit(generation, token) for token in tokens)
         if ended is not None:
             self._end(generation, Ended(ended, generation.served_by()))
-
-    def _fail(self, generation: Generation, error: TandemError) -> None:
-        self._end(generation, error)
 
     def _end(self, generation: Generation, event: Ended | TandemError) -> None:
         """The one place where generations end; one that has ended does not end again. An armed
@@ -474,7 +443,7 @@ class Scheduler:
             if generation.sequence_id in present:
                 continue
             if generation.phase is not Phase.RESERVING:
-                self._fail(generation, Unavailable(f"{worker.info.worker_id} lost the request"))
+                self._end(generation, Unavailable(f"{worker.info.worker_id} lost the request"))
             elif generation.decode is worker:
                 self._requeue(generation)
 
@@ -487,25 +456,3 @@ class Scheduler:
 def _youngest_first(worker: PrefillView | DecodeView) -> list[Generation]:
     """In this order they can be put back to the head of the queue, one by one."""
     return list(reversed(worker.generations.values()))
-
-
-def _chunk(generation: Generation, start: int, end: int) -> PrefillChunk:
-    return PrefillChunk(
-        sequence_id=generation.sequence_id,
-        start=start,
-        token_ids=generation.request.prompt_token_ids[start:end],
-        last=end == generation.num_prompt_tokens,
-        sequence=_prefill_sequence(generation) if start == 0 else None,
-    )
-
-
-def _prefill_sequence(generation: Generation) -> PrefillSequence:
-    grant, decode = generation.grant, generation.decode
-    destination = None
-    if grant and decode:
-        destination = Destination(
-            decode.address, grant.transfer_id, grant.epoch, grant.num_cached_tokens
-        )
-    return PrefillSequence(
-        generation.key, generation.num_prompt_tokens, generation.request.params, destination
-    )

@@ -180,7 +180,11 @@ class WorkerLink:
         self._unapplied.clear()
         if info:
             log.error("worker lost", worker=info.worker_id, why=error.message)
-            self._listener.lost(info, Unavailable(f"worker {info.worker_id} was lost"))
+            try:
+                self._listener.lost(info, Unavailable(f"worker {info.worker_id} was lost"))
+            except Exception:
+                # Also a bug of ours; the link must not end with it.
+                log.exception("listener failed", address=self._address)
 
     async def _connect_and_serve(self) -> None:
         async with open_channel(self._address) as channel:
@@ -219,6 +223,7 @@ class WorkerLink:
             # Again, since other links got on while this one waited; from here on nobody can.
             self._listener.admits(info)
             self._info = info
+            self._lost_at = 0.0
             self._last_problem = ""
             log.info("worker joined", worker=info.worker_id, address=self._address)
             self._listener.joined(info, self._address)

@@ -234,6 +234,19 @@ class JoinRecorder(Dispatcher):
         self.joins.put_nowait(address)
 
 
+async def test_a_listener_that_fails_when_it_is_told_of_a_loss_does_not_end_the_link() -> None:
+    class Failing(Listener):
+        def lost(self, info: WorkerInfo, error: Exception) -> None:
+            super().lost(info, error)
+            raise KeyError(info.worker_id)
+
+    listener = Failing()
+    async with linked(FakeWorker(), listener) as link:
+        link.send(Remove(-1))
+        assert await listener.next() == "lost"
+        assert await listener.next() == "joined"
+
+
 async def test_of_two_workers_of_one_name_one_joins_until_it_is_gone() -> None:
     """Both open their streams before either has joined."""
     async with FakeWorker() as one, FakeWorker() as two, asyncio.timeout(20):

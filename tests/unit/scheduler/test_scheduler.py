@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 from sim_worker import worker_info
 
+from gateway.effects import Emit, Send
 from gateway.generation import Generation
 from gateway.policies import queue_policy
-from gateway.scheduler import EDGE_PENALTY, MAX_RESTARTS, Emit, Limits, Scheduler, Send
+from gateway.scheduler import EDGE_PENALTY, MAX_RESTARTS, Limits, Scheduler
 from gateway.tokens import Ended, Token, TokenRequest
 from tandem.core.commands import Admit, PrefillBatch, Remove, Reserve
 from tandem.core.errors import Mismatch, ResourceExhausted, Unavailable
