@@ -9,6 +9,7 @@ import signal
 import pytest
 from stack import RecordingDispatcher, collect, expected_mock_tokens, running_stack
 
+from gateway.generation import Phase
 from gateway.scheduler import Limits
 from tandem.core.errors import Unavailable
 from tandem.core.sequence import FinishReason
@@ -85,6 +86,7 @@ def count_violations(recorder: RecordingDispatcher) -> tuple[int, int]:
 
 async def test_cancel_in_any_phase_frees_all_blocks() -> None:
     rng = random.Random(2)
+    phases: set[Phase] = set()
     async with running_stack(1, 1, devices=["mock:h100x3"], limits=Limits(512)) as stack:
         for i in range(200):
             companions = [
@@ -95,6 +97,7 @@ async def test_cancel_in_any_phase_frees_all_blocks() -> None:
             for _ in range(rng.choice((0, 0, 1, 2, 5))):
                 await stream.next()
             await asyncio.sleep(rng.random() * 0.03)
+            phases.add(stream.generation.phase)
             stream.cancel()
             stream.cancel()
             for companion in companions:
@@ -104,6 +107,7 @@ async def test_cancel_in_any_phase_frees_all_blocks() -> None:
                     await collect(companion)
         await stack.until_all_free()
         assert not stack.dispatcher.num_open_streams
+    assert phases >= {Phase.QUEUED, Phase.PREFILLING, Phase.DECODING}
 
 
 @pytest.mark.parametrize("victim", [0, 1])
