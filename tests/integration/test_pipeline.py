@@ -51,8 +51,8 @@ async def test_batch_two_prefills_while_batch_one_decodes(monkeypatch: pytest.Mo
 
 async def test_a_queued_batch_starts_without_a_message() -> None:
     """On a zero-cost engine: from the end of a batch to the start of the one that waits."""
-    async with running_stack(1, 1, limits=Limits(64)) as stack:
-        await run_batches(stack, num_requests=300, num_tokens=64, max_tokens=1)
+    async with running_stack(1, 1, limits=Limits(256)) as stack:
+        await run_batches(stack, num_requests=300, num_tokens=256, max_tokens=1)
         batches = spans(stack, "prefill", SpanKind.STEP)
         gaps = [
             later.start_ns - earlier.end_ns
@@ -61,4 +61,4 @@ async def test_a_queued_batch_starts_without_a_message() -> None:
         ]
         assert len(gaps) >= 50, "hardly any batch was waiting: the gateway does not run ahead"
         assert statistics.median(gaps) <= 1_000_000
-        print(f"{len(gaps)} of {len(batches)} waited; median gap {statistics.median(gaps)} ns")
+        print(f"{len(gaps)} of {len(batches)} batches were waiting; median gap {statistics.median(gaps)} ns")
