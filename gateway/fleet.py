@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 # One batch runs, one waits behind it.
 MAX_BATCHES = 2
+# Of a prefill worker's pool, for prompts that go to one and the same decode worker.
+MAX_DESTINATION_SHARE = 0.5
 
 
 @dataclass(slots=True, eq=False)
@@ -73,6 +75,17 @@ class PrefillView(WorkerView):
     def forgive_edges(self) -> None:
         """The worker was heard of once more."""
         self.failed_edges = {name: left - 1 for name, left in self.failed_edges.items() if left > 1}
+
+    def may_send_to(self, decode_worker: str, num_tokens: int) -> bool:
+        """Whether one more prompt of so many tokens may go to a decode worker: what is on the way
+        to one keeps to its share of the pool, or a slow one would in time hold all of it."""
+        num_blocks = sum(
+            self.blocks_for(each.num_prompt_tokens)
+            for each in self.generations.values()
+            if each.decode_worker == decode_worker
+        )
+        limit = MAX_DESTINATION_SHARE * self.info.num_blocks
+        return num_blocks == 0 or num_blocks + self.blocks_for(num_tokens) <= limit
 
     @property
     def num_queued_tokens(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from gateway.fleet import DecodeView, PrefillView
+from gateway.generation import Generation
 
 
 def with_free_slot(workers: Iterable[PrefillView]) -> list[PrefillView]:
@@ -16,12 +17,17 @@ def with_free_slot(workers: Iterable[PrefillView]) -> list[PrefillView]:
 
 
 def choose_decode(
-    workers: Iterable[DecodeView], prefill: PrefillView, num_tokens: int
+    workers: Iterable[DecodeView], prefill: PrefillView, generation: Generation
 ) -> DecodeView | None:
-    """Of the decode workers with room for a sequence of this many tokens, the emptiest; one that
-    `prefill` could not reach of late only if there is no other."""
+    """Of the decode workers with room for the sequence, and not too much on its way to them yet,
+    the emptiest; one that `prefill` could not reach of late only if there is no other."""
     return min(
-        (worker for worker in workers if worker.has_room(num_tokens)),
+        (
+            worker
+            for worker in workers
+            if worker.has_room(generation.max_length)
+            and prefill.may_send_to(worker.info.worker_id, generation.num_prompt_tokens)
+        ),
         key=lambda worker: (
             worker.info.worker_id in prefill.failed_edges,
             worker.num_used_blocks,

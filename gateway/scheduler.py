@@ -336,7 +336,7 @@ class Scheduler:
             return False
         decode = None
         if generation.goes_on:
-            decode = choose_decode(self._decode.values(), worker, generation.max_length)
+            decode = choose_decode(self._decode.values(), worker, generation)
             if decode is None:
                 return False
         self._queue.pop()

@@ -8,6 +8,7 @@ import pytest
 from sim_worker import worker_info
 
 from gateway.effects import Emit, Send
+from gateway.fleet import PrefillView
 from gateway.generation import Generation
 from gateway.policies import queue_policy
 from gateway.scheduler import EDGE_PENALTY, MAX_RESTARTS, Limits, Scheduler
@@ -313,6 +314,26 @@ def test_what_no_worker_can_ever_hold_is_ended_and_blocks_nobody(
     (sent,) = (each for each in effects if isinstance(each, Send))
     assert isinstance(sent.command, Reserve)
     assert sent.command.sequence_id == small.sequence_id
+
+
+def test_one_decode_worker_does_not_take_all_of_a_prefill_workers_blocks() -> None:
+    driver = Driver(num_blocks=16, max_batch_tokens=16)
+    driver.prefilling("on its way to d", length=16)
+    driver.join("e", WorkerRole.DECODE)
+    for name in ("second", "third"):
+        driver.submit(name, length=16, max_tokens=2)
+    # A block has 4 tokens: "on its way" and "second" take half of the pool, and more goes to e.
+    reserved = [
+        (each.worker_id, each.command.key.request_id)
+        for each in driver.effects()
+        if isinstance(each, Send) and isinstance(each.command, Reserve)
+    ]
+    assert reserved == [("e", "second")]
+    view = driver.scheduler.workers[0]
+    assert isinstance(view, PrefillView)
+    assert view.may_send_to("d", num_tokens=16)
+    assert not view.may_send_to("d", num_tokens=17)
+    assert view.may_send_to("nobody yet", num_tokens=64)
 
 
 def test_a_request_that_takes_its_worker_down_each_time_is_not_tried_for_ever() -> None:
