@@ -148,7 +148,7 @@ class StandingPlan:
         position = held.sequence.length
         reason = held.sequence.append(token_id, self._end_rule)
         self._reports.append(
-            Armed(held.sequence.sequence_id, position, token_id, at_ns=self._clock_ns())
+            Armed(held.sequence.sequence_id, position, token_id, self._clock_ns(), reason)
         )
         if reason is not None:
             self._end(held)

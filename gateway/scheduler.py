@@ -212,7 +212,7 @@ class Scheduler:
             case Armed():
                 generation.armed = True
                 generation.phase = Phase.DECODING
-                self._accept(generation, report.position, report.token_id, None)
+                self._accept(generation, report.position, report.token_id, report.finish_reason)
             case SequenceFailed() if generation.phase is Phase.RESERVING:
                 generation.decode = None
                 worker.leave(generation, generation.max_length)

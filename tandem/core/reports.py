@@ -20,12 +20,14 @@ class Reserved:
 
 @dataclass(frozen=True, slots=True)
 class Armed:
-    """Decode: a sequence's KV is complete, and its first token known."""
+    """Decode: a sequence's KV is complete, and its first token known. With a `finish_reason` it
+    ends here with that token, though the prefill worker went on."""
 
     sequence_id: int
     position: int
     token_id: int
     at_ns: int
+    finish_reason: FinishReason | None = None
 
 
 @dataclass(frozen=True, slots=True)

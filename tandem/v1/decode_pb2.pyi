@@ -399,6 +399,7 @@ class Armed(_message.Message):
     POSITION_FIELD_NUMBER: _builtins.int
     TOKEN_FIELD_NUMBER: _builtins.int
     AT_NS_FIELD_NUMBER: _builtins.int
+    FINISH_REASON_FIELD_NUMBER: _builtins.int
     sequence_id: _builtins.int
     """The sequence."""
     position: _builtins.int
@@ -407,6 +408,8 @@ class Armed(_message.Message):
     """The first token, as the prefill worker sampled it."""
     at_ns: _builtins.int
     """When, on the worker's monotonic clock."""
+    finish_reason: _sampling_pb2.FinishReason.ValueType
+    """Set if the sequence ends with its first token here, though the prefill worker went on."""
     def __init__(
         self,
         *,
@@ -414,10 +417,11 @@ class Armed(_message.Message):
         position: _builtins.int = ...,
         token: _builtins.int = ...,
         at_ns: _builtins.int = ...,
+        finish_reason: _sampling_pb2.FinishReason.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_ns", b"at_ns", "position", b"position", "sequence_id", b"sequence_id", "token", b"token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_ns", b"at_ns", "finish_reason", b"finish_reason", "position", b"position", "sequence_id", b"sequence_id", "token", b"token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -55,6 +55,7 @@ def decode_report_to_wire(report: DecodeReport) -> decode_pb2.DecodeReport:
                     position=report.position,
                     token=report.token_id,
                     at_ns=report.at_ns,
+                    finish_reason=finish_to_wire(report.finish_reason),
                 )
             )
         case SequenceFailed():
@@ -79,7 +80,13 @@ def decode_report_from_wire(message: decode_pb2.DecodeReport) -> DecodeReport:
             return _reserved_from_wire(message.reserved)
         case "armed":
             armed = message.armed
-            return Armed(armed.sequence_id, armed.position, armed.token, armed.at_ns)
+            return Armed(
+                armed.sequence_id,
+                armed.position,
+                armed.token,
+                armed.at_ns,
+                finish_from_wire(armed.finish_reason),
+            )
         case "failed":
             return _failed_from_wire(message.failed)
     raise Mismatch("a decode worker sent a report that this gateway does not know")

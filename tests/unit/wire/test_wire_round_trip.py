@@ -59,7 +59,7 @@ def steps(draw: st.DrawFn) -> r.StepDone:
     return r.StepDone(draw(U64), draw(U64), draw(U64), *map(tuple, columns))
 
 
-DECODE_REPORTS = RESERVED | FAILED | steps() | st.builds(r.Armed, U64, U32, U32, U64)
+DECODE_REPORTS = RESERVED | FAILED | steps() | st.builds(r.Armed, U64, U32, U32, U64, REASONS)
 PREFILL_REPORTS = (
     FAILED
     | st.builds(r.BatchDone, U64, U64)

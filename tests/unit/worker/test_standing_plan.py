@@ -176,6 +176,18 @@ def test_a_sequence_runs_once_it_is_admitted_and_armed(admitted_first: bool) -> 
     assert (len(part.block_table), part.sample.params.max_tokens) == (2, 50)
 
 
+def test_a_sequence_that_ends_as_it_is_armed_says_so_and_frees_its_blocks() -> None:
+    plan = Plan(max_model_len=6)
+    plan.reserve(headroom=1)
+    plan.apply(Admit(1))
+    plan.arm()
+    (armed,) = plan.take_reports()
+    assert isinstance(armed, Armed)
+    assert armed.finish_reason is FinishReason.LENGTH
+    assert plan.next_step() is None
+    assert plan.num_free_blocks == 8
+
+
 def test_arming_twice_counts_once() -> None:
     plan = Plan()
     plan.run()
