@@ -61,10 +61,12 @@ class GatewaySettings(ServiceSettings):
     max_queue: int = Field(4096, ge=1, description="requests that may wait; more are refused")
 
     def workers(self) -> list[tuple[WorkerRole, str]]:
-        """Roles and addresses. Raises `ConfigError` if a role has none."""
+        """Roles and addresses. Raises `ConfigError` if a role has none, or two share one."""
         prefill, decode = _addresses(self.prefill), _addresses(self.decode)
         if not prefill or not decode:
             raise ConfigError("the gateway needs at least one worker of each role")
+        if len({*prefill, *decode}) < len(prefill) + len(decode):
+            raise ConfigError("an address is named twice among the workers'")
         return [
             *((WorkerRole.PREFILL, address) for address in prefill),
             *((WorkerRole.DECODE, address) for address in decode),

@@ -1,0 +1,24 @@
+"""What the gateway's settings refuse before anything starts."""
+
+import pytest
+
+from gateway.service import GatewaySettings
+from tandem.core.errors import ConfigError
+from tandem.core.worker import WorkerRole
+
+
+def test_workers_are_read_in_order() -> None:
+    settings = GatewaySettings(prefill="a:1, b:2,", decode="c:3")
+    assert settings.workers() == [
+        (WorkerRole.PREFILL, "a:1"),
+        (WorkerRole.PREFILL, "b:2"),
+        (WorkerRole.DECODE, "c:3"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("prefill", "decode"), [("", "a:1"), ("a:1", " , "), ("a:1", "a:1"), ("a:1,a:1", "b:2")]
+)
+def test_missing_and_doubled_addresses_are_refused(prefill: str, decode: str) -> None:
+    with pytest.raises(ConfigError):
+        GatewaySettings(prefill=prefill, decode=decode).workers()
