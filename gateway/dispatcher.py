@@ -96,6 +96,7 @@ class Dispatcher:
         """Say goodbye to the workers, which then drop what is left."""
         if self._orphan_task:
             self._orphan_task.cancel()
+            await asyncio.gather(self._orphan_task, return_exceptions=True)
         await asyncio.gather(*(link.stop() for link in self._links.values()))
 
     # TokenService

@@ -32,7 +32,7 @@ from tandem.v1 import (
 from tandem.wire import commands, reports
 from tandem.wire.channels import open_channel
 from tandem.wire.descriptions import worker_from_wire
-from tandem.wire.status import to_tandem_error
+from tandem.wire.status import call_error, to_tandem_error
 
 log = structlog.get_logger(__name__)
 
@@ -271,7 +271,7 @@ class WorkerLink:
                 if reading in done:
                     response = reading.result()
                     if response is grpc.aio.EOF:
-                        raise to_tandem_error(await _error_of(call))
+                        raise to_tandem_error(await call_error(call))
                     return response
         finally:
             if not reading.done():
@@ -332,12 +332,3 @@ def _check_writer(writing: asyncio.Task[None]) -> None:
     error = None if writing.cancelled() else writing.exception()
     if error and not isinstance(error, grpc.aio.AioRpcError | asyncio.InvalidStateError):
         raise error
-
-
-async def _error_of(call: Any) -> grpc.aio.AioRpcError:
-    return grpc.aio.AioRpcError(
-        await call.code(),
-        await call.initial_metadata(),
-        await call.trailing_metadata(),
-        details=await call.details(),
-    )

@@ -105,6 +105,11 @@ _BY_REASON: dict[str, type[TandemError]] = {
 }
 
 
+def kind_of(reason: str, default: type[TandemError] = TandemError) -> type[TandemError]:
+    """The kind of error that another process named, or `default` if it is not known here."""
+    return _BY_REASON.get(reason, default)
+
+
 def error_of(reason: str, message: str) -> TandemError:
     """The error that another process named; one whose reason is not known here is internal."""
-    return _BY_REASON.get(reason, TandemError)(message)
+    return kind_of(reason)(message)

@@ -24,7 +24,7 @@ from tandem.transfer.codec import FrameHeader, encode_frame
 from tandem.v1 import kv_pb2
 from tandem.wire.channels import open_channel
 from tandem.wire.descriptions import layout_to_wire
-from tandem.wire.status import to_tandem_error
+from tandem.wire.status import call_error, to_tandem_error
 
 log = structlog.get_logger(__name__)
 
@@ -338,21 +338,16 @@ class _Status:
         """What it amounts to."""
         with suppress(TimeoutError):
             await asyncio.wait_for(asyncio.shield(self._said), STATUS_WAIT_S)
-        return to_tandem_error(self._said.result() if self._said.done() else await self._error())
+        said = self._said.result() if self._said.done() else await call_error(self._call)
+        return to_tandem_error(said)
 
     def _note(self) -> None:
-        # Nothing in `_error` has to wait once there is a status: one step takes it to its end.
+        # Nothing of it has to wait once there is a status: one step takes it to its end.
+        reading = call_error(self._call)
         try:
-            self._error().send(None)
+            reading.send(None)
         except StopIteration as end:
             if not self._said.done() and end.value.details() != INTERNAL_OF_GRPC:
                 self._said.set_result(end.value)
-
-    async def _error(self) -> grpc.aio.AioRpcError:
-        call = self._call
-        return grpc.aio.AioRpcError(
-            await call.code(),
-            await call.initial_metadata(),
-            await call.trailing_metadata(),
-            details=await call.details(),
-        )
+        finally:
+            reading.close()

@@ -22,6 +22,7 @@ from tandem.core.errors import (
     ResourceExhausted,
     TandemError,
     Unavailable,
+    kind_of,
 )
 
 log = structlog.get_logger(__name__)
@@ -44,7 +45,6 @@ _KINDS: tuple[tuple[type[TandemError], grpc.StatusCode], ...] = (
     (TandemError, grpc.StatusCode.INTERNAL),
 )
 _CODE_OF = dict(_KINDS)
-_KIND_OF_REASON = {kind.reason: kind for kind, _ in _KINDS}
 _KIND_OF_CODE = {code: kind for kind, code in reversed(_KINDS)}
 
 
@@ -63,6 +63,16 @@ def to_status(error: TandemError) -> status_pb2.Status:
     for detail in _details(error):
         status.details.add().Pack(detail)
     return status
+
+
+async def call_error(call: Any) -> grpc.aio.AioRpcError:
+    """How a call of ours ended, once it has: as the exception that awaiting it would raise."""
+    return grpc.aio.AioRpcError(
+        await call.code(),
+        await call.initial_metadata(),
+        await call.trailing_metadata(),
+        details=await call.details(),
+    )
 
 
 def to_tandem_error(rpc_error: grpc.RpcError) -> TandemError:
@@ -107,7 +117,7 @@ def _from_status(status: status_pb2.Status, code: grpc.StatusCode) -> TandemErro
     retry = error_details_pb2.RetryInfo()
     for detail in status.details:
         if detail.Unpack(info) and info.domain == DOMAIN:
-            kind = _KIND_OF_REASON.get(info.reason, kind)
+            kind = kind_of(info.reason, default=kind)
         elif detail.Unpack(bad_request) and bad_request.field_violations:
             param = bad_request.field_violations[0].field
         elif detail.Unpack(retry):

@@ -14,6 +14,7 @@ import tandem
 from gateway.grpc_inference import InferenceServicer, request_from_wire
 from tandem.client import ServedBy
 from tandem.core.errors import (
+    ContextLengthExceeded,
     DeadlineExceeded,
     Fenced,
     InvalidRequest,
@@ -111,7 +112,7 @@ async def test_models_and_timeline(client, stub, service):
         ({"prompt": ""}, InvalidRequest, "prompt"),
         ({"token_ids": []}, InvalidRequest, "prompt"),
         ({"token_ids": [260]}, InvalidRequest, "prompt"),
-        ({"prompt": "x" * 5000}, InvalidRequest, "prompt"),
+        ({"prompt": "x" * 5000}, ContextLengthExceeded, "prompt"),
         ({"messages": []}, InvalidRequest, "messages"),
         ({"messages": [{"role": "x", "content": ""}]}, InvalidRequest, "messages"),
         ({"prompt": "Hi", "model": "gpt"}, NotFound, "model"),
@@ -121,7 +122,7 @@ async def test_models_and_timeline(client, stub, service):
         ({"prompt": "Hi", "top_p": 0}, InvalidRequest, "top_p"),
         ({"prompt": "Hi", "top_k": 2**32 - 1}, InvalidRequest, "top_k"),
         ({"prompt": "Hi", "max_tokens": 0}, InvalidRequest, "max_tokens"),
-        ({"prompt": "Hi", "max_tokens": 2**32 - 1}, InvalidRequest, "max_tokens"),
+        ({"prompt": "Hi", "max_tokens": 2**32 - 1}, ContextLengthExceeded, "max_tokens"),
         ({"prompt": "Hi", "seed": 2**64 - 1}, InvalidRequest, "seed"),
         ({"prompt": "Hi", "stop": ["x"] * 500_000}, InvalidRequest, "stop"),
         ({"prompt": "Hi", "stop": [""]}, InvalidRequest, "stop"),

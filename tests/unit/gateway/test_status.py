@@ -36,11 +36,16 @@ def test_each_kind_survives_the_wire(kind):
     assert (error.param, error.retry_after_s) == (None, None)
 
 
-def test_a_narrower_kind_arrives_as_its_parent():
-    from gateway.limits import ContextLengthExceeded
+def test_a_kind_that_shares_its_parents_code_arrives_as_itself():
+    error = to_tandem_error(failed(errors.ContextLengthExceeded("too long", param="prompt")))
+    assert type(error) is errors.ContextLengthExceeded
 
-    error = to_tandem_error(failed(ContextLengthExceeded("too long", param="prompt")))
-    assert type(error) is errors.InvalidRequest
+
+def test_a_kind_that_is_not_known_here_arrives_as_its_parent():
+    class Newer(errors.InvalidRequest):
+        reason = "NEWER"
+
+    assert type(to_tandem_error(failed(Newer("why")))) is errors.InvalidRequest
 
 
 def test_details_are_googles():
