@@ -10,6 +10,7 @@ from tandem.core.blocks import BlockAllocator, SequenceBlocks
 from tandem.core.commands import Admit, DecodeCommand, Remove, Reserve
 from tandem.core.errors import Fenced, ResourceExhausted, TandemError
 from tandem.core.kv import KVLayout
+from tandem.core.logprobs import TokenLogprobs
 from tandem.core.plan import SampleSpec, SequenceSlice, StepPlan, StepResult
 from tandem.core.reports import (
     Armed,
@@ -146,9 +147,10 @@ class StandingPlan:
             return
         held.armed = True
         position = held.sequence.length
-        reason = held.sequence.append(token_id, self._end_rule)
+        logprobs = reservation.first_token_logprobs
+        reason = held.sequence.append(token_id, self._end_rule, logprobs)
         self._reports.append(
-            Armed(held.sequence.sequence_id, position, token_id, self._clock_ns(), reason)
+            Armed(held.sequence.sequence_id, position, token_id, self._clock_ns(), reason, logprobs)
         )
         if reason is not None:
             self._end(held)
@@ -170,9 +172,14 @@ class StandingPlan:
 
     def complete(self, plan: StepPlan, result: StepResult, start_ns: int, end_ns: int) -> None:
         stepped: list[HeldSequence] = []
-        for held, token_id in zip(self._land(plan), result.tokens, strict=True):
-            if held.is_runnable and token_id is not None:
-                held.sequence.append(token_id, self._end_rule)
+        for index, held in enumerate(self._land(plan)):
+            token_id = result.tokens[index]
+            if not held.is_runnable:
+                continue
+            if error := result.failure_of(index):
+                self._fail(held, error)
+            elif token_id is not None:
+                held.sequence.append(token_id, self._end_rule, result.logprobs_of(index))
                 stepped.append(held)
         sequences = [held.sequence for held in stepped]
         self._reports.append(
@@ -184,6 +191,7 @@ class StandingPlan:
                 positions=tuple(each.length - 1 for each in sequences),
                 token_ids=tuple(each.token_ids[-1] for each in sequences),
                 finish_reasons=tuple(each.finish_reason for each in sequences),
+                logprobs=_logprobs_column(sequences),
             )
         )
         for held in stepped:
@@ -214,6 +222,7 @@ class StandingPlan:
                     position=len(held.sequence.prompt_token_ids),
                     token_ids=tuple(held.sequence.token_ids),
                     finish_reason=held.sequence.finish_reason,
+                    logprobs=tuple(held.sequence.logprobs),
                 )
                 for sequence_id, held in self._held.items()
             )
@@ -263,5 +272,17 @@ class StandingPlan:
             token_ids=(sequence.token_ids[-1],),
             start=sequence.length - 1,
             block_table=held.blocks.ids[: self._layout.blocks_for(sequence.length)],
-            sample=SampleSpec(sequence.params, sequence.key.choice_index),
+            sample=SampleSpec(
+                sequence.params,
+                sequence.key.choice_index,
+                sequence.prompt_token_ids,
+                sequence.token_ids,
+            ),
         )
+
+
+def _logprobs_column(sequences: list[Sequence]) -> tuple[TokenLogprobs | None, ...]:
+    """The newest tokens' log-probabilities; empty if no sequence asks for any."""
+    if not any(each.logprobs for each in sequences):
+        return ()
+    return tuple(each.logprobs[-1] if each.logprobs else None for each in sequences)

@@ -47,7 +47,7 @@ class Generation:
     decode_worker: str = ""
     token_kv_bytes: int = 0
     token_ids: list[int] = field(default_factory=list)
-    _early: dict[int, int] = field(default_factory=dict)
+    _early: dict[int, Token] = field(default_factory=dict)
     _end: tuple[int, FinishReason] | None = None
 
     @property
@@ -73,7 +73,7 @@ class Generation:
         return self.num_scheduled == self.num_prompt_tokens
 
     def accept(
-        self, position: int, token_id: int, finish_reason: FinishReason | None
+        self, token: Token, finish_reason: FinishReason | None
     ) -> tuple[list[Token], FinishReason | None]:
         """Take a token from a worker; the tokens that are due to the client now, in order, and the
         reason if they are the last.
@@ -82,18 +82,19 @@ class Generation:
         first may come before the prefill worker's: positions sort that out. Raises `DataLoss` if
         two workers say different tokens for one position.
         """
+        position = token.position
         if finish_reason is not None:
             self._end = (position, finish_reason)
         next_position = self.num_prompt_tokens + len(self.token_ids)
         if position < next_position:
             known = self.token_ids[position - self.num_prompt_tokens]
         else:
-            known = self._early.setdefault(position, token_id)
-        if known != token_id:
-            raise DataLoss(f"token {position} was {known} and then {token_id}")
+            known = self._early.setdefault(position, token).token_id
+        if known != token.token_id:
+            raise DataLoss(f"token {position} was {known} and then {token.token_id}")
         due: list[Token] = []
         while next_position in self._early:
-            due.append(Token(next_position, self._early.pop(next_position)))
+            due.append(self._early.pop(next_position))
             self.token_ids.append(due[-1].token_id)
             next_position += 1
         ended = self._end is not None and self._end[0] < next_position

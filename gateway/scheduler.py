@@ -11,14 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, repeat
 
 from gateway.effects import Emit, Send
 from gateway.fleet import DecodeView, FormingBatch, PrefillView
 from gateway.generation import Generation, Phase
 from gateway.policies import QueuePolicy
 from gateway.router import choose_decode, with_free_slot
-from gateway.tokens import Ended, TokenRequest
+from gateway.tokens import Ended, Token, TokenRequest
 from tandem.core.commands import (
     Admit,
     DecodeCommand,
@@ -46,6 +46,7 @@ from tandem.core.reports import (
     PrefillSnapshot,
     Reserved,
     SequenceFailed,
+    SequenceSnapshot,
     StepDone,
     TransferDone,
 )
@@ -186,7 +187,7 @@ class Scheduler:
             return
         match report:
             case FirstToken():
-                self._accept(generation, report.position, report.token_id, report.finish_reason)
+                self._accept(generation, _token(report), report.finish_reason)
             case TransferDone():
                 self._leave_prefill(generation)
             case SequenceFailed() if generation.armed:
@@ -212,7 +213,7 @@ class Scheduler:
             case Armed():
                 generation.armed = True
                 generation.phase = Phase.DECODING
-                self._accept(generation, report.position, report.token_id, report.finish_reason)
+                self._accept(generation, _token(report), report.finish_reason)
             case SequenceFailed() if generation.phase is Phase.RESERVING:
                 generation.decode = None
                 worker.leave(generation, generation.max_length)
@@ -254,14 +255,14 @@ class Scheduler:
         worker = self._decode[worker_id]
         for each in snapshot.sequences:
             self.decode_report(worker_id, each.reserved)
-            for position, token_id in enumerate(each.token_ids, start=each.position):
+            for token in _snapshot_tokens(each):
                 generation = worker.generations.get(each.sequence_id)
                 if generation is None:
                     break
-                last = position + 1 == each.position + len(each.token_ids)
+                last = token.position + 1 == each.position + len(each.token_ids)
                 generation.armed = True
                 generation.phase = Phase.DECODING
-                self._accept(generation, position, token_id, each.finish_reason if last else None)
+                self._accept(generation, token, each.finish_reason if last else None)
         present = {each.sequence_id for each in snapshot.sequences}
         named = {each.sequence_id for each in unapplied if isinstance(each, Reserve)}
         self._fail_missing(worker, present | named)
@@ -381,18 +382,15 @@ class Scheduler:
     # Inside
 
     def _step_done(self, worker: DecodeView, step: StepDone) -> None:
-        columns = zip(
-            step.sequence_ids, step.positions, step.token_ids, step.finish_reasons, strict=True
-        )
-        for sequence_id, position, token_id, reason in columns:
+        tokens = map(Token, step.positions, step.token_ids, step.logprobs or repeat(None))
+        rows = zip(step.sequence_ids, tokens, step.finish_reasons, strict=True)
+        for sequence_id, token, reason in rows:
             if generation := worker.generations.get(sequence_id):
-                self._accept(generation, position, token_id, reason)
+                self._accept(generation, token, reason)
 
-    def _accept(
-        self, generation: Generation, position: int, token_id: int, reason: FinishReason | None
-    ) -> None:
+    def _accept(self, generation: Generation, token: Token, reason: FinishReason | None) -> None:
         try:
-            tokens, ended = generation.accept(position, token_id, reason)
+            tokens, ended = generation.accept(token, reason)
         except DataLoss as error:
             self._end(generation, error)
             return
@@ -451,6 +449,15 @@ class Scheduler:
         self, worker: PrefillView | DecodeView, command: DecodeCommand | PrefillCommand
     ) -> None:
         self._effects.append(Send(worker.info.worker_id, command))
+
+
+def _token(report: FirstToken | Armed) -> Token:
+    return Token(report.position, report.token_id, report.logprobs)
+
+
+def _snapshot_tokens(snapshot: SequenceSnapshot) -> Iterator[Token]:
+    positions = count(snapshot.position)
+    return map(Token, positions, snapshot.token_ids, snapshot.logprobs or repeat(None))
 
 
 def _youngest_first(worker: PrefillView | DecodeView) -> list[Generation]:
