@@ -13,9 +13,11 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 import uvicorn
 from pydantic import Field
+from tandem.artifacts.grammars import GrammarCompiler
 
 from gateway.dispatcher import Dispatcher
 from gateway.frontend import Frontend
@@ -58,6 +60,9 @@ class GatewaySettings(ServiceSettings):
     max_batch_tokens: int = Field(
         2048, ge=16, description="prompt tokens of a prefill batch; longer prompts go in chunks"
     )
+    tool_format: Literal["auto", "hermes", "llama", "mistral"] = Field(
+        "auto", description="how the model writes tool calls; auto: as its chat template says"
+    )
     max_queue: int = Field(4096, ge=1, description="requests that may wait; more are refused")
 
     def workers(self) -> list[tuple[WorkerRole, str]]:
@@ -88,7 +93,9 @@ async def serve(settings: GatewaySettings) -> None:
         folder.fingerprint,
         timeline,
     )
-    frontend = Frontend(dispatcher, folder.tokenizer())
+    tokenizer = folder.tokenizer()
+    grammars = GrammarCompiler(tokenizer, folder.config.vocab_size, folder.config.eos_token_ids)
+    frontend = Frontend(dispatcher, tokenizer, grammars, settings.tool_format)
     grpc_server = GrpcServer(f"{settings.host}:{settings.grpc_port}", MAX_REQUEST_BYTES)
     inference_pb2_grpc.add_InferenceServiceServicer_to_server(
         InferenceServicer(frontend, dispatcher, timeline.to_wire), grpc_server.server

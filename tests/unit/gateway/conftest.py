@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import structlog
-from scripted_service import ScriptedService, Step, ended
+from scripted_service import ScriptedGrammars, ScriptedService, Step, ended
 
 import tandem.artifacts
 from gateway.frontend import Frontend
@@ -39,7 +39,14 @@ def service(say: Say) -> ScriptedService:
 
 
 @pytest.fixture
-def frontend(service: ScriptedService, tokenizer: Tokenizer) -> Iterator[Frontend]:
-    frontend = Frontend(service, tokenizer)
+def grammars() -> ScriptedGrammars:
+    return ScriptedGrammars()
+
+
+@pytest.fixture
+def frontend(
+    service: ScriptedService, tokenizer: Tokenizer, grammars: ScriptedGrammars
+) -> Iterator[Frontend]:
+    frontend = Frontend(service, tokenizer, grammars)
     yield frontend
     frontend.close()
