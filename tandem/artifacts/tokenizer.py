@@ -34,6 +34,7 @@ class Tokenizer:
         added = tokenizer.get_added_tokens_decoder()
         self._special_ids = frozenset(i for i, token in added.items() if token.special)
         self._token_bytes = TokenBytes(tokenizer)
+        self.special_tokens = tuple(token.content for token in added.values() if token.special)
 
     @classmethod
     def open(cls, folder: Path) -> Tokenizer:
@@ -45,6 +46,10 @@ class Tokenizer:
     def vocab_size(self) -> int:
         """Number of token ids, the added tokens included."""
         return self._tokenizer.get_vocab_size(with_added_tokens=True)
+
+    def to_json(self) -> str:
+        """The text of its `tokenizer.json`."""
+        return self._tokenizer.to_str()
 
     def encode(self, text: str, add_special_tokens: bool = False) -> list[int]:
         """Token ids of `text`. A special token written out in the text becomes that token.
