@@ -17,7 +17,6 @@ from typing import Literal
 
 import uvicorn
 from pydantic import Field
-from tandem.artifacts.grammars import GrammarCompiler
 
 from gateway.dispatcher import Dispatcher
 from gateway.frontend import Frontend
@@ -26,6 +25,7 @@ from gateway.http.app import create_app
 from gateway.policies import queue_policy
 from gateway.scheduler import Limits, Scheduler
 from gateway.timeline import Timeline
+from tandem.artifacts.grammars import GrammarCompiler
 from tandem.artifacts.resolve import resolve
 from tandem.core.errors import ConfigError
 from tandem.core.worker import WorkerRole

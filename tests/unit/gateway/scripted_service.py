@@ -12,6 +12,7 @@ from tandem.core.grammar import Grammar
 from tandem.core.logprobs import TokenLogprobs
 from tandem.core.sequence import FinishReason
 
+FIRST_LOGPROB = -0.5
 SERVED_BY = ServedBy("prefill-0", "decode-0", kv_bytes=4096, num_cached_tokens=2)
 
 
@@ -53,11 +54,11 @@ class ScriptedStream:
         return Token(self._position - 1, step, self._logprobs(step))
 
     def _logprobs(self, token_id: int) -> TokenLogprobs | None:
-        """The token has -0.5, and those before it in the vocabulary -1.5, -2.5, ..."""
+        """The token has `FIRST_LOGPROB`, and those before it in the vocabulary 1 less each."""
         if self._num_logprobs is None:
             return None
-        top = tuple((token_id - i, -0.5 - i) for i in range(self._num_logprobs))
-        return TokenLogprobs(-0.5, top)
+        top = tuple((token_id - i, FIRST_LOGPROB - i) for i in range(self._num_logprobs))
+        return TokenLogprobs(FIRST_LOGPROB, top)
 
     def stop(self) -> Ended:
         self.cancelled.set()
@@ -89,7 +90,11 @@ class ScriptedService:
         self.ready = True
         self.draining = False
         self.model: ServedModel | None = ServedModel(
-            "mock", vocab_size=260, max_model_len=4096, max_sequence_tokens=2048
+            "mock",
+            vocab_size=260,
+            max_model_len=4096,
+            max_sequence_tokens=2048,
+            eos_token_ids=frozenset({256}),
         )
         self.requests: list[TokenRequest] = []
         self.streams: list[ScriptedStream] = []

@@ -1,12 +1,10 @@
 from __future__ import annotations
 
-import json
-
 import httpx
 import pytest
+from http_client import CHAT, TEXT, events
 from scripted_service import Pause, ScriptedService
 
-from gateway.http.app import create_app
 from tandem.core.errors import (
     Cancelled,
     DataLoss,
@@ -16,23 +14,6 @@ from tandem.core.errors import (
     TandemError,
     Unavailable,
 )
-
-CHAT = {"messages": [{"role": "user", "content": "Hi"}]}
-TEXT = {"prompt": "Hi"}
-
-
-@pytest.fixture
-async def client(frontend, service):
-    transport = httpx.ASGITransport(create_app(frontend, service))
-    async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
-        yield client
-
-
-def events(response: httpx.Response) -> list[dict[str, object]]:
-    assert response.headers["content-type"].startswith("text/event-stream")
-    lines = [line for line in response.text.split("\n") if line]
-    assert lines[-1] == "data: [DONE]"
-    return [json.loads(line.removeprefix("data: ")) for line in lines[:-1]]
 
 
 def error_of(response: httpx.Response) -> dict[str, object]:
@@ -58,6 +39,7 @@ async def test_a_chat(client):
     assert usage["total_tokens"] == usage["prompt_tokens"] + 12
     assert usage["prompt_tokens_details"] == {"cached_tokens": 2}
     assert body["tandem"] == {
+        "mode": "disaggregated",
         "prefill_worker": "prefill-0",
         "decode_worker": "decode-0",
         "kv_bytes": 4096,
@@ -216,5 +198,5 @@ async def test_unknown_fields_are_let_pass_with_a_warning(client, logs):
 
 
 async def test_nothing_of_a_refused_request_is_served(client, service: ScriptedService):
-    await client.post("/v1/completions", json=TEXT | {"n": 2})
+    await client.post("/v1/completions", json=TEXT | {"suffix": "x"})
     assert not service.requests

@@ -3,32 +3,13 @@ from __future__ import annotations
 import asyncio
 import time
 
-import httpx
 import pytest
+from http_client import CHAT_PATH, TEXT_PATH, assert_refused
 
-from gateway.http.app import create_app
 from gateway.http.body import MAX_BODY_BYTES
 
-CHAT_PATH = "/v1/chat/completions"
-TEXT_PATH = "/v1/completions"
 JSON_TYPE = {"content-type": "application/json"}
 USER = {"role": "user", "content": "Hi"}
-
-
-@pytest.fixture
-async def client(frontend, service):
-    transport = httpx.ASGITransport(create_app(frontend, service))
-    async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
-        yield client
-
-
-def assert_refused(response: httpx.Response, status: int, param: str | None) -> None:
-    assert response.status_code == status, response.text
-    assert response.headers["content-type"] == "application/json"
-    error = response.json()["error"]
-    assert error.keys() == {"message", "type", "param", "code"}
-    assert error["type"] == "invalid_request_error"
-    assert error["param"] == param
 
 
 @pytest.mark.parametrize(
