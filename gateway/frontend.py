@@ -158,7 +158,7 @@ class Frontend:
             grammar = self._tool_grammar(request.tools, grammar)
         if grammar is None:
             return None
-        param = "tools" if grammar is not request.grammar else "response_format"
+        param = request.grammar_param if grammar is request.grammar else "tools"
         try:
             await self._checking.run(1, self._grammars.check, grammar)
         except InvalidRequest as error:

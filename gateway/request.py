@@ -51,8 +51,8 @@ class GenerationRequest:
     Each prompt is answered `num_choices` times: choice `i` of prompt `p` has the index
     `p * num_choices + i`. `max_tokens` defaults to `default_max_tokens` or what fits the model,
     whichever is less. `request_id` is made up if empty. `seed` is drawn if None. `grammar` is what
-    an answer must look like, `tools` what may be called. With `echo` an answer begins with its
-    prompt's text.
+    an answer must look like, and came in the field `grammar_param`; `tools` are what may be
+    called. With `echo` an answer begins with its prompt's text.
     """
 
     prompts: tuple[Prompt, ...]
@@ -79,4 +79,5 @@ class GenerationRequest:
     logprobs: int | None = None
     echo: bool = False
     grammar: Grammar | None = None
+    grammar_param: str = "response_format"
     tools: ToolUse | None = None

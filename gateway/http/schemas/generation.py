@@ -73,6 +73,14 @@ class GenerationBody(Body):
     def common_fields(self) -> dict[str, Any]:
         """Those of a `GenerationRequest`. Raises `InvalidRequest`."""
         self._check()
+        param, grammar = read_grammar(
+            self.response_format,
+            self.structured_outputs,
+            guided_json=self.guided_json,
+            guided_regex=self.guided_regex,
+            guided_choice=self.guided_choice,
+            guided_grammar=self.guided_grammar,
+        )
         return {
             "model": self.model or DEFAULT_MODEL,
             "request_id": self.request_id or "",
@@ -93,14 +101,8 @@ class GenerationBody(Body):
             "include_stop": bool(self.include_stop_str_in_output),
             "ignore_eos": bool(self.ignore_eos),
             "skip_special_tokens": self.skip_special_tokens is not False,
-            "grammar": read_grammar(
-                self.response_format,
-                self.structured_outputs,
-                guided_json=self.guided_json,
-                guided_regex=self.guided_regex,
-                guided_choice=self.guided_choice,
-                guided_grammar=self.guided_grammar,
-            ),
+            "grammar": grammar,
+            "grammar_param": param,
         }
 
     def _check(self) -> None:

@@ -60,8 +60,9 @@ def read_grammar(
     guided_regex: str | None,
     guided_choice: list[str] | None,
     guided_grammar: str | None,
-) -> Grammar | None:
-    """The one that is asked for, if any. Raises `InvalidRequest` for more than one."""
+) -> tuple[str, Grammar | None]:
+    """The field that asks for one, and it; None if none does. Raises `InvalidRequest` for more than
+    one."""
     found = {
         "response_format": response_format.grammar() if response_format else None,
         "structured_outputs": _structured(structured) if structured else None,
@@ -88,10 +89,10 @@ def _structured(wanted: StructuredOutputs) -> Grammar:
     return given[0]
 
 
-def _only(found: dict[str, Grammar]) -> Grammar | None:
+def _only(found: dict[str, Grammar]) -> tuple[str, Grammar | None]:
     if len(found) > 1:
         raise InvalidRequest(f"only one of {', '.join(found)} can be served", param=[*found][1])
-    return next(iter(found.values()), None)
+    return next(iter(found.items()), ("response_format", None))
 
 
 def _json(schema: str | dict[str, Any], param: str) -> Grammar:
