@@ -55,8 +55,8 @@ async def _generate(
 ) -> Response:
     wanted = body.request()
     if not body.stream:
-        return await unless_disconnected(request, _whole(frontend, wanted, form))
-    answer = await unless_disconnected(request, _started(frontend, wanted))
+        return await unless_disconnected(request.receive, _whole(frontend, wanted, form))
+    answer = await unless_disconnected(request.receive, _started(frontend, wanted))
     envelope = _envelope(answer, form.id_prefix, form.chunk_object_name)
     usage = UsageWanted(body.include_usage, body.continuous_usage)
     return StreamedAnswer(answer, form, envelope, usage)
