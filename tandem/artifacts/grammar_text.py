@@ -27,14 +27,14 @@ JSON_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separat
 # tokenises text that must come, all of it at every token.)
 OPTIONS = '%llguidance {"no_forcing": true}'
 
-# An honest schema takes a hundredth of these. They bound a step's work to some milliseconds, and
-# what the states of one sequence hold to about 20 MB.
+# An honest schema takes a small part of these. They bound a step's work to some milliseconds, and
+# what a grammar's states hold, those of all its sequences together, to some tens of megabytes.
 LIMITS = LLParserLimits(
     max_items_in_row=2_000,
     initial_lexer_fuel=500_000,
     step_lexer_fuel=50_000,
     step_max_items=20_000,
-    max_lexer_states=10_000,
+    max_lexer_states=20_000,
     max_grammar_size=100_000,
     precompute_large_lexemes=False,
     verbose_errors=False,

@@ -87,6 +87,7 @@ class GrammarCompiler:
         self._eos_token_ids = eos_token_ids
         self._trials = GrammarTrials(tokenizer.special_tokens, vocab_size)
         self._lock = threading.Lock()
+        self._made: LLTokenizer | None = None
         self._compiled: OrderedDict[Grammar, LLMatcher] = OrderedDict()
 
     def check(self, grammar: Grammar) -> None:
@@ -110,6 +111,11 @@ class GrammarCompiler:
                 self._compiled.popitem(last=False)
             return GrammarMatcher(grammar, start.deep_copy(), self._vocab_size)
 
+    def forget(self, grammar: Grammar) -> None:
+        """Compile a grammar anew when it comes again."""
+        with self._lock:
+            self._compiled.pop(grammar, None)
+
     def masks(self, matchers: Sequence[GrammarMatcher]) -> list[TokenMask | InvalidRequest]:
         """The matchers' masks, or what their `mask` would raise: on all cores, and without the
         GIL."""
@@ -121,9 +127,8 @@ class GrammarCompiler:
         return [_mask_or_error(each, row) for each, row in zip(matchers, bits, strict=True)]
 
     def _compile(self, grammar: Grammar) -> LLMatcher:
-        if not self._eos_token_ids:
-            raise invalid(grammar, "cannot be followed: the model has no end-of-sequence token")
-        start = LLMatcher(self._vocabulary, lark_text(grammar), log_level=0, limits=LIMITS)
+        vocabulary = self._vocabulary(grammar)
+        start = LLMatcher(vocabulary, lark_text(grammar), log_level=0, limits=LIMITS)
         if start.is_error():
             raise invalid(grammar, explain(start.get_error()))
         return start
@@ -132,13 +137,22 @@ class GrammarCompiler:
     def _executor(self) -> LLExecutor:
         return LLExecutor()
 
-    @cached_property
-    def _vocabulary(self) -> LLTokenizer:
-        return LLTokenizer(
-            self._tokenizer.to_json(),
-            n_vocab=self._num_ids,
-            eos_token=sorted(self._eos_token_ids),
-        )
+    def _vocabulary(self, grammar: Grammar) -> LLTokenizer:
+        if self._made is None:
+            if not self._eos_token_ids:
+                raise invalid(grammar, "cannot be kept to: the model has no end-of-sequence token")
+            try:
+                self._made = LLTokenizer(
+                    self._tokenizer.to_json(),
+                    n_vocab=self._num_ids,
+                    eos_token=sorted(self._eos_token_ids),
+                )
+            except ValueError as error:
+                raise invalid(
+                    grammar,
+                    "cannot be kept to: the model's tokenizer is of a kind that is not supported",
+                ) from error
+        return self._made
 
 
 def _mask_or_error(matcher: GrammarMatcher, bits: NDArray[np.int32]) -> TokenMask | InvalidRequest:
