@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 
 import openai
 import pytest
+import pytest_asyncio
 from running_gateway import Gateway, running_gateway
 
 import tandem
@@ -21,9 +22,9 @@ SCHEMA = {
 TOOL = {"type": "function", "function": {"name": "get_weather", "parameters": SCHEMA}}
 
 
-@pytest.fixture(scope="module", loop_scope="module")
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def gateway() -> AsyncIterator[Gateway]:
-    async with running_gateway() as gateway:
+    async with running_gateway("mock:zero") as gateway:
         yield gateway
 
 
@@ -81,15 +82,19 @@ async def test_an_answer_matches_its_schema(gateway: Gateway) -> None:
         assert isinstance(trip["days"], int)
 
 
-@pytest.mark.parametrize("stream", [False, True])
-async def test_a_required_call_is_valid(gateway: Gateway, stream: bool) -> None:
+async def test_a_required_call_is_valid(gateway: Gateway) -> None:
     with_tools = {"messages": CHAT, "tools": [TOOL], "tool_choice": "required", "max_tokens": 300}
-    async with tandem.AsyncClient(gateway.grpc_address) as client:
-        completion = await client.generate(**with_tools, parallel_tool_calls=False)
-        (call,) = completion.tool_calls
-        assert completion.finish_reason == "tool_calls"
-        assert (completion.text, call.name) == ("", "get_weather")
-        assert json.loads(call.arguments)["city"] in ("Paris", "Rome")
+    async with (
+        tandem.AsyncClient(gateway.grpc_address) as client,
+        client.stream(**with_tools, parallel_tool_calls=False) as stream,
+    ):
+        pieces = [call async for delta in stream for call in delta.tool_calls]
+        completion = stream.completion
+    (call,) = completion.tool_calls
+    assert completion.finish_reason == "tool_calls"
+    assert (completion.text, call.name) == ("", "get_weather")
+    assert json.loads(call.arguments)["city"] in ("Paris", "Rome")
+    assert len(pieces) > 5
 
 
 async def test_a_choice_is_one_of_those_given(gateway: Gateway) -> None:

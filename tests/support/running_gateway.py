@@ -48,8 +48,8 @@ async def is_ready(client: httpx.AsyncClient) -> bool:
 
 
 @asynccontextmanager
-async def running_gateway() -> AsyncIterator[Gateway]:
-    workers = [WorkerProcess(role, "--model=mock", "--device=mock:h100x20") for role in WorkerRole]
+async def running_gateway(device: str = "mock:h100x20") -> AsyncIterator[Gateway]:
+    workers = [WorkerProcess(role, "--model=mock", f"--device={device}") for role in WorkerRole]
     gateway = Gateway()
     try:
         for worker in workers:
