@@ -65,10 +65,12 @@ class StepRule:
 
 @dataclass(frozen=True, slots=True)
 class StepPlan:
-    """One step. `number` counts the steps of a worker since its start."""
+    """One step. `number` counts the steps of a worker since its start. Of the tokens,
+    `num_prefill_tokens` are prompts'."""
 
     number: int
     slices: tuple[SequenceSlice, ...]
+    num_prefill_tokens: int = 0
 
     @property
     def num_tokens(self) -> int:

@@ -9,7 +9,7 @@ from itertools import pairwise
 import pytest
 from stack import Stack, collect, running_stack
 
-from gateway.scheduler import Limits
+from gateway.batching import Limits
 from tandem.core.pipeline import hidden_share
 from tandem.core.reports import Span, SpanKind
 from tandem.wire.reports import span_from_wire

@@ -9,8 +9,8 @@ import signal
 import pytest
 from stack import RecordingDispatcher, collect, expected_mock_tokens, running_stack
 
+from gateway.batching import Limits
 from gateway.generation import Phase
-from gateway.scheduler import Limits
 from tandem.core.errors import Unavailable
 from tandem.core.sequence import FinishReason
 

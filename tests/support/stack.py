@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from itertools import cycle
 from typing import Any
 
+from gateway.batching import Limits
 from gateway.dispatcher import Dispatcher, GenerationStream
 from gateway.policies import queue_policy
-from gateway.scheduler import Limits, Scheduler
+from gateway.scheduler import Scheduler
 from gateway.timeline import Timeline
 from gateway.tokens import Ended, TokenRequest
 from tandem.artifacts.resolve import resolve

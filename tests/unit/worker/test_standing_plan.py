@@ -356,9 +356,10 @@ def test_a_step_of_the_old_controller_does_not_touch_the_new_ones_sequences(fail
     else:
         assert the_step(plan.done(step, 60)).sequence_ids == ()
     assert plan.snapshot().sequences[0].token_ids == (50,)
-    assert ids(plan.next_step()) == [1]
+    step = plan.start()
+    assert ids(step) == [1]
     plan.apply(Remove(1))
-    plan.done(StepPlan(2, ()), 0)
+    plan.done(step, 0)
     assert plan.num_free_blocks == 8
 
 
