@@ -10,6 +10,7 @@ import pytest
 from stack import RecordingDispatcher, collect, expected_mock_tokens, running_stack
 
 from gateway.batching import Limits
+from gateway.colocated_policies import COLOCATED_POLICIES
 from gateway.generation import Phase
 from tandem.core.errors import Unavailable
 from tandem.core.sequence import FinishReason
@@ -21,10 +22,16 @@ def random_prompt(rng: random.Random, longest: int) -> tuple[int, ...]:
     return tuple(rng.randrange(VOCAB) for _ in range(rng.randint(1, longest)))
 
 
-@pytest.mark.parametrize("topology", [(1, 1), (1, 2), (2, 1)])
-async def test_tokens_are_the_expected_ones(topology: tuple[int, int]) -> None:
+@pytest.mark.parametrize(
+    ("topology", "batching"),
+    [((1, 1), "chunked"), ((1, 2), "chunked"), ((2, 1), "chunked")]
+    + [((0, 1), name) for name in COLOCATED_POLICIES]
+    + [((0, 2), "chunked")],
+)
+async def test_tokens_are_the_expected_ones(topology: tuple[int, int], batching: str) -> None:
     rng = random.Random(0)
-    async with running_stack(*topology, limits=Limits(256)) as stack:
+    setup = {"batching": batching, "prefill_token_budget": 100}
+    async with running_stack(*topology, limits=Limits(256), **setup) as stack:
         prompts = [random_prompt(rng, 700) for _ in range(24)]
         lengths = [rng.randint(1, 40) for _ in prompts]
         streams = [
@@ -35,7 +42,7 @@ async def test_tokens_are_the_expected_ones(topology: tuple[int, int]) -> None:
             tokens, ended = await collect(stream)
             assert tokens == expected_mock_tokens(prompt, length)
             assert ended.finish_reason is FinishReason.LENGTH
-            assert bool(ended.served_by.decode_worker) == (length > 1)
+            assert bool(ended.served_by.decode_worker) == (length > 1 or topology[0] == 0)
         await stack.until_all_free()
 
 

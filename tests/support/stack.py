@@ -14,6 +14,7 @@ from itertools import cycle
 from typing import Any
 
 from gateway.batching import Limits
+from gateway.colocated_policies import colocated_policy
 from gateway.dispatcher import Dispatcher, GenerationStream
 from gateway.policies import queue_policy
 from gateway.scheduler import Scheduler
@@ -138,8 +139,13 @@ async def running_stack(
     model: str = "mock",
     devices: Sequence[str] = ("mock:zero",),
     limits: Limits | None = None,
+    batching: str = "chunked",
+    prefill_token_budget: int = 256,
 ) -> AsyncIterator[Stack]:
-    """Start workers, on `devices` in turn, wait until all have joined; stop all at the end."""
+    """Start workers, on `devices` in turn, wait until all have joined; stop all at the end. Without
+    prefill workers it is colocated, and `batching` the policy."""
+    limits = limits or Limits()
+    colocated = colocated_policy(batching, limits.max_batch_tokens, prefill_token_budget)
     roles = [WorkerRole.PREFILL] * num_prefill + [WorkerRole.DECODE] * num_decode
     workers = [
         WorkerProcess(role, f"--model={model}", f"--device={device}", *flags)
@@ -147,7 +153,7 @@ async def running_stack(
     ]
     timeline = Timeline()
     dispatcher = RecordingDispatcher(
-        Scheduler(queue_policy("fcfs"), limits or Limits()),
+        Scheduler(queue_policy("fcfs"), limits, colocated=None if num_prefill else colocated),
         [(worker.role, worker.address) for worker in workers],
         resolve(model).fingerprint,
         timeline,
