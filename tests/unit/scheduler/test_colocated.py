@@ -53,17 +53,14 @@ class Driver:
 
     def admitted(self) -> list[tuple[str, int]]:
         """(worker, sequence) of each new admission; each must follow its reservation."""
-        sent = [(each.worker_id, each.command) for each in self.effects() if isinstance(each, Send)]
-        reserved = [
-            (worker, command.sequence_id)
-            for worker, command in sent
-            if isinstance(command, Reserve)
-        ]
-        admitted = [
-            (worker, command.sequence_id)
-            for worker, command in sent
-            if isinstance(command, Admit) and command.compute
-        ]
+        sends = [each for each in self.effects() if isinstance(each, Send)]
+        reserved, admitted = (
+            [(each.worker_id, each.command.sequence_id) for each in commands]
+            for commands in (
+                [each for each in sends if isinstance(each.command, kind)]
+                for kind in (Reserve, Admit)
+            )
+        )
         assert reserved == admitted
         return admitted
 
