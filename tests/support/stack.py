@@ -21,11 +21,12 @@ from gateway.scheduler import Scheduler
 from gateway.timeline import Timeline
 from gateway.tokens import Ended, TokenRequest
 from tandem.artifacts.resolve import resolve
-from tandem.core.reports import Armed, StepDone
+from tandem.core.reports import Armed, Span, SpanKind, StepDone
 from tandem.core.sampling_params import SamplingParams
 from tandem.core.worker import WorkerInfo, WorkerRole
 from tandem.engine.fake.content import expected_tokens
 from tandem.v1 import worker_pb2
+from tandem.wire.reports import span_from_wire
 
 READY_TIMEOUT_S = 60.0
 MOCK_OUTPUT = (32, 127)
@@ -121,6 +122,13 @@ class Stack:
         """Wait until every pool is back where it began."""
         recorder = self.dispatcher
         await self.until(lambda: recorder.num_free == recorder.num_blocks, timeout)
+
+    def spans(self, worker: str, kind: SpanKind) -> list[Span]:
+        """What the one worker whose id begins so did of late."""
+        (lane,) = (
+            lane for lane in self.timeline.to_wire(0).lanes if lane.worker_id.startswith(worker)
+        )
+        return [span_from_wire(span) for span in lane.spans if span.kind == kind]
 
     def submit(
         self, request_id: str, prompt: tuple[int, ...], max_tokens: int, **params: Any
