@@ -75,6 +75,10 @@ def up(
         float | None,
         flag("memory-share", "share of the device's memory that a worker takes", WORKERS),
     ] = None,
+    mock_verify: Annotated[
+        str | None,
+        flag("mock-verify", "KV that a mock device reads at each step: full, incremental", WORKERS),
+    ] = None,
     policy: Annotated[
         str | None, flag("policy", "order in which queued prompts are prefilled", GATEWAY)
     ] = None,
@@ -115,6 +119,7 @@ def up(
                 "block-size": block_size,
                 "num-blocks": num_blocks,
                 "memory-share": memory_share,
+                "mock-verify": mock_verify,
             },
             gateway_options={
                 "policy": policy,

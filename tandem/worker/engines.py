@@ -55,6 +55,7 @@ def _fake_engine(
         block_size=settings.block_size,
         num_blocks=settings.num_blocks or profile.num_blocks(settings.block_size, share),
         output_token_ids=config.output_token_ids or (0, config.vocab_size),
+        verify=settings.mock_verify,
     )
 
 
