@@ -15,6 +15,9 @@ from tandem.core.sequence import FinishReason, SequenceKey
 if TYPE_CHECKING:
     from gateway.fleet import DecodeView, PrefillView
 
+# A request whose worker was lost so often may be why.
+MAX_RESTARTS = 3
+
 
 class Phase(Enum):
     """Where a generation is."""
@@ -69,6 +72,11 @@ class Generation:
         return self.request.params.max_tokens > 1
 
     @property
+    def can_restart(self) -> bool:
+        """Whether it can begin anew without its client noticing."""
+        return not self.token_ids and self.attempt < MAX_RESTARTS
+
+    @property
     def is_fully_scheduled(self) -> bool:
         return self.num_scheduled == self.num_prompt_tokens
 
@@ -105,12 +113,18 @@ class Generation:
         if self.grant is None or not self.armed:
             return ServedBy(self.prefill_worker, decode_worker="")
         num_cached_tokens = self.grant.num_cached_tokens
+        moved = self.prefill_worker != self.decode_worker
         return ServedBy(
             self.prefill_worker,
             self.decode_worker,
-            kv_bytes=(self.num_prompt_tokens - num_cached_tokens) * self.token_kv_bytes,
+            kv_bytes=moved * (self.num_prompt_tokens - num_cached_tokens) * self.token_kv_bytes,
             num_cached_tokens=num_cached_tokens,
         )
+
+    def runs(self) -> None:
+        """Its KV is complete on the decode worker."""
+        self.armed = True
+        self.phase = Phase.DECODING
 
     def reserve(self) -> Reserve:
         """Asks a decode worker for the blocks of the longest that the sequence may become."""
@@ -144,4 +158,8 @@ class Generation:
         self.phase = Phase.QUEUED
         self.attempt += 1
         self.prefill = self.decode = self.grant = None
+        self.prefill_worker = self.decode_worker = ""
         self.num_scheduled = 0
+        self.armed = False
+        self._early.clear()
+        self._end = None

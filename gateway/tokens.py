@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from tandem.core.logprobs import TokenLogprobs
 from tandem.core.sampling_params import SamplingParams
@@ -21,8 +21,7 @@ class TokenRequest:
     choice_index: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Token:
+class Token(NamedTuple):
     """A generated token. Positions of a stream are consecutive and start at the prompt's length."""
 
     position: int

@@ -232,7 +232,8 @@ class BatchQueue:
                 self._transfers.start(chunk.sequence_id, sequence.spec.destination, sequence.blocks)
         self._num_steps += 1
         self._in_flight[self._num_steps] = (batch_id, sequences)
-        return StepPlan(self._num_steps, tuple(slices))
+        num_tokens = sum(len(each.token_ids) for each in slices)
+        return StepPlan(self._num_steps, tuple(slices), num_prefill_tokens=num_tokens)
 
     def _slice(self, sequence: PrefillingSequence, chunk: PrefillChunk) -> SequenceSlice:
         end = chunk.start + len(chunk.token_ids)

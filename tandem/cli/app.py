@@ -40,7 +40,9 @@ def app() -> None:
 @commands.command()
 def up(
     *,
-    topology: Annotated[str, flag("topology", "1p1d, 1p2d, 2p1d or another NpMd")] = "1p1d",
+    topology: Annotated[
+        str, flag("topology", "1p1d, 1p2d, 2p1d or another NpMd; colocated, colocated:2")
+    ] = "1p1d",
     model: Annotated[
         str, flag("model", "default, mock, a Hugging Face folder or a .gguf file")
     ] = "default",
@@ -73,6 +75,10 @@ def up(
         float | None,
         flag("memory-share", "share of the device's memory that a worker takes", WORKERS),
     ] = None,
+    mock_verify: Annotated[
+        str | None,
+        flag("mock-verify", "KV that a mock device reads at each step: full, incremental", WORKERS),
+    ] = None,
     policy: Annotated[
         str | None, flag("policy", "order in which queued prompts are prefilled", GATEWAY)
     ] = None,
@@ -80,6 +86,14 @@ def up(
         int | None, flag("max-batch-tokens", "prompt tokens of a prefill batch", GATEWAY)
     ] = None,
     max_queue: Annotated[int | None, flag("max-queue", "requests that may wait", GATEWAY)] = None,
+    batching: Annotated[
+        str | None,
+        flag("batching", "colocated steps: chunked, prefill-first or decode-first", GATEWAY),
+    ] = None,
+    prefill_token_budget: Annotated[
+        int | None,
+        flag("prefill-token-budget", "prompt tokens of a chunked colocated step", GATEWAY),
+    ] = None,
 ) -> None:
     """Start prefill workers, decode workers and the gateway, and keep them running.
 
@@ -105,11 +119,14 @@ def up(
                 "block-size": block_size,
                 "num-blocks": num_blocks,
                 "memory-share": memory_share,
+                "mock-verify": mock_verify,
             },
             gateway_options={
                 "policy": policy,
                 "max-batch-tokens": max_batch_tokens,
                 "max-queue": max_queue,
+                "batching": batching,
+                "prefill-token-budget": prefill_token_budget,
             },
         ),
         log_dir=log_dir,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from tandem.core.errors import TandemError
 from tandem.core.logprobs import TokenLogprobs
@@ -31,8 +32,7 @@ class SampleSpec:
     token_ids: Sequence[int] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class SequenceSlice:
+class SequenceSlice(NamedTuple):
     """Tokens `[start, start + len(token_ids))` of a sequence: at most one slice of it in a plan.
 
     `sequence_id` is never used again for another sequence as long as the engine lives.
@@ -65,10 +65,12 @@ class StepRule:
 
 @dataclass(frozen=True, slots=True)
 class StepPlan:
-    """One step. `number` counts the steps of a worker since its start."""
+    """One step. `number` counts the steps of a worker since its start. Of the tokens,
+    `num_prefill_tokens` are prompts'."""
 
     number: int
     slices: tuple[SequenceSlice, ...]
+    num_prefill_tokens: int = 0
 
     @property
     def num_tokens(self) -> int:

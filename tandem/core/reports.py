@@ -140,3 +140,4 @@ class Span:
     num_bytes: int = 0
     compute_end_ns: int = 0
     waited: bool = False
+    num_prefill_tokens: int = 0

@@ -77,6 +77,8 @@ def decode_command_from_wire(message: decode_pb2.DecodeCommand) -> DecodeCommand
             return Remove(message.remove.sequence_id)
         case "set_step_rule":
             rule = message.set_step_rule
+            if rule.prefill_token_budget == 0:
+                raise Mismatch("a step rule without room for a prompt token")
             return SetStepRule(StepRule(rule.prefill_token_budget, rule.mixed))
     raise Mismatch("the controller sent a command that this worker does not know")
 

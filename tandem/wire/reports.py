@@ -210,6 +210,7 @@ def span_to_wire(span: Span) -> worker_pb2.Span:
         num_bytes=span.num_bytes,
         compute_end_ns=span.compute_end_ns,
         waited=span.waited,
+        num_prefill_tokens=span.num_prefill_tokens,
     )
 
 
@@ -225,6 +226,7 @@ def span_from_wire(message: worker_pb2.Span) -> Span:
         num_bytes=message.num_bytes,
         compute_end_ns=message.compute_end_ns,
         waited=message.waited,
+        num_prefill_tokens=message.num_prefill_tokens,
     )
 
 

@@ -56,6 +56,7 @@ def _fake_engine(
         num_blocks=settings.num_blocks or profile.num_blocks(settings.block_size, share),
         output_token_ids=config.output_token_ids or (0, config.vocab_size),
         open_tokenizer=folder.tokenizer,
+        verify=settings.mock_verify,
     )
 
 

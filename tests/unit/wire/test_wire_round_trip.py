@@ -59,7 +59,7 @@ CHUNKS = st.builds(c.PrefillChunk, U64, U32, IDS, st.booleans(), st.none() | SEQ
 DECODE_COMMANDS = (
     st.builds(c.Reserve, U64, KEYS, IDS, U32, PARAMS)
     | st.builds(c.Admit, U64, st.booleans())
-    | st.builds(c.SetStepRule, st.builds(StepRule, U32, st.booleans()))
+    | st.builds(c.SetStepRule, st.builds(StepRule, st.integers(1, 2**32 - 1), st.booleans()))
     | st.builds(c.Remove, U64)
 )
 PREFILL_COMMANDS = st.builds(
@@ -116,6 +116,7 @@ SPANS = st.builds(
     num_bytes=U64,
     compute_end_ns=U64,
     waited=st.booleans(),
+    num_prefill_tokens=U32,
 )
 LAYOUTS = st.builds(KVLayout, U32, U32, U32, U32, st.sampled_from(sorted(ITEM_SIZES)))
 MODELS = st.builds(ModelInfo, TEXT, TEXT, U32, U32, st.frozensets(U32, max_size=3), TEXT)
