@@ -124,6 +124,8 @@ async def serve(settings: GatewaySettings) -> None:
         uvicorn.Config(
             create_app(frontend, dispatcher),
             log_config=None,
+            # The parser in Python costs a chunk as much as all the rest does.
+            http="httptools",
             backlog=HTTP_BACKLOG,
             timeout_graceful_shutdown=HTTP_STOP_S,
         )
