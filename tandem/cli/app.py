@@ -94,6 +94,10 @@ def up(
         int | None,
         flag("prefill-token-budget", "prompt tokens of a chunked colocated step", GATEWAY),
     ] = None,
+    tool_format: Annotated[
+        str | None,
+        flag("tool-format", "how the model writes calls: auto, hermes, llama, mistral", GATEWAY),
+    ] = None,
 ) -> None:
     """Start prefill workers, decode workers and the gateway, and keep them running.
 
@@ -127,6 +131,7 @@ def up(
                 "max-queue": max_queue,
                 "batching": batching,
                 "prefill-token-budget": prefill_token_budget,
+                "tool-format": tool_format,
             },
         ),
         log_dir=log_dir,
