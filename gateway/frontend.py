@@ -69,6 +69,7 @@ class Frontend:
         self._grammars = grammars
         self._tool_format = _tool_format(tokenizer, tool_format_name)
         self._opening_id = tokenizer.special_id(self._tool_format.syntax.opening)
+        self._kept_ids = frozenset() if self._opening_id is None else frozenset({self._opening_id})
         self._tokenizing = Offload("tokenize", NUM_TOKENIZER_THREADS, MAX_PENDING_CHARS)
         self._checking = Offload("grammar", NUM_GRAMMAR_THREADS, MAX_PENDING_GRAMMARS)
         self._active: set[str] = set()
@@ -218,7 +219,7 @@ class Frontend:
 
     def _text(self, request: GenerationRequest, model: ServedModel) -> TokenText:
         # What marks a call must be seen, also where it is a special token.
-        kept = frozenset([self._opening_id] if request.tools and self._opening_id else [])
+        kept = self._kept_ids if request.tools else frozenset()
         ends = frozenset() if request.ignore_eos else model.eos_token_ids
         return TokenText(
             self.tokenizer.decode_stream(request.skip_special_tokens, kept),
