@@ -85,7 +85,7 @@ class Choice:
         text = self._text.push(token.token_id)
         scored = _scored(token, offset)
         delta = self._delta((token.token_id,), text, scored)
-        if self._text.stopped:
+        if self._text.stopped or (self._calls is not None and self._calls.done):
             return [delta, *self._finish(self.tokens.stop())]
         return [delta]
 

@@ -40,8 +40,8 @@ class ToolCallParser:
         max_calls: int | None = None,
         new_id: Callable[[], str] = lambda: f"call_{secrets.token_hex(12)}",
     ) -> None:
-        """`names` are the tools that may be called. What follows the `max_calls`-th call is
-        dropped."""
+        """`names` are the tools that may be called. After the `max_calls`-th call it is `done`, and
+        drops what follows."""
         self._syntax = syntax
         self._names = names
         self._max_calls = max_calls
@@ -57,6 +57,11 @@ class ToolCallParser:
         self._num_scanned = 0
         self._content: list[str] = []
         self._calls: list[ToolCallDelta] = []
+
+    @property
+    def done(self) -> bool:
+        """Whether all calls were made that may be made: nothing more can come of the text."""
+        return self._step == self._after_all
 
     def push(self, text: str) -> Parsed:
         """Take more text; what is certain by now."""

@@ -79,7 +79,12 @@ async def test_streamed_calls(client, calls):
 
 async def test_one_call_at_most(client, calls):
     body = await whole(client, CHAT_PATH, CHAT | {"parallel_tool_calls": False})
-    assert len(body["choices"][0]["message"]["tool_calls"]) == 1
+    (choice,) = body["choices"]
+    assert len(choice["message"]["tool_calls"]) == 1
+    assert choice["finish_reason"] == "tool_calls"
+    # Nothing is generated beyond.
+    expected = "Let me see.\n" + CALL.removesuffix("\n</tool_call>")
+    assert body["usage"]["completion_tokens"] == calls.streams[0].num_tokens == len(expected)
 
 
 async def test_a_call_that_was_cut_off(client, service, say):
