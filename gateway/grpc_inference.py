@@ -8,9 +8,9 @@ from typing import Any
 import grpc
 
 from gateway.frontend import Frontend
-from gateway.grpc_request import request_from_wire
+from gateway.grpc_request import request_from_wire, tokenize_prompt, tokenize_tools
 from gateway.grpc_response import event_to_wire, started_to_wire
-from gateway.limits import max_total_tokens
+from gateway.limits import DEFAULT_MODEL, MAX_PROMPT_TOKENS, check_count, max_total_tokens
 from gateway.tokens import TokenService
 from tandem.v1 import inference_pb2, inference_pb2_grpc
 from tandem.wire.status import abort
@@ -43,6 +43,34 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         except Exception as error:
             await abort(context, error)
 
+    async def Tokenize(
+        self, request: inference_pb2.TokenizeRequest, context: Context
+    ) -> inference_pb2.TokenizeResponse:
+        """A prompt's tokens."""
+        try:
+            token_ids = await self._frontend.tokenize(
+                tokenize_prompt(request),
+                model=request.model or DEFAULT_MODEL,
+                tools=tokenize_tools(request),
+                add_special_tokens=_or_true(request, "add_special_tokens"),
+                add_generation_prompt=_or_true(request, "add_generation_prompt"),
+            )
+            return inference_pb2.TokenizeResponse(token_ids=token_ids)
+        except Exception as error:
+            await abort(context, error)
+
+    async def Detokenize(
+        self, request: inference_pb2.DetokenizeRequest, context: Context
+    ) -> inference_pb2.DetokenizeResponse:
+        """The text of tokens."""
+        try:
+            check_count(len(request.token_ids), MAX_PROMPT_TOKENS, "tokens")
+            model = request.model or DEFAULT_MODEL
+            text = await self._frontend.detokenize(tuple(request.token_ids), model)
+            return inference_pb2.DetokenizeResponse(text=text)
+        except Exception as error:
+            await abort(context, error)
+
     async def ListModels(
         self, request: inference_pb2.ListModelsRequest, context: Context
     ) -> inference_pb2.ListModelsResponse:
@@ -61,3 +89,8 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             return self._timeline(request.window_ms)
         except Exception as error:
             await abort(context, error)
+
+
+def _or_true(request: inference_pb2.TokenizeRequest, name: str) -> bool:
+    """A flag that is on if it is absent."""
+    return not request.HasField(name) or bool(getattr(request, name))  # type: ignore[arg-type]

@@ -64,6 +64,23 @@ def request_from_wire(message: inference_pb2.GenerateRequest) -> GenerationReque
     )
 
 
+def tokenize_prompt(message: inference_pb2.TokenizeRequest) -> Prompt:
+    """The prompt to tokenise. Raises `InvalidRequest`."""
+    check_count(len(message.chat.messages), MAX_MESSAGES, "messages")
+    match message.WhichOneof("prompt"):
+        case "text":
+            return TextPrompt(message.text)
+        case "chat":
+            return ChatPrompt(tuple(map(_chat_message, message.chat.messages)))
+    raise InvalidRequest("a prompt is needed: text or chat", param="prompt")
+
+
+def tokenize_tools(message: inference_pb2.TokenizeRequest) -> ToolUse | None:
+    """The tools that its prompt tells of. Raises `InvalidRequest`."""
+    check_count(len(message.tools), MAX_TOOLS, "tools")
+    return ToolUse(tuple(map(_tool, message.tools))) if message.tools else None
+
+
 def _check_counts(message: inference_pb2.GenerateRequest) -> None:
     for count, limit, param in (
         (len(message.chat.messages), MAX_MESSAGES, "messages"),
@@ -138,11 +155,12 @@ def _tools(message: inference_pb2.GenerateRequest) -> ToolUse | None:
         return None
     must = choice.name or choice.mode == inference_pb2.TOOL_MODE_REQUIRED
     return ToolUse(
-        tools=tuple(
-            Tool(tool.name, tool.description, tool.parameters or NO_PARAMETERS, tool.strict)
-            for tool in message.tools
-        ),
+        tools=tuple(map(_tool, message.tools)),
         mode=ToolMode.REQUIRED if must else ToolMode.AUTO,
         only=choice.name,
         parallel=not message.HasField("parallel_tool_calls") or message.parallel_tool_calls,
     )
+
+
+def _tool(tool: inference_pb2.Tool) -> Tool:
+    return Tool(tool.name, tool.description, tool.parameters or NO_PARAMETERS, tool.strict)

@@ -13,7 +13,7 @@ from tandem.client.completion import (
     ToolCallDelta,
 )
 from tandem.client.connection import Model
-from tandem.client.requests import GenerateArguments, Message
+from tandem.client.requests import GenerateArguments, Message, TokenizeArguments
 
 __all__ = [
     "AsyncClient",
@@ -29,6 +29,7 @@ __all__ = [
     "Model",
     "ScoredToken",
     "ServedBy",
+    "TokenizeArguments",
     "ToolCall",
     "ToolCallDelta",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Unpack
 
@@ -10,7 +11,13 @@ import grpc
 
 from tandem.client.completion import Completion, Delta
 from tandem.client.connection import Model, read_models, resolve_address, translated_errors
-from tandem.client.requests import GenerateArguments, build_request
+from tandem.client.requests import (
+    GenerateArguments,
+    TokenizeArguments,
+    build_detokenize_request,
+    build_request,
+    build_tokenize_request,
+)
 from tandem.client.stream import CallStream
 from tandem.v1 import inference_pb2, inference_pb2_grpc
 from tandem.wire.channels import open_channel
@@ -59,6 +66,29 @@ class AsyncClient:
         """Generate, piece by piece. Errors are raised by the iteration."""
         request = build_request(**arguments)
         return AsyncCompletionStream(self._stub.Generate(request, timeout=timeout))
+
+    async def tokenize(
+        self,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109 - as above
+        **arguments: Unpack[TokenizeArguments],
+    ) -> list[int]:
+        """A prompt's token ids."""
+        request = build_tokenize_request(**arguments)
+        with translated_errors():
+            return list((await self._stub.Tokenize(request, timeout=timeout)).token_ids)
+
+    async def detokenize(
+        self,
+        token_ids: Sequence[int],
+        *,
+        model: str = "",
+        timeout: float | None = None,  # noqa: ASYNC109 - as above
+    ) -> str:
+        """The text of tokens, special ones included."""
+        request = build_detokenize_request(token_ids, model)
+        with translated_errors():
+            return (await self._stub.Detokenize(request, timeout=timeout)).text
 
     async def models(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Unpack
 
@@ -9,7 +10,13 @@ import grpc
 
 from tandem.client.completion import Completion, Delta
 from tandem.client.connection import Model, read_models, resolve_address, translated_errors
-from tandem.client.requests import GenerateArguments, build_request
+from tandem.client.requests import (
+    GenerateArguments,
+    TokenizeArguments,
+    build_detokenize_request,
+    build_request,
+    build_tokenize_request,
+)
 from tandem.client.stream import CallStream
 from tandem.core.errors import Cancelled
 from tandem.v1 import inference_pb2, inference_pb2_grpc
@@ -57,6 +64,22 @@ class Client:
         """Generate, piece by piece. Errors are raised by the iteration."""
         request = build_request(**arguments)
         return CompletionStream(self._stub.Generate(request, timeout=timeout))
+
+    def tokenize(
+        self, *, timeout: float | None = None, **arguments: Unpack[TokenizeArguments]
+    ) -> list[int]:
+        """A prompt's token ids."""
+        request = build_tokenize_request(**arguments)
+        with translated_errors():
+            return list(self._stub.Tokenize(request, timeout=timeout).token_ids)
+
+    def detokenize(
+        self, token_ids: Sequence[int], *, model: str = "", timeout: float | None = None
+    ) -> str:
+        """The text of tokens, special ones included."""
+        request = build_detokenize_request(token_ids, model)
+        with translated_errors():
+            return self._stub.Detokenize(request, timeout=timeout).text
 
     def models(self, *, timeout: float | None = None) -> list[Model]:
         """What is served."""

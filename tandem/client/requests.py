@@ -104,6 +104,41 @@ def build_request(**arguments: Unpack[GenerateArguments]) -> inference_pb2.Gener
         raise InvalidRequest(f"the request cannot be encoded: {error}") from error
 
 
+class TokenizeArguments(TypedDict, total=False):
+    """`prompt` or `messages`, and what the prompt is made with. `tools` are in OpenAI's form."""
+
+    prompt: str
+    messages: Sequence[Message]
+    model: str
+    tools: Sequence[Json]
+    add_special_tokens: bool
+    add_generation_prompt: bool
+
+
+def build_tokenize_request(
+    **arguments: Unpack[TokenizeArguments],
+) -> inference_pb2.TokenizeRequest:
+    """The message. Raises `InvalidRequest` for what cannot be said in it."""
+    fields: dict[str, Any] = dict(arguments)
+    prompt = _take_one(fields, ("prompt", "messages"))
+    if prompt is None:
+        raise InvalidRequest("exactly one of prompt and messages is needed")
+    try:
+        return inference_pb2.TokenizeRequest(**_prompt_field(*prompt), **_renamed(fields))
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise InvalidRequest(f"the request cannot be encoded: {error}") from error
+
+
+def build_detokenize_request(
+    token_ids: Sequence[int], model: str
+) -> inference_pb2.DetokenizeRequest:
+    """The message. Raises `InvalidRequest` for what cannot be said in it."""
+    try:
+        return inference_pb2.DetokenizeRequest(token_ids=token_ids, model=model)
+    except (TypeError, ValueError) as error:
+        raise InvalidRequest(f"the request cannot be encoded: {error}") from error
+
+
 def _take_one(fields: dict[str, Any], names: Sequence[str]) -> tuple[str, Any] | None:
     found = [(name, fields.pop(name)) for name in names if name in fields]
     if len(found) > 1:

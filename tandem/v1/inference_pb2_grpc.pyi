@@ -37,6 +37,10 @@ class InferenceServiceStub:
     """Generates from a prompt; tokens are streamed as they come. Cancelling the call, or its deadline,
     ends the generation. Ends with one `GenerationFinished` for each choice, or with an error status.
     """
+    Tokenize: _grpc.UnaryUnaryMultiCallable[_inference_pb2.TokenizeRequest, _inference_pb2.TokenizeResponse]
+    """What the model's tokenizer makes of a prompt."""
+    Detokenize: _grpc.UnaryUnaryMultiCallable[_inference_pb2.DetokenizeRequest, _inference_pb2.DetokenizeResponse]
+    """The text of tokens, special ones included."""
     ListModels: _grpc.UnaryUnaryMultiCallable[_inference_pb2.ListModelsRequest, _inference_pb2.ListModelsResponse]
     """Lists what is served."""
     GetTimeline: _grpc.UnaryUnaryMultiCallable[_inference_pb2.GetTimelineRequest, _inference_pb2.GetTimelineResponse]
@@ -51,6 +55,10 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     """Generates from a prompt; tokens are streamed as they come. Cancelling the call, or its deadline,
     ends the generation. Ends with one `GenerationFinished` for each choice, or with an error status.
     """
+    Tokenize: _aio.UnaryUnaryMultiCallable[_inference_pb2.TokenizeRequest, _inference_pb2.TokenizeResponse]  # type: ignore[assignment]
+    """What the model's tokenizer makes of a prompt."""
+    Detokenize: _aio.UnaryUnaryMultiCallable[_inference_pb2.DetokenizeRequest, _inference_pb2.DetokenizeResponse]  # type: ignore[assignment]
+    """The text of tokens, special ones included."""
     ListModels: _aio.UnaryUnaryMultiCallable[_inference_pb2.ListModelsRequest, _inference_pb2.ListModelsResponse]  # type: ignore[assignment]
     """Lists what is served."""
     GetTimeline: _aio.UnaryUnaryMultiCallable[_inference_pb2.GetTimelineRequest, _inference_pb2.GetTimelineResponse]  # type: ignore[assignment]
@@ -68,6 +76,22 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         """Generates from a prompt; tokens are streamed as they come. Cancelling the call, or its deadline,
         ends the generation. Ends with one `GenerationFinished` for each choice, or with an error status.
         """
+
+    @_abc_1.abstractmethod
+    def Tokenize(
+        self,
+        request: _inference_pb2.TokenizeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_inference_pb2.TokenizeResponse, _abc.Awaitable[_inference_pb2.TokenizeResponse]]:
+        """What the model's tokenizer makes of a prompt."""
+
+    @_abc_1.abstractmethod
+    def Detokenize(
+        self,
+        request: _inference_pb2.DetokenizeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_inference_pb2.DetokenizeResponse, _abc.Awaitable[_inference_pb2.DetokenizeResponse]]:
+        """The text of tokens, special ones included."""
 
     @_abc_1.abstractmethod
     def ListModels(

@@ -220,3 +220,30 @@ async def test_one_failure_ends_all(client, service):
     with pytest.raises(ResourceExhausted, match="full"):
         await client.generate(prompt="Hi", n=3)
     assert all(each.cancelled.is_set() for each in service.streams[1:])
+
+
+async def test_tokens_and_their_text(client, service, tokenizer):
+    token_ids = await client.tokenize(prompt="H\u00e9")
+    assert token_ids == [72, 0xC3, 0xA9]
+    assert await client.detokenize([257, *token_ids]) == "<|im_start|>H\u00e9"
+    for fields in ({}, {"tools": [TOOL]}):
+        token_ids = await client.tokenize(messages=[USER], **fields)
+        await client.generate(messages=[USER], **fields)
+        assert tuple(token_ids) == service.requests[-1].prompt_token_ids
+    token_ids = await client.tokenize(messages=[USER], add_generation_prompt=False)
+    assert tokenizer.decode(token_ids, False) == "<|im_start|>user\nHi<|im_end|>\n"
+
+
+async def test_bad_texts_and_tokens(client):
+    for call, param in [
+        (client.tokenize(), None),
+        (client.tokenize(prompt="a", messages=[USER]), None),
+        (client.tokenize(prompt="x" * (2**20 + 1)), "prompt"),
+        (client.tokenize(messages=[]), "messages"),
+        (client.tokenize(messages=[USER], tools=[TOOL] * 2), "tools"),
+        (client.detokenize([260]), "tokens"),
+        (client.detokenize([-1]), None),
+    ]:
+        with pytest.raises(InvalidRequest) as caught:
+            await call
+        assert caught.value.param == param

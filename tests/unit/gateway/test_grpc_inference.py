@@ -248,6 +248,7 @@ async def test_the_blocking_client(address, service):
         with tandem.Client(address) as client:
             assert client.generate(prompt="Hi").text == HELLO
             assert client.models()[0].id == "mock"
+            assert client.detokenize(client.tokenize(prompt=HELLO)) == HELLO
             with client.stream(prompt="Hi") as stream:
                 assert "".join(delta.text for delta in stream) == HELLO
                 assert stream.completion.num_tokens == 12
