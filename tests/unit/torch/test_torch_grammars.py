@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import jsonschema
+import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -20,39 +21,70 @@ from tandem.engine.allowed_tokens import Allowed
 from tandem.engine.grammar_states import GrammarStates, Place
 from tandem.engine.torch.sampler import SampleRow, sample
 
-MOCK = resolve("mock")
-EOS = 256
-# More logits than the tokenizer has tokens, as models often have.
-VOCAB_SIZE = 331
-COMPILER = GrammarCompiler(MOCK.tokenizer(), VOCAB_SIZE, frozenset({EOS}))
 MAX_TOKENS = 3000
+# More logits than the tokenizer has tokens, as models often have.
+NUM_SPARE = 71
 
 
-def generate(grammar: Grammar, seed: int) -> str:
-    """A whole answer, sampled from random logits."""
-    states = GrammarStates(lambda: COMPILER)
-    generator = torch.Generator().manual_seed(seed)
-    params = SamplingParams(max_tokens=MAX_TOKENS, seed=seed, grammar=grammar)
-    tokens: list[int] = []
-    while len(tokens) < MAX_TOKENS:
-        (mask,) = states.masks([Place(1, grammar, tokens)])
-        assert not isinstance(mask, TandemError), mask
-        logits = 3 * torch.randn(1, VOCAB_SIZE, generator=generator)
-        row = SampleRow(SampleSpec(params, token_ids=tokens), len(tokens), Allowed(mask))
-        token = int(sample(logits, [row]))
-        if token == EOS:
-            return bytes(tokens).decode()
-        tokens.append(token)
-    raise AssertionError(f"not at its end after {MAX_TOKENS} tokens: {bytes(tokens)!r:.500}")
+class Generator:
+    """A model's vocabulary, without the model."""
+
+    def __init__(self, model: str) -> None:
+        folder = resolve(model)
+        self._tokenizer = folder.tokenizer()
+        self._eos_token_ids = folder.config.eos_token_ids
+        self._vocab_size = folder.config.vocab_size + NUM_SPARE
+        compiler = GrammarCompiler(self._tokenizer, self._vocab_size, self._eos_token_ids)
+        self._states = GrammarStates(lambda: compiler)
+        self._num_answers = 0
+
+    def generate(self, schema: Schema, seed: int) -> str:
+        """A whole answer, sampled from random logits."""
+        grammar = Grammar(GrammarKind.JSON_SCHEMA, json.dumps(schema))
+        noise = torch.Generator().manual_seed(seed)
+        params = SamplingParams(max_tokens=MAX_TOKENS, seed=seed, grammar=grammar)
+        tokens: list[int] = []
+        self._num_answers += 1
+        while len(tokens) < MAX_TOKENS:
+            (mask,) = self._states.masks([Place(self._num_answers, grammar, tokens)])
+            assert not isinstance(mask, TandemError), mask
+            logits = 3 * torch.randn(1, self._vocab_size, generator=noise)
+            row = SampleRow(SampleSpec(params, token_ids=tokens), len(tokens), Allowed(mask))
+            tokens.append(int(sample(logits, [row])))
+            if tokens[-1] in self._eos_token_ids:
+                return self._tokenizer.decode(tokens[:-1])
+        raise AssertionError(f"not at its end after {MAX_TOKENS} tokens")
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
-@given(schema=json_schemas(), seed=st.integers(0, 2**32))
-def test_an_answer_is_valid_by_its_schema(schema: Schema, seed: int) -> None:
-    text = generate(Grammar(GrammarKind.JSON_SCHEMA, json.dumps(schema)), seed)
+def check(text: str, schema: Schema) -> None:
     jsonschema.validate(
         json.loads(text),
         schema,
         jsonschema.Draft202012Validator,
         format_checker=jsonschema.Draft202012Validator.FORMAT_CHECKER,
     )
+
+
+@pytest.fixture(scope="module")
+def mock() -> Generator:
+    return Generator("mock")
+
+
+@pytest.fixture(scope="module")
+def smollm2() -> Generator:
+    return Generator("default")
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@given(schema=json_schemas(), seed=st.integers(0, 2**32))
+def test_an_answer_is_valid_by_its_schema(mock: Generator, schema: Schema, seed: int) -> None:
+    check(mock.generate(schema, seed), schema)
+
+
+@pytest.mark.model
+@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+@given(schema=json_schemas(), seed=st.integers(0, 2**32))
+def test_an_answer_in_a_real_vocabulary_is_valid(
+    smollm2: Generator, schema: Schema, seed: int
+) -> None:
+    check(smollm2.generate(schema, seed), schema)
