@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from llguidance import LLParserLimits, regex_to_lark
 
@@ -58,7 +58,7 @@ def lark_text(grammar: Grammar) -> str:
     match grammar.kind:
         case GrammarKind.JSON_SCHEMA:
             _check_nesting(grammar, _JSON_BRACKETS)
-            text = f"start: %json {json.dumps(_json_schema(grammar))}"
+            text = f"start: %json {_json_schema(grammar)}"
         case GrammarKind.REGEX:
             _check_nesting(grammar, _REGEX_BRACKETS)
             text = f"start: /{regex_to_lark(grammar.source, use_ascii='dw')}/"
@@ -78,17 +78,18 @@ def invalid(grammar: Grammar, what: str) -> InvalidRequest:
     return InvalidRequest(f"the {name} {what}", param="grammar")
 
 
-def _json_schema(grammar: Grammar) -> dict[str, Any]:
+def _json_schema(grammar: Grammar) -> str:
+    """The schema written anew: one object, in our style."""
     try:
         schema = json.loads(grammar.source, parse_constant=_refuse)
+        if schema is True:
+            schema = {}
+        if not isinstance(schema, dict):
+            raise invalid(grammar, "must be a JSON object")
+        # A key of llguidance's own, by which a schema could ask for another style.
+        return json.dumps({**schema, "x-guidance": JSON_STYLE}, allow_nan=False)
     except ValueError as error:
         raise invalid(grammar, "is not valid JSON") from error
-    if schema is True:
-        schema = {}
-    if not isinstance(schema, dict):
-        raise invalid(grammar, "must be a JSON object")
-    # A key of llguidance's own, by which a schema could ask for another style.
-    return {**schema, "x-guidance": JSON_STYLE}
 
 
 def _refuse(constant: str) -> NoReturn:

@@ -66,7 +66,7 @@ class GrammarMatcher:
         packed = bits.view(np.uint8)
         mask = np.unpackbits(packed, bitorder="little", count=self._vocab_size).view(np.bool_)
         if self._state.is_error() or not mask.any():
-            raise self._failure("allows no token here")
+            raise self._failure("leaves no token of the model's vocabulary to go on with")
         return mask
 
 

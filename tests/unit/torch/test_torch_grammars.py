@@ -1,0 +1,90 @@
+"""What is sampled under a grammar keeps to it, whatever the logits."""
+
+from __future__ import annotations
+
+import json
+
+import jsonschema
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from json_schemas import Schema, json_schemas
+
+from tandem.artifacts.grammars import GrammarCompiler
+from tandem.artifacts.resolve import resolve
+from tandem.core.errors import TandemError
+from tandem.core.grammar import Grammar, GrammarKind
+from tandem.core.plan import SampleSpec
+from tandem.core.sampling_params import SamplingParams
+from tandem.engine.allowed_tokens import Allowed
+from tandem.engine.grammar_states import GrammarStates, Place
+from tandem.engine.torch.sampler import SampleRow, sample
+
+MAX_TOKENS = 3000
+# More logits than the tokenizer has tokens, as models often have.
+NUM_SPARE = 71
+
+
+class Generator:
+    """A model's vocabulary, without the model."""
+
+    def __init__(self, model: str) -> None:
+        folder = resolve(model)
+        self._tokenizer = folder.tokenizer()
+        self._eos_token_ids = folder.config.eos_token_ids
+        self._vocab_size = folder.config.vocab_size + NUM_SPARE
+        compiler = GrammarCompiler(self._tokenizer, self._vocab_size, self._eos_token_ids)
+        self._states = GrammarStates(lambda: compiler)
+        self._num_answers = 0
+
+    def generate(self, schema: Schema, seed: int) -> str:
+        """A whole answer, sampled from random logits."""
+        grammar = Grammar(GrammarKind.JSON_SCHEMA, json.dumps(schema))
+        noise = torch.Generator().manual_seed(seed)
+        params = SamplingParams(max_tokens=MAX_TOKENS, seed=seed, grammar=grammar)
+        tokens: list[int] = []
+        self._num_answers += 1
+        while len(tokens) < MAX_TOKENS:
+            (mask,) = self._states.masks([Place(self._num_answers, grammar, tokens)])
+            assert not isinstance(mask, TandemError), mask
+            logits = 3 * torch.randn(1, self._vocab_size, generator=noise)
+            row = SampleRow(SampleSpec(params, token_ids=tokens), len(tokens), Allowed(mask))
+            tokens.append(int(sample(logits, [row])))
+            if tokens[-1] in self._eos_token_ids:
+                return self._tokenizer.decode(tokens[:-1])
+        raise AssertionError(f"not at its end after {MAX_TOKENS} tokens")
+
+
+def check(text: str, schema: Schema) -> None:
+    jsonschema.validate(
+        json.loads(text),
+        schema,
+        jsonschema.Draft202012Validator,
+        format_checker=jsonschema.Draft202012Validator.FORMAT_CHECKER,
+    )
+
+
+@pytest.fixture(scope="module")
+def mock() -> Generator:
+    return Generator("mock")
+
+
+@pytest.fixture(scope="module")
+def smollm2() -> Generator:
+    return Generator("default")
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@given(schema=json_schemas(), seed=st.integers(0, 2**32))
+def test_an_answer_is_valid_by_its_schema(mock: Generator, schema: Schema, seed: int) -> None:
+    check(mock.generate(schema, seed), schema)
+
+
+@pytest.mark.model
+@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+@given(schema=json_schemas(), seed=st.integers(0, 2**32))
+def test_an_answer_in_a_real_vocabulary_is_valid(
+    smollm2: Generator, schema: Schema, seed: int
+) -> None:
+    check(smollm2.generate(schema, seed), schema)
