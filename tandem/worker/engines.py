@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +16,7 @@ from tandem.core.worker import ModelInfo
 from tandem.engine.fake.engine import FakeEngine
 from tandem.engine.fake.profiles import parse_profile
 from tandem.engine.protocols import Engine
+from tandem.worker.memory import machine_memory_bytes
 from tandem.worker.settings import WorkerSettings
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def _default_share(device: CpuDevice | CudaDevice) -> float:
 
 def _memory_bytes(device: CpuDevice | CudaDevice) -> int:
     if isinstance(device, CpuDevice):
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        return machine_memory_bytes()
     import torch
 
     return torch.cuda.get_device_properties(device.index).total_memory
