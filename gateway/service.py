@@ -17,6 +17,7 @@ from contextlib import contextmanager
 import uvicorn
 from pydantic import Field
 
+from gateway.discovery import Discovery, WorkerName
 from gateway.dispatcher import Dispatcher
 from gateway.frontend import Frontend
 from gateway.grpc_inference import InferenceServicer
@@ -25,6 +26,7 @@ from gateway.policies import queue_policy
 from gateway.scheduler import Limits, Scheduler
 from gateway.timeline import Timeline
 from tandem.artifacts.resolve import resolve
+from tandem.core.address import parse_address
 from tandem.core.errors import ConfigError
 from tandem.core.worker import WorkerRole
 from tandem.process.grpc_server import GrpcServer
@@ -48,11 +50,10 @@ class GatewaySettings(ServiceSettings):
     http_port: int = Field(8000, ge=1, le=65535, description="port of the OpenAI API")
     grpc_port: int = Field(50050, ge=1, le=65535, description="port of the gRPC API")
     prefill: str = Field(
-        "127.0.0.1:50051", description="addresses of the prefill workers, comma-separated"
+        "127.0.0.1:50051",
+        description="addresses of the prefill workers, comma-separated; a name may stand for many",
     )
-    decode: str = Field(
-        "127.0.0.1:50052", description="addresses of the decode workers, comma-separated"
-    )
+    decode: str = Field("127.0.0.1:50052", description="addresses of the decode workers, likewise")
     model: str = Field("default", description="the workers' model; here, for its tokenizer")
     policy: str = Field("fcfs", description="order in which queued prompts are prefilled")
     max_batch_tokens: int = Field(
@@ -60,16 +61,18 @@ class GatewaySettings(ServiceSettings):
     )
     max_queue: int = Field(4096, ge=1, description="requests that may wait; more are refused")
 
-    def workers(self) -> list[tuple[WorkerRole, str]]:
-        """Roles and addresses. Raises `ConfigError` if a role has none, or two share one."""
-        prefill, decode = _addresses(self.prefill), _addresses(self.decode)
+    def workers(self) -> list[WorkerName]:
+        """Where to look for workers. Raises `ConfigError` if a role has none, an address is none,
+        or two roles share one."""
+        prefill = [parse_address(each, "prefill") for each in _parts(self.prefill)]
+        decode = [parse_address(each, "decode") for each in _parts(self.decode)]
         if not prefill or not decode:
             raise ConfigError("the gateway needs at least one worker of each role")
         if len({*prefill, *decode}) < len(prefill) + len(decode):
             raise ConfigError("an address is named twice among the workers'")
         return [
-            *((WorkerRole.PREFILL, address) for address in prefill),
-            *((WorkerRole.DECODE, address) for address in decode),
+            *(WorkerName(WorkerRole.PREFILL, address) for address in prefill),
+            *(WorkerName(WorkerRole.DECODE, address) for address in decode),
         ]
 
 
@@ -84,10 +87,11 @@ async def serve(settings: GatewaySettings) -> None:
             Limits(max_batch_tokens=settings.max_batch_tokens, max_queue=settings.max_queue),
             first_id=time.time_ns() // 1000,
         ),
-        settings.workers(),
+        (),
         folder.fingerprint,
         timeline,
     )
+    discovery = Discovery(settings.workers(), dispatcher)
     frontend = Frontend(dispatcher, folder.tokenizer())
     grpc_server = GrpcServer(f"{settings.host}:{settings.grpc_port}", MAX_REQUEST_BYTES)
     inference_pb2_grpc.add_InferenceServiceServicer_to_server(
@@ -107,8 +111,10 @@ async def serve(settings: GatewaySettings) -> None:
         async with asyncio.TaskGroup() as tasks:
             serving = tasks.create_task(http_server.serve([listener]))
             stopping = tasks.create_task(stop_signal())
+            searching = tasks.create_task(discovery.run(), name="discovery")
             await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
             stopping.cancel()
+            searching.cancel()
             # Clients are told before their connections end.
             dispatcher.drain()
             tasks.create_task(grpc_server.stop())
@@ -137,5 +143,5 @@ def _listen(host: str, port: int) -> socket.socket:
         ) from None
 
 
-def _addresses(text: str) -> list[str]:
-    return [address for part in text.split(",") if (address := part.strip())]
+def _parts(text: str) -> list[str]:
+    return [part for each in text.split(",") if (part := each.strip())]

@@ -2,7 +2,9 @@
 
 import pytest
 
+from gateway.discovery import WorkerName
 from gateway.service import GatewaySettings
+from tandem.core.address import Address
 from tandem.core.errors import ConfigError
 from tandem.core.worker import WorkerRole
 
@@ -10,10 +12,19 @@ from tandem.core.worker import WorkerRole
 def test_workers_are_read_in_order() -> None:
     settings = GatewaySettings(prefill="a:1, b:2,", decode="c:3")
     assert settings.workers() == [
-        (WorkerRole.PREFILL, "a:1"),
-        (WorkerRole.PREFILL, "b:2"),
-        (WorkerRole.DECODE, "c:3"),
+        WorkerName(WorkerRole.PREFILL, Address("a", 1)),
+        WorkerName(WorkerRole.PREFILL, Address("b", 2)),
+        WorkerName(WorkerRole.DECODE, Address("c", 3)),
     ]
+
+
+@pytest.mark.parametrize(
+    "text", ["a", "a:", ":1", "a:0", "a:65536", "a:-1", "a:b", "::1:1", "[::1]", "a..b:1", "a:²"]
+)
+def test_what_is_no_address_is_refused_by_name(text: str) -> None:
+    with pytest.raises(ConfigError, match="host:port") as caught:
+        GatewaySettings(prefill=text).workers()
+    assert caught.value.param == "prefill"
 
 
 @pytest.mark.parametrize(
