@@ -5,7 +5,8 @@ ARG PYTHON_IMAGE=python:3.11-slim
 
 # Everything but Tandem itself and torch.
 FROM ${PYTHON_IMAGE} AS base
-# Further arguments of every `pip install`, for an index of one's own.
+# Further arguments for pip, for an index of one's own. They stay in the image's history: no
+# passwords.
 ARG PIP_ARGS=""
 ENV PATH=/opt/tandem/bin:$PATH \
     HOME=/tmp \
@@ -47,7 +48,10 @@ ARG PIP_ARGS=""
 # Empty: pip's own index, which has CUDA builds.
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 COPY requirements.lock /build/
-RUN PIP_EXTRA_INDEX_URL="$TORCH_INDEX" pip install $PIP_ARGS -c /build/requirements.lock torch
+# Its headers and tests are a fifth of it, and nothing is compiled here.
+RUN PIP_EXTRA_INDEX_URL="$TORCH_INDEX" pip install $PIP_ARGS -c /build/requirements.lock torch \
+    && cd /opt/tandem/lib/python3*/site-packages/torch \
+    && rm -rf include test bin/test_* bin/*Test
 
 FROM torch AS worker
 COPY --from=wheel /wheel /wheel
