@@ -10,21 +10,19 @@ to finish.
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import structlog
 
-from tandem.core.address import Address, of_one_family
+from gateway.name_lookup import look_up
+from tandem.core.address import Address
 from tandem.core.worker import WorkerRole
 
 log = structlog.get_logger(__name__)
 
 LOOK_UP_S = 1.0
-# The name server is there and says that there is no such name, or no address of it.
-NO_SUCH_NAME = frozenset({socket.EAI_NONAME, socket.EAI_NODATA})
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,17 +110,3 @@ class Discovery:
         for address, role in changes.to_add.items():
             self._linked.add(address)
             self._links.add_worker(role, address)
-
-
-async def look_up(address: Address) -> list[str]:
-    """The addresses that `address` stands for; none if there is no such name. Raises `OSError` if
-    nobody can tell."""
-    loop = asyncio.get_running_loop()
-    try:
-        found = await loop.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
-    except socket.gaierror as error:
-        if error.errno in NO_SUCH_NAME:
-            return []
-        raise
-    hosts = [str(each[0]) for *_, each in found]
-    return sorted(str(Address(host, address.port)) for host in of_one_family(hosts))

@@ -11,8 +11,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from gateway import discovery
-from gateway.discovery import Changes, Discovery, WorkerName, decide, look_up
-from tandem.core.address import Address, parse_address
+from gateway.discovery import Changes, Discovery, WorkerName, decide
+from tandem.core.address import Address
 from tandem.core.worker import WorkerRole
 
 PREFILL = WorkerName(WorkerRole.PREFILL, Address("prefill", 1))
@@ -118,22 +118,3 @@ async def test_nothing_goes_while_nobody_can_tell_and_it_is_said_once() -> None:
         assert [each["name"] for each in logs] == ["decode:2"]
         await names.set(DECODE, ["10.0.0.2:2"])
         assert set(links.links) == {"10.0.0.2:2"}
-
-
-@pytest.mark.parametrize("text", ["127.0.0.1:7", "[::1]:7"])
-async def test_a_number_stands_for_itself(text: str) -> None:
-    assert await look_up(parse_address(text)) == [text]
-
-
-async def test_there_is_nothing_behind_a_name_that_is_none(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    async def fail(*args: object, **kwargs: object) -> None:
-        raise socket.gaierror(number, "as a name server says it")
-
-    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", fail)
-    number = socket.EAI_NONAME
-    assert await look_up(DECODE.address) == []
-    number = socket.EAI_AGAIN
-    with pytest.raises(socket.gaierror):
-        await look_up(DECODE.address)
