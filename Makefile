@@ -35,7 +35,12 @@ test: .venv/installed-dev ## all tests but the slow ones
 .PHONY: test-slow
 test-slow: .venv/installed-dev ## the slow tests
 	$(SAY) "pytest, slow tests"
-	@$(BIN)/python -m pytest -m slow $(ARGS)
+	@$(BIN)/python -m pytest -m "slow and not compose" $(ARGS)
+
+.PHONY: test-compose
+test-compose: .venv/installed-dev ## the tests in containers; need an engine, or root and dockerd
+	$(SAY) "pytest, containers"
+	@$(BIN)/python -m pytest tests/compose -rs -s $(ARGS)
 
 .PHONY: test-all
 test-all: test test-slow ## all tests

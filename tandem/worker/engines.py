@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +16,7 @@ from tandem.core.worker import ModelInfo
 from tandem.engine.fake.engine import FakeEngine
 from tandem.engine.fake.profiles import parse_profile
 from tandem.engine.protocols import Engine
+from tandem.worker.memory import machine_memory_bytes
 from tandem.worker.settings import WorkerSettings
 
 if TYPE_CHECKING:
@@ -42,6 +42,9 @@ def _fake_engine(
     profile = parse_profile(profile_name)
     config = folder.config
     share = settings.memory_share or GPU_MEMORY_SHARE
+    num_blocks = settings.num_blocks or profile.num_blocks(settings.block_size, share)
+    if num_blocks < 1:
+        raise _no_room(share, f"mock:{profile_name}")
     return FakeEngine(
         ModelInfo(
             name=folder.name,
@@ -53,7 +56,7 @@ def _fake_engine(
         ),
         profile=profile,
         block_size=settings.block_size,
-        num_blocks=settings.num_blocks or profile.num_blocks(settings.block_size, share),
+        num_blocks=num_blocks,
         output_token_ids=config.output_token_ids or (0, config.vocab_size),
         verify=settings.mock_verify,
     )
@@ -102,11 +105,15 @@ def _num_blocks(
     share = settings.memory_share or _default_share(device)
     pool_bytes = int(_memory_bytes(device) * share) - weight_bytes
     if pool_bytes < layout.block_bytes:
-        raise ConfigError(
-            f"{share:.0%} of the memory of {device} does not hold the weights and one KV block",
-            param="memory_share",
-        )
+        raise _no_room(share, str(device))
     return pool_bytes // layout.block_bytes
+
+
+def _no_room(share: float, device: str) -> ConfigError:
+    return ConfigError(
+        f"{share:.0%} of the memory of {device} does not hold the weights and one KV block",
+        param="memory_share",
+    )
 
 
 def _default_share(device: CpuDevice | CudaDevice) -> float:
@@ -115,7 +122,7 @@ def _default_share(device: CpuDevice | CudaDevice) -> float:
 
 def _memory_bytes(device: CpuDevice | CudaDevice) -> int:
     if isinstance(device, CpuDevice):
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        return machine_memory_bytes()
     import torch
 
     return torch.cuda.get_device_properties(device.index).total_memory
