@@ -13,6 +13,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 import uvicorn
 from pydantic import Field
@@ -27,6 +28,7 @@ from gateway.http.app import create_app
 from gateway.policies import queue_policy
 from gateway.scheduler import Scheduler
 from gateway.timeline import Timeline
+from tandem.artifacts.grammars import GrammarCompiler
 from tandem.artifacts.resolve import resolve
 from tandem.core.address import parse_address
 from tandem.core.errors import ConfigError
@@ -69,6 +71,9 @@ class GatewaySettings(ServiceSettings):
     max_batch_tokens: int = Field(
         2048, ge=16, description="prompt tokens of a prefill batch; longer prompts go in chunks"
     )
+    tool_format: Literal["auto", "hermes", "llama", "mistral"] = Field(
+        "auto", description="how the model writes tool calls; auto: as its chat template says"
+    )
     max_queue: int = Field(4096, ge=1, description="requests that may wait; more are refused")
 
     def workers(self) -> list[WorkerName]:
@@ -110,7 +115,9 @@ async def serve(settings: GatewaySettings) -> None:
         timeline,
     )
     discovery = Discovery(settings.workers(), dispatcher)
-    frontend = Frontend(dispatcher, folder.tokenizer())
+    tokenizer = folder.tokenizer()
+    grammars = GrammarCompiler(tokenizer, folder.config.vocab_size, folder.config.eos_token_ids)
+    frontend = Frontend(dispatcher, tokenizer, grammars, settings.tool_format)
     grpc_server = GrpcServer(f"{settings.host}:{settings.grpc_port}", MAX_REQUEST_BYTES)
     inference_pb2_grpc.add_InferenceServiceServicer_to_server(
         InferenceServicer(frontend, dispatcher, timeline.to_wire), grpc_server.server

@@ -58,6 +58,7 @@ def _fake_engine(
         block_size=settings.block_size,
         num_blocks=num_blocks,
         output_token_ids=config.output_token_ids or (0, config.vocab_size),
+        open_tokenizer=folder.tokenizer,
         verify=settings.mock_verify,
     )
 
