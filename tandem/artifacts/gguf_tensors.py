@@ -105,7 +105,7 @@ def _layer_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
         "ffn_up.weight": (inner, hidden),
         "ffn_down.weight": (hidden, inner),
     }
-    if config.attention_bias:
+    if config.qkv_bias:
         shapes |= {"attn_q.bias": (q_size,), "attn_k.bias": (kv_size,), "attn_v.bias": (kv_size,)}
     if config.qk_norm:
         shapes |= {"attn_q_norm.weight": (config.head_dim,)}

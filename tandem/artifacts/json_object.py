@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +36,9 @@ class JsonObject:
 
     def positive_number(self, field: str) -> float:
         value = self.data.get(field)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise self.wrong(field, "a positive number")
+        if not 0 < value <= sys.float_info.max:  # NaN and numbers that are no float as well
             raise self.wrong(field, "a positive number")
         return float(value)
 
