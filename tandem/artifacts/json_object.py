@@ -72,6 +72,18 @@ class JsonObject:
             raise self.wrong(field, "a non-negative integer or a list of them")
         return tuple(items)
 
+    def texts(self, field: str) -> list[str]:
+        value = self.data.get(field)
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            raise self.wrong(field, "a list of strings")
+        return value
+
+    def numbers(self, field: str) -> list[float]:
+        value = self.data.get(field)
+        if not isinstance(value, list) or not all(type(item) in (int, float) for item in value):
+            raise self.wrong(field, "a list of numbers")
+        return value
+
     def has(self, field: str) -> bool:
         return self.data.get(field) is not None
 
