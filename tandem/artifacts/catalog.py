@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tandem.artifacts.cache import downloads_dir, locked_cache, models_dir
+from tandem.artifacts.cache import downloads_dir, locked_cache, locked_download, models_dir
+from tandem.artifacts.hub_reference import HubReference
 from tandem.artifacts.model_folder import ModelFolder
 from tandem.artifacts.progress import silent
 from tandem.artifacts.provenance import Provenance
@@ -56,7 +58,7 @@ class CachedModel:
 
 @dataclass(frozen=True, slots=True)
 class BrokenModel:
-    """A folder in the cache that cannot be used, and why."""
+    """A folder in the cache that cannot be used, or not yet, and why."""
 
     name: str
     path: Path
@@ -65,8 +67,9 @@ class BrokenModel:
 
 
 def list_models() -> list[CachedModel | BrokenModel]:
-    """What the cache holds, by name."""
-    return sorted((_open(path) for path in _folders()), key=lambda model: model.name.lower())
+    """What the cache holds, unfinished downloads included, by name."""
+    models = [*map(_open, _folders()), *_unfinished()]
+    return sorted(models, key=lambda model: model.name.lower())
 
 
 def find_model(name: str) -> Path | None:
@@ -81,9 +84,14 @@ def find_model(name: str) -> Path | None:
 
 def remove_model(name: str) -> Path:
     """Remove a model from the cache, by its name or its folder, and return what its folder was.
-    Processes that have loaded it go on. Raises `NotFound` and `ConfigError`."""
+
+    Processes that have loaded it go on. Of an unfinished download, waits for a pull that is under
+    way. Raises `NotFound` and `ConfigError`.
+    """
     by_path = [path for path in _folders() if str(path) == name]
     path = by_path[0] if by_path else find_model(name)
+    if path is None and name in (broken.name for broken in _unfinished()):
+        return _drop_download(name)
     if path is None:
         raise NotFound(f"there is no model {name!r:.200} in the cache: `tandem models` lists them")
     with locked_cache(silent) as scratch:
@@ -92,15 +100,25 @@ def remove_model(name: str) -> Path:
     return path
 
 
-def unfinished_bytes() -> int:
-    """How much interrupted downloads hold, and those under way."""
-    return _size(downloads_dir())
-
-
 def _folders() -> Iterator[Path]:
     for pattern in PATTERNS:
         for config in models_dir().glob(pattern):
             yield config.parent
+
+
+def _unfinished() -> Iterator[BrokenModel]:
+    for folder in downloads_dir().glob("*/"):
+        if reference := HubReference.parse_folder_name(folder.name):
+            problem = f"its download is not finished: `tandem pull {reference}` goes on with it"
+            yield BrokenModel(str(reference), folder, _size(folder), problem)
+
+
+def _drop_download(name: str) -> Path:
+    reference = HubReference.parse(name)
+    assert reference is not None, "the name comes from one"
+    with locked_download(reference.folder_name, silent) as folder:
+        shutil.rmtree(folder)
+    return folder
 
 
 def _open(path: Path) -> CachedModel | BrokenModel:
@@ -119,4 +137,10 @@ def _name(path: Path) -> str:
 
 
 def _size(path: Path) -> int:
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    total = 0
+    for file in path.rglob("*"):
+        try:
+            total += file.stat().st_size if file.is_file() else 0
+        except FileNotFoundError:
+            continue  # a pull goes on while we look
+    return total

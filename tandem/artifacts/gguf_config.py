@@ -101,6 +101,6 @@ def _token_id(metadata: JsonObject, which: str) -> int | None:
 
 
 def _eos_token_ids(metadata: JsonObject) -> list[int]:
-    """The end of a text and, where the file tells them apart, the end of a turn."""
-    ids = (_token_id(metadata, which) for which in ("eos", "eot"))
+    """The end of a text and, where the file tells them apart, of a turn and of a message."""
+    ids = (_token_id(metadata, which) for which in ("eos", "eot", "eom"))
     return sorted({token_id for token_id in ids if token_id is not None})

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 DEFAULT_REVISION = "main"
-# The hub's own rules; none of these characters means anything to a file system or a URL.
+# The hub's own rules. No name has two dashes or dots in a row.
 PATTERN = re.compile(
     r"(?P<repo>[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})"
     r"(@(?P<revision>[A-Za-z0-9][\w./-]{0,95}))?"
@@ -29,8 +29,10 @@ class HubReference:
     def parse(cls, text: str) -> HubReference | None:
         """None for a text of another form than `SYNTAX`."""
         match = PATTERN.fullmatch(text)
-        if match is None or ".." in text or match["repo"].lower().endswith(".gguf"):
-            return None  # the last is a path
+        if match is None or ".." in text or "--" in text:
+            return None
+        if match["repo"].lower().endswith(".gguf"):
+            return None  # a path
         return cls(match["repo"], match["revision"] or DEFAULT_REVISION, match["gguf"])
 
     def __str__(self) -> str:
@@ -39,5 +41,9 @@ class HubReference:
 
     @property
     def folder_name(self) -> str:
-        """One name for it in a folder, another for each reference."""
+        """A name for it in a folder, from which `parse_folder_name` has it back."""
         return str(self).replace("/", "--").replace(":", "+")
+
+    @classmethod
+    def parse_folder_name(cls, name: str) -> HubReference | None:
+        return cls.parse(name.replace("--", "/").replace("+", ":"))

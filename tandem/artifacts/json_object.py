@@ -10,6 +10,9 @@ from pathlib import Path
 
 from tandem.core.errors import ConfigError
 
+# Python's objects take some ten times as much.
+MAX_JSON_BYTES = 64 * 2**20
+
 
 @dataclass(frozen=True, slots=True)
 class JsonObject:
@@ -96,6 +99,8 @@ class JsonObject:
 def read_json_object(path: Path) -> JsonObject:
     """Read a file that holds one JSON object. Raises `ConfigError`."""
     try:
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise ConfigError(f"{path} is too large for what it should be: fetch it again")
         data = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise ConfigError(f"{path} is missing: a model folder must hold it") from None

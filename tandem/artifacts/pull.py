@@ -69,10 +69,12 @@ def pull_folder(folder: ModelFolder, progress: ProgressCallback = silent) -> Pat
     Only what makes the model is copied. A folder that has changed is another one. Raises
     `ConfigError`.
     """
+    if folder.path.is_relative_to(models_dir().resolve()):
+        return folder.path
     files = folder.files
     destination = models_dir() / "imported" / _identity(files) / folder.path.name.lower()
-    if destination.exists() or folder.path.is_relative_to(models_dir().resolve()):
-        return destination if destination.exists() else folder.path
+    if destination.exists():
+        return destination
     with locked_cache(progress) as scratch:
         if not destination.exists():
             (scratch / "folder").mkdir()

@@ -10,14 +10,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from tandem.artifacts.cache import models_dir
-from tandem.artifacts.catalog import BrokenModel, CachedModel, list_models, unfinished_bytes
+from tandem.artifacts.catalog import BrokenModel, CachedModel, list_models
 from tandem.artifacts.pull import DEFAULT_NAME
 from tandem.cli.amounts import format_bytes
 
 COLUMNS = ("name", "architecture", "parameters", "layers", "length", "on disk", "source")
-EMPTY = (
-    "no models in {folder} yet: `tandem pull` fetches the default, `tandem pull --help` says more"
-)
+EMPTY = "no models yet: `tandem pull` fetches the default one, `tandem pull --help` says more"
 
 
 def show_models(as_json: bool) -> None:
@@ -27,19 +25,14 @@ def show_models(as_json: bool) -> None:
         print(json.dumps([_plain(model) for model in models], indent=2))
         return
     console = Console(highlight=False)
-    if models:
-        console.print(_table([model for model in models if isinstance(model, CachedModel)]))
-        for model in models:
-            if isinstance(model, BrokenModel):
-                text = f"{model.name} ({format_bytes(model.size)}) cannot be used: {model.problem}"
-                console.print(f"[yellow]{escape(text)}[/]", soft_wrap=True)
-        console.print(
-            f"[dim]default is {DEFAULT_NAME}; all are in {models_dir()}[/]", soft_wrap=True
-        )
-    else:
-        console.print(EMPTY.format(folder=models_dir()), soft_wrap=True)
-    if unfinished := unfinished_bytes():
-        console.print(f"[dim]unfinished downloads: {format_bytes(unfinished)}[/]")
+    if whole := [model for model in models if isinstance(model, CachedModel)]:
+        console.print(_table(whole))
+    for model in models:
+        if isinstance(model, BrokenModel):
+            text = f"{model.name} ({format_bytes(model.size)}): {model.problem}"
+            console.print(f"[yellow]{escape(text)}[/]", soft_wrap=True)
+    last = f"default is {DEFAULT_NAME}; all are in {models_dir()}" if models else EMPTY
+    console.print(f"[dim]{escape(last)}[/]", soft_wrap=True)
 
 
 def _plain(model: CachedModel | BrokenModel) -> dict[str, object]:

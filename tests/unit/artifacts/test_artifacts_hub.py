@@ -17,6 +17,7 @@ from fake_hub import COMMIT, FakeHub, running_hub
 from safetensors.numpy import save
 
 from tandem.artifacts.cache import downloads_dir, models_dir
+from tandem.artifacts.catalog import BrokenModel, list_models, remove_model
 from tandem.artifacts.hub_reference import HubReference
 from tandem.artifacts.provenance import Provenance
 from tandem.artifacts.resolve import MOCK_FOLDER, resolve
@@ -119,12 +120,24 @@ def test_an_interrupted_pull_goes_on_where_it_stopped(hub: FakeHub) -> None:
         resolve(REPO, interrupt)
     assert names_in(models_dir() / "hub") == []
     assert [path.stat().st_size for path in downloads_dir().glob("*/*/*.part")] == [4 * PIECE]
+    (unfinished,) = list_models()
+    assert isinstance(unfinished, BrokenModel)
+    assert (unfinished.name, f"`tandem pull {REPO}`" in unfinished.problem) == (REPO, True)
     hub.seen.clear()
     stages: list[tuple[str, int, int | None]] = []
     folder = resolve(REPO, lambda *stage: stages.append(stage))
     assert [(each.name, each.range) for each in hub.seen] == [(WEIGHTS, f"bytes={4 * PIECE}-")]
     assert ("downloading", 4 * PIECE, len(hub.repos[REPO][WEIGHTS])) in stages
     assert (folder.path / WEIGHTS).read_bytes() == hub.repos[REPO][WEIGHTS]
+
+
+def test_an_unfinished_download_can_be_dropped(hub: FakeHub) -> None:
+    hub.wrong = {WEIGHTS}
+    with pytest.raises(ConfigError):
+        resolve(REPO)
+    remove_model(REPO)
+    assert list_models() == []
+    assert names_in(downloads_dir()) == ["Acme--Tiny-Llama.lock"]
 
 
 def test_a_pull_of_another_commit_starts_anew(hub: FakeHub) -> None:
@@ -346,7 +359,7 @@ def test_the_only_gguf_file_needs_no_name(hub: FakeHub, gguf_repo: str) -> None:
         *((text, None) for text in ("name", "a/b/c", "../b", "a/..", "/a/b", "a/b@", "a/b:", "")),
         *(
             (text, None)
-            for text in ("a/b@../x", "a /b", "a/b\n", "a/é", "a/x.gguf", "a" * 99 + "/b")
+            for text in ("a/b@../x", "a /b", "a/b\n", "a/é", "a--b/c", "a/x.gguf", "a" * 99 + "/b")
         ),
     ],
 )
@@ -355,3 +368,4 @@ def test_references(text: str, reference: HubReference | None) -> None:
     if reference is not None:
         assert HubReference.parse(str(reference)) == reference
         assert "/" not in reference.folder_name
+        assert HubReference.parse_folder_name(reference.folder_name) == reference
