@@ -53,13 +53,11 @@ def locked_cache(progress: ProgressCallback) -> Iterator[Path]:
 def locked_download(name: str, progress: ProgressCallback) -> Iterator[Path]:
     """Be the only process that downloads `name`, after waiting for any other that does.
 
-    Yields a folder for it that stays if the context fails, so that the next one can go on. Raises
-    `ConfigError` where the cache cannot be written.
+    Yields the path of a folder for it, which may not exist yet, and which stays if the context
+    fails, so that the next one can go on. Raises `ConfigError` where the cache cannot be written.
     """
-    folder = downloads_dir() / name
     with _locked(downloads_dir() / f"{name}.lock", progress):
-        folder.mkdir(exist_ok=True)
-        yield folder
+        yield downloads_dir() / name
 
 
 @contextmanager

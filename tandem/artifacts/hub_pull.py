@@ -26,6 +26,7 @@ from tandem.artifacts.progress import ProgressCallback
 from tandem.artifacts.provenance import Provenance
 from tandem.core.errors import ConfigError
 
+SOURCE = "hub"
 HASH_BYTES = 4 * 2**20
 
 
@@ -53,7 +54,7 @@ def pull_hub(reference: HubReference, progress: ProgressCallback) -> Path:
                 folder = _pull_gguf(listing, gguf, folder, progress)
             else:
                 _pull_safetensors(listing, folder, progress)
-            Provenance(str(reference), f"hub: {reference}", listing.commit).write(folder)
+            Provenance(str(reference), SOURCE, listing.commit).write(folder)
             ModelFolder.open(folder)
             destination.parent.mkdir(parents=True, exist_ok=True)
             folder.rename(destination)
@@ -84,11 +85,11 @@ def _pull_gguf(
 
 def _folder_of_commit(downloads: Path, commit: str) -> Path:
     """Files of another commit do not fit: they go."""
-    for other in downloads.iterdir():
-        if other.name != commit:
-            shutil.rmtree(other)
     folder = downloads / commit
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    for other in downloads.iterdir():
+        if other != folder:
+            shutil.rmtree(other)
     return folder
 
 

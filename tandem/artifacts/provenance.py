@@ -13,8 +13,8 @@ FILE = "tandem.json"
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """`name` is what users call the model, `source` what it was made from: a reference to the hub,
-    a path, a package. `revision` is the hub's commit."""
+    """`name` is what users call the model, `source` what it was made from: `hub`, a path, a
+    package. `revision` is the hub's commit."""
 
     name: str
     source: str

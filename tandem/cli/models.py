@@ -57,7 +57,7 @@ def _row(model: CachedModel) -> tuple[str, ...]:
         str(model.num_layers),
         str(model.max_model_len),
         format_bytes(model.size),
-        model.source or "",
+        f"{model.source or ''} {(model.revision or '')[:8]}".strip(),
     )
 
 

@@ -74,7 +74,7 @@ def test_what_makes_the_model_is_fetched_once(hub: FakeHub) -> None:
         ["config.json", "tokenizer.json", "tokenizer_config.json", WEIGHTS, "tandem.json"]
     )
     assert (folder.path / WEIGHTS).read_bytes() == hub.repos[REPO][WEIGHTS]
-    assert Provenance.read(folder.path) == Provenance(REPO, f"hub: {REPO}", COMMIT)
+    assert Provenance.read(folder.path) == Provenance(REPO, "hub", COMMIT)
     size = len(hub.repos[REPO][WEIGHTS])
     assert stages[-1] == ("downloading", size, size)
     assert ("downloading", PIECE, size) in stages
@@ -146,7 +146,7 @@ def test_a_pull_of_another_commit_starts_anew(hub: FakeHub) -> None:
         resolve(REPO)
     hub.wrong, hub.commit = set(), "d" * 40
     hub.seen.clear()
-    assert Provenance.read(resolve(REPO).path) == Provenance(REPO, f"hub: {REPO}", "d" * 40)
+    assert Provenance.read(resolve(REPO).path) == Provenance(REPO, "hub", "d" * 40)
     assert len(hub.seen) == 4
 
 
@@ -175,6 +175,7 @@ def test_one_of_many_pulls_and_the_others_wait(hub: FakeHub) -> None:
         folders = list(pool.map(resolve, [REPO] * 4))
     assert folders == folders[:1] * 4
     assert len(hub.seen) == 4
+    assert names_in(downloads_dir()) == ["Acme--Tiny-Llama.lock"]
 
 
 def test_another_model_does_not_wait(hub: FakeHub, llama: dict[str, object]) -> None:
