@@ -25,6 +25,7 @@ commands = typer.Typer(
 
 WORKERS = "Workers"
 GATEWAY = "Gateway"
+HUB_MODEL = "org/name[@revision][:Q4_K_M] on the hub"
 # The arguments, --help among them, are the service's own business.
 FORWARD = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
@@ -44,7 +45,7 @@ def up(
         str, flag("topology", "1p1d, 1p2d, 2p1d or another NpMd; colocated, colocated:2")
     ] = "1p1d",
     model: Annotated[
-        str, flag("model", "default, mock, a Hugging Face folder or a .gguf file")
+        str, flag("model", f"default, mock, a folder, a .gguf file or {HUB_MODEL}")
     ] = "default",
     device: Annotated[
         str, flag("device", "cpu, cpu:0-3, cuda (one GPU a worker), cuda:0 (shared), mock:PROFILE")
@@ -169,15 +170,47 @@ def timeline(
 
 @commands.command()
 def pull(
-    model: Annotated[str, typer.Argument(help="default, or a .gguf file to import")] = "default",
+    model: Annotated[
+        str,
+        typer.Argument(help=f"default, a folder, a .gguf file or {HUB_MODEL}"),
+    ] = "default",
 ) -> None:
-    """Download or import a model, and print its folder."""
+    """Download or import a model into the cache, and print its folder.
+
+    An interrupted download goes on where it stopped.
+    """
     from tandem.artifacts.progress import terminal_progress
-    from tandem.artifacts.resolve import resolve
+    from tandem.artifacts.resolve import pull_model
 
     with terminal_progress() as progress:
-        folder = resolve(model, progress)
+        folder = pull_model(model, progress)
     typer.echo(folder.path)
+
+
+models = typer.Typer(add_completion=False, invoke_without_command=True)
+commands.add_typer(models, name="models")
+
+
+@models.callback()
+def list_models(
+    context: typer.Context,
+    json: Annotated[bool, typer.Option("--json", help="for programs: a JSON list")] = False,
+) -> None:
+    """List the models in the cache; `tandem models rm NAME` removes one."""
+    if context.invoked_subcommand is None:
+        from tandem.cli.models import show_models
+
+        show_models(as_json=json)
+
+
+@models.command("rm")
+def remove_model(
+    name: Annotated[str, typer.Argument(help="the model's name, or its folder")],
+) -> None:
+    """Remove a model from the cache."""
+    from tandem.artifacts.catalog import remove_model
+
+    typer.echo(f"removed {remove_model(name)}")
 
 
 @commands.command(context_settings=FORWARD, add_help_option=False)
