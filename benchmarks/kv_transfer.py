@@ -9,6 +9,9 @@ was tried), timed until the other side, which has all, answers with one byte. Bo
 memory that was touched before, and not within the last hundreds of megabytes that were moved. After
 each pair what was received is compared with what was sent, in both arms.
 
+Beside the rates stands the processor time that a transfer took, sender + receiver, in seconds a
+gigabyte: other work on the machine disturbs it far less.
+
     .venv/bin/python benchmarks/kv_transfer.py [--pairs 9] [--layout llama-8b] [--json FILE]
 """
 
@@ -23,9 +26,11 @@ import socket
 import statistics
 import sys
 import threading
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
 import numpy as np
@@ -182,6 +187,9 @@ class ReceiverProcess:
             target = target[self._connection.recv_into(target[:RAW_CALL_BYTES]) :]
         self._connection.sendall(b"!")
 
+    def _on_processor(self, _: int) -> None:
+        say({"seconds": process_time()})
+
     def _on_digests(self, region: int) -> None:
         say({"digests": self._side.digests(region)})
 
@@ -197,18 +205,29 @@ def ignore(*_: object) -> None:
 # The sending process: this one.
 
 
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Of one transfer: seconds on the clock, and of processor time at both ends."""
+
+    seconds: float
+    sender_s: float
+    receiver_s: float
+
+
 @dataclass
 class Row:
-    """A frame size's results: seconds of each pair, and the frames that there were."""
+    """A frame size's pairs, and the sizes of all frames."""
 
     frame_bytes: int
-    kv_s: list[float] = field(default_factory=list)
-    raw_s: list[float] = field(default_factory=list)
+    pairs: list[dict[str, Cost]] = field(default_factory=list)
     frames: list[int] = field(default_factory=list)
+
+    def costs(self, arm: str) -> list[Cost]:
+        return [pair[arm] for pair in self.pairs]
 
     @property
     def ratios(self) -> list[float]:
-        return [raw / kv for kv, raw in zip(self.kv_s, self.raw_s, strict=True)]
+        return [pair["raw"].seconds / pair["kv"].seconds for pair in self.pairs]
 
 
 class SenderProcess:
@@ -243,16 +262,14 @@ class SenderProcess:
             min_frame_bytes=frame_bytes,
             max_frame_bytes=frame_bytes,
         )
+        arms = {"kv": partial(self._send_kv, sender, outcomes), "raw": self._send_raw}
         for pair in range(num_pairs + 1):
-            source, target = self._next_regions()
-            arms = [self._send_kv(sender, outcomes, source, target), self._send_raw(source, target)]
-            seconds = [0.0, 0.0]
-            for arm in (0, 1) if pair % 2 else (1, 0):
-                seconds[arm] = await arms[arm]
-            await self._verify(source, target)
+            regions = self._next_regions()
+            order = list(arms) if pair % 2 else list(reversed(arms))
+            costs = {arm: await self._cost(arms[arm], *regions) for arm in order}
+            await self._verify(*regions)
             if pair:
-                row.kv_s.append(seconds[0])
-                row.raw_s.append(seconds[1])
+                row.pairs.append(costs)
         await sender.close()
         return row
 
@@ -261,6 +278,14 @@ class SenderProcess:
         a row."""
         turn, self._turn = self._turn, self._turn + 1
         return turn % NUM_REGIONS, (turn + turn // NUM_REGIONS) % NUM_REGIONS
+
+    async def _cost(
+        self, arm: Callable[[int, int], Awaitable[float]], source: int, target: int
+    ) -> Cost:
+        before = process_time(), (await self._ask("processor", 0))["seconds"]
+        seconds = await arm(source, target)
+        after = process_time(), (await self._ask("processor", 0))["seconds"]
+        return Cost(seconds, after[0] - before[0], after[1] - before[1])
 
     async def _send_kv(
         self, sender: KvSender, outcomes: asyncio.Queue[int | TandemError], source: int, target: int
@@ -332,51 +357,49 @@ async def run(name: str, frame_sizes: list[int], num_pairs: int) -> list[Row]:
         await receiver.wait()
 
 
-def rates(case: Case, seconds: list[float]) -> tuple[float, float, float]:
-    """Quartiles in GB/s."""
-    return quartiles([case.num_bytes / each / 1e9 for each in seconds])
-
-
-def quartiles(values: list[float]) -> tuple[float, float, float]:
+def quartiles(values: list[float]) -> str:
     low, middle, high = statistics.quantiles(values, method="inclusive")
-    return low, middle, high
+    return f"{middle:.2f} ({low:.2f}-{high:.2f})"
 
 
 def table(name: str, rows: list[Row], num_pairs: int) -> Table:
     case = CASES[name]
+    gb = case.num_bytes / 1e9
     made = Table(
-        title=f"{name}: {case.num_tokens} tokens, {case.num_bytes / 2**20:.0f} MiB of KV a transfer, "
-        f"{num_pairs} pairs; medians (quartiles)"
+        title=f"{name}: {case.num_tokens} tokens, {case.num_bytes / 2**20:.0f} MiB of KV, "
+        f"{num_pairs} pairs\nframes: KiB at most (mean); medians; KV / raw with quartiles"
     )
-    for column in ("frames up to", "frame, mean", "KV, GB/s", "raw TCP, GB/s", "KV / raw TCP"):
-        made.add_column(column, justify="right")
+    for column in ("frames", "KV GB/s", "raw GB/s", "KV / raw", "KV s/GB", "raw s/GB"):
+        made.add_column(column, justify="right", no_wrap=True)
     for row in rows:
-        cells = [
-            "{1:.2f} ({0:.2f} to {2:.2f})".format(*each)
-            for each in (
-                rates(case, row.kv_s),
-                rates(case, row.raw_s),
-                quartiles(row.ratios),
-            )
-        ]
-        mean = statistics.mean(row.frames) / KIB
-        made.add_row(f"{row.frame_bytes // KIB} KiB", f"{mean:.0f} KiB", *cells)
+        arms = (row.costs("kv"), row.costs("raw"))
+        made.add_row(
+            f"{row.frame_bytes // KIB} ({statistics.mean(row.frames) / KIB:.0f})",
+            *(f"{statistics.median(gb / each.seconds for each in costs):.2f}" for costs in arms),
+            quartiles(row.ratios),
+            *(processor(costs, gb) for costs in arms),
+        )
     return made
 
 
+def processor(costs: list[Cost], gb: float) -> str:
+    sender = statistics.median(each.sender_s for each in costs) / gb
+    receiver = statistics.median(each.receiver_s for each in costs) / gb
+    return f"{sender:.2f} + {receiver:.2f}"
+
+
 def as_json(name: str, rows: list[Row]) -> str:
-    each = [
+    case = CASES[name]
+    sizes = [
         {
             "frame_bytes": row.frame_bytes,
             "mean_frame_bytes": statistics.mean(row.frames),
-            "kv_s": row.kv_s,
-            "raw_s": row.raw_s,
             "median_ratio": statistics.median(row.ratios),
+            "pairs": [{arm: asdict(cost) for arm, cost in pair.items()} for pair in row.pairs],
         }
         for row in rows
     ]
-    case = CASES[name]
-    whole = {"layout": asdict(case.layout), "num_bytes": case.num_bytes, "frame_sizes": each}
+    whole = {"layout": asdict(case.layout), "num_bytes": case.num_bytes, "frame_sizes": sizes}
     return json.dumps(whole, indent=1)
 
 
