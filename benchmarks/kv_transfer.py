@@ -36,6 +36,7 @@ from typing import Any
 import numpy as np
 import torch
 import xxhash
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
@@ -94,9 +95,9 @@ class Side:
         rng = np.random.default_rng(seed)
         for layer in range(case.layout.num_layers):
             for plane in Plane:
-                items = self.pool.layer(plane, layer).view(torch.uint8).numpy()
-                items[:] = rng.integers(0, 256, items.shape, np.uint8)
-        self.raw = rng.integers(0, 256, NUM_REGIONS * case.num_bytes, np.uint8)
+                items = self.pool.layer(plane, layer).view(torch.uint8).numpy().reshape(-1)
+                items[:] = noise(rng, items.size)
+        self.raw = noise(rng, NUM_REGIONS * case.num_bytes)
         # Blocks lie scattered, as in a pool that has been in use for a while.
         self._ids = list(range(self.pool.num_blocks))
         random.Random(seed).shuffle(self._ids)
@@ -118,6 +119,11 @@ class Side:
                 layers, ids = range(layer, layer + 1), self.blocks(region).ids
                 kv.update(self.pool.read(plane, layers, ids, self.case.num_tokens))
         return [kv.hexdigest(), xxhash.xxh3_128_hexdigest(self.raw_region(region))]
+
+
+def noise(rng: np.random.Generator, num_bytes: int) -> NDArray[np.uint8]:
+    """Bytes that no two places share. `num_bytes` is a multiple of 8."""
+    return rng.integers(0, 2**64, num_bytes // 8, np.uint64).view(np.uint8)
 
 
 # The receiving process: commands come as lines of JSON, and are answered likewise.

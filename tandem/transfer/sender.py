@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from time import monotonic_ns
 from typing import Any
 
@@ -302,8 +303,11 @@ class KvSender:
         first_block = header.first_token // layout.block_size
         ids = blocks.ids[first_block : layout.blocks_for(header.last_token)]
         try:
-            items = self.pool.read(header.plane, header.layers, ids, header.num_tokens)
-            return encode_frame(header, layout, items)
+            return encode_frame(
+                header,
+                layout,
+                partial(self.pool.read_into, header.plane, header.layers, ids, header.num_tokens),
+            )
         finally:
             with self._lock:
                 blocks.end_access()
