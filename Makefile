@@ -70,6 +70,7 @@ protos: .venv/installed-dev ## tandem/v1 from protos/
 .PHONY: bench
 bench: .venv/installed-dev ## the benchmarks
 	@$(BIN)/python benchmarks/pipeline.py $(ARGS)
+	@$(BIN)/python benchmarks/kv_transfer.py
 
 # An index may carry torch as another build, whose version then has a local part: 2.13.0+cpu.
 .PHONY: lock
