@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from gateway.fleet import WorkerView
 from gateway.generation import Generation
 from gateway.tokens import Ended, Token
 from tandem.core.commands import DecodeCommand, PrefillCommand
@@ -24,3 +25,21 @@ class Emit:
 
     generation: Generation
     event: Token | Ended | TandemError
+
+
+class Outbox:
+    """Effects, in the order in which they were decided."""
+
+    def __init__(self) -> None:
+        self._effects: list[Send | Emit] = []
+
+    def send(self, worker: WorkerView, command: DecodeCommand | PrefillCommand) -> None:
+        self._effects.append(Send(worker.info.worker_id, command))
+
+    def emit(self, generation: Generation, event: Token | Ended | TandemError) -> None:
+        self._effects.append(Emit(generation, event))
+
+    def take(self) -> list[Send | Emit]:
+        """All since the last call."""
+        effects, self._effects = self._effects, []
+        return effects

@@ -17,12 +17,14 @@ from contextlib import contextmanager
 import uvicorn
 from pydantic import Field
 
+from gateway.batching import Limits
+from gateway.colocated_policies import colocated_policy
 from gateway.dispatcher import Dispatcher
 from gateway.frontend import Frontend
 from gateway.grpc_inference import InferenceServicer
 from gateway.http.app import create_app
 from gateway.policies import queue_policy
-from gateway.scheduler import Limits, Scheduler
+from gateway.scheduler import Scheduler
 from gateway.timeline import Timeline
 from tandem.artifacts.resolve import resolve
 from tandem.core.errors import ConfigError
@@ -48,29 +50,51 @@ class GatewaySettings(ServiceSettings):
     http_port: int = Field(8000, ge=1, le=65535, description="port of the OpenAI API")
     grpc_port: int = Field(50050, ge=1, le=65535, description="port of the gRPC API")
     prefill: str = Field(
-        "127.0.0.1:50051", description="addresses of the prefill workers, comma-separated"
+        "127.0.0.1:50051",
+        description="addresses of the prefill workers, comma-separated; none: decode workers "
+        "compute the prompts as well (colocated)",
     )
     decode: str = Field(
         "127.0.0.1:50052", description="addresses of the decode workers, comma-separated"
     )
     model: str = Field("default", description="the workers' model; here, for its tokenizer")
     policy: str = Field("fcfs", description="order in which queued prompts are prefilled")
+    batching: str = Field(
+        "chunked",
+        description="colocated workers' steps: chunked, prefill-first or decode-first (static)",
+    )
+    prefill_token_budget: int = Field(
+        256, ge=16, description="prompt tokens of a chunked colocated step"
+    )
     max_batch_tokens: int = Field(
         2048, ge=16, description="prompt tokens of a prefill batch; longer prompts go in chunks"
     )
     max_queue: int = Field(4096, ge=1, description="requests that may wait; more are refused")
 
     def workers(self) -> list[tuple[WorkerRole, str]]:
-        """Roles and addresses. Raises `ConfigError` if a role has none, or two share one."""
+        """Roles and addresses. Raises `ConfigError` if there is no decode worker, or two share an
+        address."""
         prefill, decode = _addresses(self.prefill), _addresses(self.decode)
-        if not prefill or not decode:
-            raise ConfigError("the gateway needs at least one worker of each role")
+        if not decode:
+            raise ConfigError("the gateway needs at least one decode worker", param="decode")
         if len({*prefill, *decode}) < len(prefill) + len(decode):
             raise ConfigError("an address is named twice among the workers'")
         return [
             *((WorkerRole.PREFILL, address) for address in prefill),
             *((WorkerRole.DECODE, address) for address in decode),
         ]
+
+    def scheduler(self) -> Scheduler:
+        """As the settings ask for it. Raises `ConfigError` for a policy that is not known."""
+        colocated = colocated_policy(
+            self.batching, self.max_batch_tokens, self.prefill_token_budget
+        )
+        return Scheduler(
+            queue_policy(self.policy),
+            Limits(max_batch_tokens=self.max_batch_tokens, max_queue=self.max_queue),
+            first_id=time.time_ns() // 1000,
+            colocated=None if _addresses(self.prefill) else colocated,
+        )
 
 
 async def serve(settings: GatewaySettings) -> None:
@@ -79,11 +103,7 @@ async def serve(settings: GatewaySettings) -> None:
     listener = _listen(settings.host, settings.http_port)
     timeline = Timeline()
     dispatcher = Dispatcher(
-        Scheduler(
-            queue_policy(settings.policy),
-            Limits(max_batch_tokens=settings.max_batch_tokens, max_queue=settings.max_queue),
-            first_id=time.time_ns() // 1000,
-        ),
+        settings.scheduler(),
         settings.workers(),
         folder.fingerprint,
         timeline,

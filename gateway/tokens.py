@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from tandem.core.logprobs import TokenLogprobs
 from tandem.core.sampling_params import SamplingParams
 from tandem.core.sequence import FinishReason
 
@@ -25,6 +26,7 @@ class Token:
 
     position: int
     token_id: int
+    logprobs: TokenLogprobs | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,6 +80,14 @@ def up(
         int | None, flag("max-batch-tokens", "prompt tokens of a prefill batch", GATEWAY)
     ] = None,
     max_queue: Annotated[int | None, flag("max-queue", "requests that may wait", GATEWAY)] = None,
+    batching: Annotated[
+        str | None,
+        flag("batching", "colocated steps: chunked, prefill-first or decode-first", GATEWAY),
+    ] = None,
+    prefill_token_budget: Annotated[
+        int | None,
+        flag("prefill-token-budget", "prompt tokens of a chunked colocated step", GATEWAY),
+    ] = None,
 ) -> None:
     """Start prefill workers, decode workers and the gateway, and keep them running.
 
@@ -110,6 +118,8 @@ def up(
                 "policy": policy,
                 "max-batch-tokens": max_batch_tokens,
                 "max-queue": max_queue,
+                "batching": batching,
+                "prefill-token-budget": prefill_token_budget,
             },
         ),
         log_dir=log_dir,

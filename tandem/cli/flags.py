@@ -16,7 +16,9 @@ def flag(name: str, description: str, panel: str | None = None) -> Any:
     return typer.Option(f"--{name}", envvar=twin, help=description, rich_help_panel=panel)
 
 
-TopologyFlag = Annotated[str, flag("topology", "1p1d, 1p2d, 2p1d or another NpMd")]
+TopologyFlag = Annotated[
+    str, flag("topology", "1p1d, 1p2d, 2p1d or another NpMd; colocated, colocated:2")
+]
 ModelFlag = Annotated[str, flag("model", "default, mock, a Hugging Face folder or a .gguf file")]
 DeviceFlag = Annotated[
     str, flag("device", "cpu, cpu:0-3, cuda (one GPU a worker), cuda:0 (shared), mock:PROFILE")

@@ -18,12 +18,14 @@ from tandem.core.blocks import SequenceBlocks
 from tandem.core.commands import Destination
 from tandem.core.errors import Cancelled, DataLoss, TandemError
 from tandem.core.kv import KVLayout, Plane
+from tandem.core.logprobs import TokenLogprobs
 from tandem.core.reports import Span, SpanKind
 from tandem.engine.protocols import KVPool
 from tandem.transfer.codec import FrameHeader, encode_frame
 from tandem.v1 import kv_pb2
 from tandem.wire.channels import open_channel
 from tandem.wire.descriptions import layout_to_wire
+from tandem.wire.sampling import logprobs_to_wire
 from tandem.wire.status import call_error, to_tandem_error
 
 log = structlog.get_logger(__name__)
@@ -53,6 +55,7 @@ class Finish:
     """All regions have been named; `first_token_id` is the token that follows the prompt."""
 
     first_token_id: int
+    logprobs: TokenLogprobs | None
     compute_end_ns: int
 
 
@@ -115,9 +118,11 @@ class OutgoingTransfer:
             self._start_ns = self._start_ns or monotonic_ns()
             self._due.put_nowait(region)
 
-    def finish(self, first_token_id: int, compute_end_ns: int) -> None:
+    def finish(
+        self, first_token_id: int, logprobs: TokenLogprobs | None, compute_end_ns: int
+    ) -> None:
         self._start_ns = self._start_ns or monotonic_ns()
-        self._due.put_nowait(Finish(first_token_id, compute_end_ns))
+        self._due.put_nowait(Finish(first_token_id, logprobs, compute_end_ns))
 
     async def run(self) -> int:
         """Send until all is acknowledged; the bytes sent. Raises the `TandemError` of its end."""
@@ -136,7 +141,7 @@ class OutgoingTransfer:
         while isinstance(due := await self._due.get(), Region):
             for plane in Plane:
                 await self._send_frame(call, plane, due)
-        await call.write(self._closing(due.first_token_id))
+        await call.write(self._closing(due))
         await call.done_writing()
         response = await call.read()
         if not isinstance(response, kv_pb2.PushKvResponse):
@@ -202,9 +207,13 @@ class OutgoingTransfer:
             )
         ).SerializeToString()
 
-    def _closing(self, first_token_id: int) -> bytes:
+    def _closing(self, finish: Finish) -> bytes:
         return kv_pb2.PushKvRequest(
-            finish=kv_pb2.TransferFinish(num_frames=self._num_frames, first_token=first_token_id)
+            finish=kv_pb2.TransferFinish(
+                num_frames=self._num_frames,
+                first_token=finish.first_token_id,
+                first_token_logprobs=logprobs_to_wire(finish.logprobs),
+            )
         ).SerializeToString()
 
 

@@ -48,7 +48,7 @@ def judge_cores(cpu: Cpu, fleet: Fleet) -> Finding:
             f"--device cpu:{format_cores(keep)}",
         )
     if 0 < len(used) < len(bound):
-        return warning("cpu", text, "--topology 1p1d" if len(bound) > 2 else "")
+        return warning("cpu", text, f"--topology {'1p1d' if len(used) > 1 else 'colocated'}")
     return Finding("cpu", text)
 
 

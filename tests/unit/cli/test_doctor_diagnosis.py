@@ -163,7 +163,7 @@ def test_one_core_for_two_workers() -> None:
     finding = about(look(cpu=Cpu("", 1, (0,), None)), "cpu")
     assert finding.level is Level.WARNING
     assert "1 core; prefill-0 on 0, decode-0 on 0: too few for 2 workers" in finding.text
-    assert finding.mend == ""
+    assert finding.mend == "--topology colocated"
 
 
 def test_a_container_with_two_cpus_worth_of_time_on_sixty_four() -> None:

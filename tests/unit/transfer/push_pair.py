@@ -227,7 +227,7 @@ class SenderSide:
     def finish(self) -> None:
         transfer = self.sender.get(SEQUENCE_ID)
         assert transfer is not None
-        transfer.finish(FIRST_TOKEN_ID, 1)
+        transfer.finish(FIRST_TOKEN_ID, None, 1)
 
     async def outcome(self) -> int | TandemError:
         """How the transfer ended: the bytes sent, or the error. It ends only once."""
