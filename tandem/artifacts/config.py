@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from tandem.artifacts.json_object import JsonObject
 from tandem.artifacts.rope_scaling import RopeScaling, read_rope_scaling, stretched_length
 from tandem.core.errors import ConfigError
+from tandem.core.kv import KVLayout
 
 MOCK = "MockForCausalLM"
 ARCHITECTURES = (
@@ -103,6 +104,10 @@ class ModelConfig:
         )
         config._check(fields)
         return config
+
+    def kv_layout(self, block_size: int, dtype: str) -> KVLayout:
+        """The geometry of this model's KV cache. `dtype`: a key of `ITEM_SIZES`."""
+        return KVLayout(self.num_layers, self.num_kv_heads, self.head_dim, block_size, dtype)
 
     def canonical_json(self) -> bytes:
         """The same bytes for the same model, however its `config.json` spells it."""

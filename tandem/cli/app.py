@@ -7,12 +7,29 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from tandem.cli.flags import flag
+from tandem.cli.flags import (
+    HUB_MODEL,
+    WORKERS,
+    BlockSizeFlag,
+    DeviceFlag,
+    DtypeFlag,
+    GrpcPortFlag,
+    HostFlag,
+    HttpPortFlag,
+    LogDirFlag,
+    MaxModelLenFlag,
+    MemoryShareFlag,
+    ModelFlag,
+    NumBlocksFlag,
+    PortBaseFlag,
+    TopologyFlag,
+    VerboseFlag,
+    flag,
+)
 from tandem.core.errors import TandemError
 
 commands = typer.Typer(
@@ -23,9 +40,7 @@ commands = typer.Typer(
     help="LLM serving that splits prefill from decode.",
 )
 
-WORKERS = "Workers"
 GATEWAY = "Gateway"
-HUB_MODEL = "org/name[@revision][:Q4_K_M] on the hub"
 # The arguments, --help among them, are the service's own business.
 FORWARD = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
@@ -41,41 +56,24 @@ def app() -> None:
 @commands.command()
 def up(
     *,
-    topology: Annotated[
-        str, flag("topology", "1p1d, 1p2d, 2p1d or another NpMd; colocated, colocated:2")
-    ] = "1p1d",
-    model: Annotated[
-        str, flag("model", f"default, mock, a folder, a .gguf file or {HUB_MODEL}")
-    ] = "default",
-    device: Annotated[
-        str, flag("device", "cpu, cpu:0-3, cuda (one GPU a worker), cuda:0 (shared), mock:PROFILE")
-    ] = "cpu",
-    host: Annotated[str, flag("host", "address that the gateway listens on")] = "127.0.0.1",
-    http_port: Annotated[int, flag("http-port", "port of the OpenAI API")] = 8000,
-    grpc_port: Annotated[int, flag("grpc-port", "port of the gRPC API")] = 50050,
-    port_base: Annotated[
-        int, flag("port-base", "the workers take the first free ports from here on")
-    ] = 50051,
-    log_dir: Annotated[
-        Path | None, flag("log-dir", "folder for the logs (default: logs/HTTP_PORT in the cache)")
-    ] = None,
-    verbose: Annotated[bool, flag("verbose", "logs to the terminal instead of files")] = False,
+    topology: TopologyFlag = "1p1d",
+    model: ModelFlag = "default",
+    device: DeviceFlag = "cpu",
+    host: HostFlag = "127.0.0.1",
+    http_port: HttpPortFlag = 8000,
+    grpc_port: GrpcPortFlag = 50050,
+    port_base: PortBaseFlag = 50051,
+    log_dir: LogDirFlag = None,
+    verbose: VerboseFlag = False,
     start_timeout: Annotated[int, flag("start-timeout", "seconds until all must be ready")] = 300,
-    dtype: Annotated[str | None, flag("dtype", "auto, float32 or bfloat16", WORKERS)] = None,
-    max_model_len: Annotated[
-        int | None, flag("max-model-len", "positions of a sequence at the most", WORKERS)
-    ] = None,
+    dtype: DtypeFlag = None,
+    max_model_len: MaxModelLenFlag = None,
     max_num_seqs: Annotated[
         int | None, flag("max-num-seqs", "sequences a worker holds at the most", WORKERS)
     ] = None,
-    block_size: Annotated[int | None, flag("block-size", "tokens of a KV block", WORKERS)] = None,
-    num_blocks: Annotated[
-        int | None, flag("num-blocks", "blocks of a worker's KV pool", WORKERS)
-    ] = None,
-    memory_share: Annotated[
-        float | None,
-        flag("memory-share", "share of the device's memory that a worker takes", WORKERS),
-    ] = None,
+    block_size: BlockSizeFlag = None,
+    num_blocks: NumBlocksFlag = None,
+    memory_share: MemoryShareFlag = None,
     mock_verify: Annotated[
         str | None,
         flag("mock-verify", "KV that a mock device reads at each step: full, incremental", WORKERS),
@@ -134,6 +132,54 @@ def up(
         verbose=verbose,
         start_timeout_s=start_timeout,
     )
+
+
+@commands.command()
+def doctor(
+    *,
+    topology: TopologyFlag = "1p1d",
+    model: ModelFlag = "default",
+    device: DeviceFlag = "cpu",
+    host: HostFlag = "127.0.0.1",
+    http_port: HttpPortFlag = 8000,
+    grpc_port: GrpcPortFlag = 50050,
+    port_base: PortBaseFlag = 50051,
+    log_dir: LogDirFlag = None,
+    verbose: VerboseFlag = False,
+    dtype: DtypeFlag = None,
+    max_model_len: MaxModelLenFlag = None,
+    block_size: BlockSizeFlag = None,
+    num_blocks: NumBlocksFlag = None,
+    memory_share: MemoryShareFlag = None,
+    as_json: Annotated[bool, typer.Option("--json", help="for programs")] = False,
+) -> None:
+    """Say what this machine has, and whether `tandem up` with these flags would work.
+
+    Exit status 1 if something stops it.
+    """
+    from tandem.cli.doctor.doctor import run_doctor
+    from tandem.cli.fleet import FleetSettings
+    from tandem.cli.up import default_logs
+    from tandem.core.topology import parse_topology
+
+    settings = FleetSettings(
+        topology=parse_topology(topology),
+        model=model,
+        device=device,
+        host=host,
+        http_port=http_port,
+        grpc_port=grpc_port,
+        port_base=port_base,
+        worker_options={
+            "dtype": dtype,
+            "max-model-len": max_model_len,
+            "block-size": block_size,
+            "num-blocks": num_blocks,
+            "memory-share": memory_share,
+        },
+    )
+    logs = None if verbose else log_dir or default_logs(settings)
+    run_doctor(settings, logs, as_json=as_json)
 
 
 @commands.command()
