@@ -34,7 +34,7 @@ from tandem.core.address import parse_address
 from tandem.core.errors import ConfigError
 from tandem.core.worker import WorkerRole
 from tandem.process.grpc_server import GrpcServer
-from tandem.process.lifetime import stop_signal
+from tandem.process.lifetime import settle, stop_signal
 from tandem.process.settings import ServiceSettings
 from tandem.v1 import inference_pb2, inference_pb2_grpc
 
@@ -131,6 +131,7 @@ async def serve(settings: GatewaySettings) -> None:
         )
     )
     await grpc_server.start([SERVICE])
+    settle()
     dispatcher.start()
     try:
         async with asyncio.TaskGroup() as tasks:
