@@ -20,6 +20,7 @@ from pydantic import Field
 
 from gateway.batching import Limits
 from gateway.colocated_policies import colocated_policy
+from gateway.discovery import Discovery, WorkerName
 from gateway.dispatcher import Dispatcher
 from gateway.frontend import Frontend
 from gateway.grpc_inference import InferenceServicer
@@ -29,10 +30,11 @@ from gateway.scheduler import Scheduler
 from gateway.timeline import Timeline
 from tandem.artifacts.grammars import GrammarCompiler
 from tandem.artifacts.resolve import resolve
+from tandem.core.address import parse_address
 from tandem.core.errors import ConfigError
 from tandem.core.worker import WorkerRole
 from tandem.process.grpc_server import GrpcServer
-from tandem.process.lifetime import stop_signal
+from tandem.process.lifetime import settle, stop_signal
 from tandem.process.settings import ServiceSettings
 from tandem.v1 import inference_pb2, inference_pb2_grpc
 
@@ -53,12 +55,10 @@ class GatewaySettings(ServiceSettings):
     grpc_port: int = Field(50050, ge=1, le=65535, description="port of the gRPC API")
     prefill: str = Field(
         "127.0.0.1:50051",
-        description="addresses of the prefill workers, comma-separated; none: decode workers "
-        "compute the prompts as well (colocated)",
+        description="addresses of the prefill workers, comma-separated; a name may stand for many; "
+        "none: decode workers compute the prompts as well (colocated)",
     )
-    decode: str = Field(
-        "127.0.0.1:50052", description="addresses of the decode workers, comma-separated"
-    )
+    decode: str = Field("127.0.0.1:50052", description="addresses of the decode workers, likewise")
     model: str = Field("default", description="the workers' model; here, for its tokenizer")
     policy: str = Field("fcfs", description="order in which queued prompts are prefilled")
     batching: str = Field(
@@ -76,17 +76,18 @@ class GatewaySettings(ServiceSettings):
     )
     max_queue: int = Field(4096, ge=1, description="requests that may wait; more are refused")
 
-    def workers(self) -> list[tuple[WorkerRole, str]]:
-        """Roles and addresses. Raises `ConfigError` if there is no decode worker, or two share an
-        address."""
-        prefill, decode = _addresses(self.prefill), _addresses(self.decode)
+    def workers(self) -> list[WorkerName]:
+        """Where to look for workers. Raises `ConfigError` if there is no decode worker, an address
+        is none, or two share one."""
+        prefill = [parse_address(each, "prefill") for each in _parts(self.prefill)]
+        decode = [parse_address(each, "decode") for each in _parts(self.decode)]
         if not decode:
             raise ConfigError("the gateway needs at least one decode worker", param="decode")
         if len({*prefill, *decode}) < len(prefill) + len(decode):
             raise ConfigError("an address is named twice among the workers'")
         return [
-            *((WorkerRole.PREFILL, address) for address in prefill),
-            *((WorkerRole.DECODE, address) for address in decode),
+            *(WorkerName(WorkerRole.PREFILL, address) for address in prefill),
+            *(WorkerName(WorkerRole.DECODE, address) for address in decode),
         ]
 
     def scheduler(self) -> Scheduler:
@@ -98,7 +99,7 @@ class GatewaySettings(ServiceSettings):
             queue_policy(self.policy),
             Limits(max_batch_tokens=self.max_batch_tokens, max_queue=self.max_queue),
             first_id=time.time_ns() // 1000,
-            colocated=None if _addresses(self.prefill) else colocated,
+            colocated=None if _parts(self.prefill) else colocated,
         )
 
 
@@ -109,10 +110,11 @@ async def serve(settings: GatewaySettings) -> None:
     timeline = Timeline()
     dispatcher = Dispatcher(
         settings.scheduler(),
-        settings.workers(),
+        (),
         folder.fingerprint,
         timeline,
     )
+    discovery = Discovery(settings.workers(), dispatcher)
     tokenizer = folder.tokenizer()
     grammars = GrammarCompiler(tokenizer, folder.config.vocab_size, folder.config.eos_token_ids)
     frontend = Frontend(dispatcher, tokenizer, grammars, settings.tool_format)
@@ -131,13 +133,16 @@ async def serve(settings: GatewaySettings) -> None:
         )
     )
     await grpc_server.start([SERVICE])
+    settle()
     dispatcher.start()
     try:
         async with asyncio.TaskGroup() as tasks:
             serving = tasks.create_task(http_server.serve([listener]))
             stopping = tasks.create_task(stop_signal())
+            searching = tasks.create_task(discovery.run(), name="discovery")
             await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
             stopping.cancel()
+            searching.cancel()
             # Clients are told before their connections end.
             dispatcher.drain()
             tasks.create_task(grpc_server.stop())
@@ -166,5 +171,5 @@ def _listen(host: str, port: int) -> socket.socket:
         ) from None
 
 
-def _addresses(text: str) -> list[str]:
-    return [address for part in text.split(",") if (address := part.strip())]
+def _parts(text: str) -> list[str]:
+    return [part for each in text.split(",") if (part := each.strip())]

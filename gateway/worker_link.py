@@ -127,6 +127,11 @@ class WorkerLink:
         self._stopping = False
         self._task: asyncio.Task[None] | None = None
 
+    @property
+    def has_worker(self) -> bool:
+        """Whether a worker has joined, and is not lost."""
+        return self._info is not None
+
     def send(self, command: Any) -> None:
         """Send a command, together with the others of this turn of the event loop."""
         self._due.append(command)
@@ -134,6 +139,12 @@ class WorkerLink:
 
     def start(self) -> None:
         self._task = asyncio.create_task(self._run(), name=f"link {self._address}")
+
+    def cancel(self) -> None:
+        """For a link without a worker: from here on none can join. `stop` waits for its end."""
+        self._stopping = True
+        if self._task:
+            self._task.cancel()
 
     async def stop(self) -> None:
         """Say goodbye, so that the worker ends the lease now and not when it has run out."""

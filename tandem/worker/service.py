@@ -18,7 +18,7 @@ from tandem.core.sequence import EndRule
 from tandem.core.worker import WorkerInfo, WorkerRole
 from tandem.engine.protocols import Engine
 from tandem.process.grpc_server import GrpcServer
-from tandem.process.lifetime import stop_signal
+from tandem.process.lifetime import settle, stop_signal
 from tandem.v1 import worker_pb2, worker_pb2_grpc
 from tandem.wire.descriptions import worker_to_wire
 from tandem.worker.engines import build_engine
@@ -43,6 +43,7 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
 def load_worker(settings: WorkerSettings, role: WorkerRole) -> tuple[WorkerInfo, Engine]:
     """Bind the process to its cores, and load the model. Raises `ConfigError`."""
     device = parse_device(settings.device)
+    advertised_address = settings.advertised_address  # Before the model, in case it is wrong.
     if isinstance(device, CpuDevice) and device.cores:
         _bind_to_cores(device)
     engine = build_engine(settings, resolve(settings.model))
@@ -56,12 +57,14 @@ def load_worker(settings: WorkerSettings, role: WorkerRole) -> tuple[WorkerInfo,
         num_blocks=engine.pool.num_blocks,
         max_num_seqs=settings.max_num_seqs,
         device=settings.device,
+        advertised_address=advertised_address,
     )
     log.info(
         "loaded",
         worker=info.worker_id,
         model=info.model.name,
         device=info.device,
+        advertised=info.advertised_address,
         numerics=info.model.numerics,
         kv_blocks=info.num_blocks,
         kv_tokens=info.num_blocks * info.layout.block_size,
@@ -80,6 +83,7 @@ async def run_worker(
     worker_pb2_grpc.add_WorkerServiceServicer_to_server(WorkerServicer(worker.info), server.server)
     name = worker_pb2.DESCRIPTOR.services_by_name["WorkerService"].full_name
     worker.start()
+    settle()
     try:
         await server.start([name, *services])
         stopping = asyncio.ensure_future(stop_signal())

@@ -119,7 +119,7 @@ class TorchEngine:
         """Compute the step's KV, and the logits [slices that sample, vocab_size]."""
         inputs = StepInputs.build(plan, self._pool.layout.block_size, self._device)
         attention = PagedAttention(
-            self._pool, inputs, self._config.num_heads, self._config.sliding_window, on_layer
+            self._pool, inputs, self._config.num_heads, self._config.windows, on_layer
         )
         hidden = self._decoder.hidden(inputs.token_ids, inputs.positions, attention)
         logits = self._decoder.logits(hidden[inputs.logit_rows])
