@@ -25,7 +25,8 @@ commands = typer.Typer(
 
 WORKERS = "Workers"
 GATEWAY = "Gateway"
-HUB_MODEL = "org/name[@revision][:Q4_K_M] on the hub"
+# Not in brackets, which rich takes for markup.
+HUB_MODEL = "a hub's org/name, org/name@revision, org/name:Q4_K_M"
 # The arguments, --help among them, are the service's own business.
 FORWARD = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
