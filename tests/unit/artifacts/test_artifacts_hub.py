@@ -246,6 +246,10 @@ def no_tokenizer(hub: FakeHub) -> None:
     del hub.repos[REPO]["tokenizer.json"]
 
 
+def no_json_tokenizer(hub: FakeHub) -> None:
+    hub.repos[REPO]["tokenizer.json"] = b"{}"
+
+
 def other_architecture(hub: FakeHub) -> None:
     hub.repos[REPO]["config.json"] = b'{"architectures": ["GPT2LMHeadModel"]}'
 
@@ -268,6 +272,7 @@ def missing_shard(hub: FakeHub) -> None:
         (only_pickle, r"only as pytorch_model\.bin: such files \(pickle\) can run code"),
         (no_weights, "holds no safetensors"),
         (no_tokenizer, "has no tokenizer.json"),
+        (no_json_tokenizer, "tokenizer.json is not a valid tokenizer"),
         (other_architecture, "'GPT2LMHeadModel' is not supported; supported are Llama"),
         (missing_shard, "lacks 'gone.safetensors'"),
     ],
