@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 from huggingface_hub import HfApi, hf_hub_url
 from huggingface_hub.file_download import http_get
@@ -18,6 +19,7 @@ from tandem.artifacts.hub_reference import HubReference
 from tandem.core.errors import ConfigError
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
+COMMIT = re.compile(r"[0-9a-f]{40,64}")
 
 
 def list_files(reference: HubReference) -> HubListing:
@@ -36,7 +38,7 @@ def list_files(reference: HubReference) -> HubListing:
         for each in info.siblings or ()
         if "/" not in each.rfilename
     }
-    if not info.sha:
+    if not info.sha or not COMMIT.fullmatch(info.sha):
         raise ConfigError(f"the hub does not say which commit {reference} is: check HF_ENDPOINT")
     return HubListing(reference, info.sha, files)
 
@@ -47,10 +49,6 @@ def fetch(listing: HubListing, file: HubFile, part: Path, on_bytes: Callable[[in
     url = hf_hub_url(
         listing.reference.repo, file.name, revision=listing.commit, endpoint=_endpoint()
     )
-
-    class Bar(ByteCount):
-        report = staticmethod(on_bytes)
-
     with hub_errors(listing.reference, _endpoint()), part.open("ab") as target:
         http_get(
             url,
@@ -59,20 +57,19 @@ def fetch(listing: HubListing, file: HubFile, part: Path, on_bytes: Callable[[in
             headers=build_hf_headers(),
             expected_size=file.size,
             displayed_filename=file.name,
-            tqdm_class=Bar,
+            # A class, the library says; it only calls it.
+            tqdm_class=cast(Any, lambda **_: ByteCount(on_bytes)),
         )
 
 
 class ByteCount:
     """Stands where the library would draw its own bar."""
 
-    report: Callable[[int], None]
-
-    def __init__(self, *_: Any, **__: Any) -> None:
-        pass
+    def __init__(self, on_bytes: Callable[[int], None]) -> None:
+        self._on_bytes = on_bytes
 
     def update(self, num_bytes: int) -> None:
-        type(self).report(num_bytes)
+        self._on_bytes(num_bytes)
 
     def __enter__(self) -> ByteCount:
         return self

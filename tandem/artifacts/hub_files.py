@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,8 @@ from tandem.core.errors import ConfigError
 
 # Formats that run code when they are read.
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+# Of files too large for one.
+GGUF_PART = re.compile(r"-\d{5}-of-\d{5}\.gguf$", re.IGNORECASE)
 # None of the files that describe a model comes near this.
 MAX_DESCRIPTION_BYTES = 128 * 2**20
 
@@ -68,12 +71,12 @@ class HubListing:
         none such, or several."""
         wanted = self.reference.gguf
         names = sorted(name for name in self.files if name.lower().endswith(".gguf"))
-        if wanted is None:
-            if "config.json" in self.files or not names:
-                return None
-            wanted = ".gguf"
+        if wanted is None and ("config.json" in self.files or not names):
+            return None
         named = [name for name in names if name == wanted]
-        found = named or [name for name in names if _matches(name, wanted)]
+        found = named or [name for name in names if wanted is None or _matches(name, wanted)]
+        if any(GGUF_PART.search(name) for name in found):
+            raise self._is_part(found)
         if len(found) == 1:
             return self.files[found[0]]
         raise ConfigError(
@@ -92,6 +95,13 @@ class HubListing:
             f"{self.reference} has no {name}{hint}: it cannot be used", param="model"
         )
 
+    def _is_part(self, found: Sequence[str]) -> ConfigError:
+        return ConfigError(
+            f"{self.reference} means a part of a GGUF file ({found[0]}): fetch all parts, join them"
+            " with llama-gguf-split --merge and give the result, or take a smaller quantisation",
+            param="model",
+        )
+
     def _lacks_safetensors(self) -> ConfigError:
         pickles = sorted(name for name in self.files if name.endswith(PICKLES))
         if not pickles:
@@ -106,7 +116,5 @@ class HubListing:
 
 def _matches(name: str, wanted: str) -> bool:
     """`Q4_K_M` means `model-Q4_K_M.gguf` and `model.q4_k_m.gguf`, not `model-Q4_K_M_L.gguf`."""
-    stem, ending = name.lower().removesuffix(".gguf"), wanted.lower()
-    if ending == ".gguf":
-        return True
+    stem, ending = GGUF_PART.sub("", name).lower().removesuffix(".gguf"), wanted.lower()
     return stem.endswith(ending) and stem.removesuffix(ending)[-1:] in ("", "-", ".")

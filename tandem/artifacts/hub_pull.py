@@ -24,6 +24,7 @@ from tandem.artifacts.json_object import read_json_object
 from tandem.artifacts.model_folder import INDEX_FILE, ModelFolder, shards_of
 from tandem.artifacts.progress import ProgressCallback
 from tandem.artifacts.provenance import Provenance
+from tandem.artifacts.tokenizer import Tokenizer
 from tandem.core.errors import ConfigError
 
 SOURCE = "hub"
@@ -68,6 +69,7 @@ def _pull_safetensors(listing: HubListing, folder: Path, progress: ProgressCallb
     # Before the weights, which may take hours.
     config = read_json_object(folder / "config.json")
     ModelConfig.from_json(config.data, f"{listing.reference}: config.json")
+    Tokenizer.open(folder)
     index = folder / INDEX_FILE
     shards = shards_of(read_json_object(index)) if index.exists() else []
     _download(listing, listing.weights(shards), folder, progress)

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 import typer
 
 WORKERS = "Workers"
-HUB_MODEL = "org/name[@revision][:Q4_K_M] on the hub"
+# Not in brackets, which rich takes for markup.
+HUB_MODEL = "a hub's org/name, org/name@revision, org/name:Q4_K_M"
 
 
 def flag(name: str, description: str, panel: str | None = None) -> Any:

@@ -33,7 +33,8 @@ class Seen:
 @dataclass
 class FakeHub:
     """`repos` are files by name. `cut_after` ends the next transfers of large files early, one
-    number of bytes for each. `wrong` are files whose content is not what the hub says."""
+    number of bytes for each. `wrong` are files whose content is not what the hub says. Without
+    `has_ranges` each transfer is of the whole file."""
 
     endpoint: str = ""
     repos: dict[str, dict[str, bytes]] = field(default_factory=dict)
@@ -43,6 +44,7 @@ class FakeHub:
     commit: str = COMMIT
     cut_after: list[int] = field(default_factory=list)
     wrong: set[str] = field(default_factory=set)
+    has_ranges: bool = True
     status: int | None = None
     listed: int = 0
     seen: list[Seen] = field(default_factory=list)
@@ -129,6 +131,8 @@ class Handler(BaseHTTPRequestHandler):
         data = self.hub.repos[repo][name]
         wanted = self.headers.get("Range")
         self.hub.seen.append(Seen(name, wanted, self._token()))
+        if not self.hub.has_ranges:
+            wanted = None
         start = int(wanted.removeprefix("bytes=").split("-")[0]) if wanted else 0
         self.send_response(206 if wanted else status)
         if wanted:

@@ -181,6 +181,121 @@ def test_a_wrong_field_is_named(llama: dict[str, object], field: str, value: obj
     assert caught.value.message.startswith(f"here/config.json: {field!r}")
 
 
+SHARED = {
+    "attention_dropout": 0.0,
+    "hidden_act": "silu",
+    "initializer_range": 0.02,
+    "torch_dtype": "bfloat16",
+    "use_cache": True,
+}
+PUBLISHED: dict[str, dict[str, object]] = {
+    "llama-2-7b": SHARED
+    | {
+        "architectures": ["LlamaForCausalLM"],
+        "hidden_size": 4096,
+        "intermediate_size": 11008,
+        "max_position_embeddings": 4096,
+        "num_attention_heads": 32,
+        "num_hidden_layers": 32,
+        "num_key_value_heads": 32,
+        "pretraining_tp": 1,
+        "rms_norm_eps": 1e-05,
+        "rope_scaling": None,
+        "tie_word_embeddings": False,
+        "vocab_size": 32000,
+    },
+    "llama-3.1-8b": SHARED
+    | {
+        "architectures": ["LlamaForCausalLM"],
+        "attention_bias": False,
+        "eos_token_id": [128001, 128008, 128009],
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "max_position_embeddings": 131072,
+        "mlp_bias": False,
+        "num_attention_heads": 32,
+        "num_hidden_layers": 32,
+        "num_key_value_heads": 8,
+        "rms_norm_eps": 1e-05,
+        "rope_scaling": LLAMA3 | {"rope_type": "llama3", "original_max_position_embeddings": 8192},
+        "rope_theta": 500000.0,
+        "vocab_size": 128256,
+    },
+    "mistral-7b-v0.1": SHARED
+    | {
+        "architectures": ["MistralForCausalLM"],
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "max_position_embeddings": 32768,
+        "num_attention_heads": 32,
+        "num_hidden_layers": 32,
+        "num_key_value_heads": 8,
+        "rms_norm_eps": 1e-05,
+        "rope_theta": 10000.0,
+        "sliding_window": 4096,
+        "vocab_size": 32000,
+    },
+    "qwen2.5-7b": SHARED
+    | {
+        "architectures": ["Qwen2ForCausalLM"],
+        "hidden_size": 3584,
+        "intermediate_size": 18944,
+        "max_position_embeddings": 32768,
+        "max_window_layers": 28,
+        "num_attention_heads": 28,
+        "num_hidden_layers": 28,
+        "num_key_value_heads": 4,
+        "rms_norm_eps": 1e-06,
+        "rope_scaling": {
+            "factor": 4.0,
+            "original_max_position_embeddings": 32768,
+            "type": "yarn",
+        },
+        "rope_theta": 1000000.0,
+        "sliding_window": 131072,
+        "use_sliding_window": False,
+        "vocab_size": 152064,
+    },
+    "qwen3-0.6b": SHARED
+    | {
+        "architectures": ["Qwen3ForCausalLM"],
+        "attention_bias": False,
+        "head_dim": 128,
+        "hidden_size": 1024,
+        "intermediate_size": 3072,
+        "max_position_embeddings": 40960,
+        "max_window_layers": 28,
+        "num_attention_heads": 16,
+        "num_hidden_layers": 28,
+        "num_key_value_heads": 8,
+        "rms_norm_eps": 1e-06,
+        "rope_scaling": None,
+        "rope_theta": 1000000,
+        "sliding_window": None,
+        "tie_word_embeddings": True,
+        "use_sliding_window": False,
+        "vocab_size": 151936,
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "head_dim", "max_length", "window"),
+    [
+        ("llama-2-7b", 128, 4096, None),
+        ("llama-3.1-8b", 128, 131072, None),
+        ("mistral-7b-v0.1", 128, 32768, 4096),
+        ("qwen2.5-7b", 128, 131072, None),
+        ("qwen3-0.6b", 128, 40960, None),
+    ],
+)
+def test_published_configs(name: str, head_dim: int, max_length: int, window: int | None) -> None:
+    config = ModelConfig.from_json(PUBLISHED[name])
+    assert config.head_dim == head_dim
+    assert config.max_position_embeddings == max_length
+    assert set(config.windows) == {window}
+
+
 def test_supported_architectures_are_named(llama: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match=r"'GPT2LMHeadModel' is not supported.*LlamaForCausalLM"):
         ModelConfig.from_json(llama | {"architectures": ["GPT2LMHeadModel"]})

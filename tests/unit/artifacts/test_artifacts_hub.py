@@ -42,6 +42,7 @@ def hub(
     monkeypatch.setenv("HF_ENDPOINT", server.endpoint)
     monkeypatch.setenv("HF_TOKEN_PATH", str(tmp_path / "no-token"))
     monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     # Of the files here each is to come in several pieces.
     monkeypatch.setattr(huggingface_hub.constants, "DOWNLOAD_CHUNK_SIZE", PIECE)
     server.__dict__.update(FakeHub(server.endpoint).__dict__)
@@ -131,6 +132,13 @@ def test_an_interrupted_pull_goes_on_where_it_stopped(hub: FakeHub) -> None:
     assert (folder.path / WEIGHTS).read_bytes() == hub.repos[REPO][WEIGHTS]
 
 
+def test_a_hub_that_starts_over_is_followed(hub: FakeHub) -> None:
+    hub.has_ranges = False
+    hub.cut_after = [35_000]
+    folder = resolve(REPO)
+    assert (folder.path / WEIGHTS).read_bytes() == hub.repos[REPO][WEIGHTS]
+
+
 def test_an_unfinished_download_can_be_dropped(hub: FakeHub) -> None:
     hub.wrong = {WEIGHTS}
     with pytest.raises(ConfigError):
@@ -217,7 +225,11 @@ def forbidden(hub: FakeHub) -> None:
     hub.status = 403
 
 
-def no_hub(hub: FakeHub) -> None:
+def hostile_commit(hub: FakeHub) -> None:
+    hub.commit = "../../../../etc"
+
+
+def no_files(hub: FakeHub) -> None:
     hub.repos[REPO] = {}
 
 
@@ -232,6 +244,10 @@ def no_weights(hub: FakeHub) -> None:
 
 def no_tokenizer(hub: FakeHub) -> None:
     del hub.repos[REPO]["tokenizer.json"]
+
+
+def no_json_tokenizer(hub: FakeHub) -> None:
+    hub.repos[REPO]["tokenizer.json"] = b"{}"
 
 
 def other_architecture(hub: FakeHub) -> None:
@@ -251,10 +267,12 @@ def missing_shard(hub: FakeHub) -> None:
         (private, "if it is private, set HF_TOKEN"),
         (unknown, f"neither a folder '{REPO}' here nor such a model at http"),
         (forbidden, r"refuses .* \(status 403\): set HF_TOKEN"),
-        (no_hub, "has no config.json"),
+        (hostile_commit, "does not say which commit"),
+        (no_files, "has no config.json"),
         (only_pickle, r"only as pytorch_model\.bin: such files \(pickle\) can run code"),
         (no_weights, "holds no safetensors"),
         (no_tokenizer, "has no tokenizer.json"),
+        (no_json_tokenizer, "tokenizer.json is not a valid tokenizer"),
         (other_architecture, "'GPT2LMHeadModel' is not supported; supported are Llama"),
         (missing_shard, "lacks 'gone.safetensors'"),
     ],
@@ -342,6 +360,15 @@ def test_a_gguf_file_by_quantisation_or_name(
 def test_an_unclear_gguf_file_is_told_the_choice(gguf_repo: str, wanted: str) -> None:
     with pytest.raises(ConfigError, match=r":FILE with one of tiny-Q4_K_M\.gguf, .*q8_0\.gguf"):
         resolve(f"{gguf_repo}{wanted}")
+
+
+def test_a_part_of_a_gguf_file_is_refused(hub: FakeHub, gguf_repo: str) -> None:
+    files = hub.repos[gguf_repo]
+    files |= {f"tiny-F16-0000{i}-of-00002.gguf": b"" for i in (1, 2)}
+    for wanted in ("F16", "tiny-F16-00001-of-00002.gguf"):
+        with pytest.raises(ConfigError, match=r"means a part of a GGUF file .* --merge"):
+            resolve(f"{gguf_repo}:{wanted}")
+    assert hub.seen == []
 
 
 def test_the_only_gguf_file_needs_no_name(hub: FakeHub, gguf_repo: str) -> None:

@@ -77,6 +77,12 @@ def test_what_is_not_there_is_one_line(arguments: tuple[str, ...]) -> None:
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("command", ["pull", "up"])
+def test_help_shows_how_a_model_is_called(command: str) -> None:
+    """Rich would take what is in brackets for markup and drop it."""
+    assert "org/name@revision, org/name:Q4_K_M" in tandem(command, "--help")
+
+
 def test_help_needs_nothing_heavy() -> None:
     """Imports take most of a command's start."""
     heavy = {"numpy", "grpc", "tokenizers", "huggingface_hub", "httpx2", "fastapi", "torch", "gguf"}
