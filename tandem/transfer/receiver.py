@@ -64,18 +64,26 @@ class KvReceiver:
         """
         reservation: Reservation | None = None
         response = kv_pb2.PushKvResponse()
+        # The frame that is being stored while the next message comes. Never more than this one: a
+        # stream holds two frames, and has one access to its blocks.
+        storing: asyncio.Future[int] | None = None
         async for raw in requests:
             message = decode_request(raw)
+            if storing:
+                response.num_bytes += await asyncio.shield(storing)
+                storing = None
             if reservation is None:
                 reservation = self._open(message)
             elif isinstance(message, Frame):
-                response.num_bytes += await self._store(reservation, message, response.num_frames)
+                storing = self._store(reservation, message, response.num_frames)
                 response.num_frames += 1
             elif message.HasField("finish"):
                 response.armed = self._finish(reservation, message.finish, response.num_frames)
                 return response
             else:
                 raise DataLoss("a transfer was opened twice")
+        if storing:
+            await asyncio.shield(storing)
         raise Cancelled("the sender ended the transfer before its finish")
 
     def _open(self, message: kv_pb2.PushKvRequest | Frame) -> Reservation:
@@ -86,7 +94,11 @@ class KvReceiver:
         with self._lock:
             return self._book.reservation(opening.transfer_id, opening.epoch)
 
-    async def _store(self, reservation: Reservation, frame: Frame, expected_number: int) -> int:
+    def _store(
+        self, reservation: Reservation, frame: Frame, expected_number: int
+    ) -> asyncio.Future[int]:
+        """Check where a frame belongs, and start to verify and store it; how many bytes it has.
+        What is wrong with its contents is known when the next message has come."""
         if frame.header.number != expected_number:
             raise DataLoss(f"frame {frame.header.number} came as number {expected_number}")
         reservation.check(frame.header)
@@ -96,11 +108,13 @@ class KvReceiver:
                 raise Fenced("the reservation is complete")
             if not reservation.blocks.begin_access():
                 raise Fenced("the reservation was released")
-        # The access must end when the copy has ended, not when this task is cancelled.
+        # The access ends when the copy has ended, on the receiver's thread, not when the stream's
+        # task is cancelled. Whether anybody still asks how it ended or not, it counts as asked.
         storing = asyncio.get_running_loop().run_in_executor(
             self._executor, self._verify_and_write, reservation, frame
         )
-        return await asyncio.shield(storing)
+        storing.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return storing
 
     def _verify_and_write(self, reservation: Reservation, frame: Frame) -> int:
         start_ns = monotonic_ns()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -32,9 +32,12 @@ from tandem.wire.status import call_error, to_tandem_error
 log = structlog.get_logger(__name__)
 
 PUSH_KV = "/tandem.v1.KvTransferService/PushKv"
-# Below the first a frame's fixed cost shows; above the second it is no longer a small step.
+# Below the first a frame's fixed cost shows; above the second nothing is gained.
 MIN_FRAME_BYTES = 2**20
-MAX_FRAME_BYTES = 4 * 2**20
+MAX_FRAME_BYTES = 2 * 2**20
+# Of all transfers to one destination. Each holds two frames, and gRPC a copy of the one it sends:
+# 24 MiB at the most, however many transfers a slow destination keeps waiting.
+MAX_REGIONS_UNDER_WAY = 4
 INTERNAL_OF_GRPC = "Internal error from Core"
 STATUS_WAIT_S = 1.0
 
@@ -148,8 +151,8 @@ class OutgoingTransfer:
     async def _send(self, call: PushKvCall, status: _Status) -> int:
         await call.write(self._opening())
         while isinstance(due := await self._due.get(), Region):
-            for plane in Plane:
-                await self._send_frame(call, plane, due)
+            async with self._sender.window(self.destination.address):
+                await self._send_region(call, due)
         await call.write(self._closing(due))
         await call.done_writing()
         response = await call.read()
@@ -165,32 +168,36 @@ class OutgoingTransfer:
         )
         return self._num_bytes
 
-    async def _send_frame(
-        self,
-        call: PushKvCall,
-        plane: Plane,
-        region: Region,
-    ) -> None:
+    async def _send_region(self, call: PushKvCall, region: Region) -> None:
         start_ns = monotonic_ns()
-        header = FrameHeader(
+        headers = [
+            self._header(region, plane, number)
+            for number, plane in enumerate(Plane, self._num_frames)
+        ]
+        frames = await self._sender.encode(self._blocks, headers)
+        for header, frame in zip(headers, frames, strict=True):
+            await call.write(frame)
+            num_bytes = header.num_bytes(self._sender.pool.layout)
+            self._num_frames += 1
+            self._num_bytes += num_bytes
+            self._report(
+                SpanKind.FRAME_SENT,
+                start_ns,
+                num_bytes,
+                number=header.number,
+                num_tokens=header.num_tokens,
+            )
+            start_ns = monotonic_ns()
+
+    def _header(self, region: Region, plane: Plane, number: int) -> FrameHeader:
+        return FrameHeader(
             transfer_id=self.destination.transfer_id,
             epoch=self.destination.epoch,
-            number=self._num_frames,
+            number=number,
             plane=plane,
             layers=region.layers,
             first_token=region.first_token,
             num_tokens=region.last_token - region.first_token,
-        )
-        await call.write(await self._sender.encode(self._blocks, header))
-        num_bytes = header.num_bytes(self._sender.pool.layout)
-        self._num_frames += 1
-        self._num_bytes += num_bytes
-        self._report(
-            SpanKind.FRAME_SENT,
-            start_ns,
-            num_bytes,
-            number=header.number,
-            num_tokens=header.num_tokens,
         )
 
     def _report(self, kind: SpanKind, start_ns: int, num_bytes: int, **details: Any) -> None:
@@ -226,8 +233,16 @@ class OutgoingTransfer:
         ).SerializeToString()
 
 
+@dataclass(frozen=True, slots=True)
+class _Link:
+    """The way to one destination, which its transfers share."""
+
+    channel: grpc.aio.Channel
+    window: asyncio.Semaphore
+
+
 class KvSender:
-    """All outgoing transfers of a worker: their tasks, their channels, one thread to encode.
+    """All outgoing transfers of a worker: their tasks, their links, one thread to encode.
 
     `lock` guards the blocks. `on_done(sequence_id, num_bytes)` and `on_failed(sequence_id, error)`
     are called on the event loop, exactly one of them for each transfer that was not aborted.
@@ -255,7 +270,7 @@ class KvSender:
         self._lock = lock
         self._on_done = on_done
         self._on_failed = on_failed
-        self._channels: dict[str, grpc.aio.Channel] = {}
+        self._links: dict[str, _Link] = {}
         self._transfers: dict[int, OutgoingTransfer] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="kv-send")
@@ -282,45 +297,56 @@ class KvSender:
         for sequence_id in list(self._tasks):
             self.abort(sequence_id)
         await asyncio.gather(*tasks, return_exceptions=True)
-        for channel in self._channels.values():
-            await channel.close()
+        for link in self._links.values():
+            await link.channel.close()
         self._executor.shutdown()
 
     def push_kv(
         self, address: str
     ) -> grpc.aio.StreamStreamMultiCallable[bytes, kv_pb2.PushKvResponse]:
         """The RPC, taking messages that are serialised already."""
-        if address not in self._channels:
-            self._channels[address] = open_channel(address)
-        return self._channels[address].stream_stream(
+        return self._link(address).channel.stream_stream(
             PUSH_KV, response_deserializer=kv_pb2.PushKvResponse.FromString
         )
 
-    async def encode(self, blocks: SequenceBlocks, header: FrameHeader) -> bytes:
-        """Read a frame's items from the pool and serialise it, off the event loop."""
+    def window(self, address: str) -> asyncio.Semaphore:
+        """Held while a region is encoded and written."""
+        return self._link(address).window
+
+    def _link(self, address: str) -> _Link:
+        if address not in self._links:
+            window = asyncio.Semaphore(MAX_REGIONS_UNDER_WAY)
+            self._links[address] = _Link(open_channel(address), window)
+        return self._links[address]
+
+    async def encode(self, blocks: SequenceBlocks, headers: Sequence[FrameHeader]) -> list[bytes]:
+        """Read frames' items from the pool and serialise them, off the event loop: all of them on
+        one way to the sender's thread and back, which costs as much as a small frame."""
         with self._lock:
             if not blocks.begin_access():
                 raise Cancelled("the sequence was dropped while its KV was sent")
         encoding = asyncio.get_running_loop().run_in_executor(
-            self._executor, self._read_and_encode, blocks, header
+            self._executor, self._encode, blocks, headers
         )
         # The access must end when the read has ended, not when this task is cancelled.
         return await asyncio.shield(encoding)
 
-    def _read_and_encode(self, blocks: SequenceBlocks, header: FrameHeader) -> bytes:
-        layout = self.pool.layout
-        first_block = header.first_token // layout.block_size
-        ids = blocks.ids[first_block : layout.blocks_for(header.last_token)]
+    def _encode(self, blocks: SequenceBlocks, headers: Sequence[FrameHeader]) -> list[bytes]:
         try:
-            return encode_frame(
-                header,
-                layout,
-                partial(self.pool.read_into, header.plane, header.layers, ids, header.num_tokens),
-            )
+            return [self._read_frame(blocks, header) for header in headers]
         finally:
             with self._lock:
                 blocks.end_access()
                 self._lock.notify_all()
+
+    def _read_frame(self, blocks: SequenceBlocks, header: FrameHeader) -> bytes:
+        layout = self.pool.layout
+        first_block = header.first_token // layout.block_size
+        ids = blocks.ids[first_block : layout.blocks_for(header.last_token)]
+        read_items = partial(
+            self.pool.read_into, header.plane, header.layers, ids, header.num_tokens
+        )
+        return encode_frame(header, layout, read_items)
 
     async def _run(self, transfer: OutgoingTransfer) -> None:
         sequence_id = transfer.sequence_id

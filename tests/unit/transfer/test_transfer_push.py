@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from random import Random
 from typing import Any
@@ -31,8 +33,9 @@ from tandem.core.errors import (
     TandemError,
     Unavailable,
 )
-from tandem.core.kv import Plane
+from tandem.core.kv import KVLayout, Plane
 from tandem.core.reports import SpanKind
+from tandem.transfer.reservation import Reservation
 from tandem.transfer.sender import MAX_FRAME_BYTES, MIN_FRAME_BYTES
 from tandem.wire.descriptions import layout_to_wire
 
@@ -174,6 +177,74 @@ async def test_a_sender_whose_transfer_is_not_armed_is_told() -> None:
         sender.finish()
         assert isinstance(await sender.outcome(), DataLoss)
         assert receiver.book.completed == []
+
+
+# One frame is stored while the next one comes
+
+
+def layer_frames(reservation: Reservation, layout: KVLayout) -> list[bytes]:
+    """A transfer of one frame a layer and plane: its opening, its frames, its finish."""
+    regions = [(plane, range(layer, layer + 1)) for plane in Plane for layer in range(4)]
+    frames = [
+        frame(reservation, layout, number=number, plane=plane, layers=layers)
+        for number, (plane, layers) in enumerate(regions)
+    ]
+    return [opening(reservation, layout), *frames, finish(len(frames))]
+
+
+async def stream(messages: list[bytes], taken: list[bytes]) -> AsyncIterator[bytes]:
+    for message in messages:
+        taken.append(message)
+        yield message
+
+
+async def test_one_frame_comes_while_another_is_stored_and_no_more() -> None:
+    async with receiver_side() as receiver:
+        reservation = receiver.book.reserve(6)
+        messages = layer_frames(reservation, receiver.pool.layout)
+        taken: list[bytes] = []
+        receiver.pool.gate.close()
+        receiving = asyncio.create_task(receiver.receiver.receive(stream(messages, taken)))
+        await receiver.pool.gate.reached()
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert taken == messages[:3]
+        receiver.pool.gate.open()
+        response = await receiving
+        assert (response.num_frames, response.armed) == (8, True)
+        assert response.num_bytes == 6 * TOKEN_BYTES
+
+
+async def test_a_stream_that_is_cancelled_while_a_frame_is_stored(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The blocks are free when the storing has ended, and its failure is nobody's any more."""
+    unasked: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: unasked.append(context))
+    async with receiver_side() as receiver:
+
+        def write(*args: object) -> None:
+            receiver.pool.gate.pass_()
+            raise ValueError("no such region")
+
+        monkeypatch.setattr(receiver.pool, "write", write)
+        reservation = receiver.book.reserve(6)
+        messages = layer_frames(reservation, receiver.pool.layout)
+        receiver.pool.gate.close()
+        receiving = asyncio.create_task(receiver.receiver.receive(stream(messages, [])))
+        await receiver.pool.gate.reached()
+        receiving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await receiving
+        with receiver.lock:
+            reservation.blocks.release()
+            assert receiver.num_free < NUM_BLOCKS
+        receiver.pool.gate.open()
+        await receiver.quiet()
+        assert receiver.num_free == NUM_BLOCKS
+        del receiving
+        gc.collect()
+        assert unasked == []
 
 
 # What does not fit is refused

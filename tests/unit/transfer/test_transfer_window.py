@@ -1,0 +1,180 @@
+"""However many transfers a slow destination keeps waiting, the sender holds few of their bytes."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import grpc
+import pytest
+
+from tandem.core.blocks import BlockAllocator, SequenceBlocks
+from tandem.core.commands import Destination
+from tandem.core.errors import TandemError
+from tandem.core.kv import KVLayout, Plane
+from tandem.core.reports import Span, SpanKind
+from tandem.transfer.sender import MAX_REGIONS_UNDER_WAY, KvSender
+from tandem.transfer.servicer import SERVICE
+from tandem.v1 import kv_pb2
+from tandem.wire.channels import new_server
+
+# Regions of a layer, 2 MiB in both planes; 16 MiB in all, more than gRPC sends to somebody who does
+# not read.
+LAYOUT = KVLayout(num_layers=8, num_kv_heads=2, head_dim=8192, block_size=16, dtype="float32")
+NUM_BYTES = LAYOUT.block_bytes
+FULL = MAX_REGIONS_UNDER_WAY * len(Plane)
+NUM_TRANSFERS = 4 * MAX_REGIONS_UNDER_WAY
+
+
+class CountingPool:
+    """A pool of nothing. Counts the frames that were read from it and are not sent yet."""
+
+    def __init__(self) -> None:
+        self.layout = LAYOUT
+        self.num_blocks = 1
+        self.num_held = self.most_held = 0
+        self.changed = asyncio.Event()
+        self._lock = threading.Lock()
+        self._loop = asyncio.get_running_loop()
+
+    def read_into(
+        self, plane: Plane, layers: range, blocks: Sequence[int], num_tokens: int, out: memoryview
+    ) -> None:
+        self.count(+1)
+        self._loop.call_soon_threadsafe(self.changed.set)
+
+    def count(self, change: int) -> None:
+        with self._lock:
+            self.num_held += change
+            self.most_held = max(self.most_held, self.num_held)
+
+
+class Receiver:
+    """Takes nothing until it may go on; then it takes all, and says that it is armed."""
+
+    def __init__(self) -> None:
+        self.goes_on = asyncio.Event()
+        self.server = new_server()
+        self.server.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler(SERVICE, {"PushKv": self._handler()}),)
+        )
+        self.address = f"127.0.0.1:{self.server.add_insecure_port('127.0.0.1:0')}"
+
+    def _handler(self) -> grpc.RpcMethodHandler:
+        return grpc.stream_unary_rpc_method_handler(
+            self._push_kv, response_serializer=kv_pb2.PushKvResponse.SerializeToString
+        )
+
+    async def _push_kv(
+        self, requests: AsyncIterator[bytes], context: object
+    ) -> kv_pb2.PushKvResponse:
+        await self.goes_on.wait()
+        async for _ in requests:
+            pass
+        return kv_pb2.PushKvResponse(armed=True)
+
+
+@asynccontextmanager
+async def receiver() -> AsyncIterator[Receiver]:
+    made = Receiver()
+    await made.server.start()
+    try:
+        yield made
+    finally:
+        await made.server.stop(0)
+
+
+class Side:
+    """A sender of sequences of one block."""
+
+    def __init__(self) -> None:
+        self.pool = CountingPool()
+        self.outcomes: asyncio.Queue[tuple[int, int | TandemError]] = asyncio.Queue()
+        self.sender = KvSender(
+            name="prefill-test",
+            pool=self.pool,
+            model_fingerprint="f",
+            lock=threading.Condition(),
+            on_done=lambda *done: self.outcomes.put_nowait(done),
+            on_failed=lambda *failed: self.outcomes.put_nowait(failed),
+            on_span=self._on_span,
+        )
+
+    def start(self, sequence_id: int, address: str) -> None:
+        blocks = SequenceBlocks(BlockAllocator(1))
+        blocks.grow(1)
+        self.sender.start(sequence_id, Destination(address, b"capability", 1, 0), blocks)
+        transfer = self.sender.get(sequence_id)
+        assert transfer is not None
+        for layer in range(LAYOUT.num_layers):
+            transfer.layer_done(layer, 0, LAYOUT.block_size)
+        transfer.finish(0, 0)
+
+    async def busy(self) -> None:
+        """Wait until as many regions are held as may be under way to one destination."""
+        async with asyncio.timeout(10):
+            while self.pool.num_held < MAX_REGIONS_UNDER_WAY:
+                self.pool.changed.clear()
+                await self.pool.changed.wait()
+
+    async def ended(self, count: int) -> dict[int, int | TandemError]:
+        async with asyncio.timeout(10):
+            return dict([await self.outcomes.get() for _ in range(count)])
+
+    def _on_span(self, span: Span) -> None:
+        if span.kind == SpanKind.FRAME_SENT:
+            self.pool.count(-1)
+
+
+@pytest.fixture
+async def side() -> AsyncIterator[Side]:
+    made = Side()
+    yield made
+    await made.sender.close()
+
+
+async def test_a_slow_destination_holds_up_itself_alone(side: Side) -> None:
+    async with receiver() as slow, receiver() as quick:
+        for sequence_id in range(NUM_TRANSFERS):
+            side.start(sequence_id, slow.address)
+        await side.busy()
+        quick.goes_on.set()
+        side.start(99, quick.address)
+        assert await side.ended(1) == {99: NUM_BYTES}
+        assert side.pool.most_held <= FULL + len(Plane)
+        assert side.sender.window(slow.address).locked()
+        slow.goes_on.set()
+        assert await side.ended(NUM_TRANSFERS) == dict.fromkeys(range(NUM_TRANSFERS), NUM_BYTES)
+        assert side.pool.num_held == 0
+        assert side.pool.most_held <= FULL + len(Plane)
+
+
+@pytest.mark.parametrize("num_turns", [0, 1, 2, 3, 5, 8])
+async def test_aborts_make_room(side: Side, num_turns: int) -> None:
+    """Of transfers that are sent, that wait, and that have just got the room of another."""
+    async with receiver() as slow:
+        for sequence_id in range(NUM_TRANSFERS):
+            side.start(sequence_id, slow.address)
+        await side.busy()
+        for sequence_id in range(NUM_TRANSFERS):
+            side.sender.abort(sequence_id)
+            for _ in range(num_turns):
+                await asyncio.sleep(0)
+        slow.goes_on.set()
+        side.start(NUM_TRANSFERS, slow.address)
+        assert await side.ended(1) == {NUM_TRANSFERS: NUM_BYTES}
+        window = side.sender.window(slow.address)
+        assert not window.locked()
+
+
+async def test_a_failure_makes_room(side: Side) -> None:
+    async with receiver() as slow:
+        for sequence_id in range(NUM_TRANSFERS):
+            side.start(sequence_id, slow.address)
+        await side.busy()
+        await slow.server.stop(0)
+        outcomes = await side.ended(NUM_TRANSFERS)
+        assert all(isinstance(outcome, TandemError) for outcome in outcomes.values())
+        assert not side.sender.window(slow.address).locked()
