@@ -31,6 +31,7 @@ from tandem.core.errors import ConfigError
 from tandem.core.worker import WorkerRole
 from tandem.process.grpc_server import GrpcServer
 from tandem.process.lifetime import stop_signal
+from tandem.process.logged_progress import LoggedProgress
 from tandem.process.settings import ServiceSettings
 from tandem.v1 import inference_pb2, inference_pb2_grpc
 
@@ -78,7 +79,7 @@ class GatewaySettings(ServiceSettings):
 
 async def serve(settings: GatewaySettings) -> None:
     """Run the gateway until it is told to stop. Raises `ConfigError`."""
-    folder = resolve(settings.model)
+    folder = resolve(settings.model, LoggedProgress())
     listener = _listen(settings.host, settings.http_port)
     timeline = Timeline()
     dispatcher = Dispatcher(
