@@ -79,6 +79,7 @@ class GatewaySettings(ServiceSettings):
 
 async def serve(settings: GatewaySettings) -> None:
     """Run the gateway until it is told to stop. Raises `ConfigError`."""
+    names = settings.workers()
     folder = resolve(settings.model, LoggedProgress())
     listener = _listen(settings.host, settings.http_port)
     timeline = Timeline()
@@ -92,7 +93,7 @@ async def serve(settings: GatewaySettings) -> None:
         folder.fingerprint,
         timeline,
     )
-    discovery = Discovery(settings.workers(), dispatcher)
+    discovery = Discovery(names, dispatcher)
     frontend = Frontend(dispatcher, folder.tokenizer())
     grpc_server = GrpcServer(f"{settings.host}:{settings.grpc_port}", MAX_REQUEST_BYTES)
     inference_pb2_grpc.add_InferenceServiceServicer_to_server(
