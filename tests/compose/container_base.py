@@ -69,6 +69,7 @@ def base_image(client: docker.DockerClient, folder: Path) -> Iterator[Base]:
         yield Base(
             OWN_IMAGE, {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": url, "PIP_TRUSTED_HOST": host}
         )
+    shutil.rmtree(wheels)
 
 
 def _can_pull(client: docker.DockerClient) -> bool:
