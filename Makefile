@@ -9,6 +9,7 @@ PYTHON ?= $(shell for each in python3.11 python3.12 python3.13 python3; do \
 	$$each -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$each && break; done)
 BIN := .venv/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock
+LOAD_TOOLS := .venv/load-tools
 SAY = @printf '\033[2m%s\033[0m\n'
 
 .PHONY: help
@@ -30,7 +31,7 @@ run: .venv/installed ## serve on http://127.0.0.1:8000
 .PHONY: test
 test: .venv/installed-dev ## all tests but the slow ones
 	$(SAY) "pytest"
-	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	@$(BIN)/python -m pytest -m "not slow and not clients" $(ARGS)
 
 .PHONY: test-slow
 test-slow: .venv/installed-dev ## the slow tests
@@ -41,6 +42,11 @@ test-slow: .venv/installed-dev ## the slow tests
 test-compose: .venv/installed-dev ## the tests in containers; need an engine, or root and dockerd
 	$(SAY) "pytest, containers"
 	@$(BIN)/python -m pytest tests/compose -rs -s $(ARGS)
+
+.PHONY: test-clients
+test-clients: .venv/installed-clients ## OpenAI's client, LangChain and load tools against a server
+	$(SAY) "pytest, clients"
+	@PATH="$(CURDIR)/$(LOAD_TOOLS)/bin:$$PATH" $(BIN)/python -m pytest -m clients tests/clients $(ARGS)
 
 .PHONY: test-all
 test-all: test test-slow ## all tests
@@ -70,12 +76,13 @@ protos: .venv/installed-dev ## tandem/v1 from protos/
 .PHONY: bench
 bench: .venv/installed-dev ## the benchmarks
 	@$(BIN)/python benchmarks/pipeline.py $(ARGS)
+	@$(BIN)/python benchmarks/kv_transfer.py
 
 # An index may carry torch as another build, whose version then has a local part: 2.13.0+cpu.
 .PHONY: lock
 lock: .venv/installed-dev ## requirements.lock from pyproject.toml; ARGS=--upgrade for newer ones
 	$(SAY) "pip-compile"
-	@$(BIN)/pip-compile --quiet --extra torch --extra dev --strip-extras --no-header \
+	@$(BIN)/pip-compile --quiet --extra torch --extra dev --extra clients --strip-extras --no-header \
 		--no-emit-index-url --no-emit-trusted-host --no-emit-find-links $(ARGS) \
 		--output-file requirements.lock pyproject.toml
 	@sed -i.old 's/^\(torch==[0-9.]*\)+.*/\1/' requirements.lock && rm requirements.lock.old
@@ -100,3 +107,15 @@ clean: ## remove what can be made anew, but for .venv
 	$(SAY) "installing Tandem, torch and the development tools into .venv (once)"
 	@$(PIP_INSTALL) -e '.[torch,dev]'
 	@touch $@ .venv/installed
+
+# The load tools' pins are not ours, so they have an environment of their own; what it lacks it sees
+# in .venv, so that torch is not installed twice.
+.venv/installed-clients: .venv/installed-dev tests/clients/load-tools.txt
+	$(SAY) "installing clients into .venv, and load tools into $(LOAD_TOOLS) (once; some minutes)"
+	@$(PIP_INSTALL) -e '.[torch,dev,clients]'
+	@$(BIN)/python -m venv --clear $(LOAD_TOOLS)
+	@packages='import sysconfig; print(sysconfig.get_path("purelib"))'; \
+		$(BIN)/python -c "$$packages" > "$$($(LOAD_TOOLS)/bin/python -c "$$packages")/outer.pth"
+	@$(LOAD_TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check \
+		-r tests/clients/load-tools.txt
+	@touch $@

@@ -23,25 +23,16 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 from stack import Stack, collect, running_stack
 
 from tandem.core.pipeline import hidden_share
-from tandem.core.reports import Span, SpanKind
-from tandem.wire.reports import span_from_wire
-
-
-def spans(stack: Stack, kind: SpanKind) -> list[Span]:
-    """The prefill worker's spans of one kind so far."""
-    (lane,) = (
-        lane for lane in stack.timeline.to_wire(0).lanes if lane.worker_id.startswith("prefill")
-    )
-    return [span_from_wire(span) for span in lane.spans if span.kind == kind]
+from tandem.core.reports import SpanKind
 
 
 async def prefill_ns(stack: Stack, prompt: tuple[int, ...], max_tokens: int, name: str) -> int:
     """Run one prompt to its end; the duration of its prefill step."""
-    before = len(spans(stack, SpanKind.STEP))
+    before = len(stack.spans("prefill", SpanKind.STEP))
     await collect(stack.submit(name, prompt, max_tokens))
-    await stack.until(lambda: len(spans(stack, SpanKind.STEP)) > before)
+    await stack.until(lambda: len(stack.spans("prefill", SpanKind.STEP)) > before)
     await stack.until_all_free()
-    step = spans(stack, SpanKind.STEP)[-1]
+    step = stack.spans("prefill", SpanKind.STEP)[-1]
     return step.end_ns - step.start_ns
 
 
@@ -60,7 +51,7 @@ async def main(num_tokens: int, num_pairs: int, dtype: str) -> None:
             }
             if pair:  # The first warms up.
                 ratios.append(times["sent"] / times["kept"])
-        transfers = spans(stack, SpanKind.TRANSFER)[1:]
+        transfers = stack.spans("prefill", SpanKind.TRANSFER)[1:]
     each = sorted(hidden_share([transfer]) for transfer in transfers)
     mib = statistics.median(transfer.num_bytes for transfer in transfers) / 2**20
     print(f"{num_tokens} tokens, {dtype}, {num_pairs} pairs, {mib:.1f} MiB of KV a prompt")

@@ -1,4 +1,9 @@
-"""The standing plan of a decode worker: the sequences it holds, and those that run next."""
+"""The standing plan of a decode worker: the sequences it holds, and what its next step computes.
+
+A step is the next token of every running sequence and, as far as the step rule lets it, tokens of
+prompts that this worker computes itself. A sequence comes to run either way: its KV has come from a
+prefill worker (it is armed), or its prompt is through the engine here.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +12,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tandem.core.blocks import BlockAllocator, SequenceBlocks
-from tandem.core.commands import Admit, DecodeCommand, Remove, Reserve
+from tandem.core.commands import Admit, DecodeCommand, Remove, Reserve, SetStepRule
 from tandem.core.errors import Fenced, ResourceExhausted, TandemError
 from tandem.core.kv import KVLayout
-from tandem.core.plan import SampleSpec, SequenceSlice, StepPlan, StepResult
+from tandem.core.logprobs import TokenLogprobs
+from tandem.core.plan import SampleSpec, SequenceSlice, StepPlan, StepResult, StepRule
 from tandem.core.reports import (
     Armed,
     DecodeReport,
@@ -25,22 +31,31 @@ from tandem.engine.protocols import LayerHook
 from tandem.transfer.reservation import Reservation
 
 TRANSFER_ID_BYTES = 16
+# Until the controller says otherwise.
+DEFAULT_STEP_RULE = StepRule(prefill_token_budget=256, mixed=True)
 
 
 @dataclass(slots=True)
 class HeldSequence:
-    """A sequence and the blocks it holds here. It runs once it is both admitted and armed."""
+    """A sequence and the blocks it holds here. It runs once it is admitted and its prompt's KV is
+    complete: `armed`. Of a prompt that is computed here, `num_computed` tokens are."""
 
     sequence: Sequence
     blocks: SequenceBlocks
     reservation: Reservation
     grant: Reserved
+    sample: SampleSpec
     admitted: bool = False
     armed: bool = False
+    num_computed: int = 0
 
     @property
     def is_runnable(self) -> bool:
         return self.admitted and self.armed and self.sequence.finish_reason is None
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        return len(self.sequence.prompt_token_ids)
 
 
 class StandingPlan:
@@ -63,6 +78,8 @@ class StandingPlan:
         self._held: dict[int, HeldSequence] = {}
         self._reservations: dict[bytes, Reservation] = {}
         self._running: dict[int, HeldSequence] = {}
+        self._prompts: dict[int, HeldSequence] = {}
+        self._rule = DEFAULT_STEP_RULE
         self._in_flight: dict[int, list[HeldSequence]] = {}
         self._reports: list[DecodeReport] = []
         self._num_steps = 0
@@ -80,6 +97,8 @@ class StandingPlan:
                 self._reserve(command)
             case Admit():
                 self._admit(command)
+            case SetStepRule(rule):
+                self._rule = rule
             case Remove():
                 self._remove(command.sequence_id)
 
@@ -111,14 +130,28 @@ class StandingPlan:
         sequence = Sequence(
             command.sequence_id, command.key, command.prompt_token_ids, command.params
         )
-        self._held[command.sequence_id] = HeldSequence(sequence, blocks, reservation, grant)
+        # It refers to the sequence's own lists, and so is good for every step.
+        sample = SampleSpec(
+            command.params,
+            command.key.choice_index,
+            sequence.prompt_token_ids,
+            sequence.token_ids,
+        )
+        self._held[command.sequence_id] = HeldSequence(sequence, blocks, reservation, grant, sample)
         self._reservations[transfer_id] = reservation
         self._reports.append(grant)
 
     def _admit(self, command: Admit) -> None:
         held = self._held.get(command.sequence_id)
-        if held:
-            held.admitted = True
+        if held is None or held.admitted or held.sequence.finish_reason is not None:
+            return
+        held.admitted = True
+        if command.compute and not held.armed:
+            # No frame may come from now on: the engine writes these blocks.
+            del self._reservations[held.reservation.transfer_id]
+            held.num_computed = held.grant.num_cached_tokens
+            self._prompts[command.sequence_id] = held
+        else:
             self._run_if_ready(held)
 
     def _remove(self, sequence_id: int) -> None:
@@ -130,6 +163,7 @@ class StandingPlan:
         for sequence_id in list(self._held):
             self._remove(sequence_id)
         self._reports.clear()
+        self._rule = DEFAULT_STEP_RULE
 
     # The reservation book
 
@@ -146,9 +180,10 @@ class StandingPlan:
             return
         held.armed = True
         position = held.sequence.length
-        reason = held.sequence.append(token_id, self._end_rule)
+        logprobs = reservation.first_token_logprobs
+        reason = held.sequence.append(token_id, self._end_rule, logprobs)
         self._reports.append(
-            Armed(held.sequence.sequence_id, position, token_id, self._clock_ns(), reason)
+            Armed(held.sequence.sequence_id, position, token_id, self._clock_ns(), reason, logprobs)
         )
         if reason is not None:
             self._end(held)
@@ -158,21 +193,36 @@ class StandingPlan:
     # Steps
 
     def next_step(self) -> StepPlan | None:
-        running = [held for held in list(self._running.values()) if self._prepare(held)]
-        if not running:
+        chunks = self._next_chunks()
+        running: list[HeldSequence] = []
+        if self._rule.mixed or not chunks:
+            running = [held for held in list(self._running.values()) if self._prepare(held)]
+        if not running and not chunks:
             return None
         self._num_steps += 1
-        self._in_flight[self._num_steps] = running
-        return StepPlan(self._num_steps, tuple(map(self._next_slice, running)))
+        self._in_flight[self._num_steps] = [*running, *(held for held, _ in chunks)]
+        return StepPlan(
+            self._num_steps,
+            (*map(self._next_slice, running), *(self._chunk(held, end) for held, end in chunks)),
+            num_prefill_tokens=sum(end - held.num_computed for held, end in chunks),
+        )
 
     def layer_hook(self, plan: StepPlan) -> LayerHook | None:
         return None
 
     def complete(self, plan: StepPlan, result: StepResult, start_ns: int, end_ns: int) -> None:
         stepped: list[HeldSequence] = []
-        for held, token_id in zip(self._land(plan), result.tokens, strict=True):
-            if held.is_runnable and token_id is not None:
-                held.sequence.append(token_id, self._end_rule)
+        for index, (each, held) in enumerate(zip(plan.slices, self._land(plan), strict=True)):
+            token_id = result.tokens[index]
+            if not held.admitted:
+                continue  # It has ended meanwhile.
+            if error := result.failure_of(index):
+                self._fail(held, error)
+                continue
+            if not held.armed:
+                self._computed(held, each.end)
+            if token_id is not None:
+                held.sequence.append(token_id, self._end_rule, result.logprobs_of(index))
                 stepped.append(held)
         sequences = [held.sequence for held in stepped]
         self._reports.append(
@@ -184,6 +234,7 @@ class StandingPlan:
                 positions=tuple(each.length - 1 for each in sequences),
                 token_ids=tuple(each.token_ids[-1] for each in sequences),
                 finish_reasons=tuple(each.finish_reason for each in sequences),
+                logprobs=_logprobs_column(sequences),
             )
         )
         for held in stepped:
@@ -214,12 +265,35 @@ class StandingPlan:
                     position=len(held.sequence.prompt_token_ids),
                     token_ids=tuple(held.sequence.token_ids),
                     finish_reason=held.sequence.finish_reason,
+                    logprobs=tuple(held.sequence.logprobs),
                 )
                 for sequence_id, held in self._held.items()
             )
         )
 
     # Inside
+
+    def _next_chunks(self) -> list[tuple[HeldSequence, int]]:
+        """The prompts that the next step goes on with, in the order of their admission, and where
+        it ends in each."""
+        budget = self._rule.prefill_token_budget
+        chunks: list[tuple[HeldSequence, int]] = []
+        for held in self._prompts.values():
+            if budget == 0:
+                break
+            held.blocks.begin_access()
+            end = min(held.num_prompt_tokens, held.num_computed + budget)
+            budget -= end - held.num_computed
+            chunks.append((held, end))
+        return chunks
+
+    def _computed(self, held: HeldSequence, end: int) -> None:
+        """A prompt's KV is complete up to `end`."""
+        held.num_computed = end
+        if end == held.num_prompt_tokens:
+            held.armed = True
+            del self._prompts[held.sequence.sequence_id]
+            self._running[held.sequence.sequence_id] = held
 
     def _prepare(self, held: HeldSequence) -> bool:
         """Get a sequence ready to step: a place for its last token's KV. False if it failed."""
@@ -253,6 +327,7 @@ class StandingPlan:
         """Fence the sequence's reservation, leave the running ones, free the blocks once quiet."""
         held.admitted = False
         self._running.pop(held.sequence.sequence_id, None)
+        self._prompts.pop(held.sequence.sequence_id, None)
         self._reservations.pop(held.reservation.transfer_id, None)
         held.blocks.release()
 
@@ -263,5 +338,22 @@ class StandingPlan:
             token_ids=(sequence.token_ids[-1],),
             start=sequence.length - 1,
             block_table=held.blocks.ids[: self._layout.blocks_for(sequence.length)],
-            sample=SampleSpec(sequence.params, sequence.key.choice_index),
+            sample=held.sample,
         )
+
+    def _chunk(self, held: HeldSequence, end: int) -> SequenceSlice:
+        sequence = held.sequence
+        return SequenceSlice(
+            sequence_id=sequence.sequence_id,
+            token_ids=sequence.prompt_token_ids[held.num_computed : end],
+            start=held.num_computed,
+            block_table=held.blocks.ids[: self._layout.blocks_for(end)],
+            sample=held.sample if end == held.num_prompt_tokens else None,
+        )
+
+
+def _logprobs_column(sequences: list[Sequence]) -> tuple[TokenLogprobs | None, ...]:
+    """The newest tokens' log-probabilities; empty if no sequence asks for any."""
+    if not any(each.logprobs for each in sequences):
+        return ()
+    return tuple(each.logprobs[-1] if each.logprobs else None for each in sequences)

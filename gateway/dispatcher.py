@@ -134,11 +134,16 @@ class Dispatcher:
             max_sequence_tokens=min(
                 worker.info.num_blocks * worker.info.layout.block_size for worker in workers
             ),
+            eos_token_ids=workers[0].info.model.eos_token_ids,
         )
 
     @property
     def ready(self) -> bool:
         return self._scheduler.is_ready and not self._stopping
+
+    @property
+    def draining(self) -> bool:
+        return self._stopping
 
     @property
     def num_open_streams(self) -> int:

@@ -2,25 +2,42 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
+from gateway.fleet import WorkerView
 from gateway.generation import Generation
 from gateway.tokens import Ended, Token
 from tandem.core.commands import DecodeCommand, PrefillCommand
 from tandem.core.errors import TandemError
 
 
-@dataclass(frozen=True, slots=True)
-class Send:
+class Send(NamedTuple):
     """Tell a worker."""
 
     worker_id: str
     command: DecodeCommand | PrefillCommand
 
 
-@dataclass(frozen=True, slots=True)
-class Emit:
+class Emit(NamedTuple):
     """Tell a client. `Ended` and errors are terminal: exactly one for each generation."""
 
     generation: Generation
     event: Token | Ended | TandemError
+
+
+class Outbox:
+    """Effects, in the order in which they were decided."""
+
+    def __init__(self) -> None:
+        self._effects: list[Send | Emit] = []
+
+    def send(self, worker: WorkerView, command: DecodeCommand | PrefillCommand) -> None:
+        self._effects.append(Send(worker.info.worker_id, command))
+
+    def emit(self, generation: Generation, event: Token | Ended | TandemError) -> None:
+        self._effects.append(Emit(generation, event))
+
+    def take(self) -> list[Send | Emit]:
+        """All since the last call."""
+        effects, self._effects = self._effects, []
+        return effects

@@ -3,11 +3,12 @@ hints, kept so that what is asked of a worker is not refused."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from tandem.core.kv import Plane
-from tandem.core.worker import WorkerInfo
+from tandem.core.worker import WorkerInfo, WorkerRole
 
 if TYPE_CHECKING:
     from gateway.generation import Generation
@@ -91,6 +92,12 @@ class PrefillView(WorkerView):
     def num_queued_tokens(self) -> int:
         return sum(self.batches.values())
 
+    def leave(self, generation: Generation, num_tokens: int) -> None:
+        WorkerView.leave(self, generation, num_tokens)
+        if forming := self.forming:
+            forming.chunks = [each for each in forming.chunks if each[0] is not generation]
+            forming.unanswered.discard(generation.sequence_id)
+
 
 @dataclass(slots=True, eq=False)
 class DecodeView(WorkerView):
@@ -110,3 +117,20 @@ class DecodeView(WorkerView):
         """Bytes of the KV of this many tokens."""
         layout = self.info.layout
         return num_tokens * layout.token_bytes * layout.num_layers * len(Plane)
+
+
+@dataclass(slots=True, eq=False)
+class Fleet:
+    """All workers that have joined, by role and id."""
+
+    prefill: dict[str, PrefillView] = field(default_factory=dict)
+    decode: dict[str, DecodeView] = field(default_factory=dict)
+
+    @property
+    def workers(self) -> list[PrefillView | DecodeView]:
+        return [*self.prefill.values(), *self.decode.values()]
+
+    def missing(self, roles: Iterable[WorkerRole]) -> WorkerRole | None:
+        """The first of `roles` that has no worker, or None."""
+        present = {worker.info.role for worker in self.workers}
+        return next((role for role in roles if role not in present), None)

@@ -15,6 +15,9 @@ from tandem.core.sequence import FinishReason, SequenceKey
 if TYPE_CHECKING:
     from gateway.fleet import DecodeView, PrefillView
 
+# A request whose worker was lost so often may be why.
+MAX_RESTARTS = 3
+
 
 class Phase(Enum):
     """Where a generation is."""
@@ -47,7 +50,7 @@ class Generation:
     decode_worker: str = ""
     token_kv_bytes: int = 0
     token_ids: list[int] = field(default_factory=list)
-    _early: dict[int, int] = field(default_factory=dict)
+    _early: dict[int, Token] = field(default_factory=dict)
     _end: tuple[int, FinishReason] | None = None
 
     @property
@@ -69,11 +72,16 @@ class Generation:
         return self.request.params.max_tokens > 1
 
     @property
+    def can_restart(self) -> bool:
+        """Whether it can begin anew without its client noticing."""
+        return not self.token_ids and self.attempt < MAX_RESTARTS
+
+    @property
     def is_fully_scheduled(self) -> bool:
         return self.num_scheduled == self.num_prompt_tokens
 
     def accept(
-        self, position: int, token_id: int, finish_reason: FinishReason | None
+        self, token: Token, finish_reason: FinishReason | None
     ) -> tuple[list[Token], FinishReason | None]:
         """Take a token from a worker; the tokens that are due to the client now, in order, and the
         reason if they are the last.
@@ -82,18 +90,19 @@ class Generation:
         first may come before the prefill worker's: positions sort that out. Raises `DataLoss` if
         two workers say different tokens for one position.
         """
+        position = token.position
         if finish_reason is not None:
             self._end = (position, finish_reason)
         next_position = self.num_prompt_tokens + len(self.token_ids)
         if position < next_position:
             known = self.token_ids[position - self.num_prompt_tokens]
         else:
-            known = self._early.setdefault(position, token_id)
-        if known != token_id:
-            raise DataLoss(f"token {position} was {known} and then {token_id}")
+            known = self._early.setdefault(position, token).token_id
+        if known != token.token_id:
+            raise DataLoss(f"token {position} was {known} and then {token.token_id}")
         due: list[Token] = []
         while next_position in self._early:
-            due.append(Token(next_position, self._early.pop(next_position)))
+            due.append(self._early.pop(next_position))
             self.token_ids.append(due[-1].token_id)
             next_position += 1
         ended = self._end is not None and self._end[0] < next_position
@@ -104,12 +113,18 @@ class Generation:
         if self.grant is None or not self.armed:
             return ServedBy(self.prefill_worker, decode_worker="")
         num_cached_tokens = self.grant.num_cached_tokens
+        moved = self.prefill_worker != self.decode_worker
         return ServedBy(
             self.prefill_worker,
             self.decode_worker,
-            kv_bytes=(self.num_prompt_tokens - num_cached_tokens) * self.token_kv_bytes,
+            kv_bytes=moved * (self.num_prompt_tokens - num_cached_tokens) * self.token_kv_bytes,
             num_cached_tokens=num_cached_tokens,
         )
+
+    def runs(self) -> None:
+        """Its KV is complete on the decode worker."""
+        self.armed = True
+        self.phase = Phase.DECODING
 
     def reserve(self) -> Reserve:
         """Asks a decode worker for the blocks of the longest that the sequence may become."""
@@ -143,4 +158,8 @@ class Generation:
         self.phase = Phase.QUEUED
         self.attempt += 1
         self.prefill = self.decode = self.grant = None
+        self.prefill_worker = self.decode_worker = ""
         self.num_scheduled = 0
+        self.armed = False
+        self._early.clear()
+        self._end = None

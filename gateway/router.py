@@ -35,3 +35,16 @@ def choose_decode(
         ),
         default=None,
     )
+
+
+def choose_colocated(workers: Iterable[DecodeView], generation: Generation) -> DecodeView | None:
+    """Of the workers with room for the sequence, the one with the fewest."""
+    return min(
+        (worker for worker in workers if worker.has_room(generation.max_length)),
+        key=lambda worker: (
+            len(worker.generations),
+            worker.num_used_blocks,
+            worker.info.worker_id,
+        ),
+        default=None,
+    )

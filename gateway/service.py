@@ -13,24 +13,28 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 import uvicorn
 from pydantic import Field
 
+from gateway.batching import Limits
+from gateway.colocated_policies import colocated_policy
 from gateway.discovery import Discovery, WorkerName
 from gateway.dispatcher import Dispatcher
 from gateway.frontend import Frontend
 from gateway.grpc_inference import InferenceServicer
 from gateway.http.app import create_app
 from gateway.policies import queue_policy
-from gateway.scheduler import Limits, Scheduler
+from gateway.scheduler import Scheduler
 from gateway.timeline import Timeline
+from tandem.artifacts.grammars import GrammarCompiler
 from tandem.artifacts.resolve import resolve
 from tandem.core.address import parse_address
 from tandem.core.errors import ConfigError
 from tandem.core.worker import WorkerRole
 from tandem.process.grpc_server import GrpcServer
-from tandem.process.lifetime import stop_signal
+from tandem.process.lifetime import settle, stop_signal
 from tandem.process.logged_progress import LoggedProgress
 from tandem.process.settings import ServiceSettings
 from tandem.v1 import inference_pb2, inference_pb2_grpc
@@ -52,29 +56,52 @@ class GatewaySettings(ServiceSettings):
     grpc_port: int = Field(50050, ge=1, le=65535, description="port of the gRPC API")
     prefill: str = Field(
         "127.0.0.1:50051",
-        description="addresses of the prefill workers, comma-separated; a name may stand for many",
+        description="addresses of the prefill workers, comma-separated; a name may stand for many; "
+        "none: decode workers compute the prompts as well (colocated)",
     )
     decode: str = Field("127.0.0.1:50052", description="addresses of the decode workers, likewise")
     model: str = Field("default", description="the workers' model; here, for its tokenizer")
     policy: str = Field("fcfs", description="order in which queued prompts are prefilled")
+    batching: str = Field(
+        "chunked",
+        description="colocated workers' steps: chunked, prefill-first or decode-first (static)",
+    )
+    prefill_token_budget: int = Field(
+        256, ge=16, description="prompt tokens of a chunked colocated step"
+    )
     max_batch_tokens: int = Field(
         2048, ge=16, description="prompt tokens of a prefill batch; longer prompts go in chunks"
+    )
+    tool_format: Literal["auto", "hermes", "llama", "mistral"] = Field(
+        "auto", description="how the model writes tool calls; auto: as its chat template says"
     )
     max_queue: int = Field(4096, ge=1, description="requests that may wait; more are refused")
 
     def workers(self) -> list[WorkerName]:
-        """Where to look for workers. Raises `ConfigError` if a role has none, an address is none,
-        or two roles share one."""
+        """Where to look for workers. Raises `ConfigError` if there is no decode worker, an address
+        is none, or two share one."""
         prefill = [parse_address(each, "prefill") for each in _parts(self.prefill)]
         decode = [parse_address(each, "decode") for each in _parts(self.decode)]
-        if not prefill or not decode:
-            raise ConfigError("the gateway needs at least one worker of each role")
+        if not decode:
+            raise ConfigError("the gateway needs at least one decode worker", param="decode")
         if len({*prefill, *decode}) < len(prefill) + len(decode):
             raise ConfigError("an address is named twice among the workers'")
         return [
             *(WorkerName(WorkerRole.PREFILL, address) for address in prefill),
             *(WorkerName(WorkerRole.DECODE, address) for address in decode),
         ]
+
+    def scheduler(self) -> Scheduler:
+        """As the settings ask for it. Raises `ConfigError` for a policy that is not known."""
+        colocated = colocated_policy(
+            self.batching, self.max_batch_tokens, self.prefill_token_budget
+        )
+        return Scheduler(
+            queue_policy(self.policy),
+            Limits(max_batch_tokens=self.max_batch_tokens, max_queue=self.max_queue),
+            first_id=time.time_ns() // 1000,
+            colocated=None if _parts(self.prefill) else colocated,
+        )
 
 
 async def serve(settings: GatewaySettings) -> None:
@@ -84,17 +111,15 @@ async def serve(settings: GatewaySettings) -> None:
     listener = _listen(settings.host, settings.http_port)
     timeline = Timeline()
     dispatcher = Dispatcher(
-        Scheduler(
-            queue_policy(settings.policy),
-            Limits(max_batch_tokens=settings.max_batch_tokens, max_queue=settings.max_queue),
-            first_id=time.time_ns() // 1000,
-        ),
+        settings.scheduler(),
         (),
         folder.fingerprint,
         timeline,
     )
     discovery = Discovery(names, dispatcher)
-    frontend = Frontend(dispatcher, folder.tokenizer())
+    tokenizer = folder.tokenizer()
+    grammars = GrammarCompiler(tokenizer, folder.config.vocab_size, folder.config.eos_token_ids)
+    frontend = Frontend(dispatcher, tokenizer, grammars, settings.tool_format)
     grpc_server = GrpcServer(f"{settings.host}:{settings.grpc_port}", MAX_REQUEST_BYTES)
     inference_pb2_grpc.add_InferenceServiceServicer_to_server(
         InferenceServicer(frontend, dispatcher, timeline.to_wire), grpc_server.server
@@ -108,6 +133,7 @@ async def serve(settings: GatewaySettings) -> None:
         )
     )
     await grpc_server.start([SERVICE])
+    settle()
     dispatcher.start()
     try:
         async with asyncio.TaskGroup() as tasks:

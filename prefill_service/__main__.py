@@ -6,10 +6,12 @@ from tandem.process.lifetime import end_on_sigterm, end_with_parent, run
 end_with_parent()
 end_on_sigterm()
 
+import uvloop  # noqa: E402
+
 from prefill_service.service import PrefillSettings, serve  # noqa: E402
 from tandem.process.logs import configure_logging  # noqa: E402
 from tandem.process.settings import parse_settings  # noqa: E402
 
 settings = parse_settings(PrefillSettings, "tandem prefill")
 configure_logging(settings.log_level, settings.log_format)
-run(serve(settings))
+run(serve(settings), uvloop.new_event_loop)

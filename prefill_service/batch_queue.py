@@ -18,6 +18,7 @@ from tandem.core.commands import (
 )
 from tandem.core.errors import Mismatch, TandemError
 from tandem.core.kv import KVLayout
+from tandem.core.logprobs import TokenLogprobs
 from tandem.core.plan import SampleSpec, SequenceSlice, StepPlan, StepResult
 from tandem.core.reports import (
     BatchDone,
@@ -27,7 +28,7 @@ from tandem.core.reports import (
     SequenceFailed,
     TransferDone,
 )
-from tandem.core.sequence import EndRule, FinishReason
+from tandem.core.sequence import EndRule
 from tandem.engine.protocols import LayerHook
 
 
@@ -42,7 +43,13 @@ class Transfers(Protocol):
         """What to call after each layer of a step."""
         ...
 
-    def finish(self, sequence_id: int, first_token_id: int, compute_end_ns: int) -> None:
+    def finish(
+        self,
+        sequence_id: int,
+        first_token_id: int,
+        logprobs: TokenLogprobs | None,
+        compute_end_ns: int,
+    ) -> None:
         """The step that computed the last of a sequence's KV is done."""
         ...
 
@@ -53,11 +60,13 @@ class Transfers(Protocol):
 
 @dataclass(slots=True)
 class PrefillingSequence:
-    """A sequence's record. `reports` is what was said of it so far."""
+    """A sequence's record. `token_ids` are its prompt's, chunk by chunk; `reports` is what was said
+    of it so far."""
 
     sequence_id: int
     spec: PrefillSequence
     blocks: SequenceBlocks
+    token_ids: list[int] = field(default_factory=list)
     num_computed: int = 0
     reports: list[PrefillReport] = field(default_factory=list)
     ended: bool = False
@@ -137,12 +146,15 @@ class BatchQueue:
 
     def complete(self, plan: StepPlan, result: StepResult, start_ns: int, end_ns: int) -> None:
         sequences = self._land(plan)
-        for each, sequence, token_id in zip(plan.slices, sequences, result.tokens, strict=True):
+        for index, (each, sequence) in enumerate(zip(plan.slices, sequences, strict=True)):
             if sequence.ended:
                 continue
             sequence.num_computed = each.end
-            if token_id is not None:
-                self._first_token(sequence, token_id, end_ns)
+            token_id = result.tokens[index]
+            if error := result.failure_of(index):
+                self._fail(sequence, error)
+            elif token_id is not None:
+                self._first_token(sequence, token_id, result.logprobs_of(index), end_ns)
 
     def fail(self, plan: StepPlan, error: TandemError) -> None:
         for sequence in self._land(plan):
@@ -212,6 +224,7 @@ class BatchQueue:
         sequences: list[PrefillingSequence] = []
         for chunk in chunks:
             sequence = self._sequences[chunk.sequence_id]
+            sequence.token_ids += chunk.token_ids
             sequence.blocks.begin_access()
             sequences.append(sequence)
             slices.append(self._slice(sequence, chunk))
@@ -219,7 +232,8 @@ class BatchQueue:
                 self._transfers.start(chunk.sequence_id, sequence.spec.destination, sequence.blocks)
         self._num_steps += 1
         self._in_flight[self._num_steps] = (batch_id, sequences)
-        return StepPlan(self._num_steps, tuple(slices))
+        num_tokens = sum(len(each.token_ids) for each in slices)
+        return StepPlan(self._num_steps, tuple(slices), num_prefill_tokens=num_tokens)
 
     def _slice(self, sequence: PrefillingSequence, chunk: PrefillChunk) -> SequenceSlice:
         end = chunk.start + len(chunk.token_ids)
@@ -229,7 +243,9 @@ class BatchQueue:
             token_ids=chunk.token_ids,
             start=chunk.start,
             block_table=sequence.blocks.ids[: self._layout.blocks_for(end)],
-            sample=SampleSpec(spec.params, spec.key.choice_index) if chunk.last else None,
+            sample=SampleSpec(spec.params, spec.key.choice_index, sequence.token_ids)
+            if chunk.last
+            else None,
         )
 
     def _land(self, plan: StepPlan) -> list[PrefillingSequence]:
@@ -241,29 +257,27 @@ class BatchQueue:
             self._reports.append(BatchDone(batch_id, plan.number))
         return sequences
 
-    def _first_token(self, sequence: PrefillingSequence, token_id: int, now_ns: int) -> None:
+    def _first_token(
+        self,
+        sequence: PrefillingSequence,
+        token_id: int,
+        logprobs: TokenLogprobs | None,
+        now_ns: int,
+    ) -> None:
         spec = sequence.spec
         reason = self._end_rule.finish_reason(
             spec.params, token_id, num_generated=1, length=spec.num_prompt_tokens + 1
         )
         self._tell(
-            sequence, FirstToken(sequence.sequence_id, spec.num_prompt_tokens, token_id, reason)
+            sequence,
+            FirstToken(sequence.sequence_id, spec.num_prompt_tokens, token_id, reason, logprobs),
         )
-        self._send_or_end(sequence, token_id, reason, now_ns)
-
-    def _send_or_end(
-        self,
-        sequence: PrefillingSequence,
-        token_id: int,
-        reason: FinishReason | None,
-        now_ns: int,
-    ) -> None:
         if reason is not None:
             self._end(sequence)
         elif sequence.spec.destination is None:
             self._fail(sequence, Mismatch("a sequence that goes on was given no destination"))
         else:
-            self._transfers.finish(sequence.sequence_id, token_id, now_ns)
+            self._transfers.finish(sequence.sequence_id, token_id, logprobs, now_ns)
 
     def _tell(self, sequence: PrefillingSequence, report: PrefillReport) -> None:
         sequence.reports.append(report)

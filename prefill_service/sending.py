@@ -6,6 +6,7 @@ import asyncio
 
 from tandem.core.blocks import SequenceBlocks
 from tandem.core.commands import Destination
+from tandem.core.logprobs import TokenLogprobs
 from tandem.core.plan import StepPlan
 from tandem.engine.protocols import LayerHook
 from tandem.transfer.sender import KvSender
@@ -27,8 +28,16 @@ class LoopTransfers:
 
         return layer_done
 
-    def finish(self, sequence_id: int, first_token_id: int, compute_end_ns: int) -> None:
-        self._loop.call_soon_threadsafe(self._finish, sequence_id, first_token_id, compute_end_ns)
+    def finish(
+        self,
+        sequence_id: int,
+        first_token_id: int,
+        logprobs: TokenLogprobs | None,
+        compute_end_ns: int,
+    ) -> None:
+        self._loop.call_soon_threadsafe(
+            self._finish, sequence_id, first_token_id, logprobs, compute_end_ns
+        )
 
     def abort(self, sequence_id: int) -> None:
         self._loop.call_soon_threadsafe(self._sender.abort, sequence_id)
@@ -38,6 +47,12 @@ class LoopTransfers:
             if transfer := self._sender.get(each.sequence_id):
                 transfer.layer_done(layer, each.start, each.end)
 
-    def _finish(self, sequence_id: int, first_token_id: int, compute_end_ns: int) -> None:
+    def _finish(
+        self,
+        sequence_id: int,
+        first_token_id: int,
+        logprobs: TokenLogprobs | None,
+        compute_end_ns: int,
+    ) -> None:
         if transfer := self._sender.get(sequence_id):
-            transfer.finish(first_token_id, compute_end_ns)
+            transfer.finish(first_token_id, logprobs, compute_end_ns)

@@ -7,12 +7,29 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from tandem.cli.flags import flag
+from tandem.cli.flags import (
+    HUB_MODEL,
+    WORKERS,
+    BlockSizeFlag,
+    DeviceFlag,
+    DtypeFlag,
+    GrpcPortFlag,
+    HostFlag,
+    HttpPortFlag,
+    LogDirFlag,
+    MaxModelLenFlag,
+    MemoryShareFlag,
+    ModelFlag,
+    NumBlocksFlag,
+    PortBaseFlag,
+    TopologyFlag,
+    VerboseFlag,
+    flag,
+)
 from tandem.core.errors import TandemError
 
 commands = typer.Typer(
@@ -23,7 +40,6 @@ commands = typer.Typer(
     help="LLM serving that splits prefill from decode.",
 )
 
-WORKERS = "Workers"
 GATEWAY = "Gateway"
 # The arguments, --help among them, are the service's own business.
 FORWARD = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
@@ -40,38 +56,27 @@ def app() -> None:
 @commands.command()
 def up(
     *,
-    topology: Annotated[str, flag("topology", "1p1d, 1p2d, 2p1d or another NpMd")] = "1p1d",
-    model: Annotated[
-        str, flag("model", "default, mock, a Hugging Face folder or a .gguf file")
-    ] = "default",
-    device: Annotated[
-        str, flag("device", "cpu, cpu:0-3, cuda (one GPU a worker), cuda:0 (shared), mock:PROFILE")
-    ] = "cpu",
-    host: Annotated[str, flag("host", "address that the gateway listens on")] = "127.0.0.1",
-    http_port: Annotated[int, flag("http-port", "port of the OpenAI API")] = 8000,
-    grpc_port: Annotated[int, flag("grpc-port", "port of the gRPC API")] = 50050,
-    port_base: Annotated[
-        int, flag("port-base", "the workers take the first free ports from here on")
-    ] = 50051,
-    log_dir: Annotated[
-        Path | None, flag("log-dir", "folder for the logs (default: logs/HTTP_PORT in the cache)")
-    ] = None,
-    verbose: Annotated[bool, flag("verbose", "logs to the terminal instead of files")] = False,
+    topology: TopologyFlag = "1p1d",
+    model: ModelFlag = "default",
+    device: DeviceFlag = "cpu",
+    host: HostFlag = "127.0.0.1",
+    http_port: HttpPortFlag = 8000,
+    grpc_port: GrpcPortFlag = 50050,
+    port_base: PortBaseFlag = 50051,
+    log_dir: LogDirFlag = None,
+    verbose: VerboseFlag = False,
     start_timeout: Annotated[int, flag("start-timeout", "seconds until all must be ready")] = 300,
-    dtype: Annotated[str | None, flag("dtype", "auto, float32 or bfloat16", WORKERS)] = None,
-    max_model_len: Annotated[
-        int | None, flag("max-model-len", "positions of a sequence at the most", WORKERS)
-    ] = None,
+    dtype: DtypeFlag = None,
+    max_model_len: MaxModelLenFlag = None,
     max_num_seqs: Annotated[
         int | None, flag("max-num-seqs", "sequences a worker holds at the most", WORKERS)
     ] = None,
-    block_size: Annotated[int | None, flag("block-size", "tokens of a KV block", WORKERS)] = None,
-    num_blocks: Annotated[
-        int | None, flag("num-blocks", "blocks of a worker's KV pool", WORKERS)
-    ] = None,
-    memory_share: Annotated[
-        float | None,
-        flag("memory-share", "share of the device's memory that a worker takes", WORKERS),
+    block_size: BlockSizeFlag = None,
+    num_blocks: NumBlocksFlag = None,
+    memory_share: MemoryShareFlag = None,
+    mock_verify: Annotated[
+        str | None,
+        flag("mock-verify", "KV that a mock device reads at each step: full, incremental", WORKERS),
     ] = None,
     policy: Annotated[
         str | None, flag("policy", "order in which queued prompts are prefilled", GATEWAY)
@@ -80,6 +85,14 @@ def up(
         int | None, flag("max-batch-tokens", "prompt tokens of a prefill batch", GATEWAY)
     ] = None,
     max_queue: Annotated[int | None, flag("max-queue", "requests that may wait", GATEWAY)] = None,
+    batching: Annotated[
+        str | None,
+        flag("batching", "colocated steps: chunked, prefill-first or decode-first", GATEWAY),
+    ] = None,
+    prefill_token_budget: Annotated[
+        int | None,
+        flag("prefill-token-budget", "prompt tokens of a chunked colocated step", GATEWAY),
+    ] = None,
 ) -> None:
     """Start prefill workers, decode workers and the gateway, and keep them running.
 
@@ -105,17 +118,68 @@ def up(
                 "block-size": block_size,
                 "num-blocks": num_blocks,
                 "memory-share": memory_share,
+                "mock-verify": mock_verify,
             },
             gateway_options={
                 "policy": policy,
                 "max-batch-tokens": max_batch_tokens,
                 "max-queue": max_queue,
+                "batching": batching,
+                "prefill-token-budget": prefill_token_budget,
             },
         ),
         log_dir=log_dir,
         verbose=verbose,
         start_timeout_s=start_timeout,
     )
+
+
+@commands.command()
+def doctor(
+    *,
+    topology: TopologyFlag = "1p1d",
+    model: ModelFlag = "default",
+    device: DeviceFlag = "cpu",
+    host: HostFlag = "127.0.0.1",
+    http_port: HttpPortFlag = 8000,
+    grpc_port: GrpcPortFlag = 50050,
+    port_base: PortBaseFlag = 50051,
+    log_dir: LogDirFlag = None,
+    verbose: VerboseFlag = False,
+    dtype: DtypeFlag = None,
+    max_model_len: MaxModelLenFlag = None,
+    block_size: BlockSizeFlag = None,
+    num_blocks: NumBlocksFlag = None,
+    memory_share: MemoryShareFlag = None,
+    as_json: Annotated[bool, typer.Option("--json", help="for programs")] = False,
+) -> None:
+    """Say what this machine has, and whether `tandem up` with these flags would work.
+
+    Exit status 1 if something stops it.
+    """
+    from tandem.cli.doctor.doctor import run_doctor
+    from tandem.cli.fleet import FleetSettings
+    from tandem.cli.up import default_logs
+    from tandem.core.topology import parse_topology
+
+    settings = FleetSettings(
+        topology=parse_topology(topology),
+        model=model,
+        device=device,
+        host=host,
+        http_port=http_port,
+        grpc_port=grpc_port,
+        port_base=port_base,
+        worker_options={
+            "dtype": dtype,
+            "max-model-len": max_model_len,
+            "block-size": block_size,
+            "num-blocks": num_blocks,
+            "memory-share": memory_share,
+        },
+    )
+    logs = None if verbose else log_dir or default_logs(settings)
+    run_doctor(settings, logs, as_json=as_json)
 
 
 @commands.command()
@@ -152,15 +216,47 @@ def timeline(
 
 @commands.command()
 def pull(
-    model: Annotated[str, typer.Argument(help="default, or a .gguf file to import")] = "default",
+    model: Annotated[
+        str,
+        typer.Argument(help=f"default, a folder, a .gguf file or {HUB_MODEL}"),
+    ] = "default",
 ) -> None:
-    """Download or import a model, and print its folder."""
+    """Download or import a model into the cache, and print its folder.
+
+    An interrupted download goes on where it stopped.
+    """
     from tandem.artifacts.progress import terminal_progress
-    from tandem.artifacts.resolve import resolve
+    from tandem.artifacts.resolve import pull_model
 
     with terminal_progress() as progress:
-        folder = resolve(model, progress)
+        folder = pull_model(model, progress)
     typer.echo(folder.path)
+
+
+models = typer.Typer(add_completion=False, invoke_without_command=True)
+commands.add_typer(models, name="models")
+
+
+@models.callback()
+def list_models(
+    context: typer.Context,
+    json: Annotated[bool, typer.Option("--json", help="for programs: a JSON list")] = False,
+) -> None:
+    """List the models in the cache; `tandem models rm NAME` removes one."""
+    if context.invoked_subcommand is None:
+        from tandem.cli.models import show_models
+
+        show_models(as_json=json)
+
+
+@models.command("rm")
+def remove_model(
+    name: Annotated[str, typer.Argument(help="the model's name, or its folder")],
+) -> None:
+    """Remove a model from the cache."""
+    from tandem.artifacts.catalog import remove_model
+
+    typer.echo(f"removed {remove_model(name)}")
 
 
 @commands.command(context_settings=FORWARD, add_help_option=False)

@@ -10,9 +10,9 @@ from tandem.cli.cores import split_cores
 from tandem.core.device import CpuDevice, CudaDevice, Device, format_cores, parse_device
 from tandem.core.errors import ConfigError
 from tandem.core.topology import Topology
+from tandem.worker.pool_size import GPU_MEMORY_SHARE
 
 WORKER_HOST = "127.0.0.1"
-GPU_MEMORY_SHARE = 0.9
 
 Options = Mapping[str, str | int | float | None]
 
@@ -96,6 +96,15 @@ def spread_device(text: str, num_workers: int, cores: Sequence[int]) -> list[Dev
             return [device] * num_workers
 
 
+def memory_share(settings: FleetSettings) -> float | None:
+    """The share of its device that each worker takes; None leaves it to the worker."""
+    wanted = settings.worker_options.get("memory-share")
+    if wanted is None and settings.device.startswith("cuda:"):
+        # All on one GPU: each takes its part of what one alone would take.
+        return round(GPU_MEMORY_SHARE / settings.topology.num_workers, 3)
+    return None if wanted is None else float(wanted)
+
+
 def _worker(settings: FleetSettings, role: str, index: int, device: Device, port: int) -> Service:
     name = f"{role}-{index}"
     options = {
@@ -105,10 +114,8 @@ def _worker(settings: FleetSettings, role: str, index: int, device: Device, port
         "device": str(device),
         "model": settings.model,
         **settings.worker_options,
+        "memory-share": memory_share(settings),
     }
-    if settings.device.startswith("cuda:") and options.get("memory-share") is None:
-        # All on one GPU: each takes its part of what one alone would take.
-        options["memory-share"] = round(GPU_MEMORY_SHARE / settings.topology.num_workers, 3)
     cores = device.cores if isinstance(device, CpuDevice) else ()
     return Service(name, _command(f"{role}_service", options), port, cores)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from math import ceil
 
 from rich.text import Text
@@ -10,13 +11,11 @@ from rich.text import Text
 from tandem.cli.amounts import format_seconds
 from tandem.core.pipeline import Lane
 from tandem.core.reports import Span, SpanKind
-from tandem.core.worker import WorkerRole
 
 # A cell's share of time that is covered, in quarters; what is there at all is seen.
 SHADES = " ░▒▓█"
-STEP_STYLES = {WorkerRole.PREFILL: "cyan", WorkerRole.DECODE: "green"}
-TRANSFER_STYLE = "yellow"
-LEGEND = (("prefill", "cyan"), ("decode", "green"), ("KV transfer", TRANSFER_STYLE))
+PREFILL, DECODE, MIXED, TRANSFER = "cyan", "green", "blue", "yellow"
+LEGEND = (("prefill", PREFILL), ("decode", DECODE), ("both", MIXED), ("KV transfer", TRANSFER))
 MIN_CELLS = 10
 
 
@@ -24,17 +23,19 @@ def draw(lanes: Sequence[Lane], width: int) -> Text:
     """The lanes, of which at least one has a step, from the first span to the last."""
     label_width = max(len(lane.worker_id) for lane in lanes) + 1
     rows = [row for lane in lanes for row in _rows(lane)]
-    start_ns = min(start for _, intervals, _ in rows for start, _ in intervals)
-    end_ns = max(end for _, intervals, _ in rows for _, end in intervals)
+    intervals = [each for row in rows for layer in row.layers.values() for each in layer]
+    start_ns = min(start for start, _ in intervals)
+    end_ns = max(end for _, end in intervals)
     cells = max(MIN_CELLS, width - label_width)
     text = Text(no_wrap=True)
-    for label, intervals, style in rows:
-        shares = coverage(intervals, start_ns, end_ns, cells)
-        text.append(f"{label:<{label_width}}")
-        text.append("".join(_shade(share) for share in shares) + "\n", style)
+    for row in rows:
+        text.append(f"{row.label:<{label_width}}")
+        text.append_text(row.draw(start_ns, end_ns, cells)).append("\n")
     text.append(" " * label_width)
+    seen = {style for row in rows for style in row.layers}
     for name, style in LEGEND:
-        text.append("█ ", style).append(f"{name}  ", "dim")
+        if style in seen:
+            text.append("█ ", style).append(f"{name}  ", "dim")
     return text.append(format_seconds((end_ns - start_ns) / 1e9) + " in all\n", "dim")
 
 
@@ -53,13 +54,40 @@ def coverage(
     return [min(1.0, share) for share in shares]
 
 
-def _rows(lane: Lane) -> list[tuple[str, list[tuple[int, int]], str]]:
-    """Label, intervals and style of each line."""
-    steps, transfers = lane.of_kind(SpanKind.STEP), lane.of_kind(SpanKind.TRANSFER)
-    rows = [(lane.worker_id, _intervals(lane, steps), STEP_STYLES[lane.role])]
-    if transfers:
-        rows.append(("", _intervals(lane, transfers), TRANSFER_STYLE))
-    return rows
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """One line. Its `layers` are intervals by style; a cell has that of the layer that covers most
+    of it."""
+
+    label: str
+    layers: dict[str, list[tuple[int, int]]]
+
+    def draw(self, start_ns: int, end_ns: int, cells: int) -> Text:
+        shares = {
+            style: coverage(intervals, start_ns, end_ns, cells)
+            for style, intervals in self.layers.items()
+        }
+        text = Text()
+        for cell in range(cells):
+            style = max(shares, key=lambda each: shares[each][cell])
+            text.append(_shade(min(1.0, sum(each[cell] for each in shares.values()))), style)
+        return text
+
+
+def _rows(lane: Lane) -> list[_Row]:
+    steps: dict[str, list[Span]] = {}
+    for step in lane.of_kind(SpanKind.STEP):
+        steps.setdefault(_step_style(step), []).append(step)
+    rows = [_Row(lane.worker_id, {style: _intervals(lane, each) for style, each in steps.items()})]
+    if transfers := lane.of_kind(SpanKind.TRANSFER):
+        rows.append(_Row("", {TRANSFER: _intervals(lane, transfers)}))
+    return [row for row in rows if row.layers]
+
+
+def _step_style(step: Span) -> str:
+    if step.num_prefill_tokens == 0:
+        return DECODE
+    return PREFILL if step.num_prefill_tokens == step.num_tokens else MIXED
 
 
 def _intervals(lane: Lane, spans: Sequence[Span]) -> list[tuple[int, int]]:

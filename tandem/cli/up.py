@@ -36,7 +36,7 @@ def run_up(
     _check_device(settings.device)
     fleet = _plan(settings)
     model_name = _resolve_model(settings)
-    logs = None if verbose else _empty_logs(log_dir or _default_logs(settings), fleet)
+    logs = None if verbose else _empty_logs(log_dir or default_logs(settings), fleet)
     supervisor = Supervisor(
         fleet, logs, lambda text: console.print(f"[bold red]{escape(text)}[/]", soft_wrap=True)
     )
@@ -106,7 +106,8 @@ def _resolve_model(settings: FleetSettings) -> str:
     return folder.name
 
 
-def _default_logs(settings: FleetSettings) -> Path:
+def default_logs(settings: FleetSettings) -> Path:
+    """Where logs go if the user does not say."""
     # One folder a port, so that two at a time do not write to the same files, and old ones go.
     return cache_dir() / "logs" / str(settings.http_port)
 

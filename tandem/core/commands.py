@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tandem.core.plan import StepRule
 from tandem.core.sampling_params import SamplingParams
 from tandem.core.sequence import SequenceKey
 
@@ -21,9 +22,19 @@ class Reserve:
 
 @dataclass(frozen=True, slots=True)
 class Admit:
-    """Decode: let a reserved sequence join at the first step that starts after it is armed."""
+    """Decode: let a reserved sequence join at the first step that starts after it is armed. With
+    `compute` its KV does not come from elsewhere: its prompt is computed here, behind those that
+    were admitted so before it."""
 
     sequence_id: int
+    compute: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SetStepRule:
+    """Decode: fill steps by this rule from now on."""
+
+    rule: StepRule
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,5 +86,5 @@ class PrefillBatch:
     chunks: tuple[PrefillChunk, ...]
 
 
-DecodeCommand = Reserve | Admit | Remove
+DecodeCommand = Reserve | Admit | Remove | SetStepRule
 PrefillCommand = PrefillBatch | Remove

@@ -9,21 +9,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
+from tandem.core.errors import TandemError
+from tandem.core.logprobs import TokenLogprobs
 from tandem.core.sampling_params import SamplingParams
 
 
 @dataclass(frozen=True, slots=True)
 class SampleSpec:
     """Sample the token that follows a slice. With the position and the logits this is all that the
-    choice depends on."""
+    choice depends on.
+
+    `prompt_token_ids` and `token_ids` are the sequence's own, up to the slice's end: what penalties
+    and the grammar look at. They are the worker's lists, not copies: to be read before the step's
+    result is handed out.
+    """
 
     params: SamplingParams
     choice_index: int = 0
+    prompt_token_ids: Sequence[int] = ()
+    token_ids: Sequence[int] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class SequenceSlice:
+class SequenceSlice(NamedTuple):
     """Tokens `[start, start + len(token_ids))` of a sequence: at most one slice of it in a plan.
 
     `sequence_id` is never used again for another sequence as long as the engine lives.
@@ -45,11 +54,23 @@ class SequenceSlice:
 
 
 @dataclass(frozen=True, slots=True)
+class StepRule:
+    """How a worker fills its steps: with at most `prefill_token_budget` tokens of prompts, and,
+    `mixed`, the running sequences' next tokens beside them. If not mixed, these wait as long as
+    there are prompts to compute."""
+
+    prefill_token_budget: int
+    mixed: bool
+
+
+@dataclass(frozen=True, slots=True)
 class StepPlan:
-    """One step. `number` counts the steps of a worker since its start."""
+    """One step. `number` counts the steps of a worker since its start. Of the tokens,
+    `num_prefill_tokens` are prompts'."""
 
     number: int
     slices: tuple[SequenceSlice, ...]
+    num_prefill_tokens: int = 0
 
     @property
     def num_tokens(self) -> int:
@@ -58,6 +79,17 @@ class StepPlan:
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """`tokens[i]` is the token sampled for `plan.slices[i]`, None where none was asked for."""
+    """`tokens[i]` is the token sampled for `plan.slices[i]`, None where none was asked for.
+    `logprobs[i]` goes with it where the parameters ask for it; empty if nobody's do. `failures[i]`
+    is why a token that was asked for could not be sampled (its grammar grew too complex, for one);
+    empty if all could. The KV of such a slice is right all the same."""
 
     tokens: tuple[int | None, ...]
+    logprobs: tuple[TokenLogprobs | None, ...] = ()
+    failures: tuple[TandemError | None, ...] = ()
+
+    def logprobs_of(self, index: int) -> TokenLogprobs | None:
+        return self.logprobs[index] if self.logprobs else None
+
+    def failure_of(self, index: int) -> TandemError | None:
+        return self.failures[index] if self.failures else None

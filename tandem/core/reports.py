@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 
+from tandem.core.logprobs import TokenLogprobs
 from tandem.core.sequence import FinishReason
 
 
@@ -28,11 +29,14 @@ class Armed:
     token_id: int
     at_ns: int
     finish_reason: FinishReason | None = None
+    logprobs: TokenLogprobs | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class StepDone:
-    """Decode: one step, in columns."""
+    """Decode: one step, in columns. `logprobs` is empty if no sequence asks for any. The tokens
+    of a prompt that is computed here show in the worker's spans; its first generated token stands
+    in the columns like any other."""
 
     step: int
     start_ns: int
@@ -41,6 +45,7 @@ class StepDone:
     positions: tuple[int, ...]
     token_ids: tuple[int, ...]
     finish_reasons: tuple[FinishReason | None, ...]
+    logprobs: tuple[TokenLogprobs | None, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +73,7 @@ class FirstToken:
     position: int
     token_id: int
     finish_reason: FinishReason | None
+    logprobs: TokenLogprobs | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,13 +86,14 @@ class TransferDone:
 
 @dataclass(frozen=True, slots=True)
 class SequenceSnapshot:
-    """Decode: all that is known of one sequence."""
+    """Decode: all that is known of one sequence. `logprobs` is empty, or one for each token."""
 
     sequence_id: int
     reserved: Reserved
     position: int
     token_ids: tuple[int, ...]
     finish_reason: FinishReason | None
+    logprobs: tuple[TokenLogprobs | None, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,3 +140,4 @@ class Span:
     num_bytes: int = 0
     compute_end_ns: int = 0
     waited: bool = False
+    num_prefill_tokens: int = 0

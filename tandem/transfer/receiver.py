@@ -17,6 +17,7 @@ from tandem.transfer.codec import Frame, decode_request
 from tandem.transfer.reservation import Reservation
 from tandem.v1 import kv_pb2
 from tandem.wire.descriptions import layout_from_wire
+from tandem.wire.sampling import logprobs_from_wire
 
 
 class ReservationBook(Protocol):
@@ -145,6 +146,7 @@ class KvReceiver:
                 raise Fenced("the reservation was released")
             if finish.HasField("first_token"):
                 reservation.first_token_id = finish.first_token
+                reservation.first_token_logprobs = logprobs_from_wire(finish.first_token_logprobs)
             if reservation.is_complete:
                 self._book.reservation_complete(reservation)
                 self._lock.notify_all()

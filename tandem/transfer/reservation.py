@@ -7,6 +7,7 @@ import numpy as np
 from tandem.core.blocks import SequenceBlocks
 from tandem.core.errors import DataLoss
 from tandem.core.kv import KVLayout, Plane
+from tandem.core.logprobs import TokenLogprobs
 from tandem.transfer.codec import FrameHeader
 
 
@@ -36,6 +37,7 @@ class Reservation:
         self.first_token = first_token
         self.num_tokens = num_tokens
         self.first_token_id: int | None = None
+        self.first_token_logprobs: TokenLogprobs | None = None
         self._layout = layout
         self._covered = np.zeros(
             (len(Plane), layout.num_layers, layout.blocks_for(num_tokens)), dtype=np.bool_

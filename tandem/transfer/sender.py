@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from time import monotonic_ns
 from typing import Any
 
@@ -18,12 +19,14 @@ from tandem.core.blocks import SequenceBlocks
 from tandem.core.commands import Destination
 from tandem.core.errors import Cancelled, DataLoss, TandemError
 from tandem.core.kv import KVLayout, Plane
+from tandem.core.logprobs import TokenLogprobs
 from tandem.core.reports import Span, SpanKind
 from tandem.engine.protocols import KVPool
 from tandem.transfer.codec import FrameHeader, encode_frame
 from tandem.v1 import kv_pb2
 from tandem.wire.channels import open_channel
 from tandem.wire.descriptions import layout_to_wire
+from tandem.wire.sampling import logprobs_to_wire
 from tandem.wire.status import call_error, to_tandem_error
 
 log = structlog.get_logger(__name__)
@@ -53,6 +56,7 @@ class Finish:
     """All regions have been named; `first_token_id` is the token that follows the prompt."""
 
     first_token_id: int
+    logprobs: TokenLogprobs | None
     compute_end_ns: int
 
 
@@ -60,10 +64,15 @@ class LayerGrouper:
     """Groups a chunk's layers until a frame is worth sending, and cuts what is too large."""
 
     def __init__(
-        self, layout: KVLayout, first_token: int, min_frame_bytes: int = MIN_FRAME_BYTES
+        self,
+        layout: KVLayout,
+        first_token: int,
+        min_frame_bytes: int = MIN_FRAME_BYTES,
+        max_frame_bytes: int = MAX_FRAME_BYTES,
     ) -> None:
         self._layout = layout
         self._min_frame_bytes = min_frame_bytes
+        self._max_frame_bytes = max_frame_bytes
         self._first_token = first_token
         self._first_layer = 0
 
@@ -82,7 +91,7 @@ class LayerGrouper:
     def _cut(self, layers: range, start: int, end: int) -> Iterator[Region]:
         token_bytes = len(layers) * self._layout.token_bytes
         block_size = self._layout.block_size
-        step = max(1, MAX_FRAME_BYTES // token_bytes // block_size) * block_size
+        step = max(1, self._max_frame_bytes // token_bytes // block_size) * block_size
         for first in range(start, end, step):
             yield Region(layers, first, min(first + step, end))
 
@@ -102,7 +111,10 @@ class OutgoingTransfer:
         self._sender = sender
         self._blocks = blocks
         self._grouper = LayerGrouper(
-            sender.pool.layout, destination.num_cached_tokens, sender.min_frame_bytes
+            sender.pool.layout,
+            destination.num_cached_tokens,
+            sender.min_frame_bytes,
+            sender.max_frame_bytes,
         )
         self._due: asyncio.Queue[Region | Finish] = asyncio.Queue()
         self._num_frames = 0
@@ -115,9 +127,11 @@ class OutgoingTransfer:
             self._start_ns = self._start_ns or monotonic_ns()
             self._due.put_nowait(region)
 
-    def finish(self, first_token_id: int, compute_end_ns: int) -> None:
+    def finish(
+        self, first_token_id: int, logprobs: TokenLogprobs | None, compute_end_ns: int
+    ) -> None:
         self._start_ns = self._start_ns or monotonic_ns()
-        self._due.put_nowait(Finish(first_token_id, compute_end_ns))
+        self._due.put_nowait(Finish(first_token_id, logprobs, compute_end_ns))
 
     async def run(self) -> int:
         """Send until all is acknowledged; the bytes sent. Raises the `TandemError` of its end."""
@@ -136,7 +150,7 @@ class OutgoingTransfer:
         while isinstance(due := await self._due.get(), Region):
             for plane in Plane:
                 await self._send_frame(call, plane, due)
-        await call.write(self._closing(due.first_token_id))
+        await call.write(self._closing(due))
         await call.done_writing()
         response = await call.read()
         if not isinstance(response, kv_pb2.PushKvResponse):
@@ -202,9 +216,13 @@ class OutgoingTransfer:
             )
         ).SerializeToString()
 
-    def _closing(self, first_token_id: int) -> bytes:
+    def _closing(self, finish: Finish) -> bytes:
         return kv_pb2.PushKvRequest(
-            finish=kv_pb2.TransferFinish(num_frames=self._num_frames, first_token=first_token_id)
+            finish=kv_pb2.TransferFinish(
+                num_frames=self._num_frames,
+                first_token=finish.first_token_id,
+                first_token_logprobs=logprobs_to_wire(finish.logprobs),
+            )
         ).SerializeToString()
 
 
@@ -226,12 +244,14 @@ class KvSender:
         on_failed: Callable[[int, TandemError], None],
         on_span: Callable[[Span], None],
         min_frame_bytes: int = MIN_FRAME_BYTES,
+        max_frame_bytes: int = MAX_FRAME_BYTES,
     ) -> None:
         self.name = name
         self.pool = pool
         self.model_fingerprint = model_fingerprint
         self.on_span = on_span
         self.min_frame_bytes = min_frame_bytes
+        self.max_frame_bytes = max_frame_bytes
         self._lock = lock
         self._on_done = on_done
         self._on_failed = on_failed
@@ -292,8 +312,11 @@ class KvSender:
         first_block = header.first_token // layout.block_size
         ids = blocks.ids[first_block : layout.blocks_for(header.last_token)]
         try:
-            items = self.pool.read(header.plane, header.layers, ids, header.num_tokens)
-            return encode_frame(header, layout, items)
+            return encode_frame(
+                header,
+                layout,
+                partial(self.pool.read_into, header.plane, header.layers, ids, header.num_tokens),
+            )
         finally:
             with self._lock:
                 blocks.end_access()

@@ -30,7 +30,11 @@ class _AdmitWhenEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AdmitWhen.V
     ADMIT_WHEN_UNSPECIFIED: _AdmitWhen.ValueType  # 0
     """Never sent."""
     ADMIT_WHEN_ARMED: _AdmitWhen.ValueType  # 1
-    """At the first step that starts after its KV is complete."""
+    """At the first step that starts after its KV has come from a prefill worker."""
+    ADMIT_WHEN_COMPUTED: _AdmitWhen.ValueType  # 2
+    """After its prompt was computed here, in this worker's own steps, behind the prompts that were
+    admitted so before it. Its reservation takes no frames.
+    """
 
 class AdmitWhen(_AdmitWhen, metaclass=_AdmitWhenEnumTypeWrapper):
     """When an admitted sequence joins the running ones."""
@@ -38,7 +42,11 @@ class AdmitWhen(_AdmitWhen, metaclass=_AdmitWhenEnumTypeWrapper):
 ADMIT_WHEN_UNSPECIFIED: AdmitWhen.ValueType  # 0
 """Never sent."""
 ADMIT_WHEN_ARMED: AdmitWhen.ValueType  # 1
-"""At the first step that starts after its KV is complete."""
+"""At the first step that starts after its KV has come from a prefill worker."""
+ADMIT_WHEN_COMPUTED: AdmitWhen.ValueType  # 2
+"""After its prompt was computed here, in this worker's own steps, behind the prompts that were
+admitted so before it. Its reservation takes no frames.
+"""
 Global___AdmitWhen: _TypeAlias = AdmitWhen  # noqa: Y015
 
 @_typing.final
@@ -80,6 +88,7 @@ class DecodeCommand(_message.Message):
     RESERVE_FIELD_NUMBER: _builtins.int
     ADMIT_FIELD_NUMBER: _builtins.int
     REMOVE_FIELD_NUMBER: _builtins.int
+    SET_STEP_RULE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def reserve(self) -> Global___Reserve:
         """Set blocks aside for a sequence whose KV will come."""
@@ -92,18 +101,23 @@ class DecodeCommand(_message.Message):
     def remove(self) -> Global___RemoveSequence:
         """End a sequence wherever it is, free its blocks and forget it. Unknown sequences are ignored."""
 
+    @_builtins.property
+    def set_step_rule(self) -> Global___SetStepRule:
+        """How steps are composed from now on."""
+
     def __init__(
         self,
         *,
         reserve: Global___Reserve | None = ...,
         admit: Global___Admit | None = ...,
         remove: Global___RemoveSequence | None = ...,
+        set_step_rule: Global___SetStepRule | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["admit", b"admit", "command", b"command", "remove", b"remove", "reserve", b"reserve"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["admit", b"admit", "command", b"command", "remove", b"remove", "reserve", b"reserve", "set_step_rule", b"set_step_rule"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["admit", b"admit", "command", b"command", "remove", b"remove", "reserve", b"reserve"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admit", b"admit", "command", b"command", "remove", b"remove", "reserve", b"reserve", "set_step_rule", b"set_step_rule"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["reserve", "admit", "remove"]  # noqa: Y015
+    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["reserve", "admit", "remove", "set_step_rule"]  # noqa: Y015
     _WhichOneofArgType_command: _TypeAlias = _typing.Literal["command", b"command"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_command) -> _WhichOneofReturnType_command | None: ...
 
@@ -158,6 +172,34 @@ class Reserve(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Reserve: _TypeAlias = Reserve  # noqa: Y015
+
+@_typing.final
+class SetStepRule(_message.Message):
+    """How the worker fills its steps, until it is told otherwise or its controller's lease ends."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PREFILL_TOKEN_BUDGET_FIELD_NUMBER: _builtins.int
+    MIXED_FIELD_NUMBER: _builtins.int
+    prefill_token_budget: _builtins.int
+    """Prompt tokens of a step at the most."""
+    mixed: _builtins.bool
+    """Whether steps that compute prompt tokens also compute the running sequences' next tokens. If not,
+    these wait until no prompt is left.
+    """
+    def __init__(
+        self,
+        *,
+        prefill_token_budget: _builtins.int = ...,
+        mixed: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["mixed", b"mixed", "prefill_token_budget", b"prefill_token_budget"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetStepRule: _TypeAlias = SetStepRule  # noqa: Y015
 
 @_typing.final
 class Admit(_message.Message):
@@ -280,6 +322,7 @@ class SequenceSnapshot(_message.Message):
     POSITION_FIELD_NUMBER: _builtins.int
     TOKEN_IDS_FIELD_NUMBER: _builtins.int
     FINISH_REASON_FIELD_NUMBER: _builtins.int
+    LOGPROBS_FIELD_NUMBER: _builtins.int
     sequence_id: _builtins.int
     """The sequence."""
     position: _builtins.int
@@ -294,6 +337,10 @@ class SequenceSnapshot(_message.Message):
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """All tokens generated so far, the first one included."""
 
+    @_builtins.property
+    def logprobs(self) -> _containers.RepeatedCompositeFieldContainer[_sampling_pb2.TokenLogprobs]:
+        """One for each token; empty if they were not asked for."""
+
     def __init__(
         self,
         *,
@@ -302,10 +349,11 @@ class SequenceSnapshot(_message.Message):
         position: _builtins.int = ...,
         token_ids: _abc.Iterable[_builtins.int] | None = ...,
         finish_reason: _sampling_pb2.FinishReason.ValueType = ...,
+        logprobs: _abc.Iterable[_sampling_pb2.TokenLogprobs] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["reserved", b"reserved"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "position", b"position", "reserved", b"reserved", "sequence_id", b"sequence_id", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "logprobs", b"logprobs", "position", b"position", "reserved", b"reserved", "sequence_id", b"sequence_id", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -400,6 +448,7 @@ class Armed(_message.Message):
     TOKEN_FIELD_NUMBER: _builtins.int
     AT_NS_FIELD_NUMBER: _builtins.int
     FINISH_REASON_FIELD_NUMBER: _builtins.int
+    LOGPROBS_FIELD_NUMBER: _builtins.int
     sequence_id: _builtins.int
     """The sequence."""
     position: _builtins.int
@@ -410,6 +459,10 @@ class Armed(_message.Message):
     """When, on the worker's monotonic clock."""
     finish_reason: _sampling_pb2.FinishReason.ValueType
     """Set if the sequence ends with its first token here, though the prefill worker went on."""
+    @_builtins.property
+    def logprobs(self) -> _sampling_pb2.TokenLogprobs:
+        """If they were asked for."""
+
     def __init__(
         self,
         *,
@@ -418,10 +471,11 @@ class Armed(_message.Message):
         token: _builtins.int = ...,
         at_ns: _builtins.int = ...,
         finish_reason: _sampling_pb2.FinishReason.ValueType = ...,
+        logprobs: _sampling_pb2.TokenLogprobs | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["logprobs", b"logprobs"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_ns", b"at_ns", "finish_reason", b"finish_reason", "position", b"position", "sequence_id", b"sequence_id", "token", b"token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_ns", b"at_ns", "finish_reason", b"finish_reason", "logprobs", b"logprobs", "position", b"position", "sequence_id", b"sequence_id", "token", b"token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -440,6 +494,7 @@ class StepDone(_message.Message):
     POSITIONS_FIELD_NUMBER: _builtins.int
     TOKENS_FIELD_NUMBER: _builtins.int
     FINISH_REASONS_FIELD_NUMBER: _builtins.int
+    LOGPROBS_FIELD_NUMBER: _builtins.int
     step: _builtins.int
     """Number of the step."""
     start_ns: _builtins.int
@@ -462,6 +517,10 @@ class StepDone(_message.Message):
     def finish_reasons(self) -> _containers.RepeatedScalarFieldContainer[_sampling_pb2.FinishReason.ValueType]:
         """Whether they ended with it."""
 
+    @_builtins.property
+    def logprobs(self) -> _containers.RepeatedCompositeFieldContainer[_sampling_pb2.TokenLogprobs]:
+        """Their log-probabilities; empty if no sequence asks for any."""
+
     def __init__(
         self,
         *,
@@ -472,10 +531,11 @@ class StepDone(_message.Message):
         positions: _abc.Iterable[_builtins.int] | None = ...,
         tokens: _abc.Iterable[_builtins.int] | None = ...,
         finish_reasons: _abc.Iterable[_sampling_pb2.FinishReason.ValueType] | None = ...,
+        logprobs: _abc.Iterable[_sampling_pb2.TokenLogprobs] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_ns", b"end_ns", "finish_reasons", b"finish_reasons", "positions", b"positions", "sequence_ids", b"sequence_ids", "start_ns", b"start_ns", "step", b"step", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_ns", b"end_ns", "finish_reasons", b"finish_reasons", "logprobs", b"logprobs", "positions", b"positions", "sequence_ids", b"sequence_ids", "start_ns", b"start_ns", "step", b"step", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -6,6 +6,7 @@ isort:skip_file
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from tandem.v1 import sampling_pb2 as _sampling_pb2
 from tandem.v1 import worker_pb2 as _worker_pb2
 import builtins as _builtins
 import sys
@@ -203,19 +204,25 @@ class TransferFinish(_message.Message):
 
     NUM_FRAMES_FIELD_NUMBER: _builtins.int
     FIRST_TOKEN_FIELD_NUMBER: _builtins.int
+    FIRST_TOKEN_LOGPROBS_FIELD_NUMBER: _builtins.int
     num_frames: _builtins.int
     """Frames sent."""
     first_token: _builtins.int
     """The sequence's first token, if this sender knows it."""
+    @_builtins.property
+    def first_token_logprobs(self) -> _sampling_pb2.TokenLogprobs:
+        """The first token's log-probabilities, if they were asked for."""
+
     def __init__(
         self,
         *,
         num_frames: _builtins.int = ...,
         first_token: _builtins.int | None = ...,
+        first_token_logprobs: _sampling_pb2.TokenLogprobs | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_first_token", b"_first_token", "first_token", b"first_token"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_first_token", b"_first_token", "first_token", b"first_token", "first_token_logprobs", b"first_token_logprobs"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_first_token", b"_first_token", "first_token", b"first_token", "num_frames", b"num_frames"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_first_token", b"_first_token", "first_token", b"first_token", "first_token_logprobs", b"first_token_logprobs", "num_frames", b"num_frames"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__first_token: _TypeAlias = _typing.Literal["first_token"]  # noqa: Y015
     _WhichOneofArgType__first_token: _TypeAlias = _typing.Literal["_first_token", b"_first_token"]  # noqa: Y015

@@ -410,6 +410,7 @@ class FirstToken(_message.Message):
     POSITION_FIELD_NUMBER: _builtins.int
     TOKEN_FIELD_NUMBER: _builtins.int
     FINISH_REASON_FIELD_NUMBER: _builtins.int
+    LOGPROBS_FIELD_NUMBER: _builtins.int
     sequence_id: _builtins.int
     """The sequence."""
     position: _builtins.int
@@ -418,6 +419,10 @@ class FirstToken(_message.Message):
     """The token."""
     finish_reason: _sampling_pb2.FinishReason.ValueType
     """Set if the sequence ends with it: then its transfer is aborted."""
+    @_builtins.property
+    def logprobs(self) -> _sampling_pb2.TokenLogprobs:
+        """If they were asked for."""
+
     def __init__(
         self,
         *,
@@ -425,10 +430,11 @@ class FirstToken(_message.Message):
         position: _builtins.int = ...,
         token: _builtins.int = ...,
         finish_reason: _sampling_pb2.FinishReason.ValueType = ...,
+        logprobs: _sampling_pb2.TokenLogprobs | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["logprobs", b"logprobs"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "position", b"position", "sequence_id", b"sequence_id", "token", b"token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "logprobs", b"logprobs", "position", b"position", "sequence_id", b"sequence_id", "token", b"token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -406,6 +406,7 @@ class Span(_message.Message):
     NUM_BYTES_FIELD_NUMBER: _builtins.int
     COMPUTE_END_NS_FIELD_NUMBER: _builtins.int
     WAITED_FIELD_NUMBER: _builtins.int
+    NUM_PREFILL_TOKENS_FIELD_NUMBER: _builtins.int
     kind: Global___SpanKind.ValueType
     """What it shows."""
     start_ns: _builtins.int
@@ -426,6 +427,8 @@ class Span(_message.Message):
     """Of a transfer: when the engine had computed the last of it."""
     waited: _builtins.bool
     """Of a step: the engine had nothing to do before it."""
+    num_prefill_tokens: _builtins.int
+    """Of a step: how many of its tokens are prompts'."""
     def __init__(
         self,
         *,
@@ -439,10 +442,11 @@ class Span(_message.Message):
         num_bytes: _builtins.int = ...,
         compute_end_ns: _builtins.int = ...,
         waited: _builtins.bool = ...,
+        num_prefill_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["compute_end_ns", b"compute_end_ns", "end_ns", b"end_ns", "kind", b"kind", "num_bytes", b"num_bytes", "num_seqs", b"num_seqs", "num_tokens", b"num_tokens", "number", b"number", "sequence_id", b"sequence_id", "start_ns", b"start_ns", "waited", b"waited"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["compute_end_ns", b"compute_end_ns", "end_ns", b"end_ns", "kind", b"kind", "num_bytes", b"num_bytes", "num_prefill_tokens", b"num_prefill_tokens", "num_seqs", b"num_seqs", "num_tokens", b"num_tokens", "number", b"number", "sequence_id", b"sequence_id", "start_ns", b"start_ns", "waited", b"waited"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

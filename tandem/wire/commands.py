@@ -12,11 +12,16 @@ from tandem.core.commands import (
     PrefillSequence,
     Remove,
     Reserve,
+    SetStepRule,
 )
 from tandem.core.errors import Mismatch
-from tandem.core.sampling_params import SamplingParams
+from tandem.core.plan import StepRule
 from tandem.core.sequence import SequenceKey
-from tandem.v1 import decode_pb2, prefill_pb2, sampling_pb2
+from tandem.v1 import decode_pb2, prefill_pb2
+from tandem.wire.sampling import params_from_wire, params_to_wire
+
+# Whether the worker computes the prompt itself.
+ADMIT_WHEN = {decode_pb2.ADMIT_WHEN_ARMED: False, decode_pb2.ADMIT_WHEN_COMPUTED: True}
 
 
 def decode_command_to_wire(command: DecodeCommand) -> decode_pb2.DecodeCommand:
@@ -31,19 +36,27 @@ def decode_command_to_wire(command: DecodeCommand) -> decode_pb2.DecodeCommand:
                     attempt=key.attempt,
                     prompt_token_ids=command.prompt_token_ids,
                     headroom_tokens=command.headroom_tokens,
-                    sampling=_params_to_wire(command.params),
+                    sampling=params_to_wire(command.params),
                 )
             )
         case Admit():
             return decode_pb2.DecodeCommand(
                 admit=decode_pb2.Admit(
                     sequence_id=command.sequence_id,
-                    when=decode_pb2.ADMIT_WHEN_ARMED,
+                    when=decode_pb2.ADMIT_WHEN_COMPUTED
+                    if command.compute
+                    else decode_pb2.ADMIT_WHEN_ARMED,
                 )
             )
         case Remove():
             return decode_pb2.DecodeCommand(
                 remove=decode_pb2.RemoveSequence(sequence_id=command.sequence_id)
+            )
+        case SetStepRule(rule):
+            return decode_pb2.DecodeCommand(
+                set_step_rule=decode_pb2.SetStepRule(
+                    prefill_token_budget=rule.prefill_token_budget, mixed=rule.mixed
+                )
             )
 
 
@@ -56,12 +69,17 @@ def decode_command_from_wire(message: decode_pb2.DecodeCommand) -> DecodeCommand
                 key=_key_from_wire(message.reserve),
                 prompt_token_ids=tuple(message.reserve.prompt_token_ids),
                 headroom_tokens=message.reserve.headroom_tokens,
-                params=_params_from_wire(message.reserve.sampling),
+                params=params_from_wire(message.reserve.sampling),
             )
-        case "admit" if message.admit.when == decode_pb2.ADMIT_WHEN_ARMED:
-            return Admit(message.admit.sequence_id)
+        case "admit" if message.admit.when in ADMIT_WHEN:
+            return Admit(message.admit.sequence_id, compute=ADMIT_WHEN[message.admit.when])
         case "remove":
             return Remove(message.remove.sequence_id)
+        case "set_step_rule":
+            rule = message.set_step_rule
+            if rule.prefill_token_budget == 0:
+                raise Mismatch("a step rule without room for a prompt token")
+            return SetStepRule(StepRule(rule.prefill_token_budget, rule.mixed))
     raise Mismatch("the controller sent a command that this worker does not know")
 
 
@@ -120,7 +138,7 @@ def _sequence_to_wire(sequence: PrefillSequence) -> prefill_pb2.PrefillSequence:
         choice_index=sequence.key.choice_index,
         attempt=sequence.key.attempt,
         num_prompt_tokens=sequence.num_prompt_tokens,
-        sampling=_params_to_wire(sequence.params),
+        sampling=params_to_wire(sequence.params),
         destination=None
         if destination is None
         else prefill_pb2.KvDestination(
@@ -136,7 +154,7 @@ def _sequence_from_wire(message: prefill_pb2.PrefillSequence) -> PrefillSequence
     return PrefillSequence(
         key=_key_from_wire(message),
         num_prompt_tokens=message.num_prompt_tokens,
-        params=_params_from_wire(message.sampling),
+        params=params_from_wire(message.sampling),
         destination=Destination(
             address=message.destination.address,
             transfer_id=message.destination.transfer_id,
@@ -150,27 +168,3 @@ def _sequence_from_wire(message: prefill_pb2.PrefillSequence) -> PrefillSequence
 
 def _key_from_wire(message: decode_pb2.Reserve | prefill_pb2.PrefillSequence) -> SequenceKey:
     return SequenceKey(message.request_id, message.choice_index, message.attempt)
-
-
-def _params_to_wire(params: SamplingParams) -> sampling_pb2.SamplingParams:
-    return sampling_pb2.SamplingParams(
-        max_tokens=params.max_tokens,
-        seed=params.seed,
-        temperature=params.temperature,
-        top_p=params.top_p,
-        top_k=params.top_k,
-        stop_token_ids=sorted(params.stop_token_ids),
-        ignore_eos=params.ignore_eos,
-    )
-
-
-def _params_from_wire(message: sampling_pb2.SamplingParams) -> SamplingParams:
-    return SamplingParams(
-        max_tokens=message.max_tokens,
-        seed=message.seed,
-        temperature=message.temperature,
-        top_p=message.top_p,
-        top_k=message.top_k,
-        stop_token_ids=frozenset(message.stop_token_ids),
-        ignore_eos=message.ignore_eos,
-    )

@@ -22,6 +22,12 @@ from tandem.core.reports import (
 from tandem.core.sequence import FinishReason
 from tandem.v1 import decode_pb2, prefill_pb2, sampling_pb2, worker_pb2
 from tandem.wire.enums import known
+from tandem.wire.sampling import (
+    logprobs_column_from_wire,
+    logprobs_column_to_wire,
+    logprobs_from_wire,
+    logprobs_to_wire,
+)
 
 
 def finish_to_wire(reason: FinishReason | None) -> sampling_pb2.FinishReason.ValueType:
@@ -44,6 +50,7 @@ def decode_report_to_wire(report: DecodeReport) -> decode_pb2.DecodeReport:
                     positions=report.positions,
                     tokens=report.token_ids,
                     finish_reasons=map(finish_to_wire, report.finish_reasons),
+                    logprobs=logprobs_column_to_wire(report.logprobs),
                 )
             )
         case Reserved():
@@ -56,6 +63,7 @@ def decode_report_to_wire(report: DecodeReport) -> decode_pb2.DecodeReport:
                     token=report.token_id,
                     at_ns=report.at_ns,
                     finish_reason=finish_to_wire(report.finish_reason),
+                    logprobs=logprobs_to_wire(report.logprobs),
                 )
             )
         case SequenceFailed():
@@ -75,6 +83,7 @@ def decode_report_from_wire(message: decode_pb2.DecodeReport) -> DecodeReport:
                 positions=tuple(step.positions),
                 token_ids=tuple(step.tokens),
                 finish_reasons=tuple(map(finish_from_wire, step.finish_reasons)),
+                logprobs=logprobs_column_from_wire(step.logprobs),
             )
         case "reserved":
             return _reserved_from_wire(message.reserved)
@@ -86,6 +95,7 @@ def decode_report_from_wire(message: decode_pb2.DecodeReport) -> DecodeReport:
                 armed.token,
                 armed.at_ns,
                 finish_from_wire(armed.finish_reason),
+                logprobs_from_wire(armed.logprobs),
             )
         case "failed":
             return _failed_from_wire(message.failed)
@@ -101,6 +111,7 @@ def decode_snapshot_to_wire(snapshot: DecodeSnapshot) -> decode_pb2.DecodeSnapsh
                 position=each.position,
                 token_ids=each.token_ids,
                 finish_reason=finish_to_wire(each.finish_reason),
+                logprobs=logprobs_column_to_wire(each.logprobs),
             )
             for each in snapshot.sequences
         ]
@@ -116,6 +127,7 @@ def decode_snapshot_from_wire(message: decode_pb2.DecodeSnapshot) -> DecodeSnaps
                 position=each.position,
                 token_ids=tuple(each.token_ids),
                 finish_reason=finish_from_wire(each.finish_reason),
+                logprobs=logprobs_column_from_wire(each.logprobs),
             )
             for each in message.sequences
         )
@@ -135,6 +147,7 @@ def prefill_report_to_wire(report: PrefillReport) -> prefill_pb2.PrefillReport:
                     position=report.position,
                     token=report.token_id,
                     finish_reason=finish_to_wire(report.finish_reason),
+                    logprobs=logprobs_to_wire(report.logprobs),
                 )
             )
         case TransferDone():
@@ -159,6 +172,7 @@ def prefill_report_from_wire(message: prefill_pb2.PrefillReport) -> PrefillRepor
                 first.position,
                 first.token,
                 finish_from_wire(first.finish_reason),
+                logprobs_from_wire(first.logprobs),
             )
         case "transfer_done":
             done = message.transfer_done
@@ -196,6 +210,7 @@ def span_to_wire(span: Span) -> worker_pb2.Span:
         num_bytes=span.num_bytes,
         compute_end_ns=span.compute_end_ns,
         waited=span.waited,
+        num_prefill_tokens=span.num_prefill_tokens,
     )
 
 
@@ -211,6 +226,7 @@ def span_from_wire(message: worker_pb2.Span) -> Span:
         num_bytes=message.num_bytes,
         compute_end_ns=message.compute_end_ns,
         waited=message.waited,
+        num_prefill_tokens=message.num_prefill_tokens,
     )
 
 

@@ -10,20 +10,17 @@ import numpy as np
 from tandem.artifacts.model_folder import ModelFolder
 from tandem.core.device import CpuDevice, CudaDevice, MockDevice, parse_device
 from tandem.core.errors import ConfigError
-from tandem.core.kv import ITEM_SIZES, KVLayout
 from tandem.core.plan import StepPlan
 from tandem.core.worker import ModelInfo
 from tandem.engine.fake.engine import FakeEngine
 from tandem.engine.fake.profiles import parse_profile
 from tandem.engine.protocols import Engine
-from tandem.worker.memory import machine_memory_bytes
+from tandem.process.host import memory_bytes
+from tandem.worker.pool_size import GPU_MEMORY_SHARE, MemoryBudget, default_share, no_room
 from tandem.worker.settings import WorkerSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-GPU_MEMORY_SHARE = 0.9
-CPU_MEMORY_SHARE = 0.15
 
 
 def build_engine(settings: WorkerSettings, folder: ModelFolder) -> Engine:
@@ -44,7 +41,7 @@ def _fake_engine(
     share = settings.memory_share or GPU_MEMORY_SHARE
     num_blocks = settings.num_blocks or profile.num_blocks(settings.block_size, share)
     if num_blocks < 1:
-        raise _no_room(share, f"mock:{profile_name}")
+        raise no_room(share, f"mock:{profile_name}")
     return FakeEngine(
         ModelInfo(
             name=folder.name,
@@ -58,6 +55,8 @@ def _fake_engine(
         block_size=settings.block_size,
         num_blocks=num_blocks,
         output_token_ids=config.output_token_ids or (0, config.vocab_size),
+        open_tokenizer=folder.tokenizer,
+        verify=settings.mock_verify,
     )
 
 
@@ -89,39 +88,18 @@ def _torch_engine(
 def _num_blocks(
     settings: WorkerSettings, folder: ModelFolder, device: CpuDevice | CudaDevice, dtype: str
 ) -> int:
-    """Blocks that fit beside the weights in this worker's share of the memory."""
-    config = folder.config
-    layout = KVLayout(
-        num_layers=config.num_layers,
-        num_kv_heads=config.num_kv_heads,
-        head_dim=config.head_dim,
-        block_size=settings.block_size,
-        dtype=dtype,
+    budget = MemoryBudget(
+        device=device,
+        memory_bytes=_memory_bytes(device),
+        share=settings.memory_share or default_share(device),
+        checkpoint_bytes=folder.weight_bytes,
     )
-    # Checkpoints hold 16-bit weights, or larger: an estimate that errs on the safe side.
-    weight_bytes = sum(file.stat().st_size for file in folder.weight_files)
-    weight_bytes = weight_bytes * ITEM_SIZES[dtype] // 2
-    share = settings.memory_share or _default_share(device)
-    pool_bytes = int(_memory_bytes(device) * share) - weight_bytes
-    if pool_bytes < layout.block_bytes:
-        raise _no_room(share, str(device))
-    return pool_bytes // layout.block_bytes
-
-
-def _no_room(share: float, device: str) -> ConfigError:
-    return ConfigError(
-        f"{share:.0%} of the memory of {device} does not hold the weights and one KV block",
-        param="memory_share",
-    )
-
-
-def _default_share(device: CpuDevice | CudaDevice) -> float:
-    return CPU_MEMORY_SHARE if isinstance(device, CpuDevice) else GPU_MEMORY_SHARE
+    return budget.num_blocks(folder.config.kv_layout(settings.block_size, dtype))
 
 
 def _memory_bytes(device: CpuDevice | CudaDevice) -> int:
     if isinstance(device, CpuDevice):
-        return machine_memory_bytes()
+        return memory_bytes()
     import torch
 
     return torch.cuda.get_device_properties(device.index).total_memory

@@ -18,7 +18,7 @@ from tandem.core.sequence import EndRule
 from tandem.core.worker import WorkerInfo, WorkerRole
 from tandem.engine.protocols import Engine
 from tandem.process.grpc_server import GrpcServer
-from tandem.process.lifetime import stop_signal
+from tandem.process.lifetime import settle, stop_signal
 from tandem.process.logged_progress import LoggedProgress
 from tandem.v1 import worker_pb2, worker_pb2_grpc
 from tandem.wire.descriptions import worker_to_wire
@@ -84,6 +84,7 @@ async def run_worker(
     worker_pb2_grpc.add_WorkerServiceServicer_to_server(WorkerServicer(worker.info), server.server)
     name = worker_pb2.DESCRIPTOR.services_by_name["WorkerService"].full_name
     worker.start()
+    settle()
     try:
         await server.start([name, *services])
         stopping = asyncio.ensure_future(stop_signal())

@@ -44,6 +44,9 @@ class WorkerSettings(ServiceSettings):
         "[default: 0.15 of a CPU's, which others use too, 0.9 of a GPU's]",
     )
     max_num_seqs: int = Field(256, ge=1, description="sequences held at the most")
+    mock_verify: Literal["full", "incremental"] = Field(
+        "full", description="how much KV a mock device reads at each step: all, or what is new"
+    )
     dump_logits: str = Field(
         "", description="folder for every sampled position's logits, to compare runs; slow"
     )

@@ -102,5 +102,6 @@ class StepLoop:
                 num_seqs=len(plan.slices),
                 num_tokens=plan.num_tokens,
                 waited=waited,
+                num_prefill_tokens=plan.num_prefill_tokens,
             )
         )

@@ -20,7 +20,10 @@ from tandem.artifacts.resolve import resolve
 pytestmark = [pytest.mark.model, pytest.mark.timeout(600)]
 
 NUM_TOKENS = 64
-TOPOLOGIES = ((1, 1), (1, 2), (2, 1))
+# Prefill workers, decode workers, and the policy where there are decode workers alone.
+Setup = tuple[int, int, str]
+DISAGGREGATED: tuple[Setup, ...] = ((1, 1, ""), (1, 2, ""), (2, 1, ""))
+COLOCATED: tuple[Setup, ...] = ((0, 1, "chunked"), (0, 1, "prefill-first"), (0, 2, "decode-first"))
 # The reference's top two logits may be closer than two float32 computations agree.
 TIE_GAP = 1e-3
 
@@ -59,7 +62,7 @@ ALL_PROMPTS = (
 
 
 async def generate(
-    topology: tuple[int, int],
+    setup: Setup,
     prompts: Sequence[tuple[int, ...]],
     logits_folder: Path,
     *flags: str,
@@ -67,12 +70,16 @@ async def generate(
     **params: float,
 ) -> tuple[list[list[int]], list[list[NDArray[np.float32]]]]:
     """Tokens, and for the first three prompts the logits that they were chosen from."""
+    num_prefill, num_decode, batching = setup
     async with running_stack(
-        *topology,
+        num_prefill,
+        num_decode,
         f"--dump-logits={logits_folder}",
         *flags,
         model="default",
-        devices=["cpu:0", "cpu:1"],
+        devices=["cpu:0", "cpu:1"] if num_prefill + num_decode > 1 else ["cpu:0-1"],
+        batching=batching or "chunked",
+        prefill_token_budget=100,
     ) as stack:
         tokens: list[list[int]] = []
         streams = []
@@ -110,10 +117,10 @@ async def check(
     prompts: Sequence[tuple[int, ...]], reference: Reference, folder: Path, together: bool
 ) -> None:
     runs = []
-    for topology in TOPOLOGIES:
-        logits_folder = folder / f"{topology}-{together}"
+    for setup in (*DISAGGREGATED, *COLOCATED):
+        logits_folder = folder / f"{setup}-{together}"
         runs.append(
-            await generate(topology, prompts, logits_folder, "--dtype=float32", together=together)
+            await generate(setup, prompts, logits_folder, "--dtype=float32", together=together)
         )
     (first_tokens, first_logits), *others = runs
     for tokens, logits in others:
@@ -136,7 +143,7 @@ async def test_same_bits_in_every_topology_and_the_reference_tokens(
 async def test_generate_says_the_same(reference: Reference, tmp_path: Path) -> None:
     """Against `generate` itself, not a forced pass over our tokens."""
     prompts = prompts_of((40,), ("What is a prime?",))
-    tokens, _ = await generate((1, 1), [*prompts, prompts[0]], tmp_path, "--dtype=float32")
+    tokens, _ = await generate((1, 1, ""), [*prompts, prompts[0]], tmp_path, "--dtype=float32")
     for prompt, ours in zip(prompts, tokens, strict=False):
         theirs = reference.generate(prompt, NUM_TOKENS)
         assert ours == theirs or count_ties(reference, prompt, ours) > 0
@@ -146,16 +153,16 @@ async def test_seeded_sampling_is_the_same_in_every_topology(tmp_path: Path) -> 
     prompts = prompts_of((5, 60, 300), ("Tell me a story.",))
     runs = [
         await generate(
-            topology,
+            setup,
             prompts,
-            tmp_path / str(topology),
+            tmp_path / str(setup),
             "--dtype=float32",
             temperature=0.8,
             top_p=0.95,
             top_k=50,
             seed=11,
         )
-        for topology in TOPOLOGIES
+        for setup in (DISAGGREGATED[0], DISAGGREGATED[1], COLOCATED[0])
     ]
     assert runs[0][0] == runs[1][0] == runs[2][0]
 
@@ -174,7 +181,7 @@ async def test_the_full_matrix(reference: Reference, tmp_path: Path, together: b
 async def test_bfloat16_agrees_mostly(reference: Reference, tmp_path: Path) -> None:
     """How often bfloat16 takes the token that the float32 reference takes after the same tokens."""
     prompts = prompts_of(*ALL_PROMPTS)
-    tokens, _ = await generate((1, 1), prompts, tmp_path, "--dtype=bfloat16")
+    tokens, _ = await generate((1, 1, ""), prompts, tmp_path, "--dtype=bfloat16")
     agreed = sum(
         int((reference.logits(prompt, ours).argmax(axis=1) == ours).sum())
         for prompt, ours in zip(prompts, tokens, strict=True)

@@ -9,15 +9,9 @@ from itertools import pairwise
 import pytest
 from stack import Stack, collect, running_stack
 
-from gateway.scheduler import Limits
+from gateway.batching import Limits
 from tandem.core.pipeline import hidden_share
-from tandem.core.reports import Span, SpanKind
-from tandem.wire.reports import span_from_wire
-
-
-def spans(stack: Stack, role: str, kind: SpanKind) -> list[Span]:
-    (lane,) = (lane for lane in stack.timeline.to_wire(0).lanes if lane.worker_id.startswith(role))
-    return [span_from_wire(span) for span in lane.spans if span.kind == kind]
+from tandem.core.reports import SpanKind
 
 
 async def run_batches(stack: Stack, num_requests: int, num_tokens: int, max_tokens: int) -> None:
@@ -34,8 +28,8 @@ async def test_batch_two_prefills_while_batch_one_decodes(monkeypatch: pytest.Mo
     monkeypatch.setenv("TANDEM_MIN_FRAME_BYTES", "1")
     async with running_stack(1, 1, devices=["mock:h100x4"], limits=Limits(2048)) as stack:
         await run_batches(stack, num_requests=16, num_tokens=1024, max_tokens=32)
-        batches = spans(stack, "prefill", SpanKind.STEP)
-        steps = spans(stack, "decode", SpanKind.STEP)
+        batches = stack.spans("prefill", SpanKind.STEP)
+        steps = stack.spans("decode", SpanKind.STEP)
         assert len(batches) >= 8
         for batch in batches[2:]:
             inside = [
@@ -44,7 +38,7 @@ async def test_batch_two_prefills_while_batch_one_decodes(monkeypatch: pytest.Mo
                 if batch.start_ns < step.start_ns < step.end_ns < batch.end_ns
             ]
             assert inside, "no decode step ran while a later batch was prefilled"
-        transfers = spans(stack, "prefill", SpanKind.TRANSFER)
+        transfers = stack.spans("prefill", SpanKind.TRANSFER)
         assert len(transfers) == 16
         assert hidden_share(transfers) > 0.5
 
@@ -53,7 +47,7 @@ async def test_a_queued_batch_starts_without_a_message() -> None:
     """On a zero-cost engine: from the end of a batch to the start of the one that waits."""
     async with running_stack(1, 1, limits=Limits(256)) as stack:
         await run_batches(stack, num_requests=300, num_tokens=256, max_tokens=1)
-        batches = spans(stack, "prefill", SpanKind.STEP)
+        batches = stack.spans("prefill", SpanKind.STEP)
         gaps = [
             later.start_ns - earlier.end_ns
             for earlier, later in pairwise(batches)

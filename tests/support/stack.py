@@ -13,17 +13,20 @@ from dataclasses import dataclass
 from itertools import cycle
 from typing import Any
 
+from gateway.batching import Limits
+from gateway.colocated_policies import colocated_policy
 from gateway.dispatcher import Dispatcher, GenerationStream
 from gateway.policies import queue_policy
-from gateway.scheduler import Limits, Scheduler
+from gateway.scheduler import Scheduler
 from gateway.timeline import Timeline
 from gateway.tokens import Ended, TokenRequest
 from tandem.artifacts.resolve import resolve
-from tandem.core.reports import Armed, StepDone
+from tandem.core.reports import Armed, Span, SpanKind, StepDone
 from tandem.core.sampling_params import SamplingParams
 from tandem.core.worker import WorkerInfo, WorkerRole
 from tandem.engine.fake.content import expected_tokens
 from tandem.v1 import worker_pb2
+from tandem.wire.reports import span_from_wire
 
 READY_TIMEOUT_S = 60.0
 MOCK_OUTPUT = (32, 127)
@@ -120,6 +123,13 @@ class Stack:
         recorder = self.dispatcher
         await self.until(lambda: recorder.num_free == recorder.num_blocks, timeout)
 
+    def spans(self, worker: str, kind: SpanKind) -> list[Span]:
+        """What the one worker whose id begins so did of late."""
+        (lane,) = (
+            lane for lane in self.timeline.to_wire(0).lanes if lane.worker_id.startswith(worker)
+        )
+        return [span_from_wire(span) for span in lane.spans if span.kind == kind]
+
     def submit(
         self, request_id: str, prompt: tuple[int, ...], max_tokens: int, **params: Any
     ) -> GenerationStream:
@@ -137,8 +147,13 @@ async def running_stack(
     model: str = "mock",
     devices: Sequence[str] = ("mock:zero",),
     limits: Limits | None = None,
+    batching: str = "chunked",
+    prefill_token_budget: int = 256,
 ) -> AsyncIterator[Stack]:
-    """Start workers, on `devices` in turn, wait until all have joined; stop all at the end."""
+    """Start workers, on `devices` in turn, wait until all have joined; stop all at the end. Without
+    prefill workers it is colocated, and `batching` the policy."""
+    limits = limits or Limits()
+    colocated = colocated_policy(batching, limits.max_batch_tokens, prefill_token_budget)
     roles = [WorkerRole.PREFILL] * num_prefill + [WorkerRole.DECODE] * num_decode
     workers = [
         WorkerProcess(role, f"--model={model}", f"--device={device}", *flags)
@@ -146,7 +161,7 @@ async def running_stack(
     ]
     timeline = Timeline()
     dispatcher = RecordingDispatcher(
-        Scheduler(queue_policy("fcfs"), limits or Limits()),
+        Scheduler(queue_policy("fcfs"), limits, colocated=None if num_prefill else colocated),
         [(worker.role, worker.address) for worker in workers],
         resolve(model).fingerprint,
         timeline,

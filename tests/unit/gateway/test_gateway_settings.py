@@ -18,6 +18,21 @@ def test_workers_are_read_in_order() -> None:
     ]
 
 
+def test_without_prefill_workers_it_is_colocated() -> None:
+    colocated = GatewaySettings(prefill="", decode="a:1")
+    assert colocated.workers() == [WorkerName(WorkerRole.DECODE, Address("a", 1))]
+    assert colocated.scheduler().roles == (WorkerRole.DECODE,)
+    both = GatewaySettings(prefill="b:2", decode="a:1")
+    assert both.scheduler().roles == (WorkerRole.PREFILL, WorkerRole.DECODE)
+
+
+@pytest.mark.parametrize("prefill", ["", "b:2"])
+def test_an_unknown_batching_is_refused_by_name(prefill: str) -> None:
+    settings = GatewaySettings(prefill=prefill, decode="a:1", batching="nonesuch")
+    with pytest.raises(ConfigError, match="chunked, decode-first, prefill-first"):
+        settings.scheduler()
+
+
 @pytest.mark.parametrize(
     "text", ["a", "a:", ":1", "a:0", "a:65536", "a:-1", "a:b", "::1:1", "[::1]", "a..b:1", "a:²"]
 )
@@ -28,7 +43,7 @@ def test_what_is_no_address_is_refused_by_name(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("prefill", "decode"), [("", "a:1"), ("a:1", " , "), ("a:1", "a:1"), ("a:1,a:1", "b:2")]
+    ("prefill", "decode"), [("", ""), ("a:1", " , "), ("a:1", "a:1"), ("a:1,a:1", "b:2")]
 )
 def test_missing_and_doubled_addresses_are_refused(prefill: str, decode: str) -> None:
     with pytest.raises(ConfigError):

@@ -170,7 +170,9 @@ class SimTransfers:
 
         return layer_done
 
-    def finish(self, sequence_id: int, first_token_id: int, compute_end_ns: int) -> None:
+    def finish(
+        self, sequence_id: int, first_token_id: int, logprobs: object, compute_end_ns: int
+    ) -> None:
         if transfer := self._by_id.get(sequence_id):
             transfer.first_token_id = first_token_id
 

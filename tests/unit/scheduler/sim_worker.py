@@ -12,10 +12,10 @@ from typing import Any
 
 from decode_service.standing_plan import StandingPlan
 from prefill_service.batch_queue import BatchQueue, Transfers
-from tandem.core.commands import DecodeCommand, PrefillCommand, Remove, Reserve
+from tandem.core.commands import DecodeCommand, PrefillCommand, Remove, Reserve, SetStepRule
 from tandem.core.errors import TandemError
 from tandem.core.kv import KVLayout
-from tandem.core.plan import StepPlan, StepResult
+from tandem.core.plan import StepPlan, StepResult, StepRule
 from tandem.core.sequence import EndRule
 from tandem.core.worker import ModelInfo, WorkerInfo, WorkerRole
 from tandem.engine.fake.content import fake_layout
@@ -171,7 +171,9 @@ class DecodeProcess(Process):
             clock_ns=lambda: 0,
         )
         self.armed: set[int] = set()
+        self.computed: set[int] = set()
         self.removed: set[int] = set()
+        self.rule: StepRule | None = None
         self._end_of = end_of
         self._request_ids: dict[int, str] = {}
 
@@ -181,11 +183,19 @@ class DecodeProcess(Process):
             self._request_ids[command.sequence_id] = command.key.request_id
         elif isinstance(command, Remove):
             self.removed.add(command.sequence_id)
+        elif isinstance(command, SetStepRule):
+            self.rule = command.rule
+        elif command.compute:
+            self.computed.add(command.sequence_id)
 
     def _check(self, plan: StepPlan) -> None:
         super()._check(plan)
+        if self.rule:
+            assert plan.num_prefill_tokens <= self.rule.prefill_token_budget
+            assert self.rule.mixed or plan.num_prefill_tokens in (0, plan.num_tokens)
         for each in plan.slices:
-            assert each.sequence_id in self.armed, "a sequence runs before it is armed"
+            known = self.armed | self.computed
+            assert each.sequence_id in known, "a sequence runs before it is armed"
             assert each.sequence_id not in self.removed, "a removed sequence runs"
             end = self._end_of(self._request_ids[each.sequence_id])
             assert each.end < end, "a sequence runs on after its end"

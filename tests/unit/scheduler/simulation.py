@@ -30,11 +30,13 @@ from sim_worker import (
     worker_info,
 )
 
+from gateway.batching import Limits
+from gateway.colocated_policies import colocated_policy
 from gateway.dispatcher import Dispatcher
 from gateway.fleet import MAX_BATCHES, DecodeView, PrefillView
-from gateway.generation import Generation, Phase
+from gateway.generation import MAX_RESTARTS, Generation
 from gateway.policies import queue_policy
-from gateway.scheduler import MAX_RESTARTS, Limits, Scheduler
+from gateway.scheduler import Scheduler
 from gateway.timeline import Timeline
 from gateway.tokens import Ended, Token, TokenRequest
 from tandem.core.commands import PrefillBatch, Reserve
@@ -91,8 +93,11 @@ class Client:
         if isinstance(event, Ended):
             assert self.tokens == self.expected, "tokens are missing"
             assert event.finish_reason is self.reason
-            goes_on = len(self.expected) > 1
-            assert bool(event.served_by.decode_worker) is goes_on, event.served_by
+            by = event.served_by
+            if by.prefill_worker.startswith("decode"):
+                assert (by.decode_worker, by.kv_bytes) == (by.prefill_worker, 0)
+            else:
+                assert bool(by.decode_worker) is (len(self.expected) > 1), by
         elif event.reason == "CANCELLED":
             assert self.cancelled, "nobody cancelled"
 
@@ -264,7 +269,8 @@ Action = tuple[str, Callable[[], None]]
 class Simulation:
     """One scenario. `trace` is what happened, for whoever has to understand a failure."""
 
-    def __init__(self, random: Random, faults: Faults) -> None:
+    def __init__(self, random: Random, faults: Faults, policy: str | None) -> None:
+        """With a `policy`'s name, decode workers alone serve."""
         self.random = random
         self.faults = faults
         self.trace: list[str] = []
@@ -274,13 +280,15 @@ class Simulation:
         self._num_to_come = random.randint(1, 8)
         self._slow: dict[str, bool] = {}
         self._next_epoch = 0
-        self.scheduler = Scheduler(
-            queue_policy("fcfs"),
-            Limits(random.choice((4, 8, 16, 64)), random.choice((1, 2, 8))),
+        limits = Limits(random.choice((4, 8, 16, 64)), random.choice((1, 2, 8)))
+        colocated = policy and colocated_policy(
+            policy, limits.max_batch_tokens, random.choice((1, 3, 8))
         )
+        self.scheduler = Scheduler(queue_policy("fcfs"), limits, colocated=colocated or None)
         self.dispatcher = RecordingDispatcher(self.scheduler, [], MODEL.fingerprint, Timeline())
         self.dispatcher.clients = self.clients
-        self.links = [self._link(WorkerRole.PREFILL, n) for n in range(random.randint(1, 2))]
+        num_prefill = 0 if policy else random.randint(1, 2)
+        self.links = [self._link(WorkerRole.PREFILL, n) for n in range(num_prefill)]
         self.links += [self._link(WorkerRole.DECODE, n) for n in range(random.randint(1, 3))]
         for link in self.links:
             link.connect()
@@ -462,12 +470,12 @@ class Simulation:
         self._excuse(transfer.sequence_id)
 
     def _lose(self, how: Callable[[], None]) -> None:
-        """A loss costs nothing to generations of which nothing has been computed."""
+        """A loss costs nothing to generations of which no client has seen anything."""
         waiting = [
             client
             for client in self._open_clients()
             if client.generation
-            and client.generation.phase in (Phase.QUEUED, Phase.RESERVING)
+            and not client.generation.token_ids
             and client.generation.attempt < MAX_RESTARTS
         ]
         how()
@@ -555,9 +563,9 @@ def expectation(request: TokenRequest) -> tuple[list[int], FinishReason]:
     return tokens, FinishReason.LENGTH
 
 
-def run_scenario(random: Random, faults: Faults) -> None:
+def run_scenario(random: Random, faults: Faults, policy: str | None = None) -> None:
     """Run one scenario; a failure tells what led to it."""
-    simulation = Simulation(random, faults)
+    simulation = Simulation(random, faults, policy)
     try:
         simulation.run()
     except Exception as error:

@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 from sim_worker import worker_info
 
+from gateway.batching import Limits
 from gateway.effects import Emit, Send
 from gateway.fleet import PrefillView
-from gateway.generation import Generation
+from gateway.generation import MAX_RESTARTS, Generation
 from gateway.policies import queue_policy
-from gateway.scheduler import EDGE_PENALTY, MAX_RESTARTS, Limits, Scheduler
+from gateway.scheduler import EDGE_PENALTY, Scheduler
 from gateway.tokens import Ended, Token, TokenRequest
 from tandem.core.commands import Admit, PrefillBatch, Remove, Reserve
 from tandem.core.errors import Mismatch, ResourceExhausted, Unavailable

@@ -14,6 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from simulation import Faults, run_scenario
 
+from gateway.colocated_policies import COLOCATED_POLICIES
+
 NUM_SCENARIOS = int(os.environ.get("TANDEM_SCENARIOS", "400"))
 ONLY = os.environ.get("TANDEM_SCENARIO")
 SEEDS = [int(ONLY)] if ONLY else range(NUM_SCENARIOS)
@@ -44,7 +46,18 @@ def test_scenarios(kind: str) -> None:
             raise
 
 
+@pytest.mark.parametrize("policy", COLOCATED_POLICIES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_colocated_scenarios(kind: str, policy: str) -> None:
+    for seed in SEEDS[::3]:
+        try:
+            run_scenario(Random(f"{policy} {kind} {seed}"), KINDS[kind], policy)
+        except Exception as error:
+            error.add_note(f"seed {seed} of {kind!r}, {policy}")
+            raise
+
+
 @settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.randoms(use_true_random=False))
 def test_scenarios_that_shrink(random: Random) -> None:
-    run_scenario(random, ALL)
+    run_scenario(random, ALL, random.choice((None, *COLOCATED_POLICIES)))

@@ -12,7 +12,10 @@ from hypothesis import strategies as st
 from tandem.core import commands as c
 from tandem.core import reports as r
 from tandem.core.errors import Mismatch
+from tandem.core.grammar import Grammar, GrammarKind
 from tandem.core.kv import ITEM_SIZES, KVLayout
+from tandem.core.logprobs import TokenLogprobs
+from tandem.core.plan import StepRule
 from tandem.core.sampling_params import SamplingParams
 from tandem.core.sequence import FinishReason, SequenceKey
 from tandem.core.worker import ModelInfo, WorkerInfo, WorkerRole
@@ -23,17 +26,31 @@ U32 = st.integers(0, 2**32 - 1)
 U64 = st.integers(0, 2**64 - 1)
 IDS = st.lists(U32, max_size=5).map(tuple)
 TEXT = st.text(max_size=8)
+FLOATS = st.floats(allow_nan=False)
+LOGPROBS = st.none() | st.builds(
+    TokenLogprobs,
+    st.floats(width=32, allow_nan=False),
+    st.lists(st.tuples(U32, st.floats(width=32, allow_nan=False)), max_size=3).map(tuple),
+)
 REASONS = st.none() | st.sampled_from(FinishReason)
 
 PARAMS = st.builds(
     SamplingParams,
     max_tokens=U32,
     seed=U64,
-    temperature=st.floats(allow_nan=False),
-    top_p=st.floats(allow_nan=False),
+    temperature=FLOATS,
+    top_p=FLOATS,
     top_k=U32,
     stop_token_ids=st.frozensets(U32, max_size=4),
     ignore_eos=st.booleans(),
+    min_p=FLOATS,
+    presence_penalty=FLOATS,
+    frequency_penalty=FLOATS,
+    repetition_penalty=FLOATS,
+    logit_bias=st.lists(st.tuples(U32, FLOATS), max_size=3).map(tuple),
+    min_tokens=U32,
+    logprobs=st.none() | U32,
+    grammar=st.none() | st.builds(Grammar, st.sampled_from(GrammarKind), TEXT),
 )
 KEYS = st.builds(SequenceKey, TEXT, U32, U32)
 DESTINATIONS = st.builds(c.Destination, TEXT, st.binary(max_size=16), U64, U32)
@@ -41,7 +58,8 @@ SEQUENCES = st.builds(c.PrefillSequence, KEYS, U32, PARAMS, st.none() | DESTINAT
 CHUNKS = st.builds(c.PrefillChunk, U64, U32, IDS, st.booleans(), st.none() | SEQUENCES)
 DECODE_COMMANDS = (
     st.builds(c.Reserve, U64, KEYS, IDS, U32, PARAMS)
-    | st.builds(c.Admit, U64)
+    | st.builds(c.Admit, U64, st.booleans())
+    | st.builds(c.SetStepRule, st.builds(StepRule, st.integers(1, 2**32 - 1), st.booleans()))
     | st.builds(c.Remove, U64)
 )
 PREFILL_COMMANDS = st.builds(
@@ -54,23 +72,34 @@ FAILED = st.builds(r.SequenceFailed, U64, TEXT, TEXT)
 
 @st.composite
 def steps(draw: st.DrawFn) -> r.StepDone:
-    rows = draw(st.lists(st.tuples(U64, U32, U32, REASONS), max_size=4))
-    columns = zip(*rows, strict=True) if rows else [(), (), (), ()]
+    rows = draw(st.lists(st.tuples(U64, U32, U32, REASONS, LOGPROBS), max_size=4))
+    columns = zip(*rows, strict=True) if rows else [()] * 5
     return r.StepDone(draw(U64), draw(U64), draw(U64), *map(tuple, columns))
 
 
-DECODE_REPORTS = RESERVED | FAILED | steps() | st.builds(r.Armed, U64, U32, U32, U64, REASONS)
+DECODE_REPORTS = (
+    RESERVED | FAILED | steps() | st.builds(r.Armed, U64, U32, U32, U64, REASONS, LOGPROBS)
+)
 PREFILL_REPORTS = (
     FAILED
     | st.builds(r.BatchDone, U64, U64)
-    | st.builds(r.FirstToken, U64, U32, U32, REASONS)
+    | st.builds(r.FirstToken, U64, U32, U32, REASONS, LOGPROBS)
     | st.builds(r.TransferDone, U64, U64)
 )
 DECODE_SNAPSHOTS = st.builds(
     r.DecodeSnapshot,
-    st.lists(st.builds(r.SequenceSnapshot, U64, RESERVED, U32, IDS, REASONS), max_size=3).map(
-        tuple
-    ),
+    st.lists(
+        st.builds(
+            r.SequenceSnapshot,
+            U64,
+            RESERVED,
+            U32,
+            IDS,
+            REASONS,
+            st.lists(LOGPROBS, max_size=3).map(tuple),
+        ),
+        max_size=3,
+    ).map(tuple),
 )
 PREFILL_SNAPSHOTS = st.builds(
     r.PrefillSnapshot, IDS, IDS, st.lists(PREFILL_REPORTS, max_size=3).map(tuple)
@@ -87,6 +116,7 @@ SPANS = st.builds(
     num_bytes=U64,
     compute_end_ns=U64,
     waited=st.booleans(),
+    num_prefill_tokens=U32,
 )
 LAYOUTS = st.builds(KVLayout, U32, U32, U32, U32, st.sampled_from(sorted(ITEM_SIZES)))
 MODELS = st.builds(ModelInfo, TEXT, TEXT, U32, U32, st.frozensets(U32, max_size=3), TEXT)

@@ -52,7 +52,9 @@ class RecordedTransfers:
     def layer_hook(self, plan: StepPlan) -> LayerHook:
         return lambda layer: None
 
-    def finish(self, sequence_id: int, first_token_id: int, compute_end_ns: int) -> None:
+    def finish(
+        self, sequence_id: int, first_token_id: int, logprobs: object, compute_end_ns: int
+    ) -> None:
         self.finished.append((sequence_id, first_token_id))
 
     def abort(self, sequence_id: int) -> None:

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import pytest
 
 from decode_service.standing_plan import StandingPlan
-from tandem.core.commands import Admit, Remove, Reserve
-from tandem.core.errors import Fenced, TandemError
+from tandem.core.commands import Admit, Remove, Reserve, SetStepRule
+from tandem.core.errors import Fenced, InvalidRequest, TandemError
 from tandem.core.kv import KVLayout
-from tandem.core.plan import StepPlan, StepResult
+from tandem.core.plan import StepPlan, StepResult, StepRule
 from tandem.core.reports import (
     Armed,
     DecodeReport,
@@ -54,6 +54,11 @@ class Plan(StandingPlan):
             if isinstance(report, Reserved):
                 self.grants[sequence_id] = report
         return reports
+
+    def compute(self, sequence_id: int = 1, **details: int) -> None:
+        """Reserve, and have the prompt computed here."""
+        self.reserve(sequence_id, **details)
+        self.apply(Admit(sequence_id, compute=True))
 
     def arm(self, sequence_id: int = 1, first_token_id: int = 50) -> None:
         grant = self.grants[sequence_id]
@@ -356,9 +361,10 @@ def test_a_step_of_the_old_controller_does_not_touch_the_new_ones_sequences(fail
     else:
         assert the_step(plan.done(step, 60)).sequence_ids == ()
     assert plan.snapshot().sequences[0].token_ids == (50,)
-    assert ids(plan.next_step()) == [1]
+    step = plan.start()
+    assert ids(step) == [1]
     plan.apply(Remove(1))
-    plan.done(StepPlan(2, ()), 0)
+    plan.done(step, 0)
     assert plan.num_free_blocks == 8
 
 
@@ -373,3 +379,118 @@ def test_a_snapshot_says_all_that_is_known() -> None:
             SequenceSnapshot(2, plan.grants[2], 3, (50, 60), None),
         )
     )
+
+
+# Prompts that are computed here
+
+
+def chunks(plan: StepPlan) -> list[tuple[int, int, int, bool]]:
+    """Sequence, start, end, and whether a token is sampled, of each slice."""
+    return [
+        (each.sequence_id, each.start, each.end, each.sample is not None) for each in plan.slices
+    ]
+
+
+def rule(budget: int, mixed: bool = True) -> SetStepRule:
+    return SetStepRule(StepRule(budget, mixed))
+
+
+def test_a_prompt_is_computed_here_and_its_first_token_is_one_of_the_steps() -> None:
+    plan = Plan()
+    plan.compute(length=5)
+    step = plan.start()
+    assert (step.num_prefill_tokens, chunks(step)) == (5, [(1, 0, 5, True)])
+    assert plan.done(step, 60) == [StepDone(1, 10, 20, (1,), (5,), (60,), (None,))]
+    assert (plan.start().num_prefill_tokens, plan.num_free_blocks) == (0, 6)
+
+
+def test_prompts_go_in_their_order_and_fill_each_step_to_the_budget() -> None:
+    plan = Plan(num_blocks=20)
+    plan.apply(rule(6))
+    for sequence_id, length in ((1, 4), (2, 9), (3, 2)):
+        plan.compute(sequence_id, length=length)
+    step = plan.start()
+    assert chunks(step) == [(1, 0, 4, True), (2, 0, 2, False)]
+    plan.complete(step, StepResult((60, None)), 1, 2)
+    step = plan.start()
+    assert chunks(step) == [(1, 4, 5, True), (2, 2, 8, False)]
+    assert step.num_prefill_tokens == 6
+    plan.complete(step, StepResult((61, None)), 2, 3)
+    step = plan.start()
+    assert chunks(step) == [(1, 5, 6, True), (2, 8, 9, True), (3, 0, 2, True)]
+    plan.take_reports()
+    assert the_step(plan.done(step, 62, 70, 80)).sequence_ids == (1, 2, 3)
+
+
+def test_unmixed_steps_let_the_running_wait_for_every_prompt() -> None:
+    plan = Plan(num_blocks=20)
+    plan.run(1)
+    plan.apply(rule(4, mixed=False))
+    plan.compute(2, length=6)
+    step = plan.start()
+    assert chunks(step) == [(2, 0, 4, False)]
+    assert the_step(plan.done(step, None)).sequence_ids == ()
+    step = plan.start()
+    assert chunks(step) == [(2, 4, 6, True)]
+    plan.done(step, 60)
+    assert ids(plan.next_step()) == [1, 2]
+
+
+def test_the_rule_is_the_controllers_and_ends_with_it() -> None:
+    plan = Plan(num_blocks=20)
+    plan.apply(rule(4, mixed=False))
+    plan.clear()
+    plan.compute(length=6)
+    assert plan.start().num_prefill_tokens == 6
+
+
+def test_no_frame_may_come_where_the_engine_writes() -> None:
+    plan = Plan()
+    plan.compute()
+    grant = plan.grants[1]
+    with pytest.raises(Fenced):
+        plan.reservation(grant.transfer_id, grant.epoch)
+
+
+@pytest.mark.parametrize("during_its_step", [False, True])
+def test_a_prompt_that_is_removed_is_computed_no_further(during_its_step: bool) -> None:
+    plan = Plan()
+    plan.apply(rule(4))
+    plan.compute(length=9)
+    if during_its_step:
+        step = plan.start()
+        plan.apply(Remove(1))
+        assert plan.num_free_blocks < 8
+        assert the_step(plan.done(step, None)).sequence_ids == ()
+    else:
+        plan.apply(Remove(1))
+    assert plan.next_step() is None
+    assert plan.num_free_blocks == 8
+
+
+def test_a_first_token_computed_here_may_be_the_last() -> None:
+    plan = Plan()
+    plan.compute()
+    assert the_step(plan.done(plan.start(), EOS)).finish_reasons == (FinishReason.STOP,)
+    assert plan.next_step() is None
+    assert plan.num_free_blocks == 8
+
+
+def test_a_token_that_cannot_be_sampled_costs_its_own_sequence() -> None:
+    plan = Plan(num_blocks=20)
+    plan.run(1)
+    plan.compute(2)
+    failures = (None, InvalidRequest("the grammar is too complex"))
+    plan.complete(plan.start(), StepResult((60, None), failures=failures), 1, 2)
+    failed, *step = plan.take_reports()
+    assert failed == SequenceFailed(2, "INVALID_REQUEST", "the grammar is too complex")
+    assert the_step(step).sequence_ids == (1,)
+    assert ids(plan.next_step()) == [1]
+
+
+def test_a_repeated_admission_starts_nothing_again() -> None:
+    plan = Plan()
+    plan.compute()
+    plan.done(plan.start(), 60)
+    plan.apply(Admit(1, compute=True))
+    assert chunks(plan.start()) == [(1, 5, 6, True)]

@@ -1,0 +1,87 @@
+"""How queued generations become work for the workers: what all ways of serving have in common."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+from gateway.effects import Outbox
+from gateway.fleet import DecodeView, Fleet
+from gateway.generation import Generation, Phase
+from gateway.policies import QueuePolicy
+from tandem.core.errors import ResourceExhausted, TandemError
+from tandem.core.worker import WorkerInfo, WorkerRole
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much the gateway takes on. Tokens are prompt tokens."""
+
+    max_batch_tokens: int = 2048
+    max_batch_seqs: int = 64
+    max_queue: int = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class BatchingContext:
+    """What a `Batching` decides on, and what it tells: all of it the scheduler's. `fail` ends a
+    generation."""
+
+    queue: QueuePolicy
+    fleet: Fleet
+    limits: Limits
+    outbox: Outbox
+    fail: Callable[[Generation, TandemError], None]
+
+
+class Batching(ABC):
+    """Takes generations from the queue, places them on workers and tells these what to compute.
+    `roles` are the workers' roles that a request needs."""
+
+    roles: ClassVar[tuple[WorkerRole, ...]]
+
+    def __init__(self, context: BatchingContext) -> None:
+        self._queue = context.queue
+        self._fleet = context.fleet
+        self._limits = context.limits
+        self._outbox = context.outbox
+        self._fail = context.fail
+
+    @abstractmethod
+    def check(self, info: WorkerInfo) -> None:
+        """Raise `Mismatch` if a worker cannot be given work within the limits."""
+
+    @abstractmethod
+    def joined(self, worker: DecodeView) -> None:
+        """A decode worker is there, and knows nothing yet."""
+
+    @abstractmethod
+    def compose(self) -> None:
+        """Give work to the workers that can take some. To be called after anything has happened."""
+
+    @abstractmethod
+    def granted(self, generation: Generation) -> None:
+        """A decode worker has reserved a generation's blocks."""
+
+    @abstractmethod
+    def _can_ever_run(self, generation: Generation) -> bool:
+        """Whether the workers, were they empty, would have room for a generation."""
+
+    def _next_queued(self) -> Generation | None:
+        """The head of the queue. What even an empty worker could not hold ends here: the fleet has
+        changed since its length was checked, and what waits behind it would wait for ever."""
+        while generation := self._queue.peek():
+            if self._can_ever_run(generation):
+                return generation
+            self._fail(generation, ResourceExhausted("no worker can hold this request any more"))
+        return None
+
+    def _reserve(self, generation: Generation, worker: DecodeView) -> None:
+        """Ask a decode worker for the blocks of the longest that a generation may become."""
+        worker.enter(generation, generation.max_length)
+        generation.phase = Phase.RESERVING
+        generation.decode, generation.decode_worker = worker, worker.info.worker_id
+        generation.token_kv_bytes = worker.kv_bytes(1)
+        self._outbox.send(worker, generation.reserve())

@@ -1,0 +1,51 @@
+"""Decode workers alone: each computes the prompts of the sequences that it generates.
+
+The yardstick of disaggregation, and what to run where that does not pay. A worker's steps follow a
+standing rule (`StepRule`), so it never waits for the gateway; which prompts it has, and when it
+gets more, is decided here.
+"""
+
+from __future__ import annotations
+
+from gateway.batching import Batching, BatchingContext
+from gateway.colocated_policies import ColocatedPolicy
+from gateway.fleet import DecodeView
+from gateway.generation import Generation, Phase
+from gateway.router import choose_colocated
+from tandem.core.commands import Admit, SetStepRule
+from tandem.core.worker import WorkerInfo, WorkerRole
+
+
+class ColocatedBatching(Batching):
+    """Sends prompts from the queue to decode workers, as the policy allows."""
+
+    roles = (WorkerRole.DECODE,)
+
+    def __init__(self, context: BatchingContext, policy: ColocatedPolicy) -> None:
+        super().__init__(context)
+        self._policy = policy
+
+    def check(self, info: WorkerInfo) -> None:
+        """Any worker can: a chunk may end anywhere."""
+
+    def joined(self, worker: DecodeView) -> None:
+        self._outbox.send(worker, SetStepRule(self._policy.rule))
+
+    def compose(self) -> None:
+        while generation := self._next_queued():
+            admitting = filter(self._policy.admits, self._fleet.decode.values())
+            worker = choose_colocated(admitting, generation)
+            if worker is None:
+                return
+            self._queue.pop()
+            self._reserve(generation, worker)
+            generation.prefill_worker = worker.info.worker_id
+            # Not after the grant: if there is no room after all, the worker ignores it.
+            self._outbox.send(worker, Admit(generation.sequence_id, compute=True))
+
+    def granted(self, generation: Generation) -> None:
+        generation.phase = Phase.PREFILLING
+
+    def _can_ever_run(self, generation: Generation) -> bool:
+        workers = self._fleet.decode.values()
+        return not workers or any(worker.can_ever_hold(generation.max_length) for worker in workers)

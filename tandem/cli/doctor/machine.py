@@ -1,0 +1,152 @@
+"""What was found on a machine, without any judgement."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from tandem.core.kv import KVLayout
+
+
+@dataclass(frozen=True)
+class Python:
+    version: tuple[int, int, int]
+    executable: str
+    has_pip: bool = True
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """`free_bytes` None: not known."""
+
+    name: str
+    memory_bytes: int
+    free_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Driver:
+    """NVIDIA's driver, and the GPUs that it sees, whatever torch makes of them."""
+
+    version: str
+    gpus: tuple[Gpu, ...]
+
+
+@dataclass(frozen=True)
+class Torch:
+    """`cuda` is the CUDA version that this build is for, None for a CPU build. `gpus` are those
+    that it can use; `cuda_warning` is what it says if it can use none. `auto_dtype` is what
+    `--dtype auto` takes on the CPU, and `instructions` what torch chooses its CPU kernels by."""
+
+    version: str
+    cuda: str | None
+    gpus: tuple[Gpu, ...]
+    cuda_warning: str
+    auto_dtype: str
+    instructions: str
+
+
+@dataclass(frozen=True)
+class NoTorch:
+    """`reason` empty: it is not installed; else why it cannot be imported."""
+
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Cpu:
+    """`cores`: those that this process may use, of `num_installed`. `quota`: CPUs' worth of time
+    that its control group allows, None for no limit."""
+
+    model: str
+    num_installed: int
+    cores: tuple[int, ...]
+    quota: float | None
+
+
+@dataclass(frozen=True)
+class Memory:
+    """`usable_bytes` is the control group's limit where that is lower than what is installed."""
+
+    installed_bytes: int
+    usable_bytes: int
+    available_bytes: int
+
+
+@dataclass(frozen=True)
+class Model:
+    """`checkpoint_bytes`: size of the weight files, 0 for the mock model. `download_bytes` and
+    `import_bytes`: what must be fetched, and the room that it takes in the cache, both 0 if the
+    model is here."""
+
+    name: str
+    checkpoint_bytes: int
+    num_layers: int
+    num_kv_heads: int
+    head_dim: int
+    max_model_len: int
+    download_bytes: int = 0
+    import_bytes: int = 0
+
+    @property
+    def is_here(self) -> bool:
+        return self.import_bytes == 0
+
+    def kv_layout(self, block_size: int, dtype: str) -> KVLayout:
+        return KVLayout(self.num_layers, self.num_kv_heads, self.head_dim, block_size, dtype)
+
+
+@dataclass(frozen=True)
+class NoModel:
+    reason: str
+
+
+@dataclass(frozen=True)
+class Folder:
+    """`exists_at` is the deepest folder of `path` that is there."""
+
+    path: str
+    exists_at: str
+    is_writable: bool
+    free_bytes: int
+
+
+@dataclass(frozen=True)
+class Port:
+    """`owner` says which process listens there; empty if that cannot be seen. `next_free` is the
+    port to take instead. `error`: why nobody can ever listen there."""
+
+    number: int
+    is_free: bool
+    owner: str = ""
+    next_free: int | None = None
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Docker:
+    """Versions; empty for what is not there. `daemon_error`: why it cannot be used."""
+
+    version: str = ""
+    compose: str = ""
+    daemon_error: str = ""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """`logs` None: they go to the terminal. `ports` are by the flag that sets them; `worker_ports`
+    are free, and empty if there are too few. `open_files` is the limit of file descriptors, None
+    where there is none."""
+
+    python: Python
+    torch: Torch | NoTorch
+    driver: Driver | None
+    cpu: Cpu
+    memory: Memory
+    model: Model | NoModel
+    cache: Folder
+    logs: Folder | None
+    ports: Mapping[str, Port]
+    worker_ports: tuple[int, ...]
+    open_files: int | None
+    docker: Docker

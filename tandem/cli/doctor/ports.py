@@ -1,0 +1,62 @@
+"""Looks at the ports that `tandem up` would listen on."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+
+import psutil
+
+from tandem.cli.doctor.machine import Port
+from tandem.cli.fleet import WORKER_HOST, FleetSettings
+from tandem.cli.ports import LAST_PORT, free_ports, is_free
+from tandem.core.errors import ConfigError
+
+MAX_COMMAND_CHARS = 60
+
+
+def probe_ports(settings: FleetSettings) -> Mapping[str, Port]:
+    """The gateway's two, by the flags that set them."""
+    wanted = {"--http-port": settings.http_port, "--grpc-port": settings.grpc_port}
+    return {flag: _port(settings.host, port, {*wanted.values()}) for flag, port in wanted.items()}
+
+
+def probe_worker_ports(settings: FleetSettings) -> tuple[int, ...]:
+    """Those that the workers would take; empty if there are too few."""
+    taken = {settings.http_port, settings.grpc_port}
+    try:
+        return tuple(
+            free_ports(WORKER_HOST, settings.port_base, settings.topology.num_workers, taken)
+        )
+    except ConfigError:
+        return ()
+
+
+def _port(host: str, number: int, taken: set[int]) -> Port:
+    if not 1 <= number <= LAST_PORT:
+        return Port(number, is_free=False, error=f"{number} is no port")
+    try:
+        if is_free(host, number):
+            return Port(number, is_free=True)
+        (next_free,) = free_ports(host, number + 1, 1, taken)
+    except ConfigError as error:
+        return Port(number, is_free=False, error=error.message)
+    return Port(number, is_free=False, owner=_owner(number), next_free=next_free)
+
+
+def _owner(port: int) -> str:
+    """`python -m http.server 8000 (pid 123)`; empty if the system does not tell us."""
+    try:
+        listening = psutil.net_connections("tcp")
+        pid = next(
+            each.pid
+            for each in listening
+            if each.pid
+            and each.status == psutil.CONN_LISTEN
+            and each.laddr
+            and each.laddr.port == port
+        )
+        command = shlex.join(psutil.Process(pid).cmdline())
+    except (psutil.Error, StopIteration):
+        return ""
+    return f"{command[:MAX_COMMAND_CHARS]} (pid {pid})"

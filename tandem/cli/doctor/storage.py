@@ -1,0 +1,74 @@
+"""Looks for the model, and at the place where models are kept."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+from pathlib import Path
+
+from tandem.artifacts.config import ModelConfig
+from tandem.artifacts.gguf_config import gguf_config
+from tandem.artifacts.gguf_file import GgufFile
+from tandem.artifacts.gguf_tensors import expected_shapes
+from tandem.artifacts.pull import DEFAULT_NAME, PULL_BYTES, WHEEL_BYTES
+from tandem.artifacts.resolve import DEFAULT, find
+from tandem.cli.doctor.machine import Folder, Model, NoModel
+from tandem.core.errors import ConfigError
+
+BFLOAT16_BYTES = 2
+# The default model before it is here, from its config.json.
+DEFAULT_MODEL = Model(
+    name=DEFAULT_NAME,
+    checkpoint_bytes=269_060_000,
+    num_layers=30,
+    num_kv_heads=3,
+    head_dim=64,
+    max_model_len=8192,
+    download_bytes=WHEEL_BYTES,
+    import_bytes=PULL_BYTES,
+)
+
+
+def probe_model(name: str) -> Model | NoModel:
+    """The model, here or not, without fetching it."""
+    try:
+        folder = find(name)
+        if folder:
+            return _model(folder.name, folder.config, folder.weight_bytes)
+        return DEFAULT_MODEL if name == DEFAULT else _importable(Path(name).expanduser())
+    except ConfigError as error:
+        return NoModel(error.message)
+
+
+def probe_folder(path: Path) -> Folder:
+    """A folder, or where it would be made."""
+    path = path.absolute()
+    exists_at = next(folder for folder in (path, *path.parents) if folder.exists())
+    return Folder(
+        path=str(path),
+        exists_at=str(exists_at),
+        is_writable=exists_at.is_dir() and os.access(exists_at, os.W_OK | os.X_OK),
+        free_bytes=shutil.disk_usage(exists_at).free,
+    )
+
+
+def _importable(gguf: Path) -> Model:
+    """A GGUF file that is to become a folder with bfloat16 weights. Raises `ConfigError`."""
+    file = GgufFile.open(gguf)
+    config = ModelConfig.from_json(gguf_config(file), str(gguf))
+    num_params = sum(math.prod(shape) for shape in expected_shapes(config).values())
+    num_bytes = num_params * BFLOAT16_BYTES
+    return _model(gguf.stem.lower(), config, num_bytes, import_bytes=num_bytes)
+
+
+def _model(name: str, config: ModelConfig, checkpoint_bytes: int, import_bytes: int = 0) -> Model:
+    return Model(
+        name=name,
+        checkpoint_bytes=checkpoint_bytes,
+        num_layers=config.num_layers,
+        num_kv_heads=config.num_kv_heads,
+        head_dim=config.head_dim,
+        max_model_len=config.max_position_embeddings,
+        import_bytes=import_bytes,
+    )

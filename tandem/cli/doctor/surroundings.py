@@ -1,0 +1,103 @@
+"""Judges the model's place on disk, ports, limits and docker. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from tandem.cli.amounts import format_bytes
+from tandem.cli.doctor.findings import Finding, problem, warning
+from tandem.cli.doctor.machine import Docker, Folder, Machine, Model, NoModel, Port
+from tandem.core.device import Device, MockDevice
+
+OTHER_CACHE = "TANDEM_CACHE=/some/folder tandem up"
+OTHER_LOGS = "--log-dir /some/folder, or --verbose"
+INSTALL_PIP = "python -m ensurepip"
+FIRST_FREE_FOR_ALL = 1024
+# What a gateway and its connections to workers need by themselves, generously.
+OWN_FILES = 64
+FEW_FILES = 256
+MORE_FILES = "ulimit -n 65536"
+
+
+def judge_model(machine: Machine, name: str, device: Device) -> Finding:
+    """`name` as the user wrote it; `device` is a worker's."""
+    model = machine.model
+    if isinstance(model, NoModel):
+        return problem("model", model.reason)
+    if not model.checkpoint_bytes and not isinstance(device, MockDevice):
+        return problem("model", f"{name} has no weights", "--device mock:h100, or a real --model")
+    if model.is_here:
+        size = format_bytes(model.checkpoint_bytes) if model.checkpoint_bytes else "no weights"
+        return Finding("model", f"{model.name}, here ({size})")
+    if not model.download_bytes:
+        return Finding("model", f"{model.name}, to be imported at the first start")
+    text = f"{model.name}, to be downloaded with pip at the first start"
+    text += f" ({format_bytes(model.download_bytes)})"
+    if not machine.python.has_pip:
+        return problem("model", f"{text}; but this Python has no pip", INSTALL_PIP)
+    return Finding("model", f"{text}, or now: tandem pull")
+
+
+def judge_cache(machine: Machine) -> Finding:
+    """Whether a model that is not here has a place to go."""
+    cache, model = machine.cache, machine.model
+    needed = model.import_bytes if isinstance(model, Model) else 0
+    found = f"{cache.path}, {format_bytes(cache.free_bytes)} free"
+    if needed and not cache.is_writable:
+        return problem("cache", f"{cache.exists_at} cannot be written", OTHER_CACHE)
+    if needed > cache.free_bytes:
+        text = f"{found}; the model takes {format_bytes(needed)} to come in"
+        return problem("cache", text, OTHER_CACHE)
+    return Finding("cache", found if cache.is_writable else f"{cache.path}, read-only")
+
+
+def judge_logs(logs: Folder | None) -> Finding:
+    """None: they go to the terminal."""
+    if logs and not logs.is_writable:
+        return problem("logs", f"{logs.exists_at} cannot be written", OTHER_LOGS)
+    return Finding("logs", logs.path if logs else "to the terminal")
+
+
+def judge_ports(
+    ports: Mapping[str, Port], worker_ports: tuple[int, ...], num_workers: int
+) -> Iterator[Finding]:
+    """One finding if all are free, else one for each that is not."""
+    bad = [_bad_port(flag, port) for flag, port in ports.items() if not port.is_free]
+    yield from bad
+    if len(worker_ports) < num_workers:
+        text = f"there are no {num_workers} free ones for the workers"
+        yield problem("ports", text, "--port-base 50051")
+    elif not bad:
+        numbers = [port.number for port in ports.values()]
+        yield Finding("ports", f"{', '.join(map(str, [*numbers, *worker_ports]))} are free")
+
+
+def judge_open_files(limit: int | None) -> Finding:
+    """Each client takes one of the gateway's."""
+    if limit is None:
+        return Finding("files", "no limit of open files")
+    text = (
+        f"{limit:,} open files at the most: about {max(0, limit - OWN_FILES):,} clients at a time"
+    )
+    return warning("files", text, MORE_FILES) if limit < FEW_FILES else Finding("files", text)
+
+
+def judge_docker(docker: Docker) -> Finding:
+    """`tandem up` needs none, so that nothing here is a problem."""
+    if not docker.version:
+        return Finding("docker", "not here, and tandem up needs none")
+    text = f"{docker.version}, " + (f"compose {docker.compose}" if docker.compose else "no compose")
+    if docker.daemon_error:
+        return Finding("docker", f"{text}; no daemon answers, and tandem up needs none")
+    return Finding("docker", text)
+
+
+def _bad_port(flag: str, port: Port) -> Finding:
+    if port.error:
+        return problem("ports", port.error, f"{flag} 1024 to 65535")
+    mend = f"{flag} {port.next_free}"
+    if port.owner:
+        return problem("ports", f"{port.number} is taken by {port.owner}", mend)
+    if port.number < FIRST_FREE_FOR_ALL:
+        return problem("ports", f"{port.number} is taken, or only for root", mend)
+    return problem("ports", f"{port.number} is taken by another user's process", mend)

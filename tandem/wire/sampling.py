@@ -1,0 +1,97 @@
+"""Sampling parameters, grammars and log-probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from tandem.core.grammar import Grammar, GrammarKind
+from tandem.core.logprobs import TokenLogprobs
+from tandem.core.sampling_params import SamplingParams
+from tandem.v1 import sampling_pb2
+from tandem.wire.enums import known
+
+
+def params_to_wire(params: SamplingParams) -> sampling_pb2.SamplingParams:
+    return sampling_pb2.SamplingParams(
+        max_tokens=params.max_tokens,
+        seed=params.seed,
+        temperature=params.temperature,
+        top_p=params.top_p,
+        top_k=params.top_k,
+        min_p=params.min_p,
+        presence_penalty=params.presence_penalty,
+        frequency_penalty=params.frequency_penalty,
+        repetition_penalty=params.repetition_penalty,
+        logit_bias=[
+            sampling_pb2.LogitBias(token_id=token_id, bias=bias)
+            for token_id, bias in params.logit_bias
+        ],
+        min_tokens=params.min_tokens,
+        stop_token_ids=sorted(params.stop_token_ids),
+        ignore_eos=params.ignore_eos,
+        logprobs=params.logprobs,
+        grammar=_grammar_to_wire(params.grammar),
+    )
+
+
+def params_from_wire(message: sampling_pb2.SamplingParams) -> SamplingParams:
+    """Raises `Mismatch` for a kind of grammar that this build does not know."""
+    return SamplingParams(
+        max_tokens=message.max_tokens,
+        seed=message.seed,
+        temperature=message.temperature,
+        top_p=message.top_p,
+        top_k=message.top_k,
+        min_p=message.min_p,
+        presence_penalty=message.presence_penalty,
+        frequency_penalty=message.frequency_penalty,
+        repetition_penalty=message.repetition_penalty,
+        logit_bias=tuple((each.token_id, each.bias) for each in message.logit_bias),
+        min_tokens=message.min_tokens,
+        stop_token_ids=frozenset(message.stop_token_ids),
+        ignore_eos=message.ignore_eos,
+        logprobs=message.logprobs if message.HasField("logprobs") else None,
+        grammar=_grammar_from_wire(message.grammar) if message.HasField("grammar") else None,
+    )
+
+
+def logprobs_to_wire(logprobs: TokenLogprobs | None) -> sampling_pb2.TokenLogprobs | None:
+    if logprobs is None:
+        return None
+    return sampling_pb2.TokenLogprobs(
+        logprob=logprobs.logprob,
+        token_ids=[token_id for token_id, _ in logprobs.top],
+        logprobs=[logprob for _, logprob in logprobs.top],
+    )
+
+
+def logprobs_from_wire(message: sampling_pb2.TokenLogprobs) -> TokenLogprobs | None:
+    """None for a message that was never set."""
+    if not message.HasField("logprob"):
+        return None
+    top = tuple(zip(message.token_ids, message.logprobs, strict=False))
+    return TokenLogprobs(message.logprob, top)
+
+
+def logprobs_column_to_wire(
+    column: Sequence[TokenLogprobs | None],
+) -> list[sampling_pb2.TokenLogprobs]:
+    """Rows that have none are empty messages; a column in which no row has any is empty."""
+    return [logprobs_to_wire(each) or sampling_pb2.TokenLogprobs() for each in column]
+
+
+def logprobs_column_from_wire(
+    messages: Iterable[sampling_pb2.TokenLogprobs],
+) -> tuple[TokenLogprobs | None, ...]:
+    return tuple(map(logprobs_from_wire, messages))
+
+
+def _grammar_to_wire(grammar: Grammar | None) -> sampling_pb2.Grammar | None:
+    if grammar is None:
+        return None
+    kind = sampling_pb2.GrammarKind.ValueType(grammar.kind)
+    return sampling_pb2.Grammar(kind=kind, source=grammar.source)
+
+
+def _grammar_from_wire(message: sampling_pb2.Grammar) -> Grammar:
+    return Grammar(known(GrammarKind, message.kind), message.source)

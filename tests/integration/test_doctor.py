@@ -1,0 +1,66 @@
+"""`tandem doctor` as a user runs it."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TIMEOUT_S = 100
+
+
+def doctor(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "tandem.cli", "doctor", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+        env={**os.environ, "COLUMNS": "80", **environment},
+    )
+
+
+@pytest.fixture
+def free_ports() -> tuple[str, ...]:
+    probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
+    http_port, grpc_port = (str(probe.getsockname()[1]) for probe in probes)
+    for probe in probes:
+        probe.close()
+    return ("--http-port", http_port, "--grpc-port", grpc_port)
+
+
+def test_it_says_how_tandem_would_start(tmp_path: Path, free_ports: tuple[str, ...]) -> None:
+    said = doctor(*free_ports, TANDEM_CACHE=str(tmp_path / "cache"))
+    assert said.returncode == 0, said.stdout
+    assert "\x1b" not in said.stdout
+    assert max(map(len, said.stdout.splitlines()[:-1])) <= 80
+    assert said.stdout.splitlines()[-1].startswith("tandem up would start prefill-0 on :")
+    assert list(tmp_path.iterdir()) == []  # it only looks
+
+
+def test_a_taken_port_stops_it_and_is_mended(free_ports: tuple[str, ...]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        flags = ("--device", "mock:zero", "--model", "mock", *free_ports[2:])
+        said = doctor("--json", "--http-port", str(port), *flags)
+        found = json.loads(said.stdout)
+        (bad,) = [each for each in found["findings"] if each["level"] == "problem"]
+        assert doctor(*flags, *bad["mend"].split()).returncode == 0
+    assert said.returncode == 1
+    assert not found["would_start"]
+    assert bad["text"].startswith(f"{port} is taken by ")
+
+
+def test_a_wrong_topology_is_said_in_a_line() -> None:
+    said = doctor("--topology", "3x")
+    assert said.returncode == 1
+    assert said.stderr.startswith("error: unknown topology '3x'")
+
+
+def test_the_environment_twins_count(free_ports: tuple[str, ...]) -> None:
+    said = doctor(*free_ports, TANDEM_DEVICE="mock:nothing")
+    assert said.returncode == 1
+    assert "unknown profile 'nothing'" in " ".join(said.stdout.split())

@@ -1,0 +1,87 @@
+"""`tandem up` as a process of its own."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import psutil
+
+DEADLINE_S = 60
+READY = "Tandem is ready"
+
+
+def free_ports(count: int) -> list[int]:
+    probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [probe.getsockname()[1] for probe in probes]
+    for probe in probes:
+        probe.close()
+    return ports
+
+
+def wait_until(is_true: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while not is_true():
+        assert time.monotonic() < deadline, f"still not: {what}"
+        time.sleep(0.05)
+
+
+def is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+class Up:
+    """A running `tandem up`."""
+
+    def __init__(self, folder: Path, *arguments: str) -> None:
+        self.folder = folder
+        self.http_port, grpc_port, port_base = free_ports(3)
+        self.output = folder / "output"
+        command = [sys.executable, "-m", "tandem.cli", "up", "--device", "mock:zero"]
+        command += ["--model", "mock", "--num-blocks", "64", "--log-dir", str(folder / "logs")]
+        command += ["--http-port", str(self.http_port), "--grpc-port", str(grpc_port)]
+        command += ["--port-base", str(port_base), *arguments]
+        with self.output.open("wb") as output:
+            self.process = subprocess.Popen(command, stdout=output, stderr=output)
+        self.children: set[psutil.Process] = set()
+
+    def wait_until_ready(self) -> None:
+        wait_until(self._is_ready, "ready")
+        self.children.update(psutil.Process(self.process.pid).children())
+
+    def child(self, role: str) -> psutil.Process:
+        children = psutil.Process(self.process.pid).children()
+        self.children.update(children)
+        return next(each for each in children if f"{role}_service" in each.cmdline())
+
+    def complete(self) -> httpx.Response:
+        return httpx.post(
+            f"http://127.0.0.1:{self.http_port}/v1/completions",
+            json={"model": "default", "prompt": "hello", "max_tokens": 4},
+            timeout=DEADLINE_S,
+        )
+
+    def said(self) -> str:
+        return self.output.read_text()
+
+    def has_orphans(self) -> bool:
+        return any(is_alive(each) for each in self.children)
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        for child in self.children:
+            if child.is_running():
+                child.kill()
+
+    def _is_ready(self) -> bool:
+        assert self.process.poll() is None, self.said()
+        return READY in self.said()

@@ -1,0 +1,351 @@
+"""The doctor's judgement, on machines that are made up."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tandem.cli.doctor.diagnosis import Diagnosis, diagnose, verdict
+from tandem.cli.doctor.findings import Finding, Level
+from tandem.cli.doctor.machine import (
+    Cpu,
+    Docker,
+    Driver,
+    Folder,
+    Gpu,
+    Machine,
+    Memory,
+    Model,
+    NoModel,
+    NoTorch,
+    Port,
+    Python,
+    Torch,
+)
+from tandem.cli.doctor.storage import DEFAULT_MODEL
+from tandem.cli.fleet import FleetSettings
+from tandem.core.topology import parse_topology
+
+GB = 10**9
+CPU_BUILD = Torch("2.13.0+cpu", None, (), "", "float32", "AVX2")
+CUDA_BUILD = replace(CPU_BUILD, version="2.13.0", cuda="13.0")
+GPU = Gpu("NVIDIA L4", 24 * GB, 23 * GB)
+DRIVER = Driver("580.65", (GPU,))
+HERE = replace(DEFAULT_MODEL, download_bytes=0, import_bytes=0)
+CACHE = Folder("/home/me/.cache/tandem", "/home/me/.cache", is_writable=True, free_bytes=50 * GB)
+MACHINE = Machine(
+    python=Python((3, 12, 1), "/venv/bin/python"),
+    torch=CPU_BUILD,
+    driver=None,
+    cpu=Cpu("Some CPU", 4, (0, 1, 2, 3), None),
+    memory=Memory(16 * GB, 16 * GB, 14 * GB),
+    model=HERE,
+    cache=CACHE,
+    logs=CACHE,
+    ports={"--http-port": Port(8000, True), "--grpc-port": Port(50050, True)},
+    worker_ports=(50051, 50052),
+    open_files=1024,
+    docker=Docker("28.0", "2.40"),
+)
+
+
+def settings(
+    *, topology: str = "1p1d", device: str = "cpu", model: str = "default", **options: Any
+) -> FleetSettings:
+    return FleetSettings(
+        topology=parse_topology(topology),
+        model=model,
+        device=device,
+        host="127.0.0.1",
+        http_port=8000,
+        grpc_port=50050,
+        port_base=50051,
+        worker_options={name.replace("_", "-"): value for name, value in options.items()},
+    )
+
+
+def look(flags: FleetSettings | None = None, **differences: Any) -> Diagnosis:
+    return diagnose(replace(MACHINE, **differences), flags or settings())
+
+
+def about(diagnosis: Diagnosis, subject: str) -> Finding:
+    (finding,) = [each for each in diagnosis.findings if each.subject == subject]
+    return finding
+
+
+def test_a_good_machine() -> None:
+    diagnosis = look()
+    assert {each.level for each in diagnosis.findings} == {Level.OK}
+    assert verdict(diagnosis, settings()) == (
+        "tandem up would start prefill-0 on :50051 (core 0-1), decode-0 on :50052 (core 2-3), and"
+        " serve on http://127.0.0.1:8000/v1"
+    )
+
+
+def test_all_problems_are_named_at_once() -> None:
+    diagnosis = look(torch=NoTorch(), model=NoModel("there is no model 'x'"))
+    assert not diagnosis.would_start
+    assert verdict(diagnosis, settings()) == "tandem up would not start: see torch and model"
+
+
+def test_an_old_python() -> None:
+    assert about(look(python=Python((3, 10, 9), "python")), "python").level is Level.PROBLEM
+
+
+@pytest.mark.parametrize(
+    ("torch", "device", "level", "mend"),
+    [
+        (NoTorch(), "cpu", Level.PROBLEM, "pip install 'tandem-serve[torch]'"),
+        (NoTorch(), "mock:h100", Level.OK, ""),
+        (NoTorch("no libgomp"), "cpu", Level.PROBLEM, "pip install --force-reinstall torch"),
+        (CPU_BUILD, "cpu", Level.OK, ""),
+    ],
+)
+def test_torch(torch: Torch | NoTorch, device: str, level: Level, mend: str) -> None:
+    finding = about(look(settings(device=device), torch=torch), "torch")
+    assert (finding.level, finding.mend) == (level, mend)
+
+
+def test_a_torch_that_does_not_start_says_why() -> None:
+    assert "no libgomp" in about(look(torch=NoTorch("no libgomp")), "torch").text
+
+
+@pytest.mark.parametrize(
+    ("torch", "driver", "level", "words"),
+    [
+        (CUDA_BUILD, None, Level.PROBLEM, "sees no GPU"),
+        (CPU_BUILD, DRIVER, Level.PROBLEM, "torch is a CPU build"),
+        (replace(CUDA_BUILD, cuda_warning="driver too old"), DRIVER, Level.PROBLEM, "too old"),
+        (replace(CUDA_BUILD, gpus=(GPU,)), DRIVER, Level.PROBLEM, "no cuda:1"),
+        (replace(CUDA_BUILD, gpus=(GPU, GPU)), DRIVER, Level.OK, "2 x NVIDIA L4 (24 GB)"),
+        (NoTorch(), DRIVER, Level.PROBLEM, "no torch"),
+    ],
+)
+def test_a_gpu_for_each_worker(
+    torch: Torch, driver: Driver | None, level: Level, words: str
+) -> None:
+    finding = about(look(settings(device="cuda"), torch=torch, driver=driver), "gpu")
+    assert finding.level is level
+    assert words in finding.text
+
+
+def test_a_cpu_build_is_mended_with_the_build_of_pypi() -> None:
+    finding = about(look(settings(device="cuda"), driver=DRIVER), "gpu")
+    assert finding.mend == "pip install --force-reinstall -i https://pypi.org/simple torch==2.13.0"
+
+
+@pytest.mark.parametrize(("gpus", "mend"), [(1, "--device cuda:0"), (2, "--device cuda")])
+def test_a_gpu_that_nobody_uses(gpus: int, mend: str) -> None:
+    finding = about(look(torch=replace(CUDA_BUILD, gpus=(GPU,) * gpus)), "gpu")
+    assert (finding.level, finding.mend) == (Level.WARNING, mend)
+
+
+@pytest.mark.parametrize(
+    ("auto", "wanted", "level", "word"),
+    [
+        ("float32", None, Level.OK, "float32: this CPU (AVX2) does not multiply"),
+        ("bfloat16", None, Level.OK, "bfloat16, which this CPU (AVX2) multiplies in"),
+        ("bfloat16", "float32", Level.OK, "as asked for"),
+        ("float32", "bfloat16", Level.WARNING, "slow"),
+        ("float32", "int8", Level.PROBLEM, "no 'int8'"),
+    ],
+)
+def test_dtype(auto: str, wanted: str | None, level: Level, word: str) -> None:
+    diagnosis = look(settings(dtype=wanted), torch=replace(CPU_BUILD, auto_dtype=auto))
+    finding = about(diagnosis, "dtype")
+    assert finding.level is level
+    assert word in finding.text
+
+
+def test_one_core_for_two_workers() -> None:
+    finding = about(look(cpu=Cpu("", 1, (0,), None)), "cpu")
+    assert finding.level is Level.WARNING
+    assert "1 core; prefill-0 on 0, decode-0 on 0: too few for 2 workers" in finding.text
+    assert finding.mend == "--topology colocated"
+
+
+def test_a_container_with_two_cpus_worth_of_time_on_sixty_four() -> None:
+    diagnosis = look(cpu=Cpu("Some CPU", 64, tuple(range(64)), 2.0))
+    finding = about(diagnosis, "cpu")
+    assert (finding.level, finding.mend) == (Level.WARNING, "--device cpu:0-1")
+    assert "a quota allows 2 CPUs" in finding.text
+    mended = look(settings(device="cpu:0-1"), cpu=Cpu("Some CPU", 64, tuple(range(64)), 2.0))
+    assert about(mended, "cpu").level is Level.OK
+
+
+def test_a_container_bound_to_some_cores() -> None:
+    finding = about(look(cpu=Cpu("", 64, (5, 6), None)), "cpu")
+    assert finding.text == "2 cores of 64 usable; prefill-0 on 5, decode-0 on 6"
+
+
+def test_cores_that_are_not_there() -> None:
+    diagnosis = look(settings(device="cpu:7"))
+    assert "but 0-3 can" in about(diagnosis, "device").text
+    assert diagnosis.fleet is None
+    assert not diagnosis.would_start
+
+
+@pytest.mark.parametrize("device", ["tpu", "mock:nothing"])
+def test_a_device_that_does_not_exist(device: str) -> None:
+    assert about(look(settings(device=device)), "device").level is Level.PROBLEM
+
+
+def test_the_pool_is_what_the_share_leaves_beside_the_weights() -> None:
+    finding = about(look(), "memory")
+    # 0.15 of 16 GB, less twice 269 MB, in blocks of 2 * 30 * 3 * 64 * 16 floats.
+    num_blocks = (2_400_000_000 - 2 * HERE.checkpoint_bytes) // (2 * 30 * 3 * 64 * 16 * 4)
+    assert f"{num_blocks:,} KV blocks ({num_blocks * 16:,} tokens)" in finding.text
+    assert "2 workers take 2.4 GB each" in finding.text
+
+
+def test_a_small_machine_gets_a_share_that_is_enough() -> None:
+    small = Memory(2 * GB, 2 * GB, 1800 * 10**6)
+    finding = about(look(memory=small), "memory")
+    assert finding.level is Level.PROBLEM
+    share = float(finding.mend.removeprefix("--memory-share "))
+    assert 0.27 < share < 0.45
+    assert look(settings(memory_share=share), memory=small).would_start
+
+
+def test_a_machine_that_is_too_small() -> None:
+    finding = about(look(memory=Memory(GB, GB, GB)), "memory")
+    assert (finding.level, finding.mend) == (
+        Level.PROBLEM,
+        "a smaller --model, or a machine with more memory",
+    )
+
+
+def test_a_control_group_counts_not_what_is_installed() -> None:
+    limited = look(memory=Memory(512 * GB, 4 * GB, 4 * GB))
+    assert about(limited, "memory").text.startswith("4 GB, 4 GB free; 2 workers take")
+
+
+@pytest.mark.parametrize(
+    ("share", "free", "level"),
+    [(0.4, 14 * GB, Level.OK), (0.4, 10 * GB, Level.WARNING), (0.6, 14 * GB, Level.PROBLEM)],
+)
+def test_what_all_workers_take_together(share: float, free: int, level: Level) -> None:
+    memory = Memory(16 * GB, 16 * GB, free)
+    finding = about(look(settings(memory_share=share), memory=memory), "memory")
+    assert finding.level is level
+    if level is not Level.OK:
+        mended = settings(memory_share=float(finding.mend.removeprefix("--memory-share ")))
+        assert about(look(mended, memory=memory), "memory").level is Level.OK
+
+
+def test_a_gpu_whose_memory_another_process_has() -> None:
+    busy = replace(CUDA_BUILD, gpus=(replace(GPU, free_bytes=4 * GB),))
+    finding = about(look(settings(device="cuda:0"), torch=busy, driver=DRIVER), "memory")
+    assert finding.level is Level.PROBLEM
+    assert finding.text.startswith("cuda:0: 24 GB, 4 GB free; 2 workers take 10.8 GB each")
+    assert finding.mend == "--memory-share 0.06"
+
+
+def test_each_gpu_has_its_own_memory() -> None:
+    diagnosis = look(settings(device="cuda"), torch=replace(CUDA_BUILD, gpus=(GPU, GPU)))
+    texts = [each.text for each in diagnosis.findings if each.subject == "memory"]
+    assert [text.split(";")[0] for text in texts] == [
+        "cuda:0: 24 GB, 23 GB free",
+        "cuda:1: 24 GB, 23 GB free",
+    ]
+
+
+def test_a_pool_that_is_too_small_for_the_longest_sequence() -> None:
+    finding = about(look(settings(num_blocks=64)), "memory")
+    assert finding.level is Level.WARNING
+    assert "64 KV blocks (1,024 tokens): too few for a sequence of the 8,192" in finding.text
+    assert about(look(settings(num_blocks=64, max_model_len=1024)), "memory").level is Level.OK
+
+
+def test_a_mock_device_has_the_memory_of_its_profile() -> None:
+    model = Model("mock", 0, 1, 1, 1, 8192)
+    diagnosis = look(settings(device="mock:h100", model="mock"), model=model, torch=NoTorch())
+    assert diagnosis.would_start
+    assert about(diagnosis, "memory").text.startswith("mock:h100: 26,674 KV blocks")
+
+
+def test_a_model_without_weights_needs_a_mock_device() -> None:
+    diagnosis = look(settings(model="mock"), model=Model("mock", 0, 1, 1, 1, 8192))
+    assert "mock has no weights" in about(diagnosis, "model").text
+
+
+def test_a_model_that_must_be_downloaded() -> None:
+    diagnosis = look(model=DEFAULT_MODEL)
+    assert diagnosis.would_start
+    assert "93.3 MB" in about(diagnosis, "model").text
+    assert "KV blocks" in about(diagnosis, "memory").text
+
+
+def test_no_pip_to_download_with() -> None:
+    python = replace(MACHINE.python, has_pip=False)
+    assert about(look(model=DEFAULT_MODEL, python=python), "model").mend == "python -m ensurepip"
+    assert look(model=HERE, python=python).would_start
+
+
+@pytest.mark.parametrize(
+    "cache", [replace(CACHE, is_writable=False), replace(CACHE, free_bytes=100 * 10**6)]
+)
+def test_a_cache_that_cannot_take_the_model(cache: Folder) -> None:
+    finding = about(look(model=DEFAULT_MODEL, cache=cache), "cache")
+    assert (finding.level, finding.mend) == (
+        Level.PROBLEM,
+        "TANDEM_CACHE=/some/folder tandem up",
+    )
+    assert about(look(model=HERE, cache=cache), "cache").level is Level.OK
+
+
+def test_logs_that_cannot_be_written() -> None:
+    read_only = replace(CACHE, is_writable=False)
+    assert "--log-dir" in about(look(logs=read_only), "logs").mend
+    assert look(logs=None, cache=read_only).would_start
+
+
+@pytest.mark.parametrize(
+    ("port", "words"),
+    [
+        (Port(8000, False, "nginx (pid 7)", 8001), "8000 is taken by nginx (pid 7)"),
+        (Port(8000, False, "", 8001), "8000 is taken by another user's process"),
+        (Port(80, False, "", 8001), "80 is taken, or only for root"),
+    ],
+)
+def test_a_port_that_is_taken(port: Port, words: str) -> None:
+    finding = about(look(ports={**MACHINE.ports, "--http-port": port}), "ports")
+    assert (finding.level, finding.text, finding.mend) == (
+        Level.PROBLEM,
+        words,
+        "--http-port 8001",
+    )
+
+
+def test_a_port_that_is_none() -> None:
+    port = Port(70000, False, error="70000 is no port")
+    assert about(look(ports={"--grpc-port": port}), "ports").text == "70000 is no port"
+
+
+def test_no_ports_for_the_workers() -> None:
+    diagnosis = look(worker_ports=())
+    assert about(diagnosis, "ports").mend == "--port-base 50051"
+    assert not diagnosis.would_start
+
+
+@pytest.mark.parametrize(
+    ("limit", "level"), [(None, Level.OK), (1024, Level.OK), (128, Level.WARNING)]
+)
+def test_open_files(limit: int | None, level: Level) -> None:
+    assert about(look(open_files=limit), "files").level is level
+
+
+@pytest.mark.parametrize(
+    ("docker", "words"),
+    [
+        (Docker(), "not here"),
+        (Docker("28.0", ""), "no compose"),
+        (Docker("28.0", "2.40", "refused"), "no daemon answers"),
+    ],
+)
+def test_docker_is_never_a_problem(docker: Docker, words: str) -> None:
+    finding = about(look(docker=docker), "docker")
+    assert finding.level is Level.OK
+    assert words in finding.text

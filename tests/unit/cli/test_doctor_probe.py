@@ -1,0 +1,145 @@
+"""How the doctor looks: at programs that misbehave, ports that are taken, folders that are not."""
+
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+
+from tandem.artifacts.resolve import resolve
+from tandem.cli.doctor import accelerators, storage
+from tandem.cli.doctor.accelerators import parse_driver, probe_torch
+from tandem.cli.doctor.child import Answer, ask
+from tandem.cli.doctor.machine import Driver, Gpu, NoTorch, Torch
+from tandem.cli.doctor.ports import probe_ports, probe_worker_ports
+from tandem.cli.doctor.storage import DEFAULT_MODEL, probe_folder, probe_model
+from tandem.cli.fleet import FleetSettings
+from tandem.core.topology import parse_topology
+
+
+def python(code: str) -> list[str]:
+    return [sys.executable, "-c", code]
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("print('fine')", Answer("fine")),
+        ("raise SystemExit('broken\\n')", Answer("", "broken")),
+        ("raise SystemExit(3)", Answer("", "exit status 3")),
+        ("import os; os.kill(os.getpid(), 11)", Answer("", "killed by SIGSEGV")),
+    ],
+)
+def test_what_a_program_says_last(code: str, expected: Answer) -> None:
+    assert ask(python(code), timeout_s=60) == expected
+
+
+def test_a_program_that_is_not_there() -> None:
+    assert ask(["no-such-program-anywhere"], timeout_s=1) is None
+
+
+def test_a_program_that_hangs() -> None:
+    answer = ask(python("import threading; threading.Event().wait()"), 0.2)
+    assert answer == Answer("", "no answer within 0.2 s")
+
+
+def test_torch_is_asked_in_a_process_of_its_own() -> None:
+    found = probe_torch()
+    assert isinstance(found, Torch)
+    assert found.auto_dtype in ("float32", "bfloat16")
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("raise ImportError('no libgomp.so.1')", "ImportError: no libgomp.so.1"),
+        ("import os; os.kill(os.getpid(), 4)", "killed by SIGILL"),
+    ],
+)
+def test_a_torch_that_is_broken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, reason: str
+) -> None:
+    (tmp_path / "torch.py").write_text(source)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert probe_torch() == NoTorch(reason)
+
+
+def test_a_torch_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accelerators, "find_spec", lambda name: None)
+    assert probe_torch() == NoTorch()
+
+
+def test_what_nvidia_smi_prints() -> None:
+    text = "580.65, 23034, 22491, NVIDIA L4\n580.65, 81559, 1, NVIDIA H100 80GB HBM3, or so"
+    mib = 2**20
+    assert parse_driver(text) == Driver(
+        "580.65",
+        (
+            Gpu("NVIDIA L4", 23034 * mib, 22491 * mib),
+            Gpu("NVIDIA H100 80GB HBM3, or so", 81559 * mib, mib),
+        ),
+    )
+    assert parse_driver("No devices were found") is None
+
+
+def settings(http_port: int, port_base: int = 20000) -> FleetSettings:
+    return FleetSettings(
+        topology=parse_topology("1p1d"),
+        model="mock",
+        device="mock:zero",
+        host="127.0.0.1",
+        http_port=http_port,
+        grpc_port=0,
+        port_base=port_base,
+    )
+
+
+def test_a_taken_port_names_its_owner() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        number = server.getsockname()[1]
+        port = probe_ports(settings(number))["--http-port"]
+    assert not port.is_free
+    assert "python" in port.owner
+    assert "(pid " in port.owner
+    assert port.next_free is not None
+    assert port.next_free > number
+
+
+def test_a_port_that_is_none() -> None:
+    assert probe_ports(settings(20001))["--grpc-port"].error == "0 is no port"
+
+
+def test_too_few_ports_for_the_workers() -> None:
+    assert probe_worker_ports(settings(20001, port_base=65535)) == ()
+
+
+def test_a_folder_that_is_yet_to_be_made(tmp_path: Path) -> None:
+    folder = probe_folder(tmp_path / "a" / "b")
+    assert (folder.path, folder.exists_at) == (str(tmp_path / "a" / "b"), str(tmp_path))
+    assert folder.is_writable
+    assert folder.free_bytes > 0
+
+
+def test_a_file_where_the_folder_should_be(tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("")
+    assert not probe_folder(tmp_path / "cache" / "models").is_writable
+
+
+def test_the_default_model_before_it_is_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TANDEM_CACHE", str(tmp_path))
+    assert probe_model("default") is DEFAULT_MODEL
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.model
+def test_what_is_known_of_the_default_model_is_right() -> None:
+    folder = resolve("default")
+    real = probe_model("default")
+    assert isinstance(real, storage.Model)
+    assert real.is_here
+    for name in ("name", "num_layers", "num_kv_heads", "head_dim", "max_model_len"):
+        assert getattr(real, name) == getattr(DEFAULT_MODEL, name)
+    assert real.checkpoint_bytes == pytest.approx(DEFAULT_MODEL.checkpoint_bytes, rel=0.01)
+    assert folder.weight_bytes < DEFAULT_MODEL.import_bytes

@@ -1,0 +1,176 @@
+"""Decisions of colocated serving: who is sent a prompt, and when."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from sim_worker import worker_info
+
+from gateway.batching import Limits
+from gateway.colocated_policies import COLOCATED_POLICIES, MAX_STEPS_WAITING, colocated_policy
+from gateway.effects import Emit, Send
+from gateway.generation import Generation
+from gateway.policies import queue_policy
+from gateway.scheduler import Scheduler
+from gateway.tokens import Ended, ServedBy, TokenRequest
+from tandem.core.commands import Admit, Remove, Reserve, SetStepRule
+from tandem.core.errors import Unavailable
+from tandem.core.plan import StepRule
+from tandem.core.reports import Reserved, SequenceFailed, StepDone
+from tandem.core.sampling_params import SamplingParams
+from tandem.core.sequence import FinishReason
+from tandem.core.worker import WorkerRole
+
+BUDGET = 8
+
+
+class Driver:
+    """A scheduler over colocated workers, and what it last wanted."""
+
+    def __init__(self, policy: str = "chunked", num_workers: int = 1, num_blocks: int = 64) -> None:
+        limits = Limits(max_batch_tokens=16)
+        self.scheduler = Scheduler(
+            queue_policy("fcfs"),
+            limits,
+            colocated=colocated_policy(policy, limits.max_batch_tokens, BUDGET),
+        )
+        self._num_blocks = num_blocks
+        for number in range(num_workers):
+            self.join(f"d{number}")
+
+    def join(self, name: str) -> None:
+        info = worker_info(name, WorkerRole.DECODE, 1, self._num_blocks, 16)
+        self.scheduler.worker_joined(info, f"{name}:1")
+
+    def submit(self, name: str, length: int = 4, max_tokens: int = 5) -> Generation:
+        params = SamplingParams(max_tokens=max_tokens, seed=0)
+        return self.scheduler.submit(TokenRequest(name, (5,) * length, params))
+
+    def effects(self) -> list[Any]:
+        self.scheduler.compose()
+        return self.scheduler.take_effects()
+
+    def admitted(self) -> list[tuple[str, int]]:
+        """(worker, sequence) of each new admission; each must follow its reservation."""
+        sends = [each for each in self.effects() if isinstance(each, Send)]
+        reserved, admitted = (
+            [(each.worker_id, each.command.sequence_id) for each in commands]
+            for commands in (
+                [each for each in sends if isinstance(each.command, kind)]
+                for kind in (Reserve, Admit)
+            )
+        )
+        assert reserved == admitted
+        return admitted
+
+    def grant(self, generation: Generation) -> None:
+        grant = Reserved(generation.sequence_id, b"x", 1, 0)
+        self.scheduler.decode_report(generation.decode_worker, grant)
+
+    def step(self, *generations: Generation, reason: FinishReason | None = None) -> None:
+        """A step gives each of them its next token."""
+        worker_id = generations[0].decode_worker
+        positions = tuple(each.num_prompt_tokens + len(each.token_ids) for each in generations)
+        count = len(generations)
+        ids = tuple(each.sequence_id for each in generations)
+        step = StepDone(1, 0, 0, ids, positions, (50,) * count, (reason,) * count)
+        self.scheduler.decode_report(worker_id, step)
+
+
+@pytest.mark.parametrize(
+    ("policy", "rule"),
+    [
+        ("chunked", StepRule(BUDGET, mixed=True)),
+        ("prefill-first", StepRule(16, mixed=False)),
+        ("decode-first", StepRule(16, mixed=False)),
+    ],
+)
+def test_a_worker_is_told_its_rule_before_anything_else(policy: str, rule: StepRule) -> None:
+    driver = Driver(policy)
+    driver.submit("r")
+    first, *rest = driver.effects()
+    assert first == Send("d0", SetStepRule(rule))
+    assert [type(each.command) for each in rest] == [Reserve, Admit]
+
+
+@pytest.mark.parametrize("policy", COLOCATED_POLICIES)
+def test_decode_workers_alone_are_enough(policy: str) -> None:
+    driver = Driver(policy, num_workers=0)
+    with pytest.raises(Unavailable, match="no decode worker"):
+        driver.submit("r")
+    driver.join("d0")
+    assert driver.scheduler.is_ready
+    generation = driver.submit("r", max_tokens=1)
+    assert driver.admitted() == [("d0", generation.sequence_id)]
+    driver.grant(generation)
+    driver.step(generation, reason=FinishReason.LENGTH)
+    *_, ended, removed = driver.effects()
+    by = ServedBy("d0", "d0", kv_bytes=0)
+    assert ended == Emit(generation, Ended(FinishReason.LENGTH, by))
+    assert removed == Send("d0", Remove(generation.sequence_id))
+
+
+@pytest.mark.parametrize(("policy", "budget"), [("chunked", BUDGET), ("prefill-first", 16)])
+def test_so_many_prompts_wait_on_the_worker_that_its_steps_are_full(
+    policy: str, budget: int
+) -> None:
+    driver = Driver(policy)
+    generations = [driver.submit(str(i), length=4) for i in range(16)]
+    num_behind = MAX_STEPS_WAITING * budget // 4
+    sent = [sequence_id for _, sequence_id in driver.admitted()]
+    assert sent == [each.sequence_id for each in generations[: 1 + num_behind]]
+    for each in generations[:3]:
+        driver.grant(each)
+    assert driver.admitted() == []
+    driver.step(*generations[:3])
+    assert len(driver.admitted()) == 3
+
+
+def test_decode_first_closes_its_batch_with_the_first_token() -> None:
+    driver = Driver("decode-first")
+    one, two = driver.submit("one"), driver.submit("two")
+    assert len(driver.admitted()) == 2
+    driver.grant(one)
+    three = driver.submit("three")
+    assert driver.admitted() == [("d0", three.sequence_id)]
+    driver.step(one)
+    four = driver.submit("four")
+    assert driver.admitted() == []
+    driver.step(one, two, three, reason=FinishReason.STOP)
+    assert driver.admitted() == [("d0", four.sequence_id)]
+
+
+def test_prompts_are_spread_over_the_workers() -> None:
+    driver = Driver(num_workers=2)
+    generations = [driver.submit(str(i)) for i in range(4)]
+    assert driver.admitted() == [
+        (f"d{index % 2}", each.sequence_id) for index, each in enumerate(generations)
+    ]
+
+
+def test_a_refused_reservation_goes_back_to_the_head_of_the_queue() -> None:
+    driver = Driver()
+    one, two = driver.submit("one"), driver.submit("two")
+    assert len(driver.admitted()) == 2
+    refused = SequenceFailed(one.sequence_id, "RESOURCE_EXHAUSTED", "full")
+    driver.scheduler.decode_report("d0", refused)
+    assert driver.admitted() == []
+    assert driver.scheduler.heard("d0", num_free_blocks=64)
+    assert driver.admitted() == [("d0", one.sequence_id)]
+    assert (one.attempt, two.attempt) == (1, 0)
+
+
+def test_an_answer_that_nobody_has_seen_begins_anew_elsewhere_when_its_worker_is_lost() -> None:
+    driver = Driver(num_workers=2)
+    seen, unseen = driver.submit("seen", max_tokens=9), driver.submit("unseen")
+    driver.admitted()
+    for each in (seen, unseen):
+        driver.grant(each)
+    driver.step(seen)
+    driver.effects()
+    driver.scheduler.worker_lost("d1", Unavailable("lost"))
+    assert driver.admitted() == [("d0", unseen.sequence_id)]
+    driver.scheduler.worker_lost("d0", Unavailable("lost"))
+    events = [each for each in driver.effects() if isinstance(each, Emit)]
+    assert [(each.generation, type(each.event)) for each in events] == [(seen, Unavailable)]
