@@ -20,14 +20,17 @@ RUN groupadd --gid 10001 tandem \
     && install --directory --owner=tandem --group=tandem /cache \
     && python3 -m venv /opt/tandem
 WORKDIR /build
-COPY pyproject.toml requirements.lock README.md LICENSE ./
+COPY pyproject.toml requirements.lock ./
 # With no source beside it, the project is its dependencies: a layer that outlives changes of code.
-RUN pip install $PIP_ARGS -c requirements.lock . && pip uninstall --yes tandem-serve
+RUN touch README.md \
+    && pip install $PIP_ARGS -c requirements.lock . \
+    && pip uninstall --yes tandem-serve
 WORKDIR /
 
 FROM base AS wheel
 ARG PIP_ARGS=""
 WORKDIR /build
+COPY README.md LICENSE ./
 COPY tandem tandem
 COPY gateway gateway
 COPY prefill_service prefill_service

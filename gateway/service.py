@@ -35,6 +35,7 @@ from tandem.core.errors import ConfigError
 from tandem.core.worker import WorkerRole
 from tandem.process.grpc_server import GrpcServer
 from tandem.process.lifetime import settle, stop_signal
+from tandem.process.logged_progress import LoggedProgress
 from tandem.process.settings import ServiceSettings
 from tandem.v1 import inference_pb2, inference_pb2_grpc
 
@@ -105,7 +106,8 @@ class GatewaySettings(ServiceSettings):
 
 async def serve(settings: GatewaySettings) -> None:
     """Run the gateway until it is told to stop. Raises `ConfigError`."""
-    folder = resolve(settings.model)
+    names = settings.workers()
+    folder = resolve(settings.model, LoggedProgress())
     listener = _listen(settings.host, settings.http_port)
     timeline = Timeline()
     dispatcher = Dispatcher(
@@ -114,7 +116,7 @@ async def serve(settings: GatewaySettings) -> None:
         folder.fingerprint,
         timeline,
     )
-    discovery = Discovery(settings.workers(), dispatcher)
+    discovery = Discovery(names, dispatcher)
     tokenizer = folder.tokenizer()
     grammars = GrammarCompiler(tokenizer, folder.config.vocab_size, folder.config.eos_token_ids)
     frontend = Frontend(dispatcher, tokenizer, grammars, settings.tool_format)

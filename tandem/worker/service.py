@@ -19,6 +19,7 @@ from tandem.core.worker import WorkerInfo, WorkerRole
 from tandem.engine.protocols import Engine
 from tandem.process.grpc_server import GrpcServer
 from tandem.process.lifetime import settle, stop_signal
+from tandem.process.logged_progress import LoggedProgress
 from tandem.v1 import worker_pb2, worker_pb2_grpc
 from tandem.wire.descriptions import worker_to_wire
 from tandem.worker.engines import build_engine
@@ -46,7 +47,7 @@ def load_worker(settings: WorkerSettings, role: WorkerRole) -> tuple[WorkerInfo,
     advertised_address = settings.advertised_address  # Before the model, in case it is wrong.
     if isinstance(device, CpuDevice) and device.cores:
         _bind_to_cores(device)
-    engine = build_engine(settings, resolve(settings.model))
+    engine = build_engine(settings, resolve(settings.model, LoggedProgress()))
     info = WorkerInfo(
         worker_id=settings.worker_id
         or f"{role.name.lower()}-{socket.gethostname()}-{settings.port}",

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tarfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -27,6 +27,8 @@ ROOT = Path(__file__).parents[2]
 DEFAULT_IMAGE = "python:3.11-slim"
 OWN_IMAGE = "tandem-test-base:bookworm"
 OWN_PYTHON = (3, 11)
+# Always the same if it is free, for the builder's cache.
+WHEELS_PORT = 48117
 PACKAGES = "python3,python3-venv,ca-certificates"
 
 
@@ -67,6 +69,7 @@ def base_image(client: docker.DockerClient, folder: Path) -> Iterator[Base]:
         yield Base(
             OWN_IMAGE, {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": url, "PIP_TRUSTED_HOST": host}
         )
+    shutil.rmtree(wheels)
 
 
 def _can_pull(client: docker.DockerClient) -> bool:
@@ -129,7 +132,14 @@ class _Quiet(SimpleHTTPRequestHandler):
 @contextmanager
 def _served(folder: Path, host: str) -> Iterator[tuple[str, str]]:
     handler = functools.partial(_Quiet, directory=str(folder))
-    with ThreadingHTTPServer((host, 0), handler) as server:
+    with _server(host, handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://{host}:{server.server_port}/", host
         server.shutdown()
+
+
+def _server(host: str, handler: Callable[..., SimpleHTTPRequestHandler]) -> ThreadingHTTPServer:
+    try:
+        return ThreadingHTTPServer((host, WHEELS_PORT), handler)
+    except OSError:
+        return ThreadingHTTPServer((host, 0), handler)

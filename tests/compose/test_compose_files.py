@@ -1,0 +1,51 @@
+"""The compose files, as the compose command reads them; takes no engine."""
+
+from __future__ import annotations
+
+import subprocess
+from typing import Any
+
+import pytest
+import yaml
+from compose_project import NoCompose, compose_command
+from container_base import ROOT
+
+
+def config(*files: str) -> dict[str, Any]:
+    try:
+        command = compose_command()
+    except NoCompose as error:
+        pytest.skip(str(error))
+    for file in files:
+        command += ["-f", file]
+    output = subprocess.run(
+        [*command, "config"], cwd=ROOT, check=True, capture_output=True, text=True
+    ).stdout
+    return yaml.safe_load(output)["services"]
+
+
+def test_with_gpus_each_worker_has_one_of_its_own() -> None:
+    services = config("docker-compose.yml", "docker-compose.gpu.yml")
+    assert gpus_of(services["prefill"]) == ["0"]
+    assert gpus_of(services["decode"]) == ["1"]
+    assert "deploy" not in services["gateway"]
+    for role in ("prefill", "decode"):
+        assert services[role]["environment"]["TANDEM_DEVICE"] == "cuda:0"
+        # Empty, and not the index of CPU builds.
+        assert services[role]["build"]["args"]["TORCH_INDEX"] == ""
+        assert services[role]["image"] == f"tandem-{role}:cuda"
+
+
+def test_every_service_is_bounded_shut_in_and_restarted() -> None:
+    for service in config("docker-compose.yml").values():
+        assert service["mem_limit"]
+        assert service["pids_limit"]
+        assert service["read_only"] is True
+        assert service["cap_drop"] == ["ALL"]
+        assert service["restart"] == "unless-stopped"
+
+
+def gpus_of(service: dict[str, Any]) -> list[str]:
+    (device,) = service["deploy"]["resources"]["reservations"]["devices"]
+    assert device["capabilities"] == ["gpu"]
+    return device["device_ids"]
