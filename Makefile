@@ -36,7 +36,12 @@ test: .venv/installed-dev ## all tests but the slow ones
 .PHONY: test-slow
 test-slow: .venv/installed-dev ## the slow tests
 	$(SAY) "pytest, slow tests"
-	@$(BIN)/python -m pytest -m slow $(ARGS)
+	@$(BIN)/python -m pytest -m "slow and not compose" $(ARGS)
+
+.PHONY: test-compose
+test-compose: .venv/installed-dev ## the tests in containers; need an engine, or root and dockerd
+	$(SAY) "pytest, containers"
+	@$(BIN)/python -m pytest tests/compose -rs -s $(ARGS)
 
 .PHONY: test-clients
 test-clients: .venv/installed-clients ## OpenAI's client, LangChain and load tools against a server
@@ -71,6 +76,7 @@ protos: .venv/installed-dev ## tandem/v1 from protos/
 .PHONY: bench
 bench: .venv/installed-dev ## the benchmarks
 	@$(BIN)/python benchmarks/pipeline.py $(ARGS)
+	@$(BIN)/python benchmarks/kv_transfer.py
 
 # An index may carry torch as another build, whose version then has a local part: 2.13.0+cpu.
 .PHONY: lock

@@ -1,8 +1,12 @@
 """`python -m decode_service`: runs the service."""
 
-from tandem.process.lifetime import end_with_parent, run
+from tandem.process.lifetime import end_on_sigterm, end_with_parent, run
 
-end_with_parent()  # Before the imports that take their time.
+# Before the imports that take their time.
+end_with_parent()
+end_on_sigterm()
+
+import uvloop  # noqa: E402
 
 from decode_service.service import DecodeSettings, serve  # noqa: E402
 from tandem.process.logs import configure_logging  # noqa: E402
@@ -10,4 +14,4 @@ from tandem.process.settings import parse_settings  # noqa: E402
 
 settings = parse_settings(DecodeSettings, "tandem decode")
 configure_logging(settings.log_level, settings.log_format)
-run(serve(settings))
+run(serve(settings), uvloop.new_event_loop)

@@ -44,6 +44,7 @@ class HeldSequence:
     blocks: SequenceBlocks
     reservation: Reservation
     grant: Reserved
+    sample: SampleSpec
     admitted: bool = False
     armed: bool = False
     num_computed: int = 0
@@ -129,7 +130,14 @@ class StandingPlan:
         sequence = Sequence(
             command.sequence_id, command.key, command.prompt_token_ids, command.params
         )
-        self._held[command.sequence_id] = HeldSequence(sequence, blocks, reservation, grant)
+        # It refers to the sequence's own lists, and so is good for every step.
+        sample = SampleSpec(
+            command.params,
+            command.key.choice_index,
+            sequence.prompt_token_ids,
+            sequence.token_ids,
+        )
+        self._held[command.sequence_id] = HeldSequence(sequence, blocks, reservation, grant, sample)
         self._reservations[transfer_id] = reservation
         self._reports.append(grant)
 
@@ -330,7 +338,7 @@ class StandingPlan:
             token_ids=(sequence.token_ids[-1],),
             start=sequence.length - 1,
             block_table=held.blocks.ids[: self._layout.blocks_for(sequence.length)],
-            sample=_sample_spec(sequence),
+            sample=held.sample,
         )
 
     def _chunk(self, held: HeldSequence, end: int) -> SequenceSlice:
@@ -340,17 +348,8 @@ class StandingPlan:
             token_ids=sequence.prompt_token_ids[held.num_computed : end],
             start=held.num_computed,
             block_table=held.blocks.ids[: self._layout.blocks_for(end)],
-            sample=_sample_spec(sequence) if end == held.num_prompt_tokens else None,
+            sample=held.sample if end == held.num_prompt_tokens else None,
         )
-
-
-def _sample_spec(sequence: Sequence) -> SampleSpec:
-    return SampleSpec(
-        sequence.params,
-        sequence.key.choice_index,
-        sequence.prompt_token_ids,
-        sequence.token_ids,
-    )
 
 
 def _logprobs_column(sequences: list[Sequence]) -> tuple[TokenLogprobs | None, ...]:

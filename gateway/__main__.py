@@ -1,8 +1,10 @@
 """`python -m gateway`: runs the service."""
 
-from tandem.process.lifetime import end_with_parent, run
+from tandem.process.lifetime import end_on_sigterm, end_with_parent, run
 
-end_with_parent()  # Before the imports that take their time.
+# Before the imports that take their time.
+end_with_parent()
+end_on_sigterm()
 
 import uvloop  # noqa: E402
 

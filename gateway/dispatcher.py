@@ -64,7 +64,7 @@ class Dispatcher:
         model_fingerprint: str,
         timeline: Timeline,
     ) -> None:
-        """`workers` are the roles and addresses to connect to."""
+        """`workers` are the roles and addresses to connect to at first; see `add_worker`."""
         self._scheduler = scheduler
         self._model_fingerprint = model_fingerprint
         self._timeline = timeline
@@ -73,18 +73,39 @@ class Dispatcher:
         self._orphan_task: asyncio.Task[None] | None = None
         self._streams: dict[Generation, GenerationStream] = {}
         self._links_by_id: dict[str, WorkerLink] = {}
-        controller_id = f"gateway-{secrets.token_hex(4)}"
-        # A gateway that starts later has the higher terms; room for many losses of a worker.
-        first_term = time.time_ns() // 1_000_000
-        self._links = {
-            address: WorkerLink(role, address, controller_id, first_term, self)
-            for role, address in workers
-        }
+        self._controller_id = f"gateway-{secrets.token_hex(4)}"
+        self._links = {address: self._new_link(role, address) for role, address in workers}
+        self._removals: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
         self._orphan_task = asyncio.create_task(self._fail_orphans(), name="orphans")
         for link in self._links.values():
             link.start()
+
+    def add_worker(self, role: WorkerRole, address: str) -> None:
+        """Look for a worker at an address that no other is looked for at."""
+        log.info("worker's address found", role=role.name, address=address)
+        link = self._links[address] = self._new_link(role, address)
+        link.start()
+
+    def remove_worker(self, address: str) -> None:
+        """Look no more for a worker that is lost, or never came."""
+        log.info("worker's address gone", address=address)
+        link = self._links.pop(address)
+        link.cancel()
+        removal = asyncio.create_task(link.stop(), name=f"remove {address}")
+        self._removals.add(removal)
+        removal.add_done_callback(self._removals.discard)
+
+    def is_connected(self, address: str) -> bool:
+        """Whether the worker at an address is there; it may also be in its grace."""
+        return self._links[address].has_worker
+
+    def _new_link(self, role: WorkerRole, address: str) -> WorkerLink:
+        # A gateway that starts later has the higher terms, and so has a link that is made later;
+        # room for many losses of a worker.
+        first_term = time.time_ns() // 1_000_000
+        return WorkerLink(role, address, self._controller_id, first_term, self)
 
     def drain(self) -> None:
         """Take no more requests, and end those under way; their clients are told why."""
@@ -97,7 +118,7 @@ class Dispatcher:
         if self._orphan_task:
             self._orphan_task.cancel()
             await asyncio.gather(self._orphan_task, return_exceptions=True)
-        await asyncio.gather(*(link.stop() for link in self._links.values()))
+        await asyncio.gather(*(link.stop() for link in self._links.values()), *self._removals)
 
     # TokenService
 
@@ -113,11 +134,16 @@ class Dispatcher:
             max_sequence_tokens=min(
                 worker.info.num_blocks * worker.info.layout.block_size for worker in workers
             ),
+            eos_token_ids=workers[0].info.model.eos_token_ids,
         )
 
     @property
     def ready(self) -> bool:
         return self._scheduler.is_ready and not self._stopping
+
+    @property
+    def draining(self) -> bool:
+        return self._stopping
 
     @property
     def num_open_streams(self) -> int:
@@ -153,7 +179,8 @@ class Dispatcher:
 
     def joined(self, info: WorkerInfo, address: str) -> None:
         self._links_by_id[info.worker_id] = self._links[address]
-        self._scheduler.worker_joined(info, address)
+        # The KV of prompts goes to where the worker says that other workers reach it.
+        self._scheduler.worker_joined(info, info.advertised_address or address)
         self._flush()
 
     def lost(self, info: WorkerInfo, error: TandemError) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from gateway.fleet import WorkerView
 from gateway.generation import Generation
@@ -11,16 +11,14 @@ from tandem.core.commands import DecodeCommand, PrefillCommand
 from tandem.core.errors import TandemError
 
 
-@dataclass(frozen=True, slots=True)
-class Send:
+class Send(NamedTuple):
     """Tell a worker."""
 
     worker_id: str
     command: DecodeCommand | PrefillCommand
 
 
-@dataclass(frozen=True, slots=True)
-class Emit:
+class Emit(NamedTuple):
     """Tell a client. `Ended` and errors are terminal: exactly one for each generation."""
 
     generation: Generation

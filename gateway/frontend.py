@@ -2,53 +2,83 @@
 
 The way of a request through the files: `http/routes.py` or `grpc_inference.py` read it into a
 `GenerationRequest` (`request.py`), which is protocol-neutral. `Frontend.generate` checks it
-(`limits.py`), tokenises it and submits it to the dispatcher (`tokens.py`), whose tokens an
-`Answer` (`answer.py`) turns into text (`text.py`). The protocol writes its events out.
+(`limits.py`), tokenises it (`prompts.py`), lets its grammar be checked (`grammars.py`) and submits
+each of its choices to the dispatcher (`tokens.py`), whose tokens a `Choice` (`choice.py`) turns
+into text (`text.py`) and tool calls (`tools/parser.py`). An `Answer` (`answer.py`) merges the
+choices' events, and the protocol writes them out.
 """
 
 from __future__ import annotations
 
 import asyncio
 import secrets
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from functools import partial
 
 from gateway.answer import Answer
+from gateway.choice import Choice
+from gateway.grammars import GrammarChecker
 from gateway.limits import (
-    check_max_tokens,
+    DEFAULT_MODEL,
+    check_ids,
     check_model_name,
     check_prompt_length,
+    check_prompts,
     check_request,
-    max_total_tokens,
     prompt_param,
 )
-from gateway.request import ChatPrompt, GenerationRequest, Prompt, TextPrompt, TokenPrompt
+from gateway.offload import Offload
+from gateway.params import sampling_params, settled, wants_no_tokens
+from gateway.prompts import EncodedPrompt, encode_prompt, encode_prompts, needs_work, size_of
+from gateway.request import GenerationRequest, Prompt
 from gateway.text import TokenText
-from gateway.tokens import ServedModel, TokenRequest, TokenService
+from gateway.tokens import Ended, ServedBy, ServedModel, TokenRequest, TokenService, TokenStream
+from gateway.tools.grammar import tool_grammar
+from gateway.tools.limits import check_tools
+from gateway.tools.parser import ToolCallParser
+from gateway.tools.syntax import ToolFormat, tool_format
+from gateway.tools.tool import ToolUse
 from tandem.artifacts.tokenizer import Tokenizer
 from tandem.core.errors import InvalidRequest, Unavailable
+from tandem.core.grammar import Grammar, GrammarKind
 from tandem.core.sampling_params import SamplingParams
+from tandem.core.sequence import FinishReason
 
 NUM_TOKENIZER_THREADS = 2
-SEED_BITS = 63
+# Characters of prompts that are being tokenised or wait for it: some seconds of work.
+MAX_PENDING_CHARS = 16 * 2**20
+NUM_GRAMMAR_THREADS = 4
+# Grammars that are being checked or wait for it.
+MAX_PENDING_GRAMMARS = 64
 
 
 class Frontend:
     """Takes requests of either protocol to the dispatcher. Lives on the dispatcher's event loop."""
 
-    def __init__(self, service: TokenService, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self,
+        service: TokenService,
+        tokenizer: Tokenizer,
+        grammars: GrammarChecker,
+        tool_format_name: str = "auto",
+    ) -> None:
+        """`tool_format_name` is a syntax's, or "auto" to find it in the chat template."""
+        self.tokenizer = tokenizer
         self._service = service
-        self._tokenizer = tokenizer
-        self._threads = ThreadPoolExecutor(NUM_TOKENIZER_THREADS, thread_name_prefix="tokenize")
+        self._grammars = grammars
+        self._tool_format = _tool_format(tokenizer, tool_format_name)
+        self._opening_id = tokenizer.special_id(self._tool_format.syntax.opening)
+        self._tokenizing = Offload("tokenize", NUM_TOKENIZER_THREADS, MAX_PENDING_CHARS)
+        self._checking = Offload("grammar", NUM_GRAMMAR_THREADS, MAX_PENDING_GRAMMARS)
         self._active: set[str] = set()
         self._idle = asyncio.Event()
         self._idle.set()
 
     def close(self) -> None:
         """Let go of the threads. Generations under way go on."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._tokenizing.close()
+        self._checking.close()
 
     async def idle(self, timeout_s: float) -> None:
         """Wait until no answer is open, but no longer than `timeout_s`."""
@@ -58,52 +88,152 @@ class Frontend:
     async def generate(self, request: GenerationRequest) -> Answer:
         """Check, tokenise and submit a request.
 
-        Raises `InvalidRequest`, `NotFound` (the model) or what `TokenService.submit` raises. If it
-        is cancelled, nothing was submitted.
+        Raises `InvalidRequest`, `NotFound` (the model), `ResourceExhausted` (too much is being
+        tokenised) or what `TokenService.submit` raises. If it is cancelled, nothing was submitted.
         """
-        model = self._require_model()
-        check_model_name(request.model, model)
+        model = self._require_model(request.model)
         check_request(request, model)
-        params = _sampling_params(request)
-        token_ids = await self._tokenize(request.prompt)
-        check_prompt_length(len(token_ids), model, prompt_param(request))
-        params = replace(params, max_tokens=_max_tokens(request, len(token_ids), model))
-        # No await from here on: a submitted request is owned by the Answer that is returned.
-        return self._submit(request, token_ids, params, model)
+        if request.tools:
+            check_tools(request.tools)
+        params = sampling_params(request)
+        grammar = await self._check_grammar(request)
+        prompts = await self._encode(request)
+        param = prompt_param(request)
+        for prompt in prompts:
+            check_prompt_length(len(prompt.token_ids), model, param)
+        each = [settled(params, request, len(each.token_ids), model, grammar) for each in prompts]
+        # No await from here on: what is submitted is owned by the Answer that is returned.
+        return self._submit(request, prompts, each, model)
 
-    def _require_model(self) -> ServedModel:
-        if self._service.model is None:
+    async def tokenize(
+        self,
+        prompt: Prompt,
+        *,
+        model: str = DEFAULT_MODEL,
+        tools: ToolUse | None = None,
+        add_special_tokens: bool = True,
+        add_generation_prompt: bool = True,
+    ) -> tuple[int, ...]:
+        """A prompt's token ids. Raises as `generate`, but a prompt may be of any length."""
+        served = self._require_model(model)
+        check_prompts((prompt,), served)
+        if tools:
+            check_tools(tools)
+        return await self._tokenizing.run(
+            size_of((prompt,)),
+            encode_prompt,
+            prompt,
+            self.tokenizer,
+            self._tool_format,
+            tools,
+            add_special_tokens=add_special_tokens,
+            add_generation_prompt=add_generation_prompt,
+        )
+
+    async def detokenize(self, token_ids: Sequence[int], model: str = DEFAULT_MODEL) -> str:
+        """The text of tokens, special ones included. Raises `InvalidRequest`."""
+        check_ids(token_ids, self._require_model(model), "tokens")
+        return await self._tokenizing.run(
+            len(token_ids), self.tokenizer.decode, token_ids, skip_special_tokens=False
+        )
+
+    def _require_model(self, name: str) -> ServedModel:
+        model = self._service.model
+        if model is None:
             raise Unavailable("no model is served yet", retry_after_s=1.0)
-        return self._service.model
+        check_model_name(name, model)
+        return model
 
-    async def _tokenize(self, prompt: Prompt) -> tuple[int, ...]:
-        if isinstance(prompt, TokenPrompt):
-            return prompt.token_ids
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, partial(_encode, self._tokenizer, prompt))
+    async def _encode(self, request: GenerationRequest) -> list[EncodedPrompt]:
+        work = partial(encode_prompts, request, self.tokenizer, self._tool_format)
+        if not needs_work(request):
+            return work()
+        return await self._tokenizing.run(size_of(request.prompts), work)
+
+    async def _check_grammar(self, request: GenerationRequest) -> Grammar | None:
+        """What an answer must look like, its tools considered. Raises `InvalidRequest` for what no
+        worker could obey."""
+        grammar = request.grammar
+        if request.tools:
+            grammar = self._tool_grammar(request.tools, grammar)
+        if grammar is None:
+            return None
+        param = request.grammar_param if grammar is request.grammar else "tools"
+        try:
+            await self._checking.run(1, self._grammars.check, grammar)
+        except InvalidRequest as error:
+            raise InvalidRequest(f"{param}: {error.message}", param=param) from error
+        return grammar
+
+    def _tool_grammar(self, use: ToolUse, answer: Grammar | None) -> Grammar | None:
+        if answer is not None and answer.kind is not GrammarKind.JSON_SCHEMA:
+            raise InvalidRequest("of all grammars only JSON goes with tools", param="tools")
+        return tool_grammar(use, self._tool_format.syntax, self._opening_id, answer)
 
     def _submit(
         self,
         request: GenerationRequest,
-        token_ids: tuple[int, ...],
-        params: SamplingParams,
+        prompts: Sequence[EncodedPrompt],
+        params: Sequence[SamplingParams],
         model: ServedModel,
     ) -> Answer:
         request_id = request.request_id or secrets.token_hex(16)
         if request_id in self._active:
             # It names the request's tokens: two must not share it.
             raise InvalidRequest("a request with this request_id is running", param="request_id")
-        tokens = self._service.submit(TokenRequest(request_id, token_ids, params))
+        choices: list[Choice] = []
+        with ExitStack() as submitted:
+            for index in range(len(prompts) * request.num_choices):
+                prompt = index // request.num_choices
+                tokens = self._stream(request, request_id, prompts[prompt], params[prompt], index)
+                submitted.callback(tokens.cancel)
+                text = self._text(request, model)
+                choices.append(
+                    Choice(index, tokens, text, self._parser(request), prompts[prompt].text)
+                )
+            # All or none.
+            submitted.pop_all()
         self._active.add(request_id)
         self._idle.clear()
         return Answer(
             request_id=request_id,
             model=model.name,
-            num_prompt_tokens=len(token_ids),
-            tokens=tokens,
-            text=TokenText(self._tokenizer.decode_stream(), request.stop),
+            num_prompt_tokens=sum(len(prompt.token_ids) for prompt in prompts),
+            choices=choices,
+            choices_per_prompt=request.num_choices,
             on_close=partial(self._closed, request_id),
         )
+
+    def _stream(
+        self,
+        request: GenerationRequest,
+        request_id: str,
+        prompt: EncodedPrompt,
+        params: SamplingParams,
+        index: int,
+    ) -> TokenStream:
+        if wants_no_tokens(request):
+            return NoTokens()
+        return self._service.submit(TokenRequest(request_id, prompt.token_ids, params, index))
+
+    def _text(self, request: GenerationRequest, model: ServedModel) -> TokenText:
+        # What marks a call must be seen, also where it is a special token.
+        kept = frozenset([self._opening_id] if request.tools and self._opening_id else [])
+        ends = frozenset() if request.ignore_eos else model.eos_token_ids
+        return TokenText(
+            self.tokenizer.decode_stream(request.skip_special_tokens, kept),
+            request.stop,
+            include_stop=request.include_stop,
+            min_tokens=request.min_tokens,
+            silent=frozenset() if request.include_stop else ends.union(request.stop_token_ids),
+        )
+
+    def _parser(self, request: GenerationRequest) -> ToolCallParser | None:
+        use = request.tools
+        if use is None:
+            return None
+        names = frozenset(tool.name for tool in use.callable)
+        return ToolCallParser(self._tool_format.syntax, names, None if use.parallel else 1)
 
     def _closed(self, request_id: str) -> None:
         self._active.discard(request_id)
@@ -111,35 +241,21 @@ class Frontend:
             self._idle.set()
 
 
-def _encode(tokenizer: Tokenizer, prompt: TextPrompt | ChatPrompt) -> tuple[int, ...]:
-    match prompt:
-        case TextPrompt(text):
-            return tuple(tokenizer.encode(text, add_special_tokens=True))
-        case ChatPrompt(messages):
-            rendered = tokenizer.apply_chat_template([asdict(message) for message in messages])
-            return tuple(tokenizer.encode(rendered))
+class NoTokens:
+    """The stream of a choice of which nothing is generated."""
+
+    async def next(self) -> Ended:
+        return Ended(FinishReason.LENGTH, ServedBy("", ""))
+
+    def stop(self) -> Ended:
+        return Ended(FinishReason.LENGTH, ServedBy("", ""))
+
+    def cancel(self) -> None:
+        pass
 
 
-def _sampling_params(request: GenerationRequest) -> SamplingParams:
-    """OpenAI's defaults for what was not given; `max_tokens` is settled once the prompt's length is
-    known. Raises `InvalidRequest`."""
-    params = SamplingParams(
-        max_tokens=1 if request.max_tokens is None else request.max_tokens,
-        seed=secrets.randbits(SEED_BITS) if request.seed is None else request.seed,
-        temperature=1.0 if request.temperature is None else request.temperature,
-        top_p=1.0 if request.top_p is None else request.top_p,
-        top_k=request.top_k or 0,
-        stop_token_ids=frozenset(request.stop_token_ids),
-        ignore_eos=request.ignore_eos,
-    )
-    params.validate()
-    return params
-
-
-def _max_tokens(request: GenerationRequest, num_prompt_tokens: int, model: ServedModel) -> int:
-    """Raises `InvalidRequest` for more than fits; the default is never more."""
-    room = max_total_tokens(model) - num_prompt_tokens
-    if request.max_tokens is not None:
-        check_max_tokens(num_prompt_tokens, request.max_tokens, model)
-        return request.max_tokens
-    return room if request.default_max_tokens is None else min(request.default_max_tokens, room)
+def _tool_format(tokenizer: Tokenizer, name: str) -> ToolFormat:
+    template = tokenizer.chat_template
+    if template is None:
+        return tool_format("", False, name)
+    return tool_format(template.source, template.takes_tools, name)

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from gateway.request import ChatMessage, ChatPrompt, GenerationRequest, TextPrompt, TokenPrompt
 from gateway.tokens import ServedModel
 from tandem.core.errors import ContextLengthExceeded, InvalidRequest, NotFound
-from tandem.core.sampling_params import MAX_STOP_TOKEN_IDS
+from tandem.core.sampling_params import MAX_LOGIT_BIAS, MAX_STOP_TOKEN_IDS
 
 DEFAULT_MODEL = "default"
 MAX_PROMPT_CHARS = 2**20
 MAX_PROMPT_TOKENS = 2**20
 MAX_MESSAGES = 2048
+MAX_TOOL_CALLS = 128
+# Answers to one request: its prompts times `n`.
+MAX_CHOICES = 128
 MAX_STOPS = 16
 MAX_STOP_CHARS = 256
 MAX_REQUEST_ID_CHARS = 128
 REQUEST_ID_CHARS = frozenset(string.ascii_letters + string.digits + "-_.:/=+@")
-ROLES = ("system", "user", "assistant")
+ROLES = ("system", "user", "assistant", "tool")
 
 
 def max_total_tokens(model: ServedModel) -> int:
@@ -26,20 +29,12 @@ def max_total_tokens(model: ServedModel) -> int:
     return min(model.max_model_len, model.max_sequence_tokens)
 
 
-def check_counts(
-    *, num_messages: int, num_prompt_tokens: int, num_stops: int, num_stop_token_ids: int
-) -> None:
-    """The lengths of lists, before anything is made of their entries. Raises `InvalidRequest`."""
-    for count, limit, param in (
-        (num_messages, MAX_MESSAGES, "messages"),
-        (num_prompt_tokens, MAX_PROMPT_TOKENS, "prompt"),
-        (num_stops, MAX_STOPS, "stop"),
-        (num_stop_token_ids, MAX_STOP_TOKEN_IDS, "stop_token_ids"),
-    ):
-        if count > limit:
-            raise InvalidRequest(
-                f"{param} must have at most {limit} entries, and has {count}", param=param
-            )
+def check_count(count: int, limit: int, param: str) -> None:
+    """The length of a list, before anything is made of its entries. Raises `InvalidRequest`."""
+    if count > limit:
+        raise InvalidRequest(
+            f"{param} must have at most {limit} entries, and has {count}", param=param
+        )
 
 
 def check_model_name(name: str, model: ServedModel) -> None:
@@ -51,11 +46,35 @@ def check_model_name(name: str, model: ServedModel) -> None:
 
 def check_request(request: GenerationRequest, model: ServedModel) -> None:
     """All that can be said before tokenising. Raises `InvalidRequest`."""
-    _check_request_id(request.request_id)
-    _check_prompt(request, model)
+    check_request_id(request.request_id)
+    _check_choices(request)
+    check_prompts(request.prompts, model)
     _check_stops(request.stop)
     _at_most(MAX_STOP_TOKEN_IDS, request.stop_token_ids, "stop_token_ids", "entries")
-    _check_ids(request.stop_token_ids, model, "stop_token_ids")
+    check_ids(request.stop_token_ids, model, "stop_token_ids")
+    _at_most(MAX_LOGIT_BIAS, request.logit_bias, "logit_bias", "entries")
+    check_ids([token_id for token_id, _ in request.logit_bias], model, "logit_bias")
+    if request.echo and request.logprobs is not None:
+        raise InvalidRequest(
+            "the log-probabilities of prompt tokens are not computed: echo and logprobs do not go "
+            "together",
+            param="echo",
+        )
+
+
+def check_prompts(
+    prompts: Sequence[TextPrompt | TokenPrompt | ChatPrompt], model: ServedModel
+) -> None:
+    """Lengths and ids. Raises `InvalidRequest`."""
+    for prompt in prompts:
+        match prompt:
+            case TextPrompt(text):
+                _at_most(MAX_PROMPT_CHARS, text, "prompt", "characters")
+            case TokenPrompt(token_ids):
+                check_prompt_length(len(token_ids), model, "prompt")
+                check_ids(token_ids, model, "prompt")
+            case ChatPrompt(messages):
+                _check_messages(messages)
 
 
 def check_prompt_length(num_tokens: int, model: ServedModel, param: str) -> None:
@@ -83,12 +102,8 @@ def check_max_tokens(num_prompt_tokens: int, max_tokens: int, model: ServedModel
         )
 
 
-def prompt_param(request: GenerationRequest) -> str:
-    """The field that the prompt came in."""
-    return "messages" if isinstance(request.prompt, ChatPrompt) else "prompt"
-
-
-def _check_request_id(request_id: str) -> None:
+def check_request_id(request_id: str) -> None:
+    """Raises `InvalidRequest` for a name that is too long or could forge a log line."""
     _at_most(MAX_REQUEST_ID_CHARS, request_id, "request_id", "characters")
     if not REQUEST_ID_CHARS.issuperset(request_id):
         raise InvalidRequest(
@@ -96,15 +111,36 @@ def _check_request_id(request_id: str) -> None:
         )
 
 
-def _check_prompt(request: GenerationRequest, model: ServedModel) -> None:
-    match request.prompt:
-        case TextPrompt(text):
-            _at_most(MAX_PROMPT_CHARS, text, "prompt", "characters")
-        case TokenPrompt(token_ids):
-            check_prompt_length(len(token_ids), model, "prompt")
-            _check_ids(token_ids, model, "prompt")
-        case ChatPrompt(messages):
-            _check_messages(messages)
+def check_ids(token_ids: Collection[int], model: ServedModel, param: str) -> None:
+    """Raises `InvalidRequest` for what is no token of the model."""
+    if token_ids and not (min(token_ids) >= 0 and max(token_ids) < model.vocab_size):
+        raise InvalidRequest(f"{param}: token ids are in [0, {model.vocab_size})", param=param)
+
+
+def prompt_param(request: GenerationRequest) -> str:
+    """The field that the prompts came in."""
+    is_chat = any(isinstance(prompt, ChatPrompt) for prompt in request.prompts)
+    return "messages" if is_chat else "prompt"
+
+
+def _check_choices(request: GenerationRequest) -> None:
+    num_prompts = len(request.prompts)
+    if num_prompts == 0:
+        raise InvalidRequest("prompt must not be empty", param="prompt")
+    if request.num_choices < 1:
+        raise InvalidRequest("n must be at least 1", param="n")
+    if num_prompts > MAX_CHOICES:
+        raise InvalidRequest(f"prompt must have at most {MAX_CHOICES} entries", param="prompt")
+    if num_prompts * request.num_choices > MAX_CHOICES:
+        raise InvalidRequest(
+            f"at most {MAX_CHOICES} answers to a request: n, times the number of prompts", param="n"
+        )
+    num_chars = sum(len(each.text) for each in request.prompts if isinstance(each, TextPrompt))
+    if num_chars > MAX_PROMPT_CHARS:
+        raise InvalidRequest(
+            f"prompt must have at most {MAX_PROMPT_CHARS} characters, and has {num_chars}",
+            param="prompt",
+        )
 
 
 def _check_messages(messages: Collection[ChatMessage]) -> None:
@@ -112,14 +148,31 @@ def _check_messages(messages: Collection[ChatMessage]) -> None:
         raise InvalidRequest("messages must not be empty", param="messages")
     _at_most(MAX_MESSAGES, messages, "messages", "entries")
     for message in messages:
-        if message.role not in ROLES:
-            raise InvalidRequest(f"a role must be one of {', '.join(ROLES)}", param="messages")
-    num_chars = sum(len(message.content) for message in messages)
+        _check_message(message)
+    num_chars = sum(map(_num_chars, messages))
     if num_chars > MAX_PROMPT_CHARS:
         raise InvalidRequest(
             f"messages must have at most {MAX_PROMPT_CHARS} characters, and have {num_chars}",
             param="messages",
         )
+
+
+def _check_message(message: ChatMessage) -> None:
+    if message.role not in ROLES:
+        raise InvalidRequest(f"a role must be one of {', '.join(ROLES)}", param="messages")
+    if message.tool_calls and message.role != "assistant":
+        raise InvalidRequest("only an assistant's message has tool_calls", param="messages")
+    if (message.role == "tool") != bool(message.tool_call_id):
+        raise InvalidRequest(
+            "a tool's message, and no other, has the tool_call_id that it answers",
+            param="messages",
+        )
+    _at_most(MAX_TOOL_CALLS, message.tool_calls, "messages", "tool_calls each")
+
+
+def _num_chars(message: ChatMessage) -> int:
+    calls = sum(len(call.name) + len(call.arguments) + len(call.id) for call in message.tool_calls)
+    return len(message.content) + len(message.name) + len(message.tool_call_id) + calls
 
 
 def _check_stops(stops: Collection[str]) -> None:
@@ -128,11 +181,6 @@ def _check_stops(stops: Collection[str]) -> None:
         _at_most(MAX_STOP_CHARS, stop, "stop", "characters each")
         if not stop:
             raise InvalidRequest("stop must not contain an empty string", param="stop")
-
-
-def _check_ids(token_ids: Collection[int], model: ServedModel, param: str) -> None:
-    if token_ids and not (min(token_ids) >= 0 and max(token_ids) < model.vocab_size):
-        raise InvalidRequest(f"{param}: token ids are in [0, {model.vocab_size})", param=param)
 
 
 def _at_most(limit: int, values: Collection[object], param: str, what: str) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from gateway.tools.tool import ToolCall, ToolUse
+from tandem.core.grammar import Grammar
+
 
 @dataclass(frozen=True, slots=True)
 class TextPrompt:
@@ -21,10 +24,14 @@ class TokenPrompt:
 
 @dataclass(frozen=True, slots=True)
 class ChatMessage:
-    """One message of a conversation."""
+    """One message of a conversation. An assistant's may have made calls; a tool's answers the one
+    with this id."""
 
     role: str
     content: str
+    name: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,21 +46,38 @@ Prompt = TextPrompt | TokenPrompt | ChatPrompt
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationRequest:
-    """A prompt and how to go on from it, unchecked. None takes the default.
+    """Prompts and how to go on from each, unchecked. None takes the default.
 
-    `max_tokens` defaults to `default_max_tokens` or what fits the model, whichever is less.
-    `request_id` is made up if empty. `seed` is drawn if None.
+    Each prompt is answered `num_choices` times: choice `i` of prompt `p` has the index
+    `p * num_choices + i`. `max_tokens` defaults to `default_max_tokens` or what fits the model,
+    whichever is less. `request_id` is made up if empty. `seed` is drawn if None. `grammar` is what
+    an answer must look like, and came in the field `grammar_param`; `tools` are what may be
+    called. With `echo` an answer begins with its prompt's text.
     """
 
-    prompt: Prompt
+    prompts: tuple[Prompt, ...]
     model: str = "default"
     request_id: str = ""
+    num_choices: int = 1
     max_tokens: int | None = None
     default_max_tokens: int | None = None
+    min_tokens: int = 0
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
+    min_p: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    repetition_penalty: float | None = None
+    logit_bias: tuple[tuple[int, float], ...] = ()
     seed: int | None = None
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
+    include_stop: bool = False
     ignore_eos: bool = False
+    skip_special_tokens: bool = True
+    logprobs: int | None = None
+    echo: bool = False
+    grammar: Grammar | None = None
+    grammar_param: str = "response_format"
+    tools: ToolUse | None = None

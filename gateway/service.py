@@ -13,12 +13,14 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 import uvicorn
 from pydantic import Field
 
 from gateway.batching import Limits
 from gateway.colocated_policies import colocated_policy
+from gateway.discovery import Discovery, WorkerName
 from gateway.dispatcher import Dispatcher
 from gateway.frontend import Frontend
 from gateway.grpc_inference import InferenceServicer
@@ -26,7 +28,9 @@ from gateway.http.app import create_app
 from gateway.policies import queue_policy
 from gateway.scheduler import Scheduler
 from gateway.timeline import Timeline
+from tandem.artifacts.grammars import GrammarCompiler
 from tandem.artifacts.resolve import resolve
+from tandem.core.address import parse_address
 from tandem.core.errors import ConfigError
 from tandem.core.worker import WorkerRole
 from tandem.process.grpc_server import GrpcServer
@@ -51,12 +55,10 @@ class GatewaySettings(ServiceSettings):
     grpc_port: int = Field(50050, ge=1, le=65535, description="port of the gRPC API")
     prefill: str = Field(
         "127.0.0.1:50051",
-        description="addresses of the prefill workers, comma-separated; none: decode workers "
-        "compute the prompts as well (colocated)",
+        description="addresses of the prefill workers, comma-separated; a name may stand for many; "
+        "none: decode workers compute the prompts as well (colocated)",
     )
-    decode: str = Field(
-        "127.0.0.1:50052", description="addresses of the decode workers, comma-separated"
-    )
+    decode: str = Field("127.0.0.1:50052", description="addresses of the decode workers, likewise")
     model: str = Field("default", description="the workers' model; here, for its tokenizer")
     policy: str = Field("fcfs", description="order in which queued prompts are prefilled")
     batching: str = Field(
@@ -69,19 +71,23 @@ class GatewaySettings(ServiceSettings):
     max_batch_tokens: int = Field(
         2048, ge=16, description="prompt tokens of a prefill batch; longer prompts go in chunks"
     )
+    tool_format: Literal["auto", "hermes", "llama", "mistral"] = Field(
+        "auto", description="how the model writes tool calls; auto: as its chat template says"
+    )
     max_queue: int = Field(4096, ge=1, description="requests that may wait; more are refused")
 
-    def workers(self) -> list[tuple[WorkerRole, str]]:
-        """Roles and addresses. Raises `ConfigError` if there is no decode worker, or two share an
-        address."""
-        prefill, decode = _addresses(self.prefill), _addresses(self.decode)
+    def workers(self) -> list[WorkerName]:
+        """Where to look for workers. Raises `ConfigError` if there is no decode worker, an address
+        is none, or two share one."""
+        prefill = [parse_address(each, "prefill") for each in _parts(self.prefill)]
+        decode = [parse_address(each, "decode") for each in _parts(self.decode)]
         if not decode:
             raise ConfigError("the gateway needs at least one decode worker", param="decode")
         if len({*prefill, *decode}) < len(prefill) + len(decode):
             raise ConfigError("an address is named twice among the workers'")
         return [
-            *((WorkerRole.PREFILL, address) for address in prefill),
-            *((WorkerRole.DECODE, address) for address in decode),
+            *(WorkerName(WorkerRole.PREFILL, address) for address in prefill),
+            *(WorkerName(WorkerRole.DECODE, address) for address in decode),
         ]
 
     def scheduler(self) -> Scheduler:
@@ -93,7 +99,7 @@ class GatewaySettings(ServiceSettings):
             queue_policy(self.policy),
             Limits(max_batch_tokens=self.max_batch_tokens, max_queue=self.max_queue),
             first_id=time.time_ns() // 1000,
-            colocated=None if _addresses(self.prefill) else colocated,
+            colocated=None if _parts(self.prefill) else colocated,
         )
 
 
@@ -104,11 +110,14 @@ async def serve(settings: GatewaySettings) -> None:
     timeline = Timeline()
     dispatcher = Dispatcher(
         settings.scheduler(),
-        settings.workers(),
+        (),
         folder.fingerprint,
         timeline,
     )
-    frontend = Frontend(dispatcher, folder.tokenizer())
+    discovery = Discovery(settings.workers(), dispatcher)
+    tokenizer = folder.tokenizer()
+    grammars = GrammarCompiler(tokenizer, folder.config.vocab_size, folder.config.eos_token_ids)
+    frontend = Frontend(dispatcher, tokenizer, grammars, settings.tool_format)
     grpc_server = GrpcServer(f"{settings.host}:{settings.grpc_port}", MAX_REQUEST_BYTES)
     inference_pb2_grpc.add_InferenceServiceServicer_to_server(
         InferenceServicer(frontend, dispatcher, timeline.to_wire), grpc_server.server
@@ -127,8 +136,10 @@ async def serve(settings: GatewaySettings) -> None:
         async with asyncio.TaskGroup() as tasks:
             serving = tasks.create_task(http_server.serve([listener]))
             stopping = tasks.create_task(stop_signal())
+            searching = tasks.create_task(discovery.run(), name="discovery")
             await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
             stopping.cancel()
+            searching.cancel()
             # Clients are told before their connections end.
             dispatcher.drain()
             tasks.create_task(grpc_server.stop())
@@ -157,5 +168,5 @@ def _listen(host: str, port: int) -> socket.socket:
         ) from None
 
 
-def _addresses(text: str) -> list[str]:
-    return [address for part in text.split(",") if (address := part.strip())]
+def _parts(text: str) -> list[str]:
+    return [part for each in text.split(",") if (part := each.strip())]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 
@@ -19,11 +19,26 @@ class Detokenizer(Protocol):
 
 
 class TokenText:
-    """The text of one choice as its tokens come, up to the first stop string."""
+    """The text of one choice as its tokens come, up to the first stop string.
 
-    def __init__(self, detokenizer: Detokenizer, stops: Sequence[str] = ()) -> None:
+    With `include_stop` the stop string is part of it. What the first `min_tokens` tokens say does
+    not count as one. `silent` tokens say nothing: those that end a text.
+    """
+
+    def __init__(
+        self,
+        detokenizer: Detokenizer,
+        stops: Sequence[str] = (),
+        *,
+        include_stop: bool = False,
+        min_tokens: int = 0,
+        silent: Collection[int] = (),
+    ) -> None:
         self._detokenizer = detokenizer
-        self._finder = StopFinder(stops)
+        self._finder = StopFinder(stops, include_stop)
+        self._num_unchecked = min_tokens
+        self._silent = silent
+        self.num_chars = 0
 
     @property
     def stopped(self) -> bool:
@@ -31,8 +46,16 @@ class TokenText:
         return self._finder.found
 
     def push(self, token_id: int) -> str:
-        """The text that is certain with this token, "" while it may begin a stop string."""
-        return self._finder.push(self._detokenizer.push(token_id))
+        """The text that is certain with this token, "" while it may begin a stop string.
+        `num_chars` counts what the tokens say, shown or held back."""
+        if token_id in self._silent:
+            return ""
+        piece = self._detokenizer.push(token_id)
+        self.num_chars += len(piece)
+        if self._num_unchecked:
+            self._num_unchecked -= 1
+            return piece
+        return self._finder.push(piece)
 
     def flush(self) -> str:
         """The rest of the text, once there are no more tokens. May still find a stop string."""
@@ -47,9 +70,11 @@ class StopFinder:
     So the answer is a matter of characters, and how they were cut into pieces cannot change it.
     """
 
-    def __init__(self, stops: Sequence[str]) -> None:
-        """`stops` are not empty strings."""
+    def __init__(self, stops: Sequence[str], include_stop: bool = False) -> None:
+        """`stops` are not empty strings. With `include_stop` the text is cut behind the one that is
+        found, not before it."""
         self._matchers = [_Matcher(stop) for stop in stops]
+        self._include_stop = include_stop
         # Always the longest end of the text that begins a stop string.
         self._held = ""
         self.found = False
@@ -64,7 +89,7 @@ class StopFinder:
             if matched:
                 self.found = True
                 self._held = ""
-                return pending[: end - matched]
+                return pending[: end if self._include_stop else end - matched]
         shown = len(pending) - max(matcher.num_matched for matcher in self._matchers)
         self._held = pending[shown:]
         return pending[:shown]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from enum import IntEnum
+from typing import NamedTuple, Protocol
 
 from tandem.core.logprobs import TokenLogprobs
 from tandem.core.sampling_params import SamplingParams
@@ -20,13 +21,19 @@ class TokenRequest:
     choice_index: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Token:
+class Token(NamedTuple):
     """A generated token. Positions of a stream are consecutive and start at the prompt's length."""
 
     position: int
     token_id: int
     logprobs: TokenLogprobs | None = None
+
+
+class ServingMode(IntEnum):
+    """Where a request was computed. The numbers are the wire's."""
+
+    DISAGGREGATED = 1
+    LOCAL = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +44,14 @@ class ServedBy:
     decode_worker: str
     kv_bytes: int = 0
     num_cached_tokens: int = 0
+
+    @property
+    def mode(self) -> ServingMode:
+        """Whether prompt and answer were computed in one place. What ended with its first token
+        never left it."""
+        if self.prefill_worker == self.decode_worker:
+            return ServingMode.LOCAL
+        return ServingMode.DISAGGREGATED
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +90,7 @@ class ServedModel:
     vocab_size: int
     max_model_len: int
     max_sequence_tokens: int
+    eos_token_ids: frozenset[int] = frozenset()
 
 
 class TokenService(Protocol):
@@ -88,6 +104,11 @@ class TokenService(Protocol):
     @property
     def ready(self) -> bool:
         """Whether a request would be served now."""
+        ...
+
+    @property
+    def draining(self) -> bool:
+        """Whether no more requests are taken because the gateway stops."""
         ...
 
     def submit(self, request: TokenRequest) -> TokenStream:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic, monotonic_ns
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import grpc
 import structlog
@@ -123,8 +123,14 @@ class WorkerLink:
         self._unapplied: deque[tuple[int, list[Any]]] = deque()
         self._wake = asyncio.Event()
         self._last_problem = ""
+        self._silent_turns = 0
         self._stopping = False
         self._task: asyncio.Task[None] | None = None
+
+    @property
+    def has_worker(self) -> bool:
+        """Whether a worker has joined, and is not lost."""
+        return self._info is not None
 
     def send(self, command: Any) -> None:
         """Send a command, together with the others of this turn of the event loop."""
@@ -133,6 +139,12 @@ class WorkerLink:
 
     def start(self) -> None:
         self._task = asyncio.create_task(self._run(), name=f"link {self._address}")
+
+    def cancel(self) -> None:
+        """For a link without a worker: from here on none can join. `stop` waits for its end."""
+        self._stopping = True
+        if self._task:
+            self._task.cancel()
 
     async def stop(self) -> None:
         """Say goodbye, so that the worker ends the lease now and not when it has run out."""
@@ -216,7 +228,11 @@ class WorkerLink:
         )
 
     async def _receive_snapshot(self, call: Any, info: WorkerInfo) -> None:
-        response = await self._read(call)
+        try:
+            async with asyncio.timeout(SILENT_TURNS * HEARTBEAT_S):
+                response = await self._read(call)
+        except TimeoutError:
+            raise Unavailable("its stream did not open in time") from None
         if not response.HasField("snapshot"):
             raise Mismatch(f"{info.worker_id} opened its stream without a snapshot")
         if self._info is None:
@@ -236,46 +252,52 @@ class WorkerLink:
         self._listener.heard(info, response.header, monotonic_ns())
 
     async def _serve(self, call: Any, info: WorkerInfo) -> None:
+        """Read, write and keep watch, until one of these ends. Raises what ended the stream."""
+        reading = asyncio.create_task(self._take_all(call, info))
         writing = asyncio.create_task(self._write(call))
+        watching = asyncio.create_task(self._watch())
+        tasks = {reading, writing, watching}
         try:
-            while True:
-                self._take(info, await self._read(call, writing))
+            while not reading.done():
+                done, tasks = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+                if watching in done:
+                    watching.result()
+                if writing in done:
+                    _check_writer(writing)
+            reading.result()
         finally:
-            await _end(writing)
+            for task in (reading, writing, watching):
+                await _end(task)
             call.cancel()
 
-    def _take(self, info: WorkerInfo, response: Any) -> None:
-        self._applied(response.header.applied_command)
-        self._listener.heard(info, response.header, monotonic_ns())
-        if response.reports:
-            self._listener.reported(
-                info, [self._wire.report_from_wire(each) for each in response.reports]
-            )
+    async def _take_all(self, call: Any, info: WorkerInfo) -> NoReturn:
+        while True:
+            response = await self._read(call)
+            self._silent_turns = 0
+            self._applied(response.header.applied_command)
+            self._listener.heard(info, response.header, monotonic_ns())
+            if response.reports:
+                self._listener.reported(
+                    info, [self._wire.report_from_wire(each) for each in response.reports]
+                )
 
-    async def _read(self, call: Any, writing: asyncio.Task[None] | None = None) -> Any:
-        """The next message. Raises what ended the stream, at either end of it.
+    async def _read(self, call: Any) -> Any:
+        """The next message. Raises what ended the stream, at either end of it."""
+        response = await call.read()
+        if response is grpc.aio.EOF:
+            raise to_tandem_error(await call_error(call))
+        return response
+
+    async def _watch(self) -> NoReturn:
+        """Raise `Unavailable` once the worker has been silent for too long.
 
         Silence is counted in turns, not on the clock: if it was this process that stood still, one
         turn passes, and then what the worker said meanwhile is read.
         """
-        reading = asyncio.ensure_future(call.read())
-        awaited = {task for task in (reading, writing) if task and not task.done()}
-        try:
-            for _ in range(SILENT_TURNS):
-                done, _ = await asyncio.wait(
-                    awaited, timeout=HEARTBEAT_S, return_when=asyncio.FIRST_COMPLETED
-                )
-                if writing and writing in done:
-                    awaited.discard(writing)
-                    _check_writer(writing)
-                if reading in done:
-                    response = reading.result()
-                    if response is grpc.aio.EOF:
-                        raise to_tandem_error(await call_error(call))
-                    return response
-        finally:
-            if not reading.done():
-                await _end(reading)
+        self._silent_turns = 0
+        while self._silent_turns < SILENT_TURNS:
+            await asyncio.sleep(HEARTBEAT_S)
+            self._silent_turns += 1
         # No grace for a worker that may be a zombie.
         self._lost_at = monotonic()
         raise Unavailable(f"nothing was heard for {SILENT_TURNS * HEARTBEAT_S} s")

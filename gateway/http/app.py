@@ -10,6 +10,7 @@ from gateway.http.models import models_router
 from gateway.http.ops import ops_router
 from gateway.http.request_id import RequestIdMiddleware
 from gateway.http.routes import generation_router
+from gateway.http.tokenize import tokenize_router
 from gateway.tokens import TokenService
 
 
@@ -17,6 +18,7 @@ def create_app(frontend: Frontend, service: TokenService) -> FastAPI:
     """OpenAI's API over `frontend`; what `service` knows of models and readiness."""
     app = FastAPI(title="Tandem")
     app.include_router(generation_router(frontend))
+    app.include_router(tokenize_router(frontend, service))
     app.include_router(models_router(service))
     app.include_router(ops_router(service))
     app.add_middleware(RequestIdMiddleware)

@@ -7,21 +7,21 @@ from collections.abc import Awaitable
 from typing import TypeVar
 
 import anyio
-from fastapi import Request
+from starlette.types import Receive
 
 from tandem.core.errors import Cancelled
 
 T = TypeVar("T")
 
 
-async def unless_disconnected(request: Request, work: Awaitable[T]) -> T:
+async def unless_disconnected(receive: Receive, work: Awaitable[T]) -> T:
     """The work's result. Cancels it, and raises `Cancelled`, as soon as the client leaves.
 
     The body must have been read. The work runs in the caller's task, so that a result can never
     get lost between two tasks.
     """
     with anyio.CancelScope() as scope:
-        watcher = asyncio.create_task(_cancel_on_disconnect(request, scope))
+        watcher = asyncio.create_task(_cancel_on_disconnect(receive, scope))
         try:
             return await work
         finally:
@@ -29,7 +29,7 @@ async def unless_disconnected(request: Request, work: Awaitable[T]) -> T:
     raise Cancelled("the client disconnected")
 
 
-async def _cancel_on_disconnect(request: Request, scope: anyio.CancelScope) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
+async def _cancel_on_disconnect(receive: Receive, scope: anyio.CancelScope) -> None:
+    while (await receive())["type"] != "http.disconnect":
         pass
     scope.cancel()

@@ -1,4 +1,4 @@
-"""GET /v1/models."""
+"""GET /v1/models and /v1/models/{id}."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from fastapi import APIRouter
 
 from gateway.limits import DEFAULT_MODEL, max_total_tokens
 from gateway.tokens import ServedModel, TokenService
+from tandem.core.errors import NotFound
 
 Json = dict[str, object]
 
@@ -21,6 +22,14 @@ def models_router(service: TokenService) -> APIRouter:
     async def list_models() -> Json:
         model = service.model
         return {"object": "list", "data": [] if model is None else _entries(model, created)}
+
+    # With slashes, as in the names of a hub.
+    @router.get("/v1/models/{model_id:path}")
+    async def read_model(model_id: str) -> Json:
+        model = service.model
+        if model is None or model_id not in (model.name, DEFAULT_MODEL):
+            raise NotFound(f"the model {model_id[:64]!a} is not served here", param="model")
+        return _entry(model_id, model, created)
 
     return router
 

@@ -7,10 +7,9 @@ from importlib.metadata import version
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
+from gateway.http.formats.envelope import DISTRIBUTION
 from gateway.tokens import TokenService
 from tandem.core.errors import Unavailable
-
-DISTRIBUTION = "tandem-serve"
 
 
 def ops_router(service: TokenService) -> APIRouter:
@@ -23,6 +22,8 @@ def ops_router(service: TokenService) -> APIRouter:
 
     @router.get("/health")
     async def health() -> dict[str, object]:
+        if service.draining:
+            raise Unavailable("the gateway is stopping", retry_after_s=1.0)
         return {"status": "ok", "ready": service.ready}
 
     @router.get("/ready")

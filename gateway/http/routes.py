@@ -7,28 +7,27 @@ import time
 
 from fastapi import APIRouter, Request, Response
 
-from gateway.answer import Answer, Delta, Finished
+from gateway.answer import Answer
 from gateway.frontend import Frontend
 from gateway.http.body import JsonRoute
 from gateway.http.disconnect import unless_disconnected
 from gateway.http.errors import describe
-from gateway.http.formats import (
-    AnswerFormat,
-    ChatFormat,
-    CompletionFormat,
-    Envelope,
-    served_by,
-    usage,
-)
-from gateway.http.schemas import ChatBody, CompletionBody
-from gateway.http.streaming import StreamedAnswer
+from gateway.http.formats.answer_format import AnswerFormat
+from gateway.http.formats.chat import ChatFormat
+from gateway.http.formats.completion import CompletionFormat
+from gateway.http.formats.envelope import Envelope
+from gateway.http.schemas.chat import ChatBody
+from gateway.http.schemas.completion import CompletionBody
+from gateway.http.streaming import StreamedAnswer, UsageWanted
+from gateway.http.whole import whole_answer
 from gateway.request import GenerationRequest
 
 
 def generation_router(frontend: Frontend) -> APIRouter:
     """The endpoints that generate."""
     router = APIRouter(route_class=JsonRoute)
-    chat, completion = ChatFormat(), CompletionFormat()
+    chat = ChatFormat(frontend.tokenizer.token_bytes)
+    completion = CompletionFormat(frontend.tokenizer.token_bytes)
 
     @router.post("/v1/chat/completions", response_model=None)
     async def create_chat_completion(request: Request, body: ChatBody) -> Response:
@@ -56,10 +55,11 @@ async def _generate(
 ) -> Response:
     wanted = body.request()
     if not body.stream:
-        return await unless_disconnected(request, _whole(frontend, wanted, form))
-    answer = await unless_disconnected(request, _started(frontend, wanted))
+        return await unless_disconnected(request.receive, _whole(frontend, wanted, form))
+    answer = await unless_disconnected(request.receive, _started(frontend, wanted))
     envelope = _envelope(answer, form.id_prefix, form.chunk_object_name)
-    return StreamedAnswer(answer, form, envelope, body.include_usage)
+    usage = UsageWanted(body.include_usage, body.continuous_usage)
+    return StreamedAnswer(answer, form, envelope, usage)
 
 
 async def _started(frontend: Frontend, wanted: GenerationRequest) -> Answer:
@@ -71,25 +71,8 @@ async def _started(frontend: Frontend, wanted: GenerationRequest) -> Answer:
 
 async def _whole(frontend: Frontend, wanted: GenerationRequest, form: AnswerFormat) -> Response:
     with await frontend.generate(wanted) as answer:
-        text, finished = await _collect(answer)
-    envelope = _envelope(answer, form.id_prefix, form.object_name)
-    content = envelope.json(
-        [form.whole(text, finished.finish_reason)],
-        usage=usage(answer, finished),
-        tandem=served_by(finished),
-    )
-    return Response(content, media_type="application/json")
-
-
-async def _collect(answer: Answer) -> tuple[str, Finished]:
-    pieces: list[str] = []
-    async for event in answer:
-        match event:
-            case Delta(text=text):
-                pieces.append(text)
-            case Finished():
-                return "".join(pieces), event
-    raise AssertionError("an answer ends with Finished or an error")
+        envelope = _envelope(answer, form.id_prefix, form.object_name)
+        return await whole_answer(answer, form, envelope)
 
 
 def _envelope(answer: Answer, id_prefix: str, object_name: str) -> Envelope:

@@ -29,6 +29,11 @@ def models_dir() -> Path:
     return cache_dir() / "models"
 
 
+def downloads_dir() -> Path:
+    """Where downloads lie that are under way, or were interrupted, each `<name>/`."""
+    return cache_dir() / "downloads"
+
+
 @contextmanager
 def locked_cache(progress: ProgressCallback) -> Iterator[Path]:
     """Be the only process that adds to the cache, after waiting for any other that does.
@@ -38,17 +43,34 @@ def locked_cache(progress: ProgressCallback) -> Iterator[Path]:
     Raises `ConfigError` where the cache cannot be written.
     """
     root = cache_dir()
+    with _locked(root / ".lock", progress):
+        _remove_leftovers(root)
+        with tempfile.TemporaryDirectory(prefix=SCRATCH_PREFIX, dir=root) as scratch:
+            yield Path(scratch)
+
+
+@contextmanager
+def locked_download(name: str, progress: ProgressCallback) -> Iterator[Path]:
+    """Be the only process that downloads `name`, after waiting for any other that does.
+
+    Yields the path of a folder for it, which may not exist yet, and which stays if the context
+    fails, so that the next one can go on. Raises `ConfigError` where the cache cannot be written.
+    """
+    with _locked(downloads_dir() / f"{name}.lock", progress):
+        yield downloads_dir() / name
+
+
+@contextmanager
+def _locked(path: Path, progress: ProgressCallback) -> Iterator[None]:
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        with (root / ".lock").open("w") as lock:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w") as lock:
             progress("waiting for the cache", 0, None)
             fcntl.flock(lock, fcntl.LOCK_EX)
-            _remove_leftovers(root)
-            with tempfile.TemporaryDirectory(prefix=SCRATCH_PREFIX, dir=root) as scratch:
-                yield Path(scratch)
+            yield
     except OSError as error:
         raise ConfigError(
-            f"cannot write to the cache {root} ({error.strerror}): free some space or set"
+            f"cannot write to the cache {path.parent} ({error.strerror}): free some space or set"
             " TANDEM_CACHE to another folder"
         ) from error
 

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import NoReturn
 
 import jinja2
-from jinja2 import nodes
+from jinja2 import meta, nodes
 from jinja2.ext import Extension
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -23,19 +23,27 @@ class ChatTemplate:
     def __init__(self, source: str, special_tokens: Mapping[str, str]) -> None:
         """`special_tokens` (`bos_token`, `eos_token`, ...) are the template's variables besides the
         messages. Raises `ConfigError` when the template is not valid Jinja."""
+        self.source = source
         self._special_tokens = dict(special_tokens)
+        environment = _environment()
         try:
-            self._template = _environment().from_string(source)
+            self._template = environment.from_string(source)
+            variables = meta.find_undeclared_variables(environment.parse(source))
         except (jinja2.TemplateError, RecursionError) as error:
             raise ConfigError(
                 f"the model's chat template is not valid Jinja ({error}): correct its"
                 " chat_template.jinja or the chat_template in tokenizer_config.json"
             ) from error
+        self.takes_tools = "tools" in variables
 
     def render(
-        self, messages: Sequence[Mapping[str, object]], add_generation_prompt: bool = True
+        self,
+        messages: Sequence[Mapping[str, object]],
+        add_generation_prompt: bool = True,
+        tools: Sequence[Mapping[str, object]] | None = None,
     ) -> str:
-        """The prompt's text, special tokens included.
+        """The prompt's text, special tokens included. Only a template that `takes_tools` shows the
+        tools.
 
         Raises `InvalidRequest` for messages that the template refuses or does not understand.
         """
@@ -43,7 +51,7 @@ class ChatTemplate:
             return self._template.render(
                 messages=messages,
                 # Templates ask whether these are none, as transformers always passes them.
-                tools=None,
+                tools=tools,
                 documents=None,
                 add_generation_prompt=add_generation_prompt,
                 **self._special_tokens,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 
 from tandem.artifacts.json_object import JsonObject
+from tandem.artifacts.rope_scaling import RopeScaling, read_rope_scaling, stretched_length
 from tandem.core.errors import ConfigError
 from tandem.core.kv import KVLayout
 
@@ -18,18 +19,26 @@ ARCHITECTURES = (
     "Qwen3ForCausalLM",
     MOCK,
 )
+# Of these, `attention_bias` adds biases to all four of attention's projections.
+BIAS_SWITCH = ("LlamaForCausalLM", "Qwen3ForCausalLM")
 DEFAULT_ROPE_THETA = 10_000.0
 # What transformers assumes for a Mistral that does not say; later Mistrals say null.
 DEFAULT_MISTRAL_WINDOW = 4096
+DEFAULT_QWEN3_HEAD_DIM = 128
+# More than any model has: a damaged number must not make tables of its size.
+MAX_LAYERS = 10_000
+MAX_POSITIONS = 2**27
+FULL, SLIDING = "full_attention", "sliding_attention"
 
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
     """One of `ARCHITECTURES`, with everything that a decoder needs to know.
 
-    `rope_scaling` is None for plain rotary embedding, else it has a `rope_type` and that type's
-    parameters, in Hugging Face's names. `attention_bias` is about the q, k and v projections.
-    `sliding_window` counts the tokens that a position attends to, itself included.
+    `max_position_embeddings` counts the positions with `rope_scaling`, which is None for plain
+    rotary embedding. `qkv_bias`, `output_bias` (attention's) and `mlp_bias` say which projections
+    have biases. `windows` has for each layer the number of tokens that a position attends to,
+    itself included, or None for all.
     `output_token_ids` is the half-open range of ids that the mock model produces, None for others.
     """
 
@@ -44,11 +53,13 @@ class ModelConfig:
     max_position_embeddings: int
     rms_norm_eps: float
     rope_theta: float
-    rope_scaling: Mapping[str, object] | None = field(hash=False)
+    rope_scaling: RopeScaling | None
     tie_word_embeddings: bool
-    attention_bias: bool
+    qkv_bias: bool
+    output_bias: bool
+    mlp_bias: bool
     qk_norm: bool
-    sliding_window: int | None
+    windows: tuple[int | None, ...]
     eos_token_ids: frozenset[int]
     bos_token_id: int | None
     output_token_ids: tuple[int, int] | None = None
@@ -63,9 +74,11 @@ class ModelConfig:
         architecture = _architecture(fields)
         _refuse_unsupported(fields)
         num_heads = fields.positive("num_attention_heads")
-        num_layers = fields.positive("num_hidden_layers")
+        num_layers = _bounded(fields, "num_hidden_layers", MAX_LAYERS)
         hidden_size = fields.positive("hidden_size")
         rope_theta, rope_scaling = _rope(fields)
+        max_positions = _bounded(fields, "max_position_embeddings", MAX_POSITIONS)
+        output_bias = architecture in BIAS_SWITCH and fields.flag("attention_bias")
         config = cls(
             architecture=architecture,
             hidden_size=hidden_size,
@@ -73,16 +86,18 @@ class ModelConfig:
             num_layers=num_layers,
             num_heads=num_heads,
             num_kv_heads=_positive_or(fields, "num_key_value_heads", num_heads),
-            head_dim=_positive_or(fields, "head_dim", hidden_size // num_heads),
+            head_dim=_head_dim(fields, architecture, hidden_size // num_heads),
             vocab_size=fields.positive("vocab_size"),
-            max_position_embeddings=fields.positive("max_position_embeddings"),
+            max_position_embeddings=stretched_length(rope_scaling, max_positions),
             rms_norm_eps=fields.positive_number("rms_norm_eps"),
             rope_theta=rope_theta,
             rope_scaling=rope_scaling,
             tie_word_embeddings=fields.flag("tie_word_embeddings"),
-            attention_bias=architecture == "Qwen2ForCausalLM",
+            qkv_bias=output_bias or architecture == "Qwen2ForCausalLM",
+            output_bias=output_bias,
+            mlp_bias=architecture == "LlamaForCausalLM" and fields.flag("mlp_bias"),
             qk_norm=architecture == "Qwen3ForCausalLM",
-            sliding_window=_sliding_window(fields, architecture, num_layers),
+            windows=_windows(fields, architecture, num_layers),
             eos_token_ids=frozenset(fields.integers("eos_token_id")),
             bos_token_id=next(iter(fields.integers("bos_token_id")), None),
             output_token_ids=_output_token_ids(fields) if architecture == MOCK else None,
@@ -104,6 +119,10 @@ class ModelConfig:
             raise fields.wrong("num_key_value_heads", f"a divisor of {self.num_heads}")
         if self.head_dim % 2:
             raise fields.wrong("head_dim", "an even number")
+        if self.rope_theta <= 1:
+            raise fields.wrong("rope_theta", "more than 1")
+        if self.max_position_embeddings > MAX_POSITIONS:
+            raise fields.wrong("rope_scaling", f"a context of at most {MAX_POSITIONS}")
         if any(token_id >= self.vocab_size for token_id in self.eos_token_ids):
             raise fields.wrong("eos_token_id", f"ids below the vocabulary size {self.vocab_size}")
         if self.output_token_ids and self.output_token_ids[1] > self.vocab_size:
@@ -113,7 +132,7 @@ class ModelConfig:
 def _architecture(fields: JsonObject) -> str:
     names = fields.data.get("architectures")
     if not isinstance(names, list) or len(names) != 1:
-        raise fields.wrong("architectures", "a list of one name")
+        raise fields.wrong("architectures", f"a list of one of {', '.join(ARCHITECTURES)}")
     if names[0] not in ARCHITECTURES:
         raise ConfigError(
             f"{fields.source}: architecture {names[0]!r:.80} is not supported; "
@@ -127,46 +146,60 @@ def _refuse_unsupported(fields: JsonObject) -> None:
     """Variants of these architectures that the decoder would compute wrongly without a word."""
     if fields.has("hidden_act") and fields.text("hidden_act") not in ("silu", "swish"):
         raise fields.wrong("hidden_act", "'silu', the one that is supported")
-    for name in ("mlp_bias", "attention_bias"):
-        # Llama's and Qwen3's flag is for the output projection as well, which none here has.
-        if fields.flag(name):
-            raise fields.wrong(name, "false, for such biases are not supported")
     if fields.has("quantization_config"):
         raise fields.wrong("quantization_config", "no quantisation: it is not supported")
 
 
-def _rope(fields: JsonObject) -> tuple[float, Mapping[str, object] | None]:
+def _rope(fields: JsonObject) -> tuple[float, RopeScaling | None]:
     """(theta, scaling), from `rope_parameters` (transformers 5) or the two older fields."""
-    new = fields.has("rope_parameters")
-    name = "rope_parameters" if new else "rope_scaling"
-    scaling = fields.object(name) if fields.has(name) else None
-    theta_source = scaling if new and scaling else fields
+    name = "rope_parameters" if fields.has("rope_parameters") else "rope_scaling"
+    rope = fields.object(name) if fields.has(name) else JsonObject({}, fields.source)
+    for each in (fields, rope):
+        if each.data.get("partial_rotary_factor", 1) not in (None, 1):
+            raise each.wrong("partial_rotary_factor", "1: rotating part of a head is not supported")
     theta = DEFAULT_ROPE_THETA
-    if theta_source.has("rope_theta"):
-        theta = theta_source.positive_number("rope_theta")
-    return theta, _rope_scaling(scaling) if scaling else None
+    if rope.has("rope_theta") or fields.has("rope_theta"):
+        theta = (rope if rope.has("rope_theta") else fields).positive_number("rope_theta")
+    return theta, read_rope_scaling(rope, fields)
 
 
-def _rope_scaling(scaling: JsonObject) -> Mapping[str, object] | None:
-    rope_type = scaling.text("rope_type" if scaling.has("rope_type") else "type")
-    if rope_type == "default":
-        return None
-    rest = {name: v for name, v in scaling.data.items() if name not in ("type", "rope_theta")}
-    return rest | {"rope_type": rope_type}
+def _head_dim(fields: JsonObject, architecture: str, default: int) -> int:
+    if "head_dim" not in fields.data and architecture == "Qwen3ForCausalLM":
+        return DEFAULT_QWEN3_HEAD_DIM
+    return _positive_or(fields, "head_dim", default)
 
 
-def _sliding_window(fields: JsonObject, architecture: str, num_layers: int) -> int | None:
+def _windows(fields: JsonObject, architecture: str, num_layers: int) -> tuple[int | None, ...]:
     if architecture == "MistralForCausalLM":
-        if "sliding_window" not in fields.data:
-            return DEFAULT_MISTRAL_WINDOW
-        return fields.positive("sliding_window") if fields.has("sliding_window") else None
+        absent = "sliding_window" not in fields.data
+        default = DEFAULT_MISTRAL_WINDOW if absent else None
+        window = fields.positive("sliding_window") if fields.has("sliding_window") else default
+        return (window,) * num_layers
     if not architecture.startswith("Qwen") or not fields.flag("use_sliding_window"):
-        return None
-    # Qwen's first `max_window_layers` layers attend to everything, the others to the window.
-    first = fields.integer("max_window_layers")
-    if 0 < first < num_layers:
-        raise fields.wrong("max_window_layers", "0: a window in some layers is not supported")
-    return fields.positive("sliding_window") if first == 0 else None
+        return (None,) * num_layers
+    window = fields.positive("sliding_window")
+    kinds = _layer_types(fields, num_layers)
+    return tuple(window if kind == SLIDING else None for kind in kinds)
+
+
+def _layer_types(fields: JsonObject, num_layers: int) -> list[str]:
+    """Qwen's, named since transformers 5; before, all from `max_window_layers` on slide."""
+    if not fields.has("layer_types"):
+        first = fields.integer("max_window_layers")
+        return [SLIDING if layer >= first else FULL for layer in range(num_layers)]
+    kinds = fields.data["layer_types"]
+    if not isinstance(kinds, list) or len(kinds) != num_layers:
+        raise fields.wrong("layer_types", f"a list of {num_layers}")
+    if not all(kind in (FULL, SLIDING) for kind in kinds):
+        raise fields.wrong("layer_types", f"only {FULL!r} and {SLIDING!r}")
+    return kinds
+
+
+def _bounded(fields: JsonObject, name: str, limit: int) -> int:
+    value = fields.positive(name)
+    if value > limit:
+        raise fields.wrong(name, f"at most {limit}")
+    return value
 
 
 def _output_token_ids(fields: JsonObject) -> tuple[int, int]:

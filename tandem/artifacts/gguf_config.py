@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from tandem.artifacts.gguf_file import GgufFile
+from tandem.artifacts.gguf_rope import gguf_rope_scaling
 from tandem.artifacts.json_object import JsonObject
 from tandem.core.errors import ConfigError
 
@@ -27,12 +28,13 @@ def gguf_config(file: GgufFile) -> dict[str, object]:
         )
     if "token_embd.weight" not in file.tensors:
         raise ConfigError(f"{file.path}: the tensor token_embd.weight is missing")
+    _refuse_unsupported(metadata, kind)
     num_heads = metadata.positive(f"{kind}.attention.head_count")
     hidden_size = metadata.positive(f"{kind}.embedding_length")
     head_dim = _head_dim(metadata, kind, hidden_size // num_heads)
+    rope_theta = _rope_theta(metadata, kind)
     return {
-        "architectures": [ARCHITECTURES[kind]],
-        "model_type": kind,
+        **_family(metadata, kind),
         "torch_dtype": "bfloat16",
         "hidden_act": "silu",
         "hidden_size": hidden_size,
@@ -44,7 +46,8 @@ def gguf_config(file: GgufFile) -> dict[str, object]:
         "vocab_size": int(file.tensors["token_embd.weight"].shape[-1]),
         "max_position_embeddings": metadata.positive(f"{kind}.context_length"),
         "rms_norm_eps": _float32(metadata, f"{kind}.attention.layer_norm_rms_epsilon"),
-        "rope_theta": _rope_theta(metadata, kind),
+        "rope_theta": rope_theta,
+        "rope_scaling": gguf_rope_scaling(file, kind, rope_theta, head_dim),
         "tie_word_embeddings": "output.weight" not in file.tensors,
         "bos_token_id": _token_id(metadata, "bos"),
         "eos_token_id": _eos_token_ids(metadata),
@@ -52,19 +55,37 @@ def gguf_config(file: GgufFile) -> dict[str, object]:
     }
 
 
+def _refuse_unsupported(metadata: JsonObject, kind: str) -> None:
+    if metadata.has("split.count") and metadata.integer("split.count") > 1:
+        raise metadata.wrong("split.count", "1: join its parts with llama-gguf-split --merge first")
+    experts = f"{kind}.expert_count"
+    if metadata.has(experts) and metadata.integer(experts):
+        raise metadata.wrong(experts, "0: mixtures of experts are not supported")
+
+
+def _family(metadata: JsonObject, kind: str) -> dict[str, object]:
+    """A Mistral is a llama to GGUF; one with a window is told apart by it."""
+    window = f"{kind}.attention.sliding_window"
+    if kind == "llama" and metadata.has(window) and metadata.integer(window):
+        return {
+            "architectures": ["MistralForCausalLM"],
+            "model_type": "mistral",
+            "sliding_window": metadata.positive(window),
+        }
+    return {"architectures": [ARCHITECTURES[kind]], "model_type": kind}
+
+
 def _head_dim(metadata: JsonObject, kind: str, default: int) -> int:
     key = f"{kind}.attention.key_length"
     head_dim = metadata.positive(key) if metadata.has(key) else default
-    rotated = f"{kind}.rope.dimension_count"
-    if metadata.has(rotated) and metadata.integer(rotated) != head_dim:
-        raise metadata.wrong(rotated, f"{head_dim}: rotating part of a head is not supported")
+    for name in ("attention.value_length", "rope.dimension_count"):
+        same = f"{kind}.{name}"
+        if metadata.has(same) and metadata.integer(same) != head_dim:
+            raise metadata.wrong(same, f"{head_dim}, the size of a head: others are not supported")
     return head_dim
 
 
 def _rope_theta(metadata: JsonObject, kind: str) -> float:
-    scaling = f"{kind}.rope.scaling.type"
-    if metadata.has(scaling) and metadata.text(scaling) != "none":
-        raise metadata.wrong(scaling, "none: give such a model as a Hugging Face folder")
     key = f"{kind}.rope.freq_base"
     return _float32(metadata, key) if metadata.has(key) else DEFAULT_ROPE_THETA
 
@@ -80,6 +101,6 @@ def _token_id(metadata: JsonObject, which: str) -> int | None:
 
 
 def _eos_token_ids(metadata: JsonObject) -> list[int]:
-    """The end of a text and, where the file tells them apart, the end of a turn."""
-    ids = (_token_id(metadata, which) for which in ("eos", "eot"))
+    """The end of a text and, where the file tells them apart, of a turn and of a message."""
+    ids = (_token_id(metadata, which) for which in ("eos", "eot", "eom"))
     return sorted({token_id for token_id in ids if token_id is not None})

@@ -40,9 +40,16 @@ class GgufFile:
         return cls(path, JsonObject(metadata, str(path)), tensors)
 
 
+# The library keeps an object of some hundred bytes for each value. The largest vocabularies have
+# about two million.
+MAX_VALUES = 4_000_000
+
+
 class BoundedReader(GGUFReader):
     """Fails at the end of the file, where the library's own reader goes on with empty values (and
-    loops for ever if a damaged count says so)."""
+    loops for ever if a damaged count says so), and before it takes much memory."""
+
+    _num_values = 0
 
     def _get(
         self,
@@ -51,6 +58,9 @@ class BoundedReader(GGUFReader):
         count: int = 1,
         override_order: Literal["I", "S", "<"] | None = None,
     ) -> npt.NDArray[Any]:
+        self._num_values += 1
+        if self._num_values > MAX_VALUES:
+            raise ValueError(f"its metadata has more than {MAX_VALUES} values")
         found = super()._get(offset, dtype, count, override_order)
         if len(found) != int(count):
             raise ValueError(f"it ends before byte {offset + int(count) * found.itemsize}")

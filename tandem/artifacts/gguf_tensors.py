@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from tandem.artifacts.bfloat16 import to_bfloat16
 from tandem.artifacts.config import ModelConfig
 from tandem.artifacts.gguf_file import GgufFile
+from tandem.artifacts.gguf_rope import FREQUENCY_FACTORS
 from tandem.artifacts.progress import ProgressCallback
 from tandem.core.errors import ConfigError
 
@@ -62,6 +63,10 @@ LAYER_NAMES = {
 }
 
 
+# What GGUF calls `llama`.
+PERMUTED = ("LlamaForCausalLM", "MistralForCausalLM")
+
+
 def check_tensors(file: GgufFile, shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Raise `ConfigError` unless the file has these tensors and no others."""
     for name, shape in shapes.items():
@@ -72,7 +77,7 @@ def check_tensors(file: GgufFile, shapes: Mapping[str, tuple[int, ...]]) -> None
         if found != shape:
             raise ConfigError(f"{file.path}: {name} has the shape {found}, expected {shape}")
     for name in file.tensors:
-        if name not in shapes:
+        if name not in shapes and name != FREQUENCY_FACTORS:
             raise ConfigError(
                 f"{file.path}: the tensor {name!r:.80} belongs to a variant of the architecture"
                 " that is not supported"
@@ -105,7 +110,7 @@ def _layer_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
         "ffn_up.weight": (inner, hidden),
         "ffn_down.weight": (hidden, inner),
     }
-    if config.attention_bias:
+    if config.qkv_bias:
         shapes |= {"attn_q.bias": (q_size,), "attn_k.bias": (kv_size,), "attn_v.bias": (kv_size,)}
     if config.qk_norm:
         shapes |= {"attn_q_norm.weight": (config.head_dim,)}
@@ -119,7 +124,7 @@ def _in_order(tensor: ReaderTensor, config: ModelConfig) -> NDArray[Any]:
     GGUF's `llama` rotates neighbouring pairs of a head's rows, Hugging Face pairs the first half
     with the second; the converter had permuted the rows of q and k from the latter to the former.
     """
-    if config.architecture != "LlamaForCausalLM":
+    if config.architecture not in PERMUTED:
         return tensor.data
     if tensor.name.endswith("attn_q.weight"):
         return _unpermute(tensor.data, config.num_heads)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from tandem.core.errors import ConfigError
+
+# Python's objects take some ten times as much.
+MAX_JSON_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +39,9 @@ class JsonObject:
 
     def positive_number(self, field: str) -> float:
         value = self.data.get(field)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise self.wrong(field, "a positive number")
+        if not 0 < value <= sys.float_info.max:  # NaN and numbers that are no float as well
             raise self.wrong(field, "a positive number")
         return float(value)
 
@@ -69,6 +75,18 @@ class JsonObject:
             raise self.wrong(field, "a non-negative integer or a list of them")
         return tuple(items)
 
+    def texts(self, field: str) -> list[str]:
+        value = self.data.get(field)
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            raise self.wrong(field, "a list of strings")
+        return value
+
+    def numbers(self, field: str) -> list[float]:
+        value = self.data.get(field)
+        if not isinstance(value, list) or not all(type(item) in (int, float) for item in value):
+            raise self.wrong(field, "a list of numbers")
+        return value
+
     def has(self, field: str) -> bool:
         return self.data.get(field) is not None
 
@@ -81,6 +99,8 @@ class JsonObject:
 def read_json_object(path: Path) -> JsonObject:
     """Read a file that holds one JSON object. Raises `ConfigError`."""
     try:
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise ConfigError(f"{path} is too large for what it should be: fetch it again")
         data = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise ConfigError(f"{path} is missing: a model folder must hold it") from None

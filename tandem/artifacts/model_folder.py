@@ -11,6 +11,7 @@ import xxhash
 
 from tandem.artifacts.config import MOCK, ModelConfig
 from tandem.artifacts.json_object import JsonObject, read_json_object
+from tandem.artifacts.provenance import Provenance
 from tandem.artifacts.safetensors_header import read_safetensors_header
 from tandem.artifacts.tokenizer import Tokenizer
 from tandem.core.errors import ConfigError
@@ -18,12 +19,15 @@ from tandem.core.errors import ConfigError
 SINGLE_FILE = "model.safetensors"
 READ_BYTES = 4 * 2**20
 INDEX_FILE = "model.safetensors.index.json"
+REQUIRED_FILES = ("config.json", "tokenizer.json")
+OPTIONAL_FILES = ("generation_config.json", "tokenizer_config.json", "chat_template.jinja")
 
 
 @dataclass(frozen=True)
 class ModelFolder:
     """A folder whose files are there and fit together. Make it with `open`.
 
+    `name` is what clients call it: the one that it was pulled by, else the folder's.
     `weight_files` are safetensors, sorted by name; the mock model has none.
     """
 
@@ -40,10 +44,21 @@ class ModelFolder:
         if not path.is_dir():
             raise ConfigError(f"{path} is not a folder: give one that holds config.json")
         config = _read_config(path)
+        provenance = Provenance.read(path)
         if not (path / "tokenizer.json").is_file():
             raise ConfigError(f"{path / 'tokenizer.json'} is missing: a model folder must hold it")
         weight_files = () if config.architecture == MOCK else _find_weights(path)
-        return cls(path, path.name.lower(), config, weight_files)
+        name = provenance.name if provenance else path.name.lower()
+        return cls(path, name, config, weight_files)
+
+    @property
+    def files(self) -> list[Path]:
+        """All files that make the model, those that describe it first."""
+        names = (*REQUIRED_FILES, *OPTIONAL_FILES, INDEX_FILE)
+        found = [self.path / name for name in names if (self.path / name).is_file()]
+        if self.path / SINGLE_FILE in self.weight_files and self.path / INDEX_FILE in found:
+            found.remove(self.path / INDEX_FILE)
+        return [*found, *self.weight_files]
 
     @cached_property
     def fingerprint(self) -> str:
@@ -82,21 +97,29 @@ def _find_weights(folder: Path) -> tuple[Path, ...]:
         read_safetensors_header(folder / SINGLE_FILE)
         return (folder / SINGLE_FILE,)
     if (folder / INDEX_FILE).exists():
-        return _find_shards(read_json_object(folder / INDEX_FILE).object("weight_map"), folder)
+        return _find_shards(read_json_object(folder / INDEX_FILE), folder)
     raise ConfigError(
         f"{folder} holds neither {SINGLE_FILE} nor {INDEX_FILE}: weights in other formats must be"
         " converted to safetensors first (a GGUF file can be given itself)"
     )
 
 
-def _find_shards(weight_map: JsonObject, folder: Path) -> tuple[Path, ...]:
-    shard_of = {tensor: weight_map.text(tensor) for tensor in weight_map.data}
-    shards = sorted(set(shard_of.values()))
+def shards_of(index: JsonObject) -> list[str]:
+    """The names of the files that an index refers to, sorted. Raises `ConfigError`."""
+    weight_map = index.object("weight_map")
+    shards = sorted({weight_map.text(tensor) for tensor in weight_map.data})
     for name in shards:
         if Path(name).name != name:
             raise ConfigError(f"{weight_map.source}: {name!r:.80} must be the name of a file here")
+    return shards
+
+
+def _find_shards(index: JsonObject, folder: Path) -> tuple[Path, ...]:
+    shards = shards_of(index)
     held = {name: read_safetensors_header(folder / name) for name in shards}
-    for tensor, name in shard_of.items():
+    weight_map = index.object("weight_map")
+    for tensor in weight_map.data:
+        name = weight_map.text(tensor)
         if tensor not in held[name]:
             raise ConfigError(f"{folder / name} lacks the tensor {tensor!r:.80}: fetch it again")
     return tuple(folder / name for name in shards)

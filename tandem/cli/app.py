@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from tandem.cli.flags import (
+    HUB_MODEL,
     WORKERS,
     BlockSizeFlag,
     DeviceFlag,
@@ -73,6 +74,10 @@ def up(
     block_size: BlockSizeFlag = None,
     num_blocks: NumBlocksFlag = None,
     memory_share: MemoryShareFlag = None,
+    mock_verify: Annotated[
+        str | None,
+        flag("mock-verify", "KV that a mock device reads at each step: full, incremental", WORKERS),
+    ] = None,
     policy: Annotated[
         str | None, flag("policy", "order in which queued prompts are prefilled", GATEWAY)
     ] = None,
@@ -113,6 +118,7 @@ def up(
                 "block-size": block_size,
                 "num-blocks": num_blocks,
                 "memory-share": memory_share,
+                "mock-verify": mock_verify,
             },
             gateway_options={
                 "policy": policy,
@@ -210,15 +216,47 @@ def timeline(
 
 @commands.command()
 def pull(
-    model: Annotated[str, typer.Argument(help="default, or a .gguf file to import")] = "default",
+    model: Annotated[
+        str,
+        typer.Argument(help=f"default, a folder, a .gguf file or {HUB_MODEL}"),
+    ] = "default",
 ) -> None:
-    """Download or import a model, and print its folder."""
+    """Download or import a model into the cache, and print its folder.
+
+    An interrupted download goes on where it stopped.
+    """
     from tandem.artifacts.progress import terminal_progress
-    from tandem.artifacts.resolve import resolve
+    from tandem.artifacts.resolve import pull_model
 
     with terminal_progress() as progress:
-        folder = resolve(model, progress)
+        folder = pull_model(model, progress)
     typer.echo(folder.path)
+
+
+models = typer.Typer(add_completion=False, invoke_without_command=True)
+commands.add_typer(models, name="models")
+
+
+@models.callback()
+def list_models(
+    context: typer.Context,
+    json: Annotated[bool, typer.Option("--json", help="for programs: a JSON list")] = False,
+) -> None:
+    """List the models in the cache; `tandem models rm NAME` removes one."""
+    if context.invoked_subcommand is None:
+        from tandem.cli.models import show_models
+
+        show_models(as_json=json)
+
+
+@models.command("rm")
+def remove_model(
+    name: Annotated[str, typer.Argument(help="the model's name, or its folder")],
+) -> None:
+    """Remove a model from the cache."""
+    from tandem.artifacts.catalog import remove_model
+
+    typer.echo(f"removed {remove_model(name)}")
 
 
 @commands.command(context_settings=FORWARD, add_help_option=False)

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 WORKERS = "Workers"
+HUB_MODEL = "org/name[@revision][:Q4_K_M] on the hub"
 
 
 def flag(name: str, description: str, panel: str | None = None) -> Any:
@@ -19,7 +20,7 @@ def flag(name: str, description: str, panel: str | None = None) -> Any:
 TopologyFlag = Annotated[
     str, flag("topology", "1p1d, 1p2d, 2p1d or another NpMd; colocated, colocated:2")
 ]
-ModelFlag = Annotated[str, flag("model", "default, mock, a Hugging Face folder or a .gguf file")]
+ModelFlag = Annotated[str, flag("model", f"default, mock, a folder, a .gguf file or {HUB_MODEL}")]
 DeviceFlag = Annotated[
     str, flag("device", "cpu, cpu:0-3, cuda (one GPU a worker), cuda:0 (shared), mock:PROFILE")
 ]

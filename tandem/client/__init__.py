@@ -2,7 +2,16 @@
 
 from tandem.client.async_client import AsyncClient, AsyncCompletionStream
 from tandem.client.client import Client, CompletionStream
-from tandem.client.completion import Completion, Delta, ServedBy
+from tandem.client.completion import (
+    CompletedChoice,
+    Completion,
+    Delta,
+    LikelyToken,
+    ScoredToken,
+    ServedBy,
+    ToolCall,
+    ToolCallDelta,
+)
 from tandem.client.connection import Model
 from tandem.client.requests import GenerateArguments, Message
 
@@ -10,11 +19,16 @@ __all__ = [
     "AsyncClient",
     "AsyncCompletionStream",
     "Client",
+    "CompletedChoice",
     "Completion",
     "CompletionStream",
     "Delta",
     "GenerateArguments",
+    "LikelyToken",
     "Message",
     "Model",
+    "ScoredToken",
     "ServedBy",
+    "ToolCall",
+    "ToolCallDelta",
 ]

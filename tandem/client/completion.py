@@ -5,93 +5,126 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from tandem.core.errors import Unavailable
-from tandem.v1 import inference_pb2, sampling_pb2
+FinishReason = Literal["stop", "length", "tool_calls"]
 
-FinishReason = Literal["stop", "length"]
 
-_FINISH_REASONS: dict[int, FinishReason] = {
-    sampling_pb2.FINISH_REASON_STOP: "stop",
-    sampling_pb2.FINISH_REASON_LENGTH: "length",
-}
+@dataclass(frozen=True, slots=True)
+class LikelyToken:
+    """A token and its log-probability, of the model's own distribution. `text` is what it says by
+    itself: bytes, since a character may be spread over several tokens."""
+
+    token_id: int
+    text: bytes
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredToken:
+    """A generated token, and the likeliest ones at its place, the likeliest first. `text_offset` is
+    where its text begins in the choice's, in characters."""
+
+    token: LikelyToken
+    text_offset: int
+    top: tuple[LikelyToken, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call that the model made. `arguments` is JSON. Give it back in the assistant's message, and
+    its `id` with the result."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallDelta:
+    """A piece of the `index`-th call of a choice: the first has the id and the name, each has more
+    of the arguments' JSON."""
+
+    index: int
+    id: str
+    name: str
+    arguments: str
 
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """New tokens and new text. The text of a token may come later than the token."""
+    """New tokens, text and pieces of calls of one choice. The text of a token may come later than
+    the token. `logprobs` are those of the tokens, if they were asked for."""
 
     text: str
     token_ids: tuple[int, ...]
+    choice_index: int = 0
+    logprobs: tuple[ScoredToken, ...] = ()
+    tool_calls: tuple[ToolCallDelta, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class ServedBy:
-    """How a request was served. `decode_worker` is empty if the first token was the last."""
+    """How a choice was served. `decode_worker` is empty if the first token was the last. `mode` is
+    "local" if one worker did all of it, else "disaggregated"."""
 
     prefill_worker: str
     decode_worker: str
     kv_bytes: int
     num_cached_tokens: int
+    mode: str = "disaggregated"
+
+
+@dataclass(frozen=True, slots=True)
+class CompletedChoice:
+    """One answer."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: FinishReason
+    served_by: ServedBy
+    logprobs: tuple[ScoredToken, ...] = ()
+    tool_calls: tuple[ToolCall, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """A finished generation. `num_tokens` is what was generated: the length of `token_ids`."""
+    """A finished request. Most have one choice: its fields are the completion's own as well.
+
+    Choice `i` of prompt `p` is `choices[p * n + i]`. `num_tokens` is what was generated for all
+    choices together, `num_prompt_tokens` counts each prompt once.
+    """
 
     request_id: str
     model: str
-    text: str
-    token_ids: tuple[int, ...]
-    finish_reason: FinishReason
     num_prompt_tokens: int
     num_tokens: int
-    served_by: ServedBy
+    choices: tuple[CompletedChoice, ...]
 
+    @property
+    def text(self) -> str:
+        """The first choice's."""
+        return self.choices[0].text
 
-class CompletionBuilder:
-    """Folds a call's responses into a `Completion`."""
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        """The first choice's."""
+        return self.choices[0].token_ids
 
-    def __init__(self) -> None:
-        self._started = inference_pb2.GenerationStarted()
-        self._finished: inference_pb2.GenerationFinished | None = None
-        self._texts: list[str] = []
-        self._token_ids: list[int] = []
+    @property
+    def finish_reason(self) -> FinishReason:
+        """The first choice's."""
+        return self.choices[0].finish_reason
 
-    def add(self, response: inference_pb2.GenerateResponse) -> Delta | None:
-        """Take the next response; what is new for the reader of a stream in it, if anything."""
-        match response.WhichOneof("event"):
-            case "started":
-                self._started = response.started
-            case "delta":
-                delta = Delta(response.delta.text, tuple(response.delta.token_ids))
-                self._texts.append(delta.text)
-                self._token_ids.extend(delta.token_ids)
-                return delta
-            case "finished":
-                self._finished = response.finished
-        return None
+    @property
+    def served_by(self) -> ServedBy:
+        """The first choice's."""
+        return self.choices[0].served_by
 
-    def build(self) -> Completion:
-        """The whole. Raises `Unavailable` if the responses ended too early."""
-        if self._finished is None:
-            raise Unavailable("the generation ended without a result")
-        return Completion(
-            request_id=self._started.request_id,
-            model=self._started.model,
-            text="".join(self._texts),
-            token_ids=tuple(self._token_ids),
-            # A reason that this build does not know is an end all the same.
-            finish_reason=_FINISH_REASONS.get(self._finished.finish_reason, "stop"),
-            num_prompt_tokens=self._started.num_prompt_tokens,
-            num_tokens=self._finished.num_tokens,
-            served_by=_served_by(self._finished.served_by),
-        )
+    @property
+    def logprobs(self) -> tuple[ScoredToken, ...]:
+        """The first choice's."""
+        return self.choices[0].logprobs
 
-
-def _served_by(message: inference_pb2.ServedBy) -> ServedBy:
-    return ServedBy(
-        prefill_worker=message.prefill_worker,
-        decode_worker=message.decode_worker,
-        kv_bytes=message.kv_bytes,
-        num_cached_tokens=message.num_cached_tokens,
-    )
+    @property
+    def tool_calls(self) -> tuple[ToolCall, ...]:
+        """The first choice's."""
+        return self.choices[0].tool_calls

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from tandem.client.completion import Completion, CompletionBuilder
+from tandem.client.builder import CompletionBuilder
+from tandem.client.completion import Completion
 
 
 class CallStream:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from tandem.core.errors import TandemError
 from tandem.core.logprobs import TokenLogprobs
@@ -31,8 +32,7 @@ class SampleSpec:
     token_ids: Sequence[int] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class SequenceSlice:
+class SequenceSlice(NamedTuple):
     """Tokens `[start, start + len(token_ids))` of a sequence: at most one slice of it in a plan.
 
     `sequence_id` is never used again for another sequence as long as the engine lives.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 from tandem.core.errors import InvalidRequest
 from tandem.core.grammar import Grammar
@@ -90,6 +91,13 @@ class SamplingParams:
             len(self.logit_bias) <= MAX_LOGIT_BIAS,
             "logit_bias",
             f"must have at most {MAX_LOGIT_BIAS} entries",
+        )
+        token_ids = [token_id for token_id, _ in self.logit_bias]
+        _require(
+            all(0 <= each < 2**31 for each in token_ids)
+            and all(a < b for a, b in pairwise(token_ids)),
+            "logit_bias",
+            "must name token ids, each once, in ascending order",
         )
         _require(
             all(-100.0 <= bias <= 100.0 for _, bias in self.logit_bias),

@@ -34,7 +34,8 @@ class ModelInfo:
 
 @dataclass(frozen=True, slots=True)
 class WorkerInfo:
-    """A worker's description. `epoch` is new with every start of its process."""
+    """A worker's description. `epoch` is new with every start of its process. Other workers reach
+    it at `advertised_address` or, if that is empty, where the gateway does."""
 
     worker_id: str
     role: WorkerRole
@@ -44,6 +45,7 @@ class WorkerInfo:
     num_blocks: int
     max_num_seqs: int
     device: str
+    advertised_address: str = ""
 
     def misfit(self, other: WorkerInfo) -> str | None:
         """Why the two cannot exchange KV, or None if they can."""

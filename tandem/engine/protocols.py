@@ -2,7 +2,7 @@
 
 `launch` starts a step and `StepHandle.result` waits for it, apart from each other, so that an
 engine may launch ahead of the host. All calls of `launch` come from one thread, the engine thread;
-`KVPool.read` and `KVPool.write` come from transfer threads, at the same time.
+`KVPool.read_into` and `KVPool.write` come from transfer threads, at the same time.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ LayerHook = Callable[[int], None]
 class KVPool(Protocol):
     """The paged KV cache of one device.
 
-    `read` and `write` move whole leading parts of blocks: tokens `[0, num_tokens)` of the
+    `read_into` and `write` move whole leading parts of blocks: tokens `[0, num_tokens)` of the
     concatenation of `blocks`, for one plane and a range of layers, as C-ordered items
-    `[len(layers), num_tokens, num_kv_heads, head_dim]`. Both release the GIL while they copy.
-    The caller makes sure that nobody else writes these blocks meanwhile.
+    `[len(layers), num_tokens, num_kv_heads, head_dim]`, to or from bytes at any address. Both
+    release the GIL while they copy. The caller makes sure that nobody else writes these blocks
+    meanwhile.
     """
 
     @property
@@ -40,13 +41,14 @@ class KVPool(Protocol):
         """A copy of the items, as bytes."""
         ...
 
+    def read_into(
+        self, plane: Plane, layers: range, blocks: Sequence[int], num_tokens: int, out: memoryview
+    ) -> None:
+        """Copy the items. Raises `ValueError` if `out` is not of the region's size."""
+        ...
+
     def write(
-        self,
-        plane: Plane,
-        layers: range,
-        blocks: Sequence[int],
-        num_tokens: int,
-        data: memoryview,
+        self, plane: Plane, layers: range, blocks: Sequence[int], num_tokens: int, data: memoryview
     ) -> None:
         """Store the items. Raises `ValueError` if `data` is not of the region's size."""
         ...
@@ -73,8 +75,8 @@ class Engine(Protocol):
         """Start a step.
 
         `on_layer(layer)` is called, on the engine thread, in order, once the KV that the step
-        computes for `layer` is in the pool (or is ordered before any `KVPool.read` that follows).
-        It must be cheap. With it, `launch` may last as long as the step.
+        computes for `layer` is in the pool (or is ordered before any `read_into` that follows). It
+        must be cheap. With it, `launch` may last as long as the step.
 
         Raises `TandemError` for a plan that breaks the contract, before any KV is written.
         """

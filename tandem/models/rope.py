@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tandem.artifacts.config import ModelConfig
-from tandem.core.errors import ConfigError
+from tandem.artifacts.rope_scaling import LinearScaling, Llama3Scaling, YarnScaling
 
 
 class RotaryEmbedding:
@@ -22,8 +21,10 @@ class RotaryEmbedding:
         # The angles in float32, as in training. Their cosines by numpy, in float64, on one thread:
         # a position's bits must depend neither on the table's length nor on the number of threads.
         angles = torch.outer(positions, inverse_frequencies(config)).numpy().astype(np.float64)
-        self._cos = _table(np.cos(angles), np.cos(angles), device)
-        self._sin = _table(-np.sin(angles), np.sin(angles), device)
+        factor = _attention_factor(config)
+        cos, sin = factor * np.cos(angles), factor * np.sin(angles)
+        self._cos = _table(cos, cos, device)
+        self._sin = _table(-sin, sin, device)
 
     def rotations(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Cosines and signed sines, each [rows, 1, head_dim], of `positions` [rows]."""
@@ -38,44 +39,49 @@ def rotate(x: Tensor, rotations: tuple[Tensor, Tensor]) -> Tensor:
 
 
 def inverse_frequencies(config: ModelConfig) -> Tensor:
-    """[head_dim / 2] radians per position. Raises `ConfigError` on a scaling it does not know."""
+    """[head_dim / 2] radians per position."""
     exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
     frequencies = 1.0 / (config.rope_theta**exponents)
-    scaling = config.rope_scaling
-    if scaling is None:
-        return frequencies
-    match scaling.get("rope_type"):
-        case "linear":
-            return frequencies / _number(scaling, "factor")
-        case "llama3":
+    match config.rope_scaling:
+        case None:
+            return frequencies
+        case LinearScaling(factor):
+            return frequencies / factor
+        case Llama3Scaling() as scaling:
             return _llama3(frequencies, scaling)
-    raise ConfigError(
-        f"RoPE scaling {scaling.get('rope_type')!r} is not supported: linear and llama3 are",
-        param="rope_scaling",
-    )
+        case YarnScaling() as scaling:
+            return _yarn(frequencies, scaling, config)
 
 
-def _llama3(frequencies: Tensor, scaling: Mapping[str, object]) -> Tensor:
-    """Slow rotations are slowed by `factor`, fast ones kept, those between interpolated."""
-    factor, low, high, trained_length = (
-        _number(scaling, name)
-        for name in (
-            "factor",
-            "low_freq_factor",
-            "high_freq_factor",
-            "original_max_position_embeddings",
-        )
-    )
+def _llama3(frequencies: Tensor, scaling: Llama3Scaling) -> Tensor:
     wavelengths = 2 * math.pi / frequencies
-    smooth = ((trained_length / wavelengths - low) / (high - low)).clamp(0, 1)
-    return (1 - smooth) * frequencies / factor + smooth * frequencies
+    turns = scaling.original_max_position_embeddings / wavelengths
+    low, high = scaling.low_freq_factor, scaling.high_freq_factor
+    kept = ((turns - low) / (high - low)).clamp(0, 1)
+    return (1 - kept) * frequencies / scaling.factor + kept * frequencies
 
 
-def _number(scaling: Mapping[str, object], name: str) -> float:
-    value = scaling.get(name)
-    if not isinstance(value, int | float) or value <= 0:
-        raise ConfigError(f"RoPE scaling needs a positive {name}", param=f"rope_scaling.{name}")
-    return float(value)
+def _yarn(frequencies: Tensor, scaling: YarnScaling, config: ModelConfig) -> Tensor:
+    def index_of(turns: float) -> float:
+        """Where in `frequencies` one turns so often over the original length."""
+        length = scaling.original_max_position_embeddings
+        octaves = math.log(length / (turns * 2 * math.pi)) / math.log(config.rope_theta)
+        return config.head_dim * octaves / 2
+
+    first, last = index_of(scaling.beta_fast), index_of(scaling.beta_slow)
+    if scaling.truncate:
+        first, last = math.floor(first), math.ceil(last)
+    first, last = max(first, 0), min(last, config.head_dim - 1)
+    indices = torch.arange(len(frequencies), dtype=torch.float32)
+    # The least width is transformers'; it makes a step of a ramp between equal borders.
+    width = last - first if last != first else 0.001
+    slowed = ((indices - first) / width).clamp(0, 1)
+    return (1 - slowed) * frequencies + slowed * frequencies / scaling.factor
+
+
+def _attention_factor(config: ModelConfig) -> float:
+    scaling = config.rope_scaling
+    return scaling.attention_factor if isinstance(scaling, YarnScaling) else 1.0
 
 
 def _table(first: NDArray[np.float64], second: NDArray[np.float64], device: torch.device) -> Tensor:

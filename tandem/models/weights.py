@@ -88,9 +88,14 @@ def _layer_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
         "mlp.up_proj.weight": (inner, hidden),
         "mlp.down_proj.weight": (hidden, inner),
     }
-    if config.attention_bias:
+    if config.qkv_bias:
         for name, width in (("q", queries), ("k", keys), ("v", keys)):
             shapes[f"self_attn.{name}_proj.bias"] = (width,)
+    if config.output_bias:
+        shapes["self_attn.o_proj.bias"] = (hidden,)
+    if config.mlp_bias:
+        for name, width in (("gate", inner), ("up", inner), ("down", hidden)):
+            shapes[f"mlp.{name}_proj.bias"] = (width,)
     if config.qk_norm:
         shapes |= {f"self_attn.{name}_norm.weight": (head_dim,) for name in ("q", "k")}
     return shapes
@@ -104,21 +109,22 @@ def _load_layer(config: ModelConfig, read: Reader, index: int) -> LayerWeights:
     def one(name: str) -> Tensor:
         return read(_layer_name(index, name))
 
-    def joined(template: str, names: tuple[str, ...]) -> Tensor:
-        return torch.cat([one(template.format(name)) for name in names])
+    def linear(template: str, names: tuple[str, ...], has_bias: bool) -> Linear:
+        """The projections of `names`, one below the other."""
 
-    qkv_bias = "self_attn.{}_proj.bias"
+        def joined(suffix: str) -> Tensor:
+            return torch.cat([one(f"{template.format(name)}.{suffix}") for name in names])
+
+        return Linear(joined("weight"), joined("bias") if has_bias else None)
+
     return LayerWeights(
         attention_norm=one("input_layernorm.weight"),
-        qkv=Linear(
-            joined("self_attn.{}_proj.weight", ("q", "k", "v")),
-            joined(qkv_bias, ("q", "k", "v")) if config.attention_bias else None,
-        ),
+        qkv=linear("self_attn.{}_proj", ("q", "k", "v"), config.qkv_bias),
         qk_norm=_qk_norm(config, one) if config.qk_norm else None,
-        output=Linear(one("self_attn.o_proj.weight")),
+        output=linear("self_attn.{}_proj", ("o",), config.output_bias),
         mlp_norm=one("post_attention_layernorm.weight"),
-        gate_up=Linear(joined("mlp.{}_proj.weight", ("gate", "up"))),
-        down=Linear(one("mlp.down_proj.weight")),
+        gate_up=linear("mlp.{}_proj", ("gate", "up"), config.mlp_bias),
+        down=linear("mlp.{}_proj", ("down",), config.mlp_bias),
     )
 
 

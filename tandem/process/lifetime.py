@@ -36,6 +36,13 @@ async def stop_signal() -> None:
     await stopped.wait()
 
 
+def end_on_sigterm() -> None:
+    """Until `stop_signal` listens, SIGTERM ends this process. The kernel would see to that, but not
+    for the first process of a container: there a signal without a handler is lost. To be called
+    before anything that takes its time."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+
+
 def end_with_parent() -> None:
     """If a supervisor asked for it, by its process id in the environment, have the kernel end this
     process with it. To be called before anything that takes its time, imports included."""

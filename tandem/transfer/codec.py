@@ -1,14 +1,15 @@
 """KV frames, to and from the wire.
 
 A frame is a `PushKvRequest` like any other to protobuf, but its payload, megabytes of it, never
-passes through a message object: the sender joins it behind the serialised header fields, the
-receiver takes a view of it. The payload is a safetensors file with one tensor, "kv".
+passes through a message object: the sender has it written right behind the serialised header
+fields, the receiver takes a view of it. The payload is a safetensors file with one tensor, "kv".
 """
 
 from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import safetensors
@@ -17,12 +18,16 @@ from google.protobuf.message import DecodeError
 
 from tandem.core.errors import DataLoss, Mismatch
 from tandem.core.kv import KVLayout, Plane
+from tandem.transfer.blank_bytes import blank_bytes
 from tandem.v1 import kv_pb2
 
 _SAFETENSORS_DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16", "uint16": "U16"}
-_LENGTH_DELIMITED = 2
+_FIXED64, _LENGTH_DELIMITED = 1, 2
 _FRAME_TAG = bytes([kv_pb2.PushKvRequest.FRAME_FIELD_NUMBER << 3 | _LENGTH_DELIMITED])
+_CHECKSUM_TAG = bytes([kv_pb2.KvFrame.CHECKSUM_FIELD_NUMBER << 3 | _FIXED64])
 _PAYLOAD_TAG = bytes([kv_pb2.KvFrame.PAYLOAD_FIELD_NUMBER << 3 | _LENGTH_DELIMITED])
+
+CHECKSUM = struct.Struct("<Q")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,17 +56,25 @@ class FrameHeader:
         return len(self.layers) * self.num_tokens * layout.token_bytes
 
 
-def encode_frame(header: FrameHeader, layout: KVLayout, items: memoryview) -> bytes:
-    """The serialised `PushKvRequest`. `items` are the frame's items as `KVPool.read` gives them."""
+def encode_frame(
+    header: FrameHeader, layout: KVLayout, read_items: Callable[[memoryview], None]
+) -> bytes:
+    """The serialised `PushKvRequest`. `read_items` copies the frame's items, as
+    `KVPool.read_into` does, to the place in it that it is given."""
     prefix = _payload_prefix(header, layout)
+    num_bytes = header.num_bytes(layout)
     message = _to_message(header, layout)
-    message.checksum = _checksum(message, prefix, items)
-    fields = message.SerializeToString()
-    payload_size = _varint(len(prefix) + len(items))
-    frame_size = len(fields) + len(_PAYLOAD_TAG) + len(payload_size) + len(prefix) + len(items)
-    return b"".join(
-        (_FRAME_TAG, _varint(frame_size), fields, _PAYLOAD_TAG, payload_size, prefix, items)
-    )
+    fields = message.SerializeToString() + _CHECKSUM_TAG
+    payload = _PAYLOAD_TAG + _varint(len(prefix) + num_bytes) + prefix
+    frame_size = _varint(len(fields) + CHECKSUM.size + len(payload) + num_bytes)
+    checksum_at = len(_FRAME_TAG) + len(frame_size) + len(fields)
+    items_at = checksum_at + CHECKSUM.size + len(payload)
+
+    frame, view = blank_bytes(items_at + num_bytes)
+    view[:items_at] = b"".join((_FRAME_TAG, frame_size, fields, bytes(CHECKSUM.size), payload))
+    read_items(view[items_at:])
+    CHECKSUM.pack_into(view, checksum_at, _checksum(message, prefix, view[items_at:]))
+    return frame
 
 
 class Frame:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from time import monotonic_ns
 from typing import Any
 
@@ -63,10 +64,15 @@ class LayerGrouper:
     """Groups a chunk's layers until a frame is worth sending, and cuts what is too large."""
 
     def __init__(
-        self, layout: KVLayout, first_token: int, min_frame_bytes: int = MIN_FRAME_BYTES
+        self,
+        layout: KVLayout,
+        first_token: int,
+        min_frame_bytes: int = MIN_FRAME_BYTES,
+        max_frame_bytes: int = MAX_FRAME_BYTES,
     ) -> None:
         self._layout = layout
         self._min_frame_bytes = min_frame_bytes
+        self._max_frame_bytes = max_frame_bytes
         self._first_token = first_token
         self._first_layer = 0
 
@@ -85,7 +91,7 @@ class LayerGrouper:
     def _cut(self, layers: range, start: int, end: int) -> Iterator[Region]:
         token_bytes = len(layers) * self._layout.token_bytes
         block_size = self._layout.block_size
-        step = max(1, MAX_FRAME_BYTES // token_bytes // block_size) * block_size
+        step = max(1, self._max_frame_bytes // token_bytes // block_size) * block_size
         for first in range(start, end, step):
             yield Region(layers, first, min(first + step, end))
 
@@ -105,7 +111,10 @@ class OutgoingTransfer:
         self._sender = sender
         self._blocks = blocks
         self._grouper = LayerGrouper(
-            sender.pool.layout, destination.num_cached_tokens, sender.min_frame_bytes
+            sender.pool.layout,
+            destination.num_cached_tokens,
+            sender.min_frame_bytes,
+            sender.max_frame_bytes,
         )
         self._due: asyncio.Queue[Region | Finish] = asyncio.Queue()
         self._num_frames = 0
@@ -235,12 +244,14 @@ class KvSender:
         on_failed: Callable[[int, TandemError], None],
         on_span: Callable[[Span], None],
         min_frame_bytes: int = MIN_FRAME_BYTES,
+        max_frame_bytes: int = MAX_FRAME_BYTES,
     ) -> None:
         self.name = name
         self.pool = pool
         self.model_fingerprint = model_fingerprint
         self.on_span = on_span
         self.min_frame_bytes = min_frame_bytes
+        self.max_frame_bytes = max_frame_bytes
         self._lock = lock
         self._on_done = on_done
         self._on_failed = on_failed
@@ -301,8 +312,11 @@ class KvSender:
         first_block = header.first_token // layout.block_size
         ids = blocks.ids[first_block : layout.blocks_for(header.last_token)]
         try:
-            items = self.pool.read(header.plane, header.layers, ids, header.num_tokens)
-            return encode_frame(header, layout, items)
+            return encode_frame(
+                header,
+                layout,
+                partial(self.pool.read_into, header.plane, header.layers, ids, header.num_tokens),
+            )
         finally:
             with self._lock:
                 blocks.end_access()

@@ -26,43 +26,67 @@ from tandem.v1 import sampling_pb2 as tandem_dot_v1_dot_sampling__pb2
 from tandem.v1 import worker_pb2 as tandem_dot_v1_dot_worker__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19tandem/v1/inference.proto\x12\ttandem.v1\x1a\x18tandem/v1/sampling.proto\x1a\x16tandem/v1/worker.proto\"\xa7\x03\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12(\n\ttoken_ids\x18\x03 \x01(\x0b\x32\x13.tandem.v1.TokenIdsH\x00\x12\x1f\n\x04\x63hat\x18\x04 \x01(\x0b\x32\x0f.tandem.v1.ChatH\x00\x12\x17\n\nmax_tokens\x18\x05 \x01(\rH\x01\x88\x01\x01\x12\x18\n\x0bnum_choices\x18\x06 \x01(\rH\x02\x88\x01\x01\x12\x18\n\x0btemperature\x18\x07 \x01(\x01H\x03\x88\x01\x01\x12\x12\n\x05top_p\x18\x08 \x01(\x01H\x04\x88\x01\x01\x12\x12\n\x05top_k\x18\t \x01(\rH\x05\x88\x01\x01\x12\x11\n\x04seed\x18\n \x01(\x04H\x06\x88\x01\x01\x12\x0c\n\x04stop\x18\x0b \x03(\t\x12\x16\n\x0estop_token_ids\x18\x0c \x03(\r\x12\x12\n\nignore_eos\x18\r \x01(\x08\x12\x12\n\nrequest_id\x18\x0e \x01(\tB\x08\n\x06promptB\r\n\x0b_max_tokensB\x0e\n\x0c_num_choicesB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x07\n\x05_seed\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\r\"0\n\x04\x43hat\x12(\n\x08messages\x18\x01 \x03(\x0b\x32\x16.tandem.v1.ChatMessage\",\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"\xa7\x01\n\x10GenerateResponse\x12/\n\x07started\x18\x01 \x01(\x0b\x32\x1c.tandem.v1.GenerationStartedH\x00\x12&\n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32\x15.tandem.v1.TokenDeltaH\x00\x12\x31\n\x08\x66inished\x18\x03 \x01(\x0b\x32\x1d.tandem.v1.GenerationFinishedH\x00\x42\x07\n\x05\x65vent\"Q\n\x11GenerationStarted\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x19\n\x11num_prompt_tokens\x18\x03 \x01(\r\"C\n\nTokenDelta\x12\x14\n\x0c\x63hoice_index\x18\x01 \x01(\r\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12\x0c\n\x04text\x18\x03 \x01(\t\"\x96\x01\n\x12GenerationFinished\x12\x14\n\x0c\x63hoice_index\x18\x01 \x01(\r\x12.\n\rfinish_reason\x18\x02 \x01(\x0e\x32\x17.tandem.v1.FinishReason\x12\x12\n\nnum_tokens\x18\x03 \x01(\r\x12&\n\tserved_by\x18\x04 \x01(\x0b\x32\x13.tandem.v1.ServedBy\"f\n\x08ServedBy\x12\x16\n\x0eprefill_worker\x18\x01 \x01(\t\x12\x15\n\rdecode_worker\x18\x02 \x01(\t\x12\x10\n\x08kv_bytes\x18\x03 \x01(\x04\x12\x19\n\x11num_cached_tokens\x18\x04 \x01(\r\"\x13\n\x11ListModelsRequest\"<\n\x12ListModelsResponse\x12&\n\x06models\x18\x01 \x03(\x0b\x32\x16.tandem.v1.ServedModel\"0\n\x0bServedModel\x12\n\n\x02id\x18\x01 \x01(\t\x12\x15\n\rmax_model_len\x18\x02 \x01(\r\"\'\n\x12GetTimelineRequest\x12\x11\n\twindow_ms\x18\x01 \x01(\r\"=\n\x13GetTimelineResponse\x12&\n\x05lanes\x18\x01 \x03(\x0b\x32\x17.tandem.v1.TimelineLane\"\x9d\x01\n\x0cTimelineLane\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12#\n\x04role\x18\x02 \x01(\x0e\x32\x15.tandem.v1.WorkerRole\x12\x17\n\x0f\x63lock_offset_ns\x18\x03 \x01(\x12\x12\x1c\n\x14\x63lock_uncertainty_ns\x18\x04 \x01(\x04\x12\x1e\n\x05spans\x18\x05 \x03(\x0b\x32\x0f.tandem.v1.Span2\xf2\x01\n\x10InferenceService\x12\x45\n\x08Generate\x12\x1a.tandem.v1.GenerateRequest\x1a\x1b.tandem.v1.GenerateResponse0\x01\x12I\n\nListModels\x12\x1c.tandem.v1.ListModelsRequest\x1a\x1d.tandem.v1.ListModelsResponse\x12L\n\x0bGetTimeline\x12\x1d.tandem.v1.GetTimelineRequest\x1a\x1e.tandem.v1.GetTimelineResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19tandem/v1/inference.proto\x12\ttandem.v1\x1a\x18tandem/v1/sampling.proto\x1a\x16tandem/v1/worker.proto\"\xaf\x08\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12(\n\ttoken_ids\x18\x03 \x01(\x0b\x32\x13.tandem.v1.TokenIdsH\x00\x12\x1f\n\x04\x63hat\x18\x04 \x01(\x0b\x32\x0f.tandem.v1.ChatH\x00\x12!\n\x05texts\x18\x1d \x01(\x0b\x32\x10.tandem.v1.TextsH\x00\x12\x31\n\x0etoken_id_lists\x18\x1e \x01(\x0b\x32\x17.tandem.v1.TokenIdListsH\x00\x12\x17\n\nmax_tokens\x18\x05 \x01(\rH\x01\x88\x01\x01\x12\x18\n\x0bnum_choices\x18\x06 \x01(\rH\x02\x88\x01\x01\x12\x18\n\x0btemperature\x18\x07 \x01(\x01H\x03\x88\x01\x01\x12\x12\n\x05top_p\x18\x08 \x01(\x01H\x04\x88\x01\x01\x12\x12\n\x05top_k\x18\t \x01(\rH\x05\x88\x01\x01\x12\x11\n\x04seed\x18\n \x01(\x04H\x06\x88\x01\x01\x12\x0c\n\x04stop\x18\x0b \x03(\t\x12\x16\n\x0estop_token_ids\x18\x0c \x03(\r\x12\x12\n\nignore_eos\x18\r \x01(\x08\x12\x12\n\nrequest_id\x18\x0e \x01(\t\x12\x1d\n\x10presence_penalty\x18\x0f \x01(\x01H\x07\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x10 \x01(\x01H\x08\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x11 \x01(\x01H\t\x88\x01\x01\x12\x12\n\x05min_p\x18\x12 \x01(\x01H\n\x88\x01\x01\x12(\n\nlogit_bias\x18\x13 \x03(\x0b\x32\x14.tandem.v1.LogitBias\x12\x12\n\nmin_tokens\x18\x14 \x01(\r\x12\x15\n\x08logprobs\x18\x15 \x01(\rH\x0b\x88\x01\x01\x12*\n\x0b\x61nswer_form\x18\x16 \x01(\x0b\x32\x15.tandem.v1.AnswerForm\x12\x1e\n\x05tools\x18\x17 \x03(\x0b\x32\x0f.tandem.v1.Tool\x12*\n\x0btool_choice\x18\x18 \x01(\x0b\x32\x15.tandem.v1.ToolChoice\x12 \n\x13parallel_tool_calls\x18\x19 \x01(\x08H\x0c\x88\x01\x01\x12\x14\n\x0cinclude_stop\x18\x1a \x01(\x08\x12 \n\x13skip_special_tokens\x18\x1b \x01(\x08H\r\x88\x01\x01\x12\x0c\n\x04\x65\x63ho\x18\x1c \x01(\x08\x42\x08\n\x06promptB\r\n\x0b_max_tokensB\x0e\n\x0c_num_choicesB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x07\n\x05_seedB\x13\n\x11_presence_penaltyB\x14\n\x12_frequency_penaltyB\x15\n\x13_repetition_penaltyB\x08\n\x06_min_pB\x0b\n\t_logprobsB\x16\n\x14_parallel_tool_callsB\x16\n\x14_skip_special_tokens\"\x16\n\x05Texts\x12\r\n\x05texts\x18\x01 \x03(\t\"2\n\x0cTokenIdLists\x12\"\n\x05lists\x18\x01 \x03(\x0b\x32\x13.tandem.v1.TokenIds\"\xa1\x01\n\nAnswerForm\x12/\n\x0bjson_object\x18\x01 \x01(\x0b\x32\x18.tandem.v1.AnyJsonObjectH\x00\x12\x15\n\x0bjson_schema\x18\x02 \x01(\tH\x00\x12\x0f\n\x05regex\x18\x03 \x01(\tH\x00\x12\x0e\n\x04lark\x18\x04 \x01(\tH\x00\x12\"\n\x06one_of\x18\x05 \x01(\x0b\x32\x10.tandem.v1.TextsH\x00\x42\x06\n\x04\x66orm\"\x0f\n\rAnyJsonObject\"M\n\x04Tool\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x12\n\nparameters\x18\x03 \x01(\t\x12\x0e\n\x06strict\x18\x04 \x01(\x08\"=\n\nToolChoice\x12!\n\x04mode\x18\x01 \x01(\x0e\x32\x13.tandem.v1.ToolMode\x12\x0c\n\x04name\x18\x02 \x01(\t\"7\n\x08ToolCall\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x11\n\targuments\x18\x03 \x01(\t\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\r\"0\n\x04\x43hat\x12(\n\x08messages\x18\x01 \x03(\x0b\x32\x16.tandem.v1.ChatMessage\"y\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\'\n\ntool_calls\x18\x04 \x03(\x0b\x32\x13.tandem.v1.ToolCall\x12\x14\n\x0ctool_call_id\x18\x05 \x01(\t\"\xa7\x01\n\x10GenerateResponse\x12/\n\x07started\x18\x01 \x01(\x0b\x32\x1c.tandem.v1.GenerationStartedH\x00\x12&\n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32\x15.tandem.v1.TokenDeltaH\x00\x12\x31\n\x08\x66inished\x18\x03 \x01(\x0b\x32\x1d.tandem.v1.GenerationFinishedH\x00\x42\x07\n\x05\x65vent\"f\n\x11GenerationStarted\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x19\n\x11num_prompt_tokens\x18\x03 \x01(\r\x12\x13\n\x0bnum_choices\x18\x04 \x01(\r\"\x99\x01\n\nTokenDelta\x12\x14\n\x0c\x63hoice_index\x18\x01 \x01(\r\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12\x0c\n\x04text\x18\x03 \x01(\t\x12&\n\x06scored\x18\x04 \x03(\x0b\x32\x16.tandem.v1.ScoredToken\x12,\n\ntool_calls\x18\x05 \x03(\x0b\x32\x18.tandem.v1.ToolCallDelta\"n\n\x0bScoredToken\x12%\n\x05token\x18\x01 \x01(\x0b\x32\x16.tandem.v1.LikelyToken\x12\x13\n\x0btext_offset\x18\x02 \x01(\r\x12#\n\x03top\x18\x03 \x03(\x0b\x32\x16.tandem.v1.LikelyToken\">\n\x0bLikelyToken\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\x0c\x12\x0f\n\x07logprob\x18\x03 \x01(\x02\"K\n\rToolCallDelta\x12\r\n\x05index\x18\x01 \x01(\r\x12\n\n\x02id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x11\n\targuments\x18\x04 \x01(\t\"\xae\x01\n\x12GenerationFinished\x12\x14\n\x0c\x63hoice_index\x18\x01 \x01(\r\x12.\n\rfinish_reason\x18\x02 \x01(\x0e\x32\x17.tandem.v1.FinishReason\x12\x12\n\nnum_tokens\x18\x03 \x01(\r\x12&\n\tserved_by\x18\x04 \x01(\x0b\x32\x13.tandem.v1.ServedBy\x12\x16\n\x0enum_tool_calls\x18\x05 \x01(\r\"\x8c\x01\n\x08ServedBy\x12\x16\n\x0eprefill_worker\x18\x01 \x01(\t\x12\x15\n\rdecode_worker\x18\x02 \x01(\t\x12\x10\n\x08kv_bytes\x18\x03 \x01(\x04\x12\x19\n\x11num_cached_tokens\x18\x04 \x01(\r\x12$\n\x04mode\x18\x05 \x01(\x0e\x32\x16.tandem.v1.ServingMode\"\x13\n\x11ListModelsRequest\"<\n\x12ListModelsResponse\x12&\n\x06models\x18\x01 \x03(\x0b\x32\x16.tandem.v1.ServedModel\"0\n\x0bServedModel\x12\n\n\x02id\x18\x01 \x01(\t\x12\x15\n\rmax_model_len\x18\x02 \x01(\r\"\'\n\x12GetTimelineRequest\x12\x11\n\twindow_ms\x18\x01 \x01(\r\"=\n\x13GetTimelineResponse\x12&\n\x05lanes\x18\x01 \x03(\x0b\x32\x17.tandem.v1.TimelineLane\"\x9d\x01\n\x0cTimelineLane\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12#\n\x04role\x18\x02 \x01(\x0e\x32\x15.tandem.v1.WorkerRole\x12\x17\n\x0f\x63lock_offset_ns\x18\x03 \x01(\x12\x12\x1c\n\x14\x63lock_uncertainty_ns\x18\x04 \x01(\x04\x12\x1e\n\x05spans\x18\x05 \x03(\x0b\x32\x0f.tandem.v1.Span*e\n\x08ToolMode\x12\x19\n\x15TOOL_MODE_UNSPECIFIED\x10\x00\x12\x12\n\x0eTOOL_MODE_NONE\x10\x01\x12\x12\n\x0eTOOL_MODE_AUTO\x10\x02\x12\x16\n\x12TOOL_MODE_REQUIRED\x10\x03*c\n\x0bServingMode\x12\x1c\n\x18SERVING_MODE_UNSPECIFIED\x10\x00\x12\x1e\n\x1aSERVING_MODE_DISAGGREGATED\x10\x01\x12\x16\n\x12SERVING_MODE_LOCAL\x10\x02\x32\xf2\x01\n\x10InferenceService\x12\x45\n\x08Generate\x12\x1a.tandem.v1.GenerateRequest\x1a\x1b.tandem.v1.GenerateResponse0\x01\x12I\n\nListModels\x12\x1c.tandem.v1.ListModelsRequest\x1a\x1d.tandem.v1.ListModelsResponse\x12L\n\x0bGetTimeline\x12\x1d.tandem.v1.GetTimelineRequest\x1a\x1e.tandem.v1.GetTimelineResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tandem.v1.inference_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_TOOLMODE']._serialized_start=3218
+  _globals['_TOOLMODE']._serialized_end=3319
+  _globals['_SERVINGMODE']._serialized_start=3321
+  _globals['_SERVINGMODE']._serialized_end=3420
   _globals['_GENERATEREQUEST']._serialized_start=91
-  _globals['_GENERATEREQUEST']._serialized_end=514
-  _globals['_TOKENIDS']._serialized_start=516
-  _globals['_TOKENIDS']._serialized_end=539
-  _globals['_CHAT']._serialized_start=541
-  _globals['_CHAT']._serialized_end=589
-  _globals['_CHATMESSAGE']._serialized_start=591
-  _globals['_CHATMESSAGE']._serialized_end=635
-  _globals['_GENERATERESPONSE']._serialized_start=638
-  _globals['_GENERATERESPONSE']._serialized_end=805
-  _globals['_GENERATIONSTARTED']._serialized_start=807
-  _globals['_GENERATIONSTARTED']._serialized_end=888
-  _globals['_TOKENDELTA']._serialized_start=890
-  _globals['_TOKENDELTA']._serialized_end=957
-  _globals['_GENERATIONFINISHED']._serialized_start=960
-  _globals['_GENERATIONFINISHED']._serialized_end=1110
-  _globals['_SERVEDBY']._serialized_start=1112
-  _globals['_SERVEDBY']._serialized_end=1214
-  _globals['_LISTMODELSREQUEST']._serialized_start=1216
-  _globals['_LISTMODELSREQUEST']._serialized_end=1235
-  _globals['_LISTMODELSRESPONSE']._serialized_start=1237
-  _globals['_LISTMODELSRESPONSE']._serialized_end=1297
-  _globals['_SERVEDMODEL']._serialized_start=1299
-  _globals['_SERVEDMODEL']._serialized_end=1347
-  _globals['_GETTIMELINEREQUEST']._serialized_start=1349
-  _globals['_GETTIMELINEREQUEST']._serialized_end=1388
-  _globals['_GETTIMELINERESPONSE']._serialized_start=1390
-  _globals['_GETTIMELINERESPONSE']._serialized_end=1451
-  _globals['_TIMELINELANE']._serialized_start=1454
-  _globals['_TIMELINELANE']._serialized_end=1611
-  _globals['_INFERENCESERVICE']._serialized_start=1614
-  _globals['_INFERENCESERVICE']._serialized_end=1856
+  _globals['_GENERATEREQUEST']._serialized_end=1162
+  _globals['_TEXTS']._serialized_start=1164
+  _globals['_TEXTS']._serialized_end=1186
+  _globals['_TOKENIDLISTS']._serialized_start=1188
+  _globals['_TOKENIDLISTS']._serialized_end=1238
+  _globals['_ANSWERFORM']._serialized_start=1241
+  _globals['_ANSWERFORM']._serialized_end=1402
+  _globals['_ANYJSONOBJECT']._serialized_start=1404
+  _globals['_ANYJSONOBJECT']._serialized_end=1419
+  _globals['_TOOL']._serialized_start=1421
+  _globals['_TOOL']._serialized_end=1498
+  _globals['_TOOLCHOICE']._serialized_start=1500
+  _globals['_TOOLCHOICE']._serialized_end=1561
+  _globals['_TOOLCALL']._serialized_start=1563
+  _globals['_TOOLCALL']._serialized_end=1618
+  _globals['_TOKENIDS']._serialized_start=1620
+  _globals['_TOKENIDS']._serialized_end=1643
+  _globals['_CHAT']._serialized_start=1645
+  _globals['_CHAT']._serialized_end=1693
+  _globals['_CHATMESSAGE']._serialized_start=1695
+  _globals['_CHATMESSAGE']._serialized_end=1816
+  _globals['_GENERATERESPONSE']._serialized_start=1819
+  _globals['_GENERATERESPONSE']._serialized_end=1986
+  _globals['_GENERATIONSTARTED']._serialized_start=1988
+  _globals['_GENERATIONSTARTED']._serialized_end=2090
+  _globals['_TOKENDELTA']._serialized_start=2093
+  _globals['_TOKENDELTA']._serialized_end=2246
+  _globals['_SCOREDTOKEN']._serialized_start=2248
+  _globals['_SCOREDTOKEN']._serialized_end=2358
+  _globals['_LIKELYTOKEN']._serialized_start=2360
+  _globals['_LIKELYTOKEN']._serialized_end=2422
+  _globals['_TOOLCALLDELTA']._serialized_start=2424
+  _globals['_TOOLCALLDELTA']._serialized_end=2499
+  _globals['_GENERATIONFINISHED']._serialized_start=2502
+  _globals['_GENERATIONFINISHED']._serialized_end=2676
+  _globals['_SERVEDBY']._serialized_start=2679
+  _globals['_SERVEDBY']._serialized_end=2819
+  _globals['_LISTMODELSREQUEST']._serialized_start=2821
+  _globals['_LISTMODELSREQUEST']._serialized_end=2840
+  _globals['_LISTMODELSRESPONSE']._serialized_start=2842
+  _globals['_LISTMODELSRESPONSE']._serialized_end=2902
+  _globals['_SERVEDMODEL']._serialized_start=2904
+  _globals['_SERVEDMODEL']._serialized_end=2952
+  _globals['_GETTIMELINEREQUEST']._serialized_start=2954
+  _globals['_GETTIMELINEREQUEST']._serialized_end=2993
+  _globals['_GETTIMELINERESPONSE']._serialized_start=2995
+  _globals['_GETTIMELINERESPONSE']._serialized_end=3056
+  _globals['_TIMELINELANE']._serialized_start=3059
+  _globals['_TIMELINELANE']._serialized_end=3216
+  _globals['_INFERENCESERVICE']._serialized_start=3423
+  _globals['_INFERENCESERVICE']._serialized_end=3665
 # @@protoc_insertion_point(module_scope)

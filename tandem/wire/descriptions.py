@@ -52,6 +52,7 @@ def worker_to_wire(worker: WorkerInfo) -> worker_pb2.WorkerDescription:
         num_blocks=worker.num_blocks,
         max_num_seqs=worker.max_num_seqs,
         device=worker.device,
+        advertised_address=worker.advertised_address,
         protocol_min=PROTOCOL_REVISION,
         protocol_max=PROTOCOL_REVISION,
     )
@@ -81,4 +82,5 @@ def worker_from_wire(message: worker_pb2.WorkerDescription) -> WorkerInfo:
         num_blocks=message.num_blocks,
         max_num_seqs=message.max_num_seqs,
         device=message.device,
+        advertised_address=message.advertised_address,
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic, monotonic_ns
 from typing import Any, Generic, Protocol, TypeVar
@@ -116,18 +115,28 @@ class _Stream(Generic[ResponseT]):
 
     async def responses(self, reading: asyncio.Task[None]) -> AsyncIterator[ResponseT]:
         yield self._respond(snapshot=self._dialect.snapshot_to_wire(self._worker.take_snapshot()))
+        beating = asyncio.create_task(self._beat())
+        try:
+            while True:
+                await self._worker.news.wait()
+                if self._superseded:
+                    raise Fenced("the controller has opened a newer stream")
+                if reading.done():
+                    reading.result()
+                    return
+                if self._worker.lease.holder is None:
+                    raise Fenced("the controller's lease has expired")
+                reports = self._worker.take_reports()
+                yield self._respond(reports=map(self._dialect.report_to_wire, reports))
+        finally:
+            beating.cancel()
+
+    async def _beat(self) -> None:
+        """Let something be said at least every `HEARTBEAT_S`. A task of its own: a timeout for each
+        wait would cost more than the reports of a step."""
         while True:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._worker.news.wait(), HEARTBEAT_S)
-            if self._superseded:
-                raise Fenced("the controller has opened a newer stream")
-            if reading.done():
-                reading.result()
-                return
-            if self._worker.lease.holder is None:
-                raise Fenced("the controller's lease has expired")
-            reports = self._worker.take_reports()
-            yield self._respond(reports=map(self._dialect.report_to_wire, reports))
+            await asyncio.sleep(HEARTBEAT_S)
+            self._worker.news.set()
 
     def _respond(self, **content: Any) -> ResponseT:
         worker = self._worker

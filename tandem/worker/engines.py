@@ -16,7 +16,7 @@ from tandem.engine.fake.engine import FakeEngine
 from tandem.engine.fake.profiles import parse_profile
 from tandem.engine.protocols import Engine
 from tandem.process.host import memory_bytes
-from tandem.worker.pool_size import GPU_MEMORY_SHARE, MemoryBudget, default_share
+from tandem.worker.pool_size import GPU_MEMORY_SHARE, MemoryBudget, default_share, no_room
 from tandem.worker.settings import WorkerSettings
 
 if TYPE_CHECKING:
@@ -39,6 +39,9 @@ def _fake_engine(
     profile = parse_profile(profile_name)
     config = folder.config
     share = settings.memory_share or GPU_MEMORY_SHARE
+    num_blocks = settings.num_blocks or profile.num_blocks(settings.block_size, share)
+    if num_blocks < 1:
+        raise no_room(share, f"mock:{profile_name}")
     return FakeEngine(
         ModelInfo(
             name=folder.name,
@@ -50,8 +53,10 @@ def _fake_engine(
         ),
         profile=profile,
         block_size=settings.block_size,
-        num_blocks=settings.num_blocks or profile.num_blocks(settings.block_size, share),
+        num_blocks=num_blocks,
         output_token_ids=config.output_token_ids or (0, config.vocab_size),
+        open_tokenizer=folder.tokenizer,
+        verify=settings.mock_verify,
     )
 
 

@@ -34,14 +34,18 @@ class MemoryBudget:
         """Blocks that fit beside the weights. Raises `ConfigError` if not even one does."""
         pool_bytes = int(self.memory_bytes * self.share) - self.weight_bytes(layout.dtype)
         if pool_bytes < layout.block_bytes:
-            raise ConfigError(
-                f"{self.share:.3g} of the memory of {self.device} does not hold the weights and one"
-                " KV block",
-                param="memory_share",
-            )
+            raise no_room(self.share, str(self.device))
         return pool_bytes // layout.block_bytes
 
 
 def default_share(device: CpuDevice | CudaDevice) -> float:
     """A CPU's memory has other users, a GPU's has none."""
     return CPU_MEMORY_SHARE if isinstance(device, CpuDevice) else GPU_MEMORY_SHARE
+
+
+def no_room(share: float, device: str) -> ConfigError:
+    """The error for a share that is too small."""
+    return ConfigError(
+        f"{share * 100:.3g}% of the memory of {device} does not hold the weights and one KV block",
+        param="memory_share",
+    )

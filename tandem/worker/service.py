@@ -43,6 +43,7 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
 def load_worker(settings: WorkerSettings, role: WorkerRole) -> tuple[WorkerInfo, Engine]:
     """Bind the process to its cores, and load the model. Raises `ConfigError`."""
     device = parse_device(settings.device)
+    advertised_address = settings.advertised_address  # Before the model, in case it is wrong.
     if isinstance(device, CpuDevice) and device.cores:
         _bind_to_cores(device)
     engine = build_engine(settings, resolve(settings.model))
@@ -56,12 +57,14 @@ def load_worker(settings: WorkerSettings, role: WorkerRole) -> tuple[WorkerInfo,
         num_blocks=engine.pool.num_blocks,
         max_num_seqs=settings.max_num_seqs,
         device=settings.device,
+        advertised_address=advertised_address,
     )
     log.info(
         "loaded",
         worker=info.worker_id,
         model=info.model.name,
         device=info.device,
+        advertised=info.advertised_address,
         numerics=info.model.numerics,
         kv_blocks=info.num_blocks,
         kv_tokens=info.num_blocks * info.layout.block_size,

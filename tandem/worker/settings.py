@@ -6,7 +6,9 @@ from typing import Literal
 
 from pydantic import Field
 
+from tandem.core.address import WILDCARDS, Address, parse_address
 from tandem.process.settings import ServiceSettings
+from tandem.worker.own_host import own_host
 
 
 class WorkerSettings(ServiceSettings):
@@ -14,6 +16,11 @@ class WorkerSettings(ServiceSettings):
 
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int
+    advertise: str = Field(
+        "",
+        description="host:port where other workers reach this one "
+        "[default: where the gateway does; if --host is a wildcard, this machine's]",
+    )
     worker_id: str = Field("", description="name in logs and timelines [default: ROLE-HOST-PORT]")
     device: str = Field("cpu", description="cpu, cpu:0, cpu:0-3, cuda:0 or mock:PROFILE")
     model: str = Field(
@@ -37,10 +44,21 @@ class WorkerSettings(ServiceSettings):
         "[default: 0.15 of a CPU's, which others use too, 0.9 of a GPU's]",
     )
     max_num_seqs: int = Field(256, ge=1, description="sequences held at the most")
+    mock_verify: Literal["full", "incremental"] = Field(
+        "full", description="how much KV a mock device reads at each step: all, or what is new"
+    )
     dump_logits: str = Field(
         "", description="folder for every sampled position's logits, to compare runs; slow"
     )
 
     @property
     def address(self) -> str:
-        return f"{self.host}:{self.port}"
+        return str(Address(self.host, self.port))
+
+    @property
+    def advertised_address(self) -> str:
+        """Where other workers reach this one, or empty. Raises `ConfigError`."""
+        if self.advertise:
+            return str(parse_address(self.advertise, param="advertise"))
+        host = own_host() if self.host in WILDCARDS else ""
+        return str(Address(host, self.port)) if host else ""

@@ -14,10 +14,12 @@ every item of positions [0, end). Four lanes share a weight, which is shifted to
 
 with `mix` and `GOLDEN` of `tandem.core.noise`. The next token, for position `end`, is
 
-    low + mix(digest ^ key) mod (high - low)
+    candidates[mix(digest ^ key) mod len(candidates)]
 
-where `key` is 0 if greedy, else `noise.position_key(seed, choice_index, end)`. Other sampling
-parameters have no effect.
+where `key` is 0 if greedy, else `noise.position_key(seed, choice_index, end)`. The candidates are
+all tokens of the engine's output range, without those that `min_tokens` bars or `logit_bias`
+forbids (-100); with a grammar, those that it allows (see `candidates`). What only makes tokens more
+or less likely has no effect: penalties, other biases, top-k, top-p, min-p.
 
 Why it notices: weights are odd, so a change of any one item changes the digest; and they are
 pseudo-random in the logical position, so no swap, shift or repetition of blocks cancels out. The
@@ -41,9 +43,12 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from tandem.artifacts.grammars import GrammarCompiler
 from tandem.core import noise
 from tandem.core.kv import KVLayout, Plane
 from tandem.core.sampling_params import SamplingParams
+from tandem.engine.allowed_tokens import Allowed, barred_tokens
+from tandem.engine.fake.candidates import candidates
 
 NUM_PLANES = len(Plane)
 NUM_LAYERS = 4
@@ -110,15 +115,14 @@ def choose_token(
     params: SamplingParams,
     choice_index: int,
     position: int,
-    output_token_ids: tuple[int, int],
+    candidates: Sequence[int],
 ) -> int:
-    """The token for `position`, in the half-open range `output_token_ids`, given the digest of all
-    positions before it."""
+    """The token for `position`, one of `candidates`, given the digest of all positions before
+    it."""
     key = 0
     if params.temperature > 0:
         key = noise.position_key(params.seed, choice_index, position)
-    low, high = output_token_ids
-    return low + noise.mix(digest ^ key) % (high - low)
+    return candidates[noise.mix(digest ^ key) % len(candidates)]
 
 
 def expected_tokens(
@@ -128,14 +132,23 @@ def expected_tokens(
     *,
     output_token_ids: tuple[int, int],
     choice_index: int = 0,
+    eos_token_ids: frozenset[int] = frozenset(),
+    compiler: GrammarCompiler | None = None,
 ) -> list[int]:
     """The first `num_tokens` tokens that any fake engine gives after `prompt`, if no KV is lost.
 
-    Whether one of them ends the sequence is the worker's business, not looked at here.
+    Whether one of them ends the sequence is the worker's business, not looked at here. The model's
+    `eos_token_ids` matter with `min_tokens` or a grammar, its `compiler` with a grammar.
     """
     total = digest(prompt)
+    matcher = compiler.matcher(params.grammar) if compiler and params.grammar else None
     tokens: list[int] = []
     for position in range(len(prompt), len(prompt) + num_tokens):
-        tokens.append(choose_token(total, params, choice_index, position, output_token_ids))
+        barred = barred_tokens(params, len(tokens), eos_token_ids)
+        allowed = Allowed(matcher.mask() if matcher else None, barred)
+        chosen_from = candidates(output_token_ids, params, allowed, eos_token_ids)
+        tokens.append(choose_token(total, params, choice_index, position, chosen_from))
         total = (total + digest(tokens[-1:], position)) & noise.MASK
+        if matcher:
+            matcher.advance(tokens[-1:])
     return tokens

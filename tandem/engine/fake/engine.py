@@ -6,13 +6,17 @@ what, `verifier` how much); it takes as long as the profile says, on the clock o
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tandem.core.errors import ConfigError
-from tandem.core.plan import StepPlan, StepResult
+from tandem.artifacts.tokenizer import Tokenizer
+from tandem.core.errors import ConfigError, InvalidRequest, TandemError
+from tandem.core.plan import SampleSpec, StepPlan, StepResult
+from tandem.engine.allowed_tokens import Allowed, AllowedTokens
+from tandem.engine.fake.candidates import candidates, token_logprobs
 from tandem.engine.fake.checks import check_plan
 from tandem.engine.fake.clock import Clock, RealClock, wait_until
 from tandem.engine.fake.content import NUM_LAYERS, choose_token, items
@@ -22,6 +26,7 @@ from tandem.engine.fake.pool import FakeKVPool
 from tandem.engine.fake.profile import Profile
 from tandem.engine.fake.verifier import Verification, Verifier
 from tandem.engine.protocols import LayerHook, ModelInfo
+from tandem.engine.sampled_token import SampledToken, step_result
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +56,11 @@ class FakeEngine:
         output_token_ids: tuple[int, int],
         verify: Verification = "full",
         clock: Clock | None = None,
+        open_tokenizer: Callable[[], Tokenizer] | None = None,
     ) -> None:
         """`output_token_ids` is the half-open range of tokens that it may sample; `verify` says how
-        much of the context a step reads (see `Verifier`). Raises `ConfigError` if the range is
+        much of the context a step reads (see `Verifier`); `open_tokenizer` is called when the first
+        grammar comes. Raises `ConfigError` if the range is
         empty or not within the vocabulary."""
         low, high = output_token_ids
         if not 0 <= low < high <= model.vocab_size:
@@ -71,6 +78,7 @@ class FakeEngine:
             token_layer_s=profile.token_layer_s(NUM_LAYERS),
         )
         self._verifier = Verifier(self._pool, model.max_model_len, verify)
+        self._allowed = AllowedTokens(model, open_tokenizer or _no_tokenizer)
         self._free_at = 0.0
 
     @property
@@ -95,11 +103,13 @@ class FakeEngine:
             vocab_size=self._model.vocab_size,
         )
         self._free_at = start + self._profile.step_s(plan)
+        allowed = self._allowed.start(plan)
         self._compute(plan, start, on_layer)
-        return FakeStep(self._free_at, self._sample(plan), self._clock)
+        return FakeStep(self._free_at, self._sample(plan, allowed()), self._clock)
 
     def close(self) -> None:
-        """Nothing to free."""
+        """End its threads."""
+        self._allowed.close()
 
     def _compute(self, plan: StepPlan, start: float, on_layer: LayerHook | None) -> None:
         """Write the KV of the plan's tokens, layer by layer."""
@@ -117,23 +127,33 @@ class FakeEngine:
             if on_layer:
                 on_layer(layer)
 
-    def _sample(self, plan: StepPlan) -> StepResult:
+    def _sample(self, plan: StepPlan, allowed: Sequence[Allowed | TandemError]) -> StepResult:
         asked = [each for each in plan.slices if each.sample]
-        digests = iter(self._verifier.digests(asked))
-        return StepResult(
-            tuple(
-                choose_token(
-                    next(digests),
-                    each.sample.params,
-                    each.sample.choice_index,
-                    each.end,
-                    self._output_token_ids,
-                )
+        rows = zip(asked, self._verifier.digests(asked), allowed, strict=True)
+        return step_result(
+            plan,
+            [
+                self._sample_slice(each.sample, each.end, digest, may)
+                for each, digest, may in rows
                 if each.sample
-                else None
-                for each in plan.slices
-            )
+            ],
         )
+
+    def _sample_slice(
+        self, spec: SampleSpec, position: int, digest: int, allowed: Allowed | TandemError
+    ) -> SampledToken:
+        if isinstance(allowed, TandemError):
+            return SampledToken(failure=allowed)
+        params, outputs = spec.params, self._output_token_ids
+        chosen_from = candidates(outputs, params, allowed, self._model.eos_token_ids)
+        token_id = choose_token(digest, params, spec.choice_index, position, chosen_from)
+        if params.logprobs is None:
+            return SampledToken(token_id)
+        return SampledToken(token_id, token_logprobs(outputs, token_id, params.logprobs))
+
+
+def _no_tokenizer() -> Tokenizer:
+    raise InvalidRequest("this engine was made without a tokenizer", param="grammar")
 
 
 def _token_ids(plan: StepPlan) -> NDArray[np.int64]:

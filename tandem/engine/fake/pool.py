@@ -50,18 +50,23 @@ class FakeKVPool:
         self, plane: Plane, layers: range, blocks: Sequence[int], num_tokens: int
     ) -> memoryview:
         """A copy of the items, as bytes, once the virtual link has carried it."""
+        data = np.empty(len(layers) * num_tokens * self._layout.token_bytes, np.uint8).data
+        self.read_into(plane, layers, blocks, num_tokens, data)
+        return data
+
+    def read_into(
+        self, plane: Plane, layers: range, blocks: Sequence[int], num_tokens: int, out: memoryview
+    ) -> None:
+        """Copy the items, once the virtual link has carried them. Raises ValueError if `out` has
+        not exactly the bytes of the region."""
         slots = self._slots(blocks, num_tokens)
-        data = self._region(plane, layers).take(slots, axis=1)
+        region = self._region(plane, layers)
+        shape = (len(layers), num_tokens, *region.shape[2:])
+        np.frombuffer(out, np.uint16).reshape(shape)[:] = region[:, slots]
         self._link.carry(num_tokens * len(layers) * self._token_layer_s)
-        return data.reshape(-1).view(np.uint8).data
 
     def write(
-        self,
-        plane: Plane,
-        layers: range,
-        blocks: Sequence[int],
-        num_tokens: int,
-        data: memoryview,
+        self, plane: Plane, layers: range, blocks: Sequence[int], num_tokens: int, data: memoryview
     ) -> None:
         """Store the items. Raises ValueError if `data` has not exactly the bytes of the region."""
         slots = self._slots(blocks, num_tokens)

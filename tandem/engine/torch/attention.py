@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,10 +18,11 @@ from tandem.models.layers import padded_rows
 
 @dataclass(frozen=True, slots=True)
 class MaskedBatch:
-    """A batch with its mask [tiles, 1, query rows, num_keys], added to the scores of each layer."""
+    """A batch with its masks [tiles, 1, query rows, num_keys], one for each size of window, added
+    to the scores of the layers that have it."""
 
     batch: AttentionBatch
-    mask: Tensor
+    masks: Mapping[int | None, Tensor]
 
 
 class PagedAttention:
@@ -36,15 +38,18 @@ class PagedAttention:
         pool: TorchKVPool,
         inputs: StepInputs,
         num_heads: int,
-        window: int | None,
+        windows: Sequence[int | None],
         on_layer: LayerHook | None,
     ) -> None:
+        """`windows` has one of each layer, as in `ModelConfig`."""
         self._pool = pool
         self._slots = inputs.slots
         self._on_layer = on_layer
         self._group = num_heads // pool.layout.num_kv_heads
+        self._windows = windows
         self._batches = [
-            MaskedBatch(batch, self._mask(batch, window)) for batch in inputs.attention
+            MaskedBatch(batch, {window: self._mask(batch, window) for window in set(windows)})
+            for batch in inputs.attention
         ]
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -56,18 +61,22 @@ class PagedAttention:
             self._on_layer(layer)
         output = torch.zeros_like(q, memory_format=torch.contiguous_format)
         for each in self._batches:
-            output.index_copy_(0, each.batch.rows, self._attend_batch(each, q, keys, values))
+            mask = each.masks[self._windows[layer]]
+            attended = self._attend_batch(each.batch, mask, q, keys, values)
+            output.index_copy_(0, each.batch.rows, attended)
         return output
 
-    def _attend_batch(self, each: MaskedBatch, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    def _attend_batch(
+        self, batch: AttentionBatch, mask: Tensor, q: Tensor, keys: Tensor, values: Tensor
+    ) -> Tensor:
         """[tiles * num_queries, num_heads, head_dim]."""
         output = functional.scaled_dot_product_attention(
-            self._gather_queries(each.batch, q),
-            _gather(each.batch, keys),
-            _gather(each.batch, values),
-            attn_mask=each.mask,
+            self._gather_queries(batch, q),
+            _gather(batch, keys),
+            _gather(batch, values),
+            attn_mask=mask,
         )
-        num_tiles, num_queries = each.batch.positions.shape
+        num_tiles, num_queries = batch.positions.shape
         output = output[:, :, : num_queries * self._group].transpose(1, 2)
         output = output.reshape(num_tiles, num_queries, self._group, -1, q.shape[-1])
         return output.transpose(2, 3).reshape(-1, *q.shape[1:])

@@ -2,7 +2,7 @@
 
 A step goes `check_plan` -> `StepInputs` (index tensors) -> `Decoder.hidden`, which calls
 `PagedAttention` for each layer (KV to the pool, hook, attention) -> `Decoder.logits` for the slices
-that sample -> `sample`.
+that sample -> `sample`. Grammars are followed beside it (`AllowedTokens`).
 
 Bits: in float32 on a CPU, a token's KV and logits are a function of the tokens before it alone, not
 of the batch, the chunking, prefill or decode, the blocks, the number of threads. Rows are padded
@@ -11,8 +11,7 @@ for the matrix products (`tandem.models.layers`), keys for attention (`inputs.KE
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -20,36 +19,25 @@ from torch import Tensor
 from tandem.artifacts.config import MOCK
 from tandem.artifacts.model_folder import ModelFolder
 from tandem.core.device import CpuDevice, CudaDevice
-from tandem.core.errors import ConfigError
+from tandem.core.errors import ConfigError, TandemError
 from tandem.core.kv import KVLayout
-from tandem.core.plan import StepPlan, StepResult
+from tandem.core.plan import StepPlan
+from tandem.engine.allowed_tokens import ALL, Allowed, AllowedTokens
 from tandem.engine.protocols import LayerHook, ModelInfo
 from tandem.engine.torch.attention import PagedAttention
 from tandem.engine.torch.inputs import KEY_TILE, StepInputs
 from tandem.engine.torch.kv_pool import TorchKVPool
 from tandem.engine.torch.placement import numerics, resolve_dtype, torch_device
 from tandem.engine.torch.plan_check import check_plan
-from tandem.engine.torch.sampler import sample
+from tandem.engine.torch.sampler import SampleRow, sample
+from tandem.engine.torch.step_handle import TorchStepHandle
+from tandem.engine.torch.token_logprobs import RowLogprobs
 from tandem.models.decoder import Decoder
 from tandem.models.rope import RotaryEmbedding
 from tandem.models.weights import load_weights
 
 # Sees, of each step, the logits [slices that sample, vocab_size] in float32, in the plan's order.
 StepObserver = Callable[[StepPlan, Tensor], None]
-
-
-@dataclass(frozen=True, slots=True)
-class TorchStepHandle:
-    """A step whose tokens may still be on the device; `result` waits for them."""
-
-    plan: StepPlan
-    sampled: Tensor
-
-    def result(self) -> StepResult:
-        tokens = iter(self.sampled.tolist())
-        return StepResult(
-            tuple(None if each.sample is None else next(tokens) for each in self.plan.slices)
-        )
 
 
 class TorchEngine:
@@ -94,6 +82,7 @@ class TorchEngine:
             eos_token_ids=config.eos_token_ids,
             numerics=numerics(self._device, item),
         )
+        self._allowed = AllowedTokens(self._model, folder.tokenizer)
 
     @property
     def model(self) -> ModelInfo:
@@ -114,30 +103,46 @@ class TorchEngine:
             num_blocks=self._pool.num_blocks,
         )
         if not plan.slices:
-            return TorchStepHandle(plan, torch.empty(0, dtype=torch.int64))
+            return TorchStepHandle(plan, torch.empty(0, dtype=torch.int64), (), ())
+        allowed = self._allowed.start(plan)
         logits = self._logits(plan, on_layer)
         if self._observer is not None:
             self._observer(plan, logits)
-        return TorchStepHandle(plan, _sample(plan, logits))
+        return _sample(plan, logits, allowed())
 
     def close(self) -> None:
         """Free the weights and the pool. Nothing may be called afterwards."""
+        self._allowed.close()
         del self._decoder, self._pool
 
     def _logits(self, plan: StepPlan, on_layer: LayerHook | None) -> Tensor:
         """Compute the step's KV, and the logits [slices that sample, vocab_size]."""
         inputs = StepInputs.build(plan, self._pool.layout.block_size, self._device)
         attention = PagedAttention(
-            self._pool, inputs, self._config.num_heads, self._config.sliding_window, on_layer
+            self._pool, inputs, self._config.num_heads, self._config.windows, on_layer
         )
         hidden = self._decoder.hidden(inputs.token_ids, inputs.positions, attention)
         logits = self._decoder.logits(hidden[inputs.logit_rows])
         return logits[: sum(each.sample is not None for each in plan.slices)]
 
 
-def _sample(plan: StepPlan, logits: Tensor) -> Tensor:
+def _sample(
+    plan: StepPlan, logits: Tensor, allowed: Sequence[Allowed | TandemError]
+) -> TorchStepHandle:
     asked = [(each.sample, each.end) for each in plan.slices if each.sample is not None]
-    return sample(logits, [spec for spec, _ in asked], [position for _, position in asked])
+    failures = [each if isinstance(each, TandemError) else None for each in allowed]
+    rows = [
+        SampleRow(spec, position, ALL if isinstance(each, TandemError) else each)
+        for (spec, position), each in zip(asked, allowed, strict=True)
+    ]
+    sampled = sample(logits, rows)
+    logprobs = [
+        None
+        if (num_top := row.spec.params.logprobs) is None
+        else RowLogprobs.of(logits[index], sampled[index], num_top)
+        for index, row in enumerate(rows)
+    ]
+    return TorchStepHandle(plan, sampled, logprobs, failures)
 
 
 def _check(folder: ModelFolder, block_size: int, num_blocks: int, max_model_len: int) -> None:

@@ -10,20 +10,13 @@ import torch
 from torch import Tensor
 
 from tandem.core.kv import KVLayout, Plane
-
-# Tokens are moved as items of the widest type that divides them: several times faster than as
-# their own, because torch moves an indexed item at a time.
-MOVED_DTYPES = (torch.complex128, torch.int64, torch.int32, torch.int16)
+from tandem.engine.torch.kv_copies import BlockTable, DeviceCopies, HostCopies, KVCopies
 
 CACHE_LINE = 64
 
 
 class TorchKVPool:
-    """A `KVPool` over `[planes, layers, num_blocks, block_size, num_kv_heads, head_dim]`.
-
-    On a GPU all work goes to the default stream, in the engine's thread as in transfer threads. So
-    a read is ordered after every kernel launched before it, and sees the KV that they store.
-    """
+    """A `KVPool` over `[planes, layers, num_blocks, block_size, num_kv_heads, head_dim]`."""
 
     def __init__(self, layout: KVLayout, num_blocks: int, device: torch.device) -> None:
         self._layout = layout
@@ -38,9 +31,8 @@ class TorchKVPool:
             layout.head_dim,
         )
         self._items = _zeros(shape, getattr(torch, layout.dtype), device)
-        moved = next(each for each in MOVED_DTYPES if layout.token_bytes % each.itemsize == 0)
-        # [planes, layers, tokens, items of a token], over the same memory.
-        self._tokens = self._items.flatten(4).flatten(2, 3).view(moved)
+        on_host = device.type == "cpu"
+        self._copies: KVCopies = (HostCopies if on_host else DeviceCopies)(self._items)
 
     @property
     def layout(self) -> KVLayout:
@@ -58,46 +50,46 @@ class TorchKVPool:
         self, plane: Plane, layers: range, blocks: Sequence[int], num_tokens: int
     ) -> memoryview:
         """A copy of the items, as bytes. Raises ValueError if there is no such region."""
-        slots = self._slots(layers, blocks, num_tokens)
-        tokens = self._region(plane, layers).index_select(1, slots).cpu()
-        return tokens.view(-1).view(torch.uint8).numpy().data
+        data = np.empty(self._checked_size(layers, num_tokens), np.uint8).data
+        self.read_into(plane, layers, blocks, num_tokens, data)
+        return data
+
+    def read_into(
+        self, plane: Plane, layers: range, blocks: Sequence[int], num_tokens: int, out: memoryview
+    ) -> None:
+        """Copy the items to `out`. Raises ValueError if there is no such region, or if `out` has
+        not exactly its bytes."""
+        table = self._checked_table(layers, blocks, num_tokens, out)
+        self._copies.read(plane - 1, layers, table, num_tokens, np.frombuffer(out, np.uint8))
 
     def write(
-        self,
-        plane: Plane,
-        layers: range,
-        blocks: Sequence[int],
-        num_tokens: int,
-        data: memoryview,
+        self, plane: Plane, layers: range, blocks: Sequence[int], num_tokens: int, data: memoryview
     ) -> None:
         """Store the items. Raises ValueError if there is no such region, or if `data` has not
         exactly its bytes."""
-        slots = self._slots(layers, blocks, num_tokens)
-        expected = len(layers) * num_tokens * self._layout.token_bytes
-        if data.nbytes != expected:
-            raise ValueError(f"{data.nbytes} bytes for a region of {expected}")
-        # A copy, because `data` may be read-only and lie at any address.
-        tokens = torch.empty(expected, dtype=torch.uint8)
-        np.copyto(tokens.numpy(), np.frombuffer(data, np.uint8))
-        region = self._region(plane, layers)
-        tokens = tokens.view(region.dtype).view(len(layers), num_tokens, region.shape[2])
-        region.index_copy_(1, slots, tokens.to(region.device))
+        table = self._checked_table(layers, blocks, num_tokens, data)
+        self._copies.write(plane - 1, layers, table, num_tokens, np.frombuffer(data, np.uint8))
 
-    def _region(self, plane: Plane, layers: range) -> Tensor:
-        return self._tokens[plane - 1, layers.start : layers.stop]
-
-    def _slots(self, layers: range, blocks: Sequence[int], num_tokens: int) -> Tensor:
-        """The places of the region's tokens in a layer."""
-        if layers.step != 1 or not 0 <= layers.start <= layers.stop <= self._layout.num_layers:
-            raise ValueError(f"{layers} of {self._layout.num_layers} layers")
+    def _checked_table(
+        self, layers: range, blocks: Sequence[int], num_tokens: int, data: memoryview
+    ) -> BlockTable:
         table = np.asarray(blocks, dtype=np.int64)
-        if not 0 <= num_tokens <= len(table) * self._layout.block_size:
+        if num_tokens > len(table) * self._layout.block_size:
             raise ValueError(f"{num_tokens} tokens in {len(table)} blocks")
         if len(table) and not 0 <= table.min() <= table.max() < self._num_blocks:
             raise ValueError(f"blocks {list(blocks)} of {self._num_blocks}")
-        offsets = np.arange(self._layout.block_size)
-        slots = (table[:, None] * self._layout.block_size + offsets).reshape(-1)[:num_tokens]
-        return torch.from_numpy(slots).to(self._items.device)
+        expected = self._checked_size(layers, num_tokens)
+        if data.nbytes != expected:
+            raise ValueError(f"{data.nbytes} bytes for a region of {expected}")
+        return table
+
+    def _checked_size(self, layers: range, num_tokens: int) -> int:
+        """Bytes of the region."""
+        if layers.step != 1 or not 0 <= layers.start <= layers.stop <= self._layout.num_layers:
+            raise ValueError(f"{layers} of {self._layout.num_layers} layers")
+        if num_tokens < 0:
+            raise ValueError(f"{num_tokens} tokens")
+        return len(layers) * num_tokens * self._layout.token_bytes
 
 
 def _zeros(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -1,6 +1,9 @@
+import math
+
 import pytest
 
 from tandem.artifacts.config import ModelConfig
+from tandem.artifacts.rope_scaling import Llama3Scaling, YarnScaling
 from tandem.core.errors import ConfigError
 
 
@@ -9,14 +12,15 @@ def test_llama_with_defaults(llama: dict[str, object]) -> None:
     assert (config.num_layers, config.num_heads, config.num_kv_heads) == (2, 4, 2)
     assert config.head_dim == 16
     assert (config.rope_theta, config.rope_scaling) == (10_000.0, None)
-    assert (config.attention_bias, config.qk_norm, config.tie_word_embeddings) == (False,) * 3
-    assert config.sliding_window is None
+    assert (config.qkv_bias, config.output_bias, config.mlp_bias) == (False,) * 3
+    assert (config.qk_norm, config.tie_word_embeddings) == (False,) * 2
+    assert config.windows == (None, None)
     assert config.output_token_ids is None
     hash(config)
 
 
 @pytest.mark.parametrize(
-    ("name", "attention_bias", "qk_norm", "sliding_window"),
+    ("name", "qkv_bias", "qk_norm", "window"),
     [
         ("LlamaForCausalLM", False, False, None),
         ("MistralForCausalLM", False, False, 32),
@@ -25,32 +29,88 @@ def test_llama_with_defaults(llama: dict[str, object]) -> None:
     ],
 )
 def test_families(
-    llama: dict[str, object],
-    name: str,
-    attention_bias: bool,
-    qk_norm: bool,
-    sliding_window: int | None,
+    llama: dict[str, object], name: str, qkv_bias: bool, qk_norm: bool, window: int | None
 ) -> None:
     config = ModelConfig.from_json({**llama, "architectures": [name], "sliding_window": 32})
-    assert config.attention_bias is attention_bias
+    assert config.qkv_bias is qkv_bias
     assert config.qk_norm is qk_norm
-    assert config.sliding_window == sliding_window
+    assert config.windows == (window, window)
+
+
+@pytest.mark.parametrize(
+    ("name", "switch", "biases"),
+    [
+        ("LlamaForCausalLM", "attention_bias", (True, True, False)),
+        ("LlamaForCausalLM", "mlp_bias", (False, False, True)),
+        ("Qwen3ForCausalLM", "attention_bias", (True, True, False)),
+        # Not switches of these: transformers ignores them.
+        ("Qwen2ForCausalLM", "attention_bias", (True, False, False)),
+        ("MistralForCausalLM", "attention_bias", (False, False, False)),
+        ("Qwen3ForCausalLM", "mlp_bias", (False, False, False)),
+    ],
+)
+def test_biases(llama: dict[str, object], name: str, switch: str, biases: tuple[bool, ...]) -> None:
+    config = ModelConfig.from_json({**llama, "architectures": [name], switch: True})
+    assert (config.qkv_bias, config.output_bias, config.mlp_bias) == biases
+
+
+LLAMA3 = {
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
 
 
 def test_old_and_new_spelling_of_rope_are_one(llama: dict[str, object]) -> None:
-    scaling = {"factor": 8.0, "low_freq_factor": 1.0}
-    old = llama | {"rope_theta": 5e5, "rope_scaling": {"type": "llama3", **scaling}}
-    new = llama | {"rope_parameters": {"rope_theta": 5e5, "rope_type": "llama3", **scaling}}
+    old = llama | {"rope_theta": 5e5, "rope_scaling": {"type": "llama3", **LLAMA3}}
+    new = llama | {"rope_parameters": {"rope_theta": 5e5, "rope_type": "llama3", **LLAMA3}}
     config = ModelConfig.from_json(new)
     assert config == ModelConfig.from_json(old)
     assert config.canonical_json() == ModelConfig.from_json(old).canonical_json()
     assert config.rope_theta == 5e5
-    assert config.rope_scaling == {"rope_type": "llama3", **scaling}
+    assert config.rope_scaling == Llama3Scaling(8.0, 1.0, 4.0, 64)
+    hash(config)
 
 
-def test_default_rope_is_no_scaling(llama: dict[str, object]) -> None:
-    new = llama | {"rope_parameters": {"rope_theta": 7.0, "rope_type": "default"}}
-    assert ModelConfig.from_json(new).rope_scaling is None
+@pytest.mark.parametrize("rope", [{"rope_theta": 7.0, "rope_type": "default"}, {"rope_theta": 7.0}])
+def test_default_rope_is_no_scaling(llama: dict[str, object], rope: object) -> None:
+    config = ModelConfig.from_json(llama | {"rope_parameters": rope})
+    assert (config.rope_theta, config.rope_scaling) == (7.0, None)
+
+
+def test_yarn_stretches_the_context(llama: dict[str, object]) -> None:
+    """As Qwen has one write it: the length stays that of before."""
+    scaling = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128}
+    config = ModelConfig.from_json(llama | {"rope_scaling": scaling})
+    assert config.max_position_embeddings == 512
+    assert isinstance(config.rope_scaling, YarnScaling)
+    assert config.rope_scaling.attention_factor == pytest.approx(0.1 * math.log(4) + 1)
+    # Told as transformers 5 also takes it: the factor from the lengths, or the length from above.
+    for same in (
+        {"max_position_embeddings": 512, "rope_scaling": scaling | {"factor": None}},
+        {"rope_scaling": {"type": "yarn", "factor": 4.0}},
+        {"original_max_position_embeddings": 128, "rope_scaling": scaling | {"type": "yarn"}},
+    ):
+        assert ModelConfig.from_json(llama | same) == config
+
+
+@pytest.mark.parametrize("key", ["type", "rope_type"])
+@pytest.mark.parametrize("name", ["dynamic", "longrope", "mrope", "proportional"])
+def test_other_scalings_are_refused_by_name(llama: dict[str, object], key: str, name: str) -> None:
+    with pytest.raises(ConfigError, match=f"{name!r}, expected one of the supported: .* yarn"):
+        ModelConfig.from_json(llama | {"rope_scaling": {key: name, "factor": 2.0}})
+
+
+@pytest.mark.parametrize("name", ["low_freq_factor", "high_freq_factor", "factor"])
+@pytest.mark.parametrize("value", [None, 0, -1, "2", True, float("nan"), 10**400])
+def test_a_scalings_wrong_number_is_named(
+    llama: dict[str, object], name: str, value: object
+) -> None:
+    with pytest.raises(ConfigError, match=f"rope_scaling: '{name}'") as caught:
+        scaling = {"rope_type": "llama3", **LLAMA3, name: value}
+        ModelConfig.from_json(llama | {"rope_scaling": scaling})
+    assert caught.value.param == name
 
 
 @pytest.mark.parametrize(("eos", "expected"), [(2, {2}), ([2, 7], {2, 7}), (None, set())])
@@ -58,11 +118,35 @@ def test_eos_may_be_one_or_many(llama: dict[str, object], eos: object, expected:
     assert ModelConfig.from_json(llama | {"eos_token_id": eos}).eos_token_ids == expected
 
 
-@pytest.mark.parametrize(("first", "expected"), [(0, 32), (2, None)])
-def test_qwens_window(llama: dict[str, object], first: int, expected: int | None) -> None:
-    fields = {"use_sliding_window": True, "sliding_window": 32, "max_window_layers": first}
-    qwen = {**llama, "architectures": ["Qwen2ForCausalLM"], **fields}
-    assert ModelConfig.from_json(qwen).sliding_window == expected
+@pytest.mark.parametrize(
+    ("fields", "windows"),
+    [
+        ({"max_window_layers": 0}, (32, 32)),
+        ({"max_window_layers": 1}, (None, 32)),
+        ({"max_window_layers": 2}, (None, None)),
+        ({"layer_types": ["sliding_attention", "full_attention"]}, (32, None)),
+        ({"max_window_layers": 0, "use_sliding_window": False}, (None, None)),
+    ],
+)
+def test_qwens_windows(
+    llama: dict[str, object], fields: dict[str, object], windows: tuple[int | None, ...]
+) -> None:
+    qwen = {**llama, "architectures": ["Qwen2ForCausalLM"], "sliding_window": 32}
+    config = ModelConfig.from_json(qwen | {"use_sliding_window": True} | fields)
+    assert config.windows == windows
+
+
+@pytest.mark.parametrize(("fields", "window"), [({}, 4096), ({"sliding_window": None}, None)])
+def test_mistrals_window(
+    llama: dict[str, object], fields: dict[str, object], window: int | None
+) -> None:
+    config = ModelConfig.from_json({**llama, "architectures": ["MistralForCausalLM"], **fields})
+    assert config.windows == (window, window)
+
+
+def test_qwen3_heads_are_128_wide_unless_told(llama: dict[str, object]) -> None:
+    qwen = {**llama, "architectures": ["Qwen3ForCausalLM"]}
+    assert ModelConfig.from_json(qwen).head_dim == 128
 
 
 @pytest.mark.parametrize(
@@ -83,8 +167,10 @@ def test_qwens_window(llama: dict[str, object], first: int, expected: int | None
         ("architectures", None),
         ("architectures", ["A", "B"]),
         ("hidden_act", "gelu"),
-        ("attention_bias", True),
-        ("mlp_bias", True),
+        ("partial_rotary_factor", 0.5),
+        ("rope_theta", 1),
+        ("num_hidden_layers", 10**9),
+        ("max_position_embeddings", 10**18),
         ("quantization_config", {"bits": 4}),
     ],
 )
@@ -98,3 +184,11 @@ def test_a_wrong_field_is_named(llama: dict[str, object], field: str, value: obj
 def test_supported_architectures_are_named(llama: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match=r"'GPT2LMHeadModel' is not supported.*LlamaForCausalLM"):
         ModelConfig.from_json(llama | {"architectures": ["GPT2LMHeadModel"]})
+
+
+@pytest.mark.parametrize("names", [None, [], ["A", "B"], "LlamaForCausalLM", [7]])
+def test_a_missing_architecture_tells_the_supported(
+    llama: dict[str, object], names: object
+) -> None:
+    with pytest.raises(ConfigError, match=r"Llama.*Mistral.*Qwen2.*Qwen3"):
+        ModelConfig.from_json(llama | {"architectures": names})

@@ -1,9 +1,12 @@
+import struct
+import tracemalloc
 from pathlib import Path
 
 import gguf
 import numpy as np
 import pytest
 import tiny_gguf
+import torch
 from numpy.typing import NDArray
 
 from tandem.artifacts.gguf_import import import_gguf
@@ -34,7 +37,35 @@ def test_the_weights_come_back_under_hugging_faces_names(tmp_path: Path, kind: s
         np.testing.assert_allclose(found[name], weight, rtol=LAST_PLACE, atol=0, err_msg=name)
 
 
-def test_quantised_rows_are_put_in_order_and_dequantised(tmp_path: Path) -> None:
+QUANTISATIONS = [
+    *("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"),
+    *("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS"),
+]
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2"])
+@pytest.mark.parametrize("name", QUANTISATIONS)
+def test_values_are_those_of_the_reference(tmp_path: Path, name: str, kind: str) -> None:
+    """Bit for bit those of the gguf library, rounded to bfloat16, in Hugging Face's order."""
+    quantisation = gguf.GGMLQuantizationType[name]
+    path = tiny_gguf.write(tmp_path / "x.gguf", kind, quantisation, sizes=tiny_gguf.WIDE)
+    import_gguf(path, tmp_path / "out")
+    found = read_bfloat16(tmp_path / "out" / "model.safetensors")
+    tensors = {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
+    assert len(found) == len(tensors)
+    names = gguf.get_tensor_name_map(getattr(gguf.MODEL_ARCH, kind.upper()), tiny_gguf.LAYERS)
+    for hugging_face_name, values in found.items():
+        tensor = tensors[names.get_name(hugging_face_name, try_suffixes=(".weight", ".bias"))]
+        assert (tensor.tensor_type == quantisation) or len(tensor.shape) == 1
+        expected = torch.tensor(gguf.quants.dequantize(tensor.data, tensor.tensor_type))
+        # The converter's permutation of what we found is what was in the file.
+        for part, heads in (("q", tiny_gguf.HEADS), ("k", tiny_gguf.KV_HEADS)):
+            if kind == "llama" and hugging_face_name.endswith(f"self_attn.{part}_proj.weight"):
+                values = tiny_gguf.permute(values, heads)  # noqa: PLW2901
+        assert np.array_equal(values, expected.bfloat16().float().numpy()), hugging_face_name
+
+
+def test_a_quantised_model_is_close_to_the_original(tmp_path: Path) -> None:
     q8_0 = gguf.GGMLQuantizationType.Q8_0
     import_gguf(tiny_gguf.write(tmp_path / "x.gguf", quantisation=q8_0), tmp_path / "out")
     found = read_bfloat16(tmp_path / "out" / "model.safetensors")
@@ -105,8 +136,91 @@ def test_a_variant_with_other_tensors_is_refused(tmp_path: Path) -> None:
 def test_what_is_supported_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"'gemma' is not supported; .* llama, qwen2, qwen3"):
         import_gguf(_only_kind(tmp_path / "x.gguf", "gemma"), tmp_path / "out")
-    with pytest.raises(ConfigError, match=r"tokenizer\.ggml\.pre.* gpt-2, smollm"):
+    with pytest.raises(ConfigError, match=r"'falcon', expected one of .* gpt-2, smollm"):
         import_gguf(tiny_gguf.write(tmp_path / "y.gguf", pre="falcon"), tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "what"),
+    [
+        ("split.count", 3, "llama-gguf-split --merge"),
+        ("llama.expert_count", 8, "mixtures of experts"),
+        ("llama.rope.dimension_count", 4, "the size of a head"),
+        ("llama.attention.value_length", 16, "the size of a head"),
+        ("llama.rope.scaling.type", "longrope", "'longrope', expected one of .* linear, yarn"),
+    ],
+)
+def test_an_unsupported_variant_is_named(
+    tmp_path: Path, key: str, value: int | str, what: str
+) -> None:
+    path = tiny_gguf.write(tmp_path / "x.gguf", metadata={key: value})
+    with pytest.raises(ConfigError, match=what) as caught:
+        import_gguf(path, tmp_path / "out")
+    assert caught.value.param == key
+
+
+def test_a_parameter_of_scaling_that_would_be_missed_is_refused(tmp_path: Path) -> None:
+    prefix = "llama.rope.scaling."
+    metadata = {
+        f"{prefix}type": "yarn",
+        f"{prefix}factor": 4,
+        f"{prefix}original_context_length": 64,
+        f"{prefix}yarn_beta_fast": 16,
+    }
+    with pytest.raises(ConfigError, match="yarn_beta_fast"):
+        import_gguf(tiny_gguf.write(tmp_path / "x.gguf", metadata=metadata), tmp_path / "out")
+
+
+def header(num_tensors: int, num_values: int) -> bytes:
+    return struct.pack("<4sIQQ", b"GGUF", 3, num_tensors, num_values)
+
+
+def text(value: bytes, length: int | None = None) -> bytes:
+    return struct.pack("<Q", len(value) if length is None else length) + value
+
+
+HUGE = 2**60
+ARRAY, UINT8, STRING = 9, 0, 8
+LIES = {
+    "no-gguf": b"GGML" + bytes(100),
+    "version": struct.pack("<4sIQQ", b"GGUF", 99, 0, 0),
+    "many-values": header(0, HUGE),
+    "many-tensors": header(HUGE, 0),
+    "long-key": header(0, 1) + text(b"key", HUGE),
+    "long-string": header(0, 1) + text(b"key") + struct.pack("<I", STRING) + text(b"x", HUGE),
+    "long-array": header(0, 1) + text(b"key") + struct.pack("<IIQ", ARRAY, UINT8, HUGE),
+    "unknown-type": header(0, 1) + text(b"key") + struct.pack("<I", 77),
+    "deep-array": header(0, 1) + text(b"k") + struct.pack("<I", ARRAY) + 50_000 * (
+        struct.pack("<IQ", ARRAY, 1)
+    ),
+    "huge-tensor": header(1, 0) + text(b"t") + struct.pack("<IQQIQ", 2, HUGE, 2, 0, 0) + bytes(64),
+    "many-dimensions": header(1, 0) + text(b"t") + struct.pack("<I", 2**32 - 1) + bytes(64),
+    "unknown-quantisation": header(1, 0) + text(b"t") + struct.pack("<IQIQ", 1, 32, 999, 0),
+    "tensor-far-away": header(1, 0) + text(b"t") + struct.pack("<IQIQ", 1, 4, 0, HUGE) + bytes(64),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LIES)
+def test_a_header_that_lies_is_refused_in_little_memory(tmp_path: Path, name: str) -> None:
+    (tmp_path / "x.gguf").write_bytes(LIES[name])
+    tracemalloc.start()
+    try:
+        with pytest.raises(ConfigError, match="not a whole GGUF file"):
+            import_gguf(tmp_path / "x.gguf", tmp_path / "out")
+        assert tracemalloc.get_traced_memory()[1] < 64 * 2**20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_file_of_nothing_but_metadata_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each byte of such an array would become an object."""
+    monkeypatch.setattr("tandem.artifacts.gguf_file.MAX_VALUES", 1000)
+    array = struct.pack("<IIQ", ARRAY, UINT8, 2000) + bytes(2000)
+    (tmp_path / "x.gguf").write_bytes(header(0, 1) + text(b"key") + array)
+    with pytest.raises(ConfigError, match="more than 1000 values"):
+        import_gguf(tmp_path / "x.gguf", tmp_path / "out")
 
 
 def test_an_existing_folder_is_not_touched(tmp_path: Path) -> None:

@@ -76,6 +76,14 @@ def test_a_broken_config_is_refused(make_folder: MakeFolder, content: str) -> No
         ModelFolder.open(path)
 
 
+def test_a_huge_config_is_not_read(make_folder: MakeFolder) -> None:
+    path = make_folder()
+    with (path / "config.json").open("r+b") as file:
+        file.truncate(2**40)
+    with pytest.raises(ConfigError, match="too large"):
+        ModelFolder.open(path)
+
+
 def test_a_broken_tokenizer_is_refused(make_folder: MakeFolder) -> None:
     path = make_folder()
     (path / "tokenizer.json").write_text("{}")

@@ -46,6 +46,12 @@ def test_read_is_a_copy(pool):
 
 
 @pytest.mark.parametrize("size", [0, 127, 126, 144])
+def test_a_read_into_other_than_the_regions_bytes(pool, size):
+    with pytest.raises(ValueError):
+        pool.read_into(Plane.KEY, range(2), [1], 4, memoryview(bytearray(size)))
+
+
+@pytest.mark.parametrize("size", [0, 127, 126, 144])
 def test_a_write_of_other_than_the_regions_bytes(pool, size):
     with pytest.raises(ValueError):
         pool.write(Plane.KEY, range(2), [1], 4, memoryview(bytes(size)))

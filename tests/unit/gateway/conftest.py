@@ -1,15 +1,17 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import AsyncIterator, Callable, Iterator, MutableMapping
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import structlog
-from scripted_service import ScriptedService, Step, ended
+from scripted_service import ScriptedGrammars, ScriptedService, Step, ended
 
 import tandem.artifacts
 from gateway.frontend import Frontend
+from gateway.http.app import create_app
 from tandem.artifacts.tokenizer import Tokenizer
 
 Say = Callable[[str], list[Step]]
@@ -39,7 +41,22 @@ def service(say: Say) -> ScriptedService:
 
 
 @pytest.fixture
-def frontend(service: ScriptedService, tokenizer: Tokenizer) -> Iterator[Frontend]:
-    frontend = Frontend(service, tokenizer)
+def grammars() -> ScriptedGrammars:
+    return ScriptedGrammars()
+
+
+@pytest.fixture
+def frontend(
+    service: ScriptedService, tokenizer: Tokenizer, grammars: ScriptedGrammars
+) -> Iterator[Frontend]:
+    frontend = Frontend(service, tokenizer, grammars)
     yield frontend
     frontend.close()
+
+
+@pytest.fixture
+async def client(frontend: Frontend, service: ScriptedService) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the HTTP side, without a socket."""
+    transport = httpx.ASGITransport(create_app(frontend, service))
+    async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
+        yield client

@@ -7,8 +7,12 @@ from collections.abc import Callable, Sequence
 from enum import Enum
 
 from gateway.tokens import Ended, ServedBy, ServedModel, Token, TokenRequest
+from tandem.core.errors import InvalidRequest
+from tandem.core.grammar import Grammar
+from tandem.core.logprobs import TokenLogprobs
 from tandem.core.sequence import FinishReason
 
+FIRST_LOGPROB = -0.5
 SERVED_BY = ServedBy("prefill-0", "decode-0", kv_bytes=4096, num_cached_tokens=2)
 
 
@@ -33,6 +37,7 @@ class ScriptedStream:
         self.num_tokens = 0
         self._position = len(request.prompt_token_ids)
         self._steps = list(steps)
+        self._num_logprobs = request.params.logprobs
 
     async def next(self) -> Token | Ended:
         assert not self.cancelled.is_set(), "next() after cancel()"
@@ -46,7 +51,14 @@ class ScriptedStream:
             return step
         self.num_tokens += 1
         self._position += 1
-        return Token(self._position - 1, step)
+        return Token(self._position - 1, step, self._logprobs(step))
+
+    def _logprobs(self, token_id: int) -> TokenLogprobs | None:
+        """The token has `FIRST_LOGPROB`, and those before it in the vocabulary 1 less each."""
+        if self._num_logprobs is None:
+            return None
+        top = tuple((token_id - i, FIRST_LOGPROB - i) for i in range(self._num_logprobs))
+        return TokenLogprobs(FIRST_LOGPROB, top)
 
     def stop(self) -> Ended:
         self.cancelled.set()
@@ -56,6 +68,19 @@ class ScriptedStream:
         self.cancelled.set()
 
 
+class ScriptedGrammars:
+    """Finds nothing wrong with any grammar, unless it is told to."""
+
+    def __init__(self) -> None:
+        self.refusal: InvalidRequest | None = None
+        self.checked: list[Grammar] = []
+
+    def check(self, grammar: Grammar) -> None:
+        self.checked.append(grammar)
+        if self.refusal is not None:
+            raise self.refusal
+
+
 class ScriptedService:
     """`script` makes the steps of each request; `refusal` is what `submit` raises, if anything."""
 
@@ -63,8 +88,13 @@ class ScriptedService:
         self.script = script
         self.refusal: Exception | None = None
         self.ready = True
+        self.draining = False
         self.model: ServedModel | None = ServedModel(
-            "mock", vocab_size=260, max_model_len=4096, max_sequence_tokens=2048
+            "mock",
+            vocab_size=260,
+            max_model_len=4096,
+            max_sequence_tokens=2048,
+            eos_token_ids=frozenset({256}),
         )
         self.requests: list[TokenRequest] = []
         self.streams: list[ScriptedStream] = []

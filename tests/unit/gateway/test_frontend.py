@@ -5,7 +5,8 @@ import asyncio
 import pytest
 from scripted_service import SERVED_BY, Pause, ScriptedService, ended
 
-from gateway.answer import Answer, Delta, Finished
+from gateway.answer import Answer
+from gateway.choice import Delta, Finished
 from gateway.frontend import Frontend
 from gateway.request import (
     ChatMessage,
@@ -25,7 +26,7 @@ from tandem.core.sequence import FinishReason
 
 
 def ask(text: str = "Hi", **fields: object) -> GenerationRequest:
-    return GenerationRequest(prompt=TextPrompt(text), **fields)
+    return GenerationRequest(prompts=(TextPrompt(text),), **fields)
 
 
 async def read(answer: Answer) -> tuple[str, list[int], Finished]:
@@ -48,7 +49,7 @@ async def test_a_text_becomes_tokens_and_tokens_a_text(frontend, service, tokeni
     text, token_ids, finished = await read(answer)
     assert text == "Hello, world"
     assert token_ids == tokenizer.encode(text)
-    assert finished == Finished(FinishReason.LENGTH, 12, SERVED_BY)
+    assert finished == Finished(0, FinishReason.LENGTH, 12, SERVED_BY)
     assert service.requests[0].prompt_token_ids == tuple(tokenizer.encode("Hi"))
     assert not service.streams[0].cancelled.is_set()
 
@@ -71,7 +72,7 @@ async def test_a_default_never_makes_a_request_too_long(frontend, service):
 
 async def test_a_chat_goes_through_the_template(frontend, service, tokenizer):
     prompt = ChatPrompt((ChatMessage("user", "Hi"),))
-    await read(await frontend.generate(GenerationRequest(prompt=prompt)))
+    await read(await frontend.generate(GenerationRequest(prompts=(prompt,))))
     rendered = tokenizer.decode(service.requests[0].prompt_token_ids, skip_special_tokens=False)
     assert rendered == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
 
@@ -117,14 +118,17 @@ async def test_a_partial_match_at_the_end_is_shown(frontend):
         (ask(stop_token_ids=(1,) * 65), "stop_token_ids"),
         (ask(request_id="x" * 129), "request_id"),
         (ask(request_id="a\nb"), "request_id"),
-        (GenerationRequest(prompt=TokenPrompt(())), "prompt"),
-        (GenerationRequest(prompt=TokenPrompt((260,))), "prompt"),
-        (GenerationRequest(prompt=TokenPrompt((-1,))), "prompt"),
-        (GenerationRequest(prompt=TokenPrompt((1,) * 2048)), "prompt"),
-        (GenerationRequest(prompt=ChatPrompt(())), "messages"),
-        (GenerationRequest(prompt=ChatPrompt((ChatMessage("user", "x"),) * 2049)), "messages"),
-        (GenerationRequest(prompt=ChatPrompt((ChatMessage("god", "x"),))), "messages"),
-        (GenerationRequest(prompt=ChatPrompt((ChatMessage("user", "x" * 2**20),) * 2)), "messages"),
+        (GenerationRequest(prompts=(TokenPrompt(()),)), "prompt"),
+        (GenerationRequest(prompts=(TokenPrompt((260,)),)), "prompt"),
+        (GenerationRequest(prompts=(TokenPrompt((-1,)),)), "prompt"),
+        (GenerationRequest(prompts=(TokenPrompt((1,) * 2048),)), "prompt"),
+        (GenerationRequest(prompts=(ChatPrompt(()),)), "messages"),
+        (GenerationRequest(prompts=(ChatPrompt((ChatMessage("user", "x"),) * 2049),)), "messages"),
+        (GenerationRequest(prompts=(ChatPrompt((ChatMessage("god", "x"),)),)), "messages"),
+        (
+            GenerationRequest(prompts=(ChatPrompt((ChatMessage("user", "x" * 2**20),) * 2),)),
+            "messages",
+        ),
     ],
 )
 async def test_what_is_wrong_is_refused_by_name(frontend, service, request_, param):

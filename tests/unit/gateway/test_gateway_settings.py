@@ -2,7 +2,9 @@
 
 import pytest
 
+from gateway.discovery import WorkerName
 from gateway.service import GatewaySettings
+from tandem.core.address import Address
 from tandem.core.errors import ConfigError
 from tandem.core.worker import WorkerRole
 
@@ -10,15 +12,15 @@ from tandem.core.worker import WorkerRole
 def test_workers_are_read_in_order() -> None:
     settings = GatewaySettings(prefill="a:1, b:2,", decode="c:3")
     assert settings.workers() == [
-        (WorkerRole.PREFILL, "a:1"),
-        (WorkerRole.PREFILL, "b:2"),
-        (WorkerRole.DECODE, "c:3"),
+        WorkerName(WorkerRole.PREFILL, Address("a", 1)),
+        WorkerName(WorkerRole.PREFILL, Address("b", 2)),
+        WorkerName(WorkerRole.DECODE, Address("c", 3)),
     ]
 
 
 def test_without_prefill_workers_it_is_colocated() -> None:
     colocated = GatewaySettings(prefill="", decode="a:1")
-    assert colocated.workers() == [(WorkerRole.DECODE, "a:1")]
+    assert colocated.workers() == [WorkerName(WorkerRole.DECODE, Address("a", 1))]
     assert colocated.scheduler().roles == (WorkerRole.DECODE,)
     both = GatewaySettings(prefill="b:2", decode="a:1")
     assert both.scheduler().roles == (WorkerRole.PREFILL, WorkerRole.DECODE)
@@ -29,6 +31,15 @@ def test_an_unknown_batching_is_refused_by_name(prefill: str) -> None:
     settings = GatewaySettings(prefill=prefill, decode="a:1", batching="nonesuch")
     with pytest.raises(ConfigError, match="chunked, decode-first, prefill-first"):
         settings.scheduler()
+
+
+@pytest.mark.parametrize(
+    "text", ["a", "a:", ":1", "a:0", "a:65536", "a:-1", "a:b", "::1:1", "[::1]", "a..b:1", "a:²"]
+)
+def test_what_is_no_address_is_refused_by_name(text: str) -> None:
+    with pytest.raises(ConfigError, match="host:port") as caught:
+        GatewaySettings(prefill=text).workers()
+    assert caught.value.param == "prefill"
 
 
 @pytest.mark.parametrize(

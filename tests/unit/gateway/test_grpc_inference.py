@@ -11,7 +11,8 @@ import pytest
 from scripted_service import Pause
 
 import tandem
-from gateway.grpc_inference import InferenceServicer, request_from_wire
+from gateway.grpc_inference import InferenceServicer
+from gateway.grpc_request import request_from_wire
 from tandem.client import ServedBy
 from tandem.core.errors import (
     ContextLengthExceeded,
@@ -149,7 +150,7 @@ async def test_bad_input(client, service, arguments, kind, param):
 async def test_what_the_clients_cannot_say_is_refused_too(stub, service):
     for request in [
         inference_pb2.GenerateRequest(),
-        inference_pb2.GenerateRequest(text="Hi", num_choices=2),
+        inference_pb2.GenerateRequest(text="Hi", num_choices=0),
         inference_pb2.GenerateRequest(text="Hi", num_choices=10**9),
     ]:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -162,7 +163,7 @@ def test_lists_are_counted_before_anything_is_made_of_their_entries(monkeypatch)
     message = inference_pb2.GenerateRequest()
     for _ in range(100_000):
         message.chat.messages.add()
-    monkeypatch.delattr("gateway.grpc_inference.ChatMessage")
+    monkeypatch.delattr("gateway.grpc_request.ChatMessage")
     with pytest.raises(InvalidRequest, match="at most 2048 entries, and has 100000") as caught:
         request_from_wire(message)
     assert caught.value.param == "messages"

@@ -1,12 +1,10 @@
 from __future__ import annotations
 
-import json
-
 import httpx
 import pytest
+from http_client import CHAT, TEXT, events
 from scripted_service import Pause, ScriptedService
 
-from gateway.http.app import create_app
 from tandem.core.errors import (
     Cancelled,
     DataLoss,
@@ -16,23 +14,6 @@ from tandem.core.errors import (
     TandemError,
     Unavailable,
 )
-
-CHAT = {"messages": [{"role": "user", "content": "Hi"}]}
-TEXT = {"prompt": "Hi"}
-
-
-@pytest.fixture
-async def client(frontend, service):
-    transport = httpx.ASGITransport(create_app(frontend, service))
-    async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
-        yield client
-
-
-def events(response: httpx.Response) -> list[dict[str, object]]:
-    assert response.headers["content-type"].startswith("text/event-stream")
-    lines = [line for line in response.text.split("\n") if line]
-    assert lines[-1] == "data: [DONE]"
-    return [json.loads(line.removeprefix("data: ")) for line in lines[:-1]]
 
 
 def error_of(response: httpx.Response) -> dict[str, object]:
@@ -58,6 +39,7 @@ async def test_a_chat(client):
     assert usage["total_tokens"] == usage["prompt_tokens"] + 12
     assert usage["prompt_tokens_details"] == {"cached_tokens": 2}
     assert body["tandem"] == {
+        "mode": "disaggregated",
         "prefill_worker": "prefill-0",
         "decode_worker": "decode-0",
         "kv_bytes": 4096,
@@ -69,6 +51,7 @@ async def test_a_completion(client, service, prompt):
     response = await client.post("/v1/completions", json={"prompt": prompt})
     body = response.json()
     assert body["object"] == "text_completion"
+    assert body["system_fingerprint"].startswith("tandem-")
     assert body["choices"][0]["text"] == "Hello, world"
     assert service.requests[0].params.max_tokens == 16
 
@@ -182,6 +165,93 @@ async def test_models(client, service):
     assert (await client.get("/v1/models")).json() == {"object": "list", "data": []}
 
 
+async def test_one_model(client):
+    body = (await client.get("/v1/models/mock")).json()
+    assert (body["id"], body["object"]) == ("mock", "model")
+    response = await client.get("/v1/models/org/gpt")
+    assert response.status_code == 404
+    assert error_of(response)["code"] == "model_not_found"
+
+
+async def test_draining(client, service):
+    assert (await client.get("/health")).status_code == 200
+    service.draining = True
+    response = await client.get("/health")
+    assert response.status_code == 503
+    assert response.headers["retry-after"] == "1"
+    assert (await client.get("/live")).status_code == 200
+
+
+@pytest.mark.parametrize("special", [True, False])
+async def test_tokenize(client, tokenizer, special):
+    fields = {"prompt": "Hé", "add_special_tokens": special, "return_token_strs": True}
+    body = (await client.post("/tokenize", json=fields)).json()
+    assert body == {
+        "count": 3,
+        "max_model_len": 2048,
+        "tokens": [72, 0xC3, 0xA9],
+        "token_strs": ["H", "\ufffd", "\ufffd"],
+    }
+    text = (await client.post("/detokenize", json={"tokens": body["tokens"]})).json()
+    assert text == {"prompt": "Hé"}
+
+
+async def test_tokenize_a_conversation(client, service, tokenizer):
+    tool = {"type": "function", "function": {"name": "f"}}
+    for fields in ({}, {"tools": [tool]}):
+        body = (await client.post("/tokenize", json=CHAT | fields)).json()
+        assert body["token_strs"] is None
+        await client.post("/v1/chat/completions", json=CHAT | fields)
+        assert tuple(body["tokens"]) == service.requests[-1].prompt_token_ids
+    body = (await client.post("/tokenize", json=CHAT | {"add_generation_prompt": False})).json()
+    assert tokenizer.decode(body["tokens"], False) == "<|im_start|>user\nHi<|im_end|>\n"
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        ("/tokenize", {}, "prompt"),
+        ("/tokenize", CHAT | TEXT, "prompt"),
+        ("/tokenize", {"prompt": 5}, "prompt"),
+        ("/tokenize", {"prompt": "x" * (2**20 + 1)}, "prompt"),
+        ("/tokenize", {"messages": []}, "messages"),
+        ("/tokenize", TEXT | {"model": "gpt"}, "model"),
+        ("/tokenize", CHAT | {"chat_template": "x"}, "chat_template"),
+        ("/detokenize", {}, "tokens"),
+        ("/detokenize", {"tokens": [260]}, "tokens"),
+        ("/detokenize", {"tokens": [-1]}, "tokens"),
+        ("/detokenize", {"tokens": ["x"]}, "tokens"),
+        ("/detokenize", {"tokens": [1], "model": "gpt"}, "model"),
+    ],
+)
+async def test_bad_texts_and_tokens(client, path, body, param):
+    response = await client.post(path, json=body)
+    assert response.status_code == (404 if param == "model" else 400)
+    assert error_of(response)["param"] == param
+
+
+async def test_what_is_known_and_has_no_effect_is_let_pass(client, logs):
+    fields = {
+        "user": "me",
+        "metadata": {"a": "b"},
+        "store": False,
+        "service_tier": "auto",
+        "priority": 0,
+        "cache_salt": "x",
+        "best_of": 1,
+        "logit_bias": {},
+        "tools": None,
+    }
+    headers = {
+        "Authorization": "Bearer x",
+        "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+    }
+    for path, prompt in (("/v1/completions", TEXT), ("/v1/chat/completions", CHAT)):
+        response = await client.post(path, json=prompt | fields, headers=headers)
+        assert response.status_code == 200
+    assert not logs
+
+
 async def test_ops(client, service):
     assert (await client.get("/ready")).status_code == 200
     assert "version" in (await client.get("/version")).json()
@@ -216,5 +286,5 @@ async def test_unknown_fields_are_let_pass_with_a_warning(client, logs):
 
 
 async def test_nothing_of_a_refused_request_is_served(client, service: ScriptedService):
-    await client.post("/v1/completions", json=TEXT | {"n": 2})
+    await client.post("/v1/completions", json=TEXT | {"suffix": "x"})
     assert not service.requests

@@ -3,58 +3,56 @@ from __future__ import annotations
 import asyncio
 import time
 
-import httpx
 import pytest
+from http_client import CHAT_PATH, TEXT_PATH, assert_refused
 
-from gateway.http.app import create_app
 from gateway.http.body import MAX_BODY_BYTES
 
-CHAT_PATH = "/v1/chat/completions"
-TEXT_PATH = "/v1/completions"
 JSON_TYPE = {"content-type": "application/json"}
 USER = {"role": "user", "content": "Hi"}
-
-
-@pytest.fixture
-async def client(frontend, service):
-    transport = httpx.ASGITransport(create_app(frontend, service))
-    async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
-        yield client
-
-
-def assert_refused(response: httpx.Response, status: int, param: str | None) -> None:
-    assert response.status_code == status, response.text
-    assert response.headers["content-type"] == "application/json"
-    error = response.json()["error"]
-    assert error.keys() == {"message", "type", "param", "code"}
-    assert error["type"] == "invalid_request_error"
-    assert error["param"] == param
+ASSISTANT = {"role": "assistant", "content": "Hi"}
+CALL = {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}
 
 
 @pytest.mark.parametrize(
     ("param", "value"),
     [
-        ("n", 2),
+        ("n", 0),
         ("n", 10**9),
+        ("n", 1.5),
+        ("n", "2"),
         ("best_of", 2),
-        ("logprobs", True),
-        ("logprobs", 5),
-        ("top_logprobs", 1),
-        ("echo", True),
         ("suffix", "x"),
+        ("priority", 1),
+        ("cache_salt", 5),
         ("tools", [{"type": "function"}]),
-        ("tool_choice", "auto"),
-        ("response_format", {"type": "json_object"}),
-        ("logit_bias", {"1": 5}),
-        ("frequency_penalty", 0.5),
-        ("presence_penalty", -0.5),
-        ("repetition_penalty", 1.1),
-        ("min_p", 0.1),
-        ("min_tokens", 3),
-        ("skip_special_tokens", False),
-        ("include_stop_str_in_output", True),
-        ("cache_salt", "x"),
-        ("structured_outputs", {"regex": "a"}),
+        ("tool_choice", "required"),
+        ("top_logprobs", 1),
+        ("logit_bias", {"260": 1}),
+        ("logit_bias", {"-1": 1}),
+        ("logit_bias", {"x": 1}),
+        ("logit_bias", {"\u0665": 1}),
+        ("logit_bias", {"1" * 5000: 1}),
+        ("logit_bias", {"1": 101}),
+        ("logit_bias", {"1": "1"}),
+        ("logit_bias", {str(i): 1 for i in range(60_000)}),
+        ("logit_bias", [1]),
+        ("frequency_penalty", 2.5),
+        ("frequency_penalty", "1"),
+        ("presence_penalty", -2.5),
+        ("repetition_penalty", 0),
+        ("repetition_penalty", -1),
+        ("repetition_penalty", 11),
+        ("min_p", -0.1),
+        ("min_p", 1.5),
+        ("min_tokens", -1),
+        ("min_tokens", 10**9),
+        ("skip_special_tokens", "no"),
+        ("include_stop_str_in_output", 1),
+        ("response_format", {"type": "xml"}),
+        ("structured_outputs", {}),
+        ("prompt_logprobs", 1),
+        ("use_beam_search", True),
         ("temperature", "hot"),
         ("temperature", "1"),
         ("temperature", 2.5),
@@ -82,6 +80,7 @@ def assert_refused(response: httpx.Response, status: int, param: str | None) -> 
         ("stream", "yes"),
         ("stream_options", {"include_usage": True}),
         ("stream_options", 1),
+        ("stream_options", {"continuous_usage_stats": 5}),
         ("request_id", "x" * 129),
         ("request_id", "a b"),
         ("model", 5),
@@ -95,7 +94,30 @@ async def test_a_bad_value(client, service, path, param, value):
 
 
 @pytest.mark.parametrize(
-    "prompt", ["", [], [260], [-1], [2**70], ["a"], [[1]], ["a", "b"], None, 5, {}, [1] * 2048]
+    "prompt",
+    [
+        "",
+        [],
+        [""],
+        [[]],
+        [260],
+        [-1],
+        [2**70],
+        [[260]],
+        ["a", 1],
+        ["a", ""],
+        [1, "a"],
+        [[1], "a"],
+        [1.5],
+        [["a"]],
+        None,
+        5,
+        {},
+        [1] * 2048,
+        [[1] * 2048],
+        ["a"] * 129,
+        ["x" * 600_000] * 2,
+    ],
 )
 async def test_a_bad_prompt(client, prompt):
     assert_refused(await client.post(TEXT_PATH, json={"prompt": prompt}), 400, "prompt")
@@ -114,6 +136,14 @@ async def test_a_bad_prompt(client, prompt):
         [{"role": "user", "content": 5}],
         [{"role": "god", "content": "x"}],
         [{"role": "tool", "content": "x"}],
+        [{"role": "tool", "content": None, "tool_call_id": "a"}],
+        [USER | {"tool_call_id": "a"}],
+        [ASSISTANT | {"tool_calls": 5}],
+        [ASSISTANT | {"tool_calls": [{"id": "a", "function": {"name": "f", "arguments": {}}}]}],
+        [ASSISTANT | {"tool_calls": [CALL] * 129}],
+        [ASSISTANT | {"function_call": {"name": "f", "arguments": "{}"}}],
+        [USER | {"tool_calls": [CALL]}],
+        [USER | {"name": 5}],
         [USER | {"tool_calls": [{}]}],
         [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://x"}}]}],
         [USER] * 2049,
@@ -121,6 +151,29 @@ async def test_a_bad_prompt(client, prompt):
 )
 async def test_bad_messages(client, messages):
     assert_refused(await client.post(CHAT_PATH, json={"messages": messages}), 400, "messages")
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "param"),
+    [
+        (TEXT_PATH, {"logprobs": 21}, "logprobs"),
+        (TEXT_PATH, {"logprobs": -1}, "logprobs"),
+        (TEXT_PATH, {"logprobs": True}, "logprobs"),
+        (TEXT_PATH, {"logprobs": 1, "echo": True}, "echo"),
+        (TEXT_PATH, {"echo": "yes"}, "echo"),
+        (CHAT_PATH, {"logprobs": 5}, "logprobs"),
+        (CHAT_PATH, {"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+        (CHAT_PATH, {"logprobs": True, "top_logprobs": -1}, "top_logprobs"),
+        (CHAT_PATH, {"echo": True}, "echo"),
+        (CHAT_PATH, {"modalities": ["audio"]}, "modalities"),
+        (CHAT_PATH, {"max_completion_tokens": 0}, "max_tokens"),
+        (CHAT_PATH, {"chat_template": "{{ 1 }}"}, "chat_template"),
+    ],
+)
+async def test_a_bad_value_of_one_endpoint(client, service, path, fields, param):
+    prompt = {"messages": [USER]} if path == CHAT_PATH else {"prompt": "Hi"}
+    assert_refused(await client.post(path, json=prompt | fields), 400, param)
+    assert not service.requests
 
 
 async def test_a_missing_prompt(client):

@@ -4,16 +4,18 @@ import asyncio
 
 import pytest
 
-from gateway.http.formats import ChatFormat, Envelope
-from gateway.http.streaming import StreamedAnswer
+from gateway.http.formats.chat import ChatFormat
+from gateway.http.formats.envelope import Envelope
+from gateway.http.streaming import StreamedAnswer, UsageWanted
 from gateway.request import GenerationRequest, TextPrompt
 
 
 @pytest.mark.parametrize("stuck_at", ["http.response.start", "http.response.body"])
 async def test_a_client_that_leaves_while_it_is_written_to(frontend, service, stuck_at):
-    answer = await frontend.generate(GenerationRequest(prompt=TextPrompt("Hi")))
+    answer = await frontend.generate(GenerationRequest(prompts=(TextPrompt("Hi"),)))
     await answer.started()
-    response = StreamedAnswer(answer, ChatFormat(), Envelope("id", "o", 0, "mock"), False)
+    form = ChatFormat(frontend.tokenizer.token_bytes)
+    response = StreamedAnswer(answer, form, Envelope("id", "o", 0, "mock"), UsageWanted())
     stuck = asyncio.Event()
 
     async def send(message):

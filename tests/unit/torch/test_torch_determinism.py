@@ -134,10 +134,11 @@ SIZES = {
     [
         MistralConfig(**SIZES, sliding_window=600, head_dim=32),
         LlamaConfig(**SIZES | {"num_key_value_heads": 4}),
-        Qwen2Config(**SIZES),
+        LlamaConfig(**SIZES, attention_bias=True, mlp_bias=True),
+        Qwen2Config(**SIZES, use_sliding_window=True, sliding_window=100, max_window_layers=1),
         Qwen3Config(**SIZES, head_dim=40),
     ],
-    ids=lambda config: str(config.model_type),
+    ids=["mistral", "llama", "llama-biases", "qwen2-some-windows", "qwen3"],
 )
 def test_other_families(config: PretrainedConfig, tmp_path: Path) -> None:
     save_random_model(config, tmp_path)

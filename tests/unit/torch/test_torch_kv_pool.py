@@ -1,25 +1,38 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 import torch
 
 from tandem.core.kv import KVLayout, Plane
+from tandem.engine.torch.kv_copies import DeviceCopies, HostCopies
 from tandem.engine.torch.kv_pool import TorchKVPool
 
 CPU = torch.device("cpu")
 
 
-def make_pool(dtype: str = "float32") -> TorchKVPool:
-    return TorchKVPool(KVLayout(3, 2, 4, 8, dtype), num_blocks=10, device=CPU)
+def make_pool(dtype: str = "float32", copies: type[Any] = HostCopies) -> TorchKVPool:
+    pool = TorchKVPool(KVLayout(3, 2, 4, 8, dtype), num_blocks=10, device=CPU)
+    pool._copies = copies(pool._items)
+    return pool
 
 
+def test_a_pool_in_host_memory_is_copied_in_place() -> None:
+    pool = TorchKVPool(KVLayout(3, 2, 4, 8, "float32"), num_blocks=10, device=CPU)
+    assert isinstance(pool._copies, HostCopies)
+
+
+# What a GPU's pool does can be tried on any device.
+@pytest.mark.parametrize("copies", [HostCopies, DeviceCopies])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("num_tokens", [0, 1, 8, 19, 24])
 @pytest.mark.parametrize("layers", [range(3), range(1, 2), range(2, 2)])
-def test_what_is_written_is_read(dtype: str, num_tokens: int, layers: range) -> None:
-    pool = make_pool(dtype)
+def test_what_is_written_is_read(
+    dtype: str, num_tokens: int, layers: range, copies: type[Any]
+) -> None:
+    pool = make_pool(dtype, copies)
     data = random.Random(0).randbytes(len(layers) * num_tokens * pool.layout.token_bytes)
     pool.write(Plane.VALUE, layers, [7, 2, 5], num_tokens, memoryview(data))
     assert bytes(pool.read(Plane.VALUE, layers, [7, 2, 5], num_tokens)) == data
@@ -27,8 +40,9 @@ def test_what_is_written_is_read(dtype: str, num_tokens: int, layers: range) -> 
     assert not any(pool.read(Plane.VALUE, layers, [0, 1, 3, 4, 6, 8, 9], 56))
 
 
-def test_items_are_where_the_contract_says() -> None:
-    pool = make_pool()
+@pytest.mark.parametrize("copies", [HostCopies, DeviceCopies])
+def test_items_are_where_the_contract_says(copies: type[Any]) -> None:
+    pool = make_pool(copies=copies)
     pool.layer(Plane.KEY, 1)[4, 3, 1] = torch.tensor([1.0, 2.0, 3.0, 4.0])
     data = pool.read(Plane.KEY, range(1, 3), [9, 4], 12)
     items = torch.frombuffer(bytearray(data), dtype=torch.float32).view(2, 12, 2, 4)
@@ -36,11 +50,15 @@ def test_items_are_where_the_contract_says() -> None:
     assert items.count_nonzero() == 4
 
 
-def test_data_may_lie_at_any_address() -> None:
-    pool = make_pool()
-    data = random.Random(0).randbytes(1 + pool.layout.token_bytes)
-    pool.write(Plane.KEY, range(1), [0], 1, memoryview(data)[1:])
-    assert bytes(pool.read(Plane.KEY, range(1), [0], 1)) == data[1:]
+@pytest.mark.parametrize("copies", [HostCopies, DeviceCopies])
+@pytest.mark.parametrize("num_tokens", [1, 8, 13])
+def test_data_may_lie_at_any_address(num_tokens: int, copies: type[Any]) -> None:
+    pool = make_pool(copies=copies)
+    data = random.Random(0).randbytes(1 + 2 * num_tokens * pool.layout.token_bytes)
+    pool.write(Plane.KEY, range(1, 3), [4, 0], num_tokens, memoryview(data)[1:])
+    out = memoryview(bytearray(len(data) + 1))
+    pool.read_into(Plane.KEY, range(1, 3), [4, 0], num_tokens, out[1:-1])
+    assert out == b"\0" + data[1:] + b"\0"
 
 
 @pytest.mark.parametrize("size", [0, 31, 33, 64])
@@ -48,6 +66,8 @@ def test_data_of_another_size_is_refused(size: int) -> None:
     pool = make_pool()
     with pytest.raises(ValueError, match="bytes"):
         pool.write(Plane.KEY, range(1), [0], 1, memoryview(bytes(size)))
+    with pytest.raises(ValueError, match="bytes"):
+        pool.read_into(Plane.KEY, range(1), [0], 1, memoryview(bytearray(size)))
     assert not any(pool.read(Plane.KEY, range(1), [0], 8))
 
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,8 +7,7 @@ import torch
 
 from tandem.artifacts.config import ModelConfig
 from tandem.artifacts.model_folder import ModelFolder
-from tandem.core.errors import ConfigError
-from tandem.models.rope import RotaryEmbedding, inverse_frequencies
+from tandem.models.rope import RotaryEmbedding
 
 CPU = torch.device("cpu")
 
@@ -28,13 +26,3 @@ def test_a_rotation_does_not_depend_on_the_length_of_the_table(
     long = RotaryEmbedding(config, 2048, CPU).rotations(positions)
     assert torch.equal(short[0], long[0])
     assert torch.equal(short[1], long[1])
-
-
-def test_unknown_scaling_is_named(config: ModelConfig) -> None:
-    with pytest.raises(ConfigError, match="'yarn' is not supported"):
-        inverse_frequencies(replace(config, rope_scaling={"rope_type": "yarn", "factor": 4.0}))
-
-
-def test_missing_factor_is_named(config: ModelConfig) -> None:
-    with pytest.raises(ConfigError, match="factor"):
-        inverse_frequencies(replace(config, rope_scaling={"rope_type": "linear"}))

@@ -11,7 +11,7 @@ from tandem.core import noise as core_noise
 from tandem.core.plan import SampleSpec
 from tandem.core.sampling_params import SamplingParams
 from tandem.engine.torch import noise
-from tandem.engine.torch.sampler import candidates, sample
+from tandem.engine.torch.sampler import SampleRow, candidates, sample
 
 PLAIN = SamplingParams(max_tokens=1, seed=7)
 GREEDY = replace(PLAIN, temperature=0.0)
@@ -20,7 +20,7 @@ GREEDY = replace(PLAIN, temperature=0.0)
 def draw(logits: torch.Tensor, params: SamplingParams, count: int) -> np.ndarray:
     """How often each token comes at `count` positions."""
     spec = SampleSpec(params)
-    drawn = [int(sample(logits[None], [spec], [position])) for position in range(count)]
+    drawn = [int(sample(logits[None], [SampleRow(spec, position)])) for position in range(count)]
     return np.bincount(drawn, minlength=len(logits))
 
 
@@ -41,7 +41,7 @@ def test_greedy_takes_the_lowest_of_equal_logits() -> None:
     logits = torch.zeros(3, 50_000)
     logits[1, [4000, 40_000]] = 2.0
     logits[2, 49_999] = 1.0
-    assert sample(logits, [SampleSpec(GREEDY)] * 3, [1, 2, 3]).tolist() == [0, 4000, 49_999]
+    assert sample(logits, [SampleRow(SampleSpec(GREEDY), 1)] * 3).tolist() == [0, 4000, 49_999]
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
@@ -105,19 +105,16 @@ def test_a_row_depends_on_nothing_beside_it() -> None:
         replace(PLAIN, top_k=20),
         replace(PLAIN, top_p=0.8, temperature=1.7),
     ]
-    specs = [SampleSpec(params[row % 5], choice_index=row % 3) for row in range(40)]
-    positions = list(range(100, 140))
-    together = sample(logits, specs, positions).tolist()
-    single = [
-        int(sample(logits[row : row + 1], [specs[row]], [positions[row]])) for row in range(40)
-    ]
+    rows = [SampleRow(SampleSpec(params[i % 5], choice_index=i % 3), 100 + i) for i in range(40)]
+    together = sample(logits, rows).tolist()
+    single = [int(sample(logits[i : i + 1], [rows[i]])) for i in range(40)]
     assert together == single
 
 
 def test_choices_seeds_and_positions_draw_apart() -> None:
     logits = torch.zeros(1, 10_000)
     specs = [SampleSpec(replace(PLAIN, seed=seed), choice) for seed in (1, 2) for choice in (0, 1)]
-    drawn = {int(sample(logits, [spec], [at])) for spec in specs for at in (5, 6)}
+    drawn = {int(sample(logits, [SampleRow(spec, at)])) for spec in specs for at in (5, 6)}
     assert len(drawn) == 8
 
 
@@ -126,7 +123,7 @@ def test_a_very_low_temperature_is_greedy(temperature: float) -> None:
     logits = torch.randn(1, 1000, generator=torch.Generator().manual_seed(0))
     for filtered in ({}, {"top_k": 5}, {"top_p": 0.5}):
         spec = SampleSpec(replace(PLAIN, temperature=temperature, **filtered))
-        assert sample(logits, [spec], [3]).item() == logits.argmax().item()
+        assert sample(logits, [SampleRow(spec, 3)]).item() == logits.argmax().item()
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -134,11 +131,11 @@ def test_a_broken_row_harms_no_other(value: float) -> None:
     logits = torch.randn(6, 100, generator=torch.Generator().manual_seed(0))
     logits[1::2] = value
     for filtered in ({}, {"top_k": 5}, {"top_p": 0.5}, {"top_k": 5, "top_p": 0.5}):
-        specs = [SampleSpec(replace(PLAIN, **filtered))] * 6
-        tokens = sample(logits, specs, range(6))
+        rows = [SampleRow(SampleSpec(replace(PLAIN, **filtered)), i) for i in range(6)]
+        tokens = sample(logits, rows)
         assert ((tokens >= 0) & (tokens < 100)).all()
-        assert torch.equal(tokens[::2], sample(logits[::2], specs[::2], range(0, 6, 2)))
+        assert torch.equal(tokens[::2], sample(logits[::2], rows[::2]))
 
 
 def test_no_rows_no_tokens() -> None:
-    assert sample(torch.empty(0, 10), [], []).tolist() == []
+    assert sample(torch.empty(0, 10), []).tolist() == []

@@ -13,6 +13,7 @@ from tandem.core.errors import ConfigError
 from tandem.models.weights import load_weights
 
 CPU = torch.device("cpu")
+HUGE_HEADER = (2**60).to_bytes(8, "little") + b"{}"
 DOWN = "model.layers.1.mlp.down_proj.weight"
 
 
@@ -95,7 +96,7 @@ def test_tensor_in_two_files(config: ModelConfig, llama_path: Path, tmp_path: Pa
         load_weights(config, [path, path], torch.float32, CPU)
 
 
-@pytest.mark.parametrize("content", [b"", b"not a safetensors file"])
+@pytest.mark.parametrize("content", [b"", b"not a safetensors file", HUGE_HEADER])
 def test_broken_file(config: ModelConfig, tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "x.safetensors"
     path.write_bytes(content)

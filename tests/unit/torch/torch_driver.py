@@ -21,7 +21,9 @@ from tandem.engine.torch.engine import TorchEngine
 GREEDY = SampleSpec(SamplingParams(max_tokens=1, seed=0, temperature=0.0))
 
 
-def save_random_model(config: PretrainedConfig, path: Path) -> PreTrainedModel:
+def save_random_model(
+    config: PretrainedConfig, path: Path, max_shard_size: str = "5GB"
+) -> PreTrainedModel:
     """A model folder with random weights, large enough that tokens differ in their logits."""
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
@@ -29,7 +31,7 @@ def save_random_model(config: PretrainedConfig, path: Path) -> PreTrainedModel:
         for name, parameter in model.named_parameters():
             spread = 0.2 if "norm" in name or "bias" in name else 0.5 / parameter.shape[-1] ** 0.25
             parameter.normal_(1.0 if "norm" in name else 0.0, spread)
-    model.save_pretrained(path)
+    model.save_pretrained(path, max_shard_size=max_shard_size)
     (path / "tokenizer.json").write_text("{}")
     return model
 

@@ -22,7 +22,13 @@ from tandem.engine.fake.pool import FakeKVPool
 from tandem.transfer.codec import FrameHeader, encode_frame
 from tandem.transfer.receiver import KvReceiver
 from tandem.transfer.reservation import Reservation
-from tandem.transfer.sender import PUSH_KV, KvSender, _Status
+from tandem.transfer.sender import (
+    MAX_FRAME_BYTES,
+    MIN_FRAME_BYTES,
+    PUSH_KV,
+    KvSender,
+    _Status,
+)
 from tandem.transfer.servicer import add_kv_transfer_service
 from tandem.v1 import kv_pb2
 from tandem.wire.channels import new_server, open_channel
@@ -73,11 +79,11 @@ class GatedPool(FakeKVPool):
         super().__init__(BLOCK_SIZE, NUM_BLOCKS, link=VirtualLink(NoClock()), token_layer_s=0.0)
         self.gate = Gate()
 
-    def read(
-        self, plane: Plane, layers: range, blocks: Sequence[int], num_tokens: int
-    ) -> memoryview:
+    def read_into(
+        self, plane: Plane, layers: range, blocks: Sequence[int], num_tokens: int, out: memoryview
+    ) -> None:
         self.gate.pass_()
-        return super().read(plane, layers, blocks, num_tokens)
+        super().read_into(plane, layers, blocks, num_tokens, out)
 
     def write(
         self, plane: Plane, layers: range, blocks: Sequence[int], num_tokens: int, data: memoryview
@@ -187,7 +193,7 @@ async def receiver_side() -> AsyncIterator[ReceiverSide]:
 class SenderSide:
     """A sender with one sequence's KV in its pool."""
 
-    def __init__(self, num_tokens: int) -> None:
+    def __init__(self, num_tokens: int, min_frame_bytes: int, max_frame_bytes: int) -> None:
         self.pool = GatedPool()
         self.pool.array[:] = np.random.default_rng(num_tokens).integers(
             0, 2**16, self.pool.array.shape, np.uint16
@@ -208,6 +214,8 @@ class SenderSide:
             on_done=self._on_end,
             on_failed=self._on_end,
             on_span=self.spans.append,
+            min_frame_bytes=min_frame_bytes,
+            max_frame_bytes=max_frame_bytes,
         )
 
     @property
@@ -247,8 +255,12 @@ class SenderSide:
 
 
 @asynccontextmanager
-async def sender_side(num_tokens: int) -> AsyncIterator[SenderSide]:
-    side = SenderSide(num_tokens)
+async def sender_side(
+    num_tokens: int,
+    min_frame_bytes: int = MIN_FRAME_BYTES,
+    max_frame_bytes: int = MAX_FRAME_BYTES,
+) -> AsyncIterator[SenderSide]:
+    side = SenderSide(num_tokens, min_frame_bytes, max_frame_bytes)
     try:
         yield side
     finally:
@@ -294,7 +306,9 @@ def frame(reservation: Reservation, layout: KVLayout, **changes: Any) -> bytes:
     """A frame of ones (keys) or twos (values)."""
     head = header(reservation, **changes)
     items = np.full(head.num_bytes(layout) // 2, head.plane, np.uint16)
-    return encode_frame(head, layout, items.view(np.uint8).data)
+    return encode_frame(
+        head, layout, lambda out: out.__setitem__(slice(None), items.view(np.uint8).data)
+    )
 
 
 def finish(num_frames: int, first_token: int | None = FIRST_TOKEN_ID) -> bytes:

@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 
 from tandem.core.errors import DataLoss, Mismatch, TandemError
 from tandem.core.kv import ITEM_SIZES, KVLayout, Plane
+from tandem.transfer import codec
+from tandem.transfer.blank_bytes import blank_bytes
 from tandem.transfer.codec import Frame, FrameHeader, decode_request, encode_frame
 from tandem.v1 import kv_pb2
 
@@ -49,7 +51,13 @@ def frames(draw: st.DrawFn) -> tuple[FrameHeader, KVLayout, bytes]:
 LAYOUT = KVLayout(num_layers=4, num_kv_heads=2, head_dim=3, block_size=4, dtype="float16")
 HEADER = FrameHeader(b"capability", 7, 5, Plane.VALUE, range(1, 3), 4, 6)
 ITEMS = Random(0).randbytes(HEADER.num_bytes(LAYOUT))
-RAW = encode_frame(HEADER, LAYOUT, memoryview(ITEMS))
+
+
+def encoded(header: FrameHeader, layout: KVLayout, items: bytes) -> bytes:
+    return encode_frame(header, layout, lambda out: out.__setitem__(slice(None), items))
+
+
+RAW = encoded(HEADER, LAYOUT, ITEMS)
 
 
 def decoded(raw: bytes) -> Frame:
@@ -65,7 +73,7 @@ def message_of(raw: bytes) -> kv_pb2.KvFrame:
 @given(frames())
 def test_round_trip(case: tuple[FrameHeader, KVLayout, bytes]) -> None:
     header, layout, items = case
-    frame = decoded(encode_frame(header, layout, memoryview(items)))
+    frame = decoded(encoded(header, layout, items))
     assert frame.header == header
     assert frame.verified_items(layout) == items
 
@@ -75,7 +83,7 @@ def test_protobuf_reads_and_writes_the_same_bytes(
     case: tuple[FrameHeader, KVLayout, bytes],
 ) -> None:
     header, layout, items = case
-    raw = encode_frame(header, layout, memoryview(items))
+    raw = encoded(header, layout, items)
     message = kv_pb2.PushKvRequest.FromString(raw)
     assert message.SerializeToString() == raw
     frame = message.frame
@@ -94,7 +102,7 @@ def test_protobuf_reads_and_writes_the_same_bytes(
 @given(frames())
 def test_safetensors_reads_the_payload(case: tuple[FrameHeader, KVLayout, bytes]) -> None:
     header, layout, items = case
-    payload = message_of(encode_frame(header, layout, memoryview(items))).payload
+    payload = message_of(encoded(header, layout, items)).payload
     ((name, tensor),) = safetensors.deserialize(payload)
     assert name == "kv"
     assert tensor["shape"] == list(header.shape(layout))
@@ -103,6 +111,35 @@ def test_safetensors_reads_the_payload(case: tuple[FrameHeader, KVLayout, bytes]
         array = safetensors.numpy.load(payload)["kv"]
         assert array.dtype == np.dtype(layout.dtype)
         assert array.tobytes() == items
+
+
+def test_a_checksum_that_happens_to_be_zero_is_on_the_wire(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(codec, "_checksum", lambda *_: 0)
+    raw = encoded(HEADER, LAYOUT, ITEMS)
+    assert len(raw) == len(RAW)
+    assert message_of(raw).checksum == 0
+    assert decoded(raw).verified_items(LAYOUT) == ITEMS
+
+
+def test_items_that_cannot_be_read_make_no_frame() -> None:
+    def fail(out: memoryview) -> None:
+        raise ValueError("no such region")
+
+    with pytest.raises(ValueError, match="no such region"):
+        encode_frame(HEADER, LAYOUT, fail)
+
+
+def test_each_frame_has_bytes_of_its_own() -> None:
+    one = encoded(HEADER, LAYOUT, ITEMS)
+    two = encoded(HEADER, LAYOUT, bytes(len(ITEMS)))
+    assert decoded(one).verified_items(LAYOUT) == ITEMS
+    assert not any(decoded(two).verified_items(LAYOUT))
+
+
+@pytest.mark.parametrize("size", [0, 1])
+def test_bytes_that_python_shares_are_not_written(size: int) -> None:
+    with pytest.raises(ValueError, match="shared"):
+        blank_bytes(size)
 
 
 # Written by others
@@ -158,7 +195,7 @@ def test_the_checksum_covers_what_the_contract_says(
     case: tuple[FrameHeader, KVLayout, bytes],
 ) -> None:
     header, layout, items = case
-    message = message_of(encode_frame(header, layout, memoryview(items)))
+    message = message_of(encoded(header, layout, items))
     assert message.checksum == _contracts_checksum(message)
 
 

@@ -33,7 +33,7 @@ from tandem.core.errors import (
 )
 from tandem.core.kv import Plane
 from tandem.core.reports import SpanKind
-from tandem.transfer import sender as sender_module
+from tandem.transfer.sender import MAX_FRAME_BYTES, MIN_FRAME_BYTES
 from tandem.wire.descriptions import layout_to_wire
 
 TOKEN_BYTES = 2 * 4 * 8 * 2
@@ -54,18 +54,14 @@ TOKEN_BYTES = 2 * 4 * 8 * 2
         (32, 32, [32]),
     ],
 )
-@pytest.mark.parametrize("frame_bytes", [None, (1, 64), (100, 200)])
+@pytest.mark.parametrize("frame_bytes", [(MIN_FRAME_BYTES, MAX_FRAME_BYTES), (1, 64), (100, 200)])
 async def test_bytes_arrive_in_their_places(
     num_tokens: int,
     cached: int,
     chunk_ends: list[int],
-    frame_bytes: tuple[int, int] | None,
-    monkeypatch: pytest.MonkeyPatch,
+    frame_bytes: tuple[int, int],
 ) -> None:
-    if frame_bytes:
-        monkeypatch.setattr(sender_module, "MIN_FRAME_BYTES", frame_bytes[0])
-        monkeypatch.setattr(sender_module, "MAX_FRAME_BYTES", frame_bytes[1])
-    async with receiver_side() as receiver, sender_side(num_tokens) as sender:
+    async with receiver_side() as receiver, sender_side(num_tokens, *frame_bytes) as sender:
         before = receiver.pool.array.copy()
         reservation = receiver.book.reserve(num_tokens, cached)
         sender.start(receiver.destination(reservation))
@@ -452,10 +448,10 @@ async def test_an_error_of_the_pool_is_one_error(
 ) -> None:
     async with receiver_side() as receiver, sender_side(8) as sender:
 
-        def read(*args: object) -> memoryview:
+        def read_into(*args: object) -> None:
             raise error
 
-        monkeypatch.setattr(sender.pool, "read", read)
+        monkeypatch.setattr(sender.pool, "read_into", read_into)
         sender.start(receiver.destination(receiver.book.reserve(8)))
         sender.compute()
         sender.finish()

@@ -1,0 +1,71 @@
+# The images of the three services: targets `gateway`, `prefill` and `decode`. One file, since they
+# share all but torch, and images that are built from one file share its layers.
+# The stages stand in the order in which a builder needs them that builds all before its target.
+ARG PYTHON_IMAGE=python:3.11-slim
+
+# Everything but Tandem itself and torch.
+FROM ${PYTHON_IMAGE} AS base
+# Further arguments for pip, for an index of one's own. They stay in the image's history: no
+# passwords.
+ARG PIP_ARGS=""
+ENV PATH=/opt/tandem/bin:$PATH \
+    HOME=/tmp \
+    PIP_DISABLE_PIP_VERSION_CHECK=1 \
+    PIP_NO_CACHE_DIR=1 \
+    TANDEM_CACHE=/cache \
+    TANDEM_HOST=0.0.0.0
+# A volume takes its first owner from the folder that it is mounted on.
+RUN groupadd --gid 10001 tandem \
+    && useradd --uid 10001 --gid tandem --home-dir /tmp --no-create-home --no-log-init tandem \
+    && install --directory --owner=tandem --group=tandem /cache \
+    && python3 -m venv /opt/tandem
+WORKDIR /build
+COPY pyproject.toml requirements.lock README.md LICENSE ./
+# With no source beside it, the project is its dependencies: a layer that outlives changes of code.
+RUN pip install $PIP_ARGS -c requirements.lock . && pip uninstall --yes tandem-serve
+WORKDIR /
+
+FROM base AS wheel
+ARG PIP_ARGS=""
+WORKDIR /build
+COPY tandem tandem
+COPY gateway gateway
+COPY prefill_service prefill_service
+COPY decode_service decode_service
+RUN pip wheel $PIP_ARGS --no-deps --wheel-dir /wheel .
+
+FROM base AS gateway
+COPY --from=wheel /wheel /wheel
+RUN pip install --no-index --no-deps /wheel/*.whl
+USER 10001:10001
+EXPOSE 8000 50050
+HEALTHCHECK --interval=5s --timeout=5s --start-period=10m --retries=3 \
+    CMD ["python3", "-m", "tandem.process.healthcheck", "http://127.0.0.1:8000/ready"]
+ENTRYPOINT ["python3", "-P", "-m", "gateway"]
+
+FROM base AS torch
+ARG PIP_ARGS=""
+# Empty: pip's own index, which has CUDA builds.
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+COPY requirements.lock /build/
+# Its headers and tests are a fifth of it, and nothing is compiled here.
+RUN PIP_EXTRA_INDEX_URL="$TORCH_INDEX" pip install $PIP_ARGS -c /build/requirements.lock torch \
+    && cd /opt/tandem/lib/python3*/site-packages/torch \
+    && rm -rf include test bin/test_* bin/*Test
+
+FROM torch AS worker
+COPY --from=wheel /wheel /wheel
+RUN pip install --no-index --no-deps /wheel/*.whl
+USER 10001:10001
+
+FROM worker AS prefill
+EXPOSE 50051
+HEALTHCHECK --interval=5s --timeout=5s --start-period=10m --retries=3 \
+    CMD ["python3", "-m", "tandem.process.healthcheck", "127.0.0.1:50051"]
+ENTRYPOINT ["python3", "-P", "-m", "prefill_service"]
+
+FROM worker AS decode
+EXPOSE 50052
+HEALTHCHECK --interval=5s --timeout=5s --start-period=10m --retries=3 \
+    CMD ["python3", "-m", "tandem.process.healthcheck", "127.0.0.1:50052"]
+ENTRYPOINT ["python3", "-P", "-m", "decode_service"]

@@ -1,0 +1,138 @@
+"""Who waits for whom: the three colocated policies, and disaggregation, on mock GPUs.
+
+Eight streams generate without pause (32 prompt tokens, 128 generated, then the next), while a
+prompt of 2,048 tokens arrives at a fixed interval. The engines are fake and take the time of an 8B
+model on an H100 by published figures, stretched by `--dilation`, so that this machine's cores are
+no bottleneck; all times are printed in the model's own time. Every token is checked.
+
+    .venv/bin/python benchmarks/colocated.py [--seconds 6] [--interval 0.3] [--dilation 5]
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import monotonic
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
+
+import structlog
+from rich.console import Console
+from rich.table import Table
+from stack import Stack, expected_mock_tokens, running_stack
+
+from gateway.tokens import Token
+
+NUM_SHORT = 8
+SHORT_PROMPT, SHORT_TOKENS = 32, 128
+LONG_PROMPT, LONG_TOKENS = 2048, 16
+# Prefill workers, decode workers, policy.
+ARMS = (
+    (0, 1, "prefill-first"),
+    (0, 1, "decode-first"),
+    (0, 1, "chunked"),
+    (0, 2, "chunked"),
+    (1, 1, ""),
+)
+
+
+@dataclass
+class Answers:
+    """What clients of one kind saw, in seconds of the machine's clock."""
+
+    num_tokens: int = 0
+    first_s: list[float] = field(default_factory=list)
+    between_s: list[float] = field(default_factory=list)
+
+
+async def ask(
+    stack: Stack, name: str, prompt: tuple[int, ...], num_tokens: int, into: Answers
+) -> None:
+    start = last = monotonic()
+    stream = stack.submit(name, prompt, num_tokens)
+    tokens: list[int] = []
+    while isinstance(event := await stream.next(), Token):
+        now = monotonic()
+        (into.between_s if tokens else into.first_s).append(now - last if tokens else now - start)
+        last = now
+        tokens.append(event.token_id)
+    assert tokens == expected_mock_tokens(prompt, num_tokens), "a token is wrong"
+    into.num_tokens += len(tokens)
+
+
+async def talk(stack: Stack, number: int, end: float, into: Answers) -> None:
+    turn = 0
+    while monotonic() < end:
+        prompt = tuple((number * 31 + turn * 7 + i) % 256 for i in range(SHORT_PROMPT))
+        await ask(stack, f"short{number}.{turn}", prompt, SHORT_TOKENS, into)
+        turn += 1
+
+
+async def arrive(stack: Stack, interval: float, end: float, into: Answers) -> None:
+    async with asyncio.TaskGroup() as tasks:
+        turn = 0
+        while monotonic() < end:
+            await asyncio.sleep(interval)
+            prompt = tuple((turn * 13 + i) % 256 for i in range(LONG_PROMPT))
+            tasks.create_task(ask(stack, f"long{turn}", prompt, LONG_TOKENS, into))
+            turn += 1
+
+
+async def run_arm(
+    num_prefill: int, num_decode: int, batching: str, args: argparse.Namespace
+) -> tuple[Answers, Answers, float]:
+    device = f"mock:h100x{args.dilation}"
+    short, long = Answers(), Answers()
+    async with running_stack(
+        num_prefill, num_decode, devices=[device], batching=batching or "chunked"
+    ) as stack:
+        start = monotonic()
+        end = start + args.seconds * args.dilation
+        await asyncio.gather(
+            *(talk(stack, number, end, short) for number in range(NUM_SHORT)),
+            arrive(stack, args.interval * args.dilation, end, long),
+        )
+        return short, long, monotonic() - start
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    return sorted(values)[min(len(values) - 1, int(share * len(values)))]
+
+
+async def main(args: argparse.Namespace) -> None:
+    structlog.configure(processors=[], logger_factory=structlog.ReturnLoggerFactory())
+    table = Table(title=f"8 short streams; {LONG_PROMPT} tokens every {args.interval} s")
+    for heading in (
+        "serving", "engines", "short tok/s", "short ITL p50", "p99", "max", "short TTFT p99",
+        "long TTFT p50", "max",
+    ):  # fmt: skip
+        table.add_column(heading, justify="left" if heading == "serving" else "right")
+    for num_prefill, num_decode, batching in ARMS:
+        short, long, seconds = await run_arm(num_prefill, num_decode, batching, args)
+        times = (
+            quantile(short.between_s, 0.5),
+            quantile(short.between_s, 0.99),
+            max(short.between_s),
+            quantile(short.first_s, 0.99),
+            quantile(long.first_s, 0.5),
+            max(long.first_s),
+        )
+        table.add_row(
+            batching if not num_prefill else f"{num_prefill}p{num_decode}d",
+            str(num_prefill + num_decode),
+            f"{short.num_tokens / seconds * args.dilation:.0f}",
+            *(f"{time / args.dilation * 1e3:.1f} ms" for time in times),
+        )
+    Console(width=120).print(table)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=6.0)
+    parser.add_argument("--interval", type=float, default=0.3)
+    parser.add_argument("--dilation", type=int, default=5)
+    asyncio.run(main(parser.parse_args()))

@@ -1,0 +1,433 @@
+"""How fast does KV reach the decode pool, beside a raw TCP socket?
+
+Two processes, pinned to a core each, as a prefill and a decode worker would be: one with the real
+sender and a pool, one with the real receiver, its gRPC server and a pool. For each frame size,
+interleaved pairs: a sequence's KV from pool to pool, timed from the first block read until the
+commit is acknowledged; and as many bytes over a loopback TCP socket between the same processes, by
+`sendall` and `recv_into` of 1 MiB at a time, through socket buffers of 4 MiB (the fastest of what
+was tried), timed until the other side, which has all, answers with one byte. Both go from and to
+memory that was touched before, and not within the last hundreds of megabytes that were moved. After
+each pair what was received is compared with what was sent, in both arms.
+
+Beside the rates stands the processor time that a transfer took, sender + receiver, in seconds a
+gigabyte: other work on the machine disturbs it far less.
+
+    .venv/bin/python benchmarks/kv_transfer.py [--pairs 9] [--layout llama-8b] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import socket
+import statistics
+import sys
+import threading
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from time import perf_counter, process_time
+from typing import Any
+
+import numpy as np
+import torch
+import xxhash
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from tandem.core.blocks import BlockAllocator, SequenceBlocks
+from tandem.core.commands import Destination
+from tandem.core.errors import Fenced, TandemError
+from tandem.core.kv import KVLayout, Plane
+from tandem.core.reports import Span, SpanKind
+from tandem.engine.torch.kv_pool import TorchKVPool
+from tandem.transfer.receiver import KvReceiver
+from tandem.transfer.reservation import Reservation
+from tandem.transfer.sender import KvSender
+from tandem.transfer.servicer import add_kv_transfer_service
+from tandem.wire.channels import new_server
+
+KIB = 2**10
+FRAME_BYTES = (64 * KIB, 256 * KIB, 1024 * KIB, 2048 * KIB, 4096 * KIB)
+FINGERPRINT = "benchmark"
+# Of the raw socket. Larger and smaller ones are slower.
+RAW_CALL_BYTES = 1024 * KIB
+RAW_SOCKET_BYTES = 4096 * KIB
+# So many transfers' worth of memory on each side, used in turn: far more than any cache holds.
+NUM_REGIONS = 8
+TIMEOUT_S = 120
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A model's KV layout, and a prompt of a size that is worth measuring."""
+
+    layout: KVLayout
+    num_tokens: int
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the prompt's KV."""
+        return self.num_tokens * self.layout.token_bytes * self.layout.num_layers * len(Plane)
+
+    @property
+    def num_blocks(self) -> int:
+        return self.layout.blocks_for(self.num_tokens)
+
+
+CASES = {
+    "smollm2-135m": Case(KVLayout(30, 3, 64, 16, "bfloat16"), num_tokens=2048),
+    "llama-8b": Case(KVLayout(32, 8, 128, 16, "bfloat16"), num_tokens=512),
+}
+
+
+class Side:
+    """What both processes have: a pool, a raw buffer of the same size, regions of both."""
+
+    def __init__(self, case: Case, seed: int) -> None:
+        self.case = case
+        self.pool = TorchKVPool(case.layout, NUM_REGIONS * case.num_blocks, torch.device("cpu"))
+        rng = np.random.default_rng(seed)
+        for layer in range(case.layout.num_layers):
+            for plane in Plane:
+                items = self.pool.layer(plane, layer).view(torch.uint8).numpy().reshape(-1)
+                items[:] = noise(rng, items.size)
+        self.raw = noise(rng, NUM_REGIONS * case.num_bytes)
+        # Blocks lie scattered, as in a pool that has been in use for a while.
+        self._ids = list(range(self.pool.num_blocks))
+        random.Random(seed).shuffle(self._ids)
+
+    def blocks(self, region: int) -> SequenceBlocks:
+        blocks = SequenceBlocks(BlockAllocator(0))
+        blocks.ids = self._ids[region * self.case.num_blocks : (region + 1) * self.case.num_blocks]
+        return blocks
+
+    def raw_region(self, region: int) -> memoryview:
+        size = self.case.num_bytes
+        return self.raw[region * size : (region + 1) * size].data
+
+    def digests(self, region: int) -> list[str]:
+        """Of the region's KV, and of its raw bytes."""
+        kv = xxhash.xxh3_128()
+        for plane in Plane:
+            for layer in range(self.case.layout.num_layers):
+                layers, ids = range(layer, layer + 1), self.blocks(region).ids
+                kv.update(self.pool.read(plane, layers, ids, self.case.num_tokens))
+        return [kv.hexdigest(), xxhash.xxh3_128_hexdigest(self.raw_region(region))]
+
+
+def noise(rng: np.random.Generator, num_bytes: int) -> NDArray[np.uint8]:
+    """Bytes that no two places share. `num_bytes` is a multiple of 8."""
+    return rng.integers(0, 2**64, num_bytes // 8, np.uint64).view(np.uint8)
+
+
+# The receiving process: commands come as lines of JSON, and are answered likewise.
+
+
+@dataclass
+class Book:
+    """The `ReservationBook` of one reservation at a time."""
+
+    current: Reservation | None = None
+
+    def reservation(self, transfer_id: bytes, epoch: int) -> Reservation:
+        if self.current is None or self.current.epoch != epoch:
+            raise Fenced("no such reservation")
+        return self.current
+
+    def reservation_complete(self, reservation: Reservation) -> None:
+        pass
+
+
+class ReceiverProcess:
+    """The decode worker's end."""
+
+    def __init__(self, case: Case) -> None:
+        self._case = case
+        self._side = Side(case, seed=2)
+        self._book = Book()
+        self._epoch = 0
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RAW_SOCKET_BYTES)
+        self._connection: socket.socket | None = None
+
+    async def serve(self) -> None:
+        receiver = KvReceiver(
+            self._side.pool, self._book, threading.Condition(), FINGERPRINT, ignore, ignore
+        )
+        server = new_server()
+        add_kv_transfer_service(receiver, server)
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        say({"kv_port": port, "raw_port": self._listener.getsockname()[1]})
+        self._connection, _ = self._listener.accept()
+        while line := await asyncio.to_thread(sys.stdin.readline):
+            command, region = json.loads(line)
+            getattr(self, f"_on_{command}")(region)
+        await server.stop(0)
+        receiver.close()
+
+    def _on_reserve(self, region: int) -> None:
+        self._epoch += 1
+        self._book.current = Reservation(
+            sequence_id=self._epoch,
+            transfer_id=b"capability",
+            epoch=self._epoch,
+            layout=self._case.layout,
+            blocks=self._side.blocks(region),
+            first_token=0,
+            num_tokens=self._case.num_tokens,
+        )
+        say({"epoch": self._epoch})
+
+    def _on_raw(self, region: int) -> None:
+        assert self._connection is not None
+        target = self._side.raw_region(region)
+        say({})
+        while target:
+            target = target[self._connection.recv_into(target[:RAW_CALL_BYTES]) :]
+        self._connection.sendall(b"!")
+
+    def _on_processor(self, _: int) -> None:
+        say({"seconds": process_time()})
+
+    def _on_digests(self, region: int) -> None:
+        say({"digests": self._side.digests(region)})
+
+
+def say(message: dict[str, Any]) -> None:
+    print(json.dumps(message), flush=True)
+
+
+def ignore(*_: object) -> None:
+    """Spans and wake-ups go nowhere."""
+
+
+# The sending process: this one.
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Of one transfer: seconds on the clock, and of processor time at both ends."""
+
+    seconds: float
+    sender_s: float
+    receiver_s: float
+
+
+@dataclass
+class Row:
+    """A frame size's pairs, and the sizes of all frames."""
+
+    frame_bytes: int
+    pairs: list[dict[str, Cost]] = field(default_factory=list)
+    frames: list[int] = field(default_factory=list)
+
+    def costs(self, arm: str) -> list[Cost]:
+        return [pair[arm] for pair in self.pairs]
+
+    @property
+    def ratios(self) -> list[float]:
+        return [pair["raw"].seconds / pair["kv"].seconds for pair in self.pairs]
+
+
+class SenderProcess:
+    """The prefill worker's end, and the conductor of the benchmark."""
+
+    def __init__(self, case: Case, receiver: asyncio.subprocess.Process) -> None:
+        self._case = case
+        self._side = Side(case, seed=1)
+        self._receiver = receiver
+        self._turn = 0
+        self._address = ""
+        self._connection: socket.socket | None = None
+
+    async def connect(self) -> None:
+        ports = await self._answer()
+        self._address = f"127.0.0.1:{ports['kv_port']}"
+        self._connection = socket.create_connection(("127.0.0.1", ports["raw_port"]))
+        self._connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, RAW_SOCKET_BYTES)
+
+    async def measure(self, frame_bytes: int, num_pairs: int) -> Row:
+        """One pair to warm up, then `num_pairs` that count."""
+        row = Row(frame_bytes)
+        outcomes: asyncio.Queue[int | TandemError] = asyncio.Queue()
+        sender = KvSender(
+            name="benchmark",
+            pool=self._side.pool,
+            model_fingerprint=FINGERPRINT,
+            lock=threading.Condition(),
+            on_done=lambda _, num_bytes: outcomes.put_nowait(num_bytes),
+            on_failed=lambda _, error: outcomes.put_nowait(error),
+            on_span=lambda span: self._note(span, row),
+            min_frame_bytes=frame_bytes,
+            max_frame_bytes=frame_bytes,
+        )
+        arms = {"kv": partial(self._send_kv, sender, outcomes), "raw": self._send_raw}
+        for pair in range(num_pairs + 1):
+            regions = self._next_regions()
+            order = list(arms) if pair % 2 else list(reversed(arms))
+            costs = {arm: await self._cost(arms[arm], *regions) for arm in order}
+            await self._verify(*regions)
+            if pair:
+                row.pairs.append(costs)
+        await sender.close()
+        return row
+
+    def _next_regions(self) -> tuple[int, int]:
+        """Where from and where to, so that no region of the receiver gets the same bytes twice in
+        a row."""
+        turn, self._turn = self._turn, self._turn + 1
+        return turn % NUM_REGIONS, (turn + turn // NUM_REGIONS) % NUM_REGIONS
+
+    async def _cost(
+        self, arm: Callable[[int, int], Awaitable[float]], source: int, target: int
+    ) -> Cost:
+        before = process_time(), (await self._ask("processor", 0))["seconds"]
+        seconds = await arm(source, target)
+        after = process_time(), (await self._ask("processor", 0))["seconds"]
+        return Cost(seconds, after[0] - before[0], after[1] - before[1])
+
+    async def _send_kv(
+        self, sender: KvSender, outcomes: asyncio.Queue[int | TandemError], source: int, target: int
+    ) -> float:
+        epoch = (await self._ask("reserve", target))["epoch"]
+        destination = Destination(self._address, b"capability", epoch, 0)
+        start = perf_counter()
+        sender.start(epoch, destination, self._side.blocks(source))
+        transfer = sender.get(epoch)
+        assert transfer is not None
+        for layer in range(self._case.layout.num_layers):
+            transfer.layer_done(layer, 0, self._case.num_tokens)
+        transfer.finish(0, 0)
+        outcome = await asyncio.wait_for(outcomes.get(), TIMEOUT_S)
+        seconds = perf_counter() - start
+        assert outcome == self._case.num_bytes, outcome
+        return seconds
+
+    async def _send_raw(self, source: int, target: int) -> float:
+        assert self._connection is not None
+        await self._ask("raw", target)
+        items = self._side.raw_region(source)
+        start = perf_counter()
+        for offset in range(0, len(items), RAW_CALL_BYTES):
+            self._connection.sendall(items[offset : offset + RAW_CALL_BYTES])
+        self._connection.recv(1)
+        return perf_counter() - start
+
+    async def _verify(self, source: int, target: int) -> None:
+        theirs = (await self._ask("digests", target))["digests"]
+        if theirs != self._side.digests(source):
+            raise SystemExit("what arrived is not what was sent")
+
+    async def _ask(self, command: str, region: int) -> dict[str, Any]:
+        assert self._receiver.stdin is not None
+        self._receiver.stdin.write(json.dumps([command, region]).encode() + b"\n")
+        return await self._answer()
+
+    async def _answer(self) -> dict[str, Any]:
+        assert self._receiver.stdout is not None
+        line = await asyncio.wait_for(self._receiver.stdout.readline(), TIMEOUT_S)
+        if not line:
+            raise SystemExit("the receiving process has died")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    @staticmethod
+    def _note(span: Span, row: Row) -> None:
+        if span.kind == SpanKind.FRAME_SENT:
+            row.frames.append(span.num_bytes)
+
+
+async def run(name: str, frame_sizes: list[int], num_pairs: int) -> list[Row]:
+    """Start the receiver, measure each frame size."""
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, cores[:1])
+    receiver = await asyncio.create_subprocess_exec(
+        *(sys.executable, __file__, "--layout", name, "--receive-on", str(cores[-1])),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    try:
+        sender = SenderProcess(CASES[name], receiver)
+        await sender.connect()
+        return [await sender.measure(size, num_pairs) for size in frame_sizes]
+    finally:
+        assert receiver.stdin is not None
+        receiver.stdin.close()
+        await receiver.wait()
+
+
+def quartiles(values: list[float]) -> str:
+    low, middle, high = statistics.quantiles(values, method="inclusive")
+    return f"{middle:.2f} ({low:.2f}-{high:.2f})"
+
+
+def table(name: str, rows: list[Row], num_pairs: int) -> Table:
+    case = CASES[name]
+    gb = case.num_bytes / 1e9
+    made = Table(
+        title=f"{name}: {case.num_tokens} tokens, {case.num_bytes / 2**20:.0f} MiB of KV, "
+        f"{num_pairs} pairs\nframes: KiB at most (mean); medians; KV / raw with quartiles"
+    )
+    for column in ("frames", "KV GB/s", "raw GB/s", "KV / raw", "KV s/GB", "raw s/GB"):
+        made.add_column(column, justify="right", no_wrap=True)
+    for row in rows:
+        arms = (row.costs("kv"), row.costs("raw"))
+        made.add_row(
+            f"{row.frame_bytes // KIB} ({statistics.mean(row.frames) / KIB:.0f})",
+            *(f"{statistics.median(gb / each.seconds for each in costs):.2f}" for costs in arms),
+            quartiles(row.ratios),
+            *(processor(costs, gb) for costs in arms),
+        )
+    return made
+
+
+def processor(costs: list[Cost], gb: float) -> str:
+    sender = statistics.median(each.sender_s for each in costs) / gb
+    receiver = statistics.median(each.receiver_s for each in costs) / gb
+    return f"{sender:.2f} + {receiver:.2f}"
+
+
+def as_json(name: str, rows: list[Row]) -> str:
+    case = CASES[name]
+    sizes = [
+        {
+            "frame_bytes": row.frame_bytes,
+            "mean_frame_bytes": statistics.mean(row.frames),
+            "median_ratio": statistics.median(row.ratios),
+            "pairs": [{arm: asdict(cost) for arm, cost in pair.items()} for pair in row.pairs],
+        }
+        for row in rows
+    ]
+    whole = {"layout": asdict(case.layout), "num_bytes": case.num_bytes, "frame_sizes": sizes}
+    return json.dumps(whole, indent=1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--layout", choices=CASES, default="smollm2-135m")
+    parser.add_argument("--pairs", type=int, default=9)
+    parser.add_argument("--frame-bytes", type=int, nargs="+", default=list(FRAME_BYTES))
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
+    parser.add_argument("--receive-on", type=int, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.receive_on is not None:
+        os.sched_setaffinity(0, [args.receive_on])
+        asyncio.run(ReceiverProcess(CASES[args.layout]).serve())
+        return
+    rows = asyncio.run(run(args.layout, args.frame_bytes, args.pairs))
+    Console().print(table(args.layout, rows, args.pairs))
+    if args.json:
+        args.json.write_text(as_json(args.layout, rows) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,232 @@
+"""What the decode loop costs besides the engine: processor time of all processes, per step.
+
+Starts `tandem up` on mock GPUs and lets a batch of streams run over HTTP. Of a while in their midst
+it takes the processor time of the gateway and the workers: commands, the merge, reports,
+detokenising, server-sent events, heartbeats, timelines. The engines are fake and take their time in
+sleep; what processor time the decode worker's needs all the same is measured alone, in this
+process, and shown apart. The client, which runs here, is not counted.
+
+    .venv/bin/python benchmarks/loop.py [--batches 1 16 128] [--seconds 6] [--topology 1p1d]
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
+
+import grpc
+import httpx
+import psutil
+from rich.console import Console
+from rich.table import Table
+from stack import free_port
+
+from tandem.core.plan import SampleSpec, SequenceSlice, StepPlan
+from tandem.core.sampling_params import SamplingParams
+from tandem.core.worker import ModelInfo
+from tandem.engine.fake.engine import FakeEngine
+from tandem.engine.fake.profiles import parse_profile
+from tandem.v1 import inference_pb2, inference_pb2_grpc, worker_pb2
+
+PROFILE = "h100"
+MAX_TOKENS = 3000
+PROMPT = "The quick brown fox jumps over the lazy dog. "
+READY_S = 60.0
+WARM_UP_S = 1.0
+ROLES = {"gateway": "gateway", "prefill_service": "prefill", "decode_service": "decode"}
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Processor seconds so far by process, decode steps so far, events that came so far."""
+
+    cpu_s: dict[str, float]
+    step: int
+    num_events: int
+
+
+class Streams:
+    """Streams of one batch, and the events of all of them."""
+
+    def __init__(self, port: int, num_streams: int) -> None:
+        self._port = port
+        self.num_events = 0
+        self.all_started = asyncio.Event()
+        self._num_waiting = num_streams
+
+    async def run(self, number: int) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+        body = json.dumps(
+            {
+                "model": "default",
+                "prompt": f"{number}: {PROMPT}",
+                "max_tokens": MAX_TOKENS,
+                "ignore_eos": True,
+                "stream": True,
+            }
+        ).encode()
+        head = (
+            "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        )
+        writer.write(head.encode() + body)
+        try:
+            data = await reader.read(2**16)
+            assert data.startswith(b"HTTP/1.1 200"), data[:300]
+            self._num_waiting -= 1
+            if not self._num_waiting:
+                self.all_started.set()
+            while data:
+                self.num_events += data.count(b"data: ")
+                data = await reader.read(2**16)
+        finally:
+            writer.close()
+
+
+@contextmanager
+def running(topology: str) -> Iterator[tuple[int, int, dict[str, psutil.Process]]]:
+    """HTTP port, gRPC port, and the processes of a `tandem up`."""
+    http_port, grpc_port = free_port(), free_port()
+    command = [
+        *(sys.executable, "-P", "-m", "tandem.cli", "up", "--topology", topology),
+        *("--device", f"mock:{PROFILE}", "--model", "mock", "--http-port", str(http_port)),
+        *("--grpc-port", str(grpc_port), "--port-base", str(free_port())),
+        *("--mock-verify", "incremental"),
+    ]
+    up = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        with httpx.Client() as client:
+            deadline = time.monotonic() + READY_S
+            while not _is_ready(client, http_port):
+                assert time.monotonic() < deadline and up.poll() is None, "tandem up is not ready"
+                time.sleep(0.1)
+        yield http_port, grpc_port, dict(_processes(up.pid))
+    finally:
+        up.terminate()
+        up.wait()
+
+
+def _is_ready(client: httpx.Client, port: int) -> bool:
+    try:
+        return client.get(f"http://127.0.0.1:{port}/ready").is_success
+    except httpx.TransportError:
+        return False
+
+
+def _processes(parent: int) -> Iterator[tuple[str, psutil.Process]]:
+    for child in psutil.Process(parent).children():
+        module = next(each for each in child.cmdline() if each in ROLES)
+        yield ROLES[module], child
+
+
+def last_step(stub: inference_pb2_grpc.InferenceServiceStub) -> int:
+    timeline = stub.GetTimeline(inference_pb2.GetTimelineRequest(window_ms=1500))
+    return max(
+        span.number
+        for lane in timeline.lanes
+        if lane.role == worker_pb2.WORKER_ROLE_DECODE
+        for span in lane.spans
+        if span.kind == worker_pb2.SPAN_KIND_STEP
+    )
+
+
+async def measure(batch: int, seconds: float, topology: str) -> tuple[Sample, Sample]:
+    with running(topology) as (http_port, grpc_port, processes):
+        streams = Streams(http_port, batch)
+        with grpc.insecure_channel(f"127.0.0.1:{grpc_port}") as channel:
+            stub = inference_pb2_grpc.InferenceServiceStub(channel)
+
+            def sample() -> Sample:
+                step = last_step(stub)
+                cpu_s = {name: sum(each.cpu_times()[:2]) for name, each in processes.items()}
+                return Sample(cpu_s, step, streams.num_events)
+
+            tasks = [asyncio.create_task(streams.run(number)) for number in range(batch)]
+            await streams.all_started.wait()
+            await asyncio.sleep(WARM_UP_S)
+            before = sample()
+            await asyncio.sleep(seconds)
+            after = sample()
+            assert not any(task.done() for task in tasks), "a stream ended in the midst"
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            return before, after
+
+
+def engine_s(batch: int, num_steps: int = 200) -> float:
+    """Processor seconds of a fake engine alone, for one decode step of a batch."""
+    engine = FakeEngine(
+        ModelInfo("loop", "", 256, 131072, frozenset(), "fake"),
+        profile=parse_profile(PROFILE),
+        block_size=16,
+        num_blocks=batch * 64,
+        output_token_ids=(0, 256),
+        verify="incremental",
+    )
+    spec = SampleSpec(SamplingParams(max_tokens=MAX_TOKENS, seed=0))
+
+    def plan(number: int, start: int, tokens: int) -> StepPlan:
+        return StepPlan(
+            number,
+            tuple(
+                SequenceSlice(row, [1] * tokens, start, range(row * 64, row * 64 + 64), spec)
+                for row in range(batch)
+            ),
+        )
+
+    engine.launch(plan(0, 0, 100)).result()
+    start = time.process_time()
+    for step in range(num_steps):
+        engine.launch(plan(step + 1, 100 + step, 1)).result()
+    return (time.process_time() - start) / num_steps
+
+
+async def main(args: argparse.Namespace) -> None:
+    table = Table(title=f"processor time per decode step, ms ({args.topology}, mock:{PROFILE})")
+    columns = ("batch", "gateway", "decode", "prefill", "all", "its fake engine", "without it")
+    for heading in (*columns, "events/s/core of gateway"):
+        table.add_column(heading, justify="right")
+    for batch in args.batches:
+        runs = [await measure(batch, args.seconds, args.topology) for _ in range(args.runs)]
+        table.add_row(str(batch), *row(runs, engine_s(batch)))
+    Console(width=110).print(table)
+
+
+def row(runs: list[tuple[Sample, Sample]], engine: float) -> list[str]:
+    """Medians over the runs."""
+
+    def per_step(name: str) -> list[float]:
+        return [
+            (after.cpu_s.get(name, 0.0) - before.cpu_s.get(name, 0.0)) / (after.step - before.step)
+            for before, after in runs
+        ]
+
+    each = {name: statistics.median(per_step(name)) for name in ROLES.values()}
+    total = sum(each.values())
+    events = statistics.median(
+        (after.num_events - before.num_events) / (after.cpu_s["gateway"] - before.cpu_s["gateway"])
+        for before, after in runs
+    )
+    figures = (each["gateway"], each["decode"], each["prefill"], total, engine, total - engine)
+    return [*(f"{figure * 1e3:.3f}" for figure in figures), f"{events:,.0f}"]
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 16, 128])
+    parser.add_argument("--seconds", type=float, default=6.0)
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--topology", default="1p1d")
+    asyncio.run(main(parser.parse_args()))

@@ -1,0 +1,125 @@
+"""One choice of a request: its tokens made into what its client is told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gateway.text import TokenText
+from gateway.tokens import Ended, ServedBy, Token, TokenStream
+from gateway.tools.parser import Parsed, ToolCallParser
+from gateway.tools.tool import ToolCallDelta
+from tandem.core.logprobs import TokenLogprobs
+from tandem.core.sequence import FinishReason
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredToken:
+    """A generated token with its log-probabilities. `text_offset` is where its text begins in the
+    choice's, in characters."""
+
+    token_id: int
+    logprobs: TokenLogprobs
+    text_offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """New tokens, text and pieces of calls of a choice. The text of a token may be held back until
+    it is certain; its log-probabilities, `scored` if they were asked for, come with the token."""
+
+    choice_index: int
+    token_ids: tuple[int, ...]
+    text: str
+    scored: tuple[ScoredToken, ...] = ()
+    calls: tuple[ToolCallDelta, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The end of a choice. `num_tokens` were generated, up to the one that completed a stop
+    string."""
+
+    choice_index: int
+    finish_reason: FinishReason
+    num_tokens: int
+    served_by: ServedBy
+    num_calls: int = 0
+
+
+class Choice:
+    """Turns the events of one token stream into `Delta`s and a `Finished`."""
+
+    def __init__(
+        self,
+        index: int,
+        tokens: TokenStream,
+        text: TokenText,
+        calls: ToolCallParser | None = None,
+        echo: str = "",
+    ) -> None:
+        self.index = index
+        self.tokens = tokens
+        self.ended = False
+        self._text = text
+        self._calls = calls
+        self._echo = echo
+        self._num_tokens = 0
+
+    def opening(self) -> list[Delta]:
+        """What comes before the first token."""
+        return [Delta(self.index, (), self._echo)] if self._echo else []
+
+    def take(self, event: Token | Ended) -> list[Delta | Finished]:
+        """What the client is told of an event. Not to be called once the choice has `ended`."""
+        return self._on_token(event) if isinstance(event, Token) else self._on_ended(event)
+
+    def cancel(self) -> None:
+        """End it on all workers, if it has not ended; idempotent."""
+        if not self.ended:
+            self.ended = True
+            self.tokens.cancel()
+
+    def _on_token(self, token: Token) -> list[Delta | Finished]:
+        self._num_tokens += 1
+        offset = len(self._echo) + self._text.num_chars
+        text = self._text.push(token.token_id)
+        scored = _scored(token, offset)
+        delta = self._delta((token.token_id,), text, scored)
+        if self._text.stopped:
+            return [delta, *self._finish(self.tokens.stop())]
+        return [delta]
+
+    def _on_ended(self, ended: Ended) -> list[Delta | Finished]:
+        text = self._text.flush()
+        rest = [self._delta((), text)] if text else []
+        if self._text.stopped:
+            ended = Ended(FinishReason.STOP, ended.served_by)
+        return [*rest, *self._finish(ended)]
+
+    def _finish(self, ended: Ended) -> list[Delta | Finished]:
+        self.ended = True
+        rest = self._calls.flush() if self._calls else Parsed()
+        finished = Finished(
+            self.index,
+            ended.finish_reason,
+            self._num_tokens,
+            ended.served_by,
+            self._calls.num_calls if self._calls else 0,
+        )
+        if rest.content or rest.calls:
+            return [Delta(self.index, (), rest.content, (), rest.calls), finished]
+        return [finished]
+
+    def _delta(
+        self, token_ids: tuple[int, ...], text: str, scored: tuple[ScoredToken, ...] = ()
+    ) -> Delta:
+        if self._calls is None:
+            return Delta(self.index, token_ids, text, scored)
+        parsed = self._calls.push(text)
+        return Delta(self.index, token_ids, parsed.content, scored, parsed.calls)
+
+
+def _scored(token: Token, text_offset: int) -> tuple[ScoredToken, ...]:
+    if token.logprobs is None:
+        return ()
+    return (ScoredToken(token.token_id, token.logprobs, text_offset),)

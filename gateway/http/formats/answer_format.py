@@ -1,0 +1,45 @@
+"""What distinguishes the endpoints' answers: the form of a choice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from gateway.choice import Delta, Finished, ScoredToken
+from gateway.http.formats.collected import CollectedChoice
+from tandem.core.sequence import FinishReason
+
+
+class AnswerFormat(Protocol):
+    """All but the protocol's constants give JSON: fields without braces around them, or a value."""
+
+    id_prefix: str
+    object_name: str
+    chunk_object_name: str
+
+    def whole(self, choice: CollectedChoice) -> bytes:
+        """A choice that is not streamed."""
+        ...
+
+    def opening(self) -> bytes | None:
+        """A streamed choice before its text."""
+        ...
+
+    def delta(self, delta: Delta) -> bytes | None:
+        """What is new of a streamed choice; None if nothing is."""
+        ...
+
+    def closing(self) -> bytes:
+        """The end of a streamed choice."""
+        ...
+
+    def logprobs(self, scored: Sequence[ScoredToken]) -> bytes:
+        """A value: null without tokens."""
+        ...
+
+
+def finish_reason(finished: Finished) -> str:
+    """OpenAI's name for it."""
+    if finished.num_calls and finished.finish_reason is FinishReason.STOP:
+        return "tool_calls"
+    return finished.finish_reason.name.lower()

@@ -1,0 +1,68 @@
+"""Choices of /v1/chat/completions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import orjson
+
+from gateway.choice import Delta, ScoredToken
+from gateway.http.formats.collected import CollectedChoice
+from gateway.http.formats.logprobs import TokenBytes, chat_logprobs
+from gateway.tools.tool import ToolCall, ToolCallDelta
+
+Json = dict[str, object]
+
+
+class ChatFormat:
+    """Messages, and deltas of messages."""
+
+    id_prefix = "chatcmpl-"
+    object_name = "chat.completion"
+    chunk_object_name = "chat.completion.chunk"
+
+    def __init__(self, token_bytes: TokenBytes) -> None:
+        self._token_bytes = token_bytes
+
+    def whole(self, choice: CollectedChoice) -> bytes:
+        calls = choice.calls
+        message: Json = {
+            "role": "assistant",
+            "content": None if calls and not choice.text else choice.text,
+            "refusal": None,
+        }
+        if calls:
+            message["tool_calls"] = [_call(call) for call in calls]
+        return b'"message":' + orjson.dumps(message)
+
+    def opening(self) -> bytes | None:
+        return b'"delta":{"role":"assistant","content":""}'
+
+    def delta(self, delta: Delta) -> bytes | None:
+        if delta.calls:
+            return b'"delta":' + orjson.dumps(_delta_with_calls(delta))
+        if delta.text:
+            return b'"delta":{"content":%s}' % orjson.dumps(delta.text)
+        return b'"delta":{}' if delta.scored else None
+
+    def closing(self) -> bytes:
+        return b'"delta":{}'
+
+    def logprobs(self, scored: Sequence[ScoredToken]) -> bytes:
+        return chat_logprobs(scored, self._token_bytes) if scored else b"null"
+
+
+def _delta_with_calls(delta: Delta) -> Json:
+    calls = [_call_delta(call) for call in delta.calls]
+    return {"content": delta.text, "tool_calls": calls} if delta.text else {"tool_calls": calls}
+
+
+def _call(call: ToolCall) -> Json:
+    function = {"name": call.name, "arguments": call.arguments}
+    return {"id": call.id, "type": "function", "function": function}
+
+
+def _call_delta(call: ToolCallDelta) -> Json:
+    if not call.id:
+        return {"index": call.index, "function": {"arguments": call.arguments}}
+    return {"index": call.index, **_call(ToolCall(call.id, call.name, call.arguments))}

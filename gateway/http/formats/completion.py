@@ -1,0 +1,39 @@
+"""Choices of /v1/completions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import orjson
+
+from gateway.choice import Delta, ScoredToken
+from gateway.http.formats.collected import CollectedChoice
+from gateway.http.formats.logprobs import TokenBytes, completion_logprobs
+
+
+class CompletionFormat:
+    """Texts, and pieces of them."""
+
+    id_prefix = "cmpl-"
+    object_name = "text_completion"
+    chunk_object_name = "text_completion"
+
+    def __init__(self, token_bytes: TokenBytes) -> None:
+        self._token_bytes = token_bytes
+
+    def whole(self, choice: CollectedChoice) -> bytes:
+        return b'"text":' + orjson.dumps(choice.text)
+
+    def opening(self) -> bytes | None:
+        return None
+
+    def delta(self, delta: Delta) -> bytes | None:
+        if delta.text or delta.scored:
+            return b'"text":' + orjson.dumps(delta.text)
+        return None
+
+    def closing(self) -> bytes:
+        return b'"text":""'
+
+    def logprobs(self, scored: Sequence[ScoredToken]) -> bytes:
+        return completion_logprobs(scored, self._token_bytes) if scored else b"null"

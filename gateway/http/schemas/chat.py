@@ -1,0 +1,101 @@
+"""Body of POST /v1/chat/completions."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from gateway.http.schemas.base import Body
+from gateway.http.schemas.generation import GenerationBody
+from gateway.http.schemas.tools import ToolBody, ToolCallBody, ToolChoice, read_tools
+from gateway.limits import MAX_MESSAGES, MAX_TOOL_CALLS
+from gateway.request import ChatMessage, ChatPrompt, GenerationRequest
+from gateway.tools.limits import MAX_TOOLS
+from tandem.core.errors import InvalidRequest
+from tandem.core.sampling_params import MAX_LOGPROBS
+
+MAX_PARTS = 256
+
+
+class TextPart(Body):
+    """A part of a message's content. Only text is served."""
+
+    type: Literal["text"]
+    text: str
+
+
+class MessageBody(Body):
+    """One message of a conversation. Of an assistant's the content may be missing."""
+
+    role: str
+    content: str | Annotated[list[TextPart], Field(max_length=MAX_PARTS, fail_fast=True)] | None = (
+        None
+    )
+    name: str | None = None
+    tool_calls: (
+        Annotated[list[ToolCallBody], Field(max_length=MAX_TOOL_CALLS, fail_fast=True)] | None
+    ) = None
+    tool_call_id: str | None = None
+
+    def message(self) -> ChatMessage:
+        """In the protocol-neutral form. Raises `InvalidRequest`."""
+        if (self.model_extra or {}).get("function_call"):
+            raise InvalidRequest("function_call is not served: use tool_calls", param="messages")
+        return ChatMessage(
+            # OpenAI's newer name for the same thing, which no template of ours knows.
+            role="system" if self.role == "developer" else self.role,
+            content=self._text(),
+            name=self.name or "",
+            tool_calls=tuple(call.call() for call in self.tool_calls or ()),
+            tool_call_id=self.tool_call_id or "",
+        )
+
+    def _text(self) -> str:
+        if self.content is None:
+            if self.role != "assistant":
+                raise InvalidRequest("a message must have content", param="messages")
+            return ""
+        if isinstance(self.content, str):
+            return self.content
+        return "\n".join(part.text for part in self.content)
+
+
+Messages = Annotated[list[MessageBody], Field(max_length=MAX_MESSAGES, fail_fast=True)]
+Tools = Annotated[list[ToolBody], Field(max_length=MAX_TOOLS, fail_fast=True)]
+
+
+class ChatBody(GenerationBody):
+    """Body of POST /v1/chat/completions."""
+
+    messages: Messages
+    max_completion_tokens: int | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
+    tools: Tools | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+
+    def request(self) -> GenerationRequest:
+        """In the protocol-neutral form. Raises `InvalidRequest`."""
+        messages = tuple(message.message() for message in self.messages)
+        max_tokens = self.max_completion_tokens
+        parallel = self.parallel_tool_calls is not False
+        return GenerationRequest(
+            prompts=(ChatPrompt(messages),),
+            max_tokens=self.max_tokens if max_tokens is None else max_tokens,
+            logprobs=self._num_logprobs(),
+            tools=read_tools(self.tools, self.tool_choice, parallel),
+            **self.common_fields(),
+        )
+
+    def _num_logprobs(self) -> int | None:
+        if self.top_logprobs is not None and not 0 <= self.top_logprobs <= MAX_LOGPROBS:
+            raise InvalidRequest(
+                f"top_logprobs must be in [0, {MAX_LOGPROBS}]", param="top_logprobs"
+            )
+        if self.logprobs:
+            return self.top_logprobs or 0
+        if self.top_logprobs:
+            raise InvalidRequest("top_logprobs goes with logprobs", param="top_logprobs")
+        return None

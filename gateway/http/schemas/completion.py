@@ -1,0 +1,55 @@
+"""Body of POST /v1/completions."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from gateway.http.schemas.generation import GenerationBody
+from gateway.limits import MAX_CHOICES, MAX_PROMPT_TOKENS
+from gateway.request import GenerationRequest, Prompt, TextPrompt, TokenPrompt
+from tandem.core.errors import InvalidRequest
+
+DEFAULT_COMPLETION_TOKENS = 16
+
+TokenIds = Annotated[list[int], Field(max_length=MAX_PROMPT_TOKENS, fail_fast=True)]
+Texts = Annotated[list[str], Field(max_length=MAX_CHOICES, fail_fast=True)]
+TokenLists = Annotated[list[TokenIds], Field(max_length=MAX_CHOICES, fail_fast=True)]
+
+
+class CompletionBody(GenerationBody):
+    """Body of POST /v1/completions. Each prompt of a list is answered `n` times."""
+
+    prompt: Annotated[str | TokenIds | Texts | TokenLists, Field(union_mode="left_to_right")]
+    best_of: int | None = None
+    echo: bool | None = None
+    logprobs: int | None = None
+
+    def request(self) -> GenerationRequest:
+        """In the protocol-neutral form. Raises `InvalidRequest`."""
+        if self.best_of is not None and self.best_of != (1 if self.n is None else self.n):
+            raise InvalidRequest("best_of must be n: all answers are returned", param="best_of")
+        return GenerationRequest(
+            prompts=self._prompts(),
+            max_tokens=self.max_tokens,
+            default_max_tokens=DEFAULT_COMPLETION_TOKENS,
+            logprobs=self.logprobs,
+            echo=bool(self.echo),
+            **self.common_fields(),
+        )
+
+    def _prompts(self) -> tuple[Prompt, ...]:
+        prompt = self.prompt
+        if isinstance(prompt, str):
+            return (TextPrompt(prompt),)
+        if prompt and isinstance(prompt[0], int):
+            return (TokenPrompt(tuple(prompt)),)
+        return tuple(map(_prompt, prompt))
+
+
+def _prompt(item: str | list[int] | int) -> Prompt:
+    if isinstance(item, str):
+        return TextPrompt(item)
+    assert isinstance(item, list)
+    return TokenPrompt(tuple(item))

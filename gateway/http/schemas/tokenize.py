@@ -1,0 +1,47 @@
+"""Bodies of POST /tokenize and /detokenize, vLLM's."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from gateway.http.schemas.base import Body
+from gateway.http.schemas.chat import Messages, Tools
+from gateway.http.schemas.tools import read_tools
+from gateway.limits import MAX_PROMPT_TOKENS
+from gateway.request import ChatPrompt, Prompt, TextPrompt
+from gateway.tools.tool import ToolUse
+from tandem.core.errors import InvalidRequest
+
+
+class TokenizeBody(Body):
+    """A plain text or a conversation. `add_special_tokens` is for the former: a chat template
+    writes its own."""
+
+    model: str | None = None
+    prompt: str | None = None
+    messages: Messages | None = None
+    tools: Tools | None = None
+    add_special_tokens: bool | None = None
+    add_generation_prompt: bool | None = None
+    return_token_strs: bool | None = None
+
+    def read_prompt(self) -> Prompt:
+        """In the protocol-neutral form. Raises `InvalidRequest`."""
+        if self.prompt is not None and self.messages is None:
+            return TextPrompt(self.prompt)
+        if self.messages is not None and self.prompt is None:
+            return ChatPrompt(tuple(message.message() for message in self.messages))
+        raise InvalidRequest("exactly one of prompt and messages is needed", param="prompt")
+
+    def read_tools(self) -> ToolUse | None:
+        """The tools that the prompt tells of. Raises `InvalidRequest`."""
+        return read_tools(self.tools, None, parallel=True)
+
+
+class DetokenizeBody(Body):
+    """Tokens."""
+
+    model: str | None = None
+    tokens: Annotated[list[int], Field(max_length=MAX_PROMPT_TOKENS, fail_fast=True)]

@@ -1,0 +1,42 @@
+"""Answers in one piece."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fastapi import Response
+
+from gateway.answer import Answer
+from gateway.choice import Finished
+from gateway.http.formats.answer_format import AnswerFormat, finish_reason
+from gateway.http.formats.collected import CollectedChoice
+from gateway.http.formats.envelope import Envelope, choice_json
+from gateway.http.formats.usage import Json, UsageMeter, served_by_json
+
+
+async def whole_answer(answer: Answer, form: AnswerFormat, envelope: Envelope) -> Response:
+    """Collect an answer to its end."""
+    usage = UsageMeter(answer)
+    choices = [CollectedChoice() for _ in range(answer.num_choices)]
+    async for event in answer:
+        usage.add(event)
+        choices[event.choice_index].add(event)
+    ends = [_finished(choice) for choice in choices]
+    written = [
+        choice_json(index, form.whole(choice), form.logprobs(choice.scored), finish_reason(end))
+        for index, (choice, end) in enumerate(zip(choices, ends, strict=True))
+    ]
+    content = envelope.wrap(b",".join(written), usage=usage.json(), tandem=_served_by(ends))
+    return Response(content, media_type="application/json")
+
+
+def _finished(choice: CollectedChoice) -> Finished:
+    if choice.finished is None:
+        raise AssertionError("each choice of an answer ends with Finished, or all with an error")
+    return choice.finished
+
+
+def _served_by(ends: Sequence[Finished]) -> Json:
+    """How the first choice was served, and each if there are several."""
+    each = [served_by_json(end.served_by) for end in ends]
+    return {**each[0], "choices": each} if len(each) > 1 else each[0]

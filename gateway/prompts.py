@@ -1,0 +1,84 @@
+"""Prompts to token ids."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gateway.request import ChatPrompt, GenerationRequest, Prompt, TextPrompt, TokenPrompt
+from gateway.tools.prompt import template_messages
+from gateway.tools.syntax import ToolFormat
+from gateway.tools.tool import ToolUse
+from tandem.artifacts.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedPrompt:
+    """A prompt's tokens. `text` is what an echo of it says, if that is asked for."""
+
+    token_ids: tuple[int, ...]
+    text: str = ""
+
+
+def encode_prompts(
+    request: GenerationRequest, tokenizer: Tokenizer, form: ToolFormat
+) -> list[EncodedPrompt]:
+    """Raises `InvalidRequest` for what cannot be tokenised. Takes long for long prompts."""
+    return [
+        EncodedPrompt(
+            encode_prompt(prompt, tokenizer, form, request.tools),
+            _text(prompt, tokenizer) if request.echo else "",
+        )
+        for prompt in request.prompts
+    ]
+
+
+def encode_prompt(
+    prompt: Prompt,
+    tokenizer: Tokenizer,
+    form: ToolFormat,
+    tools: ToolUse | None = None,
+    *,
+    add_special_tokens: bool = True,
+    add_generation_prompt: bool = True,
+) -> tuple[int, ...]:
+    """Token ids. `add_special_tokens` is for plain text: a chat template writes its own."""
+    match prompt:
+        case TokenPrompt(token_ids):
+            return token_ids
+        case TextPrompt(text):
+            return tuple(tokenizer.encode(text, add_special_tokens=add_special_tokens))
+        case ChatPrompt(messages):
+            for_template, listed = template_messages(messages, tools, form)
+            rendered = tokenizer.apply_chat_template(for_template, add_generation_prompt, listed)
+            return tuple(tokenizer.encode(rendered))
+
+
+def size_of(prompts: Sequence[Prompt]) -> int:
+    """How much work they are: characters of text, more or less."""
+    return sum(map(_num_chars, prompts))
+
+
+def needs_work(request: GenerationRequest) -> bool:
+    """Whether anything must be tokenised or decoded."""
+    return request.echo or any(not isinstance(each, TokenPrompt) for each in request.prompts)
+
+
+def _num_chars(prompt: Prompt) -> int:
+    match prompt:
+        case TextPrompt(text):
+            return len(text)
+        case TokenPrompt(token_ids):
+            return len(token_ids)
+        case ChatPrompt(messages):
+            return sum(len(message.content) for message in messages)
+
+
+def _text(prompt: Prompt, tokenizer: Tokenizer) -> str:
+    match prompt:
+        case TextPrompt(text):
+            return text
+        case TokenPrompt(token_ids):
+            return tokenizer.decode(token_ids)
+        case ChatPrompt(messages):
+            return messages[-1].content

@@ -1,0 +1,108 @@
+"""Grammars of calls, in llguidance's dialect of Lark: each call matches its tool's parameters."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from gateway.tools.syntax import CallSyntax
+from gateway.tools.tool import Tool, ToolUse
+from tandem.core.grammar import Grammar, GrammarKind
+
+# How the templates write JSON. No other white space: a small model would go on with it for ever.
+JSON_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+
+
+def tool_grammar(
+    use: ToolUse, syntax: CallSyntax, opening_id: int | None, answer: Grammar | None
+) -> Grammar | None:
+    """What the answer of a request with tools must look like; None if it is free.
+
+    `opening_id` is the token that the syntax's opening is, if it is a special one. `answer`, a JSON
+    schema, is for an answer without calls.
+    """
+    if use.forced:
+        start = "calls"
+    elif answer is not None:
+        start = "calls | answer"
+    elif any(tool.strict for tool in use.tools):
+        start = _free_start(syntax, use.parallel, opening_id)
+    else:
+        return None
+    rules = [f"start: {start}", *_call_rules(use, syntax, opening_id)]
+    if answer is not None:
+        schema = {**json.loads(answer.source), "x-guidance": JSON_STYLE}
+        rules.append(f"answer: %json {json.dumps(schema)}")
+    return Grammar(GrammarKind.LARK, "\n".join(rules) + "\n")
+
+
+def quoted(text: str) -> str:
+    """A text as a Lark string. ASCII, since the lexer takes no control characters, DEL included."""
+    return json.dumps(text)
+
+
+def _call_rules(use: ToolUse, syntax: CallSyntax, opening_id: int | None) -> list[str]:
+    tools = use.callable
+    names = " | ".join(f"call_{index}" for index in range(len(tools)))
+    return [
+        f"calls: {_calls(syntax, use.parallel, opening_id)}",
+        f"call: {names}",
+        *(_call_rule(index, tool, syntax) for index, tool in enumerate(tools)),
+        *(f"arguments_{index}: %json {_schema(tool, use)}" for index, tool in enumerate(tools)),
+    ]
+
+
+def _call_rule(index: int, tool: Tool, syntax: CallSyntax) -> str:
+    # Cut where JSON's own tokens end, so that an answer in JSON may begin alike.
+    head = ("{", '"name"', ": ", f'"{tool.name}"', ", ", f'"{syntax.arguments_key}"', ": ")
+    return f'call_{index}: {" ".join(map(quoted, head))} arguments_{index} "}}"'
+
+
+def _schema(tool: Tool, use: ToolUse) -> str:
+    schema = json.loads(tool.parameters) if tool.strict or use.forced else {"type": "object"}
+    return json.dumps({**schema, "x-guidance": JSON_STYLE})
+
+
+def _calls(syntax: CallSyntax, parallel: bool, opening_id: int | None) -> str:
+    """All calls of an answer, with their marks."""
+    if syntax.closing:
+        first = f"{quoted(syntax.opening)} {_body(syntax)}"
+        return f'{first} ("\\n" {first})*' if parallel else first
+    opening = [_opening(syntax, opening_id)] if syntax.opening else []
+    more = f"({quoted(syntax.separator + ' ')} call)*" if parallel else ""
+    return _join([*opening, _mark(syntax.list_opening), "call", more, _mark(syntax.list_closing)])
+
+
+def _free_start(syntax: CallSyntax, parallel: bool, opening_id: int | None) -> str:
+    """Any text, but what begins as a call is one."""
+    if syntax.closing:
+        mark = quoted(syntax.opening)
+        times = "*" if parallel else "?"
+        escaped = syntax.opening.replace("/", "\\/")
+        return (
+            f"(opening {_body(syntax)}){times} TAIL\n"
+            f"opening[suffix={mark}]: /(?s:.*)/\n"
+            f"TAIL: /(?s:.*)/ & ~/(?s:.*){escaped}(?s:.*)/"
+        )
+    if syntax.opening and opening_id is not None:
+        return "TEXT? calls?\nTEXT: /(?s:.+)/"
+    if syntax.opening:
+        escaped = syntax.opening.replace("[", "\\[").replace("]", "\\]")
+        return f"TEXT? calls?\nTEXT: /(?s:.+)/ & ~/(?s:.*){escaped}(?s:.*)/"
+    return "TEXT? | calls\nTEXT: /\\s*[^{\\s](?s:.*)/"
+
+
+def _body(syntax: CallSyntax) -> str:
+    return f'"\\n" call {quoted(chr(10) + syntax.closing)}'
+
+
+def _opening(syntax: CallSyntax, opening_id: int | None) -> str:
+    return quoted(syntax.opening) if opening_id is None else f"<[{opening_id}]>"
+
+
+def _mark(text: str) -> str:
+    return quoted(text) if text else ""
+
+
+def _join(parts: Sequence[str]) -> str:
+    return " ".join(part for part in parts if part)

@@ -1,0 +1,274 @@
+"""Finds the calls in a text that comes piece by piece. Pure.
+
+A text becomes a call once its beginning is beyond doubt: the marks, a known tool's name, and the
+brace that opens the arguments. From there on the arguments are passed on as they come. What only
+looks like a call comes out as the text that it is.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+from gateway.tools.json_scan import ObjectScanner
+from gateway.tools.syntax import PYTHON_TAG, CallSyntax
+from gateway.tools.tool import ToolCallDelta
+
+# A beginning that is longer is waited for until its object is complete.
+MAX_HEAD_CHARS = 512
+FIRST_KEY = re.compile(r'\{\s*"([^"\\]*)"')
+
+
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """What a piece of text brought: plain content, then pieces of calls."""
+
+    content: str = ""
+    calls: tuple[ToolCallDelta, ...] = ()
+
+
+class ToolCallParser:
+    """Parses one choice's text."""
+
+    def __init__(
+        self,
+        syntax: CallSyntax,
+        names: Collection[str],
+        max_calls: int | None = None,
+        new_id: Callable[[], str] = lambda: f"call_{secrets.token_hex(12)}",
+    ) -> None:
+        """`names` are the tools that may be called. What follows the `max_calls`-th call is
+        dropped."""
+        self._syntax = syntax
+        self._names = names
+        self._max_calls = max_calls
+        self._new_id = new_id
+        self._head = _head_pattern(syntax)
+        self.num_calls = 0
+        self._step = self._in_text if syntax.opening else self._at_start
+        self._buffer = ""
+        # What led to the present object: the text that it is if it is no call.
+        self._marks = ""
+        self._space = ""
+        self._scanner = ObjectScanner()
+        self._num_scanned = 0
+        self._content: list[str] = []
+        self._calls: list[ToolCallDelta] = []
+
+    def push(self, text: str) -> Parsed:
+        """Take more text; what is certain by now."""
+        self._buffer += text
+        while self._step():
+            pass
+        return self._take()
+
+    def flush(self) -> Parsed:
+        """The rest, once there is no more text."""
+        if self._step not in (
+            self._in_arguments,
+            self._after_arguments,
+            self._after_call,
+            self._after_all,
+        ):
+            self._add_content(self._marks + self._buffer)
+        if self._space and not self.num_calls:
+            self._content.append(self._space)
+        self._buffer = self._marks = self._space = ""
+        return self._take()
+
+    def _take(self) -> Parsed:
+        if not (self._content or self._calls):
+            return Parsed()
+        parsed = Parsed("".join(self._content), tuple(self._calls))
+        self._content.clear()
+        self._calls.clear()
+        return parsed
+
+    # Each of these does what it can with the buffer, and says whether the next one can go on.
+
+    def _at_start(self) -> bool:
+        """Calls without an opening: all of the text or nothing."""
+        text = self._buffer.lstrip()
+        if PYTHON_TAG.startswith(text):
+            return False
+        text = text.removeprefix(PYTHON_TAG).lstrip()
+        if text.startswith("{"):
+            self._buffer = text
+            self._begin_object("")
+        elif text:
+            self._step = self._in_plain_text
+        return bool(text)
+
+    def _in_plain_text(self) -> bool:
+        self._add_content(self._buffer)
+        self._buffer = ""
+        return False
+
+    def _in_text(self) -> bool:
+        opening = self._syntax.opening
+        before, found, after = self._buffer.partition(opening)
+        if found:
+            self._add_content(before)
+            self._buffer = after
+            self._begin_object(opening)
+            if self._syntax.list_opening:
+                self._step = self._before_list
+            return True
+        held = _overlap(self._buffer, opening)
+        self._add_content(self._buffer[: len(self._buffer) - held])
+        self._buffer = self._buffer[len(self._buffer) - held :]
+        return False
+
+    def _before_list(self) -> bool:
+        text = self._buffer.lstrip()
+        if not text:
+            return False
+        if not text.startswith(self._syntax.list_opening):
+            return self._give_up(0)
+        end = len(self._buffer) - len(text) + len(self._syntax.list_opening)
+        self._marks += self._buffer[:end]
+        self._buffer = self._buffer[end:]
+        self._begin_object(self._marks)
+        return True
+
+    def _before_object(self) -> bool:
+        """Until the object's first character."""
+        text = self._buffer.lstrip()
+        if not text:
+            return False
+        if not text.startswith("{"):
+            return self._give_up(0)
+        self._marks += self._buffer[: len(self._buffer) - len(text)]
+        self._buffer = text
+        self._step = self._in_head
+        return True
+
+    def _in_head(self) -> bool:
+        if match := self._match_head():
+            self._buffer = self._buffer[match.end() :]
+            self._add_call(match["name"], "")
+            self._scanner = ObjectScanner()
+            self._step = self._in_arguments
+            return True
+        if self._is_something_else():
+            return self._give_up(0)
+        end = self._scanner.find_end(self._buffer[self._num_scanned :])
+        if end is None:
+            self._num_scanned = len(self._buffer)
+            return False
+        end += self._num_scanned
+        call = _read_call(self._buffer[:end], self._syntax.arguments_key)
+        if call is None or call[0] not in self._names:
+            return self._give_up(end)
+        self._buffer = self._buffer[end:]
+        self._add_call(*call)
+        self._step = self._after_call
+        return True
+
+    def _in_arguments(self) -> bool:
+        end = self._scanner.find_end(self._buffer)
+        piece = self._buffer if end is None else self._buffer[:end]
+        if piece:
+            self._calls.append(ToolCallDelta(self.num_calls - 1, piece))
+        self._buffer = self._buffer[len(piece) :]
+        if end is None:
+            return False
+        # The object around the arguments is still open.
+        self._step = self._after_arguments
+        return True
+
+    def _after_arguments(self) -> bool:
+        text = self._buffer.lstrip()
+        if not text:
+            return False
+        self._buffer = text.removeprefix("}")
+        self._step = self._after_call
+        return True
+
+    def _after_call(self) -> bool:
+        if self.num_calls == self._max_calls:
+            self._step = self._after_all
+            return True
+        text = self._buffer.lstrip()
+        closing = self._syntax.closing or self._syntax.list_closing
+        if not text or (closing != text and closing.startswith(text)):
+            return False
+        if self._syntax.separator and text.startswith(self._syntax.separator):
+            self._buffer = text[len(self._syntax.separator) :]
+            self._begin_object("")
+            return True
+        self._buffer = text.removeprefix(closing)
+        self._marks = ""
+        self._step = self._in_text if self._syntax.opening else self._in_plain_text
+        return True
+
+    def _after_all(self) -> bool:
+        self._buffer = ""
+        return False
+
+    def _match_head(self) -> re.Match[str] | None:
+        match = self._head.match(self._buffer[:MAX_HEAD_CHARS])
+        return match if match and match["name"] in self._names else None
+
+    def _is_something_else(self) -> bool:
+        """Whether the object's first key is none that a call begins with."""
+        first = FIRST_KEY.match(self._buffer[:MAX_HEAD_CHARS])
+        return first is not None and first[1] not in ("name", "type", self._syntax.arguments_key)
+
+    def _begin_object(self, marks: str) -> None:
+        self._marks = marks
+        self._scanner = ObjectScanner()
+        self._num_scanned = 0
+        self._step = self._before_object
+
+    def _give_up(self, end: int) -> bool:
+        """What was taken for a call is text, up to `end` of the buffer."""
+        self._add_content(self._marks + self._buffer[:end])
+        self._buffer = self._buffer[end:]
+        self._marks = ""
+        self._step = self._in_text if self._syntax.opening else self._in_plain_text
+        return True
+
+    def _add_call(self, name: str, arguments: str) -> None:
+        self._space = ""
+        self._marks = ""
+        self._calls.append(ToolCallDelta(self.num_calls, arguments, self._new_id(), name))
+        self.num_calls += 1
+
+    def _add_content(self, text: str) -> None:
+        """Space at the end waits: before a call it is dropped."""
+        text = self._space + text
+        shown = text.rstrip()
+        self._space = text[len(shown) :]
+        if shown:
+            self._content.append(shown)
+
+
+def _head_pattern(syntax: CallSyntax) -> re.Pattern[str]:
+    return re.compile(
+        rf'\{{\s*"name"\s*:\s*"(?P<name>[^"\\]*)"\s*,\s*"{syntax.arguments_key}"\s*:\s*(?=\{{)'
+    )
+
+
+def _read_call(text: str, arguments_key: str) -> tuple[str, str] | None:
+    """Name and arguments, as JSON text, of a complete object in any order. Some models write the
+    arguments as a string that holds them."""
+    try:
+        call = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    name, arguments = call.get("name"), call.get(arguments_key, {})
+    if not isinstance(name, str) or not isinstance(arguments, dict | str):
+        return None
+    return name, arguments if isinstance(arguments, str) else json.dumps(arguments)
+
+
+def _overlap(text: str, mark: str) -> int:
+    """How many characters at the text's end may begin the mark."""
+    for length in range(min(len(text), len(mark) - 1), 0, -1):
+        if text.endswith(mark[:length]):
+            return length
+    return 0

@@ -1,0 +1,102 @@
+"""Conversations with tools, in the form that chat templates take."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from gateway.request import ChatMessage
+from gateway.tools.syntax import MISTRAL, CallSyntax, ToolFormat
+from gateway.tools.tool import Tool, ToolCall, ToolUse
+
+Json = dict[str, Any]
+
+# Mistral's templates refuse ids of another length.
+MISTRAL_ID_CHARS = 9
+
+
+def template_messages(
+    messages: Sequence[ChatMessage], use: ToolUse | None, form: ToolFormat
+) -> tuple[list[Json], list[Json] | None]:
+    """Messages and tools for the template. One that does not know tools gets them in the system
+    message, and calls and their results as plain text."""
+    tools = [_tool(tool) for tool in use.tools] if use else None
+    if form.native:
+        return [_native(message, form.syntax) for message in messages], tools
+    plain = [_plain(message, form.syntax) for message in messages]
+    return (_with_instructions(plain, tools, form.syntax) if tools else plain), None
+
+
+def _tool(tool: Tool) -> Json:
+    function: Json = {"name": tool.name}
+    if tool.description:
+        function["description"] = tool.description
+    function["parameters"] = json.loads(tool.parameters)
+    return {"type": "function", "function": function}
+
+
+def _native(message: ChatMessage, syntax: CallSyntax) -> Json:
+    fields: Json = {"role": message.role, "content": message.content}
+    if message.name:
+        fields["name"] = message.name
+    if message.tool_call_id:
+        fields["tool_call_id"] = _call_id(message.tool_call_id, syntax)
+    if message.tool_calls:
+        fields["tool_calls"] = [_native_call(call, syntax) for call in message.tool_calls]
+    return fields
+
+
+def _native_call(call: ToolCall, syntax: CallSyntax) -> Json:
+    # Templates write the arguments as JSON, so they must be given what they are, not their text.
+    function = {"name": call.name, "arguments": _read_arguments(call)}
+    return {"type": "function", "id": _call_id(call.id, syntax), "function": function}
+
+
+def _read_arguments(call: ToolCall) -> object:
+    """An object; the text itself if it is none, as when a model was cut off while it wrote it."""
+    try:
+        arguments = json.loads(call.arguments or "{}")
+    except (ValueError, RecursionError):
+        return call.arguments
+    return arguments if isinstance(arguments, dict) else call.arguments
+
+
+def _call_id(call_id: str, syntax: CallSyntax) -> str:
+    if syntax is MISTRAL and len(call_id) != MISTRAL_ID_CHARS:
+        return hashlib.sha256(call_id.encode()).hexdigest()[:MISTRAL_ID_CHARS]
+    return call_id
+
+
+def _plain(message: ChatMessage, syntax: CallSyntax) -> Json:
+    if message.role == "tool":
+        content = f"<tool_response>\n{message.content}\n</tool_response>"
+        return {"role": "user", "content": content}
+    calls = [_written(call, syntax) for call in message.tool_calls]
+    content = "\n".join(part for part in (message.content, *calls) if part)
+    return {"role": message.role, "content": content}
+
+
+def _written(call: ToolCall, syntax: CallSyntax) -> str:
+    """A call as the model would write it."""
+    written = json.dumps({"name": call.name, syntax.arguments_key: _read_arguments(call)})
+    if syntax.list_opening:
+        return f"{syntax.opening}{syntax.list_opening}{written}{syntax.list_closing}"
+    return f"{syntax.opening}\n{written}\n{syntax.closing}".strip()
+
+
+def _with_instructions(messages: list[Json], tools: list[Json], syntax: CallSyntax) -> list[Json]:
+    """The tools at the end of the system message, which is made if there is none."""
+    example = _written(ToolCall("", "<name>", '{"<parameter>": "<value>"}'), syntax)
+    listed = "\n".join(json.dumps(tool, ensure_ascii=False) for tool in tools)
+    instructions = (
+        f"You can call these functions, each given as JSON on a line of its own:\n{listed}\n\n"
+        f"To call one, answer in exactly this form, with arguments that match its parameters:\n"
+        f"{example}\n\n"
+        "What it returns comes back to you between <tool_response> and </tool_response>."
+    )
+    if messages and messages[0]["role"] == "system":
+        first = {**messages[0], "content": f"{messages[0]['content']}\n\n{instructions}"}
+        return [first, *messages[1:]]
+    return [{"role": "system", "content": instructions}, *messages]

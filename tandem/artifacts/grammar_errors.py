@@ -1,0 +1,49 @@
+"""What llguidance says of a grammar, in words for the client who sent it.
+
+Only what is known to speak of the client's own text is passed on; its other messages speak of the
+library's inside.
+"""
+
+from __future__ import annotations
+
+import re
+
+MAX_REASON_CHARS = 200
+
+# In the first line of what the library says: what the client is told, with the first group for {}.
+_REASONS = [
+    (r"Unimplemented keys: (.*)", "uses keywords that are not supported: {}"),
+    (r"Unknown format: (.*)", "uses an unknown format: {}"),
+    (r"Invalid type: (.*)", "has an unknown type: {}"),
+    (r"Unsatisfiable schema: (.*)", "can never be satisfied: {}"),
+    (r"Pointer '(.*)' does not exist", "refers to what it does not define: {}"),
+    (r"Resource '(.*)' is not present", "refers to another document, which is never fetched: {}"),
+    (r"((?:patternProperty|oneOf|anyOf|allOf) .*)", "is not supported: {}"),
+    (r"unknown special token: (\"[^\"]*\")", "names an unknown special token: {}"),
+    (r"no start rule found", "has no rule named start"),
+    (r"circular reference in token (\"[^\"]*\")", "defines a token by itself: {}"),
+    (r"too deeply nested|recursion limit", "is nested too deeply"),
+    (r"NoExtensionBias", "matches no text at all"),
+    (r"too (?:large|big|many|complex)\b(?! to)|fuel exh|max is|Unable to det", "is too complex"),
+    (r"failed to compile JSON schema: (.*)", "is not supported: {}"),
+    (r"(\d+\(\d+\): .*)", "has an error at {}"),
+]
+_COMPILED = [(re.compile(pattern), told) for pattern, told in _REASONS]
+_REGEX_ERROR = re.compile(r"regex parse error:.*?\nerror: ([^\n]*)", re.DOTALL)
+
+
+def explain(message: str) -> str:
+    """What is wrong with a grammar of which llguidance says `message`: "is too complex", say."""
+    if match := _REGEX_ERROR.search(message):
+        return f"has an invalid regular expression: {_shown(match[1])}"
+    head = message.partition("\n")[0]
+    for pattern, told in _COMPILED:
+        if match := pattern.search(head):
+            return told.format(_shown(match[1]) if pattern.groups else "")
+    return "is not valid, or not supported"
+
+
+def _shown(text: str) -> str:
+    """One line, not too long, of printable characters."""
+    line = "".join(char if char.isprintable() else " " for char in text)
+    return line if len(line) <= MAX_REASON_CHARS else f"{line[:MAX_REASON_CHARS]}..."

@@ -1,0 +1,111 @@
+"""From a client's grammar to llguidance's Lark text: the caps that come before any work.
+
+What is well-formed and within the caps may still be wrong, unsupported or too complex: that only
+compiling it tells.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any, NoReturn
+
+from llguidance import LLParserLimits, regex_to_lark
+
+from tandem.core.errors import InvalidRequest
+from tandem.core.grammar import Grammar, GrammarKind
+
+MAX_SOURCE_CHARS = 64 * 1024
+MAX_NESTING = 64
+
+# As `json.dumps` writes it, and most of what models have read: no other white space, which a small
+# model would go on with for ever.
+JSON_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+
+# Of all tokens that keep within the grammar the model chooses by itself. (Otherwise llguidance
+# tokenises text that must come, all of it at every token.)
+OPTIONS = '%llguidance {"no_forcing": true}'
+
+# An honest schema takes a small part of these. They bound a step's work to some milliseconds, and
+# what a grammar's states hold, those of all its sequences together, to some tens of megabytes.
+LIMITS = LLParserLimits(
+    max_items_in_row=2_000,
+    initial_lexer_fuel=500_000,
+    step_lexer_fuel=50_000,
+    step_max_items=20_000,
+    max_lexer_states=20_000,
+    max_grammar_size=100_000,
+    precompute_large_lexemes=False,
+    verbose_errors=False,
+)
+
+_JSON_BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]')
+# An escape, or a class, in which brackets mean themselves.
+_REGEX_BRACKETS = re.compile(r"\\.|\[\^?\]?(?:[^\]\\]|\\.)*\]|[(]|[)]", re.DOTALL)
+# A string, a regular expression or a comment, in which they need not balance.
+_LARK_BRACKETS = re.compile(
+    r'"(?:[^"\\\n]|\\.)*"|//[^\n]*|/(?:[^/\\\n]|\\.)+/|[(\[{]|[)\]}]', re.DOTALL
+)
+
+
+def lark_text(grammar: Grammar) -> str:
+    """The grammar as Lark text in llguidance's dialect. Raises `InvalidRequest`."""
+    if len(grammar.source) > MAX_SOURCE_CHARS:
+        raise invalid(grammar, f"must have at most {MAX_SOURCE_CHARS} characters")
+    if not grammar.source.strip():
+        raise invalid(grammar, "must not be empty")
+    match grammar.kind:
+        case GrammarKind.JSON_SCHEMA:
+            _check_nesting(grammar, _JSON_BRACKETS)
+            text = f"start: %json {json.dumps(_json_schema(grammar))}"
+        case GrammarKind.REGEX:
+            _check_nesting(grammar, _REGEX_BRACKETS)
+            text = f"start: /{regex_to_lark(grammar.source, use_ascii='dw')}/"
+        case GrammarKind.LARK:
+            _check_nesting(grammar, _LARK_BRACKETS)
+            text = grammar.source
+    return f"{text}\n{OPTIONS}\n"
+
+
+def invalid(grammar: Grammar, what: str) -> InvalidRequest:
+    """The error of a grammar with which something is wrong."""
+    name = {
+        GrammarKind.JSON_SCHEMA: "JSON schema",
+        GrammarKind.REGEX: "regular expression",
+        GrammarKind.LARK: "Lark grammar",
+    }[grammar.kind]
+    return InvalidRequest(f"the {name} {what}", param="grammar")
+
+
+def _json_schema(grammar: Grammar) -> dict[str, Any]:
+    try:
+        schema = json.loads(grammar.source, parse_constant=_refuse)
+    except ValueError as error:
+        raise invalid(grammar, "is not valid JSON") from error
+    if schema is True:
+        schema = {}
+    if not isinstance(schema, dict):
+        raise invalid(grammar, "must be a JSON object")
+    # A key of llguidance's own, by which a schema could ask for another style.
+    return {**schema, "x-guidance": JSON_STYLE}
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def _check_nesting(grammar: Grammar, brackets: re.Pattern[str]) -> None:
+    """Parsers go a frame deeper for each level, and end the process where the stack ends."""
+    if max(_depths(grammar.source, brackets), default=0) > MAX_NESTING:
+        raise invalid(grammar, f"is nested more than {MAX_NESTING} levels deep")
+
+
+def _depths(source: str, brackets: re.Pattern[str]) -> Iterator[int]:
+    depth = 0
+    for match in brackets.finditer(source):
+        if match[0] in ("(", "[", "{"):
+            depth += 1
+        elif match[0] in (")", "]", "}"):
+            depth -= 1
+        yield depth

@@ -1,0 +1,131 @@
+"""Compiling a client's grammar for the first time, in a process of its own.
+
+Some short grammars (a chain of thousands of rules, a conjunction of dozens of patterns) overflow
+llguidance's stack or keep it busy for ever, and either would take its process along. So a new one
+is compiled in a child first, with little time, memory and stack, for a vocabulary of bytes. What
+passes there takes no more of them elsewhere.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import signal
+import subprocess
+import sys
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+
+from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
+
+from tandem.artifacts.grammar_errors import explain
+from tandem.artifacts.grammar_text import LIMITS, invalid
+from tandem.core.errors import ResourceExhausted
+from tandem.core.grammar import Grammar
+
+MAX_CPU_S = 0.5
+MAX_MEMORY_BYTES = 2**30
+STACK_BYTES = 2**20
+"""Less than any thread's that compiles a grammar which has passed."""
+
+MAX_AT_ONCE = 4
+MAX_WAIT_S = 10.0
+MAX_VERDICTS = 256
+
+TOO_COMPLEX = "is too complex"
+NUM_BYTES = 256
+
+
+class GrammarTrials:
+    """Tries grammars and remembers how it went. May be used from several threads."""
+
+    def __init__(self, special_tokens: Sequence[str], vocab_size: int) -> None:
+        self._special_tokens = list(special_tokens)
+        self._vocab_size = vocab_size
+        self._places = threading.BoundedSemaphore(MAX_AT_ONCE)
+        self._lock = threading.Lock()
+        # What is wrong with it, "" if nothing.
+        self._verdicts: OrderedDict[Grammar, str] = OrderedDict()
+
+    def check(self, grammar: Grammar, text: str) -> None:
+        """Raise `InvalidRequest` if `text`, the grammar in Lark, does not compile as it must."""
+        with self._lock:
+            verdict = self._verdicts.get(grammar)
+        if verdict is None:
+            verdict = self._try(text)
+            self._remember(grammar, verdict)
+        if verdict:
+            raise invalid(grammar, verdict)
+
+    def _remember(self, grammar: Grammar, verdict: str) -> None:
+        with self._lock:
+            self._verdicts[grammar] = verdict
+            while len(self._verdicts) > MAX_VERDICTS:
+                self._verdicts.popitem(last=False)
+
+    def _try(self, text: str) -> str:
+        if not self._places.acquire(timeout=MAX_WAIT_S):
+            raise ResourceExhausted("too many grammars are being checked", retry_after_s=1.0)
+        try:
+            child = subprocess.run(
+                [sys.executable, "-m", __name__],
+                input=json.dumps([text, self._special_tokens, self._vocab_size]).encode(),
+                capture_output=True,
+                timeout=MAX_WAIT_S,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            # Its time is up by the clock, not by its own: the machine is busy.
+            raise ResourceExhausted(
+                "checking the grammar took too long", retry_after_s=1.0
+            ) from error
+        finally:
+            self._places.release()
+        if child.returncode:
+            return TOO_COMPLEX
+        message = child.stdout.decode()
+        return explain(message) if message else ""
+
+
+class _ByteTokenizer:
+    """A tokenizer as llguidance wants it: a token for each byte, and the special ones."""
+
+    bos_token_id = None
+    eos_token_id = NUM_BYTES
+
+    def __init__(self, special_tokens: Sequence[str]) -> None:
+        names = ["end of sequence", *special_tokens]
+        self.tokens = [bytes([each]) for each in range(NUM_BYTES)]
+        self.tokens += [name.encode() for name in names]
+        self.special_token_ids = range(NUM_BYTES, len(self.tokens))
+
+    def __call__(self, text: bytes) -> list[int]:
+        return list(text)
+
+
+def main() -> None:
+    """The child: reads a grammar, its model's special tokens and vocabulary size from standard
+    input, and writes what llguidance has against it to standard output."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY_BYTES, MAX_MEMORY_BYTES))
+    text, special_tokens, vocab_size = json.load(sys.stdin)
+    tokenizer = TokenizerWrapper(_ByteTokenizer(special_tokens))
+    vocabulary = LLTokenizer(tokenizer, n_vocab=max(vocab_size, len(tokenizer.tokens)))
+    threading.stack_size(STACK_BYTES)
+    thread = threading.Thread(target=_compile, args=(vocabulary, text))
+    # From here on, by the time that it computes, not by the clock. The signal ends the process.
+    signal.setitimer(signal.ITIMER_PROF, MAX_CPU_S)
+    thread.start()
+    thread.join()
+
+
+def _compile(vocabulary: LLTokenizer, text: str) -> None:
+    matcher = LLMatcher(vocabulary, text, log_level=0, limits=LIMITS)
+    if not matcher.is_error():
+        matcher.compute_bitmask()
+    sys.stdout.write(matcher.get_error())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,162 @@
+"""Grammars, compiled for a model's vocabulary, and where in them a sequence stands.
+
+The gateway checks a client's grammar (`GrammarCompiler.check`); the engines compile it once more
+(`matcher`) and follow it token by token. Since it is a client's, all of it is bounded: the text
+(`grammar_text`), what compiling may cost (`grammar_trial`), a token's work (`LIMITS`).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from functools import cached_property
+
+import numpy as np
+from llguidance import LLExecutor, LLMatcher, LLTokenizer
+from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask_par
+from numpy.typing import NDArray
+
+from tandem.artifacts.grammar_errors import explain
+from tandem.artifacts.grammar_text import LIMITS, invalid, lark_text
+from tandem.artifacts.grammar_trial import GrammarTrials
+from tandem.artifacts.tokenizer import Tokenizer
+from tandem.core.errors import InvalidRequest
+from tandem.core.grammar import Grammar
+
+MAX_COMPILED = 32
+"""Compiled grammars that are kept, each at its start."""
+
+TokenMask = NDArray[np.bool_]
+
+
+class GrammarMatcher:
+    """Where one sequence stands in its grammar. Not to be shared between threads.
+
+    It allows the tokens that keep the text within the grammar; an end-of-sequence token exactly
+    where the text is complete, and nothing else where it cannot go on, nor after that token.
+    """
+
+    def __init__(self, grammar: Grammar, state: LLMatcher, vocab_size: int) -> None:
+        self.grammar = grammar
+        self.num_tokens = 0
+        self._state = state
+        self._vocab_size = vocab_size
+
+    def advance(self, token_ids: Sequence[int]) -> None:
+        """Go on by generated tokens. Raises `InvalidRequest` if one of them is not allowed, or the
+        grammar is too complex there; the matcher is of no use then."""
+        # One by one: `consume_tokens` takes no end-of-sequence token where there is nothing else.
+        if not all(map(self._state.consume_token, token_ids)):
+            raise self._failure("does not allow what was generated")
+        self.num_tokens += len(token_ids)
+
+    def mask(self) -> TokenMask:
+        """The allowed tokens [vocab_size], one at least. Raises `InvalidRequest` if there is none,
+        or the grammar is too complex here."""
+        return self._unpack(np.frombuffer(self._state.compute_bitmask(), np.int32))
+
+    def _failure(self, what: str) -> InvalidRequest:
+        reason = self._state.stop_reason()
+        if reason in ("ParserTooComplex", "LexerTooComplex"):
+            what = "is too complex for the text that was generated"
+        return invalid(self.grammar, what)
+
+    def _unpack(self, bits: NDArray[np.int32]) -> TokenMask:
+        packed = bits.view(np.uint8)
+        mask = np.unpackbits(packed, bitorder="little", count=self._vocab_size).view(np.bool_)
+        if self._state.is_error() or not mask.any():
+            raise self._failure("allows no token here")
+        return mask
+
+
+class GrammarCompiler:
+    """Compiles grammars for one model. May be used from several threads.
+
+    Its vocabulary, about a second's work, is made when the first grammar is compiled. `check` and
+    `matcher` are not for an event loop's thread.
+    """
+
+    def __init__(
+        self, tokenizer: Tokenizer, vocab_size: int, eos_token_ids: frozenset[int]
+    ) -> None:
+        """`vocab_size` is that of the logits: it may be larger than the tokenizer's."""
+        self._tokenizer = tokenizer
+        self._vocab_size = vocab_size
+        self._num_ids = max(vocab_size, tokenizer.vocab_size)
+        self._eos_token_ids = eos_token_ids
+        self._trials = GrammarTrials(tokenizer.special_tokens, vocab_size)
+        self._lock = threading.Lock()
+        self._made: LLTokenizer | None = None
+        self._compiled: OrderedDict[Grammar, LLMatcher] = OrderedDict()
+
+    def check(self, grammar: Grammar) -> None:
+        """Raise `InvalidRequest` if the grammar is wrong, not supported, or too complex, and
+        `ResourceExhausted` while too many others are being checked.
+
+        What is new is compiled once in a process of its own, which takes some tenths of a second.
+        """
+        self._trials.check(grammar, lark_text(grammar))
+
+    def matcher(self, grammar: Grammar) -> GrammarMatcher:
+        """A matcher at the grammar's start. Raises `InvalidRequest`.
+
+        Only for what `check` has passed, here or in another process: a hostile grammar could end
+        this one."""
+        with self._lock:
+            start = self._compiled.get(grammar) or self._compile(grammar)
+            self._compiled[grammar] = start
+            self._compiled.move_to_end(grammar)
+            while len(self._compiled) > MAX_COMPILED:
+                self._compiled.popitem(last=False)
+            return GrammarMatcher(grammar, start.deep_copy(), self._vocab_size)
+
+    def forget(self, grammar: Grammar) -> None:
+        """Compile a grammar anew when it comes again."""
+        with self._lock:
+            self._compiled.pop(grammar, None)
+
+    def masks(self, matchers: Sequence[GrammarMatcher]) -> list[TokenMask | InvalidRequest]:
+        """The matchers' masks, or what their `mask` would raise: on all cores, and without the
+        GIL."""
+        if not matchers:
+            return []
+        bits = allocate_token_bitmask(len(matchers), self._num_ids)
+        states = [(each._state, row) for row, each in enumerate(matchers)]
+        fill_next_token_bitmask_par(self._executor, states, bits)
+        return [_mask_or_error(each, row) for each, row in zip(matchers, bits, strict=True)]
+
+    def _compile(self, grammar: Grammar) -> LLMatcher:
+        vocabulary = self._vocabulary(grammar)
+        start = LLMatcher(vocabulary, lark_text(grammar), log_level=0, limits=LIMITS)
+        if start.is_error():
+            raise invalid(grammar, explain(start.get_error()))
+        return start
+
+    @cached_property
+    def _executor(self) -> LLExecutor:
+        return LLExecutor()
+
+    def _vocabulary(self, grammar: Grammar) -> LLTokenizer:
+        if self._made is None:
+            if not self._eos_token_ids:
+                raise invalid(grammar, "cannot be kept to: the model has no end-of-sequence token")
+            try:
+                self._made = LLTokenizer(
+                    self._tokenizer.to_json(),
+                    n_vocab=self._num_ids,
+                    eos_token=sorted(self._eos_token_ids),
+                )
+            except ValueError as error:
+                raise invalid(
+                    grammar,
+                    "cannot be kept to: the model's tokenizer is of a kind that is not supported",
+                ) from error
+        return self._made
+
+
+def _mask_or_error(matcher: GrammarMatcher, bits: NDArray[np.int32]) -> TokenMask | InvalidRequest:
+    try:
+        return matcher._unpack(bits)
+    except InvalidRequest as error:
+        return error

@@ -1,0 +1,91 @@
+"""The Hugging Face hub: what a repository holds, and its files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from huggingface_hub import HfApi, hf_hub_url
+from huggingface_hub.file_download import http_get
+from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
+
+from tandem.artifacts.hub_errors import hub_errors
+from tandem.artifacts.hub_files import HubFile, HubListing
+from tandem.artifacts.hub_reference import HubReference
+from tandem.core.errors import ConfigError
+
+DEFAULT_ENDPOINT = "https://huggingface.co"
+
+
+def list_files(reference: HubReference) -> HubListing:
+    """What the repository holds now. Raises `ConfigError`."""
+    with hub_errors(reference, _endpoint()):
+        info = HfApi(endpoint=_endpoint()).model_info(
+            reference.repo, revision=reference.revision, files_metadata=True
+        )
+    files = {
+        each.rfilename: HubFile(
+            name=each.rfilename,
+            size=each.size or 0,
+            sha256=each.lfs.sha256 if each.lfs else None,
+            blob_id=each.blob_id,
+        )
+        for each in info.siblings or ()
+        if "/" not in each.rfilename
+    }
+    if not info.sha:
+        raise ConfigError(f"the hub does not say which commit {reference} is: check HF_ENDPOINT")
+    return HubListing(reference, info.sha, files)
+
+
+def fetch(listing: HubListing, file: HubFile, part: Path, on_bytes: Callable[[int], None]) -> None:
+    """Append to `part` what it lacks of a file. Tells of each piece by its number of bytes, and by
+    a negative one of what the hub sends again. Raises `ConfigError`."""
+    url = hf_hub_url(
+        listing.reference.repo, file.name, revision=listing.commit, endpoint=_endpoint()
+    )
+
+    class Bar(ByteCount):
+        report = staticmethod(on_bytes)
+
+    with hub_errors(listing.reference, _endpoint()), part.open("ab") as target:
+        http_get(
+            url,
+            target,
+            resume_size=target.tell(),
+            headers=build_hf_headers(),
+            expected_size=file.size,
+            displayed_filename=file.name,
+            tqdm_class=Bar,
+        )
+
+
+class ByteCount:
+    """Stands where the library would draw its own bar."""
+
+    report: Callable[[int], None]
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        pass
+
+    def update(self, num_bytes: int) -> None:
+        type(self).report(num_bytes)
+
+    def __enter__(self) -> ByteCount:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        pass
+
+
+def _endpoint() -> str:
+    # The library reads it only once, when it is imported.
+    return (os.environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT).rstrip("/")

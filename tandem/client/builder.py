@@ -1,0 +1,135 @@
+"""Folds a call's responses into a `Completion`."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from tandem.client.completion import (
+    CompletedChoice,
+    Completion,
+    Delta,
+    FinishReason,
+    LikelyToken,
+    ScoredToken,
+    ServedBy,
+    ToolCall,
+    ToolCallDelta,
+)
+from tandem.core.errors import Unavailable
+from tandem.v1 import inference_pb2, sampling_pb2
+
+_FINISH_REASONS: dict[int, FinishReason] = {
+    sampling_pb2.FINISH_REASON_STOP: "stop",
+    sampling_pb2.FINISH_REASON_LENGTH: "length",
+}
+
+
+class CompletionBuilder:
+    """Takes the responses one by one."""
+
+    def __init__(self) -> None:
+        self._started = inference_pb2.GenerationStarted()
+        self._choices: defaultdict[int, _Choice] = defaultdict(_Choice)
+
+    def add(self, response: inference_pb2.GenerateResponse) -> Delta | None:
+        """Take the next response; what is new for the reader of a stream in it, if anything."""
+        match response.WhichOneof("event"):
+            case "started":
+                self._started = response.started
+            case "delta":
+                delta = _read_delta(response.delta)
+                self._choices[delta.choice_index].add(delta)
+                return delta
+            case "finished":
+                self._choices[response.finished.choice_index].finished = response.finished
+        return None
+
+    def build(self) -> Completion:
+        """The whole. Raises `Unavailable` if the responses ended too early."""
+        # A gateway of an earlier version does not say how many there will be.
+        num_choices = self._started.num_choices or 1
+        choices = tuple(self._choices[index].build() for index in range(num_choices))
+        return Completion(
+            request_id=self._started.request_id,
+            model=self._started.model,
+            num_prompt_tokens=self._started.num_prompt_tokens,
+            num_tokens=sum(len(choice.token_ids) for choice in choices),
+            choices=choices,
+        )
+
+
+class _Choice:
+    """One choice so far."""
+
+    def __init__(self) -> None:
+        self.finished: inference_pb2.GenerationFinished | None = None
+        self._texts: list[str] = []
+        self._token_ids: list[int] = []
+        self._logprobs: list[ScoredToken] = []
+        self._calls: list[ToolCallDelta] = []
+
+    def add(self, delta: Delta) -> None:
+        self._texts.append(delta.text)
+        self._token_ids.extend(delta.token_ids)
+        self._logprobs.extend(delta.logprobs)
+        self._calls.extend(delta.tool_calls)
+
+    def build(self) -> CompletedChoice:
+        if self.finished is None:
+            raise Unavailable("the generation ended without a result")
+        return CompletedChoice(
+            text="".join(self._texts),
+            token_ids=tuple(self._token_ids),
+            finish_reason=_finish_reason(self.finished),
+            served_by=_read_served_by(self.finished.served_by),
+            logprobs=tuple(self._logprobs),
+            tool_calls=tuple(self._build_calls()),
+        )
+
+    def _build_calls(self) -> list[ToolCall]:
+        pieces: dict[int, list[ToolCallDelta]] = {}
+        for piece in self._calls:
+            pieces.setdefault(piece.index, []).append(piece)
+        return [
+            ToolCall(first.id, first.name, "".join(piece.arguments for piece in [first, *rest]))
+            for first, *rest in pieces.values()
+        ]
+
+
+def _finish_reason(finished: inference_pb2.GenerationFinished) -> FinishReason:
+    # A reason that this build does not know is an end all the same.
+    reason = _FINISH_REASONS.get(finished.finish_reason, "stop")
+    return "tool_calls" if finished.num_tool_calls and reason == "stop" else reason
+
+
+def _read_delta(message: inference_pb2.TokenDelta) -> Delta:
+    return Delta(
+        text=message.text,
+        token_ids=tuple(message.token_ids),
+        choice_index=message.choice_index,
+        logprobs=tuple(map(_read_scored, message.scored)),
+        tool_calls=tuple(
+            ToolCallDelta(call.index, call.id, call.name, call.arguments)
+            for call in message.tool_calls
+        ),
+    )
+
+
+def _read_scored(message: inference_pb2.ScoredToken) -> ScoredToken:
+    top = tuple(map(_read_likely, message.top))
+    return ScoredToken(_read_likely(message.token), message.text_offset, top)
+
+
+def _read_likely(message: inference_pb2.LikelyToken) -> LikelyToken:
+    return LikelyToken(message.token_id, message.text, message.logprob)
+
+
+def _read_served_by(message: inference_pb2.ServedBy) -> ServedBy:
+    is_local = message.mode == inference_pb2.SERVING_MODE_LOCAL
+    return ServedBy(
+        prefill_worker=message.prefill_worker,
+        decode_worker=message.decode_worker,
+        kv_bytes=message.kv_bytes,
+        num_cached_tokens=message.num_cached_tokens,
+        mode="local" if is_local else "disaggregated",
+    )

@@ -1,0 +1,49 @@
+"""Addresses as people write them: `host:port`, `10.0.0.1:50051`, `[::1]:50051`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import ip_address
+
+from tandem.core.errors import ConfigError
+
+WILDCARDS = frozenset({"0.0.0.0", "::"})
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Address:
+    """A host, by name or by number, and a port."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def parse_address(text: str, param: str | None = None) -> Address:
+    """Raises `ConfigError`, with `param`, for what is no address."""
+    host, _, port = text.strip().rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        host = ""
+    if not _is_name(host) or not port.isdecimal() or not 1 <= int(port[:6]) <= 65535:
+        raise ConfigError(f"{text!r:.200} is no address: write host:port", param=param)
+    return Address(host, int(port))
+
+
+def _is_name(host: str) -> bool:
+    try:
+        return bool(host.encode("idna"))
+    except UnicodeError:
+        return False
+
+
+def of_one_family(hosts: list[str]) -> list[str]:
+    """The IPv4 addresses among a name's, or all if there is none, without doubles.
+
+    Whoever has an address of each family would else be met twice.
+    """
+    ipv4 = [host for host in hosts if ip_address(host).version == 4]
+    return list(dict.fromkeys(ipv4 or hosts))

@@ -1,0 +1,72 @@
+"""Where the sequences of an engine stand in their grammars."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from tandem.artifacts.grammars import GrammarCompiler, GrammarMatcher, TokenMask
+from tandem.core.errors import TandemError
+from tandem.core.grammar import Grammar
+
+MAX_KEPT = 512
+"""Sequences whose place is kept; one that was dropped is followed again from its first token."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A sequence, its grammar, and the tokens it has generated."""
+
+    sequence_id: int
+    grammar: Grammar
+    token_ids: Sequence[int]
+
+
+class GrammarStates:
+    """What may follow at a place is a function of the grammar and the tokens. What is kept here
+    only saves going through all tokens again at every step, as is done for a sequence that another
+    engine has begun. Not to be shared between threads.
+    """
+
+    def __init__(self, make_compiler: Callable[[], GrammarCompiler]) -> None:
+        """`make_compiler` is called when the first grammar comes."""
+        self._make_compiler = make_compiler
+        # The sequence that stepped longest ago first.
+        self._kept: OrderedDict[int, GrammarMatcher] = OrderedDict()
+
+    def masks(self, places: Sequence[Place]) -> list[TokenMask | TandemError]:
+        """What may follow at each place, or why nothing may."""
+        try:
+            compiler = self._compiler
+        except TandemError as error:
+            return [error for _ in places]
+        found = [self._find(compiler, each) for each in places]
+        matchers = [each for each in found if isinstance(each, GrammarMatcher)]
+        computed = iter(compiler.masks(matchers))
+        masks = [next(computed) if isinstance(each, GrammarMatcher) else each for each in found]
+        for place, mask in zip(places, masks, strict=True):
+            if isinstance(mask, TandemError):
+                # What is compiled grows with all sequences that use it, up to a limit: start anew.
+                self._kept.pop(place.sequence_id, None)
+                compiler.forget(place.grammar)
+        return masks
+
+    @cached_property
+    def _compiler(self) -> GrammarCompiler:
+        return self._make_compiler()
+
+    def _find(self, compiler: GrammarCompiler, place: Place) -> GrammarMatcher | TandemError:
+        """The sequence's matcher, brought to its last token."""
+        try:
+            matcher = self._kept.pop(place.sequence_id, None)
+            if matcher is None or matcher.num_tokens > len(place.token_ids):
+                matcher = compiler.matcher(place.grammar)
+            matcher.advance(place.token_ids[matcher.num_tokens :])
+        except TandemError as error:
+            return error
+        self._kept[place.sequence_id] = matcher
+        while len(self._kept) > MAX_KEPT:
+            self._kept.popitem(last=False)
+        return matcher

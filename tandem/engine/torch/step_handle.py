@@ -1,0 +1,39 @@
+"""A step under way on the device, and what is handed out of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from tandem.core.errors import TandemError
+from tandem.core.plan import StepPlan, StepResult
+from tandem.engine.sampled_token import SampledToken, step_result
+from tandem.engine.torch.token_logprobs import RowLogprobs
+
+
+@dataclass(frozen=True, slots=True)
+class TorchStepHandle:
+    """A step whose tokens may still be on the device; `result` waits for them.
+
+    The columns have an entry for each slice that samples: its token (int64), its log-probabilities
+    if they are asked for, and why there is no token, if there is none.
+    """
+
+    plan: StepPlan
+    sampled: Tensor
+    logprobs: Sequence[RowLogprobs | None]
+    failures: Sequence[TandemError | None]
+
+    def result(self) -> StepResult:
+        rows = zip(self.sampled.tolist(), self.logprobs, self.failures, strict=True)
+        return step_result(self.plan, (_sampled(*row) for row in rows))
+
+
+def _sampled(
+    token_id: int, logprobs: RowLogprobs | None, failure: TandemError | None
+) -> SampledToken:
+    if failure is not None:
+        return SampledToken(failure=failure)
+    return SampledToken(token_id, logprobs.report() if logprobs is not None else None)

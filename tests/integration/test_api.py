@@ -1,0 +1,103 @@
+"""The whole API through real processes: what a client asks for is what the engines do."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+
+import openai
+import pytest
+import pytest_asyncio
+from running_gateway import Gateway, running_gateway
+
+import tandem
+
+CHAT = [{"role": "user", "content": "Hi"}]
+SCHEMA = {
+    "type": "object",
+    "properties": {"city": {"enum": ["Paris", "Rome"]}, "days": {"type": "integer", "maximum": 9}},
+    "required": ["city", "days"],
+    "additionalProperties": False,
+}
+TOOL = {"type": "function", "function": {"name": "get_weather", "parameters": SCHEMA}}
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def gateway() -> AsyncIterator[Gateway]:
+    async with running_gateway("mock:zero") as gateway:
+        yield gateway
+
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+def client_of(gateway: Gateway) -> openai.AsyncOpenAI:
+    url = f"http://127.0.0.1:{gateway.http_port}/v1"
+    return openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0)
+
+
+async def test_n_answers_differ_and_can_be_repeated(gateway: Gateway) -> None:
+    async with client_of(gateway) as client:
+        fields = {"model": "mock", "messages": CHAT, "n": 3, "seed": 7, "max_tokens": 12}
+        first = await client.chat.completions.create(**fields)
+        texts = [choice.message.content for choice in first.choices]
+        assert len(set(texts)) == 3
+        assert first.usage and first.usage.completion_tokens == 36
+        pieces = ["", "", ""]
+        async for chunk in await client.chat.completions.create(**fields, stream=True):
+            for choice in chunk.choices:
+                pieces[choice.index] += choice.delta.content or ""
+        assert pieces == texts
+
+
+async def test_logprobs_belong_to_the_answer(gateway: Gateway) -> None:
+    async with client_of(gateway) as client:
+        answer = await client.chat.completions.create(
+            model="mock", messages=CHAT, max_tokens=8, logprobs=True, top_logprobs=3
+        )
+    (choice,) = answer.choices
+    assert choice.logprobs and choice.logprobs.content
+    assert "".join(each.token for each in choice.logprobs.content) == choice.message.content
+    for each in choice.logprobs.content:
+        assert len(each.top_logprobs) == 3
+        logprobs = [top.logprob for top in each.top_logprobs]
+        assert logprobs == sorted(logprobs, reverse=True)
+        assert each.logprob <= logprobs[0] <= 0
+
+
+async def test_an_answer_matches_its_schema(gateway: Gateway) -> None:
+    form = {"type": "json_schema", "json_schema": {"name": "trip", "schema": SCHEMA}}
+    async with client_of(gateway) as client:
+        answer = await client.chat.completions.create(
+            model="mock",
+            messages=CHAT,
+            max_tokens=200,
+            n=4,
+            response_format=form,  # type: ignore[arg-type]
+        )
+    for choice in answer.choices:
+        assert choice.finish_reason == "stop"
+        trip = json.loads(choice.message.content or "")
+        assert trip["city"] in ("Paris", "Rome")
+        assert isinstance(trip["days"], int)
+
+
+async def test_a_required_call_is_valid(gateway: Gateway) -> None:
+    with_tools = {"messages": CHAT, "tools": [TOOL], "tool_choice": "required", "max_tokens": 300}
+    async with (
+        tandem.AsyncClient(gateway.grpc_address) as client,
+        client.stream(**with_tools, parallel_tool_calls=False) as stream,
+    ):
+        pieces = [call async for delta in stream for call in delta.tool_calls]
+        completion = stream.completion
+    (call,) = completion.tool_calls
+    assert completion.finish_reason == "tool_calls"
+    assert (completion.text, call.name) == ("", "get_weather")
+    assert json.loads(call.arguments)["city"] in ("Paris", "Rome")
+    assert len(pieces) > 5
+
+
+async def test_a_choice_is_one_of_those_given(gateway: Gateway) -> None:
+    async with tandem.AsyncClient(gateway.grpc_address) as client:
+        completion = await client.generate(prompt="Hi", choice=["yes", "no"], n=8)
+    assert {choice.text for choice in completion.choices} <= {"yes", "no"}

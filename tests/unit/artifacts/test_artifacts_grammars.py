@@ -1,0 +1,71 @@
+import json
+from typing import Any
+
+import pytest
+
+from tandem.artifacts.grammars import GrammarCompiler, GrammarMatcher
+from tandem.artifacts.resolve import resolve
+from tandem.core.errors import InvalidRequest
+from tandem.core.grammar import Grammar, GrammarKind
+
+MOCK = resolve("mock")
+EOS = 256
+COMPILER = GrammarCompiler(MOCK.tokenizer(), MOCK.config.vocab_size, frozenset({EOS}))
+
+
+def json_schema(schema: Any) -> Grammar:
+    return Grammar(GrammarKind.JSON_SCHEMA, json.dumps(schema))
+
+
+def allowed(matcher: GrammarMatcher) -> set[int]:
+    return set(matcher.mask().nonzero()[0].tolist())
+
+
+def after(grammar: Grammar, text: str) -> set[int]:
+    """The tokens allowed after a text."""
+    matcher = COMPILER.matcher(grammar)
+    matcher.advance(list(text.encode()))
+    return allowed(matcher)
+
+
+def test_an_object_has_the_separators_of_json_dumps() -> None:
+    grammar = json_schema(
+        {"type": "object", "properties": {"a": {"enum": [1]}, "b": {}}, "required": ["a", "b"]}
+    )
+    COMPILER.check(grammar)
+    assert after(grammar, "") == {ord("{")}
+    assert after(grammar, '{"a"') == {ord(":")}
+    assert after(grammar, '{"a":') == {ord(" ")}
+    assert after(grammar, '{"a": 1,') == {ord(" ")}
+
+
+def test_it_ends_exactly_where_it_may() -> None:
+    regex = Grammar(GrammarKind.REGEX, "ab{0,2}")
+    assert after(regex, "") == {ord("a")}
+    assert after(regex, "a") == {ord("b"), EOS}
+    assert after(regex, "abb") == {EOS}
+    matcher = COMPILER.matcher(regex)
+    matcher.advance([*b"abb", EOS])
+    assert allowed(matcher) == {EOS}
+    matcher.advance([EOS, EOS])
+    assert allowed(matcher) == {EOS}
+
+
+def test_lark_with_a_schema_inside() -> None:
+    lark = Grammar(GrammarKind.LARK, 'start: "<" %json {"type": "boolean"} ">"')
+    COMPILER.check(lark)
+    assert after(lark, "<") == {ord("t"), ord("f")}
+    assert after(lark, "<true>") == {EOS}
+
+
+def test_masks_are_those_of_each_matcher() -> None:
+    regexes = [COMPILER.matcher(Grammar(GrammarKind.REGEX, text)) for text in ("a", "b+", "[x-z]")]
+    masks = COMPILER.masks(regexes)
+    assert [mask.nonzero()[0].tolist() for mask in masks] == [[97], [98], [120, 121, 122]]
+    assert COMPILER.masks([]) == []
+
+
+def test_a_token_that_is_not_allowed_is_refused() -> None:
+    matcher = COMPILER.matcher(Grammar(GrammarKind.REGEX, "ab"))
+    with pytest.raises(InvalidRequest, match="does not allow what was generated"):
+        matcher.advance(list(b"ac"))

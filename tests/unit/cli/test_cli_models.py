@@ -1,0 +1,91 @@
+"""`tandem pull` and `tandem models`, as a user sees them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from tandem.artifacts.resolve import MOCK_FOLDER
+from tandem.cli.app import commands
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("TANDEM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("COLUMNS", "200")
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A copy of the mock model, which is the smallest there is."""
+    copy = tmp_path / "Little"
+    copy.mkdir()
+    for file in MOCK_FOLDER.glob("*.json"):
+        (copy / file.name).write_bytes(file.read_bytes())
+    return copy
+
+
+def tandem(*arguments: str) -> str:
+    result = CliRunner().invoke(commands, list(arguments), catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def test_an_empty_cache_says_what_to_do() -> None:
+    assert "`tandem pull` fetches the default" in tandem("models")
+    assert json.loads(tandem("models", "--json")) == []
+
+
+def test_pull_list_remove(folder: Path, cache: Path) -> None:
+    path = tandem("pull", str(folder)).strip()
+    assert path.startswith(str(cache))
+    table = tandem("models").splitlines()
+    assert table[0].startswith("name    architecture  parameters  layers  length  on disk  source")
+    assert table[1].split()[:2] == ["little", "Mock"]
+    assert table[1].split()[-1] == str(folder)
+    (model,) = json.loads(tandem("models", "--json"))
+    assert (model["name"], model["path"]) == ("little", path)
+    assert model["max_model_len"] > 0
+    assert tandem("models", "rm", "little").strip() == f"removed {path}"
+    assert json.loads(tandem("models", "--json")) == []
+
+
+def test_a_damaged_model_says_why(folder: Path) -> None:
+    path = Path(tandem("pull", str(folder)).strip())
+    (path / "config.json").write_text("{")
+    assert "config.json is not valid JSON" in tandem("models")
+    assert "is not valid JSON" in json.loads(tandem("models", "--json"))[0]["problem"]
+
+
+@pytest.mark.parametrize("arguments", [("models", "rm", "x"), ("pull", "no such thing")])
+def test_what_is_not_there_is_one_line(arguments: tuple[str, ...]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tandem.cli", *arguments],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: there is no model ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_help_needs_nothing_heavy() -> None:
+    """Imports take most of a command's start."""
+    heavy = {"numpy", "grpc", "tokenizers", "huggingface_hub", "httpx2", "fastapi", "torch", "gguf"}
+    code = (
+        "import sys; sys.argv[1:] = ['--help']\n"
+        "from tandem.cli import app\n"
+        "try: app()\n"
+        f"except SystemExit: sys.exit(', '.join(set(sys.modules) & {heavy}) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert done.stderr == ""
+    assert "models" in done.stdout

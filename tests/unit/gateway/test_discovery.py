@@ -1,0 +1,120 @@
+"""Names are looked up again and again, and links follow what they stand for."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
+
+import pytest
+from structlog.testing import capture_logs
+
+from gateway import discovery
+from gateway.discovery import Changes, Discovery, WorkerName, decide
+from tandem.core.address import Address
+from tandem.core.worker import WorkerRole
+
+PREFILL = WorkerName(WorkerRole.PREFILL, Address("prefill", 1))
+DECODE = WorkerName(WorkerRole.DECODE, Address("decode", 2))
+
+
+class FakeNames:
+    """A name server. Each look-up waits to be let through, so that a test sees every one."""
+
+    def __init__(self) -> None:
+        self.answers: dict[Address, Collection[str] | OSError] = {}
+        self._turn = asyncio.Condition()
+        self._turns: dict[Address, int] = {}
+
+    async def resolve(self, address: Address) -> Collection[str]:
+        async with self._turn:
+            self._turns[address] = self._turns.get(address, 0) + 1
+            self._turn.notify_all()
+        answer = self.answers.get(address, ())
+        if isinstance(answer, OSError):
+            raise answer
+        return answer
+
+    async def set(self, name: WorkerName, answer: Collection[str] | OSError) -> None:
+        """Answer so from now on; returns when an answer has been acted upon."""
+        self.answers[name.address] = answer
+        seen = self._turns.get(name.address, 0)
+        async with asyncio.timeout(10), self._turn:
+            await self._turn.wait_for(lambda: self._turns.get(name.address, 0) >= seen + 2)
+
+
+class FakeLinks:
+    def __init__(self) -> None:
+        self.links: dict[str, WorkerRole] = {}
+        self.connected: set[str] = set()
+
+    def add_worker(self, role: WorkerRole, address: str) -> None:
+        assert address not in self.links
+        self.links[address] = role
+
+    def remove_worker(self, address: str) -> None:
+        del self.links[address]
+
+    def is_connected(self, address: str) -> bool:
+        return address in self.connected
+
+
+@asynccontextmanager
+async def discovering(names: FakeNames, links: FakeLinks) -> AsyncIterator[None]:
+    running = asyncio.create_task(Discovery([PREFILL, DECODE], links, names.resolve).run())
+    try:
+        yield
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+@pytest.fixture(autouse=True)
+def quick_look_ups(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(discovery, "LOOK_UP_S", 0.001)
+
+
+def test_what_is_found_and_has_no_link_is_added() -> None:
+    found = {PREFILL: ["a:1"], DECODE: ["b:2", "c:2"]}
+    assert decide(found, {"b:2"}, set()) == Changes(
+        {"a:1": WorkerRole.PREFILL, "c:2": WorkerRole.DECODE}, []
+    )
+
+
+def test_a_link_outlives_its_name_while_a_worker_is_at_its_end() -> None:
+    assert decide({DECODE: []}, ["a:1", "b:1"], {"a:1"}) == Changes({}, ["b:1"])
+
+
+def test_an_address_behind_two_names_is_one_worker_of_the_first() -> None:
+    changes = decide({PREFILL: ["a:1"], DECODE: ["a:1"]}, (), ())
+    assert changes == Changes({"a:1": WorkerRole.PREFILL}, [])
+
+
+async def test_workers_come_are_replaced_and_go() -> None:
+    names, links = FakeNames(), FakeLinks()
+    async with discovering(names, links):
+        await names.set(DECODE, ["10.0.0.1:2"])
+        await names.set(PREFILL, ["10.0.0.9:1"])
+        assert links.links == {"10.0.0.1:2": WorkerRole.DECODE, "10.0.0.9:1": WorkerRole.PREFILL}
+        links.connected = set(links.links)
+        await names.set(DECODE, ["10.0.0.1:2", "10.0.0.2:2"])
+        assert "10.0.0.2:2" in links.links
+        await names.set(DECODE, ["10.0.0.3:2"])
+        assert set(links.links) == {"10.0.0.9:1", "10.0.0.1:2", "10.0.0.3:2"}
+        links.connected.remove("10.0.0.1:2")
+        await names.set(DECODE, [])
+        assert set(links.links) == {"10.0.0.9:1"}
+
+
+async def test_nothing_goes_while_nobody_can_tell_and_it_is_said_once() -> None:
+    names, links = FakeNames(), FakeLinks()
+    async with discovering(names, links):
+        await names.set(DECODE, ["10.0.0.1:2"])
+        with capture_logs() as logs:
+            await names.set(DECODE, socket.gaierror(socket.EAI_AGAIN, "try again"))
+            await names.set(DECODE, socket.gaierror(socket.EAI_AGAIN, "try again"))
+        assert set(links.links) == {"10.0.0.1:2"}
+        assert [each["name"] for each in logs] == ["decode:2"]
+        await names.set(DECODE, ["10.0.0.2:2"])
+        assert set(links.links) == {"10.0.0.2:2"}

@@ -1,0 +1,222 @@
+"""The whole of the API by gRPC: several answers, log-probabilities, forms of answers, tools."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+from scripted_service import Pause, ended
+
+import tandem
+from gateway.grpc_inference import InferenceServicer
+from tandem.client import LikelyToken, ScoredToken, ToolCall
+from tandem.core.errors import ContextLengthExceeded, InvalidRequest, ResourceExhausted
+from tandem.core.grammar import Grammar, GrammarKind
+from tandem.core.sequence import FinishReason
+from tandem.v1 import inference_pb2, inference_pb2_grpc
+from tandem.wire.channels import new_server
+
+USER = {"role": "user", "content": "Hi"}
+PARAMETERS = {"type": "object", "properties": {"city": {"type": "string"}}}
+TOOL = {"type": "function", "function": {"name": "get_weather", "parameters": PARAMETERS}}
+NAMED = {"type": "function", "function": {"name": "get_weather"}}
+CALLED = ToolCall("", "f", "{}")
+CALL = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Paris"}}\n</tool_call>'
+
+
+@pytest.fixture
+async def client(frontend, service):
+    server = new_server()
+    servicer = InferenceServicer(frontend, service, lambda _: inference_pb2.GetTimelineResponse())
+    inference_pb2_grpc.add_InferenceServiceServicer_to_server(servicer, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with tandem.AsyncClient(f"127.0.0.1:{port}") as client:
+        yield client
+    await server.stop(None)
+
+
+async def test_n_answers(client, service, say):
+    service.script = lambda request: say(f"I am {request.choice_index}")
+    completion = await client.generate(prompt="Hi", n=3)
+    assert [choice.text for choice in completion.choices] == ["I am 0", "I am 1", "I am 2"]
+    assert completion.text == "I am 0"
+    assert (completion.num_prompt_tokens, completion.num_tokens) == (2, 18)
+    async with client.stream(prompt="Hi", n=3) as stream:
+        texts = ["", "", ""]
+        async for delta in stream:
+            texts[delta.choice_index] += delta.text
+    assert texts == [choice.text for choice in completion.choices]
+
+
+@pytest.mark.parametrize("prompts", [{"prompt": ["a", "b"]}, {"token_ids": [[97], [98]]}])
+async def test_several_prompts(client, service, say, prompts):
+    service.script = lambda request: say(f"{request.prompt_token_ids[0]}.{request.choice_index}")
+    completion = await client.generate(**prompts, n=2, echo=True)
+    texts = ["a97.0", "a97.1", "b98.2", "b98.3"]
+    assert [choice.text for choice in completion.choices] == texts
+    assert completion.num_prompt_tokens == 2
+
+
+async def test_logprobs(client, service, say):
+    service.script = lambda request: say("H\u00e9")
+    completion = await client.generate(prompt="Hi", logprobs=2)
+    h = LikelyToken(72, b"H", -0.5)
+    assert completion.logprobs[0] == ScoredToken(h, 0, (h, LikelyToken(71, b"G", -1.5)))
+    assert [(each.token.text, each.text_offset) for each in completion.logprobs[1:]] == [
+        (b"\xc3", 1),
+        (b"\xa9", 1),
+    ]
+    assert (await client.generate(prompt="Hi")).logprobs == ()
+
+
+async def test_all_parameters_reach_the_workers(client, service):
+    await client.generate(
+        prompt="Hi",
+        min_p=0.1,
+        presence_penalty=0.5,
+        frequency_penalty=-0.5,
+        repetition_penalty=1.25,
+        logit_bias={7: -100, 3: 1.5},
+        min_tokens=2,
+        stop=["#"],
+        include_stop=True,
+        skip_special_tokens=False,
+    )
+    params = service.requests[0].params
+    assert (params.min_p, params.presence_penalty, params.frequency_penalty) == (0.1, 0.5, -0.5)
+    assert (params.repetition_penalty, params.min_tokens) == (1.25, 2)
+    assert params.logit_bias == ((3, 1.5), (7, -100.0))
+    assert (params.logprobs, params.grammar) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("form", "grammar"),
+    [
+        ({"json_object": True}, Grammar(GrammarKind.JSON_SCHEMA, '{"type":"object"}')),
+        ({"json_object": False}, None),
+        ({"json_schema": {"enum": [1]}}, Grammar(GrammarKind.JSON_SCHEMA, '{"enum": [1]}')),
+        ({"json_schema": "{}"}, Grammar(GrammarKind.JSON_SCHEMA, "{}")),
+        ({"regex": "a+"}, Grammar(GrammarKind.REGEX, "a+")),
+        ({"grammar": "start: A"}, Grammar(GrammarKind.LARK, "start: A")),
+        ({"choice": ["a", "b"]}, Grammar(GrammarKind.LARK, 'start: "a" | "b"\n')),
+    ],
+)
+async def test_the_form_of_an_answer(client, service, form, grammar):
+    await client.generate(prompt="Hi", **form)
+    assert service.requests[0].params.grammar == grammar
+
+
+async def test_a_call_and_its_result(client, service, say, tokenizer):
+    service.script = lambda request: [*say(f"So. {CALL}")[:-1], ended(FinishReason.STOP)]
+    completion = await client.generate(messages=[USER], tools=[TOOL])
+    assert (completion.text, completion.finish_reason) == ("So.", "tool_calls")
+    (call,) = completion.tool_calls
+    assert (call.name, json.loads(call.arguments)) == ("get_weather", {"city": "Paris"})
+    assert call.id.startswith("call_")
+    answered = [
+        USER,
+        {"role": "assistant", "content": completion.text, "tool_calls": completion.tool_calls},
+        {"role": "tool", "content": "sunny", "tool_call_id": call.id},
+    ]
+    await client.generate(messages=answered)
+    prompt = tokenizer.decode(service.requests[-1].prompt_token_ids)
+    assert "sunny" in prompt and "Paris" in prompt
+
+
+async def test_a_streamed_call(client, service, say):
+    service.script = lambda request: say(CALL)
+    async with client.stream(messages=[USER], tools=[TOOL], parallel_tool_calls=False) as stream:
+        pieces = [call async for delta in stream for call in delta.tool_calls]
+        assert pieces[0].name == "get_weather" and not pieces[1].name
+        assert "".join(piece.arguments for piece in pieces) == '{"city": "Paris"}'
+        assert [call.name for call in stream.completion.tool_calls] == ["get_weather"]
+
+
+@pytest.mark.parametrize(
+    ("choice", "constrained"),
+    [("auto", False), ("none", False), ("required", True), (NAMED, True)],
+)
+async def test_tool_choice(client, service, choice, constrained):
+    await client.generate(messages=[USER], tools=[TOOL], tool_choice=choice)
+    assert (service.requests[0].params.grammar is not None) == constrained
+
+
+@pytest.mark.parametrize(
+    ("arguments", "param"),
+    [
+        ({"n": 0}, "n"),
+        ({"n": 129}, "n"),
+        ({"n": 10**9}, "n"),
+        ({"prompt": ["a"] * 65, "n": 2}, "n"),
+        ({"prompt": ["a"] * 129}, "prompt"),
+        ({"prompt": []}, "prompt"),
+        ({"prompt": [""]}, "prompt"),
+        ({"prompt": ["x" * 600_000] * 2}, "prompt"),
+        ({"prompt": None, "token_ids": [[260]]}, "prompt"),
+        ({"min_p": float("nan")}, "min_p"),
+        ({"presence_penalty": float("nan")}, "presence_penalty"),
+        ({"frequency_penalty": float("inf")}, "frequency_penalty"),
+        ({"repetition_penalty": float("nan")}, "repetition_penalty"),
+        ({"repetition_penalty": 0}, "repetition_penalty"),
+        ({"logit_bias": {260: 1}}, "logit_bias"),
+        ({"logit_bias": {1: float("nan")}}, "logit_bias"),
+        ({"logit_bias": {1: 101}}, "logit_bias"),
+        ({"logit_bias": dict.fromkeys(range(10**5), 1)}, "logit_bias"),
+        ({"min_tokens": 2**32 - 1}, "min_tokens"),
+        ({"logprobs": 21}, "logprobs"),
+        ({"logprobs": 1, "echo": True}, "echo"),
+        ({"json_schema": "{"}, "response_format"),
+        ({"json_schema": '{"a":' * 10_000 + "1" + "}" * 10_000}, "response_format"),
+        ({"json_schema": '{"items":' * 100 + "{}" + "}" * 100}, "response_format"),
+        ({"regex": ""}, "response_format"),
+        ({"regex": "a" * 10**6}, "response_format"),
+        ({"choice": ["a"] * 10**5}, "response_format"),
+        ({"choice": []}, "response_format"),
+        ({"tools": [TOOL]}, "tools"),
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"prompt": None, "messages": [USER], "tools": [TOOL] * 129}, "tools"),
+        ({"prompt": None, "messages": [USER], "tools": [TOOL] * 2}, "tools"),
+        ({"prompt": None, "messages": [USER | {"tool_call_id": "a"}]}, "messages"),
+        (
+            {"prompt": None, "messages": [USER | {"tool_calls": [ToolCall("", "f", "")]}]},
+            "messages",
+        ),
+        ({"tools": 5}, None),
+        ({"tools": [{}]}, None),
+        ({"tool_choice": "perhaps"}, None),
+        ({"regex": "a", "grammar": "b"}, None),
+        ({"logit_bias": [1]}, None),
+        ({"json_schema": {1, 2}}, None),
+    ],
+)
+async def test_bad_input(client, service, arguments, param):
+    arguments = {"prompt": "Hi", **arguments}
+    if arguments["prompt"] is None:
+        del arguments["prompt"]
+    with pytest.raises(InvalidRequest) as caught:
+        await client.generate(**arguments)
+    assert not isinstance(caught.value, ContextLengthExceeded)
+    assert caught.value.param == param
+    assert not service.requests
+
+
+async def test_leaving_ends_all_choices(client, service):
+    service.script = lambda request: [72, Pause.FOREVER]
+    async with client.stream(prompt="Hi", n=4) as stream:
+        await anext(stream)
+    async with asyncio.timeout(2):
+        for each in service.streams:
+            await each.cancelled.wait()
+    assert len(service.streams) == 4
+
+
+async def test_one_failure_ends_all(client, service):
+    error = ResourceExhausted("full", retry_after_s=1.0)
+    service.script = lambda request: (
+        [72, Pause.FOREVER] if request.choice_index else [72, Pause.A_MOMENT, error]
+    )
+    with pytest.raises(ResourceExhausted, match="full"):
+        await client.generate(prompt="Hi", n=3)
+    assert all(each.cancelled.is_set() for each in service.streams[1:])

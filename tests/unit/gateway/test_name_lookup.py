@@ -1,0 +1,79 @@
+"""What a name stands for, and what is made of name servers that do not know, or do not answer."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from threading import Event
+
+import pytest
+
+from gateway.name_lookup import look_up
+from tandem.core.address import Address, parse_address
+
+NAME = Address("decode", 50052)
+
+
+def answer_with(monkeypatch: pytest.MonkeyPatch, answer: Callable[[], list[str]]) -> None:
+    def getaddrinfo(host: str, port: int, **kwargs: object) -> list[object]:
+        return [(0, 0, 0, "", (each, port)) for each in answer()]
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+
+
+@pytest.mark.parametrize("text", ["127.0.0.1:7", "[::1]:7"])
+async def test_a_number_stands_for_itself(text: str) -> None:
+    assert await look_up(parse_address(text)) == [text]
+
+
+async def test_a_name_stands_for_all_its_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer_with(monkeypatch, lambda: ["fd00::2", "10.0.0.3", "10.0.0.2"])
+    assert await look_up(NAME) == ["10.0.0.2:50052", "10.0.0.3:50052"]
+
+
+@pytest.mark.parametrize("number", [socket.EAI_NONAME, socket.EAI_NODATA])
+async def test_nothing_is_behind_a_name_that_is_none(
+    monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def fail() -> list[str]:
+        raise socket.gaierror(number, "no such name")
+
+    answer_with(monkeypatch, fail)
+    assert await look_up(NAME) == []
+
+
+async def test_a_name_server_that_cannot_tell_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> list[str]:
+        raise socket.gaierror(socket.EAI_AGAIN, "try again")
+
+    answer_with(monkeypatch, fail)
+    with pytest.raises(socket.gaierror, match="try again"):
+        await look_up(NAME)
+
+
+@pytest.mark.parametrize("answered_late", [False, True])
+def test_a_look_up_that_hangs_holds_nobody_up(
+    monkeypatch: pytest.MonkeyPatch, answered_late: bool
+) -> None:
+    """The loop ends while it is under way; an answer that comes later is nobody's."""
+    may_answer, began, ended = Event(), Event(), Event()
+
+    def hang() -> list[str]:
+        began.set()
+        may_answer.wait(30)
+        ended.set()
+        return ["10.0.0.2"]
+
+    async def give_up() -> None:
+        looking = asyncio.create_task(look_up(NAME))
+        assert await asyncio.to_thread(began.wait, 10)
+        looking.cancel()
+        if answered_late:
+            may_answer.set()
+        await asyncio.gather(looking, return_exceptions=True)
+
+    answer_with(monkeypatch, hang)
+    asyncio.run(give_up())
+    assert answered_late or not ended.is_set()
+    may_answer.set()

@@ -1,0 +1,145 @@
+"""The grammars of calls, followed by the library that the engines use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from llguidance import LLMatcher, LLTokenizer
+
+import tandem.artifacts
+from gateway import grammars
+from gateway.tools.grammar import tool_grammar
+from gateway.tools.parser import ToolCallParser
+from gateway.tools.syntax import HERMES, LLAMA, MISTRAL
+from gateway.tools.tool import Tool, ToolMode, ToolUse
+from tandem.core.grammar import Grammar
+
+A = Tool(
+    "a",
+    "",
+    '{"type":"object","properties":{"x":{"$ref":"#/$defs/n"}},"required":["x"],'
+    '"additionalProperties":false,"$defs":{"n":{"type":"integer"}}}',
+)
+B = Tool("b", "", '{"type":"object","properties":{},"additionalProperties":false}')
+STRICT = Tool("a", "", A.parameters, strict=True)
+OPENING_ID = 259
+
+
+@pytest.fixture(scope="module")
+def vocabulary() -> LLTokenizer:
+    path = Path(tandem.artifacts.__file__).parent / "mock" / "tokenizer.json"
+    return LLTokenizer(path.read_text(), n_vocab=260, eos_token=256)
+
+
+def follows(
+    vocabulary: LLTokenizer, grammar: Grammar | None, tokens: list[int]
+) -> tuple[bool, bool]:
+    """Whether the grammar allows the tokens, and whether it may end there."""
+    assert grammar is not None
+    matcher = LLMatcher(vocabulary, LLMatcher.grammar_from_lark(grammar.source))
+    assert not matcher.is_error(), matcher.get_error()
+    allowed = matcher.try_consume_tokens(tokens) == len(tokens)
+    return allowed, allowed and matcher.is_accepting()
+
+
+def tokens(text: str) -> list[int]:
+    before, found, after = text.partition("[TOOL_CALLS]")
+    return [*before.encode(), *([OPENING_ID] if found else []), *after.encode()]
+
+
+GOOD = {
+    HERMES: '<tool_call>\n{"name": "a", "arguments": {"x": 1}}\n</tool_call>',
+    LLAMA: '{"name": "a", "parameters": {"x": 1}}',
+    MISTRAL: '[TOOL_CALLS][{"name": "a", "arguments": {"x": 1}}]',
+}
+TWO = {
+    HERMES: GOOD[HERMES] + '\n<tool_call>\n{"name": "b", "arguments": {}}\n</tool_call>',
+    LLAMA: GOOD[LLAMA] + '; {"name": "b", "parameters": {}}',
+    MISTRAL: GOOD[MISTRAL][:-1] + ', {"name": "b", "arguments": {}}]',
+}
+SYNTAXES = pytest.mark.parametrize("syntax", [HERMES, LLAMA, MISTRAL], ids=lambda each: each.name)
+
+
+@SYNTAXES
+def test_a_required_call_is_a_valid_one(vocabulary, syntax):
+    use = ToolUse((A, B), ToolMode.REQUIRED)
+    grammar = tool_grammar(use, syntax, OPENING_ID, None)
+    assert follows(vocabulary, grammar, tokens(GOOD[syntax])) == (True, True)
+    assert follows(vocabulary, grammar, tokens(TWO[syntax])) == (True, True)
+    assert not follows(vocabulary, grammar, tokens("No."))[0]
+    assert not follows(vocabulary, grammar, tokens(GOOD[syntax].replace("1", '"1"')))[0]
+    assert not follows(vocabulary, grammar, tokens(GOOD[syntax].replace('"a"', '"c"')))[0]
+    assert not follows(vocabulary, grammar, [])[1]
+
+
+@SYNTAXES
+def test_without_parallel_there_is_one_call(vocabulary, syntax):
+    use = ToolUse((A, B), ToolMode.REQUIRED, parallel=False)
+    grammar = tool_grammar(use, syntax, OPENING_ID, None)
+    assert follows(vocabulary, grammar, tokens(GOOD[syntax])) == (True, True)
+    assert not follows(vocabulary, grammar, tokens(TWO[syntax]))[0]
+
+
+@SYNTAXES
+def test_a_named_tool_is_called_and_no_other(vocabulary, syntax):
+    grammar = tool_grammar(ToolUse((A, B), only="b"), syntax, OPENING_ID, None)
+    call = GOOD[syntax].replace('"a"', '"b"').replace('"x": 1', "")
+    assert follows(vocabulary, grammar, tokens(call)) == (True, True)
+    assert not follows(vocabulary, grammar, tokens(GOOD[syntax]))[0]
+
+
+@SYNTAXES
+def test_strict_tools_leave_text_free_and_calls_valid(vocabulary, syntax):
+    grammar = tool_grammar(ToolUse((STRICT, B)), syntax, OPENING_ID, None)
+    for text in ("", "Hello, {x}.", GOOD[syntax], TWO[syntax]):
+        assert follows(vocabulary, grammar, tokens(text)) == (True, True)
+    assert not follows(vocabulary, grammar, tokens(GOOD[syntax].replace("1", '"1"')))[0]
+    # B is not strict: any object is let pass.
+    loose = GOOD[syntax].replace('"a"', '"b"').replace("1", '"1"')
+    assert follows(vocabulary, grammar, tokens(loose)) == (True, True)
+
+
+@pytest.mark.parametrize("syntax", [HERMES, MISTRAL], ids=lambda each: each.name)
+def test_text_may_come_before_a_strict_call(vocabulary, syntax):
+    grammar = tool_grammar(ToolUse((STRICT,)), syntax, OPENING_ID, None)
+    assert follows(vocabulary, grammar, tokens("Let me see.\n" + GOOD[syntax])) == (True, True)
+
+
+def test_a_marker_that_is_no_special_token(vocabulary):
+    text = list(GOOD[MISTRAL].encode())
+    for use in (ToolUse((A,), ToolMode.REQUIRED), ToolUse((STRICT,))):
+        grammar = tool_grammar(use, MISTRAL, None, None)
+        assert follows(vocabulary, grammar, text) == (True, True)
+        assert not follows(vocabulary, grammar, text[:12] + list(b"[5]"))[0]
+
+
+@SYNTAXES
+def test_with_an_answers_schema_it_is_a_call_or_an_answer(vocabulary, syntax):
+    answer = grammars.json_schema('{"type":"object","required":["y"]}', "response_format")
+    grammar = tool_grammar(ToolUse((A,)), syntax, OPENING_ID, answer)
+    assert follows(vocabulary, grammar, tokens(GOOD[syntax])) == (True, True)
+    assert follows(vocabulary, grammar, tokens('{"y": 5}')) == (True, True)
+    assert not follows(vocabulary, grammar, tokens("Hello"))[0]
+
+
+def test_tools_that_may_be_called_at_will_are_not_constrained():
+    assert tool_grammar(ToolUse((A, B)), HERMES, None, None) is None
+
+
+@SYNTAXES
+def test_what_the_grammar_allows_is_what_the_parser_finds(syntax):
+    parser = ToolCallParser(syntax, ("a", "b"))
+    parsed = parser.push(TWO[syntax])
+    assert parsed.content == ""
+    assert [call.name for call in parsed.calls if call.id] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    "text", ["a b", 'é\n\t"x\\', "\x00\x7f\u2028", "💥", "a/b(c)[d]{1}*+?|^$", "%x"]
+)
+def test_any_text_can_be_a_choice(vocabulary, text):
+    grammar = grammars.one_of([text, "zzz"], "guided_choice")
+    assert follows(vocabulary, grammar, list(text.encode())) == (True, True)
+    assert follows(vocabulary, grammar, list(b"zzz")) == (True, True)
+    assert not follows(vocabulary, grammar, list(b"y"))[0]
