@@ -49,3 +49,11 @@ def no_room(share: float, device: str) -> ConfigError:
 def default_share(device: CpuDevice | CudaDevice) -> float:
     """A CPU's memory has other users, a GPU's has none."""
     return CPU_MEMORY_SHARE if isinstance(device, CpuDevice) else GPU_MEMORY_SHARE
+
+
+def no_room(share: float, device: str) -> ConfigError:
+    """The error for a share that is too small."""
+    return ConfigError(
+        f"{share * 100:.3g}% of the memory of {device} does not hold the weights and one KV block",
+        param="memory_share",
+    )

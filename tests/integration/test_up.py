@@ -104,7 +104,6 @@ def test_a_port_in_use_is_named() -> None:
     ("arguments", "expected"),
     [
         (["--topology", "3x"], "unknown topology '3x'"),
-        (["--topology", "colocated"], "not served yet"),
         (["--device", "tpu"], "unknown device 'tpu'"),
         (["--device", "mock:nothing"], "unknown profile 'nothing'"),
         (["--device", "mock:zero", "--model", "/no/such/folder"], "no model '/no/such/folder'"),

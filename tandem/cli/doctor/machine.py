@@ -97,6 +97,13 @@ class Model:
 
 
 @dataclass(frozen=True)
+class HubModel:
+    """A model on the hub that was not fetched yet: nothing is known of it but its name."""
+
+    name: str
+
+
+@dataclass(frozen=True)
 class NoModel:
     reason: str
 
@@ -143,7 +150,7 @@ class Machine:
     driver: Driver | None
     cpu: Cpu
     memory: Memory
-    model: Model | NoModel
+    model: Model | HubModel | NoModel
     cache: Folder
     logs: Folder | None
     ports: Mapping[str, Port]

@@ -15,7 +15,7 @@ from tandem.cli.fleet import Fleet, FleetSettings, memory_share
 from tandem.core.device import CpuDevice, CudaDevice, Device, MockDevice, format_cores
 from tandem.core.errors import ConfigError
 from tandem.engine.fake.profiles import parse_profile
-from tandem.worker.pool_size import GPU_MEMORY_SHARE, MemoryBudget, default_share
+from tandem.worker.pool_size import GPU_MEMORY_SHARE, MemoryBudget, default_share, no_room
 
 BLOCK_SIZE = 16
 # What a mending flag may propose: the machine has other users.
@@ -133,6 +133,8 @@ def _mock_pool(device: MockDevice, model: Model, settings: FleetSettings) -> Fin
     num_blocks = _number(settings, "num-blocks") or parse_profile(device.profile).num_blocks(
         block_size, share
     )
+    if num_blocks < 1:
+        return problem("memory", no_room(share, str(device)).message, "--memory-share 0.9")
     pool = _describe_pool(num_blocks, block_size)
     return _judge_length(f"{device}: {pool}", num_blocks * block_size, model, settings)
 

@@ -13,7 +13,7 @@ from tandem.artifacts.gguf_file import GgufFile
 from tandem.artifacts.gguf_tensors import expected_shapes
 from tandem.artifacts.pull import DEFAULT_NAME, PULL_BYTES, WHEEL_BYTES
 from tandem.artifacts.resolve import DEFAULT, find
-from tandem.cli.doctor.machine import Folder, Model, NoModel
+from tandem.cli.doctor.machine import Folder, HubModel, Model, NoModel
 from tandem.core.errors import ConfigError
 
 BFLOAT16_BYTES = 2
@@ -30,13 +30,16 @@ DEFAULT_MODEL = Model(
 )
 
 
-def probe_model(name: str) -> Model | NoModel:
+def probe_model(name: str) -> Model | HubModel | NoModel:
     """The model, here or not, without fetching it."""
     try:
         folder = find(name)
         if folder:
             return _model(folder.name, folder.config, folder.weight_bytes)
-        return DEFAULT_MODEL if name == DEFAULT else _importable(Path(name).expanduser())
+        if name == DEFAULT:
+            return DEFAULT_MODEL
+        gguf = Path(name).expanduser()
+        return _importable(gguf) if gguf.is_file() else HubModel(name)
     except ConfigError as error:
         return NoModel(error.message)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from tandem.cli.amounts import format_bytes
 from tandem.cli.doctor.findings import Finding, problem, warning
-from tandem.cli.doctor.machine import Docker, Folder, Machine, Model, NoModel, Port
+from tandem.cli.doctor.machine import Docker, Folder, HubModel, Machine, Model, NoModel, Port
 from tandem.core.device import Device, MockDevice
 
 OTHER_CACHE = "TANDEM_CACHE=/some/folder tandem up"
@@ -21,19 +21,28 @@ MORE_FILES = "ulimit -n 65536"
 
 def judge_model(machine: Machine, name: str, device: Device) -> Finding:
     """`name` as the user wrote it; `device` is a worker's."""
-    model = machine.model
-    if isinstance(model, NoModel):
-        return problem("model", model.reason)
-    if not model.checkpoint_bytes and not isinstance(device, MockDevice):
-        return problem("model", f"{name} has no weights", "--device mock:h100, or a real --model")
-    if model.is_here:
-        size = format_bytes(model.checkpoint_bytes) if model.checkpoint_bytes else "no weights"
-        return Finding("model", f"{model.name}, here ({size})")
+    match machine.model:
+        case NoModel(reason):
+            return problem("model", reason)
+        case HubModel(hub_name):
+            text = f"{hub_name}, to be downloaded from the hub at the first start"
+            return Finding("model", f"{text}, or now: tandem pull {hub_name}")
+        case Model(checkpoint_bytes=0) if not isinstance(device, MockDevice):
+            mend = "--device mock:h100, or a real --model"
+            return problem("model", f"{name} has no weights", mend)
+        case Model() as model if model.is_here:
+            size = format_bytes(model.checkpoint_bytes) if model.checkpoint_bytes else "no weights"
+            return Finding("model", f"{model.name}, here ({size})")
+        case Model() as model:
+            return _judge_fetch(model, has_pip=machine.python.has_pip)
+
+
+def _judge_fetch(model: Model, *, has_pip: bool) -> Finding:
     if not model.download_bytes:
         return Finding("model", f"{model.name}, to be imported at the first start")
     text = f"{model.name}, to be downloaded with pip at the first start"
     text += f" ({format_bytes(model.download_bytes)})"
-    if not machine.python.has_pip:
+    if not has_pip:
         return problem("model", f"{text}; but this Python has no pip", INSTALL_PIP)
     return Finding("model", f"{text}, or now: tandem pull")
 
@@ -41,12 +50,13 @@ def judge_model(machine: Machine, name: str, device: Device) -> Finding:
 def judge_cache(machine: Machine) -> Finding:
     """Whether a model that is not here has a place to go."""
     cache, model = machine.cache, machine.model
-    needed = model.import_bytes if isinstance(model, Model) else 0
+    needed = isinstance(model, HubModel) or (isinstance(model, Model) and not model.is_here)
+    num_bytes = model.import_bytes if isinstance(model, Model) else 0
     found = f"{cache.path}, {format_bytes(cache.free_bytes)} free"
     if needed and not cache.is_writable:
         return problem("cache", f"{cache.exists_at} cannot be written", OTHER_CACHE)
-    if needed > cache.free_bytes:
-        text = f"{found}; the model takes {format_bytes(needed)} to come in"
+    if num_bytes > cache.free_bytes:
+        text = f"{found}; the model takes {format_bytes(num_bytes)} to come in"
         return problem("cache", text, OTHER_CACHE)
     return Finding("cache", found if cache.is_writable else f"{cache.path}, read-only")
 

@@ -15,6 +15,7 @@ from tandem.cli.doctor.machine import (
     Driver,
     Folder,
     Gpu,
+    HubModel,
     Machine,
     Memory,
     Model,
@@ -264,6 +265,8 @@ def test_a_mock_device_has_the_memory_of_its_profile() -> None:
     diagnosis = look(settings(device="mock:h100", model="mock"), model=model, torch=NoTorch())
     assert diagnosis.would_start
     assert about(diagnosis, "memory").text.startswith("mock:h100: 26,674 KV blocks")
+    small = settings(device="mock:l4", model="mock", memory_share=0.5)
+    assert about(look(small, model=model), "memory").level is Level.PROBLEM
 
 
 def test_a_model_without_weights_needs_a_mock_device() -> None:
@@ -276,6 +279,16 @@ def test_a_model_that_must_be_downloaded() -> None:
     assert diagnosis.would_start
     assert "93.3 MB" in about(diagnosis, "model").text
     assert "KV blocks" in about(diagnosis, "memory").text
+
+
+def test_a_model_on_the_hub_is_judged_by_what_is_known() -> None:
+    flags = settings(model="org/name")
+    diagnosis = look(flags, model=HubModel("org/name"))
+    assert diagnosis.would_start
+    assert "tandem pull org/name" in about(diagnosis, "model").text
+    assert not any(each.subject == "memory" for each in diagnosis.findings)
+    read_only = replace(CACHE, is_writable=False)
+    assert not look(flags, model=HubModel("org/name"), cache=read_only).would_start
 
 
 def test_no_pip_to_download_with() -> None:
