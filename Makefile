@@ -44,7 +44,7 @@ test-compose: .venv/installed-dev ## the tests in containers; need an engine, or
 	@$(BIN)/python -m pytest tests/compose -rs -s $(ARGS)
 
 .PHONY: test-clients
-test-clients: .venv/installed-clients ## OpenAI's client, LangChain and load tools against a server
+test-clients: .venv/installed-clients $(LOAD_TOOLS)/installed ## OpenAI's client, LangChain and load tools against a server
 	$(SAY) "pytest, clients"
 	@PATH="$(CURDIR)/$(LOAD_TOOLS)/bin:$$PATH" $(BIN)/python -m pytest -m clients tests/clients $(ARGS)
 
@@ -108,11 +108,15 @@ clean: ## remove what can be made anew, but for .venv
 	@$(PIP_INSTALL) -e '.[torch,dev]'
 	@touch $@ .venv/installed
 
+.venv/installed-clients: .venv/installed-dev
+	$(SAY) "installing clients into .venv (once)"
+	@$(PIP_INSTALL) -e '.[torch,dev,clients]'
+	@touch $@
+
 # The load tools' pins are not ours, so they have an environment of their own; what it lacks it sees
 # in .venv, so that torch is not installed twice.
-.venv/installed-clients: .venv/installed-dev tests/clients/load-tools.txt
-	$(SAY) "installing clients into .venv, and load tools into $(LOAD_TOOLS) (once; some minutes)"
-	@$(PIP_INSTALL) -e '.[torch,dev,clients]'
+$(LOAD_TOOLS)/installed: tests/clients/load-tools.txt | .venv/installed-dev
+	$(SAY) "installing load tools into $(LOAD_TOOLS) (once; some minutes)"
 	@$(BIN)/python -m venv --clear $(LOAD_TOOLS)
 	@packages='import sysconfig; print(sysconfig.get_path("purelib"))'; \
 		$(BIN)/python -c "$$packages" > "$$($(LOAD_TOOLS)/bin/python -c "$$packages")/outer.pth"

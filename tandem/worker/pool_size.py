@@ -38,14 +38,6 @@ class MemoryBudget:
         return pool_bytes // layout.block_bytes
 
 
-def no_room(share: float, device: str) -> ConfigError:
-    """What is said where not even one block fits."""
-    return ConfigError(
-        f"{share:.3g} of the memory of {device} does not hold the weights and one KV block",
-        param="memory_share",
-    )
-
-
 def default_share(device: CpuDevice | CudaDevice) -> float:
     """A CPU's memory has other users, a GPU's has none."""
     return CPU_MEMORY_SHARE if isinstance(device, CpuDevice) else GPU_MEMORY_SHARE

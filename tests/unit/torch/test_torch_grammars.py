@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 
 import jsonschema
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from json_schemas import Schema, json_schemas
 
-from tandem.artifacts.grammars import GrammarCompiler
+from tandem.artifacts.grammars import GrammarCompiler, TokenMask
 from tandem.artifacts.resolve import resolve
 from tandem.core.errors import TandemError
 from tandem.core.grammar import Grammar, GrammarKind
@@ -34,8 +35,8 @@ class Generator:
         self._tokenizer = folder.tokenizer()
         self._eos_token_ids = folder.config.eos_token_ids
         self._vocab_size = folder.config.vocab_size + NUM_SPARE
-        compiler = GrammarCompiler(self._tokenizer, self._vocab_size, self._eos_token_ids)
-        self._states = GrammarStates(lambda: compiler)
+        self._compiler = GrammarCompiler(self._tokenizer, self._vocab_size, self._eos_token_ids)
+        self._states = self._new_states()
         self._num_answers = 0
 
     def generate(self, schema: Schema, seed: int) -> str:
@@ -46,14 +47,25 @@ class Generator:
         tokens: list[int] = []
         self._num_answers += 1
         while len(tokens) < MAX_TOKENS:
-            (mask,) = self._states.masks([Place(self._num_answers, grammar, tokens)])
-            assert not isinstance(mask, TandemError), mask
+            mask = self._mask(Place(self._num_answers, grammar, tokens))
             logits = 3 * torch.randn(1, self._vocab_size, generator=noise)
             row = SampleRow(SampleSpec(params, token_ids=tokens), len(tokens), Allowed(mask))
             tokens.append(int(sample(logits, [row])))
             if tokens[-1] in self._eos_token_ids:
                 return self._tokenizer.decode(tokens[:-1])
         raise AssertionError(f"not at its end after {MAX_TOKENS} tokens")
+
+    def _new_states(self) -> GrammarStates:
+        return GrammarStates(lambda: self._compiler)
+
+    def _mask(self, place: Place) -> TokenMask:
+        """What may follow: the same for one who has seen the tokens come and one who has not."""
+        (mask,) = self._states.masks([place])
+        assert not isinstance(mask, TandemError), mask
+        if len(place.token_ids) % 5 == 2:
+            (again,) = self._new_states().masks([place])
+            assert np.array_equal(mask, again)
+        return mask
 
 
 def check(text: str, schema: Schema) -> None:

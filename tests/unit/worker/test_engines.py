@@ -10,6 +10,6 @@ from tandem.worker.settings import WorkerSettings
 
 def test_a_share_of_a_mock_gpu_too_small_for_the_weights_is_refused() -> None:
     settings = WorkerSettings(port=1, device="mock:l4", memory_share=0.5)
-    with pytest.raises(ConfigError, match=r"0\.5 of the memory of mock:l4") as caught:
+    with pytest.raises(ConfigError, match="50% of the memory of mock:l4") as caught:
         build_engine(settings, resolve("mock"))
     assert caught.value.param == "memory_share"
