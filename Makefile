@@ -77,6 +77,8 @@ protos: .venv/installed-dev ## tandem/v1 from protos/
 bench: .venv/installed-dev ## the benchmarks
 	@$(BIN)/python benchmarks/pipeline.py $(ARGS)
 	@$(BIN)/python benchmarks/kv_transfer.py
+	@$(BIN)/python benchmarks/loop.py
+	@$(BIN)/python benchmarks/colocated.py
 
 # An index may carry torch as another build, whose version then has a local part: 2.13.0+cpu.
 .PHONY: lock
