@@ -110,7 +110,7 @@ class Side:
         assert transfer is not None
         for layer in range(LAYOUT.num_layers):
             transfer.layer_done(layer, 0, LAYOUT.block_size)
-        transfer.finish(0, 0)
+        transfer.finish(0, None, 0)
 
     async def busy(self) -> None:
         """Wait until as many regions are held as may be under way to one destination."""
