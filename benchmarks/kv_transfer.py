@@ -152,7 +152,7 @@ class SenderProcess:
         assert transfer is not None
         for layer in range(self._case.layout.num_layers):
             transfer.layer_done(layer, 0, self._case.num_tokens)
-        transfer.finish(0, 0)
+        transfer.finish(0, None, 0)
         outcome = await asyncio.wait_for(outcomes.get(), TIMEOUT_S)
         seconds = perf_counter() - start
         assert outcome == self._case.num_bytes, outcome

@@ -18,7 +18,8 @@ PATTERNS = (
     "^a+b?$",
     r"^\w{2}$",
 )
-FORMATS = ("date", "uuid", "ipv4", "email")
+# Of bounded length, as everything here: random logits do not come to an end of an e-mail address.
+FORMATS = ("date", "uuid", "ipv4")
 # What a real vocabulary can spell: many have no tokens for the bytes of unassigned characters.
 TEXT = st.text(st.characters(codec="latin-1") | st.sampled_from("€😀"), max_size=4)
 VALUES = st.recursive(
