@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 
 MAX_REASON_CHARS = 200
+TOO_COMPLEX = "is too complex"
 
 # In the first line of what the library says: what the client is told, with the first group for {}.
 _REASONS = [
@@ -24,7 +25,7 @@ _REASONS = [
     (r"circular reference in token (\"[^\"]*\")", "defines a token by itself: {}"),
     (r"too deeply nested|recursion limit", "is nested too deeply"),
     (r"NoExtensionBias", "matches no text at all"),
-    (r"too (?:large|big|many|complex)\b(?! to)|fuel exh|max is|Unable to det", "is too complex"),
+    (r"too (?:large|big|many|complex)\b(?! to)|fuel exh|max is|Unable to det", TOO_COMPLEX),
     (r"failed to compile JSON schema: (.*)", "is not supported: {}"),
     (r"(\d+\(\d+\): .*)", "has an error at {}"),
 ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from functools import partial
 from typing import NoReturn
 
 from llguidance import LLParserLimits, regex_to_lark
@@ -27,18 +28,25 @@ JSON_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separat
 # tokenises text that must come, all of it at every token.)
 OPTIONS = '%llguidance {"no_forcing": true}'
 
-# An honest schema takes a small part of these. They bound a step's work to some milliseconds, and
-# what a grammar's states hold, those of all its sequences together, to some tens of megabytes.
-LIMITS = LLParserLimits(
-    max_items_in_row=2_000,
+# An honest grammar takes a small part of these. They bound a token's work to some milliseconds, and
+# what a grammar's states hold, those of all its sequences together, to about 40 MB.
+_LIMITS = partial(
+    LLParserLimits,
     initial_lexer_fuel=500_000,
     step_lexer_fuel=50_000,
     step_max_items=20_000,
-    max_lexer_states=20_000,
+    max_lexer_states=50_000,
     max_grammar_size=100_000,
     precompute_large_lexemes=False,
     verbose_errors=False,
 )
+# A schema's keys that may come next are items, four each for optional ones. In an ambiguous Lark
+# grammar a token costs the square of the items: at 2000 a second, at 500 some milliseconds.
+LIMITS = {
+    GrammarKind.JSON_SCHEMA: _LIMITS(max_items_in_row=2_000),
+    GrammarKind.REGEX: _LIMITS(max_items_in_row=500),
+    GrammarKind.LARK: _LIMITS(max_items_in_row=500),
+}
 
 _JSON_BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]')
 # An escape, or a class, in which brackets mean themselves.

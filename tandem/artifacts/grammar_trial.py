@@ -19,10 +19,10 @@ from collections.abc import Sequence
 
 from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 
-from tandem.artifacts.grammar_errors import explain
+from tandem.artifacts.grammar_errors import TOO_COMPLEX, explain
 from tandem.artifacts.grammar_text import LIMITS, invalid
 from tandem.core.errors import ResourceExhausted
-from tandem.core.grammar import Grammar
+from tandem.core.grammar import Grammar, GrammarKind
 
 MAX_CPU_S = 0.5
 MAX_MEMORY_BYTES = 2**30
@@ -33,7 +33,6 @@ MAX_AT_ONCE = 4
 MAX_WAIT_S = 10.0
 MAX_VERDICTS = 256
 
-TOO_COMPLEX = "is too complex"
 NUM_BYTES = 256
 
 
@@ -53,7 +52,7 @@ class GrammarTrials:
         with self._lock:
             verdict = self._verdicts.get(grammar)
         if verdict is None:
-            verdict = self._try(text)
+            verdict = self._try(grammar.kind, text)
             self._remember(grammar, verdict)
         if verdict:
             raise invalid(grammar, verdict)
@@ -64,13 +63,13 @@ class GrammarTrials:
             while len(self._verdicts) > MAX_VERDICTS:
                 self._verdicts.popitem(last=False)
 
-    def _try(self, text: str) -> str:
+    def _try(self, kind: GrammarKind, text: str) -> str:
         if not self._places.acquire(timeout=MAX_WAIT_S):
             raise ResourceExhausted("too many grammars are being checked", retry_after_s=1.0)
         try:
             child = subprocess.run(
                 [sys.executable, "-m", __name__],
-                input=json.dumps([text, self._special_tokens, self._vocab_size]).encode(),
+                input=json.dumps([kind, text, self._special_tokens, self._vocab_size]).encode(),
                 capture_output=True,
                 timeout=MAX_WAIT_S,
                 check=False,
@@ -82,9 +81,9 @@ class GrammarTrials:
             ) from error
         finally:
             self._places.release()
-        if child.returncode:
+        if child.returncode or not child.stdout:
             return TOO_COMPLEX
-        message = child.stdout.decode()
+        message = json.loads(child.stdout)
         return explain(message) if message else ""
 
 
@@ -105,26 +104,26 @@ class _ByteTokenizer:
 
 
 def main() -> None:
-    """The child: reads a grammar, its model's special tokens and vocabulary size from standard
-    input, and writes what llguidance has against it to standard output."""
+    """The child: reads a grammar's kind and text, its model's special tokens and vocabulary size
+    from standard input, and writes what llguidance has against it to standard output."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY_BYTES, MAX_MEMORY_BYTES))
-    text, special_tokens, vocab_size = json.load(sys.stdin)
+    kind, text, special_tokens, vocab_size = json.load(sys.stdin)
     tokenizer = TokenizerWrapper(_ByteTokenizer(special_tokens))
     vocabulary = LLTokenizer(tokenizer, n_vocab=max(vocab_size, len(tokenizer.tokens)))
     threading.stack_size(STACK_BYTES)
-    thread = threading.Thread(target=_compile, args=(vocabulary, text))
+    thread = threading.Thread(target=_compile, args=(vocabulary, text, GrammarKind(kind)))
     # From here on, by the time that it computes, not by the clock. The signal ends the process.
     signal.setitimer(signal.ITIMER_PROF, MAX_CPU_S)
     thread.start()
     thread.join()
 
 
-def _compile(vocabulary: LLTokenizer, text: str) -> None:
-    matcher = LLMatcher(vocabulary, text, log_level=0, limits=LIMITS)
+def _compile(vocabulary: LLTokenizer, text: str, kind: GrammarKind) -> None:
+    matcher = LLMatcher(vocabulary, text, log_level=0, limits=LIMITS[kind])
     if not matcher.is_error():
         matcher.compute_bitmask()
-    sys.stdout.write(matcher.get_error())
+    json.dump(matcher.get_error(), sys.stdout)
 
 
 if __name__ == "__main__":

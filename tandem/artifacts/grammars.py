@@ -17,14 +17,14 @@ from llguidance import LLExecutor, LLMatcher, LLTokenizer
 from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask_par
 from numpy.typing import NDArray
 
-from tandem.artifacts.grammar_errors import explain
+from tandem.artifacts.grammar_errors import TOO_COMPLEX, explain
 from tandem.artifacts.grammar_text import LIMITS, invalid, lark_text
 from tandem.artifacts.grammar_trial import GrammarTrials
 from tandem.artifacts.tokenizer import Tokenizer
 from tandem.core.errors import InvalidRequest
 from tandem.core.grammar import Grammar
 
-MAX_COMPILED = 32
+MAX_COMPILED = 16
 """Compiled grammars that are kept, each at its start."""
 
 TokenMask = NDArray[np.bool_]
@@ -57,9 +57,8 @@ class GrammarMatcher:
         return self._unpack(np.frombuffer(self._state.compute_bitmask(), np.int32))
 
     def _failure(self, what: str) -> InvalidRequest:
-        reason = self._state.stop_reason()
-        if reason in ("ParserTooComplex", "LexerTooComplex"):
-            what = "is too complex for the text that was generated"
+        if self._state.is_error() and explain(self._state.get_error()) == TOO_COMPLEX:
+            what = f"{TOO_COMPLEX} for the text that was generated"
         return invalid(self.grammar, what)
 
     def _unpack(self, bits: NDArray[np.int32]) -> TokenMask:
@@ -128,7 +127,7 @@ class GrammarCompiler:
 
     def _compile(self, grammar: Grammar) -> LLMatcher:
         vocabulary = self._vocabulary(grammar)
-        start = LLMatcher(vocabulary, lark_text(grammar), log_level=0, limits=LIMITS)
+        start = LLMatcher(vocabulary, lark_text(grammar), log_level=0, limits=LIMITS[grammar.kind])
         if start.is_error():
             raise invalid(grammar, explain(start.get_error()))
         return start

@@ -233,6 +233,14 @@ def test_what_waits_too_long_for_its_trial_is_told_to_come_again(
     assert errors == [ResourceExhausted] * 4
 
 
+def test_a_child_that_says_nothing_has_not_passed(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler = GrammarCompiler(MOCK.tokenizer(), 260, frozenset({EOS}))
+    silent = grammar_trial.subprocess.CompletedProcess([], 0, stdout=b"")
+    monkeypatch.setattr(grammar_trial.subprocess, "run", lambda *_, **__: silent)
+    with pytest.raises(InvalidRequest, match="too complex"):
+        compiler.check(regex("a"))
+
+
 @pytest.mark.parametrize("message", ["", "thread panicked at src/lib.rs:12", "\n\n", "x" * 9000])
 def test_what_is_not_for_clients_is_not_shown(message: str) -> None:
     assert explain(message) == "is not valid, or not supported"

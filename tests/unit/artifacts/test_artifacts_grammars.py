@@ -69,3 +69,19 @@ def test_a_token_that_is_not_allowed_is_refused() -> None:
     matcher = COMPILER.matcher(Grammar(GrammarKind.REGEX, "ab"))
     with pytest.raises(InvalidRequest, match="does not allow what was generated"):
         matcher.advance(list(b"ac"))
+
+
+def test_a_grammar_may_grow_too_complex_on_the_way() -> None:
+    ambiguous = Grammar(GrammarKind.LARK, 'start: start start | "a"')
+    COMPILER.check(ambiguous)
+    matcher = COMPILER.matcher(ambiguous)
+    with pytest.raises(InvalidRequest, match="too complex for the text that was generated"):
+        for _ in range(1000):
+            assert ord("a") in allowed(matcher)
+            matcher.advance([ord("a")])
+
+
+def test_a_model_without_an_end_has_no_grammars() -> None:
+    compiler = GrammarCompiler(MOCK.tokenizer(), MOCK.config.vocab_size, frozenset())
+    with pytest.raises(InvalidRequest, match="no end-of-sequence token"):
+        compiler.matcher(Grammar(GrammarKind.REGEX, "a"))
