@@ -15,22 +15,21 @@ import argparse
 import asyncio
 import json
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 
 import grpc
-import httpx
 import psutil
 from rich.console import Console
 from rich.table import Table
-from stack import free_port
+from up import Up
 
 from tandem.core.plan import SampleSpec, SequenceSlice, StepPlan
 from tandem.core.sampling_params import SamplingParams
@@ -42,7 +41,7 @@ from tandem.v1 import inference_pb2, inference_pb2_grpc, worker_pb2
 PROFILE = "h100"
 MAX_TOKENS = 3000
 PROMPT = "The quick brown fox jumps over the lazy dog. "
-READY_S = 60.0
+NUM_BLOCKS = 30_000
 WARM_UP_S = 1.0
 ROLES = {"gateway": "gateway", "prefill_service": "prefill", "decode_service": "decode"}
 
@@ -95,39 +94,23 @@ class Streams:
 
 
 @contextmanager
-def running(topology: str) -> Iterator[tuple[int, int, dict[str, psutil.Process]]]:
-    """HTTP port, gRPC port, and the processes of a `tandem up`."""
-    http_port, grpc_port = free_port(), free_port()
-    command = [
-        *(sys.executable, "-P", "-m", "tandem.cli", "up", "--topology", topology),
-        *("--device", f"mock:{PROFILE}", "--model", "mock", "--http-port", str(http_port)),
-        *("--grpc-port", str(grpc_port), "--port-base", str(free_port())),
-        *("--mock-verify", "incremental"),
-    ]
-    up = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        with httpx.Client() as client:
-            deadline = time.monotonic() + READY_S
-            while not _is_ready(client, http_port):
-                assert time.monotonic() < deadline and up.poll() is None, "tandem up is not ready"
-                time.sleep(0.1)
-        yield http_port, grpc_port, dict(_processes(up.pid))
-    finally:
-        up.terminate()
-        up.wait()
+def running(topology: str) -> Iterator[Up]:
+    """A `tandem up` that is ready."""
+    with TemporaryDirectory() as folder:
+        up = Up(
+            Path(folder),
+            *("--topology", topology, "--device", f"mock:{PROFILE}"),
+            *("--num-blocks", str(NUM_BLOCKS), "--mock-verify", "incremental"),
+        )
+        try:
+            up.wait_until_ready()
+            yield up
+        finally:
+            up.close()
 
 
-def _is_ready(client: httpx.Client, port: int) -> bool:
-    try:
-        return client.get(f"http://127.0.0.1:{port}/ready").is_success
-    except httpx.TransportError:
-        return False
-
-
-def _processes(parent: int) -> Iterator[tuple[str, psutil.Process]]:
-    for child in psutil.Process(parent).children():
-        module = next(each for each in child.cmdline() if each in ROLES)
-        yield ROLES[module], child
+def role_of(process: psutil.Process) -> str:
+    return next(ROLES[each] for each in process.cmdline() if each in ROLES)
 
 
 def last_step(stub: inference_pb2_grpc.InferenceServiceStub) -> int:
@@ -142,9 +125,10 @@ def last_step(stub: inference_pb2_grpc.InferenceServiceStub) -> int:
 
 
 async def measure(batch: int, seconds: float, topology: str) -> tuple[Sample, Sample]:
-    with running(topology) as (http_port, grpc_port, processes):
-        streams = Streams(http_port, batch)
-        with grpc.insecure_channel(f"127.0.0.1:{grpc_port}") as channel:
+    with running(topology) as up:
+        streams = Streams(up.http_port, batch)
+        processes = {role_of(each): each for each in up.children}
+        with grpc.insecure_channel(f"127.0.0.1:{up.grpc_port}") as channel:
             stub = inference_pb2_grpc.InferenceServiceStub(channel)
 
             def sample() -> Sample:

@@ -6,7 +6,6 @@ import asyncio
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from time import monotonic_ns
@@ -22,12 +21,12 @@ from tandem.core.kv import KVLayout, Plane
 from tandem.core.logprobs import TokenLogprobs
 from tandem.core.reports import Span, SpanKind
 from tandem.engine.protocols import KVPool
+from tandem.transfer.call_status import CallStatus, PushKvCall
 from tandem.transfer.codec import FrameHeader, encode_frame
 from tandem.v1 import kv_pb2
 from tandem.wire.channels import open_channel
 from tandem.wire.descriptions import layout_to_wire
 from tandem.wire.sampling import logprobs_to_wire
-from tandem.wire.status import call_error, to_tandem_error
 
 log = structlog.get_logger(__name__)
 
@@ -38,11 +37,6 @@ MAX_FRAME_BYTES = 2 * 2**20
 # Of all transfers to one destination. Each holds two frames, and gRPC a copy of the one it sends:
 # 24 MiB at the most, however many transfers a slow destination keeps waiting.
 MAX_REGIONS_UNDER_WAY = 4
-INTERNAL_OF_GRPC = "Internal error from Core"
-STATUS_WAIT_S = 1.0
-
-# One response is all that comes, but only calls of this kind listen for a status while they write.
-PushKvCall = grpc.aio.StreamStreamCall[bytes, kv_pb2.PushKvResponse]
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +133,7 @@ class OutgoingTransfer:
     async def run(self) -> int:
         """Send until all is acknowledged; the bytes sent. Raises the `TandemError` of its end."""
         call = self._sender.push_kv(self.destination.address)()
-        status = _Status(call)
+        status = CallStatus(call)
         try:
             return await self._send(call, status)
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
@@ -148,7 +142,7 @@ class OutgoingTransfer:
         finally:
             call.cancel()
 
-    async def _send(self, call: PushKvCall, status: _Status) -> int:
+    async def _send(self, call: PushKvCall, status: CallStatus) -> int:
         await call.write(self._opening())
         while isinstance(due := await self._due.get(), Region):
             async with self._sender.window(self.destination.address):
@@ -369,34 +363,3 @@ class KvSender:
     def _forget(self, sequence_id: int) -> None:
         self._transfers.pop(sequence_id, None)
         self._tasks.pop(sequence_id, None)
-
-
-class _Status:
-    """Why a call ended, as the receiver said it.
-
-    A write that fails because the receiver has ended the call gives it an INTERNAL status of gRPC's
-    own, a moment before or after the receiver's. So every status is looked at as it is given.
-    """
-
-    def __init__(self, call: PushKvCall) -> None:
-        self._call = call
-        self._said: asyncio.Future[grpc.aio.AioRpcError] = asyncio.Future()
-        call.add_done_callback(lambda _: self._note())
-
-    async def error(self) -> TandemError:
-        """What it amounts to."""
-        with suppress(TimeoutError):
-            await asyncio.wait_for(asyncio.shield(self._said), STATUS_WAIT_S)
-        said = self._said.result() if self._said.done() else await call_error(self._call)
-        return to_tandem_error(said)
-
-    def _note(self) -> None:
-        # Nothing of it has to wait once there is a status: one step takes it to its end.
-        reading = call_error(self._call)
-        try:
-            reading.send(None)
-        except StopIteration as end:
-            if not self._said.done() and end.value.details() != INTERNAL_OF_GRPC:
-                self._said.set_result(end.value)
-        finally:
-            reading.close()

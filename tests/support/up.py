@@ -43,11 +43,11 @@ class Up:
 
     def __init__(self, folder: Path, *arguments: str) -> None:
         self.folder = folder
-        self.http_port, grpc_port, port_base = free_ports(3)
+        self.http_port, self.grpc_port, port_base = free_ports(3)
         self.output = folder / "output"
         command = [sys.executable, "-m", "tandem.cli", "up", "--device", "mock:zero"]
         command += ["--model", "mock", "--num-blocks", "64", "--log-dir", str(folder / "logs")]
-        command += ["--http-port", str(self.http_port), "--grpc-port", str(grpc_port)]
+        command += ["--http-port", str(self.http_port), "--grpc-port", str(self.grpc_port)]
         command += ["--port-base", str(port_base), *arguments]
         with self.output.open("wb") as output:
             self.process = subprocess.Popen(command, stdout=output, stderr=output)

@@ -19,6 +19,7 @@ from tandem.core.kv import KVLayout, Plane
 from tandem.core.reports import Span
 from tandem.engine.fake.link import VirtualLink
 from tandem.engine.fake.pool import FakeKVPool
+from tandem.transfer.call_status import CallStatus
 from tandem.transfer.codec import FrameHeader, encode_frame
 from tandem.transfer.receiver import KvReceiver
 from tandem.transfer.reservation import Reservation
@@ -27,7 +28,6 @@ from tandem.transfer.sender import (
     MIN_FRAME_BYTES,
     PUSH_KV,
     KvSender,
-    _Status,
 )
 from tandem.transfer.servicer import add_kv_transfer_service
 from tandem.v1 import kv_pb2
@@ -168,7 +168,7 @@ class ReceiverSide:
             call = channel.stream_stream(
                 PUSH_KV, response_deserializer=kv_pb2.PushKvResponse.FromString
             )()
-            status = _Status(call)
+            status = CallStatus(call)
             with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
                 for message in messages:
                     await call.write(message)

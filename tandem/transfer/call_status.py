@@ -1,0 +1,49 @@
+"""Why a KV transfer's call ended."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+
+import grpc
+
+from tandem.core.errors import TandemError
+from tandem.v1 import kv_pb2
+from tandem.wire.status import call_error, to_tandem_error
+
+INTERNAL_OF_GRPC = "Internal error from Core"
+STATUS_WAIT_S = 1.0
+
+# One response is all that comes, but only calls of this kind listen for a status while they write.
+PushKvCall = grpc.aio.StreamStreamCall[bytes, kv_pb2.PushKvResponse]
+
+
+class CallStatus:
+    """Why a call ended, as the receiver said it.
+
+    A write that fails because the receiver has ended the call gives it an INTERNAL status of gRPC's
+    own, a moment before or after the receiver's. So every status is looked at as it is given.
+    """
+
+    def __init__(self, call: PushKvCall) -> None:
+        self._call = call
+        self._said: asyncio.Future[grpc.aio.AioRpcError] = asyncio.Future()
+        call.add_done_callback(lambda _: self._note())
+
+    async def error(self) -> TandemError:
+        """What it amounts to."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.shield(self._said), STATUS_WAIT_S)
+        said = self._said.result() if self._said.done() else await call_error(self._call)
+        return to_tandem_error(said)
+
+    def _note(self) -> None:
+        # Nothing of it has to wait once there is a status: one step takes it to its end.
+        reading = call_error(self._call)
+        try:
+            reading.send(None)
+        except StopIteration as end:
+            if not self._said.done() and end.value.details() != INTERNAL_OF_GRPC:
+                self._said.set_result(end.value)
+        finally:
+            reading.close()
