@@ -20,10 +20,9 @@ from time import monotonic
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 
-import structlog
 from rich.console import Console
 from rich.table import Table
-from stack import Stack, expected_mock_tokens, running_stack
+from stack import Stack, expected_mock_tokens, running_stack, silence_logs
 
 from gateway.tokens import Token
 
@@ -104,7 +103,7 @@ def quantile(values: Sequence[float], share: float) -> float:
 
 
 async def main(args: argparse.Namespace) -> None:
-    structlog.configure(processors=[], logger_factory=structlog.ReturnLoggerFactory())
+    silence_logs()
     table = Table(title=f"8 short streams; {LONG_PROMPT} tokens every {args.interval} s")
     for heading in (
         "serving", "engines", "short tok/s", "short ITL p50", "p99", "max", "short TTFT p99",

@@ -20,7 +20,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 
-from stack import Stack, collect, running_stack
+from stack import Stack, collect, running_stack, silence_logs
 
 from tandem.core.pipeline import hidden_share
 from tandem.core.reports import SpanKind
@@ -37,6 +37,7 @@ async def prefill_ns(stack: Stack, prompt: tuple[int, ...], max_tokens: int, nam
 
 
 async def main(num_tokens: int, num_pairs: int, dtype: str) -> None:
+    silence_logs()
     rng = random.Random(0)
     cores = sorted(os.sched_getaffinity(0))
     devices = [f"cpu:{cores[0]}", f"cpu:{cores[-1]}"]

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from itertools import cycle
 from typing import Any
 
+import structlog
+
 from gateway.batching import Limits
 from gateway.colocated_policies import colocated_policy
 from gateway.dispatcher import Dispatcher, GenerationStream
@@ -179,6 +181,11 @@ async def running_stack(
         await dispatcher.stop()
         for worker in workers:
             await worker.stop()
+
+
+def silence_logs() -> None:
+    """Let this process log nothing: for benchmarks, whose output is a table."""
+    structlog.configure(processors=[], logger_factory=structlog.ReturnLoggerFactory())
 
 
 async def collect(stream: GenerationStream) -> tuple[list[int], Ended]:
