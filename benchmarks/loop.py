@@ -2,11 +2,15 @@
 
 Starts `tandem up` on mock GPUs and lets a batch of streams run over HTTP. Of a while in their midst
 it takes the processor time of the gateway and the workers: commands, the merge, reports,
-detokenising, server-sent events, heartbeats, timelines. The engines are fake and take their time in
-sleep; what processor time the decode worker's needs all the same is measured alone, in this
-process, and shown apart. The client, which runs here, is not counted.
+detokenising, server-sent events, heartbeats, timelines. The engines are fake; what processor time
+the decode worker's needs all the same is measured alone, in this process, and shown apart. The
+client, which runs here, is not counted.
 
-    .venv/bin/python benchmarks/loop.py [--batches 1 16 128] [--seconds 6] [--topology 1p1d]
+It runs twice: on a GPU without cost (`zero`), where the loop never rests, and at the pace of an
+`h100`, whose steps last milliseconds. There each step finds cold caches and sleeping threads, and
+costs more.
+
+    .venv/bin/python benchmarks/loop.py [--batches 1 16 128] [--profiles zero h100] [--seconds 6]
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,18 +42,20 @@ from tandem.engine.fake.engine import FakeEngine
 from tandem.engine.fake.profiles import parse_profile
 from tandem.v1 import inference_pb2, inference_pb2_grpc, worker_pb2
 
-PROFILE = "h100"
-MAX_TOKENS = 3000
+# A stream must outlast the measurement at any pace.
+MAX_TOKENS = 60_000
+MAX_TOKENS_OF_BATCH = 1_500_000
 PROMPT = "The quick brown fox jumps over the lazy dog. "
-NUM_BLOCKS = 30_000
+NUM_BLOCKS = 100_000
 WARM_UP_S = 1.0
 ROLES = {"gateway": "gateway", "prefill_service": "prefill", "decode_service": "decode"}
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Processor seconds so far by process, decode steps so far, events that came so far."""
+    """When; processor seconds so far by process, decode steps so far, events that came so far."""
 
+    at_s: float
     cpu_s: dict[str, float]
     step: int
     num_events: int
@@ -60,6 +66,7 @@ class Streams:
 
     def __init__(self, port: int, num_streams: int) -> None:
         self._port = port
+        self._max_tokens = max_tokens(num_streams)
         self.num_events = 0
         self.all_started = asyncio.Event()
         self._num_waiting = num_streams
@@ -70,7 +77,7 @@ class Streams:
             {
                 "model": "default",
                 "prompt": f"{number}: {PROMPT}",
-                "max_tokens": MAX_TOKENS,
+                "max_tokens": self._max_tokens,
                 "ignore_eos": True,
                 "stream": True,
             }
@@ -93,13 +100,17 @@ class Streams:
             writer.close()
 
 
+def max_tokens(batch: int) -> int:
+    return min(MAX_TOKENS, MAX_TOKENS_OF_BATCH // batch)
+
+
 @contextmanager
-def running(topology: str) -> Iterator[Up]:
+def running(profile: str, topology: str) -> Iterator[Up]:
     """A `tandem up` that is ready."""
     with TemporaryDirectory() as folder:
         up = Up(
             Path(folder),
-            *("--topology", topology, "--device", f"mock:{PROFILE}"),
+            *("--topology", topology, "--device", f"mock:{profile}"),
             *("--num-blocks", str(NUM_BLOCKS), "--mock-verify", "incremental"),
         )
         try:
@@ -114,7 +125,7 @@ def role_of(process: psutil.Process) -> str:
 
 
 def last_step(stub: inference_pb2_grpc.InferenceServiceStub) -> int:
-    timeline = stub.GetTimeline(inference_pb2.GetTimelineRequest(window_ms=1500))
+    timeline = stub.GetTimeline(inference_pb2.GetTimelineRequest(window_ms=1000))
     return max(
         span.number
         for lane in timeline.lanes
@@ -124,8 +135,8 @@ def last_step(stub: inference_pb2_grpc.InferenceServiceStub) -> int:
     )
 
 
-async def measure(batch: int, seconds: float, topology: str) -> tuple[Sample, Sample]:
-    with running(topology) as up:
+async def measure(batch: int, profile: str, seconds: float, topology: str) -> tuple[Sample, Sample]:
+    with running(profile, topology) as up:
         streams = Streams(up.http_port, batch)
         processes = {role_of(each): each for each in up.children}
         with grpc.insecure_channel(f"127.0.0.1:{up.grpc_port}") as channel:
@@ -134,7 +145,7 @@ async def measure(batch: int, seconds: float, topology: str) -> tuple[Sample, Sa
             def sample() -> Sample:
                 step = last_step(stub)
                 cpu_s = {name: sum(each.cpu_times()[:2]) for name, each in processes.items()}
-                return Sample(cpu_s, step, streams.num_events)
+                return Sample(time.monotonic(), cpu_s, step, streams.num_events)
 
             tasks = [asyncio.create_task(streams.run(number)) for number in range(batch)]
             await streams.all_started.wait()
@@ -149,17 +160,17 @@ async def measure(batch: int, seconds: float, topology: str) -> tuple[Sample, Sa
             return before, after
 
 
-def engine_s(batch: int, num_steps: int = 200) -> float:
+def engine_s(batch: int, profile: str, num_steps: int = 200) -> float:
     """Processor seconds of a fake engine alone, for one decode step of a batch."""
     engine = FakeEngine(
         ModelInfo("loop", "", 256, 131072, frozenset(), "fake"),
-        profile=parse_profile(PROFILE),
+        profile=parse_profile(profile),
         block_size=16,
         num_blocks=batch * 64,
         output_token_ids=(0, 256),
         verify="incremental",
     )
-    spec = SampleSpec(SamplingParams(max_tokens=MAX_TOKENS, seed=0))
+    spec = SampleSpec(SamplingParams(max_tokens=max_tokens(batch), seed=0))
 
     def plan(number: int, start: int, tokens: int) -> StepPlan:
         return StepPlan(
@@ -178,38 +189,57 @@ def engine_s(batch: int, num_steps: int = 200) -> float:
 
 
 async def main(args: argparse.Namespace) -> None:
-    table = Table(title=f"processor time per decode step, ms ({args.topology}, mock:{PROFILE})")
-    columns = ("batch", "gateway", "decode", "prefill", "all", "its fake engine", "without it")
-    for heading in (*columns, "events/s/core of gateway"):
+    table = Table(title=f"processor time per decode step, ms ({args.topology})")
+    figures = ("gateway", "prefill", "decode", "all", "fake engine", "without it")
+    for heading in (
+        "mock",
+        "batch",
+        *figures,
+        "steps/s",
+        "events/step",
+        "events/s/core of gateway",
+    ):
         table.add_column(heading, justify="right")
-    for batch in args.batches:
-        runs = [await measure(batch, args.seconds, args.topology) for _ in range(args.runs)]
-        table.add_row(str(batch), *row(runs, engine_s(batch)))
-    Console(width=110).print(table)
+    for profile in args.profiles:
+        for batch in args.batches:
+            runs = [
+                await measure(batch, profile, args.seconds, args.topology) for _ in range(args.runs)
+            ]
+            table.add_row(profile, str(batch), *row(runs, engine_s(batch, profile)))
+    Console(width=120).print(table)
 
 
 def row(runs: list[tuple[Sample, Sample]], engine: float) -> list[str]:
     """Medians over the runs."""
 
-    def per_step(name: str) -> list[float]:
-        return [
-            (after.cpu_s.get(name, 0.0) - before.cpu_s.get(name, 0.0)) / (after.step - before.step)
-            for before, after in runs
-        ]
+    def median(of: Callable[[Sample], float], per: Callable[[Sample], float]) -> float:
+        return statistics.median(
+            (of(after) - of(before)) / (per(after) - per(before)) for before, after in runs
+        )
 
-    each = {name: statistics.median(per_step(name)) for name in ROLES.values()}
-    total = sum(each.values())
-    events = statistics.median(
-        (after.num_events - before.num_events) / (after.cpu_s["gateway"] - before.cpu_s["gateway"])
-        for before, after in runs
-    )
-    figures = (each["gateway"], each["decode"], each["prefill"], total, engine, total - engine)
-    return [*(f"{figure * 1e3:.3f}" for figure in figures), f"{events:,.0f}"]
+    def step(sample: Sample) -> float:
+        return sample.step
+
+    def num_events(sample: Sample) -> float:
+        return sample.num_events
+
+    def cpu_s(name: str) -> Callable[[Sample], float]:
+        return lambda sample: sample.cpu_s.get(name, 0.0)
+
+    each = [median(cpu_s(name), step) for name in ROLES.values()]
+    figures = (*each, sum(each), engine, sum(each) - engine)
+    return [
+        *(f"{figure * 1e3:.3f}" for figure in figures),
+        f"{median(step, lambda sample: sample.at_s):,.0f}",
+        f"{median(num_events, step):.1f}",
+        f"{median(num_events, cpu_s('gateway')):,.0f}",
+    ]
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 16, 128])
+    parser.add_argument("--profiles", nargs="+", default=["zero", "h100"])
     parser.add_argument("--seconds", type=float, default=6.0)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--topology", default="1p1d")

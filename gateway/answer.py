@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Sequence
 from types import TracebackType
 
 from gateway.choice import Choice, Delta, Finished
 from gateway.tokens import Ended, Token
 
-Event = tuple[Choice, Token | Ended | Exception]
+Events = tuple[Choice, Sequence[Token | Ended] | Exception]
 
 
 class Answer:
     """The events of a request: of each choice `Delta`s, then one `Finished`.
 
     To be used as a context manager: however the block is left, the workers are then done with the
-    request. Iterating raises the `TandemError` that ended the first choice to fail, once, which
-    ends the others as well; it ends quietly after `cancel`.
+    request. Iterating gives the events since the last turn, at least one; it raises the
+    `TandemError` that ended the first choice to fail, once, which ends the others as well; it ends
+    quietly after `cancel`.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class Answer:
         self.choices_per_prompt = choices_per_prompt
         self._choices = choices
         self._on_close = on_close
-        self._pending: deque[Delta | Finished] = deque()
+        self._pending: list[Delta | Finished] = []
         self._merge: Merge | None = None
         self._open = True
         for choice in choices:
@@ -63,12 +63,13 @@ class Answer:
     def __aiter__(self) -> Answer:
         return self
 
-    async def __anext__(self) -> Delta | Finished:
+    async def __anext__(self) -> list[Delta | Finished]:
         while self._open and not self._pending:
             await self._pull()
         if not self._pending:
             raise StopAsyncIteration
-        return self._pending.popleft()
+        pending, self._pending = self._pending, []
+        return pending
 
     async def started(self) -> None:
         """Wait until a worker has begun. Raises what ended the request before that, while the
@@ -85,21 +86,21 @@ class Answer:
             self._close()
 
     async def _pull(self) -> None:
-        """One event of any choice."""
+        """The next events of any choice."""
         try:
-            choice, event = await self._next()
+            choice, events = await self._next()
             if choice.ended:
                 return
-            if isinstance(event, Exception):
-                raise event
+            if isinstance(events, Exception):
+                raise events
         except BaseException:
             self.cancel()
             raise
-        self._pending.extend(choice.take(event))
+        self._pending += choice.take(events)
         if choice.ended:
             self._end(choice)
 
-    async def _next(self) -> Event:
+    async def _next(self) -> Events:
         if len(self._choices) == 1:
             return self._choices[0], await self._choices[0].tokens.next()
         if self._merge is None:
@@ -123,11 +124,11 @@ class Merge:
     """The events of several choices in the order in which they come. A task waits for each."""
 
     def __init__(self, choices: Sequence[Choice]) -> None:
-        self._events: asyncio.Queue[Event] = asyncio.Queue()
+        self._events: asyncio.Queue[Events] = asyncio.Queue()
         self._tasks = {choice: asyncio.create_task(self._read(choice)) for choice in choices}
 
-    async def next(self) -> Event:
-        """The next event: an exception is what ended its choice."""
+    async def next(self) -> Events:
+        """The next events of one choice; an exception is what ended it."""
         return await self._events.get()
 
     def drop(self, choice: Choice) -> None:
@@ -140,12 +141,13 @@ class Merge:
             task.cancel()
 
     async def _read(self, choice: Choice) -> None:
-        event: Token | Ended | None = None
-        while not (choice.ended or isinstance(event, Ended)):
+        is_last = False
+        while not (choice.ended or is_last):
             try:
-                event = await choice.tokens.next()
+                events = await choice.tokens.next()
             except Exception as error:
                 # Whoever iterates is to get it, not this task.
                 self._events.put_nowait((choice, error))
                 return
-            self._events.put_nowait((choice, event))
+            self._events.put_nowait((choice, events))
+            is_last = isinstance(events[-1], Ended)

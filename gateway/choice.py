@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from itertools import chain
+from typing import NamedTuple
 
 from gateway.text import TokenText
 from gateway.tokens import Ended, ServedBy, Token, TokenStream
@@ -12,8 +14,7 @@ from tandem.core.logprobs import TokenLogprobs
 from tandem.core.sequence import FinishReason
 
 
-@dataclass(frozen=True, slots=True)
-class ScoredToken:
+class ScoredToken(NamedTuple):
     """A generated token with its log-probabilities. `text_offset` is where its text begins in the
     choice's, in characters."""
 
@@ -22,8 +23,7 @@ class ScoredToken:
     text_offset: int
 
 
-@dataclass(frozen=True, slots=True)
-class Delta:
+class Delta(NamedTuple):
     """New tokens, text and pieces of calls of a choice. The text of a token may be held back until
     it is certain; its log-probabilities, `scored` if they were asked for, come with the token."""
 
@@ -34,8 +34,7 @@ class Delta:
     calls: tuple[ToolCallDelta, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Finished:
+class Finished(NamedTuple):
     """The end of a choice. `num_tokens` were generated, up to the one that completed a stop
     string."""
 
@@ -69,9 +68,16 @@ class Choice:
         """What comes before the first token."""
         return [Delta(self.index, (), self._echo)] if self._echo else []
 
-    def take(self, event: Token | Ended) -> list[Delta | Finished]:
-        """What the client is told of an event. Not to be called once the choice has `ended`."""
-        return self._on_token(event) if isinstance(event, Token) else self._on_ended(event)
+    def take(self, events: Sequence[Token | Ended]) -> list[Delta | Finished]:
+        """What the client is told of a stream's next events: of tokens that come together, one
+        delta. Not to be called once the choice has `ended`."""
+        tokens = [event for event in events if isinstance(event, Token)]
+        told: list[Delta | Finished] = [self._on_tokens(tokens)] if tokens else []
+        if self._complete:
+            told += self._finish(self.tokens.stop())
+        elif isinstance(ended := events[-1], Ended):
+            told += self._on_ended(ended)
+        return told
 
     def cancel(self) -> None:
         """End it on all workers, if it has not ended; idempotent."""
@@ -79,15 +85,21 @@ class Choice:
             self.ended = True
             self.tokens.cancel()
 
-    def _on_token(self, token: Token) -> list[Delta | Finished]:
+    @property
+    def _complete(self) -> bool:
+        """Whether what was generated further would not be wanted."""
+        return self._text.stopped or (self._calls is not None and self._calls.done)
+
+    def _on_tokens(self, tokens: Sequence[Token]) -> Delta:
+        """Take tokens up to the one that completes the choice."""
+        told = [self._on_token(token) for token in tokens if not self._complete]
+        return told[0] if len(told) == 1 else _merged(told)
+
+    def _on_token(self, token: Token) -> Delta:
         self._num_tokens += 1
         offset = len(self._echo) + self._text.num_chars
         text = self._text.push(token.token_id)
-        scored = _scored(token, offset)
-        delta = self._delta((token.token_id,), text, scored)
-        if self._text.stopped or (self._calls is not None and self._calls.done):
-            return [delta, *self._finish(self.tokens.stop())]
-        return [delta]
+        return self._delta((token.token_id,), text, _scored(token, offset))
 
     def _on_ended(self, ended: Ended) -> list[Delta | Finished]:
         text = self._text.flush()
@@ -117,6 +129,17 @@ class Choice:
             return Delta(self.index, token_ids, text, scored)
         parsed = self._calls.push(text)
         return Delta(self.index, token_ids, parsed.content, scored, parsed.calls)
+
+
+def _merged(deltas: Sequence[Delta]) -> Delta:
+    """The deltas of tokens that came together as one."""
+    return Delta(
+        deltas[0].choice_index,
+        tuple(chain.from_iterable(each.token_ids for each in deltas)),
+        "".join(each.text for each in deltas),
+        tuple(chain.from_iterable(each.scored for each in deltas)),
+        tuple(chain.from_iterable(each.calls for each in deltas)),
+    )
 
 
 def _scored(token: Token, text_offset: int) -> tuple[ScoredToken, ...]:

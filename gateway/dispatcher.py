@@ -10,7 +10,7 @@ from typing import Any
 
 import structlog
 
-from gateway.effects import Emit, Send
+from gateway.effects import Emit
 from gateway.generation import Generation
 from gateway.scheduler import Scheduler
 from gateway.timeline import Timeline
@@ -27,21 +27,32 @@ ORPHAN_S = 10.0
 
 
 class GenerationStream:
-    """A `TokenStream`: a generation's events, queued for its client. Bounded by `max_tokens`."""
+    """A `TokenStream`: a generation's events, queued for the one task that reads them. Bounded by
+    `max_tokens`."""
 
     def __init__(self, dispatcher: Dispatcher, generation: Generation) -> None:
         self._dispatcher = dispatcher
         self.generation = generation
-        self._events: asyncio.Queue[Token | Ended | TandemError] = asyncio.Queue()
+        self._events: list[Token | Ended] = []
+        self._error: TandemError | None = None
+        self._reader: asyncio.Future[None] | None = None
 
     def put(self, event: Token | Ended | TandemError) -> None:
-        self._events.put_nowait(event)
-
-    async def next(self) -> Token | Ended:
-        event = await self._events.get()
         if isinstance(event, TandemError):
-            raise event
-        return event
+            self._error = event
+        else:
+            self._events.append(event)
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)
+
+    async def next(self) -> list[Token | Ended]:
+        if not self._events and self._error is None:
+            self._reader = asyncio.get_running_loop().create_future()
+            await self._reader
+        events, self._events = self._events, []
+        if not events and self._error is not None:
+            raise self._error
+        return events
 
     def stop(self) -> Ended:
         return self._dispatcher.stop_generation(self.generation)
@@ -228,12 +239,10 @@ class Dispatcher:
     def _flush(self) -> None:
         self._scheduler.compose()
         for effect in self._scheduler.take_effects():
-            match effect:
-                case Send(worker_id, command):
-                    if link := self._links_by_id.get(worker_id):
-                        link.send(command)
-                case Emit(generation, event):
-                    self._emit(generation, event)
+            if isinstance(effect, Emit):
+                self._emit(*effect)
+            elif link := self._links_by_id.get(effect.worker_id):
+                link.send(effect.command)
 
     def _emit(self, generation: Generation, event: Token | Ended | TandemError) -> None:
         if isinstance(event, Token):

@@ -245,8 +245,8 @@ class Frontend:
 class NoTokens:
     """The stream of a choice of which nothing is generated."""
 
-    async def next(self) -> Ended:
-        return Ended(FinishReason.LENGTH, ServedBy("", ""))
+    async def next(self) -> tuple[Ended]:
+        return (self.stop(),)
 
     def stop(self) -> Ended:
         return Ended(FinishReason.LENGTH, ServedBy("", ""))

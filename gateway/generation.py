@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import TYPE_CHECKING
@@ -82,7 +83,7 @@ class Generation:
 
     def accept(
         self, token: Token, finish_reason: FinishReason | None
-    ) -> tuple[list[Token], FinishReason | None]:
+    ) -> tuple[Sequence[Token], FinishReason | None]:
         """Take a token from a worker; the tokens that are due to the client now, in order, and the
         reason if they are the last.
 
@@ -91,9 +92,13 @@ class Generation:
         two workers say different tokens for one position.
         """
         position = token.position
+        next_position = self.num_prompt_tokens + len(self.token_ids)
         if finish_reason is not None:
             self._end = (position, finish_reason)
-        next_position = self.num_prompt_tokens + len(self.token_ids)
+        elif position == next_position and not self._early and self._end is None:
+            # As nearly all come.
+            self.token_ids.append(token.token_id)
+            return (token,), None
         if position < next_position:
             known = self.token_ids[position - self.num_prompt_tokens]
         else:

@@ -38,8 +38,9 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         try:
             with await self._frontend.generate(request_from_wire(request)) as answer:
                 await context.write(started_to_wire(answer))
-                async for event in answer:
-                    await context.write(event_to_wire(event, self._token_bytes))
+                async for events in answer:
+                    for event in events:
+                        await context.write(event_to_wire(event, self._token_bytes))
         except Exception as error:
             await abort(context, error)
 

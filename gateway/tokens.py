@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple, Protocol
@@ -65,9 +66,9 @@ class Ended:
 class TokenStream(Protocol):
     """The tokens of one choice as they come."""
 
-    async def next(self) -> Token | Ended:
-        """The next event: tokens, then exactly one `Ended`. Raises the `TandemError` that ended the
-        generation instead, once."""
+    async def next(self) -> Sequence[Token | Ended]:
+        """The events since the last call, at least one: tokens, and as the last of all exactly one
+        `Ended`. Raises the `TandemError` that ended the generation instead, once."""
         ...
 
     def stop(self) -> Ended:

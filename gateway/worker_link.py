@@ -30,7 +30,7 @@ from tandem.v1 import (
     worker_pb2_grpc,
 )
 from tandem.wire import commands, reports
-from tandem.wire.channels import open_channel
+from tandem.wire.channels import open_command_channel
 from tandem.wire.descriptions import worker_from_wire
 from tandem.wire.status import call_error, to_tandem_error
 
@@ -199,7 +199,7 @@ class WorkerLink:
                 log.exception("listener failed", address=self._address)
 
     async def _connect_and_serve(self) -> None:
-        async with open_channel(self._address) as channel:
+        async with open_command_channel(self._address) as channel:
             info = await self._describe(channel)
             if self._info and self._info.epoch != info.epoch:
                 self._lose(Unavailable("it was restarted"))

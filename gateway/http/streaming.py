@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -57,8 +57,8 @@ class StreamedAnswer(Response):
     async def _write(self, send: Send) -> None:
         headers = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
         await send(headers)
-        async for event in _events(self._answer, self._chunks):
-            await send({"type": "http.response.body", "body": event, "more_body": True})
+        async for events in _events(self._answer, self._chunks):
+            await send({"type": "http.response.body", "body": events, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
@@ -77,27 +77,31 @@ class _Chunks:
         # OpenAI's chunks have a usage each if any has: null, but in the last.
         self._tail = b'],"usage":null}\n\n' if usage.at_end else b"]}\n\n"
 
-    def opening(self) -> Iterator[bytes]:
+    def opening(self) -> bytes:
         content = self._form.opening()
-        if content is not None:
-            for index in range(self._num_choices):
-                yield self._chunk(choice_json(index, content, b"null", None))
+        if content is None:
+            return b""
+        return b"".join(
+            self._chunk(choice_json(index, content, b"null", None))
+            for index in range(self._num_choices)
+        )
 
-    def of(self, event: Delta | Finished) -> bytes | None:
-        """The chunk that an event makes, if any."""
+    def of(self, event: Delta | Finished) -> bytes:
+        """The chunk that an event makes, empty if none."""
         self._usage.add(event)
         if isinstance(event, Finished):
             return self._closing(event)
         content = self._form.delta(event)
         if content is None:
-            return None
+            return b""
         logprobs = self._form.logprobs(event.scored) if event.scored else b"null"
         return self._chunk(choice_json(event.choice_index, content, logprobs, None))
 
-    def ending(self) -> Iterator[bytes]:
+    def ending(self) -> bytes:
         """What follows the last choice's end."""
-        if self._wanted.at_end:
-            yield _event(self._envelope.wrap(b"", usage=self._usage.json()))
+        if not self._wanted.at_end:
+            return b""
+        return _event(self._envelope.wrap(b"", usage=self._usage.json()))
 
     def _closing(self, finished: Finished) -> bytes:
         choice = choice_json(
@@ -114,14 +118,14 @@ class _Chunks:
 
 
 async def _events(answer: Answer, chunks: _Chunks) -> AsyncIterator[bytes]:
+    """What is to be written, as much at a time as there is."""
     try:
-        for opening in chunks.opening():
+        if opening := chunks.opening():
             yield opening
-        async for event in answer:
-            chunk = chunks.of(event)
-            if chunk is not None:
-                yield chunk
-        for ending in chunks.ending():
+        async for events in answer:
+            if written := b"".join(map(chunks.of, events)):
+                yield written
+        if ending := chunks.ending():
             yield ending
     except Exception as error:
         # The status is sent; an event is all that can still tell the client.

@@ -18,9 +18,10 @@ async def whole_answer(answer: Answer, form: AnswerFormat, envelope: Envelope) -
     """Collect an answer to its end."""
     usage = UsageMeter(answer)
     choices = [CollectedChoice() for _ in range(answer.num_choices)]
-    async for event in answer:
-        usage.add(event)
-        choices[event.choice_index].add(event)
+    async for events in answer:
+        for event in events:
+            usage.add(event)
+            choices[event.choice_index].add(event)
     ends = [_finished(choice) for choice in choices]
     written = [
         choice_json(index, form.whole(choice), form.logprobs(choice.scored), finish_reason(end))

@@ -32,9 +32,19 @@ SERVER_OPTIONS = [
 ]
 
 
+# A reader that falls behind is to have the newest reports soon, merged, and not megabytes of older
+# ones first: the windows stay at HTTP/2's 64 KiB, and do not grow with what they are used for.
+COMMAND_CHANNEL_OPTIONS = [*CHANNEL_OPTIONS, ("grpc.http2.bdp_probe", 0)]
+
+
 def open_channel(address: str) -> grpc.aio.Channel:
     """A channel to one instance: never shared by a balancer, since a stream belongs to a worker."""
     return grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+
+
+def open_command_channel(address: str) -> grpc.aio.Channel:
+    """A channel for a worker's command stream."""
+    return grpc.aio.insecure_channel(address, options=COMMAND_CHANNEL_OPTIONS)
 
 
 def new_server(max_request_bytes: int = MAX_MESSAGE_BYTES) -> grpc.aio.Server:

@@ -13,7 +13,6 @@ from gateway.batching import Limits
 from gateway.colocated_policies import COLOCATED_POLICIES
 from gateway.dispatcher import GenerationStream
 from gateway.generation import Phase
-from gateway.tokens import Token
 from tandem.core.errors import Unavailable
 from tandem.core.sequence import FinishReason
 
@@ -146,10 +145,8 @@ async def test_a_killed_worker_costs_its_requests_and_nothing_else(victim: int) 
 
 async def drain(stream: GenerationStream) -> list[int] | Unavailable:
     """Its tokens to the end, or what it failed with."""
-    tokens: list[int] = []
     try:
-        while isinstance(event := await stream.next(), Token):
-            tokens.append(event.token_id)
+        tokens, _ = await collect(stream)
     except Unavailable as error:
         return error
     return tokens

@@ -21,7 +21,7 @@ from gateway.dispatcher import Dispatcher, GenerationStream
 from gateway.policies import queue_policy
 from gateway.scheduler import Scheduler
 from gateway.timeline import Timeline
-from gateway.tokens import Ended, TokenRequest
+from gateway.tokens import Ended, Token, TokenRequest
 from tandem.artifacts.resolve import resolve
 from tandem.core.reports import Armed, Span, SpanKind, StepDone
 from tandem.core.sampling_params import SamplingParams
@@ -190,13 +190,13 @@ def silence_logs() -> None:
 
 async def collect(stream: GenerationStream) -> tuple[list[int], Ended]:
     """All tokens of a stream and its end; positions must be consecutive."""
-    tokens: list[int] = []
-    first_position = None
-    while not isinstance(event := await stream.next(), Ended):
-        first_position = event.position if first_position is None else first_position
-        assert event.position == first_position + len(tokens)
-        tokens.append(event.token_id)
-    return tokens, event
+    events: list[Token | Ended] = []
+    while not (events and isinstance(events[-1], Ended)):
+        events += await stream.next()
+    *tokens, ended = events
+    positions = [token.position for token in tokens]
+    assert positions == list(range(positions[0], positions[0] + len(tokens))) if tokens else True
+    return [token.token_id for token in tokens], ended
 
 
 def expected_mock_tokens(prompt: tuple[int, ...], max_tokens: int, **params: Any) -> list[int]:

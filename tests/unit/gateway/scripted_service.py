@@ -39,7 +39,7 @@ class ScriptedStream:
         self._steps = list(steps)
         self._num_logprobs = request.params.logprobs
 
-    async def next(self) -> Token | Ended:
+    async def next(self) -> list[Token | Ended]:
         assert not self.cancelled.is_set(), "next() after cancel()"
         step = self._steps.pop(0)
         if isinstance(step, Pause):
@@ -48,10 +48,10 @@ class ScriptedStream:
         if isinstance(step, Exception):
             raise step
         if isinstance(step, Ended):
-            return step
+            return [step]
         self.num_tokens += 1
         self._position += 1
-        return Token(self._position - 1, step, self._logprobs(step))
+        return [Token(self._position - 1, step, self._logprobs(step))]
 
     def _logprobs(self, token_id: int) -> TokenLogprobs | None:
         """The token has `FIRST_LOGPROB`, and those before it in the vocabulary 1 less each."""

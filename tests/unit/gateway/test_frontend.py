@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 
 import pytest
 from scripted_service import SERVED_BY, Pause, ScriptedService, ended
@@ -29,10 +30,16 @@ def ask(text: str = "Hi", **fields: object) -> GenerationRequest:
     return GenerationRequest(prompts=(TextPrompt(text),), **fields)
 
 
+async def each_of(answer: Answer) -> AsyncIterator[Delta | Finished]:
+    async for events in answer:
+        for event in events:
+            yield event
+
+
 async def read(answer: Answer) -> tuple[str, list[int], Finished]:
     text, token_ids, finished = "", [], []
     with answer:
-        async for event in answer:
+        async for event in each_of(answer):
             if isinstance(event, Delta):
                 assert not finished
                 text += event.text
@@ -176,7 +183,7 @@ async def test_a_refused_request_leaves_its_id_free(frontend, service):
 async def test_a_failure_is_raised_once_and_ends_it(frontend, service):
     service.script = lambda request: [72, TandemError("boom")]
     with await frontend.generate(ask()) as answer:
-        assert (await anext(answer)).token_ids == (72,)
+        assert [event.token_ids for event in await anext(answer)] == [(72,)]
         with pytest.raises(TandemError, match="boom"):
             await anext(answer)
         with pytest.raises(StopAsyncIteration):

@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import asyncio
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.choice import Choice, Delta, Finished
+from gateway.dispatcher import GenerationStream
+from gateway.http.formats.collected import CollectedChoice
+from gateway.text import TokenText
+from gateway.tokens import Ended, ServedBy, Token
+from gateway.tools.parser import ToolCallParser
+from gateway.tools.syntax import tool_format
+from tandem.core.errors import Unavailable
+from tandem.core.logprobs import TokenLogprobs
+from tandem.core.sequence import FinishReason
+
+SERVED_BY = ServedBy("prefill-0", "decode-0")
+ENDED = Ended(FinishReason.LENGTH, SERVED_BY)
+CALL = '<tool_call>\n{"name": "f", "arguments": {"x": 1}}\n</tool_call>'
+
+
+class Letters:
+    """A detokenizer whose token ids are characters."""
+
+    def push(self, token_id: int) -> str:
+        return chr(token_id)
+
+    def flush(self) -> str:
+        return ""
+
+
+class Stoppable:
+    """A stream that only waits to be stopped."""
+
+    def __init__(self) -> None:
+        self.stopped = False
+
+    async def next(self) -> list[Token | Ended]:
+        raise AssertionError("not read here")
+
+    def stop(self) -> Ended:
+        self.stopped = True
+        return Ended(FinishReason.STOP, SERVED_BY)
+
+    def cancel(self) -> None:
+        pass
+
+
+def tokens_of(text: str) -> list[Token]:
+    return [Token(i, ord(each), TokenLogprobs(-0.5 * i, ())) for i, each in enumerate(text)]
+
+
+def told_of(
+    batches: list[list[Token | Ended]], stops: tuple[str, ...], one_call: bool
+) -> tuple[str, list[int], object, object, bool, Finished]:
+    """What a client learns when a stream's events come in these batches."""
+    stream = Stoppable()
+    parser = ToolCallParser(tool_format("", True, "hermes").syntax, frozenset({"f"}), 1)
+    choice = Choice(0, stream, TokenText(Letters(), stops), parser if one_call else None)
+    told: list[Delta | Finished] = []
+    for batch in batches:
+        if not choice.ended:
+            told += choice.take(batch)
+    collected = CollectedChoice()
+    for event in told:
+        collected.add(event)
+    token_ids = [each for event in told if isinstance(event, Delta) for each in event.token_ids]
+    calls = [(call.name, call.arguments) for call in collected.calls]
+    assert isinstance(told[-1], Finished)
+    return collected.text, token_ids, collected.scored, calls, stream.stopped, told[-1]
+
+
+@given(
+    text=st.text("ab", min_size=1, max_size=12) | st.just("a" + CALL + "b" + CALL),
+    stops=st.lists(st.text("ab", min_size=1, max_size=3), max_size=2).map(tuple),
+    one_call=st.booleans(),
+    cuts=st.sets(st.integers(1, 150)),
+)
+def test_what_is_told_does_not_depend_on_what_comes_together(text, stops, one_call, cuts):
+    events = [*tokens_of(text), ENDED]
+    one_by_one = [[event] for event in events]
+    edges = [0, *sorted(cut for cut in cuts if cut < len(events)), len(events)]
+    together = [events[a:b] for a, b in pairwise(edges)]
+    assert told_of(together, stops, one_call) == told_of(one_by_one, stops, one_call)
+
+
+def test_tokens_that_come_together_are_one_delta():
+    choice = Choice(3, Stoppable(), TokenText(Letters()))
+    delta, finished = choice.take([*tokens_of("abc"), ENDED])
+    assert isinstance(delta, Delta)
+    assert (delta.choice_index, delta.token_ids, delta.text) == (3, (97, 98, 99), "abc")
+    assert [each.text_offset for each in delta.scored] == [0, 1, 2]
+    assert finished == Finished(3, FinishReason.LENGTH, 3, SERVED_BY)
+
+
+async def test_a_stream_gives_what_came_before_an_error_first():
+    stream = GenerationStream(None, None)  # type: ignore[arg-type]
+    reading = asyncio.create_task(stream.next())
+    await asyncio.sleep(0)
+    tokens = tokens_of("ab")
+    stream.put(tokens[0])
+    stream.put(tokens[1])
+    stream.put(Unavailable("lost"))
+    assert await reading == tokens
+    with pytest.raises(Unavailable, match="lost"):
+        await stream.next()
+
+
+async def test_a_reader_that_gives_up_loses_nothing():
+    stream = GenerationStream(None, None)  # type: ignore[arg-type]
+    reading = asyncio.create_task(stream.next())
+    await asyncio.sleep(0)
+    reading.cancel()
+    await asyncio.gather(reading, return_exceptions=True)
+    tokens = tokens_of("a")
+    stream.put(tokens[0])
+    assert await stream.next() == tokens
