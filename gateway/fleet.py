@@ -21,10 +21,12 @@ MAX_DESTINATION_SHARE = 0.5
 
 @dataclass(slots=True, eq=False)
 class WorkerView:
-    """What both roles have: identity, and the blocks that the gateway's sequences take there."""
+    """What both roles have: identity, and the blocks that the gateway's sequences take there. One
+    that is `suspect` may be lost, and takes nothing new."""
 
     info: WorkerInfo
     address: str
+    suspect: bool = False
     num_used_blocks: int = 0
     generations: dict[int, Generation] = field(default_factory=dict)
 
@@ -34,7 +36,8 @@ class WorkerView:
     def has_room(self, num_tokens: int) -> bool:
         """Whether one more sequence of this many tokens can be held."""
         return (
-            len(self.generations) < self.info.max_num_seqs
+            not self.suspect
+            and len(self.generations) < self.info.max_num_seqs
             and self.num_used_blocks + self.blocks_for(num_tokens) <= self.info.num_blocks
         )
 
@@ -62,20 +65,22 @@ class FormingBatch:
 @dataclass(slots=True, eq=False)
 class PrefillView(WorkerView):
     """A prefill worker. `batches` are what it runs or has waiting, by id, in tokens. `failed_edges`
-    are decode workers that it could not reach of late, and for how many of its messages more they
-    are avoided."""
+    are decode workers that it could not reach of late, and until when they are avoided."""
 
     batches: dict[int, int] = field(default_factory=dict)
     forming: FormingBatch | None = None
-    failed_edges: dict[str, int] = field(default_factory=dict)
+    failed_edges: dict[str, float] = field(default_factory=dict)
 
     @property
     def has_slot(self) -> bool:
-        return self.forming is None and len(self.batches) < MAX_BATCHES
+        return not self.suspect and self.forming is None and len(self.batches) < MAX_BATCHES
 
-    def forgive_edges(self) -> None:
-        """The worker was heard of once more."""
-        self.failed_edges = {name: left - 1 for name, left in self.failed_edges.items() if left > 1}
+    def forgive_edges(self, now: float) -> None:
+        """Forget the failures that are long enough ago."""
+        if self.failed_edges:
+            self.failed_edges = {
+                name: until for name, until in self.failed_edges.items() if until > now
+            }
 
     def may_send_to(self, decode_worker: str, num_tokens: int) -> bool:
         """Whether one more prompt of so many tokens may go to a decode worker: what is on the way
@@ -129,6 +134,14 @@ class Fleet:
     @property
     def workers(self) -> list[PrefillView | DecodeView]:
         return [*self.prefill.values(), *self.decode.values()]
+
+    def of(self, worker_id: str) -> PrefillView | DecodeView:
+        """A worker that has joined."""
+        return self.prefill.get(worker_id) or self.decode[worker_id]
+
+    def has_trusted(self, role: WorkerRole) -> bool:
+        """Whether there is a worker of the role that is not suspected."""
+        return any(each.info.role is role and not each.suspect for each in self.workers)
 
     def missing(self, roles: Iterable[WorkerRole]) -> WorkerRole | None:
         """The first of `roles` that has no worker, or None."""

@@ -32,7 +32,8 @@ class Phase(Enum):
 
 @dataclass(slots=True, eq=False)
 class Generation:
-    """A request's whole state. `sequence_id` names one attempt at it to the workers.
+    """A request's whole state. `sequence_id` names one attempt at it to the workers; `num_losses`
+    attempts ended because a worker was lost, or the way to it.
 
     `prefill` and `decode` are the workers that hold a record of the sequence; `prefill_worker` and
     `decode_worker` say, to the end, who served it.
@@ -42,6 +43,7 @@ class Generation:
     sequence_id: int
     phase: Phase = Phase.QUEUED
     attempt: int = 0
+    num_losses: int = 0
     prefill: PrefillView | None = None
     decode: DecodeView | None = None
     grant: Reserved | None = None
@@ -75,7 +77,7 @@ class Generation:
     @property
     def can_restart(self) -> bool:
         """Whether it can begin anew without its client noticing."""
-        return not self.token_ids and self.attempt < MAX_RESTARTS
+        return not self.token_ids and self.num_losses < MAX_RESTARTS
 
     @property
     def is_fully_scheduled(self) -> bool:
