@@ -26,7 +26,7 @@ class TorchKVPool:
         shape = (
             len(Plane),
             layout.num_layers,
-            num_blocks,
+            num_blocks + 1,
             layout.block_size,
             layout.num_kv_heads,
             layout.head_dim,
@@ -43,8 +43,14 @@ class TorchKVPool:
     def num_blocks(self) -> int:
         return self._num_blocks
 
+    @property
+    def spare_block(self) -> int:
+        """A block behind the others that no sequence ever has: for the KV of rows that only fill a
+        batch up."""
+        return self._num_blocks
+
     def layer(self, plane: Plane, layer: int) -> Tensor:
-        """The live items [num_blocks, block_size, num_kv_heads, head_dim] of a layer."""
+        """The live items [num_blocks + 1, block_size, num_kv_heads, head_dim] of a layer."""
         return self._items[plane - 1, layer]
 
     def stored(self, layer: int) -> None:
