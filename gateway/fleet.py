@@ -3,6 +3,7 @@ hints, kept so that what is asked of a worker is not refused."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -65,11 +66,13 @@ class FormingBatch:
 @dataclass(slots=True, eq=False)
 class PrefillView(WorkerView):
     """A prefill worker. `batches` are what it runs or has waiting, by id, in tokens. `failed_edges`
-    are decode workers that it could not reach of late, and until when they are avoided."""
+    are decode workers that it could not reach of late, and until when they are avoided;
+    `bound_blocks` counts the blocks of prompts by the decode worker that they are bound for."""
 
     batches: dict[int, int] = field(default_factory=dict)
     forming: FormingBatch | None = None
     failed_edges: dict[str, float] = field(default_factory=dict)
+    bound_blocks: Counter[str] = field(default_factory=Counter)
 
     @property
     def has_slot(self) -> bool:
@@ -85,11 +88,7 @@ class PrefillView(WorkerView):
     def may_send_to(self, decode_worker: str, num_tokens: int) -> bool:
         """Whether one more prompt of so many tokens may go to a decode worker: what is on the way
         to one keeps to its share of the pool, or a slow one would in time hold all of it."""
-        num_blocks = sum(
-            self.blocks_for(each.num_prompt_tokens)
-            for each in self.generations.values()
-            if each.decode_worker == decode_worker
-        )
+        num_blocks = self.bound_blocks[decode_worker]
         limit = MAX_DESTINATION_SHARE * self.info.num_blocks
         return num_blocks == 0 or num_blocks + self.blocks_for(num_tokens) <= limit
 
@@ -97,7 +96,13 @@ class PrefillView(WorkerView):
     def num_queued_tokens(self) -> int:
         return sum(self.batches.values())
 
+    def enter(self, generation: Generation, num_tokens: int) -> None:
+        WorkerView.enter(self, generation, num_tokens)
+        self.bound_blocks[generation.decode_worker] += self.blocks_for(num_tokens)
+
     def leave(self, generation: Generation, num_tokens: int) -> None:
+        if generation.sequence_id in self.generations:
+            self.bound_blocks[generation.decode_worker] -= self.blocks_for(num_tokens)
         WorkerView.leave(self, generation, num_tokens)
         if forming := self.forming:
             forming.chunks = [each for each in forming.chunks if each[0] is not generation]

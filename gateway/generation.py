@@ -70,7 +70,7 @@ class Generation:
         return self.num_prompt_tokens + self.request.params.max_tokens
 
     @property
-    def goes_on(self) -> bool:
+    def needs_decode(self) -> bool:
         """Whether there may be more than the first token, so that a decode worker is needed."""
         return self.request.params.max_tokens > 1
 
@@ -128,7 +128,7 @@ class Generation:
             num_cached_tokens=num_cached_tokens,
         )
 
-    def runs(self) -> None:
+    def mark_armed(self) -> None:
         """Its KV is complete on the decode worker."""
         self.armed = True
         self.phase = Phase.DECODING

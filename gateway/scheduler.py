@@ -243,7 +243,7 @@ class Scheduler:
             case Reserved():
                 self._granted(generation, report)
             case Armed():
-                generation.runs()
+                generation.mark_armed()
                 self._accept(generation, _token(report), report.finish_reason)
             case SequenceFailed() if generation.phase is Phase.RESERVING:
                 generation.decode = None
@@ -292,7 +292,7 @@ class Scheduler:
                 if generation is None:
                     break
                 last = token.position + 1 == each.position + len(each.token_ids)
-                generation.runs()
+                generation.mark_armed()
                 self._accept(generation, token, each.finish_reason if last else None)
         present = {each.sequence_id for each in snapshot.sequences}
         named = {each.sequence_id for each in unapplied if isinstance(each, Reserve)}
@@ -310,7 +310,7 @@ class Scheduler:
         rows = zip(step.sequence_ids, tokens, step.finish_reasons, strict=True)
         for sequence_id, token, reason in rows:
             if generation := worker.generations.get(sequence_id):
-                generation.runs()
+                generation.mark_armed()
                 self._accept(generation, token, reason)
 
     def _accept(self, generation: Generation, token: Token, reason: FinishReason | None) -> None:

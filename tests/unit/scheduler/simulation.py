@@ -542,6 +542,7 @@ class Simulation:
             assert view.num_used_blocks == 0
             assert not view.generations
             if isinstance(view, PrefillView):
+                assert not any(view.bound_blocks.values())
                 assert view.forming is None
                 assert not view.batches
             if isinstance(view, DecodeView):
