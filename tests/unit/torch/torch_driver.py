@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
 import torch
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
@@ -17,6 +19,7 @@ from tandem.core.kv import Plane
 from tandem.core.plan import SampleSpec, SequenceSlice, StepPlan
 from tandem.core.sampling_params import SamplingParams
 from tandem.engine.torch.engine import TorchEngine
+from tandem.native.library import TORCH, VARIABLE, KernelsMissing, best
 
 GREEDY = SampleSpec(SamplingParams(max_tokens=1, seed=0, temperature=0.0))
 
@@ -34,6 +37,20 @@ def save_random_model(
     model.save_pretrained(path, max_shard_size=max_shard_size)
     (path / "tokenizer.json").write_text("{}")
     return model
+
+
+@contextmanager
+def kernels_in_use(name: str) -> Iterator[None]:
+    """Engines made meanwhile take these kernels, or torch's operations. Skips a test where the
+    processor lacks the instructions."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(VARIABLE, name)
+        if name != TORCH:
+            try:
+                best()
+            except KernelsMissing as missing:
+                pytest.skip(f"NOT TESTED: {name}: {missing}")
+        yield
 
 
 @dataclass
@@ -106,6 +123,17 @@ class Driver:
             (token,) = self.step([(row, 1)])
         assert token is not None
         return [*row.tokens[len(prompt) :], token]
+
+    def all_kv(self, plane: Plane) -> bytes:
+        return bytes(self.engine.pool.read(plane, *self._everything()))
+
+    def write_all_kv(self, plane: Plane, data: bytes) -> None:
+        self.engine.pool.write(plane, *self._everything(), memoryview(data))
+
+    def _everything(self) -> tuple[range, range, int]:
+        pool = self.engine.pool
+        num_tokens = pool.num_blocks * pool.layout.block_size
+        return range(pool.layout.num_layers), range(pool.num_blocks), num_tokens
 
     def kv(self, row: Row) -> list[bytes]:
         pool = self.engine.pool
