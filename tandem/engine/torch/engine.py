@@ -1,10 +1,11 @@
 """The torch engine: one model, one pool, one device.
 
 A step goes `check_plan` -> a `Runner`, which computes KV and logits -> `sample`. Grammars are
-followed beside it (`AllowedTokens`). There are two runners. `NativeRunner`, on a CPU: packed
-weights and the kernels of `tandem.native`. `TorchRunner`, on a GPU, and on a CPU without these
-kernels: `StepInputs` (index tensors) -> `Decoder.hidden`, which calls `PagedAttention` for each
-layer (KV to the pool, hook, attention) -> `Decoder.logits` for the slices that sample.
+followed beside it (`AllowedTokens`). There are three runners. `NativeRunner`, on a CPU: packed
+weights and the kernels of `tandem.native`. `GpuRunner`: the kernels of `triton_kernels`, CUDA
+graphs. `TorchRunner`, where there are neither: `StepInputs` (index tensors) -> `Decoder.hidden`,
+which calls `PagedAttention` for each layer (KV to the pool, hook, attention) -> `Decoder.logits`
+for the slices that sample.
 
 Bits: on a CPU a token's KV and logits are a function of the tokens before it alone, not of the
 batch, the chunking, prefill or decode, the blocks, the number of threads. The kernels are made so

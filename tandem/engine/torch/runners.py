@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import structlog
 import torch
 
@@ -34,6 +36,13 @@ def kernels_for(config: ModelConfig, device: torch.device) -> Kernels | None:
         return None
 
 
+def _has_triton() -> bool:
+    if find_spec("triton"):
+        return True
+    log.warning("torch's own operations, several times slower", reason="Triton is not installed")
+    return False
+
+
 def load_runner(
     folder: ModelFolder,
     pool: TorchKVPool,
@@ -47,7 +56,13 @@ def load_runner(
     rotary = RotaryEmbedding(config, max_model_len, device)
     if kernels is None:
         plain = load_weights(config, files, dtype, device, PlainPacker())
-        return TorchRunner(config, Decoder(config, plain, rotary), pool, device)
+        decoder = Decoder(config, plain, rotary)
+        if device.type == "cuda" and _has_triton():
+            # Not above: Triton is there only with torch's builds for GPUs.
+            from tandem.engine.torch.gpu_runner import GpuRunner
+
+            return GpuRunner(config, decoder, pool, device, max_model_len)
+        return TorchRunner(config, decoder, pool, device)
     packer = KernelPacker(kernels)
     packed = load_weights(config, files, dtype, device, packer)
     model = PackedModel(config, packed, rotary, pool, packer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -61,6 +62,7 @@ class Row:
     block_table: list[int]
     num_computed: int = 0
     logits: dict[int, torch.Tensor] = field(default_factory=dict)
+    sequence_id: int = field(default_factory=itertools.count(1).__next__)
 
 
 class Driver:
@@ -145,7 +147,7 @@ class Driver:
     def _slice(self, row: Row, count: int) -> SequenceSlice:
         start, end = row.num_computed, row.num_computed + count
         table = row.block_table[: self.engine.pool.layout.blocks_for(end)]
-        return SequenceSlice(0, row.tokens[start:end], start, table, GREEDY)
+        return SequenceSlice(row.sequence_id, row.tokens[start:end], start, table, GREEDY)
 
     def _observe(self, plan: StepPlan, logits: torch.Tensor) -> None:
         assert len(logits) == len(plan.slices)
