@@ -6,10 +6,12 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 from http_client import serving
 from scripted_service import Pause
+from starlette.types import ASGIApp
 
 from gateway.http.app import create_app
 from gateway.http.protocol import MAX_HEADERS, MAX_PIPELINED, MAX_URL_BYTES
@@ -63,6 +65,12 @@ async def connected(port: int) -> AsyncIterator[Connection]:
         writer.close()
 
 
+@asynccontextmanager
+async def serving_one(app: ASGIApp, **limits: Any) -> AsyncIterator[Connection]:
+    async with serving(app, **limits) as port, connected(port) as connection:
+        yield connection
+
+
 def headers(num_bytes: int, each: int) -> list[bytes]:
     line = b"X-Much: " + b"a" * (each - 10) + b"\r\n"
     return [line] * (num_bytes // each)
@@ -110,21 +118,20 @@ async def test_a_head_that_is_too_large_is_refused_while_it_comes(app, service, 
 
 
 async def test_a_head_that_is_as_large_as_allowed_is_served(app):
-    async with serving(app, max_header_bytes=MAX_HEADER_BYTES) as port:
-        async with connected(port) as connection:
-            head = [b"GET /live HTTP/1.1\r\nHost: x\r\n", *headers(60_000, 1000), b"\r\n"]
-            # Again and again: each request is counted by itself.
-            for _ in range(3):
-                await connection.send(b"".join(head))
-                assert await connection.status() == 200
-                await connection.reader.readexactly(len(b'{"status":"ok"}'))
+    async with serving_one(app, max_header_bytes=MAX_HEADER_BYTES) as connection:
+        head = [b"GET /live HTTP/1.1\r\nHost: x\r\n", *headers(60_000, 1000), b"\r\n"]
+        # Again and again: each request is counted by itself.
+        for _ in range(3):
+            await connection.send(b"".join(head))
+            assert await connection.status() == 200
+            await connection.reader.readexactly(len(b'{"status":"ok"}'))
 
 
 @pytest.mark.parametrize(
     "beginning", [[], [b"GET /live HTTP/1.1\r\n", b"X: y"], [b"\r\n"], [LIVE, b"\r\n", b"GET /"]]
 )
 async def test_a_head_that_does_not_come_is_not_waited_for(app, beginning):
-    async with serving(app, header_timeout_s=SHORT_S) as port, connected(port) as connection:
+    async with serving_one(app, header_timeout_s=SHORT_S) as connection:
         for piece in beginning:
             await connection.send(piece)
             if piece is LIVE:
@@ -134,7 +141,7 @@ async def test_a_head_that_does_not_come_is_not_waited_for(app, beginning):
 
 
 async def test_a_body_that_does_not_come_is_not_waited_for(app, service, logs):
-    async with serving(app, body_timeout_s=SHORT_S) as port, connected(port) as connection:
+    async with serving_one(app, body_timeout_s=SHORT_S) as connection:
         await connection.send(POST, b'Content-Length: 100\r\n\r\n{"prompt": ')
         assert await connection.refusal() == (408, "request_timeout")
     assert not service.requests
@@ -144,14 +151,13 @@ async def test_a_body_that_does_not_come_is_not_waited_for(app, service, logs):
 async def test_an_answer_takes_as_long_as_it_takes(app, service):
     service.script = lambda request: [72, Pause.FOREVER]
     body = b'{"prompt": "Hi", "stream": true}'
-    async with serving(app, header_timeout_s=SHORT_S, body_timeout_s=SHORT_S) as port:
-        async with connected(port) as connection:
-            await connection.send(POST, b"Content-Length: %d\r\n\r\n" % len(body), body)
-            assert await connection.status() == 200
-            await connection.reader.readuntil(b'"text":"H"')
-            await asyncio.sleep(2 * SHORT_S)
-            assert not service.streams[0].cancelled.is_set()
-            assert not connection.reader.at_eof()
+    async with serving_one(app, header_timeout_s=SHORT_S, body_timeout_s=SHORT_S) as connection:
+        await connection.send(POST, b"Content-Length: %d\r\n\r\n" % len(body), body)
+        assert await connection.status() == 200
+        await connection.reader.readuntil(b'"text":"H"')
+        await asyncio.sleep(2 * SHORT_S)
+        assert not service.streams[0].cancelled.is_set()
+        assert not connection.reader.at_eof()
 
 
 async def test_a_connection_too_many_is_told_so(app):
@@ -189,7 +195,7 @@ async def test_pipelined_requests_are_bounded(app, service):
     service.script = lambda request: [Pause.FOREVER]
     body = b'{"prompt": "Hi"}'
     request = POST + b"Content-Length: %d\r\n\r\n" % len(body) + body
-    async with serving(app) as port, connected(port) as connection:
+    async with serving_one(app) as connection:
         await connection.send(request)
         while not service.streams:
             await asyncio.sleep(0.005)
