@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
+from typing import TypeVar
 
 from gateway.answer import Answer
 from gateway.choice import Choice
@@ -44,6 +45,8 @@ from tandem.core.errors import InvalidRequest, Unavailable
 from tandem.core.grammar import Grammar, GrammarKind
 from tandem.core.sampling_params import SamplingParams
 from tandem.core.sequence import FinishReason
+
+T = TypeVar("T")
 
 NUM_TOKENIZER_THREADS = 2
 # Characters of prompts that are being tokenised or wait for it: some seconds of work.
@@ -75,6 +78,10 @@ class Frontend:
         self._active: set[str] = set()
         self._idle = asyncio.Event()
         self._idle.set()
+        # The first token's bytes take as long as reading the tokenizer does: not when a client
+        # waits. Not that of a special token, which are known by themselves.
+        for token_id in tokenizer.encode("a"):
+            tokenizer.token_bytes(token_id)
 
     def close(self) -> None:
         """Let go of the threads. Generations under way go on."""
@@ -109,19 +116,20 @@ class Frontend:
     async def tokenize(
         self,
         prompt: Prompt,
+        write: Callable[[Sequence[int]], T],
         *,
         model: str = DEFAULT_MODEL,
         tools: ToolUse | None = None,
         add_special_tokens: bool = True,
         add_generation_prompt: bool = True,
-    ) -> tuple[int, ...]:
-        """A prompt's token ids. Raises as `generate`, but a prompt may be of any length."""
+    ) -> T:
+        """What `write` makes of a prompt's token ids, on a thread: there may be hundreds of
+        thousands. Raises as `generate`, but a prompt may be of any length."""
         served = self._require_model(model)
         check_prompts((prompt,), served)
         if tools:
             check_tools(tools)
-        return await self._tokenizing.run(
-            size_of((prompt,)),
+        encode = partial(
             encode_prompt,
             prompt,
             self.tokenizer,
@@ -130,13 +138,20 @@ class Frontend:
             add_special_tokens=add_special_tokens,
             add_generation_prompt=add_generation_prompt,
         )
+        return await self._tokenizing.run(size_of((prompt,)), lambda: write(encode()))
 
-    async def detokenize(self, token_ids: Sequence[int], model: str = DEFAULT_MODEL) -> str:
-        """The text of tokens, special ones included. Raises `InvalidRequest`."""
-        check_ids(token_ids, self._require_model(model), "tokens")
-        return await self._tokenizing.run(
-            len(token_ids), self.tokenizer.decode, token_ids, skip_special_tokens=False
-        )
+    async def detokenize(
+        self, token_ids: Sequence[int], write: Callable[[str], T], model: str = DEFAULT_MODEL
+    ) -> T:
+        """What `write` makes of the text of tokens, special ones included, on a thread. Raises
+        `InvalidRequest`."""
+        served = self._require_model(model)
+
+        def work() -> T:
+            check_ids(token_ids, served, "tokens")
+            return write(self.tokenizer.decode(token_ids, skip_special_tokens=False))
+
+        return await self._tokenizing.run(len(token_ids), work)
 
     def _require_model(self, name: str) -> ServedModel:
         model = self._service.model

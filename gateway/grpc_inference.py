@@ -49,14 +49,14 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
     ) -> inference_pb2.TokenizeResponse:
         """A prompt's tokens."""
         try:
-            token_ids = await self._frontend.tokenize(
+            return await self._frontend.tokenize(
                 tokenize_prompt(request),
+                lambda token_ids: inference_pb2.TokenizeResponse(token_ids=token_ids),
                 model=request.model or DEFAULT_MODEL,
                 tools=tokenize_tools(request),
                 add_special_tokens=_or_true(request, "add_special_tokens"),
                 add_generation_prompt=_or_true(request, "add_generation_prompt"),
             )
-            return inference_pb2.TokenizeResponse(token_ids=token_ids)
         except Exception as error:
             await abort(context, error)
 
@@ -67,8 +67,11 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         try:
             check_count(len(request.token_ids), MAX_PROMPT_TOKENS, "tokens")
             model = request.model or DEFAULT_MODEL
-            text = await self._frontend.detokenize(tuple(request.token_ids), model)
-            return inference_pb2.DetokenizeResponse(text=text)
+            return await self._frontend.detokenize(
+                tuple(request.token_ids),
+                lambda text: inference_pb2.DetokenizeResponse(text=text),
+                model,
+            )
         except Exception as error:
             await abort(context, error)
 

@@ -8,7 +8,8 @@ import orjson
 
 from gateway.choice import Delta, ScoredToken
 from gateway.http.formats.collected import CollectedChoice
-from gateway.http.formats.logprobs import TokenBytes, chat_logprobs
+from gateway.http.formats.logprobs import chat_logprobs
+from gateway.tokens import TokenBytes
 from gateway.tools.tool import ToolCall, ToolCallDelta
 
 Json = dict[str, object]

@@ -8,7 +8,8 @@ import orjson
 
 from gateway.choice import Delta, ScoredToken
 from gateway.http.formats.collected import CollectedChoice
-from gateway.http.formats.logprobs import TokenBytes, completion_logprobs
+from gateway.http.formats.logprobs import completion_logprobs
+from gateway.tokens import TokenBytes
 
 
 class CompletionFormat:
