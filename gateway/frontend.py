@@ -31,8 +31,9 @@ from gateway.limits import (
 )
 from gateway.offload import Offload
 from gateway.params import sampling_params, settled, wants_no_tokens
-from gateway.prompts import EncodedPrompt, encode_prompt, encode_prompts, needs_work, size_of
+from gateway.prompts import EncodedPrompt, encode_prompt, encode_prompts, needs_work
 from gateway.request import GenerationRequest, Prompt
+from gateway.sizes import prompt_size, request_size
 from gateway.text import TokenText
 from gateway.tokens import Ended, ServedBy, ServedModel, TokenRequest, TokenService, TokenStream
 from gateway.tools.grammar import tool_grammar
@@ -138,7 +139,7 @@ class Frontend:
             add_special_tokens=add_special_tokens,
             add_generation_prompt=add_generation_prompt,
         )
-        return await self._tokenizing.run(size_of((prompt,)), lambda: write(encode()))
+        return await self._tokenizing.run(prompt_size(prompt, tools), lambda: write(encode()))
 
     async def detokenize(
         self, token_ids: Sequence[int], write: Callable[[str], T], model: str = DEFAULT_MODEL
@@ -164,7 +165,7 @@ class Frontend:
         work = partial(encode_prompts, request, self.tokenizer, self._tool_format)
         if not needs_work(request):
             return work()
-        return await self._tokenizing.run(size_of(request.prompts), work)
+        return await self._tokenizing.run(request_size(request), work)
 
     async def _check_grammar(self, request: GenerationRequest) -> Grammar | None:
         """What an answer must look like, its tools considered. Raises `InvalidRequest` for what no

@@ -6,6 +6,7 @@ import string
 from collections.abc import Collection, Sequence
 
 from gateway.request import ChatMessage, ChatPrompt, GenerationRequest, TextPrompt, TokenPrompt
+from gateway.sizes import message_chars
 from gateway.tokens import ServedModel
 from tandem.core.errors import ContextLengthExceeded, InvalidRequest, NotFound
 from tandem.core.sampling_params import MAX_LOGIT_BIAS, MAX_STOP_TOKEN_IDS
@@ -149,7 +150,7 @@ def _check_messages(messages: Collection[ChatMessage]) -> None:
     _at_most(MAX_MESSAGES, messages, "messages", "entries")
     for message in messages:
         _check_message(message)
-    num_chars = sum(map(_num_chars, messages))
+    num_chars = sum(map(message_chars, messages))
     if num_chars > MAX_PROMPT_CHARS:
         raise InvalidRequest(
             f"messages must have at most {MAX_PROMPT_CHARS} characters, and have {num_chars}",
@@ -168,11 +169,6 @@ def _check_message(message: ChatMessage) -> None:
             param="messages",
         )
     _at_most(MAX_TOOL_CALLS, message.tool_calls, "messages", "tool_calls each")
-
-
-def _num_chars(message: ChatMessage) -> int:
-    calls = sum(len(call.name) + len(call.arguments) + len(call.id) for call in message.tool_calls)
-    return len(message.content) + len(message.name) + len(message.tool_call_id) + calls
 
 
 def _check_stops(stops: Collection[str]) -> None:

@@ -1,4 +1,4 @@
-"""What is done for each of many tokens is done on a thread, and not where all streams wait for it."""
+"""What is done for each of many tokens is done on a thread: elsewhere all streams would wait."""
 
 from __future__ import annotations
 
