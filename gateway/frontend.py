@@ -194,10 +194,7 @@ class Frontend:
         params: Sequence[SamplingParams],
         model: ServedModel,
     ) -> Answer:
-        request_id = request.request_id or secrets.token_hex(16)
-        if request_id in self._active:
-            # It names the request's tokens: two must not share it.
-            raise InvalidRequest("a request with this request_id is running", param="request_id")
+        request_id = self._name(request)
         choices: list[Choice] = []
         with ExitStack() as submitted:
             for index in range(len(prompts) * request.num_choices):
@@ -220,6 +217,16 @@ class Frontend:
             choices_per_prompt=request.num_choices,
             on_close=partial(self._closed, request_id),
         )
+
+    def _name(self, request: GenerationRequest) -> str:
+        """It names the request's tokens: no two that run may share it. Whoever chose it for this
+        alone is told so; a trace may have several requests, as after a client's retry."""
+        if request.request_id in self._active:
+            raise InvalidRequest("a request with this request_id is running", param="request_id")
+        name = request.request_id or request.trace_id or secrets.token_hex(16)
+        while name in self._active:
+            name = f"{request.trace_id}-{secrets.token_hex(4)}"
+        return name
 
     def _stream(
         self,
@@ -250,7 +257,7 @@ class Frontend:
         if use is None:
             return None
         names = frozenset(tool.name for tool in use.callable)
-        return ToolCallParser(self._tool_format.syntax, names, None if use.parallel else 1)
+        return ToolCallParser(self._tool_format.syntax, names, None if use.several else 1)
 
     def _closed(self, request_id: str) -> None:
         self._active.discard(request_id)

@@ -105,11 +105,17 @@ def check_max_tokens(num_prompt_tokens: int, max_tokens: int, model: ServedModel
 
 def check_request_id(request_id: str) -> None:
     """Raises `InvalidRequest` for a name that is too long or could forge a log line."""
-    _at_most(MAX_REQUEST_ID_CHARS, request_id, "request_id", "characters")
-    if not REQUEST_ID_CHARS.issuperset(request_id):
+    if not is_request_id(request_id):
         raise InvalidRequest(
-            "request_id must be of ASCII letters, digits and -_.:/=+@", param="request_id"
+            f"request_id must be of at most {MAX_REQUEST_ID_CHARS} ASCII letters, digits and "
+            "-_.:/=+@",
+            param="request_id",
         )
+
+
+def is_request_id(text: str) -> bool:
+    """Whether something may be named so."""
+    return len(text) <= MAX_REQUEST_ID_CHARS and REQUEST_ID_CHARS.issuperset(text)
 
 
 def check_ids(token_ids: Collection[int], model: ServedModel, param: str) -> None:
