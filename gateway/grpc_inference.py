@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import grpc
@@ -15,7 +15,7 @@ from gateway.tokens import TokenService
 from tandem.v1 import inference_pb2, inference_pb2_grpc
 from tandem.wire.status import abort
 
-Timeline = Callable[[int], inference_pb2.GetTimelineResponse]
+Timeline = Callable[[int], Awaitable[inference_pb2.GetTimelineResponse]]
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
@@ -90,7 +90,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
     ) -> inference_pb2.GetTimelineResponse:
         """What the workers did of late."""
         try:
-            return self._timeline(request.window_ms)
+            return await self._timeline(request.window_ms)
         except Exception as error:
             await abort(context, error)
 

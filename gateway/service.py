@@ -150,7 +150,7 @@ async def serve(settings: GatewaySettings) -> None:
     frontend = Frontend(dispatcher, tokenizer, grammars, settings.tool_format)
     grpc_server = GrpcServer(f"{settings.host}:{settings.grpc_port}", MAX_REQUEST_BYTES)
     inference_pb2_grpc.add_InferenceServiceServicer_to_server(
-        InferenceServicer(frontend, dispatcher, timeline.to_wire), grpc_server.server
+        InferenceServicer(frontend, dispatcher, timeline.read), grpc_server.server
     )
     http_server = HttpServer(create_app(frontend, dispatcher), settings.http_limits())
     await grpc_server.start([SERVICE])
@@ -172,6 +172,7 @@ async def serve(settings: GatewaySettings) -> None:
     finally:
         await dispatcher.stop()
         frontend.close()
+        timeline.close()
 
 
 def _listen(host: str, port: int) -> socket.socket:
