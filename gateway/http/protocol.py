@@ -73,6 +73,8 @@ class BoundedProtocol(HttpToolsProtocol):
         # Of a header that is not complete.
         self._num_untold_bytes = 0
         self._told = False
+        # Between a request's first byte and its last.
+        self._is_reading = False
         self._deadline: asyncio.TimerHandle | None = None
         # What was asked for on this connection and is not answered, oldest first.
         self._open: list[RequestResponseCycle] = []
@@ -118,6 +120,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         self._num_headers = self._num_head_bytes = 0
         if self._takes():
+            self._is_reading = True
             self._arm(self._limits.header_timeout_s)
             super().on_message_begin()
 
@@ -146,6 +149,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         if self._takes():
+            self._is_reading = False
             self._disarm()
             super().on_message_complete()
 
@@ -178,11 +182,14 @@ class BoundedProtocol(HttpToolsProtocol):
             self._deadline = None
 
     def _on_deadline(self, seconds: float) -> None:
-        if self.flow.read_paused:
-            # It is not the client that is slow: a request before this one is.
+        if any(not each.more_body for each in self._unanswered()):
+            # A request that is being answered: what is behind it may take its time, and what is
+            # not read may be so on our account.
             self._arm(seconds)
-        else:
+        elif self._is_reading:
             self._refuse(TOO_SLOW)
+        else:
+            self.transport.close()
 
     # Refusals
 

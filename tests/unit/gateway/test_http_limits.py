@@ -128,7 +128,7 @@ async def test_a_head_that_is_as_large_as_allowed_is_served(app):
 
 
 @pytest.mark.parametrize(
-    "beginning", [[], [b"GET /live HTTP/1.1\r\n", b"X: y"], [b"\r\n"], [LIVE, b"\r\n", b"GET /"]]
+    "beginning", [[b"G"], [b"GET /live HTTP/1.1\r\n", b"X: y"], [LIVE, b"\r\n", b"GET /"]]
 )
 async def test_a_head_that_does_not_come_is_not_waited_for(app, beginning):
     async with serving_one(app, header_timeout_s=SHORT_S) as connection:
@@ -138,6 +138,17 @@ async def test_a_head_that_does_not_come_is_not_waited_for(app, beginning):
                 assert await connection.status() == 200
                 await connection.reader.readexactly(len(b'{"status":"ok"}'))
         assert await connection.refusal() == (408, "request_timeout")
+
+
+@pytest.mark.parametrize("beginning", [[], [b"\r\n"], [LIVE, b"\r\n"]])
+async def test_a_connection_on_which_no_request_begins_is_closed(app, beginning):
+    async with serving_one(app, header_timeout_s=SHORT_S) as connection:
+        for piece in beginning:
+            await connection.send(piece)
+            if piece is LIVE:
+                assert await connection.status() == 200
+                await connection.reader.readexactly(len(b'{"status":"ok"}'))
+        assert await connection.reader.read() == b""
 
 
 async def test_a_body_that_does_not_come_is_not_waited_for(app, service, logs):
@@ -155,6 +166,8 @@ async def test_an_answer_takes_as_long_as_it_takes(app, service):
         await connection.send(POST, b"Content-Length: %d\r\n\r\n" % len(body), body)
         assert await connection.status() == 200
         await connection.reader.readuntil(b'"text":"H"')
+        # What comes behind it is no reason to end it, however slowly.
+        await connection.send(b"\r\nGET /li")
         await asyncio.sleep(2 * SHORT_S)
         assert not service.streams[0].cancelled.is_set()
         assert not connection.reader.at_eof()
