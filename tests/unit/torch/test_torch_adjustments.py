@@ -12,12 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from tandem.core.logprobs import LEAST_LOGPROB
 from tandem.core.plan import SampleSpec
 from tandem.core.sampling_params import SamplingParams
 from tandem.engine.allowed_tokens import Allowed
 from tandem.engine.torch.adjustments import adjust
 from tandem.engine.torch.sampler import SampleRow, candidates, sample
-from tandem.engine.torch.token_logprobs import LEAST_LOGPROB, RowLogprobs
+from tandem.engine.torch.token_logprobs import RowLogprobs
 
 VOCAB_SIZE = 97
 PLAIN = SamplingParams(max_tokens=9, seed=7)
