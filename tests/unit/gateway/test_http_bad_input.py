@@ -250,10 +250,10 @@ async def test_a_body_that_does_not_say_it_is_too_long(client, num_chunks):
         for _ in range(num_chunks):
             yield b" " * 65536
 
-    started = time.perf_counter()
+    started = time.process_time()
     response = await client.post(TEXT_PATH, content=chunks(), headers=JSON_TYPE)
     assert_refused(response, 413, None)
-    assert time.perf_counter() - started < 1.0
+    assert time.process_time() - started < 1.0
 
 
 async def test_a_body_that_is_too_long_and_never_ends(client):
@@ -273,11 +273,11 @@ async def test_a_body_that_is_too_long_and_never_ends(client):
 @pytest.mark.parametrize("path", [CHAT_PATH, TEXT_PATH])
 async def test_the_largest_body_is_refused_fast(client, path, unit, field):
     body = b'{"%s": [%s 0]}' % (field, unit * ((MAX_BODY_BYTES - 100) // len(unit)))
-    started = time.perf_counter()
+    started = time.process_time()
     response = await client.post(path, content=body, headers=JSON_TYPE)
     assert response.status_code == 400
-    # At most 100 ms on an idle machine. A list whose every item is judged takes seconds.
-    assert time.perf_counter() - started < 1.0
+    # Of processor time at most 100 ms on an idle machine. A list whose every item is judged takes seconds.
+    assert time.process_time() - started < 1.0
 
 
 async def test_unknown_routes_and_methods(client):
