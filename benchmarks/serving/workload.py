@@ -76,7 +76,9 @@ class Workload:
         """The same of those that arrive at a pace; none if there are none."""
         if self.long is None:
             return iter(())
-        return _random_prompts(f"{self.name} long {seed}", self.long.num_prompt, self.long.num_output)
+        return _random_prompts(
+            f"{self.name} long {seed}", self.long.num_prompt, self.long.num_output
+        )
 
 
 def _random_prompts(seed: str, num_prompt: int, num_output: int) -> Iterator[Prompt]:
