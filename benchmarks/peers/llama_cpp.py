@@ -36,5 +36,14 @@ def _conversion(environment: Path, model: Path, weights: Path) -> Conversion:
     if not script.exists() and not weights.exists():
         raise NotInstalled(f"neither {weights} nor {script} is there")
     return Conversion(
-        (program(environment, "python"), str(script), str(model), "--outtype", "bf16", "--outfile", str(weights)), weights
+        (
+            program(environment, "python"),
+            str(script),
+            str(model),
+            "--outtype",
+            "bf16",
+            "--outfile",
+            str(weights),
+        ),
+        weights,
     )

@@ -7,11 +7,12 @@ import asyncio
 from pathlib import Path
 from time import perf_counter
 
-from peers.openvino_engine import OpenVinoEngine
 from serving.answer import Answer
 from serving.driver import run_workload, warm_up
 from serving.summary import Summary
 from serving.workload import WORKLOADS
+
+from peers.openvino_engine import OpenVinoEngine
 
 
 class InProcess:

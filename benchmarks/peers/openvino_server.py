@@ -15,6 +15,7 @@ from typing import cast
 import httptools
 import orjson
 import uvloop
+
 from peers.openvino_engine import OpenVinoEngine
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"

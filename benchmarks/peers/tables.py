@@ -5,9 +5,10 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 
-from peers.records import Records
 from serving.distribution import Distribution
 from serving.summary import Summary
+
+from peers.records import Records
 
 HEADINGS = (
     "Server", "Output tok/s", "TTFT p50 / p99", "TPOT p50", "ITL p50 / p99 / p99.9 / max",
