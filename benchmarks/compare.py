@@ -14,6 +14,7 @@ import argparse
 import asyncio
 import fcntl
 import os
+import signal
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
@@ -131,7 +132,15 @@ def find_arms(peers: Path, wanted: Sequence[str]) -> list[Arm]:
     return arms
 
 
+def _end_servers_when_told_to_stop() -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+
+
 async def main(args: argparse.Namespace) -> None:
+    _end_servers_when_told_to_stop()
     arms = find_arms(args.peers, args.arms)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix="tandem-compare-") as logs:

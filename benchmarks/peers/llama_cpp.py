@@ -35,15 +35,5 @@ def _conversion(environment: Path, model: Path, weights: Path) -> Conversion:
     script = environment / "source" / "convert_hf_to_gguf.py"
     if not script.exists() and not weights.exists():
         raise NotInstalled(f"neither {weights} nor {script} is there")
-    return Conversion(
-        (
-            program(environment, "python"),
-            str(script),
-            str(model),
-            "--outtype",
-            "bf16",
-            "--outfile",
-            str(weights),
-        ),
-        weights,
-    )
+    command = (program(environment, "python"), str(script), str(model))
+    return Conversion((*command, "--outtype", "bf16", "--outfile", str(weights)), weights)
