@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import socket
+import subprocess
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -48,19 +49,24 @@ async def running(arm: Arm, logs: Path) -> AsyncIterator[Server]:
     port = free_port()
     log = logs / f"{arm.name.replace(' ', '-')}.log"
     start = perf_counter()
-    with log.open("wb") as output:
-        process = await asyncio.create_subprocess_exec(
-            *with_port(arm.command, port),
-            stdout=output,
-            stderr=output,
-            env={**os.environ, **arm.env},
-            start_new_session=True,
-        )
+    process = _spawn(arm, port, log)
     try:
         await _until_ready(arm, port, process, log)
         yield Server(arm, port, process.pid, perf_counter() - start)
     finally:
         await _end(process)
+
+
+def _spawn(arm: Arm, port: int, log: Path) -> subprocess.Popen[bytes]:
+    # A group of its own, to end it as a whole; in our session, as priorities may go by sessions.
+    with log.open("wb") as output:
+        return subprocess.Popen(
+            with_port(arm.command, port),
+            stdout=output,
+            stderr=output,
+            env={**os.environ, **arm.env},
+            process_group=0,
+        )
 
 
 def with_port(command: Sequence[str], port: int) -> list[str]:
@@ -90,11 +96,11 @@ def _is_free(port: int) -> bool:
         return True
 
 
-async def _until_ready(arm: Arm, port: int, process: asyncio.subprocess.Process, log: Path) -> None:
+async def _until_ready(arm: Arm, port: int, process: subprocess.Popen[bytes], log: Path) -> None:
     try:
         async with asyncio.timeout(arm.start_timeout_s):
             while not await _answers(port, arm.ready_path):
-                if process.returncode is not None:
+                if process.poll() is not None:
                     raise CannotStart(f"{arm.name} ended: {_tail(log)}")
                 await asyncio.sleep(POLL_S)
     except TimeoutError as error:
@@ -124,15 +130,14 @@ async def _answers(port: int, path: str) -> bool:
         writer.close()
 
 
-async def _end(process: asyncio.subprocess.Process) -> None:
-    """Ask, then force: all processes of its session."""
+async def _end(process: subprocess.Popen[bytes]) -> None:
+    """Ask, then force: its whole group of processes."""
     for number in (signal.SIGINT, signal.SIGKILL):
         try:
             os.killpg(process.pid, number)
         except ProcessLookupError:
             break
         try:
-            await asyncio.wait_for(process.wait(), STOP_S)
-        except TimeoutError:
+            await asyncio.to_thread(process.wait, STOP_S)
+        except subprocess.TimeoutExpired:
             continue
-    await process.wait()
