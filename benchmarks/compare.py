@@ -5,7 +5,7 @@ round, on the same cores as the load. `benchmarks/peers/README.md` says how to i
 that is not there is skipped, loudly.
 
     .venv/bin/python benchmarks/compare.py [--rounds 3] [--scale 1] [--workloads A B C D]
-        [--peers FOLDER] [--arms "tandem 1p1d" vllm ...] [--out docs/figures/peers.jsonl]
+        [--peers FOLDER] [--arms "tandem 1p1d" vllm ...] [--out docs/figures/peers.jsonl] [--append]
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ from tempfile import TemporaryDirectory
 import uvloop
 from peers import llama_cpp, openvino, ours, vllm
 from peers.arm import Arm, NotInstalled
-from peers.records import Records, Start
+from peers.records import Start
 from peers.server import LOG_TAIL, CannotStart, Server, running
 from peers.tables import markdown
+from plot_peers import draw
 from rich.console import Console
 from serving.answer import Answer
 from serving.completion_stream import Endpoint, complete
@@ -143,6 +144,7 @@ async def main(args: argparse.Namespace) -> None:
     _end_servers_when_told_to_stop()
     arms = find_arms(args.peers, args.arms)
     args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.open("a" if args.append else "w").close()
     with TemporaryDirectory(prefix="tandem-compare-") as logs:
         comparison = Comparison(args, Path(logs))
         for seed in range(args.seed, args.seed + args.rounds):
@@ -158,8 +160,9 @@ if __name__ == "__main__":
     parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=list(WORKLOADS))
     parser.add_argument("--arms", nargs="+", default=[], help="only these, by name")
     parser.add_argument("--peers", type=Path, default=cache_dir() / "peers")
-    parser.add_argument("--out", type=Path, default=OUT, help="lines are appended")
+    parser.add_argument("--out", type=Path, default=OUT, help="lines of JSON")
+    parser.add_argument("--append", action="store_true", help="keep the rounds there are")
     parser.add_argument("--lock", type=Path, help="held while measuring, on a shared machine")
     arguments = parser.parse_args()
     uvloop.run(main(arguments))
-    print(markdown(Records.read(arguments.out)))
+    print(markdown(draw(arguments.out)))

@@ -110,18 +110,13 @@ class Summary:
         """What `to_json` made."""
         whole: dict[str, Any] = json.loads(line)
         del whole["figures"]
-        times = {name: Distribution.from_json(whole.pop(name)) for name in DISTRIBUTIONS}
-        return cls(**whole, **times)
+        whole |= {name: Distribution.from_json(whole[name]) for name in DISTRIBUTIONS}
+        return cls(**whole)
 
     @classmethod
     def pooled(cls, runs: Sequence[Summary]) -> Summary:
         """Several runs of one arm and workload as if they were one."""
-        first = runs[0]
-        times = {
-            name: Distribution.merged(getattr(each, name) for each in runs)
-            for name in DISTRIBUTIONS
-        }
-        seconds = sum(each.seconds for each in runs)
+        first, seconds = runs[0], sum(each.seconds for each in runs)
         return cls(
             arm=first.arm,
             workload=first.workload,
@@ -129,10 +124,13 @@ class Summary:
             seconds=seconds,
             num_requests=sum(each.num_requests for each in runs),
             num_tokens=sum(each.num_tokens for each in runs),
+            ttft=Distribution.merged(each.ttft for each in runs),
+            tpot=Distribution.merged(each.tpot for each in runs),
+            itl=Distribution.merged(each.itl for each in runs),
+            long_ttft=Distribution.merged(each.long_ttft for each in runs),
             load_cores=sum(each.load_cores * each.seconds for each in runs) / seconds,
             num_problems=sum(each.num_problems for each in runs),
             problems=[problem for each in runs for problem in each.problems][:MAX_PROBLEMS],
-            **times,
         )
 
 

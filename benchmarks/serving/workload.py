@@ -39,6 +39,7 @@ class Workload:
     num_requests: int = 0
     seconds: float = 0.0
     long: LongPrompts | None = None
+    token_ids: range = TOKEN_IDS
 
     def __str__(self) -> str:
         text = f"{self.num_prompt} in, {self.num_output} out, {self.concurrency} at a time"
@@ -70,21 +71,18 @@ class Workload:
 
     def prompts(self, seed: int) -> Iterator[Prompt]:
         """Endless and random, so that no two begin alike and no cache of prefixes helps."""
-        return _random_prompts(f"{self.name} {seed}", self.num_prompt, self.num_output)
+        return self._random(f"{self.name} {seed}", self.num_prompt, self.num_output)
 
     def long_prompts(self, seed: int) -> Iterator[Prompt]:
         """The same of those that arrive at a pace; none if there are none."""
         if self.long is None:
             return iter(())
-        return _random_prompts(
-            f"{self.name} long {seed}", self.long.num_prompt, self.long.num_output
-        )
+        return self._random(f"{self.name} long {seed}", self.long.num_prompt, self.long.num_output)
 
-
-def _random_prompts(seed: str, num_prompt: int, num_output: int) -> Iterator[Prompt]:
-    rng = random.Random(seed)
-    while True:
-        yield Prompt(tuple(rng.choices(TOKEN_IDS, k=num_prompt)), num_output)
+    def _random(self, seed: str, num_prompt: int, num_output: int) -> Iterator[Prompt]:
+        rng = random.Random(seed)
+        while True:
+            yield Prompt(tuple(rng.choices(self.token_ids, k=num_prompt)), num_output)
 
 
 WORKLOADS = {

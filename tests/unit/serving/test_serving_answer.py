@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from serving.answer import Answer
 from serving.workload import Prompt
@@ -61,6 +61,7 @@ def test_only_what_ended_in_the_window_counts() -> None:
     assert stream.intervals_s(12.5, 20) == [1, 0]
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.floats(0, 5), st.integers(0, 4)), min_size=1, max_size=30))
 def test_intervals_are_one_fewer_than_tokens_and_add_up(steps: list[tuple[float, int]]) -> None:
     made, now, total = answer(num_output=1), 11.0, 0

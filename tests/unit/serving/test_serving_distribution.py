@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from serving.distribution import Distribution
 
@@ -41,6 +41,7 @@ def test_stalls_are_longer_than_the_bound() -> None:
     assert of_ms(79, 80, 80.1, 81, 200).num_over_ms(80) == 3
 
 
+@settings(deadline=None)
 @given(TIMES_MS, st.sampled_from([0.1, 1, 25, 50, 90, 99, 99.9, 100]))
 def test_nearest_rank(tenths: list[int], percent: float) -> None:
     times = Distribution.of(each / 10_000 for each in tenths)
@@ -48,6 +49,7 @@ def test_nearest_rank(tenths: list[int], percent: float) -> None:
     assert times.percentile_ms(percent) == round(sorted(tenths)[rank - 1] / 10, 1)
 
 
+@settings(deadline=None)
 @given(TIMES_MS, TIMES_MS)
 def test_merged_is_all_together_also_by_way_of_json(one: list[int], other: list[int]) -> None:
     parts = [Distribution.of(each / 10_000 for each in times) for times in (one, other)]
