@@ -75,23 +75,25 @@ async def start_once(topology: str, model: Path, folder: Path) -> StartRun:
 def _processes(server: Server, model: Path, logs: Path, began: float) -> Iterator[Process]:
     weights = sum(file.stat().st_size for file in model.glob("*.safetensors"))
     up = psutil.Process(server.pid)
-    yield _process("tandem up", up, Path(), began, 0)
+    yield _process("tandem up", up, up, Path(), began, 0)
     for child in sorted(up.children(), key=lambda each: each.cmdline()):
         role = next(MODULES[word] for word in child.cmdline() if word in MODULES)
         name = role if role == "gateway" else _flag(child.cmdline(), "--worker-id")
         own = 0 if role == "gateway" else weights
-        yield _process(name, child, logs / f"{name}.log", began, own)
+        yield _process(name, child, up, logs / f"{name}.log", began, own)
 
 
 def _flag(command: Sequence[str], flag: str) -> str:
     return command[command.index(flag) + 1]
 
 
-def _process(name: str, process: psutil.Process, log: Path, began: float, weights: int) -> Process:
+def _process(
+    name: str, process: psutil.Process, up: psutil.Process, log: Path, began: float, weights: int
+) -> Process:
     memory = process.memory_full_info()
     return Process(
         name=name,
-        began_s=process.create_time() - began,
+        began_s=process.create_time() - up.create_time(),
         loaded_s=_logged(log, "loaded", began),
         serving_s=_logged(log, "serving gRPC", began),
         rss=memory.rss,

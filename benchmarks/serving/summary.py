@@ -51,7 +51,10 @@ class Summary:
 
     @classmethod
     def of(cls, run: Run, workload: Workload, arm: str, seed: int) -> Summary:
-        """Only the steady streams count for tokens and times, but for `long_ttft`."""
+        """Only the steady streams count for tokens and times, but for `long_ttft`.
+
+        First tokens count also after the window: the slowest would be missing.
+        """
         good = [each for each in run.answers if not each.problem()]
         ended = [each for each in good if each.arrivals[-1][0] <= run.end_s]
         problems = [problem for each in _all(run) if (problem := each.problem())]
@@ -63,7 +66,7 @@ class Summary:
             seconds=run.end_s - run.start_s,
             num_requests=len(ended),
             num_tokens=sum(each.tokens_between(*window) for each in run.answers),
-            ttft=Distribution.of(e.first_s() for e in good if e.arrivals[0][0] <= run.end_s),
+            ttft=Distribution.of(e.first_s() for e in run.answers if e.arrivals),
             tpot=Distribution.of(e.per_token_s() for e in ended if e.num_tokens > 1),
             itl=Distribution.of(t for e in run.answers for t in e.intervals_s(*window)),
             long_ttft=Distribution.of(e.first_s() for e in run.long_answers if e.arrivals),

@@ -150,12 +150,12 @@ async def test_a_workload_asks_as_often_as_it_says() -> None:
 
 async def test_long_prompts_arrive_at_their_pace_and_no_more_after_the_end() -> None:
     long = LongPrompts(3, 2, interval_s=0.1)
-    workload = Workload("tiny", 3, 2, concurrency=2, seconds=0.5, long=long)
+    workload = Workload("tiny", 3, 2, concurrency=2, seconds=0.38, long=long)
     async with serving([event(text(usage=usage(2))), event(DONE)]) as endpoint:
         run = await run_workload(lambda answer: complete(endpoint, answer), workload, 1)
-    assert len(run.long_answers) == 5
+    assert len(run.long_answers) == 4
     assert not any(each.problem() for each in (*run.answers, *run.long_answers))
-    assert run.end_s - run.start_s == pytest.approx(0.5)
+    assert run.end_s - run.start_s == pytest.approx(0.38)
 
 
 async def test_a_run_that_does_not_end_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
