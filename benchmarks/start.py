@@ -91,35 +91,34 @@ def _process(
     name: str, process: psutil.Process, up: psutil.Process, log: Path, began: float, weights: int
 ) -> Process:
     memory = process.memory_full_info()
+    text = log.read_text() if log.is_file() else ""
     return Process(
         name=name,
         began_s=process.create_time() - up.create_time(),
-        loaded_s=_logged(log, "loaded", began),
-        serving_s=_logged(log, "serving gRPC", began),
+        loaded_s=logged_s(text, "loaded", began),
+        serving_s=logged_s(text, "serving gRPC", began),
         rss=memory.rss,
         pss=memory.pss,
         weights=weights,
-        pool=_pool(process.pid) if weights else 0,
+        pool=pool_bytes(Path(f"/proc/{process.pid}/smaps").read_text()) if weights else 0,
     )
 
 
-def _logged(log: Path, event: str, began: float) -> float | None:
-    """When it was first logged."""
-    if not log.is_file():
-        return None
-    found = re.search(rf"^(\S+)Z \[\w+ *\] {event}  ", log.read_text(), re.MULTILINE)
+def logged_s(log: str, event: str, began: float) -> float | None:
+    """When an event was first logged, in seconds after `began`; None if it was not."""
+    found = re.search(rf"^(\S+)Z \[\w+ *\] {event}( |$)", log, re.MULTILINE)
     if found is None:
         return None
     return datetime.fromisoformat(found[1] + "+00:00").timestamp() - began
 
 
-def _pool(pid: int) -> int:
+def pool_bytes(smaps: str) -> int:
     """Resident bytes of the largest mapping without a file: the KV pool is larger than all else."""
     largest = resident = 0
     is_largest = False
-    for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
+    for line in smaps.splitlines():
         words = line.split()
-        if "-" in words[0] and not words[0].endswith(":"):
+        if not words[0].endswith(":"):
             start, end = (int(each, 16) for each in words[0].split("-"))
             is_largest = len(words) == 5 and end - start > largest
             largest = end - start if is_largest else largest
