@@ -12,7 +12,7 @@ from serving.driver import run_workload, warm_up
 from serving.summary import Summary
 from serving.workload import WORKLOADS
 
-from peers.openvino_engine import OpenVinoEngine
+from peers.openvino_engine import KV_PRECISION, OpenVinoEngine
 
 
 class InProcess:
@@ -46,7 +46,7 @@ class InProcess:
 
 
 async def main(args: argparse.Namespace) -> None:
-    ask = InProcess(OpenVinoEngine(args.model)).ask
+    ask = InProcess(OpenVinoEngine(args.model, args.kv_precision)).ask
     for name in args.workloads:
         workload = WORKLOADS[name].scaled(args.scale)
         await warm_up(ask, workload, args.seed)
@@ -59,6 +59,7 @@ async def main(args: argparse.Namespace) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--kv-precision", default=KV_PRECISION)
     parser.add_argument("--arm", default="openvino in process")
     parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=list(WORKLOADS))
     parser.add_argument("--scale", type=float, default=1.0)

@@ -16,7 +16,7 @@ import httptools
 import orjson
 import uvloop
 
-from peers.openvino_engine import OpenVinoEngine
+from peers.openvino_engine import KV_PRECISION, OpenVinoEngine
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
 HEALTHY = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
@@ -98,7 +98,7 @@ class Connection(asyncio.Protocol):
 
 
 async def main(args: argparse.Namespace) -> None:
-    stepper = Stepper(OpenVinoEngine(args.model))
+    stepper = Stepper(OpenVinoEngine(args.model, args.kv_precision))
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: Connection(stepper), "127.0.0.1", args.port)
     await server.serve_forever()
@@ -107,5 +107,6 @@ async def main(args: argparse.Namespace) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--kv-precision", default=KV_PRECISION)
     parser.add_argument("--port", type=int, required=True)
     uvloop.run(main(parser.parse_args()))
