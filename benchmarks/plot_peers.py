@@ -24,7 +24,7 @@ OUR_SHADES = ("#0b5fa5", "#3f8fd2", "#9cc9ef")
 THEIR_SHADES = ("#d1603d", "#e59a7f", "#7a7a7a", "#5a9367", "#9cc5a1", "#b8a04a")
 # Above the median the distances grow: p99.9 has as much room as p99.
 TAIL = (50.0, 90.0, 99.0, 99.9, 99.99)
-UNITS = {"C": "time per output token, ms"}
+UNITS = {"C": "ms per output token (less is better)"}
 
 
 def shades(arms: list[str]) -> dict[str, str]:
@@ -68,7 +68,7 @@ def _value(run: Summary) -> float:
 
 def tails(records: Records, workload: str = "D") -> Figure:
     """How long the wait for a token is at each percentile, from the median up."""
-    figure, panel = plt.subplots(figsize=(6.4, 3.8))
+    figure, panel = plt.subplots(figsize=(8.2, 3.8))
     for arm, colour in shades(records.arms()).items():
         if runs := records.of(arm, workload):
             _tail(panel, arm, Summary.pooled(runs).itl, colour)
@@ -81,7 +81,7 @@ def tails(records: Records, workload: str = "D") -> Figure:
     panel.set_ylabel("ms to the next token", fontsize=8)
     panel.set_title(f"{workload}: {WORKLOADS[workload]}", fontsize=8)
     panel.tick_params(labelsize=7)
-    panel.legend(fontsize=7, frameon=False)
+    panel.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     panel.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
     return figure
