@@ -66,5 +66,5 @@ if __name__ == "__main__":
     parser.add_argument("--tokenizer", type=Path, help="tokenizer.json: send prompts as text")
     parser.add_argument("--out", type=argparse.FileType("a"), default=sys.stdout)
     made = uvloop.run(main(parser.parse_args()))
-    Console(width=150, stderr=True).print(summary_table(made))
+    Console(width=190, stderr=True).print(summary_table(made))
     sys.exit(any(each.num_problems for each in made))
