@@ -81,6 +81,15 @@ bench: .venv/installed-dev ## the benchmarks
 	@$(BIN)/python benchmarks/kv_transfer.py
 	@$(BIN)/python benchmarks/loop.py
 	@$(BIN)/python benchmarks/colocated.py
+	@$(BIN)/python benchmarks/start.py
+
+.PHONY: bench-peers
+bench-peers: .venv/installed-dev ## Tandem beside the peers that are installed: benchmarks/peers/README.md
+	@$(BIN)/python benchmarks/compare.py $(ARGS)
+
+.PHONY: plots
+plots: .venv/installed-dev ## plots and tables anew from docs/figures
+	@$(BIN)/python benchmarks/plot_peers.py
 
 # An index may carry torch as another build, whose version then has a local part: 2.13.0+cpu.
 .PHONY: lock

@@ -1,6 +1,7 @@
-"""Makes `tests/support` importable."""
+"""Makes `tests/support`, and the packages of `benchmarks`, importable."""
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent / "support"))
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE / "support"), str(HERE.parent / "benchmarks")]

@@ -1,0 +1,35 @@
+"""OpenVINO GenAI's continuous batching: behind a thin HTTP shell, and in its own process.
+
+It computes in bfloat16 where the processor can, but keeps KV in 8 bits unless told otherwise.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from peers.arm import Arm, Conversion, program
+
+BENCHMARKS = Path(__file__).parents[1]
+
+
+def arms(environment: Path, model: Path) -> list[Arm]:
+    """Both with the library's own settings, and with KV of 16 bits. Raises `NotInstalled`."""
+    python = program(environment, "python")
+    exported = environment / model.name
+    conversion = Conversion(
+        (
+            *(program(environment, "optimum-cli"), "export", "openvino", "--model", str(model)),
+            *("--task", "text-generation-with-past", "--weight-format", "fp16", str(exported)),
+        ),
+        exported,
+    )
+    common = ("--model", str(exported))
+    env = {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(BENCHMARKS)}
+    server = (python, "-P", "-m", "peers.openvino_server", *common, "--port", "{port}")
+    alone = (python, "-P", "-m", "peers.openvino_in_process", *common)
+    bfloat16 = (*server, "--kv-precision", "bf16")
+    return [
+        Arm("openvino http", server, "/health", env=env, conversion=conversion),
+        Arm("openvino http, bf16 KV", bfloat16, "/health", env=env, conversion=conversion),
+        Arm("openvino in process", alone, env=env, conversion=conversion),
+    ]

@@ -1,0 +1,25 @@
+"""Tandem: split, one worker on all cores, a worker a core."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from peers.arm import Arm
+
+TOPOLOGIES = ("1p1d", "colocated", "colocated:2")
+
+
+def arms(environment: Path, model: Path) -> list[Arm]:
+    """Those that are compared. Logs go below `environment`."""
+    return [arm(topology, model, environment) for topology in TOPOLOGIES]
+
+
+def arm(topology: str, model: Path, logs: Path) -> Arm:
+    """`tandem up` of this checkout; logs go to a folder in `logs`."""
+    command = (
+        *(sys.executable, "-m", "tandem.cli", "up", "--topology", topology),
+        *("--model", str(model), "--http-port", "{port}", "--grpc-port", "{port+1}"),
+        *("--port-base", "{port+2}", "--log-dir", str(logs / topology)),
+    )
+    return Arm(f"tandem {topology}", command, ready_path="/ready")

@@ -1,0 +1,143 @@
+"""A server as a process: started, waited for, weighed, ended."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import socket
+import subprocess
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+
+import psutil
+
+from peers.arm import Arm
+
+STOP_S = 20.0
+POLL_S = 0.02
+NUM_PORTS = 8
+LOG_TAIL = 2000
+
+
+class CannotStart(Exception):
+    """A server is not ready; the message has the end of its log."""
+
+
+@dataclass(frozen=True)
+class Server:
+    """One that is ready. `start_s`: from its command to there."""
+
+    arm: Arm
+    port: int
+    pid: int
+    start_s: float
+
+    def pss_bytes(self) -> int:
+        """Memory of all its processes; what several share is counted once."""
+        own = psutil.Process(self.pid)
+        return sum(each.memory_full_info().pss for each in (own, *own.children(recursive=True)))
+
+
+@asynccontextmanager
+async def running(arm: Arm, logs: Path) -> AsyncIterator[Server]:
+    """Start it, wait until it is ready, end all its processes. Raises `CannotStart`."""
+    port = free_port()
+    log = logs / f"{arm.name.replace(' ', '-')}.log"
+    start = perf_counter()
+    process = _spawn(arm, port, log)
+    try:
+        await _until_ready(arm, port, process, log)
+        yield Server(arm, port, process.pid, perf_counter() - start)
+    finally:
+        await _end(process)
+
+
+def _spawn(arm: Arm, port: int, log: Path) -> subprocess.Popen[bytes]:
+    # A group of its own, to end it as a whole; in our session, as priorities may go by sessions.
+    with log.open("wb") as output:
+        return subprocess.Popen(
+            with_port(arm.command, port),
+            stdout=output,
+            stderr=output,
+            env={**os.environ, **arm.env},
+            process_group=0,
+        )
+
+
+def with_port(command: Sequence[str], port: int) -> list[str]:
+    """`{port}` and `{port+2}` in a command become numbers."""
+    return [
+        re.sub(r"\{port(?:\+(\d+))?\}", lambda match: str(port + int(match[1] or 0)), each)
+        for each in command
+    ]
+
+
+def free_port() -> int:
+    """One that is followed by others that are free as well, now."""
+    while True:
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            port = int(probe.getsockname()[1])
+        if port + NUM_PORTS < 65536 and all(_is_free(port + each) for each in range(NUM_PORTS)):
+            return port
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
+
+
+async def _until_ready(arm: Arm, port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+    try:
+        async with asyncio.timeout(arm.start_timeout_s):
+            while not await _answers(port, arm.ready_path):
+                if process.poll() is not None:
+                    raise CannotStart(f"{arm.name} ended: {_tail(log)}")
+                await asyncio.sleep(POLL_S)
+    except TimeoutError as error:
+        raise CannotStart(
+            f"{arm.name} is not ready after {arm.start_timeout_s:.0f} s: {_tail(log)}"
+        ) from error
+
+
+def _tail(log: Path) -> str:
+    return log.read_bytes()[-LOG_TAIL:].decode(errors="replace")
+
+
+async def _answers(port: int, path: str) -> bool:
+    """Whether a GET is answered by 200."""
+    try:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return False
+    try:
+        writer.write(
+            f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode()
+        )
+        return (await reader.readline()).startswith(b"HTTP/1.1 200")
+    except OSError:
+        return False
+    finally:
+        writer.close()
+
+
+async def _end(process: subprocess.Popen[bytes]) -> None:
+    """Ask, then force: its whole group of processes."""
+    for number in (signal.SIGINT, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, number)
+        except ProcessLookupError:
+            break
+        try:
+            await asyncio.to_thread(process.wait, STOP_S)
+        except subprocess.TimeoutExpired:
+            continue

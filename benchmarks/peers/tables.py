@@ -1,0 +1,119 @@
+"""A comparison as tables of Markdown."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+
+from serving.distribution import Distribution
+from serving.summary import Summary
+
+from peers.records import Records
+
+HEADINGS = (
+    "Server", "Output tok/s", "TTFT p50 / p99", "TPOT p50", "ITL p50 / p99 / p99.9 / max",
+    "Intervals", "Stalls", "Long TTFT p50", "Load's cores", "Problems",
+)  # fmt: skip
+OURS = "tandem"
+Figure = Callable[[Summary], float | None]
+
+
+def _tokens_per_s(run: Summary) -> float:
+    return run.tokens_per_s
+
+
+def _tpot_ms(run: Summary) -> float | None:
+    return run.tpot.percentile_ms(50)
+
+
+# What counts in a workload: higher is better for all but times.
+RATIOS: dict[str, tuple[tuple[str, Figure], ...]] = {
+    "A": (("tok/s", _tokens_per_s),),
+    "B": (("tok/s", _tokens_per_s),),
+    "C": (("TPOT", _tpot_ms),),
+    "D": (("short tok/s", _tokens_per_s),),
+}
+
+
+def markdown(records: Records) -> str:
+    """All tables: a workload each, ratios, starts."""
+    parts = [_workload_table(records, each) for each in records.workloads()]
+    return "\n\n".join([*parts, _ratio_table(records), _start_table(records)])
+
+
+def _workload_table(records: Records, workload: str) -> str:
+    rows = [
+        _workload_row(arm, runs) for arm in records.arms() if (runs := records.of(arm, workload))
+    ]
+    return f"Workload {workload}; times in ms\n\n" + _table(HEADINGS, rows)
+
+
+def _workload_row(arm: str, runs: Sequence[Summary]) -> list[str]:
+    """Rates are medians with their range; times are of all runs' tokens together."""
+    whole = Summary.pooled(runs)
+    return [
+        arm,
+        _spread([each.tokens_per_s for each in runs]),
+        _percentiles(whole.ttft, 50, 99),
+        _ms(whole.tpot.percentile_ms(50)),
+        f"{_percentiles(whole.itl, 50, 99, 99.9)} / {_ms(whole.itl.max_ms())}",
+        f"{len(whole.itl):,}",
+        str(whole.figures()["num_stalls"]),
+        _ms(whole.long_ttft.percentile_ms(50)),
+        f"{whole.load_cores:.2f}",
+        str(whole.num_problems),
+    ]
+
+
+def _ratio_table(records: Records) -> str:
+    ours = [arm for arm in records.arms() if arm.startswith(OURS)]
+    peers = [arm for arm in records.arms() if not arm.startswith(OURS)]
+    rows = [
+        [f"{workload}, {name}: {arm}", *(_ratio(records, arm, peer, workload, f) for peer in peers)]
+        for workload in records.workloads()
+        for name, f in RATIOS[workload]
+        for arm in ours
+    ]
+    return "Ours / peer, by round\n\n" + _table(("Workload", *peers), rows)
+
+
+def _ratio(records: Records, arm: str, peer: str, workload: str, figure: Figure) -> str:
+    ratios = records.ratios(arm, peer, workload, figure)
+    return _spread(ratios, 2) if ratios else ""
+
+
+def _start_table(records: Records) -> str:
+    rows = []
+    for arm in records.arms():
+        starts = [each for each in records.starts if each.arm == arm]
+        if starts:
+            gib = statistics.median(each.pss for each in starts) / 2**30
+            rows.append([arm, _spread([each.start_s for each in starts], 1), f"{gib:.2f}"])
+    return _table(("Server", "Ready after, s", "Memory, GiB (PSS)"), rows)
+
+
+def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join(_lines(headings, rows))
+
+
+def _lines(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    for row in (headings, ["---"] * len(headings), *rows):
+        yield f"| {' | '.join(row)} |"
+
+
+def _spread(values: Sequence[float], digits: int = 0) -> str:
+    """The median, and the range where there is one."""
+    middle = f"{statistics.median(values):.{digits}f}"
+    if len(values) == 1:
+        return middle
+    return f"{middle} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+
+
+def _percentiles(times: Distribution, *percents: float) -> str:
+    return " / ".join(_ms(times.percentile_ms(each)) for each in percents)
+
+
+def _ms(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.1f}" if value < 100 else f"{value:,.0f}"

@@ -1,0 +1,68 @@
+"""One answer as its client saw it: which tokens came when."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from serving.workload import Prompt
+
+
+@dataclass(slots=True)
+class Answer:
+    """Times are seconds of one monotonic clock.
+
+    `arrivals` are pairs of a time and the number of tokens that had come by then, increasing in
+    both. How many tokens a chunk has is told by the server, not by the number of chunks.
+    """
+
+    prompt: Prompt
+    sent_s: float
+    arrivals: list[tuple[float, int]] = field(default_factory=list)
+    error: str = ""
+
+    @property
+    def num_tokens(self) -> int:
+        return self.arrivals[-1][1] if self.arrivals else 0
+
+    def note(self, now_s: float, num_tokens: int) -> None:
+        """So many tokens have come by now. Chunks without a new one count for nothing."""
+        if num_tokens > self.num_tokens:
+            self.arrivals.append((now_s, num_tokens))
+
+    def problem(self) -> str:
+        """Why the answer is not what was asked for; empty if it is."""
+        if self.error:
+            return self.error
+        if self.num_tokens != self.prompt.num_output:
+            return f"{self.num_tokens} tokens came, {self.prompt.num_output} were asked for"
+        return ""
+
+    def first_s(self) -> float:
+        """From the request to the first token."""
+        return self.arrivals[0][0] - self.sent_s
+
+    def per_token_s(self) -> float:
+        """From the first token to the last one, for each token after the first."""
+        return (self.arrivals[-1][0] - self.arrivals[0][0]) / (self.num_tokens - 1)
+
+    def intervals_s(self, start_s: float, end_s: float) -> list[float]:
+        """Between a token and the next one, those that ended in the window. Tokens that come
+        together are no time apart: the client waited once, for the first of them."""
+        intervals: list[float] = []
+        last_s, last_num = None, 0
+        for now_s, num in self.arrivals:
+            together = num - last_num - 1
+            if start_s <= now_s <= end_s:
+                intervals += [now_s - last_s] if last_s is not None else []
+                intervals += [0.0] * together
+            last_s, last_num = now_s, num
+        return intervals
+
+    def tokens_between(self, start_s: float, end_s: float) -> int:
+        """How many tokens came in the window."""
+        counted, last = 0, 0
+        for now_s, num in self.arrivals:
+            if start_s <= now_s <= end_s:
+                counted += num - last
+            last = num
+        return counted

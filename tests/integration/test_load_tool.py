@@ -1,0 +1,66 @@
+"""The load tool and the way servers are started for it, against `tandem up` on mock GPUs."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+from peers.arm import Arm
+from peers.server import CannotStart, running, with_port
+from serving.answer import Answer
+from serving.completion_stream import Endpoint, complete
+from serving.driver import run_workload, warm_up
+from serving.summary import Summary
+from serving.workload import WORKLOADS, LongPrompts
+
+WORKLOAD = replace(WORKLOADS["D"], seconds=0.5, long=LongPrompts(300, 4, 0.2), token_ids=range(256))
+
+
+def mock_arm(folder: Path, *arguments: str) -> Arm:
+    command = (
+        *(sys.executable, "-m", "tandem.cli", "up", "--device", "mock:zero", "--model", "mock"),
+        *("--num-blocks", "512", "--http-port", "{port}", "--grpc-port", "{port+1}"),
+        *("--port-base", "{port+2}", "--log-dir", str(folder / "logs"), *arguments),
+    )
+    return Arm("mock", command, ready_path="/ready")
+
+
+async def test_all_streams_have_exactly_the_tokens_that_were_asked_for(tmp_path: Path) -> None:
+    async with running(mock_arm(tmp_path), tmp_path) as server:
+        processes = psutil.Process(server.pid).children(recursive=True)
+        endpoint = Endpoint("127.0.0.1", server.port)
+
+        async def ask(answer: Answer) -> None:
+            await complete(endpoint, answer)
+
+        await warm_up(ask, WORKLOAD, 0)
+        run = await run_workload(ask, WORKLOAD, 0)
+        assert server.pss_bytes() > 2**20
+    assert not any(each.is_running() for each in processes)
+    made = Summary.of(run, WORKLOAD, "mock", 0)
+    assert made.problems == []
+    assert {each.num_tokens for each in run.answers} == {WORKLOAD.num_output}
+    assert [each.num_tokens for each in run.long_answers] == [4, 4]
+    assert len(made.itl) <= made.num_tokens
+
+
+async def test_a_server_that_ends_at_once_is_told_with_its_own_words(tmp_path: Path) -> None:
+    with pytest.raises(CannotStart, match="no model 'nowhere'"):
+        async with running(mock_arm(tmp_path, "--model", "nowhere"), tmp_path):
+            pass
+
+
+async def test_a_server_that_does_not_get_ready_is_ended(tmp_path: Path) -> None:
+    sleeper = Arm("slow", ("sleep", "60"), ready_path="/health", start_timeout_s=0.2)
+    with pytest.raises(CannotStart, match="not ready"):
+        async with running(sleeper, tmp_path):
+            pass
+    mine = psutil.Process().children()
+    assert not any(each.name() == "sleep" for each in mine)
+
+
+def test_ports_are_filled_in() -> None:
+    assert with_port(("--a={port}", "{port+2}", "x"), 100) == ["--a=100", "102", "x"]

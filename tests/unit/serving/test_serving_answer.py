@@ -1,0 +1,75 @@
+"""When tokens came, and how far apart."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from serving.answer import Answer
+from serving.workload import Prompt
+
+ALWAYS = (-1e9, 1e9)
+
+
+def answer(*arrivals: tuple[float, int], num_output: int = 4) -> Answer:
+    made = Answer(Prompt((1, 2), num_output), sent_s=10.0)
+    for now, num_tokens in arrivals:
+        made.note(now, num_tokens)
+    return made
+
+
+def test_times_of_an_even_stream() -> None:
+    even = answer((11, 1), (12, 2), (13, 3), (14, 4))
+    assert even.first_s() == 1
+    assert even.per_token_s() == 1
+    assert even.intervals_s(*ALWAYS) == [1, 1, 1]
+    assert even.problem() == ""
+
+
+def test_tokens_that_come_together_are_waited_for_once() -> None:
+    bunched = answer((11, 1), (14, 4))
+    assert bunched.intervals_s(*ALWAYS) == [3, 0, 0]
+    assert bunched.per_token_s() == 1
+
+
+def test_a_first_chunk_of_several_tokens_has_intervals_too() -> None:
+    assert answer((11, 3), (12, 4)).intervals_s(*ALWAYS) == [0, 0, 1]
+
+
+def test_chunks_without_a_new_token_count_for_nothing() -> None:
+    assert answer((11, 1), (12, 1), (13, 2), (14, 2), (15, 4)).arrivals == [
+        (11, 1),
+        (13, 2),
+        (15, 4),
+    ]
+
+
+@pytest.mark.parametrize("num_tokens", [3, 5])
+def test_another_number_of_tokens_than_asked_for_is_a_problem(num_tokens: int) -> None:
+    assert "4 were asked for" in answer((11, num_tokens)).problem()
+
+
+def test_no_tokens_at_all_is_a_problem() -> None:
+    assert answer().problem()
+
+
+def test_only_what_ended_in_the_window_counts() -> None:
+    stream = answer((11, 1), (12, 2), (13, 4))
+    assert stream.intervals_s(11.5, 12.5) == [1]
+    assert stream.tokens_between(11.5, 12.5) == 1
+    assert stream.tokens_between(12.5, 20) == 2
+    assert stream.intervals_s(12.5, 20) == [1, 0]
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.floats(0, 5), st.integers(0, 4)), min_size=1, max_size=30))
+def test_intervals_are_one_fewer_than_tokens_and_add_up(steps: list[tuple[float, int]]) -> None:
+    made, now, total = answer(num_output=1), 11.0, 0
+    for wait, count in steps:
+        now, total = now + wait, total + count
+        made.note(now, total)
+    intervals = made.intervals_s(*ALWAYS)
+    assert len(intervals) == max(0, total - 1)
+    assert made.tokens_between(*ALWAYS) == total
+    if total:
+        assert sum(intervals) == pytest.approx(made.arrivals[-1][0] - made.arrivals[0][0])

@@ -1,0 +1,187 @@
+"""The load tool's client against servers that say it in their several ways."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from serving.answer import Answer
+from serving.completion_stream import Endpoint, complete
+from serving.driver import run_workload
+from serving.summary import Summary
+from serving.text_prompts import Words
+from serving.workload import LongPrompts, Prompt, Workload
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+DONE = "[DONE]"
+
+
+def event(data: Any, end: str = "\n\n") -> bytes:
+    return f"data: {data if data == DONE else json.dumps(data)}{end}".encode()
+
+
+def usage(completion: int, prompt: int = 3) -> dict[str, int]:
+    return {"prompt_tokens": prompt, "completion_tokens": completion}
+
+
+def text(content: str = "x", **more: Any) -> dict[str, Any]:
+    return {"choices": [{"index": 0, "text": content}], **more}
+
+
+@asynccontextmanager
+async def serving(parts: Sequence[bytes], head: bytes = OK) -> AsyncIterator[Endpoint]:
+    """A server whose every answer is `parts`, each a chunk of HTTP that is sent by itself."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        request = await reader.readuntil(b"\r\n\r\n")
+        length = int(request.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+        await reader.readexactly(length)
+        writer.write(head)
+        for part in parts:
+            writer.write(b"%x\r\n%s\r\n" % (len(part), part))
+            await writer.drain()
+        if not parts or parts[-1].endswith(b"[DONE]\n\n"):
+            writer.write(b"0\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    try:
+        yield Endpoint("127.0.0.1", port)
+    finally:
+        server.close()
+
+
+async def ask(*parts: bytes, num_output: int = 3, head: bytes = OK) -> Answer:
+    answer = Answer(Prompt((7, 8, 9), num_output), 0.0)
+    async with serving(parts, head) as endpoint:
+        await complete(endpoint, answer)
+    return answer
+
+
+def counts(answer: Answer) -> list[int]:
+    return [count for _, count in answer.arrivals]
+
+
+async def test_usage_with_each_chunk_says_how_many_tokens_it_has() -> None:
+    answer = await ask(
+        event(text(usage=usage(1))),
+        event(text("", usage=usage(1))),
+        event(text("xy", usage=usage(3))),
+        event({"choices": [], "usage": usage(3)}) + event(DONE),
+    )
+    assert answer.problem() == ""
+    assert counts(answer) == [1, 3]
+
+
+async def test_timings_do_as_well() -> None:
+    answer = await ask(
+        *(event(text(timings={"predicted_n": number})) for number in (1, 3)),
+        event({"choices": [], "usage": usage(3)}) + event(DONE),
+    )
+    assert (answer.problem(), counts(answer)) == ("", [1, 3])
+
+
+async def test_a_server_that_says_nothing_sends_a_token_a_chunk() -> None:
+    chunks = [event(text()) for _ in range(3)]
+    answer = await ask(*chunks, event({"choices": [], "usage": usage(3)}), event(DONE))
+    assert (answer.problem(), counts(answer)) == ("", [1, 2, 3])
+
+
+async def test_unless_its_usage_says_otherwise() -> None:
+    answer = await ask(
+        event(text()), event(text("xy")), event({"choices": [], "usage": usage(3)}), event(DONE)
+    )
+    assert "3 tokens in 2 chunks" in answer.problem()
+
+
+async def test_events_may_be_torn_anywhere() -> None:
+    whole = b"".join(event(text(usage=usage(n)), "\r\n\r\n") for n in (1, 2, 3)) + event(DONE)
+    parts = [whole[at : at + 7] for at in range(0, len(whole) - 8, 7)]
+    answer = await ask(*parts, whole[len(parts) * 7 :])
+    assert answer.problem() == ""
+    assert answer.num_tokens == 3
+
+
+@pytest.mark.parametrize(
+    ("parts", "problem"),
+    [
+        ([event(text(usage=usage(2))), event(DONE)], "2 tokens came, 3 were asked for"),
+        ([event(text(usage=usage(1, prompt=4)))], "the prompt became 4 tokens"),
+        ([event({"error": {"message": "worker lost"}})], "worker lost"),
+        ([event(text(usage=usage(3)))], "ended early"),
+    ],
+)
+async def test_what_goes_wrong_is_told(parts: list[bytes], problem: str) -> None:
+    assert problem in (await ask(*parts)).problem()
+
+
+async def test_a_refusal_is_told() -> None:
+    head = b"HTTP/1.1 400 Bad Request\r\nTransfer-Encoding: chunked\r\n\r\n"
+    assert "status 400: b'no such model'" in (await ask(b"no such model", head=head)).problem()
+
+
+async def test_a_stream_must_say_that_it_is_done() -> None:
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+    assert "without [DONE]" in (await ask(head=head)).problem()
+
+
+async def test_nobody_there_is_told() -> None:
+    async with serving([]) as endpoint:
+        pass
+    answer = Answer(Prompt((7,), 1), 0.0)
+    await complete(endpoint, answer)
+    assert "cannot connect" in answer.problem()
+
+
+async def test_a_workload_asks_as_often_as_it_says() -> None:
+    workload = Workload("tiny", 3, 2, concurrency=2, num_requests=6)
+    async with serving([event(text(usage=usage(2))), event(DONE)]) as endpoint:
+        run = await run_workload(lambda answer: complete(endpoint, answer), workload, 1)
+    made = Summary.of(run, workload, "arm", 1)
+    assert (made.num_requests, made.num_tokens, made.num_problems) == (6, 12, 0)
+
+
+async def test_long_prompts_arrive_at_their_pace_and_no_more_after_the_end() -> None:
+    long = LongPrompts(3, 2, interval_s=0.1)
+    workload = Workload("tiny", 3, 2, concurrency=2, seconds=0.38, long=long)
+    async with serving([event(text(usage=usage(2))), event(DONE)]) as endpoint:
+        run = await run_workload(lambda answer: complete(endpoint, answer), workload, 1)
+    assert len(run.long_answers) == 4
+    assert not any(each.problem() for each in (*run.answers, *run.long_answers))
+    assert run.end_s - run.start_s == pytest.approx(0.38)
+
+
+async def test_a_run_that_does_not_end_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.driver.LIMIT_S", 0.05)
+    workload = Workload("tiny", 3, 2, concurrency=2, num_requests=6)
+
+    async def hang(answer: Answer) -> None:
+        await asyncio.Event().wait()
+
+    made = Summary.of(await run_workload(hang, workload, 1), workload, "arm", 1)
+    assert made.num_problems == 2
+    assert "unfinished" in made.problems[0]
+
+
+def word_tokenizer(folder: Path) -> Path:
+    vocabulary = {"Ġred": 0, "Ġblue": 1, "Ġgreen": 2, "Ġ1": 3, "x": 4}
+    made = Tokenizer(models.WordLevel(vocabulary, unk_token="x"))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    made.save(str(folder / "tokenizer.json"))
+    return folder / "tokenizer.json"
+
+
+def test_text_has_as_many_tokens_as_the_prompt(tmp_path: Path) -> None:
+    words = Words(word_tokenizer(tmp_path))
+    answer = Answer(Prompt((1000, 1001, 1002, 1004), 1), 0.0)
+    content = words.content(answer)
+    assert len(content.split()) == len(answer.prompt.token_ids) == 4
+    assert set(content.split()) <= {"red", "blue", "green"}
