@@ -148,6 +148,7 @@ class StandingPlan:
         held.admitted = True
         if command.compute and not held.armed:
             # No frame may come from now on: the engine writes these blocks.
+            held.reservation.close()
             del self._reservations[held.reservation.transfer_id]
             held.num_computed = held.grant.num_cached_tokens
             self._prompts[command.sequence_id] = held
@@ -281,6 +282,8 @@ class StandingPlan:
         for held in self._prompts.values():
             if budget == 0:
                 break
+            if not held.reservation.is_quiet:
+                continue  # A frame that came before its `Admit` is still being stored.
             held.blocks.begin_access()
             end = min(held.num_prompt_tokens, held.num_computed + budget)
             budget -= end - held.num_computed

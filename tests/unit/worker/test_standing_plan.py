@@ -452,6 +452,23 @@ def test_no_frame_may_come_where_the_engine_writes() -> None:
         plan.reservation(grant.transfer_id, grant.epoch)
 
 
+def test_a_stream_that_was_open_before_writes_no_more_where_the_engine_does() -> None:
+    plan = Plan()
+    plan.reserve()
+    reservation = plan.reservation(plan.grants[1].transfer_id, plan.grants[1].epoch)
+    reservation.begin_write()
+    plan.apply(Admit(1, compute=True))
+    for act in (reservation.begin_write, reservation.check_open):
+        with pytest.raises(Fenced):
+            act()
+    # The frame that is being stored yet would be written over what the engine computes.
+    assert plan.next_step() is None
+    reservation.end_write()
+    assert ids(plan.next_step()) == [1]
+    plan.apply(Remove(1))
+    assert plan.num_free_blocks == 6
+
+
 @pytest.mark.parametrize("during_its_step", [False, True])
 def test_a_prompt_that_is_removed_is_computed_no_further(during_its_step: bool) -> None:
     plan = Plan()
