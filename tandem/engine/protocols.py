@@ -78,8 +78,14 @@ class Engine(Protocol):
         computes for `layer` is in the pool (or is ordered before any `read_into` that follows). It
         must be cheap. With it, `launch` may last as long as the step.
 
-        Raises `TandemError` for a plan that breaks the contract, before any KV is written.
+        Raises `TandemError` for a plan that breaks the contract, before any KV is written. Any
+        other exception, of this or of `StepHandle.result`, is the engine's own failure.
         """
+        ...
+
+    def is_lost(self) -> bool:
+        """Whether no step can succeed any more, after one has failed: its device is in an error
+        that only a new process is rid of. May wait for the device."""
         ...
 
     def close(self) -> None:

@@ -117,7 +117,8 @@ class Worker(Generic[CommandT, ReportT, SnapshotT]):
         return [self._spans.popleft() for _ in range(len(self._spans))]
 
     def _crashed(self, error: BaseException) -> None:
-        failure = TandemError(f"the engine's thread ended: {type(error).__name__}")
+        why = error.message if isinstance(error, TandemError) else type(error).__name__
+        failure = TandemError(f"the engine's thread ended: {why}")
         self._loop.call_soon_threadsafe(self.crash.set_exception, failure)
 
     def _apply(self, commands: Sequence[CommandT]) -> None:

@@ -107,6 +107,10 @@ class FakeEngine:
         self._compute(plan, start, on_layer)
         return FakeStep(self._free_at, self._sample(plan, allowed()), self._clock)
 
+    def is_lost(self) -> bool:
+        """It has no device to lose."""
+        return False
+
     def close(self) -> None:
         """End its threads."""
         self._allowed.close()

@@ -25,6 +25,7 @@ from tandem.core.plan import StepPlan
 from tandem.engine.allowed_tokens import ALL, Allowed, AllowedTokens
 from tandem.engine.protocols import LayerHook, ModelInfo
 from tandem.engine.torch.attention import PagedAttention
+from tandem.engine.torch.device_health import is_lost
 from tandem.engine.torch.inputs import KEY_TILE, StepInputs
 from tandem.engine.torch.kv_pool import TorchKVPool
 from tandem.engine.torch.placement import numerics, resolve_dtype, torch_device
@@ -109,6 +110,9 @@ class TorchEngine:
         if self._observer is not None:
             self._observer(plan, logits)
         return _sample(plan, logits, allowed())
+
+    def is_lost(self) -> bool:
+        return is_lost(self._device)
 
     def close(self) -> None:
         """Free the weights and the pool. Nothing may be called afterwards."""

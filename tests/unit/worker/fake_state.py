@@ -92,6 +92,7 @@ class NoEngine:
 
     def __init__(self) -> None:
         self.error: Exception | None = None
+        self.lost = False
         self.closed = False
 
     def launch(self, plan: StepPlan, on_layer: LayerHook | None = None) -> NoEngine:
@@ -101,6 +102,9 @@ class NoEngine:
         if self.error:
             raise self.error
         return StepResult(())
+
+    def is_lost(self) -> bool:
+        return self.lost
 
     def close(self) -> None:
         self.closed = True
