@@ -10,15 +10,18 @@ from torch import Tensor
 from tandem.core.errors import TandemError
 from tandem.core.plan import StepPlan, StepResult
 from tandem.engine.sampled_token import SampledToken, step_result
+from tandem.engine.torch.sample_row import NO_TOKEN
 from tandem.engine.torch.token_logprobs import RowLogprobs
+
+NOT_FINITE = "the model's output for this token is not finite: no token can be sampled from it"
 
 
 @dataclass(frozen=True, slots=True)
 class TorchStepHandle:
     """A step whose tokens may still be on the device; `result` waits for them.
 
-    The columns have an entry for each slice that samples: its token (int64), its log-probabilities
-    if they are asked for, and why there is no token, if there is none.
+    The columns have an entry for each slice that samples: its token (int64, or `NO_TOKEN`), its
+    log-probabilities if they are asked for, and why there is no token, if that is known already.
     """
 
     plan: StepPlan
@@ -36,4 +39,6 @@ def _sampled(
 ) -> SampledToken:
     if failure is not None:
         return SampledToken(failure=failure)
+    if token_id == NO_TOKEN:
+        return SampledToken(failure=TandemError(NOT_FINITE))
     return SampledToken(token_id, logprobs.report() if logprobs is not None else None)

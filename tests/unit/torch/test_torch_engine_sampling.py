@@ -10,6 +10,7 @@ from pathlib import Path
 
 import jsonschema
 import pytest
+import torch
 from torch_driver import save_random_model
 from transformers import LlamaConfig
 
@@ -189,3 +190,23 @@ def test_logprobs_come_for_those_who_ask(engines: list[TorchEngine]) -> None:
     (alone,) = step(engines[1], Run(5 - 4, asking)).logprobs
     assert alone == result.logprobs[1]
     assert step(engines[0], Run(3, PLAIN)).logprobs == ()
+
+
+def test_a_row_that_is_no_number_fails_its_own_sequence(
+    engines: list[TorchEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logits = engines[0]._decoder.logits
+
+    def broken(hidden: torch.Tensor) -> torch.Tensor:
+        rows = logits(hidden)
+        rows[1, 5] = torch.nan
+        return rows
+
+    runs = [Run(sequence_id, replace(PLAIN, logprobs=1)) for sequence_id in range(3)]
+    expected = step(engines[1], *(Run(run.sequence_id, run.params) for run in runs))
+    monkeypatch.setattr(engines[0]._decoder, "logits", broken)
+    result = step(engines[0], *runs)
+    assert result.tokens == (expected.tokens[0], None, expected.tokens[2])
+    assert "not finite" in str(result.failure_of(1))
+    assert result.failures[::2] == (None, None)
+    assert result.logprobs_of(1) is None
