@@ -29,6 +29,7 @@ from tandem.core.reports import (
 from tandem.core.sequence import EndRule, Sequence
 from tandem.engine.protocols import LayerHook
 from tandem.transfer.reservation import Reservation
+from tandem.worker.preparation import Preparation, Preparations
 
 TRANSFER_ID_BYTES = 16
 # Until the controller says otherwise.
@@ -37,8 +38,9 @@ DEFAULT_STEP_RULE = StepRule(prefill_token_budget=256, mixed=True)
 
 @dataclass(slots=True)
 class HeldSequence:
-    """A sequence and the blocks it holds here. It runs once it is admitted and its prompt's KV is
-    complete: `armed`. Of a prompt that is computed here, `num_computed` tokens are."""
+    """A sequence and the blocks it holds here. It runs once it is admitted, its prompt's KV is
+    complete (`armed`), and the engine is prepared for it; `failure` is why that could not be. Of a
+    prompt that is computed here, `num_computed` tokens are."""
 
     sequence: Sequence
     blocks: SequenceBlocks
@@ -48,6 +50,7 @@ class HeldSequence:
     admitted: bool = False
     armed: bool = False
     num_computed: int = 0
+    failure: TandemError | None = None
 
     @property
     def is_runnable(self) -> bool:
@@ -79,6 +82,7 @@ class StandingPlan:
         self._reservations: dict[bytes, Reservation] = {}
         self._running: dict[int, HeldSequence] = {}
         self._prompts: dict[int, HeldSequence] = {}
+        self._preparations = Preparations()
         self._rule = DEFAULT_STEP_RULE
         self._in_flight: dict[int, list[HeldSequence]] = {}
         self._reports: list[DecodeReport] = []
@@ -139,6 +143,7 @@ class StandingPlan:
         )
         self._held[command.sequence_id] = HeldSequence(sequence, blocks, reservation, grant, sample)
         self._reservations[transfer_id] = reservation
+        self._preparations.arrive(command.sequence_id, command.params)
         self._reports.append(grant)
 
     def _admit(self, command: Admit) -> None:
@@ -152,8 +157,7 @@ class StandingPlan:
             del self._reservations[held.reservation.transfer_id]
             held.num_computed = held.grant.num_cached_tokens
             self._prompts[command.sequence_id] = held
-        else:
-            self._run_if_ready(held)
+        self._go_on(held)
 
     def _remove(self, sequence_id: int) -> None:
         held = self._held.pop(sequence_id, None)
@@ -165,6 +169,19 @@ class StandingPlan:
             self._remove(sequence_id)
         self._reports.clear()
         self._rule = DEFAULT_STEP_RULE
+
+    # Preparing
+
+    def take_preparations(self) -> list[Preparation]:
+        return self._preparations.take_due()
+
+    def prepared(self, preparation: Preparation, error: TandemError | None) -> None:
+        """A sequence that cannot be prepared for fails when it is admitted, and not before: a
+        failure before that would say that there is no room for it."""
+        if self._preparations.done(preparation):
+            held = self._held[preparation.sequence_id]
+            held.failure = error
+            self._go_on(held)
 
     # The reservation book
 
@@ -189,7 +206,7 @@ class StandingPlan:
         if reason is not None:
             self._end(held)
         else:
-            self._run_if_ready(held)
+            self._go_on(held)
 
     # Steps
 
@@ -282,7 +299,7 @@ class StandingPlan:
         for held in self._prompts.values():
             if budget == 0:
                 break
-            if not held.reservation.is_quiet:
+            if not held.reservation.is_quiet or self._is_unprepared(held):
                 continue  # A frame that came before its `Admit` is still being stored.
             held.blocks.begin_access()
             end = min(held.num_prompt_tokens, held.num_computed + budget)
@@ -314,8 +331,14 @@ class StandingPlan:
             held.blocks.end_access()
         return held_sequences
 
-    def _run_if_ready(self, held: HeldSequence) -> None:
-        if held.is_runnable:
+    def _is_unprepared(self, held: HeldSequence) -> bool:
+        return self._preparations.is_pending(held.sequence.sequence_id)
+
+    def _go_on(self, held: HeldSequence) -> None:
+        """One of the things that a sequence waited for is there: let it run if it was the last."""
+        if held.admitted and held.failure:
+            self._fail(held, held.failure)
+        elif held.is_runnable and not self._is_unprepared(held):
             self._running[held.sequence.sequence_id] = held
 
     def _fail(self, held: HeldSequence, error: TandemError) -> None:
@@ -331,6 +354,7 @@ class StandingPlan:
         held.admitted = False
         self._running.pop(held.sequence.sequence_id, None)
         self._prompts.pop(held.sequence.sequence_id, None)
+        self._preparations.leave(held.sequence.sequence_id)
         self._reservations.pop(held.reservation.transfer_id, None)
         held.blocks.release()
 

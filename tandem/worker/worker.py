@@ -17,6 +17,8 @@ from tandem.core.reports import Span
 from tandem.core.worker import WorkerInfo
 from tandem.engine.protocols import Engine
 from tandem.worker.lease import Controller, ControllerLease
+from tandem.worker.preparation import Preparation
+from tandem.worker.preparer import Preparer
 from tandem.worker.state import WorkerState
 from tandem.worker.step_loop import StepLoop
 
@@ -55,6 +57,7 @@ class Worker(Generic[CommandT, ReportT, SnapshotT]):
         self._lease_changed = asyncio.Event()
         self._lease_task: asyncio.Task[None] | None = None
         self.crash: asyncio.Future[None] = self._loop.create_future()
+        self._preparer = Preparer(engine, self._prepared)
         self._steps = StepLoop(engine, state, lock, self.add_span, self.wake, self._crashed)
 
     def start(self) -> None:
@@ -66,6 +69,7 @@ class Worker(Generic[CommandT, ReportT, SnapshotT]):
         if self._lease_task:
             self._lease_task.cancel()
         self._clear()
+        await asyncio.to_thread(self._preparer.stop)
         await asyncio.to_thread(self._steps.stop)
         self._engine.close()
 
@@ -124,6 +128,14 @@ class Worker(Generic[CommandT, ReportT, SnapshotT]):
     def _apply(self, commands: Sequence[CommandT]) -> None:
         for command in commands:
             self.state.apply(command)
+        self._preparer.start(self.state.take_preparations())
+
+    def _prepared(self, preparation: Preparation, error: TandemError | None) -> None:
+        """On the preparer's thread."""
+        with self.lock:
+            self.state.prepared(preparation, error)
+            self.lock.notify_all()
+        self.wake()
 
     def _clear(self) -> None:
         self.applied_command = 0

@@ -22,6 +22,7 @@ from tandem.core.device import CpuDevice, CudaDevice
 from tandem.core.errors import ConfigError, TandemError
 from tandem.core.kv import KVLayout
 from tandem.core.plan import StepPlan
+from tandem.core.sampling_params import SamplingParams
 from tandem.engine.allowed_tokens import ALL, Allowed, AllowedTokens
 from tandem.engine.protocols import LayerHook, ModelInfo
 from tandem.engine.torch.attention import PagedAttention
@@ -110,6 +111,12 @@ class TorchEngine:
         if self._observer is not None:
             self._observer(plan, logits)
         return _sample(plan, logits, allowed())
+
+    def warm_up(self) -> None:
+        self._allowed.warm_up()
+
+    def prepare(self, sequence_id: int, params: SamplingParams) -> None:
+        self._allowed.prepare(sequence_id, params)
 
     def is_lost(self) -> bool:
         return is_lost(self._device)

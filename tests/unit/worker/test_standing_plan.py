@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
 from decode_service.standing_plan import StandingPlan
 from tandem.core.commands import Admit, Remove, Reserve, SetStepRule
 from tandem.core.errors import Fenced, InvalidRequest, TandemError
+from tandem.core.grammar import Grammar, GrammarKind
 from tandem.core.kv import KVLayout
 from tandem.core.plan import StepPlan, StepResult, StepRule
 from tandem.core.reports import (
@@ -44,9 +46,16 @@ class Plan(StandingPlan):
         self.grants: dict[int, Reserved] = {}
 
     def reserve(
-        self, sequence_id: int = 1, length: int = 5, headroom: int = 3, max_tokens: int = 50
+        self,
+        sequence_id: int = 1,
+        length: int = 5,
+        headroom: int = 3,
+        max_tokens: int = 50,
+        **params: Any,
     ) -> list[DecodeReport]:
-        params = SamplingParams(max_tokens=max_tokens, seed=0, stop_token_ids=frozenset({STOP}))
+        params = SamplingParams(
+            max_tokens=max_tokens, seed=0, stop_token_ids=frozenset({STOP}), **params
+        )
         key = SequenceKey(f"r{sequence_id}")
         self.apply(Reserve(sequence_id, key, tuple(range(length)), headroom, params))
         reports = self.take_reports()
@@ -55,7 +64,7 @@ class Plan(StandingPlan):
                 self.grants[sequence_id] = report
         return reports
 
-    def compute(self, sequence_id: int = 1, **details: int) -> None:
+    def compute(self, sequence_id: int = 1, **details: Any) -> None:
         """Reserve, and have the prompt computed here."""
         self.reserve(sequence_id, **details)
         self.apply(Admit(sequence_id, compute=True))
@@ -66,7 +75,7 @@ class Plan(StandingPlan):
         reservation.first_token_id = first_token_id
         self.reservation_complete(reservation)
 
-    def run(self, sequence_id: int = 1, **details: int) -> None:
+    def run(self, sequence_id: int = 1, **details: Any) -> None:
         """Reserve, admit and arm."""
         self.reserve(sequence_id, **details)
         self.apply(Admit(sequence_id))
@@ -225,6 +234,69 @@ def test_commands_for_unknown_sequences_are_ignored() -> None:
     plan.apply(Admit(9))
     plan.apply(Remove(9))
     assert plan.take_reports() == []
+
+
+# Preparing
+
+
+GRAMMAR = Grammar(GrammarKind.REGEX, "a+")
+
+
+@pytest.mark.parametrize("computed_here", [False, True])
+def test_a_sequence_is_in_no_step_before_the_engine_is_prepared_for_it(
+    computed_here: bool,
+) -> None:
+    plan = Plan(num_blocks=20)
+    (plan.compute if computed_here else plan.run)(1, grammar=GRAMMAR)
+    plan.run(2)
+    (preparation,) = plan.take_preparations()
+    assert (preparation.sequence_id, preparation.params.grammar) == (1, GRAMMAR)
+    assert plan.take_preparations() == []
+    step = plan.start()
+    assert ids(step) == [2]
+    plan.prepared(preparation, None)
+    plan.done(step, 60)
+    assert sorted(ids(plan.next_step())) == [1, 2]
+
+
+@pytest.mark.parametrize("admitted", [False, True])
+@pytest.mark.parametrize("computed_here", [False, True])
+def test_what_cannot_be_prepared_for_fails_once_it_is_admitted(
+    admitted: bool, computed_here: bool
+) -> None:
+    """Not before: the gateway would ask for its place again, as if there were none."""
+    plan = Plan()
+    plan.reserve(grammar=GRAMMAR)
+    acts = [
+        lambda: plan.apply(Admit(1, compute=computed_here)),
+        lambda: plan.prepared(plan.take_preparations()[0], InvalidRequest("too complex")),
+    ]
+    for act in acts if admitted else acts[::-1]:
+        assert plan.take_reports() == []
+        act()
+    assert plan.take_reports() == [SequenceFailed(1, "INVALID_REQUEST", "too complex")]
+    assert plan.next_step() is None
+    assert plan.num_free_blocks == 8
+
+
+def test_what_was_prepared_for_somebody_else_changes_nothing() -> None:
+    plan = Plan()
+    plan.run(grammar=GRAMMAR)
+    (late,) = plan.take_preparations()
+    plan.clear()
+    plan.run(grammar=GRAMMAR)
+    plan.prepared(late, InvalidRequest("too complex"))
+    assert plan.take_reports() == []
+    assert plan.next_step() is None
+    plan.prepared(*plan.take_preparations(), None)
+    assert ids(plan.next_step()) == [1]
+
+
+def test_what_was_removed_needs_no_preparing() -> None:
+    plan = Plan()
+    plan.reserve(grammar=GRAMMAR)
+    plan.apply(Remove(1))
+    assert plan.take_preparations() == []
 
 
 # Steps and ends

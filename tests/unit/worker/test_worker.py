@@ -17,6 +17,7 @@ from tandem.core.reports import DecodeSnapshot, SpanKind
 from tandem.core.sampling_params import SamplingParams
 from tandem.core.sequence import EndRule, SequenceKey
 from tandem.worker.lease import Controller
+from tandem.worker.preparation import Preparation
 from tandem.worker.worker import Worker
 
 
@@ -141,6 +142,27 @@ async def test_plans_that_an_engine_refuses_do_not_count_as_its_failures() -> No
         await fail_steps(worker, *[InvalidRequest("no such token")] * 5, None)
         assert {each.reason for each in worker.state.failed} == {"INVALID_REQUEST"}
         assert not worker.crash.done()
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (None, ""),
+        (InvalidRequest("too complex"), "too complex"),
+        (ValueError("secret address"), "the engine failed: ValueError"),
+    ],
+)
+async def test_the_engine_is_prepared_beside_its_steps(error: Exception | None, told: str) -> None:
+    async with running_worker() as worker:
+        worker._engine.error = error
+        preparation = Preparation(1, SamplingParams(max_tokens=1, seed=0))
+        worker.state.preparations = [preparation]
+        worker.apply([])
+        await worker.state.until(lambda: bool(worker.state.prepared_ones))
+        ((prepared, failure),) = worker.state.prepared_ones
+        assert prepared is preparation
+        assert (failure.message if failure else "") == told
+        assert worker.state.failed == []
 
 
 async def test_stopping_drops_all_and_closes_the_engine() -> None:
