@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
 
+from decode_service.held_sequence import HeldSequence
 from tandem.core.blocks import BlockAllocator, SequenceBlocks
 from tandem.core.commands import Admit, DecodeCommand, Remove, Reserve, SetStepRule
 from tandem.core.errors import Fenced, ResourceExhausted, TandemError
@@ -30,35 +30,13 @@ from tandem.core.sequence import EndRule, Sequence
 from tandem.engine.protocols import LayerHook
 from tandem.transfer.reservation import Reservation
 from tandem.worker.preparation import Preparation, Preparations
+from tandem.worker.report_log import ReportLog
 
 TRANSFER_ID_BYTES = 16
+MAX_SNAPSHOT_LOGPROBS = 2**20
+"""Half of what a message may hold, at 8 bytes each."""
 # Until the controller says otherwise.
 DEFAULT_STEP_RULE = StepRule(prefill_token_budget=256, mixed=True)
-
-
-@dataclass(slots=True)
-class HeldSequence:
-    """A sequence and the blocks it holds here. It runs once it is admitted, its prompt's KV is
-    complete (`armed`), and the engine is prepared for it; `failure` is why that could not be. Of a
-    prompt that is computed here, `num_computed` tokens are."""
-
-    sequence: Sequence
-    blocks: SequenceBlocks
-    reservation: Reservation
-    grant: Reserved
-    sample: SampleSpec
-    admitted: bool = False
-    armed: bool = False
-    num_computed: int = 0
-    failure: TandemError | None = None
-
-    @property
-    def is_runnable(self) -> bool:
-        return self.admitted and self.armed and self.sequence.finish_reason is None
-
-    @property
-    def num_prompt_tokens(self) -> int:
-        return len(self.sequence.prompt_token_ids)
 
 
 class StandingPlan:
@@ -85,7 +63,7 @@ class StandingPlan:
         self._preparations = Preparations()
         self._rule = DEFAULT_STEP_RULE
         self._in_flight: dict[int, list[HeldSequence]] = {}
-        self._reports: list[DecodeReport] = []
+        self._reports = ReportLog[DecodeReport]()
         self._num_steps = 0
         self._last_epoch = 0
 
@@ -199,10 +177,11 @@ class StandingPlan:
         held.armed = True
         position = held.sequence.length
         logprobs = reservation.first_token_logprobs
-        reason = held.sequence.append(token_id, self._end_rule, logprobs)
-        self._reports.append(
-            Armed(held.sequence.sequence_id, position, token_id, self._clock_ns(), reason, logprobs)
+        reason = held.sequence.append(token_id, self._end_rule)
+        armed = Armed(
+            held.sequence.sequence_id, position, token_id, self._clock_ns(), reason, logprobs
         )
+        held.reported(self._reports.append(armed), logprobs)
         if reason is not None:
             self._end(held)
         else:
@@ -230,6 +209,7 @@ class StandingPlan:
 
     def complete(self, plan: StepPlan, result: StepResult, start_ns: int, end_ns: int) -> None:
         stepped: list[HeldSequence] = []
+        logprobs: list[TokenLogprobs | None] = []
         for index, (each, held) in enumerate(zip(plan.slices, self._land(plan), strict=True)):
             token_id = result.tokens[index]
             if not held.admitted:
@@ -240,10 +220,11 @@ class StandingPlan:
             if not held.armed:
                 self._computed(held, each.end)
             if token_id is not None:
-                held.sequence.append(token_id, self._end_rule, result.logprobs_of(index))
+                held.sequence.append(token_id, self._end_rule)
                 stepped.append(held)
+                logprobs.append(result.logprobs_of(index))
         sequences = [held.sequence for held in stepped]
-        self._reports.append(
+        number = self._reports.append(
             StepDone(
                 plan.number,
                 start_ns,
@@ -252,10 +233,11 @@ class StandingPlan:
                 positions=tuple(each.length - 1 for each in sequences),
                 token_ids=tuple(each.token_ids[-1] for each in sequences),
                 finish_reasons=tuple(each.finish_reason for each in sequences),
-                logprobs=_logprobs_column(sequences),
+                logprobs=tuple(logprobs) if any(logprobs) else (),
             )
         )
-        for held in stepped:
+        for held, own in zip(stepped, logprobs, strict=True):
+            held.reported(number, own)
             if held.sequence.finish_reason is not None:
                 self._end(held)
 
@@ -270,24 +252,26 @@ class StandingPlan:
         return bool(self._reports)
 
     def take_reports(self) -> list[DecodeReport]:
-        reports, self._reports = self._reports, []
-        return reports
+        return self._reports.take()
+
+    @property
+    def report_number(self) -> int:
+        return self._reports.last_taken
+
+    def acknowledge(self, report_number: int) -> None:
+        for held in self._held.values():
+            held.acknowledge(report_number)
 
     def snapshot(self) -> DecodeSnapshot:
-        """Failed sequences are not in it: the controller takes what it misses for failed."""
-        return DecodeSnapshot(
-            tuple(
-                SequenceSnapshot(
-                    sequence_id=sequence_id,
-                    reserved=held.grant,
-                    position=len(held.sequence.prompt_token_ids),
-                    token_ids=tuple(held.sequence.token_ids),
-                    finish_reason=held.sequence.finish_reason,
-                    logprobs=tuple(held.sequence.logprobs),
-                )
-                for sequence_id, held in self._held.items()
-            )
-        )
+        """Failed sequences are not in it: the controller takes what it misses for failed. Nor are
+        those whose log-probabilities would make it too large, where much is not acknowledged."""
+        sequences: list[SequenceSnapshot] = []
+        room = MAX_SNAPSHOT_LOGPROBS
+        for held in self._held.values():
+            if held.num_logprobs <= room:
+                room -= held.num_logprobs
+                sequences.append(held.snapshot())
+        return DecodeSnapshot(tuple(sequences))
 
     # Inside
 
@@ -377,10 +361,3 @@ class StandingPlan:
             block_table=held.blocks.ids[: self._layout.blocks_for(end)],
             sample=held.sample if end == held.num_prompt_tokens else None,
         )
-
-
-def _logprobs_column(sequences: list[Sequence]) -> tuple[TokenLogprobs | None, ...]:
-    """The newest tokens' log-probabilities; empty if no sequence asks for any."""
-    if not any(each.logprobs for each in sequences):
-        return ()
-    return tuple(each.logprobs[-1] if each.logprobs else None for each in sequences)

@@ -30,6 +30,7 @@ from tandem.core.reports import (
 from tandem.core.sequence import EndRule
 from tandem.engine.protocols import LayerHook
 from tandem.worker.preparation import Preparation, Preparations
+from tandem.worker.report_log import ReportLog
 
 
 class Transfers(Protocol):
@@ -91,7 +92,7 @@ class BatchQueue:
         self._batches: dict[int, PrefillBatch] = {}
         self._preparations = Preparations()
         self._in_flight: dict[int, tuple[int, list[PrefillingSequence]]] = {}
-        self._reports: list[PrefillReport] = []
+        self._reports = ReportLog[PrefillReport]()
         self._num_steps = 0
 
     @property
@@ -197,8 +198,14 @@ class BatchQueue:
         return bool(self._reports)
 
     def take_reports(self) -> list[PrefillReport]:
-        reports, self._reports = self._reports, []
-        return reports
+        return self._reports.take()
+
+    @property
+    def report_number(self) -> int:
+        return self._reports.last_taken
+
+    def acknowledge(self, report_number: int) -> None:
+        """A sequence has three reports at the most: they are kept until its `Remove`."""
 
     def snapshot(self) -> PrefillSnapshot:
         sequences = self._sequences.values()

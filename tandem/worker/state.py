@@ -67,6 +67,15 @@ class WorkerState(Protocol[CommandT_contra, ReportT_co, SnapshotT_co]):
         """What happened since the last call, in order."""
         ...
 
+    @property
+    def report_number(self) -> int:
+        """Number, since the worker's start, of the last report that `take_reports` gave."""
+        ...
+
+    def acknowledge(self, report_number: int) -> None:
+        """The controller has all reports up to this one: no snapshot need repeat them."""
+        ...
+
     def snapshot(self) -> SnapshotT_co:
         """Everything a controller needs that has missed reports."""
         ...

@@ -50,6 +50,7 @@ class Worker(Generic[CommandT, ReportT, SnapshotT]):
         self.lock = lock
         self.lease = ControllerLease()
         self.applied_command = 0
+        self._acknowledged = 0
         self.news = asyncio.Event()
         self._engine = engine
         self._loop = asyncio.get_running_loop()
@@ -110,6 +111,14 @@ class Worker(Generic[CommandT, ReportT, SnapshotT]):
         self.news.clear()
         with self.lock:
             return self.state.take_reports()
+
+    def acknowledge(self, report_number: int) -> None:
+        """The controller has the reports up to this one. A number that was never given is of
+        another life of this worker, and says nothing."""
+        if self._acknowledged < report_number <= self.state.report_number:
+            self._acknowledged = report_number
+            with self.lock:
+                self.state.acknowledge(report_number)
 
     def take_snapshot(self) -> SnapshotT:
         """The state as of now; the reports that led to it are dropped."""

@@ -31,6 +31,8 @@ class RecordedState:
         self.plans: list[StepPlan] = []
         self.completed: list[StepResult] = []
         self.failed: list[TandemError] = []
+        self.acknowledged: list[int] = []
+        self.num_reports = 0
         self.preparations: list[Preparation] = []
         self.prepared_ones: list[tuple[Preparation, TandemError | None]] = []
         self.changed = asyncio.Event()
@@ -81,7 +83,16 @@ class RecordedState:
 
     def take_reports(self) -> list[DecodeReport]:
         reports, self._reports = self._reports, []
+        self.num_reports += len(reports)
         return reports
+
+    @property
+    def report_number(self) -> int:
+        return self.num_reports
+
+    def acknowledge(self, report_number: int) -> None:
+        self.acknowledged.append(report_number)
+        self._note()
 
     def snapshot(self) -> DecodeSnapshot:
         return DecodeSnapshot(())

@@ -12,6 +12,7 @@ from tandem.core.commands import Admit, Remove, Reserve, SetStepRule
 from tandem.core.errors import Fenced, InvalidRequest, TandemError
 from tandem.core.grammar import Grammar, GrammarKind
 from tandem.core.kv import KVLayout
+from tandem.core.logprobs import TokenLogprobs
 from tandem.core.plan import StepPlan, StepResult, StepRule
 from tandem.core.reports import (
     Armed,
@@ -24,6 +25,8 @@ from tandem.core.reports import (
 )
 from tandem.core.sampling_params import SamplingParams
 from tandem.core.sequence import EndRule, FinishReason, SequenceKey
+from tandem.wire.channels import MAX_MESSAGE_BYTES
+from tandem.wire.reports import decode_snapshot_to_wire
 
 LAYOUT = KVLayout(num_layers=1, num_kv_heads=1, head_dim=1, block_size=4, dtype="uint16")
 EOS = 2
@@ -451,6 +454,62 @@ def test_a_snapshot_says_all_that_is_known() -> None:
             SequenceSnapshot(2, plan.grants[2], 3, (50, 60), None),
         )
     )
+
+
+# Log-probabilities
+
+
+LOGPROBS = [TokenLogprobs(-float(n), ((n, -0.5),)) for n in range(9)]
+
+
+def step_with_logprobs(plan: Plan, token_id: int, logprobs: TokenLogprobs) -> None:
+    plan.complete(plan.start(), StepResult((token_id,), (logprobs,)), 10, 20)
+
+
+def test_a_snapshot_repeats_the_logprobs_that_are_not_acknowledged() -> None:
+    plan = Plan()
+    plan.reserve(length=5, logprobs=1)
+    plan.apply(Admit(1))
+    reservation = plan.reservation(plan.grants[1].transfer_id, 1)
+    reservation.finish(50, LOGPROBS[0])
+    plan.reservation_complete(reservation)
+    for number in (1, 2):
+        step_with_logprobs(plan, 50 + number, LOGPROBS[number])
+    # Reserved, armed and two steps.
+    assert len(plan.take_reports()) == 3
+    assert plan.report_number == 4
+    step_with_logprobs(plan, 53, LOGPROBS[3])
+    grant = plan.grants[1]
+    for acknowledged, left in ((0, 4), (1, 4), (2, 3), (3, 2), (3, 2), (4, 1), (5, 0)):
+        plan.acknowledge(acknowledged)
+        assert plan.snapshot().sequences == (
+            SequenceSnapshot(
+                1,
+                grant,
+                position=5 + 4 - left,
+                token_ids=(50, 51, 52, 53)[4 - left :],
+                finish_reason=None,
+                logprobs=tuple(LOGPROBS[:4][4 - left :]),
+            ),
+        )
+    assert plan.take_reports()[0].logprobs == (LOGPROBS[3],)
+
+
+def test_a_snapshot_of_many_logprobs_fits_a_message() -> None:
+    """Those that do not fit are left out, which fails them, and them alone."""
+    plan = Plan(num_blocks=40_000, max_num_seqs=256, max_model_len=10_000)
+    many = TokenLogprobs(-1.5, tuple((30_000 + i, -float(i)) for i in range(20)))
+    for sequence_id in range(256):
+        plan.reserve(sequence_id, length=1, headroom=500, max_tokens=600, logprobs=20)
+        held = plan._held[sequence_id]
+        for _ in range(500):
+            held.sequence.token_ids.append(20_000)
+            held.reported(9, many)
+    snapshot = plan.snapshot()
+    size = decode_snapshot_to_wire(snapshot).ByteSize()
+    assert MAX_MESSAGE_BYTES / 4 < size < MAX_MESSAGE_BYTES * 3 / 4
+    plan.acknowledge(9)
+    assert len(plan.snapshot().sequences) == 256
 
 
 # Prompts that are computed here
