@@ -119,6 +119,7 @@ class WorkerLink:
         self._lost_at = 0.0
         self._last_number = 0
         self._resumed_number = 0
+        self._taken_report = 0
         self._due: list[Any] = []
         self._unapplied: deque[tuple[int, list[Any]]] = deque()
         self._wake = asyncio.Event()
@@ -206,7 +207,7 @@ class WorkerLink:
             if self._info is None:
                 self._listener.admits(info)
                 self._term += 1
-                self._last_number = self._resumed_number = 0
+                self._last_number = self._resumed_number = self._taken_report = 0
             call = self._wire.open(channel)
             await call.write(self._request(hello=self._hello()))
             await self._receive_snapshot(call, info)
@@ -249,6 +250,7 @@ class WorkerLink:
             self._listener.resumed(
                 info, self._wire.snapshot_from_wire(response.snapshot), self._unapplied_commands()
             )
+        self._taken_report = response.header.report_number
         self._listener.heard(info, response.header, monotonic_ns())
 
     async def _serve(self, call: Any, info: WorkerInfo) -> None:
@@ -280,6 +282,7 @@ class WorkerLink:
                 self._listener.reported(
                     info, [self._wire.report_from_wire(each) for each in response.reports]
                 )
+            self._taken_report = response.header.report_number
 
     async def _read(self, call: Any) -> Any:
         """The next message. Raises what ended the stream, at either end of it."""
@@ -328,7 +331,12 @@ class WorkerLink:
         hello: worker_pb2.ControllerHello | None = None,
     ) -> Any:
         return self._wire.request(
-            header=worker_pb2.ControllerHeader(number=number, hello=hello, sent_ns=monotonic_ns()),
+            header=worker_pb2.ControllerHeader(
+                number=number,
+                hello=hello,
+                sent_ns=monotonic_ns(),
+                taken_report=self._taken_report,
+            ),
             commands=map(self._wire.command_to_wire, batch or ()),
         )
 
