@@ -50,7 +50,7 @@ class DisaggregatedBatching(Batching):
         return any(
             worker.can_ever_hold(generation.num_prompt_tokens) for worker in fleet.prefill.values()
         ) and (
-            not generation.goes_on
+            not generation.needs_decode
             or not fleet.decode
             or any(worker.can_ever_hold(generation.max_length) for worker in fleet.decode.values())
         )
@@ -98,16 +98,16 @@ class DisaggregatedBatching(Batching):
         if not worker.has_room(generation.num_prompt_tokens):
             return False
         decode = None
-        if generation.goes_on:
+        if generation.needs_decode:
             decode = choose_decode(self._fleet.decode.values(), worker, generation)
             if decode is None:
                 return False
         self._queue.pop()
+        if decode:
+            self._reserve(generation, decode)
         worker.enter(generation, generation.num_prompt_tokens)
         generation.prefill, generation.prefill_worker = worker, worker.info.worker_id
         generation.phase = Phase.RESERVING
-        if decode:
-            self._reserve(generation, decode)
         return True
 
     def _send_if_complete(self, worker: PrefillView) -> None:

@@ -10,13 +10,14 @@ to finish.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Protocol
 
 import structlog
 
-from gateway.name_lookup import look_up
+from gateway.name_lookup import NameLookup, is_number
 from tandem.core.address import Address
 from tandem.core.worker import WorkerRole
 
@@ -43,7 +44,12 @@ class WorkerLinks(Protocol):
     def is_connected(self, address: str) -> bool: ...
 
 
-Resolve = Callable[[Address], Awaitable[Collection[str]]]
+class Lookup(Protocol):
+    """Looks one name up: a `NameLookup`."""
+
+    async def look_up(self) -> Collection[str]: ...
+
+    def close(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +81,13 @@ class Discovery:
     """Looks names up for as long as `run` runs, and has links added and removed."""
 
     def __init__(
-        self, names: Sequence[WorkerName], links: WorkerLinks, resolve: Resolve | None = None
+        self,
+        names: Sequence[WorkerName],
+        links: WorkerLinks,
+        new_lookup: Callable[[Address], Lookup] = NameLookup,
     ) -> None:
         self._links = links
-        self._resolve = resolve or look_up
+        self._new_lookup = new_lookup
         self._found: dict[WorkerName, Collection[str]] = dict.fromkeys(names, ())
         self._linked: set[str] = set()
 
@@ -89,17 +98,25 @@ class Discovery:
                 tasks.create_task(self._watch(name), name=f"discovery {name.address}")
 
     async def _watch(self, name: WorkerName) -> None:
+        with closing(self._new_lookup(name.address)) as lookup:
+            problem = await self._look_up(name, lookup, "")
+            # A number never stands for anything else.
+            while not is_number(name.address):
+                await asyncio.sleep(LOOK_UP_S)
+                problem = await self._look_up(name, lookup, problem)
+
+    async def _look_up(self, name: WorkerName, lookup: Lookup, last_problem: str) -> str:
+        """Once. What the problem was, if there was one: the same is told only once."""
         problem = ""
-        while True:
-            try:
-                self._found[name] = await self._resolve(name.address)
-                problem = ""
-            except OSError as error:
-                # Nothing is known of the name; what was known stays.
-                if problem != (problem := str(error)):
-                    log.warning("cannot look up", name=str(name.address), why=problem)
-            self._apply()
-            await asyncio.sleep(LOOK_UP_S)
+        try:
+            self._found[name] = await lookup.look_up()
+        except OSError as error:
+            # Nothing is known of the name; what was known stays.
+            problem = str(error)
+            if problem != last_problem:
+                log.warning("cannot look up", name=str(name.address), why=problem)
+        self._apply()
+        return problem
 
     def _apply(self) -> None:
         connected = [each for each in self._linked if self._links.is_connected(each)]

@@ -80,8 +80,7 @@ class Dispatcher:
         self._model_fingerprint = model_fingerprint
         self._timeline = timeline
         self._stopping = False
-        self._orphaned = asyncio.Event()
-        self._orphan_task: asyncio.Task[None] | None = None
+        self._orphan_timer: asyncio.TimerHandle | None = None
         self._streams: dict[Generation, GenerationStream] = {}
         self._links_by_id: dict[str, WorkerLink] = {}
         self._controller_id = f"gateway-{secrets.token_hex(4)}"
@@ -89,7 +88,6 @@ class Dispatcher:
         self._removals: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
-        self._orphan_task = asyncio.create_task(self._fail_orphans(), name="orphans")
         for link in self._links.values():
             link.start()
 
@@ -126,9 +124,7 @@ class Dispatcher:
 
     async def stop(self) -> None:
         """Say goodbye to the workers, which then drop what is left."""
-        if self._orphan_task:
-            self._orphan_task.cancel()
-            await asyncio.gather(self._orphan_task, return_exceptions=True)
+        self._stop_orphan_timer()
         await asyncio.gather(*(link.stop() for link in self._links.values()), *self._removals)
 
     # TokenService
@@ -192,6 +188,8 @@ class Dispatcher:
         self._links_by_id[info.worker_id] = self._links[address]
         # The KV of prompts goes to where the worker says that other workers reach it.
         self._scheduler.worker_joined(info, info.advertised_address or address)
+        if self._scheduler.is_ready:
+            self._stop_orphan_timer()
         self._flush()
 
     def lost(self, info: WorkerInfo, error: TandemError) -> None:
@@ -199,7 +197,17 @@ class Dispatcher:
         self._scheduler.worker_lost(info.worker_id, error)
         self._flush()
         if not self._scheduler.is_ready:
-            self._orphaned.set()
+            self._start_orphan_timer()
+
+    def suspected(self, info: WorkerInfo) -> None:
+        log.warning("worker suspected", worker=info.worker_id)
+        self._scheduler.worker_suspected(info.worker_id)
+        self._flush()
+
+    def trusted(self, info: WorkerInfo) -> None:
+        log.info("worker trusted again", worker=info.worker_id)
+        self._scheduler.worker_trusted(info.worker_id)
+        self._flush()
 
     def resumed(self, info: WorkerInfo, snapshot: Any, unapplied: Sequence[Any]) -> None:
         if info.role is WorkerRole.PREFILL:
@@ -210,7 +218,7 @@ class Dispatcher:
 
     def heard(self, info: WorkerInfo, header: worker_pb2.WorkerHeader, received_ns: int) -> None:
         self._timeline.heard(info, header, received_ns)
-        if self._scheduler.heard(info.worker_id, header.num_free_blocks):
+        if self._scheduler.heard(info.worker_id, header.num_free_blocks, received_ns / 1e9):
             self._flush()
 
     def reported(self, info: WorkerInfo, reports: list[Any]) -> None:
@@ -225,16 +233,22 @@ class Dispatcher:
 
     # Inside
 
-    async def _fail_orphans(self) -> None:
+    def _start_orphan_timer(self) -> None:
         """What is queued waits for a lost role to come back, but not for ever."""
-        while True:
-            await self._orphaned.wait()
-            self._orphaned.clear()
-            await asyncio.sleep(ORPHAN_S)
-            if not self._scheduler.is_ready:
-                error = Unavailable("no worker came back in time", retry_after_s=ORPHAN_S)
-                self._scheduler.fail_queued(error)
-                self._flush()
+        if self._orphan_timer is None:
+            loop = asyncio.get_running_loop()
+            self._orphan_timer = loop.call_later(ORPHAN_S, self._fail_orphans)
+
+    def _fail_orphans(self) -> None:
+        self._orphan_timer = None
+        error = Unavailable("no worker came back in time", retry_after_s=ORPHAN_S)
+        self._scheduler.fail_queued(error)
+        self._flush()
+
+    def _stop_orphan_timer(self) -> None:
+        if self._orphan_timer:
+            self._orphan_timer.cancel()
+            self._orphan_timer = None
 
     def _flush(self) -> None:
         self._scheduler.compose()
@@ -253,6 +267,7 @@ class Dispatcher:
             "request ended",
             request_id=generation.request.request_id,
             outcome=event.finish_reason.name if isinstance(event, Ended) else event.reason,
+            why="" if isinstance(event, Ended) else event.message,
             prompt_tokens=generation.num_prompt_tokens,
             tokens=len(generation.token_ids),
             prefill=generation.prefill_worker,

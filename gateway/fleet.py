@@ -3,6 +3,7 @@ hints, kept so that what is asked of a worker is not refused."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -21,10 +22,12 @@ MAX_DESTINATION_SHARE = 0.5
 
 @dataclass(slots=True, eq=False)
 class WorkerView:
-    """What both roles have: identity, and the blocks that the gateway's sequences take there."""
+    """What both roles have: identity, and the blocks that the gateway's sequences take there. One
+    that is `suspect` may be lost, and takes nothing new."""
 
     info: WorkerInfo
     address: str
+    suspect: bool = False
     num_used_blocks: int = 0
     generations: dict[int, Generation] = field(default_factory=dict)
 
@@ -34,7 +37,8 @@ class WorkerView:
     def has_room(self, num_tokens: int) -> bool:
         """Whether one more sequence of this many tokens can be held."""
         return (
-            len(self.generations) < self.info.max_num_seqs
+            not self.suspect
+            and len(self.generations) < self.info.max_num_seqs
             and self.num_used_blocks + self.blocks_for(num_tokens) <= self.info.num_blocks
         )
 
@@ -62,29 +66,29 @@ class FormingBatch:
 @dataclass(slots=True, eq=False)
 class PrefillView(WorkerView):
     """A prefill worker. `batches` are what it runs or has waiting, by id, in tokens. `failed_edges`
-    are decode workers that it could not reach of late, and for how many of its messages more they
-    are avoided."""
+    are decode workers that it could not reach of late, and until when they are avoided;
+    `bound_blocks` counts the blocks of prompts by the decode worker that they are bound for."""
 
     batches: dict[int, int] = field(default_factory=dict)
     forming: FormingBatch | None = None
-    failed_edges: dict[str, int] = field(default_factory=dict)
+    failed_edges: dict[str, float] = field(default_factory=dict)
+    bound_blocks: Counter[str] = field(default_factory=Counter)
 
     @property
     def has_slot(self) -> bool:
-        return self.forming is None and len(self.batches) < MAX_BATCHES
+        return not self.suspect and self.forming is None and len(self.batches) < MAX_BATCHES
 
-    def forgive_edges(self) -> None:
-        """The worker was heard of once more."""
-        self.failed_edges = {name: left - 1 for name, left in self.failed_edges.items() if left > 1}
+    def forgive_edges(self, now: float) -> None:
+        """Forget the failures that are long enough ago."""
+        if self.failed_edges:
+            self.failed_edges = {
+                name: until for name, until in self.failed_edges.items() if until > now
+            }
 
     def may_send_to(self, decode_worker: str, num_tokens: int) -> bool:
         """Whether one more prompt of so many tokens may go to a decode worker: what is on the way
         to one keeps to its share of the pool, or a slow one would in time hold all of it."""
-        num_blocks = sum(
-            self.blocks_for(each.num_prompt_tokens)
-            for each in self.generations.values()
-            if each.decode_worker == decode_worker
-        )
+        num_blocks = self.bound_blocks[decode_worker]
         limit = MAX_DESTINATION_SHARE * self.info.num_blocks
         return num_blocks == 0 or num_blocks + self.blocks_for(num_tokens) <= limit
 
@@ -92,7 +96,13 @@ class PrefillView(WorkerView):
     def num_queued_tokens(self) -> int:
         return sum(self.batches.values())
 
+    def enter(self, generation: Generation, num_tokens: int) -> None:
+        WorkerView.enter(self, generation, num_tokens)
+        self.bound_blocks[generation.decode_worker] += self.blocks_for(num_tokens)
+
     def leave(self, generation: Generation, num_tokens: int) -> None:
+        if generation.sequence_id in self.generations:
+            self.bound_blocks[generation.decode_worker] -= self.blocks_for(num_tokens)
         WorkerView.leave(self, generation, num_tokens)
         if forming := self.forming:
             forming.chunks = [each for each in forming.chunks if each[0] is not generation]
@@ -129,6 +139,14 @@ class Fleet:
     @property
     def workers(self) -> list[PrefillView | DecodeView]:
         return [*self.prefill.values(), *self.decode.values()]
+
+    def of(self, worker_id: str) -> PrefillView | DecodeView:
+        """A worker that has joined."""
+        return self.prefill.get(worker_id) or self.decode[worker_id]
+
+    def has_trusted(self, role: WorkerRole) -> bool:
+        """Whether there is a worker of the role that is not suspected."""
+        return any(each.info.role is role and not each.suspect for each in self.workers)
 
     def missing(self, roles: Iterable[WorkerRole]) -> WorkerRole | None:
         """The first of `roles` that has no worker, or None."""

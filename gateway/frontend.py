@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
+from typing import TypeVar
 
 from gateway.answer import Answer
 from gateway.choice import Choice
@@ -30,8 +31,9 @@ from gateway.limits import (
 )
 from gateway.offload import Offload
 from gateway.params import sampling_params, settled, wants_no_tokens
-from gateway.prompts import EncodedPrompt, encode_prompt, encode_prompts, needs_work, size_of
+from gateway.prompts import EncodedPrompt, encode_prompt, encode_prompts, needs_work
 from gateway.request import GenerationRequest, Prompt
+from gateway.sizes import prompt_size, request_size
 from gateway.text import TokenText
 from gateway.tokens import Ended, ServedBy, ServedModel, TokenRequest, TokenService, TokenStream
 from gateway.tools.grammar import tool_grammar
@@ -44,6 +46,8 @@ from tandem.core.errors import InvalidRequest, Unavailable
 from tandem.core.grammar import Grammar, GrammarKind
 from tandem.core.sampling_params import SamplingParams
 from tandem.core.sequence import FinishReason
+
+T = TypeVar("T")
 
 NUM_TOKENIZER_THREADS = 2
 # Characters of prompts that are being tokenised or wait for it: some seconds of work.
@@ -75,6 +79,10 @@ class Frontend:
         self._active: set[str] = set()
         self._idle = asyncio.Event()
         self._idle.set()
+        # The first token's bytes take as long as reading the tokenizer does: not when a client
+        # waits. Not that of a special token, which are known by themselves.
+        for token_id in tokenizer.encode("a"):
+            tokenizer.token_bytes(token_id)
 
     def close(self) -> None:
         """Let go of the threads. Generations under way go on."""
@@ -109,19 +117,20 @@ class Frontend:
     async def tokenize(
         self,
         prompt: Prompt,
+        write: Callable[[Sequence[int]], T],
         *,
         model: str = DEFAULT_MODEL,
         tools: ToolUse | None = None,
         add_special_tokens: bool = True,
         add_generation_prompt: bool = True,
-    ) -> tuple[int, ...]:
-        """A prompt's token ids. Raises as `generate`, but a prompt may be of any length."""
+    ) -> T:
+        """What `write` makes of a prompt's token ids, on a thread: there may be hundreds of
+        thousands. Raises as `generate`, but a prompt may be of any length."""
         served = self._require_model(model)
         check_prompts((prompt,), served)
         if tools:
             check_tools(tools)
-        return await self._tokenizing.run(
-            size_of((prompt,)),
+        encode = partial(
             encode_prompt,
             prompt,
             self.tokenizer,
@@ -130,13 +139,20 @@ class Frontend:
             add_special_tokens=add_special_tokens,
             add_generation_prompt=add_generation_prompt,
         )
+        return await self._tokenizing.run(prompt_size(prompt, tools), lambda: write(encode()))
 
-    async def detokenize(self, token_ids: Sequence[int], model: str = DEFAULT_MODEL) -> str:
-        """The text of tokens, special ones included. Raises `InvalidRequest`."""
-        check_ids(token_ids, self._require_model(model), "tokens")
-        return await self._tokenizing.run(
-            len(token_ids), self.tokenizer.decode, token_ids, skip_special_tokens=False
-        )
+    async def detokenize(
+        self, token_ids: Sequence[int], write: Callable[[str], T], model: str = DEFAULT_MODEL
+    ) -> T:
+        """What `write` makes of the text of tokens, special ones included, on a thread. Raises
+        `InvalidRequest`."""
+        served = self._require_model(model)
+
+        def work() -> T:
+            check_ids(token_ids, served, "tokens")
+            return write(self.tokenizer.decode(token_ids, skip_special_tokens=False))
+
+        return await self._tokenizing.run(len(token_ids), work)
 
     def _require_model(self, name: str) -> ServedModel:
         model = self._service.model
@@ -149,7 +165,7 @@ class Frontend:
         work = partial(encode_prompts, request, self.tokenizer, self._tool_format)
         if not needs_work(request):
             return work()
-        return await self._tokenizing.run(size_of(request.prompts), work)
+        return await self._tokenizing.run(request_size(request), work)
 
     async def _check_grammar(self, request: GenerationRequest) -> Grammar | None:
         """What an answer must look like, its tools considered. Raises `InvalidRequest` for what no
@@ -178,10 +194,7 @@ class Frontend:
         params: Sequence[SamplingParams],
         model: ServedModel,
     ) -> Answer:
-        request_id = request.request_id or secrets.token_hex(16)
-        if request_id in self._active:
-            # It names the request's tokens: two must not share it.
-            raise InvalidRequest("a request with this request_id is running", param="request_id")
+        request_id = self._name(request)
         choices: list[Choice] = []
         with ExitStack() as submitted:
             for index in range(len(prompts) * request.num_choices):
@@ -204,6 +217,16 @@ class Frontend:
             choices_per_prompt=request.num_choices,
             on_close=partial(self._closed, request_id),
         )
+
+    def _name(self, request: GenerationRequest) -> str:
+        """It names the request's tokens: no two that run may share it. Whoever chose it for this
+        alone is told so; a trace may have several requests, as after a client's retry."""
+        if request.request_id in self._active:
+            raise InvalidRequest("a request with this request_id is running", param="request_id")
+        name = request.request_id or request.trace_id or secrets.token_hex(16)
+        while name in self._active:
+            name = f"{request.trace_id}-{secrets.token_hex(4)}"
+        return name
 
     def _stream(
         self,
@@ -234,7 +257,7 @@ class Frontend:
         if use is None:
             return None
         names = frozenset(tool.name for tool in use.callable)
-        return ToolCallParser(self._tool_format.syntax, names, None if use.parallel else 1)
+        return ToolCallParser(self._tool_format.syntax, names, None if use.several else 1)
 
     def _closed(self, request_id: str) -> None:
         self._active.discard(request_id)

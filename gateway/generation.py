@@ -32,7 +32,8 @@ class Phase(Enum):
 
 @dataclass(slots=True, eq=False)
 class Generation:
-    """A request's whole state. `sequence_id` names one attempt at it to the workers.
+    """A request's whole state. `sequence_id` names one attempt at it to the workers; `num_losses`
+    attempts ended because a worker was lost, or the way to it.
 
     `prefill` and `decode` are the workers that hold a record of the sequence; `prefill_worker` and
     `decode_worker` say, to the end, who served it.
@@ -42,6 +43,7 @@ class Generation:
     sequence_id: int
     phase: Phase = Phase.QUEUED
     attempt: int = 0
+    num_losses: int = 0
     prefill: PrefillView | None = None
     decode: DecodeView | None = None
     grant: Reserved | None = None
@@ -68,14 +70,14 @@ class Generation:
         return self.num_prompt_tokens + self.request.params.max_tokens
 
     @property
-    def goes_on(self) -> bool:
+    def needs_decode(self) -> bool:
         """Whether there may be more than the first token, so that a decode worker is needed."""
         return self.request.params.max_tokens > 1
 
     @property
     def can_restart(self) -> bool:
         """Whether it can begin anew without its client noticing."""
-        return not self.token_ids and self.attempt < MAX_RESTARTS
+        return not self.token_ids and self.num_losses < MAX_RESTARTS
 
     @property
     def is_fully_scheduled(self) -> bool:
@@ -126,7 +128,7 @@ class Generation:
             num_cached_tokens=num_cached_tokens,
         )
 
-    def runs(self) -> None:
+    def mark_armed(self) -> None:
         """Its KV is complete on the decode worker."""
         self.armed = True
         self.phase = Phase.DECODING

@@ -8,12 +8,11 @@ from typing import Any, Protocol
 import orjson
 
 from gateway.tools.grammar import quoted
+from tandem.artifacts.grammar_text import MAX_NESTING, MAX_SOURCE_CHARS
 from tandem.core.errors import InvalidRequest
 from tandem.core.grammar import Grammar, GrammarKind
 
 ANY_OBJECT = '{"type":"object"}'
-MAX_GRAMMAR_CHARS = 2**16
-MAX_SCHEMA_DEPTH = 64
 MAX_ALTERNATIVES = 1024
 
 
@@ -79,9 +78,9 @@ def check_schema(schema: str, param: str) -> None:
 
 
 def _check_depth(schema: Mapping[str, Any], param: str) -> None:
-    if _is_deeper(schema, MAX_SCHEMA_DEPTH):
+    if _is_deeper(schema, MAX_NESTING):
         raise InvalidRequest(
-            f"{param}: the schema must be nested at most {MAX_SCHEMA_DEPTH} deep", param=param
+            f"{param}: the schema must be nested at most {MAX_NESTING} deep", param=param
         )
 
 
@@ -101,8 +100,8 @@ def _is_deeper(value: Any, depth: int) -> bool:
 def _check_length(source: str, param: str) -> None:
     if not source:
         raise InvalidRequest(f"{param} must not be empty", param=param)
-    if len(source) > MAX_GRAMMAR_CHARS:
+    if len(source) > MAX_SOURCE_CHARS:
         raise InvalidRequest(
-            f"{param} must have at most {MAX_GRAMMAR_CHARS} characters, and has {len(source)}",
+            f"{param} must have at most {MAX_SOURCE_CHARS} characters, and has {len(source)}",
             param=param,
         )

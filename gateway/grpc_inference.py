@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import grpc
@@ -15,7 +15,7 @@ from gateway.tokens import TokenService
 from tandem.v1 import inference_pb2, inference_pb2_grpc
 from tandem.wire.status import abort
 
-Timeline = Callable[[int], inference_pb2.GetTimelineResponse]
+Timeline = Callable[[int], Awaitable[inference_pb2.GetTimelineResponse]]
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
@@ -49,14 +49,14 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
     ) -> inference_pb2.TokenizeResponse:
         """A prompt's tokens."""
         try:
-            token_ids = await self._frontend.tokenize(
+            return await self._frontend.tokenize(
                 tokenize_prompt(request),
+                lambda token_ids: inference_pb2.TokenizeResponse(token_ids=token_ids),
                 model=request.model or DEFAULT_MODEL,
                 tools=tokenize_tools(request),
                 add_special_tokens=_or_true(request, "add_special_tokens"),
                 add_generation_prompt=_or_true(request, "add_generation_prompt"),
             )
-            return inference_pb2.TokenizeResponse(token_ids=token_ids)
         except Exception as error:
             await abort(context, error)
 
@@ -67,8 +67,11 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         try:
             check_count(len(request.token_ids), MAX_PROMPT_TOKENS, "tokens")
             model = request.model or DEFAULT_MODEL
-            text = await self._frontend.detokenize(tuple(request.token_ids), model)
-            return inference_pb2.DetokenizeResponse(text=text)
+            return await self._frontend.detokenize(
+                tuple(request.token_ids),
+                lambda text: inference_pb2.DetokenizeResponse(text=text),
+                model,
+            )
         except Exception as error:
             await abort(context, error)
 
@@ -87,7 +90,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
     ) -> inference_pb2.GetTimelineResponse:
         """What the workers did of late."""
         try:
-            return self._timeline(request.window_ms)
+            return await self._timeline(request.window_ms)
         except Exception as error:
             await abort(context, error)
 

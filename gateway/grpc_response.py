@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from gateway.answer import Answer
 from gateway.choice import Delta, Finished, ScoredToken
-from gateway.tokens import ServedBy
+from gateway.tokens import ServedBy, TokenBytes
 from tandem.v1 import inference_pb2, sampling_pb2
-
-TokenBytes = Callable[[int], bytes]
 
 
 def started_to_wire(answer: Answer) -> inference_pb2.GenerateResponse:

@@ -6,6 +6,7 @@ import string
 from collections.abc import Collection, Sequence
 
 from gateway.request import ChatMessage, ChatPrompt, GenerationRequest, TextPrompt, TokenPrompt
+from gateway.sizes import message_chars
 from gateway.tokens import ServedModel
 from tandem.core.errors import ContextLengthExceeded, InvalidRequest, NotFound
 from tandem.core.sampling_params import MAX_LOGIT_BIAS, MAX_STOP_TOKEN_IDS
@@ -104,11 +105,17 @@ def check_max_tokens(num_prompt_tokens: int, max_tokens: int, model: ServedModel
 
 def check_request_id(request_id: str) -> None:
     """Raises `InvalidRequest` for a name that is too long or could forge a log line."""
-    _at_most(MAX_REQUEST_ID_CHARS, request_id, "request_id", "characters")
-    if not REQUEST_ID_CHARS.issuperset(request_id):
+    if not is_request_id(request_id):
         raise InvalidRequest(
-            "request_id must be of ASCII letters, digits and -_.:/=+@", param="request_id"
+            f"request_id must be of at most {MAX_REQUEST_ID_CHARS} ASCII letters, digits and "
+            "-_.:/=+@",
+            param="request_id",
         )
+
+
+def is_request_id(text: str) -> bool:
+    """Whether something may be named so."""
+    return len(text) <= MAX_REQUEST_ID_CHARS and REQUEST_ID_CHARS.issuperset(text)
 
 
 def check_ids(token_ids: Collection[int], model: ServedModel, param: str) -> None:
@@ -149,7 +156,7 @@ def _check_messages(messages: Collection[ChatMessage]) -> None:
     _at_most(MAX_MESSAGES, messages, "messages", "entries")
     for message in messages:
         _check_message(message)
-    num_chars = sum(map(_num_chars, messages))
+    num_chars = sum(map(message_chars, messages))
     if num_chars > MAX_PROMPT_CHARS:
         raise InvalidRequest(
             f"messages must have at most {MAX_PROMPT_CHARS} characters, and have {num_chars}",
@@ -168,11 +175,6 @@ def _check_message(message: ChatMessage) -> None:
             param="messages",
         )
     _at_most(MAX_TOOL_CALLS, message.tool_calls, "messages", "tool_calls each")
-
-
-def _num_chars(message: ChatMessage) -> int:
-    calls = sum(len(call.name) + len(call.arguments) + len(call.id) for call in message.tool_calls)
-    return len(message.content) + len(message.name) + len(message.tool_call_id) + calls
 
 
 def _check_stops(stops: Collection[str]) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import socket
 from contextlib import suppress
+from ipaddress import ip_address
+from queue import SimpleQueue
 from threading import Thread
 
 from tandem.core.address import Address, of_one_family
@@ -12,30 +14,68 @@ from tandem.core.address import Address, of_one_family
 # The name server is there and says that there is no such name, or no address of it.
 NO_SUCH_NAME = frozenset({socket.EAI_NONAME, socket.EAI_NODATA})
 
-
-async def look_up(address: Address) -> list[str]:
-    """The addresses that `address` stands for; none if there is no such name. Raises `OSError` if
-    nobody can tell."""
-    found: asyncio.Future[list[str]] = asyncio.get_running_loop().create_future()
-    # Not the event loop's own threads, which hold up its end: a look-up that no name server answers
-    # takes many seconds and cannot be ended.
-    Thread(target=_look_up, args=(address, found), daemon=True).start()
-    return await found
+Answer = asyncio.Future[list[str]]
 
 
-def _look_up(address: Address, found: asyncio.Future[list[str]]) -> None:
-    answer = _addresses(address)
-    with suppress(RuntimeError):  # the loop has ended
-        found.get_loop().call_soon_threadsafe(_answer, found, answer)
+def is_number(address: Address) -> bool:
+    """Whether the host is an IP address, which stands for itself."""
+    try:
+        ip_address(address.host)
+    except ValueError:
+        return False
+    return True
 
 
-def _answer(found: asyncio.Future[list[str]], answer: list[str] | OSError) -> None:
-    if found.done():
+class NameLookup:
+    """Looks one name up, again and again, on a thread of its own.
+
+    Not on the event loop's threads, which hold up its end: a look-up that no name server answers
+    takes many seconds and cannot be ended.
+    """
+
+    def __init__(self, address: Address) -> None:
+        self._address = address
+        self._asked: SimpleQueue[Answer | None] = SimpleQueue()
+        self._thread: Thread | None = None
+
+    async def look_up(self) -> list[str]:
+        """The addresses that the name stands for; none if there is no such name. Raises `OSError`
+        if nobody can tell, or there can be no thread."""
+        if is_number(self._address):
+            return [str(self._address)]
+        self._start()
+        answer: Answer = asyncio.get_running_loop().create_future()
+        self._asked.put(answer)
+        return await answer
+
+    def close(self) -> None:
+        """Let the thread end, once it has an answer."""
+        self._asked.put(None)
+
+    def _start(self) -> None:
+        if self._thread is not None:
+            return
+        thread = Thread(target=self._run, name=f"look up {self._address}", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            raise OSError(f"no thread to look it up on: {error}") from error
+        self._thread = thread
+
+    def _run(self) -> None:
+        while (asked := self._asked.get()) is not None:
+            found = _addresses(self._address)
+            with suppress(RuntimeError):  # the loop has ended
+                asked.get_loop().call_soon_threadsafe(_answer, asked, found)
+
+
+def _answer(answer: Answer, found: list[str] | OSError) -> None:
+    if answer.done():
         return
-    if isinstance(answer, OSError):
-        found.set_exception(answer)
+    if isinstance(found, OSError):
+        answer.set_exception(found)
     else:
-        found.set_result(answer)
+        answer.set_result(found)
 
 
 def _addresses(address: Address) -> list[str] | OSError:

@@ -8,10 +8,11 @@ from dataclasses import replace
 from gateway.limits import check_max_tokens, max_total_tokens
 from gateway.request import GenerationRequest
 from gateway.tokens import ServedModel
+from tandem.core.errors import InvalidRequest
 from tandem.core.grammar import Grammar
 from tandem.core.sampling_params import SamplingParams
 
-SEED_BITS = 63
+NUM_SEEDS = 2**63
 
 
 def sampling_params(request: GenerationRequest) -> SamplingParams:
@@ -19,7 +20,7 @@ def sampling_params(request: GenerationRequest) -> SamplingParams:
     known. Raises `InvalidRequest`."""
     params = SamplingParams(
         max_tokens=_provisional_max_tokens(request),
-        seed=secrets.randbits(SEED_BITS) if request.seed is None else request.seed,
+        seed=_seed(request.seed),
         temperature=_or(request.temperature, 1.0),
         top_p=_or(request.top_p, 1.0),
         top_k=request.top_k or 0,
@@ -58,6 +59,15 @@ def settled(
 def wants_no_tokens(request: GenerationRequest) -> bool:
     """Whether nothing is to be generated: the prompt is only to be echoed."""
     return request.echo and request.max_tokens == 0
+
+
+def _seed(seed: int | None) -> int:
+    """A worker's seed, which has no sign. OpenAI's and vLLM's have one."""
+    if seed is None:
+        return secrets.randbelow(NUM_SEEDS)
+    if not -NUM_SEEDS <= seed < NUM_SEEDS:
+        raise InvalidRequest("seed must be in [-2**63, 2**63)", param="seed")
+    return seed % NUM_SEEDS
 
 
 def _provisional_max_tokens(request: GenerationRequest) -> int:

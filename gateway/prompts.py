@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gateway.request import ChatPrompt, GenerationRequest, Prompt, TextPrompt, TokenPrompt
@@ -54,24 +53,9 @@ def encode_prompt(
             return tuple(tokenizer.encode(rendered))
 
 
-def size_of(prompts: Sequence[Prompt]) -> int:
-    """How much work they are: characters of text, more or less."""
-    return sum(map(_num_chars, prompts))
-
-
 def needs_work(request: GenerationRequest) -> bool:
     """Whether anything must be tokenised or decoded."""
     return request.echo or any(not isinstance(each, TokenPrompt) for each in request.prompts)
-
-
-def _num_chars(prompt: Prompt) -> int:
-    match prompt:
-        case TextPrompt(text):
-            return len(text)
-        case TokenPrompt(token_ids):
-            return len(token_ids)
-        case ChatPrompt(messages):
-            return sum(len(message.content) for message in messages)
 
 
 def _text(prompt: Prompt, tokenizer: Tokenizer) -> str:

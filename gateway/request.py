@@ -50,14 +50,16 @@ class GenerationRequest:
 
     Each prompt is answered `num_choices` times: choice `i` of prompt `p` has the index
     `p * num_choices + i`. `max_tokens` defaults to `default_max_tokens` or what fits the model,
-    whichever is less. `request_id` is made up if empty. `seed` is drawn if None. `grammar` is what
-    an answer must look like, and came in the field `grammar_param`; `tools` are what may be
-    called. With `echo` an answer begins with its prompt's text.
+    whichever is less. `request_id` names the request, and no other that is running; if it is empty
+    it is made from `trace_id`, which several may share, or made up. `seed` is drawn if None.
+    `grammar` is what an answer must look like, and came in the field `grammar_param`; `tools` are
+    what may be called. With `echo` an answer begins with its prompt's text.
     """
 
     prompts: tuple[Prompt, ...]
     model: str = "default"
     request_id: str = ""
+    trace_id: str = ""
     num_choices: int = 1
     max_tokens: int | None = None
     default_max_tokens: int | None = None

@@ -1,4 +1,4 @@
-"""All scheduling decisions: pure, synchronous, without a clock.
+"""All scheduling decisions: pure, synchronous, without a clock of their own.
 
 What happens goes in as calls (a request, a cancel, a worker's report, a worker lost); what is to be
 done comes out as effects (a command to a worker, an event to a client). A request's way through it:
@@ -27,6 +27,7 @@ from tandem.core.commands import DecodeCommand, PrefillBatch, PrefillCommand, Re
 from tandem.core.errors import (
     Cancelled,
     DataLoss,
+    Fenced,
     Mismatch,
     ResourceExhausted,
     TandemError,
@@ -51,9 +52,8 @@ from tandem.core.sequence import FinishReason
 from tandem.core.worker import WorkerInfo, WorkerRole
 
 RETRY_AFTER_S = 1.0
-# How many messages of a prefill worker long no KV is sent on an edge that has just failed. A
-# worker sends at least two a second.
-EDGE_PENALTY = 200
+# How long no KV is sent on an edge that has just failed, if there is another.
+EDGE_PENALTY_S = 5.0
 
 
 class Scheduler:
@@ -73,6 +73,7 @@ class Scheduler:
         self._limits = limits
         self._fleet = Fleet()
         self._sequence_ids = count(first_id)
+        self._now = 0.0
         self._outbox = Outbox()
         context = BatchingContext(queue, self._fleet, limits, self._outbox, self._end)
         self._batching: Batching = (
@@ -172,11 +173,29 @@ class Scheduler:
                 generation.decode = None
                 self._restart_or_end(generation, error)
 
+    def worker_suspected(self, worker_id: str) -> None:
+        """A worker may be lost. It gets nothing new until it is trusted again, and what has shown
+        its client nothing yet begins anew with another worker, if there is one."""
+        worker = self._fleet.of(worker_id)
+        worker.suspect = True
+        if self._fleet.has_trusted(worker.info.role):
+            for generation in _youngest_first(worker):
+                if generation.can_restart and not generation.armed:
+                    self._restart(generation)
+
+    def worker_trusted(self, worker_id: str) -> None:
+        """A worker that was suspected is well, and holds what it held."""
+        self._fleet.of(worker_id).suspect = False
+
     def _restart_or_end(self, generation: Generation, error: TandemError) -> None:
         if generation.can_restart:
-            self._requeue(generation)
+            self._restart(generation)
         else:
             self._end(generation, error)
+
+    def _restart(self, generation: Generation) -> None:
+        generation.num_losses += 1
+        self._requeue(generation)
 
     # Reports
 
@@ -197,10 +216,19 @@ class Scheduler:
             case SequenceFailed() if generation.armed:
                 self._leave_prefill(generation)
             case SequenceFailed():
-                error = error_of(report.reason, report.message)
-                if isinstance(error, Unavailable):
-                    worker.failed_edges[generation.decode_worker] = EDGE_PENALTY
-                self._end(generation, error)
+                self._prefill_failed(worker, generation, error_of(report.reason, report.message))
+
+    def _prefill_failed(
+        self, worker: PrefillView, generation: Generation, error: TandemError
+    ) -> None:
+        """A prompt's computing or sending failed. If it is the decode worker that cannot be reached
+        or has given the reservation up, that is a loss like any other."""
+        if isinstance(error, Unavailable):
+            worker.failed_edges[generation.decode_worker] = self._now + EDGE_PENALTY_S
+        if isinstance(error, Unavailable | Fenced):
+            self._restart_or_end(generation, error)
+        else:
+            self._end(generation, error)
 
     def decode_report(self, worker_id: str, report: DecodeReport) -> None:
         """Take a decode worker's report. One that comes again changes nothing."""
@@ -215,7 +243,7 @@ class Scheduler:
             case Reserved():
                 self._granted(generation, report)
             case Armed():
-                generation.runs()
+                generation.mark_armed()
                 self._accept(generation, _token(report), report.finish_reason)
             case SequenceFailed() if generation.phase is Phase.RESERVING:
                 generation.decode = None
@@ -225,11 +253,12 @@ class Scheduler:
             case SequenceFailed():
                 self._end(generation, error_of(report.reason, report.message))
 
-    def heard(self, worker_id: str, num_free_blocks: int) -> bool:
-        """A worker says how much room it has. True if it had refused a reservation that would fit
-        now, so that it can be asked again."""
+    def heard(self, worker_id: str, num_free_blocks: int, now: float) -> bool:
+        """A worker says how much room it has, at `now` in monotonic seconds. True if it had refused
+        a reservation that would fit now, so that it can be asked again."""
+        self._now = now
         if prefill := self._fleet.prefill.get(worker_id):
-            prefill.forgive_edges()
+            prefill.forgive_edges(now)
         worker = self._fleet.decode.get(worker_id)
         if worker is None or not 0 < worker.num_refused_blocks <= num_free_blocks:
             return False
@@ -263,7 +292,7 @@ class Scheduler:
                 if generation is None:
                     break
                 last = token.position + 1 == each.position + len(each.token_ids)
-                generation.runs()
+                generation.mark_armed()
                 self._accept(generation, token, each.finish_reason if last else None)
         present = {each.sequence_id for each in snapshot.sequences}
         named = {each.sequence_id for each in unapplied if isinstance(each, Reserve)}
@@ -281,7 +310,7 @@ class Scheduler:
         rows = zip(step.sequence_ids, tokens, step.finish_reasons, strict=True)
         for sequence_id, token, reason in rows:
             if generation := worker.generations.get(sequence_id):
-                generation.runs()
+                generation.mark_armed()
                 self._accept(generation, token, reason)
 
     def _accept(self, generation: Generation, token: Token, reason: FinishReason | None) -> None:
@@ -335,7 +364,8 @@ class Scheduler:
             if generation.sequence_id in present:
                 continue
             if generation.phase is not Phase.RESERVING:
-                self._end(generation, Unavailable(f"{worker.info.worker_id} lost the request"))
+                error = Unavailable(f"{worker.info.worker_id} lost the request")
+                self._restart_or_end(generation, error)
             elif generation.decode is worker:
                 self._requeue(generation)
 

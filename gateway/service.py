@@ -11,11 +11,8 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Literal
 
-import uvicorn
 from pydantic import Field
 
 from gateway.batching import Limits
@@ -25,6 +22,14 @@ from gateway.dispatcher import Dispatcher
 from gateway.frontend import Frontend
 from gateway.grpc_inference import InferenceServicer
 from gateway.http.app import create_app
+from gateway.http.limits import (
+    BODY_TIMEOUT_S,
+    HEADER_TIMEOUT_S,
+    MAX_CONNECTIONS,
+    MAX_HEADER_BYTES,
+    HttpLimits,
+)
+from gateway.http.server import BACKLOG, HttpServer
 from gateway.policies import queue_policy
 from gateway.scheduler import Scheduler
 from gateway.timeline import Timeline
@@ -34,16 +39,17 @@ from tandem.core.address import parse_address
 from tandem.core.errors import ConfigError
 from tandem.core.worker import WorkerRole
 from tandem.process.grpc_server import GrpcServer
+from tandem.process.host import raise_open_files
 from tandem.process.lifetime import settle, stop_signal
 from tandem.process.logged_progress import LoggedProgress
 from tandem.process.settings import ServiceSettings
 from tandem.v1 import inference_pb2, inference_pb2_grpc
 
 SERVICE = inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name
-HTTP_BACKLOG = 2048
 # A prompt of MAX_PROMPT_CHARS fits, at up to four bytes a character.
 MAX_REQUEST_BYTES = 5 * 2**20
-HTTP_STOP_S = 1
+# Files and connections that are not clients' of HTTP.
+RESERVED_FILES = 256
 # How long clients have to read that the gateway stops.
 STOP_GRACE_S = 1.0
 
@@ -76,6 +82,18 @@ class GatewaySettings(ServiceSettings):
         "auto", description="how the model writes tool calls; auto: as its chat template says"
     )
     max_queue: int = Field(4096, ge=1, description="requests that may wait; more are refused")
+    max_connections: int = Field(
+        MAX_CONNECTIONS, ge=1, description="HTTP connections at a time; more are refused"
+    )
+    max_header_bytes: int = Field(
+        MAX_HEADER_BYTES, ge=1024, description="bytes of an HTTP request's line and headers"
+    )
+    header_timeout_s: float = Field(
+        HEADER_TIMEOUT_S, gt=0, description="seconds in which an HTTP request's headers must come"
+    )
+    body_timeout_s: float = Field(
+        BODY_TIMEOUT_S, gt=0, description="seconds in which an HTTP request's body must come"
+    )
 
     def workers(self) -> list[WorkerName]:
         """Where to look for workers. Raises `ConfigError` if there is no decode worker, an address
@@ -90,6 +108,16 @@ class GatewaySettings(ServiceSettings):
             *(WorkerName(WorkerRole.PREFILL, address) for address in prefill),
             *(WorkerName(WorkerRole.DECODE, address) for address in decode),
         ]
+
+    def http_limits(self) -> HttpLimits:
+        """As the settings ask for them, and as many connections as this process may have."""
+        num_files = raise_open_files() - RESERVED_FILES
+        return HttpLimits(
+            max_connections=max(1, min(self.max_connections, num_files)),
+            max_header_bytes=self.max_header_bytes,
+            header_timeout_s=self.header_timeout_s,
+            body_timeout_s=self.body_timeout_s,
+        )
 
     def scheduler(self) -> Scheduler:
         """As the settings ask for it. Raises `ConfigError` for a policy that is not known."""
@@ -122,18 +150,9 @@ async def serve(settings: GatewaySettings) -> None:
     frontend = Frontend(dispatcher, tokenizer, grammars, settings.tool_format)
     grpc_server = GrpcServer(f"{settings.host}:{settings.grpc_port}", MAX_REQUEST_BYTES)
     inference_pb2_grpc.add_InferenceServiceServicer_to_server(
-        InferenceServicer(frontend, dispatcher, timeline.to_wire), grpc_server.server
+        InferenceServicer(frontend, dispatcher, timeline.read), grpc_server.server
     )
-    http_server = HttpServer(
-        uvicorn.Config(
-            create_app(frontend, dispatcher),
-            log_config=None,
-            # The parser in Python costs a chunk as much as all the rest does.
-            http="httptools",
-            backlog=HTTP_BACKLOG,
-            timeout_graceful_shutdown=HTTP_STOP_S,
-        )
-    )
+    http_server = HttpServer(create_app(frontend, dispatcher), settings.http_limits())
     await grpc_server.start([SERVICE])
     settle()
     dispatcher.start()
@@ -153,20 +172,13 @@ async def serve(settings: GatewaySettings) -> None:
     finally:
         await dispatcher.stop()
         frontend.close()
-
-
-class HttpServer(uvicorn.Server):
-    """uvicorn without its signal handlers: the process has its own."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
+        timeline.close()
 
 
 def _listen(host: str, port: int) -> socket.socket:
     """Raises `ConfigError` if the port cannot be had: before any work is done for it."""
     try:
-        return socket.create_server((host, port), backlog=HTTP_BACKLOG)
+        return socket.create_server((host, port), backlog=BACKLOG)
     except OSError as error:
         raise ConfigError(
             f"cannot listen on {host}:{port}: {error.strerror}", param="http_port"

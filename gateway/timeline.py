@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from time import monotonic_ns
 
+from gateway.offload import Offload
 from tandem.core.reports import Span
 from tandem.core.worker import WorkerInfo
 from tandem.v1 import inference_pb2, worker_pb2
 from tandem.wire.reports import span_from_wire, span_to_wire
 
 MAX_SPANS = 10_000
+# Of all lanes together: some megabytes.
+MAX_SPANS_READ = 100_000
+MAX_PENDING_READS = 4
+# A worker that lives is heard of twice a second.
+LOST_NS = 10 * 10**9
+MAX_LOST = 8
 
 
 @dataclass(slots=True)
@@ -22,8 +30,17 @@ class Lane:
     spans: deque[Span] = field(default_factory=lambda: deque(maxlen=MAX_SPANS))
     clock_offset_ns: int = 0
     clock_uncertainty_ns: int = 2**63 - 1
+    heard_ns: int = 0
+
+    def newest(self, num_spans: int, window_ms: int, now_ns: int) -> list[Span]:
+        """At most so many, of those that ended within the window; of all that are kept if it is 0.
+        The oldest first."""
+        since_ns = now_ns - window_ms * 1_000_000 - self.clock_offset_ns
+        spans = [span for span in self.spans if window_ms == 0 or span.end_ns >= since_ns]
+        return spans[max(0, len(spans) - num_spans) :]
 
     def heard(self, header: worker_pb2.WorkerHeader, received_ns: int) -> None:
+        self.heard_ns = received_ns
         # Not the messages themselves: each would keep all of the message that it came in.
         self.spans.extend(map(span_from_wire, header.spans))
         if header.echoed_ns == 0:
@@ -36,35 +53,58 @@ class Lane:
 
 
 class Timeline:
-    """All lanes, by worker id. A worker that is lost keeps its lane."""
+    """The lanes of all workers, by worker id. One that is lost keeps its lane until some more are:
+    a worker's id may be its container's, and never come again."""
 
     def __init__(self) -> None:
         self._lanes: dict[str, Lane] = {}
+        self._reading = Offload("timeline", 1, MAX_PENDING_READS)
+
+    def close(self) -> None:
+        """Let go of the thread."""
+        self._reading.close()
 
     def heard(self, info: WorkerInfo, header: worker_pb2.WorkerHeader, received_ns: int) -> None:
         """Take a message's spans. A worker that was restarted on another host has a new clock."""
         lane = self._lanes.get(info.worker_id)
         if lane is None or lane.info.epoch != info.epoch:
+            self._forget_lost(received_ns)
             lane = self._lanes[info.worker_id] = Lane(info)
         lane.heard(header, received_ns)
 
+    async def read(self, window_ms: int) -> inference_pb2.GetTimelineResponse:
+        """As `to_wire`, on a thread. Raises `ResourceExhausted` while too many others read."""
+        return await self._reading.run(1, _to_wire, self._copies(), window_ms, monotonic_ns())
+
     def to_wire(self, window_ms: int) -> inference_pb2.GetTimelineResponse:
-        """The spans that ended within the last `window_ms`; all that are kept if that is 0."""
-        now_ns = monotonic_ns()
-        return inference_pb2.GetTimelineResponse(
-            lanes=[
-                inference_pb2.TimelineLane(
-                    worker_id=lane.info.worker_id,
-                    role=worker_pb2.WorkerRole.ValueType(lane.info.role),
-                    clock_offset_ns=lane.clock_offset_ns,
-                    clock_uncertainty_ns=lane.clock_uncertainty_ns,
-                    spans=[
-                        span_to_wire(span)
-                        for span in lane.spans
-                        if window_ms == 0
-                        or span.end_ns + lane.clock_offset_ns >= now_ns - window_ms * 1_000_000
-                    ],
-                )
-                for lane in self._lanes.values()
-            ]
-        )
+        """The spans that ended within the last `window_ms`; all that are kept if that is 0. Of very
+        many the newest of each lane."""
+        return _to_wire(self._copies(), window_ms, monotonic_ns())
+
+    def _copies(self) -> list[Lane]:
+        """Not to be changed by what is heard meanwhile."""
+        return [replace(lane, spans=lane.spans.copy()) for lane in self._lanes.values()]
+
+    def _forget_lost(self, now_ns: int) -> None:
+        lost = [each for each in self._lanes.values() if now_ns - each.heard_ns > LOST_NS]
+        lost.sort(key=lambda lane: lane.heard_ns)
+        for lane in lost[: max(0, len(lost) - MAX_LOST)]:
+            del self._lanes[lane.info.worker_id]
+
+
+def _to_wire(
+    lanes: Sequence[Lane], window_ms: int, now_ns: int
+) -> inference_pb2.GetTimelineResponse:
+    num_spans = MAX_SPANS_READ // max(1, len(lanes))
+    return inference_pb2.GetTimelineResponse(
+        lanes=[
+            inference_pb2.TimelineLane(
+                worker_id=lane.info.worker_id,
+                role=worker_pb2.WorkerRole.ValueType(lane.info.role),
+                clock_offset_ns=lane.clock_offset_ns,
+                clock_uncertainty_ns=lane.clock_uncertainty_ns,
+                spans=map(span_to_wire, lane.newest(num_spans, window_ms, now_ns)),
+            )
+            for lane in lanes
+        ]
+    )

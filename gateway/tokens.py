@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple, Protocol
@@ -10,6 +10,9 @@ from typing import NamedTuple, Protocol
 from tandem.core.logprobs import TokenLogprobs
 from tandem.core.sampling_params import SamplingParams
 from tandem.core.sequence import FinishReason
+
+TokenBytes = Callable[[int], bytes]
+"""What a token says by itself: `Tokenizer.token_bytes`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,10 @@
 """The gateway's end of one worker's command stream.
 
 A link connects, asks who is there, opens the stream, numbers and sends commands, and hands every
-report to its listener. If the stream breaks it tries for `GRACE_S` to take it up where it was: the
-same epoch of the worker means that nothing was lost, and commands not yet applied are sent again.
-Else the worker is lost, and joins as a new one when it is back.
+report to its listener. If the stream breaks, or the worker is silent for too long, the worker is
+suspected, and its stream opened again where it was: the same epoch means that nothing was lost, and
+commands not yet applied are sent again. It is lost when its lease is over, when nothing listens at
+its address any more, or when it has another epoch; it then joins as a new one when it is back.
 """
 
 from __future__ import annotations
@@ -11,14 +12,16 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
+from itertools import count
 from time import monotonic, monotonic_ns
 from typing import Any, NoReturn, Protocol
 
 import grpc
 import structlog
 
+from gateway.liveness import LEASE_S, Liveness
+from tandem.core.address import parse_address
 from tandem.core.errors import Mismatch, TandemError, Unavailable
 from tandem.core.worker import WorkerInfo, WorkerRole
 from tandem.v1 import (
@@ -37,13 +40,11 @@ from tandem.wire.status import call_error, to_tandem_error
 log = structlog.get_logger(__name__)
 
 HEARTBEAT_S = 0.5
-# A worker should say something every 0.5 s; one that misses this many is taken for dead.
-SILENT_TURNS = 3
-LEASE_S = 5.0
-# How long a broken stream may take to be back.
-GRACE_S = 1.0
-RETRY_S = 0.25
+# How often it is looked whether the worker was heard of.
+TURN_S = HEARTBEAT_S / 2
+RETRY_S = 0.1
 CONNECT_TIMEOUT_S = 1.0
+OPEN_TIMEOUT_S = 1.5
 GOODBYE_TIMEOUT_S = 0.5
 
 
@@ -57,6 +58,14 @@ class LinkListener(Protocol):
     def joined(self, info: WorkerInfo, address: str) -> None: ...
 
     def lost(self, info: WorkerInfo, error: TandemError) -> None: ...
+
+    def suspected(self, info: WorkerInfo) -> None:
+        """It may be lost: to be given nothing new."""
+        ...
+
+    def trusted(self, info: WorkerInfo) -> None:
+        """It is no longer suspected."""
+        ...
 
     def resumed(self, info: WorkerInfo, snapshot: Any, unapplied: Sequence[Any]) -> None:
         """The stream is back. `unapplied` are the commands that the worker has yet to see."""
@@ -116,17 +125,18 @@ class WorkerLink:
         self._listener = listener
         self._wire = ROLE_WIRES[role]
         self._info: WorkerInfo | None = None
-        self._lost_at = 0.0
+        self._liveness = Liveness()
+        self._told_suspect = False
         self._last_number = 0
         self._resumed_number = 0
         self._taken_report = 0
         self._due: list[Any] = []
         self._unapplied: deque[tuple[int, list[Any]]] = deque()
         self._wake = asyncio.Event()
+        self._hang_up = asyncio.Event()
         self._last_problem = ""
-        self._silent_turns = 0
         self._stopping = False
-        self._task: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
     @property
     def has_worker(self) -> bool:
@@ -139,56 +149,63 @@ class WorkerLink:
         self._wake.set()
 
     def start(self) -> None:
-        self._task = asyncio.create_task(self._run(), name=f"link {self._address}")
+        self._tasks = [
+            asyncio.create_task(self._run(), name=f"link {self._address}"),
+            asyncio.create_task(self._watch(), name=f"watch {self._address}"),
+        ]
 
     def cancel(self) -> None:
         """For a link without a worker: from here on none can join. `stop` waits for its end."""
         self._stopping = True
-        if self._task:
-            self._task.cancel()
+        for task in self._tasks:
+            task.cancel()
 
     async def stop(self) -> None:
         """Say goodbye, so that the worker ends the lease now and not when it has run out."""
         self._stopping = True
         self._wake.set()
-        if self._task:
-            await asyncio.wait({self._task}, timeout=GOODBYE_TIMEOUT_S)
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        if self._tasks:
+            await asyncio.wait(self._tasks[:1], timeout=GOODBYE_TIMEOUT_S)
+            self.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _run(self) -> None:
-        while not self._stopping:
+    # Whether the worker lives
+
+    async def _watch(self) -> None:
+        """Count the worker's silence, and let it be told at least every `HEARTBEAT_S` that its
+        controller lives. Needs no message and no stream to run."""
+        before = monotonic()
+        for turn in count():
+            await asyncio.sleep(TURN_S)
+            before, elapsed_s = (now := monotonic()), now - before
+            if turn % 2:
+                self._wake.set()
             try:
-                await self._connect_and_serve()
-            except TandemError as error:
-                self._broken(error)
-            except grpc.aio.AioRpcError as error:
-                self._broken(to_tandem_error(error))
+                self._wait(elapsed_s)
             except Exception as error:
-                # A bug of ours. The worker's requests fail and it joins anew; else it would be
-                # served by nobody, and nobody would know.
-                log.exception("link failed", address=self._address)
-                self._lose(TandemError(f"the link failed: {type(error).__name__}"))
-            await asyncio.sleep(RETRY_S)
+                self._failed(error)
 
-    def _broken(self, error: TandemError) -> None:
-        """Decide whether the worker is lost, or has its grace."""
-        if self._stopping:
-            return
-        now = monotonic()
+    def _wait(self, elapsed_s: float) -> None:
         if self._info is None:
-            if error.message != self._last_problem:
-                self._last_problem = error.message
-                log.warning("no worker yet", address=self._address, why=error.message)
-        elif self._lost_at == 0.0:
-            self._lost_at = now + GRACE_S
-            log.warning("stream broke", worker=self._info.worker_id, why=error.message)
-        if self._info and now >= self._lost_at:
-            self._lose(error)
+            return
+        self._liveness.wait(elapsed_s)
+        if self._liveness.is_lost:
+            self._lose(Unavailable(f"it was not heard of for {LEASE_S} s"))
+            self._hang_up.set()
+        elif self._liveness.is_suspect and not self._told_suspect:
+            # Over a new connection it may be heard.
+            self._hang_up.set()
+        self._tell()
+
+    def _tell(self) -> None:
+        """Let the listener know what has changed of the worker's standing."""
+        suspect = self._liveness.is_suspect
+        if self._info and suspect is not self._told_suspect:
+            self._told_suspect = suspect
+            (self._listener.suspected if suspect else self._listener.trusted)(self._info)
 
     def _lose(self, error: TandemError) -> None:
         info, self._info = self._info, None
-        self._lost_at = 0.0
         self._due.clear()
         self._unapplied.clear()
         if info:
@@ -199,21 +216,74 @@ class WorkerLink:
                 # Also a bug of ours; the link must not end with it.
                 log.exception("listener failed", address=self._address)
 
+    def _broken(self, error: TandemError) -> None:
+        """The stream is no more, or could not be opened."""
+        if self._stopping:
+            return
+        if self._info is None:
+            if error.message != self._last_problem:
+                self._last_problem = error.message
+                log.warning("no worker yet", address=self._address, why=error.message)
+            return
+        if not self._told_suspect:
+            log.warning("stream broke", worker=self._info.worker_id, why=error.message)
+        self._liveness.break_stream()
+        self._tell()
+
+    def _failed(self, error: Exception) -> None:
+        """A bug of ours. The worker's requests fail and it joins anew; else it would be served by
+        nobody, and nobody would know."""
+        log.error("link failed", address=self._address, exc_info=error)
+        self._lose(TandemError(f"the link failed: {type(error).__name__}"))
+
+    # The stream
+
+    async def _run(self) -> None:
+        while not self._stopping:
+            try:
+                await self._connect_and_serve()
+            except TandemError as error:
+                self._broken(error)
+            except grpc.aio.AioRpcError as error:
+                self._broken(to_tandem_error(error))
+            except Exception as error:
+                self._failed(error)
+            await asyncio.sleep(RETRY_S)
+
     async def _connect_and_serve(self) -> None:
+        if self._info:
+            await self._look_for_listener()
         async with open_command_channel(self._address) as channel:
-            info = await self._describe(channel)
-            if self._info and self._info.epoch != info.epoch:
-                self._lose(Unavailable("it was restarted"))
-            if self._info is None:
-                self._listener.admits(info)
-                self._term += 1
-                self._last_number = self._resumed_number = self._taken_report = 0
+            known = self._info
+            info = known or await self._introduction(channel)
             call = self._wire.open(channel)
-            await call.write(self._request(hello=self._hello()))
-            await self._receive_snapshot(call, info)
+            snapshot = await self._open(call, info)
+            if known is None:
+                self._join(info)
+            elif self._info is None:
+                raise Unavailable("it was lost while its stream was opened")
+            else:
+                self._resume(info, snapshot)
+            self._taken_report = snapshot.header.report_number
+            self._listener.heard(info, snapshot.header, monotonic_ns())
             await self._serve(call, info)
 
-    async def _describe(self, channel: grpc.aio.Channel) -> WorkerInfo:
+    async def _look_for_listener(self) -> None:
+        """Give up a worker at whose address nothing listens any more: its process has ended."""
+        address = parse_address(self._address)
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                _, writer = await asyncio.open_connection(address.host, address.port)
+        except ConnectionRefusedError:
+            error = Unavailable("nothing listens at its address any more")
+            self._lose(error)
+            raise error from None
+        except OSError:
+            return  # Says nothing of the worker. (A timeout is one, too.)
+        writer.close()
+
+    async def _introduction(self, channel: grpc.aio.Channel) -> WorkerInfo:
+        """Who is there, for a worker that has yet to join; its stream begins a new term."""
         stub = worker_pb2_grpc.WorkerServiceStub(channel)
         response = await stub.Describe(
             worker_pb2.DescribeRequest(), timeout=CONNECT_TIMEOUT_S, wait_for_ready=True
@@ -221,61 +291,71 @@ class WorkerLink:
         info = worker_from_wire(response.worker)
         if info.role is not self._role:
             raise Mismatch(f"{self._address} is a {info.role.name} worker, not {self._role.name}")
+        self._listener.admits(info)
+        self._term += 1
+        self._taken_report = 0
         return info
 
-    def _hello(self) -> worker_pb2.ControllerHello:
-        return worker_pb2.ControllerHello(
+    async def _open(self, call: Any, info: WorkerInfo) -> Any:
+        """The stream's first message, which has a snapshot."""
+        hello = worker_pb2.ControllerHello(
             controller_id=self._controller_id, term=self._term, lease_ms=int(LEASE_S * 1000)
         )
-
-    async def _receive_snapshot(self, call: Any, info: WorkerInfo) -> None:
         try:
-            async with asyncio.timeout(SILENT_TURNS * HEARTBEAT_S):
+            async with asyncio.timeout(OPEN_TIMEOUT_S):
+                await call.write(self._request(hello=hello))
                 response = await self._read(call)
         except TimeoutError:
             raise Unavailable("its stream did not open in time") from None
+        if response.header.worker_epoch != info.epoch:
+            error = Unavailable("it was restarted")
+            self._lose(error)
+            raise error
         if not response.HasField("snapshot"):
             raise Mismatch(f"{info.worker_id} opened its stream without a snapshot")
-        if self._info is None:
-            # Again, since other links got on while this one waited; from here on nobody can.
-            self._listener.admits(info)
-            self._info = info
-            self._lost_at = 0.0
-            self._last_problem = ""
-            log.info("worker joined", worker=info.worker_id, address=self._address)
-            self._listener.joined(info, self._address)
-        else:
-            self._resumed_number = self._last_number
-            self._applied(response.header.applied_command)
-            self._listener.resumed(
-                info, self._wire.snapshot_from_wire(response.snapshot), self._unapplied_commands()
-            )
-        self._taken_report = response.header.report_number
-        self._listener.heard(info, response.header, monotonic_ns())
+        return response
+
+    def _join(self, info: WorkerInfo) -> None:
+        # Again, since other links got on while this one waited; from here on nobody can.
+        self._listener.admits(info)
+        self._info = info
+        self._liveness = Liveness()
+        self._told_suspect = False
+        self._last_number = self._resumed_number = 0
+        self._last_problem = ""
+        log.info("worker joined", worker=info.worker_id, address=self._address)
+        self._listener.joined(info, self._address)
+
+    def _resume(self, info: WorkerInfo, response: Any) -> None:
+        self._resumed_number = self._last_number
+        self._applied(response.header.applied_command)
+        self._listener.resumed(
+            info, self._wire.snapshot_from_wire(response.snapshot), self._unapplied_commands()
+        )
 
     async def _serve(self, call: Any, info: WorkerInfo) -> None:
-        """Read, write and keep watch, until one of these ends. Raises what ended the stream."""
+        """Read and write until one of these ends. Raises what ended the stream."""
+        self._hang_up.clear()
         reading = asyncio.create_task(self._take_all(call, info))
         writing = asyncio.create_task(self._write(call))
-        watching = asyncio.create_task(self._watch())
-        tasks = {reading, writing, watching}
+        hanging_up = asyncio.create_task(self._hang_up.wait())
+        tasks = {reading, writing, hanging_up}
         try:
             while not reading.done():
                 done, tasks = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-                if watching in done:
-                    watching.result()
+                if hanging_up in done:
+                    raise Unavailable("it has gone silent")
                 if writing in done:
                     _check_writer(writing)
             reading.result()
         finally:
-            for task in (reading, writing, watching):
+            for task in (reading, writing, hanging_up):
                 await _end(task)
             call.cancel()
 
     async def _take_all(self, call: Any, info: WorkerInfo) -> NoReturn:
         while True:
             response = await self._read(call)
-            self._silent_turns = 0
             self._applied(response.header.applied_command)
             self._listener.heard(info, response.header, monotonic_ns())
             if response.reports:
@@ -291,28 +371,13 @@ class WorkerLink:
             raise to_tandem_error(await call_error(call))
         return response
 
-    async def _watch(self) -> NoReturn:
-        """Raise `Unavailable` once the worker has been silent for too long.
-
-        Silence is counted in turns, not on the clock: if it was this process that stood still, one
-        turn passes, and then what the worker said meanwhile is read.
-        """
-        self._silent_turns = 0
-        while self._silent_turns < SILENT_TURNS:
-            await asyncio.sleep(HEARTBEAT_S)
-            self._silent_turns += 1
-        # No grace for a worker that may be a zombie.
-        self._lost_at = monotonic()
-        raise Unavailable(f"nothing was heard for {SILENT_TURNS * HEARTBEAT_S} s")
-
     async def _write(self, call: Any) -> None:
-        """Send again what was not applied, then what is due, and a heartbeat when nothing is; at
-        the end, a goodbye."""
+        """Send again what was not applied, then what is due, or a heartbeat, as often as there is a
+        reason; at the end, a goodbye."""
         for number, batch in list(self._unapplied):
             await call.write(self._request(number, batch))
         while not self._stopping:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), HEARTBEAT_S)
+            await self._wake.wait()
             self._wake.clear()
             number = 0
             batch, self._due = self._due, []
@@ -341,11 +406,13 @@ class WorkerLink:
         )
 
     def _applied(self, number: int) -> None:
+        """The worker was heard of, and has applied commands up to `number`."""
         while self._unapplied and self._unapplied[0][0] <= number:
             self._unapplied.popleft()
         if number >= self._resumed_number:
-            # The worker has what it missed: the break is over.
-            self._lost_at = 0.0
+            # It has what it missed: a break is over.
+            self._liveness.trust()
+            self._tell()
 
     def _unapplied_commands(self) -> list[Any]:
         return [command for _, batch in self._unapplied for command in batch] + self._due

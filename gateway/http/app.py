@@ -16,7 +16,8 @@ from gateway.tokens import TokenService
 
 def create_app(frontend: Frontend, service: TokenService) -> FastAPI:
     """OpenAI's API over `frontend`; what `service` knows of models and readiness."""
-    app = FastAPI(title="Tandem")
+    # The pages that show the API would load their scripts from another's servers.
+    app = FastAPI(title="Tandem", docs_url=None, redoc_url=None)
     app.include_router(generation_router(frontend))
     app.include_router(tokenize_router(frontend, service))
     app.include_router(models_router(service))

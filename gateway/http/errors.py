@@ -22,10 +22,10 @@ from tandem.core.errors import (
     TandemError,
     Unavailable,
 )
+from tandem.wire.status import INTERNAL_MESSAGE
 
 log = structlog.get_logger(__name__)
 
-INTERNAL_MESSAGE = "internal error"
 INVALID_REQUEST_TYPE = "invalid_request_error"
 CLIENT_CLOSED_REQUEST = 499
 DEFAULT_RETRY_AFTER_S = 1.0

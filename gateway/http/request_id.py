@@ -8,14 +8,17 @@ import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway.limits import MAX_REQUEST_ID_CHARS, REQUEST_ID_CHARS
+from gateway.limits import is_request_id
 
 HEADER = "x-request-id"
 
+log = structlog.get_logger(__name__)
+
 
 class RequestIdMiddleware:
-    """Names each exchange in the response and in the log, by the client's name for it if it has
-    one. It does not name the generation: two exchanges may share it, after a retry for one."""
+    """Names each exchange: in `request.state.request_id`, after which a generation and its answer
+    are named, in the response's header and in the log. The name is the client's for it, or a new
+    one if it has none or one that could forge a log line."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -24,17 +27,22 @@ class RequestIdMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = _sanitise(Headers(scope=scope).get(HEADER, "")) or secrets.token_hex(16)
+        request_id = _request_id(Headers(scope=scope).get(HEADER, ""))
+        scope.setdefault("state", {})["request_id"] = request_id
 
         async def send_named(message: Message) -> None:
             if message["type"] == "http.response.start":
                 MutableHeaders(scope=message)[HEADER] = request_id
             await send(message)
 
-        with structlog.contextvars.bound_contextvars(http_request_id=request_id):
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
             await self._app(scope, receive, send_named)
 
 
-def _sanitise(value: str) -> str:
-    """What is left of a header once nothing in it can forge a log line or another header."""
-    return "".join(c for c in value[:MAX_REQUEST_ID_CHARS] if c in REQUEST_ID_CHARS)
+def _request_id(sent: str) -> str:
+    if sent and is_request_id(sent):
+        return sent
+    request_id = secrets.token_hex(16)
+    if sent:
+        log.warning("request_id_replaced", num_chars=len(sent), request_id=request_id)
+    return request_id

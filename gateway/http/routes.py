@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import secrets
 import time
+from dataclasses import replace
 
 from fastapi import APIRouter, Request, Response
 
@@ -26,12 +26,16 @@ from gateway.request import GenerationRequest
 def generation_router(frontend: Frontend) -> APIRouter:
     """The endpoints that generate."""
     router = APIRouter(route_class=JsonRoute)
-    chat = ChatFormat(frontend.tokenizer.token_bytes)
-    completion = CompletionFormat(frontend.tokenizer.token_bytes)
+    token_bytes = frontend.tokenizer.token_bytes
+    chat = ChatFormat(token_bytes)
+    # As OpenAI has it: where the call was no choice of the model's, its end is an end.
+    named_call = ChatFormat(token_bytes, calls_end_with="stop")
+    completion = CompletionFormat(token_bytes)
 
     @router.post("/v1/chat/completions", response_model=None)
     async def create_chat_completion(request: Request, body: ChatBody) -> Response:
-        return await _respond(frontend, request, body, chat)
+        form = named_call if body.names_its_call else chat
+        return await _respond(frontend, request, body, form)
 
     @router.post("/v1/completions", response_model=None)
     async def create_completion(request: Request, body: CompletionBody) -> Response:
@@ -53,20 +57,13 @@ async def _respond(
 async def _generate(
     frontend: Frontend, request: Request, body: ChatBody | CompletionBody, form: AnswerFormat
 ) -> Response:
-    wanted = body.request()
+    wanted = replace(body.request(), trace_id=request.state.request_id)
     if not body.stream:
         return await unless_disconnected(request.receive, _whole(frontend, wanted, form))
-    answer = await unless_disconnected(request.receive, _started(frontend, wanted))
+    answer = await unless_disconnected(request.receive, frontend.generate(wanted))
     envelope = _envelope(answer, form.id_prefix, form.chunk_object_name)
     usage = UsageWanted(body.include_usage, body.continuous_usage)
     return StreamedAnswer(answer, form, envelope, usage)
-
-
-async def _started(frontend: Frontend, wanted: GenerationRequest) -> Answer:
-    """An answer with its first token: what fails before that still gets a status of its own."""
-    answer = await frontend.generate(wanted)
-    await answer.started()
-    return answer
 
 
 async def _whole(frontend: Frontend, wanted: GenerationRequest, form: AnswerFormat) -> Response:
@@ -76,5 +73,5 @@ async def _whole(frontend: Frontend, wanted: GenerationRequest, form: AnswerForm
 
 
 def _envelope(answer: Answer, id_prefix: str, object_name: str) -> Envelope:
-    answer_id = id_prefix + secrets.token_hex(16)
+    answer_id = id_prefix + answer.request_id
     return Envelope(answer_id, object_name, int(time.time()), answer.model)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from collections.abc import Sequence
+from functools import partial
+
+import orjson
+from fastapi import APIRouter, Response
 
 from gateway.frontend import Frontend
 from gateway.http.body import JsonRoute
@@ -10,37 +14,53 @@ from gateway.http.formats.logprobs import token_text
 from gateway.http.schemas.tokenize import DetokenizeBody, TokenizeBody
 from gateway.http.unserved import check_extra_fields
 from gateway.limits import DEFAULT_MODEL, max_total_tokens
-from gateway.tokens import TokenService
-
-Json = dict[str, object]
+from gateway.tokens import TokenBytes, TokenService
 
 
 def tokenize_router(frontend: Frontend, service: TokenService) -> APIRouter:
-    """What the model's tokenizer makes of a text, and the way back."""
+    """What the model's tokenizer makes of a text, and the way back. What is written for so many
+    tokens is written on a thread."""
     router = APIRouter(route_class=JsonRoute)
-    token_bytes = frontend.tokenizer.token_bytes
 
-    @router.post("/tokenize")
-    async def tokenize(body: TokenizeBody) -> Json:
+    @router.post("/tokenize", response_model=None)
+    async def tokenize(body: TokenizeBody) -> Response:
         check_extra_fields(body.model_extra or {})
-        token_ids = await frontend.tokenize(
+        max_model_len = max_total_tokens(service.model) if service.model else 0
+        token_bytes = frontend.tokenizer.token_bytes if body.return_token_strs else None
+        content = await frontend.tokenize(
             body.read_prompt(),
+            partial(tokenized, max_model_len, token_bytes),
             model=body.model or DEFAULT_MODEL,
             tools=body.read_tools(),
             add_special_tokens=body.add_special_tokens is not False,
             add_generation_prompt=body.add_generation_prompt is not False,
         )
-        texts = [token_text(token_bytes(token_id)) for token_id in token_ids]
-        return {
-            "count": len(token_ids),
-            "max_model_len": max_total_tokens(service.model) if service.model else 0,
-            "tokens": token_ids,
-            "token_strs": texts if body.return_token_strs else None,
-        }
+        return Response(content, media_type="application/json")
 
-    @router.post("/detokenize")
-    async def detokenize(body: DetokenizeBody) -> Json:
+    @router.post("/detokenize", response_model=None)
+    async def detokenize(body: DetokenizeBody) -> Response:
         check_extra_fields(body.model_extra or {})
-        return {"prompt": await frontend.detokenize(body.tokens, body.model or DEFAULT_MODEL)}
+        content = await frontend.detokenize(body.tokens, detokenized, body.model or DEFAULT_MODEL)
+        return Response(content, media_type="application/json")
 
     return router
+
+
+def tokenized(
+    max_model_len: int, token_bytes: TokenBytes | None, token_ids: Sequence[int]
+) -> bytes:
+    """The answer of /tokenize; with what each token says if `token_bytes` is given."""
+    texts = [token_text(token_bytes(each)) for each in token_ids] if token_bytes else None
+    return orjson.dumps(
+        {
+            "count": len(token_ids),
+            "max_model_len": max_model_len,
+            "tokens": token_ids,
+            "token_strs": texts,
+        }
+    )
+
+
+def detokenized(text: str) -> bytes:
+    """The answer of /detokenize."""
+    return orjson.dumps({"prompt": text})

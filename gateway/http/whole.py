@@ -8,7 +8,7 @@ from fastapi import Response
 
 from gateway.answer import Answer
 from gateway.choice import Finished
-from gateway.http.formats.answer_format import AnswerFormat, finish_reason
+from gateway.http.formats.answer_format import AnswerFormat
 from gateway.http.formats.collected import CollectedChoice
 from gateway.http.formats.envelope import Envelope, choice_json
 from gateway.http.formats.usage import Json, UsageMeter, served_by_json
@@ -24,7 +24,9 @@ async def whole_answer(answer: Answer, form: AnswerFormat, envelope: Envelope) -
             choices[event.choice_index].add(event)
     ends = [_finished(choice) for choice in choices]
     written = [
-        choice_json(index, form.whole(choice), form.logprobs(choice.scored), finish_reason(end))
+        choice_json(
+            index, form.whole(choice), form.logprobs(choice.scored), form.finish_reason(end)
+        )
         for index, (choice, end) in enumerate(zip(choices, ends, strict=True))
     ]
     content = envelope.wrap(b",".join(written), usage=usage.json(), tandem=_served_by(ends))

@@ -26,7 +26,7 @@ def tool_grammar(
     elif answer is not None:
         start = "calls | answer"
     elif any(tool.strict for tool in use.tools):
-        start = _free_start(syntax, use.parallel, opening_id)
+        start = _free_start(syntax, use.several, opening_id)
     else:
         return None
     rules = [f"start: {start}", *_call_rules(use, syntax, opening_id)]
@@ -45,7 +45,7 @@ def _call_rules(use: ToolUse, syntax: CallSyntax, opening_id: int | None) -> lis
     tools = use.callable
     names = " | ".join(f"call_{index}" for index in range(len(tools)))
     return [
-        f"calls: {_calls(syntax, use.parallel, opening_id)}",
+        f"calls: {_calls(syntax, use.several, opening_id)}",
         f"call: {names}",
         *(_call_rule(index, tool, syntax) for index, tool in enumerate(tools)),
         *(f"arguments_{index}: %json {_schema(tool, use)}" for index, tool in enumerate(tools)),
@@ -63,21 +63,21 @@ def _schema(tool: Tool, use: ToolUse) -> str:
     return json.dumps({**schema, "x-guidance": JSON_STYLE})
 
 
-def _calls(syntax: CallSyntax, parallel: bool, opening_id: int | None) -> str:
+def _calls(syntax: CallSyntax, several: bool, opening_id: int | None) -> str:
     """All calls of an answer, with their marks."""
     if syntax.closing:
         first = f"{quoted(syntax.opening)} {_body(syntax)}"
-        return f'{first} ("\\n" {first})*' if parallel else first
+        return f'{first} ("\\n" {first})*' if several else first
     opening = [_opening(syntax, opening_id)] if syntax.opening else []
-    more = f"({quoted(syntax.separator + ' ')} call)*" if parallel else ""
+    more = f"({quoted(syntax.separator + ' ')} call)*" if several else ""
     return _join([*opening, _mark(syntax.list_opening), "call", more, _mark(syntax.list_closing)])
 
 
-def _free_start(syntax: CallSyntax, parallel: bool, opening_id: int | None) -> str:
+def _free_start(syntax: CallSyntax, several: bool, opening_id: int | None) -> str:
     """Any text, but what begins as a call is one."""
     if syntax.closing:
         mark = quoted(syntax.opening)
-        times = "*" if parallel else "?"
+        times = "*" if several else "?"
         escaped = syntax.opening.replace("/", "\\/")
         return (
             f"(opening {_body(syntax)}){times} TAIL\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from gateway.grammars import check_schema
+from gateway.sizes import tools_chars
 from gateway.tools.tool import Tool, ToolUse
 from tandem.core.errors import InvalidRequest
 
@@ -24,7 +25,7 @@ def check_tools(use: ToolUse) -> None:
         _check_tool(tool)
     if len(set(names)) < len(names):
         raise InvalidRequest("tools must have different names", param="tools")
-    num_chars = sum(len(tool.description) + len(tool.parameters) for tool in use.tools)
+    num_chars = tools_chars(use)
     if num_chars > MAX_TOOLS_CHARS:
         raise InvalidRequest(
             f"tools must have at most {MAX_TOOLS_CHARS} characters, and have {num_chars}",

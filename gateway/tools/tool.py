@@ -30,7 +30,7 @@ class ToolMode(Enum):
 @dataclass(frozen=True, slots=True)
 class ToolUse:
     """The tools of a request and what the model may do with them. With `only` it must call that
-    one. Without `parallel` it makes at most one call."""
+    one, once. Without `parallel` it makes at most one call."""
 
     tools: tuple[Tool, ...]
     mode: ToolMode = ToolMode.AUTO
@@ -41,6 +41,11 @@ class ToolUse:
     def forced(self) -> bool:
         """Whether the answer must be a call."""
         return self.mode is ToolMode.REQUIRED or bool(self.only)
+
+    @property
+    def several(self) -> bool:
+        """Whether there may be more than one call."""
+        return self.parallel and not self.only
 
     @property
     def callable(self) -> tuple[Tool, ...]:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+LEAST_LOGPROB = -9999.0
+"""OpenAI's number for what has no probability, and here also for what is no number."""
+
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprobs:

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from tandem.artifacts.config import ModelConfig
-from tandem.models.layers import rms_norm, silu_and_mul
+from tandem.models.layers import Linear, rms_norm, silu_and_mul
 from tandem.models.rope import RotaryEmbedding, rotate
 from tandem.models.weights import DecoderWeights, LayerWeights
 
@@ -27,7 +27,7 @@ class Decoder:
     number must be a multiple of `layers.ROW_MULTIPLE`."""
 
     def __init__(
-        self, config: ModelConfig, weights: DecoderWeights, rotary: RotaryEmbedding
+        self, config: ModelConfig, weights: DecoderWeights[Linear], rotary: RotaryEmbedding
     ) -> None:
         self._config = config
         self._weights = weights
@@ -36,7 +36,7 @@ class Decoder:
     def hidden(self, token_ids: Tensor, positions: Tensor, attention: Attention) -> Tensor:
         """The last layer's output [rows, hidden_size] for `token_ids` [rows]."""
         rotations = self._rotary.rotations(positions)
-        hidden = functional.embedding(token_ids, self._weights.embedding)
+        hidden = functional.embedding(token_ids, self._weights.embedding.weight)
         for index, layer in enumerate(self._weights.layers):
             hidden = hidden + self._attend(index, layer, hidden, rotations, attention)
             hidden = hidden + self._mlp(layer, hidden)
@@ -49,7 +49,7 @@ class Decoder:
     def _attend(
         self,
         index: int,
-        layer: LayerWeights,
+        layer: LayerWeights[Linear],
         hidden: Tensor,
         rotations: tuple[Tensor, Tensor],
         attention: Attention,
@@ -65,7 +65,7 @@ class Decoder:
         output = attention.attend(index, qk[:, :num_heads], qk[:, num_heads:], v)
         return layer.output(output.flatten(1))
 
-    def _mlp(self, layer: LayerWeights, hidden: Tensor) -> Tensor:
+    def _mlp(self, layer: LayerWeights[Linear], hidden: Tensor) -> Tensor:
         return layer.down(silu_and_mul(layer.gate_up(self._norm(hidden, layer.mlp_norm))))
 
     def _norm(self, x: Tensor, weight: Tensor) -> Tensor:

@@ -14,7 +14,8 @@ from tandem.artifacts.rope_scaling import LinearScaling, Llama3Scaling, YarnScal
 
 
 class RotaryEmbedding:
-    """The rotations of positions `[0, num_positions)`, as float32 tables."""
+    """The rotations of positions `[0, num_positions)`, as float32 tables [positions, head_dim] of
+    cosines and of signed sines, those of the first half of a head negative."""
 
     def __init__(self, config: ModelConfig, num_positions: int, device: torch.device) -> None:
         positions = torch.arange(num_positions, dtype=torch.float32)
@@ -23,12 +24,12 @@ class RotaryEmbedding:
         angles = torch.outer(positions, inverse_frequencies(config)).numpy().astype(np.float64)
         factor = _attention_factor(config)
         cos, sin = factor * np.cos(angles), factor * np.sin(angles)
-        self._cos = _table(cos, cos, device)
-        self._sin = _table(-sin, sin, device)
+        self.cosines = _table(cos, cos, device)
+        self.sines = _table(-sin, sin, device)
 
     def rotations(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Cosines and signed sines, each [rows, 1, head_dim], of `positions` [rows]."""
-        return self._cos[positions].unsqueeze(1), self._sin[positions].unsqueeze(1)
+        return self.cosines[positions].unsqueeze(1), self.sines[positions].unsqueeze(1)
 
 
 def rotate(x: Tensor, rotations: tuple[Tensor, Tensor]) -> Tensor:

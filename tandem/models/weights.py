@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,47 +20,78 @@ FINAL_NORM = "model.norm.weight"
 LM_HEAD = "lm_head.weight"
 
 Reader = Callable[[str], Tensor]
+# A projection, as what computes with it wants it.
+L = TypeVar("L")
+MadeL = TypeVar("MadeL", covariant=True)
+
+
+class Packer(Protocol[MadeL]):
+    """Makes projections of what a checkpoint holds: weights [out, in], biases [out]."""
+
+    def linear(self, weight: Tensor, bias: Tensor | None) -> MadeL: ...
+
+    def gated(self, gate: Linear, up: Linear) -> MadeL:
+        """A gate's projection and the one that it gates, in one."""
+        ...
+
+
+class PlainPacker:
+    """For torch's own operations: side by side."""
+
+    def linear(self, weight: Tensor, bias: Tensor | None) -> Linear:
+        return Linear(weight, bias)
+
+    def gated(self, gate: Linear, up: Linear) -> Linear:
+        biases = [each.bias for each in (gate, up) if each.bias is not None]
+        return Linear(torch.cat([gate.weight, up.weight]), torch.cat(biases) if biases else None)
 
 
 @dataclass(frozen=True, slots=True)
-class LayerWeights:
+class LayerWeights(Generic[L]):
     """One layer. `qkv` and `gate_up` are several projections in one: row-wise, the same bits.
     `qk_norm` is [num_heads + num_kv_heads, head_dim]."""
 
     attention_norm: Tensor
-    qkv: Linear
+    qkv: L
     qk_norm: Tensor | None
-    output: Linear
+    output: L
     mlp_norm: Tensor
-    gate_up: Linear
-    down: Linear
+    gate_up: L
+    down: L
 
 
 @dataclass(frozen=True, slots=True)
-class DecoderWeights:
-    """All of them. `embedding` is [vocab_size, hidden_size]; `lm_head` shares it when tied."""
+class DecoderWeights(Generic[L]):
+    """All of them. `embedding` is [vocab_size, hidden_size], and `lm_head` as well when tied."""
 
-    embedding: Tensor
-    layers: tuple[LayerWeights, ...]
+    embedding: L
+    layers: tuple[LayerWeights[L], ...]
     final_norm: Tensor
-    lm_head: Linear
+    lm_head: L
 
 
 def load_weights(
-    config: ModelConfig, files: Sequence[Path], dtype: torch.dtype, device: torch.device
-) -> DecoderWeights:
-    """Read the weights. Raises `ConfigError` naming the tensor that is missing, has the wrong
-    shape, or has no use."""
+    config: ModelConfig,
+    files: Sequence[Path],
+    dtype: torch.dtype,
+    device: torch.device,
+    packer: Packer[L],
+) -> DecoderWeights[L]:
+    """Read the weights, a projection at a time. Raises `ConfigError` naming the tensor that is
+    missing, has the wrong shape, or has no use."""
     with Checkpoint(files) as checkpoint:
         ignored = frozenset({LM_HEAD}) if config.tie_word_embeddings else frozenset()
         checkpoint.check(_shapes(config), ignored)
         read = partial(checkpoint.read, dtype=dtype, device=device)
-        embedding = read(EMBEDDING)
+        embedding = packer.linear(read(EMBEDDING), None)
+        layers = (_load_layer(config, read, packer, i) for i in range(config.num_layers))
         return DecoderWeights(
             embedding=embedding,
-            layers=tuple(_load_layer(config, read, i) for i in range(config.num_layers)),
+            layers=tuple(layers),
             final_norm=read(FINAL_NORM),
-            lm_head=Linear(embedding if config.tie_word_embeddings else read(LM_HEAD)),
+            lm_head=(
+                embedding if config.tie_word_embeddings else packer.linear(read(LM_HEAD), None)
+            ),
         )
 
 
@@ -105,26 +137,33 @@ def _layer_name(index: int, name: str) -> str:
     return f"model.layers.{index}.{name}"
 
 
-def _load_layer(config: ModelConfig, read: Reader, index: int) -> LayerWeights:
+def _load_layer(
+    config: ModelConfig, read: Reader, packer: Packer[L], index: int
+) -> LayerWeights[L]:
     def one(name: str) -> Tensor:
         return read(_layer_name(index, name))
 
-    def linear(template: str, names: tuple[str, ...], has_bias: bool) -> Linear:
+    def joined(template: str, names: tuple[str, ...], has_bias: bool) -> Linear:
         """The projections of `names`, one below the other."""
 
-        def joined(suffix: str) -> Tensor:
+        def all_of(suffix: str) -> Tensor:
             return torch.cat([one(f"{template.format(name)}.{suffix}") for name in names])
 
-        return Linear(joined("weight"), joined("bias") if has_bias else None)
+        return Linear(all_of("weight"), all_of("bias") if has_bias else None)
 
+    def packed(template: str, names: tuple[str, ...], has_bias: bool) -> L:
+        linear = joined(template, names, has_bias)
+        return packer.linear(linear.weight, linear.bias)
+
+    gate, up = (joined("mlp.{}_proj", (name,), config.mlp_bias) for name in ("gate", "up"))
     return LayerWeights(
         attention_norm=one("input_layernorm.weight"),
-        qkv=linear("self_attn.{}_proj", ("q", "k", "v"), config.qkv_bias),
+        qkv=packed("self_attn.{}_proj", ("q", "k", "v"), config.qkv_bias),
         qk_norm=_qk_norm(config, one) if config.qk_norm else None,
-        output=linear("self_attn.{}_proj", ("o",), config.output_bias),
+        output=packed("self_attn.{}_proj", ("o",), config.output_bias),
         mlp_norm=one("post_attention_layernorm.weight"),
-        gate_up=linear("mlp.{}_proj", ("gate", "up"), config.mlp_bias),
-        down=linear("mlp.{}_proj", ("down",), config.mlp_bias),
+        gate_up=packer.gated(gate, up),
+        down=packed("mlp.{}_proj", ("down",), config.mlp_bias),
     )
 
 

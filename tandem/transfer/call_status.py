@@ -31,11 +31,13 @@ class CallStatus:
         call.add_done_callback(lambda _: self._note())
 
     async def error(self) -> TandemError:
-        """What it amounts to."""
+        """What it amounts to; gRPC's own words are in its cause."""
         with suppress(TimeoutError):
             await asyncio.wait_for(asyncio.shield(self._said), STATUS_WAIT_S)
         said = self._said.result() if self._said.done() else await call_error(self._call)
-        return to_tandem_error(said)
+        error = to_tandem_error(said)
+        error.__cause__ = said
+        return error
 
     def _note(self) -> None:
         # Nothing of it has to wait once there is a status: one step takes it to its end.

@@ -23,20 +23,16 @@ from tandem.core.reports import Span, SpanKind
 from tandem.engine.protocols import KVPool
 from tandem.transfer.call_status import CallStatus, PushKvCall
 from tandem.transfer.codec import FrameHeader, encode_frame
+from tandem.transfer.links import Links
 from tandem.v1 import kv_pb2
-from tandem.wire.channels import open_channel
 from tandem.wire.descriptions import layout_to_wire
 from tandem.wire.sampling import logprobs_to_wire
 
 log = structlog.get_logger(__name__)
 
-PUSH_KV = "/tandem.v1.KvTransferService/PushKv"
 # Below the first a frame's fixed cost shows; above the second nothing is gained.
 MIN_FRAME_BYTES = 2**20
 MAX_FRAME_BYTES = 2 * 2**20
-# Of all transfers to one destination. Each holds two frames, and gRPC a copy of the one it sends:
-# 24 MiB at the most, however many transfers a slow destination keeps waiting.
-MAX_REGIONS_UNDER_WAY = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,20 +128,22 @@ class OutgoingTransfer:
 
     async def run(self) -> int:
         """Send until all is acknowledged; the bytes sent. Raises the `TandemError` of its end."""
-        call = self._sender.push_kv(self.destination.address)()
-        status = CallStatus(call)
-        try:
-            return await self._send(call, status)
-        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
-            # A write on a call that the receiver has ended says only that; its status says why.
-            raise await status.error() from None
-        finally:
-            call.cancel()
+        with self._sender.links.to(self.destination.address) as link:
+            call = link.push_kv()
+            status = CallStatus(call)
+            try:
+                return await self._send(call, status, link.window)
+            except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+                # A write on a call that the receiver has ended says only that; its status says why.
+                error = await status.error()
+                raise error from error.__cause__
+            finally:
+                call.cancel()
 
-    async def _send(self, call: PushKvCall, status: CallStatus) -> int:
+    async def _send(self, call: PushKvCall, status: CallStatus, window: asyncio.Semaphore) -> int:
         await call.write(self._opening())
         while isinstance(due := await self._due.get(), Region):
-            async with self._sender.window(self.destination.address):
+            async with window:
                 await self._send_region(call, due)
         await call.write(self._closing(due))
         await call.done_writing()
@@ -227,14 +225,6 @@ class OutgoingTransfer:
         ).SerializeToString()
 
 
-@dataclass(frozen=True, slots=True)
-class _Link:
-    """The way to one destination, which its transfers share."""
-
-    channel: grpc.aio.Channel
-    window: asyncio.Semaphore
-
-
 class KvSender:
     """All outgoing transfers of a worker: their tasks, their links, one thread to encode.
 
@@ -259,12 +249,12 @@ class KvSender:
         self.pool = pool
         self.model_fingerprint = model_fingerprint
         self.on_span = on_span
+        self.links = Links()
         self.min_frame_bytes = min_frame_bytes
         self.max_frame_bytes = max_frame_bytes
         self._lock = lock
         self._on_done = on_done
         self._on_failed = on_failed
-        self._links: dict[str, _Link] = {}
         self._transfers: dict[int, OutgoingTransfer] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="kv-send")
@@ -291,27 +281,8 @@ class KvSender:
         for sequence_id in list(self._tasks):
             self.abort(sequence_id)
         await asyncio.gather(*tasks, return_exceptions=True)
-        for link in self._links.values():
-            await link.channel.close()
+        await self.links.close()
         self._executor.shutdown()
-
-    def push_kv(
-        self, address: str
-    ) -> grpc.aio.StreamStreamMultiCallable[bytes, kv_pb2.PushKvResponse]:
-        """The RPC, taking messages that are serialised already."""
-        return self._link(address).channel.stream_stream(
-            PUSH_KV, response_deserializer=kv_pb2.PushKvResponse.FromString
-        )
-
-    def window(self, address: str) -> asyncio.Semaphore:
-        """Held while a region is encoded and written."""
-        return self._link(address).window
-
-    def _link(self, address: str) -> _Link:
-        if address not in self._links:
-            window = asyncio.Semaphore(MAX_REGIONS_UNDER_WAY)
-            self._links[address] = _Link(open_channel(address), window)
-        return self._links[address]
 
     async def encode(self, blocks: SequenceBlocks, headers: Sequence[FrameHeader]) -> list[bytes]:
         """Read frames' items from the pool and serialise them, off the event loop: all of them on
@@ -347,6 +318,7 @@ class KvSender:
         try:
             num_bytes = await transfer.run()
         except TandemError as error:
+            _log_failure(transfer, error)
             self._forget(sequence_id)
             self._on_failed(sequence_id, error)
         except Exception as error:
@@ -363,3 +335,18 @@ class KvSender:
     def _forget(self, sequence_id: int) -> None:
         self._transfers.pop(sequence_id, None)
         self._tasks.pop(sequence_id, None)
+
+
+def _log_failure(transfer: OutgoingTransfer, error: TandemError) -> None:
+    """Which edge is broken, and gRPC's words for it: others are told neither."""
+    # A sequence that was dropped in the meantime is nobody's trouble.
+    tell = log.debug if isinstance(error, Cancelled) else log.warning
+    cause = error.__cause__
+    tell(
+        "transfer failed",
+        sequence=transfer.sequence_id,
+        destination=transfer.destination.address,
+        reason=error.reason,
+        why=error.message,
+        details=cause.details() if isinstance(cause, grpc.aio.AioRpcError) else None,
+    )

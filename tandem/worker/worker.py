@@ -29,6 +29,8 @@ ReportT = TypeVar("ReportT")
 SnapshotT = TypeVar("SnapshotT")
 
 MAX_PENDING_SPANS = 4096
+# How long messages are read before an expired lease is believed to be.
+UNREAD_S = 0.25
 
 
 class Worker(Generic[CommandT, ReportT, SnapshotT]):
@@ -153,8 +155,10 @@ class Worker(Generic[CommandT, ReportT, SnapshotT]):
     async def _watch_lease(self) -> None:
         """End an expired lease, and its sequences, whether or not any message comes."""
         while True:
-            holder = self.lease.holder
-            if holder and self.lease.is_expired(monotonic()):
+            if self.lease.is_expired(monotonic()):
+                # If it was this process that stood still, what its controller said is yet unread.
+                await asyncio.sleep(UNREAD_S)
+            if (holder := self.lease.holder) and self.lease.is_expired(monotonic()):
                 log.warning("lease expired", controller=holder.controller_id)
                 self.release_lease()
             # A new holder's lease may be over sooner than the one that is waited for.

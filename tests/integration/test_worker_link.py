@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from itertools import count
 from typing import Any
 
@@ -46,8 +47,8 @@ def info_of(name: str, role: WorkerRole = WorkerRole.DECODE) -> WorkerInfo:
     return WorkerInfo(name, role, 1, MODEL, fake_layout(16), 64, 16, "none")
 
 
-def message(applied: int = 0, **content: Any) -> decode_pb2.RunLoopResponse:
-    header = worker_pb2.WorkerHeader(worker_epoch=1, applied_command=applied)
+def message(applied: int = 0, epoch: int = 1, **content: Any) -> decode_pb2.RunLoopResponse:
+    header = worker_pb2.WorkerHeader(worker_epoch=epoch, applied_command=applied)
     return decode_pb2.RunLoopResponse(header=header, **content)
 
 
@@ -80,7 +81,7 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer, decode_pb2_grpc.DecodeSe
         assert (await anext(commands)).header.HasField("hello")
         self.opened.set()
         await self.may_join.wait()
-        yield message(snapshot=decode_pb2.DecodeSnapshot())
+        yield message(epoch=self.info.epoch, snapshot=decode_pb2.DecodeSnapshot())
         async for response in self.script(commands):
             yield response
 
@@ -109,6 +110,12 @@ class Listener:
 
     def lost(self, info: WorkerInfo, error: Exception) -> None:
         self.events.put_nowait("lost")
+
+    def suspected(self, info: WorkerInfo) -> None:
+        self.events.put_nowait("suspected")
+
+    def trusted(self, info: WorkerInfo) -> None:
+        self.events.put_nowait("trusted")
 
     def resumed(self, info: WorkerInfo, snapshot: Any, unapplied: Any) -> None:
         self.events.put_nowait("resumed")
@@ -150,10 +157,11 @@ async def test_a_stream_that_breaks_again_as_soon_as_it_is_back_is_given_up() ->
     listener = Listener()
     async with linked(FakeWorker(script=refuse_commands), listener) as link:
         link.send(Remove(1))
+        assert await listener.next() == "suspected"
         num_resumed = 0
         while (event := await listener.next()) == "resumed":
             num_resumed += 1
-            assert num_resumed < 10
+            assert num_resumed < 100
         assert num_resumed
         assert event == "lost"
         assert await listener.next() == "joined"
@@ -180,11 +188,57 @@ async def test_commands_that_were_not_applied_are_sent_again_under_their_number(
         link.send(Remove(7))
         link.send(Remove(8))
         assert await seen.get() == (1, [7, 8])
+        assert await listener.next() == "suspected"
         assert await listener.next() == "resumed"
         assert await seen.get() == (1, [7, 8])
+        assert await listener.next() == "trusted"
         link.send(Remove(9))
         assert await seen.get() == (2, [9])
         assert listener.events.empty()
+
+
+@pytest.mark.parametrize("pause_s", [1.3, 2.5])
+async def test_a_worker_that_is_late_is_not_lost(pause_s: float) -> None:
+    """It may be suspected; then its stream is opened again, and it holds what it held."""
+    streams = count(1)
+
+    async def speak_late(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        next(streams)
+        for _ in range(4):
+            await asyncio.sleep(pause_s)
+            yield message()
+
+    listener = Listener()
+    async with linked(FakeWorker(script=speak_late), listener), asyncio.timeout(20):
+        while next(streams) < 4:
+            if not listener.events.empty():
+                assert listener.events.get_nowait() in {"suspected", "resumed", "trusted"}
+            await asyncio.sleep(pause_s)
+
+
+async def test_a_worker_at_whose_address_nothing_listens_is_lost_at_once() -> None:
+    listener = Listener()
+    worker = FakeWorker()
+    async with linked(worker, listener):
+        with capture_logs() as logs:
+            await worker.stop()
+            assert await listener.next() == "suspected"
+            assert await listener.next() == "lost"
+    (lost,) = (each for each in logs if each["event"] == "worker lost")
+    assert lost["why"] == "nothing listens at its address any more"
+
+
+async def test_a_worker_with_another_epoch_is_lost_and_joins_as_a_new_one() -> None:
+    async def end(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        async for _ in requests:
+            worker.info = replace(worker.info, epoch=worker.info.epoch + 1)
+            return
+            yield
+
+    listener = Listener()
+    worker = FakeWorker(script=end)
+    async with linked(worker, listener):
+        assert [await listener.next() for _ in range(3)] == ["suspected", "lost", "joined"]
 
 
 async def test_a_command_that_cannot_be_written_ends_the_link_loudly() -> None:
@@ -324,14 +378,37 @@ async def test_a_silent_worker_is_lost_and_joins_again_when_it_speaks() -> None:
         await stream.next()
         worker.signal(signal.SIGSTOP)
         try:
-            # Not by the transport, which takes 12 s to notice.
+            # When its lease is over; by the transport it would take 12 s.
             with pytest.raises(Unavailable, match="was lost"):
-                await asyncio.wait_for(collect(stream), 8)
+                await asyncio.wait_for(collect(stream), 11)
         finally:
             worker.signal(signal.SIGCONT)
         await stack.until(lambda: stack.dispatcher.ready)
         tokens, _ = await collect(stack.submit("after", PROMPT, 5))
         assert tokens == expected_mock_tokens(PROMPT, 5)
+        await stack.until_all_free()
+
+
+async def test_a_worker_that_stands_still_for_less_than_its_lease_loses_nothing() -> None:
+    """Meanwhile new requests go elsewhere, and so do those of which nobody has seen anything."""
+    async with running_stack(1, 2, devices=["mock:h100x20"]) as stack:
+        streams = [stack.submit(f"r{i}", PROMPT, 40) for i in range(6)]
+        await asyncio.gather(*(stream.next() for stream in streams))
+        worker = stack.workers[1]
+        worker.signal(signal.SIGSTOP)
+        try:
+            (suspect,) = await stack.suspects()
+            later = [stack.submit(f"later{i}", PROMPT, 5) for i in range(4)]
+            for stream in later:
+                tokens, ended = await asyncio.wait_for(collect(stream), 10)
+                assert tokens == expected_mock_tokens(PROMPT, 5)
+                assert ended.served_by.decode_worker != suspect
+        finally:
+            worker.signal(signal.SIGCONT)
+        for stream in streams:
+            await asyncio.wait_for(collect(stream), 30)
+            assert stream.generation.token_ids == expected_mock_tokens(PROMPT, 40)
+            assert stream.generation.attempt == 0
         await stack.until_all_free()
 
 

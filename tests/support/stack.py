@@ -83,7 +83,18 @@ class RecordingDispatcher(Dispatcher):
         self.num_free: dict[str, int] = {}
         self.armed: dict[tuple[str, int], Armed] = {}
         self.steps: dict[str, list[StepDone]] = {}
+        self.suspects: set[str] = set()
         self.news = asyncio.Event()
+
+    def suspected(self, info: WorkerInfo) -> None:
+        super().suspected(info)
+        self.suspects.add(info.worker_id)
+        self.news.set()
+
+    def trusted(self, info: WorkerInfo) -> None:
+        super().trusted(info)
+        self.suspects.discard(info.worker_id)
+        self.news.set()
 
     def joined(self, info: WorkerInfo, address: str) -> None:
         self.num_blocks[info.worker_id] = info.num_blocks
@@ -119,6 +130,11 @@ class Stack:
             while not condition():
                 self.dispatcher.news.clear()
                 await self.dispatcher.news.wait()
+
+    async def suspects(self) -> list[str]:
+        """Wait until workers are suspected to be lost: which ones."""
+        await self.until(lambda: self.dispatcher.suspects)
+        return sorted(self.dispatcher.suspects)
 
     async def until_all_free(self, timeout: float = 2.0) -> None:
         """Wait until every pool is back where it began."""

@@ -7,7 +7,6 @@ from typing import Protocol
 
 from gateway.choice import Delta, Finished, ScoredToken
 from gateway.http.formats.collected import CollectedChoice
-from tandem.core.sequence import FinishReason
 
 
 class AnswerFormat(Protocol):
@@ -37,9 +36,6 @@ class AnswerFormat(Protocol):
         """A value: null without tokens."""
         ...
 
-
-def finish_reason(finished: Finished) -> str:
-    """OpenAI's name for it."""
-    if finished.num_calls and finished.finish_reason is FinishReason.STOP:
-        return "tool_calls"
-    return finished.finish_reason.name.lower()
+    def finish_reason(self, finished: Finished) -> str:
+        """OpenAI's name for how a choice ended."""
+        ...

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 
 import orjson
 
-from gateway.choice import Delta, ScoredToken
+from gateway.choice import Delta, Finished, ScoredToken
 from gateway.http.formats.collected import CollectedChoice
-from gateway.http.formats.logprobs import TokenBytes, chat_logprobs
+from gateway.http.formats.logprobs import chat_logprobs
+from gateway.tokens import TokenBytes
 from gateway.tools.tool import ToolCall, ToolCallDelta
+from tandem.core.sequence import FinishReason
 
 Json = dict[str, object]
 
@@ -21,8 +23,10 @@ class ChatFormat:
     object_name = "chat.completion"
     chunk_object_name = "chat.completion.chunk"
 
-    def __init__(self, token_bytes: TokenBytes) -> None:
+    def __init__(self, token_bytes: TokenBytes, calls_end_with: str = "tool_calls") -> None:
+        """`calls_end_with` is the finish reason of what ended by itself and is a call, or calls."""
         self._token_bytes = token_bytes
+        self._calls_end_with = calls_end_with
 
     def whole(self, choice: CollectedChoice) -> bytes:
         calls = choice.calls
@@ -50,6 +54,11 @@ class ChatFormat:
 
     def logprobs(self, scored: Sequence[ScoredToken]) -> bytes:
         return chat_logprobs(scored, self._token_bytes) if scored else b"null"
+
+    def finish_reason(self, finished: Finished) -> str:
+        if finished.num_calls and finished.finish_reason is FinishReason.STOP:
+            return self._calls_end_with
+        return finished.finish_reason.name.lower()
 
 
 def _delta_with_calls(delta: Delta) -> Json:

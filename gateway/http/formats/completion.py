@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 import orjson
 
-from gateway.choice import Delta, ScoredToken
+from gateway.choice import Delta, Finished, ScoredToken
 from gateway.http.formats.collected import CollectedChoice
-from gateway.http.formats.logprobs import TokenBytes, completion_logprobs
+from gateway.http.formats.logprobs import completion_logprobs
+from gateway.tokens import TokenBytes
 
 
 class CompletionFormat:
@@ -37,3 +38,6 @@ class CompletionFormat:
 
     def logprobs(self, scored: Sequence[ScoredToken]) -> bytes:
         return completion_logprobs(scored, self._token_bytes) if scored else b"null"
+
+    def finish_reason(self, finished: Finished) -> str:
+        return finished.finish_reason.name.lower()

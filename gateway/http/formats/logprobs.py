@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import orjson
 
 from gateway.choice import ScoredToken
-
-TokenBytes = Callable[[int], bytes]
-
-# JSON has no infinity. OpenAI's own stand-in for it.
-LEAST = -9999.0
+from gateway.tokens import TokenBytes
+from tandem.core.logprobs import LEAST_LOGPROB
 
 
 def chat_logprobs(scored: Sequence[ScoredToken], token_bytes: TokenBytes) -> bytes:
@@ -64,4 +61,5 @@ def _top(scored: ScoredToken, token_bytes: TokenBytes) -> dict[str, float]:
 
 
 def _finite(logprob: float) -> float:
-    return max(logprob, LEAST)
+    # JSON has no infinity.
+    return max(logprob, LEAST_LOGPROB)

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from gateway.http.schemas.base import Body
 from gateway.http.schemas.generation import GenerationBody
-from gateway.http.schemas.tools import ToolBody, ToolCallBody, ToolChoice, read_tools
+from gateway.http.schemas.tools import NamedChoice, ToolBody, ToolCallBody, ToolChoice, read_tools
 from gateway.limits import MAX_MESSAGES, MAX_TOOL_CALLS
 from gateway.request import ChatMessage, ChatPrompt, GenerationRequest
 from gateway.tools.limits import MAX_TOOLS
@@ -75,6 +75,11 @@ class ChatBody(GenerationBody):
     tools: Tools | None = None
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
+
+    @property
+    def names_its_call(self) -> bool:
+        """Whether the answer is a call of a tool that the request names."""
+        return isinstance(self.tool_choice, NamedChoice)
 
     def request(self) -> GenerationRequest:
         """In the protocol-neutral form. Raises `InvalidRequest`."""

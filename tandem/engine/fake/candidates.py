@@ -8,13 +8,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from tandem.core.logprobs import TokenLogprobs
+from tandem.core.logprobs import LEAST_LOGPROB, TokenLogprobs
 from tandem.core.sampling_params import SamplingParams
 from tandem.engine.allowed_tokens import Allowed
 
 FORBIDDING_BIAS = -100.0
-LEAST_LOGPROB = -9999.0
-"""OpenAI's number for what has no probability."""
 
 Outputs = tuple[int, int]
 """The half-open range of the tokens that an engine samples from where nothing else is asked."""

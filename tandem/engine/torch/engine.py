@@ -1,12 +1,16 @@
 """The torch engine: one model, one pool, one device.
 
-A step goes `check_plan` -> `StepInputs` (index tensors) -> `Decoder.hidden`, which calls
-`PagedAttention` for each layer (KV to the pool, hook, attention) -> `Decoder.logits` for the slices
-that sample -> `sample`. Grammars are followed beside it (`AllowedTokens`).
+A step goes `check_plan` -> a `Runner`, which computes KV and logits -> `sample`. Grammars are
+followed beside it (`AllowedTokens`). There are three runners. `NativeRunner`, on a CPU: packed
+weights and the kernels of `tandem.native`. `GpuRunner`: the kernels of `triton_kernels`, CUDA
+graphs. `TorchRunner`, where there are neither: `StepInputs` (index tensors) -> `Decoder.hidden`,
+which calls `PagedAttention` for each layer (KV to the pool, hook, attention) -> `Decoder.logits`
+for the slices that sample.
 
-Bits: in float32 on a CPU, a token's KV and logits are a function of the tokens before it alone, not
-of the batch, the chunking, prefill or decode, the blocks, the number of threads. Rows are padded
-for the matrix products (`tandem.models.layers`), keys for attention (`inputs.KEY_TILE`).
+Bits: on a CPU a token's KV and logits are a function of the tokens before it alone, not of the
+batch, the chunking, prefill or decode, the blocks, the number of threads. The kernels are made so
+(`matmul.h`, `attention.h`); torch's operations, in float32, where rows are padded for the matrix
+products (`tandem.models.layers`), keys for attention (`inputs.KEY_TILE`).
 """
 
 from __future__ import annotations
@@ -25,18 +29,15 @@ from tandem.core.plan import StepPlan
 from tandem.core.sampling_params import SamplingParams
 from tandem.engine.allowed_tokens import ALL, Allowed, AllowedTokens
 from tandem.engine.protocols import LayerHook, ModelInfo
-from tandem.engine.torch.attention import PagedAttention
 from tandem.engine.torch.device_health import is_lost
-from tandem.engine.torch.inputs import KEY_TILE, StepInputs
+from tandem.engine.torch.inputs import KEY_TILE
 from tandem.engine.torch.kv_pool import TorchKVPool
 from tandem.engine.torch.placement import numerics, resolve_dtype, torch_device
 from tandem.engine.torch.plan_check import check_plan
+from tandem.engine.torch.runners import kernels_for, load_runner
 from tandem.engine.torch.sampler import SampleRow, sample
 from tandem.engine.torch.step_handle import TorchStepHandle
 from tandem.engine.torch.token_logprobs import RowLogprobs
-from tandem.models.decoder import Decoder
-from tandem.models.rope import RotaryEmbedding
-from tandem.models.weights import load_weights
 
 # Sees, of each step, the logits [slices that sample, vocab_size] in float32, in the plan's order.
 StepObserver = Callable[[StepPlan, Tensor], None]
@@ -61,13 +62,7 @@ class TorchEngine:
         _check(folder, block_size, num_blocks, max_model_len)
         self._device = torch_device(device)
         item = resolve_dtype(dtype, self._device)
-        self._config = config
         self._observer = observer
-        self._decoder = Decoder(
-            config,
-            load_weights(config, folder.weight_files, item, self._device),
-            RotaryEmbedding(config, max_model_len, self._device),
-        )
         layout = KVLayout(
             num_layers=config.num_layers,
             num_kv_heads=config.num_kv_heads,
@@ -76,13 +71,15 @@ class TorchEngine:
             dtype=str(item).removeprefix("torch."),
         )
         self._pool = TorchKVPool(layout, num_blocks, self._device)
+        kernels = kernels_for(config, self._device)
+        self._runner = load_runner(folder, self._pool, max_model_len, item, self._device, kernels)
         self._model = ModelInfo(
             name=folder.name,
             fingerprint=folder.fingerprint,
             vocab_size=config.vocab_size,
             max_model_len=max_model_len,
             eos_token_ids=config.eos_token_ids,
-            numerics=numerics(self._device, item),
+            numerics=numerics(self._device, item, kernels),
         )
         self._allowed = AllowedTokens(self._model, folder.tokenizer)
 
@@ -107,7 +104,7 @@ class TorchEngine:
         if not plan.slices:
             return TorchStepHandle(plan, torch.empty(0, dtype=torch.int64), (), ())
         allowed = self._allowed.start(plan)
-        logits = self._logits(plan, on_layer)
+        logits = self._runner.logits(plan, on_layer)
         if self._observer is not None:
             self._observer(plan, logits)
         return _sample(plan, logits, allowed())
@@ -124,17 +121,7 @@ class TorchEngine:
     def close(self) -> None:
         """Free the weights and the pool. Nothing may be called afterwards."""
         self._allowed.close()
-        del self._decoder, self._pool
-
-    def _logits(self, plan: StepPlan, on_layer: LayerHook | None) -> Tensor:
-        """Compute the step's KV, and the logits [slices that sample, vocab_size]."""
-        inputs = StepInputs.build(plan, self._pool.layout.block_size, self._device)
-        attention = PagedAttention(
-            self._pool, inputs, self._config.num_heads, self._config.windows, on_layer
-        )
-        hidden = self._decoder.hidden(inputs.token_ids, inputs.positions, attention)
-        logits = self._decoder.logits(hidden[inputs.logit_rows])
-        return logits[: sum(each.sample is not None for each in plan.slices)]
+        del self._runner, self._pool
 
 
 def _sample(

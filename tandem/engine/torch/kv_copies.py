@@ -12,10 +12,6 @@ from torch import Tensor
 Bytes = NDArray[np.uint8]
 BlockTable = NDArray[np.int64]
 
-# Tokens are moved as items of the widest type that divides them: several times faster than as
-# their own, because torch moves an indexed item at a time.
-MOVED_DTYPES = (torch.complex128, torch.int64, torch.int32, torch.int16)
-
 
 class KVCopies(Protocol):
     """Tokens `[0, num_tokens)` of the concatenation of the blocks in `table`, of one plane (counted
@@ -31,6 +27,11 @@ class KVCopies(Protocol):
         self, plane: int, layers: range, table: BlockTable, num_tokens: int, data: Bytes
     ) -> None:
         """Copy from `data`, which has exactly the region's bytes, perhaps read-only."""
+        ...
+
+    def stored(self, layer: int) -> None:
+        """The engine has launched all that stores a step's KV of a layer; a read of it that follows
+        must see it."""
         ...
 
 
@@ -73,6 +74,9 @@ class HostCopies:
             if split < len(row):
                 self._bytes[plane, layer, table[whole], : len(row) - split] = row[split:]
 
+    def stored(self, layer: int) -> None:
+        """It is in the pool already."""
+
     @staticmethod
     def _rows(layers: range, data: Bytes) -> Bytes:
         """`[layers, bytes of the tokens]`, a view."""
@@ -82,42 +86,3 @@ class HostCopies:
         """The number of whole blocks in a layer's bytes, and where they end."""
         whole = len(row) // self._block.itemsize
         return whole, whole * self._block.itemsize
-
-
-class DeviceCopies:
-    """Over a pool on a GPU: gathered and scattered there, and one copy across the bus.
-
-    All work goes to the default stream, in the engine's thread as in transfer threads. So a read is
-    ordered after every kernel launched before it, and sees the KV that they store.
-    """
-
-    def __init__(self, items: Tensor) -> None:
-        """`items`: `[planes, layers, num_blocks, block_size, ...]`."""
-        self._block_size = items.shape[3]
-        token_bytes = items[0, 0, 0, 0].numel() * items.dtype.itemsize
-        moved = next(each for each in MOVED_DTYPES if token_bytes % each.itemsize == 0)
-        # [planes, layers, tokens, items of a token], over the same memory.
-        self._tokens = items.flatten(4).flatten(2, 3).view(moved)
-
-    def read(
-        self, plane: int, layers: range, table: BlockTable, num_tokens: int, out: Bytes
-    ) -> None:
-        region = self._tokens[plane, layers.start : layers.stop]
-        tokens = region.index_select(1, self._slots(table, num_tokens))
-        np.copyto(out, tokens.cpu().view(-1).view(torch.uint8).numpy())
-
-    def write(
-        self, plane: int, layers: range, table: BlockTable, num_tokens: int, data: Bytes
-    ) -> None:
-        region = self._tokens[plane, layers.start : layers.stop]
-        # A copy, because `data` may be read-only and lie at any address.
-        staged = torch.empty(data.size, dtype=torch.uint8)
-        np.copyto(staged.numpy(), data)
-        tokens = staged.view(region.dtype).view(len(layers), num_tokens, region.shape[2])
-        region.index_copy_(1, self._slots(table, num_tokens), tokens.to(region.device))
-
-    def _slots(self, table: BlockTable, num_tokens: int) -> Tensor:
-        """The places of the tokens in a layer."""
-        offsets = np.arange(self._block_size)
-        slots = (table[:, None] * self._block_size + offsets).reshape(-1)[:num_tokens]
-        return torch.from_numpy(slots).to(self._tokens.device)

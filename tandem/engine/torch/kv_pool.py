@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from tandem.core.kv import KVLayout, Plane
-from tandem.engine.torch.kv_copies import BlockTable, DeviceCopies, HostCopies, KVCopies
+from tandem.engine.torch.device_copies import DeviceCopies
+from tandem.engine.torch.kv_copies import BlockTable, HostCopies, KVCopies
 
 CACHE_LINE = 64
 
@@ -25,7 +26,7 @@ class TorchKVPool:
         shape = (
             len(Plane),
             layout.num_layers,
-            num_blocks,
+            num_blocks + 1,
             layout.block_size,
             layout.num_kv_heads,
             layout.head_dim,
@@ -42,9 +43,20 @@ class TorchKVPool:
     def num_blocks(self) -> int:
         return self._num_blocks
 
+    @property
+    def spare_block(self) -> int:
+        """A block behind the others that no sequence ever has: for the KV of rows that only fill a
+        batch up."""
+        return self._num_blocks
+
     def layer(self, plane: Plane, layer: int) -> Tensor:
-        """The live items [num_blocks, block_size, num_kv_heads, head_dim] of a layer."""
+        """The live items [num_blocks + 1, block_size, num_kv_heads, head_dim] of a layer."""
         return self._items[plane - 1, layer]
+
+    def stored(self, layer: int) -> None:
+        """A step's KV of a layer is in the pool, or the kernels that store it are launched: reads
+        that follow see it. To be called on the engine's thread, before its hook."""
+        self._copies.stored(layer)
 
     def read(
         self, plane: Plane, layers: range, blocks: Sequence[int], num_tokens: int

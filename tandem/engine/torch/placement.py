@@ -6,6 +6,7 @@ import torch
 
 from tandem.core.device import CpuDevice, CudaDevice
 from tandem.core.errors import ConfigError
+from tandem.native.library import Kernels
 
 
 def torch_device(device: CpuDevice | CudaDevice) -> torch.device:
@@ -35,13 +36,16 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
     raise ConfigError(f"unknown dtype {name!r}: write float32, bfloat16 or auto", param="dtype")
 
 
-def numerics(device: torch.device, dtype: torch.dtype) -> str:
-    """What the bits depend on, besides model and tokens."""
+def numerics(device: torch.device, dtype: torch.dtype, kernels: Kernels | None) -> str:
+    """What the bits depend on, besides model and tokens. `kernels`: None for torch's own."""
+    name = str(dtype).removeprefix("torch.")
+    if kernels is not None:
+        return f"{kernels} {name}"
     if device.type == "cuda":
         unit = torch.cuda.get_device_name(device)
     else:
         unit = torch.backends.cpu.get_cpu_capability()
-    return f"torch {torch.__version__} {unit} {str(dtype).removeprefix('torch.')}"
+    return f"torch {torch.__version__} {unit} {name}"
 
 
 def _has_bfloat16(device: torch.device) -> bool:

@@ -6,11 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from tandem.core.logprobs import TokenLogprobs
+from tandem.core.logprobs import LEAST_LOGPROB, TokenLogprobs
 from tandem.engine.torch.ranking import highest
-
-LEAST_LOGPROB = -9999.0
-"""OpenAI's number for what has no probability, and here also for what is no number."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
+from starlette.types import ASGIApp
+
+from gateway.http.limits import HttpLimits
+from gateway.http.server import HttpServer
 
 CHAT_PATH = "/v1/chat/completions"
 TEXT_PATH = "/v1/completions"
@@ -43,3 +51,16 @@ def assert_refused(response: httpx.Response, status: int, param: str | None) -> 
     assert error.keys() == {"message", "type", "param", "code"}
     assert error["type"] == "invalid_request_error"
     assert error["param"] == param, error["message"]
+
+
+@asynccontextmanager
+async def serving(app: ASGIApp, **limits: Any) -> AsyncIterator[int]:
+    """The port of a server over a real socket."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = HttpServer(app, HttpLimits(**limits))
+        running = asyncio.create_task(server.serve([listener]))
+        while not server.started:
+            await asyncio.sleep(0.005)
+        yield listener.getsockname()[1]
+        server.should_exit = True
+        await running

@@ -6,6 +6,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
+from threading import Thread
 
 import pytest
 from structlog.testing import capture_logs
@@ -24,6 +25,7 @@ class FakeNames:
 
     def __init__(self) -> None:
         self.answers: dict[Address, Collection[str] | OSError] = {}
+        self.num_closed = 0
         self._turn = asyncio.Condition()
         self._turns: dict[Address, int] = {}
 
@@ -36,12 +38,27 @@ class FakeNames:
             raise answer
         return answer
 
+    def lookup(self, address: Address) -> FakeLookup:
+        return FakeLookup(self, address)
+
     async def set(self, name: WorkerName, answer: Collection[str] | OSError) -> None:
         """Answer so from now on; returns when an answer has been acted upon."""
         self.answers[name.address] = answer
         seen = self._turns.get(name.address, 0)
         async with asyncio.timeout(10), self._turn:
             await self._turn.wait_for(lambda: self._turns.get(name.address, 0) >= seen + 2)
+
+
+class FakeLookup:
+    def __init__(self, names: FakeNames, address: Address) -> None:
+        self._names = names
+        self._address = address
+
+    async def look_up(self) -> Collection[str]:
+        return await self._names.resolve(self._address)
+
+    def close(self) -> None:
+        self._names.num_closed += 1
 
 
 class FakeLinks:
@@ -62,7 +79,7 @@ class FakeLinks:
 
 @asynccontextmanager
 async def discovering(names: FakeNames, links: FakeLinks) -> AsyncIterator[None]:
-    running = asyncio.create_task(Discovery([PREFILL, DECODE], links, names.resolve).run())
+    running = asyncio.create_task(Discovery([PREFILL, DECODE], links, names.lookup).run())
     try:
         yield
     finally:
@@ -118,3 +135,57 @@ async def test_nothing_goes_while_nobody_can_tell_and_it_is_said_once() -> None:
         assert [each["name"] for each in logs] == ["decode:2"]
         await names.set(DECODE, ["10.0.0.2:2"])
         assert set(links.links) == {"10.0.0.2:2"}
+
+
+async def test_the_end_ends_the_look_ups() -> None:
+    names = FakeNames()
+    async with discovering(names, FakeLinks()):
+        await names.set(DECODE, ["10.0.0.1:2"])
+    assert names.num_closed == 2
+
+
+async def test_numbers_are_never_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object, **kwargs: object) -> None:
+        raise AssertionError("a number was looked up")
+
+    monkeypatch.setattr(socket, "getaddrinfo", fail)
+    monkeypatch.setattr(Thread, "start", fail)
+    links = FakeLinks()
+    names = [
+        WorkerName(WorkerRole.PREFILL, Address("10.0.0.1", 1)),
+        WorkerName(WorkerRole.DECODE, Address("::1", 2)),
+    ]
+    # Once is enough, and this comes to its end.
+    await asyncio.wait_for(Discovery(names, links).run(), 10)
+    assert links.links == {"10.0.0.1:1": WorkerRole.PREFILL, "[::1]:2": WorkerRole.DECODE}
+
+
+async def test_no_thread_is_not_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = ["10.0.0.1"]
+
+    def getaddrinfo(host: str, port: int, **kwargs: object) -> list[object]:
+        return [(0, 0, 0, "", (each, port)) for each in answers]
+
+    num_refused = 3
+    start = Thread.start
+
+    def refuse(thread: Thread) -> None:
+        nonlocal num_refused
+        if num_refused:
+            num_refused -= 1
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    monkeypatch.setattr(Thread, "start", refuse)
+    links = FakeLinks()
+    with capture_logs() as logs:
+        running = asyncio.create_task(Discovery([DECODE], links).run())
+        async with asyncio.timeout(10):
+            while not links.links:
+                await asyncio.sleep(0.001)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    assert links.links == {"10.0.0.1:2": WorkerRole.DECODE}
+    (problem,) = logs
+    assert "can't start new thread" in problem["why"]

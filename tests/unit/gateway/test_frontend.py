@@ -115,7 +115,7 @@ async def test_a_partial_match_at_the_end_is_shown(frontend):
         (ask(temperature=-0.1), "temperature"),
         (ask(top_p=0.0), "top_p"),
         (ask(top_k=-2), "top_k"),
-        (ask(seed=-1), "seed"),
+        (ask(seed=-(2**63) - 1), "seed"),
         (ask(seed=2**63), "seed"),
         (ask(stop=("x",) * 17), "stop"),
         (ask(stop=("x",) * 500_000), "stop"),

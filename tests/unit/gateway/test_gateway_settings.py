@@ -48,3 +48,10 @@ def test_what_is_no_address_is_refused_by_name(text: str) -> None:
 def test_missing_and_doubled_addresses_are_refused(prefill: str, decode: str) -> None:
     with pytest.raises(ConfigError):
         GatewaySettings(prefill=prefill, decode=decode).workers()
+
+
+def test_there_are_no_more_connections_than_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.service.raise_open_files", lambda: 1024)
+    assert GatewaySettings(max_connections=5000).http_limits().max_connections == 768
+    limits = GatewaySettings(max_connections=500, max_header_bytes=2048).http_limits()
+    assert (limits.max_connections, limits.max_header_bytes) == (500, 2048)

@@ -32,7 +32,7 @@ HELLO = "Hello, world"
 
 @pytest.fixture
 async def address(frontend, service):
-    def timeline(window_ms: int) -> inference_pb2.GetTimelineResponse:
+    async def timeline(window_ms: int) -> inference_pb2.GetTimelineResponse:
         lane = inference_pb2.TimelineLane(worker_id=f"last {window_ms}")
         return inference_pb2.GetTimelineResponse(lanes=[lane])
 

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import asyncio
+
 import httpx
 import pytest
 from http_client import CHAT, TEXT, events
-from scripted_service import Pause, ScriptedService
+from scripted_service import Pause, ScriptedService, ended
 
 from tandem.core.errors import (
     Cancelled,
@@ -266,16 +268,76 @@ async def test_ops(client, service):
 async def test_the_request_id_comes_back(client):
     response = await client.get("/live", headers={"X-Request-Id": "abc-1"})
     assert response.headers["x-request-id"] == "abc-1"
-    response = await client.get("/live", headers={"X-Request-Id": "a\x01<b>" + "c" * 1000})
-    assert response.headers["x-request-id"] == "ab" + "c" * 123
     assert len((await client.get("/live")).headers["x-request-id"]) == 32
     assert "x-request-id" in (await client.post("/v1/completions", json={})).headers
+
+
+@pytest.mark.parametrize("sent", ["a b", "a\x01b", "<b>", "\u00e9".encode(), "c" * 129])
+async def test_a_request_id_that_could_forge_a_log_line_is_replaced_as_a_whole(client, logs, sent):
+    response = await client.get("/live", headers={"X-Request-Id": sent})
+    (warning,) = logs
+    assert warning["event"] == "request_id_replaced"
+    assert len(warning["request_id"]) == 32
+    assert response.headers["x-request-id"] == warning["request_id"]
+
+
+@pytest.mark.parametrize("sent", [{}, {"X-Request-Id": "trace:1"}])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_one_name_from_the_client_to_the_workers_and_back(client, service, sent, stream):
+    for path, body, prefix in (
+        ("/v1/chat/completions", CHAT, "chatcmpl-"),
+        ("/v1/completions", TEXT, "cmpl-"),
+    ):
+        response = await client.post(path, json=body | {"stream": stream}, headers=sent)
+        name = response.headers["x-request-id"]
+        assert name == sent.get("X-Request-Id", name)
+        answers = events(response) if stream else [response.json()]
+        assert {answer["id"] for answer in answers} == {prefix + name}
+        assert service.requests[-1].request_id == name
+
+
+async def test_two_requests_of_one_trace_do_not_clash(client, service):
+    service.script = lambda request: [Pause.A_MOMENT, *[72] * 5, ended()]
+    headers = {"X-Request-Id": "trace"}
+    calls = [client.post("/v1/completions", json=TEXT, headers=headers) for _ in range(3)]
+    responses = await asyncio.gather(*calls)
+    assert {response.headers["x-request-id"] for response in responses} == {"trace"}
+    names = [request.request_id for request in service.requests]
+    assert len(set(names)) == 3
+    assert names[0] == "trace" and all(name.startswith("trace-") for name in names[1:])
+    assert {response.json()["id"] for response in responses} == {f"cmpl-{name}" for name in names}
+
+
+async def test_a_name_of_the_requests_own_must_be_its_own(client, service):
+    service.script = lambda request: [Pause.A_MOMENT, *[72] * 5, ended()]
+    body = TEXT | {"request_id": "mine"}
+    calls = [
+        client.post("/v1/completions", json=body, headers={"X-Request-Id": str(number)})
+        for number in range(2)
+    ]
+    served, refused = await asyncio.gather(*calls)
+    assert (served.status_code, refused.status_code) == (200, 400)
+    assert served.json()["id"] == "cmpl-mine"
+    assert error_of(refused)["param"] == "request_id"
+
+
+@pytest.mark.parametrize(
+    ("seed", "expected"),
+    [(-1, 2**63 - 1), (-(2**63), 0), (-7, 2**63 - 7), (0, 0), (2**63 - 1, 2**63 - 1)],
+)
+async def test_a_seed_may_be_negative(client, service, seed, expected):
+    response = await client.post("/v1/completions", json=TEXT | {"seed": seed})
+    assert response.status_code == 200
+    assert service.requests[0].params.seed == expected
 
 
 async def test_the_api_describes_itself(client):
     paths = (await client.get("/openapi.json")).json()["paths"]
     assert "/v1/chat/completions" in paths
     assert "requestBody" in paths["/v1/completions"]["post"]
+    # Its pages would be loaded from elsewhere.
+    for path in ("/docs", "/redoc"):
+        assert (await client.get(path)).status_code == 404
 
 
 async def test_unknown_fields_are_let_pass_with_a_warning(client, logs):

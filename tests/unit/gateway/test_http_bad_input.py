@@ -66,7 +66,7 @@ CALL = {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{
         ("max_tokens", True),
         ("max_tokens", 10**9),
         ("max_tokens", 10**30),
-        ("seed", -1),
+        ("seed", -(2**63) - 1),
         ("seed", 2**63),
         ("seed", "x"),
         ("stop", ["x"] * 17),

@@ -7,7 +7,7 @@ import asyncio
 import httpx
 import openai
 import pytest
-import uvicorn
+from http_client import serving
 from scripted_service import Pause
 
 from gateway.http.app import create_app
@@ -18,15 +18,8 @@ CHAT = [{"role": "user", "content": "Hi"}]
 
 @pytest.fixture
 async def url(frontend, service):
-    config = uvicorn.Config(create_app(frontend, service), port=0, log_level="warning")
-    server = uvicorn.Server(config)
-    serving = asyncio.create_task(server.serve())
-    while not server.started:
-        await asyncio.sleep(0.01)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    yield f"http://127.0.0.1:{port}"
-    server.should_exit = True
-    await serving
+    async with serving(create_app(frontend, service)) as port:
+        yield f"http://127.0.0.1:{port}"
 
 
 @pytest.fixture

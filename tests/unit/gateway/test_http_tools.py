@@ -87,6 +87,29 @@ async def test_one_call_at_most(client, calls):
     assert body["usage"]["completion_tokens"] == calls.streams[0].num_tokens == len(expected)
 
 
+async def test_a_named_tool_is_called_once_and_that_is_the_end(client, calls):
+    """As with OpenAI: what the model did not choose is no reason to stop."""
+    body = CHAT | {"tool_choice": NAMED, "parallel_tool_calls": True}
+    (choice,) = (await whole(client, CHAT_PATH, body))["choices"]
+    assert len(choice["message"]["tool_calls"]) == 1
+    assert choice["finish_reason"] == "stop"
+    *chunks, _ = await stream(client, CHAT_PATH, body)
+    assert chunks[-1]["choices"][0]["finish_reason"] == "stop"
+    heads = [
+        call
+        for chunk in chunks
+        for call in chunk["choices"][0]["delta"].get("tool_calls", [])
+        if "id" in call
+    ]
+    assert len(heads) == 1
+
+
+async def test_a_required_call_may_be_several(client, calls):
+    (choice,) = (await whole(client, CHAT_PATH, CHAT | {"tool_choice": "required"}))["choices"]
+    assert len(choice["message"]["tool_calls"]) == 2
+    assert choice["finish_reason"] == "tool_calls"
+
+
 async def test_a_call_that_was_cut_off(client, service, say):
     service.script = lambda request: say(CALL[:60])
     (choice,) = (await whole(client, CHAT_PATH, CHAT))["choices"]

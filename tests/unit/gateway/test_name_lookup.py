@@ -5,14 +5,20 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
-from threading import Event
+from contextlib import closing
+from threading import Event, Thread, current_thread
 
 import pytest
 
-from gateway.name_lookup import look_up
+from gateway.name_lookup import NameLookup
 from tandem.core.address import Address, parse_address
 
 NAME = Address("decode", 50052)
+
+
+async def look_up() -> list[str]:
+    with closing(NameLookup(NAME)) as lookup:
+        return await lookup.look_up()
 
 
 def answer_with(monkeypatch: pytest.MonkeyPatch, answer: Callable[[], list[str]]) -> None:
@@ -24,12 +30,12 @@ def answer_with(monkeypatch: pytest.MonkeyPatch, answer: Callable[[], list[str]]
 
 @pytest.mark.parametrize("text", ["127.0.0.1:7", "[::1]:7"])
 async def test_a_number_stands_for_itself(text: str) -> None:
-    assert await look_up(parse_address(text)) == [text]
+    assert await NameLookup(parse_address(text)).look_up() == [text]
 
 
 async def test_a_name_stands_for_all_its_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     answer_with(monkeypatch, lambda: ["fd00::2", "10.0.0.3", "10.0.0.2"])
-    assert await look_up(NAME) == ["10.0.0.2:50052", "10.0.0.3:50052"]
+    assert await look_up() == ["10.0.0.2:50052", "10.0.0.3:50052"]
 
 
 @pytest.mark.parametrize("number", [socket.EAI_NONAME, socket.EAI_NODATA])
@@ -40,7 +46,7 @@ async def test_nothing_is_behind_a_name_that_is_none(
         raise socket.gaierror(number, "no such name")
 
     answer_with(monkeypatch, fail)
-    assert await look_up(NAME) == []
+    assert await look_up() == []
 
 
 async def test_a_name_server_that_cannot_tell_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,7 +55,7 @@ async def test_a_name_server_that_cannot_tell_is_an_error(monkeypatch: pytest.Mo
 
     answer_with(monkeypatch, fail)
     with pytest.raises(socket.gaierror, match="try again"):
-        await look_up(NAME)
+        await look_up()
 
 
 @pytest.mark.parametrize("answered_late", [False, True])
@@ -66,7 +72,7 @@ def test_a_look_up_that_hangs_holds_nobody_up(
         return ["10.0.0.2"]
 
     async def give_up() -> None:
-        looking = asyncio.create_task(look_up(NAME))
+        looking = asyncio.create_task(NameLookup(NAME).look_up())
         assert await asyncio.to_thread(began.wait, 10)
         looking.cancel()
         if answered_late:
@@ -77,3 +83,21 @@ def test_a_look_up_that_hangs_holds_nobody_up(
     asyncio.run(give_up())
     assert answered_late or not ended.is_set()
     may_answer.set()
+
+
+async def test_a_name_has_one_thread_however_often_it_is_looked_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    threads: list[Thread] = []
+
+    def answer() -> list[str]:
+        threads.append(current_thread())
+        return ["10.0.0.2"]
+
+    answer_with(monkeypatch, answer)
+    with closing(NameLookup(NAME)) as lookup:
+        for _ in range(5):
+            assert await lookup.look_up() == ["10.0.0.2:50052"]
+    assert len(threads) == 5 and len(set(threads)) == 1
+    await asyncio.to_thread(threads[0].join, 10)
+    assert not threads[0].is_alive()

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from gateway.timeline import MAX_SPANS, Timeline
+import asyncio
+import threading
+
+import pytest
+
+from gateway.timeline import LOST_NS, MAX_LOST, MAX_SPANS, Timeline
+from tandem.core.reports import Span
 from tandem.core.worker import ModelInfo, WorkerInfo, WorkerRole
 from tandem.engine.fake.content import fake_layout
 from tandem.v1 import worker_pb2
+from tandem.wire.reports import span_to_wire
 
 MODEL = ModelInfo("fake", "f" * 64, 256, 2048, frozenset(), "fake")
 
 
-def worker(epoch: int = 1) -> WorkerInfo:
-    return WorkerInfo("d", WorkerRole.DECODE, epoch, MODEL, fake_layout(16), 64, 16, "none")
+def worker(epoch: int = 1, worker_id: str = "d") -> WorkerInfo:
+    return WorkerInfo(worker_id, WorkerRole.DECODE, epoch, MODEL, fake_layout(16), 64, 16, "none")
 
 
 def header(*numbers: int) -> worker_pb2.WorkerHeader:
@@ -47,3 +54,53 @@ def test_a_worker_that_was_restarted_begins_anew() -> None:
     timeline.heard(worker(epoch=1), header(1, 2), 0)
     timeline.heard(worker(epoch=2), header(3), 0)
     assert kept(timeline) == [3]
+
+
+def test_of_the_workers_that_are_lost_the_last_keep_their_lanes() -> None:
+    """Each of a thousand containers had a name of its own."""
+    timeline = Timeline()
+    for number in range(1000):
+        timeline.heard(worker(worker_id=f"d-{number}"), header(number), number * 2 * LOST_NS)
+    lanes = timeline.to_wire(0).lanes
+    assert [lane.worker_id for lane in lanes] == [f"d-{n}" for n in range(999 - MAX_LOST, 1000)]
+
+
+def test_no_lane_goes_of_a_worker_that_is_there() -> None:
+    timeline = Timeline()
+    for number in range(10 * MAX_LOST):
+        timeline.heard(worker(worker_id=f"d-{number}"), header(number), number)
+    for _ in range(3):
+        timeline.heard(worker(epoch=2), header(1), LOST_NS)
+    assert len(timeline.to_wire(0).lanes) == 10 * MAX_LOST + 1
+
+
+def test_of_very_many_spans_the_newest_of_each_lane_are_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("gateway.timeline.MAX_SPANS_READ", 6)
+    timeline = Timeline()
+    for worker_id in ("d", "e"):
+        timeline.heard(worker(worker_id=worker_id), header(*range(10)), 0)
+    for lane in timeline.to_wire(0).lanes:
+        assert [span.number for span in lane.spans] == [7, 8, 9]
+
+
+async def test_it_is_read_on_a_thread_while_more_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    timeline = Timeline()
+    timeline.heard(worker(), header(*range(100)), 0)
+    may_go_on, threads = threading.Event(), set()
+
+    def slow(span: Span) -> worker_pb2.Span:
+        threads.add(threading.get_ident())
+        assert may_go_on.wait(10)
+        return span_to_wire(span)
+
+    monkeypatch.setattr("gateway.timeline.span_to_wire", slow)
+    reading = asyncio.create_task(timeline.read(0))
+    await asyncio.sleep(0)
+    timeline.heard(worker(), header(100), 0)
+    may_go_on.set()
+    (lane,) = (await reading).lanes
+    assert len(lane.spans) == 100
+    assert threading.get_ident() not in threads
+    timeline.close()

@@ -74,11 +74,13 @@ def test_a_required_call_is_a_valid_one(vocabulary, syntax):
 
 
 @SYNTAXES
-def test_without_parallel_there_is_one_call(vocabulary, syntax):
-    use = ToolUse((A, B), ToolMode.REQUIRED, parallel=False)
-    grammar = tool_grammar(use, syntax, OPENING_ID, None)
+@pytest.mark.parametrize("alone", [{"parallel": False}, {"only": "a"}], ids=str)
+def test_without_parallel_or_of_a_named_tool_there_is_one_call(vocabulary, syntax, alone):
+    grammar = tool_grammar(ToolUse((A, B), ToolMode.REQUIRED, **alone), syntax, OPENING_ID, None)
     assert follows(vocabulary, grammar, tokens(GOOD[syntax])) == (True, True)
     assert not follows(vocabulary, grammar, tokens(TWO[syntax]))[0]
+    again = TWO[syntax].replace('"b"', '"a"').replace("{}", '{"x": 1}')
+    assert not follows(vocabulary, grammar, tokens(again))[0]
 
 
 @SYNTAXES

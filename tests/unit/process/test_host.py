@@ -1,5 +1,6 @@
 """The limits of control groups, in files like those of a system's."""
 
+import resource
 from pathlib import Path
 
 import pytest
@@ -78,3 +79,24 @@ def test_memory_is_what_the_group_allows(groups: Path) -> None:
     assert host.memory_bytes() == 4096
     write(groups, {"memory.max": str(2**62)})
     assert host.memory_bytes() == installed
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "allowed", "raised"),
+    [
+        (1024, 4096, 4096, True),
+        (1024, 2**20, host.MAX_OPEN_FILES, True),
+        (1024, resource.RLIM_INFINITY, host.MAX_OPEN_FILES, True),
+        (4096, 4096, 4096, False),
+        (2**20, 2**20, 2**20, False),
+        (resource.RLIM_INFINITY, resource.RLIM_INFINITY, host.MAX_OPEN_FILES, False),
+    ],
+)
+def test_as_many_files_may_be_open_as_are_allowed(
+    monkeypatch: pytest.MonkeyPatch, soft: int, hard: int, allowed: int, raised: bool
+) -> None:
+    limits: list[tuple[int, int]] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (soft, hard))
+    monkeypatch.setattr(resource, "setrlimit", lambda which, limit: limits.append(limit))
+    assert host.raise_open_files() == allowed
+    assert limits == ([(allowed, hard)] if raised else [])

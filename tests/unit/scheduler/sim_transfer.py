@@ -12,7 +12,7 @@ from sim_worker import LAYOUT, DecodeProcess, PrefillProcess
 
 from tandem.core.blocks import SequenceBlocks
 from tandem.core.commands import Destination
-from tandem.core.errors import Cancelled, DataLoss, TandemError, Unavailable
+from tandem.core.errors import Cancelled, TandemError, Unavailable
 from tandem.core.kv import Plane
 from tandem.core.plan import StepPlan
 from tandem.engine.protocols import LayerHook
@@ -35,7 +35,7 @@ class Transfer:
     due: list[Region] = field(default_factory=list)
     first_token_id: int | None = None
     aborted: bool = False
-    faulty: bool = False
+    fault: TandemError | None = None
     waiting: bool = False
     over: bool = False
 
@@ -49,7 +49,7 @@ class Transfer:
 
     @property
     def _stops(self) -> bool:
-        return self.aborted or self.faulty or not self.source.alive
+        return self.aborted or self.fault is not None or not self.source.alive
 
     def layer_done(self, layer: int, start: int, end: int) -> None:
         self.due.extend(self._grouper.layer_done(layer, start, end))
@@ -92,8 +92,8 @@ class Transfer:
         """False if the sender has stopped. Raises what it would be told."""
         if self.aborted or not self.source.alive:
             return False
-        if self.faulty:
-            raise DataLoss("the link is faulty")
+        if self.fault:
+            raise self.fault
         if not target.alive:
             raise Unavailable("the receiver is gone")
         return True

@@ -40,7 +40,7 @@ from gateway.scheduler import Scheduler
 from gateway.timeline import Timeline
 from gateway.tokens import Ended, Token, TokenRequest
 from tandem.core.commands import PrefillBatch, Reserve
-from tandem.core.errors import TandemError, Unavailable
+from tandem.core.errors import DataLoss, TandemError, Unavailable
 from tandem.core.sampling_params import SamplingParams
 from tandem.core.sequence import FinishReason
 from tandem.core.worker import WorkerInfo, WorkerRole
@@ -129,6 +129,7 @@ class SimLink:
         self.info: WorkerInfo | None = None
         self.connected = False
         self.serving = False
+        self.suspected = False
         self.down: deque[tuple[int, list[Any]]] = deque()
         self.up: deque[Message] = deque()
         self.due: list[Any] = []
@@ -165,6 +166,9 @@ class SimLink:
         assert info is not None
         while self._unapplied and self._unapplied[0][0] <= message.applied_command:
             self._unapplied.popleft()
+        if self.suspected:
+            self.suspected = False
+            self._dispatcher.trusted(info)
         if message.snapshot is not None:
             self._dispatcher.resumed(info, message.snapshot, self._unapplied_commands())
             self.down.extend(self._unapplied)
@@ -209,6 +213,7 @@ class SimLink:
         """The worker is lost, as far as the gateway can tell."""
         assert self.info is not None
         info, self.info = self.info, None
+        self.suspected = False
         self.life += 1
         self.due.clear()
         self._unapplied.clear()
@@ -233,6 +238,14 @@ class SimLink:
         self.connected = self.serving = False
         self.down.clear()
         self.up.clear()
+        if self.info and not self.suspected:
+            self.suspect()
+
+    def suspect(self) -> None:
+        """Nothing was heard of the worker, or its stream is broken: it gets nothing new."""
+        assert self.info is not None
+        self.suspected = True
+        self._dispatcher.suspected(self.info)
 
     def kill(self) -> None:
         """The process dies, and another starts in its place."""
@@ -268,6 +281,9 @@ class RecordingDispatcher(Dispatcher):
         self.clients[generation.request.request_id].take(event)
         super()._emit(generation, event)
 
+    def _start_orphan_timer(self) -> None:
+        """Here is no time, and every worker comes back."""
+
 
 Action = tuple[str, Callable[[], None]]
 
@@ -284,6 +300,7 @@ class Simulation:
         self._placed: dict[int, list[tuple[SimLink, int]]] = {}
         self._transfers: list[SimTransfers] = []
         self._num_to_come = random.randint(1, 8)
+        self._closed: set[int] = set()
         self._slow: dict[str, bool] = {}
         self._next_epoch = 0
         limits = Limits(random.choice((4, 8, 16, 64)), random.choice((1, 2, 8)))
@@ -426,6 +443,8 @@ class Simulation:
         name = link.name
         if link.connected and self.faults.breaks:
             yield f"{name}'s stream breaks", link.break_stream
+            if link.info and link.serving and not link.suspected:
+                yield f"{name} is silent", link.suspect
         if not link.connected:
             yield self._connect(link)
             if link.info and self.faults.losses:
@@ -473,8 +492,14 @@ class Simulation:
             self._excuse(sequence_id)
 
     def _fault(self, transfer: Transfer) -> None:
-        transfer.faulty = True
-        self._excuse(transfer.sequence_id)
+        """What is damaged on its way fails; where only the way is closed, there are others, as long
+        as the client has seen nothing."""
+        if self.random.random() < 0.5:
+            transfer.fault = DataLoss("the link is faulty")
+            self._excuse(transfer.sequence_id)
+        else:
+            transfer.fault = Unavailable("the link is closed")
+            self._closed.add(transfer.sequence_id)
 
     def _lose(self, how: Callable[[], None]) -> None:
         """A loss costs nothing to generations of which no client has seen anything."""
@@ -483,7 +508,7 @@ class Simulation:
             for client in self._open_clients()
             if client.generation
             and not client.generation.token_ids
-            and client.generation.attempt < MAX_RESTARTS
+            and client.generation.num_losses < MAX_RESTARTS
         ]
         how()
         for client in waiting:
@@ -524,6 +549,7 @@ class Simulation:
             assert view.num_used_blocks == 0
             assert not view.generations
             if isinstance(view, PrefillView):
+                assert not any(view.bound_blocks.values())
                 assert view.forming is None
                 assert not view.batches
             if isinstance(view, DecodeView):
@@ -538,8 +564,9 @@ class Simulation:
             return
         placed = self._placed.get(client.generation.sequence_id, [])
         lost_a_worker = any(link.life != life for link, life in placed)
-        given_up = client.generation.attempt >= MAX_RESTARTS
-        assert client.excused or lost_a_worker or given_up, (
+        given_up = client.generation.num_losses >= MAX_RESTARTS
+        closed = client.generation.sequence_id in self._closed and client.tokens
+        assert client.excused or lost_a_worker or given_up or closed, (
             f"{client.request.request_id} failed without a cause: {client.outcome!r}"
         )
 

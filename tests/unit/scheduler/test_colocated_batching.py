@@ -156,7 +156,7 @@ def test_a_refused_reservation_goes_back_to_the_head_of_the_queue() -> None:
     refused = SequenceFailed(one.sequence_id, "RESOURCE_EXHAUSTED", "full")
     driver.scheduler.decode_report("d0", refused)
     assert driver.admitted() == []
-    assert driver.scheduler.heard("d0", num_free_blocks=64)
+    assert driver.scheduler.heard("d0", num_free_blocks=64, now=1.0)
     assert driver.admitted() == [("d0", one.sequence_id)]
     assert (one.attempt, two.attempt) == (1, 0)
 

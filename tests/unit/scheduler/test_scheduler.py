@@ -12,7 +12,7 @@ from gateway.effects import Emit, Send
 from gateway.fleet import PrefillView
 from gateway.generation import MAX_RESTARTS, Generation
 from gateway.policies import queue_policy
-from gateway.scheduler import EDGE_PENALTY, Scheduler
+from gateway.scheduler import EDGE_PENALTY_S, Scheduler
 from gateway.tokens import Ended, Token, TokenRequest
 from tandem.core.commands import Admit, PrefillBatch, Remove, Reserve
 from tandem.core.errors import Mismatch, ResourceExhausted, Unavailable
@@ -200,7 +200,7 @@ def test_a_refused_reservation_is_asked_for_again_when_the_worker_is_heard_of() 
     refusal = SequenceFailed(generation.sequence_id, "RESOURCE_EXHAUSTED", "full")
     driver.scheduler.decode_report("d", refusal)
     assert driver.commands(Reserve) == []
-    assert driver.scheduler.heard("d", 10**6)
+    assert driver.scheduler.heard("d", 10**6, now=1.0)
     assert len(driver.commands(Reserve)) == 1
 
 
@@ -234,8 +234,8 @@ def test_an_unapplied_admit_does_not_hide_a_failure_whose_report_was_lost() -> N
     generation = driver.prefilling()
     admit = Admit(generation.sequence_id)
     driver.scheduler.decode_resumed("d", DecodeSnapshot(()), [admit])
-    (event,) = driver.events()
-    assert isinstance(event, Unavailable)
+    (again,) = driver.commands(Reserve)
+    assert (again.sequence_id, again.key.attempt) == (generation.sequence_id, 1)
 
 
 def test_an_unapplied_reservation_is_not_missed() -> None:
@@ -270,9 +270,12 @@ def test_an_edge_that_failed_is_avoided_and_then_forgiven() -> None:
     driver.join("e", WorkerRole.DECODE)
     generation = driver.prefilling()
     unreachable = SequenceFailed(generation.sequence_id, "UNAVAILABLE", "no connection")
+    driver.scheduler.heard("p", 64, now=100.0)
     driver.scheduler.prefill_report("p", unreachable)
-    (event,) = driver.events()
-    assert isinstance(event, Unavailable)
+    # Its client has seen nothing yet.
+    assert [each.key.attempt for each in driver.commands(Reserve, "e")] == [1]
+    driver.scheduler.cancel(generation)
+    driver.effects()
 
     def next_reservation() -> str:
         """Where a request goes that the workers are otherwise equal for: then it is to "d"."""
@@ -283,11 +286,9 @@ def test_an_edge_that_failed_is_avoided_and_then_forgiven() -> None:
         return worker_id
 
     assert next_reservation() == "e"
-    for _ in range(EDGE_PENALTY - 1):
-        driver.scheduler.heard("p", 64)
-        driver.scheduler.heard("d", 64)
+    driver.scheduler.heard("p", 64, now=100.0 + EDGE_PENALTY_S / 2)
     assert next_reservation() == "e"
-    driver.scheduler.heard("p", 64)
+    driver.scheduler.heard("p", 64, now=100.0 + EDGE_PENALTY_S)
     assert next_reservation() == "d"
 
 
@@ -296,8 +297,91 @@ def test_an_edge_that_failed_is_used_if_there_is_no_other() -> None:
     generation = driver.prefilling()
     unreachable = SequenceFailed(generation.sequence_id, "UNAVAILABLE", "no connection")
     driver.scheduler.prefill_report("p", unreachable)
-    driver.submit("next")
+    assert [each.key.attempt for each in driver.commands(Reserve, "d")] == [1]
+
+
+@pytest.mark.parametrize("reason", ["UNAVAILABLE", "FENCED"])
+def test_a_transfer_that_fails_after_the_first_token_was_shown_fails_its_request(
+    reason: str,
+) -> None:
+    driver = Driver()
+    generation = driver.prefilling()
+    driver.scheduler.prefill_report("p", FirstToken(generation.sequence_id, 4, 7, None))
+    driver.scheduler.prefill_report("p", SequenceFailed(generation.sequence_id, reason, "gone"))
+    token, error = driver.events()
+    assert token.token_id == 7
+    assert error.reason == reason
+
+
+def test_a_prompt_that_cannot_be_computed_is_not_tried_again() -> None:
+    driver = Driver()
+    generation = driver.prefilling()
+    driver.scheduler.prefill_report("p", SequenceFailed(generation.sequence_id, "INTERNAL", "oh"))
+    (error,) = driver.events()
+    assert error.reason == "INTERNAL"
+
+
+# Workers that may be lost
+
+
+@pytest.mark.parametrize("suspect", ["p", "d"])
+def test_a_suspected_worker_gets_nothing_new(suspect: str) -> None:
+    driver = Driver()
+    driver.scheduler.worker_suspected(suspect)
+    driver.submit("r")
+    assert driver.effects() == []
+    driver.scheduler.worker_trusted(suspect)
     assert len(driver.commands(Reserve, "d")) == 1
+
+
+def test_what_nobody_has_seen_leaves_a_suspected_worker_for_another() -> None:
+    """The other requests of its batch do not wait for it."""
+    driver = Driver()
+    driver.join("e", WorkerRole.DECODE)
+    one, two = driver.submit("one"), driver.submit("two")
+    first, second = driver.commands(Reserve)
+    assert (first.sequence_id, second.sequence_id) == (one.sequence_id, two.sequence_id)
+    driver.grant(two, "e")
+    driver.scheduler.worker_suspected("d")
+    effects = [each for each in driver.effects() if isinstance(each, Send)]
+    removed = [each for each in effects if isinstance(each.command, Remove)]
+    assert {each.worker_id for each in removed} == {"d", "p"}
+    (batch,) = (each.command for each in effects if isinstance(each.command, PrefillBatch))
+    assert [chunk.sequence_id for chunk in batch.chunks] == [two.sequence_id]
+    assert [each.key.attempt for each in driver.commands(Reserve, "e")] or [
+        each.command.key.attempt for each in effects if isinstance(each.command, Reserve)
+    ] == [1]
+
+
+def test_what_a_client_has_seen_waits_for_a_suspected_worker() -> None:
+    driver = Driver()
+    driver.join("e", WorkerRole.DECODE)
+    generation = driver.prefilling()
+    driver.scheduler.prefill_report("p", FirstToken(generation.sequence_id, 4, 7, None))
+    driver.effects()
+    driver.scheduler.worker_suspected("d")
+    assert driver.effects() == []
+    driver.scheduler.worker_trusted("d")
+    driver.scheduler.decode_report("d", Armed(generation.sequence_id, 4, 7, 0))
+    assert generation.armed
+
+
+def test_without_another_worker_everything_waits_for_a_suspected_one() -> None:
+    driver = Driver()
+    driver.prefilling()
+    driver.scheduler.worker_suspected("d")
+    assert driver.effects() == []
+
+
+def test_a_refusal_is_no_loss() -> None:
+    driver = Driver()
+    generation = driver.submit("r")
+    for _ in range(MAX_RESTARTS + 1):
+        driver.effects()
+        refusal = SequenceFailed(generation.sequence_id, "RESOURCE_EXHAUSTED", "full")
+        driver.scheduler.decode_report("d", refusal)
+        driver.scheduler.heard("d", 10**6, now=1.0)
+    assert generation.can_restart
 
 
 @pytest.mark.parametrize(("length", "max_tokens"), [(17, 1), (17, 5), (4, 13)])

@@ -1,10 +1,16 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+
+if not torch.cuda.is_available():
+    # Where there is Triton but no GPU, its kernels are interpreted. It looks when it is imported.
+    os.environ["TRITON_INTERPRET"] = "1"
+
 from torch_driver import save_random_model
 from transformers import LlamaConfig
 

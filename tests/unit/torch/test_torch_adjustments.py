@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from plain_sampler import plain_sample
 
+from tandem.core.logprobs import LEAST_LOGPROB
 from tandem.core.plan import SampleSpec
 from tandem.core.sampling_params import SamplingParams
 from tandem.engine.allowed_tokens import Allowed
@@ -20,7 +21,7 @@ from tandem.engine.torch.adjustments import adjust
 from tandem.engine.torch.device_sampling import sample_on_device
 from tandem.engine.torch.host_sampling import candidates
 from tandem.engine.torch.sampler import NO_TOKEN, SampleRow, sample
-from tandem.engine.torch.token_logprobs import LEAST_LOGPROB, RowLogprobs
+from tandem.engine.torch.token_logprobs import RowLogprobs
 
 VOCAB_SIZE = 97
 PLAIN = SamplingParams(max_tokens=9, seed=7)

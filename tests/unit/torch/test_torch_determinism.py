@@ -3,11 +3,12 @@ computed."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from torch_driver import Driver, Row, save_random_model
+from torch_driver import Driver, Row, kernels_in_use, save_random_model
 from transformers import LlamaConfig, MistralConfig, PretrainedConfig, Qwen2Config, Qwen3Config
 
 from tandem.core.kv import Plane
@@ -25,11 +26,11 @@ def tokens_of(length: int) -> list[int]:
     return torch.randint(0, 307, (length + NUM_DECODED,), generator=generator).tolist()
 
 
-def alone(path: Path) -> Expected:
+def alone(path: Path, dtype: str) -> Expected:
     """Each sequence in one prefill of its own, then by single tokens; on one thread."""
     expected: Expected = {}
     for length in PROMPT_LENGTHS:
-        driver = Driver(path, seed=length)
+        driver = Driver(path, seed=length, dtype=dtype)
         row = driver.row(tokens_of(length))
         driver.step([(row, length)])
         while row.num_computed < len(row.tokens):
@@ -45,10 +46,25 @@ def assert_same(driver: Driver, row: Row, expected: Expected, length: int) -> No
     assert driver.kv(row) == kv, length
 
 
+# Who computes, and in which type: the kernels of each instruction set, and torch's operations, which
+# keep the bits in float32 alone.
+ARMS = [("avx512", "bfloat16"), ("avx512", "float32")]
+ARMS += [(each, dtype) for each in ("avx2", "plain") for dtype in ("bfloat16", "float32")]
+ARMS += [("torch", "float32")]
+
+
+@pytest.fixture(scope="module", params=ARMS, ids="-".join)
+def dtype(request: pytest.FixtureRequest) -> Iterator[str]:
+    """With the kernels of the arm in use."""
+    kernels, dtype = request.param
+    with kernels_in_use(kernels):
+        yield dtype
+
+
 @pytest.fixture(scope="module")
-def expected(llama_path: Path) -> Expected:
+def expected(llama_path: Path, dtype: str) -> Expected:
     torch.set_num_threads(1)
-    return alone(llama_path)
+    return alone(llama_path, dtype)
 
 
 def next_count(driver: Driver, row: Row, length: int) -> int:
@@ -64,10 +80,10 @@ def next_count(driver: Driver, row: Row, length: int) -> int:
 @pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("seed", range(6))
 def test_batches_and_chunks_do_not_show(
-    llama_path: Path, expected: Expected, seed: int, threads: int
+    llama_path: Path, expected: Expected, dtype: str, seed: int, threads: int
 ) -> None:
     torch.set_num_threads(threads)
-    driver = Driver(llama_path, seed=seed, block_size=(16, 8, 64)[seed % 3])
+    driver = Driver(llama_path, seed=seed, dtype=dtype, block_size=(16, 8, 64)[seed % 3])
     rows = [(driver.row(tokens_of(length)), length) for length in PROMPT_LENGTHS]
     while pending := [each for each in rows if each[0].num_computed < len(each[0].tokens)]:
         chosen = driver.random.sample(pending, driver.random.randint(1, len(pending)))
@@ -77,9 +93,11 @@ def test_batches_and_chunks_do_not_show(
 
 
 @pytest.mark.parametrize("length", [3, 40, 530])
-def test_prefill_and_decode_are_the_same(llama_path: Path, expected: Expected, length: int) -> None:
+def test_prefill_and_decode_are_the_same(
+    llama_path: Path, expected: Expected, dtype: str, length: int
+) -> None:
     """All in one prefill, and all but the first token by decoding."""
-    driver = Driver(llama_path)
+    driver = Driver(llama_path, dtype=dtype)
     prefilled, decoded = driver.row(tokens_of(length)), driver.row(tokens_of(length))
     driver.step([(prefilled, len(prefilled.tokens))])
     assert_same(driver, prefilled, expected, length)
@@ -88,9 +106,12 @@ def test_prefill_and_decode_are_the_same(llama_path: Path, expected: Expected, l
     assert_same(driver, decoded, expected, length)
 
 
-def test_a_moved_sequence_goes_on_with_the_same_bits(llama_path: Path, expected: Expected) -> None:
+def test_a_moved_sequence_goes_on_with_the_same_bits(
+    llama_path: Path, expected: Expected, dtype: str
+) -> None:
     """Prefilled by one engine, decoded by another, other blocks and another model length."""
-    sender, receiver = Driver(llama_path, seed=1), Driver(llama_path, seed=2, max_model_len=800)
+    sender = Driver(llama_path, seed=1, dtype=dtype)
+    receiver = Driver(llama_path, seed=2, dtype=dtype, max_model_len=800)
     row = sender.row(tokens_of(300))
     sender.step([(row, 300)])
     moved = receiver.row(row.tokens)
@@ -105,12 +126,17 @@ def test_a_moved_sequence_goes_on_with_the_same_bits(llama_path: Path, expected:
 
 
 def test_what_other_sequences_left_in_a_block_does_not_show(
-    llama_path: Path, expected: Expected
+    llama_path: Path, expected: Expected, dtype: str
 ) -> None:
-    driver = Driver(llama_path, num_tokens=800)
+    """Not even where it is no number."""
+    driver = Driver(llama_path, num_tokens=800, dtype=dtype)
     first = driver.row(tokens_of(700), 800)
     driver.step([(first, 700)])
     driver.release(first)
+    if driver.engine.model.numerics.startswith("kernels"):
+        nothing = b"\xff" * len(driver.all_kv(Plane.KEY))
+        for plane in Plane:
+            driver.write_all_kv(plane, nothing)
     second = driver.row(tokens_of(250), 300)
     driver.step([(second, 250)])
     while second.num_computed < len(second.tokens):
@@ -140,6 +166,7 @@ SIZES = {
     ],
     ids=["mistral", "llama", "llama-biases", "qwen2-some-windows", "qwen3"],
 )
-def test_other_families(config: PretrainedConfig, tmp_path: Path) -> None:
+def test_other_families(config: PretrainedConfig, dtype: str, tmp_path: Path) -> None:
     save_random_model(config, tmp_path)
-    test_batches_and_chunks_do_not_show(tmp_path, alone(tmp_path), seed=1, threads=2)
+    expected = alone(tmp_path, dtype)
+    test_batches_and_chunks_do_not_show(tmp_path, expected, dtype, seed=1, threads=2)

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
@@ -195,16 +196,16 @@ def test_logprobs_come_for_those_who_ask(engines: list[TorchEngine]) -> None:
 def test_a_row_that_is_no_number_fails_its_own_sequence(
     engines: list[TorchEngine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    logits = engines[0]._decoder.logits
+    logits = engines[0]._runner.logits
 
-    def broken(hidden: torch.Tensor) -> torch.Tensor:
-        rows = logits(hidden)
+    def broken(*step: Any) -> torch.Tensor:
+        rows = logits(*step)
         rows[1, 5] = torch.nan
         return rows
 
     runs = [Run(sequence_id, replace(PLAIN, logprobs=1)) for sequence_id in range(3)]
     expected = step(engines[1], *(Run(run.sequence_id, run.params) for run in runs))
-    monkeypatch.setattr(engines[0]._decoder, "logits", broken)
+    monkeypatch.setattr(engines[0]._runner, "logits", broken)
     result = step(engines[0], *runs)
     assert result.tokens == (expected.tokens[0], None, expected.tokens[2])
     assert "not finite" in str(result.failure_of(1))

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from tandem.core.kv import KVLayout, Plane
-from tandem.engine.torch.kv_copies import DeviceCopies, HostCopies
+from tandem.engine.torch.device_copies import DeviceCopies
+from tandem.engine.torch.kv_copies import HostCopies
 from tandem.engine.torch.kv_pool import TorchKVPool
 
 CPU = torch.device("cpu")

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from tandem.artifacts.config import ModelConfig
 from tandem.artifacts.model_folder import ModelFolder
 from tandem.core.errors import ConfigError
-from tandem.models.weights import load_weights
+from tandem.models.weights import PlainPacker, load_weights
 
 CPU = torch.device("cpu")
 HUGE_HEADER = (2**60).to_bytes(8, "little") + b"{}"
@@ -29,7 +29,7 @@ def tensors(llama_path: Path) -> dict[str, torch.Tensor]:
 
 def load(config: ModelConfig, tensors: dict[str, torch.Tensor], path: Path) -> None:
     save_file(tensors, path / "x.safetensors")
-    load_weights(config, [path / "x.safetensors"], torch.float32, CPU)
+    load_weights(config, [path / "x.safetensors"], torch.float32, CPU, PlainPacker())
 
 
 def test_loads_from_several_files_in_another_dtype(
@@ -40,13 +40,13 @@ def test_loads_from_several_files_in_another_dtype(
     for part in range(3):
         files.append(tmp_path / f"{part}.safetensors")
         save_file({name: tensors[name] for name in names[part::3]}, files[-1])
-    weights = load_weights(config, files, torch.bfloat16, CPU)
+    weights = load_weights(config, files, torch.bfloat16, CPU, PlainPacker())
     layer = weights.layers[1]
     assert torch.equal(layer.down.weight, tensors[DOWN].bfloat16())
     assert torch.equal(
         layer.qkv.weight[-48:], tensors["model.layers.1.self_attn.v_proj.weight"].bfloat16()
     )
-    assert weights.lm_head.weight is weights.embedding
+    assert weights.lm_head is weights.embedding
 
 
 def test_missing_tensor(
@@ -93,7 +93,7 @@ def test_tables_and_tied_heads_are_not_missed(
 def test_tensor_in_two_files(config: ModelConfig, llama_path: Path, tmp_path: Path) -> None:
     path = llama_path / "model.safetensors"
     with pytest.raises(ConfigError, match="both in"):
-        load_weights(config, [path, path], torch.float32, CPU)
+        load_weights(config, [path, path], torch.float32, CPU, PlainPacker())
 
 
 @pytest.mark.parametrize("content", [b"", b"not a safetensors file", HUGE_HEADER])
@@ -101,6 +101,6 @@ def test_broken_file(config: ModelConfig, tmp_path: Path, content: bytes) -> Non
     path = tmp_path / "x.safetensors"
     path.write_bytes(content)
     with pytest.raises(ConfigError, match=r"x\.safetensors"):
-        load_weights(config, [path], torch.float32, CPU)
+        load_weights(config, [path], torch.float32, CPU, PlainPacker())
     with pytest.raises(ConfigError, match=r"gone\.safetensors"):
-        load_weights(config, [tmp_path / "gone.safetensors"], torch.float32, CPU)
+        load_weights(config, [tmp_path / "gone.safetensors"], torch.float32, CPU, PlainPacker())

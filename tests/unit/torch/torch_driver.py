@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
 import torch
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
@@ -17,6 +20,7 @@ from tandem.core.kv import Plane
 from tandem.core.plan import SampleSpec, SequenceSlice, StepPlan
 from tandem.core.sampling_params import SamplingParams
 from tandem.engine.torch.engine import TorchEngine
+from tandem.native.library import TORCH, VARIABLE, KernelsMissing, best
 
 GREEDY = SampleSpec(SamplingParams(max_tokens=1, seed=0, temperature=0.0))
 
@@ -36,6 +40,20 @@ def save_random_model(
     return model
 
 
+@contextmanager
+def kernels_in_use(name: str) -> Iterator[None]:
+    """Engines made meanwhile take these kernels, or torch's operations. Skips a test where the
+    processor lacks the instructions."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(VARIABLE, name)
+        if name != TORCH:
+            try:
+                best()
+            except KernelsMissing as missing:
+                pytest.skip(f"NOT TESTED: {name}: {missing}")
+        yield
+
+
 @dataclass
 class Row:
     """One sequence: its tokens, how many of them are in the pool, the logits after positions."""
@@ -44,6 +62,7 @@ class Row:
     block_table: list[int]
     num_computed: int = 0
     logits: dict[int, torch.Tensor] = field(default_factory=dict)
+    sequence_id: int = field(default_factory=itertools.count(1).__next__)
 
 
 class Driver:
@@ -107,6 +126,17 @@ class Driver:
         assert token is not None
         return [*row.tokens[len(prompt) :], token]
 
+    def all_kv(self, plane: Plane) -> bytes:
+        return bytes(self.engine.pool.read(plane, *self._everything()))
+
+    def write_all_kv(self, plane: Plane, data: bytes) -> None:
+        self.engine.pool.write(plane, *self._everything(), memoryview(data))
+
+    def _everything(self) -> tuple[range, range, int]:
+        pool = self.engine.pool
+        num_tokens = pool.num_blocks * pool.layout.block_size
+        return range(pool.layout.num_layers), range(pool.num_blocks), num_tokens
+
     def kv(self, row: Row) -> list[bytes]:
         pool = self.engine.pool
         layers = range(pool.layout.num_layers)
@@ -117,7 +147,7 @@ class Driver:
     def _slice(self, row: Row, count: int) -> SequenceSlice:
         start, end = row.num_computed, row.num_computed + count
         table = row.block_table[: self.engine.pool.layout.blocks_for(end)]
-        return SequenceSlice(0, row.tokens[start:end], start, table, GREEDY)
+        return SequenceSlice(row.sequence_id, row.tokens[start:end], start, table, GREEDY)
 
     def _observe(self, plan: StepPlan, logits: torch.Tensor) -> None:
         assert len(logits) == len(plan.slices)

@@ -21,12 +21,12 @@ from tandem.engine.fake.link import VirtualLink
 from tandem.engine.fake.pool import FakeKVPool
 from tandem.transfer.call_status import CallStatus
 from tandem.transfer.codec import FrameHeader, encode_frame
+from tandem.transfer.links import PUSH_KV
 from tandem.transfer.receiver import KvReceiver
 from tandem.transfer.reservation import Reservation
 from tandem.transfer.sender import (
     MAX_FRAME_BYTES,
     MIN_FRAME_BYTES,
-    PUSH_KV,
     KvSender,
 )
 from tandem.transfer.servicer import add_kv_transfer_service

@@ -15,7 +15,8 @@ from tandem.core.commands import Destination
 from tandem.core.errors import TandemError
 from tandem.core.kv import KVLayout, Plane
 from tandem.core.reports import Span, SpanKind
-from tandem.transfer.sender import MAX_REGIONS_UNDER_WAY, KvSender
+from tandem.transfer.links import MAX_REGIONS_UNDER_WAY
+from tandem.transfer.sender import KvSender
 from tandem.transfer.servicer import SERVICE
 from tandem.v1 import kv_pb2
 from tandem.wire.channels import new_server
@@ -112,6 +113,11 @@ class Side:
             transfer.layer_done(layer, 0, LAYOUT.block_size)
         transfer.finish(0, None, 0)
 
+    def is_full(self, address: str) -> bool:
+        """Whether as many regions as may be are on the way to a destination."""
+        with self.sender.links.to(address) as link:
+            return link.window.locked()
+
     async def busy(self) -> None:
         """Wait until as many regions are held as may be under way to one destination."""
         async with asyncio.timeout(10):
@@ -144,7 +150,7 @@ async def test_a_slow_destination_holds_up_itself_alone(side: Side) -> None:
         side.start(99, quick.address)
         assert await side.ended(1) == {99: NUM_BYTES}
         assert side.pool.most_held <= FULL + len(Plane)
-        assert side.sender.window(slow.address).locked()
+        assert side.is_full(slow.address)
         slow.goes_on.set()
         assert await side.ended(NUM_TRANSFERS) == dict.fromkeys(range(NUM_TRANSFERS), NUM_BYTES)
         assert side.pool.num_held == 0
@@ -165,8 +171,7 @@ async def test_aborts_make_room(side: Side, num_turns: int) -> None:
         slow.goes_on.set()
         side.start(NUM_TRANSFERS, slow.address)
         assert await side.ended(1) == {NUM_TRANSFERS: NUM_BYTES}
-        window = side.sender.window(slow.address)
-        assert not window.locked()
+        assert not side.is_full(slow.address)
 
 
 async def test_a_failure_makes_room(side: Side) -> None:
@@ -177,4 +182,4 @@ async def test_a_failure_makes_room(side: Side) -> None:
         await slow.server.stop(0)
         outcomes = await side.ended(NUM_TRANSFERS)
         assert all(isinstance(outcome, TandemError) for outcome in outcomes.values())
-        assert not side.sender.window(slow.address).locked()
+        assert not side.is_full(slow.address)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -168,6 +169,19 @@ async def test_a_repeated_number_is_ignored() -> None:
         await stream.send(3, Admit(3))
         await stream.until_applied(3)
         assert applied(worker) == [Admit(1), Admit(2), Admit(3)]
+
+
+async def test_a_worker_that_stood_still_reads_before_it_ends_the_lease() -> None:
+    async with serving() as (worker, address), stream_to(address) as stream:
+        await stream.hello(lease_ms=300)
+        await stream.send(1, Admit(1))
+        await stream.until_applied(1)
+        heartbeat = asyncio.create_task(stream.write(sent_ns=1))
+        time.sleep(0.5)  # noqa: ASYNC251
+        await heartbeat
+        while (await stream.read()).header.echoed_ns != 1:
+            pass
+        assert worker.lease.holder is not None
 
 
 async def test_a_gap_ends_the_stream_and_applies_nothing() -> None:

@@ -1,0 +1,22 @@
+"""What a connection may ask of the server before any request of it is read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+MAX_CONNECTIONS = 4096
+MAX_HEADER_BYTES = 2**16
+HEADER_TIMEOUT_S = 10.0
+BODY_TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class HttpLimits:
+    """`max_header_bytes` are those of a request line and all headers, trailers among them. A
+    request's head has to be there within `header_timeout_s` after the connection or the request
+    began, its body within `body_timeout_s` after that."""
+
+    max_connections: int = MAX_CONNECTIONS
+    max_header_bytes: int = MAX_HEADER_BYTES
+    header_timeout_s: float = HEADER_TIMEOUT_S
+    body_timeout_s: float = BODY_TIMEOUT_S

@@ -1,0 +1,39 @@
+"""The HTTP server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from gateway.http.limits import HttpLimits
+from gateway.http.protocol import BoundedProtocol
+
+BACKLOG = 2048
+STOP_S = 1
+
+
+class HttpServer(uvicorn.Server):
+    """uvicorn within limits, and without its signal handlers: the process has its own."""
+
+    def __init__(self, app: ASGIApp, limits: HttpLimits) -> None:
+        # A class or what makes its instances: uvicorn only calls it.
+        protocol: Any = partial(BoundedProtocol, limits=limits, places=set())
+        super().__init__(
+            uvicorn.Config(
+                app,
+                log_config=None,
+                http=protocol,
+                ws="none",
+                backlog=BACKLOG,
+                timeout_graceful_shutdown=STOP_S,
+            )
+        )
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield

@@ -1,0 +1,60 @@
+"""The kernels of `tandem/native`, built once for each instruction set that they choose from.
+
+All else is in pyproject.toml. Without a compiler the install succeeds, and the engine takes torch's
+own, slower operations and says so.
+"""
+
+import hashlib
+import platform
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
+
+FOLDER = Path("tandem/native")
+X86 = platform.machine().lower() in ("x86_64", "amd64")
+AVX2 = ["-mavx2", "-mfma"]
+AVX512 = [*AVX2, *(f"-mavx512{each}" for each in ("f", "bw", "dq", "vl", "bf16"))]
+BUILDS = {"plain": [], **({"avx2": AVX2, "avx512": AVX512} if X86 else {})}
+
+
+def sources_hash() -> str:
+    files = sorted(path for path in FOLDER.iterdir() if path.suffix in (".h", ".cpp"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:8]
+
+
+def kernels(name: str, flags: list[str]) -> Extension:
+    # Not a module to import but a library for ctypes: it knows nothing of Python, so that one wheel
+    # serves all of its versions.
+    return Extension(
+        f"tandem.native._kernels_{name}",
+        [str(FOLDER / "kernels.cpp")],
+        depends=[str(path) for path in FOLDER.glob("*.h")],
+        define_macros=[("TANDEM_BUILD", f'"{sources_hash()}"')],
+        extra_compile_args=[
+            "-std=c++17",
+            "-O3",
+            "-g0",
+            "-ffp-contract=off",
+            "-fvisibility=hidden",
+            # GCC's own headers of intrinsics.
+            "-Wno-uninitialized",
+            "-Wno-maybe-uninitialized",
+            *flags,
+        ],
+        py_limited_api=True,
+        optional=True,
+    )
+
+
+class PlatformWheel(bdist_wheel):
+    """For every Python 3 of this platform."""
+
+    def get_tag(self) -> tuple[str, str, str]:
+        return "py3", "none", super().get_tag()[2]
+
+
+setup(
+    ext_modules=[kernels(name, flags) for name, flags in BUILDS.items()],
+    cmdclass={"bdist_wheel": PlatformWheel},
+)

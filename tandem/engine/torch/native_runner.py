@@ -1,0 +1,110 @@
+"""A decoder's step by the native kernels, on a CPU."""
+
+from __future__ import annotations
+
+from ctypes import byref
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tandem.artifacts.config import ModelConfig
+from tandem.core.plan import StepPlan
+from tandem.engine.protocols import LayerHook
+from tandem.engine.torch.kv_pool import TorchKVPool
+from tandem.engine.torch.native_inputs import NativeInputs
+from tandem.engine.torch.packed_model import PackedModel
+from tandem.engine.torch.packed_weights import aligned_empty
+from tandem.engine.torch.threads import team
+from tandem.native import structs
+from tandem.native.library import Kernels
+
+FLOAT32_BYTES = 4
+# Of the kernels (`attention.h`).
+MAX_HEAD_DIM = 512
+MAX_GROUP = 168
+
+
+class NativeRunner:
+    """A `Runner`. A layer is three calls: keys and values, attention, the rest."""
+
+    def __init__(
+        self, config: ModelConfig, kernels: Kernels, model: PackedModel, pool: TorchKVPool
+    ) -> None:
+        self._config = config
+        self._functions = kernels.functions
+        self._model = model
+        self._pool = pool
+        self._is_bfloat16 = pool.layout.dtype == "bfloat16"
+        self._buffers = StepBuffers(config, kernels, 2 if self._is_bfloat16 else FLOAT32_BYTES)
+
+    def logits(self, plan: StepPlan, on_layer: LayerHook | None) -> Tensor:
+        inputs = NativeInputs.build(plan, self._pool.layout.block_size)
+        step = self._buffers.step(inputs)
+        call, model = self._functions, byref(self._model.struct)
+        kind, step_at = self._is_bfloat16, byref(step)
+        call.tandem_embed(
+            kind, model, byref(self._model.embedding), step_at, inputs.token_ids.ctypes.data
+        )
+        for layer in range(self._config.num_layers):
+            call.tandem_before_attention(kind, model, step_at, layer)
+            if on_layer is not None:
+                on_layer(layer)
+            call.tandem_attention(kind, model, step_at, layer)
+            call.tandem_after_attention(kind, model, step_at, layer)
+        rows = inputs.logit_rows
+        logits = torch.empty(len(rows), self._config.vocab_size)
+        call.tandem_logits(kind, model, step_at, rows.ctypes.data, len(rows), logits.data_ptr())
+        return logits
+
+
+def fits(config: ModelConfig) -> bool:
+    """Whether the kernels take a model of these sizes."""
+    sizes = (config.hidden_size, config.intermediate_size, config.head_dim)
+    return (
+        all(each % 2 == 0 for each in sizes)
+        and config.head_dim <= MAX_HEAD_DIM
+        and config.num_heads // config.num_kv_heads <= MAX_GROUP
+    )
+
+
+class StepBuffers:
+    """A step's activations, as long as the longest so far; and its `structs.Step`."""
+
+    def __init__(self, config: ModelConfig, kernels: Kernels, item_bytes: int) -> None:
+        padded = kernels.padded
+        queries = config.num_heads * config.head_dim
+        qkv = queries + 2 * config.num_kv_heads * config.head_dim
+        # Bytes of a row.
+        self._widths = {
+            "hidden": padded(config.hidden_size) * FLOAT32_BYTES,
+            "normed": padded(config.hidden_size) * item_bytes,
+            "qkv": padded(qkv) * FLOAT32_BYTES,
+            "queries": padded(queries) * item_bytes,
+            "attended": padded(queries) * item_bytes,
+            "inner": padded(config.intermediate_size) * item_bytes,
+        }
+        self._num_rows = 0
+        self._buffers: dict[str, NDArray[np.uint8]] = {}
+
+    def step(self, inputs: NativeInputs) -> structs.Step:
+        """Valid as long as `inputs`, until the next call."""
+        num_rows = len(inputs.positions)
+        if num_rows > self._num_rows:
+            self._num_rows = num_rows
+            self._buffers = {
+                name: aligned_empty(num_rows * width) for name, width in self._widths.items()
+            }
+        return structs.Step(
+            team=team(),
+            num_rows=num_rows,
+            num_sequences=len(inputs.starts),
+            rows=inputs.rows.ctypes.data,
+            starts=inputs.starts.ctypes.data,
+            tables=inputs.tables.ctypes.data,
+            table_width=inputs.tables.shape[1],
+            positions=inputs.positions.ctypes.data,
+            slots=inputs.slots.ctypes.data,
+            **{name: buffer.ctypes.data for name, buffer in self._buffers.items()},
+        )

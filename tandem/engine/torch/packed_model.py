@@ -1,0 +1,73 @@
+"""A decoder as the native kernels see it: packed weights, tables, and the KV pool."""
+
+from __future__ import annotations
+
+import ctypes
+
+from torch import Tensor
+
+from tandem.artifacts.config import ModelConfig
+from tandem.core.kv import Plane
+from tandem.engine.torch.kv_pool import TorchKVPool
+from tandem.engine.torch.packed_weights import KernelPacker, PackedLinear
+from tandem.models.rope import RotaryEmbedding
+from tandem.models.weights import DecoderWeights, LayerWeights
+from tandem.native import structs
+
+
+class PackedModel:
+    """The kernels' `Model`, and all that it points to."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        weights: DecoderWeights[PackedLinear],
+        rotary: RotaryEmbedding,
+        pool: TorchKVPool,
+        packer: KernelPacker,
+    ) -> None:
+        self._packer = packer
+        self._kept: list[object] = [weights, rotary, pool]
+        layers = [
+            self._layer(layer, config.windows[index], pool, index)
+            for index, layer in enumerate(weights.layers)
+        ]
+        self._layers = (structs.Layer * len(layers))(*layers)
+        self.embedding = weights.embedding.struct()
+        self.struct = structs.Model(
+            hidden_size=config.hidden_size,
+            inner_size=config.intermediate_size,
+            num_heads=config.num_heads,
+            num_kv_heads=config.num_kv_heads,
+            head_dim=config.head_dim,
+            block_size=pool.layout.block_size,
+            eps=config.rms_norm_eps,
+            cosines=rotary.cosines.data_ptr(),
+            sines=rotary.sines.data_ptr(),
+            final_norm=self._pointer(packer.padded(weights.final_norm)),
+            lm_head=weights.lm_head.struct(),
+            layers=ctypes.addressof(self._layers),
+        )
+
+    def _layer(
+        self, layer: LayerWeights[PackedLinear], window: int | None, pool: TorchKVPool, index: int
+    ) -> structs.Layer:
+        padded = self._packer.padded
+        return structs.Layer(
+            attention_norm=self._pointer(padded(layer.attention_norm)),
+            qk_norm=None if layer.qk_norm is None else self._pointer(layer.qk_norm.float()),
+            mlp_norm=self._pointer(padded(layer.mlp_norm)),
+            qkv=layer.qkv.struct(),
+            output=layer.output.struct(),
+            gate_up=layer.gate_up.struct(),
+            down=layer.down.struct(),
+            window=window or 0,
+            keys=pool.layer(Plane.KEY, index).data_ptr(),
+            values=pool.layer(Plane.VALUE, index).data_ptr(),
+        )
+
+    def _pointer(self, tensor: Tensor) -> int:
+        """Of a tensor that lives as long as this object."""
+        tensor = tensor.contiguous()
+        self._kept.append(tensor)
+        return tensor.data_ptr()

@@ -1,0 +1,46 @@
+"""From a plan to logits."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from tandem.artifacts.config import ModelConfig
+from tandem.core.plan import StepPlan
+from tandem.engine.protocols import LayerHook
+from tandem.engine.torch.attention import PagedAttention
+from tandem.engine.torch.inputs import StepInputs
+from tandem.engine.torch.kv_pool import TorchKVPool
+from tandem.models.decoder import Decoder
+
+
+class Runner(Protocol):
+    """Computes steps, with a model and a pool of its own."""
+
+    def logits(self, plan: StepPlan, on_layer: LayerHook | None) -> Tensor:
+        """Compute the KV of a step that has tokens, and float32 logits [slices that sample,
+        vocab_size] in the plan's order. `on_layer` is that of `Engine.launch`."""
+        ...
+
+
+class TorchRunner:
+    """By torch's own operations, on any device."""
+
+    def __init__(
+        self, config: ModelConfig, decoder: Decoder, pool: TorchKVPool, device: torch.device
+    ) -> None:
+        self._config = config
+        self._decoder = decoder
+        self._pool = pool
+        self._device = device
+
+    def logits(self, plan: StepPlan, on_layer: LayerHook | None) -> Tensor:
+        inputs = StepInputs.build(plan, self._pool.layout.block_size, self._device)
+        attention = PagedAttention(
+            self._pool, inputs, self._config.num_heads, self._config.windows, on_layer
+        )
+        hidden = self._decoder.hidden(inputs.token_ids, inputs.positions, attention)
+        logits = self._decoder.logits(hidden[inputs.logit_rows])
+        return logits[: sum(each.sample is not None for each in plan.slices)]

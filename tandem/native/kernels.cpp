@@ -1,0 +1,175 @@
+// The C interface, for ctypes. `is_bfloat16` names the items of T: bfloat16, else float32.
+#include "paged.h"
+
+namespace tandem {
+
+template <class T>
+void pack(int32_t* to, const T* from, int64_t n, int64_t k) {
+    const int64_t depth = k / PER_WORD<T>;
+    const int32_t* rows = (const int32_t*)from;
+    for (int64_t i = 0; i < n; i += WIDTH, to += depth * WIDTH)
+        for (int64_t j = 0; j < depth; j++)
+            for (int64_t column = 0; column < WIDTH; column++)
+                to[j * WIDTH + column] = i + column < n ? rows[(i + column) * depth + j] : 0;
+}
+
+// Row i of packed weights, as float32.
+template <class T>
+void unpack_row(float* to, const Linear& linear, int64_t i) {
+    const int32_t* column = linear.panel(i / WIDTH) + i % WIDTH;
+    for (int64_t j = 0; j < linear.depth; j++) {
+        const int32_t word = column[j * WIDTH];
+        for (int part = 0; part < PER_WORD<T>; part++) {
+            const int32_t bits = PER_WORD<T> == 1 ? word : part ? int32_t(word & 0xffff0000) : word << 16;
+            memcpy(to + j * PER_WORD<T> + part, &bits, sizeof bits);
+        }
+    }
+}
+
+template <class T>
+void embed(const Model& model, const Linear& embedding, const Step& step, const int64_t* token_ids) {
+    const int64_t stride = padded(model.hidden_size);
+    const int64_t num_shares = least(step.num_rows, 4 * step.team.num_threads);
+    step.team.each(num_shares, [&](int64_t share) {
+        const int64_t last = step.num_rows * (share + 1) / num_shares;
+        for (int64_t i = step.num_rows * share / num_shares; i < last; i++) {
+            memset(step.hidden + i * stride, 0, stride * sizeof(float));
+            unpack_row<T>(step.hidden + i * stride, embedding, token_ids[i]);
+        }
+    });
+}
+
+template <class T>
+void logits(const Model& model, const Step& step, const int64_t* rows, int64_t num_rows, float* to) {
+    const int64_t stride = padded(model.hidden_size), n = model.lm_head.n;
+    T* const normed = (T*)step.normed;
+    for (int64_t i = 0; i < num_rows; i++)
+        rms_norm(
+            normed + i * stride, step.hidden + rows[i] * stride, model.final_norm, model.hidden_size,
+            model.eps
+        );
+    const int64_t num_panels = model.lm_head.num_panels();
+    const int64_t num_shares = least(num_panels, 32 * step.team.num_threads);
+    step.team.each(num_shares, [&](int64_t share) {
+        multiply(
+            model.lm_head, normed, stride, num_rows, num_panels * share / num_shares,
+            num_panels * (share + 1) / num_shares,
+            [&](int64_t row, int64_t output, const Sums& sums) {
+                memcpy(to + row * n + output, &sums, least(WIDTH, n - output) * sizeof(float));
+            }
+        );
+    });
+}
+
+template <class T>
+void linear(const Team& team, const Linear& linear, const T* rows, int64_t num_rows, float* to) {
+    const int64_t num_panels = linear.num_panels(), k = linear.depth * PER_WORD<T>;
+    const int64_t num_shares = least(num_panels, 4 * team.num_threads);
+    team.each(num_shares, [&](int64_t share) {
+        multiply(
+            linear, rows, k, num_rows, num_panels * share / num_shares,
+            num_panels * (share + 1) / num_shares,
+            [&](int64_t row, int64_t output, const Sums& sums) {
+                const int64_t count = least(WIDTH, linear.n - output);
+                memcpy(to + row * linear.n + output, &sums, count * sizeof(float));
+            }
+        );
+    });
+}
+
+}  // namespace tandem
+
+using namespace tandem;
+
+#pragma GCC visibility push(default)
+extern "C" {
+
+// Whether this processor has the instructions of a build: 2 AVX-512 with bfloat16, 1 AVX2 with FMA,
+// 0 none in particular.
+int64_t tandem_level() {
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+                        __builtin_cpu_supports("avx512bf16");
+    return avx2 && avx512 ? 2 : avx2 ? 1 : 0;
+#else
+    return 0;
+#endif
+}
+
+// What the bits of a result depend on: the sources.
+const char* tandem_build() { return TANDEM_BUILD; }
+
+// Outputs of a panel: what pads weights and rows.
+int64_t tandem_width() { return WIDTH; }
+
+void tandem_pack(bool is_bfloat16, void* to, const void* from, int64_t n, int64_t k) {
+    is_bfloat16 ? pack((int32_t*)to, (const bfloat16*)from, n, k)
+                : pack((int32_t*)to, (const float*)from, n, k);
+}
+
+void tandem_embed(
+    bool is_bfloat16, const Model* model, const Linear* embedding, const Step* step,
+    const int64_t* token_ids
+) {
+    is_bfloat16 ? embed<bfloat16>(*model, *embedding, *step, token_ids)
+                : embed<float>(*model, *embedding, *step, token_ids);
+}
+
+void tandem_before_attention(bool is_bfloat16, const Model* model, const Step* step, int64_t layer) {
+    const Layer& its = model->layers[layer];
+    is_bfloat16 ? Forward<bfloat16>{*model, *step, its}.before_attention()
+                : Forward<float>{*model, *step, its}.before_attention();
+}
+
+void tandem_attention(bool is_bfloat16, const Model* model, const Step* step, int64_t layer) {
+    const Layer& its = model->layers[layer];
+    is_bfloat16 ? PagedAttention<bfloat16>{*model, *step, its}.run()
+                : PagedAttention<float>{*model, *step, its}.run();
+}
+
+void tandem_after_attention(bool is_bfloat16, const Model* model, const Step* step, int64_t layer) {
+    const Layer& its = model->layers[layer];
+    is_bfloat16 ? Forward<bfloat16>{*model, *step, its}.after_attention()
+                : Forward<float>{*model, *step, its}.after_attention();
+}
+
+void tandem_logits(
+    bool is_bfloat16, const Model* model, const Step* step, const int64_t* rows, int64_t num_rows,
+    float* to
+) {
+    is_bfloat16 ? logits<bfloat16>(*model, *step, rows, num_rows, to)
+                : logits<float>(*model, *step, rows, num_rows, to);
+}
+
+void tandem_linear(
+    bool is_bfloat16, const Team* team, const Linear* linear_, const void* rows, int64_t num_rows,
+    float* to
+) {
+    is_bfloat16 ? linear(*team, *linear_, (const bfloat16*)rows, num_rows, to)
+                : linear(*team, *linear_, (const float*)rows, num_rows, to);
+}
+
+// Reads memory and does nothing with it: how fast that can be. Returns a sum.
+int64_t tandem_read(const Team* team, const void* from, int64_t num_bytes) {
+    const int64_t SHARE = 1 << 20;
+    std::atomic<int64_t> result{0};
+    team->each(num_bytes / SHARE, [&](int64_t share) {
+        const int32_t* words = (const int32_t*)from + share * SHARE / 4;
+        Words sums[4] = {};
+        for (int64_t i = 0; i < SHARE / 4; i += 4 * LANES) {
+            for (int j = 0; j < 4; j++) sums[j] += load<Words>(words + i + j * LANES);
+            __builtin_prefetch(words + i + 1024);
+        }
+        const Words sum = sums[0] + sums[1] + sums[2] + sums[3];
+        int64_t own = 0;
+        for (int i = 0; i < LANES; i++) own += sum[i];
+        result += own;
+    });
+    return result;
+}
+
+}  // extern "C"
+#pragma GCC visibility pop

@@ -1,0 +1,111 @@
+"""Finds the kernels that this processor runs, and loads them."""
+
+from __future__ import annotations
+
+import os
+from ctypes import CDLL, c_bool, c_char_p, c_int64, c_void_p
+from functools import cache
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+
+from tandem.core.errors import ConfigError
+
+# From the slowest to the fastest; the index is `tandem_level`.
+INSTRUCTIONS = ("plain", "avx2", "avx512")
+VARIABLE = "TANDEM_KERNELS"
+TORCH = "torch"
+MEND = "with a C++ compiler (g++) at hand run: pip install --force-reinstall --no-deps "
+
+
+class KernelsMissing(Exception):
+    """There are no kernels here. The message says why, and what mends it."""
+
+
+class Kernels:
+    """The library for one instruction set. `functions` are those of `kernels.cpp`, which need not
+    hold the GIL."""
+
+    def __init__(self, path: Path, instructions: str) -> None:
+        self.instructions = instructions
+        self.functions = CDLL(str(path))
+        _declare(self.functions)
+        self.width: int = self.functions.tandem_width()
+        build: bytes = self.functions.tandem_build()
+        self.build = build.decode()
+
+    def __str__(self) -> str:
+        return f"kernels {self.build} {self.instructions}"
+
+    def padded(self, count: int) -> int:
+        """The length that a row of `count` items takes in a buffer."""
+        return -(-count // self.width) * self.width
+
+
+@cache
+def load(instructions: str) -> Kernels:
+    """The kernels for one of `INSTRUCTIONS`. Raises `KernelsMissing`."""
+    if INSTRUCTIONS.index(instructions) > _level():
+        raise KernelsMissing(f"this processor lacks the instructions of {instructions}")
+    try:
+        return Kernels(_path(instructions), instructions)
+    except OSError as error:
+        raise KernelsMissing(f"the kernels cannot be loaded: {error}") from error
+
+
+def best() -> Kernels:
+    """The fastest kernels that this processor runs, or those that `TANDEM_KERNELS` asks for.
+    Raises `KernelsMissing`, also where that asks for torch, and `ConfigError` if it asks for what
+    there is not."""
+    wanted = os.environ.get(VARIABLE, "")
+    if wanted == TORCH:
+        raise KernelsMissing(f"{VARIABLE} asks for torch's own operations")
+    if wanted and wanted not in INSTRUCTIONS:
+        known = ", ".join((*INSTRUCTIONS, TORCH))
+        raise ConfigError(f"{VARIABLE} is {wanted!r}: write one of {known}", param=VARIABLE)
+    return load(wanted or INSTRUCTIONS[_level()])
+
+
+def _level() -> int:
+    """The index of the best instruction set of this processor."""
+    try:
+        level: int = CDLL(str(_path("plain"))).tandem_level()
+    except OSError as error:
+        raise KernelsMissing(f"the kernels cannot be loaded: {error}") from error
+    return level
+
+
+def _path(instructions: str) -> Path:
+    folder = Path(__file__).parent
+    for suffix in EXTENSION_SUFFIXES:
+        path = folder / f"_kernels_{instructions}{suffix}"
+        if path.exists():
+            return path
+    raise KernelsMissing(
+        "the kernels were not built when Tandem was installed; "
+        f"{MEND}{_installed_from(folder.parents[1])}"
+    )
+
+
+def _installed_from(root: Path) -> str:
+    """What pip calls the installed distribution."""
+    return f"-e {root}" if (root / "pyproject.toml").exists() else "tandem-serve"
+
+
+def _declare(functions: CDLL) -> None:
+    pointer, flag, number = c_void_p, c_bool, c_int64
+    functions.tandem_width.restype = c_int64
+    functions.tandem_build.restype = c_char_p
+    for name, arguments in {
+        "pack": (flag, pointer, pointer, number, number),
+        "embed": (flag, pointer, pointer, pointer, pointer),
+        "before_attention": (flag, pointer, pointer, number),
+        "attention": (flag, pointer, pointer, number),
+        "after_attention": (flag, pointer, pointer, number),
+        "logits": (flag, pointer, pointer, pointer, number, pointer),
+        "linear": (flag, pointer, pointer, pointer, number, pointer),
+    }.items():
+        function = getattr(functions, f"tandem_{name}")
+        function.argtypes = arguments
+        function.restype = None
+    functions.tandem_read.argtypes = (pointer, pointer, number)
+    functions.tandem_read.restype = c_int64

@@ -1,0 +1,137 @@
+// Products of row-major rows with packed matrices.
+//
+// A matrix [n, k] is packed into panels of WIDTH outputs, [n / WIDTH][k / PER_WORD][WIDTH] words, so
+// that a step along k reads whole vectors. Each output is one chain of sums along k, whatever is
+// computed beside it: its bits depend on its own row alone.
+#pragma once
+
+#include <type_traits>
+
+#include "simd.h"
+
+namespace tandem {
+
+constexpr int WIDTH = 2 * LANES;
+
+// As many rows as the registers hold sums for.
+#if defined(__AVX512BF16__)
+template <class T>
+constexpr int MAX_ROWS = 14;
+#elif defined(__AVX2__)
+template <class T>
+constexpr int MAX_ROWS = sizeof(T) == 4 ? 6 : 4;
+#else
+template <class T>
+constexpr int MAX_ROWS = 4;
+#endif
+
+constexpr int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+constexpr int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+constexpr int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
+
+// One row's outputs of one panel.
+struct Sums {
+    Floats left, right;
+};
+
+// sums[r] += row r . panel, over `depth` words. `stride` is the words from row to row; `ahead`, if
+// there is one, is memory that is wanted soon, as much as half the panel.
+template <class T, int ROWS, class Ahead>
+inline __attribute__((always_inline)) void multiply_tile(
+    Sums (&sums)[ROWS], const int32_t* rows, int64_t stride, const int32_t* panel, int64_t depth,
+    Ahead ahead
+) {
+    // A pointer for every third row; those between are reached by the stride.
+    const int32_t* starts[(ROWS + 2) / 3];
+    for (int r = 0; r < ROWS; r += 3) starts[r / 3] = rows + r * stride;
+    Sums local[ROWS];
+    for (int r = 0; r < ROWS; r++) local[r] = sums[r];
+#pragma GCC unroll 2
+    for (int64_t k = 0; k < depth; k++) {
+        const Words left = load<Words>(panel + k * WIDTH);
+        const Words right = load<Words>(panel + k * WIDTH + LANES);
+        if constexpr (std::is_pointer_v<Ahead>) __builtin_prefetch(ahead + k * LANES);
+#pragma GCC unroll 14
+        for (int r = 0; r < ROWS; r++) {
+            const Words item = splat_word(starts[r / 3] + (r % 3) * stride + k);
+            local[r].left = dot<T>(local[r].left, item, left);
+            local[r].right = dot<T>(local[r].right, item, right);
+        }
+    }
+    for (int r = 0; r < ROWS; r++) sums[r] = local[r];
+}
+
+// Calls tile(first row, number of rows as a constant) for tiles as even as possible.
+template <class T, class Tile>
+inline void each_tile(int64_t num_rows, const Tile& tile) {
+    const int64_t num_tiles = ceil_div(num_rows, MAX_ROWS<T>);
+    for (int64_t i = 0; i < num_tiles; i++) {
+        const int64_t first = num_rows * i / num_tiles, last = num_rows * (i + 1) / num_tiles;
+        switch (last - first) {
+#define TANDEM_ROWS(n)                                                    \
+    case n:                                                               \
+        if constexpr (n <= MAX_ROWS<T>) tile(first, std::integral_constant<int, n>{}); \
+        break
+            TANDEM_ROWS(1);
+            TANDEM_ROWS(2);
+            TANDEM_ROWS(3);
+            TANDEM_ROWS(4);
+            TANDEM_ROWS(5);
+            TANDEM_ROWS(6);
+            TANDEM_ROWS(7);
+            TANDEM_ROWS(8);
+            TANDEM_ROWS(9);
+            TANDEM_ROWS(10);
+            TANDEM_ROWS(11);
+            TANDEM_ROWS(12);
+            TANDEM_ROWS(13);
+            TANDEM_ROWS(14);
+#undef TANDEM_ROWS
+        }
+    }
+}
+
+// A packed weight [n, k], `depth` words of k, with a bias [n] or null. What pads n is 0.
+struct Linear {
+    const int32_t* panels;
+    const float* bias;
+    int64_t n;
+    int64_t depth;
+
+    const int32_t* panel(int64_t i) const { return panels + i * depth * WIDTH; }
+    int64_t num_panels() const { return ceil_div(n, WIDTH); }
+};
+
+// Hands out panels [first, last) for `num_rows` rows, by put(row, first output, sums). `stride` is
+// the items from row to row. All rows of a panel come before the next panel's.
+template <class T, class Put>
+inline void multiply(
+    const Linear& linear, const T* rows, int64_t stride, int64_t num_rows, int64_t first,
+    int64_t last, const Put& put
+) {
+    const int32_t* words = (const int32_t*)rows;
+    const int64_t word_stride = stride / PER_WORD<T>;
+    for (int64_t i = first; i < last; i++) {
+        const int32_t* panel = linear.panel(i);
+        const int32_t* next = i + 1 < last ? linear.panel(i + 1) : panel;
+        each_tile<T>(num_rows, [&](int64_t row, auto count) {
+            constexpr int ROWS = decltype(count)::value;
+            Sums sums[ROWS] = {};
+            // The first tiles fetch the next panel, half of it each.
+            const int32_t* ahead = next + (row ? linear.depth * LANES : 0);
+            multiply_tile<T, ROWS>(
+                sums, words + row * word_stride, word_stride, panel, linear.depth, ahead
+            );
+            for (int r = 0; r < ROWS; r++) {
+                if (linear.bias) {
+                    sums[r].left += load<Floats>(linear.bias + i * WIDTH);
+                    sums[r].right += load<Floats>(linear.bias + i * WIDTH + LANES);
+                }
+                put(row + r, i * WIDTH, sums[r]);
+            }
+        });
+    }
+}
+
+}  // namespace tandem

@@ -1,0 +1,161 @@
+// Attention of a whole step: its queries and their ranges of keys, shared out among threads.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "attention.h"
+#include "model.h"
+
+namespace tandem {
+
+template <class T>
+struct PagedAttention {
+    const Model& model;
+    const Step& step;
+    const Layer& layer;
+
+    // Some queries of a sequence, and one KV head.
+    struct Task {
+        int64_t sequence;
+        int64_t row;
+        int64_t num_queries;
+        int64_t head;
+    };
+
+    // A task's keys [start, end), of one range, and what is seen of them.
+    struct Part {
+        int64_t task;
+        int64_t start;
+        int64_t end;
+        int64_t memory;
+    };
+
+    int64_t group() const { return model.num_heads / model.num_kv_heads; }
+    int64_t width() const { return padded(model.head_dim); }
+    float scale() const { return 1.44269504f / std::sqrt(float(model.head_dim)); }
+
+    void run() const {
+        std::vector<Task> tasks;
+        add_tasks(tasks);
+        const int64_t num_tasks = int64_t(tasks.size());
+        if (!step.team.is_one() && num_tasks < 4 * step.team.num_threads)
+            return run_by_ranges(tasks);
+        step.team.each(num_tasks, [&](int64_t i) { run_task(tasks[i]); });
+    }
+
+    // The last queries of a sequence first: they see the most.
+    void add_tasks(std::vector<Task>& tasks) const {
+        const int64_t most_queries = most(1, QUERY_ROWS / group());
+        for (int64_t i = 0; i < step.num_sequences; i++) {
+            const int64_t num_queries = step.rows[i + 1] - step.rows[i];
+            const int64_t num_tiles = ceil_div(num_queries, most_queries);
+            for (int64_t tile = num_tiles - 1; tile >= 0; tile--) {
+                const int64_t first = num_queries * tile / num_tiles;
+                const int64_t count = num_queries * (tile + 1) / num_tiles - first;
+                for (int64_t head = 0; head < model.num_kv_heads; head++)
+                    tasks.push_back({i, step.rows[i] + first, count, head});
+            }
+        }
+    }
+
+    void run_task(const Task& task) const {
+        const Queries queries = queries_of(task);
+        Scratch<T>& scratch = Scratch<T>::mine();
+        Seen all(scratch.seen[0], queries.num_rows(), width());
+        all.clear(queries.num_rows());
+        gather(task, scratch);
+        each_range(queries, [&](int64_t start, int64_t end) {
+            Seen some(scratch.seen[1], queries.num_rows(), width());
+            see(task, queries, some, start, end, scratch);
+            all.merge(some, queries.num_rows(), scale());
+        });
+        finish(task, queries, all);
+    }
+
+    // Few tasks: threads share the ranges of each.
+    void run_by_ranges(const std::vector<Task>& tasks) const {
+        std::vector<Part> parts;
+        int64_t size = 0;
+        for (size_t i = 0; i < tasks.size(); i++) {
+            const Queries queries = queries_of(tasks[i]);
+            each_range(queries, [&](int64_t start, int64_t end) {
+                parts.push_back({int64_t(i), start, end, size});
+                size += Seen::size(queries.num_rows(), width());
+            });
+        }
+        const std::unique_ptr<float[]> memory(new float[size]);
+        step.team.each(int64_t(parts.size()), [&](int64_t i) {
+            const Part& part = parts[i];
+            const Queries queries = queries_of(tasks[part.task]);
+            Scratch<T>& scratch = Scratch<T>::mine();
+            gather(tasks[part.task], scratch);
+            Seen some(memory.get() + part.memory, queries.num_rows(), width());
+            see(tasks[part.task], queries, some, part.start, part.end, scratch);
+        });
+        Scratch<T>& scratch = Scratch<T>::mine();
+        for (size_t i = 0, part = 0; i < tasks.size(); i++) {
+            const Queries queries = queries_of(tasks[i]);
+            Seen all(scratch.seen[0], queries.num_rows(), width());
+            all.clear(queries.num_rows());
+            for (; part < parts.size() && parts[part].task == int64_t(i); part++) {
+                const Seen some(memory.get() + parts[part].memory, queries.num_rows(), width());
+                all.merge(some, queries.num_rows(), scale());
+            }
+            finish(tasks[i], queries, all);
+        }
+    }
+
+    Queries queries_of(const Task& task) const {
+        const int64_t position = step.starts[task.sequence] + task.row - step.rows[task.sequence];
+        return {position, task.num_queries, group(), layer.window};
+    }
+
+    // The positions that any of the queries sees, by ranges, from a tile's start on.
+    template <class Range>
+    void each_range(const Queries& queries, const Range& range) const {
+        const int64_t end = queries.last_of(queries.num_rows() - 1) + 1;
+        for (int64_t start = queries.first_of(0) / TILE * TILE; start < end;) {
+            const int64_t stop = least(end, (start / RANGE + 1) * RANGE);
+            range(start, stop);
+            start = stop;
+        }
+    }
+
+    void gather(const Task& task, Scratch<T>& scratch) const {
+        const int64_t items = group() * model.head_dim, stride = padded(model.num_heads * model.head_dim);
+        const T* from = (const T*)step.queries + task.row * stride + task.head * items;
+        for (int64_t i = 0; i < task.num_queries; i++)
+            memcpy(scratch.queries + i * items, from + i * stride, items * sizeof(T));
+    }
+
+    void see(
+        const Task& task, const Queries& queries, Seen& seen, int64_t start, int64_t end,
+        Scratch<T>& scratch
+    ) const {
+        const int64_t num_rows = step.rows[task.sequence + 1] - step.rows[task.sequence];
+        const Pages<T> pages = {
+            (const T*)layer.keys + task.head * model.head_dim,
+            (const T*)layer.values + task.head * model.head_dim,
+            step.tables + task.sequence * step.table_width,
+            __builtin_ctzll(uint64_t(model.block_size)),
+            model.num_kv_heads * model.head_dim,
+            model.head_dim,
+            step.starts[task.sequence] + num_rows,
+        };
+        seen.clear(queries.num_rows());
+        see_range(seen, queries, pages, scratch, start, end, scale());
+    }
+
+    void finish(const Task& task, const Queries& queries, const Seen& seen) const {
+        const int64_t dim = model.head_dim, stride = padded(model.num_heads * dim);
+        T* to = (T*)step.attended + task.row * stride + task.head * group() * dim;
+        for (int64_t row = 0; row < queries.num_rows(); row++) {
+            T* head = to + row / group() * stride + row % group() * dim;
+            const float* values = seen.values + row * seen.width;
+            for (int64_t i = 0; i < dim; i++) round_to(head[i], values[i] / seen.mass[row]);
+        }
+    }
+};
+
+}  // namespace tandem

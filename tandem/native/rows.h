@@ -1,0 +1,73 @@
+// What happens to each row (token) by itself, between the products.
+#pragma once
+
+#include <cmath>
+
+#include "matmul.h"
+
+namespace tandem {
+
+// Rows of n items take as many as whole panels have; what pads them is 0.
+constexpr int64_t padded(int64_t n) { return round_up(n, WIDTH); }
+
+// to = from / rms(from) * weight, over n items of a padded row.
+template <class T>
+inline void rms_norm(T* to, const float* from, const float* weight, int64_t n, float eps) {
+    Floats squares = {};
+    for (int64_t i = 0; i < padded(n); i += LANES) {
+        const Floats x = load_floats(from + i);
+        squares = fma(x, x, squares);
+    }
+    const Floats scale = splat(1.0f / std::sqrt(total(squares) / float(n) + eps));
+    for (int64_t i = 0; i < padded(n); i += LANES)
+        store_floats(to + i, load_floats(from + i) * scale * load_floats(weight + i));
+}
+
+// A head's norm, in place. Its length need not be padded.
+inline void head_norm(float* x, const float* weight, int64_t n, float eps) {
+    float squares = 0;
+    int64_t i = 0;
+    if (n >= LANES) {
+        Floats sums = {};
+        for (; i + LANES <= n; i += LANES) sums = fma(load_floats(x + i), load_floats(x + i), sums);
+        squares = total(sums);
+    }
+    for (; i < n; i++) squares += x[i] * x[i];
+    const float scale = 1.0f / std::sqrt(squares / float(n) + eps);
+    for (i = 0; i < n; i++) x[i] = x[i] * scale * weight[i];
+}
+
+inline void round_to(float& to, float from) { to = from; }
+
+inline void round_to(bfloat16& to, float from) {
+    uint32_t bits;
+    memcpy(&bits, &from, sizeof bits);
+    to.bits = from == from ? uint16_t((bits + 0x7fff + ((bits >> 16) & 1)) >> 16) : 0x7fc0;
+}
+
+// to = from, rotated: halves of the head by the angles of its position. Two roundings, never a
+// fused multiply-add: the same bits in vector loops and in their ends.
+template <class T>
+inline void rotate(T* to, const float* from, const float* cosines, const float* sines, int64_t n) {
+    const int64_t half = n / 2;
+    for (int64_t i = 0; i < half; i++) {
+        const float x = from[i], y = from[half + i];
+        round_to(to[i], x * cosines[i] + y * -sines[i]);
+        round_to(to[half + i], y * cosines[i] + x * sines[i]);
+    }
+}
+
+template <class T>
+inline void round_row(T* to, const float* from, int64_t n) {
+    for (int64_t i = 0; i < n; i++) round_to(to[i], from[i]);
+}
+
+// gate * sigmoid(gate) * up.
+template <class T>
+inline Floats silu_mul(Floats gate, Floats up) {
+    const Floats exponent = gate * -1.44269504f;
+    const Floats limit = splat(125.0f);
+    return gate / (exp2<T>(exponent < limit ? exponent : limit) + 1.0f) * up;
+}
+
+}  // namespace tandem

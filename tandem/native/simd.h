@@ -1,0 +1,181 @@
+// Vectors of float32 for the instruction set that this file is compiled for: AVX-512 with bfloat16,
+// AVX2 with FMA, or whatever the compiler makes of vectors of four.
+//
+// Built with -ffp-contract=off: a product and a sum are fused where `fma` says so and nowhere else,
+// so that a value has the same bits in whichever loop the compiler puts it.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+namespace tandem {
+
+#if defined(__AVX512BF16__)
+constexpr int LANES = 16;
+#elif defined(__AVX2__)
+constexpr int LANES = 8;
+#else
+constexpr int LANES = 4;
+#endif
+
+typedef float Floats __attribute__((vector_size(LANES * 4)));
+typedef int32_t Words __attribute__((vector_size(LANES * 4)));
+
+struct bfloat16 {
+    uint16_t bits;
+};
+
+// Matrices are read by words of 32 bits: one float32, or two neighbouring bfloat16.
+template <class T>
+constexpr int PER_WORD = sizeof(int32_t) / sizeof(T);
+
+template <class V>
+inline V load(const void* from) {
+    V value;
+    memcpy(&value, from, sizeof value);
+    return value;
+}
+
+template <class V>
+inline void store(void* to, V value) {
+    memcpy(to, &value, sizeof value);
+}
+
+inline Floats splat(float value) { return value - Floats{}; }
+
+inline Words splat_word(const int32_t* from) {
+#if defined(__AVX512BF16__)
+    return (Words)_mm512_set1_epi32(*from);
+#elif defined(__AVX2__)
+    return (Words)_mm256_set1_epi32(*from);
+#else
+    return *from - Words{};
+#endif
+}
+
+inline Floats fma(Floats a, Floats b, Floats c) {
+#if defined(__AVX512BF16__)
+    return (Floats)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__AVX2__)
+    return (Floats)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#else
+    return a * b + c;
+#endif
+}
+
+inline Floats max(Floats a, Floats b) {
+#if defined(__AVX512BF16__)
+    return (Floats)_mm512_max_ps((__m512)a, (__m512)b);
+#elif defined(__AVX2__)
+    return (Floats)_mm256_max_ps((__m256)a, (__m256)b);
+#else
+    return a > b ? a : b;
+#endif
+}
+
+inline float highest(Floats a) {
+#if defined(__AVX512BF16__)
+    return _mm512_reduce_max_ps((__m512)a);
+#else
+    float value = a[0];
+    for (int i = 1; i < LANES; i++) value = a[i] > value ? a[i] : value;
+    return value;
+#endif
+}
+
+inline float total(Floats a) {
+#if defined(__AVX512BF16__)
+    return _mm512_reduce_add_ps((__m512)a);
+#else
+    float value = a[0];
+    for (int i = 1; i < LANES; i++) value += a[i];
+    return value;
+#endif
+}
+
+// sum + a * b, over the items of each word.
+template <class T>
+inline Floats dot(Floats sum, Words a, Words b);
+
+template <>
+inline Floats dot<float>(Floats sum, Words a, Words b) {
+    return fma((Floats)a, (Floats)b, sum);
+}
+
+template <>
+inline Floats dot<bfloat16>(Floats sum, Words a, Words b) {
+#if defined(__AVX512BF16__)
+    return (Floats)_mm512_dpbf16_ps((__m512)sum, (__m512bh)(__m512i)a, (__m512bh)(__m512i)b);
+#else
+    const int32_t high = 0xffff0000;
+    sum = fma((Floats)(a << 16), (Floats)(b << 16), sum);
+    return fma((Floats)(a & high), (Floats)(b & high), sum);
+#endif
+}
+
+inline Floats load_floats(const float* from) { return load<Floats>(from); }
+
+inline Floats load_floats(const bfloat16* from) {
+#if defined(__AVX512BF16__)
+    return (Floats)_mm512_slli_epi32(_mm512_cvtepu16_epi32(load<__m256i>(from)), 16);
+#elif defined(__AVX2__)
+    return (Floats)_mm256_slli_epi32(_mm256_cvtepu16_epi32(load<__m128i>(from)), 16);
+#else
+    Words words;
+    for (int i = 0; i < LANES; i++) words[i] = int32_t(uint32_t(from[i].bits) << 16);
+    return (Floats)words;
+#endif
+}
+
+inline void store_floats(float* to, Floats value) { store(to, value); }
+
+inline void store_floats(bfloat16* to, Floats value) {
+#if defined(__AVX512BF16__)
+    store(to, (__m256i)_mm512_cvtneps_pbh((__m512)value));
+#else
+    // To the nearest, ties to even. What is no number stays none.
+    Words bits = (Words)value;
+    Words rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+    rounded = value == value ? rounded : Words{} + 0x7fc0;
+    for (int i = 0; i < LANES; i++) to[i].bits = uint16_t(rounded[i]);
+#endif
+}
+
+// 2^x, 1 for 0, and 0 from -126 down; `x` below 126. Good to 9e-8 for float32; what is rounded to
+// bfloat16 afterwards gets 3e-6.
+template <class T>
+inline Floats exp2(Floats x) {
+    x = max(x, splat(-200.0f));
+#if defined(__AVX512BF16__)
+    const Floats whole = (Floats)_mm512_roundscale_ps((__m512)x, _MM_FROUND_TO_NEAREST_INT);
+#else
+    // 1.5 * 2^23 leaves no bits for a fraction.
+    const Floats shifted = x + 12582912.0f;
+    const Floats whole = shifted - 12582912.0f;
+#endif
+    const Floats rest = x - whole;
+    Floats sum;
+    if constexpr (sizeof(T) == 4) {
+        sum = fma(splat(1.326472396e-3f), rest, splat(9.671512946e-3f));
+        sum = fma(sum, rest, splat(5.550733755e-2f));
+        sum = fma(sum, rest, splat(2.402224208e-1f));
+        sum = fma(sum, rest, splat(6.931469776e-1f));
+    } else {
+        sum = fma(splat(9.582850759e-3f), rest, splat(5.590642892e-2f));
+        sum = fma(sum, rest, splat(2.402409869e-1f));
+        sum = fma(sum, rest, splat(6.931241927e-1f));
+    }
+    sum = fma(sum, rest, splat(1.0f));
+#if defined(__AVX512BF16__)
+    return (Floats)_mm512_scalef_ps((__m512)sum, (__m512)whole);
+#else
+    const Words power = ((Words)shifted - (Words)splat(12582912.0f)) << 23;
+    return x < splat(-126.0f) ? Floats{} : (Floats)((Words)sum + power);
+#endif
+}
+
+}  // namespace tandem

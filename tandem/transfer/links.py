@@ -1,0 +1,84 @@
+"""The ways to the destinations of KV transfers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import grpc
+
+from tandem.transfer.call_status import PushKvCall
+from tandem.v1 import kv_pb2
+from tandem.wire.channels import open_channel
+
+PUSH_KV = "/tandem.v1.KvTransferService/PushKv"
+# Of all transfers to one destination. Each holds two frames, and gRPC a copy of the one it sends:
+# 24 MiB at the most, however many transfers a slow destination keeps waiting.
+MAX_REGIONS_UNDER_WAY = 4
+IDLE_S = 60.0
+
+
+@dataclass(slots=True)
+class Link:
+    """The way to one destination, which its transfers share. The window is held while a region is
+    encoded and written."""
+
+    channel: grpc.aio.Channel
+    window: asyncio.Semaphore = field(
+        default_factory=lambda: asyncio.Semaphore(MAX_REGIONS_UNDER_WAY)
+    )
+    num_users: int = 0
+    closing: asyncio.TimerHandle | None = None
+
+    def push_kv(self) -> PushKvCall:
+        """A call of the RPC, taking messages that are serialised already."""
+        return self.channel.stream_stream(
+            PUSH_KV, response_deserializer=kv_pb2.PushKvResponse.FromString
+        )()
+
+
+class Links:
+    """All links of a sender, by address. One that no transfer has used for a while is closed: where
+    workers come and go, most addresses never come again."""
+
+    def __init__(self, idle_s: float = IDLE_S) -> None:
+        self._idle_s = idle_s
+        self._links: dict[str, Link] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+
+    def __len__(self) -> int:
+        return len(self._links)
+
+    @contextmanager
+    def to(self, address: str) -> Iterator[Link]:
+        """The link to a destination, open for as long as this context is."""
+        link = self._links.get(address)
+        if link is None:
+            link = self._links[address] = Link(open_channel(address))
+        link.num_users += 1
+        if link.closing is not None:
+            link.closing.cancel()
+            link.closing = None
+        try:
+            yield link
+        finally:
+            link.num_users -= 1
+            if link.num_users == 0:
+                link.closing = asyncio.get_running_loop().call_later(
+                    self._idle_s, self._close_idle, address
+                )
+
+    async def close(self) -> None:
+        """Close all. To be called when no transfer is under way."""
+        for address, link in list(self._links.items()):
+            if link.closing is not None:
+                link.closing.cancel()
+            self._close_idle(address)
+        await asyncio.gather(*self._closing)
+
+    def _close_idle(self, address: str) -> None:
+        closing = asyncio.create_task(self._links.pop(address).channel.close())
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)

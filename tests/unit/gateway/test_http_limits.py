@@ -1,0 +1,217 @@
+"""What comes before a request's body is bounded: in bytes, in number and in time."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from http_client import serving
+from scripted_service import Pause
+from starlette.types import ASGIApp
+
+from gateway.http.app import create_app
+from gateway.http.protocol import MAX_HEADERS, MAX_PIPELINED, MAX_URL_BYTES
+
+LIVE = b"GET /live HTTP/1.1\r\nHost: x\r\n\r\n"
+POST = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+SHORT_S = 0.25
+MAX_HEADER_BYTES = 2**16
+
+
+@pytest.fixture
+def app(frontend, service):
+    return create_app(frontend, service)
+
+
+class Connection:
+    """A client that says what it likes."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    async def send(self, *pieces: bytes) -> None:
+        """Each in a packet of its own, as far as the other end lets them come."""
+        for piece in pieces:
+            self.writer.write(piece)
+            await self.writer.drain()
+
+    async def status(self) -> int:
+        """Of the next answer, whose head alone is read."""
+        head = await self.reader.readuntil(b"\r\n\r\n")
+        return int(head.split()[1])
+
+    async def refusal(self) -> tuple[int, str]:
+        """Status and code of an answer that closes the connection."""
+        head, _, body = (await self.reader.read()).partition(b"\r\n\r\n")
+        assert b"connection: close" in head
+        assert b"content-length: %d\r\n" % len(body) in head
+        error = json.loads(body)["error"]
+        assert error.keys() == {"message", "type", "param", "code"}
+        return int(head.split()[1]), error["code"]
+
+
+@asynccontextmanager
+async def connected(port: int) -> AsyncIterator[Connection]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        async with asyncio.timeout(20):
+            yield Connection(reader, writer)
+    finally:
+        writer.close()
+
+
+@asynccontextmanager
+async def serving_one(app: ASGIApp, **limits: Any) -> AsyncIterator[Connection]:
+    async with serving(app, **limits) as port, connected(port) as connection:
+        yield connection
+
+
+def headers(num_bytes: int, each: int) -> list[bytes]:
+    line = b"X-Much: " + b"a" * (each - 10) + b"\r\n"
+    return [line] * (num_bytes // each)
+
+
+TOO_LARGE = (431, "request_header_fields_too_large")
+
+
+@pytest.mark.parametrize(
+    ("head", "refusal"),
+    [
+        ([b"GET / HTTP/1.1\r\n", *headers(2**20, 60_000)], TOO_LARGE),
+        ([b"GET / HTTP/1.1\r\n", *headers(2**17, 1000)], TOO_LARGE),
+        ([b"GET / HTTP/1.1\r\n", *[b"X: y\r\n"] * (MAX_HEADERS + 1), b"\r\n"], TOO_LARGE),
+        ([b"GET / HTTP/1.1\r\nX: ", *[b"a" * 2**14] * 64], TOO_LARGE),
+        ([b"GET / HTTP/1.1\r\n", *[b"a" * 2**14] * 64], TOO_LARGE),
+        ([b"GET /", b"a" * MAX_URL_BYTES, b" HTTP/1.1\r\n\r\n"], (414, "uri_too_long")),
+        ([b"GET /", *[b"a" * 1000] * 1000], (414, "uri_too_long")),
+        ([b"\r\n" * 1000] * 100, TOO_LARGE),
+        ([b"nonsense\r\n\r\n"], (400, "invalid_request")),
+        (
+            [
+                POST,
+                b"Transfer-Encoding: chunked\r\n\r\n",
+                b"1\r\n \r\n0\r\n",
+                *headers(2**20, 60000),
+            ],
+            TOO_LARGE,
+        ),
+        (
+            [POST, b"Transfer-Encoding: chunked\r\n\r\n", b"1;", *[b"a" * 2**14] * 64],
+            TOO_LARGE,
+        ),
+    ],
+)
+async def test_a_head_that_is_too_large_is_refused_while_it_comes(app, service, head, refusal):
+    async with serving(app, max_header_bytes=MAX_HEADER_BYTES) as port:
+        async with connected(port) as connection:
+            await connection.send(*head)
+            assert await connection.refusal() == refusal
+        async with connected(port) as connection:
+            await connection.send(LIVE)
+            assert await connection.status() == 200
+    assert not service.requests
+
+
+async def test_a_head_that_is_as_large_as_allowed_is_served(app):
+    async with serving_one(app, max_header_bytes=MAX_HEADER_BYTES) as connection:
+        head = [b"GET /live HTTP/1.1\r\nHost: x\r\n", *headers(60_000, 1000), b"\r\n"]
+        # Again and again: each request is counted by itself.
+        for _ in range(3):
+            await connection.send(b"".join(head))
+            assert await connection.status() == 200
+            await connection.reader.readexactly(len(b'{"status":"ok"}'))
+
+
+@pytest.mark.parametrize(
+    "beginning", [[b"G"], [b"GET /live HTTP/1.1\r\n", b"X: y"], [LIVE, b"\r\n", b"GET /"]]
+)
+async def test_a_head_that_does_not_come_is_not_waited_for(app, beginning):
+    async with serving_one(app, header_timeout_s=SHORT_S) as connection:
+        for piece in beginning:
+            await connection.send(piece)
+            if piece is LIVE:
+                assert await connection.status() == 200
+                await connection.reader.readexactly(len(b'{"status":"ok"}'))
+        assert await connection.refusal() == (408, "request_timeout")
+
+
+@pytest.mark.parametrize("beginning", [[], [b"\r\n"], [LIVE, b"\r\n"]])
+async def test_a_connection_on_which_no_request_begins_is_closed(app, beginning):
+    async with serving_one(app, header_timeout_s=SHORT_S) as connection:
+        for piece in beginning:
+            await connection.send(piece)
+            if piece is LIVE:
+                assert await connection.status() == 200
+                await connection.reader.readexactly(len(b'{"status":"ok"}'))
+        assert await connection.reader.read() == b""
+
+
+async def test_a_body_that_does_not_come_is_not_waited_for(app, service, logs):
+    async with serving_one(app, body_timeout_s=SHORT_S) as connection:
+        await connection.send(POST, b'Content-Length: 100\r\n\r\n{"prompt": ')
+        assert await connection.refusal() == (408, "request_timeout")
+    assert not service.requests
+    assert not [entry for entry in logs if entry["log_level"] == "error"]
+
+
+async def test_an_answer_takes_as_long_as_it_takes(app, service):
+    service.script = lambda request: [72, Pause.FOREVER]
+    body = b'{"prompt": "Hi", "stream": true}'
+    async with serving_one(app, header_timeout_s=SHORT_S, body_timeout_s=SHORT_S) as connection:
+        await connection.send(POST, b"Content-Length: %d\r\n\r\n" % len(body), body)
+        assert await connection.status() == 200
+        await connection.reader.readuntil(b'"text":"H"')
+        # What comes behind it is no reason to end it, however slowly.
+        await connection.send(b"\r\nGET /li")
+        await asyncio.sleep(2 * SHORT_S)
+        assert not service.streams[0].cancelled.is_set()
+        assert not connection.reader.at_eof()
+
+
+async def test_a_connection_too_many_is_told_so(app):
+    async with serving(app, max_connections=1) as port:
+        async with connected(port) as first:
+            await first.send(LIVE)
+            assert await first.status() == 200
+            async with connected(port) as second:
+                await second.send(LIVE)
+                assert await second.refusal() == (503, "unavailable")
+        # Its place is free again.
+        statuses = []
+        while 200 not in statuses:
+            async with connected(port) as third:
+                await third.send(LIVE)
+                statuses.append(await third.status())
+        assert set(statuses) <= {200, 503}
+
+
+async def test_whoever_pipelines_and_leaves_ends_all_that_was_asked(app, service):
+    service.script = lambda request: [Pause.FOREVER]
+    body = b'{"prompt": "Hi"}'
+    request = POST + b"Content-Length: %d\r\n\r\n" % len(body) + body
+    async with serving(app) as port:
+        async with connected(port) as connection:
+            await connection.send(request * 3)
+            while not service.streams:
+                await asyncio.sleep(0.005)
+        async with asyncio.timeout(5):
+            await service.streams[0].cancelled.wait()
+    assert len(service.requests) == 1
+
+
+async def test_pipelined_requests_are_bounded(app, service):
+    service.script = lambda request: [Pause.FOREVER]
+    body = b'{"prompt": "Hi"}'
+    request = POST + b"Content-Length: %d\r\n\r\n" % len(body) + body
+    async with serving_one(app) as connection:
+        await connection.send(request)
+        while not service.streams:
+            await asyncio.sleep(0.005)
+        await connection.send(LIVE * (MAX_PIPELINED + 1))
+        assert await connection.reader.read() == b""
+    assert service.streams[0].cancelled.is_set()

@@ -1,0 +1,70 @@
+"""Links are shared while they are used, and closed when they have not been for a while."""
+
+from __future__ import annotations
+
+import asyncio
+
+from push_pair import sender_side
+from structlog.testing import capture_logs
+
+from tandem.core.commands import Destination
+from tandem.transfer.links import Links
+
+ADDRESS = "127.0.0.1:1"
+
+
+async def closed(links: Links, num_left: int) -> None:
+    async with asyncio.timeout(10):
+        while len(links) > num_left:
+            await asyncio.sleep(0.001)
+
+
+async def test_a_link_is_shared_and_closed_once_nobody_has_used_it_for_a_while() -> None:
+    links = Links(idle_s=0.01)
+    with links.to(ADDRESS) as first:
+        with links.to(ADDRESS) as second:
+            assert first is second
+        await asyncio.sleep(0.03)
+        assert len(links) == 1
+    await closed(links, 0)
+    with links.to(ADDRESS) as third:
+        assert third is not first
+    await links.close()
+
+
+async def test_a_link_that_is_used_again_stays() -> None:
+    links = Links(idle_s=0.01)
+    with links.to(ADDRESS) as first:
+        pass
+    with links.to(ADDRESS) as again:
+        await asyncio.sleep(0.03)
+        assert again is first and len(links) == 1
+    await links.close()
+    assert not len(links)
+
+
+async def test_each_of_many_addresses_is_let_go() -> None:
+    links = Links(idle_s=0.001)
+    for port in range(1, 200):
+        with links.to(f"127.0.0.1:{port}"):
+            pass
+    await closed(links, 0)
+
+
+async def test_the_log_says_which_edge_is_broken() -> None:
+    async with sender_side(8) as sender:
+        with capture_logs() as logs:
+            sender.start(Destination(ADDRESS, b"x", 1, 0))
+            sender.compute()
+            sender.finish()
+            error = await sender.outcome()
+        (failure,) = logs
+        assert failure["event"] == "transfer failed"
+        assert failure["destination"] == ADDRESS
+        assert failure["reason"] == "UNAVAILABLE"
+        # gRPC's own words, which go nowhere else.
+        assert ADDRESS in failure["details"]
+        assert ADDRESS not in str(error)
+        # Its link is let go of as well.
+        with sender.sender.links.to(ADDRESS) as link:
+            assert link.num_users == 1
