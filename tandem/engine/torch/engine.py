@@ -102,12 +102,12 @@ class TorchEngine:
             num_blocks=self._pool.num_blocks,
         )
         if not plan.slices:
-            return TorchStepHandle(plan, torch.empty(0, dtype=torch.int64), (), ())
+            return TorchStepHandle(plan, torch.empty(0, dtype=torch.int64), (), (), self._pool)
         allowed = self._allowed.start(plan)
         logits = self._runner.logits(plan, on_layer)
         if self._observer is not None:
             self._observer(plan, logits)
-        return _sample(plan, logits, allowed())
+        return _sample(plan, logits, allowed(), self._pool)
 
     def warm_up(self) -> None:
         self._allowed.warm_up()
@@ -125,7 +125,7 @@ class TorchEngine:
 
 
 def _sample(
-    plan: StepPlan, logits: Tensor, allowed: Sequence[Allowed | TandemError]
+    plan: StepPlan, logits: Tensor, allowed: Sequence[Allowed | TandemError], pool: TorchKVPool
 ) -> TorchStepHandle:
     asked = [(each.sample, each.end) for each in plan.slices if each.sample is not None]
     failures = [each if isinstance(each, TandemError) else None for each in allowed]
@@ -140,7 +140,7 @@ def _sample(
         else RowLogprobs.of(logits[index], sampled[index], num_top)
         for index, row in enumerate(rows)
     ]
-    return TorchStepHandle(plan, sampled, logprobs, failures)
+    return TorchStepHandle(plan, sampled, logprobs, failures, pool)
 
 
 def _check(folder: ModelFolder, block_size: int, num_blocks: int, max_model_len: int) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from tandem.core.errors import TandemError
 from tandem.core.plan import StepPlan, StepResult
 from tandem.engine.sampled_token import SampledToken, step_result
+from tandem.engine.torch.kv_pool import TorchKVPool
 from tandem.engine.torch.sample_row import NO_TOKEN
 from tandem.engine.torch.token_logprobs import RowLogprobs
 
@@ -28,10 +29,22 @@ class TorchStepHandle:
     sampled: Tensor
     logprobs: Sequence[RowLogprobs | None]
     failures: Sequence[TandemError | None]
+    pool: TorchKVPool
 
     def result(self) -> StepResult:
-        rows = zip(self.sampled.tolist(), self.logprobs, self.failures, strict=True)
+        token_ids = self.sampled.tolist()
+        self._clear_broken(token_ids)
+        rows = zip(token_ids, self.logprobs, self.failures, strict=True)
         return step_result(self.plan, (_sampled(*row) for row in rows))
+
+    def _clear_broken(self, token_ids: Sequence[int]) -> None:
+        """What came out as no number may have left no numbers in its KV, whose blocks are others'
+        soon."""
+        if NO_TOKEN in token_ids:
+            asked = (each for each in self.plan.slices if each.sample is not None)
+            for each, token_id in zip(asked, token_ids, strict=True):
+                if token_id == NO_TOKEN:
+                    self.pool.clear(each.block_table)
 
 
 def _sampled(
