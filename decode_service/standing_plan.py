@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
 
+from decode_service.held_sequence import HeldSequence
 from tandem.core.blocks import BlockAllocator, SequenceBlocks
 from tandem.core.commands import Admit, DecodeCommand, Remove, Reserve, SetStepRule
 from tandem.core.errors import Fenced, ResourceExhausted, TandemError
@@ -29,33 +29,14 @@ from tandem.core.reports import (
 from tandem.core.sequence import EndRule, Sequence
 from tandem.engine.protocols import LayerHook
 from tandem.transfer.reservation import Reservation
+from tandem.worker.preparation import Preparation, Preparations
+from tandem.worker.report_log import ReportLog
 
 TRANSFER_ID_BYTES = 16
+MAX_SNAPSHOT_LOGPROBS = 2**20
+"""Half of what a message may hold, at 8 bytes each."""
 # Until the controller says otherwise.
 DEFAULT_STEP_RULE = StepRule(prefill_token_budget=256, mixed=True)
-
-
-@dataclass(slots=True)
-class HeldSequence:
-    """A sequence and the blocks it holds here. It runs once it is admitted and its prompt's KV is
-    complete: `armed`. Of a prompt that is computed here, `num_computed` tokens are."""
-
-    sequence: Sequence
-    blocks: SequenceBlocks
-    reservation: Reservation
-    grant: Reserved
-    sample: SampleSpec
-    admitted: bool = False
-    armed: bool = False
-    num_computed: int = 0
-
-    @property
-    def is_runnable(self) -> bool:
-        return self.admitted and self.armed and self.sequence.finish_reason is None
-
-    @property
-    def num_prompt_tokens(self) -> int:
-        return len(self.sequence.prompt_token_ids)
 
 
 class StandingPlan:
@@ -79,9 +60,10 @@ class StandingPlan:
         self._reservations: dict[bytes, Reservation] = {}
         self._running: dict[int, HeldSequence] = {}
         self._prompts: dict[int, HeldSequence] = {}
+        self._preparations = Preparations()
         self._rule = DEFAULT_STEP_RULE
         self._in_flight: dict[int, list[HeldSequence]] = {}
-        self._reports: list[DecodeReport] = []
+        self._reports = ReportLog[DecodeReport]()
         self._num_steps = 0
         self._last_epoch = 0
 
@@ -139,6 +121,7 @@ class StandingPlan:
         )
         self._held[command.sequence_id] = HeldSequence(sequence, blocks, reservation, grant, sample)
         self._reservations[transfer_id] = reservation
+        self._preparations.arrive(command.sequence_id, command.params)
         self._reports.append(grant)
 
     def _admit(self, command: Admit) -> None:
@@ -148,11 +131,11 @@ class StandingPlan:
         held.admitted = True
         if command.compute and not held.armed:
             # No frame may come from now on: the engine writes these blocks.
+            held.reservation.close()
             del self._reservations[held.reservation.transfer_id]
             held.num_computed = held.grant.num_cached_tokens
             self._prompts[command.sequence_id] = held
-        else:
-            self._run_if_ready(held)
+        self._go_on(held)
 
     def _remove(self, sequence_id: int) -> None:
         held = self._held.pop(sequence_id, None)
@@ -164,6 +147,19 @@ class StandingPlan:
             self._remove(sequence_id)
         self._reports.clear()
         self._rule = DEFAULT_STEP_RULE
+
+    # Preparing
+
+    def take_preparations(self) -> list[Preparation]:
+        return self._preparations.take_due()
+
+    def prepared(self, preparation: Preparation, error: TandemError | None) -> None:
+        """A sequence that cannot be prepared for fails when it is admitted, and not before: a
+        failure before that would say that there is no room for it."""
+        if self._preparations.done(preparation):
+            held = self._held[preparation.sequence_id]
+            held.failure = error
+            self._go_on(held)
 
     # The reservation book
 
@@ -181,14 +177,15 @@ class StandingPlan:
         held.armed = True
         position = held.sequence.length
         logprobs = reservation.first_token_logprobs
-        reason = held.sequence.append(token_id, self._end_rule, logprobs)
-        self._reports.append(
-            Armed(held.sequence.sequence_id, position, token_id, self._clock_ns(), reason, logprobs)
+        reason = held.sequence.append(token_id, self._end_rule)
+        armed = Armed(
+            held.sequence.sequence_id, position, token_id, self._clock_ns(), reason, logprobs
         )
+        held.reported(self._reports.append(armed), logprobs)
         if reason is not None:
             self._end(held)
         else:
-            self._run_if_ready(held)
+            self._go_on(held)
 
     # Steps
 
@@ -212,6 +209,7 @@ class StandingPlan:
 
     def complete(self, plan: StepPlan, result: StepResult, start_ns: int, end_ns: int) -> None:
         stepped: list[HeldSequence] = []
+        logprobs: list[TokenLogprobs | None] = []
         for index, (each, held) in enumerate(zip(plan.slices, self._land(plan), strict=True)):
             token_id = result.tokens[index]
             if not held.admitted:
@@ -222,10 +220,11 @@ class StandingPlan:
             if not held.armed:
                 self._computed(held, each.end)
             if token_id is not None:
-                held.sequence.append(token_id, self._end_rule, result.logprobs_of(index))
+                held.sequence.append(token_id, self._end_rule)
                 stepped.append(held)
+                logprobs.append(result.logprobs_of(index))
         sequences = [held.sequence for held in stepped]
-        self._reports.append(
+        number = self._reports.append(
             StepDone(
                 plan.number,
                 start_ns,
@@ -234,10 +233,11 @@ class StandingPlan:
                 positions=tuple(each.length - 1 for each in sequences),
                 token_ids=tuple(each.token_ids[-1] for each in sequences),
                 finish_reasons=tuple(each.finish_reason for each in sequences),
-                logprobs=_logprobs_column(sequences),
+                logprobs=tuple(logprobs) if any(logprobs) else (),
             )
         )
-        for held in stepped:
+        for held, own in zip(stepped, logprobs, strict=True):
+            held.reported(number, own)
             if held.sequence.finish_reason is not None:
                 self._end(held)
 
@@ -252,24 +252,26 @@ class StandingPlan:
         return bool(self._reports)
 
     def take_reports(self) -> list[DecodeReport]:
-        reports, self._reports = self._reports, []
-        return reports
+        return self._reports.take()
+
+    @property
+    def report_number(self) -> int:
+        return self._reports.last_taken
+
+    def acknowledge(self, report_number: int) -> None:
+        for held in self._held.values():
+            held.acknowledge(report_number)
 
     def snapshot(self) -> DecodeSnapshot:
-        """Failed sequences are not in it: the controller takes what it misses for failed."""
-        return DecodeSnapshot(
-            tuple(
-                SequenceSnapshot(
-                    sequence_id=sequence_id,
-                    reserved=held.grant,
-                    position=len(held.sequence.prompt_token_ids),
-                    token_ids=tuple(held.sequence.token_ids),
-                    finish_reason=held.sequence.finish_reason,
-                    logprobs=tuple(held.sequence.logprobs),
-                )
-                for sequence_id, held in self._held.items()
-            )
-        )
+        """Failed sequences are not in it: the controller takes what it misses for failed. Nor are
+        those whose log-probabilities would make it too large, where much is not acknowledged."""
+        sequences: list[SequenceSnapshot] = []
+        room = MAX_SNAPSHOT_LOGPROBS
+        for held in self._held.values():
+            if held.num_logprobs <= room:
+                room -= held.num_logprobs
+                sequences.append(held.snapshot())
+        return DecodeSnapshot(tuple(sequences))
 
     # Inside
 
@@ -281,6 +283,8 @@ class StandingPlan:
         for held in self._prompts.values():
             if budget == 0:
                 break
+            if not held.reservation.is_quiet or self._is_unprepared(held):
+                continue  # A frame that came before its `Admit` is still being stored.
             held.blocks.begin_access()
             end = min(held.num_prompt_tokens, held.num_computed + budget)
             budget -= end - held.num_computed
@@ -311,8 +315,14 @@ class StandingPlan:
             held.blocks.end_access()
         return held_sequences
 
-    def _run_if_ready(self, held: HeldSequence) -> None:
-        if held.is_runnable:
+    def _is_unprepared(self, held: HeldSequence) -> bool:
+        return self._preparations.is_pending(held.sequence.sequence_id)
+
+    def _go_on(self, held: HeldSequence) -> None:
+        """One of the things that a sequence waited for is there: let it run if it was the last."""
+        if held.admitted and held.failure:
+            self._fail(held, held.failure)
+        elif held.is_runnable and not self._is_unprepared(held):
             self._running[held.sequence.sequence_id] = held
 
     def _fail(self, held: HeldSequence, error: TandemError) -> None:
@@ -328,6 +338,7 @@ class StandingPlan:
         held.admitted = False
         self._running.pop(held.sequence.sequence_id, None)
         self._prompts.pop(held.sequence.sequence_id, None)
+        self._preparations.leave(held.sequence.sequence_id)
         self._reservations.pop(held.reservation.transfer_id, None)
         held.blocks.release()
 
@@ -350,10 +361,3 @@ class StandingPlan:
             block_table=held.blocks.ids[: self._layout.blocks_for(end)],
             sample=held.sample if end == held.num_prompt_tokens else None,
         )
-
-
-def _logprobs_column(sequences: list[Sequence]) -> tuple[TokenLogprobs | None, ...]:
-    """The newest tokens' log-probabilities; empty if no sequence asks for any."""
-    if not any(each.logprobs for each in sequences):
-        return ()
-    return tuple(each.logprobs[-1] if each.logprobs else None for each in sequences)

@@ -129,6 +129,7 @@ class WorkerLink:
         self._told_suspect = False
         self._last_number = 0
         self._resumed_number = 0
+        self._taken_report = 0
         self._due: list[Any] = []
         self._unapplied: deque[tuple[int, list[Any]]] = deque()
         self._wake = asyncio.Event()
@@ -263,6 +264,7 @@ class WorkerLink:
                 raise Unavailable("it was lost while its stream was opened")
             else:
                 self._resume(info, snapshot)
+            self._taken_report = snapshot.header.report_number
             self._listener.heard(info, snapshot.header, monotonic_ns())
             await self._serve(call, info)
 
@@ -291,6 +293,7 @@ class WorkerLink:
             raise Mismatch(f"{self._address} is a {info.role.name} worker, not {self._role.name}")
         self._listener.admits(info)
         self._term += 1
+        self._taken_report = 0
         return info
 
     async def _open(self, call: Any, info: WorkerInfo) -> Any:
@@ -359,6 +362,7 @@ class WorkerLink:
                 self._listener.reported(
                     info, [self._wire.report_from_wire(each) for each in response.reports]
                 )
+            self._taken_report = response.header.report_number
 
     async def _read(self, call: Any) -> Any:
         """The next message. Raises what ended the stream, at either end of it."""
@@ -392,7 +396,12 @@ class WorkerLink:
         hello: worker_pb2.ControllerHello | None = None,
     ) -> Any:
         return self._wire.request(
-            header=worker_pb2.ControllerHeader(number=number, hello=hello, sent_ns=monotonic_ns()),
+            header=worker_pb2.ControllerHeader(
+                number=number,
+                hello=hello,
+                sent_ns=monotonic_ns(),
+                taken_report=self._taken_report,
+            ),
             commands=map(self._wire.command_to_wire, batch or ()),
         )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -30,6 +29,8 @@ from tandem.core.reports import (
 )
 from tandem.core.sequence import EndRule
 from tandem.engine.protocols import LayerHook
+from tandem.worker.preparation import Preparation, Preparations
+from tandem.worker.report_log import ReportLog
 
 
 class Transfers(Protocol):
@@ -77,6 +78,7 @@ class BatchQueue:
 
     A sequence gets the blocks of its whole prompt with its first chunk, so one that has started can
     always go on. Chunks for which there are no blocks yet stay behind, at the head of the queue.
+    So do those whose sample the engine is not prepared for yet, but they let later batches pass.
     """
 
     def __init__(
@@ -87,9 +89,10 @@ class BatchQueue:
         self._end_rule = end_rule
         self._transfers = transfers
         self._sequences: dict[int, PrefillingSequence] = {}
-        self._batches: deque[PrefillBatch] = deque()
+        self._batches: dict[int, PrefillBatch] = {}
+        self._preparations = Preparations()
         self._in_flight: dict[int, tuple[int, list[PrefillingSequence]]] = {}
-        self._reports: list[PrefillReport] = []
+        self._reports = ReportLog[PrefillReport]()
         self._num_steps = 0
 
     @property
@@ -101,7 +104,7 @@ class BatchQueue:
     def apply(self, command: PrefillCommand) -> None:
         match command:
             case PrefillBatch():
-                self._batches.append(command)
+                self._batches[command.batch_id] = command
                 for chunk in command.chunks:
                     self._enter(chunk)
             case Remove():
@@ -112,6 +115,7 @@ class BatchQueue:
             self._sequences[chunk.sequence_id] = PrefillingSequence(
                 chunk.sequence_id, chunk.sequence, SequenceBlocks(self._allocator)
             )
+            self._preparations.arrive(chunk.sequence_id, chunk.sequence.params)
 
     def _remove(self, sequence_id: int) -> None:
         sequence = self._sequences.pop(sequence_id, None)
@@ -124,21 +128,33 @@ class BatchQueue:
             self._remove(sequence_id)
         self._reports.clear()
 
+    # Preparing
+
+    def take_preparations(self) -> list[Preparation]:
+        return self._preparations.take_due()
+
+    def prepared(self, preparation: Preparation, error: TandemError | None) -> None:
+        if self._preparations.done(preparation) and error:
+            self._fail(self._sequences[preparation.sequence_id], error)
+
     # Steps
 
     def next_step(self) -> StepPlan | None:
-        while self._batches:
-            batch = self._batches.popleft()
+        for batch in list(self._batches.values()):
             due = [chunk for chunk in batch.chunks if self._is_due(chunk)]
-            ready = [chunk for chunk in due if self._allocate(chunk)]
+            prepared = [chunk for chunk in due if self._is_prepared(chunk)]
+            ready = [chunk for chunk in prepared if self._allocate(chunk)]
             if len(ready) < len(due):
                 rest = tuple(chunk for chunk in due if chunk not in ready)
-                self._batches.appendleft(replace(batch, chunks=rest))
+                self._batches[batch.batch_id] = replace(batch, chunks=rest)
+            else:
+                del self._batches[batch.batch_id]
             if ready:
                 return self._launch(batch.batch_id, ready)
-            if due:
+            if prepared:
                 return None
-            self._reports.append(BatchDone(batch.batch_id, step=0))
+            if not due:
+                self._reports.append(BatchDone(batch.batch_id, step=0))
         return None
 
     def layer_hook(self, plan: StepPlan) -> LayerHook | None:
@@ -182,8 +198,14 @@ class BatchQueue:
         return bool(self._reports)
 
     def take_reports(self) -> list[PrefillReport]:
-        reports, self._reports = self._reports, []
-        return reports
+        return self._reports.take()
+
+    @property
+    def report_number(self) -> int:
+        return self._reports.last_taken
+
+    def acknowledge(self, report_number: int) -> None:
+        """A sequence has three reports at the most: they are kept until its `Remove`."""
 
     def snapshot(self) -> PrefillSnapshot:
         sequences = self._sequences.values()
@@ -191,7 +213,7 @@ class BatchQueue:
             sequence_ids=tuple(self._sequences),
             batch_ids=(
                 *(batch_id for batch_id, _ in self._in_flight.values()),
-                *(batch.batch_id for batch in self._batches),
+                *self._batches,
             ),
             reports=tuple(report for sequence in sequences for report in sequence.reports),
         )
@@ -210,6 +232,9 @@ class BatchQueue:
             )
             return False
         return True
+
+    def _is_prepared(self, chunk: PrefillChunk) -> bool:
+        return not (chunk.last and self._preparations.is_pending(chunk.sequence_id))
 
     def _allocate(self, chunk: PrefillChunk) -> bool:
         sequence = self._sequences[chunk.sequence_id]
@@ -253,7 +278,7 @@ class BatchQueue:
         batch_id, sequences = self._in_flight.pop(plan.number)
         for sequence in sequences:
             sequence.blocks.end_access()
-        if not self._batches or self._batches[0].batch_id != batch_id:
+        if batch_id not in self._batches:
             self._reports.append(BatchDone(batch_id, plan.number))
         return sequences
 
@@ -291,5 +316,6 @@ class BatchQueue:
     def _end(self, sequence: PrefillingSequence) -> None:
         """Drop the transfer, if any, and free the blocks once nobody reads or writes them."""
         sequence.ended = True
+        self._preparations.leave(sequence.sequence_id)
         self._transfers.abort(sequence.sequence_id)
         sequence.blocks.release()

@@ -72,8 +72,8 @@ class GrammarMatcher:
 class GrammarCompiler:
     """Compiles grammars for one model. May be used from several threads.
 
-    Its vocabulary, about a second's work, is made when the first grammar is compiled. `check` and
-    `matcher` are not for an event loop's thread.
+    Its vocabulary, half a second's work under the GIL, is made by `warm_up`, or when the first
+    grammar is compiled. No method but `forget` and `masks` is for a thread that others wait for.
     """
 
     def __init__(
@@ -86,8 +86,14 @@ class GrammarCompiler:
         self._eos_token_ids = eos_token_ids
         self._trials = GrammarTrials(tokenizer.special_tokens, vocab_size)
         self._lock = threading.Lock()
-        self._made: LLTokenizer | None = None
+        self._making = threading.Lock()
+        # Or why there can be none.
+        self._made: LLTokenizer | str | None = None
         self._compiled: OrderedDict[Grammar, LLMatcher] = OrderedDict()
+
+    def warm_up(self) -> None:
+        """Make the vocabulary now. If there can be none, `matcher` says so."""
+        self._vocabulary()
 
     def check(self, grammar: Grammar) -> None:
         """Raise `InvalidRequest` if the grammar is wrong, not supported, or too complex, and
@@ -103,7 +109,10 @@ class GrammarCompiler:
         Only for what `check` has passed, here or in another process: a hostile grammar could end
         this one."""
         with self._lock:
-            start = self._compiled.get(grammar) or self._compile(grammar)
+            start = self._compiled.get(grammar)
+        if start is None:
+            start = self._compile(grammar)
+        with self._lock:
             self._compiled[grammar] = start
             self._compiled.move_to_end(grammar)
             while len(self._compiled) > MAX_COMPILED:
@@ -126,7 +135,9 @@ class GrammarCompiler:
         return [_mask_or_error(each, row) for each, row in zip(matchers, bits, strict=True)]
 
     def _compile(self, grammar: Grammar) -> LLMatcher:
-        vocabulary = self._vocabulary(grammar)
+        vocabulary = self._vocabulary()
+        if isinstance(vocabulary, str):
+            raise invalid(grammar, vocabulary)
         start = LLMatcher(vocabulary, lark_text(grammar), log_level=0, limits=LIMITS[grammar.kind])
         if start.is_error():
             raise invalid(grammar, explain(start.get_error()))
@@ -136,22 +147,23 @@ class GrammarCompiler:
     def _executor(self) -> LLExecutor:
         return LLExecutor()
 
-    def _vocabulary(self, grammar: Grammar) -> LLTokenizer:
-        if self._made is None:
-            if not self._eos_token_ids:
-                raise invalid(grammar, "cannot be kept to: the model has no end-of-sequence token")
-            try:
-                self._made = LLTokenizer(
-                    self._tokenizer.to_json(),
-                    n_vocab=self._num_ids,
-                    eos_token=sorted(self._eos_token_ids),
-                )
-            except ValueError as error:
-                raise invalid(
-                    grammar,
-                    "cannot be kept to: the model's tokenizer is of a kind that is not supported",
-                ) from error
-        return self._made
+    def _vocabulary(self) -> LLTokenizer | str:
+        with self._making:
+            if self._made is None:
+                self._made = self._make_vocabulary()
+            return self._made
+
+    def _make_vocabulary(self) -> LLTokenizer | str:
+        if not self._eos_token_ids:
+            return "cannot be kept to: the model has no end-of-sequence token"
+        try:
+            return LLTokenizer(
+                self._tokenizer.to_json(),
+                n_vocab=self._num_ids,
+                eos_token=sorted(self._eos_token_ids),
+            )
+        except ValueError:
+            return "cannot be kept to: the model's tokenizer is of a kind that is not supported"
 
 
 def _mask_or_error(matcher: GrammarMatcher, bits: NDArray[np.int32]) -> TokenMask | InvalidRequest:

@@ -6,7 +6,6 @@ from collections.abc import Sequence as Tokens
 from dataclasses import dataclass, field
 from enum import IntEnum
 
-from tandem.core.logprobs import TokenLogprobs
 from tandem.core.sampling_params import SamplingParams
 
 
@@ -50,15 +49,13 @@ class EndRule:
 
 @dataclass(slots=True)
 class Sequence:
-    """A prompt and what was generated from it. `logprobs` goes with `token_ids` if they are asked
-    for, and is empty if not."""
+    """A prompt and what was generated from it."""
 
     sequence_id: int
     key: SequenceKey
     prompt_token_ids: Tokens[int]
     params: SamplingParams
     token_ids: list[int] = field(default_factory=list)
-    logprobs: list[TokenLogprobs | None] = field(default_factory=list)
     finish_reason: FinishReason | None = None
 
     @property
@@ -66,13 +63,9 @@ class Sequence:
         """Tokens of the prompt and generated: the position of the next token."""
         return len(self.prompt_token_ids) + len(self.token_ids)
 
-    def append(
-        self, token_id: int, rule: EndRule, logprobs: TokenLogprobs | None = None
-    ) -> FinishReason | None:
+    def append(self, token_id: int, rule: EndRule) -> FinishReason | None:
         """Add a generated token; the reason if the sequence ends with it."""
         self.token_ids.append(token_id)
-        if self.params.logprobs is not None:
-            self.logprobs.append(logprobs)
         self.finish_reason = rule.finish_reason(
             self.params, token_id, len(self.token_ids), self.length
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,12 +53,23 @@ class AllowedTokens:
     own, while the step computes."""
 
     def __init__(self, model: ModelInfo, open_tokenizer: Callable[[], Tokenizer]) -> None:
-        """`open_tokenizer` is called when the first grammar comes."""
+        """`open_tokenizer` is called by `warm_up`, or when the first grammar comes."""
         self._model = model
         self._states = GrammarStates(
             lambda: GrammarCompiler(open_tokenizer(), model.vocab_size, model.eos_token_ids)
         )
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="grammars")
+
+    def warm_up(self) -> None:
+        """Make ready for grammars. Where that cannot be, whoever brings one is told."""
+        with suppress(TandemError):
+            self._states.warm_up()
+
+    def prepare(self, sequence_id: int, params: SamplingParams) -> None:
+        """Compile a sequence's grammar, if it has one, ahead of its first step. Callable from any
+        thread. Raises `TandemError`."""
+        if params.grammar is not None:
+            self._states.prepare(sequence_id, params.grammar)
 
     def start(self, plan: StepPlan) -> Callable[[], list[Allowed | TandemError]]:
         """Start on a step. The call that is returned waits for what the slices that sample may

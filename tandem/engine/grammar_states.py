@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 from tandem.artifacts.grammars import GrammarCompiler, GrammarMatcher, TokenMask
 from tandem.core.errors import TandemError
@@ -27,19 +27,32 @@ class Place:
 class GrammarStates:
     """What may follow at a place is a function of the grammar and the tokens. What is kept here
     only saves going through all tokens again at every step, as is done for a sequence that another
-    engine has begun. Not to be shared between threads.
+    engine has begun. `masks` is for one thread, the others for any.
     """
 
     def __init__(self, make_compiler: Callable[[], GrammarCompiler]) -> None:
-        """`make_compiler` is called when the first grammar comes."""
+        """`make_compiler` is called by `warm_up`, or when the first grammar comes."""
         self._make_compiler = make_compiler
+        self._made: GrammarCompiler | None = None
+        self._lock = threading.Lock()
         # The sequence that stepped longest ago first.
         self._kept: OrderedDict[int, GrammarMatcher] = OrderedDict()
+
+    def warm_up(self) -> None:
+        """Make the compiler, and its vocabulary. Raises `TandemError`."""
+        self._compiler().warm_up()
+
+    def prepare(self, sequence_id: int, grammar: Grammar) -> None:
+        """Compile a sequence's grammar, and work out what it may begin with. Raises `TandemError`
+        if that is nothing, or the grammar does not compile."""
+        matcher = self._compiler().matcher(grammar)
+        matcher.mask()
+        self._keep(sequence_id, matcher)
 
     def masks(self, places: Sequence[Place]) -> list[TokenMask | TandemError]:
         """What may follow at each place, or why nothing may."""
         try:
-            compiler = self._compiler
+            compiler = self._compiler()
         except TandemError as error:
             return [error for _ in places]
         found = [self._find(compiler, each) for each in places]
@@ -49,24 +62,34 @@ class GrammarStates:
         for place, mask in zip(places, masks, strict=True):
             if isinstance(mask, TandemError):
                 # What is compiled grows with all sequences that use it, up to a limit: start anew.
-                self._kept.pop(place.sequence_id, None)
+                self._take(place.sequence_id)
                 compiler.forget(place.grammar)
         return masks
 
-    @cached_property
     def _compiler(self) -> GrammarCompiler:
-        return self._make_compiler()
+        with self._lock:
+            if self._made is None:
+                self._made = self._make_compiler()
+            return self._made
 
     def _find(self, compiler: GrammarCompiler, place: Place) -> GrammarMatcher | TandemError:
         """The sequence's matcher, brought to its last token."""
         try:
-            matcher = self._kept.pop(place.sequence_id, None)
+            matcher = self._take(place.sequence_id)
             if matcher is None or matcher.num_tokens > len(place.token_ids):
                 matcher = compiler.matcher(place.grammar)
             matcher.advance(place.token_ids[matcher.num_tokens :])
         except TandemError as error:
             return error
-        self._kept[place.sequence_id] = matcher
-        while len(self._kept) > MAX_KEPT:
-            self._kept.popitem(last=False)
+        self._keep(place.sequence_id, matcher)
         return matcher
+
+    def _take(self, sequence_id: int) -> GrammarMatcher | None:
+        with self._lock:
+            return self._kept.pop(sequence_id, None)
+
+    def _keep(self, sequence_id: int, matcher: GrammarMatcher) -> None:
+        with self._lock:
+            self._kept[sequence_id] = matcher
+            while len(self._kept) > MAX_KEPT:
+                self._kept.popitem(last=False)

@@ -2,7 +2,7 @@
 
 `launch` starts a step and `StepHandle.result` waits for it, apart from each other, so that an
 engine may launch ahead of the host. All calls of `launch` come from one thread, the engine thread;
-`KVPool.read_into` and `KVPool.write` come from transfer threads, at the same time.
+`prepare`, `KVPool.read_into` and `KVPool.write` come from other threads, at the same time.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Protocol
 
 from tandem.core.kv import KVLayout, Plane
 from tandem.core.plan import StepPlan, StepResult
+from tandem.core.sampling_params import SamplingParams
 from tandem.core.worker import ModelInfo
 
 __all__ = ["Engine", "KVPool", "LayerHook", "ModelInfo", "StepHandle"]
@@ -78,8 +79,27 @@ class Engine(Protocol):
         computes for `layer` is in the pool (or is ordered before any `read_into` that follows). It
         must be cheap. With it, `launch` may last as long as the step.
 
-        Raises `TandemError` for a plan that breaks the contract, before any KV is written.
+        Raises `TandemError` for a plan that breaks the contract, before any KV is written. Any
+        other exception, of this or of `StepHandle.result`, is the engine's own failure.
         """
+        ...
+
+    def warm_up(self) -> None:
+        """Do now what the first steps would wait for otherwise. Called once, before anything."""
+        ...
+
+    def prepare(self, sequence_id: int, params: SamplingParams) -> None:
+        """Do what a sequence's first step would wait for otherwise: compile its grammar. Called
+        before a plan has the sequence, from another thread than the engine's, while steps run.
+
+        Without it the results are the same, only later: a sequence that has moved here need not be
+        prepared. Raises `TandemError` if it cannot be sampled as its parameters say.
+        """
+        ...
+
+    def is_lost(self) -> bool:
+        """Whether no step can succeed any more, after one has failed: its device is in an error
+        that only a new process is rid of. May wait for the device."""
         ...
 
     def close(self) -> None:

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from time import monotonic_ns
 from typing import Protocol
 
-from tandem.core.errors import Cancelled, DataLoss, Fenced, Mismatch
+from tandem.core.errors import Cancelled, DataLoss, Mismatch
 from tandem.core.kv import KVLayout
 from tandem.core.reports import Span, SpanKind
 from tandem.engine.protocols import KVPool
@@ -103,11 +103,7 @@ class KvReceiver:
             raise DataLoss(f"frame {frame.header.number} came as number {expected_number}")
         reservation.check(frame.header)
         with self._lock:
-            if reservation.is_complete:
-                # Its sequence may run by now: what it reads must not change.
-                raise Fenced("the reservation is complete")
-            if not reservation.blocks.begin_access():
-                raise Fenced("the reservation was released")
+            reservation.begin_write()
         # The access ends when the copy has ended, on the receiver's thread, not when the stream's
         # task is cancelled. Whether anybody still asks how it ended or not, it counts as asked.
         storing = asyncio.get_running_loop().run_in_executor(
@@ -134,7 +130,7 @@ class KvReceiver:
             with self._lock:
                 if stored:
                     reservation.cover(header)
-                reservation.blocks.end_access()
+                reservation.end_write()
                 self._lock.notify_all()
         self._on_span(
             Span(
@@ -156,11 +152,11 @@ class KvReceiver:
         if finish.num_frames != num_frames:
             raise DataLoss(f"{finish.num_frames} frames were sent, {num_frames} came")
         with self._lock:
-            if reservation.blocks.released:
-                raise Fenced("the reservation was released")
+            reservation.check_open()
             if finish.HasField("first_token"):
-                reservation.first_token_id = finish.first_token
-                reservation.first_token_logprobs = logprobs_from_wire(finish.first_token_logprobs)
+                reservation.finish(
+                    finish.first_token, logprobs_from_wire(finish.first_token_logprobs)
+                )
             if reservation.is_complete:
                 self._book.reservation_complete(reservation)
                 self._lock.notify_all()

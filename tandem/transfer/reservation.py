@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from tandem.core.blocks import SequenceBlocks
-from tandem.core.errors import DataLoss
+from tandem.core.errors import DataLoss, Fenced
 from tandem.core.kv import KVLayout, Plane
 from tandem.core.logprobs import TokenLogprobs
 from tandem.transfer.codec import FrameHeader
@@ -16,7 +16,8 @@ class Reservation:
 
     `transfer_id` is the capability to fill them, `epoch` tells this reservation from every other of
     the worker. Coverage is counted by (plane, layer, block), so frames may come in any order and
-    from several senders.
+    from several senders. Who holds the object still cannot write what is closed, complete or
+    released: streams may outlive all three.
     """
 
     def __init__(
@@ -44,11 +45,50 @@ class Reservation:
         )
         self._covered[:, :, : first_token // layout.block_size] = True
         self.num_missing = int(self._covered.size - self._covered.sum())
+        self._closed = False
+        self._num_writes = 0
 
     @property
     def is_complete(self) -> bool:
         """All KV is stored, and the token that follows the prompt is known."""
         return self.num_missing == 0 and self.first_token_id is not None
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether no frame is being stored at present."""
+        return self._num_writes == 0
+
+    def close(self) -> None:
+        """Take no more frames, and no finish: the blocks are somebody else's to write once it is
+        quiet."""
+        self._closed = True
+
+    def begin_write(self) -> None:
+        """Start to store a frame. Raises `Fenced` if nothing may be written any more."""
+        self.check_open()
+        if self.is_complete:
+            # Its sequence may run by now: what it reads must not change.
+            raise Fenced("the reservation is complete")
+        self.blocks.begin_access()
+        self._num_writes += 1
+
+    def end_write(self) -> None:
+        """End what `begin_write` started."""
+        self._num_writes -= 1
+        self.blocks.end_access()
+
+    def finish(self, first_token_id: int, logprobs: TokenLogprobs | None) -> None:
+        """Note the token that follows the prompt, of an open reservation. Raises `DataLoss` if
+        another one was named before."""
+        if self.first_token_id is None:
+            self.first_token_id, self.first_token_logprobs = first_token_id, logprobs
+        elif self.first_token_id != first_token_id:
+            raise DataLoss(f"the first token was {self.first_token_id} and then {first_token_id}")
+
+    def check_open(self) -> None:
+        """Raise `Fenced` if nobody waits for its KV any more."""
+        if self._closed or self.blocks.released:
+            raise Fenced("the reservation was released, or its prompt is computed here")
 
     def check(self, header: FrameHeader) -> None:
         """Raise `DataLoss` unless the frame is of this reservation, and of whole blocks of it."""

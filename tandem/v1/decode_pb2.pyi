@@ -335,7 +335,9 @@ class SequenceSnapshot(_message.Message):
 
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """All tokens generated so far, the first one included."""
+        """The tokens generated so far, the first one included. Of a sequence with log-probabilities only
+        those whose reports are not acknowledged.
+        """
 
     @_builtins.property
     def logprobs(self) -> _containers.RepeatedCompositeFieldContainer[_sampling_pb2.TokenLogprobs]:

@@ -310,6 +310,7 @@ class ControllerHeader(_message.Message):
     HELLO_FIELD_NUMBER: _builtins.int
     SENT_NS_FIELD_NUMBER: _builtins.int
     GOODBYE_FIELD_NUMBER: _builtins.int
+    TAKEN_REPORT_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """Number of this batch of commands: 1, 2, 3, ... within a term; 0 if the message carries none. A
     repeated number is ignored, a gap ends the stream.
@@ -319,6 +320,10 @@ class ControllerHeader(_message.Message):
     goodbye: _builtins.bool
     """In the last message of a stream that ends in good order: the lease ends now. A stream that ends
     without it leaves the lease to run out, for the controller to come back.
+    """
+    taken_report: _builtins.int
+    """`report_number` of the newest message that the controller has taken from this worker, on this
+    stream or one before it: what it knows need not be kept for a snapshot. 0 acknowledges nothing.
     """
     @_builtins.property
     def hello(self) -> Global___ControllerHello:
@@ -331,10 +336,11 @@ class ControllerHeader(_message.Message):
         hello: Global___ControllerHello | None = ...,
         sent_ns: _builtins.int = ...,
         goodbye: _builtins.bool = ...,
+        taken_report: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["hello", b"hello"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["goodbye", b"goodbye", "hello", b"hello", "number", b"number", "sent_ns", b"sent_ns"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["goodbye", b"goodbye", "hello", b"hello", "number", b"number", "sent_ns", b"sent_ns", "taken_report", b"taken_report"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -353,6 +359,7 @@ class WorkerHeader(_message.Message):
     RECEIVED_NS_FIELD_NUMBER: _builtins.int
     NUM_FREE_BLOCKS_FIELD_NUMBER: _builtins.int
     SPANS_FIELD_NUMBER: _builtins.int
+    REPORT_NUMBER_FIELD_NUMBER: _builtins.int
     worker_epoch: _builtins.int
     """The worker's epoch."""
     applied_command: _builtins.int
@@ -367,6 +374,10 @@ class WorkerHeader(_message.Message):
     """The worker's monotonic clock when it received that message."""
     num_free_blocks: _builtins.int
     """Blocks that could be allocated now."""
+    report_number: _builtins.int
+    """Number of the last report that this message, or one before it, or its snapshot shows: they are
+    counted since the worker's start.
+    """
     @_builtins.property
     def spans(self) -> _containers.RepeatedCompositeFieldContainer[Global___Span]:
         """What the worker did since its last message."""
@@ -381,10 +392,11 @@ class WorkerHeader(_message.Message):
         received_ns: _builtins.int = ...,
         num_free_blocks: _builtins.int = ...,
         spans: _abc.Iterable[Global___Span] | None = ...,
+        report_number: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_command", b"applied_command", "echoed_ns", b"echoed_ns", "num_free_blocks", b"num_free_blocks", "received_ns", b"received_ns", "sent_ns", b"sent_ns", "spans", b"spans", "worker_epoch", b"worker_epoch"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_command", b"applied_command", "echoed_ns", b"echoed_ns", "num_free_blocks", b"num_free_blocks", "received_ns", b"received_ns", "report_number", b"report_number", "sent_ns", b"sent_ns", "spans", b"spans", "worker_epoch", b"worker_epoch"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -90,6 +90,7 @@ class _Stream(Generic[ResponseT]):
     def heard(self, header: worker_pb2.ControllerHeader) -> None:
         self._echoed_ns, self._received_ns = header.sent_ns, monotonic_ns()
         self._worker.lease.renew(monotonic())
+        self._worker.acknowledge(header.taken_report)
 
     async def read(self, requests: AsyncIterator[StreamRequest]) -> None:
         """Apply what comes, to the end of the stream."""
@@ -149,6 +150,7 @@ class _Stream(Generic[ResponseT]):
                 received_ns=self._received_ns,
                 num_free_blocks=worker.state.num_free_blocks,
                 spans=map(span_to_wire, worker.take_spans()),
+                report_number=worker.state.report_number,
             ),
             **content,
         )

@@ -48,6 +48,7 @@ def load_worker(settings: WorkerSettings, role: WorkerRole) -> tuple[WorkerInfo,
     if isinstance(device, CpuDevice) and device.cores:
         _bind_to_cores(device)
     engine = build_engine(settings, resolve(settings.model, LoggedProgress()))
+    engine.warm_up()
     info = WorkerInfo(
         worker_id=settings.worker_id
         or f"{role.name.lower()}-{socket.gethostname()}-{settings.port}",

@@ -8,6 +8,7 @@ from typing import Protocol, TypeVar
 from tandem.core.errors import TandemError
 from tandem.core.plan import StepPlan, StepResult
 from tandem.engine.protocols import LayerHook
+from tandem.worker.preparation import Preparation
 
 CommandT_contra = TypeVar("CommandT_contra", contravariant=True)
 ReportT_co = TypeVar("ReportT_co", covariant=True)
@@ -26,6 +27,15 @@ class WorkerState(Protocol[CommandT_contra, ReportT_co, SnapshotT_co]):
 
     def apply(self, command: CommandT_contra) -> None:
         """Obey. What comes of it, failures too, is told by a report."""
+        ...
+
+    def take_preparations(self) -> Sequence[Preparation]:
+        """The sequences, of those that came since the last call, for which the engine is to be
+        prepared. They are in no step before `prepared` is called."""
+        ...
+
+    def prepared(self, preparation: Preparation, error: TandemError | None) -> None:
+        """A preparation is done, or failed, and its sequence with it."""
         ...
 
     def next_step(self) -> StepPlan | None:
@@ -55,6 +65,15 @@ class WorkerState(Protocol[CommandT_contra, ReportT_co, SnapshotT_co]):
 
     def take_reports(self) -> Sequence[ReportT_co]:
         """What happened since the last call, in order."""
+        ...
+
+    @property
+    def report_number(self) -> int:
+        """Number, since the worker's start, of the last report that `take_reports` gave."""
+        ...
+
+    def acknowledge(self, report_number: int) -> None:
+        """The controller has all reports up to this one: no snapshot need repeat them."""
         ...
 
     def snapshot(self) -> SnapshotT_co:

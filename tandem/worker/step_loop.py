@@ -17,6 +17,10 @@ from tandem.worker.state import WorkerState
 
 log = structlog.get_logger(__name__)
 
+MAX_FAILED_STEPS = 3
+"""Steps that may fail one after the other. A worker whose engine always fails would answer faster
+than any that works, and draw all requests: better that it ends, and is started again."""
+
 
 class StepLoop:
     """Runs an engine in a thread of its own, on the plans of a `WorkerState`.
@@ -24,7 +28,7 @@ class StepLoop:
     Between two steps it takes the lock, hands in the result and takes the next plan: whatever the
     event loop applied meanwhile is in it, and no message is waited for. `on_progress` is called on
     this thread when there is something to report, `on_crash` if the thread ends by an error of the
-    state's, after which nothing is served any more.
+    state's, or since the engine is lost, after which nothing is served any more.
     """
 
     def __init__(
@@ -43,6 +47,7 @@ class StepLoop:
         self._on_progress = on_progress
         self._on_crash = on_crash
         self._stopping = False
+        self._num_failed_steps = 0
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     def start(self) -> None:
@@ -84,12 +89,15 @@ class StepLoop:
     def _run_step(self, plan: StepPlan, start_ns: int, waited: bool) -> None:
         try:
             result = self._engine.launch(plan, self._state.layer_hook(plan)).result()
-        except Exception as error:
-            # Whatever an engine raises costs the sequences of its step, not the worker.
-            log.exception("step failed", step=plan.number)
-            with self._lock:
-                self._state.fail(plan, TandemError(f"the engine failed: {type(error).__name__}"))
+        except TandemError as error:
+            # The engine is well, and has refused the plan.
+            self._fail(plan, error)
             return
+        except Exception as error:
+            self._fail(plan, TandemError(f"the engine failed: {type(error).__name__}"))
+            self._count_failure(error)
+            return
+        self._num_failed_steps = 0
         end_ns = monotonic_ns()
         with self._lock:
             self._state.complete(plan, result, start_ns, end_ns)
@@ -105,3 +113,17 @@ class StepLoop:
                 num_prefill_tokens=plan.num_prefill_tokens,
             )
         )
+
+    def _fail(self, plan: StepPlan, error: TandemError) -> None:
+        """A failed step costs its sequences."""
+        log.exception("step failed", step=plan.number)
+        with self._lock:
+            self._state.fail(plan, error)
+
+    def _count_failure(self, error: Exception) -> None:
+        """Raise if a failure costs the worker as well."""
+        self._num_failed_steps += 1
+        if self._engine.is_lost():
+            raise TandemError("the device is in an error that does not heal") from error
+        if self._num_failed_steps == MAX_FAILED_STEPS:
+            raise TandemError(f"{MAX_FAILED_STEPS} steps failed one after the other") from error

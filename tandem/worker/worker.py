@@ -17,6 +17,8 @@ from tandem.core.reports import Span
 from tandem.core.worker import WorkerInfo
 from tandem.engine.protocols import Engine
 from tandem.worker.lease import Controller, ControllerLease
+from tandem.worker.preparation import Preparation
+from tandem.worker.preparer import Preparer
 from tandem.worker.state import WorkerState
 from tandem.worker.step_loop import StepLoop
 
@@ -50,6 +52,7 @@ class Worker(Generic[CommandT, ReportT, SnapshotT]):
         self.lock = lock
         self.lease = ControllerLease()
         self.applied_command = 0
+        self._acknowledged = 0
         self.news = asyncio.Event()
         self._engine = engine
         self._loop = asyncio.get_running_loop()
@@ -57,6 +60,7 @@ class Worker(Generic[CommandT, ReportT, SnapshotT]):
         self._lease_changed = asyncio.Event()
         self._lease_task: asyncio.Task[None] | None = None
         self.crash: asyncio.Future[None] = self._loop.create_future()
+        self._preparer = Preparer(engine, self._prepared)
         self._steps = StepLoop(engine, state, lock, self.add_span, self.wake, self._crashed)
 
     def start(self) -> None:
@@ -68,6 +72,7 @@ class Worker(Generic[CommandT, ReportT, SnapshotT]):
         if self._lease_task:
             self._lease_task.cancel()
         self._clear()
+        await asyncio.to_thread(self._preparer.stop)
         await asyncio.to_thread(self._steps.stop)
         self._engine.close()
 
@@ -109,6 +114,14 @@ class Worker(Generic[CommandT, ReportT, SnapshotT]):
         with self.lock:
             return self.state.take_reports()
 
+    def acknowledge(self, report_number: int) -> None:
+        """The controller has the reports up to this one. A number that was never given is of
+        another life of this worker, and says nothing."""
+        if self._acknowledged < report_number <= self.state.report_number:
+            self._acknowledged = report_number
+            with self.lock:
+                self.state.acknowledge(report_number)
+
     def take_snapshot(self) -> SnapshotT:
         """The state as of now; the reports that led to it are dropped."""
         with self.lock:
@@ -119,12 +132,21 @@ class Worker(Generic[CommandT, ReportT, SnapshotT]):
         return [self._spans.popleft() for _ in range(len(self._spans))]
 
     def _crashed(self, error: BaseException) -> None:
-        failure = TandemError(f"the engine's thread ended: {type(error).__name__}")
+        why = error.message if isinstance(error, TandemError) else type(error).__name__
+        failure = TandemError(f"the engine's thread ended: {why}")
         self._loop.call_soon_threadsafe(self.crash.set_exception, failure)
 
     def _apply(self, commands: Sequence[CommandT]) -> None:
         for command in commands:
             self.state.apply(command)
+        self._preparer.start(self.state.take_preparations())
+
+    def _prepared(self, preparation: Preparation, error: TandemError | None) -> None:
+        """On the preparer's thread."""
+        with self.lock:
+            self.state.prepared(preparation, error)
+            self.lock.notify_all()
+        self.wake()
 
     def _clear(self) -> None:
         self.applied_command = 0

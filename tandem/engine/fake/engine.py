@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from tandem.artifacts.tokenizer import Tokenizer
 from tandem.core.errors import ConfigError, InvalidRequest, TandemError
 from tandem.core.plan import SampleSpec, StepPlan, StepResult
+from tandem.core.sampling_params import SamplingParams
 from tandem.engine.allowed_tokens import Allowed, AllowedTokens
 from tandem.engine.fake.candidates import candidates, token_logprobs
 from tandem.engine.fake.checks import check_plan
@@ -59,8 +60,8 @@ class FakeEngine:
         open_tokenizer: Callable[[], Tokenizer] | None = None,
     ) -> None:
         """`output_token_ids` is the half-open range of tokens that it may sample; `verify` says how
-        much of the context a step reads (see `Verifier`); `open_tokenizer` is called when the first
-        grammar comes. Raises `ConfigError` if the range is
+        much of the context a step reads (see `Verifier`); `open_tokenizer` is called by `warm_up`,
+        or when the first grammar comes. Raises `ConfigError` if the range is
         empty or not within the vocabulary."""
         low, high = output_token_ids
         if not 0 <= low < high <= model.vocab_size:
@@ -106,6 +107,16 @@ class FakeEngine:
         allowed = self._allowed.start(plan)
         self._compute(plan, start, on_layer)
         return FakeStep(self._free_at, self._sample(plan, allowed()), self._clock)
+
+    def warm_up(self) -> None:
+        self._allowed.warm_up()
+
+    def prepare(self, sequence_id: int, params: SamplingParams) -> None:
+        self._allowed.prepare(sequence_id, params)
+
+    def is_lost(self) -> bool:
+        """It has no device to lose."""
+        return False
 
     def close(self) -> None:
         """End its threads."""

@@ -26,8 +26,10 @@ from tandem.core.device import CpuDevice, CudaDevice
 from tandem.core.errors import ConfigError, TandemError
 from tandem.core.kv import KVLayout
 from tandem.core.plan import StepPlan
+from tandem.core.sampling_params import SamplingParams
 from tandem.engine.allowed_tokens import ALL, Allowed, AllowedTokens
 from tandem.engine.protocols import LayerHook, ModelInfo
+from tandem.engine.torch.device_health import is_lost
 from tandem.engine.torch.inputs import KEY_TILE
 from tandem.engine.torch.kv_pool import TorchKVPool
 from tandem.engine.torch.placement import numerics, resolve_dtype, torch_device
@@ -100,12 +102,21 @@ class TorchEngine:
             num_blocks=self._pool.num_blocks,
         )
         if not plan.slices:
-            return TorchStepHandle(plan, torch.empty(0, dtype=torch.int64), (), ())
+            return TorchStepHandle(plan, torch.empty(0, dtype=torch.int64), (), (), self._pool)
         allowed = self._allowed.start(plan)
         logits = self._runner.logits(plan, on_layer)
         if self._observer is not None:
             self._observer(plan, logits)
-        return _sample(plan, logits, allowed())
+        return _sample(plan, logits, allowed(), self._pool)
+
+    def warm_up(self) -> None:
+        self._allowed.warm_up()
+
+    def prepare(self, sequence_id: int, params: SamplingParams) -> None:
+        self._allowed.prepare(sequence_id, params)
+
+    def is_lost(self) -> bool:
+        return is_lost(self._device)
 
     def close(self) -> None:
         """Free the weights and the pool. Nothing may be called afterwards."""
@@ -114,7 +125,7 @@ class TorchEngine:
 
 
 def _sample(
-    plan: StepPlan, logits: Tensor, allowed: Sequence[Allowed | TandemError]
+    plan: StepPlan, logits: Tensor, allowed: Sequence[Allowed | TandemError], pool: TorchKVPool
 ) -> TorchStepHandle:
     asked = [(each.sample, each.end) for each in plan.slices if each.sample is not None]
     failures = [each if isinstance(each, TandemError) else None for each in allowed]
@@ -129,7 +140,7 @@ def _sample(
         else RowLogprobs.of(logits[index], sampled[index], num_top)
         for index, row in enumerate(rows)
     ]
-    return TorchStepHandle(plan, sampled, logprobs, failures)
+    return TorchStepHandle(plan, sampled, logprobs, failures, pool)
 
 
 def _check(folder: ModelFolder, block_size: int, num_blocks: int, max_model_len: int) -> None:

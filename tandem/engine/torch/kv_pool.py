@@ -53,6 +53,12 @@ class TorchKVPool:
         """The live items [num_blocks + 1, block_size, num_kv_heads, head_dim] of a layer."""
         return self._items[plane - 1, layer]
 
+    def clear(self, blocks: Sequence[int]) -> None:
+        """Zero whole blocks, all planes and layers. Attention by torch multiplies what it masks by
+        0, so that a NaN left in a block would reach whoever has the block next."""
+        indices = torch.tensor(blocks, dtype=torch.int64, device=self._items.device)
+        self._items.index_fill_(2, indices, 0)
+
     def stored(self, layer: int) -> None:
         """A step's KV of a layer is in the pool, or the kernels that store it are launched: reads
         that follow see it. To be called on the engine's thread, before its hook."""

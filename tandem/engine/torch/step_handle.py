@@ -10,25 +10,41 @@ from torch import Tensor
 from tandem.core.errors import TandemError
 from tandem.core.plan import StepPlan, StepResult
 from tandem.engine.sampled_token import SampledToken, step_result
+from tandem.engine.torch.kv_pool import TorchKVPool
+from tandem.engine.torch.sample_row import NO_TOKEN
 from tandem.engine.torch.token_logprobs import RowLogprobs
+
+NOT_FINITE = "the model's output for this token is not finite: no token can be sampled from it"
 
 
 @dataclass(frozen=True, slots=True)
 class TorchStepHandle:
     """A step whose tokens may still be on the device; `result` waits for them.
 
-    The columns have an entry for each slice that samples: its token (int64), its log-probabilities
-    if they are asked for, and why there is no token, if there is none.
+    The columns have an entry for each slice that samples: its token (int64, or `NO_TOKEN`), its
+    log-probabilities if they are asked for, and why there is no token, if that is known already.
     """
 
     plan: StepPlan
     sampled: Tensor
     logprobs: Sequence[RowLogprobs | None]
     failures: Sequence[TandemError | None]
+    pool: TorchKVPool
 
     def result(self) -> StepResult:
-        rows = zip(self.sampled.tolist(), self.logprobs, self.failures, strict=True)
+        token_ids = self.sampled.tolist()
+        self._clear_broken(token_ids)
+        rows = zip(token_ids, self.logprobs, self.failures, strict=True)
         return step_result(self.plan, (_sampled(*row) for row in rows))
+
+    def _clear_broken(self, token_ids: Sequence[int]) -> None:
+        """What came out as no number may have left no numbers in its KV, whose blocks are others'
+        soon."""
+        if NO_TOKEN in token_ids:
+            asked = (each for each in self.plan.slices if each.sample is not None)
+            for each, token_id in zip(asked, token_ids, strict=True):
+                if token_id == NO_TOKEN:
+                    self.pool.clear(each.block_table)
 
 
 def _sampled(
@@ -36,4 +52,6 @@ def _sampled(
 ) -> SampledToken:
     if failure is not None:
         return SampledToken(failure=failure)
+    if token_id == NO_TOKEN:
+        return SampledToken(failure=TandemError(NOT_FINITE))
     return SampledToken(token_id, logprobs.report() if logprobs is not None else None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -222,7 +223,8 @@ def test_what_waits_too_long_for_its_trial_is_told_to_come_again(
     monkeypatch.setattr(grammar_trial.subprocess, "run", run)
     monkeypatch.setattr(grammar_trial, "MAX_WAIT_S", 0.01)
     with ThreadPoolExecutor(grammar_trial.MAX_AT_ONCE) as pool:
-        trials = [pool.submit(compiler.check, regex(text)) for text in "abcd"]
+        texts = "abcd"[: grammar_trial.MAX_AT_ONCE]
+        trials = [pool.submit(compiler.check, regex(text)) for text in texts]
         for _ in trials:
             running.acquire()
         with pytest.raises(ResourceExhausted, match="too many grammars") as caught:
@@ -230,7 +232,29 @@ def test_what_waits_too_long_for_its_trial_is_told_to_come_again(
         assert caught.value.retry_after_s
         go_on.set()
         errors = [type(each.exception()) for each in trials]
-    assert errors == [ResourceExhausted] * 4
+    assert errors == [ResourceExhausted] * grammar_trial.MAX_AT_ONCE
+
+
+def test_a_trial_yields_to_the_workers_and_leaves_them_a_core(
+    compiler: GrammarCompiler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert 1 <= grammar_trial.MAX_AT_ONCE <= max(1, len(os.sched_getaffinity(0)) - 1)
+    started: list[list[str]] = []
+
+    def run(command: list[str], **options: Any) -> Any:
+        started.append(command)
+        assert options["timeout"] <= grammar_trial.MAX_WAIT_S
+        # The child as it is, but that it tells how nice it is.
+        tell = command[-1].replace("main()", "print(os.nice(0) - before)")
+        told = grammar_trial.subprocess.Popen(
+            [*command[:-1], f"import os; before = os.nice(0); {tell}"], stdout=-1
+        ).communicate()[0]
+        assert int(told) == grammar_trial.NICENESS
+        return grammar_trial.subprocess.CompletedProcess(command, 0, stdout=b'""')
+
+    monkeypatch.setattr(grammar_trial.subprocess, "run", run)
+    compiler.check(regex("nice"))
+    assert len(started) == 1
 
 
 def test_a_child_that_says_nothing_has_not_passed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import jsonschema
 import numpy as np
 import pytest
 
+from tandem.artifacts import grammars
 from tandem.artifacts.grammars import GrammarCompiler
 from tandem.artifacts.resolve import resolve
 from tandem.core.errors import InvalidRequest
@@ -157,3 +158,36 @@ def test_a_failure_is_its_sequences_own(make_engine, engine: FakeEngine) -> None
     without_tokenizer = make_engine(model=MODEL, output_token_ids=OUTPUTS)
     result = without_tokenizer.launch(StepPlan(0, rows)).result()
     assert "without a tokenizer" in str(result.failure_of(0))
+
+
+def test_no_step_compiles_what_the_engine_was_prepared_for(
+    engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = replace(PLAIN, grammar=JSON)
+    expected = generate(engine, params, 20)
+    fresh = FakeEngine(
+        MODEL,
+        profile=engine._profile,
+        block_size=16,
+        num_blocks=512,
+        output_token_ids=OUTPUTS,
+        open_tokenizer=MOCK.tokenizer,
+    )
+    fresh.warm_up()
+    monkeypatch.delattr(grammars, "LLTokenizer")
+    fresh.prepare(0, params)
+    fresh.prepare(1, PLAIN)
+    with pytest.raises(InvalidRequest, match="regular expression"):
+        fresh.prepare(2, replace(PLAIN, grammar=Grammar(GrammarKind.REGEX, "(")))
+    monkeypatch.delattr(grammars, "LLMatcher")
+    assert generate(fresh, params, 20) == expected
+    fresh.close()
+
+
+def test_an_engine_that_can_keep_to_no_grammar_starts_all_the_same(
+    make_engine: Callable[..., FakeEngine],
+) -> None:
+    engine = make_engine(model=MODEL, output_token_ids=OUTPUTS)
+    engine.warm_up()
+    with pytest.raises(InvalidRequest, match="without a tokenizer"):
+        engine.prepare(0, replace(PLAIN, grammar=JSON))

@@ -12,7 +12,7 @@ from sim_worker import LAYOUT, DecodeProcess, PrefillProcess
 
 from tandem.core.blocks import SequenceBlocks
 from tandem.core.commands import Destination
-from tandem.core.errors import Cancelled, Fenced, TandemError, Unavailable
+from tandem.core.errors import Cancelled, TandemError, Unavailable
 from tandem.core.kv import Plane
 from tandem.core.plan import StepPlan
 from tandem.engine.protocols import LayerHook
@@ -127,20 +127,18 @@ class Transfer:
         self.source.runnable = True
         if self._goes_on(target):
             reservation.check(header)
-            if not reservation.blocks.begin_access():
-                raise Fenced("the reservation was released")
+            reservation.begin_write()
             yield
             # The receiver stores what it has, whatever becomes of the sender meanwhile.
             ids = reservation.block_ids(header)
             target.engine.pool.write(plane, header.layers, ids, header.num_tokens, items)
             reservation.cover(header)
-            reservation.blocks.end_access()
+            reservation.end_write()
             target.runnable = True
 
     def _finish(self, target: DecodeProcess, reservation: Reservation) -> None:
-        if reservation.blocks.released:
-            raise Fenced("the reservation was released")
-        reservation.first_token_id = self.first_token_id
+        reservation.check_open()
+        reservation.finish(self.first_token_id, None)
         assert reservation.is_complete, "all was sent, and not all has come"
         target.armed.add(self.sequence_id)
         target.act(target.state.reservation_complete, reservation)

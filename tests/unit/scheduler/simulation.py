@@ -108,6 +108,7 @@ class Message:
 
     applied_command: int
     num_free_blocks: int
+    report_number: int
     reports: list[Any]
     snapshot: Any = None
 
@@ -136,6 +137,7 @@ class SimLink:
         self._dispatcher = dispatcher
         self._placed = placed
         self._last_number = 0
+        self._taken_report = 0
         self._unapplied: deque[tuple[int, list[Any]]] = deque()
 
     @property
@@ -175,6 +177,7 @@ class SimLink:
         self._dispatcher.heard(info, header, 0)
         if message.reports:
             self._dispatcher.reported(info, message.reports)
+        self._taken_report = message.report_number
 
     def connect(self) -> None:
         """Take the stream up again; join anew if what the worker held is gone."""
@@ -182,6 +185,7 @@ class SimLink:
             self.give_up()
         self.connected = True
         if self.info:
+            self.process.state.acknowledge(self._taken_report)
             self.process.state.take_reports()
             snapshot = self.process.state.snapshot()
             self._say([], snapshot)
@@ -191,13 +195,15 @@ class SimLink:
         self.process.has_lease = True
         self.info = self.process.info
         self._last_number = 0
+        self._taken_report = 0
         self.serving = True
         self._dispatcher.joined(self.info, self.address)
 
     def _say(self, reports: list[Any], snapshot: Any = None) -> None:
         process = self.process
         free = process.state.num_free_blocks
-        self.up.append(Message(process.applied_command, free, reports, snapshot))
+        number = process.state.report_number
+        self.up.append(Message(process.applied_command, free, number, reports, snapshot))
 
     @property
     def _has_lease(self) -> bool:
@@ -471,6 +477,7 @@ class Simulation:
             temperature=random.choice((0.0, 1.0)),
             stop_token_ids=frozenset(random.sample(range(VOCAB_SIZE), 20)),
             ignore_eos=random.random() < 0.3,
+            logprobs=random.choice((None, 2)),
         )
         request = TokenRequest(f"r{len(self.clients)}", prompt, params, random.randrange(3))
         return Client(request, *expectation(request))

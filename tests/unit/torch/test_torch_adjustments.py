@@ -11,13 +11,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from plain_sampler import plain_sample
 
 from tandem.core.logprobs import LEAST_LOGPROB
 from tandem.core.plan import SampleSpec
 from tandem.core.sampling_params import SamplingParams
 from tandem.engine.allowed_tokens import Allowed
 from tandem.engine.torch.adjustments import adjust
-from tandem.engine.torch.sampler import SampleRow, candidates, sample
+from tandem.engine.torch.device_sampling import sample_on_device
+from tandem.engine.torch.host_sampling import candidates
+from tandem.engine.torch.sampler import NO_TOKEN, SampleRow, sample
 from tandem.engine.torch.token_logprobs import RowLogprobs
 
 VOCAB_SIZE = 97
@@ -101,11 +104,11 @@ def test_min_p_is_a_share_of_the_likeliest(min_p: float, temperature: float) -> 
     scores = logits.double() / temperature
     probabilities = scores.softmax(0).numpy()
     (expected,) = np.nonzero(probabilities >= min_p * probabilities.max() * (1 - 1e-12))
-    assert candidates(scores, replace(PLAIN, min_p=min_p)).tolist() == expected.tolist()
+    assert candidates(scores.numpy(), replace(PLAIN, min_p=min_p)).tolist() == expected.tolist()
 
 
 def test_top_k_and_top_p_apply_to_what_min_p_left() -> None:
-    scores = torch.tensor([math.log(each) for each in (0.1, 0.4, 0.2, 0.3)]).double()
+    scores = np.log(np.array([0.1, 0.4, 0.2, 0.3]))
     assert candidates(scores, replace(PLAIN, min_p=0.4)).tolist() == [1, 2, 3]
     assert candidates(scores, replace(PLAIN, min_p=0.4, top_k=2)).tolist() == [1, 3]
     # Of the three that min-p keeps, the first has 4/9 of the mass.
@@ -121,12 +124,14 @@ def mask_of(*token_ids: int) -> NDArray[np.bool_]:
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 0.0])
 @pytest.mark.parametrize("params", [GREEDY, PLAIN, replace(PLAIN, min_p=0.1, top_k=3, top_p=0.5)])
-def test_even_a_broken_row_keeps_to_what_is_allowed(value: float, params: SamplingParams) -> None:
+def test_whatever_the_logits_only_what_is_allowed_comes(
+    value: float, params: SamplingParams
+) -> None:
     logits = torch.full((1, VOCAB_SIZE), value)
     allowed = Allowed(mask_of(40, 41, 42), (41,))
     for position in range(10):
         token = sample(logits, [SampleRow(SampleSpec(params), position, allowed)]).item()
-        assert token in (40, 42)
+        assert token in ((40, 42) if math.isfinite(value) else (NO_TOKEN,))
 
 
 def test_bias_does_not_lift_what_is_not_allowed() -> None:
@@ -169,10 +174,13 @@ def test_a_row_is_sampled_alike_in_any_batch(
 ) -> None:
     logits = random_logits(len(rows), seed)
     order = data.draw(st.permutations(range(len(rows))))
-    together = sample(logits[order], [rows[index] for index in order]).tolist()
+    ordered = [rows[index] for index in order]
+    together = sample(logits[order], ordered).tolist()
+    assert sample_on_device(logits[order], ordered).tolist() == together
     for index, token in zip(order, together, strict=True):
         row = rows[index]
         assert token == sample(logits[index : index + 1], [row]).item()
+        assert token == plain_sample(logits[index], row)
         assert row.allowed.is_all or token in row.allowed.token_ids(VOCAB_SIZE)
 
 

@@ -7,9 +7,11 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
+import torch
 from torch_driver import save_random_model
 from transformers import LlamaConfig
 
@@ -18,6 +20,7 @@ from tandem.artifacts.resolve import MOCK_FOLDER
 from tandem.core.device import CpuDevice
 from tandem.core.errors import InvalidRequest
 from tandem.core.grammar import Grammar, GrammarKind
+from tandem.core.kv import Plane
 from tandem.core.logprobs import TokenLogprobs
 from tandem.core.plan import SampleSpec, SequenceSlice, StepPlan, StepResult
 from tandem.core.sampling_params import SamplingParams
@@ -189,3 +192,40 @@ def test_logprobs_come_for_those_who_ask(engines: list[TorchEngine]) -> None:
     (alone,) = step(engines[1], Run(5 - 4, asking)).logprobs
     assert alone == result.logprobs[1]
     assert step(engines[0], Run(3, PLAIN)).logprobs == ()
+
+
+def test_a_row_that_is_no_number_fails_its_own_sequence(
+    engines: list[TorchEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logits = engines[0]._runner.logits
+
+    def broken(*step: Any) -> torch.Tensor:
+        rows = logits(*step)
+        rows[1, 5] = torch.nan
+        return rows
+
+    runs = [Run(sequence_id, replace(PLAIN, logprobs=1)) for sequence_id in range(3)]
+    expected = step(engines[1], *(Run(run.sequence_id, run.params) for run in runs))
+    monkeypatch.setattr(engines[0]._runner, "logits", broken)
+    result = step(engines[0], *runs)
+    assert result.tokens == (expected.tokens[0], None, expected.tokens[2])
+    assert "not finite" in str(result.failure_of(1))
+    assert result.failures[::2] == (None, None)
+    assert result.logprobs_of(1) is None
+
+
+def test_no_numbers_in_kv_harm_nobody_who_has_the_blocks_next(
+    engines: list[TorchEngine],
+) -> None:
+    pool = engines[0].pool
+    (expected,) = step(engines[1], Run(0, PLAIN)).tokens
+    # As a damaged transfer would leave them: in the last tokens that the broken sequence has.
+    broken = Run(0, PLAIN, [7])
+    broken.num_computed = len(PROMPT)
+    nan = torch.full((2, 24), torch.nan).numpy().tobytes()[: pool.layout.token_bytes]
+    whole = bytes(pool.layout.token_bytes) * (len(PROMPT) - 1) + nan
+    for plane in Plane:
+        pool.write(plane, range(1), [0], len(PROMPT), memoryview(whole))
+    assert "not finite" in str(step(engines[0], broken).failure_of(0))
+    assert not any(pool.read(Plane.VALUE, range(2), [0], 16))
+    assert step(engines[0], Run(0, PLAIN)).tokens == (expected,)

@@ -378,6 +378,35 @@ async def test_a_complete_reservation_takes_nothing_more() -> None:
 # Fences, deaths, aborts
 
 
+async def test_a_stream_that_is_open_when_its_reservation_closes_stores_and_arms_nothing() -> None:
+    async with receiver_side() as receiver, sender_side(8, 1, 64) as sender:
+        reservation = receiver.book.reserve(8)
+        receiver.pool.gate.close()
+        sender.start(receiver.destination(reservation))
+        sender.compute()
+        await receiver.pool.gate.reached()
+        with receiver.lock:
+            reservation.close()
+        receiver.pool.gate.open()
+        sender.finish()
+        assert isinstance(await sender.outcome(), Fenced)
+        assert receiver.book.completed == []
+        assert reservation.first_token_id is None
+        assert reservation.is_quiet
+
+
+async def test_a_second_finish_does_not_change_the_first_token() -> None:
+    async with receiver_side() as receiver:
+        layout = receiver.pool.layout
+        reservation = receiver.book.reserve(6)
+        open_ = opening(reservation, layout)
+        both = [frame(reservation, layout, number=n, plane=p) for n, p in enumerate(Plane)]
+        assert (await receiver.push(open_, *both, finish(2))).armed
+        with pytest.raises(DataLoss, match="first token"):
+            await receiver.push(open_, finish(0, first_token=FIRST_TOKEN_ID + 1))
+        assert reservation.first_token_id == FIRST_TOKEN_ID
+
+
 async def test_a_release_during_a_write_fences_and_frees_when_the_write_has_ended() -> None:
     async with receiver_side() as receiver, sender_side(8) as sender:
         reservation = receiver.book.reserve(8)

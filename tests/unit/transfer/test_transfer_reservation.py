@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tandem.core.blocks import BlockAllocator, SequenceBlocks
-from tandem.core.errors import DataLoss
+from tandem.core.errors import DataLoss, Fenced
 from tandem.core.kv import KVLayout, Plane
 from tandem.transfer.codec import FrameHeader
 from tandem.transfer.reservation import Reservation
@@ -123,3 +123,30 @@ def test_a_frame_of_something_else_is_refused(change: dict[str, object]) -> None
     reservation.check(fits)
     with pytest.raises(DataLoss):
         reservation.check(replace(fits, **change))
+
+
+def test_the_first_token_is_named_once() -> None:
+    reservation = reserve(4)
+    reservation.finish(7, None)
+    reservation.finish(7, None)
+    with pytest.raises(DataLoss, match="was 7 and then 8"):
+        reservation.finish(8, None)
+    assert reservation.first_token_id == 7
+
+
+@pytest.mark.parametrize("how", ["closed", "released", "complete"])
+def test_nothing_is_written_to_what_takes_no_frames(how: str) -> None:
+    reservation = reserve(4)
+    reservation.begin_write()
+    if how == "closed":
+        reservation.close()
+    elif how == "released":
+        reservation.blocks.release()
+    else:
+        reservation.num_missing, reservation.first_token_id = 0, 7
+    with pytest.raises(Fenced):
+        reservation.begin_write()
+    assert not reservation.is_quiet
+    reservation.end_write()
+    assert reservation.is_quiet
+    assert bool(reservation.blocks.ids) is (how != "released")

@@ -11,9 +11,11 @@ from tandem.core.commands import Admit, DecodeCommand
 from tandem.core.errors import TandemError
 from tandem.core.plan import StepPlan, StepResult
 from tandem.core.reports import Armed, DecodeReport, DecodeSnapshot
+from tandem.core.sampling_params import SamplingParams
 from tandem.core.worker import ModelInfo, WorkerInfo, WorkerRole
 from tandem.engine.fake.content import fake_layout
 from tandem.engine.protocols import KVPool, LayerHook
+from tandem.worker.preparation import Preparation
 from tandem.worker.worker import Worker
 
 MODEL = ModelInfo("mock", "f" * 64, 1000, 64, frozenset(), "fake")
@@ -29,6 +31,10 @@ class RecordedState:
         self.plans: list[StepPlan] = []
         self.completed: list[StepResult] = []
         self.failed: list[TandemError] = []
+        self.acknowledged: list[int] = []
+        self.num_reports = 0
+        self.preparations: list[Preparation] = []
+        self.prepared_ones: list[tuple[Preparation, TandemError | None]] = []
         self.changed = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._reports: list[DecodeReport] = []
@@ -41,6 +47,14 @@ class RecordedState:
         self.applied.append(command)
         if isinstance(command, Admit):
             self._reports.append(armed(command.sequence_id))
+        self._note()
+
+    def take_preparations(self) -> list[Preparation]:
+        due, self.preparations = self.preparations, []
+        return due
+
+    def prepared(self, preparation: Preparation, error: TandemError | None) -> None:
+        self.prepared_ones.append((preparation, error))
         self._note()
 
     def next_step(self) -> StepPlan | None:
@@ -69,7 +83,16 @@ class RecordedState:
 
     def take_reports(self) -> list[DecodeReport]:
         reports, self._reports = self._reports, []
+        self.num_reports += len(reports)
         return reports
+
+    @property
+    def report_number(self) -> int:
+        return self.num_reports
+
+    def acknowledge(self, report_number: int) -> None:
+        self.acknowledged.append(report_number)
+        self._note()
 
     def snapshot(self) -> DecodeSnapshot:
         return DecodeSnapshot(())
@@ -92,6 +115,7 @@ class NoEngine:
 
     def __init__(self) -> None:
         self.error: Exception | None = None
+        self.lost = False
         self.closed = False
 
     def launch(self, plan: StepPlan, on_layer: LayerHook | None = None) -> NoEngine:
@@ -101,6 +125,16 @@ class NoEngine:
         if self.error:
             raise self.error
         return StepResult(())
+
+    def warm_up(self) -> None:
+        """There is nothing."""
+
+    def prepare(self, sequence_id: int, params: SamplingParams) -> None:
+        if self.error:
+            raise self.error
+
+    def is_lost(self) -> bool:
+        return self.lost
 
     def close(self) -> None:
         self.closed = True

@@ -15,7 +15,8 @@ from tandem.core.commands import (
     PrefillSequence,
     Remove,
 )
-from tandem.core.errors import Fenced, TandemError
+from tandem.core.errors import Fenced, InvalidRequest, TandemError
+from tandem.core.grammar import Grammar, GrammarKind
 from tandem.core.kv import KVLayout
 from tandem.core.plan import StepPlan, StepResult
 from tandem.core.reports import (
@@ -93,10 +94,11 @@ def chunk(
     end: int | None = None,
     max_tokens: int = 9,
     destination: Destination | None = DESTINATION,
+    grammar: Grammar | None = None,
 ) -> PrefillChunk:
     """Of a prompt of `length` tokens."""
     end = length if end is None else end
-    params = SamplingParams(max_tokens=max_tokens, seed=0)
+    params = SamplingParams(max_tokens=max_tokens, seed=0, grammar=grammar)
     key = SequenceKey(f"r{sequence_id}", choice_index=3)
     return PrefillChunk(
         sequence_id,
@@ -292,6 +294,57 @@ def test_a_batch_whose_rest_is_cancelled_is_done() -> None:
     queue.apply(Remove(2))
     assert queue.next_step() is None
     assert queue.take_reports() == [BatchDone(1, step=0)]
+
+
+# Preparing
+
+
+GRAMMAR = Grammar(GrammarKind.REGEX, "a+")
+
+
+def test_what_the_engine_is_not_prepared_for_stays_behind_and_lets_others_pass() -> None:
+    queue = Queue(num_blocks=20)
+    queue.submit(1, chunk(1, 5, grammar=GRAMMAR), chunk(2, 3))
+    queue.submit(2, chunk(3, 4))
+    (preparation,) = queue.take_preparations()
+    assert preparation.sequence_id == 1
+    assert queue.done(queue.start(), 60) == [FirstToken(2, 3, 60, None)]
+    assert queue.snapshot().batch_ids == (1, 2)
+    assert BatchDone(2, 2) in queue.done(queue.start(), 70)
+    assert queue.next_step() is None
+    queue.prepared(preparation, None)
+    assert BatchDone(1, 3) in queue.done(queue.start(), 50)
+
+
+def test_only_the_last_chunk_waits_for_the_engine_to_be_prepared() -> None:
+    queue = Queue()
+    queue.submit(1, chunk(1, 8, 0, 4, grammar=GRAMMAR))
+    queue.submit(2, chunk(1, 8, 4))
+    queue.done(queue.start(), None)
+    assert queue.next_step() is None
+    queue.prepared(*queue.take_preparations(), None)
+    assert ids(queue.next_step()) == [1]
+
+
+def test_what_cannot_be_prepared_for_fails_alone() -> None:
+    queue = Queue()
+    queue.submit(1, chunk(1, 5, grammar=GRAMMAR))
+    queue.submit(2, chunk(2, 3))
+    queue.prepared(*queue.take_preparations(), InvalidRequest("too complex"))
+    assert ids(queue.next_step()) == [2]
+    assert queue.take_reports() == [
+        SequenceFailed(1, "INVALID_REQUEST", "too complex"),
+        BatchDone(1, step=0),
+    ]
+
+
+def test_what_was_removed_is_not_prepared_for_any_more() -> None:
+    queue = Queue()
+    queue.submit(1, chunk(1, 5, grammar=GRAMMAR))
+    (late,) = queue.take_preparations()
+    queue.apply(Remove(1))
+    queue.prepared(late, InvalidRequest("too complex"))
+    assert queue.take_reports() == []
 
 
 # Failures

@@ -196,6 +196,25 @@ async def test_a_gap_ends_the_stream_and_applies_nothing() -> None:
         assert worker.lease.holder is not None
 
 
+async def test_reports_are_numbered_and_acknowledged() -> None:
+    async with serving() as (worker, address):
+        async with stream_to(address) as stream:
+            assert (await stream.hello()).header.report_number == 0
+            await stream.send(1, Admit(1), Admit(2))
+            while not (response := await stream.read()).reports:
+                pass
+            assert response.header.report_number == 2
+            # A number that was never given is ignored.
+            await stream.write(taken_report=3)
+            await stream.write(taken_report=1)
+            await worker.state.until(lambda: bool(worker.state.acknowledged))
+        async with stream_to(address) as stream:
+            hello = worker_pb2.ControllerHello(controller_id="a", term=1, lease_ms=LEASE_MS)
+            await stream.write(hello=hello, taken_report=2)
+            assert (await stream.read()).header.report_number == 2
+            assert worker.state.acknowledged == [1, 2]
+
+
 async def test_an_unknown_command_ends_the_stream() -> None:
     async with serving() as (worker, address), stream_to(address) as stream:
         await stream.hello()

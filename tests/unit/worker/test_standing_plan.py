@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
 from decode_service.standing_plan import StandingPlan
 from tandem.core.commands import Admit, Remove, Reserve, SetStepRule
 from tandem.core.errors import Fenced, InvalidRequest, TandemError
+from tandem.core.grammar import Grammar, GrammarKind
 from tandem.core.kv import KVLayout
+from tandem.core.logprobs import TokenLogprobs
 from tandem.core.plan import StepPlan, StepResult, StepRule
 from tandem.core.reports import (
     Armed,
@@ -22,6 +25,8 @@ from tandem.core.reports import (
 )
 from tandem.core.sampling_params import SamplingParams
 from tandem.core.sequence import EndRule, FinishReason, SequenceKey
+from tandem.wire.channels import MAX_MESSAGE_BYTES
+from tandem.wire.reports import decode_snapshot_to_wire
 
 LAYOUT = KVLayout(num_layers=1, num_kv_heads=1, head_dim=1, block_size=4, dtype="uint16")
 EOS = 2
@@ -44,9 +49,16 @@ class Plan(StandingPlan):
         self.grants: dict[int, Reserved] = {}
 
     def reserve(
-        self, sequence_id: int = 1, length: int = 5, headroom: int = 3, max_tokens: int = 50
+        self,
+        sequence_id: int = 1,
+        length: int = 5,
+        headroom: int = 3,
+        max_tokens: int = 50,
+        **params: Any,
     ) -> list[DecodeReport]:
-        params = SamplingParams(max_tokens=max_tokens, seed=0, stop_token_ids=frozenset({STOP}))
+        params = SamplingParams(
+            max_tokens=max_tokens, seed=0, stop_token_ids=frozenset({STOP}), **params
+        )
         key = SequenceKey(f"r{sequence_id}")
         self.apply(Reserve(sequence_id, key, tuple(range(length)), headroom, params))
         reports = self.take_reports()
@@ -55,7 +67,7 @@ class Plan(StandingPlan):
                 self.grants[sequence_id] = report
         return reports
 
-    def compute(self, sequence_id: int = 1, **details: int) -> None:
+    def compute(self, sequence_id: int = 1, **details: Any) -> None:
         """Reserve, and have the prompt computed here."""
         self.reserve(sequence_id, **details)
         self.apply(Admit(sequence_id, compute=True))
@@ -66,7 +78,7 @@ class Plan(StandingPlan):
         reservation.first_token_id = first_token_id
         self.reservation_complete(reservation)
 
-    def run(self, sequence_id: int = 1, **details: int) -> None:
+    def run(self, sequence_id: int = 1, **details: Any) -> None:
         """Reserve, admit and arm."""
         self.reserve(sequence_id, **details)
         self.apply(Admit(sequence_id))
@@ -227,6 +239,69 @@ def test_commands_for_unknown_sequences_are_ignored() -> None:
     assert plan.take_reports() == []
 
 
+# Preparing
+
+
+GRAMMAR = Grammar(GrammarKind.REGEX, "a+")
+
+
+@pytest.mark.parametrize("computed_here", [False, True])
+def test_a_sequence_is_in_no_step_before_the_engine_is_prepared_for_it(
+    computed_here: bool,
+) -> None:
+    plan = Plan(num_blocks=20)
+    (plan.compute if computed_here else plan.run)(1, grammar=GRAMMAR)
+    plan.run(2)
+    (preparation,) = plan.take_preparations()
+    assert (preparation.sequence_id, preparation.params.grammar) == (1, GRAMMAR)
+    assert plan.take_preparations() == []
+    step = plan.start()
+    assert ids(step) == [2]
+    plan.prepared(preparation, None)
+    plan.done(step, 60)
+    assert sorted(ids(plan.next_step())) == [1, 2]
+
+
+@pytest.mark.parametrize("admitted", [False, True])
+@pytest.mark.parametrize("computed_here", [False, True])
+def test_what_cannot_be_prepared_for_fails_once_it_is_admitted(
+    admitted: bool, computed_here: bool
+) -> None:
+    """Not before: the gateway would ask for its place again, as if there were none."""
+    plan = Plan()
+    plan.reserve(grammar=GRAMMAR)
+    acts = [
+        lambda: plan.apply(Admit(1, compute=computed_here)),
+        lambda: plan.prepared(plan.take_preparations()[0], InvalidRequest("too complex")),
+    ]
+    for act in acts if admitted else acts[::-1]:
+        assert plan.take_reports() == []
+        act()
+    assert plan.take_reports() == [SequenceFailed(1, "INVALID_REQUEST", "too complex")]
+    assert plan.next_step() is None
+    assert plan.num_free_blocks == 8
+
+
+def test_what_was_prepared_for_somebody_else_changes_nothing() -> None:
+    plan = Plan()
+    plan.run(grammar=GRAMMAR)
+    (late,) = plan.take_preparations()
+    plan.clear()
+    plan.run(grammar=GRAMMAR)
+    plan.prepared(late, InvalidRequest("too complex"))
+    assert plan.take_reports() == []
+    assert plan.next_step() is None
+    plan.prepared(*plan.take_preparations(), None)
+    assert ids(plan.next_step()) == [1]
+
+
+def test_what_was_removed_needs_no_preparing() -> None:
+    plan = Plan()
+    plan.reserve(grammar=GRAMMAR)
+    plan.apply(Remove(1))
+    assert plan.take_preparations() == []
+
+
 # Steps and ends
 
 
@@ -381,6 +456,62 @@ def test_a_snapshot_says_all_that_is_known() -> None:
     )
 
 
+# Log-probabilities
+
+
+LOGPROBS = [TokenLogprobs(-float(n), ((n, -0.5),)) for n in range(9)]
+
+
+def step_with_logprobs(plan: Plan, token_id: int, logprobs: TokenLogprobs) -> None:
+    plan.complete(plan.start(), StepResult((token_id,), (logprobs,)), 10, 20)
+
+
+def test_a_snapshot_repeats_the_logprobs_that_are_not_acknowledged() -> None:
+    plan = Plan()
+    plan.reserve(length=5, logprobs=1)
+    plan.apply(Admit(1))
+    reservation = plan.reservation(plan.grants[1].transfer_id, 1)
+    reservation.finish(50, LOGPROBS[0])
+    plan.reservation_complete(reservation)
+    for number in (1, 2):
+        step_with_logprobs(plan, 50 + number, LOGPROBS[number])
+    # Reserved, armed and two steps.
+    assert len(plan.take_reports()) == 3
+    assert plan.report_number == 4
+    step_with_logprobs(plan, 53, LOGPROBS[3])
+    grant = plan.grants[1]
+    for acknowledged, left in ((0, 4), (1, 4), (2, 3), (3, 2), (3, 2), (4, 1), (5, 0)):
+        plan.acknowledge(acknowledged)
+        assert plan.snapshot().sequences == (
+            SequenceSnapshot(
+                1,
+                grant,
+                position=5 + 4 - left,
+                token_ids=(50, 51, 52, 53)[4 - left :],
+                finish_reason=None,
+                logprobs=tuple(LOGPROBS[:4][4 - left :]),
+            ),
+        )
+    assert plan.take_reports()[0].logprobs == (LOGPROBS[3],)
+
+
+def test_a_snapshot_of_many_logprobs_fits_a_message() -> None:
+    """Those that do not fit are left out, which fails them, and them alone."""
+    plan = Plan(num_blocks=40_000, max_num_seqs=256, max_model_len=10_000)
+    many = TokenLogprobs(-1.5, tuple((30_000 + i, -float(i)) for i in range(20)))
+    for sequence_id in range(256):
+        plan.reserve(sequence_id, length=1, headroom=500, max_tokens=600, logprobs=20)
+        held = plan._held[sequence_id]
+        for _ in range(500):
+            held.sequence.token_ids.append(20_000)
+            held.reported(9, many)
+    snapshot = plan.snapshot()
+    size = decode_snapshot_to_wire(snapshot).ByteSize()
+    assert MAX_MESSAGE_BYTES / 4 < size < MAX_MESSAGE_BYTES * 3 / 4
+    plan.acknowledge(9)
+    assert len(plan.snapshot().sequences) == 256
+
+
 # Prompts that are computed here
 
 
@@ -450,6 +581,23 @@ def test_no_frame_may_come_where_the_engine_writes() -> None:
     grant = plan.grants[1]
     with pytest.raises(Fenced):
         plan.reservation(grant.transfer_id, grant.epoch)
+
+
+def test_a_stream_that_was_open_before_writes_no_more_where_the_engine_does() -> None:
+    plan = Plan()
+    plan.reserve()
+    reservation = plan.reservation(plan.grants[1].transfer_id, plan.grants[1].epoch)
+    reservation.begin_write()
+    plan.apply(Admit(1, compute=True))
+    for act in (reservation.begin_write, reservation.check_open):
+        with pytest.raises(Fenced):
+            act()
+    # The frame that is being stored yet would be written over what the engine computes.
+    assert plan.next_step() is None
+    reservation.end_write()
+    assert ids(plan.next_step()) == [1]
+    plan.apply(Remove(1))
+    assert plan.num_free_blocks == 6
 
 
 @pytest.mark.parametrize("during_its_step", [False, True])

@@ -11,12 +11,13 @@ from fake_state import INFO, NoEngine, armed, running_worker
 
 from decode_service.standing_plan import StandingPlan
 from tandem.core.commands import Admit, Reserve
-from tandem.core.errors import TandemError
+from tandem.core.errors import InvalidRequest, TandemError
 from tandem.core.plan import StepPlan
 from tandem.core.reports import DecodeSnapshot, SpanKind
 from tandem.core.sampling_params import SamplingParams
 from tandem.core.sequence import EndRule, SequenceKey
 from tandem.worker.lease import Controller
+from tandem.worker.preparation import Preparation
 from tandem.worker.worker import Worker
 
 
@@ -101,6 +102,67 @@ async def test_an_engine_that_fails_costs_its_step_and_not_the_worker() -> None:
         worker._engine.error = None
         worker.act(worker.state.plans.append, StepPlan(2, ()))
         await worker.state.until(lambda: bool(worker.state.completed))
+
+
+async def fail_steps(worker: Worker, *errors: Exception | None) -> None:
+    """Run a step for each: one that fails with it, or succeeds."""
+    state = worker.state
+    for error in errors:
+        outcomes = state.completed if error is None else state.failed
+        before = len(outcomes)
+        worker._engine.error = error
+        worker.act(state.plans.append, StepPlan(1, ()))
+        await state.until(lambda outcomes=outcomes, before=before: len(outcomes) > before)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+async def test_an_engine_that_always_fails_ends_the_worker() -> None:
+    broken = RuntimeError("secret address")
+    async with running_worker() as worker:
+        await fail_steps(worker, broken, broken, None, broken, broken)
+        assert not worker.crash.done()
+        await fail_steps(worker, broken)
+        with pytest.raises(TandemError, match="3 steps failed one after the other"):
+            await asyncio.wait_for(worker.crash, 10)
+        assert len(worker.state.failed) == 5
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+async def test_a_device_that_does_not_heal_ends_the_worker_at_once() -> None:
+    async with running_worker() as worker:
+        worker._engine.lost = True
+        await fail_steps(worker, RuntimeError("device-side assert"))
+        with pytest.raises(TandemError, match="does not heal"):
+            await asyncio.wait_for(worker.crash, 10)
+        assert worker.state.failed[0].message == "the engine failed: RuntimeError"
+
+
+async def test_plans_that_an_engine_refuses_do_not_count_as_its_failures() -> None:
+    async with running_worker() as worker:
+        await fail_steps(worker, *[InvalidRequest("no such token")] * 5, None)
+        assert {each.reason for each in worker.state.failed} == {"INVALID_REQUEST"}
+        assert not worker.crash.done()
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (None, ""),
+        (InvalidRequest("too complex"), "too complex"),
+        (ValueError("secret address"), "the engine failed: ValueError"),
+    ],
+)
+async def test_the_engine_is_prepared_beside_its_steps(error: Exception | None, told: str) -> None:
+    async with running_worker() as worker:
+        worker._engine.error = error
+        preparation = Preparation(1, SamplingParams(max_tokens=1, seed=0))
+        worker.state.preparations = [preparation]
+        worker.apply([])
+        await worker.state.until(lambda: bool(worker.state.prepared_ones))
+        ((prepared, failure),) = worker.state.prepared_ones
+        assert prepared is preparation
+        assert (failure.message if failure else "") == told
+        assert worker.state.failed == []
 
 
 async def test_stopping_drops_all_and_closes_the_engine() -> None:

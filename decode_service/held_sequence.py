@@ -1,0 +1,73 @@
+"""A sequence on a decode worker."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from tandem.core.blocks import SequenceBlocks
+from tandem.core.errors import TandemError
+from tandem.core.logprobs import TokenLogprobs
+from tandem.core.plan import SampleSpec
+from tandem.core.reports import Reserved, SequenceSnapshot
+from tandem.core.sequence import Sequence
+from tandem.transfer.reservation import Reservation
+
+
+@dataclass(slots=True)
+class HeldSequence:
+    """A sequence and the blocks it holds here. It runs once it is admitted, its prompt's KV is
+    complete (`armed`), and the engine is prepared for it; `failure` is why that could not be. Of a
+    prompt that is computed here, `num_computed` tokens are. `unacknowledged` are the newest tokens'
+    log-probabilities, if they are asked for, with the reports that tell them: those that the
+    controller may not have."""
+
+    sequence: Sequence
+    blocks: SequenceBlocks
+    reservation: Reservation
+    grant: Reserved
+    sample: SampleSpec
+    admitted: bool = False
+    armed: bool = False
+    num_computed: int = 0
+    failure: TandemError | None = None
+    unacknowledged: deque[tuple[int, TokenLogprobs | None]] = field(default_factory=deque)
+
+    @property
+    def has_logprobs(self) -> bool:
+        return self.sequence.params.logprobs is not None
+
+    def reported(self, report_number: int, logprobs: TokenLogprobs | None) -> None:
+        """Its newest token goes into this report."""
+        if self.has_logprobs:
+            self.unacknowledged.append((report_number, logprobs))
+
+    def acknowledge(self, report_number: int) -> None:
+        while self.unacknowledged and self.unacknowledged[0][0] <= report_number:
+            self.unacknowledged.popleft()
+
+    def snapshot(self) -> SequenceSnapshot:
+        token_ids = self.sequence.token_ids
+        if self.has_logprobs:
+            token_ids = token_ids[len(token_ids) - len(self.unacknowledged) :]
+        return SequenceSnapshot(
+            sequence_id=self.sequence.sequence_id,
+            reserved=self.grant,
+            position=self.sequence.length - len(token_ids),
+            token_ids=tuple(token_ids),
+            finish_reason=self.sequence.finish_reason,
+            logprobs=tuple(logprobs for _, logprobs in self.unacknowledged),
+        )
+
+    @property
+    def num_logprobs(self) -> int:
+        """Log-probabilities that its snapshot has, those of the likeliest tokens counted in."""
+        return len(self.unacknowledged) * (1 + (self.sequence.params.logprobs or 0))
+
+    @property
+    def is_runnable(self) -> bool:
+        return self.admitted and self.armed and self.sequence.finish_reason is None
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        return len(self.sequence.prompt_token_ids)

@@ -1,0 +1,52 @@
+"""What is asked of a row of logits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tandem.core.noise import position_key
+from tandem.core.plan import SampleSpec
+from tandem.engine.allowed_tokens import ALL, Allowed
+from tandem.engine.torch.adjustments import is_adjusted
+
+NO_TOKEN = -1
+"""Stands for the token of a row that gives none."""
+
+# Below it, dividing by the temperature could overflow, and the noise could no longer show anyway.
+LEAST_TEMPERATURE = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class SampleRow:
+    """What a row of logits is asked for: the token at `position`, among those `allowed`."""
+
+    spec: SampleSpec
+    position: int
+    allowed: Allowed = ALL
+
+    @property
+    def is_greedy(self) -> bool:
+        return self.spec.params.temperature < LEAST_TEMPERATURE
+
+    @property
+    def takes_likeliest(self) -> bool:
+        """Whether its token is the likeliest of all by the logits as they are."""
+        return self.is_greedy and self.allowed.is_all and not is_adjusted(self.spec.params)
+
+    @property
+    def draws_from_all(self) -> bool:
+        """Whether its token is drawn from the softmax of the logits as they are."""
+        params = self.spec.params
+        return (
+            not self.is_greedy
+            and self.allowed.is_all
+            and params.top_k == 0
+            and params.top_p >= 1.0
+            and params.min_p == 0.0
+            and not is_adjusted(params)
+        )
+
+    @property
+    def key(self) -> int:
+        """The key of its noise, unsigned 64 bits."""
+        return position_key(self.spec.params.seed, self.spec.choice_index, self.position)

@@ -1,0 +1,52 @@
+"""The stage between a sequence's arrival and its first step: what takes too long for a step is done
+there. At present that is compiling its grammar."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tandem.core.sampling_params import SamplingParams
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Preparation:
+    """A sequence for which the engine is to be prepared. It is told from every other, even one of
+    the same sequence id under another controller."""
+
+    sequence_id: int
+    params: SamplingParams
+
+
+class Preparations:
+    """The sequences of a role's state that are not prepared yet. They hold their blocks and take
+    their KV, but are left out of steps; others pass them meanwhile."""
+
+    def __init__(self) -> None:
+        self._pending: dict[int, Preparation] = {}
+        self._due: list[Preparation] = []
+
+    def arrive(self, sequence_id: int, params: SamplingParams) -> None:
+        """A sequence has come. Most need no preparation."""
+        if params.grammar is not None:
+            preparation = Preparation(sequence_id, params)
+            self._pending[sequence_id] = preparation
+            self._due.append(preparation)
+
+    def take_due(self) -> list[Preparation]:
+        """Those that have come since the last call, and have not left."""
+        due, self._due = self._due, []
+        return [each for each in due if self._pending.get(each.sequence_id) is each]
+
+    def is_pending(self, sequence_id: int) -> bool:
+        return sequence_id in self._pending
+
+    def done(self, preparation: Preparation) -> bool:
+        """A preparation has ended, this way or that. False if its sequence has left meanwhile."""
+        if self._pending.get(preparation.sequence_id) is not preparation:
+            return False
+        del self._pending[preparation.sequence_id]
+        return True
+
+    def leave(self, sequence_id: int) -> None:
+        """A sequence has ended, or was removed."""
+        self._pending.pop(sequence_id, None)

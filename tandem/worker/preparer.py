@@ -1,0 +1,46 @@
+"""Prepares an engine for sequences, beside its steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+
+import structlog
+
+from tandem.core.errors import TandemError
+from tandem.engine.protocols import Engine
+from tandem.worker.preparation import Preparation
+
+log = structlog.get_logger(__name__)
+
+
+class Preparer:
+    """One thread, which takes preparations in the order in which they came. `on_done` is called on
+    it with each, and with what went wrong."""
+
+    def __init__(
+        self, engine: Engine, on_done: Callable[[Preparation, TandemError | None], None]
+    ) -> None:
+        self._engine = engine
+        self._on_done = on_done
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="prepare")
+
+    def start(self, preparations: Iterable[Preparation]) -> None:
+        """Never waits."""
+        for each in preparations:
+            self._executor.submit(self._prepare, each)
+
+    def stop(self) -> None:
+        """Let the one that is under way end, and drop the others."""
+        self._executor.shutdown(cancel_futures=True)
+
+    def _prepare(self, preparation: Preparation) -> None:
+        error: TandemError | None = None
+        try:
+            self._engine.prepare(preparation.sequence_id, preparation.params)
+        except TandemError as its_own:
+            error = its_own
+        except Exception as failure:
+            log.exception("preparing failed", sequence=preparation.sequence_id)
+            error = TandemError(f"the engine failed: {type(failure).__name__}")
+        self._on_done(preparation, error)
