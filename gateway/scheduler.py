@@ -245,7 +245,9 @@ class Scheduler:
             case Armed():
                 generation.mark_armed()
                 self._accept(generation, _token(report), report.finish_reason)
-            case SequenceFailed() if generation.phase is Phase.RESERVING:
+            case SequenceFailed(_, ResourceExhausted.reason, _) if (
+                generation.phase is Phase.RESERVING
+            ):
                 generation.decode = None
                 worker.leave(generation, generation.max_length)
                 worker.num_refused_blocks = worker.blocks_for(generation.max_length)
