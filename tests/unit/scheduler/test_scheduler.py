@@ -204,6 +204,16 @@ def test_a_refused_reservation_is_asked_for_again_when_the_worker_is_heard_of() 
     assert len(driver.commands(Reserve)) == 1
 
 
+def test_a_reservation_that_fails_for_another_reason_is_not_asked_for_again() -> None:
+    driver = Driver()
+    generation = driver.submit("r")
+    driver.effects()
+    failed = SequenceFailed(generation.sequence_id, "INVALID_REQUEST", "no such grammar")
+    driver.scheduler.decode_report("d", failed)
+    (error,) = driver.events()
+    assert error.reason == "INVALID_REQUEST"
+
+
 # Streams that come back
 
 
