@@ -30,7 +30,7 @@ def kernels(request: pytest.FixtureRequest) -> Kernels:
         pytest.skip(f"NOT TESTED: {missing}")
 
 
-@pytest.fixture(params=[1, 2, 3], autouse=True)
+@pytest.fixture(params=[1, 2], autouse=True)
 def threads(request: pytest.FixtureRequest) -> None:
     torch.set_num_threads(request.param)
 
@@ -71,11 +71,10 @@ def test_products(kernels: Kernels, dtype: torch.dtype, n: int, k: int, num_rows
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_a_row_has_the_same_bits_in_any_batch(kernels: Kernels, dtype: torch.dtype) -> None:
-    """The shapes of the default model's layer, and the tests' odd ones."""
-    for n, k in ((960, 576), (576, 1536), (331, 72), (172, 64)):
+    for n, k in ((64, 1536), (331, 72)):
         weight, rows = random(n, k, dtype=dtype), random(600, k, dtype=dtype, seed=1)
         whole = linear(kernels, weight, None, rows)
-        for num_rows in (*range(1, 60), 100, 111, 112, 113, 256, 599):
+        for num_rows in (*range(1, 33), 57, 111, 112, 113, 256, 599):
             first = (num_rows * 37) % (600 - num_rows)
             some = linear(kernels, weight, None, rows[first : first + num_rows])
             assert torch.equal(some, whole[first : first + num_rows]), (n, k, num_rows)
