@@ -27,15 +27,21 @@ RUN touch README.md \
     && pip uninstall --yes tandem-serve
 WORKDIR /
 
+# The compiler is for the kernels; it stays in this stage.
 FROM base AS wheel
 ARG PIP_ARGS=""
+RUN command -v g++ || { \
+        apt-get update \
+        && apt-get install --yes --no-install-recommends g++ \
+        && rm -rf /var/lib/apt/lists/*; }
 WORKDIR /build
-COPY README.md LICENSE ./
+COPY README.md LICENSE setup.py ./
 COPY tandem tandem
 COPY gateway gateway
 COPY prefill_service prefill_service
 COPY decode_service decode_service
-RUN pip wheel $PIP_ARGS --no-deps --wheel-dir /wheel .
+RUN pip wheel $PIP_ARGS --no-deps --wheel-dir /wheel . \
+    && python3 -m zipfile --list /wheel/*.whl | grep --quiet _kernels_plain
 
 FROM base AS gateway
 COPY --from=wheel /wheel /wheel

@@ -78,6 +78,7 @@ protos: .venv/installed-dev ## tandem/v1 from protos/
 .PHONY: bench
 bench: .venv/installed-dev ## the benchmarks
 	@$(BIN)/python benchmarks/pipeline.py $(ARGS)
+	@$(BIN)/python benchmarks/engine.py
 	@$(BIN)/python benchmarks/kv_transfer.py
 	@$(BIN)/python benchmarks/loop.py
 	@$(BIN)/python benchmarks/colocated.py

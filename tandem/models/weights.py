@@ -22,15 +22,15 @@ LM_HEAD = "lm_head.weight"
 Reader = Callable[[str], Tensor]
 # A projection, as what computes with it wants it.
 L = TypeVar("L")
-MadeL = TypeVar("MadeL", covariant=True)
+L_co = TypeVar("L_co", covariant=True)
 
 
-class Packer(Protocol[MadeL]):
+class Packer(Protocol[L_co]):
     """Makes projections of what a checkpoint holds: weights [out, in], biases [out]."""
 
-    def linear(self, weight: Tensor, bias: Tensor | None) -> MadeL: ...
+    def linear(self, weight: Tensor, bias: Tensor | None) -> L_co: ...
 
-    def gated(self, gate: Linear, up: Linear) -> MadeL:
+    def gated(self, gate: Linear, up: Linear) -> L_co:
         """A gate's projection and the one that it gates, in one."""
         ...
 

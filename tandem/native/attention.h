@@ -19,12 +19,13 @@ constexpr int64_t TILE = 128;
 constexpr int64_t RANGE = 512;
 constexpr int64_t MAX_HEAD_DIM = 512;
 constexpr int64_t QUERY_ROWS = 168;
+constexpr int64_t LANES_SHIFT = __builtin_ctz(LANES);
 // Less than any score, yet a number: what nothing has been seen of has no not-a-number either.
 constexpr float LEAST = -1e30f;
 
 alignas(64) const char ZEROS[MAX_HEAD_DIM * sizeof(float)] = {};
 
-// The keys and values of one KV head of a sequence.
+// The keys and values of a sequence, from one of its KV heads on.
 template <class T>
 struct Pages {
     const T* keys;
@@ -41,14 +42,33 @@ struct Pages {
         return ((block << block_shift) + within) * token_items;
     }
 
-    const T* row(const T* items, int64_t position) const {
-        return position < end ? items + offset(position) : (const T*)ZEROS;
+    // Where LANES neighbours lie, the first at a multiple of LANES.
+    void find(const T* (&rows)[LANES], const T* items, int64_t position) const {
+        if (block_shift >= LANES_SHIFT && position + LANES <= end) {
+            const T* first = items + offset(position);
+            for (int i = 0; i < LANES; i++) rows[i] = first + i * token_items;
+            return;
+        }
+        for (int i = 0; i < LANES; i++)
+            rows[i] = position + i < end ? items + offset(position + i) : (const T*)ZEROS;
     }
 
-    void fetch(const T* items, int64_t position) const {
+    // Wants LANES neighbours soon, `num_items` of each: of this head, and of those behind it. Loads
+    // instead of prefetches: these hardware streams on, past the few lines that it can wait for.
+    void fetch(const T* items, int64_t position, int64_t num_items) const {
         if (position >= end) return;
-        const char* from = (const char*)(items + offset(position));
-        for (int64_t i = 0; i < head_dim * int64_t(sizeof(T)); i += 64) __builtin_prefetch(from + i);
+        const T* rows[LANES];
+        find(rows, items, position);
+        for (int i = 0; i < LANES; i++)
+            for (int64_t item = 0; item < num_items; item += 64 / int64_t(sizeof(T)))
+                (void)*(const volatile char*)(rows[i] + item);
+    }
+
+    Pages of_head(int64_t head) const {
+        Pages pages = *this;
+        pages.keys += head * head_dim;
+        pages.values += head * head_dim;
+        return pages;
     }
 };
 
@@ -90,16 +110,17 @@ inline Words load_some(const int32_t* from, int64_t count) {
     return words;
 }
 
-// Keys of positions [start, start + count) as panels [key / WIDTH][word][WIDTH].
+// Keys of positions [start, start + count) as panels [key / WIDTH][word][WIDTH]. Of the tile behind,
+// `fetched` items a key are fetched meanwhile.
 template <class T>
-inline void pack_keys(int32_t* to, const Pages<T>& pages, int64_t start, int64_t count) {
+inline void pack_keys(
+    int32_t* to, const Pages<T>& pages, int64_t start, int64_t count, int64_t fetched
+) {
     const int64_t depth = pages.head_dim / PER_WORD<T>;
     for (int64_t key = 0; key < round_up(count, WIDTH); key += LANES) {
         const T* rows[LANES];
-        for (int i = 0; i < LANES; i++) {
-            rows[i] = pages.row(pages.keys, start + key + i);
-            pages.fetch(pages.keys, start + key + i + 2 * WIDTH);
-        }
+        pages.find(rows, pages.keys, start + key);
+        pages.fetch(pages.keys, start + key + TILE, fetched);
         int32_t* panel = to + key / WIDTH * depth * WIDTH + key % WIDTH;
         for (int64_t word = 0; word < depth; word += LANES) {
             Words words[LANES];
@@ -137,28 +158,32 @@ inline void store_pair(int32_t* to, const bfloat16* row, const bfloat16* next) {
 
 // Values of positions [start, start + count) as panels [item / WIDTH][key / PER_WORD][WIDTH].
 template <class T>
-inline void pack_values(int32_t* to, const Pages<T>& pages, int64_t start, int64_t count) {
+inline void pack_values(
+    int32_t* to, const Pages<T>& pages, int64_t start, int64_t count, int64_t fetched
+) {
     constexpr int64_t PANEL = TILE / PER_WORD<T> * WIDTH;
-    for (int64_t key = 0; key < count; key += PER_WORD<T>) {
-        const T* row = pages.row(pages.values, start + key);
-        const T* next = pages.row(pages.values, start + key + PER_WORD<T> - 1);
-        pages.fetch(pages.values, start + key + 2 * WIDTH);
-        if (PER_WORD<T> > 1) pages.fetch(pages.values, start + key + 2 * WIDTH + 1);
-        int32_t* line = to + key / PER_WORD<T> * WIDTH;
-        int64_t item = 0;
-        for (; item + WIDTH <= pages.head_dim; item += WIDTH)
-            store_pair(line + item / WIDTH * PANEL, row + item, next + item);
-        if (item < pages.head_dim) {
-            T tails[2][WIDTH] = {};
-            memcpy(tails[0], row + item, (pages.head_dim - item) * sizeof(T));
-            memcpy(tails[1], next + item, (pages.head_dim - item) * sizeof(T));
-            store_pair(line + item / WIDTH * PANEL, tails[0], tails[1]);
+    const int64_t whole = pages.head_dim / WIDTH * WIDTH, rest = pages.head_dim - whole;
+    for (int64_t key = 0; key < count; key += LANES) {
+        const T* rows[LANES];
+        pages.find(rows, pages.values, start + key);
+        pages.fetch(pages.values, start + key + TILE, fetched);
+        for (int i = 0; i < LANES; i += PER_WORD<T>) {
+            const T *row = rows[i], *next = rows[i + PER_WORD<T> - 1];
+            int32_t* line = to + (key + i) / PER_WORD<T> * WIDTH;
+            for (int64_t item = 0; item < whole; item += WIDTH)
+                store_pair(line + item / WIDTH * PANEL, row + item, next + item);
+            if (rest) {
+                T tails[2][WIDTH] = {};
+                memcpy(tails[0], row + whole, rest * sizeof(T));
+                memcpy(tails[1], next + whole, rest * sizeof(T));
+                store_pair(line + whole / WIDTH * PANEL, tails[0], tails[1]);
+            }
         }
     }
 }
 
-// What rows have seen so far: the highest score, the sum of the weights relative to it, and the
-// weighted sums of values [rows, width].
+// What rows have seen so far: the highest score; the weights relative to it, summed by lanes
+// [rows, LANES]; and the weighted sums of values [rows, width].
 struct Seen {
     float* top;
     float* mass;
@@ -166,18 +191,26 @@ struct Seen {
     int64_t width;
 
     static int64_t size(int64_t num_rows, int64_t width) {
-        return round_up(num_rows + MAX_ROWS<bfloat16>, 16) * 2 + num_rows * width;
+        return round_up(num_rows, 16) + num_rows * (LANES + width);
     }
 
     Seen(float* memory, int64_t num_rows, int64_t width)
         : top(memory),
-          mass(memory + round_up(num_rows + MAX_ROWS<bfloat16>, 16)),
-          values(mass + round_up(num_rows + MAX_ROWS<bfloat16>, 16)),
+          mass(memory + round_up(num_rows, 16)),
+          values(mass + num_rows * LANES),
           width(width) {}
+
+    Seen from_row(int64_t row) const {
+        Seen seen = *this;
+        seen.top += row;
+        seen.mass += row * LANES;
+        seen.values += row * width;
+        return seen;
+    }
 
     void clear(int64_t num_rows) {
         for (int64_t i = 0; i < num_rows; i++) top[i] = LEAST;
-        memset(mass, 0, num_rows * sizeof(float));
+        memset(mass, 0, num_rows * LANES * sizeof(float));
         memset(values, 0, num_rows * width * sizeof(float));
     }
 
@@ -188,23 +221,28 @@ struct Seen {
             const Floats ours = exp2<float>(splat((top[row] - highest) * scale));
             const Floats theirs = exp2<float>(splat((later.top[row] - highest) * scale));
             top[row] = highest;
-            mass[row] = mass[row] * ours[0] + later.mass[row] * theirs[0];
-            float* to = values + row * width;
-            const float* from = later.values + row * width;
-            for (int64_t i = 0; i < width; i += LANES)
-                store(to + i, fma(load<Floats>(from + i), theirs, load<Floats>(to + i) * ours));
+            blend(mass + row * LANES, later.mass + row * LANES, ours, theirs);
+            for (int64_t i = row * width; i < (row + 1) * width; i += LANES)
+                blend(values + i, later.values + i, ours, theirs);
         }
+    }
+
+    static void blend(float* to, const float* from, Floats ours, Floats theirs) {
+        store(to, fma(load<Floats>(from), theirs, load<Floats>(to) * ours));
     }
 };
 
-// Queries of one KV head: rows by query, then by head of the group; the first at `position`.
+// Queries of some KV heads, the first at `position`: rows by KV head, by query, by head of the group.
 struct Queries {
     int64_t position;
     int64_t num_queries;
+    int64_t num_kv_heads;
     int64_t group;
     int64_t window;  // a query sees so many positions, itself the last; 0: all up to itself
 
-    int64_t num_rows() const { return num_queries * group; }
+    int64_t head_rows() const { return num_queries * group; }
+    int64_t num_rows() const { return num_kv_heads * head_rows(); }
+    // Of a row of the first KV head.
     int64_t last_of(int64_t row) const { return position + row / group; }
     int64_t first_of(int64_t row) const {
         const int64_t first = last_of(row) - window + 1;
@@ -218,7 +256,7 @@ struct Scratch {
     alignas(64) int32_t keys[TILE * MAX_HEAD_DIM];
     alignas(64) int32_t values[TILE * MAX_HEAD_DIM];
     alignas(64) float scores[MAX_ROWS<T> * TILE];
-    alignas(64) float seen[2][QUERY_ROWS * (MAX_HEAD_DIM + 4)];
+    alignas(64) float seen[2][QUERY_ROWS * (MAX_HEAD_DIM + LANES + 1) + 16];
     alignas(64) T weights[MAX_ROWS<T> * TILE];
 
     // This thread's, kept.
@@ -229,12 +267,10 @@ struct Scratch {
     }
 };
 
-// The weights of one row's keys [first, last) of the tile, of which it sees [seen_first, seen_last).
-// `top` becomes the new highest score; returns the sum of the weights.
-template <class T>
-inline float soften(
-    T* weights, float* scores, float& top, int64_t first, int64_t last, int64_t seen_first,
-    int64_t seen_last, float scale
+// The highest of `top` and the scores of keys [first, last), after those that the row does not see,
+// outside of [seen_first, seen_last), have become -infinity.
+inline float mask_and_top(
+    float* scores, float top, int64_t first, int64_t last, int64_t seen_first, int64_t seen_last
 ) {
     Words lane;
     for (int i = 0; i < LANES; i++) lane[i] = i;
@@ -249,7 +285,14 @@ inline float soften(
         }
         high = max(high, score);
     }
-    top = highest(high);
+    return highest(high);
+}
+
+// The weights of keys [first, last) relative to `top`, and their sums by lanes.
+template <class T>
+inline Floats soften(
+    T* weights, const float* scores, float top, int64_t first, int64_t last, float scale
+) {
     const Floats factor = splat(scale), shift = splat(-top * scale);
     Floats sum = {};
     for (int64_t i = first; i < last; i += LANES) {
@@ -257,14 +300,14 @@ inline float soften(
         sum += weight;
         store_floats(weights + i, weight);
     }
-    return total(sum);
+    return sum;
 }
 
-// Rows [row, row + ROWS) see one tile of packed keys, of positions [start, end).
+// Rows [row, row + ROWS) of a KV head see one tile of packed keys, of positions [start, end).
 template <class T, int ROWS>
 inline void see_tile(
-    Seen& seen, const Queries& queries, Scratch<T>& scratch, int64_t row, int64_t start,
-    int64_t end, int64_t head_dim, float scale
+    const Seen& seen, const Queries& queries, const T* rows, Scratch<T>& scratch, int64_t row,
+    int64_t start, int64_t end, int64_t head_dim, float scale
 ) {
     constexpr int64_t KEY_WORDS = TILE / PER_WORD<T>;
     const int64_t depth = head_dim / PER_WORD<T>;
@@ -275,7 +318,7 @@ inline void see_tile(
     for (int64_t key = begin; key < stop; key += WIDTH) {
         Sums sums[ROWS] = {};
         multiply_tile<T, ROWS>(
-            sums, (const int32_t*)scratch.queries + row * depth, depth,
+            sums, (const int32_t*)rows + row * depth, depth,
             scratch.keys + key * depth, depth, nullptr
         );
         for (int r = 0; r < ROWS; r++) {
@@ -284,17 +327,25 @@ inline void see_tile(
         }
     }
     // Of each row: what its earlier sums are worth now.
-    float kept[round_up(ROWS, LANES)] = {}, mass[ROWS];
+    float kept[round_up(ROWS, LANES)] = {};
     for (int r = 0; r < ROWS; r++) {
-        const float before = seen.top[row + r];
-        mass[r] = soften(
-            scratch.weights + r * TILE, scratch.scores + r * TILE, seen.top[row + r], begin, stop,
-            queries.first_of(row + r) - start, queries.last_of(row + r) + 1 - start, scale
+        float& top = seen.top[row + r];
+        const float before = top;
+        top = mask_and_top(
+            scratch.scores + r * TILE, top, begin, stop, queries.first_of(row + r) - start,
+            queries.last_of(row + r) + 1 - start
         );
-        kept[r] = (before - seen.top[row + r]) * scale;
+        kept[r] = (before - top) * scale;
     }
     for (int r = 0; r < ROWS; r += LANES) store(kept + r, exp2<float>(load_floats(kept + r)));
-    for (int r = 0; r < ROWS; r++) seen.mass[row + r] = seen.mass[row + r] * kept[r] + mass[r];
+    for (int r = 0; r < ROWS; r++) {
+        const Floats sum = soften(
+            scratch.weights + r * TILE, scratch.scores + r * TILE, seen.top[row + r], begin, stop,
+            scale
+        );
+        float* mass = seen.mass + (row + r) * LANES;
+        store(mass, fma(load_floats(mass), splat(kept[r]), sum));
+    }
     for (int64_t item = 0; item < seen.width; item += WIDTH) {
         Sums sums[ROWS];
         float* values = seen.values + row * seen.width + item;
@@ -317,18 +368,26 @@ inline void see_tile(
 // Adds to `seen` what the queries in `scratch` see of positions [start, end), within one range.
 template <class T>
 inline void see_range(
-    Seen& seen, const Queries& queries, const Pages<T>& pages, Scratch<T>& scratch, int64_t start,
-    int64_t end, float scale
+    const Seen& seen, const Queries& queries, const Pages<T>& pages, Scratch<T>& scratch,
+    int64_t start, int64_t end, float scale
 ) {
+    const int64_t head_rows = queries.head_rows();
     for (; start < end; start += TILE) {
-        const int64_t stop = least(start + TILE, end);
-        pack_keys(scratch.keys, pages, start, stop - start);
-        pack_values(scratch.values, pages, start, round_up(stop - start, WIDTH));
-        each_tile<T>(queries.num_rows(), [&](int64_t row, auto count) {
-            see_tile<T, decltype(count)::value>(
-                seen, queries, scratch, row, start, stop, pages.head_dim, scale
-            );
-        });
+        const int64_t stop = least(start + TILE, end), count = round_up(stop - start, WIDTH);
+        for (int64_t head = 0; head < queries.num_kv_heads; head++) {
+            // Memory is read in one stream, all heads of a token at once.
+            const int64_t fetched = head ? 0 : queries.num_kv_heads * pages.head_dim;
+            const Pages<T> its = pages.of_head(head);
+            pack_keys(scratch.keys, its, start, count, fetched);
+            pack_values(scratch.values, its, start, count, fetched);
+            const Seen seen_of = seen.from_row(head * head_rows);
+            const T* rows = scratch.queries + head * head_rows * pages.head_dim;
+            each_tile<T>(head_rows, [&](int64_t row, auto num_rows) {
+                see_tile<T, decltype(num_rows)::value>(
+                    seen_of, queries, rows, scratch, row, start, stop, pages.head_dim, scale
+                );
+            });
+        }
     }
 }
 

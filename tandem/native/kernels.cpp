@@ -66,14 +66,15 @@ void linear(const Team& team, const Linear& linear, const T* rows, int64_t num_r
     const int64_t num_panels = linear.num_panels(), k = linear.depth * PER_WORD<T>;
     const int64_t num_shares = least(num_panels, 4 * team.num_threads);
     team.each(num_shares, [&](int64_t share) {
-        multiply(
-            linear, rows, k, num_rows, num_panels * share / num_shares,
-            num_panels * (share + 1) / num_shares,
-            [&](int64_t row, int64_t output, const Sums& sums) {
-                const int64_t count = least(WIDTH, linear.n - output);
-                memcpy(to + row * linear.n + output, &sums, count * sizeof(float));
-            }
-        );
+        for (int64_t first = 0; first < num_rows; first += BLOCK_ROWS)
+            multiply(
+                linear, rows + first * k, k, least(BLOCK_ROWS, num_rows - first),
+                num_panels * share / num_shares, num_panels * (share + 1) / num_shares,
+                [&](int64_t row, int64_t output, const Sums& sums) {
+                    const int64_t count = least(WIDTH, linear.n - output);
+                    memcpy(to + (first + row) * linear.n + output, &sums, count * sizeof(float));
+                }
+            );
     });
 }
 

@@ -14,6 +14,7 @@ from tandem.core.errors import ConfigError
 INSTRUCTIONS = ("plain", "avx2", "avx512")
 VARIABLE = "TANDEM_KERNELS"
 TORCH = "torch"
+FOLDER = Path(__file__).parent
 MEND = "with a C++ compiler (g++) at hand run: pip install --force-reinstall --no-deps "
 
 
@@ -41,15 +42,11 @@ class Kernels:
         return -(-count // self.width) * self.width
 
 
-@cache
 def load(instructions: str) -> Kernels:
     """The kernels for one of `INSTRUCTIONS`. Raises `KernelsMissing`."""
     if INSTRUCTIONS.index(instructions) > _level():
         raise KernelsMissing(f"this processor lacks the instructions of {instructions}")
-    try:
-        return Kernels(_path(instructions), instructions)
-    except OSError as error:
-        raise KernelsMissing(f"the kernels cannot be loaded: {error}") from error
+    return _open(_path(instructions), instructions)
 
 
 def best() -> Kernels:
@@ -67,22 +64,26 @@ def best() -> Kernels:
 
 def _level() -> int:
     """The index of the best instruction set of this processor."""
-    try:
-        level: int = CDLL(str(_path("plain"))).tandem_level()
-    except OSError as error:
-        raise KernelsMissing(f"the kernels cannot be loaded: {error}") from error
+    level: int = _open(_path("plain"), "plain").functions.tandem_level()
     return level
 
 
+@cache
+def _open(path: Path, instructions: str) -> Kernels:
+    try:
+        return Kernels(path, instructions)
+    except OSError as error:
+        raise KernelsMissing(f"the kernels cannot be loaded: {error}") from error
+
+
 def _path(instructions: str) -> Path:
-    folder = Path(__file__).parent
     for suffix in EXTENSION_SUFFIXES:
-        path = folder / f"_kernels_{instructions}{suffix}"
+        path = FOLDER / f"_kernels_{instructions}{suffix}"
         if path.exists():
             return path
     raise KernelsMissing(
         "the kernels were not built when Tandem was installed; "
-        f"{MEND}{_installed_from(folder.parents[1])}"
+        f"{MEND}{_installed_from(Path(__file__).parents[2])}"
     )
 
 
@@ -93,6 +94,7 @@ def _installed_from(root: Path) -> str:
 
 def _declare(functions: CDLL) -> None:
     pointer, flag, number = c_void_p, c_bool, c_int64
+    functions.tandem_level.restype = c_int64
     functions.tandem_width.restype = c_int64
     functions.tandem_build.restype = c_char_p
     for name, arguments in {

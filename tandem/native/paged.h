@@ -15,15 +15,16 @@ struct PagedAttention {
     const Step& step;
     const Layer& layer;
 
-    // Some queries of a sequence, and one KV head.
+    // Some queries of a sequence, and some KV heads from `head` on.
     struct Task {
         int64_t sequence;
         int64_t row;
         int64_t num_queries;
         int64_t head;
+        int64_t num_heads;
     };
 
-    // A task's keys [start, end), of one range, and what is seen of them.
+    // A task's positions [start, end), of one range, and what is seen of them.
     struct Part {
         int64_t task;
         int64_t start;
@@ -53,10 +54,17 @@ struct PagedAttention {
             for (int64_t tile = num_tiles - 1; tile >= 0; tile--) {
                 const int64_t first = num_queries * tile / num_tiles;
                 const int64_t count = num_queries * (tile + 1) / num_tiles - first;
-                for (int64_t head = 0; head < model.num_kv_heads; head++)
-                    tasks.push_back({i, step.rows[i] + first, count, head});
+                const int64_t num_heads = heads_of_one(count);
+                for (int64_t head = 0; head < model.num_kv_heads; head += num_heads)
+                    tasks.push_back({i, step.rows[i] + first, count, head, num_heads});
             }
         }
+    }
+
+    // All heads together read memory in one stream; apart they are work for more threads.
+    int64_t heads_of_one(int64_t num_queries) const {
+        const bool is_few = !step.team.is_one() && step.num_sequences < 2 * step.team.num_threads;
+        return is_few || num_queries * model.num_heads > QUERY_ROWS ? 1 : model.num_kv_heads;
     }
 
     void run_task(const Task& task) const {
@@ -70,7 +78,7 @@ struct PagedAttention {
             see(task, queries, some, start, end, scratch);
             all.merge(some, queries.num_rows(), scale());
         });
-        finish(task, queries, all);
+        finish(task, all);
     }
 
     // Few tasks: threads share the ranges of each.
@@ -102,19 +110,19 @@ struct PagedAttention {
                 const Seen some(memory.get() + parts[part].memory, queries.num_rows(), width());
                 all.merge(some, queries.num_rows(), scale());
             }
-            finish(tasks[i], queries, all);
+            finish(tasks[i], all);
         }
     }
 
     Queries queries_of(const Task& task) const {
         const int64_t position = step.starts[task.sequence] + task.row - step.rows[task.sequence];
-        return {position, task.num_queries, group(), layer.window};
+        return {position, task.num_queries, task.num_heads, group(), layer.window};
     }
 
     // The positions that any of the queries sees, by ranges, from a tile's start on.
     template <class Range>
     void each_range(const Queries& queries, const Range& range) const {
-        const int64_t end = queries.last_of(queries.num_rows() - 1) + 1;
+        const int64_t end = queries.last_of(queries.head_rows() - 1) + 1;
         for (int64_t start = queries.first_of(0) / TILE * TILE; start < end;) {
             const int64_t stop = least(end, (start / RANGE + 1) * RANGE);
             range(start, stop);
@@ -122,11 +130,20 @@ struct PagedAttention {
         }
     }
 
+    // The row of a query and KV head: `group` heads side by side.
+    template <class Items>
+    auto* row_of(Items* items, const Task& task, int64_t head, int64_t query) const {
+        const int64_t stride = padded(model.num_heads * model.head_dim);
+        const int64_t first = (task.head + head) * group() * model.head_dim;
+        return (T*)items + (task.row + query) * stride + first;
+    }
+
     void gather(const Task& task, Scratch<T>& scratch) const {
-        const int64_t items = group() * model.head_dim, stride = padded(model.num_heads * model.head_dim);
-        const T* from = (const T*)step.queries + task.row * stride + task.head * items;
-        for (int64_t i = 0; i < task.num_queries; i++)
-            memcpy(scratch.queries + i * items, from + i * stride, items * sizeof(T));
+        T* to = scratch.queries;
+        const int64_t items = group() * model.head_dim;
+        for (int64_t head = 0; head < task.num_heads; head++)
+            for (int64_t query = 0; query < task.num_queries; query++, to += items)
+                memcpy(to, row_of(step.queries, task, head, query), items * sizeof(T));
     }
 
     void see(
@@ -147,14 +164,18 @@ struct PagedAttention {
         see_range(seen, queries, pages, scratch, start, end, scale());
     }
 
-    void finish(const Task& task, const Queries& queries, const Seen& seen) const {
-        const int64_t dim = model.head_dim, stride = padded(model.num_heads * dim);
-        T* to = (T*)step.attended + task.row * stride + task.head * group() * dim;
-        for (int64_t row = 0; row < queries.num_rows(); row++) {
-            T* head = to + row / group() * stride + row % group() * dim;
-            const float* values = seen.values + row * seen.width;
-            for (int64_t i = 0; i < dim; i++) round_to(head[i], values[i] / seen.mass[row]);
-        }
+    void finish(const Task& task, const Seen& seen) const {
+        const int64_t dim = model.head_dim;
+        int64_t row = 0;
+        for (int64_t head = 0; head < task.num_heads; head++)
+            for (int64_t query = 0; query < task.num_queries; query++) {
+                T* to = row_of(step.attended, task, head, query);
+                for (int64_t i = 0; i < group(); i++, row++, to += dim) {
+                    const float* values = seen.values + row * seen.width;
+                    const float mass = total(load_floats(seen.mass + row * LANES));
+                    for (int64_t j = 0; j < dim; j++) round_to(to[j], values[j] / mass);
+                }
+            }
     }
 };
 

@@ -25,11 +25,11 @@ from tandem.artifacts.pull import REQUIREMENT as DEFAULT_MODEL
 
 ROOT = Path(__file__).parents[2]
 DEFAULT_IMAGE = "python:3.11-slim"
-OWN_IMAGE = "tandem-test-base:bookworm"
+OWN_IMAGE = "tandem-test-base:bookworm-gcc"
 OWN_PYTHON = (3, 11)
 # Always the same if it is free, for the builder's cache.
 WHEELS_PORT = 48117
-PACKAGES = "python3,python3-venv,ca-certificates"
+PACKAGES = "python3,python3-venv,ca-certificates,g++"
 
 
 class NoBase(Exception):

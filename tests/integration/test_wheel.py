@@ -31,6 +31,7 @@ def test_it_holds_the_packages_and_their_data(wheel: Path) -> None:
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == TOP_LEVEL
     assert "tandem/artifacts/mock/tokenizer.json" in names
     assert "tandem/py.typed" in names
+    assert any(name.startswith("tandem/native/_kernels_plain.") for name in names)
 
 
 def test_it_runs_from_another_place(wheel: Path, tmp_path: Path) -> None:

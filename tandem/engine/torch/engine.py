@@ -34,6 +34,7 @@ from tandem.engine.torch.inputs import KEY_TILE
 from tandem.engine.torch.kv_pool import TorchKVPool
 from tandem.engine.torch.placement import numerics, resolve_dtype, torch_device
 from tandem.engine.torch.plan_check import check_plan
+from tandem.engine.torch.runner import Runner
 from tandem.engine.torch.runners import kernels_for, load_runner
 from tandem.engine.torch.sampler import SampleRow, sample
 from tandem.engine.torch.step_handle import TorchStepHandle
@@ -90,6 +91,10 @@ class TorchEngine:
     @property
     def pool(self) -> TorchKVPool:
         return self._pool
+
+    @property
+    def runner(self) -> Runner:
+        return self._runner
 
     @torch.inference_mode()
     def launch(self, plan: StepPlan, on_layer: LayerHook | None = None) -> TorchStepHandle:

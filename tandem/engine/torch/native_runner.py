@@ -27,25 +27,26 @@ MAX_GROUP = 168
 
 
 class NativeRunner:
-    """A `Runner`. A layer is three calls: keys and values, attention, the rest."""
+    """A `Runner`. A layer is three calls: keys and values, attention, the rest. The attributes are
+    for benchmarks, which make these calls one by one."""
 
     def __init__(
         self, config: ModelConfig, kernels: Kernels, model: PackedModel, pool: TorchKVPool
     ) -> None:
         self._config = config
         self._functions = kernels.functions
-        self._model = model
+        self.model = model
         self._pool = pool
-        self._is_bfloat16 = pool.layout.dtype == "bfloat16"
-        self._buffers = StepBuffers(config, kernels, 2 if self._is_bfloat16 else FLOAT32_BYTES)
+        self.is_bfloat16 = pool.layout.dtype == "bfloat16"
+        self.buffers = StepBuffers(config, kernels, 2 if self.is_bfloat16 else FLOAT32_BYTES)
 
     def logits(self, plan: StepPlan, on_layer: LayerHook | None) -> Tensor:
         inputs = NativeInputs.build(plan, self._pool.layout.block_size)
-        step = self._buffers.step(inputs)
-        call, model = self._functions, byref(self._model.struct)
-        kind, step_at = self._is_bfloat16, byref(step)
+        step = self.buffers.step(inputs)
+        call, model = self._functions, byref(self.model.struct)
+        kind, step_at = self.is_bfloat16, byref(step)
         call.tandem_embed(
-            kind, model, byref(self._model.embedding), step_at, inputs.token_ids.ctypes.data
+            kind, model, byref(self.model.embedding), step_at, inputs.token_ids.ctypes.data
         )
         for layer in range(self._config.num_layers):
             call.tandem_before_attention(kind, model, step_at, layer)

@@ -32,7 +32,7 @@ class PackedModel:
             self._layer(layer, config.windows[index], pool, index)
             for index, layer in enumerate(weights.layers)
         ]
-        self._layers = (structs.Layer * len(layers))(*layers)
+        self.layers = (structs.Layer * len(layers))(*layers)
         self.embedding = weights.embedding.struct()
         self.struct = structs.Model(
             hidden_size=config.hidden_size,
@@ -46,7 +46,7 @@ class PackedModel:
             sines=rotary.sines.data_ptr(),
             final_norm=self._pointer(packer.padded(weights.final_norm)),
             lm_head=weights.lm_head.struct(),
-            layers=ctypes.addressof(self._layers),
+            layers=ctypes.addressof(self.layers),
         )
 
     def _layer(

@@ -12,7 +12,9 @@ from typing import Any
 import torch
 
 from tandem.core.device import CpuDevice
+from tandem.core.errors import ConfigError
 from tandem.engine.torch.placement import resolve_dtype, torch_device
+from tandem.native.library import KernelsMissing, best
 
 
 def probe() -> dict[str, Any]:
@@ -29,6 +31,15 @@ def probe() -> dict[str, Any]:
         "auto_dtype": str(auto).removeprefix("torch."),
         "instructions": torch.backends.cpu.get_cpu_capability(),
     }
+
+
+def kernels() -> tuple[str, str]:
+    """What computes on this CPU: the native kernels' name and "", or "" and why there are none,
+    with the command that mends it."""
+    try:
+        return str(best()), ""
+    except (KernelsMissing, ConfigError) as missing:
+        return "", str(missing)
 
 
 def _gpu(index: int) -> dict[str, Any]:

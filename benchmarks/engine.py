@@ -1,0 +1,277 @@
+"""What a step of the torch engine costs on this CPU, part by part, and the floor beneath it.
+
+The floor of a decode step is its matrix products alone, at that batch, by the faster of our packed
+weights and oneDNN's, and the bytes of its KV at the rate at which this machine reads memory; that
+of a prefill is its products alone. All arms of a row are measured in turn, and medians are shown.
+
+    .venv/bin/python benchmarks/engine.py [--threads 1 2] [--repeats 9] [--dtype bfloat16]
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from tandem.artifacts.resolve import resolve
+from tandem.core.device import CpuDevice
+from tandem.core.plan import SampleSpec, SequenceSlice, StepPlan
+from tandem.core.sampling_params import SamplingParams
+from tandem.engine.torch.engine import TorchEngine
+from tandem.engine.torch.native_inputs import NativeInputs
+from tandem.engine.torch.native_runner import NativeRunner
+from tandem.engine.torch.packed_weights import aligned_empty
+from tandem.engine.torch.threads import team
+from tandem.native import structs
+from tandem.native.library import best
+
+DECODE = [(batch, context) for batch in (1, 8, 32) for context in (128, 512, 2000)]
+PREFILL = [(1, 512), (4, 512), (1, 2000)]
+GREEDY = SampleSpec(SamplingParams(max_tokens=1, seed=0, temperature=0.0))
+BLOCK_SIZE = 16
+NUM_BLOCKS = 32 * 2016 // BLOCK_SIZE
+READ_BYTES = 1 << 28
+
+Arms = dict[str, Callable[[], None]]
+
+
+def medians(arms: Arms, repeats: int) -> dict[str, float]:
+    """Milliseconds of each, run in turn."""
+    times: dict[str, list[float]] = {name: [] for name in arms}
+    for repeat in range(repeats + 1):
+        for name, run in arms.items():
+            start = time.perf_counter()
+            run()
+            if repeat:
+                times[name].append(1e3 * (time.perf_counter() - start))
+    return {name: statistics.median(each) for name, each in times.items()}
+
+
+class Products:
+    """The matrix products of a step alone, on weights of the model's shapes."""
+
+    def __init__(self, engine: TorchEngine, runner: NativeRunner) -> None:
+        self._functions = best().functions
+        self._is_bfloat16 = engine.pool.layout.dtype == "bfloat16"
+        self._dtype = torch.bfloat16 if self._is_bfloat16 else torch.float32
+        model = runner.model
+        self._layers = [
+            linear
+            for layer in model.layers
+            for linear in (layer.qkv, layer.output, layer.gate_up, layer.down)
+        ]
+        self._head = model.struct.lm_head
+
+    def ours(self, num_rows: int, num_logits: int) -> Callable[[], None]:
+        """By the kernels, on the engine's own weights."""
+        calls = [(each, num_rows) for each in self._layers] + [(self._head, num_logits)]
+        rows = torch.zeros(num_rows, max(self._k(each) for each, _ in calls), dtype=self._dtype)
+        output = torch.empty(max(count * each.n for each, count in calls))
+
+        def run() -> None:
+            group = team()
+            for each, count in calls:
+                self._functions.tandem_linear(
+                    self._is_bfloat16,
+                    ctypes.byref(group),
+                    ctypes.byref(each),
+                    rows.data_ptr(),
+                    count,
+                    output.data_ptr(),
+                )
+
+        return run
+
+    def onednn(self, num_rows: int, num_logits: int) -> Callable[[], None]:
+        """By torch's oneDNN on weights packed for this many rows."""
+        calls = []
+        # One row takes another, slower kernel.
+        counts = [(each, max(num_rows, 2)) for each in self._layers]
+        for each, count in [*counts, (self._head, max(num_logits, 2))]:
+            weight = torch.zeros(each.n, self._k(each), dtype=self._dtype)
+            packed = torch.ops.mkldnn._reorder_linear_weight(weight, count)
+            calls.append((torch.zeros(count, self._k(each), dtype=self._dtype), packed))
+
+        def run() -> None:
+            for rows, packed in calls:
+                torch.ops.mkldnn._linear_pointwise(rows, packed, None, "none", [], "")
+
+        return run
+
+    def _k(self, linear: structs.Linear) -> int:
+        return linear.depth * (2 if self._is_bfloat16 else 1)
+
+
+@dataclass
+class Bench:
+    """An engine, and what measures it."""
+
+    engine: TorchEngine
+    runner: NativeRunner
+    products: Products
+    memory: np.ndarray
+    repeats: int
+
+    def plan(self, batch: int, start: int, count: int) -> StepPlan:
+        blocks = -(-(start + count) // BLOCK_SIZE)
+        return StepPlan(
+            0,
+            tuple(
+                SequenceSlice(
+                    index, [7] * count, start, range(index * blocks, (index + 1) * blocks), GREEDY
+                )
+                for index in range(batch)
+            ),
+        )
+
+    def parts(self, plan: StepPlan) -> Arms:
+        """The step whole, and the same by its calls."""
+        runner, functions = self.runner, best().functions
+        inputs = NativeInputs.build(plan, BLOCK_SIZE)
+        step = runner.buffers.step(inputs)
+        arguments = (runner.is_bfloat16, ctypes.byref(runner.model.struct), ctypes.byref(step))
+        logits = torch.empty(len(inputs.logit_rows), self.engine.model.vocab_size)
+
+        def every_layer(name: str) -> Callable[[], None]:
+            function = getattr(functions, f"tandem_{name}")
+
+            def run() -> None:
+                step.team = team()
+                for layer in range(len(runner.model.layers)):
+                    function(*arguments, layer)
+
+            return run
+
+        return {
+            "step": lambda: void(self.engine.launch(plan).result()),
+            "attention": every_layer("attention"),
+            "before": every_layer("before_attention"),
+            "after": every_layer("after_attention"),
+            "logits": lambda: functions.tandem_logits(
+                *arguments, inputs.logit_rows.ctypes.data, len(logits), logits.data_ptr()
+            ),
+            "inputs": lambda: void(NativeInputs.build(plan, BLOCK_SIZE)),
+            "argmax": lambda: void(logits.argmax(dim=-1)),
+        }
+
+    def read(self) -> None:
+        group = team()
+        best().functions.tandem_read(
+            ctypes.byref(group), self.memory.ctypes.data, self.memory.nbytes
+        )
+
+    def measure(self, batch: int, start: int, count: int) -> dict[str, float]:
+        plan = self.plan(batch, start, count)
+        arms = self.parts(plan) | {
+            "ours": self.products.ours(batch * count, batch),
+            "onednn": self.products.onednn(batch * count, batch),
+            "read": self.read,
+        }
+        return medians(arms, self.repeats if count == 1 else max(3, self.repeats // 3))
+
+    def decode_row(self, batch: int, context: int) -> list[str]:
+        found = self.measure(batch, context - 1, 1)
+        layout = self.engine.pool.layout
+        kv_bytes = batch * context * layout.block_bytes / layout.block_size
+        rate = READ_BYTES / found["read"]
+        products = min(found["ours"], found["onednn"])
+        floor = products + kv_bytes / rate
+        other = found["before"] + found["after"] + found["logits"] - found["ours"]
+        rest = found["step"] - sum(
+            found[name] for name in ("before", "after", "attention", "logits")
+        )
+        return [
+            str(torch.get_num_threads()),
+            f"{batch} x {context}",
+            f"{found['step']:.1f}",
+            f"{floor:.1f}",
+            f"**{found['step'] / floor:.2f}**",
+            f"{found['ours']:.1f} / {found['onednn']:.1f}",
+            f"{found['attention']:.1f} / {kv_bytes / rate:.1f}",
+            f"{other:.1f}",
+            f"{found['inputs']:.2f}, {found['argmax']:.2f}, {rest:.2f}",
+            f"{rate / 1e6:.0f}",
+        ]
+
+    def prefill_row(self, batch: int, length: int) -> list[str]:
+        found = self.measure(batch, 0, length)
+        products = min(found["ours"], found["onednn"])
+        other = found["before"] + found["after"] + found["logits"] - found["ours"]
+        return [
+            str(torch.get_num_threads()),
+            f"{batch} x {length}",
+            f"{found['step']:.0f}",
+            f"**{products / found['step']:.0%}**",
+            f"{found['ours']:.0f} / {found['onednn']:.0f}",
+            f"{found['attention']:.0f}",
+            f"{other:.0f}",
+        ]
+
+
+def void(_: object) -> None: ...
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    for row in (head, ["---"] * len(head)):
+        print("| " + " | ".join(row) + " |")
+    for row in rows:
+        print("| " + " | ".join(row) + " |", flush=True)
+    print()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--quick", action="store_true", help="fewer sizes")
+    arguments = parser.parse_args()
+    engine = TorchEngine(
+        resolve("default"),
+        CpuDevice(),
+        dtype=arguments.dtype,
+        block_size=BLOCK_SIZE,
+        num_blocks=NUM_BLOCKS,
+        max_model_len=2048,
+    )
+    if not isinstance(engine.runner, NativeRunner):
+        sys.exit("the native kernels are not here: nothing to measure")
+    memory = aligned_empty(READ_BYTES)
+    memory[:] = 1
+    products = Products(engine, engine.runner)
+    bench = Bench(engine, engine.runner, products, memory, arguments.repeats)
+    print(f"{engine.model.name}, {engine.model.numerics}, milliseconds\n")
+    decode = DECODE[1::3] if arguments.quick else DECODE
+    head = [
+        "Threads",
+        "Batch x context",
+        "Step",
+        "Floor",
+        "Step / floor",
+        "Products, ours / oneDNN",
+    ]
+    head += ["Attention / reading its KV", "Norms, rotary, SiLU, logits' norm"]
+    head += ["Inputs, argmax, all of the host", "Read GB/s"]
+    rows = []
+    for threads in arguments.threads:
+        torch.set_num_threads(threads)
+        rows += [bench.decode_row(*case) for case in decode]
+    table(head, rows)
+    head = ["Threads", "Prompts x tokens", "Prefill", "Products alone / prefill"]
+    head += ["Products, ours / oneDNN", "Attention", "Norms, rotary, SiLU"]
+    rows = []
+    for threads in arguments.threads:
+        torch.set_num_threads(threads)
+        rows += [bench.prefill_row(*case) for case in PREFILL]
+    table(head, rows)
+
+
+if __name__ == "__main__":
+    main()

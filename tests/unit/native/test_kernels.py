@@ -1,0 +1,229 @@
+"""The kernels against float64, for each instruction set that this processor has."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from tandem.engine.torch.packed_weights import KernelPacker
+from tandem.engine.torch.threads import team
+from tandem.models.layers import Linear
+from tandem.native import structs
+from tandem.native.library import INSTRUCTIONS, Kernels, KernelsMissing, load
+
+# Relative to the largest of a result: float32's sums, and what is rounded to bfloat16 on the way.
+TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 1.5e-2}
+DTYPES = tuple(TOLERANCE)
+
+
+@pytest.fixture(params=INSTRUCTIONS)
+def kernels(request: pytest.FixtureRequest) -> Kernels:
+    try:
+        return load(request.param)
+    except KernelsMissing as missing:
+        pytest.skip(f"NOT TESTED: {missing}")
+
+
+@pytest.fixture(params=[1, 2], autouse=True)
+def threads(request: pytest.FixtureRequest) -> None:
+    torch.set_num_threads(request.param)
+
+
+def random(*shape: int, dtype: torch.dtype, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def assert_close(actual: Tensor, expected: Tensor, dtype: torch.dtype) -> None:
+    error = (actual.double() - expected).abs().max() / expected.abs().max()
+    assert error <= TOLERANCE[dtype], f"off by {error:.1e}"
+
+
+def linear(kernels: Kernels, weight: Tensor, bias: Tensor | None, rows: Tensor) -> Tensor:
+    packed = KernelPacker(kernels).linear(weight, bias)
+    output = torch.full((len(rows), len(weight)), torch.nan)
+    kernels.functions.tandem_linear(
+        weight.dtype == torch.bfloat16,
+        ctypes.byref(team()),
+        ctypes.byref(packed.struct()),
+        rows.data_ptr(),
+        len(rows),
+        output.data_ptr(),
+    )
+    return output
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("n", "k"), [(1, 2), (33, 72), (331, 172), (96, 576), (130, 1000)])
+@pytest.mark.parametrize("num_rows", [1, 5, 14, 15, 64])
+def test_products(kernels: Kernels, dtype: torch.dtype, n: int, k: int, num_rows: int) -> None:
+    weight, bias = random(n, k, dtype=dtype), random(n, dtype=dtype, seed=1)
+    rows = random(num_rows, k, dtype=dtype, seed=2)
+    expected = rows.double() @ weight.double().T + bias.double()
+    # No more than the sums is rounded: bfloat16 times bfloat16 is exact.
+    assert_close(linear(kernels, weight, bias, rows), expected, torch.float32)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_row_has_the_same_bits_in_any_batch(kernels: Kernels, dtype: torch.dtype) -> None:
+    for n, k in ((64, 1536), (331, 72)):
+        weight, rows = random(n, k, dtype=dtype), random(600, k, dtype=dtype, seed=1)
+        whole = linear(kernels, weight, None, rows)
+        for num_rows in (*range(1, 33), 57, 111, 112, 113, 256, 599):
+            first = (num_rows * 37) % (600 - num_rows)
+            some = linear(kernels, weight, None, rows[first : first + num_rows])
+            assert torch.equal(some, whole[first : first + num_rows]), (n, k, num_rows)
+
+
+@dataclass
+class Cached:
+    """Sequences in a pool of one layer: the last `new` of `total` tokens are queries."""
+
+    totals: Sequence[int]
+    news: Sequence[int]
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    block_size: int
+    window: int
+    dtype: torch.dtype
+
+    def __post_init__(self) -> None:
+        counts = [-(-total // self.block_size) for total in self.totals]
+        blocks = torch.randperm(sum(counts) + 3, generator=torch.Generator().manual_seed(1))
+        self.tables = np.full((len(counts), max(counts)), 2**30, np.int32)
+        used = 0
+        for row, count in zip(self.tables, counts, strict=True):
+            row[:count] = blocks[used : used + count].numpy()
+            used += count
+        # What is no token's is no number.
+        shape = (len(blocks), self.block_size, self.num_kv_heads, self.head_dim)
+        self.keys, self.values = (torch.full(shape, torch.nan, dtype=self.dtype) for _ in "kv")
+        self.rows = np.array([0, *np.cumsum(self.news)])
+        self.starts = np.array(self.totals) - np.array(self.news)
+        self.queries = random(
+            int(self.rows[-1]), self.num_heads, self.head_dim, dtype=self.dtype, seed=9
+        )
+        self.sequences = [self._fill(index) for index in range(len(counts))]
+
+    def _fill(self, index: int) -> tuple[Tensor, Tensor]:
+        total = self.totals[index]
+        positions = torch.arange(total)
+        blocks = torch.from_numpy(self.tables[index].astype(np.int64))[positions // self.block_size]
+        shape = (total, self.num_kv_heads, self.head_dim)
+        keys = random(*shape, dtype=self.dtype, seed=20 + index)
+        values = random(*shape, dtype=self.dtype, seed=40 + index)
+        self.keys[blocks, positions % self.block_size] = keys
+        self.values[blocks, positions % self.block_size] = values
+        return keys, values
+
+    def expected(self, index: int) -> Tensor:
+        """[new, num_heads, head_dim] in float64."""
+        keys, values = (
+            each.double().repeat_interleave(self.num_heads // self.num_kv_heads, 1)
+            for each in self.sequences[index]
+        )
+        queries = self.queries[self.rows[index] : self.rows[index + 1]].double()
+        scores = torch.einsum("qhd,khd->hqk", queries, keys) / self.head_dim**0.5
+        at = torch.arange(self.starts[index], self.totals[index]).unsqueeze(1)
+        key = torch.arange(self.totals[index])
+        hidden = key > at
+        if self.window:
+            hidden |= key <= at - self.window
+        weights = scores.masked_fill(hidden, -torch.inf).softmax(-1)
+        return torch.einsum("hqk,khd->qhd", weights, values)
+
+    def attend(self, kernels: Kernels) -> Tensor:
+        layer = structs.Layer(
+            window=self.window, keys=self.keys.data_ptr(), values=self.values.data_ptr()
+        )
+        model = structs.Model(
+            num_heads=self.num_heads,
+            num_kv_heads=self.num_kv_heads,
+            head_dim=self.head_dim,
+            block_size=self.block_size,
+            layers=ctypes.addressof(layer),
+        )
+        width = self.num_heads * self.head_dim
+        padded = kernels.padded(width) - width
+        queries = torch.nn.functional.pad(self.queries.flatten(1), (0, padded))
+        output = torch.full_like(queries, torch.nan)
+        step = structs.Step(
+            team=team(),
+            num_rows=len(queries),
+            num_sequences=len(self.totals),
+            rows=self.rows.ctypes.data,
+            starts=self.starts.ctypes.data,
+            tables=self.tables.ctypes.data,
+            table_width=self.tables.shape[1],
+            queries=queries.data_ptr(),
+            attended=output.data_ptr(),
+        )
+        kernels.functions.tandem_attention(
+            self.dtype == torch.bfloat16, ctypes.byref(model), ctypes.byref(step), 0
+        )
+        return output[:, :width].unflatten(1, (self.num_heads, self.head_dim))
+
+
+DECODE = ((1, 2, 127, 128, 129, 511, 513, 1300), (1,) * 8)
+MIXED = ((300, 129, 700, 40), (300, 1, 190, 17))
+LONG = ((5000,), (1,))
+ONE = ((1030,), (600,))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(
+    ("lengths", "heads", "head_dim", "block_size", "window"),
+    [
+        (DECODE, (9, 3), 64, 16, 0),
+        (MIXED, (9, 3), 64, 16, 0),
+        (MIXED, (4, 4), 80, 32, 0),
+        (MIXED, (6, 2), 12, 8, 0),
+        (ONE, (4, 2), 24, 4, 0),
+        (ONE, (8, 1), 128, 64, 100),
+        (MIXED, (32, 2), 96, 16, 24),
+        (DECODE, (4, 2), 40, 1, 600),
+        (LONG, (2, 1), 64, 16, 0),
+        (LONG, (2, 1), 64, 16, 4096),
+    ],
+)
+def test_attention(
+    kernels: Kernels,
+    dtype: torch.dtype,
+    lengths: tuple[Sequence[int], Sequence[int]],
+    heads: tuple[int, int],
+    head_dim: int,
+    block_size: int,
+    window: int,
+) -> None:
+    cached = Cached(*lengths, *heads, head_dim, block_size, window, dtype)
+    output = cached.attend(kernels)
+    for index in range(len(lengths[0])):
+        rows = output[cached.rows[index] : cached.rows[index + 1]]
+        assert_close(rows, cached.expected(index), dtype)
+
+
+def test_gates_alternate_with_what_they_gate(kernels: Kernels) -> None:
+    gate, up = (random(50, 8, dtype=torch.float32, seed=seed) for seed in (1, 2))
+    rows = random(3, 8, dtype=torch.float32)
+    packer = KernelPacker(kernels)
+    packed = packer.gated(Linear(gate), Linear(up))
+    assert packed.n == 2 * kernels.padded(50)
+    output = torch.empty(3, packed.n)
+    kernels.functions.tandem_linear(
+        False,
+        ctypes.byref(team()),
+        ctypes.byref(packed.struct()),
+        rows.data_ptr(),
+        3,
+        output.data_ptr(),
+    )
+    panels = output.view(3, -1, 2, kernels.width)
+    for index, weight in enumerate((gate, up)):
+        found = panels[:, :, index].flatten(1)[:, :50]
+        assert_close(found, rows.double() @ weight.double().T, torch.float32)

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import structlog
+import torch
+
+from tandem.artifacts.config import ModelConfig
+from tandem.core.errors import ConfigError
+from tandem.engine.torch.probe import kernels
+from tandem.engine.torch.runners import kernels_for
+from tandem.native import library
+from tandem.native.library import INSTRUCTIONS, TORCH, VARIABLE, KernelsMissing, best, load
+
+CPU = torch.device("cpu")
+SIZES: dict[str, object] = {
+    "architectures": ["LlamaForCausalLM"],
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 4,
+    "vocab_size": 100,
+    "max_position_embeddings": 64,
+    "rms_norm_eps": 1e-5,
+}
+CONFIG = ModelConfig.from_json(SIZES)
+
+
+def test_the_best_is_taken() -> None:
+    names = [str(load(each)) for each in INSTRUCTIONS if not _is_missing(each)]
+    assert str(best()) == names[-1]
+    assert kernels() == (names[-1], "")
+
+
+def _is_missing(instructions: str) -> bool:
+    try:
+        load(instructions)
+    except KernelsMissing:
+        return True
+    return False
+
+
+def test_all_builds_are_of_the_same_sources() -> None:
+    assert len({load(each).build for each in INSTRUCTIONS if not _is_missing(each)}) == 1
+
+
+def test_what_is_asked_for_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, "plain")
+    assert best().instructions == "plain"
+    monkeypatch.setenv(VARIABLE, TORCH)
+    with pytest.raises(KernelsMissing, match=VARIABLE):
+        best()
+    monkeypatch.setenv(VARIABLE, "sse9")
+    with pytest.raises(ConfigError, match="avx512"):
+        best()
+
+
+def test_without_a_compiler_the_engine_says_so_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(library, "FOLDER", tmp_path)
+    with structlog.testing.capture_logs() as logs:
+        assert kernels_for(CONFIG, CPU) is None
+    (line,) = logs
+    assert line["log_level"] == "warning"
+    assert "pip install" in line["reason"]
+    assert kernels() == ("", line["reason"])
+
+
+def test_a_damaged_library_is_the_slow_path(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for path in library.FOLDER.glob("_kernels_*"):
+        shutil.copy(path, tmp_path)
+    for path in tmp_path.iterdir():
+        path.write_bytes(b"not a library")
+    monkeypatch.setattr(library, "FOLDER", tmp_path)
+    with pytest.raises(KernelsMissing, match="cannot be loaded"):
+        best()
+
+
+def test_what_the_kernels_do_not_take_is_torchs() -> None:
+    with structlog.testing.capture_logs() as logs:
+        assert kernels_for(CONFIG, CPU) is not None
+        assert not logs
+        odd = ModelConfig.from_json(SIZES | {"intermediate_size": 127})
+        assert kernels_for(odd, CPU) is None
+    assert "sizes" in logs[0]["reason"]
