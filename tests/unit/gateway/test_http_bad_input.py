@@ -276,7 +276,7 @@ async def test_the_largest_body_is_refused_fast(client, path, unit, field):
     started = time.process_time()
     response = await client.post(path, content=body, headers=JSON_TYPE)
     assert response.status_code == 400
-    # Of processor time at most 100 ms on an idle machine. A list whose every item is judged takes seconds.
+    # Of processor time; at most 100 ms of it. A list whose every item is judged takes seconds.
     assert time.process_time() - started < 1.0
 
 
