@@ -10,6 +10,8 @@ PYTHON ?= $(shell for each in python3.11 python3.12 python3.13 python3; do \
 BIN := .venv/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock
 LOAD_TOOLS := .venv/load-tools
+# What an install is made from: it compiles the kernels.
+INSTALLED := pyproject.toml requirements.lock setup.py $(wildcard tandem/native/*.h tandem/native/*.cpp)
 SAY = @printf '\033[2m%s\033[0m\n'
 
 .PHONY: help
@@ -101,12 +103,12 @@ clean: ## remove what can be made anew, but for .venv
 	@$(PYTHON) -m venv .venv
 
 # Stamps, so that nothing is installed twice.
-.venv/installed: pyproject.toml requirements.lock | .venv/bin/python
+.venv/installed: $(INSTALLED) | .venv/bin/python
 	$(SAY) "installing Tandem and torch into .venv (once; some minutes, most of it torch's download)"
 	@$(PIP_INSTALL) -e '.[torch]'
 	@touch $@
 
-.venv/installed-dev: pyproject.toml requirements.lock | .venv/bin/python
+.venv/installed-dev: $(INSTALLED) | .venv/bin/python
 	$(SAY) "installing Tandem, torch and the development tools into .venv (once)"
 	@$(PIP_INSTALL) -e '.[torch,dev]'
 	@touch $@ .venv/installed
