@@ -10,7 +10,7 @@ PYTHON ?= $(shell for each in python3.11 python3.12 python3.13 python3; do \
 BIN := .venv/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock
 LOAD_TOOLS := .venv/load-tools
-# What an installation is made from; the Python sources it only points to.
+# What an install is made from: it compiles the kernels.
 BUILD := pyproject.toml requirements.lock setup.py $(wildcard tandem/native/*.h tandem/native/*.cpp)
 SAY = @printf '\033[2m%s\033[0m\n'
 

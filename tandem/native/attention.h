@@ -15,7 +15,7 @@
 
 namespace tandem {
 
-constexpr int64_t TILE = 128;
+constexpr int64_t TILE = 256;
 constexpr int64_t RANGE = 512;
 constexpr int64_t MAX_HEAD_DIM = 512;
 constexpr int64_t QUERY_ROWS = 168;
@@ -53,15 +53,20 @@ struct Pages {
             rows[i] = position + i < end ? items + offset(position + i) : (const T*)ZEROS;
     }
 
-    // Wants LANES neighbours soon, `num_items` of each: of this head, and of those behind it. Loads
-    // instead of prefetches: these hardware streams on, past the few lines that it can wait for.
+    // Brings a tile from memory, of this head and those behind it, `num_items` of a token. One stream
+    // of loads, and no prefetches: it sets the hardware's own going, which have more lines under way.
+    void fetch_tile(int64_t start, int64_t num_items) const {
+        for (const T* items : {keys, values})
+            for (int64_t position = start; position < least(start + TILE, end); position += LANES)
+                fetch(items, position, num_items);
+    }
+
     void fetch(const T* items, int64_t position, int64_t num_items) const {
-        if (position >= end) return;
         const T* rows[LANES];
         find(rows, items, position);
         for (int i = 0; i < LANES; i++)
             for (int64_t item = 0; item < num_items; item += 64 / int64_t(sizeof(T)))
-                (void)*(const volatile char*)(rows[i] + item);
+                if (position + i < end) (void)*(const volatile char*)(rows[i] + item);
     }
 
     Pages of_head(int64_t head) const {
@@ -110,17 +115,13 @@ inline Words load_some(const int32_t* from, int64_t count) {
     return words;
 }
 
-// Keys of positions [start, start + count) as panels [key / WIDTH][word][WIDTH]. Of the tile behind,
-// `fetched` items a key are fetched meanwhile.
+// Keys of positions [start, start + count) as panels [key / WIDTH][word][WIDTH].
 template <class T>
-inline void pack_keys(
-    int32_t* to, const Pages<T>& pages, int64_t start, int64_t count, int64_t fetched
-) {
+inline void pack_keys(int32_t* to, const Pages<T>& pages, int64_t start, int64_t count) {
     const int64_t depth = pages.head_dim / PER_WORD<T>;
     for (int64_t key = 0; key < round_up(count, WIDTH); key += LANES) {
         const T* rows[LANES];
         pages.find(rows, pages.keys, start + key);
-        pages.fetch(pages.keys, start + key + TILE, fetched);
         int32_t* panel = to + key / WIDTH * depth * WIDTH + key % WIDTH;
         for (int64_t word = 0; word < depth; word += LANES) {
             Words words[LANES];
@@ -158,15 +159,12 @@ inline void store_pair(int32_t* to, const bfloat16* row, const bfloat16* next) {
 
 // Values of positions [start, start + count) as panels [item / WIDTH][key / PER_WORD][WIDTH].
 template <class T>
-inline void pack_values(
-    int32_t* to, const Pages<T>& pages, int64_t start, int64_t count, int64_t fetched
-) {
+inline void pack_values(int32_t* to, const Pages<T>& pages, int64_t start, int64_t count) {
     constexpr int64_t PANEL = TILE / PER_WORD<T> * WIDTH;
     const int64_t whole = pages.head_dim / WIDTH * WIDTH, rest = pages.head_dim - whole;
     for (int64_t key = 0; key < count; key += LANES) {
         const T* rows[LANES];
         pages.find(rows, pages.values, start + key);
-        pages.fetch(pages.values, start + key + TILE, fetched);
         for (int i = 0; i < LANES; i += PER_WORD<T>) {
             const T *row = rows[i], *next = rows[i + PER_WORD<T> - 1];
             int32_t* line = to + (key + i) / PER_WORD<T> * WIDTH;
@@ -372,14 +370,15 @@ inline void see_range(
     int64_t start, int64_t end, float scale
 ) {
     const int64_t head_rows = queries.head_rows();
+    const int64_t num_items = queries.num_kv_heads * pages.head_dim;
+    pages.fetch_tile(start, num_items);
     for (; start < end; start += TILE) {
         const int64_t stop = least(start + TILE, end), count = round_up(stop - start, WIDTH);
+        pages.fetch_tile(start + TILE, num_items);
         for (int64_t head = 0; head < queries.num_kv_heads; head++) {
-            // Memory is read in one stream, all heads of a token at once.
-            const int64_t fetched = head ? 0 : queries.num_kv_heads * pages.head_dim;
             const Pages<T> its = pages.of_head(head);
-            pack_keys(scratch.keys, its, start, count, fetched);
-            pack_values(scratch.values, its, start, count, fetched);
+            pack_keys(scratch.keys, its, start, count);
+            pack_values(scratch.values, its, start, count);
             const Seen seen_of = seen.from_row(head * head_rows);
             const T* rows = scratch.queries + head * head_rows * pages.head_dim;
             each_tile<T>(head_rows, [&](int64_t row, auto num_rows) {

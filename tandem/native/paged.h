@@ -63,8 +63,17 @@ struct PagedAttention {
 
     // All heads together read memory in one stream; apart they are work for more threads.
     int64_t heads_of_one(int64_t num_queries) const {
-        const bool is_few = !step.team.is_one() && step.num_sequences < 2 * step.team.num_threads;
-        return is_few || num_queries * model.num_heads > QUERY_ROWS ? 1 : model.num_kv_heads;
+        const bool is_many = num_queries * model.num_heads > QUERY_ROWS;
+        return is_many || has_few_ranges() ? 1 : model.num_kv_heads;
+    }
+
+    // Too few ranges for every thread to have two.
+    bool has_few_ranges() const {
+        if (step.team.is_one()) return false;
+        int64_t num_ranges = 0;
+        for (int64_t i = 0; i < step.num_sequences; i++)
+            num_ranges += ceil_div(step.starts[i] + step.rows[i + 1] - step.rows[i], RANGE);
+        return num_ranges < 2 * step.team.num_threads;
     }
 
     void run_task(const Task& task) const {
