@@ -125,6 +125,9 @@ def find_arms(peers: Path, wanted: Sequence[str]) -> list[Arm]:
             arms += peer.arms(peers / name, model)
         except NotInstalled as missing:
             console.print(f"SKIPPED {name}: {missing}; see {README}", style="bold yellow")
+    if unknown := set(wanted).difference(arm.name for arm in arms):
+        names = ", ".join(repr(arm.name) for arm in arms)
+        raise SystemExit(f"no arm here is named {unknown.pop()!r}: there are {names}")
     arms = [arm for arm in arms if not wanted or arm.name in wanted]
     for arm in arms:
         if arm.conversion and not arm.conversion.target.exists():
