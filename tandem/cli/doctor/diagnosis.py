@@ -6,7 +6,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from tandem.cli.doctor.findings import Finding, Level, problem
-from tandem.cli.doctor.hardware import judge_dtype, judge_gpus, judge_python, judge_torch
+from tandem.cli.doctor.hardware import (
+    judge_dtype,
+    judge_gpus,
+    judge_kernels,
+    judge_python,
+    judge_torch,
+)
 from tandem.cli.doctor.machine import Machine, Model
 from tandem.cli.doctor.placement import judge_cores, judge_memory
 from tandem.cli.doctor.surroundings import (
@@ -95,6 +101,8 @@ def _judge_device(
     yield judge_cores(machine.cpu, fleet)
     if dtype := judge_dtype(machine.torch, devices[0], wanted_dtype):
         yield dtype
+    if kernels := judge_kernels(machine.torch, devices[0]):
+        yield kernels
     if isinstance(machine.model, Model) and (
         machine.model.checkpoint_bytes or isinstance(devices[0], MockDevice)
     ):

@@ -56,6 +56,17 @@ def judge_gpus(machine: Machine, devices: Sequence[Device]) -> Finding:
     return Finding("gpu", found)
 
 
+def judge_kernels(torch: Torch | NoTorch, device: Device) -> Finding | None:
+    """Which kernels compute; None where none of ours would."""
+    match torch, device:
+        case Torch(kernels=""), CpuDevice():
+            why, _, mend = torch.kernels_missing.partition("; ")
+            return warning("kernels", f"torch's own, several times slower: {why}", mend)
+        case Torch(), CpuDevice():
+            return Finding("kernels", torch.kernels.removeprefix("kernels "))
+    return None
+
+
 def judge_dtype(torch: Torch | NoTorch, device: Device, wanted: str) -> Finding | None:
     """What the workers compute in; `wanted` is what the user wrote. None if it cannot be known, or
     nothing is computed."""

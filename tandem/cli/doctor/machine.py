@@ -36,7 +36,8 @@ class Driver:
 class Torch:
     """`cuda` is the CUDA version that this build is for, None for a CPU build. `gpus` are those
     that it can use; `cuda_warning` is what it says if it can use none. `auto_dtype` is what
-    `--dtype auto` takes on the CPU, and `instructions` what torch chooses its CPU kernels by."""
+    `--dtype auto` takes on the CPU, and `instructions` what torch chooses its CPU kernels by.
+    `kernels` are Tandem's own for this CPU; if there are none, `kernels_missing` says why."""
 
     version: str
     cuda: str | None
@@ -44,6 +45,8 @@ class Torch:
     cuda_warning: str
     auto_dtype: str
     instructions: str
+    kernels: str
+    kernels_missing: str
 
 
 @dataclass(frozen=True)

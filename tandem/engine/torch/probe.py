@@ -23,6 +23,7 @@ def probe() -> dict[str, Any]:
         warnings.simplefilter("always")
         num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     auto = resolve_dtype("auto", torch_device(CpuDevice()))
+    name, missing = kernels()
     return {
         "version": torch.__version__,
         "cuda": torch.version.cuda,
@@ -30,6 +31,8 @@ def probe() -> dict[str, Any]:
         "cuda_warning": str(caught[0].message) if caught else "",
         "auto_dtype": str(auto).removeprefix("torch."),
         "instructions": torch.backends.cpu.get_cpu_capability(),
+        "kernels": name,
+        "kernels_missing": missing,
     }
 
 

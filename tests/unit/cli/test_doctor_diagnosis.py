@@ -30,7 +30,7 @@ from tandem.cli.fleet import FleetSettings
 from tandem.core.topology import parse_topology
 
 GB = 10**9
-CPU_BUILD = Torch("2.13.0+cpu", None, (), "", "float32", "AVX2")
+CPU_BUILD = Torch("2.13.0+cpu", None, (), "", "float32", "AVX2", "kernels 1234 avx2", "")
 CUDA_BUILD = replace(CPU_BUILD, version="2.13.0", cuda="13.0")
 GPU = Gpu("NVIDIA L4", 24 * GB, 23 * GB)
 DRIVER = Driver("580.65", (GPU,))
@@ -158,6 +158,15 @@ def test_dtype(auto: str, wanted: str | None, level: Level, word: str) -> None:
     finding = about(diagnosis, "dtype")
     assert finding.level is level
     assert word in finding.text
+
+
+def test_kernels() -> None:
+    assert about(look(), "kernels").text == "1234 avx2"
+    missing = "they were not built; with a C++ compiler (g++) at hand run: pip install ."
+    finding = about(look(torch=replace(CPU_BUILD, kernels="", kernels_missing=missing)), "kernels")
+    assert finding.level is Level.WARNING
+    assert finding.text == "torch's own, several times slower: they were not built"
+    assert finding.mend == "with a C++ compiler (g++) at hand run: pip install ."
 
 
 def test_one_core_for_two_workers() -> None:
