@@ -44,8 +44,9 @@ async def test_batch_two_prefills_while_batch_one_decodes(monkeypatch: pytest.Mo
 
 
 async def test_a_queued_batch_starts_without_a_message() -> None:
-    """On a zero-cost engine: from the end of a batch to the start of the one that waits."""
-    async with running_stack(1, 1, limits=Limits(256)) as stack:
+    """From the end of a batch to the start of the one that waits; a batch takes some milliseconds,
+    so that the gateway is ahead."""
+    async with running_stack(1, 1, devices=["mock:h100"], limits=Limits(256)) as stack:
         await run_batches(stack, num_requests=300, num_tokens=256, max_tokens=1)
         batches = stack.spans("prefill", SpanKind.STEP)
         gaps = [
@@ -53,7 +54,7 @@ async def test_a_queued_batch_starts_without_a_message() -> None:
             for earlier, later in pairwise(batches)
             if not later.waited
         ]
-        assert len(gaps) >= 50, "hardly any batch was waiting: the gateway does not run ahead"
+        assert len(gaps) >= 250, "few batches were waiting: the gateway does not run ahead"
         median = statistics.median(gaps)
         assert median <= 1_000_000
         print(f"{len(gaps)} of {len(batches)} batches were waiting; median gap {median} ns")
