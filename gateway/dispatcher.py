@@ -124,8 +124,8 @@ class Dispatcher:
 
     async def stop(self) -> None:
         """Say goodbye to the workers, which then drop what is left."""
-        self._stop_orphan_timer()
         await asyncio.gather(*(link.stop() for link in self._links.values()), *self._removals)
+        self._stop_orphan_timer()
 
     # TokenService
 

@@ -191,7 +191,6 @@ class WorkerLink:
         self._liveness.wait(elapsed_s)
         if self._liveness.is_lost:
             self._lose(Unavailable(f"it was not heard of for {LEASE_S} s"))
-            self._hang_up.set()
         elif self._liveness.is_suspect and not self._told_suspect:
             # Over a new connection it may be heard.
             self._hang_up.set()
@@ -206,6 +205,7 @@ class WorkerLink:
 
     def _lose(self, error: TandemError) -> None:
         info, self._info = self._info, None
+        self._hang_up.set()
         self._due.clear()
         self._unapplied.clear()
         if info:
@@ -356,6 +356,8 @@ class WorkerLink:
     async def _take_all(self, call: Any, info: WorkerInfo) -> NoReturn:
         while True:
             response = await self._read(call)
+            if self._info is not info:
+                raise Unavailable("it was lost, and speaks again")
             self._applied(response.header.applied_command)
             self._listener.heard(info, response.header, monotonic_ns())
             if response.reports:

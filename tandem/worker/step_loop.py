@@ -17,9 +17,9 @@ from tandem.worker.state import WorkerState
 
 log = structlog.get_logger(__name__)
 
+# Steps that may fail one after the other. A worker whose engine always fails would answer faster
+# than any that works, and draw all requests: better that it ends, and is started again.
 MAX_FAILED_STEPS = 3
-"""Steps that may fail one after the other. A worker whose engine always fails would answer faster
-than any that works, and draw all requests: better that it ends, and is started again."""
 
 
 class StepLoop:

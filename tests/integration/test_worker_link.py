@@ -216,6 +216,35 @@ async def test_a_worker_that_is_late_is_not_lost(pause_s: float) -> None:
             await asyncio.sleep(pause_s)
 
 
+async def test_a_worker_that_speaks_once_it_is_lost_is_not_heard_before_it_joins_anew() -> None:
+    async def chatter(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        while True:
+            await asyncio.sleep(0.001)
+            yield message()
+
+    class Strict(Listener):
+        present = False
+        num_strays = 0
+
+        def joined(self, info: WorkerInfo, address: str) -> None:
+            self.present = True
+            super().joined(info, address)
+
+        def lost(self, info: WorkerInfo, error: Exception) -> None:
+            self.present = False
+            super().lost(info, error)
+
+        def heard(self, info: WorkerInfo, header: Any, received_ns: int) -> None:
+            self.num_strays += not self.present
+
+    listener = Strict()
+    async with linked(FakeWorker(script=chatter), listener) as link:
+        link._lose(Unavailable("its lease is over"))
+        assert await listener.next() == "lost"
+        assert await listener.next() == "joined"
+    assert listener.num_strays == 0
+
+
 async def test_a_worker_at_whose_address_nothing_listens_is_lost_at_once() -> None:
     listener = Listener()
     worker = FakeWorker()
