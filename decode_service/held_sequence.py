@@ -30,6 +30,7 @@ class HeldSequence:
     admitted: bool = False
     armed: bool = False
     num_computed: int = 0
+    num_steps_under_way: int = 0
     failure: TandemError | None = None
     unacknowledged: deque[tuple[int, TokenLogprobs | None]] = field(default_factory=deque)
 
@@ -63,6 +64,17 @@ class HeldSequence:
     def num_logprobs(self) -> int:
         """Log-probabilities that its snapshot has, those of the likeliest tokens counted in."""
         return len(self.unacknowledged) * (1 + (self.sequence.params.logprobs or 0))
+
+    @property
+    def num_stepped_tokens(self) -> int:
+        """Its tokens, with those under way: those whose KV is there when its next step is over."""
+        return self.sequence.length + self.num_steps_under_way
+
+    @property
+    def can_run_ahead(self) -> bool:
+        """Whether its next token can be sampled without knowing the one under way."""
+        params = self.sequence.params
+        return params.logprobs is None and not params.looks_at_own_tokens
 
     @property
     def is_runnable(self) -> bool:

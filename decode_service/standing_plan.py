@@ -16,7 +16,7 @@ from tandem.core.commands import Admit, DecodeCommand, Remove, Reserve, SetStepR
 from tandem.core.errors import Fenced, ResourceExhausted, TandemError
 from tandem.core.kv import KVLayout
 from tandem.core.logprobs import TokenLogprobs
-from tandem.core.plan import SampleSpec, SequenceSlice, StepPlan, StepResult, StepRule
+from tandem.core.plan import PENDING, SampleSpec, SequenceSlice, StepPlan, StepResult, StepRule
 from tandem.core.reports import (
     Armed,
     DecodeReport,
@@ -196,13 +196,17 @@ class StandingPlan:
             running = [held for held in list(self._running.values()) if self._prepare(held)]
         if not running and not chunks:
             return None
-        self._num_steps += 1
-        self._in_flight[self._num_steps] = [*running, *(held for held, _ in chunks)]
-        return StepPlan(
-            self._num_steps,
-            (*map(self._next_slice, running), *(self._chunk(held, end) for held, end in chunks)),
-            num_prefill_tokens=sum(end - held.num_computed for held, end in chunks),
-        )
+        return self._launch(running, chunks)
+
+    def next_step_ahead(self) -> StepPlan | None:
+        """As long as no prompt is computed here, and the tokens under way are all that is wanted to
+        sample the next. A sequence that these end is in a step too many, whose token for it is
+        dropped; its blocks are free when that is over."""
+        if self._prompts or not all(held.can_run_ahead for held in self._running.values()):
+            return None
+        going_on = (held for held in list(self._running.values()) if not self._ends_next(held))
+        running = [held for held in going_on if self._prepare(held)]
+        return self._launch(running, []) if running else None
 
     def layer_hook(self, plan: StepPlan) -> LayerHook | None:
         return None
@@ -275,6 +279,29 @@ class StandingPlan:
 
     # Inside
 
+    def _launch(
+        self, running: list[HeldSequence], chunks: list[tuple[HeldSequence, int]]
+    ) -> StepPlan:
+        """`chunks` end at the positions beside them."""
+        self._num_steps += 1
+        plan = StepPlan(
+            self._num_steps,
+            (*map(self._next_slice, running), *(self._chunk(held, end) for held, end in chunks)),
+            num_prefill_tokens=sum(end - held.num_computed for held, end in chunks),
+        )
+        stepped = [*running, *(held for held, _ in chunks)]
+        for held in stepped:
+            held.num_steps_under_way += 1
+        self._in_flight[self._num_steps] = stepped
+        return plan
+
+    def _ends_next(self, held: HeldSequence) -> bool:
+        """Whether a sequence ends with the token under way, whatever that is."""
+        pending, sequence = held.num_steps_under_way, held.sequence
+        return pending > 0 and self._end_rule.ends_by_length(
+            sequence.params, len(sequence.token_ids) + pending, sequence.length + pending
+        )
+
     def _next_chunks(self) -> list[tuple[HeldSequence, int]]:
         """The prompts that the next step goes on with, in the order of their admission, and where
         it ends in each."""
@@ -302,7 +329,7 @@ class StandingPlan:
     def _prepare(self, held: HeldSequence) -> bool:
         """Get a sequence ready to step: a place for its last token's KV. False if it failed."""
         try:
-            held.blocks.grow(self._layout.blocks_for(held.sequence.length))
+            held.blocks.grow(self._layout.blocks_for(held.num_stepped_tokens))
         except ResourceExhausted as error:
             self._fail(held, error)
             return False
@@ -312,6 +339,7 @@ class StandingPlan:
         """A step is over: its sequences, which no longer use their blocks for it."""
         held_sequences = self._in_flight.pop(plan.number)
         for held in held_sequences:
+            held.num_steps_under_way -= 1
             held.blocks.end_access()
         return held_sequences
 
@@ -343,12 +371,13 @@ class StandingPlan:
         held.blocks.release()
 
     def _next_slice(self, held: HeldSequence) -> SequenceSlice:
-        sequence = held.sequence
+        end = held.num_stepped_tokens
+        last = PENDING if held.num_steps_under_way else held.sequence.token_ids[-1]
         return SequenceSlice(
-            sequence_id=sequence.sequence_id,
-            token_ids=(sequence.token_ids[-1],),
-            start=sequence.length - 1,
-            block_table=held.blocks.ids[: self._layout.blocks_for(sequence.length)],
+            sequence_id=held.sequence.sequence_id,
+            token_ids=(last,),
+            start=end - 1,
+            block_table=held.blocks.ids[: self._layout.blocks_for(end)],
             sample=held.sample,
         )
 

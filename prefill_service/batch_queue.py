@@ -157,6 +157,10 @@ class BatchQueue:
                 self._reports.append(BatchDone(batch.batch_id, step=0))
         return None
 
+    def next_step_ahead(self) -> StepPlan | None:
+        """A batch begins when the one before has ended: it may be the next chunk of its prompts."""
+        return None
+
     def layer_hook(self, plan: StepPlan) -> LayerHook | None:
         return self._transfers.layer_hook(plan)
 

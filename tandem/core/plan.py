@@ -15,6 +15,10 @@ from tandem.core.errors import TandemError
 from tandem.core.logprobs import TokenLogprobs
 from tandem.core.sampling_params import SamplingParams
 
+PENDING = -1
+"""In a slice, stands for the token that the step before samples for the sequence: of an engine that
+runs ahead."""
+
 
 @dataclass(frozen=True, slots=True)
 class SampleSpec:
@@ -36,6 +40,7 @@ class SequenceSlice(NamedTuple):
     """Tokens `[start, start + len(token_ids))` of a sequence: at most one slice of it in a plan.
 
     `sequence_id` is never used again for another sequence as long as the engine lives.
+    The one token of a decode step may be `PENDING`, if the plan before samples for the sequence.
     `block_table` lists the pool blocks of positions `[0, start + len(token_ids))`, in order; the KV
     of positions before `start` is in the pool already. With `sample`, the engine answers with the
     token for position `start + len(token_ids)`.

@@ -47,6 +47,18 @@ class SamplingParams:
     logprobs: int | None = None
     grammar: Grammar | None = None
 
+    @property
+    def looks_at_own_tokens(self) -> bool:
+        """Whether the choice of a token depends on the sequence's others other than by the model:
+        on which they are, or how many."""
+        return bool(
+            self.grammar is not None
+            or self.min_tokens
+            or self.presence_penalty
+            or self.frequency_penalty
+            or self.repetition_penalty != 1.0
+        )
+
     def validate(self) -> None:
         """Raise `InvalidRequest`, naming the parameter, if any value is out of its range."""
         _require(self.max_tokens >= 1, "max_tokens", "must be at least 1")

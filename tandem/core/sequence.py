@@ -42,9 +42,13 @@ class EndRule:
             return FinishReason.STOP
         if token_id in self.eos_token_ids and not params.ignore_eos:
             return FinishReason.STOP
-        if num_generated >= params.max_tokens or length >= self.max_model_len:
+        if self.ends_by_length(params, num_generated, length):
             return FinishReason.LENGTH
         return None
+
+    def ends_by_length(self, params: SamplingParams, num_generated: int, length: int) -> bool:
+        """Whether a sequence ends with such a number of tokens, whatever they are."""
+        return num_generated >= params.max_tokens or length >= self.max_model_len
 
 
 @dataclass(slots=True)

@@ -72,6 +72,12 @@ class Engine(Protocol):
     @property
     def pool(self) -> KVPool: ...
 
+    @property
+    def runs_ahead(self) -> bool:
+        """Whether a step may be launched before the result of the one before is there, and hold
+        its tokens as `PENDING`."""
+        ...
+
     def launch(self, plan: StepPlan, on_layer: LayerHook | None = None) -> StepHandle:
         """Start a step.
 

@@ -81,7 +81,7 @@ def load_weights(
     missing, has the wrong shape, or has no use."""
     with Checkpoint(files) as checkpoint:
         ignored = frozenset({LM_HEAD}) if config.tie_word_embeddings else frozenset()
-        checkpoint.check(_shapes(config), ignored)
+        checkpoint.check(tensor_shapes(config), ignored)
         read = partial(checkpoint.read, dtype=dtype, device=device)
         embedding = packer.linear(read(EMBEDDING), None)
         layers = (_load_layer(config, read, packer, i) for i in range(config.num_layers))
@@ -95,7 +95,8 @@ def load_weights(
         )
 
 
-def _shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+def tensor_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Every tensor of a checkpoint, by its name in it."""
     vocabulary = (config.vocab_size, config.hidden_size)
     shapes: dict[str, tuple[int, ...]] = {EMBEDDING: vocabulary, FINAL_NORM: (config.hidden_size,)}
     if not config.tie_word_embeddings:

@@ -42,16 +42,21 @@ class WorkerState(Protocol[CommandT_contra, ReportT_co, SnapshotT_co]):
         """The next step, which is then under way; None if there is nothing to do at present."""
         ...
 
+    def next_step_ahead(self) -> StepPlan | None:
+        """The step behind the one that is under way, whose tokens it holds as `PENDING`; None if
+        there is nothing to do, or if that must be known first."""
+        ...
+
     def layer_hook(self, plan: StepPlan) -> LayerHook | None:
         """What the engine calls after each layer of the step."""
         ...
 
     def complete(self, plan: StepPlan, result: StepResult, start_ns: int, end_ns: int) -> None:
-        """The step that `next_step` gave is done."""
+        """A step that was given is done: the first of those under way."""
         ...
 
     def fail(self, plan: StepPlan, error: TandemError) -> None:
-        """The step that `next_step` gave has failed; its sequences with it."""
+        """The first of the steps under way has failed; its sequences with it."""
         ...
 
     def clear(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from time import monotonic_ns
 from typing import Any
 
@@ -12,7 +13,7 @@ import structlog
 from tandem.core.errors import TandemError
 from tandem.core.plan import StepPlan
 from tandem.core.reports import Span, SpanKind
-from tandem.engine.protocols import Engine
+from tandem.engine.protocols import Engine, StepHandle
 from tandem.worker.state import WorkerState
 
 log = structlog.get_logger(__name__)
@@ -22,11 +23,23 @@ log = structlog.get_logger(__name__)
 MAX_FAILED_STEPS = 3
 
 
+@dataclass(frozen=True, slots=True)
+class LaunchedStep:
+    """A step under way; `waited` says whether the engine had nothing to do before it."""
+
+    plan: StepPlan
+    handle: StepHandle
+    start_ns: int
+    waited: bool
+
+
 class StepLoop:
     """Runs an engine in a thread of its own, on the plans of a `WorkerState`.
 
     Between two steps it takes the lock, hands in the result and takes the next plan: whatever the
-    event loop applied meanwhile is in it, and no message is waited for. `on_progress` is called on
+    event loop applied meanwhile is in it, and no message is waited for. An engine that runs ahead
+    has its next step, if the state knows it already, before the result of the last one is waited
+    for: then the device never waits for the host. `on_progress` is called on
     this thread when there is something to report, `on_crash` if the thread ends by an error of the
     state's, or since the engine is lost, after which nothing is served any more.
     """
@@ -48,6 +61,7 @@ class StepLoop:
         self._on_crash = on_crash
         self._stopping = False
         self._num_failed_steps = 0
+        self._last_end_ns = 0
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     def start(self) -> None:
@@ -61,10 +75,17 @@ class StepLoop:
         self._thread.join()
 
     def _run(self) -> None:
+        under_way: LaunchedStep | None = None
         try:
-            while (started := self._start_step()) is not None:
-                self._run_step(*started)
+            while True:
+                started = self._start_step_behind() if under_way else self._start_step()
+                if started is None and under_way is None:
+                    return
+                launched = self._launch(*started) if started else None
+                if under_way:
+                    self._finish(under_way)
                 self._on_progress()
+                under_way = launched
         except BaseException as error:
             self._on_crash(error)
             raise
@@ -86,19 +107,34 @@ class StepLoop:
                 self._lock.wait()
             return None
 
-    def _run_step(self, plan: StepPlan, start_ns: int, waited: bool) -> None:
+    def _start_step_behind(self) -> tuple[StepPlan, int, bool] | None:
+        """The plan of the step behind the one under way, if the engine takes it and it is known."""
+        if not self._engine.runs_ahead:
+            return None
+        with self._lock:
+            plan = None if self._stopping else self._state.next_step_ahead()
+        return (plan, monotonic_ns(), False) if plan else None
+
+    def _launch(self, plan: StepPlan, start_ns: int, waited: bool) -> LaunchedStep | None:
+        """None if the step has failed."""
         try:
-            result = self._engine.launch(plan, self._state.layer_hook(plan)).result()
-        except TandemError as error:
-            # The engine is well, and has refused the plan.
-            self._fail(plan, error)
-            return
+            handle = self._engine.launch(plan, self._state.layer_hook(plan))
         except Exception as error:
-            self._fail(plan, TandemError(f"the engine failed: {type(error).__name__}"))
-            self._count_failure(error)
+            self._fail_by(plan, error)
+            return None
+        return LaunchedStep(plan, handle, start_ns, waited)
+
+    def _finish(self, step: LaunchedStep) -> None:
+        try:
+            result = step.handle.result()
+        except Exception as error:
+            self._fail_by(step.plan, error)
             return
         self._num_failed_steps = 0
-        end_ns = monotonic_ns()
+        # One that was launched behind another began when that one ended.
+        start_ns, end_ns = max(step.start_ns, self._last_end_ns), monotonic_ns()
+        self._last_end_ns = end_ns
+        plan = step.plan
         with self._lock:
             self._state.complete(plan, result, start_ns, end_ns)
         self._on_span(
@@ -109,10 +145,18 @@ class StepLoop:
                 number=plan.number,
                 num_seqs=len(plan.slices),
                 num_tokens=plan.num_tokens,
-                waited=waited,
+                waited=step.waited,
                 num_prefill_tokens=plan.num_prefill_tokens,
             )
         )
+
+    def _fail_by(self, plan: StepPlan, error: Exception) -> None:
+        if isinstance(error, TandemError):
+            # The engine is well, and has refused the plan.
+            self._fail(plan, error)
+        else:
+            self._fail(plan, TandemError(f"the engine failed: {type(error).__name__}"))
+            self._count_failure(error)
 
     def _fail(self, plan: StepPlan, error: TandemError) -> None:
         """A failed step costs its sequences."""

@@ -7,14 +7,14 @@ what, `verifier` how much); it takes as long as the profile says, on the clock o
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tandem.artifacts.tokenizer import Tokenizer
 from tandem.core.errors import ConfigError, InvalidRequest, TandemError
-from tandem.core.plan import SampleSpec, StepPlan, StepResult
+from tandem.core.plan import PENDING, SampleSpec, StepPlan, StepResult
 from tandem.core.sampling_params import SamplingParams
 from tandem.engine.allowed_tokens import Allowed, AllowedTokens
 from tandem.engine.fake.candidates import candidates, token_logprobs
@@ -58,6 +58,7 @@ class FakeEngine:
         verify: Verification = "full",
         clock: Clock | None = None,
         open_tokenizer: Callable[[], Tokenizer] | None = None,
+        runs_ahead: bool = True,
     ) -> None:
         """`output_token_ids` is the half-open range of tokens that it may sample; `verify` says how
         much of the context a step reads (see `Verifier`); `open_tokenizer` is called by `warm_up`,
@@ -81,6 +82,9 @@ class FakeEngine:
         self._verifier = Verifier(self._pool, model.max_model_len, verify)
         self._allowed = AllowedTokens(model, open_tokenizer or _no_tokenizer)
         self._free_at = 0.0
+        self._runs_ahead = runs_ahead
+        # What the step before has sampled, by sequence.
+        self._last_tokens: dict[int, int] = {}
 
     @property
     def model(self) -> ModelInfo:
@@ -90,6 +94,10 @@ class FakeEngine:
     def pool(self) -> FakeKVPool:
         return self._pool
 
+    @property
+    def runs_ahead(self) -> bool:
+        return self._runs_ahead
+
     def launch(self, plan: StepPlan, on_layer: LayerHook | None = None) -> FakeStep:
         """Run a step. With `on_layer` it takes the step's modelled time, for a layer's KV is in the
         pool no sooner than that layer is due; otherwise `result` takes it.
@@ -97,6 +105,7 @@ class FakeEngine:
         Raises `TandemError` if the plan breaks the seam's contract.
         """
         start = max(self._clock.now(), self._free_at)
+        plan = self._with_last_tokens(plan)
         check_plan(
             plan,
             block_size=self._pool.layout.block_size,
@@ -106,7 +115,12 @@ class FakeEngine:
         self._free_at = start + self._profile.step_s(plan)
         allowed = self._allowed.start(plan)
         self._compute(plan, start, on_layer)
-        return FakeStep(self._free_at, self._sample(plan, allowed()), self._clock)
+        outcome = self._sample(plan, allowed())
+        sampled = zip(plan.slices, outcome.tokens, strict=True)
+        self._last_tokens = {
+            each.sequence_id: token for each, token in sampled if token is not None
+        }
+        return FakeStep(self._free_at, outcome, self._clock)
 
     def warm_up(self) -> None:
         self._allowed.warm_up()
@@ -121,6 +135,18 @@ class FakeEngine:
     def close(self) -> None:
         """End its threads."""
         self._allowed.close()
+
+    def _with_last_tokens(self, plan: StepPlan) -> StepPlan:
+        """The plan with what its `PENDING` stand for. Those of sequences that the step before had
+        not are left, and refused."""
+        last = self._last_tokens
+        slices = (
+            each._replace(token_ids=(last.get(each.sequence_id, PENDING),))
+            if each.token_ids == (PENDING,)
+            else each
+            for each in plan.slices
+        )
+        return replace(plan, slices=tuple(slices))
 
     def _compute(self, plan: StepPlan, start: float, on_layer: LayerHook | None) -> None:
         """Write the KV of the plan's tokens, layer by layer."""

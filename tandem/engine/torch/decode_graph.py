@@ -10,21 +10,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from tandem.core.plan import StepPlan
+from tandem.engine.torch.gpu_decoder import GpuRows
 from tandem.engine.torch.kv_pool import TorchKVPool
 from tandem.engine.torch.triton_attention import QueryTiles
 
 BATCH_SIZES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 # Runs before the recording: Triton compiles, libraries choose and allocate.
 NUM_WARM_UPS = 2
-# Columns of a row's inputs before its block table.
-TOKEN, POSITION, LENGTH, TABLE = range(4)
+# What is known of a row, each a column of its own; behind them come the block tables.
+TOKEN, POSITION, SLOT, LENGTH = range(4)
+NUM_COLUMNS = 4
 
-# token_ids, positions, slots, tiles -> logits, with a row for each.
-Decode = Callable[[Tensor, Tensor, Tensor, QueryTiles], Tensor]
+Decode = Callable[[GpuRows], Tensor]
+"""Logits, a row for each."""
 
 
 class DecodeGraphs:
@@ -48,8 +51,60 @@ class DecodeGraphs:
 
     def replay(self, plan: StepPlan) -> Tensor:
         """The step's logits [slices, vocab_size], valid until the next replay."""
-        size = next(each for each in BATCH_SIZES if each >= len(plan.slices))
-        return self._graphs[size].replay(plan)
+        return self.of(plan).replay(plan)
+
+    def of(self, plan: StepPlan) -> DecodeGraph:
+        """The smallest that holds the step."""
+        return self._graphs[next(each for each in BATCH_SIZES if each >= len(plan.slices))]
+
+
+class HostRows:
+    """A batch's inputs in host memory, kept from step to step: only what has changed is written.
+
+    `items` is flat, int32: the columns, and then a block table for each row.
+    """
+
+    def __init__(self, size: int, pool: TorchKVPool, max_model_len: int, pinned: bool) -> None:
+        self._block_size = pool.layout.block_size
+        width = pool.layout.blocks_for(max_model_len)
+        self.items = torch.zeros(size * (NUM_COLUMNS + width), dtype=torch.int32, pin_memory=pinned)
+        self._columns = self.items.numpy()[: NUM_COLUMNS * size].reshape(NUM_COLUMNS, size)
+        self._tables = self.items.numpy()[NUM_COLUMNS * size :].reshape(size, width)
+        self._spare_slot = pool.spare_block * self._block_size
+        self._columns[SLOT] = self._spare_slot
+        # What each row's table holds: the sequence, and how many of its blocks.
+        self._held: list[tuple[int, int] | None] = [None] * size
+        self._num_used = 0
+
+    def fill(self, plan: StepPlan) -> None:
+        """Write the step's rows. Of a sequence that goes on in its row, that is no table but the
+        blocks by which it has grown."""
+        slices, block_size = plan.slices, self._block_size
+        count = len(slices)
+        for index, each in enumerate(slices):
+            held, num_blocks = self._held[index], len(each.block_table)
+            if held is None or held[0] != each.sequence_id:
+                self._tables[index, :num_blocks] = each.block_table
+            elif held[1] < num_blocks:
+                self._tables[index, held[1] : num_blocks] = each.block_table[held[1] :]
+            else:
+                continue
+            self._held[index] = (each.sequence_id, num_blocks)
+        starts = np.array([each.start for each in slices])
+        columns = self._columns
+        columns[TOKEN, :count] = [each.token_ids[0] for each in slices]
+        columns[POSITION, :count] = starts
+        blocks = self._tables[np.arange(count), starts // block_size]
+        columns[SLOT, :count] = blocks * block_size + starts % block_size
+        columns[LENGTH, :count] = 1
+        self._clear(count, self._num_used)
+        self._num_used = count
+
+    def _clear(self, start: int, end: int) -> None:
+        """Rows that are used no more."""
+        if start < end:
+            self._columns[:, start:end] = 0
+            self._columns[SLOT, start:end] = self._spare_slot
 
 
 class DecodeGraph:
@@ -65,66 +120,25 @@ class DecodeGraph:
         memory: Any,
     ) -> None:
         self._decode = decode
-        self._block_size = pool.layout.block_size
-        self._max_keys = max_model_len
         on_gpu = device.type == "cuda"
-        width = TABLE + pool.layout.blocks_for(max_model_len)
-        self._host = torch.zeros(size, width, dtype=torch.int32, pin_memory=on_gpu)
-        self._spare = pool.spare_block
-        self._host[:, TABLE] = self._spare
-        self._rows = self._host.numpy()
-        self._inputs = self._host.to(device)
-        # What each row's table holds: the sequence, and how many of its blocks.
-        self._held: list[tuple[int, int] | None] = [None] * size
-        self._num_used = 0
-        self._graph: torch.cuda.CUDAGraph | None = None
+        # Two, in turn: while one step's is being copied, the next step's is written.
+        self._host = [HostRows(size, pool, max_model_len, on_gpu) for _ in range(2)]
+        self._inputs = self._host[0].items.to(device, copy=True)
+        self._rows = _rows(self._inputs, size)
+        self.graph: torch.cuda.CUDAGraph | None = None
         self._logits: Tensor | None = None
         if on_gpu:
             self._record(memory)
 
     def replay(self, plan: StepPlan) -> Tensor:
-        self._fill(plan)
-        # The buffer is written again only after this step's tokens were waited for.
-        self._inputs.copy_(self._host, non_blocking=True)
-        if self._graph is None or self._logits is None:
-            return self._run()[: len(plan.slices)]
-        self._graph.replay()
+        """Requires that of the steps launched before all but the last have been waited for."""
+        self._host.reverse()
+        self._host[0].fill(plan)
+        self._inputs.copy_(self._host[0].items, non_blocking=True)
+        if self.graph is None or self._logits is None:
+            return self._decode(self._rows)[: len(plan.slices)]
+        self.graph.replay()
         return self._logits[: len(plan.slices)]
-
-    def _fill(self, plan: StepPlan) -> None:
-        """Write what has changed since the last step: of a sequence that goes on in its row, its
-        token and position, and its table when it has grown."""
-        rows, block_size = self._rows, self._block_size
-        for index, each in enumerate(plan.slices):
-            row = rows[index]
-            num_blocks = -(-each.end // block_size)
-            if self._held[index] != (each.sequence_id, num_blocks):
-                self._held[index] = (each.sequence_id, num_blocks)
-                row[TABLE : TABLE + num_blocks] = each.block_table[:num_blocks]
-            row[TOKEN], row[POSITION] = each.token_ids[0], each.start
-        count = len(plan.slices)
-        rows[:count, LENGTH] = 1
-        for index in range(count, self._num_used):
-            rows[index, : TABLE + 1] = 0
-            rows[index, TABLE] = self._spare
-            self._held[index] = None
-        self._num_used = count
-
-    def _run(self) -> Tensor:
-        inputs = self._inputs
-        positions = inputs[:, POSITION].long()
-        tables = inputs[:, TABLE:]
-        blocks = tables.gather(1, (positions // self._block_size).unsqueeze(1)).squeeze(1).long()
-        slots = blocks * self._block_size + positions % self._block_size
-        tiles = QueryTiles(
-            rows=torch.arange(len(inputs), dtype=torch.int32, device=inputs.device),
-            lengths=inputs[:, LENGTH].contiguous(),
-            positions=inputs[:, POSITION].contiguous(),
-            tables=tables,
-            num_queries=1,
-            max_keys=self._max_keys,
-        )
-        return self._decode(inputs[:, TOKEN].long(), positions, slots, tiles)
 
     @torch.inference_mode()
     def _record(self, memory: Any) -> None:
@@ -132,8 +146,21 @@ class DecodeGraph:
         beside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(beside):
             for _ in range(NUM_WARM_UPS):
-                self._run()
+                self._decode(self._rows)
         torch.cuda.current_stream().wait_stream(beside)
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph, pool=memory):
-            self._logits = self._run()
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph, pool=memory):
+            self._logits = self._decode(self._rows)
+
+
+def _rows(inputs: Tensor, size: int) -> GpuRows:
+    """What `HostRows` wrote, as the kernels take it."""
+    columns = inputs[: NUM_COLUMNS * size].view(NUM_COLUMNS, size)
+    tiles = QueryTiles(
+        rows=torch.arange(size, dtype=torch.int32, device=inputs.device),
+        lengths=columns[LENGTH],
+        positions=columns[POSITION],
+        tables=inputs[NUM_COLUMNS * size :].view(size, -1),
+        num_queries=1,
+    )
+    return GpuRows(columns[TOKEN], columns[POSITION], columns[SLOT], [tiles])

@@ -11,29 +11,31 @@ import torch
 from torch import Tensor
 
 from tandem.engine.torch.kv_copies import BlockTable, Bytes
+from tandem.engine.torch.triton_kernels import copy_blocks
 
-# Tokens are moved as items of the widest type that divides them: several times faster than as
-# their own, because torch moves an indexed item at a time.
-MOVED_DTYPES = (torch.complex128, torch.int64, torch.int32, torch.int16)
+# A token's items are moved as the widest words that divide them.
+WORDS = (torch.int64, torch.int32, torch.int16)
+PROGRAM_WORDS = 1024
 
 
 class DeviceCopies:
-    """Over a pool on a GPU: gathered and scattered there, and one copy across the bus, from or to
-    pinned memory.
+    """Over a pool on a GPU: one kernel that gathers blocks, or scatters them, across the bus,
+    straight to or from pinned memory.
 
-    Each transfer thread has a CUDA stream of its own. A read waits for the kernels that store the
-    layers it reads, and for none that are queued behind them, so a layer's KV leaves while the next
-    layers run; the kernels wait for no copy. Whoever calls waits, without the GIL, until its bytes
-    are there: a step that is launched after a write sees what it wrote.
+    Each transfer thread has a CUDA stream and pinned memory of its own. A read waits for the
+    kernels that store the layers it reads, and for none that are queued behind them, so a layer's
+    KV leaves while the next layers run; the kernels wait for no copy. Whoever calls waits, without
+    the GIL, until its bytes are there: a step that is launched after a write sees what it wrote.
     """
 
     def __init__(self, items: Tensor) -> None:
         """`items`: `[planes, layers, num_blocks, block_size, ...]`."""
         self._block_size = items.shape[3]
         token_bytes = items[0, 0, 0, 0].numel() * items.dtype.itemsize
-        moved = next(each for each in MOVED_DTYPES if token_bytes % each.itemsize == 0)
-        # [planes, layers, tokens, items of a token], over the same memory.
-        self._tokens = items.flatten(4).flatten(2, 3).view(moved)
+        self._word = next(each for each in WORDS if token_bytes % each.itemsize == 0)
+        self._token_words = token_bytes // self._word.itemsize
+        # [planes, layers, words of all blocks], over the same memory.
+        self._words = items.flatten(2).view(self._word)
         self._on_gpu = items.is_cuda
         self._stored: list[torch.cuda.Event | None] = [None] * items.shape[1]
         self._threads = threading.local()
@@ -41,29 +43,48 @@ class DeviceCopies:
     def read(
         self, plane: int, layers: range, table: BlockTable, num_tokens: int, out: Bytes
     ) -> None:
-        region = self._tokens[plane, layers.start : layers.stop]
-        staged = self._staging(out.size)
+        staged = self._staging("items", out.size)
         with self._own_stream(layers):
-            tokens = region.index_select(1, self._slots(table, num_tokens))
-            staged.copy_(tokens.view(-1).view(torch.uint8), non_blocking=True)
+            self._copy(plane, layers, table, num_tokens, staged, read=True)
         np.copyto(out, staged.numpy())
 
     def write(
         self, plane: int, layers: range, table: BlockTable, num_tokens: int, data: Bytes
     ) -> None:
-        region = self._tokens[plane, layers.start : layers.stop]
-        staged = self._staging(data.size)
+        staged = self._staging("items", data.size)
         np.copyto(staged.numpy(), data)
-        tokens = staged.view(region.dtype).view(len(layers), num_tokens, region.shape[2])
         with self._own_stream():
-            moved = tokens.to(region.device, non_blocking=True)
-            region.index_copy_(1, self._slots(table, num_tokens), moved)
+            self._copy(plane, layers, table, num_tokens, staged, read=False)
 
     def stored(self, layer: int) -> None:
         if self._on_gpu:
             event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            event.record(torch.cuda.current_stream(self._tokens.device))
+            event.record(torch.cuda.current_stream(self._words.device))
             self._stored[layer] = event
+
+    def _copy(
+        self,
+        plane: int,
+        layers: range,
+        table: BlockTable,
+        num_tokens: int,
+        staged: Tensor,
+        *,
+        read: bool,
+    ) -> None:
+        if not num_tokens or not layers:
+            return
+        num_blocks = -(-num_tokens // self._block_size)
+        blocks = self._staging("table", num_blocks * table.itemsize).view(torch.int64)
+        np.copyto(blocks.numpy(), table[:num_blocks])
+        num_words = num_tokens * self._token_words
+        copy_blocks[(num_blocks, len(layers))](
+            *(self._words[plane, layers.start :], staged.view(self._word), blocks, num_words),
+            self._words.stride(1),
+            BLOCK_WORDS=self._block_size * self._token_words,
+            READ=read,
+            ITEMS=PROGRAM_WORDS,
+        )
 
     @contextmanager
     def _own_stream(self, reads: range = range(0)) -> Iterator[None]:
@@ -74,7 +95,7 @@ class DeviceCopies:
             return
         if not hasattr(self._threads, "stream"):
             self._threads.stream = torch.cuda.Stream(  # type: ignore[no-untyped-call]
-                self._tokens.device
+                self._words.device
             )
         stream: torch.cuda.Stream = self._threads.stream
         for layer in reads:
@@ -84,15 +105,10 @@ class DeviceCopies:
             yield
         stream.synchronize()
 
-    def _staging(self, num_bytes: int) -> Tensor:
-        """Host memory that the bus can reach by itself: torch keeps what was used before."""
-        return torch.empty(num_bytes, dtype=torch.uint8, pin_memory=self._on_gpu)
-
-    def _slots(self, table: BlockTable, num_tokens: int) -> Tensor:
-        """The places of the tokens in a layer."""
-        offsets = np.arange(self._block_size)
-        slots = torch.from_numpy((table[:, None] * self._block_size + offsets).reshape(-1))
-        slots = slots[:num_tokens]
-        if self._on_gpu:
-            slots = slots.pin_memory()
-        return slots.to(self._tokens.device, non_blocking=True)
+    def _staging(self, use: str, num_bytes: int) -> Tensor:
+        """Host memory of this thread's that the bus can reach by itself, kept from call to call."""
+        held: Tensor | None = getattr(self._threads, use, None)
+        if held is None or len(held) < num_bytes:
+            held = torch.empty(num_bytes, dtype=torch.uint8, pin_memory=self._on_gpu)
+            setattr(self._threads, use, held)
+        return held[:num_bytes]

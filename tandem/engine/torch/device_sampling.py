@@ -19,7 +19,7 @@ MAX_ROWS = 32
 def sample_on_device(logits: Tensor, rows: Sequence[SampleRow]) -> Tensor:
     """As `sampler.sample`, on the logits' device."""
     if all(row.takes_likeliest for row in rows):
-        return _checked(logits.argmax(dim=-1), logits)
+        return _likeliest(logits)
     parts = [
         _sample_part(logits[start : start + MAX_ROWS], rows[start : start + MAX_ROWS])
         for start in range(0, len(rows), MAX_ROWS)
@@ -43,10 +43,16 @@ def _sample_part(logits: Tensor, rows: Sequence[SampleRow]) -> Tensor:
     return tokens.masked_fill_(broken, NO_TOKEN)
 
 
-def _checked(tokens: Tensor, logits: Tensor) -> Tensor:
+def _likeliest(logits: Tensor) -> Tensor:
     """`NO_TOKEN` where the highest logit is no number."""
-    likeliest = logits.gather(1, tokens.unsqueeze(1)).squeeze(1)
-    return tokens.masked_fill_(~likeliest.isfinite(), NO_TOKEN)
+    if logits.is_cuda:
+        # Not above: Triton is there only with torch's builds for GPUs.
+        from tandem.engine.torch.triton_layers import likeliest
+
+        return likeliest(logits)
+    tokens = logits.argmax(dim=-1)
+    chosen = logits.gather(1, tokens.unsqueeze(1)).squeeze(1)
+    return tokens.masked_fill_(~chosen.isfinite(), NO_TOKEN)
 
 
 def _draw(scores: Tensor, rows: Sequence[SampleRow]) -> Tensor:

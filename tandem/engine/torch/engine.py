@@ -34,10 +34,10 @@ from tandem.engine.torch.inputs import KEY_TILE
 from tandem.engine.torch.kv_pool import TorchKVPool
 from tandem.engine.torch.placement import numerics, resolve_dtype, torch_device
 from tandem.engine.torch.plan_check import check_plan
-from tandem.engine.torch.runner import Runner
+from tandem.engine.torch.runner import AheadRunner, Runner
 from tandem.engine.torch.runners import kernels_for, load_runner
 from tandem.engine.torch.sampler import SampleRow, sample
-from tandem.engine.torch.step_handle import TorchStepHandle
+from tandem.engine.torch.step_handle import HostTokens, TorchStepHandle
 from tandem.engine.torch.token_logprobs import RowLogprobs
 
 # Sees, of each step, the logits [slices that sample, vocab_size] in float32, in the plan's order.
@@ -96,6 +96,10 @@ class TorchEngine:
     def runner(self) -> Runner:
         return self._runner
 
+    @property
+    def runs_ahead(self) -> bool:
+        return isinstance(self._runner, AheadRunner)
+
     @torch.inference_mode()
     def launch(self, plan: StepPlan, on_layer: LayerHook | None = None) -> TorchStepHandle:
         """Start a step. Raises what `check_plan` raises, before any KV is written."""
@@ -105,14 +109,19 @@ class TorchEngine:
             max_model_len=self._model.max_model_len,
             block_size=self._pool.layout.block_size,
             num_blocks=self._pool.num_blocks,
+            pending=self._runner.pending if isinstance(self._runner, AheadRunner) else (),
         )
         if not plan.slices:
-            return TorchStepHandle(plan, torch.empty(0, dtype=torch.int64), (), (), self._pool)
+            no_tokens = HostTokens(torch.empty(0, dtype=torch.int64))
+            return TorchStepHandle(plan, no_tokens, (), (), self._pool)
         allowed = self._allowed.start(plan)
         logits = self._runner.logits(plan, on_layer)
         if self._observer is not None:
             self._observer(plan, logits)
-        return _sample(plan, logits, allowed(), self._pool)
+        handle, sampled = _sample(plan, logits, allowed(), self._pool)
+        if isinstance(self._runner, AheadRunner):
+            self._runner.sampled(plan, sampled)
+        return handle
 
     def warm_up(self) -> None:
         self._allowed.warm_up()
@@ -131,7 +140,12 @@ class TorchEngine:
 
 def _sample(
     plan: StepPlan, logits: Tensor, allowed: Sequence[Allowed | TandemError], pool: TorchKVPool
-) -> TorchStepHandle:
+) -> tuple[TorchStepHandle, Tensor]:
+    """The handle, and the tokens, perhaps on the device.
+
+    A row whose grammar failed has a token all the same there: whoever goes on with it is told of
+    the failure first.
+    """
     asked = [(each.sample, each.end) for each in plan.slices if each.sample is not None]
     failures = [each if isinstance(each, TandemError) else None for each in allowed]
     rows = [
@@ -145,7 +159,7 @@ def _sample(
         else RowLogprobs.of(logits[index], sampled[index], num_top)
         for index, row in enumerate(rows)
     ]
-    return TorchStepHandle(plan, sampled, logprobs, failures, pool)
+    return TorchStepHandle(plan, HostTokens(sampled), logprobs, failures, pool), sampled
 
 
 def _check(folder: ModelFolder, block_size: int, num_blocks: int, max_model_len: int) -> None:

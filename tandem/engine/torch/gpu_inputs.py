@@ -11,20 +11,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tandem.core.plan import SequenceSlice, StepPlan
-from tandem.engine.torch.triton_attention import PROMPT_ROWS, QueryTiles
+from tandem.engine.torch.gpu_decoder import GpuRows
+from tandem.engine.torch.triton_attention import QueryTiles, queries_of
 
 
 @dataclass(frozen=True, slots=True)
 class GpuInputs:
-    """A step's tokens, all slices in one row of rows: `token_ids`, `positions` and `slots`
-    [num_tokens] (places of their KV in the pool, `block * block_size + offset`), `logit_rows`
-    [num_sampled], and the query tiles, those of single tokens apart from those of prompts."""
+    """A step's tokens, all slices in one row of rows, the query tiles of single tokens apart from
+    those of prompts; and `logit_rows` [num_sampled]."""
 
-    token_ids: Tensor
-    positions: Tensor
-    slots: Tensor
+    rows: GpuRows
     logit_rows: Tensor
-    tiles: tuple[QueryTiles, ...]
 
     @classmethod
     def build(cls, plan: StepPlan, block_size: int, group: int, device: torch.device) -> GpuInputs:
@@ -46,21 +43,19 @@ class GpuInputs:
             TileGroup.cut(np.flatnonzero(chosen), first_rows, lengths, starts, tables, num_queries)
             for chosen, num_queries in (
                 (lengths == 1, 1),
-                (lengths > 1, max(2, PROMPT_ROWS // group)),
+                (lengths > 1, queries_of(group)),
             )
             if chosen.any()
         ]
         tiles = [(each, [flat.add(column) for column in each.columns]) for each in groups]
         flat.move()
-        return cls(
-            token_ids=flat[token_ids].long(),
-            positions=flat[position].long(),
-            slots=flat[slots].long(),
-            logit_rows=flat[logit_rows].long(),
-            tiles=tuple(
-                each.moved(*(flat[number] for number in numbers)) for each, numbers in tiles
-            ),
+        rows = GpuRows(
+            token_ids=flat[token_ids],
+            positions=flat[position],
+            slots=flat[slots],
+            tiles=[each.moved(*(flat[number] for number in numbers)) for each, numbers in tiles],
         )
+        return cls(rows, flat[logit_rows])
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +64,10 @@ class TileGroup:
 
     columns: tuple[NDArray[np.int64], ...]
     num_queries: int
-    max_keys: int
 
     def moved(self, rows: Tensor, lengths: Tensor, positions: Tensor, tables: Tensor) -> QueryTiles:
         """With its columns on the device."""
-        return QueryTiles(rows, lengths, positions, tables, self.num_queries, self.max_keys)
+        return QueryTiles(rows, lengths, positions, tables, self.num_queries)
 
     @classmethod
     def cut(
@@ -97,7 +91,6 @@ class TileGroup:
                 tables[owners],
             ),
             num_queries,
-            int((starts + lengths)[indices].max()),
         )
 
 

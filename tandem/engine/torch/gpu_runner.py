@@ -6,83 +6,68 @@ replayed from CUDA graphs (`decode_graph`); all others are launched kernel by ke
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from tandem.artifacts.config import ModelConfig
-from tandem.core.kv import Plane
-from tandem.core.plan import StepPlan
+from tandem.core.plan import PENDING, StepPlan
 from tandem.engine.protocols import LayerHook
 from tandem.engine.torch.decode_graph import DecodeGraphs
+from tandem.engine.torch.gpu_decoder import GpuDecoder
 from tandem.engine.torch.gpu_inputs import GpuInputs
 from tandem.engine.torch.kv_pool import TorchKVPool
-from tandem.engine.torch.triton_attention import QueryTiles, attend
-from tandem.models.decoder import Decoder
+
+# More sequences than any step samples for.
+MAX_PENDING = 1 << 16
 
 
 class GpuRunner:
-    """A `Runner` by torch's operations and Triton's attention."""
+    """An `AheadRunner` by torch's matrix products and Triton's kernels."""
 
     def __init__(
         self,
         config: ModelConfig,
-        decoder: Decoder,
+        decoder: GpuDecoder,
         pool: TorchKVPool,
         device: torch.device,
         max_model_len: int,
     ) -> None:
-        self._config = config
         self._decoder = decoder
-        self._pool = pool
+        self._block_size = pool.layout.block_size
         self._device = device
         self._group = config.num_heads // config.num_kv_heads
-        self._graphs = DecodeGraphs(self._decode, pool, device, max_model_len)
+        # What the step before has sampled, and in which row each sequence's token is.
+        self._last_tokens = torch.zeros(MAX_PENDING, dtype=torch.int64, device=device)
+        self._last_rows: dict[int, int] = {}
+        self.graphs = DecodeGraphs(
+            lambda rows: decoder.logits(rows, self._last_tokens), pool, device, max_model_len
+        )
+
+    @property
+    def pending(self) -> Collection[int]:
+        return self._last_rows.keys()
+
+    def sampled(self, plan: StepPlan, token_ids: Tensor) -> None:
+        self._last_tokens[: len(token_ids)].copy_(token_ids)
+        asked = (each.sequence_id for each in plan.slices if each.sample is not None)
+        self._last_rows = {sequence_id: row for row, sequence_id in enumerate(asked)}
 
     def logits(self, plan: StepPlan, on_layer: LayerHook | None) -> Tensor:
-        if on_layer is None and self._graphs.can_replay(plan):
-            return self._graphs.replay(plan)
-        inputs = GpuInputs.build(plan, self._pool.layout.block_size, self._group, self._device)
-        attention = GpuAttention(
-            self._pool, inputs.slots, inputs.tiles, self._config.windows, on_layer
+        plan = self._with_rows(plan)
+        if on_layer is None and self.graphs.can_replay(plan):
+            return self.graphs.replay(plan)
+        inputs = GpuInputs.build(plan, self._block_size, self._group, self._device)
+        return self._decoder.logits(inputs.rows, self._last_tokens, inputs.logit_rows, on_layer)
+
+    def _with_rows(self, plan: StepPlan) -> StepPlan:
+        """The plan with `PENDING` tokens as `triton_layers.embed` takes them."""
+        slices = (
+            each._replace(token_ids=(-1 - self._last_rows[each.sequence_id],))
+            if each.token_ids == (PENDING,)
+            else each
+            for each in plan.slices
         )
-        hidden = self._decoder.hidden(inputs.token_ids, inputs.positions, attention)
-        return self._decoder.logits(hidden[inputs.logit_rows])
-
-    def _decode(
-        self, token_ids: Tensor, positions: Tensor, slots: Tensor, tiles: QueryTiles
-    ) -> Tensor:
-        attention = GpuAttention(self._pool, slots, (tiles,), self._config.windows, None)
-        return self._decoder.logits(self._decoder.hidden(token_ids, positions, attention))
-
-
-class GpuAttention:
-    """The `Attention` of one step."""
-
-    def __init__(
-        self,
-        pool: TorchKVPool,
-        slots: Tensor,
-        tiles: Sequence[QueryTiles],
-        windows: Sequence[int | None],
-        on_layer: LayerHook | None,
-    ) -> None:
-        """`windows` has one of each layer, as in `ModelConfig`."""
-        self._pool = pool
-        self._slots = slots
-        self._tiles = tiles
-        self._windows = windows
-        self._on_layer = on_layer
-
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        keys, values = self._pool.layer(Plane.KEY, layer), self._pool.layer(Plane.VALUE, layer)
-        keys.flatten(0, 1).index_copy_(0, self._slots, k)
-        values.flatten(0, 1).index_copy_(0, self._slots, v)
-        if self._on_layer is not None:
-            self._pool.stored(layer)
-            self._on_layer(layer)
-        out = torch.empty_like(q, memory_format=torch.contiguous_format)
-        for tiles in self._tiles:
-            attend(q, keys, values, tiles, self._windows[layer], out)
-        return out
+        return replace(plan, slices=tuple(slices))

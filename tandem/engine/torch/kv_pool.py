@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from tandem.core.kv import KVLayout, Plane
-from tandem.engine.torch.device_copies import DeviceCopies
 from tandem.engine.torch.kv_copies import BlockTable, HostCopies, KVCopies
 
 CACHE_LINE = 64
@@ -32,8 +31,7 @@ class TorchKVPool:
             layout.head_dim,
         )
         self._items = _zeros(shape, getattr(torch, layout.dtype), device)
-        on_host = device.type == "cpu"
-        self._copies: KVCopies = (HostCopies if on_host else DeviceCopies)(self._items)
+        self._copies = _copies(self._items)
 
     @property
     def layout(self) -> KVLayout:
@@ -108,6 +106,15 @@ class TorchKVPool:
         if num_tokens < 0:
             raise ValueError(f"{num_tokens} tokens")
         return len(layers) * num_tokens * self._layout.token_bytes
+
+
+def _copies(items: Tensor) -> KVCopies:
+    if items.device.type == "cpu":
+        return HostCopies(items)
+    # Not above: Triton is there only with torch's builds for GPUs.
+    from tandem.engine.torch.device_copies import DeviceCopies
+
+    return DeviceCopies(items)
 
 
 def _zeros(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:

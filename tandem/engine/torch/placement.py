@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import torch
 
 from tandem.core.device import CpuDevice, CudaDevice
@@ -19,6 +21,10 @@ def torch_device(device: CpuDevice | CudaDevice) -> torch.device:
     if device.index >= torch.cuda.device_count():
         raise ConfigError(
             f"there is no {device}: torch sees {torch.cuda.device_count()} GPUs", param="device"
+        )
+    if find_spec("triton") is None:
+        raise ConfigError(
+            f"{device} needs Triton, which torch's builds for GPUs bring on Linux", param="device"
         )
     return torch.device("cuda", device.index)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Collection
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -22,6 +23,21 @@ class Runner(Protocol):
     def logits(self, plan: StepPlan, on_layer: LayerHook | None) -> Tensor:
         """Compute the KV of a step that has tokens, and float32 logits [slices that sample,
         vocab_size] in the plan's order. `on_layer` is that of `Engine.launch`."""
+        ...
+
+
+@runtime_checkable
+class AheadRunner(Runner, Protocol):
+    """A runner whose steps may be launched before the tokens of the one before are known."""
+
+    def sampled(self, plan: StepPlan, token_ids: Tensor) -> None:
+        """What the slices of a plan that sample have got, int64, perhaps still on the device:
+        `PENDING` stands for it in the plan that comes next."""
+        ...
+
+    @property
+    def pending(self) -> Collection[int]:
+        """The sequences that may be `PENDING` in the next plan."""
         ...
 
 

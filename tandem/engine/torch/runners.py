@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-
 import structlog
 import torch
 
@@ -36,13 +34,6 @@ def kernels_for(config: ModelConfig, device: torch.device) -> Kernels | None:
         return None
 
 
-def _has_triton() -> bool:
-    if find_spec("triton"):
-        return True
-    log.warning("torch's own operations, several times slower", reason="Triton is not installed")
-    return False
-
-
 def load_runner(
     folder: ModelFolder,
     pool: TorchKVPool,
@@ -56,13 +47,14 @@ def load_runner(
     rotary = RotaryEmbedding(config, max_model_len, device)
     if kernels is None:
         plain = load_weights(config, files, dtype, device, PlainPacker())
-        decoder = Decoder(config, plain, rotary)
-        if device.type == "cuda" and _has_triton():
+        if device.type == "cuda":
             # Not above: Triton is there only with torch's builds for GPUs.
+            from tandem.engine.torch.gpu_decoder import GpuDecoder
             from tandem.engine.torch.gpu_runner import GpuRunner
 
+            decoder = GpuDecoder(config, plain, rotary, pool)
             return GpuRunner(config, decoder, pool, device, max_model_len)
-        return TorchRunner(config, decoder, pool, device)
+        return TorchRunner(config, Decoder(config, plain, rotary), pool, device)
     packer = KernelPacker(kernels)
     packed = load_weights(config, files, dtype, device, packer)
     model = PackedModel(config, packed, rotary, pool, packer)

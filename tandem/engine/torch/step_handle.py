@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from tandem.core.errors import TandemError
@@ -17,22 +18,41 @@ from tandem.engine.torch.token_logprobs import RowLogprobs
 NOT_FINITE = "the model's output for this token is not finite: no token can be sampled from it"
 
 
+class HostTokens:
+    """Tokens on their way from the device: behind what computes them, and before anything that is
+    launched later."""
+
+    def __init__(self, sampled: Tensor) -> None:
+        self._ready: torch.cuda.Event | None = None
+        self._tokens = sampled
+        if sampled.is_cuda:
+            self._tokens = torch.empty(sampled.shape, dtype=sampled.dtype, pin_memory=True)
+            self._tokens.copy_(sampled, non_blocking=True)
+            self._ready = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._ready.record()
+
+    def wait(self) -> list[int]:
+        if self._ready is not None:
+            self._ready.synchronize()
+        return self._tokens.tolist()
+
+
 @dataclass(frozen=True, slots=True)
 class TorchStepHandle:
     """A step whose tokens may still be on the device; `result` waits for them.
 
-    The columns have an entry for each slice that samples: its token (int64, or `NO_TOKEN`), its
+    The columns have an entry for each slice that samples: its token (or `NO_TOKEN`), its
     log-probabilities if they are asked for, and why there is no token, if that is known already.
     """
 
     plan: StepPlan
-    sampled: Tensor
+    sampled: HostTokens
     logprobs: Sequence[RowLogprobs | None]
     failures: Sequence[TandemError | None]
     pool: TorchKVPool
 
     def result(self) -> StepResult:
-        token_ids = self.sampled.tolist()
+        token_ids = self.sampled.wait()
         self._clear_broken(token_ids)
         rows = zip(token_ids, self.logprobs, self.failures, strict=True)
         return step_result(self.plan, (_sampled(*row) for row in rows))

@@ -1,21 +1,32 @@
-"""Attention over a paged KV cache on a GPU, by the kernels of `triton_kernels`."""
+"""Attention over a paged KV cache on a GPU, by the kernels of `triton_kernels`.
+
+Bits: a prompt's queries go through their keys in one chain, those of single tokens in splits, whose
+number depends on the batch. Both are right, and not the same in the last bit; nor are the matrix
+products around them, for which the library takes other kernels for other numbers of rows.
+"""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 import triton
 from torch import Tensor
 
-from tandem.engine.torch.triton_kernels import attend_tile, merge_splits
+from tandem.engine.torch.triton_kernels import attend_prompt, attend_split, merge_splits
 
-SPLIT = 256
-KEY_TILE = 64
-# The fewest rows that the matrix units take.
-MIN_ROWS = 16
 # Rows (queries x heads of a group) of a program's tile, in prompts.
 PROMPT_ROWS = 64
+PROMPT_KEY_TILE = 64
+PROMPT_LAUNCH = {"num_warps": 4, "num_stages": 2}
+# The fewest rows that the matrix units take.
+MIN_ROWS = 16
+SPLIT_KEY_TILE = 32
+SPLIT_LAUNCH = {"num_warps": 1, "num_stages": 2}
+# Single tokens: programs enough to fill a large GPU several times, so that they end together.
+SPLIT_PROGRAMS = 1024
+MIN_SPLITS, MAX_SPLITS = 2, 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,9 +34,9 @@ class QueryTiles:
     """Which queries the programs of a step compute. All int32, on the device.
 
     A tile is some consecutive tokens of one sequence: `rows` [tiles] is the first one's row in the
-    step, `lengths` [tiles] their number, `positions` [tiles] the first one's position. `tables`
-    [tiles, blocks at the most] are the sequences' block tables. At most `num_queries` are in a
-    tile, and `max_keys` is more than any position.
+    step, `lengths` [tiles] their number (0 for none), `positions` [tiles] the first one's position.
+    `tables` [tiles, blocks at the most] are the sequences' block tables. At most `num_queries` are
+    in a tile.
     """
 
     rows: Tensor
@@ -33,12 +44,11 @@ class QueryTiles:
     positions: Tensor
     tables: Tensor
     num_queries: int
-    max_keys: int
 
 
-def rows_of(num_queries: int, group: int) -> int:
-    """How many rows a program computes for a tile of so many queries."""
-    return max(MIN_ROWS, int(triton.next_power_of_2(num_queries * group)))
+def queries_of(group: int) -> int:
+    """How many tokens a tile of a prompt has, if so many query heads share a KV head."""
+    return max(2, PROMPT_ROWS // group)
 
 
 def attend(
@@ -48,41 +58,55 @@ def attend(
     their own position; the result goes to their rows of `out`, of `q`'s shape.
 
     `keys` and `values` are a layer's `[num_blocks, block_size, num_kv_heads, head_dim]`. With a
-    `window`, a query sees that many keys at the most. A head's items must lie side by side.
+    `window`, a query sees that many keys at the most. A row's items must lie side by side.
     """
-    num_tiles = len(tiles.rows)
     num_kv_heads, head_dim = keys.shape[2:]
-    group = q.shape[1] // num_kv_heads
-    num_rows = rows_of(tiles.num_queries, group)
-    splits_apart = tiles.num_queries == 1
-    num_splits = triton.cdiv(tiles.max_keys, SPLIT) if splits_apart else 1
-    # Of each split: its result, the maximum and the sum of its weights.
-    left = (num_tiles, num_kv_heads, num_splits, group) if splits_apart else (1, 1, 1, 1)
-    parts = torch.empty((*left, head_dim), dtype=torch.float32, device=q.device)
-    weights = torch.empty((*left, 2), dtype=torch.float32, device=q.device)
     shape = {
+        "WINDOW": window or 0,
         "HEAD_DIM": head_dim,
         "PADDED_DIM": triton.next_power_of_2(head_dim),
-        "GROUP": group,
-        "NUM_ROWS": num_rows,
     }
-    attend_tile[(num_tiles, num_kv_heads, num_splits)](
-        *(q, keys, values, out, parts, weights),
-        *(tiles.rows, tiles.lengths, tiles.positions, tiles.tables),
-        *(head_dim**-0.5, q.stride(0), q.stride(1), out.stride(0), out.stride(1)),
-        *(keys.stride(0), keys.stride(1), keys.stride(2), tiles.tables.stride(0)),
-        BLOCK_SIZE=keys.shape[1],
-        WINDOW=window or 0,
-        SPLITS_APART=splits_apart,
-        SPLIT=SPLIT,
-        KEY_TILE=KEY_TILE,
-        **shape,
-    )
-    if splits_apart:
-        merge_splits[(num_tiles, num_kv_heads)](
-            *(out, parts, weights, tiles.rows, tiles.lengths, tiles.positions),
-            *(out.stride(0), out.stride(1), num_splits),
-            WINDOW=window or 0,
-            SPLIT=SPLIT,
-            **shape,
+    group = q.shape[1] // num_kv_heads
+    paging = {"BLOCK_SIZE": keys.shape[1], "GROUP": group, **shape}
+    where = (tiles.rows, tiles.lengths, tiles.positions)
+    # Scores are base-2 logarithms, for which GPUs have an instruction.
+    scale = head_dim**-0.5 * math.log2(math.e)
+    strides = (keys.stride(0), keys.stride(1), keys.stride(2), tiles.tables.stride(0))
+    num_tiles = len(tiles.rows)
+    if tiles.num_queries > 1:
+        num_rows = max(MIN_ROWS, triton.next_power_of_2(tiles.num_queries * group))
+        attend_prompt[(num_tiles, num_kv_heads)](
+            *(q, keys, values, out, *where, tiles.tables, scale, q.stride(0), out.stride(0)),
+            *strides,
+            KEY_TILE=PROMPT_KEY_TILE,
+            NUM_ROWS=num_rows,
+            **paging,
+            **PROMPT_LAUNCH,
         )
+        return
+    num_splits = splits_of(num_tiles * num_kv_heads)
+    left = (num_tiles, q.shape[1], num_splits)
+    parts = torch.empty((*left, head_dim), dtype=torch.float32, device=q.device)
+    weights = torch.empty((*left, 2), dtype=torch.float32, device=q.device)
+    attend_split[(num_tiles, num_kv_heads, num_splits)](
+        *(q, keys, values, parts, weights, *where, tiles.tables, scale, q.stride(0)),
+        *strides,
+        KEY_TILE=SPLIT_KEY_TILE,
+        NUM_ROWS=max(MIN_ROWS, triton.next_power_of_2(group)),
+        **paging,
+        **SPLIT_LAUNCH,
+    )
+    merge_splits[(num_tiles, q.shape[1])](
+        *(out, parts, weights, *where, out.stride(0)),
+        KEY_TILE=SPLIT_KEY_TILE,
+        NUM_SPLITS=num_splits,
+        **shape,
+        num_warps=1,
+    )
+
+
+def splits_of(num_programs: int) -> int:
+    """Into how many splits keys are cut where there are so many queries and KV heads: a power of
+    two."""
+    wanted = triton.next_power_of_2(triton.cdiv(SPLIT_PROGRAMS, num_programs))
+    return max(MIN_SPLITS, min(MAX_SPLITS, int(wanted)))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 pytest.importorskip("triton", reason="TRITON IS NOT INSTALLED: the GPU's attention is untested")
 
-from tandem.engine.torch.triton_attention import PROMPT_ROWS, QueryTiles, attend
+from tandem.engine.torch.triton_attention import QueryTiles, attend, queries_of
 
 ON_GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if ON_GPU else "cpu")
@@ -66,10 +66,7 @@ class Case:
         def move(values: list[int] | list[list[int]]) -> Tensor:
             return torch.tensor(values, dtype=torch.int32, device=DEVICE)
 
-        max_keys = max(start + length for start, length in self.slices)
-        tiles = QueryTiles(
-            move(rows), move(lengths), move(positions), move(tables), num_queries, max_keys
-        )
+        tiles = QueryTiles(move(rows), move(lengths), move(positions), move(tables), num_queries)
         q, keys, values = (each.to(DEVICE) for each in (self.q, self.keys, self.values))
         out = torch.full_like(q, float("nan"))
         attend(q, keys, values, tiles, window, out)
@@ -114,18 +111,8 @@ def test_agrees_with_float64(
 ) -> None:
     case = Case(slices, heads, head_dim, block_size, dtype)
     single = all(length == 1 for _, length in slices)
-    num_queries = 1 if single else PROMPT_ROWS // (heads[0] // heads[1])
+    num_queries = 1 if single else queries_of(heads[0] // heads[1])
     attended = case.attended(window, num_queries).double()
     torch.testing.assert_close(
         attended, case.expected(window), rtol=0, atol=TOLERANCE[dtype], check_dtype=False
     )
-
-
-@pytest.mark.skipif(not ON_GPU, reason="NO GPU HERE: the interpreter's sums are numpy's")
-def test_a_query_has_the_same_bits_in_a_prompt_and_alone() -> None:
-    together = Case([(0, 300)], (4, 2), 32, 16, torch.float32)
-    prompt = together.attended(None, 16)
-    alone = Case([(299, 1)], (4, 2), 32, 16, torch.float32)
-    alone.keys, alone.values, alone.tables = together.keys, together.values, together.tables
-    alone.q = together.q[299:]
-    torch.testing.assert_close(alone.attended(None, 1), prompt[299:], rtol=0, atol=0)

@@ -60,6 +60,9 @@ class RecordedState:
     def next_step(self) -> StepPlan | None:
         return self.plans.pop() if self.plans else None
 
+    def next_step_ahead(self) -> StepPlan | None:
+        return None
+
     def layer_hook(self, plan: StepPlan) -> LayerHook | None:
         return None
 
@@ -112,6 +115,7 @@ class NoEngine:
 
     model = MODEL
     pool: KVPool
+    runs_ahead = False
 
     def __init__(self) -> None:
         self.error: Exception | None = None

@@ -2,108 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 import pytest
+from standing_plan_driver import EOS, LAYOUT, STOP, Plan, ids, the_step
 
-from decode_service.standing_plan import StandingPlan
-from tandem.core.commands import Admit, Remove, Reserve, SetStepRule
+from tandem.core.commands import Admit, Remove, SetStepRule
 from tandem.core.errors import Fenced, InvalidRequest, TandemError
 from tandem.core.grammar import Grammar, GrammarKind
-from tandem.core.kv import KVLayout
 from tandem.core.logprobs import TokenLogprobs
 from tandem.core.plan import StepPlan, StepResult, StepRule
 from tandem.core.reports import (
     Armed,
-    DecodeReport,
     DecodeSnapshot,
     Reserved,
     SequenceFailed,
     SequenceSnapshot,
     StepDone,
 )
-from tandem.core.sampling_params import SamplingParams
-from tandem.core.sequence import EndRule, FinishReason, SequenceKey
+from tandem.core.sequence import FinishReason
 from tandem.wire.channels import MAX_MESSAGE_BYTES
 from tandem.wire.reports import decode_snapshot_to_wire
-
-LAYOUT = KVLayout(num_layers=1, num_kv_heads=1, head_dim=1, block_size=4, dtype="uint16")
-EOS = 2
-STOP = 7
-
-
-class Plan(StandingPlan):
-    """With shorthands."""
-
-    def __init__(
-        self, num_blocks: int = 8, max_num_seqs: int = 4, max_model_len: int = 100
-    ) -> None:
-        super().__init__(
-            layout=LAYOUT,
-            num_blocks=num_blocks,
-            max_num_seqs=max_num_seqs,
-            end_rule=EndRule(frozenset({EOS}), max_model_len),
-            clock_ns=lambda: 5,
-        )
-        self.grants: dict[int, Reserved] = {}
-
-    def reserve(
-        self,
-        sequence_id: int = 1,
-        length: int = 5,
-        headroom: int = 3,
-        max_tokens: int = 50,
-        **params: Any,
-    ) -> list[DecodeReport]:
-        params = SamplingParams(
-            max_tokens=max_tokens, seed=0, stop_token_ids=frozenset({STOP}), **params
-        )
-        key = SequenceKey(f"r{sequence_id}")
-        self.apply(Reserve(sequence_id, key, tuple(range(length)), headroom, params))
-        reports = self.take_reports()
-        for report in reports:
-            if isinstance(report, Reserved):
-                self.grants[sequence_id] = report
-        return reports
-
-    def compute(self, sequence_id: int = 1, **details: Any) -> None:
-        """Reserve, and have the prompt computed here."""
-        self.reserve(sequence_id, **details)
-        self.apply(Admit(sequence_id, compute=True))
-
-    def arm(self, sequence_id: int = 1, first_token_id: int = 50) -> None:
-        grant = self.grants[sequence_id]
-        reservation = self.reservation(grant.transfer_id, grant.epoch)
-        reservation.first_token_id = first_token_id
-        self.reservation_complete(reservation)
-
-    def run(self, sequence_id: int = 1, **details: Any) -> None:
-        """Reserve, admit and arm."""
-        self.reserve(sequence_id, **details)
-        self.apply(Admit(sequence_id))
-        self.arm(sequence_id)
-        self.take_reports()
-
-    def start(self) -> StepPlan:
-        plan = self.next_step()
-        assert plan is not None
-        return plan
-
-    def done(self, plan: StepPlan, *token_ids: int) -> list[DecodeReport]:
-        self.complete(plan, StepResult(token_ids), 10, 20)
-        return self.take_reports()
-
-
-def ids(plan: StepPlan | None) -> list[int]:
-    return [each.sequence_id for each in plan.slices] if plan else []
-
-
-def the_step(reports: Sequence[DecodeReport]) -> StepDone:
-    (step,) = reports
-    assert isinstance(step, StepDone)
-    return step
-
 
 # Reservations
 

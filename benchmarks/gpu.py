@@ -1,0 +1,313 @@
+"""What the torch engine's steps and KV copies cost on this GPU, and the limits beside them.
+
+The model is random, in the shape of Llama 3.2 1B and in bfloat16. The floor of a decode step is the
+bytes of its weights and of its KV at the rate at which this GPU reads memory; a prefill is held
+against the rate of one large product, and the KV's way against plain copies from and to pinned
+memory. All limits are measured in the same run; medians.
+
+    .venv/bin/python benchmarks/gpu.py [--repeats 30] [--part decode|prefill|kv] [--profile]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import torch
+from engine import table
+from safetensors.torch import save_file
+from torch.profiler import ProfilerActivity, profile
+
+from tandem.artifacts.config import ModelConfig
+from tandem.artifacts.model_folder import ModelFolder
+from tandem.core.device import CudaDevice
+from tandem.core.kv import Plane
+from tandem.core.plan import PENDING, SampleSpec, SequenceSlice, StepPlan
+from tandem.core.sampling_params import SamplingParams
+from tandem.engine.torch.engine import TorchEngine
+from tandem.models.weights import EMBEDDING, tensor_shapes
+
+LLAMA_1B = {
+    "architectures": ["LlamaForCausalLM"],
+    "hidden_size": 2048,
+    "intermediate_size": 8192,
+    "num_hidden_layers": 16,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 64,
+    "vocab_size": 128256,
+    "max_position_embeddings": 131072,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 500000.0,
+    "tie_word_embeddings": True,
+    "eos_token_id": 128001,
+}
+DECODE = [(batch, context) for batch in (1, 8, 16, 32, 64) for context in (128, 1024, 2000)]
+PREFILL = [(1, 8192), (4, 2048), (16, 512)]
+BLOCK_SIZE = 16
+MAX_MODEL_LEN = 8320
+NUM_BLOCKS = 64 * 2112 // BLOCK_SIZE
+GREEDY = SampleSpec(SamplingParams(max_tokens=1 << 20, seed=0, temperature=0.0))
+KV_TOKENS = 8192
+# What a transfer's thread reads or writes at a time: a worker's frame, and the whole of a layer.
+FRAMES = (2048, 8192)
+NUM_THREADS = 4
+READ_BYTES = 1 << 32
+COPY_BYTES = 1 << 28
+PRODUCT = 8192
+DECODE_HEAD = (
+    "Batch x context",
+    "Step, ms",
+    "Floor, ms",
+    "Floor / step",
+    "One step alone, ms",
+    "Its kernels, ms",
+)
+PREFILL_HEAD = ("Prompts x tokens", "ms", "TFLOP/s", "of one large product's", "tok/s")
+KV_HEAD = ("", "out, GB/s", "in, GB/s", "out and in, GB/s", "of pinned copies'")
+
+
+def save_model(path: Path) -> ModelFolder:
+    """Random weights, spread so that activations neither vanish nor grow."""
+    (path / "config.json").write_text(json.dumps(LLAMA_1B))
+    (path / "tokenizer.json").write_text("{}")
+    torch.manual_seed(0)
+    save_file(
+        {
+            name: random_weight(shape).to(torch.bfloat16).cpu()
+            for name, shape in tensor_shapes(ModelConfig.from_json(LLAMA_1B)).items()
+        },
+        path / "model.safetensors",
+    )
+    return ModelFolder.open(path)
+
+
+def random_weight(shape: tuple[int, ...]) -> torch.Tensor:
+    if len(shape) == 1:
+        return torch.ones(shape)
+    return torch.randn(shape, device="cuda") * shape[-1] ** -0.5
+
+
+def seconds(run: Callable[[], object], repeats: int) -> float:
+    """The median time of a call and of all that it launches."""
+    times = []
+    for repeat in range(repeats + 2):
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        run()
+        torch.cuda.synchronize()
+        if repeat > 1:
+            times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def read_rate() -> float:
+    """Bytes per second that are read, or read and written, whichever are more."""
+    memory = torch.randn(READ_BYTES // 4, device="cuda")
+    target = torch.empty_like(memory)
+    reading = seconds(memory.amax, 10)
+    copying = seconds(lambda: target.copy_(memory), 10)
+    return max(READ_BYTES / reading, 2 * READ_BYTES / copying)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Of this GPU: bytes per second of reading its memory and of copies out and in, FLOP/s."""
+
+    read: float
+    product: float
+    copy_out: float
+    copy_in: float
+
+    @classmethod
+    def measure(cls) -> Limits:
+        left, right = (
+            torch.randn(PRODUCT, PRODUCT, device="cuda", dtype=torch.bfloat16) for _ in range(2)
+        )
+        device = torch.empty(COPY_BYTES, dtype=torch.uint8, device="cuda")
+        pinned = torch.empty(COPY_BYTES, dtype=torch.uint8, pin_memory=True)
+        return cls(
+            read=read_rate(),
+            product=2 * PRODUCT**3 / seconds(lambda: left @ right, 20),
+            copy_out=COPY_BYTES / seconds(lambda: pinned.copy_(device, non_blocking=True), 10),
+            copy_in=COPY_BYTES / seconds(lambda: device.copy_(pinned, non_blocking=True), 10),
+        )
+
+
+class Bench:
+    """An engine, and what measures it."""
+
+    def __init__(self, folder: ModelFolder, limits: Limits, repeats: int) -> None:
+        self.engine = TorchEngine(
+            folder,
+            CudaDevice(0),
+            dtype="bfloat16",
+            block_size=BLOCK_SIZE,
+            num_blocks=NUM_BLOCKS,
+            max_model_len=MAX_MODEL_LEN,
+        )
+        self.engine.warm_up()
+        self.config = folder.config
+        self.limits = limits
+        self.repeats = repeats
+        self.number = 0
+        shapes = tensor_shapes(folder.config)
+        self.num_weights = sum(int(np.prod(shape)) for shape in shapes.values())
+        self.num_head_weights = int(np.prod(shapes[EMBEDDING]))
+
+    def plan(self, batch: int, start: int, count: int) -> StepPlan:
+        num_blocks = -(-(start + count) // BLOCK_SIZE)
+        token_ids = [7] if count == 1 else np.random.default_rng(0).integers(0, 128000, count)
+        return StepPlan(
+            0,
+            tuple(
+                SequenceSlice(
+                    index,
+                    token_ids if count == 1 else token_ids.tolist(),
+                    start,
+                    range(index * num_blocks, (index + 1) * num_blocks),
+                    GREEDY,
+                )
+                for index in range(batch)
+            ),
+        )
+
+    def decode_row(self, batch: int, context: int) -> list[str]:
+        """Steps as a worker takes them: the next is launched before the last one's tokens come."""
+        step = self.step_seconds(batch, context)
+        plan = self.plan(batch, context - 1, 1)
+        alone = seconds(lambda: self.engine.launch(plan).result(), self.repeats)
+        graph = self.engine.runner.graphs.of(plan).graph  # type: ignore[attr-defined]
+        replay = seconds(lambda: [graph.replay() for _ in range(10)], self.repeats // 3) / 10
+        layout = self.engine.pool.layout
+        num_bytes = 2 * self.num_weights + batch * context * layout.block_bytes / BLOCK_SIZE
+        floor = num_bytes / self.limits.read
+        return [
+            f"{batch} x {context}",
+            f"{1e3 * step:.2f}",
+            f"{1e3 * floor:.2f}",
+            f"**{floor / step:.0%}**",
+            f"{1e3 * alone:.2f}",
+            f"{1e3 * replay:.2f}",
+        ]
+
+    def step_seconds(self, batch: int, context: int) -> float:
+        count = 3 * self.repeats
+        width = -(-(context + count) // BLOCK_SIZE)
+        tables = [list(range(index * width, (index + 1) * width)) for index in range(batch)]
+        under_way, ends = None, []
+        self.number += 1
+        for position in range(context - 1, context - 1 + count):
+            num_blocks = position // BLOCK_SIZE + 1
+            token_ids = (PENDING,) if under_way else (7,)
+            slices = (
+                SequenceSlice(
+                    self.number * 1000 + index, token_ids, position, table[:num_blocks], GREEDY
+                )
+                for index, table in enumerate(tables)
+            )
+            launched = self.engine.launch(StepPlan(position, tuple(slices)))
+            if under_way:
+                under_way.result()
+                ends.append(time.perf_counter())
+            under_way = launched
+        return statistics.median(end - start for start, end in pairwise(ends))
+
+    def prefill_row(self, batch: int, length: int) -> list[str]:
+        plan = self.plan(batch, 0, length)
+        took = seconds(lambda: self.engine.launch(plan).result(), max(3, self.repeats // 3))
+        config = self.config
+        attention = 2 * length**2 * config.num_heads * config.head_dim * config.num_layers
+        products = 2 * (self.num_weights - self.num_head_weights) * length
+        rate = batch * (attention + products + 2 * self.num_head_weights) / took
+        return [
+            f"{batch} x {length}",
+            f"{1e3 * took:.1f}",
+            f"{rate / 1e12:.0f}",
+            f"**{rate / self.limits.product:.0%}**",
+            f"{batch * length / took:,.0f}",
+        ]
+
+    def kv_row(self, frame_tokens: int) -> list[str]:
+        """All layers of a long prompt, in frames, by as many threads as a worker has."""
+        layers = range(self.config.num_layers)
+        num_blocks = frame_tokens // BLOCK_SIZE
+        frames = [
+            (plane, range(layer, layer + 1), range(start, start + num_blocks))
+            for layer in layers
+            for plane in Plane
+            for start in range(0, KV_TOKENS // BLOCK_SIZE, num_blocks)
+        ]
+        pool = self.engine.pool
+        size = frame_tokens * pool.layout.token_bytes
+        held = [memoryview(bytearray(size)) for _ in frames]
+
+        def each(call: Callable[..., None]) -> Callable[[], None]:
+            def run() -> None:
+                arguments = zip(frames, held, strict=True)
+                list(threads.map(lambda pair: call(*pair[0], frame_tokens, pair[1]), arguments))
+
+            return run
+
+        with ThreadPoolExecutor(NUM_THREADS) as threads:
+            out = len(frames) * size / seconds(each(pool.read_into), 9)
+            into = len(frames) * size / seconds(each(pool.write), 9)
+        both = 1 / (1 / out + 1 / into)
+        limit = 1 / (1 / self.limits.copy_out + 1 / self.limits.copy_in)
+        rates = [f"{rate / 1e9:.1f}" for rate in (out, into, both)]
+        return [f"{KV_TOKENS} tokens, {size >> 10} KiB a frame", *rates, f"**{both / limit:.0%}**"]
+
+
+def show_profile(run: Callable[[], object], repeats: int = 5) -> None:
+    """Where the GPU's time goes, by kernel."""
+    with profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU]) as found:
+        for _ in range(repeats):
+            run()
+        torch.cuda.synchronize()
+    kernels = [each for each in found.key_averages() if each.self_device_time_total]
+    for each in sorted(kernels, key=lambda one: -one.self_device_time_total)[:24]:
+        took = each.self_device_time_total / repeats
+        print(f"{took:10.1f} us {each.count // repeats:5} x  {each.key[:90]}")
+    print()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=30)
+    parser.add_argument("--part", choices=["decode", "prefill", "kv"], nargs="+")
+    parser.add_argument("--profile", action="store_true", help="also say which kernels take it")
+    arguments = parser.parse_args()
+    if not torch.cuda.is_available():
+        sys.exit("there is no GPU here: nothing to measure")
+    parts: Sequence[str] = arguments.part or ["decode", "prefill", "kv"]
+    limits = Limits.measure()
+    with tempfile.TemporaryDirectory() as path:
+        bench = Bench(save_model(Path(path)), limits, arguments.repeats)
+    print(
+        f"{bench.engine.model.numerics}: reads {limits.read / 1e12:.2f} TB/s, multiplies"
+        f" {limits.product / 1e12:.0f} TFLOP/s, copies {limits.copy_out / 1e9:.1f} GB/s out and"
+        f" {limits.copy_in / 1e9:.1f} in\n"
+    )
+    if "decode" in parts:
+        table(DECODE_HEAD, (bench.decode_row(*case) for case in DECODE))
+    if "prefill" in parts:
+        table(PREFILL_HEAD, (bench.prefill_row(*case) for case in PREFILL))
+    if "kv" in parts:
+        table(KV_HEAD, (bench.kv_row(frame_tokens) for frame_tokens in FRAMES))
+    if arguments.profile:
+        for plan in (bench.plan(1, 1023, 1), bench.plan(32, 1023, 1), bench.plan(1, 0, 8192)):
+            show_profile(lambda plan=plan: bench.engine.launch(plan).result())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""The decoder of the Llama family on a GPU: matrix products by torch, the rest by few kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tandem.artifacts.config import ModelConfig
+from tandem.core.kv import Plane
+from tandem.engine.protocols import LayerHook
+from tandem.engine.torch.kv_pool import TorchKVPool
+from tandem.engine.torch.triton_attention import QueryTiles, attend
+from tandem.engine.torch.triton_layers import (
+    add_rms_norm,
+    embed,
+    rotate_and_store,
+    silu_and_mul,
+)
+from tandem.models.layers import Linear
+from tandem.models.rope import RotaryEmbedding
+from tandem.models.weights import DecoderWeights, LayerWeights
+
+
+@dataclass(frozen=True, slots=True)
+class GpuRows:
+    """What a step's rows are: int32 `token_ids` (those below 0 as in `triton_layers.embed`),
+    `positions` and `slots` (places of their KV in the pool, `block * block_size + offset`), each
+    [rows], and the tiles of their queries."""
+
+    token_ids: Tensor
+    positions: Tensor
+    slots: Tensor
+    tiles: Sequence[QueryTiles]
+
+
+class GpuDecoder:
+    """Maps a step's rows to logits, and stores their KV in the pool."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        weights: DecoderWeights[Linear],
+        rotary: RotaryEmbedding,
+        pool: TorchKVPool,
+    ) -> None:
+        self._config = config
+        self._weights = weights
+        self._rotary = rotary
+        self._pool = pool
+
+    def logits(
+        self,
+        rows: GpuRows,
+        last_tokens: Tensor,
+        logit_rows: Tensor | None = None,
+        on_layer: LayerHook | None = None,
+    ) -> Tensor:
+        """Float32 logits [rows, vocab_size], or only those of `logit_rows`. `last_tokens` as in
+        `triton_layers.embed`, `on_layer` as in `Engine.launch`."""
+        weights, eps = self._weights, self._config.rms_norm_eps
+        hidden = embed(rows.token_ids, last_tokens, weights.embedding.weight)
+        delta: Tensor | None = None
+        for index, layer in enumerate(weights.layers):
+            normed = add_rms_norm(hidden, delta, layer.attention_norm, eps)
+            delta = layer.output(self._attend(index, layer, normed, rows, on_layer))
+            normed = add_rms_norm(hidden, delta, layer.mlp_norm, eps)
+            delta = layer.down(silu_and_mul(layer.gate_up(normed)))
+        if logit_rows is not None:
+            hidden = hidden[logit_rows]
+            delta = delta[logit_rows] if delta is not None else None
+        return weights.lm_head(add_rms_norm(hidden, delta, weights.final_norm, eps)).float()
+
+    def _attend(
+        self,
+        index: int,
+        layer: LayerWeights[Linear],
+        normed: Tensor,
+        rows: GpuRows,
+        on_layer: LayerHook | None,
+    ) -> Tensor:
+        """[rows, num_heads * head_dim]."""
+        config, pool = self._config, self._pool
+        keys, values = pool.layer(Plane.KEY, index), pool.layer(Plane.VALUE, index)
+        qkv = layer.qkv(normed).view(len(normed), -1, config.head_dim)
+        tables = self._rotary.cosines, self._rotary.sines
+        rotate_and_store(
+            *(qkv, tables, rows.positions, rows.slots),
+            *(layer.qk_norm, config.rms_norm_eps, keys, values),
+        )
+        if on_layer is not None:
+            pool.stored(index)
+            on_layer(index)
+        q = qkv[:, : config.num_heads]
+        out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+        for tiles in rows.tiles:
+            attend(q, keys, values, tiles, config.windows[index], out)
+        return out.flatten(1)

@@ -1,0 +1,189 @@
+"""Steps that are launched before the one before has ended."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from standing_plan_driver import EOS, Plan, ids, the_step
+
+from tandem.core.commands import Remove
+from tandem.core.errors import TandemError
+from tandem.core.grammar import Grammar, GrammarKind
+from tandem.core.plan import PENDING, StepPlan
+from tandem.core.reports import DecodeReport, SequenceFailed, StepDone
+from tandem.core.worker import ModelInfo
+from tandem.engine.fake.engine import FakeEngine, FakeStep
+from tandem.engine.fake.profiles import parse_profile
+
+
+def ahead(plan: Plan) -> StepPlan:
+    step = plan.next_step_ahead()
+    assert step is not None
+    return step
+
+
+def test_the_step_behind_goes_on_with_the_token_under_way() -> None:
+    plan = Plan()
+    plan.run(length=5)
+    first = plan.start()
+    second = ahead(plan)
+    assert [(each.token_ids, each.start) for each in first.slices] == [((50,), 5)]
+    assert [(each.token_ids, each.start) for each in second.slices] == [((PENDING,), 6)]
+    assert the_step(plan.done(first, 60)).positions == (6,)
+    third = ahead(plan)
+    assert [(each.token_ids, each.start) for each in third.slices] == [((PENDING,), 7)]
+    assert the_step(plan.done(second, 61)).positions == (7,)
+    assert the_step(plan.done(third, 62)).token_ids == (62,)
+    assert plan.start().slices[0].token_ids == (62,)
+
+
+def test_a_sequence_that_is_armed_meanwhile_joins_the_step_behind() -> None:
+    plan = Plan(num_blocks=20)
+    plan.run(1)
+    plan.start()
+    plan.run(2)
+    assert [each.token_ids for each in ahead(plan).slices] == [(PENDING,), (50,)]
+
+
+def test_a_step_too_many_is_dropped_and_keeps_the_blocks_until_it_is_over() -> None:
+    plan = Plan()
+    plan.run()
+    first, second = plan.start(), ahead(plan)
+    assert the_step(plan.done(first, EOS)).finish_reasons[0] is not None
+    assert plan.num_free_blocks < 8
+    assert plan.next_step() is None
+    assert the_step(plan.done(second, 99)).sequence_ids == ()
+    assert plan.num_free_blocks == 8
+
+
+def test_what_is_sure_to_end_is_in_no_step_behind() -> None:
+    plan = Plan()
+    plan.run(1, max_tokens=2)
+    plan.run(2, max_tokens=3)
+    assert ids(plan.next_step()) == [1, 2]
+    assert ids(plan.next_step_ahead()) == [2]
+    short = Plan(max_model_len=7)
+    short.run(length=5, headroom=2)
+    short.start()
+    assert short.next_step_ahead() is None
+
+
+def test_what_looks_at_its_own_tokens_waits_for_them() -> None:
+    grammar = Grammar(GrammarKind.REGEX, "a*")
+    for params in (
+        {"min_tokens": 9},
+        {"presence_penalty": 1.0},
+        {"repetition_penalty": 1.1},
+        {"logprobs": 0},
+        {"grammar": grammar},
+    ):
+        plan = Plan(num_blocks=20)
+        plan.run(1)
+        plan.start()
+        plan.run(2, **params)
+        for preparation in plan.take_preparations():
+            plan.prepared(preparation, None)
+        assert plan.next_step_ahead() is None, params
+
+
+def test_prompts_that_are_computed_here_wait_for_the_step_under_way() -> None:
+    plan = Plan(num_blocks=20)
+    plan.run(1)
+    step = plan.start()
+    plan.compute(2)
+    assert plan.next_step_ahead() is None
+    plan.take_reports()
+    plan.done(step, 60)
+    assert ids(plan.next_step()) == [1, 2]
+
+
+def test_a_failed_step_costs_a_sequence_once() -> None:
+    plan = Plan()
+    plan.run()
+    first, second = plan.start(), ahead(plan)
+    plan.fail(first, TandemError("broken"))
+    assert plan.take_reports() == [SequenceFailed(1, TandemError("").reason, "broken")]
+    assert the_step(plan.done(second, 60)).sequence_ids == ()
+    assert plan.num_free_blocks == 8
+
+
+# Against the same without running ahead
+
+
+@dataclass
+class Served:
+    """A plan and the engine that runs it, as a `StepLoop` would."""
+
+    runs_ahead: bool
+    plan: Plan = field(default_factory=lambda: Plan(num_blocks=64, max_num_seqs=16))
+    tokens: dict[int, list[int]] = field(default_factory=dict)
+    under_way: tuple[StepPlan, FakeStep] | None = None
+
+    def __post_init__(self) -> None:
+        self.engine = FakeEngine(
+            ModelInfo("mock", "f" * 64, 1000, 100, frozenset({EOS}), "fake"),
+            profile=parse_profile("zero"),
+            block_size=4,
+            num_blocks=64,
+            output_token_ids=(0, 40),
+        )
+
+    def turn(self) -> None:
+        step = None
+        if self.under_way is None:
+            step = self.plan.next_step()
+        elif self.runs_ahead:
+            step = self.plan.next_step_ahead()
+        launched = (step, self.engine.launch(step)) if step else None
+        if self.under_way:
+            done, handle = self.under_way
+            self.plan.complete(done, handle.result(), 1, 2)
+            self.note(self.plan.take_reports())
+        self.under_way = launched
+
+    def note(self, reports: list[DecodeReport]) -> None:
+        for report in reports:
+            assert isinstance(report, StepDone), report
+            for sequence_id, token_id in zip(report.sequence_ids, report.token_ids, strict=True):
+                self.tokens.setdefault(sequence_id, []).append(token_id)
+
+
+Arrival = tuple[int, int, float, int]
+ARRIVALS = st.lists(
+    st.tuples(
+        st.integers(1, 9), st.integers(1, 12), st.sampled_from([0.0, 1.0]), st.integers(0, 3)
+    ),
+    min_size=1,
+    max_size=8,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(ARRIVALS, st.sets(st.integers(1, 8), max_size=2))
+def test_the_tokens_are_those_of_one_step_after_the_other(
+    arrivals: list[Arrival], removed: set[int]
+) -> None:
+    """Sequences of any length come in between, end by length and by EOS, and are removed."""
+    both = [Served(runs_ahead) for runs_ahead in (False, True)]
+    for served in both:
+        for sequence_id, (length, max_tokens, temperature, turns) in enumerate(arrivals, 1):
+            served.plan.compute(
+                sequence_id,
+                length=length,
+                headroom=max_tokens,
+                max_tokens=max_tokens,
+                temperature=temperature,
+            )
+            served.plan.take_reports()
+            for _ in range(turns):
+                served.turn()
+        for _ in range(60):
+            served.turn()
+        assert served.under_way is None, "it should have come to an end"
+        for sequence_id in (*removed, *range(1, len(arrivals) + 1)):
+            served.plan.apply(Remove(sequence_id))
+        assert served.plan.num_free_blocks == 64
+    assert both[0].tokens == both[1].tokens
+    assert all(both[0].tokens.values())
