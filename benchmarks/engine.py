@@ -2,7 +2,8 @@
 
 The floor of a decode step is its matrix products alone, at that batch, by the faster of our packed
 weights and oneDNN's, and the bytes of its KV at the rate at which this machine reads memory; that
-of a prefill is its products alone. All arms of a row are measured in turn, and medians are shown.
+of a prefill is its products alone. Quantised weights stand beside those of the same dtype. All arms
+of a row are measured in turn, and medians are shown.
 
     .venv/bin/python benchmarks/engine.py [--threads 1 2] [--repeats 9] [--dtype bfloat16]
 """
@@ -14,8 +15,9 @@ import ctypes
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -23,6 +25,7 @@ import torch
 from tandem.artifacts.resolve import resolve
 from tandem.core.device import CpuDevice
 from tandem.core.plan import SampleSpec, SequenceSlice, StepPlan
+from tandem.core.quantization import Quantization
 from tandem.core.sampling_params import SamplingParams
 from tandem.engine.torch.engine import TorchEngine
 from tandem.engine.torch.native_inputs import NativeInputs
@@ -34,6 +37,8 @@ from tandem.native.library import best
 
 DECODE = [(batch, context) for batch in (1, 8, 32) for context in (128, 512, 2000)]
 PREFILL = [(1, 512), (4, 512), (1, 2000)]
+# Sequences, the position of their first new token, and how many there are of these.
+QUANTIZED = [(1, 127, 1), (8, 127, 1), (32, 127, 1), (1, 0, 512)]
 GREEDY = SampleSpec(SamplingParams(max_tokens=1, seed=0, temperature=0.0))
 DECODE_HEAD = (
     "Threads",
@@ -56,6 +61,8 @@ PREFILL_HEAD = (
     "Attention",
     "Norms, rotary, SiLU",
 )
+PARTS = ("decode", "prefill", "quantized")
+QUANTIZED_HEAD = ("Threads", "Step", "As they are", "int8", "/", "int4", "/")
 BLOCK_SIZE = 16
 NUM_BLOCKS = 32 * 2016 // BLOCK_SIZE
 READ_BYTES = 1 << 28
@@ -140,18 +147,6 @@ class Bench:
     memory: np.ndarray
     repeats: int
 
-    def plan(self, batch: int, start: int, count: int) -> StepPlan:
-        blocks = -(-(start + count) // BLOCK_SIZE)
-        return StepPlan(
-            0,
-            tuple(
-                SequenceSlice(
-                    index, [7] * count, start, range(index * blocks, (index + 1) * blocks), GREEDY
-                )
-                for index in range(batch)
-            ),
-        )
-
     def parts(self, plan: StepPlan) -> Arms:
         """The step whole, and the same by its calls."""
         runner, functions = self.runner, best().functions
@@ -189,13 +184,13 @@ class Bench:
         )
 
     def measure(self, batch: int, start: int, count: int) -> dict[str, float]:
-        plan = self.plan(batch, start, count)
+        plan = plan_of(batch, start, count)
         arms = self.parts(plan) | {
             "ours": self.products.ours(batch * count, batch),
             "onednn": self.products.onednn(batch * count, batch),
             "read": self.read,
         }
-        return medians(arms, self.repeats if count == 1 else max(3, self.repeats // 3))
+        return medians(arms, repeats_of(self.repeats, count))
 
     def decode_row(self, batch: int, context: int) -> list[str]:
         found = self.measure(batch, context - 1, 1)
@@ -233,6 +228,56 @@ class Bench:
         ]
 
 
+def quantized_row(
+    engines: Mapping[Quantization, TorchEngine], repeats: int, batch: int, start: int, count: int
+) -> list[str]:
+    """A step with each kind of weights."""
+    plan = plan_of(batch, start, count)
+
+    def step(engine: TorchEngine) -> None:
+        engine.launch(plan).result()
+
+    arms: Arms = {kind: partial(step, engine) for kind, engine in engines.items()}
+    found = medians(arms, repeats_of(repeats, count))
+    plain = found[Quantization.NONE]
+    row = [str(torch.get_num_threads())]
+    row.append(f"prefill {batch} x {count}" if count > 1 else f"decode {batch} x {start + 1}")
+    row.append(f"{plain:.1f}")
+    for kind in (Quantization.INT8, Quantization.INT4):
+        row += [f"{found[kind]:.1f}", f"**{found[kind] / plain:.2f}**"]
+    return row
+
+
+def plan_of(batch: int, start: int, count: int) -> StepPlan:
+    """So many sequences, each with `count` tokens from position `start` on."""
+    blocks = -(-(start + count) // BLOCK_SIZE)
+    return StepPlan(
+        0,
+        tuple(
+            SequenceSlice(
+                index, [7] * count, start, range(index * blocks, (index + 1) * blocks), GREEDY
+            )
+            for index in range(batch)
+        ),
+    )
+
+
+def repeats_of(repeats: int, count: int) -> int:
+    return repeats if count == 1 else max(3, repeats // 3)
+
+
+def engine_of(dtype: str, quantization: Quantization) -> TorchEngine:
+    return TorchEngine(
+        resolve("default"),
+        CpuDevice(),
+        dtype=dtype,
+        block_size=BLOCK_SIZE,
+        num_blocks=NUM_BLOCKS,
+        max_model_len=2048,
+        quantization=quantization,
+    )
+
+
 def void(_: object) -> None: ...
 
 
@@ -250,16 +295,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--quick", action="store_true", help="one context only")
-    parser.add_argument("--part", choices=["decode", "prefill", "both"], default="both")
+    parser.add_argument("--parts", choices=PARTS, nargs="+", default=PARTS)
     arguments = parser.parse_args()
-    engine = TorchEngine(
-        resolve("default"),
-        CpuDevice(),
-        dtype=arguments.dtype,
-        block_size=BLOCK_SIZE,
-        num_blocks=NUM_BLOCKS,
-        max_model_len=2048,
-    )
+    engine = engine_of(arguments.dtype, Quantization.NONE)
     if not isinstance(engine.runner, NativeRunner):
         sys.exit("the native kernels are not here: nothing to measure")
     memory = aligned_empty(READ_BYTES)
@@ -267,15 +305,22 @@ def main() -> None:
     products = Products(engine, engine.runner)
     bench = Bench(engine, engine.runner, products, memory, arguments.repeats)
     print(f"{engine.model.name}, {engine.model.numerics}, milliseconds\n")
-    if arguments.part != "prefill":
+    if "decode" in arguments.parts:
         cases = DECODE[1::3] if arguments.quick else DECODE
         table(DECODE_HEAD, rows_of(bench.decode_row, cases, arguments.threads))
-    if arguments.part != "decode":
+    if "prefill" in arguments.parts:
         table(PREFILL_HEAD, rows_of(bench.prefill_row, PREFILL, arguments.threads))
+    if "quantized" in arguments.parts:
+        engines = {Quantization.NONE: engine} | {
+            kind: engine_of(arguments.dtype, kind)
+            for kind in (Quantization.INT8, Quantization.INT4)
+        }
+        row = partial(quantized_row, engines, arguments.repeats)
+        table(QUANTIZED_HEAD, rows_of(row, QUANTIZED, arguments.threads))
 
 
 def rows_of(
-    row: Callable[[int, int], list[str]], cases: Iterable[tuple[int, int]], threads: Iterable[int]
+    row: Callable[..., list[str]], cases: Iterable[tuple[int, ...]], threads: Iterable[int]
 ) -> Iterator[list[str]]:
     for count in threads:
         torch.set_num_threads(count)

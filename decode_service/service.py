@@ -79,7 +79,7 @@ async def serve(settings: DecodeSettings) -> None:
     )
     worker = Worker(info, engine, plan, lock)
     receiver = KvReceiver(
-        engine.pool, plan, lock, info.model.fingerprint, worker.add_span, worker.wake
+        engine.pool, plan, lock, info.model.kv_fingerprint, worker.add_span, worker.wake
     )
     server = GrpcServer(settings.address)
     decode_pb2_grpc.add_DecodeServiceServicer_to_server(DecodeServicer(worker), server.server)

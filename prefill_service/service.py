@@ -79,7 +79,7 @@ async def serve(settings: PrefillSettings) -> None:
     sender = KvSender(
         name=info.worker_id,
         pool=engine.pool,
-        model_fingerprint=info.model.fingerprint,
+        model_fingerprint=info.model.kv_fingerprint,
         lock=lock,
         on_done=lambda *done: worker.act(queue.transfer_done, *done),
         on_failed=lambda *failed: worker.act(queue.transfer_failed, *failed),

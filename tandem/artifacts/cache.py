@@ -34,6 +34,11 @@ def downloads_dir() -> Path:
     return cache_dir() / "downloads"
 
 
+def packed_dir() -> Path:
+    """Where weights lie that are packed for a processor's kernels, each model's in a folder."""
+    return cache_dir() / "packed"
+
+
 @contextmanager
 def locked_cache(progress: ProgressCallback) -> Iterator[Path]:
     """Be the only process that adds to the cache, after waiting for any other that does.

@@ -8,7 +8,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tandem.artifacts.cache import downloads_dir, locked_cache, locked_download, models_dir
+from tandem.artifacts.cache import (
+    downloads_dir,
+    locked_cache,
+    locked_download,
+    models_dir,
+    packed_dir,
+)
 from tandem.artifacts.hub_reference import HubReference
 from tandem.artifacts.model_folder import ModelFolder
 from tandem.artifacts.progress import silent
@@ -85,8 +91,8 @@ def find_model(name: str) -> Path | None:
 def remove_model(name: str) -> Path:
     """Remove a model from the cache, by its name or its folder, and return what its folder was.
 
-    Processes that have loaded it go on. Of an unfinished download, waits for a pull that is under
-    way. Raises `NotFound` and `ConfigError`.
+    With it goes what was packed of its weights. Processes that have loaded it go on. Of an
+    unfinished download, waits for a pull that is under way. Raises `NotFound` and `ConfigError`.
     """
     by_path = [path for path in _folders() if str(path) == name]
     path = by_path[0] if by_path else find_model(name)
@@ -94,10 +100,19 @@ def remove_model(name: str) -> Path:
         return _drop_download(name)
     if path is None:
         raise NotFound(f"there is no model {name!r:.200} in the cache: `tandem models` lists them")
+    _drop_packed(path)
     with locked_cache(silent) as scratch:
         # In one step, so that nobody opens half of a model.
         path.rename(scratch / "removed")
     return path
+
+
+def _drop_packed(path: Path) -> None:
+    try:
+        fingerprint = ModelFolder.open(path).fingerprint
+    except ConfigError:
+        return  # never loaded, then
+    shutil.rmtree(packed_dir() / fingerprint, ignore_errors=True)
 
 
 def _folders() -> Iterator[Path]:

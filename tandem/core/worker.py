@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from tandem.core.kv import KVLayout
+from tandem.core.quantization import Quantization
 
 
 class WorkerRole(IntEnum):
@@ -20,8 +21,8 @@ class ModelInfo:
     """What others must know of the model that an engine runs.
 
     `fingerprint` is the hash of config and weights: two engines with the same fingerprint, dtype
-    and layout can exchange KV. `numerics` names what else the bits depend on (instruction set,
-    kernel build); it is reported, not compared.
+    and layout can exchange KV, if they quantise the weights alike. `numerics` names what else the
+    bits depend on (instruction set, kernel build); it is reported, not compared.
     """
 
     name: str
@@ -30,6 +31,14 @@ class ModelInfo:
     max_model_len: int
     eos_token_ids: frozenset[int]
     numerics: str
+    quantization: str = Quantization.NONE
+
+    @property
+    def kv_fingerprint(self) -> str:
+        """What two ends of a transfer must share: quantised weights are another model's."""
+        if self.quantization == Quantization.NONE:
+            return self.fingerprint
+        return f"{self.fingerprint}-{self.quantization}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +60,7 @@ class WorkerInfo:
         """Why the two cannot exchange KV, or None if they can."""
         for what, mine, theirs in (
             ("model fingerprint", self.model.fingerprint, other.model.fingerprint),
+            ("quantization", self.model.quantization, other.model.quantization),
             ("KV layout", self.layout, other.layout),
         ):
             if mine != theirs:

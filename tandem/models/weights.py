@@ -34,6 +34,14 @@ class Packer(Protocol[L_co]):
         """A gate's projection and the one that it gates, in one."""
         ...
 
+    def vocabulary(self, embedding: Tensor, lm_head: Tensor | None) -> tuple[L_co, L_co]:
+        """Embeddings to look up, and the head, whose weights are theirs if it is None."""
+        ...
+
+    def vector(self, vector: Tensor) -> Tensor:
+        """What is no projection: the weights of a norm."""
+        ...
+
 
 class PlainPacker:
     """For torch's own operations: side by side."""
@@ -44,6 +52,13 @@ class PlainPacker:
     def gated(self, gate: Linear, up: Linear) -> Linear:
         biases = [each.bias for each in (gate, up) if each.bias is not None]
         return Linear(torch.cat([gate.weight, up.weight]), torch.cat(biases) if biases else None)
+
+    def vocabulary(self, embedding: Tensor, lm_head: Tensor | None) -> tuple[Linear, Linear]:
+        shared = Linear(embedding)
+        return shared, shared if lm_head is None else Linear(lm_head)
+
+    def vector(self, vector: Tensor) -> Tensor:
+        return vector
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,17 +97,25 @@ def load_weights(
     with Checkpoint(files) as checkpoint:
         ignored = frozenset({LM_HEAD}) if config.tie_word_embeddings else frozenset()
         checkpoint.check(tensor_shapes(config), ignored)
-        read = partial(checkpoint.read, dtype=dtype, device=device)
-        embedding = packer.linear(read(EMBEDDING), None)
-        layers = (_load_layer(config, read, packer, i) for i in range(config.num_layers))
-        return DecoderWeights(
-            embedding=embedding,
-            layers=tuple(layers),
-            final_norm=read(FINAL_NORM),
-            lm_head=(
-                embedding if config.tie_word_embeddings else packer.linear(read(LM_HEAD), None)
-            ),
-        )
+        return _pack(config, partial(checkpoint.read, dtype=dtype, device=device), packer)
+
+
+def repack_weights(config: ModelConfig, dtype: torch.dtype, packer: Packer[L]) -> DecoderWeights[L]:
+    """What `load_weights` returns, from no files: its packer gets tensors of torch's `meta` device,
+    which have a shape and nothing else, in the same order."""
+    shapes = tensor_shapes(config)
+
+    def read(name: str) -> Tensor:
+        return torch.empty(shapes[name], dtype=dtype, device="meta")
+
+    return _pack(config, read, packer)
+
+
+def _pack(config: ModelConfig, read: Reader, packer: Packer[L]) -> DecoderWeights[L]:
+    lm_head = None if config.tie_word_embeddings else read(LM_HEAD)
+    embedding, head = packer.vocabulary(read(EMBEDDING), lm_head)
+    layers = (_pack_layer(config, read, packer, i) for i in range(config.num_layers))
+    return DecoderWeights(embedding, tuple(layers), packer.vector(read(FINAL_NORM)), head)
 
 
 def tensor_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
@@ -138,7 +161,7 @@ def _layer_name(index: int, name: str) -> str:
     return f"model.layers.{index}.{name}"
 
 
-def _load_layer(
+def _pack_layer(
     config: ModelConfig, read: Reader, packer: Packer[L], index: int
 ) -> LayerWeights[L]:
     def one(name: str) -> Tensor:
@@ -158,11 +181,11 @@ def _load_layer(
 
     gate, up = (joined("mlp.{}_proj", (name,), config.mlp_bias) for name in ("gate", "up"))
     return LayerWeights(
-        attention_norm=one("input_layernorm.weight"),
+        attention_norm=packer.vector(one("input_layernorm.weight")),
         qkv=packed("self_attn.{}_proj", ("q", "k", "v"), config.qkv_bias),
-        qk_norm=_qk_norm(config, one) if config.qk_norm else None,
+        qk_norm=packer.vector(_qk_norm(config, one)) if config.qk_norm else None,
         output=packed("self_attn.{}_proj", ("o",), config.output_bias),
-        mlp_norm=one("post_attention_layernorm.weight"),
+        mlp_norm=packer.vector(one("post_attention_layernorm.weight")),
         gate_up=packer.gated(gate, up),
         down=packed("mlp.{}_proj", ("down",), config.mlp_bias),
     )

@@ -13,10 +13,10 @@ void pack(int32_t* to, const T* from, int64_t n, int64_t k) {
                 to[j * WIDTH + column] = i + column < n ? rows[(i + column) * depth + j] : 0;
 }
 
-// Row i of packed weights, as float32.
+// Row i of plain packed weights, as float32.
 template <class T>
 void unpack_row(float* to, const Linear& linear, int64_t i) {
-    const int32_t* column = linear.panel(i / WIDTH) + i % WIDTH;
+    const int32_t* column = linear.panel<T>(i / WIDTH) + i % WIDTH;
     for (int64_t j = 0; j < linear.depth; j++) {
         const int32_t word = column[j * WIDTH];
         for (int part = 0; part < PER_WORD<T>; part++) {
@@ -109,6 +109,26 @@ int64_t tandem_width() { return WIDTH; }
 void tandem_pack(bool is_bfloat16, void* to, const void* from, int64_t n, int64_t k) {
     is_bfloat16 ? pack((int32_t*)to, (const bfloat16*)from, n, k)
                 : pack((int32_t*)to, (const float*)from, n, k);
+}
+
+// The bytes of weights quantised to 4 or 8 bits.
+int64_t tandem_quantized_bytes(int64_t bits, int64_t n, int64_t k) {
+    const int64_t words = bits == 4 ? quantized_words<4>(k) : quantized_words<8>(k);
+    return ceil_div(n, WIDTH) * words * sizeof(int32_t);
+}
+
+void tandem_quantize(
+    bool is_bfloat16, int64_t bits, void* to, const void* from, int64_t n, int64_t k
+) {
+    int32_t* panels = (int32_t*)to;
+    if (is_bfloat16) {
+        const bfloat16* rows = (const bfloat16*)from;
+        bits == 4 ? quantize<bfloat16, 4>(panels, rows, n, k)
+                  : quantize<bfloat16, 8>(panels, rows, n, k);
+    } else {
+        const float* rows = (const float*)from;
+        bits == 4 ? quantize<float, 4>(panels, rows, n, k) : quantize<float, 8>(panels, rows, n, k);
+    }
 }
 
 void tandem_embed(

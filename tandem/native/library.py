@@ -99,6 +99,7 @@ def _declare(functions: CDLL) -> None:
     functions.tandem_build.restype = c_char_p
     for name, arguments in {
         "pack": (flag, pointer, pointer, number, number),
+        "quantize": (flag, number, pointer, pointer, number, number),
         "embed": (flag, pointer, pointer, pointer, pointer),
         "before_attention": (flag, pointer, pointer, number),
         "attention": (flag, pointer, pointer, number),
@@ -109,5 +110,7 @@ def _declare(functions: CDLL) -> None:
         function = getattr(functions, f"tandem_{name}")
         function.argtypes = arguments
         function.restype = None
+    functions.tandem_quantized_bytes.argtypes = (number, number, number)
+    functions.tandem_quantized_bytes.restype = c_int64
     functions.tandem_read.argtypes = (pointer, pointer, number)
     functions.tandem_read.restype = c_int64

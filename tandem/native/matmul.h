@@ -1,4 +1,4 @@
-// Products of row-major rows with packed matrices.
+// Products of row-major rows with packed matrices, by tiles.
 //
 // A matrix [n, k] is packed into panels of WIDTH outputs, [n / WIDTH][k / PER_WORD][WIDTH] words, so
 // that a step along k reads whole vectors. Each output is one chain of sums along k, whatever is
@@ -89,48 +89,6 @@ inline void each_tile(int64_t num_rows, const Tile& tile) {
             TANDEM_ROWS(14);
 #undef TANDEM_ROWS
         }
-    }
-}
-
-// A packed weight [n, k], `depth` words of k, with a bias [n] or null. What pads n is 0.
-struct Linear {
-    const int32_t* panels;
-    const float* bias;
-    int64_t n;
-    int64_t depth;
-
-    const int32_t* panel(int64_t i) const { return panels + i * depth * WIDTH; }
-    int64_t num_panels() const { return ceil_div(n, WIDTH); }
-};
-
-// Hands out panels [first, last) for `num_rows` rows, by put(row, first output, sums). `stride` is
-// the items from row to row. All rows of a panel come before the next panel's.
-template <class T, class Put>
-inline void multiply(
-    const Linear& linear, const T* rows, int64_t stride, int64_t num_rows, int64_t first,
-    int64_t last, const Put& put
-) {
-    const int32_t* words = (const int32_t*)rows;
-    const int64_t word_stride = stride / PER_WORD<T>;
-    for (int64_t i = first; i < last; i++) {
-        const int32_t* panel = linear.panel(i);
-        const int32_t* next = i + 1 < last ? linear.panel(i + 1) : panel;
-        each_tile<T>(num_rows, [&](int64_t row, auto count) {
-            constexpr int ROWS = decltype(count)::value;
-            Sums sums[ROWS] = {};
-            // The first tiles fetch the next panel, half of it each.
-            const int32_t* ahead = next + (row ? linear.depth * LANES : 0);
-            multiply_tile<T, ROWS>(
-                sums, words + row * word_stride, word_stride, panel, linear.depth, ahead
-            );
-            for (int r = 0; r < ROWS; r++) {
-                if (linear.bias) {
-                    sums[r].left += load<Floats>(linear.bias + i * WIDTH);
-                    sums[r].right += load<Floats>(linear.bias + i * WIDTH + LANES);
-                }
-                put(row + r, i * WIDTH, sums[r]);
-            }
-        });
     }
 }
 

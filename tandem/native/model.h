@@ -2,6 +2,7 @@
 // packed weights, and what happens between them. The structs are those of `library.py`.
 #pragma once
 
+#include "linear.h"
 #include "rows.h"
 #include "team.h"
 

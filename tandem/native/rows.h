@@ -37,14 +37,6 @@ inline void head_norm(float* x, const float* weight, int64_t n, float eps) {
     for (i = 0; i < n; i++) x[i] = x[i] * scale * weight[i];
 }
 
-inline void round_to(float& to, float from) { to = from; }
-
-inline void round_to(bfloat16& to, float from) {
-    uint32_t bits;
-    memcpy(&bits, &from, sizeof bits);
-    to.bits = from == from ? uint16_t((bits + 0x7fff + ((bits >> 16) & 1)) >> 16) : 0x7fc0;
-}
-
 // to = from, rotated: halves of the head by the angles of its position. Two roundings, never a
 // fused multiply-add: the same bits in vector loops and in their ends.
 template <class T>

@@ -97,6 +97,10 @@ inline float total(Floats a) {
 #endif
 }
 
+// The two bfloat16 of each word.
+inline Floats low_half(Words words) { return (Floats)(words << 16); }
+inline Floats high_half(Words words) { return (Floats)(words & int32_t(0xffff0000)); }
+
 // sum + a * b, over the items of each word.
 template <class T>
 inline Floats dot(Floats sum, Words a, Words b);
@@ -111,9 +115,8 @@ inline Floats dot<bfloat16>(Floats sum, Words a, Words b) {
 #if defined(__AVX512BF16__)
     return (Floats)_mm512_dpbf16_ps((__m512)sum, (__m512bh)(__m512i)a, (__m512bh)(__m512i)b);
 #else
-    const int32_t high = 0xffff0000;
-    sum = fma((Floats)(a << 16), (Floats)(b << 16), sum);
-    return fma((Floats)(a & high), (Floats)(b & high), sum);
+    sum = fma(low_half(a), low_half(b), sum);
+    return fma(high_half(a), high_half(b), sum);
 #endif
 }
 
@@ -142,6 +145,39 @@ inline void store_floats(bfloat16* to, Floats value) {
     Words rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
     rounded = value == value ? rounded : Words{} + 0x7fc0;
     for (int i = 0; i < LANES; i++) to[i].bits = uint16_t(rounded[i]);
+#endif
+}
+
+inline void round_to(float& to, float from) { to = from; }
+
+inline void round_to(bfloat16& to, float from) {
+    uint32_t bits;
+    memcpy(&bits, &from, sizeof bits);
+    to.bits = from == from ? uint16_t((bits + 0x7fff + ((bits >> 16) & 1)) >> 16) : 0x7fc0;
+}
+
+inline float to_float(float from) { return from; }
+
+inline float to_float(bfloat16 from) {
+    const uint32_t bits = uint32_t(from.bits) << 16;
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+// Words of two bfloat16: to the nearest, ties to even. Of numbers only.
+inline Words to_pairs(Floats low, Floats high) {
+#if defined(__AVX512BF16__)
+    const __m512i order = _mm512_set_epi16(
+        31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4, 19,
+        3, 18, 2, 17, 1, 16, 0
+    );
+    const __m512i halves = (__m512i)_mm512_cvtne2ps_pbh((__m512)high, (__m512)low);
+    return (Words)_mm512_permutexvar_epi16(order, halves);
+#else
+    const Words a = (Words)low, b = (Words)high;
+    const Words low_bits = (a + 0x7fff + ((a >> 16) & 1)) >> 16 & 0xffff;
+    return low_bits | ((b + 0x7fff + ((b >> 16) & 1)) & int32_t(0xffff0000));
 #endif
 }
 

@@ -1,4 +1,4 @@
-"""The structs of `model.h`, `matmul.h` and `team.h`."""
+"""The structs of `model.h`, `linear.h` and `team.h`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,13 @@ class Team(Structure):
 
 
 class Linear(Structure):
-    _fields_ = (("panels", c_void_p), ("bias", c_void_p), ("n", c_int64), ("depth", c_int64))
+    _fields_ = (
+        ("panels", c_void_p),
+        ("bias", c_void_p),
+        ("n", c_int64),
+        ("depth", c_int64),
+        ("bits", c_int64),
+    )
 
 
 class Layer(Structure):

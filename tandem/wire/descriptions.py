@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tandem.core.errors import Mismatch
 from tandem.core.kv import ITEM_SIZES, KVLayout
+from tandem.core.quantization import Quantization
 from tandem.core.worker import ModelInfo, WorkerInfo, WorkerRole
 from tandem.v1 import worker_pb2
 from tandem.wire.enums import known
@@ -47,6 +48,7 @@ def worker_to_wire(worker: WorkerInfo) -> worker_pb2.WorkerDescription:
             max_model_len=model.max_model_len,
             eos_token_ids=sorted(model.eos_token_ids),
             numerics=model.numerics,
+            quantization=model.quantization,
         ),
         layout=layout_to_wire(worker.layout),
         num_blocks=worker.num_blocks,
@@ -77,6 +79,7 @@ def worker_from_wire(message: worker_pb2.WorkerDescription) -> WorkerInfo:
             max_model_len=model.max_model_len,
             eos_token_ids=frozenset(model.eos_token_ids),
             numerics=model.numerics,
+            quantization=model.quantization or Quantization.NONE,
         ),
         layout=layout_from_wire(message.layout),
         num_blocks=message.num_blocks,

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tandem.artifacts.cache import packed_dir
 from tandem.artifacts.model_folder import ModelFolder
 from tandem.core.device import CpuDevice, CudaDevice, MockDevice, parse_device
 from tandem.core.errors import ConfigError
 from tandem.core.plan import StepPlan
+from tandem.core.quantization import Quantization
 from tandem.core.worker import ModelInfo
 from tandem.engine.fake.engine import FakeEngine
 from tandem.engine.fake.profiles import parse_profile
@@ -28,6 +30,8 @@ def build_engine(settings: WorkerSettings, folder: ModelFolder) -> Engine:
     max_model_len = settings.max_model_len or folder.config.max_position_embeddings
     match parse_device(settings.device):
         case MockDevice(profile):
+            if settings.quantization is not Quantization.NONE:
+                raise ConfigError("mock devices have no weights", param="quantization")
             return _fake_engine(settings, folder, profile, max_model_len)
         case CpuDevice() | CudaDevice() as device:
             return _torch_engine(settings, folder, device, max_model_len)
@@ -81,6 +85,8 @@ def _torch_engine(
         block_size=settings.block_size,
         num_blocks=settings.num_blocks or _num_blocks(settings, folder, device, dtype),
         max_model_len=max_model_len,
+        quantization=settings.quantization,
+        packed_dir=packed_dir(),
         observer=LogitsDump(Path(settings.dump_logits)) if settings.dump_logits else None,
     )
 

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from tandem.core.address import WILDCARDS, Address, parse_address
+from tandem.core.quantization import Quantization
 from tandem.process.settings import ServiceSettings
 from tandem.worker.own_host import own_host
 
@@ -28,6 +29,11 @@ class WorkerSettings(ServiceSettings):
     )
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="type of weights and KV; auto: bfloat16 where the device has it"
+    )
+    quantization: Quantization = Field(
+        Quantization.NONE,
+        description="weights rounded to int8 or int4, or none: less memory and faster decoding for "
+        "some quality; only with the kernels, on a CPU",
     )
     max_model_len: int | None = Field(
         None, ge=2, description="positions of a sequence at the most [default: the model's]"

@@ -16,6 +16,7 @@ products (`tandem.models.layers`), keys for attention (`inputs.KEY_TILE`).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -26,6 +27,7 @@ from tandem.core.device import CpuDevice, CudaDevice
 from tandem.core.errors import ConfigError, TandemError
 from tandem.core.kv import KVLayout
 from tandem.core.plan import StepPlan
+from tandem.core.quantization import Quantization
 from tandem.core.sampling_params import SamplingParams
 from tandem.engine.allowed_tokens import ALL, Allowed, AllowedTokens
 from tandem.engine.protocols import LayerHook, ModelInfo
@@ -57,8 +59,12 @@ class TorchEngine:
         block_size: int,
         num_blocks: int,
         max_model_len: int,
+        quantization: Quantization = Quantization.NONE,
+        packed_dir: Path | None = None,
         observer: StepObserver | None = None,
     ) -> None:
+        """`packed_dir`: where this host's engines share their packed weights; None: not at all.
+        Raises `ConfigError`."""
         config = folder.config
         _check(folder, block_size, num_blocks, max_model_len)
         self._device = torch_device(device)
@@ -73,14 +79,24 @@ class TorchEngine:
         )
         self._pool = TorchKVPool(layout, num_blocks, self._device)
         kernels = kernels_for(config, self._device)
-        self._runner = load_runner(folder, self._pool, max_model_len, item, self._device, kernels)
+        self._runner = load_runner(
+            folder,
+            self._pool,
+            max_model_len,
+            item,
+            self._device,
+            kernels,
+            quantization,
+            packed_dir,
+        )
         self._model = ModelInfo(
             name=folder.name,
             fingerprint=folder.fingerprint,
             vocab_size=config.vocab_size,
             max_model_len=max_model_len,
             eos_token_ids=config.eos_token_ids,
-            numerics=numerics(self._device, item, kernels),
+            numerics=numerics(self._device, item, kernels, quantization),
+            quantization=quantization,
         )
         self._allowed = AllowedTokens(self._model, folder.tokenizer)
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import ctypes
 
-from torch import Tensor
-
 from tandem.artifacts.config import ModelConfig
 from tandem.core.kv import Plane
 from tandem.engine.torch.kv_pool import TorchKVPool
-from tandem.engine.torch.packed_weights import KernelPacker, PackedLinear
+from tandem.engine.torch.packed_weights import PackedLinear
 from tandem.models.rope import RotaryEmbedding
 from tandem.models.weights import DecoderWeights, LayerWeights
 from tandem.native import structs
@@ -24,10 +22,8 @@ class PackedModel:
         weights: DecoderWeights[PackedLinear],
         rotary: RotaryEmbedding,
         pool: TorchKVPool,
-        packer: KernelPacker,
     ) -> None:
-        self._packer = packer
-        self._kept: list[object] = [weights, rotary, pool]
+        self._kept = (weights, rotary, pool)
         layers = [
             self._layer(layer, config.windows[index], pool, index)
             for index, layer in enumerate(weights.layers)
@@ -44,19 +40,19 @@ class PackedModel:
             eps=config.rms_norm_eps,
             cosines=rotary.cosines.data_ptr(),
             sines=rotary.sines.data_ptr(),
-            final_norm=self._pointer(packer.padded(weights.final_norm)),
+            final_norm=weights.final_norm.data_ptr(),
             lm_head=weights.lm_head.struct(),
             layers=ctypes.addressof(self.layers),
         )
 
+    @staticmethod
     def _layer(
-        self, layer: LayerWeights[PackedLinear], window: int | None, pool: TorchKVPool, index: int
+        layer: LayerWeights[PackedLinear], window: int | None, pool: TorchKVPool, index: int
     ) -> structs.Layer:
-        padded = self._packer.padded
         return structs.Layer(
-            attention_norm=self._pointer(padded(layer.attention_norm)),
-            qk_norm=None if layer.qk_norm is None else self._pointer(layer.qk_norm.float()),
-            mlp_norm=self._pointer(padded(layer.mlp_norm)),
+            attention_norm=layer.attention_norm.data_ptr(),
+            qk_norm=None if layer.qk_norm is None else layer.qk_norm.data_ptr(),
+            mlp_norm=layer.mlp_norm.data_ptr(),
             qkv=layer.qkv.struct(),
             output=layer.output.struct(),
             gate_up=layer.gate_up.struct(),
@@ -65,9 +61,3 @@ class PackedModel:
             keys=pool.layer(Plane.KEY, index).data_ptr(),
             values=pool.layer(Plane.VALUE, index).data_ptr(),
         )
-
-    def _pointer(self, tensor: Tensor) -> int:
-        """Of a tensor that lives as long as this object."""
-        tensor = tensor.contiguous()
-        self._kept.append(tensor)
-        return tensor.data_ptr()

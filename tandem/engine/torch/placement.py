@@ -8,6 +8,7 @@ import torch
 
 from tandem.core.device import CpuDevice, CudaDevice
 from tandem.core.errors import ConfigError
+from tandem.core.quantization import Quantization
 from tandem.native.library import Kernels
 
 
@@ -42,9 +43,13 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
     raise ConfigError(f"unknown dtype {name!r}: write float32, bfloat16 or auto", param="dtype")
 
 
-def numerics(device: torch.device, dtype: torch.dtype, kernels: Kernels | None) -> str:
+def numerics(
+    device: torch.device, dtype: torch.dtype, kernels: Kernels | None, quantization: Quantization
+) -> str:
     """What the bits depend on, besides model and tokens. `kernels`: None for torch's own."""
     name = str(dtype).removeprefix("torch.")
+    if quantization is not Quantization.NONE:
+        name += f" {quantization}"
     if kernels is not None:
         return f"{kernels} {name}"
     if device.type == "cuda":

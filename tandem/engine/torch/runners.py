@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import structlog
 import torch
+from numpy.typing import NDArray
 
 from tandem.artifacts.config import ModelConfig
 from tandem.artifacts.model_folder import ModelFolder
+from tandem.core.errors import ConfigError
+from tandem.core.quantization import Quantization
 from tandem.engine.torch.kv_pool import TorchKVPool
 from tandem.engine.torch.native_runner import NativeRunner, fits
 from tandem.engine.torch.packed_model import PackedModel
-from tandem.engine.torch.packed_weights import KernelPacker
+from tandem.engine.torch.packed_weights import Arena, KernelPacker, PackedLinear, aligned_empty
 from tandem.engine.torch.runner import Runner, TorchRunner
+from tandem.engine.torch.weight_file import SUFFIX, shared_memory
 from tandem.models.decoder import Decoder
 from tandem.models.rope import RotaryEmbedding
-from tandem.models.weights import PlainPacker, load_weights
+from tandem.models.weights import DecoderWeights, PlainPacker, load_weights, repack_weights
 from tandem.native.library import Kernels, KernelsMissing, best
 
 log = structlog.get_logger(__name__)
@@ -41,11 +48,20 @@ def load_runner(
     dtype: torch.dtype,
     device: torch.device,
     kernels: Kernels | None,
+    quantization: Quantization,
+    packed_dir: Path | None,
 ) -> Runner:
-    """A runner with the folder's weights. Raises `ConfigError` as `load_weights` does."""
+    """A runner with the folder's weights. Packed ones are shared with the other processes that
+    name `packed_dir`. Raises `ConfigError` as `load_weights` does, and for a quantisation where
+    there are no kernels."""
     config, files = folder.config, folder.weight_files
     rotary = RotaryEmbedding(config, max_model_len, device)
     if kernels is None:
+        if quantization is not Quantization.NONE:
+            raise ConfigError(
+                f"{quantization} weights need the native kernels, on a CPU: write none",
+                param="quantization",
+            )
         plain = load_weights(config, files, dtype, device, PlainPacker())
         if device.type == "cuda":
             # Not above: Triton is there only with torch's builds for GPUs.
@@ -55,7 +71,38 @@ def load_runner(
             decoder = GpuDecoder(config, plain, rotary, pool)
             return GpuRunner(config, decoder, pool, device, max_model_len)
         return TorchRunner(config, Decoder(config, plain, rotary), pool, device)
-    packer = KernelPacker(kernels)
-    packed = load_weights(config, files, dtype, device, packer)
-    model = PackedModel(config, packed, rotary, pool, packer)
-    return NativeRunner(config, kernels, model, pool)
+    weights = _packed_weights(folder, dtype, kernels, quantization, packed_dir)
+    return NativeRunner(config, kernels, PackedModel(config, weights, rotary, pool), pool)
+
+
+def _packed_weights(
+    folder: ModelFolder,
+    dtype: torch.dtype,
+    kernels: Kernels,
+    quantization: Quantization,
+    packed_dir: Path | None,
+) -> DecoderWeights[PackedLinear]:
+    config, device = folder.config, torch.device("cpu")
+
+    def packed_before(arena: Arena) -> DecoderWeights[PackedLinear]:
+        return repack_weights(config, dtype, KernelPacker(kernels, quantization, arena))
+
+    counted = Arena()
+    packed_before(counted)
+
+    def pack() -> NDArray[np.uint8]:
+        memory = aligned_empty(counted.size)
+        memory[:] = 0
+        packer = KernelPacker(kernels, quantization, Arena(memory))
+        load_weights(config, folder.weight_files, dtype, device, packer)
+        return memory
+
+    if packed_dir is None:
+        return packed_before(Arena(pack()))
+    path = packed_dir / folder.fingerprint / _file_name(dtype, kernels, quantization)
+    return packed_before(Arena(shared_memory(path, counted.size, pack)))
+
+
+def _file_name(dtype: torch.dtype, kernels: Kernels, quantization: Quantization) -> str:
+    item = str(dtype).removeprefix("torch.")
+    return f"{item}-{quantization}-{kernels.instructions}-{kernels.build}{SUFFIX}"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import tiny_gguf
 
-from tandem.artifacts.cache import cache_dir
+from tandem.artifacts.cache import cache_dir, packed_dir
 from tandem.artifacts.catalog import BrokenModel, CachedModel, find_model, list_models, remove_model
 from tandem.artifacts.resolve import pull_model, resolve
 from tandem.core.errors import ConfigError, NotFound
@@ -95,3 +95,14 @@ def test_a_damaged_model_is_listed_as_such(make_folder: Callable[..., Path], nam
     assert (model.name, name in model.problem) == ("tiny-llama", True)
     remove_model("tiny-llama")
     assert list_models() == []
+
+
+def test_packed_weights_go_with_their_model(make_folder: Callable[..., Path]) -> None:
+    folder = pull_model(str(make_folder()))
+    packed, other = packed_dir() / folder.fingerprint, packed_dir() / "another"
+    for each in (packed, other):
+        each.mkdir(parents=True)
+        (each / "float32-none-avx2-0000.weights").write_bytes(b"weights")
+    remove_model("tiny-llama")
+    assert not packed.exists()
+    assert other.exists()

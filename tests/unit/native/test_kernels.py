@@ -9,53 +9,15 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
+from native_driver import DTYPES, assert_close, linear, multiply, packer, random
 from torch import Tensor
 
-from tandem.engine.torch.packed_weights import KernelPacker
 from tandem.engine.torch.threads import team
 from tandem.models.layers import Linear
 from tandem.native import structs
-from tandem.native.library import INSTRUCTIONS, Kernels, KernelsMissing, load
+from tandem.native.library import Kernels
 
-# Relative to the largest of a result: float32's sums, and what is rounded to bfloat16 on the way.
-TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 1.5e-2}
-DTYPES = tuple(TOLERANCE)
-
-
-@pytest.fixture(params=INSTRUCTIONS)
-def kernels(request: pytest.FixtureRequest) -> Kernels:
-    try:
-        return load(request.param)
-    except KernelsMissing as missing:
-        pytest.skip(f"NOT TESTED: {missing}")
-
-
-@pytest.fixture(params=[1, 2], autouse=True)
-def threads(request: pytest.FixtureRequest) -> None:
-    torch.set_num_threads(request.param)
-
-
-def random(*shape: int, dtype: torch.dtype, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
-
-
-def assert_close(actual: Tensor, expected: Tensor, dtype: torch.dtype) -> None:
-    error = (actual.double() - expected).abs().max() / expected.abs().max()
-    assert error <= TOLERANCE[dtype], f"off by {error:.1e}"
-
-
-def linear(kernels: Kernels, weight: Tensor, bias: Tensor | None, rows: Tensor) -> Tensor:
-    packed = KernelPacker(kernels).linear(weight, bias)
-    output = torch.full((len(rows), len(weight)), torch.nan)
-    kernels.functions.tandem_linear(
-        weight.dtype == torch.bfloat16,
-        ctypes.byref(team()),
-        ctypes.byref(packed.struct()),
-        rows.data_ptr(),
-        len(rows),
-        output.data_ptr(),
-    )
-    return output
+pytestmark = pytest.mark.usefixtures("threads")
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -211,19 +173,9 @@ def test_attention(
 def test_gates_alternate_with_what_they_gate(kernels: Kernels) -> None:
     gate, up = (random(50, 8, dtype=torch.float32, seed=seed) for seed in (1, 2))
     rows = random(3, 8, dtype=torch.float32)
-    packer = KernelPacker(kernels)
-    packed = packer.gated(Linear(gate), Linear(up))
+    packed = packer(kernels).gated(Linear(gate), Linear(up))
     assert packed.n == 2 * kernels.padded(50)
-    output = torch.empty(3, packed.n)
-    kernels.functions.tandem_linear(
-        False,
-        ctypes.byref(team()),
-        ctypes.byref(packed.struct()),
-        rows.data_ptr(),
-        3,
-        output.data_ptr(),
-    )
-    panels = output.view(3, -1, 2, kernels.width)
+    panels = multiply(kernels, packed, rows).view(3, -1, 2, kernels.width)
     for index, weight in enumerate((gate, up)):
         found = panels[:, :, index].flatten(1)[:, :50]
         assert_close(found, rows.double() @ weight.double().T, torch.float32)

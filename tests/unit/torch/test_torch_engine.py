@@ -5,15 +5,18 @@ from typing import Any
 
 import pytest
 import torch
-from torch_driver import GREEDY, Driver
+from torch_driver import GREEDY, Driver, kernels_in_use
 
 from tandem.artifacts.model_folder import ModelFolder
 from tandem.core.device import CpuDevice, CudaDevice
 from tandem.core.errors import ConfigError, InvalidRequest, Mismatch, TandemError
 from tandem.core.kv import Plane
 from tandem.core.plan import SequenceSlice, StepPlan, StepResult
+from tandem.core.quantization import Quantization
 from tandem.engine.protocols import Engine, KVPool
 from tandem.engine.torch.engine import TorchEngine
+from tandem.engine.torch.runners import kernels_for
+from tandem.native.library import TORCH
 
 
 def make_engine(
@@ -42,6 +45,21 @@ def test_fits_the_seam(llama_path: Path) -> None:
     assert seam.model.numerics.endswith("float32")
     assert pool.layout.block_bytes == 3 * 2 * 24 * 16 * 4 * 2
     engine.close()
+
+
+def test_quantised_weights_are_told_apart(llama_path: Path) -> None:
+    if kernels_for(ModelFolder.open(llama_path).config, torch.device("cpu")) is None:
+        pytest.skip("NOT TESTED: there are no kernels here")
+    model = make_engine(llama_path, quantization=Quantization.INT4).model
+    assert model.quantization == "int4"
+    assert model.numerics.endswith("float32 int4")
+    assert model.kv_fingerprint != model.fingerprint
+
+
+def test_quantised_weights_need_the_kernels(llama_path: Path) -> None:
+    with kernels_in_use(TORCH), pytest.raises(ConfigError, match="int8 weights") as caught:
+        make_engine(llama_path, quantization=Quantization.INT8)
+    assert caught.value.param == "quantization"
 
 
 def test_the_hook_finds_the_layers_kv_in_the_pool(llama_path: Path) -> None:

@@ -18,6 +18,7 @@ from tandem.artifacts.model_folder import ModelFolder
 from tandem.core.device import CpuDevice
 from tandem.core.kv import Plane
 from tandem.core.plan import SampleSpec, SequenceSlice, StepPlan
+from tandem.core.quantization import Quantization
 from tandem.core.sampling_params import SamplingParams
 from tandem.engine.torch.engine import TorchEngine
 from tandem.native.library import TORCH, VARIABLE, KernelsMissing, best
@@ -77,6 +78,8 @@ class Driver:
         block_size: int = 16,
         num_tokens: int = 4800,
         max_model_len: int = 1024,
+        quantization: Quantization = Quantization.NONE,
+        packed_dir: Path | None = None,
     ) -> None:
         self.engine = TorchEngine(
             ModelFolder.open(path),
@@ -85,6 +88,8 @@ class Driver:
             block_size=block_size,
             num_blocks=num_tokens // block_size,
             max_model_len=max_model_len,
+            quantization=quantization,
+            packed_dir=packed_dir,
             observer=self._observe,
         )
         self.random = random.Random(seed)

@@ -16,6 +16,7 @@ from tandem.core.grammar import Grammar, GrammarKind
 from tandem.core.kv import ITEM_SIZES, KVLayout
 from tandem.core.logprobs import TokenLogprobs
 from tandem.core.plan import StepRule
+from tandem.core.quantization import Quantization
 from tandem.core.sampling_params import SamplingParams
 from tandem.core.sequence import FinishReason, SequenceKey
 from tandem.core.worker import ModelInfo, WorkerInfo, WorkerRole
@@ -119,7 +120,16 @@ SPANS = st.builds(
     num_prefill_tokens=U32,
 )
 LAYOUTS = st.builds(KVLayout, U32, U32, U32, U32, st.sampled_from(sorted(ITEM_SIZES)))
-MODELS = st.builds(ModelInfo, TEXT, TEXT, U32, U32, st.frozensets(U32, max_size=3), TEXT)
+MODELS = st.builds(
+    ModelInfo,
+    TEXT,
+    TEXT,
+    U32,
+    U32,
+    st.frozensets(U32, max_size=3),
+    TEXT,
+    st.sampled_from(Quantization),
+)
 WORKERS = st.builds(
     WorkerInfo, TEXT, st.sampled_from(WorkerRole), U64, MODELS, LAYOUTS, U32, U32, TEXT
 )

@@ -4,6 +4,7 @@ import pytest
 
 from tandem.artifacts.resolve import resolve
 from tandem.core.errors import ConfigError
+from tandem.core.quantization import Quantization
 from tandem.worker.engines import build_engine
 from tandem.worker.settings import WorkerSettings
 
@@ -13,3 +14,10 @@ def test_a_share_of_a_mock_gpu_too_small_for_the_weights_is_refused() -> None:
     with pytest.raises(ConfigError, match="50% of the memory of mock:l4") as caught:
         build_engine(settings, resolve("mock"))
     assert caught.value.param == "memory_share"
+
+
+def test_mock_devices_have_no_weights_to_quantise() -> None:
+    settings = WorkerSettings(port=1, device="mock:l4", quantization=Quantization.INT4)
+    with pytest.raises(ConfigError, match="mock devices") as caught:
+        build_engine(settings, resolve("mock"))
+    assert caught.value.param == "quantization"

@@ -1,0 +1,98 @@
+"""Packed weights in a file, whose pages all processes of a host share.
+
+A header of one page, a line of JSON, and what an `Arena` holds. The file comes into being under
+another name and is renamed when it is complete, so it is there whole or not at all; its size and
+checksum say what has become of it since.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import structlog
+import xxhash
+from numpy.typing import NDArray
+
+HEADER_BYTES = 4096
+SUFFIX = ".weights"
+
+Bytes = NDArray[np.uint8]
+log = structlog.get_logger(__name__)
+
+
+def shared_memory(path: Path, size: int, fill: Callable[[], Bytes]) -> Bytes:
+    """The `size` bytes that `path` holds, mapped, not to be written. If it lacks them one process
+    calls `fill` and writes them, and those that start with it wait. Where that cannot be done, what
+    `fill` gave is this process's own."""
+    if (mapped := _map(path, size)) is not None:
+        return mapped
+    filled: Bytes | None = None
+    try:
+        with _locked(path):
+            if (mapped := _map(path, size)) is not None:
+                return mapped
+            filled = fill()
+            _write(path, filled)
+            _remove_older(path)
+            mapped = _map(path, size)
+    except OSError as error:
+        log.warning("weights are not shared", file=str(path), reason=error.strerror)
+    if mapped is not None:
+        return mapped
+    return fill() if filled is None else filled
+
+
+def _map(path: Path, size: int) -> Bytes | None:
+    """None if the file is not there, or damaged."""
+    try:
+        memory: Bytes = np.memmap(path, np.uint8, "r")
+    except (OSError, ValueError):  # or it is empty
+        return None
+    data = memory[HEADER_BYTES:]
+    if len(data) == size and memory[:HEADER_BYTES].tobytes() == _header(data):
+        return data
+    log.warning("weights are packed anew", reason=f"{path} is damaged")
+    return None
+
+
+def _header(data: Bytes) -> bytes:
+    fields = {"size": len(data), "xxh3": xxhash.xxh3_128_hexdigest(data.data)}
+    return json.dumps(fields).encode().ljust(HEADER_BYTES)
+
+
+def _write(path: Path, data: Bytes) -> None:
+    # Under one name: only the holder of the lock writes, over what an interrupted one left.
+    partial = path.with_suffix(".partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(_header(data))
+            file.write(data.data)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def _remove_older(path: Path) -> None:
+    """What other builds of the same kernels left, whose names differ in the last part alone.
+    Processes that map it go on."""
+    kind = path.stem.rpartition("-")[0]
+    for other in path.parent.glob(f"{kind}-*{SUFFIX}"):
+        if other != path:
+            other.unlink(missing_ok=True)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

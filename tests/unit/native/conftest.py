@@ -1,0 +1,19 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tandem.native.library import INSTRUCTIONS, Kernels, KernelsMissing, load
+
+
+@pytest.fixture(params=INSTRUCTIONS)
+def kernels(request: pytest.FixtureRequest) -> Kernels:
+    try:
+        return load(request.param)
+    except KernelsMissing as missing:
+        pytest.skip(f"NOT TESTED: {missing}")
+
+
+@pytest.fixture(params=[1, 2])
+def threads(request: pytest.FixtureRequest) -> None:
+    torch.set_num_threads(request.param)

@@ -1,0 +1,170 @@
+"""Packed weights in a file that processes share."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+
+import numpy as np
+import pytest
+import structlog
+import torch
+from numpy.typing import NDArray
+from torch_driver import Driver
+
+from tandem.core.quantization import Quantization
+from tandem.engine.torch.weight_file import HEADER_BYTES, shared_memory
+
+SIZE = 2**20
+Bytes = NDArray[np.uint8]
+
+
+def content(seed: int = 0) -> Bytes:
+    return np.random.default_rng(seed).integers(0, 256, SIZE, np.uint8)
+
+
+def no_fill() -> Bytes:
+    raise AssertionError("the file is there")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "model" / "float32-none-avx2-aaaa.weights"
+
+
+def test_it_is_written_once_and_then_mapped(path: Path) -> None:
+    assert np.array_equal(shared_memory(path, SIZE, content), content())
+    again = shared_memory(path, SIZE, no_fill)
+    assert np.array_equal(again, content())
+    assert not again.flags.writeable
+    # A kernel reads it by cache lines.
+    assert again.ctypes.data % 64 == 0
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[HEADER_BYTES + 1000] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        flip,
+        lambda path: os.truncate(path, HEADER_BYTES + SIZE // 2),
+        lambda path: os.truncate(path, 100),
+        lambda path: os.truncate(path, 0),
+        lambda path: path.write_bytes(path.read_bytes() + b"more"),
+        lambda path: path.write_bytes(b"\0" * (HEADER_BYTES + SIZE)),
+    ],
+    ids=["flipped", "half", "no header", "empty", "longer", "zeros"],
+)
+def test_a_damaged_file_is_written_anew(path: Path, damage: Callable[[Path], object]) -> None:
+    shared_memory(path, SIZE, content)
+    damage(path)
+    assert np.array_equal(shared_memory(path, SIZE, content), content())
+    assert np.array_equal(shared_memory(path, SIZE, no_fill), content())
+
+
+def test_a_file_of_other_weights_is_written_anew(path: Path) -> None:
+    shared_memory(path, SIZE, content)
+    smaller = shared_memory(path, SIZE // 2, lambda: content()[: SIZE // 2])
+    assert len(smaller) == SIZE // 2
+
+
+def test_what_an_interrupted_writer_left_is_no_obstacle(path: Path) -> None:
+    path.parent.mkdir()
+    path.with_suffix(".partial").write_bytes(b"half")
+    assert np.array_equal(shared_memory(path, SIZE, content), content())
+    assert not path.with_suffix(".partial").exists()
+
+
+def test_other_builds_of_the_same_kernels_go(path: Path) -> None:
+    older = path.with_name("float32-none-avx2-0000.weights")
+    others = [path.with_name(f"float32-{each}-0000.weights") for each in ("int4-avx2", "none-avx")]
+    for each in (older, *others):
+        shared_memory(each, SIZE, content)
+    shared_memory(path, SIZE, content)
+    assert sorted(path.parent.glob("*.weights")) == sorted((path, *others))
+
+
+def test_without_a_cache_the_weights_are_private(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way of a folder")
+    with structlog.testing.capture_logs() as logs:
+        memory = shared_memory(tmp_path / "file" / "x.weights", SIZE, content)
+    assert np.array_equal(memory, content())
+    assert [each["event"] for each in logs] == ["weights are not shared"]
+
+
+def test_on_a_full_disk_the_weights_are_private(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with structlog.testing.capture_logs() as logs:
+        memory = shared_memory(path, SIZE, content)
+    assert np.array_equal(memory, content())
+    assert [each["reason"] for each in logs] == ["No space left on device"]
+    assert [each.suffix for each in path.parent.iterdir()] == [".lock"]
+
+
+def start_together(path: Path, seed: int, barrier: Barrier, results: Path) -> None:
+    barrier.wait()
+    memory = shared_memory(path, SIZE, lambda: content(seed))
+    (results / str(seed)).write_bytes(memory.tobytes())
+    barrier.wait()
+    if seed == 0:
+        (results / "pss").write_text(str(pss_of(path)))
+    barrier.wait()
+
+
+def pss_of(path: Path) -> int:
+    """KiB of a file's mappings that count for this process, a page that two have for a half."""
+    total, is_ours = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        words = line.split()
+        if "-" in words[0]:
+            is_ours = words[-1] == str(path)
+        elif is_ours and words[0] == "Pss:":
+            total += int(words[1])
+    return total
+
+
+def test_processes_that_start_together_share_one_file(path: Path, tmp_path: Path) -> None:
+    spawn = multiprocessing.get_context("spawn")
+    barrier = spawn.Barrier(3)
+    processes = [
+        spawn.Process(target=start_together, args=(path, seed, barrier, tmp_path))
+        for seed in range(3)
+    ]
+    for each in processes:
+        each.start()
+    for each in processes:
+        each.join(60)
+        assert each.exitcode == 0
+    found = {(tmp_path / str(seed)).read_bytes() for seed in range(3)}
+    assert len(found) == 1
+    assert found <= {content(seed).tobytes() for seed in range(3)}
+    # All of it, by a third.
+    assert int((tmp_path / "pss").read_text()) == pytest.approx(SIZE / 1024 / 3, rel=0.1)
+
+
+@pytest.mark.parametrize("quantization", Quantization)
+def test_an_engine_with_shared_weights_has_the_same_bits(
+    llama_path: Path, tmp_path: Path, quantization: Quantization
+) -> None:
+    logits = []
+    for packed_dir in (None, tmp_path, tmp_path):
+        driver = Driver(llama_path, quantization=quantization, packed_dir=packed_dir)
+        row = driver.row(range(40))
+        driver.step([(row, 40)])
+        logits.append(row.logits[39])
+    assert torch.equal(logits[0], logits[1])
+    assert torch.equal(logits[0], logits[2])
+    (written,) = tmp_path.glob("*/*.weights")
+    assert f"float32-{quantization}" in written.name
