@@ -111,7 +111,10 @@ class Products:
         return run
 
     def onednn(self, num_rows: int, num_logits: int) -> Callable[[], None]:
-        """By torch's oneDNN on weights packed for this many rows."""
+        """By torch's oneDNN on weights packed for this many rows; by ours where it has no kernels
+        for this processor."""
+        if self._is_bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+            return self.ours(num_rows, num_logits)
         calls = []
         # One row takes another, slower kernel.
         counts = [(each, max(num_rows, 2)) for each in self._layers]

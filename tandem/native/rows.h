@@ -62,6 +62,18 @@ inline void round_row(T* to, const float* from, int64_t n) {
     for (int64_t i = 0; i < n; i++) round_to(to[i], from[i]);
 }
 
+inline void widen_row(float* to, const bfloat16* from, int64_t n) {
+    for (int64_t i = 0; i < n; i++) {
+        const uint32_t bits = uint32_t(from[i].bits) << 16;
+        memcpy(to + i, &bits, sizeof bits);
+    }
+}
+
+template <class T>
+inline void widen_row(T* to, const T* from, int64_t n) {
+    memcpy(to, from, n * sizeof(T));
+}
+
 // gate * sigmoid(gate) * up.
 template <class T>
 inline Floats silu_mul(Floats gate, Floats up) {
