@@ -4,7 +4,8 @@ The floor of a decode step is its matrix products alone, at that batch, by the f
 weights and oneDNN's, and the bytes of its KV at the rate at which this machine reads memory; that
 of a prefill is its products alone. All arms of a row are measured in turn, and medians are shown.
 
-    .venv/bin/python benchmarks/engine.py [--threads 1 2] [--repeats 9] [--dtype bfloat16]
+    .venv/bin/python benchmarks/engine.py [--threads 1 2] [--repeats 9] [--dtype bfloat16] \
+        [--kv-cache-dtype int8]
 """
 
 from __future__ import annotations
@@ -78,9 +79,9 @@ def medians(arms: Arms, repeats: int) -> dict[str, float]:
 class Products:
     """The matrix products of a step alone, on weights of the model's shapes."""
 
-    def __init__(self, engine: TorchEngine, runner: NativeRunner) -> None:
+    def __init__(self, runner: NativeRunner) -> None:
         self._functions = best().functions
-        self._is_bfloat16 = engine.pool.layout.dtype == "bfloat16"
+        self._is_bfloat16 = runner.is_bfloat16
         self._dtype = torch.bfloat16 if self._is_bfloat16 else torch.float32
         model = runner.model
         self._layers = [
@@ -252,6 +253,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--kv-cache-dtype", default="auto")
     parser.add_argument("--quick", action="store_true", help="one context only")
     parser.add_argument("--part", choices=["decode", "prefill", "both"], default="both")
     arguments = parser.parse_args()
@@ -259,6 +261,7 @@ def main() -> None:
         resolve("default"),
         CpuDevice(),
         dtype=arguments.dtype,
+        kv_cache_dtype=arguments.kv_cache_dtype,
         block_size=BLOCK_SIZE,
         num_blocks=NUM_BLOCKS,
         max_model_len=2048,
@@ -267,7 +270,7 @@ def main() -> None:
         sys.exit("the native kernels are not here: nothing to measure")
     memory = aligned_empty(READ_BYTES)
     memory[:] = 1
-    products = Products(engine, engine.runner)
+    products = Products(engine.runner)
     bench = Bench(engine, engine.runner, products, memory, arguments.repeats)
     print(f"{engine.model.name}, {engine.model.numerics}, milliseconds\n")
     if arguments.part != "prefill":

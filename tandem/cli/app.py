@@ -20,6 +20,7 @@ from tandem.cli.flags import (
     GrpcPortFlag,
     HostFlag,
     HttpPortFlag,
+    KVCacheDtypeFlag,
     LogDirFlag,
     MaxModelLenFlag,
     MemoryShareFlag,
@@ -67,6 +68,7 @@ def up(
     verbose: VerboseFlag = False,
     start_timeout: Annotated[int, flag("start-timeout", "seconds until all must be ready")] = 300,
     dtype: DtypeFlag = None,
+    kv_cache_dtype: KVCacheDtypeFlag = None,
     max_model_len: MaxModelLenFlag = None,
     max_num_seqs: Annotated[
         int | None, flag("max-num-seqs", "sequences a worker holds at the most", WORKERS)
@@ -117,6 +119,7 @@ def up(
             port_base=port_base,
             worker_options={
                 "dtype": dtype,
+                "kv-cache-dtype": kv_cache_dtype,
                 "max-model-len": max_model_len,
                 "max-num-seqs": max_num_seqs,
                 "block-size": block_size,
@@ -152,6 +155,7 @@ def doctor(
     log_dir: LogDirFlag = None,
     verbose: VerboseFlag = False,
     dtype: DtypeFlag = None,
+    kv_cache_dtype: KVCacheDtypeFlag = None,
     max_model_len: MaxModelLenFlag = None,
     block_size: BlockSizeFlag = None,
     num_blocks: NumBlocksFlag = None,
@@ -177,6 +181,7 @@ def doctor(
         port_base=port_base,
         worker_options={
             "dtype": dtype,
+            "kv-cache-dtype": kv_cache_dtype,
             "max-model-len": max_model_len,
             "block-size": block_size,
             "num-blocks": num_blocks,

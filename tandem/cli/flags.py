@@ -36,6 +36,9 @@ LogDirFlag = Annotated[
 ]
 VerboseFlag = Annotated[bool, flag("verbose", "logs to the terminal instead of files")]
 DtypeFlag = Annotated[str | None, flag("dtype", "auto, float32 or bfloat16", WORKERS)]
+KVCacheDtypeFlag = Annotated[
+    str | None, flag("kv-cache-dtype", "auto (the model's) or int8", WORKERS)
+]
 MaxModelLenFlag = Annotated[
     int | None, flag("max-model-len", "positions of a sequence at the most", WORKERS)
 ]

@@ -94,6 +94,8 @@ struct Scratch {
     alignas(64) F queries[QUERY_ROWS * MAX_HEAD_DIM];
     alignas(64) int32_t keys[TILE * MAX_HEAD_DIM];
     alignas(64) int32_t values[TILE * MAX_HEAD_DIM];
+    alignas(64) float key_scales[TILE];
+    alignas(64) float value_scales[TILE];
     alignas(64) float scores[MAX_ROWS<F> * TILE];
     alignas(64) float seen[2][QUERY_ROWS * (MAX_HEAD_DIM + LANES + 1) + 16];
     alignas(64) F weights[MAX_ROWS<F> * TILE];
@@ -127,23 +129,25 @@ inline float mask_and_top(
     return highest(high);
 }
 
-// The weights of keys [first, last) relative to `top`, and their sums by lanes.
+// The weights of keys [first, last) relative to `top`, times `value_scales` if there are any, and the
+// sums by lanes of what they are without.
 template <class F>
 inline Floats soften(
-    F* weights, const float* scores, float top, int64_t first, int64_t last, float scale
+    F* weights, const float* scores, const float* value_scales, float top, int64_t first,
+    int64_t last, float scale
 ) {
     const Floats factor = splat(scale), shift = splat(-top * scale);
     Floats sum = {};
     for (int64_t i = first; i < last; i += LANES) {
         const Floats weight = exp2<F>(fma(load_floats(scores + i), factor, shift));
         sum += weight;
-        store_floats(weights + i, weight);
+        store_floats(weights + i, value_scales ? weight * load_floats(value_scales + i) : weight);
     }
     return sum;
 }
 
-// A tile of one KV head, of positions [start, end). It is packed bit by bit, by the first rows that see
-// it: what these packed they find in the cache. Meanwhile the next tile comes from memory.
+// A tile of one KV head, of positions [start, end). It is packed piece by piece, by the first rows
+// that see it, so that they find it in the cache. Meanwhile the next tile comes from memory.
 template <class F, class Item>
 struct Tile {
     const Pages<Item>& pages;
@@ -159,6 +163,8 @@ struct Tile {
         if (first >= last) return;
         ahead.fetch_keys(last - first);
         pack_keys<F>(scratch.keys, pages, start, first, last);
+        if constexpr (SCALE_BYTES<Item> != 0)
+            load_scales(scratch.key_scales, scratch.value_scales, pages, start, first, last);
         num_keys = last;
     }
 
@@ -193,7 +199,8 @@ struct TileView {
         const int64_t first = most(queries.first_of(row), tile.start) - tile.start;
         const int64_t last = least(queries.last_of(row + ROWS - 1) + 1, tile.end) - tile.start;
         if (first >= last) return;
-        const int64_t begin = first / STEP * STEP, stop = round_up(last, STEP);
+        // On a grid that does not depend on the rows: what is packed has no gap behind it.
+        const int64_t begin = first / (2 * WIDTH) * (2 * WIDTH), stop = round_up(last, STEP);
         score(begin, stop);
         weigh(begin, stop);
         for (int64_t key = begin; key < stop; key += VALUES) {
@@ -218,12 +225,21 @@ struct TileView {
             );
             for (int p = 0; p < PANELS; p++)
                 for (int r = 0; r < ROWS; r++)
-                    store(scratch.scores + r * TILE + key + p * WIDTH, sums[p][r]);
+                    put_scores(sums[p][r], r, key + p * WIDTH);
         }
+    }
+
+    void put_scores(Sums scores, int r, int64_t key) const {
+        if constexpr (SCALE_BYTES<Item> != 0) {
+            const Sums scales = load<Sums>(scratch.key_scales + key);
+            scores = {scores.left * scales.left, scores.right * scales.right};
+        }
+        store(scratch.scores + r * TILE + key, scores);
     }
 
     // Makes weights of scores, and earlier sums worth as much as they are now.
     void weigh(int64_t begin, int64_t stop) const {
+        const float* value_scales = SCALE_BYTES<Item> ? scratch.value_scales : nullptr;
         float kept[round_up(ROWS, LANES)] = {};
         for (int r = 0; r < ROWS; r++) {
             float& top = seen.top[row + r];
@@ -237,8 +253,8 @@ struct TileView {
         for (int r = 0; r < ROWS; r += LANES) store(kept + r, exp2<float>(load_floats(kept + r)));
         for (int r = 0; r < ROWS; r++) {
             const Floats sum = soften(
-                scratch.weights + r * TILE, scratch.scores + r * TILE, seen.top[row + r], begin,
-                stop, scale
+                scratch.weights + r * TILE, scratch.scores + r * TILE, value_scales,
+                seen.top[row + r], begin, stop, scale
             );
             float* mass = seen.mass + (row + r) * LANES;
             store(mass, fma(load_floats(mass), splat(kept[r]), sum));

@@ -1,4 +1,4 @@
-// Keys and values of a tile, packed from their pages into the panels that products read (`matmul.h`).
+// Keys and values of a tile, packed from their pages into panels, as products read them (`matmul.h`).
 #pragma once
 
 #include "pages.h"
@@ -64,10 +64,13 @@ inline void transpose(Words (&rows)[LANES]) {
 // LANES words of factors F from a row of items.
 template <class F, class Item>
 inline Words load_words(const Item* from) {
-    if constexpr (sizeof(F) == sizeof(float))
-        return (Words)load_floats(from);
-    else
-        return load<Words>(from);
+    if constexpr (PER_WORD<F> == 1) return (Words)load_floats(from);
+    if constexpr (sizeof(F) == sizeof(Item)) return load<Words>(from);
+#if defined(__AVX512BF16__)
+    // Every int8 is a bfloat16.
+    const Floats low = load_floats(from), high = load_floats(from + LANES);
+    return (Words)(__m512i)_mm512_cvtne2ps_pbh((__m512)high, (__m512)low);
+#endif
 }
 
 // The same of up to LANES words; 0 for those past the end of the row.
@@ -120,7 +123,8 @@ inline void pack_line(int32_t* to, const Item* row, const Item* next) {
     }
 }
 
-// Values of keys [first, last) of the tile at `start`, as panels [item / WIDTH][key / PER_WORD][WIDTH].
+// Values of keys [first, last) of the tile at `start`, as panels
+// [item / WIDTH][key / PER_WORD][WIDTH].
 template <class F, class Item>
 inline void pack_values(
     int32_t* to, const Pages<Item>& pages, int64_t start, int64_t first, int64_t last
@@ -141,6 +145,22 @@ inline void pack_values(
                 memcpy(tails[1], next + whole, rest * sizeof(Item));
                 pack_line<F>(line + whole / WIDTH * PANEL, tails[0], tails[1]);
             }
+        }
+    }
+}
+
+// Of keys [first, last) of the tile at `start`: what one of their items, or their values', counts.
+inline void load_scales(
+    float* keys, float* values, const Pages<int8_t>& pages, int64_t start, int64_t first,
+    int64_t last
+) {
+    for (int64_t key = first; key < last; key += LANES) {
+        const int8_t *key_rows[LANES], *value_rows[LANES];
+        pages.find(key_rows, pages.keys, start + key);
+        pages.find(value_rows, pages.values, start + key);
+        for (int i = 0; i < LANES; i++) {
+            memcpy(keys + key + i, key_rows[i] + pages.head_dim, sizeof(float));
+            memcpy(values + key + i, value_rows[i] + pages.head_dim, sizeof(float));
         }
     }
 }

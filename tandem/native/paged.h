@@ -9,7 +9,7 @@
 
 namespace tandem {
 
-template <class T>
+template <class T, class Item>
 struct PagedAttention {
     using F = Factor<T>;
 
@@ -162,12 +162,14 @@ struct PagedAttention {
         Scratch<F>& scratch
     ) const {
         const int64_t num_rows = step.rows[task.sequence + 1] - step.rows[task.sequence];
-        const Pages<T> pages = {
-            (const T*)layer.keys + task.head * model.head_dim,
-            (const T*)layer.values + task.head * model.head_dim,
+        const int64_t head_items = cached_items<Item>(model);
+        const Pages<Item> pages = {
+            (const Item*)layer.keys + task.head * head_items,
+            (const Item*)layer.values + task.head * head_items,
             step.tables + task.sequence * step.table_width,
             __builtin_ctzll(uint64_t(model.block_size)),
-            model.num_kv_heads * model.head_dim,
+            model.num_kv_heads * head_items,
+            head_items,
             model.head_dim,
             step.starts[task.sequence] + num_rows,
         };

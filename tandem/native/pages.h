@@ -11,6 +11,10 @@ constexpr int64_t MAX_HEAD_DIM = 512;
 constexpr int64_t PREFETCHED = 16;
 constexpr int64_t LANES_SHIFT = __builtin_ctz(LANES);
 
+// What follows the items of a head in the cache: of bytes, the number that one of them counts.
+template <class Item>
+constexpr int64_t SCALE_BYTES = sizeof(Item) == 1 ? sizeof(float) : 0;
+
 alignas(64) const char ZEROS[MAX_HEAD_DIM * sizeof(float)] = {};
 
 // From one of its KV heads on.
@@ -20,7 +24,8 @@ struct Pages {
     const Item* values;
     const int32_t* table;
     int64_t block_shift;
-    int64_t token_items;
+    int64_t token_items;  // from token to token, as head_items is from head to head
+    int64_t head_items;
     int64_t head_dim;
     int64_t end;  // positions from here on hold nothing
 
@@ -56,8 +61,8 @@ struct Pages {
 
     Pages of_head(int64_t head) const {
         Pages pages = *this;
-        pages.keys += head * head_dim;
-        pages.values += head * head_dim;
+        pages.keys += head * head_items;
+        pages.values += head * head_items;
         return pages;
     }
 };
@@ -80,7 +85,7 @@ struct Ahead {
 
     void fetch(const Item* items, int64_t& next, int64_t count) const {
         const int64_t stop = next + ceil_div(count, num_heads);
-        pages.fetch(items, next, stop, num_heads * pages.head_dim);
+        pages.fetch(items, next, stop, num_heads * pages.head_items);
         next = stop;
     }
 };

@@ -29,6 +29,9 @@ class WorkerSettings(ServiceSettings):
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="type of weights and KV; auto: bfloat16 where the device has it"
     )
+    kv_cache_dtype: Literal["auto", "int8"] = Field(
+        "auto", description="type of the KV alone; int8: half of bfloat16's bytes, a little noise"
+    )
     max_model_len: int | None = Field(
         None, ge=2, description="positions of a sequence at the most [default: the model's]"
     )

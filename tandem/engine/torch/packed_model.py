@@ -7,7 +7,7 @@ import ctypes
 from torch import Tensor
 
 from tandem.artifacts.config import ModelConfig
-from tandem.core.kv import Plane
+from tandem.core.kv import INT8, Plane
 from tandem.engine.torch.kv_pool import TorchKVPool
 from tandem.engine.torch.packed_weights import KernelPacker, PackedLinear
 from tandem.models.rope import RotaryEmbedding
@@ -47,6 +47,7 @@ class PackedModel:
             final_norm=self._pointer(packer.padded(weights.final_norm)),
             lm_head=weights.lm_head.struct(),
             layers=ctypes.addressof(self.layers),
+            has_int8_kv=pool.layout.dtype == INT8,
         )
 
     def _layer(

@@ -36,9 +36,13 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
     raise ConfigError(f"unknown dtype {name!r}: write float32, bfloat16 or auto", param="dtype")
 
 
-def numerics(device: torch.device, dtype: torch.dtype, kernels: Kernels | None) -> str:
+def numerics(
+    device: torch.device, dtype: torch.dtype, kv_dtype: str, kernels: Kernels | None
+) -> str:
     """What the bits depend on, besides model and tokens. `kernels`: None for torch's own."""
     name = str(dtype).removeprefix("torch.")
+    if kv_dtype != name:
+        name += f", KV {kv_dtype}"
     if kernels is not None:
         return f"{kernels} {name}"
     if device.type == "cuda":

@@ -9,6 +9,8 @@ import torch
 
 from tandem.artifacts.config import ModelConfig
 from tandem.artifacts.model_folder import ModelFolder
+from tandem.core.errors import ConfigError
+from tandem.core.kv import INT8
 from tandem.engine.torch.kv_pool import TorchKVPool
 from tandem.engine.torch.native_runner import NativeRunner, fits
 from tandem.engine.torch.packed_model import PackedModel
@@ -18,6 +20,8 @@ from tandem.models.decoder import Decoder
 from tandem.models.rope import RotaryEmbedding
 from tandem.models.weights import PlainPacker, load_weights
 from tandem.native.library import Kernels, KernelsMissing, best
+
+KV_CACHE_DTYPES = ("auto", INT8)
 
 log = structlog.get_logger(__name__)
 
@@ -34,6 +38,17 @@ def kernels_for(config: ModelConfig, device: torch.device) -> Kernels | None:
     except KernelsMissing as missing:
         log.warning("torch's own operations, several times slower", reason=str(missing))
         return None
+
+
+def check_kv_cache_dtype(kv_cache_dtype: str, kernels: Kernels | None) -> None:
+    """Raises `ConfigError` if this is no type for the KV, or one that only the kernels take."""
+    if kv_cache_dtype not in KV_CACHE_DTYPES:
+        known = " or ".join(KV_CACHE_DTYPES)
+        raise ConfigError(f"unknown type {kv_cache_dtype!r}: write {known}", param="kv_cache_dtype")
+    if kv_cache_dtype == INT8 and kernels is None:
+        raise ConfigError(
+            "KV in int8 takes the native kernels, on a CPU; here are none", param="kv_cache_dtype"
+        )
 
 
 def _has_triton() -> bool:
@@ -66,4 +81,4 @@ def load_runner(
     packer = KernelPacker(kernels)
     packed = load_weights(config, files, dtype, device, packer)
     model = PackedModel(config, packed, rotary, pool, packer)
-    return NativeRunner(config, kernels, model, pool)
+    return NativeRunner(config, kernels, model, pool, is_bfloat16=dtype == torch.bfloat16)

@@ -18,6 +18,8 @@ from tandem.native.library import TORCH
 PROMPT_LENGTHS = (1, 3, 40, 250, 300, 530, 700)
 NUM_DECODED = 12
 
+# What a `Driver` takes them by.
+Types = dict[str, str]
 Expected = dict[int, tuple[list[int], dict[int, torch.Tensor], list[bytes]]]
 
 
@@ -27,11 +29,11 @@ def tokens_of(length: int) -> list[int]:
     return torch.randint(0, 307, (length + NUM_DECODED,), generator=generator).tolist()
 
 
-def alone(path: Path, dtype: str) -> Expected:
+def alone(path: Path, types: Types) -> Expected:
     """Each sequence in one prefill of its own, then by single tokens; on one thread."""
     expected: Expected = {}
     for length in PROMPT_LENGTHS:
-        driver = Driver(path, seed=length, dtype=dtype)
+        driver = Driver(path, seed=length, **types)
         row = driver.row(tokens_of(length))
         driver.step([(row, length)])
         while row.num_computed < len(row.tokens):
@@ -47,26 +49,29 @@ def assert_same(driver: Driver, row: Row, expected: Expected, length: int) -> No
     assert driver.kv(row) == kv, length
 
 
-# Who computes, and in which type: the kernels of each instruction set, and torch's operations,
+# Who computes, and in which types: the kernels of each instruction set, and torch's operations,
 # which keep the bits in float32 alone.
+KERNELS = ("avx512", "avx2", "plain")
 ARMS = [
-    *((each, dtype) for each in ("avx512", "avx2", "plain") for dtype in ("bfloat16", "float32")),
-    (TORCH, "float32"),
+    *((each, dtype, "auto") for each in KERNELS for dtype in ("bfloat16", "float32")),
+    *((each, "bfloat16", "int8") for each in KERNELS),
+    ("avx2", "float32", "int8"),
+    (TORCH, "float32", "auto"),
 ]
 
 
 @pytest.fixture(scope="module", params=ARMS, ids="-".join)
-def dtype(request: pytest.FixtureRequest) -> Iterator[str]:
+def types(request: pytest.FixtureRequest) -> Iterator[Types]:
     """With the kernels of the arm in use."""
-    kernels, dtype = request.param
+    kernels, dtype, kv_cache_dtype = request.param
     with kernels_in_use(kernels):
-        yield dtype
+        yield {"dtype": dtype, "kv_cache_dtype": kv_cache_dtype}
 
 
 @pytest.fixture(scope="module")
-def expected(llama_path: Path, dtype: str) -> Expected:
+def expected(llama_path: Path, types: Types) -> Expected:
     torch.set_num_threads(1)
-    return alone(llama_path, dtype)
+    return alone(llama_path, types)
 
 
 def next_count(driver: Driver, row: Row, length: int) -> int:
@@ -81,10 +86,10 @@ def next_count(driver: Driver, row: Row, length: int) -> int:
 
 @pytest.mark.parametrize(("seed", "threads"), [(0, 1), (1, 2), (2, 2), (3, 3)])
 def test_batches_and_chunks_do_not_show(
-    llama_path: Path, expected: Expected, dtype: str, seed: int, threads: int
+    llama_path: Path, expected: Expected, types: Types, seed: int, threads: int
 ) -> None:
     torch.set_num_threads(threads)
-    driver = Driver(llama_path, seed=seed, dtype=dtype, block_size=(16, 8, 64)[seed % 3])
+    driver = Driver(llama_path, seed=seed, block_size=(16, 8, 64)[seed % 3], **types)
     rows = [(driver.row(tokens_of(length)), length) for length in PROMPT_LENGTHS]
     while pending := [each for each in rows if each[0].num_computed < len(each[0].tokens)]:
         chosen = driver.random.sample(pending, driver.random.randint(1, len(pending)))
@@ -95,10 +100,10 @@ def test_batches_and_chunks_do_not_show(
 
 @pytest.mark.parametrize("length", [3, 40, 530])
 def test_prefill_and_decode_are_the_same(
-    llama_path: Path, expected: Expected, dtype: str, length: int
+    llama_path: Path, expected: Expected, types: Types, length: int
 ) -> None:
     """All in one prefill, and all but the first token by decoding."""
-    driver = Driver(llama_path, dtype=dtype)
+    driver = Driver(llama_path, **types)
     prefilled, decoded = driver.row(tokens_of(length)), driver.row(tokens_of(length))
     driver.step([(prefilled, len(prefilled.tokens))])
     assert_same(driver, prefilled, expected, length)
@@ -108,11 +113,11 @@ def test_prefill_and_decode_are_the_same(
 
 
 def test_a_moved_sequence_goes_on_with_the_same_bits(
-    llama_path: Path, expected: Expected, dtype: str
+    llama_path: Path, expected: Expected, types: Types
 ) -> None:
     """Prefilled by one engine, decoded by another, other blocks and another model length."""
-    sender = Driver(llama_path, seed=1, dtype=dtype)
-    receiver = Driver(llama_path, seed=2, dtype=dtype, max_model_len=800)
+    sender = Driver(llama_path, seed=1, **types)
+    receiver = Driver(llama_path, seed=2, max_model_len=800, **types)
     row = sender.row(tokens_of(300))
     sender.step([(row, 300)])
     moved = receiver.row(row.tokens)
@@ -127,10 +132,10 @@ def test_a_moved_sequence_goes_on_with_the_same_bits(
 
 
 def test_what_other_sequences_left_in_a_block_does_not_show(
-    llama_path: Path, expected: Expected, dtype: str
+    llama_path: Path, expected: Expected, types: Types
 ) -> None:
     """Not even where it is no number."""
-    driver = Driver(llama_path, num_tokens=800, dtype=dtype)
+    driver = Driver(llama_path, num_tokens=800, **types)
     first = driver.row(tokens_of(700), 800)
     driver.step([(first, 700)])
     driver.release(first)
@@ -167,7 +172,7 @@ SIZES = {
     ],
     ids=["mistral", "llama", "llama-biases", "qwen2-some-windows", "qwen3"],
 )
-def test_other_families(config: PretrainedConfig, dtype: str, tmp_path: Path) -> None:
+def test_other_families(config: PretrainedConfig, types: Types, tmp_path: Path) -> None:
     save_random_model(config, tmp_path)
-    expected = alone(tmp_path, dtype)
-    test_batches_and_chunks_do_not_show(tmp_path, expected, dtype, seed=1, threads=2)
+    expected = alone(tmp_path, types)
+    test_batches_and_chunks_do_not_show(tmp_path, expected, types, seed=1, threads=2)

@@ -13,3 +13,10 @@ def test_a_share_of_a_mock_gpu_too_small_for_the_weights_is_refused() -> None:
     with pytest.raises(ConfigError, match="50% of the memory of mock:l4") as caught:
         build_engine(settings, resolve("mock"))
     assert caught.value.param == "memory_share"
+
+
+def test_a_mock_device_has_no_kv_in_int8() -> None:
+    settings = WorkerSettings(port=1, device="mock:l4", kv_cache_dtype="int8")
+    with pytest.raises(ConfigError) as caught:
+        build_engine(settings, resolve("mock"))
+    assert caught.value.param == "kv_cache_dtype"
