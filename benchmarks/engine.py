@@ -5,7 +5,8 @@ weights and oneDNN's, and the bytes of its KV at the rate at which this machine 
 of a prefill is its products alone. Quantised weights stand beside those of the same dtype. All arms
 of a row are measured in turn, and medians are shown.
 
-    .venv/bin/python benchmarks/engine.py [--threads 1 2] [--repeats 9] [--dtype bfloat16]
+    .venv/bin/python benchmarks/engine.py [--threads 1 2] [--repeats 9] [--dtype bfloat16] \
+        [--kv-cache-dtype int8]
 """
 
 from __future__ import annotations
@@ -85,9 +86,9 @@ def medians(arms: Arms, repeats: int) -> dict[str, float]:
 class Products:
     """The matrix products of a step alone, on weights of the model's shapes."""
 
-    def __init__(self, engine: TorchEngine, runner: NativeRunner) -> None:
+    def __init__(self, runner: NativeRunner) -> None:
         self._functions = best().functions
-        self._is_bfloat16 = engine.pool.layout.dtype == "bfloat16"
+        self._is_bfloat16 = runner.is_bfloat16
         self._dtype = torch.bfloat16 if self._is_bfloat16 else torch.float32
         model = runner.model
         self._layers = [
@@ -118,7 +119,10 @@ class Products:
         return run
 
     def onednn(self, num_rows: int, num_logits: int) -> Callable[[], None]:
-        """By torch's oneDNN on weights packed for this many rows."""
+        """By torch's oneDNN on weights packed for this many rows; by ours where it has no kernels
+        for this processor."""
+        if self._is_bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+            return self.ours(num_rows, num_logits)
         calls = []
         # One row takes another, slower kernel.
         counts = [(each, max(num_rows, 2)) for each in self._layers]
@@ -266,11 +270,12 @@ def repeats_of(repeats: int, count: int) -> int:
     return repeats if count == 1 else max(3, repeats // 3)
 
 
-def engine_of(dtype: str, quantization: Quantization) -> TorchEngine:
+def engine_of(dtype: str, quantization: Quantization, kv_cache_dtype: str = "auto") -> TorchEngine:
     return TorchEngine(
         resolve("default"),
         CpuDevice(),
         dtype=dtype,
+        kv_cache_dtype=kv_cache_dtype,
         block_size=BLOCK_SIZE,
         num_blocks=NUM_BLOCKS,
         max_model_len=2048,
@@ -294,15 +299,16 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--kv-cache-dtype", default="auto")
     parser.add_argument("--quick", action="store_true", help="one context only")
     parser.add_argument("--parts", choices=PARTS, nargs="+", default=PARTS)
     arguments = parser.parse_args()
-    engine = engine_of(arguments.dtype, Quantization.NONE)
+    engine = engine_of(arguments.dtype, Quantization.NONE, arguments.kv_cache_dtype)
     if not isinstance(engine.runner, NativeRunner):
         sys.exit("the native kernels are not here: nothing to measure")
     memory = aligned_empty(READ_BYTES)
     memory[:] = 1
-    products = Products(engine, engine.runner)
+    products = Products(engine.runner)
     bench = Bench(engine, engine.runner, products, memory, arguments.repeats)
     print(f"{engine.model.name}, {engine.model.numerics}, milliseconds\n")
     if "decode" in arguments.parts:

@@ -20,6 +20,7 @@ from tandem.cli.flags import (
     GrpcPortFlag,
     HostFlag,
     HttpPortFlag,
+    KVCacheDtypeFlag,
     LogDirFlag,
     MaxModelLenFlag,
     MemoryShareFlag,
@@ -69,6 +70,7 @@ def up(
     start_timeout: Annotated[int, flag("start-timeout", "seconds until all must be ready")] = 300,
     dtype: DtypeFlag = None,
     quantization: QuantizationFlag = None,
+    kv_cache_dtype: KVCacheDtypeFlag = None,
     max_model_len: MaxModelLenFlag = None,
     max_num_seqs: Annotated[
         int | None, flag("max-num-seqs", "sequences a worker holds at the most", WORKERS)
@@ -120,6 +122,7 @@ def up(
             worker_options={
                 "dtype": dtype,
                 "quantization": quantization,
+                "kv-cache-dtype": kv_cache_dtype,
                 "max-model-len": max_model_len,
                 "max-num-seqs": max_num_seqs,
                 "block-size": block_size,
@@ -156,6 +159,7 @@ def doctor(
     verbose: VerboseFlag = False,
     dtype: DtypeFlag = None,
     quantization: QuantizationFlag = None,
+    kv_cache_dtype: KVCacheDtypeFlag = None,
     max_model_len: MaxModelLenFlag = None,
     block_size: BlockSizeFlag = None,
     num_blocks: NumBlocksFlag = None,
@@ -182,6 +186,7 @@ def doctor(
         worker_options={
             "dtype": dtype,
             "quantization": quantization,
+            "kv-cache-dtype": kv_cache_dtype,
             "max-model-len": max_model_len,
             "block-size": block_size,
             "num-blocks": num_blocks,

@@ -39,6 +39,9 @@ DtypeFlag = Annotated[str | None, flag("dtype", "auto, float32 or bfloat16", WOR
 QuantizationFlag = Annotated[
     str | None, flag("quantization", "weights rounded to int8 or int4, on a CPU; or none", WORKERS)
 ]
+KVCacheDtypeFlag = Annotated[
+    str | None, flag("kv-cache-dtype", "auto (the model's) or int8", WORKERS)
+]
 MaxModelLenFlag = Annotated[
     int | None, flag("max-model-len", "positions of a sequence at the most", WORKERS)
 ]

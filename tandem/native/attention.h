@@ -11,174 +11,15 @@
 
 #include <cstdlib>
 
+#include "packing.h"
 #include "rows.h"
 
 namespace tandem {
 
-constexpr int64_t TILE = 256;
 constexpr int64_t RANGE = 512;
-constexpr int64_t MAX_HEAD_DIM = 512;
 constexpr int64_t QUERY_ROWS = 168;
-constexpr int64_t LANES_SHIFT = __builtin_ctz(LANES);
 // Less than any score, yet a number: what nothing has been seen of has no not-a-number either.
 constexpr float LEAST = -1e30f;
-
-alignas(64) const char ZEROS[MAX_HEAD_DIM * sizeof(float)] = {};
-
-// The keys and values of a sequence, from one of its KV heads on.
-template <class T>
-struct Pages {
-    const T* keys;
-    const T* values;
-    const int32_t* table;
-    int64_t block_shift;
-    int64_t token_items;
-    int64_t head_dim;
-    int64_t end;  // positions from here on hold nothing
-
-    int64_t offset(int64_t position) const {
-        const int64_t block = table[position >> block_shift];
-        const int64_t within = position & ((int64_t(1) << block_shift) - 1);
-        return ((block << block_shift) + within) * token_items;
-    }
-
-    // Where LANES neighbours lie, the first at a multiple of LANES.
-    void find(const T* (&rows)[LANES], const T* items, int64_t position) const {
-        if (block_shift >= LANES_SHIFT && position + LANES <= end) {
-            const T* first = items + offset(position);
-            for (int i = 0; i < LANES; i++) rows[i] = first + i * token_items;
-            return;
-        }
-        for (int i = 0; i < LANES; i++)
-            rows[i] = position + i < end ? items + offset(position + i) : (const T*)ZEROS;
-    }
-
-    // Brings a tile from memory, of this head and those behind it, `num_items` of a token. One stream
-    // of loads, and no prefetches: it sets the hardware's own going, which have more lines under way.
-    void fetch_tile(int64_t start, int64_t num_items) const {
-        for (const T* items : {keys, values})
-            for (int64_t position = start; position < least(start + TILE, end); position += LANES)
-                fetch(items, position, num_items);
-    }
-
-    void fetch(const T* items, int64_t position, int64_t num_items) const {
-        const T* rows[LANES];
-        find(rows, items, position);
-        for (int i = 0; i < LANES; i++)
-            for (int64_t item = 0; item < num_items; item += 64 / int64_t(sizeof(T)))
-                if (position + i < end) (void)*(const volatile char*)(rows[i] + item);
-    }
-
-    Pages of_head(int64_t head) const {
-        Pages pages = *this;
-        pages.keys += head * head_dim;
-        pages.values += head * head_dim;
-        return pages;
-    }
-};
-
-inline void transpose(Words (&rows)[LANES]) {
-#if defined(__AVX512BF16__)
-    __m512i a[16], b[16];
-    for (int i = 0; i < 16; i += 2) {
-        a[i] = _mm512_unpacklo_epi32((__m512i)rows[i], (__m512i)rows[i + 1]);
-        a[i + 1] = _mm512_unpackhi_epi32((__m512i)rows[i], (__m512i)rows[i + 1]);
-    }
-    for (int i = 0; i < 16; i += 4)
-        for (int j = 0; j < 2; j++) {
-            b[i + 2 * j] = _mm512_unpacklo_epi64(a[i + j], a[i + j + 2]);
-            b[i + 2 * j + 1] = _mm512_unpackhi_epi64(a[i + j], a[i + j + 2]);
-        }
-    for (int c = 0; c < 4; c++) {
-        const __m512i even_low = _mm512_shuffle_i32x4(b[c], b[4 + c], 0x88);
-        const __m512i even_high = _mm512_shuffle_i32x4(b[8 + c], b[12 + c], 0x88);
-        const __m512i odd_low = _mm512_shuffle_i32x4(b[c], b[4 + c], 0xdd);
-        const __m512i odd_high = _mm512_shuffle_i32x4(b[8 + c], b[12 + c], 0xdd);
-        rows[c] = (Words)_mm512_shuffle_i32x4(even_low, even_high, 0x88);
-        rows[4 + c] = (Words)_mm512_shuffle_i32x4(odd_low, odd_high, 0x88);
-        rows[8 + c] = (Words)_mm512_shuffle_i32x4(even_low, even_high, 0xdd);
-        rows[12 + c] = (Words)_mm512_shuffle_i32x4(odd_low, odd_high, 0xdd);
-    }
-#else
-    int32_t words[LANES][LANES];
-    memcpy(words, rows, sizeof words);
-    for (int i = 0; i < LANES; i++)
-        for (int j = 0; j < LANES; j++) rows[i][j] = words[j][i];
-#endif
-}
-
-// Up to LANES words of a row; 0 for those past its end.
-inline Words load_some(const int32_t* from, int64_t count) {
-    if (count >= LANES) return load<Words>(from);
-    Words words = {};
-    memcpy(&words, from, count * sizeof(int32_t));
-    return words;
-}
-
-// Keys of positions [start, start + count) as panels [key / WIDTH][word][WIDTH].
-template <class T>
-inline void pack_keys(int32_t* to, const Pages<T>& pages, int64_t start, int64_t count) {
-    const int64_t depth = pages.head_dim / PER_WORD<T>;
-    for (int64_t key = 0; key < round_up(count, WIDTH); key += LANES) {
-        const T* rows[LANES];
-        pages.find(rows, pages.keys, start + key);
-        int32_t* panel = to + key / WIDTH * depth * WIDTH + key % WIDTH;
-        for (int64_t word = 0; word < depth; word += LANES) {
-            Words words[LANES];
-            for (int i = 0; i < LANES; i++)
-                words[i] = load_some((const int32_t*)rows[i] + word, depth - word);
-            transpose(words);
-            const int64_t num_words = depth - word < LANES ? depth - word : LANES;
-            for (int64_t i = 0; i < num_words; i++) store(panel + (word + i) * WIDTH, words[i]);
-        }
-    }
-}
-
-// WIDTH items of each of the keys that share a word.
-inline void store_pair(int32_t* to, const float* row, const float*) {
-    store(to, load<Words>(row));
-    store(to + LANES, load<Words>(row + LANES));
-}
-
-inline void store_pair(int32_t* to, const bfloat16* row, const bfloat16* next) {
-#if defined(__AVX512BF16__)
-    const __m512i order = _mm512_set_epi16(
-        47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38, 6, 37, 5, 36, 4, 35,
-        3, 34, 2, 33, 1, 32, 0
-    );
-    const __m512i further = _mm512_add_epi16(order, _mm512_set1_epi16(16));
-    const __m512i a = load<__m512i>(row), b = load<__m512i>(next);
-    store(to, _mm512_permutex2var_epi16(a, order, b));
-    store(to + LANES, _mm512_permutex2var_epi16(a, further, b));
-#else
-    const bfloat16* pairs[2] = {row, next};
-    for (int i = 0; i < WIDTH; i++)
-        to[i] = int32_t(uint32_t(pairs[0][i].bits) | uint32_t(pairs[1][i].bits) << 16);
-#endif
-}
-
-// Values of positions [start, start + count) as panels [item / WIDTH][key / PER_WORD][WIDTH].
-template <class T>
-inline void pack_values(int32_t* to, const Pages<T>& pages, int64_t start, int64_t count) {
-    constexpr int64_t PANEL = TILE / PER_WORD<T> * WIDTH;
-    const int64_t whole = pages.head_dim / WIDTH * WIDTH, rest = pages.head_dim - whole;
-    for (int64_t key = 0; key < count; key += LANES) {
-        const T* rows[LANES];
-        pages.find(rows, pages.values, start + key);
-        for (int i = 0; i < LANES; i += PER_WORD<T>) {
-            const T *row = rows[i], *next = rows[i + PER_WORD<T> - 1];
-            int32_t* line = to + (key + i) / PER_WORD<T> * WIDTH;
-            for (int64_t item = 0; item < whole; item += WIDTH)
-                store_pair(line + item / WIDTH * PANEL, row + item, next + item);
-            if (rest) {
-                T tails[2][WIDTH] = {};
-                memcpy(tails[0], row + whole, rest * sizeof(T));
-                memcpy(tails[1], next + whole, rest * sizeof(T));
-                store_pair(line + whole / WIDTH * PANEL, tails[0], tails[1]);
-            }
-        }
-    }
-}
 
 // What rows have seen so far: the highest score; the weights relative to it, summed by lanes
 // [rows, LANES]; and the weighted sums of values [rows, width].
@@ -248,14 +89,16 @@ struct Queries {
     }
 };
 
-template <class T>
+template <class F>
 struct Scratch {
-    alignas(64) T queries[QUERY_ROWS * MAX_HEAD_DIM];
+    alignas(64) F queries[QUERY_ROWS * MAX_HEAD_DIM];
     alignas(64) int32_t keys[TILE * MAX_HEAD_DIM];
     alignas(64) int32_t values[TILE * MAX_HEAD_DIM];
-    alignas(64) float scores[MAX_ROWS<T> * TILE];
+    alignas(64) float key_scales[TILE];
+    alignas(64) float value_scales[TILE];
+    alignas(64) float scores[MAX_ROWS<F> * TILE];
     alignas(64) float seen[2][QUERY_ROWS * (MAX_HEAD_DIM + LANES + 1) + 16];
-    alignas(64) T weights[MAX_ROWS<T> * TILE];
+    alignas(64) F weights[MAX_ROWS<F> * TILE];
 
     // This thread's, kept.
     static Scratch& mine() {
@@ -286,105 +129,180 @@ inline float mask_and_top(
     return highest(high);
 }
 
-// The weights of keys [first, last) relative to `top`, and their sums by lanes.
-template <class T>
+// The weights of keys [first, last) relative to `top`, times `value_scales` if there are any, and the
+// sums by lanes of what they are without.
+template <class F>
 inline Floats soften(
-    T* weights, const float* scores, float top, int64_t first, int64_t last, float scale
+    F* weights, const float* scores, const float* value_scales, float top, int64_t first,
+    int64_t last, float scale
 ) {
     const Floats factor = splat(scale), shift = splat(-top * scale);
     Floats sum = {};
     for (int64_t i = first; i < last; i += LANES) {
-        const Floats weight = exp2<T>(fma(load_floats(scores + i), factor, shift));
+        const Floats weight = exp2<F>(fma(load_floats(scores + i), factor, shift));
         sum += weight;
-        store_floats(weights + i, weight);
+        store_floats(weights + i, value_scales ? weight * load_floats(value_scales + i) : weight);
     }
     return sum;
 }
 
-// Rows [row, row + ROWS) of a KV head see one tile of packed keys, of positions [start, end).
-template <class T, int ROWS>
-inline void see_tile(
-    const Seen& seen, const Queries& queries, const T* rows, Scratch<T>& scratch, int64_t row,
-    int64_t start, int64_t end, int64_t head_dim, float scale
-) {
-    constexpr int64_t KEY_WORDS = TILE / PER_WORD<T>;
-    const int64_t depth = head_dim / PER_WORD<T>;
-    const int64_t first = most(queries.first_of(row), start) - start;
-    const int64_t last = least(queries.last_of(row + ROWS - 1) + 1, end) - start;
-    if (first >= last) return;
-    const int64_t begin = first / WIDTH * WIDTH, stop = round_up(last, WIDTH);
-    for (int64_t key = begin; key < stop; key += WIDTH) {
-        Sums sums[ROWS] = {};
-        multiply_tile<T, ROWS>(
-            sums, (const int32_t*)rows + row * depth, depth,
-            scratch.keys + key * depth, depth, nullptr
-        );
-        for (int r = 0; r < ROWS; r++) {
-            store(scratch.scores + r * TILE + key, sums[r].left);
-            store(scratch.scores + r * TILE + key + LANES, sums[r].right);
+// A tile of one KV head, of positions [start, end). It is packed piece by piece, by the first rows
+// that see it, so that they find it in the cache. Meanwhile the next tile comes from memory.
+template <class F, class Item>
+struct Tile {
+    const Pages<Item>& pages;
+    Scratch<F>& scratch;
+    int64_t start;
+    int64_t end;
+    Ahead<Item>& ahead;
+    int64_t num_keys = 0;
+    int64_t num_values = 0;
+
+    void need_keys(int64_t first, int64_t last) {
+        first = most(first, num_keys);
+        if (first >= last) return;
+        ahead.fetch_keys(last - first);
+        pack_keys<F>(scratch.keys, pages, start, first, last);
+        if constexpr (SCALE_BYTES<Item> != 0)
+            load_scales(scratch.key_scales, scratch.value_scales, pages, start, first, last);
+        num_keys = last;
+    }
+
+    void need_values(int64_t first, int64_t last) {
+        first = most(first, num_values);
+        if (first >= last) return;
+        ahead.fetch_values(last - first);
+        pack_values<F>(scratch.values, pages, start, first, last);
+        num_values = last;
+    }
+};
+
+// What rows [row, row + ROWS) of a KV head see of one tile.
+template <class F, class Item, int ROWS>
+struct TileView {
+    Tile<F, Item>& tile;
+    Scratch<F>& scratch;
+    const Seen& seen;
+    const Queries& queries;
+    const F* rows;
+    int64_t row;
+    int64_t head_dim;
+    float scale;
+
+    // Few rows take two panels at once: so many sums keep the multipliers busy.
+    static constexpr int PANELS = 2 * ROWS <= MAX_ROWS<F> ? 2 : 1;
+    static constexpr int64_t STEP = PANELS * WIDTH;
+    // Values of so many keys at a time: few rows are done with them while the cache still has them.
+    static constexpr int64_t VALUES = PANELS == 2 ? 64 : TILE;
+
+    void see() const {
+        const int64_t first = most(queries.first_of(row), tile.start) - tile.start;
+        const int64_t last = least(queries.last_of(row + ROWS - 1) + 1, tile.end) - tile.start;
+        if (first >= last) return;
+        // On a grid that does not depend on the rows: what is packed has no gap behind it.
+        const int64_t begin = first / (2 * WIDTH) * (2 * WIDTH), stop = round_up(last, STEP);
+        score(begin, stop);
+        weigh(begin, stop);
+        for (int64_t key = begin; key < stop; key += VALUES) {
+            const int64_t end = least(key + VALUES, stop);
+            tile.need_values(key, end);
+            int64_t item = 0;
+            for (; item + STEP <= seen.width; item += STEP) add_values<PANELS>(item, key, end);
+            if (item < seen.width) add_values<1>(item, key, end);
         }
     }
-    // Of each row: what its earlier sums are worth now.
-    float kept[round_up(ROWS, LANES)] = {};
-    for (int r = 0; r < ROWS; r++) {
-        float& top = seen.top[row + r];
-        const float before = top;
-        top = mask_and_top(
-            scratch.scores + r * TILE, top, begin, stop, queries.first_of(row + r) - start,
-            queries.last_of(row + r) + 1 - start
-        );
-        kept[r] = (before - top) * scale;
+
+    void score(int64_t begin, int64_t stop) const {
+        const int64_t depth = head_dim / PER_WORD<F>;
+        const int32_t* words = (const int32_t*)rows + row * depth;
+        for (int64_t key = begin; key < stop; key += STEP) {
+            tile.need_keys(key, key + STEP);
+            Sums sums[PANELS][ROWS];
+            for (int p = 0; p < PANELS; p++)
+                for (int r = 0; r < ROWS; r++) sums[p][r] = Sums{};
+            multiply_tile<F>(
+                sums, words, depth, scratch.keys + key * depth, WIDTH * depth, depth, nullptr
+            );
+            for (int p = 0; p < PANELS; p++)
+                for (int r = 0; r < ROWS; r++)
+                    put_scores(sums[p][r], r, key + p * WIDTH);
+        }
     }
-    for (int r = 0; r < ROWS; r += LANES) store(kept + r, exp2<float>(load_floats(kept + r)));
-    for (int r = 0; r < ROWS; r++) {
-        const Floats sum = soften(
-            scratch.weights + r * TILE, scratch.scores + r * TILE, seen.top[row + r], begin, stop,
-            scale
-        );
-        float* mass = seen.mass + (row + r) * LANES;
-        store(mass, fma(load_floats(mass), splat(kept[r]), sum));
+
+    void put_scores(Sums scores, int r, int64_t key) const {
+        if constexpr (SCALE_BYTES<Item> != 0) {
+            const Sums scales = load<Sums>(scratch.key_scales + key);
+            scores = {scores.left * scales.left, scores.right * scales.right};
+        }
+        store(scratch.scores + r * TILE + key, scores);
     }
-    for (int64_t item = 0; item < seen.width; item += WIDTH) {
-        Sums sums[ROWS];
+
+    // Makes weights of scores, and earlier sums worth as much as they are now.
+    void weigh(int64_t begin, int64_t stop) const {
+        const float* value_scales = SCALE_BYTES<Item> ? scratch.value_scales : nullptr;
+        float kept[round_up(ROWS, LANES)] = {};
+        for (int r = 0; r < ROWS; r++) {
+            float& top = seen.top[row + r];
+            const float before = top;
+            top = mask_and_top(
+                scratch.scores + r * TILE, top, begin, stop, queries.first_of(row + r) - tile.start,
+                queries.last_of(row + r) + 1 - tile.start
+            );
+            kept[r] = (before - top) * scale;
+        }
+        for (int r = 0; r < ROWS; r += LANES) store(kept + r, exp2<float>(load_floats(kept + r)));
+        for (int r = 0; r < ROWS; r++) {
+            const Floats sum = soften(
+                scratch.weights + r * TILE, scratch.scores + r * TILE, value_scales,
+                seen.top[row + r], begin, stop, scale
+            );
+            float* mass = seen.mass + (row + r) * LANES;
+            store(mass, fma(load_floats(mass), splat(kept[r]), sum));
+            float* values = seen.values + (row + r) * seen.width;
+            for (int64_t i = 0; i < seen.width; i += LANES)
+                store(values + i, load_floats(values + i) * kept[r]);
+        }
+    }
+
+    template <int COUNT>
+    void add_values(int64_t item, int64_t begin, int64_t stop) const {
+        constexpr int64_t KEY_WORDS = TILE / PER_WORD<F>;
+        Sums sums[COUNT][ROWS];
         float* values = seen.values + row * seen.width + item;
-        for (int r = 0; r < ROWS; r++) {
-            sums[r].left = load_floats(values + r * seen.width) * kept[r];
-            sums[r].right = load_floats(values + r * seen.width + LANES) * kept[r];
-        }
-        multiply_tile<T, ROWS>(
-            sums, (const int32_t*)scratch.weights + begin / PER_WORD<T>, KEY_WORDS,
-            scratch.values + (item / WIDTH * KEY_WORDS + begin / PER_WORD<T>)*WIDTH,
-            (stop - begin) / PER_WORD<T>, nullptr
+        for (int p = 0; p < COUNT; p++)
+            for (int r = 0; r < ROWS; r++)
+                sums[p][r] = load<Sums>(values + r * seen.width + p * WIDTH);
+        multiply_tile<F>(
+            sums, (const int32_t*)scratch.weights + begin / PER_WORD<F>, KEY_WORDS,
+            scratch.values + item * KEY_WORDS + begin / PER_WORD<F> * WIDTH, KEY_WORDS * WIDTH,
+            (stop - begin) / PER_WORD<F>, nullptr
         );
-        for (int r = 0; r < ROWS; r++) {
-            store(values + r * seen.width, sums[r].left);
-            store(values + r * seen.width + LANES, sums[r].right);
-        }
+        for (int p = 0; p < COUNT; p++)
+            for (int r = 0; r < ROWS; r++) store(values + r * seen.width + p * WIDTH, sums[p][r]);
     }
-}
+};
 
 // Adds to `seen` what the queries in `scratch` see of positions [start, end), within one range.
-template <class T>
+template <class F, class Item>
 inline void see_range(
-    const Seen& seen, const Queries& queries, const Pages<T>& pages, Scratch<T>& scratch,
+    const Seen& seen, const Queries& queries, const Pages<Item>& pages, Scratch<F>& scratch,
     int64_t start, int64_t end, float scale
 ) {
     const int64_t head_rows = queries.head_rows();
-    const int64_t num_items = queries.num_kv_heads * pages.head_dim;
-    pages.fetch_tile(start, num_items);
+    Ahead<Item> ahead(pages, queries.num_kv_heads, start);
+    ahead.fetch_keys(queries.num_kv_heads * TILE);
+    ahead.fetch_values(queries.num_kv_heads * TILE);
     for (; start < end; start += TILE) {
-        const int64_t stop = least(start + TILE, end), count = round_up(stop - start, WIDTH);
-        pages.fetch_tile(start + TILE, num_items);
+        const int64_t stop = least(start + TILE, end);
         for (int64_t head = 0; head < queries.num_kv_heads; head++) {
-            const Pages<T> its = pages.of_head(head);
-            pack_keys(scratch.keys, its, start, count);
-            pack_values(scratch.values, its, start, count);
+            const Pages<Item> its = pages.of_head(head);
+            Tile<F, Item> tile{its, scratch, start, stop, ahead};
             const Seen seen_of = seen.from_row(head * head_rows);
-            const T* rows = scratch.queries + head * head_rows * pages.head_dim;
-            each_tile<T>(head_rows, [&](int64_t row, auto num_rows) {
-                see_tile<T, decltype(num_rows)::value>(
-                    seen_of, queries, rows, scratch, row, start, stop, pages.head_dim, scale
-                );
+            const F* rows = scratch.queries + head * head_rows * pages.head_dim;
+            each_tile<F>(head_rows, [&](int64_t row, auto num_rows) {
+                TileView<F, Item, decltype(num_rows)::value>{
+                    tile, scratch, seen_of, queries, rows, row, pages.head_dim, scale
+                }.see();
             });
         }
     }

@@ -78,6 +78,18 @@ void linear(const Team& team, const Linear& linear, const T* rows, int64_t num_r
     });
 }
 
+template <class T>
+void before_attention(const Model& model, const Step& step, const Layer& layer) {
+    model.has_int8_kv ? Forward<T, int8_t>{model, step, layer}.before_attention()
+                      : Forward<T, T>{model, step, layer}.before_attention();
+}
+
+template <class T>
+void attention(const Model& model, const Step& step, const Layer& layer) {
+    model.has_int8_kv ? PagedAttention<T, int8_t>{model, step, layer}.run()
+                      : PagedAttention<T, T>{model, step, layer}.run();
+}
+
 }  // namespace tandem
 
 using namespace tandem;
@@ -140,21 +152,19 @@ void tandem_embed(
 }
 
 void tandem_before_attention(bool is_bfloat16, const Model* model, const Step* step, int64_t layer) {
-    const Layer& its = model->layers[layer];
-    is_bfloat16 ? Forward<bfloat16>{*model, *step, its}.before_attention()
-                : Forward<float>{*model, *step, its}.before_attention();
+    is_bfloat16 ? before_attention<bfloat16>(*model, *step, model->layers[layer])
+                : before_attention<float>(*model, *step, model->layers[layer]);
 }
 
 void tandem_attention(bool is_bfloat16, const Model* model, const Step* step, int64_t layer) {
-    const Layer& its = model->layers[layer];
-    is_bfloat16 ? PagedAttention<bfloat16>{*model, *step, its}.run()
-                : PagedAttention<float>{*model, *step, its}.run();
+    is_bfloat16 ? attention<bfloat16>(*model, *step, model->layers[layer])
+                : attention<float>(*model, *step, model->layers[layer]);
 }
 
 void tandem_after_attention(bool is_bfloat16, const Model* model, const Step* step, int64_t layer) {
     const Layer& its = model->layers[layer];
-    is_bfloat16 ? Forward<bfloat16>{*model, *step, its}.after_attention()
-                : Forward<float>{*model, *step, its}.after_attention();
+    is_bfloat16 ? Forward<bfloat16, bfloat16>{*model, *step, its}.after_attention()
+                : Forward<float, float>{*model, *step, its}.after_attention();
 }
 
 void tandem_logits(

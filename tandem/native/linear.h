@@ -86,13 +86,13 @@ inline void multiply(
         const int32_t* next = linear.panel<T>(i + 1 < last ? i + 1 : i);
         each_tile<T>(num_rows, [&](int64_t row, auto count) {
             constexpr int ROWS = decltype(count)::value;
-            Sums sums[ROWS] = {};
+            Sums sums[1][ROWS] = {};
             // The first tiles fetch the next panel, half of it each.
             const int32_t* ahead = next + (row ? linear.depth * LANES : 0);
-            multiply_tile<T, ROWS>(
-                sums, words + row * word_stride, word_stride, panel, linear.depth, ahead
+            multiply_tile<T>(
+                sums, words + row * word_stride, word_stride, panel, 0, linear.depth, ahead
             );
-            for (int r = 0; r < ROWS; r++) linear.finish(row + r, i, sums[r], put);
+            for (int r = 0; r < ROWS; r++) linear.finish(row + r, i, sums[0][r], put);
         });
     }
 }

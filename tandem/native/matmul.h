@@ -35,31 +35,52 @@ struct Sums {
     Floats left, right;
 };
 
-// sums[r] += row r . panel, over `depth` words. `stride` is the words from row to row; `ahead`, if
-// there is one, is memory that is wanted soon, as much as half the panel.
-template <class T, int ROWS, class Ahead>
+// sums[p][r] += row r . panel p, over `depth` words. `stride` is the words from row to row,
+// `panel_stride` those from panel to panel; `ahead`, if there is one, is memory that is wanted soon,
+// as much as half a panel.
+template <class T, int PANELS, int ROWS, class Ahead>
 inline __attribute__((always_inline)) void multiply_tile(
-    Sums (&sums)[ROWS], const int32_t* rows, int64_t stride, const int32_t* panel, int64_t depth,
-    Ahead ahead
+    Sums (&sums)[PANELS][ROWS], const int32_t* rows, int64_t stride, const int32_t* panels,
+    int64_t panel_stride, int64_t depth, Ahead ahead
 ) {
     // A pointer for every third row; those between are reached by the stride.
     const int32_t* starts[(ROWS + 2) / 3];
     for (int r = 0; r < ROWS; r += 3) starts[r / 3] = rows + r * stride;
-    Sums local[ROWS];
-    for (int r = 0; r < ROWS; r++) local[r] = sums[r];
+    Sums local[PANELS][ROWS];
+    memcpy(local, sums, sizeof sums);
 #pragma GCC unroll 2
     for (int64_t k = 0; k < depth; k++) {
-        const Words left = load<Words>(panel + k * WIDTH);
-        const Words right = load<Words>(panel + k * WIDTH + LANES);
         if constexpr (std::is_pointer_v<Ahead>) __builtin_prefetch(ahead + k * LANES);
+        if constexpr (PANELS == 1) {
+            const Words left = load<Words>(panels + k * WIDTH);
+            const Words right = load<Words>(panels + k * WIDTH + LANES);
 #pragma GCC unroll 14
-        for (int r = 0; r < ROWS; r++) {
-            const Words item = splat_word(starts[r / 3] + (r % 3) * stride + k);
-            local[r].left = dot<T>(local[r].left, item, left);
-            local[r].right = dot<T>(local[r].right, item, right);
+            for (int r = 0; r < ROWS; r++) {
+                const Words item = splat_word(starts[r / 3] + (r % 3) * stride + k);
+                local[0][r].left = dot<T>(local[0][r].left, item, left);
+                local[0][r].right = dot<T>(local[0][r].right, item, right);
+            }
+        } else {
+            // Here the rows are fewer than the panels' vectors, and they stay in registers.
+            Words items[ROWS];
+#pragma GCC unroll 14
+            for (int r = 0; r < ROWS; r++)
+                items[r] = splat_word(starts[r / 3] + (r % 3) * stride + k);
+#pragma GCC unroll 2
+            for (int p = 0; p < PANELS; p++) {
+                const int32_t* line = panels + p * panel_stride + k * WIDTH;
+                const Words left = load<Words>(line);
+#pragma GCC unroll 14
+                for (int r = 0; r < ROWS; r++)
+                    local[p][r].left = dot<T>(local[p][r].left, items[r], left);
+                const Words right = load<Words>(line + LANES);
+#pragma GCC unroll 14
+                for (int r = 0; r < ROWS; r++)
+                    local[p][r].right = dot<T>(local[p][r].right, items[r], right);
+            }
         }
     }
-    for (int r = 0; r < ROWS; r++) sums[r] = local[r];
+    memcpy(sums, local, sizeof sums);
 }
 
 // Calls tile(first row, number of rows as a constant) for tiles as even as possible.

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "linear.h"
+#include "pages.h"
 #include "rows.h"
 #include "team.h"
 
@@ -17,7 +18,7 @@ struct Layer {
     Linear gate_up;  // a panel of gates, then the panel of their ups, and so on
     Linear down;
     int64_t window;  // 0: none
-    void* keys;      // [num_blocks, block_size, num_kv_heads, head_dim], as are values
+    void* keys;      // [num_blocks, block_size, num_kv_heads, cached items], as are values
     void* values;
 };
 
@@ -34,7 +35,14 @@ struct Model {
     const float* final_norm;
     Linear lm_head;
     const Layer* layers;
+    int64_t has_int8_kv;  // the cache's items are int8, a scale behind those of each head; else T
 };
+
+// Items that a head takes in the cache.
+template <class Item>
+constexpr int64_t cached_items(const Model& model) {
+    return model.head_dim + SCALE_BYTES<Item> / int64_t(sizeof(Item));
+}
 
 // Sequence i has rows [rows[i], rows[i + 1]), from position starts[i] on, and its blocks in
 // tables[i]. Buffers have a row each, padded; T is the model's type.
@@ -62,7 +70,7 @@ constexpr int64_t ROWS_OF_ONE = 28;
 // As many rows' activations as the level-2 cache holds beside a panel.
 constexpr int64_t BLOCK_ROWS = 112;
 
-template <class T>
+template <class T, class Item>
 struct Forward {
     const Model& model;
     const Step& step;
@@ -102,14 +110,20 @@ struct Forward {
             const float* cosines = model.cosines + step.positions[i] * dim;
             const float* sines = model.sines + step.positions[i] * dim;
             T* query = (T*)step.queries + i * query_stride();
-            const int64_t slot = step.slots[i] * num_kv_heads * dim;
+            const int64_t stride = cached_items<Item>(model);
+            Item* key = (Item*)layer.keys + step.slots[i] * num_kv_heads * stride;
+            Item* value = (Item*)layer.values + step.slots[i] * num_kv_heads * stride;
             for (int64_t h = 0; h < num_heads + num_kv_heads; h++, head += dim) {
                 if (layer.qk_norm) head_norm(head, layer.qk_norm + h * dim, dim, model.eps);
-                T* to = h < num_heads ? query + h * dim
-                                      : (T*)layer.keys + slot + (h - num_heads) * dim;
-                rotate(to, head, cosines, sines + dim / 2, dim);
+                float rotated[MAX_HEAD_DIM];
+                rotate(rotated, head, cosines, sines + dim / 2, dim);
+                if (h < num_heads)
+                    round_row(query + h * dim, rotated, dim);
+                else
+                    round_row(key + (h - num_heads) * stride, rotated, dim);
             }
-            round_row((T*)layer.values + slot, head, num_kv_heads * dim);
+            for (int64_t h = 0; h < num_kv_heads; h++, head += dim)
+                round_row(value + h * stride, head, dim);
         }
     }
 

@@ -9,8 +9,10 @@
 
 namespace tandem {
 
-template <class T>
+template <class T, class Item>
 struct PagedAttention {
+    using F = Factor<T>;
+
     const Model& model;
     const Step& step;
     const Layer& layer;
@@ -78,7 +80,7 @@ struct PagedAttention {
 
     void run_task(const Task& task) const {
         const Queries queries = queries_of(task);
-        Scratch<T>& scratch = Scratch<T>::mine();
+        Scratch<F>& scratch = Scratch<F>::mine();
         Seen all(scratch.seen[0], queries.num_rows(), width());
         all.clear(queries.num_rows());
         gather(task, scratch);
@@ -105,12 +107,12 @@ struct PagedAttention {
         step.team.each(int64_t(parts.size()), [&](int64_t i) {
             const Part& part = parts[i];
             const Queries queries = queries_of(tasks[part.task]);
-            Scratch<T>& scratch = Scratch<T>::mine();
+            Scratch<F>& scratch = Scratch<F>::mine();
             gather(tasks[part.task], scratch);
             Seen some(memory.get() + part.memory, queries.num_rows(), width());
             see(tasks[part.task], queries, some, part.start, part.end, scratch);
         });
-        Scratch<T>& scratch = Scratch<T>::mine();
+        Scratch<F>& scratch = Scratch<F>::mine();
         for (size_t i = 0, part = 0; i < tasks.size(); i++) {
             const Queries queries = queries_of(tasks[i]);
             Seen all(scratch.seen[0], queries.num_rows(), width());
@@ -147,25 +149,27 @@ struct PagedAttention {
         return (T*)items + (task.row + query) * stride + first;
     }
 
-    void gather(const Task& task, Scratch<T>& scratch) const {
-        T* to = scratch.queries;
+    void gather(const Task& task, Scratch<F>& scratch) const {
+        F* to = scratch.queries;
         const int64_t items = group() * model.head_dim;
         for (int64_t head = 0; head < task.num_heads; head++)
             for (int64_t query = 0; query < task.num_queries; query++, to += items)
-                memcpy(to, row_of(step.queries, task, head, query), items * sizeof(T));
+                widen_row(to, row_of(step.queries, task, head, query), items);
     }
 
     void see(
         const Task& task, const Queries& queries, Seen& seen, int64_t start, int64_t end,
-        Scratch<T>& scratch
+        Scratch<F>& scratch
     ) const {
         const int64_t num_rows = step.rows[task.sequence + 1] - step.rows[task.sequence];
-        const Pages<T> pages = {
-            (const T*)layer.keys + task.head * model.head_dim,
-            (const T*)layer.values + task.head * model.head_dim,
+        const int64_t head_items = cached_items<Item>(model);
+        const Pages<Item> pages = {
+            (const Item*)layer.keys + task.head * head_items,
+            (const Item*)layer.values + task.head * head_items,
             step.tables + task.sequence * step.table_width,
             __builtin_ctzll(uint64_t(model.block_size)),
-            model.num_kv_heads * model.head_dim,
+            model.num_kv_heads * head_items,
+            head_items,
             model.head_dim,
             step.starts[task.sequence] + num_rows,
         };

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cmath>
+#include <limits>
 
 #include "matmul.h"
 
@@ -39,19 +40,48 @@ inline void head_norm(float* x, const float* weight, int64_t n, float eps) {
 
 // to = from, rotated: halves of the head by the angles of its position. Two roundings, never a
 // fused multiply-add: the same bits in vector loops and in their ends.
-template <class T>
-inline void rotate(T* to, const float* from, const float* cosines, const float* sines, int64_t n) {
+inline void rotate(float* to, const float* from, const float* cosines, const float* sines, int64_t n) {
     const int64_t half = n / 2;
     for (int64_t i = 0; i < half; i++) {
         const float x = from[i], y = from[half + i];
-        round_to(to[i], x * cosines[i] + y * -sines[i]);
-        round_to(to[half + i], y * cosines[i] + x * sines[i]);
+        to[i] = x * cosines[i] + y * -sines[i];
+        to[half + i] = y * cosines[i] + x * sines[i];
     }
 }
 
 template <class T>
 inline void round_row(T* to, const float* from, int64_t n) {
     for (int64_t i = 0; i < n; i++) round_to(to[i], from[i]);
+}
+
+// As bytes, and behind them what one of them counts, so that the largest is 127. No number makes
+// that no number.
+inline void round_row(int8_t* to, const float* from, int64_t n) {
+    float largest = 0, nothing = 0;
+    for (int64_t i = 0; i < n; i++) {
+        largest = std::fabs(from[i]) > largest ? std::fabs(from[i]) : largest;
+        nothing += from[i] * 0.0f;
+    }
+    const float scale = largest / 127.0f + nothing;
+    memcpy(to + n, &scale, sizeof scale);
+    if (!(scale >= std::numeric_limits<float>::min())) {
+        memset(to, 0, n);
+        return;
+    }
+    const float inverse = 1.0f / scale;
+    for (int64_t i = 0; i < n; i++) to[i] = int8_t(std::nearbyint(from[i] * inverse));
+}
+
+inline void widen_row(float* to, const bfloat16* from, int64_t n) {
+    for (int64_t i = 0; i < n; i++) {
+        const uint32_t bits = uint32_t(from[i].bits) << 16;
+        memcpy(to + i, &bits, sizeof bits);
+    }
+}
+
+template <class T>
+inline void widen_row(T* to, const T* from, int64_t n) {
+    memcpy(to, from, n * sizeof(T));
 }
 
 // gate * sigmoid(gate) * up.

@@ -134,6 +134,18 @@ inline Floats load_floats(const bfloat16* from) {
 #endif
 }
 
+inline Floats load_floats(const int8_t* from) {
+#if defined(__AVX512BF16__)
+    return (Floats)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load<__m128i>(from)));
+#elif defined(__AVX2__)
+    return (Floats)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)from)));
+#else
+    Floats values;
+    for (int i = 0; i < LANES; i++) values[i] = from[i];
+    return values;
+#endif
+}
+
 inline void store_floats(float* to, Floats value) { store(to, value); }
 
 inline void store_floats(bfloat16* to, Floats value) {

@@ -48,6 +48,7 @@ class Model(Structure):
         ("final_norm", c_void_p),
         ("lm_head", Linear),
         ("layers", c_void_p),
+        ("has_int8_kv", c_int64),
     )
 
 

@@ -21,7 +21,13 @@ from tandem.core.kv import KVLayout, Plane
 from tandem.transfer.blank_bytes import blank_bytes
 from tandem.v1 import kv_pb2
 
-_SAFETENSORS_DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16", "uint16": "U16"}
+_SAFETENSORS_DTYPES = {
+    "float32": "F32",
+    "bfloat16": "BF16",
+    "float16": "F16",
+    "uint16": "U16",
+    "int8": "I8",
+}
 _FIXED64, _LENGTH_DELIMITED = 1, 2
 _FRAME_TAG = bytes([kv_pb2.PushKvRequest.FRAME_FIELD_NUMBER << 3 | _LENGTH_DELIMITED])
 _CHECKSUM_TAG = bytes([kv_pb2.KvFrame.CHECKSUM_FIELD_NUMBER << 3 | _FIXED64])
@@ -49,7 +55,7 @@ class FrameHeader:
         return self.first_token + self.num_tokens
 
     def shape(self, layout: KVLayout) -> tuple[int, int, int, int]:
-        return (len(self.layers), self.num_tokens, layout.num_kv_heads, layout.head_dim)
+        return (len(self.layers), self.num_tokens, layout.num_kv_heads, layout.head_items)
 
     def num_bytes(self, layout: KVLayout) -> int:
         """Size of the items."""

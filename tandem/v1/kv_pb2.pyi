@@ -168,8 +168,9 @@ class KvFrame(_message.Message):
     """XXH3-64 of the fields above, packed as `tandem.transfer.codec` says, and the payload."""
     payload: _builtins.bytes
     """A safetensors file with one tensor, "kv", of shape
-    `[num_layers, num_tokens, num_heads, head_dim]`. Written last, so that a sender can join it to
-    the rest without copying it through a message object.
+    `[num_layers, num_tokens, num_heads, head_dim]`, with head_dim + 4 for int8, whose scale stands
+    behind each head. Written last, so that a sender can join it to the rest without copying it
+    through a message object.
     """
     def __init__(
         self,

@@ -238,7 +238,9 @@ Global___ModelDescription: _TypeAlias = ModelDescription  # noqa: Y015
 
 @_typing.final
 class KvLayout(_message.Message):
-    """Geometry of a KV cache: per plane and layer `[num_blocks, block_size, num_kv_heads, head_dim]`."""
+    """Geometry of a KV cache: per plane and layer `[num_blocks, block_size, num_kv_heads, head_dim]`; of
+    int8 each head has four more, a little-endian float32: what one of its items counts.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -256,7 +258,9 @@ class KvLayout(_message.Message):
     block_size: _builtins.int
     """Tokens of a block."""
     dtype: _builtins.str
-    """Item type, as safetensors names it in Python: "float32", "bfloat16", "float16", "uint16"."""
+    """Item type, as safetensors names it in Python: "float32", "bfloat16", "float16", "uint16",
+    "int8".
+    """
     def __init__(
         self,
         *,

@@ -11,6 +11,7 @@ from tandem.artifacts.cache import packed_dir
 from tandem.artifacts.model_folder import ModelFolder
 from tandem.core.device import CpuDevice, CudaDevice, MockDevice, parse_device
 from tandem.core.errors import ConfigError
+from tandem.core.kv import kv_dtype
 from tandem.core.plan import StepPlan
 from tandem.core.quantization import Quantization
 from tandem.core.worker import ModelInfo
@@ -40,6 +41,8 @@ def build_engine(settings: WorkerSettings, folder: ModelFolder) -> Engine:
 def _fake_engine(
     settings: WorkerSettings, folder: ModelFolder, profile_name: str, max_model_len: int
 ) -> Engine:
+    if settings.kv_cache_dtype != "auto":
+        raise ConfigError("a mock device's KV has a type of its own", param="kv_cache_dtype")
     profile = parse_profile(profile_name)
     config = folder.config
     share = settings.memory_share or GPU_MEMORY_SHARE
@@ -82,6 +85,7 @@ def _torch_engine(
         folder,
         device,
         dtype=dtype,
+        kv_cache_dtype=settings.kv_cache_dtype,
         block_size=settings.block_size,
         num_blocks=settings.num_blocks or _num_blocks(settings, folder, device, dtype),
         max_model_len=max_model_len,
@@ -100,7 +104,8 @@ def _num_blocks(
         share=settings.memory_share or default_share(device),
         checkpoint_bytes=folder.weight_bytes,
     )
-    return budget.num_blocks(folder.config.kv_layout(settings.block_size, dtype))
+    layout = folder.config.kv_layout(settings.block_size, kv_dtype(settings.kv_cache_dtype, dtype))
+    return budget.num_blocks(layout, dtype)
 
 
 def _memory_bytes(device: CpuDevice | CudaDevice) -> int:

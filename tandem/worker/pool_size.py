@@ -30,9 +30,9 @@ class MemoryBudget:
         an estimate that errs on the safe side."""
         return self.checkpoint_bytes * ITEM_SIZES[dtype] // 2
 
-    def num_blocks(self, layout: KVLayout) -> int:
-        """Blocks that fit beside the weights. Raises `ConfigError` if not even one does."""
-        pool_bytes = int(self.memory_bytes * self.share) - self.weight_bytes(layout.dtype)
+    def num_blocks(self, layout: KVLayout, dtype: str) -> int:
+        """Blocks that fit beside weights in `dtype`. Raises `ConfigError` if not even one does."""
+        pool_bytes = int(self.memory_bytes * self.share) - self.weight_bytes(dtype)
         if pool_bytes < layout.block_bytes:
             raise no_room(self.share, str(self.device))
         return pool_bytes // layout.block_bytes

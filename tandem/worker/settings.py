@@ -35,6 +35,9 @@ class WorkerSettings(ServiceSettings):
         description="weights rounded to int8 or int4, or none: less memory and faster decoding for "
         "some quality; only with the kernels, on a CPU",
     )
+    kv_cache_dtype: Literal["auto", "int8"] = Field(
+        "auto", description="type of the KV alone; int8: half of bfloat16's bytes, a little noise"
+    )
     max_model_len: int | None = Field(
         None, ge=2, description="positions of a sequence at the most [default: the model's]"
     )

@@ -167,6 +167,18 @@ async def test_seeded_sampling_is_the_same_in_every_topology(tmp_path: Path) -> 
     assert runs[0][0] == runs[1][0] == runs[2][0]
 
 
+async def test_kv_in_int8_is_the_same_in_every_topology(tmp_path: Path) -> None:
+    """What is sent is what a colocated worker reads: int8 and their scales."""
+    prompts = prompts_of((5, 60, 600), ("Tell me a story.",))
+    runs = [
+        await generate(setup, prompts, tmp_path / str(setup), "--kv-cache-dtype=int8")
+        for setup in (DISAGGREGATED[0], COLOCATED[0])
+    ]
+    assert runs[0][0] == runs[1][0]
+    for mine, theirs in zip(runs[0][1], runs[1][1], strict=True):
+        assert all(map(np.array_equal, mine, theirs))
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("together", [True, False])

@@ -14,6 +14,7 @@ from tandem.cli.doctor.machine import Cpu, Machine, Model, Torch
 from tandem.cli.fleet import Fleet, FleetSettings, memory_share
 from tandem.core.device import CpuDevice, CudaDevice, Device, MockDevice, format_cores
 from tandem.core.errors import ConfigError
+from tandem.core.kv import kv_dtype
 from tandem.engine.fake.profiles import parse_profile
 from tandem.worker.pool_size import GPU_MEMORY_SHARE, MemoryBudget, default_share, no_room
 
@@ -71,22 +72,24 @@ def _judge_place(
     device: CpuDevice | CudaDevice,
 ) -> Finding:
     share = memory_share(settings) or default_share(device)
+    options = settings.worker_options
+    dtype = dtype_of(machine.torch, device, str(options.get("dtype") or "auto"))
     layout = model.kv_layout(
         _number(settings, "block-size") or BLOCK_SIZE,
-        dtype_of(machine.torch, device, str(settings.worker_options.get("dtype") or "auto")),
+        kv_dtype(str(options.get("kv-cache-dtype") or "auto"), dtype),
     )
     budget = MemoryBudget(device, place.memory_bytes, share, model.checkpoint_bytes)
     found = f"{format_bytes(place.memory_bytes)}, {format_bytes(place.free_bytes)} free"
     if place.name:
         found = f"{place.name}: {found}"
-    enough = budget.weight_bytes(layout.dtype) + layout.block_bytes * layout.blocks_for(
+    enough = budget.weight_bytes(dtype) + layout.block_bytes * layout.blocks_for(
         min(ENOUGH_TOKENS, model.max_model_len)
     )
     try:
-        num_blocks = _number(settings, "num-blocks") or budget.num_blocks(layout)
+        num_blocks = _number(settings, "num-blocks") or budget.num_blocks(layout, dtype)
     except ConfigError as error:
         return problem("memory", f"{found}; {error.message}", _larger_share(place, enough))
-    claimed = budget.weight_bytes(layout.dtype) + num_blocks * layout.block_bytes
+    claimed = budget.weight_bytes(dtype) + num_blocks * layout.block_bytes
     pool = _describe_pool(num_blocks, layout.block_size, claimed, place.num_workers)
     return _judge_claim(place, claimed, f"{found}; {pool}") or _judge_length(
         f"{found}; {pool}", num_blocks * layout.block_size, model, settings

@@ -25,7 +25,7 @@ from tandem.artifacts.config import MOCK
 from tandem.artifacts.model_folder import ModelFolder
 from tandem.core.device import CpuDevice, CudaDevice
 from tandem.core.errors import ConfigError, TandemError
-from tandem.core.kv import KVLayout
+from tandem.core.kv import kv_dtype
 from tandem.core.plan import StepPlan
 from tandem.core.quantization import Quantization
 from tandem.core.sampling_params import SamplingParams
@@ -37,7 +37,7 @@ from tandem.engine.torch.kv_pool import TorchKVPool
 from tandem.engine.torch.placement import numerics, resolve_dtype, torch_device
 from tandem.engine.torch.plan_check import check_plan
 from tandem.engine.torch.runner import AheadRunner, Runner
-from tandem.engine.torch.runners import kernels_for, load_runner
+from tandem.engine.torch.runners import check_kv_cache_dtype, kernels_for, load_runner
 from tandem.engine.torch.sampler import SampleRow, sample
 from tandem.engine.torch.step_handle import HostTokens, TorchStepHandle
 from tandem.engine.torch.token_logprobs import RowLogprobs
@@ -56,6 +56,7 @@ class TorchEngine:
         device: CpuDevice | CudaDevice,
         *,
         dtype: str,
+        kv_cache_dtype: str = "auto",
         block_size: int,
         num_blocks: int,
         max_model_len: int,
@@ -70,15 +71,12 @@ class TorchEngine:
         self._device = torch_device(device)
         item = resolve_dtype(dtype, self._device)
         self._observer = observer
-        layout = KVLayout(
-            num_layers=config.num_layers,
-            num_kv_heads=config.num_kv_heads,
-            head_dim=config.head_dim,
-            block_size=block_size,
-            dtype=str(item).removeprefix("torch."),
+        kernels = kernels_for(config, self._device)
+        check_kv_cache_dtype(kv_cache_dtype, kernels)
+        layout = config.kv_layout(
+            block_size, kv_dtype(kv_cache_dtype, str(item).removeprefix("torch."))
         )
         self._pool = TorchKVPool(layout, num_blocks, self._device)
-        kernels = kernels_for(config, self._device)
         self._runner = load_runner(
             folder,
             self._pool,
@@ -95,7 +93,7 @@ class TorchEngine:
             vocab_size=config.vocab_size,
             max_model_len=max_model_len,
             eos_token_ids=config.eos_token_ids,
-            numerics=numerics(self._device, item, kernels, quantization),
+            numerics=numerics(self._device, item, layout.dtype, kernels, quantization),
             quantization=quantization,
         )
         self._allowed = AllowedTokens(self._model, folder.tokenizer)

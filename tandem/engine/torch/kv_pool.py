@@ -16,7 +16,7 @@ CACHE_LINE = 64
 
 
 class TorchKVPool:
-    """A `KVPool` over `[planes, layers, num_blocks, block_size, num_kv_heads, head_dim]`."""
+    """A `KVPool` over `[planes, layers, num_blocks, block_size, num_kv_heads, head_items]`."""
 
     def __init__(self, layout: KVLayout, num_blocks: int, device: torch.device) -> None:
         self._layout = layout
@@ -28,7 +28,7 @@ class TorchKVPool:
             num_blocks + 1,
             layout.block_size,
             layout.num_kv_heads,
-            layout.head_dim,
+            layout.head_items,
         )
         self._items = _zeros(shape, getattr(torch, layout.dtype), device)
         self._copies = _copies(self._items)
@@ -48,7 +48,7 @@ class TorchKVPool:
         return self._num_blocks
 
     def layer(self, plane: Plane, layer: int) -> Tensor:
-        """The live items [num_blocks + 1, block_size, num_kv_heads, head_dim] of a layer."""
+        """The live items [num_blocks + 1, block_size, num_kv_heads, head_items] of a layer."""
         return self._items[plane - 1, layer]
 
     def clear(self, blocks: Sequence[int]) -> None:

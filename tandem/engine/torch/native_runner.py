@@ -31,14 +31,20 @@ class NativeRunner:
     for benchmarks, which make these calls one by one."""
 
     def __init__(
-        self, config: ModelConfig, kernels: Kernels, model: PackedModel, pool: TorchKVPool
+        self,
+        config: ModelConfig,
+        kernels: Kernels,
+        model: PackedModel,
+        pool: TorchKVPool,
+        *,
+        is_bfloat16: bool,
     ) -> None:
         self._config = config
         self._functions = kernels.functions
         self.model = model
         self._pool = pool
-        self.is_bfloat16 = pool.layout.dtype == "bfloat16"
-        self.buffers = StepBuffers(config, kernels, 2 if self.is_bfloat16 else FLOAT32_BYTES)
+        self.is_bfloat16 = is_bfloat16
+        self.buffers = StepBuffers(config, kernels, 2 if is_bfloat16 else FLOAT32_BYTES)
 
     def logits(self, plan: StepPlan, on_layer: LayerHook | None) -> Tensor:
         inputs = NativeInputs.build(plan, self._pool.layout.block_size)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 
 from tandem.artifacts.config import ModelConfig
-from tandem.core.kv import Plane
+from tandem.core.kv import INT8, Plane
 from tandem.engine.torch.kv_pool import TorchKVPool
 from tandem.engine.torch.packed_weights import PackedLinear
 from tandem.models.rope import RotaryEmbedding
@@ -43,6 +43,7 @@ class PackedModel:
             final_norm=weights.final_norm.data_ptr(),
             lm_head=weights.lm_head.struct(),
             layers=ctypes.addressof(self.layers),
+            has_int8_kv=pool.layout.dtype == INT8,
         )
 
     @staticmethod

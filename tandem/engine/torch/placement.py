@@ -44,12 +44,18 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def numerics(
-    device: torch.device, dtype: torch.dtype, kernels: Kernels | None, quantization: Quantization
+    device: torch.device,
+    dtype: torch.dtype,
+    kv_dtype: str,
+    kernels: Kernels | None,
+    quantization: Quantization,
 ) -> str:
     """What the bits depend on, besides model and tokens. `kernels`: None for torch's own."""
     name = str(dtype).removeprefix("torch.")
+    kv = "" if kv_dtype == name else f", KV {kv_dtype}"
     if quantization is not Quantization.NONE:
         name += f" {quantization}"
+    name += kv
     if kernels is not None:
         return f"{kernels} {name}"
     if device.type == "cuda":

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from tandem.artifacts.config import ModelConfig
 from tandem.artifacts.model_folder import ModelFolder
 from tandem.core.errors import ConfigError
+from tandem.core.kv import INT8
 from tandem.core.quantization import Quantization
 from tandem.engine.torch.kv_pool import TorchKVPool
 from tandem.engine.torch.native_runner import NativeRunner, fits
@@ -23,6 +24,8 @@ from tandem.models.decoder import Decoder
 from tandem.models.rope import RotaryEmbedding
 from tandem.models.weights import DecoderWeights, PlainPacker, load_weights, repack_weights
 from tandem.native.library import Kernels, KernelsMissing, best
+
+KV_CACHE_DTYPES = ("auto", INT8)
 
 log = structlog.get_logger(__name__)
 
@@ -39,6 +42,17 @@ def kernels_for(config: ModelConfig, device: torch.device) -> Kernels | None:
     except KernelsMissing as missing:
         log.warning("torch's own operations, several times slower", reason=str(missing))
         return None
+
+
+def check_kv_cache_dtype(kv_cache_dtype: str, kernels: Kernels | None) -> None:
+    """Raises `ConfigError` if this is no type for the KV, or one that only the kernels take."""
+    if kv_cache_dtype not in KV_CACHE_DTYPES:
+        known = " or ".join(KV_CACHE_DTYPES)
+        raise ConfigError(f"unknown type {kv_cache_dtype!r}: write {known}", param="kv_cache_dtype")
+    if kv_cache_dtype == INT8 and kernels is None:
+        raise ConfigError(
+            "KV in int8 takes the native kernels, on a CPU; here are none", param="kv_cache_dtype"
+        )
 
 
 def load_runner(
@@ -72,7 +86,8 @@ def load_runner(
             return GpuRunner(config, decoder, pool, device, max_model_len)
         return TorchRunner(config, Decoder(config, plain, rotary), pool, device)
     weights = _packed_weights(folder, dtype, kernels, quantization, packed_dir)
-    return NativeRunner(config, kernels, PackedModel(config, weights, rotary, pool), pool)
+    model = PackedModel(config, weights, rotary, pool)
+    return NativeRunner(config, kernels, model, pool, is_bfloat16=dtype == torch.bfloat16)
 
 
 def _packed_weights(

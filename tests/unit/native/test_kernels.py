@@ -42,6 +42,14 @@ def test_a_row_has_the_same_bits_in_any_batch(kernels: Kernels, dtype: torch.dty
             assert torch.equal(some, whole[first : first + num_rows]), (n, k, num_rows)
 
 
+def quantised(items: Tensor) -> tuple[Tensor, Tensor]:
+    """What the cache holds of them, [..., head_dim + 4] int8, and what that says, in float64."""
+    scales = items.float().abs().amax(-1, keepdim=True) / 127
+    counts = (items.float() / scales).round()
+    held = torch.cat((counts.to(torch.int8), scales.contiguous().view(torch.int8)), -1)
+    return held, counts.double() * scales.double()
+
+
 @dataclass
 class Cached:
     """Sequences in a pool of one layer: the last `new` of `total` tokens are queries."""
@@ -54,6 +62,7 @@ class Cached:
     block_size: int
     window: int
     dtype: torch.dtype
+    int8: bool = False
 
     def __post_init__(self) -> None:
         counts = [-(-total // self.block_size) for total in self.totals]
@@ -64,8 +73,8 @@ class Cached:
             row[:count] = blocks[used : used + count].numpy()
             used += count
         # What is no token's is no number.
-        shape = (len(blocks), self.block_size, self.num_kv_heads, self.head_dim)
-        self.keys, self.values = (torch.full(shape, torch.nan, dtype=self.dtype) for _ in "kv")
+        shape = (len(blocks), self.block_size, self.num_kv_heads)
+        self.keys, self.values = (self._nothing(*shape) for _ in "kv")
         self.rows = np.array([0, *np.cumsum(self.news)])
         self.starts = np.array(self.totals) - np.array(self.news)
         self.queries = random(
@@ -73,15 +82,22 @@ class Cached:
         )
         self.sequences = [self._fill(index) for index in range(len(counts))]
 
+    def _nothing(self, *shape: int) -> Tensor:
+        if self.int8:
+            return torch.full((*shape, self.head_dim + 4), -1, dtype=torch.int8)
+        return torch.full((*shape, self.head_dim), torch.nan, dtype=self.dtype)
+
     def _fill(self, index: int) -> tuple[Tensor, Tensor]:
         total = self.totals[index]
         positions = torch.arange(total)
         blocks = torch.from_numpy(self.tables[index].astype(np.int64))[positions // self.block_size]
         shape = (total, self.num_kv_heads, self.head_dim)
-        keys = random(*shape, dtype=self.dtype, seed=20 + index)
-        values = random(*shape, dtype=self.dtype, seed=40 + index)
-        self.keys[blocks, positions % self.block_size] = keys
-        self.values[blocks, positions % self.block_size] = values
+        keys = held_keys = random(*shape, dtype=self.dtype, seed=20 + index)
+        values = held_values = random(*shape, dtype=self.dtype, seed=40 + index)
+        if self.int8:
+            (held_keys, keys), (held_values, values) = quantised(keys), quantised(values)
+        self.keys[blocks, positions % self.block_size] = held_keys
+        self.values[blocks, positions % self.block_size] = held_values
         return keys, values
 
     def expected(self, index: int) -> Tensor:
@@ -110,6 +126,7 @@ class Cached:
             head_dim=self.head_dim,
             block_size=self.block_size,
             layers=ctypes.addressof(layer),
+            has_int8_kv=self.int8,
         )
         width = self.num_heads * self.head_dim
         padded = kernels.padded(width) - width
@@ -138,6 +155,7 @@ LONG = ((5000,), (1,))
 ONE = ((1030,), (600,))
 
 
+@pytest.mark.parametrize("int8", [False, True], ids=["", "int8"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(
     ("lengths", "heads", "head_dim", "block_size", "window"),
@@ -162,8 +180,9 @@ def test_attention(
     head_dim: int,
     block_size: int,
     window: int,
+    int8: bool,
 ) -> None:
-    cached = Cached(*lengths, *heads, head_dim, block_size, window, dtype)
+    cached = Cached(*lengths, *heads, head_dim, block_size, window, dtype, int8)
     output = cached.attend(kernels)
     for index in range(len(lengths[0])):
         rows = output[cached.rows[index] : cached.rows[index + 1]]

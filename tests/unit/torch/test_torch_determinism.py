@@ -51,22 +51,27 @@ def assert_same(driver: Driver, row: Row, expected: Expected, length: int) -> No
     assert driver.kv(row) == kv, length
 
 
-# Who computes, in which type, with which weights: the kernels of each instruction set, and torch's
-# operations, which keep the bits in float32 alone.
+# Who computes, in which type, with which weights and KV: the kernels of each instruction set, and
+# torch's operations, which keep the bits in float32 alone.
 ARMS = [
-    *((each, dtype, "none") for each in INSTRUCTIONS for dtype in ("bfloat16", "float32")),
-    *((each, "bfloat16", "int4") for each in INSTRUCTIONS),
-    *((each, "float32", "int8") for each in INSTRUCTIONS),
-    (TORCH, "float32", "none"),
+    *((each, dtype, "none", "auto") for each in INSTRUCTIONS for dtype in ("bfloat16", "float32")),
+    *((each, "bfloat16", "int4", "int8") for each in INSTRUCTIONS),
+    *((each, "float32", "int8", "auto") for each in INSTRUCTIONS),
+    ("avx2", "float32", "none", "int8"),
+    (TORCH, "float32", "none", "auto"),
 ]
 
 
 @pytest.fixture(scope="module", params=ARMS, ids="-".join)
 def arm(request: pytest.FixtureRequest) -> Iterator[Arm]:
     """With the kernels of the arm in use."""
-    kernels, dtype, quantization = request.param
+    kernels, dtype, quantization, kv_cache_dtype = request.param
     with kernels_in_use(kernels):
-        yield {"dtype": dtype, "quantization": Quantization(quantization)}
+        yield {
+            "dtype": dtype,
+            "quantization": Quantization(quantization),
+            "kv_cache_dtype": kv_cache_dtype,
+        }
 
 
 @pytest.fixture(scope="module")

@@ -47,7 +47,7 @@ def test_a_pool_in_host_memory_is_copied_in_place() -> None:
 
 
 @pytest.mark.parametrize("copies", BOTH)
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
 @pytest.mark.parametrize("num_tokens", [0, 1, 8, 19, 24])
 @pytest.mark.parametrize("layers", [range(3), range(1, 2), range(2, 2)])
 def test_what_is_written_is_read(

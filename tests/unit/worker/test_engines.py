@@ -21,3 +21,10 @@ def test_mock_devices_have_no_weights_to_quantise() -> None:
     with pytest.raises(ConfigError, match="mock devices") as caught:
         build_engine(settings, resolve("mock"))
     assert caught.value.param == "quantization"
+
+
+def test_a_mock_device_has_no_kv_in_int8() -> None:
+    settings = WorkerSettings(port=1, device="mock:l4", kv_cache_dtype="int8")
+    with pytest.raises(ConfigError) as caught:
+        build_engine(settings, resolve("mock"))
+    assert caught.value.param == "kv_cache_dtype"
