@@ -29,13 +29,15 @@ from gateway.tokens import Token
 NUM_SHORT = 8
 SHORT_PROMPT, SHORT_TOKENS = 32, 128
 LONG_PROMPT, LONG_TOKENS = 2048, 16
-# Prefill workers, decode workers, policy.
+# Prefill workers, decode workers, policy; "local" if decode workers compute what they are sooner
+# with.
 ARMS = (
     (0, 1, "prefill-first"),
     (0, 1, "decode-first"),
     (0, 1, "chunked"),
     (0, 2, "chunked"),
     (1, 1, ""),
+    (1, 1, "local"),
 )
 
 
@@ -87,7 +89,11 @@ async def run_arm(
     device = f"mock:h100x{args.dilation}"
     short, long = Answers(), Answers()
     async with running_stack(
-        num_prefill, num_decode, devices=[device], batching=batching or "chunked"
+        num_prefill,
+        num_decode,
+        devices=[device],
+        batching=batching if num_prefill == 0 else "chunked",
+        local_prefill=batching == "local",
     ) as stack:
         start = monotonic()
         end = start + args.seconds * args.dilation
@@ -121,7 +127,7 @@ async def main(args: argparse.Namespace) -> None:
             max(long.first_s),
         )
         table.add_row(
-            batching if not num_prefill else f"{num_prefill}p{num_decode}d",
+            f"{num_prefill}p{num_decode}d {batching}".strip() if num_prefill else batching,
             str(num_prefill + num_decode),
             f"{short.num_tokens / seconds * args.dilation:.0f}",
             *(f"{time / args.dilation * 1e3:.1f} ms" for time in times),
