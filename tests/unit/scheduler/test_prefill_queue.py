@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gateway.generation import Generation
@@ -65,6 +65,7 @@ def test_first_come_is_first_served(arrivals: list[tuple[float, int]]) -> None:
 
 
 @given(ARRIVALS)
+@example([(0.0, 1000), (0.0, 400), *[(0.1, 200)] * 60])
 def test_shortest_first_lets_nobody_starve(arrivals: list[tuple[float, int]]) -> None:
     """A prompt waits for no more than one that runs, and what came within its patience, however
     much comes after that."""
