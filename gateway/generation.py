@@ -34,7 +34,7 @@ class Phase(Enum):
 class Generation:
     """A request's whole state. `sequence_id` names one attempt at it to the workers; `num_losses`
     attempts ended because a worker was lost, or the way to it. It arrived as number `arrival`, at
-    `arrived_s` in monotonic seconds.
+    `arrived_s` in monotonic seconds, when a prompt token was thought to take `token_s` seconds.
 
     `prefill` and `decode` are the workers that hold a record of the sequence; `prefill_worker` and
     `decode_worker` say, to the end, who served it: one and the same if the decode worker computes
@@ -44,6 +44,7 @@ class Generation:
     request: TokenRequest
     sequence_id: int
     arrived_s: float = 0.0
+    token_s: float = 0.0
     arrival: int = field(init=False)
     phase: Phase = Phase.QUEUED
     attempt: int = 0

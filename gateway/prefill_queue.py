@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Callable
-from operator import itemgetter
 
 from gateway.generation import Generation
 from gateway.policies import QueuePolicy, WaitingPrompt
@@ -14,37 +12,29 @@ Rank = tuple[float, int]
 
 
 class PrefillQueue:
-    """Ordered by the rank that each generation has when it comes. `token_s()` is how many seconds
-    of work a prompt token is."""
+    """Ordered by rank. A generation's is the same for as long as it is queued, and its age is not
+    lost when it is taken and comes back."""
 
-    def __init__(self, policy: QueuePolicy, token_s: Callable[[], float]) -> None:
+    def __init__(self, policy: QueuePolicy) -> None:
         self._policy = policy
-        self._token_s = token_s
-        self._entries: list[tuple[Rank, Generation]] = []
-        self._ranks: dict[Generation, Rank] = {}
+        self._queued: list[Generation] = []
 
     def rank(self, generation: Generation) -> Rank:
         """Where a generation stands, queued or not: one that has started by what is left of it."""
-        if known := self._ranks.get(generation):
-            return known
-        work_s = generation.num_tokens_left * self._token_s()
+        work_s = generation.num_tokens_left * generation.token_s
         prompt = WaitingPrompt(generation.arrived_s, work_s)
         return self._policy.rank(prompt), generation.arrival
 
     def push(self, generation: Generation) -> None:
-        """One that was taken, and comes back, has not lost its age."""
-        rank = self.rank(generation)
-        self._ranks[generation] = rank
-        insort(self._entries, (rank, generation), key=itemgetter(0))
+        insort(self._queued, generation, key=self.rank)
 
     def peek(self) -> Generation | None:
         """The next one, or None."""
-        return self._entries[0][1] if self._entries else None
+        return self._queued[0] if self._queued else None
 
     def remove(self, generation: Generation) -> None:
         """Take one that is queued."""
-        rank = self._ranks.pop(generation)
-        del self._entries[bisect_left(self._entries, rank, key=itemgetter(0))]
+        del self._queued[bisect_left(self._queued, self.rank(generation), key=self.rank)]
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._queued)

@@ -77,7 +77,7 @@ class Scheduler:
         after a gateway was replaced."""
         self._limits = limits
         self._fleet = Fleet()
-        self._queue = PrefillQueue(policy, self._fleet.token_s)
+        self._queue = PrefillQueue(policy)
         self._sequence_ids = count(first_id)
         self._now = 0.0
         self._outbox = Outbox()
@@ -121,7 +121,8 @@ class Scheduler:
             )
         if len(self._queue) >= self._limits.max_queue:
             raise ResourceExhausted("the queue is full", retry_after_s=RETRY_AFTER_S)
-        generation = Generation(request, next(self._sequence_ids), self._now)
+        number, token_s = next(self._sequence_ids), self._fleet.token_s()
+        generation = Generation(request, number, self._now, token_s)
         self._queue.push(generation)
         return generation
 

@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gateway.generation import Generation
-from gateway.policies import PATIENCE, POLICIES, QueuePolicy, queue_policy
+from gateway.policies import PATIENCE, POLICIES, queue_policy
 from gateway.prefill_queue import PrefillQueue
 from gateway.tokens import TokenRequest
 from tandem.core.errors import ConfigError
@@ -19,13 +19,15 @@ PARAMS = SamplingParams(max_tokens=1, seed=0)
 ARRIVALS = st.lists(st.tuples(st.floats(0.0, 3.0), st.integers(1, 4000)), max_size=40)
 
 
-def queue_of(policy: QueuePolicy) -> PrefillQueue:
-    return PrefillQueue(policy, lambda: TOKEN_S)
+def queue_of(policy: str) -> PrefillQueue:
+    return PrefillQueue(queue_policy(policy))
 
 
-def generation(number: int, arrived_s: float, num_tokens: int) -> Generation:
+def generation(
+    number: int, arrived_s: float, num_tokens: int, token_s: float = TOKEN_S
+) -> Generation:
     request = TokenRequest(str(number), (5,) * num_tokens, PARAMS)
-    return Generation(request, number, arrived_s)
+    return Generation(request, number, arrived_s, token_s)
 
 
 def arriving(arrivals: list[tuple[float, int]]) -> list[Generation]:
@@ -60,7 +62,7 @@ def work_s(generations: list[Generation]) -> float:
 
 @given(ARRIVALS)
 def test_first_come_is_first_served(arrivals: list[tuple[float, int]]) -> None:
-    starts = serve(queue_of(queue_policy("fcfs")), arriving(arrivals))
+    starts = serve(queue_of("fcfs"), arriving(arrivals))
     assert list(starts) == sorted(starts)
 
 
@@ -70,7 +72,7 @@ def test_shortest_first_lets_nobody_starve(arrivals: list[tuple[float, int]]) ->
     """A prompt waits for no more than one that runs, and what came within its patience, however
     much comes after that."""
     generations = arriving(arrivals)
-    starts = serve(queue_of(queue_policy("shortest-first")), generations)
+    starts = serve(queue_of("shortest-first"), generations)
     longest_s = max((each.num_prompt_tokens for each in generations), default=0) * TOKEN_S
     for each in generations:
         patience_s = PATIENCE * each.num_prompt_tokens * TOKEN_S
@@ -80,7 +82,7 @@ def test_shortest_first_lets_nobody_starve(arrivals: list[tuple[float, int]]) ->
 
 
 def test_a_short_prompt_overtakes_a_long_one_until_that_has_waited() -> None:
-    queue = queue_of(queue_policy("shortest-first"))
+    queue = queue_of("shortest-first")
     long = generation(1, arrived_s=0.0, num_tokens=1000)
     soon = generation(2, arrived_s=PATIENCE - 0.5, num_tokens=10)
     late = generation(3, arrived_s=PATIENCE + 0.5, num_tokens=10)
@@ -94,15 +96,24 @@ def test_a_short_prompt_overtakes_a_long_one_until_that_has_waited() -> None:
 
 
 def test_a_prompt_that_has_started_stands_by_what_is_left_of_it() -> None:
-    queue = queue_of(queue_policy("shortest-first"))
+    queue = queue_of("shortest-first")
     long = generation(1, arrived_s=0.0, num_tokens=1000)
     before = queue.rank(long)
     long.num_scheduled = 990
     assert queue.rank(long) < queue.rank(generation(2, 0.0, num_tokens=20)) < before
 
 
+def test_what_starts_before_anything_is_known_is_not_overtaken_once_it_is() -> None:
+    queue = queue_of("shortest-first")
+    started, queued = (generation(number, 0.0, 1000, token_s=0.0) for number in (1, 2))
+    queue.push(queued)
+    started.num_scheduled = 256
+    assert queue.rank(started) < queue.rank(queued)
+    assert queue.rank(queued) < queue.rank(generation(3, 0.0, 1000))
+
+
 def test_what_comes_back_goes_before_what_came_after_it() -> None:
-    queue = queue_of(queue_policy("fcfs"))
+    queue = queue_of("fcfs")
     first, second = generation(1, 0.0, 10), generation(2, 0.0, 10)
     queue.push(first)
     queue.push(second)
@@ -114,7 +125,7 @@ def test_what_comes_back_goes_before_what_came_after_it() -> None:
 
 @given(st.data(), st.sampled_from(sorted(POLICIES)))
 def test_the_head_has_the_lowest_rank_whatever_leaves(data: st.DataObject, policy: str) -> None:
-    queue = queue_of(queue_policy(policy))
+    queue = queue_of(policy)
     waiting: list[Generation] = []
     for each in arriving(data.draw(ARRIVALS)):
         queue.push(each)
