@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 from stack import Stack, expected_mock_tokens, running_stack, silence_logs
 
-from gateway.tokens import Token
+from gateway.tokens import Ended, Token
 
 NUM_SHORT = 8
 SHORT_PROMPT, SHORT_TOKENS = 32, 128
@@ -56,11 +56,17 @@ async def ask(
     start = last = monotonic()
     stream = stack.submit(name, prompt, num_tokens)
     tokens: list[int] = []
-    while isinstance(event := await stream.next(), Token):
+    ended = False
+    while not ended:
+        events = await stream.next()
+        ended = isinstance(events[-1], Ended)
         now = monotonic()
-        (into.between_s if tokens else into.first_s).append(now - last if tokens else now - start)
-        last = now
-        tokens.append(event.token_id)
+        for event in events:
+            if isinstance(event, Token):
+                times = into.between_s if tokens else into.first_s
+                times.append(now - last if tokens else now - start)
+                last = now
+                tokens.append(event.token_id)
     assert tokens == expected_mock_tokens(prompt, num_tokens), "a token is wrong"
     into.num_tokens += len(tokens)
 
