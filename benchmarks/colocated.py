@@ -24,18 +24,20 @@ from rich.console import Console
 from rich.table import Table
 from stack import Stack, expected_mock_tokens, running_stack, silence_logs
 
-from gateway.tokens import Token
+from gateway.tokens import Ended, Token
 
 NUM_SHORT = 8
 SHORT_PROMPT, SHORT_TOKENS = 32, 128
 LONG_PROMPT, LONG_TOKENS = 2048, 16
-# Prefill workers, decode workers, policy.
+# Prefill workers, decode workers, policy; "local" if decode workers compute what they are sooner
+# with.
 ARMS = (
     (0, 1, "prefill-first"),
     (0, 1, "decode-first"),
     (0, 1, "chunked"),
     (0, 2, "chunked"),
     (1, 1, ""),
+    (1, 1, "local"),
 )
 
 
@@ -54,11 +56,17 @@ async def ask(
     start = last = monotonic()
     stream = stack.submit(name, prompt, num_tokens)
     tokens: list[int] = []
-    while isinstance(event := await stream.next(), Token):
+    ended = False
+    while not ended:
+        events = await stream.next()
+        ended = isinstance(events[-1], Ended)
         now = monotonic()
-        (into.between_s if tokens else into.first_s).append(now - last if tokens else now - start)
-        last = now
-        tokens.append(event.token_id)
+        for event in events:
+            if isinstance(event, Token):
+                times = into.between_s if tokens else into.first_s
+                times.append(now - last if tokens else now - start)
+                last = now
+                tokens.append(event.token_id)
     assert tokens == expected_mock_tokens(prompt, num_tokens), "a token is wrong"
     into.num_tokens += len(tokens)
 
@@ -87,7 +95,11 @@ async def run_arm(
     device = f"mock:h100x{args.dilation}"
     short, long = Answers(), Answers()
     async with running_stack(
-        num_prefill, num_decode, devices=[device], batching=batching or "chunked"
+        num_prefill,
+        num_decode,
+        devices=[device],
+        batching=batching if num_prefill == 0 else "chunked",
+        local_prefill=batching == "local",
     ) as stack:
         start = monotonic()
         end = start + args.seconds * args.dilation
@@ -121,7 +133,7 @@ async def main(args: argparse.Namespace) -> None:
             max(long.first_s),
         )
         table.add_row(
-            batching if not num_prefill else f"{num_prefill}p{num_decode}d",
+            f"{num_prefill}p{num_decode}d {batching}".strip() if num_prefill else batching,
             str(num_prefill + num_decode),
             f"{short.num_tokens / seconds * args.dilation:.0f}",
             *(f"{time / args.dilation * 1e3:.1f} ms" for time in times),

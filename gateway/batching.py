@@ -10,7 +10,8 @@ from typing import ClassVar
 from gateway.effects import Outbox
 from gateway.fleet import DecodeView, Fleet
 from gateway.generation import Generation, Phase
-from gateway.policies import QueuePolicy
+from gateway.prefill_queue import PrefillQueue
+from tandem.core.commands import Admit
 from tandem.core.errors import ResourceExhausted, TandemError
 from tandem.core.worker import WorkerInfo, WorkerRole
 
@@ -29,7 +30,7 @@ class BatchingContext:
     """What a `Batching` decides on, and what it tells: all of it the scheduler's. `fail` ends a
     generation."""
 
-    queue: QueuePolicy
+    queue: PrefillQueue
     fleet: Fleet
     limits: Limits
     outbox: Outbox
@@ -77,6 +78,14 @@ class Batching(ABC):
                 return generation
             self._fail(generation, ResourceExhausted("no worker can hold this request any more"))
         return None
+
+    def _compute_there(self, generation: Generation, worker: DecodeView) -> None:
+        """Have a decode worker compute the head of the queue, and go on with it."""
+        self._queue.remove(generation)
+        self._reserve(generation, worker)
+        generation.prefill_worker = worker.info.worker_id
+        # Not after the grant: if there is no room after all, the worker ignores it.
+        self._outbox.send(worker, Admit(generation.sequence_id, compute=True))
 
     def _reserve(self, generation: Generation, worker: DecodeView) -> None:
         """Ask a decode worker for the blocks of the longest that a generation may become."""

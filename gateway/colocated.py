@@ -12,7 +12,7 @@ from gateway.colocated_policies import ColocatedPolicy
 from gateway.fleet import DecodeView
 from gateway.generation import Generation, Phase
 from gateway.router import choose_colocated
-from tandem.core.commands import Admit, SetStepRule
+from tandem.core.commands import SetStepRule
 from tandem.core.worker import WorkerInfo, WorkerRole
 
 
@@ -37,11 +37,7 @@ class ColocatedBatching(Batching):
             worker = choose_colocated(admitting, generation)
             if worker is None:
                 return
-            self._queue.pop()
-            self._reserve(generation, worker)
-            generation.prefill_worker = worker.info.worker_id
-            # Not after the grant: if there is no room after all, the worker ignores it.
-            self._outbox.send(worker, Admit(generation.sequence_id, compute=True))
+            self._compute_there(generation, worker)
 
     def granted(self, generation: Generation) -> None:
         generation.phase = Phase.PREFILLING

@@ -1,17 +1,27 @@
-"""Prefill workers run the prompts in whole batches, decode workers generate."""
+"""Prefill workers run the prompts in batches, decode workers generate.
+
+A prompt that a decode worker would be sooner with may be computed there: see `local_prefill.py`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import count
+from math import inf
 
 from gateway.batching import Batching, BatchingContext
-from gateway.fleet import DecodeView, FormingBatch, PrefillView
+from gateway.fleet import DecodeView, FormingBatch, PrefillView, WorkerView
 from gateway.generation import Generation, Phase
+from gateway.local_prefill import LocalPrefill
 from gateway.router import choose_decode, with_free_slot
 from tandem.core.commands import Admit, PrefillBatch
 from tandem.core.errors import Mismatch
 from tandem.core.worker import WorkerInfo, WorkerRole
+
+# How long a batch is to take: what comes waits for the one that runs and the one behind it.
+MAX_BATCH_S = 0.25
+# Tokens of a batch while nothing is known of the worker's pace.
+FIRST_BATCH_TOKENS = 256
 
 
 class DisaggregatedBatching(Batching):
@@ -20,10 +30,14 @@ class DisaggregatedBatching(Batching):
 
     roles = (WorkerRole.PREFILL, WorkerRole.DECODE)
 
-    def __init__(self, context: BatchingContext, first_batch_id: int) -> None:
-        """Batches are numbered from `first_batch_id` on."""
+    def __init__(
+        self, context: BatchingContext, first_batch_id: int, local: LocalPrefill | None
+    ) -> None:
+        """Batches are numbered from `first_batch_id` on. Without `local`, no decode worker computes
+        a prompt."""
         super().__init__(context)
         self._batch_ids = count(first_batch_id)
+        self._local = local
 
     def check(self, info: WorkerInfo) -> None:
         if info.layout.block_size > self._limits.max_batch_tokens:
@@ -33,61 +47,117 @@ class DisaggregatedBatching(Batching):
             )
 
     def joined(self, worker: DecodeView) -> None:
-        """Its steps need no rule: all prompts are computed elsewhere."""
+        """Its step rule comes with the next `compose`, if it needs one."""
 
     def compose(self) -> None:
         for worker in self._fleet.prefill.values():
             self._send_if_complete(worker)
+        if self._local:
+            self._local.set_budgets()
+        self._next_for_prefill()
         while any(self._form(worker) for worker in with_free_slot(self._fleet.prefill.values())):
             pass
 
     def granted(self, generation: Generation) -> None:
-        if generation.prefill and generation.prefill.forming:
+        if generation.is_local:
+            generation.phase = Phase.PREFILLING
+        elif generation.prefill and generation.prefill.forming:
             generation.prefill.forming.unanswered.discard(generation.sequence_id)
 
     def _can_ever_run(self, generation: Generation) -> bool:
-        fleet = self._fleet
-        return any(
-            worker.can_ever_hold(generation.num_prompt_tokens) for worker in fleet.prefill.values()
-        ) and (
-            not generation.needs_decode
-            or not fleet.decode
-            or any(worker.can_ever_hold(generation.max_length) for worker in fleet.decode.values())
+        return _fits(self._fleet.prefill, generation.num_prompt_tokens) and (
+            not generation.needs_decode or _fits(self._fleet.decode, generation.max_length)
         )
 
+    # Where a prompt is computed
+
+    def _next_for_prefill(self) -> Generation | None:
+        """The head of the queue, once those before it are gone that a decode worker is sooner
+        with."""
+        while generation := self._next_queued():
+            worker = self._sooner_there(generation)
+            if worker is None:
+                return generation
+            self._compute_there(generation, worker)
+        return None
+
+    def _sooner_there(self, generation: Generation) -> DecodeView | None:
+        """The decode worker that would have the first token of the head of the queue sooner than
+        any prefill worker. What ends with that token needs none."""
+        if self._local is None or not generation.needs_decode:
+            return None
+        trusted = (worker for worker in self._fleet.prefill.values() if not worker.suspect)
+        elsewhere_s = min((self._first_token_s(each, generation) for each in trusted), default=inf)
+        return self._local.choose(generation, elsewhere_s)
+
+    def _first_token_s(self, worker: PrefillView, generation: Generation) -> float:
+        """In how many seconds a prefill worker would have the first token of the head of the queue,
+        which does not wait for the transfer; 0 if it has nothing else to do."""
+        if not worker.queued_batches:
+            return 0.0
+        rank = self._queue.rank(generation)
+        before = (each for each in self._started(worker) if self._queue.rank(each) < rank)
+        num_tokens = generation.num_prompt_tokens + sum(each.num_tokens_left for each in before)
+        return worker.queued_s + worker.step_times.seconds(num_tokens)
+
+    # Batches
+
     def _form(self, worker: PrefillView) -> bool:
-        """Begin a batch: chunks of prompts that have started, then prompts from the queue."""
-        chunks: list[tuple[Generation, int, int]] = []
-        unanswered: set[int] = set()
-        budget = self._limits.max_batch_tokens
+        """Begin a batch; False if there is nothing for it."""
+        forming = worker.forming = FormingBatch()
+        budget = self._batch_tokens(worker)
         for generation in self._candidates(worker):
             end = self._chunk_end(generation, worker, budget)
-            if len(chunks) == self._limits.max_batch_seqs or end is None:
+            if len(forming.chunks) == self._limits.max_batch_seqs or end is None:
                 break
             if generation.phase is Phase.QUEUED:
                 if not self._place(generation, worker):
-                    break
+                    continue
                 if generation.decode:
-                    unanswered.add(generation.sequence_id)
-            chunks.append((generation, generation.num_scheduled, end))
+                    forming.unanswered.add(generation.sequence_id)
+            forming.chunks.append((generation, generation.num_scheduled, end))
             budget -= end - generation.num_scheduled
             generation.num_scheduled = end
-        if not chunks:
+        if not forming.chunks:
+            worker.forming = None
             return False
-        worker.forming = FormingBatch(chunks, unanswered)
         self._send_if_complete(worker)
         return True
 
+    def _batch_tokens(self, worker: PrefillView) -> int:
+        """Tokens of a batch: what the worker computes in `MAX_BATCH_S`, and a block at the least,
+        since a longer prompt's chunk ends with a block."""
+        num_tokens = worker.step_times.tokens_within(MAX_BATCH_S, at_first=FIRST_BATCH_TOKENS)
+        most = self._limits.max_batch_tokens
+        return min(most, max(worker.info.layout.block_size, num_tokens))
+
     def _candidates(self, worker: PrefillView) -> Iterator[Generation]:
-        for generation in list(worker.generations.values()):
-            if generation.phase is Phase.PREFILLING and not generation.is_fully_scheduled:
-                yield generation
-        while queued := self._next_queued():
-            yield queued
+        """What a batch goes on with, in the policy's order: prompts that have started there, and
+        the head of the queue, as long as it is placed when it is shown."""
+        rank = self._queue.rank
+        started = sorted(self._started(worker), key=rank, reverse=True)
+        has_room = True
+        while True:
+            queued = self._next_for_prefill() if has_room else None
+            if queued and (not started or rank(queued) < rank(started[-1])):
+                yield queued
+                has_room = queued.phase is not Phase.QUEUED
+            elif started:
+                yield started.pop()
+            else:
+                return
+
+    def _started(self, worker: PrefillView) -> Iterator[Generation]:
+        """The worker's prompts that have chunks left."""
+        return (
+            each
+            for each in worker.generations.values()
+            if each.phase is Phase.PREFILLING and each.num_tokens_left
+        )
 
     def _chunk_end(self, generation: Generation, worker: PrefillView, budget: int) -> int | None:
         """Where the next chunk ends: with the prompt, or with a block; None if nothing fits."""
-        if generation.num_prompt_tokens - generation.num_scheduled <= budget:
+        if generation.num_tokens_left <= budget:
             return generation.num_prompt_tokens
         block_size = worker.info.layout.block_size
         num_blocks = budget // block_size
@@ -102,7 +172,7 @@ class DisaggregatedBatching(Batching):
             decode = choose_decode(self._fleet.decode.values(), worker, generation)
             if decode is None:
                 return False
-        self._queue.pop()
+        self._queue.remove(generation)
         if decode:
             self._reserve(generation, decode)
         worker.enter(generation, generation.num_prompt_tokens)
@@ -120,7 +190,7 @@ class DisaggregatedBatching(Batching):
         if not forming.chunks:
             return
         batch_id = next(self._batch_ids)
-        worker.batches[batch_id] = sum(end - start for _, start, end in forming.chunks)
+        worker.batches[batch_id] = forming.num_tokens
         chunks = tuple(each.chunk(start, end) for each, start, end in forming.chunks)
         self._outbox.send(worker, PrefillBatch(batch_id, chunks))
         for generation, _, _ in forming.chunks:
@@ -128,3 +198,8 @@ class DisaggregatedBatching(Batching):
                 generation.phase = Phase.PREFILLING
                 if generation.decode:
                     self._outbox.send(generation.decode, Admit(generation.sequence_id))
+
+
+def _fits(workers: Mapping[str, WorkerView], num_tokens: int) -> bool:
+    """Whether a worker, were it empty, would have room; if there is none, nobody knows."""
+    return not workers or any(each.can_ever_hold(num_tokens) for each in workers.values())

@@ -217,8 +217,9 @@ class Dispatcher:
         self._flush()
 
     def heard(self, info: WorkerInfo, header: worker_pb2.WorkerHeader, received_ns: int) -> None:
-        self._timeline.heard(info, header, received_ns)
-        if self._scheduler.heard(info.worker_id, header.num_free_blocks, received_ns / 1e9):
+        spans = self._timeline.heard(info, header, received_ns)
+        now = received_ns / 1e9
+        if self._scheduler.heard(info.worker_id, header.num_free_blocks, now, spans):
             self._flush()
 
     def reported(self, info: WorkerInfo, reports: list[Any]) -> None:
@@ -272,4 +273,5 @@ class Dispatcher:
             tokens=len(generation.token_ids),
             prefill=generation.prefill_worker,
             decode=generation.decode_worker,
+            mode=event.served_by.mode.name if isinstance(event, Ended) else "",
         )

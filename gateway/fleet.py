@@ -4,10 +4,11 @@ hints, kept so that what is asked of a worker is not refused."""
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from gateway.step_times import StepTimes
 from tandem.core.kv import Plane
 from tandem.core.worker import WorkerInfo, WorkerRole
 
@@ -22,14 +23,19 @@ MAX_DESTINATION_SHARE = 0.5
 
 @dataclass(slots=True, eq=False)
 class WorkerView:
-    """What both roles have: identity, and the blocks that the gateway's sequences take there. One
-    that is `suspect` may be lost, and takes nothing new."""
+    """What both roles have: identity, the blocks that the gateway's sequences take there, and how
+    long steps take. One that is `suspect` may be lost, and takes nothing new."""
 
     info: WorkerInfo
     address: str
     suspect: bool = False
     num_used_blocks: int = 0
     generations: dict[int, Generation] = field(default_factory=dict)
+    step_times: StepTimes = field(default_factory=StepTimes)
+
+    def stepped(self, num_prompt_tokens: int, seconds: float) -> None:
+        """A step with so many prompt tokens took so long."""
+        self.step_times.observe(num_prompt_tokens, seconds)
 
     def blocks_for(self, num_tokens: int) -> int:
         return self.info.layout.blocks_for(num_tokens)
@@ -59,8 +65,12 @@ class WorkerView:
 class FormingBatch:
     """A batch whose reservations are not all answered. `chunks` are (generation, start, end)."""
 
-    chunks: list[tuple[Generation, int, int]]
-    unanswered: set[int]
+    chunks: list[tuple[Generation, int, int]] = field(default_factory=list)
+    unanswered: set[int] = field(default_factory=set)
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(end - start for _, start, end in self.chunks)
 
 
 @dataclass(slots=True, eq=False)
@@ -93,8 +103,19 @@ class PrefillView(WorkerView):
         return num_blocks == 0 or num_blocks + self.blocks_for(num_tokens) <= limit
 
     @property
+    def queued_batches(self) -> list[int]:
+        """Tokens of each batch that it runs or will run."""
+        forming = [self.forming.num_tokens] if self.forming and self.forming.chunks else []
+        return [*self.batches.values(), *forming]
+
+    @property
     def num_queued_tokens(self) -> int:
-        return sum(self.batches.values())
+        return sum(self.queued_batches)
+
+    @property
+    def queued_s(self) -> float:
+        """In how many seconds it will have run all its batches."""
+        return sum(map(self.step_times.seconds, self.queued_batches))
 
     def enter(self, generation: Generation, num_tokens: int) -> None:
         WorkerView.enter(self, generation, num_tokens)
@@ -112,9 +133,28 @@ class PrefillView(WorkerView):
 @dataclass(slots=True, eq=False)
 class DecodeView(WorkerView):
     """A decode worker. `num_refused_blocks`: it refused a reservation of so many blocks, and was
-    not heard to have them since; 0 if it refused none."""
+    not heard to have them since; 0 if it refused none. `prefill_token_budget` is what its step rule
+    says, if it was told one to compute prompts by."""
 
     num_refused_blocks: int = 0
+    prefill_token_budget: int = 0
+
+    @property
+    def num_prompt_tokens_left(self) -> int:
+        """Tokens of the prompts that it computes itself, and has yet to."""
+        return sum(each.num_tokens_left for each in self._own_prompts())
+
+    def stepped(self, num_prompt_tokens: int, seconds: float) -> None:
+        """Prompts are computed in the order in which they came."""
+        WorkerView.stepped(self, num_prompt_tokens, seconds)
+        if num_prompt_tokens:
+            for generation in self._own_prompts():
+                num_tokens = min(num_prompt_tokens, generation.num_tokens_left)
+                generation.num_scheduled += num_tokens
+                num_prompt_tokens -= num_tokens
+
+    def _own_prompts(self) -> Iterator[Generation]:
+        return (each for each in self.generations.values() if each.is_local and not each.armed)
 
     def has_room(self, num_tokens: int) -> bool:
         return not self.num_refused_blocks and WorkerView.has_room(self, num_tokens)
@@ -147,6 +187,11 @@ class Fleet:
     def has_trusted(self, role: WorkerRole) -> bool:
         """Whether there is a worker of the role that is not suspected."""
         return any(each.info.role is role and not each.suspect for each in self.workers)
+
+    def token_s(self) -> float:
+        """Seconds that a prompt token takes where it takes least; 0 while nothing is known."""
+        times = (worker.step_times.token_s for worker in self.workers)
+        return min(filter(None, times), default=0.0)
 
     def missing(self, roles: Iterable[WorkerRole]) -> WorkerRole | None:
         """The first of `roles` that has no worker, or None."""

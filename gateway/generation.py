@@ -33,14 +33,19 @@ class Phase(Enum):
 @dataclass(slots=True, eq=False)
 class Generation:
     """A request's whole state. `sequence_id` names one attempt at it to the workers; `num_losses`
-    attempts ended because a worker was lost, or the way to it.
+    attempts ended because a worker was lost, or the way to it. It arrived as number `arrival`, at
+    `arrived_s` in monotonic seconds, when a prompt token was thought to take `token_s` seconds.
 
     `prefill` and `decode` are the workers that hold a record of the sequence; `prefill_worker` and
-    `decode_worker` say, to the end, who served it.
+    `decode_worker` say, to the end, who served it: one and the same if the decode worker computes
+    the prompt. Of the prompt `num_scheduled` tokens are computed, or sent to be.
     """
 
     request: TokenRequest
     sequence_id: int
+    arrived_s: float = 0.0
+    token_s: float = 0.0
+    arrival: int = field(init=False)
     phase: Phase = Phase.QUEUED
     attempt: int = 0
     num_losses: int = 0
@@ -55,6 +60,9 @@ class Generation:
     token_ids: list[int] = field(default_factory=list)
     _early: dict[int, Token] = field(default_factory=dict)
     _end: tuple[int, FinishReason] | None = None
+
+    def __post_init__(self) -> None:
+        self.arrival = self.sequence_id
 
     @property
     def key(self) -> SequenceKey:
@@ -80,8 +88,14 @@ class Generation:
         return not self.token_ids and self.num_losses < MAX_RESTARTS
 
     @property
-    def is_fully_scheduled(self) -> bool:
-        return self.num_scheduled == self.num_prompt_tokens
+    def num_tokens_left(self) -> int:
+        """Prompt tokens that are not scheduled."""
+        return self.num_prompt_tokens - self.num_scheduled
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the worker that decodes computes the prompt, too."""
+        return self.decode is not None and self.prefill_worker == self.decode_worker
 
     def accept(
         self, token: Token, finish_reason: FinishReason | None

@@ -1,61 +1,56 @@
-"""In which order queued generations are prefilled. Policies are pure, and known by name."""
+"""In which order prompts are prefilled. Policies are pure, and known by name.
+
+A policy ranks a prompt by what it sees of that prompt alone, so a queue can be kept in order: all
+wait at the same pace, so age needs no clock, only the time of arrival.
+"""
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
-from gateway.generation import Generation
 from tandem.core.errors import ConfigError
+
+# Ageing: a prompt lets those pass that come within so many times its own work.
+PATIENCE = 4.0
+
+
+class WaitingPrompt(NamedTuple):
+    """What is known of a prompt that waits: when it arrived, in monotonic seconds, and in how many
+    seconds a prefill worker would compute what is left of it."""
+
+    arrived_s: float
+    work_s: float
 
 
 class QueuePolicy(Protocol):
-    """An ordered queue. What `push_front` puts back goes before all others."""
+    """An order of prompts."""
 
-    def push(self, generation: Generation) -> None: ...
-
-    def push_front(self, generation: Generation) -> None: ...
-
-    def peek(self) -> Generation | None:
-        """The next one, or None."""
+    def rank(self, prompt: WaitingPrompt) -> float:
+        """The lowest goes first; of equals, who came first."""
         ...
-
-    def pop(self) -> Generation:
-        """Take what `peek` showed."""
-        ...
-
-    def remove(self, generation: Generation) -> None: ...
-
-    def __len__(self) -> int: ...
 
 
 class FirstComeFirstServed:
     """In order of arrival."""
 
-    def __init__(self) -> None:
-        self._queue: deque[Generation] = deque()
-
-    def push(self, generation: Generation) -> None:
-        self._queue.append(generation)
-
-    def push_front(self, generation: Generation) -> None:
-        self._queue.appendleft(generation)
-
-    def peek(self) -> Generation | None:
-        return self._queue[0] if self._queue else None
-
-    def pop(self) -> Generation:
-        return self._queue.popleft()
-
-    def remove(self, generation: Generation) -> None:
-        self._queue.remove(generation)
-
-    def __len__(self) -> int:
-        return len(self._queue)
+    def rank(self, prompt: WaitingPrompt) -> float:
+        return prompt.arrived_s
 
 
-POLICIES: dict[str, Callable[[], QueuePolicy]] = {"fcfs": FirstComeFirstServed}
+class ShortestFirst:
+    """What takes least time goes first, but nobody starves: a second of work weighs as much as
+    `PATIENCE` seconds of waiting, so only those overtake a prompt that come within `PATIENCE` times
+    its own work."""
+
+    def rank(self, prompt: WaitingPrompt) -> float:
+        return prompt.arrived_s + PATIENCE * prompt.work_s
+
+
+POLICIES: dict[str, Callable[[], QueuePolicy]] = {
+    "fcfs": FirstComeFirstServed,
+    "shortest-first": ShortestFirst,
+}
 
 
 def queue_policy(name: str) -> QueuePolicy:

@@ -11,7 +11,7 @@ workers and these compute the prompts, too.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import count, repeat
 
 from gateway.batching import Batching, BatchingContext, Limits
@@ -21,7 +21,9 @@ from gateway.disaggregated import DisaggregatedBatching
 from gateway.effects import Emit, Outbox, Send
 from gateway.fleet import DecodeView, Fleet, PrefillView
 from gateway.generation import Generation, Phase
+from gateway.local_prefill import LocalPrefill
 from gateway.policies import QueuePolicy
+from gateway.prefill_queue import PrefillQueue
 from gateway.tokens import Ended, Token, TokenRequest
 from tandem.core.commands import DecodeCommand, PrefillBatch, PrefillCommand, Remove, Reserve
 from tandem.core.errors import (
@@ -45,6 +47,8 @@ from tandem.core.reports import (
     Reserved,
     SequenceFailed,
     SequenceSnapshot,
+    Span,
+    SpanKind,
     StepDone,
     TransferDone,
 )
@@ -61,25 +65,28 @@ class Scheduler:
 
     def __init__(
         self,
-        queue: QueuePolicy,
+        policy: QueuePolicy,
         limits: Limits,
         first_id: int = 1,
         colocated: ColocatedPolicy | None = None,
+        local_prefill: bool = False,
     ) -> None:
-        """With `colocated`, decode workers compute the prompts as well. Sequences and batches are
-        numbered from `first_id` on: to the workers, these numbers must be new for as long as they
-        live, also after a gateway was replaced."""
-        self._queue = queue
+        """With `colocated`, decode workers compute all prompts as well; with `local_prefill`, those
+        that they are sooner with than prefill workers. Sequences and batches are numbered from
+        `first_id` on: to the workers, these numbers must be new for as long as they live, also
+        after a gateway was replaced."""
         self._limits = limits
         self._fleet = Fleet()
+        self._queue = PrefillQueue(policy)
         self._sequence_ids = count(first_id)
         self._now = 0.0
         self._outbox = Outbox()
-        context = BatchingContext(queue, self._fleet, limits, self._outbox, self._end)
+        context = BatchingContext(self._queue, self._fleet, limits, self._outbox, self._end)
+        local = LocalPrefill(self._fleet, self._outbox) if local_prefill else None
         self._batching: Batching = (
             ColocatedBatching(context, colocated)
             if colocated
-            else DisaggregatedBatching(context, first_id)
+            else DisaggregatedBatching(context, first_id, local)
         )
 
     def take_effects(self) -> list[Send | Emit]:
@@ -114,7 +121,8 @@ class Scheduler:
             )
         if len(self._queue) >= self._limits.max_queue:
             raise ResourceExhausted("the queue is full", retry_after_s=RETRY_AFTER_S)
-        generation = Generation(request, next(self._sequence_ids))
+        number, token_s = next(self._sequence_ids), self._fleet.token_s()
+        generation = Generation(request, number, self._now, token_s)
         self._queue.push(generation)
         return generation
 
@@ -164,12 +172,12 @@ class Scheduler:
         """A worker is gone, with all it held. Of its generations, those whose KV had left it go on,
         those whose client has seen nothing yet are queued again, the others fail with `error`."""
         if prefill := self._fleet.prefill.pop(worker_id, None):
-            for generation in _youngest_first(prefill):
+            for generation in list(prefill.generations.values()):
                 generation.prefill = None
                 if not generation.armed:
                     self._restart_or_end(generation, error)
         if decode := self._fleet.decode.pop(worker_id, None):
-            for generation in _youngest_first(decode):
+            for generation in list(decode.generations.values()):
                 generation.decode = None
                 self._restart_or_end(generation, error)
 
@@ -179,7 +187,7 @@ class Scheduler:
         worker = self._fleet.of(worker_id)
         worker.suspect = True
         if self._fleet.has_trusted(worker.info.role):
-            for generation in _youngest_first(worker):
+            for generation in list(worker.generations.values()):
                 if generation.can_restart and not generation.armed:
                     self._restart(generation)
 
@@ -255,10 +263,15 @@ class Scheduler:
             case SequenceFailed():
                 self._end(generation, error_of(report.reason, report.message))
 
-    def heard(self, worker_id: str, num_free_blocks: int, now: float) -> bool:
-        """A worker says how much room it has, at `now` in monotonic seconds. True if it had refused
-        a reservation that would fit now, so that it can be asked again."""
+    def heard(
+        self, worker_id: str, num_free_blocks: int, now: float, spans: Iterable[Span] = ()
+    ) -> bool:
+        """A worker says how much room it has, at `now` in monotonic seconds, and what it did. True
+        if it had refused a reservation that would fit now, so that it can be asked again."""
         self._now = now
+        for span in spans:
+            if span.kind is SpanKind.STEP:
+                self._fleet.of(worker_id).stepped(span.num_prefill_tokens, span.duration_s)
         if prefill := self._fleet.prefill.get(worker_id):
             prefill.forgive_edges(now)
         worker = self._fleet.decode.get(worker_id)
@@ -341,11 +354,11 @@ class Scheduler:
             self._leave_prefill(generation)
 
     def _requeue(self, generation: Generation) -> None:
-        """Put a generation that was not computed yet back to the head of the queue."""
+        """Put a generation that was not computed yet back to its place in the queue."""
         self._leave_decode(generation)
         self._leave_prefill(generation)
         generation.restart(next(self._sequence_ids))
-        self._queue.push_front(generation)
+        self._queue.push(generation)
 
     def _leave_decode(self, generation: Generation) -> None:
         if worker := generation.decode:
@@ -362,7 +375,7 @@ class Scheduler:
     def _fail_missing(self, worker: PrefillView | DecodeView, present: set[int]) -> None:
         """Generations that a worker should hold and does not: their failure's report was lost. Of
         those with an open reservation only the decode worker knows yet."""
-        for generation in _youngest_first(worker):
+        for generation in list(worker.generations.values()):
             if generation.sequence_id in present:
                 continue
             if generation.phase is not Phase.RESERVING:
@@ -379,8 +392,3 @@ def _token(report: FirstToken | Armed) -> Token:
 def _snapshot_tokens(snapshot: SequenceSnapshot) -> Iterator[Token]:
     positions = count(snapshot.position)
     return map(Token, positions, snapshot.token_ids, snapshot.logprobs or repeat(None))
-
-
-def _youngest_first(worker: PrefillView | DecodeView) -> list[Generation]:
-    """In this order they can be put back to the head of the queue, one by one."""
-    return list(reversed(worker.generations.values()))

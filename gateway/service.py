@@ -67,7 +67,15 @@ class GatewaySettings(ServiceSettings):
     )
     decode: str = Field("127.0.0.1:50052", description="addresses of the decode workers, likewise")
     model: str = Field("default", description="the workers' model; here, for its tokenizer")
-    policy: str = Field("fcfs", description="order in which queued prompts are prefilled")
+    policy: str = Field(
+        "shortest-first",
+        description="order in which prompts are prefilled: shortest-first (with ageing) or fcfs",
+    )
+    local_prefill: Literal["auto", "off"] = Field(
+        "auto",
+        description="auto: a decode worker computes a prompt that it would be sooner with than the "
+        "prefill workers; off: never",
+    )
     batching: str = Field(
         "chunked",
         description="colocated workers' steps: chunked, prefill-first or decode-first (static)",
@@ -129,6 +137,7 @@ class GatewaySettings(ServiceSettings):
             Limits(max_batch_tokens=self.max_batch_tokens, max_queue=self.max_queue),
             first_id=time.time_ns() // 1000,
             colocated=None if _parts(self.prefill) else colocated,
+            local_prefill=self.local_prefill == "auto",
         )
 
 

@@ -39,10 +39,11 @@ class Lane:
         spans = [span for span in self.spans if window_ms == 0 or span.end_ns >= since_ns]
         return spans[max(0, len(spans) - num_spans) :]
 
-    def heard(self, header: worker_pb2.WorkerHeader, received_ns: int) -> None:
+    def heard(
+        self, header: worker_pb2.WorkerHeader, spans: Sequence[Span], received_ns: int
+    ) -> None:
         self.heard_ns = received_ns
-        # Not the messages themselves: each would keep all of the message that it came in.
-        self.spans.extend(map(span_from_wire, header.spans))
+        self.spans.extend(spans)
         if header.echoed_ns == 0:
             return
         held_ns = header.sent_ns - header.received_ns
@@ -64,13 +65,19 @@ class Timeline:
         """Let go of the thread."""
         self._reading.close()
 
-    def heard(self, info: WorkerInfo, header: worker_pb2.WorkerHeader, received_ns: int) -> None:
-        """Take a message's spans. A worker that was restarted on another host has a new clock."""
+    def heard(
+        self, info: WorkerInfo, header: worker_pb2.WorkerHeader, received_ns: int
+    ) -> Sequence[Span]:
+        """Take a message's spans, and give them on. A worker that was restarted on another host
+        has a new clock."""
         lane = self._lanes.get(info.worker_id)
         if lane is None or lane.info.epoch != info.epoch:
             self._forget_lost(received_ns)
             lane = self._lanes[info.worker_id] = Lane(info)
-        lane.heard(header, received_ns)
+        # Not the messages themselves: each would keep all of the message that it came in.
+        spans = [span_from_wire(each) for each in header.spans]
+        lane.heard(header, spans, received_ns)
+        return spans
 
     async def read(self, window_ms: int) -> inference_pb2.GetTimelineResponse:
         """As `to_wire`, on a thread. Raises `ResourceExhausted` while too many others read."""

@@ -83,7 +83,11 @@ def up(
         flag("mock-verify", "KV that a mock device reads at each step: full, incremental", WORKERS),
     ] = None,
     policy: Annotated[
-        str | None, flag("policy", "order in which queued prompts are prefilled", GATEWAY)
+        str | None, flag("policy", "order of prompts: shortest-first, fcfs", GATEWAY)
+    ] = None,
+    local_prefill: Annotated[
+        str | None,
+        flag("local-prefill", "prompts on decode workers, if sooner there: auto, off", GATEWAY),
     ] = None,
     max_batch_tokens: Annotated[
         int | None, flag("max-batch-tokens", "prompt tokens of a prefill batch", GATEWAY)
@@ -132,6 +136,7 @@ def up(
             },
             gateway_options={
                 "policy": policy,
+                "local-prefill": local_prefill,
                 "max-batch-tokens": max_batch_tokens,
                 "max-queue": max_queue,
                 "batching": batching,

@@ -142,3 +142,7 @@ class Span:
     compute_end_ns: int = 0
     waited: bool = False
     num_prefill_tokens: int = 0
+
+    @property
+    def duration_s(self) -> float:
+        return (self.end_ns - self.start_ns) / 1e9

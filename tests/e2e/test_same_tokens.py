@@ -20,9 +20,10 @@ from tandem.artifacts.resolve import resolve
 pytestmark = [pytest.mark.model, pytest.mark.timeout(600)]
 
 NUM_TOKENS = 64
-# Prefill workers, decode workers, and the policy where there are decode workers alone.
+# Prefill workers, decode workers, and the policy where there are decode workers alone; "local" if
+# these compute what they are sooner with.
 Setup = tuple[int, int, str]
-DISAGGREGATED: tuple[Setup, ...] = ((1, 1, ""), (1, 2, ""), (2, 1, ""))
+DISAGGREGATED: tuple[Setup, ...] = ((1, 1, ""), (1, 2, ""), (2, 1, ""), (1, 1, "local"))
 COLOCATED: tuple[Setup, ...] = ((0, 1, "chunked"), (0, 1, "prefill-first"), (0, 2, "decode-first"))
 # The reference's top two logits may be closer than two float32 computations agree.
 TIE_GAP = 1e-3
@@ -78,8 +79,9 @@ async def generate(
         *flags,
         model="default",
         devices=["cpu:0", "cpu:1"] if num_prefill + num_decode > 1 else ["cpu:0-1"],
-        batching=batching or "chunked",
+        batching=batching if num_prefill == 0 else "chunked",
         prefill_token_budget=100,
+        local_prefill=batching == "local",
     ) as stack:
         tokens: list[list[int]] = []
         streams = []

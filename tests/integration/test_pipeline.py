@@ -30,8 +30,9 @@ async def test_batch_two_prefills_while_batch_one_decodes(monkeypatch: pytest.Mo
         await run_batches(stack, num_requests=16, num_tokens=1024, max_tokens=32)
         batches = stack.spans("prefill", SpanKind.STEP)
         steps = stack.spans("decode", SpanKind.STEP)
-        assert len(batches) >= 8
-        for batch in batches[2:]:
+        later = [batch for batch in batches if batch.start_ns > steps[0].start_ns]
+        assert len(later) >= 6
+        for batch in later:
             inside = [
                 step
                 for step in steps

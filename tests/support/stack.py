@@ -167,9 +167,11 @@ async def running_stack(
     limits: Limits | None = None,
     batching: str = "chunked",
     prefill_token_budget: int = 256,
+    local_prefill: bool = False,
 ) -> AsyncIterator[Stack]:
     """Start workers, on `devices` in turn, wait until all have joined; stop all at the end. Without
-    prefill workers it is colocated, and `batching` the policy."""
+    prefill workers it is colocated, and `batching` the policy; with `local_prefill`, decode workers
+    compute the prompts that they are sooner with."""
     limits = limits or Limits()
     colocated = colocated_policy(batching, limits.max_batch_tokens, prefill_token_budget)
     roles = [WorkerRole.PREFILL] * num_prefill + [WorkerRole.DECODE] * num_decode
@@ -179,7 +181,12 @@ async def running_stack(
     ]
     timeline = Timeline()
     dispatcher = RecordingDispatcher(
-        Scheduler(queue_policy("fcfs"), limits, colocated=None if num_prefill else colocated),
+        Scheduler(
+            queue_policy("shortest-first"),
+            limits,
+            colocated=None if num_prefill else colocated,
+            local_prefill=local_prefill,
+        ),
         [(worker.role, worker.address) for worker in workers],
         resolve(model).fingerprint,
         timeline,

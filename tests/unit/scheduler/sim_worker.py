@@ -49,7 +49,8 @@ def worker_info(
 
 @dataclass(eq=False)
 class Process:
-    """One life of a worker process. `runnable`: its engine thread has been notified."""
+    """One life of a worker process. `runnable`: its engine thread has been notified. `steps` are
+    the prompt tokens of the steps that were not told of yet."""
 
     info: WorkerInfo
     alive: bool = True
@@ -57,6 +58,7 @@ class Process:
     applied_command: int = 0
     runnable: bool = False
     news: bool = False
+    steps: list[int] = field(default_factory=list)
     state: Any = field(init=False)
 
     def __post_init__(self) -> None:
@@ -114,6 +116,7 @@ class Process:
         for each in plan.slices:
             assert not any(is_free[block] for block in each.block_table), "freed under a step"
         result = self._result or self._compute(plan)
+        self.steps.append(plan.num_prefill_tokens)
         self.act(self.state.complete, plan, result, 0, 0)
 
     def fail(self) -> list[int]:

@@ -35,10 +35,10 @@ from gateway.colocated_policies import colocated_policy
 from gateway.dispatcher import Dispatcher
 from gateway.fleet import MAX_BATCHES, DecodeView, PrefillView
 from gateway.generation import MAX_RESTARTS, Generation
-from gateway.policies import queue_policy
+from gateway.policies import POLICIES, queue_policy
 from gateway.scheduler import Scheduler
 from gateway.timeline import Timeline
-from gateway.tokens import Ended, Token, TokenRequest
+from gateway.tokens import Ended, ServedBy, ServingMode, Token, TokenRequest
 from tandem.core.commands import PrefillBatch, Reserve
 from tandem.core.errors import DataLoss, TandemError, Unavailable
 from tandem.core.sampling_params import SamplingParams
@@ -73,6 +73,7 @@ class Client:
     generation: Generation | None = None
     tokens: list[int] = field(default_factory=list)
     outcome: Ended | TandemError | None = None
+    served_by: ServedBy | None = None
     cancelled: bool = False
     excused: bool = False
 
@@ -93,7 +94,7 @@ class Client:
         if isinstance(event, Ended):
             assert self.tokens == self.expected, "tokens are missing"
             assert event.finish_reason is self.reason
-            by = event.served_by
+            by = self.served_by = event.served_by
             if by.prefill_worker.startswith("decode"):
                 assert (by.decode_worker, by.kv_bytes) == (by.prefill_worker, 0)
             else:
@@ -110,6 +111,7 @@ class Message:
     num_free_blocks: int
     report_number: int
     reports: list[Any]
+    spans: tuple[worker_pb2.Span, ...] = ()
     snapshot: Any = None
 
 
@@ -121,7 +123,11 @@ class SimLink:
     """
 
     def __init__(
-        self, dispatcher: Dispatcher, start: Callable[[], Process], placed: dict[int, Any]
+        self,
+        dispatcher: Dispatcher,
+        start: Callable[[], Process],
+        placed: dict[int, Any],
+        clock: Clock,
     ) -> None:
         self.process = start()
         self.address = f"{self.process.info.worker_id}:1"
@@ -136,6 +142,7 @@ class SimLink:
         self._start = start
         self._dispatcher = dispatcher
         self._placed = placed
+        self._clock = clock
         self._last_number = 0
         self._taken_report = 0
         self._unapplied: deque[tuple[int, list[Any]]] = deque()
@@ -173,8 +180,10 @@ class SimLink:
             self._dispatcher.resumed(info, message.snapshot, self._unapplied_commands())
             self.down.extend(self._unapplied)
             self.serving = True
-        header = worker_pb2.WorkerHeader(num_free_blocks=message.num_free_blocks)
-        self._dispatcher.heard(info, header, 0)
+        header = worker_pb2.WorkerHeader(
+            num_free_blocks=message.num_free_blocks, spans=message.spans
+        )
+        self._dispatcher.heard(info, header, self._clock.now_ns())
         if message.reports:
             self._dispatcher.reported(info, message.reports)
         self._taken_report = message.report_number
@@ -188,7 +197,7 @@ class SimLink:
             self.process.state.acknowledge(self._taken_report)
             self.process.state.take_reports()
             snapshot = self.process.state.snapshot()
-            self._say([], snapshot)
+            self._say([], snapshot=snapshot)
             return
         self.process.clear()
         self.process.state.take_reports()
@@ -199,11 +208,16 @@ class SimLink:
         self.serving = True
         self._dispatcher.joined(self.info, self.address)
 
-    def _say(self, reports: list[Any], snapshot: Any = None) -> None:
+    def _say(
+        self,
+        reports: list[Any],
+        spans: tuple[worker_pb2.Span, ...] = (),
+        snapshot: Any = None,
+    ) -> None:
         process = self.process
         free = process.state.num_free_blocks
         number = process.state.report_number
-        self.up.append(Message(process.applied_command, free, number, reports, snapshot))
+        self.up.append(Message(process.applied_command, free, number, reports, spans, snapshot))
 
     @property
     def _has_lease(self) -> bool:
@@ -232,7 +246,8 @@ class SimLink:
         """The worker sends what happened; a heartbeat, if nothing did."""
         self.process.news = False
         reports = list(self.process.state.take_reports())
-        self._say(reports)
+        steps, self.process.steps = self.process.steps, []
+        self._say(reports, tuple(map(self._clock.step, steps)))
 
     def break_stream(self) -> None:
         self.connected = self.serving = False
@@ -285,6 +300,30 @@ class RecordingDispatcher(Dispatcher):
         """Here is no time, and every worker comes back."""
 
 
+class Clock:
+    """Times that mean nothing, but that decisions depend on."""
+
+    def __init__(self, random: Random) -> None:
+        self._random = random
+        self._now_ns = 0
+
+    def now_ns(self) -> int:
+        """Later than the last time."""
+        self._now_ns += self._duration_ns()
+        return self._now_ns
+
+    def step(self, num_prefill_tokens: int) -> worker_pb2.Span:
+        """A step of so many prompt tokens."""
+        return worker_pb2.Span(
+            kind=worker_pb2.SPAN_KIND_STEP,
+            end_ns=self._duration_ns(),
+            num_prefill_tokens=num_prefill_tokens,
+        )
+
+    def _duration_ns(self) -> int:
+        return int(10 ** self._random.uniform(5, 9))
+
+
 Action = tuple[str, Callable[[], None]]
 
 
@@ -292,8 +331,11 @@ class Simulation:
     """One scenario. `trace` is what happened, for whoever has to understand a failure."""
 
     def __init__(self, random: Random, faults: Faults, policy: str | None) -> None:
-        """With a `policy`'s name, decode workers alone serve."""
+        """With a `policy`'s name, decode workers alone serve. Else these compute some prompts, in
+        half of the scenarios."""
         self.random = random
+        self.local_prefill = not policy and random.random() < 0.5
+        self._clock = Clock(random)
         self.faults = faults
         self.trace: list[str] = []
         self.clients: dict[str, Client] = {}
@@ -307,7 +349,12 @@ class Simulation:
         colocated = policy and colocated_policy(
             policy, limits.max_batch_tokens, random.choice((1, 3, 8))
         )
-        self.scheduler = Scheduler(queue_policy("fcfs"), limits, colocated=colocated or None)
+        self.scheduler = Scheduler(
+            queue_policy(random.choice(tuple(POLICIES))),
+            limits,
+            colocated=colocated or None,
+            local_prefill=self.local_prefill,
+        )
         self.dispatcher = RecordingDispatcher(self.scheduler, [], MODEL.fingerprint, Timeline())
         self.dispatcher.clients = self.clients
         num_prefill = 0 if policy else random.randint(1, 2)
@@ -325,7 +372,7 @@ class Simulation:
             info = worker_info(worker_id, role, self._next_epoch, num_blocks, max_num_seqs)
             return self._start(info)
 
-        link = SimLink(self.dispatcher, start, self._placed)
+        link = SimLink(self.dispatcher, start, self._placed, self._clock)
         self.dispatcher._links[link.address] = link  # type: ignore[assignment]
         return link
 
@@ -529,6 +576,11 @@ class Simulation:
 
     # What must hold
 
+    @property
+    def modes(self) -> set[ServingMode]:
+        """How requests were served."""
+        return {each.served_by.mode for each in self.clients.values() if each.served_by}
+
     def _check_views(self) -> None:
         for view in self.scheduler.workers:
             assert 0 <= view.num_used_blocks <= view.info.num_blocks
@@ -597,7 +649,7 @@ def expectation(request: TokenRequest) -> tuple[list[int], FinishReason]:
     return tokens, FinishReason.LENGTH
 
 
-def run_scenario(random: Random, faults: Faults, policy: str | None = None) -> None:
+def run_scenario(random: Random, faults: Faults, policy: str | None = None) -> Simulation:
     """Run one scenario; a failure tells what led to it."""
     simulation = Simulation(random, faults, policy)
     try:
@@ -605,6 +657,7 @@ def run_scenario(random: Random, faults: Faults, policy: str | None = None) -> N
     except Exception as error:
         error.add_note("\n".join(simulation.trace[-80:]))
         raise
+    return simulation
 
 
 assert BLOCK_SIZE * 5 >= MAX_MODEL_LEN, "the smallest pool holds the longest sequence"

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from simulation import Faults, run_scenario
 
 from gateway.colocated_policies import COLOCATED_POLICIES
+from gateway.tokens import ServingMode
 
 NUM_SCENARIOS = int(os.environ.get("TANDEM_SCENARIOS", "400"))
 ONLY = os.environ.get("TANDEM_SCENARIO")
@@ -55,6 +56,15 @@ def test_colocated_scenarios(kind: str, policy: str) -> None:
         except Exception as error:
             error.add_note(f"seed {seed} of {kind!r}, {policy}")
             raise
+
+
+def test_scenarios_prefill_in_both_places_if_they_may() -> None:
+    scenarios = [run_scenario(Random(f"both {seed}"), NONE) for seed in range(200)]
+    allowed = {True: ServingMode.LOCAL, False: None}
+    for local_prefill, mode in allowed.items():
+        modes = [each.modes for each in scenarios if each.local_prefill is local_prefill]
+        found = set().union(*modes)
+        assert found == {ServingMode.DISAGGREGATED, mode} - {None}
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))

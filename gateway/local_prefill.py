@@ -1,0 +1,68 @@
+"""Prompts that a decode worker computes by itself, beside the sequences that it generates.
+
+The weights are read for every step anyway, so a few prompt tokens in it cost little. How many is
+what running streams pay for, and is bounded: a step with prompt tokens takes at most `MAX_STRETCH`
+times as long as one without, by the times that the worker's steps were seen to take.
+"""
+
+from __future__ import annotations
+
+from math import ceil
+
+from gateway.effects import Outbox
+from gateway.fleet import DecodeView, Fleet
+from gateway.generation import Generation
+from gateway.step_times import StepTimes
+from tandem.core.commands import SetStepRule
+from tandem.core.plan import StepRule
+
+MAX_STRETCH = 2.0
+# Prompt tokens of a step: while nothing is known, and at the least, so that prompts always go on.
+FIRST_BUDGET = 16
+MIN_BUDGET = 8
+# A budget that differs by less stays.
+BUDGET_CHANGE = 0.25
+
+
+class LocalPrefill:
+    """Sets the decode workers' budgets, and says who of them would compute a prompt, if that is
+    sooner than elsewhere."""
+
+    def __init__(self, fleet: Fleet, outbox: Outbox) -> None:
+        self._fleet = fleet
+        self._outbox = outbox
+
+    def set_budgets(self) -> None:
+        """Tell each worker its budget, if that has changed."""
+        for worker in self._fleet.decode.values():
+            known, budget = worker.prefill_token_budget, token_budget(worker.step_times)
+            if abs(budget - known) > BUDGET_CHANGE * known:
+                worker.prefill_token_budget = budget
+                rule = StepRule(budget, mixed=True)
+                self._outbox.send(worker, SetStepRule(rule))
+
+    def choose(self, generation: Generation, elsewhere_s: float) -> DecodeView | None:
+        """The worker with room that has a queued generation's first token soonest, if that is in
+        less than `elsewhere_s` seconds."""
+        candidates = (
+            (first_token_s(worker, generation.num_prompt_tokens), worker.info.worker_id, worker)
+            for worker in self._fleet.decode.values()
+            if worker.has_room(generation.max_length) and worker.step_times.is_measured
+        )
+        soonest_s, _, worker = min(candidates, default=(elsewhere_s, "", None))
+        return worker if soonest_s < elsewhere_s else None
+
+
+def token_budget(times: StepTimes) -> int:
+    """Prompt tokens that a step may have, by how long steps take."""
+    if not times.is_measured:
+        return FIRST_BUDGET
+    return max(MIN_BUDGET, times.tokens_within(MAX_STRETCH * times.base_s, at_first=FIRST_BUDGET))
+
+
+def first_token_s(worker: DecodeView, num_tokens: int) -> float:
+    """In how many seconds a worker would have the first token of one more prompt: behind the step
+    under way and the prompts that it has."""
+    num_tokens += worker.num_prompt_tokens_left
+    num_steps = ceil(num_tokens / worker.prefill_token_budget)
+    return (1 + num_steps) * worker.step_times.seconds(worker.prefill_token_budget)

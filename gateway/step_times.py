@@ -1,0 +1,75 @@
+"""How long a worker's steps take, learned from those that it has run."""
+
+from __future__ import annotations
+
+# What is not known at first: standard deviations in seconds, and in seconds a token. A token's is
+# small beside a whole step's: a step of few tokens says little of what a token costs.
+FIRST_BASE_S = 1.0
+FIRST_TOKEN_S = 0.01
+# How far both move from step to step, and how far a step may be from the line, as shares.
+BASE_DRIFT = 0.05
+TOKEN_DRIFT = 0.02
+NOISE = 0.1
+MIN_NOISE_S = 1e-6
+# A step may have so many times the tokens of the largest that was measured.
+MAX_GROWTH = 4
+
+
+class StepTimes:
+    """A line: a step takes `base_s`, and `token_s` more for each of its prompt tokens.
+
+    Both are followed by a Kalman filter, as they move with the batch, the contexts and whatever
+    else the machine does. The noise is a share of the step's own time, so that a stall counts
+    little. What a step's size says nothing of stays as it was: many small steps do not make one
+    forget what large ones cost.
+    """
+
+    def __init__(self) -> None:
+        self.is_measured = False
+        self._largest = 0
+        self._base_s = 0.0
+        self._token_s = 0.0
+        # Variances, and the covariance.
+        self._base_var = FIRST_BASE_S**2
+        self._token_var = FIRST_TOKEN_S**2
+        self._covar = 0.0
+
+    @property
+    def base_s(self) -> float:
+        """Seconds of a step without prompt tokens."""
+        return max(0.0, self._base_s)
+
+    @property
+    def token_s(self) -> float:
+        """Seconds that one prompt token adds to a step; 0 while nothing is known."""
+        return max(0.0, self._token_s)
+
+    def observe(self, num_tokens: int, seconds: float) -> None:
+        """A step with so many prompt tokens took so long."""
+        self.is_measured = True
+        self._largest = max(self._largest, num_tokens)
+        self._base_var += (BASE_DRIFT * self._base_s) ** 2
+        self._token_var += (TOKEN_DRIFT * self._token_s) ** 2
+        base_covar = self._base_var + num_tokens * self._covar
+        token_covar = self._covar + num_tokens * self._token_var
+        noise = max(NOISE * seconds, MIN_NOISE_S) ** 2
+        variance = base_covar + num_tokens * token_covar + noise
+        error = seconds - self._base_s - self._token_s * num_tokens
+        self._base_s += base_covar / variance * error
+        self._token_s += token_covar / variance * error
+        self._base_var -= base_covar**2 / variance
+        self._token_var -= token_covar**2 / variance
+        self._covar -= base_covar * token_covar / variance
+
+    def seconds(self, num_tokens: int) -> float:
+        """How long a step with so many prompt tokens will take."""
+        return self.base_s + self.token_s * num_tokens
+
+    def tokens_within(self, seconds: float, at_first: int) -> int:
+        """How many prompt tokens a step may have that is to end within `seconds`: `at_first` while
+        nothing is known, and never many times more than were measured."""
+        limit = max(at_first, MAX_GROWTH * self._largest)
+        room_s = seconds - self.base_s
+        if room_s <= 0:
+            return 0
+        return limit if room_s >= limit * self.token_s else int(room_s / self.token_s)

@@ -1,0 +1,278 @@
+"""Which prompts a decode worker computes by itself, and how much of them in a step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from sim_worker import worker_info
+
+from gateway.batching import Limits
+from gateway.effects import Emit, Send
+from gateway.generation import Generation, Phase
+from gateway.local_prefill import FIRST_BUDGET, MAX_STRETCH, MIN_BUDGET, token_budget
+from gateway.policies import queue_policy
+from gateway.scheduler import Scheduler
+from gateway.step_times import StepTimes
+from gateway.tokens import Ended, ServingMode, TokenRequest
+from tandem.core.commands import Admit, PrefillBatch, Remove, SetStepRule
+from tandem.core.errors import Unavailable
+from tandem.core.plan import StepRule
+from tandem.core.reports import Reserved, SequenceFailed, Span, SpanKind, StepDone
+from tandem.core.sampling_params import SamplingParams
+from tandem.core.sequence import FinishReason
+from tandem.core.worker import WorkerRole
+
+# A CPU's core each: the prefill worker computes a thousand tokens a second, and so would the decode
+# worker, but it is to put no more than some twenty into a step of 20 ms.
+BASE_S, TOKEN_S = 0.02, 1e-3
+LOST = Unavailable("it was lost")
+
+
+class Driver:
+    """A scheduler with one prefill and two decode workers whose pace is known."""
+
+    def __init__(self, *, local_prefill: bool = True, measured: bool = True) -> None:
+        limits = Limits(max_batch_tokens=512)
+        policy = queue_policy("shortest-first")
+        self.scheduler = Scheduler(policy, limits, local_prefill=local_prefill)
+        self.join("p", WorkerRole.PREFILL)
+        self.join("d", WorkerRole.DECODE)
+        if measured:
+            for num_tokens in (256, 64) * 10:
+                self.stepped("p", num_tokens, TOKEN_S * num_tokens)
+            self.learn("d")
+
+    def join(self, name: str, role: WorkerRole) -> None:
+        self.scheduler.worker_joined(worker_info(name, role, 1, 1000, 16), f"{name}:1")
+
+    def learn(self, name: str) -> None:
+        """A decode worker's steps take their usual time."""
+        for num_tokens in (0, 16, 20) * 10:
+            self.stepped(name, num_tokens, BASE_S + TOKEN_S * num_tokens)
+
+    def stepped(self, name: str, num_prefill_tokens: int, seconds: float) -> None:
+        span = Span(SpanKind.STEP, 0, int(seconds * 1e9), num_prefill_tokens=num_prefill_tokens)
+        self.scheduler.heard(name, 1000, 0.0, [span])
+
+    def submit(self, name: str, length: int = 32, max_tokens: int = 5) -> Generation:
+        params = SamplingParams(max_tokens=max_tokens, seed=0)
+        return self.scheduler.submit(TokenRequest(name, (5,) * length, params))
+
+    def effects(self) -> list[Any]:
+        self.scheduler.compose()
+        return self.scheduler.take_effects()
+
+    def commands(self, kind: type[Any]) -> list[Any]:
+        effects = self.effects()
+        sent = (each.command for each in effects if isinstance(each, Send))
+        return [command for command in sent if isinstance(command, kind)]
+
+    def events(self) -> list[Any]:
+        return [each.event for each in self.effects() if isinstance(each, Emit)]
+
+    def local(self) -> list[int]:
+        """The sequences that a decode worker is newly told to compute."""
+        return [each.sequence_id for each in self.commands(Admit) if each.compute]
+
+    def grant(self, generation: Generation) -> None:
+        grant = Reserved(generation.sequence_id, b"x", 1, 0)
+        self.scheduler.decode_report(generation.decode_worker, grant)
+
+    def keep_prefill_busy(self) -> Generation:
+        """A long prompt runs, and more of it waits."""
+        long = self.submit("long", length=2048)
+        self.effects()
+        self.grant(long)
+        assert len(self.commands(PrefillBatch)) == 2
+        return long
+
+    def computing(self, **details: int) -> Generation:
+        """A request whose prompt the decode worker computes."""
+        self.keep_prefill_busy()
+        generation = self.submit("r", **details)
+        assert self.local() == [generation.sequence_id]
+        self.grant(generation)
+        return generation
+
+    def step(self, generation: Generation, reason: FinishReason | None = None) -> None:
+        position = generation.num_prompt_tokens + len(generation.token_ids)
+        step = StepDone(1, 0, 0, (generation.sequence_id,), (position,), (50,), (reason,))
+        self.scheduler.decode_report(generation.decode_worker, step)
+
+
+# Where a prompt goes
+
+
+def test_an_idle_prefill_worker_takes_every_prompt() -> None:
+    """However slow it is: running streams pay nothing for it."""
+    driver = Driver(measured=False)
+    driver.stepped("p", 64, 10.0)
+    driver.learn("d")
+    driver.submit("r", length=8)
+    assert driver.local() == []
+
+
+def test_a_short_prompt_behind_long_ones_is_computed_where_it_is_decoded() -> None:
+    driver = Driver()
+    generation = driver.computing()
+    assert generation.phase is Phase.PREFILLING
+    driver.step(generation, FinishReason.LENGTH)
+    *_, ended = driver.events()
+    assert isinstance(ended, Ended)
+    assert ended.served_by.mode is ServingMode.LOCAL
+    assert (ended.served_by.decode_worker, ended.served_by.kv_bytes) == ("d", 0)
+
+
+def test_a_prompt_that_a_prefill_worker_has_sooner_waits_for_it() -> None:
+    """It would take dozens of steps."""
+    driver = Driver()
+    driver.keep_prefill_busy()
+    driver.submit("r", length=700)
+    assert driver.local() == []
+
+
+def test_decode_workers_take_what_they_are_sooner_with_and_no_more() -> None:
+    """Each waits behind those before it, and in time for as long as for two batches."""
+    driver = Driver()
+    driver.keep_prefill_busy()
+    for number in range(20):
+        driver.submit(str(number))
+    assert 3 <= len(driver.local()) <= 8
+    # As its prompts get on it takes more.
+    for _ in range(4):
+        driver.stepped("d", 16, BASE_S + TOKEN_S * 16)
+    assert len(driver.local()) in (1, 2)
+
+
+def test_the_decode_worker_with_the_fewest_prompts_left_takes_it() -> None:
+    driver = Driver()
+    driver.join("e", WorkerRole.DECODE)
+    driver.learn("e")
+    driver.keep_prefill_busy()
+    first, second = driver.submit("first"), driver.submit("second")
+    driver.effects()
+    assert {first.decode_worker, second.decode_worker} == {"d", "e"}
+
+
+@pytest.mark.parametrize(
+    ("details", "options"),
+    [
+        ({"max_tokens": 1}, {}),  # It needs no decode worker.
+        ({}, {"local_prefill": False}),
+    ],
+)
+def test_who_is_never_computed_there(details: dict[str, int], options: dict[str, bool]) -> None:
+    driver = Driver(**options)
+    driver.keep_prefill_busy()
+    driver.submit("r", **details)
+    assert driver.local() == []
+
+
+def test_while_nothing_is_known_prefill_workers_compute_everything() -> None:
+    driver = Driver(measured=False)
+    long = driver.submit("long", length=2048)
+    driver.effects()
+    driver.grant(long)
+    driver.submit("r")
+    assert driver.local() == []
+
+
+def test_without_a_prefill_worker_that_is_trusted_nothing_waits_for_one() -> None:
+    driver = Driver()
+    driver.scheduler.worker_suspected("p")
+    generation = driver.submit("r")
+    assert driver.local() == [generation.sequence_id]
+
+
+# What running streams pay
+
+
+def test_a_worker_is_told_its_budget_before_anything_else_and_when_it_changes() -> None:
+    driver = Driver(measured=False)
+    assert driver.commands(SetStepRule) == [SetStepRule(StepRule(FIRST_BUDGET, mixed=True))]
+    driver.submit("r")
+    assert driver.commands(SetStepRule) == []
+    for num_tokens in (0, 16, 8) * 10:
+        driver.stepped("d", num_tokens, BASE_S + TOKEN_S / 2 * num_tokens)
+    (command,) = driver.commands(SetStepRule)
+    assert command.rule.prefill_token_budget == pytest.approx(40, abs=4)
+    driver.stepped("d", 16, BASE_S + TOKEN_S / 2 * 16)
+    assert driver.commands(SetStepRule) == []
+
+
+def test_without_local_prefill_no_rule_is_set() -> None:
+    assert Driver(local_prefill=False).commands(SetStepRule) == []
+
+
+@pytest.mark.parametrize(("base_s", "token_s"), [(0.02, 1e-3), (5e-3, 3e-5), (0.06, 6e-3)])
+def test_a_step_with_prompt_tokens_takes_at_most_so_many_times_one_without(
+    base_s: float, token_s: float
+) -> None:
+    times = StepTimes()
+    for _ in range(50):
+        for num_tokens in (0, token_budget(times)):
+            times.observe(num_tokens, base_s + token_s * num_tokens)
+    expected = (MAX_STRETCH - 1) * base_s / token_s
+    assert token_budget(times) == pytest.approx(expected, rel=0.1, abs=1)
+
+
+def test_prompts_go_on_where_every_token_is_dear() -> None:
+    times = StepTimes()
+    for num_tokens in (0, 16) * 10:
+        times.observe(num_tokens, 0.01 + 0.1 * num_tokens)
+    assert token_budget(times) == MIN_BUDGET
+
+
+# What can go wrong
+
+
+def test_a_prompt_whose_worker_is_lost_begins_anew() -> None:
+    driver = Driver()
+    generation = driver.computing()
+    driver.stepped("d", 16, 0.04)
+    assert generation.num_scheduled == 16
+    driver.scheduler.worker_lost("d", LOST)
+    assert driver.events() == []
+    assert (generation.phase, generation.attempt) == (Phase.QUEUED, 1)
+    assert generation.num_scheduled == 0
+
+
+def test_one_that_has_shown_a_token_fails_with_its_worker() -> None:
+    driver = Driver()
+    generation = driver.computing()
+    driver.step(generation)
+    driver.effects()
+    driver.scheduler.worker_lost("d", LOST)
+    assert LOST in driver.events()
+    assert generation.phase is Phase.ENDED
+
+
+def test_a_lost_prefill_worker_takes_none_of_them_with_it() -> None:
+    driver = Driver()
+    generation = driver.computing()
+    driver.scheduler.worker_lost("p", LOST)
+    driver.step(generation, FinishReason.LENGTH)
+    assert any(isinstance(event, Ended) for event in driver.events())
+
+
+def test_a_cancelled_prompt_leaves_its_worker() -> None:
+    driver = Driver()
+    generation = driver.computing()
+    driver.scheduler.cancel(generation)
+    assert Remove(generation.sequence_id) in driver.commands(Remove)
+    second = driver.submit("second")
+    assert driver.local() == [second.sequence_id]
+
+
+def test_a_refused_prompt_goes_back_to_the_queue() -> None:
+    driver = Driver()
+    driver.keep_prefill_busy()
+    generation = driver.submit("r")
+    assert driver.local() == [generation.sequence_id]
+    refused = SequenceFailed(generation.sequence_id, "RESOURCE_EXHAUSTED", "full")
+    driver.scheduler.decode_report("d", refused)
+    assert driver.local() == []
+    assert generation.phase is Phase.QUEUED
+    driver.scheduler.heard("d", 1000, now=1.0)
+    assert driver.local() == [generation.sequence_id]

@@ -1,0 +1,104 @@
+"""What prefill batches are made of: how much, and of whose prompts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from sim_worker import BLOCK_SIZE, worker_info
+
+from gateway.batching import Limits
+from gateway.disaggregated import FIRST_BATCH_TOKENS, MAX_BATCH_S
+from gateway.effects import Send
+from gateway.policies import queue_policy
+from gateway.scheduler import Scheduler
+from gateway.tokens import TokenRequest
+from tandem.core.commands import PrefillBatch
+from tandem.core.reports import BatchDone, Span, SpanKind
+from tandem.core.sampling_params import SamplingParams
+from tandem.core.worker import WorkerRole
+
+MAX_BATCH_TOKENS = 2048
+
+
+class Driver:
+    """A scheduler with one prefill worker. Requests end with their first token, so no decode worker
+    takes part."""
+
+    def __init__(self, token_s: float = 0.0, num_blocks: int = 10_000) -> None:
+        policy = queue_policy("shortest-first")
+        self.scheduler = Scheduler(policy, Limits(MAX_BATCH_TOKENS))
+        for name, role in (("p", WorkerRole.PREFILL), ("d", WorkerRole.DECODE)):
+            self.scheduler.worker_joined(worker_info(name, role, 1, num_blocks, 16), f"{name}:1")
+        if token_s:
+            self.learn(token_s)
+
+    def learn(self, token_s: float) -> None:
+        """Some batches of many sizes ran at this pace."""
+        for num_tokens in (256, 64, 1024, 512) * 5:
+            duration_ns = int(token_s * num_tokens * 1e9)
+            span = Span(SpanKind.STEP, 0, duration_ns, num_prefill_tokens=num_tokens)
+            self.scheduler.heard("p", 10_000, 0.0, [span])
+
+    def submit(self, name: str, length: int) -> int:
+        """A request's sequence."""
+        params = SamplingParams(max_tokens=1, seed=0)
+        return self.scheduler.submit(TokenRequest(name, (5,) * length, params)).sequence_id
+
+    def batches(self) -> list[PrefillBatch]:
+        self.scheduler.compose()
+        effects: list[Any] = self.scheduler.take_effects()
+        sent = (each.command for each in effects if isinstance(each, Send))
+        return [each for each in sent if isinstance(each, PrefillBatch)]
+
+    def done(self, batch: PrefillBatch) -> None:
+        self.scheduler.prefill_report("p", BatchDone(batch.batch_id, 1))
+
+
+def sequences(batch: PrefillBatch) -> list[int]:
+    return [chunk.sequence_id for chunk in batch.chunks]
+
+
+def num_tokens(batch: PrefillBatch) -> int:
+    return sum(len(chunk.token_ids) for chunk in batch.chunks)
+
+
+def test_batches_start_small() -> None:
+    driver = Driver()
+    driver.submit("r", 10_000)
+    assert [num_tokens(each) for each in driver.batches()] == [FIRST_BATCH_TOKENS] * 2
+
+
+@pytest.mark.parametrize("token_s", [0.1, 5e-3, 1e-3, 3e-5])
+def test_a_batch_takes_a_bounded_time(token_s: float) -> None:
+    """A block at the least, all that a batch may have on a device that is fast enough."""
+    driver = Driver(token_s)
+    driver.submit("r", 10_000)
+    expected = min(MAX_BATCH_TOKENS, max(BLOCK_SIZE, MAX_BATCH_S / token_s))
+    for each in driver.batches():
+        assert num_tokens(each) == pytest.approx(expected, rel=0.1)
+        assert num_tokens(each) % BLOCK_SIZE == 0
+
+
+def test_a_short_prompt_overtakes_a_long_one_between_its_chunks() -> None:
+    driver = Driver(1e-3)
+    long = driver.submit("long", 2000)
+    first, second = driver.batches()
+    assert sequences(first) == sequences(second) == [long]
+    short = driver.submit("short", 30)
+    driver.done(first)
+    (third,) = driver.batches()
+    assert sequences(third) == [short, long]
+    assert num_tokens(third) == pytest.approx(MAX_BATCH_S / 1e-3, rel=0.1)
+
+
+def test_a_prompt_for_which_there_is_no_room_stops_none_that_has_started() -> None:
+    """It would wait for blocks that only these can free."""
+    driver = Driver(1e-3, num_blocks=1000 // BLOCK_SIZE)
+    long = driver.submit("long", 1000)
+    first, _ = driver.batches()
+    short = driver.submit("short", 30)
+    driver.done(first)
+    (third,) = driver.batches()
+    assert sequences(third) == [long]
+    assert short not in sequences(third)
