@@ -1,13 +1,15 @@
 """Prompts that a decode worker computes by itself, beside the sequences that it generates.
 
 The weights are read for every step anyway, so a few prompt tokens in it cost little. How many is
-what running streams pay for, and is bounded: a step with prompt tokens takes at most `MAX_STRETCH`
-times as long as one without, by the times that the worker's steps were seen to take.
+what running streams pay for, and is bounded twice, by the times that the worker's steps were seen
+to take: a step with prompt tokens takes at most `MAX_STRETCH` times as long as one without, and only
+prompts that are through in `MAX_STEPS` such steps come at all. Longer ones would be sooner here
+whenever prefill workers are behind, and then every stream would pay for them all the time.
 """
 
 from __future__ import annotations
 
-from math import ceil
+from math import ceil, inf
 
 from gateway.effects import Outbox
 from gateway.fleet import DecodeView, Fleet
@@ -17,6 +19,7 @@ from tandem.core.commands import SetStepRule
 from tandem.core.plan import StepRule
 
 MAX_STRETCH = 2.0
+MAX_STEPS = 4
 # Prompt tokens of a step: while nothing is known, and at the least, so that prompts always go on.
 FIRST_BUDGET = 16
 MIN_BUDGET = 8
@@ -43,11 +46,14 @@ class LocalPrefill:
 
     def choose(self, generation: Generation, elsewhere_s: float) -> DecodeView | None:
         """The worker with room that has a queued generation's first token soonest, if that is in
-        less than `elsewhere_s` seconds."""
+        less than `elsewhere_s` seconds. Where there is no elsewhere a prompt may have any length."""
+        num_tokens = generation.num_prompt_tokens
         candidates = (
-            (first_token_s(worker, generation.num_prompt_tokens), worker.info.worker_id, worker)
+            (first_token_s(worker, num_tokens), worker.info.worker_id, worker)
             for worker in self._fleet.decode.values()
-            if worker.has_room(generation.max_length) and worker.step_times.is_measured
+            if worker.has_room(generation.max_length)
+            and worker.step_times.is_measured
+            and (elsewhere_s == inf or num_steps(worker, num_tokens) <= MAX_STEPS)
         )
         soonest_s, _, worker = min(candidates, default=(elsewhere_s, "", None))
         return worker if soonest_s < elsewhere_s else None
@@ -63,6 +69,10 @@ def token_budget(times: StepTimes) -> int:
 def first_token_s(worker: DecodeView, num_tokens: int) -> float:
     """In how many seconds a worker would have the first token of one more prompt: behind the step
     under way and the prompts that it has."""
-    num_tokens += worker.num_prompt_tokens_left
-    num_steps = ceil(num_tokens / worker.prefill_token_budget)
-    return (1 + num_steps) * worker.step_times.seconds(worker.prefill_token_budget)
+    steps = 1 + num_steps(worker, num_tokens)
+    return steps * worker.step_times.seconds(worker.prefill_token_budget)
+
+
+def num_steps(worker: DecodeView, num_tokens: int) -> int:
+    """How many steps a worker takes for one more prompt and those that it has."""
+    return ceil((worker.num_prompt_tokens_left + num_tokens) / worker.prefill_token_budget)

@@ -39,6 +39,14 @@ class DeviceCopies:
         self._on_gpu = items.is_cuda
         self._stored: list[torch.cuda.Event | None] = [None] * items.shape[1]
         self._threads = threading.local()
+        if self._on_gpu:
+            self._compile()
+
+    def _compile(self) -> None:
+        """Let Triton compile now, not while a transfer waits: block 0 out and in again."""
+        data = np.empty(self._block_size * self._token_words * self._word.itemsize, np.uint8)
+        for copy in (self.read, self.write):
+            copy(0, range(1), np.zeros(1, np.int64), self._block_size, data)
 
     def read(
         self, plane: int, layers: range, table: BlockTable, num_tokens: int, out: Bytes
