@@ -2,9 +2,9 @@
 
 The weights are read for every step anyway, so a few prompt tokens in it cost little. How many is
 what running streams pay for, and is bounded twice, by the times that the worker's steps were seen
-to take: a step with prompt tokens takes at most `MAX_STRETCH` times as long as one without, and only
-prompts that are through in `MAX_STEPS` such steps come at all. Longer ones would be sooner here
-whenever prefill workers are behind, and then every stream would pay for them all the time.
+to take: a step with prompt tokens takes at most `MAX_STRETCH` times as long as one without, and
+only prompts that are through in `MAX_STEPS` such steps come at all. Longer ones would be sooner
+here whenever prefill workers are behind, and every stream would pay for them all the time.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class LocalPrefill:
 
     def choose(self, generation: Generation, elsewhere_s: float) -> DecodeView | None:
         """The worker with room that has a queued generation's first token soonest, if that is in
-        less than `elsewhere_s` seconds. Where there is no elsewhere a prompt may have any length."""
+        less than `elsewhere_s` seconds. Where it is infinite a prompt may have any length."""
         num_tokens = generation.num_prompt_tokens
         candidates = (
             (first_token_s(worker, num_tokens), worker.info.worker_id, worker)
