@@ -64,6 +64,7 @@ def _fake_engine(
         output_token_ids=config.output_token_ids or (0, config.vocab_size),
         open_tokenizer=folder.tokenizer,
         verify=settings.mock_verify,
+        runs_ahead=settings.mock_runs_ahead,
     )
 
 

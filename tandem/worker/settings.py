@@ -56,6 +56,10 @@ class WorkerSettings(ServiceSettings):
     mock_verify: Literal["full", "incremental"] = Field(
         "full", description="how much KV a mock device reads at each step: all, or what is new"
     )
+    mock_runs_ahead: bool = Field(
+        False,
+        description="a mock device takes a step before the last one's tokens are out: as GPUs",
+    )
     dump_logits: str = Field(
         "", description="folder for every sampled position's logits, to compare runs; slow"
     )

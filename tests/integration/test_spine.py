@@ -24,15 +24,18 @@ def random_prompt(rng: random.Random, longest: int) -> tuple[int, ...]:
 
 
 @pytest.mark.parametrize(
-    ("topology", "batching"),
-    [((1, 1), "chunked"), ((1, 2), "chunked"), ((2, 1), "chunked")]
-    + [((0, 1), name) for name in COLOCATED_POLICIES]
-    + [((0, 2), "chunked")],
+    ("topology", "batching", "flags"),
+    [((1, 1), "chunked", ()), ((1, 2), "chunked", ()), ((2, 1), "chunked", ())]
+    + [((0, 1), name, ()) for name in COLOCATED_POLICIES]
+    + [((0, 2), "chunked", ())]
+    + [((1, 1), "chunked", ("--mock-runs-ahead",))],
 )
-async def test_tokens_are_the_expected_ones(topology: tuple[int, int], batching: str) -> None:
+async def test_tokens_are_the_expected_ones(
+    topology: tuple[int, int], batching: str, flags: tuple[str, ...]
+) -> None:
     rng = random.Random(0)
     setup = {"batching": batching, "prefill_token_budget": 100}
-    async with running_stack(*topology, limits=Limits(256), **setup) as stack:
+    async with running_stack(*topology, *flags, limits=Limits(256), **setup) as stack:
         prompts = [random_prompt(rng, 700) for _ in range(24)]
         lengths = [rng.randint(1, 40) for _ in prompts]
         streams = [

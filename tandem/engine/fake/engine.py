@@ -58,7 +58,7 @@ class FakeEngine:
         verify: Verification = "full",
         clock: Clock | None = None,
         open_tokenizer: Callable[[], Tokenizer] | None = None,
-        runs_ahead: bool = True,
+        runs_ahead: bool = False,
     ) -> None:
         """`output_token_ids` is the half-open range of tokens that it may sample; `verify` says how
         much of the context a step reads (see `Verifier`); `open_tokenizer` is called by `warm_up`,

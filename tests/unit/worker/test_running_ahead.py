@@ -128,6 +128,7 @@ class Served:
             block_size=4,
             num_blocks=64,
             output_token_ids=(0, 40),
+            runs_ahead=self.runs_ahead,
         )
 
     def turn(self) -> None:
