@@ -204,7 +204,13 @@ class StandingPlan:
         dropped; its blocks are free when that is over."""
         if self._prompts or not all(held.can_run_ahead for held in self._running.values()):
             return None
-        going_on = (held for held in list(self._running.values()) if not self._ends_next(held))
+        going_on = [held for held in self._running.values() if not self._ends_next(held)]
+        wanted = (
+            self._layout.blocks_for(held.num_stepped_tokens) - len(held.blocks.ids)
+            for held in going_on
+        )
+        if sum(max(0, count) for count in wanted) > self._allocator.num_free:
+            return None  # The step under way may free some.
         running = [held for held in going_on if self._prepare(held)]
         return self._launch(running, []) if running else None
 

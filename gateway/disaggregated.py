@@ -20,6 +20,9 @@ from tandem.core.worker import WorkerInfo, WorkerRole
 
 # How long a batch is to take: what comes waits for the one that runs and the one behind it.
 MAX_BATCH_S = 0.25
+# A batch may last as long as so many steps without tokens: most of it goes into its tokens, however
+# slow the worker.
+MIN_BATCH_STEPS = 4
 # Tokens of a batch while nothing is known of the worker's pace.
 FIRST_BATCH_TOKENS = 256
 
@@ -125,9 +128,11 @@ class DisaggregatedBatching(Batching):
         return True
 
     def _batch_tokens(self, worker: PrefillView) -> int:
-        """Tokens of a batch: what the worker computes in `MAX_BATCH_S`, and a block at the least,
-        since a longer prompt's chunk ends with a block."""
-        num_tokens = worker.step_times.tokens_within(MAX_BATCH_S, at_first=FIRST_BATCH_TOKENS)
+        """Tokens of a batch: what the worker computes in `MAX_BATCH_S`, or in a few times what any
+        step takes there, and a block at the least, since a longer prompt's chunk ends with one."""
+        times = worker.step_times
+        batch_s = max(MAX_BATCH_S, MIN_BATCH_STEPS * times.base_s)
+        num_tokens = times.tokens_within(batch_s, at_first=FIRST_BATCH_TOKENS)
         most = self._limits.max_batch_tokens
         return min(most, max(worker.info.layout.block_size, num_tokens))
 

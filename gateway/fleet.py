@@ -189,8 +189,10 @@ class Fleet:
         return any(each.info.role is role and not each.suspect for each in self.workers)
 
     def token_s(self) -> float:
-        """Seconds that a prompt token takes where it takes least; 0 while nothing is known."""
-        times = (worker.step_times.token_s for worker in self.workers)
+        """Seconds that a prompt token takes where it takes least; 0 while nothing is known. Decode
+        workers count only where they compute all: from few tokens little is learned."""
+        workers = self.prefill or self.decode
+        times = (worker.step_times.token_s for worker in workers.values())
         return min(filter(None, times), default=0.0)
 
     def missing(self, roles: Iterable[WorkerRole]) -> WorkerRole | None:

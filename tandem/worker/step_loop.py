@@ -62,6 +62,7 @@ class StepLoop:
         self._stopping = False
         self._num_failed_steps = 0
         self._last_end_ns = 0
+        self._runs_ahead = engine.runs_ahead
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     def start(self) -> None:
@@ -109,7 +110,7 @@ class StepLoop:
 
     def _start_step_behind(self) -> tuple[StepPlan, int, bool] | None:
         """The plan of the step behind the one under way, if the engine takes it and it is known."""
-        if not self._engine.runs_ahead:
+        if not self._runs_ahead:
             return None
         with self._lock:
             plan = None if self._stopping else self._state.next_step_ahead()
@@ -155,8 +156,13 @@ class StepLoop:
             # The engine is well, and has refused the plan.
             self._fail(plan, error)
         else:
+            # Waits for the device: what was launched of the step must not write to blocks that are
+            # others' by then.
+            lost = self._engine.is_lost()
             self._fail(plan, TandemError(f"the engine failed: {type(error).__name__}"))
-            self._count_failure(error)
+            # Steps that alone succeed would hide that those behind them never do.
+            self._runs_ahead = False
+            self._count_failure(error, lost)
 
     def _fail(self, plan: StepPlan, error: TandemError) -> None:
         """A failed step costs its sequences."""
@@ -164,10 +170,10 @@ class StepLoop:
         with self._lock:
             self._state.fail(plan, error)
 
-    def _count_failure(self, error: Exception) -> None:
+    def _count_failure(self, error: Exception, lost: bool) -> None:
         """Raise if a failure costs the worker as well."""
         self._num_failed_steps += 1
-        if self._engine.is_lost():
+        if lost:
             raise TandemError("the device is in an error that does not heal") from error
         if self._num_failed_steps == MAX_FAILED_STEPS:
             raise TandemError(f"{MAX_FAILED_STEPS} steps failed one after the other") from error

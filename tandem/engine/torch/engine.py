@@ -34,7 +34,7 @@ from tandem.engine.protocols import LayerHook, ModelInfo
 from tandem.engine.torch.device_health import is_lost
 from tandem.engine.torch.inputs import KEY_TILE
 from tandem.engine.torch.kv_pool import TorchKVPool
-from tandem.engine.torch.placement import numerics, resolve_dtype, torch_device
+from tandem.engine.torch.placement import current, numerics, resolve_dtype, torch_device
 from tandem.engine.torch.plan_check import check_plan
 from tandem.engine.torch.runner import AheadRunner, Runner
 from tandem.engine.torch.runners import check_kv_cache_dtype, kernels_for, load_runner
@@ -76,17 +76,18 @@ class TorchEngine:
         layout = config.kv_layout(
             block_size, kv_dtype(kv_cache_dtype, str(item).removeprefix("torch."))
         )
-        self._pool = TorchKVPool(layout, num_blocks, self._device)
-        self._runner = load_runner(
-            folder,
-            self._pool,
-            max_model_len,
-            item,
-            self._device,
-            kernels,
-            quantization,
-            packed_dir,
-        )
+        with current(self._device):
+            self._pool = TorchKVPool(layout, num_blocks, self._device)
+            self._runner = load_runner(
+                folder,
+                self._pool,
+                max_model_len,
+                item,
+                self._device,
+                kernels,
+                quantization,
+                packed_dir,
+            )
         self._model = ModelInfo(
             name=folder.name,
             fingerprint=folder.fingerprint,
@@ -128,6 +129,10 @@ class TorchEngine:
         if not plan.slices:
             no_tokens = HostTokens(torch.empty(0, dtype=torch.int64))
             return TorchStepHandle(plan, no_tokens, (), (), self._pool)
+        with current(self._device):
+            return self._launch(plan, on_layer)
+
+    def _launch(self, plan: StepPlan, on_layer: LayerHook | None) -> TorchStepHandle:
         allowed = self._allowed.start(plan)
         logits = self._runner.logits(plan, on_layer)
         if self._observer is not None:

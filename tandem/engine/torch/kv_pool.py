@@ -53,9 +53,12 @@ class TorchKVPool:
 
     def clear(self, blocks: Sequence[int]) -> None:
         """Zero whole blocks, all planes and layers. Attention by torch multiplies what it masks by
-        0, so that a NaN left in a block would reach whoever has the block next."""
-        indices = torch.tensor(blocks, dtype=torch.int64, device=self._items.device)
-        self._items.index_fill_(2, indices, 0)
+        0, so that a NaN left in a block would reach whoever has the block next. Done on return,
+        behind all steps that are launched."""
+        device = self._items.device
+        self._items.index_fill_(2, torch.tensor(blocks, dtype=torch.int64, device=device), 0)
+        if device.type == "cuda":
+            torch.cuda.current_stream(device).synchronize()
 
     def stored(self, layer: int) -> None:
         """A step's KV of a layer is in the pool, or the kernels that store it are launched: reads

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
 
 import torch
@@ -28,6 +29,12 @@ def torch_device(device: CpuDevice | CudaDevice) -> torch.device:
             f"{device} needs Triton, which torch's builds for GPUs bring on Linux", param="device"
         )
     return torch.device("cuda", device.index)
+
+
+def current(device: torch.device) -> AbstractContextManager[object]:
+    """Make a GPU the current one, which Triton's kernels, new streams and events go to; it is a
+    thread's own, and the first GPU at first."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def resolve_dtype(name: str, device: torch.device) -> torch.dtype:

@@ -8,7 +8,7 @@ import pytest
 from sim_worker import BLOCK_SIZE, worker_info
 
 from gateway.batching import Limits
-from gateway.disaggregated import FIRST_BATCH_TOKENS, MAX_BATCH_S
+from gateway.disaggregated import FIRST_BATCH_TOKENS, MAX_BATCH_S, MIN_BATCH_STEPS
 from gateway.effects import Send
 from gateway.policies import queue_policy
 from gateway.scheduler import Scheduler
@@ -25,18 +25,18 @@ class Driver:
     """A scheduler with one prefill worker. Requests end with their first token, so no decode worker
     takes part."""
 
-    def __init__(self, token_s: float = 0.0, num_blocks: int = 10_000) -> None:
+    def __init__(self, token_s: float = 0.0, num_blocks: int = 10_000, base_s: float = 0.0) -> None:
         policy = queue_policy("shortest-first")
         self.scheduler = Scheduler(policy, Limits(MAX_BATCH_TOKENS))
         for name, role in (("p", WorkerRole.PREFILL), ("d", WorkerRole.DECODE)):
             self.scheduler.worker_joined(worker_info(name, role, 1, num_blocks, 16), f"{name}:1")
         if token_s:
-            self.learn(token_s)
+            self.learn(token_s, base_s)
 
-    def learn(self, token_s: float) -> None:
+    def learn(self, token_s: float, base_s: float) -> None:
         """Some batches of many sizes ran at this pace."""
         for num_tokens in (256, 64, 1024, 512) * 5:
-            duration_ns = int(token_s * num_tokens * 1e9)
+            duration_ns = int((base_s + token_s * num_tokens) * 1e9)
             span = Span(SpanKind.STEP, 0, duration_ns, num_prefill_tokens=num_tokens)
             self.scheduler.heard("p", 10_000, 0.0, [span])
 
@@ -69,7 +69,7 @@ def test_batches_start_small() -> None:
     assert [num_tokens(each) for each in driver.batches()] == [FIRST_BATCH_TOKENS] * 2
 
 
-@pytest.mark.parametrize("token_s", [0.1, 5e-3, 1e-3, 3e-5])
+@pytest.mark.parametrize("token_s", [0.02, 5e-3, 1e-3, 3e-5])
 def test_a_batch_takes_a_bounded_time(token_s: float) -> None:
     """A block at the least, all that a batch may have on a device that is fast enough."""
     driver = Driver(token_s)
@@ -78,6 +78,14 @@ def test_a_batch_takes_a_bounded_time(token_s: float) -> None:
     for each in driver.batches():
         assert num_tokens(each) == pytest.approx(expected, rel=0.1)
         assert num_tokens(each) % BLOCK_SIZE == 0
+
+
+def test_a_batch_is_worth_a_step_however_slow_the_worker() -> None:
+    """If a step took the whole time of a batch by itself, there would be no room for tokens."""
+    driver = Driver(3e-3, base_s=2 * MAX_BATCH_S)
+    driver.submit("r", 10_000)
+    expected = (MIN_BATCH_STEPS - 1) * 2 * MAX_BATCH_S / 3e-3
+    assert num_tokens(driver.batches()[0]) == pytest.approx(expected, rel=0.1)
 
 
 def test_a_short_prompt_overtakes_a_long_one_between_its_chunks() -> None:

@@ -29,6 +29,7 @@ class RecordedState:
         self.applied: list[DecodeCommand] = []
         self.num_clears = 0
         self.plans: list[StepPlan] = []
+        self.plans_ahead: list[StepPlan] = []
         self.completed: list[StepResult] = []
         self.failed: list[TandemError] = []
         self.acknowledged: list[int] = []
@@ -61,7 +62,7 @@ class RecordedState:
         return self.plans.pop() if self.plans else None
 
     def next_step_ahead(self) -> StepPlan | None:
-        return None
+        return self.plans_ahead.pop() if self.plans_ahead else None
 
     def layer_hook(self, plan: StepPlan) -> LayerHook | None:
         return None
@@ -115,14 +116,19 @@ class NoEngine:
 
     model = MODEL
     pool: KVPool
-    runs_ahead = False
 
-    def __init__(self) -> None:
+    def __init__(self, runs_ahead: bool = False) -> None:
+        self.runs_ahead = runs_ahead
+        self.launched: list[int] = []
+        self.unlaunchable: int | None = None
         self.error: Exception | None = None
         self.lost = False
         self.closed = False
 
     def launch(self, plan: StepPlan, on_layer: LayerHook | None = None) -> NoEngine:
+        if plan.number == self.unlaunchable:
+            raise RuntimeError("out of memory")
+        self.launched.append(plan.number)
         return self
 
     def result(self) -> StepResult:
@@ -149,8 +155,8 @@ def armed(sequence_id: int) -> Armed:
 
 
 @asynccontextmanager
-async def running_worker() -> AsyncIterator[Worker]:
-    worker = Worker(INFO, NoEngine(), RecordedState(), threading.Condition())
+async def running_worker(runs_ahead: bool = False) -> AsyncIterator[Worker]:
+    worker = Worker(INFO, NoEngine(runs_ahead), RecordedState(), threading.Condition())
     worker.start()
     try:
         yield worker

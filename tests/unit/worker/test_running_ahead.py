@@ -70,6 +70,17 @@ def test_what_is_sure_to_end_is_in_no_step_behind() -> None:
     assert short.next_step_ahead() is None
 
 
+def test_for_want_of_a_block_a_step_waits_for_the_one_under_way() -> None:
+    """Which may free one: nobody fails before that is known."""
+    plan = Plan(num_blocks=3)
+    plan.run(1, length=3, headroom=1, max_tokens=2)
+    plan.run(2, length=7, headroom=1)
+    step = plan.start()
+    assert plan.next_step_ahead() is None
+    assert the_step(plan.done(step, 60, 61)).sequence_ids == (1, 2)
+    assert ids(plan.next_step()) == [2]
+
+
 def test_what_looks_at_its_own_tokens_waits_for_them() -> None:
     grammar = Grammar(GrammarKind.REGEX, "a*")
     for params in (

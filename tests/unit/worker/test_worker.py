@@ -104,6 +104,26 @@ async def test_an_engine_that_fails_costs_its_step_and_not_the_worker() -> None:
         await worker.state.until(lambda: bool(worker.state.completed))
 
 
+async def test_an_engine_that_runs_ahead_has_its_next_step_before_the_result() -> None:
+    async with running_worker(runs_ahead=True) as worker:
+        worker.state.plans_ahead = [StepPlan(3, ()), StepPlan(2, ())]
+        worker.act(worker.state.plans.append, StepPlan(1, ()))
+        await worker.state.until(lambda: len(worker.state.completed) == 3)
+        assert worker._engine.launched == [1, 2, 3]
+
+
+async def test_after_a_step_behind_another_has_failed_they_go_one_by_one() -> None:
+    """Those that succeed alone would hide that the others never do."""
+    async with running_worker(runs_ahead=True) as worker:
+        worker._engine.unlaunchable = 2
+        worker.state.plans_ahead = [StepPlan(3, ()), StepPlan(2, ())]
+        worker.act(worker.state.plans.append, StepPlan(1, ()))
+        await worker.state.until(lambda: bool(worker.state.completed and worker.state.failed))
+        worker.act(worker.state.plans.append, StepPlan(4, ()))
+        await worker.state.until(lambda: len(worker.state.completed) == 2)
+        assert worker._engine.launched == [1, 4]
+
+
 async def fail_steps(worker: Worker, *errors: Exception | None) -> None:
     """Run a step for each: one that fails with it, or succeeds."""
     state = worker.state
