@@ -85,7 +85,8 @@ class StepLoop:
                 launched = self._launch(*started) if started else None
                 if under_way:
                     self._finish(under_way)
-                self._on_progress()
+                if under_way or not launched:
+                    self._on_progress()
                 under_way = launched
         except BaseException as error:
             self._on_crash(error)

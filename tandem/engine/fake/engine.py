@@ -105,7 +105,8 @@ class FakeEngine:
         Raises `TandemError` if the plan breaks the seam's contract.
         """
         start = max(self._clock.now(), self._free_at)
-        plan = self._with_last_tokens(plan)
+        if self._runs_ahead:
+            plan = self._with_last_tokens(plan)
         check_plan(
             plan,
             block_size=self._pool.layout.block_size,
@@ -116,10 +117,11 @@ class FakeEngine:
         allowed = self._allowed.start(plan)
         self._compute(plan, start, on_layer)
         outcome = self._sample(plan, allowed())
-        sampled = zip(plan.slices, outcome.tokens, strict=True)
-        self._last_tokens = {
-            each.sequence_id: token for each, token in sampled if token is not None
-        }
+        if self._runs_ahead:
+            sampled = zip(plan.slices, outcome.tokens, strict=True)
+            self._last_tokens = {
+                each.sequence_id: token for each, token in sampled if token is not None
+            }
         return FakeStep(self._free_at, outcome, self._clock)
 
     def warm_up(self) -> None:

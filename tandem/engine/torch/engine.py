@@ -88,6 +88,7 @@ class TorchEngine:
                 quantization,
                 packed_dir,
             )
+        self._ahead = self._runner if isinstance(self._runner, AheadRunner) else None
         self._model = ModelInfo(
             name=folder.name,
             fingerprint=folder.fingerprint,
@@ -113,7 +114,7 @@ class TorchEngine:
 
     @property
     def runs_ahead(self) -> bool:
-        return isinstance(self._runner, AheadRunner)
+        return self._ahead is not None
 
     @torch.inference_mode()
     def launch(self, plan: StepPlan, on_layer: LayerHook | None = None) -> TorchStepHandle:
@@ -124,7 +125,7 @@ class TorchEngine:
             max_model_len=self._model.max_model_len,
             block_size=self._pool.layout.block_size,
             num_blocks=self._pool.num_blocks,
-            pending=self._runner.pending if isinstance(self._runner, AheadRunner) else (),
+            pending=self._ahead.pending if self._ahead else (),
         )
         if not plan.slices:
             no_tokens = HostTokens(torch.empty(0, dtype=torch.int64))
@@ -138,8 +139,8 @@ class TorchEngine:
         if self._observer is not None:
             self._observer(plan, logits)
         handle, sampled = _sample(plan, logits, allowed(), self._pool)
-        if isinstance(self._runner, AheadRunner):
-            self._runner.sampled(plan, sampled)
+        if self._ahead:
+            self._ahead.sampled(plan, sampled)
         return handle
 
     def warm_up(self) -> None:
@@ -154,7 +155,7 @@ class TorchEngine:
     def close(self) -> None:
         """Free the weights and the pool. Nothing may be called afterwards."""
         self._allowed.close()
-        del self._runner, self._pool
+        del self._runner, self._ahead, self._pool
 
 
 def _sample(

@@ -1,4 +1,4 @@
-"""Attention over a paged KV cache on a GPU, by the kernels of `triton_kernels`.
+"""Attention over a paged KV cache on a GPU, by the kernels of `triton_attention_kernels`.
 
 Bits: a prompt's queries go through their keys in one chain, those of single tokens in splits, whose
 number depends on the batch. Both are right, and not the same in the last bit; nor are the matrix
@@ -14,7 +14,11 @@ import torch
 import triton
 from torch import Tensor
 
-from tandem.engine.torch.triton_kernels import attend_prompt, attend_split, merge_splits
+from tandem.engine.torch.triton_attention_kernels import (
+    attend_prompt,
+    attend_split,
+    merge_splits,
+)
 
 # Rows (queries x heads of a group) of a program's tile, in prompts.
 PROMPT_ROWS = 64
