@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence as Tokens
 from dataclasses import dataclass, field
 
 from tandem.core.blocks import SequenceBlocks
@@ -16,17 +17,20 @@ from tandem.transfer.reservation import Reservation
 
 @dataclass(slots=True)
 class HeldSequence:
-    """A sequence and the blocks it holds here. It runs once it is admitted, its prompt's KV is
-    complete (`armed`), and the engine is prepared for it; `failure` is why that could not be. Of a
-    prompt that is computed here, `num_computed` tokens are. `unacknowledged` are the newest tokens'
-    log-probabilities, if they are asked for, with the reports that tell them: those that the
-    controller may not have."""
+    """A sequence and the blocks it holds here. `context_token_ids` are those of its tokens whose KV
+    must be there before it runs: its prompt, and what another attempt at it has generated. It runs
+    once it is admitted, that KV is complete (`armed`), and the engine is prepared for it; `failure`
+    is why that could not be. If it is computed here, `num_computed` tokens are. `unacknowledged`
+    are the newest tokens' log-probabilities, if they are asked for, with the reports that tell
+    them: those that the controller may not have."""
 
     sequence: Sequence
+    context_token_ids: Tokens[int]
     blocks: SequenceBlocks
     reservation: Reservation
     grant: Reserved
     sample: SampleSpec
+    preemption_rank: float = 0.0
     admitted: bool = False
     armed: bool = False
     num_computed: int = 0
@@ -48,9 +52,9 @@ class HeldSequence:
             self.unacknowledged.popleft()
 
     def snapshot(self) -> SequenceSnapshot:
-        token_ids = self.sequence.token_ids
-        if self.has_logprobs:
-            token_ids = token_ids[len(token_ids) - len(self.unacknowledged) :]
+        num_generated = self.sequence.length - self.num_context_tokens
+        num_told = len(self.unacknowledged) if self.has_logprobs else num_generated
+        token_ids = self.sequence.token_ids[len(self.sequence.token_ids) - num_told :]
         return SequenceSnapshot(
             sequence_id=self.sequence.sequence_id,
             reserved=self.grant,
@@ -81,5 +85,5 @@ class HeldSequence:
         return self.admitted and self.armed and self.sequence.finish_reason is None
 
     @property
-    def num_prompt_tokens(self) -> int:
-        return len(self.sequence.prompt_token_ids)
+    def num_context_tokens(self) -> int:
+        return len(self.context_token_ids)

@@ -21,6 +21,7 @@ from tandem.core.reports import (
     Armed,
     DecodeReport,
     DecodeSnapshot,
+    Preempted,
     Reserved,
     SequenceFailed,
     SequenceSnapshot,
@@ -66,10 +67,12 @@ class StandingPlan:
         self._reports = ReportLog[DecodeReport]()
         self._num_steps = 0
         self._last_epoch = 0
+        self._num_blocks_awaited = 0
 
     @property
     def num_free_blocks(self) -> int:
-        return self._allocator.num_free
+        """Those for new sequences: what a running one waits for is not among them."""
+        return max(0, self._allocator.num_free - self._num_blocks_awaited)
 
     # Commands
 
@@ -88,12 +91,17 @@ class StandingPlan:
         """A repeated command changes nothing."""
         if command.sequence_id in self._held:
             return
-        num_tokens = len(command.prompt_token_ids)
+        context = command.prompt_token_ids + command.generated_token_ids
         blocks = SequenceBlocks(self._allocator)
         try:
             if len(self._held) >= self._max_num_seqs:
                 raise ResourceExhausted(f"the worker holds {self._max_num_seqs} sequences already")
-            blocks.grow(self._layout.blocks_for(num_tokens + command.headroom_tokens))
+            num_blocks = self._layout.blocks_for(len(context) + command.headroom_tokens)
+            if num_blocks > self.num_free_blocks:
+                raise ResourceExhausted(
+                    f"{num_blocks} KV blocks wanted, {self.num_free_blocks} free"
+                )
+            blocks.grow(num_blocks)
         except ResourceExhausted as error:
             self._reports.append(SequenceFailed(command.sequence_id, error.reason, error.message))
             return
@@ -107,10 +115,14 @@ class StandingPlan:
             layout=self._layout,
             blocks=blocks,
             first_token=grant.num_cached_tokens,
-            num_tokens=num_tokens,
+            num_tokens=len(context),
         )
         sequence = Sequence(
-            command.sequence_id, command.key, command.prompt_token_ids, command.params
+            command.sequence_id,
+            command.key,
+            command.prompt_token_ids,
+            command.params,
+            list(command.generated_token_ids),
         )
         # It refers to the sequence's own lists, and so is good for every step.
         sample = SampleSpec(
@@ -119,7 +131,9 @@ class StandingPlan:
             sequence.prompt_token_ids,
             sequence.token_ids,
         )
-        self._held[command.sequence_id] = HeldSequence(sequence, blocks, reservation, grant, sample)
+        self._held[command.sequence_id] = HeldSequence(
+            sequence, context, blocks, reservation, grant, sample, command.preemption_rank
+        )
         self._reservations[transfer_id] = reservation
         self._preparations.arrive(command.sequence_id, command.params)
         self._reports.append(grant)
@@ -193,7 +207,7 @@ class StandingPlan:
         chunks = self._next_chunks()
         running: list[HeldSequence] = []
         if self._rule.mixed or not chunks:
-            running = [held for held in list(self._running.values()) if self._prepare(held)]
+            running = self._with_room(list(self._running.values()))
         if not running and not chunks:
             return None
         return self._launch(running, chunks)
@@ -205,14 +219,9 @@ class StandingPlan:
         if self._prompts or not all(held.can_run_ahead for held in self._running.values()):
             return None
         going_on = [held for held in self._running.values() if not self._ends_next(held)]
-        wanted = (
-            self._layout.blocks_for(held.num_stepped_tokens) - len(held.blocks.ids)
-            for held in going_on
-        )
-        if sum(max(0, count) for count in wanted) > self._allocator.num_free:
+        if sum(map(self._blocks_wanted, going_on)) > self._allocator.num_free:
             return None  # The step under way may free some.
-        running = [held for held in going_on if self._prepare(held)]
-        return self._launch(running, []) if running else None
+        return self._launch(going_on, []) if going_on else None
 
     def layer_hook(self, plan: StepPlan) -> LayerHook | None:
         return None
@@ -288,7 +297,10 @@ class StandingPlan:
     def _launch(
         self, running: list[HeldSequence], chunks: list[tuple[HeldSequence, int]]
     ) -> StepPlan:
-        """`chunks` end at the positions beside them."""
+        """There are blocks for the next tokens of `running`; `chunks` end at the positions beside
+        them."""
+        for held in running:
+            held.blocks.grow(self._layout.blocks_for(held.num_stepped_tokens))
         self._num_steps += 1
         plan = StepPlan(
             self._num_steps,
@@ -297,6 +309,7 @@ class StandingPlan:
         )
         stepped = [*running, *(held for held, _ in chunks)]
         for held in stepped:
+            held.blocks.begin_access()
             held.num_steps_under_way += 1
         self._in_flight[self._num_steps] = stepped
         return plan
@@ -318,28 +331,52 @@ class StandingPlan:
                 break
             if not held.reservation.is_quiet or self._is_unprepared(held):
                 continue  # A frame that came before its `Admit` is still being stored.
-            held.blocks.begin_access()
-            end = min(held.num_prompt_tokens, held.num_computed + budget)
+            end = min(held.num_context_tokens, held.num_computed + budget)
             budget -= end - held.num_computed
             chunks.append((held, end))
         return chunks
 
     def _computed(self, held: HeldSequence, end: int) -> None:
-        """A prompt's KV is complete up to `end`."""
+        """The KV of a sequence that is computed here is complete up to `end`."""
         held.num_computed = end
-        if end == held.num_prompt_tokens:
+        if end == held.num_context_tokens:
             held.armed = True
             del self._prompts[held.sequence.sequence_id]
             self._running[held.sequence.sequence_id] = held
 
-    def _prepare(self, held: HeldSequence) -> bool:
-        """Get a sequence ready to step: a place for its last token's KV. False if it failed."""
-        try:
-            held.blocks.grow(self._layout.blocks_for(held.num_stepped_tokens))
-        except ResourceExhausted as error:
-            self._fail(held, error)
-            return False
-        return held.blocks.begin_access()
+    def _blocks_wanted(self, held: HeldSequence) -> int:
+        """Blocks that a running sequence lacks for its next step: a place for its last token."""
+        num_blocks = self._layout.blocks_for(held.num_stepped_tokens)
+        return max(0, num_blocks - len(held.blocks.ids))
+
+    def _with_room(self, running: list[HeldSequence]) -> list[HeldSequence]:
+        """Those of the running sequences that have room for their next tokens: all, or else the
+        best, when those behind them have been preempted.
+
+        The very best never is: it waits, and is next. All other blocks are those of sequences that
+        will run, or leave; and alone it fits.
+        """
+        self._num_blocks_awaited = 0
+        num_wanted = sum(map(self._blocks_wanted, running))
+        if num_wanted <= self._allocator.num_free:
+            return running
+        running.sort(key=lambda held: (held.preemption_rank, held.sequence.sequence_id))
+        while num_wanted > self._allocator.num_free:
+            last = running.pop()
+            num_wanted -= self._blocks_wanted(last)
+            if running:
+                self._preempt(last)
+            else:
+                self._num_blocks_awaited = self._blocks_wanted(last)
+        return running
+
+    def _preempt(self, held: HeldSequence) -> None:
+        """Take a running sequence's blocks, and forget it: it begins anew, behind the tokens that
+        were reported, where there is room."""
+        sequence_id = held.sequence.sequence_id
+        del self._held[sequence_id]
+        self._end(held)
+        self._reports.append(Preempted(sequence_id))
 
     def _land(self, plan: StepPlan) -> list[HeldSequence]:
         """A step is over: its sequences, which no longer use their blocks for it."""
@@ -391,8 +428,8 @@ class StandingPlan:
         sequence = held.sequence
         return SequenceSlice(
             sequence_id=sequence.sequence_id,
-            token_ids=sequence.prompt_token_ids[held.num_computed : end],
+            token_ids=held.context_token_ids[held.num_computed : end],
             start=held.num_computed,
             block_table=held.blocks.ids[: self._layout.blocks_for(end)],
-            sample=held.sample if end == held.num_prompt_tokens else None,
+            sample=held.sample if end == held.num_context_tokens else None,
         )

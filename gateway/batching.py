@@ -88,9 +88,9 @@ class Batching(ABC):
         self._outbox.send(worker, Admit(generation.sequence_id, compute=True))
 
     def _reserve(self, generation: Generation, worker: DecodeView) -> None:
-        """Ask a decode worker for the blocks of the longest that a generation may become."""
-        worker.enter(generation, generation.max_length)
+        """Ask a decode worker for a generation's first blocks."""
+        reserve = worker.ask(generation)
         generation.phase = Phase.RESERVING
         generation.decode, generation.decode_worker = worker, worker.info.worker_id
         generation.token_kv_bytes = worker.kv_bytes(1)
-        self._outbox.send(worker, generation.reserve())
+        self._outbox.send(worker, reserve)

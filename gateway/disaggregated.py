@@ -68,7 +68,7 @@ class DisaggregatedBatching(Batching):
             generation.prefill.forming.unanswered.discard(generation.sequence_id)
 
     def _can_ever_run(self, generation: Generation) -> bool:
-        return _fits(self._fleet.prefill, generation.num_prompt_tokens) and (
+        return _fits(self._fleet.prefill, generation.num_context_tokens) and (
             not generation.needs_decode or _fits(self._fleet.decode, generation.max_length)
         )
 
@@ -100,7 +100,7 @@ class DisaggregatedBatching(Batching):
             return 0.0
         rank = self._queue.rank(generation)
         before = (each for each in self._started(worker) if self._queue.rank(each) < rank)
-        num_tokens = generation.num_prompt_tokens + sum(each.num_tokens_left for each in before)
+        num_tokens = generation.num_context_tokens + sum(each.num_tokens_left for each in before)
         return worker.queued_s + worker.step_times.seconds(num_tokens)
 
     # Batches
@@ -163,14 +163,14 @@ class DisaggregatedBatching(Batching):
     def _chunk_end(self, generation: Generation, worker: PrefillView, budget: int) -> int | None:
         """Where the next chunk ends: with the prompt, or with a block; None if nothing fits."""
         if generation.num_tokens_left <= budget:
-            return generation.num_prompt_tokens
+            return generation.num_context_tokens
         block_size = worker.info.layout.block_size
         num_blocks = budget // block_size
         return generation.num_scheduled + num_blocks * block_size if num_blocks else None
 
     def _place(self, generation: Generation, worker: PrefillView) -> bool:
         """Assign the head of the queue to its workers, and reserve; False if there is no room."""
-        if not worker.has_room(generation.num_prompt_tokens):
+        if not worker.has_room(generation.num_context_tokens):
             return False
         decode = None
         if generation.needs_decode:
@@ -180,7 +180,7 @@ class DisaggregatedBatching(Batching):
         self._queue.remove(generation)
         if decode:
             self._reserve(generation, decode)
-        worker.enter(generation, generation.num_prompt_tokens)
+        worker.enter(generation, generation.num_context_tokens)
         generation.prefill, generation.prefill_worker = worker, worker.info.worker_id
         generation.phase = Phase.RESERVING
         return True

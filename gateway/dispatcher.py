@@ -274,4 +274,6 @@ class Dispatcher:
             prefill=generation.prefill_worker,
             decode=generation.decode_worker,
             mode=event.served_by.mode.name if isinstance(event, Ended) else "",
+            preemptions=generation.num_preemptions,
+            losses=generation.num_losses,
         )

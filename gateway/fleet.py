@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from gateway.step_times import StepTimes
+from tandem.core.commands import Reserve
 from tandem.core.kv import Plane
 from tandem.core.worker import WorkerInfo, WorkerRole
 
@@ -23,8 +24,8 @@ MAX_DESTINATION_SHARE = 0.5
 
 @dataclass(slots=True, eq=False)
 class WorkerView:
-    """What both roles have: identity, the blocks that the gateway's sequences take there, and how
-    long steps take. One that is `suspect` may be lost, and takes nothing new."""
+    """What both roles have: identity, the blocks that the gateway's sequences take there, or will,
+    and how long steps take. One that is `suspect` may be lost, and takes nothing new."""
 
     info: WorkerInfo
     address: str
@@ -32,6 +33,7 @@ class WorkerView:
     num_used_blocks: int = 0
     generations: dict[int, Generation] = field(default_factory=dict)
     step_times: StepTimes = field(default_factory=StepTimes)
+    _blocks: dict[int, int] = field(default_factory=dict)
 
     def stepped(self, num_prompt_tokens: int, seconds: float) -> None:
         """A step with so many prompt tokens took so long."""
@@ -53,12 +55,18 @@ class WorkerView:
         return self.blocks_for(num_tokens) <= self.info.num_blocks
 
     def enter(self, generation: Generation, num_tokens: int) -> None:
+        """A generation of so many tokens comes."""
+        num_blocks = self.blocks_for(num_tokens)
         self.generations[generation.sequence_id] = generation
-        self.num_used_blocks += self.blocks_for(num_tokens)
+        self._blocks[generation.sequence_id] = num_blocks
+        self.num_used_blocks += num_blocks
 
-    def leave(self, generation: Generation, num_tokens: int) -> None:
-        if self.generations.pop(generation.sequence_id, None):
-            self.num_used_blocks -= self.blocks_for(num_tokens)
+    def leave(self, generation: Generation) -> int:
+        """A generation leaves, if it is there; the blocks that it took."""
+        self.generations.pop(generation.sequence_id, None)
+        num_blocks = self._blocks.pop(generation.sequence_id, 0)
+        self.num_used_blocks -= num_blocks
+        return num_blocks
 
 
 @dataclass(slots=True, eq=False)
@@ -121,23 +129,29 @@ class PrefillView(WorkerView):
         WorkerView.enter(self, generation, num_tokens)
         self.bound_blocks[generation.decode_worker] += self.blocks_for(num_tokens)
 
-    def leave(self, generation: Generation, num_tokens: int) -> None:
-        if generation.sequence_id in self.generations:
-            self.bound_blocks[generation.decode_worker] -= self.blocks_for(num_tokens)
-        WorkerView.leave(self, generation, num_tokens)
+    def leave(self, generation: Generation) -> int:
+        num_blocks = WorkerView.leave(self, generation)
+        self.bound_blocks[generation.decode_worker] -= num_blocks
         if forming := self.forming:
             forming.chunks = [each for each in forming.chunks if each[0] is not generation]
             forming.unanswered.discard(generation.sequence_id)
+        return num_blocks
 
 
 @dataclass(slots=True, eq=False)
 class DecodeView(WorkerView):
-    """A decode worker. `num_refused_blocks`: it refused a reservation of so many blocks, and was
-    not heard to have them since; 0 if it refused none. `prefill_token_budget` is what its step rule
-    says, if it was told one to compute prompts by."""
+    """A decode worker. It was last heard to have `num_free_blocks`; `asked_blocks` were asked for
+    since, by sequence, and are not granted yet. `num_refused_blocks`: it refused a
+    reservation of so many blocks, and was not heard to have them since; 0 if it refused none.
+    `prefill_token_budget` is what its step rule says, if it was told one to compute prompts by."""
 
+    num_free_blocks: int = field(init=False)
+    asked_blocks: dict[int, int] = field(default_factory=dict)
     num_refused_blocks: int = 0
     prefill_token_budget: int = 0
+
+    def __post_init__(self) -> None:
+        self.num_free_blocks = self.info.num_blocks
 
     @property
     def num_prompt_tokens_left(self) -> int:
@@ -156,12 +170,46 @@ class DecodeView(WorkerView):
     def _own_prompts(self) -> Iterator[Generation]:
         return (each for each in self.generations.values() if each.is_local and not each.armed)
 
-    def has_room(self, num_tokens: int) -> bool:
-        return not self.num_refused_blocks and WorkerView.has_room(self, num_tokens)
+    def reserved_length(self, generation: Generation) -> int:
+        """Tokens that a generation gets blocks for when it comes: a block's more than it has, so
+        that each of its attempts brings it further. It takes others as it grows."""
+        length = generation.num_context_tokens + self.info.layout.block_size
+        return min(length, generation.max_length)
 
-    def leave(self, generation: Generation, num_tokens: int) -> None:
-        WorkerView.leave(self, generation, num_tokens)
+    def can_take(self, generation: Generation) -> bool:
+        """Whether there are the blocks that a generation begins with, and will be those that it and
+        the others are expected to take in the end."""
+        num_blocks = self.blocks_for(self.reserved_length(generation))
+        return (
+            not self.num_refused_blocks
+            and num_blocks + sum(self.asked_blocks.values()) <= self.num_free_blocks
+            and self.has_room(generation.expected_length)
+        )
+
+    def ask(self, generation: Generation) -> Reserve:
+        """A generation comes, if the worker grants this."""
+        length = self.reserved_length(generation)
+        self.enter(generation, generation.expected_length)
+        self.asked_blocks[generation.sequence_id] = self.blocks_for(length)
+        return generation.reserve(length)
+
+    def answered(self, sequence_id: int) -> int:
+        """It has granted or refused what it was asked for: how many blocks that were."""
+        return self.asked_blocks.pop(sequence_id, 0)
+
+    def heard(self, num_free_blocks: int) -> bool:
+        """It says what is free; whether that is more than it was."""
+        has_more = num_free_blocks > self.num_free_blocks
+        self.num_free_blocks = num_free_blocks
+        if 0 < self.num_refused_blocks <= num_free_blocks:
+            self.num_refused_blocks = 0
+            return True
+        return has_more
+
+    def leave(self, generation: Generation) -> int:
         self.num_refused_blocks = 0
+        self.answered(generation.sequence_id)
+        return WorkerView.leave(self, generation)
 
     def kv_bytes(self, num_tokens: int) -> int:
         """Bytes of the KV of this many tokens."""

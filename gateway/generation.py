@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
+from gateway.output_lengths import OutputLengths
 from gateway.tokens import ServedBy, Token, TokenRequest
 from tandem.core.commands import Destination, PrefillChunk, PrefillSequence, Reserve
 from tandem.core.errors import DataLoss
@@ -33,22 +34,28 @@ class Phase(Enum):
 @dataclass(slots=True, eq=False)
 class Generation:
     """A request's whole state. `sequence_id` names one attempt at it to the workers; `num_losses`
-    attempts ended because a worker was lost, or the way to it. It arrived as number `arrival`, at
-    `arrived_s` in monotonic seconds, when a prompt token was thought to take `token_s` seconds.
+    attempts ended because a worker was lost, or the way to it, `num_preemptions` because others
+    needed its blocks. An attempt goes on from the tokens that those before it generated: its
+    `context_token_ids` are the prompt and these. It arrived as number `arrival`, at `arrived_s` in
+    monotonic seconds, when a prompt token was thought to take `token_s` seconds; `lengths` is what
+    is known of how long it may get.
 
     `prefill` and `decode` are the workers that hold a record of the sequence; `prefill_worker` and
     `decode_worker` say, to the end, who served it: one and the same if the decode worker computes
-    the prompt. Of the prompt `num_scheduled` tokens are computed, or sent to be.
+    the context. Of that `num_scheduled` tokens are computed, or sent to be.
     """
 
     request: TokenRequest
     sequence_id: int
     arrived_s: float = 0.0
     token_s: float = 0.0
+    lengths: OutputLengths = field(default_factory=OutputLengths)
     arrival: int = field(init=False)
     phase: Phase = Phase.QUEUED
     attempt: int = 0
     num_losses: int = 0
+    num_preemptions: int = 0
+    context_token_ids: tuple[int, ...] = field(init=False)
     prefill: PrefillView | None = None
     decode: DecodeView | None = None
     grant: Reserved | None = None
@@ -63,6 +70,7 @@ class Generation:
 
     def __post_init__(self) -> None:
         self.arrival = self.sequence_id
+        self.context_token_ids = self.request.prompt_token_ids
 
     @property
     def key(self) -> SequenceKey:
@@ -73,24 +81,44 @@ class Generation:
         return len(self.request.prompt_token_ids)
 
     @property
+    def num_context_tokens(self) -> int:
+        return len(self.context_token_ids)
+
+    @property
+    def num_resumed_tokens(self) -> int:
+        """Tokens that earlier attempts generated."""
+        return self.num_context_tokens - self.num_prompt_tokens
+
+    @property
     def max_length(self) -> int:
         """Tokens of the sequence at the most."""
         return self.num_prompt_tokens + self.request.params.max_tokens
 
     @property
+    def expected_length(self) -> int:
+        """Tokens that the sequence will have when it ends, as far as can be told now."""
+        max_tokens = self.request.params.max_tokens
+        return self.num_prompt_tokens + self.lengths.expect(len(self.token_ids), max_tokens)
+
+    @property
+    def is_resumed(self) -> bool:
+        """Whether it had its turn already."""
+        return self.num_preemptions > 0 or self.num_resumed_tokens > 0
+
+    @property
     def needs_decode(self) -> bool:
-        """Whether there may be more than the first token, so that a decode worker is needed."""
-        return self.request.params.max_tokens > 1
+        """Whether there may be more than the next token, so that a decode worker is needed."""
+        return self.max_length - self.num_context_tokens > 1
 
     @property
     def can_restart(self) -> bool:
-        """Whether it can begin anew without its client noticing."""
-        return not self.token_ids and self.num_losses < MAX_RESTARTS
+        """Whether another attempt is made when a worker is lost."""
+        return self.num_losses < MAX_RESTARTS
 
     @property
     def num_tokens_left(self) -> int:
-        """Prompt tokens that are not scheduled."""
-        return self.num_prompt_tokens - self.num_scheduled
+        """Context tokens that are not scheduled."""
+        return self.num_context_tokens - self.num_scheduled
 
     @property
     def is_local(self) -> bool:
@@ -131,14 +159,21 @@ class Generation:
 
     def served_by(self) -> ServedBy:
         """How it was served so far. The decode worker counts once all KV has moved to it."""
+        served_by = ServedBy(
+            self.prefill_worker,
+            decode_worker="",
+            num_preemptions=self.num_preemptions,
+            num_losses=self.num_losses,
+            num_resumed_tokens=self.num_resumed_tokens,
+        )
         if self.grant is None or not self.armed:
-            return ServedBy(self.prefill_worker, decode_worker="")
+            return served_by
         num_cached_tokens = self.grant.num_cached_tokens
         moved = self.prefill_worker != self.decode_worker
-        return ServedBy(
-            self.prefill_worker,
-            self.decode_worker,
-            kv_bytes=moved * (self.num_prompt_tokens - num_cached_tokens) * self.token_kv_bytes,
+        return replace(
+            served_by,
+            decode_worker=self.decode_worker,
+            kv_bytes=moved * (self.num_context_tokens - num_cached_tokens) * self.token_kv_bytes,
             num_cached_tokens=num_cached_tokens,
         )
 
@@ -147,20 +182,25 @@ class Generation:
         self.armed = True
         self.phase = Phase.DECODING
 
-    def reserve(self) -> Reserve:
-        """Asks a decode worker for the blocks of the longest that the sequence may become."""
-        params = self.request.params
+    def reserve(self, num_tokens: int) -> Reserve:
+        """Asks a decode worker for the blocks of `num_tokens` tokens: its context, and more."""
         return Reserve(
-            self.sequence_id, self.key, self.request.prompt_token_ids, params.max_tokens, params
+            self.sequence_id,
+            self.key,
+            self.request.prompt_token_ids,
+            headroom_tokens=num_tokens - self.num_context_tokens,
+            params=self.request.params,
+            generated_token_ids=self.context_token_ids[self.num_prompt_tokens :],
+            preemption_rank=self.arrival,
         )
 
     def chunk(self, start: int, end: int) -> PrefillChunk:
-        """Prompt tokens `[start, end)` for a prefill worker."""
+        """Context tokens `[start, end)` for a prefill worker."""
         return PrefillChunk(
             sequence_id=self.sequence_id,
             start=start,
-            token_ids=self.request.prompt_token_ids[start:end],
-            last=end == self.num_prompt_tokens,
+            token_ids=self.context_token_ids[start:end],
+            last=end == self.num_context_tokens,
             sequence=self._prefill_sequence() if start == 0 else None,
         )
 
@@ -171,11 +211,18 @@ class Generation:
             destination = Destination(
                 decode.address, grant.transfer_id, grant.epoch, grant.num_cached_tokens
             )
-        return PrefillSequence(self.key, self.num_prompt_tokens, self.request.params, destination)
+        return PrefillSequence(
+            self.key,
+            self.num_prompt_tokens,
+            self.request.params,
+            destination,
+            self.num_resumed_tokens,
+        )
 
     def restart(self, sequence_id: int) -> None:
-        """Forget an attempt of which nothing reached the client."""
+        """Begin another attempt, which goes on from the tokens that there are."""
         self.sequence_id = sequence_id
+        self.context_token_ids = (*self.request.prompt_token_ids, *self.token_ids)
         self.phase = Phase.QUEUED
         self.attempt += 1
         self.prefill = self.decode = self.grant = None

@@ -64,4 +64,6 @@ def _served_by(served_by: ServedBy) -> inference_pb2.ServedBy:
         kv_bytes=served_by.kv_bytes,
         num_cached_tokens=served_by.num_cached_tokens,
         mode=inference_pb2.ServingMode.ValueType(served_by.mode),
+        num_preemptions=served_by.num_preemptions,
+        num_losses=served_by.num_losses,
     )

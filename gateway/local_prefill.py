@@ -47,11 +47,11 @@ class LocalPrefill:
     def choose(self, generation: Generation, elsewhere_s: float) -> DecodeView | None:
         """The worker with room that has a queued generation's first token soonest, if that is in
         less than `elsewhere_s` seconds. Where it is infinite a prompt may have any length."""
-        num_tokens = generation.num_prompt_tokens
+        num_tokens = generation.num_context_tokens
         candidates = (
             (first_token_s(worker, num_tokens), worker.info.worker_id, worker)
             for worker in self._fleet.decode.values()
-            if worker.has_room(generation.max_length)
+            if worker.can_take(generation)
             and worker.step_times.is_measured
             and (elsewhere_s == inf or num_steps(worker, num_tokens) <= MAX_STEPS)
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
+from math import inf
 
 from gateway.generation import Generation
 from gateway.policies import QueuePolicy, WaitingPrompt
@@ -20,7 +21,10 @@ class PrefillQueue:
         self._queued: list[Generation] = []
 
     def rank(self, generation: Generation) -> Rank:
-        """Where a generation stands, queued or not: one that has started by what is left of it."""
+        """Where a generation stands, queued or not: one that has started by what is left of it.
+        What has had its turn, and lost its place on a worker, is before all that has not."""
+        if generation.is_resumed:
+            return -inf, generation.arrival
         work_s = generation.num_tokens_left * generation.token_s
         prompt = WaitingPrompt(generation.arrived_s, work_s)
         return self._policy.rank(prompt), generation.arrival

@@ -25,8 +25,8 @@ def choose_decode(
         (
             worker
             for worker in workers
-            if worker.has_room(generation.max_length)
-            and prefill.may_send_to(worker.info.worker_id, generation.num_prompt_tokens)
+            if worker.can_take(generation)
+            and prefill.may_send_to(worker.info.worker_id, generation.num_context_tokens)
         ),
         key=lambda worker: (
             worker.info.worker_id in prefill.failed_edges,
@@ -40,7 +40,7 @@ def choose_decode(
 def choose_colocated(workers: Iterable[DecodeView], generation: Generation) -> DecodeView | None:
     """Of the workers with room for the sequence, the one with the fewest."""
     return min(
-        (worker for worker in workers if worker.has_room(generation.max_length)),
+        (worker for worker in workers if worker.can_take(generation)),
         key=lambda worker: (
             len(worker.generations),
             worker.num_used_blocks,

@@ -22,6 +22,7 @@ from gateway.effects import Emit, Outbox, Send
 from gateway.fleet import DecodeView, Fleet, PrefillView
 from gateway.generation import Generation, Phase
 from gateway.local_prefill import LocalPrefill
+from gateway.output_lengths import OutputLengths
 from gateway.policies import QueuePolicy
 from gateway.prefill_queue import PrefillQueue
 from gateway.tokens import Ended, Token, TokenRequest
@@ -42,6 +43,7 @@ from tandem.core.reports import (
     DecodeReport,
     DecodeSnapshot,
     FirstToken,
+    Preempted,
     PrefillReport,
     PrefillSnapshot,
     Reserved,
@@ -79,6 +81,7 @@ class Scheduler:
         self._fleet = Fleet()
         self._queue = PrefillQueue(policy)
         self._sequence_ids = count(first_id)
+        self._lengths = OutputLengths()
         self._now = 0.0
         self._outbox = Outbox()
         context = BatchingContext(self._queue, self._fleet, limits, self._outbox, self._end)
@@ -122,7 +125,7 @@ class Scheduler:
         if len(self._queue) >= self._limits.max_queue:
             raise ResourceExhausted("the queue is full", retry_after_s=RETRY_AFTER_S)
         number, token_s = next(self._sequence_ids), self._fleet.token_s()
-        generation = Generation(request, number, self._now, token_s)
+        generation = Generation(request, number, self._now, token_s, self._lengths)
         self._queue.push(generation)
         return generation
 
@@ -169,8 +172,9 @@ class Scheduler:
             self._batching.joined(worker)
 
     def worker_lost(self, worker_id: str, error: TandemError) -> None:
-        """A worker is gone, with all it held. Of its generations, those whose KV had left it go on,
-        those whose client has seen nothing yet are queued again, the others fail with `error`."""
+        """A worker is gone, with all it held. Of its generations, those whose KV had left it go on;
+        the others go on elsewhere, from the token that they had reached, or fail with `error` if
+        that was tried too often."""
         if prefill := self._fleet.prefill.pop(worker_id, None):
             for generation in list(prefill.generations.values()):
                 generation.prefill = None
@@ -182,13 +186,14 @@ class Scheduler:
                 self._restart_or_end(generation, error)
 
     def worker_suspected(self, worker_id: str) -> None:
-        """A worker may be lost. It gets nothing new until it is trusted again, and what has shown
-        its client nothing yet begins anew with another worker, if there is one."""
+        """A worker may be lost. It gets nothing new until it is trusted again, and what it has goes
+        on with another worker, if there is one."""
         worker = self._fleet.of(worker_id)
         worker.suspect = True
         if self._fleet.has_trusted(worker.info.role):
             for generation in list(worker.generations.values()):
-                if generation.can_restart and not generation.armed:
+                has_left = generation.armed and generation.decode is not worker
+                if generation.can_restart and not has_left:
                     self._restart(generation)
 
     def worker_trusted(self, worker_id: str) -> None:
@@ -249,17 +254,20 @@ class Scheduler:
             return
         match report:
             case Reserved():
+                worker.answered(report.sequence_id)
                 self._granted(generation, report)
             case Armed():
                 generation.mark_armed()
                 self._accept(generation, _token(report), report.finish_reason)
+            case Preempted():
+                generation.num_preemptions += 1
+                self._requeue(generation)
             case SequenceFailed(_, ResourceExhausted.reason, _) if (
                 generation.phase is Phase.RESERVING
             ):
-                generation.decode = None
-                worker.leave(generation, generation.max_length)
-                worker.num_refused_blocks = worker.blocks_for(generation.max_length)
+                num_blocks = worker.answered(report.sequence_id)
                 self._requeue(generation)
+                worker.num_refused_blocks = num_blocks
             case SequenceFailed():
                 self._end(generation, error_of(report.reason, report.message))
 
@@ -267,7 +275,7 @@ class Scheduler:
         self, worker_id: str, num_free_blocks: int, now: float, spans: Iterable[Span] = ()
     ) -> bool:
         """A worker says how much room it has, at `now` in monotonic seconds, and what it did. True
-        if it had refused a reservation that would fit now, so that it can be asked again."""
+        if it may be able to take what it could not before."""
         self._now = now
         for span in spans:
             if span.kind is SpanKind.STEP:
@@ -275,10 +283,7 @@ class Scheduler:
         if prefill := self._fleet.prefill.get(worker_id):
             prefill.forgive_edges(now)
         worker = self._fleet.decode.get(worker_id)
-        if worker is None or not 0 < worker.num_refused_blocks <= num_free_blocks:
-            return False
-        worker.num_refused_blocks = 0
-        return True
+        return worker is not None and worker.heard(num_free_blocks)
 
     def prefill_resumed(
         self, worker_id: str, snapshot: PrefillSnapshot, unapplied: Sequence[PrefillCommand]
@@ -347,6 +352,8 @@ class Scheduler:
             return
         if generation.phase is Phase.QUEUED:
             self._queue.remove(generation)
+        if isinstance(event, Ended):
+            self._lengths.observe(len(generation.token_ids))
         generation.phase = Phase.ENDED
         self._outbox.emit(generation, event)
         self._leave_decode(generation)
@@ -354,7 +361,7 @@ class Scheduler:
             self._leave_prefill(generation)
 
     def _requeue(self, generation: Generation) -> None:
-        """Put a generation that was not computed yet back to its place in the queue."""
+        """Take a generation from its workers, and put it back to its place in the queue."""
         self._leave_decode(generation)
         self._leave_prefill(generation)
         generation.restart(next(self._sequence_ids))
@@ -363,13 +370,13 @@ class Scheduler:
     def _leave_decode(self, generation: Generation) -> None:
         if worker := generation.decode:
             generation.decode = None
-            worker.leave(generation, generation.max_length)
+            worker.leave(generation)
             self._outbox.send(worker, Remove(generation.sequence_id))
 
     def _leave_prefill(self, generation: Generation) -> None:
         if worker := generation.prefill:
             generation.prefill = None
-            worker.leave(generation, generation.num_prompt_tokens)
+            worker.leave(generation)
             self._outbox.send(worker, Remove(generation.sequence_id))
 
     def _fail_missing(self, worker: PrefillView | DecodeView, present: set[int]) -> None:

@@ -42,12 +42,17 @@ class ServingMode(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class ServedBy:
-    """How a request was served. `decode_worker` is empty if the first token was the last."""
+    """How a request was served. `decode_worker` is empty if the first token was the last. It was
+    preempted `num_preemptions` times, and lost a worker, or the way to it, `num_losses` times; its
+    last attempt went on behind `num_resumed_tokens` generated tokens."""
 
     prefill_worker: str
     decode_worker: str
     kv_bytes: int = 0
     num_cached_tokens: int = 0
+    num_preemptions: int = 0
+    num_losses: int = 0
+    num_resumed_tokens: int = 0
 
     @property
     def mode(self) -> ServingMode:

@@ -61,8 +61,8 @@ class Transfers(Protocol):
 
 @dataclass(slots=True)
 class PrefillingSequence:
-    """A sequence's record. `token_ids` are its prompt's, chunk by chunk; `reports` is what was said
-    of it so far."""
+    """A sequence's record. `token_ids` are those to compute, chunk by chunk; `reports` is what was
+    said of it so far."""
 
     sequence_id: int
     spec: PrefillSequence
@@ -76,7 +76,7 @@ class PrefillingSequence:
 class BatchQueue:
     """A `WorkerState`. Batches run in the order in which they came.
 
-    A sequence gets the blocks of its whole prompt with its first chunk, so one that has started can
+    A sequence gets the blocks of all its tokens with its first chunk, so one that has started can
     always go on. Chunks for which there are no blocks yet stay behind, at the head of the queue.
     So do those whose sample the engine is not prepared for yet, but they let later batches pass.
     """
@@ -242,7 +242,7 @@ class BatchQueue:
 
     def _allocate(self, chunk: PrefillChunk) -> bool:
         sequence = self._sequences[chunk.sequence_id]
-        num_blocks = self._layout.blocks_for(sequence.spec.num_prompt_tokens)
+        num_blocks = self._layout.blocks_for(sequence.spec.num_tokens)
         if not sequence.blocks.can_grow(num_blocks):
             return False
         sequence.blocks.grow(num_blocks)
@@ -266,15 +266,21 @@ class BatchQueue:
 
     def _slice(self, sequence: PrefillingSequence, chunk: PrefillChunk) -> SequenceSlice:
         end = chunk.start + len(chunk.token_ids)
-        spec = sequence.spec
         return SequenceSlice(
             sequence_id=chunk.sequence_id,
             token_ids=chunk.token_ids,
             start=chunk.start,
             block_table=sequence.blocks.ids[: self._layout.blocks_for(end)],
-            sample=SampleSpec(spec.params, spec.key.choice_index, sequence.token_ids)
-            if chunk.last
-            else None,
+            sample=self._sample(sequence) if chunk.last else None,
+        )
+
+    def _sample(self, sequence: PrefillingSequence) -> SampleSpec:
+        spec, token_ids = sequence.spec, sequence.token_ids
+        return SampleSpec(
+            spec.params,
+            spec.key.choice_index,
+            prompt_token_ids=token_ids[: spec.num_prompt_tokens],
+            token_ids=token_ids[spec.num_prompt_tokens :],
         )
 
     def _land(self, plan: StepPlan) -> list[PrefillingSequence]:
@@ -295,11 +301,11 @@ class BatchQueue:
     ) -> None:
         spec = sequence.spec
         reason = self._end_rule.finish_reason(
-            spec.params, token_id, num_generated=1, length=spec.num_prompt_tokens + 1
+            spec.params, token_id, spec.num_generated_tokens + 1, spec.num_tokens + 1
         )
         self._tell(
             sequence,
-            FirstToken(sequence.sequence_id, spec.num_prompt_tokens, token_id, reason, logprobs),
+            FirstToken(sequence.sequence_id, spec.num_tokens, token_id, reason, logprobs),
         )
         if reason is not None:
             self._end(sequence)

@@ -130,4 +130,8 @@ class PrintedAnswer:
         workers = [served_by.prefill_worker, served_by.decode_worker]
         parts.append(" -> ".join(filter(None, workers)))
         parts.append(f"{format_bytes(served_by.kv_bytes)} of KV moved")
+        if served_by.num_losses:
+            parts.append(f"recovered {served_by.num_losses}x")
+        if served_by.num_preemptions:
+            parts.append(f"preempted {served_by.num_preemptions}x")
         return ", ".join(parts)

@@ -132,4 +132,6 @@ def _read_served_by(message: inference_pb2.ServedBy) -> ServedBy:
         kv_bytes=message.kv_bytes,
         num_cached_tokens=message.num_cached_tokens,
         mode="local" if is_local else "disaggregated",
+        num_preemptions=message.num_preemptions,
+        num_losses=message.num_losses,
     )

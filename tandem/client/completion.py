@@ -64,13 +64,16 @@ class Delta:
 @dataclass(frozen=True, slots=True)
 class ServedBy:
     """How a choice was served. `decode_worker` is empty if the first token was the last. `mode` is
-    "local" if one worker did all of it, else "disaggregated"."""
+    "local" if one worker did all of it, else "disaggregated". It was preempted `num_preemptions`
+    times, and went on elsewhere `num_losses` times because a worker was lost."""
 
     prefill_worker: str
     decode_worker: str
     kv_bytes: int
     num_cached_tokens: int
     mode: str = "disaggregated"
+    num_preemptions: int = 0
+    num_losses: int = 0
 
 
 @dataclass(frozen=True, slots=True)

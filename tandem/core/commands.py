@@ -11,13 +11,19 @@ from tandem.core.sequence import SequenceKey
 
 @dataclass(frozen=True, slots=True)
 class Reserve:
-    """Decode: set blocks aside for the prompt and `headroom_tokens` after it."""
+    """Decode: set blocks aside for the sequence's tokens and `headroom_tokens` after them.
+
+    `generated_token_ids` are there if it goes on from where another attempt ended. Of the sequences
+    that run, the one with the highest `preemption_rank` is the first to give its blocks up when
+    there are none left; of equals, who came last."""
 
     sequence_id: int
     key: SequenceKey
     prompt_token_ids: tuple[int, ...]
     headroom_tokens: int
     params: SamplingParams
+    generated_token_ids: tuple[int, ...] = ()
+    preemption_rank: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,19 +63,26 @@ class Destination:
 
 @dataclass(frozen=True, slots=True)
 class PrefillSequence:
-    """A sequence, as a prefill worker must know it. Without a destination it ends with its first
-    token."""
+    """A sequence, as a prefill worker must know it. Without a destination it ends with its next
+    token. `num_generated_tokens` of those that are computed are not the prompt's: it goes on from
+    where another attempt ended."""
 
     key: SequenceKey
     num_prompt_tokens: int
     params: SamplingParams
     destination: Destination | None
+    num_generated_tokens: int = 0
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens to compute."""
+        return self.num_prompt_tokens + self.num_generated_tokens
 
 
 @dataclass(frozen=True, slots=True)
 class PrefillChunk:
-    """Consecutive tokens of a prompt. `sequence` comes with the first chunk. `last`: the prompt
-    ends here; all other chunks end on a block boundary."""
+    """Consecutive tokens of a sequence. `sequence` comes with the first chunk. `last`: its tokens
+    end here; all other chunks end on a block boundary."""
 
     sequence_id: int
     start: int

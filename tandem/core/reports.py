@@ -58,6 +58,13 @@ class SequenceFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class Preempted:
+    """Decode: a sequence gave up its blocks, and with them its place here: others needed them."""
+
+    sequence_id: int
+
+
+@dataclass(frozen=True, slots=True)
 class BatchDone:
     """Prefill: a batch is through the engine; `step` 0 if nothing was left of it to run."""
 
@@ -67,7 +74,7 @@ class BatchDone:
 
 @dataclass(frozen=True, slots=True)
 class FirstToken:
-    """Prefill: the token that follows a prompt."""
+    """Prefill: the token that follows the computed ones."""
 
     sequence_id: int
     position: int
@@ -113,7 +120,7 @@ class PrefillSnapshot:
     reports: tuple[PrefillReport, ...]
 
 
-DecodeReport = Reserved | Armed | StepDone | SequenceFailed
+DecodeReport = Reserved | Armed | StepDone | Preempted | SequenceFailed
 PrefillReport = BatchDone | FirstToken | TransferDone | SequenceFailed
 
 

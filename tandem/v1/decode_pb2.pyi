@@ -136,6 +136,8 @@ class Reserve(_message.Message):
     PROMPT_TOKEN_IDS_FIELD_NUMBER: _builtins.int
     HEADROOM_TOKENS_FIELD_NUMBER: _builtins.int
     SAMPLING_FIELD_NUMBER: _builtins.int
+    GENERATED_TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    PREEMPTION_RANK_FIELD_NUMBER: _builtins.int
     sequence_id: _builtins.int
     """The sequence. Unique within the controller's term."""
     request_id: _builtins.str
@@ -146,6 +148,10 @@ class Reserve(_message.Message):
     """How often the request was started before."""
     headroom_tokens: _builtins.int
     """Tokens after the prompt for which blocks are set aside as well."""
+    preemption_rank: _builtins.float
+    """Of the sequences that run, the one with the highest gives its blocks up first when there are
+    none left; of equals, the one that was reserved last.
+    """
     @_builtins.property
     def prompt_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """The prompt."""
@@ -153,6 +159,10 @@ class Reserve(_message.Message):
     @_builtins.property
     def sampling(self) -> _sampling_pb2.SamplingParams:
         """How to sample it, and when it ends."""
+
+    @_builtins.property
+    def generated_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Tokens generated so far, if the sequence goes on from where another attempt at it ended."""
 
     def __init__(
         self,
@@ -164,10 +174,12 @@ class Reserve(_message.Message):
         prompt_token_ids: _abc.Iterable[_builtins.int] | None = ...,
         headroom_tokens: _builtins.int = ...,
         sampling: _sampling_pb2.SamplingParams | None = ...,
+        generated_token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        preemption_rank: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "choice_index", b"choice_index", "headroom_tokens", b"headroom_tokens", "prompt_token_ids", b"prompt_token_ids", "request_id", b"request_id", "sampling", b"sampling", "sequence_id", b"sequence_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "choice_index", b"choice_index", "generated_token_ids", b"generated_token_ids", "headroom_tokens", b"headroom_tokens", "preemption_rank", b"preemption_rank", "prompt_token_ids", b"prompt_token_ids", "request_id", b"request_id", "sampling", b"sampling", "sequence_id", b"sequence_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -371,6 +383,7 @@ class DecodeReport(_message.Message):
     ARMED_FIELD_NUMBER: _builtins.int
     STEP_FIELD_NUMBER: _builtins.int
     FAILED_FIELD_NUMBER: _builtins.int
+    PREEMPTED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def reserved(self) -> Global___Reserved:
         """Blocks are reserved."""
@@ -387,6 +400,10 @@ class DecodeReport(_message.Message):
     def failed(self) -> _worker_pb2.SequenceFailed:
         """A sequence failed or was refused."""
 
+    @_builtins.property
+    def preempted(self) -> Global___Preempted:
+        """A sequence has given its blocks up."""
+
     def __init__(
         self,
         *,
@@ -394,16 +411,39 @@ class DecodeReport(_message.Message):
         armed: Global___Armed | None = ...,
         step: Global___StepDone | None = ...,
         failed: _worker_pb2.SequenceFailed | None = ...,
+        preempted: Global___Preempted | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["armed", b"armed", "failed", b"failed", "report", b"report", "reserved", b"reserved", "step", b"step"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["armed", b"armed", "failed", b"failed", "preempted", b"preempted", "report", b"report", "reserved", b"reserved", "step", b"step"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["armed", b"armed", "failed", b"failed", "report", b"report", "reserved", b"reserved", "step", b"step"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["armed", b"armed", "failed", b"failed", "preempted", b"preempted", "report", b"report", "reserved", b"reserved", "step", b"step"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_report: _TypeAlias = _typing.Literal["reserved", "armed", "step", "failed"]  # noqa: Y015
+    _WhichOneofReturnType_report: _TypeAlias = _typing.Literal["reserved", "armed", "step", "failed", "preempted"]  # noqa: Y015
     _WhichOneofArgType_report: _TypeAlias = _typing.Literal["report", b"report"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_report) -> _WhichOneofReturnType_report | None: ...
 
 Global___DecodeReport: _TypeAlias = DecodeReport  # noqa: Y015
+
+@_typing.final
+class Preempted(_message.Message):
+    """A sequence gave up its blocks to others, and the worker has forgotten it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEQUENCE_ID_FIELD_NUMBER: _builtins.int
+    sequence_id: _builtins.int
+    """The sequence."""
+    def __init__(
+        self,
+        *,
+        sequence_id: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["sequence_id", b"sequence_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Preempted: _TypeAlias = Preempted  # noqa: Y015
 
 @_typing.final
 class Reserved(_message.Message):

@@ -838,6 +838,8 @@ class ServedBy(_message.Message):
     KV_BYTES_FIELD_NUMBER: _builtins.int
     NUM_CACHED_TOKENS_FIELD_NUMBER: _builtins.int
     MODE_FIELD_NUMBER: _builtins.int
+    NUM_PREEMPTIONS_FIELD_NUMBER: _builtins.int
+    NUM_LOSSES_FIELD_NUMBER: _builtins.int
     prefill_worker: _builtins.str
     """The prefill worker."""
     decode_worker: _builtins.str
@@ -848,6 +850,10 @@ class ServedBy(_message.Message):
     """Prompt tokens that were not computed because their KV was cached."""
     mode: Global___ServingMode.ValueType
     """Where it was computed."""
+    num_preemptions: _builtins.int
+    """How often it gave up its place on a worker to others."""
+    num_losses: _builtins.int
+    """How often it went on elsewhere because a worker was lost, or the way to one."""
     def __init__(
         self,
         *,
@@ -856,10 +862,12 @@ class ServedBy(_message.Message):
         kv_bytes: _builtins.int = ...,
         num_cached_tokens: _builtins.int = ...,
         mode: Global___ServingMode.ValueType = ...,
+        num_preemptions: _builtins.int = ...,
+        num_losses: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["decode_worker", b"decode_worker", "kv_bytes", b"kv_bytes", "mode", b"mode", "num_cached_tokens", b"num_cached_tokens", "prefill_worker", b"prefill_worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decode_worker", b"decode_worker", "kv_bytes", b"kv_bytes", "mode", b"mode", "num_cached_tokens", b"num_cached_tokens", "num_losses", b"num_losses", "num_preemptions", b"num_preemptions", "prefill_worker", b"prefill_worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -166,6 +166,7 @@ class PrefillSequence(_message.Message):
     NUM_PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
     SAMPLING_FIELD_NUMBER: _builtins.int
     DESTINATION_FIELD_NUMBER: _builtins.int
+    NUM_GENERATED_TOKENS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """The client's request, for logs."""
     choice_index: _builtins.int
@@ -174,13 +175,17 @@ class PrefillSequence(_message.Message):
     """How often the request was started before."""
     num_prompt_tokens: _builtins.int
     """Length of the whole prompt."""
+    num_generated_tokens: _builtins.int
+    """Tokens behind the prompt that are generated already, and computed with it: the sequence goes on
+    from where another attempt at it ended.
+    """
     @_builtins.property
     def sampling(self) -> _sampling_pb2.SamplingParams:
         """How to sample the first token."""
 
     @_builtins.property
     def destination(self) -> Global___KvDestination:
-        """Where the KV goes. Absent if the sequence ends with its first token."""
+        """Where the KV goes. Absent if the sequence ends with its next token."""
 
     def __init__(
         self,
@@ -191,10 +196,11 @@ class PrefillSequence(_message.Message):
         num_prompt_tokens: _builtins.int = ...,
         sampling: _sampling_pb2.SamplingParams | None = ...,
         destination: Global___KvDestination | None = ...,
+        num_generated_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["destination", b"destination", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "choice_index", b"choice_index", "destination", b"destination", "num_prompt_tokens", b"num_prompt_tokens", "request_id", b"request_id", "sampling", b"sampling"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "choice_index", b"choice_index", "destination", b"destination", "num_generated_tokens", b"num_generated_tokens", "num_prompt_tokens", b"num_prompt_tokens", "request_id", b"request_id", "sampling", b"sampling"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

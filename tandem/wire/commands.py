@@ -37,6 +37,8 @@ def decode_command_to_wire(command: DecodeCommand) -> decode_pb2.DecodeCommand:
                     prompt_token_ids=command.prompt_token_ids,
                     headroom_tokens=command.headroom_tokens,
                     sampling=params_to_wire(command.params),
+                    generated_token_ids=command.generated_token_ids,
+                    preemption_rank=command.preemption_rank,
                 )
             )
         case Admit():
@@ -70,6 +72,8 @@ def decode_command_from_wire(message: decode_pb2.DecodeCommand) -> DecodeCommand
                 prompt_token_ids=tuple(message.reserve.prompt_token_ids),
                 headroom_tokens=message.reserve.headroom_tokens,
                 params=params_from_wire(message.reserve.sampling),
+                generated_token_ids=tuple(message.reserve.generated_token_ids),
+                preemption_rank=message.reserve.preemption_rank,
             )
         case "admit" if message.admit.when in ADMIT_WHEN:
             return Admit(message.admit.sequence_id, compute=ADMIT_WHEN[message.admit.when])
@@ -139,6 +143,7 @@ def _sequence_to_wire(sequence: PrefillSequence) -> prefill_pb2.PrefillSequence:
         attempt=sequence.key.attempt,
         num_prompt_tokens=sequence.num_prompt_tokens,
         sampling=params_to_wire(sequence.params),
+        num_generated_tokens=sequence.num_generated_tokens,
         destination=None
         if destination is None
         else prefill_pb2.KvDestination(
@@ -155,6 +160,7 @@ def _sequence_from_wire(message: prefill_pb2.PrefillSequence) -> PrefillSequence
         key=_key_from_wire(message),
         num_prompt_tokens=message.num_prompt_tokens,
         params=params_from_wire(message.sampling),
+        num_generated_tokens=message.num_generated_tokens,
         destination=Destination(
             address=message.destination.address,
             transfer_id=message.destination.transfer_id,

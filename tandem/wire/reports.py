@@ -9,6 +9,7 @@ from tandem.core.reports import (
     DecodeReport,
     DecodeSnapshot,
     FirstToken,
+    Preempted,
     PrefillReport,
     PrefillSnapshot,
     Reserved,
@@ -66,6 +67,8 @@ def decode_report_to_wire(report: DecodeReport) -> decode_pb2.DecodeReport:
                     logprobs=logprobs_to_wire(report.logprobs),
                 )
             )
+        case Preempted(sequence_id):
+            return decode_pb2.DecodeReport(preempted=decode_pb2.Preempted(sequence_id=sequence_id))
         case SequenceFailed():
             return decode_pb2.DecodeReport(failed=_failed_to_wire(report))
 
@@ -97,6 +100,8 @@ def decode_report_from_wire(message: decode_pb2.DecodeReport) -> DecodeReport:
                 finish_from_wire(armed.finish_reason),
                 logprobs_from_wire(armed.logprobs),
             )
+        case "preempted":
+            return Preempted(message.preempted.sequence_id)
         case "failed":
             return _failed_from_wire(message.failed)
     raise Mismatch("a decode worker sent a report that this gateway does not know")

@@ -10,7 +10,7 @@ from sim_worker import worker_info
 from gateway.batching import Limits
 from gateway.colocated_policies import COLOCATED_POLICIES, MAX_STEPS_WAITING, colocated_policy
 from gateway.effects import Emit, Send
-from gateway.generation import Generation
+from gateway.generation import Generation, Phase
 from gateway.policies import queue_policy
 from gateway.scheduler import Scheduler
 from gateway.tokens import Ended, ServedBy, TokenRequest
@@ -161,7 +161,7 @@ def test_a_refused_reservation_goes_back_to_the_head_of_the_queue() -> None:
     assert (one.attempt, two.attempt) == (1, 0)
 
 
-def test_an_answer_that_nobody_has_seen_begins_anew_elsewhere_when_its_worker_is_lost() -> None:
+def test_an_answer_goes_on_elsewhere_when_its_worker_is_lost() -> None:
     driver = Driver(num_workers=2)
     seen, unseen = driver.submit("seen", max_tokens=9), driver.submit("unseen")
     driver.admitted()
@@ -169,8 +169,11 @@ def test_an_answer_that_nobody_has_seen_begins_anew_elsewhere_when_its_worker_is
         driver.grant(each)
     driver.step(seen)
     driver.effects()
-    driver.scheduler.worker_lost("d1", Unavailable("lost"))
-    assert driver.admitted() == [("d0", unseen.sequence_id)]
     driver.scheduler.worker_lost("d0", Unavailable("lost"))
-    events = [each for each in driver.effects() if isinstance(each, Emit)]
-    assert [(each.generation, type(each.event)) for each in events] == [(seen, Unavailable)]
+    effects = driver.effects()
+    (reserve,) = (each.command for each in effects if isinstance(each.command, Reserve))
+    assert (reserve.sequence_id, reserve.key.attempt) == (seen.sequence_id, 1)
+    assert reserve.generated_token_ids == tuple(seen.token_ids)
+    driver.scheduler.worker_lost("d1", Unavailable("lost"))
+    assert not any(isinstance(each, Emit) for each in driver.effects())
+    assert {seen.phase, unseen.phase} == {Phase.QUEUED}

@@ -10,7 +10,7 @@ from sim_worker import worker_info
 from gateway.batching import Limits
 from gateway.effects import Emit, Send
 from gateway.fleet import PrefillView
-from gateway.generation import MAX_RESTARTS, Generation
+from gateway.generation import MAX_RESTARTS, Generation, Phase
 from gateway.policies import queue_policy
 from gateway.scheduler import EDGE_PENALTY_S, Scheduler
 from gateway.tokens import Ended, Token, TokenRequest
@@ -21,6 +21,7 @@ from tandem.core.reports import (
     BatchDone,
     DecodeSnapshot,
     FirstToken,
+    Preempted,
     PrefillSnapshot,
     Reserved,
     SequenceFailed,
@@ -311,16 +312,31 @@ def test_an_edge_that_failed_is_used_if_there_is_no_other() -> None:
 
 
 @pytest.mark.parametrize("reason", ["UNAVAILABLE", "FENCED"])
-def test_a_transfer_that_fails_after_the_first_token_was_shown_fails_its_request(
+def test_a_transfer_that_fails_after_the_first_token_was_shown_begins_behind_it(
     reason: str,
 ) -> None:
     driver = Driver()
     generation = driver.prefilling()
     driver.scheduler.prefill_report("p", FirstToken(generation.sequence_id, 4, 7, None))
     driver.scheduler.prefill_report("p", SequenceFailed(generation.sequence_id, reason, "gone"))
-    token, error = driver.events()
+    effects = driver.effects()
+    (token,) = (each.event for each in effects if isinstance(each, Emit))
     assert token.token_id == 7
-    assert error.reason == reason
+    sent = (each.command for each in effects if isinstance(each, Send))
+    (reserve,) = (command for command in sent if isinstance(command, Reserve))
+    assert reserve.generated_token_ids == (7,)
+
+
+def test_a_request_is_not_tried_for_ever() -> None:
+    driver = Driver()
+    generation = driver.prefilling()
+    for _ in range(MAX_RESTARTS + 1):
+        driver.effects()
+        driver.scheduler.worker_lost("d", Unavailable("lost"))
+        driver.join("d", WorkerRole.DECODE)
+    (error,) = driver.events()
+    assert error.reason == "UNAVAILABLE"
+    assert generation.phase is Phase.ENDED
 
 
 def test_a_prompt_that_cannot_be_computed_is_not_tried_again() -> None:
@@ -363,17 +379,37 @@ def test_what_nobody_has_seen_leaves_a_suspected_worker_for_another() -> None:
     ] == [1]
 
 
-def test_what_a_client_has_seen_waits_for_a_suspected_worker() -> None:
+def test_what_a_suspected_worker_generates_goes_on_with_another() -> None:
     driver = Driver()
     driver.join("e", WorkerRole.DECODE)
     generation = driver.prefilling()
-    driver.scheduler.prefill_report("p", FirstToken(generation.sequence_id, 4, 7, None))
+    driver.scheduler.decode_report("d", Armed(generation.sequence_id, 4, 7, 0))
     driver.effects()
     driver.scheduler.worker_suspected("d")
-    assert driver.effects() == []
-    driver.scheduler.worker_trusted("d")
+    (reserve,) = driver.commands(Reserve, "e")
+    assert reserve.generated_token_ids == (7,)
+
+
+def test_a_suspected_prefill_worker_keeps_what_has_left_it() -> None:
+    driver = Driver()
+    driver.join("q", WorkerRole.PREFILL)
+    generation = driver.prefilling()
     driver.scheduler.decode_report("d", Armed(generation.sequence_id, 4, 7, 0))
-    assert generation.armed
+    driver.effects()
+    driver.scheduler.worker_suspected("p")
+    assert driver.effects() == []
+
+
+def test_the_preempted_go_first() -> None:
+    driver = Driver()
+    generation = driver.prefilling()
+    driver.scheduler.decode_report("d", Armed(generation.sequence_id, 4, 7, 0))
+    driver.scheduler.decode_report("d", Preempted(generation.sequence_id))
+    others = [driver.submit(f"other {number}") for number in range(3)]
+    first = driver.commands(Reserve, "d")[0]
+    assert first.sequence_id == generation.sequence_id not in {each.sequence_id for each in others}
+    assert first.generated_token_ids == (7,)
+    assert generation.num_losses == 0
 
 
 def test_without_another_worker_everything_waits_for_a_suspected_one() -> None:

@@ -67,6 +67,12 @@ def test_scenarios_prefill_in_both_places_if_they_may() -> None:
         assert found == {ServingMode.DISAGGREGATED, mode} - {None}
 
 
+@pytest.mark.parametrize("policy", [None, *COLOCATED_POLICIES])
+def test_scenarios_preempt(policy: str | None) -> None:
+    scenarios = (run_scenario(Random(f"preempt {seed}"), NONE, policy) for seed in range(100))
+    assert sum(each.num_preemptions for each in scenarios) > 0
+
+
 @settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.randoms(use_true_random=False))
 def test_scenarios_that_shrink(random: Random) -> None:

@@ -39,13 +39,17 @@ class Plan(StandingPlan):
         length: int = 5,
         headroom: int = 3,
         max_tokens: int = 50,
+        preemption_rank: float = 0.0,
         **params: Any,
     ) -> list[DecodeReport]:
         params = SamplingParams(
             max_tokens=max_tokens, seed=0, stop_token_ids=frozenset({STOP}), **params
         )
         key = SequenceKey(f"r{sequence_id}")
-        self.apply(Reserve(sequence_id, key, tuple(range(length)), headroom, params))
+        prompt = tuple(range(length))
+        self.apply(
+            Reserve(sequence_id, key, prompt, headroom, params, preemption_rank=preemption_rank)
+        )
         reports = self.take_reports()
         for report in reports:
             if isinstance(report, Reserved):

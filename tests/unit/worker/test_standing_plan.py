@@ -291,19 +291,6 @@ def test_blocks_grow_past_the_headroom() -> None:
         plan.done(step, 60 + number)
 
 
-def test_a_failure_to_grow_costs_that_sequence_alone() -> None:
-    plan = Plan(num_blocks=3)
-    plan.run(1, length=4, headroom=0)
-    plan.run(2, length=4, headroom=4)
-    step = plan.start()
-    assert ids(step) == [2]
-    (failure,) = plan.take_reports()
-    assert isinstance(failure, SequenceFailed)
-    assert (failure.sequence_id, failure.reason) == (1, "RESOURCE_EXHAUSTED")
-    assert plan.num_free_blocks == 1
-    assert [each.sequence_id for each in plan.snapshot().sequences] == [2]
-
-
 def test_a_failed_step_costs_its_sequences_alone() -> None:
     plan = Plan()
     plan.run(1)
