@@ -16,7 +16,9 @@ from tandem.core.commands import Admit, DecodeCommand, Remove, Reserve, SetStepR
 from tandem.core.errors import Fenced, ResourceExhausted, TandemError
 from tandem.core.kv import KVLayout
 from tandem.core.logprobs import TokenLogprobs
-from tandem.core.plan import PENDING, SampleSpec, SequenceSlice, StepPlan, StepResult, StepRule
+from tandem.core.plan import SampleSpec, StepPlan, StepResult, StepRule
+from tandem.core.prefix import PrefixChain
+from tandem.core.prefix_cache import PrefixCache
 from tandem.core.reports import (
     Armed,
     DecodeReport,
@@ -40,7 +42,11 @@ DEFAULT_STEP_RULE = StepRule(prefill_token_budget=256, mixed=True)
 
 
 class StandingPlan:
-    """A `WorkerState`. Membership stands until a command, an end or a failure changes it."""
+    """A `WorkerState`. Membership stands until a command, an end or a failure changes it.
+
+    With `prefix_caching` a reservation begins with what is cached of its prompt. Full blocks are
+    published once a token was sampled behind them: then they have given numbers.
+    """
 
     def __init__(
         self,
@@ -50,9 +56,10 @@ class StandingPlan:
         max_num_seqs: int,
         end_rule: EndRule,
         clock_ns: Callable[[], int],
+        prefix_caching: bool,
     ) -> None:
         self._layout = layout
-        self._allocator = BlockAllocator(num_blocks)
+        self._allocator = BlockAllocator(num_blocks, prefix_caching)
         self._max_num_seqs = max_num_seqs
         self._end_rule = end_rule
         self._clock_ns = clock_ns
@@ -70,6 +77,10 @@ class StandingPlan:
     @property
     def num_free_blocks(self) -> int:
         return self._allocator.num_free
+
+    @property
+    def prefix_cache(self) -> PrefixCache:
+        return self._allocator.cache
 
     # Commands
 
@@ -89,28 +100,32 @@ class StandingPlan:
         if command.sequence_id in self._held:
             return
         num_tokens = len(command.prompt_token_ids)
+        sequence = Sequence(
+            command.sequence_id, command.key, command.prompt_token_ids, command.params
+        )
+        prefix = PrefixChain(sequence, self._layout.block_size, command.prefix_salt)
         blocks = SequenceBlocks(self._allocator)
         try:
             if len(self._held) >= self._max_num_seqs:
                 raise ResourceExhausted(f"the worker holds {self._max_num_seqs} sequences already")
-            blocks.grow(self._layout.blocks_for(num_tokens + command.headroom_tokens))
+            # Not the last token: if the prompt is computed here, the first generated comes of it.
+            num_blocks = self._layout.blocks_for(num_tokens + command.headroom_tokens)
+            blocks.start(prefix, num_tokens - 1, num_blocks)
         except ResourceExhausted as error:
             self._reports.append(SequenceFailed(command.sequence_id, error.reason, error.message))
             return
         self._last_epoch += 1
         transfer_id = secrets.token_bytes(TRANSFER_ID_BYTES)
-        grant = Reserved(command.sequence_id, transfer_id, self._last_epoch, num_cached_tokens=0)
+        num_cached_tokens = blocks.num_shared * self._layout.block_size
+        grant = Reserved(command.sequence_id, transfer_id, self._last_epoch, num_cached_tokens)
         reservation = Reservation(
             sequence_id=command.sequence_id,
             transfer_id=transfer_id,
             epoch=grant.epoch,
             layout=self._layout,
             blocks=blocks,
-            first_token=grant.num_cached_tokens,
+            first_token=num_cached_tokens,
             num_tokens=num_tokens,
-        )
-        sequence = Sequence(
-            command.sequence_id, command.key, command.prompt_token_ids, command.params
         )
         # It refers to the sequence's own lists, and so is good for every step.
         sample = SampleSpec(
@@ -119,7 +134,9 @@ class StandingPlan:
             sequence.prompt_token_ids,
             sequence.token_ids,
         )
-        self._held[command.sequence_id] = HeldSequence(sequence, blocks, reservation, grant, sample)
+        self._held[command.sequence_id] = HeldSequence(
+            sequence, blocks, reservation, grant, sample, prefix
+        )
         self._reservations[transfer_id] = reservation
         self._preparations.arrive(command.sequence_id, command.params)
         self._reports.append(grant)
@@ -175,6 +192,7 @@ class StandingPlan:
         if held.armed or token_id is None:
             return
         held.armed = True
+        held.blocks.publish(held.prefix, held.num_prompt_tokens)
         position = held.sequence.length
         logprobs = reservation.first_token_logprobs
         reason = held.sequence.append(token_id, self._end_rule)
@@ -231,6 +249,7 @@ class StandingPlan:
                 self._computed(held, each.end)
             if token_id is not None:
                 held.sequence.append(token_id, self._end_rule)
+                held.blocks.publish(held.prefix, each.end)
                 stepped.append(held)
                 logprobs.append(result.logprobs_of(index))
         sequences = [held.sequence for held in stepped]
@@ -292,7 +311,10 @@ class StandingPlan:
         self._num_steps += 1
         plan = StepPlan(
             self._num_steps,
-            (*map(self._next_slice, running), *(self._chunk(held, end) for held, end in chunks)),
+            (
+                *(held.next_slice(self._layout) for held in running),
+                *(held.chunk(end, self._layout) for held, end in chunks),
+            ),
             num_prefill_tokens=sum(end - held.num_computed for held, end in chunks),
         )
         stepped = [*running, *(held for held, _ in chunks)]
@@ -375,24 +397,3 @@ class StandingPlan:
         self._preparations.leave(held.sequence.sequence_id)
         self._reservations.pop(held.reservation.transfer_id, None)
         held.blocks.release()
-
-    def _next_slice(self, held: HeldSequence) -> SequenceSlice:
-        end = held.num_stepped_tokens
-        last = PENDING if held.num_steps_under_way else held.sequence.token_ids[-1]
-        return SequenceSlice(
-            sequence_id=held.sequence.sequence_id,
-            token_ids=(last,),
-            start=end - 1,
-            block_table=held.blocks.ids[: self._layout.blocks_for(end)],
-            sample=held.sample,
-        )
-
-    def _chunk(self, held: HeldSequence, end: int) -> SequenceSlice:
-        sequence = held.sequence
-        return SequenceSlice(
-            sequence_id=sequence.sequence_id,
-            token_ids=sequence.prompt_token_ids[held.num_computed : end],
-            start=held.num_computed,
-            block_table=held.blocks.ids[: self._layout.blocks_for(end)],
-            sample=held.sample if end == held.num_prompt_tokens else None,
-        )

@@ -4,12 +4,15 @@ hints, kept so that what is asked of a worker is not refused."""
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from gateway.prefix_index import PrefixIndex
+from gateway.send_rate import SendRate
 from gateway.step_times import StepTimes
 from tandem.core.kv import Plane
+from tandem.core.reports import Span, SpanKind
 from tandem.core.worker import WorkerInfo, WorkerRole
 
 if TYPE_CHECKING:
@@ -23,8 +26,10 @@ MAX_DESTINATION_SHARE = 0.5
 
 @dataclass(slots=True, eq=False)
 class WorkerView:
-    """What both roles have: identity, the blocks that the gateway's sequences take there, and how
-    long steps take. One that is `suspect` may be lost, and takes nothing new."""
+    """What both roles have: identity, the blocks that the gateway's sequences take there if they
+    share none, how long steps take, and what is cached there. One that is `suspect` may be lost,
+    and takes nothing new. It has had prompts of `num_prompt_tokens` to compute, of which it had
+    `num_cached_tokens`."""
 
     info: WorkerInfo
     address: str
@@ -32,6 +37,34 @@ class WorkerView:
     num_used_blocks: int = 0
     generations: dict[int, Generation] = field(default_factory=dict)
     step_times: StepTimes = field(default_factory=StepTimes)
+    prefix_index: PrefixIndex = field(init=False)
+    num_prompt_tokens: int = 0
+    num_cached_tokens: int = 0
+
+    def __post_init__(self) -> None:
+        self.prefix_index = PrefixIndex(self.info.num_blocks)
+
+    def prompt_begins(self, generation: Generation, num_cached_tokens: int) -> None:
+        """The worker says how much of a prompt it had cached. Once a token is there it says so
+        again."""
+        generation.num_cached_tokens = num_cached_tokens
+        if not generation.token_ids:
+            self.num_prompt_tokens += generation.num_prompt_tokens
+            self.num_cached_tokens += num_cached_tokens
+
+    def heard(self, now: float, spans: Sequence[Span]) -> None:
+        """The worker was heard of, and says what it did."""
+        for span in spans:
+            if span.kind is SpanKind.STEP:
+                self.stepped(span.num_prefill_tokens, span.duration_s)
+
+    def cached_tokens(self, generation: Generation) -> int:
+        """Leading tokens of a prompt that the worker has cached, as far as is known."""
+        return generation.prefix.num_cached_tokens(self.prefix_index) if generation.prefix else 0
+
+    def uncached_tokens(self, generation: Generation) -> int:
+        """Tokens of a prompt that it would have to compute."""
+        return generation.num_prompt_tokens - self.cached_tokens(generation)
 
     def stepped(self, num_prompt_tokens: int, seconds: float) -> None:
         """A step with so many prompt tokens took so long."""
@@ -40,8 +73,8 @@ class WorkerView:
     def blocks_for(self, num_tokens: int) -> int:
         return self.info.layout.blocks_for(num_tokens)
 
-    def has_room(self, num_tokens: int) -> bool:
-        """Whether one more sequence of this many tokens can be held."""
+    def has_room(self, num_tokens: int, num_cached_tokens: int = 0) -> bool:
+        """Whether one more sequence of this many tokens can be held, if so many are cached."""
         return (
             not self.suspect
             and len(self.generations) < self.info.max_num_seqs
@@ -70,17 +103,23 @@ class FormingBatch:
 
     @property
     def num_tokens(self) -> int:
-        return sum(end - start for _, start, end in self.chunks)
+        """Those that are not thought to be cached."""
+        return sum(
+            end - max(start, generation.expected_cached_tokens)
+            for generation, start, end in self.chunks
+        )
 
 
 @dataclass(slots=True, eq=False)
 class PrefillView(WorkerView):
-    """A prefill worker. `batches` are what it runs or has waiting, by id, in tokens. `failed_edges`
+    """A prefill worker. `batches` are what it runs or has waiting, by id, in tokens that are not
+    thought to be cached; `send_rate` is how fast KV leaves it. `failed_edges`
     are decode workers that it could not reach of late, and until when they are avoided;
     `bound_blocks` counts the blocks of prompts by the decode worker that they are bound for."""
 
     batches: dict[int, int] = field(default_factory=dict)
     forming: FormingBatch | None = None
+    send_rate: SendRate = field(default_factory=SendRate)
     failed_edges: dict[str, float] = field(default_factory=dict)
     bound_blocks: Counter[str] = field(default_factory=Counter)
 
@@ -88,8 +127,12 @@ class PrefillView(WorkerView):
     def has_slot(self) -> bool:
         return not self.suspect and self.forming is None and len(self.batches) < MAX_BATCHES
 
-    def forgive_edges(self, now: float) -> None:
-        """Forget the failures that are long enough ago."""
+    def heard(self, now: float, spans: Sequence[Span]) -> None:
+        """As `WorkerView.heard`. Failures that are long enough ago are forgotten."""
+        WorkerView.heard(self, now, spans)
+        for span in spans:
+            if span.kind is SpanKind.FRAME_SENT:
+                self.send_rate.observe(span.num_bytes, span.duration_s)
         if self.failed_edges:
             self.failed_edges = {
                 name: until for name, until in self.failed_edges.items() if until > now
@@ -112,10 +155,12 @@ class PrefillView(WorkerView):
     def num_queued_tokens(self) -> int:
         return sum(self.queued_batches)
 
-    @property
-    def queued_s(self) -> float:
-        """In how many seconds it will have run all its batches."""
-        return sum(map(self.step_times.seconds, self.queued_batches))
+    def finish_s(self, num_tokens: int) -> float:
+        """In how many seconds it would have computed so many tokens more, in the batch that forms
+        or, if none does, in the next."""
+        forming = self.forming.num_tokens if self.forming else 0
+        queued_s = sum(map(self.step_times.seconds, self.batches.values()))
+        return queued_s + self.step_times.seconds(forming + num_tokens)
 
     def enter(self, generation: Generation, num_tokens: int) -> None:
         WorkerView.enter(self, generation, num_tokens)
@@ -132,10 +177,12 @@ class PrefillView(WorkerView):
 
 @dataclass(slots=True, eq=False)
 class DecodeView(WorkerView):
-    """A decode worker. `num_refused_blocks`: it refused a reservation of so many blocks, and was
-    not heard to have them since; 0 if it refused none. `prefill_token_budget` is what its step rule
+    """A decode worker. `num_free_blocks` is what it last said, 0 if nothing yet.
+    `num_refused_blocks`: it refused a reservation of so many blocks, and was not heard to have them
+    since; 0 if it refused none. `prefill_token_budget` is what its step rule
     says, if it was told one to compute prompts by."""
 
+    num_free_blocks: int = 0
     num_refused_blocks: int = 0
     prefill_token_budget: int = 0
 
@@ -156,8 +203,31 @@ class DecodeView(WorkerView):
     def _own_prompts(self) -> Iterator[Generation]:
         return (each for each in self.generations.values() if each.is_local and not each.armed)
 
-    def has_room(self, num_tokens: int) -> bool:
-        return not self.num_refused_blocks and WorkerView.has_room(self, num_tokens)
+    def has_said(self, num_free_blocks: int) -> bool:
+        """It has so many free blocks. True if it had refused a reservation that would fit now."""
+        self.num_free_blocks = num_free_blocks
+        fits_now = 0 < self.num_refused_blocks <= num_free_blocks
+        if fits_now:
+            self.num_refused_blocks = 0
+        return fits_now
+
+    def has_room(self, num_tokens: int, num_cached_tokens: int = 0) -> bool:
+        """By what its sequences would take if they shared no block; where that leaves none, by what
+        it said that it has."""
+        return not self.num_refused_blocks and (
+            WorkerView.has_room(self, num_tokens)
+            or self._has_said_room(num_tokens, num_cached_tokens)
+        )
+
+    def _has_said_room(self, num_tokens: int, num_cached_tokens: int) -> bool:
+        """Whether the blocks that were free of late are enough, for those as well that it was asked
+        for since. Cached ones are thought to be held by others: then they cost nothing."""
+        if self.suspect or len(self.generations) >= self.info.max_num_seqs:
+            return False
+        wanted = self.blocks_for(num_tokens) - self.blocks_for(num_cached_tokens)
+        asked = (each for each in self.generations.values() if each.grant is None)
+        num_asked = sum(self.blocks_for(each.max_length) for each in asked)
+        return wanted + num_asked <= self.num_free_blocks
 
     def leave(self, generation: Generation, num_tokens: int) -> None:
         WorkerView.leave(self, generation, num_tokens)
@@ -180,6 +250,11 @@ class Fleet:
     def workers(self) -> list[PrefillView | DecodeView]:
         return [*self.prefill.values(), *self.decode.values()]
 
+    @property
+    def block_size(self) -> int:
+        """That of all workers, of which there must be one."""
+        return self.workers[0].info.layout.block_size
+
     def of(self, worker_id: str) -> PrefillView | DecodeView:
         """A worker that has joined."""
         return self.prefill.get(worker_id) or self.decode[worker_id]
@@ -187,6 +262,10 @@ class Fleet:
     def has_trusted(self, role: WorkerRole) -> bool:
         """Whether there is a worker of the role that is not suspected."""
         return any(each.info.role is role and not each.suspect for each in self.workers)
+
+    def cached_tokens(self, generation: Generation) -> int:
+        """Leading tokens of a prompt that some worker has cached."""
+        return max((each.cached_tokens(generation) for each in self.workers), default=0)
 
     def token_s(self) -> float:
         """Seconds that a prompt token takes where it takes least; 0 while nothing is known. Decode

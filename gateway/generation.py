@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
+from gateway.prefix_index import PromptPrefix
 from gateway.tokens import ServedBy, Token, TokenRequest
 from tandem.core.commands import Destination, PrefillChunk, PrefillSequence, Reserve
 from tandem.core.errors import DataLoss
@@ -39,6 +40,9 @@ class Generation:
     `prefill` and `decode` are the workers that hold a record of the sequence; `prefill_worker` and
     `decode_worker` say, to the end, who served it: one and the same if the decode worker computes
     the prompt. Of the prompt `num_scheduled` tokens are computed, or sent to be.
+
+    `prefix` names the prompt's blocks. `expected_cached_tokens` of its tokens are thought to be
+    cached where it will be computed; `num_cached_tokens` were.
     """
 
     request: TokenRequest
@@ -53,6 +57,9 @@ class Generation:
     decode: DecodeView | None = None
     grant: Reserved | None = None
     num_scheduled: int = 0
+    prefix: PromptPrefix | None = None
+    expected_cached_tokens: int = 0
+    num_cached_tokens: int = 0
     armed: bool = False
     prefill_worker: str = ""
     decode_worker: str = ""
@@ -89,8 +96,8 @@ class Generation:
 
     @property
     def num_tokens_left(self) -> int:
-        """Prompt tokens that are not scheduled."""
-        return self.num_prompt_tokens - self.num_scheduled
+        """Prompt tokens that are to be computed and not scheduled."""
+        return self.num_prompt_tokens - max(self.num_scheduled, self.expected_cached_tokens)
 
     @property
     def is_local(self) -> bool:
@@ -131,14 +138,15 @@ class Generation:
 
     def served_by(self) -> ServedBy:
         """How it was served so far. The decode worker counts once all KV has moved to it."""
+        num_cached_tokens = self.num_cached_tokens
         if self.grant is None or not self.armed:
-            return ServedBy(self.prefill_worker, decode_worker="")
-        num_cached_tokens = self.grant.num_cached_tokens
-        moved = self.prefill_worker != self.decode_worker
+            return ServedBy(self.prefill_worker, "", num_cached_tokens=num_cached_tokens)
+        is_moved = self.prefill_worker != self.decode_worker
+        num_moved_tokens = is_moved * (self.num_prompt_tokens - self.grant.num_cached_tokens)
         return ServedBy(
             self.prefill_worker,
             self.decode_worker,
-            kv_bytes=moved * (self.num_prompt_tokens - num_cached_tokens) * self.token_kv_bytes,
+            kv_bytes=num_moved_tokens * self.token_kv_bytes,
             num_cached_tokens=num_cached_tokens,
         )
 
@@ -151,7 +159,12 @@ class Generation:
         """Asks a decode worker for the blocks of the longest that the sequence may become."""
         params = self.request.params
         return Reserve(
-            self.sequence_id, self.key, self.request.prompt_token_ids, params.max_tokens, params
+            self.sequence_id,
+            self.key,
+            self.request.prompt_token_ids,
+            params.max_tokens,
+            params,
+            self.request.prefix_salt,
         )
 
     def chunk(self, start: int, end: int) -> PrefillChunk:
@@ -171,7 +184,10 @@ class Generation:
             destination = Destination(
                 decode.address, grant.transfer_id, grant.epoch, grant.num_cached_tokens
             )
-        return PrefillSequence(self.key, self.num_prompt_tokens, self.request.params, destination)
+        request = self.request
+        return PrefillSequence(
+            self.key, self.num_prompt_tokens, request.params, destination, request.prefix_salt
+        )
 
     def restart(self, sequence_id: int) -> None:
         """Forget an attempt of which nothing reached the client."""
@@ -180,7 +196,7 @@ class Generation:
         self.attempt += 1
         self.prefill = self.decode = self.grant = None
         self.prefill_worker = self.decode_worker = ""
-        self.num_scheduled = 0
+        self.num_scheduled = self.num_cached_tokens = 0
         self.armed = False
         self._early.clear()
         self._end = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tandem.core.plan import StepRule
 from tandem.core.sampling_params import SamplingParams
@@ -11,13 +11,15 @@ from tandem.core.sequence import SequenceKey
 
 @dataclass(frozen=True, slots=True)
 class Reserve:
-    """Decode: set blocks aside for the prompt and `headroom_tokens` after it."""
+    """Decode: set blocks aside for the prompt and `headroom_tokens` after it. Cached blocks are
+    shared among those with the same `prefix_salt`."""
 
     sequence_id: int
     key: SequenceKey
     prompt_token_ids: tuple[int, ...]
     headroom_tokens: int
     params: SamplingParams
+    prefix_salt: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +60,13 @@ class Destination:
 @dataclass(frozen=True, slots=True)
 class PrefillSequence:
     """A sequence, as a prefill worker must know it. Without a destination it ends with its first
-    token."""
+    token. `prefix_salt` as in `Reserve`."""
 
     key: SequenceKey
     num_prompt_tokens: int
     params: SamplingParams
     destination: Destination | None
+    prefix_salt: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +80,29 @@ class PrefillChunk:
     last: bool
     sequence: PrefillSequence | None = None
 
+    def up_to(self, num_tokens: int) -> PrefillChunk:
+        """Its first tokens."""
+        if num_tokens == len(self.token_ids):
+            return self
+        return replace(self, token_ids=self.token_ids[:num_tokens], last=False)
+
+    def without(self, num_tokens: int) -> PrefillChunk:
+        """All but its first tokens."""
+        if num_tokens == 0:
+            return self
+        start, token_ids = self.start + num_tokens, self.token_ids[num_tokens:]
+        return replace(self, start=start, token_ids=token_ids, sequence=None)
+
 
 @dataclass(frozen=True, slots=True)
 class PrefillBatch:
-    """Prefill: chunks of different sequences to compute in one step, behind earlier batches."""
+    """Prefill: chunks of different sequences to compute in one step, behind earlier batches. Should
+    less be cached than the controller thought, it takes several: none computes more than
+    `max_tokens`, if that is not 0."""
 
     batch_id: int
     chunks: tuple[PrefillChunk, ...]
+    max_tokens: int = 0
 
 
 DecodeCommand = Reserve | Admit | Remove | SetStepRule

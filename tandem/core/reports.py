@@ -67,13 +67,14 @@ class BatchDone:
 
 @dataclass(frozen=True, slots=True)
 class FirstToken:
-    """Prefill: the token that follows a prompt."""
+    """Prefill: the token that follows a prompt, of which `num_cached_tokens` were not computed."""
 
     sequence_id: int
     position: int
     token_id: int
     finish_reason: FinishReason | None
     logprobs: TokenLogprobs | None = None
+    num_cached_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -136,6 +136,7 @@ class Reserve(_message.Message):
     PROMPT_TOKEN_IDS_FIELD_NUMBER: _builtins.int
     HEADROOM_TOKENS_FIELD_NUMBER: _builtins.int
     SAMPLING_FIELD_NUMBER: _builtins.int
+    PREFIX_SALT_FIELD_NUMBER: _builtins.int
     sequence_id: _builtins.int
     """The sequence. Unique within the controller's term."""
     request_id: _builtins.str
@@ -146,6 +147,8 @@ class Reserve(_message.Message):
     """How often the request was started before."""
     headroom_tokens: _builtins.int
     """Tokens after the prompt for which blocks are set aside as well."""
+    prefix_salt: _builtins.bytes
+    """Cached blocks are shared among those with the same."""
     @_builtins.property
     def prompt_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """The prompt."""
@@ -164,10 +167,11 @@ class Reserve(_message.Message):
         prompt_token_ids: _abc.Iterable[_builtins.int] | None = ...,
         headroom_tokens: _builtins.int = ...,
         sampling: _sampling_pb2.SamplingParams | None = ...,
+        prefix_salt: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "choice_index", b"choice_index", "headroom_tokens", b"headroom_tokens", "prompt_token_ids", b"prompt_token_ids", "request_id", b"request_id", "sampling", b"sampling", "sequence_id", b"sequence_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "choice_index", b"choice_index", "headroom_tokens", b"headroom_tokens", "prefix_salt", b"prefix_salt", "prompt_token_ids", b"prompt_token_ids", "request_id", b"request_id", "sampling", b"sampling", "sequence_id", b"sequence_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -22,7 +22,11 @@ class Plan(StandingPlan):
     """With shorthands."""
 
     def __init__(
-        self, num_blocks: int = 8, max_num_seqs: int = 4, max_model_len: int = 100
+        self,
+        num_blocks: int = 8,
+        max_num_seqs: int = 4,
+        max_model_len: int = 100,
+        prefix_caching: bool = False,
     ) -> None:
         super().__init__(
             layout=LAYOUT,
@@ -30,6 +34,7 @@ class Plan(StandingPlan):
             max_num_seqs=max_num_seqs,
             end_rule=EndRule(frozenset({EOS}), max_model_len),
             clock_ns=lambda: 5,
+            prefix_caching=prefix_caching,
         )
         self.grants: dict[int, Reserved] = {}
 

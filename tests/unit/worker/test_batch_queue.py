@@ -65,13 +65,16 @@ class RecordedTransfers:
 class Queue(BatchQueue):
     """With shorthands."""
 
-    def __init__(self, num_blocks: int = 8, max_model_len: int = 100) -> None:
+    def __init__(
+        self, num_blocks: int = 8, max_model_len: int = 100, prefix_caching: bool = False
+    ) -> None:
         self.transfers = RecordedTransfers()
         super().__init__(
             layout=LAYOUT,
             num_blocks=num_blocks,
             end_rule=EndRule(frozenset({EOS}), max_model_len),
             transfers=self.transfers,
+            prefix_caching=prefix_caching,
         )
 
     def submit(self, batch_id: int, *chunks: PrefillChunk) -> None:
