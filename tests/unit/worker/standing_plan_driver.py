@@ -44,13 +44,17 @@ class Plan(StandingPlan):
         length: int = 5,
         headroom: int = 3,
         max_tokens: int = 50,
+        prompt: tuple[int, ...] | None = None,
+        prefix_salt: bytes = b"",
         **params: Any,
     ) -> list[DecodeReport]:
+        """Of a prompt of `length` tokens, which all begin alike, or of this one."""
         params = SamplingParams(
             max_tokens=max_tokens, seed=0, stop_token_ids=frozenset({STOP}), **params
         )
         key = SequenceKey(f"r{sequence_id}")
-        self.apply(Reserve(sequence_id, key, tuple(range(length)), headroom, params))
+        prompt = tuple(range(length)) if prompt is None else prompt
+        self.apply(Reserve(sequence_id, key, prompt, headroom, params, prefix_salt))
         reports = self.take_reports()
         for report in reports:
             if isinstance(report, Reserved):
