@@ -130,4 +130,6 @@ class PrintedAnswer:
         workers = [served_by.prefill_worker, served_by.decode_worker]
         parts.append(" -> ".join(filter(None, workers)))
         parts.append(f"{format_bytes(served_by.kv_bytes)} of KV moved")
+        if served_by.num_cached_tokens:
+            parts.append(f"{served_by.num_cached_tokens} prompt tokens cached")
         return ", ".join(parts)

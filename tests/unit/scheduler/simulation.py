@@ -97,6 +97,7 @@ class Client:
             assert self.tokens == self.expected, "tokens are missing"
             assert event.finish_reason is self.reason
             by = self.served_by = event.served_by
+            assert by.num_cached_tokens < len(self.request.prompt_token_ids)
             if by.prefill_worker.startswith("decode"):
                 assert (by.decode_worker, by.kv_bytes) == (by.prefill_worker, 0)
             else:
@@ -610,6 +611,12 @@ class Simulation:
     def modes(self) -> set[ServingMode]:
         """How requests were served."""
         return {each.served_by.mode for each in self.clients.values() if each.served_by}
+
+    @property
+    def num_cached_tokens(self) -> int:
+        """Prompt tokens that were not computed."""
+        served = (each.served_by for each in self.clients.values() if each.served_by)
+        return sum(each.num_cached_tokens for each in served)
 
     def _check_views(self) -> None:
         for view in self.scheduler.workers:

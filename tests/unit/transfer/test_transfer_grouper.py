@@ -91,3 +91,12 @@ def test_a_cached_chunk_is_not_sent() -> None:
     layout = KVLayout(num_layers=2, num_kv_heads=1, head_dim=2, block_size=4, dtype="uint16")
     assert regions_of(layout, 8, [(0, 8), (8, 9)]) == [Region(range(2), 8, 9)]
     assert regions_of(layout, 8, [(0, 8)]) == []
+
+
+def test_what_the_sender_had_cached_goes_with_its_first_chunk() -> None:
+    """It computes from token 8 on; the receiver has the first four."""
+    layout = KVLayout(num_layers=2, num_kv_heads=1, head_dim=2, block_size=4, dtype="uint16")
+    assert regions_of(layout, 4, [(8, 12), (12, 14)]) == [
+        Region(range(2), 4, 12),
+        Region(range(2), 12, 14),
+    ]
