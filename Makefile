@@ -82,6 +82,7 @@ bench: .venv/installed-dev ## the benchmarks
 	@$(BIN)/python benchmarks/kv_transfer.py
 	@$(BIN)/python benchmarks/loop.py
 	@$(BIN)/python benchmarks/colocated.py
+	@$(BIN)/python benchmarks/prefix.py
 	@$(BIN)/python benchmarks/start.py
 
 .PHONY: bench-peers

@@ -97,6 +97,7 @@ async def run_arm(
     async with running_stack(
         num_prefill,
         num_decode,
+        "--prefix-caching=off",  # After a while prompts come again.
         devices=[device],
         batching=batching if num_prefill == 0 else "chunked",
         local_prefill=batching == "local",

@@ -151,7 +151,7 @@ class SenderProcess:
         transfer = sender.get(epoch)
         assert transfer is not None
         for layer in range(self._case.layout.num_layers):
-            transfer.layer_done(layer, 0, self._case.num_tokens)
+            transfer.layer_done(layer, self._case.num_tokens)
         transfer.finish(0, None, 0)
         outcome = await asyncio.wait_for(outcomes.get(), TIMEOUT_S)
         seconds = perf_counter() - start

@@ -41,7 +41,9 @@ async def main(num_tokens: int, num_pairs: int, dtype: str) -> None:
     rng = random.Random(0)
     cores = sorted(os.sched_getaffinity(0))
     devices = [f"cpu:{cores[0]}", f"cpu:{cores[-1]}"]
-    async with running_stack(1, 1, f"--dtype={dtype}", model="default", devices=devices) as stack:
+    # Each prompt comes twice.
+    flags = (f"--dtype={dtype}", "--prefix-caching=off")
+    async with running_stack(1, 1, *flags, model="default", devices=devices) as stack:
         ratios = []
         for pair in range(num_pairs + 1):
             prompt = tuple(rng.randrange(1000, 40000) for _ in range(num_tokens))

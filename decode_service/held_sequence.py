@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 
 from tandem.core.blocks import SequenceBlocks
 from tandem.core.errors import TandemError
+from tandem.core.kv import KVLayout
 from tandem.core.logprobs import TokenLogprobs
-from tandem.core.plan import SampleSpec
+from tandem.core.plan import PENDING, SampleSpec, SequenceSlice
+from tandem.core.prefix import PrefixChain
 from tandem.core.reports import Reserved, SequenceSnapshot
 from tandem.core.sequence import Sequence
 from tandem.transfer.reservation import Reservation
@@ -20,9 +22,9 @@ class HeldSequence:
     """A sequence and the blocks it holds here. `context_token_ids` are those of its tokens whose KV
     must be there before it runs: its prompt, and what another attempt at it has generated. It runs
     once it is admitted, that KV is complete (`armed`), and the engine is prepared for it; `failure`
-    is why that could not be. If it is computed here, `num_computed` tokens are. `unacknowledged`
-    are the newest tokens' log-probabilities, if they are asked for, with the reports that tell
-    them: those that the controller may not have."""
+    is why that could not be. If it is computed here, `num_computed` tokens are. `prefix` names its
+    blocks. `unacknowledged` are the newest tokens' log-probabilities, if they are asked for, with
+    the reports that tell them: those that the controller may not have."""
 
     sequence: Sequence
     context_token_ids: Tokens[int]
@@ -30,6 +32,7 @@ class HeldSequence:
     reservation: Reservation
     grant: Reserved
     sample: SampleSpec
+    prefix: PrefixChain
     preemption_rank: float = 0.0
     admitted: bool = False
     armed: bool = False
@@ -87,3 +90,27 @@ class HeldSequence:
     @property
     def num_context_tokens(self) -> int:
         return len(self.context_token_ids)
+
+    def next_slice(self, layout: KVLayout) -> SequenceSlice:
+        """The next token of a running sequence."""
+        end = self.num_stepped_tokens
+        last = PENDING if self.num_steps_under_way else self.sequence.token_ids[-1]
+        return SequenceSlice(
+            sequence_id=self.sequence.sequence_id,
+            token_ids=(last,),
+            start=end - 1,
+            block_table=self.blocks.ids[: layout.blocks_for(end)],
+            sample=self.sample,
+            num_shared_blocks=self.blocks.num_shared,
+        )
+
+    def chunk(self, end: int, layout: KVLayout) -> SequenceSlice:
+        """What is not computed of its context, up to `end`."""
+        return SequenceSlice(
+            sequence_id=self.sequence.sequence_id,
+            token_ids=self.context_token_ids[self.num_computed : end],
+            start=self.num_computed,
+            block_table=self.blocks.ids[: layout.blocks_for(end)],
+            sample=self.sample if end == self.num_context_tokens else None,
+            num_shared_blocks=self.blocks.num_shared,
+        )

@@ -76,6 +76,7 @@ async def serve(settings: DecodeSettings) -> None:
         max_num_seqs=info.max_num_seqs,
         end_rule=end_rule(info),
         clock_ns=monotonic_ns,
+        prefix_caching=settings.prefix_caching == "auto",
     )
     worker = Worker(info, engine, plan, lock)
     receiver = KvReceiver(

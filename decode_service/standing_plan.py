@@ -16,7 +16,9 @@ from tandem.core.commands import Admit, DecodeCommand, Remove, Reserve, SetStepR
 from tandem.core.errors import Fenced, ResourceExhausted, TandemError
 from tandem.core.kv import KVLayout
 from tandem.core.logprobs import TokenLogprobs
-from tandem.core.plan import PENDING, SampleSpec, SequenceSlice, StepPlan, StepResult, StepRule
+from tandem.core.plan import SampleSpec, StepPlan, StepResult, StepRule
+from tandem.core.prefix import PrefixChain
+from tandem.core.prefix_cache import PrefixCache
 from tandem.core.reports import (
     Armed,
     DecodeReport,
@@ -41,7 +43,11 @@ DEFAULT_STEP_RULE = StepRule(prefill_token_budget=256, mixed=True)
 
 
 class StandingPlan:
-    """A `WorkerState`. Membership stands until a command, an end or a failure changes it."""
+    """A `WorkerState`. Membership stands until a command, an end or a failure changes it.
+
+    With `prefix_caching` a reservation begins with what is cached of its prompt. Full blocks are
+    published once a token was sampled behind them: then they have given numbers.
+    """
 
     def __init__(
         self,
@@ -51,9 +57,10 @@ class StandingPlan:
         max_num_seqs: int,
         end_rule: EndRule,
         clock_ns: Callable[[], int],
+        prefix_caching: bool,
     ) -> None:
         self._layout = layout
-        self._allocator = BlockAllocator(num_blocks)
+        self._allocator = BlockAllocator(num_blocks, prefix_caching)
         self._max_num_seqs = max_num_seqs
         self._end_rule = end_rule
         self._clock_ns = clock_ns
@@ -74,6 +81,10 @@ class StandingPlan:
         """Those for new sequences: what a running one waits for is not among them."""
         return max(0, self._allocator.num_free - self._num_blocks_awaited)
 
+    @property
+    def prefix_cache(self) -> PrefixCache:
+        return self._allocator.cache
+
     # Commands
 
     def apply(self, command: DecodeCommand) -> None:
@@ -92,37 +103,36 @@ class StandingPlan:
         if command.sequence_id in self._held:
             return
         context = command.prompt_token_ids + command.generated_token_ids
-        blocks = SequenceBlocks(self._allocator)
-        try:
-            if len(self._held) >= self._max_num_seqs:
-                raise ResourceExhausted(f"the worker holds {self._max_num_seqs} sequences already")
-            num_blocks = self._layout.blocks_for(len(context) + command.headroom_tokens)
-            if num_blocks > self.num_free_blocks:
-                raise ResourceExhausted(
-                    f"{num_blocks} KV blocks wanted, {self.num_free_blocks} free"
-                )
-            blocks.grow(num_blocks)
-        except ResourceExhausted as error:
-            self._reports.append(SequenceFailed(command.sequence_id, error.reason, error.message))
-            return
-        self._last_epoch += 1
-        transfer_id = secrets.token_bytes(TRANSFER_ID_BYTES)
-        grant = Reserved(command.sequence_id, transfer_id, self._last_epoch, num_cached_tokens=0)
-        reservation = Reservation(
-            sequence_id=command.sequence_id,
-            transfer_id=transfer_id,
-            epoch=grant.epoch,
-            layout=self._layout,
-            blocks=blocks,
-            first_token=grant.num_cached_tokens,
-            num_tokens=len(context),
-        )
         sequence = Sequence(
             command.sequence_id,
             command.key,
             command.prompt_token_ids,
             command.params,
             list(command.generated_token_ids),
+        )
+        prefix = PrefixChain(sequence, self._layout.block_size, command.prefix_salt)
+        blocks = SequenceBlocks(self._allocator)
+        try:
+            if len(self._held) >= self._max_num_seqs:
+                raise ResourceExhausted(f"the worker holds {self._max_num_seqs} sequences already")
+            num_blocks = self._layout.blocks_for(len(context) + command.headroom_tokens)
+            # Not the last token: if it is computed here, the first generated comes of it.
+            blocks.start(prefix, len(context) - 1, num_blocks, self._num_blocks_awaited)
+        except ResourceExhausted as error:
+            self._reports.append(SequenceFailed(command.sequence_id, error.reason, error.message))
+            return
+        self._last_epoch += 1
+        transfer_id = secrets.token_bytes(TRANSFER_ID_BYTES)
+        num_cached_tokens = blocks.num_shared * self._layout.block_size
+        grant = Reserved(command.sequence_id, transfer_id, self._last_epoch, num_cached_tokens)
+        reservation = Reservation(
+            sequence_id=command.sequence_id,
+            transfer_id=transfer_id,
+            epoch=grant.epoch,
+            layout=self._layout,
+            blocks=blocks,
+            first_token=num_cached_tokens,
+            num_tokens=len(context),
         )
         # It refers to the sequence's own lists, and so is good for every step.
         sample = SampleSpec(
@@ -132,7 +142,7 @@ class StandingPlan:
             sequence.token_ids,
         )
         self._held[command.sequence_id] = HeldSequence(
-            sequence, context, blocks, reservation, grant, sample, command.preemption_rank
+            sequence, context, blocks, reservation, grant, sample, prefix, command.preemption_rank
         )
         self._reservations[transfer_id] = reservation
         self._preparations.arrive(command.sequence_id, command.params)
@@ -189,6 +199,7 @@ class StandingPlan:
         if held.armed or token_id is None:
             return
         held.armed = True
+        held.blocks.publish(held.prefix, held.num_context_tokens)
         position = held.sequence.length
         logprobs = reservation.first_token_logprobs
         reason = held.sequence.append(token_id, self._end_rule)
@@ -240,6 +251,7 @@ class StandingPlan:
                 self._computed(held, each.end)
             if token_id is not None:
                 held.sequence.append(token_id, self._end_rule)
+                held.blocks.publish(held.prefix, each.end)
                 stepped.append(held)
                 logprobs.append(result.logprobs_of(index))
         sequences = [held.sequence for held in stepped]
@@ -304,7 +316,10 @@ class StandingPlan:
         self._num_steps += 1
         plan = StepPlan(
             self._num_steps,
-            (*map(self._next_slice, running), *(self._chunk(held, end) for held, end in chunks)),
+            (
+                *(held.next_slice(self._layout) for held in running),
+                *(held.chunk(end, self._layout) for held, end in chunks),
+            ),
             num_prefill_tokens=sum(end - held.num_computed for held, end in chunks),
         )
         stepped = [*running, *(held for held, _ in chunks)]
@@ -412,24 +427,3 @@ class StandingPlan:
         self._preparations.leave(held.sequence.sequence_id)
         self._reservations.pop(held.reservation.transfer_id, None)
         held.blocks.release()
-
-    def _next_slice(self, held: HeldSequence) -> SequenceSlice:
-        end = held.num_stepped_tokens
-        last = PENDING if held.num_steps_under_way else held.sequence.token_ids[-1]
-        return SequenceSlice(
-            sequence_id=held.sequence.sequence_id,
-            token_ids=(last,),
-            start=end - 1,
-            block_table=held.blocks.ids[: self._layout.blocks_for(end)],
-            sample=held.sample,
-        )
-
-    def _chunk(self, held: HeldSequence, end: int) -> SequenceSlice:
-        sequence = held.sequence
-        return SequenceSlice(
-            sequence_id=sequence.sequence_id,
-            token_ids=held.context_token_ids[held.num_computed : end],
-            start=held.num_computed,
-            block_table=held.blocks.ids[: self._layout.blocks_for(end)],
-            sample=held.sample if end == held.num_context_tokens else None,
-        )

@@ -82,6 +82,7 @@ class Batching(ABC):
     def _compute_there(self, generation: Generation, worker: DecodeView) -> None:
         """Have a decode worker compute the head of the queue, and go on with it."""
         self._queue.remove(generation)
+        generation.expected_cached_tokens = worker.cached_tokens(generation)
         self._reserve(generation, worker)
         generation.prefill_worker = worker.info.worker_id
         # Not after the grant: if there is no room after all, the worker ignores it.

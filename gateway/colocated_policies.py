@@ -85,9 +85,10 @@ def colocated_policy(
 
 
 def _wants_prompts(worker: DecodeView, rule: StepRule) -> bool:
-    """Whether fewer prompt tokens wait behind the prompt under way than the next steps take."""
+    """Whether fewer prompt tokens that are not cached wait behind the prompt under way than the
+    next steps take."""
     waiting = (
-        each.num_context_tokens
+        each.num_context_tokens - each.expected_cached_tokens
         for each in worker.generations.values()
         if each.phase is not Phase.DECODING
     )

@@ -13,7 +13,7 @@ from gateway.batching import Batching, BatchingContext
 from gateway.fleet import DecodeView, FormingBatch, PrefillView, WorkerView
 from gateway.generation import Generation, Phase
 from gateway.local_prefill import LocalPrefill
-from gateway.router import choose_decode, with_free_slot
+from gateway.router import choose_decode, choose_prefill, with_free_slot
 from tandem.core.commands import Admit, PrefillBatch
 from tandem.core.errors import Mismatch
 from tandem.core.worker import WorkerInfo, WorkerRole
@@ -89,19 +89,19 @@ class DisaggregatedBatching(Batching):
         any prefill worker. What ends with that token needs none."""
         if self._local is None or not generation.needs_decode:
             return None
-        trusted = (worker for worker in self._fleet.prefill.values() if not worker.suspect)
+        trusted = [worker for worker in self._fleet.prefill.values() if not worker.suspect]
         elsewhere_s = min((self._first_token_s(each, generation) for each in trusted), default=inf)
-        return self._local.choose(generation, elsewhere_s)
+        idle = (each for each in trusted if not each.queued_batches)
+        num_idle_tokens = min((each.uncached_tokens(generation) for each in idle), default=inf)
+        return self._local.choose(generation, elsewhere_s, num_idle_tokens)
 
     def _first_token_s(self, worker: PrefillView, generation: Generation) -> float:
         """In how many seconds a prefill worker would have the first token of the head of the queue,
-        which does not wait for the transfer; 0 if it has nothing else to do."""
-        if not worker.queued_batches:
-            return 0.0
+        which does not wait for the transfer."""
         rank = self._queue.rank(generation)
         before = (each for each in self._started(worker) if self._queue.rank(each) < rank)
-        num_tokens = generation.num_context_tokens + sum(each.num_tokens_left for each in before)
-        return worker.queued_s + worker.step_times.seconds(num_tokens)
+        num_tokens = worker.uncached_tokens(generation)
+        return worker.finish_s(num_tokens + sum(each.num_tokens_left for each in before))
 
     # Batches
 
@@ -119,7 +119,7 @@ class DisaggregatedBatching(Batching):
                 if generation.decode:
                     forming.unanswered.add(generation.sequence_id)
             forming.chunks.append((generation, generation.num_scheduled, end))
-            budget -= end - generation.num_scheduled
+            budget -= generation.num_tokens_left - (generation.num_context_tokens - end)
             generation.num_scheduled = end
         if not forming.chunks:
             worker.forming = None
@@ -145,8 +145,10 @@ class DisaggregatedBatching(Batching):
         while True:
             queued = self._next_for_prefill() if has_room else None
             if queued and (not started or rank(queued) < rank(started[-1])):
-                yield queued
-                has_room = queued.phase is not Phase.QUEUED
+                has_room = self._is_soonest(worker, queued)
+                if has_room:
+                    yield queued
+                    has_room = queued.phase is not Phase.QUEUED
             elif started:
                 yield started.pop()
             else:
@@ -161,26 +163,45 @@ class DisaggregatedBatching(Batching):
         )
 
     def _chunk_end(self, generation: Generation, worker: PrefillView, budget: int) -> int | None:
-        """Where the next chunk ends: with the prompt, or with a block; None if nothing fits."""
-        if generation.num_tokens_left <= budget:
+        """Where the next chunk ends: with the prompt, or with a block; None if nothing fits. What
+        is cached costs nothing, and goes with the first chunk."""
+        start = generation.num_scheduled or worker.cached_tokens(generation)
+        if generation.num_context_tokens - start <= budget:
             return generation.num_context_tokens
         block_size = worker.info.layout.block_size
         num_blocks = budget // block_size
-        return generation.num_scheduled + num_blocks * block_size if num_blocks else None
+        return start + num_blocks * block_size if num_blocks else None
+
+    def _is_soonest(self, worker: PrefillView, generation: Generation) -> bool:
+        """Whether a worker should take the head of the queue, and not leave it to another that can
+        take a batch as well."""
+        others = [
+            each
+            for each in with_free_slot(self._fleet.prefill.values())
+            if self._can_place(generation, each)
+        ]
+        return not others or worker is choose_prefill(
+            [worker, *others], generation, lambda each: self._first_token_s(each, generation)
+        )
+
+    def _can_place(self, generation: Generation, worker: PrefillView) -> bool:
+        return worker.can_take(generation) and not (
+            generation.needs_decode
+            and choose_decode(self._fleet.decode.values(), worker, generation) is None
+        )
 
     def _place(self, generation: Generation, worker: PrefillView) -> bool:
         """Assign the head of the queue to its workers, and reserve; False if there is no room."""
-        if not worker.has_room(generation.num_context_tokens):
+        if not self._can_place(generation, worker):
             return False
         decode = None
         if generation.needs_decode:
             decode = choose_decode(self._fleet.decode.values(), worker, generation)
-            if decode is None:
-                return False
         self._queue.remove(generation)
+        generation.expected_cached_tokens = worker.cached_tokens(generation)
         if decode:
             self._reserve(generation, decode)
-        worker.enter(generation, generation.num_context_tokens)
+        worker.enter(generation, worker.blocks_for(generation.num_context_tokens))
         generation.prefill, generation.prefill_worker = worker, worker.info.worker_id
         generation.phase = Phase.RESERVING
         return True
@@ -197,7 +218,8 @@ class DisaggregatedBatching(Batching):
         batch_id = next(self._batch_ids)
         worker.batches[batch_id] = forming.num_tokens
         chunks = tuple(each.chunk(start, end) for each, start, end in forming.chunks)
-        self._outbox.send(worker, PrefillBatch(batch_id, chunks))
+        max_tokens = self._limits.max_batch_tokens
+        self._outbox.send(worker, PrefillBatch(batch_id, chunks, max_tokens))
         for generation, _, _ in forming.chunks:
             if generation.phase is Phase.RESERVING:
                 generation.phase = Phase.PREFILLING

@@ -19,6 +19,7 @@ from gateway.worker_link import WorkerLink
 from tandem.core.errors import Mismatch, TandemError, Unavailable
 from tandem.core.worker import WorkerInfo, WorkerRole
 from tandem.v1 import worker_pb2
+from tandem.wire.reports import cache_changes_from_wire
 
 log = structlog.get_logger(__name__)
 
@@ -219,7 +220,9 @@ class Dispatcher:
     def heard(self, info: WorkerInfo, header: worker_pb2.WorkerHeader, received_ns: int) -> None:
         spans = self._timeline.heard(info, header, received_ns)
         now = received_ns / 1e9
-        if self._scheduler.heard(info.worker_id, header.num_free_blocks, now, spans):
+        has_changes = header.HasField("prefix_cache")
+        changes = cache_changes_from_wire(header.prefix_cache) if has_changes else None
+        if self._scheduler.heard(info.worker_id, header.num_free_blocks, now, spans, changes):
             self._flush()
 
     def reported(self, info: WorkerInfo, reports: list[Any]) -> None:
@@ -270,6 +273,7 @@ class Dispatcher:
             outcome=event.finish_reason.name if isinstance(event, Ended) else event.reason,
             why="" if isinstance(event, Ended) else event.message,
             prompt_tokens=generation.num_prompt_tokens,
+            cached_tokens=generation.num_cached_tokens,
             tokens=len(generation.token_ids),
             prefill=generation.prefill_worker,
             decode=generation.decode_worker,

@@ -4,13 +4,16 @@ hints, kept so that what is asked of a worker is not refused."""
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from gateway.prefix_index import PrefixIndex
+from gateway.send_rate import SendRate
 from gateway.step_times import StepTimes
 from tandem.core.commands import Reserve
 from tandem.core.kv import Plane
+from tandem.core.reports import Span, SpanKind
 from tandem.core.worker import WorkerInfo, WorkerRole
 
 if TYPE_CHECKING:
@@ -25,7 +28,9 @@ MAX_DESTINATION_SHARE = 0.5
 @dataclass(slots=True, eq=False)
 class WorkerView:
     """What both roles have: identity, the blocks that the gateway's sequences take there, or will,
-    and how long steps take. One that is `suspect` may be lost, and takes nothing new."""
+    how long steps take, and what is cached there. One that is `suspect` may be lost,
+    and takes nothing new. It has had prompts of `num_prompt_tokens` to compute, of which it had
+    `num_cached_tokens`."""
 
     info: WorkerInfo
     address: str
@@ -33,7 +38,35 @@ class WorkerView:
     num_used_blocks: int = 0
     generations: dict[int, Generation] = field(default_factory=dict)
     step_times: StepTimes = field(default_factory=StepTimes)
+    prefix_index: PrefixIndex = field(init=False)
+    num_prompt_tokens: int = 0
+    num_cached_tokens: int = 0
     _blocks: dict[int, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.prefix_index = PrefixIndex(self.info.num_blocks)
+
+    def prompt_begins(self, generation: Generation, num_cached_tokens: int) -> None:
+        """The worker says how much of a prompt it had cached. Once a token is there it says so
+        again."""
+        if not generation.token_ids:
+            generation.num_cached_tokens = num_cached_tokens
+            self.num_prompt_tokens += generation.num_prompt_tokens
+            self.num_cached_tokens += num_cached_tokens
+
+    def heard(self, now: float, spans: Sequence[Span]) -> None:
+        """The worker was heard of, and says what it did."""
+        for span in spans:
+            if span.kind is SpanKind.STEP:
+                self.stepped(span.num_prefill_tokens, span.duration_s)
+
+    def cached_tokens(self, generation: Generation) -> int:
+        """Leading tokens of a context that the worker has cached, as far as is known."""
+        return generation.prefix.num_cached_tokens(self.prefix_index) if generation.prefix else 0
+
+    def uncached_tokens(self, generation: Generation) -> int:
+        """Tokens of a context that it would have to compute."""
+        return generation.num_context_tokens - self.cached_tokens(generation)
 
     def stepped(self, num_prompt_tokens: int, seconds: float) -> None:
         """A step with so many prompt tokens took so long."""
@@ -42,21 +75,21 @@ class WorkerView:
     def blocks_for(self, num_tokens: int) -> int:
         return self.info.layout.blocks_for(num_tokens)
 
-    def has_room(self, num_tokens: int) -> bool:
-        """Whether one more sequence of this many tokens can be held."""
-        return (
-            not self.suspect
-            and len(self.generations) < self.info.max_num_seqs
-            and self.num_used_blocks + self.blocks_for(num_tokens) <= self.info.num_blocks
-        )
+    @property
+    def takes_more(self) -> bool:
+        """Whether one more sequence can be held, if there are blocks for it."""
+        return not self.suspect and len(self.generations) < self.info.max_num_seqs
+
+    def has_blocks(self, num_blocks: int) -> bool:
+        """Whether so many more blocks can be held beside those of its sequences."""
+        return self.num_used_blocks + num_blocks <= self.info.num_blocks
 
     def can_ever_hold(self, num_tokens: int) -> bool:
         """Whether the worker, were it empty, would have room for a sequence of so many tokens."""
         return self.blocks_for(num_tokens) <= self.info.num_blocks
 
-    def enter(self, generation: Generation, num_tokens: int) -> None:
-        """A generation of so many tokens comes."""
-        num_blocks = self.blocks_for(num_tokens)
+    def enter(self, generation: Generation, num_blocks: int) -> None:
+        """A generation comes, and takes so many blocks."""
         self.generations[generation.sequence_id] = generation
         self._blocks[generation.sequence_id] = num_blocks
         self.num_used_blocks += num_blocks
@@ -78,17 +111,23 @@ class FormingBatch:
 
     @property
     def num_tokens(self) -> int:
-        return sum(end - start for _, start, end in self.chunks)
+        """Those that are not thought to be cached."""
+        return sum(
+            end - max(start, generation.expected_cached_tokens)
+            for generation, start, end in self.chunks
+        )
 
 
 @dataclass(slots=True, eq=False)
 class PrefillView(WorkerView):
-    """A prefill worker. `batches` are what it runs or has waiting, by id, in tokens. `failed_edges`
+    """A prefill worker. `batches` are what it runs or has waiting, by id, in tokens that are not
+    thought to be cached; `send_rate` is how fast KV leaves it. `failed_edges`
     are decode workers that it could not reach of late, and until when they are avoided;
     `bound_blocks` counts the blocks of prompts by the decode worker that they are bound for."""
 
     batches: dict[int, int] = field(default_factory=dict)
     forming: FormingBatch | None = None
+    send_rate: SendRate = field(default_factory=SendRate)
     failed_edges: dict[str, float] = field(default_factory=dict)
     bound_blocks: Counter[str] = field(default_factory=Counter)
 
@@ -96,8 +135,12 @@ class PrefillView(WorkerView):
     def has_slot(self) -> bool:
         return not self.suspect and self.forming is None and len(self.batches) < MAX_BATCHES
 
-    def forgive_edges(self, now: float) -> None:
-        """Forget the failures that are long enough ago."""
+    def heard(self, now: float, spans: Sequence[Span]) -> None:
+        """As `WorkerView.heard`. Failures that are long enough ago are forgotten."""
+        WorkerView.heard(self, now, spans)
+        for span in spans:
+            if span.kind is SpanKind.FRAME_SENT:
+                self.send_rate.observe(span.num_bytes, span.duration_s)
         if self.failed_edges:
             self.failed_edges = {
                 name: until for name, until in self.failed_edges.items() if until > now
@@ -120,14 +163,20 @@ class PrefillView(WorkerView):
     def num_queued_tokens(self) -> int:
         return sum(self.queued_batches)
 
-    @property
-    def queued_s(self) -> float:
-        """In how many seconds it will have run all its batches."""
-        return sum(map(self.step_times.seconds, self.queued_batches))
+    def finish_s(self, num_tokens: int) -> float:
+        """In how many seconds it would have computed so many tokens more, in the batch that forms
+        or, if none does, in the next."""
+        forming = self.forming.num_tokens if self.forming else 0
+        queued_s = sum(map(self.step_times.seconds, self.batches.values()))
+        return queued_s + self.step_times.seconds(forming + num_tokens)
 
-    def enter(self, generation: Generation, num_tokens: int) -> None:
-        WorkerView.enter(self, generation, num_tokens)
-        self.bound_blocks[generation.decode_worker] += self.blocks_for(num_tokens)
+    def can_take(self, generation: Generation) -> bool:
+        """Whether there are blocks for a generation's context."""
+        return self.takes_more and self.has_blocks(self.blocks_for(generation.num_context_tokens))
+
+    def enter(self, generation: Generation, num_blocks: int) -> None:
+        WorkerView.enter(self, generation, num_blocks)
+        self.bound_blocks[generation.decode_worker] += num_blocks
 
     def leave(self, generation: Generation) -> int:
         num_blocks = WorkerView.leave(self, generation)
@@ -141,8 +190,8 @@ class PrefillView(WorkerView):
 @dataclass(slots=True, eq=False)
 class DecodeView(WorkerView):
     """A decode worker. It was last heard to have `num_free_blocks`; `asked_blocks` were asked for
-    since, by sequence, and are not granted yet. `num_refused_blocks`: it refused a
-    reservation of so many blocks, and was not heard to have them since; 0 if it refused none.
+    since, by sequence, and are not granted yet. `num_refused_blocks`: it refused a reservation of
+    so many blocks, and was not heard to have them since; 0 if it refused none.
     `prefill_token_budget` is what its step rule says, if it was told one to compute prompts by."""
 
     num_free_blocks: int = field(init=False)
@@ -151,6 +200,7 @@ class DecodeView(WorkerView):
     prefill_token_budget: int = 0
 
     def __post_init__(self) -> None:
+        WorkerView.__post_init__(self)
         self.num_free_blocks = self.info.num_blocks
 
     @property
@@ -170,41 +220,45 @@ class DecodeView(WorkerView):
     def _own_prompts(self) -> Iterator[Generation]:
         return (each for each in self.generations.values() if each.is_local and not each.armed)
 
-    def reserved_length(self, generation: Generation) -> int:
-        """Tokens that a generation gets blocks for when it comes: a block's more than it has, so
-        that each of its attempts brings it further. It takes others as it grows."""
-        length = generation.num_context_tokens + self.info.layout.block_size
-        return min(length, generation.max_length)
-
-    def can_take(self, generation: Generation) -> bool:
-        """Whether there are the blocks that a generation begins with, and will be those that it and
-        the others are expected to take in the end."""
-        num_blocks = self.blocks_for(self.reserved_length(generation))
-        return (
-            not self.num_refused_blocks
-            and num_blocks + sum(self.asked_blocks.values()) <= self.num_free_blocks
-            and self.has_room(generation.expected_length)
-        )
-
-    def ask(self, generation: Generation) -> Reserve:
-        """A generation comes, if the worker grants this."""
-        length = self.reserved_length(generation)
-        self.enter(generation, generation.expected_length)
-        self.asked_blocks[generation.sequence_id] = self.blocks_for(length)
-        return generation.reserve(length)
-
-    def answered(self, sequence_id: int) -> int:
-        """It has granted or refused what it was asked for: how many blocks that were."""
-        return self.asked_blocks.pop(sequence_id, 0)
-
-    def heard(self, num_free_blocks: int) -> bool:
-        """It says what is free; whether that is more than it was."""
+    def has_said(self, num_free_blocks: int) -> bool:
+        """It has so many free blocks. True if it may take now what it could not."""
         has_more = num_free_blocks > self.num_free_blocks
         self.num_free_blocks = num_free_blocks
         if 0 < self.num_refused_blocks <= num_free_blocks:
             self.num_refused_blocks = 0
             return True
         return has_more
+
+    def first_tokens(self, generation: Generation) -> int:
+        """Tokens that a generation gets blocks for when it comes: a block's more than it has, so
+        that each of its attempts brings it further. It takes others as it grows."""
+        num_tokens = generation.num_context_tokens + self.info.layout.block_size
+        return min(num_tokens, generation.max_length)
+
+    def can_take(self, generation: Generation) -> bool:
+        """Whether there are the blocks that a generation begins with, and will be those that it and
+        the others are expected to have in the end. Cached ones are thought to be held by others:
+        they cost nothing."""
+        num_cached = self.blocks_for(self.cached_tokens(generation))
+        num_first = self.blocks_for(self.first_tokens(generation)) - num_cached
+        return (
+            self.takes_more
+            and not self.num_refused_blocks
+            and num_first + sum(self.asked_blocks.values()) <= self.num_free_blocks
+            and self.has_blocks(self.blocks_for(generation.expected_length) - num_cached)
+        )
+
+    def ask(self, generation: Generation) -> Reserve:
+        """A generation comes, if the worker grants this."""
+        num_tokens = self.first_tokens(generation)
+        num_cached = self.blocks_for(self.cached_tokens(generation))
+        self.enter(generation, self.blocks_for(generation.expected_length) - num_cached)
+        self.asked_blocks[generation.sequence_id] = self.blocks_for(num_tokens) - num_cached
+        return generation.reserve(num_tokens)
+
+    def answered(self, sequence_id: int) -> int:
+        """It has granted or refused what it was asked for: how many blocks that were."""
+        return self.asked_blocks.pop(sequence_id, 0)
 
     def leave(self, generation: Generation) -> int:
         self.num_refused_blocks = 0
@@ -228,6 +282,11 @@ class Fleet:
     def workers(self) -> list[PrefillView | DecodeView]:
         return [*self.prefill.values(), *self.decode.values()]
 
+    @property
+    def block_size(self) -> int:
+        """That of all workers, of which there must be one."""
+        return self.workers[0].info.layout.block_size
+
     def of(self, worker_id: str) -> PrefillView | DecodeView:
         """A worker that has joined."""
         return self.prefill.get(worker_id) or self.decode[worker_id]
@@ -235,6 +294,10 @@ class Fleet:
     def has_trusted(self, role: WorkerRole) -> bool:
         """Whether there is a worker of the role that is not suspected."""
         return any(each.info.role is role and not each.suspect for each in self.workers)
+
+    def cached_tokens(self, generation: Generation) -> int:
+        """Leading tokens of a prompt that some worker has cached."""
+        return max((each.cached_tokens(generation) for each in self.workers), default=0)
 
     def token_s(self) -> float:
         """Seconds that a prompt token takes where it takes least; 0 while nothing is known. Decode

@@ -31,6 +31,7 @@ from gateway.limits import (
 )
 from gateway.offload import Offload
 from gateway.params import sampling_params, settled, wants_no_tokens
+from gateway.prefix_salt import prefix_salt
 from gateway.prompts import EncodedPrompt, encode_prompt, encode_prompts, needs_work
 from gateway.request import GenerationRequest, Prompt
 from gateway.sizes import prompt_size, request_size
@@ -238,7 +239,8 @@ class Frontend:
     ) -> TokenStream:
         if wants_no_tokens(request):
             return NoTokens()
-        return self._service.submit(TokenRequest(request_id, prompt.token_ids, params, index))
+        salt = prefix_salt("", request.cache_salt)
+        return self._service.submit(TokenRequest(request_id, prompt.token_ids, params, index, salt))
 
     def _text(self, request: GenerationRequest, model: ServedModel) -> TokenText:
         # What marks a call must be seen, also where it is a special token.

@@ -8,6 +8,7 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 from gateway.output_lengths import OutputLengths
+from gateway.prefix_index import PromptPrefix
 from gateway.tokens import ServedBy, Token, TokenRequest
 from tandem.core.commands import Destination, PrefillChunk, PrefillSequence, Reserve
 from tandem.core.errors import DataLoss
@@ -43,6 +44,9 @@ class Generation:
     `prefill` and `decode` are the workers that hold a record of the sequence; `prefill_worker` and
     `decode_worker` say, to the end, who served it: one and the same if the decode worker computes
     the context. Of that `num_scheduled` tokens are computed, or sent to be.
+
+    `prefix` names the context's blocks. `expected_cached_tokens` of its tokens are thought to be
+    cached where it will be computed; of the prompt, `num_cached_tokens` were.
     """
 
     request: TokenRequest
@@ -60,6 +64,9 @@ class Generation:
     decode: DecodeView | None = None
     grant: Reserved | None = None
     num_scheduled: int = 0
+    prefix: PromptPrefix | None = None
+    expected_cached_tokens: int = 0
+    num_cached_tokens: int = 0
     armed: bool = False
     prefill_worker: str = ""
     decode_worker: str = ""
@@ -90,9 +97,9 @@ class Generation:
         return self.num_context_tokens - self.num_prompt_tokens
 
     @property
-    def max_length(self) -> int:
-        """Tokens of the sequence at the most."""
-        return self.num_prompt_tokens + self.request.params.max_tokens
+    def is_resumed(self) -> bool:
+        """Whether it had its turn already."""
+        return self.num_preemptions > 0 or self.num_resumed_tokens > 0
 
     @property
     def expected_length(self) -> int:
@@ -101,9 +108,9 @@ class Generation:
         return self.num_prompt_tokens + self.lengths.expect(len(self.token_ids), max_tokens)
 
     @property
-    def is_resumed(self) -> bool:
-        """Whether it had its turn already."""
-        return self.num_preemptions > 0 or self.num_resumed_tokens > 0
+    def max_length(self) -> int:
+        """Tokens of the sequence at the most."""
+        return self.num_prompt_tokens + self.request.params.max_tokens
 
     @property
     def needs_decode(self) -> bool:
@@ -117,8 +124,8 @@ class Generation:
 
     @property
     def num_tokens_left(self) -> int:
-        """Context tokens that are not scheduled."""
-        return self.num_context_tokens - self.num_scheduled
+        """Context tokens that are to be computed and not scheduled."""
+        return self.num_context_tokens - max(self.num_scheduled, self.expected_cached_tokens)
 
     @property
     def is_local(self) -> bool:
@@ -162,19 +169,19 @@ class Generation:
         served_by = ServedBy(
             self.prefill_worker,
             decode_worker="",
+            num_cached_tokens=self.num_cached_tokens,
             num_preemptions=self.num_preemptions,
             num_losses=self.num_losses,
             num_resumed_tokens=self.num_resumed_tokens,
         )
         if self.grant is None or not self.armed:
             return served_by
-        num_cached_tokens = self.grant.num_cached_tokens
-        moved = self.prefill_worker != self.decode_worker
+        is_moved = self.prefill_worker != self.decode_worker
+        num_moved_tokens = is_moved * (self.num_context_tokens - self.grant.num_cached_tokens)
         return replace(
             served_by,
             decode_worker=self.decode_worker,
-            kv_bytes=moved * (self.num_context_tokens - num_cached_tokens) * self.token_kv_bytes,
-            num_cached_tokens=num_cached_tokens,
+            kv_bytes=num_moved_tokens * self.token_kv_bytes,
         )
 
     def mark_armed(self) -> None:
@@ -184,12 +191,14 @@ class Generation:
 
     def reserve(self, num_tokens: int) -> Reserve:
         """Asks a decode worker for the blocks of `num_tokens` tokens: its context, and more."""
+        request = self.request
         return Reserve(
             self.sequence_id,
             self.key,
-            self.request.prompt_token_ids,
+            request.prompt_token_ids,
             headroom_tokens=num_tokens - self.num_context_tokens,
-            params=self.request.params,
+            params=request.params,
+            prefix_salt=request.prefix_salt,
             generated_token_ids=self.context_token_ids[self.num_prompt_tokens :],
             preemption_rank=self.arrival,
         )
@@ -211,11 +220,13 @@ class Generation:
             destination = Destination(
                 decode.address, grant.transfer_id, grant.epoch, grant.num_cached_tokens
             )
+        request = self.request
         return PrefillSequence(
             self.key,
             self.num_prompt_tokens,
-            self.request.params,
+            request.params,
             destination,
+            request.prefix_salt,
             self.num_resumed_tokens,
         )
 
@@ -223,6 +234,8 @@ class Generation:
         """Begin another attempt, which goes on from the tokens that there are."""
         self.sequence_id = sequence_id
         self.context_token_ids = (*self.request.prompt_token_ids, *self.token_ids)
+        if self.prefix and self.token_ids:
+            self.prefix = self.prefix.grown(self.context_token_ids)
         self.phase = Phase.QUEUED
         self.attempt += 1
         self.prefill = self.decode = self.grant = None

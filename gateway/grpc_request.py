@@ -59,6 +59,7 @@ def request_from_wire(message: inference_pb2.GenerateRequest) -> GenerationReque
         or message.skip_special_tokens,
         logprobs=message.logprobs if message.HasField("logprobs") else None,
         echo=message.echo,
+        cache_salt=message.cache_salt,
         grammar=_grammar(message.answer_form),
         tools=_tools(message),
     )

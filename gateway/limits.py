@@ -20,6 +20,7 @@ MAX_TOOL_CALLS = 128
 MAX_CHOICES = 128
 MAX_STOPS = 16
 MAX_STOP_CHARS = 256
+MAX_CACHE_SALT_CHARS = 256
 MAX_REQUEST_ID_CHARS = 128
 REQUEST_ID_CHARS = frozenset(string.ascii_letters + string.digits + "-_.:/=+@")
 ROLES = ("system", "user", "assistant", "tool")
@@ -51,6 +52,7 @@ def check_request(request: GenerationRequest, model: ServedModel) -> None:
     _check_choices(request)
     check_prompts(request.prompts, model)
     _check_stops(request.stop)
+    _at_most(MAX_CACHE_SALT_CHARS, request.cache_salt, "cache_salt", "characters")
     _at_most(MAX_STOP_TOKEN_IDS, request.stop_token_ids, "stop_token_ids", "entries")
     check_ids(request.stop_token_ids, model, "stop_token_ids")
     _at_most(MAX_LOGIT_BIAS, request.logit_bias, "logit_bias", "entries")

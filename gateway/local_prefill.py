@@ -3,8 +3,9 @@
 The weights are read for every step anyway, so a few prompt tokens in it cost little. How many is
 what running streams pay for, and is bounded twice, by the times that the worker's steps were seen
 to take: a step with prompt tokens takes at most `MAX_STRETCH` times as long as one without, and
-only prompts that are through in `MAX_STEPS` such steps come at all. Longer ones would be sooner
-here whenever prefill workers are behind, and every stream would pay for them all the time.
+only prompts come at all of which what is not cached here is through in `MAX_STEPS` such steps.
+Longer ones would be sooner here whenever prefill workers are behind, and every stream would pay for
+them all the time.
 """
 
 from __future__ import annotations
@@ -44,16 +45,20 @@ class LocalPrefill:
                 rule = StepRule(budget, mixed=True)
                 self._outbox.send(worker, SetStepRule(rule))
 
-    def choose(self, generation: Generation, elsewhere_s: float) -> DecodeView | None:
+    def choose(
+        self, generation: Generation, elsewhere_s: float, num_idle_tokens: float = inf
+    ) -> DecodeView | None:
         """The worker with room that has a queued generation's first token soonest, if that is in
-        less than `elsewhere_s` seconds. Where it is infinite a prompt may have any length."""
-        num_tokens = generation.num_context_tokens
+        less than `elsewhere_s` seconds, and with fewer tokens to compute than `num_idle_tokens`,
+        those that a prefill worker would have that is idle. Where `elsewhere_s` is infinite a
+        prompt may have any length."""
         candidates = (
             (first_token_s(worker, num_tokens), worker.info.worker_id, worker)
             for worker in self._fleet.decode.values()
-            if worker.can_take(generation)
-            and worker.step_times.is_measured
+            if worker.step_times.is_measured
+            and (num_tokens := worker.uncached_tokens(generation)) < num_idle_tokens
             and (elsewhere_s == inf or num_steps(worker, num_tokens) <= MAX_STEPS)
+            and worker.can_take(generation)
         )
         soonest_s, _, worker = min(candidates, default=(elsewhere_s, "", None))
         return worker if soonest_s < elsewhere_s else None

@@ -52,6 +52,7 @@ class GenerationRequest:
     `p * num_choices + i`. `max_tokens` defaults to `default_max_tokens` or what fits the model,
     whichever is less. `request_id` names the request, and no other that is running; if it is empty
     it is made from `trace_id`, which several may share, or made up. `seed` is drawn if None.
+    `cache_salt` narrows with whom cached KV is shared: with those that have the same.
     `grammar` is what an answer must look like, and came in the field `grammar_param`; `tools` are
     what may be called. With `echo` an answer begins with its prompt's text.
     """
@@ -80,6 +81,7 @@ class GenerationRequest:
     skip_special_tokens: bool = True
     logprobs: int | None = None
     echo: bool = False
+    cache_salt: str = ""
     grammar: Grammar | None = None
     grammar_param: str = "response_format"
     tools: ToolUse | None = None

@@ -1,11 +1,19 @@
-"""Which worker takes what. Pure functions of the gateway's view."""
+"""Which worker takes what. Pure functions of the gateway's view.
+
+Whoever is predicted to be done first takes it: what is cached there, what waits there and what runs
+there are weighed in seconds. So a prefix draws what begins alike to its worker only as long as the
+queue there does not cost more than computing or moving it again.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from gateway.fleet import DecodeView, PrefillView
 from gateway.generation import Generation
+
+# How long an answer is thought to be: the running sequences make so many steps slower.
+EXPECTED_TOKENS = 64
 
 
 def with_free_slot(workers: Iterable[PrefillView]) -> list[PrefillView]:
@@ -16,11 +24,29 @@ def with_free_slot(workers: Iterable[PrefillView]) -> list[PrefillView]:
     )
 
 
+def choose_prefill(
+    workers: Iterable[PrefillView],
+    generation: Generation,
+    first_token_s: Callable[[PrefillView], float],
+) -> PrefillView:
+    """Of at least one worker, the one that has the prompt's first token in the fewest seconds;
+    while those are not known, by the tokens that it has to compute until then."""
+    return min(
+        workers,
+        key=lambda worker: (
+            first_token_s(worker),
+            worker.num_queued_tokens + worker.uncached_tokens(generation),
+            worker.info.worker_id,
+        ),
+    )
+
+
 def choose_decode(
     workers: Iterable[DecodeView], prefill: PrefillView, generation: Generation
 ) -> DecodeView | None:
     """Of the decode workers with room for the sequence, and not too much on its way to them yet,
-    the emptiest; one that `prefill` could not reach of late only if there is no other."""
+    the one that is done first; of equals the emptiest. One that `prefill` could not reach of late
+    only if there is no other."""
     return min(
         (
             worker
@@ -30,6 +56,7 @@ def choose_decode(
         ),
         key=lambda worker: (
             worker.info.worker_id in prefill.failed_edges,
+            _move_s(worker, prefill, generation) + _load_s(worker, prefill, generation),
             worker.num_used_blocks,
             worker.info.worker_id,
         ),
@@ -38,13 +65,34 @@ def choose_decode(
 
 
 def choose_colocated(workers: Iterable[DecodeView], generation: Generation) -> DecodeView | None:
-    """Of the workers with room for the sequence, the one with the fewest."""
+    """Of the workers with room for the sequence, the one that is done first, if a token costs the
+    same anywhere: those of the prompts before it and of its own, and of what runs beside it."""
     return min(
         (worker for worker in workers if worker.can_take(generation)),
         key=lambda worker: (
-            len(worker.generations),
+            worker.num_prompt_tokens_left
+            + worker.uncached_tokens(generation)
+            + _num_tokens_beside(worker, generation),
             worker.num_used_blocks,
             worker.info.worker_id,
         ),
         default=None,
     )
+
+
+def _move_s(worker: DecodeView, prefill: PrefillView, generation: Generation) -> float:
+    """How long what a decode worker lacks of a prompt's KV takes to it."""
+    return prefill.send_rate.seconds(worker.kv_bytes(worker.uncached_tokens(generation)))
+
+
+def _load_s(worker: DecodeView, prefill: PrefillView, generation: Generation) -> float:
+    """How much longer an answer takes because of what runs there. A sequence's token is thought to
+    cost a step what one of a prompt does; a worker that computes no prompts learns nothing of that,
+    but `prefill` does."""
+    token_s = worker.step_times.token_s or prefill.step_times.token_s
+    return _num_tokens_beside(worker, generation) * token_s
+
+
+def _num_tokens_beside(worker: DecodeView, generation: Generation) -> int:
+    """Tokens that other sequences' steps compute during an answer."""
+    return min(generation.request.params.max_tokens, EXPECTED_TOKENS) * len(worker.generations)

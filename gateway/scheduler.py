@@ -11,7 +11,7 @@ workers and these compute the prompts, too.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from itertools import count, repeat
 
 from gateway.batching import Batching, BatchingContext, Limits
@@ -25,6 +25,8 @@ from gateway.local_prefill import LocalPrefill
 from gateway.output_lengths import OutputLengths
 from gateway.policies import QueuePolicy
 from gateway.prefill_queue import PrefillQueue
+from gateway.prefix_index import PromptPrefix
+from gateway.report_tokens import snapshot_tokens, token_of
 from gateway.tokens import Ended, Token, TokenRequest
 from tandem.core.commands import DecodeCommand, PrefillBatch, PrefillCommand, Remove, Reserve
 from tandem.core.errors import (
@@ -37,6 +39,7 @@ from tandem.core.errors import (
     Unavailable,
     error_of,
 )
+from tandem.core.prefix_cache import CacheChanges
 from tandem.core.reports import (
     Armed,
     BatchDone,
@@ -48,9 +51,7 @@ from tandem.core.reports import (
     PrefillSnapshot,
     Reserved,
     SequenceFailed,
-    SequenceSnapshot,
     Span,
-    SpanKind,
     StepDone,
     TransferDone,
 )
@@ -126,7 +127,10 @@ class Scheduler:
             raise ResourceExhausted("the queue is full", retry_after_s=RETRY_AFTER_S)
         number, token_s = next(self._sequence_ids), self._fleet.token_s()
         generation = Generation(request, number, self._now, token_s, self._lengths)
-        self._queue.push(generation)
+        generation.prefix = PromptPrefix(
+            request.prompt_token_ids, self._fleet.block_size, request.prefix_salt
+        )
+        self._enqueue(generation)
         return generation
 
     def stop(self, generation: Generation) -> Ended:
@@ -223,7 +227,8 @@ class Scheduler:
             return
         match report:
             case FirstToken():
-                self._accept(generation, _token(report), report.finish_reason)
+                worker.prompt_begins(generation, report.num_cached_tokens)
+                self._accept(generation, token_of(report), report.finish_reason)
             case TransferDone():
                 self._leave_prefill(generation)
             case SequenceFailed() if generation.armed:
@@ -258,7 +263,7 @@ class Scheduler:
                 self._granted(generation, report)
             case Armed():
                 generation.mark_armed()
-                self._accept(generation, _token(report), report.finish_reason)
+                self._accept(generation, token_of(report), report.finish_reason)
             case Preempted():
                 generation.num_preemptions += 1
                 self._requeue(generation)
@@ -272,18 +277,21 @@ class Scheduler:
                 self._end(generation, error_of(report.reason, report.message))
 
     def heard(
-        self, worker_id: str, num_free_blocks: int, now: float, spans: Iterable[Span] = ()
+        self,
+        worker_id: str,
+        num_free_blocks: int,
+        now: float,
+        spans: Sequence[Span] = (),
+        cache_changes: CacheChanges | None = None,
     ) -> bool:
-        """A worker says how much room it has, at `now` in monotonic seconds, and what it did. True
-        if it may be able to take what it could not before."""
+        """A worker says how much room it has, at `now` in monotonic seconds, what it did, and what
+        has changed of what it has cached. True if it may take now what it could not."""
         self._now = now
-        for span in spans:
-            if span.kind is SpanKind.STEP:
-                self._fleet.of(worker_id).stepped(span.num_prefill_tokens, span.duration_s)
-        if prefill := self._fleet.prefill.get(worker_id):
-            prefill.forgive_edges(now)
-        worker = self._fleet.decode.get(worker_id)
-        return worker is not None and worker.heard(num_free_blocks)
+        worker = self._fleet.of(worker_id)
+        worker.heard(now, spans)
+        if cache_changes:
+            worker.prefix_index.apply(cache_changes)
+        return isinstance(worker, DecodeView) and worker.has_said(num_free_blocks)
 
     def prefill_resumed(
         self, worker_id: str, snapshot: PrefillSnapshot, unapplied: Sequence[PrefillCommand]
@@ -307,7 +315,7 @@ class Scheduler:
         worker = self._fleet.decode[worker_id]
         for each in snapshot.sequences:
             self.decode_report(worker_id, each.reserved)
-            for token in _snapshot_tokens(each):
+            for token in snapshot_tokens(each):
                 generation = worker.generations.get(each.sequence_id)
                 if generation is None:
                     break
@@ -323,6 +331,9 @@ class Scheduler:
     def _granted(self, generation: Generation, grant: Reserved) -> None:
         if generation.phase is Phase.RESERVING:
             generation.grant = grant
+            if generation.is_local and generation.decode:
+                generation.decode.prompt_begins(generation, grant.num_cached_tokens)
+                generation.num_scheduled = generation.num_cached_tokens
             self._batching.granted(generation)
 
     def _step_done(self, worker: DecodeView, step: StepDone) -> None:
@@ -365,6 +376,11 @@ class Scheduler:
         self._leave_decode(generation)
         self._leave_prefill(generation)
         generation.restart(next(self._sequence_ids))
+        self._enqueue(generation)
+
+    def _enqueue(self, generation: Generation) -> None:
+        """Its rank is by what is not cached, and stays while it is queued."""
+        generation.expected_cached_tokens = self._fleet.cached_tokens(generation)
         self._queue.push(generation)
 
     def _leave_decode(self, generation: Generation) -> None:
@@ -390,12 +406,3 @@ class Scheduler:
                 self._restart_or_end(generation, error)
             elif generation.decode is worker:
                 self._requeue(generation)
-
-
-def _token(report: FirstToken | Armed) -> Token:
-    return Token(report.position, report.token_id, report.logprobs)
-
-
-def _snapshot_tokens(snapshot: SequenceSnapshot) -> Iterator[Token]:
-    positions = count(snapshot.position)
-    return map(Token, positions, snapshot.token_ids, snapshot.logprobs or repeat(None))

@@ -17,12 +17,14 @@ TokenBytes = Callable[[int], bytes]
 
 @dataclass(frozen=True, slots=True)
 class TokenRequest:
-    """One choice of one request, tokenised. Validated by whoever builds it."""
+    """One choice of one request, tokenised. Validated by whoever builds it. Cached KV is shared
+    among those with the same `prefix_salt`."""
 
     request_id: str
     prompt_token_ids: tuple[int, ...]
     params: SamplingParams
     choice_index: int = 0
+    prefix_salt: bytes = b""
 
 
 class Token(NamedTuple):
@@ -42,9 +44,11 @@ class ServingMode(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class ServedBy:
-    """How a request was served. `decode_worker` is empty if the first token was the last. It was
-    preempted `num_preemptions` times, and lost a worker, or the way to it, `num_losses` times; its
-    last attempt went on behind `num_resumed_tokens` generated tokens."""
+    """How a request was served. `decode_worker` is empty if the first token was the last. Of the
+    prompt, `num_cached_tokens` were cached where it was computed; `kv_bytes` were moved from there
+    to the decode worker. It was preempted `num_preemptions` times, and lost a worker, or the way to
+    it, `num_losses` times; its last attempt went on behind `num_resumed_tokens` generated tokens.
+    """
 
     prefill_worker: str
     decode_worker: str

@@ -262,10 +262,10 @@ class WorkerLink:
                 self._join(info)
             elif self._info is None:
                 raise Unavailable("it was lost while its stream was opened")
-            else:
+            self._listener.heard(info, snapshot.header, monotonic_ns())
+            if known:
                 self._resume(info, snapshot)
             self._taken_report = snapshot.header.report_number
-            self._listener.heard(info, snapshot.header, monotonic_ns())
             await self._serve(call, info)
 
     async def _look_for_listener(self) -> None:

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Protocol
 
+from prefill_service.prefilling_sequence import PrefillingSequence
 from tandem.core.blocks import BlockAllocator, SequenceBlocks
 from tandem.core.commands import (
     Destination,
     PrefillBatch,
     PrefillChunk,
     PrefillCommand,
-    PrefillSequence,
     Remove,
 )
-from tandem.core.errors import Mismatch, TandemError
+from tandem.core.errors import Mismatch, ResourceExhausted, TandemError
 from tandem.core.kv import KVLayout
 from tandem.core.logprobs import TokenLogprobs
-from tandem.core.plan import SampleSpec, SequenceSlice, StepPlan, StepResult
+from tandem.core.plan import SequenceSlice, StepPlan, StepResult
+from tandem.core.prefix_cache import PrefixCache
 from tandem.core.reports import (
     BatchDone,
     FirstToken,
@@ -59,33 +61,28 @@ class Transfers(Protocol):
         ...
 
 
-@dataclass(slots=True)
-class PrefillingSequence:
-    """A sequence's record. `token_ids` are those to compute, chunk by chunk; `reports` is what was
-    said of it so far."""
-
-    sequence_id: int
-    spec: PrefillSequence
-    blocks: SequenceBlocks
-    token_ids: list[int] = field(default_factory=list)
-    num_computed: int = 0
-    reports: list[PrefillReport] = field(default_factory=list)
-    ended: bool = False
-
-
 class BatchQueue:
     """A `WorkerState`. Batches run in the order in which they came.
 
     A sequence gets the blocks of all its tokens with its first chunk, so one that has started can
     always go on. Chunks for which there are no blocks yet stay behind, at the head of the queue.
     So do those whose sample the engine is not prepared for yet, but they let later batches pass.
+
+    With `prefix_caching` it begins with what is cached of its first chunk, and its own full blocks
+    are published when its first token is sampled: then all of them have given numbers.
     """
 
     def __init__(
-        self, *, layout: KVLayout, num_blocks: int, end_rule: EndRule, transfers: Transfers
+        self,
+        *,
+        layout: KVLayout,
+        num_blocks: int,
+        end_rule: EndRule,
+        transfers: Transfers,
+        prefix_caching: bool,
     ) -> None:
         self._layout = layout
-        self._allocator = BlockAllocator(num_blocks)
+        self._allocator = BlockAllocator(num_blocks, prefix_caching)
         self._end_rule = end_rule
         self._transfers = transfers
         self._sequences: dict[int, PrefillingSequence] = {}
@@ -99,6 +96,10 @@ class BatchQueue:
     def num_free_blocks(self) -> int:
         return self._allocator.num_free
 
+    @property
+    def prefix_cache(self) -> PrefixCache:
+        return self._allocator.cache
+
     # Commands
 
     def apply(self, command: PrefillCommand) -> None:
@@ -111,11 +112,13 @@ class BatchQueue:
                 self._remove(command.sequence_id)
 
     def _enter(self, chunk: PrefillChunk) -> None:
-        if chunk.sequence and chunk.sequence_id not in self._sequences:
+        if (spec := chunk.sequence) and chunk.sequence_id not in self._sequences:
             self._sequences[chunk.sequence_id] = PrefillingSequence(
-                chunk.sequence_id, chunk.sequence, SequenceBlocks(self._allocator)
+                chunk.sequence_id, spec, SequenceBlocks(self._allocator), self._layout.block_size
             )
-            self._preparations.arrive(chunk.sequence_id, chunk.sequence.params)
+            self._preparations.arrive(chunk.sequence_id, spec.params)
+        if sequence := self._sequences.get(chunk.sequence_id):
+            sequence.token_ids += chunk.token_ids
 
     def _remove(self, sequence_id: int) -> None:
         sequence = self._sequences.pop(sequence_id, None)
@@ -141,21 +144,35 @@ class BatchQueue:
 
     def next_step(self) -> StepPlan | None:
         for batch in list(self._batches.values()):
-            due = [chunk for chunk in batch.chunks if self._is_due(chunk)]
-            prepared = [chunk for chunk in due if self._is_prepared(chunk)]
-            ready = [chunk for chunk in prepared if self._allocate(chunk)]
-            if len(ready) < len(due):
-                rest = tuple(chunk for chunk in due if chunk not in ready)
-                self._batches[batch.batch_id] = replace(batch, chunks=rest)
+            ready, rest = self._divide(batch)
+            if rest:
+                self._batches[batch.batch_id] = replace(batch, chunks=tuple(rest))
             else:
                 del self._batches[batch.batch_id]
             if ready:
                 return self._launch(batch.batch_id, ready)
-            if prepared:
+            if any(map(self._is_prepared, rest)):
                 return None
-            if not due:
+            if not rest:
                 self._reports.append(BatchDone(batch.batch_id, step=0))
         return None
+
+    def _divide(self, batch: PrefillBatch) -> tuple[list[PrefillChunk], list[PrefillChunk]]:
+        """What of a batch's chunks can run now, and what is left of them for later."""
+        ready: list[PrefillChunk] = []
+        rest: list[PrefillChunk] = []
+        room = max(batch.max_tokens, self._layout.block_size) if batch.max_tokens else sys.maxsize
+        for chunk in filter(self._is_due, batch.chunks):
+            if not (self._is_prepared(chunk) and self._allocate(chunk)):
+                rest.append(chunk)
+                continue
+            head, tail = self._cut(self._uncached(chunk), room)
+            if head.token_ids:
+                ready.append(head)
+                room -= len(head.token_ids)
+            if tail.token_ids:
+                rest.append(tail)
+        return ready, rest
 
     def next_step_ahead(self) -> StepPlan | None:
         """A batch begins when the one before has ended: it may be the next chunk of its prompts."""
@@ -174,6 +191,7 @@ class BatchQueue:
             if error := result.failure_of(index):
                 self._fail(sequence, error)
             elif token_id is not None:
+                sequence.blocks.publish(sequence.prefix, each.end)
                 self._first_token(sequence, token_id, result.logprobs_of(index), end_ns)
 
     def fail(self, plan: StepPlan, error: TandemError) -> None:
@@ -241,24 +259,44 @@ class BatchQueue:
         return not (chunk.last and self._preparations.is_pending(chunk.sequence_id))
 
     def _allocate(self, chunk: PrefillChunk) -> bool:
+        """Let a sequence have the blocks of its prompt, if it has not; False if there are not
+        enough."""
         sequence = self._sequences[chunk.sequence_id]
-        num_blocks = self._layout.blocks_for(sequence.spec.num_tokens)
-        if not sequence.blocks.can_grow(num_blocks):
+        if sequence.blocks.ids:
+            return True
+        num_tokens = sequence.spec.num_tokens
+        # The last token is always computed: the next one comes of it.
+        end = min(chunk.start + len(chunk.token_ids), num_tokens - 1)
+        try:
+            sequence.blocks.start(sequence.prefix, end, self._layout.blocks_for(num_tokens))
+        except ResourceExhausted:
             return False
-        sequence.blocks.grow(num_blocks)
+        sequence.num_cached_tokens = sequence.blocks.num_shared * self._layout.block_size
+        sequence.num_computed = sequence.num_cached_tokens
+        if destination := sequence.spec.destination:
+            self._transfers.start(chunk.sequence_id, destination, sequence.blocks)
         return True
+
+    def _uncached(self, chunk: PrefillChunk) -> PrefillChunk:
+        """A chunk without what is there already."""
+        return chunk.without(self._sequences[chunk.sequence_id].num_computed - chunk.start)
+
+    def _cut(self, chunk: PrefillChunk, room: int) -> tuple[PrefillChunk, PrefillChunk]:
+        """A chunk's part that has at most `room` tokens, and the rest of it: either may be empty.
+        It is cut where a block ends."""
+        num_tokens = len(chunk.token_ids)
+        if num_tokens > room:
+            num_tokens = room // self._layout.block_size * self._layout.block_size
+        return chunk.up_to(num_tokens), chunk.without(num_tokens)
 
     def _launch(self, batch_id: int, chunks: Iterable[PrefillChunk]) -> StepPlan:
         slices: list[SequenceSlice] = []
         sequences: list[PrefillingSequence] = []
         for chunk in chunks:
             sequence = self._sequences[chunk.sequence_id]
-            sequence.token_ids += chunk.token_ids
             sequence.blocks.begin_access()
             sequences.append(sequence)
             slices.append(self._slice(sequence, chunk))
-            if chunk.start == 0 and sequence.spec.destination:
-                self._transfers.start(chunk.sequence_id, sequence.spec.destination, sequence.blocks)
         self._num_steps += 1
         self._in_flight[self._num_steps] = (batch_id, sequences)
         num_tokens = sum(len(each.token_ids) for each in slices)
@@ -271,16 +309,8 @@ class BatchQueue:
             token_ids=chunk.token_ids,
             start=chunk.start,
             block_table=sequence.blocks.ids[: self._layout.blocks_for(end)],
-            sample=self._sample(sequence) if chunk.last else None,
-        )
-
-    def _sample(self, sequence: PrefillingSequence) -> SampleSpec:
-        spec, token_ids = sequence.spec, sequence.token_ids
-        return SampleSpec(
-            spec.params,
-            spec.key.choice_index,
-            prompt_token_ids=token_ids[: spec.num_prompt_tokens],
-            token_ids=token_ids[spec.num_prompt_tokens :],
+            sample=sequence.sample_spec() if chunk.last else None,
+            num_shared_blocks=sequence.blocks.num_shared,
         )
 
     def _land(self, plan: StepPlan) -> list[PrefillingSequence]:
@@ -305,7 +335,14 @@ class BatchQueue:
         )
         self._tell(
             sequence,
-            FirstToken(sequence.sequence_id, spec.num_tokens, token_id, reason, logprobs),
+            FirstToken(
+                sequence.sequence_id,
+                spec.num_tokens,
+                token_id,
+                reason,
+                logprobs,
+                sequence.num_cached_tokens,
+            ),
         )
         if reason is not None:
             self._end(sequence)

@@ -45,7 +45,7 @@ class LoopTransfers:
     def _layer_done(self, plan: StepPlan, layer: int) -> None:
         for each in plan.slices:
             if transfer := self._sender.get(each.sequence_id):
-                transfer.layer_done(layer, each.start, each.end)
+                transfer.layer_done(layer, each.end)
 
     def _finish(
         self,

@@ -91,6 +91,7 @@ async def serve(settings: PrefillSettings) -> None:
         num_blocks=info.num_blocks,
         end_rule=end_rule(info),
         transfers=LoopTransfers(sender, asyncio.get_running_loop()),
+        prefix_caching=settings.prefix_caching == "auto",
     )
     worker = Worker(info, engine, queue, lock)
     server = GrpcServer(settings.address)

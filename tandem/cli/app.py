@@ -78,6 +78,10 @@ def up(
     block_size: BlockSizeFlag = None,
     num_blocks: NumBlocksFlag = None,
     memory_share: MemoryShareFlag = None,
+    prefix_caching: Annotated[
+        str | None,
+        flag("prefix-caching", "keep KV for what begins alike: auto, off", WORKERS),
+    ] = None,
     mock_verify: Annotated[
         str | None,
         flag("mock-verify", "KV that a mock device reads at each step: full, incremental", WORKERS),
@@ -132,6 +136,7 @@ def up(
                 "block-size": block_size,
                 "num-blocks": num_blocks,
                 "memory-share": memory_share,
+                "prefix-caching": prefix_caching,
                 "mock-verify": mock_verify,
             },
             gateway_options={

@@ -130,6 +130,8 @@ class PrintedAnswer:
         workers = [served_by.prefill_worker, served_by.decode_worker]
         parts.append(" -> ".join(filter(None, workers)))
         parts.append(f"{format_bytes(served_by.kv_bytes)} of KV moved")
+        if served_by.num_cached_tokens:
+            parts.append(f"{served_by.num_cached_tokens} prompt tokens cached")
         if served_by.num_losses:
             parts.append(f"recovered {served_by.num_losses}x")
         if served_by.num_preemptions:

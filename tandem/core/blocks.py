@@ -2,42 +2,75 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 from tandem.core.errors import ResourceExhausted
+from tandem.core.prefix import PrefixChain
+from tandem.core.prefix_cache import PrefixCache
 
 
 class BlockAllocator:
-    """Hands out block ids. The last freed is the first reused: its memory is the likeliest warm."""
+    """Hands out block ids, and counts who holds each.
 
-    def __init__(self, num_blocks: int) -> None:
+    The last freed is the first reused: its memory is the likeliest warm. A block that is in the
+    cache rests there when its last holder lets go: it counts as free, and is evicted when no other
+    is left. What is held is never evicted.
+    """
+
+    def __init__(self, num_blocks: int, prefix_caching: bool = True) -> None:
+        """Without `prefix_caching` nothing is ever in the cache."""
         self.num_blocks = num_blocks
+        self.prefix_caching = prefix_caching
+        self.cache = PrefixCache()
         self._free = list(range(num_blocks - 1, -1, -1))
-        self._is_free = [True] * num_blocks
+        self._num_holders = [0] * num_blocks
 
     @property
     def num_free(self) -> int:
-        return len(self._free)
+        """Blocks that could be allocated: those that rest in the cache are among them."""
+        return len(self._free) + self.cache.num_resting
+
+    def is_held(self, block: int) -> bool:
+        return self._num_holders[block] > 0
 
     def can_allocate(self, count: int) -> bool:
-        return count <= len(self._free)
+        return count <= self.num_free
 
-    def allocate(self, count: int) -> list[int]:
-        """Take `count` blocks. Raises `ResourceExhausted`, and takes none, if there are fewer."""
+    def check_free(self, count: int) -> None:
+        """Raise `ResourceExhausted` if there are fewer."""
         if not self.can_allocate(count):
             raise ResourceExhausted(
                 f"{count} KV blocks wanted, {self.num_free} of {self.num_blocks} are free"
             )
-        blocks = [self._free.pop() for _ in range(count)]
+
+    def allocate(self, count: int) -> list[int]:
+        """Take `count` blocks. Raises `ResourceExhausted`, and takes none, if there are fewer."""
+        self.check_free(count)
+        blocks = [self._free.pop() if self._free else self.cache.evict() for _ in range(count)]
         for block in blocks:
-            self._is_free[block] = False
+            self._num_holders[block] = 1
         return blocks
 
-    def free(self, blocks: list[int]) -> None:
-        """Give blocks back. A double free is a bug of the caller's, and raised as one."""
+    def hold(self, blocks: Iterable[int]) -> None:
+        """Take cached blocks, beside whoever holds them."""
         for block in blocks:
-            if self._is_free[block]:
+            if not self.is_held(block):
+                self.cache.wake(block)
+            self._num_holders[block] += 1
+
+    def free(self, blocks: Sequence[int]) -> None:
+        """Give blocks back, in the order of their tokens: without those before it a cached block is
+        of no use, so of a sequence's the last is evicted first. A double free is a bug of the
+        caller's, and raised as one."""
+        for block in reversed(blocks):
+            if not self.is_held(block):
                 raise AssertionError(f"block {block} is freed twice")
-            self._is_free[block] = True
-        self._free.extend(blocks)
+            self._num_holders[block] -= 1
+            if not self.is_held(block):
+                if block in self.cache:
+                    self.cache.rest(block)
+                else:
+                    self._free.append(block)
 
 
 class SequenceBlocks:
@@ -47,13 +80,49 @@ class SequenceBlocks:
     `begin_access` and `end_access`. `release` is fence, quiesce, free: it refuses new accesses at
     once, and the blocks are free when the last access has ended. So no block ever changes hands
     under a reader or a writer.
+
+    The first `num_shared` blocks may be other sequences' as well, and are never written again: they
+    were found in the cache, or published there.
     """
 
     def __init__(self, allocator: BlockAllocator) -> None:
         self._allocator = allocator
         self.ids: list[int] = []
+        self.num_shared = 0
         self.released = False
         self._num_accesses = 0
+
+    def start(
+        self, prefix: PrefixChain, num_tokens: int, num_blocks: int, num_to_spare: int = 0
+    ) -> None:
+        """Hold `num_blocks` blocks. The first are those that are cached, up to the first that is
+        not, of the blocks that the prefix's first `num_tokens` tokens fill. Raises
+        `ResourceExhausted`, and holds none, if not `num_to_spare` others stay free."""
+        if self.released or self.ids:
+            raise AssertionError("blocks that were held already start")
+        allocator = self._allocator
+        num_full = prefix.num_full_blocks(num_tokens) if allocator.prefix_caching else 0
+        cached = allocator.cache.find(prefix.between(0, num_full))
+        allocator.hold(cached)
+        try:
+            allocator.check_free(num_blocks - len(cached) + num_to_spare)
+            fresh = allocator.allocate(num_blocks - len(cached))
+        except ResourceExhausted:
+            allocator.free(cached)
+            raise
+        self.ids = [*cached, *fresh]
+        self.num_shared = len(cached)
+
+    def publish(self, prefix: PrefixChain, num_tokens: int) -> None:
+        """Share the blocks that the first `num_tokens` tokens fill, which are final and right."""
+        if self.released:
+            raise AssertionError("released blocks are published: they may be others' by now")
+        num_full = prefix.num_full_blocks(num_tokens) if self._allocator.prefix_caching else 0
+        if num_full > self.num_shared:
+            hashes = prefix.between(self.num_shared, num_full)
+            for block, block_hash in zip(self.ids[self.num_shared :], hashes, strict=False):
+                self._allocator.cache.add(block, block_hash)
+            self.num_shared = num_full
 
     def can_grow(self, num_blocks: int) -> bool:
         """Whether the sequence could hold `num_blocks` blocks in all."""

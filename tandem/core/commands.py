@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tandem.core.plan import StepRule
 from tandem.core.sampling_params import SamplingParams
@@ -11,7 +11,8 @@ from tandem.core.sequence import SequenceKey
 
 @dataclass(frozen=True, slots=True)
 class Reserve:
-    """Decode: set blocks aside for the sequence's tokens and `headroom_tokens` after them.
+    """Decode: set blocks aside for the sequence's tokens and `headroom_tokens` after them. Cached
+    blocks are shared among those with the same `prefix_salt`.
 
     `generated_token_ids` are there if it goes on from where another attempt ended. Of the sequences
     that run, the one with the highest `preemption_rank` is the first to give its blocks up when
@@ -22,6 +23,7 @@ class Reserve:
     prompt_token_ids: tuple[int, ...]
     headroom_tokens: int
     params: SamplingParams
+    prefix_salt: bytes = b""
     generated_token_ids: tuple[int, ...] = ()
     preemption_rank: float = 0.0
 
@@ -64,13 +66,14 @@ class Destination:
 @dataclass(frozen=True, slots=True)
 class PrefillSequence:
     """A sequence, as a prefill worker must know it. Without a destination it ends with its next
-    token. `num_generated_tokens` of those that are computed are not the prompt's: it goes on from
-    where another attempt ended."""
+    token. `prefix_salt` as in `Reserve`. `num_generated_tokens` of those that are computed are not
+    the prompt's: it goes on from where another attempt ended."""
 
     key: SequenceKey
     num_prompt_tokens: int
     params: SamplingParams
     destination: Destination | None
+    prefix_salt: bytes = b""
     num_generated_tokens: int = 0
 
     @property
@@ -90,13 +93,29 @@ class PrefillChunk:
     last: bool
     sequence: PrefillSequence | None = None
 
+    def up_to(self, num_tokens: int) -> PrefillChunk:
+        """Its first tokens."""
+        if num_tokens == len(self.token_ids):
+            return self
+        return replace(self, token_ids=self.token_ids[:num_tokens], last=False)
+
+    def without(self, num_tokens: int) -> PrefillChunk:
+        """All but its first tokens."""
+        if num_tokens == 0:
+            return self
+        start, token_ids = self.start + num_tokens, self.token_ids[num_tokens:]
+        return replace(self, start=start, token_ids=token_ids, sequence=None)
+
 
 @dataclass(frozen=True, slots=True)
 class PrefillBatch:
-    """Prefill: chunks of different sequences to compute in one step, behind earlier batches."""
+    """Prefill: chunks of different sequences to compute in one step, behind earlier batches. Should
+    less be cached than the controller thought, it takes several: none computes more than
+    `max_tokens`, if that is not 0."""
 
     batch_id: int
     chunks: tuple[PrefillChunk, ...]
+    max_tokens: int = 0
 
 
 DecodeCommand = Reserve | Admit | Remove | SetStepRule

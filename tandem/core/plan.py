@@ -42,7 +42,8 @@ class SequenceSlice(NamedTuple):
     `sequence_id` is never used again for another sequence as long as the engine lives.
     The one token of a decode step may be `PENDING`, if the plan before samples for the sequence.
     `block_table` lists the pool blocks of positions `[0, start + len(token_ids))`, in order; the KV
-    of positions before `start` is in the pool already. With `sample`, the engine answers with the
+    of positions before `start` is in the pool already. The first `num_shared_blocks` may be other
+    sequences' as well: they are read, and nothing else. With `sample`, the engine answers with the
     token for position `start + len(token_ids)`.
     """
 
@@ -51,6 +52,7 @@ class SequenceSlice(NamedTuple):
     start: int
     block_table: Sequence[int]
     sample: SampleSpec | None
+    num_shared_blocks: int = 0
 
     @property
     def end(self) -> int:

@@ -74,13 +74,15 @@ class BatchDone:
 
 @dataclass(frozen=True, slots=True)
 class FirstToken:
-    """Prefill: the token that follows the computed ones."""
+    """Prefill: the token that follows the computed ones, of which `num_cached_tokens` were found in
+    the cache."""
 
     sequence_id: int
     position: int
     token_id: int
     finish_reason: FinishReason | None
     logprobs: TokenLogprobs | None = None
+    num_cached_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

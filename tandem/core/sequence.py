@@ -67,6 +67,15 @@ class Sequence:
         """Tokens of the prompt and generated: the position of the next token."""
         return len(self.prompt_token_ids) + len(self.token_ids)
 
+    def __getitem__(self, positions: slice) -> Tokens[int]:
+        """The token ids of consecutive positions, of prompt and answer alike."""
+        start, end, _ = positions.indices(self.length)
+        num_prompt_tokens = len(self.prompt_token_ids)
+        if end <= num_prompt_tokens:
+            return self.prompt_token_ids[start:end]
+        own = self.token_ids[max(0, start - num_prompt_tokens) : end - num_prompt_tokens]
+        return [*self.prompt_token_ids[start:], *own]
+
     def append(self, token_id: int, rule: EndRule) -> FinishReason | None:
         """Add a generated token; the reason if the sequence ends with it."""
         self.token_ids.append(token_id)

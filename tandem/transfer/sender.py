@@ -54,7 +54,9 @@ class Finish:
 
 
 class LayerGrouper:
-    """Groups a chunk's layers until a frame is worth sending, and cuts what is too large."""
+    """Groups a chunk's layers until a frame is worth sending, and cuts what is too large. A chunk
+    begins where the one before ended; the first, with the token that the receiver lacks first:
+    what the sender had cached of that goes with it."""
 
     def __init__(
         self,
@@ -69,9 +71,10 @@ class LayerGrouper:
         self._first_token = first_token
         self._first_layer = 0
 
-    def layer_done(self, layer: int, start: int, end: int) -> Iterator[Region]:
-        """Layer `layer` of the chunk `[start, end)` is computed; the regions that are due now."""
-        start = max(start, self._first_token)
+    def layer_done(self, layer: int, end: int) -> Iterator[Region]:
+        """Layer `layer` of a chunk that ends before token `end` is computed; the regions that are
+        due now."""
+        start = self._first_token
         if start >= end:
             return
         layers = range(self._first_layer, layer + 1)
@@ -79,6 +82,7 @@ class LayerGrouper:
         num_bytes = len(layers) * (end - start) * self._layout.token_bytes
         if is_last or num_bytes >= self._min_frame_bytes:
             self._first_layer = 0 if is_last else layer + 1
+            self._first_token = end if is_last else start
             yield from self._cut(layers, start, end)
 
     def _cut(self, layers: range, start: int, end: int) -> Iterator[Region]:
@@ -114,9 +118,9 @@ class OutgoingTransfer:
         self._num_bytes = 0
         self._start_ns = 0
 
-    def layer_done(self, layer: int, start: int, end: int) -> None:
-        """The KV of one layer of tokens `[start, end)` is in the pool."""
-        for region in self._grouper.layer_done(layer, start, end):
+    def layer_done(self, layer: int, end: int) -> None:
+        """The KV of one layer of all tokens before `end` is in the pool."""
+        for region in self._grouper.layer_done(layer, end):
             self._start_ns = self._start_ns or monotonic_ns()
             self._due.put_nowait(region)
 

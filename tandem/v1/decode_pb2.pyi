@@ -136,6 +136,7 @@ class Reserve(_message.Message):
     PROMPT_TOKEN_IDS_FIELD_NUMBER: _builtins.int
     HEADROOM_TOKENS_FIELD_NUMBER: _builtins.int
     SAMPLING_FIELD_NUMBER: _builtins.int
+    PREFIX_SALT_FIELD_NUMBER: _builtins.int
     GENERATED_TOKEN_IDS_FIELD_NUMBER: _builtins.int
     PREEMPTION_RANK_FIELD_NUMBER: _builtins.int
     sequence_id: _builtins.int
@@ -148,6 +149,8 @@ class Reserve(_message.Message):
     """How often the request was started before."""
     headroom_tokens: _builtins.int
     """Tokens after the prompt for which blocks are set aside as well."""
+    prefix_salt: _builtins.bytes
+    """Cached blocks are shared among those with the same."""
     preemption_rank: _builtins.float
     """Of the sequences that run, the one with the highest gives its blocks up first when there are
     none left; of equals, the one that was reserved last.
@@ -174,12 +177,13 @@ class Reserve(_message.Message):
         prompt_token_ids: _abc.Iterable[_builtins.int] | None = ...,
         headroom_tokens: _builtins.int = ...,
         sampling: _sampling_pb2.SamplingParams | None = ...,
+        prefix_salt: _builtins.bytes = ...,
         generated_token_ids: _abc.Iterable[_builtins.int] | None = ...,
         preemption_rank: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "choice_index", b"choice_index", "generated_token_ids", b"generated_token_ids", "headroom_tokens", b"headroom_tokens", "preemption_rank", b"preemption_rank", "prompt_token_ids", b"prompt_token_ids", "request_id", b"request_id", "sampling", b"sampling", "sequence_id", b"sequence_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "choice_index", b"choice_index", "generated_token_ids", b"generated_token_ids", "headroom_tokens", b"headroom_tokens", "preemption_rank", b"preemption_rank", "prefix_salt", b"prefix_salt", "prompt_token_ids", b"prompt_token_ids", "request_id", b"request_id", "sampling", b"sampling", "sequence_id", b"sequence_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

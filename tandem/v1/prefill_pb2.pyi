@@ -90,8 +90,13 @@ class PrefillBatch(_message.Message):
 
     BATCH_ID_FIELD_NUMBER: _builtins.int
     CHUNKS_FIELD_NUMBER: _builtins.int
+    MAX_TOKENS_FIELD_NUMBER: _builtins.int
     batch_id: _builtins.int
     """Names the batch."""
+    max_tokens: _builtins.int
+    """Tokens that a step computes at the most, should less be cached than the controller thought: then
+    the batch takes several. 0: no limit.
+    """
     @_builtins.property
     def chunks(self) -> _containers.RepeatedCompositeFieldContainer[Global___PrefillChunk]:
         """One chunk a sequence."""
@@ -101,10 +106,11 @@ class PrefillBatch(_message.Message):
         *,
         batch_id: _builtins.int = ...,
         chunks: _abc.Iterable[Global___PrefillChunk] | None = ...,
+        max_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_id", b"batch_id", "chunks", b"chunks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_id", b"batch_id", "chunks", b"chunks", "max_tokens", b"max_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -166,6 +172,7 @@ class PrefillSequence(_message.Message):
     NUM_PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
     SAMPLING_FIELD_NUMBER: _builtins.int
     DESTINATION_FIELD_NUMBER: _builtins.int
+    PREFIX_SALT_FIELD_NUMBER: _builtins.int
     NUM_GENERATED_TOKENS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """The client's request, for logs."""
@@ -175,6 +182,8 @@ class PrefillSequence(_message.Message):
     """How often the request was started before."""
     num_prompt_tokens: _builtins.int
     """Length of the whole prompt."""
+    prefix_salt: _builtins.bytes
+    """Cached blocks are shared among those with the same."""
     num_generated_tokens: _builtins.int
     """Tokens behind the prompt that are generated already, and computed with it: the sequence goes on
     from where another attempt at it ended.
@@ -196,11 +205,12 @@ class PrefillSequence(_message.Message):
         num_prompt_tokens: _builtins.int = ...,
         sampling: _sampling_pb2.SamplingParams | None = ...,
         destination: Global___KvDestination | None = ...,
+        prefix_salt: _builtins.bytes = ...,
         num_generated_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["destination", b"destination", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "choice_index", b"choice_index", "destination", b"destination", "num_generated_tokens", b"num_generated_tokens", "num_prompt_tokens", b"num_prompt_tokens", "request_id", b"request_id", "sampling", b"sampling"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "choice_index", b"choice_index", "destination", b"destination", "num_generated_tokens", b"num_generated_tokens", "num_prompt_tokens", b"num_prompt_tokens", "prefix_salt", b"prefix_salt", "request_id", b"request_id", "sampling", b"sampling"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -417,6 +427,7 @@ class FirstToken(_message.Message):
     TOKEN_FIELD_NUMBER: _builtins.int
     FINISH_REASON_FIELD_NUMBER: _builtins.int
     LOGPROBS_FIELD_NUMBER: _builtins.int
+    NUM_CACHED_TOKENS_FIELD_NUMBER: _builtins.int
     sequence_id: _builtins.int
     """The sequence."""
     position: _builtins.int
@@ -425,6 +436,8 @@ class FirstToken(_message.Message):
     """The token."""
     finish_reason: _sampling_pb2.FinishReason.ValueType
     """Set if the sequence ends with it: then its transfer is aborted."""
+    num_cached_tokens: _builtins.int
+    """Leading prompt tokens that were not computed because their KV was cached here."""
     @_builtins.property
     def logprobs(self) -> _sampling_pb2.TokenLogprobs:
         """If they were asked for."""
@@ -437,10 +450,11 @@ class FirstToken(_message.Message):
         token: _builtins.int = ...,
         finish_reason: _sampling_pb2.FinishReason.ValueType = ...,
         logprobs: _sampling_pb2.TokenLogprobs | None = ...,
+        num_cached_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["logprobs", b"logprobs"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "logprobs", b"logprobs", "position", b"position", "sequence_id", b"sequence_id", "token", b"token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "logprobs", b"logprobs", "num_cached_tokens", b"num_cached_tokens", "position", b"position", "sequence_id", b"sequence_id", "token", b"token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -368,6 +368,7 @@ class WorkerHeader(_message.Message):
     NUM_FREE_BLOCKS_FIELD_NUMBER: _builtins.int
     SPANS_FIELD_NUMBER: _builtins.int
     REPORT_NUMBER_FIELD_NUMBER: _builtins.int
+    PREFIX_CACHE_FIELD_NUMBER: _builtins.int
     worker_epoch: _builtins.int
     """The worker's epoch."""
     applied_command: _builtins.int
@@ -390,6 +391,10 @@ class WorkerHeader(_message.Message):
     def spans(self) -> _containers.RepeatedCompositeFieldContainer[Global___Span]:
         """What the worker did since its last message."""
 
+    @_builtins.property
+    def prefix_cache(self) -> Global___PrefixCacheUpdate:
+        """What has changed of its prefix cache; in a stream's first message, all of it."""
+
     def __init__(
         self,
         *,
@@ -401,14 +406,51 @@ class WorkerHeader(_message.Message):
         num_free_blocks: _builtins.int = ...,
         spans: _abc.Iterable[Global___Span] | None = ...,
         report_number: _builtins.int = ...,
+        prefix_cache: Global___PrefixCacheUpdate | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["prefix_cache", b"prefix_cache"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_command", b"applied_command", "echoed_ns", b"echoed_ns", "num_free_blocks", b"num_free_blocks", "received_ns", b"received_ns", "report_number", b"report_number", "sent_ns", b"sent_ns", "spans", b"spans", "worker_epoch", b"worker_epoch"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_command", b"applied_command", "echoed_ns", b"echoed_ns", "num_free_blocks", b"num_free_blocks", "prefix_cache", b"prefix_cache", "received_ns", b"received_ns", "report_number", b"report_number", "sent_ns", b"sent_ns", "spans", b"spans", "worker_epoch", b"worker_epoch"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WorkerHeader: _TypeAlias = WorkerHeader  # noqa: Y015
+
+@_typing.final
+class PrefixCacheUpdate(_message.Message):
+    """Blocks of prompts that a worker has cached: the first 8 bytes of their hashes, as a little-endian
+    number. For hints only.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WHOLE_FIELD_NUMBER: _builtins.int
+    ADDED_FIELD_NUMBER: _builtins.int
+    REMOVED_FIELD_NUMBER: _builtins.int
+    whole: _builtins.bool
+    """Void what was said before: `added` is all that is there."""
+    @_builtins.property
+    def added(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Cached from now on."""
+
+    @_builtins.property
+    def removed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Cached no longer."""
+
+    def __init__(
+        self,
+        *,
+        whole: _builtins.bool = ...,
+        added: _abc.Iterable[_builtins.int] | None = ...,
+        removed: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["added", b"added", "removed", b"removed", "whole", b"whole"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PrefixCacheUpdate: _TypeAlias = PrefixCacheUpdate  # noqa: Y015
 
 @_typing.final
 class Span(_message.Message):

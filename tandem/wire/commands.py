@@ -37,6 +37,7 @@ def decode_command_to_wire(command: DecodeCommand) -> decode_pb2.DecodeCommand:
                     prompt_token_ids=command.prompt_token_ids,
                     headroom_tokens=command.headroom_tokens,
                     sampling=params_to_wire(command.params),
+                    prefix_salt=command.prefix_salt,
                     generated_token_ids=command.generated_token_ids,
                     preemption_rank=command.preemption_rank,
                 )
@@ -72,6 +73,7 @@ def decode_command_from_wire(message: decode_pb2.DecodeCommand) -> DecodeCommand
                 prompt_token_ids=tuple(message.reserve.prompt_token_ids),
                 headroom_tokens=message.reserve.headroom_tokens,
                 params=params_from_wire(message.reserve.sampling),
+                prefix_salt=message.reserve.prefix_salt,
                 generated_token_ids=tuple(message.reserve.generated_token_ids),
                 preemption_rank=message.reserve.preemption_rank,
             )
@@ -94,6 +96,7 @@ def prefill_command_to_wire(command: PrefillCommand) -> prefill_pb2.PrefillComma
                 batch=prefill_pb2.PrefillBatch(
                     batch_id=command.batch_id,
                     chunks=[_chunk_to_wire(chunk) for chunk in command.chunks],
+                    max_tokens=command.max_tokens,
                 )
             )
         case Remove():
@@ -109,6 +112,7 @@ def prefill_command_from_wire(message: prefill_pb2.PrefillCommand) -> PrefillCom
             return PrefillBatch(
                 message.batch.batch_id,
                 tuple(_chunk_from_wire(chunk) for chunk in message.batch.chunks),
+                message.batch.max_tokens,
             )
         case "drop":
             return Remove(message.drop.sequence_id)
@@ -152,6 +156,7 @@ def _sequence_to_wire(sequence: PrefillSequence) -> prefill_pb2.PrefillSequence:
             epoch=destination.epoch,
             num_cached_tokens=destination.num_cached_tokens,
         ),
+        prefix_salt=sequence.prefix_salt,
     )
 
 
@@ -169,6 +174,7 @@ def _sequence_from_wire(message: prefill_pb2.PrefillSequence) -> PrefillSequence
         )
         if message.HasField("destination")
         else None,
+        prefix_salt=message.prefix_salt,
     )
 
 

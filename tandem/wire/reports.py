@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tandem.core.errors import Mismatch
+from tandem.core.prefix_cache import CacheChanges
 from tandem.core.reports import (
     Armed,
     BatchDone,
@@ -153,6 +154,7 @@ def prefill_report_to_wire(report: PrefillReport) -> prefill_pb2.PrefillReport:
                     token=report.token_id,
                     finish_reason=finish_to_wire(report.finish_reason),
                     logprobs=logprobs_to_wire(report.logprobs),
+                    num_cached_tokens=report.num_cached_tokens,
                 )
             )
         case TransferDone():
@@ -178,6 +180,7 @@ def prefill_report_from_wire(message: prefill_pb2.PrefillReport) -> PrefillRepor
                 first.token,
                 finish_from_wire(first.finish_reason),
                 logprobs_from_wire(first.logprobs),
+                first.num_cached_tokens,
             )
         case "transfer_done":
             done = message.transfer_done
@@ -233,6 +236,16 @@ def span_from_wire(message: worker_pb2.Span) -> Span:
         waited=message.waited,
         num_prefill_tokens=message.num_prefill_tokens,
     )
+
+
+def cache_changes_to_wire(changes: CacheChanges) -> worker_pb2.PrefixCacheUpdate:
+    return worker_pb2.PrefixCacheUpdate(
+        added=changes.added, removed=changes.removed, whole=changes.whole
+    )
+
+
+def cache_changes_from_wire(message: worker_pb2.PrefixCacheUpdate) -> CacheChanges:
+    return CacheChanges(tuple(message.added), tuple(message.removed), message.whole)
 
 
 def _reserved_to_wire(reserved: Reserved) -> decode_pb2.Reserved:

@@ -10,7 +10,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from tandem.core.errors import Fenced, Mismatch
 from tandem.v1 import worker_pb2
-from tandem.wire.reports import span_to_wire
+from tandem.wire.reports import cache_changes_to_wire, span_to_wire
 from tandem.worker.lease import Controller
 from tandem.worker.worker import Worker
 
@@ -115,7 +115,8 @@ class _Stream(Generic[ResponseT]):
         self._worker.apply([self._dialect.command_from_wire(each) for each in request.commands])
 
     async def responses(self, reading: asyncio.Task[None]) -> AsyncIterator[ResponseT]:
-        yield self._respond(snapshot=self._dialect.snapshot_to_wire(self._worker.take_snapshot()))
+        snapshot = self._dialect.snapshot_to_wire(self._worker.take_snapshot())
+        yield self._respond(whole_cache=True, snapshot=snapshot)
         beating = asyncio.create_task(self._beat())
         try:
             while True:
@@ -139,8 +140,9 @@ class _Stream(Generic[ResponseT]):
             await asyncio.sleep(HEARTBEAT_S)
             self._worker.news.set()
 
-    def _respond(self, **content: Any) -> ResponseT:
+    def _respond(self, whole_cache: bool = False, **content: Any) -> ResponseT:
         worker = self._worker
+        changes = worker.take_cache_changes(whole_cache)
         return self._dialect.response(
             header=worker_pb2.WorkerHeader(
                 worker_epoch=worker.info.epoch,
@@ -151,6 +153,7 @@ class _Stream(Generic[ResponseT]):
                 num_free_blocks=worker.state.num_free_blocks,
                 spans=map(span_to_wire, worker.take_spans()),
                 report_number=worker.state.report_number,
+                prefix_cache=cache_changes_to_wire(changes) if changes else None,
             ),
             **content,
         )

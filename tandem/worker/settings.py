@@ -52,6 +52,11 @@ class WorkerSettings(ServiceSettings):
         description="share of the device's memory for weights and KV pool "
         "[default: 0.15 of a CPU's, which others use too, 0.9 of a GPU's]",
     )
+    prefix_caching: Literal["auto", "off"] = Field(
+        "auto",
+        description="auto: KV of prompts and answers is kept while there is room, for what begins "
+        "alike; off: none is",
+    )
     max_num_seqs: int = Field(256, ge=1, description="sequences held at the most")
     mock_verify: Literal["full", "incremental"] = Field(
         "full", description="how much KV a mock device reads at each step: all, or what is new"

@@ -7,6 +7,7 @@ from typing import Protocol, TypeVar
 
 from tandem.core.errors import TandemError
 from tandem.core.plan import StepPlan, StepResult
+from tandem.core.prefix_cache import PrefixCache
 from tandem.engine.protocols import LayerHook
 from tandem.worker.preparation import Preparation
 
@@ -24,6 +25,11 @@ class WorkerState(Protocol[CommandT_contra, ReportT_co, SnapshotT_co]):
 
     @property
     def num_free_blocks(self) -> int: ...
+
+    @property
+    def prefix_cache(self) -> PrefixCache:
+        """What of its blocks other sequences may use. Outlives a controller."""
+        ...
 
     def apply(self, command: CommandT_contra) -> None:
         """Obey. What comes of it, failures too, is told by a report."""

@@ -13,6 +13,7 @@ from typing import Generic, TypeVar
 import structlog
 
 from tandem.core.errors import TandemError
+from tandem.core.prefix_cache import CacheChanges
 from tandem.core.reports import Span
 from tandem.core.worker import WorkerInfo
 from tandem.engine.protocols import Engine
@@ -127,6 +128,15 @@ class Worker(Generic[CommandT, ReportT, SnapshotT]):
         with self.lock:
             self.state.take_reports()
             return self.state.snapshot()
+
+    def take_cache_changes(self, whole: bool) -> CacheChanges | None:
+        """What has changed of the prefix cache since the last call, or all of it; None if nothing
+        has."""
+        cache = self.state.prefix_cache
+        if not whole and not cache.has_changes:
+            return None
+        with self.lock:
+            return cache.take_whole() if whole else cache.take_changes()
 
     def take_spans(self) -> list[Span]:
         return [self._spans.popleft() for _ in range(len(self._spans))]

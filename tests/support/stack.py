@@ -149,11 +149,17 @@ class Stack:
         return [span_from_wire(span) for span in lane.spans if span.kind == kind]
 
     def submit(
-        self, request_id: str, prompt: tuple[int, ...], max_tokens: int, **params: Any
+        self,
+        request_id: str,
+        prompt: tuple[int, ...],
+        max_tokens: int,
+        prefix_salt: bytes = b"",
+        **params: Any,
     ) -> GenerationStream:
         settings = {"seed": 0, "temperature": 0.0, "ignore_eos": True, **params}
+        sampling = SamplingParams(max_tokens=max_tokens, **settings)
         return self.dispatcher.submit(
-            TokenRequest(request_id, prompt, SamplingParams(max_tokens=max_tokens, **settings))
+            TokenRequest(request_id, prompt, sampling, prefix_salt=prefix_salt)
         )
 
 

@@ -101,6 +101,7 @@ class GenerationBody(Body):
             "include_stop": bool(self.include_stop_str_in_output),
             "ignore_eos": bool(self.ignore_eos),
             "skip_special_tokens": self.skip_special_tokens is not False,
+            "cache_salt": self.cache_salt or "",
             "grammar": grammar,
             "grammar_param": param,
         }

@@ -221,3 +221,12 @@ async def test_an_end_without_tokens(frontend: Frontend, service: ScriptedServic
     service.script = lambda request: [ended(FinishReason.STOP)]
     text, token_ids, finished = await read(await frontend.generate(ask()))
     assert (text, token_ids, finished.num_tokens) == ("", [], 0)
+
+
+async def test_only_those_with_the_same_salt_share_what_is_cached(frontend, service):
+    for salt in ("", "a", "a", "b"):
+        await read(await frontend.generate(ask("Hi", cache_salt=salt)))
+    salts = [request.prefix_salt for request in service.requests]
+    assert salts[0] == b""
+    assert salts[1] == salts[2]
+    assert len(set(salts)) == 3

@@ -25,6 +25,7 @@ CALL = {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{
         ("suffix", "x"),
         ("priority", 1),
         ("cache_salt", 5),
+        ("cache_salt", "x" * 257),
         ("tools", [{"type": "function"}]),
         ("tool_choice", "required"),
         ("top_logprobs", 1),

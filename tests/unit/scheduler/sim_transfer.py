@@ -51,8 +51,8 @@ class Transfer:
     def _stops(self) -> bool:
         return self.aborted or self.fault is not None or not self.source.alive
 
-    def layer_done(self, layer: int, start: int, end: int) -> None:
-        self.due.extend(self._grouper.layer_done(layer, start, end))
+    def layer_done(self, layer: int, end: int) -> None:
+        self.due.extend(self._grouper.layer_done(layer, end))
 
     def go_on(self) -> None:
         """To the next point at which others may act."""
@@ -164,7 +164,7 @@ class SimTransfers:
         def layer_done(layer: int) -> None:
             for each in plan.slices:
                 if transfer := self._by_id.get(each.sequence_id):
-                    transfer.layer_done(layer, each.start, each.end)
+                    transfer.layer_done(layer, each.end)
 
         return layer_done
 

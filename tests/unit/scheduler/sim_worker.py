@@ -112,9 +112,9 @@ class Process:
     def land(self) -> None:
         plan, self._plan = self._plan, None
         assert plan is not None
-        is_free = self.state._allocator._is_free
+        is_held = self.state._allocator.is_held
         for each in plan.slices:
-            assert not any(is_free[block] for block in each.block_table), "freed under a step"
+            assert all(map(is_held, each.block_table)), "freed under a step"
         result = self._result or self._compute(plan)
         self.steps.append(plan.num_prefill_tokens)
         self.act(self.state.complete, plan, result, 0, 0)
@@ -139,10 +139,14 @@ class PrefillProcess(Process):
 
     state: BatchQueue
 
-    def __init__(self, info: WorkerInfo, transfers: Transfers) -> None:
+    def __init__(self, info: WorkerInfo, transfers: Transfers, prefix_caching: bool) -> None:
         super().__init__(info)
         self.state = BatchQueue(
-            layout=LAYOUT, num_blocks=info.num_blocks, end_rule=END_RULE, transfers=transfers
+            layout=LAYOUT,
+            num_blocks=info.num_blocks,
+            end_rule=END_RULE,
+            transfers=transfers,
+            prefix_caching=prefix_caching,
         )
         self.removed: set[int] = set()
 
@@ -164,7 +168,9 @@ class DecodeProcess(Process):
 
     state: StandingPlan
 
-    def __init__(self, info: WorkerInfo, end_of: Callable[[str], int]) -> None:
+    def __init__(
+        self, info: WorkerInfo, end_of: Callable[[str], int], prefix_caching: bool
+    ) -> None:
         super().__init__(info)
         self.state = StandingPlan(
             layout=LAYOUT,
@@ -172,6 +178,7 @@ class DecodeProcess(Process):
             max_num_seqs=info.max_num_seqs,
             end_rule=END_RULE,
             clock_ns=lambda: 0,
+            prefix_caching=prefix_caching,
         )
         self.armed: set[int] = set()
         self.computed: set[int] = set()

@@ -41,11 +41,13 @@ from gateway.scheduler import Scheduler
 from gateway.timeline import Timeline
 from gateway.tokens import Ended, ServedBy, ServingMode, Token, TokenRequest
 from tandem.core.errors import DataLoss, TandemError, Unavailable
+from tandem.core.prefix_cache import CacheChanges
 from tandem.core.sampling_params import SamplingParams
 from tandem.core.sequence import FinishReason
 from tandem.core.worker import WorkerInfo, WorkerRole
 from tandem.engine.fake.content import expected_tokens
 from tandem.v1 import worker_pb2
+from tandem.wire.reports import cache_changes_to_wire
 
 MAX_DRAIN = 20_000
 
@@ -95,6 +97,7 @@ class Client:
             assert self.tokens == self.expected, "tokens are missing"
             assert event.finish_reason is self.reason
             by = self.served_by = event.served_by
+            assert by.num_cached_tokens < len(self.request.prompt_token_ids)
             if by.prefill_worker.startswith("decode"):
                 assert (by.decode_worker, by.kv_bytes) == (by.prefill_worker, 0)
             elif not by.num_resumed_tokens:
@@ -112,6 +115,7 @@ class Message:
     report_number: int
     reports: list[Any]
     spans: tuple[worker_pb2.Span, ...] = ()
+    cache_changes: CacheChanges | None = None
     snapshot: Any = None
 
 
@@ -170,14 +174,17 @@ class SimLink:
         if self.suspected:
             self.suspected = False
             self._dispatcher.trusted(info)
+        changes = message.cache_changes
+        header = worker_pb2.WorkerHeader(
+            num_free_blocks=message.num_free_blocks,
+            spans=message.spans,
+            prefix_cache=changes and cache_changes_to_wire(changes),
+        )
+        self._dispatcher.heard(info, header, self._clock.now_ns())
         if message.snapshot is not None:
             self._dispatcher.resumed(info, message.snapshot, self._unapplied_commands())
             self.down.extend(self._unapplied)
             self.serving = True
-        header = worker_pb2.WorkerHeader(
-            num_free_blocks=message.num_free_blocks, spans=message.spans
-        )
-        self._dispatcher.heard(info, header, self._clock.now_ns())
         if message.reports:
             self._dispatcher.reported(info, message.reports)
         self._taken_report = message.report_number
@@ -201,6 +208,10 @@ class SimLink:
         self._taken_report = 0
         self.serving = True
         self._dispatcher.joined(self.info, self.address)
+        # The snapshot of a worker that joins says only this.
+        cache = cache_changes_to_wire(self.process.state.prefix_cache.take_whole())
+        header = worker_pb2.WorkerHeader(num_free_blocks=self.info.num_blocks, prefix_cache=cache)
+        self._dispatcher.heard(self.info, header, self._clock.now_ns())
 
     def _say(
         self,
@@ -211,7 +222,11 @@ class SimLink:
         process = self.process
         free = process.state.num_free_blocks
         number = process.state.report_number
-        self.up.append(Message(process.applied_command, free, number, reports, spans, snapshot))
+        cache = process.state.prefix_cache
+        changes = cache.take_changes() if snapshot is None else cache.take_whole()
+        self.up.append(
+            Message(process.applied_command, free, number, reports, spans, changes, snapshot)
+        )
 
     @property
     def _has_lease(self) -> bool:
@@ -316,6 +331,7 @@ class Simulation:
         half of the scenarios."""
         self.random = random
         self.local_prefill = not policy and random.random() < 0.5
+        self.prefix_caching = random.random() < 0.75
         self._clock = Clock(random)
         self.faults = faults
         self.trace: list[str] = []
@@ -360,9 +376,11 @@ class Simulation:
 
     def _start(self, info: WorkerInfo) -> Process:
         if info.role is WorkerRole.DECODE:
-            return DecodeProcess(info, lambda request_id: self.clients[request_id].end)
+            return DecodeProcess(
+                info, lambda request_id: self.clients[request_id].end, self.prefix_caching
+            )
         transfers = SimTransfers(self._find_decode)
-        transfers.source = PrefillProcess(info, transfers)
+        transfers.source = PrefillProcess(info, transfers, self.prefix_caching)
         self._transfers.append(transfers)
         return transfers.source
 
@@ -499,7 +517,7 @@ class Simulation:
 
     def _new_client(self) -> Client:
         random = self.random
-        prompt = tuple(random.randrange(VOCAB_SIZE) for _ in range(random.randint(1, 14)))
+        prompt = self._prompt()
         params = SamplingParams(
             max_tokens=random.randint(1, 20 - len(prompt)),
             seed=random.randrange(2**63),
@@ -508,8 +526,21 @@ class Simulation:
             ignore_eos=random.random() < 0.3,
             logprobs=random.choice((None, 2)),
         )
-        request = TokenRequest(f"r{len(self.clients)}", prompt, params, random.randrange(3))
+        salt = random.choice((b"", b"", b"salt"))
+        request = TokenRequest(f"r{len(self.clients)}", prompt, params, random.randrange(3), salt)
         return Client(request, *expectation(request))
+
+    def _prompt(self) -> tuple[int, ...]:
+        """Begins as one before it, more often than not."""
+        random = self.random
+        length = random.randint(1, 14)
+        shared: tuple[int, ...] = ()
+        if self.clients and random.random() < 0.6:
+            earlier = random.choice(tuple(self.clients.values()))
+            tokens = (*earlier.request.prompt_token_ids, *earlier.tokens)
+            shared = tokens[: random.randint(0, length)]
+        rest = range(length - len(shared))
+        return (*shared, *(random.randrange(VOCAB_SIZE) for _ in rest))
 
     def _cancel(self, client: Client) -> None:
         assert client.generation is not None
@@ -565,9 +596,16 @@ class Simulation:
         """How requests were served."""
         return {each.served_by.mode for each in self.clients.values() if each.served_by}
 
+    @property
+    def num_cached_tokens(self) -> int:
+        """Prompt tokens that were not computed."""
+        served = (each.served_by for each in self.clients.values() if each.served_by)
+        return sum(each.num_cached_tokens for each in served)
+
     def _check_views(self) -> None:
         for view in self.scheduler.workers:
-            assert 0 <= view.num_used_blocks <= view.info.num_blocks
+            assert view.num_used_blocks >= 0
+            assert self.prefix_caching or view.num_used_blocks <= view.info.num_blocks
             assert len(view.generations) <= view.info.max_num_seqs
             if isinstance(view, PrefillView):
                 assert len(view.batches) <= MAX_BATCHES

@@ -73,6 +73,15 @@ def test_scenarios_preempt(policy: str | None) -> None:
     assert sum(each.num_preemptions for each in scenarios) > 0
 
 
+def test_scenarios_find_what_is_cached_if_they_may() -> None:
+    scenarios = [run_scenario(Random(f"cached {seed}"), NONE) for seed in range(100)]
+    for prefix_caching in (True, False):
+        found = {
+            each.num_cached_tokens for each in scenarios if each.prefix_caching is prefix_caching
+        }
+        assert any(found) is prefix_caching
+
+
 @settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.randoms(use_true_random=False))
 def test_scenarios_that_shrink(random: Random) -> None:

@@ -182,3 +182,25 @@ def test_other_families(config: PretrainedConfig, arm: Arm, tmp_path: Path) -> N
     save_random_model(config, tmp_path)
     expected = alone(tmp_path, arm)
     test_batches_and_chunks_do_not_show(tmp_path, expected, arm, seed=1, threads=2)
+
+
+@pytest.mark.parametrize("shared", [16, 240, 528])
+def test_a_prompt_behind_another_sequences_blocks_is_the_same(
+    llama_path: Path, expected: Expected, arm: Arm, shared: int
+) -> None:
+    """As one is that finds its beginning cached: in blocks that others have computed, in another
+    batch and other chunks, and still read."""
+    torch.set_num_threads(2)
+    driver = Driver(llama_path, seed=shared, **arm, block_size=16)
+    length = 530
+    first = driver.row([*tokens_of(length)[:shared], 1, 2, 3])
+    driver.step([(first, 16), (driver.row(tokens_of(40)), 40)])
+    driver.step([(first, shared + 3 - 16)])
+    row = driver.row(tokens_of(length))
+    num_blocks = shared // 16
+    row.block_table[:num_blocks] = first.block_table[:num_blocks]
+    row.num_computed = shared
+    driver.step([(row, length - shared)])
+    while row.num_computed < len(row.tokens):
+        driver.step([(row, 1)])
+    assert_same(driver, row, expected, length)

@@ -229,3 +229,17 @@ def test_no_numbers_in_kv_harm_nobody_who_has_the_blocks_next(
     assert "not finite" in str(step(engines[0], broken).failure_of(0))
     assert not any(pool.read(Plane.VALUE, range(2), [0], 16))
     assert step(engines[0], Run(0, PLAIN)).tokens == (expected,)
+
+
+def test_blocks_that_others_share_are_not_cleared(engines: list[TorchEngine]) -> None:
+    """They have given numbers, and others read them."""
+    pool = engines[0].pool
+    shared = Run(0, PLAIN, [7])
+    shared.num_computed = len(PROMPT)
+    nan = torch.full((2, 24), torch.nan).numpy().tobytes()[: pool.layout.token_bytes]
+    whole = bytes(pool.layout.token_bytes) * (len(PROMPT) - 1) + nan
+    for plane in Plane:
+        pool.write(plane, range(1), [0], len(PROMPT), memoryview(whole))
+    plan = StepPlan(0, (shared.slice()._replace(num_shared_blocks=1),))
+    assert "not finite" in str(engines[0].launch(plan).result().failure_of(0))
+    assert bytes(pool.read(Plane.VALUE, range(1), [0], len(PROMPT))) == whole

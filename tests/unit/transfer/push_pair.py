@@ -225,12 +225,12 @@ class SenderSide:
     def start(self, destination: Destination) -> None:
         self.sender.start(SEQUENCE_ID, destination, self.blocks)
 
-    def compute(self, start: int = 0, end: int | None = None) -> None:
-        """A chunk is computed, all layers."""
+    def compute(self, end: int | None = None) -> None:
+        """The next chunk is computed, all layers."""
         transfer = self.sender.get(SEQUENCE_ID)
         assert transfer is not None
         for layer in range(self.pool.layout.num_layers):
-            transfer.layer_done(layer, start, self.num_tokens if end is None else end)
+            transfer.layer_done(layer, self.num_tokens if end is None else end)
 
     def finish(self) -> None:
         transfer = self.sender.get(SEQUENCE_ID)

@@ -38,9 +38,9 @@ def regions_of(layout: KVLayout, cached: int, chunks: list[tuple[int, int]]) -> 
     grouper = LayerGrouper(layout, cached)
     return [
         region
-        for start, end in chunks
+        for _, end in chunks
         for layer in range(layout.num_layers)
-        for region in grouper.layer_done(layer, start, end)
+        for region in grouper.layer_done(layer, end)
     ]
 
 
@@ -82,12 +82,21 @@ def test_frames_are_worth_sending_and_not_too_large(
 def test_a_region_is_due_no_later_than_with_its_last_layer() -> None:
     layout = KVLayout(num_layers=3, num_kv_heads=1, head_dim=2, block_size=4, dtype="uint16")
     grouper = LayerGrouper(layout, 4)
-    assert list(grouper.layer_done(0, 0, 10)) == []
-    assert list(grouper.layer_done(1, 0, 10)) == []
-    assert list(grouper.layer_done(2, 0, 10)) == [Region(range(3), 4, 10)]
+    assert list(grouper.layer_done(0, 10)) == []
+    assert list(grouper.layer_done(1, 10)) == []
+    assert list(grouper.layer_done(2, 10)) == [Region(range(3), 4, 10)]
 
 
 def test_a_cached_chunk_is_not_sent() -> None:
     layout = KVLayout(num_layers=2, num_kv_heads=1, head_dim=2, block_size=4, dtype="uint16")
     assert regions_of(layout, 8, [(0, 8), (8, 9)]) == [Region(range(2), 8, 9)]
     assert regions_of(layout, 8, [(0, 8)]) == []
+
+
+def test_what_the_sender_had_cached_goes_with_its_first_chunk() -> None:
+    """It computes from token 8 on; the receiver has the first four."""
+    layout = KVLayout(num_layers=2, num_kv_heads=1, head_dim=2, block_size=4, dtype="uint16")
+    assert regions_of(layout, 4, [(8, 12), (12, 14)]) == [
+        Region(range(2), 4, 12),
+        Region(range(2), 12, 14),
+    ]

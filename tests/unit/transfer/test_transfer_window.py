@@ -110,7 +110,7 @@ class Side:
         transfer = self.sender.get(sequence_id)
         assert transfer is not None
         for layer in range(LAYOUT.num_layers):
-            transfer.layer_done(layer, 0, LAYOUT.block_size)
+            transfer.layer_done(layer, LAYOUT.block_size)
         transfer.finish(0, None, 0)
 
     def is_full(self, address: str) -> bool:

@@ -16,6 +16,7 @@ from tandem.core.grammar import Grammar, GrammarKind
 from tandem.core.kv import ITEM_SIZES, KVLayout
 from tandem.core.logprobs import TokenLogprobs
 from tandem.core.plan import StepRule
+from tandem.core.prefix_cache import CacheChanges
 from tandem.core.quantization import Quantization
 from tandem.core.sampling_params import SamplingParams
 from tandem.core.sequence import FinishReason, SequenceKey
@@ -55,16 +56,18 @@ PARAMS = st.builds(
 )
 KEYS = st.builds(SequenceKey, TEXT, U32, U32)
 DESTINATIONS = st.builds(c.Destination, TEXT, st.binary(max_size=16), U64, U32)
-SEQUENCES = st.builds(c.PrefillSequence, KEYS, U32, PARAMS, st.none() | DESTINATIONS)
+SEQUENCES = st.builds(
+    c.PrefillSequence, KEYS, U32, PARAMS, st.none() | DESTINATIONS, st.binary(max_size=8)
+)
 CHUNKS = st.builds(c.PrefillChunk, U64, U32, IDS, st.booleans(), st.none() | SEQUENCES)
 DECODE_COMMANDS = (
-    st.builds(c.Reserve, U64, KEYS, IDS, U32, PARAMS)
+    st.builds(c.Reserve, U64, KEYS, IDS, U32, PARAMS, st.binary(max_size=8))
     | st.builds(c.Admit, U64, st.booleans())
     | st.builds(c.SetStepRule, st.builds(StepRule, st.integers(1, 2**32 - 1), st.booleans()))
     | st.builds(c.Remove, U64)
 )
 PREFILL_COMMANDS = st.builds(
-    c.PrefillBatch, U64, st.lists(CHUNKS, max_size=3).map(tuple)
+    c.PrefillBatch, U64, st.lists(CHUNKS, max_size=3).map(tuple), U32
 ) | st.builds(c.Remove, U64)
 
 RESERVED = st.builds(r.Reserved, U64, st.binary(max_size=16), U64, U32)
@@ -84,7 +87,7 @@ DECODE_REPORTS = (
 PREFILL_REPORTS = (
     FAILED
     | st.builds(r.BatchDone, U64, U64)
-    | st.builds(r.FirstToken, U64, U32, U32, REASONS, LOGPROBS)
+    | st.builds(r.FirstToken, U64, U32, U32, REASONS, LOGPROBS, U32)
     | st.builds(r.TransferDone, U64, U64)
 )
 DECODE_SNAPSHOTS = st.builds(
@@ -119,6 +122,8 @@ SPANS = st.builds(
     waited=st.booleans(),
     num_prefill_tokens=U32,
 )
+DIGESTS = st.lists(U64, max_size=3).map(tuple)
+CACHE_CHANGES = st.builds(CacheChanges, DIGESTS, DIGESTS, st.booleans())
 LAYOUTS = st.builds(KVLayout, U32, U32, U32, U32, st.sampled_from(sorted(ITEM_SIZES)))
 MODELS = st.builds(
     ModelInfo,
@@ -166,6 +171,11 @@ KINDS = {
         reports.prefill_snapshot_from_wire,
     ),
     "span": (SPANS, reports.span_to_wire, reports.span_from_wire),
+    "cache changes": (
+        CACHE_CHANGES,
+        reports.cache_changes_to_wire,
+        reports.cache_changes_from_wire,
+    ),
     "layout": (LAYOUTS, descriptions.layout_to_wire, descriptions.layout_from_wire),
     "worker": (WORKERS, descriptions.worker_to_wire, descriptions.worker_from_wire),
 }

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from tandem.core.commands import Admit, DecodeCommand
 from tandem.core.errors import TandemError
 from tandem.core.plan import StepPlan, StepResult
+from tandem.core.prefix_cache import PrefixCache
 from tandem.core.reports import Armed, DecodeReport, DecodeSnapshot
 from tandem.core.sampling_params import SamplingParams
 from tandem.core.worker import ModelInfo, WorkerInfo, WorkerRole
@@ -38,6 +39,7 @@ class RecordedState:
         self.prepared_ones: list[tuple[Preparation, TandemError | None]] = []
         self.changed = asyncio.Event()
         self._loop = asyncio.get_running_loop()
+        self.prefix_cache = PrefixCache()
         self._reports: list[DecodeReport] = []
 
     @property

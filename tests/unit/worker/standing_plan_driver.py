@@ -22,7 +22,11 @@ class Plan(StandingPlan):
     """With shorthands."""
 
     def __init__(
-        self, num_blocks: int = 8, max_num_seqs: int = 4, max_model_len: int = 100
+        self,
+        num_blocks: int = 8,
+        max_num_seqs: int = 4,
+        max_model_len: int = 100,
+        prefix_caching: bool = False,
     ) -> None:
         super().__init__(
             layout=LAYOUT,
@@ -30,6 +34,7 @@ class Plan(StandingPlan):
             max_num_seqs=max_num_seqs,
             end_rule=EndRule(frozenset({EOS}), max_model_len),
             clock_ns=lambda: 5,
+            prefix_caching=prefix_caching,
         )
         self.grants: dict[int, Reserved] = {}
 
@@ -39,17 +44,27 @@ class Plan(StandingPlan):
         length: int = 5,
         headroom: int = 3,
         max_tokens: int = 50,
+        prompt: tuple[int, ...] | None = None,
+        prefix_salt: bytes = b"",
         preemption_rank: float = 0.0,
         **params: Any,
     ) -> list[DecodeReport]:
+        """Of a prompt of `length` tokens, which all begin alike, or of this one."""
         params = SamplingParams(
             max_tokens=max_tokens, seed=0, stop_token_ids=frozenset({STOP}), **params
         )
         key = SequenceKey(f"r{sequence_id}")
-        prompt = tuple(range(length))
-        self.apply(
-            Reserve(sequence_id, key, prompt, headroom, params, preemption_rank=preemption_rank)
+        prompt = tuple(range(length)) if prompt is None else prompt
+        reserve = Reserve(
+            sequence_id,
+            key,
+            prompt,
+            headroom,
+            params,
+            prefix_salt,
+            preemption_rank=preemption_rank,
         )
+        self.apply(reserve)
         reports = self.take_reports()
         for report in reports:
             if isinstance(report, Reserved):

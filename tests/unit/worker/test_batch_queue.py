@@ -40,13 +40,14 @@ class RecordedTransfers:
     """Knows what it was asked for."""
 
     def __init__(self) -> None:
+        self.destination = DESTINATION
         self.started: list[int] = []
         self.finished: list[tuple[int, int]] = []
         self.aborted: list[int] = []
         self.blocks: dict[int, SequenceBlocks] = {}
 
     def start(self, sequence_id: int, destination: Destination, blocks: SequenceBlocks) -> None:
-        assert destination == DESTINATION
+        assert destination == self.destination
         self.started.append(sequence_id)
         self.blocks[sequence_id] = blocks
 
@@ -65,13 +66,16 @@ class RecordedTransfers:
 class Queue(BatchQueue):
     """With shorthands."""
 
-    def __init__(self, num_blocks: int = 8, max_model_len: int = 100) -> None:
+    def __init__(
+        self, num_blocks: int = 8, max_model_len: int = 100, prefix_caching: bool = False
+    ) -> None:
         self.transfers = RecordedTransfers()
         super().__init__(
             layout=LAYOUT,
             num_blocks=num_blocks,
             end_rule=EndRule(frozenset({EOS}), max_model_len),
             transfers=self.transfers,
+            prefix_caching=prefix_caching,
         )
 
     def submit(self, batch_id: int, *chunks: PrefillChunk) -> None:
@@ -95,6 +99,7 @@ def chunk(
     max_tokens: int = 9,
     destination: Destination | None = DESTINATION,
     grammar: Grammar | None = None,
+    prefix_salt: bytes = b"",
 ) -> PrefillChunk:
     """Of a prompt of `length` tokens."""
     end = length if end is None else end
@@ -105,7 +110,9 @@ def chunk(
         start,
         tuple(range(start, end)),
         last=end == length,
-        sequence=PrefillSequence(key, length, params, destination) if start == 0 else None,
+        sequence=PrefillSequence(key, length, params, destination, prefix_salt)
+        if start == 0
+        else None,
     )
 
 

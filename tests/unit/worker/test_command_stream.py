@@ -15,6 +15,7 @@ from fake_state import INFO, RecordedState, armed, running_worker
 from decode_service.service import DecodeServicer
 from tandem.core.commands import Admit, Remove
 from tandem.core.errors import Fenced, Mismatch
+from tandem.core.prefix import digest
 from tandem.core.reports import Span, SpanKind
 from tandem.v1 import decode_pb2, decode_pb2_grpc, worker_pb2
 from tandem.wire.channels import new_server, open_channel
@@ -324,3 +325,28 @@ async def test_an_expired_lease_ends_the_stream_and_frees() -> None:
                 await late.hello()
         async with stream_to(address) as other:
             assert (await other.hello("b", term=2)).HasField("snapshot")
+
+
+async def test_the_cache_is_told_whole_at_first_and_then_what_changes() -> None:
+    async with serving() as (worker, address), open_channel(address) as channel:
+        cache = worker.state.prefix_cache
+        cache.add(3, b"before 1")
+        stream = Stream(channel)
+        first = (await stream.hello()).header.prefix_cache
+        assert (first.whole, list(first.added)) == (True, [digest(b"before 1")])
+        with worker.lock:
+            cache.add(4, b"a new 1 ")
+            cache.rest(3)
+            cache.evict()
+        await stream.send(1, Admit(7))
+        header = (await stream.read()).header
+        while not header.HasField("prefix_cache"):
+            header = (await stream.read()).header
+        change = header.prefix_cache
+        assert not change.whole
+        assert (list(change.added), list(change.removed)) == (
+            [digest(b"a new 1 ")],
+            [digest(b"before 1")],
+        )
+        await stream.send(2, Admit(8))
+        assert not (await stream.read()).header.HasField("prefix_cache")

@@ -29,6 +29,7 @@ async def test_an_expired_lease_frees_everything_without_a_word_from_anybody() -
         max_num_seqs=4,
         end_rule=EndRule(frozenset(), 64),
         clock_ns=monotonic_ns,
+        prefix_caching=True,
     )
     worker = Worker(INFO, NoEngine(), plan, lock)
     worker.start()

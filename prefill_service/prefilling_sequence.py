@@ -1,0 +1,42 @@
+"""A sequence on a prefill worker."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from tandem.core.blocks import SequenceBlocks
+from tandem.core.commands import PrefillSequence
+from tandem.core.plan import SampleSpec
+from tandem.core.prefix import PrefixChain
+from tandem.core.reports import PrefillReport
+
+
+@dataclass(slots=True)
+class PrefillingSequence:
+    """A sequence's record. `token_ids` are those to compute, chunk by chunk, and `prefix` names
+    their blocks; the KV of `num_computed` tokens is there, of which `num_cached_tokens` were found.
+    `reports` is what was said of it so far."""
+
+    sequence_id: int
+    spec: PrefillSequence
+    blocks: SequenceBlocks
+    block_size: int
+    prefix: PrefixChain = field(init=False)
+    token_ids: list[int] = field(default_factory=list)
+    num_cached_tokens: int = 0
+    num_computed: int = 0
+    reports: list[PrefillReport] = field(default_factory=list)
+    ended: bool = False
+
+    def __post_init__(self) -> None:
+        self.prefix = PrefixChain(self.token_ids, self.block_size, self.spec.prefix_salt)
+
+    def sample_spec(self) -> SampleSpec:
+        """How to sample the token behind the last chunk."""
+        num_prompt_tokens = self.spec.num_prompt_tokens
+        return SampleSpec(
+            self.spec.params,
+            self.spec.key.choice_index,
+            prompt_token_ids=self.token_ids[:num_prompt_tokens],
+            token_ids=self.token_ids[num_prompt_tokens:],
+        )

@@ -1,0 +1,96 @@
+"""The blocks of a pool whose contents are known by hash, so that other sequences may use them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import islice
+
+from tandem.core.prefix import digest
+
+# Of a whole cache: half a message, at 8 bytes each.
+MAX_REPORTED = 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class CacheChanges:
+    """What a worker has cached, by digests, for its controller. With `whole`, `added` is all that
+    is there, and what was known before is void."""
+
+    added: tuple[int, ...] = ()
+    removed: tuple[int, ...] = ()
+    whole: bool = False
+
+
+class PrefixCache:
+    """Which block has which hash, and in which order blocks that nobody holds are given up.
+
+    A block is added while it is held. It *rests* when its last holder has let go: it is as good as
+    free, but keeps its contents until it is evicted, those first that have rested longest.
+    """
+
+    def __init__(self) -> None:
+        self._blocks: dict[bytes, int] = {}
+        self._hashes: dict[int, bytes] = {}
+        self._resting: dict[int, None] = {}
+        self._changes: dict[int, bool] = {}
+
+    def __contains__(self, block: int) -> bool:
+        return block in self._hashes
+
+    @property
+    def num_resting(self) -> int:
+        return len(self._resting)
+
+    def find(self, hashes: Iterable[bytes]) -> list[int]:
+        """The blocks of the leading hashes, up to the first that is not cached."""
+        found: list[int] = []
+        for block_hash in hashes:
+            block = self._blocks.get(block_hash)
+            if block is None:
+                break
+            found.append(block)
+        return found
+
+    def add(self, block: int, block_hash: bytes) -> None:
+        """A held block is full, and final. If another has the hash already, that one stays."""
+        if block_hash not in self._blocks:
+            self._blocks[block_hash] = block
+            self._hashes[block] = block_hash
+            self._changes[digest(block_hash)] = True
+
+    def rest(self, block: int) -> None:
+        """Nobody holds a cached block any more."""
+        self._resting[block] = None
+
+    def wake(self, block: int) -> None:
+        """A resting block is held again."""
+        del self._resting[block]
+
+    def evict(self) -> int:
+        """Give up the block that has rested longest, of at least one."""
+        block = next(iter(self._resting))
+        del self._resting[block]
+        block_hash = self._hashes.pop(block)
+        del self._blocks[block_hash]
+        self._changes[digest(block_hash)] = False
+        return block
+
+    @property
+    def has_changes(self) -> bool:
+        """Whether `take_changes` would have any."""
+        return bool(self._changes)
+
+    def take_changes(self) -> CacheChanges:
+        """What was added and removed since the last call."""
+        changes, self._changes = self._changes, {}
+        return CacheChanges(
+            added=tuple(each for each, is_there in changes.items() if is_there),
+            removed=tuple(each for each, is_there in changes.items() if not is_there),
+        )
+
+    def take_whole(self) -> CacheChanges:
+        """All that is there; of very much, a part."""
+        self._changes = {}
+        hashes = islice(self._blocks, MAX_REPORTED)
+        return CacheChanges(added=tuple(map(digest, hashes)), whole=True)
