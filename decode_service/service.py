@@ -15,6 +15,8 @@ from time import monotonic_ns
 import grpc
 from pydantic import Field
 
+from decode_service.kv_mover import KvMover
+from decode_service.parking import KvCopy, KvMove
 from decode_service.standing_plan import StandingPlan
 from tandem.core.commands import DecodeCommand
 from tandem.core.errors import TandemError
@@ -40,10 +42,25 @@ DIALECT = Dialect(
 )
 
 
+DEFAULT_PARKED_BYTES = 4 * 2**30
+
+
 class DecodeSettings(WorkerSettings):
     """Settings of a decode worker."""
 
     port: int = Field(50052, ge=1, le=65535, description="gRPC port")
+    parked_kv_bytes: int | None = Field(
+        None,
+        ge=0,
+        description="host memory for the KV of preempted sequences, which is computed again where "
+        "that is faster [default: 0 on a CPU, whose pool is host memory too, else 4 GiB]",
+    )
+
+    @property
+    def max_parked_bytes(self) -> int:
+        if self.parked_kv_bytes is not None:
+            return self.parked_kv_bytes
+        return 0 if self.device.startswith("cpu") else DEFAULT_PARKED_BYTES
 
 
 class DecodeServicer(decode_pb2_grpc.DecodeServiceServicer):
@@ -70,6 +87,14 @@ async def serve(settings: DecodeSettings) -> None:
     """Run a decode worker until it is told to stop. Raises `ConfigError`."""
     info, engine = load_worker(settings, WorkerRole.DECODE)
     lock = threading.Condition()
+
+    def moved(move: KvMove, copy: KvCopy | None, seconds: float) -> None:
+        with lock:
+            plan.moved(move, copy, seconds)
+            lock.notify_all()
+        worker.wake()
+
+    mover = KvMover(engine.pool, moved)
     plan = StandingPlan(
         layout=info.layout,
         num_blocks=info.num_blocks,
@@ -77,6 +102,8 @@ async def serve(settings: DecodeSettings) -> None:
         end_rule=end_rule(info),
         clock_ns=monotonic_ns,
         prefix_caching=settings.prefix_caching == "auto",
+        mover=mover,
+        max_parked_bytes=settings.max_parked_bytes,
     )
     worker = Worker(info, engine, plan, lock)
     receiver = KvReceiver(
@@ -89,3 +116,4 @@ async def serve(settings: DecodeSettings) -> None:
         await run_worker(worker, server, [SERVICE, kv_servicer.SERVICE])
     finally:
         receiver.close()
+        mover.close()

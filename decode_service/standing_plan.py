@@ -7,35 +7,41 @@ prefill worker (it is armed), or its prompt is through the engine here.
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable
 
 from decode_service.held_sequence import HeldSequence
-from tandem.core.blocks import BlockAllocator, SequenceBlocks
-from tandem.core.commands import Admit, DecodeCommand, Remove, Reserve, SetStepRule
+from decode_service.parking import KvCopy, KvMove, Mover, Parking
+from decode_service.reserving import hold
+from decode_service.room import Room
+from tandem.core.blocks import BlockAllocator
+from tandem.core.commands import (
+    Admit,
+    DecodeCommand,
+    Remove,
+    Reserve,
+    SetRecomputeCost,
+    SetStepRule,
+)
 from tandem.core.errors import Fenced, ResourceExhausted, TandemError
 from tandem.core.kv import KVLayout
 from tandem.core.logprobs import TokenLogprobs
-from tandem.core.plan import SampleSpec, StepPlan, StepResult, StepRule
-from tandem.core.prefix import PrefixChain
+from tandem.core.plan import StepPlan, StepResult, StepRule
 from tandem.core.prefix_cache import PrefixCache
 from tandem.core.reports import (
     Armed,
     DecodeReport,
     DecodeSnapshot,
     Preempted,
-    Reserved,
     SequenceFailed,
     SequenceSnapshot,
     StepDone,
 )
-from tandem.core.sequence import EndRule, Sequence
+from tandem.core.sequence import EndRule
 from tandem.engine.protocols import LayerHook
 from tandem.transfer.reservation import Reservation
 from tandem.worker.preparation import Preparation, Preparations
 from tandem.worker.report_log import ReportLog
 
-TRANSFER_ID_BYTES = 16
 MAX_SNAPSHOT_LOGPROBS = 2**20
 """Half of what a message may hold, at 8 bytes each."""
 # Until the controller says otherwise.
@@ -58,9 +64,15 @@ class StandingPlan:
         end_rule: EndRule,
         clock_ns: Callable[[], int],
         prefix_caching: bool,
+        mover: Mover,
+        max_parked_bytes: int = 0,
     ) -> None:
+        """At most `max_parked_bytes` of the host's memory hold KV of preempted sequences, which
+        `mover` copies."""
         self._layout = layout
         self._allocator = BlockAllocator(num_blocks, prefix_caching)
+        self._parking = Parking(layout, self._allocator, max_parked_bytes, mover)
+        self._room = Room(layout, self._allocator, self._parking)
         self._max_num_seqs = max_num_seqs
         self._end_rule = end_rule
         self._clock_ns = clock_ns
@@ -74,12 +86,15 @@ class StandingPlan:
         self._reports = ReportLog[DecodeReport]()
         self._num_steps = 0
         self._last_epoch = 0
-        self._num_blocks_awaited = 0
 
     @property
     def num_free_blocks(self) -> int:
-        """Those for new sequences: what a running one waits for is not among them."""
-        return max(0, self._allocator.num_free - self._num_blocks_awaited)
+        """Those for new sequences: what others wait for is not among them."""
+        return max(0, self._allocator.num_free - self._num_awaited_blocks)
+
+    @property
+    def _num_awaited_blocks(self) -> int:
+        return self._room.num_awaited + self._parking.num_awaited_blocks
 
     @property
     def prefix_cache(self) -> PrefixCache:
@@ -95,6 +110,8 @@ class StandingPlan:
                 self._admit(command)
             case SetStepRule(rule):
                 self._rule = rule
+            case SetRecomputeCost(token_s):
+                self._parking.recompute_token_s = token_s
             case Remove():
                 self._remove(command.sequence_id)
 
@@ -102,51 +119,19 @@ class StandingPlan:
         """A repeated command changes nothing."""
         if command.sequence_id in self._held:
             return
-        context = command.prompt_token_ids + command.generated_token_ids
-        sequence = Sequence(
-            command.sequence_id,
-            command.key,
-            command.prompt_token_ids,
-            command.params,
-            list(command.generated_token_ids),
-        )
-        prefix = PrefixChain(sequence, self._layout.block_size, command.prefix_salt)
-        blocks = SequenceBlocks(self._allocator)
         try:
             if len(self._held) >= self._max_num_seqs:
                 raise ResourceExhausted(f"the worker holds {self._max_num_seqs} sequences already")
-            num_blocks = self._layout.blocks_for(len(context) + command.headroom_tokens)
-            # Not the last token: if it is computed here, the first generated comes of it.
-            blocks.start(prefix, len(context) - 1, num_blocks, self._num_blocks_awaited)
+            epoch, num_to_spare = self._last_epoch + 1, self._num_awaited_blocks
+            held = hold(command, self._allocator, self._layout, epoch, num_to_spare)
         except ResourceExhausted as error:
             self._reports.append(SequenceFailed(command.sequence_id, error.reason, error.message))
             return
-        self._last_epoch += 1
-        transfer_id = secrets.token_bytes(TRANSFER_ID_BYTES)
-        num_cached_tokens = blocks.num_shared * self._layout.block_size
-        grant = Reserved(command.sequence_id, transfer_id, self._last_epoch, num_cached_tokens)
-        reservation = Reservation(
-            sequence_id=command.sequence_id,
-            transfer_id=transfer_id,
-            epoch=grant.epoch,
-            layout=self._layout,
-            blocks=blocks,
-            first_token=num_cached_tokens,
-            num_tokens=len(context),
-        )
-        # It refers to the sequence's own lists, and so is good for every step.
-        sample = SampleSpec(
-            command.params,
-            command.key.choice_index,
-            sequence.prompt_token_ids,
-            sequence.token_ids,
-        )
-        self._held[command.sequence_id] = HeldSequence(
-            sequence, context, blocks, reservation, grant, sample, prefix, command.preemption_rank
-        )
-        self._reservations[transfer_id] = reservation
+        self._last_epoch = epoch
+        self._held[command.sequence_id] = held
+        self._reservations[held.grant.transfer_id] = held.reservation
         self._preparations.arrive(command.sequence_id, command.params)
-        self._reports.append(grant)
+        self._reports.append(held.grant)
 
     def _admit(self, command: Admit) -> None:
         held = self._held.get(command.sequence_id)
@@ -171,6 +156,7 @@ class StandingPlan:
             self._remove(sequence_id)
         self._reports.clear()
         self._rule = DEFAULT_STEP_RULE
+        self._parking.recompute_token_s = 0.0
 
     # Preparing
 
@@ -218,21 +204,32 @@ class StandingPlan:
         chunks = self._next_chunks()
         running: list[HeldSequence] = []
         if self._rule.mixed or not chunks:
-            running = self._with_room(list(self._running.values()))
+            running = self._room.make(list(self._running.values()), self._preempt)
+            self._parking.bring_back(num_to_spare=self._room.num_awaited + len(running))
         if not running and not chunks:
             return None
         return self._launch(running, chunks)
 
     def next_step_ahead(self) -> StepPlan | None:
-        """As long as no prompt is computed here, and the tokens under way are all that is wanted to
-        sample the next. A sequence that these end is in a step too many, whose token for it is
-        dropped; its blocks are free when that is over."""
-        if self._prompts or not all(held.can_run_ahead for held in self._running.values()):
+        """As long as no prompt is computed here, none is to come back, and the tokens under way are
+        all that is wanted to sample the next. A sequence that these end is in a step too many,
+        whose token for it is dropped; its blocks are free when that is over."""
+        if self._prompts or self._parking.has_parked:
+            return None
+        if not all(held.can_run_ahead for held in self._running.values()):
             return None
         going_on = [held for held in self._running.values() if not self._ends_next(held)]
-        if sum(map(self._blocks_wanted, going_on)) > self._allocator.num_free:
+        if not self._room.fits(going_on):
             return None  # The step under way may free some.
         return self._launch(going_on, []) if going_on else None
+
+    def moved(self, move: KvMove, copy: KvCopy | None, seconds: float) -> None:
+        """The KV of a parked sequence was copied, out or back; without a `copy`, in vain."""
+        held = self._parking.moved(move, copy, seconds)
+        if copy is None and self._held.get(move.held.sequence.sequence_id) is move.held:
+            self._forget(move.held)
+        elif held:
+            self._running[held.sequence.sequence_id] = held
 
     def layer_hook(self, plan: StepPlan) -> LayerHook | None:
         return None
@@ -359,39 +356,22 @@ class StandingPlan:
             del self._prompts[held.sequence.sequence_id]
             self._running[held.sequence.sequence_id] = held
 
-    def _blocks_wanted(self, held: HeldSequence) -> int:
-        """Blocks that a running sequence lacks for its next step: a place for its last token."""
-        num_blocks = self._layout.blocks_for(held.num_stepped_tokens)
-        return max(0, num_blocks - len(held.blocks.ids))
-
-    def _with_room(self, running: list[HeldSequence]) -> list[HeldSequence]:
-        """Those of the running sequences that have room for their next tokens: all, or else the
-        best, when those behind them have been preempted.
-
-        The very best never is: it waits, and is next. All other blocks are those of sequences that
-        will run, or leave; and alone it fits.
-        """
-        self._num_blocks_awaited = 0
-        num_wanted = sum(map(self._blocks_wanted, running))
-        if num_wanted <= self._allocator.num_free:
-            return running
-        running.sort(key=lambda held: (held.preemption_rank, held.sequence.sequence_id))
-        while num_wanted > self._allocator.num_free:
-            last = running.pop()
-            num_wanted -= self._blocks_wanted(last)
-            if running:
-                self._preempt(last)
-            else:
-                self._num_blocks_awaited = self._blocks_wanted(last)
-        return running
-
     def _preempt(self, held: HeldSequence) -> None:
-        """Take a running sequence's blocks, and forget it: it begins anew, behind the tokens that
-        were reported, where there is room."""
+        """Take a running sequence's blocks. It is parked, or else it begins anew where there is
+        room, behind the tokens that were reported."""
         sequence_id = held.sequence.sequence_id
-        del self._held[sequence_id]
+        if self._parking.takes(held):
+            del self._running[sequence_id]
+            self._parking.park(held)
+            self._reports.append(Preempted(sequence_id, parked=True))
+        else:
+            self._forget(held)
+
+    def _forget(self, held: HeldSequence) -> None:
+        """Let a preempted sequence go on elsewhere."""
+        del self._held[held.sequence.sequence_id]
         self._end(held)
-        self._reports.append(Preempted(sequence_id))
+        self._reports.append(Preempted(held.sequence.sequence_id))
 
     def _land(self, plan: StepPlan) -> list[HeldSequence]:
         """A step is over: its sequences, which no longer use their blocks for it."""
@@ -423,7 +403,10 @@ class StandingPlan:
         """Fence the sequence's reservation, leave the running ones, free the blocks once quiet."""
         held.admitted = False
         self._running.pop(held.sequence.sequence_id, None)
+        if not self._running:
+            self._room.num_awaited = 0
         self._prompts.pop(held.sequence.sequence_id, None)
         self._preparations.leave(held.sequence.sequence_id)
+        self._parking.leave(held.sequence.sequence_id)
         self._reservations.pop(held.reservation.transfer_id, None)
         held.blocks.release()

@@ -11,9 +11,12 @@ from gateway.effects import Outbox
 from gateway.fleet import DecodeView, Fleet
 from gateway.generation import Generation, Phase
 from gateway.prefill_queue import PrefillQueue
-from tandem.core.commands import Admit
+from tandem.core.commands import Admit, SetRecomputeCost
 from tandem.core.errors import ResourceExhausted, TandemError
 from tandem.core.worker import WorkerInfo, WorkerRole
+
+# A cost that differs by less stays.
+COST_CHANGE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +72,15 @@ class Batching(ABC):
     @abstractmethod
     def _can_ever_run(self, generation: Generation) -> bool:
         """Whether the workers, were they empty, would have room for a generation."""
+
+    def _tell_recompute_costs(self) -> None:
+        """Tell each decode worker what having its KV computed again costs, if that has changed."""
+        token_s = self._fleet.token_s()
+        for worker in self._fleet.decode.values():
+            known = worker.recompute_token_s
+            if abs(token_s - known) > COST_CHANGE * known:
+                worker.recompute_token_s = token_s
+                self._outbox.send(worker, SetRecomputeCost(token_s))
 
     def _next_queued(self) -> Generation | None:
         """The head of the queue. What even an empty worker could not hold ends here: the fleet has

@@ -32,6 +32,7 @@ class ColocatedBatching(Batching):
         self._outbox.send(worker, SetStepRule(self._policy.rule))
 
     def compose(self) -> None:
+        self._tell_recompute_costs()
         while generation := self._next_queued():
             admitting = filter(self._policy.admits, self._fleet.decode.values())
             worker = choose_colocated(admitting, generation)

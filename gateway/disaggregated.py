@@ -55,6 +55,7 @@ class DisaggregatedBatching(Batching):
     def compose(self) -> None:
         for worker in self._fleet.prefill.values():
             self._send_if_complete(worker)
+        self._tell_recompute_costs()
         if self._local:
             self._local.set_budgets()
         self._next_for_prefill()

@@ -192,12 +192,14 @@ class DecodeView(WorkerView):
     """A decode worker. It was last heard to have `num_free_blocks`; `asked_blocks` were asked for
     since, by sequence, and are not granted yet. `num_refused_blocks`: it refused a reservation of
     so many blocks, and was not heard to have them since; 0 if it refused none.
-    `prefill_token_budget` is what its step rule says, if it was told one to compute prompts by."""
+    `prefill_token_budget` is what its step rule says, if it was told one to compute prompts by;
+    `recompute_token_s` is what it was told that computing a token again takes."""
 
     num_free_blocks: int = field(init=False)
     asked_blocks: dict[int, int] = field(default_factory=dict)
     num_refused_blocks: int = 0
     prefill_token_budget: int = 0
+    recompute_token_s: float = 0.0
 
     def __post_init__(self) -> None:
         WorkerView.__post_init__(self)

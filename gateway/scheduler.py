@@ -266,7 +266,8 @@ class Scheduler:
                 self._accept(generation, token_of(report), report.finish_reason)
             case Preempted():
                 generation.num_preemptions += 1
-                self._requeue(generation)
+                if not report.parked:
+                    self._requeue(generation)
             case SequenceFailed(_, ResourceExhausted.reason, _) if (
                 generation.phase is Phase.RESERVING
             ):

@@ -46,6 +46,13 @@ class SetStepRule:
 
 
 @dataclass(frozen=True, slots=True)
+class SetRecomputeCost:
+    """Decode: a token that a preempted sequence loses takes `token_s` seconds to compute again."""
+
+    token_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Remove:
     """Both roles: end a sequence wherever it is, free its blocks, and forget it. Unknown ids are
     ignored."""
@@ -118,5 +125,5 @@ class PrefillBatch:
     max_tokens: int = 0
 
 
-DecodeCommand = Reserve | Admit | Remove | SetStepRule
+DecodeCommand = Reserve | Admit | Remove | SetStepRule | SetRecomputeCost
 PrefillCommand = PrefillBatch | Remove

@@ -59,9 +59,11 @@ class SequenceFailed:
 
 @dataclass(frozen=True, slots=True)
 class Preempted:
-    """Decode: a sequence gave up its blocks, and with them its place here: others needed them."""
+    """Decode: a sequence gave up its blocks: others needed them. It is forgotten, or `parked`: then
+    it goes on by itself when there is room again."""
 
     sequence_id: int
+    parked: bool = False
 
 
 @dataclass(frozen=True, slots=True)

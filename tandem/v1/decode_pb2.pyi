@@ -89,6 +89,7 @@ class DecodeCommand(_message.Message):
     ADMIT_FIELD_NUMBER: _builtins.int
     REMOVE_FIELD_NUMBER: _builtins.int
     SET_STEP_RULE_FIELD_NUMBER: _builtins.int
+    SET_RECOMPUTE_COST_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def reserve(self) -> Global___Reserve:
         """Set blocks aside for a sequence whose KV will come."""
@@ -105,6 +106,10 @@ class DecodeCommand(_message.Message):
     def set_step_rule(self) -> Global___SetStepRule:
         """How steps are composed from now on."""
 
+    @_builtins.property
+    def set_recompute_cost(self) -> Global___SetRecomputeCost:
+        """What computing KV again costs elsewhere."""
+
     def __init__(
         self,
         *,
@@ -112,12 +117,13 @@ class DecodeCommand(_message.Message):
         admit: Global___Admit | None = ...,
         remove: Global___RemoveSequence | None = ...,
         set_step_rule: Global___SetStepRule | None = ...,
+        set_recompute_cost: Global___SetRecomputeCost | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["admit", b"admit", "command", b"command", "remove", b"remove", "reserve", b"reserve", "set_step_rule", b"set_step_rule"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["admit", b"admit", "command", b"command", "remove", b"remove", "reserve", b"reserve", "set_recompute_cost", b"set_recompute_cost", "set_step_rule", b"set_step_rule"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["admit", b"admit", "command", b"command", "remove", b"remove", "reserve", b"reserve", "set_step_rule", b"set_step_rule"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admit", b"admit", "command", b"command", "remove", b"remove", "reserve", b"reserve", "set_recompute_cost", b"set_recompute_cost", "set_step_rule", b"set_step_rule"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["reserve", "admit", "remove", "set_step_rule"]  # noqa: Y015
+    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["reserve", "admit", "remove", "set_step_rule", "set_recompute_cost"]  # noqa: Y015
     _WhichOneofArgType_command: _TypeAlias = _typing.Literal["command", b"command"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_command) -> _WhichOneofReturnType_command | None: ...
 
@@ -216,6 +222,30 @@ class SetStepRule(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SetStepRule: _TypeAlias = SetStepRule  # noqa: Y015
+
+@_typing.final
+class SetRecomputeCost(_message.Message):
+    """What it costs to have a preempted sequence computed again: where keeping its KV in the host's memory
+    costs more, it is not kept.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_S_FIELD_NUMBER: _builtins.int
+    token_s: _builtins.float
+    """Seconds a token."""
+    def __init__(
+        self,
+        *,
+        token_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["token_s", b"token_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetRecomputeCost: _TypeAlias = SetRecomputeCost  # noqa: Y015
 
 @_typing.final
 class Admit(_message.Message):
@@ -429,21 +459,27 @@ Global___DecodeReport: _TypeAlias = DecodeReport  # noqa: Y015
 
 @_typing.final
 class Preempted(_message.Message):
-    """A sequence gave up its blocks to others, and the worker has forgotten it."""
+    """A sequence gave up its blocks to others."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     SEQUENCE_ID_FIELD_NUMBER: _builtins.int
+    PARKED_FIELD_NUMBER: _builtins.int
     sequence_id: _builtins.int
     """The sequence."""
+    parked: _builtins.bool
+    """Its KV is kept in the host's memory, and it goes on when there is room again. If not, the worker
+    has forgotten it.
+    """
     def __init__(
         self,
         *,
         sequence_id: _builtins.int = ...,
+        parked: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["sequence_id", b"sequence_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["parked", b"parked", "sequence_id", b"sequence_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -12,6 +12,7 @@ from tandem.core.commands import (
     PrefillSequence,
     Remove,
     Reserve,
+    SetRecomputeCost,
     SetStepRule,
 )
 from tandem.core.errors import Mismatch
@@ -55,6 +56,10 @@ def decode_command_to_wire(command: DecodeCommand) -> decode_pb2.DecodeCommand:
             return decode_pb2.DecodeCommand(
                 remove=decode_pb2.RemoveSequence(sequence_id=command.sequence_id)
             )
+        case SetRecomputeCost(token_s):
+            return decode_pb2.DecodeCommand(
+                set_recompute_cost=decode_pb2.SetRecomputeCost(token_s=token_s)
+            )
         case SetStepRule(rule):
             return decode_pb2.DecodeCommand(
                 set_step_rule=decode_pb2.SetStepRule(
@@ -86,6 +91,8 @@ def decode_command_from_wire(message: decode_pb2.DecodeCommand) -> DecodeCommand
             if rule.prefill_token_budget == 0:
                 raise Mismatch("a step rule without room for a prompt token")
             return SetStepRule(StepRule(rule.prefill_token_budget, rule.mixed))
+        case "set_recompute_cost":
+            return SetRecomputeCost(message.set_recompute_cost.token_s)
     raise Mismatch("the controller sent a command that this worker does not know")
 
 

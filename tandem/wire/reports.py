@@ -68,8 +68,10 @@ def decode_report_to_wire(report: DecodeReport) -> decode_pb2.DecodeReport:
                     logprobs=logprobs_to_wire(report.logprobs),
                 )
             )
-        case Preempted(sequence_id):
-            return decode_pb2.DecodeReport(preempted=decode_pb2.Preempted(sequence_id=sequence_id))
+        case Preempted(sequence_id, parked):
+            return decode_pb2.DecodeReport(
+                preempted=decode_pb2.Preempted(sequence_id=sequence_id, parked=parked)
+            )
         case SequenceFailed():
             return decode_pb2.DecodeReport(failed=_failed_to_wire(report))
 
@@ -102,7 +104,7 @@ def decode_report_from_wire(message: decode_pb2.DecodeReport) -> DecodeReport:
                 logprobs_from_wire(armed.logprobs),
             )
         case "preempted":
-            return Preempted(message.preempted.sequence_id)
+            return Preempted(message.preempted.sequence_id, message.preempted.parked)
         case "failed":
             return _failed_from_wire(message.failed)
     raise Mismatch("a decode worker sent a report that this gateway does not know")

@@ -78,9 +78,10 @@ class HostRows:
 
     def fill(self, plan: StepPlan) -> None:
         """Write the step's rows. Of a sequence that goes on in its row, that is no table but the
-        blocks by which it has grown."""
+        blocks by which it has grown. One that was in no step meanwhile may have others."""
         slices, block_size = plan.slices, self._block_size
         count = len(slices)
+        self._held[count:] = [None] * (len(self._held) - count)
         for index, each in enumerate(slices):
             held, num_blocks = self._held[index], len(each.block_table)
             if held is None or held[0] != each.sequence_id:

@@ -10,9 +10,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from decode_service.kv_mover import carry_out
+from decode_service.parking import KvMove
 from decode_service.standing_plan import StandingPlan
 from prefill_service.batch_queue import BatchQueue, Transfers
-from tandem.core.commands import DecodeCommand, PrefillCommand, Remove, Reserve, SetStepRule
+from tandem.core.commands import Admit, DecodeCommand, PrefillCommand, Remove, Reserve, SetStepRule
 from tandem.core.errors import TandemError
 from tandem.core.kv import KVLayout
 from tandem.core.plan import StepPlan, StepResult, StepRule
@@ -169,9 +171,14 @@ class DecodeProcess(Process):
     state: StandingPlan
 
     def __init__(
-        self, info: WorkerInfo, end_of: Callable[[str], int], prefix_caching: bool
+        self,
+        info: WorkerInfo,
+        end_of: Callable[[str], int],
+        prefix_caching: bool,
+        max_parked_bytes: int,
     ) -> None:
         super().__init__(info)
+        self.moves: list[KvMove] = []
         self.state = StandingPlan(
             layout=LAYOUT,
             num_blocks=info.num_blocks,
@@ -179,13 +186,29 @@ class DecodeProcess(Process):
             end_rule=END_RULE,
             clock_ns=lambda: 0,
             prefix_caching=prefix_caching,
+            mover=self,
+            max_parked_bytes=max_parked_bytes,
         )
+        self.num_parked = 0
         self.armed: set[int] = set()
         self.computed: set[int] = set()
         self.removed: set[int] = set()
         self.rule: StepRule | None = None
         self._end_of = end_of
         self._request_ids: dict[int, str] = {}
+
+    def start(self, move: KvMove) -> None:
+        """As a `Mover`."""
+        self.moves.append(move)
+
+    def move(self) -> None:
+        """The oldest move of KV is carried out."""
+        move = self.moves.pop(0)
+        self.num_parked += move.copy is None
+        self.act(self.state.moved, move, carry_out(move, self.engine.pool), 1e-9)
+
+    def fail_move(self) -> None:
+        self.act(self.state.moved, self.moves.pop(0), None, 1e-9)
 
     def _apply(self, command: DecodeCommand) -> None:
         super()._apply(command)
@@ -195,7 +218,7 @@ class DecodeProcess(Process):
             self.removed.add(command.sequence_id)
         elif isinstance(command, SetStepRule):
             self.rule = command.rule
-        elif command.compute:
+        elif isinstance(command, Admit) and command.compute:
             self.computed.add(command.sequence_id)
 
     def _check(self, plan: StepPlan) -> None:

@@ -332,6 +332,7 @@ class Simulation:
         self.random = random
         self.local_prefill = not policy and random.random() < 0.5
         self.prefix_caching = random.random() < 0.75
+        self.max_parked_bytes = random.choice((0, 10**3, 10**9))
         self._clock = Clock(random)
         self.faults = faults
         self.trace: list[str] = []
@@ -377,7 +378,10 @@ class Simulation:
     def _start(self, info: WorkerInfo) -> Process:
         if info.role is WorkerRole.DECODE:
             return DecodeProcess(
-                info, lambda request_id: self.clients[request_id].end, self.prefix_caching
+                info,
+                lambda request_id: self.clients[request_id].end,
+                self.prefix_caching,
+                self.max_parked_bytes,
             )
         transfers = SimTransfers(self._find_decode)
         transfers.source = PrefillProcess(info, transfers, self.prefix_caching)
@@ -472,6 +476,8 @@ class Simulation:
         elif process.runnable:
             at_once = self.random.random() < 0.5
             yield f"{link.name} launches", lambda: process.launch(at_once)
+        if isinstance(process, DecodeProcess) and process.moves:
+            yield f"{link.name} moves KV", process.move
 
     def _disturbances(self) -> Iterator[Action]:
         faults = self.faults
@@ -482,6 +488,8 @@ class Simulation:
             yield from self._link_disturbances(link)
             if faults.engine_failures and link.process.is_stepping:
                 yield f"{link.name}'s engine fails", lambda p=link.process: self._fail_step(p)
+            if isinstance(link.process, DecodeProcess) and link.process.moves:
+                yield f"{link.name} cannot move KV", link.process.fail_move
         if faults.transfer_faults:
             for each in self._open_transfers():
                 yield f"fault in {each.sequence_id}", lambda t=each: self._fault(t)
@@ -584,6 +592,11 @@ class Simulation:
         return [transfer for each in self._transfers for transfer in each.all]
 
     # What must hold
+
+    @property
+    def num_parked(self) -> int:
+        processes = (link.process for link in self.links)
+        return sum(each.num_parked for each in processes if isinstance(each, DecodeProcess))
 
     @property
     def num_preemptions(self) -> int:

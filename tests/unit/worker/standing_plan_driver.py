@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from decode_service.parking import KvCopy, KvMove
 from decode_service.standing_plan import StandingPlan
 from tandem.core.commands import Admit, Reserve
 from tandem.core.kv import KVLayout
@@ -18,6 +19,13 @@ EOS = 2
 STOP = 7
 
 
+class Moves(list[KvMove]):
+    """A `Mover` that only takes notes."""
+
+    def start(self, move: KvMove) -> None:
+        self.append(move)
+
+
 class Plan(StandingPlan):
     """With shorthands."""
 
@@ -27,7 +35,9 @@ class Plan(StandingPlan):
         max_num_seqs: int = 4,
         max_model_len: int = 100,
         prefix_caching: bool = False,
+        max_parked_bytes: int = 0,
     ) -> None:
+        self.moves = Moves()
         super().__init__(
             layout=LAYOUT,
             num_blocks=num_blocks,
@@ -35,8 +45,15 @@ class Plan(StandingPlan):
             end_rule=EndRule(frozenset({EOS}), max_model_len),
             clock_ns=lambda: 5,
             prefix_caching=prefix_caching,
+            mover=self.moves,
+            max_parked_bytes=max_parked_bytes,
         )
         self.grants: dict[int, Reserved] = {}
+
+    def move(self, seconds: float = 1.0) -> None:
+        """The oldest move is over."""
+        move = self.moves.pop(0)
+        self.moved(move, move.copy or KvCopy(move.num_tokens, {}), seconds)
 
     def reserve(
         self,

@@ -8,6 +8,7 @@ from time import monotonic_ns
 
 import pytest
 from fake_state import INFO, NoEngine, armed, running_worker
+from standing_plan_driver import Moves
 
 from decode_service.standing_plan import StandingPlan
 from tandem.core.commands import Admit, Reserve
@@ -30,6 +31,7 @@ async def test_an_expired_lease_frees_everything_without_a_word_from_anybody() -
         end_rule=EndRule(frozenset(), 64),
         clock_ns=monotonic_ns,
         prefix_caching=True,
+        mover=Moves(),
     )
     worker = Worker(INFO, NoEngine(), plan, lock)
     worker.start()

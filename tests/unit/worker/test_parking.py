@@ -1,0 +1,137 @@
+"""KV of preempted sequences that is kept in the host's memory."""
+
+from __future__ import annotations
+
+from standing_plan_driver import LAYOUT, Plan, ids
+
+from tandem.core.commands import Remove, SetRecomputeCost
+from tandem.core.kv import Plane
+from tandem.core.reports import Preempted
+
+TOKEN_BYTES = LAYOUT.token_bytes * LAYOUT.num_layers * len(Plane)
+
+
+def short_of_blocks(max_parked_bytes: int = 10**6, **details: bool) -> Plan:
+    """Of two running sequences the second is preempted."""
+    plan = Plan(num_blocks=3, max_parked_bytes=max_parked_bytes, **details)
+    plan.run(1, length=4, headroom=0)
+    plan.run(2, length=4, headroom=4)
+    return plan
+
+
+def test_a_parked_sequence_keeps_its_blocks_until_they_are_copied() -> None:
+    plan = short_of_blocks()
+    assert plan.next_step() is None
+    assert plan.take_reports() == [Preempted(2, parked=True)]
+    (move,) = plan.moves
+    assert (move.num_tokens, move.copy) == (4, None)
+    assert plan._allocator.num_free == 0
+    plan.move()
+    assert plan._allocator.num_free == 2
+    assert ids(plan.start()) == [1]
+
+
+def test_it_comes_back_when_there_is_room_and_goes_on_where_it_was() -> None:
+    plan = short_of_blocks()
+    plan.next_step()
+    plan.move()
+    step = plan.start()
+    plan.done(step, 60)
+    assert not plan.moves, "there are blocks for it, but none to spare"
+    plan.apply(Remove(1))
+    assert plan.next_step() is None
+    (move,) = plan.moves
+    assert (move.num_tokens, move.first_token, len(move.blocks.ids)) == (4, 0, 2)
+    assert plan.next_step() is None
+    plan.move()
+    step = plan.start()
+    (part,) = step.slices
+    assert (part.sequence_id, part.start, list(part.token_ids)) == (2, 4, [50])
+    assert part.block_table == move.blocks.ids
+
+
+def test_what_is_cached_is_not_copied_back() -> None:
+    plan = short_of_blocks(prefix_caching=True)
+    plan.next_step()
+    plan.move()
+    plan.apply(Remove(1))
+    plan.next_step()
+    (move,) = plan.moves
+    assert (move.first_token, move.num_tokens) == (4, 4)
+
+
+def test_newcomers_do_not_get_what_it_needs() -> None:
+    plan = short_of_blocks()
+    plan.next_step()
+    plan.move()
+    plan.done(plan.start(), 60)
+    plan.apply(Remove(1))
+    assert plan._allocator.num_free == 3
+    assert plan.num_free_blocks == 1
+
+
+def test_what_costs_more_than_computing_it_again_is_not_parked() -> None:
+    plan = short_of_blocks()
+    plan.next_step()
+    plan.move(seconds=2.0)
+    plan.apply(Remove(1))
+    plan.next_step()
+    plan.move(seconds=2.0)
+    plan.run(3, length=3, headroom=0)
+    plan.apply(SetRecomputeCost(token_s=1.01))
+    plan.done(plan.start(), 61, 62)
+    plan.take_reports()
+    plan.apply(SetRecomputeCost(token_s=0.01))
+    for _ in range(9):
+        if step := plan.next_step():
+            plan.done(step, *range(70, 70 + len(step.slices)))
+    assert plan.moves == []
+
+
+def test_there_is_a_limit_to_the_memory() -> None:
+    plan = short_of_blocks(max_parked_bytes=5 * TOKEN_BYTES - 1)
+    assert ids(plan.start()) == [1]
+    assert plan.take_reports() == [Preempted(2)]
+    plan = short_of_blocks(max_parked_bytes=5 * TOKEN_BYTES)
+    assert plan.next_step() is None
+    assert plan.take_reports() == [Preempted(2, parked=True)]
+
+
+def test_one_that_is_removed_on_its_way_leaves_nothing() -> None:
+    for num_moves in (0, 1):
+        plan = short_of_blocks()
+        plan.next_step()
+        for _ in range(num_moves):
+            plan.move()
+            plan.apply(Remove(1))
+            plan.next_step()
+        plan.apply(Remove(2))
+        plan.apply(Remove(1))
+        plan.move()
+        assert plan.num_free_blocks == 3
+        assert plan.next_step() is None
+
+
+def test_a_copy_that_fails_costs_computing_it_again() -> None:
+    for num_moves in (0, 1):
+        plan = short_of_blocks()
+        plan.next_step()
+        for _ in range(num_moves):
+            plan.move()
+            plan.apply(Remove(1))
+            plan.next_step()
+        plan.take_reports()
+        plan.moved(plan.moves.pop(), None, 0.0)
+        assert plan.take_reports() == [Preempted(2)]
+        plan.apply(Remove(1))
+        assert plan.num_free_blocks == 3
+
+
+def test_a_snapshot_has_the_parked() -> None:
+    plan = short_of_blocks()
+    plan.next_step()
+    plan.move()
+    assert {each.sequence_id for each in plan.snapshot().sequences} == {1, 2}
+    plan.clear()
+    assert plan.snapshot().sequences == ()
+    assert plan.num_free_blocks == 3
