@@ -93,6 +93,15 @@ class StandingPlan:
         return max(0, self._allocator.num_free - self._num_awaited_blocks)
 
     @property
+    def num_unused_slots(self) -> int:
+        # The newest token may have no slot yet.
+        block_size = self._layout.block_size
+        held = self._held.values()
+        return sum(
+            max(0, len(each.blocks.ids) * block_size - each.sequence.length) for each in held
+        )
+
+    @property
     def _num_awaited_blocks(self) -> int:
         return self._room.num_awaited + self._parking.num_awaited_blocks
 

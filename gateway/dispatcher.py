@@ -11,6 +11,7 @@ from typing import Any
 import structlog
 
 from gateway.effects import Emit
+from gateway.fleet import PoolUse
 from gateway.generation import Generation
 from gateway.scheduler import Scheduler
 from gateway.timeline import Timeline
@@ -222,7 +223,8 @@ class Dispatcher:
         now = received_ns / 1e9
         has_changes = header.HasField("prefix_cache")
         changes = cache_changes_from_wire(header.prefix_cache) if has_changes else None
-        if self._scheduler.heard(info.worker_id, header.num_free_blocks, now, spans, changes):
+        use = PoolUse(header.num_free_blocks, header.num_unused_slots)
+        if self._scheduler.heard(info.worker_id, use, now, spans, changes):
             self._flush()
 
     def reported(self, info: WorkerInfo, reports: list[Any]) -> None:

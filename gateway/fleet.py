@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from gateway.prefix_index import PrefixIndex
 from gateway.send_rate import SendRate
@@ -25,12 +25,20 @@ MAX_BATCHES = 2
 MAX_DESTINATION_SHARE = 0.5
 
 
+class PoolUse(NamedTuple):
+    """What a worker says of its pool: blocks that are free, and slots of the others that hold no
+    token."""
+
+    num_free_blocks: int
+    num_unused_slots: int = 0
+
+
 @dataclass(slots=True, eq=False)
 class WorkerView:
     """What both roles have: identity, the blocks that the gateway's sequences take there, or will,
     how long steps take, and what is cached there. One that is `suspect` may be lost,
     and takes nothing new. It has had prompts of `num_prompt_tokens` to compute, of which it had
-    `num_cached_tokens`."""
+    `num_cached_tokens`; its blocks have `num_unused_slots` that hold no token."""
 
     info: WorkerInfo
     address: str
@@ -41,6 +49,7 @@ class WorkerView:
     prefix_index: PrefixIndex = field(init=False)
     num_prompt_tokens: int = 0
     num_cached_tokens: int = 0
+    num_unused_slots: int = 0
     _blocks: dict[int, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -19,7 +19,7 @@ from gateway.colocated import ColocatedBatching
 from gateway.colocated_policies import ColocatedPolicy
 from gateway.disaggregated import DisaggregatedBatching
 from gateway.effects import Emit, Outbox, Send
-from gateway.fleet import DecodeView, Fleet, PrefillView
+from gateway.fleet import DecodeView, Fleet, PoolUse, PrefillView
 from gateway.generation import Generation, Phase
 from gateway.local_prefill import LocalPrefill
 from gateway.output_lengths import OutputLengths
@@ -280,7 +280,7 @@ class Scheduler:
     def heard(
         self,
         worker_id: str,
-        num_free_blocks: int,
+        use: PoolUse,
         now: float,
         spans: Sequence[Span] = (),
         cache_changes: CacheChanges | None = None,
@@ -290,9 +290,10 @@ class Scheduler:
         self._now = now
         worker = self._fleet.of(worker_id)
         worker.heard(now, spans)
+        worker.num_unused_slots = use.num_unused_slots
         if cache_changes:
             worker.prefix_index.apply(cache_changes)
-        return isinstance(worker, DecodeView) and worker.has_said(num_free_blocks)
+        return isinstance(worker, DecodeView) and worker.has_said(use.num_free_blocks)
 
     def prefill_resumed(
         self, worker_id: str, snapshot: PrefillSnapshot, unapplied: Sequence[PrefillCommand]

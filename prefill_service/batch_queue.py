@@ -97,6 +97,12 @@ class BatchQueue:
         return self._allocator.num_free
 
     @property
+    def num_unused_slots(self) -> int:
+        block_size = self._layout.block_size
+        held = (each for each in self._sequences.values() if each.blocks.ids)
+        return sum(len(each.blocks.ids) * block_size - each.num_computed for each in held)
+
+    @property
     def prefix_cache(self) -> PrefixCache:
         return self._allocator.cache
 

@@ -369,6 +369,7 @@ class WorkerHeader(_message.Message):
     SPANS_FIELD_NUMBER: _builtins.int
     REPORT_NUMBER_FIELD_NUMBER: _builtins.int
     PREFIX_CACHE_FIELD_NUMBER: _builtins.int
+    NUM_UNUSED_SLOTS_FIELD_NUMBER: _builtins.int
     worker_epoch: _builtins.int
     """The worker's epoch."""
     applied_command: _builtins.int
@@ -387,6 +388,8 @@ class WorkerHeader(_message.Message):
     """Number of the last report that this message, or one before it, or its snapshot shows: they are
     counted since the worker's start.
     """
+    num_unused_slots: _builtins.int
+    """Tokens that the pool's held blocks have room for and do not hold."""
     @_builtins.property
     def spans(self) -> _containers.RepeatedCompositeFieldContainer[Global___Span]:
         """What the worker did since its last message."""
@@ -407,10 +410,11 @@ class WorkerHeader(_message.Message):
         spans: _abc.Iterable[Global___Span] | None = ...,
         report_number: _builtins.int = ...,
         prefix_cache: Global___PrefixCacheUpdate | None = ...,
+        num_unused_slots: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["prefix_cache", b"prefix_cache"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_command", b"applied_command", "echoed_ns", b"echoed_ns", "num_free_blocks", b"num_free_blocks", "prefix_cache", b"prefix_cache", "received_ns", b"received_ns", "report_number", b"report_number", "sent_ns", b"sent_ns", "spans", b"spans", "worker_epoch", b"worker_epoch"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_command", b"applied_command", "echoed_ns", b"echoed_ns", "num_free_blocks", b"num_free_blocks", "num_unused_slots", b"num_unused_slots", "prefix_cache", b"prefix_cache", "received_ns", b"received_ns", "report_number", b"report_number", "sent_ns", b"sent_ns", "spans", b"spans", "worker_epoch", b"worker_epoch"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

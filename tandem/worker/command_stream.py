@@ -143,6 +143,7 @@ class _Stream(Generic[ResponseT]):
     def _respond(self, whole_cache: bool = False, **content: Any) -> ResponseT:
         worker = self._worker
         changes = worker.take_cache_changes(whole_cache)
+        num_free_blocks, num_unused_slots = worker.pool_use()
         return self._dialect.response(
             header=worker_pb2.WorkerHeader(
                 worker_epoch=worker.info.epoch,
@@ -150,7 +151,8 @@ class _Stream(Generic[ResponseT]):
                 sent_ns=monotonic_ns(),
                 echoed_ns=self._echoed_ns,
                 received_ns=self._received_ns,
-                num_free_blocks=worker.state.num_free_blocks,
+                num_free_blocks=num_free_blocks,
+                num_unused_slots=num_unused_slots,
                 spans=map(span_to_wire, worker.take_spans()),
                 report_number=worker.state.report_number,
                 prefix_cache=cache_changes_to_wire(changes) if changes else None,

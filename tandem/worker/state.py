@@ -27,6 +27,11 @@ class WorkerState(Protocol[CommandT_contra, ReportT_co, SnapshotT_co]):
     def num_free_blocks(self) -> int: ...
 
     @property
+    def num_unused_slots(self) -> int:
+        """Tokens that held blocks have room for and do not hold: internal fragmentation."""
+        ...
+
+    @property
     def prefix_cache(self) -> PrefixCache:
         """What of its blocks other sequences may use. Outlives a controller."""
         ...

@@ -138,6 +138,11 @@ class Worker(Generic[CommandT, ReportT, SnapshotT]):
         with self.lock:
             return cache.take_whole() if whole else cache.take_changes()
 
+    def pool_use(self) -> tuple[int, int]:
+        """Blocks that are free, and slots of the others that no token uses."""
+        with self.lock:
+            return self.state.num_free_blocks, self.state.num_unused_slots
+
     def take_spans(self) -> list[Span]:
         return [self._spans.popleft() for _ in range(len(self._spans))]
 

@@ -174,6 +174,7 @@ async def running_stack(
     batching: str = "chunked",
     prefill_token_budget: int = 256,
     local_prefill: bool = False,
+    decode_flags: Sequence[str] = (),
 ) -> AsyncIterator[Stack]:
     """Start workers, on `devices` in turn, wait until all have joined; stop all at the end. Without
     prefill workers it is colocated, and `batching` the policy; with `local_prefill`, decode workers
@@ -182,7 +183,13 @@ async def running_stack(
     colocated = colocated_policy(batching, limits.max_batch_tokens, prefill_token_budget)
     roles = [WorkerRole.PREFILL] * num_prefill + [WorkerRole.DECODE] * num_decode
     workers = [
-        WorkerProcess(role, f"--model={model}", f"--device={device}", *flags)
+        WorkerProcess(
+            role,
+            f"--model={model}",
+            f"--device={device}",
+            *flags,
+            *(decode_flags if role is WorkerRole.DECODE else ()),
+        )
         for role, device in zip(roles, cycle(devices), strict=False)
     ]
     timeline = Timeline()

@@ -9,6 +9,7 @@ from sim_worker import worker_info
 
 from gateway.batching import Limits
 from gateway.effects import Emit, Send
+from gateway.fleet import PoolUse
 from gateway.generation import Generation, Phase
 from gateway.local_prefill import FIRST_BUDGET, MAX_STRETCH, MIN_BUDGET, token_budget
 from gateway.policies import queue_policy
@@ -53,7 +54,7 @@ class Driver:
 
     def stepped(self, name: str, num_prefill_tokens: int, seconds: float) -> None:
         span = Span(SpanKind.STEP, 0, int(seconds * 1e9), num_prefill_tokens=num_prefill_tokens)
-        self.scheduler.heard(name, 1000, 0.0, [span])
+        self.scheduler.heard(name, PoolUse(1000), 0.0, [span])
 
     def submit(self, name: str, length: int = 32, max_tokens: int = 5) -> Generation:
         params = SamplingParams(max_tokens=max_tokens, seed=0)
@@ -287,5 +288,5 @@ def test_a_refused_prompt_goes_back_to_the_queue() -> None:
     driver.scheduler.decode_report("d", refused)
     assert driver.local() == []
     assert generation.phase is Phase.QUEUED
-    driver.scheduler.heard("d", 1000, now=1.0)
+    driver.scheduler.heard("d", PoolUse(1000), now=1.0)
     assert driver.local() == [generation.sequence_id]

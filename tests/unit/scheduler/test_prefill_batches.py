@@ -10,6 +10,7 @@ from sim_worker import BLOCK_SIZE, worker_info
 from gateway.batching import Limits
 from gateway.disaggregated import FIRST_BATCH_TOKENS, MAX_BATCH_S, MIN_BATCH_STEPS
 from gateway.effects import Send
+from gateway.fleet import PoolUse
 from gateway.policies import queue_policy
 from gateway.scheduler import Scheduler
 from gateway.tokens import TokenRequest
@@ -38,7 +39,7 @@ class Driver:
         for num_tokens in (256, 64, 1024, 512) * 5:
             duration_ns = int((base_s + token_s * num_tokens) * 1e9)
             span = Span(SpanKind.STEP, 0, duration_ns, num_prefill_tokens=num_tokens)
-            self.scheduler.heard("p", 10_000, 0.0, [span])
+            self.scheduler.heard("p", PoolUse(10_000), 0.0, [span])
 
     def submit(self, name: str, length: int) -> int:
         """A request's sequence."""

@@ -9,7 +9,7 @@ from sim_worker import worker_info
 
 from gateway.batching import Limits
 from gateway.effects import Emit, Send
-from gateway.fleet import PrefillView
+from gateway.fleet import PoolUse, PrefillView
 from gateway.generation import MAX_RESTARTS, Generation, Phase
 from gateway.policies import queue_policy
 from gateway.scheduler import EDGE_PENALTY_S, Scheduler
@@ -201,7 +201,7 @@ def test_a_refused_reservation_is_asked_for_again_when_the_worker_is_heard_of() 
     refusal = SequenceFailed(generation.sequence_id, "RESOURCE_EXHAUSTED", "full")
     driver.scheduler.decode_report("d", refusal)
     assert driver.commands(Reserve) == []
-    assert driver.scheduler.heard("d", 10**6, now=1.0)
+    assert driver.scheduler.heard("d", PoolUse(10**6), now=1.0)
     assert len(driver.commands(Reserve)) == 1
 
 
@@ -281,7 +281,7 @@ def test_an_edge_that_failed_is_avoided_and_then_forgiven() -> None:
     driver.join("e", WorkerRole.DECODE)
     generation = driver.prefilling()
     unreachable = SequenceFailed(generation.sequence_id, "UNAVAILABLE", "no connection")
-    driver.scheduler.heard("p", 64, now=100.0)
+    driver.scheduler.heard("p", PoolUse(64), now=100.0)
     driver.scheduler.prefill_report("p", unreachable)
     # Its client has seen nothing yet.
     assert [each.key.attempt for each in driver.commands(Reserve, "e")] == [1]
@@ -297,9 +297,9 @@ def test_an_edge_that_failed_is_avoided_and_then_forgiven() -> None:
         return worker_id
 
     assert next_reservation() == "e"
-    driver.scheduler.heard("p", 64, now=100.0 + EDGE_PENALTY_S / 2)
+    driver.scheduler.heard("p", PoolUse(64), now=100.0 + EDGE_PENALTY_S / 2)
     assert next_reservation() == "e"
-    driver.scheduler.heard("p", 64, now=100.0 + EDGE_PENALTY_S)
+    driver.scheduler.heard("p", PoolUse(64), now=100.0 + EDGE_PENALTY_S)
     assert next_reservation() == "d"
 
 
@@ -426,7 +426,7 @@ def test_a_refusal_is_no_loss() -> None:
         driver.effects()
         refusal = SequenceFailed(generation.sequence_id, "RESOURCE_EXHAUSTED", "full")
         driver.scheduler.decode_report("d", refusal)
-        driver.scheduler.heard("d", 10**6, now=1.0)
+        driver.scheduler.heard("d", PoolUse(10**6), now=1.0)
     assert generation.can_restart
 
 

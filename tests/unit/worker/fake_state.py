@@ -42,6 +42,8 @@ class RecordedState:
         self.prefix_cache = PrefixCache()
         self._reports: list[DecodeReport] = []
 
+    num_unused_slots = 0
+
     @property
     def num_free_blocks(self) -> int:
         return max(0, 8 - len(self.applied))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from standing_plan_driver import EOS, LAYOUT, Plan, ids, the_step
 
-from tandem.core.commands import Admit, Reserve
+from tandem.core.commands import Admit, Remove, Reserve
 from tandem.core.reports import Armed, Preempted, SequenceFailed
 from tandem.core.sampling_params import SamplingParams
 from tandem.core.sequence import FinishReason, SequenceKey
@@ -116,3 +116,16 @@ def test_a_sequence_that_is_computed_here_computes_what_was_generated_too() -> N
     assert len(part.block_table) == LAYOUT.blocks_for(7)
     done = the_step(plan.done(step, EOS))
     assert (done.positions, done.finish_reasons) == ((7,), (FinishReason.STOP,))
+
+
+def test_slots_that_no_token_uses_are_counted() -> None:
+    plan = Plan()
+    plan.run(1, length=4, headroom=0)
+    assert plan.num_unused_slots == 0, "the first token has no slot yet"
+    plan.run(2, length=5, headroom=6)
+    assert plan.num_unused_slots == 12 - 6
+    step = plan.start()
+    plan.done(step, 60, 61)
+    assert plan.num_unused_slots == (8 - 6) + (12 - 7)
+    plan.apply(Remove(2))
+    assert plan.num_unused_slots == 2
