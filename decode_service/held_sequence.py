@@ -20,10 +20,9 @@ from tandem.transfer.reservation import Reservation
 class HeldSequence:
     """A sequence and the blocks it holds here. It runs once it is admitted, its prompt's KV is
     complete (`armed`), and the engine is prepared for it; `failure` is why that could not be. Of a
-    prompt that is computed here, `num_computed` tokens are; `prefix` names its blocks.
-    `unacknowledged` are the newest tokens'
-    log-probabilities, if they are asked for, with the reports that tell them: those that the
-    controller may not have."""
+    prompt that is computed here, `num_computed` tokens are. `prefix` names its full blocks.
+    `unacknowledged` are the newest tokens' log-probabilities, if they are asked for, with the
+    reports that tell them: those that the controller may not have."""
 
     sequence: Sequence
     blocks: SequenceBlocks
