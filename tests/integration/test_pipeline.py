@@ -13,6 +13,9 @@ from gateway.batching import Limits
 from tandem.core.pipeline import hidden_share
 from tandem.core.reports import SpanKind
 
+# Prompts come again.
+FLAGS = ("--prefix-caching=off",)
+
 
 async def run_batches(stack: Stack, num_requests: int, num_tokens: int, max_tokens: int) -> None:
     streams = [
@@ -26,7 +29,7 @@ async def test_batch_two_prefills_while_batch_one_decodes(monkeypatch: pytest.Mo
     """Both workers are on one host and so on one clock: their spans can be laid side by side."""
     # The fake engine's KV is small: a frame for each layer, as a real model's prompts have it.
     monkeypatch.setenv("TANDEM_MIN_FRAME_BYTES", "1")
-    async with running_stack(1, 1, devices=["mock:h100x4"], limits=Limits(2048)) as stack:
+    async with running_stack(1, 1, *FLAGS, devices=["mock:h100x4"], limits=Limits(2048)) as stack:
         await run_batches(stack, num_requests=16, num_tokens=1024, max_tokens=32)
         batches = stack.spans("prefill", SpanKind.STEP)
         steps = stack.spans("decode", SpanKind.STEP)
@@ -47,7 +50,7 @@ async def test_batch_two_prefills_while_batch_one_decodes(monkeypatch: pytest.Mo
 async def test_a_queued_batch_starts_without_a_message() -> None:
     """From the end of a batch to the start of the one that waits; a batch takes some milliseconds,
     so that the gateway is ahead."""
-    async with running_stack(1, 1, devices=["mock:h100"], limits=Limits(256)) as stack:
+    async with running_stack(1, 1, *FLAGS, devices=["mock:h100"], limits=Limits(256)) as stack:
         await run_batches(stack, num_requests=300, num_tokens=256, max_tokens=1)
         batches = stack.spans("prefill", SpanKind.STEP)
         gaps = [
