@@ -177,7 +177,7 @@ class DisaggregatedBatching(Batching):
             decode = choose_decode(self._fleet.decode.values(), worker, generation)
             if decode is None:
                 return False
-        self._queue.remove(generation)
+        self._queue.take(generation)
         if decode:
             self._reserve(generation, decode)
         worker.enter(generation, generation.num_prompt_tokens)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from gateway.step_times import StepTimes
+from tandem.core.errors import Mismatch
 from tandem.core.kv import Plane
 from tandem.core.worker import WorkerInfo, WorkerRole
 
@@ -134,10 +135,13 @@ class PrefillView(WorkerView):
 class DecodeView(WorkerView):
     """A decode worker. `num_refused_blocks`: it refused a reservation of so many blocks, and was
     not heard to have them since; 0 if it refused none. `prefill_token_budget` is what its step rule
-    says, if it was told one to compute prompts by."""
+    says, if it was told one to compute prompts by. `tenant_seqs` and `tenant_blocks` are what each
+    tenant holds."""
 
     num_refused_blocks: int = 0
     prefill_token_budget: int = 0
+    tenant_seqs: Counter[str] = field(default_factory=Counter)
+    tenant_blocks: Counter[str] = field(default_factory=Counter)
 
     @property
     def num_prompt_tokens_left(self) -> int:
@@ -159,9 +163,19 @@ class DecodeView(WorkerView):
     def has_room(self, num_tokens: int) -> bool:
         return not self.num_refused_blocks and WorkerView.has_room(self, num_tokens)
 
+    def enter(self, generation: Generation, num_tokens: int) -> None:
+        WorkerView.enter(self, generation, num_tokens)
+        self._hold(generation, 1, self.blocks_for(num_tokens))
+
     def leave(self, generation: Generation, num_tokens: int) -> None:
+        if generation.sequence_id in self.generations:
+            self._hold(generation, -1, -self.blocks_for(num_tokens))
         WorkerView.leave(self, generation, num_tokens)
         self.num_refused_blocks = 0
+
+    def _hold(self, generation: Generation, num_seqs: int, num_blocks: int) -> None:
+        self.tenant_seqs[generation.request.tenant] += num_seqs
+        self.tenant_blocks[generation.request.tenant] += num_blocks
 
     def kv_bytes(self, num_tokens: int) -> int:
         """Bytes of the KV of this many tokens."""
@@ -184,6 +198,14 @@ class Fleet:
         """A worker that has joined."""
         return self.prefill.get(worker_id) or self.decode[worker_id]
 
+    def check(self, info: WorkerInfo) -> None:
+        """Raise `Mismatch`, naming what differs, if a worker does not fit those that are there."""
+        for worker in self.workers:
+            if worker.info.worker_id == info.worker_id:
+                raise Mismatch(f"there is a worker named {info.worker_id} already")
+            if misfit := worker.info.misfit(info):
+                raise Mismatch(misfit)
+
     def has_trusted(self, role: WorkerRole) -> bool:
         """Whether there is a worker of the role that is not suspected."""
         return any(each.info.role is role and not each.suspect for each in self.workers)
@@ -194,6 +216,18 @@ class Fleet:
         workers = self.prefill or self.decode
         times = (worker.step_times.token_s for worker in workers.values())
         return min(filter(None, times), default=0.0)
+
+    def decode_share(self, tenant: str) -> float:
+        """What a tenant holds of all decode workers: of their places for sequences, or of their
+        blocks, whichever is more."""
+        workers = self.decode.values()
+        num_seqs = sum(worker.info.max_num_seqs for worker in workers)
+        num_blocks = sum(worker.info.num_blocks for worker in workers)
+        if not num_seqs or not num_blocks:
+            return 0.0
+        held_seqs = sum(worker.tenant_seqs[tenant] for worker in workers)
+        held_blocks = sum(worker.tenant_blocks[tenant] for worker in workers)
+        return max(held_seqs / num_seqs, held_blocks / num_blocks)
 
     def missing(self, roles: Iterable[WorkerRole]) -> WorkerRole | None:
         """The first of `roles` that has no worker, or None."""

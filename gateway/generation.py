@@ -38,7 +38,8 @@ class Generation:
 
     `prefill` and `decode` are the workers that hold a record of the sequence; `prefill_worker` and
     `decode_worker` say, to the end, who served it: one and the same if the decode worker computes
-    the prompt. Of the prompt `num_scheduled` tokens are computed, or sent to be.
+    the prompt. Of the prompt `num_scheduled` tokens are computed, or sent to be; its tenant was
+    charged `prompt_charge` for it (`fair_shares.py`).
     """
 
     request: TokenRequest
@@ -53,6 +54,7 @@ class Generation:
     decode: DecodeView | None = None
     grant: Reserved | None = None
     num_scheduled: int = 0
+    prompt_charge: float = 0.0
     armed: bool = False
     prefill_worker: str = ""
     decode_worker: str = ""

@@ -11,26 +11,29 @@ workers and these compute the prompts, too.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import count, repeat
 
+from gateway.admission import Admission
 from gateway.batching import Batching, BatchingContext, Limits
 from gateway.colocated import ColocatedBatching
 from gateway.colocated_policies import ColocatedPolicy
 from gateway.disaggregated import DisaggregatedBatching
 from gateway.effects import Emit, Outbox, Send
+from gateway.fair_shares import FairShares
 from gateway.fleet import DecodeView, Fleet, PrefillView
 from gateway.generation import Generation, Phase
 from gateway.local_prefill import LocalPrefill
 from gateway.policies import QueuePolicy
 from gateway.prefill_queue import PrefillQueue
-from gateway.tokens import Ended, Token, TokenRequest
+from gateway.tenants import ONE_TENANT, Tenants
+from gateway.tokens import Ended, Token, TokenRequest, reported_token, snapshot_tokens
 from tandem.core.commands import DecodeCommand, PrefillBatch, PrefillCommand, Remove, Reserve
 from tandem.core.errors import (
     Cancelled,
     DataLoss,
+    DeadlineExceeded,
     Fenced,
-    Mismatch,
     ResourceExhausted,
     TandemError,
     Unavailable,
@@ -46,7 +49,6 @@ from tandem.core.reports import (
     PrefillSnapshot,
     Reserved,
     SequenceFailed,
-    SequenceSnapshot,
     Span,
     SpanKind,
     StepDone,
@@ -55,7 +57,6 @@ from tandem.core.reports import (
 from tandem.core.sequence import FinishReason
 from tandem.core.worker import WorkerInfo, WorkerRole
 
-RETRY_AFTER_S = 1.0
 # How long no KV is sent on an edge that has just failed, if there is another.
 EDGE_PENALTY_S = 5.0
 
@@ -70,24 +71,28 @@ class Scheduler:
         first_id: int = 1,
         colocated: ColocatedPolicy | None = None,
         local_prefill: bool = False,
+        tenants: Tenants = ONE_TENANT,
     ) -> None:
         """With `colocated`, decode workers compute all prompts as well; with `local_prefill`, those
         that they are sooner with than prefill workers. Sequences and batches are numbered from
         `first_id` on: to the workers, these numbers must be new for as long as they live, also
         after a gateway was replaced."""
-        self._limits = limits
         self._fleet = Fleet()
-        self._queue = PrefillQueue(policy)
+        self._shares = FairShares(tenants, self._fleet)
+        self._queue = PrefillQueue(policy, self._shares)
         self._sequence_ids = count(first_id)
         self._now = 0.0
         self._outbox = Outbox()
-        context = BatchingContext(self._queue, self._fleet, limits, self._outbox, self._end)
+        context = BatchingContext(
+            self._queue, self._fleet, limits, self._outbox, self._end, self._is_late
+        )
         local = LocalPrefill(self._fleet, self._outbox) if local_prefill else None
         self._batching: Batching = (
             ColocatedBatching(context, colocated)
             if colocated
             else DisaggregatedBatching(context, first_id, local)
         )
+        self._admission = Admission(self._fleet, self._queue, limits, tenants, self.roles)
 
     def take_effects(self) -> list[Send | Emit]:
         """What is to be done, in order, since the last call."""
@@ -113,18 +118,30 @@ class Scheduler:
 
     # Requests
 
-    def submit(self, request: TokenRequest) -> Generation:
-        """Queue a request. Raises `Unavailable` or `ResourceExhausted`."""
-        if missing := self._fleet.missing(self.roles):
-            raise Unavailable(
-                f"there is no {missing.name.lower()} worker", retry_after_s=RETRY_AFTER_S
-            )
-        if len(self._queue) >= self._limits.max_queue:
-            raise ResourceExhausted("the queue is full", retry_after_s=RETRY_AFTER_S)
+    def check_room(self, tenant: str, num_choices: int, deadline_s: float, now: float) -> None:
+        """Raise what `submit` would, as far as it can be told without the prompts."""
+        self._pass(now)
+        self._admission.check_room(tenant, num_choices, deadline_s, self._now)
+
+    def submit(self, request: TokenRequest, now: float = 0.0) -> Generation:
+        """Queue a request, at `now` in monotonic seconds. Raises what `Admission.enter` does."""
+        self._pass(now)
         number, token_s = next(self._sequence_ids), self._fleet.token_s()
         generation = Generation(request, number, self._now, token_s)
+        self._admission.enter(generation, self._now)
         self._queue.push(generation)
         return generation
+
+    @property
+    def next_deadline_s(self) -> float:
+        """When `expire` is to be called next; infinity if nothing has a deadline."""
+        return self._admission.deadlines.next_s
+
+    def expire(self, now: float) -> None:
+        """End what should have ended by `now`."""
+        self._pass(now)
+        for generation in self._admission.deadlines.due(self._now):
+            self._end(generation, DeadlineExceeded("the request's time is over"))
 
     def stop(self, generation: Generation) -> Ended:
         """End a generation whose text is complete. Idempotent."""
@@ -154,11 +171,7 @@ class Scheduler:
         """Raise `Mismatch`, naming what differs, if a worker does not fit the others or the
         limits."""
         self._batching.check(info)
-        for worker in self.workers:
-            if worker.info.worker_id == info.worker_id:
-                raise Mismatch(f"there is a worker named {info.worker_id} already")
-            if misfit := worker.info.misfit(info):
-                raise Mismatch(misfit)
+        self._fleet.check(info)
 
     def worker_joined(self, info: WorkerInfo, address: str) -> None:
         """A worker is there, and holds nothing."""
@@ -218,7 +231,7 @@ class Scheduler:
             return
         match report:
             case FirstToken():
-                self._accept(generation, _token(report), report.finish_reason)
+                self._accept(generation, reported_token(report), report.finish_reason)
             case TransferDone():
                 self._leave_prefill(generation)
             case SequenceFailed() if generation.armed:
@@ -252,7 +265,7 @@ class Scheduler:
                 self._granted(generation, report)
             case Armed():
                 generation.mark_armed()
-                self._accept(generation, _token(report), report.finish_reason)
+                self._accept(generation, reported_token(report), report.finish_reason)
             case SequenceFailed(_, ResourceExhausted.reason, _) if (
                 generation.phase is Phase.RESERVING
             ):
@@ -268,7 +281,7 @@ class Scheduler:
     ) -> bool:
         """A worker says how much room it has, at `now` in monotonic seconds, and what it did. True
         if it had refused a reservation that would fit now, so that it can be asked again."""
-        self._now = now
+        self._pass(now)
         for span in spans:
             if span.kind is SpanKind.STEP:
                 self._fleet.of(worker_id).stepped(span.num_prefill_tokens, span.duration_s)
@@ -302,7 +315,7 @@ class Scheduler:
         worker = self._fleet.decode[worker_id]
         for each in snapshot.sequences:
             self.decode_report(worker_id, each.reserved)
-            for token in _snapshot_tokens(each):
+            for token in snapshot_tokens(each):
                 generation = worker.generations.get(each.sequence_id)
                 if generation is None:
                     break
@@ -315,12 +328,20 @@ class Scheduler:
 
     # Inside
 
+    def _pass(self, now: float) -> None:
+        """Time goes on, never back."""
+        self._now = max(self._now, now)
+
+    def _is_late(self, generation: Generation) -> bool:
+        return self._admission.is_late(generation, self._now)
+
     def _granted(self, generation: Generation, grant: Reserved) -> None:
         if generation.phase is Phase.RESERVING:
             generation.grant = grant
             self._batching.granted(generation)
 
     def _step_done(self, worker: DecodeView, step: StepDone) -> None:
+        self._shares.stepped(worker, step.sequence_ids)
         tokens = map(Token, step.positions, step.token_ids, step.logprobs or repeat(None))
         rows = zip(step.sequence_ids, tokens, step.finish_reasons, strict=True)
         for sequence_id, token, reason in rows:
@@ -347,6 +368,7 @@ class Scheduler:
             return
         if generation.phase is Phase.QUEUED:
             self._queue.remove(generation)
+        self._admission.leave(generation)
         generation.phase = Phase.ENDED
         self._outbox.emit(generation, event)
         self._leave_decode(generation)
@@ -383,12 +405,3 @@ class Scheduler:
                 self._restart_or_end(generation, error)
             elif generation.decode is worker:
                 self._requeue(generation)
-
-
-def _token(report: FirstToken | Armed) -> Token:
-    return Token(report.position, report.token_id, report.logprobs)
-
-
-def _snapshot_tokens(snapshot: SequenceSnapshot) -> Iterator[Token]:
-    positions = count(snapshot.position)
-    return map(Token, positions, snapshot.token_ids, snapshot.logprobs or repeat(None))

@@ -42,7 +42,7 @@ class GenerateArguments(TypedDict, total=False):
     What is absent takes the server's default: temperature 1, all tokens as candidates, a random
     seed, as many tokens as fit. `temperature` 0 is greedy. `stop` strings are not in the answer
     unless `include_stop`. `logprobs` asks for each token's log-probability and those of so many
-    likeliest ones. `logit_bias` is by token id.
+    likeliest ones. `logit_bias` is by token id. A lower `priority` goes first; 0 is usual.
 
     At most one of these says what an answer must look like: `json_object` (any), `json_schema` (a
     mapping or its JSON), `regex`, `grammar` (Lark's notation), `choice` (one of these texts).
@@ -84,6 +84,7 @@ class GenerateArguments(TypedDict, total=False):
     tool_choice: str | Json
     parallel_tool_calls: bool
     request_id: str
+    priority: int
 
 
 def build_request(**arguments: Unpack[GenerateArguments]) -> inference_pb2.GenerateRequest:

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from math import inf
 from random import Random
 from typing import Any
 
@@ -37,10 +38,17 @@ from gateway.fleet import MAX_BATCHES, DecodeView, PrefillView
 from gateway.generation import MAX_RESTARTS, Generation
 from gateway.policies import POLICIES, queue_policy
 from gateway.scheduler import Scheduler
+from gateway.tenants import DEFAULT_TENANT, Tenant, Tenants
 from gateway.timeline import Timeline
 from gateway.tokens import Ended, ServedBy, ServingMode, Token, TokenRequest
 from tandem.core.commands import PrefillBatch, Reserve
-from tandem.core.errors import DataLoss, TandemError, Unavailable
+from tandem.core.errors import (
+    DataLoss,
+    DeadlineExceeded,
+    RateLimitExceeded,
+    TandemError,
+    Unavailable,
+)
 from tandem.core.sampling_params import SamplingParams
 from tandem.core.sequence import FinishReason
 from tandem.core.worker import WorkerInfo, WorkerRole
@@ -101,6 +109,8 @@ class Client:
                 assert bool(by.decode_worker) is (len(self.expected) > 1), by
         elif event.reason == "CANCELLED":
             assert self.cancelled, "nobody cancelled"
+        elif event.reason == "DEADLINE_EXCEEDED":
+            assert self.request.deadline_s < inf, "there is no deadline"
 
 
 @dataclass(frozen=True)
@@ -299,6 +309,9 @@ class RecordingDispatcher(Dispatcher):
     def _start_orphan_timer(self) -> None:
         """Here is no time, and every worker comes back."""
 
+    def _set_deadline_timer(self, deadline_s: float) -> None:
+        """Time passes when the scenario says so."""
+
 
 class Clock:
     """Times that mean nothing, but that decisions depend on."""
@@ -311,6 +324,10 @@ class Clock:
         """Later than the last time."""
         self._now_ns += self._duration_ns()
         return self._now_ns
+
+    def now_s(self) -> float:
+        """Likewise, in seconds."""
+        return self.now_ns() / 1e9
 
     def step(self, num_prefill_tokens: int) -> worker_pb2.Span:
         """A step of so many prompt tokens."""
@@ -336,6 +353,7 @@ class Simulation:
         self.random = random
         self.local_prefill = not policy and random.random() < 0.5
         self._clock = Clock(random)
+        self.tenants = some_tenants(random)
         self.faults = faults
         self.trace: list[str] = []
         self.clients: dict[str, Client] = {}
@@ -354,8 +372,11 @@ class Simulation:
             limits,
             colocated=colocated or None,
             local_prefill=self.local_prefill,
+            tenants=self.tenants,
         )
-        self.dispatcher = RecordingDispatcher(self.scheduler, [], MODEL.fingerprint, Timeline())
+        self.dispatcher = RecordingDispatcher(
+            self.scheduler, [], MODEL.fingerprint, Timeline(), self._clock.now_s
+        )
         self.dispatcher.clients = self.clients
         num_prefill = 0 if policy else random.randint(1, 2)
         self.links = [self._link(WorkerRole.PREFILL, n) for n in range(num_prefill)]
@@ -447,6 +468,8 @@ class Simulation:
     def _progress(self) -> Iterator[Action]:
         if len(self.clients) < self._num_to_come:
             yield "submit", self._submit
+        if self.scheduler.next_deadline_s < inf:
+            yield "time passes", self.dispatcher.expire
         for link in self.links:
             yield from self._link_progress(link)
             yield from self._process_progress(link)
@@ -509,9 +532,9 @@ class Simulation:
         self.clients[client.request.request_id] = client
         try:
             stream = self.dispatcher.submit(client.request)
-        except Unavailable as refusal:
-            assert not self.scheduler.is_ready
+        except (Unavailable, RateLimitExceeded, DeadlineExceeded) as refusal:
             client.outcome = refusal
+            self._check_refusal(client, refusal)
         else:
             client.generation = stream.generation
 
@@ -526,8 +549,28 @@ class Simulation:
             ignore_eos=random.random() < 0.3,
             logprobs=random.choice((None, 2)),
         )
-        request = TokenRequest(f"r{len(self.clients)}", prompt, params, random.randrange(3))
+        request = TokenRequest(
+            f"r{len(self.clients)}",
+            prompt,
+            params,
+            random.randrange(3),
+            random.choice(tuple(self.tenants)),
+            random.choice((0, 0, -1, 5)),
+            self._clock.now_s() + random.choice((inf, inf, inf, 0.1, 10.0)),
+        )
         return Client(request, *expectation(request))
+
+    def _check_refusal(self, client: Client, refusal: TandemError) -> None:
+        """Who is refused, is for a reason."""
+        tenant, has_deadline = client.request.tenant, client.request.deadline_s < inf
+        match refusal:
+            case RateLimitExceeded():
+                open_clients = [it for it in self._open_clients() if it.request.tenant == tenant]
+                assert len(open_clients) == self.tenants[tenant].max_requests
+            case DeadlineExceeded():
+                assert has_deadline
+            case _:
+                assert has_deadline or not self.scheduler.is_ready
 
     def _cancel(self, client: Client) -> None:
         assert client.generation is not None
@@ -559,6 +602,8 @@ class Simulation:
         ]
         how()
         for client in waiting:
+            if isinstance(client.outcome, DeadlineExceeded):
+                continue
             assert client.outcome is None, f"{client.request.request_id} fails, and need not"
 
     def _excuse(self, sequence_id: int) -> None:
@@ -600,12 +645,14 @@ class Simulation:
         for view in self.scheduler.workers:
             assert view.num_used_blocks == 0
             assert not view.generations
+            assert not self.scheduler.next_deadline_s < inf
             if isinstance(view, PrefillView):
                 assert not any(view.bound_blocks.values())
                 assert view.forming is None
                 assert not view.batches
             if isinstance(view, DecodeView):
                 assert not view.num_refused_blocks
+                assert not any((view.tenant_seqs + view.tenant_blocks).values())
         for link in self.links:
             self._check_process(link.process)
 
@@ -613,6 +660,8 @@ class Simulation:
         """Who was not cancelled has all tokens, or lost a worker after it was sent there, or lost
         one so often before that it was given up."""
         if client.generation is None or isinstance(client.outcome, Ended) or client.cancelled:
+            return
+        if isinstance(client.outcome, DeadlineExceeded):
             return
         placed = self._placed.get(client.generation.sequence_id, [])
         lost_a_worker = any(link.life != life for link, life in placed)
@@ -629,6 +678,18 @@ class Simulation:
             assert snapshot.sequence_ids == snapshot.batch_ids == snapshot.reports == ()
         else:
             assert snapshot.sequences == ()
+
+
+def some_tenants(random: Random) -> Tenants:
+    """Nobody but the default, in half of all scenarios."""
+    if random.random() < 0.5:
+        return {DEFAULT_TENANT: Tenant()}
+    return {
+        name: Tenant(
+            weight=random.choice((0.5, 1.0, 3.0)), max_requests=random.choice((None, 1, 2))
+        )
+        for name in (DEFAULT_TENANT, "a", "b")
+    }
 
 
 def expectation(request: TokenRequest) -> tuple[list[int], FinishReason]:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from gateway.fair_shares import FairShares
+from gateway.fleet import Fleet
 from gateway.generation import Generation
 from gateway.policies import PATIENCE, POLICIES, queue_policy
 from gateway.prefill_queue import PrefillQueue
+from gateway.tenants import ONE_TENANT
 from gateway.tokens import TokenRequest
-from tandem.core.errors import ConfigError
 from tandem.core.sampling_params import SamplingParams
 
 TOKEN_S = 1e-3
@@ -20,7 +21,7 @@ ARRIVALS = st.lists(st.tuples(st.floats(0.0, 3.0), st.integers(1, 4000)), max_si
 
 
 def queue_of(policy: str) -> PrefillQueue:
-    return PrefillQueue(queue_policy(policy))
+    return PrefillQueue(queue_policy(policy), FairShares(ONE_TENANT, Fleet()))
 
 
 def generation(
@@ -135,8 +136,3 @@ def test_the_head_has_the_lowest_rank_whatever_leaves(data: st.DataObject, polic
             queue.remove(leaving)
         assert len(queue) == len(waiting)
         assert queue.peek() is min(waiting, key=queue.rank, default=None)
-
-
-def test_an_unknown_policy_is_refused_by_name() -> None:
-    with pytest.raises(ConfigError, match="fcfs, shortest-first"):
-        queue_policy("nonesuch")
