@@ -58,8 +58,9 @@ class Forecast:
         """Of each worker that may compute prompts: how many tokens a second, and how many seconds
         it is busy with those that it has."""
         for prefill in self._fleet.prefill.values():
-            if not prefill.suspect and prefill.step_times.token_s:
-                yield 1 / prefill.step_times.token_s, prefill.queued_s
+            if not prefill.suspect and (token_s := prefill.step_times.token_s):
+                num_started = sum(each.num_tokens_left for each in prefill.generations.values())
+                yield 1 / token_s, prefill.queued_s + num_started * token_s
         for decode in self._fleet.decode.values():
             if not decode.suspect and (token_s := self._decode_token_s(decode)):
                 yield 1 / token_s, decode.num_prompt_tokens_left * token_s

@@ -121,6 +121,15 @@ def test_a_full_queue_is_said_to_have_room_when_it_is_drained() -> None:
     assert error.retry_after_s == pytest.approx(3.0, rel=0.05)
 
 
+def test_what_the_workers_have_already_comes_before_the_queue() -> None:
+    driver = Driver(max_queue=2)
+    driver.submit(1000, max_tokens=1)
+    assert driver.effects()
+    for _ in range(2):
+        driver.submit(1000)
+    assert driver.refusal(10).retry_after_s == pytest.approx(3.0, rel=0.05)
+
+
 def test_while_no_pace_is_known_one_may_come_again_soon() -> None:
     driver = Driver(max_queue=1, measured=False)
     driver.submit(1000)

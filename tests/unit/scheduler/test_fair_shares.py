@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from itertools import count
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from queued_prompts import generation
 from sim_worker import worker_info
@@ -50,21 +50,30 @@ class Shop:
         self.num_queued[tenant] += 1
         return each
 
-    def take(self, num_to_generate: int = 0) -> Generation:
-        """Serve the prompt whose turn it is; so many tokens will follow."""
-        head = self.queue.peek()
-        assert head
+    def take(self, answers: dict[str, int] | int = 0) -> Generation:
+        """Serve the prompt whose turn it is, once there is room for it; so many tokens will follow,
+        by its tenant."""
+        while self._num_running((head := self._head()).request.tenant) == MAX_RUNNING:
+            self.steps(1)
+        tenant = head.request.tenant
         self.queue.take(head)
-        self.num_queued[head.request.tenant] -= 1
+        self.num_queued[tenant] -= 1
         self._serve(head, head.num_prompt_tokens)
         self.decode.generations[head.sequence_id] = head
-        self.running[head] = num_to_generate
-        while self._num_running(head.request.tenant) > MAX_RUNNING:
-            self.step()
+        self.running[head] = answers if isinstance(answers, int) else answers[tenant]
         return head
 
-    def step(self) -> None:
-        """A token for each that runs."""
+    def _head(self) -> Generation:
+        head = self.queue.peek()
+        assert head
+        return head
+
+    def steps(self, num_steps: int) -> None:
+        """So many tokens for each that runs."""
+        for _ in range(num_steps):
+            self._step()
+
+    def _step(self) -> None:
         self.running = {each: left for each, left in self.running.items() if left}
         self.shares.stepped(self.decode, [each.sequence_id for each in self.running])
         for each in self.running:
@@ -82,33 +91,33 @@ class Shop:
 
 PROMPTS = st.integers(1, MAX_PROMPT)
 NAMES = st.sampled_from(sorted(TENANTS))
-# (who else comes, the next prompt, its answer, steps)
-DAY = st.lists(st.tuples(NAMES, PROMPTS, st.integers(0, MAX_ANSWER), st.integers(0, 3)))
+# (who comes, the prompt, its answer, steps before the next)
+DAY = st.lists(st.tuples(NAMES, PROMPTS, st.integers(0, MAX_ANSWER), st.integers(0, 3)), min_size=1)
+Day = list[tuple[str, int, int, int]]
 
 
+@settings(deadline=None)
 @given(DAY, DAY, st.floats(0.1, 10.0), st.floats(0.1, 10.0))
-def test_who_waits_is_served_by_weight(before: list, after: list, a: float, b: float) -> None:
+@example([("a", 50, 20, 3)], [("a", 50, 20, 1), ("b", 50, 0, 1)], 1.0, 1.0)
+@example([("a", 50, 20, 3), ("b", 1, 0, 3)], [("default", 50, 9, 9)], 1.0, 3.0)
+def test_who_waits_is_served_by_weight(before: Day, after: Day, a: float, b: float) -> None:
     """Whatever happened before, and whoever else comes and goes: `a` and `b`, who always wait from
     some time on, are served alike, within the bound that the module states."""
     shop = Shop({DEFAULT_TENANT: Tenant(), "a": Tenant(weight=a), "b": Tenant(weight=b)})
-    for tenant, num_tokens, num_answer, num_steps in before:
+    for tenant, num_tokens, num_answer, num_steps in before * 20:
         shop.push(tenant, num_tokens)
-        if num_tokens % 3:
-            shop.take(num_answer)
-        for _ in range(num_steps):
-            shop.step()
+        shop.take(num_answer)
+        shop.steps(num_steps)
+    answers = dict.fromkeys(shop.tenants, 0) | {tenant: answer for tenant, _, answer, _ in after}
     bound = 2 * (MAX_PROMPT + MAX_RUNNING * MAX_ANSWER * FIRST_TOKEN_COST) / min(a, b)
-    start = None
-    for other, num_tokens, num_answer, num_steps in after * 4:
-        for tenant in ("a", "b"):
-            if shop.num_queued[tenant] < 2:
+    start: Counter[str] | None = None
+    for other, num_tokens, _, num_steps in after * 20:
+        for tenant in ("a", "b", *([other] if other == DEFAULT_TENANT else [])):
+            if not shop.num_queued[tenant]:
                 shop.push(tenant, num_tokens)
         start = start or shop.served.copy()
-        if not shop.num_queued[DEFAULT_TENANT] and other == DEFAULT_TENANT:
-            shop.push(other, num_tokens)
-        shop.take(num_answer)
-        for _ in range(num_steps):
-            shop.step()
+        shop.take(answers)
+        shop.steps(num_steps)
         gained = {tenant: shop.served[tenant] - start[tenant] for tenant in ("a", "b")}
         assert abs(gained["a"] - gained["b"]) <= bound + 1e-6
 
