@@ -112,9 +112,11 @@ def test_who_waits_is_served_by_weight(before: Day, after: Day, a: float, b: flo
     bound = 2 * (MAX_PROMPT + MAX_RUNNING * MAX_ANSWER * FIRST_TOKEN_COST) / min(a, b)
     start: Counter[str] | None = None
     for other, num_tokens, _, num_steps in after * 20:
-        for tenant in ("a", "b", *([other] if other == DEFAULT_TENANT else [])):
-            if not shop.num_queued[tenant]:
+        for tenant in ("a", "b"):
+            while shop.num_queued[tenant] < 2:
                 shop.push(tenant, num_tokens)
+        if other == DEFAULT_TENANT:
+            shop.push(other, num_tokens)
         start = start or shop.served.copy()
         shop.take(answers)
         shop.steps(num_steps)
