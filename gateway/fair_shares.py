@@ -12,13 +12,14 @@ w the smaller weight. (Who is taken has the lowest counter, so only that prompt,
 sequences runs already, can take it past another's.)
 
 Turns alone would not do for decode, whose costs come late: many short prompts with long answers
-could take all places before they are charged for. So a tenant that holds more than its share of the
-decode workers, in places or in blocks, lets all go first that hold less of theirs. It binds only
-among those who wait: alone, one may have everything.
+could take all places before they are charged for. So a tenant that holds its share of the decode
+workers, in places or in blocks, lets all go first that hold less of theirs. It binds only among
+those who wait: alone, one may have everything.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
@@ -55,14 +56,9 @@ class FairShares:
 
     def first(self, heads: Mapping[str, Rank]) -> str:
         """Whose turn it is, of tenants with the ranks of what they would have served next."""
-        return min(
-            heads,
-            key=lambda tenant: (
-                self._holds_too_much(tenant, heads),
-                self._counters[tenant],
-                heads[tenant],
-            ),
-        )
+        by_turn = sorted(heads, key=lambda tenant: (self._counters[tenant], heads[tenant]))
+        hungry = (tenant for tenant in by_turn if not self._holds_its_share(tenant, heads))
+        return next(hungry, by_turn[0])
 
     def came(self, tenant: str, waiting: Collection[str]) -> None:
         """A tenant comes to wait, beside those that do."""
@@ -80,8 +76,9 @@ class FairShares:
         tenant = generation.request.tenant
         # A turn that one could not take for what it holds already is not saved up either.
         for each in waiting:
-            if self._holds_too_much(each, waiting):
-                self._counters[each] = max(self._counters[each], self._counters[tenant])
+            is_behind = self._counters[each] < self._counters[tenant]
+            if is_behind and self._holds_its_share(each, waiting):
+                self._counters[each] = self._counters[tenant]
         generation.prompt_charge = generation.num_tokens_left / self._weights[tenant]
         self._counters[tenant] += generation.prompt_charge
 
@@ -94,11 +91,10 @@ class FairShares:
         """A worker has generated a token of each of these sequences."""
         if len(self._counters) == 1:
             return
-        cost = self._token_cost(worker, len(sequence_ids))
-        for sequence_id in sequence_ids:
-            if generation := worker.generations.get(sequence_id):
-                tenant = generation.request.tenant
-                self._counters[tenant] += cost / self._weights[tenant]
+        cost, known = self._token_cost(worker, len(sequence_ids)), worker.generations
+        num_tokens = Counter(known[each].request.tenant for each in sequence_ids if each in known)
+        for tenant, num in num_tokens.items():
+            self._counters[tenant] += num * cost / self._weights[tenant]
 
     def _token_cost(self, worker: DecodeView, num_sequences: int) -> float:
         """A sequence's part of a decode step, in the time that a prompt token takes."""
@@ -108,5 +104,5 @@ class FairShares:
         cost = step_s / num_sequences / prompt_token_s
         return min(max(cost, MIN_TOKEN_COST), MAX_TOKEN_COST)
 
-    def _holds_too_much(self, tenant: str, waiting: Collection[str]) -> bool:
-        return self._fleet.decode_share(tenant) > self.share(tenant, waiting)
+    def _holds_its_share(self, tenant: str, waiting: Collection[str]) -> bool:
+        return self._fleet.decode_share(tenant) >= self.share(tenant, waiting)

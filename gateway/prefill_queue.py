@@ -4,7 +4,7 @@ order."""
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable
 
 from gateway.fair_shares import FairShares
 from gateway.generation import Generation
@@ -14,16 +14,56 @@ Rank = tuple[float, int]
 """The policy's, and the number of the arrival: no two are equal."""
 
 
+class TenantQueue:
+    """One tenant's, ordered by rank. A generation's is the same for as long as it is queued.
+    `num_tokens` are those of all prompts."""
+
+    def __init__(self, rank: Callable[[Generation], Rank]) -> None:
+        self.num_tokens = 0
+        self._rank = rank
+        self._queued: list[Generation] = []
+
+    @property
+    def head(self) -> Generation:
+        """The first of at least one."""
+        return self._queued[0]
+
+    def push(self, generation: Generation) -> None:
+        insort(self._queued, generation, key=self._rank)
+        self.num_tokens += generation.num_tokens_left
+
+    def remove(self, generation: Generation) -> None:
+        del self._queued[self._place(generation)]
+        self.num_tokens -= generation.num_tokens_left
+
+    def num_tokens_before(self, generation: Generation) -> int:
+        """Of the prompts before a generation, queued or not."""
+        place, middle = self._place(generation), len(self._queued) // 2
+        if place <= middle:
+            return _num_tokens(self._queued[:place])
+        return self.num_tokens - _num_tokens(self._queued[place:])
+
+    def _place(self, generation: Generation) -> int:
+        return bisect_left(self._queued, self._rank(generation), key=self._rank)
+
+    def __len__(self) -> int:
+        return len(self._queued)
+
+
 class PrefillQueue:
-    """Of each tenant ordered by rank. A generation's is the same for as long as it is queued, and
-    its age is not lost when it is taken and comes back. `num_tokens` are those of all prompts."""
+    """All tenants'. A generation's age is not lost when it is taken and comes back."""
 
     def __init__(self, policy: QueuePolicy, shares: FairShares) -> None:
-        self.num_tokens = 0
         self._policy = policy
         self._shares = shares
-        # None is empty.
-        self._queued: dict[str, list[Generation]] = {}
+        # Of the tenants that wait, and the ranks of their heads.
+        self._queues: dict[str, TenantQueue] = {}
+        self._heads: dict[str, Rank] = {}
+
+    @property
+    def num_tokens(self) -> int:
+        """Those of all prompts."""
+        return sum(queue.num_tokens for queue in self._queues.values())
 
     def rank(self, generation: Generation) -> Rank:
         """Where a generation stands, queued or not: one that has started by what is left of it."""
@@ -37,48 +77,48 @@ class PrefillQueue:
         """Queue one that is new, or comes back."""
         tenant = generation.request.tenant
         self._shares.give_back(generation)
-        if tenant not in self._queued:
-            self._shares.came(tenant, self._queued)
-        insort(self._queued.setdefault(tenant, []), generation, key=self.rank)
-        self.num_tokens += generation.num_tokens_left
+        if tenant not in self._queues:
+            self._shares.came(tenant, self._queues)
+            self._queues[tenant] = TenantQueue(self.rank)
+        self._queues[tenant].push(generation)
+        self._heads[tenant] = self.rank(self._queues[tenant].head)
 
     def peek(self) -> Generation | None:
         """The next one, or None."""
-        if len(self._queued) > 1:
-            heads = {tenant: self.rank(queued[0]) for tenant, queued in self._queued.items()}
-            return self._queued[self._shares.first(heads)][0]
-        return next((queued[0] for queued in self._queued.values()), None)
+        if len(self._heads) > 1:
+            return self._queues[self._shares.first(self._heads)].head
+        return next((queue.head for queue in self._queues.values()), None)
 
     def take(self, generation: Generation) -> None:
         """Take one that is queued, to serve it: it is its tenant's turn."""
-        self._shares.take(generation, self._queued)
+        self._shares.take(generation, self._heads)
         self.remove(generation)
 
     def remove(self, generation: Generation) -> None:
         """Take one that is queued, and will not be served."""
         tenant = generation.request.tenant
-        queued = self._queued[tenant]
-        del queued[self._place(generation, queued)]
-        self.num_tokens -= generation.num_tokens_left
-        if not queued:
-            del self._queued[tenant]
+        queue = self._queues[tenant]
+        queue.remove(generation)
+        if queue:
+            self._heads[tenant] = self.rank(queue.head)
+        else:
+            del self._queues[tenant], self._heads[tenant]
             self._shares.left(tenant)
 
     def num_tokens_before(self, generation: Generation) -> float:
         """Prompt tokens that will be served before a generation, queued or not, if no more come:
         those before it of its tenant, and what others have served by their shares meanwhile."""
         tenant = generation.request.tenant
-        own = self._queued.get(tenant, [])
-        num_before = _num_tokens(own[: self._place(generation, own)])
-        num_others = self.num_tokens - _num_tokens(own)
-        share = self._shares.share(tenant, {tenant, *self._queued})
+        own = self._queues.get(tenant)
+        if own is None:
+            return 0.0
+        num_before = own.num_tokens_before(generation)
+        num_others = self.num_tokens - own.num_tokens
+        share = self._shares.share(tenant, self._queues)
         return num_before + min(num_others, num_before * (1 / share - 1))
 
-    def _place(self, generation: Generation, queued: list[Generation]) -> int:
-        return bisect_left(queued, self.rank(generation), key=self.rank)
-
     def __len__(self) -> int:
-        return sum(map(len, self._queued.values()))
+        return sum(map(len, self._queues.values()))
 
 
 def _prompt(generation: Generation) -> WaitingPrompt:
@@ -87,5 +127,5 @@ def _prompt(generation: Generation) -> WaitingPrompt:
     return WaitingPrompt(generation.arrived_s, work_s, request.priority, request.deadline_s)
 
 
-def _num_tokens(generations: Sequence[Generation]) -> int:
+def _num_tokens(generations: Iterable[Generation]) -> int:
     return sum(each.num_tokens_left for each in generations)

@@ -14,9 +14,9 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from tandem.core.errors import ConfigError
+from tandem.wire.metadata import TENANT_KEY
 
 DEFAULT_TENANT = "default"
-TENANT_HEADER = "x-tandem-tenant"
 TENANT_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -65,7 +65,7 @@ def read_tenants(path: Path) -> Tenants:
 def identify(headers: Mapping[str, str], tenants: Tenants) -> str:
     """The tenant that a request is of: the one it names, if there is one of that name. To make up
     names gains nothing: all that are not known share what `default` has."""
-    name = headers.get(TENANT_HEADER, DEFAULT_TENANT)
+    name = headers.get(TENANT_KEY, DEFAULT_TENANT)
     return name if name in tenants else DEFAULT_TENANT
 
 

@@ -11,11 +11,11 @@ import grpc
 
 from tandem.core.errors import InvalidRequest
 from tandem.v1 import inference_pb2
+from tandem.wire.metadata import TENANT_KEY
 from tandem.wire.status import to_tandem_error
 
 DEFAULT_ADDRESS = "127.0.0.1:50050"
 ADDRESS_VARIABLE = "TANDEM_ADDRESS"
-TENANT_KEY = "x-tandem-tenant"
 
 
 @dataclass(frozen=True, slots=True)

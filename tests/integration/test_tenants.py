@@ -76,20 +76,16 @@ async def test_a_flood_of_one_tenant_is_no_other_tenants_matter(num_prefill: int
 
 
 async def test_places_on_decode_workers_are_shared_under_contention() -> None:
-    """The flood's long answers take all places; as they end, the polite get half of them."""
+    """Many short prompts with long answers would have all places before they are charged for."""
     tenants = {**ONE_TENANT, "polite": Tenant()}
-    flags = ("--max-num-seqs=4",)
+    flags = ("--max-num-seqs=8",)
     async with running_stack(1, 1, *flags, policy="fcfs", tenants=tenants) as stack:
-        flood = [stack.submit(f"f{i}", (i,) * 16, 60) for i in range(24)]
-        await stack.until(lambda: num_started(flood) >= 4)
-        polite = [stack.submit(f"p{i}", (99, i) * 200, 60, tenant="polite") for i in range(4)]
-        most = await asyncio.gather(*map(collect, polite))
-        assert all(len(tokens) == 60 for tokens, _ in most)
-        ended = sum(len(each.generation.token_ids) == 60 for each in flood)
-        await asyncio.gather(*map(collect, flood))
+        flood = [stack.submit(f"f{i}", (i,) * 16, 500) for i in range(12)]
+        polite = [stack.submit(f"p{i}", (99, i) * 200, 5, tenant="polite") for i in range(4)]
+        await stack.until(lambda: num_started(polite) == 4)
+        assert num_started(flood) <= 4
+        await asyncio.gather(*map(collect, (*flood, *polite)))
         await stack.until_all_free()
-    # Four are in before; then half of the places for two turns, and what is under way.
-    assert ended <= 4 + 4 + 4
 
 
 async def test_what_is_over_frees_what_it_held_on_both_workers() -> None:

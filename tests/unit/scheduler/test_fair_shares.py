@@ -154,11 +154,11 @@ def test_with_nobody_else_there_a_tenant_has_it_all() -> None:
         shop.decode.enter(each, 8)
 
 
-def test_who_holds_more_than_its_share_of_decode_lets_others_go_first() -> None:
-    """`a` has the lower counter, and three of the eight places where two are its share."""
+def test_who_holds_its_share_of_decode_lets_others_go_first() -> None:
+    """`a` has the lower counter, and two of the eight places, its share."""
     shop = Shop(TENANTS)
     shop.fleet.decode["d"] = shop.decode
-    held = [shop.push("a", 1) for _ in range(3)]
+    held = [shop.push("a", 1) for _ in range(2)]
     for each in held:
         shop.queue.take(each)
         shop.decode.enter(each, 8)
