@@ -54,8 +54,9 @@ class Admission:
         self.deadlines = Deadlines()
         self._fleet = fleet
         self._queue = queue
-        self._limits = limits
+        self._max_queue = limits.max_queue
         self._tenants = tenants
+        self._total_weight = sum(tenant.weight for tenant in tenants.values())
         self._roles = tuple(roles)
         self._forecast = Forecast(fleet, queue)
         self._in_flight = {name: InFlight() for name in tenants}
@@ -68,7 +69,7 @@ class Admission:
             raise Unavailable(
                 f"there is no {missing.name.lower()} worker", retry_after_s=RETRY_AFTER_S
             )
-        if len(self._queue) >= self._limits.max_queue:
+        if self._is_full(tenant):
             retry_after_s = self._forecast.drain_s() or RETRY_AFTER_S
             raise ResourceExhausted("the queue is full", retry_after_s=retry_after_s)
         used, limit = len(self._in_flight[tenant].generations), self._tenants[tenant].max_requests
@@ -102,6 +103,13 @@ class Admission:
         """Whether no worker could have the first token of a queued generation in time any more."""
         deadline_s = generation.request.deadline_s
         return deadline_s < inf and now + self._forecast.work_s(generation) > deadline_s
+
+    def _is_full(self, tenant: str) -> bool:
+        """Whether the queue has no place for one more of a tenant: none at all, and not one of
+        those that its weight gives it whatever others have queued."""
+        share = self._tenants[tenant].weight / self._total_weight
+        num_queued = self._queue.num_queued(tenant)
+        return len(self._queue) >= self._max_queue and num_queued >= share * self._max_queue
 
     def _check_quota(
         self, tenant: str, used: int, num_wanted: int, limit: int | None, what: str, param: str

@@ -65,6 +65,10 @@ class PrefillQueue:
         """Those of all prompts."""
         return sum(queue.num_tokens for queue in self._queues.values())
 
+    def num_queued(self, tenant: str) -> int:
+        """How many a tenant has."""
+        return len(self._queues[tenant]) if tenant in self._queues else 0
+
     def rank(self, generation: Generation) -> Rank:
         """Where a generation stands, queued or not: one that has started by what is left of it."""
         return self._policy.rank(_prompt(generation)), generation.arrival

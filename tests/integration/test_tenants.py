@@ -23,7 +23,7 @@ from gateway.batching import Limits
 from gateway.dispatcher import GenerationStream
 from gateway.fleet import MAX_BATCHES
 from gateway.tenants import DEFAULT_TENANT, ONE_TENANT, Tenant
-from tandem.core.errors import DeadlineExceeded, RateLimitExceeded
+from tandem.core.errors import DeadlineExceeded, RateLimitExceeded, Unavailable
 
 PROMPT_TOKENS = 256
 BATCH_PROMPTS = 2
@@ -95,6 +95,23 @@ async def test_what_is_over_frees_what_it_held_on_both_workers() -> None:
             await collect(stream)
         assert len(stream.generation.token_ids) < 2000
         await stack.until_all_free()
+
+
+async def test_what_cannot_be_in_time_is_refused_before_any_work() -> None:
+    """Symptom: under overload everybody is served too late. What the system does: who could not be
+    in time is told so at once, and when to come again; whoever can wait is let in."""
+    async with running_stack(1, 1, devices=["mock:h100x50"]) as stack:
+        first = stack.submit("first", (1,) * PROMPT_TOKENS, 1)
+        await collect(first)
+        # A hundred thousand tokens: at 50 times an H100's pace a matter of minutes.
+        flood = [stack.submit(f"f{i}", (i,) * 2000, 1) for i in range(50)]
+        with pytest.raises(Unavailable) as caught:
+            stack.submit("late", (2,) * 2000, 1, deadline_s=time.monotonic() + 10)
+        assert caught.value.retry_after_s and caught.value.retry_after_s > 10
+        patient = stack.submit("patient", (3,) * 2000, 1, deadline_s=time.monotonic() + 10_000)
+        for stream in (*flood, patient):
+            stream.cancel()
+        await stack.until_all_free(timeout=30)
 
 
 # Through the gateway's own process

@@ -45,6 +45,15 @@ def test_tenants_are_read_from_a_file(tmp_path: Path) -> None:
     assert GatewaySettings().read_tenants() == {DEFAULT_TENANT: Tenant()}
 
 
+def test_the_example_is_such_a_file() -> None:
+    tenants = read_tenants(Path(__file__).parents[3] / "examples" / "tenants.toml")
+    assert {name: tenant.weight for name, tenant in tenants.items()} == {
+        "default": 1.0,
+        "chat": 4.0,
+        "batch": 1.0,
+    }
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -121,6 +121,17 @@ def test_a_full_queue_is_said_to_have_room_when_it_is_drained() -> None:
     assert error.retry_after_s == pytest.approx(3.0, rel=0.05)
 
 
+def test_a_flood_leaves_others_their_places_in_the_queue() -> None:
+    """A weight of three, of six in all, is half of the places."""
+    driver = Driver(max_queue=12)
+    for _ in range(12):
+        driver.submit(100)
+    assert type(driver.refusal(100)) is ResourceExhausted
+    for _ in range(6):
+        driver.submit(100, tenant="heavy")
+    assert type(driver.refusal(100, tenant="heavy")) is ResourceExhausted
+
+
 def test_what_the_workers_have_already_comes_before_the_queue() -> None:
     driver = Driver(max_queue=2)
     driver.submit(1000, max_tokens=1)
