@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import inf
 from typing import Any
 
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from gateway.fair_shares import FairShares
@@ -16,6 +17,8 @@ from gateway.tenants import ONE_TENANT
 from gateway.tokens import TokenRequest
 from tandem.core.sampling_params import SamplingParams
 
+# A busy machine says nothing of what is tested.
+UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 TOKEN_S = 1e-3
 PARAMS = SamplingParams(max_tokens=1, seed=0)
 # (seconds since the last arrival, prompt tokens, priority, seconds until it is due)

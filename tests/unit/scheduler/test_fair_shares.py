@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from itertools import count
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
-from queued_prompts import generation
+from queued_prompts import UNHURRIED, generation
 from sim_worker import worker_info
 
 from gateway.fair_shares import FIRST_TOKEN_COST, MAX_TOKEN_COST, FairShares
@@ -96,7 +96,7 @@ DAY = st.lists(st.tuples(NAMES, PROMPTS, st.integers(0, MAX_ANSWER), st.integers
 Day = list[tuple[str, int, int, int]]
 
 
-@settings(deadline=None)
+@UNHURRIED
 @given(DAY, DAY, st.floats(0.1, 10.0), st.floats(0.1, 10.0))
 @example([("a", 50, 20, 3)], [("a", 50, 20, 1), ("b", 50, 0, 1)], 1.0, 1.0)
 @example([("a", 50, 20, 3), ("b", 1, 0, 3)], [("default", 50, 9, 9)], 1.0, 3.0)

@@ -6,9 +6,9 @@ from importlib.metadata import EntryPoint, EntryPoints
 from math import inf
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
-from queued_prompts import ARRIVALS, TOKEN_S, Arrivals, arriving, queue_of, serve, work_s
+from queued_prompts import ARRIVALS, TOKEN_S, UNHURRIED, Arrivals, arriving, queue_of, serve, work_s
 from sim_worker import worker_info
 
 from gateway import policies
@@ -41,13 +41,14 @@ def may_wait_s(policy: str, generation: Generation) -> float:
     }[policy]
 
 
+@UNHURRIED
 @given(ARRIVALS)
 def test_first_come_is_first_served(arrivals: Arrivals) -> None:
     starts = serve(queue_of("fcfs"), arriving(arrivals))
     assert list(starts) == sorted(starts)
 
 
-@settings(deadline=None)
+@UNHURRIED
 @given(ARRIVALS, st.sampled_from(sorted(POLICIES)))
 @example([*LONG_ONES, *[(0.1, 200, 0, 1.0)] * 60], "shortest-first")
 @example([*LONG_ONES, *[(0.1, 200, -1, 1.0)] * 300], "priority")

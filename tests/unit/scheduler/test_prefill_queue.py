@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
-from queued_prompts import ARRIVALS, arriving, generation, queue_of
+from queued_prompts import ARRIVALS, UNHURRIED, arriving, generation, queue_of
 
 from gateway.generation import Generation
 from gateway.policies import PATIENCE, POLICIES
@@ -52,6 +52,7 @@ def test_what_comes_back_goes_before_what_came_after_it() -> None:
     assert queue.peek() is first
 
 
+@UNHURRIED
 @given(st.data(), st.sampled_from(sorted(POLICIES)))
 def test_the_head_has_the_lowest_rank_whatever_leaves(data: st.DataObject, policy: str) -> None:
     queue = queue_of(policy)
