@@ -181,7 +181,7 @@ class Frontend:
             async with asyncio.timeout(request.timeout_s):
                 return await self._check_grammar(request), await self._encode(request)
         except TimeoutError:
-            raise DeadlineExceeded("the request's time was over before it was queued") from None
+            raise DeadlineExceeded("reading the request took all of its time") from None
 
     async def _encode(self, request: GenerationRequest) -> list[EncodedPrompt]:
         work = partial(encode_prompts, request, self.tokenizer, self._tool_format)

@@ -60,10 +60,12 @@ MAX_DRAIN = 20_000
 
 @dataclass(frozen=True)
 class Faults:
-    """How likely a disturbance is instead of progress, and which kinds there are."""
+    """How likely a disturbance is instead of progress, or a request has a deadline, and which kinds
+    there are."""
 
     rate: float = 0.0
     cancels: bool = True
+    deadlines: bool = True
     breaks: bool = True
     losses: bool = True
     engine_failures: bool = True
@@ -556,9 +558,14 @@ class Simulation:
             random.randrange(3),
             random.choice(tuple(self.tenants)),
             random.choice((0, 0, -1, 5)),
-            self._clock.now_s() + random.choice((inf, inf, inf, 0.1, 10.0)),
+            self._deadline_s(),
         )
         return Client(request, *expectation(request))
+
+    def _deadline_s(self) -> float:
+        if not (self.faults.deadlines and self.random.random() < self.faults.rate):
+            return inf
+        return self._clock.now_s() + self.random.choice((0.1, 1.0, 10.0))
 
     def _check_refusal(self, client: Client, refusal: TandemError) -> None:
         """Who is refused, is for a reason."""
