@@ -10,8 +10,8 @@ class LeastSlackFirst(QueuePolicy):
     the time that it takes to compute.
 
     All slack shrinks at the same pace, so the order of what waits never changes, and need not know
-    what time it is. What is due has no slack, so nobody starves: only what comes before a prompt is
-    due, and before what its own work takes, can overtake it.
+    what time it is. Nobody starves: nothing is due before it comes, so what comes later after a
+    prompt is due than the longest prompt takes cannot overtake it.
     """
 
     def rank(self, prompt: WaitingPrompt) -> float:
