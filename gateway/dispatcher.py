@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from math import inf
 from typing import Any
 
@@ -166,12 +167,14 @@ class Dispatcher:
         return len(self._streams)
 
     def check_room(self, tenant: str, num_choices: int, deadline_s: float) -> None:
-        self._refuse_if_stopping()
-        self._scheduler.check_room(tenant, num_choices, deadline_s, self._clock())
+        with _refusals_logged(tenant):
+            self._refuse_if_stopping()
+            self._scheduler.check_room(tenant, num_choices, deadline_s, self._clock())
 
     def submit(self, request: TokenRequest) -> GenerationStream:
-        self._refuse_if_stopping()
-        generation = self._scheduler.submit(request, self._clock())
+        with _refusals_logged(request.tenant):
+            self._refuse_if_stopping()
+            generation = self._scheduler.submit(request, self._clock())
         stream = self._streams[generation] = GenerationStream(self, generation)
         self._flush()
         return stream
@@ -309,3 +312,19 @@ class Dispatcher:
             decode=generation.decode_worker,
             mode=event.served_by.mode.name if isinstance(event, Ended) else "",
         )
+
+
+@contextmanager
+def _refusals_logged(tenant: str) -> Iterator[None]:
+    """Who is refused, and why: a request that is not let in leaves no other trace."""
+    try:
+        yield
+    except TandemError as error:
+        log.info(
+            "request refused",
+            tenant=tenant,
+            outcome=error.reason,
+            why=error.message,
+            retry_after_s=error.retry_after_s,
+        )
+        raise

@@ -15,6 +15,7 @@ from typing import Any
 import openai
 import pytest
 import pytest_asyncio
+import structlog
 from running_gateway import Gateway, running_gateway
 from stack import Stack, collect, expected_mock_tokens, running_stack
 
@@ -105,8 +106,11 @@ async def test_what_cannot_be_in_time_is_refused_before_any_work() -> None:
         await collect(first)
         # A hundred thousand tokens: at 50 times an H100's pace a matter of minutes.
         flood = [stack.submit(f"f{i}", (i,) * 2000, 1) for i in range(50)]
-        with pytest.raises(Unavailable) as caught:
+        with pytest.raises(Unavailable) as caught, structlog.testing.capture_logs() as logs:
             stack.submit("late", (2,) * 2000, 1, deadline_s=time.monotonic() + 10)
+        assert [(each["event"], each["tenant"]) for each in logs] == [
+            ("request refused", "default")
+        ]
         assert caught.value.retry_after_s and caught.value.retry_after_s > 10
         patient = stack.submit("patient", (3,) * 2000, 1, deadline_s=time.monotonic() + 10_000)
         for stream in (*flood, patient):
