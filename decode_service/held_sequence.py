@@ -33,7 +33,7 @@ class HeldSequence:
     grant: Reserved
     sample: SampleSpec
     prefix: PrefixChain
-    preemption_rank: float = 0.0
+    preemption_rank: tuple[float, ...] = ()
     admitted: bool = False
     armed: bool = False
     num_computed: int = 0

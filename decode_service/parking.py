@@ -173,5 +173,5 @@ class Parking:
             self._byte_s += (WEIGHT if self._byte_s else 1.0) * (byte_s - self._byte_s)
 
 
-def _rank(held: HeldSequence) -> tuple[float, int]:
+def _rank(held: HeldSequence) -> tuple[tuple[float, ...], int]:
     return held.preemption_rank, held.sequence.sequence_id

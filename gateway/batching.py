@@ -12,7 +12,7 @@ from gateway.fleet import DecodeView, Fleet
 from gateway.generation import Generation, Phase
 from gateway.prefill_queue import PrefillQueue
 from tandem.core.commands import Admit, SetRecomputeCost
-from tandem.core.errors import ResourceExhausted, TandemError
+from tandem.core.errors import DeadlineExceeded, ResourceExhausted, TandemError
 from tandem.core.worker import WorkerInfo, WorkerRole
 
 # A cost that differs by less stays.
@@ -31,13 +31,14 @@ class Limits:
 @dataclass(frozen=True, slots=True)
 class BatchingContext:
     """What a `Batching` decides on, and what it tells: all of it the scheduler's. `fail` ends a
-    generation."""
+    generation; `is_late` says whether a queued one cannot be in time for its deadline any more."""
 
     queue: PrefillQueue
     fleet: Fleet
     limits: Limits
     outbox: Outbox
     fail: Callable[[Generation, TandemError], None]
+    is_late: Callable[[Generation], bool]
 
 
 class Batching(ABC):
@@ -52,6 +53,7 @@ class Batching(ABC):
         self._limits = context.limits
         self._outbox = context.outbox
         self._fail = context.fail
+        self._is_late = context.is_late
 
     @abstractmethod
     def check(self, info: WorkerInfo) -> None:
@@ -84,16 +86,22 @@ class Batching(ABC):
 
     def _next_queued(self) -> Generation | None:
         """The head of the queue. What even an empty worker could not hold ends here: the fleet has
-        changed since its length was checked, and what waits behind it would wait for ever."""
+        changed since its length was checked, and what waits behind it would wait for ever. So does
+        what would be computed in vain."""
         while generation := self._queue.peek():
-            if self._can_ever_run(generation):
+            if not self._can_ever_run(generation):
+                error = ResourceExhausted("no worker can hold this request any more")
+                self._fail(generation, error)
+            elif self._is_late(generation):
+                late = DeadlineExceeded("the first token would come after the request's time")
+                self._fail(generation, late)
+            else:
                 return generation
-            self._fail(generation, ResourceExhausted("no worker can hold this request any more"))
         return None
 
     def _compute_there(self, generation: Generation, worker: DecodeView) -> None:
         """Have a decode worker compute the head of the queue, and go on with it."""
-        self._queue.remove(generation)
+        self._queue.take(generation)
         generation.expected_cached_tokens = worker.cached_tokens(generation)
         self._reserve(generation, worker)
         generation.prefill_worker = worker.info.worker_id
@@ -102,7 +110,7 @@ class Batching(ABC):
 
     def _reserve(self, generation: Generation, worker: DecodeView) -> None:
         """Ask a decode worker for a generation's first blocks."""
-        reserve = worker.ask(generation)
+        reserve = worker.ask(generation, self._queue.preemption_rank(generation))
         generation.phase = Phase.RESERVING
         generation.decode, generation.decode_worker = worker, worker.info.worker_id
         generation.token_kv_bytes = worker.kv_bytes(1)

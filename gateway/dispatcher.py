@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from math import inf
 from typing import Any
 
 import structlog
@@ -76,12 +78,17 @@ class Dispatcher:
         workers: Sequence[tuple[WorkerRole, str]],
         model_fingerprint: str,
         timeline: Timeline,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`workers` are the roles and addresses to connect to at first; see `add_worker`."""
+        """`workers` are the roles and addresses to connect to at first; see `add_worker`. `clock`
+        tells monotonic seconds."""
         self._scheduler = scheduler
         self._model_fingerprint = model_fingerprint
         self._timeline = timeline
+        self._clock = clock
         self._stopping = False
+        self._deadline_timer: asyncio.TimerHandle | None = None
+        self._timed_s = inf
         self._orphan_timer: asyncio.TimerHandle | None = None
         self._streams: dict[Generation, GenerationStream] = {}
         self._links_by_id: dict[str, WorkerLink] = {}
@@ -128,6 +135,8 @@ class Dispatcher:
         """Say goodbye to the workers, which then drop what is left."""
         await asyncio.gather(*(link.stop() for link in self._links.values()), *self._removals)
         self._stop_orphan_timer()
+        if self._deadline_timer:
+            self._deadline_timer.cancel()
 
     # TokenService
 
@@ -159,10 +168,15 @@ class Dispatcher:
         """Generations that have not ended."""
         return len(self._streams)
 
+    def check_room(self, tenant: str, num_choices: int, deadline_s: float) -> None:
+        with _refusals_logged(tenant):
+            self._refuse_if_stopping()
+            self._scheduler.check_room(tenant, num_choices, deadline_s, self._clock())
+
     def submit(self, request: TokenRequest) -> GenerationStream:
-        if self._stopping:
-            raise Unavailable("the gateway is stopping", retry_after_s=1.0)
-        generation = self._scheduler.submit(request)
+        with _refusals_logged(request.tenant):
+            self._refuse_if_stopping()
+            generation = self._scheduler.submit(request, self._clock())
         stream = self._streams[generation] = GenerationStream(self, generation)
         self._flush()
         return stream
@@ -237,7 +251,27 @@ class Dispatcher:
             take(info.worker_id, report)
         self._flush()
 
+    def expire(self) -> None:
+        """End what should have ended by now."""
+        self._timed_s = inf
+        self._scheduler.expire(self._clock())
+        self._flush()
+
     # Inside
+
+    def _refuse_if_stopping(self) -> None:
+        if self._stopping:
+            raise Unavailable("the gateway is stopping", retry_after_s=1.0)
+
+    def _set_deadline_timer(self, deadline_s: float) -> None:
+        """One timer, for the first deadline of all."""
+        if self._deadline_timer:
+            self._deadline_timer.cancel()
+        self._timed_s = deadline_s
+        if deadline_s < inf:
+            delay_s = deadline_s - self._clock()
+            loop = asyncio.get_running_loop()
+            self._deadline_timer = loop.call_later(max(0.0, delay_s), self.expire)
 
     def _start_orphan_timer(self) -> None:
         """What is queued waits for a lost role to come back, but not for ever."""
@@ -263,6 +297,8 @@ class Dispatcher:
                 self._emit(*effect)
             elif link := self._links_by_id.get(effect.worker_id):
                 link.send(effect.command)
+        if self._scheduler.next_deadline_s != self._timed_s:
+            self._set_deadline_timer(self._scheduler.next_deadline_s)
 
     def _emit(self, generation: Generation, event: Token | Ended | TandemError) -> None:
         if isinstance(event, Token):
@@ -272,6 +308,7 @@ class Dispatcher:
         log.info(
             "request ended",
             request_id=generation.request.request_id,
+            tenant=generation.request.tenant,
             outcome=event.finish_reason.name if isinstance(event, Ended) else event.reason,
             why="" if isinstance(event, Ended) else event.message,
             prompt_tokens=generation.num_prompt_tokens,
@@ -283,3 +320,19 @@ class Dispatcher:
             preemptions=generation.num_preemptions,
             losses=generation.num_losses,
         )
+
+
+@contextmanager
+def _refusals_logged(tenant: str) -> Iterator[None]:
+    """Who is refused, and why: a request that is not let in leaves no other trace."""
+    try:
+        yield
+    except TandemError as error:
+        log.info(
+            "request refused",
+            tenant=tenant,
+            outcome=error.reason,
+            why=error.message,
+            retry_after_s=error.retry_after_s,
+        )
+        raise

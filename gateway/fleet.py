@@ -8,16 +8,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from gateway.prefix_index import PrefixIndex
+from gateway.prefix_index import PrefixIndex, PromptPrefix
 from gateway.send_rate import SendRate
 from gateway.step_times import StepTimes
 from tandem.core.commands import Reserve
+from tandem.core.errors import Mismatch
 from tandem.core.kv import Plane
 from tandem.core.reports import Span, SpanKind
 from tandem.core.worker import WorkerInfo, WorkerRole
 
 if TYPE_CHECKING:
     from gateway.generation import Generation
+    from gateway.tokens import TokenRequest
 
 # One batch runs, one waits behind it.
 MAX_BATCHES = 2
@@ -172,12 +174,17 @@ class PrefillView(WorkerView):
     def num_queued_tokens(self) -> int:
         return sum(self.queued_batches)
 
+    @property
+    def queued_s(self) -> float:
+        """In how many seconds it will have run all its batches."""
+        return sum(map(self.step_times.seconds, self.queued_batches))
+
     def finish_s(self, num_tokens: int) -> float:
         """In how many seconds it would have computed so many tokens more, in the batch that forms
         or, if none does, in the next."""
         forming = self.forming.num_tokens if self.forming else 0
-        queued_s = sum(map(self.step_times.seconds, self.batches.values()))
-        return queued_s + self.step_times.seconds(forming + num_tokens)
+        sent_s = sum(map(self.step_times.seconds, self.batches.values()))
+        return sent_s + self.step_times.seconds(forming + num_tokens)
 
     def can_take(self, generation: Generation) -> bool:
         """Whether there are blocks for a generation's context."""
@@ -202,13 +209,16 @@ class DecodeView(WorkerView):
     since, by sequence, and are not granted yet. `num_refused_blocks`: it refused a reservation of
     so many blocks, and was not heard to have them since; 0 if it refused none.
     `prefill_token_budget` is what its step rule says, if it was told one to compute prompts by;
-    `recompute_token_s` is what it was told that computing a token again takes."""
+    `recompute_token_s` is what it was told that computing a token again takes. `tenant_seqs` and
+    `tenant_blocks` are what each tenant holds."""
 
     num_free_blocks: int = field(init=False)
     asked_blocks: dict[int, int] = field(default_factory=dict)
     num_refused_blocks: int = 0
     prefill_token_budget: int = 0
     recompute_token_s: float = 0.0
+    tenant_seqs: Counter[str] = field(default_factory=Counter)
+    tenant_blocks: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
         WorkerView.__post_init__(self)
@@ -259,13 +269,17 @@ class DecodeView(WorkerView):
             and self.has_blocks(self.blocks_for(generation.expected_length) - num_cached)
         )
 
-    def ask(self, generation: Generation) -> Reserve:
+    def ask(self, generation: Generation, preemption_rank: tuple[float, ...]) -> Reserve:
         """A generation comes, if the worker grants this."""
         num_tokens = self.first_tokens(generation)
         num_cached = self.blocks_for(self.cached_tokens(generation))
         self.enter(generation, self.blocks_for(generation.expected_length) - num_cached)
         self.asked_blocks[generation.sequence_id] = self.blocks_for(num_tokens) - num_cached
-        return generation.reserve(num_tokens)
+        return generation.reserve(num_tokens, preemption_rank)
+
+    def enter(self, generation: Generation, num_blocks: int) -> None:
+        WorkerView.enter(self, generation, num_blocks)
+        self._hold(generation, 1, num_blocks)
 
     def answered(self, sequence_id: int) -> int:
         """It has granted or refused what it was asked for: how many blocks that were."""
@@ -274,7 +288,14 @@ class DecodeView(WorkerView):
     def leave(self, generation: Generation) -> int:
         self.num_refused_blocks = 0
         self.answered(generation.sequence_id)
-        return WorkerView.leave(self, generation)
+        is_here = generation.sequence_id in self.generations
+        num_blocks = WorkerView.leave(self, generation)
+        self._hold(generation, -is_here, -num_blocks)
+        return num_blocks
+
+    def _hold(self, generation: Generation, num_seqs: int, num_blocks: int) -> None:
+        self.tenant_seqs[generation.request.tenant] += num_seqs
+        self.tenant_blocks[generation.request.tenant] += num_blocks
 
     def kv_bytes(self, num_tokens: int) -> int:
         """Bytes of the KV of this many tokens."""
@@ -293,14 +314,25 @@ class Fleet:
     def workers(self) -> list[PrefillView | DecodeView]:
         return [*self.prefill.values(), *self.decode.values()]
 
-    @property
-    def block_size(self) -> int:
-        """That of all workers, of which there must be one."""
-        return self.workers[0].info.layout.block_size
+    def prefix_of(self, request: TokenRequest) -> PromptPrefix | None:
+        """What names the blocks of a prompt, by the block size of all workers; None if there are
+        none."""
+        for worker in self.workers:
+            block_size = worker.info.layout.block_size
+            return PromptPrefix(request.prompt_token_ids, block_size, request.prefix_salt)
+        return None
 
     def of(self, worker_id: str) -> PrefillView | DecodeView:
         """A worker that has joined."""
         return self.prefill.get(worker_id) or self.decode[worker_id]
+
+    def check(self, info: WorkerInfo) -> None:
+        """Raise `Mismatch`, naming what differs, if a worker does not fit those that are there."""
+        for worker in self.workers:
+            if worker.info.worker_id == info.worker_id:
+                raise Mismatch(f"there is a worker named {info.worker_id} already")
+            if misfit := worker.info.misfit(info):
+                raise Mismatch(misfit)
 
     def has_trusted(self, role: WorkerRole) -> bool:
         """Whether there is a worker of the role that is not suspected."""
@@ -316,6 +348,18 @@ class Fleet:
         workers = self.prefill or self.decode
         times = (worker.step_times.token_s for worker in workers.values())
         return min(filter(None, times), default=0.0)
+
+    def decode_share(self, tenant: str) -> float:
+        """What a tenant holds of all decode workers: of their places for sequences, or of their
+        blocks, whichever is more."""
+        workers = self.decode.values()
+        num_seqs = sum(worker.info.max_num_seqs for worker in workers)
+        num_blocks = sum(worker.info.num_blocks for worker in workers)
+        if not num_seqs or not num_blocks:
+            return 0.0
+        held_seqs = sum(worker.tenant_seqs[tenant] for worker in workers)
+        held_blocks = sum(worker.tenant_blocks[tenant] for worker in workers)
+        return max(held_seqs / num_seqs, held_blocks / num_blocks)
 
     def missing(self, roles: Iterable[WorkerRole]) -> WorkerRole | None:
         """The first of `roles` that has no worker, or None."""

@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
+from math import inf
 from typing import TypeVar
 
 from gateway.answer import Answer
@@ -35,6 +37,7 @@ from gateway.prefix_salt import prefix_salt
 from gateway.prompts import EncodedPrompt, encode_prompt, encode_prompts, needs_work
 from gateway.request import GenerationRequest, Prompt
 from gateway.sizes import prompt_size, request_size
+from gateway.tenants import ONE_TENANT, Tenants, identify
 from gateway.text import TokenText
 from gateway.tokens import Ended, ServedBy, ServedModel, TokenRequest, TokenService, TokenStream
 from gateway.tools.grammar import tool_grammar
@@ -43,7 +46,7 @@ from gateway.tools.parser import ToolCallParser
 from gateway.tools.syntax import ToolFormat, tool_format
 from gateway.tools.tool import ToolUse
 from tandem.artifacts.tokenizer import Tokenizer
-from tandem.core.errors import InvalidRequest, Unavailable
+from tandem.core.errors import DeadlineExceeded, InvalidRequest, Unavailable
 from tandem.core.grammar import Grammar, GrammarKind
 from tandem.core.sampling_params import SamplingParams
 from tandem.core.sequence import FinishReason
@@ -67,11 +70,13 @@ class Frontend:
         tokenizer: Tokenizer,
         grammars: GrammarChecker,
         tool_format_name: str = "auto",
+        tenants: Tenants = ONE_TENANT,
     ) -> None:
         """`tool_format_name` is a syntax's, or "auto" to find it in the chat template."""
         self.tokenizer = tokenizer
         self._service = service
         self._grammars = grammars
+        self._tenants = tenants
         self._tool_format = _tool_format(tokenizer, tool_format_name)
         self._opening_id = tokenizer.special_id(self._tool_format.syntax.opening)
         self._kept_ids = frozenset() if self._opening_id is None else frozenset({self._opening_id})
@@ -95,25 +100,31 @@ class Frontend:
         with suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), timeout_s)
 
+    def tenant_of(self, headers: Mapping[str, str]) -> str:
+        """Whose a request is that came with these headers, or this metadata, in lower case."""
+        return identify(headers, self._tenants)
+
     async def generate(self, request: GenerationRequest) -> Answer:
         """Check, tokenise and submit a request.
 
         Raises `InvalidRequest`, `NotFound` (the model), `ResourceExhausted` (too much is being
         tokenised) or what `TokenService.submit` raises. If it is cancelled, nothing was submitted.
         """
+        deadline_s = inf if request.timeout_s is None else time.monotonic() + request.timeout_s
         model = self._require_model(request.model)
         check_request(request, model)
         if request.tools:
             check_tools(request.tools)
         params = sampling_params(request)
-        grammar = await self._check_grammar(request)
-        prompts = await self._encode(request)
+        num_choices = len(request.prompts) * request.num_choices
+        self._service.check_room(request.tenant, num_choices, deadline_s)
+        grammar, prompts = await self._prepare(request)
         param = prompt_param(request)
         for prompt in prompts:
             check_prompt_length(len(prompt.token_ids), model, param)
         each = [settled(params, request, len(each.token_ids), model, grammar) for each in prompts]
         # No await from here on: what is submitted is owned by the Answer that is returned.
-        return self._submit(request, prompts, each, model)
+        return self._submit(request, prompts, each, model, deadline_s)
 
     async def tokenize(
         self,
@@ -162,6 +173,17 @@ class Frontend:
         check_model_name(name, model)
         return model
 
+    async def _prepare(
+        self, request: GenerationRequest
+    ) -> tuple[Grammar | None, list[EncodedPrompt]]:
+        """What takes its time before a request can be submitted. Raises `DeadlineExceeded` if that
+        is too long."""
+        try:
+            async with asyncio.timeout(request.timeout_s):
+                return await self._check_grammar(request), await self._encode(request)
+        except TimeoutError:
+            raise DeadlineExceeded("reading the request took all of its time") from None
+
     async def _encode(self, request: GenerationRequest) -> list[EncodedPrompt]:
         work = partial(encode_prompts, request, self.tokenizer, self._tool_format)
         if not needs_work(request):
@@ -194,13 +216,26 @@ class Frontend:
         prompts: Sequence[EncodedPrompt],
         params: Sequence[SamplingParams],
         model: ServedModel,
+        deadline_s: float,
     ) -> Answer:
         request_id = self._name(request)
         choices: list[Choice] = []
         with ExitStack() as submitted:
             for index in range(len(prompts) * request.num_choices):
                 prompt = index // request.num_choices
-                tokens = self._stream(request, request_id, prompts[prompt], params[prompt], index)
+                tokens = self._stream(
+                    request,
+                    TokenRequest(
+                        request_id,
+                        prompts[prompt].token_ids,
+                        params[prompt],
+                        index,
+                        prefix_salt(request.tenant, request.cache_salt),
+                        request.tenant,
+                        request.priority,
+                        deadline_s,
+                    ),
+                )
                 submitted.callback(tokens.cancel)
                 text = self._text(request, model)
                 choices.append(
@@ -229,18 +264,8 @@ class Frontend:
             name = f"{request.trace_id}-{secrets.token_hex(4)}"
         return name
 
-    def _stream(
-        self,
-        request: GenerationRequest,
-        request_id: str,
-        prompt: EncodedPrompt,
-        params: SamplingParams,
-        index: int,
-    ) -> TokenStream:
-        if wants_no_tokens(request):
-            return NoTokens()
-        salt = prefix_salt("", request.cache_salt)
-        return self._service.submit(TokenRequest(request_id, prompt.token_ids, params, index, salt))
+    def _stream(self, request: GenerationRequest, tokens: TokenRequest) -> TokenStream:
+        return NoTokens() if wants_no_tokens(request) else self._service.submit(tokens)
 
     def _text(self, request: GenerationRequest, model: ServedModel) -> TokenText:
         # What marks a call must be seen, also where it is a special token.

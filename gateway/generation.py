@@ -43,7 +43,8 @@ class Generation:
 
     `prefill` and `decode` are the workers that hold a record of the sequence; `prefill_worker` and
     `decode_worker` say, to the end, who served it: one and the same if the decode worker computes
-    the context. Of that `num_scheduled` tokens are computed, or sent to be.
+    the context. Of that `num_scheduled` tokens are computed, or sent to be; its tenant was charged
+    `prompt_charge` for it (`fair_shares.py`).
 
     `prefix` names the context's blocks. `expected_cached_tokens` of its tokens are thought to be
     cached where it will be computed; of the prompt, `num_cached_tokens` were.
@@ -67,6 +68,7 @@ class Generation:
     prefix: PromptPrefix | None = None
     expected_cached_tokens: int = 0
     num_cached_tokens: int = 0
+    prompt_charge: float = 0.0
     armed: bool = False
     prefill_worker: str = ""
     decode_worker: str = ""
@@ -189,7 +191,7 @@ class Generation:
         self.armed = True
         self.phase = Phase.DECODING
 
-    def reserve(self, num_tokens: int) -> Reserve:
+    def reserve(self, num_tokens: int, preemption_rank: tuple[float, ...]) -> Reserve:
         """Asks a decode worker for the blocks of `num_tokens` tokens: its context, and more."""
         request = self.request
         return Reserve(
@@ -200,7 +202,7 @@ class Generation:
             params=request.params,
             prefix_salt=request.prefix_salt,
             generated_token_ids=self.context_token_ids[self.num_prompt_tokens :],
-            preemption_rank=self.arrival,
+            preemption_rank=preemption_rank,
         )
 
     def chunk(self, start: int, end: int) -> PrefillChunk:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -36,7 +37,12 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
     ) -> None:
         """Stream a generation. Ends it when the call is cancelled or its deadline passes."""
         try:
-            with await self._frontend.generate(request_from_wire(request)) as answer:
+            wanted = replace(
+                request_from_wire(request),
+                tenant=self._frontend.tenant_of(_metadata(context)),
+                timeout_s=context.time_remaining(),
+            )
+            with await self._frontend.generate(wanted) as answer:
                 await context.write(started_to_wire(answer))
                 async for events in answer:
                     for event in events:
@@ -93,6 +99,12 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             return await self._timeline(request.window_ms)
         except Exception as error:
             await abort(context, error)
+
+
+def _metadata(context: Context) -> dict[str, str]:
+    """What came beside the message, but for what is no text."""
+    metadata = context.invocation_metadata() or ()
+    return {key: value for key, value in metadata if isinstance(value, str)}
 
 
 def _or_true(request: inference_pb2.TokenizeRequest, name: str) -> bool:

@@ -39,6 +39,7 @@ def request_from_wire(message: inference_pb2.GenerateRequest) -> GenerationReque
         prompts=tuple(_prompts(message)),
         model=message.model or DEFAULT_MODEL,
         request_id=message.request_id,
+        priority=message.priority,
         num_choices=message.num_choices if message.HasField("num_choices") else 1,
         max_tokens=message.max_tokens if message.HasField("max_tokens") else None,
         min_tokens=message.min_tokens,

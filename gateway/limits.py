@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import string
 from collections.abc import Collection, Sequence
+from math import isfinite
 
 from gateway.request import ChatMessage, ChatPrompt, GenerationRequest, TextPrompt, TokenPrompt
 from gateway.sizes import message_chars
@@ -21,6 +22,8 @@ MAX_CHOICES = 128
 MAX_STOPS = 16
 MAX_STOP_CHARS = 256
 MAX_CACHE_SALT_CHARS = 256
+# Either way from 0, the usual one.
+MAX_PRIORITY = 1000
 MAX_REQUEST_ID_CHARS = 128
 REQUEST_ID_CHARS = frozenset(string.ascii_letters + string.digits + "-_.:/=+@")
 ROLES = ("system", "user", "assistant", "tool")
@@ -49,6 +52,7 @@ def check_model_name(name: str, model: ServedModel) -> None:
 def check_request(request: GenerationRequest, model: ServedModel) -> None:
     """All that can be said before tokenising. Raises `InvalidRequest`."""
     check_request_id(request.request_id)
+    _check_urgency(request)
     _check_choices(request)
     check_prompts(request.prompts, model)
     _check_stops(request.stop)
@@ -130,6 +134,15 @@ def prompt_param(request: GenerationRequest) -> str:
     """The field that the prompts came in."""
     is_chat = any(isinstance(prompt, ChatPrompt) for prompt in request.prompts)
     return "messages" if is_chat else "prompt"
+
+
+def _check_urgency(request: GenerationRequest) -> None:
+    if abs(request.priority) > MAX_PRIORITY:
+        raise InvalidRequest(
+            f"priority must be in [-{MAX_PRIORITY}, {MAX_PRIORITY}]", param="priority"
+        )
+    if request.timeout_s is not None and not isfinite(request.timeout_s):
+        raise InvalidRequest("timeout must be finite", param="timeout")
 
 
 def _check_choices(request: GenerationRequest) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from gateway.tenants import DEFAULT_TENANT
 from gateway.tools.tool import ToolCall, ToolUse
 from tandem.core.grammar import Grammar
 
@@ -54,13 +55,17 @@ class GenerationRequest:
     it is made from `trace_id`, which several may share, or made up. `seed` is drawn if None.
     `cache_salt` narrows with whom cached KV is shared: with those that have the same.
     `grammar` is what an answer must look like, and came in the field `grammar_param`; `tools` are
-    what may be called. With `echo` an answer begins with its prompt's text.
+    what may be called. With `echo` an answer begins with its prompt's text. A lower `priority` goes
+    first; what has not ended within `timeout_s` is ended.
     """
 
     prompts: tuple[Prompt, ...]
     model: str = "default"
     request_id: str = ""
     trace_id: str = ""
+    tenant: str = DEFAULT_TENANT
+    priority: int = 0
+    timeout_s: float | None = None
     num_choices: int = 1
     max_tokens: int | None = None
     default_max_tokens: int | None = None

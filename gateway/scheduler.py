@@ -14,26 +14,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import count, repeat
 
+from gateway.admission import Admission
 from gateway.batching import Batching, BatchingContext, Limits
 from gateway.colocated import ColocatedBatching
 from gateway.colocated_policies import ColocatedPolicy
 from gateway.disaggregated import DisaggregatedBatching
 from gateway.effects import Emit, Outbox, Send
+from gateway.fair_shares import FairShares
 from gateway.fleet import DecodeView, Fleet, PoolUse, PrefillView
 from gateway.generation import Generation, Phase
 from gateway.local_prefill import LocalPrefill
 from gateway.output_lengths import OutputLengths
 from gateway.policies import QueuePolicy
 from gateway.prefill_queue import PrefillQueue
-from gateway.prefix_index import PromptPrefix
-from gateway.report_tokens import snapshot_tokens, token_of
-from gateway.tokens import Ended, Token, TokenRequest
+from gateway.tenants import ONE_TENANT, Tenants
+from gateway.tokens import Ended, Token, TokenRequest, reported_token, snapshot_tokens
 from tandem.core.commands import DecodeCommand, PrefillBatch, PrefillCommand, Remove, Reserve
 from tandem.core.errors import (
     Cancelled,
     DataLoss,
+    DeadlineExceeded,
     Fenced,
-    Mismatch,
     ResourceExhausted,
     TandemError,
     Unavailable,
@@ -58,7 +59,6 @@ from tandem.core.reports import (
 from tandem.core.sequence import FinishReason
 from tandem.core.worker import WorkerInfo, WorkerRole
 
-RETRY_AFTER_S = 1.0
 # How long no KV is sent on an edge that has just failed, if there is another.
 EDGE_PENALTY_S = 5.0
 
@@ -73,25 +73,29 @@ class Scheduler:
         first_id: int = 1,
         colocated: ColocatedPolicy | None = None,
         local_prefill: bool = False,
+        tenants: Tenants = ONE_TENANT,
     ) -> None:
         """With `colocated`, decode workers compute all prompts as well; with `local_prefill`, those
         that they are sooner with than prefill workers. Sequences and batches are numbered from
         `first_id` on: to the workers, these numbers must be new for as long as they live, also
         after a gateway was replaced."""
-        self._limits = limits
         self._fleet = Fleet()
-        self._queue = PrefillQueue(policy)
+        self._shares = FairShares(tenants, self._fleet)
+        self._queue = PrefillQueue(policy, self._shares)
         self._sequence_ids = count(first_id)
         self._lengths = OutputLengths()
         self._now = 0.0
         self._outbox = Outbox()
-        context = BatchingContext(self._queue, self._fleet, limits, self._outbox, self._end)
+        context = BatchingContext(
+            self._queue, self._fleet, limits, self._outbox, self._end, self._is_late
+        )
         local = LocalPrefill(self._fleet, self._outbox) if local_prefill else None
         self._batching: Batching = (
             ColocatedBatching(context, colocated)
             if colocated
             else DisaggregatedBatching(context, first_id, local)
         )
+        self._admission = Admission(self._fleet, self._queue, limits, tenants, self.roles)
 
     def take_effects(self) -> list[Send | Emit]:
         """What is to be done, in order, since the last call."""
@@ -117,21 +121,32 @@ class Scheduler:
 
     # Requests
 
-    def submit(self, request: TokenRequest) -> Generation:
-        """Queue a request. Raises `Unavailable` or `ResourceExhausted`."""
-        if missing := self._fleet.missing(self.roles):
-            raise Unavailable(
-                f"there is no {missing.name.lower()} worker", retry_after_s=RETRY_AFTER_S
-            )
-        if len(self._queue) >= self._limits.max_queue:
-            raise ResourceExhausted("the queue is full", retry_after_s=RETRY_AFTER_S)
+    def check_room(self, tenant: str, num_choices: int, deadline_s: float, now: float) -> None:
+        """Raise what `submit` would, as far as it can be told without the prompts."""
+        self._pass(now)
+        self._admission.check_room(tenant, num_choices, deadline_s, self._now)
+
+    def submit(self, request: TokenRequest, now: float = 0.0) -> Generation:
+        """Queue a request, at `now` in monotonic seconds. Raises what `Admission.enter` does."""
+        self._pass(now)
         number, token_s = next(self._sequence_ids), self._fleet.token_s()
         generation = Generation(request, number, self._now, token_s, self._lengths)
-        generation.prefix = PromptPrefix(
-            request.prompt_token_ids, self._fleet.block_size, request.prefix_salt
-        )
-        self._enqueue(generation)
+        generation.prefix = self._fleet.prefix_of(request)
+        generation.expected_cached_tokens = self._fleet.cached_tokens(generation)
+        self._admission.enter(generation, self._now)
+        self._queue.push(generation)
         return generation
+
+    @property
+    def next_deadline_s(self) -> float:
+        """When `expire` is to be called next; infinity if nothing has a deadline."""
+        return self._admission.deadlines.next_s
+
+    def expire(self, now: float) -> None:
+        """End what should have ended by `now`."""
+        self._pass(now)
+        for generation in self._admission.deadlines.due(self._now):
+            self._end(generation, DeadlineExceeded("the request's time is over"))
 
     def stop(self, generation: Generation) -> Ended:
         """End a generation whose text is complete. Idempotent."""
@@ -161,11 +176,7 @@ class Scheduler:
         """Raise `Mismatch`, naming what differs, if a worker does not fit the others or the
         limits."""
         self._batching.check(info)
-        for worker in self.workers:
-            if worker.info.worker_id == info.worker_id:
-                raise Mismatch(f"there is a worker named {info.worker_id} already")
-            if misfit := worker.info.misfit(info):
-                raise Mismatch(misfit)
+        self._fleet.check(info)
 
     def worker_joined(self, info: WorkerInfo, address: str) -> None:
         """A worker is there, and holds nothing."""
@@ -228,7 +239,7 @@ class Scheduler:
         match report:
             case FirstToken():
                 worker.prompt_begins(generation, report.num_cached_tokens)
-                self._accept(generation, token_of(report), report.finish_reason)
+                self._accept(generation, reported_token(report), report.finish_reason)
             case TransferDone():
                 self._leave_prefill(generation)
             case SequenceFailed() if generation.armed:
@@ -263,7 +274,7 @@ class Scheduler:
                 self._granted(generation, report)
             case Armed():
                 generation.mark_armed()
-                self._accept(generation, token_of(report), report.finish_reason)
+                self._accept(generation, reported_token(report), report.finish_reason)
             case Preempted():
                 generation.num_preemptions += 1
                 if not report.parked:
@@ -287,9 +298,9 @@ class Scheduler:
     ) -> bool:
         """A worker says how much room it has, at `now` in monotonic seconds, what it did, and what
         has changed of what it has cached. True if it may take now what it could not."""
-        self._now = now
+        self._pass(now)
         worker = self._fleet.of(worker_id)
-        worker.heard(now, spans)
+        worker.heard(self._now, spans)
         worker.num_unused_slots = use.num_unused_slots
         if cache_changes:
             worker.prefix_index.apply(cache_changes)
@@ -330,6 +341,13 @@ class Scheduler:
 
     # Inside
 
+    def _pass(self, now: float) -> None:
+        """Time goes on, never back."""
+        self._now = max(self._now, now)
+
+    def _is_late(self, generation: Generation) -> bool:
+        return self._admission.is_late(generation, self._now)
+
     def _granted(self, generation: Generation, grant: Reserved) -> None:
         if generation.phase is Phase.RESERVING:
             generation.grant = grant
@@ -339,6 +357,7 @@ class Scheduler:
             self._batching.granted(generation)
 
     def _step_done(self, worker: DecodeView, step: StepDone) -> None:
+        self._shares.stepped(worker, step.sequence_ids)
         tokens = map(Token, step.positions, step.token_ids, step.logprobs or repeat(None))
         rows = zip(step.sequence_ids, tokens, step.finish_reasons, strict=True)
         for sequence_id, token, reason in rows:
@@ -367,6 +386,7 @@ class Scheduler:
             self._queue.remove(generation)
         if isinstance(event, Ended):
             self._lengths.observe(len(generation.token_ids))
+        self._admission.leave(generation)
         generation.phase = Phase.ENDED
         self._outbox.emit(generation, event)
         self._leave_decode(generation)
@@ -378,10 +398,7 @@ class Scheduler:
         self._leave_decode(generation)
         self._leave_prefill(generation)
         generation.restart(next(self._sequence_ids))
-        self._enqueue(generation)
-
-    def _enqueue(self, generation: Generation) -> None:
-        """Its rank is by what is not cached, and stays while it is queued."""
+        # Its rank is by what is not cached, and stays while it is queued.
         generation.expected_cached_tokens = self._fleet.cached_tokens(generation)
         self._queue.push(generation)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
@@ -32,6 +33,7 @@ from gateway.http.limits import (
 from gateway.http.server import BACKLOG, HttpServer
 from gateway.policies import queue_policy
 from gateway.scheduler import Scheduler
+from gateway.tenants import ONE_TENANT, Tenants, read_tenants
 from gateway.timeline import Timeline
 from tandem.artifacts.grammars import GrammarCompiler
 from tandem.artifacts.resolve import resolve
@@ -69,7 +71,13 @@ class GatewaySettings(ServiceSettings):
     model: str = Field("default", description="the workers' model; here, for its tokenizer")
     policy: str = Field(
         "shortest-first",
-        description="order in which prompts are prefilled: shortest-first (with ageing) or fcfs",
+        description="order in which prompts are prefilled: shortest-first (with ageing), priority "
+        "(with ageing), edf (earliest deadline first), fcfs, or an installed package's",
+    )
+    tenants: Path | None = Field(
+        None,
+        description="TOML file of tenants, a table each: weight, max_requests, "
+        "max_tokens_in_flight; requests name theirs in X-Tandem-Tenant",
     )
     local_prefill: Literal["auto", "off"] = Field(
         "auto",
@@ -127,7 +135,11 @@ class GatewaySettings(ServiceSettings):
             body_timeout_s=self.body_timeout_s,
         )
 
-    def scheduler(self) -> Scheduler:
+    def read_tenants(self) -> Tenants:
+        """Who shares the workers. Raises `ConfigError`."""
+        return read_tenants(self.tenants) if self.tenants else ONE_TENANT
+
+    def scheduler(self, tenants: Tenants = ONE_TENANT) -> Scheduler:
         """As the settings ask for it. Raises `ConfigError` for a policy that is not known."""
         colocated = colocated_policy(
             self.batching, self.max_batch_tokens, self.prefill_token_budget
@@ -138,25 +150,23 @@ class GatewaySettings(ServiceSettings):
             first_id=time.time_ns() // 1000,
             colocated=None if _parts(self.prefill) else colocated,
             local_prefill=self.local_prefill == "auto",
+            tenants=tenants,
         )
 
 
 async def serve(settings: GatewaySettings) -> None:
     """Run the gateway until it is told to stop. Raises `ConfigError`."""
     names = settings.workers()
+    tenants = settings.read_tenants()
+    scheduler = settings.scheduler(tenants)
     folder = resolve(settings.model, LoggedProgress())
     listener = _listen(settings.host, settings.http_port)
     timeline = Timeline()
-    dispatcher = Dispatcher(
-        settings.scheduler(),
-        (),
-        folder.fingerprint,
-        timeline,
-    )
+    dispatcher = Dispatcher(scheduler, (), folder.fingerprint, timeline)
     discovery = Discovery(names, dispatcher)
     tokenizer = folder.tokenizer()
     grammars = GrammarCompiler(tokenizer, folder.config.vocab_size, folder.config.eos_token_ids)
-    frontend = Frontend(dispatcher, tokenizer, grammars, settings.tool_format)
+    frontend = Frontend(dispatcher, tokenizer, grammars, settings.tool_format, tenants)
     grpc_server = GrpcServer(f"{settings.host}:{settings.grpc_port}", MAX_REQUEST_BYTES)
     inference_pb2_grpc.add_InferenceServiceServicer_to_server(
         InferenceServicer(frontend, dispatcher, timeline.read), grpc_server.server

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from itertools import count, repeat
+from math import inf
 from typing import NamedTuple, Protocol
 
+from gateway.tenants import DEFAULT_TENANT
 from tandem.core.logprobs import TokenLogprobs
+from tandem.core.reports import Armed, FirstToken, SequenceSnapshot
 from tandem.core.sampling_params import SamplingParams
 from tandem.core.sequence import FinishReason
 
@@ -17,14 +21,20 @@ TokenBytes = Callable[[int], bytes]
 
 @dataclass(frozen=True, slots=True)
 class TokenRequest:
-    """One choice of one request, tokenised. Validated by whoever builds it. Cached KV is shared
-    among those with the same `prefix_salt`."""
+    """One choice of one request, tokenised. Validated by whoever builds it.
+
+    Cached KV is shared among those with the same `prefix_salt`. Of two `priority` numbers the lower
+    goes first. `deadline_s` is in monotonic seconds: what has not ended by then is ended.
+    """
 
     request_id: str
     prompt_token_ids: tuple[int, ...]
     params: SamplingParams
     choice_index: int = 0
     prefix_salt: bytes = b""
+    tenant: str = DEFAULT_TENANT
+    priority: int = 0
+    deadline_s: float = inf
 
 
 class Token(NamedTuple):
@@ -33,6 +43,17 @@ class Token(NamedTuple):
     position: int
     token_id: int
     logprobs: TokenLogprobs | None = None
+
+
+def reported_token(report: FirstToken | Armed) -> Token:
+    """The one token that a report of either kind has."""
+    return Token(report.position, report.token_id, report.logprobs)
+
+
+def snapshot_tokens(snapshot: SequenceSnapshot) -> Iterator[Token]:
+    """Those of a sequence that a decode worker has generated."""
+    positions = count(snapshot.position)
+    return map(Token, positions, snapshot.token_ids, snapshot.logprobs or repeat(None))
 
 
 class ServingMode(IntEnum):
@@ -124,7 +145,17 @@ class TokenService(Protocol):
         """Whether no more requests are taken because the gateway stops."""
         ...
 
+    def check_room(self, tenant: str, num_choices: int, deadline_s: float) -> None:
+        """Raise what `submit` would raise for so many choices of a tenant, as far as that can be
+        told before their prompts are tokenised."""
+        ...
+
     def submit(self, request: TokenRequest) -> TokenStream:
-        """Queue a request. Raises `Unavailable` (no worker of a role) or `ResourceExhausted` (queue
-        full), both with `retry_after_s`."""
+        """Queue a request.
+
+        Raises `Unavailable` (no worker of a role, or none that is free in time for the deadline),
+        `ResourceExhausted` (queue full) or `RateLimitExceeded` (the tenant's quota), these with
+        `retry_after_s`; `DeadlineExceeded` if no worker could be in time, however free;
+        `InvalidRequest` for more than the tenant may ever have in flight.
+        """
         ...

@@ -57,7 +57,11 @@ async def _respond(
 async def _generate(
     frontend: Frontend, request: Request, body: ChatBody | CompletionBody, form: AnswerFormat
 ) -> Response:
-    wanted = replace(body.request(), trace_id=request.state.request_id)
+    wanted = replace(
+        body.request(),
+        trace_id=request.state.request_id,
+        tenant=frontend.tenant_of(request.headers),
+    )
     if not body.stream:
         return await unless_disconnected(request.receive, _whole(frontend, wanted, form))
     answer = await unless_disconnected(request.receive, frontend.generate(wanted))

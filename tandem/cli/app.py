@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -87,7 +88,15 @@ def up(
         flag("mock-verify", "KV that a mock device reads at each step: full, incremental", WORKERS),
     ] = None,
     policy: Annotated[
-        str | None, flag("policy", "order of prompts: shortest-first, fcfs", GATEWAY)
+        str | None,
+        flag(
+            "policy",
+            "order of prompts: shortest-first, priority, edf, fcfs or an installed one",
+            GATEWAY,
+        ),
+    ] = None,
+    tenants: Annotated[
+        Path | None, flag("tenants", "TOML file of tenants: weights and quotas", GATEWAY)
     ] = None,
     local_prefill: Annotated[
         str | None,
@@ -141,6 +150,7 @@ def up(
             },
             gateway_options={
                 "policy": policy,
+                "tenants": str(tenants) if tenants else None,
                 "local-prefill": local_prefill,
                 "max-batch-tokens": max_batch_tokens,
                 "max-queue": max_queue,

@@ -10,7 +10,13 @@ from typing import Unpack
 import grpc
 
 from tandem.client.completion import Completion, Delta
-from tandem.client.connection import Model, read_models, resolve_address, translated_errors
+from tandem.client.connection import (
+    Model,
+    read_models,
+    resolve_address,
+    tenant_metadata,
+    translated_errors,
+)
 from tandem.client.requests import (
     GenerateArguments,
     TokenizeArguments,
@@ -29,7 +35,8 @@ class AsyncClient:
     Is to be made and used in the same event loop.
     """
 
-    def __init__(self, address: str | None = None) -> None:
+    def __init__(self, address: str | None = None, *, tenant: str | None = None) -> None:
+        self._metadata = tenant_metadata(tenant)
         self._channel = open_channel(resolve_address(address))
         self._stub = inference_pb2_grpc.InferenceServiceStub(self._channel)
 
@@ -65,7 +72,9 @@ class AsyncClient:
     ) -> AsyncCompletionStream:
         """Generate, piece by piece. Errors are raised by the iteration."""
         request = build_request(**arguments)
-        return AsyncCompletionStream(self._stub.Generate(request, timeout=timeout))
+        return AsyncCompletionStream(
+            self._stub.Generate(request, timeout=timeout, metadata=self._metadata)
+        )
 
     async def tokenize(
         self,

@@ -9,7 +9,13 @@ from typing import Unpack
 import grpc
 
 from tandem.client.completion import Completion, Delta
-from tandem.client.connection import Model, read_models, resolve_address, translated_errors
+from tandem.client.connection import (
+    Model,
+    read_models,
+    resolve_address,
+    tenant_metadata,
+    translated_errors,
+)
 from tandem.client.requests import (
     GenerateArguments,
     TokenizeArguments,
@@ -27,10 +33,12 @@ class Client:
     """A connection to a gateway: `with Client() as client: client.generate(prompt="Hi")`.
 
     `address` is host:port; the environment's `TANDEM_ADDRESS`, or this machine's gateway, if None.
+    `tenant` is who is served, of those that the gateway knows.
     May be used by several threads at once. All methods raise the errors of `tandem.core.errors`.
     """
 
-    def __init__(self, address: str | None = None) -> None:
+    def __init__(self, address: str | None = None, *, tenant: str | None = None) -> None:
+        self._metadata = tenant_metadata(tenant)
         self._channel = grpc.insecure_channel(resolve_address(address), options=CHANNEL_OPTIONS)
         self._stub = inference_pb2_grpc.InferenceServiceStub(self._channel)
 
@@ -63,7 +71,9 @@ class Client:
     ) -> CompletionStream:
         """Generate, piece by piece. Errors are raised by the iteration."""
         request = build_request(**arguments)
-        return CompletionStream(self._stub.Generate(request, timeout=timeout))
+        return CompletionStream(
+            self._stub.Generate(request, timeout=timeout, metadata=self._metadata)
+        )
 
     def tokenize(
         self, *, timeout: float | None = None, **arguments: Unpack[TokenizeArguments]

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 
 import grpc
 
+from tandem.core.errors import InvalidRequest
 from tandem.v1 import inference_pb2
+from tandem.wire.metadata import TENANT_KEY
 from tandem.wire.status import to_tandem_error
 
 DEFAULT_ADDRESS = "127.0.0.1:50050"
@@ -27,6 +29,15 @@ class Model:
 def resolve_address(address: str | None) -> str:
     """The address given, or that of `TANDEM_ADDRESS`, or a gateway on this machine."""
     return address or os.environ.get(ADDRESS_VARIABLE) or DEFAULT_ADDRESS
+
+
+def tenant_metadata(tenant: str | None) -> tuple[tuple[str, str], ...]:
+    """What goes with every call that generates. Raises `InvalidRequest` for what is no name."""
+    if tenant is None:
+        return ()
+    if not (tenant.isascii() and tenant.isprintable()):
+        raise InvalidRequest("a tenant's name is of ASCII characters", param="tenant")
+    return ((TENANT_KEY, tenant),)
 
 
 def read_models(response: inference_pb2.ListModelsResponse) -> list[Model]:

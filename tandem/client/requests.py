@@ -44,6 +44,7 @@ class GenerateArguments(TypedDict, total=False):
     unless `include_stop`. `logprobs` asks for each token's log-probability and those of so many
     likeliest ones. `logit_bias` is by token id. Cached KV is shared only among requests with the
     same `cache_salt`.
+    likeliest ones. `logit_bias` is by token id. A lower `priority` goes first; 0 is usual.
 
     At most one of these says what an answer must look like: `json_object` (any), `json_schema` (a
     mapping or its JSON), `regex`, `grammar` (Lark's notation), `choice` (one of these texts).
@@ -86,6 +87,7 @@ class GenerateArguments(TypedDict, total=False):
     parallel_tool_calls: bool
     request_id: str
     cache_salt: str
+    priority: int
 
 
 def build_request(**arguments: Unpack[GenerateArguments]) -> inference_pb2.GenerateRequest:

@@ -25,7 +25,7 @@ class Reserve:
     params: SamplingParams
     prefix_salt: bytes = b""
     generated_token_ids: tuple[int, ...] = ()
-    preemption_rank: float = 0.0
+    preemption_rank: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,6 +45,12 @@ class ResourceExhausted(TandemError):
     reason = "RESOURCE_EXHAUSTED"
 
 
+class RateLimitExceeded(ResourceExhausted):
+    """The caller's tenant has as much in flight as it may; others may well be served."""
+
+    reason = "RATE_LIMIT_EXCEEDED"
+
+
 class Mismatch(TandemError):
     """Two parts do not fit together (model, layout, protocol), or a precondition does not hold."""
 
@@ -94,6 +100,7 @@ _BY_REASON: dict[str, type[TandemError]] = {
         ContextLengthExceeded,
         NotFound,
         ResourceExhausted,
+        RateLimitExceeded,
         Mismatch,
         Fenced,
         DataLoss,

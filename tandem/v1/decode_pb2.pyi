@@ -157,10 +157,6 @@ class Reserve(_message.Message):
     """Tokens after the prompt for which blocks are set aside as well."""
     prefix_salt: _builtins.bytes
     """Cached blocks are shared among those with the same."""
-    preemption_rank: _builtins.float
-    """Of the sequences that run, the one with the highest gives its blocks up first when there are
-    none left; of equals, the one that was reserved last.
-    """
     @_builtins.property
     def prompt_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """The prompt."""
@@ -172,6 +168,12 @@ class Reserve(_message.Message):
     @_builtins.property
     def generated_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Tokens generated so far, if the sequence goes on from where another attempt at it ended."""
+
+    @_builtins.property
+    def preemption_rank(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Of the sequences that run, the one with the highest gives its blocks up first when there are
+        none left; of equals, the one that was reserved last. The first number counts most.
+        """
 
     def __init__(
         self,
@@ -185,7 +187,7 @@ class Reserve(_message.Message):
         sampling: _sampling_pb2.SamplingParams | None = ...,
         prefix_salt: _builtins.bytes = ...,
         generated_token_ids: _abc.Iterable[_builtins.int] | None = ...,
-        preemption_rank: _builtins.float = ...,
+        preemption_rank: _abc.Iterable[_builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...

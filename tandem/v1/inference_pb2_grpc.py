@@ -68,7 +68,9 @@ class InferenceServiceServicer:
 
     def Generate(self, request, context):
         """Generates from a prompt; tokens are streamed as they come. Cancelling the call, or its deadline,
-        ends the generation. Ends with one `GenerationFinished` for each choice, or with an error status.
+        ends the generation; what cannot be in time for the deadline is refused at once. Ends with one
+        `GenerationFinished` for each choice, or with an error status. The call's metadata may name the
+        caller's tenant, as x-tandem-tenant.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -35,7 +35,9 @@ class InferenceServiceStub:
     def __new__(cls, channel: _aio.Channel) -> InferenceServiceAsyncStub: ...
     Generate: _grpc.UnaryStreamMultiCallable[_inference_pb2.GenerateRequest, _inference_pb2.GenerateResponse]
     """Generates from a prompt; tokens are streamed as they come. Cancelling the call, or its deadline,
-    ends the generation. Ends with one `GenerationFinished` for each choice, or with an error status.
+    ends the generation; what cannot be in time for the deadline is refused at once. Ends with one
+    `GenerationFinished` for each choice, or with an error status. The call's metadata may name the
+    caller's tenant, as x-tandem-tenant.
     """
     Tokenize: _grpc.UnaryUnaryMultiCallable[_inference_pb2.TokenizeRequest, _inference_pb2.TokenizeResponse]
     """What the model's tokenizer makes of a prompt."""
@@ -53,7 +55,9 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Generate: _aio.UnaryStreamMultiCallable[_inference_pb2.GenerateRequest, _inference_pb2.GenerateResponse]  # type: ignore[assignment]
     """Generates from a prompt; tokens are streamed as they come. Cancelling the call, or its deadline,
-    ends the generation. Ends with one `GenerationFinished` for each choice, or with an error status.
+    ends the generation; what cannot be in time for the deadline is refused at once. Ends with one
+    `GenerationFinished` for each choice, or with an error status. The call's metadata may name the
+    caller's tenant, as x-tandem-tenant.
     """
     Tokenize: _aio.UnaryUnaryMultiCallable[_inference_pb2.TokenizeRequest, _inference_pb2.TokenizeResponse]  # type: ignore[assignment]
     """What the model's tokenizer makes of a prompt."""
@@ -74,7 +78,9 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_inference_pb2.GenerateResponse], _abc.AsyncIterator[_inference_pb2.GenerateResponse]]:
         """Generates from a prompt; tokens are streamed as they come. Cancelling the call, or its deadline,
-        ends the generation. Ends with one `GenerationFinished` for each choice, or with an error status.
+        ends the generation; what cannot be in time for the deadline is refused at once. Ends with one
+        `GenerationFinished` for each choice, or with an error status. The call's metadata may name the
+        caller's tenant, as x-tandem-tenant.
         """
 
     @_abc_1.abstractmethod

@@ -80,7 +80,7 @@ def decode_command_from_wire(message: decode_pb2.DecodeCommand) -> DecodeCommand
                 params=params_from_wire(message.reserve.sampling),
                 prefix_salt=message.reserve.prefix_salt,
                 generated_token_ids=tuple(message.reserve.generated_token_ids),
-                preemption_rank=message.reserve.preemption_rank,
+                preemption_rank=tuple(message.reserve.preemption_rank),
             )
         case "admit" if message.admit.when in ADMIT_WHEN:
             return Admit(message.admit.sequence_id, compute=ADMIT_WHEN[message.admit.when])

@@ -16,7 +16,8 @@ from tandem.core.worker import WorkerRole
 class Gateway:
     """A gateway process over two mock workers."""
 
-    def __init__(self) -> None:
+    def __init__(self, *flags: str) -> None:
+        self.flags = flags
         self.http_port = free_port()
         self.grpc_address = f"127.0.0.1:{free_port()}"
         self.process: asyncio.subprocess.Process | None = None
@@ -31,6 +32,7 @@ class Gateway:
             f"--grpc-port={self.grpc_address.partition(':')[2]}",
             f"--prefill={prefill}",
             f"--decode={decode}",
+            *self.flags,
         )
         async with self.client() as client, asyncio.timeout(60):
             while not await is_ready(client):
@@ -48,9 +50,9 @@ async def is_ready(client: httpx.AsyncClient) -> bool:
 
 
 @asynccontextmanager
-async def running_gateway(device: str = "mock:h100x20") -> AsyncIterator[Gateway]:
+async def running_gateway(device: str = "mock:h100x20", *flags: str) -> AsyncIterator[Gateway]:
     workers = [WorkerProcess(role, "--model=mock", f"--device={device}") for role in WorkerRole]
-    gateway = Gateway()
+    gateway = Gateway(*flags)
     try:
         for worker in workers:
             await worker.start()

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import cycle
+from math import inf
 from typing import Any
 
 import structlog
@@ -20,6 +21,7 @@ from gateway.colocated_policies import colocated_policy
 from gateway.dispatcher import Dispatcher, GenerationStream
 from gateway.policies import queue_policy
 from gateway.scheduler import Scheduler
+from gateway.tenants import DEFAULT_TENANT, ONE_TENANT, Tenants
 from gateway.timeline import Timeline
 from gateway.tokens import Ended, Token, TokenRequest
 from tandem.artifacts.resolve import resolve
@@ -154,12 +156,20 @@ class Stack:
         prompt: tuple[int, ...],
         max_tokens: int,
         prefix_salt: bytes = b"",
+        tenant: str = DEFAULT_TENANT,
+        deadline_s: float = inf,
         **params: Any,
     ) -> GenerationStream:
         settings = {"seed": 0, "temperature": 0.0, "ignore_eos": True, **params}
-        sampling = SamplingParams(max_tokens=max_tokens, **settings)
         return self.dispatcher.submit(
-            TokenRequest(request_id, prompt, sampling, prefix_salt=prefix_salt)
+            TokenRequest(
+                request_id,
+                prompt,
+                SamplingParams(max_tokens=max_tokens, **settings),
+                prefix_salt=prefix_salt,
+                tenant=tenant,
+                deadline_s=deadline_s,
+            )
         )
 
 
@@ -175,6 +185,8 @@ async def running_stack(
     prefill_token_budget: int = 256,
     local_prefill: bool = False,
     decode_flags: Sequence[str] = (),
+    policy: str = "shortest-first",
+    tenants: Tenants = ONE_TENANT,
 ) -> AsyncIterator[Stack]:
     """Start workers, on `devices` in turn, wait until all have joined; stop all at the end. Without
     prefill workers it is colocated, and `batching` the policy; with `local_prefill`, decode workers
@@ -195,10 +207,11 @@ async def running_stack(
     timeline = Timeline()
     dispatcher = RecordingDispatcher(
         Scheduler(
-            queue_policy("shortest-first"),
+            queue_policy(policy),
             limits,
             colocated=None if num_prefill else colocated,
             local_prefill=local_prefill,
+            tenants=tenants,
         ),
         [(worker.role, worker.address) for worker in workers],
         resolve(model).fingerprint,

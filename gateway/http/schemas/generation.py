@@ -24,7 +24,8 @@ class StreamOptions(Body):
 
 
 class GenerationBody(Body):
-    """Fields of OpenAI's API, and vLLM's extensions from `top_k` on."""
+    """Fields of OpenAI's API, and vLLM's extensions from `top_k` on. `timeout` is LiteLLM's: in
+    seconds, from when the request is read to its end."""
 
     model: str | None = None
     n: int | None = None
@@ -55,6 +56,7 @@ class GenerationBody(Body):
     guided_choice: list[str] | None = None
     guided_grammar: str | None = None
     priority: int | None = None
+    timeout: float | None = None
     cache_salt: str | None = None
     request_id: str | None = None
 
@@ -84,6 +86,8 @@ class GenerationBody(Body):
         return {
             "model": self.model or DEFAULT_MODEL,
             "request_id": self.request_id or "",
+            "priority": self.priority or 0,
+            "timeout_s": self.timeout,
             "num_choices": 1 if self.n is None else self.n,
             "min_tokens": self.min_tokens or 0,
             "temperature": self.temperature,
@@ -111,8 +115,6 @@ class GenerationBody(Body):
         check_extra_fields(self.model_extra or {})
         if self.stream_options is not None and not self.stream:
             raise InvalidRequest("stream_options goes with stream", param="stream_options")
-        if self.priority:
-            raise InvalidRequest("all requests have the priority 0 here", param="priority")
 
 
 def _read_logit_bias(biases: dict[str, float]) -> tuple[tuple[int, float], ...]:

@@ -82,11 +82,13 @@ class ScriptedGrammars:
 
 
 class ScriptedService:
-    """`script` makes the steps of each request; `refusal` is what `submit` raises, if anything."""
+    """`script` makes the steps of each request; `refusal` is what `submit` raises, if anything, and
+    `no_room` what `check_room` does."""
 
     def __init__(self, script: Script) -> None:
         self.script = script
         self.refusal: Exception | None = None
+        self.no_room: Exception | None = None
         self.ready = True
         self.draining = False
         self.model: ServedModel | None = ServedModel(
@@ -98,6 +100,10 @@ class ScriptedService:
         )
         self.requests: list[TokenRequest] = []
         self.streams: list[ScriptedStream] = []
+
+    def check_room(self, tenant: str, num_choices: int, deadline_s: float) -> None:
+        if self.no_room is not None:
+            raise self.no_room
 
     def submit(self, request: TokenRequest) -> ScriptedStream:
         if self.refusal is not None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from math import inf
 from random import Random
 from typing import Any
 
@@ -38,9 +39,16 @@ from gateway.generation import MAX_RESTARTS, Generation
 from gateway.output_lengths import MIN_OBSERVED
 from gateway.policies import POLICIES, queue_policy
 from gateway.scheduler import Scheduler
+from gateway.tenants import DEFAULT_TENANT, Tenant, Tenants
 from gateway.timeline import Timeline
 from gateway.tokens import Ended, ServedBy, ServingMode, Token, TokenRequest
-from tandem.core.errors import DataLoss, TandemError, Unavailable
+from tandem.core.errors import (
+    DataLoss,
+    DeadlineExceeded,
+    RateLimitExceeded,
+    TandemError,
+    Unavailable,
+)
 from tandem.core.prefix_cache import CacheChanges
 from tandem.core.sampling_params import SamplingParams
 from tandem.core.sequence import FinishReason
@@ -54,10 +62,12 @@ MAX_DRAIN = 20_000
 
 @dataclass(frozen=True)
 class Faults:
-    """How likely a disturbance is instead of progress, and which kinds there are."""
+    """How likely a disturbance is instead of progress, or a request has a deadline, and which kinds
+    there are."""
 
     rate: float = 0.0
     cancels: bool = True
+    deadlines: bool = True
     breaks: bool = True
     losses: bool = True
     engine_failures: bool = True
@@ -104,6 +114,8 @@ class Client:
                 assert bool(by.decode_worker) is (len(self.expected) > 1), by
         elif event.reason == "CANCELLED":
             assert self.cancelled, "nobody cancelled"
+        elif event.reason == "DEADLINE_EXCEEDED":
+            assert self.request.deadline_s < inf, "there is no deadline"
 
 
 @dataclass(frozen=True)
@@ -295,6 +307,9 @@ class RecordingDispatcher(Dispatcher):
     def _start_orphan_timer(self) -> None:
         """Here is no time, and every worker comes back."""
 
+    def _set_deadline_timer(self, deadline_s: float) -> None:
+        """Time passes when the scenario says so."""
+
 
 class Clock:
     """Times that mean nothing, but that decisions depend on."""
@@ -307,6 +322,10 @@ class Clock:
         """Later than the last time."""
         self._now_ns += self._duration_ns()
         return self._now_ns
+
+    def now_s(self) -> float:
+        """Likewise, in seconds."""
+        return self.now_ns() / 1e9
 
     def step(self, num_prefill_tokens: int) -> worker_pb2.Span:
         """A step of so many prompt tokens."""
@@ -334,6 +353,7 @@ class Simulation:
         self.prefix_caching = random.random() < 0.75
         self.max_parked_bytes = random.choice((0, 10**3, 10**9))
         self._clock = Clock(random)
+        self.tenants = some_tenants(random)
         self.faults = faults
         self.trace: list[str] = []
         self.clients: dict[str, Client] = {}
@@ -350,11 +370,14 @@ class Simulation:
             limits,
             colocated=colocated or None,
             local_prefill=self.local_prefill,
+            tenants=self.tenants,
+        )
+        self.dispatcher = RecordingDispatcher(
+            self.scheduler, [], MODEL.fingerprint, Timeline(), self._clock.now_s
         )
         for _ in range(random.choice((0, MIN_OBSERVED))):
             # Far too few are expected: there will be preemptions.
             self.scheduler._lengths.observe(random.randint(1, 2))
-        self.dispatcher = RecordingDispatcher(self.scheduler, [], MODEL.fingerprint, Timeline())
         self.dispatcher.clients = self.clients
         num_prefill = 0 if policy else random.randint(1, 2)
         self.links = [self._link(WorkerRole.PREFILL, n) for n in range(num_prefill)]
@@ -451,6 +474,8 @@ class Simulation:
     def _progress(self) -> Iterator[Action]:
         if len(self.clients) < self._num_to_come:
             yield "submit", self._submit
+        if self.scheduler.next_deadline_s < inf:
+            yield "time passes", self.dispatcher.expire
         for link in self.links:
             yield from self._link_progress(link)
             yield from self._process_progress(link)
@@ -517,9 +542,9 @@ class Simulation:
         self.clients[client.request.request_id] = client
         try:
             stream = self.dispatcher.submit(client.request)
-        except Unavailable as refusal:
-            assert not self.scheduler.is_ready
+        except (Unavailable, RateLimitExceeded, DeadlineExceeded) as refusal:
             client.outcome = refusal
+            self._check_refusal(client, refusal)
         else:
             client.generation = stream.generation
 
@@ -534,8 +559,16 @@ class Simulation:
             ignore_eos=random.random() < 0.3,
             logprobs=random.choice((None, 2)),
         )
-        salt = random.choice((b"", b"", b"salt"))
-        request = TokenRequest(f"r{len(self.clients)}", prompt, params, random.randrange(3), salt)
+        request = TokenRequest(
+            f"r{len(self.clients)}",
+            prompt,
+            params,
+            random.randrange(3),
+            random.choice((b"", b"", b"salt")),
+            random.choice(tuple(self.tenants)),
+            random.choice((0, 0, -1, 5)),
+            self._deadline_s(),
+        )
         return Client(request, *expectation(request))
 
     def _prompt(self) -> tuple[int, ...]:
@@ -549,6 +582,23 @@ class Simulation:
             shared = tokens[: random.randint(0, length)]
         rest = range(length - len(shared))
         return (*shared, *(random.randrange(VOCAB_SIZE) for _ in rest))
+
+    def _deadline_s(self) -> float:
+        if not (self.faults.deadlines and self.random.random() < self.faults.rate):
+            return inf
+        return self._clock.now_s() + self.random.choice((0.1, 1.0, 10.0))
+
+    def _check_refusal(self, client: Client, refusal: TandemError) -> None:
+        """Who is refused, is for a reason."""
+        tenant, has_deadline = client.request.tenant, client.request.deadline_s < inf
+        match refusal:
+            case RateLimitExceeded():
+                open_clients = [it for it in self._open_clients() if it.request.tenant == tenant]
+                assert len(open_clients) == self.tenants[tenant].max_requests
+            case DeadlineExceeded():
+                assert has_deadline
+            case _:
+                assert has_deadline or not self.scheduler.is_ready
 
     def _cancel(self, client: Client) -> None:
         assert client.generation is not None
@@ -576,6 +626,8 @@ class Simulation:
         ]
         how()
         for client in waiting:
+            if isinstance(client.outcome, DeadlineExceeded):
+                continue
             assert client.outcome is None, f"{client.request.request_id} fails, and need not"
 
     def _excuse(self, sequence_id: int) -> None:
@@ -635,18 +687,22 @@ class Simulation:
         for view in self.scheduler.workers:
             assert view.num_used_blocks == 0
             assert not view.generations
+            assert not self.scheduler.next_deadline_s < inf
             if isinstance(view, PrefillView):
                 assert not any(view.bound_blocks.values())
                 assert view.forming is None
                 assert not view.batches
             if isinstance(view, DecodeView):
                 assert not view.num_refused_blocks
+                assert not any((view.tenant_seqs + view.tenant_blocks).values())
         for link in self.links:
             self._check_process(link.process)
 
     def _check_outcome(self, client: Client) -> None:
         """Who was not cancelled has all tokens, or lost workers so often that it was given up."""
         if client.generation is None or isinstance(client.outcome, Ended) or client.cancelled:
+            return
+        if isinstance(client.outcome, DeadlineExceeded):
             return
         given_up = client.generation.num_losses >= MAX_RESTARTS
         assert client.excused or given_up, (
@@ -660,6 +716,18 @@ class Simulation:
             assert snapshot.sequence_ids == snapshot.batch_ids == snapshot.reports == ()
         else:
             assert snapshot.sequences == ()
+
+
+def some_tenants(random: Random) -> Tenants:
+    """Nobody but the default, in half of all scenarios."""
+    if random.random() < 0.5:
+        return {DEFAULT_TENANT: Tenant()}
+    return {
+        name: Tenant(
+            weight=random.choice((0.5, 1.0, 3.0)), max_requests=random.choice((None, 1, 2))
+        )
+        for name in (DEFAULT_TENANT, "a", "b")
+    }
 
 
 def expectation(request: TokenRequest) -> tuple[list[int], FinishReason]:

@@ -1,84 +1,13 @@
-"""The orders in which prompts are prefilled."""
+"""The queue of prompts: ordered by a policy, whatever comes and leaves."""
 
 from __future__ import annotations
 
-import pytest
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
+from queued_prompts import ARRIVALS, UNHURRIED, arriving, generation, queue_of
 
 from gateway.generation import Generation
-from gateway.policies import PATIENCE, POLICIES, queue_policy
-from gateway.prefill_queue import PrefillQueue
-from gateway.tokens import TokenRequest
-from tandem.core.errors import ConfigError
-from tandem.core.sampling_params import SamplingParams
-
-TOKEN_S = 1e-3
-PARAMS = SamplingParams(max_tokens=1, seed=0)
-# (seconds since the last arrival, prompt tokens)
-ARRIVALS = st.lists(st.tuples(st.floats(0.0, 3.0), st.integers(1, 4000)), max_size=40)
-
-
-def queue_of(policy: str) -> PrefillQueue:
-    return PrefillQueue(queue_policy(policy))
-
-
-def generation(
-    number: int, arrived_s: float, num_tokens: int, token_s: float = TOKEN_S
-) -> Generation:
-    request = TokenRequest(str(number), (5,) * num_tokens, PARAMS)
-    return Generation(request, number, arrived_s, token_s)
-
-
-def arriving(arrivals: list[tuple[float, int]]) -> list[Generation]:
-    now = 0.0
-    generations = []
-    for number, (after_s, num_tokens) in enumerate(arrivals):
-        now += after_s
-        generations.append(generation(number, now, num_tokens))
-    return generations
-
-
-def serve(queue: PrefillQueue, generations: list[Generation]) -> dict[int, float]:
-    """One worker computes all, one after the other: when each starts, by its arrival."""
-    now = 0.0
-    starts: dict[int, float] = {}
-    to_come = list(generations)
-    while to_come or len(queue):
-        while to_come and (to_come[0].arrived_s <= now or not len(queue)):
-            now = max(now, to_come[0].arrived_s)
-            queue.push(to_come.pop(0))
-        head = queue.peek()
-        assert head
-        queue.remove(head)
-        starts[head.arrival] = now
-        now += head.num_prompt_tokens * TOKEN_S
-    return starts
-
-
-def work_s(generations: list[Generation]) -> float:
-    return sum(each.num_prompt_tokens for each in generations) * TOKEN_S
-
-
-@given(ARRIVALS)
-def test_first_come_is_first_served(arrivals: list[tuple[float, int]]) -> None:
-    starts = serve(queue_of("fcfs"), arriving(arrivals))
-    assert list(starts) == sorted(starts)
-
-
-@given(ARRIVALS)
-@example([(0.0, 1000), (0.0, 400), *[(0.1, 200)] * 60])
-def test_shortest_first_lets_nobody_starve(arrivals: list[tuple[float, int]]) -> None:
-    """A prompt waits for no more than one that runs, and what came within its patience, however
-    much comes after that."""
-    generations = arriving(arrivals)
-    starts = serve(queue_of("shortest-first"), generations)
-    longest_s = max((each.num_prompt_tokens for each in generations), default=0) * TOKEN_S
-    for each in generations:
-        patience_s = PATIENCE * each.num_prompt_tokens * TOKEN_S
-        rivals = [it for it in generations if it.arrived_s <= each.arrived_s + patience_s]
-        others_s = work_s(rivals) - work_s([each])
-        assert starts[each.arrival] - each.arrived_s <= longest_s + others_s + 1e-6
+from gateway.policies import PATIENCE, POLICIES
 
 
 def test_a_short_prompt_overtakes_a_long_one_until_that_has_waited() -> None:
@@ -123,6 +52,7 @@ def test_what_comes_back_goes_before_what_came_after_it() -> None:
     assert queue.peek() is first
 
 
+@UNHURRIED
 @given(st.data(), st.sampled_from(sorted(POLICIES)))
 def test_the_head_has_the_lowest_rank_whatever_leaves(data: st.DataObject, policy: str) -> None:
     queue = queue_of(policy)
@@ -134,9 +64,5 @@ def test_the_head_has_the_lowest_rank_whatever_leaves(data: st.DataObject, polic
             leaving = waiting.pop(data.draw(st.integers(0, len(waiting) - 1)))
             queue.remove(leaving)
         assert len(queue) == len(waiting)
+        assert queue.num_tokens == sum(each.num_prompt_tokens for each in waiting)
         assert queue.peek() is min(waiting, key=queue.rank, default=None)
-
-
-def test_an_unknown_policy_is_refused_by_name() -> None:
-    with pytest.raises(ConfigError, match="fcfs, shortest-first"):
-        queue_policy("nonesuch")

@@ -7,6 +7,7 @@ again with `TANDEM_SCENARIO=SEED`.
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -23,9 +24,12 @@ SEEDS = [int(ONLY)] if ONLY else range(NUM_SCENARIOS)
 
 NONE = Faults()
 CANCELS = Faults(0.1, breaks=False, losses=False, engine_failures=False, transfer_faults=False)
-BREAKS = Faults(0.2, cancels=False, losses=False, engine_failures=False, transfer_faults=False)
-LOSSES = Faults(0.1, cancels=False, engine_failures=False, transfer_faults=False)
-FAILURES = Faults(0.1, cancels=False, breaks=False, losses=False)
+NOBODY_LEAVES = Faults(0.1, cancels=False, deadlines=False)
+BREAKS = replace(
+    NOBODY_LEAVES, rate=0.2, losses=False, engine_failures=False, transfer_faults=False
+)
+LOSSES = replace(NOBODY_LEAVES, engine_failures=False, transfer_faults=False)
+FAILURES = replace(NOBODY_LEAVES, breaks=False, losses=False)
 ALL = Faults(0.15)
 KINDS = {
     "undisturbed": NONE,

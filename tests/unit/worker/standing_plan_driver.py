@@ -63,7 +63,7 @@ class Plan(StandingPlan):
         max_tokens: int = 50,
         prompt: tuple[int, ...] | None = None,
         prefix_salt: bytes = b"",
-        preemption_rank: float = 0.0,
+        preemption_rank: tuple[float, ...] = (),
         **params: Any,
     ) -> list[DecodeReport]:
         """Of a prompt of `length` tokens, which all begin alike, or of this one."""

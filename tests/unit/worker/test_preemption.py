@@ -12,8 +12,8 @@ from tandem.core.sequence import FinishReason, SequenceKey
 
 def test_the_highest_ranked_gives_its_blocks_to_the_others() -> None:
     plan = Plan(num_blocks=3)
-    plan.run(1, length=4, headroom=0, preemption_rank=1.0)
-    plan.run(2, length=4, headroom=4)
+    plan.run(1, length=4, headroom=0, preemption_rank=(1.0, 0.0))
+    plan.run(2, length=4, headroom=4, preemption_rank=(0.0, 9.0))
     step = plan.start()
     assert ids(step) == [2]
     assert plan.take_reports() == [Preempted(1)]

@@ -1,0 +1,140 @@
+"""Who is let in: a request is refused before any work is done for it, or it is served.
+
+Refused is what no worker is there for, what the queue has no place for, what is more than its
+tenant's quota, and what could not have its first token before its deadline any more. Who is refused
+is told when to come again: not a constant, but when by the measured pace there will be room.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from math import inf
+
+from gateway.batching import Limits
+from gateway.deadlines import Deadlines
+from gateway.fleet import Fleet
+from gateway.forecast import Forecast
+from gateway.generation import Generation
+from gateway.prefill_queue import PrefillQueue
+from gateway.tenants import Tenants
+from tandem.core.errors import (
+    DeadlineExceeded,
+    InvalidRequest,
+    RateLimitExceeded,
+    ResourceExhausted,
+    Unavailable,
+)
+from tandem.core.worker import WorkerRole
+
+# When to come again while no pace is known, or no worker is there: names are looked up so often.
+RETRY_AFTER_S = 1.0
+
+
+@dataclass(slots=True)
+class InFlight:
+    """What a tenant has queued or running, oldest first."""
+
+    generations: dict[Generation, None] = field(default_factory=dict)
+    num_tokens: int = 0
+
+
+class Admission:
+    """Counts what is in flight, and decides who is let in. Times are in monotonic seconds."""
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        queue: PrefillQueue,
+        limits: Limits,
+        tenants: Tenants,
+        roles: Iterable[WorkerRole],
+    ) -> None:
+        """`roles` are those that a request needs a worker of each."""
+        self.deadlines = Deadlines()
+        self._fleet = fleet
+        self._queue = queue
+        self._max_queue = limits.max_queue
+        self._tenants = tenants
+        self._total_weight = sum(tenant.weight for tenant in tenants.values())
+        self._roles = tuple(roles)
+        self._forecast = Forecast(fleet, queue)
+        self._in_flight = {name: InFlight() for name in tenants}
+
+    def check_room(self, tenant: str, num_choices: int, deadline_s: float, now: float) -> None:
+        """Raise `Unavailable`, `ResourceExhausted`, `RateLimitExceeded`, `InvalidRequest` or
+        `DeadlineExceeded` if so many generations of a tenant are not let in, whatever their
+        lengths."""
+        if missing := self._fleet.missing(self._roles):
+            raise Unavailable(
+                f"there is no {missing.name.lower()} worker", retry_after_s=RETRY_AFTER_S
+            )
+        if self._is_full(tenant):
+            retry_after_s = self._forecast.drain_s() or RETRY_AFTER_S
+            raise ResourceExhausted("the queue is full", retry_after_s=retry_after_s)
+        used, limit = len(self._in_flight[tenant].generations), self._tenants[tenant].max_requests
+        self._check_quota(tenant, used, num_choices, limit, "requests", "n")
+        if deadline_s <= now:
+            raise DeadlineExceeded("the request's time was over before it was queued")
+
+    def enter(self, generation: Generation, now: float) -> None:
+        """Let a generation in, or raise as `check_room`; also for its length, and `Unavailable` if
+        its first token would come too late."""
+        request = generation.request
+        tenant, deadline_s = request.tenant, request.deadline_s
+        self.check_room(tenant, 1, deadline_s, now)
+        in_flight, limit = self._in_flight[tenant], self._tenants[tenant].max_tokens_in_flight
+        num_tokens = generation.max_length
+        self._check_quota(tenant, in_flight.num_tokens, num_tokens, limit, "tokens", "max_tokens")
+        if deadline_s < inf:
+            self._check_deadline(generation, deadline_s - now)
+        in_flight.generations[generation] = None
+        in_flight.num_tokens += num_tokens
+        self.deadlines.add(generation)
+
+    def leave(self, generation: Generation) -> None:
+        """One that was let in has ended."""
+        in_flight = self._in_flight[generation.request.tenant]
+        del in_flight.generations[generation]
+        in_flight.num_tokens -= generation.max_length
+        self.deadlines.discard(generation)
+
+    def is_late(self, generation: Generation, now: float) -> bool:
+        """Whether no worker could have the first token of a queued generation in time any more."""
+        deadline_s = generation.request.deadline_s
+        return deadline_s < inf and now + self._forecast.work_s(generation) > deadline_s
+
+    def _is_full(self, tenant: str) -> bool:
+        """Whether the queue has no place for one more of a tenant: none at all, and not one of
+        those that its weight gives it whatever others have queued."""
+        share = self._tenants[tenant].weight / self._total_weight
+        num_queued = self._queue.num_queued(tenant)
+        return len(self._queue) >= self._max_queue and num_queued >= share * self._max_queue
+
+    def _check_quota(
+        self, tenant: str, used: int, num_wanted: int, limit: int | None, what: str, param: str
+    ) -> None:
+        if limit is None or used + num_wanted <= limit:
+            return
+        may = f"tenant {tenant} may have {limit} {what} in flight"
+        if num_wanted > limit:
+            raise InvalidRequest(f"{may}, and this one asks for {num_wanted}", param=param)
+        raise RateLimitExceeded(
+            f"{may}, has {used}, and asks for {num_wanted} more",
+            retry_after_s=self._oldest_ends_s(tenant) or RETRY_AFTER_S,
+        )
+
+    def _oldest_ends_s(self, tenant: str) -> float:
+        oldest = next(iter(self._in_flight[tenant].generations))
+        return self._forecast.end_s(oldest)
+
+    def _check_deadline(self, generation: Generation, left_s: float) -> None:
+        work_s = self._forecast.work_s(generation)
+        if work_s > left_s:
+            raise DeadlineExceeded(f"the prompt alone takes {work_s:.3g} s")
+        first_token_s = self._forecast.first_token_s(generation)
+        if first_token_s > left_s:
+            raise Unavailable(
+                f"the first token would come in {first_token_s:.3g} s, after the request's time",
+                retry_after_s=first_token_s - left_s,
+            )

@@ -1,0 +1,291 @@
+"""Who is let in, who is told to come again and when, and what ends when its time is over."""
+
+from __future__ import annotations
+
+from math import inf
+from typing import Any
+
+import pytest
+from sim_worker import worker_info
+
+from gateway.admission import RETRY_AFTER_S
+from gateway.batching import Limits
+from gateway.colocated_policies import colocated_policy
+from gateway.effects import Emit, Send
+from gateway.generation import Generation
+from gateway.policies import queue_policy
+from gateway.scheduler import Scheduler
+from gateway.tenants import DEFAULT_TENANT, Tenant, Tenants
+from gateway.tokens import TokenRequest
+from tandem.core.commands import Remove
+from tandem.core.errors import (
+    DeadlineExceeded,
+    InvalidRequest,
+    RateLimitExceeded,
+    ResourceExhausted,
+    TandemError,
+    Unavailable,
+)
+from tandem.core.reports import Armed, Reserved, Span, SpanKind, StepDone
+from tandem.core.sampling_params import SamplingParams
+from tandem.core.worker import WorkerRole
+
+# A thousand prompt tokens a second, and a token of each sequence every 20 ms.
+TOKEN_S, STEP_S = 1e-3, 0.02
+BATCH_TOKENS = 100
+TENANTS: Tenants = {
+    DEFAULT_TENANT: Tenant(),
+    "few": Tenant(max_requests=2),
+    "short": Tenant(max_tokens_in_flight=100),
+    "heavy": Tenant(weight=3.0),
+}
+
+
+class Driver:
+    """A scheduler with one worker of each role, whose pace is known if it is `measured`. Its time
+    is `now`."""
+
+    def __init__(
+        self,
+        *,
+        measured: bool = True,
+        max_queue: int = 1000,
+        colocated: bool = False,
+        tenants: Tenants = TENANTS,
+    ) -> None:
+        self.now = 100.0
+        limits = Limits(BATCH_TOKENS, max_queue=max_queue)
+        chunked = colocated_policy("chunked", BATCH_TOKENS, BATCH_TOKENS)
+        self.scheduler = Scheduler(
+            queue_policy("fcfs"), limits, colocated=chunked if colocated else None, tenants=tenants
+        )
+        if not colocated:
+            self.join("p", WorkerRole.PREFILL)
+        self.join("d", WorkerRole.DECODE)
+        for num_tokens in (10, BATCH_TOKENS) * 20 if measured else ():
+            if not colocated:
+                self.stepped("p", num_tokens, TOKEN_S * num_tokens)
+            self.stepped("d", num_tokens * colocated, STEP_S + colocated * TOKEN_S * num_tokens)
+
+    def join(self, name: str, role: WorkerRole) -> None:
+        self.scheduler.worker_joined(worker_info(name, role, 1, 1000, 4), f"{name}:1")
+
+    def stepped(self, name: str, num_prefill_tokens: int, seconds: float) -> None:
+        span = Span(SpanKind.STEP, 0, int(seconds * 1e9), num_prefill_tokens=num_prefill_tokens)
+        self.scheduler.heard(name, 1000, self.now, [span])
+
+    def submit(
+        self, length: int, max_tokens: int = 5, timeout_s: float = inf, tenant: str = DEFAULT_TENANT
+    ) -> Generation:
+        request = TokenRequest(
+            "r",
+            (5,) * length,
+            SamplingParams(max_tokens=max_tokens, seed=0),
+            tenant=tenant,
+            deadline_s=self.now + timeout_s,
+        )
+        return self.scheduler.submit(request, self.now)
+
+    def refusal(self, *args: Any, **kwargs: Any) -> TandemError:
+        with pytest.raises(TandemError) as caught:
+            self.submit(*args, **kwargs)
+        return caught.value
+
+    def effects(self) -> list[Any]:
+        self.scheduler.compose()
+        return self.scheduler.take_effects()
+
+    def events(self) -> list[tuple[Generation, Any]]:
+        return [(each.generation, each.event) for each in self.effects() if isinstance(each, Emit)]
+
+    def run(self, length: int, **details: Any) -> Generation:
+        """One that generates."""
+        generation = self.submit(length, **details)
+        self.effects()
+        self.scheduler.decode_report("d", Reserved(generation.sequence_id, b"x", 1, 0))
+        self.effects()
+        self.scheduler.decode_report("d", Armed(generation.sequence_id, length, 7, 0))
+        self.events()
+        return generation
+
+
+# Room
+
+
+def test_a_full_queue_is_said_to_have_room_when_it_is_drained() -> None:
+    driver = Driver(max_queue=3)
+    for _ in range(3):
+        driver.submit(1000)
+    error = driver.refusal(10)
+    assert type(error) is ResourceExhausted
+    assert error.retry_after_s == pytest.approx(3.0, rel=0.05)
+
+
+def test_a_flood_leaves_others_their_places_in_the_queue() -> None:
+    """A weight of three, of six in all, is half of the places."""
+    driver = Driver(max_queue=12)
+    for _ in range(12):
+        driver.submit(100)
+    assert type(driver.refusal(100)) is ResourceExhausted
+    for _ in range(6):
+        driver.submit(100, tenant="heavy")
+    assert type(driver.refusal(100, tenant="heavy")) is ResourceExhausted
+
+
+def test_what_the_workers_have_already_comes_before_the_queue() -> None:
+    driver = Driver(max_queue=2)
+    driver.submit(1000, max_tokens=1)
+    assert driver.effects()
+    for _ in range(2):
+        driver.submit(1000)
+    assert driver.refusal(10).retry_after_s == pytest.approx(3.0, rel=0.05)
+
+
+def test_while_no_pace_is_known_one_may_come_again_soon() -> None:
+    driver = Driver(max_queue=1, measured=False)
+    driver.submit(1000)
+    assert driver.refusal(10).retry_after_s == RETRY_AFTER_S
+
+
+def test_without_a_worker_of_a_role_nothing_is_queued() -> None:
+    driver = Driver()
+    driver.scheduler.worker_lost("p", Unavailable("it was lost"))
+    error = driver.refusal(10)
+    assert type(error) is Unavailable
+    assert "no prefill worker" in error.message
+
+
+def test_room_is_checked_for_all_choices_before_any_is_submitted() -> None:
+    driver = Driver()
+    check = driver.scheduler.check_room
+    check("few", 2, inf, driver.now)
+    driver.submit(10, tenant="few")
+    with pytest.raises(RateLimitExceeded):
+        check("few", 2, inf, driver.now)
+    with pytest.raises(InvalidRequest) as caught:
+        check("few", 3, inf, driver.now)
+    assert caught.value.param == "n"
+    with pytest.raises(DeadlineExceeded):
+        check(DEFAULT_TENANT, 1, driver.now, driver.now)
+
+
+# Quotas
+
+
+def test_a_tenant_over_its_requests_may_come_again_when_its_oldest_will_have_ended() -> None:
+    driver = Driver()
+    oldest = driver.run(10, max_tokens=51, tenant="few")
+    driver.submit(10, tenant="few")
+    error = driver.refusal(10, tenant="few")
+    assert isinstance(error, RateLimitExceeded)
+    assert error.retry_after_s == pytest.approx(50 * STEP_S, rel=0.05)
+    for position in range(11, 36):
+        step = StepDone(1, 0, 0, (oldest.sequence_id,), (position,), (7,), (None,))
+        driver.scheduler.decode_report("d", step)
+    assert driver.refusal(10, tenant="few").retry_after_s == pytest.approx(25 * STEP_S, rel=0.05)
+    driver.submit(10)
+    driver.scheduler.cancel(oldest)
+    driver.submit(10, tenant="few")
+
+
+def test_what_waits_itself_ends_after_it_was_served() -> None:
+    driver = Driver()
+    driver.submit(2000)
+    for _ in range(2):
+        driver.submit(1000, max_tokens=50, tenant="few")
+    error = driver.refusal(10, tenant="few")
+    assert error.retry_after_s == pytest.approx(1.0 + 50 * STEP_S, rel=0.05)
+
+
+def test_tokens_in_flight_are_prompts_and_what_may_follow() -> None:
+    driver = Driver()
+    first = driver.submit(40, max_tokens=20, tenant="short")
+    assert isinstance(driver.refusal(30, max_tokens=11, tenant="short"), RateLimitExceeded)
+    driver.submit(30, max_tokens=10, tenant="short")
+    assert isinstance(driver.refusal(1, max_tokens=1, tenant="short"), RateLimitExceeded)
+    driver.scheduler.cancel(first)
+    driver.scheduler.cancel(first)
+    driver.submit(40, max_tokens=20, tenant="short")
+    assert isinstance(driver.refusal(1, max_tokens=1, tenant="short"), RateLimitExceeded)
+
+
+def test_what_is_more_than_a_quota_will_never_be_let_in() -> None:
+    error = Driver().refusal(90, max_tokens=11, tenant="short")
+    assert isinstance(error, InvalidRequest)
+    assert error.param == "max_tokens"
+
+
+# Deadlines
+
+
+@pytest.mark.parametrize("colocated", [False, True])
+def test_what_cannot_be_in_time_is_refused_at_once(colocated: bool) -> None:
+    driver = Driver(colocated=colocated)
+    for _ in range(10):
+        driver.submit(500)
+    error = driver.refusal(100, timeout_s=3.0)
+    assert type(error) is Unavailable
+    assert error.retry_after_s == pytest.approx(2.1, rel=0.1)
+    driver.submit(100, timeout_s=6.0)
+
+
+def test_what_no_worker_could_do_in_time_need_not_come_again() -> None:
+    assert type(Driver().refusal(1000, timeout_s=0.5)) is DeadlineExceeded
+    assert type(Driver().refusal(1, timeout_s=0.0)) is DeadlineExceeded
+
+
+def test_nothing_is_refused_for_a_pace_that_is_not_known() -> None:
+    driver = Driver(measured=False)
+    for _ in range(100):
+        driver.submit(1000, timeout_s=0.01)
+
+
+def test_only_what_goes_before_counts_by_the_tenants_shares() -> None:
+    """Of the default tenant 4,000 tokens wait; of a heavier one, who has three quarters, none."""
+    driver = Driver()
+    for _ in range(4):
+        driver.submit(1000)
+    driver.submit(100, timeout_s=0.3, tenant="heavy")
+    driver.submit(100, timeout_s=0.4, tenant="heavy")
+    assert type(driver.refusal(100, timeout_s=0.3, tenant="heavy")) is Unavailable
+    assert type(driver.refusal(100, timeout_s=3.0)) is Unavailable
+
+
+def test_what_waits_too_long_ends_before_it_is_computed() -> None:
+    driver = Driver(measured=False)
+    first = driver.submit(50, timeout_s=1.0)
+    driver.submit(50, timeout_s=inf)
+    for num_tokens in (10, BATCH_TOKENS) * 20:
+        driver.stepped("p", num_tokens, 0.03 * num_tokens)
+    ((ended, event),) = driver.events()
+    assert ended is first
+    assert isinstance(event, DeadlineExceeded)
+
+
+def test_what_is_over_ends_wherever_it_is() -> None:
+    driver = Driver()
+    running = driver.run(10, timeout_s=5.0)
+    reserving = driver.submit(20, timeout_s=5.0)
+    driver.effects()
+    later = driver.submit(30, timeout_s=50.0)
+    assert driver.scheduler.next_deadline_s == driver.now + 5.0
+    driver.scheduler.expire(driver.now + 4.9)
+    assert driver.events() == []
+    driver.scheduler.expire(driver.now + 5.0)
+    effects = driver.effects()
+    ended = [each for each in effects if isinstance(each, Emit)]
+    assert {each.generation for each in ended} == {running, reserving}
+    assert all(isinstance(each.event, DeadlineExceeded) for each in ended)
+    removed = [
+        (each.worker_id, each.command.sequence_id)
+        for each in effects
+        if isinstance(each, Send) and isinstance(each.command, Remove)
+    ]
+    assert sorted(removed) == [
+        ("d", running.sequence_id),
+        ("d", reserving.sequence_id),
+        ("p", reserving.sequence_id),
+    ]
+    assert driver.scheduler.next_deadline_s == driver.now + 50.0
+    driver.scheduler.cancel(later)
+    assert driver.scheduler.next_deadline_s == inf
