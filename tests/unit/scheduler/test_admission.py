@@ -12,6 +12,7 @@ from gateway.admission import RETRY_AFTER_S
 from gateway.batching import Limits
 from gateway.colocated_policies import colocated_policy
 from gateway.effects import Emit, Send
+from gateway.fleet import PoolUse
 from gateway.generation import Generation
 from gateway.policies import queue_policy
 from gateway.scheduler import Scheduler
@@ -72,7 +73,7 @@ class Driver:
 
     def stepped(self, name: str, num_prefill_tokens: int, seconds: float) -> None:
         span = Span(SpanKind.STEP, 0, int(seconds * 1e9), num_prefill_tokens=num_prefill_tokens)
-        self.scheduler.heard(name, 1000, self.now, [span])
+        self.scheduler.heard(name, PoolUse(1000), self.now, [span])
 
     def submit(
         self, length: int, max_tokens: int = 5, timeout_s: float = inf, tenant: str = DEFAULT_TENANT

@@ -10,6 +10,7 @@ from sim_worker import worker_info
 from gateway.batching import Limits
 from gateway.colocated_policies import COLOCATED_POLICIES, MAX_STEPS_WAITING, colocated_policy
 from gateway.effects import Emit, Send
+from gateway.fleet import PoolUse
 from gateway.generation import Generation, Phase
 from gateway.policies import queue_policy
 from gateway.scheduler import Scheduler
@@ -156,7 +157,7 @@ def test_a_refused_reservation_goes_back_to_the_head_of_the_queue() -> None:
     refused = SequenceFailed(one.sequence_id, "RESOURCE_EXHAUSTED", "full")
     driver.scheduler.decode_report("d0", refused)
     assert driver.admitted() == []
-    assert driver.scheduler.heard("d0", num_free_blocks=64, now=1.0)
+    assert driver.scheduler.heard("d0", PoolUse(64), now=1.0)
     assert driver.admitted() == [("d0", one.sequence_id)]
     assert (one.attempt, two.attempt) == (1, 0)
 

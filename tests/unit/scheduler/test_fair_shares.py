@@ -151,7 +151,7 @@ def test_with_nobody_else_there_a_tenant_has_it_all() -> None:
     for _ in range(8):
         each = shop.push("a", 4)
         assert shop.take() is each
-        shop.decode.enter(each, 8)
+        shop.decode.enter(each, 2)
 
 
 def test_who_holds_its_share_of_decode_lets_others_go_first() -> None:
@@ -161,13 +161,13 @@ def test_who_holds_its_share_of_decode_lets_others_go_first() -> None:
     held = [shop.push("a", 1) for _ in range(2)]
     for each in held:
         shop.queue.take(each)
-        shop.decode.enter(each, 8)
+        shop.decode.enter(each, 2)
     mine, other = shop.push("a", 1), shop.push("b", 1000)
     assert shop.queue.peek() is other
     shop.queue.take(other)
     other = shop.push("b", 1000)
     assert shop.queue.peek() is other
-    shop.decode.leave(held[0], 8)
+    shop.decode.leave(held[0])
     assert shop.queue.peek() is mine
 
 
@@ -176,7 +176,7 @@ def test_blocks_count_as_places_do() -> None:
     shop.fleet.decode["d"] = shop.decode
     large = shop.push("a", 1)
     shop.queue.take(large)
-    shop.decode.enter(large, 2000)
+    shop.decode.enter(large, 500)
     assert shop.fleet.decode_share("a") == pytest.approx(0.5)
     shop.push("a", 1)
     other = shop.push("b", 1000)
@@ -189,7 +189,7 @@ def test_what_one_could_not_take_for_what_it_holds_is_not_saved_up() -> None:
     held = [shop.push("a", 1) for _ in range(3)]
     for each in held:
         shop.queue.take(each)
-        shop.decode.enter(each, 8)
+        shop.decode.enter(each, 2)
     shop.push("a", 1)
     for _ in range(10):
         shop.push("b", 300)

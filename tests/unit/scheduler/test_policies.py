@@ -86,7 +86,7 @@ def test_the_least_important_gives_way_first_and_of_those_who_came_last(policy: 
     queue = queue_of(policy)
     arrivals = [(0.0, 10, 0, 50.0), (1.0, 10, 2, 50.0), (1.0, 10, 2, 50.0), (1.0, 10, 0, 50.0)]
     generations = arriving(arrivals)
-    order = sorted(generations, key=queue.preemption_order, reverse=True)
+    order = sorted(generations, key=queue.preemption_rank, reverse=True)
     assert [each.arrival for each in order] == [2, 1, 3, 0]
 
 

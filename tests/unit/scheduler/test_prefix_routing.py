@@ -10,6 +10,7 @@ from sim_worker import BLOCK_SIZE, worker_info
 from gateway.batching import Limits
 from gateway.colocated_policies import colocated_policy
 from gateway.effects import Send
+from gateway.fleet import PoolUse
 from gateway.generation import Generation
 from gateway.policies import queue_policy
 from gateway.router import choose_decode
@@ -66,7 +67,7 @@ class Driver:
     def hear(self, name: str, *spans: Span, num_free: int | None = None, **cache: Any) -> bool:
         changes = CacheChanges(**cache) if cache else None
         free = self.num_blocks if num_free is None else num_free
-        return self.scheduler.heard(name, free, 0.0, spans, changes)
+        return self.scheduler.heard(name, PoolUse(free), 0.0, spans, changes)
 
     def cache(self, name: str, tokens: tuple[int, ...], salt: bytes = b"") -> None:
         """A worker says that it has the blocks of these tokens."""
@@ -169,7 +170,7 @@ def test_moving_is_weighed_against_load_in_seconds(frame_s: float, expected: str
     driver.cache("d1", SYSTEM)
     fleet = driver.scheduler._fleet
     for number in range(3):
-        fleet.decode["d1"].enter(driver.submit(str(number), number), 50)
+        fleet.decode["d1"].enter(driver.submit(str(number), number), 4)
     generation = driver.submit("r", 99)
     chosen = choose_decode(fleet.decode.values(), fleet.prefill["p"], generation)
     assert chosen is fleet.decode[expected]
@@ -215,13 +216,12 @@ def test_shared_blocks_leave_room_where_the_worker_says_so() -> None:
     driver.hear("d", num_free=3)
     second = driver.submit("second", 1, 2, 3, max_tokens=9)
     view = driver.scheduler._fleet.decode["d"]
-    assert view.has_room(second.max_length, len(SYSTEM))
+    assert view.can_take(second)
     assert driver.placed(second)[1] == "d"
     # What was asked for since it said so is not there any more.
-    assert not view.has_room(second.max_length, len(SYSTEM))
+    assert not view.can_take(second)
     driver.grant(second, len(SYSTEM))
-    driver.hear("d", num_free=3)
-    assert view.has_room(second.max_length, len(SYSTEM))
+    assert not view.asked_blocks
 
 
 def test_what_is_not_shared_has_none() -> None:
