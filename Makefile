@@ -89,9 +89,21 @@ bench: .venv/installed-dev ## the benchmarks
 bench-peers: .venv/installed-dev ## Tandem beside the peers that are installed: benchmarks/peers/README.md
 	@$(BIN)/python benchmarks/compare.py $(ARGS)
 
+.PHONY: bench-goodput
+bench-goodput: .venv/installed-dev ## goodput of split and colocated serving on this machine's cores
+	@$(BIN)/tandem bench goodput --out docs/figures/goodput-cpu $(ARGS)
+	@$(BIN)/python benchmarks/plot_goodput.py docs/figures/goodput-cpu
+
+.PHONY: bench-goodput-mock
+bench-goodput-mock: .venv/installed-dev ## the same on eight mock GPUs, every ratio of prefill to decode
+	@$(BIN)/tandem bench goodput --device mock:h100x5 --seconds 2 --warm-up 0.75 --alone 4 \
+		--out docs/figures/goodput-mock $(ARGS)
+	@$(BIN)/python benchmarks/plot_goodput.py docs/figures/goodput-mock
+
 .PHONY: plots
 plots: .venv/installed-dev ## plots and tables anew from docs/figures
 	@$(BIN)/python benchmarks/plot_peers.py
+	@for sweep in docs/figures/goodput-*/; do $(BIN)/python benchmarks/plot_goodput.py $$sweep; done
 
 # An index may carry torch as another build, whose version then has a local part: 2.13.0+cpu.
 .PHONY: lock

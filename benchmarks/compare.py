@@ -14,7 +14,6 @@ import argparse
 import asyncio
 import fcntl
 import os
-import signal
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
@@ -25,18 +24,24 @@ import uvloop
 from peers import llama_cpp, openvino, ours, vllm
 from peers.arm import Arm, NotInstalled
 from peers.records import Start
-from peers.server import LOG_TAIL, CannotStart, Server, running
 from peers.tables import markdown
 from plot_peers import draw
 from rich.console import Console
-from serving.answer import Answer
-from serving.completion_stream import Endpoint, complete
-from serving.driver import run_workload, warm_up
-from serving.summary import Summary
-from serving.workload import WORKLOADS, Workload
 
 from tandem.artifacts.cache import cache_dir
 from tandem.artifacts.resolve import resolve
+from tandem.bench.answer import Answer
+from tandem.bench.closed_loop import run_workload, warm_up
+from tandem.bench.completion_stream import Endpoint, complete
+from tandem.bench.server import (
+    LOG_TAIL,
+    CannotStart,
+    Server,
+    cancel_when_told_to_stop,
+    running,
+)
+from tandem.bench.summary import Summary
+from tandem.bench.workload import WORKLOADS, Workload
 
 PEERS = {"tandem": ours, "openvino": openvino, "llama.cpp": llama_cpp, "vllm": vllm}
 README = "benchmarks/peers/README.md"
@@ -94,13 +99,13 @@ class Comparison:
 
 
 async def _measure(server: Server, workload: Workload, seed: int) -> Summary:
-    endpoint = Endpoint("127.0.0.1", server.port, server.arm.model)
+    endpoint = Endpoint("127.0.0.1", server.port, server.spec.model)
 
     async def ask(answer: Answer) -> None:
         await complete(endpoint, answer)
 
     await warm_up(ask, workload, seed)
-    return Summary.of(await run_workload(ask, workload, seed), workload, server.arm.name, seed)
+    return Summary.of(await run_workload(ask, workload, seed), workload, server.spec.name, seed)
 
 
 async def _output(arm: Arm, command: Sequence[str]) -> str:
@@ -136,15 +141,8 @@ def find_arms(peers: Path, wanted: Sequence[str]) -> list[Arm]:
     return arms
 
 
-def _end_servers_when_told_to_stop() -> None:
-    task = asyncio.current_task()
-    assert task is not None
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
-
-
 async def main(args: argparse.Namespace) -> None:
-    _end_servers_when_told_to_stop()
+    cancel_when_told_to_stop()
     arms = find_arms(args.peers, args.arms)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.open("a" if args.append else "w").close()

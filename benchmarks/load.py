@@ -16,13 +16,14 @@ from urllib.parse import urlsplit
 
 import uvloop
 from rich.console import Console
-from serving.answer import Answer
-from serving.completion_stream import Endpoint, complete
-from serving.driver import Ask, run_workload, warm_up
-from serving.summary import Summary
-from serving.table import summary_table
-from serving.text_prompts import Words
-from serving.workload import WORKLOADS, Workload
+
+from tandem.bench.answer import Answer
+from tandem.bench.closed_loop import Ask, run_workload, warm_up
+from tandem.bench.completion_stream import Endpoint, complete
+from tandem.bench.summary import Summary
+from tandem.bench.summary_table import summary_table
+from tandem.bench.text_prompts import Words
+from tandem.bench.workload import WORKLOADS, Workload
 
 
 def asking(endpoint: Endpoint, tokenizer_file: Path | None) -> Ask:

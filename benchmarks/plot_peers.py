@@ -10,14 +10,16 @@ import statistics
 from pathlib import Path
 
 import matplotlib as mpl
+from figure_files import save, without_display
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from peers.records import Records
 from peers.tables import OURS, markdown
-from serving.distribution import MS_PER_COUNT, Distribution
-from serving.summary import STALL_MS, Summary
-from serving.workload import WORKLOADS
+
+from tandem.bench.distribution import MS_PER_COUNT, Distribution
+from tandem.bench.summary import STALL_MS, Summary
+from tandem.bench.workload import WORKLOADS
 
 RECORDS = Path(__file__).parents[1] / "docs" / "figures" / "peers.jsonl"
 OUR_SHADES = ("#0b5fa5", "#3f8fd2", "#9cc9ef")
@@ -98,17 +100,9 @@ def _tail(panel: Axes, arm: str, times: Distribution, colour: str) -> None:
     panel.step(odds, waits, where="pre", color=colour, label=arm, lw=1.3)
 
 
-def save(figure: Figure, folder: Path, name: str) -> None:
-    """Both formats, the same bytes for the same figures."""
-    figure.savefig(folder / f"{name}.png", dpi=150, metadata={"Software": None})
-    figure.savefig(folder / f"{name}.svg", metadata={"Date": None, "Creator": None})
-    plt.close(figure)
-
-
 def draw(file: Path) -> Records:
     """All plots, beside the records."""
-    mpl.use("agg")
-    mpl.rcParams["svg.hashsalt"] = "tandem"
+    without_display()
     records = Records.read(file)
     save(rates(records), file.parent, "peers-rates")
     if "D" in records.workloads():

@@ -25,11 +25,11 @@ from tempfile import TemporaryDirectory
 
 import psutil
 from peers.ours import arm
-from peers.server import Server, running
 from rich.console import Console
 from rich.table import Table
 
 from tandem.artifacts.resolve import resolve
+from tandem.bench.server import Server, running
 
 MODULES = {"prefill_service": "prefill", "decode_service": "decode", "gateway": "gateway"}
 MIB = 2**20

@@ -10,7 +10,7 @@ wait for long.
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import islice
+from itertools import takewhile
 from typing import Protocol
 
 from gateway.fleet import DecodeView
@@ -87,9 +87,10 @@ def colocated_policy(
 def _wants_prompts(worker: DecodeView, rule: StepRule) -> bool:
     """Whether fewer prompt tokens that are not cached wait behind the prompt under way than the
     next steps take."""
-    waiting = (
-        each.num_context_tokens - each.expected_cached_tokens
-        for each in worker.generations.values()
-        if each.phase is not Phase.DECODING
+    # Prompts are computed in the order in which they came: those not through yet are the newest,
+    # and what runs, which may be hundreds, is not looked at.
+    newest_first = takewhile(
+        lambda each: each.phase is not Phase.DECODING, reversed(worker.generations.values())
     )
-    return sum(islice(waiting, 1, None)) < MAX_STEPS_WAITING * rule.prefill_token_budget
+    waiting = [each.num_context_tokens - each.expected_cached_tokens for each in newest_first]
+    return sum(waiting[:-1]) < MAX_STEPS_WAITING * rule.prefill_token_budget

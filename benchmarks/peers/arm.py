@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+
+from tandem.bench.server import ServerSpec
 
 
 class NotInstalled(Exception):
@@ -20,20 +21,11 @@ class Conversion:
 
 
 @dataclass(frozen=True)
-class Arm:
-    """A server's command, in which `{port}` is its port. `model`: as requests call it.
+class Arm(ServerSpec):
+    """Without a `ready_path` it is no server: the command runs the workloads itself and prints a
+    line of JSON for each."""
 
-    Without a `ready_path` it is no server: the command runs the workloads itself and prints a line
-    of JSON for each.
-    """
-
-    name: str
-    command: tuple[str, ...]
-    ready_path: str = ""
-    model: str = "default"
-    env: Mapping[str, str] = field(default_factory=dict)
     conversion: Conversion | None = None
-    start_timeout_s: float = 60.0
 
 
 def program(environment: Path, name: str) -> str:

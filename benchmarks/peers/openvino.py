@@ -9,7 +9,8 @@ from pathlib import Path
 
 from peers.arm import Arm, Conversion, program
 
-BENCHMARKS = Path(__file__).parents[1]
+# For the peers, and for the load tool, which there needs nothing but Python.
+PYTHONPATH = ":".join(map(str, (Path(__file__).parents[1], Path(__file__).parents[2])))
 
 
 def arms(environment: Path, model: Path) -> list[Arm]:
@@ -24,7 +25,7 @@ def arms(environment: Path, model: Path) -> list[Arm]:
         exported,
     )
     common = ("--model", str(exported))
-    env = {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(BENCHMARKS)}
+    env = {"HF_HUB_OFFLINE": "1", "PYTHONPATH": PYTHONPATH}
     server = (python, "-P", "-m", "peers.openvino_server", *common, "--port", "{port}")
     alone = (python, "-P", "-m", "peers.openvino_in_process", *common)
     bfloat16 = (*server, "--kv-precision", "bf16")

@@ -7,12 +7,11 @@ import asyncio
 from pathlib import Path
 from time import perf_counter
 
-from serving.answer import Answer
-from serving.driver import run_workload, warm_up
-from serving.summary import Summary
-from serving.workload import WORKLOADS
-
 from peers.openvino_engine import KV_PRECISION, OpenVinoEngine
+from tandem.bench.answer import Answer
+from tandem.bench.closed_loop import run_workload, warm_up
+from tandem.bench.summary import Summary
+from tandem.bench.workload import WORKLOADS
 
 
 class InProcess:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from serving.summary import Summary
+from tandem.bench.summary import Summary
 
 
 @dataclass(frozen=True)

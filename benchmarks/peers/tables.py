@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator, Sequence
-
-from serving.distribution import Distribution
-from serving.summary import Summary
+from collections.abc import Callable, Sequence
 
 from peers.records import Records
+from tandem.bench.distribution import Distribution
+from tandem.bench.markdown import markdown_table
+from tandem.bench.summary import Summary
 
 HEADINGS = (
     "Server", "Output tok/s", "TTFT p50 / p99", "TPOT p50", "ITL p50 / p99 / p99.9 / max",
@@ -45,7 +45,7 @@ def _workload_table(records: Records, workload: str) -> str:
     rows = [
         _workload_row(arm, runs) for arm in records.arms() if (runs := records.of(arm, workload))
     ]
-    return f"Workload {workload}; times in ms\n\n" + _table(HEADINGS, rows)
+    return f"Workload {workload}; times in ms\n\n" + markdown_table(HEADINGS, rows)
 
 
 def _workload_row(arm: str, runs: Sequence[Summary]) -> list[str]:
@@ -74,7 +74,7 @@ def _ratio_table(records: Records) -> str:
         for name, f in RATIOS[workload]
         for arm in ours
     ]
-    return "Ours / peer, by round\n\n" + _table(("Workload", *peers), rows)
+    return "Ours / peer, by round\n\n" + markdown_table(("Workload", *peers), rows)
 
 
 def _ratio(records: Records, arm: str, peer: str, workload: str, figure: Figure) -> str:
@@ -89,16 +89,7 @@ def _start_table(records: Records) -> str:
         if starts:
             gib = statistics.median(each.pss for each in starts) / 2**30
             rows.append([arm, _spread([each.start_s for each in starts], 1), f"{gib:.2f}"])
-    return _table(("Server", "Ready after, s", "Memory, GiB (PSS)"), rows)
-
-
-def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return "\n".join(_lines(headings, rows))
-
-
-def _lines(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    for row in (headings, ["---"] * len(headings), *rows):
-        yield f"| {' | '.join(row)} |"
+    return markdown_table(("Server", "Ready after, s", "Memory, GiB (PSS)"), rows)
 
 
 def _spread(values: Sequence[float], digits: int = 0) -> str:

@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from tandem.cli.bench import bench
 from tandem.cli.flags import (
     HUB_MODEL,
     WORKERS,
@@ -267,6 +268,8 @@ def pull(
         folder = pull_model(model, progress)
     typer.echo(folder.path)
 
+
+commands.add_typer(bench, name="bench")
 
 models = typer.Typer(add_completion=False, invoke_without_command=True)
 commands.add_typer(models, name="models")

@@ -8,24 +8,24 @@ from pathlib import Path
 
 import psutil
 import pytest
-from peers.arm import Arm
-from peers.server import CannotStart, running, with_port
-from serving.answer import Answer
-from serving.completion_stream import Endpoint, complete
-from serving.driver import run_workload, warm_up
-from serving.summary import Summary
-from serving.workload import WORKLOADS, LongPrompts
+
+from tandem.bench.answer import Answer
+from tandem.bench.closed_loop import run_workload, warm_up
+from tandem.bench.completion_stream import Endpoint, complete
+from tandem.bench.server import CannotStart, ServerSpec, running, with_port
+from tandem.bench.summary import Summary
+from tandem.bench.workload import WORKLOADS, LongPrompts
 
 WORKLOAD = replace(WORKLOADS["D"], seconds=0.5, long=LongPrompts(300, 4, 0.2), token_ids=range(256))
 
 
-def mock_arm(folder: Path, *arguments: str) -> Arm:
+def mock_arm(folder: Path, *arguments: str) -> ServerSpec:
     command = (
         *(sys.executable, "-m", "tandem.cli", "up", "--device", "mock:zero", "--model", "mock"),
         *("--num-blocks", "512", "--http-port", "{port}", "--grpc-port", "{port+1}"),
         *("--port-base", "{port+2}", "--log-dir", str(folder / "logs"), *arguments),
     )
-    return Arm("mock", command, ready_path="/ready")
+    return ServerSpec("mock", command, ready_path="/ready")
 
 
 async def test_all_streams_have_exactly_the_tokens_that_were_asked_for(tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ async def test_a_server_that_ends_at_once_is_told_with_its_own_words(tmp_path: P
 
 
 async def test_a_server_that_does_not_get_ready_is_ended(tmp_path: Path) -> None:
-    sleeper = Arm("slow", ("sleep", "60"), ready_path="/health", start_timeout_s=0.2)
+    sleeper = ServerSpec("slow", ("sleep", "60"), ready_path="/health", start_timeout_s=0.2)
     with pytest.raises(CannotStart, match="not ready"):
         async with running(sleeper, tmp_path):
             pass

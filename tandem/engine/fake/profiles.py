@@ -2,13 +2,15 @@
 
 A profile is written `NAME` or `NAMExFACTOR`; `h100x10` is an H100 on which everything takes ten
 times as long (declared time dilation), so that a small host can keep up with many of them.
+`h100x10,peak_flops=0.75` is one with a constant of its own, a factor on the published one: how much
+a result depends on it.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from dataclasses import replace
+from dataclasses import fields, replace
 
 from tandem.core.errors import ConfigError
 from tandem.engine.fake.profile import DeviceConstants, ModelConstants, Profile
@@ -96,13 +98,34 @@ PROFILES = {
 }
 
 
+_NUMBER = r"\d{1,6}(?:\.\d{1,6})?"
+_PROFILE = re.compile(rf"([a-z0-9]+?)(?:x({_NUMBER}))?((?:,[a-z_]{{1,32}}={_NUMBER})*)", re.ASCII)
+
+
 def parse_profile(text: str) -> Profile:
-    """Parse `NAME` or `NAMExFACTOR`. Raises `ConfigError` that lists the known names."""
-    match = re.fullmatch(r"([a-z0-9]+?)(?:x(\d{1,6}(?:\.\d{1,6})?))?", text, re.ASCII)
+    """Parse `NAME`, `NAMExDILATION`, and either with device constants that are to be other than
+    published. Raises `ConfigError` that lists the known names."""
+    match = _PROFILE.fullmatch(text)
     if match and match[1] in PROFILES and (dilation := float(match[2] or 1)) > 0:
-        return replace(PROFILES[match[1]], name=text, dilation=dilation)
+        profile = PROFILES[match[1]]
+        device = _varied(profile.device, match[3])
+        return replace(profile, name=text, dilation=dilation, device=device)
     raise ConfigError(
         f"unknown profile {text!r}: write one of {', '.join(PROFILES)}, "
         "or one with a time dilation, like h100x10",
         param="device",
     )
+
+
+def _varied(device: DeviceConstants, text: str) -> DeviceConstants:
+    """`,peak_flops=0.75`: constants times a factor. Raises `ConfigError`."""
+    known = [field.name for field in fields(DeviceConstants)]
+    for part in text.split(",")[1:]:
+        name, _, factor = part.partition("=")
+        if name not in known or float(factor) <= 0:
+            raise ConfigError(
+                f"cannot vary {part!r}: write one of {', '.join(known)} with a factor above 0",
+                param="device",
+            )
+        device = replace(device, **{name: getattr(device, name) * float(factor)})
+    return device

@@ -83,3 +83,18 @@ def test_parse(text, dilation):
 def test_unknown_profiles_are_refused_with_the_known_names(text):
     with pytest.raises(ConfigError, match="zero, h100, a100, l4, cpu"):
         parse_profile(text)
+
+
+def test_constants_are_varied_by_factors():
+    profile = parse_profile("h100x5,peak_flops=0.75,link_bandwidth=1.25")
+    published = PROFILES["h100"].device
+    assert profile.dilation == 5
+    assert profile.device.peak_flops == 0.75 * published.peak_flops
+    assert profile.device.link_bandwidth == 1.25 * published.link_bandwidth
+    assert profile.device.memory_bandwidth == published.memory_bandwidth
+
+
+@pytest.mark.parametrize("text", ["h100,speed=2", "h100,peak_flops=0"])
+def test_only_known_constants_are_varied(text):
+    with pytest.raises(ConfigError, match="peak_flops"):
+        parse_profile(text)

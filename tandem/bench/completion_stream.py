@@ -10,8 +10,8 @@ from typing import Any, cast
 import httptools
 import orjson
 
-from serving.answer import Answer
-from serving.workload import Prompt
+from tandem.bench.answer import Answer
+from tandem.bench.workload import Prompt
 
 # What servers need to be told, each in its own words; none minds the others'. vLLM, Tandem: the
 # usage with each chunk. llama.cpp: timings with each token, no cache of prompts.

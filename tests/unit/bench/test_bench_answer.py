@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from serving.answer import Answer
-from serving.workload import Prompt
+
+from tandem.bench.answer import Answer
+from tandem.bench.workload import Prompt
 
 ALWAYS = (-1e9, 1e9)
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from serving.answer import Answer
-from serving.summary import Run, Summary
-from serving.workload import WORKLOADS, Prompt
+
+from tandem.bench.answer import Answer
+from tandem.bench.summary import Run, Summary
+from tandem.bench.workload import WORKLOADS, Prompt
 
 WORKLOAD = WORKLOADS["D"]
 

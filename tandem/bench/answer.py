@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from serving.workload import Prompt
+from tandem.bench.workload import Prompt
 
 
 @dataclass(slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import islice
 
-from serving.workload import WORKLOADS
+from tandem.bench.workload import WORKLOADS
 
 
 def test_prompts_have_the_length_and_no_two_begin_alike() -> None:

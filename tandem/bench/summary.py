@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from serving.answer import Answer
-from serving.distribution import Distribution
-from serving.workload import Workload
+from tandem.bench.answer import Answer
+from tandem.bench.distribution import Distribution
+from tandem.bench.workload import Workload
 
 STALL_MS = 80.0
 MAX_PROBLEMS = 5

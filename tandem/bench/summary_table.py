@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from serving.summary import Summary
+from tandem.bench.summary import Summary
 
 COLUMNS = {
     "tok/s": "output_tokens_per_s",

@@ -9,8 +9,9 @@ from peers import llama_cpp, openvino, vllm
 from peers.arm import NotInstalled
 from peers.records import Records, Start
 from peers.tables import markdown
-from serving.distribution import Distribution
-from serving.summary import Summary
+
+from tandem.bench.distribution import Distribution
+from tandem.bench.summary import Summary
 
 MODEL = Path("/models/small")
 

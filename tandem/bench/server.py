@@ -8,15 +8,13 @@ import re
 import signal
 import socket
 import subprocess
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
 
 import psutil
-
-from peers.arm import Arm
 
 STOP_S = 20.0
 POLL_S = 0.02
@@ -29,10 +27,23 @@ class CannotStart(Exception):
 
 
 @dataclass(frozen=True)
+class ServerSpec:
+    """A server's command, in which `{port}` is its port, and `{port+1}` another one. `model`: as
+    requests call it. It serves once a GET of `ready_path` is answered by 200."""
+
+    name: str
+    command: tuple[str, ...]
+    ready_path: str = ""
+    model: str = "default"
+    env: Mapping[str, str] = field(default_factory=dict)
+    start_timeout_s: float = 60.0
+
+
+@dataclass(frozen=True)
 class Server:
     """One that is ready. `start_s`: from its command to there."""
 
-    arm: Arm
+    spec: ServerSpec
     port: int
     pid: int
     start_s: float
@@ -44,27 +55,35 @@ class Server:
 
 
 @asynccontextmanager
-async def running(arm: Arm, logs: Path) -> AsyncIterator[Server]:
+async def running(spec: ServerSpec, logs: Path) -> AsyncIterator[Server]:
     """Start it, wait until it is ready, end all its processes. Raises `CannotStart`."""
     port = free_port()
-    log = logs / f"{arm.name.replace(' ', '-')}.log"
+    log = logs / f"{spec.name.replace(' ', '-')}.log"
     start = perf_counter()
-    process = _spawn(arm, port, log)
+    process = _spawn(spec, port, log)
     try:
-        await _until_ready(arm, port, process, log)
-        yield Server(arm, port, process.pid, perf_counter() - start)
+        await _until_ready(spec, port, process, log)
+        yield Server(spec, port, process.pid, perf_counter() - start)
     finally:
         await _end(process)
 
 
-def _spawn(arm: Arm, port: int, log: Path) -> subprocess.Popen[bytes]:
+def cancel_when_told_to_stop() -> None:
+    """Let SIGINT and SIGTERM cancel the task that calls this, so that servers end with it."""
+    task = asyncio.current_task()
+    assert task is not None
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+
+
+def _spawn(spec: ServerSpec, port: int, log: Path) -> subprocess.Popen[bytes]:
     # A group of its own, to end it as a whole; in our session, as priorities may go by sessions.
     with log.open("wb") as output:
         return subprocess.Popen(
-            with_port(arm.command, port),
+            with_port(spec.command, port),
             stdout=output,
             stderr=output,
-            env={**os.environ, **arm.env},
+            env={**os.environ, **spec.env},
             process_group=0,
         )
 
@@ -96,16 +115,18 @@ def _is_free(port: int) -> bool:
         return True
 
 
-async def _until_ready(arm: Arm, port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+async def _until_ready(
+    spec: ServerSpec, port: int, process: subprocess.Popen[bytes], log: Path
+) -> None:
     try:
-        async with asyncio.timeout(arm.start_timeout_s):
-            while not await _answers(port, arm.ready_path):
+        async with asyncio.timeout(spec.start_timeout_s):
+            while not await _answers(port, spec.ready_path):
                 if process.poll() is not None:
-                    raise CannotStart(f"{arm.name} ended: {_tail(log)}")
+                    raise CannotStart(f"{spec.name} ended: {_tail(log)}")
                 await asyncio.sleep(POLL_S)
     except TimeoutError as error:
         raise CannotStart(
-            f"{arm.name} is not ready after {arm.start_timeout_s:.0f} s: {_tail(log)}"
+            f"{spec.name} is not ready after {spec.start_timeout_s:.0f} s: {_tail(log)}"
         ) from error
 
 

@@ -7,9 +7,9 @@ import gc
 from collections.abc import Awaitable, Callable, Iterator
 from time import perf_counter, process_time
 
-from serving.answer import Answer
-from serving.summary import Run
-from serving.workload import Prompt, Workload
+from tandem.bench.answer import Answer
+from tandem.bench.summary import Run
+from tandem.bench.workload import Prompt, Workload
 
 # How long streams may go on after a workload's end: what is unfinished then is a problem.
 GRACE_S = 20.0

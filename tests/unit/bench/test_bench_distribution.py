@@ -7,7 +7,8 @@ import math
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from serving.distribution import Distribution
+
+from tandem.bench.distribution import Distribution
 
 TIMES_MS = st.lists(st.integers(0, 50_000), min_size=1, max_size=300)
 

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from serving.answer import Answer
-from serving.completion_stream import Endpoint, complete
-from serving.driver import run_workload
-from serving.summary import Summary
-from serving.text_prompts import Words
-from serving.workload import LongPrompts, Prompt, Workload
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+from tandem.bench.answer import Answer
+from tandem.bench.closed_loop import run_workload
+from tandem.bench.completion_stream import Endpoint, complete
+from tandem.bench.summary import Summary
+from tandem.bench.text_prompts import Words
+from tandem.bench.workload import LongPrompts, Prompt, Workload
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 DONE = "[DONE]"
@@ -159,7 +160,7 @@ async def test_long_prompts_arrive_at_their_pace_and_no_more_after_the_end() -> 
 
 
 async def test_a_run_that_does_not_end_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serving.driver.LIMIT_S", 0.05)
+    monkeypatch.setattr("tandem.bench.closed_loop.LIMIT_S", 0.05)
     workload = Workload("tiny", 3, 2, concurrency=2, num_requests=6)
 
     async def hang(answer: Answer) -> None:

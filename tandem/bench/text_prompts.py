@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from serving.answer import Answer
+from tandem.bench.answer import Answer
 
 # A word with the space before it, in the alphabet of byte-level and of SentencePiece vocabularies.
 SPACES = "Ġ▁"

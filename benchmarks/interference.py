@@ -1,0 +1,102 @@
+"""What running streams feel of long prompts: their inter-token latency with and without.
+
+Eight streams run without pause (workload D); in every other run a prompt of 2,048 tokens arrives at
+an interval. Each pair of runs, one without and one with, goes to the same server; arms and pairs
+are interleaved. Printed: the ratio of the streams' p99, its median over the pairs, for each arm.
+
+    .venv/bin/python benchmarks/interference.py [--pairs 7] [--seconds 12]
+        [--arms 1p1d,colocated+batching=chunked] [--device cpu] [--out FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import uvloop
+
+from tandem.bench.answer import Answer
+from tandem.bench.arms import Arm, parse_arm
+from tandem.bench.closed_loop import run_workload, warm_up
+from tandem.bench.completion_stream import Endpoint, complete
+from tandem.bench.markdown import markdown_table
+from tandem.bench.server import cancel_when_told_to_stop, running
+from tandem.bench.summary import Summary
+from tandem.bench.workload import WORKLOADS, Workload
+
+ARMS = "1p1d,colocated+batching=chunked,colocated+batching=prefill-first,colocated:2"
+Pair = tuple[Summary, Summary]
+
+
+def workloads(seconds: float) -> tuple[Workload, Workload]:
+    """Without and with long prompts."""
+    with_long = replace(WORKLOADS["D"], seconds=seconds)
+    return replace(with_long, long=None), with_long
+
+
+async def measure(arm: Arm, seed: int, args: argparse.Namespace, logs: Path) -> Pair:
+    """One pair, on a server of its own; which comes first turns from pair to pair."""
+    flags = ("--device", args.device, "--model", args.model)
+    async with running(arm.spec(flags, logs), logs) as server:
+        endpoint = Endpoint("127.0.0.1", server.port)
+
+        async def ask(answer: Answer) -> None:
+            await complete(endpoint, answer)
+
+        made = {}
+        without, with_long = workloads(args.seconds)
+        await warm_up(ask, with_long, seed)
+        for each in (without, with_long) if seed % 2 else (with_long, without):
+            run = await run_workload(ask, each, seed)
+            made[each] = Summary.of(run, each, str(arm), seed)
+        return made[without], made[with_long]
+
+
+async def main(args: argparse.Namespace) -> None:
+    cancel_when_told_to_stop()
+    arms = [parse_arm(each) for each in args.arms.split(",")]
+    pairs: defaultdict[str, list[Pair]] = defaultdict(list)
+    with TemporaryDirectory(prefix="tandem-interference-") as logs:
+        for seed in range(args.pairs):
+            turn = seed % len(arms)
+            for arm in (*arms[turn:], *arms[:turn]):
+                pair = await measure(arm, seed, args, Path(logs))
+                pairs[str(arm)].append(pair)
+                for each in pair:
+                    print(each.to_json(), file=args.out, flush=True)
+    print(table(pairs), file=sys.stderr)
+
+
+def table(pairs: Mapping[str, Sequence[Pair]]) -> str:
+    """A row an arm: p99 without and with, in ms, and their ratios."""
+    rows = []
+    for arm, each in pairs.items():
+        times = [tuple(run.itl.percentile_ms(99) or 0.0 for run in pair) for pair in each]
+        ratios = [after / before for before, after in times if before]
+        rows.append(
+            [
+                arm,
+                *(f"{statistics.median(column):.1f}" for column in zip(*times, strict=True)),
+                f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})",
+                str(sum(run.num_problems for pair in each for run in pair)),
+            ]
+        )
+    headings = ("Arm", "ITL p99 without, ms", "with, ms", "Ratio, median (range)", "Problems")
+    return markdown_table(headings, rows)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--pairs", type=int, default=7)
+    parser.add_argument("--seconds", type=float, default=12.0, help="of each run")
+    parser.add_argument("--arms", default=ARMS, help="as `tandem bench goodput` has them")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--model", default="default")
+    parser.add_argument("--out", type=argparse.FileType("w"), default=sys.stdout)
+    uvloop.run(main(parser.parse_args()))

@@ -1,0 +1,89 @@
+"""Draws what `tandem bench goodput` wrote down: attainment over rate, and goodput over the ratio of
+prefill to decode workers.
+
+.venv/bin/python benchmarks/plot_goodput.py FOLDER   (the sweep's --out)
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from figure_files import save, without_display
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from tandem.bench.goodput import SHARE, goodput_interval
+from tandem.bench.objectives import CLAIM, GRID, Cell
+from tandem.bench.records import Sweep
+
+SPLIT_SHADES = ("#0b5fa5", "#3f8fd2", "#9cc9ef", "#17406d", "#6fb1e8", "#5a7fa8", "#c3def5")
+COLOCATED_SHADES = ("#d1603d", "#e59a7f", "#b8a04a", "#7a7a7a")
+
+
+def shades(sweep: Sweep, workload: str) -> dict[str, str]:
+    """What splits in blue."""
+    split, colocated = iter(SPLIT_SHADES), iter(COLOCATED_SHADES)
+    is_split = set(sweep.split(workload))
+    return {
+        arm: next(split if arm in is_split else colocated, "#000000")
+        for arm in sweep.arms(workload)
+    }
+
+
+def attainments(sweep: Sweep, workload: str) -> Figure:
+    """A panel for each pair of bounds: the share of requests that kept to both, over the rate."""
+    figure, panels = plt.subplots(2, 3, figsize=(11, 5.6), sharex=True, sharey=True)
+    for cell, panel in zip(GRID, panels.flat, strict=True):
+        _attainment(panel, sweep, workload, cell)
+    for panel in panels[1]:
+        panel.set_xlabel("requests/s", fontsize=8)
+    for panel in panels[:, 0]:
+        panel.set_ylabel("attainment", fontsize=8)
+    handles, labels = panels.flat[0].get_legend_handles_labels()
+    figure.tight_layout(rect=(0, 0, 0.8, 1))
+    figure.legend(handles, labels, fontsize=7, frameon=False, loc="center right")
+    return figure
+
+
+def _attainment(panel: Axes, sweep: Sweep, workload: str, cell: Cell) -> None:
+    for arm, colour in shades(sweep, workload).items():
+        levels = sweep.levels(workload, arm, cell)
+        rates, shares = zip(*((level.rate, level.attainment) for level in levels), strict=True)
+        panel.plot(rates, shares, color=colour, label=arm, lw=1.2, marker="o", ms=2.5)
+    panel.axhline(SHARE, color="#999999", lw=0.8, ls=":")
+    panel.set_xscale("log")
+    panel.set_ylim(0, 1.03)
+    is_claim = " (the claim)" if cell == CLAIM else ""
+    panel.set_title(f"TTFT x {cell[0]:g}, TPOT x {cell[1]:g}{is_claim}", fontsize=8)
+    panel.tick_params(labelsize=7)
+    panel.spines[["top", "right"]].set_visible(False)
+
+
+def goodputs(sweep: Sweep, workload: str) -> Figure:
+    """A bar an arm at the claim, with its interval: in the order of the arms, so that the ratios
+    stand next to each other."""
+    figure, panel = plt.subplots(figsize=(7, 3.6))
+    for arm, colour in shades(sweep, workload).items():
+        each = goodput_interval(sweep.levels(workload, arm, CLAIM))
+        spread = [[max(0.0, each.value - each.low)], [max(0.0, each.high - each.value)]]
+        panel.bar(arm, each.value, yerr=spread, color=colour, error_kw={"lw": 0.8})
+    panel.set_ylabel("goodput, requests/s", fontsize=8)
+    panel.set_title(f"{workload}: TTFT x {CLAIM[0]:g}, TPOT x {CLAIM[1]:g}", fontsize=8)
+    panel.tick_params(labelsize=7)
+    plt.setp(panel.get_xticklabels(), rotation=40, ha="right")
+    panel.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    return figure
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("folder", type=Path)
+    folder = parser.parse_args().folder
+    without_display()
+    made = Sweep.read(folder / "goodput.jsonl")
+    for name in made.workloads:
+        save(attainments(made, name), folder, f"attainment-{name}")
+        save(goodputs(made, name), folder, f"goodput-{name}")

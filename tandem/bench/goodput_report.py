@@ -1,0 +1,144 @@
+"""A sweep as tables of Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tandem.bench.goodput import Interval, Level, goodput, goodput_interval, ratio_interval
+from tandem.bench.markdown import markdown_table
+from tandem.bench.objectives import CLAIM, GRID, Cell, objective_grid
+from tandem.bench.records import RateRun, Sweep
+
+
+def report(sweep: Sweep) -> str:
+    """All tables, workload by workload."""
+    return "\n\n".join(_workload(sweep, workload) for workload in sweep.workloads)
+
+
+def verdict(sweep: Sweep, workload: str) -> str:
+    """What the claim's cell says of splitting this workload, in one sentence."""
+    split, colocated = (
+        _best(sweep, workload, arms) for arms in (sweep.split(workload), sweep.colocated(workload))
+    )
+    if split is None or colocated is None:
+        return f"{workload}: there is nothing to compare."
+    ratio = _ratio(sweep, workload, split, CLAIM)
+    if ratio is None:
+        return f"{workload}: no colocated arm met the objectives at any rate."
+    says = "split" if ratio.low > 1 else "do not split" if ratio.high < 1 else "no difference shown"
+    return (
+        f"{workload}: {split} has {_interval(ratio)} times the goodput of the best colocated arm"
+        f" ({colocated}): {says}."
+    )
+
+
+def _workload(sweep: Sweep, workload: str) -> str:
+    return "\n\n".join(
+        (
+            f"### {workload}",
+            _objectives(sweep, workload),
+            "Goodput, requests/s (95% interval at the claim), by bounds on TTFT and TPOT as"
+            " multiples of the best uncontended arm's; >: all rates that were tried held\n\n"
+            + _grid(sweep, workload),
+            "Goodput by that of the best colocated arm (95% interval)\n\n"
+            + _ratios(sweep, workload),
+            f"Every rate, at {_name(CLAIM)}; times in ms\n\n" + _rates(sweep, workload),
+            verdict(sweep, workload),
+        )
+    )
+
+
+def _objectives(sweep: Sweep, workload: str) -> str:
+    base = sweep.bases[workload].objective
+    alone = [each for each in sweep.uncontended if each.workload == workload]
+    rows = [[each.arm, _ms(each.ttft_s), _ms(each.tpot_s)] for each in alone]
+    rows.append(["**the best**", _ms(base.ttft_s), _ms(base.tpot_s)])
+    return markdown_table(("Alone", "TTFT p50, ms", "TPOT p50, ms"), rows)
+
+
+def _grid(sweep: Sweep, workload: str) -> str:
+    rows = []
+    for arm in sweep.arms(workload):
+        cells = [_goodput(sweep.levels(workload, arm, cell), cell == CLAIM) for cell in GRID]
+        rows.append([arm, *cells])
+    return markdown_table(("Arm", *map(_heading, GRID)), rows)
+
+
+def _ratios(sweep: Sweep, workload: str) -> str:
+    rows = []
+    for arm in sweep.split(workload):
+        ratios = [_ratio(sweep, workload, arm, cell) for cell in GRID]
+        rows.append([arm, *("" if each is None else _interval(each) for each in ratios)])
+    return markdown_table(("Arm", *map(_heading, GRID)), rows)
+
+
+def _rates(sweep: Sweep, workload: str) -> str:
+    objective = objective_grid(sweep.bases[workload].objective)[CLAIM]
+    rows = []
+    for arm in sweep.arms(workload):
+        for run in sweep.of(workload, arm):
+            rows.append([arm, *_rate_row(run, run.level(objective))])
+    headings = (
+        "Arm", "Rate", "Requests", "Attainment", "TTFT p50 / p90", "TPOT p50 / p90",
+        "ITL p50 / p99", "Failed", "Sent late p99", "Load's cores",
+    )  # fmt: skip
+    return markdown_table(headings, rows)
+
+
+def _rate_row(run: RateRun, level: Level) -> list[str]:
+    firsts = [ttft_s for _, _, ttft_s, _ in run.requests]
+    rest = [tpot_s for _, _, _, tpot_s in run.requests]
+    itl = run.intervals
+    return [
+        f"{run.rate:.2f}",
+        str(level.num_requests),
+        f"{level.attainment:.0%}",
+        _percentiles(firsts, 50, 90),
+        _percentiles(rest, 50, 90),
+        f"{itl.percentile_ms(50) or 0:.1f} / {itl.percentile_ms(99) or 0:.1f}",
+        str(firsts.count(None)),
+        _ms(run.late_p99_s),
+        f"{run.load_cores:.2f}",
+    ]
+
+
+def _percentiles(times_s: Sequence[float | None], *percents: int) -> str:
+    """Failed requests took for ever."""
+    ordered = sorted(float("inf") if each is None else each for each in times_s)
+    if not ordered:
+        return ""
+    return " / ".join(_ms(ordered[(len(ordered) - 1) * each // 100]) for each in percents)
+
+
+def _best(sweep: Sweep, workload: str, arms: Sequence[str]) -> str | None:
+    """The arm with the highest goodput at the claim."""
+    return max(arms, key=lambda arm: goodput(sweep.levels(workload, arm, CLAIM)), default=None)
+
+
+def _ratio(sweep: Sweep, workload: str, arm: str, cell: Cell) -> Interval | None:
+    others = [sweep.levels(workload, each, cell) for each in sweep.colocated(workload)]
+    return ratio_interval(sweep.levels(workload, arm, cell), others)
+
+
+def _goodput(levels: Sequence[Level], is_claim: bool) -> str:
+    value = goodput_interval(levels)
+    above = ">" if value.value == max(level.rate for level in levels) else ""
+    if not is_claim:
+        return f"{above}{value.value:.2f}"
+    return f"**{above}{value.value:.2f}** ({value.low:.2f} to {value.high:.2f})"
+
+
+def _interval(each: Interval) -> str:
+    return f"{each.value:.2f} ({each.low:.2f} to {each.high:.2f})"
+
+
+def _heading(cell: Cell) -> str:
+    return f"**{_name(cell)}**" if cell == CLAIM else _name(cell)
+
+
+def _name(cell: Cell) -> str:
+    return f"({cell[0]:g}, {cell[1]:g})"
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1e3:.1f}" if seconds < 1 else f"{seconds * 1e3:,.0f}"

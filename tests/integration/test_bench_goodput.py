@@ -1,0 +1,53 @@
+"""`tandem bench goodput` from its command line to its tables, on mock GPUs."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+from tandem.bench.objectives import GRID
+from tandem.bench.records import Sweep
+
+ARMS = "1p1d,colocated:2+batching=chunked"
+
+
+async def bench(*arguments: str) -> tuple[int | None, str]:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tandem.cli", "bench", "goodput", *arguments),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    output, _ = await process.communicate()
+    return process.returncode, output.decode()
+
+
+async def test_a_sweep_from_end_to_end(tmp_path: Path) -> None:
+    returncode, said = await bench(
+        *("--device", "mock:h100x4", "--devices", "2", "--arms", ARMS, "--workloads", "chat"),
+        *("--seconds", "0.3", "--warm-up", "0.1", "--length-scale", "0.05", "--alone", "1"),
+        *("--rates-per-start", "9", "--tolerance", "4", "--out", str(tmp_path)),
+        *("--", "--num-blocks", "4096"),
+    )
+    assert returncode == 0, said
+    sweep = Sweep.read(tmp_path / "goodput.jsonl")
+    assert [each.arm for each in sweep.uncontended] == ARMS.split(",")
+    # The objectives stand before the first rate.
+    kinds = [type(each).__name__ for each in sweep.records]
+    assert kinds.index("Base") < kinds.index("RateRun")
+    assert sweep.arms("chat") == ARMS.split(",")
+    assert any(run.requests for run in sweep.runs)
+    assert len({run.rate for run in sweep.runs}) > 1
+    text = (tmp_path / "goodput.md").read_text()
+    assert text in said
+    assert all(f"({ttft:g}, {tpot:g})" in text for ttft, tpot in GRID)
+
+
+async def test_an_arm_that_cannot_start_is_told_with_its_own_words(tmp_path: Path) -> None:
+    returncode, said = await bench(
+        *("--device", "mock:h100", "--devices", "2", "--arms", "1p1d", "--out", str(tmp_path)),
+        *("--", "--model", "nowhere"),
+    )
+    assert returncode == 1
+    assert "no model 'nowhere'" in said
+    assert "Traceback" not in said

@@ -1,0 +1,94 @@
+"""Arms as the command line writes them, and the sweep that flags ask for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tandem.bench.arms import cpu_arms, device_arms, parse_arm
+from tandem.cli.goodput import GoodputOptions, sweep_settings
+from tandem.core.errors import ConfigError
+
+LOGS = Path("/logs")
+
+
+def options(**changed) -> GoodputOptions:
+    settings = {
+        "device": "mock:h100x5",
+        "num_devices": 0,
+        "model": "",
+        "arms": (),
+        "workloads": ("chat",),
+        "measured_s": 1.0,
+        "warm_up_s": 1.0,
+        "length_scale": None,
+        "num_uncontended": 1,
+        "rates_per_start": 1,
+        "tolerance": 1.2,
+        "seed": 0,
+        "up_flags": (),
+    }
+    return GoodputOptions(**{**settings, **changed})
+
+
+@pytest.mark.parametrize(
+    "text", ["1p1d", "colocated:2+batching=chunked", "1p1d+local-prefill=off+policy=fcfs"]
+)
+def test_arms_are_read_as_they_are_written(text: str) -> None:
+    assert str(parse_arm(text)) == text
+
+
+@pytest.mark.parametrize("text", ["", "2d", "1p1d+", "1p1d+policy", "1p1d+=fcfs", "1p1d+policy="])
+def test_what_is_no_arm_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError):
+        parse_arm(text)
+
+
+def test_an_arm_is_a_tandem_up_with_its_flags() -> None:
+    spec = parse_arm("1p1d+local-prefill=off").spec(("--device", "cpu"), LOGS)
+    command = " ".join(spec.command)
+    assert "up --topology 1p1d" in command
+    assert command.endswith("--device cpu --local-prefill off")
+
+
+def test_all_arms_have_the_same_devices() -> None:
+    assert {arm.topology.num_workers for arm in device_arms(8)} == {8}
+    assert [str(arm) for arm in device_arms(3)] == [
+        "colocated:3+batching=chunked",
+        "colocated:3+batching=prefill-first",
+        "colocated:3+batching=decode-first",
+        "1p2d",
+        "2p1d",
+    ]
+    assert [arm.is_colocated for arm in cpu_arms(2)] == [True] * 4 + [False] * 2
+
+
+def test_a_mock_sweep_knows_its_dilation_and_its_vocabulary() -> None:
+    settings = sweep_settings(options())
+    assert settings.conditions.dilation == 5
+    assert settings.conditions.model == "mock"
+    assert max(settings.token_ids) < 260
+    assert settings.num_devices == 8
+    assert len(settings.arms) == 10
+
+
+def test_a_cpu_sweep_is_of_shorter_requests() -> None:
+    settings = sweep_settings(options(device="cpu:0-1"))
+    assert (settings.conditions.dilation, settings.conditions.length_scale) == (1, 0.25)
+    assert settings.num_devices == 2
+    assert sweep_settings(options(device="cpu", length_scale=1.0)).conditions.length_scale == 1
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"workloads": ("poetry",)},
+        {"arms": ("4p4d", "colocated:2")},
+        {"device": "cuda"},
+        {"device": "mock:b200"},
+    ],
+)
+def test_a_sweep_that_would_compare_nothing_is_refused(wrong: dict) -> None:
+    with pytest.raises(ConfigError):
+        sweep_settings(options(**wrong))
