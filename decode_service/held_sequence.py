@@ -88,6 +88,11 @@ class HeldSequence:
         return self.admitted and self.armed and self.sequence.finish_reason is None
 
     @property
+    def preemption_order(self) -> tuple[tuple[float, ...], int]:
+        """The highest gives way first: by rank, and of equals who came last."""
+        return self.preemption_rank, self.sequence.sequence_id
+
+    @property
     def num_context_tokens(self) -> int:
         return len(self.context_token_ids)
 
@@ -102,6 +107,7 @@ class HeldSequence:
             block_table=self.blocks.ids[: layout.blocks_for(end)],
             sample=self.sample,
             num_shared_blocks=self.blocks.num_shared,
+            table_id=self.blocks.table_id,
         )
 
     def chunk(self, end: int, layout: KVLayout) -> SequenceSlice:
@@ -113,4 +119,5 @@ class HeldSequence:
             block_table=self.blocks.ids[: layout.blocks_for(end)],
             sample=self.sample if end == self.num_context_tokens else None,
             num_shared_blocks=self.blocks.num_shared,
+            table_id=self.blocks.table_id,
         )

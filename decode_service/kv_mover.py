@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter
 
@@ -10,10 +10,12 @@ import numpy as np
 import structlog
 
 from decode_service.parking import KvCopy, KvMove
-from tandem.core.kv import Plane
+from tandem.core.kv import KVLayout, Plane
 from tandem.engine.protocols import KVPool
 
 log = structlog.get_logger(__name__)
+
+COPY_BYTES = 8 * 2**20
 
 
 class KvMover:
@@ -53,9 +55,14 @@ def carry_out(move: KvMove, pool: KVPool) -> KvCopy:
 
 
 def _load(move: KvMove, pool: KVPool) -> KvCopy:
-    layers = range(pool.layout.num_layers)
-    blocks = move.blocks.ids[: pool.layout.blocks_for(move.num_tokens)]
-    planes = {plane: pool.read(plane, layers, blocks, move.num_tokens) for plane in Plane}
+    layout = pool.layout
+    blocks = move.blocks.ids[: layout.blocks_for(move.num_tokens)]
+    layer_bytes = move.num_tokens * layout.token_bytes
+    planes = {plane: memoryview(bytearray(layout.num_layers * layer_bytes)) for plane in Plane}
+    for plane, out in planes.items():
+        for layers in _layer_groups(layout, layer_bytes):
+            part = out[layers.start * layer_bytes : layers.stop * layer_bytes]
+            pool.read_into(plane, layers, blocks, move.num_tokens, part)
     return KvCopy(move.num_tokens, planes)
 
 
@@ -66,8 +73,15 @@ def _store(move: KvMove, copy: KvCopy, pool: KVPool) -> None:
         return
     first = move.first_token // layout.block_size
     blocks = move.blocks.ids[first : layout.blocks_for(copy.num_tokens)]
-    layers = range(layout.num_layers)
     for plane, data in copy.planes.items():
         items = np.frombuffer(data, np.uint8).reshape(layout.num_layers, copy.num_tokens, -1)
-        rest = np.ascontiguousarray(items[:, move.first_token :])
-        pool.write(plane, layers, blocks, num_tokens, rest.reshape(-1).data)
+        for layers in _layer_groups(layout, num_tokens * layout.token_bytes):
+            part = np.ascontiguousarray(items[layers.start : layers.stop, move.first_token :])
+            pool.write(plane, layers, blocks, num_tokens, part.reshape(-1).data)
+
+
+def _layer_groups(layout: KVLayout, layer_bytes: int) -> Iterator[range]:
+    """Layers in groups of at most `COPY_BYTES`, or one by one: what a device stages at a time."""
+    size = max(1, COPY_BYTES // layer_bytes)
+    for start in range(0, layout.num_layers, size):
+        yield range(start, min(start + size, layout.num_layers))

@@ -14,6 +14,7 @@ from typing import Protocol
 
 from decode_service.held_sequence import HeldSequence
 from tandem.core.blocks import BlockAllocator, SequenceBlocks
+from tandem.core.errors import ResourceExhausted
 from tandem.core.kv import KVLayout, Plane
 
 # How much the newest copy counts.
@@ -51,10 +52,11 @@ class Mover(Protocol):
 
 @dataclass(slots=True)
 class ParkedSequence:
-    """`move` is what is under way; `copy` is there from the end of the one move to the end of the
-    other."""
+    """The first `num_tokens` tokens have KV: all but the newest. `move` is what is under way;
+    `copy` is there from the end of the one move to the end of the other."""
 
     held: HeldSequence
+    num_tokens: int
     num_bytes: int
     move: KvMove | None = None
     copy: KvCopy | None = None
@@ -90,7 +92,7 @@ class Parking:
         blocks are free when that is done."""
         num_tokens = held.sequence.length - 1
         move = KvMove(held, held.blocks, num_tokens)
-        parked = ParkedSequence(held, self._num_bytes(num_tokens), move)
+        parked = ParkedSequence(held, num_tokens, self._num_bytes(num_tokens), move)
         self._parked[held.sequence.sequence_id] = parked
         held.blocks.begin_access()
         held.blocks.release()
@@ -99,7 +101,7 @@ class Parking:
     def bring_back(self, num_to_spare: int) -> None:
         """Begin to copy back what there are blocks for, in the order of their ranks: as long as
         `num_to_spare` others stay free, or it would soon be preempted again."""
-        for parked in sorted(self._copied(), key=lambda each: _rank(each.held)):
+        for parked in sorted(self._copied(), key=lambda each: each.held.preemption_order):
             if not self._return(parked, num_to_spare):
                 return
 
@@ -127,16 +129,14 @@ class Parking:
     def num_leaving_blocks(self) -> int:
         """Blocks that will be free when those have been copied out that are about to be."""
         moves = (each.move for each in self._parked.values())
-        return sum(len(move.blocks.ids) for move in moves if move and not move.copy)
+        leaving = (move.blocks.ids for move in moves if move and not move.copy)
+        return sum(map(self._allocator.num_solely_held, leaving))
 
     @property
     def num_awaited_blocks(self) -> int:
         """Blocks that parked sequences need to come back."""
-        return sum(
-            self._num_blocks(each.held)
-            for each in self._parked.values()
-            if not (each.move and each.move.copy)
-        )
+        away = (each for each in self._parked.values() if not (each.move and each.move.copy))
+        return sum(map(self._num_fresh_blocks, away))
 
     @property
     def has_parked(self) -> bool:
@@ -148,18 +148,22 @@ class Parking:
     def _return(self, parked: ParkedSequence, num_to_spare: int) -> bool:
         """Begin to copy a sequence's KV back, but for what the cache has of it; False if there are
         not enough blocks."""
-        held, copy = parked.held, parked.copy
+        held, num_tokens = parked.held, parked.num_tokens
         blocks = SequenceBlocks(self._allocator)
-        num_blocks = self._num_blocks(held)
-        if copy is None or num_blocks + num_to_spare > self._allocator.num_free:
+        try:
+            blocks.start(held.prefix, num_tokens, self._num_blocks(held), num_to_spare)
+        except ResourceExhausted:
             return False
-        blocks.start(held.prefix, copy.num_tokens, num_blocks)
         blocks.begin_access()
         held.blocks = blocks
         first_token = blocks.num_shared * self._layout.block_size
-        parked.move = KvMove(held, blocks, copy.num_tokens, first_token, copy)
+        parked.move = KvMove(held, blocks, num_tokens, first_token, parked.copy)
         self._mover.start(parked.move)
         return True
+
+    def _num_fresh_blocks(self, parked: ParkedSequence) -> int:
+        num_blocks = self._num_blocks(parked.held)
+        return self._allocator.num_fresh(parked.held.prefix, parked.num_tokens, num_blocks)
 
     def _num_blocks(self, held: HeldSequence) -> int:
         return self._layout.blocks_for(held.sequence.length)
@@ -171,7 +175,3 @@ class Parking:
         if num_bytes:
             byte_s = seconds / num_bytes
             self._byte_s += (WEIGHT if self._byte_s else 1.0) * (byte_s - self._byte_s)
-
-
-def _rank(held: HeldSequence) -> tuple[tuple[float, ...], int]:
-    return held.preemption_rank, held.sequence.sequence_id

@@ -33,10 +33,10 @@ class Room:
         The best never is. It may have to wait: for the blocks of who is being parked, or for those
         of reservations, whose sequences will run, or leave. Alone it always fits.
         """
-        self.num_awaited = 0
+        self.nobody_waits()
         if self.fits(running):
             return running
-        running.sort(key=lambda held: (held.preemption_rank, held.sequence.sequence_id))
+        running = sorted(running, key=lambda held: held.preemption_order)
         while len(running) > 1 and not self._will_fit(running):
             preempt(running.pop())
         ready: list[HeldSequence] = []
@@ -49,6 +49,10 @@ class Room:
             else:
                 self.num_awaited += num_wanted
         return ready
+
+    def nobody_waits(self) -> None:
+        """No running sequence lacks blocks any more."""
+        self.num_awaited = 0
 
     def _will_fit(self, running: Iterable[HeldSequence]) -> bool:
         """Whether they fit when those are gone that are being parked."""

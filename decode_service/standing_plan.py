@@ -103,7 +103,11 @@ class StandingPlan:
 
     @property
     def _num_awaited_blocks(self) -> int:
-        return self._room.num_awaited + self._parking.num_awaited_blocks
+        """Those that no newcomer gets: what waiting sequences lack, and what the parked need to
+        come back, with what is then to spare."""
+        num_parked_blocks = self._parking.num_awaited_blocks
+        num_to_spare = len(self._running) if num_parked_blocks else 0
+        return self._room.num_awaited + num_parked_blocks + num_to_spare
 
     @property
     def prefix_cache(self) -> PrefixCache:
@@ -230,6 +234,7 @@ class StandingPlan:
         going_on = [held for held in self._running.values() if not self._ends_next(held)]
         if not self._room.fits(going_on):
             return None  # The step under way may free some.
+        self._room.nobody_waits()
         return self._launch(going_on, []) if going_on else None
 
     def moved(self, move: KvMove, copy: KvCopy | None, seconds: float) -> None:
@@ -413,7 +418,7 @@ class StandingPlan:
         held.admitted = False
         self._running.pop(held.sequence.sequence_id, None)
         if not self._running:
-            self._room.num_awaited = 0
+            self._room.nobody_waits()
         self._prompts.pop(held.sequence.sequence_id, None)
         self._preparations.leave(held.sequence.sequence_id)
         self._parking.leave(held.sequence.sequence_id)

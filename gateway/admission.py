@@ -70,7 +70,7 @@ class Admission:
                 f"there is no {missing.name.lower()} worker", retry_after_s=RETRY_AFTER_S
             )
         if self._is_full(tenant):
-            retry_after_s = self._forecast.drain_s() or RETRY_AFTER_S
+            retry_after_s = self._forecast.next_place_s() or RETRY_AFTER_S
             raise ResourceExhausted("the queue is full", retry_after_s=retry_after_s)
         used, limit = len(self._in_flight[tenant].generations), self._tenants[tenant].max_requests
         self._check_quota(tenant, used, num_choices, limit, "requests", "n")
@@ -92,8 +92,9 @@ class Admission:
         in_flight.num_tokens += num_tokens
         self.deadlines.add(generation)
 
-    def leave(self, generation: Generation) -> None:
+    def leave(self, generation: Generation, now: float) -> None:
         """One that was let in has ended."""
+        self._forecast.ended(now)
         in_flight = self._in_flight[generation.request.tenant]
         del in_flight.generations[generation]
         in_flight.num_tokens -= generation.max_length

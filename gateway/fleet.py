@@ -3,8 +3,9 @@ hints, kept so that what is asked of a worker is not refused."""
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -58,9 +59,10 @@ class WorkerView:
         self.prefix_index = PrefixIndex(self.info.num_blocks)
 
     def prompt_begins(self, generation: Generation, num_cached_tokens: int) -> None:
-        """The worker says how much of a prompt it had cached. Once a token is there it says so
-        again."""
-        if not generation.token_ids:
+        """The worker says how much of a prompt it had cached: it may say so again, and so may
+        others, when the generation goes on elsewhere."""
+        if not generation.is_prompt_counted:
+            generation.is_prompt_counted = True
             generation.num_cached_tokens = num_cached_tokens
             self.num_prompt_tokens += generation.num_prompt_tokens
             self.num_cached_tokens += num_cached_tokens
@@ -209,14 +211,17 @@ class DecodeView(WorkerView):
     since, by sequence, and are not granted yet. `num_refused_blocks`: it refused a reservation of
     so many blocks, and was not heard to have them since; 0 if it refused none.
     `prefill_token_budget` is what its step rule says, if it was told one to compute prompts by;
-    `recompute_token_s` is what it was told that computing a token again takes. `tenant_seqs` and
-    `tenant_blocks` are what each tenant holds."""
+    `recompute_token_s` is what it was told that computing a token again takes. `shared_blocks` are
+    cached ones that sequences have in common, by digest, and how many have each; `own_prompts` are
+    those that it computes itself. `tenant_seqs` and `tenant_blocks` are what each tenant holds."""
 
     num_free_blocks: int = field(init=False)
     asked_blocks: dict[int, int] = field(default_factory=dict)
     num_refused_blocks: int = 0
     prefill_token_budget: int = 0
     recompute_token_s: float = 0.0
+    shared_blocks: Counter[int] = field(default_factory=Counter)
+    own_prompts: dict[int, Generation] = field(default_factory=dict)
     tenant_seqs: Counter[str] = field(default_factory=Counter)
     tenant_blocks: Counter[str] = field(default_factory=Counter)
 
@@ -227,19 +232,16 @@ class DecodeView(WorkerView):
     @property
     def num_prompt_tokens_left(self) -> int:
         """Tokens of the prompts that it computes itself, and has yet to."""
-        return sum(each.num_tokens_left for each in self._own_prompts())
+        return sum(each.num_tokens_left for each in self.own_prompts.values())
 
     def stepped(self, num_prompt_tokens: int, seconds: float) -> None:
         """Prompts are computed in the order in which they came."""
         WorkerView.stepped(self, num_prompt_tokens, seconds)
         if num_prompt_tokens:
-            for generation in self._own_prompts():
+            for generation in self.own_prompts.values():
                 num_tokens = min(num_prompt_tokens, generation.num_tokens_left)
                 generation.num_scheduled += num_tokens
                 num_prompt_tokens -= num_tokens
-
-    def _own_prompts(self) -> Iterator[Generation]:
-        return (each for each in self.generations.values() if each.is_local and not each.armed)
 
     def has_said(self, num_free_blocks: int) -> bool:
         """It has so many free blocks. True if it may take now what it could not."""
@@ -258,40 +260,92 @@ class DecodeView(WorkerView):
 
     def can_take(self, generation: Generation) -> bool:
         """Whether there are the blocks that a generation begins with, and will be those that it and
-        the others are expected to have in the end. Cached ones are thought to be held by others:
-        they cost nothing."""
-        num_cached = self.blocks_for(self.cached_tokens(generation))
-        num_first = self.blocks_for(self.first_tokens(generation)) - num_cached
-        return (
-            self.takes_more
-            and not self.num_refused_blocks
-            and num_first + sum(self.asked_blocks.values()) <= self.num_free_blocks
-            and self.has_blocks(self.blocks_for(generation.expected_length) - num_cached)
-        )
+        the others are expected to have in the end. Cached ones that others have here cost
+        nothing."""
+        if not self.takes_more or self.num_refused_blocks:
+            return False
+        num_shared = self._num_shared(self._cached_digests(generation))
+        num_first = self.blocks_for(self.first_tokens(generation)) - num_shared
+        num_expected = self.blocks_for(generation.expected_length) - num_shared
+        num_asked = sum(self.asked_blocks.values())
+        return num_first + num_asked <= self.num_free_blocks and self.has_blocks(num_expected)
+
+    def has_blocks(self, num_blocks: int) -> bool:
+        return WorkerView.has_blocks(self, num_blocks + len(self.shared_blocks))
 
     def ask(self, generation: Generation, preemption_rank: tuple[float, ...]) -> Reserve:
         """A generation comes, if the worker grants this."""
-        num_tokens = self.first_tokens(generation)
-        num_cached = self.blocks_for(self.cached_tokens(generation))
-        self.enter(generation, self.blocks_for(generation.expected_length) - num_cached)
-        self.asked_blocks[generation.sequence_id] = self.blocks_for(num_tokens) - num_cached
+        num_tokens, digests = self.first_tokens(generation), self._cached_digests(generation)
+        num_asked = self.blocks_for(num_tokens) - self._num_shared(digests)
+        self.asked_blocks[generation.sequence_id] = num_asked
+        generation.shared_digests = digests
+        self.shared_blocks.update(digests)
+        self.enter(generation, self.blocks_for(generation.expected_length) - len(digests))
         return generation.reserve(num_tokens, preemption_rank)
 
     def enter(self, generation: Generation, num_blocks: int) -> None:
+        """A generation comes, and takes so many blocks that are not shared."""
         WorkerView.enter(self, generation, num_blocks)
         self._hold(generation, 1, num_blocks)
 
-    def answered(self, sequence_id: int) -> int:
-        """It has granted or refused what it was asked for: how many blocks that were."""
-        return self.asked_blocks.pop(sequence_id, 0)
+    def armed(self, generation: Generation) -> None:
+        """A generation's KV is complete, and its blocks are cached, but for those that another had
+        cached before: of these it has copies of its own. Idempotent."""
+        if generation.armed:
+            return
+        generation.mark_armed()
+        self.own_prompts.pop(generation.sequence_id, None)
+        if generation.prefix is None:
+            return
+        digests = generation.prefix.digests()
+        num_shared = len(generation.shared_digests)
+        if num_shared == self._num_shared(digests):
+            published = digests[num_shared:]
+            self.shared_blocks.update(published)
+            generation.shared_digests = digests
+            self._take(generation, -len(published))
+
+    def answered(self, sequence_id: int) -> None:
+        """It has granted or refused what it was asked for."""
+        self.asked_blocks.pop(sequence_id, None)
+
+    def refused(self, generation: Generation) -> None:
+        """It had no room for a generation, which has left. What is cached may not be held by
+        others: it is asked again when there is room for all."""
+        self.num_refused_blocks = self.blocks_for(self.first_tokens(generation))
 
     def leave(self, generation: Generation) -> int:
         self.num_refused_blocks = 0
         self.answered(generation.sequence_id)
+        self.own_prompts.pop(generation.sequence_id, None)
         is_here = generation.sequence_id in self.generations
         num_blocks = WorkerView.leave(self, generation)
-        self._hold(generation, -is_here, -num_blocks)
+        if is_here:
+            self._hold(generation, -1, -num_blocks)
+            self._unshare(generation)
         return num_blocks
+
+    def _cached_digests(self, generation: Generation) -> list[int]:
+        """What names the blocks of a generation that are cached here."""
+        num_blocks = self.cached_tokens(generation) // self.info.layout.block_size
+        return generation.prefix.digests(num_blocks) if generation.prefix else []
+
+    def _num_shared(self, digests: Sequence[int]) -> int:
+        """How many leading blocks are shared here already: where one is, all before it are."""
+        return bisect_left(digests, True, key=lambda each: each not in self.shared_blocks)
+
+    def _unshare(self, generation: Generation) -> None:
+        for each in generation.shared_digests:
+            self.shared_blocks[each] -= 1
+            if not self.shared_blocks[each]:
+                del self.shared_blocks[each]
+        generation.shared_digests = []
+
+    def _take(self, generation: Generation, num_blocks: int) -> None:
+        """It has so many blocks more to itself."""
+        self._blocks[generation.sequence_id] += num_blocks
+        self.num_used_blocks += num_blocks
+        self._hold(generation, 0, num_blocks)
 
     def _hold(self, generation: Generation, num_seqs: int, num_blocks: int) -> None:
         self.tenant_seqs[generation.request.tenant] += num_seqs

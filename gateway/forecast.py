@@ -13,6 +13,9 @@ from gateway.fleet import DecodeView, Fleet
 from gateway.generation import Generation, Phase
 from gateway.prefill_queue import PrefillQueue
 
+# How much the newest answer's end counts.
+END_WEIGHT = 0.1
+
 
 class Forecast:
     """Of a fleet and of what waits for it. All times are in seconds from now."""
@@ -20,10 +23,20 @@ class Forecast:
     def __init__(self, fleet: Fleet, queue: PrefillQueue) -> None:
         self._fleet = fleet
         self._queue = queue
+        self._last_end_s = 0.0
+        self._end_interval_s = 0.0
 
-    def drain_s(self) -> float:
-        """Until all prompts that wait now are computed."""
-        return self._wait_s(self._queue.num_tokens)
+    def next_place_s(self) -> float:
+        """Until a prompt more has left the queue: by the pace of computing them, or by that of the
+        answers' ends, whichever is slower."""
+        return max(self._wait_s(self._queue.num_tokens / len(self._queue)), self._end_interval_s)
+
+    def ended(self, now: float) -> None:
+        """A generation has ended, at `now` in monotonic seconds."""
+        if self._last_end_s:
+            interval_s = now - self._last_end_s
+            self._end_interval_s += END_WEIGHT * (interval_s - self._end_interval_s)
+        self._last_end_s = now
 
     def work_s(self, generation: Generation) -> float:
         """How long the rest of a prompt takes at the least."""

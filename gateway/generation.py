@@ -47,7 +47,8 @@ class Generation:
     `prompt_charge` for it (`fair_shares.py`).
 
     `prefix` names the context's blocks. `expected_cached_tokens` of its tokens are thought to be
-    cached where it will be computed; of the prompt, `num_cached_tokens` were.
+    cached where it will be computed; of the prompt, `num_cached_tokens` were. `shared_digests` name
+    the blocks that others may have as well on its decode worker.
     """
 
     request: TokenRequest
@@ -68,6 +69,8 @@ class Generation:
     prefix: PromptPrefix | None = None
     expected_cached_tokens: int = 0
     num_cached_tokens: int = 0
+    is_prompt_counted: bool = False
+    shared_digests: list[int] = field(default_factory=list)
     prompt_charge: float = 0.0
     armed: bool = False
     prefill_worker: str = ""
@@ -237,7 +240,7 @@ class Generation:
         self.sequence_id = sequence_id
         self.context_token_ids = (*self.request.prompt_token_ids, *self.token_ids)
         if self.prefix and self.token_ids:
-            self.prefix = self.prefix.grown(self.context_token_ids)
+            self.prefix.grow(self.context_token_ids)
         self.phase = Phase.QUEUED
         self.attempt += 1
         self.prefill = self.decode = self.grant = None

@@ -78,13 +78,13 @@ class PrefillQueue:
         return self._policy.rank(_prompt(generation)), generation.arrival
 
     def preemption_rank(self, generation: Generation) -> tuple[float, ...]:
-        """The highest of the running generations gives way first, if one must."""
-        return self._policy.preemption_order(_prompt(generation))
+        """The highest of the running generations gives way first, if one must; of those that the
+        policy takes for equals, who came last."""
+        return *self._policy.preemption_order(_prompt(generation)), generation.arrival
 
     def push(self, generation: Generation) -> None:
         """Queue one that is new, or comes back."""
         tenant = generation.request.tenant
-        self._shares.give_back(generation)
         if tenant not in self._queues:
             self._shares.came(tenant, self._queues)
             self._queues[tenant] = TenantQueue(self.rank)

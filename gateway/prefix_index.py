@@ -15,22 +15,32 @@ class PromptPrefix:
     them a worker has is looked up again only if what it has cached has changed."""
 
     def __init__(self, token_ids: tuple[int, ...], block_size: int, salt: bytes) -> None:
-        self._chain = PrefixChain(token_ids, block_size, salt)
-        self._num_blocks = self._chain.num_full_blocks(len(token_ids) - 1)
+        self._digests: list[int] = []
+        self._set(PrefixChain(token_ids, block_size, salt), len(token_ids))
         self._block_size = block_size
-        self._salt = salt
         self._found: dict[PrefixIndex, tuple[int, int]] = {}
 
-    def grown(self, token_ids: tuple[int, ...]) -> PromptPrefix:
-        """That of a prompt with more tokens behind it."""
-        return PromptPrefix(token_ids, self._block_size, self._salt)
+    def grow(self, token_ids: tuple[int, ...]) -> None:
+        """The prompt has more tokens behind it now: these are all."""
+        self._set(self._chain.grown(token_ids), len(token_ids))
+        self._found.clear()
+
+    def digests(self, num_blocks: int | None = None) -> list[int]:
+        """What names the first blocks, or all."""
+        end = self._num_blocks if num_blocks is None else num_blocks
+        if len(self._digests) < end:
+            self._digests += map(digest, self._chain.between(len(self._digests), end))
+        return self._digests[:end]
+
+    def _set(self, chain: PrefixChain, num_tokens: int) -> None:
+        self._chain = chain
+        self._num_blocks = chain.num_full_blocks(num_tokens - 1)
 
     def num_cached_tokens(self, index: PrefixIndex) -> int:
         """Leading tokens that a worker has cached."""
         version, num_tokens = self._found.get(index, (-1, 0))
         if version != index.version:
-            hashes = self._chain.between(0, self._num_blocks)
-            num_tokens = index.num_leading(map(digest, hashes)) * self._block_size
+            num_tokens = index.num_leading(self.digests()) * self._block_size
             self._found[index] = index.version, num_tokens
         return num_tokens
 

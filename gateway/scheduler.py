@@ -273,7 +273,7 @@ class Scheduler:
                 worker.answered(report.sequence_id)
                 self._granted(generation, report)
             case Armed():
-                generation.mark_armed()
+                worker.armed(generation)
                 self._accept(generation, reported_token(report), report.finish_reason)
             case Preempted():
                 generation.num_preemptions += 1
@@ -282,9 +282,8 @@ class Scheduler:
             case SequenceFailed(_, ResourceExhausted.reason, _) if (
                 generation.phase is Phase.RESERVING
             ):
-                num_blocks = worker.answered(report.sequence_id)
                 self._requeue(generation)
-                worker.num_refused_blocks = num_blocks
+                worker.refused(generation)
             case SequenceFailed():
                 self._end(generation, error_of(report.reason, report.message))
 
@@ -333,7 +332,7 @@ class Scheduler:
                 if generation is None:
                     break
                 last = token.position + 1 == each.position + len(each.token_ids)
-                generation.mark_armed()
+                worker.armed(generation)
                 self._accept(generation, token, each.finish_reason if last else None)
         present = {each.sequence_id for each in snapshot.sequences}
         named = {each.sequence_id for each in unapplied if isinstance(each, Reserve)}
@@ -353,7 +352,7 @@ class Scheduler:
             generation.grant = grant
             if generation.is_local and generation.decode:
                 generation.decode.prompt_begins(generation, grant.num_cached_tokens)
-                generation.num_scheduled = generation.num_cached_tokens
+                generation.num_scheduled = grant.num_cached_tokens
             self._batching.granted(generation)
 
     def _step_done(self, worker: DecodeView, step: StepDone) -> None:
@@ -362,7 +361,7 @@ class Scheduler:
         rows = zip(step.sequence_ids, tokens, step.finish_reasons, strict=True)
         for sequence_id, token, reason in rows:
             if generation := worker.generations.get(sequence_id):
-                generation.mark_armed()
+                worker.armed(generation)
                 self._accept(generation, token, reason)
 
     def _accept(self, generation: Generation, token: Token, reason: FinishReason | None) -> None:
@@ -386,7 +385,7 @@ class Scheduler:
             self._queue.remove(generation)
         if isinstance(event, Ended):
             self._lengths.observe(len(generation.token_ids))
-        self._admission.leave(generation)
+        self._admission.leave(generation, self._now)
         generation.phase = Phase.ENDED
         self._outbox.emit(generation, event)
         self._leave_decode(generation)
@@ -395,6 +394,9 @@ class Scheduler:
 
     def _requeue(self, generation: Generation) -> None:
         """Take a generation from its workers, and put it back to its place in the queue."""
+        if generation.phase is Phase.RESERVING:
+            # Nothing was computed of what its tenant was charged for.
+            self._shares.give_back(generation)
         self._leave_decode(generation)
         self._leave_prefill(generation)
         generation.restart(next(self._sequence_ids))

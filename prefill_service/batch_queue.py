@@ -317,6 +317,7 @@ class BatchQueue:
             block_table=sequence.blocks.ids[: self._layout.blocks_for(end)],
             sample=sequence.sample_spec() if chunk.last else None,
             num_shared_blocks=sequence.blocks.num_shared,
+            table_id=sequence.blocks.table_id,
         )
 
     def _land(self, plan: StepPlan) -> list[PrefillingSequence]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import count
 
 from tandem.core.errors import ResourceExhausted
 from tandem.core.prefix import PrefixChain
@@ -51,6 +52,22 @@ class BlockAllocator:
             self._num_holders[block] = 1
         return blocks
 
+    def num_solely_held(self, blocks: Iterable[int]) -> int:
+        """How many of the held blocks become free when their one holder lets go."""
+        return sum(self._num_holders[block] == 1 for block in blocks)
+
+    def num_fresh(self, prefix: PrefixChain, num_tokens: int, num_blocks: int) -> int:
+        """How many free blocks a sequence takes that starts with `num_blocks`, of which its first
+        `num_tokens` tokens fill some: all but those that are cached and held by others."""
+        cached = self.cached(prefix, num_tokens)
+        return num_blocks - sum(map(self.is_held, cached))
+
+    def cached(self, prefix: PrefixChain, num_tokens: int) -> list[int]:
+        """The blocks that the prefix's first `num_tokens` tokens fill, up to the first that is not
+        in the cache."""
+        num_full = prefix.num_full_blocks(num_tokens) if self.prefix_caching else 0
+        return self.cache.find(prefix.between(0, num_full))
+
     def hold(self, blocks: Iterable[int]) -> None:
         """Take cached blocks, beside whoever holds them."""
         for block in blocks:
@@ -82,11 +99,15 @@ class SequenceBlocks:
     under a reader or a writer.
 
     The first `num_shared` blocks may be other sequences' as well, and are never written again: they
-    were found in the cache, or published there.
+    were found in the cache, or published there. `table_id` tells these blocks from all others that
+    the sequence has here at other times.
     """
+
+    _table_ids = count(1)
 
     def __init__(self, allocator: BlockAllocator) -> None:
         self._allocator = allocator
+        self.table_id = next(self._table_ids)
         self.ids: list[int] = []
         self.num_shared = 0
         self.released = False
@@ -101,8 +122,7 @@ class SequenceBlocks:
         if self.released or self.ids:
             raise AssertionError("blocks that were held already start")
         allocator = self._allocator
-        num_full = prefix.num_full_blocks(num_tokens) if allocator.prefix_caching else 0
-        cached = allocator.cache.find(prefix.between(0, num_full))
+        cached = allocator.cached(prefix, num_tokens)
         allocator.hold(cached)
         try:
             allocator.check_free(num_blocks - len(cached) + num_to_spare)

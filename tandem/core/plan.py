@@ -43,7 +43,8 @@ class SequenceSlice(NamedTuple):
     The one token of a decode step may be `PENDING`, if the plan before samples for the sequence.
     `block_table` lists the pool blocks of positions `[0, start + len(token_ids))`, in order; the KV
     of positions before `start` is in the pool already. The first `num_shared_blocks` may be other
-    sequences' as well: they are read, and nothing else. With `sample`, the engine answers with the
+    sequences' as well: they are read, and nothing else. `table_id` is another if the sequence has
+    left its blocks, and is back in others. With `sample`, the engine answers with the
     token for position `start + len(token_ids)`.
     """
 
@@ -53,6 +54,7 @@ class SequenceSlice(NamedTuple):
     block_table: Sequence[int]
     sample: SampleSpec | None
     num_shared_blocks: int = 0
+    table_id: int = 0
 
     @property
     def end(self) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Iterator, Sequence
+from copy import copy
 from typing import Protocol
 
 SEED = b"tandem prefix 1"
@@ -32,6 +33,13 @@ class PrefixChain:
         self._pack = struct.Struct(f"<{block_size}i").pack
         self._root = hashlib.sha256(SEED + salt).digest()
         self._hashes: list[bytes] = []
+
+    def grown(self, token_ids: TokenIds) -> PrefixChain:
+        """That of a sequence which begins with this one: what is hashed stays so."""
+        chain = copy(self)
+        chain._token_ids = token_ids
+        chain._hashes = list(self._hashes)
+        return chain
 
     def num_full_blocks(self, num_tokens: int) -> int:
         """How many of its blocks so many tokens fill."""

@@ -62,7 +62,7 @@ async def test_out_of_memory_under_a_shared_prefix_with_long_answers(
     requests = {(*system, *prompt_of(rng, 8)): rng.randint(60, 120) for _ in range(24)}
     decode_flags = [f"--parked-kv-bytes={parked_kv_bytes}"]
     flags = (*flags, "--num-blocks=40")
-    devices = ("mock:h100x20",)
+    devices = ("mock:h100",)
     async with running_stack(
         *topology, *flags, devices=devices, decode_flags=decode_flags
     ) as stack:
@@ -99,7 +99,7 @@ async def test_one_long_prompt_among_many_short_chats() -> None:
     are short are served meanwhile, and it is not passed for ever."""
     rng = random.Random(2)
     limits = Limits(max_batch_tokens=512)
-    devices = ("mock:h100x20",)
+    devices = ("mock:h100",)
     async with running_stack(1, 1, "--num-blocks=2100", devices=devices, limits=limits) as stack:
         long = prompt_of(rng, 32_000)
         # What a token takes is known before the night begins.

@@ -72,25 +72,25 @@ class HostRows:
         self._tables = self.items.numpy()[NUM_COLUMNS * size :].reshape(size, width)
         self._spare_slot = pool.spare_block * self._block_size
         self._columns[SLOT] = self._spare_slot
-        # What each row's table holds: the sequence, and how many of its blocks.
-        self._held: list[tuple[int, int] | None] = [None] * size
+        # What each row's table holds: whose, and how many of the blocks.
+        self._held: list[tuple[tuple[int, int], int] | None] = [None] * size
         self._num_used = 0
 
     def fill(self, plan: StepPlan) -> None:
         """Write the step's rows. Of a sequence that goes on in its row, that is no table but the
-        blocks by which it has grown. One that was in no step meanwhile may have others."""
+        blocks by which it has grown."""
         slices, block_size = plan.slices, self._block_size
         count = len(slices)
-        self._held[count:] = [None] * (len(self._held) - count)
         for index, each in enumerate(slices):
             held, num_blocks = self._held[index], len(each.block_table)
-            if held is None or held[0] != each.sequence_id:
+            whose = each.sequence_id, each.table_id
+            if held is None or held[0] != whose:
                 self._tables[index, :num_blocks] = each.block_table
             elif held[1] < num_blocks:
                 self._tables[index, held[1] : num_blocks] = each.block_table[held[1] :]
             else:
                 continue
-            self._held[index] = (each.sequence_id, num_blocks)
+            self._held[index] = (whose, num_blocks)
         starts = np.array([each.start for each in slices])
         columns = self._columns
         columns[TOKEN, :count] = [each.token_ids[0] for each in slices]

@@ -59,12 +59,14 @@ class TorchStepHandle:
 
     def _clear_broken(self, token_ids: Sequence[int]) -> None:
         """What came out as no number may have left no numbers in its KV, whose blocks are others'
-        soon. Those that are others' already have given numbers."""
+        soon. Those before the slice's, and those that are others' already, have given numbers."""
         if NO_TOKEN in token_ids:
             asked = (each for each in self.plan.slices if each.sample is not None)
             for each, token_id in zip(asked, token_ids, strict=True):
                 if token_id == NO_TOKEN:
-                    self.pool.clear(each.block_table[each.num_shared_blocks :])
+                    # More may be shared by now than when the step was launched.
+                    first = each.start // self.pool.layout.block_size
+                    self.pool.clear(each.block_table[max(first, each.num_shared_blocks) :])
 
 
 def _sampled(

@@ -198,13 +198,14 @@ def test_what_one_could_not_take_for_what_it_holds_is_not_saved_up() -> None:
     assert shop.shares.counter("b") - shop.shares.counter("a") <= 300 / 3.0
 
 
-def test_what_comes_back_is_not_charged_twice() -> None:
+def test_what_comes_back_uncomputed_is_not_charged_twice() -> None:
     shop = Shop(TENANTS)
     shop.push("b", 10)
     each = shop.push("a", 30)
     for _ in range(5):
         shop.queue.take(each)
         assert shop.shares.counter("a") == 30
+        shop.shares.give_back(each)
         each.restart(each.sequence_id + 100)
         shop.queue.push(each)
         assert shop.shares.counter("a") == 0

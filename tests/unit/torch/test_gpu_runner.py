@@ -11,6 +11,8 @@ from torch_driver import Driver, Row, save_random_model
 from transformers import LlamaConfig, MistralConfig, PretrainedConfig, Qwen3Config
 
 from tandem.artifacts.model_folder import ModelFolder
+from tandem.core.kv import KVLayout
+from tandem.core.plan import SequenceSlice, StepPlan
 from tandem.models.rope import RotaryEmbedding
 from tandem.models.weights import PlainPacker, load_weights
 
@@ -19,6 +21,7 @@ pytest.importorskip("triton", reason="TRITON IS NOT INSTALLED: the GPU's runner 
 from tandem.engine.torch import decode_graph, triton_attention
 from tandem.engine.torch.gpu_decoder import GpuDecoder
 from tandem.engine.torch.gpu_runner import GpuRunner
+from tandem.engine.torch.kv_pool import TorchKVPool
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 MAX_MODEL_LEN = 1024
@@ -110,3 +113,17 @@ def test_logits_and_kv_are_those_of_the_other_runners(
                 rtol=1e-4,
                 atol=1e-4,
             )
+
+
+def test_a_sequence_that_is_back_in_other_blocks_has_another_table() -> None:
+    """The rows of one size are not told of the steps in between, which other sizes took."""
+    pool = TorchKVPool(KVLayout(1, 1, 4, 4, "float32"), 60, torch.device("cpu"))
+    rows = decode_graph.HostRows(8, pool, max_model_len=64, pinned=False)
+
+    def step(table_id: int, *blocks: int) -> list[int]:
+        each = SequenceSlice(7, (1,), 5, blocks, None, table_id=table_id)
+        rows.fill(StepPlan(1, (each,)))
+        return rows._tables[0, :2].tolist()
+
+    assert step(1, 4, 14) == [4, 14]
+    assert step(2, 50, 51) == [50, 51]

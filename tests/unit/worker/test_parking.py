@@ -135,3 +135,41 @@ def test_a_snapshot_has_the_parked() -> None:
     plan.clear()
     assert plan.snapshot().sequences == ()
     assert plan.num_free_blocks == 3
+
+
+def beside_a_shared_prefix() -> Plan:
+    """Three sequences begin alike, in two blocks; the last of them is parked."""
+    plan = Plan(num_blocks=7, max_parked_bytes=10**6, prefix_caching=True)
+    for sequence_id in (1, 2, 3):
+        plan.run(sequence_id, length=9, headroom=2, max_tokens=90)
+    for token_id in range(60, 64):
+        step = plan.start()
+        plan.done(step, *(token_id + 10 * number for number in range(len(step.slices))))
+    assert plan.next_step() is None or len(plan.moves) == 1
+    return plan
+
+
+def test_what_others_hold_is_not_awaited() -> None:
+    plan = beside_a_shared_prefix()
+    plan.move()
+    (parked,) = plan._parking._parked.values()
+    assert plan._parking._num_blocks(parked.held) == 4
+    assert plan._parking.num_awaited_blocks == 2
+
+
+def test_what_is_shared_does_not_leave() -> None:
+    plan = beside_a_shared_prefix()
+    (move,) = plan.moves
+    assert len(move.blocks.ids) == 3
+    assert plan._parking.num_leaving_blocks == 1
+
+
+def test_newcomers_leave_what_the_parked_need_to_come_back_for_good() -> None:
+    plan = short_of_blocks()
+    plan.next_step()
+    plan.move()
+    plan.done(plan.start(), 60)
+    assert plan._allocator.num_free == 1
+    plan.apply(Remove(1))
+    plan.run(3, length=3, headroom=0)
+    assert (plan._allocator.num_free, plan.num_free_blocks) == (2, 0)
