@@ -13,6 +13,7 @@ from decode_service.held_sequence import HeldSequence
 from decode_service.parking import KvCopy, KvMove, Mover, Parking
 from decode_service.reserving import hold
 from decode_service.room import Room
+from decode_service.telling import snapshot_of, step_done
 from tandem.core.blocks import BlockAllocator
 from tandem.core.commands import (
     Admit,
@@ -33,8 +34,6 @@ from tandem.core.reports import (
     DecodeSnapshot,
     Preempted,
     SequenceFailed,
-    SequenceSnapshot,
-    StepDone,
 )
 from tandem.core.sequence import EndRule
 from tandem.engine.protocols import LayerHook
@@ -42,8 +41,6 @@ from tandem.transfer.reservation import Reservation
 from tandem.worker.preparation import Preparation, Preparations
 from tandem.worker.report_log import ReportLog
 
-MAX_SNAPSHOT_LOGPROBS = 2**20
-"""Half of what a message may hold, at 8 bytes each."""
 # Until the controller says otherwise.
 DEFAULT_STEP_RULE = StepRule(prefill_token_budget=256, mixed=True)
 
@@ -265,19 +262,7 @@ class StandingPlan:
                 held.blocks.publish(held.prefix, each.end)
                 stepped.append(held)
                 logprobs.append(result.logprobs_of(index))
-        sequences = [held.sequence for held in stepped]
-        number = self._reports.append(
-            StepDone(
-                plan.number,
-                start_ns,
-                end_ns,
-                sequence_ids=tuple(each.sequence_id for each in sequences),
-                positions=tuple(each.length - 1 for each in sequences),
-                token_ids=tuple(each.token_ids[-1] for each in sequences),
-                finish_reasons=tuple(each.finish_reason for each in sequences),
-                logprobs=tuple(logprobs) if any(logprobs) else (),
-            )
-        )
+        number = self._reports.append(step_done(plan, start_ns, end_ns, stepped, logprobs))
         for held, own in zip(stepped, logprobs, strict=True):
             held.reported(number, own)
             if held.sequence.finish_reason is not None:
@@ -305,15 +290,7 @@ class StandingPlan:
             held.acknowledge(report_number)
 
     def snapshot(self) -> DecodeSnapshot:
-        """Failed sequences are not in it: the controller takes what it misses for failed. Nor are
-        those whose log-probabilities would make it too large, where much is not acknowledged."""
-        sequences: list[SequenceSnapshot] = []
-        room = MAX_SNAPSHOT_LOGPROBS
-        for held in self._held.values():
-            if held.num_logprobs <= room:
-                room -= held.num_logprobs
-                sequences.append(held.snapshot())
-        return DecodeSnapshot(tuple(sequences))
+        return snapshot_of(self._held.values())
 
     # Inside
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from gateway.effects import Outbox
-from gateway.fleet import DecodeView, Fleet
+from gateway.fleet import Fleet
 from gateway.generation import Generation, Phase
 from gateway.prefill_queue import PrefillQueue
+from gateway.worker_view import DecodeView
 from tandem.core.commands import Admit, SetRecomputeCost
 from tandem.core.errors import DeadlineExceeded, ResourceExhausted, TandemError
 from tandem.core.worker import WorkerInfo, WorkerRole

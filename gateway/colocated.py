@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from gateway.batching import Batching, BatchingContext
 from gateway.colocated_policies import ColocatedPolicy
-from gateway.fleet import DecodeView
 from gateway.generation import Generation, Phase
 from gateway.router import choose_colocated
+from gateway.worker_view import DecodeView
 from tandem.core.commands import SetStepRule
 from tandem.core.worker import WorkerInfo, WorkerRole
 

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from itertools import takewhile
 from typing import Protocol
 
-from gateway.fleet import DecodeView
 from gateway.generation import Phase
+from gateway.worker_view import DecodeView
 from tandem.core.errors import ConfigError
 from tandem.core.plan import StepRule
 

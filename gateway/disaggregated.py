@@ -10,10 +10,10 @@ from itertools import count
 from math import inf
 
 from gateway.batching import Batching, BatchingContext
-from gateway.fleet import DecodeView, FormingBatch, PrefillView, WorkerView
 from gateway.generation import Generation, Phase
 from gateway.local_prefill import LocalPrefill
 from gateway.router import choose_decode, choose_prefill, with_free_slot
+from gateway.worker_view import DecodeView, FormingBatch, PrefillView, WorkerView
 from tandem.core.commands import Admit, PrefillBatch
 from tandem.core.errors import Mismatch
 from tandem.core.worker import WorkerInfo, WorkerRole

@@ -13,12 +13,12 @@ from typing import Any
 import structlog
 
 from gateway.effects import Emit
-from gateway.fleet import PoolUse
 from gateway.generation import Generation
 from gateway.scheduler import Scheduler
 from gateway.timeline import Timeline
 from gateway.tokens import Ended, ServedModel, Token, TokenRequest
 from gateway.worker_link import WorkerLink
+from gateway.worker_view import PoolUse
 from tandem.core.errors import Mismatch, TandemError, Unavailable
 from tandem.core.worker import WorkerInfo, WorkerRole
 from tandem.v1 import worker_pb2

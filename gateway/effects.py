@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from gateway.fleet import WorkerView
 from gateway.generation import Generation
 from gateway.tokens import Ended, Token
+from gateway.worker_view import WorkerView
 from tandem.core.commands import DecodeCommand, PrefillCommand
 from tandem.core.errors import TandemError
 

@@ -16,7 +16,7 @@ from tandem.core.reports import Reserved
 from tandem.core.sequence import FinishReason, SequenceKey
 
 if TYPE_CHECKING:
-    from gateway.fleet import DecodeView, PrefillView
+    from gateway.worker_view import DecodeView, PrefillView
 
 # A request whose worker was lost so often may be why.
 MAX_RESTARTS = 3

@@ -13,9 +13,10 @@ from __future__ import annotations
 from math import ceil, inf
 
 from gateway.effects import Outbox
-from gateway.fleet import DecodeView, Fleet
+from gateway.fleet import Fleet
 from gateway.generation import Generation
 from gateway.step_times import StepTimes
+from gateway.worker_view import DecodeView
 from tandem.core.commands import SetStepRule
 from tandem.core.plan import StepRule
 

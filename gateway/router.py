@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from gateway.fleet import DecodeView, PrefillView
 from gateway.generation import Generation
+from gateway.worker_view import DecodeView, PrefillView
 
 # How long an answer is thought to be: the running sequences make so many steps slower.
 EXPECTED_TOKENS = 64

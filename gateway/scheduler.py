@@ -21,7 +21,7 @@ from gateway.colocated_policies import ColocatedPolicy
 from gateway.disaggregated import DisaggregatedBatching
 from gateway.effects import Emit, Outbox, Send
 from gateway.fair_shares import FairShares
-from gateway.fleet import DecodeView, Fleet, PoolUse, PrefillView
+from gateway.fleet import Fleet
 from gateway.generation import Generation, Phase
 from gateway.local_prefill import LocalPrefill
 from gateway.output_lengths import OutputLengths
@@ -29,6 +29,7 @@ from gateway.policies import QueuePolicy
 from gateway.prefill_queue import PrefillQueue
 from gateway.tenants import ONE_TENANT, Tenants
 from gateway.tokens import Ended, Token, TokenRequest, reported_token, snapshot_tokens
+from gateway.worker_view import DecodeView, PoolUse, PrefillView
 from tandem.core.commands import DecodeCommand, PrefillBatch, PrefillCommand, Remove, Reserve
 from tandem.core.errors import (
     Cancelled,

@@ -12,8 +12,8 @@ import pytest
 from stack import Stack, collect, expected_mock_tokens, running_stack
 
 from gateway.batching import Limits
-from gateway.fleet import DecodeView
 from gateway.tokens import Ended, ServedBy
+from gateway.worker_view import DecodeView
 
 VOCAB = 256
 

@@ -13,8 +13,8 @@ import signal
 import pytest
 from stack import Stack, collect, expected_mock_tokens, running_stack
 
-from gateway.fleet import WorkerView
 from gateway.tokens import ServedBy, ServingMode
+from gateway.worker_view import WorkerView
 
 BLOCK_SIZE = 16
 SYSTEM = tuple(range(100, 200)) * 3  # 300 tokens: 18 blocks, and a part of one.

@@ -34,7 +34,6 @@ from sim_worker import (
 from gateway.batching import Limits
 from gateway.colocated_policies import colocated_policy
 from gateway.dispatcher import Dispatcher
-from gateway.fleet import MAX_BATCHES, DecodeView, PrefillView
 from gateway.generation import MAX_RESTARTS, Generation
 from gateway.output_lengths import MIN_OBSERVED
 from gateway.policies import POLICIES, queue_policy
@@ -42,6 +41,7 @@ from gateway.scheduler import Scheduler
 from gateway.tenants import DEFAULT_TENANT, Tenant, Tenants
 from gateway.timeline import Timeline
 from gateway.tokens import Ended, ServedBy, ServingMode, Token, TokenRequest
+from gateway.worker_view import MAX_BATCHES, DecodeView, PrefillView
 from tandem.core.errors import (
     DataLoss,
     DeadlineExceeded,

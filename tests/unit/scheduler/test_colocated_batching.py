@@ -10,11 +10,11 @@ from sim_worker import worker_info
 from gateway.batching import Limits
 from gateway.colocated_policies import COLOCATED_POLICIES, MAX_STEPS_WAITING, colocated_policy
 from gateway.effects import Emit, Send
-from gateway.fleet import PoolUse
 from gateway.generation import Generation, Phase
 from gateway.policies import queue_policy
 from gateway.scheduler import Scheduler
 from gateway.tokens import Ended, ServedBy, TokenRequest
+from gateway.worker_view import PoolUse
 from tandem.core.commands import Admit, Remove, Reserve, SetStepRule
 from tandem.core.errors import Unavailable
 from tandem.core.plan import StepRule

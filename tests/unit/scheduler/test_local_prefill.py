@@ -9,13 +9,13 @@ from sim_worker import worker_info
 
 from gateway.batching import Limits
 from gateway.effects import Emit, Send
-from gateway.fleet import PoolUse
 from gateway.generation import Generation, Phase
 from gateway.local_prefill import FIRST_BUDGET, MAX_STRETCH, MIN_BUDGET, token_budget
 from gateway.policies import queue_policy
 from gateway.scheduler import Scheduler
 from gateway.step_times import StepTimes
 from gateway.tokens import Ended, ServingMode, TokenRequest
+from gateway.worker_view import PoolUse
 from tandem.core.commands import Admit, PrefillBatch, Remove, SetStepRule
 from tandem.core.errors import Unavailable
 from tandem.core.plan import StepRule

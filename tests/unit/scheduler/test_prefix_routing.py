@@ -10,12 +10,12 @@ from sim_worker import BLOCK_SIZE, worker_info
 from gateway.batching import Limits
 from gateway.colocated_policies import colocated_policy
 from gateway.effects import Send
-from gateway.fleet import PoolUse
 from gateway.generation import Generation
 from gateway.policies import queue_policy
 from gateway.router import choose_decode
 from gateway.scheduler import Scheduler
 from gateway.tokens import TokenRequest
+from gateway.worker_view import PoolUse
 from tandem.core.commands import Admit, PrefillBatch, Reserve
 from tandem.core.prefix import PrefixChain, digest
 from tandem.core.prefix_cache import CacheChanges

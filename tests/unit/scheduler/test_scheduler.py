@@ -9,11 +9,11 @@ from sim_worker import worker_info
 
 from gateway.batching import Limits
 from gateway.effects import Emit, Send
-from gateway.fleet import PoolUse, PrefillView
 from gateway.generation import MAX_RESTARTS, Generation, Phase
 from gateway.policies import queue_policy
 from gateway.scheduler import EDGE_PENALTY_S, Scheduler
 from gateway.tokens import Ended, Token, TokenRequest
+from gateway.worker_view import PoolUse, PrefillView
 from tandem.core.commands import Admit, PrefillBatch, Remove, Reserve
 from tandem.core.errors import Mismatch, ResourceExhausted, Unavailable
 from tandem.core.reports import (

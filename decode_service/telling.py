@@ -1,0 +1,46 @@
+"""What a decode worker tells its controller: a step's outcome, and everything after a break."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from decode_service.held_sequence import HeldSequence
+from tandem.core.logprobs import TokenLogprobs
+from tandem.core.plan import StepPlan
+from tandem.core.reports import DecodeSnapshot, SequenceSnapshot, StepDone
+
+MAX_SNAPSHOT_LOGPROBS = 2**20
+"""Half of what a message may hold, at 8 bytes each."""
+
+
+def step_done(
+    plan: StepPlan,
+    start_ns: int,
+    end_ns: int,
+    stepped: Iterable[HeldSequence],
+    logprobs: Sequence[TokenLogprobs | None],
+) -> StepDone:
+    """The step, and the newest tokens of the sequences that have new ones."""
+    sequences = [held.sequence for held in stepped]
+    return StepDone(
+        plan.number,
+        start_ns,
+        end_ns,
+        sequence_ids=tuple(each.sequence_id for each in sequences),
+        positions=tuple(each.length - 1 for each in sequences),
+        token_ids=tuple(each.token_ids[-1] for each in sequences),
+        finish_reasons=tuple(each.finish_reason for each in sequences),
+        logprobs=tuple(logprobs) if any(logprobs) else (),
+    )
+
+
+def snapshot_of(held_sequences: Iterable[HeldSequence]) -> DecodeSnapshot:
+    """Failed sequences are not in it: the controller takes what it misses for failed. Nor are
+    those whose log-probabilities would make it too large, where much is not acknowledged."""
+    sequences: list[SequenceSnapshot] = []
+    room = MAX_SNAPSHOT_LOGPROBS
+    for held in held_sequences:
+        if held.num_logprobs <= room:
+            room -= held.num_logprobs
+            sequences.append(held.snapshot())
+    return DecodeSnapshot(tuple(sequences))
