@@ -12,7 +12,7 @@ import pytest
 from stack import Stack, collect, expected_mock_tokens, running_stack
 
 from gateway.batching import Limits
-from gateway.tokens import Ended, ServedBy
+from gateway.tokens import Ended
 from gateway.worker_view import DecodeView
 
 VOCAB = 256
@@ -42,11 +42,6 @@ async def served(stack: Stack, requests: dict[tuple[int, ...], int]) -> list[End
     return ends
 
 
-def is_parked(by: ServedBy) -> bool:
-    """Whether it was preempted, and yet never computed again."""
-    return by.num_preemptions > 0 and by.num_resumed_tokens == 0
-
-
 @pytest.mark.parametrize("parked_kv_bytes", [0, 2**30])
 @pytest.mark.parametrize(
     ("topology", "flags"),
@@ -70,9 +65,8 @@ async def test_out_of_memory_under_a_shared_prefix_with_long_answers(
         ends = await served(stack, requests)
         assert sum(each.served_by.num_preemptions for each in ends) > 0
         assert not any(each.served_by.num_losses for each in ends)
-        if parked_kv_bytes:
-            # What a copy costs is not known before there was one.
-            assert any(is_parked(each.served_by) for each in ends)
+        # What a copy costs is not known before there was one.
+        assert any(each.parked for each in stack.dispatcher.preempted) is bool(parked_kv_bytes)
         await stack.until_all_free()
 
 
@@ -103,7 +97,8 @@ async def test_one_long_prompt_among_many_short_chats() -> None:
     async with running_stack(1, 1, "--num-blocks=2100", devices=devices, limits=limits) as stack:
         long = prompt_of(rng, 32_000)
         # What a token takes is known before the night begins.
-        await collect(stack.submit("warm-up", prompt_of(rng, 500), 2))
+        for length in (20, 1000, 40, 2000):
+            await collect(stack.submit(f"warm-up {length}", prompt_of(rng, length), 2))
         order: list[str] = []
 
         async def serve(name: str, prompt: tuple[int, ...], max_tokens: int) -> None:

@@ -17,8 +17,10 @@ from gateway.batching import Limits
 from gateway.policies import queue_policy
 from gateway.scheduler import Scheduler
 from gateway.timeline import Timeline
+from gateway.tokens import TokenRequest
 from tandem.artifacts.resolve import MOCK_FOLDER, resolve
 from tandem.core.errors import Unavailable
+from tandem.core.sampling_params import SamplingParams
 from tandem.core.worker import WorkerRole
 from tandem.wire.channels import open_channel
 
@@ -124,6 +126,6 @@ async def test_without_workers_requests_are_refused_at_once() -> None:
         assert not dispatcher.ready
         assert dispatcher.model is None
         with pytest.raises(Unavailable):
-            dispatcher.submit(None)  # type: ignore[arg-type]
+            dispatcher.submit(TokenRequest("r", (1, 2), SamplingParams(max_tokens=1, seed=0)))
     finally:
         await dispatcher.stop()

@@ -72,8 +72,9 @@ async def test_blocks_are_held_once() -> None:
         await stack.until(lambda: all(len(each.generation.token_ids) > 2 for each in streams))
         (decode,) = (name for name in stack.dispatcher.num_free if name.startswith("decode"))
         num_held = stack.dispatcher.num_blocks[decode] - stack.dispatcher.num_free[decode]
-        own = -(-(len(question(0)) + 60) // BLOCK_SIZE) - NUM_SHARED_TOKENS // BLOCK_SIZE
-        assert num_held == NUM_SHARED_TOKENS // BLOCK_SIZE + 8 * own
+        num_shared = NUM_SHARED_TOKENS // BLOCK_SIZE
+        num_own = -(-(len(question(0)) + 60) // BLOCK_SIZE) - num_shared
+        assert num_shared + 8 <= num_held <= num_shared + 8 * num_own
         for stream in streams:
             stream.cancel()
         await stack.until_all_free()

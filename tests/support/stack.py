@@ -25,7 +25,7 @@ from gateway.tenants import DEFAULT_TENANT, ONE_TENANT, Tenants
 from gateway.timeline import Timeline
 from gateway.tokens import Ended, Token, TokenRequest
 from tandem.artifacts.resolve import resolve
-from tandem.core.reports import Armed, Span, SpanKind, StepDone
+from tandem.core.reports import Armed, Preempted, Span, SpanKind, StepDone
 from tandem.core.sampling_params import SamplingParams
 from tandem.core.worker import WorkerInfo, WorkerRole
 from tandem.engine.fake.content import expected_tokens
@@ -85,6 +85,7 @@ class RecordingDispatcher(Dispatcher):
         self.num_free: dict[str, int] = {}
         self.armed: dict[tuple[str, int], Armed] = {}
         self.steps: dict[str, list[StepDone]] = {}
+        self.preempted: list[Preempted] = []
         self.suspects: set[str] = set()
         self.news = asyncio.Event()
 
@@ -112,6 +113,8 @@ class RecordingDispatcher(Dispatcher):
         for report in reports:
             if isinstance(report, Armed):
                 self.armed[info.worker_id, report.sequence_id] = report
+            elif isinstance(report, Preempted):
+                self.preempted.append(report)
             elif isinstance(report, StepDone):
                 self.steps.setdefault(info.worker_id, []).append(report)
         super().reported(info, reports)
