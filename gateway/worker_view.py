@@ -61,6 +61,8 @@ class WorkerView:
         others, when the generation goes on elsewhere."""
         if not generation.is_prompt_counted:
             generation.is_prompt_counted = True
+            # Of another attempt than the first there may be more.
+            num_cached_tokens = min(num_cached_tokens, generation.num_prompt_tokens)
             generation.num_cached_tokens = num_cached_tokens
             self.num_prompt_tokens += generation.num_prompt_tokens
             self.num_cached_tokens += num_cached_tokens

@@ -19,7 +19,8 @@ from tandem.artifacts.resolve import resolve
 
 pytestmark = [pytest.mark.model, pytest.mark.timeout(600)]
 
-NUM_TOKENS = 64
+# In the full matrix, and in the few of each run.
+NUM_TOKENS, SOME_TOKENS = 64, 32
 # Prefill workers, decode workers, and the policy where there are decode workers alone; "local" if
 # these compute what they are sooner with.
 Setup = tuple[int, int, str]
@@ -68,6 +69,7 @@ async def generate(
     logits_folder: Path,
     *flags: str,
     together: bool = True,
+    num_tokens: int = SOME_TOKENS,
     **params: float,
 ) -> tuple[list[list[int]], list[list[NDArray[np.float32]]]]:
     """Tokens, and for the first three prompts the logits that they were chosen from."""
@@ -86,7 +88,7 @@ async def generate(
         tokens: list[list[int]] = []
         streams = []
         for i, prompt in enumerate(prompts):
-            streams.append(stack.submit(f"p{i}", prompt, NUM_TOKENS, **params))
+            streams.append(stack.submit(f"p{i}", prompt, num_tokens, **params))
             if not together:
                 tokens.append((await collect(streams[-1]))[0])
         if together:
@@ -95,7 +97,7 @@ async def generate(
     logits = [
         [
             np.load(logits_folder / f"{stream.generation.sequence_id}-{len(prompt) + i}.npy")
-            for i in range(NUM_TOKENS)
+            for i in range(num_tokens)
         ]
         for stream, prompt in list(zip(streams, prompts, strict=True))[:3]
     ]
@@ -116,13 +118,24 @@ def count_ties(reference: Reference, prompt: Sequence[int], tokens: Sequence[int
 
 
 async def check(
-    prompts: Sequence[tuple[int, ...]], reference: Reference, folder: Path, together: bool
+    prompts: Sequence[tuple[int, ...]],
+    reference: Reference,
+    folder: Path,
+    together: bool,
+    num_tokens: int,
 ) -> None:
     runs = []
     for setup in (*DISAGGREGATED, *COLOCATED):
         logits_folder = folder / f"{setup}-{together}"
         runs.append(
-            await generate(setup, prompts, logits_folder, "--dtype=float32", together=together)
+            await generate(
+                setup,
+                prompts,
+                logits_folder,
+                "--dtype=float32",
+                together=together,
+                num_tokens=num_tokens,
+            )
         )
     (first_tokens, first_logits), *others = runs
     for tokens, logits in others:
@@ -133,13 +146,14 @@ async def check(
         count_ties(reference, prompt, tokens)
         for prompt, tokens in zip(prompts, first_tokens, strict=True)
     )
-    print(f"{len(prompts)} prompts x {NUM_TOKENS} tokens: {ties} at a tie of the reference's")
+    print(f"{len(prompts)} prompts x {num_tokens} tokens: {ties} at a tie of the reference's")
 
 
 async def test_same_bits_in_every_topology_and_the_reference_tokens(
     reference: Reference, tmp_path: Path
 ) -> None:
-    await check(prompts_of(*SOME_PROMPTS), reference, tmp_path, together=True)
+    prompts = prompts_of(*SOME_PROMPTS)
+    await check(prompts, reference, tmp_path, together=True, num_tokens=SOME_TOKENS)
 
 
 async def test_generate_says_the_same(reference: Reference, tmp_path: Path) -> None:
@@ -147,7 +161,7 @@ async def test_generate_says_the_same(reference: Reference, tmp_path: Path) -> N
     prompts = prompts_of((40,), ("What is a prime?",))
     tokens, _ = await generate((1, 1, ""), [*prompts, prompts[0]], tmp_path, "--dtype=float32")
     for prompt, ours in zip(prompts, tokens, strict=False):
-        theirs = reference.generate(prompt, NUM_TOKENS)
+        theirs = reference.generate(prompt, SOME_TOKENS)
         assert ours == theirs or count_ties(reference, prompt, ours) > 0
 
 
@@ -187,7 +201,8 @@ async def test_kv_in_int8_is_the_same_in_every_topology(tmp_path: Path) -> None:
 async def test_the_full_matrix(reference: Reference, tmp_path: Path, together: bool) -> None:
     prompts = prompts_of(*ALL_PROMPTS)
     for start in range(0, len(prompts), 16):
-        await check(prompts[start : start + 16], reference, tmp_path / str(start), together)
+        some, folder = prompts[start : start + 16], tmp_path / str(start)
+        await check(some, reference, folder, together, NUM_TOKENS)
 
 
 @pytest.mark.slow
@@ -195,7 +210,9 @@ async def test_the_full_matrix(reference: Reference, tmp_path: Path, together: b
 async def test_bfloat16_agrees_mostly(reference: Reference, tmp_path: Path) -> None:
     """How often bfloat16 takes the token that the float32 reference takes after the same tokens."""
     prompts = prompts_of(*ALL_PROMPTS)
-    tokens, _ = await generate((1, 1, ""), prompts, tmp_path, "--dtype=bfloat16")
+    tokens, _ = await generate(
+        (1, 1, ""), prompts, tmp_path, "--dtype=bfloat16", num_tokens=NUM_TOKENS
+    )
     agreed = sum(
         int((reference.logits(prompt, ours).argmax(axis=1) == ours).sum())
         for prompt, ours in zip(prompts, tokens, strict=True)

@@ -97,7 +97,7 @@ async def test_cancel_in_any_phase_frees_all_blocks() -> None:
     rng = random.Random(2)
     phases: set[Phase] = set()
     async with running_stack(1, 1, devices=["mock:h100x3"], limits=Limits(512)) as stack:
-        for i in range(200):
+        for i in range(100):
             companions = [
                 stack.submit(f"c{i}.{j}", random_prompt(rng, 600), rng.randint(2, 40))
                 for j in range(rng.randint(0, 3))

@@ -404,7 +404,7 @@ async def test_what_a_silent_worker_held_goes_on_when_it_speaks_again() -> None:
     """There is no other: it is lost when its lease is over, and what it held waits for it."""
     async with running_stack(1, 1, devices=["mock:h100x20"]) as stack:
         worker = stack.workers[1]
-        stream = stack.submit("r", PROMPT, 500)
+        stream = stack.submit("r", PROMPT, 60)
         await stream.next()
         worker.signal(signal.SIGSTOP)
         try:
@@ -414,7 +414,7 @@ async def test_what_a_silent_worker_held_goes_on_when_it_speaks_again() -> None:
         finally:
             worker.signal(signal.SIGCONT)
         _, ended = await asyncio.wait_for(collect(stream), 60)
-        assert stream.generation.token_ids == expected_mock_tokens(PROMPT, 500)
+        assert stream.generation.token_ids == expected_mock_tokens(PROMPT, 60)
         assert ended.served_by.num_losses == 1
         await stack.until_all_free()
 

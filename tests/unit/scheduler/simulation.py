@@ -107,7 +107,8 @@ class Client:
             assert self.tokens == self.expected, "tokens are missing"
             assert event.finish_reason is self.reason
             by = self.served_by = event.served_by
-            assert by.num_cached_tokens < len(self.request.prompt_token_ids)
+            is_whole = by.num_cached_tokens == len(self.request.prompt_token_ids)
+            assert not is_whole or by.num_resumed_tokens, "the last token is always computed"
             if by.prefill_worker.startswith("decode"):
                 assert (by.decode_worker, by.kv_bytes) == (by.prefill_worker, 0)
             elif not by.num_resumed_tokens:
