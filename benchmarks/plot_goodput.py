@@ -13,6 +13,7 @@ from figure_files import save, without_display
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from tandem.bench.goodput import SHARE, goodput_interval
 from tandem.bench.objectives import CLAIM, GRID, Cell
@@ -54,6 +55,9 @@ def _attainment(panel: Axes, sweep: Sweep, workload: str, cell: Cell) -> None:
         panel.plot(rates, shares, color=colour, label=arm, lw=1.2, marker="o", ms=2.5)
     panel.axhline(SHARE, color="#999999", lw=0.8, ls=":")
     panel.set_xscale("log")
+    panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    panel.xaxis.set_major_formatter("{x:g}")
+    panel.xaxis.set_minor_formatter(NullFormatter())
     panel.set_ylim(0, 1.03)
     is_claim = " (the claim)" if cell == CLAIM else ""
     panel.set_title(f"TTFT x {cell[0]:g}, TPOT x {cell[1]:g}{is_claim}", fontsize=8)
