@@ -42,4 +42,6 @@ def served_by_json(by: ServedBy) -> Json:
         "prefill_worker": by.prefill_worker,
         "decode_worker": by.decode_worker,
         "kv_bytes": by.kv_bytes,
+        "recoveries": by.num_losses,
+        "preemptions": by.num_preemptions,
     }

@@ -13,7 +13,9 @@ from tandem.core.logprobs import TokenLogprobs
 from tandem.core.sequence import FinishReason
 
 FIRST_LOGPROB = -0.5
-SERVED_BY = ServedBy("prefill-0", "decode-0", kv_bytes=4096, num_cached_tokens=2)
+SERVED_BY = ServedBy(
+    "prefill-0", "decode-0", kv_bytes=4096, num_cached_tokens=2, num_preemptions=2, num_losses=1
+)
 
 
 class Pause(Enum):

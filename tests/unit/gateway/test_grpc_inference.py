@@ -78,7 +78,9 @@ async def test_generate(client, service, tokenizer, prompt):
     assert completion.text == HELLO
     assert list(completion.token_ids) == tokenizer.encode(HELLO)
     assert (completion.finish_reason, completion.num_tokens) == ("length", 12)
-    assert completion.served_by == ServedBy("prefill-0", "decode-0", 4096, 2)
+    assert completion.served_by == ServedBy(
+        "prefill-0", "decode-0", 4096, 2, num_preemptions=2, num_losses=1
+    )
     assert (completion.request_id, completion.model) == ("mine", "mock")
     request = service.requests[0]
     assert completion.num_prompt_tokens == len(request.prompt_token_ids)

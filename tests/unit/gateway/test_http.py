@@ -45,6 +45,8 @@ async def test_a_chat(client):
         "prefill_worker": "prefill-0",
         "decode_worker": "decode-0",
         "kv_bytes": 4096,
+        "recoveries": 1,
+        "preemptions": 2,
     }
 
 
