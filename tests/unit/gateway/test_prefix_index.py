@@ -74,8 +74,8 @@ def test_only_the_same_tenant_and_salt_share(a: str, b: str, c: str, d: str) -> 
     assert (prefix_salt(a, b) == prefix_salt(c, d)) is ((a, b) == (c, d))
 
 
-def test_who_has_neither_shares_with_all_who_have_neither() -> None:
-    assert prefix_salt("", "") == b""
+def test_those_of_a_tenant_share_who_have_no_salt() -> None:
+    assert prefix_salt("a", "") == prefix_salt("a", "") != prefix_salt("b", "")
 
 
 def test_a_salt_may_be_any_text_that_json_can_say() -> None:
