@@ -20,13 +20,18 @@ COPY_BYTES = 8 * 2**20
 
 class KvMover:
     """A `Mover` with one thread, on which `on_done` is called with each move, its copy (None if it
-    failed), and the seconds that it took."""
+    failed), and the seconds that it took; if that fails, of which nobody else would hear,
+    `on_crash`."""
 
     def __init__(
-        self, pool: KVPool, on_done: Callable[[KvMove, KvCopy | None, float], None]
+        self,
+        pool: KVPool,
+        on_done: Callable[[KvMove, KvCopy | None, float], None],
+        on_crash: Callable[[BaseException], None],
     ) -> None:
         self._pool = pool
         self._on_done = on_done
+        self._on_crash = on_crash
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="kv-mover")
 
     def start(self, move: KvMove) -> None:
@@ -43,7 +48,11 @@ class KvMover:
             copy = carry_out(move, self._pool)
         except Exception:
             log.exception("copying KV failed", sequence=move.held.sequence.sequence_id)
-        self._on_done(move, copy, perf_counter() - start_s)
+        try:
+            self._on_done(move, copy, perf_counter() - start_s)
+        except BaseException as error:
+            self._on_crash(error)
+            raise
 
 
 def carry_out(move: KvMove, pool: KVPool) -> KvCopy:

@@ -94,7 +94,10 @@ async def serve(settings: DecodeSettings) -> None:
             lock.notify_all()
         worker.wake()
 
-    mover = KvMover(engine.pool, moved)
+    def crashed(error: BaseException) -> None:
+        worker.crashed(error)
+
+    mover = KvMover(engine.pool, moved, crashed)
     plan = StandingPlan(
         layout=info.layout,
         num_blocks=info.num_blocks,

@@ -297,14 +297,15 @@ class Scheduler:
         cache_changes: CacheChanges | None = None,
     ) -> bool:
         """A worker says how much room it has, at `now` in monotonic seconds, what it did, and what
-        has changed of what it has cached. True if it may take now what it could not."""
+        has changed of what it has cached. True if it may take now what waits."""
         self._pass(now)
         worker = self._fleet.of(worker_id)
         worker.heard(self._now, spans)
         worker.num_unused_slots = use.num_unused_slots
         if cache_changes:
             worker.prefix_index.apply(cache_changes)
-        return isinstance(worker, DecodeView) and worker.has_said(use.num_free_blocks)
+        has_more_room = isinstance(worker, DecodeView) and worker.has_said(use.num_free_blocks)
+        return has_more_room and len(self._queue) > 0
 
     def prefill_resumed(
         self, worker_id: str, snapshot: PrefillSnapshot, unapplied: Sequence[PrefillCommand]

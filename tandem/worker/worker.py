@@ -38,7 +38,7 @@ class Worker(Generic[CommandT, ReportT, SnapshotT]):
     """Owns the lock that guards a role's state, the engine's thread, and the controller's lease.
 
     All methods are called on the event loop; `lock` is what the other threads take. `crash` fails
-    when the engine's thread has ended by an error: the process should, too.
+    when a thread has ended by an error: the process should, too.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Worker(Generic[CommandT, ReportT, SnapshotT]):
         self._lease_task: asyncio.Task[None] | None = None
         self.crash: asyncio.Future[None] = self._loop.create_future()
         self._preparer = Preparer(engine, self._prepared)
-        self._steps = StepLoop(engine, state, lock, self.add_span, self.wake, self._crashed)
+        self._steps = StepLoop(engine, state, lock, self.add_span, self.wake, self.crashed)
 
     def start(self) -> None:
         self._steps.start()
@@ -146,10 +146,16 @@ class Worker(Generic[CommandT, ReportT, SnapshotT]):
     def take_spans(self) -> list[Span]:
         return [self._spans.popleft() for _ in range(len(self._spans))]
 
-    def _crashed(self, error: BaseException) -> None:
+    def crashed(self, error: BaseException) -> None:
+        """A thread has ended by an error, and the process should, too. Callable from any thread."""
         why = error.message if isinstance(error, TandemError) else type(error).__name__
-        failure = TandemError(f"the engine's thread ended: {why}")
-        self._loop.call_soon_threadsafe(self.crash.set_exception, failure)
+        failure = TandemError(f"a thread of the worker ended: {why}")
+
+        def fail() -> None:
+            if not self.crash.done():
+                self.crash.set_exception(failure)
+
+        self._loop.call_soon_threadsafe(fail)
 
     def _apply(self, commands: Sequence[CommandT]) -> None:
         for command in commands:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from standing_plan_driver import LAYOUT, Plan, ids
 
 from tandem.core.commands import Remove, SetRecomputeCost
@@ -73,19 +74,13 @@ def test_newcomers_do_not_get_what_it_needs() -> None:
 def test_what_costs_more_than_computing_it_again_is_not_parked() -> None:
     plan = short_of_blocks()
     plan.next_step()
-    plan.move(seconds=2.0)
-    plan.apply(Remove(1))
-    plan.next_step()
-    plan.move(seconds=2.0)
-    plan.run(3, length=3, headroom=0)
-    plan.apply(SetRecomputeCost(token_s=1.01))
-    plan.done(plan.start(), 61, 62)
-    plan.take_reports()
-    plan.apply(SetRecomputeCost(token_s=0.01))
-    for _ in range(9):
-        if step := plan.next_step():
-            plan.done(step, *range(70, 70 + len(step.slices)))
-    assert plan.moves == []
+    plan.move(seconds=1.0)
+    # Four tokens took a second: both ways, half a second a token.
+    running = plan._held[1]
+    plan.apply(SetRecomputeCost(token_s=0.51))
+    assert plan._parking.takes(running)
+    plan.apply(SetRecomputeCost(token_s=0.49))
+    assert not plan._parking.takes(running)
 
 
 def test_there_is_a_limit_to_the_memory() -> None:
@@ -97,34 +92,35 @@ def test_there_is_a_limit_to_the_memory() -> None:
     assert plan.take_reports() == [Preempted(2, parked=True)]
 
 
-def test_one_that_is_removed_on_its_way_leaves_nothing() -> None:
-    for num_moves in (0, 1):
-        plan = short_of_blocks()
-        plan.next_step()
-        for _ in range(num_moves):
-            plan.move()
-            plan.apply(Remove(1))
-            plan.next_step()
-        plan.apply(Remove(2))
-        plan.apply(Remove(1))
+def on_its_way(num_moves: int) -> Plan:
+    """The second is on its way out, or, with a move done, back."""
+    plan = short_of_blocks()
+    plan.next_step()
+    for _ in range(num_moves):
         plan.move()
-        assert plan.num_free_blocks == 3
-        assert plan.next_step() is None
-
-
-def test_a_copy_that_fails_costs_computing_it_again() -> None:
-    for num_moves in (0, 1):
-        plan = short_of_blocks()
-        plan.next_step()
-        for _ in range(num_moves):
-            plan.move()
-            plan.apply(Remove(1))
-            plan.next_step()
-        plan.take_reports()
-        plan.moved(plan.moves.pop(), None, 0.0)
-        assert plan.take_reports() == [Preempted(2)]
         plan.apply(Remove(1))
-        assert plan.num_free_blocks == 3
+        plan.next_step()
+    plan.take_reports()
+    return plan
+
+
+@pytest.mark.parametrize("num_moves", [0, 1])
+def test_one_that_is_removed_on_its_way_leaves_nothing(num_moves: int) -> None:
+    plan = on_its_way(num_moves)
+    plan.apply(Remove(2))
+    plan.apply(Remove(1))
+    plan.move()
+    assert plan.num_free_blocks == 3
+    assert plan.next_step() is None
+
+
+@pytest.mark.parametrize("num_moves", [0, 1])
+def test_a_copy_that_fails_costs_computing_it_again(num_moves: int) -> None:
+    plan = on_its_way(num_moves)
+    plan.moved(plan.moves.pop(), None, 0.0)
+    assert plan.take_reports() == [Preempted(2)]
+    plan.apply(Remove(1))
+    assert plan.num_free_blocks == 3
 
 
 def test_a_snapshot_has_the_parked() -> None:

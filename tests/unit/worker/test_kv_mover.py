@@ -1,0 +1,70 @@
+"""The thread that copies KV out of the pool and back."""
+
+from __future__ import annotations
+
+import random
+import threading
+
+import pytest
+import torch
+from standing_plan_driver import Plan
+
+from decode_service.kv_mover import KvMover, carry_out
+from decode_service.parking import KvCopy, KvMove
+from tandem.core.blocks import SequenceBlocks
+from tandem.core.kv import KVLayout, Plane
+from tandem.engine.torch.kv_pool import TorchKVPool
+
+LAYOUT = KVLayout(num_layers=3, num_kv_heads=2, head_dim=4, block_size=4, dtype="float32")
+LAYERS = range(LAYOUT.num_layers)
+
+
+def a_pool() -> TorchKVPool:
+    return TorchKVPool(LAYOUT, 12, torch.device("cpu"))
+
+
+def a_move(plan: Plan, first_token: int = 0, copy: KvCopy | None = None, *ids: int) -> KvMove:
+    blocks = SequenceBlocks(plan._allocator)
+    blocks.ids = list(ids)
+    return KvMove(plan._held[1], blocks, 10, first_token, copy)
+
+
+@pytest.mark.parametrize("copy_bytes", [1, 10**6])
+def test_what_comes_back_is_what_went(monkeypatch: pytest.MonkeyPatch, copy_bytes: int) -> None:
+    monkeypatch.setattr("decode_service.kv_mover.COPY_BYTES", copy_bytes)
+    plan, pool, rng = Plan(), a_pool(), random.Random(0)
+    plan.run(1)
+    num_bytes = 12 * LAYOUT.token_bytes * LAYOUT.num_layers
+    for plane in Plane:
+        pool.write(plane, LAYERS, [1, 2, 3], 12, memoryview(rng.randbytes(num_bytes)))
+    copy = carry_out(a_move(plan, 0, None, 1, 2, 3, 4), pool)
+    # The first block is found in the cache: it is not written.
+    carry_out(a_move(plan, 4, copy, 1, 8, 9, 10), pool)
+    for plane in Plane:
+        went = pool.read(plane, LAYERS, [1, 2, 3], 10)
+        assert pool.read(plane, LAYERS, [1, 8, 9], 10) == went
+
+
+def test_a_copy_that_fails_is_told() -> None:
+    plan, outcomes = Plan(), []
+    plan.run(1)
+    mover = KvMover(a_pool(), lambda *outcome: outcomes.append(outcome), outcomes.append)
+    move = a_move(plan, 0, None, 1, 2, 99)
+    mover.start(move)
+    mover.close()
+    ((told, copy, _),) = outcomes
+    assert (told, copy) == (move, None)
+
+
+def test_who_cannot_take_the_outcome_ends_the_worker() -> None:
+    crashed = threading.Event()
+    plan = Plan()
+    plan.run(1)
+
+    def refuse(*outcome: object) -> None:
+        raise AssertionError("a block is freed twice")
+
+    mover = KvMover(a_pool(), refuse, lambda error: crashed.set())
+    mover.start(a_move(plan, 0, None, 1, 2, 99))
+    mover.close()
+    assert crashed.is_set()
