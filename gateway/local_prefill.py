@@ -1,11 +1,17 @@
 """Prompts that a decode worker computes by itself, beside the sequences that it generates.
 
-The weights are read for every step anyway, so a few prompt tokens in it cost little. How many is
-what running streams pay for, and is bounded twice, by the times that the worker's steps were seen
-to take: a step with prompt tokens takes at most `MAX_STRETCH` times as long as one without, and
-only prompts come at all of which what is not cached here is through in `MAX_STEPS` such steps.
-Longer ones would be sooner here whenever prefill workers are behind, and every stream would pay for
-them all the time.
+The weights are read for every step anyway, so prompt tokens in it may cost little. What running
+streams pay for them is bounded, by the times that the worker's steps were seen to take.
+
+Where a step has to read for longer than it computes, as on a GPU, tokens are *nearly free*: as many
+as their arithmetic fits into the time of a step without them. That is known when steps with such
+tokens were seen to take little longer. Then the step takes that many, and prompts of any length
+come whenever that is sooner: the decode workers are what the prefill workers lack.
+
+Where every token costs its time, as on most CPUs, a step with prompt tokens takes at most
+`MAX_STRETCH` times as long as one without, and only prompts come of which what is not cached here
+is through in `MAX_STEPS` such steps. Longer ones would be sooner here whenever prefill workers are
+behind, and every stream would pay for them all the time.
 """
 
 from __future__ import annotations
@@ -22,6 +28,10 @@ from tandem.core.plan import StepRule
 
 MAX_STRETCH = 2.0
 MAX_STEPS = 4
+# The same for tokens that are nearly free: what the step's time is planned to be, and what it may
+# be seen to be.
+FREE_STRETCH = 1.1
+MAX_FREE_STRETCH = 1.25
 # Prompt tokens of a step: while nothing is known, and at the least, so that prompts always go on.
 FIRST_BUDGET = 16
 MIN_BUDGET = 8
@@ -39,8 +49,9 @@ class LocalPrefill:
 
     def set_budgets(self) -> None:
         """Tell each worker its budget, if that has changed."""
+        token_s = self._fleet.token_s()
         for worker in self._fleet.decode.values():
-            known, budget = worker.prefill_token_budget, token_budget(worker.step_times)
+            known, budget = worker.prefill_token_budget, token_budget(worker.step_times, token_s)
             if abs(budget - known) > BUDGET_CHANGE * known:
                 worker.prefill_token_budget = budget
                 rule = StepRule(budget, mixed=True)
@@ -51,25 +62,48 @@ class LocalPrefill:
     ) -> DecodeView | None:
         """The worker with room that has a queued generation's first token soonest, if that is in
         less than `elsewhere_s` seconds, and with fewer tokens to compute than `num_idle_tokens`,
-        those that a prefill worker would have that is idle. Where `elsewhere_s` is infinite a
-        prompt may have any length."""
+        those that a prefill worker would have that is idle. Where `elsewhere_s` is infinite, or
+        tokens are nearly free, a prompt may have any length."""
+        token_s = self._fleet.token_s()
         candidates = (
             (first_token_s(worker, num_tokens), worker.info.worker_id, worker)
             for worker in self._fleet.decode.values()
             if worker.step_times.is_measured
             and worker.can_take(generation)
             and (num_tokens := worker.uncached_tokens(generation)) < num_idle_tokens
-            and (elsewhere_s == inf or num_steps(worker, num_tokens) <= MAX_STEPS)
+            and (
+                elsewhere_s == inf
+                or num_steps(worker, num_tokens) <= MAX_STEPS
+                or num_free_tokens(worker.step_times, token_s)
+            )
         )
         soonest_s, _, worker = min(candidates, default=(elsewhere_s, "", None))
         return worker if soonest_s < elsewhere_s else None
 
 
-def token_budget(times: StepTimes) -> int:
-    """Prompt tokens that a step may have, by how long steps take."""
+def token_budget(times: StepTimes, token_s: float) -> int:
+    """Prompt tokens that a step may have, by how long steps take, and a token of a prefill worker's
+    (0: not known)."""
     if not times.is_measured:
         return FIRST_BUDGET
-    return max(MIN_BUDGET, times.tokens_within(MAX_STRETCH * times.base_s, at_first=FIRST_BUDGET))
+    if num_free := num_free_tokens(times, token_s):
+        return num_free
+    # Even if each costs its time, the step takes hardly more than it may.
+    at_first = max(FIRST_BUDGET, _num_fitting(times, token_s))
+    return max(MIN_BUDGET, times.tokens_within(MAX_STRETCH * times.base_s, at_first))
+
+
+def num_free_tokens(times: StepTimes, token_s: float) -> int:
+    """Prompt tokens that cost a step next to nothing; 0 if any do, as far as is known."""
+    num_tokens = _num_fitting(times, token_s)
+    stretched_s = times.seconds(num_tokens)
+    is_free = num_tokens >= FIRST_BUDGET and stretched_s <= MAX_FREE_STRETCH * times.base_s
+    return num_tokens if is_free and times.largest > 0 else 0
+
+
+def _num_fitting(times: StepTimes, token_s: float) -> int:
+    """Tokens whose arithmetic, at a prefill worker's pace, fits into the time of a step."""
+    return int(FREE_STRETCH * times.base_s / token_s) if token_s else 0
 
 
 def first_token_s(worker: DecodeView, num_tokens: int) -> float:

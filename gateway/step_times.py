@@ -26,7 +26,8 @@ class StepTimes:
 
     def __init__(self) -> None:
         self.is_measured = False
-        self._largest = 0
+        self.largest = 0
+        """Prompt tokens of the largest step that was measured."""
         self._base_s = 0.0
         self._token_s = 0.0
         # Variances, and the covariance.
@@ -47,7 +48,7 @@ class StepTimes:
     def observe(self, num_tokens: int, seconds: float) -> None:
         """A step with so many prompt tokens took so long."""
         self.is_measured = True
-        self._largest = max(self._largest, num_tokens)
+        self.largest = max(self.largest, num_tokens)
         self._base_var += (BASE_DRIFT * self._base_s) ** 2
         self._token_var += (TOKEN_DRIFT * self._token_s) ** 2
         base_covar = self._base_var + num_tokens * self._covar
@@ -68,7 +69,7 @@ class StepTimes:
     def tokens_within(self, seconds: float, at_first: int) -> int:
         """How many prompt tokens a step may have that is to end within `seconds`: `at_first` while
         nothing is known, and never many times more than were measured."""
-        limit = max(at_first, MAX_GROWTH * self._largest)
+        limit = max(at_first, MAX_GROWTH * self.largest)
         room_s = seconds - self.base_s
         if room_s <= 0:
             return 0

@@ -10,7 +10,13 @@ from sim_worker import worker_info
 from gateway.batching import Limits
 from gateway.effects import Emit, Send
 from gateway.generation import Generation, Phase
-from gateway.local_prefill import FIRST_BUDGET, MAX_STRETCH, MIN_BUDGET, token_budget
+from gateway.local_prefill import (
+    FIRST_BUDGET,
+    FREE_STRETCH,
+    MAX_STRETCH,
+    MIN_BUDGET,
+    token_budget,
+)
 from gateway.policies import queue_policy
 from gateway.scheduler import Scheduler
 from gateway.step_times import StepTimes
@@ -224,17 +230,60 @@ def test_a_step_with_prompt_tokens_takes_at_most_so_many_times_one_without(
 ) -> None:
     times = StepTimes()
     for _ in range(50):
-        for num_tokens in (0, token_budget(times)):
+        for num_tokens in (0, token_budget(times, token_s)):
             times.observe(num_tokens, base_s + token_s * num_tokens)
     expected = (MAX_STRETCH - 1) * base_s / token_s
-    assert token_budget(times) == pytest.approx(expected, rel=0.1, abs=1)
+    assert token_budget(times, token_s) == pytest.approx(expected, rel=0.1, abs=1)
 
 
 def test_prompts_go_on_where_every_token_is_dear() -> None:
     times = StepTimes()
     for num_tokens in (0, 16) * 10:
         times.observe(num_tokens, 0.01 + 0.1 * num_tokens)
-    assert token_budget(times) == MIN_BUDGET
+    assert token_budget(times, 0.1) == MIN_BUDGET
+
+
+# Where tokens are nearly free: a GPU reads weights for 5 ms, and computes 30,000 tokens a second.
+GPU_BASE_S, GPU_TOKEN_S = 5e-3, 33e-6
+NUM_FITTING = int(FREE_STRETCH * GPU_BASE_S / GPU_TOKEN_S)
+
+
+def roofline_s(num_tokens: int) -> float:
+    return max(GPU_BASE_S, GPU_TOKEN_S * num_tokens)
+
+
+def gpu_driver() -> Driver:
+    driver = Driver(measured=False)
+    for num_tokens in (256, 2048) * 10:
+        driver.stepped("p", num_tokens, roofline_s(num_tokens))
+    return driver
+
+
+def test_a_step_takes_as_many_free_tokens_as_fit_into_its_time() -> None:
+    times = StepTimes()
+    for _ in range(50):
+        for num_tokens in (0, token_budget(times, GPU_TOKEN_S)):
+            times.observe(num_tokens, roofline_s(num_tokens))
+    assert token_budget(times, GPU_TOKEN_S) == pytest.approx(NUM_FITTING, rel=0.02)
+
+
+def test_long_prompts_are_computed_where_tokens_are_free_once_that_is_known() -> None:
+    driver = gpu_driver()
+    driver.stepped("d", 0, GPU_BASE_S)
+    driver.keep_prefill_busy()
+    long = driver.submit("long too", length=1024)
+    assert driver.local() == []
+    for num_tokens in (0, 64) * 10:
+        driver.stepped("d", num_tokens, roofline_s(num_tokens))
+    assert driver.local() == [long.sequence_id]
+
+
+def test_free_tokens_are_no_reason_to_leave_a_prefill_worker_idle() -> None:
+    driver = gpu_driver()
+    for num_tokens in (0, 64) * 10:
+        driver.stepped("d", num_tokens, roofline_s(num_tokens))
+    driver.submit("r", length=2048)
+    assert driver.local() == []
 
 
 # What can go wrong
