@@ -61,6 +61,11 @@ class Admission:
         self._forecast = Forecast(fleet, queue)
         self._in_flight = {name: InFlight() for name in tenants}
 
+    @property
+    def num_in_flight(self) -> dict[str, int]:
+        """Generations that were let in and have not ended, by tenant."""
+        return {name: len(each.generations) for name, each in self._in_flight.items()}
+
     def check_room(self, tenant: str, num_choices: int, deadline_s: float, now: float) -> None:
         """Raise `Unavailable`, `ResourceExhausted`, `RateLimitExceeded`, `InvalidRequest` or
         `DeadlineExceeded` if so many generations of a tenant are not let in, whatever their

@@ -102,13 +102,18 @@ class Batching(ABC):
 
     def _compute_there(self, generation: Generation, worker: DecodeView) -> None:
         """Have a decode worker compute the head of the queue, and go on with it."""
-        self._queue.take(generation)
+        self._take(generation)
         generation.expected_cached_tokens = worker.cached_tokens(generation)
         self._reserve(generation, worker)
         generation.prefill_worker = worker.info.worker_id
         worker.own_prompts[generation.sequence_id] = generation
         # Not after the grant: if there is no room after all, the worker ignores it.
         self._outbox.send(worker, Admit(generation.sequence_id, compute=True))
+
+    def _take(self, generation: Generation) -> None:
+        """Take the head of the queue, to place it on its workers."""
+        self._queue.take(generation)
+        self._outbox.place(generation)
 
     def _reserve(self, generation: Generation, worker: DecodeView) -> None:
         """Ask a decode worker for a generation's first blocks."""

@@ -198,7 +198,7 @@ class DisaggregatedBatching(Batching):
         decode = None
         if generation.needs_decode:
             decode = choose_decode(self._fleet.decode.values(), worker, generation)
-        self._queue.take(generation)
+        self._take(generation)
         generation.expected_cached_tokens = worker.cached_tokens(generation)
         if decode:
             self._reserve(generation, decode)

@@ -12,8 +12,9 @@ from typing import Any
 
 import structlog
 
-from gateway.effects import Emit
+from gateway.effects import Emit, Placed
 from gateway.generation import Generation
+from gateway.request_metrics import RequestMetrics, StageTimes
 from gateway.scheduler import Scheduler
 from gateway.timeline import Timeline
 from gateway.tokens import Ended, ServedModel, Token, TokenRequest
@@ -34,9 +35,10 @@ class GenerationStream:
     """A `TokenStream`: a generation's events, queued for the one task that reads them. Bounded by
     `max_tokens`."""
 
-    def __init__(self, dispatcher: Dispatcher, generation: Generation) -> None:
+    def __init__(self, dispatcher: Dispatcher, generation: Generation, times: StageTimes) -> None:
         self._dispatcher = dispatcher
         self.generation = generation
+        self.times = times
         self._events: list[Token | Ended] = []
         self._error: TandemError | None = None
         self._reader: asyncio.Future[None] | None = None
@@ -86,6 +88,7 @@ class Dispatcher:
         self._model_fingerprint = model_fingerprint
         self._timeline = timeline
         self._clock = clock
+        self.metrics = RequestMetrics()
         self._stopping = False
         self._deadline_timer: asyncio.TimerHandle | None = None
         self._timed_s = inf
@@ -169,15 +172,17 @@ class Dispatcher:
         return len(self._streams)
 
     def check_room(self, tenant: str, num_choices: int, deadline_s: float) -> None:
-        with _refusals_logged(tenant):
+        with self._refusals_told(tenant):
             self._refuse_if_stopping()
             self._scheduler.check_room(tenant, num_choices, deadline_s, self._clock())
 
     def submit(self, request: TokenRequest) -> GenerationStream:
-        with _refusals_logged(request.tenant):
+        now = self._clock()
+        with self._refusals_told(request.tenant):
             self._refuse_if_stopping()
-            generation = self._scheduler.submit(request, self._clock())
-        stream = self._streams[generation] = GenerationStream(self, generation)
+            generation = self._scheduler.submit(request, now)
+        stream = GenerationStream(self, generation, StageTimes(now))
+        self._streams[generation] = stream
         self._flush()
         return stream
 
@@ -292,19 +297,26 @@ class Dispatcher:
 
     def _flush(self) -> None:
         self._scheduler.compose()
+        now = self._clock()
         for effect in self._scheduler.take_effects():
             if isinstance(effect, Emit):
-                self._emit(*effect)
+                self._emit(*effect, now)
+            elif isinstance(effect, Placed):
+                self.metrics.placed(self._streams[effect.generation].times, now)
             elif link := self._links_by_id.get(effect.worker_id):
                 link.send(effect.command)
         if self._scheduler.next_deadline_s != self._timed_s:
             self._set_deadline_timer(self._scheduler.next_deadline_s)
 
-    def _emit(self, generation: Generation, event: Token | Ended | TandemError) -> None:
+    def _emit(self, generation: Generation, event: Token | Ended | TandemError, now: float) -> None:
         if isinstance(event, Token):
-            self._streams[generation].put(event)
+            stream = self._streams[generation]
+            self.metrics.token(generation, stream.times, now)
+            stream.put(event)
             return
-        self._streams.pop(generation).put(event)
+        stream = self._streams.pop(generation)
+        self.metrics.ended(generation, stream.times, event, now)
+        stream.put(event)
         log.info(
             "request ended",
             request_id=generation.request.request_id,
@@ -321,18 +333,18 @@ class Dispatcher:
             losses=generation.num_losses,
         )
 
-
-@contextmanager
-def _refusals_logged(tenant: str) -> Iterator[None]:
-    """Who is refused, and why: a request that is not let in leaves no other trace."""
-    try:
-        yield
-    except TandemError as error:
-        log.info(
-            "request refused",
-            tenant=tenant,
-            outcome=error.reason,
-            why=error.message,
-            retry_after_s=error.retry_after_s,
-        )
-        raise
+    @contextmanager
+    def _refusals_told(self, tenant: str) -> Iterator[None]:
+        """Who is refused, and why: a request that is not let in leaves no other trace."""
+        try:
+            yield
+        except TandemError as error:
+            self.metrics.refused[error.reason] += 1
+            log.info(
+                "request refused",
+                tenant=tenant,
+                outcome=error.reason,
+                why=error.message,
+                retry_after_s=error.retry_after_s,
+            )
+            raise

@@ -11,7 +11,7 @@ workers and these compute the prompts, too.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import count, repeat
 
 from gateway.admission import Admission
@@ -19,7 +19,7 @@ from gateway.batching import Batching, BatchingContext, Limits
 from gateway.colocated import ColocatedBatching
 from gateway.colocated_policies import ColocatedPolicy
 from gateway.disaggregated import DisaggregatedBatching
-from gateway.effects import Emit, Outbox, Send
+from gateway.effects import Effect, Outbox
 from gateway.fair_shares import FairShares
 from gateway.fleet import Fleet
 from gateway.generation import Generation, Phase
@@ -98,7 +98,7 @@ class Scheduler:
         )
         self._admission = Admission(self._fleet, self._queue, limits, tenants, self.roles)
 
-    def take_effects(self) -> list[Send | Emit]:
+    def take_effects(self) -> list[Effect]:
         """What is to be done, in order, since the last call."""
         return self._outbox.take()
 
@@ -109,6 +109,21 @@ class Scheduler:
     @property
     def workers(self) -> list[PrefillView | DecodeView]:
         return self._fleet.workers
+
+    @property
+    def num_queued(self) -> int:
+        """Generations that no worker has yet."""
+        return len(self._queue)
+
+    @property
+    def num_queued_tokens(self) -> int:
+        """Prompt tokens of these."""
+        return self._queue.num_tokens
+
+    @property
+    def num_in_flight(self) -> Mapping[str, int]:
+        """Generations that have not ended, by tenant."""
+        return self._admission.num_in_flight
 
     @property
     def roles(self) -> tuple[WorkerRole, ...]:
@@ -301,11 +316,9 @@ class Scheduler:
         self._pass(now)
         worker = self._fleet.of(worker_id)
         worker.heard(self._now, spans)
-        worker.num_unused_slots = use.num_unused_slots
         if cache_changes:
             worker.prefix_index.apply(cache_changes)
-        has_more_room = isinstance(worker, DecodeView) and worker.has_said(use.num_free_blocks)
-        return has_more_room and len(self._queue) > 0
+        return worker.has_said(use) and self.num_queued > 0
 
     def prefill_resumed(
         self, worker_id: str, snapshot: PrefillSnapshot, unapplied: Sequence[PrefillCommand]

@@ -31,6 +31,7 @@ from gateway.http.limits import (
     HttpLimits,
 )
 from gateway.http.server import BACKLOG, HttpServer
+from gateway.metrics_page import GatewayCollector
 from gateway.policies import queue_policy
 from gateway.scheduler import Scheduler
 from gateway.tenants import ONE_TENANT, Tenants, read_tenants
@@ -44,6 +45,7 @@ from tandem.process.grpc_server import GrpcServer
 from tandem.process.host import raise_open_files
 from tandem.process.lifetime import settle, stop_signal
 from tandem.process.logged_progress import LoggedProgress
+from tandem.process.metrics import MetricsPage
 from tandem.process.settings import ServiceSettings
 from tandem.v1 import inference_pb2, inference_pb2_grpc
 
@@ -171,7 +173,8 @@ async def serve(settings: GatewaySettings) -> None:
     inference_pb2_grpc.add_InferenceServiceServicer_to_server(
         InferenceServicer(frontend, dispatcher, timeline.read), grpc_server.server
     )
-    http_server = HttpServer(create_app(frontend, dispatcher), settings.http_limits())
+    metrics = MetricsPage(GatewayCollector(scheduler, dispatcher.metrics, folder.name))
+    http_server = HttpServer(create_app(frontend, dispatcher, metrics), settings.http_limits())
     await grpc_server.start([SERVICE])
     settle()
     dispatcher.start()

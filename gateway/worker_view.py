@@ -15,6 +15,7 @@ from gateway.step_times import StepTimes
 from tandem.core.commands import Reserve
 from tandem.core.kv import Plane
 from tandem.core.reports import Span, SpanKind
+from tandem.core.span_totals import SpanTotals
 from tandem.core.worker import WorkerInfo
 
 if TYPE_CHECKING:
@@ -37,9 +38,10 @@ class PoolUse(NamedTuple):
 @dataclass(slots=True, eq=False)
 class WorkerView:
     """What both roles have: identity, the blocks that the gateway's sequences take there, or will,
-    how long steps take, and what is cached there. One that is `suspect` may be lost, and takes
-    nothing new. It has had prompts of `num_prompt_tokens` to compute, of which it had
-    `num_cached_tokens`; its blocks have `num_unused_slots` that hold no token."""
+    how long steps take, what they did in all, and what is cached there. One that is `suspect` may
+    be lost, and takes nothing new. It has had prompts of `num_prompt_tokens` to compute, of which
+    it had `num_cached_tokens`. It was last heard to have `num_free_blocks`, and `num_unused_slots`
+    of the others that hold no token."""
 
     info: WorkerInfo
     address: str
@@ -47,14 +49,17 @@ class WorkerView:
     num_used_blocks: int = 0
     generations: dict[int, Generation] = field(default_factory=dict)
     step_times: StepTimes = field(default_factory=StepTimes)
+    totals: SpanTotals = field(default_factory=SpanTotals)
     prefix_index: PrefixIndex = field(init=False)
     num_prompt_tokens: int = 0
     num_cached_tokens: int = 0
+    num_free_blocks: int = field(init=False)
     num_unused_slots: int = 0
     _blocks: dict[int, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.prefix_index = PrefixIndex(self.info.num_blocks)
+        self.num_free_blocks = self.info.num_blocks
 
     def prompt_begins(self, generation: Generation, num_cached_tokens: int) -> None:
         """The worker says how much of a prompt it had cached: it may say so again, and so may
@@ -67,9 +72,15 @@ class WorkerView:
             self.num_prompt_tokens += generation.num_prompt_tokens
             self.num_cached_tokens += num_cached_tokens
 
+    def has_said(self, use: PoolUse) -> bool:
+        """How its pool is used. True if it may take now what it could not."""
+        self.num_free_blocks, self.num_unused_slots = use
+        return False
+
     def heard(self, now: float, spans: Sequence[Span]) -> None:
         """The worker was heard of, and says what it did."""
         for span in spans:
+            self.totals.add(span)
             if span.kind is SpanKind.STEP:
                 self.stepped(span.num_prefill_tokens, span.duration_s)
 
@@ -207,15 +218,14 @@ class PrefillView(WorkerView):
 
 @dataclass(slots=True, eq=False)
 class DecodeView(WorkerView):
-    """A decode worker. It was last heard to have `num_free_blocks`; `asked_blocks` were asked for
-    since, by sequence, and are not granted yet. `num_refused_blocks`: it refused a reservation of
+    """A decode worker. `asked_blocks` were asked for since it was last heard, by sequence, and are
+    not granted yet. `num_refused_blocks`: it refused a reservation of
     so many blocks, and was not heard to have them since; 0 if it refused none.
     `prefill_token_budget` is what its step rule says, if it was told one to compute prompts by;
     `recompute_token_s` is what it was told that computing a token again takes. `shared_blocks` are
     cached ones that sequences have in common, by digest, and how many have each; `own_prompts` are
     those that it computes itself. `tenant_seqs` and `tenant_blocks` are what each tenant holds."""
 
-    num_free_blocks: int = field(init=False)
     asked_blocks: dict[int, int] = field(default_factory=dict)
     num_refused_blocks: int = 0
     prefill_token_budget: int = 0
@@ -224,10 +234,6 @@ class DecodeView(WorkerView):
     own_prompts: dict[int, Generation] = field(default_factory=dict)
     tenant_seqs: Counter[str] = field(default_factory=Counter)
     tenant_blocks: Counter[str] = field(default_factory=Counter)
-
-    def __post_init__(self) -> None:
-        WorkerView.__post_init__(self)
-        self.num_free_blocks = self.info.num_blocks
 
     @property
     def num_prompt_tokens_left(self) -> int:
@@ -243,11 +249,11 @@ class DecodeView(WorkerView):
                 generation.num_scheduled += num_tokens
                 num_prompt_tokens -= num_tokens
 
-    def has_said(self, num_free_blocks: int) -> bool:
-        """It has so many free blocks. True if it may take now what it could not."""
-        has_more = num_free_blocks > self.num_free_blocks
-        self.num_free_blocks = num_free_blocks
-        if 0 < self.num_refused_blocks <= num_free_blocks:
+    def has_said(self, use: PoolUse) -> bool:
+        """As `WorkerView.has_said`."""
+        has_more = use.num_free_blocks > self.num_free_blocks
+        WorkerView.has_said(self, use)
+        if 0 < self.num_refused_blocks <= self.num_free_blocks:
             self.num_refused_blocks = 0
             return True
         return has_more

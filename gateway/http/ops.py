@@ -1,18 +1,19 @@
-"""GET /health, /live, /ready and /version."""
+"""GET /health, /live, /ready, /version and /metrics."""
 
 from __future__ import annotations
 
 from importlib.metadata import version
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 
 from gateway.http.formats.envelope import DISTRIBUTION
 from gateway.tokens import TokenService
 from tandem.core.errors import Unavailable
+from tandem.process.metrics import CONTENT_TYPE, MetricsPage
 
 
-def ops_router(service: TokenService) -> APIRouter:
+def ops_router(service: TokenService, metrics: MetricsPage) -> APIRouter:
     """What operators and orchestrators ask. None of it takes part in serving."""
     router = APIRouter()
 
@@ -35,5 +36,9 @@ def ops_router(service: TokenService) -> APIRouter:
     @router.get("/version")
     async def read_version() -> dict[str, str]:
         return {"version": version(DISTRIBUTION)}
+
+    @router.get("/metrics", response_class=Response)
+    async def read_metrics() -> Response:
+        return Response(metrics.text(), media_type=CONTENT_TYPE)
 
     return router

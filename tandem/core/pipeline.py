@@ -81,13 +81,18 @@ def pipeline_figures(lanes: Sequence[Lane]) -> PipelineFigures:
 def hidden_share(transfers: Iterable[Span]) -> float:
     """The share of the transfers' time that compute hid: of one, 1 - max(0, commit - compute end) /
     span, on the sender's clock alone, where a span ends with the commit. 1 if there were none."""
-    total_ns = exposed_ns = 0
+    total_ns = total_exposed_ns = 0
     for span in transfers:
-        duration_ns = span.end_ns - span.start_ns
-        total_ns += duration_ns
-        # KV can leave only after the compute that made it, but for a transfer of nothing.
-        exposed_ns += min(duration_ns, max(0, span.end_ns - span.compute_end_ns))
-    return 1.0 - _ratio(exposed_ns, total_ns)
+        total_ns += span.end_ns - span.start_ns
+        total_exposed_ns += exposed_ns(span)
+    return 1.0 - _ratio(total_exposed_ns, total_ns)
+
+
+def exposed_ns(transfer: Span) -> int:
+    """How long a transfer went on when nothing was computed any more that it could hide behind."""
+    # KV can leave only after the compute that made it, but for a transfer of nothing.
+    duration_ns = transfer.end_ns - transfer.start_ns
+    return min(duration_ns, max(0, transfer.end_ns - transfer.compute_end_ns))
 
 
 def covered_ns(spans: Iterable[Span]) -> int:

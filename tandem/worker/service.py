@@ -12,6 +12,7 @@ from typing import Any
 import structlog
 
 from tandem.artifacts.resolve import resolve
+from tandem.core.address import Address
 from tandem.core.device import CpuDevice, parse_device
 from tandem.core.errors import ConfigError
 from tandem.core.sequence import EndRule
@@ -23,6 +24,7 @@ from tandem.process.logged_progress import LoggedProgress
 from tandem.v1 import worker_pb2, worker_pb2_grpc
 from tandem.wire.descriptions import worker_to_wire
 from tandem.worker.engines import build_engine
+from tandem.worker.metrics import serve_metrics
 from tandem.worker.settings import WorkerSettings
 from tandem.worker.worker import Worker
 
@@ -79,9 +81,15 @@ def end_rule(info: WorkerInfo) -> EndRule:
 
 
 async def run_worker(
-    worker: Worker[Any, Any, Any], server: GrpcServer, services: Sequence[str]
+    worker: Worker[Any, Any, Any],
+    server: GrpcServer,
+    services: Sequence[str],
+    metrics: Address | None,
 ) -> None:
-    """Serve until SIGTERM or SIGINT. Raises what ended the engine's thread."""
+    """Serve until SIGTERM or SIGINT, metrics too if they have an address. Raises what ended the
+    engine's thread, or `ConfigError`."""
+    if metrics:
+        serve_metrics(worker, metrics)
     worker_pb2_grpc.add_WorkerServiceServicer_to_server(WorkerServicer(worker.info), server.server)
     name = worker_pb2.DESCRIPTOR.services_by_name["WorkerService"].full_name
     worker.start()

@@ -58,6 +58,9 @@ class WorkerSettings(ServiceSettings):
         "alike; off: none is",
     )
     max_num_seqs: int = Field(256, ge=1, description="sequences held at the most")
+    metrics_port: int = Field(
+        0, ge=0, le=65535, description="port of Prometheus metrics of this worker alone; 0: none"
+    )
     mock_verify: Literal["full", "incremental"] = Field(
         "full", description="how much KV a mock device reads at each step: all, or what is new"
     )
@@ -72,6 +75,11 @@ class WorkerSettings(ServiceSettings):
     @property
     def address(self) -> str:
         return str(Address(self.host, self.port))
+
+    @property
+    def metrics_address(self) -> Address | None:
+        """Where to answer `GET /metrics`, if anywhere."""
+        return Address(self.host, self.metrics_port) if self.metrics_port else None
 
     @property
     def advertised_address(self) -> str:

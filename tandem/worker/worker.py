@@ -15,6 +15,7 @@ import structlog
 from tandem.core.errors import TandemError
 from tandem.core.prefix_cache import CacheChanges
 from tandem.core.reports import Span
+from tandem.core.span_totals import SpanTotals
 from tandem.core.worker import WorkerInfo
 from tandem.engine.protocols import Engine
 from tandem.worker.lease import Controller, ControllerLease
@@ -57,6 +58,8 @@ class Worker(Generic[CommandT, ReportT, SnapshotT]):
         self.news = asyncio.Event()
         self._engine = engine
         self._loop = asyncio.get_running_loop()
+        self.totals = SpanTotals()
+        self.num_expired_leases = 0
         self._spans: deque[Span] = deque(maxlen=MAX_PENDING_SPANS)
         self._lease_changed = asyncio.Event()
         self._lease_task: asyncio.Task[None] | None = None
@@ -84,6 +87,7 @@ class Worker(Generic[CommandT, ReportT, SnapshotT]):
     def add_span(self, span: Span) -> None:
         """Note what was done, for the timeline. Callable from any thread; the oldest are dropped
         if no controller takes them."""
+        self.totals.add(span)
         self._spans.append(span)
 
     def acquire(self, controller: Controller) -> None:
@@ -180,6 +184,7 @@ class Worker(Generic[CommandT, ReportT, SnapshotT]):
                 # If it was this process that stood still, what its controller said is yet unread.
                 await asyncio.sleep(UNREAD_S)
             if (holder := self.lease.holder) and self.lease.is_expired(monotonic()):
+                self.num_expired_leases += 1
                 log.warning("lease expired", controller=holder.controller_id)
                 self.release_lease()
             # A new holder's lease may be over sooner than the one that is waited for.

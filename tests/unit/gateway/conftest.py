@@ -13,6 +13,7 @@ import tandem.artifacts
 from gateway.frontend import Frontend
 from gateway.http.app import create_app
 from tandem.artifacts.tokenizer import Tokenizer
+from tandem.process.metrics import MetricsPage
 
 Say = Callable[[str], list[Step]]
 
@@ -57,6 +58,6 @@ def frontend(
 @pytest.fixture
 async def client(frontend: Frontend, service: ScriptedService) -> AsyncIterator[httpx.AsyncClient]:
     """A client of the HTTP side, without a socket."""
-    transport = httpx.ASGITransport(create_app(frontend, service))
+    transport = httpx.ASGITransport(create_app(frontend, service, MetricsPage()))
     async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
         yield client

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp
 
 from gateway.http.app import create_app
 from gateway.http.protocol import MAX_HEADERS, MAX_PIPELINED, MAX_URL_BYTES
+from tandem.process.metrics import MetricsPage
 
 LIVE = b"GET /live HTTP/1.1\r\nHost: x\r\n\r\n"
 POST = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
@@ -24,7 +25,7 @@ MAX_HEADER_BYTES = 2**16
 
 @pytest.fixture
 def app(frontend, service):
-    return create_app(frontend, service)
+    return create_app(frontend, service, MetricsPage())
 
 
 class Connection:

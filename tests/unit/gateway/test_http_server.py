@@ -12,13 +12,14 @@ from scripted_service import Pause
 
 from gateway.http.app import create_app
 from tandem.core.errors import Unavailable
+from tandem.process.metrics import MetricsPage
 
 CHAT = [{"role": "user", "content": "Hi"}]
 
 
 @pytest.fixture
 async def url(frontend, service):
-    async with serving(create_app(frontend, service)) as port:
+    async with serving(create_app(frontend, service, MetricsPage())) as port:
         yield f"http://127.0.0.1:{port}"
 
 

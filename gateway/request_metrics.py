@@ -1,0 +1,108 @@
+"""What became of the requests, counted as it happens. Read at a scrape (`metrics_page.py`)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from math import nan
+
+from gateway.generation import Generation
+from gateway.tokens import Ended, ServedBy
+from tandem.core.errors import Cancelled, TandemError
+from tandem.core.histogram import Histogram
+
+# Seconds. First tokens and whole answers take from a few steps to minutes; between two tokens there
+# is a step, which on a GPU is a few milliseconds.
+LATENCY_BOUNDS = (
+    *(0.001, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.1, 0.25, 0.5),
+    *(0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0, 160.0, 640.0),
+)
+TOKEN_TIME_BOUNDS = (
+    *(0.001, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.025, 0.03, 0.04, 0.05),
+    *(0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 10.0),
+)
+LENGTH_BOUNDS = tuple(float(2**power) for power in range(18))
+
+
+@dataclass(slots=True)
+class StageTimes:
+    """When a generation passed each stage, in monotonic seconds; NaN what it has not passed."""
+
+    arrived_s: float
+    placed_s: float = nan
+    first_token_s: float = nan
+    newest_token_s: float = nan
+
+
+class RequestMetrics:
+    """Totals over all choices of all requests, and histograms of their times, in seconds."""
+
+    def __init__(self) -> None:
+        self.num_prompt_tokens = 0
+        self.num_cached_tokens = 0
+        self.num_generated_tokens = 0
+        self.num_kv_bytes = 0
+        self.num_preemptions = 0
+        self.num_losses = 0
+        self.finished = Counter[tuple[str, str]]()
+        """By why and how it was served: `("stop", "disaggregated")`."""
+        self.failed = Counter[str]()
+        """By the error's reason."""
+        self.refused = Counter[str]()
+        self.first_token_s = Histogram(LATENCY_BOUNDS)
+        self.between_tokens_s = Histogram(TOKEN_TIME_BOUNDS)
+        self.per_token_s = Histogram(TOKEN_TIME_BOUNDS)
+        """Of each answer the mean after its first token."""
+        self.whole_s = Histogram(LATENCY_BOUNDS)
+        self.queued_s = Histogram(LATENCY_BOUNDS)
+        self.prefill_s = Histogram(LATENCY_BOUNDS)
+        self.decode_s = Histogram(LATENCY_BOUNDS)
+        self.prompt_lengths = Histogram(LENGTH_BOUNDS)
+        self.answer_lengths = Histogram(LENGTH_BOUNDS)
+
+    def placed(self, times: StageTimes, now: float) -> None:
+        """A generation has left the queue; only the first time counts."""
+        if times.placed_s != times.placed_s:
+            times.placed_s = now
+            self.queued_s.observe(now - times.arrived_s)
+
+    def token(self, generation: Generation, times: StageTimes, now: float) -> None:
+        """A token goes out to its client."""
+        self.num_generated_tokens += 1
+        if times.newest_token_s == times.newest_token_s:
+            self.between_tokens_s.observe(now - times.newest_token_s)
+        else:
+            self._first_token(generation, times, now)
+        times.newest_token_s = now
+
+    def _first_token(self, generation: Generation, times: StageTimes, now: float) -> None:
+        times.first_token_s = now
+        self.first_token_s.observe(now - times.arrived_s)
+        self.prefill_s.observe(now - times.placed_s)
+        self.num_prompt_tokens += generation.num_prompt_tokens
+        self.num_cached_tokens += generation.num_cached_tokens
+
+    def ended(
+        self, generation: Generation, times: StageTimes, event: Ended | TandemError, now: float
+    ) -> None:
+        """A generation's one end."""
+        num_tokens = len(generation.token_ids)
+        self.num_preemptions += generation.num_preemptions
+        self.num_losses += generation.num_losses
+        if isinstance(event, Ended):
+            self._finished(event.finish_reason.name.lower(), event.served_by)
+            self.whole_s.observe(now - times.arrived_s)
+            self.prompt_lengths.observe(generation.num_prompt_tokens)
+            self.answer_lengths.observe(num_tokens)
+        elif isinstance(event, Cancelled):
+            self._finished("abort", generation.served_by())
+        else:
+            self.failed[event.reason] += 1
+        if num_tokens > 1:
+            decode_s = times.newest_token_s - times.first_token_s
+            self.decode_s.observe(decode_s)
+            self.per_token_s.observe(decode_s / (num_tokens - 1))
+
+    def _finished(self, reason: str, served_by: ServedBy) -> None:
+        self.finished[reason, served_by.mode.name.lower()] += 1
+        self.num_kv_bytes += served_by.kv_bytes
