@@ -32,7 +32,8 @@ class Limits:
 @dataclass(frozen=True, slots=True)
 class BatchingContext:
     """What a `Batching` decides on, and what it tells: all of it the scheduler's. `fail` ends a
-    generation; `is_late` says whether a queued one cannot be in time for its deadline any more."""
+    generation; `is_late` says whether a queued one cannot be in time for its deadline any more;
+    `now` tells monotonic seconds."""
 
     queue: PrefillQueue
     fleet: Fleet
@@ -40,6 +41,7 @@ class BatchingContext:
     outbox: Outbox
     fail: Callable[[Generation, TandemError], None]
     is_late: Callable[[Generation], bool]
+    now: Callable[[], float]
 
 
 class Batching(ABC):
@@ -55,6 +57,7 @@ class Batching(ABC):
         self._outbox = context.outbox
         self._fail = context.fail
         self._is_late = context.is_late
+        self._now = context.now
 
     @abstractmethod
     def check(self, info: WorkerInfo) -> None:
@@ -113,7 +116,7 @@ class Batching(ABC):
     def _take(self, generation: Generation) -> None:
         """Take the head of the queue, to place it on its workers."""
         self._queue.take(generation)
-        self._outbox.place(generation)
+        generation.placed_s = min(generation.placed_s, self._now())
 
     def _reserve(self, generation: Generation, worker: DecodeView) -> None:
         """Ask a decode worker for a generation's first blocks."""

@@ -12,9 +12,9 @@ from typing import Any
 
 import structlog
 
-from gateway.effects import Emit, Placed
+from gateway.effects import Emit
 from gateway.generation import Generation
-from gateway.request_metrics import RequestMetrics, StageTimes
+from gateway.request_metrics import RequestMetrics, TokenTimes
 from gateway.scheduler import Scheduler
 from gateway.timeline import Timeline
 from gateway.tokens import Ended, ServedModel, Token, TokenRequest
@@ -35,10 +35,10 @@ class GenerationStream:
     """A `TokenStream`: a generation's events, queued for the one task that reads them. Bounded by
     `max_tokens`."""
 
-    def __init__(self, dispatcher: Dispatcher, generation: Generation, times: StageTimes) -> None:
+    def __init__(self, dispatcher: Dispatcher, generation: Generation) -> None:
         self._dispatcher = dispatcher
         self.generation = generation
-        self.times = times
+        self.times = TokenTimes()
         self._events: list[Token | Ended] = []
         self._error: TandemError | None = None
         self._reader: asyncio.Future[None] | None = None
@@ -177,12 +177,10 @@ class Dispatcher:
             self._scheduler.check_room(tenant, num_choices, deadline_s, self._clock())
 
     def submit(self, request: TokenRequest) -> GenerationStream:
-        now = self._clock()
         with self._refusals_told(request.tenant):
             self._refuse_if_stopping()
-            generation = self._scheduler.submit(request, now)
-        stream = GenerationStream(self, generation, StageTimes(now))
-        self._streams[generation] = stream
+            generation = self._scheduler.submit(request, self._clock())
+        stream = self._streams[generation] = GenerationStream(self, generation)
         self._flush()
         return stream
 
@@ -297,25 +295,22 @@ class Dispatcher:
 
     def _flush(self) -> None:
         self._scheduler.compose()
-        now = self._clock()
         for effect in self._scheduler.take_effects():
             if isinstance(effect, Emit):
-                self._emit(*effect, now)
-            elif isinstance(effect, Placed):
-                self.metrics.placed(self._streams[effect.generation].times, now)
+                self._emit(*effect)
             elif link := self._links_by_id.get(effect.worker_id):
                 link.send(effect.command)
         if self._scheduler.next_deadline_s != self._timed_s:
             self._set_deadline_timer(self._scheduler.next_deadline_s)
 
-    def _emit(self, generation: Generation, event: Token | Ended | TandemError, now: float) -> None:
+    def _emit(self, generation: Generation, event: Token | Ended | TandemError) -> None:
         if isinstance(event, Token):
             stream = self._streams[generation]
-            self.metrics.token(generation, stream.times, now)
+            self.metrics.token(generation, stream.times, self._clock())
             stream.put(event)
             return
         stream = self._streams.pop(generation)
-        self.metrics.ended(generation, stream.times, event, now)
+        self.metrics.ended(generation, stream.times, event, self._clock())
         stream.put(event)
         log.info(
             "request ended",

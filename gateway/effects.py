@@ -25,20 +25,11 @@ class Emit(NamedTuple):
     event: Token | Ended | TandemError
 
 
-class Placed(NamedTuple):
-    """A generation has left the queue: workers have it now. It may come back, and leave again."""
-
-    generation: Generation
-
-
-Effect = Send | Emit | Placed
-
-
 class Outbox:
     """Effects, in the order in which they were decided."""
 
     def __init__(self) -> None:
-        self._effects: list[Effect] = []
+        self._effects: list[Send | Emit] = []
 
     def send(self, worker: WorkerView, command: DecodeCommand | PrefillCommand) -> None:
         self._effects.append(Send(worker.info.worker_id, command))
@@ -46,10 +37,7 @@ class Outbox:
     def emit(self, generation: Generation, event: Token | Ended | TandemError) -> None:
         self._effects.append(Emit(generation, event))
 
-    def place(self, generation: Generation) -> None:
-        self._effects.append(Placed(generation))
-
-    def take(self) -> list[Effect]:
+    def take(self) -> list[Send | Emit]:
         """All since the last call."""
         effects, self._effects = self._effects, []
         return effects

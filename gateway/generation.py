@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
+from math import inf
 from typing import TYPE_CHECKING
 
 from gateway.output_lengths import OutputLengths
@@ -38,8 +39,8 @@ class Generation:
     attempts ended because a worker was lost, or the way to it, `num_preemptions` because others
     needed its blocks. An attempt goes on from the tokens that those before it generated: its
     `context_token_ids` are the prompt and these. It arrived as number `arrival`, at `arrived_s` in
-    monotonic seconds, when a prompt token was thought to take `token_s` seconds; `lengths` is what
-    is known of how long it may get.
+    monotonic seconds, when a prompt token was thought to take `token_s` seconds, and first left the
+    queue at `placed_s`; `lengths` is what is known of how long it may get.
 
     `prefill` and `decode` are the workers that hold a record of the sequence; `prefill_worker` and
     `decode_worker` say, to the end, who served it: one and the same if the decode worker computes
@@ -56,6 +57,7 @@ class Generation:
     arrived_s: float = 0.0
     token_s: float = 0.0
     lengths: OutputLengths = field(default_factory=OutputLengths)
+    placed_s: float = inf
     arrival: int = field(init=False)
     phase: Phase = Phase.QUEUED
     attempt: int = 0

@@ -11,6 +11,8 @@ from math import ceil, sqrt
 
 # Answers that must have ended before anything is concluded from them.
 MIN_OBSERVED = 8
+# How long one is thought to be until then.
+FIRST_LENGTH = 64
 # How much the newest answer weighs.
 WEIGHT = 1 / 32
 
@@ -30,6 +32,11 @@ class OutputLengths:
         error = num_tokens - self._mean
         self._mean += weight * error
         self._variance = (1 - weight) * (self._variance + weight * error**2)
+
+    def typical(self, max_tokens: int) -> int:
+        """Tokens of an answer as they go; a guess while few have ended."""
+        known = self._num_observed >= MIN_OBSERVED
+        return min(max_tokens, ceil(self._mean) if known else FIRST_LENGTH)
 
     def expect(self, num_generated: int, max_tokens: int) -> int:
         """Tokens that an answer will have in the end which has `num_generated` now: a deviation

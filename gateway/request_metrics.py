@@ -25,13 +25,11 @@ LENGTH_BOUNDS = tuple(float(2**power) for power in range(18))
 
 
 @dataclass(slots=True)
-class StageTimes:
-    """When a generation passed each stage, in monotonic seconds; NaN what it has not passed."""
+class TokenTimes:
+    """When a generation's first and newest token went out, in monotonic seconds; NaN before."""
 
-    arrived_s: float
-    placed_s: float = nan
-    first_token_s: float = nan
-    newest_token_s: float = nan
+    first_s: float = nan
+    newest_s: float = nan
 
 
 class RequestMetrics:
@@ -60,30 +58,25 @@ class RequestMetrics:
         self.prompt_lengths = Histogram(LENGTH_BOUNDS)
         self.answer_lengths = Histogram(LENGTH_BOUNDS)
 
-    def placed(self, times: StageTimes, now: float) -> None:
-        """A generation has left the queue; only the first time counts."""
-        if times.placed_s != times.placed_s:
-            times.placed_s = now
-            self.queued_s.observe(now - times.arrived_s)
-
-    def token(self, generation: Generation, times: StageTimes, now: float) -> None:
+    def token(self, generation: Generation, times: TokenTimes, now: float) -> None:
         """A token goes out to its client."""
         self.num_generated_tokens += 1
-        if times.newest_token_s == times.newest_token_s:
-            self.between_tokens_s.observe(now - times.newest_token_s)
+        if times.newest_s == times.newest_s:
+            self.between_tokens_s.observe(now - times.newest_s)
         else:
-            self._first_token(generation, times, now)
-        times.newest_token_s = now
+            times.first_s = now
+            self._first_token(generation, now)
+        times.newest_s = now
 
-    def _first_token(self, generation: Generation, times: StageTimes, now: float) -> None:
-        times.first_token_s = now
-        self.first_token_s.observe(now - times.arrived_s)
-        self.prefill_s.observe(now - times.placed_s)
+    def _first_token(self, generation: Generation, now: float) -> None:
+        self.first_token_s.observe(now - generation.arrived_s)
+        self.queued_s.observe(generation.placed_s - generation.arrived_s)
+        self.prefill_s.observe(now - generation.placed_s)
         self.num_prompt_tokens += generation.num_prompt_tokens
         self.num_cached_tokens += generation.num_cached_tokens
 
     def ended(
-        self, generation: Generation, times: StageTimes, event: Ended | TandemError, now: float
+        self, generation: Generation, times: TokenTimes, event: Ended | TandemError, now: float
     ) -> None:
         """A generation's one end."""
         num_tokens = len(generation.token_ids)
@@ -91,7 +84,7 @@ class RequestMetrics:
         self.num_losses += generation.num_losses
         if isinstance(event, Ended):
             self._finished(event.finish_reason.name.lower(), event.served_by)
-            self.whole_s.observe(now - times.arrived_s)
+            self.whole_s.observe(now - generation.arrived_s)
             self.prompt_lengths.observe(generation.num_prompt_tokens)
             self.answer_lengths.observe(num_tokens)
         elif isinstance(event, Cancelled):
@@ -99,7 +92,7 @@ class RequestMetrics:
         else:
             self.failed[event.reason] += 1
         if num_tokens > 1:
-            decode_s = times.newest_token_s - times.first_token_s
+            decode_s = times.newest_s - times.first_s
             self.decode_s.observe(decode_s)
             self.per_token_s.observe(decode_s / (num_tokens - 1))
 

@@ -12,9 +12,6 @@ from collections.abc import Callable, Iterable
 from gateway.generation import Generation
 from gateway.worker_view import DecodeView, PrefillView
 
-# How long an answer is thought to be: the running sequences make so many steps slower.
-EXPECTED_TOKENS = 64
-
 
 def with_free_slot(workers: Iterable[PrefillView]) -> list[PrefillView]:
     """The prefill workers that can take a batch, the one with the least to do first."""
@@ -95,4 +92,5 @@ def _load_s(worker: DecodeView, prefill: PrefillView, generation: Generation) ->
 
 def _num_tokens_beside(worker: DecodeView, generation: Generation) -> int:
     """Tokens that other sequences' steps compute during an answer."""
-    return min(generation.request.params.max_tokens, EXPECTED_TOKENS) * len(worker.generations)
+    num_own = generation.lengths.typical(generation.request.params.max_tokens)
+    return num_own * len(worker.generations)

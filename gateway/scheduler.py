@@ -19,7 +19,7 @@ from gateway.batching import Batching, BatchingContext, Limits
 from gateway.colocated import ColocatedBatching
 from gateway.colocated_policies import ColocatedPolicy
 from gateway.disaggregated import DisaggregatedBatching
-from gateway.effects import Effect, Outbox
+from gateway.effects import Emit, Outbox, Send
 from gateway.fair_shares import FairShares
 from gateway.fleet import Fleet
 from gateway.generation import Generation, Phase
@@ -88,7 +88,7 @@ class Scheduler:
         self._now = 0.0
         self._outbox = Outbox()
         context = BatchingContext(
-            self._queue, self._fleet, limits, self._outbox, self._end, self._is_late
+            self._queue, self._fleet, limits, self._outbox, self._end, self._is_late, self._time
         )
         local = LocalPrefill(self._fleet, self._outbox) if local_prefill else None
         self._batching: Batching = (
@@ -98,7 +98,7 @@ class Scheduler:
         )
         self._admission = Admission(self._fleet, self._queue, limits, tenants, self.roles)
 
-    def take_effects(self) -> list[Effect]:
+    def take_effects(self) -> list[Send | Emit]:
         """What is to be done, in order, since the last call."""
         return self._outbox.take()
 
@@ -358,6 +358,9 @@ class Scheduler:
     def _pass(self, now: float) -> None:
         """Time goes on, never back."""
         self._now = max(self._now, now)
+
+    def _time(self) -> float:
+        return self._now
 
     def _is_late(self, generation: Generation) -> bool:
         return self._admission.is_late(generation, self._now)
