@@ -28,9 +28,9 @@ from tandem.core.plan import StepRule
 
 MAX_STRETCH = 2.0
 MAX_STEPS = 4
-# The same for tokens that are nearly free: what the step's time is planned to be, and what it may
-# be seen to be.
-FREE_STRETCH = 1.1
+# For tokens that are nearly free: how much of the time of a step without them their arithmetic may
+# take, and how long the step with them may be seen to take.
+FREE_SHARE = 0.8
 MAX_FREE_STRETCH = 1.25
 # Prompt tokens of a step: while nothing is known, and at the least, so that prompts always go on.
 FIRST_BUDGET = 16
@@ -88,7 +88,7 @@ def token_budget(times: StepTimes, token_s: float) -> int:
         return FIRST_BUDGET
     if num_free := num_free_tokens(times, token_s):
         return num_free
-    # Even if each costs its time, the step takes hardly more than it may.
+    # Even if each costs its time, the step takes no more than it may.
     at_first = max(FIRST_BUDGET, _num_fitting(times, token_s))
     return max(MIN_BUDGET, times.tokens_within(MAX_STRETCH * times.base_s, at_first))
 
@@ -102,8 +102,8 @@ def num_free_tokens(times: StepTimes, token_s: float) -> int:
 
 
 def _num_fitting(times: StepTimes, token_s: float) -> int:
-    """Tokens whose arithmetic, at a prefill worker's pace, fits into the time of a step."""
-    return int(FREE_STRETCH * times.base_s / token_s) if token_s else 0
+    """Tokens whose arithmetic, at a prefill worker's pace, fits well into the time of a step."""
+    return int(FREE_SHARE * times.base_s / token_s) if token_s else 0
 
 
 def first_token_s(worker: DecodeView, num_tokens: int) -> float:

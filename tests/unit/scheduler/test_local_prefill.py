@@ -12,7 +12,7 @@ from gateway.effects import Emit, Send
 from gateway.generation import Generation, Phase
 from gateway.local_prefill import (
     FIRST_BUDGET,
-    FREE_STRETCH,
+    FREE_SHARE,
     MAX_STRETCH,
     MIN_BUDGET,
     token_budget,
@@ -245,7 +245,7 @@ def test_prompts_go_on_where_every_token_is_dear() -> None:
 
 # Where tokens are nearly free: a GPU reads weights for 5 ms, and computes 30,000 tokens a second.
 GPU_BASE_S, GPU_TOKEN_S = 5e-3, 33e-6
-NUM_FITTING = int(FREE_STRETCH * GPU_BASE_S / GPU_TOKEN_S)
+NUM_FITTING = int(FREE_SHARE * GPU_BASE_S / GPU_TOKEN_S)
 
 
 def roofline_s(num_tokens: int) -> float:
