@@ -1,0 +1,95 @@
+"""Prometheus itself against a running stack: it scrapes, and answers the board's queries."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from openai import OpenAI
+from stack import free_port
+from up import Up
+
+BOARD = Path(__file__).parents[2] / "deploy" / "grafana" / "tandem.json"
+PROMETHEUS = shutil.which("prometheus")
+NUM_SCRAPES = 4
+
+
+@pytest.fixture
+def prometheus(mock_up: Up, tmp_path: Path) -> Iterator[httpx.Client]:
+    """Scrapes the gateway every second."""
+    if PROMETHEUS is None:
+        pytest.skip("there is no Prometheus here: Debian's package is `prometheus`")
+    config = tmp_path / "prometheus.yml"
+    config.write_text(
+        "global: {scrape_interval: 1s}\n"
+        "scrape_configs:\n"
+        "  - job_name: tandem\n"
+        f"    static_configs: [{{targets: ['127.0.0.1:{mock_up.http_port}']}}]\n"
+    )
+    address = f"127.0.0.1:{free_port()}"
+    process = subprocess.Popen(
+        [
+            PROMETHEUS,
+            f"--config.file={config}",
+            f"--storage.tsdb.path={tmp_path / 'data'}",
+            f"--web.listen-address={address}",
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        with httpx.Client(base_url=f"http://{address}") as client:
+            yield client
+    finally:
+        process.kill()
+        process.wait()
+
+
+def query(prometheus: httpx.Client, expr: str) -> list[float]:
+    """The values of an expression now."""
+    response = prometheus.get("/api/v1/query", params={"query": expr})
+    answer: dict[str, Any] = response.json()
+    assert answer["status"] == "success", (expr, answer)
+    return [float(each["value"][1]) for each in answer["data"]["result"]]
+
+
+def num_scrapes(prometheus: httpx.Client) -> float:
+    try:
+        return sum(query(prometheus, "count_over_time(up[1h])"))
+    except (httpx.TransportError, json.JSONDecodeError):
+        return 0  # It is not up yet.
+
+
+def test_prometheus_answers_the_boards_queries(prometheus: httpx.Client, mock_url: str) -> None:
+    client = OpenAI(base_url=mock_url, api_key="none", max_retries=0, timeout=60)
+    deadline = time.monotonic() + 60
+    while num_scrapes(prometheus) < NUM_SCRAPES:
+        assert time.monotonic() < deadline
+        client.completions.create(model="default", prompt="x" * 200, max_tokens=20)
+    assert query(prometheus, "min(up)") == [1]
+    exprs = [
+        target["expr"].replace("$__rate_interval", "30s")
+        for panel in json.loads(BOARD.read_text())["panels"]
+        for target in panel.get("targets", ())
+    ]
+    answers = {expr: query(prometheus, expr) for expr in exprs}
+    # What nothing has happened of yet has no value: nothing failed, nothing was refused.
+    silent = {expr for expr, values in answers.items() if not values}
+    assert {expr.split("tandem_requests_")[-1].split("_total")[0] for expr in silent} <= {
+        "failed",
+        "refused",
+    }, silent
+    (tokens_s,) = answers["rate(vllm:generation_tokens_total[30s])"]
+    assert tokens_s > 0
+    (first_token_s,) = answers[
+        "histogram_quantile(0.5, sum by (le) (rate(vllm:time_to_first_token_seconds_bucket[30s])))"
+    ]
+    assert 0 < first_token_s < math.inf

@@ -1,0 +1,52 @@
+"""The board asks for metrics that the gateway has."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from prometheus_client.core import Metric
+
+from gateway.batching import Limits
+from gateway.metrics_page import GatewayCollector
+from gateway.policies import queue_policy
+from gateway.request_metrics import RequestMetrics
+from gateway.scheduler import Scheduler
+
+BOARD = Path(__file__).parents[3] / "deploy" / "grafana" / "tandem.json"
+METRIC = re.compile(r"\b(?:vllm:|tandem_)[a-z0-9_]+")
+SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "gauge": ("",)}
+
+
+def families() -> Iterator[Metric]:
+    scheduler = Scheduler(queue_policy("fcfs"), Limits())
+    return GatewayCollector(scheduler, RequestMetrics(), "mock").collect()
+
+
+def queries(board: dict[str, Any]) -> list[str]:
+    return [target["expr"] for panel in board["panels"] for target in panel.get("targets", ())]
+
+
+def test_every_query_names_metrics_that_exist() -> None:
+    known = {family.name + suffix for family in families() for suffix in SUFFIXES[family.type]}
+    exprs = queries(json.loads(BOARD.read_text()))
+    assert len(exprs) > 20
+    for expr in exprs:
+        names = METRIC.findall(expr)
+        assert names, expr
+        assert not set(names) - known, expr
+
+
+def test_panels_do_not_overlap_and_have_ids_of_their_own() -> None:
+    panels = json.loads(BOARD.read_text())["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    cells = [
+        (x, y)
+        for panel in panels
+        for x in range(panel["gridPos"]["x"], panel["gridPos"]["x"] + panel["gridPos"]["w"])
+        for y in range(panel["gridPos"]["y"], panel["gridPos"]["y"] + panel["gridPos"]["h"])
+    ]
+    assert len(set(cells)) == len(cells)
