@@ -30,7 +30,7 @@ MAX_STRETCH = 2.0
 MAX_STEPS = 4
 # For tokens that are nearly free: how much of the time of a step without them their arithmetic may
 # take, and how long the step with them may be seen to take.
-FREE_SHARE = 0.8
+FREE_SHARE = 0.75
 MAX_FREE_STRETCH = 1.25
 # Prompt tokens of a step: while nothing is known, and at the least, so that prompts always go on.
 FIRST_BUDGET = 16
@@ -97,13 +97,13 @@ def num_free_tokens(times: StepTimes, token_s: float) -> int:
     """Prompt tokens that cost a step next to nothing; 0 if any do, as far as is known."""
     num_tokens = _num_fitting(times, token_s)
     stretched_s = times.seconds(num_tokens)
-    is_free = num_tokens >= FIRST_BUDGET and stretched_s <= MAX_FREE_STRETCH * times.base_s
+    is_free = num_tokens >= FIRST_BUDGET and stretched_s <= MAX_FREE_STRETCH * times.bare_s
     return num_tokens if is_free and times.largest > 0 else 0
 
 
 def _num_fitting(times: StepTimes, token_s: float) -> int:
     """Tokens whose arithmetic, at a prefill worker's pace, fits well into the time of a step."""
-    return int(FREE_SHARE * times.base_s / token_s) if token_s else 0
+    return int(FREE_SHARE * times.bare_s / token_s) if token_s else 0
 
 
 def first_token_s(worker: DecodeView, num_tokens: int) -> float:

@@ -11,6 +11,8 @@ BASE_DRIFT = 0.05
 TOKEN_DRIFT = 0.02
 NOISE = 0.1
 MIN_NOISE_S = 1e-6
+# How much the newest step counts of those without prompt tokens.
+BARE_WEIGHT = 0.1
 # A step may have so many times the tokens of the largest that was measured.
 MAX_GROWTH = 4
 
@@ -28,6 +30,9 @@ class StepTimes:
         self.is_measured = False
         self.largest = 0
         """Prompt tokens of the largest step that was measured."""
+        self.bare_s = 0.0
+        """Mean of steps that had no prompt tokens; 0 if there were none. Where nearly all have as
+        many, the line says little of those that have none."""
         self._base_s = 0.0
         self._token_s = 0.0
         # Variances, and the covariance.
@@ -49,6 +54,8 @@ class StepTimes:
         """A step with so many prompt tokens took so long."""
         self.is_measured = True
         self.largest = max(self.largest, num_tokens)
+        if num_tokens == 0:
+            self.bare_s += (BARE_WEIGHT if self.bare_s else 1.0) * (seconds - self.bare_s)
         self._base_var += (BASE_DRIFT * self._base_s) ** 2
         self._token_var += (TOKEN_DRIFT * self._token_s) ** 2
         base_covar = self._base_var + num_tokens * self._covar
