@@ -32,8 +32,10 @@ run: .venv/installed ## serve on http://127.0.0.1:8000
 
 .PHONY: test
 test: .venv/installed-dev ## all tests but the slow ones
-	$(SAY) "pytest"
-	@$(BIN)/python -m pytest -m "not slow and not clients" $(ARGS)
+	$(SAY) "pytest, unit tests, on all cores"
+	@$(BIN)/python -m pytest -m "not slow" -n auto --dist worksteal tests/unit $(ARGS)
+	$(SAY) "pytest, processes"
+	@$(BIN)/python -m pytest -m "not slow and not clients" --ignore tests/unit $(ARGS)
 
 .PHONY: test-slow
 test-slow: .venv/installed-dev ## the slow tests
