@@ -1,10 +1,10 @@
 """`python -m decode_service`: runs the service."""
 
-from tandem.process.lifetime import end_on_sigterm, end_with_parent, run
+from tandem.process.lifetime import end_on_signals, end_with_parent, run
 
 # Before the imports that take their time.
 end_with_parent()
-end_on_sigterm()
+end_on_signals()
 
 import uvloop  # noqa: E402
 

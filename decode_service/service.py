@@ -116,7 +116,7 @@ async def serve(settings: DecodeSettings) -> None:
     decode_pb2_grpc.add_DecodeServiceServicer_to_server(DecodeServicer(worker), server.server)
     kv_servicer.add_kv_transfer_service(receiver, server.server)
     try:
-        await run_worker(worker, server, [SERVICE, kv_servicer.SERVICE], settings.metrics_address)
+        await run_worker(worker, server, [SERVICE, kv_servicer.SERVICE], settings)
     finally:
         receiver.close()
         mover.close()

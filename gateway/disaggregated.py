@@ -90,9 +90,9 @@ class DisaggregatedBatching(Batching):
         any prefill worker. What ends with that token needs none."""
         if self._local is None or not generation.needs_decode:
             return None
-        trusted = [worker for worker in self._fleet.prefill.values() if not worker.suspect]
-        elsewhere_s = min((self._first_token_s(each, generation) for each in trusted), default=inf)
-        idle = (each for each in trusted if not each.queued_batches)
+        prefill = [worker for worker in self._fleet.prefill.values() if worker.is_open]
+        elsewhere_s = min((self._first_token_s(each, generation) for each in prefill), default=inf)
+        idle = (each for each in prefill if not each.queued_batches)
         num_idle_tokens = min((each.uncached_tokens(generation) for each in idle), default=inf)
         return self._local.choose(generation, elsewhere_s, num_idle_tokens)
 
@@ -142,7 +142,7 @@ class DisaggregatedBatching(Batching):
         the head of the queue, as long as it is placed when it is shown."""
         rank = self._queue.rank
         started = sorted(self._started(worker), key=rank, reverse=True)
-        has_room = True
+        has_room = worker.is_open
         while True:
             queued = self._next_for_prefill() if has_room else None
             if queued and (not started or rank(queued) < rank(started[-1])):

@@ -12,14 +12,14 @@ from typing import Any
 
 import structlog
 
-from gateway.effects import Emit
+from gateway.effects import Emit, Send
 from gateway.generation import Generation
 from gateway.request_metrics import RequestMetrics, TokenTimes
 from gateway.scheduler import Scheduler
 from gateway.timeline import Timeline
 from gateway.tokens import Ended, ServedModel, Token, TokenRequest
 from gateway.worker_link import WorkerLink
-from gateway.worker_view import PoolUse
+from gateway.worker_view import DecodeView, PoolUse, PrefillView
 from tandem.core.errors import Mismatch, TandemError, Unavailable
 from tandem.core.worker import WorkerInfo, WorkerRole
 from tandem.v1 import worker_pb2
@@ -129,9 +129,12 @@ class Dispatcher:
         return WorkerLink(role, address, self._controller_id, first_term, self)
 
     def drain(self) -> None:
-        """Take no more requests, and end those under way; their clients are told why."""
+        """Take no more requests. Those under way go on."""
         self._stopping = True
-        self._scheduler.fail_all(Unavailable("the gateway is stopping", retry_after_s=1.0))
+
+    def end_all(self) -> None:
+        """End the requests that are under way; their clients are told why."""
+        self._scheduler.fail_all(_stopping())
         self._flush()
 
     async def stop(self) -> None:
@@ -207,16 +210,17 @@ class Dispatcher:
         self._links_by_id[info.worker_id] = self._links[address]
         # The KV of prompts goes to where the worker says that other workers reach it.
         self._scheduler.worker_joined(info, info.advertised_address or address)
-        if self._scheduler.is_ready:
-            self._stop_orphan_timer()
+        self._watch_readiness()
         self._flush()
 
     def lost(self, info: WorkerInfo, error: TandemError) -> None:
         self._links_by_id.pop(info.worker_id, None)
         self._scheduler.worker_lost(info.worker_id, error)
         self._flush()
-        if not self._scheduler.is_ready:
-            self._start_orphan_timer()
+        self._watch_readiness()
+
+    def left(self, info: WorkerInfo) -> None:
+        self.lost(info, Unavailable(f"worker {info.worker_id} has left"))
 
     def suspected(self, info: WorkerInfo) -> None:
         log.warning("worker suspected", worker=info.worker_id)
@@ -243,6 +247,15 @@ class Dispatcher:
         use = PoolUse(header.num_free_blocks, header.num_unused_slots)
         if self._scheduler.heard(info.worker_id, use, now, spans, changes):
             self._flush()
+        if header.HasField("draining_ms"):
+            self._stops(info, header.draining_ms / 1000, now)
+
+    def _stops(self, info: WorkerInfo, timeout_s: float, now: float) -> None:
+        """A worker is about to end: it says so in all that it says from then on."""
+        if self._scheduler.worker_stops(info.worker_id, timeout_s, now):
+            log.info("worker stops", worker=info.worker_id, timeout_s=timeout_s)
+            self._watch_readiness()
+            self._flush()
 
     def reported(self, info: WorkerInfo, reports: list[Any]) -> None:
         take = (
@@ -260,11 +273,31 @@ class Dispatcher:
         self._scheduler.expire(self._clock())
         self._flush()
 
+    # WorkerAdmin
+
+    @property
+    def workers(self) -> list[PrefillView | DecodeView]:
+        return self._scheduler.workers
+
+    def drain_worker(self, worker_id: str, timeout_s: float) -> PrefillView | DecodeView:
+        worker = self._scheduler.drain_worker(worker_id, timeout_s, self._clock())
+        log.info("worker drained", worker=worker_id, timeout_s=timeout_s)
+        self._watch_readiness()
+        self._flush()
+        return worker
+
+    def undrain_worker(self, worker_id: str) -> PrefillView | DecodeView:
+        worker = self._scheduler.undrain_worker(worker_id)
+        log.info("worker undrained", worker=worker_id)
+        self._watch_readiness()
+        self._flush()
+        return worker
+
     # Inside
 
     def _refuse_if_stopping(self) -> None:
         if self._stopping:
-            raise Unavailable("the gateway is stopping", retry_after_s=1.0)
+            raise _stopping()
 
     def _set_deadline_timer(self, deadline_s: float) -> None:
         """One timer, for the first deadline of all."""
@@ -276,14 +309,20 @@ class Dispatcher:
             loop = asyncio.get_running_loop()
             self._deadline_timer = loop.call_later(max(0.0, delay_s), self.expire)
 
+    def _watch_readiness(self) -> None:
+        """What is queued waits for a role that has no worker any more, but not for ever."""
+        if self._scheduler.is_ready:
+            self._stop_orphan_timer()
+        elif self._orphan_timer is None:
+            self._start_orphan_timer()
+
     def _start_orphan_timer(self) -> None:
-        """What is queued waits for a lost role to come back, but not for ever."""
-        if self._orphan_timer is None:
-            loop = asyncio.get_running_loop()
-            self._orphan_timer = loop.call_later(ORPHAN_S, self._fail_orphans)
+        loop = asyncio.get_running_loop()
+        self._orphan_timer = loop.call_later(ORPHAN_S, self._fail_orphans)
 
     def _fail_orphans(self) -> None:
-        self._orphan_timer = None
+        # Once more as long as it is so: a worker of the other role may give something back.
+        self._start_orphan_timer()
         error = Unavailable("no worker came back in time", retry_after_s=ORPHAN_S)
         self._scheduler.fail_queued(error)
         self._flush()
@@ -299,7 +338,10 @@ class Dispatcher:
             if isinstance(effect, Emit):
                 self._emit(*effect)
             elif link := self._links_by_id.get(effect.worker_id):
-                link.send(effect.command)
+                if isinstance(effect, Send):
+                    link.send(effect.command)
+                else:
+                    link.let_go()
         if self._scheduler.next_deadline_s != self._timed_s:
             self._set_deadline_timer(self._scheduler.next_deadline_s)
 
@@ -343,3 +385,7 @@ class Dispatcher:
                 retry_after_s=error.retry_after_s,
             )
             raise
+
+
+def _stopping() -> Unavailable:
+    return Unavailable("the gateway is stopping", retry_after_s=1.0)

@@ -25,11 +25,20 @@ class Emit(NamedTuple):
     event: Token | Ended | TandemError
 
 
+class Dismiss(NamedTuple):
+    """Say goodbye to a worker that is about to end, and holds nothing: it need not wait longer."""
+
+    worker_id: str
+
+
+Effect = Send | Emit | Dismiss
+
+
 class Outbox:
     """Effects, in the order in which they were decided."""
 
     def __init__(self) -> None:
-        self._effects: list[Send | Emit] = []
+        self._effects: list[Effect] = []
 
     def send(self, worker: WorkerView, command: DecodeCommand | PrefillCommand) -> None:
         self._effects.append(Send(worker.info.worker_id, command))
@@ -37,7 +46,10 @@ class Outbox:
     def emit(self, generation: Generation, event: Token | Ended | TandemError) -> None:
         self._effects.append(Emit(generation, event))
 
-    def take(self) -> list[Send | Emit]:
+    def dismiss(self, worker: WorkerView) -> None:
+        self._effects.append(Dismiss(worker.info.worker_id))
+
+    def take(self) -> list[Effect]:
         """All since the last call."""
         effects, self._effects = self._effects, []
         return effects

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from gateway.prefix_index import PromptPrefix
 from gateway.worker_view import DecodeView, PrefillView
-from tandem.core.errors import Mismatch
+from tandem.core.errors import Mismatch, NotFound
 from tandem.core.worker import WorkerInfo, WorkerRole
 
 if TYPE_CHECKING:
@@ -39,6 +39,13 @@ class Fleet:
         """A worker that has joined."""
         return self.prefill.get(worker_id) or self.decode[worker_id]
 
+    def require(self, worker_id: str) -> PrefillView | DecodeView:
+        """A worker that an operator has named. Raises `NotFound`."""
+        worker = self.prefill.get(worker_id) or self.decode.get(worker_id)
+        if worker is None:
+            raise NotFound(f"there is no worker named {worker_id!r:.80}", param="worker_id")
+        return worker
+
     def check(self, info: WorkerInfo) -> None:
         """Raise `Mismatch`, naming what differs, if a worker does not fit those that are there."""
         for worker in self.workers:
@@ -47,9 +54,9 @@ class Fleet:
             if misfit := worker.info.misfit(info):
                 raise Mismatch(misfit)
 
-    def has_trusted(self, role: WorkerRole) -> bool:
-        """Whether there is a worker of the role that is not suspected."""
-        return any(each.info.role is role and not each.suspect for each in self.workers)
+    def has_open(self, role: WorkerRole) -> bool:
+        """Whether there is a worker of the role that may be given something new."""
+        return any(each.info.role is role and each.is_open for each in self.workers)
 
     def cached_tokens(self, generation: Generation) -> int:
         """Leading tokens of a prompt that some worker has cached."""
@@ -75,6 +82,6 @@ class Fleet:
         return max(held_seqs / num_seqs, held_blocks / num_blocks)
 
     def missing(self, roles: Iterable[WorkerRole]) -> WorkerRole | None:
-        """The first of `roles` that has no worker, or None."""
-        present = {worker.info.role for worker in self.workers}
+        """The first of `roles` that has no worker, or only such as drain; or None."""
+        present = {worker.info.role for worker in self.workers if not worker.is_draining}
         return next((role for role in roles if role not in present), None)

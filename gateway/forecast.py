@@ -72,11 +72,11 @@ class Forecast:
         """Of each worker that may compute prompts: how many tokens a second, and how many seconds
         it is busy with those that it has."""
         for prefill in self._fleet.prefill.values():
-            if not prefill.suspect and (token_s := prefill.step_times.token_s):
+            if prefill.is_open and (token_s := prefill.step_times.token_s):
                 num_started = sum(each.num_tokens_left for each in prefill.generations.values())
                 yield 1 / token_s, prefill.queued_s + num_started * token_s
         for decode in self._fleet.decode.values():
-            if not decode.suspect and (token_s := self._decode_token_s(decode)):
+            if decode.is_open and (token_s := self._decode_token_s(decode)):
                 yield 1 / token_s, decode.num_prompt_tokens_left * token_s
 
     def _decode_token_s(self, worker: DecodeView) -> float:

@@ -14,7 +14,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from functools import partial
 from math import inf
 from typing import TypeVar
@@ -95,10 +95,9 @@ class Frontend:
         self._tokenizing.close()
         self._checking.close()
 
-    async def idle(self, timeout_s: float) -> None:
-        """Wait until no answer is open, but no longer than `timeout_s`."""
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._idle.wait(), timeout_s)
+    async def idle(self) -> None:
+        """Wait until no answer is open."""
+        await self._idle.wait()
 
     def tenant_of(self, headers: Mapping[str, str]) -> str:
         """Whose a request is that came with these headers, or this metadata, in lower case."""

@@ -139,6 +139,10 @@ class Generation:
         """Whether the worker that decodes computes the prompt, too."""
         return self.decode is not None and self.prefill_worker == self.decode_worker
 
+    def has_left(self, worker: PrefillView | DecodeView) -> bool:
+        """Whether all of its KV has moved on from a worker."""
+        return self.armed and self.decode is not worker
+
     def accept(
         self, token: Token, finish_reason: FinishReason | None
     ) -> tuple[Sequence[Token], FinishReason | None]:

@@ -11,8 +11,9 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
+from contextlib import suppress
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -21,6 +22,7 @@ from gateway.colocated_policies import colocated_policy
 from gateway.discovery import Discovery, WorkerName
 from gateway.dispatcher import Dispatcher
 from gateway.frontend import Frontend
+from gateway.grpc_admin import AdminServicer
 from gateway.grpc_inference import InferenceServicer
 from gateway.http.app import create_app
 from gateway.http.limits import (
@@ -34,22 +36,24 @@ from gateway.http.server import BACKLOG, HttpServer
 from gateway.metrics_page import GatewayCollector
 from gateway.policies import queue_policy
 from gateway.scheduler import Scheduler
+from gateway.standby import Standby
 from gateway.tenants import ONE_TENANT, Tenants, read_tenants
 from gateway.timeline import Timeline
 from tandem.artifacts.grammars import GrammarCompiler
 from tandem.artifacts.resolve import resolve
 from tandem.core.address import parse_address
-from tandem.core.errors import ConfigError
+from tandem.core.errors import ConfigError, Unavailable
 from tandem.core.worker import WorkerRole
 from tandem.process.grpc_server import GrpcServer
 from tandem.process.host import raise_open_files
-from tandem.process.lifetime import settle, stop_signal
+from tandem.process.lifetime import StopSignals, settle
 from tandem.process.logged_progress import LoggedProgress
 from tandem.process.metrics import MetricsPage
 from tandem.process.settings import ServiceSettings
-from tandem.v1 import inference_pb2, inference_pb2_grpc
+from tandem.v1 import admin_pb2, admin_pb2_grpc, inference_pb2, inference_pb2_grpc
 
 SERVICE = inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name
+ADMIN_SERVICE = admin_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name
 # A prompt of MAX_PROMPT_CHARS fits, at up to four bytes a character.
 MAX_REQUEST_BYTES = 5 * 2**20
 # Files and connections that are not clients' of HTTP.
@@ -112,6 +116,11 @@ class GatewaySettings(ServiceSettings):
     body_timeout_s: float = Field(
         BODY_TIMEOUT_S, gt=0, description="seconds in which an HTTP request's body must come"
     )
+    standby: bool = Field(
+        False,
+        description="leave the workers alone while another gateway controls them, and take over "
+        "when it is gone",
+    )
 
     def workers(self) -> list[WorkerName]:
         """Where to look for workers. Raises `ConfigError` if there is no decode worker, an address
@@ -157,7 +166,8 @@ class GatewaySettings(ServiceSettings):
 
 
 async def serve(settings: GatewaySettings) -> None:
-    """Run the gateway until it is told to stop. Raises `ConfigError`."""
+    """Run the gateway until it is told to stop. Raises `ConfigError`, and `Unavailable` if it was
+    replaced by a gateway that stood by."""
     names = settings.workers()
     tenants = settings.read_tenants()
     scheduler = settings.scheduler(tenants)
@@ -165,36 +175,60 @@ async def serve(settings: GatewaySettings) -> None:
     listener = _listen(settings.host, settings.http_port)
     timeline = Timeline()
     dispatcher = Dispatcher(scheduler, (), folder.fingerprint, timeline)
-    discovery = Discovery(names, dispatcher)
+    standby = Standby(dispatcher) if settings.standby else None
+    discovery = Discovery(names, standby or dispatcher)
     tokenizer = folder.tokenizer()
     grammars = GrammarCompiler(tokenizer, folder.config.vocab_size, folder.config.eos_token_ids)
     frontend = Frontend(dispatcher, tokenizer, grammars, settings.tool_format, tenants)
-    grpc_server = GrpcServer(f"{settings.host}:{settings.grpc_port}", MAX_REQUEST_BYTES)
-    inference_pb2_grpc.add_InferenceServiceServicer_to_server(
-        InferenceServicer(frontend, dispatcher, timeline.read), grpc_server.server
-    )
+    grpc_server = _grpc_server(settings, frontend, dispatcher, timeline)
     metrics = MetricsPage(GatewayCollector(scheduler, dispatcher.metrics, folder.name))
     http_server = HttpServer(create_app(frontend, dispatcher, metrics), settings.http_limits())
-    await grpc_server.start([SERVICE])
+    await grpc_server.start([SERVICE, ADMIN_SERVICE])
     settle()
     dispatcher.start()
+    signals = StopSignals()
+    replaced: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     try:
         async with asyncio.TaskGroup() as tasks:
             serving = tasks.create_task(http_server.serve([listener]))
-            stopping = tasks.create_task(stop_signal())
+            stopping = tasks.create_task(signals.asked.wait())
             searching = tasks.create_task(discovery.run(), name="discovery")
-            await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if standby:
+                replaced = tasks.create_task(standby.run(), name="standby")
+            ends: set[asyncio.Future[Any]] = {serving, stopping, replaced}
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             stopping.cancel()
-            searching.cancel()
-            # Clients are told before their connections end.
+            # Whoever asks is told first, then new requests are refused.
+            await grpc_server.drain()
             dispatcher.drain()
+            http_server.drain()
+            if not (serving.done() or replaced.done()):
+                await signals.wait_for(frontend.idle(), settings.drain_timeout)
+            searching.cancel()
+            replaced.cancel()
+            # Clients are told before their connections end.
+            dispatcher.end_all()
             tasks.create_task(grpc_server.stop())
-            await frontend.idle(STOP_GRACE_S)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(frontend.idle(), STOP_GRACE_S)
             http_server.should_exit = True
     finally:
         await dispatcher.stop()
         frontend.close()
         timeline.close()
+    if not replaced.cancelled():
+        raise Unavailable(f"{replaced.result()} has taken the workers over")
+
+
+def _grpc_server(
+    settings: GatewaySettings, frontend: Frontend, dispatcher: Dispatcher, timeline: Timeline
+) -> GrpcServer:
+    grpc_server = GrpcServer(f"{settings.host}:{settings.grpc_port}", MAX_REQUEST_BYTES)
+    inference_pb2_grpc.add_InferenceServiceServicer_to_server(
+        InferenceServicer(frontend, dispatcher, timeline.read), grpc_server.server
+    )
+    admin_pb2_grpc.add_AdminServiceServicer_to_server(AdminServicer(dispatcher), grpc_server.server)
+    return grpc_server
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -22,7 +22,7 @@ import structlog
 
 from gateway.liveness import LEASE_S, Liveness
 from tandem.core.address import parse_address
-from tandem.core.errors import Mismatch, TandemError, Unavailable
+from tandem.core.errors import Fenced, Mismatch, TandemError, Unavailable
 from tandem.core.worker import WorkerInfo, WorkerRole
 from tandem.v1 import (
     decode_pb2,
@@ -58,6 +58,10 @@ class LinkListener(Protocol):
     def joined(self, info: WorkerInfo, address: str) -> None: ...
 
     def lost(self, info: WorkerInfo, error: TandemError) -> None: ...
+
+    def left(self, info: WorkerInfo) -> None:
+        """It was let go, and is gone."""
+        ...
 
     def suspected(self, info: WorkerInfo) -> None:
         """It may be lost: to be given nothing new."""
@@ -136,6 +140,7 @@ class WorkerLink:
         self._hang_up = asyncio.Event()
         self._last_problem = ""
         self._stopping = False
+        self._leaving = False
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
@@ -146,6 +151,11 @@ class WorkerLink:
     def send(self, command: Any) -> None:
         """Send a command, together with the others of this turn of the event loop."""
         self._due.append(command)
+        self._wake.set()
+
+    def let_go(self) -> None:
+        """Say goodbye to the worker, which holds nothing any more and is about to end."""
+        self._leaving = True
         self._wake.set()
 
     def start(self) -> None:
@@ -220,15 +230,32 @@ class WorkerLink:
         """The stream is no more, or could not be opened."""
         if self._stopping:
             return
+        if self._leaving:
+            self._leave()
+            return
         if self._info is None:
             if error.message != self._last_problem:
                 self._last_problem = error.message
                 log.warning("no worker yet", address=self._address, why=error.message)
             return
+        if isinstance(error, Fenced):
+            # The lease is over, and what we had there with it.
+            self._lose(error)
+            return
         if not self._told_suspect:
             log.warning("stream broke", worker=self._info.worker_id, why=error.message)
         self._liveness.break_stream()
         self._tell()
+
+    def _leave(self) -> None:
+        """The stream has ended by our goodbye. If it broke before, the lease will run out."""
+        info, self._info = self._info, None
+        self._leaving = False
+        self._due.clear()
+        self._unapplied.clear()
+        if info:
+            log.info("worker left", worker=info.worker_id)
+            self._listener.left(info)
 
     def _failed(self, error: Exception) -> None:
         """A bug of ours. The worker's requests fail and it joins anew; else it would be served by
@@ -291,8 +318,11 @@ class WorkerLink:
         info = worker_from_wire(response.worker)
         if info.role is not self._role:
             raise Mismatch(f"{self._address} is a {info.role.name} worker, not {self._role.name}")
+        if response.draining:
+            raise Unavailable(f"{info.worker_id} is about to end")
         self._listener.admits(info)
-        self._term += 1
+        # Above all that it has seen: also of a gateway whose clock was ahead of ours.
+        self._term = max(self._term, response.newest_term) + 1
         self._taken_report = 0
         return info
 
@@ -320,7 +350,7 @@ class WorkerLink:
         self._listener.admits(info)
         self._info = info
         self._liveness = Liveness()
-        self._told_suspect = False
+        self._told_suspect = self._leaving = False
         self._last_number = self._resumed_number = 0
         self._last_problem = ""
         log.info("worker joined", worker=info.worker_id, address=self._address)
@@ -378,7 +408,7 @@ class WorkerLink:
         reason; at the end, a goodbye."""
         for number, batch in list(self._unapplied):
             await call.write(self._request(number, batch))
-        while not self._stopping:
+        while not (self._stopping or self._leaving):
             await self._wake.wait()
             self._wake.clear()
             number = 0

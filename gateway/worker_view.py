@@ -7,6 +7,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import inf
 from typing import TYPE_CHECKING, NamedTuple
 
 from gateway.prefix_index import PrefixIndex
@@ -38,14 +39,22 @@ class PoolUse(NamedTuple):
 @dataclass(slots=True, eq=False)
 class WorkerView:
     """What both roles have: identity, the blocks that the gateway's sequences take there, or will,
-    how long steps take, what they did in all, and what is cached there. One that is `suspect` may
-    be lost, and takes nothing new. It has had prompts of `num_prompt_tokens` to compute, of which
-    it had `num_cached_tokens`. It was last heard to have `num_free_blocks`, and `num_unused_slots`
-    of the others that hold no token."""
+    how long steps take, what they did in all, and what is cached there. It has had prompts of
+    `num_prompt_tokens` to compute, of which it had `num_cached_tokens`. It was last heard to have
+    `num_free_blocks`, and `num_unused_slots` of the others that hold no token.
+
+    One that is `suspect` may be lost, one that is `stopping` is about to end, and one that is
+    `cordoned` an operator has taken out of service: they take nothing new. What the latter two
+    still hold at `hand_over_s`, in monotonic seconds, goes on elsewhere; who is `dismissed` was
+    told that it can end."""
 
     info: WorkerInfo
     address: str
     suspect: bool = False
+    stopping: bool = False
+    cordoned: bool = False
+    hand_over_s: float = inf
+    dismissed: bool = False
     num_used_blocks: int = 0
     generations: dict[int, Generation] = field(default_factory=dict)
     step_times: StepTimes = field(default_factory=StepTimes)
@@ -100,9 +109,19 @@ class WorkerView:
         return self.info.layout.blocks_for(num_tokens)
 
     @property
+    def is_draining(self) -> bool:
+        """Whether it is to let go of what it holds."""
+        return self.stopping or self.cordoned
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it may be given something new."""
+        return not self.suspect and not self.is_draining
+
+    @property
     def takes_more(self) -> bool:
         """Whether one more sequence can be held, if there are blocks for it."""
-        return not self.suspect and len(self.generations) < self.info.max_num_seqs
+        return self.is_open and len(self.generations) < self.info.max_num_seqs
 
     def has_blocks(self, num_blocks: int) -> bool:
         """Whether so many more blocks can be held beside those of its sequences."""
@@ -157,6 +176,7 @@ class PrefillView(WorkerView):
 
     @property
     def has_slot(self) -> bool:
+        """Whether it can take a batch: while it drains, of prompts that have started there."""
         return not self.suspect and self.forming is None and len(self.batches) < MAX_BATCHES
 
     def heard(self, now: float, spans: Sequence[Span]) -> None:

@@ -97,6 +97,6 @@ async def serve(settings: PrefillSettings) -> None:
     server = GrpcServer(settings.address)
     prefill_pb2_grpc.add_PrefillServiceServicer_to_server(PrefillServicer(worker), server.server)
     try:
-        await run_worker(worker, server, [SERVICE], settings.metrics_address)
+        await run_worker(worker, server, [SERVICE], settings)
     finally:
         await sender.close()

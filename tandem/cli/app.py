@@ -16,6 +16,7 @@ from tandem.cli.bench import bench
 from tandem.cli.flags import (
     HUB_MODEL,
     WORKERS,
+    AddressFlag,
     BlockSizeFlag,
     DeviceFlag,
     DtypeFlag,
@@ -70,6 +71,10 @@ def up(
     log_dir: LogDirFlag = None,
     verbose: VerboseFlag = False,
     start_timeout: Annotated[int, flag("start-timeout", "seconds until all must be ready")] = 300,
+    drain_timeout: Annotated[
+        float | None,
+        flag("drain-timeout", "seconds after SIGTERM for what is under way (default: 25)"),
+    ] = None,
     dtype: DtypeFlag = None,
     quantization: QuantizationFlag = None,
     kv_cache_dtype: KVCacheDtypeFlag = None,
@@ -122,7 +127,7 @@ def up(
 ) -> None:
     """Start prefill workers, decode workers and the gateway, and keep them running.
 
-    Ends with Ctrl-C; a second Ctrl-C ends it at once.
+    Ends with Ctrl-C; a second Ctrl-C ends it at once. SIGTERM lets answers under way finish.
     """
     from tandem.cli.fleet import FleetSettings
     from tandem.cli.up import run_up
@@ -148,6 +153,7 @@ def up(
                 "memory-share": memory_share,
                 "prefix-caching": prefix_caching,
                 "mock-verify": mock_verify,
+                "drain-timeout": drain_timeout,
             },
             gateway_options={
                 "policy": policy,
@@ -158,11 +164,13 @@ def up(
                 "batching": batching,
                 "prefill-token-budget": prefill_token_budget,
                 "tool-format": tool_format,
+                "drain-timeout": drain_timeout,
             },
         ),
         log_dir=log_dir,
         verbose=verbose,
         start_timeout_s=start_timeout,
+        drain_timeout_s=drain_timeout,
     )
 
 
@@ -222,9 +230,7 @@ def doctor(
 def chat(
     prompt: Annotated[str | None, typer.Argument(help="ask this and leave")] = None,
     *,
-    address: Annotated[
-        str | None, flag("address", "the gateway's gRPC address (default: 127.0.0.1:50050)")
-    ] = None,
+    address: AddressFlag = None,
     system: Annotated[str | None, flag("system", "the system message")] = None,
     max_tokens: Annotated[int | None, flag("max-tokens", "tokens of an answer at the most")] = None,
     temperature: Annotated[
@@ -239,15 +245,53 @@ def chat(
 
 @commands.command()
 def timeline(
-    address: Annotated[
-        str | None, flag("address", "the gateway's gRPC address (default: 127.0.0.1:50050)")
-    ] = None,
+    address: AddressFlag = None,
     window: Annotated[str, flag("window", "how far back: 500ms, 30s, 5m")] = "30s",
 ) -> None:
     """Show what each worker did of late, and how busy it was."""
     from tandem.cli.timeline import show_timeline
 
     show_timeline(address, window)
+
+
+@commands.command()
+def workers(address: AddressFlag = None) -> None:
+    """List the workers: role, state, what they hold."""
+    from tandem.cli.workers import show_workers
+
+    show_workers(address)
+
+
+@commands.command()
+def drain(
+    worker: Annotated[str, typer.Argument(help="the worker's name, as `tandem workers` has it")],
+    *,
+    address: AddressFlag = None,
+    timeout: Annotated[
+        float,
+        typer.Option(min=0, max=86_400, help="seconds that it may take for what it has"),
+    ] = 30.0,
+    wait: Annotated[bool, typer.Option(help="return when it holds nothing any more")] = True,
+) -> None:
+    """Take a worker out of service: others go on with what it does not finish in time.
+
+    Until `tandem undrain`, or until the worker is started anew.
+    """
+    from tandem.cli.workers import drain_worker
+
+    drain_worker(address, worker, timeout, wait=wait)
+
+
+@commands.command()
+def undrain(
+    worker: Annotated[str, typer.Argument(help="the worker's name, as `tandem workers` has it")],
+    *,
+    address: AddressFlag = None,
+) -> None:
+    """Put a worker back into service."""
+    from tandem.cli.workers import undrain_worker
+
+    undrain_worker(address, worker)
 
 
 @commands.command()

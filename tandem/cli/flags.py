@@ -18,6 +18,9 @@ def flag(name: str, description: str, panel: str | None = None) -> Any:
     return typer.Option(f"--{name}", envvar=twin, help=description, rich_help_panel=panel)
 
 
+AddressFlag = Annotated[
+    str | None, flag("address", "the gateway's gRPC address (default: 127.0.0.1:50050)")
+]
 TopologyFlag = Annotated[
     str, flag("topology", "1p1d, 1p2d, 2p1d or another NpMd; colocated, colocated:2")
 ]

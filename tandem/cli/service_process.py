@@ -46,14 +46,22 @@ class ServiceProcess:
     def has_ended(self) -> bool:
         return self._process.returncode is not None
 
+    @property
+    def ended_well(self) -> bool:
+        """Whether it has ended as it was asked to."""
+        return self._process.returncode == 0
+
     async def wait(self) -> None:
         await self._process.wait()
 
-    def terminate(self) -> None:
-        self._signal(signal.SIGTERM)
-
     def kill(self) -> None:
-        self._signal(signal.SIGKILL)
+        self.signal(signal.SIGKILL)
+
+    def signal(self, number: signal.Signals) -> None:
+        # Not the process's own method, which also reaps it, before asyncio's watcher can.
+        if not self.has_ended:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._process.pid, number)
 
     def obituary(self) -> str:
         """How it ended and, on lines of their own, its last words."""
@@ -63,12 +71,6 @@ class ServiceProcess:
             return f"{how}: {lines[-1].removeprefix(ERROR)}"
         where = [f"  log: {self.log}"] if self.log else []
         return "\n".join([how, *(f"  | {line}" for line in lines), *where])
-
-    def _signal(self, number: int) -> None:
-        # Not the process's own method, which also reaps it, before asyncio's watcher can.
-        if not self.has_ended:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self._process.pid, number)
 
     def _last_lines(self) -> list[str]:
         if self.log is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections import defaultdict
 from collections.abc import Callable, Coroutine, Iterable
 from pathlib import Path
@@ -12,6 +13,7 @@ from tandem.cli.crash_limit import MAX_CRASHES, WINDOW_S, CrashLimit
 from tandem.cli.fleet import Fleet, Service
 from tandem.cli.service_process import ServiceProcess
 from tandem.core.errors import Unavailable
+from tandem.process.settings import DRAIN_TIMEOUT_S
 
 STOP_S = 5.0
 # What is left is the workers', once the gateway has said goodbye to them.
@@ -20,12 +22,21 @@ GATEWAY_STOP_S = 3.0
 
 class Supervisor:
     """Runs `fleet`. Logs go to `log_dir`, or to the terminal if None; `warn` tells the user of
-    services that ended and are started anew."""
+    services that ended and are started anew. If it `drains` at its end, requests under way are let
+    finish, within the `drain_timeout_s` that the services have for it."""
 
-    def __init__(self, fleet: Fleet, log_dir: Path | None, warn: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        fleet: Fleet,
+        log_dir: Path | None,
+        warn: Callable[[str], None],
+        drain_timeout_s: float = DRAIN_TIMEOUT_S,
+    ) -> None:
+        self.drains = False
         self._fleet = fleet
         self._log_dir = log_dir
         self._warn = warn
+        self._drain_timeout_s = drain_timeout_s
         self._processes: dict[str, ServiceProcess] = {}
         self._crashes: dict[str, CrashLimit] = defaultdict(CrashLimit)
         self._is_ready = False
@@ -67,21 +78,29 @@ class Supervisor:
             await process.wait()
             if not self._is_ready:
                 raise Unavailable(f"{service.name} could not start, {process.obituary()}")
-            self._warn(f"{service.name} died, {process.obituary()}")
-            if self._crashes[service.name].crashed(asyncio.get_running_loop().time()):
+            if process.ended_well:
+                self._warn(f"{service.name} has ended")
+            else:
+                self._warn(f"{service.name} died, {process.obituary()}")
+            delay_s = self._crashes[service.name].crashed(asyncio.get_running_loop().time())
+            if delay_s is None:
                 raise Unavailable(
                     f"{service.name} died {MAX_CRASHES} times within {WINDOW_S:.0f} s"
                 )
-            self._warn(f"starting {service.name} again")
+            when = f" in {delay_s:.0f} s" if delay_s else ""
+            self._warn(f"starting {service.name} again{when}")
+            await asyncio.sleep(delay_s)
             await self._start(service)
 
     async def _stop(self) -> None:
-        """SIGTERM to the gateway, then to the workers, then SIGKILL to what is left."""
+        """A signal to the gateway, then to the workers, then SIGKILL to what is left."""
         processes = list(self._processes.values())
         gateways = [each for each in processes if each.service is self._fleet.gateway]
-        deadline = asyncio.get_running_loop().time() + STOP_S
-        await _terminate(gateways, deadline - STOP_S + GATEWAY_STOP_S)
-        await _terminate(processes, deadline)
+        drain_s = self._drain_timeout_s if self.drains else 0.0
+        number = signal.SIGTERM if self.drains else signal.SIGINT
+        deadline = asyncio.get_running_loop().time() + drain_s + STOP_S
+        await _end(gateways, number, deadline - STOP_S + GATEWAY_STOP_S)
+        await _end(processes, number, deadline)
         self.kill()
         for process in processes:
             await process.wait()
@@ -94,10 +113,10 @@ async def _first_done(tasks: Iterable[asyncio.Task[None]]) -> None:
         task.result()
 
 
-async def _terminate(processes: list[ServiceProcess], deadline: float) -> None:
+async def _end(processes: list[ServiceProcess], number: signal.Signals, deadline: float) -> None:
     running = [process for process in processes if not process.has_ended]
     for process in running:
-        process.terminate()
+        process.signal(number)
     try:
         async with asyncio.timeout_at(deadline):
             for process in running:

@@ -24,21 +24,31 @@ from tandem.cli.welcome import welcome
 from tandem.core.device import MockDevice, parse_device
 from tandem.core.errors import ConfigError
 from tandem.engine.fake.profiles import parse_profile
+from tandem.process.settings import DRAIN_TIMEOUT_S
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def run_up(
-    settings: FleetSettings, *, log_dir: Path | None, verbose: bool, start_timeout_s: float
+    settings: FleetSettings,
+    *,
+    log_dir: Path | None,
+    verbose: bool,
+    start_timeout_s: float,
+    drain_timeout_s: float | None = None,
 ) -> None:
-    """Run the fleet until a signal ends it. Raises `TandemError`."""
+    """Run the fleet until a signal ends it; SIGTERM lets requests under way finish before. Raises
+    `TandemError`."""
     console = Console(stderr=True, highlight=False)
     _check_device(settings.device)
     fleet = _plan(settings)
     model_name = _resolve_model(settings)
     logs = None if verbose else _empty_logs(log_dir or default_logs(settings), fleet)
     supervisor = Supervisor(
-        fleet, logs, lambda text: console.print(f"[bold red]{escape(text)}[/]", soft_wrap=True)
+        fleet,
+        logs,
+        lambda text: console.print(f"[bold red]{escape(text)}[/]", soft_wrap=True),
+        DRAIN_TIMEOUT_S if drain_timeout_s is None else drain_timeout_s,
     )
     if line := fleet.core_line():
         console.print(f"[dim]cores: {line}[/]")
@@ -63,17 +73,18 @@ async def _until_signal(
     task = asyncio.create_task(serving)
     signals = 0
 
-    def on_signal() -> None:
+    def on_signal(number: signal.Signals) -> None:
         nonlocal signals
         signals += 1
         if signals == 1:
             console.print("stopping; once more to stop at once")
+            supervisor.drains = number == signal.SIGTERM
             task.cancel()
         else:
             supervisor.kill()
 
     for number in SIGNALS:
-        asyncio.get_running_loop().add_signal_handler(number, on_signal)
+        asyncio.get_running_loop().add_signal_handler(number, on_signal, number)
     await asyncio.wait([task])
     if not task.cancelled():
         task.result()

@@ -23,6 +23,7 @@ class GrpcServer:
     def __init__(self, address: str, max_request_bytes: int = MAX_MESSAGE_BYTES) -> None:
         self.server: grpc.aio.Server = new_server(max_request_bytes)
         self._address = address
+        self._services: Sequence[str] = ()
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.server)
 
@@ -34,14 +35,22 @@ class GrpcServer:
         )
         self._bind()
         await self.server.start()
-        for service in ("", *services):
-            await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
+        self._services = ("", *services)
+        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
         log.info("serving gRPC", address=self._address)
+
+    async def drain(self) -> None:
+        """Say NOT_SERVING to whoever asks or watches; calls are taken as before."""
+        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
 
     async def stop(self) -> None:
         """NOT_SERVING first, then no new calls, then the end of the calls that are left."""
         await self._health.enter_graceful_shutdown()
         await self.server.stop(STOP_GRACE_S)
+
+    async def _set_health(self, status: int) -> None:
+        for service in self._services:
+            await self._health.set(service, status)
 
     def _bind(self) -> None:
         try:

@@ -9,10 +9,12 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine
+from typing import Any
 
 from tandem.core.errors import TandemError
 
 END_WITH_PARENT = "TANDEM_END_WITH_PARENT"
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _PR_SET_PDEATHSIG = 1
 
 
@@ -36,20 +38,44 @@ def settle() -> None:
     gc.freeze()
 
 
-async def stop_signal() -> None:
-    """Wait for SIGTERM or SIGINT."""
-    stopped = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopped.set)
-    await stopped.wait()
+class StopSignals:
+    """From its making on: `asked` is set by SIGTERM, which asks a service to end once it has done
+    what it can of its work, and by SIGINT, which asks it to end at once. So does a second signal of
+    either kind: `at_once` is set as well."""
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+        self.at_once = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in STOP_SIGNALS:
+            loop.add_signal_handler(number, self._on_signal, number)
+
+    async def wait_for(self, work: Coroutine[Any, Any, object], timeout_s: float) -> None:
+        """Wait until `work` is done, but no longer than `timeout_s`, and not once the end is to be
+        at once. What is not done by then is cancelled. Raises what `work` raises."""
+        tasks = {asyncio.ensure_future(work), asyncio.ensure_future(self.at_once.wait())}
+        try:
+            done, _ = await asyncio.wait(
+                tasks, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED
+            )
+            for task in done:
+                task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    def _on_signal(self, number: signal.Signals) -> None:
+        if number == signal.SIGINT or self.asked.is_set():
+            self.at_once.set()
+        self.asked.set()
 
 
-def end_on_sigterm() -> None:
-    """Until `stop_signal` listens, SIGTERM ends this process. The kernel would see to that, but not
-    for the first process of a container: there a signal without a handler is lost. To be called
-    before anything that takes its time."""
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+def end_on_signals() -> None:
+    """Until `StopSignals` listens, SIGTERM and SIGINT end this process. The kernel would see to
+    that, but not for the first process of a container, where a signal without a handler is lost,
+    nor where whoever started it ignores one. To be called before anything that takes its time."""
+    for number in STOP_SIGNALS:
+        signal.signal(number, lambda number, frame: sys.exit(128 + number))
 
 
 def end_with_parent() -> None:

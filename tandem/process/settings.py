@@ -5,11 +5,15 @@ from __future__ import annotations
 import sys
 from typing import TypeVar
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError
 
 from tandem.process.logs import LogFormat, LogLevel
+
+# Less than the 30 s that Kubernetes gives a container by default; compose is told to give as many.
+DRAIN_TIMEOUT_S = 25.0
+MAX_DRAIN_TIMEOUT_S = 86_400.0
 
 
 class ServiceSettings(BaseSettings):
@@ -21,6 +25,13 @@ class ServiceSettings(BaseSettings):
 
     log_level: LogLevel = "info"
     log_format: LogFormat = "console"
+    drain_timeout: float = Field(
+        DRAIN_TIMEOUT_S,
+        ge=0,
+        le=MAX_DRAIN_TIMEOUT_S,
+        description="seconds after SIGTERM in which what is under way is finished or handed over; "
+        "SIGINT, or a second signal, ends at once",
+    )
 
 
 SettingsT = TypeVar("SettingsT", bound=ServiceSettings)

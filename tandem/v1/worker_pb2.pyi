@@ -99,6 +99,15 @@ class DescribeResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     WORKER_FIELD_NUMBER: _builtins.int
+    DRAINING_FIELD_NUMBER: _builtins.int
+    CONTROLLER_ID_FIELD_NUMBER: _builtins.int
+    NEWEST_TERM_FIELD_NUMBER: _builtins.int
+    draining: _builtins.bool
+    """It is about to end, and takes no new controller."""
+    controller_id: _builtins.str
+    """Who controls it; empty: nobody."""
+    newest_term: _builtins.int
+    """The newest term that it has obeyed: a new controller's must be higher."""
     @_builtins.property
     def worker(self) -> Global___WorkerDescription:
         """The worker."""
@@ -107,10 +116,13 @@ class DescribeResponse(_message.Message):
         self,
         *,
         worker: Global___WorkerDescription | None = ...,
+        draining: _builtins.bool = ...,
+        controller_id: _builtins.str = ...,
+        newest_term: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["worker", b"worker"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["controller_id", b"controller_id", "draining", b"draining", "newest_term", b"newest_term", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -370,6 +382,7 @@ class WorkerHeader(_message.Message):
     REPORT_NUMBER_FIELD_NUMBER: _builtins.int
     PREFIX_CACHE_FIELD_NUMBER: _builtins.int
     NUM_UNUSED_SLOTS_FIELD_NUMBER: _builtins.int
+    DRAINING_MS_FIELD_NUMBER: _builtins.int
     worker_epoch: _builtins.int
     """The worker's epoch."""
     applied_command: _builtins.int
@@ -390,6 +403,10 @@ class WorkerHeader(_message.Message):
     """
     num_unused_slots: _builtins.int
     """Tokens that the pool's held blocks have room for and do not hold."""
+    draining_ms: _builtins.int
+    """If the worker is about to end: in how many milliseconds it will at the latest. It ends sooner if
+    its controller says goodbye.
+    """
     @_builtins.property
     def spans(self) -> _containers.RepeatedCompositeFieldContainer[Global___Span]:
         """What the worker did since its last message."""
@@ -411,12 +428,15 @@ class WorkerHeader(_message.Message):
         report_number: _builtins.int = ...,
         prefix_cache: Global___PrefixCacheUpdate | None = ...,
         num_unused_slots: _builtins.int = ...,
+        draining_ms: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["prefix_cache", b"prefix_cache"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_draining_ms", b"_draining_ms", "draining_ms", b"draining_ms", "prefix_cache", b"prefix_cache"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_command", b"applied_command", "echoed_ns", b"echoed_ns", "num_free_blocks", b"num_free_blocks", "num_unused_slots", b"num_unused_slots", "prefix_cache", b"prefix_cache", "received_ns", b"received_ns", "report_number", b"report_number", "sent_ns", b"sent_ns", "spans", b"spans", "worker_epoch", b"worker_epoch"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_draining_ms", b"_draining_ms", "applied_command", b"applied_command", "draining_ms", b"draining_ms", "echoed_ns", b"echoed_ns", "num_free_blocks", b"num_free_blocks", "num_unused_slots", b"num_unused_slots", "prefix_cache", b"prefix_cache", "received_ns", b"received_ns", "report_number", b"report_number", "sent_ns", b"sent_ns", "spans", b"spans", "worker_epoch", b"worker_epoch"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__draining_ms: _TypeAlias = _typing.Literal["draining_ms"]  # noqa: Y015
+    _WhichOneofArgType__draining_ms: _TypeAlias = _typing.Literal["_draining_ms", b"_draining_ms"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__draining_ms) -> _WhichOneofReturnType__draining_ms | None: ...
 
 Global___WorkerHeader: _TypeAlias = WorkerHeader  # noqa: Y015
 

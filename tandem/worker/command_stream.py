@@ -156,6 +156,7 @@ class _Stream(Generic[ResponseT]):
                 spans=map(span_to_wire, worker.take_spans()),
                 report_number=worker.state.report_number,
                 prefix_cache=cache_changes_to_wire(changes) if changes else None,
+                draining_ms=worker.draining_ms,
             ),
             **content,
         )

@@ -22,7 +22,7 @@ class ControllerLease:
     def __init__(self) -> None:
         self.holder: Controller | None = None
         self.expires_at = 0.0
-        self._newest_term = -1
+        self.newest_term = -1
 
     def acquire(self, controller: Controller, now: float) -> bool:
         """Take the lease, or take it up again. False if it is taken up again in the same term, so
@@ -37,12 +37,12 @@ class ControllerLease:
         resumes = holder is not None and (
             (holder.controller_id, holder.term) == (controller.controller_id, controller.term)
         )
-        if controller.term < self._newest_term or (
-            controller.term == self._newest_term and not resumes
+        if controller.term < self.newest_term or (
+            controller.term == self.newest_term and not resumes
         ):
-            raise Fenced(f"term {controller.term} is over, the newest was {self._newest_term}")
+            raise Fenced(f"term {controller.term} is over, the newest was {self.newest_term}")
         self.holder = controller
-        self._newest_term = controller.term
+        self.newest_term = controller.term
         self.renew(now)
         return not resumes
 

@@ -6,20 +6,19 @@ import asyncio
 import os
 import secrets
 import socket
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
 import structlog
 
 from tandem.artifacts.resolve import resolve
-from tandem.core.address import Address
 from tandem.core.device import CpuDevice, parse_device
 from tandem.core.errors import ConfigError
 from tandem.core.sequence import EndRule
 from tandem.core.worker import WorkerInfo, WorkerRole
 from tandem.engine.protocols import Engine
 from tandem.process.grpc_server import GrpcServer
-from tandem.process.lifetime import settle, stop_signal
+from tandem.process.lifetime import StopSignals, settle
 from tandem.process.logged_progress import LoggedProgress
 from tandem.v1 import worker_pb2, worker_pb2_grpc
 from tandem.wire.descriptions import worker_to_wire
@@ -32,15 +31,21 @@ log = structlog.get_logger(__name__)
 
 
 class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
-    """Answers who this worker is."""
+    """Answers who this worker is, and whose."""
 
-    def __init__(self, info: WorkerInfo) -> None:
-        self._info = info
+    def __init__(self, worker: Worker[Any, Any, Any]) -> None:
+        self._worker = worker
 
     async def Describe(
         self, request: worker_pb2.DescribeRequest, context: object
     ) -> worker_pb2.DescribeResponse:
-        return worker_pb2.DescribeResponse(worker=worker_to_wire(self._info))
+        lease = self._worker.lease
+        return worker_pb2.DescribeResponse(
+            worker=worker_to_wire(self._worker.info),
+            draining=self._worker.is_draining,
+            controller_id=lease.holder.controller_id if lease.holder else "",
+            newest_term=max(0, lease.newest_term),
+        )
 
 
 def load_worker(settings: WorkerSettings, role: WorkerRole) -> tuple[WorkerInfo, Engine]:
@@ -84,26 +89,42 @@ async def run_worker(
     worker: Worker[Any, Any, Any],
     server: GrpcServer,
     services: Sequence[str],
-    metrics: Address | None,
+    settings: WorkerSettings,
 ) -> None:
-    """Serve until SIGTERM or SIGINT, metrics too if they have an address. Raises what ended the
-    engine's thread, or `ConfigError`."""
-    if metrics:
+    """Serve until SIGTERM or SIGINT, metrics too if they have an address; after SIGTERM, until the
+    controller has let go, but no longer than the drain's timeout. Raises what ended the engine's
+    thread, or `ConfigError`."""
+    if metrics := settings.metrics_address:
         serve_metrics(worker, metrics)
-    worker_pb2_grpc.add_WorkerServiceServicer_to_server(WorkerServicer(worker.info), server.server)
+    worker_pb2_grpc.add_WorkerServiceServicer_to_server(WorkerServicer(worker), server.server)
     name = worker_pb2.DESCRIPTOR.services_by_name["WorkerService"].full_name
     worker.start()
     settle()
     try:
         await server.start([name, *services])
-        stopping = asyncio.ensure_future(stop_signal())
-        await asyncio.wait({stopping, worker.crash}, return_when=asyncio.FIRST_COMPLETED)
-        if worker.crash.done():
-            worker.crash.result()
+        signals = StopSignals()
+        await _unless_crashed(worker, signals.asked.wait())
         log.info("stopping", worker=worker.info.worker_id)
+        await server.drain()
+        worker.drain(settings.drain_timeout)
+        released = _unless_crashed(worker, worker.released())
+        await signals.wait_for(released, settings.drain_timeout)
         await server.stop()
     finally:
         await worker.stop()
+
+
+async def _unless_crashed(
+    worker: Worker[Any, Any, Any], event: Coroutine[Any, Any, object]
+) -> None:
+    """Wait for an event. Raises what ended one of the worker's threads, if that comes first."""
+    happening: asyncio.Future[Any] = asyncio.ensure_future(event)
+    try:
+        await asyncio.wait({happening, worker.crash}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        happening.cancel()
+    if worker.crash.done():
+        worker.crash.result()
 
 
 def _bind_to_cores(device: CpuDevice) -> None:

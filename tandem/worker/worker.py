@@ -61,7 +61,10 @@ class Worker(Generic[CommandT, ReportT, SnapshotT]):
         self.totals = SpanTotals()
         self.num_expired_leases = 0
         self._spans: deque[Span] = deque(maxlen=MAX_PENDING_SPANS)
+        self._drain_until_s: float | None = None
         self._lease_changed = asyncio.Event()
+        self._released = asyncio.Event()
+        self._released.set()
         self._lease_task: asyncio.Task[None] | None = None
         self.crash: asyncio.Future[None] = self._loop.create_future()
         self._preparer = Preparer(engine, self._prepared)
@@ -90,11 +93,33 @@ class Worker(Generic[CommandT, ReportT, SnapshotT]):
         self.totals.add(span)
         self._spans.append(span)
 
+    def drain(self, timeout_s: float) -> None:
+        """The worker is to end in so many seconds: from now on the controller is told, which gives
+        it nothing new, and says goodbye when nothing is left."""
+        self._drain_until_s = monotonic() + timeout_s
+        self.news.set()
+
+    @property
+    def is_draining(self) -> bool:
+        return self._drain_until_s is not None
+
+    @property
+    def draining_ms(self) -> int | None:
+        """In how many milliseconds the worker ends at the latest; None if it does not drain."""
+        if self._drain_until_s is None:
+            return None
+        return max(0, int((self._drain_until_s - monotonic()) * 1000))
+
+    async def released(self) -> None:
+        """Wait until no controller holds the worker: it then holds no sequence, either."""
+        await self._released.wait()
+
     def acquire(self, controller: Controller) -> None:
         """A controller opens its stream. Raises `Fenced` if it may not."""
         if self.lease.acquire(controller, monotonic()):
             self._clear()
             log.info("controller", controller=controller.controller_id, term=controller.term)
+        self._released.clear()
         self._lease_changed.set()
 
     def act(self, change: Callable[..., None], *args: object) -> None:
@@ -113,6 +138,7 @@ class Worker(Generic[CommandT, ReportT, SnapshotT]):
         """The controller has said goodbye."""
         self.lease.release()
         self._clear()
+        self._released.set()
 
     def take_reports(self) -> Sequence[ReportT]:
         self.news.clear()

@@ -93,8 +93,7 @@ async def test_what_cannot_all_be_submitted_is_not_submitted(client, service, fr
     assert len(service.streams) == 2
     assert all(each.cancelled.is_set() for each in service.streams)
     service.script = lambda request: [72, 73]
-    async with asyncio.timeout(1):
-        await frontend.idle(1)
+    await asyncio.wait_for(frontend.idle(), 1)
 
 
 async def test_too_many_answers(client, service):
@@ -242,4 +241,4 @@ async def test_a_client_of_many_answers_that_leaves_ends_them_all(frontend, serv
         await call
     assert len(service.streams) == 8
     assert all(each.cancelled.is_set() for each in service.streams)
-    await frontend.idle(0)
+    await asyncio.wait_for(frontend.idle(), 1)

@@ -5,8 +5,8 @@ import sys
 
 PROGRAM = """
 import signal
-from tandem.process.lifetime import end_on_sigterm
-end_on_sigterm()
+from tandem.process.lifetime import end_on_signals
+end_on_signals()
 print("begun", flush=True)
 signal.pause()
 """

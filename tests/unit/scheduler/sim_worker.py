@@ -52,7 +52,7 @@ def worker_info(
 @dataclass(eq=False)
 class Process:
     """One life of a worker process. `runnable`: its engine thread has been notified. `steps` are
-    the prompt tokens of the steps that were not told of yet."""
+    the prompt tokens of the steps that were not told of yet. `draining_ms`: it is about to end."""
 
     info: WorkerInfo
     alive: bool = True
@@ -61,6 +61,7 @@ class Process:
     runnable: bool = False
     news: bool = False
     steps: list[int] = field(default_factory=list)
+    draining_ms: int | None = None
     state: Any = field(init=False)
 
     def __post_init__(self) -> None:

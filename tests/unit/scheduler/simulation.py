@@ -72,6 +72,7 @@ class Faults:
     losses: bool = True
     engine_failures: bool = True
     transfer_faults: bool = True
+    drains: bool = True
 
 
 @dataclass(eq=False)
@@ -130,6 +131,7 @@ class Message:
     spans: tuple[worker_pb2.Span, ...] = ()
     cache_changes: CacheChanges | None = None
     snapshot: Any = None
+    draining_ms: int | None = None
 
 
 class SimLink:
@@ -150,6 +152,7 @@ class SimLink:
         self.connected = False
         self.serving = False
         self.suspected = False
+        self.leaving = False
         self.down: deque[tuple[int, list[Any]]] = deque()
         self.up: deque[Message] = deque()
         self.due: list[Any] = []
@@ -192,6 +195,7 @@ class SimLink:
             num_free_blocks=message.num_free_blocks,
             spans=message.spans,
             prefix_cache=changes and cache_changes_to_wire(changes),
+            draining_ms=message.draining_ms,
         )
         self._dispatcher.heard(info, header, self._clock.now_ns())
         if message.snapshot is not None:
@@ -213,6 +217,9 @@ class SimLink:
             snapshot = self.process.state.snapshot()
             self._say([], snapshot=snapshot)
             return
+        if self.process.draining_ms is not None:
+            # It has ended, since nobody held it any more.
+            self.process = self._start()
         self.process.clear()
         self.process.state.take_reports()
         self.process.has_lease = True
@@ -238,7 +245,16 @@ class SimLink:
         cache = process.state.prefix_cache
         changes = cache.take_changes() if snapshot is None else cache.take_whole()
         self.up.append(
-            Message(process.applied_command, free, number, reports, spans, changes, snapshot)
+            Message(
+                process.applied_command,
+                free,
+                number,
+                reports,
+                spans,
+                changes,
+                snapshot,
+                process.draining_ms,
+            )
         )
 
     @property
@@ -247,12 +263,30 @@ class SimLink:
 
     def give_up(self) -> None:
         """The worker is lost, as far as the gateway can tell."""
+        info = self._forget()
+        self._dispatcher.lost(info, Unavailable(f"worker {info.worker_id} was lost"))
+
+    def let_go(self) -> None:
+        self.leaving = True
+
+    def leave(self) -> None:
+        """The goodbye arrives, or the stream breaks before it does: the process ends, and another
+        starts in its place."""
+        self._dispatcher.left(self._forget())
+        self.process.alive = self.connected = self.serving = False
+        self.process = self._start()
+        self.down.clear()
+        self.up.clear()
+        self.connect()
+
+    def _forget(self) -> WorkerInfo:
+        """What is known of the worker is void."""
         assert self.info is not None
         info, self.info = self.info, None
-        self.suspected = False
+        self.suspected = self.leaving = False
         self.due.clear()
         self._unapplied.clear()
-        self._dispatcher.lost(info, Unavailable(f"worker {info.worker_id} was lost"))
+        return info
 
     def _unapplied_commands(self) -> list[Any]:
         return [command for _, batch in self._unapplied for command in batch] + self.due
@@ -270,7 +304,15 @@ class SimLink:
         steps, self.process.steps = self.process.steps, []
         self._say(reports, tuple(map(self._clock.step, steps)))
 
+    def drain(self, draining_ms: int) -> None:
+        """The process is told to end."""
+        self.process.draining_ms = draining_ms
+        self.process.news = True
+
     def break_stream(self) -> None:
+        if self.leaving:
+            self.leave()
+            return
         self.connected = self.serving = False
         self.down.clear()
         self.up.clear()
@@ -373,6 +415,8 @@ class Simulation:
             local_prefill=self.local_prefill,
             tenants=self.tenants,
         )
+        self.handed_over: list[Generation] = []
+        self._note_hand_overs()
         self.dispatcher = RecordingDispatcher(
             self.scheduler, [], MODEL.fingerprint, Timeline(), self._clock.now_s
         )
@@ -385,6 +429,16 @@ class Simulation:
         self.links += [self._link(WorkerRole.DECODE, n) for n in range(random.randint(1, 3))]
         for link in self.links:
             link.connect()
+
+    def _note_hand_overs(self) -> None:
+        draining = self.scheduler._draining
+        hand_over = draining._hand_over
+
+        def noted(generation: Generation) -> None:
+            self.handed_over.append(generation)
+            hand_over(generation)
+
+        draining._hand_over = noted  # type: ignore[method-assign]
 
     def _link(self, role: WorkerRole, number: int) -> SimLink:
         worker_id = f"{role.name.lower()}-{number}"
@@ -436,6 +490,7 @@ class Simulation:
         for link in self.links:
             if not link.connected:
                 self._do(self._connect(link))
+            self.dispatcher.undrain_worker(link.name)
         for _ in range(MAX_DRAIN):
             actions = list(self._progress())
             if not actions:
@@ -504,6 +559,8 @@ class Simulation:
             yield f"{link.name} launches", lambda: process.launch(at_once)
         if isinstance(process, DecodeProcess) and process.moves:
             yield f"{link.name} moves KV", process.move
+        if link.leaving:
+            yield f"{link.name} leaves", lambda: self._drains(link.leave)
 
     def _disturbances(self) -> Iterator[Action]:
         faults = self.faults
@@ -526,6 +583,8 @@ class Simulation:
             yield f"{name}'s stream breaks", link.break_stream
             if link.info and link.serving and not link.suspected:
                 yield f"{name} is silent", link.suspect
+        if self.faults.drains:
+            yield from self._drain_disturbances(link)
         if not link.connected:
             yield self._connect(link)
             if link.info and self.faults.losses:
@@ -534,6 +593,15 @@ class Simulation:
             yield f"kill {name}", lambda: self._lose(link.kill)
             if not link.connected and link.process.has_lease:
                 yield f"{name}'s lease expires", lambda: self._lose(link.expire)
+
+    def _drain_disturbances(self, link: SimLink) -> Iterator[Action]:
+        name, timeout_s = link.name, self.random.choice((0, 0.1, 1, 10, 1000))
+        if link.process.draining_ms is None:
+            yield f"{name} is to end", lambda: link.drain(int(timeout_s * 1000))
+        if link.info:
+            drain, undrain = self.dispatcher.drain_worker, self.dispatcher.undrain_worker
+            yield f"drain {name}", lambda: self._drains(lambda: drain(name, timeout_s))
+            yield f"undrain {name}", lambda: self._drains(lambda: undrain(name))
 
     def _connect(self, link: SimLink) -> Action:
         return f"connect {link.name}", lambda: self._lose(link.connect)
@@ -631,6 +699,16 @@ class Simulation:
                 continue
             assert client.outcome is None, f"{client.request.request_id} fails, and need not"
 
+    def _drains(self, how: Callable[[], object]) -> None:
+        """A drain is no loss, and costs nobody anything."""
+        losses = {
+            each: each.generation.num_losses for each in self._open_clients() if each.generation
+        }
+        how()
+        for client, num_losses in losses.items():
+            assert client.outcome is None or isinstance(client.outcome, DeadlineExceeded)
+            assert client.generation and client.generation.num_losses == num_losses
+
     def _excuse(self, sequence_id: int) -> None:
         for client in self._open_clients():
             if client.generation and client.generation.sequence_id == sequence_id:
@@ -667,6 +745,11 @@ class Simulation:
         """Prompt tokens that were not computed."""
         served = (each.served_by for each in self.clients.values() if each.served_by)
         return sum(each.num_cached_tokens for each in served)
+
+    @property
+    def num_losses(self) -> int:
+        served = (each.served_by for each in self.clients.values() if each.served_by)
+        return sum(each.num_losses for each in served)
 
     def _check_views(self) -> None:
         for view in self.scheduler.workers:

@@ -23,7 +23,10 @@ ONLY = os.environ.get("TANDEM_SCENARIO")
 SEEDS = [int(ONLY)] if ONLY else range(NUM_SCENARIOS)
 
 NONE = Faults()
-CANCELS = Faults(0.1, breaks=False, losses=False, engine_failures=False, transfer_faults=False)
+CANCELS = Faults(
+    0.1, breaks=False, losses=False, engine_failures=False, transfer_faults=False, drains=False
+)
+DRAINS = replace(CANCELS, rate=0.15, cancels=False, deadlines=False, drains=True)
 NOBODY_LEAVES = Faults(0.1, cancels=False, deadlines=False)
 BREAKS = replace(
     NOBODY_LEAVES, rate=0.2, losses=False, engine_failures=False, transfer_faults=False
@@ -34,6 +37,7 @@ ALL = Faults(0.15)
 KINDS = {
     "undisturbed": NONE,
     "cancels": CANCELS,
+    "drains": DRAINS,
     "broken streams": BREAKS,
     "lost workers": LOSSES,
     "failures": FAILURES,
@@ -79,6 +83,17 @@ def test_scenarios_preempt() -> None:
     ]
     num_parked = sum(each.num_parked for each in scenarios)
     assert 0 < num_parked < sum(each.num_preemptions for each in scenarios)
+
+
+def test_scenarios_hand_over_what_draining_workers_hold_and_lose_nothing() -> None:
+    policies = (None, *COLOCATED_POLICIES)
+    scenarios = [
+        run_scenario(Random(f"drain {seed}"), DRAINS, policies[seed % len(policies)])
+        for seed in range(100)
+    ]
+    assert sum(each.num_losses for each in scenarios) == 0
+    handed_over = [generation for each in scenarios for generation in each.handed_over]
+    assert any(generation.num_resumed_tokens for generation in handed_over)
 
 
 def test_scenarios_find_what_is_cached_if_they_may() -> None:

@@ -1,0 +1,95 @@
+"""Workers that are to let go of what they hold: they are about to end, or an operator wants it.
+
+Such a worker gets nothing new. What it is predicted to finish in time stays where it is; the rest
+goes on with other workers, from the token that it reached, and so does, shortly before the time is
+over, all that the prediction was wrong about. Where there are no others everything stays: what the
+worker does not finish is lost with it, like anything that a lost worker holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import inf
+
+from gateway.effects import Outbox
+from gateway.fleet import Fleet
+from gateway.generation import Generation
+from gateway.worker_view import DecodeView, PrefillView
+from tandem.core.worker import WorkerRole
+
+# How long before the end what is left is handed over, so that the worker can still let go of it;
+# half of the time, if there is less.
+HAND_OVER_S = 2.0
+
+
+class Draining:
+    """Decides what stays with draining workers, and which of them can be dismissed.
+
+    `roles` are those that a request needs a worker of each; `hand_over` takes a generation from its
+    workers and queues it again. Times are in monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        outbox: Outbox,
+        roles: tuple[WorkerRole, ...],
+        hand_over: Callable[[Generation], None],
+    ) -> None:
+        self._fleet = fleet
+        self._outbox = outbox
+        self._roles = roles
+        self._hand_over = hand_over
+        self._workers: list[PrefillView | DecodeView] = []
+
+    def begin(self, worker: PrefillView | DecodeView, timeout_s: float, now: float) -> None:
+        """A worker is to let go within `timeout_s`; of several times the first counts."""
+        if worker not in self._workers:
+            self._workers.append(worker)
+        hand_over_s = now + timeout_s - min(HAND_OVER_S, timeout_s / 2)
+        worker.hand_over_s = min(worker.hand_over_s, hand_over_s)
+        self.hand_over(now)
+
+    def end(self, worker: PrefillView | DecodeView) -> None:
+        """It serves again, or is gone. Idempotent."""
+        if worker in self._workers:
+            self._workers.remove(worker)
+            worker.hand_over_s = inf
+
+    def next_s(self, now: float) -> float:
+        """When `hand_over` is to be called next; infinity if that takes no time, but an event."""
+        times = (worker.hand_over_s for worker in self._workers if worker.generations)
+        return min((each for each in times if each > now), default=inf)
+
+    def hand_over(self, now: float) -> None:
+        """Let what draining workers will not finish in time go on elsewhere. To be called when that
+        time has come, and when there is somewhere else anew."""
+        if not self._workers or not all(map(self._fleet.has_open, self._roles)):
+            return
+        for worker in self._workers:
+            for generation in list(worker.generations.values()):
+                is_late = now + _rest_s(generation) >= worker.hand_over_s
+                if is_late and not generation.has_left(worker):
+                    self._hand_over(generation)
+
+    def dismiss(self) -> None:
+        """Say goodbye to those that are about to end and hold nothing any more."""
+        for worker in self._workers:
+            if worker.stopping and not worker.generations and not worker.dismissed:
+                worker.dismissed = True
+                self._outbox.dismiss(worker)
+
+
+def _rest_s(generation: Generation) -> float:
+    """Seconds that its workers still have to do with a generation, as far as can be told: with its
+    context, and with as many tokens as it is expected to have."""
+    rest_s = 0.0
+    decode, prefill = generation.decode, generation.prefill
+    if prefill and not generation.armed:
+        rest_s += prefill.queued_s + generation.num_tokens_left * prefill.step_times.token_s
+    if decode:
+        if generation.is_local and not generation.armed:
+            rest_s += decode.num_prompt_tokens_left * decode.step_times.token_s
+        num_tokens = generation.num_prompt_tokens + len(generation.token_ids)
+        rest_s += (generation.expected_length - num_tokens) * decode.step_times.base_s
+    return rest_s

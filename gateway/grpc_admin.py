@@ -1,0 +1,94 @@
+"""`AdminService`: what operators ask of the gateway."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import grpc
+
+from gateway.worker_view import DecodeView, PrefillView
+from tandem.v1 import admin_pb2, admin_pb2_grpc, worker_pb2
+from tandem.wire.status import abort
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class WorkerAdmin(Protocol):
+    """What the dispatcher offers operators."""
+
+    @property
+    def workers(self) -> Sequence[PrefillView | DecodeView]:
+        """Those that have joined."""
+        ...
+
+    def drain_worker(self, worker_id: str, timeout_s: float) -> PrefillView | DecodeView:
+        """Take a worker out of service. Raises `NotFound`."""
+        ...
+
+    def undrain_worker(self, worker_id: str) -> PrefillView | DecodeView:
+        """Put it back. Raises `NotFound`."""
+        ...
+
+
+class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
+    """The workers' states, and orders to them, over `admin`."""
+
+    def __init__(self, admin: WorkerAdmin) -> None:
+        self._admin = admin
+
+    async def ListWorkers(
+        self, request: admin_pb2.ListWorkersRequest, context: Context
+    ) -> admin_pb2.ListWorkersResponse:
+        """All workers."""
+        workers = sorted(self._admin.workers, key=_order)
+        return admin_pb2.ListWorkersResponse(workers=map(status_to_wire, workers))
+
+    async def DrainWorker(
+        self, request: admin_pb2.DrainWorkerRequest, context: Context
+    ) -> admin_pb2.DrainWorkerResponse:
+        """Take a worker out of service."""
+        try:
+            worker = self._admin.drain_worker(request.worker_id, request.timeout_ms / 1000)
+        except Exception as error:
+            await abort(context, error)
+        return admin_pb2.DrainWorkerResponse(worker=status_to_wire(worker))
+
+    async def UndrainWorker(
+        self, request: admin_pb2.UndrainWorkerRequest, context: Context
+    ) -> admin_pb2.UndrainWorkerResponse:
+        """Put a worker back into service."""
+        try:
+            worker = self._admin.undrain_worker(request.worker_id)
+        except Exception as error:
+            await abort(context, error)
+        return admin_pb2.UndrainWorkerResponse(worker=status_to_wire(worker))
+
+
+def status_to_wire(worker: PrefillView | DecodeView) -> admin_pb2.WorkerStatus:
+    """A worker, as the gateway sees it."""
+    info = worker.info
+    return admin_pb2.WorkerStatus(
+        worker_id=info.worker_id,
+        role=worker_pb2.WorkerRole.ValueType(info.role),
+        address=worker.address,
+        state=_state(worker),
+        num_sequences=len(worker.generations),
+        num_blocks=info.num_blocks,
+        num_used_blocks=worker.num_used_blocks,
+        device=info.device,
+    )
+
+
+def _order(worker: PrefillView | DecodeView) -> tuple[int, str]:
+    return worker.info.role, worker.info.worker_id
+
+
+def _state(worker: PrefillView | DecodeView) -> admin_pb2.WorkerState.ValueType:
+    if worker.stopping:
+        return admin_pb2.WORKER_STATE_STOPPING
+    if worker.suspect:
+        return admin_pb2.WORKER_STATE_SUSPECT
+    if worker.cordoned:
+        return admin_pb2.WORKER_STATE_DRAINING
+    return admin_pb2.WORKER_STATE_SERVING

@@ -1,0 +1,187 @@
+"""What a draining worker keeps, what goes on elsewhere, and when it is let go."""
+
+from __future__ import annotations
+
+from math import inf
+
+import pytest
+from test_scheduler import LOST, Driver
+
+from gateway.effects import Dismiss
+from gateway.generation import Generation, Phase
+from tandem.core.commands import PrefillBatch, Remove, Reserve
+from tandem.core.errors import NotFound, Unavailable
+from tandem.core.reports import Armed, BatchDone, FirstToken, Span, SpanKind, StepDone, TransferDone
+from tandem.core.sequence import FinishReason
+from tandem.core.worker import WorkerRole
+
+STEP_S = 0.1
+
+
+class Drains(Driver):
+    """A fleet whose decode steps take `STEP_S`."""
+
+    def __init__(self, **details: int) -> None:
+        super().__init__(**details)
+        self.is_measured("d")
+
+    def is_measured(self, worker_id: str) -> None:
+        for _ in range(10):
+            self.scheduler._fleet.of(worker_id).heard(
+                0.0, [Span(SpanKind.STEP, 0, int(STEP_S * 1e9))]
+            )
+
+    def decoding(self, name: str = "r", max_tokens: int = 5) -> Generation:
+        """A request whose first token is out, and whose KV has moved."""
+        generation = self.prefilling(name, max_tokens=max_tokens)
+        first = FirstToken(generation.sequence_id, generation.num_prompt_tokens, 7, None)
+        self.scheduler.prefill_report("p", first)
+        self.scheduler.decode_report(
+            "d", Armed(generation.sequence_id, generation.num_prompt_tokens, 7, 0)
+        )
+        self.scheduler.prefill_report("p", TransferDone(generation.sequence_id, 1))
+        self.batch_done()
+        self.effects()
+        return generation
+
+    def batch_done(self) -> None:
+        """The prefill worker has computed its first batch."""
+        batch_id = next(iter(self.scheduler._fleet.prefill["p"].batches))
+        self.scheduler.prefill_report("p", BatchDone(batch_id, 1))
+
+    def dismissed(self) -> list[str]:
+        return [each.worker_id for each in self.effects() if isinstance(each, Dismiss)]
+
+    def end(self, generation: Generation, worker_id: str = "d") -> None:
+        position = generation.num_prompt_tokens + len(generation.token_ids)
+        ids, positions, tokens = (generation.sequence_id,), (position,), (9,)
+        step = StepDone(1, 0, 1, ids, positions, tokens, (FinishReason.STOP,))
+        self.scheduler.decode_report(worker_id, step)
+
+
+def test_a_draining_worker_gets_nothing_new() -> None:
+    driver = Drains()
+    driver.join("d2", WorkerRole.DECODE)
+    driver.scheduler.worker_stops("d", 10.0, now=0.0)
+    for number in range(4):
+        driver.submit(str(number))
+    assert len(driver.commands(Reserve, "d2")) == 4
+
+
+@pytest.mark.parametrize(("worker_id", "role"), [("p", "prefill"), ("d", "decode")])
+def test_without_another_worker_nobody_is_let_in(worker_id: str, role: str) -> None:
+    driver = Drains()
+    assert driver.scheduler.is_ready
+    driver.scheduler.drain_worker(worker_id, 10.0, now=0.0)
+    assert not driver.scheduler.is_ready
+    with pytest.raises(Unavailable, match=f"no {role} worker"):
+        driver.submit("r")
+    driver.scheduler.undrain_worker(worker_id)
+    assert driver.scheduler.is_ready
+    driver.submit("r")
+
+
+def test_what_will_be_done_in_time_stays_and_the_rest_goes_on_elsewhere() -> None:
+    driver = Drains()
+    short, long = driver.decoding("short", max_tokens=5), driver.decoding("long", max_tokens=50)
+    driver.join("d2", WorkerRole.DECODE)
+    driver.scheduler.worker_stops("d", 4.0, now=0.0)
+    (removed,) = driver.commands(Remove, "d")
+    assert short.phase is Phase.DECODING
+    assert long.phase is Phase.RESERVING
+    assert removed.sequence_id != long.sequence_id, "another attempt has another number"
+    assert long.context_token_ids == (*long.request.prompt_token_ids, 7)
+    assert long.num_losses == 0
+
+
+def test_shortly_before_the_end_all_that_is_left_goes_on_elsewhere() -> None:
+    driver = Drains()
+    generation = driver.decoding(max_tokens=5)
+    driver.join("d2", WorkerRole.DECODE)
+    driver.scheduler.worker_stops("d", 4.0, now=10.0)
+    assert driver.scheduler.next_deadline_s == 12.0
+    driver.scheduler.expire(now=11.5)
+    assert generation.phase is Phase.DECODING
+    driver.scheduler.expire(now=12.0)
+    assert driver.commands(Reserve, "d2")
+    assert driver.scheduler.next_deadline_s == inf
+
+
+def test_without_another_worker_all_stays_until_there_is_one() -> None:
+    driver = Drains()
+    generation = driver.decoding(max_tokens=50)
+    driver.scheduler.worker_stops("d", 4.0, now=0.0)
+    driver.scheduler.expire(now=3.0)
+    assert generation.phase is Phase.DECODING
+    driver.join("d2", WorkerRole.DECODE)
+    assert driver.commands(Reserve, "d2")
+
+
+def test_a_suspected_worker_is_no_other_worker() -> None:
+    driver = Drains()
+    generation = driver.decoding(max_tokens=50)
+    driver.join("d2", WorkerRole.DECODE)
+    driver.scheduler.worker_suspected("d2")
+    driver.scheduler.drain_worker("d", 0.0, now=0.0)
+    assert generation.phase is Phase.DECODING
+    driver.scheduler.worker_trusted("d2")
+    assert driver.commands(Reserve, "d2")
+
+
+def test_kv_under_way_from_a_draining_prefill_worker_arrives_before_it_is_let_go() -> None:
+    driver = Drains()
+    generation = driver.prefilling()
+    driver.join("p2", WorkerRole.PREFILL)
+    driver.scheduler.worker_stops("p", 10.0, now=0.0)
+    position = generation.num_prompt_tokens
+    driver.scheduler.prefill_report("p", FirstToken(generation.sequence_id, position, 7, None))
+    driver.scheduler.decode_report("d", Armed(generation.sequence_id, position, 7, 0))
+    driver.scheduler.expire(now=9.0)
+    assert driver.dismissed() == []
+    driver.scheduler.prefill_report("p", TransferDone(generation.sequence_id, 1))
+    assert driver.dismissed() == ["p"]
+    assert generation.phase is Phase.DECODING
+
+
+def test_a_long_prompt_that_has_begun_goes_on_where_it_is() -> None:
+    driver = Drains(max_batch_tokens=8)
+    driver.submit("r", length=20, max_tokens=1)
+    assert len(driver.commands(PrefillBatch, "p")) == 2
+    driver.join("p2", WorkerRole.PREFILL)
+    driver.scheduler.worker_stops("p", 10.0, now=0.0)
+    driver.batch_done()
+    (last,) = driver.commands(PrefillBatch)
+    assert [chunk.last for chunk in last.chunks] == [True]
+
+
+def test_a_worker_is_let_go_once_when_it_holds_nothing_and_only_if_it_is_to_end() -> None:
+    driver = Drains()
+    generation = driver.decoding()
+    assert driver.scheduler.worker_stops("d", 10.0, now=0.0)
+    assert not driver.scheduler.worker_stops("d", 5.0, now=5.0)
+    driver.scheduler.drain_worker("p", 10.0, now=0.0)
+    assert driver.dismissed() == []
+    driver.end(generation)
+    assert driver.dismissed() == ["d"]
+    assert driver.dismissed() == []
+
+
+def test_a_worker_that_stops_cannot_be_put_back() -> None:
+    driver = Drains()
+    driver.scheduler.drain_worker("d", 10.0, now=0.0)
+    driver.scheduler.worker_stops("d", 10.0, now=0.0)
+    driver.scheduler.undrain_worker("d")
+    assert not driver.scheduler.is_ready
+    driver.scheduler.worker_lost("d", LOST)
+    driver.join("d", WorkerRole.DECODE)
+    assert driver.scheduler.is_ready, "a worker that is started anew serves"
+
+
+def test_who_is_not_there_cannot_be_drained() -> None:
+    driver = Drains()
+    for order in (
+        lambda: driver.scheduler.drain_worker("x", 1.0, 0.0),
+        lambda: driver.scheduler.undrain_worker("x"),
+    ):
+        with pytest.raises(NotFound, match="no worker named 'x'"):
+            order()
