@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import grpc
 import pytest
@@ -11,7 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase,
 )
-from running_gateway import running_gateway
+from running_gateway import Gateway, running_gateway
 
 from tandem.wire.channels import open_channel
 
@@ -27,19 +29,63 @@ async def test_health_and_reflection() -> None:
         assert "tandem.v1.InferenceService" in listed
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_running_streams_end_with_an_error_event(number: signal.Signals) -> None:
-    async with running_gateway() as gateway:
+@asynccontextmanager
+async def streaming(gateway: Gateway, max_tokens: int) -> AsyncIterator[AsyncIterator[str]]:
+    """A client that has read the first chunk: the lines that are left."""
+    body = {"prompt": "hello", "max_tokens": max_tokens, "stream": True, "ignore_eos": True}
+    async with (
+        gateway.client() as client,
+        client.stream("POST", "/v1/completions", json=body) as response,
+    ):
+        lines = response.aiter_lines()
+        assert (await anext(lines)).startswith("data: ")
+        yield lines
+
+
+async def rest_of(lines: AsyncIterator[str]) -> list[str]:
+    return [line async for line in lines if line]
+
+
+async def test_sigterm_lets_streams_finish_and_nobody_new_in() -> None:
+    async with running_gateway("mock:h100x5") as gateway:
         assert gateway.process
-        body = {"prompt": "hello", "max_tokens": 2000, "stream": True, "ignore_eos": True}
-        async with (
-            gateway.client() as client,
-            client.stream("POST", "/v1/completions", json=body) as response,
-        ):
-            lines = response.aiter_lines()
-            assert (await anext(lines)).startswith("data: ")
+        async with streaming(gateway, 100) as lines, gateway.client() as other:
+            assert (await other.get("/ready")).status_code == 200
+            gateway.process.terminate()
+            while (await other.get("/ready")).status_code == 200:
+                await asyncio.sleep(0.01)
+            refused = await other.post("/v1/completions", json={"prompt": "hello"})
+            assert refused.status_code == 503
+            assert "stopping" in refused.json()["error"]["message"]
+            assert int(refused.headers["retry-after"]) >= 1
+            assert refused.headers["connection"] == "close"
+            assert (await other.get("/health")).status_code == 503
+            assert (await other.get("/live")).status_code == 200
+            async with open_channel(gateway.grpc_address) as channel:
+                answer = await health_pb2_grpc.HealthStub(channel).Check(
+                    health_pb2.HealthCheckRequest(), timeout=10
+                )
+                assert answer.status == health_pb2.HealthCheckResponse.NOT_SERVING
+            assert gateway.process.returncode is None
+            rest = await rest_of(lines)
+        assert len(rest) > 90
+        assert not [line for line in rest if '"error"' in line]
+        assert rest[-1] == "data: [DONE]"
+        assert await asyncio.wait_for(gateway.process.wait(), 10) == 0
+
+
+@pytest.mark.parametrize(
+    ("number", "flags"),
+    [(signal.SIGTERM, ["--drain-timeout=0.2"]), (signal.SIGINT, [])],
+)
+async def test_what_is_left_ends_with_an_error_event(
+    number: signal.Signals, flags: list[str]
+) -> None:
+    async with running_gateway("mock:h100x20", *flags) as gateway:
+        assert gateway.process
+        async with streaming(gateway, 2000) as lines:
             gateway.process.send_signal(number)
-            rest = [line async for line in lines if line]
+            rest = await rest_of(lines)
         assert '"error"' in rest[-2]
         assert "stopping" in rest[-2]
         assert rest[-1] == "data: [DONE]"

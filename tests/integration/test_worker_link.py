@@ -30,13 +30,14 @@ from gateway.timeline import Timeline
 from gateway.tokens import TokenRequest
 from gateway.worker_link import WorkerLink
 from tandem.core.commands import Remove
-from tandem.core.errors import Mismatch, Unavailable
+from tandem.core.errors import Mismatch, TandemError, Unavailable
 from tandem.core.sampling_params import SamplingParams
 from tandem.core.worker import ModelInfo, WorkerInfo, WorkerRole
 from tandem.engine.fake.content import fake_layout
 from tandem.v1 import decode_pb2, decode_pb2_grpc, worker_pb2, worker_pb2_grpc
 from tandem.wire.channels import new_server
 from tandem.wire.descriptions import worker_to_wire
+from tandem.wire.status import abort
 
 MODEL = ModelInfo("fake", "f" * 64, 256, 2048, frozenset(), "fake")
 PROMPT = tuple(range(100))
@@ -64,6 +65,9 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer, decode_pb2_grpc.DecodeSe
     def __init__(self, name: str = "d", script: Script = beat) -> None:
         self.info = info_of(name)
         self.script = script
+        self.draining = False
+        self.newest_term = 0
+        self.hello = worker_pb2.ControllerHello()
         self.opened = asyncio.Event()
         # Cleared, it holds the snapshots back.
         self.may_join = asyncio.Event()
@@ -74,16 +78,22 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer, decode_pb2_grpc.DecodeSe
         self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
 
     async def Describe(self, request: Any, context: Any) -> worker_pb2.DescribeResponse:
-        return worker_pb2.DescribeResponse(worker=worker_to_wire(self.info))
+        return worker_pb2.DescribeResponse(
+            worker=worker_to_wire(self.info), draining=self.draining, newest_term=self.newest_term
+        )
 
     async def RunLoop(self, requests: Any, context: Any) -> AsyncIterator[Any]:
         commands = aiter(requests)
-        assert (await anext(commands)).header.HasField("hello")
+        self.hello = (await anext(commands)).header.hello
+        assert self.hello.controller_id
         self.opened.set()
         await self.may_join.wait()
         yield message(epoch=self.info.epoch, snapshot=decode_pb2.DecodeSnapshot())
-        async for response in self.script(commands):
-            yield response
+        try:
+            async for response in self.script(commands):
+                yield response
+        except TandemError as error:
+            await abort(context, error)
 
     async def __aenter__(self) -> FakeWorker:
         await self._server.start()
@@ -110,6 +120,9 @@ class Listener:
 
     def lost(self, info: WorkerInfo, error: Exception) -> None:
         self.events.put_nowait("lost")
+
+    def left(self, info: WorkerInfo) -> None:
+        self.events.put_nowait("left")
 
     def suspected(self, info: WorkerInfo) -> None:
         self.events.put_nowait("suspected")

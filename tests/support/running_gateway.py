@@ -23,6 +23,11 @@ class Gateway:
         self.process: asyncio.subprocess.Process | None = None
 
     async def start(self, prefill: str, decode: str) -> None:
+        """Start it, and wait until it serves."""
+        await self.start_process(prefill, decode)
+        await self.until_ready()
+
+    async def start_process(self, prefill: str, decode: str) -> None:
         self.process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
@@ -34,32 +39,60 @@ class Gateway:
             f"--decode={decode}",
             *self.flags,
         )
+
+    async def until_ready(self) -> None:
         async with self.client() as client, asyncio.timeout(60):
             while not await is_ready(client):
                 await asyncio.sleep(0.05)
+
+    async def until_listening(self) -> None:
+        """Wait until it answers at all."""
+        async with self.client() as client, asyncio.timeout(60):
+            while not await is_alive(client):
+                await asyncio.sleep(0.05)
+
+    def kill(self) -> None:
+        if self.process and self.process.returncode is None:
+            self.process.kill()
 
     def client(self) -> httpx.AsyncClient:
         return httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.http_port}")
 
 
 async def is_ready(client: httpx.AsyncClient) -> bool:
+    return await _answers(client, "/ready")
+
+
+async def is_alive(client: httpx.AsyncClient) -> bool:
+    return await _answers(client, "/live")
+
+
+async def _answers(client: httpx.AsyncClient, path: str) -> bool:
     try:
-        return (await client.get("/ready")).status_code == 200
+        return (await client.get(path)).status_code == 200
     except httpx.TransportError:
         return False
 
 
 @asynccontextmanager
 async def running_gateway(device: str = "mock:h100x20", *flags: str) -> AsyncIterator[Gateway]:
-    workers = [WorkerProcess(role, "--model=mock", f"--device={device}") for role in WorkerRole]
     gateway = Gateway(*flags)
+    async with running_workers(device) as workers:
+        try:
+            await gateway.start(*(worker.address for worker in workers))
+            yield gateway
+        finally:
+            gateway.kill()
+
+
+@asynccontextmanager
+async def running_workers(device: str = "mock:zero") -> AsyncIterator[list[WorkerProcess]]:
+    """A prefill and a decode worker that are being started."""
+    workers = [WorkerProcess(role, "--model=mock", f"--device={device}") for role in WorkerRole]
     try:
         for worker in workers:
             await worker.start()
-        await gateway.start(*(worker.address for worker in workers))
-        yield gateway
+        yield workers
     finally:
-        if gateway.process and gateway.process.returncode is None:
-            gateway.process.kill()
         for worker in workers:
             await worker.stop()

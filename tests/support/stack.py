@@ -25,6 +25,7 @@ from gateway.tenants import DEFAULT_TENANT, ONE_TENANT, Tenants
 from gateway.timeline import Timeline
 from gateway.tokens import Ended, Token, TokenRequest
 from tandem.artifacts.resolve import resolve
+from tandem.core.errors import TandemError
 from tandem.core.reports import Armed, Preempted, Span, SpanKind, StepDone
 from tandem.core.sampling_params import SamplingParams
 from tandem.core.worker import WorkerInfo, WorkerRole
@@ -70,6 +71,12 @@ class WorkerProcess:
         assert self._process
         self._process.send_signal(number)
 
+    async def ended(self) -> int:
+        """Wait for its end: its exit status."""
+        assert self._process
+        async with asyncio.timeout(READY_TIMEOUT_S):
+            return await self._process.wait()
+
     async def stop(self) -> None:
         if self._process and self._process.returncode is None:
             self._process.kill()
@@ -81,6 +88,7 @@ class RecordingDispatcher(Dispatcher):
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
+        self.num_joined = 0
         self.num_blocks: dict[str, int] = {}
         self.num_free: dict[str, int] = {}
         self.armed: dict[tuple[str, int], Armed] = {}
@@ -99,7 +107,12 @@ class RecordingDispatcher(Dispatcher):
         self.suspects.discard(info.worker_id)
         self.news.set()
 
+    def lost(self, info: WorkerInfo, error: TandemError) -> None:
+        super().lost(info, error)
+        self.news.set()
+
     def joined(self, info: WorkerInfo, address: str) -> None:
+        self.num_joined += 1
         self.num_blocks[info.worker_id] = info.num_blocks
         super().joined(info, address)
         self.news.set()

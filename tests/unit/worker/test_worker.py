@@ -50,6 +50,24 @@ async def test_an_expired_lease_frees_everything_without_a_word_from_anybody() -
         await worker.stop()
 
 
+async def test_a_draining_worker_is_released_when_its_controller_lets_go() -> None:
+    async with running_worker() as worker:
+        assert worker.draining_ms is None
+        async with asyncio.timeout(10):
+            await worker.released()  # Nobody holds it yet.
+        worker.acquire(Controller("a", 1, 3600.0))
+        worker.news.clear()
+        worker.drain(60.0)
+        assert worker.news.is_set(), "the controller is told at once"
+        assert 0 < worker.draining_ms <= 60_000
+        released = asyncio.create_task(worker.released())
+        await asyncio.sleep(0)
+        assert not released.done()
+        worker.release_lease()
+        async with asyncio.timeout(10):
+            await released
+
+
 async def test_a_renewed_lease_does_not_expire() -> None:
     async with running_worker() as worker:
         worker.acquire(Controller("a", 1, 3600.0))
