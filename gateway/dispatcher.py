@@ -95,7 +95,7 @@ class Dispatcher:
         self._orphan_timer: asyncio.TimerHandle | None = None
         self._streams: dict[Generation, GenerationStream] = {}
         self._links_by_id: dict[str, WorkerLink] = {}
-        self._controller_id = f"gateway-{secrets.token_hex(4)}"
+        self.controller_id = f"gateway-{secrets.token_hex(4)}"
         self._links = {address: self._new_link(role, address) for role, address in workers}
         self._removals: set[asyncio.Task[None]] = set()
 
@@ -126,7 +126,7 @@ class Dispatcher:
         # A gateway that starts later has the higher terms, and so has a link that is made later;
         # room for many losses of a worker.
         first_term = time.time_ns() // 1_000_000
-        return WorkerLink(role, address, self._controller_id, first_term, self)
+        return WorkerLink(role, address, self.controller_id, first_term, self)
 
     def drain(self) -> None:
         """Take no more requests. Those under way go on."""
@@ -149,7 +149,7 @@ class Dispatcher:
     @property
     def model(self) -> ServedModel | None:
         workers = self._scheduler.workers
-        if not self.ready:
+        if not self._scheduler.is_ready:
             return None
         return ServedModel(
             name=workers[0].info.model.name,

@@ -175,7 +175,7 @@ async def serve(settings: GatewaySettings) -> None:
     listener = _listen(settings.host, settings.http_port)
     timeline = Timeline()
     dispatcher = Dispatcher(scheduler, (), folder.fingerprint, timeline)
-    standby = Standby(dispatcher) if settings.standby else None
+    standby = Standby(dispatcher, dispatcher.controller_id) if settings.standby else None
     discovery = Discovery(names, standby or dispatcher)
     tokenizer = folder.tokenizer()
     grammars = GrammarCompiler(tokenizer, folder.config.vocab_size, folder.config.eos_token_ids)

@@ -6,8 +6,9 @@ takes them all over: first the one whose name comes first, so that of several ga
 just one gets that, and with it the others. What the other gateway had under way is lost with it;
 its clients begin anew here.
 
-A gateway that comes back after it was taken for dead finds its workers in other hands. It is to end
-then, and whatever starts it again lets it stand by.
+Who has the first of the workers is in charge of all. A gateway that comes back after it was taken
+for dead finds that one in other hands. It is to end then, and whatever starts it again lets it
+stand by.
 """
 
 from __future__ import annotations
@@ -46,10 +47,11 @@ class Sighting:
 
 class Standby:
     """Stands between a `Discovery` and the `links` that it wants: holds them back while `run`
-    stands by."""
+    stands by. To the workers, this gateway is `controller_id`."""
 
-    def __init__(self, links: WorkerLinks) -> None:
+    def __init__(self, links: WorkerLinks, controller_id: str) -> None:
         self._links = links
+        self._controller_id = controller_id
         self._roles: dict[str, WorkerRole] = {}
         self._linked: set[str] = set()
         self._in_charge = False
@@ -71,7 +73,7 @@ class Standby:
     # Standing by
 
     async def run(self) -> str:
-        """Stand by, take the workers over, and return when another gateway has them all: its id."""
+        """Stand by, take the workers over, and return when another gateway has done so: its id."""
         while not await self._take(await self._first_of_free()):
             pass
         self._in_charge = True
@@ -92,7 +94,7 @@ class Standby:
             if holders and controller_id not in holders:
                 controller_id = min(holders)
                 log.info("standing by", controller=controller_id)
-        return min(seen, key=lambda each: each.worker_id).address
+        return _first(seen).address
 
     async def _take(self, address: str) -> bool:
         """Whether the worker is ours now, and not another's who came first."""
@@ -109,14 +111,14 @@ class Standby:
         return True
 
     async def _successor(self) -> str:
-        """Wait until no worker is ours, and one is another gateway's: whose."""
+        """Wait until the first worker is another gateway's: whose."""
         while True:
             await asyncio.sleep(LOOK_S)
-            if any(map(self._links.is_connected, self._linked)):
+            if all(map(self.is_connected, self._linked)):
                 continue
-            for each in await self._look():
-                if each.controller_id and not self.is_connected(each.address):
-                    return each.controller_id
+            seen = await self._look()
+            if seen and _first(seen).controller_id not in ("", self._controller_id):
+                return _first(seen).controller_id
 
     async def _look(self) -> list[Sighting]:
         """Those of the workers that answer."""
@@ -131,6 +133,10 @@ class Standby:
         if address in self._linked:
             self._linked.discard(address)
             self._links.remove_worker(address)
+
+
+def _first(seen: list[Sighting]) -> Sighting:
+    return min(seen, key=lambda each: each.worker_id)
 
 
 async def describe(address: str) -> Sighting | None:

@@ -23,12 +23,12 @@ def ops_router(service: TokenService, metrics: MetricsPage) -> APIRouter:
 
     @router.get("/health")
     async def health() -> dict[str, object]:
-        if service.draining:
-            raise Unavailable("the gateway is stopping", retry_after_s=1.0)
+        _refuse_if_draining(service)
         return {"status": "ok", "ready": service.ready}
 
     @router.get("/ready")
     async def ready() -> JSONResponse:
+        _refuse_if_draining(service)
         if service.ready:
             return JSONResponse({"status": "ok"})
         raise Unavailable("not every role has a worker that serves")
@@ -42,3 +42,8 @@ def ops_router(service: TokenService, metrics: MetricsPage) -> APIRouter:
         return Response(metrics.text(), media_type=CONTENT_TYPE)
 
     return router
+
+
+def _refuse_if_draining(service: TokenService) -> None:
+    if service.draining:
+        raise Unavailable("the gateway is stopping", retry_after_s=1.0)

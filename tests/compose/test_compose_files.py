@@ -10,6 +10,8 @@ import yaml
 from compose_project import NoCompose, compose_command
 from container_base import ROOT
 
+from tandem.process.settings import DRAIN_TIMEOUT_S
+
 
 def config(*files: str) -> dict[str, Any]:
     try:
@@ -43,6 +45,11 @@ def test_every_service_is_bounded_shut_in_and_restarted() -> None:
         assert service["read_only"] is True
         assert service["cap_drop"] == ["ALL"]
         assert service["restart"] == "unless-stopped"
+
+
+def test_a_service_is_given_the_time_that_it_takes_to_drain() -> None:
+    for service in config("docker-compose.yml").values():
+        assert int(service["stop_grace_period"].removesuffix("s")) > DRAIN_TIMEOUT_S
 
 
 def gpus_of(service: dict[str, Any]) -> list[str]:

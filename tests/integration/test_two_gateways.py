@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 
 from running_gateway import Gateway, is_ready, running_workers
-from stack import WorkerProcess
+from stack import collect, expected_mock_tokens, running_stack
 
 COMPLETION = {"prompt": "hello", "max_tokens": 4}
 
@@ -82,15 +82,15 @@ async def test_of_two_that_stand_by_one_takes_all_workers() -> None:
 
 
 async def test_two_gateways_with_workers_of_their_own_serve_both() -> None:
-    async with running_workers() as ones, running_workers() as twos:
-        with killed(Gateway()) as one, killed(Gateway()) as two:
-            await one.start(*_addresses(ones))
-            await two.start(*_addresses(twos))
-            assert await serves(one)
-            assert await serves(two)
-            one.kill()
-            assert await serves(two)
-
-
-def _addresses(workers: list[WorkerProcess]) -> list[str]:
-    return [worker.address for worker in workers]
+    prompt = tuple(range(40))
+    async with running_stack(1, 1) as one, running_stack(1, 1) as two:
+        for stack in (one, two):
+            tokens, ended = await collect(stack.submit("r", prompt, 8))
+            assert tokens == expected_mock_tokens(prompt, 8)
+            own = [f"-{worker.port}" for worker in stack.workers]
+            by = ended.served_by
+            assert by.prefill_worker.endswith(own[0])
+            assert by.decode_worker.endswith(own[1])
+        await one.dispatcher.stop()
+        assert two.dispatcher.ready
+        await collect(two.submit("again", prompt, 8))

@@ -91,6 +91,14 @@ def test_a_killed_worker_comes_back_and_serves(start: Callable[..., Up], role: s
     assert up.child(role).pid != killed.pid
 
 
+def test_a_worker_that_is_told_to_end_is_started_again(start: Callable[..., Up]) -> None:
+    up = start("--topology", "1p2d")
+    up.child("decode").terminate()
+    wait_until(lambda: "starting decode-0 again" in up.said(), "started again")
+    assert "decode-0 has ended\n" in up.said()
+    assert up.complete().status_code == 200
+
+
 def test_a_port_in_use_is_named() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
