@@ -252,7 +252,7 @@ class Dispatcher:
 
     def _stops(self, info: WorkerInfo, timeout_s: float, now: float) -> None:
         """A worker is about to end: it says so in all that it says from then on."""
-        if self._scheduler.worker_stops(info.worker_id, timeout_s, now):
+        if self._scheduler.draining.stops(info.worker_id, timeout_s, now):
             log.info("worker stops", worker=info.worker_id, timeout_s=timeout_s)
             self._watch_readiness()
             self._flush()
@@ -280,14 +280,14 @@ class Dispatcher:
         return self._scheduler.workers
 
     def drain_worker(self, worker_id: str, timeout_s: float) -> PrefillView | DecodeView:
-        worker = self._scheduler.drain_worker(worker_id, timeout_s, self._clock())
+        worker = self._scheduler.draining.cordon(worker_id, timeout_s, self._clock())
         log.info("worker drained", worker=worker_id, timeout_s=timeout_s)
         self._watch_readiness()
         self._flush()
         return worker
 
     def undrain_worker(self, worker_id: str) -> PrefillView | DecodeView:
-        worker = self._scheduler.undrain_worker(worker_id)
+        worker = self._scheduler.draining.uncordon(worker_id, self._clock())
         log.info("worker undrained", worker=worker_id)
         self._watch_readiness()
         self._flush()

@@ -42,16 +42,35 @@ class Draining:
         self._hand_over = hand_over
         self._workers: list[PrefillView | DecodeView] = []
 
-    def begin(self, worker: PrefillView | DecodeView, timeout_s: float, now: float) -> None:
-        """A worker is to let go within `timeout_s`; of several times the first counts."""
-        if worker not in self._workers:
-            self._workers.append(worker)
-        hand_over_s = now + timeout_s - min(HAND_OVER_S, timeout_s / 2)
-        worker.hand_over_s = min(worker.hand_over_s, hand_over_s)
-        self.hand_over(now)
+    def stops(self, worker_id: str, timeout_s: float, now: float) -> bool:
+        """A worker says that it ends, in `timeout_s` at the latest, or once it is dismissed; False
+        if it has said so before."""
+        worker = self._fleet.of(worker_id)
+        if worker.stopping:
+            return False
+        worker.stopping = True
+        self._begin(worker, timeout_s, now)
+        return True
 
-    def end(self, worker: PrefillView | DecodeView) -> None:
-        """It serves again, or is gone. Idempotent."""
+    def cordon(self, worker_id: str, timeout_s: float, now: float) -> PrefillView | DecodeView:
+        """Take a worker out of service; what it does not finish in `timeout_s` goes on elsewhere.
+        Raises `NotFound`."""
+        worker = self._fleet.require(worker_id)
+        worker.cordoned = True
+        self._begin(worker, timeout_s, now)
+        return worker
+
+    def uncordon(self, worker_id: str, now: float) -> PrefillView | DecodeView:
+        """Put a worker back into service, unless it is about to end. Raises `NotFound`."""
+        worker = self._fleet.require(worker_id)
+        worker.cordoned = False
+        if not worker.stopping:
+            self.forget(worker)
+        self.hand_over(now)
+        return worker
+
+    def forget(self, worker: PrefillView | DecodeView) -> None:
+        """A worker serves again, or is gone. Idempotent."""
         if worker in self._workers:
             self._workers.remove(worker)
             worker.hand_over_s = inf
@@ -78,6 +97,14 @@ class Draining:
             if worker.stopping and not worker.generations and not worker.dismissed:
                 worker.dismissed = True
                 self._outbox.dismiss(worker)
+
+    def _begin(self, worker: PrefillView | DecodeView, timeout_s: float, now: float) -> None:
+        """Of several times the earliest counts."""
+        if worker not in self._workers:
+            self._workers.append(worker)
+        hand_over_s = now + timeout_s - min(HAND_OVER_S, timeout_s / 2)
+        worker.hand_over_s = min(worker.hand_over_s, hand_over_s)
+        self.hand_over(now)
 
 
 def _rest_s(generation: Generation) -> float:

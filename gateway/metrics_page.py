@@ -165,6 +165,7 @@ def _worker_families(workers: Sequence[PrefillView | DecodeView]) -> Iterator[Me
     labels = [(each.info.worker_id, each.info.role.name.lower()) for each in workers]
     for name, text, values in (
         ("trusted", "0 if it may be lost.", [float(not each.suspect) for each in workers]),
+        ("draining", "1 if it gets nothing new.", [float(each.is_draining) for each in workers]),
         ("sequences", "Sequences that it has.", [len(each.generations) for each in workers]),
         ("kv_blocks", "Blocks of its KV pool.", [each.info.num_blocks for each in workers]),
         ("kv_free_blocks", "Blocks that are free.", [each.num_free_blocks for each in workers]),

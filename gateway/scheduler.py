@@ -98,7 +98,7 @@ class Scheduler:
             else DisaggregatedBatching(context, first_id, local)
         )
         self._admission = Admission(self._fleet, self._queue, limits, tenants, self.roles)
-        self._draining = Draining(self._fleet, self._outbox, self.roles, self._requeue)
+        self.draining = Draining(self._fleet, self._outbox, self.roles, self._requeue)
 
     def take_effects(self) -> list[Effect]:
         """What is to be done, in order, since the last call."""
@@ -107,7 +107,7 @@ class Scheduler:
     def compose(self) -> None:
         """Give the workers what they can take. To be called after anything has happened."""
         self._batching.compose()
-        self._draining.dismiss()
+        self.draining.dismiss()
 
     @property
     def workers(self) -> list[PrefillView | DecodeView]:
@@ -159,14 +159,14 @@ class Scheduler:
     @property
     def next_deadline_s(self) -> float:
         """When `expire` is to be called next; infinity if nothing has a deadline."""
-        return min(self._admission.deadlines.next_s, self._draining.next_s(self._now))
+        return min(self._admission.deadlines.next_s, self.draining.next_s(self._now))
 
     def expire(self, now: float) -> None:
         """End what should have ended by `now`, and hand over what should be elsewhere."""
         self._pass(now)
         for generation in self._admission.deadlines.due(self._now):
             self._end(generation, DeadlineExceeded("the request's time is over"))
-        self._draining.hand_over(self._now)
+        self.draining.hand_over(self._now)
 
     def stop(self, generation: Generation) -> Ended:
         """End a generation whose text is complete. Idempotent."""
@@ -205,20 +205,20 @@ class Scheduler:
         else:
             worker = self._fleet.decode[info.worker_id] = DecodeView(info, address)
             self._batching.joined(worker)
-        self._draining.hand_over(self._now)
+        self.draining.hand_over(self._now)
 
     def worker_lost(self, worker_id: str, error: TandemError) -> None:
         """A worker is gone, with all it held. Of its generations, those whose KV had left it go on;
         the others go on elsewhere, from the token that they had reached, or fail with `error` if
         that was tried too often."""
         if prefill := self._fleet.prefill.pop(worker_id, None):
-            self._draining.end(prefill)
+            self.draining.forget(prefill)
             for generation in list(prefill.generations.values()):
                 generation.prefill = None
                 if not generation.armed:
                     self._restart_or_end(generation, error)
         if decode := self._fleet.decode.pop(worker_id, None):
-            self._draining.end(decode)
+            self.draining.forget(decode)
             for generation in list(decode.generations.values()):
                 generation.decode = None
                 self._restart_or_end(generation, error)
@@ -236,38 +236,7 @@ class Scheduler:
     def worker_trusted(self, worker_id: str) -> None:
         """A worker that was suspected is well, and holds what it held."""
         self._fleet.of(worker_id).suspect = False
-        self._draining.hand_over(self._now)
-
-    def worker_stops(self, worker_id: str, timeout_s: float, now: float) -> bool:
-        """A worker says that it ends, in `timeout_s` at the latest, or once it is dismissed; False
-        if it has said so before."""
-        self._pass(now)
-        worker = self._fleet.of(worker_id)
-        if worker.stopping:
-            return False
-        worker.stopping = True
-        self._draining.begin(worker, timeout_s, self._now)
-        return True
-
-    def drain_worker(
-        self, worker_id: str, timeout_s: float, now: float
-    ) -> PrefillView | DecodeView:
-        """Take a worker out of service; what it does not finish in `timeout_s` goes on elsewhere.
-        Raises `NotFound`."""
-        self._pass(now)
-        worker = self._fleet.require(worker_id)
-        worker.cordoned = True
-        self._draining.begin(worker, timeout_s, self._now)
-        return worker
-
-    def undrain_worker(self, worker_id: str) -> PrefillView | DecodeView:
-        """Put a worker back into service, unless it is about to end. Raises `NotFound`."""
-        worker = self._fleet.require(worker_id)
-        worker.cordoned = False
-        if not worker.stopping:
-            self._draining.end(worker)
-        self._draining.hand_over(self._now)
-        return worker
+        self.draining.hand_over(self._now)
 
     def _restart_or_end(self, generation: Generation, error: TandemError) -> None:
         if generation.can_restart:

@@ -431,7 +431,7 @@ class Simulation:
             link.connect()
 
     def _note_hand_overs(self) -> None:
-        draining = self.scheduler._draining
+        draining = self.scheduler.draining
         hand_over = draining._hand_over
 
         def noted(generation: Generation) -> None:

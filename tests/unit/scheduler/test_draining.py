@@ -62,7 +62,7 @@ class Drains(Driver):
 def test_a_draining_worker_gets_nothing_new() -> None:
     driver = Drains()
     driver.join("d2", WorkerRole.DECODE)
-    driver.scheduler.worker_stops("d", 10.0, now=0.0)
+    driver.scheduler.draining.stops("d", 10.0, now=0.0)
     for number in range(4):
         driver.submit(str(number))
     assert len(driver.commands(Reserve, "d2")) == 4
@@ -72,11 +72,11 @@ def test_a_draining_worker_gets_nothing_new() -> None:
 def test_without_another_worker_nobody_is_let_in(worker_id: str, role: str) -> None:
     driver = Drains()
     assert driver.scheduler.is_ready
-    driver.scheduler.drain_worker(worker_id, 10.0, now=0.0)
+    driver.scheduler.draining.cordon(worker_id, 10.0, now=0.0)
     assert not driver.scheduler.is_ready
     with pytest.raises(Unavailable, match=f"no {role} worker"):
         driver.submit("r")
-    driver.scheduler.undrain_worker(worker_id)
+    driver.scheduler.draining.uncordon(worker_id, now=0.0)
     assert driver.scheduler.is_ready
     driver.submit("r")
 
@@ -85,7 +85,7 @@ def test_what_will_be_done_in_time_stays_and_the_rest_goes_on_elsewhere() -> Non
     driver = Drains()
     short, long = driver.decoding("short", max_tokens=5), driver.decoding("long", max_tokens=50)
     driver.join("d2", WorkerRole.DECODE)
-    driver.scheduler.worker_stops("d", 4.0, now=0.0)
+    driver.scheduler.draining.stops("d", 4.0, now=0.0)
     (removed,) = driver.commands(Remove, "d")
     assert short.phase is Phase.DECODING
     assert long.phase is Phase.RESERVING
@@ -98,7 +98,7 @@ def test_shortly_before_the_end_all_that_is_left_goes_on_elsewhere() -> None:
     driver = Drains()
     generation = driver.decoding(max_tokens=5)
     driver.join("d2", WorkerRole.DECODE)
-    driver.scheduler.worker_stops("d", 4.0, now=10.0)
+    driver.scheduler.draining.stops("d", 4.0, now=10.0)
     assert driver.scheduler.next_deadline_s == 12.0
     driver.scheduler.expire(now=11.5)
     assert generation.phase is Phase.DECODING
@@ -110,7 +110,7 @@ def test_shortly_before_the_end_all_that_is_left_goes_on_elsewhere() -> None:
 def test_without_another_worker_all_stays_until_there_is_one() -> None:
     driver = Drains()
     generation = driver.decoding(max_tokens=50)
-    driver.scheduler.worker_stops("d", 4.0, now=0.0)
+    driver.scheduler.draining.stops("d", 4.0, now=0.0)
     driver.scheduler.expire(now=3.0)
     assert generation.phase is Phase.DECODING
     driver.join("d2", WorkerRole.DECODE)
@@ -122,7 +122,7 @@ def test_a_suspected_worker_is_no_other_worker() -> None:
     generation = driver.decoding(max_tokens=50)
     driver.join("d2", WorkerRole.DECODE)
     driver.scheduler.worker_suspected("d2")
-    driver.scheduler.drain_worker("d", 0.0, now=0.0)
+    driver.scheduler.draining.cordon("d", 0.0, now=0.0)
     assert generation.phase is Phase.DECODING
     driver.scheduler.worker_trusted("d2")
     assert driver.commands(Reserve, "d2")
@@ -132,7 +132,7 @@ def test_kv_under_way_from_a_draining_prefill_worker_arrives_before_it_is_let_go
     driver = Drains()
     generation = driver.prefilling()
     driver.join("p2", WorkerRole.PREFILL)
-    driver.scheduler.worker_stops("p", 10.0, now=0.0)
+    driver.scheduler.draining.stops("p", 10.0, now=0.0)
     position = generation.num_prompt_tokens
     driver.scheduler.prefill_report("p", FirstToken(generation.sequence_id, position, 7, None))
     driver.scheduler.decode_report("d", Armed(generation.sequence_id, position, 7, 0))
@@ -148,7 +148,7 @@ def test_a_long_prompt_that_has_begun_goes_on_where_it_is() -> None:
     driver.submit("r", length=20, max_tokens=1)
     assert len(driver.commands(PrefillBatch, "p")) == 2
     driver.join("p2", WorkerRole.PREFILL)
-    driver.scheduler.worker_stops("p", 10.0, now=0.0)
+    driver.scheduler.draining.stops("p", 10.0, now=0.0)
     driver.batch_done()
     (last,) = driver.commands(PrefillBatch)
     assert [chunk.last for chunk in last.chunks] == [True]
@@ -157,9 +157,9 @@ def test_a_long_prompt_that_has_begun_goes_on_where_it_is() -> None:
 def test_a_worker_is_let_go_once_when_it_holds_nothing_and_only_if_it_is_to_end() -> None:
     driver = Drains()
     generation = driver.decoding()
-    assert driver.scheduler.worker_stops("d", 10.0, now=0.0)
-    assert not driver.scheduler.worker_stops("d", 5.0, now=5.0)
-    driver.scheduler.drain_worker("p", 10.0, now=0.0)
+    assert driver.scheduler.draining.stops("d", 10.0, now=0.0)
+    assert not driver.scheduler.draining.stops("d", 5.0, now=5.0)
+    driver.scheduler.draining.cordon("p", 10.0, now=0.0)
     assert driver.dismissed() == []
     driver.end(generation)
     assert driver.dismissed() == ["d"]
@@ -168,9 +168,9 @@ def test_a_worker_is_let_go_once_when_it_holds_nothing_and_only_if_it_is_to_end(
 
 def test_a_worker_that_stops_cannot_be_put_back() -> None:
     driver = Drains()
-    driver.scheduler.drain_worker("d", 10.0, now=0.0)
-    driver.scheduler.worker_stops("d", 10.0, now=0.0)
-    driver.scheduler.undrain_worker("d")
+    driver.scheduler.draining.cordon("d", 10.0, now=0.0)
+    driver.scheduler.draining.stops("d", 10.0, now=0.0)
+    driver.scheduler.draining.uncordon("d", now=0.0)
     assert not driver.scheduler.is_ready
     driver.scheduler.worker_lost("d", LOST)
     driver.join("d", WorkerRole.DECODE)
@@ -180,8 +180,8 @@ def test_a_worker_that_stops_cannot_be_put_back() -> None:
 def test_who_is_not_there_cannot_be_drained() -> None:
     driver = Drains()
     for order in (
-        lambda: driver.scheduler.drain_worker("x", 1.0, 0.0),
-        lambda: driver.scheduler.undrain_worker("x"),
+        lambda: driver.scheduler.draining.cordon("x", 1.0, 0.0),
+        lambda: driver.scheduler.draining.uncordon("x", now=0.0),
     ):
         with pytest.raises(NotFound, match="no worker named 'x'"):
             order()
