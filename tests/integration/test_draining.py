@@ -142,12 +142,10 @@ async def test_a_second_signal_or_sigint_ends_a_worker_at_once(
 
 async def test_the_end_comes_when_the_time_is_over_whatever_is_left() -> None:
     async with running_stack(1, 1, "--drain-timeout=0.5", devices=SLOW) as stack:
-        stream = asyncio.create_task(served(stack, "r", 100))
+        stream = asyncio.create_task(served(stack, "r", 2000))
         await under_way(stack, stream)
         worker = stack.workers[1]
         worker.signal(signal.SIGTERM)
         assert await worker.ended() == 0
-        await worker.start()
-        by = await stream
-        assert by.num_losses == 1
-        assert by.num_resumed_tokens > 0
+        assert not stream.done()
+        stream.cancel()
