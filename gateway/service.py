@@ -14,13 +14,16 @@ import time
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+import structlog
+from pydantic import Field, SecretStr
 
+from gateway.access import Access, read_access
 from gateway.batching import Limits
 from gateway.colocated_policies import colocated_policy
 from gateway.discovery import Discovery, WorkerName
 from gateway.dispatcher import Dispatcher
 from gateway.frontend import Frontend
+from gateway.grpc_access import AccessInterceptor
 from gateway.grpc_inference import InferenceServicer
 from gateway.http.app import create_app
 from gateway.http.limits import (
@@ -34,11 +37,11 @@ from gateway.http.server import BACKLOG, HttpServer
 from gateway.metrics_page import GatewayCollector
 from gateway.policies import queue_policy
 from gateway.scheduler import Scheduler
-from gateway.tenants import ONE_TENANT, Tenants, read_tenants
+from gateway.tenants import ONE_TENANT, Tenants
 from gateway.timeline import Timeline
 from tandem.artifacts.grammars import GrammarCompiler
 from tandem.artifacts.resolve import resolve
-from tandem.core.address import parse_address
+from tandem.core.address import Address, is_loopback, parse_address
 from tandem.core.errors import ConfigError
 from tandem.core.worker import WorkerRole
 from tandem.process.grpc_server import GrpcServer
@@ -48,6 +51,9 @@ from tandem.process.logged_progress import LoggedProgress
 from tandem.process.metrics import MetricsPage
 from tandem.process.settings import ServiceSettings
 from tandem.v1 import inference_pb2, inference_pb2_grpc
+from tandem.wire.tls import Role
+
+log = structlog.get_logger(__name__)
 
 SERVICE = inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name
 # A prompt of MAX_PROMPT_CHARS fits, at up to four bytes a character.
@@ -79,7 +85,13 @@ class GatewaySettings(ServiceSettings):
     tenants: Path | None = Field(
         None,
         description="TOML file of tenants, a table each: weight, max_requests, "
-        "max_tokens_in_flight; requests name theirs in X-Tandem-Tenant",
+        "max_tokens_in_flight; requests name theirs in X-Tandem-Tenant, or their keys do",
+    )
+    api_key: SecretStr | None = Field(
+        None, description="whoever asks must have this key, or one of --api-keys"
+    )
+    api_keys: Path | None = Field(
+        None, description="file of API keys and their tenants, which `tandem keys` writes"
     )
     local_prefill: Literal["auto", "off"] = Field(
         "auto",
@@ -137,9 +149,10 @@ class GatewaySettings(ServiceSettings):
             body_timeout_s=self.body_timeout_s,
         )
 
-    def read_tenants(self) -> Tenants:
-        """Who shares the workers. Raises `ConfigError`."""
-        return read_tenants(self.tenants) if self.tenants else ONE_TENANT
+    def read_access(self) -> Access:
+        """Who may ask, and who shares the workers. Raises `ConfigError`."""
+        key = self.api_key.get_secret_value() if self.api_key is not None else None
+        return read_access(self.tenants, self.api_keys, key)
 
     def scheduler(self, tenants: Tenants = ONE_TENANT) -> Scheduler:
         """As the settings ask for it. Raises `ConfigError` for a policy that is not known."""
@@ -159,17 +172,24 @@ class GatewaySettings(ServiceSettings):
 async def serve(settings: GatewaySettings) -> None:
     """Run the gateway until it is told to stop. Raises `ConfigError`."""
     names = settings.workers()
-    tenants = settings.read_tenants()
-    scheduler = settings.scheduler(tenants)
+    identity = settings.read_identity(Role.GATEWAY)
+    access = settings.read_access()
+    if access.is_open and not is_loopback(settings.host):
+        log.warning("NO API KEYS: whoever reaches this address is served", host=settings.host)
+    scheduler = settings.scheduler(access.tenants)
     folder = resolve(settings.model, LoggedProgress())
     listener = _listen(settings.host, settings.http_port)
     timeline = Timeline()
-    dispatcher = Dispatcher(scheduler, (), folder.fingerprint, timeline)
+    dispatcher = Dispatcher(scheduler, (), folder.fingerprint, timeline, identity=identity)
     discovery = Discovery(names, dispatcher)
     tokenizer = folder.tokenizer()
     grammars = GrammarCompiler(tokenizer, folder.config.vocab_size, folder.config.eos_token_ids)
-    frontend = Frontend(dispatcher, tokenizer, grammars, settings.tool_format, tenants)
-    grpc_server = GrpcServer(f"{settings.host}:{settings.grpc_port}", MAX_REQUEST_BYTES)
+    frontend = Frontend(dispatcher, tokenizer, grammars, settings.tool_format, access)
+    grpc_server = GrpcServer(
+        str(Address(settings.host, settings.grpc_port)),
+        MAX_REQUEST_BYTES,
+        interceptors=[AccessInterceptor(frontend.tenant_of)],
+    )
     inference_pb2_grpc.add_InferenceServiceServicer_to_server(
         InferenceServicer(frontend, dispatcher, timeline.read), grpc_server.server
     )
