@@ -13,7 +13,6 @@ from tandem.wire.tls import ChannelTls
 MAX_MESSAGE_BYTES = 16 * 2**20
 
 _COMMON = [
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 2_000),
@@ -22,6 +21,7 @@ _COMMON = [
 ]
 CHANNEL_OPTIONS = [
     *_COMMON,
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     # A worker that comes back is found within a second, not after minutes of backoff.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 500),
@@ -57,6 +57,7 @@ def new_server(
     interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
 ) -> grpc.aio.Server:
     """A server that takes no larger messages."""
+    # Not beside another limit: of an option that is given twice, gRPC takes the first.
     limit = ("grpc.max_receive_message_length", max_request_bytes)
     return grpc.aio.server(interceptors=interceptors, options=[*SERVER_OPTIONS, limit])
 
