@@ -58,6 +58,8 @@ log = structlog.get_logger(__name__)
 SERVICE = inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name
 # A prompt of MAX_PROMPT_CHARS fits, at up to four bytes a character.
 MAX_REQUEST_BYTES = 5 * 2**20
+# By gRPC, at a time, of all clients.
+MAX_CALLS = 2**14
 # Files and connections that are not clients' of HTTP.
 RESERVED_FILES = 256
 # How long clients have to read that the gateway stops.
@@ -189,6 +191,7 @@ async def serve(settings: GatewaySettings) -> None:
         str(Address(settings.host, settings.grpc_port)),
         MAX_REQUEST_BYTES,
         interceptors=[AccessInterceptor(frontend.tenant_of)],
+        max_calls=MAX_CALLS,
     )
     inference_pb2_grpc.add_InferenceServiceServicer_to_server(
         InferenceServicer(frontend, dispatcher, timeline.read), grpc_server.server

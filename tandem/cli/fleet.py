@@ -33,6 +33,11 @@ class FleetSettings:
     worker_options: Options = field(default_factory=dict)
     gateway_options: Options = field(default_factory=dict)
 
+    @property
+    def needs_key(self) -> bool:
+        """Whether the gateway will ask for API keys."""
+        return self.api_key is not None or self.gateway_options.get("api-keys") is not None
+
 
 @dataclass(frozen=True)
 class Service:

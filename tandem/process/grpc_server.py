@@ -28,8 +28,9 @@ class GrpcServer:
         *,
         credentials: grpc.ServerCredentials | None = None,
         interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
+        max_calls: int | None = None,
     ) -> None:
-        self.server: grpc.aio.Server = new_server(max_request_bytes, interceptors)
+        self.server: grpc.aio.Server = new_server(max_request_bytes, interceptors, max_calls)
         self._address = address
         self._credentials = credentials
         self._health = health.aio.HealthServicer()

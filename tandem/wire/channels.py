@@ -55,11 +55,16 @@ def open_command_channel(address: str, tls: ChannelTls | None = None) -> grpc.ai
 def new_server(
     max_request_bytes: int = MAX_MESSAGE_BYTES,
     interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
+    max_calls: int | None = None,
 ) -> grpc.aio.Server:
-    """A server that takes no larger messages."""
+    """A server that takes no larger messages, and no more calls at a time."""
     # Not beside another limit: of an option that is given twice, gRPC takes the first.
     limit = ("grpc.max_receive_message_length", max_request_bytes)
-    return grpc.aio.server(interceptors=interceptors, options=[*SERVER_OPTIONS, limit])
+    return grpc.aio.server(
+        interceptors=interceptors,
+        options=[*SERVER_OPTIONS, limit],
+        maximum_concurrent_rpcs=max_calls,
+    )
 
 
 def open_sync_channel(address: str, tls: ChannelTls | None = None) -> grpc.Channel:
