@@ -38,7 +38,9 @@ def welcome(
     )
     if not settings.needs_key and not is_loopback(settings.host):
         console.print("[bold yellow]no API keys: whoever reaches this machine is served[/]")
-    key = f' \\\n  -H "Authorization: Bearer ${API_KEY_VARIABLE}"' if settings.needs_key else ""
+    headers = "-H 'Content-Type: application/json'"
+    if settings.needs_key:
+        headers += f' \\\n  -H "Authorization: Bearer ${API_KEY_VARIABLE}"'
     # Outside the panel, whose border would be copied along.
     console.print(
         f"curl {url}/v1/chat/completions {headers} \\\n  -d '{BODY}'",
