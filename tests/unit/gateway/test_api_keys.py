@@ -22,6 +22,7 @@ from gateway.tenants import DEFAULT_TENANT, ONE_TENANT, Tenant
 from tandem.artifacts.tokenizer import Tokenizer
 from tandem.core.errors import ConfigError
 from tandem.process.api_keys import ApiKeys, add_api_key, digest_of, read_api_keys
+from tandem.process.metrics import MetricsPage
 
 KEY, OTHER_KEY = "tandem-of-team-a", "tandem-of-team-b"
 ACCESS = Access(
@@ -164,9 +165,9 @@ async def test_who_has_no_key_is_refused_as_openai_would(client, service, path, 
 async def test_all_that_is_not_open_needs_a_key_whether_or_not_it_is_there(
     client, frontend, service
 ):
-    known = create_app(frontend, service).openapi()["paths"]
+    known = create_app(frontend, service, MetricsPage()).openapi()["paths"]
     paths = {re.sub(r"{.*}", "default", path) for path in known}
-    assert {"/v1/models/default", "/tokenize", "/version"} <= paths
+    assert {"/v1/models/default", "/tokenize", "/version", "/metrics"} <= paths
     not_there = {"/openapi.json", "/", "/nope", "/health/", "//health", "/Health"}
     for path in sorted(paths | not_there):
         for method in ("GET", "POST", "OPTIONS", "HEAD", "PUT"):
@@ -204,7 +205,7 @@ async def test_a_key_cannot_be_used_for_another_tenant(client, service, name):
 
 
 async def test_openais_client(frontend, service):
-    async with serving(create_app(frontend, service)) as port:
+    async with serving(create_app(frontend, service, MetricsPage())) as port:
         url = f"http://127.0.0.1:{port}/v1"
         async with openai.AsyncOpenAI(base_url=url, api_key=KEY, max_retries=0) as client:
             completion = await client.completions.create(model="default", prompt="Hi")

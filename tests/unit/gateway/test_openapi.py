@@ -23,6 +23,7 @@ import tandem.artifacts
 from gateway.frontend import Frontend
 from gateway.http.app import create_app
 from tandem.artifacts.tokenizer import Tokenizer
+from tandem.process.metrics import MetricsPage
 
 OPERATIONS = (
     "POST /v1/chat/completions",
@@ -35,6 +36,7 @@ OPERATIONS = (
     "GET /live",
     "GET /ready",
     "GET /version",
+    "GET /metrics",
 )
 # 503 and 504 answer a `timeout` that is too short.
 ANSWERS = frozenset({200, 400, 404, 405, 413, 415, 503, 504})
@@ -45,7 +47,7 @@ FEW, MANY = 15, 2000
 def app() -> ASGIApp:
     tokenizer = Tokenizer.open(Path(tandem.artifacts.__file__).parent / "mock")
     service = ScriptedService(lambda request: [*tokenizer.encode("Hello"), ended()])
-    return create_app(Frontend(service, tokenizer, ScriptedGrammars()), service)
+    return create_app(Frontend(service, tokenizer, ScriptedGrammars()), service, MetricsPage())
 
 
 @cache
