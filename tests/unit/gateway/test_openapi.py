@@ -40,7 +40,7 @@ OPERATIONS = (
 )
 # 503 and 504 answer a `timeout` that is too short.
 ANSWERS = frozenset({200, 400, 404, 405, 413, 415, 503, 504})
-FEW, MANY = 15, 2000
+FEW, MANY = 15, 300
 
 
 @cache

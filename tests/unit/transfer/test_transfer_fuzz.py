@@ -84,10 +84,33 @@ class Cut:
         damaged = bytearray(messages[self.message % len(messages)])
         start = self.start % (len(damaged) + 1)
         damaged[start : start + self.length] = self.put
-        return [
-            bytes(damaged) if index == self.message % len(messages) else each
-            for index, each in enumerate(messages)
-        ]
+        return _with(messages, self.message, damaged)
+
+
+@dataclass(frozen=True)
+class Flip:
+    """A message is as long as it was, and one byte of it another."""
+
+    message: int
+    index: int
+    mask: int
+
+    def __call__(self, messages: Messages) -> Messages:
+        damaged = bytearray(messages[self.message % len(messages)])
+        if damaged:
+            damaged[self.index % len(damaged)] ^= self.mask
+        return _with(messages, self.message, damaged)
+
+
+@dataclass(frozen=True)
+class Truncate:
+    """A message ends too soon."""
+
+    message: int
+    size: int
+
+    def __call__(self, messages: Messages) -> Messages:
+        return _with(messages, self.message, messages[self.message % len(messages)][: self.size])
 
 
 @dataclass(frozen=True)
@@ -122,9 +145,17 @@ class Intrude:
         return [*messages[:at], self.put, *messages[at:]]
 
 
+def _with(messages: Messages, index: int, other: bytes | bytearray) -> Messages:
+    replaced = messages.copy()
+    replaced[index % len(messages)] = bytes(other)
+    return replaced
+
+
 NUMBERS = st.integers(0, 2**16)
 DAMAGE: st.SearchStrategy[Damage] = st.one_of(
     st.builds(Cut, NUMBERS, st.integers(0, 80) | NUMBERS, st.integers(0, 8), st.binary(max_size=8)),
+    st.builds(Flip, NUMBERS, NUMBERS, st.integers(1, 255)),
+    st.builds(Truncate, NUMBERS, st.integers(0, 8) | NUMBERS),
     st.builds(Misplace, NUMBERS),
     st.builds(Intrude, NUMBERS, st.binary(max_size=40) | st.just(b"\x12\x00")),
 )
