@@ -14,10 +14,12 @@ ENV PATH=/opt/tandem/bin:$PATH \
     PIP_NO_CACHE_DIR=1 \
     TANDEM_CACHE=/cache \
     TANDEM_HOST=0.0.0.0
-# A volume takes its first owner from the folder that it is mounted on.
+# A volume takes its first owner from the folder that it is mounted on. /tls is empty unless
+# certificates are wanted: docker-compose.tls.yml.
 RUN groupadd --gid 10001 tandem \
     && useradd --uid 10001 --gid tandem --home-dir /tmp --no-create-home --no-log-init tandem \
     && install --directory --owner=tandem --group=tandem /cache \
+        /tls/ca /tls/gateway /tls/prefill /tls/decode \
     && python3 -m venv /opt/tandem
 WORKDIR /build
 COPY pyproject.toml requirements.lock ./
@@ -70,11 +72,11 @@ USER 10001:10001
 FROM worker AS prefill
 EXPOSE 50051
 HEALTHCHECK --interval=5s --timeout=5s --start-period=10m --retries=3 \
-    CMD ["python3", "-m", "tandem.process.healthcheck", "127.0.0.1:50051"]
+    CMD ["python3", "-m", "tandem.process.healthcheck", "127.0.0.1:50051", "prefill"]
 ENTRYPOINT ["python3", "-P", "-m", "prefill_service"]
 
 FROM worker AS decode
 EXPOSE 50052
 HEALTHCHECK --interval=5s --timeout=5s --start-period=10m --retries=3 \
-    CMD ["python3", "-m", "tandem.process.healthcheck", "127.0.0.1:50052"]
+    CMD ["python3", "-m", "tandem.process.healthcheck", "127.0.0.1:50052", "decode"]
 ENTRYPOINT ["python3", "-P", "-m", "decode_service"]

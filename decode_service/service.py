@@ -22,14 +22,14 @@ from tandem.core.commands import DecodeCommand
 from tandem.core.errors import TandemError
 from tandem.core.reports import DecodeReport, DecodeSnapshot
 from tandem.core.worker import WorkerRole
-from tandem.process.grpc_server import GrpcServer
 from tandem.transfer import servicer as kv_servicer
 from tandem.transfer.receiver import KvReceiver
 from tandem.v1 import decode_pb2, decode_pb2_grpc
 from tandem.wire import commands, reports
 from tandem.wire.status import abort
+from tandem.wire.tls import Role, require_role
 from tandem.worker.command_stream import CommandStreams, Dialect
-from tandem.worker.service import end_rule, load_worker, run_worker
+from tandem.worker.service import end_rule, load_worker, run_worker, worker_server
 from tandem.worker.settings import WorkerSettings
 from tandem.worker.worker import Worker
 
@@ -77,6 +77,7 @@ class DecodeServicer(decode_pb2_grpc.DecodeServiceServicer):
         context: grpc.aio.ServicerContext[decode_pb2.RunLoopRequest, decode_pb2.RunLoopResponse],
     ) -> AsyncIterator[decode_pb2.RunLoopResponse]:
         try:
+            require_role(context, Role.GATEWAY)
             async for response in self._streams.serve(request_iterator):
                 yield response
         except TandemError as error:
@@ -85,6 +86,7 @@ class DecodeServicer(decode_pb2_grpc.DecodeServiceServicer):
 
 async def serve(settings: DecodeSettings) -> None:
     """Run a decode worker until it is told to stop. Raises `ConfigError`."""
+    identity = settings.read_identity(Role.DECODE)
     info, engine = load_worker(settings, WorkerRole.DECODE)
     lock = threading.Condition()
 
@@ -112,7 +114,7 @@ async def serve(settings: DecodeSettings) -> None:
     receiver = KvReceiver(
         engine.pool, plan, lock, info.model.kv_fingerprint, worker.add_span, worker.wake
     )
-    server = GrpcServer(settings.address)
+    server = worker_server(settings, identity)
     decode_pb2_grpc.add_DecodeServiceServicer_to_server(DecodeServicer(worker), server.server)
     kv_servicer.add_kv_transfer_service(receiver, server.server)
     try:

@@ -24,6 +24,7 @@ from tandem.core.errors import Mismatch, TandemError, Unavailable
 from tandem.core.worker import WorkerInfo, WorkerRole
 from tandem.v1 import worker_pb2
 from tandem.wire.reports import cache_changes_from_wire
+from tandem.wire.tls import Identity, Role
 
 log = structlog.get_logger(__name__)
 
@@ -81,13 +82,15 @@ class Dispatcher:
         model_fingerprint: str,
         timeline: Timeline,
         clock: Callable[[], float] = time.monotonic,
+        identity: Identity | None = None,
     ) -> None:
         """`workers` are the roles and addresses to connect to at first; see `add_worker`. `clock`
-        tells monotonic seconds."""
+        tells monotonic seconds. `identity`: who this is to workers, if they ask."""
         self._scheduler = scheduler
         self._model_fingerprint = model_fingerprint
         self._timeline = timeline
         self._clock = clock
+        self._identity = identity
         self.metrics = RequestMetrics()
         self._stopping = False
         self._deadline_timer: asyncio.TimerHandle | None = None
@@ -126,7 +129,8 @@ class Dispatcher:
         # A gateway that starts later has the higher terms, and so has a link that is made later;
         # room for many losses of a worker.
         first_term = time.time_ns() // 1_000_000
-        return WorkerLink(role, address, self.controller_id, first_term, self)
+        tls = self._identity.towards(Role[role.name]) if self._identity else None
+        return WorkerLink(role, address, self.controller_id, first_term, self, tls)
 
     def drain(self) -> None:
         """Take no more requests. Those under way go on."""

@@ -19,6 +19,7 @@ from functools import partial
 from math import inf
 from typing import TypeVar
 
+from gateway.access import Access
 from gateway.answer import Answer
 from gateway.choice import Choice
 from gateway.grammars import GrammarChecker
@@ -37,7 +38,6 @@ from gateway.prefix_salt import prefix_salt
 from gateway.prompts import EncodedPrompt, encode_prompt, encode_prompts, needs_work
 from gateway.request import GenerationRequest, Prompt
 from gateway.sizes import prompt_size, request_size
-from gateway.tenants import ONE_TENANT, Tenants, identify
 from gateway.text import TokenText
 from gateway.tokens import Ended, ServedBy, ServedModel, TokenRequest, TokenService, TokenStream
 from gateway.tools.grammar import tool_grammar
@@ -70,13 +70,14 @@ class Frontend:
         tokenizer: Tokenizer,
         grammars: GrammarChecker,
         tool_format_name: str = "auto",
-        tenants: Tenants = ONE_TENANT,
+        access: Access | None = None,
     ) -> None:
-        """`tool_format_name` is a syntax's, or "auto" to find it in the chat template."""
+        """`tool_format_name` is a syntax's, or "auto" to find it in the chat template. `access`: to
+        whom; all are the one tenant if None."""
         self.tokenizer = tokenizer
         self._service = service
         self._grammars = grammars
-        self._tenants = tenants
+        self._access = access or Access()
         self._tool_format = _tool_format(tokenizer, tool_format_name)
         self._opening_id = tokenizer.special_id(self._tool_format.syntax.opening)
         self._kept_ids = frozenset() if self._opening_id is None else frozenset({self._opening_id})
@@ -100,8 +101,9 @@ class Frontend:
         await self._idle.wait()
 
     def tenant_of(self, headers: Mapping[str, str]) -> str:
-        """Whose a request is that came with these headers, or this metadata, in lower case."""
-        return identify(headers, self._tenants)
+        """Whose a request is that came with these headers, or this metadata, in lower case. Raises
+        `Unauthenticated` or `PermissionDenied` for who may not ask."""
+        return self._access.tenant_of(headers)
 
     async def generate(self, request: GenerationRequest) -> Answer:
         """Check, tokenise and submit a request.

@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 
 from gateway.frontend import Frontend
+from gateway.grpc_access import text_metadata
 from gateway.grpc_request import request_from_wire, tokenize_prompt, tokenize_tools
 from gateway.grpc_response import event_to_wire, started_to_wire
 from gateway.limits import DEFAULT_MODEL, MAX_PROMPT_TOKENS, check_count, max_total_tokens
@@ -39,7 +40,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         try:
             wanted = replace(
                 request_from_wire(request),
-                tenant=self._frontend.tenant_of(_metadata(context)),
+                tenant=self._frontend.tenant_of(text_metadata(context.invocation_metadata())),
                 timeout_s=context.time_remaining(),
             )
             with await self._frontend.generate(wanted) as answer:
@@ -99,12 +100,6 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             return await self._timeline(request.window_ms)
         except Exception as error:
             await abort(context, error)
-
-
-def _metadata(context: Context) -> dict[str, str]:
-    """What came beside the message, but for what is no text."""
-    metadata = context.invocation_metadata() or ()
-    return {key: value for key, value in metadata if isinstance(value, str)}
 
 
 def _or_true(request: inference_pb2.TokenizeRequest, name: str) -> bool:

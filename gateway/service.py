@@ -15,13 +15,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+import structlog
+from pydantic import Field, SecretStr
 
+from gateway.access import Access, read_access
 from gateway.batching import Limits
 from gateway.colocated_policies import colocated_policy
 from gateway.discovery import Discovery, WorkerName
 from gateway.dispatcher import Dispatcher
 from gateway.frontend import Frontend
+from gateway.grpc_access import AccessInterceptor
 from gateway.grpc_admin import AdminServicer
 from gateway.grpc_inference import InferenceServicer
 from gateway.http.app import create_app
@@ -37,11 +40,11 @@ from gateway.metrics_page import GatewayCollector
 from gateway.policies import queue_policy
 from gateway.scheduler import Scheduler
 from gateway.standby import Standby
-from gateway.tenants import ONE_TENANT, Tenants, read_tenants
+from gateway.tenants import ONE_TENANT, Tenants
 from gateway.timeline import Timeline
 from tandem.artifacts.grammars import GrammarCompiler
 from tandem.artifacts.resolve import resolve
-from tandem.core.address import parse_address
+from tandem.core.address import Address, is_loopback, parse_address
 from tandem.core.errors import ConfigError, Unavailable
 from tandem.core.worker import WorkerRole
 from tandem.process.grpc_server import GrpcServer
@@ -51,11 +54,16 @@ from tandem.process.logged_progress import LoggedProgress
 from tandem.process.metrics import MetricsPage
 from tandem.process.settings import ServiceSettings
 from tandem.v1 import admin_pb2, admin_pb2_grpc, inference_pb2, inference_pb2_grpc
+from tandem.wire.tls import Role
+
+log = structlog.get_logger(__name__)
 
 SERVICE = inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name
 ADMIN_SERVICE = admin_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name
 # A prompt of MAX_PROMPT_CHARS fits, at up to four bytes a character.
 MAX_REQUEST_BYTES = 5 * 2**20
+# By gRPC, at a time, of all clients.
+MAX_CALLS = 2**14
 # Files and connections that are not clients' of HTTP.
 RESERVED_FILES = 256
 # How long clients have to read that the gateway stops.
@@ -83,7 +91,13 @@ class GatewaySettings(ServiceSettings):
     tenants: Path | None = Field(
         None,
         description="TOML file of tenants, a table each: weight, max_requests, "
-        "max_tokens_in_flight; requests name theirs in X-Tandem-Tenant",
+        "max_tokens_in_flight; requests name theirs in X-Tandem-Tenant, or their keys do",
+    )
+    api_key: SecretStr | None = Field(
+        None, description="whoever asks must have this key, or one of --api-keys"
+    )
+    api_keys: Path | None = Field(
+        None, description="file of API keys and their tenants, which `tandem keys` writes"
     )
     local_prefill: Literal["auto", "off"] = Field(
         "auto",
@@ -146,9 +160,10 @@ class GatewaySettings(ServiceSettings):
             body_timeout_s=self.body_timeout_s,
         )
 
-    def read_tenants(self) -> Tenants:
-        """Who shares the workers. Raises `ConfigError`."""
-        return read_tenants(self.tenants) if self.tenants else ONE_TENANT
+    def read_access(self) -> Access:
+        """Who may ask, and who shares the workers. Raises `ConfigError`."""
+        key = self.api_key.get_secret_value() if self.api_key is not None else None
+        return read_access(self.tenants, self.api_keys, key)
 
     def scheduler(self, tenants: Tenants = ONE_TENANT) -> Scheduler:
         """As the settings ask for it. Raises `ConfigError` for a policy that is not known."""
@@ -169,18 +184,21 @@ async def serve(settings: GatewaySettings) -> None:
     """Run the gateway until it is told to stop. Raises `ConfigError`, and `Unavailable` if it was
     replaced by a gateway that stood by."""
     names = settings.workers()
-    tenants = settings.read_tenants()
-    scheduler = settings.scheduler(tenants)
+    identity = settings.read_identity(Role.GATEWAY)
+    access = settings.read_access()
+    if access.is_open and not is_loopback(settings.host):
+        log.warning("NO API KEYS: whoever reaches this address is served", host=settings.host)
+    scheduler = settings.scheduler(access.tenants)
     folder = resolve(settings.model, LoggedProgress())
     listener = _listen(settings.host, settings.http_port)
     timeline = Timeline()
-    dispatcher = Dispatcher(scheduler, (), folder.fingerprint, timeline)
-    standby = Standby(dispatcher, dispatcher.controller_id) if settings.standby else None
+    dispatcher = Dispatcher(scheduler, (), folder.fingerprint, timeline, identity=identity)
+    standby = Standby(dispatcher, dispatcher.controller_id, identity) if settings.standby else None
     discovery = Discovery(names, standby or dispatcher)
     tokenizer = folder.tokenizer()
     grammars = GrammarCompiler(tokenizer, folder.config.vocab_size, folder.config.eos_token_ids)
-    frontend = Frontend(dispatcher, tokenizer, grammars, settings.tool_format, tenants)
-    grpc_server = _grpc_server(settings, frontend, dispatcher, timeline)
+    frontend = Frontend(dispatcher, tokenizer, grammars, settings.tool_format, access)
+    grpc_server = _grpc_server(settings, access, frontend, dispatcher, timeline)
     metrics = MetricsPage(GatewayCollector(scheduler, dispatcher.metrics, folder.name))
     http_server = HttpServer(create_app(frontend, dispatcher, metrics), settings.http_limits())
     await grpc_server.start([SERVICE, ADMIN_SERVICE])
@@ -221,9 +239,18 @@ async def serve(settings: GatewaySettings) -> None:
 
 
 def _grpc_server(
-    settings: GatewaySettings, frontend: Frontend, dispatcher: Dispatcher, timeline: Timeline
+    settings: GatewaySettings,
+    access: Access,
+    frontend: Frontend,
+    dispatcher: Dispatcher,
+    timeline: Timeline,
 ) -> GrpcServer:
-    grpc_server = GrpcServer(f"{settings.host}:{settings.grpc_port}", MAX_REQUEST_BYTES)
+    grpc_server = GrpcServer(
+        str(Address(settings.host, settings.grpc_port)),
+        MAX_REQUEST_BYTES,
+        interceptors=[AccessInterceptor(access)],
+        max_calls=MAX_CALLS,
+    )
     inference_pb2_grpc.add_InferenceServiceServicer_to_server(
         InferenceServicer(frontend, dispatcher, timeline.read), grpc_server.server
     )

@@ -23,6 +23,7 @@ from gateway.discovery import WorkerLinks
 from tandem.core.worker import WorkerRole
 from tandem.v1 import worker_pb2, worker_pb2_grpc
 from tandem.wire.channels import open_channel
+from tandem.wire.tls import ChannelTls, Identity, Role
 
 log = structlog.get_logger(__name__)
 
@@ -47,11 +48,15 @@ class Sighting:
 
 class Standby:
     """Stands between a `Discovery` and the `links` that it wants: holds them back while `run`
-    stands by. To the workers, this gateway is `controller_id`."""
+    stands by. To the workers, this gateway is `controller_id`, and shows its `identity`, if it has
+    one."""
 
-    def __init__(self, links: WorkerLinks, controller_id: str) -> None:
+    def __init__(
+        self, links: WorkerLinks, controller_id: str, identity: Identity | None = None
+    ) -> None:
         self._links = links
         self._controller_id = controller_id
+        self._identity = identity
         self._roles: dict[str, WorkerRole] = {}
         self._linked: set[str] = set()
         self._in_charge = False
@@ -122,8 +127,12 @@ class Standby:
 
     async def _look(self) -> list[Sighting]:
         """Those of the workers that answer."""
-        seen = await asyncio.gather(*map(describe, self._roles))
+        seen = await asyncio.gather(*(self._describe(*each) for each in self._roles.items()))
         return [each for each in seen if each]
+
+    async def _describe(self, address: str, role: WorkerRole) -> Sighting | None:
+        tls = self._identity.towards(Role[role.name]) if self._identity else None
+        return await describe(address, tls)
 
     def _link(self, address: str) -> None:
         self._linked.add(address)
@@ -139,9 +148,9 @@ def _first(seen: list[Sighting]) -> Sighting:
     return min(seen, key=lambda each: each.worker_id)
 
 
-async def describe(address: str) -> Sighting | None:
+async def describe(address: str, tls: ChannelTls | None = None) -> Sighting | None:
     """Ask a worker who controls it; None if it does not answer."""
-    async with open_channel(address) as channel:
+    async with open_channel(address, tls) as channel:
         try:
             response = await worker_pb2_grpc.WorkerServiceStub(channel).Describe(
                 worker_pb2.DescribeRequest(), timeout=DESCRIBE_TIMEOUT_S

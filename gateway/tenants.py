@@ -1,12 +1,11 @@
 """Who shares the workers: tenants, their weights and their quotas.
 
-Without a file of them there is one tenant, `default`. A request's tenant is found in one place,
-`identify`, from what came with the request beside its content: HTTP headers, or gRPC metadata.
+Without a file of them there is one tenant, `default`. Which one a request is of is found in one
+place, `gateway/access.py`.
 """
 
 from __future__ import annotations
 
-import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,10 +13,9 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from tandem.core.errors import ConfigError
-from tandem.wire.metadata import TENANT_KEY
+from tandem.wire.metadata import TENANT_NAME
 
 DEFAULT_TENANT = "default"
-TENANT_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 class Tenant(BaseModel):
@@ -60,13 +58,6 @@ def read_tenants(path: Path) -> Tenants:
                 path, f"{name!a}: a name has 1 to 64 ASCII letters, digits and . _ -"
             )
     return {**ONE_TENANT, **tenants}
-
-
-def identify(headers: Mapping[str, str], tenants: Tenants) -> str:
-    """The tenant that a request is of: the one it names, if there is one of that name. To make up
-    names gains nothing: all that are not known share what `default` has."""
-    name = headers.get(TENANT_KEY, DEFAULT_TENANT)
-    return name if name in tenants else DEFAULT_TENANT
 
 
 def _config_error(path: Path, what: str) -> ConfigError:

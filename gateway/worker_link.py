@@ -36,6 +36,7 @@ from tandem.wire import commands, reports
 from tandem.wire.channels import open_command_channel
 from tandem.wire.descriptions import worker_from_wire
 from tandem.wire.status import call_error, to_tandem_error
+from tandem.wire.tls import ChannelTls
 
 log = structlog.get_logger(__name__)
 
@@ -121,12 +122,14 @@ class WorkerLink:
         controller_id: str,
         first_term: int,
         listener: LinkListener,
+        tls: ChannelTls | None = None,
     ) -> None:
         self._role = role
         self._address = address
         self._controller_id = controller_id
         self._term = first_term
         self._listener = listener
+        self._tls = tls
         self._wire = ROLE_WIRES[role]
         self._info: WorkerInfo | None = None
         self._liveness = Liveness()
@@ -280,7 +283,7 @@ class WorkerLink:
     async def _connect_and_serve(self) -> None:
         if self._info:
             await self._look_for_listener()
-        async with open_command_channel(self._address) as channel:
+        async with open_command_channel(self._address, self._tls) as channel:
             known = self._info
             info = known or await self._introduction(channel)
             call = self._wire.open(channel)

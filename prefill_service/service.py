@@ -22,13 +22,13 @@ from tandem.core.commands import PrefillCommand
 from tandem.core.errors import TandemError
 from tandem.core.reports import PrefillReport, PrefillSnapshot
 from tandem.core.worker import WorkerRole
-from tandem.process.grpc_server import GrpcServer
 from tandem.transfer.sender import MIN_FRAME_BYTES, KvSender
 from tandem.v1 import prefill_pb2, prefill_pb2_grpc
 from tandem.wire import commands, reports
 from tandem.wire.status import abort
+from tandem.wire.tls import Role, require_role
 from tandem.worker.command_stream import CommandStreams, Dialect
-from tandem.worker.service import end_rule, load_worker, run_worker
+from tandem.worker.service import end_rule, load_worker, run_worker, worker_server
 from tandem.worker.settings import WorkerSettings
 from tandem.worker.worker import Worker
 
@@ -66,6 +66,7 @@ class PrefillServicer(prefill_pb2_grpc.PrefillServiceServicer):
         ],
     ) -> AsyncIterator[prefill_pb2.RunBatchesResponse]:
         try:
+            require_role(context, Role.GATEWAY)
             async for response in self._streams.serve(request_iterator):
                 yield response
         except TandemError as error:
@@ -74,6 +75,7 @@ class PrefillServicer(prefill_pb2_grpc.PrefillServiceServicer):
 
 async def serve(settings: PrefillSettings) -> None:
     """Run a prefill worker until it is told to stop. Raises `ConfigError`."""
+    identity = settings.read_identity(Role.PREFILL)
     info, engine = load_worker(settings, WorkerRole.PREFILL)
     lock = threading.Condition()
     sender = KvSender(
@@ -85,6 +87,7 @@ async def serve(settings: PrefillSettings) -> None:
         on_failed=lambda *failed: worker.act(queue.transfer_failed, *failed),
         on_span=lambda span: worker.add_span(span),  # noqa: PLW0108 - `worker` is made below
         min_frame_bytes=settings.min_frame_bytes,
+        tls=identity.towards(Role.DECODE) if identity else None,
     )
     queue = BatchQueue(
         layout=info.layout,
@@ -94,7 +97,7 @@ async def serve(settings: PrefillSettings) -> None:
         prefix_caching=settings.prefix_caching == "auto",
     )
     worker = Worker(info, engine, queue, lock)
-    server = GrpcServer(settings.address)
+    server = worker_server(settings, identity)
     prefill_pb2_grpc.add_PrefillServiceServicer_to_server(PrefillServicer(worker), server.server)
     try:
         await run_worker(worker, server, [SERVICE], settings)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastapi import FastAPI
 
 from gateway.frontend import Frontend
+from gateway.http.access import AccessMiddleware
 from gateway.http.errors import add_error_handlers
 from gateway.http.models import models_router
 from gateway.http.ops import ops_router
@@ -23,6 +24,8 @@ def create_app(frontend: Frontend, service: TokenService, metrics: MetricsPage) 
     app.include_router(tokenize_router(frontend, service))
     app.include_router(models_router(service))
     app.include_router(ops_router(service, metrics))
+    app.add_middleware(AccessMiddleware, tenant_of=frontend.tenant_of)
+    # The outermost: what is refused has a name, too.
     app.add_middleware(RequestIdMiddleware)
     add_error_handlers(app)
     return app

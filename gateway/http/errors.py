@@ -18,8 +18,10 @@ from tandem.core.errors import (
     DeadlineExceeded,
     InvalidRequest,
     NotFound,
+    PermissionDenied,
     ResourceExhausted,
     TandemError,
+    Unauthenticated,
     Unavailable,
 )
 from tandem.wire.status import INTERNAL_MESSAGE
@@ -27,12 +29,15 @@ from tandem.wire.status import INTERNAL_MESSAGE
 log = structlog.get_logger(__name__)
 
 INVALID_REQUEST_TYPE = "invalid_request_error"
+UNAUTHORIZED = 401
 CLIENT_CLOSED_REQUEST = 499
 DEFAULT_RETRY_AFTER_S = 1.0
 
 # Status and type of each kind of error. What is not here is the server's own fault: 500.
 KINDS: Mapping[type[TandemError], tuple[int, str]] = {
     InvalidRequest: (400, INVALID_REQUEST_TYPE),
+    Unauthenticated: (UNAUTHORIZED, INVALID_REQUEST_TYPE),
+    PermissionDenied: (403, INVALID_REQUEST_TYPE),
     NotFound: (404, INVALID_REQUEST_TYPE),
     ResourceExhausted: (429, "rate_limit_error"),
     Cancelled: (CLIENT_CLOSED_REQUEST, "request_cancelled"),
@@ -72,6 +77,8 @@ class ErrorAnswer:
         headers = {}
         if self.status in RETRIABLE:
             headers["Retry-After"] = str(math.ceil(self.retry_after_s or DEFAULT_RETRY_AFTER_S))
+        elif self.status == UNAUTHORIZED:
+            headers["WWW-Authenticate"] = "Bearer"
         return Response(self.json(), self.status, headers, "application/json")
 
 
@@ -102,6 +109,8 @@ def _kind(error: Exception) -> tuple[int, str]:
 def _code(error: TandemError) -> str:
     if isinstance(error, NotFound) and error.param == "model":
         return "model_not_found"
+    if isinstance(error, Unauthenticated):
+        return "invalid_api_key"
     return error.reason.lower()
 
 

@@ -18,7 +18,7 @@ from huggingface_hub.errors import (
 from tandem.artifacts.hub_reference import HubReference
 from tandem.core.errors import ConfigError
 
-TOKEN_HINT = "set HF_TOKEN to a token of yours (huggingface.co/settings/tokens)"
+TOKEN_HINT = "set HF_TOKEN to a token of yours (huggingface.co/settings/tokens)"  # noqa: S105 - none
 # What the library stumbles over when something else than a hub answers.
 NO_HUB = (ValueError, KeyError, TypeError, AttributeError)
 FAILURES = (httpx2.HTTPError, httpx2.InvalidURL, OSError, *NO_HUB)

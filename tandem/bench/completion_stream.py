@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any, cast
@@ -12,6 +13,7 @@ import orjson
 
 from tandem.bench.answer import Answer
 from tandem.bench.workload import Prompt
+from tandem.wire.metadata import API_KEY_VARIABLE
 
 # What servers need to be told, each in its own words; none minds the others'. vLLM, Tandem: the
 # usage with each chunk. llama.cpp: timings with each token, no cache of prompts.
@@ -27,7 +29,8 @@ FIELDS = {
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where completions come from. `fields` are added to each request."""
+    """Where completions come from. `fields` are added to each request, and the API key of the
+    environment, if there is one."""
 
     host: str
     port: int
@@ -49,9 +52,14 @@ class Endpoint:
         head = (
             f"POST {self.path} HTTP/1.1\r\nHost: {self.host}:{self.port}\r\n"
             "Content-Type: application/json\r\nAccept: text/event-stream\r\n"
-            f"Connection: close\r\nContent-Length: {len(body)}\r\n\r\n"
+            f"{_authorization()}Connection: close\r\nContent-Length: {len(body)}\r\n\r\n"
         )
         return head.encode() + body
+
+
+def _authorization() -> str:
+    key = os.environ.get(API_KEY_VARIABLE)
+    return f"Authorization: Bearer {key}\r\n" if key else ""
 
 
 class CompletionStream(asyncio.Protocol):

@@ -13,10 +13,12 @@ from typing import Annotated
 import typer
 
 from tandem.cli.bench import bench
+from tandem.cli.credentials import certs, keys
 from tandem.cli.flags import (
     HUB_MODEL,
     WORKERS,
     AddressFlag,
+    ApiKeyFlag,
     BlockSizeFlag,
     DeviceFlag,
     DtypeFlag,
@@ -70,6 +72,10 @@ def up(
     port_base: PortBaseFlag = 50051,
     log_dir: LogDirFlag = None,
     verbose: VerboseFlag = False,
+    tls_dir: Annotated[
+        Path | None,
+        flag("tls-dir", "what `tandem certs` made: mutual TLS between gateway and workers"),
+    ] = None,
     start_timeout: Annotated[int, flag("start-timeout", "seconds until all must be ready")] = 300,
     drain_timeout: Annotated[
         float | None,
@@ -103,6 +109,13 @@ def up(
     ] = None,
     tenants: Annotated[
         Path | None, flag("tenants", "TOML file of tenants: weights and quotas", GATEWAY)
+    ] = None,
+    api_key: Annotated[
+        str | None, flag("api-key", "whoever asks must have this key", GATEWAY)
+    ] = None,
+    api_keys: Annotated[
+        Path | None,
+        flag("api-keys", "file of keys and their tenants: see `tandem keys`", GATEWAY),
     ] = None,
     local_prefill: Annotated[
         str | None,
@@ -142,7 +155,9 @@ def up(
             http_port=http_port,
             grpc_port=grpc_port,
             port_base=port_base,
+            api_key=api_key,
             worker_options={
+                "tls-dir": _text(tls_dir),
                 "dtype": dtype,
                 "quantization": quantization,
                 "kv-cache-dtype": kv_cache_dtype,
@@ -157,7 +172,9 @@ def up(
             },
             gateway_options={
                 "policy": policy,
-                "tenants": str(tenants) if tenants else None,
+                "tls-dir": _text(tls_dir),
+                "tenants": _text(tenants),
+                "api-keys": _text(api_keys),
                 "local-prefill": local_prefill,
                 "max-batch-tokens": max_batch_tokens,
                 "max-queue": max_queue,
@@ -231,6 +248,7 @@ def chat(
     prompt: Annotated[str | None, typer.Argument(help="ask this and leave")] = None,
     *,
     address: AddressFlag = None,
+    api_key: ApiKeyFlag = None,
     system: Annotated[str | None, flag("system", "the system message")] = None,
     max_tokens: Annotated[int | None, flag("max-tokens", "tokens of an answer at the most")] = None,
     temperature: Annotated[
@@ -240,26 +258,34 @@ def chat(
     """Chat with the model. Ctrl-C stops an answer; Ctrl-D or /exit leaves."""
     from tandem.cli.chat import run_chat
 
-    run_chat(prompt, address, system=system, max_tokens=max_tokens, temperature=temperature)
+    run_chat(
+        prompt,
+        address,
+        api_key,
+        system=system,
+        max_tokens=max_tokens,
+        temperature=temperature,
+    )
 
 
 @commands.command()
 def timeline(
     address: AddressFlag = None,
+    api_key: ApiKeyFlag = None,
     window: Annotated[str, flag("window", "how far back: 500ms, 30s, 5m")] = "30s",
 ) -> None:
     """Show what each worker did of late, and how busy it was."""
     from tandem.cli.timeline import show_timeline
 
-    show_timeline(address, window)
+    show_timeline(address, api_key, window)
 
 
 @commands.command()
-def workers(address: AddressFlag = None) -> None:
+def workers(address: AddressFlag = None, api_key: ApiKeyFlag = None) -> None:
     """List the workers: role, state, what they hold."""
     from tandem.cli.workers import show_workers
 
-    show_workers(address)
+    show_workers(address, api_key)
 
 
 @commands.command()
@@ -267,6 +293,7 @@ def drain(
     worker: Annotated[str, typer.Argument(help="the worker's name, as `tandem workers` has it")],
     *,
     address: AddressFlag = None,
+    api_key: ApiKeyFlag = None,
     timeout: Annotated[
         float,
         typer.Option(min=0, max=86_400, help="seconds that it may take for what it has"),
@@ -279,7 +306,7 @@ def drain(
     """
     from tandem.cli.workers import drain_worker
 
-    drain_worker(address, worker, timeout, wait=wait)
+    drain_worker(address, api_key, worker, timeout, wait=wait)
 
 
 @commands.command()
@@ -287,11 +314,12 @@ def undrain(
     worker: Annotated[str, typer.Argument(help="the worker's name, as `tandem workers` has it")],
     *,
     address: AddressFlag = None,
+    api_key: ApiKeyFlag = None,
 ) -> None:
     """Put a worker back into service."""
     from tandem.cli.workers import undrain_worker
 
-    undrain_worker(address, worker)
+    undrain_worker(address, api_key, worker)
 
 
 @commands.command()
@@ -313,6 +341,8 @@ def pull(
     typer.echo(folder.path)
 
 
+commands.command()(keys)
+commands.command()(certs)
 commands.add_typer(bench, name="bench")
 
 models = typer.Typer(add_completion=False, invoke_without_command=True)
@@ -357,6 +387,10 @@ def decode(context: typer.Context) -> None:
 def gateway(context: typer.Context) -> None:
     """Run the gateway, in this process."""
     _become("gateway", context.args)
+
+
+def _text(path: Path | None) -> str | None:
+    return str(path) if path else None
 
 
 def _become(module: str, arguments: list[str]) -> None:

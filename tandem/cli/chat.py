@@ -21,6 +21,7 @@ LEAVE = {"/exit", "/quit"}
 def run_chat(
     prompt: str | None,
     address: str | None,
+    api_key: str | None,
     *,
     system: str | None,
     max_tokens: int | None,
@@ -30,7 +31,7 @@ def run_chat(
     options = GenerateArguments(temperature=temperature)
     if max_tokens is not None:
         options["max_tokens"] = max_tokens
-    with Client(address) as client:
+    with Client(address, api_key=api_key) as client:
         model = _served_model(client)
         conversation = Conversation(client, options, Console(highlight=False))
         if system is not None:

@@ -38,6 +38,7 @@ LogDirFlag = Annotated[
     Path | None, flag("log-dir", "folder for the logs (default: logs/HTTP_PORT in the cache)")
 ]
 VerboseFlag = Annotated[bool, flag("verbose", "logs to the terminal instead of files")]
+ApiKeyFlag = Annotated[str | None, flag("api-key", "the key that the gateway asks for")]
 DtypeFlag = Annotated[str | None, flag("dtype", "auto, float32 or bfloat16", WORKERS)]
 QuantizationFlag = Annotated[
     str | None, flag("quantization", "weights rounded to int8 or int4, on a CPU; or none", WORKERS)

@@ -10,6 +10,7 @@ from tandem.cli.cores import split_cores
 from tandem.core.device import CpuDevice, CudaDevice, Device, format_cores, parse_device
 from tandem.core.errors import ConfigError
 from tandem.core.topology import Topology
+from tandem.wire.metadata import API_KEY_VARIABLE
 from tandem.worker.pool_size import GPU_MEMORY_SHARE
 
 WORKER_HOST = "127.0.0.1"
@@ -28,18 +29,25 @@ class FleetSettings:
     http_port: int
     grpc_port: int
     port_base: int
+    api_key: str | None = field(default=None, repr=False)
     worker_options: Options = field(default_factory=dict)
     gateway_options: Options = field(default_factory=dict)
+
+    @property
+    def needs_key(self) -> bool:
+        """Whether the gateway will ask for API keys."""
+        return self.api_key is not None or self.gateway_options.get("api-keys") is not None
 
 
 @dataclass(frozen=True)
 class Service:
-    """One process. `cores` empty: not bound to any."""
+    """One process. `cores` empty: not bound to any. `environment` is added to this process's."""
 
     name: str
     command: tuple[str, ...]
     port: int
     cores: tuple[int, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True)
@@ -132,7 +140,10 @@ def _gateway(
         "model": settings.model,
         **settings.gateway_options,
     }
-    return Service("gateway", _command("gateway", options), settings.http_port)
+    # Not on the command line, which all users of the machine can read.
+    secrets = {} if settings.api_key is None else {API_KEY_VARIABLE: settings.api_key}
+    command = _command("gateway", options)
+    return Service("gateway", command, settings.http_port, environment=secrets)
 
 
 def _command(module: str, options: Options) -> tuple[str, ...]:

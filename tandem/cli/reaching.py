@@ -1,18 +1,21 @@
-"""What to say when there is no gateway."""
+"""What to say when there is no gateway, or it asks for a key."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from tandem.core.errors import DeadlineExceeded, Unavailable
+from tandem.core.errors import DeadlineExceeded, Unauthenticated, Unavailable
 
 
 @contextmanager
 def reaching_gateway() -> Iterator[None]:
-    """Raises `Unavailable` that says what to do if nobody answers within."""
+    """Raises `Unavailable` that says what to do if nobody answers within, and `Unauthenticated` if
+    it is asked for a key."""
     try:
         yield
+    except Unauthenticated as error:
+        raise Unauthenticated(f"{error.message}: see --api-key and TANDEM_API_KEY") from None
     except (Unavailable, DeadlineExceeded) as error:
         raise Unavailable(
             f"no gateway answers ({error.message}): start one with `tandem up`, or name one with"

@@ -36,7 +36,11 @@ class ServiceProcess:
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
-                env={**os.environ, "TANDEM_END_WITH_PARENT": str(os.getpid())},
+                env={
+                    **os.environ,
+                    **service.environment,
+                    "TANDEM_END_WITH_PARENT": str(os.getpid()),
+                },
             )
         with contextlib.suppress(ProcessLookupError):
             bind_process(process.pid, service.cores)

@@ -4,31 +4,36 @@ from __future__ import annotations
 
 import re
 
-import grpc
 from rich.console import Console
 from rich.table import Table
 
 from tandem.cli.amounts import format_bytes, format_seconds
 from tandem.cli.gantt import draw
 from tandem.cli.reaching import reaching_gateway
-from tandem.client.connection import resolve_address, translated_errors
+from tandem.client.connection import (
+    CallMetadata,
+    call_metadata,
+    resolve_address,
+    translated_errors,
+)
 from tandem.core.errors import ConfigError
 from tandem.core.pipeline import Lane, PipelineFigures, TransferFigures, pipeline_figures
 from tandem.core.reports import SpanKind
 from tandem.core.worker import WorkerRole
 from tandem.v1 import inference_pb2, inference_pb2_grpc
-from tandem.wire.channels import CHANNEL_OPTIONS
+from tandem.wire.channels import open_sync_channel
 from tandem.wire.reports import span_from_wire
 
 TIMEOUT_S = 10.0
 UNITS_MS = {"ms": 1, "s": 1000, "m": 60_000}
 
 
-def show_timeline(address: str | None, window: str) -> None:
+def show_timeline(address: str | None, api_key: str | None, window: str) -> None:
     """Print the last `window`. Raises `TandemError`."""
     window_ms = parse_window_ms(window)
     with reaching_gateway():
-        lanes = fetch_lanes(resolve_address(address), window_ms)
+        metadata = call_metadata(api_key=api_key)
+        lanes = fetch_lanes(resolve_address(address), window_ms, metadata)
     console = Console(highlight=False)
     if not any(lane.of_kind(SpanKind.STEP) for lane in lanes):
         console.print(f"nothing ran within the last {window}")
@@ -47,11 +52,13 @@ def parse_window_ms(text: str) -> int:
     return int(match[1]) * UNITS_MS[match[2]]
 
 
-def fetch_lanes(address: str, window_ms: int) -> list[Lane]:
+def fetch_lanes(address: str, window_ms: int, metadata: CallMetadata = ()) -> list[Lane]:
     """The timeline, prefill workers first. Raises `TandemError`."""
-    with translated_errors(), grpc.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
+    with translated_errors(), open_sync_channel(address) as channel:
         response = inference_pb2_grpc.InferenceServiceStub(channel).GetTimeline(
-            inference_pb2.GetTimelineRequest(window_ms=window_ms), timeout=TIMEOUT_S
+            inference_pb2.GetTimelineRequest(window_ms=window_ms),
+            timeout=TIMEOUT_S,
+            metadata=metadata,
         )
     lanes = [
         Lane(

@@ -12,6 +12,8 @@ from rich.panel import Panel
 from rich.table import Table
 
 from tandem.cli.fleet import Fleet, FleetSettings
+from tandem.core.address import is_loopback
+from tandem.wire.metadata import API_KEY_VARIABLE
 
 DEFAULT_GRPC_PORT = 50050
 BODY = '{"model": "default", "messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 64}'
@@ -34,9 +36,14 @@ def welcome(
     console.print(
         Panel(facts, title="[bold green]Tandem is ready[/]", title_align="left", expand=False)
     )
+    if not settings.needs_key and not is_loopback(settings.host):
+        console.print("[bold yellow]no API keys: whoever reaches this machine is served[/]")
+    headers = "-H 'Content-Type: application/json'"
+    if settings.needs_key:
+        headers += f' \\\n  -H "Authorization: Bearer ${API_KEY_VARIABLE}"'
     # Outside the panel, whose border would be copied along.
     console.print(
-        f"curl {url}/v1/chat/completions -H 'Content-Type: application/json' \\\n  -d '{BODY}'",
+        f"curl {url}/v1/chat/completions {headers} \\\n  -d '{BODY}'",
         markup=False,
         soft_wrap=True,
     )

@@ -3,28 +3,70 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
 
-import grpc
 from rich.console import Console
 from rich.table import Table
 
 from tandem.cli.reaching import reaching_gateway
-from tandem.client.connection import resolve_address, translated_errors
+from tandem.client.connection import (
+    CallMetadata,
+    call_metadata,
+    resolve_address,
+    translated_errors,
+)
 from tandem.core.errors import NotFound
 from tandem.core.worker import WorkerRole
 from tandem.v1 import admin_pb2, admin_pb2_grpc
-from tandem.wire.channels import CHANNEL_OPTIONS
+from tandem.wire.channels import open_sync_channel
 
 TIMEOUT_S = 10.0
 POLL_S = 0.2
 
+ResponseT = TypeVar("ResponseT")
 
-def show_workers(address: str | None) -> None:
+
+@dataclass(frozen=True)
+class Admin:
+    """The gateway's `AdminService`."""
+
+    stub: admin_pb2_grpc.AdminServiceStub
+    metadata: CallMetadata
+
+    def workers(self) -> list[admin_pb2.WorkerStatus]:
+        """All that have joined."""
+        request = admin_pb2.ListWorkersRequest()
+        return list(self._call(self.stub.ListWorkers, request).workers)
+
+    def worker(self, worker_id: str) -> admin_pb2.WorkerStatus:
+        """Raises `NotFound`."""
+        for worker in self.workers():
+            if worker.worker_id == worker_id:
+                return worker
+        raise NotFound(f"{worker_id} is gone")
+
+    def drain(self, worker_id: str, timeout_s: float) -> admin_pb2.WorkerStatus:
+        """Take a worker out of service."""
+        timeout_ms = round(timeout_s * 1000)
+        request = admin_pb2.DrainWorkerRequest(worker_id=worker_id, timeout_ms=timeout_ms)
+        return self._call(self.stub.DrainWorker, request).worker
+
+    def undrain(self, worker_id: str) -> admin_pb2.WorkerStatus:
+        """Put a worker back into service."""
+        request = admin_pb2.UndrainWorkerRequest(worker_id=worker_id)
+        return self._call(self.stub.UndrainWorker, request).worker
+
+    def _call(self, method: Callable[..., ResponseT], request: object) -> ResponseT:
+        return method(request, timeout=TIMEOUT_S, metadata=self.metadata)
+
+
+def show_workers(address: str | None, api_key: str | None) -> None:
     """Print the gateway's workers. Raises `TandemError`."""
-    with _admin(address) as admin:
-        workers = _list(admin)
+    with reached_admin(address, api_key) as admin:
+        workers = admin.workers()
     console = Console(highlight=False)
     if not workers:
         console.print("no worker has joined")
@@ -46,29 +88,27 @@ def show_workers(address: str | None) -> None:
     console.print(table)
 
 
-def drain_worker(address: str | None, worker_id: str, timeout_s: float, *, wait: bool) -> None:
+def drain_worker(
+    address: str | None, api_key: str | None, worker_id: str, timeout_s: float, *, wait: bool
+) -> None:
     """Take a worker out of service and, with `wait`, return when it holds nothing any more. Raises
     `TandemError`, `NotFound` among them."""
     console = Console(highlight=False)
-    with _admin(address) as admin:
-        request = admin_pb2.DrainWorkerRequest(
-            worker_id=worker_id, timeout_ms=round(timeout_s * 1000)
-        )
-        worker = admin.DrainWorker(request, timeout=TIMEOUT_S).worker
+    with reached_admin(address, api_key) as admin:
+        worker = admin.drain(worker_id, timeout_s)
         console.print(_line(worker))
         with console.status("waiting until it holds nothing; Ctrl-C leaves it to itself"):
             while wait and worker.num_sequences:
                 time.sleep(POLL_S)
-                worker = _find(admin, worker_id)
+                worker = admin.worker(worker_id)
     if wait:
         console.print(f"{worker_id} holds nothing any more; `tandem undrain {worker_id}` ends that")
 
 
-def undrain_worker(address: str | None, worker_id: str) -> None:
+def undrain_worker(address: str | None, api_key: str | None, worker_id: str) -> None:
     """Put a worker back into service. Raises `TandemError`, `NotFound` among them."""
-    with _admin(address) as admin:
-        request = admin_pb2.UndrainWorkerRequest(worker_id=worker_id)
-        worker = admin.UndrainWorker(request, timeout=TIMEOUT_S).worker
+    with reached_admin(address, api_key) as admin:
+        worker = admin.undrain(worker_id)
     Console(highlight=False).print(_line(worker))
 
 
@@ -82,23 +122,13 @@ def _line(worker: admin_pb2.WorkerStatus) -> str:
     return f"{worker.worker_id} is {state_name(worker)}, and holds {worker.num_sequences} sequences"
 
 
-def _find(admin: admin_pb2_grpc.AdminServiceStub, worker_id: str) -> admin_pb2.WorkerStatus:
-    for worker in _list(admin):
-        if worker.worker_id == worker_id:
-            return worker
-    raise NotFound(f"{worker_id} is gone")
-
-
-def _list(admin: admin_pb2_grpc.AdminServiceStub) -> list[admin_pb2.WorkerStatus]:
-    return list(admin.ListWorkers(admin_pb2.ListWorkersRequest(), timeout=TIMEOUT_S).workers)
-
-
 @contextmanager
-def _admin(address: str | None) -> Iterator[admin_pb2_grpc.AdminServiceStub]:
-    target = resolve_address(address)
-    with (
-        reaching_gateway(),
-        translated_errors(),
-        grpc.insecure_channel(target, options=CHANNEL_OPTIONS) as channel,
-    ):
-        yield admin_pb2_grpc.AdminServiceStub(channel)
+def reached_admin(address: str | None, api_key: str | None) -> Iterator[Admin]:
+    """Who tells the gateway what to do with its workers, for the time of the block."""
+    with reaching_gateway():
+        metadata = call_metadata(api_key=api_key)
+        with (
+            translated_errors(),
+            open_sync_channel(resolve_address(address)) as channel,
+        ):
+            yield Admin(admin_pb2_grpc.AdminServiceStub(channel), metadata)

@@ -12,9 +12,9 @@ import grpc
 from tandem.client.completion import Completion, Delta
 from tandem.client.connection import (
     Model,
+    call_metadata,
     read_models,
     resolve_address,
-    tenant_metadata,
     translated_errors,
 )
 from tandem.client.requests import (
@@ -35,8 +35,14 @@ class AsyncClient:
     Is to be made and used in the same event loop.
     """
 
-    def __init__(self, address: str | None = None, *, tenant: str | None = None) -> None:
-        self._metadata = tenant_metadata(tenant)
+    def __init__(
+        self,
+        address: str | None = None,
+        *,
+        tenant: str | None = None,
+        api_key: str | None = None,
+    ) -> None:
+        self._metadata = call_metadata(tenant=tenant, api_key=api_key)
         self._channel = open_channel(resolve_address(address))
         self._stub = inference_pb2_grpc.InferenceServiceStub(self._channel)
 
@@ -85,7 +91,11 @@ class AsyncClient:
         """A prompt's token ids."""
         request = build_tokenize_request(**arguments)
         with translated_errors():
-            return list((await self._stub.Tokenize(request, timeout=timeout)).token_ids)
+            return list(
+                (
+                    await self._stub.Tokenize(request, timeout=timeout, metadata=self._metadata)
+                ).token_ids
+            )
 
     async def detokenize(
         self,
@@ -97,7 +107,9 @@ class AsyncClient:
         """The text of tokens, special ones included."""
         request = build_detokenize_request(token_ids, model)
         with translated_errors():
-            return (await self._stub.Detokenize(request, timeout=timeout)).text
+            return (
+                await self._stub.Detokenize(request, timeout=timeout, metadata=self._metadata)
+            ).text
 
     async def models(
         self,
@@ -107,7 +119,9 @@ class AsyncClient:
         """What is served."""
         with translated_errors():
             request = inference_pb2.ListModelsRequest()
-            return read_models(await self._stub.ListModels(request, timeout=timeout))
+            return read_models(
+                await self._stub.ListModels(request, timeout=timeout, metadata=self._metadata)
+            )
 
 
 class AsyncCompletionStream(CallStream):

@@ -6,14 +6,12 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Unpack
 
-import grpc
-
 from tandem.client.completion import Completion, Delta
 from tandem.client.connection import (
     Model,
+    call_metadata,
     read_models,
     resolve_address,
-    tenant_metadata,
     translated_errors,
 )
 from tandem.client.requests import (
@@ -26,20 +24,27 @@ from tandem.client.requests import (
 from tandem.client.stream import CallStream
 from tandem.core.errors import Cancelled
 from tandem.v1 import inference_pb2, inference_pb2_grpc
-from tandem.wire.channels import CHANNEL_OPTIONS
+from tandem.wire.channels import open_sync_channel
 
 
 class Client:
     """A connection to a gateway: `with Client() as client: client.generate(prompt="Hi")`.
 
     `address` is host:port; the environment's `TANDEM_ADDRESS`, or this machine's gateway, if None.
-    `tenant` is who is served, of those that the gateway knows.
+    `tenant` is who is served, of those that the gateway knows. `api_key` proves it, where the
+    gateway asks for keys; the environment's `TANDEM_API_KEY` if None.
     May be used by several threads at once. All methods raise the errors of `tandem.core.errors`.
     """
 
-    def __init__(self, address: str | None = None, *, tenant: str | None = None) -> None:
-        self._metadata = tenant_metadata(tenant)
-        self._channel = grpc.insecure_channel(resolve_address(address), options=CHANNEL_OPTIONS)
+    def __init__(
+        self,
+        address: str | None = None,
+        *,
+        tenant: str | None = None,
+        api_key: str | None = None,
+    ) -> None:
+        self._metadata = call_metadata(tenant=tenant, api_key=api_key)
+        self._channel = open_sync_channel(resolve_address(address))
         self._stub = inference_pb2_grpc.InferenceServiceStub(self._channel)
 
     def __enter__(self) -> Client:
@@ -81,7 +86,9 @@ class Client:
         """A prompt's token ids."""
         request = build_tokenize_request(**arguments)
         with translated_errors():
-            return list(self._stub.Tokenize(request, timeout=timeout).token_ids)
+            return list(
+                self._stub.Tokenize(request, timeout=timeout, metadata=self._metadata).token_ids
+            )
 
     def detokenize(
         self, token_ids: Sequence[int], *, model: str = "", timeout: float | None = None
@@ -89,13 +96,15 @@ class Client:
         """The text of tokens, special ones included."""
         request = build_detokenize_request(token_ids, model)
         with translated_errors():
-            return self._stub.Detokenize(request, timeout=timeout).text
+            return self._stub.Detokenize(request, timeout=timeout, metadata=self._metadata).text
 
     def models(self, *, timeout: float | None = None) -> list[Model]:
         """What is served."""
         with translated_errors():
             request = inference_pb2.ListModelsRequest()
-            return read_models(self._stub.ListModels(request, timeout=timeout))
+            return read_models(
+                self._stub.ListModels(request, timeout=timeout, metadata=self._metadata)
+            )
 
 
 class CompletionStream(CallStream):

@@ -11,11 +11,13 @@ import grpc
 
 from tandem.core.errors import InvalidRequest
 from tandem.v1 import inference_pb2
-from tandem.wire.metadata import TENANT_KEY
+from tandem.wire.metadata import API_KEY_VARIABLE, AUTHORIZATION, TENANT_KEY
 from tandem.wire.status import to_tandem_error
 
 DEFAULT_ADDRESS = "127.0.0.1:50050"
 ADDRESS_VARIABLE = "TANDEM_ADDRESS"
+
+CallMetadata = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +33,21 @@ def resolve_address(address: str | None) -> str:
     return address or os.environ.get(ADDRESS_VARIABLE) or DEFAULT_ADDRESS
 
 
-def tenant_metadata(tenant: str | None) -> tuple[tuple[str, str], ...]:
-    """What goes with every call that generates. Raises `InvalidRequest` for what is no name."""
-    if tenant is None:
-        return ()
-    if not (tenant.isascii() and tenant.isprintable()):
-        raise InvalidRequest("a tenant's name is of ASCII characters", param="tenant")
-    return ((TENANT_KEY, tenant),)
+def call_metadata(*, tenant: str | None = None, api_key: str | None = None) -> CallMetadata:
+    """What goes with every call: whose it is, and the key given or that of `TANDEM_API_KEY`, if
+    there is one. Raises `InvalidRequest` for what cannot be sent."""
+    metadata = []
+    if tenant is not None:
+        metadata.append((TENANT_KEY, _sendable(tenant, "a tenant's name", "tenant")))
+    if key := api_key or os.environ.get(API_KEY_VARIABLE):
+        metadata.append((AUTHORIZATION, f"Bearer {_sendable(key, 'an API key', 'api_key')}"))
+    return tuple(metadata)
+
+
+def _sendable(text: str, what: str, param: str) -> str:
+    if not (text.isascii() and text.isprintable()):
+        raise InvalidRequest(f"{what} is of ASCII characters", param=param)
+    return text
 
 
 def read_models(response: inference_pb2.ListModelsResponse) -> list[Model]:

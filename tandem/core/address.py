@@ -40,6 +40,14 @@ def _is_name(host: str) -> bool:
         return False
 
 
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches a server that listens on `host`."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def of_one_family(hosts: list[str]) -> list[str]:
     """The IPv4 addresses among a name's, or all if there is none, without doubles.
 

@@ -39,6 +39,18 @@ class NotFound(TandemError):
     reason = "NOT_FOUND"
 
 
+class Unauthenticated(TandemError):
+    """The caller did not prove who it is: no key, or one that is not known."""
+
+    reason = "UNAUTHENTICATED"
+
+
+class PermissionDenied(TandemError):
+    """It is known who calls, and that it may not do this."""
+
+    reason = "PERMISSION_DENIED"
+
+
 class ResourceExhausted(TandemError):
     """No room at present (blocks, queue places); the same request may succeed later."""
 
@@ -99,6 +111,8 @@ _BY_REASON: dict[str, type[TandemError]] = {
         InvalidRequest,
         ContextLengthExceeded,
         NotFound,
+        Unauthenticated,
+        PermissionDenied,
         ResourceExhausted,
         RateLimitExceeded,
         Mismatch,

@@ -18,12 +18,22 @@ STOP_GRACE_S = 1.0
 
 
 class GrpcServer:
-    """`grpc.aio.Server` in Tandem's set-up. Add the services to `server`, then `start`."""
+    """`grpc.aio.Server` in Tandem's set-up. Add the services to `server`, then `start`. With
+    `credentials` it talks TLS alone, as these say."""
 
-    def __init__(self, address: str, max_request_bytes: int = MAX_MESSAGE_BYTES) -> None:
-        self.server: grpc.aio.Server = new_server(max_request_bytes)
+    def __init__(
+        self,
+        address: str,
+        max_request_bytes: int = MAX_MESSAGE_BYTES,
+        *,
+        credentials: grpc.ServerCredentials | None = None,
+        interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
+        max_calls: int | None = None,
+    ) -> None:
+        self.server: grpc.aio.Server = new_server(max_request_bytes, interceptors, max_calls)
         self._address = address
         self._services: Sequence[str] = ()
+        self._credentials = credentials
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.server)
 
@@ -37,7 +47,7 @@ class GrpcServer:
         await self.server.start()
         self._services = ("", *services)
         await self._set_health(health_pb2.HealthCheckResponse.SERVING)
-        log.info("serving gRPC", address=self._address)
+        log.info("serving gRPC", address=self._address, tls=self._credentials is not None)
 
     async def drain(self) -> None:
         """Say NOT_SERVING to whoever asks or watches; calls are taken as before."""
@@ -54,8 +64,13 @@ class GrpcServer:
 
     def _bind(self) -> None:
         try:
-            port = self.server.add_insecure_port(self._address)
+            port = self._add_port()
         except RuntimeError:
             port = 0
         if port == 0:
             raise ConfigError(f"cannot listen on {self._address}: is the port in use?")
+
+    def _add_port(self) -> int:
+        if self._credentials is None:
+            return self.server.add_insecure_port(self._address)
+        return self.server.add_secure_port(self._address, self._credentials)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TypeVar
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError
 
+from tandem.process.identity import read_identity
 from tandem.process.logs import LogFormat, LogLevel
+from tandem.wire.tls import Identity, Role
 
 # Less than the 30 s that Kubernetes gives a container by default; compose is told to give as many.
 DRAIN_TIMEOUT_S = 25.0
@@ -32,6 +35,14 @@ class ServiceSettings(BaseSettings):
         description="seconds after SIGTERM in which what is under way is finished or handed over; "
         "SIGINT, or a second signal, ends at once",
     )
+    tls_dir: Path | None = Field(
+        None,
+        description="what `tandem certs` made: gateway and workers then talk by mutual TLS alone",
+    )
+
+    def read_identity(self, role: Role) -> Identity | None:
+        """Who this process is to the others; None without TLS. Raises `ConfigError`."""
+        return read_identity(self.tls_dir, role) if self.tls_dir else None
 
 
 SettingsT = TypeVar("SettingsT", bound=ServiceSettings)

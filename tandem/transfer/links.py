@@ -12,6 +12,7 @@ import grpc
 from tandem.transfer.call_status import PushKvCall
 from tandem.v1 import kv_pb2
 from tandem.wire.channels import open_channel
+from tandem.wire.tls import ChannelTls
 
 PUSH_KV = "/tandem.v1.KvTransferService/PushKv"
 # Of all transfers to one destination. Each holds two frames, and gRPC a copy of the one it sends:
@@ -41,10 +42,11 @@ class Link:
 
 class Links:
     """All links of a sender, by address. One that no transfer has used for a while is closed: where
-    workers come and go, most addresses never come again."""
+    workers come and go, most addresses never come again. `tls`: how to talk to all of them."""
 
-    def __init__(self, idle_s: float = IDLE_S) -> None:
+    def __init__(self, idle_s: float = IDLE_S, tls: ChannelTls | None = None) -> None:
         self._idle_s = idle_s
+        self._tls = tls
         self._links: dict[str, Link] = {}
         self._closing: set[asyncio.Task[None]] = set()
 
@@ -56,7 +58,7 @@ class Links:
         """The link to a destination, open for as long as this context is."""
         link = self._links.get(address)
         if link is None:
-            link = self._links[address] = Link(open_channel(address))
+            link = self._links[address] = Link(open_channel(address, self._tls))
         link.num_users += 1
         if link.closing is not None:
             link.closing.cancel()

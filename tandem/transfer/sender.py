@@ -27,6 +27,7 @@ from tandem.transfer.links import Links
 from tandem.v1 import kv_pb2
 from tandem.wire.descriptions import layout_to_wire
 from tandem.wire.sampling import logprobs_to_wire
+from tandem.wire.tls import ChannelTls
 
 log = structlog.get_logger(__name__)
 
@@ -248,12 +249,13 @@ class KvSender:
         on_span: Callable[[Span], None],
         min_frame_bytes: int = MIN_FRAME_BYTES,
         max_frame_bytes: int = MAX_FRAME_BYTES,
+        tls: ChannelTls | None = None,
     ) -> None:
         self.name = name
         self.pool = pool
         self.model_fingerprint = model_fingerprint
         self.on_span = on_span
-        self.links = Links()
+        self.links = Links(tls=tls)
         self.min_frame_bytes = min_frame_bytes
         self.max_frame_bytes = max_frame_bytes
         self._lock = lock

@@ -11,6 +11,7 @@ from tandem.core.errors import Cancelled, TandemError
 from tandem.transfer.receiver import KvReceiver
 from tandem.v1 import kv_pb2
 from tandem.wire.status import abort
+from tandem.wire.tls import Role, require_role
 
 log = structlog.get_logger(__name__)
 
@@ -25,6 +26,7 @@ def add_kv_transfer_service(receiver: KvReceiver, server: grpc.aio.Server) -> No
         context: grpc.aio.ServicerContext[bytes, kv_pb2.PushKvResponse],
     ) -> kv_pb2.PushKvResponse:
         try:
+            require_role(context, Role.PREFILL)
             return await receiver.receive(requests)
         except Cancelled as error:
             # Everyday: its sequence was dropped, or ended with its first token.

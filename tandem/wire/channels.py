@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import grpc
+
+from tandem.wire.tls import ChannelTls
 
 # Small enough that nothing in Tandem needs more, large enough for the largest KV frame.
 MAX_MESSAGE_BYTES = 16 * 2**20
 
 _COMMON = [
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 2_000),
@@ -17,6 +21,7 @@ _COMMON = [
 ]
 CHANNEL_OPTIONS = [
     *_COMMON,
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     # A worker that comes back is found within a second, not after minutes of backoff.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 500),
@@ -37,17 +42,46 @@ SERVER_OPTIONS = [
 COMMAND_CHANNEL_OPTIONS = [*CHANNEL_OPTIONS, ("grpc.http2.bdp_probe", 0)]
 
 
-def open_channel(address: str) -> grpc.aio.Channel:
+def open_channel(address: str, tls: ChannelTls | None = None) -> grpc.aio.Channel:
     """A channel to one instance: never shared by a balancer, since a stream belongs to a worker."""
-    return grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+    return _open(address, CHANNEL_OPTIONS, tls)
 
 
-def open_command_channel(address: str) -> grpc.aio.Channel:
+def open_command_channel(address: str, tls: ChannelTls | None = None) -> grpc.aio.Channel:
     """A channel for a worker's command stream."""
-    return grpc.aio.insecure_channel(address, options=COMMAND_CHANNEL_OPTIONS)
+    return _open(address, COMMAND_CHANNEL_OPTIONS, tls)
 
 
-def new_server(max_request_bytes: int = MAX_MESSAGE_BYTES) -> grpc.aio.Server:
-    """A server that takes no larger messages."""
+def new_server(
+    max_request_bytes: int = MAX_MESSAGE_BYTES,
+    interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
+    max_calls: int | None = None,
+) -> grpc.aio.Server:
+    """A server that takes no larger messages, and no more calls at a time."""
+    # Not beside another limit: of an option that is given twice, gRPC takes the first.
     limit = ("grpc.max_receive_message_length", max_request_bytes)
-    return grpc.aio.server(options=[*SERVER_OPTIONS, limit])
+    return grpc.aio.server(
+        interceptors=interceptors,
+        options=[*SERVER_OPTIONS, limit],
+        maximum_concurrent_rpcs=max_calls,
+    )
+
+
+def open_sync_channel(address: str, tls: ChannelTls | None = None) -> grpc.Channel:
+    """A channel for who has no event loop."""
+    if tls is None:
+        return grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
+    return grpc.secure_channel(address, tls.credentials, options=_with_name(CHANNEL_OPTIONS, tls))
+
+
+def _open(
+    address: str, options: Sequence[tuple[str, Any]], tls: ChannelTls | None
+) -> grpc.aio.Channel:
+    if tls is None:
+        return grpc.aio.insecure_channel(address, options=options)
+    return grpc.aio.secure_channel(address, tls.credentials, options=_with_name(options, tls))
+
+
+def _with_name(options: Sequence[tuple[str, Any]], tls: ChannelTls) -> list[tuple[str, Any]]:
+    # Certificates are of roles, whatever the address.
+    return [*options, ("grpc.ssl_target_name_override", tls.server.certified_name)]

@@ -19,8 +19,10 @@ from tandem.core.errors import (
     InvalidRequest,
     Mismatch,
     NotFound,
+    PermissionDenied,
     ResourceExhausted,
     TandemError,
+    Unauthenticated,
     Unavailable,
     kind_of,
 )
@@ -34,6 +36,8 @@ INTERNAL_MESSAGE = "internal error"
 _KINDS: tuple[tuple[type[TandemError], grpc.StatusCode], ...] = (
     (InvalidRequest, grpc.StatusCode.INVALID_ARGUMENT),
     (NotFound, grpc.StatusCode.NOT_FOUND),
+    (Unauthenticated, grpc.StatusCode.UNAUTHENTICATED),
+    (PermissionDenied, grpc.StatusCode.PERMISSION_DENIED),
     (ResourceExhausted, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (Mismatch, grpc.StatusCode.FAILED_PRECONDITION),
     (ConfigError, grpc.StatusCode.FAILED_PRECONDITION),

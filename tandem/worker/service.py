@@ -12,6 +12,7 @@ from typing import Any
 import structlog
 
 from tandem.artifacts.resolve import resolve
+from tandem.core.address import is_loopback
 from tandem.core.device import CpuDevice, parse_device
 from tandem.core.errors import ConfigError
 from tandem.core.sequence import EndRule
@@ -22,6 +23,7 @@ from tandem.process.lifetime import StopSignals, settle
 from tandem.process.logged_progress import LoggedProgress
 from tandem.v1 import worker_pb2, worker_pb2_grpc
 from tandem.wire.descriptions import worker_to_wire
+from tandem.wire.tls import Identity
 from tandem.worker.engines import build_engine
 from tandem.worker.metrics import serve_metrics
 from tandem.worker.settings import WorkerSettings
@@ -52,6 +54,8 @@ def load_worker(settings: WorkerSettings, role: WorkerRole) -> tuple[WorkerInfo,
     """Bind the process to its cores, and load the model. Raises `ConfigError`."""
     device = parse_device(settings.device)
     advertised_address = settings.advertised_address  # Before the model, in case it is wrong.
+    if settings.tls_dir is None and not is_loopback(settings.host):
+        log.warning("other machines may command this worker: see --tls-dir", host=settings.host)
     if isinstance(device, CpuDevice) and device.cores:
         _bind_to_cores(device)
     engine = build_engine(settings, resolve(settings.model, LoggedProgress()))
@@ -79,6 +83,12 @@ def load_worker(settings: WorkerSettings, role: WorkerRole) -> tuple[WorkerInfo,
         kv_tokens=info.num_blocks * info.layout.block_size,
     )
     return info, engine
+
+
+def worker_server(settings: WorkerSettings, identity: Identity | None) -> GrpcServer:
+    """The worker's server, which with an identity talks to other services alone."""
+    credentials = identity.server_credentials() if identity else None
+    return GrpcServer(settings.address, credentials=credentials)
 
 
 def end_rule(info: WorkerInfo) -> EndRule:

@@ -52,6 +52,18 @@ def test_a_service_is_given_the_time_that_it_takes_to_drain() -> None:
         assert int(service["stop_grace_period"].removesuffix("s")) > DRAIN_TIMEOUT_S
 
 
+def test_with_tls_the_certificates_come_first_and_nothing_else_changes() -> None:
+    plain = config("docker-compose.yml")
+    services = config("docker-compose.yml", "docker-compose.tls.yml")
+    assert services.keys() == {*plain, "certs"}
+    for name, service in plain.items():
+        with_tls = services[name]
+        assert with_tls["environment"]["TANDEM_TLS_DIR"] == "/tls"
+        assert with_tls["depends_on"].keys() == {*service.get("depends_on", {}), "certs"}
+        assert len(with_tls["volumes"]) == len(service["volumes"]) + 1
+        assert with_tls["read_only"] is True and with_tls["cap_drop"] == ["ALL"]
+
+
 def gpus_of(service: dict[str, Any]) -> list[str]:
     (device,) = service["deploy"]["resources"]["reservations"]["devices"]
     assert device["capabilities"] == ["gpu"]

@@ -42,19 +42,19 @@ async def test_a_worker_is_drained_and_put_back(
         stream = stack.submit("r", PROMPT, 200)
         await stack.until(lambda: len(stream.generation.token_ids) > 1)
         holder = stream.generation.decode_worker
-        await asyncio.to_thread(drain_worker, address, holder, 0.0, wait=True)
+        await asyncio.to_thread(drain_worker, address, None, holder, 0.0, wait=True)
         assert f"{holder} holds nothing any more" in capsys.readouterr().out
-        await asyncio.to_thread(show_workers, address)
+        await asyncio.to_thread(show_workers, address, None)
         (line,) = [each for each in capsys.readouterr().out.splitlines() if holder in each]
         assert line.split()[1:3] == ["decode", "draining"]
         _, ended = await collect(stream)
         assert ended.served_by.decode_worker != holder
         assert ended.served_by.num_losses == 0
-        await asyncio.to_thread(undrain_worker, address, holder)
+        await asyncio.to_thread(undrain_worker, address, None, holder)
         assert f"{holder} is serving" in capsys.readouterr().out
         for order in (
-            lambda: drain_worker(address, "x", 0.0, wait=False),
-            lambda: undrain_worker(address, "x"),
+            lambda: drain_worker(address, None, "x", 0.0, wait=False),
+            lambda: undrain_worker(address, None, "x"),
         ):
             with pytest.raises(NotFound, match="no worker named"):
                 await asyncio.to_thread(order)
@@ -62,4 +62,4 @@ async def test_a_worker_is_drained_and_put_back(
 
 def test_without_a_gateway_it_is_said_what_to_do() -> None:
     with pytest.raises(Unavailable, match="tandem up"):
-        show_workers("127.0.0.1:1")
+        show_workers("127.0.0.1:1", None)

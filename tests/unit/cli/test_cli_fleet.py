@@ -51,6 +51,17 @@ def test_the_gateway_knows_the_workers_and_only_it_is_seen_from_outside() -> Non
     assert {option(worker, "--host") for worker in fleet.workers} == {"127.0.0.1"}
 
 
+def test_a_key_is_the_gateways_alone_and_on_no_command_line() -> None:
+    assert not SETTINGS.needs_key
+    settings = replace(SETTINGS, api_key="secret")
+    assert settings.needs_key and "secret" not in repr(settings)
+    fleet = plan_fleet(settings, PORTS, [0, 1])
+    assert fleet.gateway.environment == {"TANDEM_API_KEY": "secret"}
+    assert not any(worker.environment for worker in fleet.workers)
+    assert not any("secret" in each.command for each in fleet.services)
+    assert "secret" not in repr(fleet)
+
+
 def test_options_that_are_not_given_are_not_passed_on() -> None:
     settings = replace(SETTINGS, worker_options={"num-blocks": 64, "dtype": None})
     worker = plan_fleet(settings, PORTS, [0]).workers[0]

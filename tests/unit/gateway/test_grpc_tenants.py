@@ -8,6 +8,7 @@ from math import inf
 import pytest
 
 import tandem
+from gateway.access import Access
 from gateway.frontend import Frontend
 from gateway.grpc_inference import InferenceServicer
 from gateway.tenants import DEFAULT_TENANT, ONE_TENANT, Tenant
@@ -20,7 +21,7 @@ TENANTS = {**ONE_TENANT, "team-a": Tenant()}
 
 @pytest.fixture
 async def address(service, tokenizer, grammars):
-    frontend = Frontend(service, tokenizer, grammars, tenants=TENANTS)
+    frontend = Frontend(service, tokenizer, grammars, access=Access(TENANTS))
     server = new_server()
     servicer = InferenceServicer(frontend, service, lambda _: inference_pb2.GetTimelineResponse())
     inference_pb2_grpc.add_InferenceServiceServicer_to_server(servicer, server)

@@ -12,9 +12,10 @@ import pytest
 from http_client import CHAT, CHAT_PATH, TEXT, TEXT_PATH, events
 from scripted_service import ScriptedGrammars, ScriptedService
 
+from gateway.access import Access
 from gateway.frontend import Frontend
 from gateway.service import GatewaySettings
-from gateway.tenants import DEFAULT_TENANT, ONE_TENANT, Tenant, identify, read_tenants
+from gateway.tenants import DEFAULT_TENANT, ONE_TENANT, Tenant, read_tenants
 from tandem.artifacts.tokenizer import Tokenizer
 from tandem.core.errors import ConfigError, DeadlineExceeded, RateLimitExceeded, Unavailable
 
@@ -25,7 +26,7 @@ TENANTS = {**ONE_TENANT, "team-a": Tenant()}
 def frontend(
     service: ScriptedService, tokenizer: Tokenizer, grammars: ScriptedGrammars
 ) -> Iterator[Frontend]:
-    frontend = Frontend(service, tokenizer, grammars, tenants=TENANTS)
+    frontend = Frontend(service, tokenizer, grammars, access=Access(TENANTS))
     yield frontend
     frontend.close()
 
@@ -37,12 +38,12 @@ def test_tenants_are_read_from_a_file(tmp_path: Path) -> None:
     path = tmp_path / "tenants.toml"
     path.write_text("[default]\nmax_requests = 8\n[team-a]\nweight = 3\n[team_b]\n")
     settings = GatewaySettings(tenants=path)
-    assert settings.read_tenants() == {
+    assert settings.read_access().tenants == {
         "default": Tenant(max_requests=8),
         "team-a": Tenant(weight=3.0),
         "team_b": Tenant(),
     }
-    assert GatewaySettings().read_tenants() == {DEFAULT_TENANT: Tenant()}
+    assert GatewaySettings().read_access().tenants == {DEFAULT_TENANT: Tenant()}
 
 
 def test_the_example_is_such_a_file() -> None:
@@ -83,8 +84,8 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["nobody", "", "a\x00", "x" * 10_000])
 def test_names_that_are_made_up_gain_nothing(name: str) -> None:
-    assert identify({"x-tandem-tenant": name}, TENANTS) == DEFAULT_TENANT
-    assert identify({"x-tandem-tenant": "team-a"}, ONE_TENANT) == DEFAULT_TENANT
+    assert Access(TENANTS).tenant_of({"x-tandem-tenant": name}) == DEFAULT_TENANT
+    assert Access().tenant_of({"x-tandem-tenant": "team-a"}) == DEFAULT_TENANT
 
 
 # HTTP

@@ -1,0 +1,62 @@
+"""Keys for all that is asked by gRPC."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any, NoReturn
+
+import grpc
+from grpc_health.v1 import health
+
+from gateway.access import Access
+from tandem.core.errors import TandemError
+from tandem.v1 import admin_pb2
+from tandem.wire.status import abort
+
+# What orchestrators ask. All others need a key: reflection, too, and what is not there.
+OPEN_SERVICE = f"/{health.SERVICE_NAME}/"
+# What only operators may.
+OPERATORS_SERVICE = f"/{admin_pb2.DESCRIPTOR.services_by_name['AdminService'].full_name}/"
+
+
+class AccessInterceptor(grpc.aio.ServerInterceptor):
+    """Ends the call of whoever may not ask, before any message of it is read."""
+
+    def __init__(self, access: Access) -> None:
+        self._access = access
+
+    async def intercept_service(
+        self,
+        continuation: Callable[
+            [grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]
+        ],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """See `grpc.aio.ServerInterceptor`."""
+        try:
+            self._check(
+                handler_call_details.method,
+                text_metadata(handler_call_details.invocation_metadata),
+            )
+        except TandemError as error:
+            return _refusal(error)
+        return await continuation(handler_call_details)
+
+    def _check(self, method: str, metadata: Mapping[str, str]) -> None:
+        if method.startswith(OPERATORS_SERVICE):
+            self._access.check_operator(metadata)
+        elif not method.startswith(OPEN_SERVICE):
+            self._access.tenant_of(metadata)
+
+
+def text_metadata(metadata: Iterable[tuple[str, str | bytes]] | None) -> dict[str, str]:
+    """What came beside a message, but for what is no text."""
+    return {key: value for key, value in metadata or () if isinstance(value, str)}
+
+
+def _refusal(error: TandemError) -> grpc.RpcMethodHandler[Any, Any]:
+    # Of a kind that fits all calls: to whoever is refused, one that ends at once is like another.
+    async def refuse(requests: object, context: grpc.aio.ServicerContext[Any, Any]) -> NoReturn:
+        await abort(context, error)
+
+    return grpc.stream_stream_rpc_method_handler(refuse)

@@ -1,0 +1,33 @@
+"""Keys for all that is asked by HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from gateway.http.errors import describe
+from tandem.core.errors import TandemError
+
+# What orchestrators ask, and no one else has use for. Exactly these: all others need a key, also
+# those that are not there.
+OPEN_PATHS = frozenset({"/health", "/live", "/ready"})
+
+
+class AccessMiddleware:
+    """Answers whoever may not ask, before a route is looked for and a body read. `tenant_of` raises
+    for these."""
+
+    def __init__(self, app: ASGIApp, tenant_of: Callable[[Mapping[str, str]], str]) -> None:
+        self._app = app
+        self._tenant_of = tenant_of
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "lifespan" and scope["path"] not in OPEN_PATHS:
+            try:
+                self._tenant_of(Headers(scope=scope))
+            except TandemError as error:
+                await describe(error).response()(scope, receive, send)
+                return
+        await self._app(scope, receive, send)

@@ -1,0 +1,218 @@
+"""Keys: the file of them, and who gets in by HTTP."""
+
+from __future__ import annotations
+
+import re
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import openai
+import pytest
+from http_client import CHAT, CHAT_PATH, TEXT, TEXT_PATH, serving
+from scripted_service import ScriptedGrammars, ScriptedService
+
+from gateway.access import Access
+from gateway.frontend import Frontend
+from gateway.http.access import OPEN_PATHS
+from gateway.http.app import create_app
+from gateway.service import GatewaySettings
+from gateway.tenants import DEFAULT_TENANT, ONE_TENANT, Tenant
+from tandem.artifacts.tokenizer import Tokenizer
+from tandem.core.errors import ConfigError
+from tandem.process.api_keys import ApiKeys, add_api_key, digest_of, read_api_keys
+from tandem.process.metrics import MetricsPage
+
+KEY, OTHER_KEY = "tandem-of-team-a", "tandem-of-team-b"
+ACCESS = Access(
+    {**ONE_TENANT, "team-a": Tenant(), "team-b": Tenant()},
+    ApiKeys({digest_of(KEY): "team-a", digest_of(OTHER_KEY): "team-b"}),
+)
+GOOD = {"authorization": f"Bearer {KEY}"}
+
+
+@pytest.fixture
+def frontend(
+    service: ScriptedService, tokenizer: Tokenizer, grammars: ScriptedGrammars
+) -> Iterator[Frontend]:
+    frontend = Frontend(service, tokenizer, grammars, access=ACCESS)
+    yield frontend
+    frontend.close()
+
+
+# The file
+
+
+def test_a_key_is_its_tenants_and_stands_nowhere(tmp_path: Path) -> None:
+    path = tmp_path / "keys.toml"
+    path.write_text("# ours")  # no line's end: what is added must not become part of it
+    mine, other = add_api_key(path, "team-a"), add_api_key(path, "team-b")
+    keys = ApiKeys(read_api_keys(path))
+    assert (keys.tenant_of(mine), keys.tenant_of(other)) == ("team-a", "team-b")
+    assert keys.tenant_of(mine[:-1]) is None
+    assert keys.tenant_of(digest_of(mine)) is None
+    assert mine not in path.read_text()
+    assert len(mine) > 40 and mine != other
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a", "is not TOML"),
+        ("a = 'b'", "no SHA-256"),
+        (f"{'A' * 64} = 'b'", "no SHA-256"),
+        (f"{'a' * 64} = 'b c'", "tenant's name"),
+        (f"{'a' * 64} = 5", "tenant's name"),
+        (f"{'a' * 64} = 'b'\n{'a' * 64} = 'c'", "is not TOML"),
+    ],
+)
+def test_what_is_wrong_with_the_file_is_said(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "keys.toml"
+    path.write_text(text)
+    for read in (read_api_keys, lambda path: add_api_key(path, "team-a")):
+        with pytest.raises(ConfigError, match=message):
+            read(path)
+    assert path.read_text() == text
+
+
+def test_a_file_that_cannot_be_read_or_written_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nonesuch.*No such file"):
+        read_api_keys(tmp_path / "nonesuch")
+    with pytest.raises(ConfigError, match=r"nonesuch.*No such file"):
+        add_api_key(tmp_path / "nonesuch" / "keys.toml", "team-a")
+    with pytest.raises(ConfigError, match="a name has"):
+        add_api_key(tmp_path / "keys.toml", "team a")
+    assert stat.S_ISDIR(tmp_path.stat().st_mode) and not list(tmp_path.iterdir())
+
+
+# The settings
+
+
+def test_without_keys_all_may_ask() -> None:
+    assert GatewaySettings().read_access().is_open
+
+
+def test_one_key_is_the_default_tenants(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TANDEM_API_KEY", KEY)
+    settings = GatewaySettings()
+    assert KEY not in repr(settings)
+    access = settings.read_access()
+    assert not access.is_open
+    assert access.tenant_of(GOOD) == DEFAULT_TENANT
+
+
+@pytest.mark.parametrize("key", ["", " ", "a b", "\u00e9", "a\n", "x" * 513])
+def test_a_key_that_nobody_can_send_is_refused(key: str) -> None:
+    with pytest.raises(ConfigError, match="printable ASCII"):
+        GatewaySettings(api_key=key).read_access()
+
+
+def test_names_in_the_keys_file_are_tenants_unless_there_is_a_file_of_these(tmp_path: Path) -> None:
+    keys, tenants = tmp_path / "keys.toml", tmp_path / "tenants.toml"
+    key = add_api_key(keys, "team-a")
+    access = GatewaySettings(api_keys=keys, api_key=KEY).read_access()
+    assert access.tenants == {DEFAULT_TENANT: Tenant(), "team-a": Tenant()}
+    assert access.tenant_of({"authorization": f"Bearer {key}"}) == "team-a"
+    assert access.tenant_of(GOOD) == DEFAULT_TENANT
+    tenants.write_text("[team-a]\nweight = 2")
+    access = GatewaySettings(api_keys=keys, tenants=tenants).read_access()
+    assert access.tenants["team-a"] == Tenant(weight=2)
+    tenants.write_text("[team-b]")
+    with pytest.raises(ConfigError, match="team-a is no tenant of"):
+        GatewaySettings(api_keys=keys, tenants=tenants).read_access()
+
+
+def test_a_file_without_keys_lets_nobody_in(tmp_path: Path) -> None:
+    keys = tmp_path / "keys.toml"
+    keys.touch()
+    assert not GatewaySettings(api_keys=keys).read_access().is_open
+
+
+# HTTP
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"authorization": ""},
+        {"authorization": "Bearer"},
+        {"authorization": "Bearer "},
+        {"authorization": KEY},
+        {"authorization": f"Basic {KEY}"},
+        {"authorization": f"Bearer {KEY}x"},
+        {"authorization": f"Bearer {KEY[:-1]}"},
+        {"authorization": f"Bearer {KEY.upper()}"},
+        {"authorization": f"Bearer {digest_of(KEY)}"},
+        {"authorization": "Bearer " + "x" * 10_000},
+        {"authorization": b"Bearer \xff\xfe"},
+        {"x-tandem-tenant": "team-a"},
+        {"api-key": KEY},
+    ],
+)
+@pytest.mark.parametrize("path", [CHAT_PATH, TEXT_PATH])
+async def test_who_has_no_key_is_refused_as_openai_would(client, service, path, headers):
+    response = await client.post(path, json=CHAT | TEXT, headers=headers)
+    assert response.status_code == 401
+    assert response.headers["www-authenticate"] == "Bearer"
+    error = response.json()["error"]
+    assert (error["type"], error["code"]) == ("invalid_request_error", "invalid_api_key")
+    assert KEY not in response.text
+    assert not service.requests
+
+
+async def test_all_that_is_not_open_needs_a_key_whether_or_not_it_is_there(
+    client, frontend, service
+):
+    known = create_app(frontend, service, MetricsPage()).openapi()["paths"]
+    paths = {re.sub(r"{.*}", "default", path) for path in known}
+    assert {"/v1/models/default", "/tokenize", "/version", "/metrics"} <= paths
+    not_there = {"/openapi.json", "/", "/nope", "/health/", "//health", "/Health"}
+    for path in sorted(paths | not_there):
+        for method in ("GET", "POST", "OPTIONS", "HEAD", "PUT"):
+            response = await client.request(method, path)
+            assert (response.status_code == 401) is (path not in OPEN_PATHS), (method, path)
+    assert (await client.get("/v1/models", headers=GOOD)).status_code == 200
+    assert (await client.get("/nope", headers=GOOD)).status_code == 404
+
+
+async def test_a_body_is_not_read_of_who_has_no_key(client):
+    async def body():
+        raise AssertionError("it was read")
+        yield b""
+
+    headers = {"content-type": "application/json"}
+    response = await client.post(TEXT_PATH, content=body(), headers=headers)
+    assert response.status_code == 401
+
+
+@pytest.mark.parametrize(
+    "headers", [GOOD, {"authorization": f"bEARER  {KEY} "}, {**GOOD, "x-tandem-tenant": "team-a"}]
+)
+async def test_a_key_is_its_tenant(client, service, headers):
+    response = await client.post(TEXT_PATH, json=TEXT, headers=headers)
+    assert response.status_code == 200
+    assert service.requests[0].tenant == "team-a"
+
+
+@pytest.mark.parametrize("name", ["team-b", "default", "nobody", ""])
+async def test_a_key_cannot_be_used_for_another_tenant(client, service, name):
+    response = await client.post(TEXT_PATH, json=TEXT, headers={**GOOD, "x-tandem-tenant": name})
+    assert response.status_code == 403
+    assert response.json()["error"]["code"] == "permission_denied"
+    assert not service.requests
+
+
+async def test_openais_client(frontend, service):
+    async with serving(create_app(frontend, service, MetricsPage())) as port:
+        url = f"http://127.0.0.1:{port}/v1"
+        async with openai.AsyncOpenAI(base_url=url, api_key=KEY, max_retries=0) as client:
+            completion = await client.completions.create(model="default", prompt="Hi")
+            assert completion.choices[0].text == "Hello, world"
+            with pytest.raises(openai.AuthenticationError):
+                await client.with_options(api_key="none").models.list()
+        # Who is refused may go on with the connection, and with a key.
+        async with httpx.AsyncClient(base_url=url) as client:
+            assert (await client.post("/completions", content=b"x" * 10**6)).status_code == 401
+            assert (await client.post("/completions", json=TEXT, headers=GOOD)).status_code == 200

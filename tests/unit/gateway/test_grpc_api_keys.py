@@ -1,0 +1,123 @@
+"""Keys: who gets in by gRPC, and how the SDK sends one."""
+
+from __future__ import annotations
+
+import grpc
+import pytest
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from up import free_ports
+
+import tandem
+from gateway.access import Access
+from gateway.frontend import Frontend
+from gateway.grpc_access import AccessInterceptor
+from gateway.grpc_inference import InferenceServicer
+from gateway.tenants import ONE_TENANT, Tenant
+from tandem.client.connection import call_metadata
+from tandem.core.errors import InvalidRequest, PermissionDenied, Unauthenticated
+from tandem.process.api_keys import ApiKeys, digest_of
+from tandem.process.grpc_server import GrpcServer
+from tandem.v1 import inference_pb2, inference_pb2_grpc
+from tandem.wire.channels import open_channel
+
+KEY = "tandem-of-team-a"
+OPERATORS_KEY = "tandem-of-operators"
+KEYS = ApiKeys({digest_of(KEY): "team-a", digest_of(OPERATORS_KEY): "default"})
+ACCESS = Access({**ONE_TENANT, "team-a": Tenant()}, KEYS)
+SERVICE = "tandem.v1.InferenceService"
+
+
+@pytest.fixture
+async def address(service, tokenizer, grammars):
+    frontend = Frontend(service, tokenizer, grammars, access=ACCESS)
+    address = f"127.0.0.1:{free_ports(1)[0]}"
+    server = GrpcServer(address, interceptors=[AccessInterceptor(ACCESS)])
+
+    async def timeline(window_ms: int) -> inference_pb2.GetTimelineResponse:
+        return inference_pb2.GetTimelineResponse()
+
+    servicer = InferenceServicer(frontend, service, timeline)
+    inference_pb2_grpc.add_InferenceServiceServicer_to_server(servicer, server.server)
+    await server.start([SERVICE])
+    yield address
+    await server.stop()
+    frontend.close()
+
+
+async def test_the_sdk_sends_a_key_with_all_it_asks(address, service, monkeypatch):
+    monkeypatch.delenv("TANDEM_API_KEY", raising=False)
+    async with tandem.AsyncClient(address, api_key=KEY) as client:
+        await client.generate(prompt="Hi")
+        assert await client.detokenize(await client.tokenize(prompt="Hi")) == "Hi"
+        assert await client.models()
+    assert service.requests[0].tenant == "team-a"
+    async with tandem.AsyncClient(address) as client:
+        for call in (
+            client.generate(prompt="Hi"),
+            client.tokenize(prompt="Hi"),
+            client.detokenize([72]),
+            client.models(),
+        ):
+            with pytest.raises(Unauthenticated):
+                await call
+    assert len(service.requests) == 1
+
+
+async def test_the_sdk_finds_a_key_in_the_environment(address, monkeypatch):
+    monkeypatch.setenv("TANDEM_API_KEY", KEY)
+    async with tandem.AsyncClient(address) as client:
+        assert await client.models()
+    # What is given counts for more.
+    async with tandem.AsyncClient(address, api_key="another") as client:
+        with pytest.raises(Unauthenticated):
+            await client.models()
+
+
+@pytest.mark.parametrize("tenant", ["default", "team-b"])
+async def test_a_key_cannot_be_used_for_another_tenant(address, service, tenant):
+    async with tandem.AsyncClient(address, tenant=tenant, api_key=KEY) as client:
+        with pytest.raises(PermissionDenied):
+            await client.generate(prompt="Hi")
+    assert not service.requests
+
+
+async def test_every_method_but_health_needs_a_key(address):
+    async with open_channel(address) as channel:
+        methods = inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].methods
+        assert {"Generate", "GetTimeline"} <= {method.name for method in methods}
+        for name in (*(method.name for method in methods), "Nonesuch"):
+            # Of any kind: a call that streams both ways reads the same status.
+            call = channel.stream_stream(f"/{SERVICE}/{name}")()
+            assert await call.code() is grpc.StatusCode.UNAUTHENTICATED, name
+        asked = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(
+            iter([reflection_pb2.ServerReflectionRequest(list_services="")])
+        )
+        assert await asked.code() is grpc.StatusCode.UNAUTHENTICATED
+        answer = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
+        assert answer.status == health_pb2.HealthCheckResponse.SERVING
+        call = channel.unary_unary(f"/{health.SERVICE_NAME}x/Check")(b"")
+        assert await call.code() is grpc.StatusCode.UNAUTHENTICATED
+
+
+@pytest.mark.parametrize(
+    ("key", "code"),
+    [
+        (None, grpc.StatusCode.UNAUTHENTICATED),
+        (KEY, grpc.StatusCode.PERMISSION_DENIED),
+        # There is no such service here: it was asked for.
+        (OPERATORS_KEY, grpc.StatusCode.UNIMPLEMENTED),
+    ],
+)
+async def test_only_the_default_tenants_keys_operate(address, monkeypatch, key, code):
+    monkeypatch.delenv("TANDEM_API_KEY", raising=False)
+    async with open_channel(address) as channel:
+        method = channel.unary_unary("/tandem.v1.AdminService/DrainWorker")
+        assert await method(b"", metadata=call_metadata(api_key=key)).code() is code
+
+
+@pytest.mark.parametrize("key", ["a\nb", "\u00e9"])
+def test_a_key_that_cannot_be_sent_is_refused(key):
+    with pytest.raises(InvalidRequest) as caught:
+        call_metadata(api_key=key)
+    assert caught.value.param == "api_key"

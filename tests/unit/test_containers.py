@@ -1,0 +1,67 @@
+"""The compose files and the Dockerfile: how little a container may do. Takes no engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+ROLES = ("gateway", "prefill", "decode")
+
+
+def services(name: str) -> dict[str, Any]:
+    return dict(yaml.safe_load((ROOT / name).read_text())["services"])
+
+
+SERVICES = services("docker-compose.yml")
+WITH_TLS = services("docker-compose.tls.yml")
+
+
+@pytest.mark.parametrize("service", [*SERVICES.values(), WITH_TLS["certs"]])
+def test_it_may_write_where_it_must_and_has_no_privilege(service: dict[str, Any]) -> None:
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert service["tmpfs"] == ["/tmp:size=64m"]
+    assert service["pids_limit"] and service["mem_limit"]
+    assert not service.keys() & {"privileged", "cap_add", "devices", "pid", "ipc", "user"}
+    # Of the machine's own files it sees none.
+    assert not [each for each in service["volumes"] if each.startswith((".", "/", "~"))]
+
+
+def test_only_the_gateway_is_reached_and_from_this_machine_unless_told_otherwise() -> None:
+    published = {name: service.get("ports", []) for name, service in SERVICES.items()}
+    assert not published["prefill"] and not published["decode"]
+    assert len(published["gateway"]) == 2
+    assert all(port.startswith("${TANDEM_HOST:-127.0.0.1}:") for port in published["gateway"])
+    assert not any("network_mode" in service for service in SERVICES.values())
+
+
+def test_no_image_runs_as_root() -> None:
+    stages: dict[str, list[str]] = {}
+    for line in (ROOT / "Dockerfile").read_text().splitlines():
+        if line.startswith("FROM "):
+            _, base, _, name = line.split()
+            stages[name] = [*stages.get(base, [])]
+        elif line.startswith("USER "):
+            stages[name].append(line.removeprefix("USER "))
+    assert {role: stages[role][-1:] for role in ROLES} == {role: ["10001:10001"] for role in ROLES}
+
+
+def test_with_tls_each_service_has_its_own_certificate_and_no_other() -> None:
+    for role in ROLES:
+        assert WITH_TLS[role]["volumes"] == [f"tls-{role}:/tls/{role}:ro"]
+        assert WITH_TLS[role]["environment"] == {"TANDEM_TLS_DIR": "/tls"}
+        needs = WITH_TLS[role]["depends_on"]["certs"]
+        assert needs == {"condition": "service_completed_successfully"}
+    assert WITH_TLS["certs"]["network_mode"] == "none"
+    assert {"tls-ca:/tls/ca"} < {*WITH_TLS["certs"]["volumes"]}
+
+
+def test_nothing_secret_is_built_into_an_image() -> None:
+    text = (ROOT / "Dockerfile").read_text()
+    assert "TANDEM_API_KEY" not in text
+    assert (ROOT / ".dockerignore").read_text().splitlines()[1] == "*"
