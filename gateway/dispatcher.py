@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from math import inf
@@ -29,11 +30,12 @@ log = structlog.get_logger(__name__)
 
 # How long queued requests wait for a worker of a role that has none.
 ORPHAN_S = 10.0
+# Readers that are told in a turn of the event loop: some milliseconds of work.
+MAX_TOLD = 256
 
 
 class GenerationStream:
-    """A `TokenStream`: a generation's events, queued for the one task that reads them. Bounded by
-    `max_tokens`."""
+    """A `TokenStream`: a generation's events, kept for its reader. Bounded by `max_tokens`."""
 
     def __init__(self, dispatcher: Dispatcher, generation: Generation) -> None:
         self._dispatcher = dispatcher
@@ -41,20 +43,28 @@ class GenerationStream:
         self.times = TokenTimes()
         self._events: list[Token | Ended] = []
         self._error: TandemError | None = None
-        self._reader: asyncio.Future[None] | None = None
+        self._on_events: Callable[[], None] | None = None
 
-    def put(self, event: Token | Ended | TandemError) -> None:
+    def put(self, event: Token | Ended | TandemError) -> bool:
+        """Keep an event; whether the reader is to be told of it, which took all before."""
+        is_first = not self._events
         if isinstance(event, TandemError):
             self._error = event
         else:
             self._events.append(event)
-        if self._reader is not None and not self._reader.done():
-            self._reader.set_result(None)
+        return is_first
 
-    async def next(self) -> list[Token | Ended]:
-        if not self._events and self._error is None:
-            self._reader = asyncio.get_running_loop().create_future()
-            await self._reader
+    def tell(self) -> None:
+        """Call the reader, if there is one by now."""
+        if self._on_events is not None:
+            self._on_events()
+
+    def subscribe(self, on_events: Callable[[], None]) -> None:
+        self._on_events = on_events
+        if self._events or self._error is not None:
+            on_events()
+
+    def take(self) -> list[Token | Ended]:
         events, self._events = self._events, []
         if not events and self._error is not None:
             raise self._error
@@ -94,6 +104,8 @@ class Dispatcher:
         self._timed_s = inf
         self._orphan_timer: asyncio.TimerHandle | None = None
         self._streams: dict[Generation, GenerationStream] = {}
+        # Those whose readers are told of something in the event loop's next turn.
+        self._untold: deque[GenerationStream] = deque()
         self._links_by_id: dict[str, WorkerLink] = {}
         self._controller_id = f"gateway-{secrets.token_hex(4)}"
         self._links = {address: self._new_link(role, address) for role, address in workers}
@@ -303,15 +315,34 @@ class Dispatcher:
         if self._scheduler.next_deadline_s != self._timed_s:
             self._set_deadline_timer(self._scheduler.next_deadline_s)
 
+    def _tell_readers(self) -> None:
+        """Call those that have something to take: one call of the event loop for many, since one
+        for each would cost as much as their work; but not for all, so that others have their
+        turn."""
+        told = [self._untold.popleft() for _ in range(min(MAX_TOLD, len(self._untold)))]
+        if self._untold:
+            self._tell_soon()
+        for stream in told:
+            stream.tell()
+
+    def _tell_soon(self) -> None:
+        asyncio.get_running_loop().call_soon(self._tell_readers)
+
+    def _put(self, stream: GenerationStream, event: Token | Ended | TandemError) -> None:
+        if stream.put(event):
+            if not self._untold:
+                self._tell_soon()
+            self._untold.append(stream)
+
     def _emit(self, generation: Generation, event: Token | Ended | TandemError) -> None:
         if isinstance(event, Token):
             stream = self._streams[generation]
             self.metrics.token(generation, stream.times, self._clock())
-            stream.put(event)
+            self._put(stream, event)
             return
         stream = self._streams.pop(generation)
         self.metrics.ended(generation, stream.times, event, self._clock())
-        stream.put(event)
+        self._put(stream, event)
         log.info(
             "request ended",
             request_id=generation.request.request_id,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 
 import httpx
 import openai
 import pytest
 from http_client import serving
-from scripted_service import Pause
+from scripted_service import Pause, ended
 
 from gateway.http.app import create_app
 from tandem.core.errors import Unavailable
@@ -101,6 +102,34 @@ async def test_a_body_that_is_too_long_is_answered(url):
         response = await client.post("/v1/completions", content=b" " * 2 * 10**7, headers=headers)
         assert response.status_code == 413
         assert response.json()["error"]["param"] is None
+
+
+async def test_a_slow_reader_is_written_to_as_it_reads(url, service):
+    """What the server does not get rid of it does not take: it waits where it came from."""
+    num_tokens = 20_000
+    service.script = lambda request: [*[72] * num_tokens, ended()]
+    with socket.socket() as client:
+        # Before it connects: the kernel would make room for all of it.
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.setblocking(False)
+        loop = asyncio.get_running_loop()
+        await loop.sock_connect(client, ("127.0.0.1", int(url.rpartition(":")[2])))
+        reader, writer = await asyncio.open_connection(sock=client)
+        body = b'{"prompt": "Hi", "stream": true, "max_tokens": 2000}'
+        head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        writer.write(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+        async with asyncio.timeout(30):
+            await service.generated(1)
+            before = 0
+            while before < service.streams[0].num_tokens:
+                before = service.streams[0].num_tokens
+                await asyncio.sleep(0.1)
+            assert before < num_tokens
+            answer = b""
+            while not answer.endswith(b"0\r\n\r\n"):
+                answer += await reader.read(2**20)
+            assert answer.count(b'"text":"H"') == num_tokens
+        writer.close()
 
 
 async def test_a_slow_reader_holds_nobody_up(url, service, say):
