@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from math import inf
@@ -15,6 +14,7 @@ import structlog
 
 from gateway.effects import Emit
 from gateway.generation import Generation
+from gateway.loop_lag import LoopLag
 from gateway.request_metrics import RequestMetrics, TokenTimes
 from gateway.scheduler import Scheduler
 from gateway.timeline import Timeline
@@ -30,8 +30,6 @@ log = structlog.get_logger(__name__)
 
 # How long queued requests wait for a worker of a role that has none.
 ORPHAN_S = 10.0
-# Readers that are told in a turn of the event loop: some milliseconds of work.
-MAX_TOLD = 256
 
 
 class GenerationStream:
@@ -91,13 +89,15 @@ class Dispatcher:
         model_fingerprint: str,
         timeline: Timeline,
         clock: Callable[[], float] = time.monotonic,
+        lag: LoopLag | None = None,
     ) -> None:
         """`workers` are the roles and addresses to connect to at first; see `add_worker`. `clock`
-        tells monotonic seconds."""
+        tells monotonic seconds. While the event loop's `lag` is too long, no request is taken."""
         self._scheduler = scheduler
         self._model_fingerprint = model_fingerprint
         self._timeline = timeline
         self._clock = clock
+        self._lag = lag or LoopLag()
         self.metrics = RequestMetrics()
         self._stopping = False
         self._deadline_timer: asyncio.TimerHandle | None = None
@@ -105,7 +105,7 @@ class Dispatcher:
         self._orphan_timer: asyncio.TimerHandle | None = None
         self._streams: dict[Generation, GenerationStream] = {}
         # Those whose readers are told of something in the event loop's next turn.
-        self._untold: deque[GenerationStream] = deque()
+        self._untold: list[GenerationStream] = []
         self._links_by_id: dict[str, WorkerLink] = {}
         self._controller_id = f"gateway-{secrets.token_hex(4)}"
         self._links = {address: self._new_link(role, address) for role, address in workers}
@@ -186,6 +186,7 @@ class Dispatcher:
     def check_room(self, tenant: str, num_choices: int, deadline_s: float) -> None:
         with self._refusals_told(tenant):
             self._refuse_if_stopping()
+            self._lag.check()
             self._scheduler.check_room(tenant, num_choices, deadline_s, self._clock())
 
     def submit(self, request: TokenRequest) -> GenerationStream:
@@ -315,24 +316,18 @@ class Dispatcher:
         if self._scheduler.next_deadline_s != self._timed_s:
             self._set_deadline_timer(self._scheduler.next_deadline_s)
 
-    def _tell_readers(self) -> None:
-        """Call those that have something to take: one call of the event loop for many, since one
-        for each would cost as much as their work; but not for all, so that others have their
-        turn."""
-        told = [self._untold.popleft() for _ in range(min(MAX_TOLD, len(self._untold)))]
-        if self._untold:
-            self._tell_soon()
-        for stream in told:
-            stream.tell()
-
-    def _tell_soon(self) -> None:
-        asyncio.get_running_loop().call_soon(self._tell_readers)
-
     def _put(self, stream: GenerationStream, event: Token | Ended | TandemError) -> None:
         if stream.put(event):
             if not self._untold:
-                self._tell_soon()
+                asyncio.get_running_loop().call_soon(self._tell_readers)
             self._untold.append(stream)
+
+    def _tell_readers(self) -> None:
+        """Call those that have something to take: one call of the event loop for all, since one
+        for each would cost as much as their work. What comes meanwhile is for its next turn."""
+        untold, self._untold = self._untold, []
+        for stream in untold:
+            stream.tell()
 
     def _emit(self, generation: Generation, event: Token | Ended | TandemError) -> None:
         if isinstance(event, Token):

@@ -31,6 +31,7 @@ from gateway.http.limits import (
     HttpLimits,
 )
 from gateway.http.server import BACKLOG, HttpServer
+from gateway.loop_lag import LoopLag
 from gateway.metrics_page import GatewayCollector
 from gateway.policies import queue_policy
 from gateway.scheduler import Scheduler
@@ -164,7 +165,8 @@ async def serve(settings: GatewaySettings) -> None:
     folder = resolve(settings.model, LoggedProgress())
     listener = _listen(settings.host, settings.http_port)
     timeline = Timeline()
-    dispatcher = Dispatcher(scheduler, (), folder.fingerprint, timeline)
+    lag = LoopLag()
+    dispatcher = Dispatcher(scheduler, (), folder.fingerprint, timeline, lag=lag)
     discovery = Discovery(names, dispatcher)
     tokenizer = folder.tokenizer()
     grammars = GrammarCompiler(tokenizer, folder.config.vocab_size, folder.config.eos_token_ids)
@@ -174,7 +176,8 @@ async def serve(settings: GatewaySettings) -> None:
         InferenceServicer(frontend, dispatcher, timeline.read), grpc_server.server
     )
     metrics = MetricsPage(GatewayCollector(scheduler, dispatcher.metrics, folder.name))
-    http_server = HttpServer(create_app(frontend, dispatcher, metrics), settings.http_limits())
+    app = create_app(frontend, dispatcher, metrics)
+    http_server = HttpServer(app, settings.http_limits(), lag)
     await grpc_server.start([SERVICE])
     settle()
     dispatcher.start()
@@ -183,9 +186,11 @@ async def serve(settings: GatewaySettings) -> None:
             serving = tasks.create_task(http_server.serve([listener]))
             stopping = tasks.create_task(stop_signal())
             searching = tasks.create_task(discovery.run(), name="discovery")
+            measuring = tasks.create_task(lag.run(), name="loop lag")
             await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
             stopping.cancel()
             searching.cancel()
+            measuring.cancel()
             # Clients are told before their connections end.
             dispatcher.drain()
             tasks.create_task(grpc_server.stop())

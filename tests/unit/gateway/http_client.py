@@ -15,11 +15,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gateway.http.limits import HttpLimits
 from gateway.http.server import HttpServer
 from gateway.http.streaming import RESPONSE_BODY
+from gateway.loop_lag import LoopLag
 
 CHAT_PATH = "/v1/chat/completions"
 TEXT_PATH = "/v1/completions"
 CHAT = {"messages": [{"role": "user", "content": "Hi"}]}
 TEXT = {"prompt": "Hi"}
+
+NO_LAG = LoopLag()
 
 Json = dict[str, Any]
 
@@ -85,10 +88,10 @@ def assert_refused(response: httpx.Response, status: int, param: str | None) -> 
 
 
 @asynccontextmanager
-async def serving(app: ASGIApp, **limits: Any) -> AsyncIterator[int]:
+async def serving(app: ASGIApp, lag: LoopLag = NO_LAG, **limits: Any) -> AsyncIterator[int]:
     """The port of a server over a real socket."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = HttpServer(app, HttpLimits(**limits))
+        server = HttpServer(app, HttpLimits(**limits), lag)
         running = asyncio.create_task(server.serve([listener]))
         while not server.started:
             await asyncio.sleep(0.005)

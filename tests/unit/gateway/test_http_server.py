@@ -12,6 +12,9 @@ from http_client import serving
 from scripted_service import Pause, ended
 
 from gateway.http.app import create_app
+from gateway.http.limits import HttpLimits
+from gateway.http.server import HttpServer
+from gateway.loop_lag import LoopLag
 from tandem.core.errors import Unavailable
 from tandem.process.metrics import MetricsPage
 
@@ -104,32 +107,31 @@ async def test_a_body_that_is_too_long_is_answered(url):
         assert response.json()["error"]["param"] is None
 
 
-async def test_a_slow_reader_is_written_to_as_it_reads(url, service):
-    """What the server does not get rid of it does not take: it waits where it came from."""
-    num_tokens = 20_000
-    service.script = lambda request: [*[72] * num_tokens, ended()]
-    with socket.socket() as client:
-        # Before it connects: the kernel would make room for all of it.
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        client.setblocking(False)
-        loop = asyncio.get_running_loop()
-        await loop.sock_connect(client, ("127.0.0.1", int(url.rpartition(":")[2])))
-        reader, writer = await asyncio.open_connection(sock=client)
-        body = b'{"prompt": "Hi", "stream": true, "max_tokens": 2000}'
-        head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-        writer.write(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
-        async with asyncio.timeout(30):
-            await service.generated(1)
-            before = 0
-            while before < service.streams[0].num_tokens:
-                before = service.streams[0].num_tokens
-                await asyncio.sleep(0.1)
-            assert before < num_tokens
-            answer = b""
-            while not answer.endswith(b"0\r\n\r\n"):
-                answer += await reader.read(2**20)
-            assert answer.count(b'"text":"H"') == num_tokens
-        writer.close()
+async def test_a_client_that_does_not_read_is_not_written_to(frontend, service, say):
+    """What is generated meanwhile is not taken: it waits where it came from."""
+    service.script = lambda request: [72, Pause.A_MOMENT, *say("ello")]
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = HttpServer(create_app(frontend, service), HttpLimits(), LoopLag())
+        running = asyncio.create_task(server.serve([listener]))
+        async with asyncio.timeout(20):
+            while not server.started:
+                await asyncio.sleep(0.005)
+            reader, writer = await asyncio.open_connection(*listener.getsockname())
+            body = b'{"prompt": "Hi", "stream": true}'
+            head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            writer.write(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+            await reader.readuntil(b'"text":"H"')
+            (protocol,) = server.server_state.connections
+            # As the transport does when its buffer is full, and when there is room again.
+            protocol.pause_writing()
+            await asyncio.sleep(0.05)
+            assert service.streams[0].num_tokens == 1
+            protocol.resume_writing()
+            await reader.readuntil(b"data: [DONE]\n\n")
+            assert service.streams[0].num_tokens == 5
+            writer.close()
+        server.should_exit = True
+        await running
 
 
 async def test_a_slow_reader_holds_nobody_up(url, service, say):
