@@ -9,7 +9,7 @@ import httpx
 import openai
 import pytest
 from http_client import serving
-from scripted_service import Pause, ended
+from scripted_service import Pause
 
 from gateway.http.app import create_app
 from gateway.http.limits import HttpLimits
