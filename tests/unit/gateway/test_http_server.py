@@ -110,8 +110,9 @@ async def test_a_body_that_is_too_long_is_answered(url):
 async def test_a_client_that_does_not_read_is_not_written_to(frontend, service, say):
     """What is generated meanwhile is not taken: it waits where it came from."""
     service.script = lambda request: [72, Pause.A_MOMENT, *say("ello")]
+    app = create_app(frontend, service, MetricsPage())
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = HttpServer(create_app(frontend, service), HttpLimits(), LoopLag())
+        server = HttpServer(app, HttpLimits(), LoopLag())
         running = asyncio.create_task(server.serve([listener]))
         async with asyncio.timeout(20):
             while not server.started:

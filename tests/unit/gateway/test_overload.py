@@ -12,6 +12,7 @@ from gateway.http.app import create_app
 from gateway.http.turnstile import MAX_WAIT_S, PER_TURN, Turnstile
 from gateway.loop_lag import INTERVAL_S, MAX_LAG_S, LoopLag
 from tandem.core.errors import Unavailable
+from tandem.process.metrics import MetricsPage
 
 
 class Clock:
@@ -63,7 +64,7 @@ HEAD = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/j
 
 
 async def test_a_request_is_refused_before_its_body_is_there(frontend, service):
-    async with serving(create_app(frontend, service), lag=Held()) as port:
+    async with serving(create_app(frontend, service, MetricsPage()), lag=Held()) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(HEAD + b"Content-Length: 1000000\r\n\r\n")
         async with asyncio.timeout(10):
