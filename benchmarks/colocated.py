@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 
 from rich.console import Console
 from rich.table import Table
-from stack import Stack, expected_mock_tokens, running_stack, silence_logs
+from stack import Stack, expected_mock_tokens, running_stack, silence_logs, upcoming
 
 from gateway.tokens import Ended, Token
 
@@ -58,7 +58,7 @@ async def ask(
     tokens: list[int] = []
     ended = False
     while not ended:
-        events = await stream.next()
+        events = await upcoming(stream)
         ended = isinstance(events[-1], Ended)
         now = monotonic()
         for event in events:

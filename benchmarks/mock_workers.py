@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import sys
 
 from tandem.process.lifetime import end_with_parent
 
@@ -19,6 +20,8 @@ import uvloop  # noqa: E402
 
 from decode_service.service import DecodeSettings, serve  # noqa: E402
 from tandem.process.logs import configure_logging  # noqa: E402
+
+SWITCH_INTERVAL_S = 0.0005
 
 
 async def main(args: argparse.Namespace) -> None:
@@ -51,4 +54,6 @@ if __name__ == "__main__":
     parser.add_argument("--max-num-seqs", type=int, default=256)
     arguments = parser.parse_args()
     configure_logging("warning", "console")
+    # So many engines' threads share an interpreter that the event loop would wait seconds for it.
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     uvloop.run(main(arguments))

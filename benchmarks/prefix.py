@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 
 from rich.console import Console
 from rich.table import Table
-from stack import Stack, expected_mock_tokens, running_stack, silence_logs
+from stack import Stack, expected_mock_tokens, running_stack, silence_logs, upcoming
 
 from gateway.tokens import Ended
 
@@ -81,10 +81,10 @@ class Asked:
 async def ask(stack: Stack, name: str, prompt: Prompt, is_mock: bool) -> Asked:
     start = monotonic()
     stream = stack.submit(name, prompt, ANSWER_TOKENS)
-    events = list(await stream.next())
+    events = list(await upcoming(stream))
     first_s = monotonic() - start
     while not isinstance(events[-1], Ended):
-        events += await stream.next()
+        events += await upcoming(stream)
     *tokens, ended = events
     if is_mock:
         expected = expected_mock_tokens(prompt, ANSWER_TOKENS)

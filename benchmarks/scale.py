@@ -7,6 +7,8 @@ streams are open:
 
 - processor time of the gateway for each token, and the memory and descriptors that it has; where
   it falls behind, several tokens share a chunk;
+- processor time for each opened stream, the tokens of those that are open already included, and
+  how many it refused meanwhile; those come again after a second;
 - added latency: from the end of a token's step on the worker to its arrival at the client, on one
   clock, of the streams whose worker is known: those that end in the window, whose last chunk says
   who served them;
@@ -25,7 +27,7 @@ import re
 import sys
 from bisect import bisect_right
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import cast
@@ -50,9 +52,11 @@ from tandem.wire.reports import span_from_wire
 PROMPT_TOKENS = 16
 # One in so many streams ends in the window and is followed by another.
 PROBE_SHARE = 50
-READY_S = 180.0
+READY_S = 30.0
 START_S = 300.0
 WORKERS_PER_PROCESS = 32
+# What the gateway asks for at the least.
+RETRY_AFTER_S = 1.0
 # Who served a stream is told in its closing chunk.
 DECODE_WORKER = re.compile(rb'"decode_worker":"([^"]+)"')
 
@@ -75,6 +79,7 @@ class Stream(asyncio.Protocol):
         self._request = request
         self._probe = probe
         self._begun = False
+        self.was_refused = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         cast(asyncio.Transport, transport).write(self._request)
@@ -83,8 +88,10 @@ class Stream(asyncio.Protocol):
         load = self._load
         if not self._begun:
             self._begun = True
-            load.num_open += 1
-            if not data.startswith(b"HTTP/1.1 200"):
+            self.was_refused = data.startswith(b"HTTP/1.1 503")
+            load.num_refused += self.was_refused
+            load.num_open += not self.was_refused
+            if not (self.was_refused or data.startswith(b"HTTP/1.1 200")):
                 load.problems.append(data[:200].decode(errors="replace"))
         load.num_chunks += data.count(b"data: {")
         if self._probe is not None:
@@ -93,7 +100,7 @@ class Stream(asyncio.Protocol):
                 self._probe.worker = named[1].decode()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._load.num_open -= self._begun
+        self._load.num_open -= self._begun and not self.was_refused
         if not self.ended.done():
             self.ended.set_result(None)
 
@@ -104,6 +111,7 @@ class Load:
     def __init__(self, port: int, args: argparse.Namespace) -> None:
         self.num_open = 0
         self.num_chunks = 0
+        self.num_refused = 0
         self.problems: list[str] = []
         self.probes: list[Arrivals] = []
         self._port = port
@@ -114,17 +122,21 @@ class Load:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def open_all(self) -> None:
-        """Open them at a pace, and wait until all are."""
+        """Open them at a pace, and wait until all are, or it turns out that not all are taken."""
         start = perf_counter()
         for number in range(self._num_streams):
             await asyncio.sleep(start + number / self._open_per_s - perf_counter())
             is_probe = number % PROBE_SHARE == 0
             run = self._probe(number) if is_probe else self._stream(number, self._num_tokens, None)
             self._tasks.add(asyncio.create_task(run))
-        async with asyncio.timeout(READY_S):
-            # A probe may be between two streams.
-            while self.num_open < self._num_streams * (1 - 1 / PROBE_SHARE):  # noqa: ASYNC110
-                await asyncio.sleep(0.1)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(READY_S):
+                await self._all_open()
+
+    async def _all_open(self) -> None:
+        # A probe may be between two streams.
+        while self.num_open < self._num_streams * (1 - 1 / PROBE_SHARE):  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
 
     async def close(self) -> None:
         for task in self._tasks:
@@ -138,6 +150,14 @@ class Load:
             self.probes.append(arrivals)
 
     async def _stream(self, number: int, num_tokens: int, probe: Arrivals | None) -> None:
+        """To its end, however often it is refused before it begins."""
+        is_refused = True
+        while is_refused:
+            is_refused = await self._attempt(number, num_tokens, probe)
+            await asyncio.sleep(is_refused * RETRY_AFTER_S)
+
+    async def _attempt(self, number: int, num_tokens: int, probe: Arrivals | None) -> bool:
+        """Whether it was refused."""
         loop = asyncio.get_running_loop()
         request = self._request(number, num_tokens)
         try:
@@ -146,11 +166,12 @@ class Load:
             )
         except OSError as error:
             self.problems.append(str(error))
-            return
+            return False
         try:
             await stream.ended
         finally:
             transport.close()
+        return stream.was_refused
 
     def _request(self, number: int, num_tokens: int) -> bytes:
         body = orjson.dumps(
@@ -280,7 +301,9 @@ async def main(args: argparse.Namespace) -> None:
         load = Load(system.http_port, args)
         gc.collect()
         gc.disable()
+        closed = system.sample(load.num_chunks)
         await load.open_all()
+        opened = system.sample(load.num_chunks)
         await asyncio.sleep(args.warm_up)
         load.probes.clear()
         before = system.sample(load.num_chunks)
@@ -291,6 +314,10 @@ async def main(args: argparse.Namespace) -> None:
         workers = lanes(system, int(args.seconds * 1000))
         await load.close()
     console = Console(width=110)
+    console.print(
+        f"opened in {opened.at_s - closed.at_s:.0f} s, {load.num_refused:,} times refused; "
+        f"gateway, ms a stream: {(opened.cpu_s[0] - closed.cpu_s[0]) / args.streams * 1e3:.1f}"
+    )
     console.print(
         table(before, after, num_open, files, memory, added_latencies_ns(probes, workers), workers)
     )

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from types import TracebackType
 
 from gateway.choice import Choice, Delta, Finished
-from gateway.tokens import Ended, Token
-
-Events = tuple[Choice, Sequence[Token | Ended] | Exception]
 
 
 class Answer:
     """The events of a request: of each choice `Delta`s, then one `Finished`.
 
     To be used as a context manager: however the block is left, the workers are then done with the
-    request. Iterating gives the events since the last turn, at least one; it raises the
-    `TandemError` that ended the first choice to fail, once, which ends the others as well; it ends
-    quietly after `cancel`.
+    request. Iterating gives the events since the last turn, at least one; `take` does so for those
+    who cannot wait, and have themselves called instead (`subscribe`). Either raises the
+    `TandemError` that ended the first choice to fail, once, which ends the others as well; after
+    `cancel` it ends quietly.
     """
 
     def __init__(
@@ -36,13 +36,18 @@ class Answer:
         self.model = model
         self.num_prompt_tokens = num_prompt_tokens
         self.choices_per_prompt = choices_per_prompt
+        self.is_open = True
         self._choices = choices
         self._on_close = on_close
         self._pending: list[Delta | Finished] = []
-        self._merge: Merge | None = None
-        self._open = True
+        self._failure: Exception | None = None
+        # Choices with something to take, in the order in which it came.
+        self._ready: deque[Choice] = deque()
+        self._arrived = asyncio.Event()
+        self._on_events: Callable[[], object] = self._arrived.set
         for choice in choices:
             self._pending.extend(choice.opening())
+            choice.tokens.subscribe(partial(self._has_more, choice))
 
     @property
     def num_choices(self) -> int:
@@ -64,90 +69,65 @@ class Answer:
         return self
 
     async def __anext__(self) -> list[Delta | Finished]:
-        while self._open and not self._pending:
-            await self._pull()
-        if not self._pending:
-            raise StopAsyncIteration
-        pending, self._pending = self._pending, []
-        return pending
+        while not (events := self.take()):
+            if not self.is_open:
+                raise StopAsyncIteration
+            await self._arrival()
+        return events
 
     async def started(self) -> None:
         """Wait until a worker has begun. Raises what ended the request before that, while the
-        client can still be given a proper status."""
-        if self._open:
-            await self._pull()
+        client can still be given a proper status. If it is cancelled, nothing is lost."""
+        while self.is_open and not self._ready:
+            await self._arrival()
+        opening, self._pending = self._pending, []
+        self._pending = [*opening, *self.take()]
+
+    def subscribe(self, on_events: Callable[[], object]) -> None:
+        """Have `on_events` called, and nobody who iterates, when there is something to take: now,
+        and from then on whenever there is more."""
+        self._on_events = on_events
+        on_events()
+
+    def take(self) -> list[Delta | Finished]:
+        """The events since the last call, if there are any. Raises the error that ended the answer,
+        once what came before it was taken."""
+        events, self._pending = self._pending, []
+        while self._ready and self._failure is None:
+            self._take_of(self._ready.popleft(), events)
+        if self._failure is not None and not events:
+            error, self._failure = self._failure, None
+            raise error
+        return events
 
     def cancel(self) -> None:
         """End the request on all workers, if it has not ended; idempotent."""
         self._pending.clear()
-        if self._open:
-            for choice in self._choices:
-                choice.cancel()
-            self._close()
+        self._ready.clear()
+        for choice in self._choices:
+            choice.cancel()
+        self._close_if_ended()
 
-    async def _pull(self) -> None:
-        """The next events of any choice."""
+    def _has_more(self, choice: Choice) -> None:
+        self._ready.append(choice)
+        self._on_events()
+
+    async def _arrival(self) -> None:
+        self._arrived.clear()
+        await self._arrived.wait()
+
+    def _take_of(self, choice: Choice, events: list[Delta | Finished]) -> None:
+        """Add what is new of a choice."""
         try:
-            choice, events = await self._next()
-            if choice.ended:
-                return
-            if isinstance(events, Exception):
-                raise events
-        except BaseException:
+            while not choice.ended and (received := choice.tokens.take()):
+                events += choice.take(received)
+        except Exception as error:
             self.cancel()
-            raise
-        self._pending += choice.take(events)
+            self._failure = error
         if choice.ended:
-            self._end(choice)
+            self._close_if_ended()
 
-    async def _next(self) -> Events:
-        if len(self._choices) == 1:
-            return self._choices[0], await self._choices[0].tokens.next()
-        if self._merge is None:
-            self._merge = Merge(self._choices)
-        return await self._merge.next()
-
-    def _end(self, choice: Choice) -> None:
-        if self._merge:
-            self._merge.drop(choice)
-        if all(each.ended for each in self._choices):
-            self._close()
-
-    def _close(self) -> None:
-        self._open = False
-        if self._merge:
-            self._merge.close()
-        self._on_close()
-
-
-class Merge:
-    """The events of several choices in the order in which they come. A task waits for each."""
-
-    def __init__(self, choices: Sequence[Choice]) -> None:
-        self._events: asyncio.Queue[Events] = asyncio.Queue()
-        self._tasks = {choice: asyncio.create_task(self._read(choice)) for choice in choices}
-
-    async def next(self) -> Events:
-        """The next events of one choice; an exception is what ended it."""
-        return await self._events.get()
-
-    def drop(self, choice: Choice) -> None:
-        """Take no more from it."""
-        self._tasks[choice].cancel()
-
-    def close(self) -> None:
-        """Take no more from any."""
-        for task in self._tasks.values():
-            task.cancel()
-
-    async def _read(self, choice: Choice) -> None:
-        is_last = False
-        while not (choice.ended or is_last):
-            try:
-                events = await choice.tokens.next()
-            except Exception as error:
-                # Whoever iterates is to get it, not this task.
-                self._events.put_nowait((choice, error))
-                return
-            self._events.put_nowait((choice, events))
-            is_last = isinstance(events[-1], Ended)
+    def _close_if_ended(self) -> None:
+        if self.is_open and all(choice.ended for choice in self._choices):
+            self.is_open = False
+            self._on_close()

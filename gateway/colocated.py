@@ -34,8 +34,8 @@ class ColocatedBatching(Batching):
     def compose(self) -> None:
         self._tell_recompute_costs()
         while generation := self._next_queued():
-            admitting = filter(self._policy.admits, self._fleet.decode.values())
-            worker = choose_colocated(admitting, generation)
+            workers = self._fleet.decode.values()
+            worker = choose_colocated(workers, generation, self._policy.admits)
             if worker is None:
                 return
             self._compute_there(generation, worker)

@@ -14,6 +14,7 @@ import structlog
 
 from gateway.effects import Emit, Send
 from gateway.generation import Generation
+from gateway.loop_lag import LoopLag
 from gateway.request_metrics import RequestMetrics, TokenTimes
 from gateway.scheduler import Scheduler
 from gateway.timeline import Timeline
@@ -33,8 +34,7 @@ ORPHAN_S = 10.0
 
 
 class GenerationStream:
-    """A `TokenStream`: a generation's events, queued for the one task that reads them. Bounded by
-    `max_tokens`."""
+    """A `TokenStream`: a generation's events, kept for its reader. Bounded by `max_tokens`."""
 
     def __init__(self, dispatcher: Dispatcher, generation: Generation) -> None:
         self._dispatcher = dispatcher
@@ -42,20 +42,28 @@ class GenerationStream:
         self.times = TokenTimes()
         self._events: list[Token | Ended] = []
         self._error: TandemError | None = None
-        self._reader: asyncio.Future[None] | None = None
+        self._on_events: Callable[[], None] | None = None
 
-    def put(self, event: Token | Ended | TandemError) -> None:
+    def put(self, event: Token | Ended | TandemError) -> bool:
+        """Keep an event; whether the reader is to be told of it, which took all before."""
+        is_first = not self._events
         if isinstance(event, TandemError):
             self._error = event
         else:
             self._events.append(event)
-        if self._reader is not None and not self._reader.done():
-            self._reader.set_result(None)
+        return is_first
 
-    async def next(self) -> list[Token | Ended]:
-        if not self._events and self._error is None:
-            self._reader = asyncio.get_running_loop().create_future()
-            await self._reader
+    def tell(self) -> None:
+        """Call the reader, if there is one by now."""
+        if self._on_events is not None:
+            self._on_events()
+
+    def subscribe(self, on_events: Callable[[], None]) -> None:
+        self._on_events = on_events
+        if self._events or self._error is not None:
+            on_events()
+
+    def take(self) -> list[Token | Ended]:
         events, self._events = self._events, []
         if not events and self._error is not None:
             raise self._error
@@ -83,20 +91,25 @@ class Dispatcher:
         timeline: Timeline,
         clock: Callable[[], float] = time.monotonic,
         identity: Identity | None = None,
+        lag: LoopLag | None = None,
     ) -> None:
         """`workers` are the roles and addresses to connect to at first; see `add_worker`. `clock`
-        tells monotonic seconds. `identity`: who this is to workers, if they ask."""
+        tells monotonic seconds. `identity`: who this is to workers, if they ask. While the event
+        loop's `lag` is too long, no request is taken."""
         self._scheduler = scheduler
         self._model_fingerprint = model_fingerprint
         self._timeline = timeline
         self._clock = clock
         self._identity = identity
+        self._lag = lag or LoopLag()
         self.metrics = RequestMetrics()
         self._stopping = False
         self._deadline_timer: asyncio.TimerHandle | None = None
         self._timed_s = inf
         self._orphan_timer: asyncio.TimerHandle | None = None
         self._streams: dict[Generation, GenerationStream] = {}
+        # Those whose readers are told of something in the event loop's next turn.
+        self._untold: list[GenerationStream] = []
         self._links_by_id: dict[str, WorkerLink] = {}
         self.controller_id = f"gateway-{secrets.token_hex(4)}"
         self._links = {address: self._new_link(role, address) for role, address in workers}
@@ -181,6 +194,7 @@ class Dispatcher:
     def check_room(self, tenant: str, num_choices: int, deadline_s: float) -> None:
         with self._refusals_told(tenant):
             self._refuse_if_stopping()
+            self._lag.check()
             self._scheduler.check_room(tenant, num_choices, deadline_s, self._clock())
 
     def submit(self, request: TokenRequest) -> GenerationStream:
@@ -349,15 +363,28 @@ class Dispatcher:
         if self._scheduler.next_deadline_s != self._timed_s:
             self._set_deadline_timer(self._scheduler.next_deadline_s)
 
+    def _put(self, stream: GenerationStream, event: Token | Ended | TandemError) -> None:
+        if stream.put(event):
+            if not self._untold:
+                asyncio.get_running_loop().call_soon(self._tell_readers)
+            self._untold.append(stream)
+
+    def _tell_readers(self) -> None:
+        """Call those that have something to take: one call of the event loop for all, since one
+        for each would cost as much as their work. What comes meanwhile is for its next turn."""
+        untold, self._untold = self._untold, []
+        for stream in untold:
+            stream.tell()
+
     def _emit(self, generation: Generation, event: Token | Ended | TandemError) -> None:
         if isinstance(event, Token):
             stream = self._streams[generation]
             self.metrics.token(generation, stream.times, self._clock())
-            stream.put(event)
+            self._put(stream, event)
             return
         stream = self._streams.pop(generation)
         self.metrics.ended(generation, stream.times, event, self._clock())
-        stream.put(event)
+        self._put(stream, event)
         log.info(
             "request ended",
             request_id=generation.request.request_id,

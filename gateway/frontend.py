@@ -296,7 +296,10 @@ class Frontend:
 class NoTokens:
     """The stream of a choice of which nothing is generated."""
 
-    async def next(self) -> tuple[Ended]:
+    def subscribe(self, on_events: Callable[[], None]) -> None:
+        on_events()
+
+    def take(self) -> tuple[Ended]:
         return (self.stop(),)
 
     def stop(self) -> Ended:

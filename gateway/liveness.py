@@ -6,8 +6,9 @@ from __future__ import annotations
 SUSPECT_S = 1.5
 # For so long it keeps what it holds without hearing of its gateway, and can be resumed.
 LEASE_S = 5.0
-# What a turn of waiting counts for at the most.
-MAX_TURN_S = 0.5
+# What a turn of waiting counts for at the most: a turn that took longer did so on this process's
+# account, which may need several to hear what was said.
+MAX_TURN_S = 0.25
 
 
 class Liveness:

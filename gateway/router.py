@@ -61,11 +61,14 @@ def choose_decode(
     )
 
 
-def choose_colocated(workers: Iterable[DecodeView], generation: Generation) -> DecodeView | None:
-    """Of the workers with room for the sequence, the one that is done first, if a token costs the
-    same anywhere: those of the prompts before it and of its own, and of what runs beside it."""
-    return min(
-        (worker for worker in workers if worker.can_take(generation)),
+def choose_colocated(
+    workers: Iterable[DecodeView], generation: Generation, admits: Callable[[DecodeView], bool]
+) -> DecodeView | None:
+    """Of the workers that admit another prompt and have room for the sequence, the one that is done
+    first, if a token costs the same anywhere: those of the prompts before it and of its own, and of
+    what runs beside it."""
+    soonest_first = sorted(
+        workers,
         key=lambda worker: (
             worker.num_prompt_tokens_left
             + worker.uncached_tokens(generation)
@@ -73,8 +76,10 @@ def choose_colocated(workers: Iterable[DecodeView], generation: Generation) -> D
             worker.num_used_blocks,
             worker.info.worker_id,
         ),
-        default=None,
     )
+    # Of very many workers most are never asked.
+    able = (each for each in soonest_first if admits(each) and each.can_take(generation))
+    return next(able, None)
 
 
 def _move_s(worker: DecodeView, prefill: PrefillView, generation: Generation) -> float:

@@ -36,6 +36,7 @@ from gateway.http.limits import (
     HttpLimits,
 )
 from gateway.http.server import BACKLOG, HttpServer
+from gateway.loop_lag import LoopLag
 from gateway.metrics_page import GatewayCollector
 from gateway.policies import queue_policy
 from gateway.scheduler import Scheduler
@@ -192,7 +193,8 @@ async def serve(settings: GatewaySettings) -> None:
     folder = resolve(settings.model, LoggedProgress())
     listener = _listen(settings.host, settings.http_port)
     timeline = Timeline()
-    dispatcher = Dispatcher(scheduler, (), folder.fingerprint, timeline, identity=identity)
+    lag = LoopLag()
+    dispatcher = Dispatcher(scheduler, (), folder.fingerprint, timeline, identity=identity, lag=lag)
     standby = Standby(dispatcher, dispatcher.controller_id, identity) if settings.standby else None
     discovery = Discovery(names, standby or dispatcher)
     tokenizer = folder.tokenizer()
@@ -200,7 +202,8 @@ async def serve(settings: GatewaySettings) -> None:
     frontend = Frontend(dispatcher, tokenizer, grammars, settings.tool_format, access)
     grpc_server = _grpc_server(settings, access, frontend, dispatcher, timeline)
     metrics = MetricsPage(GatewayCollector(scheduler, dispatcher.metrics, folder.name))
-    http_server = HttpServer(create_app(frontend, dispatcher, metrics), settings.http_limits())
+    app = create_app(frontend, dispatcher, metrics)
+    http_server = HttpServer(app, settings.http_limits(), lag)
     await grpc_server.start([SERVICE, ADMIN_SERVICE])
     settle()
     dispatcher.start()
@@ -211,11 +214,13 @@ async def serve(settings: GatewaySettings) -> None:
             serving = tasks.create_task(http_server.serve([listener]))
             stopping = tasks.create_task(signals.asked.wait())
             searching = tasks.create_task(discovery.run(), name="discovery")
+            measuring = tasks.create_task(lag.run(), name="loop lag")
             if standby:
                 replaced = tasks.create_task(standby.run(), name="standby")
             ends: set[asyncio.Future[Any]] = {serving, stopping, replaced}
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             stopping.cancel()
+            measuring.cancel()
             # Whoever asks is told first, then new requests are refused.
             await grpc_server.drain()
             dispatcher.drain()

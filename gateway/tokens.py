@@ -99,19 +99,25 @@ class Ended:
 class TokenStream(Protocol):
     """The tokens of one choice as they come."""
 
-    async def next(self) -> Sequence[Token | Ended]:
-        """The events since the last call, at least one: tokens, and as the last of all exactly one
-        `Ended`. Raises the `TandemError` that ended the generation instead, once."""
+    def subscribe(self, on_events: Callable[[], None]) -> None:
+        """Have its one reader called when there is something to take: now, if there is, and from
+        then on whenever something comes after all was taken."""
+        ...
+
+    def take(self) -> Sequence[Token | Ended]:
+        """The events since the last call, if there are any: tokens, and as the last of all exactly
+        one `Ended`. Raises the `TandemError` that ended the generation instead, once what came
+        before it was taken."""
         ...
 
     def stop(self) -> Ended:
         """End the generation because its text is complete (a stop string): what was generated
-        beyond is dropped. `next` is not called again."""
+        beyond is dropped. `take` is not called again."""
         ...
 
     def cancel(self) -> None:
         """End the generation because nobody waits for it; idempotent, allowed at any time.
-        `next` is not called again."""
+        `take` is not called again."""
         ...
 
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from uvicorn import Config
+from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import (
     STATUS_LINE,
     HttpToolsProtocol,
@@ -15,6 +19,9 @@ from uvicorn.server import ServerState
 
 from gateway.http.errors import INVALID_REQUEST_TYPE, ErrorAnswer
 from gateway.http.limits import HttpLimits
+from gateway.http.streaming import RESPONSE_BODY
+from gateway.http.turnstile import MAX_WAIT_S, Turnstile
+from gateway.loop_lag import LoopLag
 
 MAX_URL_BYTES = 2**13
 MAX_HEADERS = 128
@@ -45,9 +52,29 @@ TOO_SLOW = ErrorAnswer(
 TOO_MANY_CONNECTIONS = ErrorAnswer(
     503, "service_unavailable", "too many connections: try again later", "unavailable"
 )
+TOO_BUSY = ErrorAnswer(
+    503, "service_unavailable", "the gateway has too much to do: try again later", "unavailable"
+)
 TOO_MANY_PIPELINED = ErrorAnswer(
     400, INVALID_REQUEST_TYPE, "too many pipelined requests", "invalid_request"
 )
+
+
+class ChunkedBody:
+    """A `ResponseBody` in HTTP's chunks: without a coroutine of each layer of the app, and without
+    a turn of the event loop."""
+
+    def __init__(self, cycle: RequestResponseCycle) -> None:
+        self.on_writable: Callable[[], None] | None = None
+        self._cycle = cycle
+
+    @property
+    def is_writable(self) -> bool:
+        return not self._cycle.flow.write_paused
+
+    def write(self, piece: bytes) -> None:
+        if not self._cycle.disconnected:
+            self._cycle.transport.write(b"%x\r\n%b\r\n" % (len(piece), piece))
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -63,11 +90,16 @@ class BoundedProtocol(HttpToolsProtocol):
         *,
         limits: HttpLimits,
         places: set[asyncio.Protocol],
+        turnstile: Turnstile,
+        lag: LoopLag,
     ) -> None:
-        """`places` are the connections that are served, which all protocols of a server share."""
+        """`places` are the connections that are served, which all protocols of a server share, as
+        they do the turnstile."""
         super().__init__(config, server_state, app_state, _loop)
         self._limits = limits
         self._places = places
+        self._turnstile = turnstile
+        self._lag = lag
         self._num_headers = 0
         self._num_head_bytes = 0
         # Of a header that is not complete.
@@ -98,6 +130,13 @@ class BoundedProtocol(HttpToolsProtocol):
         self._disarm()
         self._give_up()
         super().connection_lost(exc)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        for cycle in self._unanswered():
+            body = cycle.scope["state"][RESPONSE_BODY]
+            if body.on_writable:
+                body.on_writable()
 
     def data_received(self, data: bytes) -> None:
         for start in range(0, len(data), PIECE_BYTES):
@@ -138,10 +177,16 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         if len(self.pipeline) >= MAX_PIPELINED:
             self._refuse(TOO_MANY_PIPELINED)
+        elif self._is_overloaded() and self.parser.get_method() == b"POST":
+            self._refuse(self._too_busy())
         if self._takes():
             self._arm(self._limits.body_timeout_s)
             super().on_headers_complete()
+            self.scope["state"][RESPONSE_BODY] = ChunkedBody(self.cycle)
             self._open = [*self._unanswered(), self.cycle]
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._turnstile.enter(partial(super()._start_asgi_task, cycle, app))
 
     def on_body(self, body: bytes) -> None:
         if self._takes():
@@ -169,6 +214,15 @@ class BoundedProtocol(HttpToolsProtocol):
     def _too_large(self) -> ErrorAnswer:
         message = f"the headers have more than {self._limits.max_header_bytes} bytes"
         return ErrorAnswer(431, INVALID_REQUEST_TYPE, message, "request_header_fields_too_large")
+
+    def _is_overloaded(self) -> bool:
+        """Whether a request had better come again, before anything is done for it. Operators are
+        answered: they ask little."""
+        return self._lag.is_too_long or self._turnstile.wait_s > MAX_WAIT_S
+
+    def _too_busy(self) -> ErrorAnswer:
+        retry_after_s = max(self._lag.retry_after_s, self._turnstile.wait_s)
+        return replace(TOO_BUSY, retry_after_s=retry_after_s)
 
     # Time
 

@@ -12,6 +12,8 @@ from starlette.types import ASGIApp
 
 from gateway.http.limits import HttpLimits
 from gateway.http.protocol import BoundedProtocol
+from gateway.http.turnstile import Turnstile
+from gateway.loop_lag import LoopLag
 
 BACKLOG = 2048
 STOP_S = 1
@@ -20,9 +22,12 @@ STOP_S = 1
 class HttpServer(uvicorn.Server):
     """uvicorn within limits, and without its signal handlers: the process has its own."""
 
-    def __init__(self, app: ASGIApp, limits: HttpLimits) -> None:
+    def __init__(self, app: ASGIApp, limits: HttpLimits, lag: LoopLag) -> None:
+        """While the event loop's `lag` is too long, no request is taken."""
         # A class or what makes its instances: uvicorn only calls it.
-        protocol: Any = partial(BoundedProtocol, limits=limits, places=set())
+        protocol: Any = partial(
+            BoundedProtocol, limits=limits, places=set(), turnstile=Turnstile(), lag=lag
+        )
         super().__init__(
             uvicorn.Config(
                 app,

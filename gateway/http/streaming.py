@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Protocol
 
 import orjson
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from gateway.answer import Answer
 from gateway.choice import Delta, Finished
@@ -24,6 +25,24 @@ from tandem.core.errors import Cancelled
 KEEP_ALIVE_S = 15.0
 KEEP_ALIVE = b": keep-alive\n\n"
 DONE = b"data: [DONE]\n\n"
+# Of a scope's state: the server's `ResponseBody`.
+RESPONSE_BODY = "response_body"
+
+
+class ResponseBody(Protocol):
+    """The body of a response that has begun, written in calls that do not wait. `on_writable` is
+    called when it can be written to again."""
+
+    on_writable: Callable[[], None] | None
+
+    @property
+    def is_writable(self) -> bool:
+        """Whether the client reads what is written, as far as is known."""
+        ...
+
+    def write(self, piece: bytes) -> None:
+        """Write a piece that is not empty; nothing if the client has left."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +58,14 @@ class StreamedAnswer(Response):
 
     What fails before the first token has a status of its own, unless that is long in coming: then
     the stream begins without it.
-
-    Each chunk is one message to the server and nothing else: a library's cancel scope around each
-    would cost as much as all the rest that is done for a token here.
     """
+
+    stream_headers = (
+        (b"content-type", b"text/event-stream; charset=utf-8"),
+        (b"cache-control", b"no-store"),
+        # nginx would hold chunks back.
+        (b"x-accel-buffering", b"no"),
+    )
 
     def __init__(
         self,
@@ -55,76 +78,110 @@ class StreamedAnswer(Response):
         """Never is nothing sent for longer than twice `keep_alive_s`."""
         super().__init__()
         self._answer = answer
-        self._chunks = _Chunks(answer, form, envelope, usage)
+        self._chunks = Chunks(answer, form, envelope, usage)
         self._keep_alive_s = keep_alive_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self._answer, suppress(Cancelled):
-            await unless_disconnected(receive, self._respond(scope, receive, EventStream(send)))
+            await unless_disconnected(receive, self._respond(scope, receive, send))
 
-    async def _respond(self, scope: Scope, receive: Receive, stream: EventStream) -> None:
-        keeping_alive = asyncio.create_task(stream.keep_alive(self._keep_alive_s))
+    async def _respond(self, scope: Scope, receive: Receive, send: Send) -> None:
+        body: ResponseBody = scope["state"][RESPONSE_BODY]
+        has_begun = False
         try:
-            failure = await self._write(stream)
-        finally:
-            keeping_alive.cancel()
-        if failure is None:
-            await stream.end()
-        else:
-            await describe(failure).response()(scope, receive, stream.send)
-
-    async def _write(self, stream: EventStream) -> Exception | None:
-        """What failed before anything was sent."""
-        try:
-            await self._answer.started()
+            while not await self._starts_in_time():
+                if not has_begun:
+                    await send(self.start)
+                    has_begun = True
+                body.write(KEEP_ALIVE)
         except Exception as error:
-            if not stream.has_begun:
-                return error
-            await stream.write(_failure(error))
-            return None
-        async for events in _events(self._answer, self._chunks):
-            await stream.write(events)
-        return None
+            if not has_begun:
+                await describe(error).response()(scope, receive, send)
+                return
+            body.write(_failure(error))
+        else:
+            if not has_begun:
+                await send(self.start)
+            await EventStream(self._answer, self._chunks, body).run(self._keep_alive_s)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _starts_in_time(self) -> bool:
+        """Whether a worker begins before something has to be sent."""
+        try:
+            async with asyncio.timeout(self._keep_alive_s):
+                await self._answer.started()
+        except TimeoutError:
+            return False
+        return True
+
+    @property
+    def start(self) -> Message:
+        """ASGI's, of a stream that does not begin with an error."""
+        headers = list(self.stream_headers)
+        return {"type": "http.response.start", "status": 200, "headers": headers}
 
 
 class EventStream:
-    """A response of server-sent events, which begins with the first of them."""
+    """Writes an answer's events to a response that has begun, in the very calls that bring them: a
+    task that is woken for each would cost as much as all the rest that is done for a token here.
 
-    headers = (
-        (b"content-type", b"text/event-stream; charset=utf-8"),
-        (b"cache-control", b"no-store"),
-        # nginx would hold chunks back.
-        (b"x-accel-buffering", b"no"),
-    )
+    To a client that reads slowly nothing is written before it has read: what comes meanwhile waits,
+    and then goes together.
+    """
 
-    def __init__(self, send: Send) -> None:
-        self.send = send
-        self.has_begun = False
-        self._is_quiet = True
-
-    async def write(self, events: bytes) -> None:
-        """Send events, each whole."""
+    def __init__(self, answer: Answer, chunks: Chunks, body: ResponseBody) -> None:
+        self._answer = answer
+        self._chunks = chunks
+        self._body = body
+        self._ended = asyncio.Event()
         self._is_quiet = False
-        if not self.has_begun:
-            self.has_begun = True
-            headers = list(self.headers)
-            await self.send({"type": "http.response.start", "status": 200, "headers": headers})
-        await self.send({"type": "http.response.body", "body": events, "more_body": True})
+        self._timer: asyncio.TimerHandle | None = None
 
-    async def end(self) -> None:
-        await self.send({"type": "http.response.body", "body": b"", "more_body": False})
+    async def run(self, keep_alive_s: float) -> None:
+        """Write all of it, and comments whenever nothing was written for so long."""
+        self._write(self._chunks.opening())
+        self._keep_alive(keep_alive_s)
+        self._body.on_writable = self._write_news
+        self._answer.subscribe(self._write_news)
+        try:
+            await self._ended.wait()
+        finally:
+            self._body.on_writable = None
+            if self._timer:
+                self._timer.cancel()
 
-    async def keep_alive(self, seconds: float) -> None:
-        """Send a comment, which says nothing, whenever nothing was sent for so long: proxies end a
-        connection on which nothing comes."""
-        while True:
-            self._is_quiet = True
-            await asyncio.sleep(seconds)
-            if self._is_quiet:
-                await self.write(KEEP_ALIVE)
+    def _write_news(self) -> None:
+        """Write what there is to be told, if it can be written. What fails is told, too."""
+        if self._ended.is_set() or not self._body.is_writable:
+            return
+        pieces: list[bytes] = []
+        try:
+            while events := self._answer.take():
+                pieces += map(self._chunks.of, events)
+            if not self._answer.is_open:
+                pieces.append(self._chunks.ending())
+        except Exception as error:
+            self._answer.cancel()
+            pieces.append(_failure(error))
+        self._write(b"".join(pieces))
+        if not self._answer.is_open:
+            self._ended.set()
+
+    def _write(self, events: bytes) -> None:
+        if events:
+            self._is_quiet = False
+            self._body.write(events)
+
+    def _keep_alive(self, seconds: float) -> None:
+        """Proxies end a connection on which nothing comes: a comment says nothing."""
+        if self._is_quiet and self._body.is_writable:
+            self._body.write(KEEP_ALIVE)
+        self._is_quiet = True
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(seconds, self._keep_alive, seconds)
 
 
-class _Chunks:
+class Chunks:
     """The events' bytes. What the chunks of an answer share is made once."""
 
     def __init__(
@@ -162,8 +219,8 @@ class _Chunks:
     def ending(self) -> bytes:
         """What follows the last choice's end."""
         if not self._wanted.at_end:
-            return b""
-        return _event(self._envelope.wrap(b"", usage=self._usage.json()))
+            return DONE
+        return _event(self._envelope.wrap(b"", usage=self._usage.json())) + DONE
 
     def _closing(self, finished: Finished) -> bytes:
         choice = choice_json(
@@ -177,22 +234,6 @@ class _Chunks:
         if self._wanted.continuous:
             tail = b'],"usage":' + orjson.dumps(self._usage.json()) + b"}\n\n"
         return b"".join((self._head, choice, tail[1:] if closed else tail))
-
-
-async def _events(answer: Answer, chunks: _Chunks) -> AsyncIterator[bytes]:
-    """What is to be written, as much at a time as there is."""
-    try:
-        if opening := chunks.opening():
-            yield opening
-        async for events in answer:
-            if written := b"".join(map(chunks.of, events)):
-                yield written
-        if ending := chunks.ending():
-            yield ending
-    except Exception as error:
-        yield _failure(error)
-    else:
-        yield DONE
 
 
 def _failure(error: Exception) -> bytes:

@@ -7,7 +7,7 @@ import random
 import signal
 
 import pytest
-from stack import RecordingDispatcher, collect, expected_mock_tokens, running_stack
+from stack import RecordingDispatcher, collect, expected_mock_tokens, running_stack, upcoming
 
 from gateway.batching import Limits
 from gateway.colocated_policies import COLOCATED_POLICIES
@@ -104,7 +104,7 @@ async def test_cancel_in_any_phase_frees_all_blocks() -> None:
             ]
             stream = stack.submit(f"x{i}", random_prompt(rng, 1500), 64)
             for _ in range(rng.choice((0, 0, 1, 2, 5))):
-                await stream.next()
+                await upcoming(stream)
             await asyncio.sleep(rng.random() * 0.03)
             phases.add(stream.generation.phase)
             stream.cancel()
@@ -125,7 +125,7 @@ async def test_a_killed_worker_costs_time_and_nothing_else(victim: int) -> None:
     async with running_stack(1, 1, devices=["mock:h100x20"], limits=Limits(600)) as stack:
         prompt = tuple(range(200))
         streams = [stack.submit(f"r{i}", prompt, 60) for i in range(8)]
-        seen = await streams[0].next()
+        seen = await upcoming(streams[0])
         worker = stack.workers[victim]
         worker.signal(signal.SIGKILL)
         await worker.stop()

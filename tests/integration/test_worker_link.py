@@ -19,6 +19,7 @@ from stack import (
     collect,
     expected_mock_tokens,
     running_stack,
+    upcoming,
 )
 from structlog.testing import capture_logs
 
@@ -394,7 +395,7 @@ async def test_what_is_queued_ends_when_a_role_stays_away(
         stream = dispatcher.submit(request)
         dispatcher.lost(info_of("DECODE"), Unavailable("it was lost"))
         with pytest.raises(Unavailable, match="no worker came back"):
-            await asyncio.wait_for(stream.next(), 5)
+            await asyncio.wait_for(upcoming(stream), 5)
         assert not dispatcher.num_open_streams
     finally:
         await dispatcher.stop()
@@ -406,7 +407,7 @@ async def test_what_is_queued_ends_when_a_role_stays_away(
 async def test_a_gateway_that_stood_still_loses_nobody() -> None:
     async with running_stack(1, 1, devices=["mock:h100x20"]) as stack:
         streams = [stack.submit(f"r{i}", PROMPT, 20) for i in range(4)]
-        seen = [await stream.next() for stream in streams]
+        seen = [await upcoming(stream) for stream in streams]
         time.sleep(2)  # noqa: ASYNC251
         for stream, first in zip(streams, seen, strict=True):
             tokens, _ = await asyncio.wait_for(collect(stream), 30)
@@ -418,7 +419,7 @@ async def test_what_a_silent_worker_held_goes_on_when_it_speaks_again() -> None:
     async with running_stack(1, 1, devices=["mock:h100x20"]) as stack:
         worker = stack.workers[1]
         stream = stack.submit("r", PROMPT, 60)
-        await stream.next()
+        await upcoming(stream)
         worker.signal(signal.SIGSTOP)
         try:
             # By the transport it would take 12 s.
@@ -436,7 +437,7 @@ async def test_what_a_suspected_worker_held_goes_on_elsewhere_before_its_lease_i
     """And new requests go elsewhere."""
     async with running_stack(1, 2, devices=["mock:h100x20"]) as stack:
         streams = [stack.submit(f"r{i}", PROMPT, 40) for i in range(6)]
-        await asyncio.gather(*(stream.next() for stream in streams))
+        await asyncio.gather(*map(upcoming, streams))
         worker = stack.workers[1]
         worker.signal(signal.SIGSTOP)
         try:

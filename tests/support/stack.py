@@ -253,11 +253,19 @@ def silence_logs() -> None:
     structlog.configure(processors=[], logger_factory=structlog.ReturnLoggerFactory())
 
 
+async def upcoming(stream: GenerationStream) -> list[Token | Ended]:
+    """The events since the last call, at least one. Raises what ended the stream instead."""
+    arrived = asyncio.Event()
+    stream.subscribe(arrived.set)
+    await arrived.wait()
+    return stream.take()
+
+
 async def collect(stream: GenerationStream) -> tuple[list[int], Ended]:
     """All tokens of a stream and its end; positions must be consecutive."""
     events: list[Token | Ended] = []
     while not (events and isinstance(events[-1], Ended)):
-        events += await stream.next()
+        events += await upcoming(stream)
     *tokens, ended = events
     positions = [token.position for token in tokens]
     assert positions == list(range(positions[0], positions[0] + len(tokens))) if tokens else True

@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import pytest
 import structlog
+from http_client import with_body
 from scripted_service import ScriptedGrammars, ScriptedService, Step, ended
 
 import tandem.artifacts
@@ -58,6 +59,7 @@ def frontend(
 @pytest.fixture
 async def client(frontend: Frontend, service: ScriptedService) -> AsyncIterator[httpx.AsyncClient]:
     """A client of the HTTP side, without a socket."""
-    transport = httpx.ASGITransport(create_app(frontend, service, MetricsPage()))
+    app = create_app(frontend, service, MetricsPage())
+    transport = httpx.ASGITransport(with_body(app))
     async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
         yield client

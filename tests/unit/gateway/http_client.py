@@ -5,22 +5,56 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.http.limits import HttpLimits
 from gateway.http.server import HttpServer
+from gateway.http.streaming import RESPONSE_BODY
+from gateway.loop_lag import LoopLag
 
 CHAT_PATH = "/v1/chat/completions"
 TEXT_PATH = "/v1/completions"
 CHAT = {"messages": [{"role": "user", "content": "Hi"}]}
 TEXT = {"prompt": "Hi"}
 
+NO_LAG = LoopLag()
+
 Json = dict[str, Any]
+
+
+class WrittenBody:
+    """A `ResponseBody` that keeps what is written."""
+
+    is_writable = True
+
+    def __init__(self) -> None:
+        self.on_writable: Callable[[], None] | None = None
+        self.pieces: list[bytes] = []
+
+    def write(self, piece: bytes) -> None:
+        self.pieces.append(piece)
+
+
+def with_body(app: ASGIApp) -> ASGIApp:
+    """What our server does for an app, without a server."""
+
+    async def call(scope: Scope, receive: Receive, send: Send) -> None:
+        body = WrittenBody()
+
+        async def send_all(message: Message) -> None:
+            if message["type"] == "http.response.body":
+                message = message | {"body": b"".join([*body.pieces, message["body"]])}
+                body.pieces.clear()
+            await send(message)
+
+        await app(scope | {"state": {RESPONSE_BODY: body}}, receive, send_all)
+
+    return call
 
 
 def events(response: httpx.Response) -> list[Json]:
@@ -54,10 +88,10 @@ def assert_refused(response: httpx.Response, status: int, param: str | None) -> 
 
 
 @asynccontextmanager
-async def serving(app: ASGIApp, **limits: Any) -> AsyncIterator[int]:
+async def serving(app: ASGIApp, lag: LoopLag = NO_LAG, **limits: Any) -> AsyncIterator[int]:
     """The port of a server over a real socket."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = HttpServer(app, HttpLimits(**limits))
+        server = HttpServer(app, HttpLimits(**limits), lag)
         running = asyncio.create_task(server.serve([listener]))
         while not server.started:
             await asyncio.sleep(0.005)

@@ -39,21 +39,41 @@ class ScriptedStream:
         self.num_tokens = 0
         self._position = len(request.prompt_token_ids)
         self._steps = list(steps)
+        self._is_there = False
+        self._on_events: Callable[[], None] = lambda: None
         self._num_logprobs = request.params.logprobs
 
-    async def next(self) -> list[Token | Ended]:
-        assert not self.cancelled.is_set(), "next() after cancel()"
+    def subscribe(self, on_events: Callable[[], None]) -> None:
+        self._on_events = on_events
+        self._advance()
+
+    def take(self) -> list[Token | Ended]:
+        """One event, if it is there; the next one comes in the event loop's next turn."""
+        assert not self.cancelled.is_set(), "take() after cancel()"
+        if not self._is_there:
+            return []
+        self._is_there = False
+        asyncio.get_running_loop().call_soon(self._advance)
         step = self._steps.pop(0)
-        if isinstance(step, Pause):
-            await asyncio.sleep(3600 if step is Pause.FOREVER else 0.01)
-            return await self.next()
         if isinstance(step, Exception):
             raise step
         if isinstance(step, Ended):
             return [step]
+        assert isinstance(step, int)
         self.num_tokens += 1
         self._position += 1
         return [Token(self._position - 1, step, self._logprobs(step))]
+
+    def _advance(self) -> None:
+        """Go on to the next event."""
+        if self.cancelled.is_set() or not self._steps:
+            return
+        if isinstance(self._steps[0], Pause):
+            if self._steps.pop(0) is Pause.A_MOMENT:
+                asyncio.get_running_loop().call_later(0.01, self._advance)
+            return
+        self._is_there = True
+        self._on_events()
 
     def _logprobs(self, token_id: int) -> TokenLogprobs | None:
         """The token has `FIRST_LOGPROB`, and those before it in the vocabulary 1 less each."""

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import asyncio
 from itertools import pairwise
 
 import pytest
@@ -97,25 +96,21 @@ def test_tokens_that_come_together_are_one_delta():
     assert finished == Finished(3, FinishReason.LENGTH, 3, SERVED_BY)
 
 
-async def test_a_stream_gives_what_came_before_an_error_first():
+def test_a_stream_gives_what_came_before_an_error_first():
     stream = GenerationStream(None, None)  # type: ignore[arg-type]
-    reading = asyncio.create_task(stream.next())
-    await asyncio.sleep(0)
     tokens = tokens_of("ab")
-    stream.put(tokens[0])
-    stream.put(tokens[1])
-    stream.put(Unavailable("lost"))
-    assert await reading == tokens
+    assert [stream.put(each) for each in (*tokens, Unavailable("lost"))] == [True, False, False]
+    assert stream.take() == tokens
     with pytest.raises(Unavailable, match="lost"):
-        await stream.next()
+        stream.take()
 
 
-async def test_a_reader_that_gives_up_loses_nothing():
+def test_a_reader_is_told_of_what_came_before_it():
     stream = GenerationStream(None, None)  # type: ignore[arg-type]
-    reading = asyncio.create_task(stream.next())
-    await asyncio.sleep(0)
-    reading.cancel()
-    await asyncio.gather(reading, return_exceptions=True)
-    tokens = tokens_of("a")
-    stream.put(tokens[0])
-    assert await stream.next() == tokens
+    told: list[Token | Ended] = []
+    stream.tell()
+    stream.put(tokens_of("a")[0])
+    stream.subscribe(lambda: told.extend(stream.take()))
+    assert stream.put(tokens_of("b")[0])
+    stream.tell()
+    assert [each.token_id for each in told if isinstance(each, Token)] == [97, 98]

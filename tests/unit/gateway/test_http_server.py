@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 
 import httpx
 import openai
@@ -11,6 +12,9 @@ from http_client import serving
 from scripted_service import Pause
 
 from gateway.http.app import create_app
+from gateway.http.limits import HttpLimits
+from gateway.http.server import HttpServer
+from gateway.loop_lag import LoopLag
 from tandem.core.errors import Unavailable
 from tandem.process.metrics import MetricsPage
 
@@ -101,6 +105,34 @@ async def test_a_body_that_is_too_long_is_answered(url):
         response = await client.post("/v1/completions", content=b" " * 2 * 10**7, headers=headers)
         assert response.status_code == 413
         assert response.json()["error"]["param"] is None
+
+
+async def test_a_client_that_does_not_read_is_not_written_to(frontend, service, say):
+    """What is generated meanwhile is not taken: it waits where it came from."""
+    service.script = lambda request: [72, Pause.A_MOMENT, *say("ello")]
+    app = create_app(frontend, service, MetricsPage())
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = HttpServer(app, HttpLimits(), LoopLag())
+        running = asyncio.create_task(server.serve([listener]))
+        async with asyncio.timeout(20):
+            while not server.started:
+                await asyncio.sleep(0.005)
+            reader, writer = await asyncio.open_connection(*listener.getsockname())
+            body = b'{"prompt": "Hi", "stream": true}'
+            head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            writer.write(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+            await reader.readuntil(b'"text":"H"')
+            (protocol,) = server.server_state.connections
+            # As the transport does when its buffer is full, and when there is room again.
+            protocol.pause_writing()
+            await asyncio.sleep(0.05)
+            assert service.streams[0].num_tokens == 1
+            protocol.resume_writing()
+            await reader.readuntil(b"data: [DONE]\n\n")
+            assert service.streams[0].num_tokens == 5
+            writer.close()
+        server.should_exit = True
+        await running
 
 
 async def test_a_slow_reader_holds_nobody_up(url, service, say):

@@ -4,18 +4,38 @@ import asyncio
 from collections.abc import Callable
 
 import pytest
+from http_client import WrittenBody
 from scripted_service import Pause, ended
 
+from gateway.answer import Answer
+from gateway.choice import Choice
+from gateway.dispatcher import GenerationStream
 from gateway.http.formats.chat import ChatFormat
 from gateway.http.formats.completion import CompletionFormat
 from gateway.http.formats.envelope import Envelope
-from gateway.http.streaming import DONE, KEEP_ALIVE, StreamedAnswer, UsageWanted
+from gateway.http.streaming import (
+    DONE,
+    KEEP_ALIVE,
+    RESPONSE_BODY,
+    Chunks,
+    EventStream,
+    StreamedAnswer,
+    UsageWanted,
+)
 from gateway.request import GenerationRequest, TextPrompt
+from gateway.text import TokenText
+from gateway.tokens import Token
 from tandem.core.errors import Unavailable
 
 
-@pytest.mark.parametrize("stuck_at", ["http.response.start", "http.response.body"])
-async def test_a_client_that_leaves_while_it_is_written_to(frontend, service, stuck_at):
+class StuckBody(WrittenBody):
+    """Of a client that does not read."""
+
+    is_writable = False
+
+
+@pytest.mark.parametrize("is_stuck_at_start", [True, False])
+async def test_a_client_that_leaves_while_it_is_written_to(frontend, service, is_stuck_at_start):
     answer = await frontend.generate(GenerationRequest(prompts=(TextPrompt("Hi"),)))
     await answer.started()
     form = ChatFormat(frontend.tokenizer.token_bytes)
@@ -23,17 +43,45 @@ async def test_a_client_that_leaves_while_it_is_written_to(frontend, service, st
     stuck = asyncio.Event()
 
     async def send(message):
-        if message["type"] == stuck_at:
-            stuck.set()
+        stuck.set()
+        if is_stuck_at_start:
             await asyncio.sleep(3600)
 
     async def receive():
         await stuck.wait()
         return {"type": "http.disconnect"}
 
+    scope = {"type": "http", "method": "POST", "state": {RESPONSE_BODY: StuckBody()}}
     async with asyncio.timeout(1):
-        await response({"type": "http", "method": "POST"}, receive, send)
+        await response(scope, receive, send)
     assert service.streams[0].cancelled.is_set()
+
+
+async def test_what_comes_while_a_client_does_not_read_goes_together(tokenizer):
+    stream = GenerationStream(None, None)  # type: ignore[arg-type]
+    choice = Choice(0, stream, TokenText(tokenizer.decode_stream()))
+    answer = Answer(
+        request_id="r", model="mock", num_prompt_tokens=1, choices=[choice], on_close=lambda: None
+    )
+    form = CompletionFormat(tokenizer.token_bytes)
+    chunks = Chunks(answer, form, Envelope("id", "o", 0, "mock"), UsageWanted())
+    body = StuckBody()
+    running = asyncio.create_task(EventStream(answer, chunks, body).run(keep_alive_s=0.001))
+    while body.on_writable is None:
+        await asyncio.sleep(0)
+    for position, token_id in enumerate(tokenizer.encode("Hello")):
+        if stream.put(Token(position, token_id)):
+            stream.tell()
+    await asyncio.sleep(0.01)
+    assert not body.pieces
+    body.is_writable = True
+    body.on_writable()
+    (piece,) = body.pieces
+    assert b'"text":"Hello"' in piece
+    stream.put(ended())
+    stream.tell()
+    await running
+    assert b"".join(body.pieces).endswith(DONE)
 
 
 async def respond(frontend, until: Callable[[list[bytes]], bool]) -> tuple[list[int], list[bytes]]:
@@ -43,23 +91,30 @@ async def respond(frontend, until: Callable[[list[bytes]], bool]) -> tuple[list[
     form = CompletionFormat(frontend.tokenizer.token_bytes)
     envelope = Envelope("id", "o", 0, "mock")
     response = StreamedAnswer(answer, form, envelope, UsageWanted(), keep_alive_s=0.01)
-    statuses, bodies, enough = [], [], asyncio.Event()
+    statuses, enough = [], asyncio.Event()
+
+    class Body(WrittenBody):
+        def write(self, piece):
+            super().write(piece)
+            if until(self.pieces):
+                enough.set()
+
+    body = Body()
 
     async def send(message):
         if message["type"] == "http.response.start":
             statuses.append(message["status"])
         else:
-            bodies.append(message["body"])
-            if until(bodies):
-                enough.set()
+            body.write(message["body"])
 
     async def receive():
         await enough.wait()
         return {"type": "http.disconnect"}
 
+    scope = {"type": "http", "method": "POST", "state": {RESPONSE_BODY: body}}
     async with asyncio.timeout(10):
-        await response({"type": "http", "method": "POST"}, receive, send)
-    return statuses, bodies
+        await response(scope, receive, send)
+    return statuses, body.pieces
 
 
 def has_comments(bodies: list[bytes]) -> bool:
@@ -97,4 +152,4 @@ async def test_nothing_is_said_while_tokens_come(frontend, service):
     service.script = lambda request: [*[72] * 100, ended()]
     _, bodies = await respond(frontend, lambda bodies: False)
     assert KEEP_ALIVE not in bodies
-    assert bodies[-2:] == [DONE, b""]
+    assert b"".join(bodies[-2:]).endswith(DONE)

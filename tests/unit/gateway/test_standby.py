@@ -38,7 +38,7 @@ class Workers:
     def is_connected(self, address: str) -> bool:
         return self.controllers[address] == OWN
 
-    async def describe(self, address: str) -> Sighting | None:
+    async def describe(self, address: str, tls: object = None) -> Sighting | None:
         async with self.looked:
             self.num_looks += 1
             self.looked.notify_all()

@@ -47,3 +47,10 @@ def test_a_broken_stream_is_suspect_at_once_and_lost_no_sooner_than_silence():
     assert not liveness.is_lost
     liveness.wait(MAX_TURN_S)
     assert liveness.is_lost
+
+
+def test_a_process_whose_turns_take_long_may_need_several_to_hear():
+    liveness = Liveness()
+    for _ in range(5):
+        liveness.wait(2.0)
+    assert not liveness.is_suspect

@@ -1,0 +1,100 @@
+"""A gateway that has too much to do refuses what is new, early, and goes on with what it has."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+from http_client import serving
+
+from gateway.http.app import create_app
+from gateway.http.turnstile import MAX_WAIT_S, PER_TURN, Turnstile
+from gateway.loop_lag import INTERVAL_S, MAX_LAG_S, LoopLag
+from tandem.core.errors import Unavailable
+from tandem.process.metrics import MetricsPage
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now_s = 100.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+async def test_the_lag_is_how_late_a_timer_fires():
+    clock = Clock()
+    lag = LoopLag(clock)
+    running = asyncio.create_task(lag.run())
+    await asyncio.sleep(0)
+    assert lag.seconds == 0
+    clock.now_s += INTERVAL_S + MAX_LAG_S + 1
+    # It has not fired yet, and is late.
+    assert lag.seconds == pytest.approx(MAX_LAG_S + 1)
+    with pytest.raises(Unavailable) as refusal:
+        lag.check()
+    assert refusal.value.retry_after_s == pytest.approx(2 * (MAX_LAG_S + 1))
+    # Then it fires: until the next time that is what is known.
+    async with asyncio.timeout(10):
+        while lag.is_too_long:
+            await asyncio.sleep(INTERVAL_S / 2)
+    lag.check()
+    running.cancel()
+
+
+async def test_a_loop_that_is_held_up_shows():
+    lag = LoopLag()
+    running = asyncio.create_task(lag.run())
+    await asyncio.sleep(0)
+    time.sleep(MAX_LAG_S + 2 * INTERVAL_S)  # noqa: ASYNC251
+    assert lag.is_too_long
+    running.cancel()
+
+
+class Held(LoopLag):
+    """Of a loop that is far behind."""
+
+    @property
+    def seconds(self) -> float:
+        return 2.5
+
+
+HEAD = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+
+
+async def test_a_request_is_refused_before_its_body_is_there(frontend, service):
+    async with serving(create_app(frontend, service, MetricsPage()), lag=Held()) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(HEAD + b"Content-Length: 1000000\r\n\r\n")
+        async with asyncio.timeout(10):
+            answer = await reader.read()
+        writer.close()
+        assert answer.startswith(b"HTTP/1.1 503 ")
+        assert b"retry-after: 5\r\n" in answer.lower()
+        assert b"too much to do" in answer
+        # Whoever asks whether it lives is told.
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET /live HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
+        writer.close()
+    assert not service.requests
+
+
+async def test_a_few_are_let_in_at_a_time_in_their_order():
+    """However many come at once, the loop has its turns between them."""
+    clock = Clock()
+    turnstile = Turnstile(clock)
+    started: list[int] = []
+    assert turnstile.wait_s == 0
+    for number in range(3 * PER_TURN - 1):
+        turnstile.enter(lambda number=number: started.append(number))
+    clock.now_s += MAX_WAIT_S
+    assert turnstile.wait_s == MAX_WAIT_S
+    seen = []
+    while len(started) < 3 * PER_TURN - 1:
+        await asyncio.sleep(0)
+        seen.append(len(started))
+    assert started == list(range(3 * PER_TURN - 1))
+    assert {PER_TURN, 2 * PER_TURN} <= set(seen)
+    assert turnstile.wait_s == 0
