@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -19,6 +19,9 @@ PUSH_KV = "/tandem.v1.KvTransferService/PushKv"
 MAX_REGIONS_UNDER_WAY = 4
 IDLE_S = 60.0
 
+WrapCall = Callable[[PushKvCall], PushKvCall]
+"""Puts something between a sender and its calls."""
+
 
 @dataclass(slots=True)
 class Link:
@@ -26,6 +29,7 @@ class Link:
     encoded and written."""
 
     channel: grpc.aio.Channel
+    wrap_call: WrapCall | None = None
     window: asyncio.Semaphore = field(
         default_factory=lambda: asyncio.Semaphore(MAX_REGIONS_UNDER_WAY)
     )
@@ -34,17 +38,19 @@ class Link:
 
     def push_kv(self) -> PushKvCall:
         """A call of the RPC, taking messages that are serialised already."""
-        return self.channel.stream_stream(
+        call: PushKvCall = self.channel.stream_stream(
             PUSH_KV, response_deserializer=kv_pb2.PushKvResponse.FromString
         )()
+        return self.wrap_call(call) if self.wrap_call else call
 
 
 class Links:
     """All links of a sender, by address. One that no transfer has used for a while is closed: where
     workers come and go, most addresses never come again."""
 
-    def __init__(self, idle_s: float = IDLE_S) -> None:
+    def __init__(self, idle_s: float = IDLE_S, wrap_call: WrapCall | None = None) -> None:
         self._idle_s = idle_s
+        self._wrap_call = wrap_call
         self._links: dict[str, Link] = {}
         self._closing: set[asyncio.Task[None]] = set()
 
@@ -56,7 +62,7 @@ class Links:
         """The link to a destination, open for as long as this context is."""
         link = self._links.get(address)
         if link is None:
-            link = self._links[address] = Link(open_channel(address))
+            link = self._links[address] = Link(open_channel(address), self._wrap_call)
         link.num_users += 1
         if link.closing is not None:
             link.closing.cancel()

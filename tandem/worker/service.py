@@ -18,6 +18,8 @@ from tandem.core.errors import ConfigError
 from tandem.core.sequence import EndRule
 from tandem.core.worker import WorkerInfo, WorkerRole
 from tandem.engine.protocols import Engine
+from tandem.faults.engine import FaultyEngine
+from tandem.faults.injector import FaultInjector
 from tandem.process.grpc_server import GrpcServer
 from tandem.process.lifetime import settle, stop_signal
 from tandem.process.logged_progress import LoggedProgress
@@ -43,13 +45,17 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
         return worker_pb2.DescribeResponse(worker=worker_to_wire(self._info))
 
 
-def load_worker(settings: WorkerSettings, role: WorkerRole) -> tuple[WorkerInfo, Engine]:
+def load_worker(
+    settings: WorkerSettings, role: WorkerRole, injector: FaultInjector | None
+) -> tuple[WorkerInfo, Engine]:
     """Bind the process to its cores, and load the model. Raises `ConfigError`."""
     device = parse_device(settings.device)
     advertised_address = settings.advertised_address  # Before the model, in case it is wrong.
     if isinstance(device, CpuDevice) and device.cores:
         _bind_to_cores(device)
     engine = build_engine(settings, resolve(settings.model, LoggedProgress()))
+    if injector:
+        engine = FaultyEngine(engine, injector)
     engine.warm_up()
     info = WorkerInfo(
         worker_id=settings.worker_id

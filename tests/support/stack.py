@@ -8,10 +8,11 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from itertools import cycle
 from math import inf
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -43,28 +44,56 @@ def free_port() -> int:
 
 
 class WorkerProcess:
-    """One worker, as `tandem up` would start it."""
+    """One worker, as `tandem up` would start it. What it logs goes to `log`, if there is one;
+    `command` is what runs it, as in another network namespace, where `host` is its own address."""
 
-    def __init__(self, role: WorkerRole, *flags: str, port: int | None = None) -> None:
+    def __init__(
+        self,
+        role: WorkerRole,
+        *flags: str,
+        port: int | None = None,
+        host: str = "127.0.0.1",
+        command: Sequence[str] = (),
+        log: Path | None = None,
+    ) -> None:
         self.role = role
+        self.host = host
         self.port = port or free_port()
         self.flags = flags
+        self.log = log
+        self._command = command
         self._process: asyncio.subprocess.Process | None = None
 
     @property
     def address(self) -> str:
-        return f"127.0.0.1:{self.port}"
+        return f"{self.host}:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        assert self._process
+        return self._process.pid
 
     async def start(self) -> None:
-        self._process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            f"{self.role.name.lower()}_service",
-            f"--port={self.port}",
-            "--log-level=warning",
-            *self.flags,
-            env={**os.environ, "TANDEM_END_WITH_PARENT": str(os.getpid())},
-        )
+        with ExitStack() as stack:
+            output = stack.enter_context(self.log.open("ab")) if self.log else None
+            self._process = await asyncio.create_subprocess_exec(
+                *self._command,
+                sys.executable,
+                "-m",
+                f"{self.role.name.lower()}_service",
+                f"--host={self.host}",
+                f"--port={self.port}",
+                "--log-level=warning",
+                *self.flags,
+                env={**os.environ, "TANDEM_END_WITH_PARENT": str(os.getpid())},
+                stdout=output,
+                stderr=output,
+            )
+
+    async def ended(self) -> None:
+        """Wait until the process has ended by itself."""
+        assert self._process
+        await self._process.wait()
 
     def signal(self, number: signal.Signals) -> None:
         assert self._process
@@ -187,6 +216,7 @@ async def running_stack(
     batching: str = "chunked",
     prefill_token_budget: int = 256,
     local_prefill: bool = False,
+    prefill_flags: Sequence[str] = (),
     decode_flags: Sequence[str] = (),
     policy: str = "shortest-first",
     tenants: Tenants = ONE_TENANT,
@@ -203,7 +233,7 @@ async def running_stack(
             f"--model={model}",
             f"--device={device}",
             *flags,
-            *(decode_flags if role is WorkerRole.DECODE else ()),
+            *(decode_flags if role is WorkerRole.DECODE else prefill_flags),
         )
         for role, device in zip(roles, cycle(devices), strict=False)
     ]
