@@ -15,7 +15,7 @@ from tandem.transfer.codec import checksum_of
 from tandem.v1 import kv_pb2
 
 HARMS: dict[FaultName, Callable[[kv_pb2.KvFrame], None]] = {
-    FaultName.FRAME_WRONG_LAYER: lambda frame: _set(frame, "first_layer", frame.first_layer ^ 1),
+    FaultName.FRAME_WRONG_LAYER: lambda frame: _set(frame, "first_layer", frame.first_layer + 1),
     FaultName.FRAME_WRONG_SHAPE: lambda frame: _set(frame, "num_tokens", frame.num_tokens // 2),
     FaultName.FRAME_WRONG_DTYPE: lambda frame: _set(frame, "dtype", "float64"),
     FaultName.FRAME_WRONG_TRANSFER: lambda frame: _set(

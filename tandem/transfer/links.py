@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 import grpc
@@ -18,6 +18,8 @@ PUSH_KV = "/tandem.v1.KvTransferService/PushKv"
 # 24 MiB at the most, however many transfers a slow destination keeps waiting.
 MAX_REGIONS_UNDER_WAY = 4
 IDLE_S = 60.0
+# A little more than gRPC lets pass between two attempts to connect: see `tandem.wire.channels`.
+RECONNECT_S = 1.5
 
 WrapCall = Callable[[PushKvCall], PushKvCall]
 """Puts something between a sender and its calls."""
@@ -35,6 +37,13 @@ class Link:
     )
     num_users: int = 0
     closing: asyncio.TimerHandle | None = None
+
+    async def ready(self) -> None:
+        """Give a connection that has failed the time to come back. Until gRPC tries it again, calls
+        fail at once, also to a worker that has been started anew meanwhile."""
+        if self.channel.get_state() is grpc.ChannelConnectivity.TRANSIENT_FAILURE:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self.channel.channel_ready(), RECONNECT_S)
 
     def push_kv(self) -> PushKvCall:
         """A call of the RPC, taking messages that are serialised already."""

@@ -133,6 +133,7 @@ class OutgoingTransfer:
     async def run(self) -> int:
         """Send until all is acknowledged; the bytes sent. Raises the `TandemError` of its end."""
         with self._sender.links.to(self.destination.address) as link:
+            await link.ready()
             call = link.push_kv()
             status = CallStatus(call)
             try:

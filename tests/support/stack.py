@@ -7,7 +7,8 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Sequence
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from itertools import cycle
@@ -26,6 +27,7 @@ from gateway.tenants import DEFAULT_TENANT, ONE_TENANT, Tenants
 from gateway.timeline import Timeline
 from gateway.tokens import Ended, Token, TokenRequest
 from tandem.artifacts.resolve import resolve
+from tandem.core.errors import TandemError
 from tandem.core.reports import Armed, Preempted, Span, SpanKind, StepDone
 from tandem.core.sampling_params import SamplingParams
 from tandem.core.worker import WorkerInfo, WorkerRole
@@ -118,6 +120,14 @@ class RecordingDispatcher(Dispatcher):
         self.suspects: set[str] = set()
         self.news = asyncio.Event()
 
+    def is_held(self, worker_id: str) -> bool:
+        """Whether a worker of this id is there now."""
+        return worker_id in self._links_by_id
+
+    def lost(self, info: WorkerInfo, error: TandemError) -> None:
+        super().lost(info, error)
+        self.news.set()
+
     def suspected(self, info: WorkerInfo) -> None:
         super().suspected(info)
         self.suspects.add(info.worker_id)
@@ -157,6 +167,10 @@ class Stack:
     dispatcher: RecordingDispatcher
     timeline: Timeline
     workers: list[WorkerProcess]
+
+    def next_first_id(self) -> int:
+        """Where another gateway's numbers begin: beyond all that this one will ever give."""
+        return time.time_ns() // 1000
 
     async def until(self, condition: Any, timeout: float = 30.0) -> None:
         """Wait for something that workers' messages bring about."""
@@ -220,10 +234,14 @@ async def running_stack(
     decode_flags: Sequence[str] = (),
     policy: str = "shortest-first",
     tenants: Tenants = ONE_TENANT,
+    recompute_bad_kv: bool = True,
+    logs: Path | None = None,
+    places: Sequence[Mapping[str, Any]] = (),
 ) -> AsyncIterator[Stack]:
     """Start workers, on `devices` in turn, wait until all have joined; stop all at the end. Without
     prefill workers it is colocated, and `batching` the policy; with `local_prefill`, decode workers
-    compute the prompts that they are sooner with."""
+    compute the prompts that they are sooner with. `places` are further arguments of each
+    `WorkerProcess`; workers log to a file each in `logs`, or where this process does."""
     limits = limits or Limits()
     colocated = colocated_policy(batching, limits.max_batch_tokens, prefill_token_budget)
     roles = [WorkerRole.PREFILL] * num_prefill + [WorkerRole.DECODE] * num_decode
@@ -234,8 +252,10 @@ async def running_stack(
             f"--device={device}",
             *flags,
             *(decode_flags if role is WorkerRole.DECODE else prefill_flags),
+            log=logs / f"worker-{number}.log" if logs else None,
+            **(places[number] if places else {}),
         )
-        for role, device in zip(roles, cycle(devices), strict=False)
+        for number, (role, device) in enumerate(zip(roles, cycle(devices), strict=False))
     ]
     timeline = Timeline()
     dispatcher = RecordingDispatcher(
@@ -245,6 +265,7 @@ async def running_stack(
             colocated=None if num_prefill else colocated,
             local_prefill=local_prefill,
             tenants=tenants,
+            recompute_bad_kv=recompute_bad_kv,
         ),
         [(worker.role, worker.address) for worker in workers],
         resolve(model).fingerprint,
