@@ -14,7 +14,7 @@ from tandem.core.worker import WorkerRole
 
 HOSTS = (GATEWAY, "tandem-prefill-0", "tandem-prefill-1", "tandem-decode-0", "tandem-decode-1")
 NETWORK = Network(HOSTS)
-PORT = 50051
+FIRST_PORT = 50051
 # A partition lasts longer than the gateway takes to doubt a worker, and the lease.
 PARTITION_S = 7.0
 PROMPT_TOKENS = 96
@@ -27,7 +27,11 @@ MAX_SENDER_GROWTH_BYTES = 64 * 2**20
 def places() -> list[dict[str, object]]:
     """Where the workers run, prefill first."""
     hosts = [NETWORK.hosts[name] for name in HOSTS[1:]]
-    return [{"host": each.address, "port": PORT, "command": each.command} for each in hosts]
+    # A worker's name is made of its port, and its machine's name, which is one here.
+    return [
+        {"host": each.address, "port": FIRST_PORT + number, "command": each.command}
+        for number, each in enumerate(hosts)
+    ]
 
 
 def partition(one: str, other: str, how: str) -> Callable[[Arena, int], Awaitable[None]]:

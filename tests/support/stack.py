@@ -35,7 +35,7 @@ from tandem.engine.fake.content import expected_tokens
 from tandem.v1 import worker_pb2
 from tandem.wire.reports import span_from_wire
 
-READY_TIMEOUT_S = 60.0
+READY_TIMEOUT_S = 120.0
 MOCK_OUTPUT = (32, 127)
 
 
