@@ -60,7 +60,6 @@ async def kill_gateway(arena: Arena, number: int) -> None:
 async def _follow(load: Load, client: AsyncClient, begun: asyncio.Event) -> bool:
     """Whether what came of an answer, up to its end or the gateway's, was right."""
     prompt = load.prompt(PROMPT_TOKENS)
-    expected = load.oracle(prompt, MAX_TOKENS)
     tokens: list[int] = []
     with suppress(TandemError):
         async with client.stream(
@@ -69,6 +68,7 @@ async def _follow(load: Load, client: AsyncClient, begun: asyncio.Event) -> bool
             async for delta in stream:
                 tokens += delta.token_ids
                 begun.set()
+    expected = await asyncio.to_thread(load.oracle, prompt, MAX_TOKENS)
     return tokens == expected[: len(tokens)]
 
 

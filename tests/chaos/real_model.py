@@ -5,6 +5,7 @@ Tier (b) of docs/architecture.md: the same bits, on whatever worker a sequence g
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from stack import Stack, collect, running_stack
@@ -57,6 +58,11 @@ class RealLoad(Load):
         """At most six, since a core computes them; none of them is cancelled."""
         places = [number % len(self._prompts) for number in range(min(count, 6))]
         return [
-            self.watch(self._prompts[place], self._answers[place], NUM_TOKENS, **SETTINGS[place])
+            self.watch(
+                self._prompts[place],
+                partial(self._answers.__getitem__, place),
+                NUM_TOKENS,
+                **SETTINGS[place],
+            )
             for place in places
         ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from math import inf
 from random import Random
 from time import monotonic
@@ -61,9 +62,9 @@ class MockOracle:
 @dataclass(eq=False)
 class Watched:
     """One request, and what became of it: exactly one of `served_by`, `error` and `cancelled` in
-    the end, else it `hangs`."""
+    the end, else it `hangs`. `expected` says what must come, once asked: it takes its time."""
 
-    expected: list[int]
+    expected: Callable[[], list[int]]
     max_tokens: int
     stream: GenerationStream
     times: list[float] = field(default_factory=lambda: [monotonic()])
@@ -108,9 +109,13 @@ class Watched:
             self.num_ends += 1
             return
         place = event.position - first
-        right = place == len(self.tokens) and event.token_id == self.expected[place]
-        self.num_wrong += not right
+        self.num_wrong += place != len(self.tokens)
         self.tokens.append(event.token_id)
+
+    def check(self) -> None:
+        """Count what came and should not have."""
+        pairs = zip(self.tokens, self.expected(), strict=False)
+        self.num_wrong += sum(came != due for came, due in pairs)
 
     async def reaches(self, num_tokens: int) -> None:
         """Wait until so many tokens have come, or the end has."""
@@ -147,11 +152,15 @@ class Load:
     ) -> Watched:
         """A request for an answer that the oracle knows."""
         prompt = self.prompt(length)
-        expected = self.oracle(prompt, max_tokens, **params)
+        expected = partial(self.oracle, prompt, max_tokens, **params)
         return self.watch(prompt, expected, max_tokens, deadline_s=deadline_s, **params)
 
     def watch(
-        self, prompt: tuple[int, ...], expected: list[int], max_tokens: int, **settings: Any
+        self,
+        prompt: tuple[int, ...],
+        expected: Callable[[], list[int]],
+        max_tokens: int,
+        **settings: Any,
     ) -> Watched:
         self._num_requests += 1
         stream = self.stack.submit(f"r{self._num_requests}", prompt, max_tokens, **settings)
@@ -169,12 +178,16 @@ class Load:
         return watched
 
     async def settle(self, watched: Iterable[Watched]) -> None:
-        """Wait until these have ended; what has not after `HANG_S` counts as hanging."""
+        """Wait until these have ended, and check them; what has not after `HANG_S` hangs."""
         wanted = set(watched)
         tasks = [task for task, each in self._tasks.items() if each in wanted]
         if tasks:
             await asyncio.wait(tasks, timeout=HANG_S)
+        settled: list[Watched] = []
         for task in tasks:
             task.cancel()
-            del self._tasks[task]
+            settled.append(self._tasks.pop(task))
         await asyncio.gather(*tasks, return_exceptions=True)
+        # In a thread: for as long as this loop stands still, so does the gateway.
+        for each in settled:
+            await asyncio.to_thread(each.check)

@@ -114,8 +114,8 @@ class TransferMachine(RuleBasedStateMachine):
             and reservation.transfer_id in self.open
             and reservation not in self.book.completed
         )
+        stream.num_frames += 1
         if stream.is_good:
-            stream.num_frames += 1
             self.covered[reservation.transfer_id].add(region)
 
     @precondition(lambda self: self.streams)
@@ -138,6 +138,7 @@ class TransferMachine(RuleBasedStateMachine):
             message = message[:-3]
         stream.send(message)
         self._settle()
+        stream.num_frames += 1
         stream.is_good = False
 
     @precondition(lambda self: self.streams)
