@@ -76,13 +76,13 @@ def append(path: Path, outcome: Outcome) -> None:
         file.write(json.dumps(asdict(outcome)) + "\n")
 
 
-def read(path: Path) -> list[Outcome]:
-    """Scenario by scenario, in the order in which they were first met."""
+def read(path: Path) -> dict[str, Outcome]:
+    """All that is noted, by scenario."""
     totals: dict[str, Outcome] = {}
     for line in path.read_text().splitlines():
         outcome = Outcome(**json.loads(line))
         totals.setdefault(outcome.scenario, Outcome(outcome.scenario)).add(outcome)
-    return list(totals.values())
+    return totals
 
 
 def table(outcomes: Iterable[Outcome]) -> str:

@@ -86,7 +86,9 @@ def render() -> None:
     """Put the table into the page."""
     before, _, rest = PAGE.read_text().partition(BEGIN)
     _, _, after = rest.partition(END)
-    PAGE.write_text(f"{before}{BEGIN}\n\n{table(read(FIGURES))}\n\n{END}{after}")
+    outcomes = read(FIGURES)
+    rows = [outcomes[each.name] for each in SCENARIOS if each.name in outcomes]
+    PAGE.write_text(f"{before}{BEGIN}\n\n{table(rows)}\n\n{END}{after}")
 
 
 if __name__ == "__main__":
