@@ -119,14 +119,14 @@ SCENARIOS = (
         "SIGKILL prefill, real model in float32",
         20,
         workers.kill_prefill,
-        real_model.FLEET,
+        {**real_model.FLEET, "num_prefill": 2, "num_decode": 1},
         real_model=True,
     ),
     Scenario(
         "SIGKILL decode, real model in float32",
         20,
         workers.kill_decode,
-        real_model.FLEET,
+        {**real_model.FLEET, "num_prefill": 1, "num_decode": 2},
         real_model=True,
     ),
 )

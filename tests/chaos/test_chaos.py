@@ -13,9 +13,7 @@ from catalogue import BY_NAME, play
     [
         ("SIGKILL prefill, at 0 to 99% of a transfer", 1),
         ("SIGKILL decode, at the first to the last token", 1),
-        ("5% of transfers fail, 128 at a time", 200),
-        ("Client leaves during the transfer", 3),
-        ("Deadline in each phase", 5),
+        ("5% of transfers fail, 128 at a time", 150),
     ],
 )
 async def test_nothing_is_lost(name: str, tries: int, tmp_path: Path) -> None:
@@ -26,7 +24,7 @@ async def test_nothing_is_lost(name: str, tries: int, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("name", [each for each in BY_NAME if "Frame" in each or "SIGSTOP" in each])
+@pytest.mark.parametrize("name", ["SIGSTOP decode for 10 s", "Deadline in each phase"])
 async def test_nothing_is_lost_of_the_rest(name: str, tmp_path: Path) -> None:
     outcome = await play(BY_NAME[name], 1, tmp_path, seed=1, told=lambda _: None)
     assert outcome.is_clean, outcome
