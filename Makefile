@@ -42,6 +42,14 @@ test-slow: .venv/installed-dev ## the slow tests
 	$(SAY) "pytest, slow tests"
 	@$(BIN)/python -m pytest -m "slow and not compose" $(ARGS)
 
+.PHONY: chaos
+chaos: .venv/installed-dev ## thousands of faults, and docs/reliability.md from them; as root, partitions too
+	@$(BIN)/python tests/chaos/run.py $(ARGS)
+
+.PHONY: soak
+soak: .venv/installed-dev ## 10,000 requests with random cancels, and what is held afterwards
+	@$(BIN)/python tests/chaos/soak.py $(ARGS)
+
 .PHONY: test-compose
 test-compose: .venv/installed-dev ## the tests in containers; need an engine, or root and dockerd
 	$(SAY) "pytest, containers"

@@ -22,6 +22,7 @@ from tandem.core.commands import DecodeCommand
 from tandem.core.errors import TandemError
 from tandem.core.reports import DecodeReport, DecodeSnapshot
 from tandem.core.worker import WorkerRole
+from tandem.faults.injector import FaultInjector, injector_of
 from tandem.transfer import servicer as kv_servicer
 from tandem.transfer.receiver import KvReceiver
 from tandem.v1 import decode_pb2, decode_pb2_grpc
@@ -66,9 +67,13 @@ class DecodeSettings(WorkerSettings):
 class DecodeServicer(decode_pb2_grpc.DecodeServiceServicer):
     """The command stream of a decode worker."""
 
-    def __init__(self, worker: Worker[DecodeCommand, DecodeReport, DecodeSnapshot]) -> None:
+    def __init__(
+        self,
+        worker: Worker[DecodeCommand, DecodeReport, DecodeSnapshot],
+        injector: FaultInjector | None = None,
+    ) -> None:
         self._streams = CommandStreams[decode_pb2.RunLoopRequest, decode_pb2.RunLoopResponse](
-            worker, DIALECT
+            worker, DIALECT, injector
         )
 
     async def RunLoop(
@@ -87,7 +92,8 @@ class DecodeServicer(decode_pb2_grpc.DecodeServiceServicer):
 async def serve(settings: DecodeSettings) -> None:
     """Run a decode worker until it is told to stop. Raises `ConfigError`."""
     identity = settings.read_identity(Role.DECODE)
-    info, engine = load_worker(settings, WorkerRole.DECODE)
+    injector = injector_of(settings.faults, settings.allow_faults)
+    info, engine = load_worker(settings, WorkerRole.DECODE, injector)
     lock = threading.Condition()
 
     def moved(move: KvMove, copy: KvCopy | None, seconds: float) -> None:
@@ -115,7 +121,9 @@ async def serve(settings: DecodeSettings) -> None:
         engine.pool, plan, lock, info.model.kv_fingerprint, worker.add_span, worker.wake
     )
     server = worker_server(settings, identity)
-    decode_pb2_grpc.add_DecodeServiceServicer_to_server(DecodeServicer(worker), server.server)
+    decode_pb2_grpc.add_DecodeServiceServicer_to_server(
+        DecodeServicer(worker, injector), server.server
+    )
     kv_servicer.add_kv_transfer_service(receiver, server.server)
     try:
         await run_worker(worker, server, [SERVICE, kv_servicer.SERVICE], settings)

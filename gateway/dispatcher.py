@@ -399,6 +399,7 @@ class Dispatcher:
             mode=event.served_by.mode.name if isinstance(event, Ended) else "",
             preemptions=generation.num_preemptions,
             losses=generation.num_losses,
+            bad_transfers=generation.num_bad_transfers,
         )
 
     @contextmanager

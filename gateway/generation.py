@@ -19,7 +19,7 @@ from tandem.core.sequence import FinishReason, SequenceKey
 if TYPE_CHECKING:
     from gateway.worker_view import DecodeView, PrefillView
 
-# A request whose worker was lost so often may be why.
+# A request whose worker, or KV, was lost so often may be why.
 MAX_RESTARTS = 3
 
 
@@ -36,11 +36,12 @@ class Phase(Enum):
 @dataclass(slots=True, eq=False)
 class Generation:
     """A request's whole state. `sequence_id` names one attempt at it to the workers; `num_losses`
-    attempts ended because a worker was lost, or the way to it, `num_preemptions` because others
-    needed its blocks. An attempt goes on from the tokens that those before it generated: its
-    `context_token_ids` are the prompt and these. It arrived as number `arrival`, at `arrived_s` in
-    monotonic seconds, when a prompt token was thought to take `token_s` seconds, and first left the
-    queue at `placed_s`; `lengths` is what is known of how long it may get.
+    attempts ended because a worker was lost, or the way to it, `num_bad_transfers` because its KV
+    came damaged, `num_preemptions` because others needed its blocks. An attempt goes on from the
+    tokens that those before it generated: its `context_token_ids` are the prompt and these. It
+    arrived as number `arrival`, at `arrived_s` in monotonic seconds, when a prompt token was
+    thought to take `token_s` seconds, and first left the queue at `placed_s`; `lengths` is what is
+    known of how long it may get.
 
     `prefill` and `decode` are the workers that hold a record of the sequence; `prefill_worker` and
     `decode_worker` say, to the end, who served it: one and the same if the decode worker computes
@@ -62,6 +63,7 @@ class Generation:
     phase: Phase = Phase.QUEUED
     attempt: int = 0
     num_losses: int = 0
+    num_bad_transfers: int = 0
     num_preemptions: int = 0
     context_token_ids: tuple[int, ...] = field(init=False)
     prefill: PrefillView | None = None
@@ -126,8 +128,8 @@ class Generation:
 
     @property
     def can_restart(self) -> bool:
-        """Whether another attempt is made when a worker is lost."""
-        return self.num_losses < MAX_RESTARTS
+        """Whether another attempt is made when a worker is lost, or KV on its way."""
+        return self.num_losses + self.num_bad_transfers < MAX_RESTARTS
 
     @property
     def num_tokens_left(self) -> int:
@@ -183,6 +185,7 @@ class Generation:
             num_cached_tokens=self.num_cached_tokens,
             num_preemptions=self.num_preemptions,
             num_losses=self.num_losses,
+            num_bad_transfers=self.num_bad_transfers,
             num_resumed_tokens=self.num_resumed_tokens,
         )
         if self.grant is None or not self.armed:

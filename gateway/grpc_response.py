@@ -66,4 +66,5 @@ def _served_by(served_by: ServedBy) -> inference_pb2.ServedBy:
         mode=inference_pb2.ServingMode.ValueType(served_by.mode),
         num_preemptions=served_by.num_preemptions,
         num_losses=served_by.num_losses,
+        num_bad_transfers=served_by.num_bad_transfers,
     )

@@ -68,6 +68,11 @@ TANDEM_COUNTERS: tuple[Total, ...] = (
         "Times that requests went on elsewhere: a worker, or the way to it, was lost.",
         attrgetter("num_losses"),
     ),
+    (
+        "bad_transfers",
+        "Times that requests were computed again: their KV came damaged.",
+        attrgetter("num_bad_transfers"),
+    ),
 )
 
 

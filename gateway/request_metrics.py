@@ -42,6 +42,7 @@ class RequestMetrics:
         self.num_kv_bytes = 0
         self.num_preemptions = 0
         self.num_losses = 0
+        self.num_bad_transfers = 0
         self.finished = Counter[tuple[str, str]]()
         """By why and how it was served: `("stop", "disaggregated")`."""
         self.failed = Counter[str]()
@@ -82,6 +83,7 @@ class RequestMetrics:
         num_tokens = len(generation.token_ids)
         self.num_preemptions += generation.num_preemptions
         self.num_losses += generation.num_losses
+        self.num_bad_transfers += generation.num_bad_transfers
         if isinstance(event, Ended):
             self._finished(event.finish_reason.name.lower(), event.served_by)
             self.whole_s.observe(now - generation.arrived_s)

@@ -76,9 +76,11 @@ class Scheduler:
         colocated: ColocatedPolicy | None = None,
         local_prefill: bool = False,
         tenants: Tenants = ONE_TENANT,
+        recompute_bad_kv: bool = True,
     ) -> None:
         """With `colocated`, decode workers compute all prompts as well; with `local_prefill`, those
-        that they are sooner with than prefill workers. Sequences and batches are numbered from
+        that they are sooner with than prefill workers. With `recompute_bad_kv`, what came damaged
+        is computed again; else its request fails. Sequences and batches are numbered from
         `first_id` on: to the workers, these numbers must be new for as long as they live, also
         after a gateway was replaced."""
         self._fleet = Fleet()
@@ -97,6 +99,7 @@ class Scheduler:
             if colocated
             else DisaggregatedBatching(context, first_id, local)
         )
+        self._recompute_bad_kv = recompute_bad_kv
         self._admission = Admission(self._fleet, self._queue, limits, tenants, self.roles)
         self.draining = Draining(self._fleet, self._outbox, self.roles, self._requeue)
 
@@ -274,11 +277,15 @@ class Scheduler:
         self, worker: PrefillView, generation: Generation, error: TandemError
     ) -> None:
         """A prompt's computing or sending failed. If it is the decode worker that cannot be reached
-        or has given the reservation up, that is a loss like any other."""
-        if isinstance(error, Unavailable):
+        or has given the reservation up, that is a loss like any other. Of KV that came damaged no
+        token was computed: it is computed again, and sent another way if there is one."""
+        if isinstance(error, Unavailable | DataLoss):
             worker.failed_edges[generation.decode_worker] = self._now + EDGE_PENALTY_S
         if isinstance(error, Unavailable | Fenced):
             self._restart_or_end(generation, error)
+        elif isinstance(error, DataLoss) and self._recompute_bad_kv and generation.can_restart:
+            generation.num_bad_transfers += 1
+            self._requeue(generation)
         else:
             self._end(generation, error)
 

@@ -105,6 +105,11 @@ class GatewaySettings(ServiceSettings):
         description="auto: a decode worker computes a prompt that it would be sooner with than the "
         "prefill workers; off: never",
     )
+    on_bad_kv: Literal["recompute", "fail"] = Field(
+        "recompute",
+        description="KV that comes damaged from a prefill worker is computed again, or its request "
+        "fails with DATA_LOSS",
+    )
     batching: str = Field(
         "chunked",
         description="colocated workers' steps: chunked, prefill-first or decode-first (static)",
@@ -178,6 +183,7 @@ class GatewaySettings(ServiceSettings):
             colocated=None if _parts(self.prefill) else colocated,
             local_prefill=self.local_prefill == "auto",
             tenants=tenants,
+            recompute_bad_kv=self.on_bad_kv == "recompute",
         )
 
 

@@ -67,8 +67,9 @@ class ServingMode(IntEnum):
 class ServedBy:
     """How a request was served. `decode_worker` is empty if the first token was the last. Of the
     prompt, `num_cached_tokens` were cached where it was computed; `kv_bytes` were moved from there
-    to the decode worker. It was preempted `num_preemptions` times, and lost a worker, or the way to
-    it, `num_losses` times; its last attempt went on behind `num_resumed_tokens` generated tokens.
+    to the decode worker. It was preempted `num_preemptions` times, lost a worker, or the way to it,
+    `num_losses` times, and was computed again because its KV came damaged `num_bad_transfers`
+    times; its last attempt went on behind `num_resumed_tokens` generated tokens.
     """
 
     prefill_worker: str
@@ -77,6 +78,7 @@ class ServedBy:
     num_cached_tokens: int = 0
     num_preemptions: int = 0
     num_losses: int = 0
+    num_bad_transfers: int = 0
     num_resumed_tokens: int = 0
 
     @property

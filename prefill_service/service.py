@@ -22,6 +22,8 @@ from tandem.core.commands import PrefillCommand
 from tandem.core.errors import TandemError
 from tandem.core.reports import PrefillReport, PrefillSnapshot
 from tandem.core.worker import WorkerRole
+from tandem.faults.frames import faulty_calls
+from tandem.faults.injector import FaultInjector, injector_of
 from tandem.transfer.sender import MIN_FRAME_BYTES, KvSender
 from tandem.v1 import prefill_pb2, prefill_pb2_grpc
 from tandem.wire import commands, reports
@@ -53,10 +55,14 @@ class PrefillSettings(WorkerSettings):
 class PrefillServicer(prefill_pb2_grpc.PrefillServiceServicer):
     """The command stream of a prefill worker."""
 
-    def __init__(self, worker: Worker[PrefillCommand, PrefillReport, PrefillSnapshot]) -> None:
+    def __init__(
+        self,
+        worker: Worker[PrefillCommand, PrefillReport, PrefillSnapshot],
+        injector: FaultInjector | None = None,
+    ) -> None:
         self._streams = CommandStreams[
             prefill_pb2.RunBatchesRequest, prefill_pb2.RunBatchesResponse
-        ](worker, DIALECT)
+        ](worker, DIALECT, injector)
 
     async def RunBatches(
         self,
@@ -76,7 +82,8 @@ class PrefillServicer(prefill_pb2_grpc.PrefillServiceServicer):
 async def serve(settings: PrefillSettings) -> None:
     """Run a prefill worker until it is told to stop. Raises `ConfigError`."""
     identity = settings.read_identity(Role.PREFILL)
-    info, engine = load_worker(settings, WorkerRole.PREFILL)
+    injector = injector_of(settings.faults, settings.allow_faults)
+    info, engine = load_worker(settings, WorkerRole.PREFILL, injector)
     lock = threading.Condition()
     sender = KvSender(
         name=info.worker_id,
@@ -88,6 +95,7 @@ async def serve(settings: PrefillSettings) -> None:
         on_span=lambda span: worker.add_span(span),  # noqa: PLW0108 - `worker` is made below
         min_frame_bytes=settings.min_frame_bytes,
         tls=identity.towards(Role.DECODE) if identity else None,
+        wrap_call=faulty_calls(injector),
     )
     queue = BatchQueue(
         layout=info.layout,
@@ -98,7 +106,9 @@ async def serve(settings: PrefillSettings) -> None:
     )
     worker = Worker(info, engine, queue, lock)
     server = worker_server(settings, identity)
-    prefill_pb2_grpc.add_PrefillServiceServicer_to_server(PrefillServicer(worker), server.server)
+    prefill_pb2_grpc.add_PrefillServiceServicer_to_server(
+        PrefillServicer(worker, injector), server.server
+    )
     try:
         await run_worker(worker, server, [SERVICE], settings)
     finally:

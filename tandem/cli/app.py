@@ -121,6 +121,9 @@ def up(
         str | None,
         flag("local-prefill", "prompts on decode workers, if sooner there: auto, off", GATEWAY),
     ] = None,
+    on_bad_kv: Annotated[
+        str | None, flag("on-bad-kv", "KV that comes damaged: recompute, fail", GATEWAY)
+    ] = None,
     max_batch_tokens: Annotated[
         int | None, flag("max-batch-tokens", "prompt tokens of a prefill batch", GATEWAY)
     ] = None,
@@ -176,6 +179,7 @@ def up(
                 "tenants": _text(tenants),
                 "api-keys": _text(api_keys),
                 "local-prefill": local_prefill,
+                "on-bad-kv": on_bad_kv,
                 "max-batch-tokens": max_batch_tokens,
                 "max-queue": max_queue,
                 "batching": batching,

@@ -135,6 +135,8 @@ class PrintedAnswer:
             parts.append(f"{served_by.num_cached_tokens} prompt tokens cached")
         if served_by.num_losses:
             parts.append(f"recovered {served_by.num_losses}x")
+        if served_by.num_bad_transfers:
+            parts.append(f"damaged KV computed again {served_by.num_bad_transfers}x")
         if served_by.num_preemptions:
             parts.append(f"preempted {served_by.num_preemptions}x")
         return ", ".join(parts)

@@ -134,4 +134,5 @@ def _read_served_by(message: inference_pb2.ServedBy) -> ServedBy:
         mode="local" if is_local else "disaggregated",
         num_preemptions=message.num_preemptions,
         num_losses=message.num_losses,
+        num_bad_transfers=message.num_bad_transfers,
     )

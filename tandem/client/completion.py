@@ -65,7 +65,8 @@ class Delta:
 class ServedBy:
     """How a choice was served. `decode_worker` is empty if the first token was the last. `mode` is
     "local" if one worker did all of it, else "disaggregated". It was preempted `num_preemptions`
-    times, and went on elsewhere `num_losses` times because a worker was lost."""
+    times, went on elsewhere `num_losses` times because a worker was lost, and was computed again
+    `num_bad_transfers` times because its KV came damaged."""
 
     prefill_worker: str
     decode_worker: str
@@ -74,6 +75,7 @@ class ServedBy:
     mode: str = "disaggregated"
     num_preemptions: int = 0
     num_losses: int = 0
+    num_bad_transfers: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ import safetensors
 import xxhash
 from google.protobuf.message import DecodeError
 
-from tandem.core.errors import DataLoss, Mismatch
+from tandem.core.errors import DataLoss
 from tandem.core.kv import KVLayout, Plane
 from tandem.transfer.blank_bytes import blank_bytes
 from tandem.v1 import kv_pb2
@@ -79,7 +79,7 @@ def encode_frame(
     frame, view = blank_bytes(items_at + num_bytes)
     view[:items_at] = b"".join((_FRAME_TAG, frame_size, fields, bytes(CHECKSUM.size), payload))
     read_items(view[items_at:])
-    CHECKSUM.pack_into(view, checksum_at, _checksum(message, prefix, view[items_at:]))
+    CHECKSUM.pack_into(view, checksum_at, checksum_of(message, prefix, view[items_at:]))
     return frame
 
 
@@ -106,15 +106,16 @@ class Frame:
     def verified_items(self, layout: KVLayout) -> memoryview:
         """The items, once dtype, shape and checksum are found right.
 
-        Raises `Mismatch` (another dtype, or part of the heads) or `DataLoss` (damaged).
+        Raises `DataLoss`: the transfer was opened with this layout, so a frame of another is as
+        damaged as one whose checksum is wrong.
         """
         message = self._message
         if message.dtype != layout.dtype:
-            raise Mismatch(f"frame of {message.dtype}, the pool holds {layout.dtype}")
+            raise DataLoss(f"frame of {message.dtype}, the pool holds {layout.dtype}")
         if (message.first_head, message.num_heads) != (0, layout.num_kv_heads):
-            raise Mismatch("frame of a part of the heads")
+            raise DataLoss("frame of a part of the heads")
         prefix, items = self._split_payload(layout)
-        if _checksum(message, prefix, items) != message.checksum:
+        if checksum_of(message, prefix, items) != message.checksum:
             raise DataLoss(f"checksum of frame {message.number} is wrong")
         if len(items) != self.header.num_bytes(layout):
             raise DataLoss(f"frame {message.number} has {len(items)} bytes of items")
@@ -134,7 +135,7 @@ class Frame:
             raise DataLoss(f"payload of frame {self.header.number} is damaged") from None
         expected = ("kv", _SAFETENSORS_DTYPES[layout.dtype], list(self.header.shape(layout)))
         if (name, tensor["dtype"], tensor["shape"]) != expected:
-            raise Mismatch(f"frame {self.header.number} holds another tensor than it says")
+            raise DataLoss(f"frame {self.header.number} holds another tensor than it says")
         split = len(self._payload) - len(tensor["data"])
         return self._payload[:split], self._payload[split:]
 
@@ -182,7 +183,8 @@ def _payload_prefix(header: FrameHeader, layout: KVLayout) -> bytes:
     return struct.pack("<Q", len(text)) + text
 
 
-def _checksum(message: kv_pb2.KvFrame, *payload: bytes | memoryview) -> int:
+def checksum_of(message: kv_pb2.KvFrame, *payload: bytes | memoryview) -> int:
+    """Of a frame's header fields, and of its payload, which may come in parts."""
     digest = xxhash.xxh3_64()
     digest.update(message.transfer_id)
     digest.update(

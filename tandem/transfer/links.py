@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 import grpc
@@ -19,6 +19,11 @@ PUSH_KV = "/tandem.v1.KvTransferService/PushKv"
 # 24 MiB at the most, however many transfers a slow destination keeps waiting.
 MAX_REGIONS_UNDER_WAY = 4
 IDLE_S = 60.0
+# A little more than gRPC lets pass between two attempts to connect: see `tandem.wire.channels`.
+RECONNECT_S = 1.5
+
+WrapCall = Callable[[PushKvCall], PushKvCall]
+"""Puts something between a sender and its calls."""
 
 
 @dataclass(slots=True)
@@ -27,26 +32,41 @@ class Link:
     encoded and written."""
 
     channel: grpc.aio.Channel
+    wrap_call: WrapCall | None = None
     window: asyncio.Semaphore = field(
         default_factory=lambda: asyncio.Semaphore(MAX_REGIONS_UNDER_WAY)
     )
     num_users: int = 0
     closing: asyncio.TimerHandle | None = None
 
+    async def ready(self) -> None:
+        """Give a connection that has failed the time to come back. Until gRPC tries it again, calls
+        fail at once, also to a worker that has been started anew meanwhile."""
+        if self.channel.get_state() is grpc.ChannelConnectivity.TRANSIENT_FAILURE:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self.channel.channel_ready(), RECONNECT_S)
+
     def push_kv(self) -> PushKvCall:
         """A call of the RPC, taking messages that are serialised already."""
-        return self.channel.stream_stream(
+        call: PushKvCall = self.channel.stream_stream(
             PUSH_KV, response_deserializer=kv_pb2.PushKvResponse.FromString
         )()
+        return self.wrap_call(call) if self.wrap_call else call
 
 
 class Links:
     """All links of a sender, by address. One that no transfer has used for a while is closed: where
     workers come and go, most addresses never come again. `tls`: how to talk to all of them."""
 
-    def __init__(self, idle_s: float = IDLE_S, tls: ChannelTls | None = None) -> None:
+    def __init__(
+        self,
+        idle_s: float = IDLE_S,
+        tls: ChannelTls | None = None,
+        wrap_call: WrapCall | None = None,
+    ) -> None:
         self._idle_s = idle_s
         self._tls = tls
+        self._wrap_call = wrap_call
         self._links: dict[str, Link] = {}
         self._closing: set[asyncio.Task[None]] = set()
 
@@ -58,7 +78,8 @@ class Links:
         """The link to a destination, open for as long as this context is."""
         link = self._links.get(address)
         if link is None:
-            link = self._links[address] = Link(open_channel(address, self._tls))
+            channel = open_channel(address, self._tls)
+            link = self._links[address] = Link(channel, self._wrap_call)
         link.num_users += 1
         if link.closing is not None:
             link.closing.cancel()

@@ -23,7 +23,7 @@ from tandem.core.reports import Span, SpanKind
 from tandem.engine.protocols import KVPool
 from tandem.transfer.call_status import CallStatus, PushKvCall
 from tandem.transfer.codec import FrameHeader, encode_frame
-from tandem.transfer.links import Links
+from tandem.transfer.links import Links, WrapCall
 from tandem.v1 import kv_pb2
 from tandem.wire.descriptions import layout_to_wire
 from tandem.wire.sampling import logprobs_to_wire
@@ -134,6 +134,7 @@ class OutgoingTransfer:
     async def run(self) -> int:
         """Send until all is acknowledged; the bytes sent. Raises the `TandemError` of its end."""
         with self._sender.links.to(self.destination.address) as link:
+            await link.ready()
             call = link.push_kv()
             status = CallStatus(call)
             try:
@@ -250,12 +251,13 @@ class KvSender:
         min_frame_bytes: int = MIN_FRAME_BYTES,
         max_frame_bytes: int = MAX_FRAME_BYTES,
         tls: ChannelTls | None = None,
+        wrap_call: WrapCall | None = None,
     ) -> None:
         self.name = name
         self.pool = pool
         self.model_fingerprint = model_fingerprint
         self.on_span = on_span
-        self.links = Links(tls=tls)
+        self.links = Links(tls=tls, wrap_call=wrap_call)
         self.min_frame_bytes = min_frame_bytes
         self.max_frame_bytes = max_frame_bytes
         self._lock = lock

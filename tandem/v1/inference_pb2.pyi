@@ -848,6 +848,7 @@ class ServedBy(_message.Message):
     MODE_FIELD_NUMBER: _builtins.int
     NUM_PREEMPTIONS_FIELD_NUMBER: _builtins.int
     NUM_LOSSES_FIELD_NUMBER: _builtins.int
+    NUM_BAD_TRANSFERS_FIELD_NUMBER: _builtins.int
     prefill_worker: _builtins.str
     """The prefill worker."""
     decode_worker: _builtins.str
@@ -862,6 +863,8 @@ class ServedBy(_message.Message):
     """How often it gave up its place on a worker to others."""
     num_losses: _builtins.int
     """How often it went on elsewhere because a worker was lost, or the way to one."""
+    num_bad_transfers: _builtins.int
+    """How often its KV came damaged, and was computed again."""
     def __init__(
         self,
         *,
@@ -872,10 +875,11 @@ class ServedBy(_message.Message):
         mode: Global___ServingMode.ValueType = ...,
         num_preemptions: _builtins.int = ...,
         num_losses: _builtins.int = ...,
+        num_bad_transfers: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["decode_worker", b"decode_worker", "kv_bytes", b"kv_bytes", "mode", b"mode", "num_cached_tokens", b"num_cached_tokens", "num_losses", b"num_losses", "num_preemptions", b"num_preemptions", "prefill_worker", b"prefill_worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decode_worker", b"decode_worker", "kv_bytes", b"kv_bytes", "mode", b"mode", "num_bad_transfers", b"num_bad_transfers", "num_cached_tokens", b"num_cached_tokens", "num_losses", b"num_losses", "num_preemptions", b"num_preemptions", "prefill_worker", b"prefill_worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

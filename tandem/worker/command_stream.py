@@ -9,6 +9,7 @@ from time import monotonic, monotonic_ns
 from typing import Any, Generic, Protocol, TypeVar
 
 from tandem.core.errors import Fenced, Mismatch
+from tandem.faults.injector import FaultInjector
 from tandem.v1 import worker_pb2
 from tandem.wire.reports import cache_changes_to_wire, span_to_wire
 from tandem.worker.lease import Controller
@@ -44,9 +45,15 @@ class CommandStreams(Generic[RequestT, ResponseT]):
     """Serves command streams for a worker, one at a time: a newer one of the same controller takes
     the place of the older."""
 
-    def __init__(self, worker: Worker[Any, Any, Any], dialect: Dialect[ResponseT]) -> None:
+    def __init__(
+        self,
+        worker: Worker[Any, Any, Any],
+        dialect: Dialect[ResponseT],
+        injector: FaultInjector | None = None,
+    ) -> None:
         self._worker = worker
         self._dialect = dialect
+        self._injector = injector
         self._current: _Stream[ResponseT] | None = None
 
     async def serve(self, requests: AsyncIterator[RequestT]) -> AsyncIterator[ResponseT]:
@@ -67,7 +74,10 @@ class CommandStreams(Generic[RequestT, ResponseT]):
         stream.heard(opening.header)
         reading = asyncio.create_task(stream.read(requests))
         try:
-            async for response in stream.responses(reading):
+            responses = stream.responses(reading)
+            if self._injector:
+                responses = self._injector.reports(responses)
+            async for response in responses:
                 yield response
         finally:
             reading.cancel()

@@ -18,6 +18,8 @@ from tandem.core.errors import ConfigError
 from tandem.core.sequence import EndRule
 from tandem.core.worker import WorkerInfo, WorkerRole
 from tandem.engine.protocols import Engine
+from tandem.faults.engine import FaultyEngine
+from tandem.faults.injector import FaultInjector
 from tandem.process.grpc_server import GrpcServer
 from tandem.process.lifetime import StopSignals, settle
 from tandem.process.logged_progress import LoggedProgress
@@ -50,7 +52,9 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
         )
 
 
-def load_worker(settings: WorkerSettings, role: WorkerRole) -> tuple[WorkerInfo, Engine]:
+def load_worker(
+    settings: WorkerSettings, role: WorkerRole, injector: FaultInjector | None
+) -> tuple[WorkerInfo, Engine]:
     """Bind the process to its cores, and load the model. Raises `ConfigError`."""
     device = parse_device(settings.device)
     advertised_address = settings.advertised_address  # Before the model, in case it is wrong.
@@ -59,6 +63,8 @@ def load_worker(settings: WorkerSettings, role: WorkerRole) -> tuple[WorkerInfo,
     if isinstance(device, CpuDevice) and device.cores:
         _bind_to_cores(device)
     engine = build_engine(settings, resolve(settings.model, LoggedProgress()))
+    if injector:
+        engine = FaultyEngine(engine, injector)
     engine.warm_up()
     info = WorkerInfo(
         worker_id=settings.worker_id

@@ -68,6 +68,11 @@ class WorkerSettings(ServiceSettings):
         False,
         description="a mock device takes a step before the last one's tokens are out: as GPUs",
     )
+    faults: str = Field(
+        "",
+        description="for tests: what this worker does to itself, as tandem/faults/plan.py has it",
+    )
+    allow_faults: bool = Field(False, description="let --faults count; without it they are refused")
     dump_logits: str = Field(
         "", description="folder for every sampled position's logits, to compare runs; slow"
     )

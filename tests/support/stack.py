@@ -7,11 +7,13 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from itertools import cycle
 from math import inf
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -33,7 +35,7 @@ from tandem.engine.fake.content import expected_tokens
 from tandem.v1 import worker_pb2
 from tandem.wire.reports import span_from_wire
 
-READY_TIMEOUT_S = 60.0
+READY_TIMEOUT_S = 120.0
 MOCK_OUTPUT = (32, 127)
 
 
@@ -44,28 +46,56 @@ def free_port() -> int:
 
 
 class WorkerProcess:
-    """One worker, as `tandem up` would start it."""
+    """One worker, as `tandem up` would start it. What it logs goes to `log`, if there is one;
+    `command` is what runs it, as in another network namespace, where `host` is its own address."""
 
-    def __init__(self, role: WorkerRole, *flags: str, port: int | None = None) -> None:
+    def __init__(
+        self,
+        role: WorkerRole,
+        *flags: str,
+        port: int | None = None,
+        host: str = "127.0.0.1",
+        command: Sequence[str] = (),
+        log: Path | None = None,
+    ) -> None:
         self.role = role
+        self.host = host
         self.port = port or free_port()
         self.flags = flags
+        self.log = log
+        self._command = command
         self._process: asyncio.subprocess.Process | None = None
 
     @property
     def address(self) -> str:
-        return f"127.0.0.1:{self.port}"
+        return f"{self.host}:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        assert self._process
+        return self._process.pid
 
     async def start(self) -> None:
-        self._process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            f"{self.role.name.lower()}_service",
-            f"--port={self.port}",
-            "--log-level=warning",
-            *self.flags,
-            env={**os.environ, "TANDEM_END_WITH_PARENT": str(os.getpid())},
-        )
+        with ExitStack() as stack:
+            output = stack.enter_context(self.log.open("ab")) if self.log else None
+            self._process = await asyncio.create_subprocess_exec(
+                *self._command,
+                sys.executable,
+                "-m",
+                f"{self.role.name.lower()}_service",
+                f"--host={self.host}",
+                f"--port={self.port}",
+                "--log-level=warning",
+                *self.flags,
+                env={**os.environ, "TANDEM_END_WITH_PARENT": str(os.getpid())},
+                stdout=output,
+                stderr=output,
+            )
+
+    async def ended(self) -> None:
+        """Wait until the process has ended by itself."""
+        assert self._process
+        await self._process.wait()
 
     def signal(self, number: signal.Signals) -> None:
         assert self._process
@@ -96,6 +126,14 @@ class RecordingDispatcher(Dispatcher):
         self.preempted: list[Preempted] = []
         self.suspects: set[str] = set()
         self.news = asyncio.Event()
+
+    def is_held(self, worker_id: str) -> bool:
+        """Whether a worker of this id is there now."""
+        return worker_id in self._links_by_id
+
+    def lost(self, info: WorkerInfo, error: TandemError) -> None:
+        super().lost(info, error)
+        self.news.set()
 
     def suspected(self, info: WorkerInfo) -> None:
         super().suspected(info)
@@ -141,6 +179,10 @@ class Stack:
     dispatcher: RecordingDispatcher
     timeline: Timeline
     workers: list[WorkerProcess]
+
+    def next_first_id(self) -> int:
+        """Where another gateway's numbers begin: beyond all that this one will ever give."""
+        return time.time_ns() // 1000
 
     async def until(self, condition: Any, timeout: float = 30.0) -> None:
         """Wait for something that workers' messages bring about."""
@@ -200,13 +242,18 @@ async def running_stack(
     batching: str = "chunked",
     prefill_token_budget: int = 256,
     local_prefill: bool = False,
+    prefill_flags: Sequence[str] = (),
     decode_flags: Sequence[str] = (),
     policy: str = "shortest-first",
     tenants: Tenants = ONE_TENANT,
+    recompute_bad_kv: bool = True,
+    logs: Path | None = None,
+    places: Sequence[Mapping[str, Any]] = (),
 ) -> AsyncIterator[Stack]:
     """Start workers, on `devices` in turn, wait until all have joined; stop all at the end. Without
     prefill workers it is colocated, and `batching` the policy; with `local_prefill`, decode workers
-    compute the prompts that they are sooner with."""
+    compute the prompts that they are sooner with. `places` are further arguments of each
+    `WorkerProcess`; workers log to a file each in `logs`, or where this process does."""
     limits = limits or Limits()
     colocated = colocated_policy(batching, limits.max_batch_tokens, prefill_token_budget)
     roles = [WorkerRole.PREFILL] * num_prefill + [WorkerRole.DECODE] * num_decode
@@ -216,9 +263,11 @@ async def running_stack(
             f"--model={model}",
             f"--device={device}",
             *flags,
-            *(decode_flags if role is WorkerRole.DECODE else ()),
+            *(decode_flags if role is WorkerRole.DECODE else prefill_flags),
+            log=logs / f"worker-{number}.log" if logs else None,
+            **(places[number] if places else {}),
         )
-        for role, device in zip(roles, cycle(devices), strict=False)
+        for number, (role, device) in enumerate(zip(roles, cycle(devices), strict=False))
     ]
     timeline = Timeline()
     dispatcher = RecordingDispatcher(
@@ -228,6 +277,7 @@ async def running_stack(
             colocated=None if num_prefill else colocated,
             local_prefill=local_prefill,
             tenants=tenants,
+            recompute_bad_kv=recompute_bad_kv,
         ),
         [(worker.role, worker.address) for worker in workers],
         resolve(model).fingerprint,

@@ -43,5 +43,6 @@ def served_by_json(by: ServedBy) -> Json:
         "decode_worker": by.decode_worker,
         "kv_bytes": by.kv_bytes,
         "recoveries": by.num_losses,
+        "bad_transfers": by.num_bad_transfers,
         "preemptions": by.num_preemptions,
     }

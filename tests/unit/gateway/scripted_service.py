@@ -14,7 +14,13 @@ from tandem.core.sequence import FinishReason
 
 FIRST_LOGPROB = -0.5
 SERVED_BY = ServedBy(
-    "prefill-0", "decode-0", kv_bytes=4096, num_cached_tokens=2, num_preemptions=2, num_losses=1
+    "prefill-0",
+    "decode-0",
+    kv_bytes=4096,
+    num_cached_tokens=2,
+    num_preemptions=2,
+    num_losses=1,
+    num_bad_transfers=3,
 )
 
 

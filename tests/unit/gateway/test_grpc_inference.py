@@ -79,7 +79,7 @@ async def test_generate(client, service, tokenizer, prompt):
     assert list(completion.token_ids) == tokenizer.encode(HELLO)
     assert (completion.finish_reason, completion.num_tokens) == ("length", 12)
     assert completion.served_by == ServedBy(
-        "prefill-0", "decode-0", 4096, 2, num_preemptions=2, num_losses=1
+        "prefill-0", "decode-0", 4096, 2, num_preemptions=2, num_losses=1, num_bad_transfers=3
     )
     assert (completion.request_id, completion.model) == ("mine", "mock")
     request = service.requests[0]

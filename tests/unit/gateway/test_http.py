@@ -46,6 +46,7 @@ async def test_a_chat(client):
         "decode_worker": "decode-0",
         "kv_bytes": 4096,
         "recoveries": 1,
+        "bad_transfers": 3,
         "preemptions": 2,
     }
 

@@ -34,7 +34,7 @@ from sim_worker import (
 from gateway.batching import Limits
 from gateway.colocated_policies import colocated_policy
 from gateway.dispatcher import Dispatcher
-from gateway.generation import MAX_RESTARTS, Generation
+from gateway.generation import Generation
 from gateway.output_lengths import MIN_OBSERVED
 from gateway.policies import POLICIES, queue_policy
 from gateway.scheduler import Scheduler
@@ -679,10 +679,9 @@ class Simulation:
             self._excuse(sequence_id)
 
     def _fault(self, transfer: Transfer) -> None:
-        """What is damaged on its way fails; where only the way is closed, there are others."""
+        """What is damaged on its way is computed again, as what did not get through is."""
         if self.random.random() < 0.5:
             transfer.fault = DataLoss("the link is faulty")
-            self._excuse(transfer.sequence_id)
         else:
             transfer.fault = Unavailable("the link is closed")
 
@@ -691,7 +690,7 @@ class Simulation:
         waiting = [
             client
             for client in self._open_clients()
-            if client.generation and client.generation.num_losses < MAX_RESTARTS
+            if client.generation and client.generation.can_restart
         ]
         how()
         for client in waiting:
@@ -783,12 +782,13 @@ class Simulation:
             self._check_process(link.process)
 
     def _check_outcome(self, client: Client) -> None:
-        """Who was not cancelled has all tokens, or lost workers so often that it was given up."""
+        """Who was not cancelled has all tokens, or lost workers, or KV on its way, so often that it
+        was given up."""
         if client.generation is None or isinstance(client.outcome, Ended) or client.cancelled:
             return
         if isinstance(client.outcome, DeadlineExceeded):
             return
-        given_up = client.generation.num_losses >= MAX_RESTARTS
+        given_up = not client.generation.can_restart
         assert client.excused or given_up, (
             f"{client.request.request_id} failed without a cause: {client.outcome!r}"
         )

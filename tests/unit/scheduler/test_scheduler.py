@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from gateway.scheduler import EDGE_PENALTY_S, Scheduler
 from gateway.tokens import Ended, Token, TokenRequest
 from gateway.worker_view import PoolUse, PrefillView
 from tandem.core.commands import Admit, PrefillBatch, Remove, Reserve
-from tandem.core.errors import Mismatch, ResourceExhausted, Unavailable
+from tandem.core.errors import DataLoss, Mismatch, ResourceExhausted, Unavailable
 from tandem.core.reports import (
     Armed,
     BatchDone,
@@ -39,10 +40,16 @@ class Driver:
     """A scheduler with one prefill and one decode worker, and what it last wanted."""
 
     def __init__(
-        self, *, num_blocks: int = 64, max_batch_tokens: int = 64, max_queue: int = 100
+        self,
+        *,
+        num_blocks: int = 64,
+        max_batch_tokens: int = 64,
+        max_queue: int = 100,
+        recompute_bad_kv: bool = True,
     ) -> None:
         limits = Limits(max_batch_tokens, max_queue=max_queue)
-        self.scheduler = Scheduler(queue_policy("fcfs"), limits)
+        policy = queue_policy("fcfs")
+        self.scheduler = Scheduler(policy, limits, recompute_bad_kv=recompute_bad_kv)
         self._num_blocks = num_blocks
         self.join("p", WorkerRole.PREFILL)
         self.join("d", WorkerRole.DECODE)
@@ -377,6 +384,47 @@ def test_what_nobody_has_seen_leaves_a_suspected_worker_for_another() -> None:
     assert [each.key.attempt for each in driver.commands(Reserve, "e")] or [
         each.command.key.attempt for each in effects if isinstance(each.command, Reserve)
     ] == [1]
+
+
+BAD_KV = SequenceFailed(0, "DATA_LOSS", "the checksum of frame 0 is wrong")
+
+
+def test_kv_that_came_damaged_is_computed_again_and_sent_another_way() -> None:
+    driver = Driver()
+    generation = driver.prefilling()
+    driver.join("e", WorkerRole.DECODE)
+    driver.scheduler.prefill_report("p", replace(BAD_KV, sequence_id=generation.sequence_id))
+    (reserve,) = driver.commands(Reserve, "e")
+    assert reserve.key.attempt == 1
+    driver.grant(generation, "e")
+    driver.scheduler.decode_report("e", Armed(generation.sequence_id, 4, 7, 0))
+    served_by = generation.served_by()
+    assert (served_by.num_bad_transfers, served_by.num_losses) == (1, 0)
+
+
+def test_kv_that_comes_damaged_each_time_is_not_computed_for_ever() -> None:
+    driver = Driver()
+    generation = driver.submit("r")
+    for attempt in range(MAX_RESTARTS + 1):
+        driver.effects()
+        assert generation.attempt == attempt
+        driver.grant(generation)
+        (batch,) = driver.commands(PrefillBatch)
+        driver.scheduler.prefill_report("p", BatchDone(batch.batch_id, 1))
+        bad = replace(BAD_KV, sequence_id=generation.sequence_id)
+        driver.scheduler.prefill_report("p", bad)
+    (event,) = driver.events()
+    assert isinstance(event, DataLoss)
+
+
+def test_kv_that_came_damaged_fails_its_request_if_that_is_wished() -> None:
+    driver = Driver(recompute_bad_kv=False)
+    generation = driver.prefilling()
+    driver.scheduler.prefill_report("p", replace(BAD_KV, sequence_id=generation.sequence_id))
+    effects = driver.effects()
+    (event,) = (each.event for each in effects if isinstance(each, Emit))
+    assert isinstance(event, DataLoss)
+    assert {each.worker_id for each in effects if isinstance(each, Send)} == {"p", "d"}
 
 
 def test_what_a_suspected_worker_generates_goes_on_with_another() -> None:

@@ -21,7 +21,7 @@ from tandem.engine.fake.link import VirtualLink
 from tandem.engine.fake.pool import FakeKVPool
 from tandem.transfer.call_status import CallStatus
 from tandem.transfer.codec import FrameHeader, encode_frame
-from tandem.transfer.links import PUSH_KV
+from tandem.transfer.links import PUSH_KV, WrapCall
 from tandem.transfer.receiver import KvReceiver
 from tandem.transfer.reservation import Reservation
 from tandem.transfer.sender import (
@@ -193,7 +193,13 @@ async def receiver_side() -> AsyncIterator[ReceiverSide]:
 class SenderSide:
     """A sender with one sequence's KV in its pool."""
 
-    def __init__(self, num_tokens: int, min_frame_bytes: int, max_frame_bytes: int) -> None:
+    def __init__(
+        self,
+        num_tokens: int,
+        min_frame_bytes: int,
+        max_frame_bytes: int,
+        wrap_call: WrapCall | None = None,
+    ) -> None:
         self.pool = GatedPool()
         self.pool.array[:] = np.random.default_rng(num_tokens).integers(
             0, 2**16, self.pool.array.shape, np.uint16
@@ -216,6 +222,7 @@ class SenderSide:
             on_span=self.spans.append,
             min_frame_bytes=min_frame_bytes,
             max_frame_bytes=max_frame_bytes,
+            wrap_call=wrap_call,
         )
 
     @property
@@ -259,8 +266,9 @@ async def sender_side(
     num_tokens: int,
     min_frame_bytes: int = MIN_FRAME_BYTES,
     max_frame_bytes: int = MAX_FRAME_BYTES,
+    wrap_call: WrapCall | None = None,
 ) -> AsyncIterator[SenderSide]:
-    side = SenderSide(num_tokens, min_frame_bytes, max_frame_bytes)
+    side = SenderSide(num_tokens, min_frame_bytes, max_frame_bytes, wrap_call)
     try:
         yield side
     finally:

@@ -13,7 +13,7 @@ import xxhash
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tandem.core.errors import DataLoss, Mismatch, TandemError
+from tandem.core.errors import DataLoss
 from tandem.core.kv import ITEM_SIZES, KVLayout, Plane
 from tandem.transfer import codec
 from tandem.transfer.blank_bytes import blank_bytes
@@ -114,7 +114,7 @@ def test_safetensors_reads_the_payload(case: tuple[FrameHeader, KVLayout, bytes]
 
 
 def test_a_checksum_that_happens_to_be_zero_is_on_the_wire(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(codec, "_checksum", lambda *_: 0)
+    monkeypatch.setattr(codec, "checksum_of", lambda *_: 0)
     raw = encoded(HEADER, LAYOUT, ITEMS)
     assert len(raw) == len(RAW)
     assert message_of(raw).checksum == 0
@@ -254,29 +254,27 @@ def test_what_safetensors_itself_writes_is_read() -> None:
     ],
 )
 def test_a_payload_that_is_something_else_is_refused(payload: bytes) -> None:
-    with pytest.raises((DataLoss, Mismatch)):
+    with pytest.raises(DataLoss):
         decoded(_foreign(payload)).verified_items(LAYOUT)
 
 
 @pytest.mark.parametrize(
-    ("change", "kind"),
+    "change",
     [
-        ({"dtype": "float32"}, Mismatch),
-        ({"dtype": ""}, Mismatch),
-        ({"first_head": 1}, Mismatch),
-        ({"num_heads": 1}, Mismatch),
-        ({"num_tokens": 5}, Mismatch),
-        ({"num_layers": 1}, Mismatch),
-        ({"num_layers": 2**32 - 1}, Mismatch),
+        {"dtype": "float32"},
+        {"dtype": ""},
+        {"first_head": 1},
+        {"num_heads": 1},
+        {"num_tokens": 5},
+        {"num_layers": 1},
+        {"num_layers": 2**32 - 1},
     ],
 )
-def test_a_header_that_contradicts_pool_or_payload_is_refused(
-    change: dict[str, object], kind: type[TandemError]
-) -> None:
+def test_a_header_that_contradicts_pool_or_payload_is_refused(change: dict[str, object]) -> None:
     message = message_of(RAW)
     for name, value in change.items():
         setattr(message, name, value)
-    with pytest.raises(kind):
+    with pytest.raises(DataLoss):
         decoded(_rechecked(message)).verified_items(LAYOUT)
 
 
@@ -298,7 +296,7 @@ def _survives(raw: bytes) -> bool:
         if not isinstance(frame, Frame):
             return False
         items = frame.verified_items(LAYOUT)
-    except (DataLoss, Mismatch):
+    except DataLoss:
         return False
     assert (frame.header, bytes(items)) == (HEADER, ITEMS), "damage went unnoticed"
     return True
@@ -374,7 +372,7 @@ def test_any_header_raises_nothing_else(changes: dict[str, object], rechecked: b
         frame = decode_request(raw)
         assert isinstance(frame, Frame)
         items = frame.verified_items(LAYOUT)
-    except (DataLoss, Mismatch):
+    except DataLoss:
         return
     assert len(items) == frame.header.num_bytes(LAYOUT)
     if not rechecked:

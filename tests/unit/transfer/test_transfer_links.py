@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
+import grpc
 from push_pair import sender_side
+from stack import free_port
 from structlog.testing import capture_logs
 
 from tandem.core.commands import Destination
 from tandem.transfer.links import Links
+from tandem.wire.channels import new_server
 
 ADDRESS = "127.0.0.1:1"
 
@@ -49,6 +53,36 @@ async def test_each_of_many_addresses_is_let_go() -> None:
         with links.to(f"127.0.0.1:{port}"):
             pass
     await closed(links, 0)
+
+
+async def test_a_destination_that_is_back_is_reached_though_it_could_not_be_just_now() -> None:
+    """gRPC waits longer after each attempt, and fails calls meanwhile."""
+    port = free_port()
+    destination = Destination(f"127.0.0.1:{port}", b"x", 1, 0)
+    links = Links()
+    with links.to(destination.address) as link:
+        for _ in range(4):
+            with suppress(TimeoutError):
+                await asyncio.wait_for(link.channel.channel_ready(), 0.4)
+        assert link.channel.get_state() is grpc.ChannelConnectivity.TRANSIENT_FAILURE
+        server = new_server()
+        server.add_insecure_port(destination.address)
+        await server.start()
+        await link.ready()
+        assert link.channel.get_state() is grpc.ChannelConnectivity.READY
+        await server.stop(0)
+    await links.close()
+
+
+async def test_a_destination_that_stays_away_is_waited_for_no_longer_than_it_may_take() -> None:
+    links = Links()
+    with links.to(ADDRESS) as link:
+        for _ in range(2):
+            await asyncio.wait_for(link.ready(), 10)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(link.channel.channel_ready(), 0.1)
+        assert link.channel.get_state() is not grpc.ChannelConnectivity.READY
+    await links.close()
 
 
 async def test_the_log_says_which_edge_is_broken() -> None:
