@@ -30,8 +30,11 @@ from gateway.http.limits import (
     MAX_HEADER_BYTES,
     HttpLimits,
 )
+from gateway.http.page import page_router
 from gateway.http.server import BACKLOG, HttpServer
 from gateway.metrics_page import GatewayCollector
+from gateway.page.feed import Feed
+from gateway.page.viewers import Viewers
 from gateway.policies import queue_policy
 from gateway.scheduler import Scheduler
 from gateway.tenants import ONE_TENANT, Tenants, read_tenants
@@ -174,7 +177,12 @@ async def serve(settings: GatewaySettings) -> None:
         InferenceServicer(frontend, dispatcher, timeline.read), grpc_server.server
     )
     metrics = MetricsPage(GatewayCollector(scheduler, dispatcher.metrics, folder.name))
-    http_server = HttpServer(create_app(frontend, dispatcher, metrics), settings.http_limits())
+    viewers = Viewers(
+        lambda: Feed(scheduler, dispatcher.metrics, timeline).tick, lambda: dispatcher.draining
+    )
+    app = create_app(frontend, dispatcher, metrics)
+    app.include_router(page_router(viewers))
+    http_server = HttpServer(app, settings.http_limits())
     await grpc_server.start([SERVICE])
     settle()
     dispatcher.start()
