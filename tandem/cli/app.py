@@ -243,11 +243,15 @@ def timeline(
         str | None, flag("address", "the gateway's gRPC address (default: 127.0.0.1:50050)")
     ] = None,
     window: Annotated[str, flag("window", "how far back: 500ms, 30s, 5m")] = "30s",
+    save: Annotated[
+        Path | None,
+        flag("save", "also write a file: .json (trace events, for ui.perfetto.dev) or .svg"),
+    ] = None,
 ) -> None:
     """Show what each worker did of late, and how busy it was."""
     from tandem.cli.timeline import show_timeline
 
-    show_timeline(address, window)
+    show_timeline(address, window, save)
 
 
 @commands.command()
