@@ -96,7 +96,8 @@ class Timeline:
         return self._lanes.values()
 
     async def figures(self, window_ms: int) -> pipeline.PipelineFigures:
-        """How well the engines were kept busy of late, worked out on a thread. Raises as `read`."""
+        """How well the engines of the workers that are there were kept busy of late, worked out on
+        a thread. Raises as `read`."""
         return await self._reading.run(1, _figures, self._copies(), window_ms, monotonic_ns())
 
     async def read(self, window_ms: int) -> inference_pb2.GetTimelineResponse:
@@ -129,6 +130,7 @@ def _figures(lanes: Sequence[Lane], window_ms: int, now_ns: int) -> pipeline.Pip
                 lane.clock_offset_ns,
             )
             for lane in lanes
+            if now_ns - lane.heard_ns <= LOST_NS
         ]
     )
 

@@ -89,8 +89,8 @@ def _busy(load: Load) -> Bottleneck | None:
     where, role = max(roles, key=lambda each: each[1].busy_share)
     if role.busy_share < BUSY:
         return None
-    more = _waiting(load) if load.num_queued else f"{role.num_sequences} sequences"
-    return Bottleneck(where, f"{role.busy_share:.0%} busy, {more}")
+    more = f", {_waiting(load)}" if load.num_queued else ""
+    return Bottleneck(where, f"{role.busy_share:.0%} busy{more}")
 
 
 def _waiting(load: Load) -> str:

@@ -8,12 +8,33 @@ const TOP = 3;
 
 /** Each line: the sample's field, its label, its colour's name. */
 const CHARTS = [
-  { title: "Requests", format: formatCount, lines: [["running", "run", "decode"], ["waiting", "wait", "transfer"]] },
-  { title: "First token", format: formatSeconds, lines: [["firstToken", "p50", "prefill"], ["firstTokenTail", "p99", "exposed"]] },
-  { title: "Between tokens", format: formatSeconds, lines: [["betweenTokens", "p50", "decode"], ["betweenTokensTail", "p99", "exposed"]] },
-  { title: "Tokens/s", format: formatCount, lines: [["generatedPerS", "out", "decode"], ["promptPerS", "in", "prefill"]] },
+  {
+    title: "Requests",
+    format: formatCount,
+    lines: [["running", "run", "decode"], ["waiting", "wait", "transfer"]],
+  },
+  {
+    title: "First token",
+    format: formatSeconds,
+    lines: [["firstToken", "p50", "prefill"], ["firstTokenTail", "p99", "exposed"]],
+  },
+  {
+    title: "Between tokens",
+    format: formatSeconds,
+    lines: [["betweenTokens", "p50", "decode"], ["betweenTokensTail", "p99", "exposed"]],
+  },
+  {
+    title: "Tokens/s",
+    format: formatCount,
+    lines: [["generatedPerS", "out", "decode"], ["promptPerS", "in", "prefill"]],
+  },
   { title: "KV pool", format: formatShare, most: 1, lines: [["pool", "used", "transfer"]] },
-  { title: "Prefix hits", format: formatShare, most: 1, lines: [["prefixHits", "of prompts", "mixed"]] },
+  {
+    title: "Prefix hits",
+    format: formatShare,
+    most: 1,
+    lines: [["prefixHits", "of prompts", "mixed"]],
+  },
 ];
 
 export function makeCharts(parent) {
@@ -54,11 +75,12 @@ class Chart {
     const most = this.most || Math.max(...values, 0) || 1;
     context.strokeStyle = colours.line;
     context.strokeRect(0, height - 0.5, width, 0);
-    for (const line of this.lines) {
+    const yOf = (value) => height - 1 - (value / most) * (height - TOP - 1);
+    for (const { field, colour } of this.lines) {
       const points = samples
-        .filter((sample) => sample[line.field] !== null)
-        .map((sample) => [xOf(sample.at), height - 1 - (sample[line.field] / most) * (height - TOP - 1)]);
-      plot(context, points, colours[line.colour], height);
+        .filter((sample) => sample[field] !== null)
+        .map((sample) => [xOf(sample.at), yOf(sample[field])]);
+      plot(context, points, colours[colour], height);
     }
     const shown = this.hoverX === null ? samples.at(-1) : nearest(samples, this.hoverX, xOf);
     if (this.hoverX !== null) mark(context, xOf(shown?.at), height);
@@ -86,7 +108,7 @@ function plot(context, points, colour, height) {
 
 function nearest(samples, x, xOf) {
   const distance = (sample) => Math.abs(xOf(sample.at) - x);
-  return samples.reduce((best, each) => (distance(each) < distance(best) ? each : best), samples[0]);
+  return samples.reduce((best, each) => (distance(each) < distance(best) ? each : best));
 }
 
 function mark(context, x, height) {

@@ -59,7 +59,8 @@ export class Chat {
       run.failed(error);
     }
     run.end();
-    history.push({ role: "assistant", content: run.text });
+    if (run.text) history.push({ role: "assistant", content: run.text });
+    else history.pop();
     this.#setRunning(null);
   }
 
@@ -94,8 +95,13 @@ class Run {
     this.#message = message;
     this.text = "";
     this.#own = {
-      sequences: new Set(), prefill: null, decode: null,
-      sentUs: fleet.nowUs(), firstUs: null, lastUs: null,
+      sequences: new Set(),
+      prefill: null,
+      decode: null,
+      sentUs: fleet.nowUs(),
+      firstUs: null,
+      newestUs: null,
+      lastUs: null,
     };
     fleet.own.set(this.#name, this.#own);
     if (fleet.own.size > MAX_OWN) fleet.own.delete(fleet.own.keys().next().value);
@@ -124,7 +130,7 @@ class Run {
     this.#served = chunk.tandem ?? this.#served;
     if (this.#usage?.completion_tokens) {
       this.#own.firstUs ??= this.#fleet.nowUs();
-      if (!this.#served) this.#own.seenUs = this.#fleet.nowUs();
+      if (!this.#served) this.#own.newestUs = this.#fleet.nowUs();
     }
     this.text += chunk.choices[0]?.delta.content ?? "";
     this.#message.firstChild.textContent = this.text;
@@ -143,16 +149,16 @@ class Run {
 
   end() {
     this.#message.classList.remove("running");
-    this.#own.lastUs = this.#own.seenUs ?? this.#fleet.nowUs();
+    this.#own.lastUs = this.#own.newestUs ?? this.#fleet.nowUs();
     this.#own.prefill = this.#served?.prefill_worker || this.#own.prefill;
     this.#own.decode = this.#served?.decode_worker || this.#own.decode;
   }
 
   #summary() {
-    const { firstUs, sentUs } = this.#own;
+    const { sentUs, firstUs, newestUs } = this.#own;
     if (firstUs === null) return "";
     const tokens = this.#usage.completion_tokens;
-    const decodeS = (this.#own.seenUs - firstUs) / 1e6;
+    const decodeS = (newestUs - firstUs) / 1e6;
     const parts = [`${tokens} tokens`, `first after ${formatSeconds((firstUs - sentUs) / 1e6)}`];
     if (tokens > 1 && decodeS > 0) parts.push(`${((tokens - 1) / decodeS).toFixed(1)} tok/s`);
     return [parts.join(", "), this.#way()].filter(Boolean).join("\n");
@@ -162,10 +168,14 @@ class Run {
   #way() {
     if (!this.#served) return "";
     const { mode, prefill_worker: prefill, decode_worker: decode, kv_bytes: bytes } = this.#served;
-    const workers = mode === "local" ? `${decode}, alone` : [prefill, decode].filter(Boolean).join(" → ");
-    const cached = this.#usage.prompt_tokens_details.cached_tokens;
-    const prompt = `${this.#usage.prompt_tokens} prompt tokens, ${cached} of them cached`;
-    return [workers, prompt, bytes ? `${formatBytes(bytes)} of KV moved` : ""].filter(Boolean).join("\n");
+    const way = [prefill, decode].filter(Boolean).join(" → ");
+    const { prompt_tokens: prompt, prompt_tokens_details: details } = this.#usage;
+    const lines = [
+      mode === "local" ? `${prefill}, alone` : way,
+      `${prompt} prompt tokens, ${details.cached_tokens} of them cached`,
+    ];
+    if (bytes) lines.push(`${formatBytes(bytes)} of KV moved`);
+    return lines.join("\n");
   }
 }
 

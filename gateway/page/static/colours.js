@@ -1,7 +1,7 @@
 /** The style sheet's colours, as a canvas takes them. */
 
 const NAMES = [
-  "card", "raised", "line", "text", "dim", "prefill", "decode", "mixed", "transfer", "exposed", "own",
+  "line", "text", "dim", "prefill", "decode", "mixed", "transfer", "exposed", "own",
 ];
 
 export const colours = {};

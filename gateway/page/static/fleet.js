@@ -19,7 +19,8 @@ export class Fleet {
     this.lanes = new Map();
     this.samples = [];
     this.tick = null;
-    /** The chat's requests by name: `{sequences, prefill, decode, sentUs, firstUs, lastUs}`. */
+    /** The chat's requests by name: when each was sent, its first and its last token came, its
+     * workers and its sequences. */
     this.own = new Map();
     this.destinations = new Map();
     this.clockOffsetUs = null;
@@ -31,7 +32,7 @@ export class Fleet {
     return performance.now() * 1000 + (this.clockOffsetUs ?? 0);
   }
 
-  /** After a break: another gateway has another clock, and sends again what was there. */
+  /** After a break: another gateway has another clock, and what was there is sent again. */
   reset() {
     this.lanes.clear();
     this.samples = [];
@@ -42,7 +43,8 @@ export class Fleet {
 
   take(tick) {
     this.tick = tick;
-    this.clockOffsetUs = Math.max(this.clockOffsetUs ?? -Infinity, tick.now - performance.now() * 1000);
+    const offsetUs = tick.now - performance.now() * 1000;
+    this.clockOffsetUs = Math.max(this.clockOffsetUs ?? -Infinity, offsetUs);
     for (const worker of tick.workers) this.lane(worker.id).role = worker.role;
     for (const [worker, rows] of Object.entries(tick.lanes)) this.#takeRows(worker, rows);
     for (const request of tick.requests.shown) this.#takeRequest(request);

@@ -47,7 +47,8 @@ export class Gantt {
     // What was heard of already is seen as it comes to the present.
     context.save();
     context.beginPath();
-    context.rect(GUTTER, 0, Math.min(this.width, this.#x(this.viewport.presentUs) - GUTTER), rows.height);
+    const right = Math.min(this.canvas.clientWidth, this.#x(this.viewport.presentUs));
+    context.rect(GUTTER, 0, right - GUTTER, rows.height);
     context.clip();
     for (const row of rows.lanes) this.#drawSteps(context, row);
     for (const row of rows.lanes) this.#drawTransfers(context, row, rows);
@@ -135,7 +136,7 @@ export class Gantt {
     const from = Math.max(left, GUTTER);
     const room = left + width - from;
     if (room < MIN_LABEL) return;
-    const text = stepLabels(step).find((each) => context.measureText(each).width + 6 <= room);
+    const text = stepLabels(step).find((each) => context.measureText(each).width + 2 <= room);
     if (!text) return;
     context.fillStyle = "#fff";
     context.textAlign = "center";
@@ -152,7 +153,8 @@ export class Gantt {
       const isOwn = this.lighting.isOwnTransfer(transfer);
       const left = this.#x(transfer.start);
       const right = Math.max(left + 1, this.#x(transfer.end));
-      const turn = right - ((right - left) * transfer.exposed) / (transfer.end - transfer.start || 1);
+      const duration = Math.max(1, transfer.end - transfer.start);
+      const turn = right - ((right - left) * transfer.exposed) / duration;
       const yAt = (x) => bandTop + ((bandBottom - bandTop) * (x - left)) / (right - left);
       context.globalAlpha = isOwn ? 1 : 0.75;
       if (isOwn) {

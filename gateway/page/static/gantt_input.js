@@ -66,8 +66,10 @@ export function connectInput(gantt, { zoomIn, zoomOut, pause, span, tip }) {
     tip.hidden = found === null;
     if (found === null) return;
     tip.textContent = describe(found, fleet);
-    tip.style.left = `${Math.min(event.clientX + TIP_OFFSET, innerWidth - tip.offsetWidth - 8)}px`;
-    tip.style.top = `${event.clientY + TIP_OFFSET}px`;
+    const left = Math.min(event.clientX + TIP_OFFSET, innerWidth - tip.offsetWidth);
+    const top = Math.min(event.clientY + TIP_OFFSET, innerHeight - tip.offsetHeight);
+    tip.style.left = `${left}px`;
+    tip.style.top = `${top}px`;
   });
   for (const name of ["pointerup", "pointercancel"]) {
     canvas.addEventListener(name, () => {
@@ -83,9 +85,12 @@ function describe(span, fleet) {
   const seconds = (span.end - span.start) / 1e6;
   if (span.sequence !== undefined) {
     const to = fleet.destinations.get(span.sequence) ?? "a decode worker";
-    const hidden = 1 - span.exposed / (span.end - span.start || 1);
-    return `KV transfer, ${span.worker} to ${to}\n${formatBytes(span.bytes)} in ${formatSeconds(seconds)}`
-      + `\n${formatShare(hidden)} hidden behind computing`;
+    const hidden = 1 - span.exposed / Math.max(1, span.end - span.start);
+    return [
+      `KV transfer, ${span.worker} to ${to}`,
+      `${formatBytes(span.bytes)} in ${formatSeconds(seconds)}`,
+      `${formatShare(hidden)} hidden behind computing`,
+    ].join("\n");
   }
   const generated = span.tokens - span.promptTokens;
   const parts = [`${span.seqs} ${span.seqs === 1 ? "sequence" : "sequences"}`];

@@ -1,8 +1,8 @@
 /** Which spans are those of the page's own chats.
  *
- * A transfer names its sequence. A step does not: of the prefill worker's it is those that ran while
- * the sequence was transferred, and the one before, whose layers went first; of the decode worker's
- * those between the answer's first and last token. */
+ * A transfer names its sequence. A step does not: of the prefill worker's it is those that ran
+ * while the sequence was transferred, and the one before, whose layers went first; of the decode
+ * worker's those between the answer's first and last token. */
 
 import { visible } from "./fleet.js";
 

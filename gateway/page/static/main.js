@@ -20,6 +20,7 @@ const fleet = new Fleet();
 const viewport = new Viewport(fleet);
 const gantt = new Gantt(byId("gantt"), fleet, viewport, new Lighting(fleet));
 const charts = makeCharts(byId("charts"));
+const prefersDark = matchMedia("(prefers-color-scheme: dark)");
 const wantsLessMotion = matchMedia("(prefers-reduced-motion: reduce)");
 
 function take(tick) {
@@ -37,7 +38,7 @@ function showEmpty(tick) {
   const hasSteps = [...fleet.lanes.values()].some((lane) => lane.steps.length);
   byId("empty").hidden = hasSteps;
   byId("empty").textContent = tick.workers.length
-    ? `Nothing has run of late. Ask something in the chat, or point a client at ${location.origin}/v1`
+    ? `Nothing has run. Ask something in the chat, or point a client at ${location.origin}/v1`
     : "No worker has joined yet. `tandem up` starts some.";
 }
 
@@ -62,7 +63,9 @@ async function read() {
       }
       showConnection("the gateway is stopping", "bad");
     } catch (error) {
-      if (error.name !== "AbortError") showConnection(error.status ? error.message : "no connection", "bad");
+      if (error.name !== "AbortError") {
+        showConnection(error.status ? error.message : "no connection", "bad");
+      }
     }
     document.removeEventListener("visibilitychange", hide);
     await new Promise((resolve) => { setTimeout(resolve, RETRY_MS); });
@@ -89,16 +92,15 @@ function setTheme(theme) {
 }
 
 function toggleTheme() {
-  const isDark = getComputedStyle(document.documentElement).colorScheme === "dark"
-    || (!document.documentElement.dataset.theme && matchMedia("(prefers-color-scheme: dark)").matches);
-  const theme = isDark ? "light" : "dark";
+  const now = document.documentElement.dataset.theme ?? (prefersDark.matches ? "dark" : "light");
+  const theme = now === "dark" ? "light" : "dark";
   localStorage.setItem(THEME, theme);
   setTheme(theme);
 }
 
 setTheme(localStorage.getItem(THEME));
 byId("theme").addEventListener("click", toggleTheme);
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => setTheme(null));
+prefersDark.addEventListener("change", () => setTheme(null));
 window.addEventListener("resize", () => gantt.draw());
 window.addEventListener("key-wanted", () => { byId("key-form").hidden = false; });
 byId("key-form").addEventListener("submit", (event) => {

@@ -2,10 +2,19 @@
 
 import { formatBytes, formatCount, formatSeconds, formatShare, orDash } from "./format.js";
 
-const STAGES = [["queued", "Waiting"], ["prefill", "Prefill"], ["transfer", "KV on its way"], ["decode", "Decode"]];
+const STAGES = [
+  ["queued", "Waiting"],
+  ["prefill", "Prefill"],
+  ["transfer", "KV on its way"],
+  ["decode", "Decode"],
+];
 const PLACES = {
-  workers: "Workers", prefill: "Prefill", transfers: "Transfers", decode: "Decode",
-  clients: "The clients", none: "None",
+  workers: "Workers",
+  prefill: "Prefill",
+  transfers: "Transfers",
+  decode: "Decode",
+  clients: "Clients",
+  none: "None",
 };
 // A chip is as wide as its request is long.
 const CHIP_WIDTH = 5;
@@ -28,7 +37,8 @@ export function showFigures(tick, sample) {
 
 function topology(workers) {
   const count = (role) => workers.filter((each) => each.role === role).length;
-  return count("prefill") ? `${count("prefill")}p${count("decode")}d` : `colocated:${count("decode")}`;
+  const [prefill, decode] = [count("prefill"), count("decode")];
+  return prefill ? `${prefill}p${decode}d` : `colocated:${decode}`;
 }
 
 export function showRequests({ requests, totals }) {
@@ -39,7 +49,8 @@ export function showRequests({ requests, totals }) {
     if (count) parts.push(`${formatCount(count)} ${what}`);
   }
   byId("totals").textContent = parts.join(" · ");
-  byId("stages").replaceChildren(...STAGES.map(([stage, title]) => stageOf(stage, title, requests)));
+  const stages = STAGES.map(([stage, title]) => stageOf(stage, title, requests));
+  byId("stages").replaceChildren(...stages);
 }
 
 function stageOf(stage, title, { counts, shown }) {
@@ -55,7 +66,8 @@ function stageOf(stage, title, { counts, shown }) {
 function chipOf(request) {
   const { stage, prompt, tokens, prefill, decode, name } = request;
   const chip = made("span", `chip ${stage}${name ? " own" : ""}`);
-  chip.style.width = `${Math.min(MAX_CHIP_WIDTH, CHIP_WIDTH + (prompt + tokens) / TOKENS_PER_PIXEL)}px`;
+  const width = CHIP_WIDTH + (prompt + tokens) / TOKENS_PER_PIXEL;
+  chip.style.width = `${Math.min(MAX_CHIP_WIDTH, width)}px`;
   const way = [...new Set([prefill, decode])].filter(Boolean).join(" to ");
   chip.title = `${prompt} prompt tokens, ${tokens} generated${way && `\n${way}`}`;
   return chip;

@@ -39,7 +39,7 @@ LOAD = Load(PREFILL, DECODE, num_in_flight=10)
             "transfers",
             "on their way 80% of the time, 40% of it not hidden",
         ),
-        (replace(LOAD, decode=replace(DECODE, busy_share=0.95)), "decode", "95% busy, 8 sequences"),
+        (replace(LOAD, decode=replace(DECODE, busy_share=0.95)), "decode", "95% busy"),
         (
             replace(LOAD, num_queued=2, decode=replace(DECODE, busy_share=0.95)),
             "decode",

@@ -120,8 +120,9 @@ async def test_who_leaves_makes_room(gateway: Gateway) -> None:
         await looking.pop().aclose()
         while True:
             response = await client.send(client.build_request("GET", "/page/events"), stream=True)
-            looking.append(response)
             if response.status_code == 200:
+                looking.append(response)
                 break
+            await response.aclose()
         for each in looking:
             await each.aclose()
