@@ -7,7 +7,7 @@ the page's own chat makes up, so that it finds its request in the lanes.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from itertools import chain, islice
 from time import monotonic_ns
 from typing import Any
@@ -15,8 +15,9 @@ from typing import Any
 import orjson
 
 from gateway.generation import Generation, Phase
-from gateway.page.bottleneck import Load, RoleLoad, find_bottleneck
+from gateway.page.bottleneck import find_bottleneck
 from gateway.page.lane_reader import LaneReader
+from gateway.page.load import load_of
 from gateway.page.recent import RecentTimes
 from gateway.request_metrics import RequestMetrics
 from gateway.scheduler import Scheduler
@@ -24,7 +25,6 @@ from gateway.timeline import Timeline
 from gateway.worker_view import DecodeView, PrefillView
 from tandem.core.errors import ResourceExhausted
 from tandem.core.pipeline import PipelineFigures, pipeline_figures
-from tandem.core.worker import WorkerRole
 
 # The figures are of the last 10 s, and worked out anew every second.
 FIGURES_MS = 10_000
@@ -33,6 +33,7 @@ RECENT_TICKS = 40
 MAX_REQUESTS = 120
 # How the page's chat names its requests, with a random rest.
 OWN_PREFIX = "page-"
+STAGES = ("queued", "prefill", "transfer", "decode")
 
 Json = dict[str, Any]
 WorkerViews = Sequence[PrefillView | DecodeView]
@@ -41,18 +42,10 @@ WorkerViews = Sequence[PrefillView | DecodeView]
 class Feed:
     """The ticks for those who look at one time. What it holds is only what it told last."""
 
-    def __init__(
-        self,
-        scheduler: Scheduler,
-        requests: RequestMetrics,
-        timeline: Timeline,
-        clock_ns: Callable[[], int] = monotonic_ns,
-    ) -> None:
-        """`clock_ns` is the workers' spans' clock once their offsets are added."""
+    def __init__(self, scheduler: Scheduler, requests: RequestMetrics, timeline: Timeline) -> None:
         self._scheduler = scheduler
         self._requests = requests
         self._timeline = timeline
-        self._clock_ns = clock_ns
         self._lanes = LaneReader(timeline)
         self._first_token_s = RecentTimes(requests.first_token_s, RECENT_TICKS)
         self._between_tokens_s = RecentTimes(requests.between_tokens_s, RECENT_TICKS)
@@ -76,10 +69,11 @@ class Feed:
             return
 
     def _state(self) -> Json:
-        now_ns = self._clock_ns()
+        # The clock that the lanes' spans are on, once their offsets are added.
+        now_ns = monotonic_ns()
         workers = self._scheduler.workers
         generations = list(self._scheduler.generations)
-        load = _load(self._scheduler, self._figures, len(generations))
+        load = load_of(self._scheduler, self._figures, len(generations))
         return {
             "now": now_ns // 1000,
             "model": workers[0].info.model.name if workers else None,
@@ -124,9 +118,6 @@ def _requests(generations: Sequence[Generation]) -> Json:
         "counts": {stage: counts[stage] for stage in STAGES},
         "shown": [_request(each) for each in islice(chain(own, others), MAX_REQUESTS)],
     }
-
-
-STAGES = ("queued", "prefill", "transfer", "decode")
 
 
 def _stage(generation: Generation) -> str:
@@ -181,46 +172,3 @@ def _pipeline(figures: PipelineFigures) -> Json:
         "transfers": transfers.count,
         "bytes_per_s": transfers.bytes_per_s,
     }
-
-
-def _load(scheduler: Scheduler, figures: PipelineFigures, num_in_flight: int) -> Load:
-    workers = scheduler.workers
-    roles = {role: _role_load(role, workers, figures) for role in WorkerRole}
-    missing = (role.name.lower() for role in scheduler.roles if not roles[role].num_trusted)
-    return Load(
-        roles[WorkerRole.PREFILL],
-        roles[WorkerRole.DECODE],
-        num_queued=scheduler.num_queued,
-        num_in_flight=num_in_flight,
-        sending_share=_sending_share(figures, roles[WorkerRole.PREFILL].num_trusted),
-        exposed_share=1.0 - figures.transfers.hidden_share,
-        missing=next(missing, ""),
-    )
-
-
-def _sending_share(figures: PipelineFigures, num_senders: int) -> float:
-    transfers = figures.transfers
-    if not num_senders or not transfers.bytes_per_s:
-        return 0.0
-    sending_ns = transfers.num_bytes / transfers.bytes_per_s * 1e9
-    return sending_ns / (num_senders * figures.makespan_ns)
-
-
-def _role_load(role: WorkerRole, workers: WorkerViews, figures: PipelineFigures) -> RoleLoad:
-    trusted = {
-        each.info.worker_id: each for each in workers if each.info.role is role and not each.suspect
-    }
-    busy = [lane.busy_share for lane in figures.lanes if lane.worker_id in trusted]
-    num_blocks = _sum(each.info.num_blocks for each in trusted.values())
-    num_free = _sum(each.num_free_blocks for each in trusted.values())
-    return RoleLoad(
-        num_trusted=len(trusted),
-        busy_share=sum(busy) / max(1, len(busy)),
-        num_sequences=_sum(len(each.generations) for each in trusted.values()),
-        num_places=_sum(each.info.max_num_seqs for each in trusted.values()),
-        used_share=(num_blocks - num_free) / max(1, num_blocks),
-    )
-
-
-def _sum(numbers: Iterable[int]) -> int:
-    return sum(numbers)

@@ -50,10 +50,13 @@ def _rows(lane: Lane, spans: Iterable[Span]) -> list[Row]:
     rows = []
     received: set[int] = set()
     for span in spans:
-        if span.kind is SpanKind.FRAME_SENT or span.sequence_id in received:
-            continue
-        if span.kind is SpanKind.FRAME_RECEIVED:
-            received.add(span.sequence_id)
+        match span.kind:
+            case SpanKind.FRAME_SENT:
+                continue
+            case SpanKind.FRAME_RECEIVED if span.sequence_id in received:
+                continue
+            case SpanKind.FRAME_RECEIVED:
+                received.add(span.sequence_id)
         rows.append(_row(span, lane.clock_offset_ns))
     return rows
 
