@@ -7,7 +7,7 @@ is told when to come again: not a constant, but when by the measured pace there 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from math import inf
 
@@ -65,6 +65,12 @@ class Admission:
     def num_in_flight(self) -> dict[str, int]:
         """Generations that were let in and have not ended, by tenant."""
         return {name: len(each.generations) for name, each in self._in_flight.items()}
+
+    @property
+    def generations(self) -> Iterator[Generation]:
+        """These, each tenant's oldest first."""
+        for each in self._in_flight.values():
+            yield from each.generations
 
     def check_room(self, tenant: str, num_choices: int, deadline_s: float, now: float) -> None:
         """Raise `Unavailable`, `ResourceExhausted`, `RateLimitExceeded`, `InvalidRequest` or

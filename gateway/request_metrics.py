@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from math import nan
+from math import isnan, nan
 
 from gateway.generation import Generation
 from gateway.tokens import Ended, ServedBy
@@ -62,11 +62,11 @@ class RequestMetrics:
     def token(self, generation: Generation, times: TokenTimes, now: float) -> None:
         """A token goes out to its client."""
         self.num_generated_tokens += 1
-        if times.newest_s == times.newest_s:
-            self.between_tokens_s.observe(now - times.newest_s)
-        else:
+        if isnan(times.newest_s):
             times.first_s = now
             self._first_token(generation, now)
+        else:
+            self.between_tokens_s.observe(now - times.newest_s)
         times.newest_s = now
 
     def _first_token(self, generation: Generation, now: float) -> None:

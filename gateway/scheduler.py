@@ -11,7 +11,7 @@ workers and these compute the prompts, too.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import count, repeat
 
 from gateway.admission import Admission
@@ -130,6 +130,11 @@ class Scheduler:
     def num_in_flight(self) -> Mapping[str, int]:
         """Generations that have not ended, by tenant."""
         return self._admission.num_in_flight
+
+    @property
+    def generations(self) -> Iterator[Generation]:
+        """These, each tenant's oldest first."""
+        return self._admission.generations
 
     @property
     def roles(self) -> tuple[WorkerRole, ...]:

@@ -12,6 +12,7 @@ import asyncio
 import socket
 import time
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,9 +36,12 @@ from gateway.http.limits import (
     MAX_HEADER_BYTES,
     HttpLimits,
 )
+from gateway.http.page import page_router
 from gateway.http.server import BACKLOG, HttpServer
 from gateway.loop_lag import LoopLag
 from gateway.metrics_page import GatewayCollector
+from gateway.page.feed import Feed
+from gateway.page.viewers import Viewers
 from gateway.policies import queue_policy
 from gateway.scheduler import Scheduler
 from gateway.standby import Standby
@@ -187,9 +191,78 @@ class GatewaySettings(ServiceSettings):
         )
 
 
+@dataclass(frozen=True)
+class Gateway:
+    """All parts, put together."""
+
+    settings: GatewaySettings
+    listener: socket.socket
+    timeline: Timeline
+    lag: LoopLag
+    dispatcher: Dispatcher
+    standby: Standby | None
+    discovery: Discovery
+    frontend: Frontend
+    grpc_server: GrpcServer
+    http_server: HttpServer
+
+    async def run(self) -> None:
+        """Serve until told to stop. Raises `Unavailable` if another gateway took the workers."""
+        await self.grpc_server.start([SERVICE, ADMIN_SERVICE])
+        settle()
+        self.dispatcher.start()
+        signals = StopSignals()
+        replaced: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                serving = tasks.create_task(self.http_server.serve([self.listener]))
+                stopping = tasks.create_task(signals.asked.wait())
+                searching = tasks.create_task(self.discovery.run(), name="discovery")
+                measuring = tasks.create_task(self.lag.run(), name="loop lag")
+                if self.standby:
+                    replaced = tasks.create_task(self.standby.run(), name="standby")
+                ends: set[asyncio.Future[Any]] = {serving, stopping, replaced}
+                await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+                stopping.cancel()
+                measuring.cancel()
+                await self._drain()
+                if not (serving.done() or replaced.done()):
+                    idle = self.frontend.idle()
+                    await signals.wait_for(idle, self.settings.drain_timeout)
+                searching.cancel()
+                replaced.cancel()
+                await self._end_all()
+        finally:
+            await self.dispatcher.stop()
+            self.frontend.close()
+            self.timeline.close()
+        if not replaced.cancelled():
+            raise Unavailable(f"{replaced.result()} has taken the workers over")
+
+    async def _drain(self) -> None:
+        """Whoever asks is told first, then new requests are refused."""
+        await self.grpc_server.drain()
+        self.dispatcher.drain()
+        self.http_server.drain()
+
+    async def _end_all(self) -> None:
+        """Clients are told before their connections end."""
+        self.dispatcher.end_all()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self.grpc_server.stop())
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self.frontend.idle(), STOP_GRACE_S)
+            self.http_server.should_exit = True
+
+
 async def serve(settings: GatewaySettings) -> None:
     """Run the gateway until it is told to stop. Raises `ConfigError`, and `Unavailable` if it was
     replaced by a gateway that stood by."""
+    await put_together(settings).run()
+
+
+def put_together(settings: GatewaySettings) -> Gateway:
+    """The gateway that the settings ask for. Raises `ConfigError`."""
     names = settings.workers()
     identity = settings.read_identity(Role.GATEWAY)
     access = settings.read_access()
@@ -202,51 +275,27 @@ async def serve(settings: GatewaySettings) -> None:
     lag = LoopLag()
     dispatcher = Dispatcher(scheduler, (), folder.fingerprint, timeline, identity=identity, lag=lag)
     standby = Standby(dispatcher, dispatcher.controller_id, identity) if settings.standby else None
-    discovery = Discovery(names, standby or dispatcher)
     tokenizer = folder.tokenizer()
     grammars = GrammarCompiler(tokenizer, folder.config.vocab_size, folder.config.eos_token_ids)
     frontend = Frontend(dispatcher, tokenizer, grammars, settings.tool_format, access)
-    grpc_server = _grpc_server(settings, access, frontend, dispatcher, timeline)
     metrics = MetricsPage(GatewayCollector(scheduler, dispatcher.metrics, folder.name))
+    viewers = Viewers(
+        lambda: Feed(scheduler, dispatcher.metrics, timeline).tick, lambda: dispatcher.draining
+    )
     app = create_app(frontend, dispatcher, metrics)
-    http_server = HttpServer(app, settings.http_limits(), lag)
-    await grpc_server.start([SERVICE, ADMIN_SERVICE])
-    settle()
-    dispatcher.start()
-    signals = StopSignals()
-    replaced: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-    try:
-        async with asyncio.TaskGroup() as tasks:
-            serving = tasks.create_task(http_server.serve([listener]))
-            stopping = tasks.create_task(signals.asked.wait())
-            searching = tasks.create_task(discovery.run(), name="discovery")
-            measuring = tasks.create_task(lag.run(), name="loop lag")
-            if standby:
-                replaced = tasks.create_task(standby.run(), name="standby")
-            ends: set[asyncio.Future[Any]] = {serving, stopping, replaced}
-            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-            stopping.cancel()
-            measuring.cancel()
-            # Whoever asks is told first, then new requests are refused.
-            await grpc_server.drain()
-            dispatcher.drain()
-            http_server.drain()
-            if not (serving.done() or replaced.done()):
-                await signals.wait_for(frontend.idle(), settings.drain_timeout)
-            searching.cancel()
-            replaced.cancel()
-            # Clients are told before their connections end.
-            dispatcher.end_all()
-            tasks.create_task(grpc_server.stop())
-            with suppress(TimeoutError):
-                await asyncio.wait_for(frontend.idle(), STOP_GRACE_S)
-            http_server.should_exit = True
-    finally:
-        await dispatcher.stop()
-        frontend.close()
-        timeline.close()
-    if not replaced.cancelled():
-        raise Unavailable(f"{replaced.result()} has taken the workers over")
+    app.include_router(page_router(viewers))
+    return Gateway(
+        settings=settings,
+        listener=listener,
+        timeline=timeline,
+        lag=lag,
+        dispatcher=dispatcher,
+        standby=standby,
+        discovery=Discovery(names, standby or dispatcher),
+        frontend=frontend,
+        grpc_server=_grpc_server(settings, access, frontend, dispatcher, timeline),
+        http_server=HttpServer(app, settings.http_limits(), lag),
+    )
 
 
 def _grpc_server(

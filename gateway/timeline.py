@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from time import monotonic_ns
 
 from gateway.offload import Offload
+from tandem.core import pipeline
 from tandem.core.reports import Span
 from tandem.core.worker import WorkerInfo
 from tandem.v1 import inference_pb2, worker_pb2
@@ -24,10 +26,12 @@ MAX_LOST = 8
 
 @dataclass(slots=True)
 class Lane:
-    """One worker's spans. The offset comes from the exchange with the shortest round trip."""
+    """One worker's spans, the newest of `num_heard`. The offset comes from the exchange with the
+    shortest round trip."""
 
     info: WorkerInfo
     spans: deque[Span] = field(default_factory=lambda: deque(maxlen=MAX_SPANS))
+    num_heard: int = 0
     clock_offset_ns: int = 0
     clock_uncertainty_ns: int = 2**63 - 1
     heard_ns: int = 0
@@ -39,11 +43,18 @@ class Lane:
         spans = [span for span in self.spans if window_ms == 0 or span.end_ns >= since_ns]
         return spans[max(0, len(spans) - num_spans) :]
 
+    def since(self, num_heard: int) -> list[Span]:
+        """Those that were heard after the first `num_heard`, and are still kept. The oldest
+        first."""
+        num_new = min(self.num_heard - num_heard, len(self.spans))
+        return list(islice(reversed(self.spans), num_new))[::-1]
+
     def heard(
         self, header: worker_pb2.WorkerHeader, spans: Sequence[Span], received_ns: int
     ) -> None:
         self.heard_ns = received_ns
         self.spans.extend(spans)
+        self.num_heard += len(spans)
         if header.echoed_ns == 0:
             return
         held_ns = header.sent_ns - header.received_ns
@@ -79,6 +90,16 @@ class Timeline:
         lane.heard(header, spans, received_ns)
         return spans
 
+    @property
+    def lanes(self) -> Collection[Lane]:
+        """Those that are kept, as they are until the next is heard."""
+        return self._lanes.values()
+
+    async def figures(self, window_ms: int) -> pipeline.PipelineFigures:
+        """How well the engines of the workers that are there were kept busy of late, worked out on
+        a thread. Raises as `read`."""
+        return await self._reading.run(1, _figures, self._copies(), window_ms, monotonic_ns())
+
     async def read(self, window_ms: int) -> inference_pb2.GetTimelineResponse:
         """As `to_wire`, on a thread. Raises `ResourceExhausted` while too many others read."""
         return await self._reading.run(1, _to_wire, self._copies(), window_ms, monotonic_ns())
@@ -97,6 +118,21 @@ class Timeline:
         lost.sort(key=lambda lane: lane.heard_ns)
         for lane in lost[: max(0, len(lost) - MAX_LOST)]:
             del self._lanes[lane.info.worker_id]
+
+
+def _figures(lanes: Sequence[Lane], window_ms: int, now_ns: int) -> pipeline.PipelineFigures:
+    return pipeline.pipeline_figures(
+        [
+            pipeline.Lane(
+                lane.info.worker_id,
+                lane.info.role,
+                tuple(lane.newest(MAX_SPANS, window_ms, now_ns)),
+                lane.clock_offset_ns,
+            )
+            for lane in lanes
+            if now_ns - lane.heard_ns <= LOST_NS
+        ]
+    )
 
 
 def _to_wire(

@@ -8,11 +8,12 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.http.errors import describe
+from gateway.page.assets import page_paths
 from tandem.core.errors import TandemError
 
-# What orchestrators ask, and no one else has use for. Exactly these: all others need a key, also
-# those that are not there.
-OPEN_PATHS = frozenset({"/health", "/live", "/ready"})
+# What orchestrators ask, and no one else has use for; and the page, which shows nothing without a
+# key. Exactly these: all others need one, also those that are not there.
+OPEN_PATHS = frozenset({"/health", "/live", "/ready", *page_paths()})
 
 
 class AccessMiddleware:

@@ -25,6 +25,12 @@ from tandem.core.errors import Cancelled
 KEEP_ALIVE_S = 15.0
 KEEP_ALIVE = b": keep-alive\n\n"
 DONE = b"data: [DONE]\n\n"
+HEADERS = (
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-store"),
+    # nginx would hold chunks back.
+    (b"x-accel-buffering", b"no"),
+)
 # Of a scope's state: the server's `ResponseBody`.
 RESPONSE_BODY = "response_body"
 
@@ -60,13 +66,6 @@ class StreamedAnswer(Response):
     the stream begins without it.
     """
 
-    stream_headers = (
-        (b"content-type", b"text/event-stream; charset=utf-8"),
-        (b"cache-control", b"no-store"),
-        # nginx would hold chunks back.
-        (b"x-accel-buffering", b"no"),
-    )
-
     def __init__(
         self,
         answer: Answer,
@@ -91,7 +90,7 @@ class StreamedAnswer(Response):
         try:
             while not await self._starts_in_time():
                 if not has_begun:
-                    await send(self.start)
+                    await send(start_of_events())
                     has_begun = True
                 body.write(KEEP_ALIVE)
         except Exception as error:
@@ -101,7 +100,7 @@ class StreamedAnswer(Response):
             body.write(_failure(error))
         else:
             if not has_begun:
-                await send(self.start)
+                await send(start_of_events())
             await EventStream(self._answer, self._chunks, body).run(self._keep_alive_s)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
@@ -114,11 +113,10 @@ class StreamedAnswer(Response):
             return False
         return True
 
-    @property
-    def start(self) -> Message:
-        """ASGI's, of a stream that does not begin with an error."""
-        headers = list(self.stream_headers)
-        return {"type": "http.response.start", "status": 200, "headers": headers}
+
+def start_of_events() -> Message:
+    """ASGI's, of a stream that does not begin with an error."""
+    return {"type": "http.response.start", "status": 200, "headers": list(HEADERS)}
 
 
 class EventStream:

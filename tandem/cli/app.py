@@ -277,11 +277,15 @@ def timeline(
     address: AddressFlag = None,
     api_key: ApiKeyFlag = None,
     window: Annotated[str, flag("window", "how far back: 500ms, 30s, 5m")] = "30s",
+    save: Annotated[
+        Path | None,
+        flag("save", "also write a file: .json (trace events, for ui.perfetto.dev) or .svg"),
+    ] = None,
 ) -> None:
     """Show what each worker did of late, and how busy it was."""
     from tandem.cli.timeline import show_timeline
 
-    show_timeline(address, api_key, window)
+    show_timeline(address, api_key, window, save)
 
 
 @commands.command()

@@ -1,15 +1,20 @@
-"""`tandem timeline`: what the workers did of late, drawn and in figures."""
+"""`tandem timeline`: what the workers did of late, drawn and in figures, or saved to a file."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
+import orjson
 from rich.console import Console
 from rich.table import Table
 
 from tandem.cli.amounts import format_bytes, format_seconds
 from tandem.cli.gantt import draw
 from tandem.cli.reaching import reaching_gateway
+from tandem.cli.timeline_svg import timeline_svg
+from tandem.cli.trace_events import trace_events
 from tandem.client.connection import (
     CallMetadata,
     call_metadata,
@@ -28,9 +33,18 @@ TIMEOUT_S = 10.0
 UNITS_MS = {"ms": 1, "s": 1000, "m": 60_000}
 
 
-def show_timeline(address: str | None, api_key: str | None, window: str) -> None:
-    """Print the last `window`. Raises `TandemError`."""
+# How lanes are written, by the file's ending.
+FORMATS: Mapping[str, Callable[[Sequence[Lane]], bytes]] = {
+    ".json": lambda lanes: orjson.dumps(trace_events(lanes)),
+    ".svg": lambda lanes: timeline_svg(lanes).encode(),
+}
+
+
+def show_timeline(address: str | None, api_key: str | None, window: str, save: Path | None) -> None:
+    """Print the last `window`, and write it to the file `save`. Raises `TandemError`."""
     window_ms = parse_window_ms(window)
+    if save:
+        check_format(save)
     with reaching_gateway():
         metadata = call_metadata(api_key=api_key)
         lanes = fetch_lanes(resolve_address(address), window_ms, metadata)
@@ -42,6 +56,26 @@ def show_timeline(address: str | None, api_key: str | None, window: str) -> None
     console.print(draw(lanes, console.width))
     console.print(_lane_table(figures))
     console.print(_summary(figures))
+    if save:
+        save_timeline(lanes, save)
+        console.print(f"saved to {save}", markup=False)
+
+
+def check_format(path: Path) -> None:
+    """Raise `ConfigError` if the file's ending names no format."""
+    if path.suffix not in FORMATS:
+        known = " or ".join(FORMATS)
+        raise ConfigError(f"cannot save to {path.name}: name a {known} file", param="save")
+
+
+def save_timeline(lanes: Sequence[Lane], path: Path) -> None:
+    """Write lanes, prefill workers first, in the format that the file's ending names. Raises
+    `ConfigError`."""
+    check_format(path)
+    try:
+        path.write_bytes(FORMATS[path.suffix](lanes))
+    except OSError as error:
+        raise ConfigError(f"cannot write {path}: {error.strerror}", param="save") from None
 
 
 def parse_window_ms(text: str) -> int:

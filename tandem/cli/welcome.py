@@ -27,6 +27,7 @@ def welcome(
     facts = Table.grid(padding=(0, 2))
     for name, value in (
         ("model", f"{model_name} ({settings.topology}, {settings.device})"),
+        ("page", url),
         ("OpenAI API", f"{url}/v1"),
         ("gRPC API", f"{settings.host}:{settings.grpc_port}"),
         ("workers", ", ".join(f"{each.name} :{each.port}" for each in fleet.workers)),

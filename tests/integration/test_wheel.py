@@ -30,6 +30,7 @@ def test_it_holds_the_packages_and_their_data(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == TOP_LEVEL
     assert "tandem/artifacts/mock/tokenizer.json" in names
+    assert "gateway/page/static/index.html" in names
     assert "tandem/py.typed" in names
     assert any(name.startswith("tandem/native/_kernels_plain.") for name in names)
 
@@ -43,6 +44,7 @@ def test_it_runs_from_another_place(wheel: Path, tmp_path: Path) -> None:
         ("import tandem, gateway; print(tandem.__file__, gateway.__file__)", str(site)),
         ("import tandem.cli, sys; print('torch' in sys.modules)", "False"),
         ("import gateway.service, sys; print('torch' in sys.modules)", "False"),
+        ("from gateway.page.assets import read_assets; print(*read_assets())", "main.js"),
         ("from tandem.artifacts.resolve import resolve; print(resolve('mock').name)", "mock"),
     ):
         output = subprocess.run(

@@ -92,11 +92,6 @@ class WorkerProcess:
                 stderr=output,
             )
 
-    async def ended(self) -> None:
-        """Wait until the process has ended by itself."""
-        assert self._process
-        await self._process.wait()
-
     def signal(self, number: signal.Signals) -> None:
         assert self._process
         self._process.send_signal(number)
@@ -130,10 +125,6 @@ class RecordingDispatcher(Dispatcher):
     def is_held(self, worker_id: str) -> bool:
         """Whether a worker of this id is there now."""
         return worker_id in self._links_by_id
-
-    def lost(self, info: WorkerInfo, error: TandemError) -> None:
-        super().lost(info, error)
-        self.news.set()
 
     def suspected(self, info: WorkerInfo) -> None:
         super().suspected(info)

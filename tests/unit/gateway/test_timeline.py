@@ -104,3 +104,14 @@ async def test_it_is_read_on_a_thread_while_more_comes(monkeypatch: pytest.Monke
     assert len(lane.spans) == 100
     assert threading.get_ident() not in threads
     timeline.close()
+
+
+async def test_figures_are_of_the_workers_that_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.timeline.monotonic_ns", lambda: 2 * LOST_NS)
+    timeline = Timeline()
+    timeline.heard(worker(worker_id="lost"), header(1), LOST_NS - 1)
+    timeline.heard(worker(worker_id="there"), header(1), LOST_NS)
+    figures = await timeline.figures(0)
+    assert [lane.worker_id for lane in figures.lanes] == ["there"]
+    assert figures.efficiency == 1.0
+    timeline.close()

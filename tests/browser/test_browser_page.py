@@ -1,0 +1,144 @@
+"""The page in a real browser, over a fleet that works."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from playwright.sync_api import Page, Route, expect
+
+# Whether all of some of the style sheet's colours are on the lanes' canvas.
+HAS_COLOURS = """(names) => {
+  const canvas = document.getElementById("gantt");
+  const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+  const found = new Set();
+  for (let i = 0; i < data.length; i += 4) {
+    if (data[i + 3] === 255) found.add(`rgb(${data[i]}, ${data[i + 1]}, ${data[i + 2]})`);
+  }
+  const probe = document.createElement("span");
+  document.body.append(probe);
+  const colours = names.map((name) => {
+    probe.style.color = `var(--${name})`;
+    return getComputedStyle(probe).color;
+  });
+  probe.remove();
+  return colours.every((colour) => found.has(colour));
+}"""
+PIXELS = """() => document.getElementById("gantt").toDataURL()"""
+NUM_LOOKS = 200
+LOOK_MS = 100
+
+
+def wait_for_colours(page: Page, *names: str) -> None:
+    """Wait until they are drawn. (Playwright's own way of waiting for a function needs what the
+    page's policy forbids.)"""
+    for _ in range(NUM_LOOKS):
+        if page.evaluate(HAS_COLOURS, names):
+            return
+        page.wait_for_timeout(LOOK_MS)
+    raise AssertionError(f"not on the lanes: {names}")
+
+
+def ask(page: Page, text: str) -> None:
+    page.fill("#max-tokens", "40")
+    page.fill("#prompt", text)
+    page.press("#prompt", "Enter")
+
+
+@pytest.mark.usefixtures("load")
+def test_lanes_are_drawn_and_figures_are_shown(page: Page, complaints: list[str]) -> None:
+    wait_for_colours(page, "prefill", "decode")
+    expect(page.locator("#worker-rows tr")).to_have_count(4)
+    expect(page.locator("#model")).to_have_text("mock, 2p2d")
+    for figure in ("#tokens-per-s", "#first-token", "#between-tokens", "#efficiency"):
+        expect(page.locator(figure)).to_have_text(re.compile(r"\d"))
+    expect(page.locator("#bottleneck")).to_have_text(re.compile(r"^[A-Z][a-z ]+: \w"))
+    expect(page.locator(".chip").first).to_be_visible()
+    expect(page.locator("#empty")).to_be_hidden()
+    assert complaints == []
+
+
+@pytest.mark.usefixtures("load")
+def test_a_chat_is_answered_and_lights_up(page: Page, complaints: list[str]) -> None:
+    ask(page, "What is a KV cache?")
+    wait_for_colours(page, "own")
+    answer = page.locator(".message.assistant")
+    expect(answer.locator("footer")).to_have_text(
+        re.compile(r"40 tokens, first after .*\n.*decode-\d.*\n\d+ prompt tokens", re.DOTALL),
+        timeout=30_000,
+    )
+    expect(page.locator("#send")).to_have_text("Send")
+    assert answer.locator("span").inner_text()
+    assert complaints == []
+
+
+def test_a_chat_can_be_stopped(page: Page, complaints: list[str]) -> None:
+    page.fill("#max-tokens", "2000")
+    page.fill("#prompt", "Say much")
+    page.press("#prompt", "Enter")
+    expect(page.locator(".message.assistant footer")).to_have_text(re.compile("tok/s"))
+    page.click("#send")
+    expect(page.locator(".message.assistant footer")).to_have_text(re.compile("stopped"))
+    expect(page.locator("#send")).to_have_text("Send")
+    # The gateway has let go of it.
+    expect(page.locator(".chip")).to_have_count(0)
+    assert complaints == []
+
+
+@pytest.mark.usefixtures("load")
+def test_it_can_be_paused_zoomed_and_hovered(page: Page) -> None:
+    wait_for_colours(page, "decode")
+    lanes = page.locator("#gantt")
+    lanes.focus()
+    lanes.press("Space")
+    expect(page.locator("#pause")).to_have_attribute("aria-pressed", "true")
+    still = page.evaluate(PIXELS)
+    page.wait_for_timeout(3 * LOOK_MS)
+    assert page.evaluate(PIXELS) == still
+    lanes.press("+")
+    expect(page.locator("#span")).to_have_text("3.2 s across")
+    assert page.evaluate(PIXELS) != still
+
+    box = lanes.bounding_box()
+    assert box
+    # Along the last lane, which is a decode worker's, there is a step somewhere.
+    for x in range(150, int(box["width"]), 10):
+        page.mouse.move(box["x"] + x, box["y"] + box["height"] - 25)
+        if page.locator("#tip").is_visible():
+            break
+    expect(page.locator("#tip")).to_have_text(re.compile(r"^Step \d+ of decode-1\n\d+ sequence"))
+
+    lanes.press("End")
+    expect(page.locator("#pause")).to_have_attribute("aria-pressed", "false")
+    moving = page.evaluate(PIXELS)
+    page.wait_for_timeout(3 * LOOK_MS)
+    assert page.evaluate(PIXELS) != moving
+
+
+def test_light_or_dark_is_kept(page: Page) -> None:
+    ground = "() => getComputedStyle(document.body).backgroundColor"
+    dark = page.evaluate(ground)
+    page.click("#theme")
+    light = page.evaluate(ground)
+    assert light != dark
+    page.reload()
+    assert page.evaluate(ground) == light
+
+
+def test_a_key_that_is_wanted_is_asked_for_and_sent(page: Page) -> None:
+    sent = []
+
+    def want_key(route: Route) -> None:
+        sent.append(route.request.headers.get("authorization"))
+        error = {"message": "a key is wanted"}
+        route.fulfill(status=401, json={"error": error})
+
+    page.route("**/v1/chat/completions", want_key)
+    ask(page, "Hello")
+    expect(page.locator(".message.failed footer")).to_have_text("a key is wanted")
+    page.fill("#key", "secret")
+    page.press("#key", "Enter")
+    expect(page.locator("#key-form")).to_be_hidden()
+    ask(page, "Hello")
+    expect(page.locator(".message.failed")).to_have_count(2)
+    assert sent == [None, "Bearer secret"]

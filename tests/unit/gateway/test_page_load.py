@@ -1,0 +1,69 @@
+"""What the page takes for the workers' load."""
+
+from __future__ import annotations
+
+from gateway.batching import Limits
+from gateway.page.load import load_of, sending_share
+from gateway.policies import queue_policy
+from gateway.scheduler import Scheduler
+from gateway.worker_view import PoolUse
+from tandem.core.pipeline import Lane, pipeline_figures
+from tandem.core.reports import Span, SpanKind
+from tandem.core.worker import ModelInfo, WorkerInfo, WorkerRole
+from tandem.engine.fake.content import fake_layout
+
+MODEL = ModelInfo("fake", "f" * 64, 256, 2048, frozenset(), "fake")
+
+
+def worker(worker_id: str, role: WorkerRole) -> WorkerInfo:
+    return WorkerInfo(worker_id, role, 1, MODEL, fake_layout(16), 64, 8, "none")
+
+
+def lane(worker_id: str, role: WorkerRole, *spans: Span) -> Lane:
+    return Lane(worker_id, role, spans)
+
+
+def transfer(end_ns: int) -> Span:
+    return Span(SpanKind.TRANSFER, 0, end_ns, num_bytes=100, compute_end_ns=end_ns // 2)
+
+
+def scheduler() -> Scheduler:
+    """One worker of the one role, two of the other."""
+    found = Scheduler(queue_policy("fcfs"), Limits())
+    for worker_id in ("p", "d", "e"):
+        role = WorkerRole.PREFILL if worker_id == "p" else WorkerRole.DECODE
+        found.worker_joined(worker(worker_id, role), "host:1")
+    return found
+
+
+def test_it_is_read_off_the_workers_that_are_trusted() -> None:
+    found = scheduler()
+    _, first, _ = found.workers
+    first.has_said(PoolUse(num_free_blocks=16))
+    found.worker_suspected("e")
+    figures = pipeline_figures(
+        [
+            lane("p", WorkerRole.PREFILL, Span(SpanKind.STEP, 0, 100), transfer(80)),
+            lane("d", WorkerRole.DECODE, Span(SpanKind.STEP, 50, 100)),
+            lane("e", WorkerRole.DECODE, Span(SpanKind.STEP, 0, 100)),
+        ]
+    )
+    load = load_of(found, figures, num_in_flight=3)
+    assert (load.prefill.num_trusted, load.decode.num_trusted) == (1, 1)
+    assert (load.prefill.busy_share, load.decode.busy_share) == (1.0, 0.5)
+    assert (load.decode.used_share, load.decode.num_places) == (0.75, 8)
+    assert (load.exposed_share, load.num_in_flight, load.missing) == (0.5, 3, "")
+    assert abs(load.sending_share - 0.8) < 1e-9
+
+
+def test_a_role_that_nobody_trusted_has_is_missing() -> None:
+    found = scheduler()
+    found.worker_suspected("p")
+    assert load_of(found, pipeline_figures([]), 0).missing == "prefill"
+
+
+def test_without_steps_or_senders_nothing_is_sent() -> None:
+    only_sent = pipeline_figures([lane("p", WorkerRole.PREFILL, transfer(80))])
+    assert sending_share(only_sent, 1) == 0.0
+    assert sending_share(only_sent, 0) == 0.0
+    assert sending_share(pipeline_figures([]), 1) == 0.0
