@@ -56,7 +56,7 @@ def find_bottleneck(load: Load) -> Bottleneck:
     if load.missing:
         return Bottleneck("workers", f"no {load.missing} worker is there")
     if load.num_in_flight == 0:
-        return Bottleneck("none", "idle")
+        return Bottleneck("none", "nothing is asked for")
     return (
         (_what_keeps_waiting(load) if load.num_queued else None)
         or _exposed(load)

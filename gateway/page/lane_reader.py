@@ -18,7 +18,7 @@ from tandem.core.reports import Span, SpanKind
 # What whoever begins to look sees of the past.
 HISTORY_MS = 10_000
 # Of all lanes together, at a time: the newest of each.
-MAX_ROWS = 8_000
+MAX_ROWS = 4_000
 
 Row = list[int]
 
@@ -35,9 +35,13 @@ class LaneReader:
         """The new rows of each lane that has any, by worker."""
         lanes = self._timeline.lanes
         num_rows = MAX_ROWS // max(1, len(lanes))
-        rows = {lane.info.worker_id: _rows(lane, self._new(lane, now_ns)) for lane in lanes}
+        told: dict[str, list[Row]] = {}
+        for lane in lanes:
+            if spans := _shown(self._new(lane, now_ns)):
+                rows = [_row(each, lane.clock_offset_ns) for each in spans[-num_rows:]]
+                told[lane.info.worker_id] = rows
         self._read = {each.info.worker_id: (each.info.epoch, each.num_heard) for each in lanes}
-        return {worker: each[-num_rows:] for worker, each in rows.items() if each}
+        return told
 
     def _new(self, lane: Lane, now_ns: int) -> list[Span]:
         epoch, num_read = self._read.get(lane.info.worker_id, (None, 0))
@@ -46,8 +50,9 @@ class LaneReader:
         return lane.since(num_read if epoch == lane.info.epoch else 0)
 
 
-def _rows(lane: Lane, spans: Iterable[Span]) -> list[Row]:
-    rows = []
+def _shown(spans: Iterable[Span]) -> list[Span]:
+    """Those that have rows."""
+    shown = []
     received: set[int] = set()
     for span in spans:
         match span.kind:
@@ -57,8 +62,8 @@ def _rows(lane: Lane, spans: Iterable[Span]) -> list[Row]:
                 continue
             case SpanKind.FRAME_RECEIVED:
                 received.add(span.sequence_id)
-        rows.append(_row(span, lane.clock_offset_ns))
-    return rows
+        shown.append(span)
+    return shown
 
 
 def _row(span: Span, offset_ns: int) -> Row:

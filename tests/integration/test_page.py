@@ -53,7 +53,7 @@ async def test_it_sees_requests_through() -> None:
     assert tick["totals"]["generated_tokens"] == 120
     assert tick["queue"] == [0, 0]
     assert sum(tick["requests"]["counts"].values()) == 0
-    assert tick["bottleneck"] == {"where": "none", "text": "idle"}
+    assert tick["bottleneck"] == {"where": "none", "text": "nothing is asked for"}
     assert 0 < tick["first_token_s"][0] <= tick["first_token_s"][1]
     prefill, decode = tick["workers"]
     assert (prefill["role"], decode["role"]) == ("prefill", "decode")

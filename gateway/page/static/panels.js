@@ -14,7 +14,7 @@ const PLACES = {
   transfers: "Transfers",
   decode: "Decode",
   clients: "Clients",
-  none: "None",
+  none: "Idle",
 };
 // A chip is as wide as its request is long.
 const CHIP_WIDTH = 5;

@@ -17,7 +17,7 @@ LOAD = Load(PREFILL, DECODE, num_in_flight=10)
     ("load", "where", "text"),
     [
         (replace(LOAD, missing="decode"), "workers", "no decode worker is there"),
-        (Load(PREFILL, DECODE), "none", "idle"),
+        (Load(PREFILL, DECODE), "none", "nothing is asked for"),
         (LOAD, "clients", "room for more: prefill 40% busy, decode 60% busy"),
         (
             replace(LOAD, num_queued=3, decode=replace(DECODE, used_share=0.97)),
