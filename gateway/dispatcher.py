@@ -45,8 +45,8 @@ class GenerationStream:
         self._on_events: Callable[[], None] | None = None
 
     def put(self, event: Token | Ended | TandemError) -> bool:
-        """Keep an event; whether the reader is to be told of it, which took all before."""
-        is_first = not self._events
+        """Keep an event; whether there is a reader to be told of it, who took all before."""
+        is_first = not self._events and self._on_events is not None
         if isinstance(event, TandemError):
             self._error = event
         else:
