@@ -98,6 +98,7 @@ def test_tokens_that_come_together_are_one_delta():
 
 def test_a_stream_gives_what_came_before_an_error_first():
     stream = GenerationStream(None, None)  # type: ignore[arg-type]
+    stream.subscribe(lambda: None)
     tokens = tokens_of("ab")
     assert [stream.put(each) for each in (*tokens, Unavailable("lost"))] == [True, False, False]
     assert stream.take() == tokens
