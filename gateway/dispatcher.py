@@ -374,7 +374,12 @@ class Dispatcher:
         for each would cost as much as their work. What comes meanwhile is for its next turn."""
         untold, self._untold = self._untold, []
         for stream in untold:
-            stream.tell()
+            try:
+                stream.tell()
+            except Exception:
+                # It costs its own reader alone: nobody would tell the others a second time.
+                log.exception("reader failed", request_id=stream.generation.request.request_id)
+                stream.cancel()
 
     def _emit(self, generation: Generation, event: Token | Ended | TandemError) -> None:
         if isinstance(event, Token):

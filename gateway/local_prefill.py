@@ -21,7 +21,7 @@ from math import ceil, inf
 from gateway.effects import Outbox
 from gateway.fleet import Fleet
 from gateway.generation import Generation
-from gateway.step_times import StepTimes
+from gateway.step_times import MAX_GROWTH, StepTimes
 from gateway.worker_view import DecodeView
 from tandem.core.commands import SetStepRule
 from tandem.core.plan import StepRule
@@ -35,6 +35,8 @@ MAX_FREE_STRETCH = 1.25
 # Prompt tokens of a step: while nothing is known, and at the least, so that prompts always go on.
 FIRST_BUDGET = 16
 MIN_BUDGET = 8
+# At the most, before any was seen: prefill workers may be faster than this one.
+MAX_FIRST_BUDGET = 128
 # A budget that differs by less stays.
 BUDGET_CHANGE = 0.25
 
@@ -43,7 +45,9 @@ class LocalPrefill:
     """Sets the decode workers' budgets, and says who of them would compute a prompt, if that is
     sooner than elsewhere."""
 
-    def __init__(self, fleet: Fleet, outbox: Outbox) -> None:
+    def __init__(self, fleet: Fleet, outbox: Outbox, max_budget: int) -> None:
+        """No step is to have more than `max_budget` prompt tokens, however little they cost."""
+        self._max_budget = max_budget
         self._fleet = fleet
         self._outbox = outbox
 
@@ -51,7 +55,8 @@ class LocalPrefill:
         """Tell each worker its budget, if that has changed."""
         token_s = self._fleet.token_s()
         for worker in self._fleet.decode.values():
-            known, budget = worker.prefill_token_budget, token_budget(worker.step_times, token_s)
+            known = worker.prefill_token_budget
+            budget = min(self._max_budget, token_budget(worker.step_times, token_s))
             if abs(budget - known) > BUDGET_CHANGE * known:
                 worker.prefill_token_budget = budget
                 rule = StepRule(budget, mixed=True)
@@ -87,9 +92,9 @@ def token_budget(times: StepTimes, token_s: float) -> int:
     if not times.is_measured:
         return FIRST_BUDGET
     if num_free := num_free_tokens(times, token_s):
-        return num_free
-    # Even if each costs its time, the step takes no more than it may.
-    at_first = max(FIRST_BUDGET, _num_fitting(times, token_s))
+        return min(num_free, MAX_GROWTH * max(FIRST_BUDGET, times.largest))
+    # On a worker like the prefill workers the step takes no more than it may, whatever tokens cost.
+    at_first = min(MAX_FIRST_BUDGET, max(FIRST_BUDGET, _num_fitting(times, token_s)))
     return max(MIN_BUDGET, times.tokens_within(MAX_STRETCH * times.base_s, at_first))
 
 

@@ -99,5 +99,6 @@ class RequestMetrics:
             self.per_token_s.observe(decode_s / (num_tokens - 1))
 
     def _finished(self, reason: str, served_by: ServedBy) -> None:
-        self.finished[reason, served_by.mode.name.lower()] += 1
+        mode = served_by.mode.name.lower() if served_by.prefill_worker else "none"
+        self.finished[reason, mode] += 1
         self.num_kv_bytes += served_by.kv_bytes

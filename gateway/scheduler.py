@@ -93,7 +93,8 @@ class Scheduler:
         context = BatchingContext(
             self._queue, self._fleet, limits, self._outbox, self._end, self._is_late, self._time
         )
-        local = LocalPrefill(self._fleet, self._outbox) if local_prefill else None
+        max_tokens = limits.max_batch_tokens
+        local = LocalPrefill(self._fleet, self._outbox, max_tokens) if local_prefill else None
         self._batching: Batching = (
             ColocatedBatching(context, colocated)
             if colocated

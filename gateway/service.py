@@ -224,12 +224,12 @@ class Gateway:
                 ends: set[asyncio.Future[Any]] = {serving, stopping, replaced}
                 await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
                 stopping.cancel()
-                measuring.cancel()
                 await self._drain()
                 if not (serving.done() or replaced.done()):
                     idle = self.frontend.idle()
                     await signals.wait_for(idle, self.settings.drain_timeout)
                 searching.cancel()
+                measuring.cancel()
                 replaced.cancel()
                 await self._end_all()
         finally:

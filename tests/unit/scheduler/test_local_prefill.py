@@ -13,13 +13,14 @@ from gateway.generation import Generation, Phase
 from gateway.local_prefill import (
     FIRST_BUDGET,
     FREE_SHARE,
+    MAX_FIRST_BUDGET,
     MAX_STRETCH,
     MIN_BUDGET,
     token_budget,
 )
 from gateway.policies import queue_policy
 from gateway.scheduler import Scheduler
-from gateway.step_times import StepTimes
+from gateway.step_times import MAX_GROWTH, StepTimes
 from gateway.tokens import Ended, ServingMode, TokenRequest
 from gateway.worker_view import PoolUse
 from tandem.core.commands import Admit, PrefillBatch, Remove, SetStepRule
@@ -276,6 +277,14 @@ def test_long_prompts_are_computed_where_tokens_are_free_once_that_is_known() ->
     for num_tokens in (0, 64) * 10:
         driver.stepped("d", num_tokens, roofline_s(num_tokens))
     assert driver.local() == [long.sequence_id]
+
+
+def test_much_faster_prefill_workers_are_no_measure_of_a_first_step() -> None:
+    times = StepTimes()
+    times.observe(0, 0.03)
+    assert token_budget(times, 5e-6) == MAX_FIRST_BUDGET
+    times.observe(16, 0.03)
+    assert token_budget(times, 5e-6) == MAX_GROWTH * 16
 
 
 def test_free_tokens_are_no_reason_to_leave_a_prefill_worker_idle() -> None:
