@@ -11,7 +11,7 @@ from random import Random
 from time import monotonic
 from typing import Any
 
-from stack import MOCK_OUTPUT, Stack
+from stack import MOCK_OUTPUT, Stack, upcoming
 
 from gateway.dispatcher import GenerationStream
 from gateway.tokens import Ended, ServedBy, Token
@@ -94,7 +94,7 @@ class Watched:
         first = self.stream.generation.num_prompt_tokens
         try:
             while self.num_ends == 0:
-                for event in await self.stream.next():
+                for event in await upcoming(self.stream):
                     self._take(event, first)
                 self.times.append(monotonic())
                 self.news.set()
