@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections.abc import Awaitable, Callable, Iterator
+from itertools import count
 from time import perf_counter, process_time
 
 from tandem.bench.answer import Answer
@@ -102,10 +103,12 @@ class _Driver:
                 tasks.create_task(self._one(next(self._long_prompts), self._long_answers))
 
     def _arrival_times(self, interval_s: float) -> Iterator[float]:
-        at_s = self._start_s + interval_s / 2
-        while at_s < self._start_s + self._workload.seconds:
-            yield at_s
-            at_s += interval_s
+        for number in count():
+            # From zero on: added up from the clock, rounding would say how many there are.
+            after_s = (number + 0.5) * interval_s
+            if after_s >= self._workload.seconds:
+                return
+            yield self._start_s + after_s
 
     async def _one(self, prompt: Prompt, answers: list[Answer]) -> None:
         answer = Answer(prompt, perf_counter())
