@@ -18,7 +18,7 @@ from tandem.wire.status import abort
 # of the same service, which would hold a place among the calls for as long as a stranger likes.
 OPEN_METHOD = f"/{health.SERVICE_NAME}/Check"
 # How long a stranger's call may be without its message, for it holds a place as well.
-ASK_S = 2.0
+ASK_S = 10.0
 # What only operators may.
 OPERATORS_SERVICE = f"/{admin_pb2.DESCRIPTOR.services_by_name['AdminService'].full_name}/"
 
