@@ -41,6 +41,18 @@ class Draining:
         self._roles = roles
         self._hand_over = hand_over
         self._workers: list[PrefillView | DecodeView] = []
+        # The epochs of those that an operator has taken out of service: they outlast the view, for
+        # a worker whose link was lost joins again as it was.
+        self._cordoned: dict[str, int] = {}
+
+    def joined(self, worker: PrefillView | DecodeView, now: float) -> None:
+        """A worker is there. What an operator has said of it holds, unless it was started anew."""
+        if self._cordoned.get(worker.info.worker_id) == worker.info.epoch:
+            worker.cordoned = True
+            self._begin(worker, 0.0, now)
+        else:
+            self._cordoned.pop(worker.info.worker_id, None)
+            self.hand_over(now)
 
     def stops(self, worker_id: str, timeout_s: float, now: float) -> bool:
         """A worker says that it ends, in `timeout_s` at the latest, or once it is dismissed; False
@@ -57,6 +69,7 @@ class Draining:
         Raises `NotFound`."""
         worker = self._fleet.require(worker_id)
         worker.cordoned = True
+        self._cordoned[worker_id] = worker.info.epoch
         self._begin(worker, timeout_s, now)
         return worker
 
@@ -64,6 +77,7 @@ class Draining:
         """Put a worker back into service, unless it is about to end. Raises `NotFound`."""
         worker = self._fleet.require(worker_id)
         worker.cordoned = False
+        self._cordoned.pop(worker_id, None)
         if not worker.stopping:
             self.forget(worker)
         self.hand_over(now)

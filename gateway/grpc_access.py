@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from typing import Any, NoReturn
 
 import grpc
 from grpc_health.v1 import health
 
 from gateway.access import Access
-from tandem.core.errors import TandemError
+from tandem.core.errors import DeadlineExceeded, TandemError
 from tandem.v1 import admin_pb2
 from tandem.wire.status import abort
 
-# What orchestrators ask. All others need a key: reflection, too, and what is not there.
-OPEN_SERVICE = f"/{health.SERVICE_NAME}/"
+# What orchestrators ask. All others need a key: reflection, too, and what is not there; and `Watch`
+# of the same service, which would hold a place among the calls for as long as a stranger likes.
+OPEN_METHOD = f"/{health.SERVICE_NAME}/Check"
+# How long a stranger's call may be without its message, for it holds a place as well.
+ASK_S = 10.0
 # What only operators may.
 OPERATORS_SERVICE = f"/{admin_pb2.DESCRIPTOR.services_by_name['AdminService'].full_name}/"
 
@@ -40,18 +44,43 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
             )
         except TandemError as error:
             return _refusal(error)
-        return await continuation(handler_call_details)
+        handler = await continuation(handler_call_details)
+        is_open = handler_call_details.method == OPEN_METHOD
+        return _hurried(handler) if handler and is_open else handler
 
     def _check(self, method: str, metadata: Mapping[str, str]) -> None:
         if method.startswith(OPERATORS_SERVICE):
             self._access.check_operator(metadata)
-        elif not method.startswith(OPEN_SERVICE):
+        elif method != OPEN_METHOD:
             self._access.tenant_of(metadata)
 
 
 def text_metadata(metadata: Iterable[tuple[str, str | bytes]] | None) -> dict[str, str]:
     """What came beside a message, but for what is no text."""
     return {key: value for key, value in metadata or () if isinstance(value, str)}
+
+
+def _hurried(handler: grpc.RpcMethodHandler[Any, Any]) -> grpc.RpcMethodHandler[Any, Any]:
+    """The same, one message for one, for who sends the message in time."""
+    # Typed as that of a server without an event loop.
+    method: Any = handler.unary_unary
+
+    # gRPC itself would wait for the message of any other kind of call, before it calls us.
+    async def answer(
+        requests: AsyncIterator[Any], context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncIterator[Any]:
+        try:
+            async with asyncio.timeout(ASK_S):
+                request = await anext(aiter(requests), None)
+        except TimeoutError:
+            request = None
+        if request is None:
+            await abort(context, DeadlineExceeded("nothing was asked"))
+        yield await method(request, context)
+
+    return grpc.stream_stream_rpc_method_handler(
+        answer, handler.request_deserializer, handler.response_serializer
+    )
 
 
 def _refusal(error: TandemError) -> grpc.RpcMethodHandler[Any, Any]:

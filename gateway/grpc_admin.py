@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import grpc
 
+from gateway.worker_state import state_of
 from gateway.worker_view import DecodeView, PrefillView
 from tandem.v1 import admin_pb2, admin_pb2_grpc, worker_pb2
 from tandem.wire.status import abort
@@ -72,7 +73,7 @@ def status_to_wire(worker: PrefillView | DecodeView) -> admin_pb2.WorkerStatus:
         worker_id=info.worker_id,
         role=worker_pb2.WorkerRole.ValueType(info.role),
         address=worker.address,
-        state=_state(worker),
+        state=admin_pb2.WorkerState.Value(f"WORKER_STATE_{state_of(worker).name}"),
         num_sequences=len(worker.generations),
         num_blocks=info.num_blocks,
         num_used_blocks=worker.num_used_blocks,
@@ -82,13 +83,3 @@ def status_to_wire(worker: PrefillView | DecodeView) -> admin_pb2.WorkerStatus:
 
 def _order(worker: PrefillView | DecodeView) -> tuple[int, str]:
     return worker.info.role, worker.info.worker_id
-
-
-def _state(worker: PrefillView | DecodeView) -> admin_pb2.WorkerState.ValueType:
-    if worker.stopping:
-        return admin_pb2.WORKER_STATE_STOPPING
-    if worker.suspect:
-        return admin_pb2.WORKER_STATE_SUSPECT
-    if worker.cordoned:
-        return admin_pb2.WORKER_STATE_DRAINING
-    return admin_pb2.WORKER_STATE_SERVING

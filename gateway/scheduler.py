@@ -209,12 +209,13 @@ class Scheduler:
 
     def worker_joined(self, info: WorkerInfo, address: str) -> None:
         """A worker is there, and holds nothing."""
+        worker: PrefillView | DecodeView
         if info.role is WorkerRole.PREFILL:
-            self._fleet.prefill[info.worker_id] = PrefillView(info, address)
+            worker = self._fleet.prefill[info.worker_id] = PrefillView(info, address)
         else:
             worker = self._fleet.decode[info.worker_id] = DecodeView(info, address)
             self._batching.joined(worker)
-        self.draining.hand_over(self._now)
+        self.draining.joined(worker, self._now)
 
     def worker_lost(self, worker_id: str, error: TandemError) -> None:
         """A worker is gone, with all it held. Of its generations, those whose KV had left it go on;

@@ -272,13 +272,21 @@ class WorkerLink:
         while not self._stopping:
             try:
                 await self._connect_and_serve()
-            except TandemError as error:
-                self._broken(error)
-            except grpc.aio.AioRpcError as error:
-                self._broken(to_tandem_error(error))
             except Exception as error:
-                self._failed(error)
+                self._stream_ended(error)
             await asyncio.sleep(RETRY_S)
+
+    def _stream_ended(self, error: Exception) -> None:
+        """By this. The listener is told, and may fail as well: the link goes on."""
+        try:
+            if isinstance(error, TandemError):
+                self._broken(error)
+            elif isinstance(error, grpc.aio.AioRpcError):
+                self._broken(to_tandem_error(error))
+            else:
+                self._failed(error)
+        except Exception as failure:
+            self._failed(failure)
 
     async def _connect_and_serve(self) -> None:
         if self._info:

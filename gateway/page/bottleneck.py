@@ -17,10 +17,11 @@ SENDING = 0.5
 
 @dataclass(frozen=True, slots=True)
 class RoleLoad:
-    """The workers of one role. `busy_share` is their engines' mean; of `num_places` for sequences
-    `num_sequences` are taken, and of the blocks of KV `used_share`."""
+    """The `num_open` workers of one role that may be given something new. `busy_share` is their
+    engines' mean; of `num_places` for sequences `num_sequences` are taken, and of the blocks of KV
+    `used_share`."""
 
-    num_trusted: int = 0
+    num_open: int = 0
     busy_share: float = 0.0
     num_sequences: int = 0
     num_places: int = 0
@@ -29,8 +30,8 @@ class RoleLoad:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """The whole. `missing` names a role that is needed, and of which no worker is trusted.
-    For `sending_share` of the time a prefill worker has KV on its way; `exposed_share` is of the
+    """The whole. `missing` names a role that is needed, and of which no worker is open. For
+    `sending_share` of the time a prefill worker has KV on its way; `exposed_share` is of the
     transfers' time what no computing hid."""
 
     prefill: RoleLoad
@@ -54,7 +55,7 @@ def find_bottleneck(load: Load) -> Bottleneck:
     """The first of these, in order: who is missing; what keeps the queue waiting; what is exposed;
     who is busy."""
     if load.missing:
-        return Bottleneck("workers", f"no {load.missing} worker is there")
+        return Bottleneck("workers", f"no {load.missing} worker serves")
     if load.num_in_flight == 0:
         return Bottleneck("none", "nothing is asked for")
     return (
@@ -102,5 +103,5 @@ def _shares(load: Load) -> str:
     return ", ".join(
         f"{name} {role.busy_share:.0%} busy"
         for name, role in (("prefill", load.prefill), ("decode", load.decode))
-        if role.num_trusted
+        if role.num_open
     )

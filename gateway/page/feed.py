@@ -22,6 +22,7 @@ from gateway.page.recent import RecentTimes
 from gateway.request_metrics import RequestMetrics
 from gateway.scheduler import Scheduler
 from gateway.timeline import Timeline
+from gateway.worker_state import state_of
 from gateway.worker_view import DecodeView, PrefillView
 from tandem.core.errors import ResourceExhausted
 from tandem.core.pipeline import PipelineFigures, pipeline_figures
@@ -95,7 +96,7 @@ def _workers(workers: WorkerViews, figures: PipelineFigures) -> list[Json]:
         {
             "id": each.info.worker_id,
             "role": each.info.role.name.lower(),
-            "state": "suspected" if each.suspect else "trusted",
+            "state": state_of(each).value,
             "device": each.info.device,
             "busy": round(busy.get(each.info.worker_id, 0.0), 3),
             "sequences": len(each.generations),

@@ -11,13 +11,13 @@ from tandem.core.worker import WorkerRole
 def load_of(scheduler: Scheduler, figures: PipelineFigures, num_in_flight: int) -> Load:
     """The load, of which `num_in_flight` generations have not ended."""
     roles = {role: _role_load(role, scheduler, figures) for role in WorkerRole}
-    missing = (role.name.lower() for role in scheduler.roles if not roles[role].num_trusted)
+    missing = (role.name.lower() for role in scheduler.roles if not roles[role].num_open)
     return Load(
         roles[WorkerRole.PREFILL],
         roles[WorkerRole.DECODE],
         num_queued=scheduler.num_queued,
         num_in_flight=num_in_flight,
-        sending_share=sending_share(figures, roles[WorkerRole.PREFILL].num_trusted),
+        sending_share=sending_share(figures, roles[WorkerRole.PREFILL].num_open),
         exposed_share=1.0 - figures.transfers.hidden_share,
         missing=next(missing, ""),
     )
@@ -34,14 +34,14 @@ def sending_share(figures: PipelineFigures, num_senders: int) -> float:
 
 
 def _role_load(role: WorkerRole, scheduler: Scheduler, figures: PipelineFigures) -> RoleLoad:
-    """That of the role's workers that are trusted."""
-    workers = [each for each in scheduler.workers if each.info.role is role and not each.suspect]
+    """That of the role's workers that may be given something new."""
+    workers = [each for each in scheduler.workers if each.info.role is role and each.is_open]
     names = {each.info.worker_id for each in workers}
     busy = [lane.busy_share for lane in figures.lanes if lane.worker_id in names]
     num_blocks = sum(each.info.num_blocks for each in workers)
     num_free = sum(each.num_free_blocks for each in workers)
     return RoleLoad(
-        num_trusted=len(workers),
+        num_open=len(workers),
         busy_share=sum(busy) / max(1, len(busy)),
         num_sequences=sum(len(each.generations) for each in workers),
         num_places=sum(each.info.max_num_seqs for each in workers),

@@ -18,7 +18,6 @@ from tandem.client.connection import (
     resolve_address,
     translated_errors,
 )
-from tandem.core.errors import NotFound
 from tandem.core.worker import WorkerRole
 from tandem.v1 import admin_pb2, admin_pb2_grpc
 from tandem.wire.channels import open_sync_channel
@@ -41,12 +40,10 @@ class Admin:
         request = admin_pb2.ListWorkersRequest()
         return list(self._call(self.stub.ListWorkers, request).workers)
 
-    def worker(self, worker_id: str) -> admin_pb2.WorkerStatus:
-        """Raises `NotFound`."""
-        for worker in self.workers():
-            if worker.worker_id == worker_id:
-                return worker
-        raise NotFound(f"{worker_id} is gone")
+    def worker(self, worker_id: str) -> admin_pb2.WorkerStatus | None:
+        """None if it is gone."""
+        named = (worker for worker in self.workers() if worker.worker_id == worker_id)
+        return next(named, None)
 
     def drain(self, worker_id: str, timeout_s: float) -> admin_pb2.WorkerStatus:
         """Take a worker out of service."""
@@ -91,18 +88,17 @@ def show_workers(address: str | None, api_key: str | None) -> None:
 def drain_worker(
     address: str | None, api_key: str | None, worker_id: str, timeout_s: float, *, wait: bool
 ) -> None:
-    """Take a worker out of service and, with `wait`, return when it holds nothing any more. Raises
-    `TandemError`, `NotFound` among them."""
+    """Take a worker out of service and, with `wait`, return when it holds nothing any more, is
+    gone, or serves again. Raises `TandemError`, `NotFound` among them."""
     console = Console(highlight=False)
     with reached_admin(address, api_key) as admin:
-        worker = admin.drain(worker_id, timeout_s)
-        console.print(_line(worker))
+        drained = admin.drain(worker_id, timeout_s)
+        console.print(_line(drained))
+        if not wait:
+            return
         with console.status("waiting until it holds nothing; Ctrl-C leaves it to itself"):
-            while wait and worker.num_sequences:
-                time.sleep(POLL_S)
-                worker = admin.worker(worker_id)
-    if wait:
-        console.print(f"{worker_id} holds nothing any more; `tandem undrain {worker_id}` ends that")
+            last = _wait_for(admin, drained)
+    console.print(_outcome(worker_id, last))
 
 
 def undrain_worker(address: str | None, api_key: str | None, worker_id: str) -> None:
@@ -120,6 +116,27 @@ def state_name(worker: admin_pb2.WorkerStatus) -> str:
 
 def _line(worker: admin_pb2.WorkerStatus) -> str:
     return f"{worker.worker_id} is {state_name(worker)}, and holds {worker.num_sequences} sequences"
+
+
+def _wait_for(admin: Admin, drained: admin_pb2.WorkerStatus) -> admin_pb2.WorkerStatus | None:
+    """What became of a drained worker: None if it is gone."""
+    worker: admin_pb2.WorkerStatus | None = drained
+    while worker and worker.num_sequences and not _serves(worker):
+        time.sleep(POLL_S)
+        worker = admin.worker(drained.worker_id)
+    return worker
+
+
+def _outcome(worker_id: str, worker: admin_pb2.WorkerStatus | None) -> str:
+    if worker is None:
+        return f"{worker_id} is gone, and holds nothing any more"
+    if _serves(worker):
+        return f"{worker_id} serves again: it was put back, or started anew"
+    return f"{worker_id} holds nothing any more; `tandem undrain {worker_id}` ends that"
+
+
+def _serves(worker: admin_pb2.WorkerStatus) -> bool:
+    return worker.state == admin_pb2.WORKER_STATE_SERVING
 
 
 @contextmanager

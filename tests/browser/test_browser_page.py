@@ -6,6 +6,9 @@ import re
 
 import pytest
 from playwright.sync_api import Page, Route, expect
+from up import Up
+
+from tandem.cli.workers import drain_worker, undrain_worker
 
 # Whether all of some of the style sheet's colours are on the lanes' canvas.
 HAS_COLOURS = """(names) => {
@@ -23,6 +26,19 @@ HAS_COLOURS = """(names) => {
   });
   probe.remove();
   return colours.every((colour) => found.has(colour));
+}"""
+# By how much a cell's text stands out from its card: WCAG's contrast, of which 4.5 is enough.
+CONTRAST = """(cell) => {
+  const luminance = (colour) => {
+    const [r, g, b] = colour.match(/\\d+/g).slice(0, 3).map((each) => {
+      const part = each / 255;
+      return part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4;
+    });
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const text = luminance(getComputedStyle(cell).color);
+  const card = luminance(getComputedStyle(cell.closest(".card")).backgroundColor);
+  return (Math.max(text, card) + 0.05) / (Math.min(text, card) + 0.05);
 }"""
 PIXELS = """() => document.getElementById("gantt").toDataURL()"""
 NUM_LOOKS = 200
@@ -123,6 +139,23 @@ def test_light_or_dark_is_kept(page: Page) -> None:
     assert light != dark
     page.reload()
     assert page.evaluate(ground) == light
+
+
+def test_who_drains_is_shown(page: Page, fleet: Up) -> None:
+    address = f"127.0.0.1:{fleet.grpc_port}"
+    for worker_id in ("decode-0", "decode-1"):
+        drain_worker(address, None, worker_id, 0.0, wait=False)
+    try:
+        draining = page.locator("td.draining")
+        expect(draining).to_have_text(["draining", "draining"])
+        expect(page.locator("#bottleneck")).to_have_text("Workers: no decode worker serves")
+        for _ in range(2):
+            assert draining.first.evaluate(CONTRAST) >= 4.5
+            page.click("#theme")
+    finally:
+        for worker_id in ("decode-0", "decode-1"):
+            undrain_worker(address, None, worker_id)
+    expect(page.locator("td.serving")).to_have_count(4)
 
 
 def test_a_key_that_is_wanted_is_asked_for_and_sent(page: Page) -> None:

@@ -57,6 +57,6 @@ async def test_it_sees_requests_through() -> None:
     assert 0 < tick["first_token_s"][0] <= tick["first_token_s"][1]
     prefill, decode = tick["workers"]
     assert (prefill["role"], decode["role"]) == ("prefill", "decode")
-    assert decode["state"] == "trusted"
+    assert decode["state"] == "serving"
     assert 0 < decode["busy"] <= 1
     assert tick["model"] == "mock"

@@ -9,6 +9,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from up import free_ports
 
 import tandem
+from gateway import grpc_access
 from gateway.access import Access
 from gateway.frontend import Frontend
 from gateway.grpc_access import AccessInterceptor
@@ -82,7 +83,7 @@ async def test_a_key_cannot_be_used_for_another_tenant(address, service, tenant)
     assert not service.requests
 
 
-async def test_every_method_but_health_needs_a_key(address):
+async def test_every_method_but_health_check_needs_a_key(address):
     async with open_channel(address) as channel:
         methods = inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].methods
         assert {"Generate", "GetTimeline"} <= {method.name for method in methods}
@@ -96,8 +97,29 @@ async def test_every_method_but_health_needs_a_key(address):
         assert await asked.code() is grpc.StatusCode.UNAUTHENTICATED
         answer = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
         assert answer.status == health_pb2.HealthCheckResponse.SERVING
-        call = channel.unary_unary(f"/{health.SERVICE_NAME}x/Check")(b"")
-        assert await call.code() is grpc.StatusCode.UNAUTHENTICATED
+        unknown = health_pb2.HealthCheckRequest(service="x")
+        asked = health_pb2_grpc.HealthStub(channel).Check(unknown)
+        assert await asked.code() is grpc.StatusCode.NOT_FOUND
+        for path in (f"{health.SERVICE_NAME}x/Check", f"{health.SERVICE_NAME}/Checks"):
+            call = channel.unary_unary(f"/{path}")(b"")
+            assert await call.code() is grpc.StatusCode.UNAUTHENTICATED, path
+
+
+async def test_strangers_cannot_watch_health_and_holders_of_keys_can(address):
+    async with open_channel(address) as channel:
+        stub, request = health_pb2_grpc.HealthStub(channel), health_pb2.HealthCheckRequest()
+        assert await stub.Watch(request).code() is grpc.StatusCode.UNAUTHENTICATED
+        watching = stub.Watch(request, metadata=call_metadata(api_key=KEY))
+        assert (await watching.read()).status == health_pb2.HealthCheckResponse.SERVING
+        watching.cancel()
+
+
+async def test_strangers_hold_no_place_by_asking_nothing(address, monkeypatch):
+    monkeypatch.setattr(grpc_access, "ASK_S", 0.01)
+    async with open_channel(address) as channel:
+        check = channel.stream_stream(f"/{health.SERVICE_NAME}/Check")
+        for silent in (check(), check(iter(()))):
+            assert await silent.code() is grpc.StatusCode.DEADLINE_EXCEEDED
 
 
 @pytest.mark.parametrize(

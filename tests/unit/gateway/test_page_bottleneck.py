@@ -8,15 +8,15 @@ import pytest
 
 from gateway.page.bottleneck import Load, RoleLoad, find_bottleneck
 
-PREFILL = RoleLoad(num_trusted=2, busy_share=0.4, num_sequences=2, num_places=32, used_share=0.1)
-DECODE = RoleLoad(num_trusted=2, busy_share=0.6, num_sequences=8, num_places=32, used_share=0.4)
+PREFILL = RoleLoad(num_open=2, busy_share=0.4, num_sequences=2, num_places=32, used_share=0.1)
+DECODE = RoleLoad(num_open=2, busy_share=0.6, num_sequences=8, num_places=32, used_share=0.4)
 LOAD = Load(PREFILL, DECODE, num_in_flight=10)
 
 
 @pytest.mark.parametrize(
     ("load", "where", "text"),
     [
-        (replace(LOAD, missing="decode"), "workers", "no decode worker is there"),
+        (replace(LOAD, missing="decode"), "workers", "no decode worker serves"),
         (Load(PREFILL, DECODE), "none", "nothing is asked for"),
         (LOAD, "clients", "room for more: prefill 40% busy, decode 60% busy"),
         (

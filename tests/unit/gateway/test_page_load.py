@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import pytest
+
 from gateway.batching import Limits
 from gateway.page.load import load_of, sending_share
 from gateway.policies import queue_policy
@@ -11,6 +15,16 @@ from tandem.core.pipeline import Lane, pipeline_figures
 from tandem.core.reports import Span, SpanKind
 from tandem.core.worker import ModelInfo, WorkerInfo, WorkerRole
 from tandem.engine.fake.content import fake_layout
+
+Take = Callable[[Scheduler, str], object]
+out_of_service = pytest.mark.parametrize(
+    "take_out",
+    [
+        pytest.param(Scheduler.worker_suspected, id="suspect"),
+        pytest.param(lambda found, name: found.draining.cordon(name, 1.0, 0.0), id="draining"),
+        pytest.param(lambda found, name: found.draining.stops(name, 1.0, 0.0), id="stopping"),
+    ],
+)
 
 MODEL = ModelInfo("fake", "f" * 64, 256, 2048, frozenset(), "fake")
 
@@ -36,11 +50,12 @@ def scheduler() -> Scheduler:
     return found
 
 
-def test_it_is_read_off_the_workers_that_are_trusted() -> None:
+@out_of_service
+def test_it_is_read_off_the_workers_that_serve(take_out: Take) -> None:
     found = scheduler()
     _, first, _ = found.workers
     first.has_said(PoolUse(num_free_blocks=16))
-    found.worker_suspected("e")
+    take_out(found, "e")
     figures = pipeline_figures(
         [
             lane("p", WorkerRole.PREFILL, Span(SpanKind.STEP, 0, 100), transfer(80)),
@@ -49,16 +64,17 @@ def test_it_is_read_off_the_workers_that_are_trusted() -> None:
         ]
     )
     load = load_of(found, figures, num_in_flight=3)
-    assert (load.prefill.num_trusted, load.decode.num_trusted) == (1, 1)
+    assert (load.prefill.num_open, load.decode.num_open) == (1, 1)
     assert (load.prefill.busy_share, load.decode.busy_share) == (1.0, 0.5)
     assert (load.decode.used_share, load.decode.num_places) == (0.75, 8)
     assert (load.exposed_share, load.num_in_flight, load.missing) == (0.5, 3, "")
     assert abs(load.sending_share - 0.8) < 1e-9
 
 
-def test_a_role_that_nobody_trusted_has_is_missing() -> None:
+@out_of_service
+def test_a_role_of_which_nobody_serves_is_missing(take_out: Take) -> None:
     found = scheduler()
-    found.worker_suspected("p")
+    take_out(found, "p")
     assert load_of(found, pipeline_figures([]), 0).missing == "prefill"
 
 

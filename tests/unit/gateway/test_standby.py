@@ -11,6 +11,7 @@ import pytest
 from gateway import standby
 from gateway.standby import Sighting, Standby
 from tandem.core.worker import WorkerRole
+from tandem.wire.tls import ChannelTls, Identity, Role
 
 OTHER = "another"
 OWN = "own"
@@ -26,6 +27,7 @@ class Workers:
         self.num_looks = 0
         self.looked = asyncio.Condition()
         self.nobody_wins = False
+        self.asked_with: dict[str, ChannelTls | None] = {}
 
     def add_worker(self, role: WorkerRole, address: str) -> None:
         self.linked.append(address)
@@ -38,7 +40,8 @@ class Workers:
     def is_connected(self, address: str) -> bool:
         return self.controllers[address] == OWN
 
-    async def describe(self, address: str, tls: object = None) -> Sighting | None:
+    async def describe(self, address: str, tls: ChannelTls | None = None) -> Sighting | None:
+        self.asked_with[address] = tls
         async with self.looked:
             self.num_looks += 1
             self.looked.notify_all()
@@ -141,3 +144,16 @@ async def test_it_ends_when_the_first_worker_is_another_gateways(monkeypatch) ->
         workers.controllers["a"] = OTHER
         async with asyncio.timeout(10):
             assert await running == OTHER
+
+
+async def test_workers_are_asked_as_what_their_certificates_say_they_are(monkeypatch) -> None:
+    workers = Workers("p", "d")
+    monkeypatch.setattr(standby, "describe", workers.describe)
+    gate = Standby(workers, OWN, Identity(b"authority", b"certificate", b"key"))
+    gate.add_worker(WorkerRole.PREFILL, "p")
+    gate.add_worker(WorkerRole.DECODE, "d")
+    running = asyncio.create_task(gate.run())
+    await workers.until_looked(1)
+    running.cancel()
+    servers = {address: tls and tls.server for address, tls in workers.asked_with.items()}
+    assert servers == {"p": Role.PREFILL, "d": Role.DECODE}

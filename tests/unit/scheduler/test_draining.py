@@ -177,6 +177,32 @@ def test_a_worker_that_stops_cannot_be_put_back() -> None:
     assert driver.scheduler.is_ready, "a worker that is started anew serves"
 
 
+@pytest.mark.parametrize(("worker_id", "role"), [("p", "PREFILL"), ("d", "DECODE")])
+def test_a_drained_worker_whose_link_was_lost_stays_out_of_service(
+    worker_id: str, role: str
+) -> None:
+    driver = Drains()
+    driver.scheduler.draining.cordon(worker_id, 10.0, now=0.0)
+    for _ in range(2):
+        driver.scheduler.worker_lost(worker_id, LOST)
+        driver.join(worker_id, WorkerRole[role])
+        assert not driver.scheduler.is_ready, "it is the same process"
+    driver.scheduler.draining.uncordon(worker_id, now=0.0)
+    driver.scheduler.worker_lost(worker_id, LOST)
+    driver.join(worker_id, WorkerRole[role])
+    assert driver.scheduler.is_ready
+
+
+def test_a_drained_worker_that_was_started_anew_serves() -> None:
+    driver = Drains()
+    driver.scheduler.draining.cordon("d", 10.0, now=0.0)
+    driver.scheduler.worker_lost("d", LOST)
+    driver.join("d", WorkerRole.DECODE, epoch=2)
+    assert driver.scheduler.is_ready
+    driver.submit("r")
+    assert driver.commands(Reserve, "d")
+
+
 def test_who_is_not_there_cannot_be_drained() -> None:
     driver = Drains()
     for order in (

@@ -54,8 +54,9 @@ class Driver:
         self.join("p", WorkerRole.PREFILL)
         self.join("d", WorkerRole.DECODE)
 
-    def join(self, name: str, role: WorkerRole) -> None:
-        self.scheduler.worker_joined(worker_info(name, role, 1, self._num_blocks, 16), f"{name}:1")
+    def join(self, name: str, role: WorkerRole, epoch: int = 1) -> None:
+        info = worker_info(name, role, epoch, self._num_blocks, 16)
+        self.scheduler.worker_joined(info, f"{name}:1")
 
     def submit(self, name: str, length: int = 4, max_tokens: int = 5) -> Generation:
         params = SamplingParams(max_tokens=max_tokens, seed=0)

@@ -1,0 +1,61 @@
+"""What `tandem drain` waits for, and what it says then."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import pytest
+
+from tandem.cli import workers
+from tandem.cli.workers import Admin, drain_worker
+from tandem.v1 import admin_pb2
+
+SERVING = admin_pb2.WORKER_STATE_SERVING
+SUSPECT = admin_pb2.WORKER_STATE_SUSPECT
+DRAINING = admin_pb2.WORKER_STATE_DRAINING
+
+
+def status(state: admin_pb2.WorkerState.ValueType, num_sequences: int) -> admin_pb2.WorkerStatus:
+    return admin_pb2.WorkerStatus(worker_id="d", state=state, num_sequences=num_sequences)
+
+
+@dataclass
+class Stub:
+    """A gateway that says of its workers, one time after the other, what a test wants."""
+
+    seen: list[list[admin_pb2.WorkerStatus]]
+
+    def DrainWorker(self, request: object, **_: object) -> admin_pb2.DrainWorkerResponse:
+        return admin_pb2.DrainWorkerResponse(worker=status(DRAINING, 3))
+
+    def ListWorkers(self, request: object, **_: object) -> admin_pb2.ListWorkersResponse:
+        return admin_pb2.ListWorkersResponse(workers=self.seen.pop(0))
+
+
+@pytest.mark.parametrize(
+    ("seen", "said"),
+    [
+        pytest.param([[status(DRAINING, 1)], [status(DRAINING, 0)]], "holds nothing", id="empty"),
+        pytest.param([[status(SUSPECT, 1)], []], "d is gone", id="gone"),
+        pytest.param([[status(SERVING, 2)]], "serves again", id="started anew"),
+    ],
+)
+def test_it_waits_until_there_is_nothing_to_wait_for(
+    seen: list[list[admin_pb2.WorkerStatus]],
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    stub = Stub([*seen])
+
+    @contextmanager
+    def reached(address: str | None, api_key: str | None) -> Iterator[Admin]:
+        yield Admin(stub, ())
+
+    monkeypatch.setattr(workers, "reached_admin", reached)
+    monkeypatch.setattr(workers, "POLL_S", 0.0)
+    drain_worker(None, None, "d", 1.0, wait=True)
+    assert said in capsys.readouterr().out
+    assert not stub.seen

@@ -1,0 +1,64 @@
+"""What operators and the page are told of a worker."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+
+from gateway.batching import Limits
+from gateway.grpc_admin import status_to_wire
+from gateway.page.feed import Feed
+from gateway.policies import queue_policy
+from gateway.request_metrics import RequestMetrics
+from gateway.scheduler import Scheduler
+from gateway.timeline import Timeline
+from gateway.worker_state import WorkerState
+from tandem.core.worker import ModelInfo, WorkerInfo, WorkerRole
+from tandem.engine.fake.content import fake_layout
+from tandem.v1 import admin_pb2
+
+MODEL = ModelInfo("fake", "f" * 64, 256, 2048, frozenset(), "fake")
+INFO = WorkerInfo("d", WorkerRole.DECODE, 1, MODEL, fake_layout(16), 64, 8, "none")
+
+
+def suspect(scheduler: Scheduler) -> None:
+    scheduler.worker_suspected("d")
+
+
+def cordon(scheduler: Scheduler) -> None:
+    scheduler.draining.cordon("d", 1.0, 0.0)
+
+
+def stop(scheduler: Scheduler) -> None:
+    scheduler.draining.stops("d", 1.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("happened", "state"),
+    [
+        ((), "serving"),
+        ((cordon,), "draining"),
+        ((cordon, suspect), "suspect"),
+        ((cordon, suspect, stop), "stopping"),
+    ],
+)
+async def test_all_are_told_the_same(
+    happened: tuple[Callable[[Scheduler], None], ...], state: str
+) -> None:
+    scheduler = Scheduler(queue_policy("fcfs"), Limits())
+    scheduler.worker_joined(INFO, "host:1")
+    for each in happened:
+        each(scheduler)
+    (worker,) = scheduler.workers
+    assert worker.is_open is (state == "serving")
+    told = status_to_wire(worker).state
+    assert admin_pb2.WorkerState.Name(told) == f"WORKER_STATE_{state.upper()}"
+    tick = json.loads(await Feed(scheduler, RequestMetrics(), Timeline()).tick())
+    assert [each["state"] for each in tick["workers"]] == [state]
+
+
+def test_each_state_has_a_number_on_the_wire() -> None:
+    names = {f"WORKER_STATE_{state.name}" for state in WorkerState}
+    assert {*admin_pb2.WorkerState.keys()} == {*names, "WORKER_STATE_UNSPECIFIED"}
