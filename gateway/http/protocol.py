@@ -22,6 +22,7 @@ from gateway.http.limits import HttpLimits
 from gateway.http.streaming import RESPONSE_BODY
 from gateway.http.turnstile import MAX_WAIT_S, Turnstile
 from gateway.loop_lag import LoopLag
+from gateway.refusals import Refusals
 
 MAX_URL_BYTES = 2**13
 MAX_HEADERS = 128
@@ -92,14 +93,17 @@ class BoundedProtocol(HttpToolsProtocol):
         places: set[asyncio.Protocol],
         turnstile: Turnstile,
         lag: LoopLag,
+        refusals: Refusals,
     ) -> None:
         """`places` are the connections that are served, which all protocols of a server share, as
-        they do the turnstile."""
+        they do the turnstile. For want of room are the `refusals`; what is wrong with a request
+        itself is none of them."""
         super().__init__(config, server_state, app_state, _loop)
         self._limits = limits
         self._places = places
         self._turnstile = turnstile
         self._lag = lag
+        self._refusals = refusals
         self._num_headers = 0
         self._num_head_bytes = 0
         # Of a header that is not complete.
@@ -120,7 +124,9 @@ class BoundedProtocol(HttpToolsProtocol):
         if len(self._places) < self._limits.max_connections:
             self._places.add(self)
             self._arm(self._limits.header_timeout_s)
-        elif len(self.connections) - len(self._places) <= MAX_TURNED_AWAY:
+            return
+        self._count(TOO_MANY_CONNECTIONS)
+        if len(self.connections) - len(self._places) <= MAX_TURNED_AWAY:
             self._refuse(TOO_MANY_CONNECTIONS)
         else:
             transport.abort()
@@ -178,6 +184,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if len(self.pipeline) >= MAX_PIPELINED:
             self._refuse(TOO_MANY_PIPELINED)
         elif self._is_overloaded() and self.parser.get_method() == b"POST":
+            self._count(TOO_BUSY)
             self._refuse(self._too_busy())
         if self._takes():
             self._arm(self._limits.body_timeout_s)
@@ -246,6 +253,9 @@ class BoundedProtocol(HttpToolsProtocol):
             self.transport.close()
 
     # Refusals
+
+    def _count(self, answer: ErrorAnswer) -> None:
+        self._refusals.add(answer.code.upper(), answer.message)
 
     def send_400_response(self, msg: str) -> None:
         self._refuse(ErrorAnswer(400, INVALID_REQUEST_TYPE, msg, "invalid_request"))

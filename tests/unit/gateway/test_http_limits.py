@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -15,6 +16,7 @@ from starlette.types import ASGIApp
 
 from gateway.http.app import create_app
 from gateway.http.protocol import MAX_HEADERS, MAX_PIPELINED, MAX_URL_BYTES
+from gateway.refusals import Refusals
 from tandem.process.metrics import MetricsPage
 
 LIVE = b"GET /live HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -175,13 +177,15 @@ async def test_an_answer_takes_as_long_as_it_takes(app, service):
 
 
 async def test_a_connection_too_many_is_told_so(app):
-    async with serving(app, max_connections=1) as port:
+    counts = Counter[str]()
+    async with serving(app, max_connections=1, refusals=Refusals(counts)) as port:
         async with connected(port) as first:
             await first.send(LIVE)
             assert await first.status() == 200
             async with connected(port) as second:
                 await second.send(LIVE)
                 assert await second.refusal() == (503, "unavailable")
+                assert counts == {"UNAVAILABLE": 1}
         # Its place is free again.
         statuses = []
         while 200 not in statuses:

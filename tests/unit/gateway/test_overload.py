@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 
 import pytest
 from http_client import serving
@@ -11,6 +12,7 @@ from http_client import serving
 from gateway.http.app import create_app
 from gateway.http.turnstile import MAX_WAIT_S, PER_TURN, Turnstile
 from gateway.loop_lag import INTERVAL_S, MAX_LAG_S, LoopLag
+from gateway.refusals import LOG_EVERY_S, Refusals
 from tandem.core.errors import Unavailable
 from tandem.process.metrics import MetricsPage
 
@@ -64,7 +66,8 @@ HEAD = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/j
 
 
 async def test_a_request_is_refused_before_its_body_is_there(frontend, service):
-    async with serving(create_app(frontend, service, MetricsPage()), lag=Held()) as port:
+    app, counts = create_app(frontend, service, MetricsPage()), Counter[str]()
+    async with serving(app, lag=Held(), refusals=Refusals(counts)) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(HEAD + b"Content-Length: 1000000\r\n\r\n")
         async with asyncio.timeout(10):
@@ -79,6 +82,23 @@ async def test_a_request_is_refused_before_its_body_is_there(frontend, service):
         assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
         writer.close()
     assert not service.requests
+    assert counts == {"UNAVAILABLE": 1}
+
+
+async def test_a_flood_of_refusals_is_counted_and_not_one_of_lines(logs):
+    clock, counts = Clock(), Counter[str]()
+    refusals = Refusals(counts, clock)
+    for _ in range(1000):
+        refusals.add("UNAVAILABLE", "too busy")
+    refusals.add("UNAUTHENTICATED", "no key")
+    clock.now_s += LOG_EVERY_S
+    refusals.add("UNAVAILABLE", "too busy")
+    assert counts == {"UNAVAILABLE": 1001, "UNAUTHENTICATED": 1}
+    assert [(each["why"], each["num"]) for each in logs] == [
+        ("too busy", 1),
+        ("no key", 1),
+        ("too busy", 1000),
+    ]
 
 
 async def test_a_few_are_let_in_at_a_time_in_their_order():
