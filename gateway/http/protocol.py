@@ -183,7 +183,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         if len(self.pipeline) >= MAX_PIPELINED:
             self._refuse(TOO_MANY_PIPELINED)
-        elif self._is_overloaded() and self.parser.get_method() == b"POST":
+        elif self.parser.get_method() == b"POST" and self._is_overloaded():
             self._count(TOO_BUSY)
             self._refuse(self._too_busy())
         if self._takes():
@@ -193,7 +193,12 @@ class BoundedProtocol(HttpToolsProtocol):
             self._open = [*self._unanswered(), self.cycle]
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
-        self._turnstile.enter(partial(super()._start_asgi_task, cycle, app))
+        start = partial(super()._start_asgi_task, cycle, app)
+        if cycle.scope["method"] == "POST":
+            self._turnstile.enter(start)
+        else:
+            # What operators and orchestrators ask is little work, and tells whether this one lives.
+            start()
 
     def on_body(self, body: bytes) -> None:
         if self._takes():
@@ -223,8 +228,8 @@ class BoundedProtocol(HttpToolsProtocol):
         return ErrorAnswer(431, INVALID_REQUEST_TYPE, message, "request_header_fields_too_large")
 
     def _is_overloaded(self) -> bool:
-        """Whether a request had better come again, before anything is done for it. Operators are
-        answered: they ask little."""
+        """Whether a request that generates had better come again, before anything is done for
+        it."""
         return self._lag.is_too_long or self._turnstile.wait_s > MAX_WAIT_S
 
     def _too_busy(self) -> ErrorAnswer:
