@@ -228,9 +228,10 @@ class BoundedProtocol(HttpToolsProtocol):
         return ErrorAnswer(431, INVALID_REQUEST_TYPE, message, "request_header_fields_too_large")
 
     def _is_overloaded(self) -> bool:
-        """Whether a request that generates had better come again, before anything is done for
-        it."""
-        return self._lag.is_too_long or self._turnstile.wait_s > MAX_WAIT_S
+        """Whether a request that generates had better come again, before anything is done for it.
+        Not behind one that is not answered yet, whose answer the refusal would cut."""
+        is_busy = self._lag.is_too_long or self._turnstile.wait_s > MAX_WAIT_S
+        return is_busy and not self._unanswered()
 
     def _too_busy(self) -> ErrorAnswer:
         retry_after_s = max(self._lag.retry_after_s, self._turnstile.wait_s)

@@ -9,6 +9,7 @@ from functools import partial
 
 import pytest
 from http_client import serving
+from scripted_service import Pause
 
 from gateway.http.app import create_app
 from gateway.http.turnstile import FIRST_TURN_S, MAX_WAIT_S, PER_TURN, Turnstile
@@ -58,9 +59,11 @@ async def test_a_loop_that_is_held_up_shows():
 class Held(LoopLag):
     """Of a loop that is far behind."""
 
+    is_held = True
+
     @property
     def seconds(self) -> float:
-        return 2.5
+        return 2.5 * self.is_held
 
 
 HEAD = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
@@ -84,6 +87,23 @@ async def test_a_request_is_refused_before_its_body_is_there(frontend, service):
         writer.close()
     assert not service.requests
     assert counts == {"UNAVAILABLE": 1}
+
+
+async def test_what_is_pipelined_does_not_cut_the_answer_before_it(frontend, service, say):
+    service.script = lambda request: [72, *[Pause.A_MOMENT] * 5, *say("ello")]
+    lag = Held()
+    lag.is_held = False
+    body = b'{"prompt": "Hi", "stream": true}'
+    post = HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body
+    async with serving(create_app(frontend, service, MetricsPage()), lag=lag) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        async with asyncio.timeout(10):
+            writer.write(post)
+            await reader.readuntil(b'"text":"H"')
+            lag.is_held = True
+            writer.write(post)
+            await reader.readuntil(b"data: [DONE]\n\n")
+        writer.close()
 
 
 async def test_a_flood_of_refusals_is_counted_and_not_one_of_lines(logs):
