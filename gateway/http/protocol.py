@@ -1,4 +1,5 @@
-"""HTTP/1.1 on one connection: uvicorn's protocol, with a bound on all that comes before a body."""
+"""HTTP/1.1 on one connection: uvicorn's protocol, with a bound on all that comes before a body, and
+on how long nobody reads."""
 
 from __future__ import annotations
 
@@ -33,6 +34,8 @@ MAX_TURNED_AWAY = 64
 # A header can come in any number of pieces, and only when it is complete is it counted. So what is
 # parsed at a time is little.
 PIECE_BYTES = 2**14
+# A client that takes less of what waits for it, within the time that it has, does not read.
+MIN_READ_BYTES = 2**14
 # What is read after a refusal, and for how long, only to be dropped: a connection that is closed
 # while bytes are coming in is reset, and the client may never read why.
 MAX_LINGER_BYTES = 2**27
@@ -112,6 +115,9 @@ class BoundedProtocol(HttpToolsProtocol):
         # Between a request's first byte and its last.
         self._is_reading = False
         self._deadline: asyncio.TimerHandle | None = None
+        # While what is written is not read: until when it has to be, and how much there was.
+        self._read_deadline: asyncio.TimerHandle | None = None
+        self._num_unread_bytes = 0
         # What was asked for on this connection and is not answered, oldest first.
         self._open: list[RequestResponseCycle] = []
         self._refused = False
@@ -134,11 +140,17 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._places.discard(self)
         self._disarm()
+        self._disarm_reading()
         self._give_up()
         super().connection_lost(exc)
 
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._arm_reading()
+
     def resume_writing(self) -> None:
         super().resume_writing()
+        self._disarm_reading()
         for cycle in self._unanswered():
             body = cycle.scope["state"][RESPONSE_BODY]
             if body.on_writable:
@@ -257,6 +269,24 @@ class BoundedProtocol(HttpToolsProtocol):
             self._refuse(TOO_SLOW)
         else:
             self.transport.close()
+
+    def _arm_reading(self) -> None:
+        self._num_unread_bytes = self.transport.get_write_buffer_size()
+        seconds = self._limits.read_timeout_s
+        self._read_deadline = self.loop.call_later(seconds, self._on_read_deadline)
+
+    def _disarm_reading(self) -> None:
+        if self._read_deadline is not None:
+            self._read_deadline.cancel()
+            self._read_deadline = None
+
+    def _on_read_deadline(self) -> None:
+        num_read_bytes = self._num_unread_bytes - self.transport.get_write_buffer_size()
+        if num_read_bytes >= MIN_READ_BYTES:
+            self._arm_reading()
+        else:
+            # Not closed: that would wait for the client to read the rest.
+            self.transport.abort()
 
     # Refusals
 
