@@ -186,11 +186,6 @@ class Dispatcher:
     def draining(self) -> bool:
         return self._stopping
 
-    @property
-    def num_open_streams(self) -> int:
-        """Generations that have not ended."""
-        return len(self._streams)
-
     def check_room(self, tenant: str, num_choices: int, deadline_s: float) -> None:
         with self._refusals_told(tenant):
             self._refuse_if_stopping()
