@@ -9,13 +9,14 @@ from functools import partial
 from types import TracebackType
 
 from gateway.choice import Choice, Delta, Finished
+from gateway.tokens import MAX_TAKEN
 
 
 class Answer:
     """The events of a request: of each choice `Delta`s, then one `Finished`.
 
     To be used as a context manager: however the block is left, the workers are then done with the
-    request. Iterating gives the events since the last turn, at least one; `take` does so for those
+    request. Iterating gives the next events, at least one; `take` does so for those
     who cannot wait, and have themselves called instead (`subscribe`). Either raises the
     `TandemError` that ended the first choice to fail, once, which ends the others as well; after
     `cancel` it ends quietly.
@@ -48,6 +49,11 @@ class Answer:
         for choice in choices:
             self._pending.extend(choice.opening())
             choice.tokens.subscribe(partial(self._has_more, choice))
+
+    @property
+    def has_more(self) -> bool:
+        """Whether `take` is to be called again, for what it left or what has come meanwhile."""
+        return bool(self._ready)
 
     @property
     def num_choices(self) -> int:
@@ -90,11 +96,13 @@ class Answer:
         on_events()
 
     def take(self) -> list[Delta | Finished]:
-        """The events since the last call, if there are any. Raises the error that ended the answer,
-        once what came before it was taken."""
+        """The next events; none if all was taken, or as many as come of about `MAX_TAKEN` tokens if
+        it `has_more`. Raises the error that ended the answer, once what came before it was
+        taken."""
         events, self._pending = self._pending, []
-        while self._ready and self._failure is None:
-            self._take_of(self._ready.popleft(), events)
+        num_taken = 0
+        while self._ready and num_taken < MAX_TAKEN and self._failure is None:
+            num_taken += self._take_of(self._ready.popleft(), events)
         if self._failure is not None and not events:
             error, self._failure = self._failure, None
             raise error
@@ -116,16 +124,24 @@ class Answer:
         self._arrived.clear()
         await self._arrived.wait()
 
-    def _take_of(self, choice: Choice, events: list[Delta | Finished]) -> None:
-        """Add what is new of a choice."""
+    def _take_of(self, choice: Choice, events: list[Delta | Finished]) -> int:
+        """Add what comes next of a choice, and tell of how many tokens and ends it is."""
+        if choice.ended:
+            return 0
         try:
-            while not choice.ended and (received := choice.tokens.take()):
+            received = choice.tokens.take()
+            if received:
                 events += choice.take(received)
         except Exception as error:
             self.cancel()
             self._failure = error
+            return 0
         if choice.ended:
             self._close_if_ended()
+        elif received:
+            # Until there is none: only then it tells of more.
+            self._ready.append(choice)
+        return len(received)
 
     def _close_if_ended(self) -> None:
         if self.is_open and all(choice.ended for choice in self._choices):

@@ -18,7 +18,7 @@ from gateway.loop_lag import LoopLag
 from gateway.request_metrics import RequestMetrics, TokenTimes
 from gateway.scheduler import Scheduler
 from gateway.timeline import Timeline
-from gateway.tokens import Ended, ServedModel, Token, TokenRequest
+from gateway.tokens import MAX_TAKEN, Ended, ServedModel, Token, TokenRequest
 from gateway.worker_link import WorkerLink
 from gateway.worker_view import DecodeView, PoolUse, PrefillView
 from tandem.core.errors import Mismatch, TandemError, Unavailable
@@ -64,7 +64,7 @@ class GenerationStream:
             on_events()
 
     def take(self) -> list[Token | Ended]:
-        events, self._events = self._events, []
+        events, self._events = self._events[:MAX_TAKEN], self._events[MAX_TAKEN:]
         if not events and self._error is not None:
             raise self._error
         return events
@@ -185,11 +185,6 @@ class Dispatcher:
     @property
     def draining(self) -> bool:
         return self._stopping
-
-    @property
-    def num_open_streams(self) -> int:
-        """Generations that have not ended."""
-        return len(self._streams)
 
     def check_room(self, tenant: str, num_choices: int, deadline_s: float) -> None:
         with self._refusals_told(tenant):

@@ -112,13 +112,14 @@ class Frontend:
         tokenised) or what `TokenService.submit` raises. If it is cancelled, nothing was submitted.
         """
         deadline_s = inf if request.timeout_s is None else time.monotonic() + request.timeout_s
+        num_choices = len(request.prompts) * request.num_choices
+        # Before all else: it tells and counts who is refused, also while no model is served.
+        self._service.check_room(request.tenant, num_choices, deadline_s)
         model = self._require_model(request.model)
         check_request(request, model)
         if request.tools:
             check_tools(request.tools)
         params = sampling_params(request)
-        num_choices = len(request.prompts) * request.num_choices
-        self._service.check_room(request.tenant, num_choices, deadline_s)
         grammar, prompts = await self._prepare(request)
         param = prompt_param(request)
         for prompt in prompts:

@@ -10,6 +10,7 @@ import grpc
 from grpc_health.v1 import health
 
 from gateway.access import Access
+from gateway.refusals import Refusals
 from tandem.core.errors import DeadlineExceeded, TandemError
 from tandem.v1 import admin_pb2
 from tandem.wire.status import abort
@@ -24,10 +25,11 @@ OPERATORS_SERVICE = f"/{admin_pb2.DESCRIPTOR.services_by_name['AdminService'].fu
 
 
 class AccessInterceptor(grpc.aio.ServerInterceptor):
-    """Ends the call of whoever may not ask, before any message of it is read."""
+    """Ends the call of whoever may not ask, before any message of it is read, and counts them."""
 
-    def __init__(self, access: Access) -> None:
+    def __init__(self, access: Access, refusals: Refusals | None = None) -> None:
         self._access = access
+        self._refusals = refusals or Refusals()
 
     async def intercept_service(
         self,
@@ -43,6 +45,7 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
                 text_metadata(handler_call_details.invocation_metadata),
             )
         except TandemError as error:
+            self._refusals.add(error.reason, error.message)
             return _refusal(error)
         handler = await continuation(handler_call_details)
         is_open = handler_call_details.method == OPEN_METHOD

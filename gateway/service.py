@@ -43,6 +43,7 @@ from gateway.metrics_page import GatewayCollector
 from gateway.page.feed import Feed
 from gateway.page.viewers import Viewers
 from gateway.policies import queue_policy
+from gateway.refusals import Refusals
 from gateway.scheduler import Scheduler
 from gateway.standby import Standby
 from gateway.tenants import ONE_TENANT, Tenants
@@ -282,7 +283,8 @@ def put_together(settings: GatewaySettings) -> Gateway:
     viewers = Viewers(
         lambda: Feed(scheduler, dispatcher.metrics, timeline).tick, lambda: dispatcher.draining
     )
-    app = create_app(frontend, dispatcher, metrics)
+    refusals = Refusals(dispatcher.metrics.refused)
+    app = create_app(frontend, dispatcher, metrics, refusals)
     app.include_router(page_router(viewers))
     return Gateway(
         settings=settings,
@@ -293,14 +295,15 @@ def put_together(settings: GatewaySettings) -> Gateway:
         standby=standby,
         discovery=Discovery(names, standby or dispatcher),
         frontend=frontend,
-        grpc_server=_grpc_server(settings, access, frontend, dispatcher, timeline),
-        http_server=HttpServer(app, settings.http_limits(), lag),
+        grpc_server=_grpc_server(settings, access, refusals, frontend, dispatcher, timeline),
+        http_server=HttpServer(app, settings.http_limits(), lag, refusals),
     )
 
 
 def _grpc_server(
     settings: GatewaySettings,
     access: Access,
+    refusals: Refusals,
     frontend: Frontend,
     dispatcher: Dispatcher,
     timeline: Timeline,
@@ -308,7 +311,7 @@ def _grpc_server(
     grpc_server = GrpcServer(
         str(Address(settings.host, settings.grpc_port)),
         MAX_REQUEST_BYTES,
-        interceptors=[AccessInterceptor(access)],
+        interceptors=[AccessInterceptor(access, refusals)],
         max_calls=MAX_CALLS,
     )
     inference_pb2_grpc.add_InferenceServiceServicer_to_server(

@@ -98,6 +98,10 @@ class Ended:
     served_by: ServedBy
 
 
+# Events that are taken at a time: a few milliseconds of work at the most.
+MAX_TAKEN = 256
+
+
 class TokenStream(Protocol):
     """The tokens of one choice as they come."""
 
@@ -107,9 +111,9 @@ class TokenStream(Protocol):
         ...
 
     def take(self) -> Sequence[Token | Ended]:
-        """The events since the last call, if there are any: tokens, and as the last of all exactly
-        one `Ended`. Raises the `TandemError` that ended the generation instead, once what came
-        before it was taken."""
+        """The next events, at most `MAX_TAKEN`; none if all was taken. They are tokens, and as the
+        last of all exactly one `Ended`. Raises the `TandemError` that ended the generation instead,
+        once what came before it was taken."""
         ...
 
     def stop(self) -> Ended:

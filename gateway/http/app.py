@@ -12,19 +12,28 @@ from gateway.http.ops import ops_router
 from gateway.http.request_id import RequestIdMiddleware
 from gateway.http.routes import generation_router
 from gateway.http.tokenize import tokenize_router
+from gateway.refusals import Refusals
 from gateway.tokens import TokenService
 from tandem.process.metrics import MetricsPage
 
 
-def create_app(frontend: Frontend, service: TokenService, metrics: MetricsPage) -> FastAPI:
-    """OpenAI's API over `frontend`; what `service` knows of models and readiness; `metrics`."""
+def create_app(
+    frontend: Frontend,
+    service: TokenService,
+    metrics: MetricsPage,
+    refusals: Refusals | None = None,
+) -> FastAPI:
+    """OpenAI's API over `frontend`; what `service` knows of models and readiness; `metrics`. Who
+    has no key is one of the `refusals`."""
     # The pages that show the API would load their scripts from another's servers.
     app = FastAPI(title="Tandem", docs_url=None, redoc_url=None)
     app.include_router(generation_router(frontend))
     app.include_router(tokenize_router(frontend, service))
     app.include_router(models_router(service))
     app.include_router(ops_router(service, metrics))
-    app.add_middleware(AccessMiddleware, tenant_of=frontend.tenant_of)
+    app.add_middleware(
+        AccessMiddleware, tenant_of=frontend.tenant_of, refusals=refusals or Refusals()
+    )
     # The outermost: what is refused has a name, too.
     app.add_middleware(RequestIdMiddleware)
     add_error_handlers(app)

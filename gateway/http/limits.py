@@ -1,4 +1,4 @@
-"""What a connection may ask of the server before any request of it is read."""
+"""What a connection may ask of the server, whatever its requests are."""
 
 from __future__ import annotations
 
@@ -8,15 +8,18 @@ MAX_CONNECTIONS = 4096
 MAX_HEADER_BYTES = 2**16
 HEADER_TIMEOUT_S = 10.0
 BODY_TIMEOUT_S = 60.0
+READ_TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class HttpLimits:
     """`max_header_bytes` are those of a request line and all headers, trailers among them. A
     request's head has to be there within `header_timeout_s` after the connection or the request
-    began, its body within `body_timeout_s` after that."""
+    began, its body within `body_timeout_s` after that. A client that is waited for has to read on
+    within `read_timeout_s`."""
 
     max_connections: int = MAX_CONNECTIONS
     max_header_bytes: int = MAX_HEADER_BYTES
     header_timeout_s: float = HEADER_TIMEOUT_S
     body_timeout_s: float = BODY_TIMEOUT_S
+    read_timeout_s: float = READ_TIMEOUT_S

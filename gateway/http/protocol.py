@@ -1,4 +1,5 @@
-"""HTTP/1.1 on one connection: uvicorn's protocol, with a bound on all that comes before a body."""
+"""HTTP/1.1 on one connection: uvicorn's protocol, with a bound on all that comes before a body, and
+on how long nobody reads."""
 
 from __future__ import annotations
 
@@ -22,6 +23,7 @@ from gateway.http.limits import HttpLimits
 from gateway.http.streaming import RESPONSE_BODY
 from gateway.http.turnstile import MAX_WAIT_S, Turnstile
 from gateway.loop_lag import LoopLag
+from gateway.refusals import Refusals
 
 MAX_URL_BYTES = 2**13
 MAX_HEADERS = 128
@@ -32,6 +34,8 @@ MAX_TURNED_AWAY = 64
 # A header can come in any number of pieces, and only when it is complete is it counted. So what is
 # parsed at a time is little.
 PIECE_BYTES = 2**14
+# A client that takes less of what waits for it, within the time that it has, does not read.
+MIN_READ_BYTES = 2**14
 # What is read after a refusal, and for how long, only to be dropped: a connection that is closed
 # while bytes are coming in is reset, and the client may never read why.
 MAX_LINGER_BYTES = 2**27
@@ -92,14 +96,17 @@ class BoundedProtocol(HttpToolsProtocol):
         places: set[asyncio.Protocol],
         turnstile: Turnstile,
         lag: LoopLag,
+        refusals: Refusals,
     ) -> None:
         """`places` are the connections that are served, which all protocols of a server share, as
-        they do the turnstile."""
+        they do the turnstile. For want of room are the `refusals`; what is wrong with a request
+        itself is none of them."""
         super().__init__(config, server_state, app_state, _loop)
         self._limits = limits
         self._places = places
         self._turnstile = turnstile
         self._lag = lag
+        self._refusals = refusals
         self._num_headers = 0
         self._num_head_bytes = 0
         # Of a header that is not complete.
@@ -108,6 +115,9 @@ class BoundedProtocol(HttpToolsProtocol):
         # Between a request's first byte and its last.
         self._is_reading = False
         self._deadline: asyncio.TimerHandle | None = None
+        # While what is written is not read: until when it has to be, and how much there was.
+        self._read_deadline: asyncio.TimerHandle | None = None
+        self._num_unread_bytes = 0
         # What was asked for on this connection and is not answered, oldest first.
         self._open: list[RequestResponseCycle] = []
         self._refused = False
@@ -120,7 +130,9 @@ class BoundedProtocol(HttpToolsProtocol):
         if len(self._places) < self._limits.max_connections:
             self._places.add(self)
             self._arm(self._limits.header_timeout_s)
-        elif len(self.connections) - len(self._places) <= MAX_TURNED_AWAY:
+            return
+        self._count(TOO_MANY_CONNECTIONS)
+        if len(self.connections) - len(self._places) <= MAX_TURNED_AWAY:
             self._refuse(TOO_MANY_CONNECTIONS)
         else:
             transport.abort()
@@ -128,11 +140,17 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._places.discard(self)
         self._disarm()
+        self._disarm_reading()
         self._give_up()
         super().connection_lost(exc)
 
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._arm_reading()
+
     def resume_writing(self) -> None:
         super().resume_writing()
+        self._disarm_reading()
         for cycle in self._unanswered():
             body = cycle.scope["state"][RESPONSE_BODY]
             if body.on_writable:
@@ -177,7 +195,8 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         if len(self.pipeline) >= MAX_PIPELINED:
             self._refuse(TOO_MANY_PIPELINED)
-        elif self._is_overloaded() and self.parser.get_method() == b"POST":
+        elif self.parser.get_method() == b"POST" and self._is_overloaded():
+            self._count(TOO_BUSY)
             self._refuse(self._too_busy())
         if self._takes():
             self._arm(self._limits.body_timeout_s)
@@ -186,7 +205,12 @@ class BoundedProtocol(HttpToolsProtocol):
             self._open = [*self._unanswered(), self.cycle]
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
-        self._turnstile.enter(partial(super()._start_asgi_task, cycle, app))
+        start = partial(super()._start_asgi_task, cycle, app)
+        if cycle.scope["method"] == "POST":
+            self._turnstile.enter(start)
+        else:
+            # What operators and orchestrators ask is little work, and tells whether this one lives.
+            start()
 
     def on_body(self, body: bytes) -> None:
         if self._takes():
@@ -216,9 +240,10 @@ class BoundedProtocol(HttpToolsProtocol):
         return ErrorAnswer(431, INVALID_REQUEST_TYPE, message, "request_header_fields_too_large")
 
     def _is_overloaded(self) -> bool:
-        """Whether a request had better come again, before anything is done for it. Operators are
-        answered: they ask little."""
-        return self._lag.is_too_long or self._turnstile.wait_s > MAX_WAIT_S
+        """Whether a request that generates had better come again, before anything is done for it.
+        Not behind one that is not answered yet, whose answer the refusal would cut."""
+        is_busy = self._lag.is_too_long or self._turnstile.wait_s > MAX_WAIT_S
+        return is_busy and not self._unanswered()
 
     def _too_busy(self) -> ErrorAnswer:
         retry_after_s = max(self._lag.retry_after_s, self._turnstile.wait_s)
@@ -245,7 +270,28 @@ class BoundedProtocol(HttpToolsProtocol):
         else:
             self.transport.close()
 
+    def _arm_reading(self) -> None:
+        self._num_unread_bytes = self.transport.get_write_buffer_size()
+        seconds = self._limits.read_timeout_s
+        self._read_deadline = self.loop.call_later(seconds, self._on_read_deadline)
+
+    def _disarm_reading(self) -> None:
+        if self._read_deadline is not None:
+            self._read_deadline.cancel()
+            self._read_deadline = None
+
+    def _on_read_deadline(self) -> None:
+        num_read_bytes = self._num_unread_bytes - self.transport.get_write_buffer_size()
+        if num_read_bytes >= MIN_READ_BYTES:
+            self._arm_reading()
+        else:
+            # Not closed: that would wait for the client to read the rest.
+            self.transport.abort()
+
     # Refusals
+
+    def _count(self, answer: ErrorAnswer) -> None:
+        self._refusals.add(answer.code.upper(), answer.message)
 
     def send_400_response(self, msg: str) -> None:
         self._refuse(ErrorAnswer(400, INVALID_REQUEST_TYPE, msg, "invalid_request"))

@@ -14,6 +14,7 @@ from gateway.http.limits import HttpLimits
 from gateway.http.protocol import BoundedProtocol
 from gateway.http.turnstile import Turnstile
 from gateway.loop_lag import LoopLag
+from gateway.refusals import Refusals
 
 BACKLOG = 2048
 STOP_S = 1
@@ -22,11 +23,19 @@ STOP_S = 1
 class HttpServer(uvicorn.Server):
     """uvicorn within limits, and without its signal handlers: the process has its own."""
 
-    def __init__(self, app: ASGIApp, limits: HttpLimits, lag: LoopLag) -> None:
-        """While the event loop's `lag` is too long, no request is taken."""
+    def __init__(
+        self, app: ASGIApp, limits: HttpLimits, lag: LoopLag, refusals: Refusals | None = None
+    ) -> None:
+        """While the event loop's `lag` is too long, no request is taken. Whoever is turned away
+        before the app is asked is one of the `refusals`."""
         # A class or what makes its instances: uvicorn only calls it.
         protocol: Any = partial(
-            BoundedProtocol, limits=limits, places=set(), turnstile=Turnstile(), lag=lag
+            BoundedProtocol,
+            limits=limits,
+            places=set(),
+            turnstile=Turnstile(),
+            lag=lag,
+            refusals=refusals or Refusals(),
         )
         super().__init__(
             uvicorn.Config(

@@ -124,7 +124,7 @@ class EventStream:
     task that is woken for each would cost as much as all the rest that is done for a token here.
 
     To a client that reads slowly nothing is written before it has read: what comes meanwhile waits,
-    and then goes together.
+    and then goes together, but not more at a time than others can wait for.
     """
 
     def __init__(self, answer: Answer, chunks: Chunks, body: ResponseBody) -> None:
@@ -134,6 +134,7 @@ class EventStream:
         self._ended = asyncio.Event()
         self._is_quiet = False
         self._timer: asyncio.TimerHandle | None = None
+        self._next_pass: asyncio.Handle | None = None
 
     async def run(self, keep_alive_s: float) -> None:
         """Write all of it, and comments whenever nothing was written for so long."""
@@ -145,17 +146,30 @@ class EventStream:
             await self._ended.wait()
         finally:
             self._body.on_writable = None
-            if self._timer:
-                self._timer.cancel()
+            for handle in (self._timer, self._next_pass):
+                if handle:
+                    handle.cancel()
 
     def _write_news(self) -> None:
-        """Write what there is to be told, if it can be written. What fails is told, too."""
-        if self._ended.is_set() or not self._body.is_writable:
-            return
+        """Write what there is to be told, if it can be written; of a long backlog a part in each
+        turn of the event loop."""
+        if self._next_pass is None and not self._ended.is_set() and self._body.is_writable:
+            self._write_some()
+            if self._answer.has_more:
+                self._next_pass = asyncio.get_running_loop().call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        self._next_pass = None
+        self._write_news()
+
+    def _write_some(self) -> None:
+        """Write what comes next. What fails is told, too."""
         pieces: list[bytes] = []
         try:
             while events := self._answer.take():
                 pieces += map(self._chunks.of, events)
+                if self._answer.has_more:
+                    break
             if not self._answer.is_open:
                 pieces.append(self._chunks.ending())
         except Exception as error:

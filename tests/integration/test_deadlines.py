@@ -45,5 +45,5 @@ async def test_a_deadline_in_any_phase_ends_the_request_and_frees_all_blocks() -
         errors = await asyncio.gather(*map(error_of, streams))
         assert all(errors)
         assert {phase_of(stream) for stream in streams} == {"queued", "prefilling", "decoding"}
-        assert not stack.dispatcher.num_open_streams
+        assert not stack.dispatcher._streams
         await stack.until_all_free()

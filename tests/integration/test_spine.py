@@ -115,7 +115,7 @@ async def test_cancel_in_any_phase_frees_all_blocks() -> None:
                 else:
                     await collect(companion)
         await stack.until_all_free()
-        assert not stack.dispatcher.num_open_streams
+        assert not stack.dispatcher._streams
     assert phases >= {Phase.QUEUED, Phase.PREFILLING, Phase.DECODING}
 
 

@@ -396,7 +396,7 @@ async def test_what_is_queued_ends_when_a_role_stays_away(
         dispatcher.lost(info_of("DECODE"), Unavailable("it was lost"))
         with pytest.raises(Unavailable, match="no worker came back"):
             await asyncio.wait_for(upcoming(stream), 5)
-        assert not dispatcher.num_open_streams
+        assert not dispatcher._streams
     finally:
         await dispatcher.stop()
 
@@ -424,7 +424,7 @@ async def test_what_a_silent_worker_held_goes_on_when_it_speaks_again() -> None:
         try:
             # By the transport it would take 12 s.
             await stack.until(lambda: not stack.dispatcher.ready, timeout=11)
-            assert stack.dispatcher.num_open_streams == 1
+            assert len(stack.dispatcher._streams) == 1
         finally:
             worker.signal(signal.SIGCONT)
         _, ended = await asyncio.wait_for(collect(stream), 60)

@@ -16,6 +16,7 @@ from gateway.http.limits import HttpLimits
 from gateway.http.server import HttpServer
 from gateway.http.streaming import RESPONSE_BODY
 from gateway.loop_lag import LoopLag
+from gateway.refusals import Refusals
 
 CHAT_PATH = "/v1/chat/completions"
 TEXT_PATH = "/v1/completions"
@@ -88,10 +89,12 @@ def assert_refused(response: httpx.Response, status: int, param: str | None) -> 
 
 
 @asynccontextmanager
-async def serving(app: ASGIApp, lag: LoopLag = NO_LAG, **limits: Any) -> AsyncIterator[int]:
+async def serving(
+    app: ASGIApp, lag: LoopLag = NO_LAG, refusals: Refusals | None = None, **limits: Any
+) -> AsyncIterator[int]:
     """The port of a server over a real socket."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = HttpServer(app, HttpLimits(**limits), lag)
+        server = HttpServer(app, HttpLimits(**limits), lag, refusals)
         running = asyncio.create_task(server.serve([listener]))
         while not server.started:
             await asyncio.sleep(0.005)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import stat
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from gateway.access import Access
 from gateway.frontend import Frontend
 from gateway.http.access import OPEN_PATHS
 from gateway.http.app import create_app
+from gateway.refusals import Refusals
 from gateway.service import GatewaySettings
 from gateway.tenants import DEFAULT_TENANT, ONE_TENANT, Tenant
 from tandem.artifacts.tokenizer import Tokenizer
@@ -205,7 +207,8 @@ async def test_a_key_cannot_be_used_for_another_tenant(client, service, name):
 
 
 async def test_openais_client(frontend, service):
-    async with serving(create_app(frontend, service, MetricsPage())) as port:
+    refused = Counter[str]()
+    async with serving(create_app(frontend, service, MetricsPage(), Refusals(refused))) as port:
         url = f"http://127.0.0.1:{port}/v1"
         async with openai.AsyncOpenAI(base_url=url, api_key=KEY, max_retries=0) as client:
             completion = await client.completions.create(model="default", prompt="Hi")
@@ -216,3 +219,4 @@ async def test_openais_client(frontend, service):
         async with httpx.AsyncClient(base_url=url) as client:
             assert (await client.post("/completions", content=b"x" * 10**6)).status_code == 401
             assert (await client.post("/completions", json=TEXT, headers=GOOD)).status_code == 200
+    assert refused == {"UNAUTHENTICATED": 2}

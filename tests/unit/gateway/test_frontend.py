@@ -7,8 +7,11 @@ import pytest
 from scripted_service import SERVED_BY, Pause, ScriptedService, ended
 
 from gateway.answer import Answer
+from gateway.batching import Limits
 from gateway.choice import Delta, Finished
+from gateway.dispatcher import Dispatcher
 from gateway.frontend import Frontend
+from gateway.policies import queue_policy
 from gateway.request import (
     ChatMessage,
     ChatPrompt,
@@ -16,6 +19,8 @@ from gateway.request import (
     TextPrompt,
     TokenPrompt,
 )
+from gateway.scheduler import Scheduler
+from gateway.timeline import Timeline
 from tandem.core.errors import (
     InvalidRequest,
     NotFound,
@@ -161,6 +166,18 @@ async def test_without_a_model_it_is_unavailable(frontend, service):
     with pytest.raises(Unavailable) as caught:
         await frontend.generate(ask())
     assert caught.value.retry_after_s
+
+
+async def test_who_finds_no_worker_is_told_which_and_counted(tokenizer, grammars, logs):
+    scheduler = Scheduler(queue_policy("fcfs"), Limits())
+    dispatcher = Dispatcher(scheduler, (), "", Timeline())
+    frontend = Frontend(dispatcher, tokenizer, grammars)
+    assert dispatcher.model is None
+    with pytest.raises(Unavailable, match="there is no prefill worker"):
+        await frontend.generate(ask())
+    frontend.close()
+    assert dispatcher.metrics.refused == {"UNAVAILABLE": 1}
+    assert [each["event"] for each in logs] == ["request refused"]
 
 
 async def test_two_requests_cannot_share_an_id(frontend, service):

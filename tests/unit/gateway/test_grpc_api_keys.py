@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import grpc
 import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -14,6 +16,7 @@ from gateway.access import Access
 from gateway.frontend import Frontend
 from gateway.grpc_access import AccessInterceptor
 from gateway.grpc_inference import InferenceServicer
+from gateway.refusals import Refusals
 from gateway.tenants import ONE_TENANT, Tenant
 from tandem.client.connection import call_metadata
 from tandem.core.errors import InvalidRequest, PermissionDenied, Unauthenticated
@@ -30,10 +33,15 @@ SERVICE = "tandem.v1.InferenceService"
 
 
 @pytest.fixture
-async def address(service, tokenizer, grammars):
+def refused():
+    return Counter[str]()
+
+
+@pytest.fixture
+async def address(service, tokenizer, grammars, refused):
     frontend = Frontend(service, tokenizer, grammars, access=ACCESS)
     address = f"127.0.0.1:{free_ports(1)[0]}"
-    server = GrpcServer(address, interceptors=[AccessInterceptor(ACCESS)])
+    server = GrpcServer(address, interceptors=[AccessInterceptor(ACCESS, Refusals(refused))])
 
     async def timeline(window_ms: int) -> inference_pb2.GetTimelineResponse:
         return inference_pb2.GetTimelineResponse()
@@ -76,11 +84,12 @@ async def test_the_sdk_finds_a_key_in_the_environment(address, monkeypatch):
 
 
 @pytest.mark.parametrize("tenant", ["default", "team-b"])
-async def test_a_key_cannot_be_used_for_another_tenant(address, service, tenant):
+async def test_a_key_cannot_be_used_for_another_tenant(address, service, refused, tenant):
     async with tandem.AsyncClient(address, tenant=tenant, api_key=KEY) as client:
         with pytest.raises(PermissionDenied):
             await client.generate(prompt="Hi")
     assert not service.requests
+    assert refused == {"PERMISSION_DENIED": 1}
 
 
 async def test_every_method_but_health_check_needs_a_key(address):

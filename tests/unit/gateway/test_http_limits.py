@@ -1,20 +1,34 @@
-"""What comes before a request's body is bounded: in bytes, in number and in time."""
+"""What comes before a request's body is bounded: in bytes, in number and in time. So is how long a
+client reads nothing."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
+import uvicorn
 from http_client import serving
 from scripted_service import Pause
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.server import ServerState
 
 from gateway.http.app import create_app
-from gateway.http.protocol import MAX_HEADERS, MAX_PIPELINED, MAX_URL_BYTES
+from gateway.http.limits import HttpLimits
+from gateway.http.protocol import (
+    MAX_HEADERS,
+    MAX_PIPELINED,
+    MAX_URL_BYTES,
+    MIN_READ_BYTES,
+    BoundedProtocol,
+)
+from gateway.http.turnstile import Turnstile
+from gateway.loop_lag import LoopLag
+from gateway.refusals import Refusals
 from tandem.process.metrics import MetricsPage
 
 LIVE = b"GET /live HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -174,14 +188,80 @@ async def test_an_answer_takes_as_long_as_it_takes(app, service):
         assert not connection.reader.at_eof()
 
 
+# More than the kernel keeps for a connection.
+LONG = b"x" * 2**26
+
+
+async def test_a_client_that_does_not_read_is_not_waited_for():
+    written = asyncio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": LONG, "more_body": True})
+            # It waits until that is read.
+            await send({"type": "http.response.body", "body": b""})
+            written.set()
+
+    async with serving_one(app, read_timeout_s=SHORT_S) as connection:
+        await connection.send(LIVE)
+        assert await connection.status() == 200
+        await written.wait()
+        with suppress(ConnectionError):
+            assert len(await connection.reader.read()) < len(LONG)
+
+
+class SlowlyRead(asyncio.Transport):
+    """So many bytes are unread each time that it is asked."""
+
+    def __init__(self, *num_unread_bytes: int) -> None:
+        super().__init__()
+        self.num_unread_bytes = list(num_unread_bytes)
+        self.aborted = asyncio.Event()
+
+    def get_write_buffer_size(self) -> int:
+        return self.num_unread_bytes.pop(0)
+
+    def abort(self) -> None:
+        self.aborted.set()
+
+
+async def test_who_reads_on_may_take_time(app):
+    protocol = BoundedProtocol(
+        uvicorn.Config(app, log_config=None),
+        ServerState(),
+        {},
+        limits=HttpLimits(read_timeout_s=0.01),
+        places=set(),
+        turnstile=Turnstile(),
+        lag=LoopLag(),
+        refusals=Refusals(),
+    )
+    step = MIN_READ_BYTES
+    transport = SlowlyRead(10 * step, 9 * step, 9 * step, 8 * step, 8 * step, 7 * step + 1)
+    protocol.connection_made(transport)
+    protocol.pause_writing()
+    async with asyncio.timeout(10):
+        await transport.aborted.wait()
+    assert not transport.num_unread_bytes
+    # Nor is one that reads in time held to it later.
+    transport.num_unread_bytes.append(step)
+    protocol.pause_writing()
+    protocol.resume_writing()
+    await asyncio.sleep(0.03)
+    assert not transport.num_unread_bytes
+
+
 async def test_a_connection_too_many_is_told_so(app):
-    async with serving(app, max_connections=1) as port:
+    counts = Counter[str]()
+    async with serving(app, max_connections=1, refusals=Refusals(counts)) as port:
         async with connected(port) as first:
             await first.send(LIVE)
             assert await first.status() == 200
             async with connected(port) as second:
                 await second.send(LIVE)
                 assert await second.refusal() == (503, "unavailable")
+                assert counts == {"UNAVAILABLE": 1}
         # Its place is free again.
         statuses = []
         while 200 not in statuses:

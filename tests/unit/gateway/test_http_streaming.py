@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 from http_client import WrittenBody
@@ -24,7 +24,8 @@ from gateway.http.streaming import (
 )
 from gateway.request import GenerationRequest, TextPrompt
 from gateway.text import TokenText
-from gateway.tokens import Token
+from gateway.tokens import MAX_TAKEN, Token
+from tandem.artifacts.tokenizer import Tokenizer
 from tandem.core.errors import Unavailable
 
 
@@ -57,18 +58,35 @@ async def test_a_client_that_leaves_while_it_is_written_to(frontend, service, is
     assert service.streams[0].cancelled.is_set()
 
 
-async def test_what_comes_while_a_client_does_not_read_goes_together(tokenizer):
-    stream = GenerationStream(None, None)  # type: ignore[arg-type]
-    choice = Choice(0, stream, TokenText(tokenizer.decode_stream()))
+async def write_events(
+    tokenizer: Tokenizer,
+    body: WrittenBody,
+    streams: Sequence[GenerationStream],
+    keep_alive_s: float = 3600,
+) -> asyncio.Task[None]:
+    """Begin to write an answer whose choices are these streams."""
     answer = Answer(
-        request_id="r", model="mock", num_prompt_tokens=1, choices=[choice], on_close=lambda: None
+        request_id="r",
+        model="mock",
+        num_prompt_tokens=1,
+        choices=[
+            Choice(index, stream, TokenText(tokenizer.decode_stream()))
+            for index, stream in enumerate(streams)
+        ],
+        on_close=lambda: None,
     )
     form = CompletionFormat(tokenizer.token_bytes)
     chunks = Chunks(answer, form, Envelope("id", "o", 0, "mock"), UsageWanted())
-    body = StuckBody()
-    running = asyncio.create_task(EventStream(answer, chunks, body).run(keep_alive_s=0.001))
+    running = asyncio.create_task(EventStream(answer, chunks, body).run(keep_alive_s))
     while body.on_writable is None:
         await asyncio.sleep(0)
+    return running
+
+
+async def test_what_comes_while_a_client_does_not_read_goes_together(tokenizer):
+    stream = GenerationStream(None, None)  # type: ignore[arg-type]
+    body = StuckBody()
+    running = await write_events(tokenizer, body, [stream], keep_alive_s=0.001)
     for position, token_id in enumerate(tokenizer.encode("Hello")):
         if stream.put(Token(position, token_id)):
             stream.tell()
@@ -82,6 +100,55 @@ async def test_what_comes_while_a_client_does_not_read_goes_together(tokenizer):
     stream.tell()
     await running
     assert b"".join(body.pieces).endswith(DONE)
+
+
+async def test_a_long_backlog_goes_in_parts_while_the_client_reads(tokenizer):
+    """So that others have their turns between them."""
+    num_choices, num_tokens = 5, 2 * MAX_TAKEN + 100
+    streams = [GenerationStream(None, None) for _ in range(num_choices)]  # type: ignore[arg-type]
+    body = StuckBody()
+    running = await write_events(tokenizer, body, streams)
+    for stream in streams:
+        for position in range(num_tokens):
+            if stream.put(Token(position, 72)):
+                stream.tell()
+        stream.put(ended())
+    body.is_writable = True
+    body.on_writable()
+    assert len(body.pieces) == 1
+    # What comes just then is no reason to write more at once.
+    body.on_writable()
+    assert len(body.pieces) == 1
+    await asyncio.sleep(0)
+    assert len(body.pieces) == 2
+    # It does not read on: then it is waited for.
+    body.is_writable = False
+    await asyncio.sleep(0.01)
+    assert len(body.pieces) == 2
+    body.is_writable = True
+    body.on_writable()
+    await running
+    assert max(piece.count(b"H") for piece in body.pieces) <= 2 * MAX_TAKEN
+    assert b"".join(body.pieces).count(b"H") == num_choices * num_tokens
+    assert body.pieces[-1].endswith(DONE)
+
+
+async def test_what_fails_after_a_long_backlog_is_told_behind_it(tokenizer):
+    stream = GenerationStream(None, None)  # type: ignore[arg-type]
+    body = StuckBody()
+    running = await write_events(tokenizer, body, [stream])
+    for position in range(2 * MAX_TAKEN):
+        if stream.put(Token(position, 72)):
+            stream.tell()
+    stream.put(Unavailable("the worker left"))
+    stream.cancel = lambda: None  # type: ignore[method-assign]
+    body.is_writable = True
+    body.on_writable()
+    await running
+    text = b"".join(body.pieces)
+    assert text.count(b"H") == 2 * MAX_TAKEN
+    assert text.index(b"the worker left") > text.rindex(b"H")
+    assert text.endswith(DONE)
 
 
 async def respond(frontend, until: Callable[[list[bytes]], bool]) -> tuple[list[int], list[bytes]]:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
+from functools import partial
 
 import pytest
 from http_client import serving
+from scripted_service import Pause
 
 from gateway.http.app import create_app
-from gateway.http.turnstile import MAX_WAIT_S, PER_TURN, Turnstile
+from gateway.http.turnstile import FIRST_TURN_S, MAX_WAIT_S, PER_TURN, Turnstile
 from gateway.loop_lag import INTERVAL_S, MAX_LAG_S, LoopLag
+from gateway.refusals import LOG_EVERY_S, Refusals
 from tandem.core.errors import Unavailable
 from tandem.process.metrics import MetricsPage
 
@@ -55,16 +59,19 @@ async def test_a_loop_that_is_held_up_shows():
 class Held(LoopLag):
     """Of a loop that is far behind."""
 
+    is_held = True
+
     @property
     def seconds(self) -> float:
-        return 2.5
+        return 2.5 * self.is_held
 
 
 HEAD = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
 
 
 async def test_a_request_is_refused_before_its_body_is_there(frontend, service):
-    async with serving(create_app(frontend, service, MetricsPage()), lag=Held()) as port:
+    app, counts = create_app(frontend, service, MetricsPage()), Counter[str]()
+    async with serving(app, lag=Held(), refusals=Refusals(counts)) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(HEAD + b"Content-Length: 1000000\r\n\r\n")
         async with asyncio.timeout(10):
@@ -79,18 +86,49 @@ async def test_a_request_is_refused_before_its_body_is_there(frontend, service):
         assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
         writer.close()
     assert not service.requests
+    assert counts == {"UNAVAILABLE": 1}
+
+
+async def test_what_is_pipelined_does_not_cut_the_answer_before_it(frontend, service, say):
+    service.script = lambda request: [72, *[Pause.A_MOMENT] * 5, *say("ello")]
+    lag = Held()
+    lag.is_held = False
+    body = b'{"prompt": "Hi", "stream": true}'
+    post = HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body
+    async with serving(create_app(frontend, service, MetricsPage()), lag=lag) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        async with asyncio.timeout(10):
+            writer.write(post)
+            await reader.readuntil(b'"text":"H"')
+            lag.is_held = True
+            writer.write(post)
+            await reader.readuntil(b"data: [DONE]\n\n")
+        writer.close()
+
+
+async def test_a_flood_of_refusals_is_counted_and_not_one_of_lines(logs):
+    clock, counts = Clock(), Counter[str]()
+    refusals = Refusals(counts, clock)
+    for _ in range(1000):
+        refusals.add("UNAVAILABLE", "too busy")
+    refusals.add("UNAUTHENTICATED", "no key")
+    clock.now_s += LOG_EVERY_S
+    refusals.add("UNAVAILABLE", "too busy")
+    assert counts == {"UNAVAILABLE": 1001, "UNAUTHENTICATED": 1}
+    assert [(each["why"], each["num"]) for each in logs] == [
+        ("too busy", 1),
+        ("no key", 1),
+        ("too busy", 1000),
+    ]
 
 
 async def test_a_few_are_let_in_at_a_time_in_their_order():
     """However many come at once, the loop has its turns between them."""
-    clock = Clock()
-    turnstile = Turnstile(clock)
+    turnstile = Turnstile()
     started: list[int] = []
     assert turnstile.wait_s == 0
     for number in range(3 * PER_TURN - 1):
         turnstile.enter(lambda number=number: started.append(number))
-    clock.now_s += MAX_WAIT_S
-    assert turnstile.wait_s == MAX_WAIT_S
     seen = []
     while len(started) < 3 * PER_TURN - 1:
         await asyncio.sleep(0)
@@ -98,3 +136,52 @@ async def test_a_few_are_let_in_at_a_time_in_their_order():
     assert started == list(range(3 * PER_TURN - 1))
     assert {PER_TURN, 2 * PER_TURN} <= set(seen)
     assert turnstile.wait_s == 0
+
+
+@pytest.mark.parametrize("work_s", [0.0001, 0.01, 0.1])
+async def test_who_is_let_into_the_line_gets_in_in_time(work_s):
+    """However much work each is. Before any was measured a guess bounds the line."""
+    clock = Clock()
+    turnstile = Turnstile(clock)
+    waits_s: list[float] = []
+
+    def start(came_s: float) -> None:
+        waits_s.append(clock.now_s - came_s)
+        clock.now_s += work_s
+
+    async def flood() -> int:
+        """How many of thousands that come at once are let into the line, and wait for all."""
+        waits_s.clear()
+        num_entered = 0
+        while num_entered < 10_000 and turnstile.wait_s <= MAX_WAIT_S:
+            turnstile.enter(partial(start, clock.now_s))
+            num_entered += 1
+        while len(waits_s) < num_entered:
+            await asyncio.sleep(0)
+        return num_entered
+
+    assert await flood() == pytest.approx(MAX_WAIT_S / FIRST_TURN_S * PER_TURN, abs=2)
+    num_entered = await flood()
+    assert max(waits_s) <= 1.01 * MAX_WAIT_S
+    assert num_entered >= min(10_000, 0.9 * MAX_WAIT_S / work_s)
+
+
+async def test_what_does_not_generate_passes_the_line(frontend, service, monkeypatch):
+    """While thousands wait, whoever asks whether it lives is told."""
+    entered: list[object] = []
+    monkeypatch.setattr(Turnstile, "enter", lambda self, start: entered.append(start))
+    async with serving(create_app(frontend, service, MetricsPage())) as port:
+        generating, one = await asyncio.open_connection("127.0.0.1", port)
+        one.write(HEAD + b'Content-Length: 16\r\n\r\n{"prompt": "Hi"}')
+        async with asyncio.timeout(10):
+            while not entered:
+                await asyncio.sleep(0.005)
+            for path in (b"/live", b"/ready", b"/health", b"/metrics"):
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.write(b"GET %b HTTP/1.1\r\nHost: x\r\n\r\n" % path)
+                assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
+                writer.close()
+        one.close()
+        await generating.read()
+    assert len(entered) == 1
+    assert not service.requests

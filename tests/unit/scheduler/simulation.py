@@ -765,7 +765,7 @@ class Simulation:
         for client in self.clients.values():
             assert client.outcome is not None, f"{client.request.request_id} hangs"
             self._check_outcome(client)
-        assert self.dispatcher.num_open_streams == 0
+        assert not self.dispatcher._streams
         assert not self._open_transfers()
         for view in self.scheduler.workers:
             assert view.num_used_blocks == 0
