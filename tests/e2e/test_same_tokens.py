@@ -165,6 +165,7 @@ async def test_generate_says_the_same(reference: Reference, tmp_path: Path) -> N
         assert ours == theirs or count_ties(reference, prompt, ours) > 0
 
 
+@pytest.mark.slow
 async def test_seeded_sampling_is_the_same_in_every_topology(tmp_path: Path) -> None:
     prompts = prompts_of((5, 60, 300), ("Tell me a story.",))
     runs = [
@@ -183,6 +184,7 @@ async def test_seeded_sampling_is_the_same_in_every_topology(tmp_path: Path) -> 
     assert runs[0][0] == runs[1][0] == runs[2][0]
 
 
+@pytest.mark.slow
 async def test_kv_in_int8_is_the_same_in_every_topology(tmp_path: Path) -> None:
     """What is sent is what a colocated worker reads: int8 and their scales."""
     prompts = prompts_of((5, 60, 600), ("Tell me a story.",))
