@@ -28,6 +28,8 @@ from tandem.core.plan import StepRule
 
 MAX_STRETCH = 2.0
 MAX_STEPS = 4
+# Of the one prompt that shows what tokens cost there.
+MAX_FIRST_STEPS = 16
 # For tokens that are nearly free: how much of the time of a step without them their arithmetic may
 # take, and how long the step with them may be seen to take.
 FREE_SHARE = 0.75
@@ -78,12 +80,18 @@ class LocalPrefill:
             and (num_tokens := worker.uncached_tokens(generation)) < num_idle_tokens
             and (
                 elsewhere_s == inf
-                or num_steps(worker, num_tokens) <= MAX_STEPS
+                or num_steps(worker, num_tokens) <= _max_steps(worker)
                 or num_free_tokens(worker.step_times, token_s)
             )
         )
         soonest_s, _, worker = min(candidates, default=(elsewhere_s, "", None))
         return worker if soonest_s < elsewhere_s else None
+
+
+def _max_steps(worker: DecodeView) -> int:
+    """Of a prompt. What tokens cost on a worker is learned from one that is longer."""
+    is_untried = worker.step_times.largest == 0 and not worker.own_prompts
+    return MAX_FIRST_STEPS if is_untried else MAX_STEPS
 
 
 def token_budget(times: StepTimes, token_s: float) -> int:

@@ -272,11 +272,20 @@ def test_long_prompts_are_computed_where_tokens_are_free_once_that_is_known() ->
     driver = gpu_driver()
     driver.stepped("d", 0, GPU_BASE_S)
     driver.keep_prefill_busy()
-    long = driver.submit("long too", length=1024)
+    long = driver.submit("long too", length=1880)
     assert driver.local() == []
     for num_tokens in (0, 64) * 10:
         driver.stepped("d", num_tokens, roofline_s(num_tokens))
     assert driver.local() == [long.sequence_id]
+
+
+def test_one_prompt_shows_what_tokens_cost() -> None:
+    driver = gpu_driver()
+    driver.stepped("d", 0, GPU_BASE_S)
+    driver.keep_prefill_busy()
+    first, second = (driver.submit(name, length=800) for name in ("first", "second"))
+    assert driver.local() == [first.sequence_id]
+    assert second.phase is Phase.QUEUED
 
 
 def test_much_faster_prefill_workers_are_no_measure_of_a_first_step() -> None:
