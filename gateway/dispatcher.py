@@ -25,7 +25,7 @@ from tandem.core.errors import Mismatch, TandemError, Unavailable
 from tandem.core.worker import WorkerInfo, WorkerRole
 from tandem.v1 import worker_pb2
 from tandem.wire.reports import cache_changes_from_wire
-from tandem.wire.tls import Identity, Role
+from tandem.wire.tls import Identity, towards_worker
 
 log = structlog.get_logger(__name__)
 
@@ -142,7 +142,7 @@ class Dispatcher:
         # A gateway that starts later has the higher terms, and so has a link that is made later;
         # room for many losses of a worker.
         first_term = time.time_ns() // 1_000_000
-        tls = self._identity.towards(Role[role.name]) if self._identity else None
+        tls = towards_worker(self._identity, role)
         return WorkerLink(role, address, self.controller_id, first_term, self, tls)
 
     def drain(self) -> None:

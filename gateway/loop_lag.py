@@ -45,8 +45,11 @@ class LoopLag:
         return max(1.0, 2 * self.seconds)
 
     async def run(self) -> None:
-        """Measure, for ever."""
-        while True:
-            self._due_s = self._clock() + INTERVAL_S
-            await asyncio.sleep(INTERVAL_S)
-            self._last_s = self._clock() - self._due_s
+        """Measure, for ever. Once it is cancelled there is no lag any more."""
+        try:
+            while True:
+                self._due_s = self._clock() + INTERVAL_S
+                await asyncio.sleep(INTERVAL_S)
+                self._last_s = self._clock() - self._due_s
+        finally:
+            self._due_s, self._last_s = None, 0.0

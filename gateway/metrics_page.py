@@ -30,7 +30,6 @@ Times = tuple[str, str, Callable[[RequestMetrics], Histogram]]
 VLLM_COUNTERS: tuple[Total, ...] = (
     ("prompt_tokens", "Prompt tokens of all requests.", attrgetter("num_prompt_tokens")),
     ("generation_tokens", "Tokens generated.", attrgetter("num_generated_tokens")),
-    ("num_preemptions", "Times that requests gave up their KV.", attrgetter("num_preemptions")),
     (
         "prefix_cache_queries",
         "Prompt tokens looked up in prefix caches.",
@@ -63,16 +62,6 @@ TANDEM_COUNTERS: tuple[Total, ...] = (
         "KV of ended requests that went from one worker to another.",
         attrgetter("num_kv_bytes"),
     ),
-    (
-        "recoveries",
-        "Times that requests went on elsewhere: a worker, or the way to it, was lost.",
-        attrgetter("num_losses"),
-    ),
-    (
-        "bad_transfers",
-        "Times that requests were computed again: their KV came damaged.",
-        attrgetter("num_bad_transfers"),
-    ),
 )
 
 
@@ -87,6 +76,7 @@ class GatewayCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         yield from self._vllm_families((self._model_name, ENGINE))
         yield from self._request_families()
+        yield from self._setback_families((self._model_name, ENGINE))
         yield from self._queue_families()
         yield from _worker_families(self._scheduler.workers)
 
@@ -149,6 +139,29 @@ class GatewayCollector(Collector):
             yield counter(f"tandem_requests_{name}", text, ("reason",), rows)
         for name, text, total in TANDEM_COUNTERS:
             yield counter(f"tandem_{name}", text, (), [((), total(requests))])
+
+    def _setback_families(self, engine: Sequence[str]) -> Iterator[Metric]:
+        """As they happen: what is short of memory shows before any of its requests has ended."""
+        setbacks = self._requests.setbacks(self._scheduler.generations)
+        yield counter(
+            "vllm:num_preemptions",
+            "Times that requests gave up their KV.",
+            ENGINE_LABELS,
+            [(engine, setbacks.num_preemptions)],
+        )
+        for name, text, count in (
+            (
+                "recoveries",
+                "Times that requests went on elsewhere: a worker, or the way to it, was lost.",
+                setbacks.num_losses,
+            ),
+            (
+                "bad_transfers",
+                "Times that requests were computed again: their KV came damaged.",
+                setbacks.num_bad_transfers,
+            ),
+        ):
+            yield counter(f"tandem_{name}", text, (), [((), count)])
 
     def _queue_families(self) -> Iterator[Metric]:
         scheduler = self._scheduler

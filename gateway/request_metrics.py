@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import isnan, nan
+from typing import NamedTuple
 
 from gateway.generation import Generation
 from gateway.tokens import Ended, ServedBy
@@ -32,6 +34,14 @@ class TokenTimes:
     newest_s: float = nan
 
 
+class Setbacks(NamedTuple):
+    """What befell requests, and cost them time: see `Generation`."""
+
+    num_preemptions: int
+    num_losses: int
+    num_bad_transfers: int
+
+
 class RequestMetrics:
     """Totals over all choices of all requests, and histograms of their times, in seconds."""
 
@@ -40,9 +50,7 @@ class RequestMetrics:
         self.num_cached_tokens = 0
         self.num_generated_tokens = 0
         self.num_kv_bytes = 0
-        self.num_preemptions = 0
-        self.num_losses = 0
-        self.num_bad_transfers = 0
+        self._setbacks = Setbacks(0, 0, 0)
         self.finished = Counter[tuple[str, str]]()
         """By why and how it was served: `("stop", "disaggregated")`."""
         self.failed = Counter[str]()
@@ -76,14 +84,16 @@ class RequestMetrics:
         self.num_prompt_tokens += generation.num_prompt_tokens
         self.num_cached_tokens += generation.num_cached_tokens
 
+    def setbacks(self, under_way: Iterable[Generation]) -> Setbacks:
+        """Of all requests: of those that have ended, and of those that have not."""
+        return _sum_of([self._setbacks, *map(_setbacks, under_way)])
+
     def ended(
         self, generation: Generation, times: TokenTimes, event: Ended | TandemError, now: float
     ) -> None:
         """A generation's one end."""
         num_tokens = len(generation.token_ids)
-        self.num_preemptions += generation.num_preemptions
-        self.num_losses += generation.num_losses
-        self.num_bad_transfers += generation.num_bad_transfers
+        self._setbacks = _sum_of([self._setbacks, _setbacks(generation)])
         if isinstance(event, Ended):
             self._finished(event.finish_reason.name.lower(), event.served_by)
             self.whole_s.observe(now - generation.arrived_s)
@@ -102,3 +112,11 @@ class RequestMetrics:
         mode = served_by.mode.name.lower() if served_by.prefill_worker else "none"
         self.finished[reason, mode] += 1
         self.num_kv_bytes += served_by.kv_bytes
+
+
+def _setbacks(generation: Generation) -> Setbacks:
+    return Setbacks(generation.num_preemptions, generation.num_losses, generation.num_bad_transfers)
+
+
+def _sum_of(setbacks: Iterable[Setbacks]) -> Setbacks:
+    return Setbacks(*map(sum, zip(*setbacks, strict=True)))

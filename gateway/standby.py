@@ -23,7 +23,7 @@ from gateway.discovery import WorkerLinks
 from tandem.core.worker import WorkerRole
 from tandem.v1 import worker_pb2, worker_pb2_grpc
 from tandem.wire.channels import open_channel
-from tandem.wire.tls import ChannelTls, Identity, Role
+from tandem.wire.tls import ChannelTls, Identity, towards_worker
 
 log = structlog.get_logger(__name__)
 
@@ -131,8 +131,7 @@ class Standby:
         return [each for each in seen if each]
 
     async def _describe(self, address: str, role: WorkerRole) -> Sighting | None:
-        tls = self._identity.towards(Role[role.name]) if self._identity else None
-        return await describe(address, tls)
+        return await describe(address, towards_worker(self._identity, role))
 
     def _link(self, address: str) -> None:
         self._linked.add(address)

@@ -28,7 +28,7 @@ from tandem.transfer.sender import MIN_FRAME_BYTES, KvSender
 from tandem.v1 import prefill_pb2, prefill_pb2_grpc
 from tandem.wire import commands, reports
 from tandem.wire.status import abort
-from tandem.wire.tls import Role, require_role
+from tandem.wire.tls import Role, require_role, towards_worker
 from tandem.worker.command_stream import CommandStreams, Dialect
 from tandem.worker.service import end_rule, load_worker, run_worker, worker_server
 from tandem.worker.settings import WorkerSettings
@@ -94,7 +94,7 @@ async def serve(settings: PrefillSettings) -> None:
         on_failed=lambda *failed: worker.act(queue.transfer_failed, *failed),
         on_span=lambda span: worker.add_span(span),  # noqa: PLW0108 - `worker` is made below
         min_frame_bytes=settings.min_frame_bytes,
-        tls=identity.towards(Role.DECODE) if identity else None,
+        tls=towards_worker(identity, WorkerRole.DECODE),
         wrap_call=faulty_calls(injector),
     )
     queue = BatchQueue(

@@ -82,7 +82,7 @@ class Feed:
             "workers": _workers(workers, self._figures),
             "queue": [self._scheduler.num_queued, self._scheduler.num_queued_tokens],
             "requests": _requests(generations),
-            "totals": _totals(self._requests),
+            "totals": _totals(self._requests, generations),
             "first_token_s": _quantiles(self._first_token_s),
             "between_tokens_s": _quantiles(self._between_tokens_s),
             "pipeline": _pipeline(self._figures),
@@ -147,7 +147,8 @@ def _request(generation: Generation) -> Json:
     }
 
 
-def _totals(requests: RequestMetrics) -> Json:
+def _totals(requests: RequestMetrics, generations: Sequence[Generation]) -> Json:
+    setbacks = requests.setbacks(generations)
     return {
         "prompt_tokens": requests.num_prompt_tokens,
         "cached_tokens": requests.num_cached_tokens,
@@ -156,8 +157,8 @@ def _totals(requests: RequestMetrics) -> Json:
         "finished": requests.finished.total(),
         "failed": requests.failed.total(),
         "refused": requests.refused.total(),
-        "preemptions": requests.num_preemptions,
-        "recoveries": requests.num_losses,
+        "preemptions": setbacks.num_preemptions,
+        "recoveries": setbacks.num_losses,
     }
 
 

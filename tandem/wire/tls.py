@@ -15,6 +15,7 @@ from typing import Any
 import grpc
 
 from tandem.core.errors import PermissionDenied
+from tandem.core.worker import WorkerRole
 
 # Of gRPC's `auth_context`.
 _SECURITY, _NO_SECURITY = "transport_security_type", b"insecure"
@@ -60,6 +61,11 @@ class Identity:
         return grpc.ssl_server_credentials(
             [(self.key, self.certificate)], self.authority, require_client_auth=True
         )
+
+
+def towards_worker(identity: Identity | None, role: WorkerRole) -> ChannelTls | None:
+    """For channels to workers of a role; None without TLS."""
+    return identity.towards(Role[role.name]) if identity else None
 
 
 def require_role(context: grpc.aio.ServicerContext[Any, Any], role: Role) -> None:

@@ -185,3 +185,15 @@ async def test_what_does_not_generate_passes_the_line(frontend, service, monkeyp
         await generating.read()
     assert len(entered) == 1
     assert not service.requests
+
+
+async def test_there_is_no_lag_once_nobody_measures() -> None:
+    now = 0.0
+    lag = LoopLag(clock=lambda: now)
+    measuring = asyncio.create_task(lag.run())
+    await asyncio.sleep(0)
+    now = 10 * MAX_LAG_S
+    assert lag.is_too_long
+    measuring.cancel()
+    await asyncio.wait([measuring])
+    assert lag.seconds == 0
