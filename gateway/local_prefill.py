@@ -26,7 +26,7 @@ from gateway.worker_view import DecodeView
 from tandem.core.commands import SetStepRule
 from tandem.core.plan import StepRule
 
-MAX_STRETCH = 2.0
+MAX_STRETCH = 1.25
 MAX_STEPS = 4
 # Of the one prompt that shows what tokens cost there.
 MAX_FIRST_STEPS = 16

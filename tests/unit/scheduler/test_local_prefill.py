@@ -214,10 +214,11 @@ def test_a_worker_is_told_its_budget_before_anything_else_and_when_it_changes() 
     driver.submit("r")
     assert driver.commands(SetStepRule) == []
     for num_tokens in (0, 16, 8) * 10:
-        driver.stepped("d", num_tokens, BASE_S + TOKEN_S / 2 * num_tokens)
+        driver.stepped("d", num_tokens, BASE_S + TOKEN_S / 8 * num_tokens)
     (command,) = driver.commands(SetStepRule)
-    assert command.rule.prefill_token_budget == pytest.approx(40, abs=4)
-    driver.stepped("d", 16, BASE_S + TOKEN_S / 2 * 16)
+    expected = (MAX_STRETCH - 1) * BASE_S / (TOKEN_S / 8)
+    assert command.rule.prefill_token_budget == pytest.approx(expected, rel=0.1)
+    driver.stepped("d", 16, BASE_S + TOKEN_S / 8 * 16)
     assert driver.commands(SetStepRule) == []
 
 
@@ -225,7 +226,7 @@ def test_without_local_prefill_no_rule_is_set() -> None:
     assert Driver(local_prefill=False).commands(SetStepRule) == []
 
 
-@pytest.mark.parametrize(("base_s", "token_s"), [(0.02, 1e-3), (5e-3, 3e-5), (0.06, 6e-3)])
+@pytest.mark.parametrize(("base_s", "token_s"), [(0.02, 4e-4), (5e-3, 3e-5), (0.06, 1e-3)])
 def test_a_step_with_prompt_tokens_takes_at_most_so_many_times_one_without(
     base_s: float, token_s: float
 ) -> None:
