@@ -4,8 +4,9 @@ Sixteen users have a system prompt of 1,000 tokens each, and ask something of 24
 every user's system prompt is another. *Shared*: it is the same, and was computed before. First the
 users ask one after the other, in interleaved pairs; then all at once, once each way. Printed are
 ratios of one run, shared / unshared: of the times to the first token, and of the blocks that are
-held at the most (unshared, the prefill worker never holds all prompts at a time). One prefill and
-one decode worker; on mock GPUs every token is checked.
+held at the most. These are looked at when all ask once more, something else: unshared prompts are
+cached by then as well, so that all are held at a time, however slowly they were computed. One
+prefill and one decode worker; on mock GPUs every token is checked.
 
     .venv/bin/python benchmarks/prefix.py [--device cpu|mock:h100x5] [--users 16] [--json FILE]
 """
@@ -137,7 +138,7 @@ async def measure(device: str, num_users: int) -> Figures:
         1, 1, model="mock" if is_mock else "default", devices=devices
     ) as stack:
         for warm_up in (None, system):
-            await ask(stack, f"first{warm_up is None}", prompts.asked(warm_up), is_mock)
+            await ask(stack, f"warm{warm_up is None}", prompts.asked(warm_up), is_mock)
             await stack.until_all_free()
         alone: dict[bool, list[float]] = {True: [], False: []}
         for user in range(num_users):
@@ -148,10 +149,12 @@ async def measure(device: str, num_users: int) -> Figures:
                 await stack.until_all_free()
         together, blocks = {}, {}
         for shared in (False, True):
-            asked_prompts = [prompts.asked(system if shared else None) for _ in range(num_users)]
-            together[shared], blocks[shared] = await ask_all(
-                stack, f"together{shared}", asked_prompts, is_mock
-            )
+            systems = [
+                system if shared else prompts.tokens(SYSTEM_TOKENS) for _ in range(num_users)
+            ]
+            first, again = ([prompts.asked(each) for each in systems] for _ in range(2))
+            together[shared], _ = await ask_all(stack, f"first{shared}", first, is_mock)
+            _, blocks[shared] = await ask_all(stack, f"again{shared}", again, is_mock)
 
     def ratio(kind: str) -> float:
         of = statistics.median if kind == "first_s" else sum

@@ -11,28 +11,20 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import count
 from time import monotonic, monotonic_ns
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn
 
 import grpc
 import structlog
 
+from gateway.link_listener import LinkListener
 from gateway.liveness import LEASE_S, Liveness
+from gateway.role_wire import ROLE_WIRES
 from tandem.core.address import parse_address
 from tandem.core.errors import Fenced, Mismatch, TandemError, Unavailable
 from tandem.core.worker import WorkerInfo, WorkerRole
-from tandem.v1 import (
-    decode_pb2,
-    decode_pb2_grpc,
-    prefill_pb2,
-    prefill_pb2_grpc,
-    worker_pb2,
-    worker_pb2_grpc,
-)
-from tandem.wire import commands, reports
+from tandem.v1 import worker_pb2, worker_pb2_grpc
 from tandem.wire.channels import open_command_channel
 from tandem.wire.descriptions import worker_from_wire
 from tandem.wire.status import call_error, to_tandem_error
@@ -47,69 +39,6 @@ RETRY_S = 0.1
 CONNECT_TIMEOUT_S = 1.0
 OPEN_TIMEOUT_S = 1.5
 GOODBYE_TIMEOUT_S = 0.5
-
-
-class LinkListener(Protocol):
-    """Hears what happens to a worker. Called on the event loop; never waits."""
-
-    def admits(self, info: WorkerInfo) -> None:
-        """Raises `Mismatch` if the worker does not fit the others."""
-        ...
-
-    def joined(self, info: WorkerInfo, address: str) -> None: ...
-
-    def lost(self, info: WorkerInfo, error: TandemError) -> None: ...
-
-    def left(self, info: WorkerInfo) -> None:
-        """It was let go, and is gone."""
-        ...
-
-    def suspected(self, info: WorkerInfo) -> None:
-        """It may be lost: to be given nothing new."""
-        ...
-
-    def trusted(self, info: WorkerInfo) -> None:
-        """It is no longer suspected."""
-        ...
-
-    def resumed(self, info: WorkerInfo, snapshot: Any, unapplied: Sequence[Any]) -> None:
-        """The stream is back. `unapplied` are the commands that the worker has yet to see."""
-        ...
-
-    def heard(self, info: WorkerInfo, header: worker_pb2.WorkerHeader, received_ns: int) -> None:
-        """Any message; before its reports."""
-        ...
-
-    def reported(self, info: WorkerInfo, reports: list[Any]) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class RoleWire:
-    """How a role's stream is opened and written."""
-
-    open: Callable[[grpc.aio.Channel], Any]
-    request: Callable[..., Any]
-    command_to_wire: Callable[[Any], Any]
-    report_from_wire: Callable[[Any], Any]
-    snapshot_from_wire: Callable[[Any], Any]
-
-
-ROLE_WIRES = {
-    WorkerRole.PREFILL: RoleWire(
-        open=lambda channel: prefill_pb2_grpc.PrefillServiceStub(channel).RunBatches(),
-        request=prefill_pb2.RunBatchesRequest,
-        command_to_wire=commands.prefill_command_to_wire,
-        report_from_wire=reports.prefill_report_from_wire,
-        snapshot_from_wire=reports.prefill_snapshot_from_wire,
-    ),
-    WorkerRole.DECODE: RoleWire(
-        open=lambda channel: decode_pb2_grpc.DecodeServiceStub(channel).RunLoop(),
-        request=decode_pb2.RunLoopRequest,
-        command_to_wire=commands.decode_command_to_wire,
-        report_from_wire=reports.decode_report_from_wire,
-        snapshot_from_wire=reports.decode_snapshot_from_wire,
-    ),
-}
 
 
 class WorkerLink:
