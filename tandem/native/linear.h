@@ -7,6 +7,21 @@
 
 namespace tandem {
 
+enum class Use { UNPACKED_PANEL, WIDENED_PANEL, WIDENED_ROWS };
+
+// This thread's memory for a use: at least `count` words, kept until the next call.
+template <Use>
+inline int32_t* scratch(int64_t count) {
+    static thread_local int32_t* words = nullptr;
+    static thread_local int64_t size = 0;
+    if (count > size) {
+        free(words);
+        size = round_up(count, 16);
+        words = (int32_t*)aligned_alloc(64, size * sizeof(int32_t));
+    }
+    return words;
+}
+
 // A packed weight [n, k], `depth` words of k, with a bias [n] or null. What pads n is 0.
 struct Linear {
     const int32_t* panels;
@@ -30,8 +45,25 @@ struct Linear {
     template <class T>
     const int32_t* plain_panel(int64_t i) const {
         if (!bits) return panel<T>(i);
-        int32_t* const to = scratch((depth + CODES_PER_WORD<4>) * WIDTH);
+        int32_t* const to =
+            scratch<Use::UNPACKED_PANEL>((depth + CODES_PER_WORD<4>) * WIDTH);
         bits == 4 ? unpack<T, 4>(to, panel<T>(i), depth) : unpack<T, 8>(to, panel<T>(i), depth);
+        return to;
+    }
+
+    // As multiply_tile takes it of F.
+    template <class T, class F>
+    const int32_t* factors(int64_t i) const {
+        const int32_t* panel = plain_panel<T>(i);
+        if constexpr (sizeof(F) == sizeof(T)) return panel;
+        int32_t* const to = scratch<Use::WIDENED_PANEL>(2 * depth * WIDTH);
+        for (int64_t k = 0; k < depth * WIDTH; k += LANES) {
+            const Words words = load<Words>(panel + k);
+            // Of a panel's line the first items, and then the second ones.
+            int32_t* const line = to + k / WIDTH * 2 * WIDTH + k % WIDTH;
+            store(line, low_half(words));
+            store(line + WIDTH, high_half(words));
+        }
         return to;
     }
 
@@ -51,50 +83,68 @@ struct Linear {
         }
         put(row, i * WIDTH, sums);
     }
-
-   private:
-    static int32_t* scratch(int64_t count) {
-        static thread_local int32_t* words = nullptr;
-        static thread_local int64_t size = 0;
-        if (count > size) {
-            free(words);
-            size = round_up(count, 16);
-            words = (int32_t*)aligned_alloc(64, size * sizeof(int32_t));
-        }
-        return words;
-    }
 };
 
+// Rows of `depth` floats.
+inline const int32_t* widened(const bfloat16* rows, int64_t stride, int64_t num_rows, int64_t depth) {
+    float* const to = (float*)scratch<Use::WIDENED_ROWS>(num_rows * depth);
+    for (int64_t row = 0; row < num_rows; row++) {
+        int64_t k = 0;
+        for (; k + LANES <= depth; k += LANES)
+            store(to + row * depth + k, load_floats(rows + row * stride + k));
+        for (; k < depth; k++) to[row * depth + k] = to_float(rows[row * stride + k]);
+    }
+    return (const int32_t*)to;
+}
+
+// `multiply` with items of F, `depth` of their words, and `stride` words from row to row.
+template <class T, class F, class Put>
+inline void multiply_factors(
+    const Linear& linear, const int32_t* rows, int64_t stride, int64_t depth, int64_t num_rows,
+    int64_t first, int64_t last, const Put& put
+) {
+    for (int64_t i = first; i < last; i++) {
+        const int32_t* panel = linear.factors<T, F>(i);
+        const int32_t* next = linear.panel<T>(i + 1 < last ? i + 1 : i);
+        each_tile<F>(num_rows, [&](int64_t row, auto count) {
+            constexpr int ROWS = decltype(count)::value;
+            Sums sums[1][ROWS] = {};
+            // The first tiles fetch the next panel.
+            const int32_t* ahead = next + (row ? linear.depth * LANES : 0);
+            multiply_tile<F>(sums, rows + row * stride, stride, panel, 0, depth, ahead);
+            for (int r = 0; r < ROWS; r++) linear.finish(row + r, i, sums[0][r], put);
+        });
+    }
+}
+
 // Hands out panels [first, last) for `num_rows` rows, by put(row, first output, sums). `stride` is
-// the items from row to row. All rows of a panel come before the next panel's.
+// the items from row to row. All rows of a panel come before the next panel's. Widened or not, it is
+// the same numbers that are summed in the same order.
 template <class T, class Put>
 inline void multiply(
     const Linear& linear, const T* rows, int64_t stride, int64_t num_rows, int64_t first,
     int64_t last, const Put& put
 ) {
     const int32_t* words = (const int32_t*)rows;
-    const int64_t word_stride = stride / PER_WORD<T>;
-    int64_t i = first;
-    for (; linear.bits && num_rows == 1 && i + 1 < last; i += 2) {
-        Sums sums[2];
-        linear.multiply_pair<T>(sums, words, i);
-        linear.finish(0, i, sums[0], put);
-        linear.finish(0, i + 1, sums[1], put);
-    }
-    for (; i < last; i++) {
-        const int32_t* panel = linear.plain_panel<T>(i);
-        const int32_t* next = linear.panel<T>(i + 1 < last ? i + 1 : i);
-        each_tile<T>(num_rows, [&](int64_t row, auto count) {
-            constexpr int ROWS = decltype(count)::value;
-            Sums sums[1][ROWS] = {};
-            // The first tiles fetch the next panel, half of it each.
-            const int32_t* ahead = next + (row ? linear.depth * LANES : 0);
-            multiply_tile<T>(
-                sums, words + row * word_stride, word_stride, panel, 0, linear.depth, ahead
+    if constexpr (sizeof(Factor<T>) != sizeof(T)) {
+        if (num_rows > MAX_ROWS<T>) {
+            const int64_t depth = linear.depth * PER_WORD<T>;
+            multiply_factors<T, Factor<T>>(
+                linear, widened(rows, stride, num_rows, depth), depth, depth, num_rows, first, last,
+                put
             );
-            for (int r = 0; r < ROWS; r++) linear.finish(row + r, i, sums[0][r], put);
-        });
+            return;
+        }
     }
+    for (; linear.bits && num_rows == 1 && first + 1 < last; first += 2) {
+        Sums sums[2];
+        linear.multiply_pair<T>(sums, words, first);
+        linear.finish(0, first, sums[0], put);
+        linear.finish(0, first + 1, sums[1], put);
+    }
+    multiply_factors<T, T>(
+        linear, words, stride / PER_WORD<T>, linear.depth, num_rows, first, last, put
+    );
 }
 
 }  // namespace tandem

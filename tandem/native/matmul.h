@@ -25,6 +25,16 @@ template <class T>
 constexpr int MAX_ROWS = 4;
 #endif
 
+// What many rows are multiplied by, and attention multiplies by. Without instructions for bfloat16
+// its items are widened once, not in every product.
+#if defined(__AVX512BF16__)
+template <class T>
+using Factor = T;
+#else
+template <class T>
+using Factor = float;
+#endif
+
 constexpr int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 constexpr int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }

@@ -5,16 +5,6 @@
 
 namespace tandem {
 
-// What attention multiplies by. Without instructions for bfloat16 its items are widened here, once,
-// not in every product.
-#if defined(__AVX512BF16__)
-template <class T>
-using Factor = T;
-#else
-template <class T>
-using Factor = float;
-#endif
-
 // A word of each of LANES rows in, a row of each of LANES words out.
 inline void transpose(Words (&rows)[LANES]) {
 #if defined(__AVX512BF16__)

@@ -77,11 +77,14 @@ def _torch_engine(
     try:
         from tandem.engine.torch.engine import TorchEngine
         from tandem.engine.torch.placement import resolve_dtype, torch_device
+        from tandem.engine.torch.runners import has_kernels
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"device {device} needs torch: pip install 'tandem-serve[torch]'", param="device"
         ) from error
-    dtype = str(resolve_dtype(settings.dtype, torch_device(device))).removeprefix("torch.")
+    place = torch_device(device)
+    item = resolve_dtype(settings.dtype, place, has_kernels(folder.config, place))
+    dtype = str(item).removeprefix("torch.")
     return TorchEngine(
         folder,
         device,

@@ -28,7 +28,9 @@ class WorkerSettings(ServiceSettings):
         "default", description="default, mock, a Hugging Face folder or a .gguf file"
     )
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="type of weights and KV; auto: bfloat16 where the device has it"
+        "auto",
+        description="type of weights and KV; auto: bfloat16, but float32 "
+        "with torch's operations on a CPU without it",
     )
     quantization: Quantization = Field(
         Quantization.NONE,

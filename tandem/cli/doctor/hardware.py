@@ -90,19 +90,18 @@ def dtype_of(torch: Torch | NoTorch, device: CpuDevice | CudaDevice, wanted: str
 
 
 def _cpu_dtype(torch: Torch, wanted: str) -> Finding:
-    has_bfloat16 = torch.auto_dtype == "bfloat16"
+    is_fast = torch.auto_dtype == "bfloat16"
     unit = f"this CPU ({torch.instructions})"
-    match wanted, has_bfloat16:
+    match wanted, is_fast:
         case "bfloat16", False:
-            return warning(
-                "dtype", f"bfloat16, which {unit} has no instructions for: slow", "--dtype float32"
-            )
+            text = f"bfloat16, which is slow on {unit} without the kernels"
+            return warning("dtype", text, "--dtype float32")
         case "float32", True:
-            return Finding("dtype", f"float32, as asked for; bfloat16 is faster on {unit}")
+            return Finding("dtype", "float32, as asked for; bfloat16 is faster")
         case "auto", True:
-            return Finding("dtype", f"bfloat16, which {unit} multiplies in")
+            return Finding("dtype", "bfloat16")
         case _:
-            return Finding("dtype", f"float32: {unit} does not multiply in bfloat16")
+            return Finding("dtype", f"float32: bfloat16 is slow on {unit} without the kernels")
 
 
 def _unused_gpus(machine: Machine, devices: Sequence[Device]) -> Finding:

@@ -69,9 +69,9 @@ class TorchEngine:
         config = folder.config
         _check(folder, block_size, num_blocks, max_model_len)
         self._device = torch_device(device)
-        item = resolve_dtype(dtype, self._device)
-        self._observer = observer
         kernels = kernels_for(config, self._device)
+        item = resolve_dtype(dtype, self._device, kernels is not None)
+        self._observer = observer
         check_kv_cache_dtype(kv_cache_dtype, kernels)
         layout = config.kv_layout(
             block_size, kv_dtype(kv_cache_dtype, str(item).removeprefix("torch."))

@@ -37,16 +37,17 @@ def current(device: torch.device) -> AbstractContextManager[object]:
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
-def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
-    """`float32`, `bfloat16`, or for `auto` bfloat16 where the device multiplies in it, else
-    float32. Raises `ConfigError` for other names."""
+def resolve_dtype(name: str, device: torch.device, has_kernels: bool) -> torch.dtype:
+    """`float32`, `bfloat16`, or for `auto` bfloat16 where the device multiplies in it or the native
+    kernels compute, else float32. These widen it where the CPU does not, and read half the bytes.
+    Raises `ConfigError` for other names."""
     match name:
         case "float32":
             return torch.float32
         case "bfloat16":
             return torch.bfloat16
         case "auto":
-            return torch.bfloat16 if _has_bfloat16(device) else torch.float32
+            return torch.bfloat16 if has_kernels or _has_bfloat16(device) else torch.float32
     raise ConfigError(f"unknown dtype {name!r}: write float32, bfloat16 or auto", param="dtype")
 
 

@@ -22,8 +22,8 @@ def probe() -> dict[str, Any]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    auto = resolve_dtype("auto", torch_device(CpuDevice()))
     name, missing = kernels()
+    auto = resolve_dtype("auto", torch_device(CpuDevice()), bool(name))
     return {
         "version": torch.__version__,
         "cuda": torch.version.cuda,

@@ -33,15 +33,29 @@ log = structlog.get_logger(__name__)
 def kernels_for(config: ModelConfig, device: torch.device) -> Kernels | None:
     """The native kernels, if they compute this model on this device; else None, on a CPU with a
     warning."""
-    if device.type != "cpu":
-        return None
     try:
-        if not fits(config):
-            raise KernelsMissing("the kernels do not take a model of these sizes")
-        return best()
+        return _kernels(config, device)
     except KernelsMissing as missing:
-        log.warning("torch's own operations, several times slower", reason=str(missing))
+        if device.type == "cpu":
+            log.warning("torch's own operations, several times slower", reason=str(missing))
         return None
+
+
+def has_kernels(config: ModelConfig, device: torch.device) -> bool:
+    """Whether the native kernels compute this model on this device."""
+    try:
+        _kernels(config, device)
+    except KernelsMissing:
+        return False
+    return True
+
+
+def _kernels(config: ModelConfig, device: torch.device) -> Kernels:
+    if device.type != "cpu":
+        raise KernelsMissing("the kernels are for CPUs")
+    if not fits(config):
+        raise KernelsMissing("the kernels do not take a model of these sizes")
+    return best()
 
 
 def check_kv_cache_dtype(kv_cache_dtype: str, kernels: Kernels | None) -> None:

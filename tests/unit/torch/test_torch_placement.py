@@ -1,0 +1,38 @@
+"""What workers compute in when nobody says so."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tandem.core.errors import ConfigError
+from tandem.engine.torch.placement import resolve_dtype
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("has_instructions", "has_kernels", "expected"),
+    [
+        (False, False, torch.float32),
+        (False, True, torch.bfloat16),
+        (True, False, torch.bfloat16),
+        (True, True, torch.bfloat16),
+    ],
+)
+def test_auto_is_bfloat16_unless_it_is_slow(
+    monkeypatch: pytest.MonkeyPatch,
+    has_instructions: bool,
+    has_kernels: bool,
+    expected: torch.dtype,
+) -> None:
+    monkeypatch.setattr(
+        torch.cpu, "get_capabilities", lambda: {"avx2": True, "avx512_bf16": has_instructions}
+    )
+    assert resolve_dtype("auto", CPU, has_kernels) is expected
+    assert resolve_dtype("float32", CPU, has_kernels) is torch.float32
+
+
+def test_another_is_refused() -> None:
+    with pytest.raises(ConfigError, match="write float32, bfloat16 or auto"):
+        resolve_dtype("int8", CPU, True)
