@@ -67,11 +67,17 @@ struct Linear {
         return to;
     }
 
-    // sums = row . panels i and i + 1, quantised.
+    // sums = row . panels i and i + 1: the chain of sums of a row alone takes longer than reading its
+    // panel, and two chains as long as one.
     template <class T>
     void multiply_pair(Sums (&sums)[2], const int32_t* row, int64_t i) const {
-        bits == 4 ? multiply_row<T, 4>(sums, row, panel<T>(i), depth)
-                  : multiply_row<T, 8>(sums, row, panel<T>(i), depth);
+        if (bits == 4) return multiply_row<T, 4>(sums, row, panel<T>(i), depth);
+        if (bits == 8) return multiply_row<T, 8>(sums, row, panel<T>(i), depth);
+        Sums pair[2][1] = {};
+        const int32_t* panels = panel<T>(i);
+        multiply_tile<T>(pair, row, 0, panels, depth * WIDTH, depth, panels + 2 * depth * WIDTH);
+        sums[0] = pair[0][0];
+        sums[1] = pair[1][0];
     }
 
     // put(row, first output, sums) for panel i.
@@ -136,7 +142,7 @@ inline void multiply(
             return;
         }
     }
-    for (; linear.bits && num_rows == 1 && first + 1 < last; first += 2) {
+    for (; num_rows == 1 && first + 1 < last; first += 2) {
         Sums sums[2];
         linear.multiply_pair<T>(sums, words, first);
         linear.finish(0, first, sums[0], put);
