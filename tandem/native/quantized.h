@@ -1,6 +1,7 @@
 // Weights of 4 or 8 bits. Neighbours along k form groups, which share a scale and an offset: a weight
-// is code * scale + offset, rounded to T. A product with such weights has the bits of the product
-// with what they are rounded to, so all that holds for plain panels holds for them.
+// is code * scale + offset, rounded to the factors of products (`Factor`), here T. A product with such
+// weights has the bits of the product with what they are rounded to, so all that holds for plain
+// panels holds for them.
 //
 // A panel has for each group WIDTH words with an output's scale and offset, two bfloat16, and then
 // its codes: a word holds neighbours along k of one output, the first in the lowest bits.

@@ -58,8 +58,11 @@ def multiply(kernels: Kernels, packed: PackedLinear, rows: Tensor) -> Tensor:
     return output
 
 
-def unpacked(kernels: Kernels, packed: PackedLinear, dtype: torch.dtype) -> Tensor:
-    """Quantised weights [n, k] as they count, from what `quantized.h` says of panels."""
+def unpacked(
+    kernels: Kernels, packed: PackedLinear, dtype: torch.dtype, factor: torch.dtype | None = None
+) -> Tensor:
+    """Quantised weights [n, k] of a model in `dtype` as they count, in what products multiply by
+    (`factor`; else `dtype`), from what `quantized.h` says of panels."""
     k = packed.depth * 4 // dtype.itemsize
     num_codes = 32 // packed.bits
     words = iter(
@@ -77,7 +80,7 @@ def unpacked(kernels: Kernels, packed: PackedLinear, dtype: torch.dtype) -> Tens
                 code = codes >> packed.bits * index & (1 << packed.bits) - 1
                 columns.append(code * scale.astype(np.float64) + offset)
     weight = np.stack(columns, -1).astype(np.float32).reshape(-1, k)
-    return torch.from_numpy(weight)[: packed.n].to(dtype)
+    return torch.from_numpy(weight)[: packed.n].to(factor or dtype)
 
 
 def _words(k: int, num_codes: int) -> int:
