@@ -87,8 +87,12 @@ class GatewayPage:
 
 def check_url(url: str) -> str:
     """The URL. Raises `ConfigError` if it is that of no page."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        parts = urlsplit(url)
+        is_good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        is_good = False
+    if not is_good:
         raise ConfigError(f"{url!a:.80} is no URL: write {DEFAULT_URL}", param="url")
     return url
 

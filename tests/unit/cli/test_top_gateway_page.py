@@ -114,10 +114,23 @@ async def test_an_order_may_be_refused(status: int, kind: type[TandemError]) -> 
             await gateway.undrain("decode-0")
 
 
-@pytest.mark.parametrize("url", ["127.0.0.1:8000", "ftp://host", "http://", "", "//host"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "127.0.0.1:8000",
+        "ftp://host",
+        "http://",
+        "//host",
+        "http://host:99999",
+        "http://host:x",
+        "http://[::1",
+    ],
+)
 def test_what_is_no_url_is_refused(url: str) -> None:
-    if url:
-        with pytest.raises(ConfigError, match="is no URL"):
-            GatewayPage(url, None)
-    else:
+    with pytest.raises(ConfigError, match="is no URL"):
+        GatewayPage(url, None)
+
+
+def test_a_gateway_on_this_machine_need_not_be_named() -> None:
+    for url in (None, ""):
         assert GatewayPage(url, None).url == "http://127.0.0.1:8000"
