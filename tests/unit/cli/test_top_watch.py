@@ -8,7 +8,7 @@ from io import StringIO
 
 import pytest
 from rich.console import Console
-from top_ticks import NOW_US, tick, worker
+from top_ticks import NOW_US, step, tick, worker
 
 from tandem.cli.top import top
 from tandem.cli.top.gateway_page import GatewayPage
@@ -81,7 +81,8 @@ class Watcher:
 
 
 async def test_a_gateway_that_comes_back_is_another() -> None:
-    first = tick(worker("decode-0"), worker("decode-1"))
+    lanes = {"decode-1": [step(NOW_US, 1000, 1, 1, 0)]}
+    first = tick(worker("decode-0"), worker("decode-1"), lanes=lanes)
     # A host that was started anew, whose clock is behind the first one's.
     again = tick(worker("decode-7"), now=NOW_US // 2)
     page = Page([first], [Unavailable("refused")], [Unavailable("refused")], [again])
