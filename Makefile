@@ -91,6 +91,7 @@ bench: .venv/installed-dev ## the benchmarks
 	@$(BIN)/python benchmarks/engine.py
 	@$(BIN)/python benchmarks/kv_transfer.py
 	@$(BIN)/python benchmarks/loop.py
+	@$(BIN)/python benchmarks/watching.py
 	@$(BIN)/python benchmarks/colocated.py
 	@$(BIN)/python benchmarks/prefix.py
 	@$(BIN)/python benchmarks/start.py

@@ -17,147 +17,26 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import statistics
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from collections.abc import Callable
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
-
-import grpc
-import psutil
+from batch_streams import ROLES, Sample, max_tokens, running_batch
 from rich.console import Console
 from rich.table import Table
-from up import Up
 
 from tandem.core.plan import SampleSpec, SequenceSlice, StepPlan
 from tandem.core.sampling_params import SamplingParams
 from tandem.core.worker import ModelInfo
 from tandem.engine.fake.engine import FakeEngine
 from tandem.engine.fake.profiles import parse_profile
-from tandem.v1 import inference_pb2, inference_pb2_grpc, worker_pb2
-
-# A stream must outlast the measurement at any pace.
-MAX_TOKENS = 60_000
-MAX_TOKENS_OF_BATCH = 1_500_000
-PROMPT = "The quick brown fox jumps over the lazy dog. "
-NUM_BLOCKS = 100_000
-WARM_UP_S = 1.0
-ROLES = {"gateway": "gateway", "prefill_service": "prefill", "decode_service": "decode"}
-
-
-@dataclass(frozen=True)
-class Sample:
-    """When; processor seconds so far by process, decode steps so far, events that came so far."""
-
-    at_s: float
-    cpu_s: dict[str, float]
-    step: int
-    num_events: int
-
-
-class Streams:
-    """Streams of one batch, and the events of all of them."""
-
-    def __init__(self, port: int, num_streams: int) -> None:
-        self._port = port
-        self._max_tokens = max_tokens(num_streams)
-        self.num_events = 0
-        self.all_started = asyncio.Event()
-        self._num_waiting = num_streams
-
-    async def run(self, number: int) -> None:
-        reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
-        body = json.dumps(
-            {
-                "model": "default",
-                "prompt": f"{number}: {PROMPT}",
-                "max_tokens": self._max_tokens,
-                "ignore_eos": True,
-                "stream": True,
-            }
-        ).encode()
-        head = (
-            "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\n"
-            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-        )
-        writer.write(head.encode() + body)
-        try:
-            data = await reader.read(2**16)
-            assert data.startswith(b"HTTP/1.1 200"), data[:300]
-            self._num_waiting -= 1
-            if not self._num_waiting:
-                self.all_started.set()
-            while data:
-                self.num_events += data.count(b"data: ")
-                data = await reader.read(2**16)
-        finally:
-            writer.close()
-
-
-def max_tokens(batch: int) -> int:
-    return min(MAX_TOKENS, MAX_TOKENS_OF_BATCH // batch)
-
-
-@contextmanager
-def running(profile: str, topology: str) -> Iterator[Up]:
-    """A `tandem up` that is ready."""
-    with TemporaryDirectory() as folder:
-        up = Up(
-            Path(folder),
-            *("--topology", topology, "--device", f"mock:{profile}"),
-            *("--num-blocks", str(NUM_BLOCKS), "--mock-verify", "incremental"),
-        )
-        try:
-            up.wait_until_ready()
-            yield up
-        finally:
-            up.close()
-
-
-def role_of(process: psutil.Process) -> str:
-    return next(ROLES[each] for each in process.cmdline() if each in ROLES)
-
-
-def last_step(stub: inference_pb2_grpc.InferenceServiceStub) -> int:
-    timeline = stub.GetTimeline(inference_pb2.GetTimelineRequest(window_ms=1000))
-    return max(
-        span.number
-        for lane in timeline.lanes
-        if lane.role == worker_pb2.WORKER_ROLE_DECODE
-        for span in lane.spans
-        if span.kind == worker_pb2.SPAN_KIND_STEP
-    )
 
 
 async def measure(batch: int, profile: str, seconds: float, topology: str) -> tuple[Sample, Sample]:
-    with running(profile, topology) as up:
-        streams = Streams(up.http_port, batch)
-        processes = {role_of(each): each for each in up.children}
-        with grpc.insecure_channel(f"127.0.0.1:{up.grpc_port}") as channel:
-            stub = inference_pb2_grpc.InferenceServiceStub(channel)
-
-            def sample() -> Sample:
-                step = last_step(stub)
-                cpu_s = {name: sum(each.cpu_times()[:2]) for name, each in processes.items()}
-                return Sample(time.monotonic(), cpu_s, step, streams.num_events)
-
-            tasks = [asyncio.create_task(streams.run(number)) for number in range(batch)]
-            await streams.all_started.wait()
-            await asyncio.sleep(WARM_UP_S)
-            before = sample()
-            await asyncio.sleep(seconds)
-            after = sample()
-            assert not any(task.done() for task in tasks), "a stream ended in the midst"
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            return before, after
+    async with running_batch(batch, profile, topology) as running:
+        before = running.sample()
+        await asyncio.sleep(seconds)
+        return before, running.sample()
 
 
 def engine_s(batch: int, profile: str, num_steps: int = 200) -> float:

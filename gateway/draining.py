@@ -20,6 +20,9 @@ from tandem.core.worker import WorkerRole
 # How long before the end what is left is handed over, so that the worker can still let go of it;
 # half of the time, if there is less.
 HAND_OVER_S = 2.0
+# Of those that an operator has taken out of service and that are gone: a worker's name may be its
+# container's, and never come again.
+MAX_GONE = 256
 
 
 class Draining:
@@ -69,7 +72,9 @@ class Draining:
         Raises `NotFound`."""
         worker = self._fleet.require(worker_id)
         worker.cordoned = True
+        self._cordoned.pop(worker_id, None)
         self._cordoned[worker_id] = worker.info.epoch
+        self._forget_gone()
         self._begin(worker, timeout_s, now)
         return worker
 
@@ -111,6 +116,13 @@ class Draining:
             if worker.stopping and not worker.generations and not worker.dismissed:
                 worker.dismissed = True
                 self._outbox.dismiss(worker)
+
+    def _forget_gone(self) -> None:
+        """The newest that are gone may come again."""
+        present = {worker.info.worker_id for worker in self._fleet.workers}
+        gone = [worker_id for worker_id in self._cordoned if worker_id not in present]
+        for worker_id in gone[:-MAX_GONE]:
+            del self._cordoned[worker_id]
 
     def _begin(self, worker: PrefillView | DecodeView, timeout_s: float, now: float) -> None:
         """Of several times the earliest counts."""

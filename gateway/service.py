@@ -28,6 +28,7 @@ from gateway.frontend import Frontend
 from gateway.grpc_access import AccessInterceptor
 from gateway.grpc_admin import AdminServicer
 from gateway.grpc_inference import InferenceServicer
+from gateway.http.admin import admin_router
 from gateway.http.app import create_app
 from gateway.http.limits import (
     BODY_TIMEOUT_S,
@@ -286,6 +287,7 @@ def put_together(settings: GatewaySettings) -> Gateway:
     refusals = Refusals(dispatcher.metrics.refused)
     app = create_app(frontend, dispatcher, metrics, refusals)
     app.include_router(page_router(viewers))
+    app.include_router(admin_router(dispatcher, access, refusals))
     return Gateway(
         settings=settings,
         listener=listener,

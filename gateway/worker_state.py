@@ -8,10 +8,12 @@ from gateway.worker_view import WorkerView
 
 
 class WorkerState(Enum):
-    """Of several that hold, the last counts. All but the first take nothing new."""
+    """Of several that hold, the last counts. All but the first take nothing new; who is drained
+    holds nothing any more."""
 
     SERVING = "serving"
     DRAINING = "draining"
+    DRAINED = "drained"
     SUSPECT = "suspect"
     STOPPING = "stopping"
 
@@ -23,5 +25,5 @@ def state_of(worker: WorkerView) -> WorkerState:
     if worker.suspect:
         return WorkerState.SUSPECT
     if worker.cordoned:
-        return WorkerState.DRAINING
+        return WorkerState.DRAINING if worker.generations else WorkerState.DRAINED
     return WorkerState.SERVING

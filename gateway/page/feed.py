@@ -1,4 +1,5 @@
-"""What the page is told: the state of the whole at a tick, and what the workers did since the last.
+"""What the page and `tandem top` are told: the state of the whole at a tick, and what the workers
+did since the last.
 
 No prompt and no answer is in it, and of the names that clients give their requests only those that
 the page's own chat makes up, so that it finds its request in the lanes.

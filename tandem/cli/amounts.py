@@ -18,3 +18,13 @@ def format_seconds(seconds: float) -> str:
         if seconds * factor >= 1:
             return f"{seconds * factor:.3g} {unit}"
     return f"{seconds * 1e6:.3g} us"
+
+
+def format_count(number: float) -> str:
+    """`9321`, `12.3k`."""
+    return f"{number:.0f}" if number < 10_000 else f"{number / 1000:.3g}k"
+
+
+def format_share(share: float) -> str:
+    """`93%`."""
+    return f"{share:.0%}"

@@ -289,6 +289,20 @@ def timeline(
 
 
 @commands.command()
+def top(
+    url: Annotated[
+        str | None, flag("url", "the gateway's page (default: http://127.0.0.1:8000)")
+    ] = None,
+    api_key: ApiKeyFlag = None,
+    once: Annotated[bool, typer.Option("--once", help="print one picture and leave")] = False,
+) -> None:
+    """Watch the engines work: the page's picture, live, in the terminal. q leaves."""
+    from tandem.cli.top.top import show_top
+
+    show_top(url, api_key, once=once)
+
+
+@commands.command()
 def workers(address: AddressFlag = None, api_key: ApiKeyFlag = None) -> None:
     """List the workers: role, state, what they hold."""
     from tandem.cli.workers import show_workers

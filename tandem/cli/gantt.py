@@ -1,22 +1,81 @@
-"""The timeline as text: a line for each worker's steps, and one for its transfers."""
+"""Lanes as text: a line for each worker's steps, and one for its transfers.
+
+Times are of any unit and clock, as long as all that is drawn together is on the same.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from math import ceil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import NamedTuple
 
 from rich.text import Text
 
 from tandem.cli.amounts import format_seconds
-from tandem.core.pipeline import Lane
+from tandem.core.pipeline import Lane, exposed_ns
 from tandem.core.reports import Span, SpanKind
 
 # A cell's share of time that is covered, in quarters; what is there at all is seen.
 SHADES = " ░▒▓█"
-PREFILL, DECODE, MIXED, TRANSFER = "cyan", "green", "blue", "yellow"
-LEGEND = (("prefill", PREFILL), ("decode", DECODE), ("both", MIXED), ("KV transfer", TRANSFER))
+PREFILL, DECODE, MIXED, TRANSFER, EXPOSED = "cyan", "green", "blue", "yellow", "red"
+LEGEND = (
+    ("prefill", PREFILL),
+    ("decode", DECODE),
+    ("both", MIXED),
+    ("KV transfer", TRANSFER),
+    ("not hidden", EXPOSED),
+)
+# What is told from the rest without colours as well.
+MARKS: Mapping[str, str] = {EXPOSED: "╳"}
 MIN_CELLS = 10
+
+Interval = tuple[int, int]
+
+
+class Label(NamedTuple):
+    """What an interval is called, where there is room."""
+
+    interval: Interval
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line. Its `layers` are intervals by style; a cell has that of the layer that covers most
+    of it. `labels` are those of intervals that are seen."""
+
+    label: str
+    layers: Mapping[str, Sequence[Interval]]
+    labels: Sequence[Label] = field(default=())
+
+    def draw(self, start: int, end: int, cells: int) -> Text:
+        """From `start` to `end`, in so many cells."""
+        shares = {
+            style: coverage(intervals, start, end, cells)
+            for style, intervals in self.layers.items()
+        }
+        drawn = [
+            _cell({style: each[cell] for style, each in shares.items()}) for cell in range(cells)
+        ]
+        self._write_labels(drawn, start, end)
+        text = Text()
+        for style, run in groupby(drawn, key=lambda each: each.style):
+            text.append("".join(each.glyph for each in run), style)
+        return text
+
+    def _write_labels(self, drawn: list[_Cell], start: int, end: int) -> None:
+        for interval, text in self.labels:
+            room = touched_cells(interval, start, end, len(drawn))
+            if len(room) < len(text) + 2:
+                continue
+            for cell, glyph in enumerate(text, room.start + (len(room) - len(text)) // 2):
+                drawn[cell] = _Cell(glyph, f"reverse {drawn[cell].style}")
+
+
+class _Cell(NamedTuple):
+    glyph: str
+    style: str
 
 
 def draw(lanes: Sequence[Lane], width: int) -> Text:
@@ -32,68 +91,79 @@ def draw(lanes: Sequence[Lane], width: int) -> Text:
         text.append(f"{row.label:<{label_width}}")
         text.append_text(row.draw(start_ns, end_ns, cells)).append("\n")
     text.append(" " * label_width)
-    seen = {style for row in rows for style in row.layers}
-    for name, style in LEGEND:
-        if style in seen:
-            text.append("█ ", style).append(f"{name}  ", "dim")
+    text.append_text(legend({style for row in rows for style in row.layers}))
     return text.append(format_seconds((end_ns - start_ns) / 1e9) + " in all\n", "dim")
 
 
-def coverage(
-    intervals: Sequence[tuple[int, int]], start_ns: int, end_ns: int, cells: int
-) -> list[float]:
-    """The share of each cell's time that the intervals cover; where they overlap, at most 1."""
-    cell_ns = max(1, end_ns - start_ns) / cells
+def legend(styles: Iterable[str]) -> Text:
+    """What the styles stand for."""
+    seen = set(styles)
+    text = Text()
+    for name, style in LEGEND:
+        if style in seen:
+            text.append(MARKS.get(style, SHADES[-1]) + " ", style).append(f"{name}  ", "dim")
+    return text
+
+
+def step_style(num_tokens: int, num_prefill_tokens: int) -> str:
+    """That of a step with so many tokens, some of them of prompts."""
+    if num_prefill_tokens == 0:
+        return DECODE
+    return PREFILL if num_prefill_tokens == num_tokens else MIXED
+
+
+def transfer_layers(transfers: Iterable[tuple[Interval, int]]) -> dict[str, list[Interval]]:
+    """Those of transfers of which the last so much of the time was hidden by no computing."""
+    layers: dict[str, list[Interval]] = {TRANSFER: [], EXPOSED: []}
+    for (start, end), exposed in transfers:
+        layers[TRANSFER].append((start, end - exposed))
+        if exposed:
+            layers[EXPOSED].append((end - exposed, end))
+    return {style: each for style, each in layers.items() if each}
+
+
+def coverage(intervals: Sequence[Interval], start: int, end: int, cells: int) -> list[float]:
+    """The share of each cell's time that the intervals cover; where they overlap, at most 1. Of an
+    interval counts what lies between `start` and `end`."""
+    per_cell = max(1, end - start) / cells
     shares = [0.0] * cells
-    for begin, end in intervals:
-        first, last = (begin - start_ns) / cell_ns, (end - start_ns) / cell_ns
-        # An instant is drawn as well: a fake engine's step may take no time at all.
-        first_cell = min(cells - 1, int(first))
-        for cell in range(first_cell, min(cells, max(first_cell + 1, ceil(last)))):
+    for begin, until in intervals:
+        if until < start or begin > end:
+            continue
+        first, last = (begin - start) / per_cell, (until - start) / per_cell
+        for cell in touched_cells((begin, until), start, end, cells):
             shares[cell] += max(1e-9, min(last, cell + 1) - max(first, cell))
     return [min(1.0, share) for share in shares]
 
 
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """One line. Its `layers` are intervals by style; a cell has that of the layer that covers most
-    of it."""
-
-    label: str
-    layers: dict[str, list[tuple[int, int]]]
-
-    def draw(self, start_ns: int, end_ns: int, cells: int) -> Text:
-        shares = {
-            style: coverage(intervals, start_ns, end_ns, cells)
-            for style, intervals in self.layers.items()
-        }
-        text = Text()
-        for cell in range(cells):
-            style = max(shares, key=lambda each: shares[each][cell])
-            text.append(_shade(min(1.0, sum(each[cell] for each in shares.values()))), style)
-        return text
+def touched_cells(interval: Interval, start: int, end: int, cells: int) -> range:
+    """The cells in which an interval that is seen lies. An instant has one as well: a fake engine's
+    step may take no time at all."""
+    width = max(1, end - start)
+    first = min(cells - 1, max(0, (interval[0] - start) * cells // width))
+    last = -((start - interval[1]) * cells // width)
+    return range(first, min(cells, max(first + 1, last)))
 
 
-def _rows(lane: Lane) -> list[_Row]:
+def _cell(shares: Mapping[str, float]) -> _Cell:
+    style = max(shares, key=lambda each: shares[each], default="")
+    share = min(1.0, sum(shares.values()))
+    shade = SHADES[min(len(SHADES) - 1, int(share * 4) + (share > 0))]
+    return _Cell(MARKS.get(style, shade) if share else shade, style)
+
+
+def _rows(lane: Lane) -> list[Row]:
     steps: dict[str, list[Span]] = {}
     for step in lane.of_kind(SpanKind.STEP):
-        steps.setdefault(_step_style(step), []).append(step)
-    rows = [_Row(lane.worker_id, {style: _intervals(lane, each) for style, each in steps.items()})]
+        steps.setdefault(step_style(step.num_tokens, step.num_prefill_tokens), []).append(step)
+    rows = [Row(lane.worker_id, {style: _intervals(lane, each) for style, each in steps.items()})]
     if transfers := lane.of_kind(SpanKind.TRANSFER):
-        rows.append(_Row("", {TRANSFER: _intervals(lane, transfers)}))
+        intervals = _intervals(lane, transfers)
+        exposed = [exposed_ns(each) for each in transfers]
+        rows.append(Row("", transfer_layers(zip(intervals, exposed, strict=True))))
     return [row for row in rows if row.layers]
 
 
-def _step_style(step: Span) -> str:
-    if step.num_prefill_tokens == 0:
-        return DECODE
-    return PREFILL if step.num_prefill_tokens == step.num_tokens else MIXED
-
-
-def _intervals(lane: Lane, spans: Sequence[Span]) -> list[tuple[int, int]]:
+def _intervals(lane: Lane, spans: Sequence[Span]) -> list[Interval]:
     offset = lane.clock_offset_ns
     return [(span.start_ns + offset, span.end_ns + offset) for span in spans]
-
-
-def _shade(share: float) -> str:
-    return SHADES[min(len(SHADES) - 1, int(share * 4) + (share > 0))]

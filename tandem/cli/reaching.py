@@ -9,9 +9,9 @@ from tandem.core.errors import DeadlineExceeded, Unauthenticated, Unavailable
 
 
 @contextmanager
-def reaching_gateway() -> Iterator[None]:
+def reaching_gateway(naming: str = "--address HOST:PORT") -> Iterator[None]:
     """Raises `Unavailable` that says what to do if nobody answers within, and `Unauthenticated` if
-    it is asked for a key."""
+    it is asked for a key. `naming` is how another gateway is named."""
     try:
         yield
     except Unauthenticated as error:
@@ -19,5 +19,5 @@ def reaching_gateway() -> Iterator[None]:
     except (Unavailable, DeadlineExceeded) as error:
         raise Unavailable(
             f"no gateway answers ({error.message}): start one with `tandem up`, or name one with"
-            " --address HOST:PORT"
+            f" {naming}"
         ) from None

@@ -15,6 +15,7 @@ from tandem.cli.fleet import Fleet, FleetSettings
 from tandem.core.address import is_loopback
 from tandem.wire.metadata import API_KEY_VARIABLE
 
+DEFAULT_HTTP_PORT = 8000
 DEFAULT_GRPC_PORT = 50050
 BODY = '{"model": "default", "messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 64}'
 
@@ -48,7 +49,8 @@ def welcome(
         markup=False,
         soft_wrap=True,
     )
-    console.print(f"{_own_name()} chat{_address_flag(settings)}", markup=False, soft_wrap=True)
+    for command in (f"chat{_address_flag(settings)}", f"top{_url_flag(settings)}"):
+        console.print(f"{_own_name()} {command}", markup=False, soft_wrap=True)
     console.print("[dim]Ctrl-C to stop[/]")
 
 
@@ -56,6 +58,12 @@ def _address_flag(settings: FleetSettings) -> str:
     if settings.grpc_port == DEFAULT_GRPC_PORT:
         return ""
     return f" --address 127.0.0.1:{settings.grpc_port}"
+
+
+def _url_flag(settings: FleetSettings) -> str:
+    if settings.http_port == DEFAULT_HTTP_PORT:
+        return ""
+    return f" --url http://127.0.0.1:{settings.http_port}"
 
 
 def _own_name() -> str:

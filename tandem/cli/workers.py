@@ -109,7 +109,7 @@ def undrain_worker(address: str | None, api_key: str | None, worker_id: str) -> 
 
 
 def state_name(worker: admin_pb2.WorkerStatus) -> str:
-    """`serving`, `suspect`, `draining` or `stopping`."""
+    """`serving`, `suspect`, `draining`, `drained` or `stopping`."""
     name = admin_pb2.WorkerState.Name(worker.state)
     return name.removeprefix("WORKER_STATE_").lower()
 

@@ -36,6 +36,8 @@ class _WorkerStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WorkerSta
     """An operator has taken it out of service."""
     WORKER_STATE_STOPPING: _WorkerState.ValueType  # 4
     """It is about to end."""
+    WORKER_STATE_DRAINED: _WorkerState.ValueType  # 5
+    """An operator has taken it out of service, and it holds nothing any more."""
 
 class WorkerState(_WorkerState, metaclass=_WorkerStateEnumTypeWrapper):
     """Whether a worker is given work."""
@@ -50,6 +52,8 @@ WORKER_STATE_DRAINING: WorkerState.ValueType  # 3
 """An operator has taken it out of service."""
 WORKER_STATE_STOPPING: WorkerState.ValueType  # 4
 """It is about to end."""
+WORKER_STATE_DRAINED: WorkerState.ValueType  # 5
+"""An operator has taken it out of service, and it holds nothing any more."""
 Global___WorkerState: _TypeAlias = WorkerState  # noqa: Y015
 
 @_typing.final

@@ -14,6 +14,8 @@ from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
 from up import Up
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
+# A name that, in this browser, leads to this machine.
+REBOUND = "rebound.test"
 # It runs as whoever runs the tests, and asks nothing of the network.
 FLAGS = (
     "--no-sandbox",
@@ -23,6 +25,7 @@ FLAGS = (
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+    f"--host-resolver-rules=MAP {REBOUND} 127.0.0.1",
 )
 VIEWPORT = {"width": 1366, "height": 768}
 # The mock's published figures are a GPU's; so many times slower, lanes of it can be followed.
@@ -53,6 +56,11 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     up.wait_until_ready()
     yield up
     up.close()
+
+
+@pytest.fixture
+def rebound_name() -> str:
+    return REBOUND
 
 
 @pytest.fixture

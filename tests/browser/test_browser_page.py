@@ -146,11 +146,11 @@ def test_who_drains_is_shown(page: Page, fleet: Up) -> None:
     for worker_id in ("decode-0", "decode-1"):
         drain_worker(address, None, worker_id, 0.0, wait=False)
     try:
-        draining = page.locator("td.draining")
-        expect(draining).to_have_text(["draining", "draining"])
+        drained = page.locator("td.drained")
+        expect(drained).to_have_text(["drained", "drained"])
         expect(page.locator("#bottleneck")).to_have_text("Workers: no decode worker serves")
         for _ in range(2):
-            assert draining.first.evaluate(CONTRAST) >= 4.5
+            assert drained.first.evaluate(CONTRAST) >= 4.5
             page.click("#theme")
     finally:
         for worker_id in ("decode-0", "decode-1"):

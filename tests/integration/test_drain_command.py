@@ -46,7 +46,7 @@ async def test_a_worker_is_drained_and_put_back(
         assert f"{holder} holds nothing any more" in capsys.readouterr().out
         await asyncio.to_thread(show_workers, address, None)
         (line,) = [each for each in capsys.readouterr().out.splitlines() if holder in each]
-        assert line.split()[1:3] == ["decode", "draining"]
+        assert line.split()[1:3] == ["decode", "drained"]
         _, ended = await collect(stream)
         assert ended.served_by.decode_worker != holder
         assert ended.served_by.num_losses == 0

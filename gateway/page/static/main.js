@@ -8,8 +8,9 @@ import { Fleet } from "./fleet.js";
 import { Gantt } from "./gantt.js";
 import { connectInput } from "./gantt_input.js";
 import { Lighting } from "./lighting.js";
-import { showFigures, showRequests, showWorkers } from "./panels.js";
+import { showFigures, showRequests } from "./panels.js";
 import { Viewport } from "./viewport.js";
+import { Workers } from "./workers.js";
 
 const RETRY_MS = 1500;
 const THEME = "tandem-theme";
@@ -20,6 +21,7 @@ const fleet = new Fleet();
 const viewport = new Viewport(fleet);
 const gantt = new Gantt(byId("gantt"), fleet, viewport, new Lighting(fleet));
 const charts = makeCharts(byId("charts"));
+const workers = new Workers(byId("worker-rows"));
 const prefersDark = matchMedia("(prefers-color-scheme: dark)");
 const wantsLessMotion = matchMedia("(prefers-reduced-motion: reduce)");
 
@@ -28,7 +30,7 @@ function take(tick) {
   const sample = fleet.samples.at(-1);
   showFigures(tick, sample);
   showRequests(tick);
-  showWorkers(tick.workers);
+  workers.show(tick.workers);
   showEmpty(tick);
   for (const chart of charts) chart.draw(fleet.samples, tick.now);
   if (wantsLessMotion.matches) gantt.draw();

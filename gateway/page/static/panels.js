@@ -1,4 +1,4 @@
-/** Figures, requests and workers: what is text. */
+/** Figures and requests: what is text. */
 
 import { formatBytes, formatCount, formatSeconds, formatShare, orDash } from "./format.js";
 
@@ -71,33 +71,6 @@ function chipOf(request) {
   const way = [...new Set([prefill, decode])].filter(Boolean).join(" to ");
   chip.title = `${prompt} prompt tokens, ${tokens} generated${way && `\n${way}`}`;
   return chip;
-}
-
-export function showWorkers(workers) {
-  byId("worker-rows").replaceChildren(...workers.map(workerRow));
-}
-
-function workerRow(worker) {
-  const row = document.createElement("tr");
-  const name = made("td");
-  name.append(made("span", `dot ${worker.role}`), worker.id);
-  const pool = made("td");
-  const meter = document.createElement("meter");
-  meter.value = worker.used_blocks / worker.blocks;
-  meter.textContent = formatShare(meter.value);
-  pool.append(meter, `${worker.used_blocks} / ${worker.blocks}`);
-  const hits = worker.prompt_tokens ? worker.cached_tokens / worker.prompt_tokens : null;
-  row.append(
-    name,
-    made("td", "", worker.role),
-    made("td", worker.state, worker.state),
-    made("td", "", worker.device),
-    made("td", "number", formatShare(worker.busy)),
-    made("td", "number", `${worker.sequences} / ${worker.places}`),
-    pool,
-    made("td", "number", orDash(hits, formatShare)),
-  );
-  return row;
 }
 
 function made(tag, className = "", text = "") {

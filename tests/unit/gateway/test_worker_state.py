@@ -31,6 +31,10 @@ def cordon(scheduler: Scheduler) -> None:
     scheduler.draining.cordon("d", 1.0, 0.0)
 
 
+def hold(scheduler: Scheduler) -> None:
+    scheduler.workers[0].generations[1] = None
+
+
 def stop(scheduler: Scheduler) -> None:
     scheduler.draining.stops("d", 1.0, 0.0)
 
@@ -39,7 +43,8 @@ def stop(scheduler: Scheduler) -> None:
     ("happened", "state"),
     [
         ((), "serving"),
-        ((cordon,), "draining"),
+        ((cordon,), "drained"),
+        ((hold, cordon), "draining"),
         ((cordon, suspect), "suspect"),
         ((cordon, suspect, stop), "stopping"),
     ],

@@ -7,6 +7,7 @@ from math import inf
 import pytest
 from test_scheduler import LOST, Driver
 
+from gateway.draining import MAX_GONE
 from gateway.effects import Dismiss
 from gateway.generation import Generation, Phase
 from tandem.core.commands import PrefillBatch, Remove, Reserve
@@ -201,6 +202,21 @@ def test_a_drained_worker_that_was_started_anew_serves() -> None:
     assert driver.scheduler.is_ready
     driver.submit("r")
     assert driver.commands(Reserve, "d")
+
+
+def test_of_drained_workers_that_never_return_only_the_newest_are_remembered() -> None:
+    driver = Drains()
+    names = [f"d{number}" for number in range(MAX_GONE + 2)]
+    for name in names:
+        driver.join(name, WorkerRole.DECODE)
+        driver.scheduler.draining.cordon(name, 10.0, now=0.0)
+        driver.scheduler.worker_lost(name, LOST)
+    driver.scheduler.worker_lost("d", LOST)
+    # The last order was given while its worker was there, and all that was before it was gone.
+    driver.join(names[1], WorkerRole.DECODE)
+    assert not driver.scheduler.is_ready
+    driver.join(names[0], WorkerRole.DECODE)
+    assert driver.scheduler.is_ready
 
 
 def test_who_is_not_there_cannot_be_drained() -> None:

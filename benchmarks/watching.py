@@ -1,0 +1,124 @@
+"""What it costs to be watched: processor time of all processes for a token, watched against not.
+
+A batch of streams runs on mock GPUs. In turns it is left to itself and watched: its metrics are
+scraped and its timeline is read once a second, and somebody looks at the page, whose feed has four
+ticks a second. Both turns of a pair are of the same processes and streams, one after the other, and
+pairs begin with the one and the other by turns; what counts is the median of the pairs' ratios.
+The watchers, which run here, are not counted.
+
+    .venv/bin/python benchmarks/watching.py [--pairs 7] [--seconds 4] [--batch 16]
+        [--profile h100] [--topology 1p1d] [--by metrics timeline page]
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import statistics
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+
+import grpc
+import httpx2
+from batch_streams import Batch, running_batch
+from rich.console import Console
+from rich.table import Table
+from up import Up
+
+from tandem.v1 import inference_pb2, inference_pb2_grpc
+
+EVERY_S = 1.0
+# Until a watcher has been told the past, or its leaving is through.
+SETTLE_S = 1.0
+
+
+async def scrape(up: Up) -> None:
+    """As Prometheus does."""
+    async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{up.http_port}") as client:
+        while True:
+            (await client.get("/metrics")).raise_for_status()
+            await asyncio.sleep(EVERY_S)
+
+
+async def read_timeline(up: Up) -> None:
+    """As whoever follows it does: what is new."""
+    request = inference_pb2.GetTimelineRequest(window_ms=int(EVERY_S * 1000))
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{up.grpc_port}") as channel:
+        stub = inference_pb2_grpc.InferenceServiceStub(channel)
+        while True:
+            await stub.GetTimeline(request)
+            await asyncio.sleep(EVERY_S)
+
+
+async def look_at_page(up: Up) -> None:
+    """As a browser does."""
+    async with (
+        httpx2.AsyncClient(base_url=f"http://127.0.0.1:{up.http_port}") as client,
+        client.stream("GET", "/page/events") as response,
+    ):
+        response.raise_for_status()
+        async for _ in response.aiter_bytes():
+            pass
+
+
+WATCHERS: Mapping[str, Callable[[Up], Awaitable[None]]] = {
+    "metrics": scrape,
+    "timeline": read_timeline,
+    "page": look_at_page,
+}
+
+
+@asynccontextmanager
+async def watched(up: Up, by: Sequence[str]) -> AsyncIterator[None]:
+    """By each of these, for the time of the block."""
+    tasks = [asyncio.ensure_future(WATCHERS[each](up)) for each in by]
+    try:
+        yield
+        # A watcher ends only because it cannot go on.
+        for task in tasks:
+            assert not task.done(), task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def token_s(batch: Batch, num_streams: int, seconds: float, by: Sequence[str]) -> float:
+    """Processor seconds of a token while watched `by` these."""
+    async with watched(batch.up, by):
+        await asyncio.sleep(SETTLE_S)
+        before = batch.sample()
+        await asyncio.sleep(seconds)
+        after = batch.sample()
+    num_tokens = (after.step - before.step) * num_streams
+    return (sum(after.cpu_s.values()) - sum(before.cpu_s.values())) / num_tokens
+
+
+async def main(args: argparse.Namespace) -> None:
+    table = Table(title=f"processor time of a token, us (batch {args.batch}, {args.profile})")
+    for heading in ("pair", "not watched", "watched", "more"):
+        table.add_column(heading, justify="right")
+    ratios = []
+    async with running_batch(args.batch, args.profile, args.topology) as batch:
+        for pair in range(args.pairs):
+            cost = {}
+            for by in ([], args.by) if pair % 2 == 0 else (args.by, []):
+                cost[bool(by)] = await token_s(batch, args.batch, args.seconds, by)
+            ratios.append(cost[True] / cost[False])
+            figures = (cost[False] * 1e6, cost[True] * 1e6)
+            table.add_row(str(pair), *(f"{each:.2f}" for each in figures), f"{ratios[-1] - 1:+.1%}")
+    table.add_section()
+    spread = f"{min(ratios) - 1:+.1%} to {max(ratios) - 1:+.1%}"
+    table.add_row("median", "", spread, f"{statistics.median(ratios) - 1:+.1%}")
+    Console(width=100).print(table)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--pairs", type=int, default=7)
+    parser.add_argument("--seconds", type=float, default=4.0, help="of each turn")
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--profile", default="h100")
+    parser.add_argument("--topology", default="1p1d")
+    parser.add_argument("--by", nargs="+", choices=WATCHERS, default=list(WATCHERS))
+    asyncio.run(main(parser.parse_args()))
