@@ -27,6 +27,7 @@ from gateway.dispatcher import Dispatcher
 from gateway.frontend import Frontend
 from gateway.grpc_access import AccessInterceptor
 from gateway.grpc_admin import AdminServicer
+from gateway.grpc_calls import MAX_CALLS, SPARE_CALLS, CallLimit
 from gateway.grpc_inference import InferenceServicer
 from gateway.http.app import create_app
 from gateway.http.limits import (
@@ -68,8 +69,6 @@ SERVICE = inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_nam
 ADMIN_SERVICE = admin_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name
 # A prompt of MAX_PROMPT_CHARS fits, at up to four bytes a character.
 MAX_REQUEST_BYTES = 5 * 2**20
-# By gRPC, at a time, of all clients.
-MAX_CALLS = 2**14
 # Files and connections that are not clients' of HTTP.
 RESERVED_FILES = 256
 # How long clients have to read that the gateway stops.
@@ -285,7 +284,7 @@ def put_together(settings: GatewaySettings) -> Gateway:
     )
     refusals = Refusals(dispatcher.metrics.refused)
     app = create_app(frontend, dispatcher, metrics, refusals)
-    app.include_router(page_router(viewers))
+    app.include_router(page_router(viewers, refusals))
     return Gateway(
         settings=settings,
         listener=listener,
@@ -311,8 +310,8 @@ def _grpc_server(
     grpc_server = GrpcServer(
         str(Address(settings.host, settings.grpc_port)),
         MAX_REQUEST_BYTES,
-        interceptors=[AccessInterceptor(access, refusals)],
-        max_calls=MAX_CALLS,
+        interceptors=[AccessInterceptor(access, refusals), CallLimit(refusals)],
+        max_calls=MAX_CALLS + SPARE_CALLS,
     )
     inference_pb2_grpc.add_InferenceServiceServicer_to_server(
         InferenceServicer(frontend, dispatcher, timeline.read), grpc_server.server
