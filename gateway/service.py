@@ -114,6 +114,13 @@ class GatewaySettings(ServiceSettings):
         description="KV that comes damaged from a prefill worker is computed again, or its request "
         "fails with DATA_LOSS",
     )
+    self_check: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="share of the answers that idle decode workers generate once more, to compare "
+        "the tokens",
+    )
     batching: str = Field(
         "chunked",
         description="colocated workers' steps: chunked, prefill-first or decode-first (static)",
@@ -188,6 +195,7 @@ class GatewaySettings(ServiceSettings):
             local_prefill=self.local_prefill == "auto",
             tenants=tenants,
             recompute_bad_kv=self.on_bad_kv == "recompute",
+            self_check_rate=self.self_check,
         )
 
 

@@ -238,6 +238,7 @@ async def running_stack(
     policy: str = "shortest-first",
     tenants: Tenants = ONE_TENANT,
     recompute_bad_kv: bool = True,
+    self_check_rate: float = 0.0,
     logs: Path | None = None,
     places: Sequence[Mapping[str, Any]] = (),
 ) -> AsyncIterator[Stack]:
@@ -269,6 +270,7 @@ async def running_stack(
             local_prefill=local_prefill,
             tenants=tenants,
             recompute_bad_kv=recompute_bad_kv,
+            self_check_rate=self_check_rate,
         ),
         [(worker.role, worker.address) for worker in workers],
         resolve(model).fingerprint,
