@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from time import monotonic
+from typing import Any
 from unittest.mock import patch
 
 import psutil
@@ -81,8 +82,8 @@ class Soak:
             for worker in self.workers:
                 await worker.stop()
 
-    def _new_dispatcher(self, *arguments: object) -> RecordingDispatcher:
-        self.dispatcher = RecordingDispatcher(*arguments)
+    def _new_dispatcher(self, *arguments: Any, **settings: Any) -> RecordingDispatcher:
+        self.dispatcher = RecordingDispatcher(*arguments, **settings)
         return self.dispatcher
 
     async def _run_gateway(self) -> bool:

@@ -111,8 +111,8 @@ class WorkerProcess:
 class RecordingDispatcher(Dispatcher):
     """Also keeps what the workers report: their own step log."""
 
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
         self.num_joined = 0
         self.num_blocks: dict[str, int] = {}
         self.num_free: dict[str, int] = {}
