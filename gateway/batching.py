@@ -33,7 +33,7 @@ class Limits:
 class BatchingContext:
     """What a `Batching` decides on, and what it tells: all of it the scheduler's. `fail` ends a
     generation; `is_late` says whether a queued one cannot be in time for its deadline any more;
-    `now` tells monotonic seconds."""
+    `make_way` has a decode worker let go of what is no client's; `now` tells monotonic seconds."""
 
     queue: PrefillQueue
     fleet: Fleet
@@ -41,6 +41,7 @@ class BatchingContext:
     outbox: Outbox
     fail: Callable[[Generation, TandemError], None]
     is_late: Callable[[Generation], bool]
+    make_way: Callable[[DecodeView], None]
     now: Callable[[], float]
 
 
@@ -57,6 +58,7 @@ class Batching(ABC):
         self._outbox = context.outbox
         self._fail = context.fail
         self._is_late = context.is_late
+        self._make_way = context.make_way
         self._now = context.now
 
     @abstractmethod
@@ -120,6 +122,7 @@ class Batching(ABC):
 
     def _reserve(self, generation: Generation, worker: DecodeView) -> None:
         """Ask a decode worker for a generation's first blocks."""
+        self._make_way(worker)
         reserve = worker.ask(generation, self._queue.preemption_rank(generation))
         generation.phase = Phase.RESERVING
         generation.decode, generation.decode_worker = worker, worker.info.worker_id

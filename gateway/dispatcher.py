@@ -12,7 +12,7 @@ from typing import Any
 
 import structlog
 
-from gateway.effects import Emit, Send
+from gateway.effects import Checked, CheckResult, Emit, Send
 from gateway.generation import Generation
 from gateway.loop_lag import LoopLag
 from gateway.request_metrics import RequestMetrics, TokenTimes
@@ -350,6 +350,8 @@ class Dispatcher:
         for effect in self._scheduler.take_effects():
             if isinstance(effect, Emit):
                 self._emit(*effect)
+            elif isinstance(effect, Checked):
+                self._checked(effect)
             elif link := self._links_by_id.get(effect.worker_id):
                 if isinstance(effect, Send):
                     link.send(effect.command)
@@ -401,6 +403,12 @@ class Dispatcher:
             losses=generation.num_losses,
             bad_transfers=generation.num_bad_transfers,
         )
+
+    def _checked(self, checked: Checked) -> None:
+        """Neither tokens nor prompts are told of: only where they are not what they were."""
+        self.metrics.checked(checked)
+        is_wrong = checked.result is CheckResult.WRONG
+        (log.error if is_wrong else log.info)("self-check ended", **checked._asdict())
 
     @contextmanager
     def _refusals_told(self, tenant: str) -> Iterator[None]:

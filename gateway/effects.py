@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import NamedTuple
 
 from gateway.generation import Generation
@@ -31,7 +32,32 @@ class Dismiss(NamedTuple):
     worker_id: str
 
 
-Effect = Send | Emit | Dismiss
+class CheckResult(StrEnum):
+    """What became of a self-check: it `differs` where the same tokens are not promised, and is
+    `wrong` where they are."""
+
+    SAME = "same"
+    DIFFERS = "differs"
+    WRONG = "wrong"
+    FAILED = "failed"
+    DROPPED = "dropped"
+
+
+class Checked(NamedTuple):
+    """Tell operators: a request's answer was generated again by a worker, and compared. `num_same`
+    tokens were the same, and then there was the end, or another; `position` is that of the
+    latter."""
+
+    request_id: str
+    choice_index: int
+    result: CheckResult
+    num_same: int
+    position: int
+    computed_by: tuple[str, ...]
+    checked_by: str = ""
+
+
+Effect = Send | Emit | Dismiss | Checked
 
 
 class Outbox:
@@ -48,6 +74,9 @@ class Outbox:
 
     def dismiss(self, worker: WorkerView) -> None:
         self._effects.append(Dismiss(worker.info.worker_id))
+
+    def checked(self, checked: Checked) -> None:
+        self._effects.append(checked)
 
     def take(self) -> list[Effect]:
         """All since the last call."""

@@ -46,7 +46,7 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
             )
         except TandemError as error:
             self._refusals.add(error.reason, error.message)
-            return _refusal(error)
+            return refusal_handler(error)
         handler = await continuation(handler_call_details)
         is_open = handler_call_details.method == OPEN_METHOD
         return _hurried(handler) if handler and is_open else handler
@@ -86,7 +86,9 @@ def _hurried(handler: grpc.RpcMethodHandler[Any, Any]) -> grpc.RpcMethodHandler[
     )
 
 
-def _refusal(error: TandemError) -> grpc.RpcMethodHandler[Any, Any]:
+def refusal_handler(error: TandemError) -> grpc.RpcMethodHandler[Any, Any]:
+    """Answers a call with an error, without reading it."""
+
     # Of a kind that fits all calls: to whoever is refused, one that ends at once is like another.
     async def refuse(requests: object, context: grpc.aio.ServicerContext[Any, Any]) -> NoReturn:
         await abort(context, error)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,8 +15,11 @@ from gateway.grpc_request import request_from_wire, tokenize_prompt, tokenize_to
 from gateway.grpc_response import event_to_wire, started_to_wire
 from gateway.limits import DEFAULT_MODEL, MAX_PROMPT_TOKENS, check_count, max_total_tokens
 from gateway.tokens import TokenService
+from tandem.core.errors import Cancelled
 from tandem.v1 import inference_pb2, inference_pb2_grpc
 from tandem.wire.status import abort
+
+READ_TIMEOUT_S = 60.0
 
 Timeline = Callable[[int], Awaitable[inference_pb2.GetTimelineResponse]]
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -25,11 +29,19 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
     """Generation over `frontend`. `timeline` gives what happened in the last so many milliseconds
     (all that is kept for 0)."""
 
-    def __init__(self, frontend: Frontend, service: TokenService, timeline: Timeline) -> None:
+    def __init__(
+        self,
+        frontend: Frontend,
+        service: TokenService,
+        timeline: Timeline,
+        read_timeout_s: float = READ_TIMEOUT_S,
+    ) -> None:
+        """Who reads nothing of a stream for `read_timeout_s` is cut off."""
         self._frontend = frontend
         self._token_bytes = frontend.tokenizer.token_bytes
         self._service = service
         self._timeline = timeline
+        self._read_timeout_s = read_timeout_s
 
     # A coroutine that writes, not a generator: when the client leaves, gRPC cancels it wherever it
     # is, whereas a generator that is not being awaited just then lives until it is collected.
@@ -44,12 +56,25 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
                 timeout_s=context.time_remaining(),
             )
             with await self._frontend.generate(wanted) as answer:
-                await context.write(started_to_wire(answer))
+                await self._write(context, [started_to_wire(answer)])
                 async for events in answer:
-                    for event in events:
-                        await context.write(event_to_wire(event, self._token_bytes))
+                    await self._write(
+                        context, [event_to_wire(each, self._token_bytes) for each in events]
+                    )
         except Exception as error:
             await abort(context, error)
+
+    async def _write(
+        self, context: Context, responses: Sequence[inference_pb2.GenerateResponse]
+    ) -> None:
+        """Write what has come together. While the client does not read what was written before,
+        what comes waits in its stream. Raises `Cancelled` if that lasts too long."""
+        try:
+            async with asyncio.timeout(self._read_timeout_s):
+                for response in responses:
+                    await context.write(response)
+        except TimeoutError:
+            raise Cancelled("the client reads nothing") from None
 
     async def Tokenize(
         self, request: inference_pb2.TokenizeRequest, context: Context

@@ -62,6 +62,11 @@ TANDEM_COUNTERS: tuple[Total, ...] = (
         "KV of ended requests that went from one worker to another.",
         attrgetter("num_kv_bytes"),
     ),
+    (
+        "self_checked_tokens",
+        "Tokens that were generated once more, and were the same.",
+        attrgetter("num_checked_tokens"),
+    ),
 )
 
 
@@ -131,12 +136,13 @@ class GatewayCollector(Collector):
             ("finished_reason", "mode"),
             requests.finished.items(),
         )
-        for name, text, counts in (
-            ("failed", "Requests that failed.", requests.failed),
-            ("refused", "Requests that were not let in.", requests.refused),
+        for name, text, label, counts in (
+            ("requests_failed", "Requests that failed.", "reason", requests.failed),
+            ("requests_refused", "Requests that were not let in.", "reason", requests.refused),
+            ("self_checks", "Answers generated once more.", "result", requests.self_checks),
         ):
-            rows = (((reason,), count) for reason, count in counts.items())
-            yield counter(f"tandem_requests_{name}", text, ("reason",), rows)
+            rows = (((each,), count) for each, count in counts.items())
+            yield counter(f"tandem_{name}", text, (label,), rows)
         for name, text, total in TANDEM_COUNTERS:
             yield counter(f"tandem_{name}", text, (), [((), total(requests))])
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from math import isnan, nan
 from typing import NamedTuple
 
+from gateway.effects import Checked
 from gateway.generation import Generation
 from gateway.tokens import Ended, ServedBy
 from tandem.core.errors import Cancelled, TandemError
@@ -56,6 +57,9 @@ class RequestMetrics:
         self.failed = Counter[str]()
         """By the error's reason."""
         self.refused = Counter[str]()
+        self.self_checks = Counter[str]()
+        """By what became of them."""
+        self.num_checked_tokens = 0
         self.first_token_s = Histogram(LATENCY_BOUNDS)
         self.between_tokens_s = Histogram(TOKEN_TIME_BOUNDS)
         self.per_token_s = Histogram(TOKEN_TIME_BOUNDS)
@@ -87,6 +91,11 @@ class RequestMetrics:
     def setbacks(self, under_way: Iterable[Generation]) -> Setbacks:
         """Of all requests: of those that have ended, and of those that have not."""
         return _sum_of([self._setbacks, *map(_setbacks, under_way)])
+
+    def checked(self, checked: Checked) -> None:
+        """An answer was generated once more, or was to be."""
+        self.self_checks[checked.result] += 1
+        self.num_checked_tokens += checked.num_same
 
     def ended(
         self, generation: Generation, times: TokenTimes, event: Ended | TandemError, now: float

@@ -28,6 +28,7 @@ from gateway.local_prefill import LocalPrefill
 from gateway.output_lengths import OutputLengths
 from gateway.policies import QueuePolicy
 from gateway.prefill_queue import PrefillQueue
+from gateway.self_check import SelfChecks
 from gateway.tenants import ONE_TENANT, Tenants
 from gateway.tokens import Ended, Token, TokenRequest, reported_token, snapshot_tokens
 from gateway.worker_view import DecodeView, PoolUse, PrefillView
@@ -77,12 +78,14 @@ class Scheduler:
         local_prefill: bool = False,
         tenants: Tenants = ONE_TENANT,
         recompute_bad_kv: bool = True,
+        self_check_rate: float = 0.0,
     ) -> None:
         """With `colocated`, decode workers compute all prompts as well; with `local_prefill`, those
         that they are sooner with than prefill workers. With `recompute_bad_kv`, what came damaged
-        is computed again; else its request fails. Sequences and batches are numbered from
-        `first_id` on: to the workers, these numbers must be new for as long as they live, also
-        after a gateway was replaced."""
+        is computed again; else its request fails. Of the answers, a share of `self_check_rate` is
+        generated once more, and compared. Sequences and batches are numbered from `first_id` on: to
+        the workers, these numbers must be new for as long as they live, also after a gateway was
+        replaced."""
         self._fleet = Fleet()
         self._shares = FairShares(tenants, self._fleet)
         self._queue = PrefillQueue(policy, self._shares)
@@ -90,8 +93,18 @@ class Scheduler:
         self._lengths = OutputLengths()
         self._now = 0.0
         self._outbox = Outbox()
+        self._self_checks = SelfChecks(
+            self_check_rate, self._fleet, self._outbox, self._sequence_ids
+        )
         context = BatchingContext(
-            self._queue, self._fleet, limits, self._outbox, self._end, self._is_late, self._time
+            self._queue,
+            self._fleet,
+            limits,
+            self._outbox,
+            self._end,
+            self._is_late,
+            self._self_checks.make_way,
+            self._time,
         )
         max_tokens = limits.max_batch_tokens
         local = LocalPrefill(self._fleet, self._outbox, max_tokens) if local_prefill else None
@@ -111,6 +124,7 @@ class Scheduler:
     def compose(self) -> None:
         """Give the workers what they can take. To be called after anything has happened."""
         self._batching.compose()
+        self._self_checks.compose(is_anyone_queued=self.num_queued > 0)
         self.draining.dismiss()
 
     @property
@@ -229,6 +243,7 @@ class Scheduler:
                     self._restart_or_end(generation, error)
         if decode := self._fleet.decode.pop(worker_id, None):
             self.draining.forget(decode)
+            self._self_checks.lost(worker_id)
             for generation in list(decode.generations.values()):
                 generation.decode = None
                 self._restart_or_end(generation, error)
@@ -304,6 +319,7 @@ class Scheduler:
             return
         generation = worker.generations.get(report.sequence_id)
         if generation is None:
+            self._self_checks.report(worker, report)
             return
         match report:
             case Reserved():
@@ -339,7 +355,8 @@ class Scheduler:
         worker.heard(self._now, spans)
         if cache_changes:
             worker.prefix_index.apply(cache_changes)
-        return worker.has_said(use) and self.num_queued > 0
+        may_take_more = worker.has_said(use)
+        return may_take_more and (self.num_queued > 0 or self._self_checks.is_waiting)
 
     def prefill_resumed(
         self, worker_id: str, snapshot: PrefillSnapshot, unapplied: Sequence[PrefillCommand]
@@ -402,6 +419,8 @@ class Scheduler:
             if generation := worker.generations.get(sequence_id):
                 worker.armed(generation)
                 self._accept(generation, token, reason)
+            else:
+                self._self_checks.token(worker, sequence_id, token.token_id, reason is not None)
 
     def _accept(self, generation: Generation, token: Token, reason: FinishReason | None) -> None:
         try:
@@ -430,6 +449,7 @@ class Scheduler:
         self._leave_decode(generation)
         if not generation.armed:
             self._leave_prefill(generation)
+        self._self_checks.ended(generation, event)
 
     def _requeue(self, generation: Generation) -> None:
         """Take a generation from its workers, and put it back to its place in the queue."""

@@ -27,6 +27,7 @@ from gateway.dispatcher import Dispatcher
 from gateway.frontend import Frontend
 from gateway.grpc_access import AccessInterceptor
 from gateway.grpc_admin import AdminServicer
+from gateway.grpc_calls import MAX_CALLS, SPARE_CALLS, CallLimit
 from gateway.grpc_inference import InferenceServicer
 from gateway.http.admin import admin_router
 from gateway.http.app import create_app
@@ -69,8 +70,6 @@ SERVICE = inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_nam
 ADMIN_SERVICE = admin_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name
 # A prompt of MAX_PROMPT_CHARS fits, at up to four bytes a character.
 MAX_REQUEST_BYTES = 5 * 2**20
-# By gRPC, at a time, of all clients.
-MAX_CALLS = 2**14
 # Files and connections that are not clients' of HTTP.
 RESERVED_FILES = 256
 # How long clients have to read that the gateway stops.
@@ -115,6 +114,13 @@ class GatewaySettings(ServiceSettings):
         "recompute",
         description="KV that comes damaged from a prefill worker is computed again, or its request "
         "fails with DATA_LOSS",
+    )
+    self_check: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="share of the answers that idle decode workers generate once more, to compare "
+        "the tokens",
     )
     batching: str = Field(
         "chunked",
@@ -190,6 +196,7 @@ class GatewaySettings(ServiceSettings):
             local_prefill=self.local_prefill == "auto",
             tenants=tenants,
             recompute_bad_kv=self.on_bad_kv == "recompute",
+            self_check_rate=self.self_check,
         )
 
 
@@ -286,7 +293,7 @@ def put_together(settings: GatewaySettings) -> Gateway:
     )
     refusals = Refusals(dispatcher.metrics.refused)
     app = create_app(frontend, dispatcher, metrics, refusals)
-    app.include_router(page_router(viewers))
+    app.include_router(page_router(viewers, refusals))
     app.include_router(admin_router(dispatcher, access, refusals))
     return Gateway(
         settings=settings,
@@ -313,8 +320,8 @@ def _grpc_server(
     grpc_server = GrpcServer(
         str(Address(settings.host, settings.grpc_port)),
         MAX_REQUEST_BYTES,
-        interceptors=[AccessInterceptor(access, refusals)],
-        max_calls=MAX_CALLS,
+        interceptors=[AccessInterceptor(access, refusals), CallLimit(refusals)],
+        max_calls=MAX_CALLS + SPARE_CALLS,
     )
     inference_pb2_grpc.add_InferenceServiceServicer_to_server(
         InferenceServicer(frontend, dispatcher, timeline.read), grpc_server.server

@@ -136,6 +136,7 @@ class WorkerView:
         self.generations[generation.sequence_id] = generation
         self._blocks[generation.sequence_id] = num_blocks
         self.num_used_blocks += num_blocks
+        generation.computed_by[self.info.worker_id] = self.info.model
 
     def leave(self, generation: Generation) -> int:
         """A generation leaves, if it is there; the blocks that it took."""

@@ -9,7 +9,8 @@ from gateway.http.disconnect import unless_disconnected
 from gateway.http.streaming import start_of_events
 from gateway.page.assets import Asset, read_assets
 from gateway.page.viewers import Viewer, Viewers
-from tandem.core.errors import Cancelled, NotFound
+from gateway.refusals import Refusals
+from tandem.core.errors import Cancelled, NotFound, ResourceExhausted
 
 # Nothing from elsewhere, nothing within the HTML, and in nobody's frame.
 SECURITY_HEADERS = {
@@ -25,8 +26,10 @@ INDEX = "index.html"
 OPENING = b"retry: 1000\n\n"
 
 
-def page_router(viewers: Viewers) -> APIRouter:
-    """The page. It is no part of the API that `/openapi.json` describes."""
+def page_router(viewers: Viewers, refusals: Refusals | None = None) -> APIRouter:
+    """The page. It is no part of the API that `/openapi.json` describes. Viewers too many are among
+    the `refusals`."""
+    counted = refusals or Refusals()
     router = APIRouter(include_in_schema=False)
     assets = read_assets()
 
@@ -36,7 +39,7 @@ def page_router(viewers: Viewers) -> APIRouter:
 
     @router.get("/page/events")
     async def read_events() -> Response:
-        return PageEvents(viewers)
+        return PageEvents(viewers, counted)
 
     @router.get("/page/{name}")
     async def read_asset(request: Request, name: str) -> Response:
@@ -60,17 +63,21 @@ def _respond(request: Request, asset: Asset) -> Response:
 class PageEvents(Response):
     """Streams the ticks until the viewer leaves or the gateway stops."""
 
-    def __init__(self, viewers: Viewers) -> None:
+    def __init__(self, viewers: Viewers, refusals: Refusals) -> None:
         super().__init__()
         self._viewers = viewers
+        self._refusals = refusals
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with self._viewers.join() as viewer:
-            try:
+        try:
+            with self._viewers.join() as viewer:
                 await unless_disconnected(receive, _tell(viewer, send))
-            except Cancelled:
-                # It has left.
-                return
+        except Cancelled:
+            # It has left.
+            return
+        except ResourceExhausted as error:
+            self._refusals.add(error.reason, error.message)
+            raise
 
 
 async def _tell(viewer: Viewer, send: Send) -> None:

@@ -115,7 +115,7 @@ class BoundedProtocol(HttpToolsProtocol):
         # Between a request's first byte and its last.
         self._is_reading = False
         self._deadline: asyncio.TimerHandle | None = None
-        # While what is written is not read: until when it has to be, and how much there was.
+        # While some of what is written is not read: until when it has to be, and how much it was.
         self._read_deadline: asyncio.TimerHandle | None = None
         self._num_unread_bytes = 0
         # What was asked for on this connection and is not answered, oldest first.
@@ -151,6 +151,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def resume_writing(self) -> None:
         super().resume_writing()
         self._disarm_reading()
+        self._watch_rest()
         for cycle in self._unanswered():
             body = cycle.scope["state"][RESPONSE_BODY]
             if body.on_writable:
@@ -222,6 +223,10 @@ class BoundedProtocol(HttpToolsProtocol):
             self._disarm()
             super().on_message_complete()
 
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._watch_rest()
+
     def _takes(self, num_head_bytes: int = 0) -> bool:
         """Count what the parser has come upon; whether it is still wanted."""
         self._told = True
@@ -275,16 +280,23 @@ class BoundedProtocol(HttpToolsProtocol):
         seconds = self._limits.read_timeout_s
         self._read_deadline = self.loop.call_later(seconds, self._on_read_deadline)
 
+    def _watch_rest(self) -> None:
+        """Of what is written some may wait for the client, too little to stop writing for: it has
+        to read that on in time as well, or its connection would never be closed."""
+        if self._read_deadline is None and self.transport.get_write_buffer_size():
+            self._arm_reading()
+
     def _disarm_reading(self) -> None:
         if self._read_deadline is not None:
             self._read_deadline.cancel()
             self._read_deadline = None
 
     def _on_read_deadline(self) -> None:
-        num_read_bytes = self._num_unread_bytes - self.transport.get_write_buffer_size()
-        if num_read_bytes >= MIN_READ_BYTES:
+        self._read_deadline = None
+        num_unread_bytes = self.transport.get_write_buffer_size()
+        if self._num_unread_bytes - num_unread_bytes >= MIN_READ_BYTES:
             self._arm_reading()
-        else:
+        elif num_unread_bytes:
             # Not closed: that would wait for the client to read the rest.
             self.transport.abort()
 

@@ -124,6 +124,10 @@ def up(
     on_bad_kv: Annotated[
         str | None, flag("on-bad-kv", "KV that comes damaged: recompute, fail", GATEWAY)
     ] = None,
+    self_check: Annotated[
+        float | None,
+        flag("self-check", "share of answers to generate once more, to compare", GATEWAY),
+    ] = None,
     max_batch_tokens: Annotated[
         int | None, flag("max-batch-tokens", "prompt tokens of a prefill batch", GATEWAY)
     ] = None,
@@ -180,6 +184,7 @@ def up(
                 "api-keys": _text(api_keys),
                 "local-prefill": local_prefill,
                 "on-bad-kv": on_bad_kv,
+                "self-check": self_check,
                 "max-batch-tokens": max_batch_tokens,
                 "max-queue": max_queue,
                 "batching": batching,

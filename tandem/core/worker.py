@@ -23,6 +23,8 @@ class ModelInfo:
     `fingerprint` is the hash of config and weights: two engines with the same fingerprint, dtype
     and layout can exchange KV, if they quantise the weights alike. `numerics` names what else the
     bits depend on (instruction set, kernel build); it is reported, not compared.
+    `batch_invariant`: a token is a function of the tokens before it alone, the same bits in any
+    batch and on every engine of the same `numerics`.
     """
 
     name: str
@@ -32,6 +34,7 @@ class ModelInfo:
     eos_token_ids: frozenset[int]
     numerics: str
     quantization: str = Quantization.NONE
+    batch_invariant: bool = False
 
     @property
     def kv_fingerprint(self) -> str:

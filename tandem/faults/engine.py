@@ -1,14 +1,32 @@
-"""An engine whose steps stall, fail, or end the process."""
+"""An engine whose steps stall, fail, end the process, or compute wrongly without a word."""
 
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass, replace
 
-from tandem.core.plan import StepPlan
+from tandem.core.plan import StepPlan, StepResult
 from tandem.core.sampling_params import SamplingParams
 from tandem.engine.protocols import Engine, KVPool, LayerHook, ModelInfo, StepHandle
 from tandem.faults.injector import FaultInjector, end_at_once
 from tandem.faults.plan import FaultName
+
+
+@dataclass(frozen=True, slots=True)
+class WrongStep:
+    """A step that went well, as far as anybody can tell: the first token that it samples is another
+    than the engine's."""
+
+    step: StepHandle
+
+    def result(self) -> StepResult:
+        result = self.step.result()
+        tokens = list(result.tokens)
+        for place, token in enumerate(tokens):
+            if token is not None:
+                tokens[place] = token ^ 1
+                break
+        return replace(result, tokens=tuple(tokens))
 
 
 class FaultyEngine:
@@ -37,7 +55,9 @@ class FaultyEngine:
             raise RuntimeError("a fault: the step fails")
         if self._injector.strike(FaultName.ENGINE_KILL):
             end_at_once()
-        return self._engine.launch(plan, on_layer)
+        is_wrong = self._injector.strike(FaultName.ENGINE_WRONG)
+        step = self._engine.launch(plan, on_layer)
+        return WrongStep(step) if is_wrong else step
 
     def warm_up(self) -> None:
         self._engine.warm_up()

@@ -35,6 +35,7 @@ class FaultName(StrEnum):
     ENGINE_STALL = "engine.stall"
     ENGINE_FAIL = "engine.fail"
     ENGINE_KILL = "engine.kill"
+    ENGINE_WRONG = "engine.wrong"
     REPORTS_DELAY = "reports.delay"
     REPORTS_BREAK = "reports.break"
 

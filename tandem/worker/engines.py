@@ -57,6 +57,7 @@ def _fake_engine(
             max_model_len=max_model_len,
             eos_token_ids=config.eos_token_ids,
             numerics="fake",
+            batch_invariant=True,
         ),
         profile=profile,
         block_size=settings.block_size,

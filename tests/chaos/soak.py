@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from time import monotonic
+from typing import Any
 from unittest.mock import patch
 
 import psutil
@@ -41,6 +42,8 @@ CONCURRENCY = 64
 CANCELLED_SHARE = 0.2
 MAX_GROWTH_BYTES = 24 * 2**20
 MAX_NEW_FILES = 2
+# How long connections and tasks may take to go when all requests have ended.
+QUIET_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -79,8 +82,8 @@ class Soak:
             for worker in self.workers:
                 await worker.stop()
 
-    def _new_dispatcher(self, *arguments: object) -> RecordingDispatcher:
-        self.dispatcher = RecordingDispatcher(*arguments)
+    def _new_dispatcher(self, *arguments: Any, **settings: Any) -> RecordingDispatcher:
+        self.dispatcher = RecordingDispatcher(*arguments, **settings)
         return self.dispatcher
 
     async def _run_gateway(self) -> bool:
@@ -96,6 +99,7 @@ class Soak:
         serving = asyncio.create_task(service.serve(settings))
         await asyncio.sleep(0)
         await self._until(lambda: self.dispatcher.ready)
+        self._own_tasks = asyncio.all_tasks()
         await self._send(settings.grpc_port, min(NUM_WARM_UP, self._num_requests // 5))
         before = await self._footprints()
         since = monotonic()
@@ -117,8 +121,15 @@ class Soak:
                 await room.acquire()
                 task = tasks.create_task(self._request(client))
                 task.add_done_callback(lambda _: room.release())
+        await self._until_quiet()
+
+    async def _until_quiet(self) -> None:
+        """Wait until all blocks are free, and the tasks of all requests gone; of what is not gone
+        in time the report tells."""
         recorder = self.dispatcher
         await self._until(lambda: recorder.num_free == recorder.num_blocks)
+        if left := asyncio.all_tasks() - self._own_tasks:
+            await asyncio.wait(left, timeout=QUIET_S)
 
     async def _request(self, client: AsyncClient) -> None:
         random = self._random
@@ -144,7 +155,6 @@ class Soak:
 
     async def _footprints(self) -> dict[str, tuple[Footprint, int]]:
         """Of each process, and how many tasks this one has: once all is quiet."""
-        await asyncio.sleep(2.0)
         gc.collect()
         pids = {"gateway and clients": os.getpid(), "prefill": self.workers[0].pid}
         pids["decode"] = self.workers[1].pid

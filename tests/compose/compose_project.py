@@ -9,7 +9,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from container_base import ROOT, Base
 from docker.models.containers import Container
 
 SERVICES = ("gateway", "prefill", "decode")
+PLAIN = ("docker-compose.yml",)
+WITH_TLS = (*PLAIN, "docker-compose.tls.yml")
 DEADLINE_S = 300
 ANSWER_S = 120
 MOCK = {"TANDEM_MODEL": "mock", "TANDEM_DEVICE": "mock:zero"}
@@ -54,13 +56,24 @@ def wait_until(is_true: Callable[[], Any], what: str) -> None:
 class Project:
     """`compose` commands, and what the project's containers and its gateway say."""
 
-    def __init__(self, client: docker.DockerClient, folder: Path, base: Base) -> None:
+    def __init__(
+        self,
+        client: docker.DockerClient,
+        folder: Path,
+        base: Base,
+        files: Sequence[str] = PLAIN,
+    ) -> None:
         self.client = client
         self.name = f"tandem-test-{secrets.token_hex(4)}"
         self._override = folder / f"{self.name}.json"
         # JSON is YAML. pip in a container, which fetches the model, is set up as in the build.
-        services = {each: {"image": image_of(each), "environment": base.pip} for each in SERVICES}
+        services: dict[str, Any] = {
+            each: {"image": image_of(each), "environment": base.pip} for each in SERVICES
+        }
+        if files is WITH_TLS:
+            services["certs"] = {"image": image_of("gateway")}
         self._override.write_text(json.dumps({"services": services}))
+        self._files = [*files, str(self._override)]
         http_port, grpc_port = _free_ports(2)
         self._environment = {
             "PYTHON_IMAGE": base.image,
@@ -72,7 +85,9 @@ class Project:
 
     def compose(self, *arguments: str, **environment: str) -> None:
         self._environment |= environment
-        command = [*compose_command(), "-f", "docker-compose.yml", "-f", str(self._override)]
+        command = compose_command()
+        for file in self._files:
+            command += ["-f", file]
         ran = subprocess.run(
             [*command, "-p", self.name, *arguments],
             cwd=ROOT,
@@ -128,9 +143,11 @@ class Project:
 
 
 @contextmanager
-def project(client: docker.DockerClient, folder: Path, base: Base) -> Iterator[Project]:
+def project(
+    client: docker.DockerClient, folder: Path, base: Base, files: Sequence[str] = PLAIN
+) -> Iterator[Project]:
     """A project that is gone afterwards; its containers' logs are printed if the test fails."""
-    made = Project(client, folder, base)
+    made = Project(client, folder, base, files)
     try:
         yield made
     except BaseException:

@@ -9,7 +9,7 @@ from typing import NoReturn
 
 import docker
 import pytest
-from compose_project import NoCompose, Project, compose_command, project
+from compose_project import WITH_TLS, NoCompose, Project, compose_command, project
 from container_base import Base, NoBase, base_image
 from container_engine import NoEngine, running_engine
 
@@ -48,6 +48,13 @@ def built(engine: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory)
 def tandem(engine: docker.DockerClient, built: Base, tmp_path: Path) -> Iterator[Project]:
     """A project that nothing was started of."""
     with project(engine, tmp_path, built) as made:
+        yield made
+
+
+@pytest.fixture
+def tandem_with_tls(engine: docker.DockerClient, built: Base, tmp_path: Path) -> Iterator[Project]:
+    """The same, with mutual TLS between the services."""
+    with project(engine, tmp_path, built, WITH_TLS) as made:
         yield made
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
+import httpx
 from compose_project import MOCK, Project, kill, wait_until
 
 NUM_CLIENTS = 8
+CERTIFICATE_FILES = ("ca.crt", "tls.crt", "tls.key")
 
 
 def test_it_serves_is_shut_in_and_leaves_nothing(tandem: Project) -> None:
@@ -75,6 +77,28 @@ def test_the_default_model_is_fetched_once_and_answers(tandem: Project) -> None:
     assert listed == ["/cache:", ".lock", "models", "/cache/models:", "smollm2-135m-instruct"]
 
 
+def test_with_tls_each_service_has_its_certificate_and_no_stranger_is_let_in(
+    tandem_with_tls: Project,
+) -> None:
+    tandem = tandem_with_tls
+    tandem.up(**MOCK)
+    assert tandem.complete()["tandem"]["kv_bytes"] > 0
+    for role in ("gateway", "prefill", "decode"):
+        (container,) = tandem.containers(role)
+        wait_until(lambda container=container: is_healthy(container), f"{role} healthy")
+        assert files_in(container, "/tls") == [f"{role}/{name}" for name in CERTIFICATE_FILES]
+    (gateway,) = tandem.containers("gateway")
+    for stranger in ("prefill:50051", "decode:50052"):
+        asked = gateway.exec_run(["python3", "-m", "tandem.process.healthcheck", stranger])
+        assert asked.exit_code == 1, asked.output
+    # Renewed, as the file says.
+    before = read(gateway, "/tls/gateway/tls.crt")
+    tandem.compose("up", "--no-build", "certs")
+    assert read(gateway, "/tls/gateway/tls.crt") != before
+    tandem.compose("restart")
+    wait_until(lambda: serves(tandem), "served with new certificates")
+
+
 # What the tests look at
 
 
@@ -96,7 +120,7 @@ def workers(tandem: Project, role: str) -> set[str]:
 def serves(tandem: Project) -> bool:
     try:
         tandem.complete()
-    except AssertionError:
+    except (AssertionError, httpx.TransportError):
         return False
     return True
 
@@ -109,6 +133,19 @@ def num_restarts(container) -> int:
 def is_healthy(container) -> bool:
     container.reload()
     return container.attrs["State"]["Health"]["Status"] == "healthy"
+
+
+def files_in(container, folder: str) -> list[str]:
+    """All that its user may see, by path from there."""
+    program = (
+        "import pathlib, sys; root = pathlib.Path(sys.argv[1]);"
+        " print(*sorted(str(each.relative_to(root)) for each in root.rglob('*') if each.is_file()))"
+    )
+    return container.exec_run(["python3", "-c", program, folder]).output.decode().split()
+
+
+def read(container, path: str) -> bytes:
+    return bytes(container.exec_run(["cat", path]).output)
 
 
 def address_of(container) -> str:

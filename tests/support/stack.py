@@ -111,8 +111,8 @@ class WorkerProcess:
 class RecordingDispatcher(Dispatcher):
     """Also keeps what the workers report: their own step log."""
 
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
         self.num_joined = 0
         self.num_blocks: dict[str, int] = {}
         self.num_free: dict[str, int] = {}
@@ -238,6 +238,7 @@ async def running_stack(
     policy: str = "shortest-first",
     tenants: Tenants = ONE_TENANT,
     recompute_bad_kv: bool = True,
+    self_check_rate: float = 0.0,
     logs: Path | None = None,
     places: Sequence[Mapping[str, Any]] = (),
 ) -> AsyncIterator[Stack]:
@@ -269,6 +270,7 @@ async def running_stack(
             local_prefill=local_prefill,
             tenants=tenants,
             recompute_bad_kv=recompute_bad_kv,
+            self_check_rate=self_check_rate,
         ),
         [(worker.role, worker.address) for worker in workers],
         resolve(model).fingerprint,

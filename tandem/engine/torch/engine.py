@@ -97,6 +97,8 @@ class TorchEngine:
             eos_token_ids=config.eos_token_ids,
             numerics=numerics(self._device, item, layout.dtype, kernels, quantization),
             quantization=quantization,
+            # torch's own operations are, too, on a CPU in float32, but not of every build of it.
+            batch_invariant=kernels is not None,
         )
         self._allowed = AllowedTokens(self._model, folder.tokenizer)
 

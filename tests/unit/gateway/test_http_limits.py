@@ -222,11 +222,14 @@ class SlowlyRead(asyncio.Transport):
     def get_write_buffer_size(self) -> int:
         return self.num_unread_bytes.pop(0)
 
+    def is_closing(self) -> bool:
+        return False
+
     def abort(self) -> None:
         self.aborted.set()
 
 
-async def test_who_reads_on_may_take_time(app):
+def connection(app: ASGIApp, transport: SlowlyRead) -> BoundedProtocol:
     protocol = BoundedProtocol(
         uvicorn.Config(app, log_config=None),
         ServerState(),
@@ -237,19 +240,49 @@ async def test_who_reads_on_may_take_time(app):
         lag=LoopLag(),
         refusals=Refusals(),
     )
+    protocol.connection_made(transport)
+    return protocol
+
+
+async def test_who_reads_on_may_take_time(app):
     step = MIN_READ_BYTES
     transport = SlowlyRead(10 * step, 9 * step, 9 * step, 8 * step, 8 * step, 7 * step + 1)
-    protocol.connection_made(transport)
+    protocol = connection(app, transport)
     protocol.pause_writing()
     async with asyncio.timeout(10):
         await transport.aborted.wait()
     assert not transport.num_unread_bytes
     # Nor is one that reads in time held to it later.
-    transport.num_unread_bytes.append(step)
+    transport.num_unread_bytes += [step, 0]
     protocol.pause_writing()
     protocol.resume_writing()
     await asyncio.sleep(0.03)
     assert not transport.num_unread_bytes
+
+
+@pytest.mark.parametrize("is_paused_before", [False, True])
+async def test_the_rest_of_an_answer_has_to_be_read_as_well(app, is_paused_before):
+    """Also where it is too little to stop writing for."""
+    rest = [100, 100, 100]
+    transport = SlowlyRead(*([2**17, *rest] if is_paused_before else rest))
+    protocol = connection(app, transport)
+    if is_paused_before:
+        protocol.pause_writing()
+        protocol.resume_writing()
+    else:
+        protocol.on_response_complete()
+    async with asyncio.timeout(10):
+        await transport.aborted.wait()
+    assert not transport.num_unread_bytes
+
+
+async def test_who_has_read_the_rest_in_time_is_not_cut_off(app):
+    transport = SlowlyRead(100, 100, 0)
+    connection(app, transport).on_response_complete()
+    async with asyncio.timeout(10):
+        while transport.num_unread_bytes:
+            await asyncio.sleep(0.005)
+    assert not transport.aborted.is_set()
 
 
 async def test_a_connection_too_many_is_told_so(app):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections import Counter
 from collections.abc import AsyncIterator
 
 import httpx
@@ -15,6 +16,7 @@ from gateway.http.errors import add_error_handlers
 from gateway.http.page import page_router
 from gateway.page.assets import read_assets
 from gateway.page.viewers import MAX_VIEWERS, Tick, Viewers
+from gateway.refusals import Refusals
 
 LINK = re.compile(r'(?:href|src)="(/page/[^"]+)"')
 IMPORT = re.compile(r'^import .* from "\./([^"]+)";$', re.MULTILINE)
@@ -27,7 +29,8 @@ class Gateway:
         self.stopping = False
         self.viewers = Viewers(self._open, lambda: self.stopping, tick_s=0.01)
         self.app = FastAPI()
-        self.app.include_router(page_router(self.viewers))
+        self.refused = Counter[str]()
+        self.app.include_router(page_router(self.viewers, Refusals(self.refused)))
         add_error_handlers(self.app)
 
     def _open(self) -> Tick:
@@ -117,6 +120,7 @@ async def test_who_leaves_makes_room(gateway: Gateway) -> None:
         refused = await client.get("/page/events")
         assert refused.status_code == 429
         assert refused.json()["error"]["message"] == "too many look at the page"
+        assert gateway.refused == {"RESOURCE_EXHAUSTED": 1}
         await looking.pop().aclose()
         while True:
             response = await client.send(client.build_request("GET", "/page/events"), stream=True)

@@ -28,7 +28,9 @@ BLOCK_SIZE = 4
 VOCAB_SIZE = 1000
 MAX_MODEL_LEN = 20
 EOS_TOKEN_IDS = frozenset(range(0, VOCAB_SIZE, 25))
-MODEL = ModelInfo("sim", "f" * 64, VOCAB_SIZE, MAX_MODEL_LEN, EOS_TOKEN_IDS, "fake")
+MODEL = ModelInfo(
+    "sim", "f" * 64, VOCAB_SIZE, MAX_MODEL_LEN, EOS_TOKEN_IDS, "fake", batch_invariant=True
+)
 END_RULE = EndRule(EOS_TOKEN_IDS, MAX_MODEL_LEN)
 LAYOUT: KVLayout = fake_layout(BLOCK_SIZE)
 

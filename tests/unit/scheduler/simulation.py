@@ -34,6 +34,7 @@ from sim_worker import (
 from gateway.batching import Limits
 from gateway.colocated_policies import colocated_policy
 from gateway.dispatcher import Dispatcher
+from gateway.effects import Checked, CheckResult
 from gateway.generation import Generation
 from gateway.output_lengths import MIN_OBSERVED
 from gateway.policies import POLICIES, queue_policy
@@ -43,6 +44,7 @@ from gateway.timeline import Timeline
 from gateway.tokens import Ended, ServedBy, ServingMode, Token, TokenRequest
 from gateway.worker_view import MAX_BATCHES, DecodeView, PrefillView
 from tandem.core.errors import (
+    Cancelled,
     DataLoss,
     DeadlineExceeded,
     RateLimitExceeded,
@@ -342,6 +344,10 @@ class RecordingDispatcher(Dispatcher):
     """Hands every event to its client as well."""
 
     clients: dict[str, Client]
+    checked: list[Checked]
+
+    def _checked(self, checked: Checked) -> None:
+        self.checked.append(checked)
 
     def _emit(self, generation: Generation, event: Token | Ended | TandemError) -> None:
         self.clients[generation.request.request_id].take(event)
@@ -397,6 +403,7 @@ class Simulation:
         self.max_parked_bytes = random.choice((0, 10**3, 10**9))
         self._clock = Clock(random)
         self.tenants = some_tenants(random)
+        self.self_check_rate = random.choice((0.0, 1.0))
         self.faults = faults
         self.trace: list[str] = []
         self.clients: dict[str, Client] = {}
@@ -414,6 +421,7 @@ class Simulation:
             colocated=colocated or None,
             local_prefill=self.local_prefill,
             tenants=self.tenants,
+            self_check_rate=self.self_check_rate,
         )
         self.handed_over: list[Generation] = []
         self._note_hand_overs()
@@ -424,6 +432,7 @@ class Simulation:
             # Far too few are expected: there will be preemptions.
             self.scheduler._lengths.observe(random.randint(1, 2))
         self.dispatcher.clients = self.clients
+        self.dispatcher.checked = []
         num_prefill = 0 if policy else random.randint(1, 2)
         self.links = [self._link(WorkerRole.PREFILL, n) for n in range(num_prefill)]
         self.links += [self._link(WorkerRole.DECODE, n) for n in range(random.randint(1, 3))]
@@ -751,7 +760,9 @@ class Simulation:
         return sum(each.num_losses for each in served)
 
     def _check_views(self) -> None:
+        running = self.scheduler._self_checks._running
         for view in self.scheduler.workers:
+            assert not (view.generations and view.info.worker_id in running), "in the way"
             assert view.num_used_blocks >= 0
             assert self.prefix_caching or view.num_used_blocks <= view.info.num_blocks
             assert len(view.generations) <= view.info.max_num_seqs
@@ -767,6 +778,7 @@ class Simulation:
             self._check_outcome(client)
         assert not self.dispatcher._streams
         assert not self._open_transfers()
+        self._check_self_checks()
         for view in self.scheduler.workers:
             assert view.num_used_blocks == 0
             assert not view.generations
@@ -780,6 +792,19 @@ class Simulation:
                 assert not any((view.tenant_seqs + view.tenant_blocks).values())
         for link in self.links:
             self._check_process(link.process)
+
+    def _check_self_checks(self) -> None:
+        """Each answer that there is was checked, if they are, and none was found to be wrong."""
+        answers = {
+            (client.request.request_id, client.request.choice_index)
+            for client in self.clients.values()
+            if client.tokens and isinstance(client.outcome, Ended | Cancelled)
+        }
+        checked = [(each.request_id, each.choice_index) for each in self.dispatcher.checked]
+        assert sorted(checked) == sorted(answers if self.self_check_rate else ())
+        may_fail = self.faults.rate > 0 and self.faults.engine_failures
+        results = {CheckResult.SAME, CheckResult.FAILED} if may_fail else {CheckResult.SAME}
+        assert {each.result for each in self.dispatcher.checked} <= results
 
     def _check_outcome(self, client: Client) -> None:
         """Who was not cancelled has all tokens, or lost workers, or KV on its way, so often that it

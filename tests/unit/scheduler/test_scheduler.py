@@ -46,10 +46,13 @@ class Driver:
         max_batch_tokens: int = 64,
         max_queue: int = 100,
         recompute_bad_kv: bool = True,
+        self_check_rate: float = 0.0,
     ) -> None:
         limits = Limits(max_batch_tokens, max_queue=max_queue)
         policy = queue_policy("fcfs")
-        self.scheduler = Scheduler(policy, limits, recompute_bad_kv=recompute_bad_kv)
+        self.scheduler = Scheduler(
+            policy, limits, recompute_bad_kv=recompute_bad_kv, self_check_rate=self_check_rate
+        )
         self._num_blocks = num_blocks
         self.join("p", WorkerRole.PREFILL)
         self.join("d", WorkerRole.DECODE)

@@ -134,6 +134,7 @@ MODELS = st.builds(
     st.frozensets(U32, max_size=3),
     TEXT,
     st.sampled_from(Quantization),
+    st.booleans(),
 )
 WORKERS = st.builds(
     WorkerInfo, TEXT, st.sampled_from(WorkerRole), U64, MODELS, LAYOUTS, U32, U32, TEXT

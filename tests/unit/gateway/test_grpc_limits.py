@@ -1,0 +1,107 @@
+"""What a client may hold by gRPC: calls, and answers that it does not read."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from scripted_service import Pause, ScriptedService
+from up import free_ports
+
+from gateway.frontend import Frontend
+from gateway.grpc_calls import CallLimit
+from gateway.grpc_inference import InferenceServicer
+from gateway.refusals import Refusals
+from tandem.process.grpc_server import GrpcServer
+from tandem.v1 import inference_pb2, inference_pb2_grpc
+
+SERVICE = "tandem.v1.InferenceService"
+REQUEST = inference_pb2.GenerateRequest(text="Hi", max_tokens=2000)
+MAX_CALLS = 2
+READ_TIMEOUT_S = 0.3
+
+
+@pytest.fixture
+def refused() -> Counter[str]:
+    return Counter()
+
+
+@pytest.fixture
+async def channel(
+    frontend: Frontend, service: ScriptedService, refused: Counter[str]
+) -> AsyncIterator[grpc.aio.Channel]:
+    async def timeline(window_ms: int) -> inference_pb2.GetTimelineResponse:
+        return inference_pb2.GetTimelineResponse()
+
+    address = f"127.0.0.1:{free_ports(1)[0]}"
+    server = GrpcServer(address, interceptors=[CallLimit(Refusals(refused), MAX_CALLS)])
+    servicer = InferenceServicer(frontend, service, timeline, READ_TIMEOUT_S)
+    inference_pb2_grpc.add_InferenceServiceServicer_to_server(servicer, server.server)
+    await server.start([SERVICE])
+    options = [("grpc.http2.bdp_probe", 0)]
+    async with grpc.aio.insecure_channel(address, options=options) as channel:
+        yield channel
+    await server.stop()
+
+
+async def test_calls_too_many_are_refused_and_counted(
+    channel: grpc.aio.Channel, service: ScriptedService, refused: Counter[str]
+) -> None:
+    service.script = lambda request: [Pause.FOREVER]
+    stub = inference_pb2_grpc.InferenceServiceStub(channel)
+    calls = []
+    for _ in range(MAX_CALLS):
+        calls.append(stub.Generate(REQUEST))
+        assert (await calls[-1].read()).HasField("started")
+    for each in (
+        stub.Generate(REQUEST),
+        stub.ListModels(inference_pb2.ListModelsRequest()),
+        health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest()),
+    ):
+        assert await each.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert refused == {"RESOURCE_EXHAUSTED": 3}
+    calls[0].cancel()
+    async with asyncio.timeout(10):
+        await service.streams[0].cancelled.wait()
+        # A place is free once its method has ended.
+        while await stub.ListModels(inference_pb2.ListModelsRequest()).code() is (
+            grpc.StatusCode.RESOURCE_EXHAUSTED
+        ):
+            pass
+    calls[1].cancel()
+
+
+async def test_every_kind_of_call_gives_its_place_back(channel: grpc.aio.Channel) -> None:
+    reflection = reflection_pb2_grpc.ServerReflectionStub(channel)
+    health = health_pb2_grpc.HealthStub(channel)
+    asked = reflection_pb2.ServerReflectionRequest(list_services="")
+    for _ in range(MAX_CALLS + 1):
+        (listed,) = [each async for each in reflection.ServerReflectionInfo(iter([asked]))]
+        assert listed.list_services_response.service
+        answer = await health.Check(health_pb2.HealthCheckRequest())
+        assert answer.status == health_pb2.HealthCheckResponse.SERVING
+
+
+async def test_who_reads_nothing_is_cut_off(
+    channel: grpc.aio.Channel, service: ScriptedService
+) -> None:
+    service.script = lambda request: [72] * 20_000
+    request = inference_pb2.GenerateRequest(text="Hi", max_tokens=2000, logprobs=20)
+    call = inference_pb2_grpc.InferenceServiceStub(channel).Generate(request)
+    assert (await call.read()).HasField("started")
+    stream = service.streams[0]
+    async with asyncio.timeout(20):
+        await stream.cancelled.wait()
+    # What was not written was not taken either.
+    assert stream.num_tokens < 10_000
+    # It is told so behind what it can still read.
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        while await call.read() is not grpc.aio.EOF:
+            pass
+        await call
+    assert caught.value.code() is grpc.StatusCode.CANCELLED
