@@ -43,12 +43,12 @@ def list_packed() -> list[PackedModel]:
 
 
 def note_origin(folder: Path, model: ModelFolder) -> None:
-    """Say whose packed weights lie in a folder. Where it cannot be written there are none."""
-    text = json.dumps({"name": model.name, "path": str(model.path)}, ensure_ascii=False)
+    """Say whose packed weights lie in a folder, if it is there and can be written."""
+    text = json.dumps({"name": model.name, "path": str(model.path)}).encode()
     note = folder / ORIGIN
     with suppress(OSError):
-        if folder.is_dir() and not (note.exists() and note.read_text(encoding="utf-8") == text):
-            note.write_text(text, encoding="utf-8")
+        if folder.is_dir() and not (note.exists() and note.read_bytes() == text):
+            note.write_bytes(text)
 
 
 def remove_unused(root: Path, kept: Path, max_bytes: int) -> None:
