@@ -29,7 +29,7 @@ from tandem.core.plan import SampleSpec, SequenceSlice, StepPlan
 from tandem.core.quantization import Quantization
 from tandem.core.sampling_params import SamplingParams
 from tandem.engine.torch.engine import TorchEngine
-from tandem.engine.torch.native_inputs import NativeInputs
+from tandem.engine.torch.native_inputs import NativeInputBuilder
 from tandem.engine.torch.native_runner import NativeRunner
 from tandem.engine.torch.packed_weights import aligned_empty
 from tandem.engine.torch.threads import team
@@ -154,7 +154,7 @@ class Bench:
     def parts(self, plan: StepPlan) -> Arms:
         """The step whole, and the same by its calls."""
         runner, functions = self.runner, best().functions
-        inputs = NativeInputs.build(plan, BLOCK_SIZE)
+        inputs = NativeInputBuilder(BLOCK_SIZE).build(plan)
         step = runner.buffers.step(inputs)
         arguments = (runner.is_bfloat16, ctypes.byref(runner.model.struct), ctypes.byref(step))
         logits = torch.empty(len(inputs.logit_rows), self.engine.model.vocab_size)
@@ -177,7 +177,7 @@ class Bench:
             "logits": lambda: functions.tandem_logits(
                 *arguments, inputs.logit_rows.ctypes.data, len(logits), logits.data_ptr()
             ),
-            "inputs": lambda: void(NativeInputs.build(plan, BLOCK_SIZE)),
+            "inputs": lambda: void(runner.inputs.build(plan)),
             "argmax": lambda: void(logits.argmax(dim=-1)),
         }
 

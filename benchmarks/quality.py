@@ -7,7 +7,7 @@ it: its greedy answers to data/prompts.txt. Perplexity of those answers besides.
 All tokens go through the decode path, one of each sequence a step, which has the same bits as
 prefill.
 
-    .venv/bin/python benchmarks/quality.py [--dtype bfloat16] [--threads 2]
+    .venv/bin/python benchmarks/quality.py [--dtype bfloat16] [--threads 2] [--arms plain kv-int8]
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from tandem.artifacts.model_folder import ModelFolder
 from tandem.artifacts.resolve import resolve
 from tandem.artifacts.tokenizer import Tokenizer
 from tandem.core.device import CpuDevice
+from tandem.core.kv import INT8
 from tandem.core.plan import SampleSpec, SequenceSlice, StepPlan
 from tandem.core.quantization import Quantization
 from tandem.core.sampling_params import SamplingParams
@@ -49,12 +50,18 @@ class Arm:
     options: Mapping[str, Any]
 
 
-def arms_of(dtype: str) -> list[Arm]:
-    plain = Arm(dtype, {"dtype": dtype})
-    return [plain] + [
-        Arm(f"{each}, {dtype}", {"dtype": dtype, "quantization": each})
-        for each in (Quantization.INT8, Quantization.INT4)
-    ]
+# What each arm has besides the type that all compute in.
+OPTIONS: Mapping[str, Mapping[str, Any]] = {
+    "plain": {},
+    "int8": {"quantization": Quantization.INT8},
+    "int4": {"quantization": Quantization.INT4},
+    "kv-int8": {"kv_cache_dtype": INT8},
+    "int4+kv-int8": {"quantization": Quantization.INT4, "kv_cache_dtype": INT8},
+}
+
+
+def arms_of(dtype: str, names: Sequence[str]) -> list[Arm]:
+    return [Arm(f"{name}, {dtype}", {"dtype": dtype, **OPTIONS[name]}) for name in names]
 
 
 @dataclass
@@ -167,6 +174,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dtype", default="bfloat16", help="of all but the reference")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--arms", nargs="+", choices=OPTIONS, default=list(OPTIONS))
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     folder = resolve("default")
@@ -183,7 +191,7 @@ def main() -> None:
     for row in (HEAD, ["---"] * len(HEAD)):
         print("| " + " | ".join(row) + " |")
     print(f"| float32 | {text.perplexity:.3f} | 1 | | {own.perplexity:.4f} |", flush=True)
-    for arm in arms_of(arguments.dtype):
+    for arm in arms_of(arguments.dtype, arguments.arms):
         with bench(folder, most, arm.options) as judged:
             found = judged.score(windows, [1] * len(windows))
             agreed = judged.score(answers, starts)

@@ -1,10 +1,13 @@
 """How long `tandem up` takes from a warm cache, and what memory its processes then have.
 
 Each start is from the command to the gateway's first 200 on /ready. When each process began, had
-loaded its model and served is from the system and the services' own logs. Memory of a worker is
-split: the weights' file, the part of the KV pool that has been written so far, the rest.
+loaded its model and served is from the system and the services' own logs. Memory is counted in
+proportional shares, a page that two processes have for a half in each, and split: the file of
+packed weights, the part of the KV pool that has been written so far, the rest. Of this, what is of
+files is code, nearly all; what is not is what the process has made for itself.
 
-    .venv/bin/python benchmarks/start.py [--topology 1p1d] [--runs 3] [--model default] [--json]
+    .venv/bin/python benchmarks/start.py [--topology colocated 1p1d] [--quantization none int4] \
+        [--runs 3] [--model default] [--json]
 """
 
 from __future__ import annotations
@@ -18,8 +21,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -33,54 +37,68 @@ from tandem.bench.server import Server, running
 
 MODULES = {"prefill_service": "prefill", "decode_service": "decode", "gateway": "gateway"}
 MIB = 2**20
+# A KV pool is larger than anything else without a file, and than this.
+LEAST_POOL = 2**30
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of a process, in proportional shares. `mapped` are the packed weights in whole,
+    `weights` its share of them; `pool` is what of the KV pool is resident: pages come as they are
+    written. The others are `files` and `own`."""
+
+    pss: int
+    mapped: int
+    weights: int
+    pool: int
+    files: int
+
+    @property
+    def overhead(self) -> int:
+        return self.pss - self.weights - self.pool
+
+    @property
+    def own(self) -> int:
+        return self.overhead - self.files
 
 
 @dataclass(frozen=True)
 class Process:
-    """One of the fleet. Seconds from the command on; memory in bytes.
-
-    `pool` is what of the KV pool is resident: pages come as they are written.
-    """
+    """One of the fleet. Seconds from the command on."""
 
     name: str
     began_s: float
     loaded_s: float | None
     serving_s: float | None
-    rss: int
-    pss: int
-    weights: int
-    pool: int
-
-    @property
-    def overhead(self) -> int:
-        return self.pss - self.weights - self.pool
+    memory: Memory
 
 
 @dataclass(frozen=True)
 class StartRun:
     """One start."""
 
+    arm: str
     ready_s: float
     processes: list[Process]
 
 
-async def start_once(topology: str, model: Path, folder: Path) -> StartRun:
+async def start_once(topology: str, quantization: str, model: Path, folder: Path) -> StartRun:
     """Start, look, end."""
     began = time.time()
     made = arm(topology, model, folder)
+    made = replace(made, command=(*made.command, "--quantization", quantization))
     async with running(made, folder) as server:
-        return StartRun(server.start_s, list(_processes(server, model, folder / topology, began)))
+        processes = list(_processes(server, folder / topology, began))
+    return StartRun(f"{topology}, {quantization}", server.start_s, processes)
 
 
-def _processes(server: Server, model: Path, logs: Path, began: float) -> Iterator[Process]:
-    weights = sum(file.stat().st_size for file in model.glob("*.safetensors"))
+def _processes(server: Server, logs: Path, began: float) -> Iterator[Process]:
     up = psutil.Process(server.pid)
-    yield _process("tandem up", up, up, Path(), began, 0)
+    yield _process("tandem up", up, up, Path(), began)
     for child in sorted(up.children(), key=lambda each: each.cmdline()):
         role = next(MODULES[word] for word in child.cmdline() if word in MODULES)
         name = role if role == "gateway" else _flag(child.cmdline(), "--worker-id")
-        own = 0 if role == "gateway" else weights
-        yield _process(name, child, up, logs / f"{name}.log", began, own)
+        yield _process(name, child, up, logs / f"{name}.log", began)
 
 
 def _flag(command: Sequence[str], flag: str) -> str:
@@ -88,19 +106,15 @@ def _flag(command: Sequence[str], flag: str) -> str:
 
 
 def _process(
-    name: str, process: psutil.Process, up: psutil.Process, log: Path, began: float, weights: int
+    name: str, process: psutil.Process, up: psutil.Process, log: Path, began: float
 ) -> Process:
-    memory = process.memory_full_info()
     text = log.read_text() if log.is_file() else ""
     return Process(
         name=name,
         began_s=process.create_time() - up.create_time(),
         loaded_s=logged_s(text, "loaded", began),
         serving_s=logged_s(text, "serving gRPC", began),
-        rss=memory.rss,
-        pss=memory.pss,
-        weights=weights,
-        pool=pool_bytes(Path(f"/proc/{process.pid}/smaps").read_text()) if weights else 0,
+        memory=memory_of(Path(f"/proc/{process.pid}/smaps").read_text()),
     )
 
 
@@ -112,19 +126,47 @@ def logged_s(log: str, event: str, began: float) -> float | None:
     return datetime.fromisoformat(found[1] + "+00:00").timestamp() - began
 
 
-def pool_bytes(smaps: str) -> int:
-    """Resident bytes of the largest mapping without a file: the KV pool is larger than all else."""
-    largest = resident = 0
-    is_largest = False
+@dataclass
+class Mapping:
+    """A range of a process's memory, in bytes; `file` is empty if there is none."""
+
+    file: str
+    size: int
+    rss: int = 0
+    pss: int = 0
+
+
+def memory_of(smaps: str) -> Memory:
+    """From a process's `/proc/PID/smaps`."""
+    mappings = list(_mappings(smaps))
+    weights = [each for each in mappings if each.file.endswith(".weights")]
+    files = [each for each in mappings if each.file.startswith("/") and each not in weights]
+    anonymous = [each for each in mappings if not each.file and each.size >= LEAST_POOL]
+    pool = max(anonymous, key=lambda each: each.size, default=None)
+    return Memory(
+        pss=sum(each.pss for each in mappings),
+        mapped=sum(each.rss for each in weights),
+        weights=sum(each.pss for each in weights),
+        pool=pool.pss if pool else 0,
+        files=sum(each.pss for each in files),
+    )
+
+
+def _mappings(smaps: str) -> Iterator[Mapping]:
+    mapping: Mapping | None = None
     for line in smaps.splitlines():
-        words = line.split()
-        if not words[0].endswith(":"):
-            start, end = (int(each, 16) for each in words[0].split("-"))
-            is_largest = len(words) == 5 and end - start > largest
-            largest = end - start if is_largest else largest
-        elif words[0] == "Rss:" and is_largest:
-            resident = int(words[1]) * 1024
-    return resident
+        first, *words = line.split()
+        if not first.endswith(":"):
+            if mapping:
+                yield mapping
+            start, end = (int(each, 16) for each in first.split("-"))
+            mapping = Mapping(" ".join(words[4:]), end - start)
+        elif mapping and first == "Rss:":
+            mapping.rss = int(words[0]) * 1024
+        elif mapping and first == "Pss:":
+            mapping.pss = int(words[0]) * 1024
+    if mapping:
+        yield mapping
 
 
 def import_s(module: str) -> float:
@@ -139,8 +181,8 @@ IMPORTS = ("tandem.cli.up", "gateway.service", "decode_service.service", "torch"
 
 
 def time_table(runs: Sequence[StartRun]) -> Table:
-    """Medians over the runs."""
-    table = Table(title="seconds from the command; medians")
+    """Medians over the runs of one arm."""
+    table = Table(title=f"{runs[0].arm}: seconds from the command; medians")
     for heading in ("process", "began", "loaded", "serving"):
         table.add_column(heading, justify="left" if heading == "process" else "right")
     for index, process in enumerate(runs[0].processes):
@@ -156,12 +198,17 @@ def time_table(runs: Sequence[StartRun]) -> Table:
 
 def memory_table(run: StartRun) -> Table:
     """Of one start: they hardly differ."""
-    table = Table(title="MiB once ready, before the first request")
-    for heading in ("process", "RSS", "PSS", "weights", "pool", "overhead"):
+    table = Table(title=f"{run.arm}: MiB once ready, before the first request")
+    for heading in ("process", "PSS", "weights, of", "pool", "overhead", "files", "own"):
         table.add_column(heading, justify="left" if heading == "process" else "right")
     for each in run.processes:
-        figures = (each.rss, each.pss, each.weights, each.pool, each.overhead)
-        table.add_row(each.name, *(f"{figure / MIB:.0f}" for figure in figures))
+        memory = each.memory
+        figures = (memory.pss, memory.weights, memory.pool, memory.overhead)
+        pss, weights, pool, overhead, files, own = (
+            f"{figure / MIB:.0f}" for figure in (*figures, memory.files, memory.own)
+        )
+        shared = f"{weights} of {memory.mapped / MIB:.0f}" if memory.mapped else ""
+        table.add_row(each.name, pss, shared, pool, overhead, files, own)
     return table
 
 
@@ -170,33 +217,43 @@ def _median(values: Sequence[float | None]) -> str:
     return f"{statistics.median(known):.2f}" if known else ""
 
 
-async def main(args: argparse.Namespace) -> list[StartRun]:
+async def main(args: argparse.Namespace) -> list[list[StartRun]]:
+    """The runs of each arm."""
     model = resolve(args.model).path
     with TemporaryDirectory() as folder:
         return [
-            await start_once(args.topology, model, Path(folder))
-            for _ in range(args.runs + 1)  # The first fills the page cache.
-        ][1:]
+            [
+                await start_once(topology, quantization, model, Path(folder))
+                for _ in range(args.runs + 1)  # The first fills the page cache.
+            ][1:]
+            for topology in args.topology
+            for quantization in args.quantization
+        ]
+
+
+def show(runs: Sequence[StartRun], console: Console) -> None:
+    times = sorted(each.ready_s for each in runs)
+    median, most = statistics.median(times), times[-1]
+    console.print(f"{runs[0].arm}: ready after {median:.2f} s ({times[0]:.2f} to {most:.2f})")
+    console.print(time_table(runs))
+    console.print(memory_table(runs[-1]))
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--topology", default="1p1d")
+    parser.add_argument("--topology", nargs="+", default=["1p1d"])
+    parser.add_argument("--quantization", nargs="+", default=["none"])
     parser.add_argument("--model", default="default")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--json", action="store_true", help="lines of JSON instead of tables")
     arguments = parser.parse_args()
-    made = asyncio.run(main(arguments))
+    arms = asyncio.run(main(arguments))
     if arguments.json:
-        for each in made:
+        for each in chain.from_iterable(arms):
             print(json.dumps(asdict(each)))
     else:
         console = Console(width=100)
-        times = sorted(each.ready_s for each in made)
-        console.print(
-            f"ready after {statistics.median(times):.2f} s ({times[0]:.2f} to {times[-1]:.2f})"
-        )
-        console.print(time_table(made))
-        console.print(memory_table(made[-1]))
+        for runs in arms:
+            show(runs, console)
         imports = ", ".join(f"{module} {import_s(module):.2f}" for module in IMPORTS)
         console.print(f"imports alone, s: {imports}")

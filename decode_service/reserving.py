@@ -17,11 +17,21 @@ from tandem.transfer.reservation import Reservation
 TRANSFER_ID_BYTES = 16
 
 
+def prefix_of(command: Reserve, block_size: int) -> PrefixChain:
+    """What names the blocks of the tokens that a sequence comes with."""
+    return PrefixChain(_context_of(command), block_size, command.prefix_salt)
+
+
 def hold(
-    command: Reserve, allocator: BlockAllocator, layout: KVLayout, epoch: int, num_to_spare: int
+    command: Reserve,
+    prefix: PrefixChain,
+    allocator: BlockAllocator,
+    layout: KVLayout,
+    epoch: int,
+    num_to_spare: int,
 ) -> HeldSequence:
-    """Set blocks aside, the leading ones shared if they are cached. Raises `ResourceExhausted` if
-    not `num_to_spare` others stay free."""
+    """Set blocks aside, the leading ones shared if they are cached. `prefix` is that of the
+    command. Raises `ResourceExhausted` if not `num_to_spare` others stay free."""
     sequence = Sequence(
         command.sequence_id,
         command.key,
@@ -29,8 +39,8 @@ def hold(
         command.params,
         list(command.generated_token_ids),
     )
-    context = command.prompt_token_ids + command.generated_token_ids
-    prefix = PrefixChain(sequence, layout.block_size, command.prefix_salt)
+    context = _context_of(command)
+    prefix = prefix.grown(sequence)
     blocks = SequenceBlocks(allocator)
     num_blocks = layout.blocks_for(len(context) + command.headroom_tokens)
     # Not the last token: if it is computed here, the first generated comes of it.
@@ -54,3 +64,7 @@ def hold(
     return HeldSequence(
         sequence, context, blocks, reservation, grant, sample, prefix, command.preemption_rank
     )
+
+
+def _context_of(command: Reserve) -> tuple[int, ...]:
+    return command.prompt_token_ids + command.generated_token_ids

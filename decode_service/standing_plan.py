@@ -7,11 +7,11 @@ prefill worker (it is armed), or its prompt is through the engine here.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from decode_service.held_sequence import HeldSequence
 from decode_service.parking import KvCopy, KvMove, Mover, Parking
-from decode_service.reserving import hold
+from decode_service.reserving import hold, prefix_of
 from decode_service.room import Room
 from decode_service.telling import snapshot_of, step_done
 from tandem.core.blocks import BlockAllocator
@@ -38,6 +38,7 @@ from tandem.core.reports import (
 from tandem.core.sequence import EndRule
 from tandem.engine.protocols import LayerHook
 from tandem.transfer.reservation import Reservation
+from tandem.worker.hashed_prefixes import HashedPrefixes
 from tandem.worker.preparation import Preparation, Preparations
 from tandem.worker.report_log import ReportLog
 
@@ -78,6 +79,7 @@ class StandingPlan:
         self._running: dict[int, HeldSequence] = {}
         self._prompts: dict[int, HeldSequence] = {}
         self._preparations = Preparations()
+        self._hashed = HashedPrefixes()
         self._rule = DEFAULT_STEP_RULE
         self._in_flight: dict[int, list[HeldSequence]] = {}
         self._reports = ReportLog[DecodeReport]()
@@ -112,6 +114,11 @@ class StandingPlan:
 
     # Commands
 
+    def hashing(self, command: DecodeCommand) -> Iterator[None]:
+        if isinstance(command, Reserve) and self._allocator.prefix_caching:
+            prefix = prefix_of(command, self._layout.block_size)
+            yield from self._hashed.hashing(command.sequence_id, prefix, command.num_tokens)
+
     def apply(self, command: DecodeCommand) -> None:
         match command:
             case Reserve():
@@ -127,13 +134,15 @@ class StandingPlan:
 
     def _reserve(self, command: Reserve) -> None:
         """A repeated command changes nothing."""
+        hashed = self._hashed.take(command.sequence_id)
         if command.sequence_id in self._held:
             return
         try:
             if len(self._held) >= self._max_num_seqs:
                 raise ResourceExhausted(f"the worker holds {self._max_num_seqs} sequences already")
             epoch, num_to_spare = self._last_epoch + 1, self._num_awaited_blocks
-            held = hold(command, self._allocator, self._layout, epoch, num_to_spare)
+            prefix = hashed or prefix_of(command, self._layout.block_size)
+            held = hold(command, prefix, self._allocator, self._layout, epoch, num_to_spare)
         except ResourceExhausted as error:
             self._reports.append(SequenceFailed(command.sequence_id, error.reason, error.message))
             return
@@ -164,6 +173,7 @@ class StandingPlan:
     def clear(self) -> None:
         for sequence_id in list(self._held):
             self._remove(sequence_id)
+        self._hashed.clear()
         self._reports.clear()
         self._rule = DEFAULT_STEP_RULE
         self._parking.recompute_token_s = 0.0

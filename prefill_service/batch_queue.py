@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Protocol
 
-from prefill_service.prefilling_sequence import PrefillingSequence
+from prefill_service.prefilling_sequence import PrefillingSequence, prefix_up_to
 from tandem.core.blocks import BlockAllocator, SequenceBlocks
 from tandem.core.commands import (
     Destination,
@@ -31,6 +31,7 @@ from tandem.core.reports import (
 )
 from tandem.core.sequence import EndRule
 from tandem.engine.protocols import LayerHook
+from tandem.worker.hashed_prefixes import HashedPrefixes
 from tandem.worker.preparation import Preparation, Preparations
 from tandem.worker.report_log import ReportLog
 
@@ -88,6 +89,7 @@ class BatchQueue:
         self._sequences: dict[int, PrefillingSequence] = {}
         self._batches: dict[int, PrefillBatch] = {}
         self._preparations = Preparations()
+        self._hashed = HashedPrefixes()
         self._in_flight: dict[int, tuple[int, list[PrefillingSequence]]] = {}
         self._reports = ReportLog[PrefillReport]()
         self._num_steps = 0
@@ -108,6 +110,13 @@ class BatchQueue:
 
     # Commands
 
+    def hashing(self, command: PrefillCommand) -> Iterator[None]:
+        if isinstance(command, PrefillBatch) and self._allocator.prefix_caching:
+            for chunk in command.chunks:
+                sequence = self._sequences.get(chunk.sequence_id)
+                if prefix := prefix_up_to(chunk, sequence, self._layout.block_size):
+                    yield from self._hashed.hashing(chunk.sequence_id, prefix, chunk.end)
+
     def apply(self, command: PrefillCommand) -> None:
         match command:
             case PrefillBatch():
@@ -125,6 +134,8 @@ class BatchQueue:
             self._preparations.arrive(chunk.sequence_id, spec.params)
         if sequence := self._sequences.get(chunk.sequence_id):
             sequence.token_ids += chunk.token_ids
+            if hashed := self._hashed.take(chunk.sequence_id):
+                sequence.prefix = hashed.grown(sequence.token_ids)
 
     def _remove(self, sequence_id: int) -> None:
         sequence = self._sequences.pop(sequence_id, None)
@@ -135,6 +146,7 @@ class BatchQueue:
         self._batches.clear()
         for sequence_id in list(self._sequences):
             self._remove(sequence_id)
+        self._hashed.clear()
         self._reports.clear()
 
     # Preparing
@@ -272,7 +284,7 @@ class BatchQueue:
             return True
         num_tokens = sequence.spec.num_tokens
         # The last token is always computed: the next one comes of it.
-        end = min(chunk.start + len(chunk.token_ids), num_tokens - 1)
+        end = min(chunk.end, num_tokens - 1)
         try:
             sequence.blocks.start(sequence.prefix, end, self._layout.blocks_for(num_tokens))
         except ResourceExhausted:
@@ -309,12 +321,11 @@ class BatchQueue:
         return StepPlan(self._num_steps, tuple(slices), num_prefill_tokens=num_tokens)
 
     def _slice(self, sequence: PrefillingSequence, chunk: PrefillChunk) -> SequenceSlice:
-        end = chunk.start + len(chunk.token_ids)
         return SequenceSlice(
             sequence_id=chunk.sequence_id,
             token_ids=chunk.token_ids,
             start=chunk.start,
-            block_table=sequence.blocks.ids[: self._layout.blocks_for(end)],
+            block_table=sequence.blocks.table(self._layout.blocks_for(chunk.end)),
             sample=sequence.sample_spec() if chunk.last else None,
             num_shared_blocks=sequence.blocks.num_shared,
             table_id=sequence.blocks.table_id,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from tandem.core.blocks import SequenceBlocks
-from tandem.core.commands import PrefillSequence
+from tandem.core.commands import PrefillChunk, PrefillSequence
 from tandem.core.plan import SampleSpec
 from tandem.core.prefix import PrefixChain
 from tandem.core.reports import PrefillReport
@@ -40,3 +40,20 @@ class PrefillingSequence:
             prompt_token_ids=self.token_ids[:num_prompt_tokens],
             token_ids=self.token_ids[num_prompt_tokens:],
         )
+
+
+def prefix_up_to(
+    chunk: PrefillChunk, sequence: PrefillingSequence | None, block_size: int
+) -> PrefixChain | None:
+    """What names the blocks of a sequence, if it is here already, with a chunk that is yet to be
+    added; None if what lies before the chunk is not here."""
+    known = sequence.token_ids if sequence else []
+    if chunk.start != len(known):
+        return None
+    if sequence:
+        prefix = sequence.prefix
+    elif chunk.sequence:
+        prefix = PrefixChain(known, block_size, chunk.sequence.prefix_salt)
+    else:
+        return None
+    return prefix.grown([*known, *chunk.token_ids])

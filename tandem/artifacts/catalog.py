@@ -17,6 +17,7 @@ from tandem.artifacts.cache import (
 )
 from tandem.artifacts.hub_reference import HubReference
 from tandem.artifacts.model_folder import ModelFolder
+from tandem.artifacts.packed import list_packed
 from tandem.artifacts.progress import silent
 from tandem.artifacts.provenance import Provenance
 from tandem.artifacts.safetensors_header import read_safetensors_header
@@ -91,13 +92,17 @@ def find_model(name: str) -> Path | None:
 def remove_model(name: str) -> Path:
     """Remove a model from the cache, by its name or its folder, and return what its folder was.
 
-    With it goes what was packed of its weights. Processes that have loaded it go on. Of an
-    unfinished download, waits for a pull that is under way. Raises `NotFound` and `ConfigError`.
+    With it goes what was packed of its weights; of a model that lies elsewhere only that. Processes
+    that have loaded it go on. Of an unfinished download, waits for a pull that is under way. Raises
+    `NotFound` and `ConfigError`.
     """
     by_path = [path for path in _folders() if str(path) == name]
     path = by_path[0] if by_path else find_model(name)
     if path is None and name in (broken.name for broken in _unfinished()):
         return _drop_download(name)
+    if path is None and (packed := _packed_of(name)):
+        shutil.rmtree(packed)
+        return packed
     if path is None:
         raise NotFound(f"there is no model {name!r:.200} in the cache: `tandem models` lists them")
     _drop_packed(path)
@@ -105,6 +110,17 @@ def remove_model(name: str) -> Path:
         # In one step, so that nobody opens half of a model.
         path.rename(scratch / "removed")
     return path
+
+
+def _packed_of(name: str) -> Path | None:
+    """Where the packed weights are of a model that is called so, or lies there. Raises
+    `ConfigError` if there are several."""
+    path = Path(name).expanduser().resolve()
+    found = [each for each in list_packed() if each.name == name or each.path == path]
+    if len(found) > 1:
+        paths = ", ".join(str(each.path) for each in found)
+        raise ConfigError(f"several models are called {name!r}: give one's path: {paths}")
+    return found[0].folder if found else None
 
 
 def _drop_packed(path: Path) -> None:

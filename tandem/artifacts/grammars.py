@@ -80,7 +80,8 @@ class GrammarCompiler:
         self, tokenizer: Tokenizer, vocab_size: int, eos_token_ids: frozenset[int]
     ) -> None:
         """`vocab_size` is that of the logits: it may be larger than the tokenizer's."""
-        self._tokenizer = tokenizer
+        # Until the vocabulary is made of it: it takes 10 MiB.
+        self._tokenizer: Tokenizer | None = tokenizer
         self._vocab_size = vocab_size
         self._num_ids = max(vocab_size, tokenizer.vocab_size)
         self._eos_token_ids = eos_token_ids
@@ -88,7 +89,7 @@ class GrammarCompiler:
         self._lock = threading.Lock()
         self._making = threading.Lock()
         # Or why there can be none.
-        self._made: LLTokenizer | str | None = None
+        self._made: LLTokenizer | str = ""
         self._compiled: OrderedDict[Grammar, LLMatcher] = OrderedDict()
 
     def warm_up(self) -> None:
@@ -149,16 +150,17 @@ class GrammarCompiler:
 
     def _vocabulary(self) -> LLTokenizer | str:
         with self._making:
-            if self._made is None:
-                self._made = self._make_vocabulary()
+            if self._tokenizer is not None:
+                self._made = self._make_vocabulary(self._tokenizer)
+                self._tokenizer = None
             return self._made
 
-    def _make_vocabulary(self) -> LLTokenizer | str:
+    def _make_vocabulary(self, tokenizer: Tokenizer) -> LLTokenizer | str:
         if not self._eos_token_ids:
             return "cannot be kept to: the model has no end-of-sequence token"
         try:
             return LLTokenizer(
-                self._tokenizer.to_json(),
+                tokenizer.to_json(),
                 n_vocab=self._num_ids,
                 eos_token=sorted(self._eos_token_ids),
             )

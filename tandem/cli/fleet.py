@@ -38,6 +38,11 @@ class FleetSettings:
         """Whether the gateway will ask for API keys."""
         return self.api_key is not None or self.gateway_options.get("api-keys") is not None
 
+    @property
+    def num_weight_sharers(self) -> int:
+        """Workers that map the same weights, where there are kernels that take these."""
+        return self.topology.num_workers if self.device.startswith("cpu") else 1
+
 
 @dataclass(frozen=True)
 class Service:
@@ -123,6 +128,7 @@ def _worker(settings: FleetSettings, role: str, index: int, device: Device, port
         "model": settings.model,
         **settings.worker_options,
         "memory-share": memory_share(settings),
+        "weight-sharers": settings.num_weight_sharers,
     }
     cores = device.cores if isinstance(device, CpuDevice) else ()
     return Service(name, _command(f"{role}_service", options), port, cores)

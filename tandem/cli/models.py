@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
@@ -11,45 +13,59 @@ from rich.table import Table
 
 from tandem.artifacts.cache import models_dir
 from tandem.artifacts.catalog import BrokenModel, CachedModel, list_models
+from tandem.artifacts.packed import PackedModel, list_packed
 from tandem.artifacts.pull import DEFAULT_NAME
 from tandem.cli.amounts import format_bytes
 
-COLUMNS = ("name", "architecture", "parameters", "layers", "length", "on disk", "source")
+NUMBERS = ("parameters", "layers", "length", "on disk", "packed")
+COLUMNS = ("name", "architecture", *NUMBERS, "source")
 EMPTY = "no models yet: `tandem pull` fetches the default one, `tandem pull --help` says more"
 
 
 def show_models(as_json: bool) -> None:
     """Print a table, or a JSON list with all fields."""
     models = list_models()
+    packed = {each.path: each for each in list_packed()}
     if as_json:
-        print(json.dumps([_plain(model) for model in models], indent=2))
+        print(json.dumps([_plain(model, packed) for model in models], indent=2))
         return
     console = Console(highlight=False)
     if whole := [model for model in models if isinstance(model, CachedModel)]:
-        console.print(_table(whole))
+        console.print(_table(whole, packed))
     for model in models:
         if isinstance(model, BrokenModel):
             text = f"{model.name} ({format_bytes(model.size)}): {model.problem}"
             console.print(f"[yellow]{escape(text)}[/]", soft_wrap=True)
+    for other in packed.keys() - {model.path.resolve() for model in models}:
+        text = f"{other}: {format_bytes(packed[other].size)} of packed weights"
+        mend = f"`tandem models rm {other}` removes them"
+        console.print(f"[dim]{escape(text)}; {escape(mend)}[/]", soft_wrap=True)
     last = f"default is {DEFAULT_NAME}; all are in {models_dir()}" if models else EMPTY
     console.print(f"[dim]{escape(last)}[/]", soft_wrap=True)
 
 
-def _plain(model: CachedModel | BrokenModel) -> dict[str, object]:
-    return asdict(model) | {"path": str(model.path)}
+def _plain(
+    model: CachedModel | BrokenModel, packed: Mapping[Path, PackedModel]
+) -> dict[str, object]:
+    return asdict(model) | {"path": str(model.path), "packed_size": _packed_size(model, packed)}
 
 
-def _table(models: list[CachedModel]) -> Table:
+def _packed_size(model: CachedModel | BrokenModel, packed: Mapping[Path, PackedModel]) -> int:
+    own = packed.get(model.path.resolve())
+    return own.size if own else 0
+
+
+def _table(models: list[CachedModel], packed: Mapping[Path, PackedModel]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in COLUMNS:
-        is_number = column in ("parameters", "layers", "length", "on disk")
+        is_number = column in NUMBERS
         table.add_column(column, justify="right" if is_number else "left", overflow="fold")
     for model in models:
-        table.add_row(*map(escape, _row(model)))
+        table.add_row(*map(escape, _row(model, _packed_size(model, packed))))
     return table
 
 
-def _row(model: CachedModel) -> tuple[str, ...]:
+def _row(model: CachedModel, packed_size: int) -> tuple[str, ...]:
     return (
         model.name,
         model.architecture.removesuffix("ForCausalLM"),
@@ -57,6 +73,7 @@ def _row(model: CachedModel) -> tuple[str, ...]:
         str(model.num_layers),
         str(model.max_model_len),
         format_bytes(model.size),
+        format_bytes(packed_size) if packed_size else "",
         f"{model.source or ''} {(model.revision or '')[:8]}".strip(),
     )
 

@@ -112,6 +112,7 @@ class SequenceBlocks:
         self.num_shared = 0
         self.released = False
         self._num_accesses = 0
+        self._table: tuple[int, ...] = ()
 
     def start(
         self, prefix: PrefixChain, num_tokens: int, num_blocks: int, num_to_spare: int = 0
@@ -155,6 +156,13 @@ class SequenceBlocks:
         if len(self.ids) < num_blocks:
             self.ids.extend(self._allocator.allocate(num_blocks - len(self.ids)))
 
+    def table(self, num_blocks: int) -> tuple[int, ...]:
+        """The first `num_blocks` of the blocks it holds: one object as long as that is the number,
+        or every step would copy the table of a long sequence."""
+        if len(self._table) != num_blocks:
+            self._table = tuple(self.ids[:num_blocks])
+        return self._table
+
     def begin_access(self) -> bool:
         """Start to read or write; False if the blocks are released."""
         if self.released:
@@ -176,3 +184,4 @@ class SequenceBlocks:
         if self.released and self._num_accesses == 0 and self.ids:
             self._allocator.free(self.ids)
             self.ids = []
+            self._table = ()

@@ -27,6 +27,11 @@ class Reserve:
     generated_token_ids: tuple[int, ...] = ()
     preemption_rank: tuple[float, ...] = ()
 
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that there are."""
+        return len(self.prompt_token_ids) + len(self.generated_token_ids)
+
 
 @dataclass(frozen=True, slots=True)
 class Admit:
@@ -99,6 +104,11 @@ class PrefillChunk:
     token_ids: tuple[int, ...]
     last: bool
     sequence: PrefillSequence | None = None
+
+    @property
+    def end(self) -> int:
+        """One past its last position."""
+        return self.start + len(self.token_ids)
 
     def up_to(self, num_tokens: int) -> PrefillChunk:
         """Its first tokens."""

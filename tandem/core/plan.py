@@ -44,8 +44,9 @@ class SequenceSlice(NamedTuple):
     `block_table` lists the pool blocks of positions `[0, start + len(token_ids))`, in order; the KV
     of positions before `start` is in the pool already. The first `num_shared_blocks` may be other
     sequences' as well: they are read, and nothing else. `table_id` is another if the sequence has
-    left its blocks, and is back in others. With `sample`, the engine answers with the
-    token for position `start + len(token_ids)`.
+    left its blocks, and is back in others; as long as it is the same, the table only grows: an
+    engine may keep it. With `sample`, the engine answers with the token for position
+    `start + len(token_ids)`.
     """
 
     sequence_id: int

@@ -15,6 +15,8 @@ from typing import Protocol
 
 SEED = b"tandem prefix 1"
 DIGEST_BYTES = 8
+# A third of a millisecond's.
+BLOCKS_AT_ONCE = 256
 
 
 class TokenIds(Protocol):
@@ -40,6 +42,16 @@ class PrefixChain:
         chain._token_ids = token_ids
         chain._hashes = list(self._hashes)
         return chain
+
+    def hashing(self, num_tokens: int) -> Iterator[None]:
+        """Hash the blocks that so many tokens fill, `BLOCKS_AT_ONCE` of them between two steps of
+        the iterator: what needs them later finds them there."""
+        end = self.num_full_blocks(num_tokens)
+        while len(self._hashes) < end:
+            for _ in range(min(BLOCKS_AT_ONCE, end - len(self._hashes))):
+                self._extend()
+            if len(self._hashes) < end:
+                yield
 
     def num_full_blocks(self, num_tokens: int) -> int:
         """How many of its blocks so many tokens fill."""

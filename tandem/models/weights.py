@@ -171,7 +171,7 @@ def _pack_layer(
         """The projections of `names`, one below the other."""
 
         def all_of(suffix: str) -> Tensor:
-            return torch.cat([one(f"{template.format(name)}.{suffix}") for name in names])
+            return _joined([one(f"{template.format(name)}.{suffix}") for name in names])
 
         return Linear(all_of("weight"), all_of("bias") if has_bias else None)
 
@@ -193,4 +193,13 @@ def _pack_layer(
 
 def _qk_norm(config: ModelConfig, one: Reader) -> Tensor:
     q, k = one("self_attn.q_norm.weight"), one("self_attn.k_norm.weight")
-    return torch.cat([q.expand(config.num_heads, -1), k.expand(config.num_kv_heads, -1)])
+    return _joined([q.expand(config.num_heads, -1), k.expand(config.num_kv_heads, -1)])
+
+
+def _joined(tensors: Sequence[Tensor]) -> Tensor:
+    """`torch.cat`, which for tensors of the `meta` device would import torch's compiler: a second,
+    and 70 MiB."""
+    first = tensors[0]
+    if not first.is_meta:
+        return torch.cat(list(tensors))
+    return first.new_empty((sum(map(len, tensors)), *first.shape[1:]))

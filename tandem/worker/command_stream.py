@@ -106,23 +106,34 @@ class _Stream(Generic[ResponseT]):
         """Apply what comes, to the end of the stream."""
         try:
             async for request in requests:
-                if self._superseded or self._worker.lease.holder is None:
+                if self._is_over:
                     return
                 self.heard(request.header)
-                self._apply(request)
+                commands = self._new_commands(request)
+                await self._worker.hash_ahead(commands or ())
+                if self._is_over:
+                    return
+                if commands is not None:
+                    self._worker.apply(commands)
                 if request.header.goodbye:
                     self._worker.release_lease()
                     return
         finally:
             self._worker.news.set()
 
-    def _apply(self, request: StreamRequest) -> None:
+    @property
+    def _is_over(self) -> bool:
+        """Whether what comes on this stream counts no more."""
+        return self._superseded or self._worker.lease.holder is None
+
+    def _new_commands(self, request: StreamRequest) -> list[Any] | None:
+        """A request's commands; None if it has none, or is a repeated one."""
         number = request.header.number
         if number == 0 or number <= self._worker.applied_command:
-            return
+            return None
         if number != self._worker.applied_command + 1:
             raise Mismatch(f"commands {number} came after commands {self._worker.applied_command}")
-        self._worker.apply([self._dialect.command_from_wire(each) for each in request.commands])
+        return [self._dialect.command_from_wire(each) for each in request.commands]
 
     async def responses(self, reading: asyncio.Task[None]) -> AsyncIterator[ResponseT]:
         snapshot = self._dialect.snapshot_to_wire(self._worker.take_snapshot())

@@ -9,6 +9,7 @@ import numpy as np
 
 from tandem.artifacts.cache import packed_dir
 from tandem.artifacts.model_folder import ModelFolder
+from tandem.artifacts.weight_counts import WeightCounts
 from tandem.core.device import CpuDevice, CudaDevice, MockDevice, parse_device
 from tandem.core.errors import ConfigError
 from tandem.core.kv import kv_dtype
@@ -84,15 +85,18 @@ def _torch_engine(
             f"device {device} needs torch: pip install 'tandem-serve[torch]'", param="device"
         ) from error
     place = torch_device(device)
-    item = resolve_dtype(settings.dtype, place, has_kernels(folder.config, place))
+    are_kernels = has_kernels(folder.config, place)
+    item = resolve_dtype(settings.dtype, place, are_kernels)
     dtype = str(item).removeprefix("torch.")
+    # Packed weights lie in a file that a host's workers map.
+    num_sharers = settings.weight_sharers if are_kernels else 1
     return TorchEngine(
         folder,
         device,
         dtype=dtype,
         kv_cache_dtype=settings.kv_cache_dtype,
         block_size=settings.block_size,
-        num_blocks=settings.num_blocks or _num_blocks(settings, folder, device, dtype),
+        num_blocks=settings.num_blocks or _num_blocks(settings, folder, device, dtype, num_sharers),
         max_model_len=max_model_len,
         quantization=settings.quantization,
         packed_dir=packed_dir(),
@@ -101,16 +105,22 @@ def _torch_engine(
 
 
 def _num_blocks(
-    settings: WorkerSettings, folder: ModelFolder, device: CpuDevice | CudaDevice, dtype: str
+    settings: WorkerSettings,
+    folder: ModelFolder,
+    device: CpuDevice | CudaDevice,
+    dtype: str,
+    num_sharers: int,
 ) -> int:
+    config = folder.config
     budget = MemoryBudget(
         device=device,
         memory_bytes=_memory_bytes(device),
         share=settings.memory_share or default_share(device),
-        checkpoint_bytes=folder.weight_bytes,
+        weight_bytes=WeightCounts.of(config).num_bytes(dtype, settings.quantization),
+        num_sharers=num_sharers,
     )
-    layout = folder.config.kv_layout(settings.block_size, kv_dtype(settings.kv_cache_dtype, dtype))
-    return budget.num_blocks(layout, dtype)
+    layout = config.kv_layout(settings.block_size, kv_dtype(settings.kv_cache_dtype, dtype))
+    return budget.num_blocks(layout)
 
 
 def _memory_bytes(device: CpuDevice | CudaDevice) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from tandem.core.device import CpuDevice, CudaDevice
 from tandem.core.errors import ConfigError
-from tandem.core.kv import ITEM_SIZES, KVLayout
+from tandem.core.kv import KVLayout
 
 GPU_MEMORY_SHARE = 0.9
 CPU_MEMORY_SHARE = 0.15
@@ -17,22 +17,24 @@ CPU_MEMORY_SHARE = 0.15
 class MemoryBudget:
     """What a worker takes of its device: `share` of `memory_bytes`, for weights and KV pool.
 
-    `checkpoint_bytes` is the size of the weight files.
+    `weight_bytes` is what the weights take once loaded. `num_sharers` workers, this one included,
+    have the same pages of them; each counts its part.
     """
 
     device: CpuDevice | CudaDevice
     memory_bytes: int
     share: float
-    checkpoint_bytes: int
+    weight_bytes: int
+    num_sharers: int = 1
 
-    def weight_bytes(self, dtype: str) -> int:
-        """Bytes of the weights once loaded in `dtype`. Checkpoints hold 16-bit weights, or larger:
-        an estimate that errs on the safe side."""
-        return self.checkpoint_bytes * ITEM_SIZES[dtype] // 2
+    @property
+    def own_weight_bytes(self) -> int:
+        """The worker's part of the weights."""
+        return -(-self.weight_bytes // self.num_sharers)
 
-    def num_blocks(self, layout: KVLayout, dtype: str) -> int:
-        """Blocks that fit beside weights in `dtype`. Raises `ConfigError` if not even one does."""
-        pool_bytes = int(self.memory_bytes * self.share) - self.weight_bytes(dtype)
+    def num_blocks(self, layout: KVLayout) -> int:
+        """Blocks that fit beside the weights. Raises `ConfigError` if not even one does."""
+        pool_bytes = int(self.memory_bytes * self.share) - self.own_weight_bytes
         if pool_bytes < layout.block_bytes:
             raise no_room(self.share, str(self.device))
         return pool_bytes // layout.block_bytes

@@ -54,6 +54,12 @@ class WorkerSettings(ServiceSettings):
         description="share of the device's memory for weights and KV pool "
         "[default: 0.15 of a CPU's, which others use too, 0.9 of a GPU's]",
     )
+    weight_sharers: int = Field(
+        1,
+        ge=1,
+        description="workers of this host, with this one, that map the same packed weights: each "
+        "counts its part of them; only with the kernels, on a CPU",
+    )
     prefix_caching: Literal["auto", "off"] = Field(
         "auto",
         description="auto: KV of prompts and answers is kept while there is room, for what begins "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol, TypeVar
 
 from tandem.core.errors import TandemError
@@ -17,7 +17,8 @@ SnapshotT_co = TypeVar("SnapshotT_co", covariant=True)
 
 
 class WorkerState(Protocol[CommandT_contra, ReportT_co, SnapshotT_co]):
-    """A role's whole state: pure, synchronous, and always called under the worker's lock.
+    """A role's whole state: pure, synchronous, and called under the worker's lock, but for
+    `hashing`.
 
     A sequence's record lives from the first command that names it until its `Remove`, or until the
     controller's lease ends; its blocks may be free long before.
@@ -34,6 +35,11 @@ class WorkerState(Protocol[CommandT_contra, ReportT_co, SnapshotT_co]):
     @property
     def prefix_cache(self) -> PrefixCache:
         """What of its blocks other sequences may use. Outlives a controller."""
+        ...
+
+    def hashing(self, command: CommandT_contra) -> Iterator[None]:
+        """Hash what a command brings of prompts, a bit at each step of the iterator, so that
+        `apply` and what follows need not. Called before it on the same thread, without the lock."""
         ...
 
     def apply(self, command: CommandT_contra) -> None:

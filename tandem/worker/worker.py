@@ -129,6 +129,13 @@ class Worker(Generic[CommandT, ReportT, SnapshotT]):
             self.lock.notify_all()
         self.news.set()
 
+    async def hash_ahead(self, commands: Sequence[CommandT]) -> None:
+        """Hash the prompts that commands bring, before they are applied. Steps begin meanwhile, and
+        other tasks go on."""
+        for command in commands:
+            for _ in self.state.hashing(command):
+                await asyncio.sleep(0)
+
     def apply(self, commands: Sequence[CommandT]) -> None:
         """Apply one numbered batch of commands, as a whole, between two steps."""
         self.act(self._apply, commands)

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from tandem.artifacts.weight_counts import WeightCounts
 from tandem.core.kv import KVLayout
+
+NO_WEIGHTS = WeightCounts()
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,8 @@ class Memory:
 
 @dataclass(frozen=True)
 class Model:
-    """`checkpoint_bytes`: size of the weight files, 0 for the mock model. `download_bytes` and
+    """`checkpoint_bytes`: size of the weight files, 0 for the mock model; `weights`: how many there
+    are in them. `download_bytes` and
     `import_bytes`: what must be fetched, and the room that it takes in the cache, both 0 if the
     model is here."""
 
@@ -88,6 +92,7 @@ class Model:
     num_kv_heads: int
     head_dim: int
     max_model_len: int
+    weights: WeightCounts = NO_WEIGHTS
     download_bytes: int = 0
     import_bytes: int = 0
 

@@ -15,6 +15,7 @@ from tandem.cli.fleet import Fleet, FleetSettings, memory_share
 from tandem.core.device import CpuDevice, CudaDevice, Device, MockDevice, format_cores
 from tandem.core.errors import ConfigError
 from tandem.core.kv import kv_dtype
+from tandem.core.quantization import Quantization
 from tandem.engine.fake.profiles import parse_profile
 from tandem.worker.pool_size import GPU_MEMORY_SHARE, MemoryBudget, default_share, no_room
 
@@ -78,18 +79,25 @@ def _judge_place(
         _number(settings, "block-size") or BLOCK_SIZE,
         kv_dtype(str(options.get("kv-cache-dtype") or "auto"), dtype),
     )
-    budget = MemoryBudget(device, place.memory_bytes, share, model.checkpoint_bytes)
+    has_kernels = isinstance(machine.torch, Torch) and bool(machine.torch.kernels)
+    budget = MemoryBudget(
+        device,
+        place.memory_bytes,
+        share,
+        model.weights.num_bytes(dtype, _quantization(settings)),
+        num_sharers=settings.num_weight_sharers if has_kernels else 1,
+    )
     found = f"{format_bytes(place.memory_bytes)}, {format_bytes(place.free_bytes)} free"
     if place.name:
         found = f"{place.name}: {found}"
-    enough = budget.weight_bytes(dtype) + layout.block_bytes * layout.blocks_for(
+    enough = budget.own_weight_bytes + layout.block_bytes * layout.blocks_for(
         min(ENOUGH_TOKENS, model.max_model_len)
     )
     try:
-        num_blocks = _number(settings, "num-blocks") or budget.num_blocks(layout, dtype)
+        num_blocks = _number(settings, "num-blocks") or budget.num_blocks(layout)
     except ConfigError as error:
         return problem("memory", f"{found}; {error.message}", _larger_share(place, enough))
-    claimed = budget.weight_bytes(dtype) + num_blocks * layout.block_bytes
+    claimed = budget.own_weight_bytes + num_blocks * layout.block_bytes
     pool = _describe_pool(num_blocks, layout.block_size, claimed, place.num_workers)
     return _judge_claim(place, claimed, f"{found}; {pool}") or _judge_length(
         f"{found}; {pool}", num_blocks * layout.block_size, model, settings
@@ -177,6 +185,12 @@ def _place(machine: Machine, index: int | None, num_workers: int) -> Place:
 
 def _has_gpu(machine: Machine, index: int) -> bool:
     return isinstance(machine.torch, Torch) and index < len(machine.torch.gpus)
+
+
+def _quantization(settings: FleetSettings) -> Quantization:
+    wanted = settings.worker_options.get("quantization")
+    # A name that is none is refused by the workers.
+    return Quantization(wanted) if wanted in list(Quantization) else Quantization.NONE
 
 
 def _number(settings: FleetSettings, option: str) -> int | None:

@@ -13,6 +13,7 @@ from tandem.artifacts.gguf_file import GgufFile
 from tandem.artifacts.gguf_tensors import expected_shapes
 from tandem.artifacts.pull import DEFAULT_NAME, PULL_BYTES, WHEEL_BYTES
 from tandem.artifacts.resolve import DEFAULT, find
+from tandem.artifacts.weight_counts import WeightCounts
 from tandem.cli.doctor.machine import Folder, HubModel, Model, NoModel
 from tandem.core.errors import ConfigError
 
@@ -25,6 +26,7 @@ DEFAULT_MODEL = Model(
     num_kv_heads=3,
     head_dim=64,
     max_model_len=8192,
+    weights=WeightCounts(embedding=28_311_552, projections=106_168_320),
     download_bytes=WHEEL_BYTES,
     import_bytes=PULL_BYTES,
 )
@@ -73,5 +75,6 @@ def _model(name: str, config: ModelConfig, checkpoint_bytes: int, import_bytes: 
         num_kv_heads=config.num_kv_heads,
         head_dim=config.head_dim,
         max_model_len=config.max_position_embeddings,
+        weights=WeightCounts.of(config),
         import_bytes=import_bytes,
     )

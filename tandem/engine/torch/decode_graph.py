@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from tandem.core.plan import StepPlan
+from tandem.engine.torch.block_tables import BlockTables
 from tandem.engine.torch.gpu_decoder import GpuRows
 from tandem.engine.torch.kv_pool import TorchKVPool
 from tandem.engine.torch.triton_attention import QueryTiles
@@ -69,33 +70,22 @@ class HostRows:
         width = pool.layout.blocks_for(max_model_len)
         self.items = torch.zeros(size * (NUM_COLUMNS + width), dtype=torch.int32, pin_memory=pinned)
         self._columns = self.items.numpy()[: NUM_COLUMNS * size].reshape(NUM_COLUMNS, size)
-        self._tables = self.items.numpy()[NUM_COLUMNS * size :].reshape(size, width)
+        rows = self.items.numpy()[NUM_COLUMNS * size :].reshape(size, width)
+        self._tables = BlockTables(rows)
         self._spare_slot = pool.spare_block * self._block_size
         self._columns[SLOT] = self._spare_slot
-        # What each row's table holds: whose, and how many of the blocks.
-        self._held: list[tuple[tuple[int, int], int] | None] = [None] * size
         self._num_used = 0
 
     def fill(self, plan: StepPlan) -> None:
-        """Write the step's rows. Of a sequence that goes on in its row, that is no table but the
-        blocks by which it has grown."""
+        """Write the step's rows."""
         slices, block_size = plan.slices, self._block_size
         count = len(slices)
-        for index, each in enumerate(slices):
-            held, num_blocks = self._held[index], len(each.block_table)
-            whose = each.sequence_id, each.table_id
-            if held is None or held[0] != whose:
-                self._tables[index, :num_blocks] = each.block_table
-            elif held[1] < num_blocks:
-                self._tables[index, held[1] : num_blocks] = each.block_table[held[1] :]
-            else:
-                continue
-            self._held[index] = (whose, num_blocks)
+        self._tables.write(slices)
         starts = np.array([each.start for each in slices])
         columns = self._columns
         columns[TOKEN, :count] = [each.token_ids[0] for each in slices]
         columns[POSITION, :count] = starts
-        blocks = self._tables[np.arange(count), starts // block_size]
+        blocks = self._tables.rows[np.arange(count), starts // block_size]
         columns[SLOT, :count] = blocks * block_size + starts % block_size
         columns[LENGTH, :count] = 1
         self._clear(count, self._num_used)

@@ -1,6 +1,6 @@
 """The torch engine: one model, one pool, one device.
 
-A step goes `check_plan` -> a `Runner`, which computes KV and logits -> `sample`. Grammars are
+A step goes `PlanCheck` -> a `Runner`, which computes KV and logits -> `sample`. Grammars are
 followed beside it (`AllowedTokens`). There are three runners. `NativeRunner`, on a CPU: packed
 weights and the kernels of `tandem.native`. `GpuRunner`: the kernels of `triton_kernels`, CUDA
 graphs. `TorchRunner`, where there are neither: `StepInputs` (index tensors) -> `Decoder.hidden`,
@@ -35,7 +35,7 @@ from tandem.engine.torch.device_health import is_lost
 from tandem.engine.torch.inputs import KEY_TILE
 from tandem.engine.torch.kv_pool import TorchKVPool
 from tandem.engine.torch.placement import current, numerics, resolve_dtype, torch_device
-from tandem.engine.torch.plan_check import check_plan
+from tandem.engine.torch.plan_check import PlanCheck
 from tandem.engine.torch.runner import AheadRunner, Runner
 from tandem.engine.torch.runners import check_kv_cache_dtype, kernels_for, load_runner
 from tandem.engine.torch.sampler import SampleRow, sample
@@ -100,6 +100,12 @@ class TorchEngine:
             # torch's own operations are, too, on a CPU in float32, but not of every build of it.
             batch_invariant=kernels is not None,
         )
+        self._check = PlanCheck(
+            vocab_size=config.vocab_size,
+            max_model_len=max_model_len,
+            block_size=block_size,
+            num_blocks=num_blocks,
+        )
         self._allowed = AllowedTokens(self._model, folder.tokenizer)
 
     @property
@@ -120,15 +126,8 @@ class TorchEngine:
 
     @torch.inference_mode()
     def launch(self, plan: StepPlan, on_layer: LayerHook | None = None) -> TorchStepHandle:
-        """Start a step. Raises what `check_plan` raises, before any KV is written."""
-        check_plan(
-            plan,
-            vocab_size=self._model.vocab_size,
-            max_model_len=self._model.max_model_len,
-            block_size=self._pool.layout.block_size,
-            num_blocks=self._pool.num_blocks,
-            pending=self._ahead.pending if self._ahead else (),
-        )
+        """Start a step. Raises what `PlanCheck` raises, before any KV is written."""
+        self._check.check(plan, pending=self._ahead.pending if self._ahead else ())
         if not plan.slices:
             no_tokens = HostTokens(torch.empty(0, dtype=torch.int64))
             return TorchStepHandle(plan, no_tokens, (), (), self._pool)

@@ -55,7 +55,7 @@ class StepInputs:
 
     @classmethod
     def build(cls, plan: StepPlan, block_size: int, device: torch.device) -> StepInputs:
-        """Requires a plan that `check_plan` accepts, with at least one token."""
+        """Requires a plan that has been checked, with at least one token."""
         slices = plan.slices
         lengths = np.array([len(each.token_ids) for each in slices])
         ends = np.cumsum(lengths)

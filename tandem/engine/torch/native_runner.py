@@ -13,7 +13,7 @@ from tandem.artifacts.config import ModelConfig
 from tandem.core.plan import StepPlan
 from tandem.engine.protocols import LayerHook
 from tandem.engine.torch.kv_pool import TorchKVPool
-from tandem.engine.torch.native_inputs import NativeInputs
+from tandem.engine.torch.native_inputs import NativeInputBuilder, NativeInputs
 from tandem.engine.torch.packed_model import PackedModel
 from tandem.engine.torch.packed_weights import aligned_empty
 from tandem.engine.torch.threads import team
@@ -42,12 +42,12 @@ class NativeRunner:
         self._config = config
         self._functions = kernels.functions
         self.model = model
-        self._pool = pool
+        self.inputs = NativeInputBuilder(pool.layout.block_size)
         self.is_bfloat16 = is_bfloat16
         self.buffers = StepBuffers(config, kernels, 2 if is_bfloat16 else FLOAT32_BYTES)
 
     def logits(self, plan: StepPlan, on_layer: LayerHook | None) -> Tensor:
-        inputs = NativeInputs.build(plan, self._pool.layout.block_size)
+        inputs = self.inputs.build(plan)
         step = self.buffers.step(inputs)
         call, model = self._functions, byref(self.model.struct)
         kind, step_at = self.is_bfloat16, byref(step)

@@ -118,6 +118,10 @@ class KernelPacker:
 
     def _alternating(self, tensors: Sequence[Tensor]) -> Tensor:
         n = len(tensors[0])
+        if tensors[0].is_meta:
+            # Without the operations, which for such tensors import torch's compiler.
+            num_rows = len(tensors) * self._kernels.padded(n)
+            return tensors[0].new_empty((num_rows, *tensors[0].shape[1:]))
         missing = (0, 0) * (tensors[0].ndim - 1) + (0, self._kernels.padded(n) - n)
         shape = (-1, self._kernels.width, *tensors[0].shape[1:])
         panels = [functional.pad(each, missing).view(shape) for each in tensors]

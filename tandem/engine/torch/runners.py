@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from tandem.artifacts.config import ModelConfig
 from tandem.artifacts.model_folder import ModelFolder
+from tandem.artifacts.packed import SUFFIX, note_origin
 from tandem.core.errors import ConfigError
 from tandem.core.kv import INT8
 from tandem.core.quantization import Quantization
@@ -19,7 +20,7 @@ from tandem.engine.torch.native_runner import NativeRunner, fits
 from tandem.engine.torch.packed_model import PackedModel
 from tandem.engine.torch.packed_weights import Arena, KernelPacker, PackedLinear, aligned_empty
 from tandem.engine.torch.runner import Runner, TorchRunner
-from tandem.engine.torch.weight_file import SUFFIX, shared_memory
+from tandem.engine.torch.weight_file import shared_memory
 from tandem.models.decoder import Decoder
 from tandem.models.rope import RotaryEmbedding
 from tandem.models.weights import DecoderWeights, PlainPacker, load_weights, repack_weights
@@ -129,7 +130,9 @@ def _packed_weights(
     if packed_dir is None:
         return packed_before(Arena(pack()))
     path = packed_dir / folder.fingerprint / _file_name(dtype, kernels, quantization)
-    return packed_before(Arena(shared_memory(path, counted.size, pack)))
+    memory = shared_memory(path, counted.size, pack)
+    note_origin(path.parent, folder)
+    return packed_before(Arena(memory))
 
 
 def _file_name(dtype: torch.dtype, kernels: Kernels, quantization: Quantization) -> str:

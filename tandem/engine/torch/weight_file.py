@@ -11,7 +11,7 @@ import fcntl
 import json
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +19,9 @@ import structlog
 import xxhash
 from numpy.typing import NDArray
 
+from tandem.artifacts import packed
+
 HEADER_BYTES = 4096
-SUFFIX = ".weights"
 
 Bytes = NDArray[np.uint8]
 log = structlog.get_logger(__name__)
@@ -40,6 +41,7 @@ def shared_memory(path: Path, size: int, fill: Callable[[], Bytes]) -> Bytes:
             filled = fill()
             _write(path, filled)
             _remove_older(path)
+            packed.remove_unused(path.parent.parent, path, packed.MAX_BYTES)
             mapped = _map(path, size)
     except OSError as error:
         log.warning("weights are not shared", file=str(path), reason=error.strerror)
@@ -56,6 +58,8 @@ def _map(path: Path, size: int) -> Bytes | None:
         return None
     data = memory[HEADER_BYTES:]
     if len(data) == size and memory[:HEADER_BYTES].tobytes() == _header(data):
+        with suppress(OSError):
+            os.utime(path)  # Used now: not the next to go.
         return data
     log.warning("weights are packed anew", reason=f"{path} is damaged")
     return None
@@ -85,7 +89,7 @@ def _remove_older(path: Path) -> None:
     """What other builds of the same kernels left, whose names differ in the last part alone.
     Processes that map it go on."""
     kind = path.stem.rpartition("-")[0]
-    for other in path.parent.glob(f"{kind}-*{SUFFIX}"):
+    for other in path.parent.glob(f"{kind}-*{packed.SUFFIX}"):
         if other != path:
             other.unlink(missing_ok=True)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from start import logged_s, pool_bytes
+from start import Memory, logged_s, memory_of
 
 LOG = """\
 1970-01-01T00:01:40.250000Z [info     ] loaded                         device=cpu:0
@@ -10,19 +10,27 @@ LOG = """\
 1970-01-01T00:01:42.000000Z [info     ] serving gRPC                   address=127.0.0.1:2
 """
 SMAPS = """\
-7f0000000000-7f0000400000 rw-p 00000000 00:00 0
+7e0000000000-7e0000400000 rw-p 00000000 00:00 0
 Size:               4096 kB
 Rss:                 512 kB
-7f1000000000-7f1000800000 r--p 00000000 08:01 99                         /lib/large.so
+Pss:                 512 kB
+7e1000000000-7e1000800000 r--p 00000000 08:01 99                         /lib/large one.so
 Rss:                8192 kB
-7f2000000000-7f2000600000 rw-p 00000000 00:00 0
-Size:               6144 kB
+Pss:                2048 kB
+7e2000000000-7e2080000000 rw-p 00000000 00:00 0
+Size:            2097152 kB
 Rss:                1024 kB
+Pss:                1024 kB
 VmFlags: rd wr mr mw me ac sd
-7f3000000000-7f3000100000 rw-p 00000000 00:00 0
+7e3000000000-7e3040000000 rw-p 00000000 00:00 0
 Rss:                 100 kB
-7ffc00000000-7ffc00900000 rw-p 00000000 00:00 0                          [stack]
+Pss:                 100 kB
+7e4000000000-7e4100000000 r--p 00001000 08:01 98                         /c/none-avx2-1.weights
+Rss:                 400 kB
+Pss:                 200 kB
+7ffc00000000-7ffcf0900000 rw-p 00000000 00:00 0                          [stack]
 Rss:                  50 kB
+Pss:                  50 kB
 """
 
 
@@ -32,5 +40,15 @@ def test_an_event_is_as_late_as_its_first_line() -> None:
     assert logged_s(LOG, "stopping", began=100.0) is None
 
 
-def test_the_pool_is_the_largest_mapping_without_a_file() -> None:
-    assert pool_bytes(SMAPS) == 1024 * 1024
+def test_memory_is_split() -> None:
+    """The pool is the largest mapping without a file."""
+    kib = 1024
+    memory = memory_of(SMAPS)
+    assert memory == Memory(
+        pss=3934 * kib, mapped=400 * kib, weights=200 * kib, pool=1024 * kib, files=2048 * kib
+    )
+    assert (memory.overhead, memory.own) == (2710 * kib, 662 * kib)
+
+
+def test_who_has_no_pool_has_none_found() -> None:
+    assert memory_of("\n".join(SMAPS.splitlines()[:7])).pool == 0

@@ -110,5 +110,10 @@ def test_workers_on_one_gpu_share_its_memory() -> None:
         fleet = plan_fleet(replace(SETTINGS, device=device), PORTS, [0])
         return {option(worker, "--memory-share") for worker in fleet.workers}
 
+    def sharers(device: str) -> set[str | None]:
+        fleet = plan_fleet(replace(SETTINGS, device=device), PORTS, [0])
+        return {option(worker, "--weight-sharers") for worker in fleet.workers}
+
+    assert (sharers("cpu"), sharers("cuda")) == ({"3"}, {"1"})
     assert memory_shares("cuda:0") == {"0.3"}
     assert memory_shares("cuda") == {None}

@@ -10,8 +10,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from tandem.artifacts.cache import packed_dir
+from tandem.artifacts.model_folder import ModelFolder
+from tandem.artifacts.packed import note_origin
 from tandem.artifacts.resolve import MOCK_FOLDER
 from tandem.cli.app import commands
+from tandem.cli.models import COLUMNS
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +50,7 @@ def test_pull_list_remove(folder: Path, cache: Path) -> None:
     path = tandem("pull", str(folder)).strip()
     assert path.startswith(str(cache))
     table = tandem("models").splitlines()
-    assert table[0].startswith("name    architecture  parameters  layers  length  on disk  source")
+    assert table[0].split() == [*COLUMNS[:5], "on", "disk", "packed", "source"]
     assert table[1].split()[:2] == ["little", "Mock"]
     assert table[1].split()[-1] == str(folder)
     (model,) = json.loads(tandem("models", "--json"))
@@ -54,6 +58,23 @@ def test_pull_list_remove(folder: Path, cache: Path) -> None:
     assert model["max_model_len"] > 0
     assert tandem("models", "rm", "little").strip() == f"removed {path}"
     assert json.loads(tandem("models", "--json")) == []
+
+
+def test_packed_weights_are_shown_and_go_with_their_model(folder: Path) -> None:
+    """Those of a model in the cache, and of one that is used where it lies."""
+    pulled = Path(tandem("pull", str(folder)).strip())
+    for path, size in ((pulled, 2000), (folder, 3_000_000)):
+        packed = packed_dir() / path.name
+        packed.mkdir(parents=True)
+        (packed / "float32-none-avx2-0000.weights").write_bytes(b"w" * size)
+        note_origin(packed, ModelFolder.open(path))
+    own, other, _ = tandem("models").splitlines()[1:]
+    assert " 2 kB " in own
+    assert other.startswith(f"{folder}: 3 MB of packed weights; `tandem models rm {folder}`")
+    assert json.loads(tandem("models", "--json"))[0]["packed_size"] == 2000
+    assert tandem("models", "rm", str(folder)).strip() == f"removed {packed_dir() / folder.name}"
+    assert (folder / "config.json").exists()
+    assert "packed weights" not in tandem("models")
 
 
 def test_a_damaged_model_says_why(folder: Path) -> None:

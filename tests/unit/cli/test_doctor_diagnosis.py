@@ -202,16 +202,28 @@ def test_a_device_that_does_not_exist(device: str) -> None:
     assert about(look(settings(device=device)), "device").level is Level.PROBLEM
 
 
-def test_the_pool_is_what_the_share_leaves_beside_the_weights() -> None:
-    finding = about(look(), "memory")
-    # 0.15 of 16 GB, less twice 269 MB, in blocks of 2 * 30 * 3 * 64 * 16 floats.
-    num_blocks = (2_400_000_000 - 2 * HERE.checkpoint_bytes) // (2 * 30 * 3 * 64 * 16 * 4)
+@pytest.mark.parametrize(
+    ("options", "torch", "weight_bytes"),
+    [
+        # 134,479,872 floats, which two workers share, or which each has where there are no kernels.
+        ({}, CPU_BUILD, 268_959_744),
+        ({}, replace(CPU_BUILD, kernels=""), 537_919_488),
+        # The embedding in floats, the head in 9 bits each, the rest in 5.
+        ({"quantization": "int4"}, CPU_BUILD, (113_246_208 + 31_850_496 + 66_355_200) // 2),
+    ],
+)
+def test_the_pool_is_what_the_share_leaves_beside_the_weights(
+    options: dict[str, Any], torch: Torch, weight_bytes: int
+) -> None:
+    finding = about(look(settings(**options), torch=torch), "memory")
+    # 0.15 of 16 GB, less the weights, in blocks of 2 * 30 * 3 * 64 * 16 floats.
+    num_blocks = (2_400_000_000 - weight_bytes) // (2 * 30 * 3 * 64 * 16 * 4)
     assert f"{num_blocks:,} KV blocks ({num_blocks * 16:,} tokens)" in finding.text
     assert "2 workers take 2.4 GB each" in finding.text
 
 
 def test_a_small_machine_gets_a_share_that_is_enough() -> None:
-    small = Memory(2 * GB, 2 * GB, 1800 * 10**6)
+    small = Memory(1600 * 10**6, 1600 * 10**6, 1500 * 10**6)
     finding = about(look(memory=small), "memory")
     assert finding.level is Level.PROBLEM
     share = float(finding.mend.removeprefix("--memory-share "))

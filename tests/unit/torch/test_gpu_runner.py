@@ -123,7 +123,7 @@ def test_a_sequence_that_is_back_in_other_blocks_has_another_table() -> None:
     def step(table_id: int, *blocks: int) -> list[int]:
         each = SequenceSlice(7, (1,), 5, blocks, None, table_id=table_id)
         rows.fill(StepPlan(1, (each,)))
-        return rows._tables[0, :2].tolist()
+        return rows._tables.rows[0, :2].tolist()
 
     assert step(1, 4, 14) == [4, 14]
     assert step(2, 50, 51) == [50, 51]

@@ -81,7 +81,11 @@ def test_tokens_answer_their_slices(llama_path: Path) -> None:
     engine = make_engine(llama_path)
     silent = a_slice(sample=None)
     (alone,) = engine.launch(StepPlan(0, (a_slice(),))).result().tokens
-    plan = StepPlan(1, (silent, a_slice(block_table=[2]), a_slice(sample=None, block_table=[3])))
+    others = (
+        a_slice(sequence_id=10, block_table=[2]),
+        a_slice(sequence_id=11, sample=None, block_table=[3]),
+    )
+    plan = StepPlan(1, (silent, *others))
     assert engine.launch(plan).result() == StepResult((None, alone, None))
     assert engine.launch(StepPlan(2, (silent,))).result() == StepResult((None,))
     assert engine.launch(StepPlan(3, ())).result() == StepResult(())

@@ -9,8 +9,14 @@ from safetensors.torch import load_file, save_file
 
 from tandem.artifacts.config import ModelConfig
 from tandem.artifacts.model_folder import ModelFolder
+from tandem.artifacts.weight_counts import WeightCounts
 from tandem.core.errors import ConfigError
-from tandem.models.weights import PlainPacker, load_weights
+from tandem.core.quantization import Quantization
+from tandem.engine.torch.packed_weights import Arena, KernelPacker
+from tandem.models.weights import PlainPacker, load_weights, repack_weights
+from tandem.native.library import best
+from tandem.worker import engines
+from tandem.worker.settings import WorkerSettings
 
 CPU = torch.device("cpu")
 HUGE_HEADER = (2**60).to_bytes(8, "little") + b"{}"
@@ -104,3 +110,50 @@ def test_broken_file(config: ModelConfig, tmp_path: Path, content: bytes) -> Non
         load_weights(config, [path], torch.float32, CPU, PlainPacker())
     with pytest.raises(ConfigError, match=r"gone\.safetensors"):
         load_weights(config, [tmp_path / "gone.safetensors"], torch.float32, CPU, PlainPacker())
+
+
+@pytest.mark.parametrize("is_tied", [True, False])
+@pytest.mark.parametrize("quantization", Quantization)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_packed_weights_are_as_large_as_was_said_before(
+    config: ModelConfig, dtype: str, quantization: Quantization, is_tied: bool
+) -> None:
+    """Of a model of usual sizes; what is not counted are norms."""
+    config = replace(
+        config,
+        hidden_size=576,
+        intermediate_size=1536,
+        num_layers=3,
+        num_heads=9,
+        num_kv_heads=3,
+        head_dim=64,
+        vocab_size=4096,
+        tie_word_embeddings=is_tied,
+    )
+    arena = Arena()
+    repack_weights(config, getattr(torch, dtype), KernelPacker(best(), quantization, arena))
+    said = WeightCounts.of(config).num_bytes(dtype, quantization)
+    assert arena.size * 0.998 < said <= arena.size
+
+
+@pytest.mark.parametrize("quantization", [Quantization.NONE, Quantization.INT4])
+def test_a_workers_pool_is_what_its_part_of_the_weights_leaves(
+    llama_path: Path, quantization: Quantization, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TANDEM_CACHE", str(tmp_path))
+    monkeypatch.setattr(engines, "memory_bytes", lambda: 4_000_000)
+    folder = ModelFolder.open(llama_path)
+    # 331 x 72 embeddings; in each of 3 layers 72 x (2 x 144 + 2 x 48 + 3 x 172) more.
+    assert WeightCounts.of(folder.config) == WeightCounts(embedding=23_832, projections=194_400)
+    weight_bytes = WeightCounts.of(folder.config).num_bytes("float32", quantization)
+    for num_sharers in (1, 2):
+        settings = WorkerSettings(
+            port=1,
+            dtype="float32",
+            quantization=quantization,
+            memory_share=0.5,
+            weight_sharers=num_sharers,
+        )
+        layout = folder.config.kv_layout(16, "float32")
+        expected = (2_000_000 - weight_bytes // num_sharers) // layout.block_bytes
+        assert engines.build_engine(settings, folder).pool.num_blocks == expected

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch_driver import Driver
 
+from tandem.artifacts import packed
 from tandem.core.quantization import Quantization
 from tandem.engine.torch.weight_file import HEADER_BYTES, shared_memory
 
@@ -89,6 +90,28 @@ def test_other_builds_of_the_same_kernels_go(path: Path) -> None:
         shared_memory(each, SIZE, content)
     shared_memory(path, SIZE, content)
     assert sorted(path.parent.glob("*.weights")) == sorted((path, *others))
+
+
+def test_a_file_that_is_mapped_counts_as_used(path: Path) -> None:
+    shared_memory(path, SIZE, content)
+    os.utime(path, (0, 0))
+    shared_memory(path, SIZE, no_fill)
+    assert path.stat().st_mtime > 0
+
+
+def test_writing_one_makes_room(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packed, "MAX_BYTES", 2 * (SIZE + HEADER_BYTES))
+    other = path.parents[1] / "another" / path.name
+    int4 = path.with_name("float32-int4-avx2-aaaa.weights")
+    for number, each in enumerate((other, int4)):
+        shared_memory(each, SIZE, content)
+        os.utime(each, (number, number))
+    mapped = shared_memory(other, SIZE, no_fill)
+    shared_memory(path, SIZE, content)
+    assert (other.exists(), int4.exists(), path.exists()) == (True, False, True)
+    shared_memory(int4, SIZE, content)
+    assert (other.exists(), path.exists()) == (False, True)
+    assert np.array_equal(mapped, content())
 
 
 def test_without_a_cache_the_weights_are_private(tmp_path: Path) -> None:
@@ -168,3 +191,4 @@ def test_an_engine_with_shared_weights_has_the_same_bits(
     assert torch.equal(logits[0], logits[2])
     (written,) = tmp_path.glob("*/*.weights")
     assert f"float32-{quantization}" in written.name
+    assert str(llama_path) in (written.parent / packed.ORIGIN).read_text()

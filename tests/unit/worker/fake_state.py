@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 
 from tandem.core.commands import Admit, DecodeCommand
@@ -47,6 +47,9 @@ class RecordedState:
     @property
     def num_free_blocks(self) -> int:
         return max(0, 8 - len(self.applied))
+
+    def hashing(self, command: DecodeCommand) -> Iterator[None]:
+        yield from ()
 
     def apply(self, command: DecodeCommand) -> None:
         self.applied.append(command)
@@ -159,8 +162,10 @@ def armed(sequence_id: int) -> Armed:
 
 
 @asynccontextmanager
-async def running_worker(runs_ahead: bool = False) -> AsyncIterator[Worker]:
-    worker = Worker(INFO, NoEngine(runs_ahead), RecordedState(), threading.Condition())
+async def running_worker(
+    runs_ahead: bool = False, state: type[RecordedState] = RecordedState
+) -> AsyncIterator[Worker]:
+    worker = Worker(INFO, NoEngine(runs_ahead), state(), threading.Condition())
     worker.start()
     try:
         yield worker

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -29,8 +29,10 @@ LEASE_MS = 60_000
 
 
 @asynccontextmanager
-async def serving() -> AsyncIterator[tuple[Worker, str]]:
-    async with running_worker() as worker:
+async def serving(
+    state: type[RecordedState] = RecordedState,
+) -> AsyncIterator[tuple[Worker, str]]:
+    async with running_worker(state=state) as worker:
         server = new_server()
         decode_pb2_grpc.add_DecodeServiceServicer_to_server(DecodeServicer(worker), server)
         address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
@@ -299,6 +301,48 @@ async def test_a_newer_stream_takes_the_place_of_the_older() -> None:
         await new.send(2, Admit(2))
         assert await new.reports(1) == [armed(2)]
         assert applied(worker) == [Admit(1), Admit(2)]
+
+
+class HashingState(RecordedState):
+    """Hashes for as long as it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.began = asyncio.Event()
+        self.is_done = False
+
+    def hashing(self, command: object) -> Iterator[None]:
+        self.began.set()
+        while not self.is_done:
+            yield
+
+
+async def test_what_is_being_hashed_when_a_newer_stream_comes_is_not_applied(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Though it is done in that very moment."""
+    supersede = command_stream._Stream.supersede
+
+    def and_end_hashing(stream: command_stream._Stream[Any]) -> None:
+        supersede(stream)
+        worker.state.is_done = True
+
+    monkeypatch.setattr(command_stream._Stream, "supersede", and_end_hashing)
+    async with (
+        serving(HashingState) as (worker, address),
+        stream_to(address) as old,
+        stream_to(address) as new,
+    ):
+        await old.hello()
+        await old.send(1, Admit(1))
+        await worker.state.began.wait()
+        assert (await new.hello()).header.applied_command == 0
+        with pytest.raises(Fenced, match="newer stream"):
+            while True:
+                await old.read()
+        await new.send(1, Admit(7))
+        assert await new.reports(1) == [armed(7)]
+        assert applied(worker) == [Admit(7)]
 
 
 async def test_a_newer_term_of_the_same_controller_starts_afresh() -> None:

@@ -48,7 +48,7 @@ def test_it_comes_back_when_there_is_room_and_goes_on_where_it_was() -> None:
     step = plan.start()
     (part,) = step.slices
     assert (part.sequence_id, part.start, list(part.token_ids)) == (2, 4, [50])
-    assert part.block_table == move.blocks.ids
+    assert list(part.block_table) == move.blocks.ids
 
 
 def test_what_is_cached_is_not_copied_back() -> None:

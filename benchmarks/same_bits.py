@@ -1,0 +1,162 @@
+"""What it costs that a token's bits do not depend on batch, chunking or threads.
+
+Products: ours, each output one chain of sums along k, beside oneDNN's, which orders its sums as it
+likes for the shape, on the model's own shapes. Attention: ranges of 512 positions that are merged
+in order, beside the same kernels built to split as this batch and these threads would like it
+(one range for each thread, or one in all): the fastest of these counts. All arms of a row are
+measured in turn, medians are shown. Takes a C++ compiler.
+
+    .venv/bin/python benchmarks/same_bits.py [--threads 1 2] [--repeats 9] [--dtype float32]
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from ctypes import CDLL
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from engine import Products, engine_of, medians, plan_of, repeats_of, rows_of, table
+
+from tandem.core.quantization import Quantization
+from tandem.engine.torch.native_runner import NativeRunner
+from tandem.engine.torch.threads import team
+from tandem.native import structs
+from tandem.native.library import FOLDER, Kernels, best
+
+ROWS = [(1,), (8,), (32,), (512,)]
+# Sequences, the position of their first new token, and how many there are of these.
+ATTENTION = [(1, 511, 1), (1, 1999, 1), (8, 1999, 1), (32, 1999, 1), (1, 0, 1024)]
+PRODUCT_HEAD = ("Threads", "Rows", "Ours, ms", "oneDNN, ms", "Ours / oneDNN")
+ATTENTION_HEAD = ("Threads", "Step", "Fixed, ms", "Free, ms", "Fixed / free", "Free ranges of")
+FIXED_RANGE = 512
+ONE_RANGE = 1 << 20
+FREE_RANGES = (1024, ONE_RANGE)
+RANGE_LINE = "constexpr int64_t RANGE = {};"
+INSTRUCTIONS = {
+    "plain": [],
+    "avx2": ["-mavx2", "-mfma"],
+    "avx512": [
+        *("-mavx2", "-mfma"),
+        *(f"-mavx512{each}" for each in ("f", "bw", "dq", "vl", "bf16")),
+    ],
+}
+FLAGS = [
+    *("-shared", "-fPIC", "-std=c++17", "-O3", "-g0", "-w"),
+    *("-ffp-contract=off", "-fvisibility=hidden"),
+]
+
+
+def built_with(length: int, folder: Path) -> CDLL:
+    """The kernels that this processor takes, with ranges of another length; built unless they lie
+    in the folder."""
+    sources = folder / f"range-{length}"
+    library, instructions = sources / "kernels.so", best().instructions
+    if library.exists():
+        return Kernels(library, instructions).functions
+    sources.mkdir(parents=True)
+    for path in (*FOLDER.glob("*.h"), *FOLDER.glob("*.cpp")):
+        text = path.read_text()
+        if path.name == "attention.h":
+            fixed = RANGE_LINE.format(FIXED_RANGE)
+            assert fixed in text, "the kernels have no ranges of this length any more"
+            text = text.replace(fixed, RANGE_LINE.format(length))
+        (sources / path.name).write_text(text)
+    command = ["g++", *FLAGS, *INSTRUCTIONS[instructions], '-DTANDEM_BUILD="benchmark"']
+    subprocess.run([*command, str(sources / "kernels.cpp"), "-o", str(library)], check=True)
+    return Kernels(library, instructions).functions
+
+
+def attention(functions: CDLL, runner: NativeRunner, step: structs.Step) -> Callable[[], None]:
+    """Attention of a step, all layers."""
+
+    def run() -> None:
+        step.team = team()
+        for layer in range(len(runner.model.layers)):
+            functions.tandem_attention(
+                runner.is_bfloat16,
+                ctypes.byref(runner.model.struct),
+                ctypes.byref(step),
+                layer,
+            )
+
+    return run
+
+
+def product_row(products: Products, repeats: int, num_rows: int) -> list[str]:
+    num_logits = 1 if num_rows == max(ROWS)[0] else num_rows
+    found = medians(
+        {
+            "ours": products.ours(num_rows, num_logits),
+            "onednn": products.onednn(num_rows, num_logits),
+        },
+        repeats,
+    )
+    return [
+        str(torch.get_num_threads()),
+        str(num_rows),
+        f"{found['ours']:.1f}",
+        f"{found['onednn']:.1f}",
+        f"**{found['ours'] / found['onednn']:.2f}**",
+    ]
+
+
+def attention_row(
+    runner: NativeRunner,
+    kernels: Mapping[int, CDLL],
+    repeats: int,
+    batch: int,
+    start: int,
+    count: int,
+) -> list[str]:
+    inputs = runner.inputs.build(plan_of(batch, start, count))
+    step = runner.buffers.step(inputs)
+    arms = {length: attention(each, runner, step) for length, each in kernels.items()}
+    found = medians(arms, repeats_of(repeats, count))
+    free = min(FREE_RANGES, key=found.__getitem__)
+    return [
+        str(torch.get_num_threads()),
+        f"prefill {batch} x {count}" if count > 1 else f"decode {batch} x {start + 1}",
+        f"{found[FIXED_RANGE]:.2f}",
+        f"{found[free]:.2f}",
+        f"**{found[FIXED_RANGE] / found[free]:.2f}**",
+        "all" if free == ONE_RANGE else str(free),
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--kernels", type=Path, help="folder to build in, and to keep")
+    arguments = parser.parse_args()
+    engine = engine_of(arguments.dtype, Quantization.NONE)
+    runner = engine.runner
+    if not isinstance(runner, NativeRunner):
+        sys.exit("the native kernels are not here: nothing to measure")
+    products, repeats = Products(runner), arguments.repeats
+    with TemporaryDirectory() as folder:
+        kernels = {
+            length: built_with(length, arguments.kernels or Path(folder))
+            for length in (FIXED_RANGE, *FREE_RANGES)
+        }
+        print(f"{engine.model.name}, {engine.model.numerics}\n")
+
+        def product_rows(num_rows: int) -> list[str]:
+            return product_row(products, repeats, num_rows)
+
+        def attention_rows(batch: int, start: int, count: int) -> list[str]:
+            return attention_row(runner, kernels, repeats, batch, start, count)
+
+        table(PRODUCT_HEAD, rows_of(product_rows, ROWS, arguments.threads))
+        table(ATTENTION_HEAD, rows_of(attention_rows, ATTENTION, arguments.threads))
+
+
+if __name__ == "__main__":
+    main()
