@@ -25,7 +25,7 @@ WORKDIR /build
 COPY pyproject.toml requirements.lock ./
 # With no source beside it, the project is its dependencies: a layer that outlives changes of code.
 RUN touch README.md \
-    && pip install $PIP_ARGS -c requirements.lock . \
+    && pip install $PIP_ARGS -c requirements.lock '.[otel]' \
     && pip uninstall --yes tandem-serve
 WORKDIR /
 

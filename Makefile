@@ -120,7 +120,7 @@ plots: .venv/installed-dev ## plots and tables anew from docs/figures
 .PHONY: lock
 lock: .venv/installed-dev ## requirements.lock from pyproject.toml; ARGS=--upgrade for newer ones
 	$(SAY) "pip-compile"
-	@$(BIN)/pip-compile --quiet --extra torch --extra dev --extra clients --strip-extras --no-header \
+	@$(BIN)/pip-compile --quiet --extra torch --extra otel --extra dev --extra clients --strip-extras --no-header \
 		--no-emit-index-url --no-emit-trusted-host --no-emit-find-links $(ARGS) \
 		--output-file requirements.lock pyproject.toml
 	@sed -i.old 's/^\(torch==[0-9.]*\)+.*/\1/' requirements.lock && rm requirements.lock.old
@@ -143,12 +143,12 @@ clean: ## remove what can be made anew, but for .venv
 
 .venv/installed-dev: $(BUILD) | .venv/bin/python
 	$(SAY) "installing Tandem, torch and the development tools into .venv (once)"
-	@$(PIP_INSTALL) -e '.[torch,dev]'
+	@$(PIP_INSTALL) -e '.[torch,otel,dev]'
 	@touch $@ .venv/installed
 
 .venv/installed-clients: .venv/installed-dev
 	$(SAY) "installing clients into .venv (once)"
-	@$(PIP_INSTALL) -e '.[torch,dev,clients]'
+	@$(PIP_INSTALL) -e '.[torch,otel,dev,clients]'
 	@touch $@
 
 # The load tools' pins are not ours, so they have an environment of their own; what it lacks it sees

@@ -22,9 +22,10 @@ class HeldSequence:
     """A sequence and the blocks it holds here. `context_token_ids` are those of its tokens whose KV
     must be there before it runs: its prompt, and what another attempt at it has generated. It runs
     once it is admitted, that KV is complete (`armed`), and the engine is prepared for it; `failure`
-    is why that could not be. If it is computed here, `num_computed` tokens are. `prefix` names its
-    blocks. `unacknowledged` are the newest tokens' log-probabilities, if they are asked for, with
-    the reports that tell them: those that the controller may not have."""
+    is why that could not be. If it is computed here, `num_computed` tokens are, in
+    `num_prompt_steps` steps, the first of which began at `start_ns`. `prefix` names its blocks.
+    `unacknowledged` are the newest tokens' log-probabilities, if they are asked for, with the
+    reports that tell them: those that the controller may not have."""
 
     sequence: Sequence
     context_token_ids: Tokens[int]
@@ -37,6 +38,8 @@ class HeldSequence:
     admitted: bool = False
     armed: bool = False
     num_computed: int = 0
+    num_prompt_steps: int = 0
+    start_ns: int = 0
     num_steps_under_way: int = 0
     failure: TandemError | None = None
     unacknowledged: deque[tuple[int, TokenLogprobs | None]] = field(default_factory=deque)
@@ -53,6 +56,13 @@ class HeldSequence:
     def acknowledge(self, report_number: int) -> None:
         while self.unacknowledged and self.unacknowledged[0][0] <= report_number:
             self.unacknowledged.popleft()
+
+    def computed(self, end: int, start_ns: int) -> None:
+        """A step that began at `start_ns` has computed its context up to the token `end`."""
+        self.num_computed = end
+        self.num_prompt_steps += 1
+        self.start_ns = self.start_ns or start_ns
+        self.armed = end == self.num_context_tokens
 
     def snapshot(self) -> SequenceSnapshot:
         num_generated = self.sequence.length - self.num_context_tokens

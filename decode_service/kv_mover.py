@@ -47,7 +47,12 @@ class KvMover:
         try:
             copy = carry_out(move, self._pool)
         except Exception:
-            log.exception("copying KV failed", sequence=move.held.sequence.sequence_id)
+            sequence = move.held.sequence
+            log.exception(
+                "copying KV failed",
+                sequence=sequence.sequence_id,
+                request_id=sequence.key.request_id,
+            )
         try:
             self._on_done(move, copy, perf_counter() - start_s)
         except BaseException as error:

@@ -149,7 +149,8 @@ class StandingPlan:
         self._last_epoch = epoch
         self._held[command.sequence_id] = held
         self._reservations[held.grant.transfer_id] = held.reservation
-        self._preparations.arrive(command.sequence_id, command.params)
+        request_id = command.key.request_id
+        self._preparations.arrive(command.sequence_id, command.params, request_id)
         self._reports.append(held.grant)
 
     def _admit(self, command: Admit) -> None:
@@ -257,6 +258,7 @@ class StandingPlan:
 
     def complete(self, plan: StepPlan, result: StepResult, start_ns: int, end_ns: int) -> None:
         stepped: list[HeldSequence] = []
+        computed: list[HeldSequence] = []
         logprobs: list[TokenLogprobs | None] = []
         for index, (each, held) in enumerate(zip(plan.slices, self._land(plan), strict=True)):
             token_id = result.tokens[index]
@@ -265,14 +267,16 @@ class StandingPlan:
             if error := result.failure_of(index):
                 self._fail(held, error)
                 continue
-            if not held.armed:
-                self._computed(held, each.end)
+            if not held.armed and self._computed(held, each.end, start_ns):
+                computed.append(held)
             if token_id is not None:
                 held.sequence.append(token_id, self._end_rule)
                 held.blocks.publish(held.prefix, each.end)
                 stepped.append(held)
                 logprobs.append(result.logprobs_of(index))
-        number = self._reports.append(step_done(plan, start_ns, end_ns, stepped, logprobs))
+        number = self._reports.append(
+            step_done(plan, start_ns, end_ns, stepped, logprobs, computed)
+        )
         for held, own in zip(stepped, logprobs, strict=True):
             held.reported(number, own)
             if held.sequence.finish_reason is not None:
@@ -349,13 +353,14 @@ class StandingPlan:
             chunks.append((held, end))
         return chunks
 
-    def _computed(self, held: HeldSequence, end: int) -> None:
-        """The KV of a sequence that is computed here is complete up to `end`."""
-        held.num_computed = end
-        if end == held.num_context_tokens:
-            held.armed = True
+    def _computed(self, held: HeldSequence, end: int, start_ns: int) -> bool:
+        """The KV of a sequence that is computed here is complete up to `end`; whether that is all
+        of it."""
+        held.computed(end, start_ns)
+        if held.armed:
             del self._prompts[held.sequence.sequence_id]
             self._running[held.sequence.sequence_id] = held
+        return held.armed
 
     def _preempt(self, held: HeldSequence) -> None:
         """Take a running sequence's blocks. It is parked, or else it begins anew where there is

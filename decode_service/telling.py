@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from decode_service.held_sequence import HeldSequence
 from tandem.core.logprobs import TokenLogprobs
 from tandem.core.plan import StepPlan
-from tandem.core.reports import DecodeSnapshot, SequenceSnapshot, StepDone
+from tandem.core.reports import DecodeSnapshot, PromptTimes, SequenceSnapshot, StepDone
 
 MAX_SNAPSHOT_LOGPROBS = 2**20
 """Half of what a message may hold, at 8 bytes each."""
@@ -19,8 +19,10 @@ def step_done(
     end_ns: int,
     stepped: Iterable[HeldSequence],
     logprobs: Sequence[TokenLogprobs | None],
+    computed: Iterable[HeldSequence] = (),
 ) -> StepDone:
-    """The step, and the newest tokens of the sequences that have new ones."""
+    """The step, the newest tokens of the sequences that have new ones, and those whose prompt was
+    `computed` here with it."""
     sequences = [held.sequence for held in stepped]
     return StepDone(
         plan.number,
@@ -31,6 +33,10 @@ def step_done(
         token_ids=tuple(each.token_ids[-1] for each in sequences),
         finish_reasons=tuple(each.finish_reason for each in sequences),
         logprobs=tuple(logprobs) if any(logprobs) else (),
+        computed=tuple(
+            (held.sequence.sequence_id, PromptTimes(held.start_ns, end_ns, held.num_prompt_steps))
+            for held in computed
+        ),
     )
 
 

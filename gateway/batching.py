@@ -11,6 +11,7 @@ from gateway.effects import Outbox
 from gateway.fleet import Fleet
 from gateway.generation import Generation, Phase
 from gateway.prefill_queue import PrefillQueue
+from gateway.stages import Stage
 from gateway.worker_view import DecodeView
 from tandem.core.commands import Admit, SetRecomputeCost
 from tandem.core.errors import DeadlineExceeded, ResourceExhausted, TandemError
@@ -118,7 +119,10 @@ class Batching(ABC):
     def _take(self, generation: Generation) -> None:
         """Take the head of the queue, to place it on its workers."""
         self._queue.take(generation)
-        generation.placed_s = min(generation.placed_s, self._now())
+        self._begin(generation, Stage.RESERVE)
+
+    def _begin(self, generation: Generation, stage: Stage) -> None:
+        generation.attempts.current.begin(stage, self._now())
 
     def _reserve(self, generation: Generation, worker: DecodeView) -> None:
         """Ask a decode worker for a generation's first blocks."""

@@ -11,6 +11,7 @@ from gateway.batching import Batching, BatchingContext
 from gateway.colocated_policies import ColocatedPolicy
 from gateway.generation import Generation, Phase
 from gateway.router import choose_colocated
+from gateway.stages import Stage
 from gateway.worker_view import DecodeView
 from tandem.core.commands import SetStepRule
 from tandem.core.worker import WorkerInfo, WorkerRole
@@ -42,6 +43,7 @@ class ColocatedBatching(Batching):
 
     def granted(self, generation: Generation) -> None:
         generation.phase = Phase.PREFILLING
+        self._begin(generation, Stage.PREFILL_WAIT)
 
     def _can_ever_run(self, generation: Generation) -> bool:
         workers = self._fleet.decode.values()

@@ -13,6 +13,7 @@ from gateway.batching import Batching, BatchingContext
 from gateway.generation import Generation, Phase
 from gateway.local_prefill import LocalPrefill
 from gateway.router import choose_decode, choose_prefill, with_free_slot
+from gateway.stages import Stage
 from gateway.worker_view import DecodeView, FormingBatch, PrefillView, WorkerView
 from tandem.core.commands import Admit, PrefillBatch
 from tandem.core.errors import Mismatch
@@ -65,6 +66,7 @@ class DisaggregatedBatching(Batching):
     def granted(self, generation: Generation) -> None:
         if generation.is_local:
             generation.phase = Phase.PREFILLING
+            self._begin(generation, Stage.PREFILL_WAIT)
         elif generation.prefill and generation.prefill.forming:
             generation.prefill.forming.unanswered.discard(generation.sequence_id)
 
@@ -222,8 +224,10 @@ class DisaggregatedBatching(Batching):
         max_tokens = self._limits.max_batch_tokens
         self._outbox.send(worker, PrefillBatch(batch_id, chunks, max_tokens))
         for generation, _, _ in forming.chunks:
+            generation.attempts.current.joins(batch_id, len(chunks))
             if generation.phase is Phase.RESERVING:
                 generation.phase = Phase.PREFILLING
+                self._begin(generation, Stage.PREFILL_WAIT)
                 if generation.decode:
                     self._outbox.send(generation.decode, Admit(generation.sequence_id))
 

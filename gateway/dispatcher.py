@@ -15,6 +15,8 @@ import structlog
 from gateway.effects import Checked, CheckResult, Emit, Send
 from gateway.generation import Generation
 from gateway.loop_lag import LoopLag
+from gateway.refusals import Refusals
+from gateway.request_log import log_end
 from gateway.request_metrics import RequestMetrics, TokenTimes
 from gateway.scheduler import Scheduler
 from gateway.timeline import Timeline
@@ -92,17 +94,20 @@ class Dispatcher:
         clock: Callable[[], float] = time.monotonic,
         identity: Identity | None = None,
         lag: LoopLag | None = None,
+        model_name: str = "",
     ) -> None:
         """`workers` are the roles and addresses to connect to at first; see `add_worker`. `clock`
         tells monotonic seconds. `identity`: who this is to workers, if they ask. While the event
-        loop's `lag` is too long, no request is taken."""
+        loop's `lag` is too long, no request is taken. `model_name` is for the log."""
         self._scheduler = scheduler
         self._model_fingerprint = model_fingerprint
+        self._model_name = model_name
         self._timeline = timeline
         self._clock = clock
         self._identity = identity
         self._lag = lag or LoopLag()
         self.metrics = RequestMetrics()
+        self.refusals = Refusals(self.metrics.refused, clock)
         self._stopping = False
         self._deadline_timer: asyncio.TimerHandle | None = None
         self._timed_s = inf
@@ -151,6 +156,7 @@ class Dispatcher:
 
     def end_all(self) -> None:
         """End the requests that are under way; their clients are told why."""
+        self._scheduler.advance(self._clock())
         self._scheduler.fail_all(_stopping())
         self._flush()
 
@@ -201,11 +207,13 @@ class Dispatcher:
         return stream
 
     def stop_generation(self, generation: Generation) -> Ended:
+        self._scheduler.advance(self._clock())
         ended = self._scheduler.stop(generation)
         self._flush()
         return ended
 
     def cancel(self, generation: Generation) -> None:
+        self._scheduler.advance(self._clock())
         self._scheduler.cancel(generation)
         self._flush()
 
@@ -228,6 +236,7 @@ class Dispatcher:
 
     def lost(self, info: WorkerInfo, error: TandemError) -> None:
         self._links_by_id.pop(info.worker_id, None)
+        self._scheduler.advance(self._clock())
         self._scheduler.worker_lost(info.worker_id, error)
         self._flush()
         self._watch_readiness()
@@ -237,6 +246,7 @@ class Dispatcher:
 
     def suspected(self, info: WorkerInfo) -> None:
         log.warning("worker suspected", worker=info.worker_id)
+        self._scheduler.advance(self._clock())
         self._scheduler.worker_suspected(info.worker_id)
         self._flush()
 
@@ -258,7 +268,8 @@ class Dispatcher:
         has_changes = header.HasField("prefix_cache")
         changes = cache_changes_from_wire(header.prefix_cache) if has_changes else None
         use = PoolUse(header.num_free_blocks, header.num_unused_slots)
-        if self._scheduler.heard(info.worker_id, use, now, spans, changes):
+        offset_ns = self._timeline.clock_offset_ns(info)
+        if self._scheduler.heard(info.worker_id, use, now, spans, changes, offset_ns):
             self._flush()
         if header.HasField("draining_ms"):
             self._stops(info, header.draining_ms / 1000, now)
@@ -337,6 +348,7 @@ class Dispatcher:
         # Once more as long as it is so: a worker of the other role may give something back.
         self._start_orphan_timer()
         error = Unavailable("no worker came back in time", retry_after_s=ORPHAN_S)
+        self._scheduler.advance(self._clock())
         self._scheduler.fail_queued(error)
         self._flush()
 
@@ -387,22 +399,8 @@ class Dispatcher:
         stream = self._streams.pop(generation)
         self.metrics.ended(generation, stream.times, event, self._clock())
         self._put(stream, event)
-        log.info(
-            "request ended",
-            request_id=generation.request.request_id,
-            tenant=generation.request.tenant,
-            outcome=event.finish_reason.name if isinstance(event, Ended) else event.reason,
-            why="" if isinstance(event, Ended) else event.message,
-            prompt_tokens=generation.num_prompt_tokens,
-            cached_tokens=generation.num_cached_tokens,
-            tokens=len(generation.token_ids),
-            prefill=generation.prefill_worker,
-            decode=generation.decode_worker,
-            mode=event.served_by.mode.name if isinstance(event, Ended) else "",
-            preemptions=generation.num_preemptions,
-            losses=generation.num_losses,
-            bad_transfers=generation.num_bad_transfers,
-        )
+        generation.request.trace.choice_ended(generation, stream.times, event)
+        log_end(generation, stream.times, event, self._model_name)
 
     def _checked(self, checked: Checked) -> None:
         """Neither tokens nor prompts are told of: only where they are not what they were."""
@@ -416,14 +414,7 @@ class Dispatcher:
         try:
             yield
         except TandemError as error:
-            self.metrics.refused[error.reason] += 1
-            log.info(
-                "request refused",
-                tenant=tenant,
-                outcome=error.reason,
-                why=error.message,
-                retry_after_s=error.retry_after_s,
-            )
+            self.refusals.add(error.reason, error.message, tenant)
             raise
 
 

@@ -45,6 +45,7 @@ from gateway.tools.limits import check_tools
 from gateway.tools.parser import ToolCallParser
 from gateway.tools.syntax import ToolFormat, tool_format
 from gateway.tools.tool import ToolUse
+from gateway.tracing.trace import RequestTrace, Tracing
 from tandem.artifacts.tokenizer import Tokenizer
 from tandem.core.errors import DeadlineExceeded, InvalidRequest, Unavailable
 from tandem.core.grammar import Grammar, GrammarKind
@@ -71,13 +72,15 @@ class Frontend:
         grammars: GrammarChecker,
         tool_format_name: str = "auto",
         access: Access | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         """`tool_format_name` is a syntax's, or "auto" to find it in the chat template. `access`: to
-        whom; all are the one tenant if None."""
+        whom; all are the one tenant if None. Nothing is traced without `tracing`."""
         self.tokenizer = tokenizer
         self._service = service
         self._grammars = grammars
         self._access = access or Access()
+        self._tracing = tracing or Tracing()
         self._tool_format = _tool_format(tokenizer, tool_format_name)
         self._opening_id = tokenizer.special_id(self._tool_format.syntax.opening)
         self._kept_ids = frozenset() if self._opening_id is None else frozenset({self._opening_id})
@@ -111,6 +114,14 @@ class Frontend:
         Raises `InvalidRequest`, `NotFound` (the model), `ResourceExhausted` (too much is being
         tokenised) or what `TokenService.submit` raises. If it is cancelled, nothing was submitted.
         """
+        trace = self._tracing.begin(request)
+        try:
+            return await self._generate(request, trace)
+        except BaseException as error:
+            trace.end(error)
+            raise
+
+    async def _generate(self, request: GenerationRequest, trace: RequestTrace) -> Answer:
         deadline_s = inf if request.timeout_s is None else time.monotonic() + request.timeout_s
         num_choices = len(request.prompts) * request.num_choices
         # Before all else: it tells and counts who is refused, also while no model is served.
@@ -126,7 +137,7 @@ class Frontend:
             check_prompt_length(len(prompt.token_ids), model, param)
         each = [settled(params, request, len(each.token_ids), model, grammar) for each in prompts]
         # No await from here on: what is submitted is owned by the Answer that is returned.
-        return self._submit(request, prompts, each, model, deadline_s)
+        return self._submit(request, prompts, each, model, deadline_s, trace)
 
     async def tokenize(
         self,
@@ -219,8 +230,11 @@ class Frontend:
         params: Sequence[SamplingParams],
         model: ServedModel,
         deadline_s: float,
+        trace: RequestTrace,
     ) -> Answer:
         request_id = self._name(request)
+        num_prompt_tokens = sum(len(prompt.token_ids) for prompt in prompts)
+        trace.submitted(request_id, model.name, num_prompt_tokens, params[0])
         choices: list[Choice] = []
         with ExitStack() as submitted:
             for index in range(len(prompts) * request.num_choices):
@@ -236,6 +250,7 @@ class Frontend:
                         request.tenant,
                         request.priority,
                         deadline_s,
+                        trace,
                     ),
                 )
                 submitted.callback(tokens.cancel)
@@ -250,10 +265,10 @@ class Frontend:
         return Answer(
             request_id=request_id,
             model=model.name,
-            num_prompt_tokens=sum(len(prompt.token_ids) for prompt in prompts),
+            num_prompt_tokens=num_prompt_tokens,
             choices=choices,
             choices_per_prompt=request.num_choices,
-            on_close=partial(self._closed, request_id),
+            on_close=partial(self._closed, request_id, trace),
         )
 
     def _name(self, request: GenerationRequest) -> str:
@@ -288,7 +303,8 @@ class Frontend:
         names = frozenset(tool.name for tool in use.callable)
         return ToolCallParser(self._tool_format.syntax, names, None if use.several else 1)
 
-    def _closed(self, request_id: str) -> None:
+    def _closed(self, request_id: str, trace: RequestTrace) -> None:
+        trace.end()
         self._active.discard(request_id)
         if not self._active:
             self._idle.set()

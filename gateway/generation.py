@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
-from math import inf
 from typing import TYPE_CHECKING
 
 from gateway.output_lengths import OutputLengths
 from gateway.prefix_index import PromptPrefix
+from gateway.stages import AttemptEnd, Attempts
 from gateway.tokens import ServedBy, Token, TokenRequest
 from tandem.core.commands import Destination, PrefillChunk, PrefillSequence, Reserve
 from tandem.core.errors import DataLoss
@@ -41,7 +41,7 @@ class Generation:
     came damaged, `num_preemptions` because others needed its blocks. An attempt goes on from the
     tokens that those before it generated: its `context_token_ids` are the prompt and these. It
     arrived as number `arrival`, at `arrived_s` in monotonic seconds, when a prompt token was
-    thought to take `token_s` seconds, and first left the queue at `placed_s`; `lengths` is what is
+    thought to take `token_s` seconds; `attempts` know since when it is where. `lengths` is what is
     known of how long it may get.
 
     `prefill` and `decode` are the workers that hold a record of the sequence; `prefill_worker` and
@@ -52,7 +52,8 @@ class Generation:
 
     `prefix` names the context's blocks. `expected_cached_tokens` of its tokens are thought to be
     cached where it will be computed; of the prompt, `num_cached_tokens` were. `shared_digests` name
-    the blocks that others may have as well on its decode worker.
+    the blocks that others may have as well on its decode worker. `is_stepping`: a step has reported
+    a token of this attempt.
     """
 
     request: TokenRequest
@@ -60,8 +61,8 @@ class Generation:
     arrived_s: float = 0.0
     token_s: float = 0.0
     lengths: OutputLengths = field(default_factory=OutputLengths)
-    placed_s: float = inf
     arrival: int = field(init=False)
+    attempts: Attempts = field(init=False)
     phase: Phase = Phase.QUEUED
     attempt: int = 0
     num_losses: int = 0
@@ -79,6 +80,7 @@ class Generation:
     shared_digests: list[int] = field(default_factory=list)
     prompt_charge: float = 0.0
     armed: bool = False
+    is_stepping: bool = False
     prefill_worker: str = ""
     decode_worker: str = ""
     computed_by: dict[str, ModelInfo] = field(default_factory=dict)
@@ -89,6 +91,7 @@ class Generation:
 
     def __post_init__(self) -> None:
         self.arrival = self.sequence_id
+        self.attempts = Attempts(self.sequence_id, self.arrived_s)
         self.context_token_ids = self.request.prompt_token_ids
 
     @property
@@ -247,8 +250,18 @@ class Generation:
             self.num_resumed_tokens,
         )
 
-    def restart(self, sequence_id: int) -> None:
+    def end_attempt(self, now: float, why: AttemptEnd | None = None) -> None:
+        """The current attempt ends; `why`, if another follows."""
+        attempt = self.attempts.current
+        attempt.prefill_worker, attempt.decode_worker = self.prefill_worker, self.decode_worker
+        attempt.num_context_tokens = self.num_context_tokens
+        attempt.num_tokens = len(self.token_ids) - self.num_resumed_tokens
+        attempt.end_s, attempt.end = max(attempt.start_s, now), why
+
+    def restart(self, sequence_id: int, now: float, why: AttemptEnd) -> None:
         """Begin another attempt, which goes on from the tokens that there are."""
+        self.end_attempt(now, why)
+        self.attempts.next(sequence_id)
         self.sequence_id = sequence_id
         self.context_token_ids = (*self.request.prompt_token_ids, *self.token_ids)
         if self.prefix and self.token_ids:
@@ -258,6 +271,6 @@ class Generation:
         self.prefill = self.decode = self.grant = None
         self.prefill_worker = self.decode_worker = ""
         self.num_scheduled = 0
-        self.armed = False
+        self.armed = self.is_stepping = False
         self._early.clear()
         self._end = None

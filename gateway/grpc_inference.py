@@ -50,10 +50,13 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
     ) -> None:
         """Stream a generation. Ends it when the call is cancelled or its deadline passes."""
         try:
+            metadata = text_metadata(context.invocation_metadata())
             wanted = replace(
                 request_from_wire(request),
-                tenant=self._frontend.tenant_of(text_metadata(context.invocation_metadata())),
+                tenant=self._frontend.tenant_of(metadata),
                 timeout_s=context.time_remaining(),
+                traceparent=metadata.get("traceparent", ""),
+                tracestate=metadata.get("tracestate", ""),
             )
             with await self._frontend.generate(wanted) as answer:
                 await self._write(context, [started_to_wire(answer)])

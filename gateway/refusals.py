@@ -1,4 +1,5 @@
-"""Who is turned away at the door: before more is known of a request than that it came."""
+"""Requests that are not let in: who is turned away at the door, before more is known of a request
+than that it came, and what there is no worker, place, quota or time for."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ LOG_EVERY_S = 10.0
 
 
 class Refusals:
-    """Counts them. Of a flood there are few lines in the log: of each `why` the first, and then one
+    """Counts them. Of a flood there are few lines in the log: of each kind the first, and then one
     in `LOG_EVERY_S` at most, with how many it stands for."""
 
     def __init__(
@@ -24,14 +25,18 @@ class Refusals:
         """`counts` are those by reason to add to. `clock` tells monotonic seconds."""
         self._counts = Counter[str]() if counts is None else counts
         self._clock = clock
-        self._untold = Counter[str]()
-        self._quiet_until_s: dict[str, float] = {}
+        self._untold = Counter[tuple[str, str]]()
+        self._quiet_until_s: dict[tuple[str, str], float] = {}
 
-    def add(self, reason: str, why: str) -> None:
-        """One was refused. `why` is one of few: it has nothing of the request in it."""
+    def add(self, reason: str, why: str, tenant: str = "") -> None:
+        """One was refused. Of a `tenant`, those for one reason are of a kind; if it is not known,
+        those with one `why` are, which is then one of few: it has nothing of the request in it."""
+        kind = (reason, tenant or why)
         self._counts[reason] += 1
-        self._untold[why] += 1
+        self._untold[kind] += 1
         now = self._clock()
-        if now >= self._quiet_until_s.get(why, -inf):
-            self._quiet_until_s[why] = now + LOG_EVERY_S
-            log.warning("requests refused", outcome=reason, why=why, num=self._untold.pop(why))
+        if now >= self._quiet_until_s.get(kind, -inf):
+            self._quiet_until_s[kind] = now + LOG_EVERY_S
+            whose = {"tenant": tenant} if tenant else {}
+            num = self._untold.pop(kind)
+            log.warning("requests refused", outcome=reason, why=why, num=num, **whose)

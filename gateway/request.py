@@ -56,7 +56,8 @@ class GenerationRequest:
     `cache_salt` narrows with whom cached KV is shared: with those that have the same.
     `grammar` is what an answer must look like, and came in the field `grammar_param`; `tools` are
     what may be called. With `echo` an answer begins with its prompt's text. A lower `priority` goes
-    first; what has not ended within `timeout_s` is ended.
+    first; what has not ended within `timeout_s` is ended. `traceparent` and `tracestate` are W3C's,
+    as they came: the trace that it is part of.
     """
 
     prompts: tuple[Prompt, ...]
@@ -90,3 +91,5 @@ class GenerationRequest:
     grammar: Grammar | None = None
     grammar_param: str = "response_format"
     tools: ToolUse | None = None
+    traceparent: str = ""
+    tracestate: str = ""

@@ -83,8 +83,9 @@ class RequestMetrics:
 
     def _first_token(self, generation: Generation, now: float) -> None:
         self.first_token_s.observe(now - generation.arrived_s)
-        self.queued_s.observe(generation.placed_s - generation.arrived_s)
-        self.prefill_s.observe(now - generation.placed_s)
+        placed_s = generation.attempts.placed_s
+        self.queued_s.observe(placed_s - generation.arrived_s)
+        self.prefill_s.observe(now - placed_s)
         self.num_prompt_tokens += generation.num_prompt_tokens
         self.num_cached_tokens += generation.num_cached_tokens
 

@@ -29,6 +29,7 @@ from gateway.output_lengths import OutputLengths
 from gateway.policies import QueuePolicy
 from gateway.prefill_queue import PrefillQueue
 from gateway.self_check import SelfChecks
+from gateway.stages import AttemptEnd, Stage
 from gateway.tenants import ONE_TENANT, Tenants
 from gateway.tokens import Ended, Token, TokenRequest, reported_token, snapshot_tokens
 from gateway.worker_view import DecodeView, PoolUse, PrefillView
@@ -53,6 +54,7 @@ from tandem.core.reports import (
     Preempted,
     PrefillReport,
     PrefillSnapshot,
+    PromptTimes,
     Reserved,
     SequenceFailed,
     Span,
@@ -115,7 +117,7 @@ class Scheduler:
         )
         self._recompute_bad_kv = recompute_bad_kv
         self._admission = Admission(self._fleet, self._queue, limits, tenants, self.roles)
-        self.draining = Draining(self._fleet, self._outbox, self.roles, self._requeue)
+        self.draining = Draining(self._fleet, self._outbox, self.roles, self._hand_over)
 
     def take_effects(self) -> list[Effect]:
         """What is to be done, in order, since the last call."""
@@ -161,16 +163,21 @@ class Scheduler:
         """Whether there is a worker of each role, and not only such as drain."""
         return self._fleet.missing(self.roles) is None
 
+    def advance(self, now: float) -> None:
+        """It is `now`, in monotonic seconds. To be called before what happens at a time that is not
+        given: time goes on, never back."""
+        self._now = max(self._now, now)
+
     # Requests
 
     def check_room(self, tenant: str, num_choices: int, deadline_s: float, now: float) -> None:
         """Raise what `submit` would, as far as it can be told without the prompts."""
-        self._pass(now)
+        self.advance(now)
         self._admission.check_room(tenant, num_choices, deadline_s, self._now)
 
     def submit(self, request: TokenRequest, now: float = 0.0) -> Generation:
         """Queue a request, at `now` in monotonic seconds. Raises what `Admission.enter` does."""
-        self._pass(now)
+        self.advance(now)
         number, token_s = next(self._sequence_ids), self._fleet.token_s()
         generation = Generation(request, number, self._now, token_s, self._lengths)
         generation.prefix = self._fleet.prefix_of(request)
@@ -186,7 +193,7 @@ class Scheduler:
 
     def expire(self, now: float) -> None:
         """End what should have ended by `now`, and hand over what should be elsewhere."""
-        self._pass(now)
+        self.advance(now)
         for generation in self._admission.deadlines.due(self._now):
             self._end(generation, DeadlineExceeded("the request's time is over"))
         self.draining.hand_over(self._now)
@@ -271,7 +278,10 @@ class Scheduler:
 
     def _restart(self, generation: Generation) -> None:
         generation.num_losses += 1
-        self._requeue(generation)
+        self._requeue(generation, AttemptEnd.WORKER_LOST)
+
+    def _hand_over(self, generation: Generation) -> None:
+        self._requeue(generation, AttemptEnd.DRAINED)
 
     # Reports
 
@@ -287,6 +297,9 @@ class Scheduler:
         match report:
             case FirstToken():
                 worker.prompt_begins(generation, report.num_cached_tokens)
+                # What ends with this token has no transfer, or none that is waited for.
+                then = Stage.TRANSFER if report.finish_reason is None else Stage.PREFILL
+                self._computed(worker, generation, report.prompt_times, then)
                 self._accept(generation, reported_token(report), report.finish_reason)
             case TransferDone():
                 self._leave_prefill(generation)
@@ -307,7 +320,7 @@ class Scheduler:
             self._restart_or_end(generation, error)
         elif isinstance(error, DataLoss) and self._recompute_bad_kv and generation.can_restart:
             generation.num_bad_transfers += 1
-            self._requeue(generation)
+            self._requeue(generation, AttemptEnd.BAD_KV)
         else:
             self._end(generation, error)
 
@@ -327,15 +340,18 @@ class Scheduler:
                 self._granted(generation, report)
             case Armed():
                 worker.armed(generation)
+                generation.attempts.current.begin(Stage.ARMED_WAIT, worker.local_s(report.at_ns))
                 self._accept(generation, reported_token(report), report.finish_reason)
             case Preempted():
                 generation.num_preemptions += 1
-                if not report.parked:
-                    self._requeue(generation)
+                if report.parked:
+                    generation.attempts.current.park(self._now)
+                else:
+                    self._requeue(generation, AttemptEnd.PREEMPTED)
             case SequenceFailed(_, ResourceExhausted.reason, _) if (
                 generation.phase is Phase.RESERVING
             ):
-                self._requeue(generation)
+                self._requeue(generation, AttemptEnd.REFUSED)
                 worker.refused(generation)
             case SequenceFailed():
                 self._end(generation, error_of(report.reason, report.message))
@@ -347,11 +363,14 @@ class Scheduler:
         now: float,
         spans: Sequence[Span] = (),
         cache_changes: CacheChanges | None = None,
+        clock_offset_ns: int = 0,
     ) -> bool:
         """A worker says how much room it has, at `now` in monotonic seconds, what it did, and what
-        has changed of what it has cached. True if it may take now what waits."""
-        self._pass(now)
+        has changed of what it has cached. `clock_offset_ns`, added to its clock, gives this one's.
+        True if it may take now what waits."""
+        self.advance(now)
         worker = self._fleet.of(worker_id)
+        worker.clock_offset_ns = clock_offset_ns
         worker.heard(self._now, spans)
         if cache_changes:
             worker.prefix_index.apply(cache_changes)
@@ -393,10 +412,6 @@ class Scheduler:
 
     # Inside
 
-    def _pass(self, now: float) -> None:
-        """Time goes on, never back."""
-        self._now = max(self._now, now)
-
     def _time(self) -> float:
         return self._now
 
@@ -413,14 +428,34 @@ class Scheduler:
 
     def _step_done(self, worker: DecodeView, step: StepDone) -> None:
         self._shares.stepped(worker, step.sequence_ids)
+        for sequence_id, times in step.computed:
+            if generation := worker.generations.get(sequence_id):
+                self._computed(worker, generation, times, Stage.DECODE)
         tokens = map(Token, step.positions, step.token_ids, step.logprobs or repeat(None))
         rows = zip(step.sequence_ids, tokens, step.finish_reasons, strict=True)
         for sequence_id, token, reason in rows:
             if generation := worker.generations.get(sequence_id):
-                worker.armed(generation)
+                if not generation.is_stepping:
+                    generation.is_stepping = True
+                    worker.armed(generation)
+                    generation.attempts.current.begin(Stage.DECODE, worker.local_s(step.start_ns))
                 self._accept(generation, token, reason)
             else:
                 self._self_checks.token(worker, sequence_id, token.token_id, reason is not None)
+
+    def _computed(
+        self,
+        worker: PrefillView | DecodeView,
+        generation: Generation,
+        times: PromptTimes | None,
+        then: Stage,
+    ) -> None:
+        """A worker has computed a generation's prompt, which is in the stage `then` since."""
+        if times:
+            attempt = generation.attempts.current
+            attempt.num_steps = times.num_steps
+            attempt.begin(Stage.PREFILL, worker.local_s(times.start_ns))
+            attempt.begin(then, worker.local_s(times.end_ns))
 
     def _accept(self, generation: Generation, token: Token, reason: FinishReason | None) -> None:
         try:
@@ -444,6 +479,7 @@ class Scheduler:
         if isinstance(event, Ended):
             self._lengths.observe(len(generation.token_ids))
         self._admission.leave(generation, self._now)
+        generation.end_attempt(self._now)
         generation.phase = Phase.ENDED
         self._outbox.emit(generation, event)
         self._leave_decode(generation)
@@ -451,14 +487,14 @@ class Scheduler:
             self._leave_prefill(generation)
         self._self_checks.ended(generation, event)
 
-    def _requeue(self, generation: Generation) -> None:
+    def _requeue(self, generation: Generation, why: AttemptEnd) -> None:
         """Take a generation from its workers, and put it back to its place in the queue."""
         if generation.phase is Phase.RESERVING:
             # Nothing was computed of what its tenant was charged for.
             self._shares.give_back(generation)
         self._leave_decode(generation)
         self._leave_prefill(generation)
-        generation.restart(next(self._sequence_ids))
+        generation.restart(next(self._sequence_ids), self._now, why)
         # Its rank is by what is not cached, and stays while it is queued.
         generation.expected_cached_tokens = self._fleet.cached_tokens(generation)
         self._queue.push(generation)
@@ -485,4 +521,4 @@ class Scheduler:
                 error = Unavailable(f"{worker.info.worker_id} lost the request")
                 self._restart_or_end(generation, error)
             elif generation.decode is worker:
-                self._requeue(generation)
+                self._requeue(generation, AttemptEnd.REFUSED)

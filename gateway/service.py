@@ -50,6 +50,8 @@ from gateway.scheduler import Scheduler
 from gateway.standby import Standby
 from gateway.tenants import ONE_TENANT, Tenants
 from gateway.timeline import Timeline
+from gateway.tracing.setup import open_tracing
+from gateway.tracing.trace import Tracing
 from tandem.artifacts.grammars import GrammarCompiler
 from tandem.artifacts.resolve import resolve
 from tandem.core.address import Address, is_loopback, parse_address
@@ -148,6 +150,18 @@ class GatewaySettings(ServiceSettings):
     body_timeout_s: float = Field(
         BODY_TIMEOUT_S, gt=0, description="seconds in which an HTTP request's body must come"
     )
+    otlp_endpoint: str | None = Field(
+        None,
+        description="OpenTelemetry collector that traces go to, by gRPC: http://HOST:4317; so does "
+        "OTEL_EXPORTER_OTLP_ENDPOINT; none: nothing is traced",
+    )
+    trace_sample: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="share of the requests that are traced, of those that bring no traceparent "
+        "(default: OTEL_TRACES_SAMPLER, or all)",
+    )
     standby: bool = Field(
         False,
         description="leave the workers alone while another gateway controls them, and take over "
@@ -214,6 +228,7 @@ class Gateway:
     frontend: Frontend
     grpc_server: GrpcServer
     http_server: HttpServer
+    tracing: Tracing
 
     async def run(self) -> None:
         """Serve until told to stop. Raises `Unavailable` if another gateway took the workers."""
@@ -245,6 +260,7 @@ class Gateway:
             await self.dispatcher.stop()
             self.frontend.close()
             self.timeline.close()
+            await self.tracing.close()
         if not replaced.cancelled():
             raise Unavailable(f"{replaced.result()} has taken the workers over")
 
@@ -282,16 +298,25 @@ def put_together(settings: GatewaySettings) -> Gateway:
     listener = _listen(settings.host, settings.http_port)
     timeline = Timeline()
     lag = LoopLag()
-    dispatcher = Dispatcher(scheduler, (), folder.fingerprint, timeline, identity=identity, lag=lag)
+    dispatcher = Dispatcher(
+        scheduler,
+        (),
+        folder.fingerprint,
+        timeline,
+        identity=identity,
+        lag=lag,
+        model_name=folder.name,
+    )
+    tracing = open_tracing(settings.otlp_endpoint, settings.trace_sample, dispatcher.controller_id)
     standby = Standby(dispatcher, dispatcher.controller_id, identity) if settings.standby else None
     tokenizer = folder.tokenizer()
     grammars = GrammarCompiler(tokenizer, folder.config.vocab_size, folder.config.eos_token_ids)
-    frontend = Frontend(dispatcher, tokenizer, grammars, settings.tool_format, access)
+    frontend = Frontend(dispatcher, tokenizer, grammars, settings.tool_format, access, tracing)
     metrics = MetricsPage(GatewayCollector(scheduler, dispatcher.metrics, folder.name))
     viewers = Viewers(
         lambda: Feed(scheduler, dispatcher.metrics, timeline).tick, lambda: dispatcher.draining
     )
-    refusals = Refusals(dispatcher.metrics.refused)
+    refusals = dispatcher.refusals
     app = create_app(frontend, dispatcher, metrics, refusals)
     app.include_router(page_router(viewers, refusals))
     app.include_router(admin_router(dispatcher, access, refusals))
@@ -306,6 +331,7 @@ def put_together(settings: GatewaySettings) -> Gateway:
         frontend=frontend,
         grpc_server=_grpc_server(settings, access, refusals, frontend, dispatcher, timeline),
         http_server=HttpServer(app, settings.http_limits(), lag, refusals),
+        tracing=tracing,
     )
 
 

@@ -90,6 +90,10 @@ class Timeline:
         lane.heard(header, spans, received_ns)
         return spans
 
+    def clock_offset_ns(self, info: WorkerInfo) -> int:
+        """What, added to the clock of a worker that was heard, gives this one's."""
+        return self._lanes[info.worker_id].clock_offset_ns
+
     @property
     def lanes(self) -> Collection[Lane]:
         """Those that are kept, as they are until the next is heard."""

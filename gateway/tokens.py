@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from itertools import count, repeat
 from math import inf
 from typing import NamedTuple, Protocol
 
 from gateway.tenants import DEFAULT_TENANT
+from gateway.tracing.trace import NO_TRACE, RequestTrace
 from tandem.core.logprobs import TokenLogprobs
 from tandem.core.reports import Armed, FirstToken, SequenceSnapshot
 from tandem.core.sampling_params import SamplingParams
@@ -24,7 +25,8 @@ class TokenRequest:
     """One choice of one request, tokenised. Validated by whoever builds it.
 
     Cached KV is shared among those with the same `prefix_salt`. Of two `priority` numbers the lower
-    goes first. `deadline_s` is in monotonic seconds: what has not ended by then is ended.
+    goes first. `deadline_s` is in monotonic seconds: what has not ended by then is ended. `trace`
+    is told of its end.
     """
 
     request_id: str
@@ -35,6 +37,7 @@ class TokenRequest:
     tenant: str = DEFAULT_TENANT
     priority: int = 0
     deadline_s: float = inf
+    trace: RequestTrace = field(default=NO_TRACE, repr=False, compare=False)
 
 
 class Token(NamedTuple):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from gateway.prefix_index import PrefixIndex
 from gateway.send_rate import SendRate
+from gateway.stages import transfer_times
 from gateway.step_times import StepTimes
 from tandem.core.commands import Reserve
 from tandem.core.kv import Plane
@@ -41,7 +42,8 @@ class WorkerView:
     """What both roles have: identity, the blocks that the gateway's sequences take there, or will,
     how long steps take, what they did in all, and what is cached there. It has had prompts of
     `num_prompt_tokens` to compute, of which it had `num_cached_tokens`. It was last heard to have
-    `num_free_blocks`, and `num_unused_slots` of the others that hold no token.
+    `num_free_blocks`, and `num_unused_slots` of the others that hold no token, at `heard_s`;
+    `clock_offset_ns`, added to its clock, gives the gateway's.
 
     One that is `suspect` may be lost, one that is `stopping` is about to end, and one that is
     `cordoned` an operator has taken out of service: they take nothing new. What the latter two
@@ -64,15 +66,23 @@ class WorkerView:
     num_cached_tokens: int = 0
     num_free_blocks: int = field(init=False)
     num_unused_slots: int = 0
+    clock_offset_ns: int = 0
+    heard_s: float = inf
     _blocks: dict[int, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.prefix_index = PrefixIndex(self.info.num_blocks)
         self.num_free_blocks = self.info.num_blocks
 
+    def local_s(self, at_ns: int) -> float:
+        """A time of the worker's clock that it told, in seconds of the gateway's. The offset is not
+        exact, but what is told has happened."""
+        return min((at_ns + self.clock_offset_ns) / 1e9, self.heard_s)
+
     def prompt_begins(self, generation: Generation, num_cached_tokens: int) -> None:
         """The worker says how much of a prompt it had cached: it may say so again, and so may
         others, when the generation goes on elsewhere."""
+        generation.attempts.current.num_cached_tokens = num_cached_tokens
         if not generation.is_prompt_counted:
             generation.is_prompt_counted = True
             # Of another attempt than the first there may be more.
@@ -88,6 +98,7 @@ class WorkerView:
 
     def heard(self, now: float, spans: Sequence[Span]) -> None:
         """The worker was heard of, and says what it did."""
+        self.heard_s = now
         for span in spans:
             self.totals.add(span)
             if span.kind is SpanKind.STEP:
@@ -186,6 +197,10 @@ class PrefillView(WorkerView):
         for span in spans:
             if span.kind is SpanKind.FRAME_SENT:
                 self.send_rate.observe(span.num_bytes, span.duration_s)
+            elif span.kind is SpanKind.TRANSFER and (
+                generation := self.generations.get(span.sequence_id)
+            ):
+                generation.attempts.current.transfer = transfer_times(span, self.local_s)
         if self.failed_edges:
             self.failed_edges = {
                 name: until for name, until in self.failed_edges.items() if until > now

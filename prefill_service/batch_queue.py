@@ -131,7 +131,7 @@ class BatchQueue:
             self._sequences[chunk.sequence_id] = PrefillingSequence(
                 chunk.sequence_id, spec, SequenceBlocks(self._allocator), self._layout.block_size
             )
-            self._preparations.arrive(chunk.sequence_id, spec.params)
+            self._preparations.arrive(chunk.sequence_id, spec.params, spec.key.request_id)
         if sequence := self._sequences.get(chunk.sequence_id):
             sequence.token_ids += chunk.token_ids
             if hashed := self._hashed.take(chunk.sequence_id):
@@ -204,7 +204,7 @@ class BatchQueue:
         for index, (each, sequence) in enumerate(zip(plan.slices, sequences, strict=True)):
             if sequence.ended:
                 continue
-            sequence.num_computed = each.end
+            sequence.computed(each.end, start_ns)
             token_id = result.tokens[index]
             if error := result.failure_of(index):
                 self._fail(sequence, error)
@@ -360,6 +360,7 @@ class BatchQueue:
                 reason,
                 logprobs,
                 sequence.num_cached_tokens,
+                sequence.prompt_times(now_ns),
             ),
         )
         if reason is not None:

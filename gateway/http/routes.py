@@ -61,6 +61,8 @@ async def _generate(
         body.request(),
         trace_id=request.state.request_id,
         tenant=frontend.tenant_of(request.headers),
+        traceparent=request.headers.get("traceparent", ""),
+        tracestate=request.headers.get("tracestate", ""),
     )
     if not body.stream:
         return await unless_disconnected(request.receive, _whole(frontend, wanted, form))

@@ -144,6 +144,13 @@ def up(
         str | None,
         flag("tool-format", "how the model writes calls: auto, hermes, llama, mistral", GATEWAY),
     ] = None,
+    otlp_endpoint: Annotated[
+        str | None,
+        flag("otlp-endpoint", "collector that traces go to, as http://localhost:4317", GATEWAY),
+    ] = None,
+    trace_sample: Annotated[
+        float | None, flag("trace-sample", "share of the requests that are traced", GATEWAY)
+    ] = None,
 ) -> None:
     """Start prefill workers, decode workers and the gateway, and keep them running.
 
@@ -190,6 +197,8 @@ def up(
                 "batching": batching,
                 "prefill-token-budget": prefill_token_budget,
                 "tool-format": tool_format,
+                "otlp-endpoint": otlp_endpoint,
+                "trace-sample": trace_sample,
                 "drain-timeout": drain_timeout,
             },
         ),

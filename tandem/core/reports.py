@@ -33,10 +33,21 @@ class Armed:
 
 
 @dataclass(frozen=True, slots=True)
+class PromptTimes:
+    """When a sequence's prompt was computed, on the worker's clock: from the start of the first
+    step with any of it to the end of the last, of `num_steps`."""
+
+    start_ns: int
+    end_ns: int
+    num_steps: int
+
+
+@dataclass(frozen=True, slots=True)
 class StepDone:
     """Decode: one step, in columns. `logprobs` is empty if no sequence asks for any. The tokens
     of a prompt that is computed here show in the worker's spans; its first generated token stands
-    in the columns like any other."""
+    in the columns like any other. `computed` are the sequences whose prompt was computed here, the
+    last of it in this step."""
 
     step: int
     start_ns: int
@@ -46,6 +57,7 @@ class StepDone:
     token_ids: tuple[int, ...]
     finish_reasons: tuple[FinishReason | None, ...]
     logprobs: tuple[TokenLogprobs | None, ...] = ()
+    computed: tuple[tuple[int, PromptTimes], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +89,7 @@ class BatchDone:
 @dataclass(frozen=True, slots=True)
 class FirstToken:
     """Prefill: the token that follows the computed ones, of which `num_cached_tokens` were found in
-    the cache."""
+    the cache; `prompt_times` says when the others were computed."""
 
     sequence_id: int
     position: int
@@ -85,6 +97,7 @@ class FirstToken:
     finish_reason: FinishReason | None
     logprobs: TokenLogprobs | None = None
     num_cached_tokens: int = 0
+    prompt_times: PromptTimes | None = None
 
 
 @dataclass(frozen=True, slots=True)

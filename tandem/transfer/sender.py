@@ -162,6 +162,7 @@ class OutgoingTransfer:
             SpanKind.TRANSFER,
             self._start_ns,
             self._num_bytes,
+            number=self._num_frames,
             compute_end_ns=due.compute_end_ns,
         )
         return self._num_bytes

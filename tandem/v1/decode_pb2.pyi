@@ -579,6 +579,8 @@ class StepDone(_message.Message):
     TOKENS_FIELD_NUMBER: _builtins.int
     FINISH_REASONS_FIELD_NUMBER: _builtins.int
     LOGPROBS_FIELD_NUMBER: _builtins.int
+    COMPUTED_SEQUENCE_IDS_FIELD_NUMBER: _builtins.int
+    PROMPT_TIMES_FIELD_NUMBER: _builtins.int
     step: _builtins.int
     """Number of the step."""
     start_ns: _builtins.int
@@ -605,6 +607,14 @@ class StepDone(_message.Message):
     def logprobs(self) -> _containers.RepeatedCompositeFieldContainer[_sampling_pb2.TokenLogprobs]:
         """Their log-probabilities; empty if no sequence asks for any."""
 
+    @_builtins.property
+    def computed_sequence_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The sequences whose prompt was computed here, the last of it in this step."""
+
+    @_builtins.property
+    def prompt_times(self) -> _containers.RepeatedCompositeFieldContainer[_worker_pb2.PromptTimes]:
+        """When these prompts were."""
+
     def __init__(
         self,
         *,
@@ -616,10 +626,12 @@ class StepDone(_message.Message):
         tokens: _abc.Iterable[_builtins.int] | None = ...,
         finish_reasons: _abc.Iterable[_sampling_pb2.FinishReason.ValueType] | None = ...,
         logprobs: _abc.Iterable[_sampling_pb2.TokenLogprobs] | None = ...,
+        computed_sequence_ids: _abc.Iterable[_builtins.int] | None = ...,
+        prompt_times: _abc.Iterable[_worker_pb2.PromptTimes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_ns", b"end_ns", "finish_reasons", b"finish_reasons", "logprobs", b"logprobs", "positions", b"positions", "sequence_ids", b"sequence_ids", "start_ns", b"start_ns", "step", b"step", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["computed_sequence_ids", b"computed_sequence_ids", "end_ns", b"end_ns", "finish_reasons", b"finish_reasons", "logprobs", b"logprobs", "positions", b"positions", "prompt_times", b"prompt_times", "sequence_ids", b"sequence_ids", "start_ns", b"start_ns", "step", b"step", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -428,6 +428,7 @@ class FirstToken(_message.Message):
     FINISH_REASON_FIELD_NUMBER: _builtins.int
     LOGPROBS_FIELD_NUMBER: _builtins.int
     NUM_CACHED_TOKENS_FIELD_NUMBER: _builtins.int
+    PROMPT_TIMES_FIELD_NUMBER: _builtins.int
     sequence_id: _builtins.int
     """The sequence."""
     position: _builtins.int
@@ -442,6 +443,10 @@ class FirstToken(_message.Message):
     def logprobs(self) -> _sampling_pb2.TokenLogprobs:
         """If they were asked for."""
 
+    @_builtins.property
+    def prompt_times(self) -> _worker_pb2.PromptTimes:
+        """When the others were."""
+
     def __init__(
         self,
         *,
@@ -451,10 +456,11 @@ class FirstToken(_message.Message):
         finish_reason: _sampling_pb2.FinishReason.ValueType = ...,
         logprobs: _sampling_pb2.TokenLogprobs | None = ...,
         num_cached_tokens: _builtins.int = ...,
+        prompt_times: _worker_pb2.PromptTimes | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["logprobs", b"logprobs"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["logprobs", b"logprobs", "prompt_times", b"prompt_times"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "logprobs", b"logprobs", "num_cached_tokens", b"num_cached_tokens", "position", b"position", "sequence_id", b"sequence_id", "token", b"token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "logprobs", b"logprobs", "num_cached_tokens", b"num_cached_tokens", "position", b"position", "prompt_times", b"prompt_times", "sequence_id", b"sequence_id", "token", b"token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

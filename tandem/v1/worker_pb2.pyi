@@ -506,7 +506,7 @@ class Span(_message.Message):
     end_ns: _builtins.int
     """When it ended."""
     number: _builtins.int
-    """The step, or the frame's number in its transfer."""
+    """The step, or the frame's number in its transfer; of a transfer, how many frames it had."""
     sequence_id: _builtins.int
     """The sequence, of frames and transfers."""
     num_seqs: _builtins.int
@@ -543,6 +543,38 @@ class Span(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Span: _TypeAlias = Span  # noqa: Y015
+
+@_typing.final
+class PromptTimes(_message.Message):
+    """When a sequence's prompt was computed, on the worker's monotonic clock; with it, tokens of another
+    attempt that it goes on from.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_NS_FIELD_NUMBER: _builtins.int
+    END_NS_FIELD_NUMBER: _builtins.int
+    NUM_STEPS_FIELD_NUMBER: _builtins.int
+    start_ns: _builtins.int
+    """When the first step began that computed any of it."""
+    end_ns: _builtins.int
+    """When the last one ended."""
+    num_steps: _builtins.int
+    """How many steps there were."""
+    def __init__(
+        self,
+        *,
+        start_ns: _builtins.int = ...,
+        end_ns: _builtins.int = ...,
+        num_steps: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_ns", b"end_ns", "num_steps", b"num_steps", "start_ns", b"start_ns"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PromptTimes: _TypeAlias = PromptTimes  # noqa: Y015
 
 @_typing.final
 class SequenceFailed(_message.Message):

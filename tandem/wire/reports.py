@@ -13,6 +13,7 @@ from tandem.core.reports import (
     Preempted,
     PrefillReport,
     PrefillSnapshot,
+    PromptTimes,
     Reserved,
     SequenceFailed,
     SequenceSnapshot,
@@ -53,6 +54,8 @@ def decode_report_to_wire(report: DecodeReport) -> decode_pb2.DecodeReport:
                     tokens=report.token_ids,
                     finish_reasons=map(finish_to_wire, report.finish_reasons),
                     logprobs=logprobs_column_to_wire(report.logprobs),
+                    computed_sequence_ids=[sequence_id for sequence_id, _ in report.computed],
+                    prompt_times=[_prompt_times_to_wire(times) for _, times in report.computed],
                 )
             )
         case Reserved():
@@ -90,6 +93,7 @@ def decode_report_from_wire(message: decode_pb2.DecodeReport) -> DecodeReport:
                 token_ids=tuple(step.tokens),
                 finish_reasons=tuple(map(finish_from_wire, step.finish_reasons)),
                 logprobs=logprobs_column_from_wire(step.logprobs),
+                computed=_computed_from_wire(step) if step.computed_sequence_ids else (),
             )
         case "reserved":
             return _reserved_from_wire(message.reserved)
@@ -157,6 +161,9 @@ def prefill_report_to_wire(report: PrefillReport) -> prefill_pb2.PrefillReport:
                     finish_reason=finish_to_wire(report.finish_reason),
                     logprobs=logprobs_to_wire(report.logprobs),
                     num_cached_tokens=report.num_cached_tokens,
+                    prompt_times=(
+                        _prompt_times_to_wire(report.prompt_times) if report.prompt_times else None
+                    ),
                 )
             )
         case TransferDone():
@@ -183,6 +190,11 @@ def prefill_report_from_wire(message: prefill_pb2.PrefillReport) -> PrefillRepor
                 finish_from_wire(first.finish_reason),
                 logprobs_from_wire(first.logprobs),
                 first.num_cached_tokens,
+                (
+                    _prompt_times_from_wire(first.prompt_times)
+                    if first.HasField("prompt_times")
+                    else None
+                ),
             )
         case "transfer_done":
             done = message.transfer_done
@@ -263,6 +275,21 @@ def _reserved_from_wire(message: decode_pb2.Reserved) -> Reserved:
     return Reserved(
         message.sequence_id, message.transfer_id, message.epoch, message.num_cached_tokens
     )
+
+
+def _prompt_times_to_wire(times: PromptTimes) -> worker_pb2.PromptTimes:
+    return worker_pb2.PromptTimes(
+        start_ns=times.start_ns, end_ns=times.end_ns, num_steps=times.num_steps
+    )
+
+
+def _prompt_times_from_wire(message: worker_pb2.PromptTimes) -> PromptTimes:
+    return PromptTimes(message.start_ns, message.end_ns, message.num_steps)
+
+
+def _computed_from_wire(step: decode_pb2.StepDone) -> tuple[tuple[int, PromptTimes], ...]:
+    times = map(_prompt_times_from_wire, step.prompt_times)
+    return tuple(zip(step.computed_sequence_ids, times, strict=True))
 
 
 def _failed_to_wire(failed: SequenceFailed) -> worker_pb2.SequenceFailed:

@@ -11,10 +11,11 @@ from tandem.core.sampling_params import SamplingParams
 @dataclass(frozen=True, slots=True, eq=False)
 class Preparation:
     """A sequence for which the engine is to be prepared. It is told from every other, even one of
-    the same sequence id under another controller."""
+    the same sequence id under another controller. `request_id` is for the log."""
 
     sequence_id: int
     params: SamplingParams
+    request_id: str = ""
 
 
 class Preparations:
@@ -25,10 +26,10 @@ class Preparations:
         self._pending: dict[int, Preparation] = {}
         self._due: list[Preparation] = []
 
-    def arrive(self, sequence_id: int, params: SamplingParams) -> None:
+    def arrive(self, sequence_id: int, params: SamplingParams, request_id: str) -> None:
         """A sequence has come. Most need no preparation."""
         if params.grammar is not None:
-            preparation = Preparation(sequence_id, params)
+            preparation = Preparation(sequence_id, params, request_id)
             self._pending[sequence_id] = preparation
             self._due.append(preparation)
 

@@ -41,6 +41,10 @@ class Preparer:
         except TandemError as its_own:
             error = its_own
         except Exception as failure:
-            log.exception("preparing failed", sequence=preparation.sequence_id)
+            log.exception(
+                "preparing failed",
+                sequence=preparation.sequence_id,
+                request_id=preparation.request_id,
+            )
             error = TandemError(f"the engine failed: {type(failure).__name__}")
         self._on_done(preparation, error)

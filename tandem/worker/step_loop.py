@@ -167,7 +167,8 @@ class StepLoop:
 
     def _fail(self, plan: StepPlan, error: TandemError) -> None:
         """A failed step costs its sequences."""
-        log.exception("step failed", step=plan.number)
+        sequences = [each.sequence_id for each in plan.slices]
+        log.exception("step failed", step=plan.number, sequences=sequences)
         with self._lock:
             self._state.fail(plan, error)
 

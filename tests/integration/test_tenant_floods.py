@@ -111,7 +111,7 @@ async def test_what_cannot_be_in_time_is_refused_before_any_work() -> None:
         with pytest.raises(Unavailable) as caught, structlog.testing.capture_logs() as logs:
             stack.submit("late", (2,) * 2000, 1, deadline_s=time.monotonic() + 10)
         assert [(each["event"], each["tenant"]) for each in logs] == [
-            ("request refused", "default")
+            ("requests refused", "default")
         ]
         assert caught.value.retry_after_s and caught.value.retry_after_s > 10
         patient = stack.submit("patient", (3,) * 2000, 1, deadline_s=time.monotonic() + 10_000)

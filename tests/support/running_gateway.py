@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
+from pathlib import Path
 
 import httpx
 from stack import WorkerProcess, free_port
@@ -14,10 +15,11 @@ from tandem.core.worker import WorkerRole
 
 
 class Gateway:
-    """A gateway process over two mock workers."""
+    """A gateway process over two mock workers. What it logs goes to `log`, if there is one."""
 
-    def __init__(self, *flags: str) -> None:
+    def __init__(self, *flags: str, log: Path | None = None) -> None:
         self.flags = flags
+        self.log = log
         self.http_port = free_port()
         self.grpc_address = f"127.0.0.1:{free_port()}"
         self.process: asyncio.subprocess.Process | None = None
@@ -28,17 +30,21 @@ class Gateway:
         await self.until_ready()
 
     async def start_process(self, prefill: str, decode: str) -> None:
-        self.process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "gateway",
-            "--model=mock",
-            f"--http-port={self.http_port}",
-            f"--grpc-port={self.grpc_address.partition(':')[2]}",
-            f"--prefill={prefill}",
-            f"--decode={decode}",
-            *self.flags,
-        )
+        with ExitStack() as stack:
+            output = stack.enter_context(self.log.open("ab")) if self.log else None
+            self.process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "gateway",
+                "--model=mock",
+                f"--http-port={self.http_port}",
+                f"--grpc-port={self.grpc_address.partition(':')[2]}",
+                f"--prefill={prefill}",
+                f"--decode={decode}",
+                *self.flags,
+                stdout=output,
+                stderr=output,
+            )
 
     async def until_ready(self) -> None:
         async with self.client() as client, asyncio.timeout(60):

@@ -85,12 +85,16 @@ class WorkerProcess:
                 f"{self.role.name.lower()}_service",
                 f"--host={self.host}",
                 f"--port={self.port}",
-                "--log-level=warning",
+                *self._log_flags(),
                 *self.flags,
                 env={**os.environ, "TANDEM_END_WITH_PARENT": str(os.getpid())},
                 stdout=output,
                 stderr=output,
             )
+
+    def _log_flags(self) -> list[str]:
+        is_told = any(flag.startswith("--log-level") for flag in self.flags)
+        return [] if is_told else ["--log-level=warning"]
 
     def signal(self, number: signal.Signals) -> None:
         assert self._process

@@ -177,7 +177,7 @@ async def test_who_finds_no_worker_is_told_which_and_counted(tokenizer, grammars
         await frontend.generate(ask())
     frontend.close()
     assert dispatcher.metrics.refused == {"UNAVAILABLE": 1}
-    assert [each["event"] for each in logs] == ["request refused"]
+    assert [each["event"] for each in logs] == ["requests refused"]
 
 
 async def test_two_requests_cannot_share_an_id(frontend, service):

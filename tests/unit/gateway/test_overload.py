@@ -122,6 +122,24 @@ async def test_a_flood_of_refusals_is_counted_and_not_one_of_lines(logs):
     ]
 
 
+async def test_a_tenants_refusals_for_one_reason_are_of_a_kind(logs):
+    clock = Clock()
+    refusals = Refusals(clock=clock)
+    for number in range(100):
+        refusals.add("UNAVAILABLE", f"it would come in {number} s", "one")
+    refusals.add("UNAVAILABLE", "it would come in 5 s", "other")
+    refusals.add("RESOURCE_EXHAUSTED", "the queue is full", "one")
+    clock.now_s += LOG_EVERY_S
+    refusals.add("UNAVAILABLE", "it would come in 100 s", "one")
+    assert [(each["tenant"], each["outcome"], each["num"]) for each in logs] == [
+        ("one", "UNAVAILABLE", 1),
+        ("other", "UNAVAILABLE", 1),
+        ("one", "RESOURCE_EXHAUSTED", 1),
+        ("one", "UNAVAILABLE", 100),
+    ]
+    assert logs[-1]["why"] == "it would come in 100 s"
+
+
 async def test_a_few_are_let_in_at_a_time_in_their_order():
     """However many come at once, the loop has its turns between them."""
     turnstile = Turnstile()

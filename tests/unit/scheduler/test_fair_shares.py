@@ -17,6 +17,7 @@ from gateway.fleet import Fleet
 from gateway.generation import Generation
 from gateway.policies import queue_policy
 from gateway.prefill_queue import PrefillQueue
+from gateway.stages import AttemptEnd
 from gateway.tenants import DEFAULT_TENANT, Tenant, Tenants
 from gateway.worker_view import DecodeView, PrefillView
 from tandem.core.worker import WorkerRole
@@ -207,7 +208,7 @@ def test_what_comes_back_uncomputed_is_not_charged_twice() -> None:
         shop.queue.take(each)
         assert shop.shares.counter("a") == 30
         shop.shares.give_back(each)
-        each.restart(each.sequence_id + 100)
+        each.restart(each.sequence_id + 100, 0.0, AttemptEnd.REFUSED)
         shop.queue.push(each)
         assert shop.shares.counter("a") == 0
 

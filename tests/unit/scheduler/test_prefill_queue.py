@@ -8,6 +8,7 @@ from queued_prompts import ARRIVALS, UNHURRIED, arriving, generation, queue_of
 
 from gateway.generation import Generation
 from gateway.policies import PATIENCE, POLICIES
+from gateway.stages import AttemptEnd
 
 
 def test_a_short_prompt_overtakes_a_long_one_until_that_has_waited() -> None:
@@ -47,7 +48,7 @@ def test_what_comes_back_goes_before_what_came_after_it() -> None:
     queue.push(first)
     queue.push(second)
     queue.remove(first)
-    first.restart(sequence_id=3)
+    first.restart(3, 0.0, AttemptEnd.REFUSED)
     queue.push(first)
     assert queue.peek() is first
 

@@ -94,6 +94,7 @@ async def test_both_ends_tell_what_they_did() -> None:
         assert sum(each.num_bytes for each in sent) == 10 * TOKEN_BYTES
         assert sum(each.num_bytes for each in receiver.spans) == 10 * TOKEN_BYTES
         assert (transfer.kind, transfer.num_bytes) == (SpanKind.TRANSFER, 10 * TOKEN_BYTES)
+        assert transfer.number == len(sent)
         assert transfer.start_ns <= sent[0].start_ns
         assert transfer.end_ns >= sent[-1].end_ns
 

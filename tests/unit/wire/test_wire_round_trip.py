@@ -72,13 +72,15 @@ PREFILL_COMMANDS = st.builds(
 
 RESERVED = st.builds(r.Reserved, U64, st.binary(max_size=16), U64, U32)
 FAILED = st.builds(r.SequenceFailed, U64, TEXT, TEXT)
+PROMPT_TIMES = st.builds(r.PromptTimes, U64, U64, U32)
 
 
 @st.composite
 def steps(draw: st.DrawFn) -> r.StepDone:
     rows = draw(st.lists(st.tuples(U64, U32, U32, REASONS, LOGPROBS), max_size=4))
     columns = zip(*rows, strict=True) if rows else [()] * 5
-    return r.StepDone(draw(U64), draw(U64), draw(U64), *map(tuple, columns))
+    computed = draw(st.lists(st.tuples(U64, PROMPT_TIMES), max_size=3).map(tuple))
+    return r.StepDone(draw(U64), draw(U64), draw(U64), *map(tuple, columns), computed=computed)
 
 
 DECODE_REPORTS = (
@@ -87,7 +89,7 @@ DECODE_REPORTS = (
 PREFILL_REPORTS = (
     FAILED
     | st.builds(r.BatchDone, U64, U64)
-    | st.builds(r.FirstToken, U64, U32, U32, REASONS, LOGPROBS, U32)
+    | st.builds(r.FirstToken, U64, U32, U32, REASONS, LOGPROBS, U32, st.none() | PROMPT_TIMES)
     | st.builds(r.TransferDone, U64, U64)
 )
 DECODE_SNAPSHOTS = st.builds(

@@ -24,6 +24,7 @@ from tandem.core.reports import (
     FirstToken,
     PrefillReport,
     PrefillSnapshot,
+    PromptTimes,
     SequenceFailed,
     TransferDone,
 )
@@ -120,6 +121,19 @@ def ids(plan: StepPlan | None) -> list[int]:
     return [each.sequence_id for each in plan.slices] if plan else []
 
 
+def first_token(
+    sequence_id: int,
+    position: int,
+    token_id: int,
+    reason: FinishReason | None = None,
+    num_steps: int = 1,
+    num_cached_tokens: int = 0,
+) -> FirstToken:
+    """Of a prompt whose steps were all as `Queue.done` ends them."""
+    times = PromptTimes(10, 20, num_steps)
+    return FirstToken(sequence_id, position, token_id, reason, None, num_cached_tokens, times)
+
+
 def failures(reports: Iterable[PrefillReport]) -> list[tuple[int, str]]:
     return [(each.sequence_id, each.reason) for each in reports if isinstance(each, SequenceFailed)]
 
@@ -138,8 +152,8 @@ def test_a_batch_is_one_step() -> None:
     assert queue.transfers.started == [1, 2]
     assert queue.done(plan, 50, 60) == [
         BatchDone(1, plan.number),
-        FirstToken(1, 5, 50, None),
-        FirstToken(2, 4, 60, None),
+        first_token(1, 5, 50),
+        first_token(2, 4, 60),
     ]
     assert queue.transfers.finished == [(1, 50), (2, 60)]
     assert queue.num_free_blocks == 5
@@ -153,7 +167,7 @@ def test_blocks_are_free_when_the_transfer_is_acknowledged_and_the_record_when_r
     assert queue.take_reports() == [TransferDone(1, 999)]
     assert queue.num_free_blocks == 8
     assert queue.snapshot() == PrefillSnapshot(
-        (1,), (), (FirstToken(1, 5, 50, None), TransferDone(1, 999))
+        (1,), (), (first_token(1, 5, 50), TransferDone(1, 999))
     )
     queue.apply(Remove(1))
     assert queue.snapshot() == PrefillSnapshot((), (), ())
@@ -184,7 +198,7 @@ def test_a_sequence_that_ends_with_its_first_token_is_not_sent(
 ) -> None:
     queue = Queue(max_model_len=max_model_len)
     queue.submit(1, chunk(1, 5, max_tokens=max_tokens))
-    assert FirstToken(1, 5, token_id, reason) in queue.done(queue.start(), token_id)
+    assert first_token(1, 5, token_id, reason) in queue.done(queue.start(), token_id)
     assert queue.transfers.finished == []
     assert queue.transfers.aborted == [1]
     assert queue.num_free_blocks == 8
@@ -218,10 +232,10 @@ def test_chunks_go_on_where_the_last_ended() -> None:
     # All blocks of the prompt at once: one that has started can go on.
     assert queue.num_free_blocks == 5
     assert queue.done(plan, None) == [BatchDone(1, 1)]
-    assert queue.done(queue.start(), None, 60) == [BatchDone(2, 2), FirstToken(2, 3, 60, None)]
+    assert queue.done(queue.start(), None, 60) == [BatchDone(2, 2), first_token(2, 3, 60)]
     plan = queue.start()
     assert (plan.slices[0].start, len(plan.slices[0].block_table)) == (8, 3)
-    assert queue.done(plan, 50) == [BatchDone(3, 3), FirstToken(1, 10, 50, None)]
+    assert queue.done(plan, 50) == [BatchDone(3, 3), first_token(1, 10, 50, num_steps=3)]
     assert queue.transfers.started == [1, 2]
 
 
@@ -255,7 +269,7 @@ def test_a_cancel_during_a_step_frees_the_blocks_when_it_has_ended() -> None:
     plan = queue.start()
     queue.apply(Remove(1))
     assert queue.num_free_blocks == 5
-    assert queue.done(plan, 50, 60) == [BatchDone(1, 1), FirstToken(2, 4, 60, None)]
+    assert queue.done(plan, 50, 60) == [BatchDone(1, 1), first_token(2, 4, 60)]
     assert queue.num_free_blocks == 7
 
 
@@ -315,7 +329,7 @@ def test_what_the_engine_is_not_prepared_for_stays_behind_and_lets_others_pass()
     queue.submit(2, chunk(3, 4))
     (preparation,) = queue.take_preparations()
     assert preparation.sequence_id == 1
-    assert queue.done(queue.start(), 60) == [FirstToken(2, 3, 60, None)]
+    assert queue.done(queue.start(), 60) == [first_token(2, 3, 60)]
     assert queue.snapshot().batch_ids == (1, 2)
     assert BatchDone(2, 2) in queue.done(queue.start(), 70)
     assert queue.next_step() is None

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 from standing_plan_driver import Plan
-from test_batch_queue import DESTINATION, Queue, chunk, failures
+from test_batch_queue import DESTINATION, Queue, chunk, failures, first_token
 
 from tandem.core.commands import Admit, Destination, PrefillBatch, PrefillChunk, Remove
 from tandem.core.errors import TandemError
 from tandem.core.plan import StepPlan, StepResult
-from tandem.core.reports import BatchDone, FirstToken, Reserved, StepDone
+from tandem.core.reports import BatchDone, Reserved, StepDone
 
 # Prefill. Blocks have four tokens, and all prompts begin alike.
 
@@ -39,7 +39,7 @@ def test_a_prompt_is_computed_behind_its_cached_blocks() -> None:
     assert second.num_shared_blocks == 2
     assert list(second.sample.prompt_token_ids) == list(range(11))
     assert plan.num_prefill_tokens == 3
-    assert queue.done(plan, 60) == [BatchDone(2, 2), FirstToken(2, 11, 60, None, None, 8)]
+    assert queue.done(plan, 60) == [BatchDone(2, 2), first_token(2, 11, 60, num_cached_tokens=8)]
 
 
 def test_the_last_token_is_always_computed() -> None:

@@ -13,6 +13,7 @@ from tandem.core.plan import StepPlan, StepResult, StepRule
 from tandem.core.reports import (
     Armed,
     DecodeSnapshot,
+    PromptTimes,
     Reserved,
     SequenceFailed,
     SequenceSnapshot,
@@ -435,7 +436,10 @@ def test_a_prompt_is_computed_here_and_its_first_token_is_one_of_the_steps() -> 
     plan.compute(length=5)
     step = plan.start()
     assert (step.num_prefill_tokens, chunks(step)) == (5, [(1, 0, 5, True)])
-    assert plan.done(step, 60) == [StepDone(1, 10, 20, (1,), (5,), (60,), (None,))]
+    computed = ((1, PromptTimes(10, 20, 1)),)
+    assert plan.done(step, 60) == [
+        StepDone(1, 10, 20, (1,), (5,), (60,), (None,), computed=computed)
+    ]
     assert (plan.start().num_prefill_tokens, plan.num_free_blocks) == (0, 6)
 
 
@@ -454,7 +458,9 @@ def test_prompts_go_in_their_order_and_fill_each_step_to_the_budget() -> None:
     step = plan.start()
     assert chunks(step) == [(1, 5, 6, True), (2, 8, 9, True), (3, 0, 2, True)]
     plan.take_reports()
-    assert the_step(plan.done(step, 62, 70, 80)).sequence_ids == (1, 2, 3)
+    done = the_step(plan.done(step, 62, 70, 80))
+    assert done.sequence_ids == (1, 2, 3)
+    assert done.computed == ((2, PromptTimes(1, 20, 3)), (3, PromptTimes(10, 20, 1)))
 
 
 def test_unmixed_steps_let_the_running_wait_for_every_prompt() -> None:
