@@ -128,6 +128,9 @@ class _Run:
                 timeout=end_s - perf_counter() if is_bounded else None,
                 return_when=asyncio.FIRST_COMPLETED,
             )
+            while is_bounded and not (self._places.empty() or came.done() or arriving.done()):
+                # Who is to have this place was due before the end, or says that it was not.
+                await asyncio.sleep(0)
         finally:
             came.cancel()
         if not arriving.done():

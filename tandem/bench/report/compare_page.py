@@ -47,7 +47,9 @@ def compare_page(comparison: Comparison, names: Sequence[str]) -> str:
         ),
         *_differences(comparison),
         card("Ratios: the second by the first, with 95% intervals", _ratios(comparison.rows)),
-        card("", table(("", *names, "ratio", "95% interval", ""), _cells(comparison.rows))),
+        card(
+            "All figures", table(("", *names, "ratio", "95% interval", ""), _cells(comparison.rows))
+        ),
         element("div", joined(card(heading, whose, plot) for heading, plot in plots), "halves"),
         card("Each", table(("", *names), _facts(first, second))),
     )

@@ -9,6 +9,9 @@ from tandem.bench.report.bounds import Bounds
 from tandem.bench.report.rows import RequestRow
 from tandem.bench.report.stats import Stats
 
+# Times of tokens are sums, and the window may end with the last of them.
+ROUNDING_MS = 1e-3
+
 
 @dataclass(frozen=True, slots=True)
 class Window:
@@ -22,7 +25,7 @@ class Window:
         return (self.end_ms - self.start_ms) / 1e3
 
     def holds(self, at_ms: float) -> bool:
-        return self.start_ms <= at_ms <= self.end_ms
+        return self.start_ms - ROUNDING_MS <= at_ms <= self.end_ms + ROUNDING_MS
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,7 +42,7 @@ def card(heading: str, *parts: Html, classes: str = "") -> Html:
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str | Html]]) -> Html:
-    """The first column is text, all others are numbers."""
+    """The first column is text, all others are numbers. Without any heading it has no head."""
     head = joined(
         element("th", text(each), "number" if column else "")
         for column, each in enumerate(headings)
@@ -61,7 +61,8 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str | Html]]) -> Html
         )
         for row in rows
     )
-    whole = joined([element("thead", element("tr", head)), element("tbody", body)])
+    has_head = any(headings)
+    whole = joined([element("thead", element("tr", head))] * has_head + [element("tbody", body)])
     return element("div", element("table", whole), "scroll")
 
 

@@ -19,6 +19,7 @@ from tandem.bench.report.load_plots import (
 from tandem.bench.report.load_report import LoadReport
 from tandem.bench.report.server_account import ServerAccount
 from tandem.bench.report.stats import Stats
+from tandem.bench.report.svg_plot import NARROW
 from tandem.bench.report.wording import NOTHING, count_text, load_text, ms_text, share_text
 
 MAX_PROBLEMS = 20
@@ -39,9 +40,9 @@ def load_page(report: LoadReport) -> str:
         "div",
         joined(
             [
-                card("Time to first token (TTFT)", ttft_cdf([measured], bounds)),
-                card("Time per output token (TPOT)", tpot_cdf([measured], bounds)),
-                card("Between tokens (ITL)", itl_cdf([measured])),
+                card("Time to first token (TTFT)", ttft_cdf([measured], bounds, NARROW)),
+                card("Time per output token (TPOT)", tpot_cdf([measured], bounds, NARROW)),
+                card("Between tokens (ITL)", itl_cdf([measured], NARROW)),
             ]
         ),
         "thirds",
@@ -56,7 +57,7 @@ def load_page(report: LoadReport) -> str:
         element("div", joined(_over_time(report)), "halves"),
         *_server(report),
         *_problems(report),
-        card("What was asked, and how", _facts(report)),
+        element("div", joined(_facts(report)), "halves"),
     )
 
 
@@ -83,18 +84,18 @@ def _cards(report: LoadReport) -> Html:
     goodput = (
         (NOTHING, "no bounds were given")
         if figures.goodput_per_s is None
-        else (f"{figures.goodput_per_s:,.2f}/s", f"{share_text(figures.goodput_share)} in time")
+        else (f"{figures.goodput_per_s:,.2f}", f"{share_text(figures.goodput_share)} in time")
     )
     return element(
         "div",
         joined(
             [
                 _card("Output", f"{figures.output_tokens_per_s:,.1f}", "tokens/s"),
-                _card("Served", f"{figures.requests_per_s:,.2f}/s", "requests", failed),
+                _card("Served", f"{figures.requests_per_s:,.2f}", "requests/s", failed),
                 _card("TTFT p50", *_middle(figures.ttft_ms)),
                 _card("TPOT p50", *_middle(figures.tpot_ms)),
                 _card("ITL p50", *_middle(figures.itl_ms)),
-                _card("Goodput", goodput[0], "", goodput[1]),
+                _card("Goodput", goodput[0], "requests/s", goodput[1]),
             ]
         ),
         "figures",
@@ -195,27 +196,49 @@ def _problems(report: LoadReport) -> Iterator[Html]:
         yield card("Problems", table(("", "times"), rows))
 
 
-def _facts(report: LoadReport) -> Html:
+def _facts(report: LoadReport) -> Iterator[Html]:
     figures, tool, load = report.figures, report.tool, report.load
-    chunks = figures.tokens_per_chunk
-    facts = [
-        ["model", report.target.model],
-        ["workload", load_text(load)],
-        ["prompts", load.prompts],
-        ["seed", str(load.seed)],
-        [
-            "measured",
-            f"{count_text(figures.num_requests)} requests in {report.window.seconds:,.2f} s",
-        ],
-        ["prompt tokens", count_text(figures.num_prompt_tokens)],
-        ["output tokens", count_text(figures.num_output_tokens)],
-        ["tokens in a piece of an answer", NOTHING if chunks is None else f"{chunks:g}"],
-        ["bounds", str(report.bounds) if report.bounds else "none"],
-        ["load tool late, p50 / p99 / max", " / ".join(map(ms_text, _late(report))) + " ms"],
-        ["load tool's cores", f"{tool.cores:.2f}"],
-        ["Tandem", report.tandem],
-    ]
-    return table(("", ""), facts)
+    yield card(
+        "What was asked",
+        table(
+            ("", ""),
+            [
+                ["model", report.target.model],
+                ["workload", load_text(load)],
+                ["prompts", load.prompts],
+                ["lengths", f"{load.length_scale:g} times"],
+                ["seed", str(load.seed)],
+                ["bounds", str(report.bounds) if report.bounds else "none"],
+                [
+                    "load tool late, p50 / p99 / max",
+                    f"{' / '.join(map(ms_text, _late(report)))} ms",
+                ],
+                ["load tool's cores", f"{tool.cores:.2f}"],
+            ],
+        ),
+    )
+    chunks, cached = figures.tokens_per_chunk, figures.num_cached_tokens
+    measured = f"{count_text(figures.num_requests)} requests in {report.window.seconds:,.2f} s"
+    yield card(
+        "What came",
+        table(
+            ("", ""),
+            [
+                ["measured", measured],
+                ["prompt tokens", count_text(figures.num_prompt_tokens)],
+                ["prompt tokens cached", NOTHING if cached is None else count_text(cached)],
+                ["prompt tokens/s", f"{figures.prompt_tokens_per_s:,.1f}"],
+                ["output tokens", count_text(figures.num_output_tokens)],
+                ["tokens in a piece of an answer", NOTHING if chunks is None else f"{chunks:g}"],
+                ["requests beside, not measured", count_text(_num_beside(report))],
+                ["Tandem", report.tandem],
+            ],
+        ),
+    )
+
+
+def _num_beside(report: LoadReport) -> int:
+    return len(report.requests) - report.figures.num_requests
 
 
 def _late(report: LoadReport) -> tuple[float, float, float]:

@@ -12,7 +12,7 @@ from tandem.bench.report.figures import Window, latencies, tpots, ttfts
 from tandem.bench.report.html import Html, element, joined, text
 from tandem.bench.report.rows import RequestRow
 from tandem.bench.report.server_account import ServerAccount
-from tandem.bench.report.svg_plot import Axis, Plot, Point, amounts_axis, times_axis
+from tandem.bench.report.svg_plot import WIDTH, Axis, Plot, Point, amounts_axis, times_axis
 
 Rows = Sequence[RequestRow]
 
@@ -29,39 +29,30 @@ def legend(names: Sequence[tuple[str, str]]) -> Html:
     return element("ul", items, "legend")
 
 
-def ttft_cdf(loads: Sequence[Rows], bounds: Bounds | None) -> Html:
-    return _cdf(
-        "time to first token, ms",
-        [ttfts(each) for each in loads],
-        bounds.ttft_ms if bounds else None,
-    )
+def ttft_cdf(loads: Sequence[Rows], bounds: Bounds | None, width: int = WIDTH) -> Html:
+    bound = bounds.ttft_ms if bounds else None
+    return _cdf("time to first token, ms", [ttfts(each) for each in loads], bound, width)
 
 
-def tpot_cdf(loads: Sequence[Rows], bounds: Bounds | None) -> Html:
-    return _cdf(
-        "time per token after the first, ms",
-        [tpots(each) for each in loads],
-        bounds.tpot_ms if bounds else None,
-    )
+def tpot_cdf(loads: Sequence[Rows], bounds: Bounds | None, width: int = WIDTH) -> Html:
+    bound = bounds.tpot_ms if bounds else None
+    return _cdf("time per token after the first, ms", [tpots(each) for each in loads], bound, width)
 
 
-def itl_cdf(loads: Sequence[Rows]) -> Html:
+def itl_cdf(loads: Sequence[Rows], width: int = WIDTH) -> Html:
     gaps = [[gap for row in each for gap in row.chunk_ms] for each in loads]
-    return _cdf("time between tokens, ms", gaps, None)
+    return _cdf("time between tokens, ms", gaps, None, width)
 
 
-def latency_cdf(loads: Sequence[Rows], bounds: Bounds | None) -> Html:
-    return _cdf(
-        "time to the last token, ms",
-        [latencies(each) for each in loads],
-        bounds.latency_ms if bounds else None,
-    )
+def latency_cdf(loads: Sequence[Rows], bounds: Bounds | None, width: int = WIDTH) -> Html:
+    bound = bounds.latency_ms if bounds else None
+    return _cdf("time to the last token, ms", [latencies(each) for each in loads], bound, width)
 
 
-def _cdf(label: str, loads: Sequence[Sequence[float]], bound: float | None) -> Html:
+def _cdf(label: str, loads: Sequence[Sequence[float]], bound: float | None, width: int) -> Html:
     """The share of values that are at most so much."""
-    everything = [value for each in loads for value in each]
-    plot = Plot(f"distribution: {label}", times_axis(label, everything, _number), _share_axis())
+    axis = times_axis(label, [value for each in loads for value in each], _number)
+    plot = Plot(f"distribution: {label}", axis, _share_axis(), width=width)
     for values, colour in zip(loads, COLOURS, strict=False):
         plot.curve(_quantiles(values), colour)
     if bound is not None:

@@ -71,7 +71,8 @@ class RequestRow:
 def request_row(asked: Asked, start_s: float, measured: bool) -> RequestRow:
     """A request of a run that began at `start_s`."""
     answer, told = asked.answer, asked.answer.told
-    times = [at_s for at_s, _ in answer.arrivals]
+    # Rounded before they are subtracted, so that what lies between adds up to the whole.
+    times = [_ms(at_s - asked.due_s) for at_s, _ in answer.arrivals]
     reached = [0, *(count for _, count in answer.arrivals)]
     chunk_tokens = [after - before for before, after in pairwise(reached)]
     return RequestRow(
@@ -80,9 +81,9 @@ def request_row(asked: Asked, start_s: float, measured: bool) -> RequestRow:
         late_ms=_ms(asked.began_s - asked.due_s),
         num_prompt=told.get("prompt_tokens") or len(answer.prompt.token_ids),
         num_output=answer.num_tokens,
-        ttft_ms=_ms(times[0] - asked.due_s) if times else None,
-        latency_ms=_ms(times[-1] - asked.due_s) if times else None,
-        chunk_ms=[_ms(after - before) for before, after in pairwise(times)],
+        ttft_ms=times[0] if times else None,
+        latency_ms=times[-1] if times else None,
+        chunk_ms=[round(after - before, MS_DIGITS) for before, after in pairwise(times)],
         chunk_tokens=[] if set(chunk_tokens) <= {1} else chunk_tokens,
         problem=answer.problem() if asked.ended_s is not None else UNFINISHED,
         num_cached=told.get("cached_tokens"),

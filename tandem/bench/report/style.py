@@ -45,6 +45,7 @@ p { margin: 0; }
 .limit.loud { border-left-color: var(--red); }
 .limit b { margin-right: 6px; }
 .scroll { overflow-x: auto; }
+.scroll + .scroll { margin-top: 12px; }
 table { width: 100%; border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th { text-align: left; color: var(--dim); font-weight: 400; font-size: 12px;
   padding: 2px 10px 3px 0; }
@@ -67,7 +68,6 @@ svg text.strong { fill: var(--text); }
 svg .middle { text-anchor: middle; }
 svg .end { text-anchor: end; }
 svg .grid { stroke: var(--line); stroke-width: 1; }
-svg .curve { fill: none; stroke-width: 2; stroke-linejoin: round; }
 svg .curve.blue { stroke: var(--blue); }
 svg .curve.green { stroke: var(--green); }
 svg .curve.violet { stroke: var(--violet); }
@@ -79,6 +79,7 @@ svg .green { fill: var(--green); }
 svg .violet { fill: var(--violet); }
 svg .amber { fill: var(--amber); }
 svg .red { fill: var(--red); }
+svg path.curve { fill: none; stroke-width: 2; stroke-linejoin: round; }
 svg .dot { opacity: 0.6; }
 svg .area { opacity: 0.25; }
 svg .range { stroke: var(--dim); stroke-width: 2; }

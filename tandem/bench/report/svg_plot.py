@@ -8,7 +8,7 @@ from math import ceil, floor, log10
 
 from tandem.bench.report.html import Html, text
 
-WIDTH, HEIGHT = 520, 250
+WIDTH, NARROW, HEIGHT = 520, 370, 250
 LEFT, RIGHT, TOP, BOTTOM = 52, 14, 10, 34
 # Between two labels of an axis, in pixels.
 TICK_X, TICK_Y = 70, 36
@@ -60,12 +60,14 @@ def times_axis(label: str, values: Sequence[float], format: Callable[[float], st
 
 @dataclass(slots=True)
 class Plot:
-    """Drawn in order. `y_right` is a second axis, whose curves say so."""
+    """Drawn in order. `y_right` is a second axis, whose curves say so. `width` is that of the half
+    of a page, or `NARROW` for a third."""
 
     title: str
     x: Axis
     y: Axis
     y_right: Axis | None = None
+    width: int = WIDTH
     _parts: list[str] = field(default_factory=list)
 
     def curve(self, points: Sequence[Point], colour: str, on_right: bool = False) -> None:
@@ -98,13 +100,13 @@ class Plot:
         """The whole."""
         parts = (*self._axes(), *self._parts)
         return Html(
-            f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{text(self.title)}">'
+            f'<svg viewBox="0 0 {self.width} {HEIGHT}" role="img" aria-label="{text(self.title)}">'
             + "".join(parts)
             + "</svg>"
         )
 
     def _axes(self) -> Iterator[str]:
-        base, right = HEIGHT - BOTTOM, WIDTH - self._right
+        base, right = HEIGHT - BOTTOM, self.width - self._right
         for value in self.x.ticks((right - LEFT) // TICK_X):
             x = self._x(value)
             yield f'<path class="grid" d="M{x} {TOP}V{base}"/>'
@@ -131,7 +133,7 @@ class Plot:
         return "M" + "L".join(f"{self._x(x)} {self._y(y, on_right)}" for x, y in points)
 
     def _x(self, value: float) -> float:
-        return round(LEFT + self.x.share(value) * (WIDTH - LEFT - self._right), 1)
+        return round(LEFT + self.x.share(value) * (self.width - LEFT - self._right), 1)
 
     def _y(self, value: float, on_right: bool = False) -> float:
         axis = self.y_right if on_right and self.y_right else self.y

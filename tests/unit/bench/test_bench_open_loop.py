@@ -107,7 +107,8 @@ async def test_a_bug_of_the_loop_is_raised() -> None:
         await run_open_loop(at_once, loop, iter([PROMPT]), lambda _: 0.0)
 
 
-async def test_a_loop_that_is_late_leaves_nobody_out() -> None:
+@pytest.mark.parametrize("concurrency", [0, 1000])
+async def test_a_loop_that_is_late_leaves_nobody_out(concurrency: int) -> None:
     """It stands still until long after the window; who was due there is asked all the same."""
     asked = []
 
@@ -117,7 +118,7 @@ async def test_a_loop_that_is_late_leaves_nobody_out() -> None:
         asked.append(answer)
         await at_once(answer)
 
-    made = await run(ask, warm_up_s=0.0, measured_s=0.1)
+    made = await run(ask, warm_up_s=0.0, measured_s=0.1, concurrency=concurrency)
     in_time = await run(at_once, warm_up_s=0.0, measured_s=0.1)
     assert len(made.outcomes) == len(in_time.outcomes)
 
