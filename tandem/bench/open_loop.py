@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from math import inf, isinf
 from time import perf_counter, process_time
+from typing import Any
 
 from tandem.bench.answer import Answer
 from tandem.bench.closed_loop import UNFINISHED, Ask
@@ -128,8 +129,9 @@ class _Run:
                 timeout=end_s - perf_counter() if is_bounded else None,
                 return_when=asyncio.FIRST_COMPLETED,
             )
-            while is_bounded and not (self._places.empty() or came.done() or arriving.done()):
-                # Who is to have this place was due before the end, or says that it was not.
+            # Who is to have a place that is free was due before the end, or says that it was not:
+            # a turn or two of the loop later.
+            while is_bounded and self._may_still_come(arriving, came):  # noqa: ASYNC110
                 await asyncio.sleep(0)
         finally:
             came.cancel()
@@ -137,6 +139,9 @@ class _Run:
             await asyncio.wait({arriving}, timeout=max(0.0, end_s - perf_counter()))
         if arriving.done():
             arriving.result()
+
+    def _may_still_come(self, *ends: asyncio.Task[Any]) -> bool:
+        return not (self._places.empty() or any(each.done() for each in ends))
 
     async def _arrive(self) -> None:
         loop = self._loop
