@@ -120,8 +120,9 @@ async def main(args: argparse.Namespace) -> None:
         flags = ("--device", args.device, "--model", args.model)
         async with running(parse_arm(args.topology).spec(flags, logs), logs) as server:
             url, report = f"http://127.0.0.1:{server.port}", logs / "report.json"
-            # The first round warms up.
-            for number in range(args.rounds + 1):
+            # To warm up.
+            await run(ours(url, model, mix, report, args.rounds))
+            for number in range(args.rounds):
                 turns = [
                     ("guidellm", guidellm_command(url, model, mix, report), read_theirs),
                     ("tandem bench", ours(url, model, mix, report, number), read_ours),
@@ -129,8 +130,7 @@ async def main(args: argparse.Namespace) -> None:
                 for name, command, read in turns if number % 2 else reversed(turns):
                     report.unlink(missing_ok=True)
                     await run(command)
-                    if number:
-                        times[name] += read(report)
+                    times[name] += read(report)
     print(table(times["guidellm"], times["tandem bench"]))
 
 
