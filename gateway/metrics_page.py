@@ -191,6 +191,11 @@ def _worker_families(workers: Sequence[PrefillView | DecodeView]) -> Iterator[Me
         ("trusted", "0 if it may be lost.", [float(not each.suspect) for each in workers]),
         ("draining", "1 if it gets nothing new.", [float(each.is_draining) for each in workers]),
         ("sequences", "Sequences that it has.", [len(each.generations) for each in workers]),
+        (
+            "places",
+            "Sequences that it may have at the most.",
+            [each.info.max_num_seqs for each in workers],
+        ),
         ("kv_blocks", "Blocks of its KV pool.", [each.info.num_blocks for each in workers]),
         ("kv_free_blocks", "Blocks that are free.", [each.num_free_blocks for each in workers]),
         (

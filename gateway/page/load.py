@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from gateway.page.bottleneck import Load, RoleLoad
 from gateway.scheduler import Scheduler
+from tandem.core.bottleneck import Load, RoleLoad
 from tandem.core.pipeline import PipelineFigures
 from tandem.core.worker import WorkerRole
 

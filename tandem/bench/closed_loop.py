@@ -15,6 +15,8 @@ from tandem.bench.workload import Prompt, Workload
 # How long streams may go on after a workload's end: what is unfinished then is a problem.
 GRACE_S = 20.0
 LIMIT_S = 90.0
+# The problem of an answer that was cut off there.
+UNFINISHED = "unfinished when the time was over"
 
 # Fills in the answer to its prompt.
 Ask = Callable[[Answer], Awaitable[None]]
@@ -116,5 +118,5 @@ class _Driver:
         try:
             await self._ask(answer)
         except asyncio.CancelledError:
-            answer.error = answer.error or "unfinished when the time was over"
+            answer.error = answer.error or UNFINISHED
             raise

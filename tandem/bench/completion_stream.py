@@ -1,9 +1,10 @@
-"""One streamed completion over a connection of its own: as little work as a client can do."""
+"""One streamed answer over a connection of its own: as little work as a client can do."""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import ssl
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any, cast
@@ -15,61 +16,81 @@ from tandem.bench.answer import Answer
 from tandem.bench.workload import Prompt
 from tandem.wire.metadata import API_KEY_VARIABLE
 
+COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
+OPENAI_FIELDS = {"temperature": 0.0, "stream": True, "stream_options": {"include_usage": True}}
 # What servers need to be told, each in its own words; none minds the others'. vLLM, Tandem: the
 # usage with each chunk. llama.cpp: timings with each token, no cache of prompts.
 FIELDS = {
-    "temperature": 0.0,
+    **OPENAI_FIELDS,
     "ignore_eos": True,
-    "stream": True,
     "stream_options": {"include_usage": True, "continuous_usage_stats": True},
     "timings_per_token": True,
     "cache_prompt": False,
 }
+OK = 200
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where completions come from. `fields` are added to each request, and the API key of the
-    environment, if there is one."""
+    """Where answers come from. `fields` are added to each request, and the API key, or that of the
+    environment, if there is one.
+
+    `is_exact`: whether a prompt must become the tokens that it is made of, and each chunk's number
+    of tokens be known; what is not so is then a problem. `ignore_eos`: answers are as long as was
+    asked for; without it only OpenAI's own fields are sent.
+    """
 
     host: str
     port: int
     model: str = "default"
-    path: str = "/v1/completions"
+    path: str = COMPLETIONS
     fields: dict[str, Any] = field(default_factory=dict)
+    api_key: str | None = None
+    tls: bool = False
+    is_exact: bool = True
+    ignore_eos: bool = True
 
-    def request(self, prompt: Prompt, content: str | None = None) -> bytes:
-        """A whole HTTP request. `content`: the prompt as text, where it must be one."""
+    @property
+    def is_chat(self) -> bool:
+        return self.path.endswith(CHAT)
+
+    def request(self, prompt: Prompt) -> bytes:
+        """A whole HTTP request."""
         body = orjson.dumps(
             {
                 "model": self.model,
-                "prompt": prompt.token_ids if content is None else content,
+                **self._asked(prompt),
                 "max_tokens": prompt.num_output,
-                **FIELDS,
+                **(FIELDS if self.ignore_eos else OPENAI_FIELDS),
                 **self.fields,
             }
         )
         head = (
             f"POST {self.path} HTTP/1.1\r\nHost: {self.host}:{self.port}\r\n"
             "Content-Type: application/json\r\nAccept: text/event-stream\r\n"
-            f"{_authorization()}Connection: close\r\nContent-Length: {len(body)}\r\n\r\n"
+            f"{self._authorization()}Connection: close\r\nContent-Length: {len(body)}\r\n\r\n"
         )
         return head.encode() + body
 
+    def _asked(self, prompt: Prompt) -> dict[str, Any]:
+        if self.is_chat:
+            return {"messages": [{"role": "user", "content": prompt.text}]}
+        return {"prompt": prompt.text or prompt.token_ids}
 
-def _authorization() -> str:
-    key = os.environ.get(API_KEY_VARIABLE)
-    return f"Authorization: Bearer {key}\r\n" if key else ""
+    def _authorization(self) -> str:
+        key = self.api_key or os.environ.get(API_KEY_VARIABLE)
+        return f"Authorization: Bearer {key}\r\n" if key else ""
 
 
 class CompletionStream(asyncio.Protocol):
     """Notes when tokens come. A chunk's number of tokens is what the server says; where it says
     nothing, a chunk with text is one token, and the usage at the end must agree."""
 
-    def __init__(self, request: bytes, answer: Answer) -> None:
+    def __init__(self, request: bytes, answer: Answer, is_exact: bool) -> None:
         self.ended = asyncio.get_running_loop().create_future()
         self._request = request
         self._answer = answer
+        self._is_exact = is_exact
         self._parser = httptools.HttpResponseParser(self)
         self._body = b""
         self._now = 0.0
@@ -84,7 +105,7 @@ class CompletionStream(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
-            self._fail(f"not HTTP: {error}")
+            self._fail(f"not what a server says: {error.__context__ or error}")
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self.ended.done():
@@ -93,7 +114,7 @@ class CompletionStream(asyncio.Protocol):
     # The parser's callbacks.
 
     def on_body(self, body: bytes) -> None:
-        if self._parser.get_status_code() != 200:
+        if self._parser.get_status_code() != OK:
             self._fail(f"status {self._parser.get_status_code()}: {body[:200]!r}")
             return
         *lines, self._body = (self._body + body).split(b"\n")
@@ -102,7 +123,9 @@ class CompletionStream(asyncio.Protocol):
                 self._event(line[5:].strip())
 
     def on_message_complete(self) -> None:
-        if not self.ended.done():
+        if self._parser.get_status_code() != OK:
+            self._fail(f"status {self._parser.get_status_code()}")
+        elif not self.ended.done():
             self._fail("the stream ended without [DONE]")
 
     def _event(self, data: bytes) -> None:
@@ -115,24 +138,40 @@ class CompletionStream(asyncio.Protocol):
             self._fail(f"error: {chunk['error']}")
             return
         self._count(chunk)
+        self._answer.told |= chunk.get("tandem") or {}
 
     def _count(self, chunk: dict[str, Any]) -> None:
         answer = self._answer
         choices = chunk.get("choices")
         if usage := chunk.get("usage"):
-            if usage["prompt_tokens"] != len(answer.prompt.token_ids):
-                self._fail(f"the prompt became {usage['prompt_tokens']} tokens")
-            if not choices and self._num_unsaid and usage["completion_tokens"] != answer.num_tokens:
-                self._fail(
-                    f"{usage['completion_tokens']} tokens in {self._num_unsaid} chunks, and the"
-                    " server does not say which chunk has how many"
-                )
-            answer.note(self._now, usage["completion_tokens"])
+            self._check_prompt(usage)
+            num_tokens = usage["completion_tokens"]
+            if self._num_unsaid and num_tokens != answer.num_tokens:
+                self._settle(num_tokens, bool(choices))
+            answer.note(self._now, num_tokens)
         elif timings := chunk.get("timings"):
             answer.note(self._now, timings["predicted_n"])
-        elif choices and choices[0].get("text"):
+        elif choices and _text(choices[0]):
             self._num_unsaid += 1
             answer.note(self._now, answer.num_tokens + 1)
+
+    def _check_prompt(self, usage: dict[str, Any]) -> None:
+        num_prompt = usage["prompt_tokens"]
+        if self._is_exact and num_prompt != len(self._answer.prompt.token_ids):
+            self._fail(f"the prompt became {num_prompt} tokens")
+        details = usage.get("prompt_tokens_details") or {}
+        self._answer.told["prompt_tokens"] = num_prompt
+        self._answer.told["cached_tokens"] = details.get("cached_tokens")
+
+    def _settle(self, num_tokens: int, has_choices: bool) -> None:
+        """What chunks so far did not say is said at the end."""
+        if not self._is_exact:
+            self._answer.settle(num_tokens)
+        elif not has_choices:
+            self._fail(
+                f"{num_tokens} tokens in {self._num_unsaid} chunks, and the server does not say"
+                " which chunk has how many"
+            )
 
     def _fail(self, problem: str) -> None:
         self._answer.error = self._answer.error or problem
@@ -140,13 +179,23 @@ class CompletionStream(asyncio.Protocol):
             self.ended.set_result(None)
 
 
-async def complete(endpoint: Endpoint, answer: Answer, content: str | None = None) -> None:
+def _text(choice: dict[str, Any]) -> str:
+    """What is new of a completion or of a chat, its thoughts included."""
+    delta = choice.get("delta") or {}
+    text = choice.get("text") or delta.get("content") or delta.get("reasoning_content")
+    return text or ""
+
+
+async def complete(endpoint: Endpoint, answer: Answer) -> None:
     """Ask, and wait for the end. Whatever goes wrong is told in the answer."""
-    request = endpoint.request(answer.prompt, content)
+    request = endpoint.request(answer.prompt)
     loop = asyncio.get_running_loop()
     try:
         transport, stream = await loop.create_connection(
-            lambda: CompletionStream(request, answer), endpoint.host, endpoint.port
+            lambda: CompletionStream(request, answer, endpoint.is_exact),
+            endpoint.host,
+            endpoint.port,
+            ssl=ssl.create_default_context() if endpoint.tls else None,
         )
     except OSError as error:
         answer.error = f"cannot connect: {error}"

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 import random
+import re
 from dataclasses import dataclass, replace
+
+from tandem.core.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,3 +40,31 @@ class Lengths:
             at_least=max(1, round(self.at_least * factor)),
             at_most=max(1, round(self.at_most * factor)),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class UniformLengths:
+    """Numbers of tokens, all from `low` to `high` alike."""
+
+    low: int
+    high: int
+
+    def draw(self, rng: random.Random) -> int:
+        """One number of tokens."""
+        return rng.randint(self.low, self.high)
+
+    def scaled(self, factor: float) -> UniformLengths:
+        """As much longer or shorter."""
+        return UniformLengths(
+            max(1, round(self.low * factor)),
+            max(1, round(self.high * factor)),
+        )
+
+
+def parse_lengths(text: str) -> UniformLengths:
+    """`512`, or `100:900`. Raises `ConfigError`."""
+    match = re.fullmatch(r"(\d{1,7})(?::(\d{1,7}))?", text, re.ASCII)
+    low, high = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+    if not 1 <= low <= high:
+        raise ConfigError(f"no length: {text!r:.40}; write tokens, 512, or a range, 100:900")
+    return UniformLengths(low, high)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from tandem.bench.lengths import Lengths
+from tandem.bench.lengths import Lengths, UniformLengths
 from tandem.bench.workload import Prompt
 
 
@@ -31,8 +31,8 @@ class Mix(Protocol):
 class Unrelated:
     """Prompts of which no two begin alike, so that no cache of prefixes helps."""
 
-    prompt: Lengths
-    output: Lengths
+    prompt: Lengths | UniformLengths
+    output: Lengths | UniformLengths
 
     def prompts(self, rng: random.Random, token_ids: Sequence[int]) -> Iterator[Prompt]:
         while True:

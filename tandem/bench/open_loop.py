@@ -4,28 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from math import inf, isinf
 from time import perf_counter, process_time
+from typing import Any
 
 from tandem.bench.answer import Answer
-from tandem.bench.arrivals import poisson_arrivals
-from tandem.bench.closed_loop import Ask
+from tandem.bench.closed_loop import UNFINISHED, Ask
 from tandem.bench.outcome import Outcome
 from tandem.bench.workload import Prompt
 
 
 @dataclass(frozen=True, slots=True)
 class OpenLoop:
-    """Poisson arrivals at `rate` a second. Those of the first `warm_up_s` are not measured, those
-    of the `measured_s` after that are; arrivals go on until these are over, so that the last of
-    them find the same load as the first. All times are the model's own: on the clock of the
-    machine they are `dilation` times as long."""
+    """Requests are due at `arrivals`, seconds from the start. Those of the first `warm_up_s` are
+    not measured, those of the `measured_s` after that are; arrivals go on until these are over, so
+    that the last of them find the same load as the first. After `num_measured` of them, if there is
+    such a bound, none comes any more. All times are the model's own: on the clock of the machine
+    they are `dilation` times as long.
 
-    rate: float
-    warm_up_s: float
-    measured_s: float
-    seed: int = 0
+    With a `concurrency` no more are under way at a time: one for which there is no place is due
+    when there is. If all arrive at 0, that is a closed loop.
+    """
+
+    arrivals: Iterable[float]
+    warm_up_s: float = 0.0
+    measured_s: float = inf
+    num_measured: int = 0
+    concurrency: int = 0
     dilation: float = 1.0
 
 
@@ -47,14 +54,20 @@ class _Measured:
 
 
 async def run_open_loop(
-    ask: Ask, loop: OpenLoop, prompts: Iterator[Prompt], patience_s: Callable[[Prompt], float]
+    ask: Ask,
+    loop: OpenLoop,
+    prompts: Iterator[Prompt],
+    patience_s: Callable[[Prompt], float],
+    start_s: float | None = None,
 ) -> OpenRun:
-    """One run. A measured request is waited for until `patience_s` (the model's own time) after it
-    was due; one that is unfinished then counts as failed."""
+    """One run, which starts at `start_s` of `perf_counter`, or at once. A measured request is
+    waited for until `patience_s` (the model's own time) after it was due; one that is unfinished
+    then counts as failed."""
     gc.collect()
     gc.disable()
     try:
-        return await _Run(ask, loop, prompts, patience_s).run()
+        start_s = perf_counter() if start_s is None else start_s
+        return await _Run(ask, loop, prompts, patience_s, start_s).run()
     finally:
         gc.enable()
 
@@ -66,6 +79,7 @@ class _Run:
         loop: OpenLoop,
         prompts: Iterator[Prompt],
         patience_s: Callable[[Prompt], float],
+        start_s: float,
     ) -> None:
         self._ask = ask
         self._loop = loop
@@ -73,18 +87,19 @@ class _Run:
         self._patience_s = patience_s
         self._measured: list[_Measured] = []
         self._open: set[asyncio.Task[None]] = set()
-        self._start_s = 0.0
+        self._start_s = start_s
+        self._all_came = asyncio.Event()
+        # Since when each place is free.
+        self._places: asyncio.Queue[float] = asyncio.Queue()
 
     async def run(self) -> OpenRun:
         loop = self._loop
-        self._start_s, cpu_s = perf_counter(), process_time()
+        cpu_s = process_time()
+        for _ in range(loop.concurrency):
+            self._places.put_nowait(self._start_s)
         arriving = asyncio.create_task(self._arrive())
         try:
-            # A failure of the loop itself ends the run at once.
-            window_s = self._on_clock(loop.warm_up_s + loop.measured_s) - perf_counter()
-            await asyncio.wait({arriving}, timeout=window_s)
-            if arriving.done():
-                arriving.result()
+            await self._until_all_came(arriving)
             await self._wait_for_measured()
         finally:
             for task in (arriving, *self._open):
@@ -101,25 +116,72 @@ class _Run:
             (process_time() - cpu_s) / elapsed_s,
         )
 
+    async def _until_all_came(self, arriving: asyncio.Task[None]) -> None:
+        """Wait for the window's end, and until all that were due before it have come, however late
+        this loop is: but not for those who wait for a place. A failure of the loop itself ends the
+        run at once."""
+        came = asyncio.create_task(self._all_came.wait())
+        end_s = self._on_clock(self._loop.warm_up_s + self._loop.measured_s)
+        is_bounded = self._loop.concurrency and not isinf(end_s)
+        try:
+            await asyncio.wait(
+                {arriving, came},
+                timeout=end_s - perf_counter() if is_bounded else None,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            # Who is to have a place that is free was due before the end, or says that it was not:
+            # a turn or two of the loop later.
+            while is_bounded and self._may_still_come(arriving, came):  # noqa: ASYNC110
+                await asyncio.sleep(0)
+        finally:
+            came.cancel()
+        if not arriving.done():
+            await asyncio.wait({arriving}, timeout=max(0.0, end_s - perf_counter()))
+        if arriving.done():
+            arriving.result()
+
+    def _may_still_come(self, *ends: asyncio.Task[Any]) -> bool:
+        return not (self._places.empty() or any(each.done() for each in ends))
+
     async def _arrive(self) -> None:
         loop = self._loop
-        for at_s in poisson_arrivals(loop.rate, loop.seed):
+        for at_s in loop.arrivals:
             due_s = self._on_clock(at_s)
+            self._note_end(due_s)
             # Ready before it is due: a long prompt takes its time to make.
             prompt = next(self._prompts)
             await asyncio.sleep(due_s - perf_counter())
-            answer = Answer(prompt, perf_counter())
+            if loop.concurrency:
+                due_s = max(due_s, await self._places.get())
+                self._note_end(due_s)
+            answer = Answer(prompt, due_s, is_measured=self._is_measured(due_s))
             task = asyncio.create_task(self._one(answer))
             self._open.add(task)
-            task.add_done_callback(self._open.discard)
-            if 0 <= at_s - loop.warm_up_s < loop.measured_s:
+            task.add_done_callback(self._over)
+            if answer.is_measured:
                 self._measured.append(_Measured(due_s, answer, task))
+                if len(self._measured) == loop.num_measured:
+                    return
+
+    def _note_end(self, due_s: float) -> None:
+        """Those who come from here on are not measured any more, if this one comes too late."""
+        if due_s >= self._on_clock(self._loop.warm_up_s + self._loop.measured_s):
+            self._all_came.set()
+
+    def _is_measured(self, due_s: float) -> bool:
+        after_s = (due_s - self._start_s) / self._loop.dilation - self._loop.warm_up_s
+        return 0 <= after_s < self._loop.measured_s
+
+    def _over(self, task: asyncio.Task[None]) -> None:
+        self._open.discard(task)
+        if self._loop.concurrency:
+            self._places.put_nowait(perf_counter())
 
     async def _one(self, answer: Answer) -> None:
         try:
             await self._ask(answer)
         except asyncio.CancelledError:
-            answer.error = answer.error or "unfinished when the time was over"
+            answer.error = answer.error or UNFINISHED
             raise
 
     async def _wait_for_measured(self) -> None:

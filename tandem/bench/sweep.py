@@ -12,6 +12,7 @@ from time import perf_counter
 
 from tandem.bench.answer import Answer
 from tandem.bench.arms import Arm
+from tandem.bench.arrivals import poisson_arrivals
 from tandem.bench.closed_loop import Ask
 from tandem.bench.completion_stream import Endpoint, complete
 from tandem.bench.distribution import Distribution
@@ -148,7 +149,10 @@ class GoodputSweep:
     ) -> list[Outcome]:
         conditions = self._settings.conditions
         loop = OpenLoop(
-            rate, conditions.warm_up_s, conditions.measured_s, conditions.seed, self._dilation
+            poisson_arrivals(rate, conditions.seed),
+            conditions.warm_up_s,
+            conditions.measured_s,
+            dilation=self._dilation,
         )
         loosest = objectives[LOOSEST]
 

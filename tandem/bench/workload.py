@@ -12,10 +12,12 @@ TOKEN_IDS = range(1000, 30_000)
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One request: token ids, and how many tokens to generate."""
+    """One request: token ids, and how many tokens to generate. If there is a `text`, that is sent
+    instead: what the ids say, or as good as that where nobody here knows its tokens."""
 
     token_ids: tuple[int, ...]
     num_output: int
+    text: str = ""
 
 
 @dataclass(frozen=True, slots=True)

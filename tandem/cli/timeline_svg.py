@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import floor, log10
 from xml.sax.saxutils import escape
 
+from tandem.bench.report.svg_plot import nice_step
 from tandem.cli.amounts import format_bytes, format_seconds
 from tandem.core.pipeline import Lane, exposed_ns
 from tandem.core.reports import Span, SpanKind
@@ -93,7 +93,7 @@ def _frame(lanes: Sequence[Lane]) -> _Frame:
 
 def _axis(frame: _Frame) -> Iterator[str]:
     span_ns = max(1, frame.end_ns - frame.start_ns)
-    tick_ns = _nice(span_ns * TICK / (WIDTH - GUTTER))
+    tick_ns = nice_step(span_ns * TICK / (WIDTH - GUTTER))
     for number in range(int(span_ns / tick_ns) + 1):
         x = frame.x(frame.start_ns + number * tick_ns)
         bottom = frame.height - LEGEND
@@ -164,9 +164,3 @@ def _step_class(step: Span) -> str:
 def _describe(step: Span) -> str:
     seconds = format_seconds(step.duration_s)
     return f"step {step.number}: {step.num_seqs} sequences, {step.num_tokens} tokens, {seconds}"
-
-
-def _nice(least: float) -> float:
-    """The least of 1, 2, 5, 10, 20 ... that is at least so much."""
-    power = 10.0 ** floor(log10(max(least, 1e-9)))
-    return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= least)

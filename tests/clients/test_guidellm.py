@@ -4,39 +4,33 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
+from beside_guidellm import Mix, guidellm_command
+from typer.testing import CliRunner
 from up import Up
 
 from tandem.artifacts.resolve import resolve
+from tandem.bench.report.load_report import read_report
+from tandem.cli.app import commands
 
 TIMEOUT_S = 280
 NUM_REQUESTS = 8
 NUM_TOKENS = 8
+MIX = Mix(num_prompt=32, num_output=NUM_TOKENS, concurrency=4, num_requests=NUM_REQUESTS)
 # It starts many processes, each of which imports torch.
 pytestmark = pytest.mark.timeout(300)
 
 
 def run(up: Up, model: str, folder: Path, request_format: str) -> dict[str, Any]:
     """The one benchmark in its report."""
-    program = shutil.which("guidellm")
-    assert program, "guidellm is not here: run `make test-clients`"
     report = folder / "report.json"
     target = f"http://127.0.0.1:{up.http_port}"
     process = subprocess.run(
-        [
-            *(program, "run", "--disable-console"),
-            *("--backend", f"kind=openai_http,target={target},request_format={request_format}"),
-            *("--profile", "kind=concurrent,streams=4"),
-            *("--constraint", f"kind=max_requests,count={NUM_REQUESTS}"),
-            *("--tokenizer", f"kind=huggingface_auto,model={resolve(model).path}"),
-            *("--data", f"kind=synthetic_text,prompt_tokens=32,output_tokens={NUM_TOKENS}"),
-            *("--output", f"kind=json,path={report}"),
-        ],
+        guidellm_command(target, resolve(model).path, MIX, report, request_format),
         capture_output=True,
         text=True,
         timeout=TIMEOUT_S,
@@ -67,3 +61,26 @@ def test_with_a_mock(mock_up: Up, tmp_path: Path, request_format: str) -> None:
 @pytest.mark.model
 def test_with_the_default_model(real_up: Up, tmp_path: Path) -> None:
     check(run(real_up, "default", tmp_path, "/v1/chat/completions"))
+
+
+@pytest.mark.model
+def test_our_own_tool_counts_the_same(real_up: Up, tmp_path: Path) -> None:
+    """The same server, the same mix: the same requests with the same tokens. How long they took is
+    another matter: `benchmarks/beside_guidellm.py`."""
+    theirs = run(real_up, "default", tmp_path, "/v1/completions")["requests"]["successful"]
+    out = tmp_path / "ours.json"
+    made = CliRunner().invoke(
+        commands,
+        [
+            *("bench", "serve", "--url", f"http://127.0.0.1:{real_up.http_port}", "--text"),
+            *("--tokenizer", str(resolve("default").path), *MIX.flags(), "--out", str(out)),
+        ],
+    )
+    assert made.exit_code == 0, made.output
+    ours = read_report(out).requests
+    assert len(ours) == len(theirs) == NUM_REQUESTS
+    assert [row.num_output for row in ours] == [each["output_tokens"] for each in theirs]
+    assert {row.num_prompt for row in ours} == {MIX.num_prompt}
+    for row in ours:
+        assert row.tpot_ms and row.ttft_ms and row.latency_ms
+        assert len(row.chunk_ms) < row.num_output

@@ -62,6 +62,14 @@ def test_only_what_ended_in_the_window_counts() -> None:
     assert stream.intervals_s(12.5, 20) == [1, 0]
 
 
+def test_an_answer_may_be_shorter_where_that_is_said() -> None:
+    short = answer((11, 1), (12, 2))
+    assert short.problem()
+    short.may_be_shorter = True
+    assert short.problem() == ""
+    assert answer(num_output=1).problem()
+
+
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.floats(0, 5), st.integers(0, 4)), min_size=1, max_size=30))
 def test_intervals_are_one_fewer_than_tokens_and_add_up(steps: list[tuple[float, int]]) -> None:

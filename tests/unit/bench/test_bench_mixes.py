@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import random
 from itertools import islice, pairwise
-from statistics import mean, median
+from statistics import mean, median, pstdev
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tandem.bench.arrivals import poisson_arrivals
-from tandem.bench.lengths import Lengths
+from tandem.bench.arrivals import gamma_arrivals, poisson_arrivals
+from tandem.bench.lengths import Lengths, parse_lengths
 from tandem.bench.mixes import MIXES, Conversations, mix_prompts
 from tandem.bench.workload import Prompt
+from tandem.core.errors import ConfigError
 
 IDS = range(256)
 
@@ -39,6 +40,15 @@ def test_another_rate_stretches_the_same_arrivals(rate: float, seed: int) -> Non
     assert [at / rate for at in one] == pytest.approx(list(other))
 
 
+@pytest.mark.parametrize(("burstiness", "spread"), [(0.25, 2.0), (1.0, 1.0), (16.0, 0.25)])
+def test_gamma_arrivals_have_their_rate_and_spread(burstiness: float, spread: float) -> None:
+    times = list(islice(gamma_arrivals(4.0, burstiness, seed=1), 20_000))
+    gaps = [after - before for before, after in pairwise(times)]
+    assert mean(gaps) == pytest.approx(1 / 4, rel=0.05)
+    # Of a gamma distribution this is 1 over the square root of its shape.
+    assert pstdev(gaps) / mean(gaps) == pytest.approx(spread, rel=0.05)
+
+
 def test_seeds_differ() -> None:
     assert next(poisson_arrivals(1.0, 0)) != next(poisson_arrivals(1.0, 1))
 
@@ -60,6 +70,21 @@ def test_lengths_have_the_mean_that_was_published() -> None:
 def test_lengths_without_spread_are_all_the_same() -> None:
     rng = random.Random(0)
     assert {Lengths(1024).draw(rng) for _ in range(9)} == {1024}
+
+
+@pytest.mark.parametrize(("text", "ends"), [("512", (512, 512)), ("100:900", (100, 900))])
+def test_lengths_are_read_and_drawn(text: str, ends: tuple[int, int]) -> None:
+    lengths, rng = parse_lengths(text), random.Random(0)
+    drawn = [lengths.draw(rng) for _ in range(500)]
+    assert (lengths.low, lengths.high) == ends
+    assert ends[0] <= min(drawn) <= max(drawn) <= ends[1]
+    assert mean(drawn) == pytest.approx(mean(ends), rel=0.05)
+
+
+@pytest.mark.parametrize("text", ["", "0", "9:5", "-3", "1:2:3", "ten", "1e3", "99999999"])
+def test_what_is_no_length_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError):
+        parse_lengths(text)
 
 
 @pytest.mark.parametrize("name", MIXES)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from itertools import repeat
+from math import inf
 from time import perf_counter
 
 import pytest
 
 from tandem.bench.answer import Answer
+from tandem.bench.arrivals import poisson_arrivals
 from tandem.bench.open_loop import OpenLoop, OpenRun, run_open_loop
 from tandem.bench.workload import Prompt
 
@@ -26,9 +29,10 @@ async def never(answer: Answer) -> None:
     await asyncio.Event().wait()
 
 
-async def run(ask, patience_s: float = 5.0, **loop) -> OpenRun:
-    settings = {"rate": 400.0, "warm_up_s": 0.05, "measured_s": 0.1, **loop}
-    return await run_open_loop(ask, OpenLoop(**settings), repeat(PROMPT), lambda _: patience_s)
+async def run(ask, patience_s: float = 5.0, rate: float = 400.0, **loop) -> OpenRun:
+    settings = {"warm_up_s": 0.05, "measured_s": 0.1, **loop}
+    made = OpenLoop(**{"arrivals": poisson_arrivals(rate, seed=0), **settings})
+    return await run_open_loop(ask, made, repeat(PROMPT), lambda _: patience_s)
 
 
 async def test_only_arrivals_of_the_window_are_measured() -> None:
@@ -99,7 +103,72 @@ async def test_dilation_stretches_the_arrivals_and_not_the_window() -> None:
 
 async def test_a_bug_of_the_loop_is_raised() -> None:
     with pytest.raises(RuntimeError):
-        await run_open_loop(at_once, OpenLoop(100.0, 0.0, 0.5), iter([PROMPT]), lambda _: 0.0)
+        loop = OpenLoop(poisson_arrivals(100.0, seed=0), measured_s=0.5)
+        await run_open_loop(at_once, loop, iter([PROMPT]), lambda _: 0.0)
+
+
+@pytest.mark.parametrize("concurrency", [0, 1000])
+async def test_a_loop_that_is_late_leaves_nobody_out(concurrency: int) -> None:
+    """It stands still until long after the window; who was due there is asked all the same."""
+    asked = []
+
+    async def ask(answer: Answer) -> None:
+        if not asked:
+            time.sleep(0.15)  # noqa: ASYNC251 - that is what it is about
+        asked.append(answer)
+        await at_once(answer)
+
+    made = await run(ask, warm_up_s=0.0, measured_s=0.1, concurrency=concurrency)
+    in_time = await run(at_once, warm_up_s=0.0, measured_s=0.1)
+    assert len(made.outcomes) == len(in_time.outcomes)
+
+
+async def test_no_more_are_under_way_than_there_are_places() -> None:
+    """As fast as there is room: a closed loop, whose requests are due when there is a place."""
+    under_way, most, answers = 0, 0, []
+
+    async def ask(answer: Answer) -> None:
+        nonlocal under_way, most
+        answers.append((answer, answer.sent_s))
+        under_way += 1
+        most = max(most, under_way)
+        # As many turns of the loop as it takes others to come.
+        for _ in range(10):
+            await asyncio.sleep(0)
+        under_way -= 1
+        await at_once(answer)
+
+    made = await run(
+        ask, arrivals=repeat(0.0), warm_up_s=0.0, measured_s=inf, num_measured=20, concurrency=3
+    )
+    assert most == 3
+    assert len(made.outcomes) == 20
+    assert all(answer.is_measured for answer, _ in answers)
+    dues = [due_s for _, due_s in answers]
+    assert dues[0] == dues[2] < dues[3]
+    assert dues == sorted(dues)
+
+
+async def test_arrivals_that_end_are_waited_for() -> None:
+    made = await run(at_once, arrivals=[0.0, 0.001, 0.02], warm_up_s=0.0, measured_s=inf)
+    assert len(made.outcomes) == 3
+    assert not any(each.problem for each in made.outcomes)
+
+
+async def test_who_has_no_place_is_due_when_there_is_one() -> None:
+    released = asyncio.Event()
+    dues = []
+
+    async def ask(answer: Answer) -> None:
+        dues.append(answer.sent_s)
+        if len(dues) == 1:
+            asyncio.get_running_loop().call_later(0.05, released.set)
+            await released.wait()
+        await at_once(answer)
+
+    made = await run(ask, arrivals=[0.0, 0.001], warm_up_s=0.0, measured_s=inf, concurrency=1)
+    assert dues[1] - dues[0] >= 0.05
+    assert made.outcomes[1].late_s < 0.05
 
 
 async def test_nothing_is_left_running() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from tandem.bench.answer import Answer
 from tandem.bench.closed_loop import run_workload
-from tandem.bench.completion_stream import Endpoint, complete
+from tandem.bench.completion_stream import CHAT, COMPLETIONS, Endpoint, complete
 from tandem.bench.summary import Summary
-from tandem.bench.text_prompts import Words
+from tandem.bench.text_prompts import PlainWords, Words
 from tandem.bench.workload import LongPrompts, Prompt, Workload
+from tandem.core.errors import ConfigError
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 DONE = "[DONE]"
@@ -181,8 +183,79 @@ def word_tokenizer(folder: Path) -> Path:
 
 
 def test_text_has_as_many_tokens_as_the_prompt(tmp_path: Path) -> None:
-    words = Words(word_tokenizer(tmp_path))
-    answer = Answer(Prompt((1000, 1001, 1002, 1004), 1), 0.0)
-    content = words.content(answer)
-    assert len(content.split()) == len(answer.prompt.token_ids) == 4
-    assert set(content.split()) <= {"red", "blue", "green"}
+    prompt = Words(word_tokenizer(tmp_path)).worded(Prompt((1000, 1001, 1002, 1004), 1))
+    assert len(prompt.text.split()) == len(prompt.token_ids) == 4
+    assert set(prompt.text.split()) <= {"red", "blue", "green"}
+
+
+def test_what_is_no_tokenizer_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no tokenizer"):
+        Words(tmp_path / "nothing.json")
+
+
+def test_plain_words_are_as_many_and_begin_in_their_own_ways() -> None:
+    made = [PlainWords().worded(Prompt((a, b, 2, 3), 1)).text for a in (1, 2) for b in (3, 4)]
+    assert {len(each.split()) for each in made} == {4}
+    assert len(set(made)) == 4
+
+
+async def lenient(*parts: bytes, chat: bool = False, num_output: int = 3) -> Answer:
+    answer = Answer(Prompt((7, 8, 9), num_output, "red" if chat else ""), 0.0)
+    async with serving(parts) as endpoint:
+        path = CHAT if chat else COMPLETIONS
+        await complete(replace(endpoint, is_exact=False, path=path), answer)
+    return answer
+
+
+async def test_a_total_at_the_end_settles_what_chunks_did_not_say() -> None:
+    answer = await lenient(
+        event(text()), event(text("xy")), event({"choices": [], "usage": usage(3)}), event(DONE)
+    )
+    assert (answer.problem(), counts(answer)) == ("", [1, 3])
+
+
+async def test_more_chunks_than_tokens_are_settled_as_well() -> None:
+    pieces = [event(text()) for _ in range(4)]
+    answer = await lenient(*pieces, event({"choices": [], "usage": usage(3)}), event(DONE))
+    assert (answer.problem(), counts(answer)) == ("", [1, 2, 3])
+
+
+async def test_a_chat_is_timed_by_its_deltas() -> None:
+    deltas = [{"role": "assistant", "content": ""}, {"content": "x"}, {"content": "y"}]
+    answer = await lenient(
+        *(event({"choices": [{"delta": each}]}) for each in deltas),
+        event({"choices": [], "usage": usage(2, prompt=40)}),
+        event(DONE),
+        chat=True,
+        num_output=2,
+    )
+    assert (answer.problem(), counts(answer)) == ("", [1, 2])
+    assert answer.told["prompt_tokens"] == 40
+
+
+async def test_what_tandem_tells_is_kept() -> None:
+    told = {"mode": "disaggregated", "kv_bytes": 512}
+    cached = {**usage(3), "prompt_tokens_details": {"cached_tokens": 2}}
+    answer = await lenient(
+        event(text(usage=usage(3))),
+        event(text("", usage=cached, tandem=told)),
+        event(DONE),
+    )
+    assert answer.told == {**told, "prompt_tokens": 3, "cached_tokens": 2}
+
+
+@pytest.mark.parametrize("broken", [b"data: {not json\n\n", event({"usage": {"prompt_tokens": 3}})])
+async def test_what_no_server_says_is_a_problem(broken: bytes) -> None:
+    assert "not what a server says" in (await ask(broken)).problem()
+
+
+async def test_a_refusal_without_words_is_told() -> None:
+    head = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"
+    assert (await ask(head=head)).problem() == "status 503"
+
+
+def test_openais_fields_alone_are_sent_where_answers_may_end_early() -> None:
+    endpoint = Endpoint("host", 80, ignore_eos=False)
+    body = json.loads(endpoint.request(Prompt((7,), 5)).split(b"\r\n\r\n")[1])
+    assert body["stream_options"] == {"include_usage": True}
+    assert set(body) == {"model", "prompt", "max_tokens", "temperature", "stream", "stream_options"}

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from gateway.page.bottleneck import Load, RoleLoad, find_bottleneck
+from tandem.core.bottleneck import Load, RoleLoad, find_bottleneck
 
 PREFILL = RoleLoad(num_open=2, busy_share=0.4, num_sequences=2, num_places=32, used_share=0.1)
 DECODE = RoleLoad(num_open=2, busy_share=0.6, num_sequences=8, num_places=32, used_share=0.4)

@@ -1,0 +1,227 @@
+"""From what the user asked for to requests and their times. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count, repeat, takewhile
+from math import inf, isinf
+from pathlib import Path
+
+from tandem.bench.arrivals import gamma_arrivals, poisson_arrivals
+from tandem.bench.lengths import parse_lengths
+from tandem.bench.mixes import MIXES, Mix, Unrelated, mix_prompts
+from tandem.bench.open_loop import OpenLoop
+from tandem.bench.report.load_report import LoadSpec
+from tandem.bench.text_prompts import Texts
+from tandem.bench.trace import Trace
+from tandem.bench.workload import WORKLOADS, LongPrompts, Prompt
+from tandem.core.errors import ConfigError
+
+SECONDS = 30.0
+CONCURRENCY = 8
+RANDOM = "random"
+PROMPT_TOKENS, OUTPUT_TOKENS = "512", "128"
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """What the user asked for. What is empty, None or 0 follows from the rest."""
+
+    workload: str = ""
+    prompt_tokens: str = ""
+    output_tokens: str = ""
+    trace: str = ""
+    speed: float = 1.0
+    rate: float | None = None
+    burstiness: float = 1.0
+    concurrency: int = 0
+    num_requests: int = 0
+    seconds: float = 0.0
+    warm_up_s: float = 0.0
+    length_scale: float = 1.0
+    ignore_eos: bool = True
+    prompts: str = "ids"
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class LoadPlan:
+    """A load that can be run. Its prompts are of `mix`, or of `trace`; beside them come the `long`
+    ones, at a pace of their own."""
+
+    spec: LoadSpec
+    mix: Mix | None = None
+    trace: Trace | None = None
+    speed: float = 1.0
+    long: LongPrompts | None = None
+
+    def loop(self) -> OpenLoop:
+        """When requests come."""
+        spec = self.spec
+        return OpenLoop(
+            self._arrivals(),
+            spec.warm_up_s,
+            spec.seconds or inf,
+            num_measured=spec.num_requests,
+            concurrency=spec.concurrency,
+        )
+
+    def _arrivals(self) -> Iterable[float]:
+        spec = self.spec
+        match spec.arrivals:
+            case "trace" if self.trace:
+                return self.trace.arrivals(self.speed)
+            case "poisson":
+                return poisson_arrivals(spec.rate or 0.0, spec.seed)
+            case "gamma":
+                return gamma_arrivals(spec.rate or 0.0, spec.burstiness, spec.seed)
+            case "at once":
+                return repeat(0.0, spec.num_requests)
+            case _:
+                return repeat(0.0)
+
+    def prompts(self, token_ids: Sequence[int], texts: Texts | None) -> Iterator[Prompt]:
+        """What they ask: as long as there are arrivals, and no shorter."""
+        return self._worded(self._prompts(token_ids), texts)
+
+    def long_loop(self) -> OpenLoop:
+        """When long prompts come: the first after half an interval."""
+        long = self.long
+        assert long
+        until_s = self.spec.warm_up_s + self.spec.seconds
+        times = ((number + 0.5) * long.interval_s for number in count())
+        return OpenLoop(takewhile(lambda at_s: at_s < until_s, times))
+
+    def long_prompts(self, token_ids: Sequence[int], texts: Texts | None) -> Iterator[Prompt]:
+        """What those ask."""
+        long = self.long
+        assert long
+        mix = Unrelated(
+            parse_lengths(str(long.num_prompt)), parse_lengths(str(long.num_output))
+        ).scaled(self.spec.length_scale)
+        return self._worded(mix_prompts(mix, self.spec.seed, token_ids, "long"), texts)
+
+    def _prompts(self, token_ids: Sequence[int]) -> Iterator[Prompt]:
+        spec = self.spec
+        if self.trace is None:
+            assert self.mix
+            yield from mix_prompts(self.mix.scaled(spec.length_scale), spec.seed, token_ids)
+        else:
+            # A trace without times of its own goes round.
+            while True:
+                for each in self.trace.requests:
+                    yield each.prompt(token_ids, spec.seed, spec.length_scale)
+
+    def _worded(self, prompts: Iterator[Prompt], texts: Texts | None) -> Iterator[Prompt]:
+        if texts is None:
+            return prompts
+        return (prompt if prompt.text else texts.worded(prompt) for prompt in prompts)
+
+
+def plan_load(options: LoadOptions, trace: Trace | None = None) -> LoadPlan:
+    """The load that was asked for; `trace` is what `options.trace` names. Raises `ConfigError`."""
+    _check_numbers(options)
+    if trace is not None:
+        name = f"trace {Path(options.trace).name}"
+        return LoadPlan(_spec(options, name, trace), trace=trace, speed=options.speed)
+    if options.workload in WORKLOADS:
+        return _fixed(options)
+    name, mix = _mix(options)
+    return LoadPlan(_spec(options, name), mix=mix)
+
+
+def _mix(options: LoadOptions) -> tuple[str, Mix]:
+    has_lengths = bool(options.prompt_tokens or options.output_tokens)
+    if options.workload and options.workload != RANDOM:
+        if has_lengths:
+            raise ConfigError(f"the workload {options.workload} has lengths of its own")
+        if options.workload not in MIXES:
+            known = ", ".join((RANDOM, *MIXES, *WORKLOADS))
+            raise ConfigError(f"unknown workload {options.workload!r:.40}: there are {known}")
+        return options.workload, MIXES[options.workload]
+    if not (has_lengths or options.workload):
+        return "chat", MIXES["chat"]
+    prompt, output = options.prompt_tokens or PROMPT_TOKENS, options.output_tokens or OUTPUT_TOKENS
+    return (
+        f"{RANDOM} {prompt} in, {output} out",
+        Unrelated(parse_lengths(prompt), parse_lengths(output)),
+    )
+
+
+def _fixed(options: LoadOptions) -> LoadPlan:
+    """One of the workloads that have a size of their own, of which the user may ask for another."""
+    workload = WORKLOADS[options.workload]
+    if options.prompt_tokens or options.output_tokens or options.rate is not None:
+        raise ConfigError(f"the workload {options.workload} has lengths and a pace of its own")
+    if workload.long and options.num_requests:
+        raise ConfigError(f"the workload {options.workload} is as long as its --seconds")
+    is_sized = bool(options.num_requests or options.seconds)
+    spec = LoadSpec(
+        workload=options.workload,
+        prompts=options.prompts,
+        arrivals="closed",
+        rate=None,
+        burstiness=1.0,
+        concurrency=options.concurrency or workload.concurrency,
+        num_requests=options.num_requests if is_sized else workload.num_requests,
+        seconds=options.seconds if is_sized else workload.seconds,
+        warm_up_s=options.warm_up_s,
+        length_scale=options.length_scale,
+        ignore_eos=options.ignore_eos,
+        seed=options.seed,
+    )
+    lengths = (parse_lengths(str(each)) for each in (workload.num_prompt, workload.num_output))
+    return LoadPlan(spec, mix=Unrelated(*lengths), long=workload.long)
+
+
+def _spec(options: LoadOptions, workload: str, trace: Trace | None = None) -> LoadSpec:
+    arrivals, rate, concurrency = _pace(options, trace)
+    num_requests, seconds = options.num_requests, options.seconds
+    if trace and not seconds:
+        num_requests = num_requests or len(trace.requests)
+    if arrivals == "trace" and options.warm_up_s:
+        raise ConfigError("a trace has no warm-up: its requests are what is measured")
+    if arrivals == "at once" and (not num_requests or options.warm_up_s):
+        raise ConfigError("--rate inf needs --requests, and has no warm-up; or set --concurrency")
+    if not num_requests and not seconds:
+        seconds = SECONDS
+    return LoadSpec(
+        workload=workload if options.speed == 1 else f"{workload} at {options.speed:g} times",
+        prompts=options.prompts,
+        arrivals=arrivals,
+        rate=rate,
+        burstiness=options.burstiness,
+        concurrency=concurrency,
+        num_requests=num_requests,
+        seconds=seconds,
+        warm_up_s=options.warm_up_s,
+        length_scale=options.length_scale,
+        ignore_eos=options.ignore_eos,
+        seed=options.seed,
+    )
+
+
+def _pace(options: LoadOptions, trace: Trace | None) -> tuple[str, float | None, int]:
+    """How requests arrive, at what rate, and how many at a time."""
+    rate, concurrency = options.rate, options.concurrency
+    if rate is None and trace is not None and trace.is_timed:
+        return "trace", None, concurrency
+    if rate is None or isinf(rate):
+        if concurrency or rate is None:
+            return "closed", None, concurrency or CONCURRENCY
+        return "at once", None, 0
+    return ("poisson" if options.burstiness == 1 else "gamma"), rate, concurrency
+
+
+def _check_numbers(options: LoadOptions) -> None:
+    for name, value in (
+        ("rate", options.rate),
+        ("burstiness", options.burstiness),
+        ("speed", options.speed),
+        ("length-scale", options.length_scale),
+    ):
+        if value is not None and not value > 0:
+            raise ConfigError(f"--{name} is more than 0", param=name)
+    if min(options.concurrency, options.num_requests, options.seconds, options.warm_up_s) < 0:
+        raise ConfigError("numbers of requests and seconds are not negative")

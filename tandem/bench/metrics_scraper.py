@@ -1,0 +1,60 @@
+"""Reads a server's `/metrics` while it is under load, as a Prometheus would."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from time import perf_counter
+
+import httpx
+
+INTERVAL_S = 1.0
+TIMEOUT_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Scrape:
+    """A page, and when it was asked for. It is read after the run: that takes time."""
+
+    at_s: float
+    text: str
+
+
+class MetricsScraper:
+    """Scrapes for as long as it is entered: at once, once a second, and at the end. A server that
+    has no metrics is no failure: `problem` says why there are none."""
+
+    def __init__(self, url: str, api_key: str | None = None) -> None:
+        self._url = url
+        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self.scrapes: list[Scrape] = []
+        self.problem = ""
+
+    @asynccontextmanager
+    async def scraping(self) -> AsyncIterator[None]:
+        async with httpx.AsyncClient(headers=self._headers, timeout=TIMEOUT_S) as client:
+            await self._scrape(client)
+            going_on = asyncio.create_task(self._go_on(client))
+            try:
+                yield
+            finally:
+                going_on.cancel()
+                await asyncio.gather(going_on, return_exceptions=True)
+                await self._scrape(client)
+
+    async def _go_on(self, client: httpx.AsyncClient) -> None:
+        while self.scrapes:
+            await asyncio.sleep(INTERVAL_S)
+            await self._scrape(client)
+
+    async def _scrape(self, client: httpx.AsyncClient) -> None:
+        at_s = perf_counter()
+        try:
+            response = await client.get(self._url)
+            response.raise_for_status()
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            self.problem = f"{self._url}: {error or type(error).__name__}"
+        else:
+            self.scrapes.append(Scrape(at_s, response.text))

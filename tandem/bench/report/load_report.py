@@ -1,0 +1,99 @@
+"""The whole of what came of a load, as JSON of a stated form."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import orjson
+from pydantic import TypeAdapter, ValidationError
+
+from tandem.bench.report.bounds import Bounds
+from tandem.bench.report.figures import Figures, Window
+from tandem.bench.report.limit import Limit, LoadTool
+from tandem.bench.report.rows import RequestRow
+from tandem.bench.report.server_account import ServerAccount
+from tandem.core.errors import ConfigError
+
+SCHEMA: Literal["tandem.bench.load/1"] = "tandem.bench.load/1"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What was asked, and how: `http`'s `completions` or `chat`, or `grpc`."""
+
+    url: str
+    protocol: str
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class LoadSpec:
+    """What was asked for: reports compare if these are the same. `prompts` are `ids`, `text` (whose
+    tokens are known), `words` or `chat`. `arrivals` are `poisson` or `gamma`, at a `rate`, those of
+    a `trace`, `at once`, or `closed`: each as soon as another has ended."""
+
+    workload: str
+    prompts: str
+    arrivals: str
+    rate: float | None
+    burstiness: float
+    concurrency: int
+    num_requests: int
+    seconds: float
+    warm_up_s: float
+    length_scale: float
+    ignore_eos: bool
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class LoadReport:
+    """`figures` and `limit` are worked out from the rest. `stopped`: it was ended before its time,
+    and is of what had come by then."""
+
+    schema: Literal["tandem.bench.load/1"]
+    tandem: str
+    began_at: str
+    target: Target
+    load: LoadSpec
+    window: Window
+    bounds: Bounds | None
+    figures: Figures
+    limit: Limit
+    tool: LoadTool
+    server: ServerAccount | None
+    stopped: bool
+    requests: list[RequestRow]
+
+    @property
+    def problems(self) -> list[tuple[str, int]]:
+        """What went wrong and how often, the commonest first."""
+        counts: dict[str, int] = {}
+        for row in self.requests:
+            if row.failed:
+                counts[row.problem] = counts.get(row.problem, 0) + 1
+        return sorted(counts.items(), key=lambda each: -each[1])
+
+
+_ADAPTER = TypeAdapter(LoadReport)
+
+
+def to_json(report: LoadReport) -> bytes:
+    """One object."""
+    return orjson.dumps(report) + b"\n"
+
+
+def read_report(file: Path) -> LoadReport:
+    """Raises `ConfigError` if there is none."""
+    try:
+        return _ADAPTER.validate_json(file.read_bytes())
+    except OSError as error:
+        raise ConfigError(f"cannot read {file}: {error.strerror}") from None
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ConfigError(
+            f"{file} is no report of `tandem bench serve` ({SCHEMA}): {where}: {first['msg']}"
+        ) from None

@@ -1,0 +1,39 @@
+"""How a report's numbers are written, on pages and in terminals alike."""
+
+from __future__ import annotations
+
+from tandem.bench.report.load_report import LoadSpec
+
+# What stands where there is no number: an en dash.
+NOTHING = "\u2013"
+PACES = {"at once": "all at once", "trace": "as the trace has it"}
+
+
+def ms_text(milliseconds: float | None) -> str:
+    """Three digits that say something."""
+    if milliseconds is None:
+        return NOTHING
+    if milliseconds >= 100:
+        return f"{milliseconds:,.0f}"
+    return f"{milliseconds:.1f}" if milliseconds >= 10 else f"{milliseconds:.2f}"
+
+
+def share_text(share: float | None) -> str:
+    return NOTHING if share is None else f"{share:.1%}"
+
+
+def count_text(count: float) -> str:
+    return f"{count:,.0f}"
+
+
+def load_text(load: LoadSpec) -> str:
+    """The load in a line."""
+    pace = [f"{load.rate:g} requests/s" if load.rate is not None else PACES.get(load.arrivals, "")]
+    if load.burstiness != 1:
+        pace.append(f"burstiness {load.burstiness:g}")
+    if load.concurrency:
+        pace.append(f"{load.concurrency} at a time")
+    size = f"{load.num_requests} requests" if load.num_requests else f"{load.seconds:g} s"
+    if load.warm_up_s:
+        size += f" after {load.warm_up_s:g} s"
+    return ", ".join([load.workload, *filter(None, pace), size])

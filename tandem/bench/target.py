@@ -1,0 +1,140 @@
+"""Whoever is put under load: an OpenAI endpoint, or Tandem's gRPC API."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import httpx
+
+from tandem.bench.answer import Answer
+from tandem.bench.closed_loop import Ask
+from tandem.bench.completion_stream import CHAT, COMPLETIONS, Endpoint, complete
+from tandem.bench.grpc_stream import generate
+from tandem.client import AsyncClient
+from tandem.core.errors import ConfigError, TandemError, Unavailable
+from tandem.wire.metadata import API_KEY_VARIABLE
+
+PORTS = {"http": 80, "https": 443, "grpc": 50050}
+TIMEOUT_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class TargetUrl:
+    """`http`, `https` or `grpc`. `prefix` is what comes before `/v1`."""
+
+    scheme: str
+    host: str
+    port: int
+    prefix: str = ""
+
+    @property
+    def is_grpc(self) -> bool:
+        return self.scheme == "grpc"
+
+    @property
+    def base(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.scheme}://{host}:{self.port}{self.prefix}"
+
+    @property
+    def metrics(self) -> str:
+        """Where an HTTP server usually has its metrics; empty if there is no saying."""
+        return "" if self.is_grpc else f"{self.base}/metrics"
+
+
+def parse_target(text: str) -> TargetUrl:
+    """`http://host:8000`, with or without `/v1`, or `grpc://host:50050`. Raises `ConfigError`."""
+    try:
+        url = urlsplit(text)
+        port = url.port
+    except ValueError:
+        raise ConfigError(f"no URL: {text!r:.80}", param="url") from None
+    if url.scheme not in PORTS or not url.hostname or url.query or url.fragment:
+        raise ConfigError(
+            f"no URL: {text!r:.80}; write http://HOST:PORT or grpc://HOST:PORT", param="url"
+        )
+    prefix = url.path.rstrip("/").removesuffix("/v1")
+    if url.scheme == "grpc" and prefix:
+        raise ConfigError("a gRPC address has no path", param="url")
+    return TargetUrl(url.scheme, url.hostname, port or PORTS[url.scheme], prefix)
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """How requests are put: to which model, as a chat or a completion, and whether answers go on
+    past the model's own end."""
+
+    model: str
+    is_chat: bool = False
+    ignore_eos: bool = True
+    api_key: str | None = None
+
+
+async def served_models(url: TargetUrl, api_key: str | None) -> list[str]:
+    """The names of what is served. Raises `Unavailable`, or what else the server says."""
+    if url.is_grpc:
+        async with AsyncClient(f"{url.host}:{url.port}", api_key=api_key) as client:
+            return [each.id for each in await client.models(timeout=TIMEOUT_S)]
+    try:
+        async with httpx.AsyncClient(timeout=TIMEOUT_S, headers=authorization(api_key)) as client:
+            response = await client.get(f"{url.base}/v1/models")
+            response.raise_for_status()
+            return [str(each["id"]) for each in response.json()["data"]]
+    except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
+        raise Unavailable(f"{url.base}/v1/models: {error or type(error).__name__}") from error
+
+
+async def find_model(url: TargetUrl, api_key: str | None, wanted: str) -> tuple[str, list[str]]:
+    """The model to ask for, and all that are served as far as that is known. Raises `TandemError`
+    if none is wanted by name, and the server tells none."""
+    try:
+        served = await served_models(url, api_key)
+    except TandemError:
+        if not wanted:
+            raise
+        served = []
+    if not wanted and not served:
+        raise Unavailable(f"{url.base} serves no model")
+    return wanted or served[0], served
+
+
+def authorization(api_key: str | None) -> dict[str, str]:
+    """The header for a key, or for that of the environment, if there is one."""
+    key = api_key or os.environ.get(API_KEY_VARIABLE)
+    return {"Authorization": f"Bearer {key}"} if key else {}
+
+
+@asynccontextmanager
+async def asking(url: TargetUrl, how: Asking) -> AsyncIterator[Ask]:
+    """What fills in an answer to its prompt, within the event loop that enters this."""
+    if url.is_grpc:
+        async with AsyncClient(f"{url.host}:{url.port}", api_key=how.api_key) as client:
+
+            async def ask_grpc(answer: Answer) -> None:
+                answer.may_be_shorter = not how.ignore_eos
+                await generate(
+                    client, how.model, answer, is_chat=how.is_chat, ignore_eos=how.ignore_eos
+                )
+
+            yield ask_grpc
+        return
+    endpoint = Endpoint(
+        url.host,
+        url.port,
+        how.model,
+        url.prefix + (CHAT if how.is_chat else COMPLETIONS),
+        api_key=how.api_key,
+        tls=url.scheme == "https",
+        is_exact=False,
+        ignore_eos=how.ignore_eos,
+    )
+
+    async def ask_http(answer: Answer) -> None:
+        answer.may_be_shorter = not how.ignore_eos
+        await complete(endpoint, answer)
+
+    yield ask_http

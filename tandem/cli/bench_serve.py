@@ -1,0 +1,115 @@
+"""`tandem bench serve`: from flags to a load, its report and its page."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import uvloop
+from rich.console import Console
+
+from tandem.bench.load_plan import LoadOptions, plan_load
+from tandem.bench.load_run import LoadSettings, run_load
+from tandem.bench.report.bounds import parse_bounds
+from tandem.bench.report.load_page import load_page
+from tandem.bench.report.load_report import LoadReport, to_json
+from tandem.bench.target import Asking, find_model, parse_target
+from tandem.bench.text_prompts import PlainWords, Texts, Words
+from tandem.bench.trace import read_trace
+from tandem.bench.workload import TOKEN_IDS
+from tandem.cli.bench_output import print_report, write_file
+from tandem.cli.bench_progress import progress
+from tandem.core.errors import ConfigError
+
+MOCK_MODEL = "mock"
+MOCK_TOKEN_IDS = range(256)
+TOKENIZER_FILE = "tokenizer.json"
+
+
+@dataclass(frozen=True)
+class ServeOptions:
+    """What the user asked for, beside the load itself."""
+
+    url: str
+    model: str
+    api_key: str | None
+    is_chat: bool
+    is_text: bool
+    tokenizer: str
+    token_ids: str
+    goodput: Sequence[str]
+    timeout_s: float
+    has_probe: bool
+    metrics: str
+    out: Path | None
+    html: Path | None
+
+
+def run_serve(options: ServeOptions, load: LoadOptions) -> None:
+    """Run the load, write and print what came of it. Raises `TandemError`; ends the process with
+    status 1 if any answer was not what was asked for."""
+    console = Console(stderr=True, highlight=False)
+    report = uvloop.run(_run(options, load, console))
+    if options.out:
+        write_file(options.out, to_json(report))
+    if options.html:
+        write_file(options.html, load_page(report).encode())
+    print_report(report, Console(highlight=False))
+    for path in filter(None, (options.out, options.html)):
+        console.print(f"wrote {path}", style="dim", markup=False)
+    if report.figures.num_failed or report.stopped or not report.figures.num_requests:
+        sys.exit(1)
+
+
+async def _run(options: ServeOptions, load: LoadOptions, console: Console) -> LoadReport:
+    url = parse_target(options.url)
+    trace = read_trace(Path(load.trace), load.num_requests) if load.trace else None
+    plan = plan_load(replace(load, prompts=prompts_of(options)), trace)
+    bounds = parse_bounds(options.goodput)
+    texts = _texts(options)
+    model, served = await find_model(url, options.api_key, options.model)
+    settings = LoadSettings(
+        plan=plan,
+        url=url,
+        asking=Asking(model, options.is_chat, load.ignore_eos, options.api_key),
+        token_ids=_token_ids(options.token_ids, MOCK_MODEL in (model, *served)),
+        texts=texts,
+        bounds=bounds,
+        timeout_s=options.timeout_s,
+        has_probe=options.has_probe,
+        metrics_url=options.metrics or url.metrics,
+    )
+    return await run_load(settings, progress(console))
+
+
+def prompts_of(options: ServeOptions) -> str:
+    """How prompts are put, as a report has it."""
+    if options.is_chat:
+        return "chat"
+    if not options.is_text:
+        return "ids"
+    return "text" if options.tokenizer else "words"
+
+
+def _texts(options: ServeOptions) -> Texts | None:
+    if not (options.is_chat or options.is_text):
+        if options.tokenizer:
+            raise ConfigError("--tokenizer is for prompts of text: see --text and --chat")
+        return None
+    if not options.tokenizer:
+        return PlainWords()
+    path = Path(options.tokenizer)
+    return Words(path / TOKENIZER_FILE if path.is_dir() else path)
+
+
+def _token_ids(text: str, is_mock: bool) -> range:
+    """`1000:30000`; if there is none, what most vocabularies have. Raises `ConfigError`."""
+    if not text:
+        return MOCK_TOKEN_IDS if is_mock else TOKEN_IDS
+    match = re.fullmatch(r"(\d{1,7}):(\d{1,7})", text, re.ASCII)
+    if match is None or int(match[1]) >= int(match[2]):
+        raise ConfigError(f"no token ids: {text!r:.40}; write 1000:30000", param="token_ids")
+    return range(int(match[1]), int(match[2]))
