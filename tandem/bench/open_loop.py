@@ -11,8 +11,12 @@ from time import perf_counter, process_time
 from tandem.bench.answer import Answer
 from tandem.bench.arrivals import poisson_arrivals
 from tandem.bench.closed_loop import Ask
+from tandem.bench.distribution import Distribution
 from tandem.bench.outcome import Outcome
 from tandem.bench.workload import Prompt
+
+
+UNFINISHED = "unfinished when the time was over"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +39,7 @@ class OpenRun:
     seconds), and the load tool's processor time per second."""
 
     outcomes: list[Outcome]
-    intervals_s: list[float]
+    intervals: Distribution
     load_cores: float
 
 
@@ -93,11 +97,11 @@ class _Run:
         elapsed_s = perf_counter() - self._start_s
         return OpenRun(
             [Outcome.of(each.answer, each.due_s, loop.dilation) for each in self._measured],
-            [
+            Distribution.of(
                 interval_s / loop.dilation
                 for each in self._measured
                 for interval_s in each.answer.intervals_s(self._start_s, perf_counter())
-            ],
+            ),
             (process_time() - cpu_s) / elapsed_s,
         )
 
@@ -119,7 +123,7 @@ class _Run:
         try:
             await self._ask(answer)
         except asyncio.CancelledError:
-            answer.error = answer.error or "unfinished when the time was over"
+            answer.error = answer.error or UNFINISHED
             raise
 
     async def _wait_for_measured(self) -> None:
