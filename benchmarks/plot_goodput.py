@@ -1,5 +1,5 @@
-"""Draws what `tandem bench goodput` wrote down: attainment over rate, each arm's goodput, and goodput
-over the ratio of prefill to decode workers.
+"""Draws what `tandem bench goodput` wrote down: attainment over rate, each arm's goodput, and how
+that goes with the ratio of prefill to decode workers.
 
 .venv/bin/python benchmarks/plot_goodput.py FOLDER   (the sweep's --out)
 """

@@ -1,7 +1,7 @@
 """How near `tandem bench goodput --simulated` is to processes that serve: the same arms, rate and
 requests, both ways.
 
-    .venv/bin/python benchmarks/simulated.py [--device mock:h100x20] [--rate 15] [--seconds 2]
+    .venv/bin/python benchmarks/simulated.py [--device mock:h100x10] [--rate 15] [--seconds 2]
 
 Printed are TTFT and TPOT in the model's own milliseconds. On the machine's clock all takes as many
 times as long as the device's dilation: enough of it, and the host's own cost hardly counts.
@@ -28,7 +28,7 @@ from tandem.core.device import MockDevice, parse_device
 from tandem.engine.fake.profiles import parse_profile
 
 ARMS = "1p1d+local-prefill=off,1p1d,colocated:2+batching=chunked,colocated:2+batching=prefill-first"
-NUM_ALONE = 4
+NUM_ALONE = 2
 # Waits for every request, however late.
 PATIENT = Objective(60.0, 1.0)
 # A mock device's KV is small, and would all be sent at once, behind the last layer.
@@ -74,7 +74,7 @@ async def main(args: argparse.Namespace) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--device", default="mock:h100x20")
+    parser.add_argument("--device", default="mock:h100x10")
     parser.add_argument("--arms", default=ARMS)
     parser.add_argument("--workload", default="long-prompts")
     parser.add_argument("--rate", type=float, default=15.0, help="requests a second, model's own")

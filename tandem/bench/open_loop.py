@@ -15,7 +15,6 @@ from tandem.bench.distribution import Distribution
 from tandem.bench.outcome import Outcome
 from tandem.bench.workload import Prompt
 
-
 UNFINISHED = "unfinished when the time was over"
 
 

@@ -157,6 +157,8 @@ class SimulatedArms:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             limit=MAX_LINE_BYTES,
+            # What stops the sweep ends it, too, but not before the sweep does.
+            process_group=0,
             env={**os.environ, "TANDEM_END_WITH_PARENT": str(os.getpid())},
         )
         self._all.append(simulator := Simulator(process))

@@ -44,7 +44,7 @@ class Subject(Protocol):
 
 
 class Subjects(Protocol):
-    """Lets arms serve: as many at a time as do not disturb each other. Who comes first, is first."""
+    """Lets arms serve, as many at a time as do not disturb each other. Who comes first is first."""
 
     def serving(self, arm: Arm) -> AbstractAsyncContextManager[Subject]:
         """An arm as long as it serves. Raises `CannotStart` or `TandemError`."""

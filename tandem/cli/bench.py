@@ -73,8 +73,8 @@ def goodput(
     Each arm is a `tandem up` of its own on the same devices, started anew for every few rates.
     Flags after `--` go to all of them.
 
-    With --simulated nothing is started: an arm at a rate is worked out in seconds, the same whenever
-    it is asked for. So it also answers which xPyD suits a load: give --devices, and the
+    With --simulated nothing is started: an arm at a rate is worked out in seconds, the same
+    whenever it is asked for. So it also answers which xPyD suits a load: give --devices, and the
     --workloads that are most like it.
     """
     from tandem.cli.goodput import GoodputOptions, run_goodput

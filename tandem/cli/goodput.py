@@ -118,8 +118,8 @@ async def _sweep(
 async def _subjects(options: GoodputOptions, conditions: Conditions) -> AsyncIterator[Subjects]:
     """Processes that serve, or such as work out what these would do."""
     if options.simulated:
-        flags = _flag_values(options.up_flags)
-        simulated = SimulatedArms(conditions.device, flags, len(usable_cores()))
+        values = _flag_values(options.up_flags)
+        simulated = SimulatedArms(conditions.device, values, len(usable_cores()))
         try:
             yield simulated
         finally:

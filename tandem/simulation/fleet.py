@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -111,7 +112,7 @@ def _settings(arm: Arm) -> tuple[GatewaySettings, WorkerSettings]:
         raise ConfigError(f"--{name}: {first['msg']}", param="arms") from None
 
 
-def _only(options: Mapping[str, str], names: set[str]) -> dict[str, str]:
+def _only(options: Mapping[str, str], names: set[str]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name in names}
 
 
