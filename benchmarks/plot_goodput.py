@@ -15,7 +15,7 @@ from figure_files import save, without_display
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from tandem.bench.arms import parse_arm
 from tandem.bench.goodput import SHARE, goodput, goodput_interval
@@ -33,6 +33,13 @@ def shades(sweep: Sweep, workload: str) -> dict[str, str]:
     split, colocated = cycle(SPLIT_SHADES), cycle(COLOCATED_SHADES)
     is_split = set(sweep.split(workload))
     return {arm: next(split if arm in is_split else colocated) for arm in sweep.arms(workload)}
+
+
+def label(arm: str) -> str:
+    """An arm's name without those of its most frequent flags."""
+    for flag in ("batching", "prefill-token-budget"):
+        arm = arm.replace(f"+{flag}=", ", ")
+    return arm
 
 
 def best_arms(sweep: Sweep, workload: str) -> list[str]:
@@ -64,7 +71,7 @@ def _attainment(panel: Axes, sweep: Sweep, workload: str, cell: Cell) -> None:
     for arm in best_arms(sweep, workload):
         levels = sweep.levels(workload, arm, cell)
         rates, shares = zip(*((level.rate, level.attainment) for level in levels), strict=True)
-        panel.plot(rates, shares, color=colours[arm], label=arm, lw=1.2, marker="o", ms=2.5)
+        panel.plot(rates, shares, color=colours[arm], label=label(arm), lw=1.2, marker="o", ms=2.5)
     panel.axhline(SHARE, color="#999999", lw=0.8, ls=":")
     panel.set_xscale("log")
     panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -84,7 +91,7 @@ def goodputs(sweep: Sweep, workload: str) -> Figure:
     for arm, colour in shades(sweep, workload).items():
         each = goodput_interval(sweep.levels(workload, arm, CLAIM))
         spread = [[max(0.0, each.value - each.low)], [max(0.0, each.high - each.value)]]
-        panel.bar(arm, each.value, yerr=spread, color=colour, error_kw={"lw": 0.8})
+        panel.bar(label(arm), each.value, yerr=spread, color=colour, error_kw={"lw": 0.8})
     panel.set_ylabel("goodput, requests/s", fontsize=8)
     panel.set_title(f"{workload}: TTFT x {CLAIM[0]:g}, TPOT x {CLAIM[1]:g}", fontsize=8)
     panel.tick_params(labelsize=7)
@@ -110,14 +117,15 @@ def by_ratio(sweep: Sweep, workload: str) -> Figure:
     colours = shades(sweep, workload)
     for name in sweep.colocated(workload):
         value = goodput(sweep.levels(workload, name, CLAIM))
-        panel.axhline(value, color=colours[name], label=name, lw=1.0, ls="--")
+        panel.axhline(value, color=colours[name], label=label(name), lw=1.0, ls="--")
+    panel.xaxis.set_major_locator(MaxNLocator(integer=True))
     panel.set_xlabel("prefill workers, of all devices", fontsize=8)
     panel.set_ylabel("goodput, requests/s", fontsize=8)
     panel.set_ylim(bottom=0)
     panel.set_title(f"{workload}: TTFT x {CLAIM[0]:g}, TPOT x {CLAIM[1]:g}", fontsize=8)
     panel.tick_params(labelsize=7)
     panel.spines[["top", "right"]].set_visible(False)
-    figure.tight_layout(rect=(0, 0, 0.66, 1))
+    figure.tight_layout(rect=(0, 0, 0.72, 1))
     figure.legend(fontsize=6.5, frameon=False, loc="center right")
     return figure
 
