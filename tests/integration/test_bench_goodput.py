@@ -46,19 +46,16 @@ async def test_a_sweep_from_end_to_end(tmp_path: Path) -> None:
 async def simulated(out: Path, *arguments: str) -> tuple[int | None, str]:
     return await bench(
         *("--simulated", "--device", "mock:h100", "--devices", "2", "--workloads", "chat"),
-        *("--seconds", "0.3", "--warm-up", "0.1", "--length-scale", "0.1", "--alone", "1"),
-        *("--arms", ARMS, "--out", str(out), *arguments),
+        *("--seconds", "0.05", "--warm-up", "0.02", "--length-scale", "0.05", "--alone", "1"),
+        *("--tolerance", "4", "--arms", ARMS, "--out", str(out), *arguments),
     )
 
 
-async def test_a_simulated_sweep_is_the_same_whenever_it_is_made(tmp_path: Path) -> None:
-    texts = set()
-    for name in ("one", "other"):
-        returncode, said = await simulated(tmp_path / name, "--", "--num-blocks", "4096")
-        assert returncode == 0, said
-        texts.add((tmp_path / name / "goodput.md").read_text())
-    assert len(texts) == 1
-    sweep = Sweep.read(tmp_path / "one" / "goodput.jsonl")
+async def test_a_simulated_sweep_from_end_to_end(tmp_path: Path) -> None:
+    returncode, said = await simulated(tmp_path, "--", "--num-blocks", "4096")
+    assert returncode == 0, said
+    assert (tmp_path / "goodput.md").read_text() in said
+    sweep = Sweep.read(tmp_path / "goodput.jsonl")
     assert sweep.conditions.simulated
     assert sweep.arms("chat") == ARMS.split(",")
     assert all(len(sweep.of("chat", arm)) > 2 for arm in ARMS.split(","))
