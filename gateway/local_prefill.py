@@ -101,9 +101,15 @@ def token_budget(times: StepTimes, token_s: float) -> int:
         return FIRST_BUDGET
     if num_free := num_free_tokens(times, token_s):
         return min(num_free, MAX_GROWTH * max(FIRST_BUDGET, times.largest))
+    num_fitting = _num_fitting(times, token_s)
     # On a worker like the prefill workers the step takes no more than it may, whatever tokens cost.
-    at_first = min(MAX_FIRST_BUDGET, max(FIRST_BUDGET, _num_fitting(times, token_s)))
-    return max(MIN_BUDGET, times.tokens_within(MAX_STRETCH * times.base_s, at_first))
+    at_first = min(MAX_FIRST_BUDGET, max(FIRST_BUDGET, num_fitting))
+    num_tokens = times.tokens_within(MAX_STRETCH * times.base_s, at_first)
+    if num_fitting:
+        # Those that were seen may have cost nothing, hidden behind what a step reads anyway. Of
+        # more than fit into that time this is no promise.
+        num_tokens = min(num_tokens, num_fitting)
+    return max(MIN_BUDGET, num_tokens)
 
 
 def num_free_tokens(times: StepTimes, token_s: float) -> int:

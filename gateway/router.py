@@ -89,9 +89,10 @@ def _move_s(worker: DecodeView, prefill: PrefillView, generation: Generation) ->
 
 def _load_s(worker: DecodeView, prefill: PrefillView, generation: Generation) -> float:
     """How much longer an answer takes because of what runs there. A sequence's token is thought to
-    cost a step what one of a prompt does; a worker that computes no prompts learns nothing of that,
-    but `prefill` does."""
-    token_s = worker.step_times.token_s or prefill.step_times.token_s
+    cost a step what one of a prompt does, and no less than on `prefill`: a worker that computes no
+    prompts learns nothing of that, and one that computes few learns that they hide behind what its
+    steps read anyway, which more sequences do not."""
+    token_s = max(worker.step_times.token_s, prefill.step_times.token_s)
     return _num_tokens_beside(worker, generation) * token_s
 
 

@@ -12,6 +12,8 @@ from tandem.core.topology import Topology, parse_topology
 
 # The gateway's names of the three colocated policies.
 COLOCATED_POLICIES = ("chunked", "prefill-first", "decode-first")
+# Prompt tokens of a chunked step, beside the gateway's default of 256.
+OTHER_BUDGETS = (64, 128, 512)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,22 @@ def parse_arm(text: str) -> Arm:
                 param="arms",
             )
     return Arm(parse_topology(topology), tuple((name, value) for name, _, value in options))
+
+
+def grid_arms(num_devices: int) -> list[Arm]:
+    """`device_arms`, and what else there is to choose: other chunks of a chunked step, and split
+    arms whose decode workers compute no prompts."""
+    arms = device_arms(num_devices)
+    chunked = (("batching", "chunked"),)
+    return [
+        *(arm for arm in arms if arm.is_colocated),
+        *(
+            Arm(Topology(0, num_devices), (*chunked, ("prefill-token-budget", str(budget))))
+            for budget in OTHER_BUDGETS
+        ),
+        *(arm for arm in arms if not arm.is_colocated),
+        *(Arm(arm.topology, (("local-prefill", "off"),)) for arm in arms if not arm.is_colocated),
+    ]
 
 
 def cpu_arms(num_cores: int) -> list[Arm]:

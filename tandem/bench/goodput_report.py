@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from tandem.bench.goodput import Interval, Level, goodput, goodput_interval, ratio_interval
 from tandem.bench.markdown import markdown_table
-from tandem.bench.objectives import CLAIM, GRID, Cell, objective_grid
-from tandem.bench.records import RateRun, Sweep
+from tandem.bench.objectives import CLAIM, GRID, Cell
+from tandem.bench.records import RateSummary, Sweep
 
 
 def report(sweep: Sweep) -> str:
@@ -73,11 +73,9 @@ def _ratios(sweep: Sweep, workload: str) -> str:
 
 
 def _rates(sweep: Sweep, workload: str) -> str:
-    objective = objective_grid(sweep.bases[workload].objective)[CLAIM]
-    rows = []
-    for arm in sweep.arms(workload):
-        for run in sweep.of(workload, arm):
-            rows.append([arm, *_rate_row(run, run.level(objective))])
+    rows = [
+        [arm, *_rate_row(run)] for arm in sweep.arms(workload) for run in sweep.of(workload, arm)
+    ]
     headings = (
         "Arm", "Rate", "Requests", "Attainment", "TTFT p50 / p90", "TPOT p50 / p90",
         "ITL p50 / p99", "Failed", "Sent late p99", "Load's cores",
@@ -85,29 +83,18 @@ def _rates(sweep: Sweep, workload: str) -> str:
     return markdown_table(headings, rows)
 
 
-def _rate_row(run: RateRun, level: Level) -> list[str]:
-    firsts = [ttft_s for _, _, ttft_s, _ in run.requests]
-    rest = [tpot_s for _, _, _, tpot_s in run.requests]
-    itl = run.intervals
+def _rate_row(run: RateSummary) -> list[str]:
     return [
         f"{run.rate:.2f}",
-        str(level.num_requests),
-        f"{level.attainment:.0%}",
-        _percentiles(firsts, 50, 90),
-        _percentiles(rest, 50, 90),
-        f"{itl.percentile_ms(50) or 0:.1f} / {itl.percentile_ms(99) or 0:.1f}",
-        str(firsts.count(None)),
+        str(run.num_requests),
+        f"{run.level(CLAIM).attainment:.0%}",
+        " / ".join(map(_ms, run.ttft_s[:2])),
+        " / ".join(map(_ms, run.tpot_s[:2])),
+        " / ".join(f"{each or 0:.1f}" for each in (run.itl_ms[0], run.itl_ms[2])),
+        str(run.num_failed),
         _ms(run.late_p99_s),
         f"{run.load_cores:.2f}",
     ]
-
-
-def _percentiles(times_s: Sequence[float | None], *percents: int) -> str:
-    """Failed requests took for ever."""
-    ordered = sorted(float("inf") if each is None else each for each in times_s)
-    if not ordered:
-        return ""
-    return " / ".join(_ms(ordered[(len(ordered) - 1) * each // 100]) for each in percents)
 
 
 def _best(sweep: Sweep, workload: str, arms: Sequence[str]) -> str | None:
@@ -140,5 +127,8 @@ def _name(cell: Cell) -> str:
     return f"({cell[0]:g}, {cell[1]:g})"
 
 
-def _ms(seconds: float) -> str:
+def _ms(seconds: float | None) -> str:
+    """A percentile of requests that failed is none."""
+    if seconds is None:
+        return "-"
     return f"{seconds * 1e3:.1f}" if seconds < 1 else f"{seconds * 1e3:,.0f}"

@@ -12,6 +12,7 @@ from typing import Any
 
 from tandem.bench.answer import Answer
 from tandem.bench.closed_loop import UNFINISHED, Ask
+from tandem.bench.distribution import Distribution
 from tandem.bench.outcome import Outcome
 from tandem.bench.workload import Prompt
 
@@ -42,7 +43,7 @@ class OpenRun:
     seconds), and the load tool's processor time per second."""
 
     outcomes: list[Outcome]
-    intervals_s: list[float]
+    intervals: Distribution
     load_cores: float
 
 
@@ -108,11 +109,11 @@ class _Run:
         elapsed_s = perf_counter() - self._start_s
         return OpenRun(
             [Outcome.of(each.answer, each.due_s, loop.dilation) for each in self._measured],
-            [
+            Distribution.of(
                 interval_s / loop.dilation
                 for each in self._measured
                 for interval_s in each.answer.intervals_s(self._start_s, perf_counter())
-            ],
+            ),
             (process_time() - cpu_s) / elapsed_s,
         )
 

@@ -16,6 +16,10 @@ class Objective:
     ttft_s: float
     tpot_s: float
 
+    def latest_s(self, num_output: float) -> float:
+        """When an answer of so many tokens that keeps to both bounds is done, at the latest."""
+        return self.ttft_s + num_output * self.tpot_s
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:

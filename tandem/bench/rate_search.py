@@ -6,6 +6,8 @@ import math
 
 LADDER = 1.6
 """Between two rates of the ladder."""
+MAX_STRIDE = 3
+"""Rungs that are taken at once, at the most."""
 MAX_RATES = 9
 MAX_DESCENTS = 5
 
@@ -13,9 +15,10 @@ MAX_DESCENTS = 5
 class RateSearch:
     """A geometric ladder, then bisection.
 
-    It climbs until even the loosest objective is missed, goes down from the start for as long as
-    the claim's is, and then halves, on a logarithmic scale, the bracket in which the claim's
-    attainment falls below its bound, until that is as narrow as `tolerance`.
+    It climbs until even the loosest objective is missed, by ever more rungs at once as long as the
+    claim's is not, goes down from the start for as long as it is, and then halves, on a logarithmic
+    scale, the bracket in which the claim's attainment falls below its bound, until that is as
+    narrow as `tolerance`.
     """
 
     def __init__(self, start: float, tolerance: float = 1.1, max_rates: int = MAX_RATES) -> None:
@@ -45,10 +48,15 @@ class RateSearch:
             # Before anything above: there may be nothing to find.
             return lower
         if self._highest_loose:
-            return max(self._holds) * LADDER
+            return max(self._holds) * LADDER**self._stride
         if low is None or high is None or high / low <= self._tolerance:
             return None
         return math.sqrt(low * high)
+
+    @property
+    def _stride(self) -> int:
+        """Rungs from the highest rate to the next."""
+        return min(len(self._holds), MAX_STRIDE) if all(self._holds.values()) else 1
 
     def bracket(self) -> tuple[float | None, float | None]:
         """The highest rate up to which all held, and the lowest that did not."""

@@ -5,18 +5,23 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from math import inf
 from pathlib import Path
 from typing import Any
 
 from tandem.bench.distribution import Distribution
 from tandem.bench.goodput import Level
-from tandem.bench.objectives import Cell, objective_grid
+from tandem.bench.objectives import GRID, Cell, objective_grid
 from tandem.bench.outcome import Objective, Outcome
+
+# Of the times that a summary keeps.
+PERCENTS = (50, 90, 99)
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """What holds for a whole sweep."""
+    """What holds for a whole sweep. Each rate is measured for `measured_s`, and as long as
+    `num_requests` take to come. `simulated`: times are virtual."""
 
     device: str
     model: str
@@ -25,6 +30,8 @@ class Conditions:
     warm_up_s: float
     measured_s: float
     seed: int
+    num_requests: int = 0
+    simulated: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,27 +72,69 @@ class RateRun:
     late_p99_s: float
     load_cores: float
 
-    @property
-    def outcomes(self) -> list[Outcome]:
-        return [Outcome(*each) for each in self.requests]
+    def summary(self, base: Objective) -> RateSummary:
+        """What tables need, with the objectives that are multiples of `base`."""
+        outcomes = [Outcome(*each) for each in self.requests]
+        itl = Distribution.from_json(self.itl)
+        return RateSummary(
+            workload=self.workload,
+            arm=self.arm,
+            is_colocated=self.is_colocated,
+            rate=self.rate,
+            num_requests=len(outcomes),
+            num_failed=sum(each.ttft_s is None for each in outcomes),
+            num_met=[
+                sum(each.meets(objective) for each in outcomes)
+                for objective in objective_grid(base).values()
+            ],
+            ttft_s=_percentiles([each.ttft_s for each in outcomes]),
+            tpot_s=_percentiles([each.tpot_s for each in outcomes]),
+            itl_ms=[itl.percentile_ms(percent) for percent in PERCENTS],
+            problems=self.problems,
+            late_p99_s=self.late_p99_s,
+            load_cores=self.load_cores,
+        )
 
-    @property
-    def intervals(self) -> Distribution:
-        """Times between tokens."""
-        return Distribution.from_json(self.itl)
 
-    def level(self, objective: Objective) -> Level:
-        """How many met an objective."""
-        met = sum(each.meets(objective) for each in self.outcomes)
-        return Level(self.rate, len(self.requests), met)
+@dataclass(frozen=True)
+class RateSummary:
+    """A `RateRun` without its requests: how many failed, how many met each objective of the grid,
+    and the `PERCENTS` percentiles of all (None where that one failed)."""
+
+    workload: str
+    arm: str
+    is_colocated: bool
+    rate: float
+    num_requests: int
+    num_failed: int
+    num_met: list[int]
+    ttft_s: list[float | None]
+    tpot_s: list[float | None]
+    itl_ms: list[float | None]
+    problems: list[str]
+    late_p99_s: float
+    load_cores: float
+
+    def level(self, cell: Cell) -> Level:
+        """How many met one of the objectives."""
+        return Level(self.rate, self.num_requests, self.num_met[GRID.index(cell)])
 
 
-Record = Conditions | UncontendedRun | Base | RateRun
+def _percentiles(times_s: Sequence[float | None]) -> list[float | None]:
+    """Failed requests took for ever."""
+    ordered = sorted(times_s, key=lambda each: inf if each is None else each)
+    if not ordered:
+        return [None for _ in PERCENTS]
+    return [ordered[(len(ordered) - 1) * percent // 100] for percent in PERCENTS]
+
+
+Record = Conditions | UncontendedRun | Base | RateRun | RateSummary
 KINDS: dict[str, type[Any]] = {
     "conditions": Conditions,
     "uncontended": UncontendedRun,
     "base": Base,
     "rate": RateRun,
+    "summary": RateSummary,
 }
 _NAMES = {kind: name for name, kind in KINDS.items()}
 
@@ -110,7 +159,11 @@ class Sweep:
         self.conditions = next(each for each in self.records if isinstance(each, Conditions))
         self.uncontended = [each for each in self.records if isinstance(each, UncontendedRun)]
         self.bases = {each.workload: each for each in self.records if isinstance(each, Base)}
-        self.runs = [each for each in self.records if isinstance(each, RateRun)]
+        self.runs = [
+            each.summary(self.bases[each.workload].objective) if isinstance(each, RateRun) else each
+            for each in self.records
+            if isinstance(each, RateRun | RateSummary)
+        ]
 
     @classmethod
     def read(cls, file: Path) -> Sweep:
@@ -121,18 +174,19 @@ class Sweep:
         return list(self.bases)
 
     def arms(self, workload: str) -> list[str]:
-        """In the order of their first run."""
-        return list(dict.fromkeys(each.arm for each in self.runs if each.workload == workload))
+        """Those that have been run, in the order in which they were measured alone."""
+        run = {each.arm for each in self.runs if each.workload == workload}
+        alone = (each.arm for each in self.uncontended if each.workload == workload)
+        return [arm for arm in alone if arm in run]
 
-    def of(self, workload: str, arm: str) -> list[RateRun]:
+    def of(self, workload: str, arm: str) -> list[RateSummary]:
         """Runs, by rate."""
         runs = (each for each in self.runs if (each.workload, each.arm) == (workload, arm))
         return sorted(runs, key=lambda run: run.rate)
 
     def levels(self, workload: str, arm: str, cell: Cell) -> list[Level]:
         """How an arm kept to one of the objectives, by rate."""
-        objective = objective_grid(self.bases[workload].objective)[cell]
-        return [run.level(objective) for run in self.of(workload, arm)]
+        return [run.level(cell) for run in self.of(workload, arm)]
 
     def colocated(self, workload: str) -> Sequence[str]:
         """The arms that do not split."""

@@ -232,7 +232,8 @@ def goodput(
         str,
         typer.Option(
             help="TOPOLOGY or TOPOLOGY+FLAG=VALUE, comma-separated (default: colocated under each"
-            " policy and every ratio of prefill to decode workers)"
+            " policy and every ratio of prefill to decode workers; simulated, also other chunk"
+            " sizes, and without prompts on decode workers)"
         ),
     ] = "",
     workloads: Annotated[
@@ -242,6 +243,7 @@ def goodput(
         ),
     ] = "long-prompts",
     seconds: Annotated[float, typer.Option(help="how long arrivals are measured")] = 30.0,
+    requests: Annotated[int, typer.Option(help="and longer, until about so many have come")] = 0,
     warm_up: Annotated[float, typer.Option(help="seconds of arrivals before that")] = 5.0,
     length_scale: Annotated[
         float | None, typer.Option(help="all lengths times this (default: 1; on a CPU 0.25)")
@@ -253,6 +255,13 @@ def goodput(
     tolerance: Annotated[
         float, typer.Option(help="the search ends when the rate is known to this factor")
     ] = 1.3,
+    simulated: Annotated[
+        bool,
+        typer.Option(
+            help="in virtual time: the gateway's and the workers' real decisions, on mock devices"
+            " whose steps take no time of this machine's"
+        ),
+    ] = False,
     seed: Annotated[int, typer.Option(help="of arrivals, lengths and prompts")] = 0,
     out: Annotated[Path, typer.Option(help="folder for goodput.jsonl and goodput.md")] = Path(
         "goodput"
@@ -263,6 +272,10 @@ def goodput(
 
     Each arm is a `tandem up` of its own on the same devices, started anew for every few rates.
     Flags after `--` go to all of them.
+
+    With --simulated nothing is started: an arm at a rate is worked out in seconds, the same
+    whenever it is asked for. So it also answers which xPyD suits a load: give --devices, and the
+    --workloads that are most like it.
     """
     from tandem.cli.goodput import GoodputOptions, run_goodput
 
@@ -274,12 +287,14 @@ def goodput(
             arms=_parts(arms),
             workloads=_parts(workloads),
             measured_s=seconds,
+            num_requests=requests,
             warm_up_s=warm_up,
             length_scale=length_scale,
             num_uncontended=alone,
             rates_per_start=rates_per_start,
             tolerance=tolerance,
             seed=seed,
+            simulated=simulated,
             up_flags=tuple(context.args),
         ),
         out,

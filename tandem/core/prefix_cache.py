@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
@@ -32,7 +33,8 @@ class PrefixCache:
     def __init__(self) -> None:
         self._blocks: dict[bytes, int] = {}
         self._hashes: dict[int, bytes] = {}
-        self._resting: dict[int, None] = {}
+        # Not a dict, whose first key takes the longer to find the more before it were deleted.
+        self._resting: OrderedDict[int, None] = OrderedDict()
         self._changes: dict[int, bool] = {}
 
     def __contains__(self, block: int) -> bool:
@@ -69,8 +71,7 @@ class PrefixCache:
 
     def evict(self) -> int:
         """Give up the block that has rested longest, of at least one."""
-        block = next(iter(self._resting))
-        del self._resting[block]
+        block, _ = self._resting.popitem(last=False)
         block_hash = self._hashes.pop(block)
         del self._blocks[block_hash]
         self._changes[digest(block_hash)] = False

@@ -43,6 +43,31 @@ async def test_a_sweep_from_end_to_end(tmp_path: Path) -> None:
     assert all(f"({ttft:g}, {tpot:g})" in text for ttft, tpot in GRID)
 
 
+async def simulated(out: Path, *arguments: str) -> tuple[int | None, str]:
+    return await bench(
+        *("--simulated", "--device", "mock:h100", "--devices", "2", "--workloads", "chat"),
+        *("--seconds", "0.05", "--warm-up", "0.02", "--length-scale", "0.05", "--alone", "1"),
+        *("--tolerance", "4", "--arms", ARMS, "--out", str(out), *arguments),
+    )
+
+
+async def test_a_simulated_sweep_from_end_to_end(tmp_path: Path) -> None:
+    returncode, said = await simulated(tmp_path, "--", "--num-blocks", "4096")
+    assert returncode == 0, said
+    assert (tmp_path / "goodput.md").read_text() in said
+    sweep = Sweep.read(tmp_path / "goodput.jsonl")
+    assert sweep.conditions.simulated
+    assert sweep.arms("chat") == ARMS.split(",")
+    assert all(len(sweep.of("chat", arm)) > 2 for arm in ARMS.split(","))
+
+
+async def test_what_cannot_be_simulated_is_told_in_words(tmp_path: Path) -> None:
+    returncode, said = await simulated(tmp_path, "--", "--policy", "worst-first")
+    assert returncode == 1
+    assert "worst-first" in said
+    assert "Traceback" not in said
+
+
 async def test_an_arm_that_cannot_start_is_told_with_its_own_words(tmp_path: Path) -> None:
     returncode, said = await bench(
         *("--device", "mock:h100", "--devices", "2", "--arms", "1p1d", "--out", str(tmp_path)),

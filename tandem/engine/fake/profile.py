@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tandem.core.kv import Plane
-from tandem.core.plan import SequenceSlice, StepPlan
+from tandem.core.plan import StepPlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +49,16 @@ class Profile:
 
     def step_s(self, plan: StepPlan) -> float:
         """Seconds that a step takes: launch + max(arithmetic, memory traffic)."""
-        arithmetic = self._flops(plan) / (self.device.peak_flops * self.device.efficiency)
-        kv_read = self.model.kv_bytes_per_token * sum(each.end for each in plan.slices)
-        traffic = (self.model.weight_bytes + kv_read) / self.device.memory_bandwidth
-        return self.dilation * (self.device.launch_s + max(arithmetic, traffic))
+        num_tokens, num_read, num_attended = _work(plan)
+        arithmetic = self._flops(num_tokens, num_attended)
+        kv_read = self.model.kv_bytes_per_token * num_read
+        return self.dilation * (
+            self.device.launch_s
+            + max(
+                arithmetic / (self.device.peak_flops * self.device.efficiency),
+                (self.model.weight_bytes + kv_read) / self.device.memory_bandwidth,
+            )
+        )
 
     def token_layer_s(self, num_layers: int) -> float:
         """Seconds on the link of one token's keys, or values, of one layer, where `num_layers`
@@ -65,14 +71,21 @@ class Profile:
         free = self.device.memory_bytes * memory_share - self.model.weight_bytes
         return int(free // (self.model.kv_bytes_per_token * block_size))
 
-    def _flops(self, plan: StepPlan) -> float:
+    def _flops(self, num_tokens: int, num_attended: int) -> float:
         """Two per parameter and token; for attention four (scores and values, multiply and add) per
         hidden dimension, layer and attended position."""
-        attended = sum(_attended(each) for each in plan.slices)
-        attention = 4 * self.model.hidden_size * self.model.num_layers * attended
-        return 2 * self.model.num_params * plan.num_tokens + attention
+        attention = 4 * self.model.hidden_size * self.model.num_layers * num_attended
+        return 2 * self.model.num_params * num_tokens + attention
 
 
-def _attended(part: SequenceSlice) -> int:
-    """Each token attends to itself and all before it: the sum of start+1 ... end."""
-    return (part.end - part.start) * (part.start + 1 + part.end) // 2
+def _work(plan: StepPlan) -> tuple[int, int, int]:
+    """Of a step: tokens that are computed, whose KV is read, and positions that are attended to,
+    each token's own and all before it: the sum of start + 1 ... end. In one pass, since a
+    simulation asks for little else."""
+    num_tokens = num_read = num_attended = 0
+    for each in plan.slices:
+        size, start = len(each.token_ids), each.start
+        num_tokens += size
+        num_read += start + size
+        num_attended += size * (2 * start + 1 + size) // 2
+    return num_tokens, num_read, num_attended

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tandem.bench.arms import cpu_arms, device_arms, parse_arm
+from tandem.bench.arms import cpu_arms, device_arms, grid_arms, parse_arm
 from tandem.cli.goodput import GoodputOptions, sweep_settings
 from tandem.core.errors import ConfigError
 
@@ -21,12 +21,14 @@ def options(**changed) -> GoodputOptions:
         "arms": (),
         "workloads": ("chat",),
         "measured_s": 1.0,
+        "num_requests": 0,
         "warm_up_s": 1.0,
         "length_scale": None,
         "num_uncontended": 1,
         "rates_per_start": 1,
         "tolerance": 1.2,
         "seed": 0,
+        "simulated": False,
         "up_flags": (),
     }
     return GoodputOptions(**{**settings, **changed})
@@ -73,6 +75,15 @@ def test_a_mock_sweep_knows_its_dilation_and_its_vocabulary() -> None:
     assert len(settings.arms) == 10
 
 
+def test_a_simulated_sweep_has_no_dilation_and_all_there_is_to_choose() -> None:
+    settings = sweep_settings(options(simulated=True))
+    assert settings.conditions.simulated
+    assert settings.conditions.dilation == 1
+    assert settings.arms == grid_arms(8)
+    # Three policies, three more chunks, and every ratio twice.
+    assert len(set(settings.arms)) == 3 + 3 + 2 * 7
+
+
 def test_a_cpu_sweep_is_of_shorter_requests() -> None:
     settings = sweep_settings(options(device="cpu:0-1"))
     assert (settings.conditions.dilation, settings.conditions.length_scale) == (1, 0.25)
@@ -87,6 +98,7 @@ def test_a_cpu_sweep_is_of_shorter_requests() -> None:
         {"arms": ("4p4d", "colocated:2")},
         {"device": "cuda"},
         {"device": "mock:b200"},
+        {"device": "cpu", "simulated": True},
     ],
 )
 def test_a_sweep_that_would_compare_nothing_is_refused(wrong: dict) -> None:

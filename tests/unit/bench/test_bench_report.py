@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 
 from tandem.bench.goodput_report import report, verdict
-from tandem.bench.objectives import CLAIM
+from tandem.bench.objectives import CLAIM, GRID
+from tandem.bench.outcome import Objective
 from tandem.bench.records import (
     Base,
     Conditions,
     RateRun,
+    RateSummary,
     Record,
     Sweep,
     UncontendedRun,
@@ -101,3 +103,21 @@ def test_the_verdict_is_what_the_interval_allows() -> None:
 def test_there_is_no_verdict_without_both_kinds(kept: str) -> None:
     runs = [each for each in records() if not isinstance(each, RateRun) or each.arm == kept]
     assert "nothing to compare" in verdict(Sweep(runs), "chat")
+
+
+def test_summaries_say_what_runs_do() -> None:
+    base = Objective(0.1, 0.01)
+    summed = [each.summary(base) if isinstance(each, RateRun) else each for each in records()]
+    assert any(isinstance(each, RateSummary) for each in summed)
+    assert [from_json(to_json(each)) for each in summed] == summed
+    assert report(Sweep(summed)) == report(Sweep(records()))
+
+
+def test_a_summary_counts_who_met_which_objective() -> None:
+    run = rate_run("1p1d", 2.0, 5, num_late=4, num_failed=1)
+    summary = run.summary(Objective(0.1, 0.01))
+    assert [summary.level(cell).num_met for cell in GRID] == [5] * 6
+    assert summary.num_requests == 10
+    assert summary.num_failed == 1
+    assert summary.ttft_s == [0.2, 3.0, 3.0]
+    assert rate_run("1p1d", 2.0, 1, num_failed=9).summary(Objective(1, 1)).ttft_s == [None] * 3

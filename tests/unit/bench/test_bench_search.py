@@ -63,6 +63,13 @@ def test_an_arm_that_holds_only_the_loosest_is_followed_up() -> None:
     assert max(rates) > 3
 
 
+def test_a_search_that_begins_far_below_takes_several_rungs_at_once() -> None:
+    rates = tried(RateSearch(1.0), claim=200, loosest=200)
+    assert rates[:5] == pytest.approx([1, LADDER, LADDER**3, LADDER**6, LADDER**9])
+    low, high = max(each for each in rates if each <= 200), min(e for e in rates if e > 200)
+    assert high / low < LADDER**3
+
+
 def test_a_miss_below_a_hit_is_the_bracket() -> None:
     """Attainment is measured: it may rise again by luck."""
     search = RateSearch(1.0)

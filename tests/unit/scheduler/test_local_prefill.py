@@ -16,6 +16,7 @@ from gateway.local_prefill import (
     MAX_FIRST_BUDGET,
     MAX_STRETCH,
     MIN_BUDGET,
+    num_free_tokens,
     token_budget,
 )
 from gateway.policies import queue_policy
@@ -295,6 +296,16 @@ def test_much_faster_prefill_workers_are_no_measure_of_a_first_step() -> None:
     assert token_budget(times, 5e-6) == MAX_FIRST_BUDGET
     times.observe(16, 0.03)
     assert token_budget(times, 5e-6) == MAX_GROWTH * 16
+
+
+def test_tokens_that_cost_nothing_so_far_are_no_promise_of_many_more() -> None:
+    """More sequences run than when a step had no prompt tokens, so that these seem not free."""
+    times, step_s = StepTimes(), 1.5 * GPU_BASE_S
+    times.observe(0, GPU_BASE_S)
+    for num_tokens in (64, 128) * 20:
+        times.observe(num_tokens, step_s)
+    assert num_free_tokens(times, GPU_TOKEN_S) == 0
+    assert token_budget(times, GPU_TOKEN_S) == NUM_FITTING
 
 
 def test_free_tokens_are_no_reason_to_leave_a_prefill_worker_idle() -> None:

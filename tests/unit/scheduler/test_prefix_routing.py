@@ -176,6 +176,21 @@ def test_moving_is_weighed_against_load_in_seconds(frame_s: float, expected: str
     assert chosen is fleet.decode[expected]
 
 
+def test_sequences_count_where_prompt_tokens_seemed_to_be_free() -> None:
+    """They hide behind what a step reads, and more on d0 than on d1."""
+    driver = Driver("p", "d0", "d1")
+    driver.learn("p")
+    for num_tokens in (0, 16, 64) * 10:
+        driver.hear("d0", step_span(num_tokens, BASE_S + TOKEN_S / 1000 * num_tokens))
+        driver.hear("d1", step_span(num_tokens, BASE_S + TOKEN_S / 10 * num_tokens))
+    fleet = driver.scheduler._fleet
+    for name, number in (("d0", 1), ("d0", 2), ("d0", 3), ("d1", 4)):
+        fleet.decode[name].enter(driver.submit(str(number), number), 4)
+    generation = driver.submit("r", 99)
+    chosen = choose_decode(fleet.decode.values(), fleet.prefill["p"], generation)
+    assert chosen is fleet.decode["d1"]
+
+
 def test_without_any_measure_the_emptiest_takes_it() -> None:
     driver = Driver("p", "d0", "d1", max_batch_tokens=4096)
     driver.cache("d0", SYSTEM)

@@ -1,0 +1,66 @@
+"""Arms as processes: each a `tandem up` on this machine, loaded over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from time import perf_counter
+
+from tandem.bench.answer import Answer
+from tandem.bench.arms import Arm
+from tandem.bench.completion_stream import Endpoint, complete
+from tandem.bench.open_loop import OpenRun, run_open_loop
+from tandem.bench.outcome import Objective, Outcome
+from tandem.bench.server import running
+from tandem.bench.subject import MixLoad, PoissonLoop, Subject
+from tandem.bench.workload import Prompt
+
+
+class ServedArm:
+    """A `Subject` behind an endpoint. On the machine's clock all takes `dilation` times as long."""
+
+    def __init__(self, endpoint: Endpoint, dilation: float) -> None:
+        self._endpoint = endpoint
+        self._dilation = dilation
+
+    async def alone(self, load: MixLoad, num_requests: int) -> list[Outcome]:
+        prompts = load.prompts()
+        outcomes: list[Outcome] = []
+        for _ in range(1 + num_requests):
+            answer = Answer(next(prompts), due_s := perf_counter())
+            await self._ask(answer)
+            outcomes.append(Outcome.of(answer, due_s, self._dilation))
+        return outcomes[1:]
+
+    async def at_rate(self, load: MixLoad, loop: PoissonLoop, loosest: Objective) -> OpenRun:
+        return await run_open_loop(
+            self._ask,
+            loop.open(),
+            load.prompts(),
+            lambda prompt: loosest.latest_s(prompt.num_output),
+        )
+
+    async def _ask(self, answer: Answer) -> None:
+        await complete(self._endpoint, answer)
+
+
+class ServedArms:
+    """Starts and ends the processes, of one arm at a time. `flags` are those of `tandem up` that
+    all have."""
+
+    def __init__(self, flags: tuple[str, ...], logs: Path, dilation: float) -> None:
+        self._flags = flags
+        self._logs = logs
+        self._dilation = dilation
+        self._machine = asyncio.Lock()
+
+    @asynccontextmanager
+    async def serving(self, arm: Arm) -> AsyncIterator[Subject]:
+        """Raises `CannotStart`."""
+        async with (
+            self._machine,
+            running(arm.spec(self._flags, self._logs), self._logs) as server,
+        ):
+            yield ServedArm(Endpoint("127.0.0.1", server.port), self._dilation)

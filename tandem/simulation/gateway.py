@@ -1,0 +1,110 @@
+"""The gateway in virtual time: the real scheduler, and hands that are its `Dispatcher`'s without an
+event loop, streams or clients."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from gateway.effects import Emit, Send
+from gateway.generation import Generation
+from gateway.scheduler import Scheduler
+from gateway.tokens import Ended, Token, TokenRequest
+from gateway.worker_view import PoolUse
+from tandem.bench.answer import Answer
+from tandem.bench.workload import Prompt
+from tandem.core.errors import TandemError
+from tandem.core.sampling_params import SamplingParams
+from tandem.core.worker import WorkerInfo, WorkerRole
+from tandem.simulation.events import Events
+from tandem.simulation.worker import HOP_S, Message
+
+
+class Commanded(Protocol):
+    """A worker's end of its command stream."""
+
+    @property
+    def info(self) -> WorkerInfo: ...
+
+    def apply(self, commands: Sequence[Any]) -> None: ...
+
+
+class VirtualGateway:
+    """Its decisions take no time; a command takes as long to its worker as any message. Clients are
+    where the gateway is."""
+
+    def __init__(self, scheduler: Scheduler, events: Events) -> None:
+        self._scheduler = scheduler
+        self._events = events
+        self._workers: dict[str, Commanded] = {}
+        self._clients: dict[Generation, tuple[Answer, Callable[[], None]]] = {}
+        self._num_requests = 0
+
+    def join(self, worker: Commanded) -> None:
+        """A worker is there, and holds nothing."""
+        self._workers[worker.info.worker_id] = worker
+        self._scheduler.worker_joined(worker.info, worker.info.worker_id)
+        self._flush()
+
+    def submit(self, answer: Answer, on_end: Callable[[], None] = lambda: None) -> None:
+        """Serve a request: its tokens are noted in the answer, and `on_end` is called when it has
+        ended. Who is refused has ended at once."""
+        self._num_requests += 1
+        request = _request(f"request-{self._num_requests}", answer.prompt)
+        try:
+            generation = self._scheduler.submit(request, self._events.now_s)
+        except TandemError as error:
+            answer.error = error.message
+            on_end()
+            return
+        self._clients[generation] = answer, on_end
+        self._flush()
+
+    def hear(self, info: WorkerInfo, message: Message) -> None:
+        """A worker's message has come."""
+        take = (
+            self._scheduler.prefill_report
+            if info.role is WorkerRole.PREFILL
+            else self._scheduler.decode_report
+        )
+        may_take_more = self._scheduler.heard(
+            info.worker_id,
+            PoolUse(message.num_free_blocks),
+            self._events.now_s,
+            message.spans,
+            message.cache_changes,
+        )
+        if may_take_more:
+            self._flush()
+        for report in message.reports:
+            take(info.worker_id, report)
+        if message.reports:
+            self._flush()
+
+    def _flush(self) -> None:
+        self._scheduler.compose()
+        commands: defaultdict[str, list[Any]] = defaultdict(list)
+        for effect in self._scheduler.take_effects():
+            if isinstance(effect, Emit):
+                self._emit(*effect)
+            elif isinstance(effect, Send):
+                commands[effect.worker_id].append(effect.command)
+        for worker_id, batch in commands.items():
+            self._events.after(HOP_S, self._workers[worker_id].apply, batch)
+
+    def _emit(self, generation: Generation, event: Token | Ended | TandemError) -> None:
+        if isinstance(event, Token):
+            answer = self._clients[generation][0]
+            answer.note(self._events.now_s, answer.num_tokens + 1)
+            return
+        answer, on_end = self._clients.pop(generation)
+        if isinstance(event, TandemError):
+            answer.error = event.message
+        on_end()
+
+
+def _request(request_id: str, prompt: Prompt) -> TokenRequest:
+    """As the load generator asks over HTTP: so many tokens, whichever they are."""
+    params = SamplingParams(max_tokens=prompt.num_output, seed=0, ignore_eos=True)
+    return TokenRequest(request_id, prompt.token_ids, params)
