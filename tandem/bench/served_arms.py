@@ -15,7 +15,6 @@ from tandem.bench.open_loop import OpenRun, run_open_loop
 from tandem.bench.outcome import Objective, Outcome
 from tandem.bench.server import running
 from tandem.bench.subject import MixLoad, PoissonLoop, Subject
-from tandem.bench.workload import Prompt
 
 
 class ServedArm:
