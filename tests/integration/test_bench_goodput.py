@@ -36,7 +36,7 @@ async def test_a_sweep_from_end_to_end(tmp_path: Path) -> None:
     kinds = [type(each).__name__ for each in sweep.records]
     assert kinds.index("Base") < kinds.index("RateRun")
     assert sweep.arms("chat") == ARMS.split(",")
-    assert any(run.requests for run in sweep.runs)
+    assert any(run.num_requests for run in sweep.runs)
     assert len({run.rate for run in sweep.runs}) > 1
     text = (tmp_path / "goodput.md").read_text()
     assert text in said
