@@ -6,7 +6,7 @@ import asyncio
 import json
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,13 +138,24 @@ async def running_batch(num_streams: int, profile: str, topology: str) -> AsyncI
         streams = Streams(up.http_port, num_streams)
         with grpc.insecure_channel(f"127.0.0.1:{up.grpc_port}") as channel:
             tasks = [asyncio.create_task(streams.run(number)) for number in range(num_streams)]
-            await streams.all_started.wait()
-            await asyncio.sleep(WARM_UP_S)
-            yield Batch(up, streams, inference_pb2_grpc.InferenceServiceStub(channel))
-            assert not any(task.done() for task in tasks), "a stream ended in the midst"
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            started = asyncio.create_task(streams.all_started.wait())
+            try:
+                await asyncio.wait({started, *tasks}, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.sleep(WARM_UP_S)
+                _check_all_run(tasks)
+                yield Batch(up, streams, inference_pb2_grpc.InferenceServiceStub(channel))
+                _check_all_run(tasks)
+            finally:
+                for task in (started, *tasks):
+                    task.cancel()
+                await asyncio.gather(started, *tasks, return_exceptions=True)
+
+
+def _check_all_run(tasks: Sequence[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        if task.done():
+            task.result()
+            raise AssertionError("a stream ended in the midst")
 
 
 def cpu_seconds(pid: int) -> float:

@@ -23,6 +23,7 @@ from tandem.bench.served_arms import ServedArms
 from tandem.bench.server import cancel_when_told_to_stop
 from tandem.bench.simulated_arms import SimulatedArms
 from tandem.bench.subject import MixLoad, PoissonLoop, Subjects
+from tandem.bench.workload import MOCK_TOKEN_IDS
 from tandem.core.device import MockDevice, parse_device
 from tandem.engine.fake.profiles import parse_profile
 
@@ -53,7 +54,7 @@ async def main(args: argparse.Namespace) -> None:
     device = parse_device(args.device)
     assert isinstance(device, MockDevice), "only mock devices can be simulated"
     dilation = parse_profile(device.profile).dilation
-    load = MixLoad(args.workload, 1.0, 0, range(256), "both")
+    load = MixLoad(args.workload, 1.0, 0, MOCK_TOKEN_IDS, "both")
     flags = ("--device", args.device, "--model", "mock", "--mock-verify", "incremental")
     simulated = SimulatedArms(args.device, (), num_processes=1)
     rows = []

@@ -30,7 +30,7 @@ from tandem.wire import commands, reports
 from tandem.wire.status import abort
 from tandem.wire.tls import Role, require_role
 from tandem.worker.command_stream import CommandStreams, Dialect
-from tandem.worker.service import end_rule, load_worker, run_worker, worker_server
+from tandem.worker.service import load_worker, run_worker, worker_server
 from tandem.worker.settings import WorkerSettings
 from tandem.worker.worker import Worker
 
@@ -110,7 +110,7 @@ async def serve(settings: DecodeSettings) -> None:
         layout=info.layout,
         num_blocks=info.num_blocks,
         max_num_seqs=info.max_num_seqs,
-        end_rule=end_rule(info),
+        end_rule=info.model.end_rule,
         clock_ns=monotonic_ns,
         prefix_caching=settings.prefix_caching == "auto",
         mover=mover,

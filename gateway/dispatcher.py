@@ -156,8 +156,7 @@ class Dispatcher:
 
     def end_all(self) -> None:
         """End the requests that are under way; their clients are told why."""
-        self._scheduler.advance(self._clock())
-        self._scheduler.fail_all(_stopping())
+        self._scheduler_now().fail_all(_stopping())
         self._flush()
 
     async def stop(self) -> None:
@@ -207,14 +206,12 @@ class Dispatcher:
         return stream
 
     def stop_generation(self, generation: Generation) -> Ended:
-        self._scheduler.advance(self._clock())
-        ended = self._scheduler.stop(generation)
+        ended = self._scheduler_now().stop(generation)
         self._flush()
         return ended
 
     def cancel(self, generation: Generation) -> None:
-        self._scheduler.advance(self._clock())
-        self._scheduler.cancel(generation)
+        self._scheduler_now().cancel(generation)
         self._flush()
 
     # LinkListener
@@ -230,14 +227,13 @@ class Dispatcher:
     def joined(self, info: WorkerInfo, address: str) -> None:
         self._links_by_id[info.worker_id] = self._links[address]
         # The KV of prompts goes to where the worker says that other workers reach it.
-        self._scheduler.worker_joined(info, info.advertised_address or address)
+        self._scheduler_now().worker_joined(info, info.advertised_address or address)
         self._watch_readiness()
         self._flush()
 
     def lost(self, info: WorkerInfo, error: TandemError) -> None:
         self._links_by_id.pop(info.worker_id, None)
-        self._scheduler.advance(self._clock())
-        self._scheduler.worker_lost(info.worker_id, error)
+        self._scheduler_now().worker_lost(info.worker_id, error)
         self._flush()
         self._watch_readiness()
 
@@ -246,13 +242,12 @@ class Dispatcher:
 
     def suspected(self, info: WorkerInfo) -> None:
         log.warning("worker suspected", worker=info.worker_id)
-        self._scheduler.advance(self._clock())
-        self._scheduler.worker_suspected(info.worker_id)
+        self._scheduler_now().worker_suspected(info.worker_id)
         self._flush()
 
     def trusted(self, info: WorkerInfo) -> None:
         log.info("worker trusted again", worker=info.worker_id)
-        self._scheduler.worker_trusted(info.worker_id)
+        self._scheduler_now().worker_trusted(info.worker_id)
         self._flush()
 
     def resumed(self, info: WorkerInfo, snapshot: Any, unapplied: Sequence[Any]) -> None:
@@ -304,20 +299,25 @@ class Dispatcher:
         return self._scheduler.workers
 
     def drain_worker(self, worker_id: str, timeout_s: float) -> PrefillView | DecodeView:
-        worker = self._scheduler.draining.cordon(worker_id, timeout_s, self._clock())
+        worker = self._scheduler_now().draining.cordon(worker_id, timeout_s, self._clock())
         log.info("worker drained", worker=worker_id, timeout_s=timeout_s)
         self._watch_readiness()
         self._flush()
         return worker
 
     def undrain_worker(self, worker_id: str) -> PrefillView | DecodeView:
-        worker = self._scheduler.draining.uncordon(worker_id, self._clock())
+        worker = self._scheduler_now().draining.uncordon(worker_id, self._clock())
         log.info("worker undrained", worker=worker_id)
         self._watch_readiness()
         self._flush()
         return worker
 
     # Inside
+
+    def _scheduler_now(self) -> Scheduler:
+        """For what changes without a time of its own."""
+        self._scheduler.advance(self._clock())
+        return self._scheduler
 
     def _refuse_if_stopping(self) -> None:
         if self._stopping:
@@ -348,8 +348,7 @@ class Dispatcher:
         # Once more as long as it is so: a worker of the other role may give something back.
         self._start_orphan_timer()
         error = Unavailable("no worker came back in time", retry_after_s=ORPHAN_S)
-        self._scheduler.advance(self._clock())
-        self._scheduler.fail_queued(error)
+        self._scheduler_now().fail_queued(error)
         self._flush()
 
     def _stop_orphan_timer(self) -> None:

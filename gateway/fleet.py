@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from gateway.prefix_index import PromptPrefix
 from gateway.worker_view import DecodeView, PrefillView
 from tandem.core.errors import Mismatch, NotFound
-from tandem.core.worker import WorkerInfo, WorkerRole
+from tandem.core.worker import ModelInfo, WorkerInfo, WorkerRole
 
 if TYPE_CHECKING:
     from gateway.generation import Generation
@@ -26,6 +26,22 @@ class Fleet:
     @property
     def workers(self) -> list[PrefillView | DecodeView]:
         return [*self.prefill.values(), *self.decode.values()]
+
+    @property
+    def kv_models(self) -> frozenset[ModelInfo]:
+        """What those run whose KV may be in a cache."""
+        return frozenset[ModelInfo]().union(*(each.met for each in self.workers))
+
+    def join(self, worker: PrefillView | DecodeView) -> None:
+        """A worker is there."""
+        worker.met.add(worker.info.model)
+        for other in self.workers:
+            worker.met.add(other.info.model)
+            other.met.add(worker.info.model)
+        if isinstance(worker, PrefillView):
+            self.prefill[worker.info.worker_id] = worker
+        else:
+            self.decode[worker.info.worker_id] = worker
 
     def prefix_of(self, request: TokenRequest) -> PromptPrefix | None:
         """What names the blocks of a prompt, by the block size of all workers; None if there are

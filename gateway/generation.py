@@ -15,7 +15,6 @@ from tandem.core.commands import Destination, PrefillChunk, PrefillSequence, Res
 from tandem.core.errors import DataLoss
 from tandem.core.reports import Reserved
 from tandem.core.sequence import FinishReason, SequenceKey
-from tandem.core.worker import ModelInfo
 
 if TYPE_CHECKING:
     from gateway.worker_view import DecodeView, PrefillView
@@ -47,8 +46,7 @@ class Generation:
     `prefill` and `decode` are the workers that hold a record of the sequence; `prefill_worker` and
     `decode_worker` say, to the end, who served it: one and the same if the decode worker computes
     the context. Of that `num_scheduled` tokens are computed, or sent to be; its tenant was charged
-    `prompt_charge` for it (`fair_shares.py`). `computed_by` are the workers of all attempts, and
-    what they run.
+    `prompt_charge` for it (`fair_shares.py`).
 
     `prefix` names the context's blocks. `expected_cached_tokens` of its tokens are thought to be
     cached where it will be computed; of the prompt, `num_cached_tokens` were. `shared_digests` name
@@ -83,7 +81,6 @@ class Generation:
     is_stepping: bool = False
     prefill_worker: str = ""
     decode_worker: str = ""
-    computed_by: dict[str, ModelInfo] = field(default_factory=dict)
     token_kv_bytes: int = 0
     token_ids: list[int] = field(default_factory=list)
     _early: dict[int, Token] = field(default_factory=dict)

@@ -48,8 +48,9 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
             self._refusals.add(error.reason, error.message)
             return refusal_handler(error)
         handler = await continuation(handler_call_details)
-        is_open = handler_call_details.method == OPEN_METHOD
-        return _hurried(handler) if handler and is_open else handler
+        if handler_call_details.method != OPEN_METHOD or not (handler and handler.unary_unary):
+            return handler  # A refusal from within is of another kind.
+        return _hurried(handler)
 
     def _check(self, method: str, metadata: Mapping[str, str]) -> None:
         if method.startswith(OPERATORS_SERVICE):

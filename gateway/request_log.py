@@ -1,5 +1,5 @@
-"""What the log says of requests: one line for each that has ended, with where its time went, and
-few for those that were not let in. Nothing of what was asked or answered is in it."""
+"""What the log says of requests: one line for each that has ended, with where its time went.
+Nothing of what was asked or answered is in it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def log_end(
         **_names(generation, model_name),
         outcome=event.finish_reason.name if isinstance(event, Ended) else event.reason,
         why="" if isinstance(event, Ended) else event.message,
-        mode=mode_of(generation),
+        mode=generation.served_by().mode_name,
         prefill=generation.prefill_worker,
         decode=generation.decode_worker,
         prompt_tokens=generation.num_prompt_tokens,
@@ -43,11 +43,6 @@ def log_end(
         recoveries=generation.num_losses,
         bad_transfers=generation.num_bad_transfers,
     )
-
-
-def mode_of(generation: Generation) -> str:
-    """How it was served, at the last; `none` if no worker had it."""
-    return generation.served_by().mode.name.lower() if generation.prefill_worker else "none"
 
 
 def _names(generation: Generation, model_name: str) -> dict[str, Any]:

@@ -29,10 +29,12 @@ LENGTH_BOUNDS = tuple(float(2**power) for power in range(18))
 
 @dataclass(slots=True)
 class TokenTimes:
-    """When a generation's first and newest token went out, in monotonic seconds; NaN before."""
+    """When a generation's first and newest token went out, in monotonic seconds; NaN before. So
+    many of its prompt's cached tokens are counted."""
 
     first_s: float = nan
     newest_s: float = nan
+    num_cached_tokens: int = 0
 
 
 class Setbacks(NamedTuple):
@@ -76,18 +78,24 @@ class RequestMetrics:
         self.num_generated_tokens += 1
         if isnan(times.newest_s):
             times.first_s = now
-            self._first_token(generation, now)
+            self._first_token(generation, times, now)
         else:
             self.between_tokens_s.observe(now - times.newest_s)
         times.newest_s = now
 
-    def _first_token(self, generation: Generation, now: float) -> None:
+    def _first_token(self, generation: Generation, times: TokenTimes, now: float) -> None:
         self.first_token_s.observe(now - generation.arrived_s)
         placed_s = generation.attempts.placed_s
         self.queued_s.observe(placed_s - generation.arrived_s)
         self.prefill_s.observe(now - placed_s)
         self.num_prompt_tokens += generation.num_prompt_tokens
-        self.num_cached_tokens += generation.num_cached_tokens
+        self._count_cached(generation, times)
+
+    def _count_cached(self, generation: Generation, times: TokenTimes) -> None:
+        """What is known of them by now: a first token may come from the decode worker before the
+        prefill worker has said how much it had."""
+        self.num_cached_tokens += generation.num_cached_tokens - times.num_cached_tokens
+        times.num_cached_tokens = generation.num_cached_tokens
 
     def setbacks(self, under_way: Iterable[Generation]) -> Setbacks:
         """Of all requests: of those that have ended, and of those that have not."""
@@ -103,6 +111,8 @@ class RequestMetrics:
     ) -> None:
         """A generation's one end."""
         num_tokens = len(generation.token_ids)
+        if num_tokens:
+            self._count_cached(generation, times)
         self._setbacks = _sum_of([self._setbacks, _setbacks(generation)])
         if isinstance(event, Ended):
             self._finished(event.finish_reason.name.lower(), event.served_by)
@@ -119,8 +129,7 @@ class RequestMetrics:
             self.per_token_s.observe(decode_s / (num_tokens - 1))
 
     def _finished(self, reason: str, served_by: ServedBy) -> None:
-        mode = served_by.mode.name.lower() if served_by.prefill_worker else "none"
-        self.finished[reason, mode] += 1
+        self.finished[reason, served_by.mode_name] += 1
         self.num_kv_bytes += served_by.kv_bytes
 
 

@@ -230,11 +230,10 @@ class Scheduler:
 
     def worker_joined(self, info: WorkerInfo, address: str) -> None:
         """A worker is there, and holds nothing."""
-        worker: PrefillView | DecodeView
-        if info.role is WorkerRole.PREFILL:
-            worker = self._fleet.prefill[info.worker_id] = PrefillView(info, address)
-        else:
-            worker = self._fleet.decode[info.worker_id] = DecodeView(info, address)
+        is_prefill = info.role is WorkerRole.PREFILL
+        worker = PrefillView(info, address) if is_prefill else DecodeView(info, address)
+        self._fleet.join(worker)
+        if isinstance(worker, DecodeView):
             self._batching.joined(worker)
         self.draining.joined(worker, self._now)
 

@@ -41,13 +41,14 @@ PREEMPTION_RANK = (inf,)
 
 @dataclass(slots=True, eq=False)
 class Check:
-    """An answer, and how many of its tokens came once more. `computed_by` are the workers that may
-    have generated it, and what they run. Its sequence has another number each time that it goes
-    on."""
+    """An answer, and how many of its tokens came once more. `computed_by` are the workers that it
+    was on; it may have read KV of all that run one of `models`. Its sequence has another number
+    each time that it goes on."""
 
     request: TokenRequest
     token_ids: tuple[int, ...]
-    computed_by: dict[str, ModelInfo]
+    computed_by: tuple[str, ...]
+    models: frozenset[ModelInfo]
     num_same: int = 0
     sequence_id: int = 0
     salt: bytes = field(default_factory=lambda: secrets.token_bytes(SALT_BYTES))
@@ -69,7 +70,7 @@ class Check:
 
     def must_agree_with(self, worker: DecodeView) -> bool:
         """Whether a worker has to come to the same tokens."""
-        models = [*self.computed_by.values(), worker.info.model]
+        models = {*self.models, worker.info.model}
         is_invariant = all(each.batch_invariant for each in models)
         return is_invariant and len({each.numerics for each in models}) == 1
 
@@ -93,7 +94,7 @@ class Check:
             result,
             self.num_same,
             self.position,
-            tuple(self.computed_by),
+            self.computed_by,
             checked_by,
         )
 
@@ -126,7 +127,12 @@ class SelfChecks:
             return
         if _place(generation.request) >= self._end_of_sample:
             return
-        check = Check(generation.request, tuple(generation.token_ids), dict(generation.computed_by))
+        check = Check(
+            generation.request,
+            tuple(generation.token_ids),
+            generation.attempts.workers,
+            self._fleet.kv_models,
+        )
         self._waiting.append(check)
         if len(self._waiting) + len(self._running) > MAX_CHECKS:
             dropped = self._waiting.popleft()
@@ -136,7 +142,9 @@ class SelfChecks:
         """Begin checks where nothing else is done, and end what is in anybody's way."""
         for worker_id in list(self._running):
             worker = self._fleet.decode[worker_id]
-            if is_anyone_queued or not worker.is_open:
+            if worker.suspect:
+                self._end(self._running[worker_id], worker, CheckResult.FAILED)
+            elif is_anyone_queued or not worker.is_open:
                 self.make_way(worker)
         if self._waiting and not is_anyone_queued:
             for worker in self._fleet.decode.values():
@@ -149,9 +157,10 @@ class SelfChecks:
             self._waiting.append(check)
 
     def lost(self, worker_id: str) -> None:
-        """A worker is gone, with its check."""
+        """A worker is gone, perhaps because of its check: nobody waits for that, and no other
+        worker is to be tried."""
         if check := self._running.pop(worker_id, None):
-            self._waiting.append(check)
+            self._outbox.checked(check.checked(CheckResult.FAILED, worker_id))
 
     def token(self, worker: DecodeView, sequence_id: int, token_id: int, is_last: bool) -> None:
         """A worker has generated a token of a sequence that is no request's, or no more."""

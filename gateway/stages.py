@@ -161,6 +161,12 @@ class Attempts:
         return [*self.past, self.current]
 
     @property
+    def workers(self) -> tuple[str, ...]:
+        """Those of a generation that has ended."""
+        names = (name for each in self.kept for name in (each.decode_worker, each.prefill_worker))
+        return tuple(dict.fromkeys(filter(None, names)))
+
+    @property
     def placed_s(self) -> float:
         """When the first attempt left the queue; infinity if it did not."""
         first = self.past[0] if self.past else self.current

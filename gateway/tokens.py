@@ -92,6 +92,11 @@ class ServedBy:
             return ServingMode.LOCAL
         return ServingMode.DISAGGREGATED
 
+    @property
+    def mode_name(self) -> str:
+        """In logs and metrics; `none` if no worker had it."""
+        return self.mode.name.lower() if self.prefill_worker else "none"
+
 
 @dataclass(frozen=True, slots=True)
 class Ended:

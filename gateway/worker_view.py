@@ -18,7 +18,7 @@ from tandem.core.commands import Reserve
 from tandem.core.kv import Plane
 from tandem.core.reports import Span, SpanKind
 from tandem.core.span_totals import SpanTotals
-from tandem.core.worker import WorkerInfo
+from tandem.core.worker import ModelInfo, WorkerInfo
 
 if TYPE_CHECKING:
     from gateway.generation import Generation
@@ -43,7 +43,8 @@ class WorkerView:
     how long steps take, what they did in all, and what is cached there. It has had prompts of
     `num_prompt_tokens` to compute, of which it had `num_cached_tokens`. It was last heard to have
     `num_free_blocks`, and `num_unused_slots` of the others that hold no token, at `heard_s`;
-    `clock_offset_ns`, added to its clock, gives the gateway's.
+    `clock_offset_ns`, added to its clock, gives the gateway's. `met` is what it runs, and what all
+    run that it was ever together with: it may have their KV.
 
     One that is `suspect` may be lost, one that is `stopping` is about to end, and one that is
     `cordoned` an operator has taken out of service: they take nothing new. What the latter two
@@ -68,6 +69,7 @@ class WorkerView:
     num_unused_slots: int = 0
     clock_offset_ns: int = 0
     heard_s: float = inf
+    met: set[ModelInfo] = field(default_factory=set)
     _blocks: dict[int, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -147,7 +149,6 @@ class WorkerView:
         self.generations[generation.sequence_id] = generation
         self._blocks[generation.sequence_id] = num_blocks
         self.num_used_blocks += num_blocks
-        generation.computed_by[self.info.worker_id] = self.info.model
 
     def leave(self, generation: Generation) -> int:
         """A generation leaves, if it is there; the blocks that it took."""

@@ -30,7 +30,7 @@ from tandem.wire import commands, reports
 from tandem.wire.status import abort
 from tandem.wire.tls import Role, require_role, towards_worker
 from tandem.worker.command_stream import CommandStreams, Dialect
-from tandem.worker.service import end_rule, load_worker, run_worker, worker_server
+from tandem.worker.service import load_worker, run_worker, worker_server
 from tandem.worker.settings import WorkerSettings
 from tandem.worker.worker import Worker
 
@@ -100,7 +100,7 @@ async def serve(settings: PrefillSettings) -> None:
     queue = BatchQueue(
         layout=info.layout,
         num_blocks=info.num_blocks,
-        end_rule=end_rule(info),
+        end_rule=info.model.end_rule,
         transfers=LoopTransfers(sender, asyncio.get_running_loop()),
         prefix_caching=settings.prefix_caching == "auto",
     )

@@ -12,7 +12,6 @@ from math import isnan
 from typing import NamedTuple
 
 from gateway.generation import Generation
-from gateway.request_log import mode_of
 from gateway.request_metrics import TokenTimes
 from gateway.stages import Attempt, AttemptEnd, Stage, StageTimes
 from gateway.tokens import Ended
@@ -70,7 +69,7 @@ def choice_span(generation: Generation, times: TokenTimes, event: Ended | Tandem
             **_usage(generation),
             **_latencies(generation, times),
             "gen_ai.response.finish_reasons": [finish_reason(event)],
-            "tandem.mode": mode_of(generation),
+            "tandem.mode": generation.served_by().mode_name,
             "tandem.cached_tokens": generation.num_cached_tokens,
             "tandem.attempts": generation.attempts.num_past + 1,
             "tandem.preemptions": generation.num_preemptions,

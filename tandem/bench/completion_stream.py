@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import ssl
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -13,8 +12,8 @@ import httptools
 import orjson
 
 from tandem.bench.answer import Answer
+from tandem.bench.http_head import authorization, host_and_port
 from tandem.bench.workload import Prompt
-from tandem.wire.metadata import API_KEY_VARIABLE
 
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
 OPENAI_FIELDS = {"temperature": 0.0, "stream": True, "stream_options": {"include_usage": True}}
@@ -66,9 +65,9 @@ class Endpoint:
             }
         )
         head = (
-            f"POST {self.path} HTTP/1.1\r\nHost: {self.host}:{self.port}\r\n"
+            f"POST {self.path} HTTP/1.1\r\nHost: {host_and_port(self.host, self.port)}\r\n"
             "Content-Type: application/json\r\nAccept: text/event-stream\r\n"
-            f"{self._authorization()}Connection: close\r\nContent-Length: {len(body)}\r\n\r\n"
+            f"{self._headers()}Connection: close\r\nContent-Length: {len(body)}\r\n\r\n"
         )
         return head.encode() + body
 
@@ -77,9 +76,10 @@ class Endpoint:
             return {"messages": [{"role": "user", "content": prompt.text}]}
         return {"prompt": prompt.text or prompt.token_ids}
 
-    def _authorization(self) -> str:
-        key = self.api_key or os.environ.get(API_KEY_VARIABLE)
-        return f"Authorization: Bearer {key}\r\n" if key else ""
+    def _headers(self) -> str:
+        return "".join(
+            f"{name}: {value}\r\n" for name, value in authorization(self.api_key).items()
+        )
 
 
 class CompletionStream(asyncio.Protocol):

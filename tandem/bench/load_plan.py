@@ -14,7 +14,7 @@ from tandem.bench.mixes import MIXES, Mix, Unrelated, mix_prompts
 from tandem.bench.open_loop import OpenLoop
 from tandem.bench.report.load_report import LoadSpec
 from tandem.bench.text_prompts import Texts
-from tandem.bench.trace import Trace
+from tandem.bench.trace import MadePrompts, Trace
 from tandem.bench.workload import WORKLOADS, LongPrompts, Prompt
 from tandem.core.errors import ConfigError
 
@@ -85,6 +85,11 @@ class LoadPlan:
         """What they ask: as long as there are arrivals, and no shorter."""
         return self._worded(self._prompts(token_ids), texts)
 
+    def probe(self, token_ids: Sequence[int], texts: Texts | None) -> Prompt:
+        """One prompt like the first, of other tokens unless the trace spells them out: who has
+        served it knows none of those that follow."""
+        return next(self._worded(self._prompts(token_ids, "probe"), texts))
+
     def long_loop(self) -> OpenLoop:
         """When long prompts come: the first after half an interval."""
         long = self.long
@@ -102,16 +107,18 @@ class LoadPlan:
         ).scaled(self.spec.length_scale)
         return self._worded(mix_prompts(mix, self.spec.seed, token_ids, "long"), texts)
 
-    def _prompts(self, token_ids: Sequence[int]) -> Iterator[Prompt]:
+    def _prompts(self, token_ids: Sequence[int], variant: str = "") -> Iterator[Prompt]:
         spec = self.spec
         if self.trace is None:
             assert self.mix
-            yield from mix_prompts(self.mix.scaled(spec.length_scale), spec.seed, token_ids)
+            mix = self.mix.scaled(spec.length_scale)
+            yield from mix_prompts(mix, spec.seed, token_ids, variant)
         else:
+            made = MadePrompts(token_ids, f"{spec.seed}{variant}", spec.length_scale)
             # A trace without times of its own goes round.
             while True:
                 for each in self.trace.requests:
-                    yield each.prompt(token_ids, spec.seed, spec.length_scale)
+                    yield made.prompt(each)
 
     def _worded(self, prompts: Iterator[Prompt], texts: Texts | None) -> Iterator[Prompt]:
         if texts is None:
@@ -122,7 +129,10 @@ class LoadPlan:
 def plan_load(options: LoadOptions, trace: Trace | None = None) -> LoadPlan:
     """The load that was asked for; `trace` is what `options.trace` names. Raises `ConfigError`."""
     _check_numbers(options)
+    _check_pace(options, trace)
     if trace is not None:
+        if options.workload or options.prompt_tokens or options.output_tokens:
+            raise ConfigError("a trace has requests of its own: no --workload, and no lengths")
         name = f"trace {Path(options.trace).name}"
         return LoadPlan(_spec(options, name, trace), trace=trace, speed=options.speed)
     if options.workload in WORKLOADS:
@@ -212,6 +222,15 @@ def _pace(options: LoadOptions, trace: Trace | None) -> tuple[str, float | None,
             return "closed", None, concurrency or CONCURRENCY
         return "at once", None, 0
     return ("poisson" if options.burstiness == 1 else "gamma"), rate, concurrency
+
+
+def _check_pace(options: LoadOptions, trace: Trace | None) -> None:
+    """Refuse what would be without a meaning."""
+    has_rate = options.rate is not None and not isinf(options.rate)
+    if options.burstiness != 1 and not has_rate:
+        raise ConfigError("--burstiness is of arrivals at a --rate", param="burstiness")
+    if options.speed != 1 and (trace is None or not trace.is_timed or options.rate is not None):
+        raise ConfigError("--speed is of a --trace with times of its own", param="speed")
 
 
 def _check_numbers(options: LoadOptions) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from tandem.bench.answer import Answer
 from tandem.bench.closed_loop import UNFINISHED
+from tandem.bench.concurrency import all_of
 from tandem.bench.load_plan import LoadPlan
 from tandem.bench.metrics_scraper import MetricsScraper
 from tandem.bench.open_loop import OpenLoop, run_open_loop
@@ -77,7 +78,7 @@ async def run_load(settings: LoadSettings, look: Look | None = None) -> LoadRepo
 
 async def _probe(settings: LoadSettings, watch: Watch) -> None:
     """One request, to see whether the server serves at all."""
-    prompt = next(settings.plan.prompts(settings.token_ids, settings.texts))
+    prompt = settings.plan.probe(settings.token_ids, settings.texts)
     answer = Answer(prompt, perf_counter())
     await watch.ask(answer)
     if problem := answer.problem():
@@ -128,7 +129,7 @@ class _Run:
         if plan.long:
             prompts = plan.long_prompts(settings.token_ids, settings.texts)
             loads.append(self._open_loop(self._beside, plan.long_loop(), prompts))
-        await asyncio.gather(*loads)
+        await all_of(loads)
 
     async def _open_loop(self, watch: Watch, loop: OpenLoop, prompts: Iterator[Prompt]) -> None:
         await run_open_loop(watch.ask, loop, prompts, self._patience_s, self._start_s)
@@ -154,7 +155,7 @@ class _Run:
             window=window,
             bounds=settings.bounds,
             figures=figures_of(rows, window, settings.bounds),
-            limit=find_limit(tool, server),
+            limit=find_limit(tool, server, scraper.problem),
             tool=tool,
             server=server,
             stopped=stopped,

@@ -10,6 +10,8 @@ from time import perf_counter
 
 import httpx
 
+from tandem.bench.http_head import authorization
+
 INTERVAL_S = 1.0
 TIMEOUT_S = 5.0
 
@@ -24,11 +26,11 @@ class Scrape:
 
 class MetricsScraper:
     """Scrapes for as long as it is entered: at once, once a second, and at the end. A server that
-    has no metrics is no failure: `problem` says why there are none."""
+    has no metrics is no failure: `problem` says why some are missing, the last one's why."""
 
     def __init__(self, url: str, api_key: str | None = None) -> None:
         self._url = url
-        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._headers = authorization(api_key)
         self.scrapes: list[Scrape] = []
         self.problem = ""
 
@@ -45,7 +47,7 @@ class MetricsScraper:
                 await self._scrape(client)
 
     async def _go_on(self, client: httpx.AsyncClient) -> None:
-        while self.scrapes:
+        while True:
             await asyncio.sleep(INTERVAL_S)
             await self._scrape(client)
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from statistics import mean
-from typing import Any
 
 from tandem.bench.arms import Arm
+from tandem.bench.concurrency import all_of
 from tandem.bench.goodput import SHARE
 from tandem.bench.objectives import CLAIM, LOOSEST, Cell, best, objective_grid, uncontended
 from tandem.bench.open_loop import OpenRun
@@ -68,7 +67,7 @@ class GoodputSweep:
 
     async def _fix_objectives(self) -> dict[str, Objective]:
         arms, workloads = self._settings.arms, self._settings.workloads
-        measured = await _all(self._measure_alone(arm) for arm in arms)
+        measured = await all_of(self._measure_alone(arm) for arm in arms)
         bases: dict[str, Objective] = {}
         for workload in workloads:
             bases[workload] = base = best(each[workload] for each in measured)
@@ -112,7 +111,7 @@ class GoodputSweep:
         while searches:
             arms = list(searches)
             turned = (*arms[turn % len(arms) :], *arms[: turn % len(arms)])
-            await _all(self._visit(arm, searches[arm], workload, objectives) for arm in turned)
+            await all_of(self._visit(arm, searches[arm], workload, objectives) for arm in turned)
             searches = {
                 arm: search for arm, search in searches.items() if search.next_rate() is not None
             }
@@ -190,14 +189,3 @@ def rate_run(run: OpenRun, workload: str, arm: Arm, rate: float) -> RateRun:
 
 def _rounded(seconds: float | None) -> float | None:
     return None if seconds is None else round(seconds, 6)
-
-
-async def _all(each: Iterable[Coroutine[Any, Any, Any]]) -> list[Any]:
-    """The results of all. Raises the first error, once the others have ended, too."""
-    tasks = [asyncio.create_task(one) for one in each]
-    try:
-        return await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

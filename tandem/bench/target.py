@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -14,9 +13,9 @@ from tandem.bench.answer import Answer
 from tandem.bench.closed_loop import Ask
 from tandem.bench.completion_stream import CHAT, COMPLETIONS, Endpoint, complete
 from tandem.bench.grpc_stream import generate
+from tandem.bench.http_head import authorization, host_and_port
 from tandem.client import AsyncClient
 from tandem.core.errors import ConfigError, TandemError, Unavailable
-from tandem.wire.metadata import API_KEY_VARIABLE
 
 PORTS = {"http": 80, "https": 443, "grpc": 50050}
 TIMEOUT_S = 10.0
@@ -36,9 +35,12 @@ class TargetUrl:
         return self.scheme == "grpc"
 
     @property
+    def address(self) -> str:
+        return host_and_port(self.host, self.port)
+
+    @property
     def base(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{self.scheme}://{host}:{self.port}{self.prefix}"
+        return f"{self.scheme}://{self.address}{self.prefix}"
 
     @property
     def metrics(self) -> str:
@@ -77,7 +79,7 @@ class Asking:
 async def served_models(url: TargetUrl, api_key: str | None) -> list[str]:
     """The names of what is served. Raises `Unavailable`, or what else the server says."""
     if url.is_grpc:
-        async with AsyncClient(f"{url.host}:{url.port}", api_key=api_key) as client:
+        async with AsyncClient(url.address, api_key=api_key) as client:
             return [each.id for each in await client.models(timeout=TIMEOUT_S)]
     try:
         async with httpx.AsyncClient(timeout=TIMEOUT_S, headers=authorization(api_key)) as client:
@@ -102,17 +104,11 @@ async def find_model(url: TargetUrl, api_key: str | None, wanted: str) -> tuple[
     return wanted or served[0], served
 
 
-def authorization(api_key: str | None) -> dict[str, str]:
-    """The header for a key, or for that of the environment, if there is one."""
-    key = api_key or os.environ.get(API_KEY_VARIABLE)
-    return {"Authorization": f"Bearer {key}"} if key else {}
-
-
 @asynccontextmanager
 async def asking(url: TargetUrl, how: Asking) -> AsyncIterator[Ask]:
     """What fills in an answer to its prompt, within the event loop that enters this."""
     if url.is_grpc:
-        async with AsyncClient(f"{url.host}:{url.port}", api_key=how.api_key) as client:
+        async with AsyncClient(url.address, api_key=how.api_key) as client:
 
             async def ask_grpc(answer: Answer) -> None:
                 answer.may_be_shorter = not how.ignore_eos

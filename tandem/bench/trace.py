@@ -8,13 +8,14 @@ with the same begin with the same tokens. Or prompts themselves: `prompt`, a tex
 
 from __future__ import annotations
 
-import random
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import orjson
 
 from tandem.bench.workload import Prompt
@@ -38,29 +39,44 @@ class TracedRequest:
     num_prompt: int = 0
     hash_ids: tuple[int, ...] = ()
 
-    def prompt(self, token_ids: Sequence[int], seed: int, scale: float = 1.0) -> Prompt:
-        """With made-up tokens out of `token_ids`, and all lengths times `scale`; what is written
-        out keeps its own."""
-        num_output = max(1, round(self.num_output * scale))
-        match self.content:
+
+class MadePrompts:
+    """Prompts of a trace, with made-up tokens out of `token_ids` where it spells out none, and all
+    lengths times `scale`. Tokens are drawn by numpy, since a prompt is made while others stream."""
+
+    def __init__(self, token_ids: Sequence[int], seed: str, scale: float = 1.0) -> None:
+        self._token_ids = np.asarray(token_ids)
+        self._seed = seed
+        self._scale = scale
+
+    def prompt(self, request: TracedRequest) -> Prompt:
+        num_output = max(1, round(request.num_output * self._scale))
+        match request.content:
             case None:
-                return Prompt(self._tokens(token_ids, seed, scale), num_output)
+                return Prompt(self._tokens(request), num_output)
             case str() as text:
                 return Prompt((), num_output, text)
             case ids:
                 return Prompt(ids, num_output)
 
-    def _tokens(self, token_ids: Sequence[int], seed: int, scale: float) -> tuple[int, ...]:
-        num_prompt = max(1, round(self.num_prompt * scale))
-        block = max(1, round(BLOCK * scale))
+    def _tokens(self, request: TracedRequest) -> tuple[int, ...]:
+        num_prompt = max(1, round(request.num_prompt * self._scale))
+        block = max(1, round(BLOCK * self._scale))
         tokens: list[int] = []
-        for hash_id in self.hash_ids:
-            tokens += random.Random(f"block {seed} {hash_id}").choices(token_ids, k=block)
+        for hash_id in request.hash_ids:
+            tokens += self._drawn(f"block {hash_id}", block)
         # A trace without hashes, or with too few, shares nothing beyond them.
         rest = num_prompt - len(tokens)
         if rest > 0:
-            tokens += random.Random(f"line {seed} {self.line}").choices(token_ids, k=rest)
+            tokens += self._drawn(f"line {request.line}", rest)
         return tuple(tokens[:num_prompt])
+
+    def _drawn(self, name: str, count: int) -> list[int]:
+        """The same for the same name."""
+        digest = hashlib.blake2b(f"{self._seed} {name}".encode(), digest_size=16).digest()
+        rng = np.random.default_rng(int.from_bytes(digest))
+        drawn: list[int] = self._token_ids[rng.integers(len(self._token_ids), size=count)].tolist()
+        return drawn
 
 
 @dataclass(frozen=True, slots=True)

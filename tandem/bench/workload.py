@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 # Common to the vocabularies of all models that are likely here; below are special tokens and bytes.
 TOKEN_IDS = range(1000, 30_000)
+MOCK_TOKEN_IDS = range(256)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,13 +19,12 @@ from tandem.bench.report.load_report import LoadReport, to_json
 from tandem.bench.target import Asking, find_model, parse_target
 from tandem.bench.text_prompts import PlainWords, Texts, Words
 from tandem.bench.trace import read_trace
-from tandem.bench.workload import TOKEN_IDS
+from tandem.bench.workload import MOCK_TOKEN_IDS, TOKEN_IDS
 from tandem.cli.bench_output import print_report, write_file
 from tandem.cli.bench_progress import progress
 from tandem.core.errors import ConfigError
 
 MOCK_MODEL = "mock"
-MOCK_TOKEN_IDS = range(256)
 TOKENIZER_FILE = "tokenizer.json"
 
 

@@ -21,7 +21,7 @@ from tandem.bench.server import CannotStart, cancel_when_told_to_stop
 from tandem.bench.simulated_arms import SimulatedArms
 from tandem.bench.subject import Subjects
 from tandem.bench.sweep import GoodputSweep, SweepSettings
-from tandem.bench.workload import TOKEN_IDS
+from tandem.bench.workload import MOCK_TOKEN_IDS, TOKEN_IDS
 from tandem.cli.cores import usable_cores
 from tandem.core.device import CpuDevice, Device, MockDevice, parse_device
 from tandem.core.errors import Cancelled, ConfigError, Unavailable
@@ -30,7 +30,6 @@ from tandem.engine.fake.profiles import parse_profile
 # A CPU prefills some hundreds of tokens a second: a quarter of the published lengths.
 CPU_LENGTH_SCALE = 0.25
 NUM_MOCK_DEVICES = 8
-MOCK_TOKEN_IDS = range(256)
 RECORDS, TABLES = "goodput.jsonl", "goodput.md"
 
 

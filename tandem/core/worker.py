@@ -7,6 +7,7 @@ from enum import IntEnum
 
 from tandem.core.kv import KVLayout
 from tandem.core.quantization import Quantization
+from tandem.core.sequence import EndRule
 
 
 class WorkerRole(IntEnum):
@@ -42,6 +43,11 @@ class ModelInfo:
         if self.quantization == Quantization.NONE:
             return self.fingerprint
         return f"{self.fingerprint}-{self.quantization}"
+
+    @property
+    def end_rule(self) -> EndRule:
+        """When a sequence of it ends by itself."""
+        return EndRule(self.eos_token_ids, self.max_model_len)
 
 
 @dataclass(frozen=True, slots=True)

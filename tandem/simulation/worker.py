@@ -14,7 +14,6 @@ from tandem.core.kv import Plane
 from tandem.core.plan import StepPlan, StepResult
 from tandem.core.prefix_cache import CacheChanges
 from tandem.core.reports import Span, SpanKind
-from tandem.core.sequence import EndRule
 from tandem.core.worker import WorkerInfo
 from tandem.engine.fake.profile import Profile
 from tandem.simulation.engine import VirtualEngine
@@ -128,7 +127,7 @@ class VirtualPrefillWorker(VirtualWorker):
         state = BatchQueue(
             layout=info.layout,
             num_blocks=info.num_blocks,
-            end_rule=end_rule(info),
+            end_rule=info.model.end_rule,
             transfers=sender,
             prefix_caching=prefix_caching,
         )
@@ -154,7 +153,7 @@ class VirtualDecodeWorker(VirtualWorker):
             layout=info.layout,
             num_blocks=info.num_blocks,
             max_num_seqs=info.max_num_seqs,
-            end_rule=end_rule(info),
+            end_rule=info.model.end_rule,
             clock_ns=lambda: events.now_ns,
             prefix_caching=prefix_caching,
             mover=NoMover(),
@@ -192,7 +191,3 @@ def _cover(reservation: Reservation, num_layers: int) -> None:
                 num_tokens,
             )
         )
-
-
-def end_rule(info: WorkerInfo) -> EndRule:
-    return EndRule(info.model.eos_token_ids, info.model.max_model_len)

@@ -15,7 +15,6 @@ from tandem.artifacts.resolve import resolve
 from tandem.core.address import is_loopback
 from tandem.core.device import CpuDevice, parse_device
 from tandem.core.errors import ConfigError
-from tandem.core.sequence import EndRule
 from tandem.core.worker import WorkerInfo, WorkerRole
 from tandem.engine.protocols import Engine
 from tandem.faults.engine import FaultyEngine
@@ -95,10 +94,6 @@ def worker_server(settings: WorkerSettings, identity: Identity | None) -> GrpcSe
     """The worker's server, which with an identity talks to other services alone."""
     credentials = identity.server_credentials() if identity else None
     return GrpcServer(settings.address, credentials=credentials)
-
-
-def end_rule(info: WorkerInfo) -> EndRule:
-    return EndRule(info.model.eos_token_ids, info.model.max_model_len)
 
 
 async def run_worker(

@@ -38,8 +38,9 @@ class Limit:
         return self.where == LOAD_TOOL
 
 
-def find_limit(tool: LoadTool, server: ServerAccount | None) -> Limit:
-    """The load tool, if it could not keep up; else what held the server up longest."""
+def find_limit(tool: LoadTool, server: ServerAccount | None, problem: str = "") -> Limit:
+    """The load tool, if it could not keep up; else what held the server up longest. `problem`: why
+    it does not tell, if that is known."""
     if tool.late_p99_ms > LATE_MS:
         late = f"it began with requests up to {tool.late_p99_ms:.0f} ms late (p99)"
         return Limit(LOAD_TOOL, f"{late}: figures are of the load tool, not of the server")
@@ -47,6 +48,7 @@ def find_limit(tool: LoadTool, server: ServerAccount | None) -> Limit:
         busy = f"it took {tool.cores:.2f} cores, and can take one"
         return Limit(LOAD_TOOL, f"{busy}: figures are of the load tool, not of the server")
     if server is None or not server.holdups:
-        return Limit(UNKNOWN, "the server does not tell, and the load tool kept up")
+        why = f" ({problem})" if problem else ""
+        return Limit(UNKNOWN, f"the server does not tell{why}, and the load tool kept up")
     longest = server.holdups[0]
     return Limit(longest.where, f"{longest.share:.0%} of the time, as last: {longest.text}")

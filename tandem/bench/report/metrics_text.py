@@ -10,15 +10,11 @@ from prometheus_client.parser import text_string_to_metric_families
 Labels = frozenset[tuple[str, str]]
 
 
-class Metrics:
-    """The samples of one page, by name."""
+class Samples:
+    """Numbers by name and labels."""
 
-    def __init__(self, text: str) -> None:
-        """Raises `ValueError` if it is no page of metrics."""
-        self._samples: defaultdict[str, dict[Labels, float]] = defaultdict(dict)
-        for family in text_string_to_metric_families(text):
-            for sample in family.samples:
-                self._samples[sample.name][frozenset(sample.labels.items())] = sample.value
+    def __init__(self, samples: Mapping[str, Mapping[Labels, float]]) -> None:
+        self._samples = samples
 
     def __contains__(self, name: str) -> bool:
         return name in self._samples
@@ -39,21 +35,32 @@ class Metrics:
         return self._samples.get(name, {})
 
 
-class Change:
-    """What counters rose by between two pages. One that fell belongs to a server that was started
-    anew: it counts for nothing."""
+class Metrics(Samples):
+    """Those of one page."""
+
+    def __init__(self, text: str) -> None:
+        """Raises `ValueError` if it is no page of metrics."""
+        samples: defaultdict[str, dict[Labels, float]] = defaultdict(dict)
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                samples[sample.name][frozenset(sample.labels.items())] = sample.value
+        super().__init__(samples)
+
+
+class Change(Samples):
+    """What counters rose by between two pages, each for itself: that of a worker which is gone
+    takes nothing from the others'. One that fell was started anew: it counts for nothing."""
 
     def __init__(self, before: Metrics, after: Metrics) -> None:
-        self._before = before
-        self._after = after
-
-    def total(self, name: str, **labels: str) -> float:
-        return max(0.0, self._after.total(name, **labels) - self._before.total(name, **labels))
-
-    def by(self, label: str, name: str, **labels: str) -> dict[str, float]:
-        before = self._before.by(label, name, **labels)
-        after = self._after.by(label, name, **labels)
-        return {key: max(0.0, value - before.get(key, 0.0)) for key, value in after.items()}
+        super().__init__(
+            {
+                name: {
+                    labels: max(0.0, value - before._of(name).get(labels, 0.0))
+                    for labels, value in values.items()
+                }
+                for name, values in after._samples.items()
+            }
+        )
 
     def mean(self, name: str) -> float | None:
         """Of what a histogram observed meanwhile; None if that was nothing."""

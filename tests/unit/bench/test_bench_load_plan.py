@@ -124,3 +124,30 @@ def test_what_makes_no_load_is_refused(options: dict) -> None:
 def test_a_trace_has_no_warm_up() -> None:
     with pytest.raises(ConfigError, match="warm-up"):
         plan_load(LoadOptions(trace="t", warm_up_s=1.0), TIMED)
+
+
+@pytest.mark.parametrize("trace", [None, TIMED])
+def test_who_has_served_the_probe_knows_no_prompt(trace: Trace | None) -> None:
+    plan = plan_load(LoadOptions(trace="t" if trace else ""), trace)
+    probe, first = plan.probe(IDS, None), next(plan.prompts(IDS, None))
+    assert len(probe.token_ids) == len(first.token_ids)
+    assert probe.token_ids[:16] != first.token_ids[:16]
+
+
+@pytest.mark.parametrize(
+    ("options", "trace"),
+    [
+        ({"speed": 2.0}, None),
+        ({"speed": 2.0}, UNTIMED),
+        ({"speed": 2.0, "rate": 1.0}, TIMED),
+        ({"burstiness": 0.5}, None),
+        ({"burstiness": 0.5, "rate": inf, "num_requests": 3}, None),
+        ({"workload": "chat"}, TIMED),
+        ({"prompt_tokens": "9"}, TIMED),
+    ],
+)
+def test_what_would_have_no_meaning_is_refused(
+    options: dict[str, object], trace: Trace | None
+) -> None:
+    with pytest.raises(ConfigError):
+        plan_load(LoadOptions(**options), trace)

@@ -134,3 +134,14 @@ def test_the_load_tool_is_the_limit_where_it_is() -> None:
     assert (limit.where, limit.is_load_tool) == ("decode", False)
     assert limit.text == "80% of the time, as last: 93% busy"
     assert find_limit(TOOL, None).where == "not known"
+
+
+def test_a_worker_that_is_gone_takes_nothing_from_the_others() -> None:
+    before = Metrics('sent_total{worker="a"} 100\nsent_total{worker="b"} 100\n')
+    change = Change(before, Metrics('sent_total{worker="b"} 150\n'))
+    assert change.total("sent_total") == 50
+    assert change.by("worker", "sent_total") == {"b": 50}
+
+
+def test_why_a_server_does_not_tell_is_told() -> None:
+    assert "http://h/metrics: refused" in find_limit(TOOL, None, "http://h/metrics: refused").text

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from tandem.bench.completion_stream import Endpoint
 from tandem.bench.target import parse_target
+from tandem.bench.workload import Prompt
 from tandem.core.errors import ConfigError
 
 
@@ -34,3 +36,13 @@ def test_urls_are_read(text: str, base: str, metrics: str) -> None:
 def test_what_is_no_url_is_refused(text: str) -> None:
     with pytest.raises(ConfigError):
         parse_target(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "address"), [("grpc://[::1]:9", "[::1]:9"), ("http://host", "host:80")]
+)
+def test_an_address_has_brackets_where_it_needs_them(text: str, address: str) -> None:
+    url = parse_target(text)
+    assert url.address == address
+    head, _ = Endpoint(url.host, url.port).request(Prompt((1,), 1)).split(b"\r\n\r\n", 1)
+    assert f"Host: {address}".encode() in head.split(b"\r\n")

@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tandem.bench.trace import BLOCK, Trace, TracedRequest, read_trace
+from tandem.bench.trace import BLOCK, MadePrompts, Trace, TracedRequest, read_trace
 from tandem.core.errors import ConfigError
 
 IDS = range(1000, 2000)
+MADE = MadePrompts(IDS, "0")
 
 
 def written(folder: Path, lines: Sequence[Any]) -> Path:
@@ -37,7 +38,7 @@ def test_mooncakes_form_is_read(tmp_path: Path) -> None:
     assert trace.is_timed
     assert list(trace.arrivals()) == [0.0, 2.0]
     assert list(trace.arrivals(speed=4.0)) == [0.0, 0.5]
-    late, early = trace.requests[1].prompt(IDS, 0), trace.requests[0].prompt(IDS, 0)
+    late, early = MADE.prompt(trace.requests[1]), MADE.prompt(trace.requests[0])
     assert (len(early.token_ids), early.num_output) == (600, 7)
     # Both begin with block 0; what follows is each one's own.
     assert late.token_ids[:BLOCK] == early.token_ids[:BLOCK]
@@ -48,7 +49,7 @@ def test_prompts_are_read(tmp_path: Path) -> None:
     lines = [{"prompt": "Say it.", "max_tokens": 4}, {"prompt": [5, 6], "output_length": 3}]
     trace = read_trace(written(tmp_path, lines))
     assert not trace.is_timed
-    text, ids = (each.prompt(IDS, 0) for each in trace.requests)
+    text, ids = (MADE.prompt(each) for each in trace.requests)
     assert (text.text, text.token_ids, text.num_output) == ("Say it.", (), 4)
     assert (ids.text, ids.token_ids, ids.num_output) == ("", (5, 6), 3)
 
@@ -60,7 +61,7 @@ def test_only_as_many_are_read_as_are_wanted(tmp_path: Path) -> None:
 
 def test_requests_without_hashes_share_nothing(tmp_path: Path) -> None:
     trace = read_trace(written(tmp_path, [mooncake(0, 50, 5), mooncake(0, 50, 5)]))
-    one, other = (each.prompt(IDS, 0).token_ids for each in trace.requests)
+    one, other = (MADE.prompt(each).token_ids for each in trace.requests)
     assert one[:4] != other[:4]
 
 
@@ -109,7 +110,8 @@ REQUESTS = st.builds(
 def test_prompts_share_exactly_what_their_hashes_share(
     one: TracedRequest, other: TracedRequest, scale: float
 ) -> None:
-    prompts = [each.prompt(IDS, 0, scale).token_ids for each in (one, other)]
+    made = MadePrompts(IDS, "0", scale)
+    prompts = [made.prompt(each).token_ids for each in (one, other)]
     for request, tokens in zip((one, other), prompts, strict=True):
         assert len(tokens) == max(1, round(request.num_prompt * scale))
     shared = 0

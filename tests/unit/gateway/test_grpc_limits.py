@@ -13,7 +13,9 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from scripted_service import Pause, ScriptedService
 from up import free_ports
 
+from gateway.access import Access
 from gateway.frontend import Frontend
+from gateway.grpc_access import AccessInterceptor
 from gateway.grpc_calls import CallLimit
 from gateway.grpc_inference import InferenceServicer
 from gateway.refusals import Refusals
@@ -39,7 +41,10 @@ async def channel(
         return inference_pb2.GetTimelineResponse()
 
     address = f"127.0.0.1:{free_ports(1)[0]}"
-    server = GrpcServer(address, interceptors=[CallLimit(Refusals(refused), MAX_CALLS)])
+    refusals = Refusals(refused)
+    # As the gateway has them.
+    interceptors = [AccessInterceptor(Access(), refusals), CallLimit(refusals, MAX_CALLS)]
+    server = GrpcServer(address, interceptors=interceptors)
     servicer = InferenceServicer(frontend, service, timeline, READ_TIMEOUT_S)
     inference_pb2_grpc.add_InferenceServiceServicer_to_server(servicer, server.server)
     await server.start([SERVICE])

@@ -802,7 +802,8 @@ class Simulation:
         }
         checked = [(each.request_id, each.choice_index) for each in self.dispatcher.checked]
         assert sorted(checked) == sorted(answers if self.self_check_rate else ())
-        may_fail = self.faults.rate > 0 and self.faults.engine_failures
+        faults = self.faults
+        may_fail = faults.rate > 0 and (faults.engine_failures or faults.breaks or faults.losses)
         results = {CheckResult.SAME, CheckResult.FAILED} if may_fail else {CheckResult.SAME}
         assert {each.result for each in self.dispatcher.checked} <= results
 
