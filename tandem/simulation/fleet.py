@@ -25,7 +25,7 @@ from tandem.simulation.worker import (
     VirtualPrefillWorker,
     VirtualWorker,
 )
-from tandem.worker.pool_size import GPU_MEMORY_SHARE, no_room
+from tandem.worker.pool_size import mock_num_blocks
 from tandem.worker.settings import WorkerSettings
 
 MAX_MODEL_LEN = 131072
@@ -120,10 +120,9 @@ def _infos(arm: Arm, device: str, profile: Profile, settings: WorkerSettings) ->
     """The workers' descriptions, as they would introduce themselves. Raises `ConfigError`."""
     max_model_len = settings.max_model_len or MAX_MODEL_LEN
     model = ModelInfo(profile.name, "", 2**31, max_model_len, frozenset(), "virtual")
-    share = settings.memory_share or GPU_MEMORY_SHARE
-    num_blocks = settings.num_blocks or profile.num_blocks(settings.block_size, share)
-    if num_blocks < 1:
-        raise no_room(share, device)
+    num_blocks = settings.num_blocks or mock_num_blocks(
+        device, profile, settings.memory_share, settings.block_size
+    )
     layout = kv_layout(profile.model, settings.block_size)
     topology = arm.topology
     names = [

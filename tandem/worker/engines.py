@@ -20,7 +20,7 @@ from tandem.engine.fake.engine import FakeEngine
 from tandem.engine.fake.profiles import parse_profile
 from tandem.engine.protocols import Engine
 from tandem.process.host import memory_bytes
-from tandem.worker.pool_size import GPU_MEMORY_SHARE, MemoryBudget, default_share, no_room
+from tandem.worker.pool_size import MemoryBudget, default_share, mock_num_blocks
 from tandem.worker.settings import WorkerSettings
 
 if TYPE_CHECKING:
@@ -46,10 +46,9 @@ def _fake_engine(
         raise ConfigError("a mock device's KV has a type of its own", param="kv_cache_dtype")
     profile = parse_profile(profile_name)
     config = folder.config
-    share = settings.memory_share or GPU_MEMORY_SHARE
-    num_blocks = settings.num_blocks or profile.num_blocks(settings.block_size, share)
-    if num_blocks < 1:
-        raise no_room(share, f"mock:{profile_name}")
+    num_blocks = settings.num_blocks or mock_num_blocks(
+        f"mock:{profile_name}", profile, settings.memory_share, settings.block_size
+    )
     return FakeEngine(
         ModelInfo(
             name=folder.name,

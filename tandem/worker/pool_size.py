@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from tandem.core.device import CpuDevice, CudaDevice
 from tandem.core.errors import ConfigError
 from tandem.core.kv import KVLayout
+from tandem.engine.fake.profile import Profile
 
 GPU_MEMORY_SHARE = 0.9
 CPU_MEMORY_SHARE = 0.15
@@ -36,7 +37,7 @@ class MemoryBudget:
         """Blocks that fit beside the weights. Raises `ConfigError` if not even one does."""
         pool_bytes = int(self.memory_bytes * self.share) - self.own_weight_bytes
         if pool_bytes < layout.block_bytes:
-            raise no_room(self.share, str(self.device))
+            raise _no_room(self.share, str(self.device))
         return pool_bytes // layout.block_bytes
 
 
@@ -45,7 +46,16 @@ def default_share(device: CpuDevice | CudaDevice) -> float:
     return CPU_MEMORY_SHARE if isinstance(device, CpuDevice) else GPU_MEMORY_SHARE
 
 
-def no_room(share: float, device: str) -> ConfigError:
+def mock_num_blocks(device: str, profile: Profile, share: float | None, block_size: int) -> int:
+    """Blocks of a mock device, whose profile says what memory it has. Raises `ConfigError`."""
+    share = share or GPU_MEMORY_SHARE
+    num_blocks = profile.num_blocks(block_size, share)
+    if num_blocks < 1:
+        raise _no_room(share, device)
+    return num_blocks
+
+
+def _no_room(share: float, device: str) -> ConfigError:
     """The error for a share that is too small."""
     return ConfigError(
         f"{share * 100:.3g}% of the memory of {device} does not hold the weights and one KV block",

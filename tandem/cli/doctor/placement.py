@@ -17,7 +17,12 @@ from tandem.core.errors import ConfigError
 from tandem.core.kv import kv_dtype
 from tandem.core.quantization import Quantization
 from tandem.engine.fake.profiles import parse_profile
-from tandem.worker.pool_size import GPU_MEMORY_SHARE, MemoryBudget, default_share, no_room
+from tandem.worker.pool_size import (
+    GPU_MEMORY_SHARE,
+    MemoryBudget,
+    default_share,
+    mock_num_blocks,
+)
 
 BLOCK_SIZE = 16
 # What a mending flag may propose: the machine has other users.
@@ -140,12 +145,12 @@ def _larger_share(place: Place, enough_bytes: int) -> str:
 
 def _mock_pool(device: MockDevice, model: Model, settings: FleetSettings) -> Finding:
     block_size = _number(settings, "block-size") or BLOCK_SIZE
-    share = memory_share(settings) or GPU_MEMORY_SHARE
-    num_blocks = _number(settings, "num-blocks") or parse_profile(device.profile).num_blocks(
-        block_size, share
-    )
-    if num_blocks < 1:
-        return problem("memory", no_room(share, str(device)).message, "--memory-share 0.9")
+    try:
+        num_blocks = _number(settings, "num-blocks") or mock_num_blocks(
+            str(device), parse_profile(device.profile), memory_share(settings), block_size
+        )
+    except ConfigError as error:
+        return problem("memory", error.message, "--memory-share 0.9")
     pool = _describe_pool(num_blocks, block_size)
     return _judge_length(f"{device}: {pool}", num_blocks * block_size, model, settings)
 
