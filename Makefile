@@ -35,10 +35,12 @@ test: .venv/installed-dev ## all tests but the slow ones
 	$(SAY) "pytest, unit tests, on all cores"
 	@$(BIN)/python -m pytest -m "not slow" -n auto --dist worksteal tests/unit $(ARGS)
 	$(SAY) "pytest, processes"
-	@$(BIN)/python -m pytest -m "not slow and not clients" --ignore tests/unit $(ARGS)
+	@$(BIN)/python -m pytest -m "not slow and not clients" -n 2 --dist loadfile --ignore tests/unit $(ARGS)
 
 .PHONY: test-slow
 test-slow: .venv/installed-dev ## the slow tests
+	$(SAY) "pytest, many more scenarios of the scheduler"
+	@TANDEM_SCENARIOS=1000 $(BIN)/python -m pytest -n auto tests/unit/scheduler/test_simulation.py $(ARGS)
 	$(SAY) "pytest, slow tests"
 	@$(BIN)/python -m pytest -m "slow and not compose" $(ARGS)
 

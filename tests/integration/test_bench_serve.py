@@ -122,7 +122,7 @@ def test_a_trace(tmp_path: Path, http_url: str) -> None:
     trace = tmp_path / "trace.jsonl"
     lines = [
         {"timestamp": at, "input_length": 64, "output_length": 4, "hash_ids": [7]}
-        for at in (0, 100, 300)
+        for at in (0, 100, 4000)
     ]
     trace.write_text("".join(json.dumps(line) + "\n" for line in lines))
     status, said, report = serve(
@@ -130,8 +130,8 @@ def test_a_trace(tmp_path: Path, http_url: str) -> None:
     )
     assert status == 0, said
     dues = [row.due_ms - report.requests[0].due_ms for row in report.requests]
-    assert dues == pytest.approx([0, 50, 150], abs=0.01)
-    # All begin alike, and the later ones find that in a cache.
+    assert dues == pytest.approx([0, 50, 2000], abs=0.01)
+    # All begin alike, and the last one finds that in a cache.
     assert report.requests[-1].num_cached
 
 

@@ -184,7 +184,7 @@ async def check_bad_request(stack: Traced) -> None:
 async def check_lost_worker(stack: Traced) -> None:
     """Kill the decode worker of a stream: the trace has two attempts."""
     decode = {f"decode-{number}": worker for number, worker in enumerate(stack.workers)}
-    body = {"prompt": CANARY, "max_tokens": 400, "stream": True, "ignore_eos": True}
+    body = {"prompt": CANARY, "max_tokens": 60, "stream": True, "ignore_eos": True}
     async with (
         stack.gateway.client() as client,
         client.stream("POST", "/v1/completions", json=body, timeout=60) as response,
