@@ -24,8 +24,7 @@ from tandem.transfer.reservation import Reservation
 from tandem.worker.state import WorkerState
 
 HOP_S = 125e-6
-"""What a message takes between two processes: half of what a command and its report were measured
-to take over gRPC (`benchmarks/loop.py`)."""
+"""What a message takes between two processes: stated, not fitted."""
 
 
 @dataclass(frozen=True, slots=True)
