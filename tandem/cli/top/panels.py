@@ -230,4 +230,4 @@ def _gauge(share: float) -> Text:
     eighths = round(min(1.0, share) * GAUGE_WIDTH * 8)
     full, rest = divmod(eighths, 8)
     bar = "█" * full + (EIGHTHS[rest] if rest else "")
-    return Text(f"{bar:<{GAUGE_WIDTH}}", f"{TRANSFER} on bright_black")
+    return Text.assemble((f"{bar:<{GAUGE_WIDTH}}", f"{TRANSFER} on bright_black"))
