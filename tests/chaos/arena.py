@@ -83,20 +83,24 @@ class Arena:
         self.outcome.leaked += await self.num_leaked(FREE_S)
 
     async def num_leaked(self, timeout_s: float) -> int:
-        """Blocks that are not free again in time."""
+        """Blocks that are not free again in time; the report says whose. What a worker held that is
+        lost meanwhile is gone with it, though the last that was heard of it says otherwise."""
         recorder = self.stack.dispatcher
-        connected = {each for each in recorder.num_blocks if recorder.is_held(each)}
 
-        def leaked() -> int:
-            return sum(
-                recorder.num_blocks[each] - recorder.num_free.get(each, 0) for each in connected
-            )
+        def leaked() -> dict[str, int]:
+            held = filter(recorder.is_held, recorder.num_blocks)
+            used = {
+                each: recorder.num_blocks[each] - recorder.num_free.get(each, 0) for each in held
+            }
+            return {each: count for each, count in used.items() if count}
 
         try:
-            await self.stack.until(lambda: leaked() == 0, timeout_s)
+            await self.stack.until(lambda: not leaked(), timeout_s)
         except TimeoutError:
-            return leaked()
-        return 0
+            self.outcome.reasons += [
+                f"{count} blocks of {name}" for name, count in leaked().items()
+            ]
+        return sum(leaked().values())
 
     def num_injected(self) -> int:
         """How often workers logged that they struck."""
