@@ -30,10 +30,11 @@ from stack import RecordingDispatcher, WorkerProcess, free_port, silence_logs  #
 from watched import VOCAB, MockOracle  # noqa: E402
 
 from gateway import service  # noqa: E402
+from gateway.dispatcher import Dispatcher  # noqa: E402
 from tandem.bench.markdown import markdown_table  # noqa: E402
 from tandem.client import AsyncClient  # noqa: E402
 from tandem.core.errors import TandemError  # noqa: E402
-from tandem.core.worker import WorkerRole  # noqa: E402
+from tandem.core.worker import WorkerInfo, WorkerRole  # noqa: E402
 
 NUM_REQUESTS = 10_000
 # Caches fill and heaps find their size: what grows after these is a leak.
@@ -60,6 +61,14 @@ class Footprint:
         return cls(process.memory_info().rss, process.num_fds(), process.num_threads())
 
 
+class SoakDispatcher(RecordingDispatcher):
+    """Keeps no reports: they would be what grows."""
+
+    def reported(self, info: WorkerInfo, reports: list[Any]) -> None:
+        Dispatcher.reported(self, info, reports)
+        self.news.set()
+
+
 class Soak:
     """A gateway in this process, its workers, and requests."""
 
@@ -82,8 +91,8 @@ class Soak:
             for worker in self.workers:
                 await worker.stop()
 
-    def _new_dispatcher(self, *arguments: Any, **settings: Any) -> RecordingDispatcher:
-        self.dispatcher = RecordingDispatcher(*arguments, **settings)
+    def _new_dispatcher(self, *arguments: Any, **settings: Any) -> SoakDispatcher:
+        self.dispatcher = SoakDispatcher(*arguments, **settings)
         return self.dispatcher
 
     async def _run_gateway(self) -> bool:
