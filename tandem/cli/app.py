@@ -14,29 +14,8 @@ import typer
 
 from tandem.cli.bench import bench
 from tandem.cli.credentials import certs, keys
-from tandem.cli.flags import (
-    HUB_MODEL,
-    WORKERS,
-    AddressFlag,
-    ApiKeyFlag,
-    BlockSizeFlag,
-    DeviceFlag,
-    DtypeFlag,
-    GrpcPortFlag,
-    HostFlag,
-    HttpPortFlag,
-    KVCacheDtypeFlag,
-    LogDirFlag,
-    MaxModelLenFlag,
-    MemoryShareFlag,
-    ModelFlag,
-    NumBlocksFlag,
-    PortBaseFlag,
-    QuantizationFlag,
-    TopologyFlag,
-    VerboseFlag,
-    flag,
-)
+from tandem.cli.flags import HUB_MODEL, AddressFlag, ApiKeyFlag, flag
+from tandem.cli.fleet_commands import doctor, up
 from tandem.core.errors import TandemError
 
 commands = typer.Typer(
@@ -47,7 +26,6 @@ commands = typer.Typer(
     help="LLM serving that splits prefill from decode.",
 )
 
-GATEWAY = "Gateway"
 # The arguments, --help among them, are the service's own business.
 FORWARD = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
@@ -60,205 +38,8 @@ def app() -> None:
         sys.exit(f"error: {error.message}")
 
 
-@commands.command()
-def up(
-    *,
-    topology: TopologyFlag = "1p1d",
-    model: ModelFlag = "default",
-    device: DeviceFlag = "cpu",
-    host: HostFlag = "127.0.0.1",
-    http_port: HttpPortFlag = 8000,
-    grpc_port: GrpcPortFlag = 50050,
-    port_base: PortBaseFlag = 50051,
-    log_dir: LogDirFlag = None,
-    verbose: VerboseFlag = False,
-    tls_dir: Annotated[
-        Path | None,
-        flag("tls-dir", "what `tandem certs` made: mutual TLS between gateway and workers"),
-    ] = None,
-    start_timeout: Annotated[int, flag("start-timeout", "seconds until all must be ready")] = 300,
-    drain_timeout: Annotated[
-        float | None,
-        flag("drain-timeout", "seconds after SIGTERM for what is under way (default: 25)"),
-    ] = None,
-    dtype: DtypeFlag = None,
-    quantization: QuantizationFlag = None,
-    kv_cache_dtype: KVCacheDtypeFlag = None,
-    max_model_len: MaxModelLenFlag = None,
-    max_num_seqs: Annotated[
-        int | None, flag("max-num-seqs", "sequences a worker holds at the most", WORKERS)
-    ] = None,
-    block_size: BlockSizeFlag = None,
-    num_blocks: NumBlocksFlag = None,
-    memory_share: MemoryShareFlag = None,
-    prefix_caching: Annotated[
-        str | None,
-        flag("prefix-caching", "keep KV for what begins alike: auto, off", WORKERS),
-    ] = None,
-    mock_verify: Annotated[
-        str | None,
-        flag("mock-verify", "KV that a mock device reads at each step: full, incremental", WORKERS),
-    ] = None,
-    policy: Annotated[
-        str | None,
-        flag(
-            "policy",
-            "order of prompts: shortest-first, priority, edf, fcfs or an installed one",
-            GATEWAY,
-        ),
-    ] = None,
-    tenants: Annotated[
-        Path | None, flag("tenants", "TOML file of tenants: weights and quotas", GATEWAY)
-    ] = None,
-    api_key: Annotated[
-        str | None, flag("api-key", "whoever asks must have this key", GATEWAY)
-    ] = None,
-    api_keys: Annotated[
-        Path | None,
-        flag("api-keys", "file of keys and their tenants: see `tandem keys`", GATEWAY),
-    ] = None,
-    local_prefill: Annotated[
-        str | None,
-        flag("local-prefill", "prompts on decode workers, if sooner there: auto, off", GATEWAY),
-    ] = None,
-    on_bad_kv: Annotated[
-        str | None, flag("on-bad-kv", "KV that comes damaged: recompute, fail", GATEWAY)
-    ] = None,
-    self_check: Annotated[
-        float | None,
-        flag("self-check", "share of answers to generate once more, to compare", GATEWAY),
-    ] = None,
-    max_batch_tokens: Annotated[
-        int | None, flag("max-batch-tokens", "prompt tokens of a prefill batch", GATEWAY)
-    ] = None,
-    max_queue: Annotated[int | None, flag("max-queue", "requests that may wait", GATEWAY)] = None,
-    batching: Annotated[
-        str | None,
-        flag("batching", "colocated steps: chunked, prefill-first or decode-first", GATEWAY),
-    ] = None,
-    prefill_token_budget: Annotated[
-        int | None,
-        flag("prefill-token-budget", "prompt tokens of a chunked colocated step", GATEWAY),
-    ] = None,
-    tool_format: Annotated[
-        str | None,
-        flag("tool-format", "how the model writes calls: auto, hermes, llama, mistral", GATEWAY),
-    ] = None,
-    otlp_endpoint: Annotated[
-        str | None,
-        flag("otlp-endpoint", "collector that traces go to, as http://localhost:4317", GATEWAY),
-    ] = None,
-    trace_sample: Annotated[
-        float | None, flag("trace-sample", "share of the requests that are traced", GATEWAY)
-    ] = None,
-) -> None:
-    """Start prefill workers, decode workers and the gateway, and keep them running.
-
-    Ends with Ctrl-C; a second Ctrl-C ends it at once. SIGTERM lets answers under way finish.
-    """
-    from tandem.cli.fleet import FleetSettings
-    from tandem.cli.up import run_up
-    from tandem.core.topology import parse_topology
-
-    run_up(
-        FleetSettings(
-            topology=parse_topology(topology),
-            model=model,
-            device=device,
-            host=host,
-            http_port=http_port,
-            grpc_port=grpc_port,
-            port_base=port_base,
-            api_key=api_key,
-            worker_options={
-                "tls-dir": _text(tls_dir),
-                "dtype": dtype,
-                "quantization": quantization,
-                "kv-cache-dtype": kv_cache_dtype,
-                "max-model-len": max_model_len,
-                "max-num-seqs": max_num_seqs,
-                "block-size": block_size,
-                "num-blocks": num_blocks,
-                "memory-share": memory_share,
-                "prefix-caching": prefix_caching,
-                "mock-verify": mock_verify,
-                "drain-timeout": drain_timeout,
-            },
-            gateway_options={
-                "policy": policy,
-                "tls-dir": _text(tls_dir),
-                "tenants": _text(tenants),
-                "api-keys": _text(api_keys),
-                "local-prefill": local_prefill,
-                "on-bad-kv": on_bad_kv,
-                "self-check": self_check,
-                "max-batch-tokens": max_batch_tokens,
-                "max-queue": max_queue,
-                "batching": batching,
-                "prefill-token-budget": prefill_token_budget,
-                "tool-format": tool_format,
-                "otlp-endpoint": otlp_endpoint,
-                "trace-sample": trace_sample,
-                "drain-timeout": drain_timeout,
-            },
-        ),
-        log_dir=log_dir,
-        verbose=verbose,
-        start_timeout_s=start_timeout,
-        drain_timeout_s=drain_timeout,
-    )
-
-
-@commands.command()
-def doctor(
-    *,
-    topology: TopologyFlag = "1p1d",
-    model: ModelFlag = "default",
-    device: DeviceFlag = "cpu",
-    host: HostFlag = "127.0.0.1",
-    http_port: HttpPortFlag = 8000,
-    grpc_port: GrpcPortFlag = 50050,
-    port_base: PortBaseFlag = 50051,
-    log_dir: LogDirFlag = None,
-    verbose: VerboseFlag = False,
-    dtype: DtypeFlag = None,
-    quantization: QuantizationFlag = None,
-    kv_cache_dtype: KVCacheDtypeFlag = None,
-    max_model_len: MaxModelLenFlag = None,
-    block_size: BlockSizeFlag = None,
-    num_blocks: NumBlocksFlag = None,
-    memory_share: MemoryShareFlag = None,
-    as_json: Annotated[bool, typer.Option("--json", help="for programs")] = False,
-) -> None:
-    """Say what this machine has, and whether `tandem up` with these flags would work.
-
-    Exit status 1 if something stops it.
-    """
-    from tandem.cli.doctor.doctor import run_doctor
-    from tandem.cli.fleet import FleetSettings
-    from tandem.cli.up import default_logs
-    from tandem.core.topology import parse_topology
-
-    settings = FleetSettings(
-        topology=parse_topology(topology),
-        model=model,
-        device=device,
-        host=host,
-        http_port=http_port,
-        grpc_port=grpc_port,
-        port_base=port_base,
-        worker_options={
-            "dtype": dtype,
-            "quantization": quantization,
-            "kv-cache-dtype": kv_cache_dtype,
-            "max-model-len": max_model_len,
-            "block-size": block_size,
-            "num-blocks": num_blocks,
-            "memory-share": memory_share,
-        },
-    )
-    logs = None if verbose else log_dir or default_logs(settings)
-    run_doctor(settings, logs, as_json=as_json)
+commands.command()(up)
+commands.command()(doctor)
 
 
 @commands.command()
@@ -423,10 +204,6 @@ def decode(context: typer.Context) -> None:
 def gateway(context: typer.Context) -> None:
     """Run the gateway, in this process."""
     _become("gateway", context.args)
-
-
-def _text(path: Path | None) -> str | None:
-    return str(path) if path else None
 
 
 def _become(module: str, arguments: list[str]) -> None:

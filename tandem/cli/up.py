@@ -21,6 +21,7 @@ from tandem.cli.ports import free_ports, require_free
 from tandem.cli.readiness import until_ready
 from tandem.cli.supervisor import Supervisor
 from tandem.cli.welcome import welcome
+from tandem.core.address import local_host
 from tandem.core.device import MockDevice, parse_device
 from tandem.core.errors import ConfigError
 from tandem.engine.fake.profiles import parse_profile
@@ -60,7 +61,7 @@ def run_up(
 
     with status:
         serving = supervisor.run(
-            until_ready(_local(settings.host), settings.http_port, start_timeout_s), on_ready
+            until_ready(local_host(settings.host), settings.http_port, start_timeout_s), on_ready
         )
         asyncio.run(_until_signal(serving, supervisor, console))
     console.print("bye")
@@ -133,8 +134,3 @@ def _empty_logs(folder: Path, fleet: Fleet) -> Path:
             f"cannot write logs to {folder} ({error.strerror}): see --log-dir and --verbose"
         ) from error
     return folder
-
-
-def _local(host: str) -> str:
-    """Where this machine reaches a server that listens on `host`."""
-    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)

@@ -12,11 +12,11 @@ from rich.panel import Panel
 from rich.table import Table
 
 from tandem.cli.fleet import Fleet, FleetSettings
-from tandem.core.address import is_loopback
+from tandem.core.address import Address, is_loopback, local_host
 from tandem.wire.metadata import API_KEY_VARIABLE
 
-DEFAULT_HTTP_PORT = 8000
-DEFAULT_GRPC_PORT = 50050
+# Where the other commands look if they are not told.
+DEFAULT_HTTP, DEFAULT_GRPC = Address("127.0.0.1", 8000), Address("127.0.0.1", 50050)
 BODY = '{"model": "default", "messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 64}'
 
 
@@ -24,13 +24,15 @@ def welcome(
     console: Console, settings: FleetSettings, fleet: Fleet, model_name: str, logs: Path | None
 ) -> None:
     """Print addresses, and what to do next, in lines that can be pasted."""
-    url = f"http://{settings.host}:{settings.http_port}"
+    host = local_host(settings.host)
+    http, grpc = Address(host, settings.http_port), Address(host, settings.grpc_port)
+    url = f"http://{http}"
     facts = Table.grid(padding=(0, 2))
     for name, value in (
         ("model", f"{model_name} ({settings.topology}, {settings.device})"),
         ("page", url),
         ("OpenAI API", f"{url}/v1"),
-        ("gRPC API", f"{settings.host}:{settings.grpc_port}"),
+        ("gRPC API", str(grpc)),
         ("workers", ", ".join(f"{each.name} :{each.port}" for each in fleet.workers)),
         ("logs", str(logs) if logs else "here"),
     ):
@@ -49,21 +51,11 @@ def welcome(
         markup=False,
         soft_wrap=True,
     )
-    for command in (f"chat{_address_flag(settings)}", f"top{_url_flag(settings)}"):
+    chat = "chat" if grpc == DEFAULT_GRPC else f"chat --address {grpc}"
+    top = "top" if http == DEFAULT_HTTP else f"top --url {url}"
+    for command in (chat, top):
         console.print(f"{_own_name()} {command}", markup=False, soft_wrap=True)
     console.print("[dim]Ctrl-C to stop[/]")
-
-
-def _address_flag(settings: FleetSettings) -> str:
-    if settings.grpc_port == DEFAULT_GRPC_PORT:
-        return ""
-    return f" --address 127.0.0.1:{settings.grpc_port}"
-
-
-def _url_flag(settings: FleetSettings) -> str:
-    if settings.http_port == DEFAULT_HTTP_PORT:
-        return ""
-    return f" --url http://127.0.0.1:{settings.http_port}"
 
 
 def _own_name() -> str:

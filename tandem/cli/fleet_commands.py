@@ -1,0 +1,239 @@
+"""`tandem up`, and `tandem doctor`, which takes the same flags."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from functools import wraps
+from inspect import Parameter, Signature, signature
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+
+import typer
+
+from tandem.cli.flags import HUB_MODEL, flag
+
+if TYPE_CHECKING:
+    from tandem.cli.fleet import FleetSettings
+
+WORKERS, GATEWAY = "Workers", "Gateway"
+# What is passed on to the workers, and to the gateway.
+WORKER_OPTIONS = (
+    *("tls_dir", "dtype", "quantization", "kv_cache_dtype", "max_model_len", "max_num_seqs"),
+    *("block_size", "num_blocks", "memory_share", "prefix_caching", "mock_verify"),
+    "drain_timeout",
+)
+GATEWAY_OPTIONS = (
+    *("policy", "tls_dir", "tenants", "api_keys", "local_prefill", "on_bad_kv", "self_check"),
+    *("max_batch_tokens", "max_queue", "batching", "prefill_token_budget", "tool_format"),
+    *("otlp_endpoint", "trace_sample", "drain_timeout"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FleetFlags:
+    """What is to be started, as flags."""
+
+    topology: Annotated[
+        str, flag("topology", "1p1d, 1p2d, 2p1d or another NpMd; colocated, colocated:2")
+    ] = "1p1d"
+    model: Annotated[
+        str, flag("model", f"default, mock, a folder, a .gguf file or {HUB_MODEL}")
+    ] = "default"
+    device: Annotated[
+        str, flag("device", "cpu, cpu:0-3, cuda (one GPU a worker), cuda:0 (shared), mock:PROFILE")
+    ] = "cpu"
+    host: Annotated[str, flag("host", "address that the gateway listens on")] = "127.0.0.1"
+    http_port: Annotated[int, flag("http-port", "port of the OpenAI API")] = 8000
+    grpc_port: Annotated[int, flag("grpc-port", "port of the gRPC API")] = 50050
+    port_base: Annotated[
+        int, flag("port-base", "the workers take the first free ports from here on")
+    ] = 50051
+    log_dir: Annotated[
+        Path | None, flag("log-dir", "folder for the logs (default: logs/HTTP_PORT in the cache)")
+    ] = None
+    verbose: Annotated[bool, flag("verbose", "logs to the terminal instead of files")] = False
+    tls_dir: Annotated[
+        Path | None,
+        flag(
+            "tls-dir",
+            "what `tandem certs` made: mutual TLS between gateway and workers",
+            exists=True,
+        ),
+    ] = None
+    start_timeout: Annotated[int, flag("start-timeout", "seconds until all must be ready")] = 300
+    drain_timeout: Annotated[
+        float | None,
+        flag("drain-timeout", "seconds after SIGTERM for what is under way (default: 25)"),
+    ] = None
+    dtype: Annotated[str | None, flag("dtype", "auto, float32 or bfloat16", WORKERS)] = None
+    quantization: Annotated[
+        str | None,
+        flag("quantization", "weights rounded to int8 or int4, on a CPU; or none", WORKERS),
+    ] = None
+    kv_cache_dtype: Annotated[
+        str | None, flag("kv-cache-dtype", "auto (the model's) or int8", WORKERS)
+    ] = None
+    max_model_len: Annotated[
+        int | None, flag("max-model-len", "positions of a sequence at the most", WORKERS)
+    ] = None
+    max_num_seqs: Annotated[
+        int | None, flag("max-num-seqs", "sequences a worker holds at the most", WORKERS)
+    ] = None
+    block_size: Annotated[int | None, flag("block-size", "tokens of a KV block", WORKERS)] = None
+    num_blocks: Annotated[
+        int | None, flag("num-blocks", "blocks of a worker's KV pool", WORKERS)
+    ] = None
+    memory_share: Annotated[
+        float | None,
+        flag("memory-share", "share of the device's memory that a worker takes", WORKERS),
+    ] = None
+    prefix_caching: Annotated[
+        str | None, flag("prefix-caching", "keep KV for what begins alike: auto, off", WORKERS)
+    ] = None
+    mock_verify: Annotated[
+        str | None,
+        flag("mock-verify", "KV that a mock device reads at each step: full, incremental", WORKERS),
+    ] = None
+    policy: Annotated[
+        str | None,
+        flag(
+            "policy",
+            "order of prompts: shortest-first, priority, edf, fcfs or an installed one",
+            GATEWAY,
+        ),
+    ] = None
+    tenants: Annotated[
+        Path | None,
+        flag(
+            "tenants",
+            "TOML file of tenants: weights and quotas",
+            GATEWAY,
+            exists=True,
+        ),
+    ] = None
+    api_key: Annotated[str | None, flag("api-key", "whoever asks must have this key", GATEWAY)] = (
+        None
+    )
+    api_keys: Annotated[
+        Path | None,
+        flag(
+            "api-keys",
+            "file of keys and their tenants: see `tandem keys`",
+            GATEWAY,
+            exists=True,
+        ),
+    ] = None
+    local_prefill: Annotated[
+        str | None,
+        flag("local-prefill", "prompts on decode workers, if sooner there: auto, off", GATEWAY),
+    ] = None
+    on_bad_kv: Annotated[
+        str | None, flag("on-bad-kv", "KV that comes damaged: recompute, fail", GATEWAY)
+    ] = None
+    self_check: Annotated[
+        float | None,
+        flag("self-check", "share of answers to generate once more, to compare", GATEWAY),
+    ] = None
+    max_batch_tokens: Annotated[
+        int | None, flag("max-batch-tokens", "prompt tokens of a prefill batch", GATEWAY)
+    ] = None
+    max_queue: Annotated[int | None, flag("max-queue", "requests that may wait", GATEWAY)] = None
+    batching: Annotated[
+        str | None,
+        flag("batching", "colocated steps: chunked, prefill-first or decode-first", GATEWAY),
+    ] = None
+    prefill_token_budget: Annotated[
+        int | None,
+        flag("prefill-token-budget", "prompt tokens of a chunked colocated step", GATEWAY),
+    ] = None
+    tool_format: Annotated[
+        str | None,
+        flag("tool-format", "how the model writes calls: auto, hermes, llama, mistral", GATEWAY),
+    ] = None
+    otlp_endpoint: Annotated[
+        str | None,
+        flag("otlp-endpoint", "collector that traces go to, as http://localhost:4317", GATEWAY),
+    ] = None
+    trace_sample: Annotated[
+        float | None, flag("trace-sample", "share of the requests that are traced", GATEWAY)
+    ] = None
+
+    def settings(self) -> FleetSettings:
+        """What they ask for. Raises `ConfigError`."""
+        from tandem.cli.fleet import FleetSettings
+        from tandem.core.topology import parse_topology
+
+        return FleetSettings(
+            topology=parse_topology(self.topology),
+            model=self.model,
+            device=self.device,
+            host=self.host,
+            http_port=self.http_port,
+            grpc_port=self.grpc_port,
+            port_base=self.port_base,
+            api_key=self.api_key,
+            worker_options=self._options(WORKER_OPTIONS),
+            gateway_options=self._options(GATEWAY_OPTIONS),
+        )
+
+    def _options(self, names: tuple[str, ...]) -> dict[str, str | int | float | None]:
+        values = {name.replace("_", "-"): getattr(self, name) for name in names}
+        return {name: str(v) if isinstance(v, Path) else v for name, v in values.items()}
+
+
+def takes_fleet_flags(command: Callable[..., None]) -> Callable[..., None]:
+    """A command for typer, with a flag for each field, and the command's own behind them."""
+    types = get_type_hints(FleetFlags, include_extras=True)
+    flags = [
+        Parameter(
+            each.name, Parameter.KEYWORD_ONLY, default=each.default, annotation=types[each.name]
+        )
+        for each in fields(FleetFlags)
+    ]
+    _, *own = signature(command, eval_str=True).parameters.values()
+
+    @wraps(command)
+    def run(**values: Any) -> None:
+        given = FleetFlags(**{each.name: values.pop(each.name) for each in flags})
+        command(given, **values)
+
+    parameters = [*flags, *own]
+    run.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {each.name: each.annotation for each in parameters}
+    return run
+
+
+@takes_fleet_flags
+def up(flags: FleetFlags) -> None:
+    """Start prefill workers, decode workers and the gateway, and keep them running.
+
+    Ends with Ctrl-C; a second Ctrl-C ends it at once. SIGTERM lets answers under way finish.
+    """
+    from tandem.cli.up import run_up
+
+    run_up(
+        flags.settings(),
+        log_dir=flags.log_dir,
+        verbose=flags.verbose,
+        start_timeout_s=flags.start_timeout,
+        drain_timeout_s=flags.drain_timeout,
+    )
+
+
+@takes_fleet_flags
+def doctor(
+    flags: FleetFlags,
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="for programs")] = False,
+) -> None:
+    """Say what this machine has, and whether `tandem up` with these flags would work.
+
+    Exit status 1 if something stops it.
+    """
+    from tandem.cli.doctor.doctor import run_doctor
+    from tandem.cli.up import default_logs
+
+    settings = flags.settings()
+    logs = None if flags.verbose else flags.log_dir or default_logs(settings)
+    run_doctor(settings, logs, as_json=as_json)
