@@ -24,6 +24,7 @@ import numpy as np
 import torch
 
 from tandem.artifacts.resolve import resolve
+from tandem.bench.markdown import markdown_lines
 from tandem.core.device import CpuDevice
 from tandem.core.plan import SampleSpec, SequenceSlice, StepPlan
 from tandem.core.quantization import Quantization
@@ -287,10 +288,8 @@ def void(_: object) -> None: ...
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    for row in (head, ["---"] * len(head)):
-        print("| " + " | ".join(row) + " |")
-    for row in rows:
-        print("| " + " | ".join(row) + " |", flush=True)
+    for line in markdown_lines(head, rows):
+        print(line, flush=True)
     print()
 
 

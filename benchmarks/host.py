@@ -18,6 +18,7 @@ from itertools import count
 from typing import TypeVar
 
 from decode_service.standing_plan import StandingPlan
+from tandem.bench.markdown import markdown_lines
 from tandem.core.commands import Admit, Remove, Reserve
 from tandem.core.kv import KVLayout
 from tandem.core.plan import StepResult
@@ -185,10 +186,8 @@ def lock_row(length: int, repeats: int) -> list[str]:
 
 def table(title: str, head: Sequence[str], rows: Iterator[list[str]]) -> None:
     print(f"{title}\n")
-    for row in (head, ["---"] * len(head)):
-        print("| " + " | ".join(row) + " |")
-    for row in rows:
-        print("| " + " | ".join(row) + " |", flush=True)
+    for line in markdown_lines(head, rows):
+        print(line, flush=True)
     print()
 
 

@@ -26,6 +26,7 @@ from torch import Tensor
 from tandem.artifacts.model_folder import ModelFolder
 from tandem.artifacts.resolve import resolve
 from tandem.artifacts.tokenizer import Tokenizer
+from tandem.bench.markdown import markdown_lines
 from tandem.core.device import CpuDevice
 from tandem.core.kv import INT8
 from tandem.core.plan import SampleSpec, SequenceSlice, StepPlan
@@ -188,8 +189,8 @@ def main() -> None:
         own = reference.score(answers, starts)
         print(f"{folder.name}, {text.num_tokens:,} tokens of text, ", end="")
         print(f"{own.num_tokens:,} of {len(prompts)} answers; {reference.engine.model.numerics}\n")
-    for row in (HEAD, ["---"] * len(HEAD)):
-        print("| " + " | ".join(row) + " |")
+    for line in markdown_lines(HEAD, ()):
+        print(line)
     print(f"| float32 | {text.perplexity:.3f} | 1 | | {own.perplexity:.4f} |", flush=True)
     for arm in arms_of(arguments.dtype, arguments.arms):
         with bench(folder, most, arm.options) as judged:

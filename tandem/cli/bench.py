@@ -31,6 +31,8 @@ def choose(
 ) -> None:
     """Measure what is served."""
     if context.invoked_subcommand is not None:
+        if compared is not None or html is not None or anyway:
+            raise typer.BadParameter(f"these go behind `{context.invoked_subcommand}`")
         return
     if compared is None:
         typer.echo(context.get_help())
@@ -107,12 +109,19 @@ def serve(
             help="requests at a time at the most; without --rate a closed loop of so many"
             " (default: 8)",
             rich_help_panel=LOAD,
+            show_default=False,
         ),
     ] = 0,
-    requests: Annotated[int, typer.Option(help="how many are measured", rich_help_panel=LOAD)] = 0,
+    requests: Annotated[
+        int, typer.Option(help="how many are measured", rich_help_panel=LOAD, show_default=False)
+    ] = 0,
     seconds: Annotated[
         float,
-        typer.Option(help="how long arrivals are measured (default: 30)", rich_help_panel=LOAD),
+        typer.Option(
+            help="how long arrivals are measured (default: 30)",
+            rich_help_panel=LOAD,
+            show_default=False,
+        ),
     ] = 0.0,
     warm_up: Annotated[
         float, typer.Option(help="seconds of arrivals before that", rich_help_panel=LOAD)
@@ -225,7 +234,11 @@ def goodput(
         str, typer.Option(help="cpu, cuda, or mock:PROFILE, whose times are then the model's own")
     ] = "cpu",
     devices: Annotated[
-        int, typer.Option(help="how many devices each arm has; on a CPU these are its cores")
+        int,
+        typer.Option(
+            help="how many devices each arm has (default: 8; on a CPU its cores)",
+            show_default=False,
+        ),
     ] = 0,
     model: Annotated[str, typer.Option(help="default: mock on mock devices")] = "",
     arms: Annotated[
@@ -243,7 +256,10 @@ def goodput(
         ),
     ] = "long-prompts",
     seconds: Annotated[float, typer.Option(help="how long arrivals are measured")] = 30.0,
-    requests: Annotated[int, typer.Option(help="and longer, until about so many have come")] = 0,
+    requests: Annotated[
+        int,
+        typer.Option(help="and longer, until about so many have come", show_default=False),
+    ] = 0,
     warm_up: Annotated[float, typer.Option(help="seconds of arrivals before that")] = 5.0,
     length_scale: Annotated[
         float | None, typer.Option(help="all lengths times this (default: 1; on a CPU 0.25)")

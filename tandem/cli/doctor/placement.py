@@ -23,8 +23,9 @@ from tandem.worker.pool_size import (
     default_share,
     mock_num_blocks,
 )
+from tandem.worker.settings import WorkerSettings
 
-BLOCK_SIZE = 16
+BLOCK_SIZE: int = WorkerSettings.model_fields["block_size"].default
 # What a mending flag may propose: the machine has other users.
 MOST_OF_IT = 0.8
 # A mended pool should hold at least this many tokens.

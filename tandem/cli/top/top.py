@@ -23,6 +23,8 @@ from tandem.core.errors import ResourceExhausted, TandemError, Unavailable
 RETRY_S = 1.5
 # For so long a picture is watched before it is printed: then there are rates.
 ONCE_S = 1.25
+# How long a user who leaves waits for the answer to an order.
+ORDER_S = 1.0
 STOPPING = "the gateway is stopping"
 QUIT = "q"
 
@@ -74,6 +76,9 @@ class Watch:
         try:
             await _first_of(self._read(), self._left.wait())
         finally:
+            # Who confirms an order and leaves at once has given it.
+            if self._orders:
+                await asyncio.wait(self._orders, timeout=ORDER_S)
             for order in self._orders:
                 order.cancel()
 

@@ -48,6 +48,7 @@ class Page(GatewayPage):
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(top, "RETRY_S", 0.0)
+    monkeypatch.setattr(top, "ORDER_S", 0.1)
 
 
 class Watcher:
@@ -123,6 +124,24 @@ async def test_orders_are_given_and_what_became_of_them_is_said() -> None:
         watcher.watch.press(key)
     await watcher.until(watcher.says("not you"))
     await watcher.leave()
+
+
+async def test_an_order_is_given_though_the_user_leaves_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Far(Page):
+        async def drain(self, worker_id: str, timeout_s: float) -> str:
+            await asyncio.sleep(0.01)
+            return await super().drain(worker_id, timeout_s)
+
+    monkeypatch.setattr(top, "ORDER_S", 10.0)
+    page = Far([tick(worker("decode-0"))])
+    watcher = Watcher(page)
+    await watcher.until(watcher.says("live"))
+    for key in ("down", "d", "y", "q"):
+        watcher.watch.press(key)
+    await watcher.running
+    assert page.orders == ["drain decode-0"]
 
 
 async def test_it_can_be_left_while_an_order_is_under_way() -> None:
