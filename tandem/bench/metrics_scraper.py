@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from time import perf_counter
 
-import httpx
+import httpx2
 
 from tandem.bench.http_head import authorization
 
@@ -36,7 +36,7 @@ class MetricsScraper:
 
     @asynccontextmanager
     async def scraping(self) -> AsyncIterator[None]:
-        async with httpx.AsyncClient(headers=self._headers, timeout=TIMEOUT_S) as client:
+        async with httpx2.AsyncClient(headers=self._headers, timeout=TIMEOUT_S) as client:
             await self._scrape(client)
             going_on = asyncio.create_task(self._go_on(client))
             try:
@@ -46,17 +46,17 @@ class MetricsScraper:
                 await asyncio.gather(going_on, return_exceptions=True)
                 await self._scrape(client)
 
-    async def _go_on(self, client: httpx.AsyncClient) -> None:
+    async def _go_on(self, client: httpx2.AsyncClient) -> None:
         while True:
             await asyncio.sleep(INTERVAL_S)
             await self._scrape(client)
 
-    async def _scrape(self, client: httpx.AsyncClient) -> None:
+    async def _scrape(self, client: httpx2.AsyncClient) -> None:
         at_s = perf_counter()
         try:
             response = await client.get(self._url)
             response.raise_for_status()
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
+        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
             self.problem = f"{self._url}: {error or type(error).__name__}"
         else:
             self.scrapes.append(Scrape(at_s, response.text))

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-import httpx
+import httpx2
 
 from tandem.bench.answer import Answer
 from tandem.bench.closed_loop import Ask
@@ -82,11 +82,11 @@ async def served_models(url: TargetUrl, api_key: str | None) -> list[str]:
         async with AsyncClient(url.address, api_key=api_key) as client:
             return [each.id for each in await client.models(timeout=TIMEOUT_S)]
     try:
-        async with httpx.AsyncClient(timeout=TIMEOUT_S, headers=authorization(api_key)) as client:
+        async with httpx2.AsyncClient(timeout=TIMEOUT_S, headers=authorization(api_key)) as client:
             response = await client.get(f"{url.base}/v1/models")
             response.raise_for_status()
             return [str(each["id"]) for each in response.json()["data"]]
-    except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
+    except (httpx2.HTTPError, ValueError, KeyError, TypeError) as error:
         raise Unavailable(f"{url.base}/v1/models: {error or type(error).__name__}") from error
 
 
