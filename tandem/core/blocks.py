@@ -145,10 +145,6 @@ class SequenceBlocks:
                 self._allocator.cache.add(block, block_hash)
             self.num_shared = num_full
 
-    def can_grow(self, num_blocks: int) -> bool:
-        """Whether the sequence could hold `num_blocks` blocks in all."""
-        return self._allocator.can_allocate(max(0, num_blocks - len(self.ids)))
-
     def grow(self, num_blocks: int) -> None:
         """Hold at least `num_blocks` blocks in all. Raises `ResourceExhausted`."""
         if self.released:

@@ -48,9 +48,7 @@ class AllocatorMachine(RuleBasedStateMachine):
         if blocks.released:
             return
         before, free = list(blocks.ids), self.allocator.num_free
-        fits = blocks.can_grow(count)
-        assert fits is (count - len(before) <= free)
-        if fits:
+        if count - len(before) <= free:
             blocks.grow(count)
             assert len(blocks.ids) == max(count, len(before))
         else:
