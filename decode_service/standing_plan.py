@@ -13,6 +13,7 @@ from decode_service.held_sequence import HeldSequence
 from decode_service.parking import KvCopy, KvMove, Mover, Parking
 from decode_service.reserving import hold, prefix_of
 from decode_service.room import Room
+from decode_service.steps_under_way import Chunk, StepsUnderWay
 from decode_service.telling import snapshot_of, step_done
 from tandem.core.blocks import BlockAllocator
 from tandem.core.commands import (
@@ -81,9 +82,8 @@ class StandingPlan:
         self._preparations = Preparations()
         self._hashed = HashedPrefixes()
         self._rule = DEFAULT_STEP_RULE
-        self._in_flight: dict[int, list[HeldSequence]] = {}
+        self._steps = StepsUnderWay(layout)
         self._reports = ReportLog[DecodeReport]()
-        self._num_steps = 0
         self._last_epoch = 0
 
     @property
@@ -229,7 +229,7 @@ class StandingPlan:
             self._parking.bring_back(num_to_spare=self._room.num_awaited + len(running))
         if not running and not chunks:
             return None
-        return self._launch(running, chunks)
+        return self._steps.launch(running, chunks)
 
     def next_step_ahead(self) -> StepPlan | None:
         """As long as no prompt is computed here, none is to come back, and the tokens under way are
@@ -243,7 +243,7 @@ class StandingPlan:
         if not self._room.fits(going_on):
             return None  # The step under way may free some.
         self._room.nobody_waits()
-        return self._launch(going_on, []) if going_on else None
+        return self._steps.launch(going_on, []) if going_on else None
 
     def moved(self, move: KvMove, copy: KvCopy | None, seconds: float) -> None:
         """The KV of a parked sequence was copied, out or back; without a `copy`, in vain."""
@@ -260,7 +260,7 @@ class StandingPlan:
         stepped: list[HeldSequence] = []
         computed: list[HeldSequence] = []
         logprobs: list[TokenLogprobs | None] = []
-        for index, (each, held) in enumerate(zip(plan.slices, self._land(plan), strict=True)):
+        for index, (each, held) in enumerate(zip(plan.slices, self._steps.land(plan), strict=True)):
             token_id = result.tokens[index]
             if not held.admitted:
                 continue  # It has ended meanwhile.
@@ -283,7 +283,7 @@ class StandingPlan:
                 self._end(held)
 
     def fail(self, plan: StepPlan, error: TandemError) -> None:
-        for held in self._land(plan):
+        for held in self._steps.land(plan):
             self._fail(held, error)
 
     # What the controller is told
@@ -308,29 +308,6 @@ class StandingPlan:
 
     # Inside
 
-    def _launch(
-        self, running: list[HeldSequence], chunks: list[tuple[HeldSequence, int]]
-    ) -> StepPlan:
-        """There are blocks for the next tokens of `running`; `chunks` end at the positions beside
-        them."""
-        for held in running:
-            held.blocks.grow(self._layout.blocks_for(held.num_stepped_tokens))
-        self._num_steps += 1
-        plan = StepPlan(
-            self._num_steps,
-            (
-                *(held.next_slice(self._layout) for held in running),
-                *(held.chunk(end, self._layout) for held, end in chunks),
-            ),
-            num_prefill_tokens=sum(end - held.num_computed for held, end in chunks),
-        )
-        stepped = [*running, *(held for held, _ in chunks)]
-        for held in stepped:
-            held.blocks.begin_access()
-            held.num_steps_under_way += 1
-        self._in_flight[self._num_steps] = stepped
-        return plan
-
     def _ends_next(self, held: HeldSequence) -> bool:
         """Whether a sequence ends with the token under way, whatever that is."""
         pending, sequence = held.num_steps_under_way, held.sequence
@@ -338,11 +315,11 @@ class StandingPlan:
             sequence.params, len(sequence.token_ids) + pending, sequence.length + pending
         )
 
-    def _next_chunks(self) -> list[tuple[HeldSequence, int]]:
+    def _next_chunks(self) -> list[Chunk]:
         """The prompts that the next step goes on with, in the order of their admission, and where
         it ends in each."""
         budget = self._rule.prefill_token_budget
-        chunks: list[tuple[HeldSequence, int]] = []
+        chunks: list[Chunk] = []
         for held in self._prompts.values():
             if budget == 0:
                 break
@@ -378,14 +355,6 @@ class StandingPlan:
         del self._held[held.sequence.sequence_id]
         self._end(held)
         self._reports.append(Preempted(held.sequence.sequence_id))
-
-    def _land(self, plan: StepPlan) -> list[HeldSequence]:
-        """A step is over: its sequences, which no longer use their blocks for it."""
-        held_sequences = self._in_flight.pop(plan.number)
-        for held in held_sequences:
-            held.num_steps_under_way -= 1
-            held.blocks.end_access()
-        return held_sequences
 
     def _is_unprepared(self, held: HeldSequence) -> bool:
         return self._preparations.is_pending(held.sequence.sequence_id)
