@@ -251,10 +251,7 @@ class Dispatcher:
         self._flush()
 
     def resumed(self, info: WorkerInfo, snapshot: Any, unapplied: Sequence[Any]) -> None:
-        if info.role is WorkerRole.PREFILL:
-            self._scheduler.prefill_resumed(info.worker_id, snapshot, unapplied)
-        else:
-            self._scheduler.decode_resumed(info.worker_id, snapshot, unapplied)
+        self._scheduler.resumed(info.worker_id, snapshot, unapplied)
         self._flush()
 
     def heard(self, info: WorkerInfo, header: worker_pb2.WorkerHeader, received_ns: int) -> None:
@@ -277,13 +274,8 @@ class Dispatcher:
             self._flush()
 
     def reported(self, info: WorkerInfo, reports: list[Any]) -> None:
-        take = (
-            self._scheduler.prefill_report
-            if info.role is WorkerRole.PREFILL
-            else self._scheduler.decode_report
-        )
         for report in reports:
-            take(info.worker_id, report)
+            self._scheduler.report(info.worker_id, report)
         self._flush()
 
     def expire(self) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import count, repeat
+from typing import Any
 
 from gateway.admission import Admission
 from gateway.batching import Batching, BatchingContext, Limits
@@ -284,9 +285,25 @@ class Scheduler:
 
     # Reports
 
-    def prefill_report(self, worker_id: str, report: PrefillReport) -> None:
-        """Take a prefill worker's report. One that comes again changes nothing."""
-        worker = self._fleet.prefill[worker_id]
+    def report(self, worker_id: str, report: Any) -> None:
+        """Take a worker's report: a `PrefillReport` or a `DecodeReport`, as its role is. One that
+        comes again changes nothing."""
+        match self._fleet.of(worker_id):
+            case PrefillView() as prefill:
+                self._prefill_report(prefill, report)
+            case DecodeView() as decode:
+                self._decode_report(decode, report)
+
+    def resumed(self, worker_id: str, snapshot: Any, unapplied: Sequence[Any]) -> None:
+        """A worker's stream is back, with the snapshot of its role. `unapplied` are commands that
+        it has yet to see."""
+        match self._fleet.of(worker_id):
+            case PrefillView() as prefill:
+                self._prefill_resumed(prefill, snapshot, unapplied)
+            case DecodeView() as decode:
+                self._decode_resumed(decode, snapshot, unapplied)
+
+    def _prefill_report(self, worker: PrefillView, report: PrefillReport) -> None:
         if isinstance(report, BatchDone):
             worker.batches.pop(report.batch_id, None)
             return
@@ -323,9 +340,7 @@ class Scheduler:
         else:
             self._end(generation, error)
 
-    def decode_report(self, worker_id: str, report: DecodeReport) -> None:
-        """Take a decode worker's report. One that comes again changes nothing."""
-        worker = self._fleet.decode[worker_id]
+    def _decode_report(self, worker: DecodeView, report: DecodeReport) -> None:
         if isinstance(report, StepDone):
             self._step_done(worker, report)
             return
@@ -376,13 +391,11 @@ class Scheduler:
         may_take_more = worker.has_said(use)
         return may_take_more and (self.num_queued > 0 or self._self_checks.is_waiting)
 
-    def prefill_resumed(
-        self, worker_id: str, snapshot: PrefillSnapshot, unapplied: Sequence[PrefillCommand]
+    def _prefill_resumed(
+        self, worker: PrefillView, snapshot: PrefillSnapshot, unapplied: Sequence[PrefillCommand]
     ) -> None:
-        """A prefill worker's stream is back. `unapplied` are commands that it has yet to see."""
-        worker = self._fleet.prefill[worker_id]
         for report in snapshot.reports:
-            self.prefill_report(worker_id, report)
+            self._prefill_report(worker, report)
         to_come = [command for command in unapplied if isinstance(command, PrefillBatch)]
         batch_ids = {*snapshot.batch_ids, *(batch.batch_id for batch in to_come)}
         worker.batches = {
@@ -391,13 +404,11 @@ class Scheduler:
         named = {chunk.sequence_id for batch in to_come for chunk in batch.chunks}
         self._fail_missing(worker, named.union(snapshot.sequence_ids))
 
-    def decode_resumed(
-        self, worker_id: str, snapshot: DecodeSnapshot, unapplied: Sequence[DecodeCommand]
+    def _decode_resumed(
+        self, worker: DecodeView, snapshot: DecodeSnapshot, unapplied: Sequence[DecodeCommand]
     ) -> None:
-        """A decode worker's stream is back. `unapplied` as in `prefill_resumed`."""
-        worker = self._fleet.decode[worker_id]
         for each in snapshot.sequences:
-            self.decode_report(worker_id, each.reserved)
+            self._decode_report(worker, each.reserved)
             for token in snapshot_tokens(each):
                 generation = worker.generations.get(each.sequence_id)
                 if generation is None:

@@ -16,7 +16,7 @@ from tandem.bench.answer import Answer
 from tandem.bench.workload import Prompt
 from tandem.core.errors import TandemError
 from tandem.core.sampling_params import SamplingParams
-from tandem.core.worker import WorkerInfo, WorkerRole
+from tandem.core.worker import WorkerInfo
 from tandem.simulation.events import Events
 from tandem.simulation.worker import HOP_S, Message
 
@@ -63,11 +63,6 @@ class VirtualGateway:
 
     def hear(self, info: WorkerInfo, message: Message) -> None:
         """A worker's message has come."""
-        take = (
-            self._scheduler.prefill_report
-            if info.role is WorkerRole.PREFILL
-            else self._scheduler.decode_report
-        )
         may_take_more = self._scheduler.heard(
             info.worker_id,
             PoolUse(message.num_free_blocks),
@@ -78,7 +73,7 @@ class VirtualGateway:
         if may_take_more:
             self._flush()
         for report in message.reports:
-            take(info.worker_id, report)
+            self._scheduler.report(info.worker_id, report)
         if message.reports:
             self._flush()
 

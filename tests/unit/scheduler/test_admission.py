@@ -103,9 +103,9 @@ class Driver:
         """One that generates."""
         generation = self.submit(length, **details)
         self.effects()
-        self.scheduler.decode_report("d", Reserved(generation.sequence_id, b"x", 1, 0))
+        self.scheduler.report("d", Reserved(generation.sequence_id, b"x", 1, 0))
         self.effects()
-        self.scheduler.decode_report("d", Armed(generation.sequence_id, length, 7, 0))
+        self.scheduler.report("d", Armed(generation.sequence_id, length, 7, 0))
         self.events()
         return generation
 
@@ -192,7 +192,7 @@ def test_a_tenant_over_its_requests_may_come_again_when_its_oldest_will_have_end
     assert error.retry_after_s == pytest.approx(50 * STEP_S, rel=0.05)
     for position in range(11, 36):
         step = StepDone(1, 0, 0, (oldest.sequence_id,), (position,), (7,), (None,))
-        driver.scheduler.decode_report("d", step)
+        driver.scheduler.report("d", step)
     assert driver.refusal(10, tenant="few").retry_after_s == pytest.approx(25 * STEP_S, rel=0.05)
     driver.submit(10)
     driver.scheduler.cancel(oldest)

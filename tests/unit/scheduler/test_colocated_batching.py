@@ -67,7 +67,7 @@ class Driver:
 
     def grant(self, generation: Generation) -> None:
         grant = Reserved(generation.sequence_id, b"x", 1, 0)
-        self.scheduler.decode_report(generation.decode_worker, grant)
+        self.scheduler.report(generation.decode_worker, grant)
 
     def step(self, *generations: Generation, reason: FinishReason | None = None) -> None:
         """A step gives each of them its next token."""
@@ -76,7 +76,7 @@ class Driver:
         count = len(generations)
         ids = tuple(each.sequence_id for each in generations)
         step = StepDone(1, 0, 0, ids, positions, (50,) * count, (reason,) * count)
-        self.scheduler.decode_report(worker_id, step)
+        self.scheduler.report(worker_id, step)
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_a_refused_reservation_goes_back_to_the_head_of_the_queue() -> None:
     one, two = driver.submit("one"), driver.submit("two")
     assert len(driver.admitted()) == 2
     refused = SequenceFailed(one.sequence_id, "RESOURCE_EXHAUSTED", "full")
-    driver.scheduler.decode_report("d0", refused)
+    driver.scheduler.report("d0", refused)
     assert driver.admitted() == []
     assert driver.scheduler.heard("d0", PoolUse(64), now=1.0)
     assert driver.admitted() == [("d0", one.sequence_id)]

@@ -36,11 +36,11 @@ class Drains(Driver):
         """A request whose first token is out, and whose KV has moved."""
         generation = self.prefilling(name, max_tokens=max_tokens)
         first = FirstToken(generation.sequence_id, generation.num_prompt_tokens, 7, None)
-        self.scheduler.prefill_report("p", first)
-        self.scheduler.decode_report(
+        self.scheduler.report("p", first)
+        self.scheduler.report(
             "d", Armed(generation.sequence_id, generation.num_prompt_tokens, 7, 0)
         )
-        self.scheduler.prefill_report("p", TransferDone(generation.sequence_id, 1))
+        self.scheduler.report("p", TransferDone(generation.sequence_id, 1))
         self.batch_done()
         self.effects()
         return generation
@@ -48,7 +48,7 @@ class Drains(Driver):
     def batch_done(self) -> None:
         """The prefill worker has computed its first batch."""
         batch_id = next(iter(self.scheduler._fleet.prefill["p"].batches))
-        self.scheduler.prefill_report("p", BatchDone(batch_id, 1))
+        self.scheduler.report("p", BatchDone(batch_id, 1))
 
     def dismissed(self) -> list[str]:
         return [each.worker_id for each in self.effects() if isinstance(each, Dismiss)]
@@ -57,7 +57,7 @@ class Drains(Driver):
         position = generation.num_prompt_tokens + len(generation.token_ids)
         ids, positions, tokens = (generation.sequence_id,), (position,), (9,)
         step = StepDone(1, 0, 1, ids, positions, tokens, (FinishReason.STOP,))
-        self.scheduler.decode_report(worker_id, step)
+        self.scheduler.report(worker_id, step)
 
 
 def test_a_draining_worker_gets_nothing_new() -> None:
@@ -135,11 +135,11 @@ def test_kv_under_way_from_a_draining_prefill_worker_arrives_before_it_is_let_go
     driver.join("p2", WorkerRole.PREFILL)
     driver.scheduler.draining.stops("p", 10.0, now=0.0)
     position = generation.num_prompt_tokens
-    driver.scheduler.prefill_report("p", FirstToken(generation.sequence_id, position, 7, None))
-    driver.scheduler.decode_report("d", Armed(generation.sequence_id, position, 7, 0))
+    driver.scheduler.report("p", FirstToken(generation.sequence_id, position, 7, None))
+    driver.scheduler.report("d", Armed(generation.sequence_id, position, 7, 0))
     driver.scheduler.expire(now=9.0)
     assert driver.dismissed() == []
-    driver.scheduler.prefill_report("p", TransferDone(generation.sequence_id, 1))
+    driver.scheduler.report("p", TransferDone(generation.sequence_id, 1))
     assert driver.dismissed() == ["p"]
     assert generation.phase is Phase.DECODING
 

@@ -86,7 +86,7 @@ class Driver:
 
     def grant(self, generation: Generation) -> None:
         grant = Reserved(generation.sequence_id, b"x", 1, 0)
-        self.scheduler.decode_report(generation.decode_worker, grant)
+        self.scheduler.report(generation.decode_worker, grant)
 
     def keep_prefill_busy(self) -> Generation:
         """A long prompt runs, and more of it waits."""
@@ -107,7 +107,7 @@ class Driver:
     def step(self, generation: Generation, reason: FinishReason | None = None) -> None:
         position = generation.num_prompt_tokens + len(generation.token_ids)
         step = StepDone(1, 0, 0, (generation.sequence_id,), (position,), (50,), (reason,))
-        self.scheduler.decode_report(generation.decode_worker, step)
+        self.scheduler.report(generation.decode_worker, step)
 
 
 # Where a prompt goes
@@ -364,7 +364,7 @@ def test_a_refused_prompt_goes_back_to_the_queue() -> None:
     generation = driver.submit("r")
     assert driver.local() == [generation.sequence_id]
     refused = SequenceFailed(generation.sequence_id, "RESOURCE_EXHAUSTED", "full")
-    driver.scheduler.decode_report("d", refused)
+    driver.scheduler.report("d", refused)
     assert driver.local() == []
     assert generation.phase is Phase.QUEUED
     driver.scheduler.heard("d", PoolUse(1000), now=1.0)

@@ -53,7 +53,7 @@ class Driver:
         return [each for each in sent if isinstance(each, PrefillBatch)]
 
     def done(self, batch: PrefillBatch) -> None:
-        self.scheduler.prefill_report("p", BatchDone(batch.batch_id, 1))
+        self.scheduler.report("p", BatchDone(batch.batch_id, 1))
 
 
 def sequences(batch: PrefillBatch) -> list[int]:

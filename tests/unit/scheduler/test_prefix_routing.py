@@ -90,7 +90,7 @@ class Driver:
 
     def grant(self, generation: Generation, num_cached_tokens: int = 0) -> None:
         grant = Reserved(generation.sequence_id, b"x", 1, num_cached_tokens)
-        self.scheduler.decode_report(generation.decode_worker, grant)
+        self.scheduler.report(generation.decode_worker, grant)
 
     def placed(self, generation: Generation) -> tuple[str, str]:
         self.commands(Reserve)
@@ -218,10 +218,10 @@ def shared_room_driver() -> tuple[Driver, Generation]:
     driver.grant(first)
     driver.commands(PrefillBatch)
     armed = Armed(first.sequence_id, first.num_prompt_tokens, 50, 0)
-    driver.scheduler.decode_report("d", armed)
+    driver.scheduler.report("d", armed)
     done = FirstToken(first.sequence_id, first.num_prompt_tokens, 50, None)
-    driver.scheduler.prefill_report("p", done)
-    driver.scheduler.prefill_report("p", SequenceFailed(first.sequence_id, "UNAVAILABLE", ""))
+    driver.scheduler.report("p", done)
+    driver.scheduler.report("p", SequenceFailed(first.sequence_id, "UNAVAILABLE", ""))
     return driver, first
 
 
@@ -302,8 +302,8 @@ def test_the_response_says_what_was_cached_where_it_was_computed() -> None:
     batch_of(driver, generation, num_cached=16)
     first = FirstToken(generation.sequence_id, 41, 50, None, None, num_cached_tokens=40)
     for _ in range(2):  # A snapshot may repeat it.
-        driver.scheduler.prefill_report("p", first)
-    driver.scheduler.decode_report("d", Armed(generation.sequence_id, 41, 50, 0))
+        driver.scheduler.report("p", first)
+    driver.scheduler.report("d", Armed(generation.sequence_id, 41, 50, 0))
     by = generation.served_by()
     assert by.num_cached_tokens == 40
     assert by.kv_bytes == (41 - 16) * generation.token_kv_bytes
@@ -316,7 +316,7 @@ def test_one_that_ends_with_its_first_token_says_it_too() -> None:
     generation = driver.submit("r", 99, max_tokens=1)
     driver.commands(PrefillBatch)
     end = FirstToken(generation.sequence_id, 41, 50, FinishReason.LENGTH, None, 40)
-    driver.scheduler.prefill_report("p", end)
+    driver.scheduler.report("p", end)
     assert generation.served_by().num_cached_tokens == 40
 
 

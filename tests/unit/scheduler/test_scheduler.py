@@ -82,7 +82,7 @@ class Driver:
         return [each.event for each in self.effects() if isinstance(each, Emit)]
 
     def grant(self, generation: Generation, worker_id: str = "d") -> None:
-        self.scheduler.decode_report(worker_id, Reserved(generation.sequence_id, b"x", 1, 0))
+        self.scheduler.report(worker_id, Reserved(generation.sequence_id, b"x", 1, 0))
 
     def prefilling(self, name: str = "r", **details: int) -> Generation:
         """A request whose batch has been sent."""
@@ -121,8 +121,8 @@ def test_one_batch_waits_behind_the_running_one_and_no_more() -> None:
     assert [each.chunks[0].sequence_id for each in batches] == [
         each.sequence_id for each in generations[:2]
     ]
-    driver.scheduler.prefill_report("p", BatchDone(batches[0].batch_id, 1))
-    driver.scheduler.prefill_report("p", BatchDone(batches[0].batch_id, 1))
+    driver.scheduler.report("p", BatchDone(batches[0].batch_id, 1))
+    driver.scheduler.report("p", BatchDone(batches[0].batch_id, 1))
     (third,) = driver.commands(PrefillBatch)
     assert third.chunks[0].sequence_id == generations[2].sequence_id
 
@@ -131,7 +131,7 @@ def test_long_prompts_go_in_chunks_that_end_on_blocks() -> None:
     driver = Driver(max_batch_tokens=10)
     driver.submit("r", length=21, max_tokens=1)
     first, second = driver.commands(PrefillBatch)
-    driver.scheduler.prefill_report("p", BatchDone(first.batch_id, 1))
+    driver.scheduler.report("p", BatchDone(first.batch_id, 1))
     (third,) = driver.commands(PrefillBatch)
     spans = [(c.start, len(c.token_ids), c.last) for b in (first, second, third) for c in b.chunks]
     assert spans == [(0, 8, False), (8, 8, False), (16, 5, True)]
@@ -169,17 +169,17 @@ def test_a_token_that_comes_twice_or_after_the_end_changes_nothing() -> None:
     driver = Driver()
     generation = driver.prefilling(max_tokens=2)
     sequence_id = generation.sequence_id
-    driver.scheduler.decode_report("d", Armed(sequence_id, 4, 50, 0))
+    driver.scheduler.report("d", Armed(sequence_id, 4, 50, 0))
     step = StepDone(1, 0, 0, (sequence_id,), (5,), (60,), (FinishReason.LENGTH,))
-    driver.scheduler.decode_report("d", step)
+    driver.scheduler.report("d", step)
     *tokens, ended = driver.events()
     assert tokens == [Token(4, 50), Token(5, 60)]
     assert isinstance(ended, Ended)
-    driver.scheduler.decode_report("d", step)
-    driver.scheduler.prefill_report("p", FirstToken(sequence_id, 4, 50, None))
+    driver.scheduler.report("d", step)
+    driver.scheduler.report("p", FirstToken(sequence_id, 4, 50, None))
     driver.scheduler.cancel(generation)
     assert driver.effects() == []
-    driver.scheduler.prefill_report("p", TransferDone(sequence_id, 9))
+    driver.scheduler.report("p", TransferDone(sequence_id, 9))
     assert driver.commands(Remove, "p") == [Remove(sequence_id)]
 
 
@@ -187,9 +187,9 @@ def test_tokens_are_told_in_order_whoever_comes_first() -> None:
     driver = Driver()
     generation = driver.prefilling()
     step = StepDone(1, 0, 0, (generation.sequence_id,), (5,), (60,), (FinishReason.STOP,))
-    driver.scheduler.decode_report("d", step)
+    driver.scheduler.report("d", step)
     assert driver.events() == []
-    driver.scheduler.prefill_report("p", FirstToken(generation.sequence_id, 4, 50, None))
+    driver.scheduler.report("p", FirstToken(generation.sequence_id, 4, 50, None))
     *tokens, ended = driver.events()
     assert tokens == [Token(4, 50), Token(5, 60)]
     assert ended.finish_reason is FinishReason.STOP
@@ -199,7 +199,7 @@ def test_who_ends_with_the_first_token_was_not_served_by_a_decode_worker() -> No
     driver = Driver()
     generation = driver.prefilling()
     first = FirstToken(generation.sequence_id, 4, 50, FinishReason.STOP)
-    driver.scheduler.prefill_report("p", first)
+    driver.scheduler.report("p", first)
     _, ended = driver.events()
     served_by = ended.served_by
     assert (served_by.prefill_worker, served_by.decode_worker, served_by.kv_bytes) == ("p", "", 0)
@@ -210,7 +210,7 @@ def test_a_refused_reservation_is_asked_for_again_when_the_worker_is_heard_of() 
     generation = driver.submit("r")
     driver.effects()
     refusal = SequenceFailed(generation.sequence_id, "RESOURCE_EXHAUSTED", "full")
-    driver.scheduler.decode_report("d", refusal)
+    driver.scheduler.report("d", refusal)
     assert driver.commands(Reserve) == []
     assert driver.scheduler.heard("d", PoolUse(10**6), now=1.0)
     assert len(driver.commands(Reserve)) == 1
@@ -221,7 +221,7 @@ def test_a_reservation_that_fails_for_another_reason_is_not_asked_for_again() ->
     generation = driver.submit("r")
     driver.effects()
     failed = SequenceFailed(generation.sequence_id, "INVALID_REQUEST", "no such grammar")
-    driver.scheduler.decode_report("d", failed)
+    driver.scheduler.report("d", failed)
     (error,) = driver.events()
     assert error.reason == "INVALID_REQUEST"
 
@@ -235,7 +235,7 @@ def test_a_prefill_stream_that_comes_back_keeps_what_was_never_sent_to_it() -> N
     one, two = driver.submit("one"), driver.submit("two")
     driver.effects()
     driver.grant(one)
-    driver.scheduler.prefill_resumed("p", PrefillSnapshot((), (), ()), [])
+    driver.scheduler.resumed("p", PrefillSnapshot((), (), ()), [])
     assert driver.effects() == []
     driver.grant(two)
     assert len(driver.commands(PrefillBatch)) == 1
@@ -247,7 +247,7 @@ def test_a_batch_on_its_way_still_takes_its_place() -> None:
         driver.submit(str(number), max_tokens=1)
     batches = driver.commands(PrefillBatch)
     assert len(batches) == 2
-    driver.scheduler.prefill_resumed("p", PrefillSnapshot((), (), ()), batches)
+    driver.scheduler.resumed("p", PrefillSnapshot((), (), ()), batches)
     assert driver.effects() == []
 
 
@@ -255,7 +255,7 @@ def test_an_unapplied_admit_does_not_hide_a_failure_whose_report_was_lost() -> N
     driver = Driver()
     generation = driver.prefilling()
     admit = Admit(generation.sequence_id)
-    driver.scheduler.decode_resumed("d", DecodeSnapshot(()), [admit])
+    driver.scheduler.resumed("d", DecodeSnapshot(()), [admit])
     (again,) = driver.commands(Reserve)
     assert (again.sequence_id, again.key.attempt) == (generation.sequence_id, 1)
 
@@ -264,7 +264,7 @@ def test_an_unapplied_reservation_is_not_missed() -> None:
     driver = Driver()
     driver.submit("r")
     (reserve,) = driver.commands(Reserve)
-    driver.scheduler.decode_resumed("d", DecodeSnapshot(()), [reserve])
+    driver.scheduler.resumed("d", DecodeSnapshot(()), [reserve])
     assert driver.effects() == []
 
 
@@ -293,7 +293,7 @@ def test_an_edge_that_failed_is_avoided_and_then_forgiven() -> None:
     generation = driver.prefilling()
     unreachable = SequenceFailed(generation.sequence_id, "UNAVAILABLE", "no connection")
     driver.scheduler.heard("p", PoolUse(64), now=100.0)
-    driver.scheduler.prefill_report("p", unreachable)
+    driver.scheduler.report("p", unreachable)
     # Its client has seen nothing yet.
     assert [each.key.attempt for each in driver.commands(Reserve, "e")] == [1]
     driver.scheduler.cancel(generation)
@@ -318,7 +318,7 @@ def test_an_edge_that_failed_is_used_if_there_is_no_other() -> None:
     driver = Driver()
     generation = driver.prefilling()
     unreachable = SequenceFailed(generation.sequence_id, "UNAVAILABLE", "no connection")
-    driver.scheduler.prefill_report("p", unreachable)
+    driver.scheduler.report("p", unreachable)
     assert [each.key.attempt for each in driver.commands(Reserve, "d")] == [1]
 
 
@@ -328,8 +328,8 @@ def test_a_transfer_that_fails_after_the_first_token_was_shown_begins_behind_it(
 ) -> None:
     driver = Driver()
     generation = driver.prefilling()
-    driver.scheduler.prefill_report("p", FirstToken(generation.sequence_id, 4, 7, None))
-    driver.scheduler.prefill_report("p", SequenceFailed(generation.sequence_id, reason, "gone"))
+    driver.scheduler.report("p", FirstToken(generation.sequence_id, 4, 7, None))
+    driver.scheduler.report("p", SequenceFailed(generation.sequence_id, reason, "gone"))
     effects = driver.effects()
     (token,) = (each.event for each in effects if isinstance(each, Emit))
     assert token.token_id == 7
@@ -353,7 +353,7 @@ def test_a_request_is_not_tried_for_ever() -> None:
 def test_a_prompt_that_cannot_be_computed_is_not_tried_again() -> None:
     driver = Driver()
     generation = driver.prefilling()
-    driver.scheduler.prefill_report("p", SequenceFailed(generation.sequence_id, "INTERNAL", "oh"))
+    driver.scheduler.report("p", SequenceFailed(generation.sequence_id, "INTERNAL", "oh"))
     (error,) = driver.events()
     assert error.reason == "INTERNAL"
 
@@ -397,11 +397,11 @@ def test_kv_that_came_damaged_is_computed_again_and_sent_another_way() -> None:
     driver = Driver()
     generation = driver.prefilling()
     driver.join("e", WorkerRole.DECODE)
-    driver.scheduler.prefill_report("p", replace(BAD_KV, sequence_id=generation.sequence_id))
+    driver.scheduler.report("p", replace(BAD_KV, sequence_id=generation.sequence_id))
     (reserve,) = driver.commands(Reserve, "e")
     assert reserve.key.attempt == 1
     driver.grant(generation, "e")
-    driver.scheduler.decode_report("e", Armed(generation.sequence_id, 4, 7, 0))
+    driver.scheduler.report("e", Armed(generation.sequence_id, 4, 7, 0))
     served_by = generation.served_by()
     assert (served_by.num_bad_transfers, served_by.num_losses) == (1, 0)
 
@@ -414,9 +414,9 @@ def test_kv_that_comes_damaged_each_time_is_not_computed_for_ever() -> None:
         assert generation.attempt == attempt
         driver.grant(generation)
         (batch,) = driver.commands(PrefillBatch)
-        driver.scheduler.prefill_report("p", BatchDone(batch.batch_id, 1))
+        driver.scheduler.report("p", BatchDone(batch.batch_id, 1))
         bad = replace(BAD_KV, sequence_id=generation.sequence_id)
-        driver.scheduler.prefill_report("p", bad)
+        driver.scheduler.report("p", bad)
     (event,) = driver.events()
     assert isinstance(event, DataLoss)
 
@@ -424,7 +424,7 @@ def test_kv_that_comes_damaged_each_time_is_not_computed_for_ever() -> None:
 def test_kv_that_came_damaged_fails_its_request_if_that_is_wished() -> None:
     driver = Driver(recompute_bad_kv=False)
     generation = driver.prefilling()
-    driver.scheduler.prefill_report("p", replace(BAD_KV, sequence_id=generation.sequence_id))
+    driver.scheduler.report("p", replace(BAD_KV, sequence_id=generation.sequence_id))
     effects = driver.effects()
     (event,) = (each.event for each in effects if isinstance(each, Emit))
     assert isinstance(event, DataLoss)
@@ -435,7 +435,7 @@ def test_what_a_suspected_worker_generates_goes_on_with_another() -> None:
     driver = Driver()
     driver.join("e", WorkerRole.DECODE)
     generation = driver.prefilling()
-    driver.scheduler.decode_report("d", Armed(generation.sequence_id, 4, 7, 0))
+    driver.scheduler.report("d", Armed(generation.sequence_id, 4, 7, 0))
     driver.effects()
     driver.scheduler.worker_suspected("d")
     (reserve,) = driver.commands(Reserve, "e")
@@ -446,7 +446,7 @@ def test_a_suspected_prefill_worker_keeps_what_has_left_it() -> None:
     driver = Driver()
     driver.join("q", WorkerRole.PREFILL)
     generation = driver.prefilling()
-    driver.scheduler.decode_report("d", Armed(generation.sequence_id, 4, 7, 0))
+    driver.scheduler.report("d", Armed(generation.sequence_id, 4, 7, 0))
     driver.effects()
     driver.scheduler.worker_suspected("p")
     assert driver.effects() == []
@@ -455,8 +455,8 @@ def test_a_suspected_prefill_worker_keeps_what_has_left_it() -> None:
 def test_the_preempted_go_first() -> None:
     driver = Driver()
     generation = driver.prefilling()
-    driver.scheduler.decode_report("d", Armed(generation.sequence_id, 4, 7, 0))
-    driver.scheduler.decode_report("d", Preempted(generation.sequence_id))
+    driver.scheduler.report("d", Armed(generation.sequence_id, 4, 7, 0))
+    driver.scheduler.report("d", Preempted(generation.sequence_id))
     others = [driver.submit(f"other {number}") for number in range(3)]
     first = driver.commands(Reserve, "d")[0]
     assert first.sequence_id == generation.sequence_id not in {each.sequence_id for each in others}
@@ -477,7 +477,7 @@ def test_a_refusal_is_no_loss() -> None:
     for _ in range(MAX_RESTARTS + 1):
         driver.effects()
         refusal = SequenceFailed(generation.sequence_id, "RESOURCE_EXHAUSTED", "full")
-        driver.scheduler.decode_report("d", refusal)
+        driver.scheduler.report("d", refusal)
         driver.scheduler.heard("d", PoolUse(10**6), now=1.0)
     assert generation.can_restart
 

@@ -45,16 +45,16 @@ class Checking(Driver):
 
     def step(self, worker_id: str, sequence_id: int, position: int, token_id: int) -> None:
         step = StepDone(1, 0, 0, (sequence_id,), (position,), (token_id,), (None,))
-        self.scheduler.decode_report(worker_id, step)
+        self.scheduler.report(worker_id, step)
 
     def running(self, name: str = "r", **details: Any) -> Generation:
         """A request that decodes on `d`, with its first token."""
         generation = self.prefilling(name, **details)
         for batch_id in list(self.scheduler._fleet.prefill["p"].batches):
-            self.scheduler.prefill_report("p", BatchDone(batch_id, 1))
+            self.scheduler.report("p", BatchDone(batch_id, 1))
         armed = Armed(generation.sequence_id, generation.num_prompt_tokens, TOKENS[0], 0)
-        self.scheduler.decode_report(generation.decode_worker, armed)
-        self.scheduler.prefill_report("p", TransferDone(generation.sequence_id, 0))
+        self.scheduler.report(generation.decode_worker, armed)
+        self.scheduler.report("p", TransferDone(generation.sequence_id, 0))
         return generation
 
     def answer(self, name: str = "r", **details: Any) -> Generation:
@@ -210,9 +210,7 @@ def test_one_begins_when_there_is_room_for_it() -> None:
     driver.effects()
     assert live.decode is None
     driver.scheduler.heard("d", PoolUse(0), 1.0)
-    driver.scheduler.prefill_report(
-        "p", FirstToken(live.sequence_id, 3, TOKENS[0], FinishReason.LENGTH)
-    )
+    driver.scheduler.report("p", FirstToken(live.sequence_id, 3, TOKENS[0], FinishReason.LENGTH))
     assert driver.to("d") == []
     assert driver.scheduler.heard("d", PoolUse(1), 2.0)
     assert driver.check().prompt_token_ids == live.request.prompt_token_ids
@@ -269,7 +267,7 @@ def test_what_a_worker_cannot_compute_is_given_up() -> None:
     driver = Checking()
     driver.answer()
     check = driver.check()
-    driver.scheduler.decode_report("d", SequenceFailed(check.sequence_id, "INTERNAL", "broken"))
+    driver.scheduler.report("d", SequenceFailed(check.sequence_id, "INTERNAL", "broken"))
     (checked,) = driver.checks()
     assert checked.result is CheckResult.FAILED
     assert driver.effects() == []
@@ -286,7 +284,7 @@ def test_what_a_worker_has_no_room_for_waits(report: Any) -> None:
     driver = Checking()
     driver.answer()
     check = driver.check()
-    driver.scheduler.decode_report("d", report(check.sequence_id))
+    driver.scheduler.report("d", report(check.sequence_id))
     assert driver.check().prefix_salt == check.prefix_salt
 
 

@@ -51,20 +51,20 @@ class Timed(Driver):
         self.at(now)
         times = PromptTimes(ns(3.0) - OFFSET_NS, ns(4.0) - OFFSET_NS, 2)
         report = FirstToken(generation.sequence_id, 4, 50, None, None, 0, times)
-        self.scheduler.prefill_report("p", report)
+        self.scheduler.report("p", report)
         return generation
 
     def armed(self, at_s: float = 4.5) -> Generation:
         generation = self.prefilled()
         armed = Armed(generation.sequence_id, 4, 50, ns(at_s))
-        self.scheduler.decode_report("d", armed)
+        self.scheduler.report("d", armed)
         return generation
 
     def step(
         self, generation: Generation, position: int, start_s: float, reason: FinishReason | None
     ) -> None:
         row = ((generation.sequence_id,), (position,), (51,), (reason,))
-        self.scheduler.decode_report("d", StepDone(1, ns(start_s), ns(start_s) + 1, *row))
+        self.scheduler.report("d", StepDone(1, ns(start_s), ns(start_s) + 1, *row))
 
 
 def seconds(generation: Generation) -> dict[Stage, float]:
@@ -113,7 +113,7 @@ def test_a_transfer_is_known_by_its_span() -> None:
         compute_end_ns=ns(4.0) - OFFSET_NS,
     )
     driver.scheduler.heard("p", PoolUse(64), 5.5, [span], clock_offset_ns=OFFSET_NS)
-    driver.scheduler.prefill_report("p", TransferDone(generation.sequence_id, 99))
+    driver.scheduler.report("p", TransferDone(generation.sequence_id, 99))
     assert generation.attempts.current.transfer == approx((3.5, 4.5, 99, 2, 0.5))
 
 
@@ -125,7 +125,7 @@ def test_what_ends_with_its_first_token_has_no_transfer() -> None:
     driver.at(5.0)
     times = PromptTimes(ns(3.0) - OFFSET_NS, ns(4.0) - OFFSET_NS, 1)
     end = FirstToken(generation.sequence_id, 4, 50, FinishReason.LENGTH, None, 0, times)
-    driver.scheduler.prefill_report("p", end)
+    driver.scheduler.report("p", end)
     assert seconds(generation) == approx({Stage.PREFILL_WAIT: 2.0, Stage.PREFILL: 2.0})
 
 
@@ -149,25 +149,25 @@ def test_an_attempt_that_is_lost_ends_where_it_was_and_another_begins() -> None:
 def test_why_an_attempt_was_not_the_last_is_known() -> None:
     def refused(driver: Timed, generation: Generation) -> None:
         failed = SequenceFailed(generation.sequence_id, ResourceExhausted.reason, "full")
-        driver.scheduler.decode_report("d", failed)
+        driver.scheduler.report("d", failed)
 
     def preempted(driver: Timed, generation: Generation) -> None:
         driver.grant(generation)
         driver.effects()
-        driver.scheduler.decode_report("d", Preempted(generation.sequence_id, parked=True))
-        driver.scheduler.decode_report("d", Preempted(generation.sequence_id))
+        driver.scheduler.report("d", Preempted(generation.sequence_id, parked=True))
+        driver.scheduler.report("d", Preempted(generation.sequence_id))
 
     def unreachable(driver: Timed, generation: Generation) -> None:
         driver.grant(generation)
         driver.effects()
         failed = SequenceFailed(generation.sequence_id, Unavailable.reason, "gone")
-        driver.scheduler.prefill_report("p", failed)
+        driver.scheduler.report("p", failed)
 
     def damaged(driver: Timed, generation: Generation) -> None:
         driver.grant(generation)
         driver.effects()
         failed = SequenceFailed(generation.sequence_id, "DATA_LOSS", "damaged")
-        driver.scheduler.prefill_report("p", failed)
+        driver.scheduler.report("p", failed)
 
     def drained(driver: Timed, generation: Generation) -> None:
         driver.join("d2", WorkerRole.DECODE)
