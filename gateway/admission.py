@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from math import inf
 
-from gateway.batching import Limits
 from gateway.deadlines import Deadlines
 from gateway.fleet import Fleet
 from gateway.forecast import Forecast
@@ -46,15 +45,16 @@ class Admission:
         self,
         fleet: Fleet,
         queue: PrefillQueue,
-        limits: Limits,
+        max_queue: int,
         tenants: Tenants,
         roles: Iterable[WorkerRole],
     ) -> None:
-        """`roles` are those that a request needs a worker of each."""
+        """The queue has `max_queue` places. `roles` are those that a request needs a worker of
+        each."""
         self.deadlines = Deadlines()
         self._fleet = fleet
         self._queue = queue
-        self._max_queue = limits.max_queue
+        self._max_queue = max_queue
         self._tenants = tenants
         self._total_weight = sum(tenant.weight for tenant in tenants.values())
         self._roles = tuple(roles)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
 from gateway.effects import Outbox
 from gateway.fleet import Fleet
 from gateway.generation import Generation, Phase
+from gateway.lifecycle import Lifecycle
 from gateway.prefill_queue import PrefillQueue
+from gateway.scheduler_clock import SchedulerClock
+from gateway.self_check import SelfChecks
 from gateway.stages import Stage
 from gateway.worker_view import DecodeView
 from tandem.core.commands import Admit, SetRecomputeCost
-from tandem.core.errors import DeadlineExceeded, ResourceExhausted, TandemError
+from tandem.core.errors import DeadlineExceeded, ResourceExhausted
 from tandem.core.worker import WorkerInfo, WorkerRole
 
 # A cost that differs by less stays.
@@ -32,18 +34,15 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class BatchingContext:
-    """What a `Batching` decides on, and what it tells: all of it the scheduler's. `fail` ends a
-    generation; `is_late` says whether a queued one cannot be in time for its deadline any more;
-    `make_way` has a decode worker let go of what is no client's; `now` tells monotonic seconds."""
+    """What a `Batching` decides on, and what it tells: all of it the scheduler's."""
 
     queue: PrefillQueue
     fleet: Fleet
     limits: Limits
     outbox: Outbox
-    fail: Callable[[Generation, TandemError], None]
-    is_late: Callable[[Generation], bool]
-    make_way: Callable[[DecodeView], None]
-    now: Callable[[], float]
+    lifecycle: Lifecycle
+    self_checks: SelfChecks
+    clock: SchedulerClock
 
 
 class Batching(ABC):
@@ -57,10 +56,9 @@ class Batching(ABC):
         self._fleet = context.fleet
         self._limits = context.limits
         self._outbox = context.outbox
-        self._fail = context.fail
-        self._is_late = context.is_late
-        self._make_way = context.make_way
-        self._now = context.now
+        self._lifecycle = context.lifecycle
+        self._self_checks = context.self_checks
+        self._clock = context.clock
 
     @abstractmethod
     def check(self, info: WorkerInfo) -> None:
@@ -98,10 +96,10 @@ class Batching(ABC):
         while generation := self._queue.peek():
             if not self._can_ever_run(generation):
                 error = ResourceExhausted("no worker can hold this request any more")
-                self._fail(generation, error)
-            elif self._is_late(generation):
+                self._lifecycle.end(generation, error)
+            elif self._lifecycle.is_late(generation):
                 late = DeadlineExceeded("the first token would come after the request's time")
-                self._fail(generation, late)
+                self._lifecycle.end(generation, late)
             else:
                 return generation
         return None
@@ -122,11 +120,11 @@ class Batching(ABC):
         self._begin(generation, Stage.RESERVE)
 
     def _begin(self, generation: Generation, stage: Stage) -> None:
-        generation.attempts.current.begin(stage, self._now())
+        generation.attempts.current.begin(stage, self._clock.now_s)
 
     def _reserve(self, generation: Generation, worker: DecodeView) -> None:
         """Ask a decode worker for a generation's first blocks."""
-        self._make_way(worker)
+        self._self_checks.make_way(worker)
         reserve = worker.ask(generation, self._queue.preemption_rank(generation))
         generation.phase = Phase.RESERVING
         generation.decode, generation.decode_worker = worker, worker.info.worker_id

@@ -8,12 +8,13 @@ worker does not finish is lost with it, like anything that a lost worker holds.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from math import inf
 
 from gateway.effects import Outbox
 from gateway.fleet import Fleet
 from gateway.generation import Generation
+from gateway.lifecycle import Lifecycle
+from gateway.stages import AttemptEnd
 from gateway.worker_view import DecodeView, PrefillView
 from tandem.core.worker import WorkerRole
 
@@ -28,8 +29,7 @@ MAX_GONE = 256
 class Draining:
     """Decides what stays with draining workers, and which of them can be dismissed.
 
-    `roles` are those that a request needs a worker of each; `hand_over` takes a generation from its
-    workers and queues it again. Times are in monotonic seconds.
+    `roles` are those that a request needs a worker of each. Times are in monotonic seconds.
     """
 
     def __init__(
@@ -37,12 +37,12 @@ class Draining:
         fleet: Fleet,
         outbox: Outbox,
         roles: tuple[WorkerRole, ...],
-        hand_over: Callable[[Generation], None],
+        lifecycle: Lifecycle,
     ) -> None:
         self._fleet = fleet
         self._outbox = outbox
         self._roles = roles
-        self._hand_over = hand_over
+        self._lifecycle = lifecycle
         self._workers: list[PrefillView | DecodeView] = []
         # The epochs of those that an operator has taken out of service: they outlast the view, for
         # a worker whose link was lost joins again as it was.
@@ -108,7 +108,7 @@ class Draining:
             for generation in list(worker.generations.values()):
                 is_late = now + _rest_s(generation) >= worker.hand_over_s
                 if is_late and not generation.has_left(worker):
-                    self._hand_over(generation)
+                    self._lifecycle.requeue(generation, AttemptEnd.DRAINED)
 
     def dismiss(self) -> None:
         """Say goodbye to those that are about to end and hold nothing any more."""

@@ -77,7 +77,7 @@ async def test_the_preempted_say_the_same(
     decode_flags = [f"--parked-kv-bytes={parked_kv_bytes}"]
     async with cpu_stack(1, 1, "--num-blocks=20", decode_flags=decode_flags) as stack:
         for _ in range(32):
-            stack.dispatcher._scheduler._lengths.observe(1)
+            stack.dispatcher._scheduler._lifecycle.lengths.observe(1)
         results = [await collect(stream) for stream in submit_all(stack)]
         assert [tokens for tokens, _ in results] == undisturbed
         served = [ended.served_by for _, ended in results]

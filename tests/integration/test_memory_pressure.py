@@ -25,7 +25,7 @@ def prompt_of(rng: random.Random, length: int) -> tuple[int, ...]:
 def expect_short_answers(stack: Stack) -> None:
     """Let admission count on answers of a token, as if all before had been."""
     for _ in range(32):
-        stack.dispatcher._scheduler._lengths.observe(1)
+        stack.dispatcher._scheduler._lifecycle.lengths.observe(1)
 
 
 async def served(stack: Stack, requests: dict[tuple[int, ...], int]) -> list[Ended]:

@@ -39,6 +39,7 @@ from gateway.generation import Generation
 from gateway.output_lengths import MIN_OBSERVED
 from gateway.policies import POLICIES, queue_policy
 from gateway.scheduler import Scheduler
+from gateway.stages import AttemptEnd
 from gateway.tenants import DEFAULT_TENANT, Tenant, Tenants
 from gateway.timeline import Timeline
 from gateway.tokens import Ended, ServedBy, ServingMode, Token, TokenRequest
@@ -423,14 +424,12 @@ class Simulation:
             tenants=self.tenants,
             self_check_rate=self.self_check_rate,
         )
-        self.handed_over: list[Generation] = []
-        self._note_hand_overs()
         self.dispatcher = RecordingDispatcher(
             self.scheduler, [], MODEL.fingerprint, Timeline(), self._clock.now_s
         )
         for _ in range(random.choice((0, MIN_OBSERVED))):
             # Far too few are expected: there will be preemptions.
-            self.scheduler._lengths.observe(random.randint(1, 2))
+            self.scheduler._lifecycle.lengths.observe(random.randint(1, 2))
         self.dispatcher.clients = self.clients
         self.dispatcher.checked = []
         num_prefill = 0 if policy else random.randint(1, 2)
@@ -438,16 +437,6 @@ class Simulation:
         self.links += [self._link(WorkerRole.DECODE, n) for n in range(random.randint(1, 3))]
         for link in self.links:
             link.connect()
-
-    def _note_hand_overs(self) -> None:
-        draining = self.scheduler.draining
-        hand_over = draining._hand_over
-
-        def noted(generation: Generation) -> None:
-            self.handed_over.append(generation)
-            hand_over(generation)
-
-        draining._hand_over = noted  # type: ignore[method-assign]
 
     def _link(self, role: WorkerRole, number: int) -> SimLink:
         worker_id = f"{role.name.lower()}-{number}"
@@ -753,6 +742,16 @@ class Simulation:
         """Prompt tokens that were not computed."""
         served = (each.served_by for each in self.clients.values() if each.served_by)
         return sum(each.num_cached_tokens for each in served)
+
+    @property
+    def handed_over(self) -> list[Generation]:
+        """Those that went on elsewhere because their worker was to let go of them."""
+        all_generations = (each.generation for each in self.clients.values() if each.generation)
+        return [
+            generation
+            for generation in all_generations
+            if any(each.end is AttemptEnd.DRAINED for each in generation.attempts.kept)
+        ]
 
     @property
     def num_losses(self) -> int:

@@ -12,8 +12,9 @@ from gateway.batching import Limits
 from gateway.effects import Emit, Send
 from gateway.generation import MAX_RESTARTS, Generation, Phase
 from gateway.policies import queue_policy
-from gateway.scheduler import EDGE_PENALTY_S, Scheduler
+from gateway.scheduler import Scheduler
 from gateway.tokens import Ended, Token, TokenRequest
+from gateway.worker_reports import EDGE_PENALTY_S
 from gateway.worker_view import PoolUse, PrefillView
 from tandem.core.commands import Admit, PrefillBatch, Remove, Reserve
 from tandem.core.errors import DataLoss, Mismatch, ResourceExhausted, Unavailable

@@ -1,0 +1,116 @@
+"""Where generations begin, begin again, and end: each of these is done in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gateway.admission import Admission
+from gateway.effects import Outbox
+from gateway.fair_shares import FairShares
+from gateway.fleet import Fleet
+from gateway.generation import Generation, Phase
+from gateway.output_lengths import OutputLengths
+from gateway.prefill_queue import PrefillQueue
+from gateway.scheduler_clock import SchedulerClock
+from gateway.self_check import SelfChecks
+from gateway.stages import AttemptEnd
+from gateway.tokens import Ended, TokenRequest
+from tandem.core.commands import Remove
+from tandem.core.errors import TandemError
+
+
+class Lifecycle:
+    """Lets generations in, takes them back from their workers, and ends them. `lengths` is what is
+    known of how long answers get."""
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        shares: FairShares,
+        queue: PrefillQueue,
+        admission: Admission,
+        self_checks: SelfChecks,
+        outbox: Outbox,
+        sequence_ids: Iterator[int],
+        clock: SchedulerClock,
+    ) -> None:
+        """Attempts are numbered from `sequence_ids`."""
+        self.lengths = OutputLengths()
+        self._fleet = fleet
+        self._shares = shares
+        self._queue = queue
+        self._admission = admission
+        self._self_checks = self_checks
+        self._outbox = outbox
+        self._sequence_ids = sequence_ids
+        self._clock = clock
+
+    def begin(self, request: TokenRequest) -> Generation:
+        """Queue a request. Raises what `Admission.enter` does."""
+        now, number, token_s = self._clock.now_s, next(self._sequence_ids), self._fleet.token_s()
+        generation = Generation(request, number, now, token_s, self.lengths)
+        generation.prefix = self._fleet.prefix_of(request)
+        generation.expected_cached_tokens = self._fleet.cached_tokens(generation)
+        self._admission.enter(generation, now)
+        self._queue.push(generation)
+        return generation
+
+    def is_late(self, generation: Generation) -> bool:
+        """Whether a queued one cannot be in time for its deadline any more."""
+        return self._admission.is_late(generation, self._clock.now_s)
+
+    def end(self, generation: Generation, event: Ended | TandemError) -> None:
+        """The one place where generations end; one that has ended does not end again. An armed
+        one's transfer is complete but perhaps not acknowledged: its prefill worker keeps the record
+        until it is, or until that fails too."""
+        if generation.phase is Phase.ENDED:
+            return
+        if generation.phase is Phase.QUEUED:
+            self._queue.remove(generation)
+        if isinstance(event, Ended):
+            self.lengths.observe(len(generation.token_ids))
+        self._admission.leave(generation, self._clock.now_s)
+        generation.end_attempt(self._clock.now_s)
+        generation.phase = Phase.ENDED
+        self._outbox.emit(generation, event)
+        self._leave_decode(generation)
+        if not generation.armed:
+            self.leave_prefill(generation)
+        self._self_checks.ended(generation, event)
+
+    def requeue(self, generation: Generation, why: AttemptEnd) -> None:
+        """Take a generation from its workers, and put it back to its place in the queue."""
+        if generation.phase is Phase.RESERVING:
+            # Nothing was computed of what its tenant was charged for.
+            self._shares.give_back(generation)
+        self._leave_decode(generation)
+        self.leave_prefill(generation)
+        generation.restart(next(self._sequence_ids), self._clock.now_s, why)
+        # Its rank is by what is not cached, and stays while it is queued.
+        generation.expected_cached_tokens = self._fleet.cached_tokens(generation)
+        self._queue.push(generation)
+
+    def restart(self, generation: Generation) -> None:
+        """Its worker is lost, or the way to it: another attempt follows."""
+        generation.num_losses += 1
+        self.requeue(generation, AttemptEnd.WORKER_LOST)
+
+    def restart_or_end(self, generation: Generation, error: TandemError) -> None:
+        """Likewise; it ends with `error` if that was tried too often."""
+        if generation.can_restart:
+            self.restart(generation)
+        else:
+            self.end(generation, error)
+
+    def leave_prefill(self, generation: Generation) -> None:
+        """Its prefill worker need not know it any more. Idempotent."""
+        if worker := generation.prefill:
+            generation.prefill = None
+            worker.leave(generation)
+            self._outbox.send(worker, Remove(generation.sequence_id))
+
+    def _leave_decode(self, generation: Generation) -> None:
+        if worker := generation.decode:
+            generation.decode = None
+            worker.leave(generation)
+            self._outbox.send(worker, Remove(generation.sequence_id))
