@@ -14,13 +14,13 @@ import structlog
 
 from gateway.effects import Checked, CheckResult, Emit, Send
 from gateway.generation import Generation
+from gateway.generation_streams import GenerationStream, GenerationStreams
 from gateway.loop_lag import LoopLag
 from gateway.refusals import Refusals
-from gateway.request_log import log_end
-from gateway.request_metrics import RequestMetrics, TokenTimes
+from gateway.request_metrics import RequestMetrics
 from gateway.scheduler import Scheduler
 from gateway.timeline import Timeline
-from gateway.tokens import MAX_TAKEN, Ended, ServedModel, Token, TokenRequest
+from gateway.tokens import Ended, ServedModel, TokenRequest
 from gateway.worker_link import WorkerLink
 from gateway.worker_view import DecodeView, PoolUse, PrefillView
 from tandem.core.errors import Mismatch, TandemError, Unavailable
@@ -33,49 +33,6 @@ log = structlog.get_logger(__name__)
 
 # How long queued requests wait for a worker of a role that has none.
 ORPHAN_S = 10.0
-
-
-class GenerationStream:
-    """A `TokenStream`: a generation's events, kept for its reader. Bounded by `max_tokens`."""
-
-    def __init__(self, dispatcher: Dispatcher, generation: Generation) -> None:
-        self._dispatcher = dispatcher
-        self.generation = generation
-        self.times = TokenTimes()
-        self._events: list[Token | Ended] = []
-        self._error: TandemError | None = None
-        self._on_events: Callable[[], None] | None = None
-
-    def put(self, event: Token | Ended | TandemError) -> bool:
-        """Keep an event; whether there is a reader to be told of it, who took all before."""
-        is_first = not self._events and self._on_events is not None
-        if isinstance(event, TandemError):
-            self._error = event
-        else:
-            self._events.append(event)
-        return is_first
-
-    def tell(self) -> None:
-        """Call the reader, if there is one by now."""
-        if self._on_events is not None:
-            self._on_events()
-
-    def subscribe(self, on_events: Callable[[], None]) -> None:
-        self._on_events = on_events
-        if self._events or self._error is not None:
-            on_events()
-
-    def take(self) -> list[Token | Ended]:
-        events, self._events = self._events[:MAX_TAKEN], self._events[MAX_TAKEN:]
-        if not events and self._error is not None:
-            raise self._error
-        return events
-
-    def stop(self) -> Ended:
-        return self._dispatcher.stop_generation(self.generation)
-
-    def cancel(self) -> None:
-        self._dispatcher.cancel(self.generation)
 
 
 class Dispatcher:
@@ -101,7 +58,6 @@ class Dispatcher:
         loop's `lag` is too long, no request is taken. `model_name` is for the log."""
         self._scheduler = scheduler
         self._model_fingerprint = model_fingerprint
-        self._model_name = model_name
         self._timeline = timeline
         self._clock = clock
         self._identity = identity
@@ -112,9 +68,7 @@ class Dispatcher:
         self._deadline_timer: asyncio.TimerHandle | None = None
         self._timed_s = inf
         self._orphan_timer: asyncio.TimerHandle | None = None
-        self._streams: dict[Generation, GenerationStream] = {}
-        # Those whose readers are told of something in the event loop's next turn.
-        self._untold: list[GenerationStream] = []
+        self._streams = GenerationStreams(self, self.metrics, clock, model_name)
         self._links_by_id: dict[str, WorkerLink] = {}
         self.controller_id = f"gateway-{secrets.token_hex(4)}"
         self._links = {address: self._new_link(role, address) for role, address in workers}
@@ -201,7 +155,7 @@ class Dispatcher:
         with self._refusals_told(request.tenant):
             self._refuse_if_stopping()
             generation = self._scheduler.submit(request, self._clock())
-        stream = self._streams[generation] = GenerationStream(self, generation)
+        stream = self._streams.open(generation)
         self._flush()
         return stream
 
@@ -352,7 +306,7 @@ class Dispatcher:
         self._scheduler.compose()
         for effect in self._scheduler.take_effects():
             if isinstance(effect, Emit):
-                self._emit(*effect)
+                self._streams.emit(*effect)
             elif isinstance(effect, Checked):
                 self._checked(effect)
             elif link := self._links_by_id.get(effect.worker_id):
@@ -362,36 +316,6 @@ class Dispatcher:
                     link.let_go()
         if self._scheduler.next_deadline_s != self._timed_s:
             self._set_deadline_timer(self._scheduler.next_deadline_s)
-
-    def _put(self, stream: GenerationStream, event: Token | Ended | TandemError) -> None:
-        if stream.put(event):
-            if not self._untold:
-                asyncio.get_running_loop().call_soon(self._tell_readers)
-            self._untold.append(stream)
-
-    def _tell_readers(self) -> None:
-        """Call those that have something to take: one call of the event loop for all, since one
-        for each would cost as much as their work. What comes meanwhile is for its next turn."""
-        untold, self._untold = self._untold, []
-        for stream in untold:
-            try:
-                stream.tell()
-            except Exception:
-                # It costs its own reader alone: nobody would tell the others a second time.
-                log.exception("reader failed", request_id=stream.generation.request.request_id)
-                stream.cancel()
-
-    def _emit(self, generation: Generation, event: Token | Ended | TandemError) -> None:
-        if isinstance(event, Token):
-            stream = self._streams[generation]
-            self.metrics.token(generation, stream.times, self._clock())
-            self._put(stream, event)
-            return
-        stream = self._streams.pop(generation)
-        self.metrics.ended(generation, stream.times, event, self._clock())
-        self._put(stream, event)
-        generation.request.trace.choice_ended(generation, stream.times, event)
-        log_end(generation, stream.times, event, self._model_name)
 
     def _checked(self, checked: Checked) -> None:
         """Neither tokens nor prompts are told of: only where they are not what they were."""

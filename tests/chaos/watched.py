@@ -13,7 +13,7 @@ from typing import Any
 
 from stack import MOCK_OUTPUT, Stack, upcoming
 
-from gateway.dispatcher import GenerationStream
+from gateway.generation_streams import GenerationStream
 from gateway.tokens import Ended, ServedBy, Token
 from tandem.artifacts.grammars import GrammarCompiler
 from tandem.artifacts.resolve import resolve

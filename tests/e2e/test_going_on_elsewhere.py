@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from stack import Stack, collect, running_stack
 
-from gateway.dispatcher import GenerationStream
+from gateway.generation_streams import GenerationStream
 from tandem.artifacts.resolve import resolve
 from tandem.core.grammar import Grammar, GrammarKind
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from stack import Stack, collect, expected_mock_tokens, running_stack
 
-from gateway.dispatcher import GenerationStream
+from gateway.generation_streams import GenerationStream
 from tandem.core.reports import SpanKind
 
 BUDGET = 128

@@ -9,7 +9,7 @@ import time
 from stack import collect, running_stack
 
 from gateway.batching import Limits
-from gateway.dispatcher import GenerationStream
+from gateway.generation_streams import GenerationStream
 from tandem.core.errors import DeadlineExceeded
 
 

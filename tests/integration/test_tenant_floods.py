@@ -21,7 +21,7 @@ from stack import Stack, collect, expected_mock_tokens, running_stack
 
 import tandem
 from gateway.batching import Limits
-from gateway.dispatcher import GenerationStream
+from gateway.generation_streams import GenerationStream
 from gateway.tenants import DEFAULT_TENANT, ONE_TENANT, Tenant
 from gateway.worker_view import MAX_BATCHES
 from tandem.core.errors import DeadlineExceeded, RateLimitExceeded, Unavailable

@@ -20,7 +20,8 @@ import structlog
 
 from gateway.batching import Limits
 from gateway.colocated_policies import colocated_policy
-from gateway.dispatcher import Dispatcher, GenerationStream
+from gateway.dispatcher import Dispatcher
+from gateway.generation_streams import GenerationStream
 from gateway.policies import queue_policy
 from gateway.scheduler import Scheduler
 from gateway.tenants import DEFAULT_TENANT, ONE_TENANT, Tenants

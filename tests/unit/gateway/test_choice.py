@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.choice import Choice, Delta, Finished
-from gateway.dispatcher import GenerationStream
+from gateway.generation_streams import GenerationStream
 from gateway.http.formats.collected import CollectedChoice
 from gateway.text import TokenText
 from gateway.tokens import Ended, ServedBy, Token

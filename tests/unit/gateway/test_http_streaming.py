@@ -9,7 +9,7 @@ from scripted_service import Pause, ended
 
 from gateway.answer import Answer
 from gateway.choice import Choice
-from gateway.dispatcher import GenerationStream
+from gateway.generation_streams import GenerationStream
 from gateway.http.formats.chat import ChatFormat
 from gateway.http.formats.completion import CompletionFormat
 from gateway.http.formats.envelope import Envelope

@@ -36,6 +36,7 @@ from gateway.colocated_policies import colocated_policy
 from gateway.dispatcher import Dispatcher
 from gateway.effects import Checked, CheckResult
 from gateway.generation import Generation
+from gateway.generation_streams import GenerationStreams
 from gateway.output_lengths import MIN_OBSERVED
 from gateway.policies import POLICIES, queue_policy
 from gateway.scheduler import Scheduler
@@ -341,18 +342,27 @@ class SimLink:
         self.break_stream()
 
 
-class RecordingDispatcher(Dispatcher):
-    """Hands every event to its client as well."""
+class RecordingStreams(GenerationStreams):
+    """Hand every event to its client as well."""
 
     clients: dict[str, Client]
-    checked: list[Checked]
+
+    def emit(self, generation: Generation, event: Token | Ended | TandemError) -> None:
+        self.clients[generation.request.request_id].take(event)
+        super().emit(generation, event)
+
+
+class RecordingDispatcher(Dispatcher):
+    """Keeps what is said of self-checks, and has no timers."""
+
+    def __init__(self, scheduler: Scheduler, clients: dict[str, Client], clock: Clock) -> None:
+        super().__init__(scheduler, [], MODEL.fingerprint, Timeline(), clock.now_s)
+        self._streams = RecordingStreams(self, self.metrics, clock.now_s, "")
+        self._streams.clients = clients
+        self.checked: list[Checked] = []
 
     def _checked(self, checked: Checked) -> None:
         self.checked.append(checked)
-
-    def _emit(self, generation: Generation, event: Token | Ended | TandemError) -> None:
-        self.clients[generation.request.request_id].take(event)
-        super()._emit(generation, event)
 
     def _start_orphan_timer(self) -> None:
         """Here is no time, and every worker comes back."""
@@ -424,14 +434,10 @@ class Simulation:
             tenants=self.tenants,
             self_check_rate=self.self_check_rate,
         )
-        self.dispatcher = RecordingDispatcher(
-            self.scheduler, [], MODEL.fingerprint, Timeline(), self._clock.now_s
-        )
+        self.dispatcher = RecordingDispatcher(self.scheduler, self.clients, self._clock)
         for _ in range(random.choice((0, MIN_OBSERVED))):
             # Far too few are expected: there will be preemptions.
             self.scheduler._lifecycle.lengths.observe(random.randint(1, 2))
-        self.dispatcher.clients = self.clients
-        self.dispatcher.checked = []
         num_prefill = 0 if policy else random.randint(1, 2)
         self.links = [self._link(WorkerRole.PREFILL, n) for n in range(num_prefill)]
         self.links += [self._link(WorkerRole.DECODE, n) for n in range(random.randint(1, 3))]

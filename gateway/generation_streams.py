@@ -1,0 +1,132 @@
+"""What goes out to clients: each generation's events, kept until its reader takes them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
+
+import structlog
+
+from gateway.generation import Generation
+from gateway.request_log import log_end
+from gateway.request_metrics import RequestMetrics, TokenTimes
+from gateway.tokens import MAX_TAKEN, Ended, Token
+from tandem.core.errors import TandemError
+
+log = structlog.get_logger(__name__)
+
+
+class GenerationControl(Protocol):
+    """Ends generations for their readers."""
+
+    def stop_generation(self, generation: Generation) -> Ended:
+        """Its text is complete."""
+        ...
+
+    def cancel(self, generation: Generation) -> None:
+        """Nobody waits for it. Idempotent."""
+        ...
+
+
+class GenerationStream:
+    """A `TokenStream`: a generation's events, kept for its reader. Bounded by `max_tokens`."""
+
+    def __init__(self, control: GenerationControl, generation: Generation) -> None:
+        self._control = control
+        self.generation = generation
+        self.times = TokenTimes()
+        self._events: list[Token | Ended] = []
+        self._error: TandemError | None = None
+        self._on_events: Callable[[], None] | None = None
+
+    def put(self, event: Token | Ended | TandemError) -> bool:
+        """Keep an event; whether there is a reader to be told of it, who took all before."""
+        is_first = not self._events and self._on_events is not None
+        if isinstance(event, TandemError):
+            self._error = event
+        else:
+            self._events.append(event)
+        return is_first
+
+    def tell(self) -> None:
+        """Call the reader, if there is one by now."""
+        if self._on_events is not None:
+            self._on_events()
+
+    def subscribe(self, on_events: Callable[[], None]) -> None:
+        self._on_events = on_events
+        if self._events or self._error is not None:
+            on_events()
+
+    def take(self) -> list[Token | Ended]:
+        events, self._events = self._events[:MAX_TAKEN], self._events[MAX_TAKEN:]
+        if not events and self._error is not None:
+            raise self._error
+        return events
+
+    def stop(self) -> Ended:
+        return self._control.stop_generation(self.generation)
+
+    def cancel(self) -> None:
+        self._control.cancel(self.generation)
+
+
+class GenerationStreams:
+    """Those of the generations that have not ended: as many as its length says. Lives on the event
+    loop."""
+
+    def __init__(
+        self,
+        control: GenerationControl,
+        metrics: RequestMetrics,
+        clock: Callable[[], float],
+        model_name: str,
+    ) -> None:
+        """`metrics` count what goes out, at the `clock`'s times. `model_name` is for the log."""
+        self._control = control
+        self._metrics = metrics
+        self._clock = clock
+        self._model_name = model_name
+        self._streams: dict[Generation, GenerationStream] = {}
+        # Those whose readers are told of something in the event loop's next turn.
+        self._untold: list[GenerationStream] = []
+
+    def __len__(self) -> int:
+        return len(self._streams)
+
+    def open(self, generation: Generation) -> GenerationStream:
+        """The stream of a generation that was let in."""
+        stream = self._streams[generation] = GenerationStream(self._control, generation)
+        return stream
+
+    def emit(self, generation: Generation, event: Token | Ended | TandemError) -> None:
+        """Hand a generation's event to its reader; all but tokens are its end."""
+        if isinstance(event, Token):
+            stream = self._streams[generation]
+            self._metrics.token(generation, stream.times, self._clock())
+            self._put(stream, event)
+            return
+        stream = self._streams.pop(generation)
+        self._metrics.ended(generation, stream.times, event, self._clock())
+        self._put(stream, event)
+        generation.request.trace.choice_ended(generation, stream.times, event)
+        log_end(generation, stream.times, event, self._model_name)
+
+    def _put(self, stream: GenerationStream, event: Token | Ended | TandemError) -> None:
+        if stream.put(event):
+            if not self._untold:
+                asyncio.get_running_loop().call_soon(self._tell_readers)
+            self._untold.append(stream)
+
+    def _tell_readers(self) -> None:
+        """Call those that have something to take: one call of the event loop for all, since one
+        for each would cost as much as their work. What comes meanwhile is for its next turn."""
+        untold, self._untold = self._untold, []
+        for stream in untold:
+            try:
+                stream.tell()
+            except Exception:
+                # It costs its own reader alone: nobody would tell the others a second time.
+                log.exception("reader failed", request_id=stream.generation.request.request_id)
+                stream.cancel()
