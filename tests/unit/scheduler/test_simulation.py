@@ -13,7 +13,8 @@ from random import Random
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from simulation import Faults, run_scenario
+from sim_faults import Faults
+from simulation import run_scenario
 
 from gateway.colocated_policies import COLOCATED_POLICIES
 from gateway.tokens import ServingMode

@@ -1,0 +1,77 @@
+"""Clients of the simulation, who know what they should get."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import inf
+
+from sim_worker import END_RULE, MAX_MODEL_LEN, VOCAB_SIZE
+
+from gateway.generation import Generation
+from gateway.tokens import Ended, ServedBy, Token, TokenRequest
+from tandem.core.errors import TandemError
+from tandem.core.sequence import FinishReason
+from tandem.engine.fake.content import expected_tokens
+
+
+@dataclass(eq=False)
+class Client:
+    """Who made a request, and what it should get. `excused`: something happened that it may fail
+    for."""
+
+    request: TokenRequest
+    expected: list[int]
+    reason: FinishReason
+    generation: Generation | None = None
+    tokens: list[int] = field(default_factory=list)
+    outcome: Ended | TandemError | None = None
+    served_by: ServedBy | None = None
+    cancelled: bool = False
+    excused: bool = False
+
+    @property
+    def end(self) -> int:
+        return len(self.request.prompt_token_ids) + len(self.expected)
+
+    def take(self, event: Token | Ended | TandemError) -> None:
+        """An event comes. It is checked at once."""
+        assert self.outcome is None, f"{event} came after {self.outcome}"
+        if isinstance(event, Token):
+            position = len(self.request.prompt_token_ids) + len(self.tokens)
+            assert event.position == position, f"position {event.position} came for {position}"
+            self.tokens.append(event.token_id)
+            assert self.tokens == self.expected[: len(self.tokens)], "a token is wrong"
+            return
+        self.outcome = event
+        if isinstance(event, Ended):
+            assert self.tokens == self.expected, "tokens are missing"
+            assert event.finish_reason is self.reason
+            by = self.served_by = event.served_by
+            is_whole = by.num_cached_tokens == len(self.request.prompt_token_ids)
+            assert not is_whole or by.num_resumed_tokens, "the last token is always computed"
+            if by.prefill_worker.startswith("decode"):
+                assert (by.decode_worker, by.kv_bytes) == (by.prefill_worker, 0)
+            elif not by.num_resumed_tokens:
+                assert bool(by.decode_worker) is (len(self.expected) > 1), by
+        elif event.reason == "CANCELLED":
+            assert self.cancelled, "nobody cancelled"
+        elif event.reason == "DEADLINE_EXCEEDED":
+            assert self.request.deadline_s < inf, "there is no deadline"
+
+
+def expectation(request: TokenRequest) -> tuple[list[int], FinishReason]:
+    """A request's tokens and end, worked out by hand."""
+    params, prompt = request.params, request.prompt_token_ids
+    limit = min(params.max_tokens, MAX_MODEL_LEN - len(prompt))
+    tokens = expected_tokens(
+        prompt,
+        params,
+        limit,
+        output_token_ids=(0, VOCAB_SIZE),
+        choice_index=request.choice_index,
+    )
+    stops = params.stop_token_ids | (frozenset() if params.ignore_eos else END_RULE.eos_token_ids)
+    for index, token_id in enumerate(tokens):
+        if token_id in stops:
+            return tokens[: index + 1], FinishReason.STOP
+    return tokens, FinishReason.LENGTH

@@ -1,0 +1,48 @@
+"""The simulation's gateway: the real one, whose events are checked and whose timers are not set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from sim_client import Client
+from sim_clock import Clock
+from sim_worker import MODEL
+
+from gateway.dispatcher import Dispatcher
+from gateway.effects import Checked
+from gateway.generation import Generation
+from gateway.generation_streams import GenerationStreams
+from gateway.scheduler import Scheduler
+from gateway.timeline import Timeline
+from gateway.tokens import Ended, Token
+from tandem.core.errors import TandemError
+
+
+class RecordingStreams(GenerationStreams):
+    """Hand every event to its client as well."""
+
+    def __init__(self, dispatcher: Dispatcher, clients: Mapping[str, Client], clock: Clock) -> None:
+        super().__init__(dispatcher, dispatcher.metrics, clock.now_s, model_name="")
+        self._clients = clients
+
+    def emit(self, generation: Generation, event: Token | Ended | TandemError) -> None:
+        self._clients[generation.request.request_id].take(event)
+        super().emit(generation, event)
+
+
+class RecordingDispatcher(Dispatcher):
+    """Keeps what is said of self-checks, and has no timers."""
+
+    def __init__(self, scheduler: Scheduler, clients: Mapping[str, Client], clock: Clock) -> None:
+        super().__init__(scheduler, [], MODEL.fingerprint, Timeline(), clock.now_s)
+        self._streams = RecordingStreams(self, clients, clock)
+        self.checked: list[Checked] = []
+
+    def _checked(self, checked: Checked) -> None:
+        self.checked.append(checked)
+
+    def _start_orphan_timer(self) -> None:
+        """Here is no time, and every worker comes back."""
+
+    def _set_deadline_timer(self, deadline_s: float) -> None:
+        """Time passes when the scenario says so."""

@@ -1,0 +1,156 @@
+"""What is simulated: the gateway, its workers and its clients, and how they are found."""
+
+from __future__ import annotations
+
+from random import Random
+
+from sim_client import Client
+from sim_clock import Clock
+from sim_faults import Faults
+from sim_gateway import RecordingDispatcher
+from sim_link import SimLink
+from sim_requests import RandomRequests, some_tenants
+from sim_transfer import SimTransfers, Transfer
+from sim_worker import (
+    BLOCK_SIZE,
+    MAX_MODEL_LEN,
+    DecodeProcess,
+    PrefillProcess,
+    Process,
+    worker_info,
+)
+
+from gateway.batching import Limits
+from gateway.colocated_policies import colocated_policy
+from gateway.generation import Generation
+from gateway.output_lengths import MIN_OBSERVED
+from gateway.policies import POLICIES, queue_policy
+from gateway.scheduler import Scheduler
+from gateway.stages import AttemptEnd
+from gateway.tokens import ServedBy, ServingMode
+from tandem.core.worker import WorkerInfo, WorkerRole
+
+
+class System:
+    """One of many shapes, with all its workers connected. Its clients are `num_to_come`."""
+
+    def __init__(self, random: Random, faults: Faults, policy: str | None) -> None:
+        """With a `policy`'s name, decode workers alone serve. Else these compute some prompts, in
+        half of the scenarios."""
+        self.random = random
+        self.local_prefill = not policy and random.random() < 0.5
+        self.prefix_caching = random.random() < 0.75
+        self.max_parked_bytes = random.choice((0, 10**3, 10**9))
+        self._clock = Clock(random)
+        self.tenants = some_tenants(random)
+        self.self_check_rate = random.choice((0.0, 1.0))
+        self.faults = faults
+        self.clients: dict[str, Client] = {}
+        self.requests = RandomRequests(random, faults, self.tenants, self.clients, self._clock)
+        self._transfers: list[SimTransfers] = []
+        self.num_to_come = random.randint(1, 8)
+        self._next_epoch = 0
+        limits = Limits(random.choice((4, 8, 16, 64)), random.choice((1, 2, 8)))
+        colocated = policy and colocated_policy(
+            policy, limits.max_batch_tokens, random.choice((1, 3, 8))
+        )
+        self.scheduler = Scheduler(
+            queue_policy(random.choice(tuple(POLICIES))),
+            limits,
+            colocated=colocated or None,
+            local_prefill=self.local_prefill,
+            tenants=self.tenants,
+            self_check_rate=self.self_check_rate,
+        )
+        self.dispatcher = RecordingDispatcher(self.scheduler, self.clients, self._clock)
+        for _ in range(random.choice((0, MIN_OBSERVED))):
+            # Far too few are expected: there will be preemptions.
+            self.scheduler._lifecycle.lengths.observe(random.randint(1, 2))
+        num_prefill = 0 if policy else random.randint(1, 2)
+        self.links = [self._link(WorkerRole.PREFILL, n) for n in range(num_prefill)]
+        self.links += [self._link(WorkerRole.DECODE, n) for n in range(random.randint(1, 3))]
+        for link in self.links:
+            link.connect()
+
+    def _link(self, role: WorkerRole, number: int) -> SimLink:
+        worker_id = f"{role.name.lower()}-{number}"
+        num_blocks, max_num_seqs = self.random.randint(5, 7), self.random.choice((1, 2, 4, 4))
+
+        def start() -> Process:
+            self._next_epoch += 1
+            info = worker_info(worker_id, role, self._next_epoch, num_blocks, max_num_seqs)
+            return self._start(info)
+
+        link = SimLink(self.dispatcher, start, self._clock)
+        self.dispatcher._links[link.address] = link  # type: ignore[assignment]
+        return link
+
+    def _start(self, info: WorkerInfo) -> Process:
+        if info.role is WorkerRole.DECODE:
+            return DecodeProcess(
+                info,
+                lambda request_id: self.clients[request_id].end,
+                self.prefix_caching,
+                self.max_parked_bytes,
+            )
+        transfers = SimTransfers(self._find_decode)
+        transfers.source = PrefillProcess(info, transfers, self.prefix_caching)
+        self._transfers.append(transfers)
+        return transfers.source
+
+    def _find_decode(self, address: str) -> DecodeProcess:
+        (link,) = (link for link in self.links if link.address == address)
+        assert isinstance(link.process, DecodeProcess)
+        return link.process
+
+    def open_clients(self) -> list[Client]:
+        """Those whose requests have not ended."""
+        return [each for each in self.clients.values() if each.outcome is None]
+
+    def open_transfers(self) -> list[Transfer]:
+        """Those that are not over."""
+        for each in self._transfers:
+            each.all = [transfer for transfer in each.all if not transfer.over]
+        return [transfer for each in self._transfers for transfer in each.all]
+
+    # How it went
+
+    @property
+    def num_parked(self) -> int:
+        processes = (link.process for link in self.links)
+        return sum(each.num_parked for each in processes if isinstance(each, DecodeProcess))
+
+    @property
+    def num_preemptions(self) -> int:
+        return sum(each.num_preemptions for each in self._served)
+
+    @property
+    def num_losses(self) -> int:
+        return sum(each.num_losses for each in self._served)
+
+    @property
+    def num_cached_tokens(self) -> int:
+        """Prompt tokens that were not computed."""
+        return sum(each.num_cached_tokens for each in self._served)
+
+    @property
+    def modes(self) -> set[ServingMode]:
+        """How requests were served."""
+        return {each.mode for each in self._served}
+
+    @property
+    def handed_over(self) -> list[Generation]:
+        """Those that went on elsewhere because their worker was to let go of them."""
+        let_in = (each.generation for each in self.clients.values() if each.generation)
+        return [
+            generation
+            for generation in let_in
+            if any(each.end is AttemptEnd.DRAINED for each in generation.attempts.kept)
+        ]
+
+    @property
+    def _served(self) -> list[ServedBy]:
+        return [each.served_by for each in self.clients.values() if each.served_by]
+
+
+assert BLOCK_SIZE * 5 >= MAX_MODEL_LEN, "the smallest pool holds the longest sequence"
