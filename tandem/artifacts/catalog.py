@@ -13,7 +13,6 @@ from tandem.artifacts.cache import (
     locked_cache,
     locked_download,
     models_dir,
-    packed_dir,
 )
 from tandem.artifacts.hub_reference import HubReference
 from tandem.artifacts.model_folder import ModelFolder
@@ -124,11 +123,9 @@ def _packed_of(name: str) -> Path | None:
 
 
 def _drop_packed(path: Path) -> None:
-    try:
-        fingerprint = ModelFolder.open(path).fingerprint
-    except ConfigError:
-        return  # never loaded, then
-    shutil.rmtree(packed_dir() / fingerprint, ignore_errors=True)
+    for each in list_packed():
+        if each.path == path.resolve():
+            shutil.rmtree(each.folder, ignore_errors=True)
 
 
 def _folders() -> Iterator[Path]:

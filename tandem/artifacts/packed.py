@@ -9,7 +9,7 @@ map it keep it as long as they live.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,8 @@ from tandem.artifacts.model_folder import ModelFolder
 from tandem.core.errors import ConfigError
 
 SUFFIX = ".weights"
+PARTIAL = ".partial"
+"""Of a file that is being written, or was when its process was killed."""
 ORIGIN = "model.json"
 MAX_BYTES = 32 * 2**30
 """Of all models together."""
@@ -54,7 +56,7 @@ def note_origin(folder: Path, model: ModelFolder) -> None:
 def remove_unused(root: Path, kept: Path, max_bytes: int) -> None:
     """Remove what has not been used for longest, but `kept`, until no more than `max_bytes` are
     left in the folders below `root`. A file was last used when it was last modified."""
-    files = sorted(_files(root.glob(f"*/*{SUFFIX}")), key=lambda each: each[1])
+    files = sorted(_files(root.glob("*/")), key=lambda each: each[1])
     total = sum(size for _, _, size in files)
     for path, _, size in files:
         if total <= max_bytes:
@@ -66,7 +68,7 @@ def remove_unused(root: Path, kept: Path, max_bytes: int) -> None:
 
 def _open(folder: Path) -> PackedModel | None:
     """None if nothing is packed there."""
-    size = sum(size for _, _, size in _files(folder.glob(f"*{SUFFIX}")))
+    size = sum(size for _, _, size in _files([folder]))
     if not size:
         return None
     try:
@@ -76,9 +78,11 @@ def _open(folder: Path) -> PackedModel | None:
         return PackedModel(folder.name, folder, folder, size)
 
 
-def _files(paths: Iterator[Path]) -> Iterator[tuple[Path, float, int]]:
-    """Each with when it was last modified, and its size."""
-    for path in paths:
-        with suppress(FileNotFoundError):  # another process removes some, too
-            status = path.stat()
-            yield path, status.st_mtime, status.st_size
+def _files(folders: Iterable[Path]) -> Iterator[tuple[Path, float, int]]:
+    """What takes room in them, each with when it was last modified, and its size."""
+    for folder in folders:
+        for path in folder.iterdir():
+            if path.suffix in (SUFFIX, PARTIAL):
+                with suppress(FileNotFoundError):  # another process removes some, too
+                    status = path.stat()
+                    yield path, status.st_mtime, status.st_size

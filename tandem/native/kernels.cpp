@@ -41,6 +41,8 @@ void embed(const Model& model, const Linear& embedding, const Step& step, const 
 
 template <class T>
 void logits(const Model& model, const Step& step, const int64_t* rows, int64_t num_rows, float* to) {
+    // Nothing samples; a quantised head would be unpacked all the same.
+    if (num_rows == 0) return;
     const int64_t stride = padded(model.hidden_size), n = model.lm_head.n;
     T* const normed = (T*)step.normed;
     for (int64_t i = 0; i < num_rows; i++)

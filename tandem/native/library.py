@@ -8,6 +8,8 @@ from functools import cache
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
+import structlog
+
 from tandem.core.errors import ConfigError
 
 # From the slowest to the fastest; the index is `tandem_level`.
@@ -15,6 +17,7 @@ INSTRUCTIONS = ("plain", "avx2", "avx512")
 VARIABLE = "TANDEM_KERNELS"
 TORCH = "torch"
 FOLDER = Path(__file__).parent
+log = structlog.get_logger(__name__)
 MEND = "with a C++ compiler (g++) at hand run: pip install --force-reinstall --no-deps "
 
 
@@ -59,7 +62,20 @@ def best() -> Kernels:
     if wanted and wanted not in INSTRUCTIONS:
         known = ", ".join((*INSTRUCTIONS, TORCH))
         raise ConfigError(f"{VARIABLE} is {wanted!r}: write one of {known}", param=VARIABLE)
-    return load(wanted or INSTRUCTIONS[_level()])
+    return load(wanted) if wanted else _best_built()
+
+
+def _best_built() -> Kernels:
+    """A compiler that is too old for the best instructions builds the others."""
+    usable = INSTRUCTIONS[_level() :: -1]
+    for instructions in usable:
+        try:
+            found = load(instructions)
+        except KernelsMissing as missing:
+            log.warning("slower kernels", lacking=instructions, why=str(missing))
+        else:
+            return found
+    raise KernelsMissing("there are no kernels for this processor")
 
 
 def _level() -> int:

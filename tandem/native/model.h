@@ -1,5 +1,5 @@
 // A decoder's layers over the rows of one step: all of it but the embedding is a few products with
-// packed weights, and what happens between them. The structs are those of `library.py`.
+// packed weights, and what happens between them. The structs are those of `structs.py`.
 #pragma once
 
 #include "linear.h"

@@ -73,9 +73,11 @@ struct PagedAttention {
     bool has_few_ranges() const {
         if (step.team.is_one()) return false;
         int64_t num_ranges = 0;
-        for (int64_t i = 0; i < step.num_sequences; i++)
+        for (int64_t i = 0; i < step.num_sequences; i++) {
             num_ranges += ceil_div(step.starts[i] + step.rows[i + 1] - step.rows[i], RANGE);
-        return num_ranges < 2 * step.team.num_threads;
+            if (num_ranges >= 2 * step.team.num_threads) return false;
+        }
+        return true;
     }
 
     void run_task(const Task& task) const {

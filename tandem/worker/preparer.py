@@ -16,23 +16,34 @@ log = structlog.get_logger(__name__)
 
 class Preparer:
     """One thread, which takes preparations in the order in which they came. `on_done` is called on
-    it with each, and with what went wrong."""
+    it with each, and with what went wrong; `on_crash` if that fails, or the thread ends."""
 
     def __init__(
-        self, engine: Engine, on_done: Callable[[Preparation, TandemError | None], None]
+        self,
+        engine: Engine,
+        on_done: Callable[[Preparation, TandemError | None], None],
+        on_crash: Callable[[BaseException], None],
     ) -> None:
         self._engine = engine
         self._on_done = on_done
+        self._on_crash = on_crash
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="prepare")
 
     def start(self, preparations: Iterable[Preparation]) -> None:
         """Never waits."""
         for each in preparations:
-            self._executor.submit(self._prepare, each)
+            self._executor.submit(self._run, each)
 
     def stop(self) -> None:
         """Let the one that is under way end, and drop the others."""
         self._executor.shutdown(cancel_futures=True)
+
+    def _run(self, preparation: Preparation) -> None:
+        try:
+            self._prepare(preparation)
+        except BaseException as error:  # nobody reads the future
+            self._on_crash(error)
+            raise
 
     def _prepare(self, preparation: Preparation) -> None:
         error: TandemError | None = None

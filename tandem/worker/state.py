@@ -73,7 +73,7 @@ class WorkerState(Protocol[CommandT_contra, ReportT_co, SnapshotT_co]):
         ...
 
     def fail(self, plan: StepPlan, error: TandemError) -> None:
-        """The first of the steps under way has failed; its sequences with it."""
+        """A step that was given has failed; its sequences with it."""
         ...
 
     def clear(self) -> None:

@@ -67,7 +67,7 @@ class Worker(Generic[CommandT, ReportT, SnapshotT]):
         self._released.set()
         self._lease_task: asyncio.Task[None] | None = None
         self.crash: asyncio.Future[None] = self._loop.create_future()
-        self._preparer = Preparer(engine, self._prepared)
+        self._preparer = Preparer(engine, self._prepared, self.crashed)
         self._steps = StepLoop(engine, state, lock, self.add_span, self.wake, self.crashed)
 
     def start(self) -> None:

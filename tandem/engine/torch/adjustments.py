@@ -43,15 +43,16 @@ def adjust(scores: Tensor, spec: SampleSpec) -> None:
 
 def _add(scores: Tensor, token_ids: NDArray[np.int64], values: NDArray[np.float64]) -> None:
     known = _known(scores, token_ids)
-    indices = torch.from_numpy(token_ids[known]).to(scores.device)
-    scores[indices] += torch.from_numpy(values[known]).to(scores)
+    indices = torch.from_numpy(token_ids[known]).to(scores.device, non_blocking=True)
+    scores[indices] += torch.from_numpy(values[known]).to(scores, non_blocking=True)
 
 
 def _weaken(scores: Tensor, texts: Sequence[Sequence[int]], penalty: float) -> None:
     """Divide what is positive, multiply what is negative. A token that comes twice is written
     twice, the same both times."""
     token_ids = np.concatenate([_array(each) for each in texts])
-    indices = torch.from_numpy(token_ids[_known(scores, token_ids)]).to(scores.device)
+    indices = torch.from_numpy(token_ids[_known(scores, token_ids)])
+    indices = indices.to(scores.device, non_blocking=True)
     values = scores[indices]
     scores[indices] = torch.where(values > 0, values / penalty, values * penalty)
 

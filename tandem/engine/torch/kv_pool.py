@@ -11,8 +11,7 @@ from torch import Tensor
 
 from tandem.core.kv import KVLayout, Plane
 from tandem.engine.torch.kv_copies import BlockTable, HostCopies, KVCopies
-
-CACHE_LINE = 64
+from tandem.engine.torch.packed_weights import aligned_zeros
 
 
 class TorchKVPool:
@@ -123,9 +122,6 @@ def _copies(items: Tensor) -> KVCopies:
 def _zeros(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
     if device.type != "cpu":
         return torch.zeros(shape, dtype=dtype, device=device)
-    # numpy leaves the zeros to the kernel, page by page as they are used; torch would write them
-    # all, which takes seconds and holds memory that perhaps nobody needs.
-    num_bytes = math.prod(shape) * dtype.itemsize
-    raw = np.zeros(num_bytes + CACHE_LINE, np.uint8)
-    start = -raw.ctypes.data % CACHE_LINE
-    return torch.from_numpy(raw[start : start + num_bytes]).view(dtype).view(shape)
+    # torch would write the zeros, which takes seconds and holds memory that perhaps nobody needs.
+    memory = aligned_zeros(math.prod(shape) * dtype.itemsize)
+    return torch.from_numpy(memory).view(dtype).view(shape)

@@ -21,9 +21,17 @@ CACHE_LINE = 64
 
 def aligned_empty(num_bytes: int) -> NDArray[np.uint8]:
     """Memory that begins at a cache line. numpy asks for huge pages where it is large."""
-    raw = np.empty(num_bytes + CACHE_LINE, np.uint8)
+    return _aligned(np.empty(num_bytes + CACHE_LINE, np.uint8))
+
+
+def aligned_zeros(num_bytes: int) -> NDArray[np.uint8]:
+    """Likewise. Its zeros are the kernel's, page by page as they are used."""
+    return _aligned(np.zeros(num_bytes + CACHE_LINE, np.uint8))
+
+
+def _aligned(raw: NDArray[np.uint8]) -> NDArray[np.uint8]:
     start = -raw.ctypes.data % CACHE_LINE
-    return raw[start : start + num_bytes]
+    return raw[start : len(raw) - CACHE_LINE + start]
 
 
 class Arena:

@@ -40,11 +40,17 @@ def current(device: torch.device) -> AbstractContextManager[object]:
 def resolve_dtype(name: str, device: torch.device, has_kernels: bool) -> torch.dtype:
     """`float32`, `bfloat16`, or for `auto` bfloat16 where the device multiplies in it or the native
     kernels compute, else float32. These widen it where the CPU does not, and read half the bytes.
-    Raises `ConfigError` for other names."""
+    Raises `ConfigError` for other names, and for what the GPU does not have."""
     match name:
         case "float32":
             return torch.float32
         case "bfloat16":
+            if device.type == "cuda" and not _has_bfloat16(device):
+                raise ConfigError(
+                    f"{torch.cuda.get_device_name(device)} has no bfloat16 (compute capability 8.0"
+                    " or more has): --dtype float32",
+                    param="dtype",
+                )
             return torch.bfloat16
         case "auto":
             return torch.bfloat16 if has_kernels or _has_bfloat16(device) else torch.float32
@@ -75,6 +81,7 @@ def numerics(
 
 def _has_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
-        return True
+        # Triton compiles it from Ampere on.
+        return torch.cuda.get_device_capability(device) >= (8, 0)
     capabilities = torch.cpu.get_capabilities()
     return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))

@@ -59,14 +59,17 @@ class TorchStepHandle:
 
     def _clear_broken(self, token_ids: Sequence[int]) -> None:
         """What came out as no number may have left no numbers in its KV, whose blocks are others'
-        soon. Those before the slice's, and those that are others' already, have given numbers."""
+        soon. Those that are others' already have given numbers, and so have those before a
+        generated token's; but not all of a prompt that was computed in chunks."""
         if NO_TOKEN in token_ids:
             asked = (each for each in self.plan.slices if each.sample is not None)
             for each, token_id in zip(asked, token_ids, strict=True):
                 if token_id == NO_TOKEN:
                     # More may be shared by now than when the step was launched.
-                    first = each.start // self.pool.layout.block_size
-                    self.pool.clear(each.block_table[max(first, each.num_shared_blocks) :])
+                    first = each.num_shared_blocks
+                    if each.sample and each.sample.token_ids and len(each.token_ids) == 1:
+                        first = max(first, each.start // self.pool.layout.block_size)
+                    self.pool.clear(each.block_table[first:])
 
 
 def _sampled(

@@ -44,7 +44,13 @@ def shared_memory(path: Path, size: int, fill: Callable[[], Bytes]) -> Bytes:
             packed.remove_unused(path.parent.parent, path, packed.MAX_BYTES)
             mapped = _map(path, size)
     except OSError as error:
-        log.warning("weights are not shared", file=str(path), reason=error.strerror)
+        # What was counted for them (`MemoryBudget`) was a share.
+        log.warning(
+            "weights are not shared",
+            file=str(path),
+            reason=error.strerror,
+            hint=f"a worker then holds {size:,} bytes of them, beyond its --memory-share",
+        )
     if mapped is not None:
         return mapped
     return fill() if filled is None else filled
@@ -72,7 +78,7 @@ def _header(data: Bytes) -> bytes:
 
 def _write(path: Path, data: Bytes) -> None:
     # Under one name: only the holder of the lock writes, over what an interrupted one left.
-    partial = path.with_suffix(".partial")
+    partial = path.with_suffix(packed.PARTIAL)
     try:
         with partial.open("wb") as file:
             file.write(_header(data))
@@ -80,7 +86,7 @@ def _write(path: Path, data: Bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
-    except OSError:
+    except BaseException:  # a signal's, too: it is as large as the weights
         partial.unlink(missing_ok=True)
         raise
 

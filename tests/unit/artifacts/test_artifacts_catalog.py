@@ -10,6 +10,7 @@ import tiny_gguf
 
 from tandem.artifacts.cache import cache_dir, packed_dir
 from tandem.artifacts.catalog import BrokenModel, CachedModel, find_model, list_models, remove_model
+from tandem.artifacts.packed import note_origin
 from tandem.artifacts.resolve import pull_model, resolve
 from tandem.core.errors import ConfigError, NotFound
 
@@ -103,6 +104,7 @@ def test_packed_weights_go_with_their_model(make_folder: Callable[..., Path]) ->
     for each in (packed, other):
         each.mkdir(parents=True)
         (each / "float32-none-avx2-0000.weights").write_bytes(b"weights")
+    note_origin(packed, folder)
     remove_model("tiny-llama")
     assert not packed.exists()
     assert other.exists()

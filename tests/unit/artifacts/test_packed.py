@@ -20,8 +20,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TANDEM_CACHE", str(tmp_path / "cache"))
 
 
-def pack(model: str, form: str, size: int, used_at: float = 0.0) -> Path:
-    path = packed_dir() / model / f"{form}.weights"
+def pack(model: str, form: str, size: int, used_at: float = 0.0, suffix: str = ".weights") -> Path:
+    path = packed_dir() / model / f"{form}{suffix}"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(b"w" * size)
     os.utime(path, (used_at, used_at))
@@ -104,3 +104,11 @@ def test_of_a_model_elsewhere_the_packed_weights_alone_are_removed(
     assert remove_model("mine") == packed_dir() / "b"
     assert list_packed() == []
     assert all(model.path.exists() for model in models)
+
+
+def test_what_a_killed_writer_left_counts_and_goes() -> None:
+    left = pack("a", "bf16", 60, used_at=1.0, suffix=".partial")
+    whole = pack("a", "f32", 60, used_at=2.0)
+    assert [each.size for each in list_packed()] == [120]
+    remove_unused(packed_dir(), whole, 100)
+    assert (left.exists(), whole.exists()) == (False, True)

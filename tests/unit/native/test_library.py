@@ -57,6 +57,21 @@ def test_what_is_asked_for_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
         best()
 
 
+def test_what_could_not_be_built_leaves_the_next_best(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (plain,) = library.FOLDER.glob("_kernels_plain*")
+    shutil.copy(plain, tmp_path)
+    monkeypatch.setattr(library, "FOLDER", tmp_path)
+    monkeypatch.setattr(library, "_level", lambda: len(INSTRUCTIONS) - 1)
+    with structlog.testing.capture_logs() as logs:
+        assert best().instructions == "plain"
+    assert [each["lacking"] for each in logs] == ["avx512", "avx2"]
+    monkeypatch.setenv(VARIABLE, "avx512")
+    with pytest.raises(KernelsMissing, match="not built"):
+        best()
+
+
 def test_without_a_compiler_the_engine_says_so_once(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -231,6 +231,20 @@ def test_no_numbers_in_kv_harm_nobody_who_has_the_blocks_next(
     assert step(engines[0], Run(0, PLAIN)).tokens == (expected,)
 
 
+def test_a_broken_prompt_that_came_in_chunks_is_cleared_from_its_beginning(
+    engines: list[TorchEngine],
+) -> None:
+    """Chunks before the last one sample nothing that could show it."""
+    pool = engines[0].pool
+    nan = torch.full((2, 24), torch.nan).numpy().tobytes()[: pool.layout.token_bytes]
+    for plane in Plane:
+        pool.write(plane, range(1), [0], 16, memoryview(nan * 16))
+    prompt = tuple(range(1, 20))
+    chunk = SequenceSlice(0, prompt[16:], 16, (0, 1), SampleSpec(PLAIN, 0, prompt))
+    assert "not finite" in str(engines[0].launch(StepPlan(0, (chunk,))).result().failure_of(0))
+    assert not any(pool.read(Plane.VALUE, range(2), [0], 16))
+
+
 def test_blocks_that_others_share_are_not_cleared(engines: list[TorchEngine]) -> None:
     """They have given numbers, and others read them."""
     pool = engines[0].pool

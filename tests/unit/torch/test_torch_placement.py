@@ -33,6 +33,21 @@ def test_auto_is_bfloat16_unless_it_is_slow(
     assert resolve_dtype("float32", CPU, has_kernels) is torch.float32
 
 
+@pytest.mark.parametrize(("capability", "has_it"), [((7, 5), False), ((8, 0), True)])
+def test_gpus_before_ampere_have_no_bfloat16(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], has_it: bool
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Tesla T4")
+    gpu = torch.device("cuda", 0)
+    assert resolve_dtype("auto", gpu, False) is (torch.bfloat16 if has_it else torch.float32)
+    if has_it:
+        assert resolve_dtype("bfloat16", gpu, False) is torch.bfloat16
+        return
+    with pytest.raises(ConfigError, match="Tesla T4 has no bfloat16"):
+        resolve_dtype("bfloat16", gpu, False)
+
+
 def test_another_is_refused() -> None:
     with pytest.raises(ConfigError, match="write float32, bfloat16 or auto"):
         resolve_dtype("int8", CPU, True)

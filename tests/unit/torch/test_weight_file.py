@@ -83,6 +83,18 @@ def test_what_an_interrupted_writer_left_is_no_obstacle(path: Path) -> None:
     assert not path.with_suffix(".partial").exists()
 
 
+def test_a_writer_that_is_told_to_end_leaves_nothing(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def told_to_end(descriptor: int) -> None:
+        raise SystemExit(143)
+
+    monkeypatch.setattr(os, "fsync", told_to_end)
+    with pytest.raises(SystemExit):
+        shared_memory(path, SIZE, content)
+    assert [each.suffix for each in path.parent.iterdir()] == [".lock"]
+
+
 def test_other_builds_of_the_same_kernels_go(path: Path) -> None:
     older = path.with_name("float32-none-avx2-0000.weights")
     others = [path.with_name(f"float32-{each}-0000.weights") for each in ("int4-avx2", "none-avx")]
