@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from time import time
 
 from tandem.artifacts.cache import packed_dir
 from tandem.artifacts.json_object import read_json_object
@@ -22,6 +23,8 @@ from tandem.core.errors import ConfigError
 SUFFIX = ".weights"
 PARTIAL = ".partial"
 """Of a file that is being written, or was when its process was killed."""
+STALE_S = 3600.0
+"""Nobody writes for so long without a byte."""
 ORIGIN = "model.json"
 MAX_BYTES = 32 * 2**30
 """Of all models together."""
@@ -54,14 +57,16 @@ def note_origin(folder: Path, model: ModelFolder) -> None:
 
 
 def remove_unused(root: Path, kept: Path, max_bytes: int) -> None:
-    """Remove what has not been used for longest, but `kept`, until no more than `max_bytes` are
-    left in the folders below `root`. A file was last used when it was last modified."""
+    """Remove what has not been used for longest, but `kept` and what is being written, until no
+    more than `max_bytes` are left in the folders below `root`. A file was last used when it was
+    last modified."""
     files = sorted(_files(root.glob("*/")), key=lambda each: each[1])
     total = sum(size for _, _, size in files)
-    for path, _, size in files:
+    for path, used_at, size in files:
         if total <= max_bytes:
             return
-        if path != kept:
+        is_written = path.suffix == PARTIAL and time() - used_at < STALE_S
+        if path != kept and not is_written:
             path.unlink(missing_ok=True)
             total -= size
 
@@ -80,9 +85,8 @@ def _open(folder: Path) -> PackedModel | None:
 
 def _files(folders: Iterable[Path]) -> Iterator[tuple[Path, float, int]]:
     """What takes room in them, each with when it was last modified, and its size."""
-    for folder in folders:
-        for path in folder.iterdir():
-            if path.suffix in (SUFFIX, PARTIAL):
-                with suppress(FileNotFoundError):  # another process removes some, too
-                    status = path.stat()
-                    yield path, status.st_mtime, status.st_size
+    for path in (each for folder in folders for each in folder.glob("*")):
+        if path.suffix in (SUFFIX, PARTIAL):
+            with suppress(FileNotFoundError):  # another process removes some, too
+                status = path.stat()
+                yield path, status.st_mtime, status.st_size

@@ -26,6 +26,10 @@ struct PagedAttention {
         int64_t num_heads;
     };
 
+    // What is seen by parts takes at most so many floats; the rest of a step takes none beside its
+    // threads' own.
+    static constexpr int64_t MOST_PARTS = 16 << 20;
+
     // A task's positions [start, end), of one range, and what is seen of them.
     struct Part {
         int64_t task;
@@ -42,8 +46,8 @@ struct PagedAttention {
         std::vector<Task> tasks;
         add_tasks(tasks);
         const int64_t num_tasks = int64_t(tasks.size());
-        if (!step.team.is_one() && num_tasks < 4 * step.team.num_threads)
-            return run_by_ranges(tasks);
+        if (!step.team.is_one() && num_tasks < 4 * step.team.num_threads && run_by_ranges(tasks))
+            return;
         step.team.each(num_tasks, [&](int64_t i) { run_task(tasks[i]); });
     }
 
@@ -94,17 +98,22 @@ struct PagedAttention {
         finish(task, all);
     }
 
-    // Few tasks: threads share the ranges of each.
-    void run_by_ranges(const std::vector<Task>& tasks) const {
+    // Few tasks: threads share the ranges of each. False, and nothing is done, if that would take
+    // too much memory.
+    bool run_by_ranges(const std::vector<Task>& tasks) const {
         std::vector<Part> parts;
+        std::vector<size_t> first_parts;
         int64_t size = 0;
         for (size_t i = 0; i < tasks.size(); i++) {
+            first_parts.push_back(parts.size());
             const Queries queries = queries_of(tasks[i]);
             each_range(queries, [&](int64_t start, int64_t end) {
                 parts.push_back({int64_t(i), start, end, size});
                 size += Seen::size(queries.num_rows(), width());
             });
         }
+        first_parts.push_back(parts.size());
+        if (size > MOST_PARTS) return false;
         const std::unique_ptr<float[]> memory(new float[size]);
         step.team.each(int64_t(parts.size()), [&](int64_t i) {
             const Part& part = parts[i];
@@ -114,17 +123,17 @@ struct PagedAttention {
             Seen some(memory.get() + part.memory, queries.num_rows(), width());
             see(tasks[part.task], queries, some, part.start, part.end, scratch);
         });
-        Scratch<F>& scratch = Scratch<F>::mine();
-        for (size_t i = 0, part = 0; i < tasks.size(); i++) {
+        step.team.each(int64_t(tasks.size()), [&](int64_t i) {
             const Queries queries = queries_of(tasks[i]);
-            Seen all(scratch.seen[0], queries.num_rows(), width());
+            Seen all(Scratch<F>::mine().seen[0], queries.num_rows(), width());
             all.clear(queries.num_rows());
-            for (; part < parts.size() && parts[part].task == int64_t(i); part++) {
+            for (size_t part = first_parts[i]; part < first_parts[i + 1]; part++) {
                 const Seen some(memory.get() + parts[part].memory, queries.num_rows(), width());
                 all.merge(some, queries.num_rows(), scale());
             }
             finish(tasks[i], all);
-        }
+        });
+        return true;
     }
 
     Queries queries_of(const Task& task) const {

@@ -193,8 +193,9 @@ inline Words to_pairs(Floats low, Floats high) {
 #endif
 }
 
-// 2^x, 1 for 0, and 0 from -126 down; `x` below 126. Good to 9e-8 for float32; what is rounded to
-// bfloat16 afterwards gets 3e-6.
+// 2^x, 1 for 0, and 0 from -150 down (AVX-512: below -126 what is too small for float32's normal
+// numbers, else 0); `x` below 126. Good to 9e-8 for float32; what is rounded to bfloat16 afterwards
+// gets 3e-6.
 template <class T>
 inline Floats exp2(Floats x) {
     x = max(x, splat(-200.0f));

@@ -99,10 +99,10 @@ class StepBuffers:
         """Valid as long as `inputs`, until the next call."""
         num_rows = len(inputs.positions)
         if num_rows > self._num_rows:
-            self._num_rows = num_rows
             self._buffers = {
                 name: aligned_empty(num_rows * width) for name, width in self._widths.items()
             }
+            self._num_rows = num_rows  # not before there is memory for them
         return structs.Step(
             team=team(),
             num_rows=num_rows,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 
 import numpy as np
 import structlog
 import torch
+import xxhash
 from numpy.typing import NDArray
 
 from tandem.artifacts.config import ModelConfig
@@ -15,12 +17,14 @@ from tandem.artifacts.packed import SUFFIX, note_origin
 from tandem.core.errors import ConfigError
 from tandem.core.kv import INT8
 from tandem.core.quantization import Quantization
+from tandem.engine.torch import packed_weights
 from tandem.engine.torch.kv_pool import TorchKVPool
 from tandem.engine.torch.native_runner import NativeRunner, fits
 from tandem.engine.torch.packed_model import PackedModel
 from tandem.engine.torch.packed_weights import Arena, KernelPacker, PackedLinear, aligned_empty
 from tandem.engine.torch.runner import Runner, TorchRunner
 from tandem.engine.torch.weight_file import shared_memory
+from tandem.models import weights
 from tandem.models.decoder import Decoder
 from tandem.models.rope import RotaryEmbedding
 from tandem.models.weights import DecoderWeights, PlainPacker, load_weights, repack_weights
@@ -136,5 +140,9 @@ def _packed_weights(
 
 
 def _file_name(dtype: torch.dtype, kernels: Kernels, quantization: Quantization) -> str:
+    """The last part says which code packs: what other code packed may lie in another order."""
     item = str(dtype).removeprefix("torch.")
-    return f"{item}-{quantization}-{kernels.instructions}-{kernels.build}{SUFFIX}"
+    code = xxhash.xxh3_64(kernels.build.encode())
+    for module in (packed_weights, weights):
+        code.update(inspect.getsource(module).encode())
+    return f"{item}-{quantization}-{kernels.instructions}-{code.hexdigest()[:8]}{SUFFIX}"

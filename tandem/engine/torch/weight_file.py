@@ -40,9 +40,10 @@ def shared_memory(path: Path, size: int, fill: Callable[[], Bytes]) -> Bytes:
                 return mapped
             filled = fill()
             _write(path, filled)
-            _remove_older(path)
-            packed.remove_unused(path.parent.parent, path, packed.MAX_BYTES)
             mapped = _map(path, size)
+            with suppress(OSError):  # what cannot be tidied up stays
+                _remove_older(path)
+                packed.remove_unused(path.parent.parent, path, packed.MAX_BYTES)
     except OSError as error:
         # What was counted for them (`MemoryBudget`) was a share.
         log.warning(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -112,3 +113,10 @@ def test_what_a_killed_writer_left_counts_and_goes() -> None:
     assert [each.size for each in list_packed()] == [120]
     remove_unused(packed_dir(), whole, 100)
     assert (left.exists(), whole.exists()) == (False, True)
+
+
+def test_what_is_being_written_stays() -> None:
+    writing = pack("a", "bf16", 60, used_at=time.time(), suffix=".partial")
+    older = pack("b", "f32", 60, used_at=1.0)
+    remove_unused(packed_dir(), writing.with_suffix(".weights"), 10)
+    assert (writing.exists(), older.exists()) == (True, False)

@@ -95,6 +95,16 @@ def test_a_writer_that_is_told_to_end_leaves_nothing(
     assert [each.suffix for each in path.parent.iterdir()] == [".lock"]
 
 
+def test_what_cannot_be_tidied_up_is_no_reason_not_to_share(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(packed, "remove_unused", denied)
+    assert not shared_memory(path, SIZE, content).flags.writeable
+
+
 def test_other_builds_of_the_same_kernels_go(path: Path) -> None:
     older = path.with_name("float32-none-avx2-0000.weights")
     others = [path.with_name(f"float32-{each}-0000.weights") for each in ("int4-avx2", "none-avx")]
