@@ -30,14 +30,15 @@ def choose(
     anyway: AnywayFlag = False,
 ) -> None:
     """Measure what is served."""
-    if context.invoked_subcommand is not None:
-        if compared is not None or html is not None or anyway:
-            raise typer.BadParameter(f"these go behind `{context.invoked_subcommand}`")
-        return
-    if compared is None:
-        typer.echo(context.get_help())
-        return
-    compare(*compared, html=html, anyway=anyway)
+    if compared is None and (html is not None or anyway):
+        raise typer.BadParameter("--html and --anyway go behind the command, or with --compare A B")
+    if context.invoked_subcommand is None:
+        if compared is None:
+            typer.echo(context.get_help())
+        else:
+            compare(*compared, html=html, anyway=anyway)
+    elif compared is not None:
+        raise typer.BadParameter("--compare stands alone, without another command")
 
 
 @bench.command()
