@@ -237,7 +237,7 @@ def goodput(
     devices: Annotated[
         int,
         typer.Option(
-            help="how many devices each arm has (default: 8; on a CPU its cores)",
+            help="how many devices each arm has (default: a CPU's cores, 8 mock ones)",
             show_default=False,
         ),
     ] = 0,

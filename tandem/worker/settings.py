@@ -19,10 +19,10 @@ class WorkerSettings(ServiceSettings):
     port: int
     advertise: str = Field(
         "",
-        description="host:port where other workers reach this one "
-        "[default: where the gateway does; if --host is a wildcard, this machine's]",
+        description="host:port where other workers reach this one; empty: where the gateway does, "
+        "or at this machine's if --host is a wildcard",
     )
-    worker_id: str = Field("", description="name in logs and timelines [default: ROLE-HOST-PORT]")
+    worker_id: str = Field("", description="name in logs and timelines; empty: ROLE-HOST-PORT")
     device: str = Field("cpu", description="cpu, cpu:0, cpu:0-3, cuda:0 or mock:PROFILE")
     model: str = Field(
         "default", description="default, mock, a Hugging Face folder or a .gguf file"
@@ -41,18 +41,18 @@ class WorkerSettings(ServiceSettings):
         "auto", description="type of the KV alone; int8: half of bfloat16's bytes, a little noise"
     )
     max_model_len: int | None = Field(
-        None, ge=2, description="positions of a sequence at the most [default: the model's]"
+        None, ge=2, description="positions of a sequence at the most; null: the model's"
     )
     block_size: int = Field(16, ge=16, multiple_of=16, description="tokens of a KV block")
     num_blocks: int | None = Field(
-        None, ge=1, description="blocks of the KV pool [default: what --memory-share leaves]"
+        None, ge=1, description="blocks of the KV pool; null: what --memory-share leaves"
     )
     memory_share: float | None = Field(
         None,
         gt=0.0,
         lt=1.0,
-        description="share of the device's memory for weights and KV pool "
-        "[default: 0.15 of a CPU's, which others use too, 0.9 of a GPU's]",
+        description="share of the device's memory for weights and KV pool; "
+        "null: 0.15 of a CPU's, which others use too, 0.9 of a GPU's",
     )
     weight_sharers: int = Field(
         1,
