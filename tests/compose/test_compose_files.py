@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from typing import Any
 
@@ -12,8 +13,18 @@ from container_base import ROOT
 
 from tandem.process.settings import DRAIN_TIMEOUT_S
 
+# What a service may be told by whoever starts the containers, and is not told unless they do.
+WORKERS_TOLD = {"TANDEM_DRAIN_TIMEOUT", "TANDEM_MEMORY_SHARE", "TANDEM_QUANTIZATION"}
+PASSED_ON = {
+    "gateway": {"TANDEM_API_KEY", "TANDEM_DRAIN_TIMEOUT", "TANDEM_POLICY"},
+    "prefill": WORKERS_TOLD,
+    "decode": WORKERS_TOLD,
+}
 
-def config(*files: str) -> dict[str, Any]:
+
+def config(*files: str, **environment: str) -> dict[str, Any]:
+    """The services, where of this project's variables these are set and no others."""
+    others = {name: value for name, value in os.environ.items() if not name.startswith("TANDEM_")}
     try:
         command = compose_command()
     except NoCompose as error:
@@ -21,7 +32,12 @@ def config(*files: str) -> dict[str, Any]:
     for file in files:
         command += ["-f", file]
     output = subprocess.run(
-        [*command, "config"], cwd=ROOT, check=True, capture_output=True, text=True
+        [*command, "config"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+        env={**others, **environment},
     ).stdout
     return yaml.safe_load(output)["services"]
 
@@ -50,6 +66,24 @@ def test_every_service_is_bounded_shut_in_and_restarted() -> None:
 def test_a_service_is_given_the_time_that_it_takes_to_drain() -> None:
     for service in config("docker-compose.yml").values():
         assert int(service["stop_grace_period"].removesuffix("s")) > DRAIN_TIMEOUT_S
+
+
+def test_a_longer_drain_is_set_from_outside_and_so_is_the_time_for_it() -> None:
+    services = config("docker-compose.yml", TANDEM_DRAIN_TIMEOUT="110", TANDEM_STOP_GRACE="120s")
+    for service in services.values():
+        assert service["environment"]["TANDEM_DRAIN_TIMEOUT"] == "110"
+        # As one compose command writes it, or the other.
+        assert service["stop_grace_period"] in {"120s", "2m0s"}
+
+
+@pytest.mark.parametrize("name", PASSED_ON)
+def test_what_is_set_outside_is_passed_on_and_nothing_stands_for_what_is_not(name: str) -> None:
+    names = PASSED_ON[name]
+    told = config("docker-compose.yml", **dict.fromkeys(names, "0.5"))[name]["environment"]
+    assert {each for each in names if told.get(each) == "0.5"} == names
+    # None: the container has no such variable. Empty would be a value.
+    untold = config("docker-compose.yml")[name]["environment"]
+    assert [each for each in names if untold.get(each) is not None] == []
 
 
 def test_with_tls_the_certificates_come_first_and_nothing_else_changes() -> None:
