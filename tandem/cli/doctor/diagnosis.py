@@ -24,7 +24,7 @@ from tandem.cli.doctor.surroundings import (
     judge_ports,
 )
 from tandem.cli.fleet import Fleet, FleetSettings, plan_fleet, spread_device
-from tandem.core.address import Address
+from tandem.core.address import Address, local_host
 from tandem.core.device import CpuDevice, Device, MockDevice, format_cores, parse_device
 from tandem.core.errors import ConfigError
 from tandem.engine.fake.profiles import parse_profile
@@ -72,7 +72,7 @@ def verdict(diagnosis: Diagnosis, settings: FleetSettings) -> str:
         + (f" (core {format_cores(worker.cores)})" if worker.cores else "")
         for worker in diagnosis.fleet.workers
     )
-    address = Address(settings.host, settings.http_port)
+    address = Address(local_host(settings.host), settings.http_port)
     return f"tandem up would start {workers}, and serve on http://{address}/v1"
 
 

@@ -6,17 +6,28 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from made_up_machine import (
+    CACHE,
+    CPU_BUILD,
+    CUDA_BUILD,
+    DRIVER,
+    GB,
+    GPU,
+    HERE,
+    MACHINE,
+    about,
+    look,
+    settings,
+)
 
-from tandem.cli.doctor.diagnosis import Diagnosis, diagnose, verdict
-from tandem.cli.doctor.findings import Finding, Level
+from tandem.cli.doctor.diagnosis import verdict
+from tandem.cli.doctor.findings import Level
 from tandem.cli.doctor.machine import (
     Cpu,
     Docker,
     Driver,
     Folder,
-    Gpu,
     HubModel,
-    Machine,
     Memory,
     Model,
     NoModel,
@@ -26,54 +37,6 @@ from tandem.cli.doctor.machine import (
     Torch,
 )
 from tandem.cli.doctor.storage import DEFAULT_MODEL
-from tandem.cli.fleet import FleetSettings
-from tandem.core.topology import parse_topology
-
-GB = 10**9
-CPU_BUILD = Torch("2.13.0+cpu", None, (), "", "float32", "AVX2", "kernels 1234 avx2", "")
-CUDA_BUILD = replace(CPU_BUILD, version="2.13.0", cuda="13.0")
-GPU = Gpu("NVIDIA L4", 24 * GB, 23 * GB)
-DRIVER = Driver("580.65", (GPU,))
-HERE = replace(DEFAULT_MODEL, download_bytes=0, import_bytes=0)
-CACHE = Folder("/home/me/.cache/tandem", "/home/me/.cache", is_writable=True, free_bytes=50 * GB)
-MACHINE = Machine(
-    python=Python((3, 12, 1), "/venv/bin/python"),
-    torch=CPU_BUILD,
-    driver=None,
-    cpu=Cpu("Some CPU", 4, (0, 1, 2, 3), None),
-    memory=Memory(16 * GB, 16 * GB, 14 * GB),
-    model=HERE,
-    cache=CACHE,
-    logs=CACHE,
-    ports={"--http-port": Port(8000, True), "--grpc-port": Port(50050, True)},
-    worker_ports=(50051, 50052),
-    open_files=1024,
-    docker=Docker("28.0", "2.40"),
-)
-
-
-def settings(
-    *, topology: str = "1p1d", device: str = "cpu", model: str = "default", **options: Any
-) -> FleetSettings:
-    return FleetSettings(
-        topology=parse_topology(topology),
-        model=model,
-        device=device,
-        host="127.0.0.1",
-        http_port=8000,
-        grpc_port=50050,
-        port_base=50051,
-        worker_options={name.replace("_", "-"): value for name, value in options.items()},
-    )
-
-
-def look(flags: FleetSettings | None = None, **differences: Any) -> Diagnosis:
-    return diagnose(replace(MACHINE, **differences), flags or settings())
-
-
-def about(diagnosis: Diagnosis, subject: str) -> Finding:
-    (finding,) = [each for each in diagnosis.findings if each.subject == subject]
-    return finding
 
 
 def test_a_good_machine() -> None:
@@ -83,6 +46,20 @@ def test_a_good_machine() -> None:
         "tandem up would start prefill-0 on :50051 (core 0-1), decode-0 on :50052 (core 2-3), and"
         " serve on http://127.0.0.1:8000/v1"
     )
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("0.0.0.0", "http://127.0.0.1:8000/v1"),
+        ("192.168.1.5", "http://192.168.1.5:8000/v1"),
+        ("::1", "http://[::1]:8000/v1"),
+        ("::", "http://[::1]:8000/v1"),
+    ],
+)
+def test_it_serves_where_it_can_be_reached(host: str, url: str) -> None:
+    flags = replace(settings(), host=host)
+    assert verdict(look(flags), flags).endswith(f" serve on {url}")
 
 
 def test_all_problems_are_named_at_once() -> None:
