@@ -14,6 +14,8 @@ from tandem.wire.metadata import API_KEY_VARIABLE
 from tandem.worker.pool_size import GPU_MEMORY_SHARE
 
 WORKER_HOST = "127.0.0.1"
+# -P: a folder of the service's name where the user happens to be is not the service.
+PYTHON = (sys.executable, "-P", "-m")
 
 Options = Mapping[str, str | int | float | None]
 
@@ -153,8 +155,7 @@ def _gateway(
 
 
 def _command(module: str, options: Options) -> tuple[str, ...]:
-    # -P: a folder of the service's name where the user happens to be is not the service.
-    command = [sys.executable, "-P", "-m", module]
+    command = [*PYTHON, module]
     for name, value in options.items():
         if value is not None:
             command += [f"--{name}", str(value)]

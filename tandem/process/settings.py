@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -10,6 +11,7 @@ from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError
 
+from tandem.core.errors import ConfigError
 from tandem.process.identity import read_identity
 from tandem.process.logs import LogFormat, LogLevel
 from tandem.wire.tls import Identity, Role
@@ -52,13 +54,22 @@ def parse_settings(cls: type[SettingsT], prog: str) -> SettingsT:
     """The settings that this process was started with; exits with status 2, naming each one that
     is wrong."""
     try:
-        return cls(_cli_parse_args=True, _cli_prog_name=prog)
+        return read_settings(cls, prog, sys.argv[1:])
+    except ConfigError as error:
+        sys.stderr.write("".join(f"error: {line}\n" for line in error.message.splitlines()))
+        sys.exit(2)
+
+
+def read_settings(cls: type[SettingsT], prog: str, flags: Sequence[str]) -> SettingsT:
+    """The settings that these flags, and the environment, ask for. Raises `ConfigError`, with a
+    line for each one that is wrong."""
+    try:
+        return cls(_cli_parse_args=list(flags), _cli_prog_name=prog)
     except ValidationError as error:
         lines = [f"--{_flag(each['loc'])}: {each['msg']}" for each in error.errors()]
+        raise ConfigError("\n".join(lines)) from None
     except SettingsError as error:
-        lines = [str(error)]
-    sys.stderr.write("".join(f"error: {line}\n" for line in lines))
-    sys.exit(2)
+        raise ConfigError(str(error)) from None
 
 
 def _flag(location: tuple[int | str, ...]) -> str:

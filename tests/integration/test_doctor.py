@@ -54,6 +54,18 @@ def test_a_taken_port_stops_it_and_is_mended(free_ports: tuple[str, ...]) -> Non
     assert bad["text"].startswith(f"{port} is taken by ")
 
 
+def test_what_the_services_would_refuse_stops_it(
+    tmp_path: Path, free_ports: tuple[str, ...]
+) -> None:
+    said = doctor("--json", "--device", "mock:nothing", "--tls-dir", str(tmp_path), *free_ports)
+    problems = [each for each in json.loads(said.stdout)["findings"] if each["level"] == "problem"]
+    assert said.returncode == 1
+    # They are asked though there is no such device.
+    assert [each["subject"] for each in problems] == ["device", *["flags"] * 3]
+    for role in ("gateway", "prefill", "decode"):
+        assert any(str(tmp_path / role) in each["text"] for each in problems)
+
+
 def test_a_wrong_topology_is_said_in_a_line() -> None:
     said = doctor("--topology", "3x")
     assert said.returncode == 1

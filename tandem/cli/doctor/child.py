@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -17,8 +18,11 @@ class Answer:
     failure: str = ""
 
 
-def ask(command: Sequence[str], timeout_s: float) -> Answer | None:
-    """Run a command to its end. None if there is no such program."""
+def ask(
+    command: Sequence[str], timeout_s: float, environment: Mapping[str, str] | None = None
+) -> Answer | None:
+    """Run a command to its end. `environment` is added to this process's. None if there is no such
+    program."""
     if shutil.which(command[0]) is None:
         return None
     try:
@@ -30,6 +34,7 @@ def ask(command: Sequence[str], timeout_s: float) -> Answer | None:
             timeout=timeout_s,
             check=False,
             stdin=subprocess.DEVNULL,
+            env={**os.environ, **(environment or {})},
         )
     except subprocess.TimeoutExpired:
         return Answer("", f"no answer within {timeout_s:g} s")

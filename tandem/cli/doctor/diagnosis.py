@@ -18,6 +18,7 @@ from tandem.cli.doctor.placement import judge_cores, judge_memory
 from tandem.cli.doctor.surroundings import (
     judge_cache,
     judge_docker,
+    judge_flags,
     judge_logs,
     judge_model,
     judge_open_files,
@@ -115,6 +116,7 @@ def _judge_rest(machine: Machine, settings: FleetSettings) -> Iterator[Finding]:
         device = parse_device(settings.device)
     except ConfigError:
         device = CpuDevice()
+    yield from judge_flags(machine.refusals)
     yield judge_model(machine, settings.model, device)
     yield judge_cache(machine)
     yield judge_logs(machine.logs)

@@ -151,7 +151,7 @@ class Docker:
 class Machine:
     """`logs` None: they go to the terminal. `ports` are by the flag that sets them; `worker_ports`
     are free, and empty if there are too few. `open_files` is the limit of file descriptors, None
-    where there is none."""
+    where there is none. `refusals` is what the services have to say against their flags."""
 
     python: Python
     torch: Torch | NoTorch
@@ -165,3 +165,4 @@ class Machine:
     worker_ports: tuple[int, ...]
     open_files: int | None
     docker: Docker
+    refusals: tuple[str, ...]

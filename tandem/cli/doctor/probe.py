@@ -16,6 +16,7 @@ from tandem.cli.doctor.accelerators import probe_driver, probe_torch
 from tandem.cli.doctor.child import Answer, ask
 from tandem.cli.doctor.machine import Cpu, Docker, Machine, Memory, Python
 from tandem.cli.doctor.ports import probe_ports, probe_worker_ports
+from tandem.cli.doctor.services import probe_services
 from tandem.cli.doctor.storage import probe_folder, probe_model
 from tandem.cli.fleet import FleetSettings
 from tandem.process.host import cpu_quota, memory_bytes
@@ -26,11 +27,12 @@ CPU_INFO = Path("/proc/cpuinfo")
 
 def probe_machine(settings: FleetSettings, logs: Path | None) -> Machine:
     """What is here, as far as it matters for `settings` and for logs in `logs`. Takes the seconds
-    that torch takes to import, in a process of its own; changes nothing."""
+    that torch and the services take to import, in processes of their own; changes nothing."""
     with ThreadPoolExecutor() as pool:
         torch = pool.submit(probe_torch)
         driver = pool.submit(probe_driver)
         docker = pool.submit(_docker)
+        refusals = pool.submit(probe_services, settings)
         return Machine(
             python=Python(sys.version_info[:3], sys.executable, find_spec("pip") is not None),
             cpu=_cpu(),
@@ -44,6 +46,7 @@ def probe_machine(settings: FleetSettings, logs: Path | None) -> Machine:
             torch=torch.result(),
             driver=driver.result(),
             docker=docker.result(),
+            refusals=refusals.result(),
         )
 
 

@@ -1,4 +1,4 @@
-"""Judges the model's place on disk, ports, limits and docker. Pure."""
+"""Judges flags, the model's place on disk, ports, limits and docker. Pure."""
 
 from __future__ import annotations
 
@@ -17,6 +17,13 @@ FIRST_FREE_FOR_ALL = 1024
 OWN_FILES = 64
 FEW_FILES = 256
 MORE_FILES = "ulimit -n 65536"
+
+
+def judge_flags(refusals: tuple[str, ...]) -> Iterator[Finding]:
+    """One finding if the services take them all, else one for each refusal."""
+    yield from (problem("flags", text) for text in refusals)
+    if not refusals:
+        yield Finding("flags", "gateway and workers take them")
 
 
 def judge_model(machine: Machine, name: str, device: Device) -> Finding:

@@ -43,6 +43,7 @@ MACHINE = Machine(
     worker_ports=(50051, 50052),
     open_files=1024,
     docker=Docker("28.0", "2.40"),
+    refusals=(),
 )
 
 

@@ -62,6 +62,13 @@ def test_it_serves_where_it_can_be_reached(host: str, url: str) -> None:
     assert verdict(look(flags), flags).endswith(f" serve on {url}")
 
 
+def test_what_the_services_refuse_stops_it() -> None:
+    refusals = ("unknown policy 'x'", "--max-num-seqs: 0 is too few")
+    diagnosis = look(refusals=refusals)
+    assert tuple(each.text for each in diagnosis.problems) == refusals
+    assert verdict(diagnosis, settings()) == "tandem up would not start: see flags"
+
+
 def test_all_problems_are_named_at_once() -> None:
     diagnosis = look(torch=NoTorch(), model=NoModel("there is no model 'x'"))
     assert not diagnosis.would_start

@@ -2,18 +2,20 @@
 
 import socket
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tandem.artifacts.resolve import resolve
-from tandem.cli.doctor import accelerators, storage
+from tandem.cli.doctor import accelerators, services, storage
 from tandem.cli.doctor.accelerators import parse_driver, probe_torch
 from tandem.cli.doctor.child import Answer, ask
 from tandem.cli.doctor.machine import Driver, Gpu, NoTorch, Torch
 from tandem.cli.doctor.ports import probe_ports, probe_worker_ports
+from tandem.cli.doctor.services import probe_services
 from tandem.cli.doctor.storage import DEFAULT_MODEL, probe_folder, probe_model
-from tandem.cli.fleet import FleetSettings
+from tandem.cli.fleet import PYTHON, FleetSettings
 from tandem.core.topology import parse_topology
 
 
@@ -92,6 +94,28 @@ def settings(http_port: int, port_base: int = 20000) -> FleetSettings:
         grpc_port=0,
         port_base=port_base,
     )
+
+
+def test_services_are_asked_with_their_own_flags_and_the_key() -> None:
+    asked = replace(
+        settings(http_port=70_000),
+        device="no such device",
+        api_key="two words",
+        worker_options={"max-num-seqs": 0},
+        gateway_options={"policy": "nonsense"},
+    )
+    seqs, key, policy = probe_services(asked)
+    # Both workers say it, and it is said once.
+    assert seqs.startswith("--max-num-seqs: ")
+    assert "printable ASCII" in key
+    assert policy.startswith("unknown policy 'nonsense'")
+
+
+def test_services_that_cannot_be_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(services, "PREFLIGHT", (*PYTHON, "tandem.no_such_module"))
+    (text,) = probe_services(settings(20001))
+    assert text.startswith("cannot be checked: ")
+    assert "no_such_module" in text
 
 
 def test_a_taken_port_names_its_owner() -> None:
