@@ -40,7 +40,7 @@ test: .venv/installed-dev ## all tests but the slow ones
 .PHONY: test-slow
 test-slow: .venv/installed-dev ## the slow tests
 	$(SAY) "pytest, many more scenarios of the scheduler"
-	@TANDEM_SCENARIOS=1000 $(BIN)/python -m pytest -n auto tests/unit/scheduler/test_simulation.py $(ARGS)
+	@TANDEM_SCENARIOS=1000 $(BIN)/python -m pytest --timeout 1200 -n auto tests/unit/scheduler/test_simulation.py $(ARGS)
 	$(SAY) "pytest, slow tests"
 	@$(BIN)/python -m pytest -m "slow and not compose" $(ARGS)
 

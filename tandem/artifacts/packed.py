@@ -85,8 +85,16 @@ def _open(folder: Path) -> PackedModel | None:
 
 def _files(folders: Iterable[Path]) -> Iterator[tuple[Path, float, int]]:
     """What takes room in them, each with when it was last modified, and its size."""
-    for path in (each for folder in folders for each in folder.glob("*")):
-        if path.suffix in (SUFFIX, PARTIAL):
-            with suppress(FileNotFoundError):  # another process removes some, too
-                status = path.stat()
-                yield path, status.st_mtime, status.st_size
+    for folder in folders:
+        for path in _entries(folder):
+            if path.suffix in (SUFFIX, PARTIAL):
+                with suppress(FileNotFoundError):  # another process removes some, too
+                    status = path.stat()
+                    yield path, status.st_mtime, status.st_size
+
+
+def _entries(folder: Path) -> list[Path]:
+    """None of a folder that another process has removed."""
+    with suppress(FileNotFoundError):
+        return list(folder.iterdir())
+    return []

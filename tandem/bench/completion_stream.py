@@ -12,8 +12,9 @@ import httptools
 import orjson
 
 from tandem.bench.answer import Answer
-from tandem.bench.http_head import authorization, host_and_port
+from tandem.bench.http_head import authorization
 from tandem.bench.workload import Prompt
+from tandem.core.address import Address
 
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
 OPENAI_FIELDS = {"temperature": 0.0, "stream": True, "stream_options": {"include_usage": True}}
@@ -65,7 +66,7 @@ class Endpoint:
             }
         )
         head = (
-            f"POST {self.path} HTTP/1.1\r\nHost: {host_and_port(self.host, self.port)}\r\n"
+            f"POST {self.path} HTTP/1.1\r\nHost: {Address(self.host, self.port)}\r\n"
             "Content-Type: application/json\r\nAccept: text/event-stream\r\n"
             f"{self._headers()}Connection: close\r\nContent-Length: {len(body)}\r\n\r\n"
         )

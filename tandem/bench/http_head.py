@@ -7,11 +7,6 @@ import os
 from tandem.wire.metadata import API_KEY_VARIABLE
 
 
-def host_and_port(host: str, port: int) -> str:
-    """As an address has them: an IPv6 host in brackets."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
 def authorization(api_key: str | None) -> dict[str, str]:
     """The header for a key, or for that of the environment, if there is one."""
     key = api_key or os.environ.get(API_KEY_VARIABLE)

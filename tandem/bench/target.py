@@ -13,8 +13,9 @@ from tandem.bench.answer import Answer
 from tandem.bench.closed_loop import Ask
 from tandem.bench.completion_stream import CHAT, COMPLETIONS, Endpoint, complete
 from tandem.bench.grpc_stream import generate
-from tandem.bench.http_head import authorization, host_and_port
+from tandem.bench.http_head import authorization
 from tandem.client import AsyncClient
+from tandem.core.address import Address
 from tandem.core.errors import ConfigError, TandemError, Unavailable
 
 PORTS = {"http": 80, "https": 443, "grpc": 50050}
@@ -36,7 +37,7 @@ class TargetUrl:
 
     @property
     def address(self) -> str:
-        return host_and_port(self.host, self.port)
+        return str(Address(self.host, self.port))
 
     @property
     def base(self) -> str:

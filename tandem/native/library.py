@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from ctypes import CDLL, c_bool, c_char_p, c_int64, c_void_p
 from functools import cache
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
-
-import structlog
 
 from tandem.core.errors import ConfigError
 
@@ -17,7 +16,6 @@ INSTRUCTIONS = ("plain", "avx2", "avx512")
 VARIABLE = "TANDEM_KERNELS"
 TORCH = "torch"
 FOLDER = Path(__file__).parent
-log = structlog.get_logger(__name__)
 MEND = "with a C++ compiler (g++) at hand run: pip install --force-reinstall --no-deps "
 
 
@@ -62,20 +60,19 @@ def best() -> Kernels:
     if wanted and wanted not in INSTRUCTIONS:
         known = ", ".join((*INSTRUCTIONS, TORCH))
         raise ConfigError(f"{VARIABLE} is {wanted!r}: write one of {known}", param=VARIABLE)
-    return load(wanted) if wanted else _best_built()
+    if wanted:
+        return load(wanted)
+    *better, plain = INSTRUCTIONS[_level() :: -1]
+    for instructions in better:
+        # A compiler that is too old for the best ones builds the others.
+        with suppress(KernelsMissing):
+            return load(instructions)
+    return load(plain)
 
 
-def _best_built() -> Kernels:
-    """A compiler that is too old for the best instructions builds the others."""
-    usable = INSTRUCTIONS[_level() :: -1]
-    for instructions in usable:
-        try:
-            found = load(instructions)
-        except KernelsMissing as missing:
-            log.warning("slower kernels", lacking=instructions, why=str(missing))
-        else:
-            return found
-    raise KernelsMissing("there are no kernels for this processor")
+def faster_than(kernels: Kernels) -> tuple[str, ...]:
+    """The instruction sets that this processor has beyond those of `kernels`."""
+    return INSTRUCTIONS[INSTRUCTIONS.index(kernels.instructions) + 1 : _level() + 1]
 
 
 def _level() -> int:

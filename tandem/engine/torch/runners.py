@@ -28,7 +28,7 @@ from tandem.models import weights
 from tandem.models.decoder import Decoder
 from tandem.models.rope import RotaryEmbedding
 from tandem.models.weights import DecoderWeights, PlainPacker, load_weights, repack_weights
-from tandem.native.library import Kernels, KernelsMissing, best
+from tandem.native.library import Kernels, KernelsMissing, best, faster_than
 
 KV_CACHE_DTYPES = ("auto", INT8)
 
@@ -36,14 +36,17 @@ log = structlog.get_logger(__name__)
 
 
 def kernels_for(config: ModelConfig, device: torch.device) -> Kernels | None:
-    """The native kernels, if they compute this model on this device; else None, on a CPU with a
-    warning."""
+    """The native kernels, if they compute this model on this device; else None. On a CPU what is
+    slower than it could be is a warning."""
     try:
-        return _kernels(config, device)
+        kernels = _kernels(config, device)
     except KernelsMissing as missing:
         if device.type == "cpu":
             log.warning("torch's own operations, several times slower", reason=str(missing))
         return None
+    if faster := faster_than(kernels):
+        log.warning("slower kernels", taken=kernels.instructions, not_taken=faster)
+    return kernels
 
 
 def has_kernels(config: ModelConfig, device: torch.device) -> bool:
