@@ -1,8 +1,10 @@
 """`tandem bench serve` beside guidellm: two load tools, one server, one mix, in turns.
 
 Both send text of so many tokens to `/v1/completions`, so many at a time, and take the answers'
-times. Printed: each one's medians over all rounds, and the ratio of the two. guidellm has an
-environment of its own (`make test-clients` makes it), and is found on the PATH.
+times. No two runs of a load are alike, so each tool is held against the server's own account of
+the very requests that it sent (`/metrics`, before and after): a tool's mean TTFT and mean TPOT, by
+the server's, are 1 and a little, the same little for both. guidellm has an environment of its own
+(`make test-clients` makes it), and is found on the PATH.
 
     PATH=.venv/load-tools/bin:$PATH .venv/bin/python benchmarks/beside_guidellm.py
         [--rounds 3] [--requests 16] [--topology 1p1d] [--device cpu] [--model default]
@@ -18,25 +20,39 @@ import shutil
 import statistics
 import sys
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import httpx2
 import uvloop
 
 from tandem.artifacts.resolve import resolve
 from tandem.bench.arms import parse_arm
 from tandem.bench.markdown import markdown_table
 from tandem.bench.report.load_report import read_report
+from tandem.bench.report.metrics_text import Change, Metrics
 from tandem.bench.server import cancel_when_told_to_stop, running
 
 COMPLETIONS = "/v1/completions"
-# What is compared: guidellm's "inter token latency" is the mean of a request's tokens after the
-# first, as TPOT is.
-HEADINGS = ("Tool", "Requests", "Tokens", "TTFT p50, ms", "TPOT p50, ms")
+HEADINGS = ("Tool", "Requests", "Tokens", "Time", "Mean, ms", "The server's", "Ratio", "By rounds")
+# guidellm's "inter token latency" is the mean of a request's tokens after the first, as TPOT is.
+HISTOGRAMS = {
+    "TTFT": "vllm:time_to_first_token_seconds",
+    "TPOT": "vllm:request_time_per_output_token_seconds",
+}
 
 # Of a request: its tokens, TTFT and TPOT in milliseconds.
 Times = tuple[int, float, float]
+
+
+@dataclass(frozen=True)
+class Round:
+    """One run of a tool: the requests as it saw them, and the server's means, in milliseconds."""
+
+    times: list[Times]
+    server_ms: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -53,6 +69,7 @@ class Mix:
         return (
             *("--prompt-tokens", str(self.num_prompt), "--output-tokens", str(self.num_output)),
             *("--concurrency", str(self.concurrency), "--requests", str(self.num_requests)),
+            "--no-probe",
         )
 
 
@@ -114,36 +131,61 @@ async def run(command: list[str]) -> None:
 async def main(args: argparse.Namespace) -> None:
     cancel_when_told_to_stop()
     mix, model = Mix(num_requests=args.requests), resolve(args.model).path
-    times: defaultdict[str, list[Times]] = defaultdict(list)
+    rounds: defaultdict[str, list[Round]] = defaultdict(list)
     with TemporaryDirectory(prefix="tandem-beside-") as folder:
         logs = Path(folder)
         flags = ("--device", args.device, "--model", args.model)
-        async with running(parse_arm(args.topology).spec(flags, logs), logs) as server:
+        async with (
+            running(parse_arm(args.topology).spec(flags, logs), logs) as server,
+            httpx2.AsyncClient(base_url=f"http://127.0.0.1:{server.port}") as client,
+        ):
             url, report = f"http://127.0.0.1:{server.port}", logs / "report.json"
             # To warm up.
             await run(ours(url, model, mix, report, args.rounds))
             for number in range(args.rounds):
                 turns = [
                     ("guidellm", guidellm_command(url, model, mix, report), read_theirs),
-                    ("tandem bench", ours(url, model, mix, report, number), read_ours),
+                    ("tandem bench serve", ours(url, model, mix, report, number), read_ours),
                 ]
                 for name, command, read in turns if number % 2 else reversed(turns):
                     report.unlink(missing_ok=True)
+                    before = await scrape(client)
                     await run(command)
-                    times[name] += read(report)
-    print(table(times["guidellm"], times["tandem bench"]))
+                    after = await scrape(client)
+                    rounds[name].append(Round(read(report), server_means_ms(before, after, mix)))
+    print(table(rounds))
 
 
-def table(theirs: list[Times], own: list[Times]) -> str:
-    """A row for each tool, and one for ours by theirs."""
-    rows, medians = [], []
-    for name, times in (("guidellm", theirs), ("tandem bench serve", own)):
-        middle = [statistics.median(each[column] for each in times) for column in (1, 2)]
-        medians.append(middle)
-        tokens = sum(num_tokens for num_tokens, _, _ in times)
-        rows.append([name, str(len(times)), str(tokens), *(f"{each:.2f}" for each in middle)])
-    ratios = [mine / other for other, mine in zip(*medians, strict=True)]
-    rows.append(["ratio", "", "", *(f"{each:.3f}" for each in ratios)])
+async def scrape(client: httpx2.AsyncClient) -> Metrics:
+    return Metrics((await client.get("/metrics")).raise_for_status().text)
+
+
+def server_means_ms(before: Metrics, after: Metrics, mix: Mix) -> tuple[float, float]:
+    """TTFT and TPOT of what the server ended between the two."""
+    change = Change(before, after)
+    means = []
+    for name in HISTOGRAMS.values():
+        num = change.total(f"{name}_count")
+        assert num == mix.num_requests, f"the server counts {num:.0f} requests in {name}"
+        means.append(change.total(f"{name}_sum") / num * 1e3)
+    return means[0], means[1]
+
+
+def table(rounds: Mapping[str, Sequence[Round]]) -> str:
+    """Two rows for each tool: a time, the server's of the same requests, and the ratio."""
+    rows = []
+    for tool, own in rounds.items():
+        num_requests = sum(len(each.times) for each in own)
+        num_tokens = sum(tokens for each in own for tokens, _, _ in each.times)
+        for column, name in enumerate(HISTOGRAMS):
+            seen = [statistics.mean(each[column + 1] for each in one.times) for one in own]
+            told = [one.server_ms[column] for one in own]
+            ratios = [mine / server for mine, server in zip(seen, told, strict=True)]
+            mean_ms, server_ms = statistics.mean(seen), statistics.mean(told)
+            counts = (str(num_requests), str(num_tokens))
+            figures = (f"{mean_ms:.2f}", f"{server_ms:.2f}", f"{mean_ms / server_ms:.3f}")
+            spread = f"{min(ratios):.3f} to {max(ratios):.3f}"
+            rows.append([tool, *counts, name, *figures, spread])
     return markdown_table(HEADINGS, rows)
 
 

@@ -83,6 +83,7 @@ SCENARIOS = (
         all_at_once=True,
     ),
     Scenario("Cancelled while it is read and sent", 200, transfers.cancelled_transfers, SLOW_LINK),
+    Scenario("A transfer repeated behind its end", 100, transfers.repeated_transfers),
     Scenario("Client leaves in the queue", 100, clients.leave_queued),
     Scenario("Client leaves in prefill", 100, clients.leave_prefilling),
     Scenario("Client leaves during the transfer", 100, clients.leave_transferring, SLOW_LINK),

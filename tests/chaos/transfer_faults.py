@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from asyncio import Semaphore, TaskGroup
+from asyncio import Semaphore, TaskGroup, gather
 
+import grpc
 from arena import Arena
 from watched import KINDS, Watched
 
 from tandem.faults.plan import FaultName
+from tandem.v1 import kv_pb2, kv_pb2_grpc
+from tandem.wire.channels import open_channel
+from tandem.wire.descriptions import layout_to_wire
 
 PROMPT_TOKENS = 96
 MAX_TOKENS = 6
@@ -81,3 +85,36 @@ async def cancelled_transfers(arena: Arena, number: int) -> None:
     doomed.cancel()
     watched = [doomed, *(arena.load.submit(PROMPT_TOKENS, MAX_TOKENS) for _ in range(3))]
     await arena.finish(watched)
+
+
+async def repeated_transfers(arena: Arena, number: int) -> None:
+    """Who was in the middle repeats a whole transfer behind its end, with another first token: it
+    is refused, and changes nothing."""
+    watched = [arena.load.submit(PROMPT_TOKENS, 40, **KINDS[each % 2]) for each in range(4)]
+    victim = watched[number % 4]
+    # Armed: a second token has come.
+    await victim.reaches(2)
+    is_refused = await gather(*(_is_refused(arena, victim) for _ in range(2)))
+    await arena.finish(watched)
+    arena.outcome.survived -= not all(is_refused)
+
+
+async def _is_refused(arena: Arena, victim: Watched) -> bool:
+    generation = victim.stream.generation
+    decode, grant = generation.decode, generation.grant
+    assert decode and grant, "it is decoded where its KV was sent"
+    opening = kv_pb2.TransferOpen(
+        transfer_id=grant.transfer_id,
+        epoch=grant.epoch,
+        model_fingerprint=decode.info.model.fingerprint,
+        layout=layout_to_wire(decode.info.layout),
+        sender="somebody",
+    )
+    wrong = kv_pb2.TransferFinish(num_frames=0, first_token=victim.tokens[0] ^ 1)
+    async with open_channel(decode.address) as channel:
+        messages = [kv_pb2.PushKvRequest(open=opening), kv_pb2.PushKvRequest(finish=wrong)]
+        try:
+            await kv_pb2_grpc.KvTransferServiceStub(channel).PushKv(iter(messages))
+        except grpc.aio.AioRpcError as error:
+            return error.code() is not grpc.StatusCode.UNAVAILABLE
+    return False

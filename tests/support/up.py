@@ -57,10 +57,12 @@ class Up:
         wait_until(self._is_ready, "ready")
         self.children.update(psutil.Process(self.process.pid).children())
 
-    def child(self, role: str) -> psutil.Process:
+    def child(self, name: str) -> psutil.Process:
+        """The gateway, or the worker of a role."""
+        modules = {name, f"{name}_service"}
         children = psutil.Process(self.process.pid).children()
         self.children.update(children)
-        return next(each for each in children if f"{role}_service" in each.cmdline())
+        return next(each for each in children if modules & set(each.cmdline()))
 
     def complete(self) -> httpx.Response:
         return httpx.post(

@@ -161,6 +161,21 @@ async def test_what_the_clients_cannot_say_is_refused_too(stub, service):
     assert not service.requests
 
 
+async def test_an_id_that_runs_names_nothing_else(client, service):
+    answers = service.script
+    service.script = lambda request: [72, Pause.FOREVER]
+    async with client.stream(prompt="Hi", request_id="mine") as stream:
+        await anext(aiter(stream))
+        again = [client.generate(prompt="Hi", request_id="mine") for _ in range(100)]
+        refusals = await asyncio.gather(*again, return_exceptions=True)
+        assert {(type(each), each.param) for each in refusals} == {(InvalidRequest, "request_id")}
+        assert len(service.requests) == 1
+        assert not service.streams[0].cancelled.is_set()
+    await service.streams[0].cancelled.wait()
+    service.script = answers
+    assert (await client.generate(prompt="Hi", request_id="mine")).text
+
+
 def test_lists_are_counted_before_anything_is_made_of_their_entries(monkeypatch):
     message = inference_pb2.GenerateRequest()
     for _ in range(100_000):

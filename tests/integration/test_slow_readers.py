@@ -1,0 +1,95 @@
+"""Clients that read a byte a second, 64 at once: what they do not read waits in bounded memory, and
+everybody else is served as if they were not there."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import httpx2
+from up import Up
+
+NUM_SLOW = 64
+NUM_OTHERS = 16
+# With log-probabilities a chunk has 1 KiB: answers of 40 MiB, far more than sockets hold.
+SLOW_TOKENS, TOKENS = 640, 40
+SOCKET_BYTES = 4096
+SERVED = b"HTTP/1.1 200"
+MAX_GROWTH_BYTES = 16 * 2**20
+
+
+def request(max_tokens: int, **settings: object) -> dict[str, object]:
+    prompt = list(range(64))
+    return {
+        **{"model": "default", "prompt": prompt, "max_tokens": max_tokens, "stream": True},
+        **{"ignore_eos": True, **settings},
+    }
+
+
+@asynccontextmanager
+async def slow_reader(port: int) -> AsyncIterator[None]:
+    """For as long as the block takes, somebody reads a long answer at a byte a second."""
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SOCKET_BYTES)
+    client.setblocking(False)
+    loop = asyncio.get_running_loop()
+    await loop.sock_connect(client, ("127.0.0.1", port))
+    body = json.dumps(request(SLOW_TOKENS, logprobs=5)).encode()
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: h\r\nContent-Length: {len(body)}\r\n"
+    await loop.sock_sendall(client, f"{head}Content-Type: application/json\r\n\r\n".encode() + body)
+
+    assert await loop.sock_recv(client, len(SERVED)) == SERVED
+
+    async def read() -> None:
+        while await loop.sock_recv(client, 1):
+            await asyncio.sleep(1)
+
+    reading = asyncio.create_task(read())
+    try:
+        yield
+    finally:
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+        client.close()
+
+
+async def answer(client: httpx2.AsyncClient) -> int:
+    """How many tokens came."""
+    body = request(TOKENS, stream_options={"include_usage": True})
+    async with client.stream("POST", "/v1/completions", json=body) as response:
+        response.raise_for_status()
+        lines = [line[6:] async for line in response.aiter_lines() if line.startswith("data: {")]
+    return int(json.loads(lines[-1])["usage"]["completion_tokens"])
+
+
+async def num_running(client: httpx2.AsyncClient) -> float:
+    page = (await client.get("/metrics")).raise_for_status().text
+    lines = [each for each in page.splitlines() if each.startswith("vllm:num_requests_running")]
+    return sum(float(each.rpartition(" ")[2]) for each in lines)
+
+
+async def test_who_reads_slowly_costs_nobody_else_anything(tmp_path: Path) -> None:
+    up = Up(tmp_path, "--device", "mock:h100", "--num-blocks", "8192")
+    try:
+        up.wait_until_ready()
+        gateway = up.child("gateway")
+        url = f"http://127.0.0.1:{up.http_port}"
+        async with httpx2.AsyncClient(base_url=url, timeout=60) as client, AsyncExitStack() as slow:
+            await answer(client)
+            before = gateway.memory_info().rss
+            for _ in range(NUM_SLOW):
+                await slow.enter_async_context(slow_reader(up.http_port))
+            counts = await asyncio.gather(*(answer(client) for _ in range(NUM_OTHERS)))
+            assert counts == [TOKENS] * NUM_OTHERS
+            # All that can be computed of their answers has been: what is left waits for them.
+            async with asyncio.timeout(60):
+                while await num_running(client):
+                    await asyncio.sleep(0.1)
+            assert gateway.memory_info().rss - before < MAX_GROWTH_BYTES
+            assert await answer(client) == TOKENS
+    finally:
+        up.close()
