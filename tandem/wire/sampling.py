@@ -60,8 +60,8 @@ def logprobs_to_wire(logprobs: TokenLogprobs | None) -> sampling_pb2.TokenLogpro
         return None
     return sampling_pb2.TokenLogprobs(
         logprob=logprobs.logprob,
-        token_ids=[token_id for token_id, _ in logprobs.top],
-        logprobs=[logprob for _, logprob in logprobs.top],
+        token_ids=logprobs.top_ids,
+        logprobs=logprobs.top_logprobs,
     )
 
 
@@ -69,8 +69,7 @@ def logprobs_from_wire(message: sampling_pb2.TokenLogprobs) -> TokenLogprobs | N
     """None for a message that was never set."""
     if not message.HasField("logprob"):
         return None
-    top = tuple(zip(message.token_ids, message.logprobs, strict=False))
-    return TokenLogprobs(message.logprob, top)
+    return TokenLogprobs.of(message.logprob, message.token_ids, message.logprobs)
 
 
 def logprobs_column_to_wire(

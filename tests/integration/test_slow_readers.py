@@ -15,19 +15,18 @@ from up import Up
 
 NUM_SLOW = 64
 NUM_OTHERS = 16
-# With log-probabilities a chunk has 1 KiB: answers of 40 MiB, far more than sockets hold.
-SLOW_TOKENS, TOKENS = 640, 40
-SOCKET_BYTES = 4096
+# Answers of 25 MiB in all, most of it log-probabilities: far more than sockets hold.
+LONG = {"n": 2, "logprobs": 20, "max_tokens": 320}
+NUM_TOKENS = 40
+SOCKET_BYTES, SEGMENT_BYTES = 4096, 536
 SERVED = b"HTTP/1.1 200"
-MAX_GROWTH_BYTES = 16 * 2**20
+# What is written and unread, and 640 tokens with 20 candidates each.
+MAX_GROWTH_BYTES = NUM_SLOW * 640 * 2**10
 
 
-def request(max_tokens: int, **settings: object) -> dict[str, object]:
-    prompt = list(range(64))
-    return {
-        **{"model": "default", "prompt": prompt, "max_tokens": max_tokens, "stream": True},
-        **{"ignore_eos": True, **settings},
-    }
+def request(**settings: object) -> dict[str, object]:
+    fields = {"model": "default", "prompt": list(range(64)), "stream": True, "ignore_eos": True}
+    return {**fields, **settings}
 
 
 @asynccontextmanager
@@ -35,10 +34,12 @@ async def slow_reader(port: int) -> AsyncIterator[None]:
     """For as long as the block takes, somebody reads a long answer at a byte a second."""
     client = socket.socket()
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SOCKET_BYTES)
+    # Or the other end's kernel takes a megabyte: ten of the loopback's segments.
+    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, SEGMENT_BYTES)
     client.setblocking(False)
     loop = asyncio.get_running_loop()
     await loop.sock_connect(client, ("127.0.0.1", port))
-    body = json.dumps(request(SLOW_TOKENS, logprobs=5)).encode()
+    body = json.dumps(request(**LONG)).encode()
     head = f"POST /v1/completions HTTP/1.1\r\nHost: h\r\nContent-Length: {len(body)}\r\n"
     await loop.sock_sendall(client, f"{head}Content-Type: application/json\r\n\r\n".encode() + body)
 
@@ -59,7 +60,7 @@ async def slow_reader(port: int) -> AsyncIterator[None]:
 
 async def answer(client: httpx2.AsyncClient) -> int:
     """How many tokens came."""
-    body = request(TOKENS, stream_options={"include_usage": True})
+    body = request(max_tokens=NUM_TOKENS, stream_options={"include_usage": True})
     async with client.stream("POST", "/v1/completions", json=body) as response:
         response.raise_for_status()
         lines = [line[6:] async for line in response.aiter_lines() if line.startswith("data: {")]
@@ -73,7 +74,7 @@ async def num_running(client: httpx2.AsyncClient) -> float:
 
 
 async def test_who_reads_slowly_costs_nobody_else_anything(tmp_path: Path) -> None:
-    up = Up(tmp_path, "--device", "mock:h100", "--num-blocks", "8192")
+    up = Up(tmp_path, "--device", "mock:h100x5", "--num-blocks", "8192")
     try:
         up.wait_until_ready()
         gateway = up.child("gateway")
@@ -84,12 +85,12 @@ async def test_who_reads_slowly_costs_nobody_else_anything(tmp_path: Path) -> No
             for _ in range(NUM_SLOW):
                 await slow.enter_async_context(slow_reader(up.http_port))
             counts = await asyncio.gather(*(answer(client) for _ in range(NUM_OTHERS)))
-            assert counts == [TOKENS] * NUM_OTHERS
+            assert counts == [NUM_TOKENS] * NUM_OTHERS
             # All that can be computed of their answers has been: what is left waits for them.
             async with asyncio.timeout(60):
                 while await num_running(client):
                     await asyncio.sleep(0.1)
             assert gateway.memory_info().rss - before < MAX_GROWTH_BYTES
-            assert await answer(client) == TOKENS
+            assert await answer(client) == NUM_TOKENS
     finally:
         up.close()

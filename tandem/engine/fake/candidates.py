@@ -53,5 +53,6 @@ def token_logprobs(outputs: Outputs, token_id: int, num_top: int) -> TokenLogpro
     is likely at all."""
     low, high = outputs
     each = -math.log(high - low)
-    top = tuple((other, each) for other in range(low, min(high, low + num_top)))
-    return TokenLogprobs(each if low <= token_id < high else LEAST_LOGPROB, top)
+    top_ids = range(low, min(high, low + num_top))
+    own = each if low <= token_id < high else LEAST_LOGPROB
+    return TokenLogprobs.of(own, top_ids, [each] * len(top_ids))

@@ -28,5 +28,4 @@ class RowLogprobs:
 
     def report(self) -> TokenLogprobs:
         """Waits for the device."""
-        top = zip(self.top_ids.tolist(), self.top.tolist(), strict=True)
-        return TokenLogprobs(self.own.item(), tuple(top))
+        return TokenLogprobs.of(self.own.item(), self.top_ids.tolist(), self.top.tolist())

@@ -140,9 +140,9 @@ def test_logprobs_are_uniform_over_the_outputs(engine: FakeEngine) -> None:
         SequenceSlice(2, PROMPT, 0, range(16, 24), None),
     ]
     result = engine.launch(StepPlan(0, tuple(rows))).result()
-    assert result.logprobs == (TokenLogprobs(each, ((32, each), (33, each))), None, None)
-    assert token_logprobs(OUTPUTS, EOS, 0) == TokenLogprobs(-9999.0)
-    assert len(token_logprobs(OUTPUTS, 40, 20).top) == 20
+    assert result.logprobs == (TokenLogprobs.of(each, (32, 33), (each, each)), None, None)
+    assert token_logprobs(OUTPUTS, EOS, 0) == TokenLogprobs.of(-9999.0)
+    assert len(token_logprobs(OUTPUTS, 40, 20).top_ids) == 20
 
 
 def test_a_failure_is_its_sequences_own(make_engine, engine: FakeEngine) -> None:

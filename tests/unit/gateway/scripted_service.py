@@ -85,8 +85,9 @@ class ScriptedStream:
         """The token has `FIRST_LOGPROB`, and those before it in the vocabulary 1 less each."""
         if self._num_logprobs is None:
             return None
-        top = tuple((token_id - i, FIRST_LOGPROB - i) for i in range(self._num_logprobs))
-        return TokenLogprobs(FIRST_LOGPROB, top)
+        steps = range(self._num_logprobs)
+        top = ([token_id - i for i in steps], [FIRST_LOGPROB - i for i in steps])
+        return TokenLogprobs.of(FIRST_LOGPROB, *top)
 
     def stop(self) -> Ended:
         self.cancelled.set()

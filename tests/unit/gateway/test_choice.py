@@ -50,7 +50,7 @@ class Stoppable:
 
 
 def tokens_of(text: str) -> list[Token]:
-    return [Token(i, ord(each), TokenLogprobs(-0.5 * i, ())) for i, each in enumerate(text)]
+    return [Token(i, ord(each), TokenLogprobs.of(-0.5 * i)) for i, each in enumerate(text)]
 
 
 def told_of(

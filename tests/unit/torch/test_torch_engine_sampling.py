@@ -184,11 +184,11 @@ def test_logprobs_come_for_those_who_ask(engines: list[TorchEngine]) -> None:
     result = step(engines[0], *runs)
     assert result.logprobs[0] is None
     assert isinstance(result.logprobs[1], TokenLogprobs)
-    assert len(result.logprobs[1].top) == 3
-    assert result.logprobs[2] == TokenLogprobs(result.logprobs[1].logprob)
+    assert len(result.logprobs[1].top_ids) == 3
+    assert result.logprobs[2] == TokenLogprobs.of(result.logprobs[1].logprob)
     assert result.tokens[1] == 7
     # The bias lifted the token, not its log-probability.
-    assert result.logprobs[1].top[0][1] > result.logprobs[1].logprob
+    assert result.logprobs[1].top_logprobs[0] > result.logprobs[1].logprob
     (alone,) = step(engines[1], Run(5 - 4, asking)).logprobs
     assert alone == result.logprobs[1]
     assert step(engines[0], Run(3, PLAIN)).logprobs == ()

@@ -30,9 +30,9 @@ IDS = st.lists(U32, max_size=5).map(tuple)
 TEXT = st.text(max_size=8)
 FLOATS = st.floats(allow_nan=False)
 LOGPROBS = st.none() | st.builds(
-    TokenLogprobs,
+    lambda own, top: TokenLogprobs.of(own, *zip(*top, strict=True)),
     st.floats(width=32, allow_nan=False),
-    st.lists(st.tuples(U32, st.floats(width=32, allow_nan=False)), max_size=3).map(tuple),
+    st.lists(st.tuples(U32, st.floats(width=32, allow_nan=False)), max_size=3),
 )
 REASONS = st.none() | st.sampled_from(FinishReason)
 

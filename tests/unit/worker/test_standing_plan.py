@@ -364,7 +364,7 @@ def test_a_snapshot_says_all_that_is_known() -> None:
 # Log-probabilities
 
 
-LOGPROBS = [TokenLogprobs(-float(n), ((n, -0.5),)) for n in range(9)]
+LOGPROBS = [TokenLogprobs.of(-float(n), [n], [-0.5]) for n in range(9)]
 
 
 def step_with_logprobs(plan: Plan, token_id: int, logprobs: TokenLogprobs) -> None:
@@ -403,7 +403,7 @@ def test_a_snapshot_repeats_the_logprobs_that_are_not_acknowledged() -> None:
 def test_a_snapshot_of_many_logprobs_fits_a_message() -> None:
     """Those that do not fit are left out, which fails them, and them alone."""
     plan = Plan(num_blocks=40_000, max_num_seqs=256, max_model_len=10_000)
-    many = TokenLogprobs(-1.5, tuple((30_000 + i, -float(i)) for i in range(20)))
+    many = TokenLogprobs.of(-1.5, range(30_000, 30_020), map(float, range(20)))
     for sequence_id in range(256):
         plan.reserve(sequence_id, length=1, headroom=500, max_tokens=600, logprobs=20)
         held = plan._held[sequence_id]
