@@ -1,12 +1,13 @@
 """What it costs to be watched: processor time of all processes for a token, watched against not.
 
 A batch of streams runs on mock GPUs. In turns it is left to itself and watched: its metrics are
-scraped and its timeline is read once a second, and somebody looks at the page, whose feed has four
-ticks a second. Both turns of a pair are of the same processes and streams, one after the other, and
-pairs begin with the one and the other by turns; what counts is the median of the pairs' ratios.
-The watchers, which run here, are not counted.
+scraped as `deploy/prometheus` does, every 5 s, its timeline is read once a second, and somebody
+looks at the page, whose feed has four ticks a second. A round is four turns of the same processes
+and streams, watched in the second and third, or in the first and last: sequences grow, and steps
+with them, which weighs on both alike. Each round starts anew; what counts is the median of the
+rounds' ratios. The watchers, which run here, are not counted.
 
-    .venv/bin/python benchmarks/watching.py [--pairs 7] [--seconds 4] [--batch 16]
+    .venv/bin/python benchmarks/watching.py [--rounds 7] [--seconds 5] [--batch 16]
         [--profile h100] [--topology 1p1d] [--by metrics timeline page]
 """
 
@@ -27,7 +28,7 @@ from up import Up
 
 from tandem.v1 import inference_pb2, inference_pb2_grpc
 
-EVERY_S = 1.0
+SCRAPED_EVERY_S, READ_EVERY_S = 5.0, 1.0
 # Until a watcher has been told the past, or its leaving is through.
 SETTLE_S = 1.0
 
@@ -37,17 +38,17 @@ async def scrape(up: Up) -> None:
     async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{up.http_port}") as client:
         while True:
             (await client.get("/metrics")).raise_for_status()
-            await asyncio.sleep(EVERY_S)
+            await asyncio.sleep(SCRAPED_EVERY_S)
 
 
 async def read_timeline(up: Up) -> None:
     """As whoever follows it does: what is new."""
-    request = inference_pb2.GetTimelineRequest(window_ms=int(EVERY_S * 1000))
+    request = inference_pb2.GetTimelineRequest(window_ms=int(READ_EVERY_S * 1000))
     async with grpc.aio.insecure_channel(f"127.0.0.1:{up.grpc_port}") as channel:
         stub = inference_pb2_grpc.InferenceServiceStub(channel)
         while True:
             await stub.GetTimeline(request)
-            await asyncio.sleep(EVERY_S)
+            await asyncio.sleep(READ_EVERY_S)
 
 
 async def look_at_page(up: Up) -> None:
@@ -69,7 +70,7 @@ WATCHERS: Mapping[str, Callable[[Up], Awaitable[None]]] = {
 
 
 @asynccontextmanager
-async def watched(up: Up, by: Sequence[str]) -> AsyncIterator[None]:
+async def watching(up: Up, by: Sequence[str]) -> AsyncIterator[None]:
     """By each of these, for the time of the block."""
     tasks = [asyncio.ensure_future(WATCHERS[each](up)) for each in by]
     try:
@@ -85,7 +86,7 @@ async def watched(up: Up, by: Sequence[str]) -> AsyncIterator[None]:
 
 async def token_s(batch: Batch, num_streams: int, seconds: float, by: Sequence[str]) -> float:
     """Processor seconds of a token while watched `by` these."""
-    async with watched(batch.up, by):
+    async with watching(batch.up, by):
         await asyncio.sleep(SETTLE_S)
         before = batch.sample()
         await asyncio.sleep(seconds)
@@ -94,19 +95,27 @@ async def token_s(batch: Batch, num_streams: int, seconds: float, by: Sequence[s
     return (sum(after.cpu_s.values()) - sum(before.cpu_s.values())) / num_tokens
 
 
+async def round_s(args: argparse.Namespace, is_first_watched: bool) -> tuple[float, float]:
+    """Processor seconds of a token when not watched, and when watched."""
+    seconds: dict[bool, list[float]] = {False: [], True: []}
+    async with running_batch(args.batch, args.profile, args.topology) as batch:
+        for is_outer in (True, False, False, True):
+            is_watched = is_outer is is_first_watched
+            by = args.by if is_watched else []
+            seconds[is_watched].append(await token_s(batch, args.batch, args.seconds, by))
+    return statistics.mean(seconds[False]), statistics.mean(seconds[True])
+
+
 async def main(args: argparse.Namespace) -> None:
     table = Table(title=f"processor time of a token, us (batch {args.batch}, {args.profile})")
-    for heading in ("pair", "not watched", "watched", "more"):
+    for heading in ("round", "not watched", "watched", "more"):
         table.add_column(heading, justify="right")
     ratios = []
-    async with running_batch(args.batch, args.profile, args.topology) as batch:
-        for pair in range(args.pairs):
-            cost = {}
-            for by in ([], args.by) if pair % 2 == 0 else (args.by, []):
-                cost[bool(by)] = await token_s(batch, args.batch, args.seconds, by)
-            ratios.append(cost[True] / cost[False])
-            figures = (cost[False] * 1e6, cost[True] * 1e6)
-            table.add_row(str(pair), *(f"{each:.2f}" for each in figures), f"{ratios[-1] - 1:+.1%}")
+    for number in range(args.rounds):
+        alone, watched = await round_s(args, is_first_watched=number % 2 == 1)
+        ratios.append(watched / alone)
+        figures = (f"{each * 1e6:.2f}" for each in (alone, watched))
+        table.add_row(str(number), *figures, f"{ratios[-1] - 1:+.1%}")
     table.add_section()
     spread = f"{min(ratios) - 1:+.1%} to {max(ratios) - 1:+.1%}"
     table.add_row("median", "", spread, f"{statistics.median(ratios) - 1:+.1%}")
@@ -115,8 +124,8 @@ async def main(args: argparse.Namespace) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--pairs", type=int, default=7)
-    parser.add_argument("--seconds", type=float, default=4.0, help="of each turn")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--seconds", type=float, default=5.0, help="of each turn")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--profile", default="h100")
     parser.add_argument("--topology", default="1p1d")

@@ -10,9 +10,12 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from operator import attrgetter
 
 from tandem.core.reports import Span, SpanKind
 from tandem.core.worker import WorkerRole
+
+START = attrgetter("start_ns")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +28,8 @@ class Lane:
     clock_offset_ns: int = 0
 
     def of_kind(self, kind: SpanKind) -> list[Span]:
-        return sorted(
-            (span for span in self.spans if span.kind is kind), key=lambda span: span.start_ns
-        )
+        """In order of their start."""
+        return sorted((span for span in self.spans if span.kind is kind), key=START)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +69,11 @@ class PipelineFigures:
 
 def pipeline_figures(lanes: Sequence[Lane]) -> PipelineFigures:
     """The figures of a window of the timeline."""
-    makespan_ns = _makespan_ns(lanes)
-    figures = tuple(_lane_figures(lane, makespan_ns) for lane in lanes)
+    steps = [lane.of_kind(SpanKind.STEP) for lane in lanes]
+    makespan_ns = _makespan_ns(lanes, steps)
+    figures = tuple(
+        _lane_figures(lane, own, makespan_ns) for lane, own in zip(lanes, steps, strict=True)
+    )
     busy_ns = sum(lane.busy_ns for lane in figures)
     return PipelineFigures(
         lanes=figures,
@@ -99,7 +104,7 @@ def covered_ns(spans: Iterable[Span]) -> int:
     """The time in which at least one of the spans was under way."""
     covered = 0
     frontier: int | None = None
-    for span in sorted(spans, key=lambda span: span.start_ns):
+    for span in sorted(spans, key=START):
         start_ns = span.start_ns if frontier is None else max(span.start_ns, frontier)
         covered += max(0, span.end_ns - start_ns)
         frontier = max(start_ns, span.end_ns)
@@ -123,8 +128,7 @@ def percentile(values: Sequence[int], share: float) -> int:
     return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
 
 
-def _lane_figures(lane: Lane, makespan_ns: int) -> LaneFigures:
-    steps = lane.of_kind(SpanKind.STEP)
+def _lane_figures(lane: Lane, steps: Sequence[Span], makespan_ns: int) -> LaneFigures:
     gaps = gaps_ns(steps)
     busy_ns = covered_ns(steps)
     return LaneFigures(
@@ -151,12 +155,13 @@ def _transfer_figures(lanes: Iterable[Lane]) -> TransferFigures:
     )
 
 
-def _makespan_ns(lanes: Iterable[Lane]) -> int:
-    steps = [(lane.clock_offset_ns, step) for lane in lanes for step in lane.of_kind(SpanKind.STEP)]
-    if not steps:
+def _makespan_ns(lanes: Sequence[Lane], steps: Sequence[Sequence[Span]]) -> int:
+    """`steps` are each lane's, in order of their start."""
+    busy = [(lane.clock_offset_ns, own) for lane, own in zip(lanes, steps, strict=True) if own]
+    if not busy:
         return 0
-    start_ns = min(offset + step.start_ns for offset, step in steps)
-    end_ns = max(offset + step.end_ns for offset, step in steps)
+    start_ns = min(offset + own[0].start_ns for offset, own in busy)
+    end_ns = max(offset + max(step.end_ns for step in own) for offset, own in busy)
     return end_ns - start_ns
 
 
