@@ -158,7 +158,7 @@ class Bench:
         inputs = NativeInputBuilder(BLOCK_SIZE).build(plan)
         step = runner.buffers.step(inputs)
         arguments = (runner.is_bfloat16, ctypes.byref(runner.model.struct), ctypes.byref(step))
-        logits = torch.empty(len(inputs.logit_rows), self.engine.model.vocab_size)
+        logits = torch.empty(len(inputs.flat.logit_rows), self.engine.model.vocab_size)
 
         def every_layer(name: str) -> Callable[[], None]:
             function = getattr(functions, f"tandem_{name}")
@@ -176,7 +176,7 @@ class Bench:
             "before": every_layer("before_attention"),
             "after": every_layer("after_attention"),
             "logits": lambda: functions.tandem_logits(
-                *arguments, inputs.logit_rows.ctypes.data, len(logits), logits.data_ptr()
+                *arguments, inputs.flat.logit_rows.ctypes.data, len(logits), logits.data_ptr()
             ),
             "inputs": lambda: void(runner.inputs.build(plan)),
             "argmax": lambda: void(logits.argmax(dim=-1)),

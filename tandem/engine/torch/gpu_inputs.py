@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from tandem.core.plan import SequenceSlice, StepPlan
+from tandem.engine.torch.flat_rows import FlatRows, Ints
 from tandem.engine.torch.gpu_decoder import GpuRows
 from tandem.engine.torch.triton_attention import QueryTiles, queries_of
 
@@ -26,43 +26,38 @@ class GpuInputs:
     @classmethod
     def build(cls, plan: StepPlan, block_size: int, group: int, device: torch.device) -> GpuInputs:
         """`group` query heads share a KV head."""
-        slices = plan.slices
-        lengths = np.array([len(each.token_ids) for each in slices])
-        ends = np.cumsum(lengths)
-        first_rows = ends - lengths
-        starts = np.array([each.start for each in slices])
-        positions = np.arange(plan.num_tokens) + np.repeat(starts - first_rows, lengths)
-        tables = _tables(slices, block_size)
-        blocks = tables[np.repeat(np.arange(len(slices)), lengths), positions // block_size]
-        flat = Flat(device)
-        token_ids = flat.add(np.concatenate([np.asarray(each.token_ids) for each in slices]))
-        position = flat.add(positions)
-        slots = flat.add(blocks * block_size + positions % block_size)
-        logit_rows = flat.add(ends[[each.sample is not None for each in slices]] - 1)
+        flat = FlatRows.of(plan)
+        tables = _tables(plan.slices, block_size)
+        lengths = flat.lengths
+        copy = OneCopy(device)
+        token_ids = copy.add(flat.token_ids)
+        positions = copy.add(flat.positions)
+        slots = copy.add(flat.slots(tables, block_size))
+        logit_rows = copy.add(flat.logit_rows)
         groups = [
-            TileGroup.cut(np.flatnonzero(chosen), first_rows, lengths, starts, tables, num_queries)
+            TileGroup.cut(flat, np.flatnonzero(chosen), tables, num_queries)
             for chosen, num_queries in (
                 (lengths == 1, 1),
                 (lengths > 1, queries_of(group)),
             )
             if chosen.any()
         ]
-        tiles = [(each, [flat.add(column) for column in each.columns]) for each in groups]
-        flat.move()
+        tiles = [(each, [copy.add(column) for column in each.columns]) for each in groups]
+        copy.move()
         rows = GpuRows(
-            token_ids=flat[token_ids],
-            positions=flat[position],
-            slots=flat[slots],
-            tiles=[each.moved(*(flat[number] for number in numbers)) for each, numbers in tiles],
+            token_ids=copy[token_ids],
+            positions=copy[positions],
+            slots=copy[slots],
+            tiles=[each.moved(*(copy[number] for number in numbers)) for each, numbers in tiles],
         )
-        return cls(rows, flat[logit_rows])
+        return cls(rows, copy[logit_rows])
 
 
 @dataclass(frozen=True, slots=True)
 class TileGroup:
     """`QueryTiles` that are still on the host: rows, lengths, positions, tables."""
 
-    columns: tuple[NDArray[np.int64], ...]
+    columns: tuple[Ints, ...]
     num_queries: int
 
     def moved(self, rows: Tensor, lengths: Tensor, positions: Tensor, tables: Tensor) -> QueryTiles:
@@ -70,39 +65,32 @@ class TileGroup:
         return QueryTiles(rows, lengths, positions, tables, self.num_queries)
 
     @classmethod
-    def cut(
-        cls,
-        indices: NDArray[np.int64],
-        first_rows: NDArray[np.int64],
-        lengths: NDArray[np.int64],
-        starts: NDArray[np.int64],
-        tables: NDArray[np.int64],
-        num_queries: int,
-    ) -> TileGroup:
+    def cut(cls, flat: FlatRows, indices: Ints, tables: Ints, num_queries: int) -> TileGroup:
         """The slices `indices`, in tiles of at most `num_queries` tokens."""
+        lengths = flat.lengths
         counts = -(-lengths[indices] // num_queries)
         owners = np.repeat(indices, counts)
         offsets = np.concatenate([np.arange(count) for count in counts]) * num_queries
         return cls(
             (
-                first_rows[owners] + offsets,
+                flat.rows[owners] + offsets,
                 np.minimum(lengths[owners] - offsets, num_queries),
-                starts[owners] + offsets,
+                flat.starts[owners] + offsets,
                 tables[owners],
             ),
             num_queries,
         )
 
 
-class Flat:
+class OneCopy:
     """Arrays of int32 that go to a device in one copy."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._arrays: list[NDArray[np.int64]] = []
+        self._arrays: list[Ints] = []
         self._moved: Sequence[Tensor] = ()
 
-    def add(self, array: NDArray[np.int64]) -> int:
+    def add(self, array: Ints) -> int:
         """Its number, to have it back by."""
         self._arrays.append(array)
         return len(self._arrays) - 1
@@ -122,7 +110,7 @@ class Flat:
         return self._moved[number]
 
 
-def _tables(slices: Sequence[SequenceSlice], block_size: int) -> NDArray[np.int64]:
+def _tables(slices: Sequence[SequenceSlice], block_size: int) -> Ints:
     """The block tables as one array; what is behind a sequence's end is not looked at."""
     counts = [-(-each.end // block_size) for each in slices]
     tables = np.zeros((len(slices), max(counts)), np.int64)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tandem.core.plan import SequenceSlice, StepPlan
+from tandem.engine.torch.flat_rows import FlatRows
 from tandem.models.layers import padded_rows
 
 # Attention is computed over whole tiles of keys, masked. The tile is that of torch's own kernel:
@@ -56,21 +57,15 @@ class StepInputs:
     @classmethod
     def build(cls, plan: StepPlan, block_size: int, device: torch.device) -> StepInputs:
         """Requires a plan that has been checked, with at least one token."""
-        slices = plan.slices
-        lengths = np.array([len(each.token_ids) for each in slices])
-        ends = np.cumsum(lengths)
+        flat = FlatRows.of(plan)
+        tables = _padded_tables(plan.slices, block_size)
         # What to add to a token's row to have its position.
-        shifts = np.array([each.start for each in slices]) - (ends - lengths)
-        positions = np.arange(plan.num_tokens) + np.repeat(shifts, lengths)
-        tables = _padded_tables(slices, block_size)
-        blocks = tables[np.repeat(np.arange(len(slices)), lengths), positions // block_size]
-        token_ids = np.concatenate([np.asarray(each.token_ids, np.int64) for each in slices])
-        logit_rows = ends[[each.sample is not None for each in slices]] - 1
+        shifts = flat.starts - flat.rows[:-1]
         return cls(
-            token_ids=_move(_padded(token_ids), device),
-            positions=_move(_padded(positions), device),
-            slots=_move(blocks * block_size + positions % block_size, device),
-            logit_rows=_move(_padded(logit_rows), device),
+            token_ids=_move(_padded(flat.token_ids), device),
+            positions=_move(_padded(flat.positions), device),
+            slots=_move(flat.slots(tables, block_size), device),
+            logit_rows=_move(_padded(flat.logit_rows), device),
             attention=tuple(
                 AttentionBatch(
                     rows=_move((tile_positions - shifts[indices, None]).reshape(-1), device),
@@ -78,7 +73,7 @@ class StepInputs:
                     blocks=_move(tables[indices, : num_keys // block_size].reshape(-1), device),
                     num_keys=num_keys,
                 )
-                for indices, tile_positions, num_keys in _query_tiles(slices)
+                for indices, tile_positions, num_keys in _query_tiles(plan.slices)
             ),
         )
 

@@ -51,16 +51,15 @@ class NativeRunner:
         step = self.buffers.step(inputs)
         call, model = self._functions, byref(self.model.struct)
         kind, step_at = self.is_bfloat16, byref(step)
-        call.tandem_embed(
-            kind, model, byref(self.model.embedding), step_at, inputs.token_ids.ctypes.data
-        )
+        token_ids = inputs.flat.token_ids.ctypes.data
+        call.tandem_embed(kind, model, byref(self.model.embedding), step_at, token_ids)
         for layer in range(self._config.num_layers):
             call.tandem_before_attention(kind, model, step_at, layer)
             if on_layer is not None:
                 on_layer(layer)
             call.tandem_attention(kind, model, step_at, layer)
             call.tandem_after_attention(kind, model, step_at, layer)
-        rows = inputs.logit_rows
+        rows = inputs.flat.logit_rows
         logits = torch.empty(len(rows), self._config.vocab_size)
         call.tandem_logits(kind, model, step_at, rows.ctypes.data, len(rows), logits.data_ptr())
         return logits
@@ -97,7 +96,8 @@ class StepBuffers:
 
     def step(self, inputs: NativeInputs) -> structs.Step:
         """Valid as long as `inputs`, until the next call."""
-        num_rows = len(inputs.positions)
+        flat = inputs.flat
+        num_rows = len(flat.positions)
         if num_rows > self._num_rows:
             self._buffers = {
                 name: aligned_empty(num_rows * width) for name, width in self._widths.items()
@@ -106,12 +106,12 @@ class StepBuffers:
         return structs.Step(
             team=team(),
             num_rows=num_rows,
-            num_sequences=len(inputs.starts),
-            rows=inputs.rows.ctypes.data,
-            starts=inputs.starts.ctypes.data,
+            num_sequences=len(flat.starts),
+            rows=flat.rows.ctypes.data,
+            starts=flat.starts.ctypes.data,
             tables=inputs.tables.ctypes.data,
             table_width=inputs.tables.shape[1],
-            positions=inputs.positions.ctypes.data,
+            positions=flat.positions.ctypes.data,
             slots=inputs.slots.ctypes.data,
             **{name: buffer.ctypes.data for name, buffer in self._buffers.items()},
         )

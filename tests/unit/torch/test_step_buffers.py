@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import ctypes
-from typing import Any
 
-import numpy as np
 import pytest
 
 from tandem.artifacts.config import ModelConfig
+from tandem.core.plan import SequenceSlice, StepPlan
 from tandem.engine.torch import native_runner
+from tandem.engine.torch.native_inputs import NativeInputBuilder, NativeInputs
 from tandem.engine.torch.native_runner import StepBuffers
 from tandem.native.library import best
 
@@ -27,21 +27,21 @@ CONFIG = ModelConfig.from_json(
 )
 
 
-class Inputs:
-    """As many rows as a test wants."""
+BLOCK_SIZE = 16
 
-    def __init__(self, num_rows: int) -> None:
-        self.positions = np.zeros(num_rows, np.int64)
-        self.rows = self.starts = self.slots = np.zeros(1, np.int64)
-        self.tables = np.zeros((1, 1), np.int64)
+
+def inputs_of(num_rows: int) -> NativeInputs:
+    """A step of one prompt."""
+    table = tuple(range(-(-num_rows // BLOCK_SIZE)))
+    plan = StepPlan(1, (SequenceSlice(0, (1,) * num_rows, 0, table, None),))
+    return NativeInputBuilder(BLOCK_SIZE).build(plan)
 
 
 def test_a_step_for_which_there_was_no_memory_leaves_none_that_is_too_small(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     buffers = StepBuffers(CONFIG, best(), 4)
-    small: Any = Inputs(1)
-    large: Any = Inputs(5000)
+    small, large = inputs_of(1), inputs_of(5000)
     buffers.step(small)
     with monkeypatch.context() as patched, pytest.raises(MemoryError):
         patched.setattr(native_runner, "aligned_empty", _no_memory)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from random import Random
 
 import numpy as np
@@ -14,6 +14,7 @@ from tandem.core.errors import InvalidRequest, Mismatch
 from tandem.core.plan import PENDING, SampleSpec, SequenceSlice, StepPlan
 from tandem.core.sampling_params import SamplingParams
 from tandem.engine.torch.block_tables import BlockTables
+from tandem.engine.torch.flat_rows import FlatRows
 from tandem.engine.torch.native_inputs import NativeInputBuilder
 from tandem.engine.torch.plan_check import PlanCheck
 
@@ -64,14 +65,35 @@ def plans_of(draw: Random, num_steps: int) -> list[StepPlan]:
 
 
 @given(SEEDS)
+def test_rows_are_the_slices_tokens_one_after_the_other(seed: int) -> None:
+    for plan in plans_of(Random(seed), 6):
+        flat, slices = FlatRows.of(plan), plan.slices
+        places = [
+            (index, position)
+            for index, each in enumerate(slices)
+            for position in range(each.start, each.end)
+        ]
+        assert list(zip(flat.owners, flat.positions, strict=True)) == places
+        assert flat.token_ids.tolist() == [token for each in slices for token in each.token_ids]
+        assert flat.lengths.tolist() == [len(each.token_ids) for each in slices]
+        assert flat.starts.tolist() == [each.start for each in slices]
+        lasts = [end - 1 for end, each in zip(flat.rows[1:], slices, strict=True) if each.sample]
+        assert flat.logit_rows.tolist() == lasts
+        width = max(len(each.block_table) for each in slices)
+        tables = np.array([(*each.block_table, *[0] * width)[:width] for each in slices])
+        assert flat.slots(tables, BLOCK_SIZE).tolist() == [
+            slices[index].block_table[position // BLOCK_SIZE] * BLOCK_SIZE + position % BLOCK_SIZE
+            for index, position in places
+        ]
+
+
+@given(SEEDS)
 def test_inputs_are_those_that_are_built_anew(seed: int) -> None:
     draw, builder = Random(seed), NativeInputBuilder(BLOCK_SIZE)
     for plan in plans_of(draw, 12):
         kept = builder.build(plan)
         anew = NativeInputBuilder(BLOCK_SIZE).build(plan)
-        for field in fields(kept):
-            if field.name != "tables":
-                assert getattr(kept, field.name).tolist() == getattr(anew, field.name).tolist()
+        assert kept.slots.tolist() == anew.slots.tolist()
         for tables in (kept.tables, anew.tables):
             assert tables.flags.c_contiguous
             for row, each in zip(tables, plan.slices, strict=True):

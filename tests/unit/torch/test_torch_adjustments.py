@@ -190,23 +190,23 @@ def test_logprobs_are_those_of_the_logits_as_they_are() -> None:
     reported = RowLogprobs.of(logits, torch.tensor(12), 5).report()
     assert reported.logprob == pytest.approx(expected[12].item(), abs=1e-5)
     best = expected.argsort(descending=True)[:5].tolist()
-    assert [token_id for token_id, _ in reported.top] == best
-    assert [each for _, each in reported.top] == pytest.approx(expected[best].tolist(), abs=1e-5)
+    assert reported.top_ids.tolist() == best
+    assert reported.top_logprobs.tolist() == pytest.approx(expected[best].tolist(), abs=1e-5)
 
 
 def test_equal_logprobs_are_listed_by_id() -> None:
     logits = torch.zeros(1000)
     logits[[30, 700]] = 1.0
-    top = RowLogprobs.of(logits, torch.tensor(0), 5).report().top
-    assert [token_id for token_id, _ in top] == [30, 700, 0, 1, 2]
-    assert RowLogprobs.of(logits, torch.tensor(0), 0).report().top == ()
+    reported = RowLogprobs.of(logits, torch.tensor(0), 5).report()
+    assert reported.top_ids.tolist() == [30, 700, 0, 1, 2]
+    assert not RowLogprobs.of(logits, torch.tensor(0), 0).report().top_ids
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_logprobs_are_always_numbers(value: float) -> None:
     reported = RowLogprobs.of(torch.full((50,), value), torch.tensor(3), 2).report()
     assert reported.logprob == LEAST_LOGPROB
-    assert reported.top == ((0, LEAST_LOGPROB), (1, LEAST_LOGPROB))
+    assert list(reported.top) == [(0, LEAST_LOGPROB), (1, LEAST_LOGPROB)]
 
 
 def test_the_bits_of_logprobs_do_not_depend_on_the_batch() -> None:
