@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 from compose_project import MOCK, Project, kill, wait_until
+from docker.models.containers import Container
 
 NUM_CLIENTS = 8
 CERTIFICATE_FILES = ("ca.crt", "tls.crt", "tls.key")
@@ -73,8 +74,10 @@ def test_the_default_model_is_fetched_once_and_answers(tandem: Project) -> None:
     answer = tandem.complete(prompt="The capital of France is", max_tokens=8, temperature=0)
     assert "Paris" in answer["choices"][0]["text"]
     (gateway,) = tandem.containers("gateway")
-    listed = gateway.exec_run(["ls", "-A", "/cache", "/cache/models"]).output.decode().split()
-    assert listed == ["/cache:", ".lock", "models", "/cache/models:", "smollm2-135m-instruct"]
+    assert listed(gateway, "/cache") == [".lock", "models", "packed"]
+    assert listed(gateway, "/cache/models") == ["smollm2-135m-instruct"]
+    # Packed for the kernels once: the workers share the file.
+    assert len(listed(gateway, "/cache/packed")) == 1
 
 
 def test_with_tls_each_service_has_its_certificate_and_no_stranger_is_let_in(
@@ -104,6 +107,10 @@ def test_with_tls_each_service_has_its_certificate_and_no_stranger_is_let_in(
 
 def decode_workers(tandem: Project) -> set[str]:
     return workers(tandem, "decode_worker")
+
+
+def listed(container: Container, folder: str) -> list[str]:
+    return str(container.exec_run(["ls", "-A", folder]).output.decode()).split()
 
 
 def prefill_workers(tandem: Project) -> set[str]:
