@@ -18,6 +18,7 @@ import uvloop
 
 from tandem.bench.arms import Arm, parse_arm
 from tandem.bench.markdown import markdown_table
+from tandem.bench.mixes import MIXES, tenants_of
 from tandem.bench.outcome import Objective, Outcome, tpots, ttfts
 from tandem.bench.served_arms import ServedArms
 from tandem.bench.server import cancel_when_told_to_stop
@@ -39,7 +40,8 @@ async def measure(subjects: Subjects, arm: Arm, loop: PoissonLoop, load: MixLoad
     """A row's times: medians alone, then p50 / p90 of the open loop."""
     async with subjects.serving(arm) as subject:
         alone = await subject.alone(load, NUM_ALONE)
-        run = await subject.at_rate(load, loop, PATIENT)
+        patient = dict.fromkeys(tenants_of(MIXES[load.workload]), PATIENT)
+        run = await subject.at_rate(load, loop, patient)
     return [_times(alone, 50), _times(run.outcomes, 50), _times(run.outcomes, 90)]
 
 

@@ -49,11 +49,19 @@ def _workload(sweep: Sweep, workload: str) -> str:
 
 
 def _objectives(sweep: Sweep, workload: str) -> str:
-    base = sweep.bases[workload].objective
-    alone = [each for each in sweep.uncontended if each.workload == workload]
-    rows = [[each.arm, _ms(each.ttft_s), _ms(each.tpot_s)] for each in alone]
-    rows.append(["**the best**", _ms(base.ttft_s), _ms(base.tpot_s)])
-    return markdown_table(("Alone", "TTFT p50, ms", "TPOT p50, ms"), rows)
+    """What each arm takes alone, with two columns for each tenant."""
+    tenants = sweep.bases[workload]
+    rows: dict[str, list[str]] = {}
+    for each in sweep.uncontended:
+        if each.workload == workload:
+            rows.setdefault(each.arm, [each.arm]).extend((_ms(each.ttft_s), _ms(each.tpot_s)))
+    times = [_ms(each) for own in tenants.values() for each in (own.ttft_s, own.tpot_s)]
+    headings = [f"{each}{name} p50, ms" for each in map(_of, tenants) for name in ("TTFT", "TPOT")]
+    return markdown_table(("Alone", *headings), [*rows.values(), ["**the best**", *times]])
+
+
+def _of(tenant: str) -> str:
+    return f"{tenant}: " if tenant else ""
 
 
 def _grid(sweep: Sweep, workload: str) -> str:

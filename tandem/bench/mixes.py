@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from tandem.bench.lengths import Lengths, UniformLengths
@@ -66,18 +66,19 @@ class SharedPrefixes:
 
 @dataclass(frozen=True, slots=True)
 class Tenants:
-    """Several mixes side by side, each with its share of the requests."""
+    """Several mixes side by side: each one's name, and its share of the requests."""
 
-    shares: tuple[tuple[float, Mix], ...]
+    shares: tuple[tuple[str, float, Mix], ...]
 
     def prompts(self, rng: random.Random, token_ids: Sequence[int]) -> Iterator[Prompt]:
-        tenants = [mix.prompts(rng, token_ids) for _, mix in self.shares]
-        weights = [share for share, _ in self.shares]
+        tenants = [(name, mix.prompts(rng, token_ids)) for name, _, mix in self.shares]
+        weights = [share for _, share, _ in self.shares]
         while True:
-            yield next(rng.choices(tenants, weights)[0])
+            name, prompts = rng.choices(tenants, weights)[0]
+            yield replace(next(prompts), tenant=name)
 
     def scaled(self, factor: float) -> Tenants:
-        return Tenants(tuple((share, mix.scaled(factor)) for share, mix in self.shares))
+        return Tenants(tuple((name, share, mix.scaled(factor)) for name, share, mix in self.shares))
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,11 +141,23 @@ MIXES: dict[str, Mix] = {
     "chat": CHAT,
     "long-prompts": LONG_PROMPTS,
     "shared-prefix": SharedPrefixes(4, Lengths(1024), CHAT),
-    "tenants": Tenants(((0.4, CHAT), (0.3, CONVERSATION), (0.2, CODE), (0.1, LONG_PROMPTS))),
+    "tenants": Tenants(
+        (
+            ("chat", 0.4, CHAT),
+            ("conversation", 0.3, CONVERSATION),
+            ("code", 0.2, CODE),
+            ("long-prompts", 0.1, LONG_PROMPTS),
+        )
+    ),
     "conversations": Conversations(
         24, Lengths(5, 0.5, 2, 16), Lengths.of_mean(161.31, 1.0, 4, 512), Lengths(129, 0.8, 4, 512)
     ),
 }
+
+
+def tenants_of(mix: Mix) -> Sequence[str]:
+    """The names of those that a mix has side by side; an empty one if they are all alike."""
+    return [name for name, _, _ in mix.shares] if isinstance(mix, Tenants) else [""]
 
 
 def mix_prompts(

@@ -1,11 +1,17 @@
-"""The grid of objectives: the same absolute bounds for all arms, fixed before anything is swept."""
+"""The grid of objectives: the same absolute bounds for all arms, fixed before anything is swept.
+
+Where a load has several tenants, each has bounds of its own: what is soon for a long prompt is not
+for a short one.
+"""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from itertools import groupby
+from operator import attrgetter
 
-from tandem.bench.outcome import Objective, Outcome, tpots, ttfts
+from tandem.bench.outcome import Objective, Objectives, Outcome, tpots, ttfts
 
 # A cell: how many times the uncontended time to first token, and time per token.
 Cell = tuple[float, float]
@@ -17,21 +23,37 @@ GRID: tuple[Cell, ...] = tuple((ttft, tpot) for ttft in TTFT_FACTORS for tpot in
 CLAIM: Cell = (5.0, 1.5)
 LOOSEST: Cell = (max(TTFT_FACTORS), max(TPOT_FACTORS))
 
-
-def uncontended(outcomes: Sequence[Outcome]) -> Objective | None:
-    """What requests take that have an arm for themselves: medians. None if none was served."""
-    firsts, rest = ttfts(outcomes), tpots(outcomes)
-    if not firsts or not rest:
-        return None
-    return Objective(statistics.median(firsts), statistics.median(rest))
+_TENANT = attrgetter("tenant")
 
 
-def best(each: Iterable[Objective]) -> Objective:
-    """The best arm's TTFT, and the best arm's TPOT, which may be another's."""
-    measured = list(each)
-    return Objective(min(one.ttft_s for one in measured), min(one.tpot_s for one in measured))
+def uncontended(outcomes: Sequence[Outcome]) -> Objectives | None:
+    """What requests take that have an arm for themselves: each tenant's medians. None if one's were
+    not served."""
+    measured: dict[str, Objective] = {}
+    for tenant, own in groupby(sorted(outcomes, key=_TENANT), key=_TENANT):
+        served = list(own)
+        firsts, rest = ttfts(served), tpots(served)
+        if not firsts or not rest:
+            return None
+        measured[tenant] = Objective(statistics.median(firsts), statistics.median(rest))
+    return measured
 
 
-def objective_grid(base: Objective) -> dict[Cell, Objective]:
+def best(each: Sequence[Objectives]) -> Objectives:
+    """For each tenant the best arm's TTFT, and the best arm's TPOT, which may be another's."""
+    return {
+        tenant: Objective(
+            min(one[tenant].ttft_s for one in each), min(one[tenant].tpot_s for one in each)
+        )
+        for tenant in each[0]
+    }
+
+
+def objective_grid(base: Objectives) -> dict[Cell, Objectives]:
     """Each cell's bounds."""
-    return {(ttft, tpot): Objective(base.ttft_s * ttft, base.tpot_s * tpot) for ttft, tpot in GRID}
+    return {
+        (ttft, tpot): {
+            tenant: Objective(own.ttft_s * ttft, own.tpot_s * tpot) for tenant, own in base.items()
+        }
+        for ttft, tpot in GRID
+    }

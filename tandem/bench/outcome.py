@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from tandem.bench.answer import Answer
@@ -21,6 +21,10 @@ class Objective:
         return self.ttft_s + num_output * self.tpot_s
 
 
+Objectives = Mapping[str, Objective]
+"""Each tenant's own; of a load without tenants the only one's name is empty."""
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """One request. Times are seconds of the model's own time, None if it failed or was not
@@ -34,6 +38,7 @@ class Outcome:
     tpot_s: float | None
     late_s: float = 0.0
     problem: str = ""
+    tenant: str = ""
 
     @classmethod
     def of(cls, answer: Answer, due_s: float, dilation: float) -> Outcome:
@@ -42,26 +47,28 @@ class Outcome:
         late_s = (answer.sent_s - due_s) / dilation
         size = len(prompt.token_ids), prompt.num_output
         if problem:
-            return cls(*size, None, None, late_s, problem)
+            return cls(*size, None, None, late_s, problem, prompt.tenant)
         return cls(
             *size,
             ttft_s=(answer.arrivals[0][0] - due_s) / dilation,
             tpot_s=answer.per_token_s() / dilation if answer.num_tokens > 1 else 0.0,
             late_s=late_s,
+            tenant=prompt.tenant,
         )
 
-    def meets(self, objective: Objective) -> bool:
-        """Whether it kept to both bounds. A request that failed did not."""
+    def meets(self, objectives: Objectives) -> bool:
+        """Whether it kept to both of its tenant's bounds. A request that failed did not."""
         if self.ttft_s is None or self.tpot_s is None:
             return False
+        objective = objectives[self.tenant]
         return self.ttft_s <= objective.ttft_s and self.tpot_s <= objective.tpot_s
 
 
-def attainment(outcomes: Sequence[Outcome], objective: Objective) -> float:
-    """The share of requests that met the objective; 0 if there was none."""
+def attainment(outcomes: Sequence[Outcome], objectives: Objectives) -> float:
+    """The share of requests that met their objective; 0 if there was none."""
     if not outcomes:
         return 0.0
-    return sum(each.meets(objective) for each in outcomes) / len(outcomes)
+    return sum(each.meets(objectives) for each in outcomes) / len(outcomes)
 
 
 def ttfts(outcomes: Iterable[Outcome]) -> list[float]:

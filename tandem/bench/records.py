@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from math import inf
 from pathlib import Path
@@ -12,7 +12,9 @@ from typing import Any
 from tandem.bench.distribution import Distribution
 from tandem.bench.goodput import Level
 from tandem.bench.objectives import GRID, Cell, objective_grid
-from tandem.bench.outcome import Objective, Outcome
+from tandem.bench.outcome import Objective, Objectives, Outcome
+
+Request = tuple[int, int, float | None, float | None, str]
 
 # Of the times that a summary keeps.
 PERCENTS = (50, 90, 99)
@@ -42,39 +44,63 @@ class UncontendedRun:
     arm: str
     ttft_s: float
     tpot_s: float
+    tenant: str = ""
 
 
 @dataclass(frozen=True)
 class Base:
-    """What a workload's objectives are multiples of: the best uncontended arm's times."""
+    """What the objectives of a workload's tenant are multiples of: the best uncontended arm's
+    times."""
 
     workload: str
     ttft_s: float
     tpot_s: float
+    tenant: str = ""
 
     @property
     def objective(self) -> Objective:
         return Objective(self.ttft_s, self.tpot_s)
 
 
+class Bases:
+    """By workload and tenant."""
+
+    def __init__(self, records: Iterable[Record] = ()) -> None:
+        self._objectives: dict[str, dict[str, Objective]] = {}
+        for each in records:
+            self.add(each)
+
+    def add(self, record: Record) -> None:
+        """Take what is one of them."""
+        if isinstance(record, Base):
+            self._objectives.setdefault(record.workload, {})[record.tenant] = record.objective
+
+    def __getitem__(self, workload: str) -> Objectives:
+        return self._objectives[workload]
+
+    def __iter__(self) -> Iterator[str]:
+        """The workloads."""
+        return iter(self._objectives)
+
+
 @dataclass(frozen=True)
 class RateRun:
     """An arm at one rate, each request by itself: prompt tokens, output tokens, TTFT and TPOT in
-    seconds (None if it failed)."""
+    seconds (None if it failed), and its tenant."""
 
     workload: str
     arm: str
     is_colocated: bool
     rate: float
-    requests: list[tuple[int, int, float | None, float | None]]
+    requests: list[Request]
     problems: list[str]
     itl: list[tuple[int, int]]
     late_p99_s: float
     load_cores: float
 
-    def summary(self, base: Objective) -> RateSummary:
+    def summary(self, base: Objectives) -> RateSummary:
         """What tables need, with the objectives that are multiples of `base`."""
-        outcomes = [Outcome(*each) for each in self.requests]
+        outcomes = [_outcome(*each) for each in self.requests]
         itl = Distribution.from_json(self.itl)
         return RateSummary(
             workload=self.workload,
@@ -84,8 +110,8 @@ class RateRun:
             num_requests=len(outcomes),
             num_failed=sum(each.ttft_s is None for each in outcomes),
             num_met=[
-                sum(each.meets(objective) for each in outcomes)
-                for objective in objective_grid(base).values()
+                sum(each.meets(objectives) for each in outcomes)
+                for objectives in objective_grid(base).values()
             ],
             ttft_s=_percentiles([each.ttft_s for each in outcomes]),
             tpot_s=_percentiles([each.tpot_s for each in outcomes]),
@@ -118,6 +144,12 @@ class RateSummary:
     def level(self, cell: Cell) -> Level:
         """How many met one of the objectives."""
         return Level(self.rate, self.num_requests, self.num_met[GRID.index(cell)])
+
+
+def _outcome(
+    num_prompt: int, num_output: int, ttft_s: float | None, tpot_s: float | None, tenant: str = ""
+) -> Outcome:
+    return Outcome(num_prompt, num_output, ttft_s, tpot_s, tenant=tenant)
 
 
 def _percentiles(times_s: Sequence[float | None]) -> list[float | None]:
@@ -158,9 +190,9 @@ class Sweep:
         self.records = list(records)
         self.conditions = next(each for each in self.records if isinstance(each, Conditions))
         self.uncontended = [each for each in self.records if isinstance(each, UncontendedRun)]
-        self.bases = {each.workload: each for each in self.records if isinstance(each, Base)}
+        self.bases = Bases(self.records)
         self.runs = [
-            each.summary(self.bases[each.workload].objective) if isinstance(each, RateRun) else each
+            each.summary(self.bases[each.workload]) if isinstance(each, RateRun) else each
             for each in self.records
             if isinstance(each, RateRun | RateSummary)
         ]

@@ -12,7 +12,7 @@ from tandem.bench.answer import Answer
 from tandem.bench.arms import Arm
 from tandem.bench.completion_stream import Endpoint, complete
 from tandem.bench.open_loop import OpenRun, run_open_loop
-from tandem.bench.outcome import Objective, Outcome
+from tandem.bench.outcome import Objectives, Outcome
 from tandem.bench.server import running
 from tandem.bench.subject import MixLoad, PoissonLoop, Subject
 
@@ -25,20 +25,19 @@ class ServedArm:
         self._dilation = dilation
 
     async def alone(self, load: MixLoad, num_requests: int) -> list[Outcome]:
-        prompts = load.prompts()
         outcomes: list[Outcome] = []
-        for _ in range(1 + num_requests):
-            answer = Answer(next(prompts), due_s := perf_counter())
+        for prompt in load.prompts_alone(num_requests):
+            answer = Answer(prompt, due_s := perf_counter())
             await self._ask(answer)
             outcomes.append(Outcome.of(answer, due_s, self._dilation))
         return outcomes[1:]
 
-    async def at_rate(self, load: MixLoad, loop: PoissonLoop, loosest: Objective) -> OpenRun:
+    async def at_rate(self, load: MixLoad, loop: PoissonLoop, loosest: Objectives) -> OpenRun:
         return await run_open_loop(
             self._ask,
             loop.open(),
             load.prompts(),
-            lambda prompt: loosest.latest_s(prompt.num_output),
+            lambda prompt: loosest[prompt.tenant].latest_s(prompt.num_output),
         )
 
     async def _ask(self, answer: Answer) -> None:

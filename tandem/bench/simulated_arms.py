@@ -18,7 +18,7 @@ from typing import Any
 from tandem.bench.arms import Arm
 from tandem.bench.distribution import Distribution
 from tandem.bench.open_loop import OpenRun
-from tandem.bench.outcome import Objective, Outcome
+from tandem.bench.outcome import Objective, Objectives, Outcome
 from tandem.bench.subject import MixLoad, PoissonLoop, Subject
 from tandem.core.errors import ConfigError, TandemError
 
@@ -29,15 +29,15 @@ MAX_LINE_BYTES = 2**26
 @dataclass(frozen=True)
 class SimulationTask:
     """An arm on mock devices, and what it is to be asked. Without a `loop` the requests come one at
-    a time, `num_requests` after one that warms up; with one, an open loop is run that waits for
-    nobody who has missed the `loosest` objective."""
+    a time, `num_requests` of each tenant after one that warms up; with one, an open loop is run
+    that waits for nobody who has missed the `loosest` objectives."""
 
     device: str
     arm: str
     load: MixLoad
     num_requests: int = 0
     loop: PoissonLoop | None = None
-    loosest: Objective | None = None
+    loosest: Objectives | None = None
 
     def to_json(self) -> str:
         """One line."""
@@ -56,7 +56,7 @@ class SimulationTask:
         return cls(
             load=MixLoad(token_ids=ids, **load),
             loop=loop and PoissonLoop(**loop),
-            loosest=loosest and Objective(**loosest),
+            loosest=loosest and {tenant: Objective(**own) for tenant, own in loosest.items()},
             **fields,
         )
 
@@ -117,7 +117,7 @@ class SimulatedArm:
         task = SimulationTask(self.device, str(self.arm), load, num_requests)
         return (await self.simulator.ask(task)).outcomes
 
-    async def at_rate(self, load: MixLoad, loop: PoissonLoop, loosest: Objective) -> OpenRun:
+    async def at_rate(self, load: MixLoad, loop: PoissonLoop, loosest: Objectives) -> OpenRun:
         return await self.simulator.ask(
             SimulationTask(self.device, str(self.arm), load, loop=loop, loosest=loosest)
         )

@@ -9,9 +9,9 @@ from typing import Protocol
 
 from tandem.bench.arms import Arm
 from tandem.bench.arrivals import poisson_arrivals
-from tandem.bench.mixes import MIXES, mix_prompts
+from tandem.bench.mixes import MIXES, mix_prompts, tenants_of
 from tandem.bench.open_loop import OpenLoop, OpenRun
-from tandem.bench.outcome import Objective, Outcome
+from tandem.bench.outcome import Objectives, Outcome
 from tandem.bench.workload import Prompt
 
 
@@ -30,6 +30,17 @@ class MixLoad:
         """Endless."""
         mix = MIXES[self.workload].scaled(self.length_scale)
         return mix_prompts(mix, self.seed, self.token_ids, self.variant)
+
+    def prompts_alone(self, num_requests: int) -> Iterator[Prompt]:
+        """One to warm up, and then the first so many of each tenant."""
+        prompts = self.prompts()
+        yield next(prompts)
+        left = dict.fromkeys(tenants_of(MIXES[self.workload]), num_requests)
+        while any(left.values()):
+            prompt = next(prompts)
+            if left[prompt.tenant]:
+                left[prompt.tenant] -= 1
+                yield prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +62,11 @@ class Subject(Protocol):
     """An arm that serves."""
 
     async def alone(self, load: MixLoad, num_requests: int) -> list[Outcome]:
-        """So many requests, one at a time, after one that warms up."""
+        """So many requests of each tenant, one at a time, after one that warms up."""
         ...
 
-    async def at_rate(self, load: MixLoad, loop: PoissonLoop, loosest: Objective) -> OpenRun:
-        """An open loop. A request that has missed the loosest objective need not be waited for."""
+    async def at_rate(self, load: MixLoad, loop: PoissonLoop, loosest: Objectives) -> OpenRun:
+        """An open loop. A request that has missed the loosest objectives need not be waited for."""
         ...
 
 

@@ -12,7 +12,7 @@ from tandem.bench.concurrency import all_of
 from tandem.bench.goodput import SHARE
 from tandem.bench.objectives import CLAIM, LOOSEST, Cell, best, objective_grid, uncontended
 from tandem.bench.open_loop import OpenRun
-from tandem.bench.outcome import Objective, attainment
+from tandem.bench.outcome import Objectives, attainment
 from tandem.bench.rate_search import RateSearch
 from tandem.bench.records import Base, Conditions, RateRun, Record, UncontendedRun
 from tandem.bench.subject import MixLoad, PoissonLoop, Subject, Subjects
@@ -65,45 +65,48 @@ class GoodputSweep:
 
     # Uncontended
 
-    async def _fix_objectives(self) -> dict[str, Objective]:
+    async def _fix_objectives(self) -> dict[str, Objectives]:
         arms, workloads = self._settings.arms, self._settings.workloads
         measured = await all_of(self._measure_alone(arm) for arm in arms)
-        bases: dict[str, Objective] = {}
+        bases: dict[str, Objectives] = {}
         for workload in workloads:
-            bases[workload] = base = best(each[workload] for each in measured)
+            bases[workload] = best([each[workload] for each in measured])
             for arm, alone in zip(arms, measured, strict=True):
-                each = alone[workload]
-                self._write(UncontendedRun(workload, str(arm), each.ttft_s, each.tpot_s))
-            self._write(Base(workload, base.ttft_s, base.tpot_s))
+                for tenant, each in alone[workload].items():
+                    run = UncontendedRun(workload, str(arm), each.ttft_s, each.tpot_s, tenant)
+                    self._write(run)
+            for tenant, each in bases[workload].items():
+                self._write(Base(workload, each.ttft_s, each.tpot_s, tenant))
         return bases
 
-    async def _measure_alone(self, arm: Arm) -> dict[str, Objective]:
+    async def _measure_alone(self, arm: Arm) -> dict[str, Objectives]:
         async with self._subjects.serving(arm) as subject:
             return {
                 workload: await self._alone(subject, arm, workload)
                 for workload in self._settings.workloads
             }
 
-    async def _alone(self, subject: Subject, arm: Arm, workload: str) -> Objective:
+    async def _alone(self, subject: Subject, arm: Arm, workload: str) -> Objectives:
         outcomes = await subject.alone(self._load(workload), self._settings.num_uncontended)
         measured = uncontended(outcomes)
         if measured is None:
             raise Unavailable(f"{arm} served no request alone: {outcomes[-1].problem}")
-        self._say(
-            f"{workload}, {arm} alone: TTFT {measured.ttft_s * 1e3:.0f} ms,"
-            f" TPOT {measured.tpot_s * 1e3:.1f} ms"
-        )
+        for tenant, each in measured.items():
+            self._say(
+                f"{' '.join(filter(None, (workload, tenant)))}, {arm} alone:"
+                f" TTFT {each.ttft_s * 1e3:.0f} ms, TPOT {each.tpot_s * 1e3:.1f} ms"
+            )
         return measured
 
     # The sweep
 
-    def _first_rate(self, workload: str, alone: Objective) -> float:
+    def _first_rate(self, workload: str, alone: Objectives) -> float:
         """At which all devices would be busy, if each served one request at a time."""
         sample = islice(self._load(workload).prompts(), NUM_SAMPLED)
-        num_output = mean(prompt.num_output for prompt in sample)
-        return self._settings.num_devices / alone.latest_s(num_output)
+        served_s = mean(alone[each.tenant].latest_s(each.num_output) for each in sample)
+        return self._settings.num_devices / served_s
 
-    async def _search(self, workload: str, start: float, base: Objective) -> None:
+    async def _search(self, workload: str, start: float, base: Objectives) -> None:
         settings = self._settings
         objectives = objective_grid(base)
         searches = {arm: RateSearch(start, settings.tolerance) for arm in settings.arms}
@@ -118,7 +121,7 @@ class GoodputSweep:
             turn += 1
 
     async def _visit(
-        self, arm: Arm, search: RateSearch, workload: str, objectives: dict[Cell, Objective]
+        self, arm: Arm, search: RateSearch, workload: str, objectives: dict[Cell, Objectives]
     ) -> None:
         """Have an arm serve, and try some rates."""
         async with self._subjects.serving(arm) as subject:
@@ -138,7 +141,7 @@ class GoodputSweep:
         arm: Arm,
         workload: str,
         rate: float,
-        objectives: dict[Cell, Objective],
+        objectives: dict[Cell, Objectives],
     ) -> OpenRun:
         loop = poisson_loop(self._settings.conditions, rate)
         run = await subject.at_rate(self._load(workload, str(rate)), loop, objectives[LOOSEST])
@@ -177,7 +180,13 @@ def rate_run(run: OpenRun, workload: str, arm: Arm, rate: float) -> RateRun:
         is_colocated=arm.is_colocated,
         rate=rate,
         requests=[
-            (each.num_prompt, each.num_output, _rounded(each.ttft_s), _rounded(each.tpot_s))
+            (
+                each.num_prompt,
+                each.num_output,
+                _rounded(each.ttft_s),
+                _rounded(each.tpot_s),
+                each.tenant,
+            )
             for each in run.outcomes
         ],
         problems=[each.problem for each in run.outcomes if each.problem][:MAX_PROBLEMS],

@@ -14,11 +14,13 @@ MOCK_TOKEN_IDS = range(256)
 @dataclass(frozen=True, slots=True)
 class Prompt:
     """One request: token ids, and how many tokens to generate. If there is a `text`, that is sent
-    instead: what the ids say, or as good as that where nobody here knows its tokens."""
+    instead: what the ids say, or as good as that where nobody here knows its tokens. `tenant` names
+    those that are alike, where a mix has several kinds."""
 
     token_ids: tuple[int, ...]
     num_output: int
     text: str = ""
+    tenant: str = ""
 
 
 @dataclass(frozen=True, slots=True)

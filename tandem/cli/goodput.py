@@ -15,7 +15,7 @@ from tandem.bench.arms import Arm, cpu_arms, device_arms, grid_arms, parse_arm
 from tandem.bench.goodput_report import report
 from tandem.bench.mixes import MIXES
 from tandem.bench.rate_search import MAX_RATES
-from tandem.bench.records import Base, Conditions, RateRun, Record, Sweep, to_json
+from tandem.bench.records import Bases, Conditions, RateRun, Record, Sweep, to_json
 from tandem.bench.served_arms import ServedArms
 from tandem.bench.server import CannotStart, cancel_when_told_to_stop
 from tandem.bench.simulated_arms import SimulatedArms
@@ -83,7 +83,7 @@ class RecordFile:
         self.records: list[Record] = []
         self._path = path
         self._whole = whole
-        self._bases: dict[str, Base] = {}
+        self._bases = Bases()
 
     def __enter__(self) -> RecordFile:
         self._file = self._path.open("w")
@@ -93,10 +93,9 @@ class RecordFile:
         self._file.close()
 
     def write(self, record: Record) -> None:
-        if isinstance(record, Base):
-            self._bases[record.workload] = record
+        self._bases.add(record)
         if isinstance(record, RateRun) and not self._whole:
-            record = record.summary(self._bases[record.workload].objective)
+            record = record.summary(self._bases[record.workload])
         self.records.append(record)
         self._file.write(to_json(record) + "\n")
         self._file.flush()

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from tandem.bench.answer import Answer
 from tandem.bench.arrivals import poisson_arrivals
 from tandem.bench.closed_loop import UNFINISHED
 from tandem.bench.distribution import Distribution
 from tandem.bench.open_loop import OpenRun
-from tandem.bench.outcome import Objective, Outcome
+from tandem.bench.outcome import Objectives, Outcome
 from tandem.bench.subject import PoissonLoop
 from tandem.bench.workload import Prompt
 from tandem.simulation.fleet import Fleet
 
 
-def serve_alone(fleet: Fleet, prompts: Iterator[Prompt], num_requests: int) -> OpenRun:
-    """So many requests, one at a time, after one that warms up."""
-    answers = [_serve_one(fleet, next(prompts)) for _ in range(1 + num_requests)]
+def serve_alone(fleet: Fleet, prompts: Iterable[Prompt]) -> OpenRun:
+    """Requests one at a time, the first of which warms up."""
+    answers = [_serve_one(fleet, each) for each in prompts]
     return _open_run(answers[1:], fleet.events.now_s)
 
 
@@ -30,10 +30,10 @@ def _serve_one(fleet: Fleet, prompt: Prompt) -> Answer:
 
 
 def run_open_loop(
-    fleet: Fleet, loop: PoissonLoop, prompts: Iterator[Prompt], loosest: Objective
+    fleet: Fleet, loop: PoissonLoop, prompts: Iterator[Prompt], loosest: Objectives
 ) -> OpenRun:
     """An open loop, as `tandem.bench.open_loop` runs it: until the requests of its window have
-    ended, or the last of them has missed the loosest objective."""
+    ended, or the last of them has missed the loosest objectives."""
     return _OpenLoop(fleet, loop, prompts).run(loosest)
 
 
@@ -46,12 +46,15 @@ class _OpenLoop:
         self._measured: list[Answer] = []
         self._num_open = 0
 
-    def run(self, loosest: Objective) -> OpenRun:
+    def run(self, loosest: Objectives) -> OpenRun:
         events = self._fleet.events
         window_end_s = self._loop.warm_up_s + self._loop.measured_s
         events.at(next(self._arrivals), self._arrive)
         events.run(limit_s=window_end_s)
-        latest = (each.sent_s + loosest.latest_s(each.prompt.num_output) for each in self._measured)
+        latest = (
+            each.sent_s + loosest[each.prompt.tenant].latest_s(each.prompt.num_output)
+            for each in self._measured
+        )
         events.run(until=lambda: self._num_open == 0, limit_s=max(latest, default=window_end_s))
         return _open_run(self._measured, events.now_s)
 

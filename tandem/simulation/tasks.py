@@ -20,7 +20,7 @@ def answer(line: str) -> str:
 
 def work_out(task: SimulationTask) -> OpenRun:
     """On a fleet of its own. Raises `ConfigError`."""
-    fleet, prompts = build_fleet(task.device, parse_arm(task.arm)), task.load.prompts()
+    fleet = build_fleet(task.device, parse_arm(task.arm))
     if task.loop and task.loosest:
-        return run_open_loop(fleet, task.loop, prompts, task.loosest)
-    return serve_alone(fleet, prompts, task.num_requests)
+        return run_open_loop(fleet, task.loop, task.load.prompts(), task.loosest)
+    return serve_alone(fleet, task.load.prompts_alone(task.num_requests))

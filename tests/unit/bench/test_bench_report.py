@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ from tandem.bench.records import (
 )
 
 CONDITIONS = Conditions("mock:h100x5", "mock", 5.0, 1.0, 1.0, 3.0, 0)
-GOOD, LATE, FAILED = (9, 4, 0.2, 0.01), (9, 4, 3.0, 0.01), (9, 4, None, None)
+GOOD, LATE, FAILED = (9, 4, 0.2, 0.01, ""), (9, 4, 3.0, 0.01, ""), (9, 4, None, None, "")
 
 
 def rate_run(
@@ -106,18 +107,36 @@ def test_there_is_no_verdict_without_both_kinds(kept: str) -> None:
 
 
 def test_summaries_say_what_runs_do() -> None:
-    base = Objective(0.1, 0.01)
+    base = {"": Objective(0.1, 0.01)}
     summed = [each.summary(base) if isinstance(each, RateRun) else each for each in records()]
     assert any(isinstance(each, RateSummary) for each in summed)
     assert [from_json(to_json(each)) for each in summed] == summed
     assert report(Sweep(summed)) == report(Sweep(records()))
 
 
+def test_tenants_are_held_to_bounds_of_their_own() -> None:
+    whole = [
+        CONDITIONS,
+        *(UncontendedRun("chat", "1p1d", 0.1 * n, 0.01, name) for n, name in enumerate("ab", 1)),
+        *(Base("chat", 0.1 * n, 0.01, name) for n, name in enumerate("ab", 1)),
+        replace(
+            rate_run("1p1d", 2.0, 0), requests=[(9, 4, 0.9, 0.01, "a"), (9, 4, 0.9, 0.01, "b")]
+        ),
+    ]
+    again = Sweep([from_json(to_json(each)) for each in whole])
+    assert again.levels("chat", "1p1d", (5.0, 1.5))[0].num_met == 1
+    assert again.levels("chat", "1p1d", (10.0, 1.5))[0].num_met == 2
+    table = report(again)
+    assert "| Alone | a: TTFT p50, ms | a: TPOT p50, ms | b: TTFT p50, ms |" in table
+    assert "| 1p1d | 100.0 | 10.0 | 200.0 | 10.0 |" in table
+
+
 def test_a_summary_counts_who_met_which_objective() -> None:
     run = rate_run("1p1d", 2.0, 5, num_late=4, num_failed=1)
-    summary = run.summary(Objective(0.1, 0.01))
+    summary = run.summary({"": Objective(0.1, 0.01)})
     assert [summary.level(cell).num_met for cell in GRID] == [5] * 6
     assert summary.num_requests == 10
     assert summary.num_failed == 1
     assert summary.ttft_s == [0.2, 3.0, 3.0]
-    assert rate_run("1p1d", 2.0, 1, num_failed=9).summary(Objective(1, 1)).ttft_s == [None] * 3
+    failed = rate_run("1p1d", 2.0, 1, num_failed=9).summary({"": Objective(1, 1)})
+    assert failed.ttft_s == [None] * 3

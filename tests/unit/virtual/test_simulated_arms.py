@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 
 from tandem.bench.distribution import Distribution
@@ -16,7 +18,7 @@ LOAD = MixLoad("chat", 0.1, 3, range(256), "alone")
 LOOP = PoissonLoop(100.0, 0.1, 0.2, seed=3)
 TASKS = [
     SimulationTask("mock:h100", "1p1d+local-prefill=off", LOAD, num_requests=2),
-    SimulationTask("mock:h100", "colocated:2", LOAD, loop=LOOP, loosest=Objective(1.0, 0.1)),
+    SimulationTask("mock:h100", "colocated:2", LOAD, loop=LOOP, loosest={"": Objective(1.0, 0.1)}),
 ]
 
 
@@ -38,6 +40,14 @@ def test_each_task_is_worked_out() -> None:
     assert len(alone) == 2
     assert len(open_loop) > 5
     assert not any(each.problem for each in (*alone, *open_loop))
+
+
+def test_each_tenant_has_as_many_requests_alone() -> None:
+    load = MixLoad("tenants", 0.05, 3, range(256), "alone")
+    task = SimulationTask("mock:h100", "1p1d", load, num_requests=2)
+    served = run_from_json(answer(task.to_json())).outcomes
+    tenants = Counter(each.tenant for each in served)
+    assert tenants == {"chat": 2, "conversation": 2, "code": 2, "long-prompts": 2}
 
 
 def test_a_task_that_cannot_be_worked_out_is_refused_in_words() -> None:

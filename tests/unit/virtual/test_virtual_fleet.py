@@ -22,7 +22,7 @@ from tandem.simulation.worker import HOP_S
 
 SPLIT = "1p1d+local-prefill=off"
 CHUNKED = "colocated+batching=chunked"
-PATIENT = Objective(1e9, 1e9)
+PATIENT = {"": Objective(1e9, 1e9)}
 FRESH_TOKEN_IDS = count(1)
 
 
@@ -107,7 +107,7 @@ def test_a_chunked_step_has_prompts_and_running_sequences() -> None:
 def test_what_is_cached_is_not_computed() -> None:
     served = fleet("colocated+batching=chunked+prefill-token-budget=512")
     (prompt,) = prompts((320, 1))
-    answers = serve_alone(served, iter([prompt, prompt]), 1).outcomes
+    answers = serve_alone(served, [prompt, prompt]).outcomes
     # All but the last block, whose last token is always computed.
     assert answers[0].ttft_s == pytest.approx(2 * HOP_S + step_s((304, 320)))
 
@@ -176,7 +176,7 @@ def test_only_arrivals_of_the_window_are_measured() -> None:
 def test_who_has_missed_every_bound_is_not_waited_for() -> None:
     served = fleet("1p1d")
     endless = (Prompt(tuple(range(500)), 50) for _ in count())
-    run = run_open_loop(served, PoissonLoop(50.0, 0.0, 0.2), endless, Objective(0.01, 1e-5))
+    run = run_open_loop(served, PoissonLoop(50.0, 0.0, 0.2), endless, {"": Objective(0.01, 1e-5)})
     assert {each.problem for each in run.outcomes} == {"unfinished when the time was over"}
     assert served.events.now_s < 0.3
 
