@@ -12,6 +12,7 @@ from tandem.core.kv import KVLayout
 from tandem.core.logprobs import TokenLogprobs
 from tandem.core.plan import PENDING, SampleSpec, SequenceSlice
 from tandem.core.prefix import PrefixChain
+from tandem.core.prompt_progress import PromptProgress
 from tandem.core.reports import Reserved, SequenceSnapshot
 from tandem.core.sequence import Sequence
 from tandem.transfer.reservation import Reservation
@@ -22,8 +23,8 @@ class HeldSequence:
     """A sequence and the blocks it holds here. `context_token_ids` are those of its tokens whose KV
     must be there before it runs: its prompt, and what another attempt at it has generated. It runs
     once it is admitted, that KV is complete (`armed`), and the engine is prepared for it; `failure`
-    is why that could not be. If it is computed here, `num_computed` tokens are, in
-    `num_prompt_steps` steps, the first of which began at `start_ns`. `prefix` names its blocks.
+    is why that could not be. `progress` is that of its context, if it is computed here; `prefix`
+    names its blocks.
     `unacknowledged` are the newest tokens' log-probabilities, if they are asked for, with the
     reports that tell them: those that the controller may not have."""
 
@@ -37,9 +38,7 @@ class HeldSequence:
     preemption_rank: tuple[float, ...] = ()
     admitted: bool = False
     armed: bool = False
-    num_computed: int = 0
-    num_prompt_steps: int = 0
-    start_ns: int = 0
+    progress: PromptProgress = field(default_factory=PromptProgress)
     num_steps_under_way: int = 0
     failure: TandemError | None = None
     unacknowledged: deque[tuple[int, TokenLogprobs | None]] = field(default_factory=deque)
@@ -59,9 +58,7 @@ class HeldSequence:
 
     def computed(self, end: int, start_ns: int) -> None:
         """A step that began at `start_ns` has computed its context up to the token `end`."""
-        self.num_computed = end
-        self.num_prompt_steps += 1
-        self.start_ns = self.start_ns or start_ns
+        self.progress.stepped(end, start_ns)
         self.armed = end == self.num_context_tokens
 
     def snapshot(self) -> SequenceSnapshot:
@@ -124,8 +121,8 @@ class HeldSequence:
         """What is not computed of its context, up to `end`."""
         return SequenceSlice(
             sequence_id=self.sequence.sequence_id,
-            token_ids=self.context_token_ids[self.num_computed : end],
-            start=self.num_computed,
+            token_ids=self.context_token_ids[self.progress.num_computed : end],
+            start=self.progress.num_computed,
             block_table=self.blocks.table(layout.blocks_for(end)),
             sample=self.sample if end == self.num_context_tokens else None,
             num_shared_blocks=self.blocks.num_shared,

@@ -162,7 +162,7 @@ class StandingPlan:
             # No frame may come from now on: the engine writes these blocks.
             held.reservation.close()
             del self._reservations[held.reservation.transfer_id]
-            held.num_computed = held.grant.num_cached_tokens
+            held.progress.num_computed = held.grant.num_cached_tokens
             self._prompts[command.sequence_id] = held
         self._go_on(held)
 
@@ -325,8 +325,8 @@ class StandingPlan:
                 break
             if not held.reservation.is_quiet or self._is_unprepared(held):
                 continue  # A frame that came before its `Admit` is still being stored.
-            end = min(held.num_context_tokens, held.num_computed + budget)
-            budget -= end - held.num_computed
+            end = min(held.num_context_tokens, held.progress.num_computed + budget)
+            budget -= end - held.progress.num_computed
             chunks.append((held, end))
         return chunks
 

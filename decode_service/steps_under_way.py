@@ -33,7 +33,7 @@ class StepsUnderWay:
                 *(held.next_slice(self._layout) for held in running),
                 *(held.chunk(end, self._layout) for held, end in chunks),
             ),
-            num_prefill_tokens=sum(end - held.num_computed for held, end in chunks),
+            num_prefill_tokens=sum(end - held.progress.num_computed for held, end in chunks),
         )
         stepped = [*running, *(held for held, _ in chunks)]
         for held in stepped:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from decode_service.held_sequence import HeldSequence
 from tandem.core.logprobs import TokenLogprobs
 from tandem.core.plan import StepPlan
-from tandem.core.reports import DecodeSnapshot, PromptTimes, SequenceSnapshot, StepDone
+from tandem.core.reports import DecodeSnapshot, SequenceSnapshot, StepDone
 
 MAX_SNAPSHOT_LOGPROBS = 2**20
 """Half of what a message may hold, at 8 bytes each."""
@@ -34,8 +34,7 @@ def step_done(
         finish_reasons=tuple(each.finish_reason for each in sequences),
         logprobs=tuple(logprobs) if any(logprobs) else (),
         computed=tuple(
-            (held.sequence.sequence_id, PromptTimes(held.start_ns, end_ns, held.num_prompt_steps))
-            for held in computed
+            (held.sequence.sequence_id, held.progress.times(end_ns)) for held in computed
         ),
     )
 

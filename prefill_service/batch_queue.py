@@ -102,7 +102,7 @@ class BatchQueue:
     def num_unused_slots(self) -> int:
         block_size = self._layout.block_size
         held = (each for each in self._sequences.values() if each.blocks.ids)
-        return sum(len(each.blocks.ids) * block_size - each.num_computed for each in held)
+        return sum(len(each.blocks.ids) * block_size - each.progress.num_computed for each in held)
 
     @property
     def prefix_cache(self) -> PrefixCache:
@@ -204,7 +204,7 @@ class BatchQueue:
         for index, (each, sequence) in enumerate(zip(plan.slices, sequences, strict=True)):
             if sequence.ended:
                 continue
-            sequence.computed(each.end, start_ns)
+            sequence.progress.stepped(each.end, start_ns)
             token_id = result.tokens[index]
             if error := result.failure_of(index):
                 self._fail(sequence, error)
@@ -265,11 +265,10 @@ class BatchQueue:
         sequence = self._sequences.get(chunk.sequence_id)
         if sequence is None or sequence.ended:
             return False
-        if chunk.start != sequence.num_computed:
-            self._fail(
-                sequence,
-                Mismatch(f"chunk at {chunk.start}, computed up to {sequence.num_computed}"),
-            )
+        num_computed = sequence.progress.num_computed
+        if chunk.start != num_computed:
+            error = Mismatch(f"chunk at {chunk.start}, computed up to {num_computed}")
+            self._fail(sequence, error)
             return False
         return True
 
@@ -290,14 +289,14 @@ class BatchQueue:
         except ResourceExhausted:
             return False
         sequence.num_cached_tokens = sequence.blocks.num_shared * self._layout.block_size
-        sequence.num_computed = sequence.num_cached_tokens
+        sequence.progress.num_computed = sequence.num_cached_tokens
         if destination := sequence.spec.destination:
             self._transfers.start(chunk.sequence_id, destination, sequence.blocks)
         return True
 
     def _uncached(self, chunk: PrefillChunk) -> PrefillChunk:
         """A chunk without what is there already."""
-        return chunk.without(self._sequences[chunk.sequence_id].num_computed - chunk.start)
+        return chunk.without(self._sequences[chunk.sequence_id].progress.num_computed - chunk.start)
 
     def _cut(self, chunk: PrefillChunk, room: int) -> tuple[PrefillChunk, PrefillChunk]:
         """A chunk's part that has at most `room` tokens, and the rest of it: either may be empty.
@@ -360,7 +359,7 @@ class BatchQueue:
                 reason,
                 logprobs,
                 sequence.num_cached_tokens,
-                sequence.prompt_times(now_ns),
+                sequence.progress.times(now_ns),
             ),
         )
         if reason is not None:

@@ -8,15 +8,15 @@ from tandem.core.blocks import SequenceBlocks
 from tandem.core.commands import PrefillChunk, PrefillSequence
 from tandem.core.plan import SampleSpec
 from tandem.core.prefix import PrefixChain
-from tandem.core.reports import PrefillReport, PromptTimes
+from tandem.core.prompt_progress import PromptProgress
+from tandem.core.reports import PrefillReport
 
 
 @dataclass(slots=True)
 class PrefillingSequence:
     """A sequence's record. `token_ids` are those to compute, chunk by chunk, and `prefix` names
-    their blocks; the KV of `num_computed` tokens is there, of which `num_cached_tokens` were found.
-    The first of its `num_steps` steps began at `start_ns`. `reports` is what was said of it so
-    far."""
+    their blocks; of those that are there, as `progress` says, `num_cached_tokens` were found.
+    `reports` is what was said of it so far."""
 
     sequence_id: int
     spec: PrefillSequence
@@ -25,24 +25,12 @@ class PrefillingSequence:
     prefix: PrefixChain = field(init=False)
     token_ids: list[int] = field(default_factory=list)
     num_cached_tokens: int = 0
-    num_computed: int = 0
-    num_steps: int = 0
-    start_ns: int = 0
+    progress: PromptProgress = field(default_factory=PromptProgress)
     reports: list[PrefillReport] = field(default_factory=list)
     ended: bool = False
 
     def __post_init__(self) -> None:
         self.prefix = PrefixChain(self.token_ids, self.block_size, self.spec.prefix_salt)
-
-    def computed(self, end: int, start_ns: int) -> None:
-        """A step that began at `start_ns` has computed it up to the token `end`."""
-        self.num_computed = end
-        self.num_steps += 1
-        self.start_ns = self.start_ns or start_ns
-
-    def prompt_times(self, end_ns: int) -> PromptTimes:
-        """When it was computed, the last of it by `end_ns`."""
-        return PromptTimes(self.start_ns, end_ns, self.num_steps)
 
     def sample_spec(self) -> SampleSpec:
         """How to sample the token behind the last chunk."""
