@@ -134,6 +134,7 @@ class Dispatcher:
             max_sequence_tokens=min(
                 worker.info.num_blocks * worker.info.layout.block_size for worker in workers
             ),
+            block_size=workers[0].info.layout.block_size,
             eos_token_ids=workers[0].info.model.eos_token_ids,
         )
 

@@ -43,13 +43,19 @@ class Fleet:
         else:
             self.decode[worker.info.worker_id] = worker
 
+    @property
+    def block_size(self) -> int | None:
+        """That of all workers; None if there are none."""
+        return next((each.info.layout.block_size for each in self.workers), None)
+
     def prefix_of(self, request: TokenRequest) -> PromptPrefix | None:
-        """What names the blocks of a prompt, by the block size of all workers; None if there are
-        none."""
-        for worker in self.workers:
-            block_size = worker.info.layout.block_size
-            return PromptPrefix(request.prompt_token_ids, block_size, request.prefix_salt)
-        return None
+        """What names the blocks of a prompt; None if there are no workers."""
+        block_size = self.block_size
+        if block_size is None:
+            return None
+        if request.prefix and request.prefix.block_size == block_size:
+            return request.prefix
+        return PromptPrefix(request.prompt_token_ids, block_size, request.prefix_salt)
 
     def of(self, worker_id: str) -> PrefillView | DecodeView:
         """A worker that has joined."""

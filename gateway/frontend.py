@@ -35,7 +35,7 @@ from gateway.limits import (
 from gateway.offload import Offload
 from gateway.params import sampling_params, settled, wants_no_tokens
 from gateway.prefix_salt import prefix_salt
-from gateway.prompts import EncodedPrompt, encode_prompt, encode_prompts, needs_work
+from gateway.prompts import EncodedPrompt, encode_prompt, encode_prompts, hash_prompts, needs_work
 from gateway.request import GenerationRequest, Prompt
 from gateway.sizes import prompt_size, request_size
 from gateway.text import TokenText
@@ -57,6 +57,8 @@ T = TypeVar("T")
 NUM_TOKENIZER_THREADS = 2
 # Characters of prompts that are being tokenised or wait for it: some seconds of work.
 MAX_PENDING_CHARS = 16 * 2**20
+# A millisecond's.
+MAX_TOKENS_HASHED_AT_ONCE = 8_192
 NUM_GRAMMAR_THREADS = 4
 # Grammars that are being checked or wait for it.
 MAX_PENDING_GRAMMARS = 64
@@ -131,10 +133,7 @@ class Frontend:
         if request.tools:
             check_tools(request.tools)
         params = sampling_params(request)
-        grammar, prompts = await self._prepare(request)
-        param = prompt_param(request)
-        for prompt in prompts:
-            check_prompt_length(len(prompt.token_ids), model, param)
+        grammar, prompts = await self._prepare(request, model)
         each = [settled(params, request, len(each.token_ids), model, grammar) for each in prompts]
         # No await from here on: what is submitted is owned by the Answer that is returned.
         return self._submit(request, prompts, each, model, deadline_s, trace)
@@ -187,13 +186,17 @@ class Frontend:
         return model
 
     async def _prepare(
-        self, request: GenerationRequest
+        self, request: GenerationRequest, model: ServedModel
     ) -> tuple[Grammar | None, list[EncodedPrompt]]:
         """What takes its time before a request can be submitted. Raises `DeadlineExceeded` if that
         is too long."""
         try:
             async with asyncio.timeout(request.timeout_s):
-                return await self._check_grammar(request), await self._encode(request)
+                grammar = await self._check_grammar(request)
+                prompts = await self._encode(request)
+                for prompt in prompts:
+                    check_prompt_length(len(prompt.token_ids), model, prompt_param(request))
+                return grammar, await self._hash(request, prompts, model)
         except TimeoutError:
             raise DeadlineExceeded("reading the request took all of its time") from None
 
@@ -202,6 +205,17 @@ class Frontend:
         if not needs_work(request):
             return work()
         return await self._tokenizing.run(request_size(request), work)
+
+    async def _hash(
+        self, request: GenerationRequest, prompts: Sequence[EncodedPrompt], model: ServedModel
+    ) -> list[EncodedPrompt]:
+        """The prompts with the names of their blocks."""
+        salt = prefix_salt(request.tenant, request.cache_salt)
+        work = partial(hash_prompts, prompts, model.block_size, salt)
+        num_tokens = sum(len(each.token_ids) for each in prompts)
+        if num_tokens <= MAX_TOKENS_HASHED_AT_ONCE:
+            return work()
+        return await self._tokenizing.run(num_tokens, work)
 
     async def _check_grammar(self, request: GenerationRequest) -> Grammar | None:
         """What an answer must look like, its tools considered. Raises `InvalidRequest` for what no
@@ -251,6 +265,7 @@ class Frontend:
                         request.priority,
                         deadline_s,
                         trace,
+                        prompts[prompt].prefix,
                     ),
                 )
                 submitted.callback(tokens.cancel)

@@ -181,10 +181,12 @@ class Generation:
         return due, self._end[1] if ended and self._end else None
 
     def served_by(self) -> ServedBy:
-        """How it was served so far. The decode worker counts once all KV has moved to it."""
+        """How it was served so far. The decode worker counts once all KV has moved to it, or if
+        it computes the prompt itself."""
+        has_one_worker = self.prefill_worker == self.decode_worker
         served_by = ServedBy(
             self.prefill_worker,
-            decode_worker="",
+            decode_worker=self.decode_worker if has_one_worker else "",
             num_cached_tokens=self.num_cached_tokens,
             num_preemptions=self.num_preemptions,
             num_losses=self.num_losses,
@@ -193,8 +195,8 @@ class Generation:
         )
         if self.grant is None or not self.armed:
             return served_by
-        is_moved = self.prefill_worker != self.decode_worker
-        num_moved_tokens = is_moved * (self.num_context_tokens - self.grant.num_cached_tokens)
+        num_needed_tokens = self.num_context_tokens - self.grant.num_cached_tokens
+        num_moved_tokens = 0 if has_one_worker else num_needed_tokens
         return replace(
             served_by,
             decode_worker=self.decode_worker,
@@ -262,7 +264,7 @@ class Generation:
         self.sequence_id = sequence_id
         self.context_token_ids = (*self.request.prompt_token_ids, *self.token_ids)
         if self.prefix and self.token_ids:
-            self.prefix.grow(self.context_token_ids)
+            self.prefix = self.prefix.grown(self.context_token_ids)
         self.phase = Phase.QUEUED
         self.attempt += 1
         self.prefill = self.decode = self.grant = None

@@ -11,19 +11,19 @@ from tandem.core.prefix_cache import CacheChanges
 
 
 class PromptPrefix:
-    """A prompt's full blocks, but for that of its last token, which is always computed. How many of
-    them a worker has is looked up again only if what it has cached has changed."""
+    """A prompt's full blocks, but for that of its last token, which is always computed; all choices
+    of a request share it. How many of them a worker has is looked up again only if what it has
+    cached has changed."""
 
     def __init__(self, token_ids: tuple[int, ...], block_size: int, salt: bytes) -> None:
-        self._digests: list[int] = []
-        self._set(PrefixChain(token_ids, block_size, salt), len(token_ids))
-        self._block_size = block_size
-        self._found: dict[PrefixIndex, tuple[int, int]] = {}
+        self._begin(PrefixChain(token_ids, block_size, salt), block_size, len(token_ids))
 
-    def grow(self, token_ids: tuple[int, ...]) -> None:
-        """The prompt has more tokens behind it now: these are all."""
-        self._set(self._chain.grown(token_ids), len(token_ids))
-        self._found.clear()
+    def grown(self, token_ids: tuple[int, ...]) -> PromptPrefix:
+        """That of the prompt with more tokens behind it: these are all."""
+        prefix = PromptPrefix.__new__(PromptPrefix)
+        prefix._begin(self._chain.grown(token_ids), self.block_size, len(token_ids))
+        prefix._digests = self._digests[: prefix._num_blocks]
+        return prefix
 
     def digests(self, num_blocks: int | None = None) -> list[int]:
         """What names the first blocks, or all."""
@@ -32,15 +32,18 @@ class PromptPrefix:
             self._digests += map(digest, self._chain.between(len(self._digests), end))
         return self._digests[:end]
 
-    def _set(self, chain: PrefixChain, num_tokens: int) -> None:
+    def _begin(self, chain: PrefixChain, block_size: int, num_tokens: int) -> None:
+        self.block_size = block_size
         self._chain = chain
         self._num_blocks = chain.num_full_blocks(num_tokens - 1)
+        self._digests: list[int] = []
+        self._found: dict[PrefixIndex, tuple[int, int]] = {}
 
     def num_cached_tokens(self, index: PrefixIndex) -> int:
         """Leading tokens that a worker has cached."""
         version, num_tokens = self._found.get(index, (-1, 0))
         if version != index.version:
-            num_tokens = index.num_leading(self.digests()) * self._block_size
+            num_tokens = index.num_leading(self.digests()) * self.block_size
             self._found[index] = index.version, num_tokens
         return num_tokens
 

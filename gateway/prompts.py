@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
+from gateway.prefix_index import PromptPrefix
 from gateway.request import ChatPrompt, GenerationRequest, Prompt, TextPrompt, TokenPrompt
 from gateway.tools.prompt import template_messages
 from gateway.tools.syntax import ToolFormat
@@ -13,10 +15,12 @@ from tandem.artifacts.tokenizer import Tokenizer
 
 @dataclass(frozen=True, slots=True)
 class EncodedPrompt:
-    """A prompt's tokens. `text` is what an echo of it says, if that is asked for."""
+    """A prompt's tokens. `text` is what an echo of it says, if that is asked for; `prefix` names
+    its blocks, once they are hashed."""
 
     token_ids: tuple[int, ...]
     text: str = ""
+    prefix: PromptPrefix | None = None
 
 
 def encode_prompts(
@@ -30,6 +34,19 @@ def encode_prompts(
         )
         for prompt in request.prompts
     ]
+
+
+def hash_prompts(
+    prompts: Sequence[EncodedPrompt], block_size: int, salt: bytes
+) -> list[EncodedPrompt]:
+    """The prompts with the names of their blocks, which share KV with those of the same `salt`.
+    Takes long for long prompts."""
+    hashed = []
+    for each in prompts:
+        prefix = PromptPrefix(each.token_ids, block_size, salt)
+        prefix.digests()
+        hashed.append(replace(each, prefix=prefix))
+    return hashed
 
 
 def encode_prompt(

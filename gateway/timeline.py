@@ -22,19 +22,28 @@ MAX_PENDING_READS = 4
 # A worker that lives is heard of twice a second.
 LOST_NS = 10 * 10**9
 MAX_LOST = 8
+# Quartz is good to 100 parts in a million.
+DRIFT_DIVISOR = 10_000
+MAX_UNCERTAINTY_NS = 2**63 - 1
 
 
 @dataclass(slots=True)
 class Lane:
     """One worker's spans, the newest of `num_heard`. The offset comes from the exchange with the
-    shortest round trip."""
+    shortest round trip, but what it says ages: clocks drift apart."""
 
     info: WorkerInfo
     spans: deque[Span] = field(default_factory=lambda: deque(maxlen=MAX_SPANS))
     num_heard: int = 0
     clock_offset_ns: int = 0
-    clock_uncertainty_ns: int = 2**63 - 1
     heard_ns: int = 0
+    _measured_uncertainty_ns: int = MAX_UNCERTAINTY_NS
+    _measured_ns: int = 0
+
+    def clock_uncertainty_ns(self, now_ns: int) -> int:
+        """How far the offset may be off."""
+        aged_ns = (now_ns - self._measured_ns) // DRIFT_DIVISOR
+        return min(MAX_UNCERTAINTY_NS, self._measured_uncertainty_ns + max(0, aged_ns))
 
     def newest(self, num_spans: int, window_ms: int, now_ns: int) -> list[Span]:
         """At most so many, of those that ended within the window; of all that are kept if it is 0.
@@ -59,8 +68,8 @@ class Lane:
             return
         held_ns = header.sent_ns - header.received_ns
         uncertainty = (received_ns - header.echoed_ns - held_ns) // 2
-        if 0 <= uncertainty < self.clock_uncertainty_ns:
-            self.clock_uncertainty_ns = uncertainty
+        if 0 <= uncertainty < self.clock_uncertainty_ns(received_ns):
+            self._measured_uncertainty_ns, self._measured_ns = uncertainty, received_ns
             self.clock_offset_ns = header.echoed_ns + uncertainty - header.received_ns
 
 
@@ -149,7 +158,7 @@ def _to_wire(
                 worker_id=lane.info.worker_id,
                 role=worker_pb2.WorkerRole.ValueType(lane.info.role),
                 clock_offset_ns=lane.clock_offset_ns,
-                clock_uncertainty_ns=lane.clock_uncertainty_ns,
+                clock_uncertainty_ns=lane.clock_uncertainty_ns(now_ns),
                 spans=map(span_to_wire, lane.newest(num_spans, window_ms, now_ns)),
             )
             for lane in lanes

@@ -9,6 +9,7 @@ from itertools import count, repeat
 from math import inf
 from typing import NamedTuple, Protocol
 
+from gateway.prefix_index import PromptPrefix
 from gateway.tenants import DEFAULT_TENANT
 from gateway.tracing.trace import NO_TRACE, RequestTrace
 from tandem.core.logprobs import TokenLogprobs
@@ -26,7 +27,7 @@ class TokenRequest:
 
     Cached KV is shared among those with the same `prefix_salt`. Of two `priority` numbers the lower
     goes first. `deadline_s` is in monotonic seconds: what has not ended by then is ended. `trace`
-    is told of its end.
+    is told of its end. `prefix` names the prompt's blocks, if they are hashed already.
     """
 
     request_id: str
@@ -38,6 +39,7 @@ class TokenRequest:
     priority: int = 0
     deadline_s: float = inf
     trace: RequestTrace = field(default=NO_TRACE, repr=False, compare=False)
+    prefix: PromptPrefix | None = field(default=None, repr=False, compare=False)
 
 
 class Token(NamedTuple):
@@ -62,13 +64,15 @@ def snapshot_tokens(snapshot: SequenceSnapshot) -> Iterator[Token]:
 class ServingMode(IntEnum):
     """Where a request was computed. The numbers are the wire's."""
 
+    NONE = 0
     DISAGGREGATED = 1
     LOCAL = 2
 
 
 @dataclass(frozen=True, slots=True)
 class ServedBy:
-    """How a request was served. `decode_worker` is empty if the first token was the last. Of the
+    """How a request was served. `decode_worker` is empty if nothing was moved to one: the first
+    token was the last; so is `prefill_worker` if nothing was computed. Of the
     prompt, `num_cached_tokens` were cached where it was computed; `kv_bytes` were moved from there
     to the decode worker. It was preempted `num_preemptions` times, lost a worker, or the way to it,
     `num_losses` times, and was computed again because its KV came damaged `num_bad_transfers`
@@ -86,16 +90,17 @@ class ServedBy:
 
     @property
     def mode(self) -> ServingMode:
-        """Whether prompt and answer were computed in one place. What ended with its first token
-        never left it."""
+        """Whether prompt and answer were computed in one place, by a worker that does both."""
+        if not self.prefill_worker:
+            return ServingMode.NONE
         if self.prefill_worker == self.decode_worker:
             return ServingMode.LOCAL
         return ServingMode.DISAGGREGATED
 
     @property
     def mode_name(self) -> str:
-        """In logs and metrics; `none` if no worker had it."""
-        return self.mode.name.lower() if self.prefill_worker else "none"
+        """In answers, logs and metrics."""
+        return self.mode.name.lower()
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,12 +143,14 @@ class TokenStream(Protocol):
 @dataclass(frozen=True, slots=True)
 class ServedModel:
     """What the face must know of the model that the workers run. `max_model_len` is the smallest
-    role's limit; `max_sequence_tokens` is what the smallest pool can hold of one sequence."""
+    role's limit; `max_sequence_tokens` is what the smallest pool can hold of one sequence, and
+    `block_size` what one of its blocks does."""
 
     name: str
     vocab_size: int
     max_model_len: int
     max_sequence_tokens: int
+    block_size: int
     eos_token_ids: frozenset[int] = frozenset()
 
 

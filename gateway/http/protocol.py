@@ -276,6 +276,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self.transport.close()
 
     def _arm_reading(self) -> None:
+        self._disarm_reading()
         self._num_unread_bytes = self.transport.get_write_buffer_size()
         seconds = self._limits.read_timeout_s
         self._read_deadline = self.loop.call_later(seconds, self._on_read_deadline)

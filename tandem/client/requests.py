@@ -43,8 +43,7 @@ class GenerateArguments(TypedDict, total=False):
     seed, as many tokens as fit. `temperature` 0 is greedy. `stop` strings are not in the answer
     unless `include_stop`. `logprobs` asks for each token's log-probability and those of so many
     likeliest ones. `logit_bias` is by token id. Cached KV is shared only among requests with the
-    same `cache_salt`.
-    likeliest ones. `logit_bias` is by token id. A lower `priority` goes first; 0 is usual.
+    same `cache_salt`. A lower `priority` goes first; 0 is usual.
 
     At most one of these says what an answer must look like: `json_object` (any), `json_schema` (a
     mapping or its JSON), `regex`, `grammar` (Lark's notation), `choice` (one of these texts).

@@ -38,7 +38,7 @@ class UsageMeter:
 def served_by_json(by: ServedBy) -> Json:
     """How a choice was served: our extension, `tandem`."""
     return {
-        "mode": by.mode.name.lower(),
+        "mode": by.mode_name,
         "prefill_worker": by.prefill_worker,
         "decode_worker": by.decode_worker,
         "kv_bytes": by.kv_bytes,

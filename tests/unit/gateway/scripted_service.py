@@ -125,6 +125,7 @@ class ScriptedService:
             vocab_size=260,
             max_model_len=4096,
             max_sequence_tokens=2048,
+            block_size=16,
             eos_token_ids=frozenset({256}),
         )
         self.requests: list[TokenRequest] = []

@@ -12,6 +12,7 @@ from gateway.choice import Delta, Finished
 from gateway.dispatcher import Dispatcher
 from gateway.frontend import Frontend
 from gateway.policies import queue_policy
+from gateway.prefix_index import PromptPrefix
 from gateway.request import (
     ChatMessage,
     ChatPrompt,
@@ -247,3 +248,18 @@ async def test_only_those_with_the_same_salt_share_what_is_cached(frontend, serv
     assert salts[0] not in salts[1:]
     assert salts[1] == salts[2]
     assert len(set(salts)) == 3
+
+
+async def test_all_choices_of_a_prompt_share_what_names_its_blocks(frontend, service):
+    """Which is hashed once, by a thread if it is long."""
+    for length, prompts in ((40, 1), (1500, 8)):
+        service.requests.clear()
+        texts = tuple(TokenPrompt((65 + each,) * length) for each in range(prompts))
+        with await frontend.generate(GenerationRequest(prompts=texts, num_choices=3, max_tokens=4)):
+            prefixes = [each.prefix for each in service.requests]
+        assert len(prefixes) == 3 * prompts
+        assert len({id(each) for each in prefixes}) == prompts
+        for request, prefix in zip(service.requests, prefixes, strict=True):
+            digests = PromptPrefix(request.prompt_token_ids, 16, request.prefix_salt).digests()
+            assert prefix._digests == digests
+            assert len(digests) == (length - 1) // 16

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -258,6 +258,35 @@ async def test_who_reads_on_may_take_time(app):
     protocol.resume_writing()
     await asyncio.sleep(0.03)
     assert not transport.num_unread_bytes
+
+
+class Timers:
+    """An event loop's, for who makes the time pass."""
+
+    def __init__(self) -> None:
+        self.due: list[tuple[float, Callable[[], None]]] = []
+
+    def call_later(self, delay_s: float, callback: Callable[[], None]) -> Timers:
+        self.due = [(delay_s, callback)]
+        return self
+
+    def cancel(self) -> None:
+        self.due.clear()
+
+
+async def test_a_new_time_to_read_ends_the_one_before(app):
+    """Which would find too little read of what is unread by then."""
+    transport = SlowlyRead(100, 100, 70_000)
+    protocol = connection(app, transport)
+    first, second = Timers(), Timers()
+    protocol.loop = first
+    # So little that writing goes on, but has to be read as well.
+    protocol.on_response_complete()
+    assert first.due
+    protocol.loop = second
+    protocol.pause_writing()
+    assert second.due
+    assert not first.due
 
 
 @pytest.mark.parametrize("is_paused_before", [False, True])

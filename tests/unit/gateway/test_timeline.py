@@ -56,6 +56,28 @@ def test_a_worker_that_was_restarted_begins_anew() -> None:
     assert kept(timeline) == [3]
 
 
+def exchange(
+    sent_ns: int, offset_ns: int, round_trip_ns: int
+) -> tuple[worker_pb2.WorkerHeader, int]:
+    """What a worker whose clock is `offset_ns` behind answers at once, and when that is here. The
+    way there takes no time."""
+    there_ns = sent_ns - offset_ns
+    answer = worker_pb2.WorkerHeader(echoed_ns=sent_ns, received_ns=there_ns, sent_ns=there_ns)
+    return answer, sent_ns + round_trip_ns
+
+
+def test_a_clocks_offset_is_that_of_the_shortest_round_trip_of_late() -> None:
+    """A clock that goes wrong by 50 parts in a million is 4 s off after a day."""
+    timeline, day_s = Timeline(), 24 * 3600
+    timeline.heard(worker(), *exchange(10**9, 0, round_trip_ns=200_000))
+    for second in range(10, day_s, 10):
+        round_trip_ns = 40_000_000 if second % 600 else 1_000_000
+        timeline.heard(worker(), *exchange(second * 10**9, second * 50_000, round_trip_ns))
+    off_ns = timeline.clock_offset_ns(worker()) - day_s * 50_000
+    (lane,) = timeline.lanes
+    assert abs(off_ns) <= lane.clock_uncertainty_ns(day_s * 10**9) < 100_000_000
+
+
 def test_of_the_workers_that_are_lost_the_last_keep_their_lanes() -> None:
     """Each of a thousand containers had a name of its own."""
     timeline = Timeline()

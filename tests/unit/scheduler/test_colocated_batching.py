@@ -13,7 +13,7 @@ from gateway.effects import Emit, Send
 from gateway.generation import Generation, Phase
 from gateway.policies import queue_policy
 from gateway.scheduler import Scheduler
-from gateway.tokens import Ended, ServedBy, TokenRequest
+from gateway.tokens import Ended, ServedBy, ServingMode, TokenRequest
 from gateway.worker_view import PoolUse
 from tandem.core.commands import Admit, Remove, Reserve, SetStepRule
 from tandem.core.errors import Unavailable
@@ -178,3 +178,15 @@ def test_an_answer_goes_on_elsewhere_when_its_worker_is_lost() -> None:
     driver.scheduler.worker_lost("d1", Unavailable("lost"))
     assert not any(isinstance(each, Emit) for each in driver.effects())
     assert {seen.phase, unseen.phase} == {Phase.QUEUED}
+
+
+def test_who_is_cancelled_before_the_first_token_was_served_by_one_worker_too() -> None:
+    driver = Driver()
+    generation = driver.submit("r")
+    assert generation.served_by().mode is ServingMode.NONE
+    driver.admitted()
+    driver.grant(generation)
+    driver.effects()
+    driver.scheduler.cancel(generation)
+    assert generation.served_by().mode is ServingMode.LOCAL
+    assert generation.served_by().kv_bytes == 0
