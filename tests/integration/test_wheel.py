@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+# It compiles the kernels.
+pytestmark = pytest.mark.timeout(400)
+
 ROOT = Path(__file__).parents[2]
 TOP_LEVEL = {"tandem", "prefill_service", "decode_service", "gateway"}
 
