@@ -4,6 +4,7 @@ costs time only."""
 from __future__ import annotations
 
 from collections.abc import Iterable
+from copy import copy
 from itertools import islice, takewhile
 
 from tandem.core.prefix import PrefixChain, digest
@@ -16,13 +17,19 @@ class PromptPrefix:
     cached has changed."""
 
     def __init__(self, token_ids: tuple[int, ...], block_size: int, salt: bytes) -> None:
-        self._begin(PrefixChain(token_ids, block_size, salt), block_size, len(token_ids))
+        self.block_size = block_size
+        self._chain = PrefixChain(token_ids, block_size, salt)
+        self._num_blocks = self._chain.num_full_blocks(len(token_ids) - 1)
+        self._digests: list[int] = []
+        self._found: dict[PrefixIndex, tuple[int, int]] = {}
 
     def grown(self, token_ids: tuple[int, ...]) -> PromptPrefix:
         """That of the prompt with more tokens behind it: these are all."""
-        prefix = PromptPrefix.__new__(PromptPrefix)
-        prefix._begin(self._chain.grown(token_ids), self.block_size, len(token_ids))
-        prefix._digests = self._digests[: prefix._num_blocks]
+        prefix = copy(self)
+        prefix._chain = self._chain.grown(token_ids)
+        prefix._num_blocks = prefix._chain.num_full_blocks(len(token_ids) - 1)
+        prefix._digests = list(self._digests)
+        prefix._found = {}
         return prefix
 
     def digests(self, num_blocks: int | None = None) -> list[int]:
@@ -31,13 +38,6 @@ class PromptPrefix:
         if len(self._digests) < end:
             self._digests += map(digest, self._chain.between(len(self._digests), end))
         return self._digests[:end]
-
-    def _begin(self, chain: PrefixChain, block_size: int, num_tokens: int) -> None:
-        self.block_size = block_size
-        self._chain = chain
-        self._num_blocks = chain.num_full_blocks(num_tokens - 1)
-        self._digests: list[int] = []
-        self._found: dict[PrefixIndex, tuple[int, int]] = {}
 
     def num_cached_tokens(self, index: PrefixIndex) -> int:
         """Leading tokens that a worker has cached."""

@@ -22,6 +22,11 @@ _FINISH_REASONS: dict[int, FinishReason] = {
     sampling_pb2.FINISH_REASON_STOP: "stop",
     sampling_pb2.FINISH_REASON_LENGTH: "length",
 }
+_SERVING_MODES: dict[int, str] = {
+    inference_pb2.SERVING_MODE_UNSPECIFIED: "none",
+    inference_pb2.SERVING_MODE_DISAGGREGATED: "disaggregated",
+    inference_pb2.SERVING_MODE_LOCAL: "local",
+}
 
 
 class CompletionBuilder:
@@ -125,13 +130,12 @@ def _read_likely(message: inference_pb2.LikelyToken) -> LikelyToken:
 
 
 def _read_served_by(message: inference_pb2.ServedBy) -> ServedBy:
-    is_local = message.mode == inference_pb2.SERVING_MODE_LOCAL
     return ServedBy(
         prefill_worker=message.prefill_worker,
         decode_worker=message.decode_worker,
         kv_bytes=message.kv_bytes,
         num_cached_tokens=message.num_cached_tokens,
-        mode="local" if is_local else "disaggregated",
+        mode=_SERVING_MODES[message.mode],
         num_preemptions=message.num_preemptions,
         num_losses=message.num_losses,
         num_bad_transfers=message.num_bad_transfers,

@@ -56,7 +56,7 @@ class _ServingMode:
 class _ServingModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ServingMode.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     SERVING_MODE_UNSPECIFIED: _ServingMode.ValueType  # 0
-    """Not known."""
+    """Nowhere: no token was asked for."""
     SERVING_MODE_DISAGGREGATED: _ServingMode.ValueType  # 1
     """The prompt on one worker, the answer on another."""
     SERVING_MODE_LOCAL: _ServingMode.ValueType  # 2
@@ -66,7 +66,7 @@ class ServingMode(_ServingMode, metaclass=_ServingModeEnumTypeWrapper):
     """Where a request was computed."""
 
 SERVING_MODE_UNSPECIFIED: ServingMode.ValueType  # 0
-"""Not known."""
+"""Nowhere: no token was asked for."""
 SERVING_MODE_DISAGGREGATED: ServingMode.ValueType  # 1
 """The prompt on one worker, the answer on another."""
 SERVING_MODE_LOCAL: ServingMode.ValueType  # 2

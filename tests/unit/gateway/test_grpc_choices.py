@@ -247,3 +247,10 @@ async def test_bad_texts_and_tokens(client):
         with pytest.raises(InvalidRequest) as caught:
             await call
         assert caught.value.param == param
+
+
+async def test_an_echo_alone_was_served_by_nobody(client, service):
+    completion = await client.generate(prompt="Hi", echo=True, max_tokens=0)
+    assert completion.text == "Hi"
+    assert (completion.served_by.mode, completion.served_by.prefill_worker) == ("none", "")
+    assert not service.requests

@@ -80,3 +80,13 @@ def test_those_of_a_tenant_share_who_have_no_salt() -> None:
 
 def test_a_salt_may_be_any_text_that_json_can_say() -> None:
     assert prefix_salt("", "\ud800")
+
+
+def test_a_prompt_that_grows_leaves_those_that_share_it_as_they_were() -> None:
+    shared, known = PromptPrefix(TOKENS[:4], 2, b""), index(*BLOCKS)
+    assert shared.num_cached_tokens(known) == 2
+    grown = shared.grown(TOKENS)
+    assert grown.digests() == PromptPrefix(TOKENS, 2, b"").digests()
+    assert grown.num_cached_tokens(known) == PromptPrefix(TOKENS, 2, b"").num_cached_tokens(known)
+    assert shared.digests() == PromptPrefix(TOKENS[:4], 2, b"").digests()
+    assert shared.num_cached_tokens(known) == 2
