@@ -48,17 +48,17 @@ async def test_batch_two_prefills_while_batch_one_decodes(monkeypatch: pytest.Mo
 
 
 async def test_a_queued_batch_starts_without_a_message() -> None:
-    """From the end of a batch to the start of the one that waits; a batch takes some milliseconds,
-    so that the gateway is ahead."""
-    async with running_stack(1, 1, *FLAGS, devices=["mock:h100"], limits=Limits(256)) as stack:
-        await run_batches(stack, num_requests=300, num_tokens=256, max_tokens=1)
+    """From the end of a batch to the start of the one that waits; a batch takes long enough for the
+    gateway to be ahead on a busy machine, too."""
+    async with running_stack(1, 1, *FLAGS, devices=["mock:h100x4"], limits=Limits(256)) as stack:
+        await run_batches(stack, num_requests=150, num_tokens=256, max_tokens=1)
         batches = stack.spans("prefill", SpanKind.STEP)
         gaps = [
             later.start_ns - earlier.end_ns
             for earlier, later in pairwise(batches)
             if not later.waited
         ]
-        assert len(gaps) >= 250, "few batches were waiting: the gateway does not run ahead"
+        assert len(gaps) >= 125, "few batches were waiting: the gateway does not run ahead"
         median = statistics.median(gaps)
-        assert median <= 1_000_000
+        assert median <= statistics.median(each.end_ns - each.start_ns for each in batches) / 20
         print(f"{len(gaps)} of {len(batches)} batches were waiting; median gap {median} ns")
