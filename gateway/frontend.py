@@ -57,8 +57,8 @@ T = TypeVar("T")
 NUM_TOKENIZER_THREADS = 2
 # Characters of prompts that are being tokenised or wait for it: some seconds of work.
 MAX_PENDING_CHARS = 16 * 2**20
-# A millisecond's.
-MAX_TOKENS_HASHED_AT_ONCE = 8_192
+# A millisecond's, on a slow core.
+MAX_TOKENS_HASHED_AT_ONCE = 4_096
 NUM_GRAMMAR_THREADS = 4
 # Grammars that are being checked or wait for it.
 MAX_PENDING_GRAMMARS = 64

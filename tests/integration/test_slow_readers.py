@@ -89,7 +89,7 @@ async def test_who_reads_slowly_costs_nobody_else_anything(tmp_path: Path) -> No
             # All that can be computed of their answers has been: what is left waits for them.
             async with asyncio.timeout(60):
                 while await num_running(client):
-                    await asyncio.sleep(0.1)
+                    await asyncio.sleep(0.1)  # another process: there is no event to wait for
             assert gateway.memory_info().rss - before < MAX_GROWTH_BYTES
             assert await answer(client) == NUM_TOKENS
     finally:
