@@ -16,7 +16,7 @@ SAY = @printf '\033[2m%s\033[0m\n'
 
 .PHONY: help
 help: ## what there is
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
 
 .PHONY: install
 install: .venv/installed ## what serving needs, into .venv
@@ -61,6 +61,17 @@ test-compose: .venv/installed-dev ## the tests in containers; need an engine, or
 test-clients: .venv/installed-clients $(LOAD_TOOLS)/installed ## OpenAI's client, LangChain and load tools against a server
 	$(SAY) "pytest, clients"
 	@PATH="$(CURDIR)/$(LOAD_TOOLS)/bin:$$PATH" $(BIN)/python -m pytest -m clients tests/clients $(ARGS)
+
+AVX512 := build/emulated-avx512.so
+$(AVX512): $(BUILD) tests/unit/native/emulated_avx512.h
+	@mkdir -p build
+	@$(CXX) -shared -fPIC -std=c++17 -O2 -w -ffp-contract=off -fvisibility=hidden -mavx2 -mfma -include \
+		tests/unit/native/emulated_avx512.h '-DTANDEM_BUILD="emulated"' tandem/native/kernels.cpp -o $@
+
+.PHONY: test-avx512
+test-avx512: .venv/installed-dev $(AVX512) ## the AVX-512 kernels where there is only AVX2; needs SIMDe (libsimde-dev)
+	$(SAY) "pytest, the kernels for AVX-512, emulated"
+	@TANDEM_EMULATED_AVX512=$(AVX512) $(BIN)/python -m pytest -n auto -k avx512 tests/unit/native $(ARGS)
 
 .PHONY: test-all
 test-all: test test-slow ## all tests

@@ -14,7 +14,7 @@ from setuptools.command.bdist_wheel import bdist_wheel
 FOLDER = Path("tandem/native")
 X86 = platform.machine().lower() in ("x86_64", "amd64")
 AVX2 = ["-mavx2", "-mfma"]
-AVX512 = [*AVX2, *(f"-mavx512{each}" for each in ("f", "bw", "dq", "vl", "bf16"))]
+AVX512 = [*AVX2, *(f"-mavx512{each}" for each in ("f", "bw", "dq", "vl", "vnni", "bf16"))]
 BUILDS = {"plain": [], **({"avx2": AVX2, "avx512": AVX512} if X86 else {})}
 
 

@@ -24,8 +24,10 @@ import numpy as np
 import torch
 
 from tandem.artifacts.resolve import resolve
+from tandem.artifacts.weight_counts import WeightCounts
 from tandem.bench.markdown import markdown_lines
 from tandem.core.device import CpuDevice
+from tandem.core.kv import ITEM_SIZES
 from tandem.core.plan import SampleSpec, SequenceSlice, StepPlan
 from tandem.core.quantization import Quantization
 from tandem.core.sampling_params import SamplingParams
@@ -64,7 +66,7 @@ PREFILL_HEAD = (
     "Norms, rotary, SiLU",
 )
 PARTS = ("decode", "prefill", "quantized")
-QUANTIZED_HEAD = ("Threads", "Step", "As they are", "int8", "/", "int4", "/")
+QUANTIZED_HEAD = ("Threads", "Step", "As they are", "int8", "/", "int4", "/", "Reading them all")
 BLOCK_SIZE = 16
 NUM_BLOCKS = 32 * 2016 // BLOCK_SIZE
 READ_BYTES = 1 << 28
@@ -234,23 +236,35 @@ class Bench:
 
 
 def quantized_row(
-    engines: Mapping[Quantization, TorchEngine], repeats: int, batch: int, start: int, count: int
+    engines: Mapping[Quantization, TorchEngine], bench: Bench, batch: int, start: int, count: int
 ) -> list[str]:
-    """A step with each kind of weights."""
+    """A step with each kind of weights, and how long reading each kind takes at the rate at which
+    this machine reads memory."""
     plan = plan_of(batch, start, count)
 
     def step(engine: TorchEngine) -> None:
         engine.launch(plan).result()
 
     arms: Arms = {kind: partial(step, engine) for kind, engine in engines.items()}
-    found = medians(arms, repeats_of(repeats, count))
+    found = medians(arms | {"read": bench.read}, repeats_of(bench.repeats, count))
     plain = found[Quantization.NONE]
     row = [str(torch.get_num_threads())]
     row.append(f"prefill {batch} x {count}" if count > 1 else f"decode {batch} x {start + 1}")
     row.append(f"{plain:.1f}")
     for kind in (Quantization.INT8, Quantization.INT4):
         row += [f"{found[kind]:.1f}", f"**{found[kind] / plain:.2f}**"]
+    rate = READ_BYTES / found["read"]
+    dtype = "bfloat16" if bench.runner.is_bfloat16 else "float32"
+    row.append(" / ".join(f"{weight_bytes(dtype, kind) / rate:.1f}" for kind in engines))
     return row
+
+
+def weight_bytes(dtype: str, kind: Quantization) -> int:
+    """Of what a step multiplies by: not the embedding, but where that is the head."""
+    counts = WeightCounts.of(resolve("default").config)
+    is_head = not counts.head and kind is Quantization.NONE
+    looked_up = 0 if is_head else counts.embedding * ITEM_SIZES[dtype]
+    return counts.num_bytes(dtype, kind) - looked_up
 
 
 def plan_of(batch: int, start: int, count: int) -> StepPlan:
@@ -320,7 +334,7 @@ def main() -> None:
             kind: engine_of(arguments.dtype, kind)
             for kind in (Quantization.INT8, Quantization.INT4)
         }
-        row = partial(quantized_row, engines, arguments.repeats)
+        row = partial(quantized_row, engines, bench)
         table(QUANTIZED_HEAD, rows_of(row, QUANTIZED, arguments.threads))
 
 

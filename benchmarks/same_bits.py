@@ -43,7 +43,7 @@ INSTRUCTIONS = {
     "avx2": ["-mavx2", "-mfma"],
     "avx512": [
         *("-mavx2", "-mfma"),
-        *(f"-mavx512{each}" for each in ("f", "bw", "dq", "vl", "bf16")),
+        *(f"-mavx512{each}" for each in ("f", "bw", "dq", "vl", "vnni", "bf16")),
     ],
 }
 FLAGS = [

@@ -208,7 +208,8 @@ class Sweep:
     def arms(self, workload: str) -> list[str]:
         """Those that have been run, in the order in which they were measured alone."""
         run = {each.arm for each in self.runs if each.workload == workload}
-        alone = (each.arm for each in self.uncontended if each.workload == workload)
+        # Once for each tenant.
+        alone = dict.fromkeys(each.arm for each in self.uncontended if each.workload == workload)
         return [arm for arm in alone if arm in run]
 
     def of(self, workload: str, arm: str) -> list[RateSummary]:

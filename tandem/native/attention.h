@@ -299,7 +299,7 @@ inline void see_range(
             Tile<F, Item> tile{its, scratch, start, stop, ahead};
             const Seen seen_of = seen.from_row(head * head_rows);
             const F* rows = scratch.queries + head * head_rows * pages.head_dim;
-            each_tile<F>(head_rows, [&](int64_t row, auto num_rows) {
+            each_tile<MAX_ROWS<F>>(head_rows, [&](int64_t row, auto num_rows) {
                 TileView<F, Item, decltype(num_rows)::value>{
                     tile, scratch, seen_of, queries, rows, row, pages.head_dim, scale
                 }.see();

@@ -41,8 +41,6 @@ void embed(const Model& model, const Linear& embedding, const Step& step, const 
 
 template <class T>
 void logits(const Model& model, const Step& step, const int64_t* rows, int64_t num_rows, float* to) {
-    // Nothing samples; a quantised head would be unpacked all the same.
-    if (num_rows == 0) return;
     const int64_t stride = padded(model.hidden_size), n = model.lm_head.n;
     T* const normed = (T*)step.normed;
     for (int64_t i = 0; i < num_rows; i++)
@@ -50,11 +48,13 @@ void logits(const Model& model, const Step& step, const int64_t* rows, int64_t n
             normed + i * stride, step.hidden + rows[i] * stride, model.final_norm, model.hidden_size,
             model.eps
         );
+    const Operand<T> operand(model.lm_head, normed, stride, num_rows);
+    operand.convert(0, num_rows);
     const int64_t num_panels = model.lm_head.num_panels();
     const int64_t num_shares = least(num_panels, 32 * step.team.num_threads);
     step.team.each(num_shares, [&](int64_t share) {
-        multiply(
-            model.lm_head, normed, stride, num_rows, num_panels * share / num_shares,
+        operand.multiply(
+            model.lm_head, 0, num_rows, num_panels * share / num_shares,
             num_panels * (share + 1) / num_shares,
             [&](int64_t row, int64_t output, const Sums& sums) {
                 memcpy(to + row * n + output, &sums, least(WIDTH, n - output) * sizeof(float));
@@ -65,16 +65,15 @@ void logits(const Model& model, const Step& step, const int64_t* rows, int64_t n
 
 template <class T>
 void linear(const Team& team, const Linear& linear, const T* rows, int64_t num_rows, float* to) {
-    const int64_t num_panels = linear.num_panels(), k = linear.depth * PER_WORD<T>;
-    const int64_t num_shares = least(num_panels, 4 * team.num_threads);
-    team.each(num_shares, [&](int64_t share) {
-        for (int64_t first = 0; first < num_rows; first += BLOCK_ROWS)
-            multiply(
-                linear, rows + first * k, k, least(BLOCK_ROWS, num_rows - first),
-                num_panels * share / num_shares, num_panels * (share + 1) / num_shares,
+    const Operand<T> operand(linear, rows, linear.k<T>(), num_rows);
+    operand.convert(0, num_rows);
+    Block{team, 0, num_rows}.each_share(linear.num_panels(), [&](int64_t first, int64_t last) {
+        for (int64_t start = 0; start < num_rows; start += BLOCK_ROWS)
+            operand.multiply(
+                linear, start, least(BLOCK_ROWS, num_rows - start), first, last,
                 [&](int64_t row, int64_t output, const Sums& sums) {
                     const int64_t count = least(WIDTH, linear.n - output);
-                    memcpy(to + (first + row) * linear.n + output, &sums, count * sizeof(float));
+                    memcpy(to + (start + row) * linear.n + output, &sums, count * sizeof(float));
                 }
             );
     });
@@ -107,7 +106,7 @@ int64_t tandem_level() {
     const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
     const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-                        __builtin_cpu_supports("avx512bf16");
+                        __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bf16");
     return avx2 && avx512 ? 2 : avx2 ? 1 : 0;
 #else
     return 0;
@@ -127,7 +126,7 @@ void tandem_pack(bool is_bfloat16, void* to, const void* from, int64_t n, int64_
 
 // The bytes of weights quantised to 4 or 8 bits.
 int64_t tandem_quantized_bytes(int64_t bits, int64_t n, int64_t k) {
-    const int64_t words = bits == 4 ? quantized_words<4>(k) : quantized_words<8>(k);
+    const int64_t words = num_groups(k) * (bits == 4 ? GROUP_WORDS<4> : GROUP_WORDS<8>);
     return ceil_div(n, WIDTH) * words * sizeof(int32_t);
 }
 

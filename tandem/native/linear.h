@@ -4,6 +4,7 @@
 #include <cstdlib>
 
 #include "quantized.h"
+#include "rows.h"
 
 namespace tandem {
 
@@ -32,47 +33,35 @@ struct Linear {
 
     int64_t num_panels() const { return ceil_div(n, WIDTH); }
 
+    template <class T>
+    int64_t k() const {
+        return depth * PER_WORD<T>;
+    }
+
     // As it is stored.
     template <class T>
     const int32_t* panel(int64_t i) const {
-        const int64_t k = depth * PER_WORD<T>;
-        return panels + i * (bits == 4   ? quantized_words<4>(k)
-                             : bits == 8 ? quantized_words<8>(k)
+        const int64_t groups = num_groups(k<T>());
+        return panels + i * (bits == 4   ? groups * GROUP_WORDS<4>
+                             : bits == 8 ? groups * GROUP_WORDS<8>
                                          : depth * WIDTH);
     }
 
-    // Words of F along k.
-    template <class T, class F>
-    int64_t depth_of() const {
-        return depth * PER_WORD<T> / PER_WORD<F>;
-    }
-
-    // As multiply_tile takes it of F. Unless it is as it is stored, it is in this thread's memory
-    // until the next one is.
+    // A plain panel as multiply_tile takes it of F. Unless it is as it is stored, it is in this
+    // thread's memory until the next one is.
     template <class T, class F>
     const int32_t* factors(int64_t i) const {
         const int32_t* const from = panel<T>(i);
-        if (!bits && sizeof(F) == sizeof(T)) return from;
-        const int64_t factors_depth = depth_of<T, F>();
-        int32_t* const to = scratch<Use::PANEL>((factors_depth + CODES_PER_WORD<4>) * WIDTH);
-        if (bits)
-            bits == 4 ? unpack<F, 4>(to, from, factors_depth) : unpack<F, 8>(to, from, factors_depth);
-        else
-            widen(to, from);
+        if constexpr (sizeof(F) == sizeof(T)) return from;
+        // Words of two bfloat16: of a panel's line the first items, and then the second ones.
+        int32_t* const to = scratch<Use::PANEL>(2 * depth * WIDTH);
+        for (int64_t i = 0; i < depth * WIDTH; i += LANES) {
+            const Words words = load<Words>(from + i);
+            int32_t* const line = to + i / WIDTH * 2 * WIDTH + i % WIDTH;
+            store(line, low_half(words));
+            store(line + WIDTH, high_half(words));
+        }
         return to;
-    }
-
-    // sums = row . panels i and i + 1: the chain of sums of a row alone takes longer than reading its
-    // panel, and two chains as long as one. Of a row alone plain panels are never widened.
-    template <class T, class F>
-    void multiply_pair(Sums (&sums)[2], const int32_t* row, int64_t i) const {
-        const int32_t* const pair = panel<T>(i);
-        if (bits == 4) return multiply_row<F, 4>(sums, row, pair, depth_of<T, F>());
-        if (bits == 8) return multiply_row<F, 8>(sums, row, pair, depth_of<T, F>());
-        Sums tile[2][1] = {};
-        multiply_tile<T>(tile, row, 0, pair, depth * WIDTH, depth, pair + 2 * depth * WIDTH);
-        sums[0] = tile[0][0];
-        sums[1] = tile[1][0];
     }
 
     // put(row, first output, sums) for panel i.
@@ -84,79 +73,107 @@ struct Linear {
         }
         put(row, i * WIDTH, sums);
     }
+};
+
+// Rows of T, `stride` items apart, as products with a weight take them: as they are, widened, or
+// rounded. For few rows plain weights are widened in the product, and so are the rows: the same
+// numbers, summed in the same order.
+template <class T>
+class Operand {
+   public:
+    // Before a product, `convert` is to be called for all rows, on whatever threads. What it makes is
+    // in the memory of the thread that is here, until the next operand is.
+    Operand(const Linear& linear, const T* rows, int64_t stride, int64_t num_rows)
+        : k(linear.k<T>()), rows(rows), stride(stride), is_rounded(linear.bits) {
+        is_wide = !is_rounded && sizeof(Factor<T>) != sizeof(T) && num_rows > MAX_ROWS<T>;
+        if (is_rounded)
+            made = scratch<Use::ROWS>(num_rows * num_groups(k) * sizeof(Items) / sizeof(int32_t));
+        else if (is_wide)
+            made = scratch<Use::ROWS>(num_rows * k);
+    }
+
+    void convert(int64_t first, int64_t last) const {
+        for (int64_t row = first; row < last; row++) {
+            const T* const from = rows + row * stride;
+            if (is_rounded)
+                for (int64_t start = 0; start < k; start += GROUP)
+                    groups(row)[start / GROUP] = rounded(from + start, least(GROUP, k - start));
+            else if (is_wide)
+                widen_row((float*)made + row * k, from, k);
+        }
+    }
+
+    // put(row, first output, sums) for panels [first, last) of the weight and `count` rows from
+    // `start` on, which are counted from there. All rows of a panel come before the next panel's.
+    template <class Put>
+    void multiply(
+        const Linear& linear, int64_t start, int64_t count, int64_t first, int64_t last, const Put& put
+    ) const {
+        if (linear.bits == 4)
+            by_groups<4>(linear, start, count, first, last, put);
+        else if (linear.bits == 8)
+            by_groups<8>(linear, start, count, first, last, put);
+        else if (is_wide)
+            by_words<Factor<T>>(linear, made + start * k, k, count, first, last, put);
+        else
+            by_words<T>(
+                linear, (const int32_t*)(rows + start * stride), stride / PER_WORD<T>, count, first,
+                last, put
+            );
+    }
 
    private:
-    // Words of two bfloat16: of a panel's line the first items, and then the second ones.
-    void widen(int32_t* to, const int32_t* from) const {
-        for (int64_t i = 0; i < depth * WIDTH; i += LANES) {
-            const Words words = load<Words>(from + i);
-            int32_t* const line = to + i / WIDTH * 2 * WIDTH + i % WIDTH;
-            store(line, low_half(words));
-            store(line + WIDTH, high_half(words));
+    int64_t k;
+    const T* rows;
+    int64_t stride;
+    bool is_rounded;
+    bool is_wide;
+    int32_t* made = nullptr;
+
+    Items* groups(int64_t row) const { return (Items*)made + row * num_groups(k); }
+
+    template <int BITS, class Put>
+    void by_groups(
+        const Linear& linear, int64_t start, int64_t count, int64_t first, int64_t last, const Put& put
+    ) const {
+        for (int64_t i = first; i < last; i++)
+            each_tile<MAX_ITEM_ROWS<BITS>>(count, [&](int64_t row, auto num_rows) {
+                Sums sums[decltype(num_rows)::value] = {};
+                multiply_groups<BITS>(
+                    sums, groups(start + row), num_groups(k), linear.panel<T>(i), num_groups(k)
+                );
+                for (int r = 0; r < num_rows; r++) linear.finish(row + r, i, sums[r], put);
+            });
+    }
+
+    // By factors of F, from rows with `step` words from one to the next.
+    template <class F, class Put>
+    void by_words(
+        const Linear& linear, const int32_t* from, int64_t step, int64_t count, int64_t first,
+        int64_t last, const Put& put
+    ) const {
+        const int64_t size = linear.depth * WIDTH, depth = k / PER_WORD<F>;
+        // The chain of sums of a row alone takes longer than reading its panel, and two chains as
+        // long as one.
+        for (; count == 1 && sizeof(F) == sizeof(T) && first + 1 < last; first += 2) {
+            Sums sums[2][1] = {};
+            const int32_t* const pair = linear.panel<T>(first);
+            multiply_tile<T>(sums, from, 0, pair, size, linear.depth, pair + 2 * size);
+            linear.finish(0, first, sums[0][0], put);
+            linear.finish(0, first + 1, sums[1][0], put);
+        }
+        for (int64_t i = first; i < last; i++) {
+            const int32_t* panel = linear.factors<T, F>(i);
+            const int32_t* next = linear.panel<T>(i + 1 < last ? i + 1 : i);
+            each_tile<MAX_ROWS<F>>(count, [&](int64_t row, auto num_rows) {
+                Sums sums[1][decltype(num_rows)::value] = {};
+                // The first tiles fetch the next panel, half of it each.
+                const int32_t* ahead = next + (row ? linear.depth * LANES : 0);
+                multiply_tile<F>(sums, from + row * step, step, panel, 0, depth, ahead);
+                for (int r = 0; r < num_rows; r++) linear.finish(row + r, i, sums[0][r], put);
+            });
         }
     }
 };
-
-// Rows of `depth` floats.
-inline const int32_t* widened(const bfloat16* rows, int64_t stride, int64_t num_rows, int64_t depth) {
-    float* const to = (float*)scratch<Use::ROWS>(num_rows * depth);
-    for (int64_t row = 0; row < num_rows; row++) {
-        int64_t k = 0;
-        for (; k + LANES <= depth; k += LANES)
-            store(to + row * depth + k, load_floats(rows + row * stride + k));
-        for (; k < depth; k++) to[row * depth + k] = to_float(rows[row * stride + k]);
-    }
-    return (const int32_t*)to;
-}
-
-// `multiply` by factors of F, with `stride` of their words from row to row.
-template <class T, class F, class Put>
-inline void multiply_factors(
-    const Linear& linear, const int32_t* rows, int64_t stride, int64_t num_rows, int64_t first,
-    int64_t last, const Put& put
-) {
-    for (; num_rows == 1 && first + 1 < last; first += 2) {
-        Sums sums[2];
-        linear.multiply_pair<T, F>(sums, rows, first);
-        linear.finish(0, first, sums[0], put);
-        linear.finish(0, first + 1, sums[1], put);
-    }
-    const int64_t depth = linear.depth_of<T, F>();
-    for (int64_t i = first; i < last; i++) {
-        const int32_t* panel = linear.factors<T, F>(i);
-        const int32_t* next = linear.panel<T>(i + 1 < last ? i + 1 : i);
-        each_tile<F>(num_rows, [&](int64_t row, auto count) {
-            constexpr int ROWS = decltype(count)::value;
-            Sums sums[1][ROWS] = {};
-            // The first tiles fetch the next panel, half of it each.
-            const int32_t* ahead = next + (row ? linear.depth * LANES : 0);
-            multiply_tile<F>(sums, rows + row * stride, stride, panel, 0, depth, ahead);
-            for (int r = 0; r < ROWS; r++) linear.finish(row + r, i, sums[0][r], put);
-        });
-    }
-}
-
-// Hands out panels [first, last) for `num_rows` rows, by put(row, first output, sums). `stride` is
-// the items from row to row. All rows of a panel come before the next panel's.
-template <class T, class Put>
-inline void multiply(
-    const Linear& linear, const T* rows, int64_t stride, int64_t num_rows, int64_t first,
-    int64_t last, const Put& put
-) {
-    using F = Factor<T>;
-    if constexpr (sizeof(F) != sizeof(T)) {
-        // For few rows plain weights are widened in the product, in no memory: the same numbers,
-        // summed in the same order. What is unpacked is unpacked to F at once.
-        if (linear.bits || num_rows > MAX_ROWS<T>) {
-            const int64_t depth = linear.depth_of<T, F>();
-            const int32_t* wide = widened(rows, stride, num_rows, depth);
-            multiply_factors<T, F>(linear, wide, depth, num_rows, first, last, put);
-            return;
-        }
-    }
-    multiply_factors<T, T>(
-        linear, (const int32_t*)rows, stride / PER_WORD<T>, num_rows, first, last, put
-    );
-}
 
 }  // namespace tandem

@@ -93,16 +93,16 @@ inline __attribute__((always_inline)) void multiply_tile(
     memcpy(sums, local, sizeof sums);
 }
 
-// Calls tile(first row, number of rows as a constant) for tiles as even as possible.
-template <class T, class Tile>
+// Calls tile(first row, number of rows as a constant) for tiles as even as possible, of at most MOST.
+template <int MOST, class Tile>
 inline void each_tile(int64_t num_rows, const Tile& tile) {
-    const int64_t num_tiles = ceil_div(num_rows, MAX_ROWS<T>);
+    const int64_t num_tiles = ceil_div(num_rows, MOST);
     for (int64_t i = 0; i < num_tiles; i++) {
         const int64_t first = num_rows * i / num_tiles, last = num_rows * (i + 1) / num_tiles;
         switch (last - first) {
 #define TANDEM_ROWS(n)                                                    \
     case n:                                                               \
-        if constexpr (n <= MAX_ROWS<T>) tile(first, std::integral_constant<int, n>{}); \
+        if constexpr (n <= MOST) tile(first, std::integral_constant<int, n>{}); \
         break
             TANDEM_ROWS(1);
             TANDEM_ROWS(2);

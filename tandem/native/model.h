@@ -69,6 +69,34 @@ struct Step {
 constexpr int64_t ROWS_OF_ONE = 28;
 // As many rows' activations as the level-2 cache holds beside a panel.
 constexpr int64_t BLOCK_ROWS = 112;
+// What is done to fewer rows by themselves takes less time than the threads' waiting for each other.
+constexpr int64_t ROWS_OF_A_SHARE = 16;
+
+// Rows [row, row + count) of a step, and the threads that share their products.
+struct Block {
+    Team team;
+    int64_t row;
+    int64_t count;
+
+    // work(first, last) for shares of panels.
+    template <class Work>
+    void each_share(int64_t num_panels, const Work& work) const {
+        const int64_t num_shares = team.is_one() ? 1 : least(num_panels, 4 * team.num_threads);
+        team.each(num_shares, [&](int64_t i) {
+            work(num_panels * i / num_shares, num_panels * (i + 1) / num_shares);
+        });
+    }
+
+    // work(first, last) for shares of rows, which are counted from the block's first.
+    template <class Work>
+    void each_rows(const Work& work) const {
+        const int64_t num_shares =
+            team.is_one() ? 1 : most(1, least(team.num_threads, count / ROWS_OF_A_SHARE));
+        team.each(num_shares, [&](int64_t i) {
+            work(count * i / num_shares, count * (i + 1) / num_shares);
+        });
+    }
+};
 
 template <class T, class Item>
 struct Forward {
@@ -81,31 +109,82 @@ struct Forward {
     int64_t query_stride() const { return padded(model.num_heads * model.head_dim); }
     int64_t qkv_stride() const { return padded(layer.qkv.n); }
 
-    // Each stage for rows [row, row + count), the products for panels [first, last) of theirs.
-    void norm(const float* weight, int64_t row, int64_t count) const {
-        for (int64_t i = row; i < row + count; i++)
+    // From the residual stream to the queries, and keys and values in the cache.
+    void before_attention() const {
+        each_block([&](const Block& block) {
+            const Operand<T> normed = operand(block, layer.qkv, step.normed, hidden_stride());
+            block.each_rows([&](int64_t first, int64_t last) {
+                norm(layer.attention_norm, block.row + first, block.row + last);
+                normed.convert(first, last);
+            });
+            project(block, normed);
+            block.each_rows([&](int64_t first, int64_t last) {
+                rotate_and_cache(block.row + first, block.row + last);
+            });
+        });
+    }
+
+    // From what attention gathered back to the residual stream.
+    void after_attention() const {
+        each_block([&](const Block& block) {
+            add(block, layer.output, step.attended, query_stride());
+            const Operand<T> normed = operand(block, layer.gate_up, step.normed, hidden_stride());
+            block.each_rows([&](int64_t first, int64_t last) {
+                norm(layer.mlp_norm, block.row + first, block.row + last);
+                normed.convert(first, last);
+            });
+            gate_up(block, normed);
+            add(block, layer.down, step.inner, inner_stride());
+        });
+    }
+
+   private:
+    // Each thread's own blocks, or one of all rows for all threads.
+    template <class Work>
+    void each_block(const Work& work) const {
+        const Team& team = step.team;
+        const int64_t num_threads = team.is_one() ? 1 : team.num_threads, num_rows = step.num_rows;
+        if (!team.is_one() && num_rows < ROWS_OF_ONE * num_threads)
+            return work(Block{team, 0, num_rows});
+        const int64_t num_blocks = ceil_div(num_rows, BLOCK_ROWS * num_threads) * num_threads;
+        team.each(num_blocks, [&](int64_t i) {
+            const int64_t row = num_rows * i / num_blocks;
+            work(Block{Team{nullptr, 1}, row, num_rows * (i + 1) / num_blocks - row});
+        });
+    }
+
+    // A block's rows of a buffer.
+    Operand<T> operand(
+        const Block& block, const Linear& linear, const void* buffer, int64_t stride
+    ) const {
+        return Operand<T>(linear, (const T*)buffer + block.row * stride, stride, block.count);
+    }
+
+    void norm(const float* weight, int64_t first, int64_t last) const {
+        for (int64_t i = first; i < last; i++)
             rms_norm(
                 (T*)step.normed + i * hidden_stride(), step.hidden + i * hidden_stride(), weight,
                 model.hidden_size, model.eps
             );
     }
 
-    void project(int64_t row, int64_t count, int64_t first, int64_t last) const {
-        multiply(
-            layer.qkv, (const T*)step.normed + row * hidden_stride(), hidden_stride(), count, first,
-            last,
-            [&](int64_t i, int64_t output, const Sums& sums) {
-                float* to = step.qkv + (row + i) * qkv_stride() + output;
-                store(to, sums.left);
-                store(to + LANES, sums.right);
-            }
-        );
+    void project(const Block& block, const Operand<T>& normed) const {
+        block.each_share(layer.qkv.num_panels(), [&](int64_t first, int64_t last) {
+            normed.multiply(
+                layer.qkv, 0, block.count, first, last,
+                [&](int64_t i, int64_t output, const Sums& sums) {
+                    float* to = step.qkv + (block.row + i) * qkv_stride() + output;
+                    store(to, sums.left);
+                    store(to + LANES, sums.right);
+                }
+            );
+        });
     }
 
-    void rotate_and_cache(int64_t row, int64_t count) const {
+    void rotate_and_cache(int64_t first, int64_t last) const {
         const int64_t num_heads = model.num_heads, num_kv_heads = model.num_kv_heads;
         const int64_t dim = model.head_dim;
-        for (int64_t i = row; i < row + count; i++) {
+        for (int64_t i = first; i < last; i++) {
             float* head = step.qkv + i * qkv_stride();
             const float* cosines = model.cosines + step.positions[i] * dim;
             const float* sines = model.sines + step.positions[i] * dim;
@@ -127,112 +206,41 @@ struct Forward {
         }
     }
 
-    // What a product adds to the residual stream.
-    void add(
-        const Linear& linear, const void* rows, int64_t stride, int64_t row, int64_t count,
-        int64_t first, int64_t last
-    ) const {
-        multiply(
-            linear, (const T*)rows + row * stride, stride, count, first, last,
-            [&](int64_t i, int64_t output, const Sums& sums) {
-                float* to = step.hidden + (row + i) * hidden_stride() + output;
-                store(to, load<Floats>(to) + sums.left);
-                store(to + LANES, load<Floats>(to + LANES) + sums.right);
-            }
-        );
-    }
-
-    void output(int64_t row, int64_t count, int64_t first, int64_t last) const {
-        add(layer.output, step.attended, query_stride(), row, count, first, last);
-    }
-
-    void down(int64_t row, int64_t count, int64_t first, int64_t last) const {
-        add(layer.down, step.inner, inner_stride(), row, count, first, last);
+    // The product with rows of a buffer, added to the residual stream.
+    void add(const Block& block, const Linear& linear, const void* buffer, int64_t stride) const {
+        const Operand<T> rows = operand(block, linear, buffer, stride);
+        block.each_rows([&](int64_t first, int64_t last) { rows.convert(first, last); });
+        block.each_share(linear.num_panels(), [&](int64_t first, int64_t last) {
+            rows.multiply(
+                linear, 0, block.count, first, last,
+                [&](int64_t i, int64_t output, const Sums& sums) {
+                    float* to = step.hidden + (block.row + i) * hidden_stride() + output;
+                    store(to, load<Floats>(to) + sums.left);
+                    store(to + LANES, load<Floats>(to + LANES) + sums.right);
+                }
+            );
+        });
     }
 
     // Panels by pairs: gates, which wait here for their ups.
-    void gate_up(int64_t row, int64_t count, int64_t first, int64_t last) const {
-        for (; count > BLOCK_ROWS; row += BLOCK_ROWS, count -= BLOCK_ROWS)
-            gate_up(row, BLOCK_ROWS, first, last);
-        Sums gates[BLOCK_ROWS];
-        multiply(
-            layer.gate_up, (const T*)step.normed + row * hidden_stride(), hidden_stride(), count,
-            2 * first, 2 * last,
-            [&](int64_t i, int64_t output, const Sums& sums) {
-                if (output / WIDTH % 2 == 0) {
-                    gates[i] = sums;
-                    return;
-                }
-                T* to = (T*)step.inner + (row + i) * inner_stride() + output / WIDTH / 2 * WIDTH;
-                store_floats(to, silu_mul<T>(gates[i].left, sums.left));
-                store_floats(to + LANES, silu_mul<T>(gates[i].right, sums.right));
-            }
-        );
-    }
-
-    bool by_rows() const {
-        return step.team.is_one() || step.num_rows >= ROWS_OF_ONE * step.team.num_threads;
-    }
-
-    // stage(row, count) for blocks of rows, as many for each thread.
-    template <class Stage>
-    void each_block(const Stage& stage) const {
-        const int64_t num_threads = step.team.is_one() ? 1 : step.team.num_threads;
-        const int64_t num_blocks = ceil_div(step.num_rows, BLOCK_ROWS * num_threads) * num_threads;
-        step.team.each(num_blocks, [&](int64_t i) {
-            const int64_t row = step.num_rows * i / num_blocks;
-            stage(row, step.num_rows * (i + 1) / num_blocks - row);
+    void gate_up(const Block& block, const Operand<T>& normed) const {
+        block.each_share(layer.gate_up.num_panels() / 2, [&](int64_t first, int64_t last) {
+            Sums gates[BLOCK_ROWS];
+            for (int64_t start = 0; start < block.count; start += BLOCK_ROWS)
+                normed.multiply(
+                    layer.gate_up, start, least(BLOCK_ROWS, block.count - start), 2 * first, 2 * last,
+                    [&](int64_t i, int64_t output, const Sums& sums) {
+                        if (output / WIDTH % 2 == 0) {
+                            gates[i] = sums;
+                            return;
+                        }
+                        T* to = (T*)step.inner + (block.row + start + i) * inner_stride() +
+                                output / WIDTH / 2 * WIDTH;
+                        store_floats(to, silu_mul<T>(gates[i].left, sums.left));
+                        store_floats(to + LANES, silu_mul<T>(gates[i].right, sums.right));
+                    }
+                );
         });
-    }
-
-    // stage(first, last) for shares of panels.
-    template <class Stage>
-    void each_share(int64_t num_panels, const Stage& stage) const {
-        const int64_t num_shares = least(num_panels, 4 * step.team.num_threads);
-        step.team.each(num_shares, [&](int64_t i) {
-            stage(num_panels * i / num_shares, num_panels * (i + 1) / num_shares);
-        });
-    }
-
-    // From the residual stream to the queries, and keys and values in the cache.
-    void before_attention() const {
-        const int64_t num_panels = layer.qkv.num_panels(), num_rows = step.num_rows;
-        if (by_rows()) {
-            each_block([&](int64_t row, int64_t count) {
-                norm(layer.attention_norm, row, count);
-                project(row, count, 0, num_panels);
-                rotate_and_cache(row, count);
-            });
-            return;
-        }
-        norm(layer.attention_norm, 0, num_rows);
-        each_share(num_panels, [&](int64_t first, int64_t last) {
-            project(0, num_rows, first, last);
-        });
-        rotate_and_cache(0, num_rows);
-    }
-
-    // From what attention gathered back to the residual stream.
-    void after_attention() const {
-        const int64_t num_outputs = layer.output.num_panels(), num_rows = step.num_rows;
-        const int64_t num_pairs = layer.gate_up.num_panels() / 2;
-        if (by_rows()) {
-            each_block([&](int64_t row, int64_t count) {
-                output(row, count, 0, num_outputs);
-                norm(layer.mlp_norm, row, count);
-                gate_up(row, count, 0, num_pairs);
-                down(row, count, 0, num_outputs);
-            });
-            return;
-        }
-        each_share(num_outputs, [&](int64_t first, int64_t last) {
-            output(0, num_rows, first, last);
-        });
-        norm(layer.mlp_norm, 0, num_rows);
-        each_share(num_pairs, [&](int64_t first, int64_t last) {
-            gate_up(0, num_rows, first, last);
-        });
-        each_share(num_outputs, [&](int64_t first, int64_t last) { down(0, num_rows, first, last); });
     }
 };
 

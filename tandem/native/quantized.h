@@ -1,27 +1,133 @@
-// Weights of 4 or 8 bits. Neighbours along k form groups, which share a scale and an offset: a weight
-// is code * scale + offset, rounded to the factors of products (`Factor`), here T. A product with such
-// weights has the bits of the product with what they are rounded to, so all that holds for plain
-// panels holds for them.
+// Weights of 4 or 8 bits, and their products with rows of 8.
+//
+// Neighbours along k form groups. Those of a weight share a scale and an offset: each counts code *
+// scale + offset. Those of a row share a scale: its items are integers up to 127. So what a group adds
+// to a product is a sum of integers, exact in whatever order; only these sums are floats, in one chain
+// along k. The bits of an output depend on its own row alone, as those of plain products do
+// (`matmul.h`).
 //
 // A panel has for each group WIDTH words with an output's scale and offset, two bfloat16, and then
-// its codes: a word holds neighbours along k of one output, the first in the lowest bits.
+// its codes, by quads of neighbours along k. A word holds one quad of an output in its bytes, or two:
+// the first one in their low halves.
 #pragma once
+
+#include <limits>
+#include <type_traits>
 
 #include "matmul.h"
 
 namespace tandem {
 
 constexpr int64_t GROUP = 32;
+constexpr int QUADS = GROUP / 4;
 template <int BITS>
-constexpr int64_t CODES_PER_WORD = 32 / BITS;
+constexpr int64_t GROUP_WORDS = (1 + QUADS * BITS / 8) * WIDTH;
 
-// The words of a panel of k weights.
-template <int BITS>
-constexpr int64_t quantized_words(int64_t k) {
-    return (ceil_div(k, GROUP) + ceil_div(k, CODES_PER_WORD<BITS>)) * WIDTH;
+constexpr int64_t num_groups(int64_t k) { return ceil_div(k, GROUP); }
+
+// A group of a row. What pads it is 0.
+struct Items {
+    int32_t quads[QUADS];
+    float scale;
+    float sum;  // of the items, times their scale
+};
+
+// Up to GROUP neighbours of a row.
+template <class T>
+inline Items rounded(const T* from, int64_t count) {
+    T padded[GROUP] = {};
+    if (count < GROUP) from = (const T*)memcpy(padded, from, count * sizeof(T));
+    constexpr int PARTS = GROUP / LANES;
+    Floats parts[PARTS], largest = {}, nothing = {};
+    for (int i = 0; i < PARTS; i++) {
+        parts[i] = load_floats(from + i * LANES);
+        largest = max(largest, max(parts[i], -parts[i]));
+        nothing = fma(parts[i], Floats{}, nothing);
+    }
+    Items to = {};
+    // No number makes that no number.
+    to.scale = highest(largest) / 127.0f + total(nothing);
+    if (!(to.scale >= std::numeric_limits<float>::min())) return to;
+    const Floats inverse = splat(1.0f / to.scale);
+    Words sum = {};
+    for (int i = 0; i < PARTS; i++) {
+        const Words items = nearest(parts[i] * inverse);
+        store((int8_t*)to.quads + i * LANES, __builtin_convertvector(items, Narrow));
+        sum += items;
+    }
+    to.sum = to.scale * float(total(sum));
+    return to;
 }
 
-// Of LANES outputs, in one group.
+// Sums of integers' products while a group lasts, of LANES outputs. Codes count from ZERO on.
+#if defined(__AVX512BF16__)
+template <int BITS>
+using Counts = Words;
+template <int BITS>
+constexpr int ZERO = 0;
+#else
+// A half of a word counts 16 products of at most 15 * 127.
+template <int BITS>
+using Counts = std::conditional_t<BITS == 4, Halves, Words>;
+template <int BITS>
+constexpr int ZERO = BITS == 4 ? 0 : 128;
+
+// The halves of each word, added up.
+inline Words joined(Halves halves) {
+#if defined(__AVX2__)
+    return (Words)_mm256_madd_epi16((__m256i)halves, _mm256_set1_epi16(1));
+#else
+    return ((Words)halves << 16 >> 16) + ((Words)halves >> 16);
+#endif
+}
+
+// The products of bytes, codes and items, added up by pairs.
+template <int BITS>
+inline Halves pairs(Words codes, Words items) {
+#if defined(__AVX2__)
+    // The first factor has no sign.
+    if constexpr (BITS == 4) return (Halves)_mm256_maddubs_epi16((__m256i)codes, (__m256i)items);
+    const __m256i signed_items = _mm256_sign_epi8((__m256i)items, (__m256i)codes);
+    return (Halves)_mm256_maddubs_epi16(_mm256_abs_epi8((__m256i)codes), signed_items);
+#else
+    const Halves low = ((Halves)codes << 8 >> 8) * ((Halves)items << 8 >> 8);
+    return low + ((Halves)codes >> 8) * ((Halves)items >> 8);
+#endif
+}
+#endif
+
+// counts + codes * items, over the bytes of each word.
+template <int BITS>
+inline Counts<BITS> count(Counts<BITS> counts, Words codes, Words items) {
+#if defined(__AVX512BF16__)
+    return (Words)_mm512_dpbusd_epi32((__m512i)counts, (__m512i)codes, (__m512i)items);
+#else
+    const Halves more = pairs<BITS>(codes, items);
+    if constexpr (BITS == 4) return counts + more;
+    if constexpr (BITS == 8) return counts + joined(more);
+#endif
+}
+
+template <class Counts>
+inline Floats counted(Counts counts) {
+#if !defined(__AVX512BF16__)
+    if constexpr (std::is_same_v<Counts, Halves>)
+        return __builtin_convertvector(joined(counts), Floats);
+    else
+#endif
+        return __builtin_convertvector(counts, Floats);
+}
+
+// A quad of LANES outputs: the first or the second of its words.
+template <int BITS>
+inline Words codes(const int32_t* words, int place) {
+    const Words all = load<Words>(words);
+    if constexpr (BITS == 4) return all >> 4 * place & 0x0f0f0f0f;
+    return (Words)((Bytes)all - int8_t(ZERO<BITS>));
+}
+
+// What LANES outputs' codes count in a group.
+template <int BITS>
 struct Scales {
     Floats scale, offset;
 
@@ -29,70 +135,56 @@ struct Scales {
         const Words words = load<Words>(from);
         scale = low_half(words);
         offset = high_half(words);
+        if constexpr (ZERO<BITS> != 0) offset = fma(scale, splat(ZERO<BITS>), offset);
     }
 
-    // One word of T for each output: the weights from the code at `place` on.
-    template <class T, int BITS>
-    Words weights(Words codes, int place) const {
-        if constexpr (PER_WORD<T> == 1) return (Words)weight<BITS>(codes, place);
-        return to_pairs(weight<BITS>(codes, place), weight<BITS>(codes, place + 1));
-    }
-
-    template <int BITS>
-    Floats weight(Words codes, int place) const {
-        const Words code = (codes >> place * BITS) & ((1 << BITS) - 1);
-        return fma(__builtin_convertvector(code, Floats), scale, offset);
+    template <class Counts>
+    Floats add(Floats sum, Counts counts, const Items& items) const {
+        sum = fma(offset, splat(items.sum), sum);
+        return fma(counted(counts), scale * splat(items.scale), sum);
     }
 };
 
-// The panel as a plain one of `depth` words, and what fills its last word of codes.
-template <class T, int BITS>
-inline void unpack(int32_t* to, const int32_t* panel, int64_t depth) {
-    constexpr int64_t GROUP_WORDS = GROUP / PER_WORD<T>;
-    for (int64_t start = 0; start < depth; start += GROUP_WORDS) {
-        const int64_t end = least(depth, start + GROUP_WORDS);
-        const Scales left(panel), right(panel + LANES);
-        panel += WIDTH;
-        for (int64_t k = start; k < end; panel += WIDTH) {
-            const Words left_codes = load<Words>(panel), right_codes = load<Words>(panel + LANES);
-#pragma GCC unroll 8
-            for (int place = 0; place < CODES_PER_WORD<BITS>; place += PER_WORD<T>, k++) {
-                store(to + k * WIDTH, left.weights<T, BITS>(left_codes, place));
-                store(to + k * WIDTH + LANES, right.weights<T, BITS>(right_codes, place));
-            }
-        }
-    }
-}
+// As many rows as the registers hold counts for.
+template <int BITS>
+#if defined(__AVX512BF16__)
+constexpr int MAX_ITEM_ROWS = 8;
+#else
+constexpr int MAX_ITEM_ROWS = BITS == 4 ? 3 : 4;
+#endif
 
-// sums += row . panel, over `depth` words, for a row alone: it takes the weights as they are unpacked,
-// and two neighbouring panels at a time, since the one chain of sums of each takes longer than that.
-template <class T, int BITS>
-inline void multiply_row(Sums (&sums)[2], const int32_t* row, const int32_t* panel, int64_t depth) {
-    constexpr int64_t GROUP_WORDS = GROUP / PER_WORD<T>;
-    const int64_t next = quantized_words<BITS>(depth * PER_WORD<T>);
-    const int64_t starts[4] = {0, LANES, next, next + LANES};
-    Floats chains[4] = {};
-    for (int64_t start = 0; start < depth; start += GROUP_WORDS) {
-        const int64_t end = least(depth, start + GROUP_WORDS);
-        const Scales scales[4] = {
-            Scales(panel), Scales(panel + LANES), Scales(panel + next), Scales(panel + next + LANES)
-        };
-        panel += WIDTH;
-        for (int64_t k = start; k < end; panel += WIDTH) {
-            Words codes[4];
-            for (int i = 0; i < 4; i++) codes[i] = load<Words>(panel + starts[i]);
+// sums[r] += row r . panel, over so many groups. `stride` is the groups from row to row.
+template <int BITS, int ROWS>
+__attribute__((noinline)) void multiply_groups(
+    Sums (&sums)[ROWS], const Items* rows, int64_t stride, const int32_t* panel, int64_t groups
+) {
+    Sums local[ROWS];
+    memcpy(local, sums, sizeof sums);
+    for (int64_t group = 0; group < groups; group++, rows++, panel += GROUP_WORDS<BITS>) {
+        Counts<BITS> left[ROWS] = {}, right[ROWS] = {};
+        // Unrolled, the compiler orders all these sums as a tree, for which there are no registers.
+#pragma GCC unroll 1
+        for (int line = 0; line < QUADS * BITS / 8; line++) {
+            const int32_t* const words = panel + (1 + line) * WIDTH;
+#pragma GCC unroll 2
+            for (int place = 0; place < 8 / BITS; place++) {
+                const Words left_codes = codes<BITS>(words, place);
+                const Words right_codes = codes<BITS>(words + LANES, place);
 #pragma GCC unroll 8
-            for (int place = 0; place < CODES_PER_WORD<BITS> && k < end; place += PER_WORD<T>, k++) {
-                const Words item = splat_word(row + k);
-#pragma GCC unroll 4
-                for (int i = 0; i < 4; i++)
-                    chains[i] =
-                        dot<T>(chains[i], item, scales[i].template weights<T, BITS>(codes[i], place));
+                for (int r = 0; r < ROWS; r++) {
+                    const Words items = splat_word(rows[r * stride].quads + line * (8 / BITS) + place);
+                    left[r] = count<BITS>(left[r], left_codes, items);
+                    right[r] = count<BITS>(right[r], right_codes, items);
+                }
             }
         }
+        const Scales<BITS> left_scales(panel), right_scales(panel + LANES);
+        for (int r = 0; r < ROWS; r++) {
+            local[r].left = left_scales.add(local[r].left, left[r], rows[r * stride]);
+            local[r].right = right_scales.add(local[r].right, right[r], rows[r * stride]);
+        }
     }
-    sums[0] = {chains[0], chains[1]};
-    sums[1] = {chains[2], chains[3]};
+    memcpy(sums, local, sizeof sums);
 }
 
 // How an output's weights in a group are written down.
@@ -128,22 +220,21 @@ struct Grid {
 template <class T, int BITS>
 void quantize(int32_t* to, const T* from, int64_t n, int64_t k) {
     constexpr int NUM_STEPS = (1 << BITS) - 1;
-    const int64_t panel_words = quantized_words<BITS>(k);
+    const int64_t panel_words = num_groups(k) * GROUP_WORDS<BITS>;
     memset(to, 0, ceil_div(n, WIDTH) * panel_words * sizeof(int32_t));
     for (int64_t output = 0; output < n; output++) {
         int32_t* column = to + output / WIDTH * panel_words + output % WIDTH;
         const T* row = from + output * k;
-        for (int64_t start = 0; start < k; start += GROUP) {
+        for (int64_t start = 0; start < k; start += GROUP, column += GROUP_WORDS<BITS>) {
             const int64_t count = least(GROUP, k - start);
             const Grid grid = Grid::over(row + start, count, NUM_STEPS);
             *column = grid.word();
             for (int64_t i = 0; i < count; i++) {
-                const int64_t place = i % CODES_PER_WORD<BITS>;
-                if (place == 0) column += WIDTH;
+                const int64_t quad = i / 4, half = BITS == 4 ? quad % 2 : 0;
+                int32_t& word = column[(1 + quad * BITS / 8) * WIDTH];
                 const uint32_t code = grid.code(to_float(row[start + i]), NUM_STEPS);
-                *column = int32_t(uint32_t(*column) | code << place * BITS);
+                word = int32_t(uint32_t(word) | code << (8 * (i % 4) + 4 * half));
             }
-            column += WIDTH;
         }
     }
 }

@@ -24,6 +24,9 @@ constexpr int LANES = 4;
 
 typedef float Floats __attribute__((vector_size(LANES * 4)));
 typedef int32_t Words __attribute__((vector_size(LANES * 4)));
+typedef int16_t Halves __attribute__((vector_size(LANES * 4)));
+typedef int8_t Bytes __attribute__((vector_size(LANES * 4)));
+typedef int8_t Narrow __attribute__((vector_size(LANES)));
 
 struct bfloat16 {
     uint16_t bits;
@@ -96,6 +99,15 @@ inline float total(Floats a) {
     return value;
 #endif
 }
+
+inline int32_t total(Words a) {
+    int32_t value = a[0];
+    for (int i = 1; i < LANES; i++) value += a[i];
+    return value;
+}
+
+// To the nearest integers, ties to even, of what is less than 2^22.
+inline Words nearest(Floats x) { return (Words)(x + 12582912.0f) - (Words)splat(12582912.0f); }
 
 // The two bfloat16 of each word.
 inline Floats low_half(Words words) { return (Floats)(words << 16); }

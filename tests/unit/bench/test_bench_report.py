@@ -129,6 +129,7 @@ def test_tenants_are_held_to_bounds_of_their_own() -> None:
     table = report(again)
     assert "| Alone | a: TTFT p50, ms | a: TPOT p50, ms | b: TTFT p50, ms |" in table
     assert "| 1p1d | 100.0 | 10.0 | 200.0 | 10.0 |" in table
+    assert again.arms("chat") == ["1p1d"]
 
 
 def test_a_summary_counts_who_met_which_objective() -> None:

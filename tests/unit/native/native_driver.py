@@ -58,30 +58,18 @@ def multiply(kernels: Kernels, packed: PackedLinear, rows: Tensor) -> Tensor:
     return output
 
 
-def unpacked(
-    kernels: Kernels, packed: PackedLinear, dtype: torch.dtype, factor: torch.dtype | None = None
-) -> Tensor:
-    """Quantised weights [n, k] of a model in `dtype` as they count, in what products multiply by
-    (`factor`; else `dtype`), from what `quantized.h` says of panels."""
-    k = packed.depth * 4 // dtype.itemsize
-    num_codes = 32 // packed.bits
-    words = iter(
-        packed.panels.view(np.uint32)
-        .reshape(-1, _words(k, num_codes), kernels.width)
-        .swapaxes(0, 1)
+def unpacked(kernels: Kernels, packed: PackedLinear, k: int) -> Tensor:
+    """Quantised weights [n, k] as they count, from what `quantized.h` says of panels."""
+    num_groups, quads_per_word = -(-k // GROUP), 8 // packed.bits
+    panels = packed.panels.view(np.uint32).reshape(
+        -1, num_groups, 1 + GROUP // 4 // quads_per_word, kernels.width
     )
-    columns = []
-    for start in range(0, k, GROUP):
-        pair = next(words)
-        scale, offset = (pair << 16).view(np.float32), (pair & 0xFFFF0000).view(np.float32)
-        for first in range(start, min(k, start + GROUP), num_codes):
-            codes = next(words)
-            for index in range(min(num_codes, k - first)):
-                code = codes >> packed.bits * index & (1 << packed.bits) - 1
-                columns.append(code * scale.astype(np.float64) + offset)
-    weight = np.stack(columns, -1).astype(np.float32).reshape(-1, k)
-    return torch.from_numpy(weight)[: packed.n].to(factor or dtype)
-
-
-def _words(k: int, num_codes: int) -> int:
-    return -(-k // GROUP) + -(-k // num_codes)
+    scales, words = panels[:, :, 0], panels[:, :, 1:]
+    shifts = [
+        8 * byte + packed.bits * place for place in range(quads_per_word) for byte in range(4)
+    ]
+    codes = np.stack([words >> shift & (1 << packed.bits) - 1 for shift in shifts], 3)
+    scale = (scales << 16).view(np.float32)[:, :, None, None].astype(np.float64)
+    offset = (scales & 0xFFFF0000).view(np.float32)[:, :, None, None].astype(np.float64)
+    weight = np.moveaxis(codes * scale + offset, 4, 1).reshape(-1, num_groups * GROUP)
+    return torch.from_numpy(weight)[: packed.n, :k]

@@ -1,18 +1,23 @@
-"""A product with quantised weights is the product with what they are rounded to, bit for bit."""
+"""A product with quantised weights is that of its rounded rows with what the codes count, but for
+the sums of groups, which are floats."""
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from native_driver import DTYPES, GROUP, linear, multiply, packer, random, unpacked
+from native_driver import DTYPES, GROUP, multiply, packer, random, unpacked
+from numpy.typing import NDArray
+from torch import Tensor
 
 from tandem.core.quantization import Quantization
 from tandem.native.library import Kernels
 
 # Less than bfloat16 has.
 TINY = 1e-37
+HALF_UNIT = 2.0**-24
 QUANTIZATIONS = (Quantization.INT8, Quantization.INT4)
 # One kernel set for all of a test's examples.
 examples = settings(
@@ -21,6 +26,19 @@ examples = settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 pytestmark = pytest.mark.usefixtures("threads")
+
+
+def rounded(rows: Tensor) -> Tensor:
+    """Rows [rows, k] as products take them, in float64: each group by its largest, to steps of a
+    127th of that."""
+    num_rows, k = rows.shape
+    padded = np.zeros((num_rows, -(-k // GROUP) * GROUP), np.float32)
+    padded[:, :k] = rows.float().numpy()
+    groups = padded.reshape(num_rows, -1, GROUP)
+    scales: NDArray[np.float32] = np.abs(groups).max(2, keepdims=True) / np.float32(127)
+    inverses = np.divide(np.float32(1), scales, out=np.zeros_like(scales), where=scales > 0)
+    items = np.rint(groups * inverses).astype(np.float64) * scales
+    return torch.from_numpy(items.reshape(num_rows, -1)[:, :k])
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -43,14 +61,46 @@ def test_products(
     has_bias: bool,
     seed: int,
 ) -> None:
-    weight = random(n, 2 * half_k, dtype=dtype, seed=seed)
-    bias = random(n, dtype=dtype, seed=seed + 1) if has_bias else None
-    rows = random(num_rows, 2 * half_k, dtype=dtype, seed=seed + 2)
-    packed = packer(kernels, quantization).linear(weight, bias)
-    factor = dtype if kernels.instructions == "avx512" else torch.float32
-    expected = linear(kernels, unpacked(kernels, packed, dtype, factor), bias, rows.to(factor))
-    assert torch.equal(multiply(kernels, packed, rows), expected)
-    assert torch.equal(multiply(kernels, packed, rows[:1]), expected[:1])
+    k = 2 * half_k
+    weight = random(n, k, dtype=dtype, seed=seed)
+    bias = random(n, dtype=dtype, seed=seed + 1) if has_bias else torch.zeros(n, dtype=dtype)
+    rows = random(num_rows, k, dtype=dtype, seed=seed + 2)
+    rows *= 10.0 ** torch.randint(-3, 4, (num_rows, 1)).to(dtype)
+    packed = packer(kernels, quantization).linear(weight, bias if has_bias else None)
+    weights, items = unpacked(kernels, packed, k), rounded(rows)
+    expected = items @ weights.T + bias
+    # Each group adds its integers times the scales, and its offset; then comes the bias. What the
+    # codes count may be much more than what is left of them beside the offsets.
+    scale = items.abs() @ (weights.abs() + weights.abs().amax(1, keepdim=True)).T + bias.abs()
+    roundings = 3 * -(-k // GROUP) + 4
+    actual = multiply(kernels, packed, rows)
+    assert ((actual - expected).abs() <= roundings * HALF_UNIT * scale + TINY).all()
+    assert torch.equal(multiply(kernels, packed, rows[:1]), actual[:1])
+
+
+@pytest.mark.parametrize("quantization", QUANTIZATIONS)
+def test_no_number_makes_no_number_of_its_row_alone(
+    kernels: Kernels, quantization: Quantization
+) -> None:
+    packed = packer(kernels, quantization).linear(random(40, 96, dtype=torch.float32), None)
+    rows = random(5, 96, dtype=torch.float32, seed=1)
+    whole = multiply(kernels, packed, rows)
+    for value in (torch.nan, torch.inf, -torch.inf):
+        spoiled = rows.clone()
+        spoiled[2, 40] = value
+        actual = multiply(kernels, packed, spoiled)
+        assert actual[2].isnan().all()
+        others = [0, 1, 3, 4]
+        assert torch.equal(actual[others], whole[others])
+
+
+@pytest.mark.parametrize("quantization", QUANTIZATIONS)
+def test_a_group_of_nothing_counts_nothing(kernels: Kernels, quantization: Quantization) -> None:
+    packed = packer(kernels, quantization).linear(random(40, 96, dtype=torch.float32), None)
+    rows = random(3, 96, dtype=torch.float32, seed=1)
+    rows[1] = 0
+    rows[2] = 1e-40  # less than has an inverse
+    assert (multiply(kernels, packed, rows)[1:] == 0).all()
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -81,7 +131,7 @@ def test_a_weight_is_a_step_from_what_it_is_rounded_to(
 ) -> None:
     weight = random(40, k, dtype=torch.float32, seed=seed) * spread + shift
     packed = packer(kernels, quantization).linear(weight, None)
-    error = (unpacked(kernels, packed, torch.float32) - weight).abs()
+    error = (unpacked(kernels, packed, k) - weight).abs()
     for errors, weights in zip(error.split(GROUP, 1), weight.split(GROUP, 1), strict=True):
         largest = weights.abs().amax(1)
         step = (weights.amax(1) - weights.amin(1)) / (2**quantization.bits - 1)
@@ -91,14 +141,13 @@ def test_a_weight_is_a_step_from_what_it_is_rounded_to(
 
 @pytest.mark.parametrize("quantization", QUANTIZATIONS)
 def test_weights_on_a_grid_stay_as_they_are(kernels: Kernels, quantization: Quantization) -> None:
-    codes = torch.arange(2**quantization.bits).repeat_interleave(8)
-    order = torch.randperm(len(codes), generator=torch.Generator().manual_seed(3))
+    num_steps = 2**quantization.bits - 1
+    weight = torch.randint(num_steps + 1, (64, GROUP)).float()
     # Every group has the least and the largest code.
-    weight = codes[order].view(-1, GROUP).float()
-    weight[:, 0], weight[:, -1] = 0, 2**quantization.bits - 1
+    weight[:, 0], weight[:, -1] = 0, num_steps
     weight = weight * 0.125 - 3
     packed = packer(kernels, quantization).linear(weight, None)
-    assert torch.equal(unpacked(kernels, packed, torch.float32), weight)
+    assert torch.equal(unpacked(kernels, packed, weight.shape[1]), weight.double())
 
 
 def test_the_embedding_is_not_quantised_and_the_head_less_than_the_rest(kernels: Kernels) -> None:
