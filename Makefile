@@ -11,7 +11,8 @@ BIN := .venv/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock
 LOAD_TOOLS := .venv/load-tools
 # What an install is made from: it compiles the kernels.
-BUILD := pyproject.toml requirements.lock setup.py $(wildcard tandem/native/*.h tandem/native/*.cpp)
+KERNELS := $(wildcard tandem/native/*.h tandem/native/*.cpp)
+BUILD := pyproject.toml requirements.lock setup.py $(KERNELS)
 SAY = @printf '\033[2m%s\033[0m\n'
 
 .PHONY: help
@@ -63,7 +64,7 @@ test-clients: .venv/installed-clients $(LOAD_TOOLS)/installed ## OpenAI's client
 	@PATH="$(CURDIR)/$(LOAD_TOOLS)/bin:$$PATH" $(BIN)/python -m pytest -m clients tests/clients $(ARGS)
 
 AVX512 := build/emulated-avx512.so
-$(AVX512): $(BUILD) tests/unit/native/emulated_avx512.h
+$(AVX512): $(KERNELS) tests/unit/native/emulated_avx512.h
 	@mkdir -p build
 	@$(CXX) -shared -fPIC -std=c++17 -O2 -w -ffp-contract=off -fvisibility=hidden -mavx2 -mfma -include \
 		tests/unit/native/emulated_avx512.h '-DTANDEM_BUILD="emulated"' tandem/native/kernels.cpp -o $@

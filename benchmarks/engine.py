@@ -104,7 +104,7 @@ class Products:
     def ours(self, num_rows: int, num_logits: int) -> Callable[[], None]:
         """By the kernels, on the engine's own weights."""
         calls = [(each, num_rows) for each in self._layers] + [(self._head, num_logits)]
-        rows = torch.zeros(num_rows, max(self._k(each) for each, _ in calls), dtype=self._dtype)
+        rows = torch.randn(num_rows, max(self._k(each) for each, _ in calls)).to(self._dtype)
         output = torch.empty(max(count * each.n for each, count in calls))
 
         def run() -> None:

@@ -41,6 +41,7 @@ void embed(const Model& model, const Linear& embedding, const Step& step, const 
 
 template <class T>
 void logits(const Model& model, const Step& step, const int64_t* rows, int64_t num_rows, float* to) {
+    if (num_rows == 0) return;
     const int64_t stride = padded(model.hidden_size), n = model.lm_head.n;
     T* const normed = (T*)step.normed;
     for (int64_t i = 0; i < num_rows; i++)
@@ -54,8 +55,7 @@ void logits(const Model& model, const Step& step, const int64_t* rows, int64_t n
     const int64_t num_shares = least(num_panels, 32 * step.team.num_threads);
     step.team.each(num_shares, [&](int64_t share) {
         operand.multiply(
-            model.lm_head, 0, num_rows, num_panels * share / num_shares,
-            num_panels * (share + 1) / num_shares,
+            num_panels * share / num_shares, num_panels * (share + 1) / num_shares,
             [&](int64_t row, int64_t output, const Sums& sums) {
                 memcpy(to + row * n + output, &sums, least(WIDTH, n - output) * sizeof(float));
             }
@@ -68,14 +68,10 @@ void linear(const Team& team, const Linear& linear, const T* rows, int64_t num_r
     const Operand<T> operand(linear, rows, linear.k<T>(), num_rows);
     operand.convert(0, num_rows);
     Block{team, 0, num_rows}.each_share(linear.num_panels(), [&](int64_t first, int64_t last) {
-        for (int64_t start = 0; start < num_rows; start += BLOCK_ROWS)
-            operand.multiply(
-                linear, start, least(BLOCK_ROWS, num_rows - start), first, last,
-                [&](int64_t row, int64_t output, const Sums& sums) {
-                    const int64_t count = least(WIDTH, linear.n - output);
-                    memcpy(to + (start + row) * linear.n + output, &sums, count * sizeof(float));
-                }
-            );
+        operand.multiply(first, last, [&](int64_t row, int64_t output, const Sums& sums) {
+            const int64_t count = least(WIDTH, linear.n - output);
+            memcpy(to + row * linear.n + output, &sums, count * sizeof(float));
+        });
     });
 }
 
@@ -98,7 +94,7 @@ using namespace tandem;
 #pragma GCC visibility push(default)
 extern "C" {
 
-// Whether this processor has the instructions of a build: 2 AVX-512 with bfloat16, 1 AVX2 with FMA,
+// Whether this processor has the instructions of a build: 2 AVX-512 with bfloat16 and VNNI, 1 AVX2 with FMA,
 // 0 none in particular.
 int64_t tandem_level() {
 #if defined(__x86_64__)

@@ -75,18 +75,21 @@ struct Linear {
     }
 };
 
+// As many rows' activations as the level-2 cache holds beside a panel.
+constexpr int64_t BLOCK_ROWS = 112;
+
 // Rows of T, `stride` items apart, as products with a weight take them: as they are, widened, or
 // rounded. For few rows plain weights are widened in the product, and so are the rows: the same
 // numbers, summed in the same order.
 template <class T>
 class Operand {
    public:
-    // Before a product, `convert` is to be called for all rows, on whatever threads. What it makes is
+    // Before a product `convert` is to be called for all rows, on whatever threads. What it makes is
     // in the memory of the thread that is here, until the next operand is.
     Operand(const Linear& linear, const T* rows, int64_t stride, int64_t num_rows)
-        : k(linear.k<T>()), rows(rows), stride(stride), is_rounded(linear.bits) {
-        is_wide = !is_rounded && sizeof(Factor<T>) != sizeof(T) && num_rows > MAX_ROWS<T>;
-        if (is_rounded)
+        : linear(linear), k(linear.k<T>()), rows(rows), stride(stride), num_rows(num_rows) {
+        is_wide = !linear.bits && sizeof(Factor<T>) != sizeof(T) && num_rows > MAX_ROWS<T>;
+        if (linear.bits)
             made = scratch<Use::ROWS>(num_rows * num_groups(k) * sizeof(Items) / sizeof(int32_t));
         else if (is_wide)
             made = scratch<Use::ROWS>(num_rows * k);
@@ -95,72 +98,71 @@ class Operand {
     void convert(int64_t first, int64_t last) const {
         for (int64_t row = first; row < last; row++) {
             const T* const from = rows + row * stride;
-            if (is_rounded)
+            if (linear.bits)
                 for (int64_t start = 0; start < k; start += GROUP)
-                    groups(row)[start / GROUP] = rounded(from + start, least(GROUP, k - start));
+                    round_group(groups(row)[start / GROUP], from + start, least(GROUP, k - start));
             else if (is_wide)
                 widen_row((float*)made + row * k, from, k);
         }
     }
 
-    // put(row, first output, sums) for panels [first, last) of the weight and `count` rows from
-    // `start` on, which are counted from there. All rows of a panel come before the next panel's.
+    // put(row, first output, sums) for panels [first, last) of the weight. By blocks of BLOCK_ROWS
+    // rows, of which a panel's all come before the next panel's.
     template <class Put>
-    void multiply(
-        const Linear& linear, int64_t start, int64_t count, int64_t first, int64_t last, const Put& put
-    ) const {
-        if (linear.bits == 4)
-            by_groups<4>(linear, start, count, first, last, put);
-        else if (linear.bits == 8)
-            by_groups<8>(linear, start, count, first, last, put);
-        else if (is_wide)
-            by_words<Factor<T>>(linear, made + start * k, k, count, first, last, put);
-        else
-            by_words<T>(
-                linear, (const int32_t*)(rows + start * stride), stride / PER_WORD<T>, count, first,
-                last, put
-            );
+    void multiply(int64_t first, int64_t last, const Put& put) const {
+        for (int64_t start = 0; start < num_rows; start += BLOCK_ROWS) {
+            const int64_t count = least(BLOCK_ROWS, num_rows - start);
+            if (linear.bits == 4)
+                by_groups<4>(start, count, first, last, put);
+            else if (linear.bits == 8)
+                by_groups<8>(start, count, first, last, put);
+            else if (is_wide)
+                by_words<Factor<T>>(made, k, start, count, first, last, put);
+            else
+                by_words<T>(
+                    (const int32_t*)rows, stride / PER_WORD<T>, start, count, first, last, put
+                );
+        }
     }
 
    private:
+    const Linear& linear;
     int64_t k;
     const T* rows;
     int64_t stride;
-    bool is_rounded;
+    int64_t num_rows;
     bool is_wide;
     int32_t* made = nullptr;
 
     Items* groups(int64_t row) const { return (Items*)made + row * num_groups(k); }
 
     template <int BITS, class Put>
-    void by_groups(
-        const Linear& linear, int64_t start, int64_t count, int64_t first, int64_t last, const Put& put
-    ) const {
+    void by_groups(int64_t start, int64_t count, int64_t first, int64_t last, const Put& put) const {
         for (int64_t i = first; i < last; i++)
             each_tile<MAX_ITEM_ROWS<BITS>>(count, [&](int64_t row, auto num_rows) {
-                Sums sums[decltype(num_rows)::value] = {};
-                multiply_groups<BITS>(
-                    sums, groups(start + row), num_groups(k), linear.panel<T>(i), num_groups(k)
-                );
-                for (int r = 0; r < num_rows; r++) linear.finish(row + r, i, sums[r], put);
+                Sums sums[decltype(num_rows)::value];
+                const Items* from = groups(start + row);
+                multiply_groups<BITS>(sums, from, num_groups(k), linear.panel<T>(i), num_groups(k));
+                for (int r = 0; r < num_rows; r++) linear.finish(start + row + r, i, sums[r], put);
             });
     }
 
     // By factors of F, from rows with `step` words from one to the next.
     template <class F, class Put>
     void by_words(
-        const Linear& linear, const int32_t* from, int64_t step, int64_t count, int64_t first,
-        int64_t last, const Put& put
+        const int32_t* from, int64_t step, int64_t start, int64_t count, int64_t first, int64_t last,
+        const Put& put
     ) const {
         const int64_t size = linear.depth * WIDTH, depth = k / PER_WORD<F>;
+        from += start * step;
         // The chain of sums of a row alone takes longer than reading its panel, and two chains as
         // long as one.
         for (; count == 1 && sizeof(F) == sizeof(T) && first + 1 < last; first += 2) {
             Sums sums[2][1] = {};
             const int32_t* const pair = linear.panel<T>(first);
             multiply_tile<T>(sums, from, 0, pair, size, linear.depth, pair + 2 * size);
-            linear.finish(0, first, sums[0][0], put);
-            linear.finish(0, first + 1, sums[1][0], put);
+            linear.finish(start, first, sums[0][0], put);
+            linear.finish(start, first + 1, sums[1][0], put);
         }
         for (int64_t i = first; i < last; i++) {
             const int32_t* panel = linear.factors<T, F>(i);
@@ -170,7 +172,7 @@ class Operand {
                 // The first tiles fetch the next panel, half of it each.
                 const int32_t* ahead = next + (row ? linear.depth * LANES : 0);
                 multiply_tile<F>(sums, from + row * step, step, panel, 0, depth, ahead);
-                for (int r = 0; r < num_rows; r++) linear.finish(row + r, i, sums[0][r], put);
+                for (int r = 0; r < num_rows; r++) linear.finish(start + row + r, i, sums[0][r], put);
             });
         }
     }

@@ -67,8 +67,6 @@ struct Step {
 // With so many rows for each thread, threads take rows of their own through all products, each
 // reading all weights, and wait for each other at attention alone; with fewer they share the weights.
 constexpr int64_t ROWS_OF_ONE = 28;
-// As many rows' activations as the level-2 cache holds beside a panel.
-constexpr int64_t BLOCK_ROWS = 112;
 // What is done to fewer rows by themselves takes less time than the threads' waiting for each other.
 constexpr int64_t ROWS_OF_A_SHARE = 16;
 
@@ -170,14 +168,11 @@ struct Forward {
 
     void project(const Block& block, const Operand<T>& normed) const {
         block.each_share(layer.qkv.num_panels(), [&](int64_t first, int64_t last) {
-            normed.multiply(
-                layer.qkv, 0, block.count, first, last,
-                [&](int64_t i, int64_t output, const Sums& sums) {
-                    float* to = step.qkv + (block.row + i) * qkv_stride() + output;
-                    store(to, sums.left);
-                    store(to + LANES, sums.right);
-                }
-            );
+            normed.multiply(first, last, [&](int64_t i, int64_t output, const Sums& sums) {
+                float* to = step.qkv + (block.row + i) * qkv_stride() + output;
+                store(to, sums.left);
+                store(to + LANES, sums.right);
+            });
         });
     }
 
@@ -211,14 +206,11 @@ struct Forward {
         const Operand<T> rows = operand(block, linear, buffer, stride);
         block.each_rows([&](int64_t first, int64_t last) { rows.convert(first, last); });
         block.each_share(linear.num_panels(), [&](int64_t first, int64_t last) {
-            rows.multiply(
-                linear, 0, block.count, first, last,
-                [&](int64_t i, int64_t output, const Sums& sums) {
-                    float* to = step.hidden + (block.row + i) * hidden_stride() + output;
-                    store(to, load<Floats>(to) + sums.left);
-                    store(to + LANES, load<Floats>(to + LANES) + sums.right);
-                }
-            );
+            rows.multiply(first, last, [&](int64_t i, int64_t output, const Sums& sums) {
+                float* to = step.hidden + (block.row + i) * hidden_stride() + output;
+                store(to, load<Floats>(to) + sums.left);
+                store(to + LANES, load<Floats>(to + LANES) + sums.right);
+            });
         });
     }
 
@@ -226,20 +218,17 @@ struct Forward {
     void gate_up(const Block& block, const Operand<T>& normed) const {
         block.each_share(layer.gate_up.num_panels() / 2, [&](int64_t first, int64_t last) {
             Sums gates[BLOCK_ROWS];
-            for (int64_t start = 0; start < block.count; start += BLOCK_ROWS)
-                normed.multiply(
-                    layer.gate_up, start, least(BLOCK_ROWS, block.count - start), 2 * first, 2 * last,
-                    [&](int64_t i, int64_t output, const Sums& sums) {
-                        if (output / WIDTH % 2 == 0) {
-                            gates[i] = sums;
-                            return;
-                        }
-                        T* to = (T*)step.inner + (block.row + start + i) * inner_stride() +
-                                output / WIDTH / 2 * WIDTH;
-                        store_floats(to, silu_mul<T>(gates[i].left, sums.left));
-                        store_floats(to + LANES, silu_mul<T>(gates[i].right, sums.right));
-                    }
-                );
+            normed.multiply(2 * first, 2 * last, [&](int64_t i, int64_t output, const Sums& sums) {
+                Sums& gate = gates[i % BLOCK_ROWS];
+                if (output / WIDTH % 2 == 0) {
+                    gate = sums;
+                    return;
+                }
+                const int64_t inner = output / WIDTH / 2 * WIDTH;
+                T* to = (T*)step.inner + (block.row + i) * inner_stride() + inner;
+                store_floats(to, silu_mul<T>(gate.left, sums.left));
+                store_floats(to + LANES, silu_mul<T>(gate.right, sums.right));
+            });
         });
     }
 };

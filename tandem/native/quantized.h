@@ -32,35 +32,41 @@ struct Items {
     float sum;  // of the items, times their scale
 };
 
-// Up to GROUP neighbours of a row.
+// Rounds up to GROUP neighbours of a row.
 template <class T>
-inline Items rounded(const T* from, int64_t count) {
+inline void round_group(Items& to, const T* from, int64_t count) {
     T padded[GROUP] = {};
     if (count < GROUP) from = (const T*)memcpy(padded, from, count * sizeof(T));
     constexpr int PARTS = GROUP / LANES;
-    Floats parts[PARTS], largest = {}, nothing = {};
+    Floats parts[PARTS];
+    // Without their signs floats are ordered as their bits are, and what is no number comes last.
+    Words sizes = {};
     for (int i = 0; i < PARTS; i++) {
         parts[i] = load_floats(from + i * LANES);
-        largest = max(largest, max(parts[i], -parts[i]));
-        nothing = fma(parts[i], Floats{}, nothing);
+        const Words size = (Words)parts[i] & 0x7fffffff;
+        sizes = size > sizes ? size : sizes;
     }
-    Items to = {};
+    const int32_t bits = highest(sizes);
+    float largest;
+    memcpy(&largest, &bits, sizeof bits);
+    to = {};
     // No number makes that no number.
-    to.scale = highest(largest) / 127.0f + total(nothing);
-    if (!(to.scale >= std::numeric_limits<float>::min())) return to;
+    to.scale = largest <= std::numeric_limits<float>::max()
+                   ? largest / 127.0f
+                   : std::numeric_limits<float>::quiet_NaN();
+    if (!(to.scale >= std::numeric_limits<float>::min())) return;
     const Floats inverse = splat(1.0f / to.scale);
-    Words sum = {};
+    Words items[PARTS], sum = {};
     for (int i = 0; i < PARTS; i++) {
-        const Words items = nearest(parts[i] * inverse);
-        store((int8_t*)to.quads + i * LANES, __builtin_convertvector(items, Narrow));
-        sum += items;
+        items[i] = nearest(parts[i] * inverse);
+        sum += items[i];
     }
+    store_bytes(to.quads, items);
     to.sum = to.scale * float(total(sum));
-    return to;
 }
 
 // Sums of integers' products while a group lasts, of LANES outputs. Codes count from ZERO on.
-#if defined(__AVX512BF16__)
+#if defined(__AVX512VNNI__)
 template <int BITS>
 using Counts = Words;
 template <int BITS>
@@ -99,7 +105,7 @@ inline Halves pairs(Words codes, Words items) {
 // counts + codes * items, over the bytes of each word.
 template <int BITS>
 inline Counts<BITS> count(Counts<BITS> counts, Words codes, Words items) {
-#if defined(__AVX512BF16__)
+#if defined(__AVX512VNNI__)
     return (Words)_mm512_dpbusd_epi32((__m512i)counts, (__m512i)codes, (__m512i)items);
 #else
     const Halves more = pairs<BITS>(codes, items);
@@ -108,22 +114,19 @@ inline Counts<BITS> count(Counts<BITS> counts, Words codes, Words items) {
 #endif
 }
 
-template <class Counts>
-inline Floats counted(Counts counts) {
-#if !defined(__AVX512BF16__)
-    if constexpr (std::is_same_v<Counts, Halves>)
-        return __builtin_convertvector(joined(counts), Floats);
-    else
+inline Floats counted(Words counts) { return __builtin_convertvector(counts, Floats); }
+
+#if !defined(__AVX512VNNI__)
+inline Floats counted(Halves counts) { return counted(joined(counts)); }
 #endif
-        return __builtin_convertvector(counts, Floats);
-}
 
 // A quad of LANES outputs: the first or the second of its words.
 template <int BITS>
 inline Words codes(const int32_t* words, int place) {
     const Words all = load<Words>(words);
     if constexpr (BITS == 4) return all >> 4 * place & 0x0f0f0f0f;
-    return (Words)((Bytes)all - int8_t(ZERO<BITS>));
+    // 128 less, as bytes with a sign.
+    return ZERO<BITS> ? all ^ int32_t(0x80808080) : all;
 }
 
 // What LANES outputs' codes count in a group.
@@ -138,8 +141,7 @@ struct Scales {
         if constexpr (ZERO<BITS> != 0) offset = fma(scale, splat(ZERO<BITS>), offset);
     }
 
-    template <class Counts>
-    Floats add(Floats sum, Counts counts, const Items& items) const {
+    Floats add(Floats sum, Counts<BITS> counts, const Items& items) const {
         sum = fma(offset, splat(items.sum), sum);
         return fma(counted(counts), scale * splat(items.scale), sum);
     }
@@ -147,19 +149,18 @@ struct Scales {
 
 // As many rows as the registers hold counts for.
 template <int BITS>
-#if defined(__AVX512BF16__)
+#if defined(__AVX512VNNI__)
 constexpr int MAX_ITEM_ROWS = 8;
 #else
 constexpr int MAX_ITEM_ROWS = BITS == 4 ? 3 : 4;
 #endif
 
-// sums[r] += row r . panel, over so many groups. `stride` is the groups from row to row.
+// sums[r] = row r . panel, over so many groups. `stride` is the groups from row to row.
 template <int BITS, int ROWS>
 __attribute__((noinline)) void multiply_groups(
     Sums (&sums)[ROWS], const Items* rows, int64_t stride, const int32_t* panel, int64_t groups
 ) {
-    Sums local[ROWS];
-    memcpy(local, sums, sizeof sums);
+    Sums local[ROWS] = {};
     for (int64_t group = 0; group < groups; group++, rows++, panel += GROUP_WORDS<BITS>) {
         Counts<BITS> left[ROWS] = {}, right[ROWS] = {};
         // Unrolled, the compiler orders all these sums as a tree, for which there are no registers.

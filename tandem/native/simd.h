@@ -1,5 +1,5 @@
-// Vectors of float32 for the instruction set that this file is compiled for: AVX-512 with bfloat16,
-// AVX2 with FMA, or whatever the compiler makes of vectors of four.
+// Vectors of float32 for the instruction set that this file is compiled for: AVX-512 with bfloat16
+// and VNNI, AVX2 with FMA, or whatever the compiler makes of vectors of four.
 //
 // Built with -ffp-contract=off: a product and a sum are fused where `fma` says so and nowhere else,
 // so that a value has the same bits in whichever loop the compiler puts it.
@@ -25,8 +25,7 @@ constexpr int LANES = 4;
 typedef float Floats __attribute__((vector_size(LANES * 4)));
 typedef int32_t Words __attribute__((vector_size(LANES * 4)));
 typedef int16_t Halves __attribute__((vector_size(LANES * 4)));
-typedef int8_t Bytes __attribute__((vector_size(LANES * 4)));
-typedef int8_t Narrow __attribute__((vector_size(LANES)));
+typedef int8_t Bytes __attribute__((vector_size(LANES)));
 
 struct bfloat16 {
     uint16_t bits;
@@ -90,6 +89,16 @@ inline float highest(Floats a) {
 #endif
 }
 
+inline int32_t highest(Words a) {
+#if defined(__AVX512BF16__)
+    return _mm512_reduce_max_epi32((__m512i)a);
+#else
+    int32_t value = a[0];
+    for (int i = 1; i < LANES; i++) value = a[i] > value ? a[i] : value;
+    return value;
+#endif
+}
+
 inline float total(Floats a) {
 #if defined(__AVX512BF16__)
     return _mm512_reduce_add_ps((__m512)a);
@@ -101,13 +110,31 @@ inline float total(Floats a) {
 }
 
 inline int32_t total(Words a) {
+#if defined(__AVX512BF16__)
+    return _mm512_reduce_add_epi32((__m512i)a);
+#else
     int32_t value = a[0];
     for (int i = 1; i < LANES; i++) value += a[i];
     return value;
+#endif
 }
 
 // To the nearest integers, ties to even, of what is less than 2^22.
 inline Words nearest(Floats x) { return (Words)(x + 12582912.0f) - (Words)splat(12582912.0f); }
+
+// 32 words that fit into bytes.
+inline void store_bytes(void* to, const Words (&words)[32 / LANES]) {
+#if defined(__AVX2__) && !defined(__AVX512BF16__)
+    const __m256i low = _mm256_packs_epi32((__m256i)words[0], (__m256i)words[1]);
+    const __m256i high = _mm256_packs_epi32((__m256i)words[2], (__m256i)words[3]);
+    // Packed by halves of a vector: words of four bytes, 0, 2, 4, 6 of the first half and so on.
+    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    store(to, _mm256_permutevar8x32_epi32(_mm256_packs_epi16(low, high), order));
+#else
+    for (int i = 0; i < 32 / LANES; i++)
+        store((int8_t*)to + i * LANES, __builtin_convertvector(words[i], Bytes));
+#endif
+}
 
 // The two bfloat16 of each word.
 inline Floats low_half(Words words) { return (Floats)(words << 16); }
@@ -187,22 +214,6 @@ inline float to_float(bfloat16 from) {
     float value;
     memcpy(&value, &bits, sizeof value);
     return value;
-}
-
-// Words of two bfloat16: to the nearest, ties to even. Of numbers only.
-inline Words to_pairs(Floats low, Floats high) {
-#if defined(__AVX512BF16__)
-    const __m512i order = _mm512_set_epi16(
-        31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4, 19,
-        3, 18, 2, 17, 1, 16, 0
-    );
-    const __m512i halves = (__m512i)_mm512_cvtne2ps_pbh((__m512)high, (__m512)low);
-    return (Words)_mm512_permutexvar_epi16(order, halves);
-#else
-    const Words a = (Words)low, b = (Words)high;
-    const Words low_bits = (a + 0x7fff + ((a >> 16) & 1)) >> 16 & 0xffff;
-    return low_bits | ((b + 0x7fff + ((b >> 16) & 1)) & int32_t(0xffff0000));
-#endif
 }
 
 // 2^x, 1 for 0, and 0 from -150 down (AVX-512: below -126 what is too small for float32's normal

@@ -42,13 +42,15 @@ inline Words rounded(Floats high, Floats low) {
     return to;
 }
 
-inline float highest(Floats from) {
-    float value = from[0];
+template <class Vector>
+auto highest(Vector from) {
+    auto value = from[0];
     for (int i = 1; i < 16; i++) value = from[i] > value ? from[i] : value;
     return value;
 }
 
-inline float total(Floats from) {
+template <class Vector>
+auto total(Vector from) {
     for (int count = 8; count; count /= 2)
         for (int i = 0; i < count; i++) from[i] += from[i + count];
     return from[0];
@@ -62,7 +64,10 @@ inline float total(Floats from) {
 #define _mm512_cvtneps_pbh(a) emulated::rounded((emulated::Floats)(a))
 #define _mm512_cvtne2ps_pbh(a, b) emulated::rounded((emulated::Floats)(a), (emulated::Floats)(b))
 #define _mm512_reduce_max_ps(a) emulated::highest((emulated::Floats)(a))
+#define _mm512_reduce_max_epi32(a) emulated::highest((emulated::Words)(a))
+#define _mm512_reduce_add_epi32(a) emulated::total((emulated::Words)(a))
 #define _mm512_reduce_add_ps(a) emulated::total((emulated::Floats)(a))
 
-// What the kernels take for AVX-512 with bfloat16. Not before SIMDe's headers, which would believe it.
+// What the kernels take for the instructions. Not before SIMDe's headers, which would believe it.
 #define __AVX512BF16__ 1
+#define __AVX512VNNI__ 1

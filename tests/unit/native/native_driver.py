@@ -34,15 +34,9 @@ def packer(kernels: Kernels, quantization: Quantization = Quantization.NONE) -> 
     return KernelPacker(kernels, quantization, Arena(aligned_empty(ARENA_BYTES)))
 
 
-def linear(
-    kernels: Kernels,
-    weight: Tensor,
-    bias: Tensor | None,
-    rows: Tensor,
-    quantization: Quantization = Quantization.NONE,
-) -> Tensor:
+def linear(kernels: Kernels, weight: Tensor, bias: Tensor | None, rows: Tensor) -> Tensor:
     """rows [rows, k] times weight [n, k], in float32."""
-    return multiply(kernels, packer(kernels, quantization).linear(weight, bias), rows)
+    return multiply(kernels, packer(kernels).linear(weight, bias), rows)
 
 
 def multiply(kernels: Kernels, packed: PackedLinear, rows: Tensor) -> Tensor:

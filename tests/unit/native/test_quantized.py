@@ -3,6 +3,8 @@ the sums of groups, which are floats."""
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import pytest
 import torch
@@ -79,15 +81,29 @@ def test_products(
 
 
 @pytest.mark.parametrize("quantization", QUANTIZATIONS)
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_sums_of_the_largest_integers_fit(
+    kernels: Kernels, quantization: Quantization, sign: int
+) -> None:
+    # In each group one weight at an end of the grid, all others at the other, and items of 127.
+    weight = torch.full((40, 96), -sign * 1.0)
+    weight[:, ::GROUP] = sign
+    packed = packer(kernels, quantization).linear(weight, None)
+    rows = torch.stack([torch.ones(96), -torch.ones(96), torch.ones(96) * (-1) ** torch.arange(96)])
+    expected = rows.double() @ unpacked(kernels, packed, 96).T
+    assert ((multiply(kernels, packed, rows) - expected).abs() <= 1e-4).all()
+
+
+@pytest.mark.parametrize("quantization", QUANTIZATIONS)
 def test_no_number_makes_no_number_of_its_row_alone(
     kernels: Kernels, quantization: Quantization
 ) -> None:
     packed = packer(kernels, quantization).linear(random(40, 96, dtype=torch.float32), None)
     rows = random(5, 96, dtype=torch.float32, seed=1)
     whole = multiply(kernels, packed, rows)
-    for value in (torch.nan, torch.inf, -torch.inf):
+    for value, place in product((torch.nan, torch.inf, -torch.inf), (0, 40, 55, 95)):
         spoiled = rows.clone()
-        spoiled[2, 40] = value
+        spoiled[2, place] = value
         actual = multiply(kernels, packed, spoiled)
         assert actual[2].isnan().all()
         others = [0, 1, 3, 4]
