@@ -129,7 +129,7 @@ bench-goodput-mock: .venv/installed-dev ## the same on eight mock GPUs, every ra
 bench-goodput-simulated: .venv/installed-dev ## all arms and workloads on eight mock GPUs, in virtual time
 	@$(BIN)/tandem bench goodput --simulated --device mock:h100 --seconds 1 --requests 300 --warm-up 3 \
 		--workloads long-prompts,chat,shared-prefix,tenants,conversations \
-		--alone 4 --tolerance 1.15 --out docs/figures/goodput-simulated $(ARGS)
+		--alone 200 --tolerance 1.15 --out docs/figures/goodput-simulated $(ARGS)
 	@$(BIN)/python benchmarks/plot_goodput.py docs/figures/goodput-simulated
 
 .PHONY: plots

@@ -265,7 +265,13 @@ def goodput(
     length_scale: Annotated[
         float | None, typer.Option(help="all lengths times this (default: 1; on a CPU 0.25)")
     ] = None,
-    alone: Annotated[int, typer.Option(help="requests that each arm serves uncontended")] = 8,
+    alone: Annotated[
+        int,
+        typer.Option(
+            help="requests that each arm serves uncontended; more where prefixes are cached, since"
+            " the first find nothing"
+        ),
+    ] = 8,
     rates_per_start: Annotated[
         int, typer.Option(help="rates that are tried before it is another arm's turn")
     ] = 3,
