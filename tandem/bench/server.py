@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import secrets
 import signal
 import socket
 import subprocess
@@ -19,6 +20,10 @@ import psutil
 STOP_S = 20.0
 POLL_S = 0.02
 NUM_PORTS = 8
+# Below those that systems give to connections, one of which would else take a port that was free
+# before the server listens there.
+FIRST_PORT = 10_000
+NUM_OWN_PORTS = 20_000
 LOG_TAIL = 2000
 
 
@@ -99,9 +104,8 @@ def with_port(command: Sequence[str], port: int) -> list[str]:
 def free_port() -> int:
     """One that is followed by others that are free as well, now."""
     while True:
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            port = int(probe.getsockname()[1])
-        if port + NUM_PORTS < 65536 and all(_is_free(port + each) for each in range(NUM_PORTS)):
+        port = FIRST_PORT + secrets.randbelow(NUM_OWN_PORTS)
+        if all(_is_free(port + each) for each in range(NUM_PORTS)):
             return port
 
 

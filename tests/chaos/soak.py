@@ -26,12 +26,13 @@ import psutil
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "support")]
 
-from stack import RecordingDispatcher, WorkerProcess, free_port, silence_logs  # noqa: E402
+from stack import RecordingDispatcher, WorkerProcess, silence_logs  # noqa: E402
 from watched import VOCAB, MockOracle  # noqa: E402
 
 from gateway import service  # noqa: E402
 from gateway.dispatcher import Dispatcher  # noqa: E402
 from tandem.bench.markdown import markdown_table  # noqa: E402
+from tandem.bench.server import free_port  # noqa: E402
 from tandem.client import AsyncClient  # noqa: E402
 from tandem.core.errors import TandemError  # noqa: E402
 from tandem.core.worker import WorkerInfo, WorkerRole  # noqa: E402

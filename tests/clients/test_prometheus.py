@@ -14,8 +14,9 @@ from typing import Any
 import httpx
 import pytest
 from openai import OpenAI
-from stack import free_port
 from up import Up
+
+from tandem.bench.server import free_port
 
 BOARD = Path(__file__).parents[2] / "deploy" / "grafana" / "tandem.json"
 PROMETHEUS = shutil.which("prometheus")

@@ -8,10 +8,11 @@ from collections.abc import Mapping
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 from running_gateway import running_gateway
-from stack import Stack, WorkerProcess, free_port, running_stack
+from stack import Stack, WorkerProcess, running_stack
 from test_shared_prefixes import NUM_SHARED_TOKENS, NUM_TOKENS, ask, question
 
 from gateway.metrics_page import GatewayCollector
+from tandem.bench.server import free_port
 from tandem.core.worker import WorkerRole
 from tandem.process.metrics import MetricsPage
 

@@ -7,9 +7,10 @@ from contextlib import asynccontextmanager
 from signal import SIGKILL
 
 import pytest
-from stack import Stack, WorkerProcess, collect, expected_mock_tokens, free_port, running_stack
+from stack import Stack, WorkerProcess, collect, expected_mock_tokens, running_stack
 from structlog.testing import capture_logs
 
+from tandem.bench.server import free_port
 from tandem.core.errors import Unavailable
 from tandem.core.worker import WorkerRole
 

@@ -9,8 +9,9 @@ from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 
 import httpx
-from stack import WorkerProcess, free_port
+from stack import WorkerProcess
 
+from tandem.bench.server import free_port
 from tandem.core.worker import WorkerRole
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -28,6 +27,7 @@ from gateway.tenants import DEFAULT_TENANT, ONE_TENANT, Tenants
 from gateway.timeline import Timeline
 from gateway.tokens import Ended, Token, TokenRequest
 from tandem.artifacts.resolve import resolve
+from tandem.bench.server import free_port
 from tandem.core.errors import TandemError
 from tandem.core.reports import Armed, Preempted, Span, SpanKind, StepDone
 from tandem.core.sampling_params import SamplingParams
@@ -38,12 +38,6 @@ from tandem.wire.reports import span_from_wire
 
 READY_TIMEOUT_S = 120.0
 MOCK_OUTPUT = (32, 127)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class WorkerProcess:

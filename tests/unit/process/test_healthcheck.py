@@ -11,8 +11,8 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import grpc
 import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from stack import free_port
 
+from tandem.bench.server import free_port
 from tandem.process.healthcheck import problem
 
 

@@ -7,9 +7,9 @@ from contextlib import suppress
 
 import grpc
 from push_pair import sender_side
-from stack import free_port
 from structlog.testing import capture_logs
 
+from tandem.bench.server import free_port
 from tandem.core.commands import Destination
 from tandem.transfer.links import Links
 from tandem.wire.channels import new_server
