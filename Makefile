@@ -65,6 +65,7 @@ test-clients: .venv/installed-clients $(LOAD_TOOLS)/installed ## OpenAI's client
 
 AVX512 := build/emulated-avx512.so
 $(AVX512): $(KERNELS) tests/unit/native/emulated_avx512.h
+	$(SAY) "compiling the kernels for AVX-512, to be emulated: some minutes"
 	@mkdir -p build
 	@$(CXX) -shared -fPIC -std=c++17 -O2 -w -ffp-contract=off -fvisibility=hidden -mavx2 -mfma -include \
 		tests/unit/native/emulated_avx512.h '-DTANDEM_BUILD="emulated"' tandem/native/kernels.cpp -o $@
@@ -129,7 +130,7 @@ bench-goodput-mock: .venv/installed-dev ## the same on eight mock GPUs, every ra
 bench-goodput-simulated: .venv/installed-dev ## all arms and workloads on eight mock GPUs, in virtual time
 	@$(BIN)/tandem bench goodput --simulated --device mock:h100 --seconds 1 --requests 300 --warm-up 3 \
 		--workloads long-prompts,chat,shared-prefix,tenants,conversations \
-		--alone 200 --tolerance 1.15 --out docs/figures/goodput-simulated $(ARGS)
+		--tolerance 1.15 --out docs/figures/goodput-simulated $(ARGS)
 	@$(BIN)/python benchmarks/plot_goodput.py docs/figures/goodput-simulated
 
 .PHONY: plots

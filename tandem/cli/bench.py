@@ -266,12 +266,13 @@ def goodput(
         float | None, typer.Option(help="all lengths times this (default: 1; on a CPU 0.25)")
     ] = None,
     alone: Annotated[
-        int,
+        int | None,
         typer.Option(
-            help="requests that each arm serves uncontended; more where prefixes are cached, since"
-            " the first find nothing"
+            help="requests that each arm serves uncontended (default: 8; simulated 200), of which"
+            " the first find no prefix cached",
+            show_default=False,
         ),
-    ] = 8,
+    ] = None,
     rates_per_start: Annotated[
         int, typer.Option(help="rates that are tried before it is another arm's turn")
     ] = 3,

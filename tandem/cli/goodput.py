@@ -29,6 +29,9 @@ from tandem.engine.fake.profiles import parse_profile
 
 # A CPU prefills some hundreds of tokens a second: a quarter of the published lengths.
 CPU_LENGTH_SCALE = 0.25
+# Requests alone, by whether they are simulated: where they cost little, enough for what they find
+# cached to be what most find.
+NUM_UNCONTENDED = {False: 8, True: 200}
 NUM_MOCK_DEVICES = 8
 RECORDS, TABLES = "goodput.jsonl", "goodput.md"
 
@@ -46,7 +49,7 @@ class GoodputOptions:
     num_requests: int
     warm_up_s: float
     length_scale: float | None
-    num_uncontended: int
+    num_uncontended: int | None
     rates_per_start: int
     tolerance: float
     seed: int
@@ -167,7 +170,7 @@ def sweep_settings(options: GoodputOptions) -> SweepSettings:
         workloads=options.workloads,
         token_ids=MOCK_TOKEN_IDS if is_mock else TOKEN_IDS,
         num_devices=num_devices,
-        num_uncontended=options.num_uncontended,
+        num_uncontended=options.num_uncontended or NUM_UNCONTENDED[options.simulated],
         # Nothing is started anew in virtual time: there is no need for turns.
         rates_per_start=MAX_RATES if options.simulated else options.rates_per_start,
         tolerance=options.tolerance,

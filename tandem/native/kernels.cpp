@@ -44,13 +44,15 @@ void logits(const Model& model, const Step& step, const int64_t* rows, int64_t n
     if (num_rows == 0) return;
     const int64_t stride = padded(model.hidden_size), n = model.lm_head.n;
     T* const normed = (T*)step.normed;
-    for (int64_t i = 0; i < num_rows; i++)
-        rms_norm(
-            normed + i * stride, step.hidden + rows[i] * stride, model.final_norm, model.hidden_size,
-            model.eps
-        );
     const Operand<T> operand(model.lm_head, normed, stride, num_rows);
-    operand.convert(0, num_rows);
+    RowBlock{step.team, 0, num_rows}.each_rows([&](int64_t first, int64_t last) {
+        for (int64_t i = first; i < last; i++)
+            rms_norm(
+                normed + i * stride, step.hidden + rows[i] * stride, model.final_norm,
+                model.hidden_size, model.eps
+            );
+        operand.convert(first, last);
+    });
     const int64_t num_panels = model.lm_head.num_panels();
     const int64_t num_shares = least(num_panels, 32 * step.team.num_threads);
     step.team.each(num_shares, [&](int64_t share) {
@@ -66,8 +68,9 @@ void logits(const Model& model, const Step& step, const int64_t* rows, int64_t n
 template <class T>
 void linear(const Team& team, const Linear& linear, const T* rows, int64_t num_rows, float* to) {
     const Operand<T> operand(linear, rows, linear.k<T>(), num_rows);
-    operand.convert(0, num_rows);
-    Block{team, 0, num_rows}.each_share(linear.num_panels(), [&](int64_t first, int64_t last) {
+    const RowBlock block{team, 0, num_rows};
+    block.each_rows([&](int64_t first, int64_t last) { operand.convert(first, last); });
+    block.each_share(linear.num_panels(), [&](int64_t first, int64_t last) {
         operand.multiply(first, last, [&](int64_t row, int64_t output, const Sums& sums) {
             const int64_t count = least(WIDTH, linear.n - output);
             memcpy(to + row * linear.n + output, &sums, count * sizeof(float));

@@ -141,8 +141,7 @@ class Operand {
         for (int64_t i = first; i < last; i++)
             each_tile<MAX_ITEM_ROWS<BITS>>(count, [&](int64_t row, auto num_rows) {
                 Sums sums[decltype(num_rows)::value];
-                const Items* from = groups(start + row);
-                multiply_groups<BITS>(sums, from, num_groups(k), linear.panel<T>(i), num_groups(k));
+                multiply_groups<BITS>(sums, groups(start + row), linear.panel<T>(i), num_groups(k));
                 for (int r = 0; r < num_rows; r++) linear.finish(start + row + r, i, sums[r], put);
             });
     }

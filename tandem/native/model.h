@@ -71,7 +71,7 @@ constexpr int64_t ROWS_OF_ONE = 28;
 constexpr int64_t ROWS_OF_A_SHARE = 16;
 
 // Rows [row, row + count) of a step, and the threads that share their products.
-struct Block {
+struct RowBlock {
     Team team;
     int64_t row;
     int64_t count;
@@ -109,7 +109,7 @@ struct Forward {
 
     // From the residual stream to the queries, and keys and values in the cache.
     void before_attention() const {
-        each_block([&](const Block& block) {
+        each_block([&](const RowBlock& block) {
             const Operand<T> normed = operand(block, layer.qkv, step.normed, hidden_stride());
             block.each_rows([&](int64_t first, int64_t last) {
                 norm(layer.attention_norm, block.row + first, block.row + last);
@@ -124,7 +124,7 @@ struct Forward {
 
     // From what attention gathered back to the residual stream.
     void after_attention() const {
-        each_block([&](const Block& block) {
+        each_block([&](const RowBlock& block) {
             add(block, layer.output, step.attended, query_stride());
             const Operand<T> normed = operand(block, layer.gate_up, step.normed, hidden_stride());
             block.each_rows([&](int64_t first, int64_t last) {
@@ -143,17 +143,17 @@ struct Forward {
         const Team& team = step.team;
         const int64_t num_threads = team.is_one() ? 1 : team.num_threads, num_rows = step.num_rows;
         if (!team.is_one() && num_rows < ROWS_OF_ONE * num_threads)
-            return work(Block{team, 0, num_rows});
+            return work(RowBlock{team, 0, num_rows});
         const int64_t num_blocks = ceil_div(num_rows, BLOCK_ROWS * num_threads) * num_threads;
         team.each(num_blocks, [&](int64_t i) {
             const int64_t row = num_rows * i / num_blocks;
-            work(Block{Team{nullptr, 1}, row, num_rows * (i + 1) / num_blocks - row});
+            work(RowBlock{Team{nullptr, 1}, row, num_rows * (i + 1) / num_blocks - row});
         });
     }
 
     // A block's rows of a buffer.
     Operand<T> operand(
-        const Block& block, const Linear& linear, const void* buffer, int64_t stride
+        const RowBlock& block, const Linear& linear, const void* buffer, int64_t stride
     ) const {
         return Operand<T>(linear, (const T*)buffer + block.row * stride, stride, block.count);
     }
@@ -166,7 +166,7 @@ struct Forward {
             );
     }
 
-    void project(const Block& block, const Operand<T>& normed) const {
+    void project(const RowBlock& block, const Operand<T>& normed) const {
         block.each_share(layer.qkv.num_panels(), [&](int64_t first, int64_t last) {
             normed.multiply(first, last, [&](int64_t i, int64_t output, const Sums& sums) {
                 float* to = step.qkv + (block.row + i) * qkv_stride() + output;
@@ -202,7 +202,7 @@ struct Forward {
     }
 
     // The product with rows of a buffer, added to the residual stream.
-    void add(const Block& block, const Linear& linear, const void* buffer, int64_t stride) const {
+    void add(const RowBlock& block, const Linear& linear, const void* buffer, int64_t stride) const {
         const Operand<T> rows = operand(block, linear, buffer, stride);
         block.each_rows([&](int64_t first, int64_t last) { rows.convert(first, last); });
         block.each_share(linear.num_panels(), [&](int64_t first, int64_t last) {
@@ -215,7 +215,7 @@ struct Forward {
     }
 
     // Panels by pairs: gates, which wait here for their ups.
-    void gate_up(const Block& block, const Operand<T>& normed) const {
+    void gate_up(const RowBlock& block, const Operand<T>& normed) const {
         block.each_share(layer.gate_up.num_panels() / 2, [&](int64_t first, int64_t last) {
             Sums gates[BLOCK_ROWS];
             normed.multiply(2 * first, 2 * last, [&](int64_t i, int64_t output, const Sums& sums) {

@@ -155,10 +155,10 @@ constexpr int MAX_ITEM_ROWS = 8;
 constexpr int MAX_ITEM_ROWS = BITS == 4 ? 3 : 4;
 #endif
 
-// sums[r] = row r . panel, over so many groups. `stride` is the groups from row to row.
+// sums[r] = row r . panel, over so many groups. Rows follow one another.
 template <int BITS, int ROWS>
 __attribute__((noinline)) void multiply_groups(
-    Sums (&sums)[ROWS], const Items* rows, int64_t stride, const int32_t* panel, int64_t groups
+    Sums (&sums)[ROWS], const Items* rows, const int32_t* panel, int64_t groups
 ) {
     Sums local[ROWS] = {};
     for (int64_t group = 0; group < groups; group++, rows++, panel += GROUP_WORDS<BITS>) {
@@ -173,7 +173,7 @@ __attribute__((noinline)) void multiply_groups(
                 const Words right_codes = codes<BITS>(words + LANES, place);
 #pragma GCC unroll 8
                 for (int r = 0; r < ROWS; r++) {
-                    const Words items = splat_word(rows[r * stride].quads + line * (8 / BITS) + place);
+                    const Words items = splat_word(rows[r * groups].quads + line * (8 / BITS) + place);
                     left[r] = count<BITS>(left[r], left_codes, items);
                     right[r] = count<BITS>(right[r], right_codes, items);
                 }
@@ -181,8 +181,8 @@ __attribute__((noinline)) void multiply_groups(
         }
         const Scales<BITS> left_scales(panel), right_scales(panel + LANES);
         for (int r = 0; r < ROWS; r++) {
-            local[r].left = left_scales.add(local[r].left, left[r], rows[r * stride]);
-            local[r].right = right_scales.add(local[r].right, right[r], rows[r * stride]);
+            local[r].left = left_scales.add(local[r].left, left[r], rows[r * groups]);
+            local[r].right = right_scales.add(local[r].right, right[r], rows[r * groups]);
         }
     }
     memcpy(sums, local, sizeof sums);

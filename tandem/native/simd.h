@@ -79,48 +79,33 @@ inline Floats max(Floats a, Floats b) {
 #endif
 }
 
-inline float highest(Floats a) {
+// Of a vector's items.
 #if defined(__AVX512BF16__)
-    return _mm512_reduce_max_ps((__m512)a);
+inline float highest(Floats a) { return _mm512_reduce_max_ps((__m512)a); }
+inline int32_t highest(Words a) { return _mm512_reduce_max_epi32((__m512i)a); }
+inline float total(Floats a) { return _mm512_reduce_add_ps((__m512)a); }
+inline int32_t total(Words a) { return _mm512_reduce_add_epi32((__m512i)a); }
 #else
-    float value = a[0];
+template <class V>
+inline auto highest(V a) {
+    auto value = a[0];
     for (int i = 1; i < LANES; i++) value = a[i] > value ? a[i] : value;
     return value;
-#endif
 }
 
-inline int32_t highest(Words a) {
-#if defined(__AVX512BF16__)
-    return _mm512_reduce_max_epi32((__m512i)a);
-#else
-    int32_t value = a[0];
-    for (int i = 1; i < LANES; i++) value = a[i] > value ? a[i] : value;
-    return value;
-#endif
-}
-
-inline float total(Floats a) {
-#if defined(__AVX512BF16__)
-    return _mm512_reduce_add_ps((__m512)a);
-#else
-    float value = a[0];
+template <class V>
+inline auto total(V a) {
+    auto value = a[0];
     for (int i = 1; i < LANES; i++) value += a[i];
     return value;
-#endif
 }
-
-inline int32_t total(Words a) {
-#if defined(__AVX512BF16__)
-    return _mm512_reduce_add_epi32((__m512i)a);
-#else
-    int32_t value = a[0];
-    for (int i = 1; i < LANES; i++) value += a[i];
-    return value;
 #endif
-}
 
-// To the nearest integers, ties to even, of what is less than 2^22.
-inline Words nearest(Floats x) { return (Words)(x + 12582912.0f) - (Words)splat(12582912.0f); }
+// 1.5 * 2^23: added to what is less than 2^22, it leaves no bits for a fraction.
+constexpr float WHOLE = 12582912.0f;
+
+// To the nearest integers, ties to even.
+inline Words nearest(Floats x) { return (Words)(x + WHOLE) - (Words)splat(WHOLE); }
 
 // 32 words that fit into bytes.
 inline void store_bytes(void* to, const Words (&words)[32 / LANES]) {
@@ -225,9 +210,8 @@ inline Floats exp2(Floats x) {
 #if defined(__AVX512BF16__)
     const Floats whole = (Floats)_mm512_roundscale_ps((__m512)x, _MM_FROUND_TO_NEAREST_INT);
 #else
-    // 1.5 * 2^23 leaves no bits for a fraction.
-    const Floats shifted = x + 12582912.0f;
-    const Floats whole = shifted - 12582912.0f;
+    const Floats shifted = x + WHOLE;
+    const Floats whole = shifted - WHOLE;
 #endif
     const Floats rest = x - whole;
     Floats sum;
@@ -245,7 +229,7 @@ inline Floats exp2(Floats x) {
 #if defined(__AVX512BF16__)
     return (Floats)_mm512_scalef_ps((__m512)sum, (__m512)whole);
 #else
-    const Words power = ((Words)shifted - (Words)splat(12582912.0f)) << 23;
+    const Words power = ((Words)shifted - (Words)splat(WHOLE)) << 23;
     return x < splat(-126.0f) ? Floats{} : (Floats)((Words)sum + power);
 #endif
 }

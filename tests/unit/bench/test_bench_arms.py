@@ -76,7 +76,9 @@ def test_a_mock_sweep_knows_its_dilation_and_its_vocabulary() -> None:
 
 
 def test_a_simulated_sweep_has_no_dilation_and_all_there_is_to_choose() -> None:
-    settings = sweep_settings(options(simulated=True))
+    settings = sweep_settings(options(simulated=True, num_uncontended=None))
+    assert settings.num_uncontended == 200
+    assert sweep_settings(options(num_uncontended=None)).num_uncontended == 8
     assert settings.conditions.simulated
     assert settings.conditions.dilation == 1
     assert settings.arms == grid_arms(8)
