@@ -161,7 +161,7 @@ struct Tile {
     void need_keys(int64_t first, int64_t last) {
         first = most(first, num_keys);
         if (first >= last) return;
-        ahead.fetch_keys(last - first);
+        ahead.keys.fetch(last - first);
         pack_keys<F>(scratch.keys, pages, start, first, last);
         if constexpr (SCALE_BYTES<Item> != 0)
             load_scales(scratch.key_scales, scratch.value_scales, pages, start, first, last);
@@ -171,7 +171,7 @@ struct Tile {
     void need_values(int64_t first, int64_t last) {
         first = most(first, num_values);
         if (first >= last) return;
-        ahead.fetch_values(last - first);
+        ahead.values.fetch(last - first);
         pack_values<F>(scratch.values, pages, start, first, last);
         num_values = last;
     }
@@ -282,26 +282,24 @@ struct TileView {
     }
 };
 
-// Adds to `seen` what the queries in `scratch` see of positions [start, end), within one range.
+// What the queries in `scratch` see of a span within one range.
 template <class F, class Item>
 inline void see_range(
-    const Seen& seen, const Queries& queries, const Pages<Item>& pages, Scratch<F>& scratch,
-    int64_t start, int64_t end, float scale
+    Seen& seen, const Queries& queries, const Span<Item>& span, Scratch<F>& scratch, float scale,
+    Ahead<Item>& ahead
 ) {
-    const int64_t head_rows = queries.head_rows();
-    Ahead<Item> ahead(pages, queries.num_kv_heads, start);
-    ahead.fetch_keys(queries.num_kv_heads * TILE);
-    ahead.fetch_values(queries.num_kv_heads * TILE);
-    for (; start < end; start += TILE) {
-        const int64_t stop = least(start + TILE, end);
+    const int64_t head_rows = queries.head_rows(), head_dim = span.pages.head_dim;
+    seen.clear(queries.num_rows());
+    for (int64_t start = span.start; start < span.end; start += TILE) {
+        const int64_t stop = least(start + TILE, span.end);
         for (int64_t head = 0; head < queries.num_kv_heads; head++) {
-            const Pages<Item> its = pages.of_head(head);
+            const Pages<Item> its = span.pages.of_head(head);
             Tile<F, Item> tile{its, scratch, start, stop, ahead};
             const Seen seen_of = seen.from_row(head * head_rows);
-            const F* rows = scratch.queries + head * head_rows * pages.head_dim;
+            const F* rows = scratch.queries + head * head_rows * head_dim;
             each_tile<MAX_ROWS<F>>(head_rows, [&](int64_t row, auto num_rows) {
                 TileView<F, Item, decltype(num_rows)::value>{
-                    tile, scratch, seen_of, queries, rows, row, pages.head_dim, scale
+                    tile, scratch, seen_of, queries, rows, row, head_dim, scale
                 }.see();
             });
         }

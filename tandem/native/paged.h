@@ -30,11 +30,10 @@ struct PagedAttention {
     // threads' own.
     static constexpr int64_t MOST_PARTS = 16 << 20;
 
-    // A task's positions [start, end), of one range, and what is seen of them.
+    // A range of a task's positions, and where what is seen of it lies.
     struct Part {
         int64_t task;
-        int64_t start;
-        int64_t end;
+        Span<Item> range;
         int64_t memory;
     };
 
@@ -48,7 +47,23 @@ struct PagedAttention {
         const int64_t num_tasks = int64_t(tasks.size());
         if (!step.team.is_one() && num_tasks < 4 * step.team.num_threads && run_by_ranges(tasks))
             return;
-        step.team.each(num_tasks, [&](int64_t i) { run_task(tasks[i]); });
+        each_ahead(
+            num_tasks, [&](int64_t i) { return span_of(tasks[i]); },
+            [&](int64_t i, Ahead<Item>& ahead) { run_task(tasks[i], ahead); }
+        );
+    }
+
+    // work(i, ahead) for each of `count`, where `ahead` brings what i sees, and then the first tile of
+    // what is likely to be this thread's next.
+    template <class SpanOf, class Work>
+    void each_ahead(int64_t count, const SpanOf& span_of, const Work& work) const {
+        const int64_t num_threads = step.team.is_one() ? 1 : step.team.num_threads;
+        step.team.each_and_next(count, [&](int64_t i, int64_t next) {
+            const Span<Item> span = span_of(i), following = span_of(least(next, count - 1));
+            Ahead<Item> ahead(span, next < count ? &following : nullptr);
+            i < num_threads ? ahead.load_tile() : ahead.skip_tile();
+            work(i, ahead);
+        });
     }
 
     // The last queries of a sequence first: they see the most.
@@ -84,15 +99,15 @@ struct PagedAttention {
         return true;
     }
 
-    void run_task(const Task& task) const {
+    void run_task(const Task& task, Ahead<Item>& ahead) const {
         const Queries queries = queries_of(task);
         Scratch<F>& scratch = Scratch<F>::mine();
         Seen all(scratch.seen[0], queries.num_rows(), width());
         all.clear(queries.num_rows());
         gather(task, scratch);
-        each_range(queries, [&](int64_t start, int64_t end) {
+        each_range(span_of(task), [&](const Span<Item>& range) {
             Seen some(scratch.seen[1], queries.num_rows(), width());
-            see(task, queries, some, start, end, scratch);
+            see_range(some, queries, range, scratch, scale(), ahead);
             all.merge(some, queries.num_rows(), scale());
         });
         finish(task, all);
@@ -106,22 +121,23 @@ struct PagedAttention {
         int64_t size = 0;
         for (size_t i = 0; i < tasks.size(); i++) {
             first_parts.push_back(parts.size());
-            const Queries queries = queries_of(tasks[i]);
-            each_range(queries, [&](int64_t start, int64_t end) {
-                parts.push_back({int64_t(i), start, end, size});
-                size += Seen::size(queries.num_rows(), width());
+            const int64_t size_of_one = Seen::size(queries_of(tasks[i]).num_rows(), width());
+            each_range(span_of(tasks[i]), [&](const Span<Item>& range) {
+                parts.push_back({int64_t(i), range, size});
+                size += size_of_one;
             });
         }
         first_parts.push_back(parts.size());
         if (size > MOST_PARTS) return false;
         const std::unique_ptr<float[]> memory(new float[size]);
-        step.team.each(int64_t(parts.size()), [&](int64_t i) {
+        const auto range_of = [&](int64_t i) { return parts[i].range; };
+        each_ahead(int64_t(parts.size()), range_of, [&](int64_t i, Ahead<Item>& ahead) {
             const Part& part = parts[i];
             const Queries queries = queries_of(tasks[part.task]);
             Scratch<F>& scratch = Scratch<F>::mine();
             gather(tasks[part.task], scratch);
             Seen some(memory.get() + part.memory, queries.num_rows(), width());
-            see(tasks[part.task], queries, some, part.start, part.end, scratch);
+            see_range(some, queries, part.range, scratch, scale(), ahead);
         });
         step.team.each(int64_t(tasks.size()), [&](int64_t i) {
             const Queries queries = queries_of(tasks[i]);
@@ -141,14 +157,31 @@ struct PagedAttention {
         return {position, task.num_queries, task.num_heads, group(), layer.window};
     }
 
-    // The positions that any of the queries sees, by ranges, from a tile's start on.
-    template <class Range>
-    void each_range(const Queries& queries, const Range& range) const {
+    // What any of a task's queries sees, from a tile's start on.
+    Span<Item> span_of(const Task& task) const {
+        const int64_t num_rows = step.rows[task.sequence + 1] - step.rows[task.sequence];
+        const int64_t head_items = cached_items<Item>(model);
+        const Pages<Item> pages = {
+            (const Item*)layer.keys + task.head * head_items,
+            (const Item*)layer.values + task.head * head_items,
+            step.tables + task.sequence * step.table_width,
+            __builtin_ctzll(uint64_t(model.block_size)),
+            model.num_kv_heads * head_items,
+            head_items,
+            model.head_dim,
+            step.starts[task.sequence] + num_rows,
+        };
+        const Queries queries = queries_of(task);
         const int64_t end = queries.last_of(queries.head_rows() - 1) + 1;
-        for (int64_t start = queries.first_of(0) / TILE * TILE; start < end;) {
-            const int64_t stop = least(end, (start / RANGE + 1) * RANGE);
-            range(start, stop);
-            start = stop;
+        return {pages, task.num_heads, queries.first_of(0) / TILE * TILE, end};
+    }
+
+    // The ranges of a span, in order.
+    template <class Work>
+    void each_range(Span<Item> span, const Work& work) const {
+        for (const int64_t end = span.end; span.start < end; span.start = span.end) {
+            span.end = least(end, (span.start / RANGE + 1) * RANGE);
+            work(span);
         }
     }
 
@@ -166,26 +199,6 @@ struct PagedAttention {
         for (int64_t head = 0; head < task.num_heads; head++)
             for (int64_t query = 0; query < task.num_queries; query++, to += items)
                 widen_row(to, row_of(step.queries, task, head, query), items);
-    }
-
-    void see(
-        const Task& task, const Queries& queries, Seen& seen, int64_t start, int64_t end,
-        Scratch<F>& scratch
-    ) const {
-        const int64_t num_rows = step.rows[task.sequence + 1] - step.rows[task.sequence];
-        const int64_t head_items = cached_items<Item>(model);
-        const Pages<Item> pages = {
-            (const Item*)layer.keys + task.head * head_items,
-            (const Item*)layer.values + task.head * head_items,
-            step.tables + task.sequence * step.table_width,
-            __builtin_ctzll(uint64_t(model.block_size)),
-            model.num_kv_heads * head_items,
-            head_items,
-            model.head_dim,
-            step.starts[task.sequence] + num_rows,
-        };
-        seen.clear(queries.num_rows());
-        see_range(seen, queries, pages, scratch, start, end, scale());
     }
 
     void finish(const Task& task, const Seen& seen) const {

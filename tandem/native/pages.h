@@ -7,8 +7,6 @@ namespace tandem {
 
 constexpr int64_t TILE = 256;
 constexpr int64_t MAX_HEAD_DIM = 512;
-// Positions between what is loaded and what is prefetched.
-constexpr int64_t PREFETCHED = 16;
 constexpr int64_t LANES_SHIFT = __builtin_ctz(LANES);
 
 // What follows the items of a head in the cache: of bytes, the number that one of them counts.
@@ -46,19 +44,6 @@ struct Pages {
             rows[i] = position + i < end ? items + offset(position + i) : (const Item*)ZEROS;
     }
 
-    // Brings positions [start, stop) from memory, `num_items` of a token. By loads, which set the
-    // hardware's own prefetches going, and prefetches of what they will come to.
-    void fetch(const Item* items, int64_t start, int64_t stop, int64_t num_items) const {
-        for (int64_t position = start; position < least(stop, end); position++) {
-            const Item* row = items + offset(position);
-            const Item* further = items + offset(least(position + PREFETCHED, end - 1));
-            for (int64_t item = 0; item < num_items; item += 64 / int64_t(sizeof(Item))) {
-                (void)*(const volatile char*)(row + item);
-                __builtin_prefetch(further + item);
-            }
-        }
-    }
-
     Pages of_head(int64_t head) const {
         Pages pages = *this;
         pages.keys += head * head_items;
@@ -67,26 +52,99 @@ struct Pages {
     }
 };
 
-// Brings from memory what `num_heads` heads will need: all of a token's, in order, as one stream for
-// keys and one for values.
+// Positions [start, end) of a sequence, from the first of a tile on, and the heads of its pages that
+// are wanted.
+template <class Item>
+struct Span {
+    Pages<Item> pages;
+    int64_t num_heads;
+    int64_t start;
+    int64_t end;
+
+    int64_t num_items() const { return num_heads * pages.head_items; }
+};
+
+// Brings keys, or values, from memory before they are wanted: the lines of a span, then those of the
+// one that is likely to be next.
+template <class Item>
+class Prefetch {
+   public:
+    Prefetch(const Item* Pages<Item>::*items, const Span<Item>& span, const Span<Item>* next)
+        : items(items), span(&span), next(next), position(span.start) {}
+
+    // The share of one head that takes up `count` positions, to the second level of the cache: what
+    // goes to the first is waited for once there are a few.
+    void fetch(int64_t count) {
+        each_line(count * span->pages.head_items, [](const char* line) {
+            __builtin_prefetch(line, 0, 2);
+        });
+    }
+
+    // A tile, by loads: nothing else is there to be done, and they set the hardware's own prefetches
+    // going.
+    void load_tile() {
+        each_line(TILE * span->num_items(), [](const char* line) {
+            (void)*(const volatile char*)line;
+        });
+    }
+
+    // Past the first tile, which is here.
+    void skip_tile() { position += TILE; }
+
+   private:
+    static constexpr int64_t LINE = 64;
+
+    const Item* Pages<Item>::*items;
+    const Span<Item>* span;
+    const Span<Item>* next;
+    int64_t position;
+    const char* line = nullptr;
+    const char* stop = nullptr;
+
+    template <class Visit>
+    void each_line(int64_t num_items, const Visit& visit) {
+        for (int64_t n = num_items * int64_t(sizeof(Item)); n > 0; n -= LINE, line += LINE) {
+            if (line >= stop && !advance()) return;
+            visit(line);
+        }
+    }
+
+    // To the next positions whose items lie together. False: there are none.
+    bool advance() {
+        if (position >= span->end) {
+            if (!next) return false;
+            span = next;
+            next = nullptr;
+            position = span->start;
+        }
+        const Pages<Item>& pages = span->pages;
+        const int64_t block = int64_t(1) << pages.block_shift;
+        const int64_t count = span->num_items() < pages.token_items
+                                  ? 1
+                                  : least(block - position % block, span->end - position);
+        line = (const char*)(pages.*items + pages.offset(position));
+        stop = line + count * span->num_items() * int64_t(sizeof(Item));
+        position += count;
+        return true;
+    }
+};
+
 template <class Item>
 struct Ahead {
-    const Pages<Item>& pages;
-    int64_t num_heads;
-    int64_t next_key;
-    int64_t next_value;
+    Prefetch<Item> keys;
+    Prefetch<Item> values;
 
-    Ahead(const Pages<Item>& pages, int64_t num_heads, int64_t start)
-        : pages(pages), num_heads(num_heads), next_key(start), next_value(start) {}
+    Ahead(const Span<Item>& span, const Span<Item>* next)
+        : keys(&Pages<Item>::keys, span, next), values(&Pages<Item>::values, span, next) {}
 
-    // The share of one head that packs `count` keys.
-    void fetch_keys(int64_t count) { fetch(pages.keys, next_key, count); }
-    void fetch_values(int64_t count) { fetch(pages.values, next_value, count); }
+    void load_tile() {
+        keys.load_tile();
+        values.load_tile();
+    }
 
-    void fetch(const Item* items, int64_t& next, int64_t count) const {
-        const int64_t stop = next + ceil_div(count, num_heads);
-        pages.fetch(items, next, stop, num_heads * pages.head_items);
-        next = stop;
+    void skip_tile() {
+        keys.skip_tile();
+        values.skip_tile();
     }
 };
 

@@ -1,6 +1,7 @@
 // Work shared out among torch's own threads.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 
@@ -11,6 +12,8 @@ namespace tandem {
 using Parallel = void (*)(void (*work)(void*), void* data, unsigned num_threads, unsigned flags);
 
 struct Team {
+    static constexpr int64_t MOST_THREADS = 256;
+
     Parallel parallel;  // null: one thread
     int64_t num_threads;
 
@@ -19,21 +22,37 @@ struct Team {
     // Calls work(i) once for each i, in any order, on any thread.
     template <class Work>
     void each(int64_t count, const Work& work) const {
+        each_and_next(count, [&](int64_t i, int64_t) { work(i); });
+    }
+
+    // Calls work(i, next) once for each i, where `next` is what the thread takes next, unless another
+    // is done with its own before; `count` or more if there is none.
+    template <class Work>
+    void each_and_next(int64_t count, const Work& work) const {
         if (is_one() || count < 2) {
-            for (int64_t i = 0; i < count; i++) work(i);
+            for (int64_t i = 0; i < count; i++) work(i, i + 1);
             return;
         }
         struct Job {
             const Work& work;
             int64_t count;
-            std::atomic<int64_t> next{0};
-        } job{work, count};
+            int64_t num_threads;
+            std::atomic<int64_t> num_started{0};
+            // By threads: thread t takes t, t + num_threads and so on, and then what others have left.
+            std::atomic<int64_t> next[MOST_THREADS];
+        } job{work, count, std::min({num_threads, count, MOST_THREADS})};
+        for (int64_t i = 0; i < job.num_threads; i++) job.next[i] = i;
         const auto run = [](void* data) {
             Job& job = *static_cast<Job*>(data);
-            for (int64_t i; (i = job.next.fetch_add(1, std::memory_order_relaxed)) < job.count;)
-                job.work(i);
+            const int64_t n = job.num_threads;
+            const int64_t first = job.num_started.fetch_add(1, std::memory_order_relaxed);
+            for (int64_t owner = first; owner < first + n; owner++) {
+                std::atomic<int64_t>& next = job.next[owner % n];
+                for (int64_t i; (i = next.fetch_add(n, std::memory_order_relaxed)) < job.count;)
+                    job.work(i, i + n);
+            }
         };
-        parallel(run, &job, unsigned(num_threads < count ? num_threads : count), 0);
+        parallel(run, &job, unsigned(job.num_threads), 0);
     }
 };
 
