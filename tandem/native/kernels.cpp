@@ -183,6 +183,15 @@ void tandem_linear(
                 : linear(*team, *linear_, (const float*)rows, num_rows, to);
 }
 
+// Writes to each page of some memory, and changes nothing in it, whoever else writes to it: the system
+// gives pages, and clears them, when they are written to first.
+void tandem_touch(char* memory, int64_t num_bytes) {
+    const int64_t PAGE = 4096;
+    static volatile char nothing = 0;
+    for (int64_t i = 0; i < num_bytes; i += PAGE)
+        __atomic_fetch_add(memory + i, nothing, __ATOMIC_RELAXED);
+}
+
 // Reads memory and does nothing with it: how fast that can be. Returns a sum.
 int64_t tandem_read(const Team* team, const void* from, int64_t num_bytes) {
     const int64_t SHARE = 1 << 20;

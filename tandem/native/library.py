@@ -119,6 +119,7 @@ def _declare(functions: CDLL) -> None:
         "after_attention": (flag, pointer, pointer, number),
         "logits": (flag, pointer, pointer, pointer, number, pointer),
         "linear": (flag, pointer, pointer, pointer, number, pointer),
+        "touch": (pointer, number),
     }.items():
         function = getattr(functions, f"tandem_{name}")
         function.argtypes = arguments
