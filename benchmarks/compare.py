@@ -5,7 +5,8 @@ round, on the same cores as the load. `benchmarks/peers/README.md` says how to i
 that is not there is skipped, loudly.
 
     .venv/bin/python benchmarks/compare.py [--rounds 3] [--scale 1] [--workloads A B C D]
-        [--peers FOLDER] [--arms "tandem 1p1d" vllm ...] [--out docs/figures/peers.jsonl] [--append]
+        [--peers FOLDER] [--arms "tandem 1p1d" vllm ...] [--int4]
+        [--out docs/figures/peers.jsonl] [--append]
 """
 
 from __future__ import annotations
@@ -121,13 +122,13 @@ async def _output(arm: Arm, command: Sequence[str]) -> str:
     return out.decode()
 
 
-def find_arms(peers: Path, wanted: Sequence[str]) -> list[Arm]:
+def find_arms(peers: Path, wanted: Sequence[str], int4: bool) -> list[Arm]:
     """All that can be measured here, their weights converted; says aloud what cannot, and why."""
     model = resolve("default").path
     arms: list[Arm] = []
     for name, peer in PEERS.items():
         try:
-            arms += peer.arms(peers / name, model)
+            arms += peer.arms(peers / name, model, int4)
         except NotInstalled as missing:
             console.print(f"SKIPPED {name}: {missing}; see {README}", style="bold yellow")
     if unknown := set(wanted).difference(arm.name for arm in arms):
@@ -135,15 +136,16 @@ def find_arms(peers: Path, wanted: Sequence[str]) -> list[Arm]:
         raise SystemExit(f"no arm here is named {unknown.pop()!r}: there are {names}")
     arms = [arm for arm in arms if not wanted or arm.name in wanted]
     for arm in arms:
-        if arm.conversion and not arm.conversion.target.exists():
-            console.print(f"converting weights for {arm.name}", style="dim")
-            subprocess.run(arm.conversion.command, check=True, capture_output=True)
+        for conversion in arm.conversions:
+            if not conversion.target.exists():
+                console.print(f"converting weights for {arm.name}", style="dim")
+                subprocess.run(conversion.command, check=True, capture_output=True)
     return arms
 
 
 async def main(args: argparse.Namespace) -> None:
     cancel_when_told_to_stop()
-    arms = find_arms(args.peers, args.arms)
+    arms = find_arms(args.peers, args.arms, args.int4)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.open("a" if args.append else "w").close()
     with TemporaryDirectory(prefix="tandem-compare-") as logs:
@@ -160,6 +162,7 @@ if __name__ == "__main__":
     parser.add_argument("--scale", type=float, default=1.0, help="longer or shorter runs")
     parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=list(WORKLOADS))
     parser.add_argument("--arms", nargs="+", default=[], help="only these, by name")
+    parser.add_argument("--int4", action="store_true", help="weights in groups of 4 bits")
     parser.add_argument("--peers", type=Path, default=cache_dir() / "peers")
     parser.add_argument("--out", type=Path, default=OUT, help="lines of JSON")
     parser.add_argument("--append", action="store_true", help="keep the rounds there are")

@@ -25,7 +25,7 @@ class Arm(ServerSpec):
     """Without a `ready_path` it is no server: the command runs the workloads itself and prints a
     line of JSON for each."""
 
-    conversion: Conversion | None = None
+    conversions: tuple[Conversion, ...] = ()
 
 
 def program(environment: Path, name: str) -> str:

@@ -1,4 +1,4 @@
-"""llama.cpp's server, weights in bfloat16."""
+"""llama.cpp's server, weights in bfloat16 or its own groups of 4 bits."""
 
 from __future__ import annotations
 
@@ -11,23 +11,32 @@ SLOTS = 16
 SLOT_TOKENS = 2560
 
 
-def arms(environment: Path, model: Path) -> list[Arm]:
+def arms(environment: Path, model: Path, int4: bool) -> list[Arm]:
     """One, with a slot for each stream of the widest workload. Raises `NotInstalled`."""
-    weights = environment / f"{model.name}.gguf"
+    plain = environment / f"{model.name}.gguf"
+    weights = environment / f"{model.name}-q4_0.gguf" if int4 else plain
+    conversions = [_conversion(environment, model, plain)]
+    if int4:
+        quantize = (_binary(environment, "llama-quantize"), str(plain), str(weights), "Q4_0")
+        conversions.append(Conversion(quantize, weights))
     command = (
-        *(_server(environment), "--model", str(weights), "--threads", str(os.cpu_count())),
+        *(
+            _binary(environment, "llama-server"),
+            "--model",
+            str(weights),
+            "--threads",
+            str(os.cpu_count()),
+        ),
         *("--parallel", str(SLOTS), "--ctx-size", str(SLOTS * SLOT_TOKENS)),
         *("--host", "127.0.0.1", "--port", "{port}"),
     )
-    return [
-        Arm("llama.cpp", command, "/health", conversion=_conversion(environment, model, weights))
-    ]
+    return [Arm("llama.cpp", command, "/health", conversions=tuple(conversions))]
 
 
-def _server(environment: Path) -> str:
-    found = next(environment.rglob("llama-server"), None)
+def _binary(environment: Path, name: str) -> str:
+    found = next(environment.rglob(name), None)
     if found is None:
-        raise NotInstalled(f"there is no llama-server in {environment}")
+        raise NotInstalled(f"there is no {name} in {environment}")
     return str(found)
 
 

@@ -13,14 +13,16 @@ from peers.arm import Arm, Conversion, program
 PYTHONPATH = ":".join(map(str, (Path(__file__).parents[1], Path(__file__).parents[2])))
 
 
-def arms(environment: Path, model: Path) -> list[Arm]:
+def arms(environment: Path, model: Path, int4: bool) -> list[Arm]:
     """Both with the library's own settings, and with KV of 16 bits. Raises `NotInstalled`."""
     python = program(environment, "python")
-    exported = environment / model.name
+    exported = environment / (f"{model.name}-int4" if int4 else model.name)
+    # Groups as ours; it keeps the head in 8 bits by itself.
+    weights = ("int4", "--group-size", "32", "--ratio", "1.0") if int4 else ("fp16",)
     conversion = Conversion(
         (
             *(program(environment, "optimum-cli"), "export", "openvino", "--model", str(model)),
-            *("--task", "text-generation-with-past", "--weight-format", "fp16", str(exported)),
+            *("--task", "text-generation-with-past", "--weight-format", *weights, str(exported)),
         ),
         exported,
     )
@@ -30,7 +32,7 @@ def arms(environment: Path, model: Path) -> list[Arm]:
     alone = (python, "-P", "-m", "peers.openvino_in_process", *common)
     bfloat16 = (*server, "--kv-precision", "bf16")
     return [
-        Arm("openvino http", server, "/health", env=env, conversion=conversion),
-        Arm("openvino http, bf16 KV", bfloat16, "/health", env=env, conversion=conversion),
-        Arm("openvino in process", alone, env=env, conversion=conversion),
+        Arm("openvino http", server, "/health", env=env, conversions=(conversion,)),
+        Arm("openvino http, bf16 KV", bfloat16, "/health", env=env, conversions=(conversion,)),
+        Arm("openvino in process", alone, env=env, conversions=(conversion,)),
     ]

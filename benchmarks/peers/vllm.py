@@ -15,11 +15,13 @@ PRELOADED = ("libtcmalloc_minimal.so.4", "libiomp5.so")
 LIBRARY_FOLDERS = (Path("/usr/lib"), Path("/usr/local/lib"))
 
 
-def arms(environment: Path, model: Path) -> list[Arm]:
+def arms(environment: Path, model: Path, int4: bool) -> list[Arm]:
     """As shipped, where it keeps one core for its own servers, and computing on all of them.
 
     Raises `NotInstalled`.
     """
+    if int4:
+        raise NotInstalled("its CPU build takes no weights that are quantised on loading")
     command = (
         *(program(environment, "vllm"), "serve", str(model), "--served-model-name", MODEL),
         *("--dtype", "bfloat16", "--max-model-len", "8192"),

@@ -90,9 +90,9 @@ def load_worker(
 
 
 def _load_engine(settings: WorkerSettings, injector: FaultInjector | None) -> Engine:
-    """On a thread that ends with it, and OpenMP's threads behind it too. If they stayed, there would
-    be more of them than cores beside those of the engine's thread, and OpenMP would put each to
-    sleep whenever it waits for the others: a third of the time of a small step."""
+    """On a thread that ends with it, and OpenMP's threads behind it too. With them there would be
+    more than cores, beside those of the engine's thread, and OpenMP would put each to sleep whenever
+    it waits for the others: a third of the time of a small step."""
     engine = build_engine(settings, resolve(settings.model, LoggedProgress()))
     if injector:
         engine = FaultyEngine(engine, injector)

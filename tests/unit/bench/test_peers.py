@@ -51,4 +51,4 @@ def test_the_tables_say_it_all() -> None:
 @pytest.mark.parametrize("peer", [vllm, llama_cpp, openvino])
 def test_a_peer_that_is_not_there_says_what_is_missing(peer: object, tmp_path: Path) -> None:
     with pytest.raises(NotInstalled, match=str(tmp_path)):
-        peer.arms(tmp_path, MODEL)  # type: ignore[attr-defined]
+        peer.arms(tmp_path, MODEL, False)  # type: ignore[attr-defined]
