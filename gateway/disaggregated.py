@@ -11,7 +11,7 @@ from math import inf
 
 from gateway.batching import Batching, BatchingContext
 from gateway.generation import Generation, Phase
-from gateway.local_prefill import LocalPrefill
+from gateway.local_prefill import LocalPrefill, Queue
 from gateway.router import choose_decode, choose_prefill, with_free_slot
 from gateway.stages import Stage
 from gateway.worker_view import DecodeView, FormingBatch, PrefillView, WorkerView
@@ -96,7 +96,13 @@ class DisaggregatedBatching(Batching):
         elsewhere_s = min((self._first_token_s(each, generation) for each in prefill), default=inf)
         idle = (each for each in prefill if not each.queued_batches)
         num_idle_tokens = min((each.uncached_tokens(generation) for each in idle), default=inf)
-        return self._local.choose(generation, elsewhere_s, num_idle_tokens)
+        num_workers = max(1, len(prefill))
+        tokens_behind = self._queue.num_tokens - generation.num_tokens_left
+        queue = Queue(
+            len(self._queue) / num_workers,
+            elsewhere_s + tokens_behind * self._fleet.token_s() / num_workers,
+        )
+        return self._local.choose(generation, elsewhere_s, queue, num_idle_tokens)
 
     def _first_token_s(self, worker: PrefillView, generation: Generation) -> float:
         """In how many seconds a prefill worker would have the first token of the head of the queue,

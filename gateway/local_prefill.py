@@ -10,12 +10,14 @@ come whenever that is sooner: the decode workers are what the prefill workers la
 
 Where every token costs its time, as on most CPUs, a step with prompt tokens takes at most
 `MAX_STRETCH` times as long as one without, and only prompts come of which what is not cached here
-is through in `MAX_STEPS` such steps. Longer ones would be sooner here whenever prefill workers are
-behind, and every stream would pay for them all the time.
+is through in `MAX_STEPS` such steps: every stream pays for longer ones all the while. They come
+when prefill workers are behind: each token delays those who run here by as much as it hurries those
+who wait there, so it comes here if these are more.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import ceil, inf
 
 from gateway.effects import Outbox
@@ -43,6 +45,15 @@ MAX_FIRST_BUDGET = 128
 BUDGET_CHANGE = 0.25
 
 
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """What waits for the prefill workers: how many prompts for each, and in how many seconds they
+    would have computed them all."""
+
+    num_prompts: float
+    seconds: float
+
+
 class LocalPrefill:
     """Sets the decode workers' budgets, and says who of them would compute a prompt, if that is
     sooner than elsewhere."""
@@ -65,27 +76,42 @@ class LocalPrefill:
                 self._outbox.send(worker, SetStepRule(rule))
 
     def choose(
-        self, generation: Generation, elsewhere_s: float, num_idle_tokens: float = inf
+        self,
+        generation: Generation,
+        elsewhere_s: float,
+        queue: Queue,
+        num_idle_tokens: float = inf,
     ) -> DecodeView | None:
-        """The worker with room that has a queued generation's first token soonest, if that is in
-        less than `elsewhere_s` seconds, and with fewer tokens to compute than `num_idle_tokens`,
-        those that a prefill worker would have that is idle. Where `elsewhere_s` is infinite, or
-        tokens are nearly free, a prompt may have any length."""
+        """The worker with room that has a queued generation's first token soonest, if that is soon
+        enough, and with fewer tokens to compute than `num_idle_tokens`, those that a prefill worker
+        would have that is idle. Prefill workers would have that token in `elsewhere_s` seconds;
+        where none is trusted that is infinite."""
         token_s = self._fleet.token_s()
         candidates = (
-            (first_token_s(worker, num_tokens), worker.info.worker_id, worker)
+            (here_s, worker.info.worker_id, worker)
             for worker in self._fleet.decode.values()
             if worker.step_times.is_measured
             and worker.can_take(generation)
             and (num_tokens := worker.uncached_tokens(generation)) < num_idle_tokens
-            and (
-                elsewhere_s == inf
-                or num_steps(worker, num_tokens) <= _max_steps(worker)
-                or num_free_tokens(worker.step_times, token_s)
-            )
+            and (here_s := first_token_s(worker, num_tokens))
+            < _limit_s(worker, num_tokens, elsewhere_s, queue, token_s)
         )
-        soonest_s, _, worker = min(candidates, default=(elsewhere_s, "", None))
-        return worker if soonest_s < elsewhere_s else None
+        return min(candidates, default=(0.0, "", None))[2]
+
+
+def _limit_s(
+    worker: DecodeView, num_tokens: int, elsewhere_s: float, queue: Queue, token_s: float
+) -> float:
+    """In how many seconds a worker has to have the first token of a prompt with so many tokens to
+    compute, to be given it. What costs running streams little, or has nowhere else to go, is to be
+    sooner than elsewhere."""
+    if (
+        elsewhere_s == inf
+        or num_steps(worker, num_tokens) <= _max_steps(worker)
+        or num_free_tokens(worker.step_times, token_s)
+    ):
+        return elsewhere_s
+    return queue.seconds if len(worker.generations) < queue.num_prompts else 0.0
 
 
 def _max_steps(worker: DecodeView) -> int:
