@@ -105,7 +105,7 @@ class Batching(ABC):
         return None
 
     def _compute_there(self, generation: Generation, worker: DecodeView) -> None:
-        """Have a decode worker compute the head of the queue, and go on with it."""
+        """Have a decode worker compute one that is queued, and go on with it."""
         self._take(generation)
         generation.expected_cached_tokens = worker.cached_tokens(generation)
         self._reserve(generation, worker)
@@ -115,7 +115,7 @@ class Batching(ABC):
         self._outbox.send(worker, Admit(generation.sequence_id, compute=True))
 
     def _take(self, generation: Generation) -> None:
-        """Take the head of the queue, to place it on its workers."""
+        """Take one that is queued, to place it on its workers."""
         self._queue.take(generation)
         self._begin(generation, Stage.RESERVE)
 

@@ -1,6 +1,6 @@
 """Prefill workers run the prompts in batches, decode workers generate.
 
-A prompt that a decode worker would be sooner with may be computed there: see `local_prefill.py`.
+A prompt may be computed by a decode worker instead: see `local_prefill.py`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from math import inf
 
 from gateway.batching import Batching, BatchingContext
 from gateway.generation import Generation, Phase
-from gateway.local_prefill import LocalPrefill, Queue
+from gateway.local_prefill import Backlog, LocalPrefill
 from gateway.router import choose_decode, choose_prefill, with_free_slot
 from gateway.stages import Stage
 from gateway.worker_view import DecodeView, FormingBatch, PrefillView, WorkerView
@@ -62,6 +62,7 @@ class DisaggregatedBatching(Batching):
         self._next_for_prefill()
         while any(self._form(worker) for worker in with_free_slot(self._fleet.prefill.values())):
             pass
+        self._share_backlog()
 
     def granted(self, generation: Generation) -> None:
         if generation.is_local:
@@ -92,17 +93,33 @@ class DisaggregatedBatching(Batching):
         any prefill worker. What ends with that token needs none."""
         if self._local is None or not generation.needs_decode:
             return None
-        prefill = [worker for worker in self._fleet.prefill.values() if worker.is_open]
+        prefill = self._open_prefill()
         elsewhere_s = min((self._first_token_s(each, generation) for each in prefill), default=inf)
         idle = (each for each in prefill if not each.queued_batches)
         num_idle_tokens = min((each.uncached_tokens(generation) for each in idle), default=inf)
-        num_workers = max(1, len(prefill))
-        tokens_behind = self._queue.num_tokens - generation.num_tokens_left
-        queue = Queue(
-            len(self._queue) / num_workers,
-            elsewhere_s + tokens_behind * self._fleet.token_s() / num_workers,
-        )
-        return self._local.choose(generation, elsewhere_s, queue, num_idle_tokens)
+        return self._local.choose(generation, elsewhere_s, num_idle_tokens)
+
+    def _share_backlog(self) -> None:
+        """Give decode workers the last of what waits, while that is worth it."""
+        prefill = self._open_prefill()
+        while self._local and prefill and (last := self._queue.last()):
+            elsewhere_s = min(self._first_token_s(each, last) for each in prefill)
+            num_before = self._queue.num_tokens - last.num_tokens_left
+            before_s = num_before * self._uncached_share() * self._fleet.token_s() / len(prefill)
+            backlog = Backlog(len(self._queue) / len(prefill), elsewhere_s + before_s)
+            worker = self._local.choose_for_last(last, backlog) if last.needs_decode else None
+            if worker is None:
+                return
+            self._compute_there(last, worker)
+
+    def _open_prefill(self) -> list[PrefillView]:
+        return [worker for worker in self._fleet.prefill.values() if worker.is_open]
+
+    def _uncached_share(self) -> float:
+        """Of the prompts' tokens so far, those that prefill workers did not have cached."""
+        num_tokens = sum(each.num_prompt_tokens for each in self._fleet.prefill.values())
+        num_cached = sum(each.num_cached_tokens for each in self._fleet.prefill.values())
+        return 1 - num_cached / num_tokens if num_tokens else 1.0
 
     def _first_token_s(self, worker: PrefillView, generation: Generation) -> float:
         """In how many seconds a prefill worker would have the first token of the head of the queue,

@@ -10,9 +10,9 @@ come whenever that is sooner: the decode workers are what the prefill workers la
 
 Where every token costs its time, as on most CPUs, a step with prompt tokens takes at most
 `MAX_STRETCH` times as long as one without, and only prompts come of which what is not cached here
-is through in `MAX_STEPS` such steps: every stream pays for longer ones all the while. They come
-when prefill workers are behind: each token delays those who run here by as much as it hurries those
-who wait there, so it comes here if these are more.
+is through in `MAX_STEPS` such steps: every stream pays for longer ones all the while. Of these the
+last that waits for the prefill workers comes, one at a time, if more wait there than are here: each
+of its tokens delays these by as much as it hurries those, and it is itself no later.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ BUDGET_CHANGE = 0.25
 
 
 @dataclass(frozen=True, slots=True)
-class Queue:
-    """What waits for the prefill workers: how many prompts for each, and in how many seconds they
-    would have computed them all."""
+class Backlog:
+    """What waits for the prefill workers: how many prompts for each, and in how many seconds the
+    last of them would have its first token."""
 
     num_prompts: float
     seconds: float
@@ -76,42 +76,42 @@ class LocalPrefill:
                 self._outbox.send(worker, SetStepRule(rule))
 
     def choose(
-        self,
-        generation: Generation,
-        elsewhere_s: float,
-        queue: Queue,
-        num_idle_tokens: float = inf,
+        self, generation: Generation, elsewhere_s: float, num_idle_tokens: float = inf
     ) -> DecodeView | None:
-        """The worker with room that has a queued generation's first token soonest, if that is soon
-        enough, and with fewer tokens to compute than `num_idle_tokens`, those that a prefill worker
-        would have that is idle. Prefill workers would have that token in `elsewhere_s` seconds;
-        where none is trusted that is infinite."""
+        """The worker with room that has a queued generation's first token soonest, if that is in
+        less than `elsewhere_s` seconds, and with fewer tokens to compute than `num_idle_tokens`,
+        those that a prefill worker would have that is idle. Where `elsewhere_s` is infinite, or
+        tokens are nearly free, a prompt may have any length."""
         token_s = self._fleet.token_s()
         candidates = (
-            (here_s, worker.info.worker_id, worker)
+            (first_token_s(worker, num_tokens), worker.info.worker_id, worker)
             for worker in self._fleet.decode.values()
             if worker.step_times.is_measured
             and worker.can_take(generation)
             and (num_tokens := worker.uncached_tokens(generation)) < num_idle_tokens
-            and (here_s := first_token_s(worker, num_tokens))
-            < _limit_s(worker, num_tokens, elsewhere_s, queue, token_s)
+            and (
+                elsewhere_s == inf
+                or num_steps(worker, num_tokens) <= _max_steps(worker)
+                or num_free_tokens(worker.step_times, token_s)
+            )
+        )
+        soonest_s, _, worker = min(candidates, default=(elsewhere_s, "", None))
+        return worker if soonest_s < elsewhere_s else None
+
+    def choose_for_last(self, generation: Generation, backlog: Backlog) -> DecodeView | None:
+        """The worker with room that has the first token of the last generation of a backlog
+        soonest, if that is sooner than the backlog's end, and worth what running streams pay."""
+        candidates = (
+            (here_s, worker.info.worker_id, worker)
+            for worker in self._fleet.decode.values()
+            if worker.step_times.is_measured
+            and len(worker.generations) < backlog.num_prompts
+            and not worker.num_prompt_tokens_left
+            and worker.can_take(generation)
+            and (here_s := first_token_s(worker, worker.uncached_tokens(generation)))
+            < backlog.seconds
         )
         return min(candidates, default=(0.0, "", None))[2]
-
-
-def _limit_s(
-    worker: DecodeView, num_tokens: int, elsewhere_s: float, queue: Queue, token_s: float
-) -> float:
-    """In how many seconds a worker has to have the first token of a prompt with so many tokens to
-    compute, to be given it. What costs running streams little, or has nowhere else to go, is to be
-    sooner than elsewhere."""
-    if (
-        elsewhere_s == inf
-        or num_steps(worker, num_tokens) <= _max_steps(worker)
-        or num_free_tokens(worker.step_times, token_s)
-    ):
-        return elsewhere_s
-    return queue.seconds if len(worker.generations) < queue.num_prompts else 0.0
 
 
 def _max_steps(worker: DecodeView) -> int:

@@ -29,6 +29,11 @@ class TenantQueue:
         """The first of at least one."""
         return self._queued[0]
 
+    @property
+    def last(self) -> Generation:
+        """The last of at least one."""
+        return self._queued[-1]
+
     def push(self, generation: Generation) -> None:
         insort(self._queued, generation, key=self._rank)
         self.num_tokens += generation.num_tokens_left
@@ -97,8 +102,13 @@ class PrefillQueue:
             return self._queues[self._shares.first(self._heads)].head
         return next((queue.head for queue in self._queues.values()), None)
 
+    def last(self) -> Generation | None:
+        """The last in the order of the tenant that has the most tokens here, or None."""
+        queue = max(self._queues.values(), key=lambda each: each.num_tokens, default=None)
+        return queue.last if queue else None
+
     def take(self, generation: Generation) -> None:
-        """Take one that is queued, to serve it: it is its tenant's turn."""
+        """Take one that is queued, to serve it, which its tenant is charged for."""
         self._shares.take(generation, self._heads)
         self.remove(generation)
 

@@ -28,6 +28,11 @@ class Arm(ServerSpec):
     conversions: tuple[Conversion, ...] = ()
 
 
+def name_of(name: str, int4: bool) -> str:
+    """An arm's, which says what its weights are."""
+    return f"{name}, int4" if int4 else name
+
+
 def program(environment: Path, name: str) -> str:
     """A program in a peer's environment. Raises `NotInstalled`."""
     path = environment / "bin" / name

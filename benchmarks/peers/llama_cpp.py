@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from peers.arm import Arm, Conversion, NotInstalled, program
+from peers.arm import Arm, Conversion, NotInstalled, name_of, program
 
 SLOTS = 16
 SLOT_TOKENS = 2560
@@ -30,7 +30,7 @@ def arms(environment: Path, model: Path, int4: bool) -> list[Arm]:
         *("--parallel", str(SLOTS), "--ctx-size", str(SLOTS * SLOT_TOKENS)),
         *("--host", "127.0.0.1", "--port", "{port}"),
     )
-    return [Arm("llama.cpp", command, "/health", conversions=tuple(conversions))]
+    return [Arm(name_of("llama.cpp", int4), command, "/health", conversions=tuple(conversions))]
 
 
 def _binary(environment: Path, name: str) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from peers.arm import Arm, Conversion, program
+from peers.arm import Arm, Conversion, name_of, program
 
 # For the peers, and for the load tool, which there needs nothing but Python.
 PYTHONPATH = ":".join(map(str, (Path(__file__).parents[1], Path(__file__).parents[2])))
@@ -32,7 +32,13 @@ def arms(environment: Path, model: Path, int4: bool) -> list[Arm]:
     alone = (python, "-P", "-m", "peers.openvino_in_process", *common)
     bfloat16 = (*server, "--kv-precision", "bf16")
     return [
-        Arm("openvino http", server, "/health", env=env, conversions=(conversion,)),
-        Arm("openvino http, bf16 KV", bfloat16, "/health", env=env, conversions=(conversion,)),
-        Arm("openvino in process", alone, env=env, conversions=(conversion,)),
+        Arm(name_of("openvino http", int4), server, "/health", env=env, conversions=(conversion,)),
+        Arm(
+            name_of("openvino http, bf16 KV", int4),
+            bfloat16,
+            "/health",
+            env=env,
+            conversions=(conversion,),
+        ),
+        Arm(name_of("openvino in process", int4), alone, env=env, conversions=(conversion,)),
     ]

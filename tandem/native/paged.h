@@ -49,20 +49,25 @@ struct PagedAttention {
             return;
         each_ahead(
             num_tasks, [&](int64_t i) { return span_of(tasks[i]); },
-            [&](int64_t i, Ahead<Item>& ahead) { run_task(tasks[i], ahead); }
+            [&](int64_t i, const Span<Item>& span, Ahead<Item>& ahead) {
+                run_task(tasks[i], span, ahead);
+            }
         );
     }
 
-    // work(i, ahead) for each of `count`, where `ahead` brings what i sees, and then the first tile of
-    // what is likely to be this thread's next.
+    // work(i, span, ahead) for each of `count` spans, where `ahead` brings what is in it, and then the
+    // first tile of what is likely to be this thread's next.
     template <class SpanOf, class Work>
     void each_ahead(int64_t count, const SpanOf& span_of, const Work& work) const {
         const int64_t num_threads = step.team.is_one() ? 1 : step.team.num_threads;
         step.team.each_and_next(count, [&](int64_t i, int64_t next) {
             const Span<Item> span = span_of(i), following = span_of(least(next, count - 1));
             Ahead<Item> ahead(span, next < count ? &following : nullptr);
-            i < num_threads ? ahead.load_tile() : ahead.skip_tile();
-            work(i, ahead);
+            if (i < num_threads)
+                ahead.load_tile();
+            else
+                ahead.skip_tile();
+            work(i, span, ahead);
         });
     }
 
@@ -99,13 +104,13 @@ struct PagedAttention {
         return true;
     }
 
-    void run_task(const Task& task, Ahead<Item>& ahead) const {
+    void run_task(const Task& task, const Span<Item>& span, Ahead<Item>& ahead) const {
         const Queries queries = queries_of(task);
         Scratch<F>& scratch = Scratch<F>::mine();
         Seen all(scratch.seen[0], queries.num_rows(), width());
         all.clear(queries.num_rows());
         gather(task, scratch);
-        each_range(span_of(task), [&](const Span<Item>& range) {
+        each_range(span, [&](const Span<Item>& range) {
             Seen some(scratch.seen[1], queries.num_rows(), width());
             see_range(some, queries, range, scratch, scale(), ahead);
             all.merge(some, queries.num_rows(), scale());
@@ -131,14 +136,15 @@ struct PagedAttention {
         if (size > MOST_PARTS) return false;
         const std::unique_ptr<float[]> memory(new float[size]);
         const auto range_of = [&](int64_t i) { return parts[i].range; };
-        each_ahead(int64_t(parts.size()), range_of, [&](int64_t i, Ahead<Item>& ahead) {
+        const auto see = [&](int64_t i, const Span<Item>& range, Ahead<Item>& ahead) {
             const Part& part = parts[i];
             const Queries queries = queries_of(tasks[part.task]);
             Scratch<F>& scratch = Scratch<F>::mine();
             gather(tasks[part.task], scratch);
             Seen some(memory.get() + part.memory, queries.num_rows(), width());
-            see_range(some, queries, part.range, scratch, scale(), ahead);
-        });
+            see_range(some, queries, range, scratch, scale(), ahead);
+        };
+        each_ahead(int64_t(parts.size()), range_of, see);
         step.team.each(int64_t(tasks.size()), [&](int64_t i) {
             const Queries queries = queries_of(tasks[i]);
             Seen all(Scratch<F>::mine().seen[0], queries.num_rows(), width());

@@ -88,7 +88,7 @@ class Prefetch {
         });
     }
 
-    // Past the first tile, which is here.
+    // Past the first tile, which is likely to be here.
     void skip_tile() { position += TILE; }
 
    private:
@@ -103,9 +103,11 @@ class Prefetch {
 
     template <class Visit>
     void each_line(int64_t num_items, const Visit& visit) {
-        for (int64_t n = num_items * int64_t(sizeof(Item)); n > 0; n -= LINE, line += LINE) {
+        for (int64_t n = num_items * int64_t(sizeof(Item)); n > 0;) {
             if (line >= stop && !advance()) return;
             visit(line);
+            n -= least(LINE, stop - line);
+            line += LINE;
         }
     }
 

@@ -48,6 +48,8 @@ struct Team {
             const int64_t first = job.num_started.fetch_add(1, std::memory_order_relaxed);
             for (int64_t owner = first; owner < first + n; owner++) {
                 std::atomic<int64_t>& next = job.next[owner % n];
+                // Most are through: to write to all would cost more than their work.
+                if (next.load(std::memory_order_relaxed) >= job.count) continue;
                 for (int64_t i; (i = next.fetch_add(n, std::memory_order_relaxed)) < job.count;)
                     job.work(i, i + n);
             }

@@ -6,8 +6,9 @@ import asyncio
 import os
 import secrets
 import socket
-from collections.abc import Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import Future
+from threading import Thread
 from typing import Any
 
 import structlog
@@ -62,8 +63,7 @@ def load_worker(
         log.warning("other machines may command this worker: see --tls-dir", host=settings.host)
     if isinstance(device, CpuDevice) and device.cores:
         _bind_to_cores(device)
-    with ThreadPoolExecutor(1, thread_name_prefix="load") as loading:
-        engine = loading.submit(_load_engine, settings, injector).result()
+    engine = _on_a_thread(lambda: _load_engine(settings, injector))
     info = WorkerInfo(
         worker_id=settings.worker_id
         or f"{role.name.lower()}-{socket.gethostname()}-{settings.port}",
@@ -90,13 +90,31 @@ def load_worker(
 
 
 def _load_engine(settings: WorkerSettings, injector: FaultInjector | None) -> Engine:
-    """On a thread that ends with it, and OpenMP's threads behind it too. With them there would be
-    more than cores, beside those of the engine's thread, and OpenMP would put each to sleep whenever
-    it waits for the others: a third of the time of a small step."""
+    """To be called on a thread that ends, and its OpenMP threads with it. Beside those of the
+    engine's thread there would be more of them than cores, and OpenMP would put each to sleep
+    whenever it waits for the others: a third of the time of a small step."""
     engine = build_engine(settings, resolve(settings.model, LoggedProgress()))
     if injector:
         engine = FaultyEngine(engine, injector)
     engine.warm_up()
+    return engine
+
+
+def _on_a_thread(load: Callable[[], Engine]) -> Engine:
+    """Call something on a thread of its own, which does not outlive it. A signal that ends the
+    process does not wait for it."""
+    loaded: Future[Engine] = Future()
+
+    def run() -> None:
+        try:
+            loaded.set_result(load())
+        except BaseException as error:
+            loaded.set_exception(error)
+
+    thread = Thread(target=run, name="load", daemon=True)
+    thread.start()
+    engine = loaded.result()
+    thread.join()
     return engine
 
 

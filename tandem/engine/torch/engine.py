@@ -77,7 +77,7 @@ class TorchEngine:
             block_size, kv_dtype(kv_cache_dtype, str(item).removeprefix("torch."))
         )
         with current(self._device):
-            self._pool = TorchKVPool(layout, num_blocks, self._device)
+            self._pool = TorchKVPool(layout, num_blocks, self._device, kernels)
             self._runner = load_runner(
                 folder,
                 self._pool,
@@ -156,6 +156,7 @@ class TorchEngine:
     def close(self) -> None:
         """Free the weights and the pool. Nothing may be called afterwards."""
         self._allowed.close()
+        self._pool.close()
         del self._runner, self._ahead, self._pool
 
 

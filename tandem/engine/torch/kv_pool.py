@@ -12,12 +12,21 @@ from torch import Tensor
 from tandem.core.kv import KVLayout, Plane
 from tandem.engine.torch.kv_copies import BlockTable, HostCopies, KVCopies
 from tandem.engine.torch.packed_weights import aligned_zeros
+from tandem.engine.torch.pages_ahead import PagesAhead
+from tandem.native.library import Kernels
 
 
 class TorchKVPool:
     """A `KVPool` over `[planes, layers, num_blocks, block_size, num_kv_heads, head_items]`."""
 
-    def __init__(self, layout: KVLayout, num_blocks: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        layout: KVLayout,
+        num_blocks: int,
+        device: torch.device,
+        kernels: Kernels | None = None,
+    ) -> None:
+        """With `kernels`, in the host's memory, its pages are had before they are needed."""
         self._layout = layout
         self._num_blocks = num_blocks
         # Zeros, because attention reads whole blocks: what it masks must still be finite.
@@ -31,6 +40,8 @@ class TorchKVPool:
         )
         self._items = _zeros(shape, getattr(torch, layout.dtype), device)
         self._copies = _copies(self._items)
+        layers = [self.layer(plane, layer) for plane in Plane for layer in range(layout.num_layers)]
+        self._pages = PagesAhead(kernels, layers) if kernels else None
 
     @property
     def layout(self) -> KVLayout:
@@ -49,6 +60,16 @@ class TorchKVPool:
     def layer(self, plane: Plane, layer: int) -> Tensor:
         """The live items [num_blocks + 1, block_size, num_kv_heads, head_items] of a layer."""
         return self._items[plane - 1, layer]
+
+    def used(self, block: int) -> None:
+        """A block is written to. Callable from any thread."""
+        if self._pages:
+            self._pages.used(block)
+
+    def close(self) -> None:
+        """It is not used any more."""
+        if self._pages:
+            self._pages.close()
 
     def clear(self, blocks: Sequence[int]) -> None:
         """Zero whole blocks, all planes and layers. Attention by torch multiplies what it masks by
@@ -86,6 +107,8 @@ class TorchKVPool:
         """Store the items. Raises ValueError if there is no such region, or if `data` has not
         exactly its bytes."""
         table = self._checked_table(layers, blocks, num_tokens, data)
+        if len(table):
+            self.used(int(table.max()))
         self._copies.write(plane - 1, layers, table, num_tokens, np.frombuffer(data, np.uint8))
 
     def _checked_table(

@@ -16,7 +16,6 @@ from tandem.engine.torch.kv_pool import TorchKVPool
 from tandem.engine.torch.native_inputs import NativeInputBuilder, NativeInputs
 from tandem.engine.torch.packed_model import PackedModel
 from tandem.engine.torch.packed_weights import aligned_empty
-from tandem.engine.torch.pages_ahead import PagesAhead
 from tandem.engine.torch.threads import team
 from tandem.native import structs
 from tandem.native.library import Kernels
@@ -47,11 +46,11 @@ class NativeRunner:
         self.is_bfloat16 = is_bfloat16
         self.buffers = StepBuffers(config, kernels, 2 if is_bfloat16 else FLOAT32_BYTES)
         self._block_size = pool.layout.block_size
-        self._pages = PagesAhead(kernels, pool)
+        self._pool = pool
 
     def logits(self, plan: StepPlan, on_layer: LayerHook | None) -> Tensor:
         inputs = self.inputs.build(plan)
-        self._pages.used(int(inputs.slots.max()) // self._block_size)
+        self._pool.used(int(inputs.slots.max()) // self._block_size)
         step = self.buffers.step(inputs)
         call, model = self._functions, byref(self.model.struct)
         kind, step_at = self.is_bfloat16, byref(step)

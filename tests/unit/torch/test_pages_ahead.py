@@ -3,25 +3,30 @@ from __future__ import annotations
 import ctypes
 import mmap
 import sys
+from collections.abc import Iterator
 
 import pytest
 import torch
 
 from tandem.core.kv import KVLayout, Plane
 from tandem.engine.torch.kv_pool import TorchKVPool
-from tandem.engine.torch.pages_ahead import HUGE_PAGE, PagesAhead
+from tandem.engine.torch.pages_ahead import HUGE_PAGE
 from tandem.native.library import best
 
 LAYOUT = KVLayout(num_layers=2, num_kv_heads=2, head_dim=64, block_size=16, dtype="float32")
-NUM_BLOCKS = 3 * HUGE_PAGE // (16 * 2 * 64 * 4)
+NUM_BLOCKS = 5 * HUGE_PAGE // (16 * 2 * 64 * 4)
 
 
-def make_pool() -> TorchKVPool:
-    return TorchKVPool(LAYOUT, NUM_BLOCKS, torch.device("cpu"))
+@pytest.fixture
+def pool() -> Iterator[TorchKVPool]:
+    pool = TorchKVPool(LAYOUT, NUM_BLOCKS, torch.device("cpu"), best())
+    yield pool
+    pool.close()
 
 
-def wait(pages: PagesAhead) -> None:
-    pages._thread.submit(lambda: None).result()
+def wait(pool: TorchKVPool) -> None:
+    assert pool._pages
+    pool._pages._thread.submit(lambda: None).result()
 
 
 def is_there(block: torch.Tensor) -> bool:
@@ -42,28 +47,32 @@ def num_there(layer: torch.Tensor) -> int:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="ONLY LINUX TELLS WHICH PAGES ARE THERE")
-def test_pages_are_there_a_huge_page_before_they_are_used() -> None:
-    pool = make_pool()
-    a_huge_page = NUM_BLOCKS // 3
+def test_pages_are_there_a_huge_page_before_they_are_used(pool: TorchKVPool) -> None:
+    a_huge_page = NUM_BLOCKS // 5
     layers = [pool.layer(plane, layer) for plane in Plane for layer in range(2)]
-    assert num_there(layers[-1]) == 0
-    pages = PagesAhead(best(), pool)
-    wait(pages)
     for used in (0, 1, a_huge_page // 2, a_huge_page + 1):
-        pages.used(used)
-        wait(pages)
-        assert all(num_there(layer) >= used + a_huge_page for layer in layers)
-    pages.used(NUM_BLOCKS - 1)
-    wait(pages)
+        pool.used(used)
+        wait(pool)
+        assert all(used + a_huge_page <= num_there(layer) for layer in layers)
+    assert num_there(layers[-1]) < NUM_BLOCKS
+    # What comes by the wire is written as well.
+    data = memoryview(bytes(LAYOUT.token_bytes))
+    pool.write(Plane.KEY, range(1), [NUM_BLOCKS - 1], 1, data)
+    wait(pool)
     assert all(num_there(layer) == NUM_BLOCKS + 1 for layer in layers)
 
 
-def test_what_is_in_the_pages_stays_as_it_is() -> None:
-    pool = make_pool()
+def test_without_kernels_pages_come_when_they_are_written_to() -> None:
+    pool = TorchKVPool(LAYOUT, NUM_BLOCKS, torch.device("cpu"))
+    pool.used(NUM_BLOCKS - 1)
+    assert num_there(pool.layer(Plane.VALUE, 1)) == 0
+    pool.close()
+
+
+def test_what_is_in_the_pages_stays_as_it_is(pool: TorchKVPool) -> None:
     items = pool._items
     items.copy_(torch.randn(items.shape))
     before = items.clone()
-    pages = PagesAhead(best(), pool)
-    pages.used(NUM_BLOCKS - 1)
-    wait(pages)
+    pool.used(NUM_BLOCKS - 1)
+    wait(pool)
     assert torch.equal(items, before)

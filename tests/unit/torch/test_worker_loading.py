@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
 import sys
 import threading
 from time import monotonic, sleep
@@ -25,8 +27,8 @@ def num_foreign_threads() -> int:
 def test_threads_that_loading_computes_on_do_not_outlive_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Beside those of the engine's own thread they would be too many, and OpenMP would no longer let
-    any wait awake."""
+    """With those of the engine's own thread they would be too many: OpenMP would put all to sleep
+    whenever they wait."""
     while_loading = []
 
     def build(settings: WorkerSettings, folder: ModelFolder) -> Engine:
@@ -44,3 +46,29 @@ def test_threads_that_loading_computes_on_do_not_outlive_it(
     while num_foreign_threads() > before and monotonic() < end:
         sleep(0.01)
     assert num_foreign_threads() == before
+
+
+LOADING = """
+from time import sleep
+from tandem.core.worker import WorkerRole
+from tandem.process.lifetime import end_on_signals
+from tandem.worker import service
+from tandem.worker.settings import WorkerSettings
+
+def build(settings, folder):
+    print("loading", flush=True)
+    sleep(60)
+
+end_on_signals()
+service.build_engine = build
+service.load_worker(WorkerSettings(port=1, device="mock:l4", model="mock"), WorkerRole.DECODE, None)
+"""
+
+
+def test_a_signal_does_not_wait_for_a_model_that_loads() -> None:
+    command = (sys.executable, "-c", LOADING)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "loading\n"
+        process.terminate()
+        assert process.wait(timeout=20) == 128 + signal.SIGTERM
