@@ -85,7 +85,7 @@ class StartRun:
 async def start_once(topology: str, quantization: str, model: Path, folder: Path) -> StartRun:
     """Start, look, end."""
     began = time.time()
-    made = arm(topology, model, folder)
+    made = arm(topology, model, folder, int4=False)
     made = replace(made, command=(*made.command, "--quantization", quantization))
     async with running(made, folder) as server:
         processes = list(_processes(server, folder / topology, began))
