@@ -59,7 +59,7 @@ class Scheduler:
         self_check_rate: float = 0.0,
     ) -> None:
         """With `colocated`, decode workers compute all prompts as well; with `local_prefill`, those
-        that they are sooner with than prefill workers. With `recompute_bad_kv`, what came damaged
+        that are no later there than on prefill workers. With `recompute_bad_kv`, what came damaged
         is computed again; else its request fails. Of the answers, a share of `self_check_rate` is
         generated once more, and compared. Sequences and batches are numbered from `first_id` on: to
         the workers, these numbers must be new for as long as they live, also after a gateway was

@@ -109,8 +109,8 @@ class GatewaySettings(ServiceSettings):
     )
     local_prefill: Literal["auto", "off"] = Field(
         "auto",
-        description="auto: a decode worker computes a prompt that it would be sooner with than the "
-        "prefill workers; off: never",
+        description="auto: a decode worker computes short prompts that it would be sooner with than "
+        "the prefill workers, and the last of those that wait for them; off: none",
     )
     on_bad_kv: Literal["recompute", "fail"] = Field(
         "recompute",
