@@ -109,8 +109,8 @@ class GatewaySettings(ServiceSettings):
     )
     local_prefill: Literal["auto", "off"] = Field(
         "auto",
-        description="auto: a decode worker computes short prompts that it would be sooner with than "
-        "the prefill workers, and the last of those that wait for them; off: none",
+        description="auto: a decode worker computes short prompts that it is sooner with, and the "
+        "last of those that wait for the prefill workers; off: none",
     )
     on_bad_kv: Literal["recompute", "fail"] = Field(
         "recompute",
