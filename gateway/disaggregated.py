@@ -101,8 +101,10 @@ class DisaggregatedBatching(Batching):
 
     def _share_backlog(self) -> None:
         """Give decode workers the last of what waits, while that is worth it."""
+        if self._local is None:
+            return
         prefill = self._open_prefill()
-        while self._local and prefill and (last := self._queue.last()):
+        while prefill and (last := self._queue.last()):
             elsewhere_s = min(self._first_token_s(each, last) for each in prefill)
             num_before = self._queue.num_tokens - last.num_tokens_left
             before_s = num_before * self._uncached_share() * self._fleet.token_s() / len(prefill)
@@ -122,8 +124,8 @@ class DisaggregatedBatching(Batching):
         return 1 - num_cached / num_tokens if num_tokens else 1.0
 
     def _first_token_s(self, worker: PrefillView, generation: Generation) -> float:
-        """In how many seconds a prefill worker would have the first token of the head of the queue,
-        which does not wait for the transfer."""
+        """In how many seconds a prefill worker would have the first token of a queued generation, if
+        it were the next; it does not wait for the transfer."""
         rank = self._queue.rank(generation)
         before = (each for each in self._started(worker) if self._queue.rank(each) < rank)
         num_tokens = worker.uncached_tokens(generation)

@@ -55,8 +55,7 @@ class Backlog:
 
 
 class LocalPrefill:
-    """Sets the decode workers' budgets, and says who of them would compute a prompt, if that is
-    sooner than elsewhere."""
+    """Sets the decode workers' budgets, and says who of them is to compute a prompt."""
 
     def __init__(self, fleet: Fleet, outbox: Outbox, max_budget: int) -> None:
         """No step is to have more than `max_budget` prompt tokens, however little they cost."""

@@ -20,13 +20,8 @@ def arms(environment: Path, model: Path, int4: bool) -> list[Arm]:
         quantize = (_binary(environment, "llama-quantize"), str(plain), str(weights), "Q4_0")
         conversions.append(Conversion(quantize, weights))
     command = (
-        *(
-            _binary(environment, "llama-server"),
-            "--model",
-            str(weights),
-            "--threads",
-            str(os.cpu_count()),
-        ),
+        *(_binary(environment, "llama-server"), "--model", str(weights)),
+        *("--threads", str(os.cpu_count())),
         *("--parallel", str(SLOTS), "--ctx-size", str(SLOTS * SLOT_TOKENS)),
         *("--host", "127.0.0.1", "--port", "{port}"),
     )
