@@ -124,8 +124,8 @@ class DisaggregatedBatching(Batching):
         return 1 - num_cached / num_tokens if num_tokens else 1.0
 
     def _first_token_s(self, worker: PrefillView, generation: Generation) -> float:
-        """In how many seconds a prefill worker would have the first token of a queued generation, if
-        it were the next; it does not wait for the transfer."""
+        """In how many seconds a prefill worker would have the first token of a queued generation,
+        if it were the next; it does not wait for the transfer."""
         rank = self._queue.rank(generation)
         before = (each for each in self._started(worker) if self._queue.rank(each) < rank)
         num_tokens = worker.uncached_tokens(generation)
