@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from math import inf
 from typing import TYPE_CHECKING
 
 from gateway.prefix_index import PromptPrefix
@@ -90,6 +91,13 @@ class Fleet:
         workers = self.prefill or self.decode
         times = (worker.step_times.token_s for worker in workers.values())
         return min(filter(None, times), default=0.0)
+
+    def least_token_s(self) -> float:
+        """Seconds that a prompt token took in the prefill workers' fastest step, and all that the
+        step did beside; 0 while nothing is known."""
+        times = (worker.step_times.least_token_s for worker in self.prefill.values())
+        least_s = min(times, default=inf)
+        return least_s if least_s < inf else 0.0
 
     def decode_share(self, tenant: str) -> float:
         """What a tenant holds of all decode workers: of their places for sequences, or of their

@@ -36,9 +36,9 @@ MAX_FIRST_STEPS = 16
 # take, and how long the step with them may be seen to take.
 FREE_SHARE = 0.75
 MAX_FREE_STRETCH = 1.25
-# Prompt tokens of a step: while nothing is known, and at the least, so that prompts always go on.
-FIRST_BUDGET = 16
-MIN_BUDGET = 8
+# Prompt tokens of a step at the least: a short prompt is to be through in two or three, and a row
+# more costs less the more there are. As many while nothing is known.
+MIN_BUDGET = 16
 # At the most, before any was seen: prefill workers may be faster than this one.
 MAX_FIRST_BUDGET = 128
 # A budget that differs by less stays.
@@ -65,10 +65,11 @@ class LocalPrefill:
 
     def set_budgets(self) -> None:
         """Tell each worker its budget, if that has changed."""
-        token_s = self._fleet.token_s()
+        token_s, least_s = self._fleet.token_s(), self._fleet.least_token_s()
         for worker in self._fleet.decode.values():
-            known = worker.prefill_token_budget
-            budget = min(self._max_budget, token_budget(worker.step_times, token_s))
+            known, times = worker.prefill_token_budget, worker.step_times
+            at_first = first_budget(times, least_s)
+            budget = min(self._max_budget, token_budget(times, token_s, at_first))
             if abs(budget - known) > BUDGET_CHANGE * known:
                 worker.prefill_token_budget = budget
                 rule = StepRule(budget, mixed=True)
@@ -119,16 +120,20 @@ def _max_steps(worker: DecodeView) -> int:
     return MAX_FIRST_STEPS if is_untried else MAX_STEPS
 
 
-def token_budget(times: StepTimes, token_s: float) -> int:
+def first_budget(times: StepTimes, least_s: float) -> int:
+    """Prompt tokens of the first step that has any: on a worker like the prefill workers, of which
+    none took less than `least_s` for a token (0: not known), it takes no more than it may."""
+    return min(MAX_FIRST_BUDGET, max(MIN_BUDGET, _num_fitting(times, least_s)))
+
+
+def token_budget(times: StepTimes, token_s: float, at_first: int = MIN_BUDGET) -> int:
     """Prompt tokens that a step may have, by how long steps take, and a token of a prefill worker's
-    (0: not known)."""
+    (0: not known); `at_first` before there were any."""
     if not times.is_measured:
-        return FIRST_BUDGET
+        return MIN_BUDGET
     if num_free := num_free_tokens(times, token_s):
-        return min(num_free, MAX_GROWTH * max(FIRST_BUDGET, times.largest))
+        return min(num_free, MAX_GROWTH * max(MIN_BUDGET, times.largest))
     num_fitting = _num_fitting(times, token_s)
-    # On a worker like the prefill workers the step takes no more than it may, whatever tokens cost.
-    at_first = min(MAX_FIRST_BUDGET, max(FIRST_BUDGET, num_fitting))
     num_tokens = times.tokens_within(MAX_STRETCH * times.base_s, at_first)
     if num_fitting:
         # Those that were seen may have cost nothing, hidden behind what a step reads anyway. Of
@@ -141,7 +146,7 @@ def num_free_tokens(times: StepTimes, token_s: float) -> int:
     """Prompt tokens that cost a step next to nothing; 0 if any do, as far as is known."""
     num_tokens = _num_fitting(times, token_s)
     stretched_s = times.seconds(num_tokens)
-    is_free = num_tokens >= FIRST_BUDGET and stretched_s <= MAX_FREE_STRETCH * times.bare_s
+    is_free = num_tokens >= MIN_BUDGET and stretched_s <= MAX_FREE_STRETCH * times.bare_s
     return num_tokens if is_free and times.largest > 0 else 0
 
 

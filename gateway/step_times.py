@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import inf
+
 # What is not known at first: standard deviations in seconds, and in seconds a token. A token's is
 # small beside a whole step's: a step of few tokens says little of what a token costs.
 FIRST_BASE_S = 1.0
@@ -30,6 +32,9 @@ class StepTimes:
         self.is_measured = False
         self.largest = 0
         """Prompt tokens of the largest step that was measured."""
+        self.least_token_s = inf
+        """Seconds for each prompt token of the step where that was least. Unlike `token_s`, which
+        is near zero until steps of several sizes were seen, no less than a token costs."""
         self.bare_s = 0.0
         """Mean of steps that had no prompt tokens; 0 if there were none. Where nearly all have as
         many, the line says little of those that have none."""
@@ -54,7 +59,9 @@ class StepTimes:
         """A step with so many prompt tokens took so long."""
         self.is_measured = True
         self.largest = max(self.largest, num_tokens)
-        if num_tokens == 0:
+        if num_tokens:
+            self.least_token_s = min(self.least_token_s, seconds / num_tokens)
+        else:
             self.bare_s += (BARE_WEIGHT if self.bare_s else 1.0) * (seconds - self.bare_s)
         self._base_var += (BASE_DRIFT * self._base_s) ** 2
         self._token_var += (TOKEN_DRIFT * self._token_s) ** 2

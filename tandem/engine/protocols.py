@@ -103,6 +103,11 @@ class Engine(Protocol):
         """
         ...
 
+    def use_idle_time(self) -> bool:
+        """Do some milliseconds of what later steps would wait for otherwise; False if nothing is
+        left. Called on the engine thread, while there is no step for it. Must not fail."""
+        ...
+
     def is_lost(self) -> bool:
         """Whether no step can succeed any more, after one has failed: its device is in an error
         that only a new process is rid of. May wait for the device."""

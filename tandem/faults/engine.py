@@ -65,6 +65,9 @@ class FaultyEngine:
     def prepare(self, sequence_id: int, params: SamplingParams) -> None:
         self._engine.prepare(sequence_id, params)
 
+    def use_idle_time(self) -> bool:
+        return self._engine.use_idle_time()
+
     def is_lost(self) -> bool:
         return self._engine.is_lost()
 

@@ -39,9 +39,10 @@ class StepLoop:
     Between two steps it takes the lock, hands in the result and takes the next plan: whatever the
     event loop applied meanwhile is in it, and no message is waited for. An engine that runs ahead
     has its next step, if the state knows it already, before the result of the last one is waited
-    for: then the device never waits for the host. `on_progress` is called on
-    this thread when there is something to report, `on_crash` if the thread ends by an error of the
-    state's, or since the engine is lost, after which nothing is served any more.
+    for: then the device never waits for the host. While there is no step the engine may use the
+    time, a little at once. `on_progress` is called on this thread when there is something to
+    report, `on_crash` if the thread ends by an error of the state's, or since the engine is lost,
+    after which nothing is served any more.
     """
 
     def __init__(
@@ -96,8 +97,11 @@ class StepLoop:
         """Wait for work: the next plan, when it began, and whether it had to be waited for; None
         when stopping. A step begins when its plan is taken: what comes later is for the next."""
         waited = False
-        with self._lock:
-            while not self._stopping:
+        has_idle_work = True
+        while True:
+            with self._lock:
+                if self._stopping:
+                    return None
                 had_reports = self._state.has_reports
                 plan = self._state.next_step()
                 if plan is not None:
@@ -106,8 +110,10 @@ class StepLoop:
                 if self._state.has_reports and not had_reports:
                     # Looking for a step can end a sequence, too.
                     self._on_progress()
-                self._lock.wait()
-            return None
+                if not has_idle_work:
+                    self._lock.wait()
+                    continue
+            has_idle_work = self._engine.use_idle_time()
 
     def _start_step_behind(self) -> tuple[StepPlan, int, bool] | None:
         """The plan of the step behind the one under way, if the engine takes it and it is known."""

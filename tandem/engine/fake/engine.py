@@ -130,6 +130,9 @@ class FakeEngine:
     def prepare(self, sequence_id: int, params: SamplingParams) -> None:
         self._allowed.prepare(sequence_id, params)
 
+    def use_idle_time(self) -> bool:
+        return False
+
     def is_lost(self) -> bool:
         """It has no device to lose."""
         return False

@@ -150,6 +150,9 @@ class TorchEngine:
     def prepare(self, sequence_id: int, params: SamplingParams) -> None:
         self._allowed.prepare(sequence_id, params)
 
+    def use_idle_time(self) -> bool:
+        return self._pool.use_idle_time()
+
     def is_lost(self) -> bool:
         return is_lost(self._device)
 

@@ -66,6 +66,10 @@ class TorchKVPool:
         if self._pages:
             self._pages.used(block)
 
+    def use_idle_time(self) -> bool:
+        """Have a little more of its memory from the system; False if there is enough."""
+        return self._pages is not None and self._pages.go_further()
+
     def close(self) -> None:
         """It is not used any more."""
         if self._pages:

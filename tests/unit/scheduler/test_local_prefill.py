@@ -11,11 +11,11 @@ from gateway.batching import Limits
 from gateway.effects import Emit, Send
 from gateway.generation import Generation, Phase
 from gateway.local_prefill import (
-    FIRST_BUDGET,
     FREE_SHARE,
     MAX_FIRST_BUDGET,
     MAX_STRETCH,
     MIN_BUDGET,
+    first_budget,
     num_free_tokens,
     token_budget,
 )
@@ -261,7 +261,7 @@ def test_without_a_prefill_worker_that_is_trusted_nothing_waits_for_one() -> Non
 
 def test_a_worker_is_told_its_budget_before_anything_else_and_when_it_changes() -> None:
     driver = Driver(measured=False)
-    assert driver.commands(SetStepRule) == [SetStepRule(StepRule(FIRST_BUDGET, mixed=True))]
+    assert driver.commands(SetStepRule) == [SetStepRule(StepRule(MIN_BUDGET, mixed=True))]
     driver.submit("r")
     assert driver.commands(SetStepRule) == []
     for num_tokens in (0, 16, 8) * 10:
@@ -277,7 +277,7 @@ def test_without_local_prefill_no_rule_is_set() -> None:
     assert Driver(local_prefill=False).commands(SetStepRule) == []
 
 
-@pytest.mark.parametrize(("base_s", "token_s"), [(0.02, 4e-4), (5e-3, 3e-5), (0.06, 1e-3)])
+@pytest.mark.parametrize(("base_s", "token_s"), [(0.02, 2e-4), (5e-3, 3e-5), (0.09, 1e-3)])
 def test_a_step_with_prompt_tokens_takes_at_most_so_many_times_one_without(
     base_s: float, token_s: float
 ) -> None:
@@ -343,9 +343,20 @@ def test_one_prompt_shows_what_tokens_cost() -> None:
 def test_much_faster_prefill_workers_are_no_measure_of_a_first_step() -> None:
     times = StepTimes()
     times.observe(0, 0.03)
-    assert token_budget(times, 5e-6) == MAX_FIRST_BUDGET
-    times.observe(16, 0.03)
-    assert token_budget(times, 5e-6) == MAX_GROWTH * 16
+    at_first = first_budget(times, 5e-6)
+    assert token_budget(times, 5e-6, at_first) == MAX_FIRST_BUDGET
+    times.observe(MIN_BUDGET, 0.03)
+    assert token_budget(times, 5e-6) == MAX_GROWTH * MIN_BUDGET
+
+
+def test_a_prefill_workers_first_step_does_not_make_tokens_look_free() -> None:
+    """Nothing tells yet how much of it the tokens took."""
+    driver = Driver(measured=False)
+    driver.stepped("d", 0, BASE_S)
+    driver.stepped("p", 32, 0.05)
+    assert driver.scheduler._fleet.token_s() < 0.05 / 32 / 4
+    rules = [command.rule for command in driver.commands(SetStepRule)]
+    assert rules == [StepRule(MIN_BUDGET, mixed=True)]
 
 
 def test_tokens_that_cost_nothing_so_far_are_no_promise_of_many_more() -> None:

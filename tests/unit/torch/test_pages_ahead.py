@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tandem.core.kv import KVLayout, Plane
+from tandem.engine.torch import pages_ahead
 from tandem.engine.torch.kv_pool import TorchKVPool
 from tandem.engine.torch.pages_ahead import HUGE_PAGE
 from tandem.native.library import best
@@ -26,7 +27,7 @@ def pool() -> Iterator[TorchKVPool]:
 
 def wait(pool: TorchKVPool) -> None:
     assert pool._pages
-    pool._pages._thread.submit(lambda: None).result()
+    pool._pages._executor.submit(lambda: None).result()
 
 
 def is_there(block: torch.Tensor) -> bool:
@@ -60,6 +61,34 @@ def test_pages_are_there_a_huge_page_before_they_are_used(pool: TorchKVPool) -> 
     pool.write(Plane.KEY, range(1), [NUM_BLOCKS - 1], 1, data)
     wait(pool)
     assert all(num_there(layer) == NUM_BLOCKS + 1 for layer in layers)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ONLY LINUX TELLS WHICH PAGES ARE THERE")
+def test_idle_time_goes_further(monkeypatch: pytest.MonkeyPatch) -> None:
+    layers_and_planes, a_huge_page = 4, NUM_BLOCKS // 5
+    monkeypatch.setattr(pages_ahead, "IDLE_AHEAD_BYTES", layers_and_planes * 2 * HUGE_PAGE)
+    pool = TorchKVPool(LAYOUT, NUM_BLOCKS, torch.device("cpu"), best())
+    layers = [pool.layer(plane, layer) for plane in Plane for layer in range(2)]
+
+    def num_parts() -> int:
+        wait(pool)
+        return sum(iter(pool.use_idle_time, False))
+
+    assert num_parts() == 2 * layers_and_planes
+    assert all(3 * a_huge_page <= num_there(layer) < NUM_BLOCKS for layer in layers)
+    assert num_parts() == 0
+    # Of what the thread has not touched by now there are the last page and the spare block.
+    pool.used(3 * a_huge_page)
+    assert num_parts() == 2 * layers_and_planes
+    assert all(num_there(layer) == NUM_BLOCKS + 1 for layer in layers)
+    assert num_parts() == 0
+    pool.close()
+
+
+def test_what_is_written_late_touches_nothing_any_more(pool: TorchKVPool) -> None:
+    pool.close()
+    pool.used(NUM_BLOCKS - 1)
+    assert num_there(pool.layer(Plane.VALUE, 1)) < NUM_BLOCKS
 
 
 def test_without_kernels_pages_come_when_they_are_written_to() -> None:

@@ -131,6 +131,7 @@ class NoEngine:
         self.error: Exception | None = None
         self.lost = False
         self.closed = False
+        self.idle_work: list[Callable[[], None]] = []
 
     def launch(self, plan: StepPlan, on_layer: LayerHook | None = None) -> NoEngine:
         if plan.number == self.unlaunchable:
@@ -149,6 +150,11 @@ class NoEngine:
     def prepare(self, sequence_id: int, params: SamplingParams) -> None:
         if self.error:
             raise self.error
+
+    def use_idle_time(self) -> bool:
+        if self.idle_work:
+            self.idle_work.pop()()
+        return bool(self.idle_work)
 
     def is_lost(self) -> bool:
         return self.lost
