@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -90,10 +91,18 @@ class Batching(ABC):
                 self._outbox.send(worker, SetRecomputeCost(token_s))
 
     def _next_queued(self) -> Generation | None:
-        """The head of the queue. What even an empty worker could not hold ends here: the fleet has
-        changed since its length was checked, and what waits behind it would wait for ever. So does
-        what would be computed in vain."""
-        while generation := self._queue.peek():
+        """The head of the queue."""
+        return self._queued(self._queue.peek)
+
+    def _last_queued(self) -> Generation | None:
+        """Who would be served last."""
+        return self._queued(self._queue.last)
+
+    def _queued(self, pick: Callable[[], Generation | None]) -> Generation | None:
+        """The one that is picked of the queue. What even an empty worker could not hold ends here:
+        the fleet has changed since its length was checked, and what waits behind it would wait for
+        ever. So does what would be computed in vain."""
+        while generation := pick():
             if not self._can_ever_run(generation):
                 error = ResourceExhausted("no worker can hold this request any more")
                 self._lifecycle.end(generation, error)

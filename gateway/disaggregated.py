@@ -104,7 +104,7 @@ class DisaggregatedBatching(Batching):
         if self._local is None:
             return
         prefill = self._open_prefill()
-        while prefill and (last := self._queue.last()):
+        while prefill and (last := self._last_queued()):
             elsewhere_s = min(self._first_token_s(each, last) for each in prefill)
             num_before = self._queue.num_tokens - last.num_tokens_left
             before_s = num_before * self._uncached_share() * self._fleet.token_s() / len(prefill)

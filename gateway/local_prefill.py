@@ -8,11 +8,12 @@ as their arithmetic fits into the time of a step without them. That is known whe
 tokens were seen to take little longer. Then the step takes that many, and prompts of any length
 come whenever that is sooner: the decode workers are what the prefill workers lack.
 
-Where every token costs its time, as on most CPUs, a step with prompt tokens takes at most
-`MAX_STRETCH` times as long as one without, and only prompts come of which what is not cached here
-is through in `MAX_STEPS` such steps: every stream pays for longer ones all the while. Of these the
-last that waits for the prefill workers comes, one at a time, if more wait there than are here: each
-of its tokens delays these by as much as it hurries those, and it is itself no later.
+Where every token costs its time, as on most CPUs, a step has `MIN_BUDGET` prompt tokens, or as many
+as let it take `MAX_STRETCH` times as long as one without, and only prompts come of which what is
+not cached here is through in `MAX_STEPS` such steps: every stream pays for longer ones all the
+while. Of these the last that waits for the prefill workers comes, one at a time, if more wait there
+than are here: each of its tokens delays these by as much as it hurries those, and it is itself no
+later.
 """
 
 from __future__ import annotations

@@ -5,11 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from sim_worker import worker_info
+from local_prefill_driver import (
+    BASE_S,
+    GPU_BASE_S,
+    GPU_TOKEN_S,
+    LOST,
+    TOKEN_S,
+    Driver,
+    gpu_driver,
+    roofline_s,
+)
 
-from gateway.batching import Limits
-from gateway.effects import Emit, Send
-from gateway.generation import Generation, Phase
+from gateway.generation import Phase
 from gateway.local_prefill import (
     FREE_SHARE,
     MAX_FIRST_BUDGET,
@@ -19,100 +26,16 @@ from gateway.local_prefill import (
     num_free_tokens,
     token_budget,
 )
-from gateway.policies import queue_policy
-from gateway.scheduler import Scheduler
 from gateway.step_times import MAX_GROWTH, StepTimes
-from gateway.tenants import DEFAULT_TENANT, Tenant
-from gateway.tokens import Ended, ServingMode, TokenRequest
+from gateway.tokens import Ended, ServingMode
 from gateway.worker_view import PoolUse
-from tandem.core.commands import Admit, PrefillBatch, Remove, SetStepRule
-from tandem.core.errors import Unavailable
+from tandem.core.commands import Remove, SetStepRule
 from tandem.core.plan import StepRule
-from tandem.core.reports import Reserved, SequenceFailed, Span, SpanKind, StepDone
-from tandem.core.sampling_params import SamplingParams
+from tandem.core.reports import SequenceFailed
 from tandem.core.sequence import FinishReason
 from tandem.core.worker import WorkerRole
 
-# A CPU's core each: the prefill worker computes a thousand tokens a second, and so would the decode
-# worker, but it is to put no more than some twenty into a step of 20 ms.
-BASE_S, TOKEN_S = 0.02, 1e-3
-TENANTS = {DEFAULT_TENANT: Tenant(), "a": Tenant()}
-LOST = Unavailable("it was lost")
-
-
-class Driver:
-    """A scheduler with one prefill and two decode workers whose pace is known."""
-
-    def __init__(self, *, local_prefill: bool = True, measured: bool = True) -> None:
-        limits = Limits(max_batch_tokens=512)
-        policy = queue_policy("shortest-first")
-        self.scheduler = Scheduler(policy, limits, local_prefill=local_prefill, tenants=TENANTS)
-        self.join("p", WorkerRole.PREFILL)
-        self.join("d", WorkerRole.DECODE)
-        if measured:
-            for num_tokens in (256, 64) * 10:
-                self.stepped("p", num_tokens, TOKEN_S * num_tokens)
-            self.learn("d")
-
-    def join(self, name: str, role: WorkerRole) -> None:
-        self.scheduler.worker_joined(worker_info(name, role, 1, 1000, 16), f"{name}:1")
-
-    def learn(self, name: str) -> None:
-        """A decode worker's steps take their usual time."""
-        for num_tokens in (0, 16, 20) * 10:
-            self.stepped(name, num_tokens, BASE_S + TOKEN_S * num_tokens)
-
-    def stepped(self, name: str, num_prefill_tokens: int, seconds: float) -> None:
-        span = Span(SpanKind.STEP, 0, int(seconds * 1e9), num_prefill_tokens=num_prefill_tokens)
-        self.scheduler.heard(name, PoolUse(1000), 0.0, [span])
-
-    def submit(
-        self, name: str, length: int = 32, max_tokens: int = 5, *, tenant: str = DEFAULT_TENANT
-    ) -> Generation:
-        params = SamplingParams(max_tokens=max_tokens, seed=0)
-        request = TokenRequest(name, (5,) * length, params, tenant=tenant)
-        return self.scheduler.submit(request)
-
-    def effects(self) -> list[Any]:
-        self.scheduler.compose()
-        return self.scheduler.take_effects()
-
-    def commands(self, kind: type[Any]) -> list[Any]:
-        effects = self.effects()
-        sent = (each.command for each in effects if isinstance(each, Send))
-        return [command for command in sent if isinstance(command, kind)]
-
-    def events(self) -> list[Any]:
-        return [each.event for each in self.effects() if isinstance(each, Emit)]
-
-    def local(self) -> list[int]:
-        """The sequences that a decode worker is newly told to compute."""
-        return [each.sequence_id for each in self.commands(Admit) if each.compute]
-
-    def grant(self, generation: Generation) -> None:
-        grant = Reserved(generation.sequence_id, b"x", 1, 0)
-        self.scheduler.report(generation.decode_worker, grant)
-
-    def keep_prefill_busy(self) -> Generation:
-        """A long prompt runs, and more of it waits."""
-        long = self.submit("long", length=2048)
-        self.effects()
-        self.grant(long)
-        assert len(self.commands(PrefillBatch)) == 2
-        return long
-
-    def computing(self, **details: Any) -> Generation:
-        """A request whose prompt the decode worker computes."""
-        self.keep_prefill_busy()
-        generation = self.submit("r", **details)
-        assert self.local() == [generation.sequence_id]
-        self.grant(generation)
-        return generation
-
-    def step(self, generation: Generation, reason: FinishReason | None = None) -> None:
-        position = generation.num_prompt_tokens + len(generation.token_ids)
-        step = StepDone(1, 0, 0, (generation.sequence_id,), (position,), (50,), (reason,))
-        self.scheduler.report(generation.decode_worker, step)
+NUM_FITTING = int(FREE_SHARE * GPU_BASE_S / GPU_TOKEN_S)
 
 
 # Where a prompt goes
@@ -167,53 +90,6 @@ def test_what_takes_many_steps_waits_while_no_more_wait_than_run_here() -> None:
     assert driver.local() == []
     short = driver.submit("short")
     assert driver.local() == [short.sequence_id]
-
-
-def test_the_last_in_the_queue_is_computed_here_once_more_wait_than_run_here() -> None:
-    """Where it is no later, and those before it are sooner."""
-    driver = Driver()
-    driver.keep_prefill_busy()
-    *_, last = (driver.submit(str(number), length=150) for number in range(4))
-    assert driver.local() == [last.sequence_id]
-    # One at a time: short ones would wait behind them.
-    for number in range(4):
-        driver.submit(f"more {number}", length=150)
-    assert driver.local() == []
-
-
-def test_what_would_be_later_here_than_at_the_end_of_the_queue_stays_there() -> None:
-    """It takes 250 steps of 28 ms."""
-    driver = Driver()
-    driver.keep_prefill_busy()
-    for number in range(3):
-        driver.submit(f"long {number}", length=2048)
-    assert driver.local() == []
-
-
-def test_prompts_that_are_cached_are_no_backlog() -> None:
-    driver = Driver()
-    driver.keep_prefill_busy()
-    prefill = driver.scheduler._fleet.prefill["p"]
-    prefill.num_prompt_tokens, prefill.num_cached_tokens = 1000, 999
-    for number in range(4):
-        driver.submit(str(number), length=500)
-    assert driver.local() == []
-
-
-def test_a_backlog_does_not_flood_a_worker_whose_costs_are_unknown() -> None:
-    driver = gpu_driver()
-    driver.stepped("d", 0, GPU_BASE_S)
-    driver.keep_prefill_busy()
-    first, *_ = (driver.submit(str(number), length=800) for number in range(9))
-    assert driver.local() == [first.sequence_id]
-
-
-def test_the_backlog_is_taken_from_the_tenant_that_has_the_most() -> None:
-    driver = Driver()
-    driver.keep_prefill_busy()
-    flood = [driver.submit(f"flood {number}", length=150, tenant="a") for number in range(4)]
-    driver.submit("other", length=150)
-    assert driver.local() == [flood[-1].sequence_id]
 
 
 def test_the_decode_worker_with_the_fewest_prompts_left_takes_it() -> None:
@@ -296,20 +172,7 @@ def test_prompts_go_on_where_every_token_is_dear() -> None:
     assert token_budget(times, 0.1) == MIN_BUDGET
 
 
-# Where tokens are nearly free: a GPU reads weights for 5 ms, and computes 30,000 tokens a second.
-GPU_BASE_S, GPU_TOKEN_S = 5e-3, 33e-6
-NUM_FITTING = int(FREE_SHARE * GPU_BASE_S / GPU_TOKEN_S)
-
-
-def roofline_s(num_tokens: int) -> float:
-    return max(GPU_BASE_S, GPU_TOKEN_S * num_tokens)
-
-
-def gpu_driver() -> Driver:
-    driver = Driver(measured=False)
-    for num_tokens in (256, 2048) * 10:
-        driver.stepped("p", num_tokens, roofline_s(num_tokens))
-    return driver
+# Where tokens are nearly free
 
 
 def test_a_step_takes_as_many_free_tokens_as_fit_into_its_time() -> None:

@@ -1,0 +1,125 @@
+"""A scheduler whose decode workers may compute prompts, step by step."""
+
+from __future__ import annotations
+
+from math import inf
+from typing import Any
+
+from sim_worker import worker_info
+
+from gateway.batching import Limits
+from gateway.effects import Emit, Send
+from gateway.generation import Generation
+from gateway.policies import queue_policy
+from gateway.scheduler import Scheduler
+from gateway.tenants import DEFAULT_TENANT, Tenant
+from gateway.tokens import TokenRequest
+from gateway.worker_view import PoolUse
+from tandem.core.commands import Admit, PrefillBatch
+from tandem.core.errors import Unavailable
+from tandem.core.reports import Reserved, Span, SpanKind, StepDone
+from tandem.core.sampling_params import SamplingParams
+from tandem.core.sequence import FinishReason
+from tandem.core.worker import WorkerRole
+
+# A CPU's core each: the prefill worker computes a thousand tokens a second, and so would the decode
+# worker, but it is to put no more than some twenty into a step of 20 ms.
+BASE_S, TOKEN_S = 0.02, 1e-3
+TENANTS = {DEFAULT_TENANT: Tenant(), "a": Tenant()}
+LOST = Unavailable("it was lost")
+
+
+class Driver:
+    """A scheduler with one prefill and two decode workers whose pace is known."""
+
+    def __init__(self, *, local_prefill: bool = True, measured: bool = True) -> None:
+        limits = Limits(max_batch_tokens=512)
+        policy = queue_policy("shortest-first")
+        self.scheduler = Scheduler(policy, limits, local_prefill=local_prefill, tenants=TENANTS)
+        self.join("p", WorkerRole.PREFILL)
+        self.join("d", WorkerRole.DECODE)
+        if measured:
+            for num_tokens in (256, 64) * 10:
+                self.stepped("p", num_tokens, TOKEN_S * num_tokens)
+            self.learn("d")
+
+    def join(self, name: str, role: WorkerRole) -> None:
+        self.scheduler.worker_joined(worker_info(name, role, 1, 1000, 16), f"{name}:1")
+
+    def learn(self, name: str) -> None:
+        """A decode worker's steps take their usual time."""
+        for num_tokens in (0, 16, 20) * 10:
+            self.stepped(name, num_tokens, BASE_S + TOKEN_S * num_tokens)
+
+    def stepped(self, name: str, num_prefill_tokens: int, seconds: float) -> None:
+        span = Span(SpanKind.STEP, 0, int(seconds * 1e9), num_prefill_tokens=num_prefill_tokens)
+        self.scheduler.heard(name, PoolUse(1000), 0.0, [span])
+
+    def submit(
+        self,
+        name: str,
+        length: int = 32,
+        max_tokens: int = 5,
+        *,
+        tenant: str = DEFAULT_TENANT,
+        deadline_s: float = inf,
+    ) -> Generation:
+        params = SamplingParams(max_tokens=max_tokens, seed=0)
+        request = TokenRequest(name, (5,) * length, params, tenant=tenant, deadline_s=deadline_s)
+        return self.scheduler.submit(request)
+
+    def effects(self) -> list[Any]:
+        self.scheduler.compose()
+        return self.scheduler.take_effects()
+
+    def commands(self, kind: type[Any]) -> list[Any]:
+        effects = self.effects()
+        sent = (each.command for each in effects if isinstance(each, Send))
+        return [command for command in sent if isinstance(command, kind)]
+
+    def events(self) -> list[Any]:
+        return [each.event for each in self.effects() if isinstance(each, Emit)]
+
+    def local(self) -> list[int]:
+        """The sequences that a decode worker is newly told to compute."""
+        return [each.sequence_id for each in self.commands(Admit) if each.compute]
+
+    def grant(self, generation: Generation) -> None:
+        grant = Reserved(generation.sequence_id, b"x", 1, 0)
+        self.scheduler.report(generation.decode_worker, grant)
+
+    def keep_prefill_busy(self) -> Generation:
+        """A long prompt runs, and more of it waits."""
+        long = self.submit("long", length=2048)
+        self.effects()
+        self.grant(long)
+        assert len(self.commands(PrefillBatch)) == 2
+        return long
+
+    def computing(self, **details: Any) -> Generation:
+        """A request whose prompt the decode worker computes."""
+        self.keep_prefill_busy()
+        generation = self.submit("r", **details)
+        assert self.local() == [generation.sequence_id]
+        self.grant(generation)
+        return generation
+
+    def step(self, generation: Generation, reason: FinishReason | None = None) -> None:
+        position = generation.num_prompt_tokens + len(generation.token_ids)
+        step = StepDone(1, 0, 0, (generation.sequence_id,), (position,), (50,), (reason,))
+        self.scheduler.report(generation.decode_worker, step)
+
+
+# Where tokens are nearly free: a GPU reads weights for 5 ms, and computes 30,000 tokens a second.
+GPU_BASE_S, GPU_TOKEN_S = 5e-3, 33e-6
+
+
+def roofline_s(num_tokens: int) -> float:
+    return max(GPU_BASE_S, GPU_TOKEN_S * num_tokens)
+
+
+def gpu_driver() -> Driver:
+    driver = Driver(measured=False)
+    for num_tokens in (256, 2048) * 10:
+        driver.stepped("p", num_tokens, roofline_s(num_tokens))
+    return driver

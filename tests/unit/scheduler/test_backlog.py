@@ -1,0 +1,70 @@
+"""When a decode worker computes the last of what waits for the prefill workers."""
+
+from __future__ import annotations
+
+from local_prefill_driver import GPU_BASE_S, Driver, gpu_driver
+
+from gateway.effects import Emit
+from gateway.generation import Phase
+from gateway.worker_view import PoolUse
+from tandem.core.errors import DeadlineExceeded
+
+
+def test_the_last_in_the_queue_is_computed_here_once_more_wait_than_run_here() -> None:
+    """Where it is no later, and those before it are sooner."""
+    driver = Driver()
+    driver.keep_prefill_busy()
+    *_, last = (driver.submit(str(number), length=150) for number in range(4))
+    assert driver.local() == [last.sequence_id]
+    # One at a time: short ones would wait behind them.
+    for number in range(4):
+        driver.submit(f"more {number}", length=150)
+    assert driver.local() == []
+
+
+def test_what_would_be_later_here_than_at_the_end_of_the_queue_stays_there() -> None:
+    """It takes 128 steps of 36 ms."""
+    driver = Driver()
+    driver.keep_prefill_busy()
+    for number in range(3):
+        driver.submit(f"long {number}", length=2048)
+    assert driver.local() == []
+
+
+def test_prompts_that_are_cached_are_no_backlog() -> None:
+    driver = Driver()
+    driver.keep_prefill_busy()
+    prefill = driver.scheduler._fleet.prefill["p"]
+    prefill.num_prompt_tokens, prefill.num_cached_tokens = 1000, 999
+    for number in range(4):
+        driver.submit(str(number), length=500)
+    assert driver.local() == []
+
+
+def test_a_backlog_does_not_flood_a_worker_whose_costs_are_unknown() -> None:
+    driver = gpu_driver()
+    driver.stepped("d", 0, GPU_BASE_S)
+    driver.keep_prefill_busy()
+    first, *_ = (driver.submit(str(number), length=800) for number in range(9))
+    assert driver.local() == [first.sequence_id]
+
+
+def test_the_backlog_is_taken_from_the_tenant_that_has_the_most() -> None:
+    driver = Driver()
+    driver.keep_prefill_busy()
+    flood = [driver.submit(f"flood {number}", length=150, tenant="a") for number in range(4)]
+    driver.submit("other", length=150)
+    assert driver.local() == [flood[-1].sequence_id]
+
+
+def test_what_would_be_computed_in_vain_is_not_the_last_of_a_backlog() -> None:
+    driver = Driver()
+    driver.keep_prefill_busy()
+    *_, before = (driver.submit(str(number), length=150) for number in range(4))
+    late = driver.submit("late", length=160, deadline_s=10.0)
+    driver.scheduler.heard("d", PoolUse(1000), 9.95)
+    effects = driver.effects()
+    [ended] = (each for each in effects if isinstance(each, Emit))
+    assert (ended.generation, type(ended.event)) == (late, DeadlineExceeded)
+    assert late.phase is Phase.ENDED
+    assert before.decode_worker == "d"
