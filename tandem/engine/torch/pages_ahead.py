@@ -15,7 +15,7 @@ from tandem.native.library import Kernels
 
 HUGE_PAGE = 2**21
 # Of all planes and layers.
-IDLE_AHEAD_BYTES = 2**30
+IDLE_AHEAD_BYTES = 2**29
 # Of a busy core a tenth: soon enough, and no step is kept waiting.
 LOW_PRIORITY = 10
 
@@ -30,7 +30,7 @@ class PagesAhead:
     than that at a time waits as before. What is ahead is held: at first two huge pages of each.
 
     On a virtual machine whose host has to find the memory a core stands still meanwhile, for tens
-    of milliseconds, whoever wrote. So the engine goes a gibibyte ahead while it has no step. (Not a
+    of milliseconds, whoever wrote. So the engine goes half a gibibyte ahead while it has no step. (Not a
     thread: of the lowest priority it would keep a lock of the process's memory when steps begin.)
     """
 
