@@ -30,8 +30,9 @@ class PagesAhead:
     than that at a time waits as before. What is ahead is held: at first two huge pages of each.
 
     On a virtual machine whose host has to find the memory a core stands still meanwhile, for tens
-    of milliseconds, whoever wrote. So the engine goes half a gibibyte ahead while it has no step. (Not a
-    thread: of the lowest priority it would keep a lock of the process's memory when steps begin.)
+    of milliseconds, whoever wrote. So the engine goes half a gibibyte ahead while it has no step.
+    (Not a thread: of the lowest priority it would keep a lock of the process's memory when steps
+    begin.)
     """
 
     def __init__(self, kernels: Kernels, layers: Sequence[torch.Tensor]) -> None:
