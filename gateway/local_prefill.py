@@ -69,8 +69,7 @@ class LocalPrefill:
         token_s, least_s = self._fleet.token_s(), self._fleet.least_token_s()
         for worker in self._fleet.decode.values():
             known, times = worker.prefill_token_budget, worker.step_times
-            at_first = first_budget(times, least_s)
-            budget = min(self._max_budget, token_budget(times, token_s, at_first))
+            budget = min(self._max_budget, token_budget(times, token_s, least_s))
             if abs(budget - known) > BUDGET_CHANGE * known:
                 worker.prefill_token_budget = budget
                 rule = StepRule(budget, mixed=True)
@@ -121,20 +120,16 @@ def _max_steps(worker: DecodeView) -> int:
     return MAX_FIRST_STEPS if is_untried else MAX_STEPS
 
 
-def first_budget(times: StepTimes, least_s: float) -> int:
-    """Prompt tokens of the first step that has any: on a worker like the prefill workers, of which
-    none took less than `least_s` for a token (0: not known), it takes no more than it may."""
-    return min(MAX_FIRST_BUDGET, max(MIN_BUDGET, _num_fitting(times, least_s)))
-
-
-def token_budget(times: StepTimes, token_s: float, at_first: int = MIN_BUDGET) -> int:
-    """Prompt tokens that a step may have, by how long steps take, and a token of a prefill worker's
-    (0: not known); `at_first` before there were any."""
+def token_budget(times: StepTimes, token_s: float, least_s: float) -> int:
+    """Prompt tokens that a step may have, by how long steps take, a token of a prefill worker's as
+    estimated, and the least that one was seen to take (0: not known)."""
     if not times.is_measured:
         return MIN_BUDGET
     if num_free := num_free_tokens(times, token_s):
         return min(num_free, MAX_GROWTH * max(MIN_BUDGET, times.largest))
     num_fitting = _num_fitting(times, token_s)
+    # On a worker like the prefill workers the step takes no more than it may, whatever tokens cost.
+    at_first = min(MAX_FIRST_BUDGET, max(MIN_BUDGET, _num_fitting(times, least_s)))
     num_tokens = times.tokens_within(MAX_STRETCH * times.base_s, at_first)
     if num_fitting:
         # Those that were seen may have cost nothing, hidden behind what a step reads anyway. Of

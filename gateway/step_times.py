@@ -33,8 +33,9 @@ class StepTimes:
         self.largest = 0
         """Prompt tokens of the largest step that was measured."""
         self.least_token_s = inf
-        """Seconds for each prompt token of the step where that was least. Unlike `token_s`, which
-        is near zero until steps of several sizes were seen, no less than a token costs."""
+        """Seconds for each prompt token of the step where that was least, ever. Unlike `token_s`,
+        which is near zero until steps of several sizes were seen, no less than a token costs, if
+        steps were measured right."""
         self.bare_s = 0.0
         """Mean of steps that had no prompt tokens; 0 if there were none. Where nearly all have as
         many, the line says little of those that have none."""

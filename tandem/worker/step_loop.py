@@ -112,6 +112,7 @@ class StepLoop:
                     self._on_progress()
                 if not has_idle_work:
                     self._lock.wait()
+                    has_idle_work = True
                     continue
             has_idle_work = self._engine.use_idle_time()
 

@@ -61,8 +61,8 @@ class PagesAhead:
                 self._executor.submit(self._touch_blocks, first, self._num_touched)
 
     def go_further(self) -> bool:
-        """Touch a huge page behind those that the thread touches; False if that is far enough.
-        Called by one thread at a time."""
+        """Touch a huge page of one layer behind those that the thread touches; False if that is far
+        enough. Called by one thread at a time."""
         if self._idle_first < self._num_touched:
             self._idle_first, self._idle_layer = self._num_touched, 0
         if self._idle_first >= min(self._num_touched + self._num_idle_ahead, self._num_blocks):
@@ -75,7 +75,7 @@ class PagesAhead:
         return True
 
     def close(self) -> None:
-        """Nothing is touched any more on return."""
+        """Nothing is touched any more on return. Not beside `go_further`."""
         with self._lock:
             self._num_touched = self._num_blocks
         self._executor.shutdown(cancel_futures=True)

@@ -30,7 +30,7 @@ LOST = Unavailable("it was lost")
 
 
 class Driver:
-    """A scheduler with one prefill and two decode workers whose pace is known."""
+    """A scheduler with a prefill and a decode worker whose pace is known."""
 
     def __init__(self, *, local_prefill: bool = True, measured: bool = True) -> None:
         limits = Limits(max_batch_tokens=512)

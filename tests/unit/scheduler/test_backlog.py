@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from local_prefill_driver import GPU_BASE_S, Driver, gpu_driver
+from local_prefill_driver import BASE_S, GPU_BASE_S, TOKEN_S, Driver, gpu_driver
 
 from gateway.effects import Emit
 from gateway.generation import Phase
@@ -23,11 +23,15 @@ def test_the_last_in_the_queue_is_computed_here_once_more_wait_than_run_here() -
 
 
 def test_what_would_be_later_here_than_at_the_end_of_the_queue_stays_there() -> None:
-    """It takes 128 steps of 36 ms."""
-    driver = Driver()
+    """Ten steps of 1.6 s, where the prefill worker is through with all in some three seconds."""
+    driver = Driver(measured=False)
+    for num_tokens in (256, 64) * 10:
+        driver.stepped("p", num_tokens, TOKEN_S * num_tokens)
+    for num_tokens in (0, 16) * 10:
+        driver.stepped("d", num_tokens, BASE_S + 0.1 * num_tokens)
     driver.keep_prefill_busy()
-    for number in range(3):
-        driver.submit(f"long {number}", length=2048)
+    *_, last = (driver.submit(str(number), length=150) for number in range(4))
+    assert driver.scheduler._fleet.decode["d"].can_take(last)
     assert driver.local() == []
 
 

@@ -22,7 +22,6 @@ from gateway.local_prefill import (
     MAX_FIRST_BUDGET,
     MAX_STRETCH,
     MIN_BUDGET,
-    first_budget,
     num_free_tokens,
     token_budget,
 )
@@ -159,17 +158,17 @@ def test_a_step_with_prompt_tokens_takes_at_most_so_many_times_one_without(
 ) -> None:
     times = StepTimes()
     for _ in range(50):
-        for num_tokens in (0, token_budget(times, token_s)):
+        for num_tokens in (0, token_budget(times, token_s, token_s)):
             times.observe(num_tokens, base_s + token_s * num_tokens)
     expected = (MAX_STRETCH - 1) * base_s / token_s
-    assert token_budget(times, token_s) == pytest.approx(expected, rel=0.1, abs=1)
+    assert token_budget(times, token_s, token_s) == pytest.approx(expected, rel=0.1, abs=1)
 
 
 def test_prompts_go_on_where_every_token_is_dear() -> None:
     times = StepTimes()
     for num_tokens in (0, 16) * 10:
         times.observe(num_tokens, 0.01 + 0.1 * num_tokens)
-    assert token_budget(times, 0.1) == MIN_BUDGET
+    assert token_budget(times, 0.1, 0.1) == MIN_BUDGET
 
 
 # Where tokens are nearly free
@@ -178,9 +177,9 @@ def test_prompts_go_on_where_every_token_is_dear() -> None:
 def test_a_step_takes_as_many_free_tokens_as_fit_into_its_time() -> None:
     times = StepTimes()
     for _ in range(50):
-        for num_tokens in (0, token_budget(times, GPU_TOKEN_S)):
+        for num_tokens in (0, token_budget(times, GPU_TOKEN_S, GPU_TOKEN_S)):
             times.observe(num_tokens, roofline_s(num_tokens))
-    assert token_budget(times, GPU_TOKEN_S) == pytest.approx(NUM_FITTING, rel=0.02)
+    assert token_budget(times, GPU_TOKEN_S, GPU_TOKEN_S) == pytest.approx(NUM_FITTING, rel=0.02)
 
 
 def test_long_prompts_are_computed_where_tokens_are_free_once_that_is_known() -> None:
@@ -206,10 +205,9 @@ def test_one_prompt_shows_what_tokens_cost() -> None:
 def test_much_faster_prefill_workers_are_no_measure_of_a_first_step() -> None:
     times = StepTimes()
     times.observe(0, 0.03)
-    at_first = first_budget(times, 5e-6)
-    assert token_budget(times, 5e-6, at_first) == MAX_FIRST_BUDGET
+    assert token_budget(times, 5e-6, 5e-6) == MAX_FIRST_BUDGET
     times.observe(MIN_BUDGET, 0.03)
-    assert token_budget(times, 5e-6) == MAX_GROWTH * MIN_BUDGET
+    assert token_budget(times, 5e-6, 5e-6) == MAX_GROWTH * MIN_BUDGET
 
 
 def test_a_prefill_workers_first_step_does_not_make_tokens_look_free() -> None:
@@ -229,7 +227,7 @@ def test_tokens_that_cost_nothing_so_far_are_no_promise_of_many_more() -> None:
     for num_tokens in (64, 128) * 20:
         times.observe(num_tokens, step_s)
     assert num_free_tokens(times, GPU_TOKEN_S) == 0
-    assert token_budget(times, GPU_TOKEN_S) == NUM_FITTING
+    assert token_budget(times, GPU_TOKEN_S, GPU_TOKEN_S) == NUM_FITTING
 
 
 def test_free_tokens_are_no_reason_to_leave_a_prefill_worker_idle() -> None:

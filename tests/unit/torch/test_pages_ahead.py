@@ -4,6 +4,7 @@ import ctypes
 import mmap
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 import torch
@@ -67,22 +68,21 @@ def test_pages_are_there_a_huge_page_before_they_are_used(pool: TorchKVPool) -> 
 def test_idle_time_goes_further(monkeypatch: pytest.MonkeyPatch) -> None:
     layers_and_planes, a_huge_page = 4, NUM_BLOCKS // 5
     monkeypatch.setattr(pages_ahead, "IDLE_AHEAD_BYTES", layers_and_planes * 2 * HUGE_PAGE)
-    pool = TorchKVPool(LAYOUT, NUM_BLOCKS, torch.device("cpu"), best())
-    layers = [pool.layer(plane, layer) for plane in Plane for layer in range(2)]
+    with closing(TorchKVPool(LAYOUT, NUM_BLOCKS, torch.device("cpu"), best())) as pool:
+        layers = [pool.layer(plane, layer) for plane in Plane for layer in range(2)]
 
-    def num_parts() -> int:
-        wait(pool)
-        return sum(iter(pool.use_idle_time, False))
+        def num_parts() -> int:
+            wait(pool)
+            return sum(iter(pool.use_idle_time, False))
 
-    assert num_parts() == 2 * layers_and_planes
-    assert all(3 * a_huge_page <= num_there(layer) < NUM_BLOCKS for layer in layers)
-    assert num_parts() == 0
-    # Of what the thread has not touched by now there are the last page and the spare block.
-    pool.used(3 * a_huge_page)
-    assert num_parts() == 2 * layers_and_planes
-    assert all(num_there(layer) == NUM_BLOCKS + 1 for layer in layers)
-    assert num_parts() == 0
-    pool.close()
+        assert num_parts() == 2 * layers_and_planes
+        assert all(3 * a_huge_page <= num_there(layer) < NUM_BLOCKS for layer in layers)
+        assert num_parts() == 0
+        # Of what the thread has not touched by now there are the last page and the spare block.
+        pool.used(3 * a_huge_page)
+        assert num_parts() == 2 * layers_and_planes
+        assert all(num_there(layer) == NUM_BLOCKS + 1 for layer in layers)
+        assert num_parts() == 0
 
 
 def test_what_is_written_late_touches_nothing_any_more(pool: TorchKVPool) -> None:
