@@ -152,15 +152,17 @@ def test_without_local_prefill_no_rule_is_set() -> None:
     assert Driver(local_prefill=False).commands(SetStepRule) == []
 
 
-@pytest.mark.parametrize(("base_s", "token_s"), [(0.02, 2e-4), (5e-3, 3e-5), (0.09, 1e-3)])
-def test_a_step_with_prompt_tokens_takes_at_most_so_many_times_one_without(
+@pytest.mark.parametrize(
+    ("base_s", "token_s"), [(0.02, 4e-4), (0.02, 2e-4), (5e-3, 3e-5), (0.06, 1e-3), (0.09, 1e-3)]
+)
+def test_a_step_takes_so_many_times_one_without_prompt_tokens_or_has_the_least_of_them(
     base_s: float, token_s: float
 ) -> None:
     times = StepTimes()
     for _ in range(50):
         for num_tokens in (0, token_budget(times, token_s, token_s)):
             times.observe(num_tokens, base_s + token_s * num_tokens)
-    expected = (MAX_STRETCH - 1) * base_s / token_s
+    expected = max(MIN_BUDGET, (MAX_STRETCH - 1) * base_s / token_s)
     assert token_budget(times, token_s, token_s) == pytest.approx(expected, rel=0.1, abs=1)
 
 
