@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -60,14 +60,20 @@ class Batching(ABC):
         self._lifecycle = context.lifecycle
         self._self_checks = context.self_checks
         self._clock = context.clock
+        self._token_s = self._least_token_s = 0.0
+        self._retimed: dict[DecodeView, None] = {}
 
     @abstractmethod
     def check(self, info: WorkerInfo) -> None:
         """Raise `Mismatch` if a worker cannot be given work within the limits."""
 
-    @abstractmethod
     def joined(self, worker: DecodeView) -> None:
         """A decode worker is there, and knows nothing yet."""
+        self.timed(worker)
+
+    def timed(self, worker: DecodeView) -> None:
+        """A decode worker's steps were timed."""
+        self._retimed[worker] = None
 
     @abstractmethod
     def compose(self) -> None:
@@ -81,14 +87,25 @@ class Batching(ABC):
     def _can_ever_run(self, generation: Generation) -> bool:
         """Whether the workers, were they empty, would have room for a generation."""
 
-    def _tell_recompute_costs(self) -> None:
-        """Tell each decode worker what having its KV computed again costs, if that has changed."""
-        token_s = self._fleet.token_s()
-        for worker in self._fleet.decode.values():
+    def _take_retimed(self) -> list[DecodeView]:
+        """Decode workers of which anything was timed anew since the last call: all, if how long a
+        token takes in the fleet has changed. What is told them by measured times stays as it is for
+        the others, and is not worked out again with whatever happens."""
+        before = self._token_s, self._least_token_s
+        self._token_s, self._least_token_s = self._fleet.token_s(), self._fleet.least_token_s()
+        retimed, self._retimed = self._retimed, {}
+        present = self._fleet.decode
+        if before != (self._token_s, self._least_token_s):
+            return list(present.values())
+        return [worker for worker in retimed if present.get(worker.info.worker_id) is worker]
+
+    def _tell_recompute_costs(self, workers: Iterable[DecodeView]) -> None:
+        """Tell decode workers what having their KV computed again costs, if that has changed."""
+        for worker in workers:
             known = worker.recompute_token_s
-            if abs(token_s - known) > COST_CHANGE * known:
-                worker.recompute_token_s = token_s
-                self._outbox.send(worker, SetRecomputeCost(token_s))
+            if abs(self._token_s - known) > COST_CHANGE * known:
+                worker.recompute_token_s = self._token_s
+                self._outbox.send(worker, SetRecomputeCost(self._token_s))
 
     def _next_queued(self) -> Generation | None:
         """The head of the queue."""

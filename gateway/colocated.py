@@ -30,10 +30,11 @@ class ColocatedBatching(Batching):
         """Any worker can: a chunk may end anywhere."""
 
     def joined(self, worker: DecodeView) -> None:
+        super().joined(worker)
         self._outbox.send(worker, SetStepRule(self._policy.rule))
 
     def compose(self) -> None:
-        self._tell_recompute_costs()
+        self._tell_recompute_costs(self._take_retimed())
         while generation := self._next_queued():
             workers = self._fleet.decode.values()
             worker = choose_colocated(workers, generation, self._policy.admits)

@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from itertools import count
 from math import inf
+from typing import NamedTuple
 
 from gateway.batching import Batching, BatchingContext
 from gateway.generation import Generation, Phase
 from gateway.local_prefill import Backlog, LocalPrefill
-from gateway.router import choose_decode, choose_prefill, with_free_slot
+from gateway.router import can_send, choose_decode, choose_prefill
 from gateway.stages import Stage
 from gateway.worker_view import DecodeView, FormingBatch, PrefillView, WorkerView
 from tandem.core.commands import Admit, PrefillBatch
@@ -26,6 +27,13 @@ MAX_BATCH_S = 0.25
 MIN_BATCH_STEPS = 4
 # Tokens of a batch while nothing is known of the worker's pace.
 FIRST_BATCH_TOKENS = 256
+
+
+class NextPrompt(NamedTuple):
+    """The head of the queue, and the prefill worker that is to take it: None if none has room."""
+
+    generation: Generation
+    worker: PrefillView | None
 
 
 class DisaggregatedBatching(Batching):
@@ -42,6 +50,10 @@ class DisaggregatedBatching(Batching):
         super().__init__(context)
         self._batch_ids = count(first_batch_id)
         self._local = local
+        # What was found for the head of the queue, as long as nothing has been placed since: to ask
+        # every worker of each whether it is the soonest would cost the cube of their number.
+        self._next: NextPrompt | None = None
+        self._is_next_known = False
 
     def check(self, info: WorkerInfo) -> None:
         if info.layout.block_size > self._limits.max_batch_tokens:
@@ -50,18 +62,16 @@ class DisaggregatedBatching(Batching):
                 f"batch may have ({self._limits.max_batch_tokens})"
             )
 
-    def joined(self, worker: DecodeView) -> None:
-        """Its step rule comes with the next `compose`, if it needs one."""
-
     def compose(self) -> None:
         for worker in self._fleet.prefill.values():
             self._send_if_complete(worker)
-        self._tell_recompute_costs()
+        retimed = self._take_retimed()
+        self._tell_recompute_costs(retimed)
         if self._local:
-            self._local.set_budgets()
-        self._next_for_prefill()
-        while any(self._form(worker) for worker in with_free_slot(self._fleet.prefill.values())):
-            pass
+            self._local.set_budgets(retimed, self._token_s, self._least_token_s)
+        self._is_next_known = False
+        while worker := self._next_to_form():
+            self._form(worker)
         self._share_backlog()
 
     def granted(self, generation: Generation) -> None:
@@ -78,15 +88,31 @@ class DisaggregatedBatching(Batching):
 
     # Where a prompt is computed
 
-    def _next_for_prefill(self) -> Generation | None:
-        """The head of the queue, once those before it are gone that a decode worker is sooner
-        with."""
+    def _next_for_prefill(self, forming: PrefillView | None = None) -> NextPrompt | None:
+        """The head of the queue, once those before it are gone that a decode worker is sooner with.
+        Whoever is `forming` a batch has a place for it."""
+        if not self._is_next_known:
+            self._next = self._find_next(forming)
+            self._is_next_known = True
+        return self._next
+
+    def _find_next(self, forming: PrefillView | None) -> NextPrompt | None:
         while generation := self._next_queued():
             worker = self._sooner_there(generation)
             if worker is None:
-                return generation
+                return NextPrompt(generation, self._soonest(generation, forming))
             self._compute_there(generation, worker)
         return None
+
+    def _soonest(self, generation: Generation, forming: PrefillView | None) -> PrefillView | None:
+        """The prefill worker that would have the first token of the head of the queue first, of
+        those that can take it into a batch."""
+        able = (
+            worker
+            for worker in self._fleet.prefill.values()
+            if (worker.has_slot or worker is forming) and self._can_place(generation, worker)
+        )
+        return choose_prefill(able, generation, lambda each: self._first_token_s(each, generation))
 
     def _sooner_there(self, generation: Generation) -> DecodeView | None:
         """The decode worker that would have the first token of the head of the queue sooner than
@@ -133,8 +159,23 @@ class DisaggregatedBatching(Batching):
 
     # Batches
 
-    def _form(self, worker: PrefillView) -> bool:
-        """Begin a batch; False if there is nothing for it."""
+    def _next_to_form(self) -> PrefillView | None:
+        """Of the prefill workers with a place for a batch, and something for it, the one with the
+        least to do."""
+        head = self._next_for_prefill()
+        return min(
+            (
+                worker
+                for worker in self._fleet.prefill.values()
+                if worker.has_slot
+                and ((head and worker is head.worker) or any(self._started(worker)))
+            ),
+            key=lambda worker: (worker.num_queued_tokens, worker.info.worker_id),
+            default=None,
+        )
+
+    def _form(self, worker: PrefillView) -> None:
+        """Begin a batch."""
         forming = worker.forming = FormingBatch()
         budget = self._batch_tokens(worker)
         for generation in self._candidates(worker):
@@ -142,18 +183,14 @@ class DisaggregatedBatching(Batching):
             if len(forming.chunks) == self._limits.max_batch_seqs or end is None:
                 break
             if generation.phase is Phase.QUEUED:
-                if not self._place(generation, worker):
-                    continue
+                self._place(generation, worker)
                 if generation.decode:
                     forming.unanswered.add(generation.sequence_id)
             forming.chunks.append((generation, generation.num_scheduled, end))
             budget -= generation.num_tokens_left - (generation.num_context_tokens - end)
             generation.num_scheduled = end
-        if not forming.chunks:
-            worker.forming = None
-            return False
+        self._is_next_known = False
         self._send_if_complete(worker)
-        return True
 
     def _batch_tokens(self, worker: PrefillView) -> int:
         """Tokens of a batch: what the worker computes in `MAX_BATCH_S`, or in a few times what any
@@ -169,14 +206,11 @@ class DisaggregatedBatching(Batching):
         the head of the queue, as long as it is placed when it is shown."""
         rank = self._queue.rank
         started = sorted(self._started(worker), key=rank, reverse=True)
-        has_room = worker.is_open
         while True:
-            queued = self._next_for_prefill() if has_room else None
+            head = self._next_for_prefill(worker)
+            queued = head.generation if head and head.worker is worker else None
             if queued and (not started or rank(queued) < rank(started[-1])):
-                has_room = self._is_soonest(worker, queued)
-                if has_room:
-                    yield queued
-                    has_room = queued.phase is not Phase.QUEUED
+                yield queued
             elif started:
                 yield started.pop()
             else:
@@ -200,28 +234,16 @@ class DisaggregatedBatching(Batching):
         num_blocks = budget // block_size
         return start + num_blocks * block_size if num_blocks else None
 
-    def _is_soonest(self, worker: PrefillView, generation: Generation) -> bool:
-        """Whether a worker should take the head of the queue, and not leave it to another that can
-        take a batch as well."""
-        others = [
-            each
-            for each in with_free_slot(self._fleet.prefill.values())
-            if self._can_place(generation, each)
-        ]
-        return not others or worker is choose_prefill(
-            [worker, *others], generation, lambda each: self._first_token_s(each, generation)
-        )
-
     def _can_place(self, generation: Generation, worker: PrefillView) -> bool:
-        return worker.can_take(generation) and not (
-            generation.needs_decode
-            and choose_decode(self._fleet.decode.values(), worker, generation) is None
+        """Whether a prefill worker has room for a prompt, and some decode worker for what comes of
+        it."""
+        return worker.can_take(generation) and (
+            not generation.needs_decode
+            or any(can_send(worker, each, generation) for each in self._fleet.decode.values())
         )
 
-    def _place(self, generation: Generation, worker: PrefillView) -> bool:
-        """Assign the head of the queue to its workers, and reserve; False if there is no room."""
-        if not self._can_place(generation, worker):
-            return False
+    def _place(self, generation: Generation, worker: PrefillView) -> None:
+        """Assign the head of the queue to its workers, which have room, and reserve."""
         decode = None
         if generation.needs_decode:
             decode = choose_decode(self._fleet.decode.values(), worker, generation)
@@ -232,7 +254,7 @@ class DisaggregatedBatching(Batching):
         worker.enter(generation, worker.blocks_for(generation.num_context_tokens))
         generation.prefill, generation.prefill_worker = worker, worker.info.worker_id
         generation.phase = Phase.RESERVING
-        return True
+        self._is_next_known = False
 
     def _send_if_complete(self, worker: PrefillView) -> None:
         """Send the forming batch once no reservation is open, and tell the decode workers to let

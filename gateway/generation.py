@@ -120,6 +120,11 @@ class Generation:
         return self.num_prompt_tokens + self.lengths.expect(len(self.token_ids), max_tokens)
 
     @property
+    def typical_tokens(self) -> int:
+        """Tokens of its answer, as answers go."""
+        return self.lengths.typical(self.request.params.max_tokens)
+
+    @property
     def max_length(self) -> int:
         """Tokens of the sequence at the most."""
         return self.num_prompt_tokens + self.request.params.max_tokens

@@ -18,6 +18,7 @@ later.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import ceil, inf
 
@@ -64,10 +65,10 @@ class LocalPrefill:
         self._fleet = fleet
         self._outbox = outbox
 
-    def set_budgets(self) -> None:
-        """Tell each worker its budget, if that has changed."""
-        token_s, least_s = self._fleet.token_s(), self._fleet.least_token_s()
-        for worker in self._fleet.decode.values():
+    def set_budgets(self, workers: Iterable[DecodeView], token_s: float, least_s: float) -> None:
+        """Tell workers their budget, if that has changed. `token_s` and `least_s` are as
+        `token_budget` takes them."""
+        for worker in workers:
             known, times = worker.prefill_token_budget, worker.step_times
             budget = min(self._max_budget, token_budget(times, token_s, least_s))
             if abs(budget - known) > BUDGET_CHANGE * known:

@@ -13,21 +13,13 @@ from gateway.generation import Generation
 from gateway.worker_view import DecodeView, PrefillView
 
 
-def with_free_slot(workers: Iterable[PrefillView]) -> list[PrefillView]:
-    """The prefill workers that can take a batch, the one with the least to do first."""
-    return sorted(
-        (worker for worker in workers if worker.has_slot),
-        key=lambda worker: (worker.num_queued_tokens, worker.info.worker_id),
-    )
-
-
 def choose_prefill(
     workers: Iterable[PrefillView],
     generation: Generation,
     first_token_s: Callable[[PrefillView], float],
-) -> PrefillView:
-    """Of at least one worker, the one that has the prompt's first token in the fewest seconds;
-    while those are not known, by the tokens that it has to compute until then."""
+) -> PrefillView | None:
+    """The one that has the prompt's first token in the fewest seconds; while those are not known,
+    by the tokens that it has to compute until then."""
     return min(
         workers,
         key=lambda worker: (
@@ -35,6 +27,7 @@ def choose_prefill(
             worker.num_queued_tokens + worker.uncached_tokens(generation),
             worker.info.worker_id,
         ),
+        default=None,
     )
 
 
@@ -44,20 +37,23 @@ def choose_decode(
     """Of the decode workers with room for the sequence, and not too much on its way to them yet,
     the one that is done first; of equals the emptiest. One that `prefill` could not reach of late
     only if there is no other."""
+    num_own = generation.typical_tokens
     return min(
-        (
-            worker
-            for worker in workers
-            if worker.can_take(generation)
-            and prefill.may_send_to(worker.info.worker_id, generation.num_context_tokens)
-        ),
+        (worker for worker in workers if can_send(prefill, worker, generation)),
         key=lambda worker: (
             worker.info.worker_id in prefill.failed_edges,
-            _move_s(worker, prefill, generation) + _load_s(worker, prefill, generation),
+            _move_s(worker, prefill, generation) + _load_s(worker, prefill, num_own),
             worker.num_used_blocks,
             worker.info.worker_id,
         ),
         default=None,
+    )
+
+
+def can_send(prefill: PrefillView, worker: DecodeView, generation: Generation) -> bool:
+    """Whether a decode worker has room for the sequence, and not too much on its way to it yet."""
+    return worker.can_take(generation) and prefill.may_send_to(
+        worker.info.worker_id, generation.num_context_tokens
     )
 
 
@@ -67,12 +63,13 @@ def choose_colocated(
     """Of the workers that admit another prompt and have room for the sequence, the one that is done
     first, if a token costs the same anywhere: those of the prompts before it and of its own, and of
     what runs beside it."""
+    num_own = generation.typical_tokens
     soonest_first = sorted(
         workers,
         key=lambda worker: (
             worker.num_prompt_tokens_left
             + worker.uncached_tokens(generation)
-            + _num_tokens_beside(worker, generation),
+            + num_own * len(worker.generations),
             worker.num_used_blocks,
             worker.info.worker_id,
         ),
@@ -87,16 +84,11 @@ def _move_s(worker: DecodeView, prefill: PrefillView, generation: Generation) ->
     return prefill.send_rate.seconds(worker.kv_bytes(worker.uncached_tokens(generation)))
 
 
-def _load_s(worker: DecodeView, prefill: PrefillView, generation: Generation) -> float:
-    """How much longer an answer takes because of what runs there. A sequence's token is thought to
+def _load_s(worker: DecodeView, prefill: PrefillView, num_own: int) -> float:
+    """How much longer an answer of `num_own` tokens takes because of what runs there: its steps
+    compute as many of each sequence beside it. A sequence's token is thought to
     cost a step what one of a prompt does, and no less than on `prefill`: a worker that computes no
     prompts learns nothing of that, and one that computes few learns that they hide behind what its
     steps read anyway, which more sequences do not."""
     token_s = max(worker.step_times.token_s, prefill.step_times.token_s)
-    return _num_tokens_beside(worker, generation) * token_s
-
-
-def _num_tokens_beside(worker: DecodeView, generation: Generation) -> int:
-    """Tokens that other sequences' steps compute during an answer."""
-    num_own = generation.lengths.typical(generation.request.params.max_tokens)
-    return num_own * len(worker.generations)
+    return num_own * len(worker.generations) * token_s

@@ -281,6 +281,8 @@ class Scheduler:
         worker = self._fleet.of(worker_id)
         worker.clock_offset_ns = clock_offset_ns
         worker.heard(self._clock.now_s, spans)
+        if spans and isinstance(worker, DecodeView):
+            self._batching.timed(worker)
         if cache_changes:
             worker.prefix_index.apply(cache_changes)
         may_take_more = worker.has_said(use)

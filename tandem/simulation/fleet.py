@@ -50,12 +50,12 @@ class Fleet:
     workers: tuple[VirtualWorker, ...]
 
 
-def build_fleet(device: str, arm: Arm) -> Fleet:
-    """What `tandem up --topology ... --device mock:PROFILE` with an arm's flags would start. A time
-    dilation of the profile counts for nothing. Raises `ConfigError`."""
+def build_fleet(device: str, arm: Arm, events: Events) -> Fleet:
+    """What `tandem up --topology ... --device mock:PROFILE` with an arm's flags would start, whose
+    `events` are what happens to it. A time dilation of the profile counts for nothing. Raises
+    `ConfigError`."""
     profile = _profile(device)
     settings, worker_settings = _settings(arm)
-    events = Events()
     gateway = VirtualGateway(settings.scheduler(), events)
     decode: dict[str, VirtualDecodeWorker] = {}
 

@@ -16,6 +16,7 @@ from tandem.bench.outcome import Objective
 from tandem.bench.subject import PoissonLoop
 from tandem.bench.workload import Prompt
 from tandem.core.errors import ConfigError
+from tandem.simulation.events import Events
 from tandem.simulation.fleet import Fleet, build_fleet
 from tandem.simulation.loads import run_open_loop, serve_alone
 from tandem.simulation.worker import HOP_S
@@ -27,7 +28,7 @@ FRESH_TOKEN_IDS = count(1)
 
 
 def fleet(arm: str, device: str = "mock:h100") -> Fleet:
-    return build_fleet(device, parse_arm(arm))
+    return build_fleet(device, parse_arm(arm), Events())
 
 
 def prompts(*sizes: tuple[int, int]) -> list[Prompt]:
