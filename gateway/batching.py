@@ -15,7 +15,7 @@ from gateway.prefill_queue import PrefillQueue
 from gateway.scheduler_clock import SchedulerClock
 from gateway.self_check import SelfChecks
 from gateway.stages import Stage
-from gateway.worker_view import DecodeView
+from gateway.worker_view import DecodeView, PrefillView
 from tandem.core.commands import Admit, SetRecomputeCost
 from tandem.core.errors import DeadlineExceeded, ResourceExhausted
 from tandem.core.worker import WorkerInfo, WorkerRole
@@ -61,6 +61,7 @@ class Batching(ABC):
         self._self_checks = context.self_checks
         self._clock = context.clock
         self._token_s = self._least_token_s = 0.0
+        self._is_pace_known = True
         self._retimed: dict[DecodeView, None] = {}
 
     @abstractmethod
@@ -71,9 +72,16 @@ class Batching(ABC):
         """A decode worker is there, and knows nothing yet."""
         self.timed(worker)
 
-    def timed(self, worker: DecodeView) -> None:
-        """A decode worker's steps were timed."""
-        self._retimed[worker] = None
+    def fleet_changed(self) -> None:
+        """A worker has come, or is gone."""
+        self._is_pace_known = False
+
+    def timed(self, worker: PrefillView | DecodeView) -> None:
+        """A worker's steps were timed."""
+        if isinstance(worker, DecodeView):
+            self._retimed[worker] = None
+        if isinstance(worker, PrefillView) or not self._fleet.prefill:
+            self._is_pace_known = False
 
     @abstractmethod
     def compose(self) -> None:
@@ -91,12 +99,14 @@ class Batching(ABC):
         """Decode workers of which anything was timed anew since the last call: all, if how long a
         token takes in the fleet has changed. What is told them by measured times stays as it is for
         the others, and is not worked out again with whatever happens."""
-        before = self._token_s, self._least_token_s
-        self._token_s, self._least_token_s = self._fleet.token_s(), self._fleet.least_token_s()
         retimed, self._retimed = self._retimed, {}
         present = self._fleet.decode
-        if before != (self._token_s, self._least_token_s):
-            return list(present.values())
+        if not self._is_pace_known:
+            self._is_pace_known = True
+            before = self._token_s, self._least_token_s
+            self._token_s, self._least_token_s = self._fleet.token_s(), self._fleet.least_token_s()
+            if before != (self._token_s, self._least_token_s):
+                return list(present.values())
         return [worker for worker in retimed if present.get(worker.info.worker_id) is worker]
 
     def _tell_recompute_costs(self, workers: Iterable[DecodeView]) -> None:

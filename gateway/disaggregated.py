@@ -64,7 +64,8 @@ class DisaggregatedBatching(Batching):
 
     def compose(self) -> None:
         for worker in self._fleet.prefill.values():
-            self._send_if_complete(worker)
+            if worker.forming:
+                self._send_if_complete(worker)
         retimed = self._take_retimed()
         self._tell_recompute_costs(retimed)
         if self._local:
@@ -107,12 +108,12 @@ class DisaggregatedBatching(Batching):
     def _soonest(self, generation: Generation, forming: PrefillView | None) -> PrefillView | None:
         """The prefill worker that would have the first token of the head of the queue first, of
         those that can take it into a batch."""
-        able = (
-            worker
-            for worker in self._fleet.prefill.values()
-            if (worker.has_slot or worker is forming) and self._can_place(generation, worker)
+        return choose_prefill(
+            [each for each in self._fleet.prefill.values() if each.has_slot or each is forming],
+            generation,
+            lambda each: self._first_token_s(each, generation),
+            lambda each: self._can_place(generation, each),
         )
-        return choose_prefill(able, generation, lambda each: self._first_token_s(each, generation))
 
     def _sooner_there(self, generation: Generation) -> DecodeView | None:
         """The decode worker that would have the first token of the head of the queue sooner than
@@ -127,7 +128,7 @@ class DisaggregatedBatching(Batching):
 
     def _share_backlog(self) -> None:
         """Give decode workers the last of what waits, while that is worth it."""
-        if self._local is None:
+        if self._local is None or not self._queue:
             return
         prefill = self._open_prefill()
         while prefill and (last := self._last_queued()):
@@ -152,10 +153,13 @@ class DisaggregatedBatching(Batching):
     def _first_token_s(self, worker: PrefillView, generation: Generation) -> float:
         """In how many seconds a prefill worker would have the first token of a queued generation,
         if it were the next; it does not wait for the transfer."""
-        rank = self._queue.rank(generation)
-        before = (each for each in self._started(worker) if self._queue.rank(each) < rank)
         num_tokens = worker.uncached_tokens(generation)
-        return worker.finish_s(num_tokens + sum(each.num_tokens_left for each in before))
+        if started := self._started(worker):
+            rank = self._queue.rank(generation)
+            num_tokens += sum(
+                each.num_tokens_left for each in started if self._queue.rank(each) < rank
+            )
+        return worker.finish_s(num_tokens)
 
     # Batches
 
@@ -167,8 +171,7 @@ class DisaggregatedBatching(Batching):
             (
                 worker
                 for worker in self._fleet.prefill.values()
-                if worker.has_slot
-                and ((head and worker is head.worker) or any(self._started(worker)))
+                if ((head and worker is head.worker) or self._started(worker)) and worker.has_slot
             ),
             key=lambda worker: (worker.num_queued_tokens, worker.info.worker_id),
             default=None,
@@ -216,13 +219,13 @@ class DisaggregatedBatching(Batching):
             else:
                 return
 
-    def _started(self, worker: PrefillView) -> Iterator[Generation]:
+    def _started(self, worker: PrefillView) -> list[Generation]:
         """The worker's prompts that have chunks left."""
-        return (
+        return [
             each
             for each in worker.generations.values()
             if each.phase is Phase.PREFILLING and each.num_tokens_left
-        )
+        ]
 
     def _chunk_end(self, generation: Generation, worker: PrefillView, budget: int) -> int | None:
         """Where the next chunk ends: with the prompt, or with a block; None if nothing fits. What

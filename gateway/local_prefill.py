@@ -88,13 +88,13 @@ class LocalPrefill:
             (first_token_s(worker, num_tokens), worker.info.worker_id, worker)
             for worker in self._fleet.decode.values()
             if worker.step_times.is_measured
-            and worker.can_take(generation)
             and (num_tokens := worker.uncached_tokens(generation)) < num_idle_tokens
             and (
                 elsewhere_s == inf
                 or num_steps(worker, num_tokens) <= _max_steps(worker)
                 or num_free_tokens(worker.step_times, token_s)
             )
+            and worker.can_take(generation)
         )
         soonest_s, _, worker = min(candidates, default=(elsewhere_s, "", None))
         return worker if soonest_s < elsewhere_s else None

@@ -17,18 +17,20 @@ def choose_prefill(
     workers: Iterable[PrefillView],
     generation: Generation,
     first_token_s: Callable[[PrefillView], float],
+    has_room: Callable[[PrefillView], bool],
 ) -> PrefillView | None:
-    """The one that has the prompt's first token in the fewest seconds; while those are not known,
-    by the tokens that it has to compute until then."""
-    return min(
+    """Of the workers with room, the one that has the prompt's first token in the fewest seconds;
+    while those are not known, by the tokens that it has to compute until then."""
+    soonest_first = sorted(
         workers,
         key=lambda worker: (
             first_token_s(worker),
             worker.num_queued_tokens + worker.uncached_tokens(generation),
             worker.info.worker_id,
         ),
-        default=None,
     )
+    # Of very many workers most are never asked.
+    return next(filter(has_room, soonest_first), None)
 
 
 def choose_decode(
@@ -74,7 +76,6 @@ def choose_colocated(
             worker.info.worker_id,
         ),
     )
-    # Of very many workers most are never asked.
     able = (each for each in soonest_first if admits(each) and each.can_take(generation))
     return next(able, None)
 

@@ -219,6 +219,7 @@ class Scheduler:
         is_prefill = info.role is WorkerRole.PREFILL
         worker = PrefillView(info, address) if is_prefill else DecodeView(info, address)
         self._fleet.join(worker)
+        self._batching.fleet_changed()
         if isinstance(worker, DecodeView):
             self._batching.joined(worker)
         self.draining.joined(worker, self._clock.now_s)
@@ -227,6 +228,7 @@ class Scheduler:
         """A worker is gone, with all it held. Of its generations, those whose KV had left it go on;
         the others go on elsewhere, from the token that they had reached, or fail with `error` if
         that was tried too often."""
+        self._batching.fleet_changed()
         if prefill := self._fleet.prefill.pop(worker_id, None):
             self.draining.forget(prefill)
             for generation in list(prefill.generations.values()):
@@ -281,7 +283,7 @@ class Scheduler:
         worker = self._fleet.of(worker_id)
         worker.clock_offset_ns = clock_offset_ns
         worker.heard(self._clock.now_s, spans)
-        if spans and isinstance(worker, DecodeView):
+        if spans:
             self._batching.timed(worker)
         if cache_changes:
             worker.prefix_index.apply(cache_changes)
