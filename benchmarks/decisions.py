@@ -1,9 +1,9 @@
 """What the gateway's decisions cost, by the number of workers and the length of the queue.
 
-Fleets of mock H100s in virtual time (`tandem.simulation`): the gateway's real scheduler, and workers
-that take no time of the machine's that counts here. Timed are a request's arrival, what a worker
-says, each with all that is decided then, and the two together for each token of an answer. Every
-worker has the same load in all fleets of a kind; in the last ones more comes than they can do.
+Fleets of mock H100s in virtual time (`tandem.simulation`): the gateway's real scheduler, and
+workers whose own work is not timed. Timed are a request's arrival and what a worker says, each with
+all that is decided then, and both together for each token of the answers. Every worker has the same
+load, but in the fleets to which ten times as much comes.
 
     .venv/bin/python benchmarks/decisions.py [--seconds 10] [--arms colocated 1p1d ...]
 """
@@ -28,7 +28,7 @@ from tandem.simulation.fleet import Fleet, build_fleet
 from tandem.simulation.gateway import VirtualGateway
 
 DEVICE = "mock:h100"
-# Requests a second for each worker: busy, and several times as much as it can serve.
+# Requests a second for each worker.
 BUSY, FLOODED = 4.0, 40.0
 ARMS = [
     *(("colocated", BUSY), ("colocated:8", BUSY), ("colocated:64", BUSY), ("colocated:8", FLOODED)),

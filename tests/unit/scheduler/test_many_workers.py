@@ -1,0 +1,68 @@
+"""What is asked of workers to place a prompt grows with their number, not with that of pairs."""
+
+from __future__ import annotations
+
+from itertools import chain
+
+import pytest
+from sim_worker import worker_info
+
+from gateway.batching import Limits
+from gateway.policies import queue_policy
+from gateway.scheduler import Scheduler
+from gateway.tokens import TokenRequest
+from gateway.worker_view import DecodeView, PoolUse, PrefillView, WorkerView
+from tandem.core.reports import Span, SpanKind
+from tandem.core.sampling_params import SamplingParams
+from tandem.core.worker import WorkerRole
+
+# Of each worker: for the admission, for the decision where, and for the placing.
+MAX_QUESTIONS = 8
+
+
+@pytest.fixture
+def questions(monkeypatch: pytest.MonkeyPatch) -> list[WorkerView]:
+    """Who was asked what a prompt would cost there, or whether there is room for it."""
+    asked: list[WorkerView] = []
+    for kind, name in ((PrefillView, "can_take"), (DecodeView, "can_take")):
+        _spy(monkeypatch, kind, name, asked)
+    _spy(monkeypatch, WorkerView, "uncached_tokens", asked)
+    return asked
+
+
+def _spy(
+    monkeypatch: pytest.MonkeyPatch, kind: type[WorkerView], name: str, asked: list[WorkerView]
+) -> None:
+    original = getattr(kind, name)
+
+    def ask(self: WorkerView, *args: object) -> object:
+        asked.append(self)
+        return original(self, *args)
+
+    monkeypatch.setattr(kind, name, ask)
+
+
+@pytest.mark.parametrize("local_prefill", [False, True])
+@pytest.mark.parametrize("num_each", [1, 4, 32])
+def test_questions_grow_with_the_workers(
+    questions: list[WorkerView], num_each: int, local_prefill: bool
+) -> None:
+    scheduler = Scheduler(queue_policy("fcfs"), Limits(64), local_prefill=local_prefill)
+    roles = (WorkerRole.PREFILL, WorkerRole.DECODE)
+    for role, number in chain.from_iterable(((role, n) for n in range(num_each)) for role in roles):
+        name = f"{role.name.lower()}-{number}"
+        scheduler.worker_joined(worker_info(name, role, 1, 1000, 64), f"{name}:1")
+        steps = [
+            Span(SpanKind.STEP, 0, 10**7 + 10**6 * num_tokens, num_prefill_tokens=num_tokens)
+            for num_tokens in (0, 16, 64) * 10
+        ]
+        scheduler.heard(name, PoolUse(1000), 0.0, steps)
+    scheduler.compose()
+    questions.clear()
+
+    request = TokenRequest("r", tuple(range(40)), SamplingParams(max_tokens=5, seed=0))
+    generation = scheduler.submit(request)
+    scheduler.compose()
+
+    assert generation.decode_worker
+    assert len(questions) <= MAX_QUESTIONS * 2 * num_each
