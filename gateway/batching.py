@@ -146,7 +146,7 @@ class Batching(ABC):
         generation.expected_cached_tokens = worker.cached_tokens(generation)
         self._reserve(generation, worker)
         generation.prefill_worker = worker.info.worker_id
-        worker.own_prompts[generation.sequence_id] = generation
+        worker.own_prompts.add(generation)
         # Not after the grant: if there is no room after all, the worker ignores it.
         self._outbox.send(worker, Admit(generation.sequence_id, compute=True))
 

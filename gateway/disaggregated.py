@@ -71,8 +71,8 @@ class DisaggregatedBatching(Batching):
         if self._local:
             self._local.set_budgets(retimed, self._token_s, self._least_token_s)
         self._is_next_known = False
-        while worker := self._next_to_form():
-            self._form(worker)
+        while forming := self._next_to_form():
+            self._form(forming)
         self._share_backlog()
 
     def granted(self, generation: Generation) -> None:

@@ -113,5 +113,12 @@ class Fleet:
 
     def missing(self, roles: Iterable[WorkerRole]) -> WorkerRole | None:
         """The first of `roles` that has no worker, or only such as drain; or None."""
-        present = {worker.info.role for worker in self.workers if not worker.is_draining}
-        return next((role for role in roles if role not in present), None)
+        workers = self.workers
+        return next(
+            (
+                role
+                for role in roles
+                if not any(each.info.role is role and not each.is_draining for each in workers)
+            ),
+            None,
+        )

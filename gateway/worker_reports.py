@@ -178,7 +178,7 @@ class WorkerReports:
             generation.grant = grant
             if generation.is_local and generation.decode:
                 generation.decode.prompt_begins(generation, grant.num_cached_tokens)
-                generation.num_scheduled = grant.num_cached_tokens
+                generation.decode.own_prompts.begin(generation, grant.num_cached_tokens)
             self._batching.granted(generation)
 
     def _step_done(self, worker: DecodeView, step: StepDone) -> None:

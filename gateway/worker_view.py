@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import TYPE_CHECKING, NamedTuple
 
+from gateway.own_prompts import OwnPrompts
 from gateway.prefix_index import PrefixIndex
 from gateway.send_rate import SendRate
 from gateway.stages import transfer_times
@@ -268,23 +269,20 @@ class DecodeView(WorkerView):
     prefill_token_budget: int = 0
     recompute_token_s: float = 0.0
     shared_blocks: Counter[int] = field(default_factory=Counter)
-    own_prompts: dict[int, Generation] = field(default_factory=dict)
+    own_prompts: OwnPrompts = field(default_factory=OwnPrompts)
     tenant_seqs: Counter[str] = field(default_factory=Counter)
     tenant_blocks: Counter[str] = field(default_factory=Counter)
 
     @property
     def num_prompt_tokens_left(self) -> int:
         """Tokens of the prompts that it computes itself, and has yet to."""
-        return sum(each.num_tokens_left for each in self.own_prompts.values())
+        return self.own_prompts.num_tokens_left
 
     def stepped(self, num_prompt_tokens: int, seconds: float) -> None:
-        """Prompts are computed in the order in which they came."""
+        """As `WorkerView.stepped`."""
         WorkerView.stepped(self, num_prompt_tokens, seconds)
         if num_prompt_tokens:
-            for generation in self.own_prompts.values():
-                num_tokens = min(num_prompt_tokens, generation.num_tokens_left)
-                generation.num_scheduled += num_tokens
-                num_prompt_tokens -= num_tokens
+            self.own_prompts.stepped(num_prompt_tokens)
 
     def has_said(self, use: PoolUse) -> bool:
         """As `WorkerView.has_said`."""
@@ -337,7 +335,7 @@ class DecodeView(WorkerView):
         if generation.armed:
             return
         generation.mark_armed()
-        self.own_prompts.pop(generation.sequence_id, None)
+        self.own_prompts.discard(generation)
         if generation.prefix is None:
             return
         digests = generation.prefix.digests()
@@ -360,7 +358,7 @@ class DecodeView(WorkerView):
     def leave(self, generation: Generation) -> int:
         self.num_refused_blocks = 0
         self.answered(generation.sequence_id)
-        self.own_prompts.pop(generation.sequence_id, None)
+        self.own_prompts.discard(generation)
         is_here = generation.sequence_id in self.generations
         num_blocks = WorkerView.leave(self, generation)
         if is_here:
