@@ -261,7 +261,9 @@ def _let_others_go_on(pids: Sequence[int]) -> None:
     other machines; here, on two cores, they would do so ten thousand times a second."""
     for pid in pids:
         for thread in psutil.Process(pid).threads():
-            os.sched_setscheduler(thread.id, os.SCHED_BATCH, os.sched_param(0))
+            # It may have ended meanwhile.
+            with suppress(ProcessLookupError):
+                os.sched_setscheduler(thread.id, os.SCHED_BATCH, os.sched_param(0))
 
 
 async def _until_all_joined(system: System, num_workers: int) -> None:

@@ -15,7 +15,7 @@ import structlog
 from gateway.effects import Checked, CheckResult, Emit, Send
 from gateway.generation import Generation
 from gateway.generation_streams import GenerationStream, GenerationStreams
-from gateway.loop_lag import LoopLag
+from gateway.lag import Lag
 from gateway.refusals import Refusals
 from gateway.request_metrics import RequestMetrics
 from gateway.scheduler import Scheduler
@@ -50,18 +50,18 @@ class Dispatcher:
         timeline: Timeline,
         clock: Callable[[], float] = time.monotonic,
         identity: Identity | None = None,
-        lag: LoopLag | None = None,
+        lag: Lag | None = None,
         model_name: str = "",
     ) -> None:
         """`workers` are the roles and addresses to connect to at first; see `add_worker`. `clock`
-        tells monotonic seconds. `identity`: who this is to workers, if they ask. While the event
-        loop's `lag` is too long, no request is taken. `model_name` is for the log."""
+        tells monotonic seconds. `identity`: who this is to workers, if they ask. While the `lag` is
+        too long, no request is taken. `model_name` is for the log."""
         self._scheduler = scheduler
         self._model_fingerprint = model_fingerprint
         self._timeline = timeline
         self._clock = clock
         self._identity = identity
-        self._lag = lag or LoopLag()
+        self._lag = lag or Lag()
         self.metrics = RequestMetrics()
         self.refusals = Refusals(self.metrics.refused, clock)
         self._stopping = False
@@ -188,6 +188,7 @@ class Dispatcher:
 
     def lost(self, info: WorkerInfo, error: TandemError) -> None:
         self._links_by_id.pop(info.worker_id, None)
+        self._lag.forget(info.worker_id)
         self._scheduler_now().worker_lost(info.worker_id, error)
         self._flush()
         self._watch_readiness()
@@ -211,6 +212,7 @@ class Dispatcher:
 
     def heard(self, info: WorkerInfo, header: worker_pb2.WorkerHeader, received_ns: int) -> None:
         spans = self._timeline.heard(info, header, received_ns)
+        self._lag.heard(info.worker_id, self._timeline.age_s(info, header, received_ns))
         now = received_ns / 1e9
         has_changes = header.HasField("prefix_cache")
         changes = cache_changes_from_wire(header.prefix_cache) if has_changes else None

@@ -13,6 +13,7 @@ from operator import attrgetter
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
+from gateway.lag import Lag
 from gateway.request_metrics import RequestMetrics
 from gateway.scheduler import Scheduler
 from gateway.worker_view import DecodeView, PrefillView
@@ -73,7 +74,10 @@ TANDEM_COUNTERS: tuple[Total, ...] = (
 class GatewayCollector(Collector):
     """The families, made anew at each scrape, between two turns of the event loop."""
 
-    def __init__(self, scheduler: Scheduler, requests: RequestMetrics, model_name: str) -> None:
+    def __init__(
+        self, scheduler: Scheduler, requests: RequestMetrics, lag: Lag, model_name: str
+    ) -> None:
+        self._lag = lag
         self._scheduler = scheduler
         self._requests = requests
         self._model_name = model_name
@@ -182,6 +186,12 @@ class GatewayCollector(Collector):
             "Requests that are queued or running.",
             ("tenant",),
             (((tenant,), count) for tenant, count in scheduler.num_in_flight.items()),
+        )
+        yield gauge(
+            "tandem_gateway_lag_seconds",
+            "How far the gateway is behind what its workers say.",
+            (),
+            [((), self._lag.seconds)],
         )
 
 

@@ -40,7 +40,7 @@ from gateway.http.limits import (
 )
 from gateway.http.page import page_router
 from gateway.http.server import BACKLOG, HttpServer
-from gateway.loop_lag import LoopLag
+from gateway.lag import Lag
 from gateway.metrics_page import GatewayCollector
 from gateway.page.feed import Feed
 from gateway.page.viewers import Viewers
@@ -221,7 +221,7 @@ class Gateway:
     settings: GatewaySettings
     listener: socket.socket
     timeline: Timeline
-    lag: LoopLag
+    lag: Lag
     dispatcher: Dispatcher
     standby: Standby | None
     discovery: Discovery
@@ -242,7 +242,7 @@ class Gateway:
                 serving = tasks.create_task(self.http_server.serve([self.listener]))
                 stopping = tasks.create_task(signals.asked.wait())
                 searching = tasks.create_task(self.discovery.run(), name="discovery")
-                measuring = tasks.create_task(self.lag.run(), name="loop lag")
+                measuring = tasks.create_task(self.lag.run(), name="lag")
                 if self.standby:
                     replaced = tasks.create_task(self.standby.run(), name="standby")
                 ends: set[asyncio.Future[Any]] = {serving, stopping, replaced}
@@ -297,7 +297,7 @@ def put_together(settings: GatewaySettings) -> Gateway:
     folder = resolve(settings.model, LoggedProgress())
     listener = _listen(settings.host, settings.http_port)
     timeline = Timeline()
-    lag = LoopLag()
+    lag = Lag()
     dispatcher = Dispatcher(
         scheduler,
         (),
@@ -312,7 +312,7 @@ def put_together(settings: GatewaySettings) -> Gateway:
     tokenizer = folder.tokenizer()
     grammars = GrammarCompiler(tokenizer, folder.config.vocab_size, folder.config.eos_token_ids)
     frontend = Frontend(dispatcher, tokenizer, grammars, settings.tool_format, access, tracing)
-    metrics = MetricsPage(GatewayCollector(scheduler, dispatcher.metrics, folder.name))
+    metrics = MetricsPage(GatewayCollector(scheduler, dispatcher.metrics, lag, folder.name))
     viewers = Viewers(
         lambda: Feed(scheduler, dispatcher.metrics, timeline).tick, lambda: dispatcher.draining
     )

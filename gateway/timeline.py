@@ -103,6 +103,12 @@ class Timeline:
         """What, added to the clock of a worker that was heard, gives this one's."""
         return self._lanes[info.worker_id].clock_offset_ns
 
+    def age_s(self, info: WorkerInfo, header: worker_pb2.WorkerHeader, received_ns: int) -> float:
+        """How long ago at the least a message was sent, of a worker that was heard."""
+        lane = self._lanes[info.worker_id]
+        sent_ns = header.sent_ns + lane.clock_offset_ns + lane.clock_uncertainty_ns(received_ns)
+        return max(0, received_ns - sent_ns) / 1e9
+
     @property
     def lanes(self) -> Collection[Lane]:
         """Those that are kept, as they are until the next is heard."""

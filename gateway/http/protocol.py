@@ -22,7 +22,7 @@ from gateway.http.errors import INVALID_REQUEST_TYPE, ErrorAnswer
 from gateway.http.limits import HttpLimits
 from gateway.http.streaming import RESPONSE_BODY
 from gateway.http.turnstile import MAX_WAIT_S, Turnstile
-from gateway.loop_lag import LoopLag
+from gateway.lag import Lag
 from gateway.refusals import Refusals
 
 MAX_URL_BYTES = 2**13
@@ -95,7 +95,7 @@ class BoundedProtocol(HttpToolsProtocol):
         limits: HttpLimits,
         places: set[asyncio.Protocol],
         turnstile: Turnstile,
-        lag: LoopLag,
+        lag: Lag,
         refusals: Refusals,
     ) -> None:
         """`places` are the connections that are served, which all protocols of a server share, as

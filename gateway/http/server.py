@@ -13,7 +13,7 @@ from starlette.types import ASGIApp
 from gateway.http.limits import HttpLimits
 from gateway.http.protocol import BoundedProtocol
 from gateway.http.turnstile import Turnstile
-from gateway.loop_lag import LoopLag
+from gateway.lag import Lag
 from gateway.refusals import Refusals
 
 BACKLOG = 2048
@@ -24,7 +24,7 @@ class HttpServer(uvicorn.Server):
     """uvicorn within limits, and without its signal handlers: the process has its own."""
 
     def __init__(
-        self, app: ASGIApp, limits: HttpLimits, lag: LoopLag, refusals: Refusals | None = None
+        self, app: ASGIApp, limits: HttpLimits, lag: Lag, refusals: Refusals | None = None
     ) -> None:
         """While the event loop's `lag` is too long, no request is taken. Whoever is turned away
         before the app is asked is one of the `refusals`."""

@@ -11,6 +11,7 @@ from running_gateway import running_gateway
 from stack import Stack, WorkerProcess, running_stack
 from test_shared_prefixes import NUM_SHARED_TOKENS, NUM_TOKENS, ask, question
 
+from gateway.lag import Lag
 from gateway.metrics_page import GatewayCollector
 from tandem.bench.server import free_port
 from tandem.core.worker import WorkerRole
@@ -37,7 +38,7 @@ def samples(text: str) -> Samples:
 
 def page(stack: Stack) -> Samples:
     dispatcher = stack.dispatcher
-    collector = GatewayCollector(dispatcher._scheduler, dispatcher.metrics, "mock")
+    collector = GatewayCollector(dispatcher._scheduler, dispatcher.metrics, Lag(), "mock")
     return samples(MetricsPage(collector).text().decode())
 
 

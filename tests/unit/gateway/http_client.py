@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gateway.http.limits import HttpLimits
 from gateway.http.server import HttpServer
 from gateway.http.streaming import RESPONSE_BODY
-from gateway.loop_lag import LoopLag
+from gateway.lag import Lag
 from gateway.refusals import Refusals
 
 CHAT_PATH = "/v1/chat/completions"
@@ -23,7 +23,7 @@ TEXT_PATH = "/v1/completions"
 CHAT = {"messages": [{"role": "user", "content": "Hi"}]}
 TEXT = {"prompt": "Hi"}
 
-NO_LAG = LoopLag()
+NO_LAG = Lag()
 
 Json = dict[str, Any]
 
@@ -90,7 +90,7 @@ def assert_refused(response: httpx.Response, status: int, param: str | None) -> 
 
 @asynccontextmanager
 async def serving(
-    app: ASGIApp, lag: LoopLag = NO_LAG, refusals: Refusals | None = None, **limits: Any
+    app: ASGIApp, lag: Lag = NO_LAG, refusals: Refusals | None = None, **limits: Any
 ) -> AsyncIterator[int]:
     """The port of a server over a real socket."""
     with socket.create_server(("127.0.0.1", 0)) as listener:

@@ -11,6 +11,7 @@ from typing import Any
 from prometheus_client.core import Metric
 
 from gateway.batching import Limits
+from gateway.lag import Lag
 from gateway.metrics_page import GatewayCollector
 from gateway.policies import queue_policy
 from gateway.request_metrics import RequestMetrics
@@ -23,7 +24,7 @@ SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), 
 
 def families() -> Iterator[Metric]:
     scheduler = Scheduler(queue_policy("fcfs"), Limits())
-    return GatewayCollector(scheduler, RequestMetrics(), "mock").collect()
+    return GatewayCollector(scheduler, RequestMetrics(), Lag(), "mock").collect()
 
 
 def queries(board: dict[str, Any]) -> list[str]:

@@ -27,7 +27,7 @@ from gateway.http.protocol import (
     BoundedProtocol,
 )
 from gateway.http.turnstile import Turnstile
-from gateway.loop_lag import LoopLag
+from gateway.lag import Lag
 from gateway.refusals import Refusals
 from tandem.process.metrics import MetricsPage
 
@@ -237,7 +237,7 @@ def connection(app: ASGIApp, transport: SlowlyRead) -> BoundedProtocol:
         limits=HttpLimits(read_timeout_s=0.01),
         places=set(),
         turnstile=Turnstile(),
-        lag=LoopLag(),
+        lag=Lag(),
         refusals=Refusals(),
     )
     protocol.connection_made(transport)

@@ -14,7 +14,7 @@ from scripted_service import Pause
 from gateway.http.app import create_app
 from gateway.http.limits import HttpLimits
 from gateway.http.server import HttpServer
-from gateway.loop_lag import LoopLag
+from gateway.lag import Lag
 from tandem.core.errors import Unavailable
 from tandem.process.metrics import MetricsPage
 
@@ -112,7 +112,7 @@ async def test_a_client_that_does_not_read_is_not_written_to(frontend, service, 
     service.script = lambda request: [72, Pause.A_MOMENT, *say("ello")]
     app = create_app(frontend, service, MetricsPage())
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = HttpServer(app, HttpLimits(), LoopLag())
+        server = HttpServer(app, HttpLimits(), Lag())
         running = asyncio.create_task(server.serve([listener]))
         async with asyncio.timeout(20):
             while not server.started:

@@ -13,7 +13,7 @@ from scripted_service import Pause
 
 from gateway.http.app import create_app
 from gateway.http.turnstile import FIRST_TURN_S, MAX_WAIT_S, PER_TURN, Turnstile
-from gateway.loop_lag import INTERVAL_S, MAX_LAG_S, LoopLag
+from gateway.lag import INTERVAL_S, MAX_LAG_S, Lag
 from gateway.refusals import LOG_EVERY_S, Refusals
 from tandem.core.errors import Unavailable
 from tandem.process.metrics import MetricsPage
@@ -29,7 +29,7 @@ class Clock:
 
 async def test_the_lag_is_how_late_a_timer_fires():
     clock = Clock()
-    lag = LoopLag(clock)
+    lag = Lag(clock)
     running = asyncio.create_task(lag.run())
     await asyncio.sleep(0)
     assert lag.seconds == 0
@@ -48,7 +48,7 @@ async def test_the_lag_is_how_late_a_timer_fires():
 
 
 async def test_a_loop_that_is_held_up_shows():
-    lag = LoopLag()
+    lag = Lag()
     running = asyncio.create_task(lag.run())
     await asyncio.sleep(0)
     time.sleep(MAX_LAG_S + 2 * INTERVAL_S)  # noqa: ASYNC251
@@ -56,7 +56,34 @@ async def test_a_loop_that_is_held_up_shows():
     running.cancel()
 
 
-class Held(LoopLag):
+async def test_it_is_behind_when_most_of_what_workers_say_is_old():
+    lag = Lag(Clock())
+    running = asyncio.create_task(lag.run())
+    for worker in "abcd":
+        lag.heard(worker, 0.01)
+
+    async def measured() -> float:
+        await asyncio.sleep(2 * INTERVAL_S)
+        return lag.seconds
+
+    # One alone has a bad way here.
+    lag.heard("a", 30.0)
+    assert await measured() == 0.01
+    lag.heard("b", MAX_LAG_S + 1)
+    lag.heard("c", MAX_LAG_S + 2)
+    assert await measured() == MAX_LAG_S + 1
+    with pytest.raises(Unavailable):
+        lag.check()
+    lag.forget("a")
+    lag.heard("b", 0.01)
+    assert await measured() == 0.01
+    for worker in "abcd":
+        lag.forget(worker)
+    assert await measured() == 0
+    running.cancel()
+
+
+class Held(Lag):
     """Of a loop that is far behind."""
 
     is_held = True
@@ -207,7 +234,7 @@ async def test_what_does_not_generate_passes_the_line(frontend, service, monkeyp
 
 async def test_there_is_no_lag_once_nobody_measures() -> None:
     now = 0.0
-    lag = LoopLag(clock=lambda: now)
+    lag = Lag(clock=lambda: now)
     measuring = asyncio.create_task(lag.run())
     await asyncio.sleep(0)
     now = 10 * MAX_LAG_S

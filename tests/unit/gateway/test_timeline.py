@@ -78,6 +78,17 @@ def test_a_clocks_offset_is_that_of_the_shortest_round_trip_of_late() -> None:
     assert abs(off_ns) <= lane.clock_uncertainty_ns(day_s * 10**9) < 100_000_000
 
 
+def test_a_message_is_as_old_as_the_clocks_can_tell() -> None:
+    """Of a worker whose clock is an hour behind."""
+    timeline, behind_ns = Timeline(), 3600 * 10**9
+    message = worker_pb2.WorkerHeader(sent_ns=5 * 10**9)
+    timeline.heard(worker(), message, behind_ns)
+    assert timeline.age_s(worker(), message, behind_ns) == 0
+    timeline.heard(worker(), *exchange(behind_ns, behind_ns, round_trip_ns=2_000_000))
+    late_ns = behind_ns + 8 * 10**9
+    assert timeline.age_s(worker(), message, late_ns) == pytest.approx(3.0, abs=0.01)
+
+
 def test_of_the_workers_that_are_lost_the_last_keep_their_lanes() -> None:
     """Each of a thousand containers had a name of its own."""
     timeline = Timeline()

@@ -1,10 +1,11 @@
-"""How far the event loop is behind: the one honest measure of a gateway that has too much to do."""
+"""How far the gateway is behind: the one honest measure of one that has too much to do."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import Callable
+from statistics import median_low
 
 from tandem.core.errors import Unavailable
 
@@ -14,15 +15,21 @@ INTERVAL_S = 0.05
 MAX_LAG_S = 0.5
 
 
-class LoopLag:
-    """Measured by a timer, by how late it fires; while it is overdue, by how late it is by now.
-    Without `run` there is none."""
+class Lag:
+    """How late a timer of the event loop fires, or how old what workers say is when it is read,
+    whichever is more. While each turn of the loop is short, and reads one message of each worker,
+    seconds of what they say may wait in buffers on the way. Most of them must: one alone that is
+    slow to be heard has a bad way here.
+
+    Without `run` there is none; while the timer is overdue, it counts how late it is by now.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         """`clock` tells monotonic seconds."""
         self._clock = clock
         self._due_s: float | None = None
         self._last_s = 0.0
+        self._ages_s: dict[str, float] = {}
 
     @property
     def seconds(self) -> float:
@@ -44,12 +51,24 @@ class LoopLag:
         """When to come again: no sooner than what is there has had its turn."""
         return max(1.0, 2 * self.seconds)
 
+    def heard(self, worker_id: str, age_s: float) -> None:
+        """What a worker said was read so long after it was said."""
+        self._ages_s[worker_id] = age_s
+
+    def forget(self, worker_id: str) -> None:
+        """A worker is gone. Idempotent."""
+        self._ages_s.pop(worker_id, None)
+
     async def run(self) -> None:
         """Measure, for ever. Once it is cancelled there is no lag any more."""
         try:
             while True:
                 self._due_s = self._clock() + INTERVAL_S
                 await asyncio.sleep(INTERVAL_S)
-                self._last_s = self._clock() - self._due_s
+                self._last_s = max(self._clock() - self._due_s, self._age_s())
         finally:
             self._due_s, self._last_s = None, 0.0
+
+    def _age_s(self) -> float:
+        """What most of the workers said last is at least as old."""
+        return median_low(self._ages_s.values()) if self._ages_s else 0.0
