@@ -14,9 +14,8 @@ import argparse
 import gc
 from collections import Counter
 from collections.abc import Callable
-from heapq import heappop
-from math import inf
 from time import perf_counter
+from typing import Any
 
 from tandem.bench.answer import Answer
 from tandem.bench.arms import parse_arm
@@ -53,14 +52,14 @@ class TimedEvents(Events):
         self.seconds = Counter[str]()
         self.calls = Counter[str]()
 
-    def run(self, *, until: Callable[[], bool] = lambda: False, limit_s: float = inf) -> None:
-        heap = self._heap
-        while heap and heap[0][0] <= limit_s and not until():
-            self.now_s, _, call, args = heappop(heap)
-            start = perf_counter()
-            call(*args)
-            self.seconds[call.__qualname__] += perf_counter() - start
-            self.calls[call.__qualname__] += 1
+    def at(self, when_s: float, call: Callable[..., object], *args: Any) -> None:
+        super().at(when_s, self._time, call, *args)
+
+    def _time(self, call: Callable[..., object], *args: Any) -> None:
+        start = perf_counter()
+        call(*args)
+        self.seconds[call.__qualname__] += perf_counter() - start
+        self.calls[call.__qualname__] += 1
 
     def forget(self) -> None:
         """Begin anew."""
@@ -110,8 +109,7 @@ def measure(arm_name: str, rate: float, args: argparse.Namespace) -> tuple[str, 
         each.__qualname__ for each in (VirtualGateway.submit, VirtualGateway.hear)
     )
     num_open = len(load.answers) - load.num_ended
-    num_begun = sum(1 for each in load.answers if each.num_tokens)
-    num_queued = len(load.answers) - num_begun
+    num_queued = sum(1 for each in load.answers if not (each.num_tokens or each.error))
     total_s = events.seconds[arrivals] + events.seconds[messages]
     return (
         arm_name,

@@ -80,7 +80,7 @@ class Batching(ABC):
         """A worker's steps were timed."""
         if isinstance(worker, DecodeView):
             self._retimed[worker] = None
-        if isinstance(worker, PrefillView) or not self._fleet.prefill:
+        if self._fleet.sets_pace(worker):
             self._is_pace_known = False
 
     @abstractmethod

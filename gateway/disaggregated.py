@@ -13,7 +13,7 @@ from typing import NamedTuple
 from gateway.batching import Batching, BatchingContext
 from gateway.generation import Generation, Phase
 from gateway.local_prefill import Backlog, LocalPrefill
-from gateway.router import can_send, choose_decode, choose_prefill
+from gateway.router import choose_decode, choose_prefill
 from gateway.stages import Stage
 from gateway.worker_view import DecodeView, FormingBatch, PrefillView, WorkerView
 from tandem.core.commands import Admit, PrefillBatch
@@ -50,8 +50,8 @@ class DisaggregatedBatching(Batching):
         super().__init__(context)
         self._batch_ids = count(first_batch_id)
         self._local = local
-        # What was found for the head of the queue, as long as nothing has been placed since: to ask
-        # every worker of each whether it is the soonest would cost the cube of their number.
+        # What was found for the head of the queue, as long as no batch has got more since: to ask
+        # each worker whether it is the soonest of all would cost the cube of their number.
         self._next: NextPrompt | None = None
         self._is_next_known = False
 
@@ -71,6 +71,7 @@ class DisaggregatedBatching(Batching):
         if self._local:
             self._local.set_budgets(retimed, self._token_s, self._least_token_s)
         self._is_next_known = False
+        self._next_for_prefill()
         while forming := self._next_to_form():
             self._form(forming)
         self._share_backlog()
@@ -91,7 +92,7 @@ class DisaggregatedBatching(Batching):
 
     def _next_for_prefill(self, forming: PrefillView | None = None) -> NextPrompt | None:
         """The head of the queue, once those before it are gone that a decode worker is sooner with.
-        Whoever is `forming` a batch has a place for it."""
+        Whoever is `forming` a batch has a place for it: one had it when it began."""
         if not self._is_next_known:
             self._next = self._find_next(forming)
             self._is_next_known = True
@@ -107,13 +108,29 @@ class DisaggregatedBatching(Batching):
 
     def _soonest(self, generation: Generation, forming: PrefillView | None) -> PrefillView | None:
         """The prefill worker that would have the first token of the head of the queue first, of
-        those that can take it into a batch."""
+        those that can take it into a batch, and send it to a decode worker with room."""
+        free = [each for each in self._fleet.prefill.values() if each.has_slot or each is forming]
+        if not free:
+            return None
+        takers = self._takers(generation)
+        if not takers and generation.needs_decode:
+            return None
+        num_tokens = generation.num_context_tokens
+
+        def has_room(worker: PrefillView) -> bool:
+            may_send = not generation.needs_decode or any(
+                worker.may_send_to(name, num_tokens) for name in takers
+            )
+            return may_send and worker.can_take(generation)
+
         return choose_prefill(
-            [each for each in self._fleet.prefill.values() if each.has_slot or each is forming],
-            generation,
-            lambda each: self._first_token_s(each, generation),
-            lambda each: self._can_place(generation, each),
+            free, generation, lambda each: self._first_token_s(each, generation), has_room
         )
+
+    def _takers(self, generation: Generation) -> list[str]:
+        """The decode workers with room for what a prompt becomes."""
+        workers = self._fleet.decode.values()
+        return [each.info.worker_id for each in workers if each.can_take(generation)]
 
     def _sooner_there(self, generation: Generation) -> DecodeView | None:
         """The decode worker that would have the first token of the head of the queue sooner than
@@ -166,19 +183,21 @@ class DisaggregatedBatching(Batching):
     def _next_to_form(self) -> PrefillView | None:
         """Of the prefill workers with a place for a batch, and something for it, the one with the
         least to do."""
-        head = self._next_for_prefill()
+        free = [worker for worker in self._fleet.prefill.values() if worker.has_slot]
+        head = self._next_for_prefill() if any(worker.is_open for worker in free) else None
         return min(
             (
                 worker
-                for worker in self._fleet.prefill.values()
-                if ((head and worker is head.worker) or self._started(worker)) and worker.has_slot
+                for worker in free
+                if (head and worker is head.worker) or self._started(worker)
             ),
             key=lambda worker: (worker.num_queued_tokens, worker.info.worker_id),
             default=None,
         )
 
     def _form(self, worker: PrefillView) -> None:
-        """Begin a batch."""
+        """Begin a batch of what there is for it: at least one chunk, for a batch has room for a
+        block."""
         forming = worker.forming = FormingBatch()
         budget = self._batch_tokens(worker)
         for generation in self._candidates(worker):
@@ -192,8 +211,9 @@ class DisaggregatedBatching(Batching):
             forming.chunks.append((generation, generation.num_scheduled, end))
             budget -= generation.num_tokens_left - (generation.num_context_tokens - end)
             generation.num_scheduled = end
-        self._is_next_known = False
+            self._is_next_known = False
         self._send_if_complete(worker)
+        self._is_next_known = False
 
     def _batch_tokens(self, worker: PrefillView) -> int:
         """Tokens of a batch: what the worker computes in `MAX_BATCH_S`, or in a few times what any
@@ -209,11 +229,13 @@ class DisaggregatedBatching(Batching):
         the head of the queue, as long as it is placed when it is shown."""
         rank = self._queue.rank
         started = sorted(self._started(worker), key=rank, reverse=True)
+        takes_head = worker.is_open
         while True:
-            head = self._next_for_prefill(worker)
-            queued = head.generation if head and head.worker is worker else None
-            if queued and (not started or rank(queued) < rank(started[-1])):
-                yield queued
+            head = self._next_for_prefill(worker) if takes_head else None
+            if head and (not started or rank(head.generation) < rank(started[-1])):
+                takes_head = head.worker is worker
+                if takes_head:
+                    yield head.generation
             elif started:
                 yield started.pop()
             else:
@@ -237,14 +259,6 @@ class DisaggregatedBatching(Batching):
         num_blocks = budget // block_size
         return start + num_blocks * block_size if num_blocks else None
 
-    def _can_place(self, generation: Generation, worker: PrefillView) -> bool:
-        """Whether a prefill worker has room for a prompt, and some decode worker for what comes of
-        it."""
-        return worker.can_take(generation) and (
-            not generation.needs_decode
-            or any(can_send(worker, each, generation) for each in self._fleet.decode.values())
-        )
-
     def _place(self, generation: Generation, worker: PrefillView) -> None:
         """Assign the head of the queue to its workers, which have room, and reserve."""
         decode = None
@@ -257,7 +271,6 @@ class DisaggregatedBatching(Batching):
         worker.enter(generation, worker.blocks_for(generation.num_context_tokens))
         generation.prefill, generation.prefill_worker = worker, worker.info.worker_id
         generation.phase = Phase.RESERVING
-        self._is_next_known = False
 
     def _send_if_complete(self, worker: PrefillView) -> None:
         """Send the forming batch once no reservation is open, and tell the decode workers to let

@@ -198,6 +198,7 @@ class Dispatcher:
 
     def suspected(self, info: WorkerInfo) -> None:
         log.warning("worker suspected", worker=info.worker_id)
+        self._lag.forget(info.worker_id)
         self._scheduler_now().worker_suspected(info.worker_id)
         self._flush()
 
@@ -212,7 +213,9 @@ class Dispatcher:
 
     def heard(self, info: WorkerInfo, header: worker_pb2.WorkerHeader, received_ns: int) -> None:
         spans = self._timeline.heard(info, header, received_ns)
-        self._lag.heard(info.worker_id, self._timeline.age_s(info, header, received_ns))
+        # Prefill workers say little, and are read in time however much waits of the others.
+        if info.role is WorkerRole.DECODE:
+            self._lag.heard(info.worker_id, self._timeline.age_s(info, header, received_ns))
         now = received_ns / 1e9
         has_changes = header.HasField("prefix_cache")
         changes = cache_changes_from_wire(header.prefix_cache) if has_changes else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from math import inf
 from typing import TYPE_CHECKING
@@ -79,7 +79,7 @@ class Fleet:
 
     def has_open(self, role: WorkerRole) -> bool:
         """Whether there is a worker of the role that may be given something new."""
-        return any(each.info.role is role and each.is_open for each in self.workers)
+        return any(each.is_open for each in self._with_role(role))
 
     def cached_tokens(self, generation: Generation) -> int:
         """Leading tokens of a prompt that some worker has cached."""
@@ -113,12 +113,14 @@ class Fleet:
 
     def missing(self, roles: Iterable[WorkerRole]) -> WorkerRole | None:
         """The first of `roles` that has no worker, or only such as drain; or None."""
-        workers = self.workers
-        return next(
-            (
-                role
-                for role in roles
-                if not any(each.info.role is role and not each.is_draining for each in workers)
-            ),
-            None,
-        )
+        return next((role for role in roles if not self._has_any(role)), None)
+
+    def sets_pace(self, worker: PrefillView | DecodeView) -> bool:
+        """Whether `token_s` and `least_token_s` depend on a worker's steps."""
+        return isinstance(worker, PrefillView) or not self.prefill
+
+    def _has_any(self, role: WorkerRole) -> bool:
+        return not all(each.is_draining for each in self._with_role(role))
+
+    def _with_role(self, role: WorkerRole) -> Collection[PrefillView | DecodeView]:
+        return self.prefill.values() if role is WorkerRole.PREFILL else self.decode.values()

@@ -16,10 +16,10 @@ MAX_LAG_S = 0.5
 
 
 class Lag:
-    """How late a timer of the event loop fires, or how old what workers say is when it is read,
-    whichever is more. While each turn of the loop is short, and reads one message of each worker,
-    seconds of what they say may wait in buffers on the way. Most of them must: one alone that is
-    slow to be heard has a bad way here.
+    """How late a timer of the event loop fires, or how old what decode workers say is when it is
+    read, whichever is more. While each turn of the loop is short, and reads one message of each
+    worker, seconds of their tokens may wait in buffers on the way. That counts as the age that most
+    of them have: of several, one alone that is slow to be heard has a bad way here.
 
     Without `run` there is none; while the timer is overdue, it counts how late it is by now.
     """
@@ -52,11 +52,11 @@ class Lag:
         return max(1.0, 2 * self.seconds)
 
     def heard(self, worker_id: str, age_s: float) -> None:
-        """What a worker said was read so long after it was said."""
+        """What a decode worker said was read so long after it was said."""
         self._ages_s[worker_id] = age_s
 
     def forget(self, worker_id: str) -> None:
-        """A worker is gone. Idempotent."""
+        """What a worker said last counts no more. Idempotent."""
         self._ages_s.pop(worker_id, None)
 
     async def run(self) -> None:

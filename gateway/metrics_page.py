@@ -189,7 +189,7 @@ class GatewayCollector(Collector):
         )
         yield gauge(
             "tandem_gateway_lag_seconds",
-            "How far the gateway is behind what its workers say.",
+            "How late the event loop is, or how old what decode workers say when it is read.",
             (),
             [((), self._lag.seconds)],
         )

@@ -29,7 +29,7 @@ def choose_prefill(
             worker.info.worker_id,
         ),
     )
-    # Of very many workers most are never asked.
+    # While there is room, most of very many workers are never asked.
     return next(filter(has_room, soonest_first), None)
 
 
@@ -39,23 +39,21 @@ def choose_decode(
     """Of the decode workers with room for the sequence, and not too much on its way to them yet,
     the one that is done first; of equals the emptiest. One that `prefill` could not reach of late
     only if there is no other."""
-    num_own = generation.typical_tokens
+    num_answer_tokens = generation.typical_tokens
     return min(
-        (worker for worker in workers if can_send(prefill, worker, generation)),
+        (
+            worker
+            for worker in workers
+            if prefill.may_send_to(worker.info.worker_id, generation.num_context_tokens)
+            and worker.can_take(generation)
+        ),
         key=lambda worker: (
             worker.info.worker_id in prefill.failed_edges,
-            _move_s(worker, prefill, generation) + _load_s(worker, prefill, num_own),
+            _move_s(worker, prefill, generation) + _load_s(worker, prefill, num_answer_tokens),
             worker.num_used_blocks,
             worker.info.worker_id,
         ),
         default=None,
-    )
-
-
-def can_send(prefill: PrefillView, worker: DecodeView, generation: Generation) -> bool:
-    """Whether a decode worker has room for the sequence, and not too much on its way to it yet."""
-    return worker.can_take(generation) and prefill.may_send_to(
-        worker.info.worker_id, generation.num_context_tokens
     )
 
 
@@ -65,17 +63,18 @@ def choose_colocated(
     """Of the workers that admit another prompt and have room for the sequence, the one that is done
     first, if a token costs the same anywhere: those of the prompts before it and of its own, and of
     what runs beside it."""
-    num_own = generation.typical_tokens
+    num_answer_tokens = generation.typical_tokens
     soonest_first = sorted(
         workers,
         key=lambda worker: (
             worker.num_prompt_tokens_left
             + worker.uncached_tokens(generation)
-            + num_own * len(worker.generations),
+            + num_answer_tokens * len(worker.generations),
             worker.num_used_blocks,
             worker.info.worker_id,
         ),
     )
+    # While there is room, most of very many workers are never asked.
     able = (each for each in soonest_first if admits(each) and each.can_take(generation))
     return next(able, None)
 
@@ -85,11 +84,11 @@ def _move_s(worker: DecodeView, prefill: PrefillView, generation: Generation) ->
     return prefill.send_rate.seconds(worker.kv_bytes(worker.uncached_tokens(generation)))
 
 
-def _load_s(worker: DecodeView, prefill: PrefillView, num_own: int) -> float:
-    """How much longer an answer of `num_own` tokens takes because of what runs there: its steps
-    compute as many of each sequence beside it. A sequence's token is thought to
-    cost a step what one of a prompt does, and no less than on `prefill`: a worker that computes no
-    prompts learns nothing of that, and one that computes few learns that they hide behind what its
-    steps read anyway, which more sequences do not."""
+def _load_s(worker: DecodeView, prefill: PrefillView, num_answer_tokens: int) -> float:
+    """How much longer an answer takes because of what runs there, of which its steps compute as
+    many tokens of each sequence as it has. A sequence's token is thought to cost a step what one of
+    a prompt does, and no less than on `prefill`: a worker that computes no prompts learns nothing
+    of that, and one that computes few learns that they hide behind what its steps read anyway,
+    which more sequences do not."""
     token_s = max(worker.step_times.token_s, prefill.step_times.token_s)
-    return num_own * len(worker.generations) * token_s
+    return num_answer_tokens * len(worker.generations) * token_s

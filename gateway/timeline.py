@@ -104,10 +104,14 @@ class Timeline:
         return self._lanes[info.worker_id].clock_offset_ns
 
     def age_s(self, info: WorkerInfo, header: worker_pb2.WorkerHeader, received_ns: int) -> float:
-        """How long ago at the least a message was sent, of a worker that was heard."""
+        """How long ago at the least a message was sent, of a worker that was heard. No longer than
+        the round trip that it ends, whatever the clocks say: one may have stood still."""
+        if header.echoed_ns == 0:
+            return 0.0
         lane = self._lanes[info.worker_id]
         sent_ns = header.sent_ns + lane.clock_offset_ns + lane.clock_uncertainty_ns(received_ns)
-        return max(0, received_ns - sent_ns) / 1e9
+        round_trip_ns = received_ns - header.echoed_ns - (header.sent_ns - header.received_ns)
+        return max(0, min(received_ns - sent_ns, round_trip_ns)) / 1e9
 
     @property
     def lanes(self) -> Collection[Lane]:

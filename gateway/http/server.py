@@ -26,7 +26,7 @@ class HttpServer(uvicorn.Server):
     def __init__(
         self, app: ASGIApp, limits: HttpLimits, lag: Lag, refusals: Refusals | None = None
     ) -> None:
-        """While the event loop's `lag` is too long, no request is taken. Whoever is turned away
+        """While the gateway's `lag` is too long, no request is taken. Whoever is turned away
         before the app is asked is one of the `refusals`."""
         # A class or what makes its instances: uvicorn only calls it.
         protocol: Any = partial(

@@ -81,12 +81,19 @@ def test_a_clocks_offset_is_that_of_the_shortest_round_trip_of_late() -> None:
 def test_a_message_is_as_old_as_the_clocks_can_tell() -> None:
     """Of a worker whose clock is an hour behind."""
     timeline, behind_ns = Timeline(), 3600 * 10**9
-    message = worker_pb2.WorkerHeader(sent_ns=5 * 10**9)
-    timeline.heard(worker(), message, behind_ns)
-    assert timeline.age_s(worker(), message, behind_ns) == 0
-    timeline.heard(worker(), *exchange(behind_ns, behind_ns, round_trip_ns=2_000_000))
-    late_ns = behind_ns + 8 * 10**9
-    assert timeline.age_s(worker(), message, late_ns) == pytest.approx(3.0, abs=0.01)
+    message, here_ns = exchange(behind_ns, behind_ns, round_trip_ns=2_000_000)
+    timeline.heard(worker(), message, here_ns)
+    assert timeline.age_s(worker(), message, here_ns) == pytest.approx(0, abs=0.01)
+    assert timeline.age_s(worker(), message, here_ns + 3 * 10**9) == pytest.approx(3.0, abs=0.01)
+
+
+def test_a_message_is_no_older_than_what_it_answers() -> None:
+    """The worker's clock stood still for an hour."""
+    timeline, hour_ns = Timeline(), 3600 * 10**9
+    timeline.heard(worker(), *exchange(10**9, 0, round_trip_ns=200_000))
+    message, here_ns = exchange(2 * hour_ns, hour_ns, round_trip_ns=40_000_000)
+    timeline.heard(worker(), message, here_ns)
+    assert timeline.age_s(worker(), message, here_ns) <= 0.04
 
 
 def test_of_the_workers_that_are_lost_the_last_keep_their_lanes() -> None:

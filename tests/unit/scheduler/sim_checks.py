@@ -59,6 +59,9 @@ def check_views(system: System) -> None:
         assert view.num_used_blocks >= 0
         assert system.prefix_caching or view.num_used_blocks <= view.info.num_blocks
         assert len(view.generations) <= view.info.max_num_seqs
+        if isinstance(view, DecodeView):
+            own = view.own_prompts._prompts.values()
+            assert view.num_prompt_tokens_left == sum(each.num_tokens_left for each in own)
         if isinstance(view, PrefillView):
             assert len(view.batches) <= MAX_BATCHES
             assert not (view.forming and len(view.batches) == MAX_BATCHES)
