@@ -61,7 +61,7 @@ class Batching(ABC):
         self._self_checks = context.self_checks
         self._clock = context.clock
         self._token_s = self._least_token_s = 0.0
-        self._is_pace_known = True
+        self._is_pace_known = False
         self._retimed: dict[DecodeView, None] = {}
 
     @abstractmethod

@@ -64,7 +64,8 @@ class Gateway:
 
 @asynccontextmanager
 async def gateway() -> AsyncIterator[Gateway]:
-    lag = Lag()
+    # Its timer is never late, however busy the machine: what is old alone counts.
+    lag = Lag(clock=lambda: 0.0)
     measuring = asyncio.create_task(lag.run())
     yield Gateway(lag)
     measuring.cancel()
