@@ -100,7 +100,7 @@ async def run_arm(
         "--prefix-caching=off",  # After a while prompts come again.
         devices=[device],
         batching=batching if num_prefill == 0 else "chunked",
-        local_prefill=batching == "local",
+        local_prefill="auto" if batching == "local" else "off",
     ) as stack:
         start = monotonic()
         end = start + args.seconds * args.dilation

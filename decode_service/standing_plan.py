@@ -318,7 +318,7 @@ class StandingPlan:
     def _next_chunks(self) -> list[Chunk]:
         """The prompts that the next step goes on with, in the order of their admission, and where
         it ends in each."""
-        budget = self._rule.prefill_token_budget
+        budget = self._rule.budget(is_idle=not self._running)
         chunks: list[Chunk] = []
         for held in self._prompts.values():
             if budget == 0:

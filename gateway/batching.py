@@ -15,6 +15,7 @@ from gateway.prefill_queue import PrefillQueue
 from gateway.scheduler_clock import SchedulerClock
 from gateway.self_check import SelfChecks
 from gateway.stages import Stage
+from gateway.step_times import Pace
 from gateway.worker_view import DecodeView, PrefillView
 from tandem.core.commands import Admit, SetRecomputeCost
 from tandem.core.errors import DeadlineExceeded, ResourceExhausted
@@ -60,7 +61,7 @@ class Batching(ABC):
         self._lifecycle = context.lifecycle
         self._self_checks = context.self_checks
         self._clock = context.clock
-        self._token_s = self._least_token_s = 0.0
+        self._pace = Pace()
         self._is_pace_known = False
         self._retimed: dict[DecodeView, None] = {}
 
@@ -97,25 +98,25 @@ class Batching(ABC):
 
     def _take_retimed(self) -> list[DecodeView]:
         """Decode workers of which anything was timed anew since the last call: all, if how long a
-        token takes in the fleet has changed. What is told them by measured times stays as it is for
-        the others, and is not worked out again with whatever happens."""
+        token takes in the fleet has changed. What is told the others stays as it is, and is not
+        worked out again with whatever happens: who computes anything is timed with each step."""
         retimed, self._retimed = self._retimed, {}
         present = self._fleet.decode
         if not self._is_pace_known:
             self._is_pace_known = True
-            before = self._token_s, self._least_token_s
-            self._token_s, self._least_token_s = self._fleet.token_s(), self._fleet.least_token_s()
-            if before != (self._token_s, self._least_token_s):
+            before, self._pace = self._pace, self._fleet.pace()
+            if before != self._pace:
                 return list(present.values())
         return [worker for worker in retimed if present.get(worker.info.worker_id) is worker]
 
     def _tell_recompute_costs(self, workers: Iterable[DecodeView]) -> None:
         """Tell decode workers what having their KV computed again costs, if that has changed."""
+        token_s = self._pace.token_s
         for worker in workers:
             known = worker.recompute_token_s
-            if abs(self._token_s - known) > COST_CHANGE * known:
-                worker.recompute_token_s = self._token_s
-                self._outbox.send(worker, SetRecomputeCost(self._token_s))
+            if abs(token_s - known) > COST_CHANGE * known:
+                worker.recompute_token_s = token_s
+                self._outbox.send(worker, SetRecomputeCost(token_s))
 
     def _next_queued(self) -> Generation | None:
         """The head of the queue."""
@@ -140,13 +141,16 @@ class Batching(ABC):
                 return generation
         return None
 
-    def _compute_there(self, generation: Generation, worker: DecodeView) -> None:
-        """Have a decode worker compute one that is queued, and go on with it."""
+    def _compute_there(
+        self, generation: Generation, worker: DecodeView, patient_until_s: float = 0.0
+    ) -> None:
+        """Have a decode worker compute one that is queued, and go on with it. Until then, in
+        monotonic seconds, it makes way for what runs there."""
         self._take(generation)
         generation.expected_cached_tokens = worker.cached_tokens(generation)
         self._reserve(generation, worker)
         generation.prefill_worker = worker.info.worker_id
-        worker.own_prompts.add(generation)
+        worker.own_prompts.add(generation, patient_until_s)
         # Not after the grant: if there is no room after all, the worker ignores it.
         self._outbox.send(worker, Admit(generation.sequence_id, compute=True))
 

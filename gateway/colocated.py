@@ -31,7 +31,8 @@ class ColocatedBatching(Batching):
 
     def joined(self, worker: DecodeView) -> None:
         super().joined(worker)
-        self._outbox.send(worker, SetStepRule(self._policy.rule))
+        worker.step_rule = self._policy.rule
+        self._outbox.send(worker, SetStepRule(worker.step_rule))
 
     def compose(self) -> None:
         self._tell_recompute_costs(self._take_retimed())

@@ -5,7 +5,7 @@ A prompt may be computed by a decode worker instead: see `local_prefill.py`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import count
 from math import inf
 from typing import NamedTuple
@@ -68,8 +68,7 @@ class DisaggregatedBatching(Batching):
                 self._send_if_complete(worker)
         retimed = self._take_retimed()
         self._tell_recompute_costs(retimed)
-        if self._local:
-            self._local.set_budgets(retimed, self._token_s, self._least_token_s)
+        self._set_budgets(retimed)
         self._is_next_known = False
         self._next_for_prefill()
         while forming := self._next_to_form():
@@ -100,10 +99,8 @@ class DisaggregatedBatching(Batching):
 
     def _find_next(self, forming: PrefillView | None) -> NextPrompt | None:
         while generation := self._next_queued():
-            worker = self._sooner_there(generation)
-            if worker is None:
+            if not self._give_to_decode(generation):
                 return NextPrompt(generation, self._soonest(generation, forming))
-            self._compute_there(generation, worker)
         return None
 
     def _soonest(self, generation: Generation, forming: PrefillView | None) -> PrefillView | None:
@@ -132,16 +129,24 @@ class DisaggregatedBatching(Batching):
         workers = self._fleet.decode.values()
         return [each.info.worker_id for each in workers if each.can_take(generation)]
 
-    def _sooner_there(self, generation: Generation) -> DecodeView | None:
-        """The decode worker that would have the first token of the head of the queue sooner than
-        any prefill worker. What ends with that token needs none."""
+    def _give_to_decode(self, generation: Generation) -> bool:
+        """Have a decode worker compute the head of the queue, if one would have its first token
+        sooner than any prefill worker. What ends with that token needs none."""
         if self._local is None or not generation.needs_decode:
-            return None
+            return False
         prefill = self._open_prefill()
         elsewhere_s = min((self._first_token_s(each, generation) for each in prefill), default=inf)
         idle = (each for each in prefill if not each.queued_batches)
         num_idle_tokens = min((each.uncached_tokens(generation) for each in idle), default=inf)
-        return self._local.choose(generation, elsewhere_s, num_idle_tokens)
+        place = self._local.choose(generation, self._pace, elsewhere_s, num_idle_tokens)
+        if place is None:
+            return False
+        is_patient = place.patience_s > 0
+        self._compute_there(
+            generation, place.worker, self._clock.now_s + place.patience_s if is_patient else 0.0
+        )
+        self._set_budgets([place.worker])
+        return True
 
     def _share_backlog(self) -> None:
         """Give decode workers the last of what waits, while that is worth it."""
@@ -152,11 +157,20 @@ class DisaggregatedBatching(Batching):
             elsewhere_s = min(self._first_token_s(each, last) for each in prefill)
             num_before = self._queue.num_tokens - last.num_tokens_left
             before_s = num_before * self._uncached_share() * self._fleet.token_s() / len(prefill)
-            backlog = Backlog(len(self._queue) / len(prefill), elsewhere_s + before_s)
-            worker = self._local.choose_for_last(last, backlog) if last.needs_decode else None
+            backlog = Backlog((len(self._queue) - 1) / len(prefill), elsewhere_s + before_s)
+            if not last.needs_decode:
+                return
+            worker = self._local.choose_for_last(last, backlog)
             if worker is None:
                 return
             self._compute_there(last, worker)
+            self._set_budgets([worker])
+
+    def _set_budgets(self, workers: Iterable[DecodeView]) -> None:
+        if self._local:
+            num_open = len(self._open_prefill())
+            num_waiting = len(self._queue) / num_open if num_open else inf
+            self._local.set_budgets(workers, self._pace, num_waiting)
 
     def _open_prefill(self) -> list[PrefillView]:
         return [worker for worker in self._fleet.prefill.values() if worker.is_open]

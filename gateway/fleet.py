@@ -8,6 +8,7 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from gateway.prefix_index import PromptPrefix
+from gateway.step_times import Pace
 from gateway.worker_view import DecodeView, PrefillView
 from tandem.core.errors import Mismatch, NotFound
 from tandem.core.worker import ModelInfo, WorkerInfo, WorkerRole
@@ -92,12 +93,12 @@ class Fleet:
         times = (worker.step_times.token_s for worker in workers.values())
         return min(filter(None, times), default=0.0)
 
-    def least_token_s(self) -> float:
-        """Seconds that a prompt token took in the prefill workers' fastest step, and all that the
-        step did beside; 0 while nothing is known."""
+    def pace(self) -> Pace:
+        """How long prompt tokens take. The least is that of prefill workers: it is not known of a
+        fleet without."""
         times = (worker.step_times.least_token_s for worker in self.prefill.values())
         least_s = min(times, default=inf)
-        return least_s if least_s < inf else 0.0
+        return Pace(self.token_s(), least_s if least_s < inf else 0.0)
 
     def decode_share(self, tenant: str) -> float:
         """What a tenant holds of all decode workers: of their places for sequences, or of their
@@ -116,7 +117,7 @@ class Fleet:
         return next((role for role in roles if not self._has_any(role)), None)
 
     def sets_pace(self, worker: PrefillView | DecodeView) -> bool:
-        """Whether `token_s` and `least_token_s` depend on a worker's steps."""
+        """Whether `pace` depends on a worker's steps."""
         return isinstance(worker, PrefillView) or not self.prefill
 
     def _has_any(self, role: WorkerRole) -> bool:

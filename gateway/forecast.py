@@ -84,5 +84,5 @@ class Forecast:
         others for it; else its steps are shared. 0 if it is not known, or gets none."""
         if not self._fleet.prefill:
             return worker.step_times.token_s
-        budget = worker.prefill_token_budget
-        return worker.step_times.seconds(budget) / budget if budget else 0.0
+        budget = worker.step_token_budget
+        return worker.prompt_times.seconds(budget) / budget if budget else 0.0

@@ -1,19 +1,16 @@
 """Prompts that a decode worker computes by itself, beside the sequences that it generates.
 
 The weights are read for every step anyway, so prompt tokens in it may cost little. What running
-streams pay for them is bounded, by the times that the worker's steps were seen to take.
+streams pay for them is bounded (`step_budgets.py`), and only paid where it is worth it.
 
-Where a step has to read for longer than it computes, as on a GPU, tokens are *nearly free*: as many
-as their arithmetic fits into the time of a step without them. That is known when steps with such
-tokens were seen to take little longer. Then the step takes that many, and prompts of any length
-come whenever that is sooner: the decode workers are what the prefill workers lack.
+Where tokens are *nearly free*, prompts of any length come whenever that is sooner: the decode
+workers are what the prefill workers lack. A prompt of any length also comes to a worker where no
+sequence runs and no other prompt is computed. Such a prompt is *patient*: it makes way for who
+comes to run beside it, until it would have had its first token elsewhere.
 
-Where every token costs its time, as on most CPUs, a step has `MIN_BUDGET` prompt tokens, or as many
-as let it take `MAX_STRETCH` times as long as one without, and only prompts come of which what is
-not cached here is through in `MAX_STEPS` such steps: every stream pays for longer ones all the
-while. Of these the last that waits for the prefill workers comes, one at a time, if more wait there
-than are here: each of its tokens delays these by as much as it hurries those, and it is itself no
-later.
+Where every token costs its time and streams pay for it, only prompts come that are through in
+`MAX_STEPS` steps. Of longer ones the last that waits for the prefill workers does, one at a time,
+as long as more gain by it than pay, and if it is itself no later.
 """
 
 from __future__ import annotations
@@ -21,92 +18,115 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from math import ceil, inf
+from typing import Literal, NamedTuple
 
 from gateway.effects import Outbox
 from gateway.fleet import Fleet
 from gateway.generation import Generation
-from gateway.step_times import MAX_GROWTH, StepTimes
+from gateway.scheduler_clock import SchedulerClock
+from gateway.step_budgets import HURRIED_BUDGET, idle_token_budget, num_free_tokens, token_budget
+from gateway.step_times import Pace
 from gateway.worker_view import DecodeView
 from tandem.core.commands import SetStepRule
 from tandem.core.plan import StepRule
 
-MAX_STRETCH = 1.25
+LocalPrefillMode = Literal["auto", "idle", "off"]
+"""Which prompts decode workers compute: `auto`, all that are described above; `idle`, only patient
+ones, and any where there is no prefill worker; `off`, none."""
+
 MAX_STEPS = 4
 # Of the one prompt that shows what tokens cost there.
 MAX_FIRST_STEPS = 16
-# For tokens that are nearly free: how much of the time of a step without them their arithmetic may
-# take, and how long the step with them may be seen to take.
-FREE_SHARE = 0.75
-MAX_FREE_STRETCH = 1.25
-# Prompt tokens of a step at the least: a short prompt is to be through in two or three, and a row
-# more costs less the more there are. As many while nothing is known.
-MIN_BUDGET = 16
-# At the most, before any was seen: prefill workers may be faster than this one.
-MAX_FIRST_BUDGET = 128
+# Prompts that gain by one that leaves the queue, for each that waits there: while they are served,
+# as many come.
+GAIN = 2
 # A budget that differs by less stays.
 BUDGET_CHANGE = 0.25
 
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """What waits for the prefill workers: how many prompts for each, and in how many seconds the
-    last of them would have its first token."""
+    """What waits for the prefill workers: how many prompts for each before the last, and in how
+    many seconds that would have its first token."""
 
-    num_prompts: float
+    num_before: float
     seconds: float
+
+
+class Place(NamedTuple):
+    """Where a prompt is to be computed, and for how many seconds it makes way for what runs."""
+
+    worker: DecodeView
+    patience_s: float
 
 
 class LocalPrefill:
     """Sets the decode workers' budgets, and says who of them is to compute a prompt."""
 
-    def __init__(self, fleet: Fleet, outbox: Outbox, max_budget: int) -> None:
-        """No step is to have more than `max_budget` prompt tokens, however little they cost."""
-        self._max_budget = max_budget
+    def __init__(
+        self,
+        fleet: Fleet,
+        outbox: Outbox,
+        clock: SchedulerClock,
+        max_budget: int,
+        only_idle: bool,
+    ) -> None:
+        """No step is to have more than `max_budget` prompt tokens, however little they cost. With
+        `only_idle`, prompts go only to workers where nothing runs."""
         self._fleet = fleet
         self._outbox = outbox
+        self._clock = clock
+        self._max_budget = max_budget
+        self._only_idle = only_idle
 
-    def set_budgets(self, workers: Iterable[DecodeView], token_s: float, least_s: float) -> None:
-        """Tell workers their budget, if that has changed. `token_s` and `least_s` are as
-        `token_budget` takes them."""
+    def set_budgets(self, workers: Iterable[DecodeView], pace: Pace, num_waiting: float) -> None:
+        """Tell workers their budgets, if those have changed, while so many prompts wait for each
+        prefill worker; infinitely many if there is none."""
         for worker in workers:
-            known, times = worker.prefill_token_budget, worker.step_times
-            budget = min(self._max_budget, token_budget(times, token_s, least_s))
-            if abs(budget - known) > BUDGET_CHANGE * known:
-                worker.prefill_token_budget = budget
-                rule = StepRule(budget, mixed=True)
-                self._outbox.send(worker, SetStepRule(rule))
+            times, known = worker.step_times, worker.step_rule
+            is_hurried = self._is_hurried(worker, num_waiting)
+            budget = min(self._max_budget, token_budget(times, pace, is_hurried))
+            idle_budget = min(self._max_budget, idle_token_budget(worker.idle_step_times))
+            if _differs(budget, known.prefill_token_budget) or _differs(
+                idle_budget, known.idle_token_budget
+            ):
+                worker.step_rule = StepRule(budget, mixed=True, idle_token_budget=idle_budget)
+                self._outbox.send(worker, SetStepRule(worker.step_rule))
 
     def choose(
-        self, generation: Generation, elsewhere_s: float, num_idle_tokens: float = inf
-    ) -> DecodeView | None:
-        """The worker with room that has a queued generation's first token soonest, if that is in
-        less than `elsewhere_s` seconds, and with fewer tokens to compute than `num_idle_tokens`,
-        those that a prefill worker would have that is idle. Where `elsewhere_s` is infinite, or
-        tokens are nearly free, a prompt may have any length."""
-        token_s = self._fleet.token_s()
-        candidates = (
-            (first_token_s(worker, num_tokens), worker.info.worker_id, worker)
-            for worker in self._fleet.decode.values()
-            if worker.step_times.is_measured
-            and (num_tokens := worker.uncached_tokens(generation)) < num_idle_tokens
-            and (
-                elsewhere_s == inf
-                or num_steps(worker, num_tokens) <= _max_steps(worker)
-                or num_free_tokens(worker.step_times, token_s)
+        self, generation: Generation, pace: Pace, elsewhere_s: float, num_idle_tokens: float = inf
+    ) -> Place | None:
+        """Where a queued generation has its first token soonest of the workers with room, if that
+        is in less than `elsewhere_s` seconds, and with fewer tokens to compute than
+        `num_idle_tokens`, those that a prefill worker would have that is idle. Where `elsewhere_s`
+        is infinite there is no other."""
+        soonest_s, place = elsewhere_s, None
+        for worker in self._fleet.decode.values():
+            num_tokens = worker.uncached_tokens(generation)
+            if not worker.step_times.is_measured or num_tokens >= num_idle_tokens:
+                continue
+            is_patient = elsewhere_s < inf and not self._may_join(worker, num_tokens, pace)
+            if is_patient and (worker.num_running or worker.own_prompts):
+                continue
+            here_s = (
+                _patient_first_token_s(worker, num_tokens, generation, pace)
+                if is_patient
+                else first_token_s(worker, num_tokens)
             )
-            and worker.can_take(generation)
-        )
-        soonest_s, _, worker = min(candidates, default=(elsewhere_s, "", None))
-        return worker if soonest_s < elsewhere_s else None
+            if here_s < soonest_s and worker.can_take(generation):
+                soonest_s, place = here_s, Place(worker, elsewhere_s if is_patient else 0.0)
+        return place
 
     def choose_for_last(self, generation: Generation, backlog: Backlog) -> DecodeView | None:
         """The worker with room that has the first token of the last generation of a backlog
         soonest, if that is sooner than the backlog's end, and worth what running streams pay."""
+        if self._only_idle:
+            return None
         candidates = (
             (here_s, worker.info.worker_id, worker)
             for worker in self._fleet.decode.values()
             if worker.step_times.is_measured
-            and len(worker.generations) < backlog.num_prompts
+            and worker.num_running < GAIN * backlog.num_before
             and not worker.num_prompt_tokens_left
             and worker.can_take(generation)
             and (here_s := first_token_s(worker, worker.uncached_tokens(generation)))
@@ -114,51 +134,57 @@ class LocalPrefill:
         )
         return min(candidates, default=(0.0, "", None))[2]
 
+    def _may_join(self, worker: DecodeView, num_tokens: int, pace: Pace) -> bool:
+        """Whether a prompt of so many tokens may be computed beside streams: these pay little."""
+        if self._only_idle:
+            return False
+        num_in_all = worker.num_prompt_tokens_left + num_tokens
+        budget = token_budget(worker.step_times, pace, is_hurried=True)
+        is_short = num_in_all <= _max_steps(worker) * budget
+        return is_short or num_free_tokens(worker.step_times, pace.token_s) > 0
+
+    def _is_hurried(self, worker: DecodeView, num_waiting: float) -> bool:
+        """Whether a worker is to get on with prompts beside what runs, or beside the first that
+        might."""
+        if num_waiting == inf:
+            return True
+        if worker.own_prompts.make_way(self._clock.now_s):
+            return not self._only_idle and max(1, worker.num_running) < GAIN * num_waiting
+        return not self._only_idle or len(worker.own_prompts) > 0
+
+
+def first_token_s(worker: DecodeView, num_tokens: int) -> float:
+    """In how many seconds a worker would have computed so many prompt tokens more: behind the step
+    under way and the prompts that it has."""
+    times, budget = worker.prompt_times, worker.step_token_budget
+    if not worker.own_prompts:
+        # It may still have been told to make way.
+        budget = max(HURRIED_BUDGET, budget)
+    num_in_all = worker.num_prompt_tokens_left + num_tokens
+    own_s = ceil(num_in_all / budget) * times.base_s + num_in_all * times.token_s
+    is_stepping = worker.num_running or worker.own_prompts
+    return own_s + times.seconds(budget) if is_stepping else own_s
+
+
+def _patient_first_token_s(
+    worker: DecodeView, num_tokens: int, generation: Generation, pace: Pace
+) -> float:
+    """As `first_token_s` of a patient prompt, that is, where nothing runs. If any sequence is to
+    come it makes way for as long as an answer takes."""
+    own_s = first_token_s(worker, num_tokens)
+    if not worker.prompt_times.largest:
+        # While none was seen tokens seem to cost nothing, whatever their number.
+        own_s += num_tokens * pace.token_s
+    is_one_coming = len(worker.generations) > len(worker.own_prompts)
+    answer_s = generation.typical_tokens * worker.step_times.base_s
+    return own_s + answer_s if is_one_coming else own_s
+
+
+def _differs(budget: int, known: int) -> bool:
+    return abs(budget - known) > BUDGET_CHANGE * known
+
 
 def _max_steps(worker: DecodeView) -> int:
     """Of a prompt. What tokens cost on a worker is learned from one that is longer."""
     is_untried = worker.step_times.largest == 0 and not worker.own_prompts
     return MAX_FIRST_STEPS if is_untried else MAX_STEPS
-
-
-def token_budget(times: StepTimes, token_s: float, least_s: float) -> int:
-    """Prompt tokens that a step may have, by how long steps take, a token of a prefill worker's as
-    estimated, and the least that one was seen to take (0: not known)."""
-    if not times.is_measured:
-        return MIN_BUDGET
-    if num_free := num_free_tokens(times, token_s):
-        return min(num_free, MAX_GROWTH * max(MIN_BUDGET, times.largest))
-    num_fitting = _num_fitting(times, token_s)
-    # On a worker like the prefill workers the step takes no more than it may, whatever tokens cost.
-    at_first = min(MAX_FIRST_BUDGET, max(MIN_BUDGET, _num_fitting(times, least_s)))
-    num_tokens = times.tokens_within(MAX_STRETCH * times.base_s, at_first)
-    if num_fitting:
-        # Those that were seen may have cost nothing, hidden behind what a step reads anyway. Of
-        # more than fit into that time this is no promise.
-        num_tokens = min(num_tokens, num_fitting)
-    return max(MIN_BUDGET, num_tokens)
-
-
-def num_free_tokens(times: StepTimes, token_s: float) -> int:
-    """Prompt tokens that cost a step next to nothing; 0 if any do, as far as is known."""
-    num_tokens = _num_fitting(times, token_s)
-    stretched_s = times.seconds(num_tokens)
-    is_free = num_tokens >= MIN_BUDGET and stretched_s <= MAX_FREE_STRETCH * times.bare_s
-    return num_tokens if is_free and times.largest > 0 else 0
-
-
-def _num_fitting(times: StepTimes, token_s: float) -> int:
-    """Tokens whose arithmetic, at a prefill worker's pace, fits well into the time of a step."""
-    return int(FREE_SHARE * times.bare_s / token_s) if token_s else 0
-
-
-def first_token_s(worker: DecodeView, num_tokens: int) -> float:
-    """In how many seconds a worker would have the first token of one more prompt: behind the step
-    under way and the prompts that it has."""
-    steps = 1 + num_steps(worker, num_tokens)
-    return steps * worker.step_times.seconds(worker.prefill_token_budget)
-
-
-def num_steps(worker: DecodeView, num_tokens: int) -> int:
-    """How many steps a worker takes for one more prompt and those that it has."""
-    return ceil((worker.num_prompt_tokens_left + num_tokens) / worker.prefill_token_budget)

@@ -14,6 +14,8 @@ class OwnPrompts:
 
     def __init__(self) -> None:
         self._prompts: dict[int, Generation] = {}
+        # Until when those that make way do, in monotonic seconds.
+        self._patient_until_s: dict[int, float] = {}
         self._num_left: int | None = 0
 
     @property
@@ -23,9 +25,16 @@ class OwnPrompts:
             self._num_left = sum(each.num_tokens_left for each in self._prompts.values())
         return self._num_left
 
-    def add(self, generation: Generation) -> None:
-        """It is to compute one more."""
+    def make_way(self, now_s: float) -> bool:
+        """Whether there are any, and all of them still make way for what runs."""
+        is_any_hurried = len(self._patient_until_s) < len(self._prompts)
+        return not is_any_hurried and now_s < min(self._patient_until_s.values(), default=0.0)
+
+    def add(self, generation: Generation, patient_until_s: float = 0.0) -> None:
+        """It is to compute one more, which makes way for what runs until then."""
         self._prompts[generation.sequence_id] = generation
+        if patient_until_s:
+            self._patient_until_s[generation.sequence_id] = patient_until_s
         self._num_left = None
 
     def begin(self, generation: Generation, num_cached_tokens: int) -> None:
@@ -44,6 +53,7 @@ class OwnPrompts:
     def discard(self, generation: Generation) -> None:
         """One is computed, or is to be no more; idempotent."""
         if self._prompts.pop(generation.sequence_id, None):
+            self._patient_until_s.pop(generation.sequence_id, None)
             self._num_left = None
 
     def __len__(self) -> int:

@@ -28,7 +28,7 @@ from gateway.fair_shares import FairShares
 from gateway.fleet import Fleet
 from gateway.generation import Generation
 from gateway.lifecycle import Lifecycle
-from gateway.local_prefill import LocalPrefill
+from gateway.local_prefill import LocalPrefill, LocalPrefillMode
 from gateway.policies import QueuePolicy
 from gateway.prefill_queue import PrefillQueue
 from gateway.scheduler_clock import SchedulerClock
@@ -53,17 +53,17 @@ class Scheduler:
         limits: Limits,
         first_id: int = 1,
         colocated: ColocatedPolicy | None = None,
-        local_prefill: bool = False,
+        local_prefill: LocalPrefillMode = "off",
         tenants: Tenants = ONE_TENANT,
         recompute_bad_kv: bool = True,
         self_check_rate: float = 0.0,
     ) -> None:
-        """With `colocated`, decode workers compute all prompts as well; with `local_prefill`, those
-        that are no later there than on prefill workers. With `recompute_bad_kv`, what came damaged
-        is computed again; else its request fails. Of the answers, a share of `self_check_rate` is
-        generated once more, and compared. Sequences and batches are numbered from `first_id` on: to
-        the workers, these numbers must be new for as long as they live, also after a gateway was
-        replaced."""
+        """With `colocated`, decode workers compute all prompts as well; else those that
+        `local_prefill` says, if they are no later there than on prefill workers. With
+        `recompute_bad_kv`, what came damaged is computed again; else its request fails. Of the
+        answers, a share of `self_check_rate` is generated once more, and compared. Sequences and
+        batches are numbered from `first_id` on: to the workers, these numbers must be new for as
+        long as they live, also after a gateway was replaced."""
         self._clock = SchedulerClock()
         self._outbox = Outbox()
         self._fleet = Fleet()
@@ -92,8 +92,15 @@ class Scheduler:
             self._self_checks,
             self._clock,
         )
-        max_tokens = limits.max_batch_tokens
-        local = LocalPrefill(self._fleet, self._outbox, max_tokens) if local_prefill else None
+        local = None
+        if local_prefill != "off":
+            local = LocalPrefill(
+                self._fleet,
+                self._outbox,
+                self._clock,
+                limits.max_batch_tokens,
+                only_idle=local_prefill == "idle",
+            )
         self._batching: Batching = (
             ColocatedBatching(context, colocated)
             if colocated

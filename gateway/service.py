@@ -41,6 +41,7 @@ from gateway.http.limits import (
 from gateway.http.page import page_router
 from gateway.http.server import BACKLOG, HttpServer
 from gateway.lag import Lag
+from gateway.local_prefill import LocalPrefillMode
 from gateway.metrics_page import GatewayCollector
 from gateway.page.feed import Feed
 from gateway.page.viewers import Viewers
@@ -107,10 +108,11 @@ class GatewaySettings(ServiceSettings):
     api_keys: Path | None = Field(
         None, description="file of API keys and their tenants, which `tandem keys` writes"
     )
-    local_prefill: Literal["auto", "off"] = Field(
+    local_prefill: LocalPrefillMode = Field(
         "auto",
-        description="auto: a decode worker computes short prompts that it is sooner with, and the "
-        "last of those that wait for the prefill workers; off: none",
+        description="auto: a decode worker computes short prompts that it is sooner with, any "
+        "while nothing runs there, and the last of those that wait for the prefill workers; idle: "
+        "only while nothing runs there; off: none",
     )
     on_bad_kv: Literal["recompute", "fail"] = Field(
         "recompute",
@@ -207,7 +209,7 @@ class GatewaySettings(ServiceSettings):
             Limits(max_batch_tokens=self.max_batch_tokens, max_queue=self.max_queue),
             first_id=time.time_ns() // 1000,
             colocated=None if _parts(self.prefill) else colocated,
-            local_prefill=self.local_prefill == "auto",
+            local_prefill=self.local_prefill,
             tenants=tenants,
             recompute_bad_kv=self.on_bad_kv == "recompute",
             self_check_rate=self.self_check,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import inf
+from typing import NamedTuple
 
 # What is not known at first: standard deviations in seconds, and in seconds a token. A token's is
 # small beside a whole step's: a step of few tokens says little of what a token costs.
@@ -17,6 +18,14 @@ MIN_NOISE_S = 1e-6
 BARE_WEIGHT = 0.1
 # A step may have so many times the tokens of the largest that was measured.
 MAX_GROWTH = 4
+
+
+class Pace(NamedTuple):
+    """Seconds of a prompt token where a fleet computes it the fastest: as estimated, and the least
+    that one was seen to take, with all that its step did beside. 0: not known."""
+
+    token_s: float = 0.0
+    least_s: float = 0.0
 
 
 class StepTimes:

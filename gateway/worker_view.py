@@ -17,6 +17,7 @@ from gateway.stages import transfer_times
 from gateway.step_times import StepTimes
 from tandem.core.commands import Reserve
 from tandem.core.kv import Plane
+from tandem.core.plan import StepRule
 from tandem.core.reports import Span, SpanKind
 from tandem.core.span_totals import SpanTotals
 from tandem.core.worker import ModelInfo, WorkerInfo
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 MAX_BATCHES = 2
 # Of a prefill worker's pool, for prompts that go to one and the same decode worker.
 MAX_DESTINATION_SHARE = 0.5
+# Of who was not told to compute any.
+NO_PROMPTS = StepRule(0, mixed=True)
 
 
 class PoolUse(NamedTuple):
@@ -105,7 +108,7 @@ class WorkerView:
         for span in spans:
             self.totals.add(span)
             if span.kind is SpanKind.STEP:
-                self.stepped(span.num_prefill_tokens, span.duration_s)
+                self.stepped(span)
 
     def cached_tokens(self, generation: Generation) -> int:
         """Leading tokens of a context that the worker has cached, as far as is known."""
@@ -115,9 +118,9 @@ class WorkerView:
         """Tokens of a context that it would have to compute."""
         return generation.num_context_tokens - self.cached_tokens(generation)
 
-    def stepped(self, num_prompt_tokens: int, seconds: float) -> None:
-        """A step with so many prompt tokens took so long."""
-        self.step_times.observe(num_prompt_tokens, seconds)
+    def stepped(self, span: Span) -> None:
+        """It says of a step what it was."""
+        self.step_times.observe(span.num_prefill_tokens, span.duration_s)
 
     def blocks_for(self, num_tokens: int) -> int:
         return self.info.layout.blocks_for(num_tokens)
@@ -259,14 +262,19 @@ class DecodeView(WorkerView):
     """A decode worker. `asked_blocks` were asked for since it was last heard, by sequence, and are
     not granted yet. `num_refused_blocks`: it refused a reservation of
     so many blocks, and was not heard to have them since; 0 if it refused none.
-    `prefill_token_budget` is what its step rule says, if it was told one to compute prompts by;
+    `step_rule` is what it was told to compute prompts by, if it was; `idle_step_times` are those
+    of its steps without sequences, if the rule has a budget for them. Of its generations
+    `num_running` are decoded, or were before they were parked; the others' prompts are still
+    computed, here or elsewhere.
     `recompute_token_s` is what it was told that computing a token again takes. `shared_blocks` are
     cached ones that sequences have in common, by digest, and how many have each; `own_prompts` are
     those that it computes itself. `tenant_seqs` and `tenant_blocks` are what each tenant holds."""
 
     asked_blocks: dict[int, int] = field(default_factory=dict)
     num_refused_blocks: int = 0
-    prefill_token_budget: int = 0
+    step_rule: StepRule = NO_PROMPTS
+    num_running: int = 0
+    idle_step_times: StepTimes = field(default_factory=StepTimes)
     recompute_token_s: float = 0.0
     shared_blocks: Counter[int] = field(default_factory=Counter)
     own_prompts: OwnPrompts = field(default_factory=OwnPrompts)
@@ -274,15 +282,31 @@ class DecodeView(WorkerView):
     tenant_blocks: Counter[str] = field(default_factory=Counter)
 
     @property
+    def step_token_budget(self) -> int:
+        """Prompt tokens that its next step may have, if it was told a number."""
+        return self.step_rule.budget(is_idle=not self.num_running)
+
+    @property
+    def prompt_times(self) -> StepTimes:
+        """How long the steps take that compute prompts next."""
+        is_idle = not self.num_running and self.idle_step_times.is_measured
+        return self.idle_step_times if is_idle else self.step_times
+
+    @property
     def num_prompt_tokens_left(self) -> int:
         """Tokens of the prompts that it computes itself, and has yet to."""
         return self.own_prompts.num_tokens_left
 
-    def stepped(self, num_prompt_tokens: int, seconds: float) -> None:
-        """As `WorkerView.stepped`."""
-        WorkerView.stepped(self, num_prompt_tokens, seconds)
-        if num_prompt_tokens:
-            self.own_prompts.stepped(num_prompt_tokens)
+    def stepped(self, span: Span) -> None:
+        """As `WorkerView.stepped`. Steps by the idle budget, without sequences, say nothing of
+        those that have some."""
+        num_tokens = span.num_prefill_tokens
+        if self.step_rule.idle_token_budget and 0 < num_tokens == span.num_tokens:
+            self.idle_step_times.observe(num_tokens, span.duration_s)
+        else:
+            WorkerView.stepped(self, span)
+        if num_tokens:
+            self.own_prompts.stepped(num_tokens)
 
     def has_said(self, use: PoolUse) -> bool:
         """As `WorkerView.has_said`."""
@@ -335,6 +359,7 @@ class DecodeView(WorkerView):
         if generation.armed:
             return
         generation.mark_armed()
+        self.num_running += 1
         self.own_prompts.discard(generation)
         if generation.prefix is None:
             return
@@ -362,6 +387,7 @@ class DecodeView(WorkerView):
         is_here = generation.sequence_id in self.generations
         num_blocks = WorkerView.leave(self, generation)
         if is_here:
+            self.num_running -= generation.armed
             self._hold(generation, -1, -num_blocks)
             self._unshare(generation)
         return num_blocks

@@ -74,11 +74,11 @@ def grid_arms(num_devices: int) -> list[Arm]:
 
 def cpu_arms(num_cores: int) -> list[Arm]:
     """All the same cores: one worker on all of them under each colocated policy, a worker a core,
-    one half for each role, with and without prompts on decode workers."""
+    one half for each role, with prompts on decode workers, only on idle ones, and without."""
     return [
         *(Arm(Topology(0, 1), (("batching", policy),)) for policy in COLOCATED_POLICIES),
         Arm(Topology(0, num_cores), (("batching", "chunked"),)),
-        *(Arm(Topology(1, 1), (("local-prefill", local),)) for local in ("auto", "off")),
+        *(Arm(Topology(1, 1), (("local-prefill", local),)) for local in ("auto", "idle", "off")),
     ]
 
 

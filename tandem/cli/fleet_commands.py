@@ -126,7 +126,11 @@ class FleetFlags:
     ] = None
     local_prefill: Annotated[
         str | None,
-        flag("local-prefill", "prompts on decode workers, if no later there: auto, off", GATEWAY),
+        flag(
+            "local-prefill",
+            "prompts on decode workers, if no later there: auto, idle, off",
+            GATEWAY,
+        ),
     ] = None
     on_bad_kv: Annotated[
         str | None, flag("on-bad-kv", "KV that comes damaged: recompute, fail", GATEWAY)

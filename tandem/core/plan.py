@@ -67,10 +67,17 @@ class SequenceSlice(NamedTuple):
 class StepRule:
     """How a worker fills its steps: with at most `prefill_token_budget` tokens of prompts, and,
     `mixed`, the running sequences' next tokens beside them. If not mixed, these wait as long as
-    there are prompts to compute."""
+    there are prompts to compute. While no sequence runs there may be `idle_token_budget` tokens of
+    prompts, if that is more."""
 
     prefill_token_budget: int
     mixed: bool
+    idle_token_budget: int = 0
+
+    def budget(self, is_idle: bool) -> int:
+        """Prompt tokens of a step at the most. `is_idle`: no sequence runs."""
+        own = self.idle_token_budget if is_idle else 0
+        return max(self.prefill_token_budget, own)
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,8 +82,15 @@ class VirtualWorker:
         self._is_stepping = False
         start_ns, end_ns = to_ns(start_s), self._events.now_ns
         self.state.complete(plan, result, start_ns, end_ns)
-        num_prefill_tokens = plan.num_prefill_tokens
-        self.add_span(Span(SpanKind.STEP, start_ns, end_ns, num_prefill_tokens=num_prefill_tokens))
+        self.add_span(
+            Span(
+                SpanKind.STEP,
+                start_ns,
+                end_ns,
+                num_tokens=plan.num_tokens,
+                num_prefill_tokens=plan.num_prefill_tokens,
+            )
+        )
         self._changed()
 
     def _say(self) -> None:

@@ -26,15 +26,15 @@ from tandem.v1 import sampling_pb2 as tandem_dot_v1_dot_sampling__pb2
 from tandem.v1 import worker_pb2 as tandem_dot_v1_dot_worker__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16tandem/v1/decode.proto\x12\ttandem.v1\x1a\x18tandem/v1/sampling.proto\x1a\x16tandem/v1/worker.proto\"i\n\x0eRunLoopRequest\x12+\n\x06header\x18\x01 \x01(\x0b\x32\x1b.tandem.v1.ControllerHeader\x12*\n\x08\x63ommands\x18\x02 \x03(\x0b\x32\x18.tandem.v1.DecodeCommand\"\xfd\x01\n\rDecodeCommand\x12%\n\x07reserve\x18\x01 \x01(\x0b\x32\x12.tandem.v1.ReserveH\x00\x12!\n\x05\x61\x64mit\x18\x02 \x01(\x0b\x32\x10.tandem.v1.AdmitH\x00\x12+\n\x06remove\x18\x03 \x01(\x0b\x32\x19.tandem.v1.RemoveSequenceH\x00\x12/\n\rset_step_rule\x18\x04 \x01(\x0b\x32\x16.tandem.v1.SetStepRuleH\x00\x12\x39\n\x12set_recompute_cost\x18\x05 \x01(\x0b\x32\x1b.tandem.v1.SetRecomputeCostH\x00\x42\t\n\x07\x63ommand\"\x84\x02\n\x07Reserve\x12\x13\n\x0bsequence_id\x18\x01 \x01(\x04\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x14\n\x0c\x63hoice_index\x18\x03 \x01(\r\x12\x0f\n\x07\x61ttempt\x18\x04 \x01(\r\x12\x18\n\x10prompt_token_ids\x18\x05 \x03(\r\x12\x17\n\x0fheadroom_tokens\x18\x06 \x01(\r\x12+\n\x08sampling\x18\x07 \x01(\x0b\x32\x19.tandem.v1.SamplingParams\x12\x13\n\x0bprefix_salt\x18\x08 \x01(\x0c\x12\x1b\n\x13generated_token_ids\x18\t \x03(\r\x12\x17\n\x0fpreemption_rank\x18\n \x03(\x01\":\n\x0bSetStepRule\x12\x1c\n\x14prefill_token_budget\x18\x01 \x01(\r\x12\r\n\x05mixed\x18\x02 \x01(\x08\"#\n\x10SetRecomputeCost\x12\x0f\n\x07token_s\x18\x01 \x01(\x01\"@\n\x05\x41\x64mit\x12\x13\n\x0bsequence_id\x18\x01 \x01(\x04\x12\"\n\x04when\x18\x02 \x01(\x0e\x32\x14.tandem.v1.AdmitWhen\"%\n\x0eRemoveSequence\x12\x13\n\x0bsequence_id\x18\x01 \x01(\x04\"\x91\x01\n\x0fRunLoopResponse\x12\'\n\x06header\x18\x01 \x01(\x0b\x32\x17.tandem.v1.WorkerHeader\x12+\n\x08snapshot\x18\x02 \x01(\x0b\x32\x19.tandem.v1.DecodeSnapshot\x12(\n\x07reports\x18\x03 \x03(\x0b\x32\x17.tandem.v1.DecodeReport\"@\n\x0e\x44\x65\x63odeSnapshot\x12.\n\tsequences\x18\x01 \x03(\x0b\x32\x1b.tandem.v1.SequenceSnapshot\"\xcf\x01\n\x10SequenceSnapshot\x12\x13\n\x0bsequence_id\x18\x01 \x01(\x04\x12%\n\x08reserved\x18\x02 \x01(\x0b\x32\x13.tandem.v1.Reserved\x12\x10\n\x08position\x18\x03 \x01(\r\x12\x11\n\ttoken_ids\x18\x04 \x03(\r\x12.\n\rfinish_reason\x18\x05 \x01(\x0e\x32\x17.tandem.v1.FinishReason\x12*\n\x08logprobs\x18\x06 \x03(\x0b\x32\x18.tandem.v1.TokenLogprobs\"\xe1\x01\n\x0c\x44\x65\x63odeReport\x12\'\n\x08reserved\x18\x01 \x01(\x0b\x32\x13.tandem.v1.ReservedH\x00\x12!\n\x05\x61rmed\x18\x02 \x01(\x0b\x32\x10.tandem.v1.ArmedH\x00\x12#\n\x04step\x18\x03 \x01(\x0b\x32\x13.tandem.v1.StepDoneH\x00\x12+\n\x06\x66\x61iled\x18\x04 \x01(\x0b\x32\x19.tandem.v1.SequenceFailedH\x00\x12)\n\tpreempted\x18\x05 \x01(\x0b\x32\x14.tandem.v1.PreemptedH\x00\x42\x08\n\x06report\"0\n\tPreempted\x12\x13\n\x0bsequence_id\x18\x01 \x01(\x04\x12\x0e\n\x06parked\x18\x02 \x01(\x08\"^\n\x08Reserved\x12\x13\n\x0bsequence_id\x18\x01 \x01(\x04\x12\x13\n\x0btransfer_id\x18\x02 \x01(\x0c\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\x12\x19\n\x11num_cached_tokens\x18\x04 \x01(\r\"\xa8\x01\n\x05\x41rmed\x12\x13\n\x0bsequence_id\x18\x01 \x01(\x04\x12\x10\n\x08position\x18\x02 \x01(\r\x12\r\n\x05token\x18\x03 \x01(\r\x12\r\n\x05\x61t_ns\x18\x04 \x01(\x04\x12.\n\rfinish_reason\x18\x05 \x01(\x0e\x32\x17.tandem.v1.FinishReason\x12*\n\x08logprobs\x18\x06 \x01(\x0b\x32\x18.tandem.v1.TokenLogprobs\"\x9d\x02\n\x08StepDone\x12\x0c\n\x04step\x18\x01 \x01(\x04\x12\x10\n\x08start_ns\x18\x02 \x01(\x04\x12\x0e\n\x06\x65nd_ns\x18\x03 \x01(\x04\x12\x14\n\x0csequence_ids\x18\x04 \x03(\x04\x12\x11\n\tpositions\x18\x05 \x03(\r\x12\x0e\n\x06tokens\x18\x06 \x03(\r\x12/\n\x0e\x66inish_reasons\x18\x07 \x03(\x0e\x32\x17.tandem.v1.FinishReason\x12*\n\x08logprobs\x18\x08 \x03(\x0b\x32\x18.tandem.v1.TokenLogprobs\x12\x1d\n\x15\x63omputed_sequence_ids\x18Z \x03(\x04\x12,\n\x0cprompt_times\x18[ \x03(\x0b\x32\x16.tandem.v1.PromptTimes*V\n\tAdmitWhen\x12\x1a\n\x16\x41\x44MIT_WHEN_UNSPECIFIED\x10\x00\x12\x14\n\x10\x41\x44MIT_WHEN_ARMED\x10\x01\x12\x17\n\x13\x41\x44MIT_WHEN_COMPUTED\x10\x02\x32U\n\rDecodeService\x12\x44\n\x07RunLoop\x12\x19.tandem.v1.RunLoopRequest\x1a\x1a.tandem.v1.RunLoopResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16tandem/v1/decode.proto\x12\ttandem.v1\x1a\x18tandem/v1/sampling.proto\x1a\x16tandem/v1/worker.proto\"i\n\x0eRunLoopRequest\x12+\n\x06header\x18\x01 \x01(\x0b\x32\x1b.tandem.v1.ControllerHeader\x12*\n\x08\x63ommands\x18\x02 \x03(\x0b\x32\x18.tandem.v1.DecodeCommand\"\xfd\x01\n\rDecodeCommand\x12%\n\x07reserve\x18\x01 \x01(\x0b\x32\x12.tandem.v1.ReserveH\x00\x12!\n\x05\x61\x64mit\x18\x02 \x01(\x0b\x32\x10.tandem.v1.AdmitH\x00\x12+\n\x06remove\x18\x03 \x01(\x0b\x32\x19.tandem.v1.RemoveSequenceH\x00\x12/\n\rset_step_rule\x18\x04 \x01(\x0b\x32\x16.tandem.v1.SetStepRuleH\x00\x12\x39\n\x12set_recompute_cost\x18\x05 \x01(\x0b\x32\x1b.tandem.v1.SetRecomputeCostH\x00\x42\t\n\x07\x63ommand\"\x84\x02\n\x07Reserve\x12\x13\n\x0bsequence_id\x18\x01 \x01(\x04\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x14\n\x0c\x63hoice_index\x18\x03 \x01(\r\x12\x0f\n\x07\x61ttempt\x18\x04 \x01(\r\x12\x18\n\x10prompt_token_ids\x18\x05 \x03(\r\x12\x17\n\x0fheadroom_tokens\x18\x06 \x01(\r\x12+\n\x08sampling\x18\x07 \x01(\x0b\x32\x19.tandem.v1.SamplingParams\x12\x13\n\x0bprefix_salt\x18\x08 \x01(\x0c\x12\x1b\n\x13generated_token_ids\x18\t \x03(\r\x12\x17\n\x0fpreemption_rank\x18\n \x03(\x01\"U\n\x0bSetStepRule\x12\x1c\n\x14prefill_token_budget\x18\x01 \x01(\r\x12\r\n\x05mixed\x18\x02 \x01(\x08\x12\x19\n\x11idle_token_budget\x18\x03 \x01(\r\"#\n\x10SetRecomputeCost\x12\x0f\n\x07token_s\x18\x01 \x01(\x01\"@\n\x05\x41\x64mit\x12\x13\n\x0bsequence_id\x18\x01 \x01(\x04\x12\"\n\x04when\x18\x02 \x01(\x0e\x32\x14.tandem.v1.AdmitWhen\"%\n\x0eRemoveSequence\x12\x13\n\x0bsequence_id\x18\x01 \x01(\x04\"\x91\x01\n\x0fRunLoopResponse\x12\'\n\x06header\x18\x01 \x01(\x0b\x32\x17.tandem.v1.WorkerHeader\x12+\n\x08snapshot\x18\x02 \x01(\x0b\x32\x19.tandem.v1.DecodeSnapshot\x12(\n\x07reports\x18\x03 \x03(\x0b\x32\x17.tandem.v1.DecodeReport\"@\n\x0e\x44\x65\x63odeSnapshot\x12.\n\tsequences\x18\x01 \x03(\x0b\x32\x1b.tandem.v1.SequenceSnapshot\"\xcf\x01\n\x10SequenceSnapshot\x12\x13\n\x0bsequence_id\x18\x01 \x01(\x04\x12%\n\x08reserved\x18\x02 \x01(\x0b\x32\x13.tandem.v1.Reserved\x12\x10\n\x08position\x18\x03 \x01(\r\x12\x11\n\ttoken_ids\x18\x04 \x03(\r\x12.\n\rfinish_reason\x18\x05 \x01(\x0e\x32\x17.tandem.v1.FinishReason\x12*\n\x08logprobs\x18\x06 \x03(\x0b\x32\x18.tandem.v1.TokenLogprobs\"\xe1\x01\n\x0c\x44\x65\x63odeReport\x12\'\n\x08reserved\x18\x01 \x01(\x0b\x32\x13.tandem.v1.ReservedH\x00\x12!\n\x05\x61rmed\x18\x02 \x01(\x0b\x32\x10.tandem.v1.ArmedH\x00\x12#\n\x04step\x18\x03 \x01(\x0b\x32\x13.tandem.v1.StepDoneH\x00\x12+\n\x06\x66\x61iled\x18\x04 \x01(\x0b\x32\x19.tandem.v1.SequenceFailedH\x00\x12)\n\tpreempted\x18\x05 \x01(\x0b\x32\x14.tandem.v1.PreemptedH\x00\x42\x08\n\x06report\"0\n\tPreempted\x12\x13\n\x0bsequence_id\x18\x01 \x01(\x04\x12\x0e\n\x06parked\x18\x02 \x01(\x08\"^\n\x08Reserved\x12\x13\n\x0bsequence_id\x18\x01 \x01(\x04\x12\x13\n\x0btransfer_id\x18\x02 \x01(\x0c\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\x12\x19\n\x11num_cached_tokens\x18\x04 \x01(\r\"\xa8\x01\n\x05\x41rmed\x12\x13\n\x0bsequence_id\x18\x01 \x01(\x04\x12\x10\n\x08position\x18\x02 \x01(\r\x12\r\n\x05token\x18\x03 \x01(\r\x12\r\n\x05\x61t_ns\x18\x04 \x01(\x04\x12.\n\rfinish_reason\x18\x05 \x01(\x0e\x32\x17.tandem.v1.FinishReason\x12*\n\x08logprobs\x18\x06 \x01(\x0b\x32\x18.tandem.v1.TokenLogprobs\"\x9d\x02\n\x08StepDone\x12\x0c\n\x04step\x18\x01 \x01(\x04\x12\x10\n\x08start_ns\x18\x02 \x01(\x04\x12\x0e\n\x06\x65nd_ns\x18\x03 \x01(\x04\x12\x14\n\x0csequence_ids\x18\x04 \x03(\x04\x12\x11\n\tpositions\x18\x05 \x03(\r\x12\x0e\n\x06tokens\x18\x06 \x03(\r\x12/\n\x0e\x66inish_reasons\x18\x07 \x03(\x0e\x32\x17.tandem.v1.FinishReason\x12*\n\x08logprobs\x18\x08 \x03(\x0b\x32\x18.tandem.v1.TokenLogprobs\x12\x1d\n\x15\x63omputed_sequence_ids\x18Z \x03(\x04\x12,\n\x0cprompt_times\x18[ \x03(\x0b\x32\x16.tandem.v1.PromptTimes*V\n\tAdmitWhen\x12\x1a\n\x16\x41\x44MIT_WHEN_UNSPECIFIED\x10\x00\x12\x14\n\x10\x41\x44MIT_WHEN_ARMED\x10\x01\x12\x17\n\x13\x41\x44MIT_WHEN_COMPUTED\x10\x02\x32U\n\rDecodeService\x12\x44\n\x07RunLoop\x12\x19.tandem.v1.RunLoopRequest\x1a\x1a.tandem.v1.RunLoopResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tandem.v1.decode_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ADMITWHEN']._serialized_start=2172
-  _globals['_ADMITWHEN']._serialized_end=2258
+  _globals['_ADMITWHEN']._serialized_start=2199
+  _globals['_ADMITWHEN']._serialized_end=2285
   _globals['_RUNLOOPREQUEST']._serialized_start=87
   _globals['_RUNLOOPREQUEST']._serialized_end=192
   _globals['_DECODECOMMAND']._serialized_start=195
@@ -42,29 +42,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RESERVE']._serialized_start=451
   _globals['_RESERVE']._serialized_end=711
   _globals['_SETSTEPRULE']._serialized_start=713
-  _globals['_SETSTEPRULE']._serialized_end=771
-  _globals['_SETRECOMPUTECOST']._serialized_start=773
-  _globals['_SETRECOMPUTECOST']._serialized_end=808
-  _globals['_ADMIT']._serialized_start=810
-  _globals['_ADMIT']._serialized_end=874
-  _globals['_REMOVESEQUENCE']._serialized_start=876
-  _globals['_REMOVESEQUENCE']._serialized_end=913
-  _globals['_RUNLOOPRESPONSE']._serialized_start=916
-  _globals['_RUNLOOPRESPONSE']._serialized_end=1061
-  _globals['_DECODESNAPSHOT']._serialized_start=1063
-  _globals['_DECODESNAPSHOT']._serialized_end=1127
-  _globals['_SEQUENCESNAPSHOT']._serialized_start=1130
-  _globals['_SEQUENCESNAPSHOT']._serialized_end=1337
-  _globals['_DECODEREPORT']._serialized_start=1340
-  _globals['_DECODEREPORT']._serialized_end=1565
-  _globals['_PREEMPTED']._serialized_start=1567
-  _globals['_PREEMPTED']._serialized_end=1615
-  _globals['_RESERVED']._serialized_start=1617
-  _globals['_RESERVED']._serialized_end=1711
-  _globals['_ARMED']._serialized_start=1714
-  _globals['_ARMED']._serialized_end=1882
-  _globals['_STEPDONE']._serialized_start=1885
-  _globals['_STEPDONE']._serialized_end=2170
-  _globals['_DECODESERVICE']._serialized_start=2260
-  _globals['_DECODESERVICE']._serialized_end=2345
+  _globals['_SETSTEPRULE']._serialized_end=798
+  _globals['_SETRECOMPUTECOST']._serialized_start=800
+  _globals['_SETRECOMPUTECOST']._serialized_end=835
+  _globals['_ADMIT']._serialized_start=837
+  _globals['_ADMIT']._serialized_end=901
+  _globals['_REMOVESEQUENCE']._serialized_start=903
+  _globals['_REMOVESEQUENCE']._serialized_end=940
+  _globals['_RUNLOOPRESPONSE']._serialized_start=943
+  _globals['_RUNLOOPRESPONSE']._serialized_end=1088
+  _globals['_DECODESNAPSHOT']._serialized_start=1090
+  _globals['_DECODESNAPSHOT']._serialized_end=1154
+  _globals['_SEQUENCESNAPSHOT']._serialized_start=1157
+  _globals['_SEQUENCESNAPSHOT']._serialized_end=1364
+  _globals['_DECODEREPORT']._serialized_start=1367
+  _globals['_DECODEREPORT']._serialized_end=1592
+  _globals['_PREEMPTED']._serialized_start=1594
+  _globals['_PREEMPTED']._serialized_end=1642
+  _globals['_RESERVED']._serialized_start=1644
+  _globals['_RESERVED']._serialized_end=1738
+  _globals['_ARMED']._serialized_start=1741
+  _globals['_ARMED']._serialized_end=1909
+  _globals['_STEPDONE']._serialized_start=1912
+  _globals['_STEPDONE']._serialized_end=2197
+  _globals['_DECODESERVICE']._serialized_start=2287
+  _globals['_DECODESERVICE']._serialized_end=2372
 # @@protoc_insertion_point(module_scope)

@@ -205,21 +205,25 @@ class SetStepRule(_message.Message):
 
     PREFILL_TOKEN_BUDGET_FIELD_NUMBER: _builtins.int
     MIXED_FIELD_NUMBER: _builtins.int
+    IDLE_TOKEN_BUDGET_FIELD_NUMBER: _builtins.int
     prefill_token_budget: _builtins.int
-    """Prompt tokens of a step at the most."""
+    """Prompt tokens of a step at the most, beside running sequences."""
     mixed: _builtins.bool
     """Whether steps that compute prompt tokens also compute the running sequences' next tokens. If not,
     these wait until no prompt is left.
     """
+    idle_token_budget: _builtins.int
+    """Prompt tokens of a step at the most while no sequence runs, if that is more."""
     def __init__(
         self,
         *,
         prefill_token_budget: _builtins.int = ...,
         mixed: _builtins.bool = ...,
+        idle_token_budget: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["mixed", b"mixed", "prefill_token_budget", b"prefill_token_budget"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["idle_token_budget", b"idle_token_budget", "mixed", b"mixed", "prefill_token_budget", b"prefill_token_budget"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

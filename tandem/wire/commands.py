@@ -63,7 +63,9 @@ def decode_command_to_wire(command: DecodeCommand) -> decode_pb2.DecodeCommand:
         case SetStepRule(rule):
             return decode_pb2.DecodeCommand(
                 set_step_rule=decode_pb2.SetStepRule(
-                    prefill_token_budget=rule.prefill_token_budget, mixed=rule.mixed
+                    prefill_token_budget=rule.prefill_token_budget,
+                    mixed=rule.mixed,
+                    idle_token_budget=rule.idle_token_budget,
                 )
             )
 
@@ -90,7 +92,9 @@ def decode_command_from_wire(message: decode_pb2.DecodeCommand) -> DecodeCommand
             rule = message.set_step_rule
             if rule.prefill_token_budget == 0:
                 raise Mismatch("a step rule without room for a prompt token")
-            return SetStepRule(StepRule(rule.prefill_token_budget, rule.mixed))
+            return SetStepRule(
+                StepRule(rule.prefill_token_budget, rule.mixed, rule.idle_token_budget)
+            )
         case "set_recompute_cost":
             return SetRecomputeCost(message.set_recompute_cost.token_s)
     raise Mismatch("the controller sent a command that this worker does not know")

@@ -83,7 +83,7 @@ async def generate(
         devices=["cpu:0", "cpu:1"] if num_prefill + num_decode > 1 else ["cpu:0-1"],
         batching=batching if num_prefill == 0 else "chunked",
         prefill_token_budget=100,
-        local_prefill=batching == "local",
+        local_prefill="auto" if batching == "local" else "off",
     ) as stack:
         tokens: list[list[int]] = []
         streams = []

@@ -99,7 +99,7 @@ async def test_two_tenants_share_nothing() -> None:
 
 async def test_a_conversation_finds_its_own_answer_where_it_was_generated() -> None:
     """The decode worker has prompt and answer, so it computes what is new, at once."""
-    async with running_stack(1, 1, local_prefill=True) as stack:
+    async with running_stack(1, 1, local_prefill="auto") as stack:
         await ask(stack, "warm-up", tuple(range(50)), num_tokens=40)
         first = await ask(stack, "first", question(1), num_tokens=40)
         assert first.mode is ServingMode.DISAGGREGATED

@@ -21,6 +21,7 @@ from gateway.batching import Limits
 from gateway.colocated_policies import colocated_policy
 from gateway.dispatcher import Dispatcher
 from gateway.generation_streams import GenerationStream
+from gateway.local_prefill import LocalPrefillMode
 from gateway.policies import queue_policy
 from gateway.scheduler import Scheduler
 from gateway.tenants import DEFAULT_TENANT, ONE_TENANT, Tenants
@@ -231,7 +232,7 @@ async def running_stack(
     limits: Limits | None = None,
     batching: str = "chunked",
     prefill_token_budget: int = 256,
-    local_prefill: bool = False,
+    local_prefill: LocalPrefillMode = "off",
     prefill_flags: Sequence[str] = (),
     decode_flags: Sequence[str] = (),
     policy: str = "shortest-first",
@@ -242,8 +243,8 @@ async def running_stack(
     places: Sequence[Mapping[str, Any]] = (),
 ) -> AsyncIterator[Stack]:
     """Start workers, on `devices` in turn, wait until all have joined; stop all at the end. Without
-    prefill workers it is colocated, and `batching` the policy; with `local_prefill`, decode workers
-    compute the prompts that they are sooner with. `places` are further arguments of each
+    prefill workers it is colocated, and `batching` the policy; `local_prefill` says which
+    prompts decode workers compute. `places` are further arguments of each
     `WorkerProcess`; workers log to a file each in `logs`, or where this process does."""
     limits = limits or Limits()
     colocated = colocated_policy(batching, limits.max_batch_tokens, prefill_token_budget)

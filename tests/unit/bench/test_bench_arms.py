@@ -63,7 +63,7 @@ def test_all_arms_have_the_same_devices() -> None:
         "1p2d",
         "2p1d",
     ]
-    assert [arm.is_colocated for arm in cpu_arms(2)] == [True] * 4 + [False] * 2
+    assert [arm.is_colocated for arm in cpu_arms(2)] == [True] * 4 + [False] * 3
 
 
 def test_a_mock_sweep_knows_its_dilation_and_its_vocabulary() -> None:

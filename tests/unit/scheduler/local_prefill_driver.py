@@ -10,6 +10,7 @@ from sim_worker import worker_info
 from gateway.batching import Limits
 from gateway.effects import Emit, Send
 from gateway.generation import Generation
+from gateway.local_prefill import LocalPrefillMode
 from gateway.policies import queue_policy
 from gateway.scheduler import Scheduler
 from gateway.tenants import DEFAULT_TENANT, Tenant
@@ -17,7 +18,7 @@ from gateway.tokens import TokenRequest
 from gateway.worker_view import PoolUse
 from tandem.core.commands import Admit, PrefillBatch
 from tandem.core.errors import Unavailable
-from tandem.core.reports import Reserved, Span, SpanKind, StepDone
+from tandem.core.reports import Armed, BatchDone, Reserved, Span, SpanKind, StepDone, TransferDone
 from tandem.core.sampling_params import SamplingParams
 from tandem.core.sequence import FinishReason
 from tandem.core.worker import WorkerRole
@@ -30,9 +31,15 @@ LOST = Unavailable("it was lost")
 
 
 class Driver:
-    """A scheduler with a prefill and a decode worker whose pace is known."""
+    """A scheduler with a prefill and a decode worker whose pace is known, and streams that run."""
 
-    def __init__(self, *, local_prefill: bool = True, measured: bool = True) -> None:
+    def __init__(
+        self,
+        *,
+        local_prefill: LocalPrefillMode = "auto",
+        measured: bool = True,
+        num_running: int = 3,
+    ) -> None:
         limits = Limits(max_batch_tokens=512)
         policy = queue_policy("shortest-first")
         self.scheduler = Scheduler(policy, limits, local_prefill=local_prefill, tenants=TENANTS)
@@ -42,6 +49,19 @@ class Driver:
             for num_tokens in (256, 64) * 10:
                 self.stepped("p", num_tokens, TOKEN_S * num_tokens)
             self.learn("d")
+        self.streams = [self.run(f"stream {number}") for number in range(num_running)]
+
+    def run(self, name: str) -> Generation:
+        """One that the prefill worker has computed runs on the decode worker."""
+        generation = self.submit(name, length=8)
+        self.effects()
+        self.grant(generation)
+        (batch,) = self.commands(PrefillBatch)
+        self.scheduler.report("p", BatchDone(batch.batch_id, 1))
+        self.scheduler.report("d", Armed(generation.sequence_id, 8, 50, 0))
+        self.scheduler.report("p", TransferDone(generation.sequence_id, 1))
+        self.effects()
+        return generation
 
     def join(self, name: str, role: WorkerRole) -> None:
         self.scheduler.worker_joined(worker_info(name, role, 1, 1000, 16), f"{name}:1")
@@ -51,9 +71,24 @@ class Driver:
         for num_tokens in (0, 16, 20) * 10:
             self.stepped(name, num_tokens, BASE_S + TOKEN_S * num_tokens)
 
-    def stepped(self, name: str, num_prefill_tokens: int, seconds: float) -> None:
-        span = Span(SpanKind.STEP, 0, int(seconds * 1e9), num_prefill_tokens=num_prefill_tokens)
+    def stepped(
+        self, name: str, num_prefill_tokens: int, seconds: float, num_seqs: int = 1
+    ) -> None:
+        """A step of so many prompt tokens, and one of each of so many sequences."""
+        span = Span(
+            SpanKind.STEP,
+            0,
+            int(seconds * 1e9),
+            num_tokens=num_prefill_tokens + num_seqs,
+            num_prefill_tokens=num_prefill_tokens,
+        )
         self.scheduler.heard(name, PoolUse(1000), 0.0, [span])
+
+    def learn_idle(self, name: str) -> None:
+        """Steps of a decode worker where nothing runs take their usual time."""
+        self.effects()
+        for num_tokens in (16, 40) * 10:
+            self.stepped(name, num_tokens, BASE_S + TOKEN_S * num_tokens, num_seqs=0)
 
     def submit(
         self,

@@ -62,6 +62,8 @@ def check_views(system: System) -> None:
         if isinstance(view, DecodeView):
             own = view.own_prompts._prompts.values()
             assert view.num_prompt_tokens_left == sum(each.num_tokens_left for each in own)
+            assert view.num_running == sum(each.armed for each in view.generations.values())
+            assert view.own_prompts._patient_until_s.keys() <= view.own_prompts._prompts.keys()
         if isinstance(view, PrefillView):
             assert len(view.batches) <= MAX_BATCHES
             assert not (view.forming and len(view.batches) == MAX_BATCHES)
@@ -78,6 +80,7 @@ def check_quiet(system: System) -> None:
     _check_self_checks(system)
     for view in system.scheduler.workers:
         assert view.num_used_blocks == 0
+        assert not isinstance(view, DecodeView) or view.num_running == 0
         assert not view.generations
         assert not system.scheduler.next_deadline_s < inf
         if isinstance(view, PrefillView):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from random import Random
 
 from sim_client import Client
@@ -23,6 +24,7 @@ from sim_worker import (
 from gateway.batching import Limits
 from gateway.colocated_policies import colocated_policy
 from gateway.generation import Generation
+from gateway.local_prefill import LocalPrefillMode
 from gateway.output_lengths import MIN_OBSERVED
 from gateway.policies import POLICIES, queue_policy
 from gateway.scheduler import Scheduler
@@ -36,9 +38,10 @@ class System:
 
     def __init__(self, random: Random, faults: Faults, policy: str | None) -> None:
         """With a `policy`'s name, decode workers alone serve. Else these compute some prompts, in
-        half of the scenarios."""
+        two thirds of the scenarios."""
         self.random = random
-        self.local_prefill = not policy and random.random() < 0.5
+        modes: Sequence[LocalPrefillMode] = ("off",) if policy else ("auto", "idle", "off")
+        self.local_prefill = random.choice(modes)
         self.prefix_caching = random.random() < 0.75
         self.max_parked_bytes = random.choice((0, 10**3, 10**9))
         self._clock = Clock(random)

@@ -227,7 +227,8 @@ class DecodeProcess(Process):
     def _check(self, plan: StepPlan) -> None:
         super()._check(plan)
         if self.rule:
-            assert plan.num_prefill_tokens <= self.rule.prefill_token_budget
+            is_idle = plan.num_prefill_tokens == plan.num_tokens
+            assert plan.num_prefill_tokens <= self.rule.budget(is_idle)
             assert self.rule.mixed or plan.num_prefill_tokens in (0, plan.num_tokens)
         for each in plan.slices:
             known = self.armed | self.computed

@@ -218,7 +218,7 @@ def test_a_generated_token_costs_its_part_of_a_step_in_prompt_tokens() -> None:
     prefill = PrefillView(worker_info("p", WorkerRole.PREFILL, 1, 1000, 8), "p:1")
     shop.fleet.prefill["p"] = prefill
     for num_tokens in (100, 1000) * 20:
-        prefill.stepped(num_tokens, num_tokens * 1e-4)
+        prefill.step_times.observe(num_tokens, num_tokens * 1e-4)
     for _ in range(20):
         shop.decode.stepped(0, 8e-3)
     each = shop.push("a", 1)

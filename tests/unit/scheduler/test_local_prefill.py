@@ -17,15 +17,15 @@ from local_prefill_driver import (
 )
 
 from gateway.generation import Phase
-from gateway.local_prefill import (
+from gateway.step_budgets import (
     FREE_SHARE,
+    HURRIED_BUDGET,
     MAX_FIRST_BUDGET,
     MAX_STRETCH,
-    MIN_BUDGET,
     num_free_tokens,
     token_budget,
 )
-from gateway.step_times import MAX_GROWTH, StepTimes
+from gateway.step_times import MAX_GROWTH, Pace, StepTimes
 from gateway.tokens import Ended, ServingMode
 from gateway.worker_view import PoolUse
 from tandem.core.commands import Remove, SetStepRule
@@ -105,10 +105,10 @@ def test_the_decode_worker_with_the_fewest_prompts_left_takes_it() -> None:
     ("details", "options"),
     [
         ({"max_tokens": 1}, {}),  # It needs no decode worker.
-        ({}, {"local_prefill": False}),
+        ({}, {"local_prefill": "off"}),
     ],
 )
-def test_who_is_never_computed_there(details: dict[str, Any], options: dict[str, bool]) -> None:
+def test_who_is_never_computed_there(details: dict[str, Any], options: dict[str, Any]) -> None:
     driver = Driver(**options)
     driver.keep_prefill_busy()
     driver.submit("r", **details)
@@ -135,8 +135,10 @@ def test_without_a_prefill_worker_that_is_trusted_nothing_waits_for_one() -> Non
 
 
 def test_a_worker_is_told_its_budget_before_anything_else_and_when_it_changes() -> None:
-    driver = Driver(measured=False)
-    assert driver.commands(SetStepRule) == [SetStepRule(StepRule(MIN_BUDGET, mixed=True))]
+    driver = Driver(measured=False, num_running=0)
+    assert driver.commands(SetStepRule) == [
+        SetStepRule(StepRule(HURRIED_BUDGET, True, HURRIED_BUDGET))
+    ]
     driver.submit("r")
     assert driver.commands(SetStepRule) == []
     for num_tokens in (0, 16, 8) * 10:
@@ -149,7 +151,7 @@ def test_a_worker_is_told_its_budget_before_anything_else_and_when_it_changes() 
 
 
 def test_without_local_prefill_no_rule_is_set() -> None:
-    assert Driver(local_prefill=False).commands(SetStepRule) == []
+    assert Driver(local_prefill="off").commands(SetStepRule) == []
 
 
 @pytest.mark.parametrize(
@@ -160,17 +162,19 @@ def test_a_step_takes_so_many_times_one_without_prompt_tokens_or_has_the_least_o
 ) -> None:
     times = StepTimes()
     for _ in range(50):
-        for num_tokens in (0, token_budget(times, token_s, token_s)):
+        for num_tokens in (0, token_budget(times, Pace(token_s, token_s), is_hurried=True)):
             times.observe(num_tokens, base_s + token_s * num_tokens)
-    expected = max(MIN_BUDGET, (MAX_STRETCH - 1) * base_s / token_s)
-    assert token_budget(times, token_s, token_s) == pytest.approx(expected, rel=0.1, abs=1)
+    expected = max(HURRIED_BUDGET, (MAX_STRETCH - 1) * base_s / token_s)
+    assert token_budget(times, Pace(token_s, token_s), is_hurried=True) == pytest.approx(
+        expected, rel=0.1, abs=1
+    )
 
 
 def test_prompts_go_on_where_every_token_is_dear() -> None:
     times = StepTimes()
     for num_tokens in (0, 16) * 10:
         times.observe(num_tokens, 0.01 + 0.1 * num_tokens)
-    assert token_budget(times, 0.1, 0.1) == MIN_BUDGET
+    assert token_budget(times, Pace(0.1, 0.1), is_hurried=True) == HURRIED_BUDGET
 
 
 # Where tokens are nearly free
@@ -179,16 +183,18 @@ def test_prompts_go_on_where_every_token_is_dear() -> None:
 def test_a_step_takes_as_many_free_tokens_as_fit_into_its_time() -> None:
     times = StepTimes()
     for _ in range(50):
-        for num_tokens in (0, token_budget(times, GPU_TOKEN_S, GPU_TOKEN_S)):
+        for num_tokens in (0, token_budget(times, Pace(GPU_TOKEN_S, GPU_TOKEN_S), is_hurried=True)):
             times.observe(num_tokens, roofline_s(num_tokens))
-    assert token_budget(times, GPU_TOKEN_S, GPU_TOKEN_S) == pytest.approx(NUM_FITTING, rel=0.02)
+    assert token_budget(times, Pace(GPU_TOKEN_S, GPU_TOKEN_S), is_hurried=True) == pytest.approx(
+        NUM_FITTING, rel=0.02
+    )
 
 
 def test_long_prompts_are_computed_where_tokens_are_free_once_that_is_known() -> None:
     driver = gpu_driver()
     driver.stepped("d", 0, GPU_BASE_S)
     driver.keep_prefill_busy()
-    long = driver.submit("long too", length=1880)
+    long = driver.submit("long too", length=1850)
     assert driver.local() == []
     for num_tokens in (0, 64) * 10:
         driver.stepped("d", num_tokens, roofline_s(num_tokens))
@@ -207,19 +213,19 @@ def test_one_prompt_shows_what_tokens_cost() -> None:
 def test_much_faster_prefill_workers_are_no_measure_of_a_first_step() -> None:
     times = StepTimes()
     times.observe(0, 0.03)
-    assert token_budget(times, 5e-6, 5e-6) == MAX_FIRST_BUDGET
-    times.observe(MIN_BUDGET, 0.03)
-    assert token_budget(times, 5e-6, 5e-6) == MAX_GROWTH * MIN_BUDGET
+    assert token_budget(times, Pace(5e-6, 5e-6), is_hurried=True) == MAX_FIRST_BUDGET
+    times.observe(HURRIED_BUDGET, 0.03)
+    assert token_budget(times, Pace(5e-6, 5e-6), is_hurried=True) == MAX_GROWTH * HURRIED_BUDGET
 
 
 def test_a_prefill_workers_first_step_does_not_make_tokens_look_free() -> None:
     """Nothing tells yet how much of it the tokens took."""
-    driver = Driver(measured=False)
+    driver = Driver(measured=False, num_running=0)
     driver.stepped("d", 0, BASE_S)
     driver.stepped("p", 32, 0.05)
     assert driver.scheduler._fleet.token_s() < 0.05 / 32 / 4
     rules = [command.rule for command in driver.commands(SetStepRule)]
-    assert rules == [StepRule(MIN_BUDGET, mixed=True)]
+    assert rules == [StepRule(HURRIED_BUDGET, True, HURRIED_BUDGET)]
 
 
 def test_tokens_that_cost_nothing_so_far_are_no_promise_of_many_more() -> None:
@@ -229,7 +235,7 @@ def test_tokens_that_cost_nothing_so_far_are_no_promise_of_many_more() -> None:
     for num_tokens in (64, 128) * 20:
         times.observe(num_tokens, step_s)
     assert num_free_tokens(times, GPU_TOKEN_S) == 0
-    assert token_budget(times, GPU_TOKEN_S, GPU_TOKEN_S) == NUM_FITTING
+    assert token_budget(times, Pace(GPU_TOKEN_S, GPU_TOKEN_S), is_hurried=True) == NUM_FITTING
 
 
 def test_free_tokens_are_no_reason_to_leave_a_prefill_worker_idle() -> None:

@@ -8,6 +8,7 @@ import pytest
 from sim_worker import worker_info
 
 from gateway.batching import Limits
+from gateway.local_prefill import LocalPrefillMode
 from gateway.policies import queue_policy
 from gateway.scheduler import Scheduler
 from gateway.tokens import TokenRequest
@@ -43,10 +44,13 @@ def _spy(
 
 
 @pytest.mark.parametrize("num_free_blocks", [1000, 0])
-@pytest.mark.parametrize("local_prefill", [False, True])
+@pytest.mark.parametrize("local_prefill", ["off", "idle", "auto"])
 @pytest.mark.parametrize("num_each", [1, 32])
 def test_questions_grow_with_the_workers(
-    questions: list[WorkerView], num_each: int, local_prefill: bool, num_free_blocks: int
+    questions: list[WorkerView],
+    num_each: int,
+    local_prefill: LocalPrefillMode,
+    num_free_blocks: int,
 ) -> None:
     """Also while no decode worker has room, when all are asked."""
     scheduler = Scheduler(queue_policy("fcfs"), Limits(64), local_prefill=local_prefill)

@@ -32,7 +32,7 @@ class Gateway:
         self.infos: dict[str, WorkerInfo] = {}
         roles = {n: WorkerRole.PREFILL if n[0] == "p" else WorkerRole.DECODE for n in NAMES}
         self.dispatcher = Dispatcher(
-            Scheduler(queue_policy("fcfs"), Limits(), local_prefill=True),
+            Scheduler(queue_policy("fcfs"), Limits(), local_prefill="auto"),
             [(role, f"{name}:1") for name, role in roles.items()],
             MODEL.fingerprint,
             Timeline(),

@@ -11,6 +11,7 @@ from gateway.batching import Limits
 from gateway.colocated_policies import colocated_policy
 from gateway.effects import Send
 from gateway.generation import Generation
+from gateway.local_prefill import LocalPrefillMode
 from gateway.policies import queue_policy
 from gateway.router import choose_decode
 from gateway.scheduler import Scheduler
@@ -38,7 +39,7 @@ class Driver:
         max_batch_tokens: int = 64,
         num_blocks: int = 1000,
         policy: str = "fcfs",
-        local_prefill: bool = False,
+        local_prefill: LocalPrefillMode = "off",
     ) -> None:
         limits = Limits(max_batch_tokens)
         is_colocated = not any(name.startswith("p") for name in names)
@@ -334,7 +335,7 @@ def test_a_prompt_that_is_computed_where_it_is_decoded_begins_where_the_grant_sa
 
 
 def local_driver() -> Driver:
-    driver = Driver("p", "d", local_prefill=True, max_batch_tokens=4096)
+    driver = Driver("p", "d", local_prefill="auto", max_batch_tokens=4096)
     driver.learn("p", "d")
     return driver
 

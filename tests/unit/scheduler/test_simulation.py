@@ -69,9 +69,9 @@ def test_colocated_scenarios(kind: str, policy: str) -> None:
 
 def test_scenarios_prefill_in_both_places_if_they_may() -> None:
     scenarios = [run_scenario(Random(f"both {seed}"), NONE) for seed in range(200)]
-    allowed = {True: ServingMode.LOCAL, False: None}
+    allowed = {"auto": ServingMode.LOCAL, "idle": ServingMode.LOCAL, "off": None}
     for local_prefill, mode in allowed.items():
-        modes = [each.modes for each in scenarios if each.local_prefill is local_prefill]
+        modes = [each.modes for each in scenarios if each.local_prefill == local_prefill]
         found = set().union(*modes)
         assert found == {ServingMode.DISAGGREGATED, mode} - {None}
 

@@ -63,7 +63,7 @@ CHUNKS = st.builds(c.PrefillChunk, U64, U32, IDS, st.booleans(), st.none() | SEQ
 DECODE_COMMANDS = (
     st.builds(c.Reserve, U64, KEYS, IDS, U32, PARAMS, st.binary(max_size=8))
     | st.builds(c.Admit, U64, st.booleans())
-    | st.builds(c.SetStepRule, st.builds(StepRule, st.integers(1, 2**32 - 1), st.booleans()))
+    | st.builds(c.SetStepRule, st.builds(StepRule, st.integers(1, 2**32 - 1), st.booleans(), U32))
     | st.builds(c.Remove, U64)
 )
 PREFILL_COMMANDS = st.builds(

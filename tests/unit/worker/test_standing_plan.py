@@ -463,6 +463,21 @@ def test_prompts_go_in_their_order_and_fill_each_step_to_the_budget() -> None:
     assert done.computed == ((2, PromptTimes(1, 20, 3)), (3, PromptTimes(10, 20, 1)))
 
 
+def test_while_nothing_runs_a_step_has_the_tokens_of_an_idle_one() -> None:
+    plan = Plan(num_blocks=20)
+    plan.apply(SetStepRule(StepRule(1, mixed=True, idle_token_budget=6)))
+    plan.compute(1, length=20)
+    step = plan.start()
+    assert chunks(step) == [(1, 0, 6, False)]
+    plan.done(step, None)
+    plan.run(2)
+    step = plan.start()
+    assert (ids(step), step.num_prefill_tokens) == ([2, 1], 1)
+    plan.done(step, 60, None)
+    plan.apply(Remove(2))
+    assert chunks(plan.start()) == [(1, 7, 13, False)]
+
+
 def test_unmixed_steps_let_the_running_wait_for_every_prompt() -> None:
     plan = Plan(num_blocks=20)
     plan.run(1)
