@@ -220,14 +220,14 @@ def test_a_generated_token_costs_its_part_of_a_step_in_prompt_tokens() -> None:
     for num_tokens in (100, 1000) * 20:
         prefill.step_times.observe(num_tokens, num_tokens * 1e-4)
     for _ in range(20):
-        shop.decode.stepped(0, 8e-3)
+        shop.decode.step_times.observe(0, 8e-3)
     each = shop.push("a", 1)
     shop.take()
     before = shop.shares.counter("a")
     shop.shares.stepped(shop.decode, [each.sequence_id, 77, 78, 79])
     assert shop.shares.counter("a") - before == pytest.approx(8e-3 / 4 / 1e-4, rel=0.05)
     for _ in range(100):
-        shop.decode.stepped(0, 10.0)
+        shop.decode.step_times.observe(0, 10.0)
     before = shop.shares.counter("a")
     shop.shares.stepped(shop.decode, [each.sequence_id])
     assert shop.shares.counter("a") - before == pytest.approx(MAX_TOKEN_COST)
