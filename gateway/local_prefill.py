@@ -10,7 +10,7 @@ comes to run beside it, until it would have had its first token elsewhere.
 
 Where every token costs its time and streams pay for it, only prompts come that are through in
 `MAX_STEPS` steps. Of longer ones the last that waits for the prefill workers does, one at a time,
-as long as more gain by it than pay, and if it is itself no later.
+while few streams run by what waits before it, and if it is itself no later.
 """
 
 from __future__ import annotations
@@ -37,9 +37,10 @@ ones, and any where there is no prefill worker; `off`, none."""
 MAX_STEPS = 4
 # Of the one prompt that shows what tokens cost there.
 MAX_FIRST_STEPS = 16
-# Prompts that gain by one that leaves the queue, for each that waits there: while they are served,
-# as many come.
-GAIN = 2
+# Fewer streams may run than so many times what waits: those pay for a prompt that leaves the queue,
+# and it hurries as many as come while those that wait are served. That would be one; two were seen
+# to be better (docs/performance.md, Order and local prefill).
+MAX_PAYING = 2
 # A budget that differs by less stays.
 BUDGET_CHANGE = 0.25
 
@@ -126,7 +127,7 @@ class LocalPrefill:
             (here_s, worker.info.worker_id, worker)
             for worker in self._fleet.decode.values()
             if worker.step_times.is_measured
-            and worker.num_running < GAIN * backlog.num_before
+            and worker.num_running < MAX_PAYING * backlog.num_before
             and not worker.num_prompt_tokens_left
             and worker.can_take(generation)
             and (here_s := first_token_s(worker, worker.uncached_tokens(generation)))
@@ -149,7 +150,7 @@ class LocalPrefill:
         if num_waiting == inf:
             return True
         if worker.own_prompts.make_way(self._clock.now_s):
-            return not self._only_idle and max(1, worker.num_running) < GAIN * num_waiting
+            return not self._only_idle and max(1, worker.num_running) < MAX_PAYING * num_waiting
         return not self._only_idle or len(worker.own_prompts) > 0
 
 

@@ -46,8 +46,10 @@ def _spy(
 @pytest.mark.parametrize("num_free_blocks", [1000, 0])
 @pytest.mark.parametrize("local_prefill", ["off", "idle", "auto"])
 @pytest.mark.parametrize("num_each", [1, 32])
+@pytest.mark.parametrize("is_prefill_busy", [False, True])
 def test_questions_grow_with_the_workers(
     questions: list[WorkerView],
+    is_prefill_busy: bool,
     num_each: int,
     local_prefill: LocalPrefillMode,
     num_free_blocks: int,
@@ -64,6 +66,8 @@ def test_questions_grow_with_the_workers(
         ]
         scheduler.heard(name, PoolUse(num_free_blocks), 0.0, steps)
     scheduler.compose()
+    for worker in scheduler._fleet.prefill.values():
+        worker.batches.update({1: 1000} if is_prefill_busy else {})
     questions.clear()
 
     request = TokenRequest("r", tuple(range(40)), SamplingParams(max_tokens=5, seed=0))
@@ -71,4 +75,6 @@ def test_questions_grow_with_the_workers(
     scheduler.compose()
 
     assert bool(generation.decode_worker) == bool(num_free_blocks)
+    is_local = is_prefill_busy and local_prefill != "off" and num_free_blocks > 0
+    assert generation.prefill_worker.startswith("decode") == is_local
     assert len(questions) <= MAX_QUESTIONS * 2 * num_each
