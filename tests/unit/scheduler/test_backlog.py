@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
+import pytest
 from local_prefill_driver import BASE_S, GPU_BASE_S, TOKEN_S, Driver, gpu_driver
 
 from gateway.effects import Emit
 from gateway.generation import Phase
+from gateway.local_prefill import MAX_PAYING
 from gateway.worker_view import PoolUse
 from tandem.core.errors import DeadlineExceeded
 
 
-def test_the_last_in_the_queue_is_computed_here_once_more_wait_than_run_here() -> None:
+@pytest.mark.parametrize(("num_running", "num_before"), [(1, 1), (3, 2), (4, 3)])
+def test_few_streams_pay_for_the_last_by_what_waits_before_it(
+    num_running: int, num_before: int
+) -> None:
+    """What is on its way to the worker, as the long prompt's sequence is, does not count."""
+    driver = Driver(num_running=num_running)
+    driver.keep_prefill_busy()
+    assert MAX_PAYING * (num_before - 1) <= num_running < MAX_PAYING * num_before
+    for number in range(num_before):
+        driver.submit(str(number), length=150)
+        assert driver.local() == []
+    last = driver.submit("last", length=150)
+    assert driver.local() == [last.sequence_id]
+
+
+def test_the_last_in_the_queue_is_computed_here_and_one_at_a_time() -> None:
     """Where it is no later, and those before it are sooner."""
     driver = Driver()
     driver.keep_prefill_busy()
