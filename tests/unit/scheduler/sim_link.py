@@ -117,6 +117,7 @@ class SimLink:
             return
         if self.process.draining_ms is not None:
             # It has ended, since nobody held it any more.
+            self.process.alive = False
             self.process = self._start()
         self.process.clear()
         self.process.state.take_reports()
