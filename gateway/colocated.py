@@ -12,8 +12,8 @@ from gateway.colocated_policies import ColocatedPolicy
 from gateway.generation import Generation, Phase
 from gateway.router import choose_colocated
 from gateway.stages import Stage
-from gateway.worker_view import DecodeView
-from tandem.core.commands import SetStepRule
+from gateway.step_budgets import set_step_rule
+from gateway.worker_view import DecodeView, PrefillView
 from tandem.core.worker import WorkerInfo, WorkerRole
 
 
@@ -29,10 +29,10 @@ class ColocatedBatching(Batching):
     def check(self, info: WorkerInfo) -> None:
         """Any worker can: a chunk may end anywhere."""
 
-    def joined(self, worker: DecodeView) -> None:
-        super().joined(worker)
-        worker.step_rule = self._policy.rule
-        self._outbox.send(worker, SetStepRule(worker.step_rule))
+    def timed(self, worker: PrefillView | DecodeView) -> None:
+        super().timed(worker)
+        if isinstance(worker, DecodeView):
+            set_step_rule(worker, self._policy.rule(worker), self._outbox)
 
     def compose(self) -> None:
         self._tell_recompute_costs(self._take_retimed())

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import takewhile
-from typing import Protocol
+from math import inf
+from typing import NamedTuple, Protocol
 
 from gateway.generation import Phase
+from gateway.step_budgets import HURRIED_BUDGET, num_on_target
 from gateway.worker_view import DecodeView
 from tandem.core.errors import ConfigError
 from tandem.core.plan import StepRule
@@ -23,11 +25,22 @@ from tandem.core.plan import StepRule
 MAX_STEPS_WAITING = 2
 
 
-class ColocatedPolicy(Protocol):
-    """`rule` is how a worker fills its steps."""
+class ColocatedBudgets(NamedTuple):
+    """Prompt tokens of a step: `max_batch_tokens` of whole prompts, `prefill_token_budget` of a
+    chunk. With a `tpot_target_s`, the seconds that a token may take (0: nobody said), the chunk
+    begins with that many and is then what leaves the running sequences this."""
 
-    @property
-    def rule(self) -> StepRule: ...
+    max_batch_tokens: int
+    prefill_token_budget: int
+    tpot_target_s: float
+
+
+class ColocatedPolicy(Protocol):
+    """How workers fill their steps, and when they get more."""
+
+    def rule(self, worker: DecodeView) -> StepRule:
+        """How a worker is to fill its steps from now on."""
+        ...
 
     def admits(self, worker: DecodeView) -> bool:
         """Whether a worker is to be sent one more prompt, if it has room."""
@@ -37,35 +50,53 @@ class ColocatedPolicy(Protocol):
 class PrefillFirst:
     """New prompts are computed at once, whole, in steps of their own."""
 
-    def __init__(self, max_batch_tokens: int, prefill_token_budget: int) -> None:
-        self.rule = StepRule(max_batch_tokens, mixed=False)
+    def __init__(self, budgets: ColocatedBudgets) -> None:
+        self._rule = StepRule(budgets.max_batch_tokens, mixed=False)
+
+    def rule(self, worker: DecodeView) -> StepRule:
+        return self._rule
 
     def admits(self, worker: DecodeView) -> bool:
-        return _wants_prompts(worker, self.rule)
+        return _wants_prompts(worker)
 
 
 class DecodeFirst:
     """A batch runs until all of its sequences have ended; only then comes the next. It is open
     until its first token."""
 
-    def __init__(self, max_batch_tokens: int, prefill_token_budget: int) -> None:
-        self.rule = StepRule(max_batch_tokens, mixed=False)
+    def __init__(self, budgets: ColocatedBudgets) -> None:
+        self._rule = StepRule(budgets.max_batch_tokens, mixed=False)
+
+    def rule(self, worker: DecodeView) -> StepRule:
+        return self._rule
 
     def admits(self, worker: DecodeView) -> bool:
         return all(each.phase is not Phase.DECODING for each in worker.generations.values())
 
 
 class Chunked:
-    """Each step computes the running sequences' next tokens and a few prompt tokens beside them."""
+    """Each step computes the running sequences' next tokens and a few prompt tokens beside them: as
+    many as was said, or, if it was said how long a token may take, as many as end in that time."""
 
-    def __init__(self, max_batch_tokens: int, prefill_token_budget: int) -> None:
-        self.rule = StepRule(prefill_token_budget, mixed=True)
+    def __init__(self, budgets: ColocatedBudgets) -> None:
+        self._budgets = budgets
+        self._rule = StepRule(budgets.prefill_token_budget, mixed=True)
+
+    def rule(self, worker: DecodeView) -> StepRule:
+        target_s, token_s = self._budgets.tpot_target_s, worker.least_token_s
+        if not target_s or token_s == inf:
+            return self._rule
+        num_tokens = max(HURRIED_BUDGET, num_on_target(worker.step_times, token_s, target_s))
+        budget = min(self._budgets.max_batch_tokens, num_tokens)
+        # What comes while nothing runs waits for the rest of a step before its first token, and no
+        # token after it does.
+        return StepRule(budget, mixed=True, idle_token_budget=self._budgets.prefill_token_budget)
 
     def admits(self, worker: DecodeView) -> bool:
-        return _wants_prompts(worker, self.rule)
+        return _wants_prompts(worker)
 
 
-COLOCATED_POLICIES: dict[str, Callable[[int, int], ColocatedPolicy]] = {
+COLOCATED_POLICIES: dict[str, Callable[[ColocatedBudgets], ColocatedPolicy]] = {
     "prefill-first": PrefillFirst,
     "decode-first": DecodeFirst,
     "chunked": Chunked,
@@ -73,7 +104,7 @@ COLOCATED_POLICIES: dict[str, Callable[[int, int], ColocatedPolicy]] = {
 
 
 def colocated_policy(
-    name: str, max_batch_tokens: int, prefill_token_budget: int
+    name: str, max_batch_tokens: int, prefill_token_budget: int, tpot_target_s: float = 0.0
 ) -> ColocatedPolicy:
     """Raises `ConfigError` that lists the known names."""
     if name not in COLOCATED_POLICIES:
@@ -81,10 +112,11 @@ def colocated_policy(
             f"unknown batching {name!r}: there are {', '.join(sorted(COLOCATED_POLICIES))}",
             param="batching",
         )
-    return COLOCATED_POLICIES[name](max_batch_tokens, prefill_token_budget)
+    budgets = ColocatedBudgets(max_batch_tokens, prefill_token_budget, tpot_target_s)
+    return COLOCATED_POLICIES[name](budgets)
 
 
-def _wants_prompts(worker: DecodeView, rule: StepRule) -> bool:
+def _wants_prompts(worker: DecodeView) -> bool:
     """Whether fewer prompt tokens that are not cached wait behind the prompt under way than the
     next steps take."""
     # Prompts are computed in the order in which they came: those not through yet are the newest,
@@ -93,4 +125,4 @@ def _wants_prompts(worker: DecodeView, rule: StepRule) -> bool:
         lambda each: each.phase is not Phase.DECODING, reversed(worker.generations.values())
     )
     waiting = [each.num_context_tokens - each.expected_cached_tokens for each in newest_first]
-    return sum(waiting[:-1]) < MAX_STEPS_WAITING * rule.prefill_token_budget
+    return sum(waiting[:-1]) < MAX_STEPS_WAITING * worker.step_token_budget

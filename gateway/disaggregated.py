@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from gateway.batching import Batching, BatchingContext
 from gateway.generation import Generation, Phase
-from gateway.local_prefill import Backlog, LocalPrefill
+from gateway.local_prefill import Backlog, LocalPrefill, LocalPrefillMode
 from gateway.router import choose_decode, choose_prefill
 from gateway.stages import Stage
 from gateway.worker_view import DecodeView, FormingBatch, PrefillView, WorkerView
@@ -43,13 +43,19 @@ class DisaggregatedBatching(Batching):
     roles = (WorkerRole.PREFILL, WorkerRole.DECODE)
 
     def __init__(
-        self, context: BatchingContext, first_batch_id: int, local: LocalPrefill | None
+        self,
+        context: BatchingContext,
+        first_batch_id: int,
+        local_prefill: LocalPrefillMode,
+        tpot_target_s: float,
     ) -> None:
-        """Batches are numbered from `first_batch_id` on. Without `local`, no decode worker computes
-        a prompt."""
+        """Batches are numbered from `first_batch_id` on."""
         super().__init__(context)
         self._batch_ids = count(first_batch_id)
-        self._local = local
+        self._local = None
+        if local_prefill != "off":
+            only_idle = local_prefill == "idle"
+            self._local = LocalPrefill(context, only_idle=only_idle, tpot_target_s=tpot_target_s)
         # What was found for the head of the queue, as long as no batch has got more since: to ask
         # each worker whether it is the soonest of all would cost the cube of their number.
         self._next: NextPrompt | None = None
@@ -160,7 +166,7 @@ class DisaggregatedBatching(Batching):
             backlog = Backlog((len(self._queue) - 1) / len(prefill), elsewhere_s + before_s)
             if not last.needs_decode:
                 return
-            worker = self._local.choose_for_last(last, backlog)
+            worker = self._local.choose_for_last(last, self._pace, backlog)
             if worker is None:
                 return
             self._compute_there(last, worker)

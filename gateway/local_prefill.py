@@ -20,14 +20,18 @@ from dataclasses import dataclass
 from math import ceil, inf
 from typing import Literal, NamedTuple
 
-from gateway.effects import Outbox
-from gateway.fleet import Fleet
+from gateway.batching import BatchingContext
 from gateway.generation import Generation
-from gateway.scheduler_clock import SchedulerClock
-from gateway.step_budgets import HURRIED_BUDGET, idle_token_budget, num_free_tokens, token_budget
+from gateway.step_budgets import (
+    HURRIED_BUDGET,
+    idle_token_budget,
+    num_free_tokens,
+    num_on_target,
+    set_step_rule,
+    token_budget,
+)
 from gateway.step_times import Pace
 from gateway.worker_view import DecodeView
-from tandem.core.commands import SetStepRule
 from tandem.core.plan import StepRule
 
 LocalPrefillMode = Literal["auto", "idle", "off"]
@@ -41,8 +45,6 @@ MAX_FIRST_STEPS = 16
 # and it hurries as many as come while those that wait are served. That would be one; two were seen
 # to be better (docs/performance.md, Order and local prefill).
 MAX_PAYING = 2
-# A budget that differs by less stays.
-BUDGET_CHANGE = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,35 +66,27 @@ class Place(NamedTuple):
 class LocalPrefill:
     """Sets the decode workers' budgets, and says who of them is to compute a prompt."""
 
-    def __init__(
-        self,
-        fleet: Fleet,
-        outbox: Outbox,
-        clock: SchedulerClock,
-        max_budget: int,
-        only_idle: bool,
-    ) -> None:
-        """No step is to have more than `max_budget` prompt tokens, however little they cost. With
-        `only_idle`, prompts go only to workers where nothing runs."""
-        self._fleet = fleet
-        self._outbox = outbox
-        self._clock = clock
-        self._max_budget = max_budget
+    def __init__(self, context: BatchingContext, *, only_idle: bool, tpot_target_s: float) -> None:
+        """With `only_idle`, prompts go only to workers where nothing runs. A token of what runs may
+        take `tpot_target_s` seconds (0: nobody said). No step is to have more prompt tokens than a
+        batch, however little they cost."""
+        self._fleet = context.fleet
+        self._outbox = context.outbox
+        self._clock = context.clock
+        self._max_budget = context.limits.max_batch_tokens
         self._only_idle = only_idle
+        self._target_s = tpot_target_s
 
     def set_budgets(self, workers: Iterable[DecodeView], pace: Pace, num_waiting: float) -> None:
         """Tell workers their budgets, if those have changed, while so many prompts wait for each
         prefill worker; infinitely many if there is none."""
         for worker in workers:
-            times, known = worker.step_times, worker.step_rule
-            is_hurried = self._is_hurried(worker, num_waiting)
-            budget = min(self._max_budget, token_budget(times, pace, is_hurried))
-            idle_budget = min(self._max_budget, idle_token_budget(worker.idle_step_times))
-            if _differs(budget, known.prefill_token_budget) or _differs(
-                idle_budget, known.idle_token_budget
-            ):
-                worker.step_rule = StepRule(budget, mixed=True, idle_token_budget=idle_budget)
-                self._outbox.send(worker, SetStepRule(worker.step_rule))
+            is_hurried = self._is_hurried(worker, pace, num_waiting)
+            budget = token_budget(worker.step_times, pace, is_hurried, self._target_s)
+            idle_budget = idle_token_budget(worker.idle_step_times)
+            budget, idle_budget = (min(self._max_budget, each) for each in (budget, idle_budget))
+            rule = StepRule(budget, mixed=True, idle_token_budget=idle_budget)
+            set_step_rule(worker, rule, self._outbox)
 
     def choose(
         self, generation: Generation, pace: Pace, elsewhere_s: float, num_idle_tokens: float = inf
@@ -118,16 +112,17 @@ class LocalPrefill:
                 soonest_s, place = here_s, Place(worker, elsewhere_s if is_patient else 0.0)
         return place
 
-    def choose_for_last(self, generation: Generation, backlog: Backlog) -> DecodeView | None:
+    def choose_for_last(
+        self, generation: Generation, pace: Pace, backlog: Backlog
+    ) -> DecodeView | None:
         """The worker with room that has the first token of the last generation of a backlog
         soonest, if that is sooner than the backlog's end, and worth what running streams pay."""
-        if self._only_idle:
-            return None
         candidates = (
             (here_s, worker.info.worker_id, worker)
             for worker in self._fleet.decode.values()
             if worker.step_times.is_measured
             and worker.num_running < MAX_PAYING * backlog.num_before
+            and self._may_pay(worker, pace)
             and not worker.num_prompt_tokens_left
             and worker.can_take(generation)
             and (here_s := first_token_s(worker, worker.uncached_tokens(generation)))
@@ -137,21 +132,28 @@ class LocalPrefill:
 
     def _may_join(self, worker: DecodeView, num_tokens: int, pace: Pace) -> bool:
         """Whether a prompt of so many tokens may be computed beside streams: these pay little."""
-        if self._only_idle:
+        if not self._may_pay(worker, pace):
             return False
         num_in_all = worker.num_prompt_tokens_left + num_tokens
-        budget = token_budget(worker.step_times, pace, is_hurried=True)
+        budget = token_budget(worker.step_times, pace, is_hurried=True, target_s=self._target_s)
         is_short = num_in_all <= _max_steps(worker) * budget
         return is_short or num_free_tokens(worker.step_times, pace.token_s) > 0
 
-    def _is_hurried(self, worker: DecodeView, num_waiting: float) -> bool:
+    def _may_pay(self, worker: DecodeView, pace: Pace) -> bool:
+        """Whether a worker's running streams may pay for prompts at all."""
+        if self._only_idle or not self._target_s or not worker.step_times.is_measured:
+            return not self._only_idle
+        return num_on_target(worker.step_times, pace.most_s, self._target_s) >= HURRIED_BUDGET
+
+    def _is_hurried(self, worker: DecodeView, pace: Pace, num_waiting: float) -> bool:
         """Whether a worker is to get on with prompts beside what runs, or beside the first that
         might."""
         if num_waiting == inf:
             return True
+        may_pay = self._may_pay(worker, pace)
         if worker.own_prompts.make_way(self._clock.now_s):
-            return not self._only_idle and max(1, worker.num_running) < MAX_PAYING * num_waiting
-        return not self._only_idle or len(worker.own_prompts) > 0
+            return may_pay and max(1, worker.num_running) < MAX_PAYING * num_waiting
+        return may_pay or len(worker.own_prompts) > 0
 
 
 def first_token_s(worker: DecodeView, num_tokens: int) -> float:
@@ -179,10 +181,6 @@ def _patient_first_token_s(
     is_one_coming = len(worker.generations) > len(worker.own_prompts)
     answer_s = generation.typical_tokens * worker.step_times.base_s
     return own_s + answer_s if is_one_coming else own_s
-
-
-def _differs(budget: int, known: int) -> bool:
-    return abs(budget - known) > BUDGET_CHANGE * known
 
 
 def _max_steps(worker: DecodeView) -> int:

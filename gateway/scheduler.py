@@ -28,7 +28,7 @@ from gateway.fair_shares import FairShares
 from gateway.fleet import Fleet
 from gateway.generation import Generation
 from gateway.lifecycle import Lifecycle
-from gateway.local_prefill import LocalPrefill, LocalPrefillMode
+from gateway.local_prefill import LocalPrefillMode
 from gateway.policies import QueuePolicy
 from gateway.prefill_queue import PrefillQueue
 from gateway.scheduler_clock import SchedulerClock
@@ -54,16 +54,19 @@ class Scheduler:
         first_id: int = 1,
         colocated: ColocatedPolicy | None = None,
         local_prefill: LocalPrefillMode = "off",
+        tpot_target_s: float = 0.0,
         tenants: Tenants = ONE_TENANT,
         recompute_bad_kv: bool = True,
         self_check_rate: float = 0.0,
     ) -> None:
         """With `colocated`, decode workers compute all prompts as well; else those that
-        `local_prefill` says, if they are no later there than on prefill workers. With
-        `recompute_bad_kv`, what came damaged is computed again; else its request fails. Of the
-        answers, a share of `self_check_rate` is generated once more, and compared. Sequences and
-        batches are numbered from `first_id` on: to the workers, these numbers must be new for as
-        long as they live, also after a gateway was replaced."""
+        `local_prefill` says, if they are no later there than on prefill workers. `tpot_target_s` is
+        how long a token of what runs beside these may take, in seconds (0: nobody said; a
+        `colocated` policy knows by itself). With `recompute_bad_kv`, what came damaged is computed
+        again; else its request fails. Of the answers, a share of `self_check_rate` is generated
+        once more, and compared. Sequences and batches are numbered from `first_id` on: to the
+        workers, these numbers must be new for as long as they live, also after a gateway was
+        replaced."""
         self._clock = SchedulerClock()
         self._outbox = Outbox()
         self._fleet = Fleet()
@@ -92,19 +95,10 @@ class Scheduler:
             self._self_checks,
             self._clock,
         )
-        local = None
-        if local_prefill != "off":
-            local = LocalPrefill(
-                self._fleet,
-                self._outbox,
-                self._clock,
-                limits.max_batch_tokens,
-                only_idle=local_prefill == "idle",
-            )
         self._batching: Batching = (
             ColocatedBatching(context, colocated)
             if colocated
-            else DisaggregatedBatching(context, first_id, local)
+            else DisaggregatedBatching(context, first_id, local_prefill, tpot_target_s)
         )
         self._reports = WorkerReports(
             self._fleet,

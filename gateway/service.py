@@ -114,6 +114,12 @@ class GatewaySettings(ServiceSettings):
         "while nothing runs there, and the last of those that wait for the prefill workers; idle: "
         "only while nothing runs there; off: none",
     )
+    tpot_target_ms: float | None = Field(
+        None,
+        gt=0,
+        description="milliseconds that a token may take after an answer's first: steps of decode "
+        "workers take as many prompt tokens beside running answers as leave them this",
+    )
     on_bad_kv: Literal["recompute", "fail"] = Field(
         "recompute",
         description="KV that comes damaged from a prefill worker is computed again, or its request "
@@ -201,8 +207,9 @@ class GatewaySettings(ServiceSettings):
 
     def scheduler(self, tenants: Tenants = ONE_TENANT) -> Scheduler:
         """As the settings ask for it. Raises `ConfigError` for a policy that is not known."""
+        tpot_target_s = (self.tpot_target_ms or 0.0) / 1e3
         colocated = colocated_policy(
-            self.batching, self.max_batch_tokens, self.prefill_token_budget
+            self.batching, self.max_batch_tokens, self.prefill_token_budget, tpot_target_s
         )
         return Scheduler(
             queue_policy(self.policy),
@@ -210,6 +217,7 @@ class GatewaySettings(ServiceSettings):
             first_id=time.time_ns() // 1000,
             colocated=None if _parts(self.prefill) else colocated,
             local_prefill=self.local_prefill,
+            tpot_target_s=tpot_target_s,
             tenants=tenants,
             recompute_bad_kv=self.on_bad_kv == "recompute",
             self_check_rate=self.self_check,

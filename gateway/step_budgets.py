@@ -1,14 +1,20 @@
 """How many prompt tokens a decode worker's steps may have, by how long its steps were seen to take.
 
-Where a step has to read for longer than it computes, as on a GPU, tokens are *nearly free*: as many
-as their arithmetic fits into the time of a step without them. That is known when steps with such
-tokens were seen to take little longer. Where every token costs its time, as on most CPUs, what they
-cost running sequences is bounded.
+If it was said how long a token may take (`--tpot-target-ms`), steps are to end within that.
+
+If not: where a step has to read for longer than it computes, as on a GPU, tokens are *nearly free*:
+as many as their arithmetic fits into the time of a step without them. That is known when steps with
+such tokens were seen to take little longer. Where every token costs its time, as on most CPUs, what
+they cost running sequences is bounded.
 """
 
 from __future__ import annotations
 
+from gateway.effects import Outbox
 from gateway.step_times import MAX_GROWTH, Pace, StepTimes
+from gateway.worker_view import DecodeView
+from tandem.core.commands import SetStepRule
+from tandem.core.plan import StepRule
 
 # A step with prompt tokens beside running sequences may take so many times one without.
 MAX_STRETCH = 1.25
@@ -24,15 +30,23 @@ MAX_FREE_STRETCH = 1.25
 HURRIED_BUDGET = 16
 # At the most, before any was seen: prefill workers may be faster than this one.
 MAX_FIRST_BUDGET = 128
+# How much of the time that a token may take a step does: the rest is what lies between two steps,
+# and what is not foreseen.
+TARGET_SHARE = 0.9
+# A budget that differs by less stays.
+BUDGET_CHANGE = 0.25
 
 
-def token_budget(times: StepTimes, pace: Pace, is_hurried: bool) -> int:
-    """Prompt tokens that a step may have beside running sequences. Unless it `is_hurried` these pay
-    as little as can be: for one token, so that a prompt gets on at all, or as many as are nearly
-    free."""
+def token_budget(times: StepTimes, pace: Pace, is_hurried: bool, target_s: float = 0.0) -> int:
+    """Prompt tokens that a step may have beside running sequences, whose tokens may take `target_s`
+    seconds (0: nobody said). Unless it `is_hurried` these pay as little as can be: for one token,
+    so that a prompt gets on at all, or as many as are nearly free."""
     if not times.is_measured:
         return HURRIED_BUDGET
-    if num_free := num_free_tokens(times, pace.token_s):
+    num_free = num_free_tokens(times, pace.token_s)
+    if target_s and (num_free or is_hurried):
+        return max(HURRIED_BUDGET if is_hurried else 1, num_on_target(times, pace.most_s, target_s))
+    if num_free:
         return min(num_free, MAX_GROWTH * max(HURRIED_BUDGET, times.largest))
     if not is_hurried:
         return 1
@@ -55,6 +69,15 @@ def idle_token_budget(times: StepTimes) -> int:
     return max(HURRIED_BUDGET, num_tokens)
 
 
+def num_on_target(times: StepTimes, token_s: float, target_s: float) -> int:
+    """Prompt tokens of a step that ends in time for sequences whose tokens may take `target_s`
+    seconds: as far as its steps tell, and no more than could be computed in that time if each took
+    `token_s`, where that is known."""
+    step_s = TARGET_SHARE * target_s
+    num_computed = int(step_s / token_s) if token_s else MAX_FIRST_BUDGET
+    return min(num_computed, times.tokens_within(step_s, min(MAX_FIRST_BUDGET, num_computed)))
+
+
 def num_free_tokens(times: StepTimes, token_s: float) -> int:
     """Prompt tokens that cost a step next to nothing; 0 if any do, as far as is known. A token
     takes `token_s` seconds on a prefill worker."""
@@ -62,6 +85,22 @@ def num_free_tokens(times: StepTimes, token_s: float) -> int:
     stretched_s = times.seconds(num_tokens)
     is_free = num_tokens >= HURRIED_BUDGET and stretched_s <= MAX_FREE_STRETCH * times.bare_s
     return num_tokens if is_free and times.largest > 0 else 0
+
+
+def set_step_rule(worker: DecodeView, rule: StepRule, outbox: Outbox) -> None:
+    """Tell a worker how to fill its steps, unless what it was told is near enough."""
+    known = worker.step_rule
+    if (
+        rule.mixed != known.mixed
+        or _differs(rule.prefill_token_budget, known.prefill_token_budget)
+        or _differs(rule.idle_token_budget, known.idle_token_budget)
+    ):
+        worker.step_rule = rule
+        outbox.send(worker, SetStepRule(rule))
+
+
+def _differs(budget: int, known: int) -> bool:
+    return abs(budget - known) > BUDGET_CHANGE * known
 
 
 def _num_fitting(times: StepTimes, token_s: float) -> int:

@@ -27,6 +27,11 @@ class Pace(NamedTuple):
     token_s: float = 0.0
     least_s: float = 0.0
 
+    @property
+    def most_s(self) -> float:
+        """The greater of the two: no token costs less, as far as is known."""
+        return max(self.token_s, self.least_s)
+
 
 class StepTimes:
     """A line: a step takes `base_s`, and `token_s` more for each of its prompt tokens.

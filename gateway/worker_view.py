@@ -293,6 +293,12 @@ class DecodeView(WorkerView):
         return self.idle_step_times if is_idle else self.step_times
 
     @property
+    def least_token_s(self) -> float:
+        """Seconds for each prompt token of the step where that was least; infinite if there was
+        none."""
+        return min(self.step_times.least_token_s, self.idle_step_times.least_token_s)
+
+    @property
     def num_prompt_tokens_left(self) -> int:
         """Tokens of the prompts that it computes itself, and has yet to."""
         return self.own_prompts.num_tokens_left

@@ -24,9 +24,9 @@ WORKER_OPTIONS = (
     "drain_timeout",
 )
 GATEWAY_OPTIONS = (
-    *("policy", "tls_dir", "tenants", "api_keys", "local_prefill", "on_bad_kv", "self_check"),
-    *("max_batch_tokens", "max_queue", "batching", "prefill_token_budget", "tool_format"),
-    *("otlp_endpoint", "trace_sample", "drain_timeout"),
+    *("policy", "tls_dir", "tenants", "api_keys", "local_prefill", "tpot_target_ms"),
+    *("on_bad_kv", "self_check", "max_batch_tokens", "max_queue", "batching"),
+    *("prefill_token_budget", "tool_format", "otlp_endpoint", "trace_sample", "drain_timeout"),
 )
 
 
@@ -129,6 +129,14 @@ class FleetFlags:
         flag(
             "local-prefill",
             "prompts on decode workers, if no later there: auto, idle, off",
+            GATEWAY,
+        ),
+    ] = None
+    tpot_target_ms: Annotated[
+        float | None,
+        flag(
+            "tpot-target-ms",
+            "milliseconds that a token may take: what prompts may cost running answers",
             GATEWAY,
         ),
     ] = None

@@ -33,7 +33,7 @@ DTYPES = {2: "bfloat16", 4: "float32"}
 # Flags of `tandem up` that mean something here.
 GATEWAY_FLAGS = {
     *("policy", "batching", "prefill_token_budget", "max_batch_tokens", "max_queue"),
-    "local_prefill",
+    *("local_prefill", "tpot_target_ms"),
 }
 WORKER_FLAGS = {
     *("block_size", "num_blocks", "memory_share", "max_num_seqs", "max_model_len"),

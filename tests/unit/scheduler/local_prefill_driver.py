@@ -18,6 +18,7 @@ from gateway.tokens import TokenRequest
 from gateway.worker_view import PoolUse
 from tandem.core.commands import Admit, PrefillBatch
 from tandem.core.errors import Unavailable
+from tandem.core.plan import StepRule
 from tandem.core.reports import Armed, BatchDone, Reserved, Span, SpanKind, StepDone, TransferDone
 from tandem.core.sampling_params import SamplingParams
 from tandem.core.sequence import FinishReason
@@ -37,12 +38,19 @@ class Driver:
         self,
         *,
         local_prefill: LocalPrefillMode = "auto",
+        tpot_target_s: float = 0.0,
         measured: bool = True,
         num_running: int = 3,
     ) -> None:
         limits = Limits(max_batch_tokens=512)
         policy = queue_policy("shortest-first")
-        self.scheduler = Scheduler(policy, limits, local_prefill=local_prefill, tenants=TENANTS)
+        self.scheduler = Scheduler(
+            policy,
+            limits,
+            local_prefill=local_prefill,
+            tpot_target_s=tpot_target_s,
+            tenants=TENANTS,
+        )
         self.join("p", WorkerRole.PREFILL)
         self.join("d", WorkerRole.DECODE)
         if measured:
@@ -89,6 +97,11 @@ class Driver:
         self.effects()
         for num_tokens in (16, 40) * 10:
             self.stepped(name, num_tokens, BASE_S + TOKEN_S * num_tokens, num_seqs=0)
+
+    def rule(self, name: str = "d") -> StepRule:
+        """What a decode worker was told, once it has been told all."""
+        self.effects()
+        return self.scheduler._fleet.decode[name].step_rule
 
     def submit(
         self,

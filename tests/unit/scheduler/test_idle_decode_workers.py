@@ -15,7 +15,6 @@ from gateway.step_budgets import (
 from gateway.step_times import StepTimes
 from gateway.tokens import Ended
 from gateway.worker_view import PoolUse
-from tandem.core.plan import StepRule
 from tandem.core.reports import Armed, Preempted, SequenceFailed
 from tandem.core.sequence import FinishReason
 
@@ -31,12 +30,6 @@ def busy_driver(mode: LocalPrefillMode = "auto", num_running: int = 0) -> Driver
     driver.learn_idle("d")
     driver.keep_prefill_busy()
     return driver
-
-
-def rule(driver: Driver) -> StepRule:
-    """What the decode worker was told, once it has been told all."""
-    driver.effects()
-    return driver.scheduler._fleet.decode["d"].step_rule
 
 
 # Who comes
@@ -113,7 +106,7 @@ def test_without_a_prefill_worker_every_prompt_comes() -> None:
     driver.scheduler.worker_suspected("p")
     generation = driver.submit("r", length=LENGTH)
     assert driver.local() == [generation.sequence_id]
-    assert rule(driver).prefill_token_budget >= HURRIED_BUDGET
+    assert driver.rule().prefill_token_budget >= HURRIED_BUDGET
 
 
 # What it is computed by
@@ -121,9 +114,9 @@ def test_without_a_prefill_worker_every_prompt_comes() -> None:
 
 def test_steps_are_longer_while_nothing_runs() -> None:
     driver = Driver(num_running=0)
-    assert rule(driver).idle_token_budget == HURRIED_BUDGET
+    assert driver.rule().idle_token_budget == HURRIED_BUDGET
     driver.learn_idle("d")
-    assert rule(driver).idle_token_budget == pytest.approx(IDLE_BUDGET, rel=0.1)
+    assert driver.rule().idle_token_budget == pytest.approx(IDLE_BUDGET, rel=0.1)
 
 
 def test_steps_without_sequences_do_not_make_tokens_beside_many_look_free() -> None:
@@ -146,13 +139,13 @@ def test_an_idle_budget_is_known_before_anything_is() -> None:
 def test_a_prompt_makes_way_for_streams_until_it_would_have_been_through_elsewhere() -> None:
     driver = busy_driver()
     driver.submit("r", length=LENGTH)
-    assert rule(driver).prefill_token_budget == 1
+    assert driver.rule().prefill_token_budget == 1
     driver.scheduler.heard("d", PoolUse(1000), 0.5)
     driver.stepped("d", IDLE_BUDGET, MAX_IDLE_STRETCH * BASE_S, num_seqs=0)
-    assert rule(driver).prefill_token_budget == 1
+    assert driver.rule().prefill_token_budget == 1
     driver.scheduler.heard("d", PoolUse(1000), 1.0)
     driver.stepped("d", IDLE_BUDGET, MAX_IDLE_STRETCH * BASE_S, num_seqs=0)
-    assert rule(driver).prefill_token_budget == HURRIED_BUDGET
+    assert driver.rule().prefill_token_budget == HURRIED_BUDGET
 
 
 def test_it_makes_no_way_while_many_wait_unless_it_never_may() -> None:
@@ -163,20 +156,20 @@ def test_it_makes_no_way_while_many_wait_unless_it_never_may() -> None:
         for number in range(3):
             driver.submit(str(number), length=700)
         driver.stepped("d", IDLE_BUDGET, MAX_IDLE_STRETCH * BASE_S, num_seqs=0)
-        assert rule(driver).prefill_token_budget == budget
+        assert driver.rule().prefill_token_budget == budget
 
 
 def test_a_short_one_does_not_make_way() -> None:
     driver = busy_driver()
     driver.submit("r")
-    assert rule(driver).prefill_token_budget == HURRIED_BUDGET
+    assert driver.rule().prefill_token_budget == HURRIED_BUDGET
 
 
 @pytest.mark.parametrize("is_refused", [True, False])
 def test_who_has_made_way_and_is_gone_is_forgotten(is_refused: bool) -> None:
     driver = busy_driver()
     generation = driver.submit("r", length=LENGTH)
-    assert rule(driver).prefill_token_budget == 1
+    assert driver.rule().prefill_token_budget == 1
     if is_refused:
         refused = SequenceFailed(generation.sequence_id, "RESOURCE_EXHAUSTED", "full")
         driver.scheduler.report("d", refused)
@@ -184,7 +177,7 @@ def test_who_has_made_way_and_is_gone_is_forgotten(is_refused: bool) -> None:
     driver.scheduler.cancel(generation)
     short = driver.submit("short")
     assert driver.local() == [short.sequence_id]
-    assert rule(driver).prefill_token_budget == HURRIED_BUDGET
+    assert driver.rule().prefill_token_budget == HURRIED_BUDGET
 
 
 # What runs
