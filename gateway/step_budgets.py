@@ -32,7 +32,7 @@ HURRIED_BUDGET = 16
 MAX_FIRST_BUDGET = 128
 # How much of the time that a token may take a step does: the rest is what lies between two steps,
 # and what is not foreseen.
-TARGET_SHARE = 0.9
+TARGET_SHARE = 0.95
 # A budget that differs by less stays.
 BUDGET_CHANGE = 0.25
 
