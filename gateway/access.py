@@ -68,9 +68,7 @@ def read_access(tenants: Path | None, api_keys: Path | None, api_key: str | None
     known = read_tenants(tenants)
     for name in owners.values():
         if name not in known:
-            raise ConfigError(
-                f"API keys: {api_keys}: {name} is no tenant of {tenants}", param="api_keys"
-            )
+            raise ConfigError(f"{api_keys}: {name} is no tenant of {tenants}", param="api_keys")
     return Access(known, keys)
 
 

@@ -7,14 +7,14 @@ is told when to come again: not a constant, but when by the measured pace there 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from math import inf
 
 from gateway.deadlines import Deadlines
 from gateway.fleet import Fleet
 from gateway.forecast import Forecast
-from gateway.generation import Generation
+from gateway.generation import Generation, Phase
 from gateway.prefill_queue import PrefillQueue
 from gateway.tenants import Tenants
 from tandem.core.errors import (
@@ -47,17 +47,17 @@ class Admission:
         queue: PrefillQueue,
         max_queue: int,
         tenants: Tenants,
-        roles: Iterable[WorkerRole],
+        needed_roles: Callable[[], Iterable[WorkerRole]],
     ) -> None:
-        """The queue has `max_queue` places. `roles` are those that a request needs a worker of
-        each."""
+        """The queue has `max_queue` places. `needed_roles` are those of which there must be a
+        worker each."""
         self.deadlines = Deadlines()
         self._fleet = fleet
         self._queue = queue
         self._max_queue = max_queue
         self._tenants = tenants
         self._total_weight = sum(tenant.weight for tenant in tenants.values())
-        self._roles = tuple(roles)
+        self._needed_roles = needed_roles
         self._forecast = Forecast(fleet, queue)
         self._in_flight = {name: InFlight() for name in tenants}
 
@@ -76,11 +76,15 @@ class Admission:
         """Raise `Unavailable`, `ResourceExhausted`, `RateLimitExceeded`, `InvalidRequest` or
         `DeadlineExceeded` if so many generations of a tenant are not let in, whatever their
         lengths."""
-        if missing := self._fleet.missing(self._roles):
+        if missing := self._fleet.missing(self._needed_roles()):
             raise Unavailable(
                 f"there is no {missing.name.lower()} worker", retry_after_s=RETRY_AFTER_S
             )
-        if self._is_full(tenant):
+        if num_choices > self._max_queue:
+            raise InvalidRequest(
+                f"the queue has {self._max_queue} places, and this wants {num_choices}", param="n"
+            )
+        if self._is_full(tenant, num_choices):
             retry_after_s = self._forecast.next_place_s() or RETRY_AFTER_S
             raise ResourceExhausted("the queue is full", retry_after_s=retry_after_s)
         used, limit = len(self._in_flight[tenant].generations), self._tenants[tenant].max_requests
@@ -104,8 +108,9 @@ class Admission:
         self.deadlines.add(generation)
 
     def leave(self, generation: Generation, now: float) -> None:
-        """One that was let in has ended."""
-        self._forecast.ended(now)
+        """One that was let in has ended: with a place in the queue, or with what it had since."""
+        if generation.phase is not Phase.QUEUED:
+            self._forecast.ended(now)
         in_flight = self._in_flight[generation.request.tenant]
         del in_flight.generations[generation]
         in_flight.num_tokens -= generation.max_length
@@ -116,12 +121,14 @@ class Admission:
         deadline_s = generation.request.deadline_s
         return deadline_s < inf and now + self._forecast.work_s(generation) > deadline_s
 
-    def _is_full(self, tenant: str) -> bool:
-        """Whether the queue has no place for one more of a tenant: none at all, and not one of
+    def _is_full(self, tenant: str, num_wanted: int) -> bool:
+        """Whether the queue has no places for so many more of a tenant: not in all, and not of
         those that its weight gives it whatever others have queued."""
         share = self._tenants[tenant].weight / self._total_weight
-        num_queued = self._queue.num_queued(tenant)
-        return len(self._queue) >= self._max_queue and num_queued >= share * self._max_queue
+        num_others_wanted = num_wanted - 1
+        num_in_all = len(self._queue) + num_others_wanted
+        num_own = self._queue.num_queued(tenant) + num_others_wanted
+        return num_in_all >= self._max_queue and num_own >= share * self._max_queue
 
     def _check_quota(
         self, tenant: str, used: int, num_wanted: int, limit: int | None, what: str, param: str

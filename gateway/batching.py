@@ -49,7 +49,7 @@ class BatchingContext:
 
 class Batching(ABC):
     """Takes generations from the queue, places them on workers and tells these what to compute.
-    `roles` are the workers' roles that a request needs."""
+    `roles` are those of the workers that a request goes through."""
 
     roles: ClassVar[tuple[WorkerRole, ...]]
 
@@ -64,6 +64,11 @@ class Batching(ABC):
         self._pace = Pace()
         self._is_pace_known = False
         self._retimed: dict[DecodeView, None] = {}
+
+    @property
+    def needed_roles(self) -> tuple[WorkerRole, ...]:
+        """Those of which there must be a worker each, or nothing new is taken."""
+        return self.roles
 
     @abstractmethod
     def check(self, info: WorkerInfo) -> None:

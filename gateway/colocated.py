@@ -12,7 +12,6 @@ from gateway.colocated_policies import ColocatedPolicy
 from gateway.generation import Generation, Phase
 from gateway.router import choose_colocated
 from gateway.stages import Stage
-from gateway.step_budgets import set_step_rule
 from gateway.worker_view import DecodeView, PrefillView
 from tandem.core.worker import WorkerInfo, WorkerRole
 
@@ -31,8 +30,10 @@ class ColocatedBatching(Batching):
 
     def timed(self, worker: PrefillView | DecodeView) -> None:
         super().timed(worker)
-        if isinstance(worker, DecodeView):
-            set_step_rule(worker, self._policy.rule(worker), self._outbox)
+        if isinstance(worker, DecodeView) and (
+            command := worker.set_step_rule(self._policy.rule(worker))
+        ):
+            self._outbox.send(worker, command)
 
     def compose(self) -> None:
         self._tell_recompute_costs(self._take_retimed())

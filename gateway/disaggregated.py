@@ -14,7 +14,7 @@ from gateway.batching import Batching, BatchingContext
 from gateway.generation import Generation, Phase
 from gateway.local_prefill import Backlog, LocalPrefill, LocalPrefillMode
 from gateway.router import choose_decode, choose_prefill
-from gateway.stages import Stage
+from gateway.stages import AttemptEnd, Stage
 from gateway.worker_view import DecodeView, FormingBatch, PrefillView, WorkerView
 from tandem.core.commands import Admit, PrefillBatch
 from tandem.core.errors import Mismatch
@@ -25,6 +25,8 @@ MAX_BATCH_S = 0.25
 # A batch may last as long as so many steps without tokens: most of it goes into its tokens, however
 # slow the worker.
 MIN_BATCH_STEPS = 4
+# How long a batch waits for a decode worker's answer: one that is well takes a few milliseconds.
+MAX_ANSWER_S = 0.25
 # Tokens of a batch while nothing is known of the worker's pace.
 FIRST_BATCH_TOKENS = 256
 
@@ -60,6 +62,17 @@ class DisaggregatedBatching(Batching):
         # each worker whether it is the soonest of all would cost the cube of their number.
         self._next: NextPrompt | None = None
         self._is_next_known = False
+        self._had_prefill = False
+
+    @property
+    def needed_roles(self) -> tuple[WorkerRole, ...]:
+        """As `Batching.needed_roles`. Decode workers that may compute prompts do so for all prefill
+        workers that are lost, but begin when the first of them has come."""
+        return (WorkerRole.DECODE,) if self._local and self._had_prefill else self.roles
+
+    def fleet_changed(self) -> None:
+        super().fleet_changed()
+        self._had_prefill = self._had_prefill or bool(self._fleet.prefill)
 
     def check(self, info: WorkerInfo) -> None:
         if info.layout.block_size > self._limits.max_batch_tokens:
@@ -71,6 +84,7 @@ class DisaggregatedBatching(Batching):
     def compose(self) -> None:
         for worker in self._fleet.prefill.values():
             if worker.forming:
+                self._leave_unanswered(worker.forming)
                 self._send_if_complete(worker)
         retimed = self._take_retimed()
         self._tell_recompute_costs(retimed)
@@ -89,8 +103,9 @@ class DisaggregatedBatching(Batching):
             generation.prefill.forming.unanswered.discard(generation.sequence_id)
 
     def _can_ever_run(self, generation: Generation) -> bool:
+        uses_decode = generation.needs_decode or not self._fleet.prefill
         return _fits(self._fleet.prefill, generation.num_context_tokens) and (
-            not generation.needs_decode or _fits(self._fleet.decode, generation.max_length)
+            not uses_decode or _fits(self._fleet.decode, generation.max_length)
         )
 
     # Where a prompt is computed
@@ -137,10 +152,10 @@ class DisaggregatedBatching(Batching):
 
     def _give_to_decode(self, generation: Generation) -> bool:
         """Have a decode worker compute the head of the queue, if one would have its first token
-        sooner than any prefill worker. What ends with that token needs none."""
-        if self._local is None or not generation.needs_decode:
-            return False
+        sooner than any prefill worker. What ends with that token needs none, if there are those."""
         prefill = self._open_prefill()
+        if self._local is None or (prefill and not generation.needs_decode):
+            return False
         elsewhere_s = min((self._first_token_s(each, generation) for each in prefill), default=inf)
         idle = (each for each in prefill if not each.queued_batches)
         num_idle_tokens = min((each.uncached_tokens(generation) for each in idle), default=inf)
@@ -161,8 +176,8 @@ class DisaggregatedBatching(Batching):
         prefill = self._open_prefill()
         while prefill and (last := self._last_queued()):
             elsewhere_s = min(self._first_token_s(each, last) for each in prefill)
-            num_before = self._queue.num_tokens - last.num_tokens_left
-            before_s = num_before * self._uncached_share() * self._fleet.token_s() / len(prefill)
+            num_before = self._queue.num_tokens_left - last.num_tokens_left
+            before_s = num_before * self._fleet.token_s() / len(prefill)
             backlog = Backlog((len(self._queue) - 1) / len(prefill), elsewhere_s + before_s)
             if not last.needs_decode:
                 return
@@ -180,12 +195,6 @@ class DisaggregatedBatching(Batching):
 
     def _open_prefill(self) -> list[PrefillView]:
         return [worker for worker in self._fleet.prefill.values() if worker.is_open]
-
-    def _uncached_share(self) -> float:
-        """Of the prompts' tokens so far, those that prefill workers did not have cached."""
-        num_tokens = sum(each.num_prompt_tokens for each in self._fleet.prefill.values())
-        num_cached = sum(each.num_cached_tokens for each in self._fleet.prefill.values())
-        return 1 - num_cached / num_tokens if num_tokens else 1.0
 
     def _first_token_s(self, worker: PrefillView, generation: Generation) -> float:
         """In how many seconds a prefill worker would have the first token of a queued generation,
@@ -218,7 +227,7 @@ class DisaggregatedBatching(Batching):
     def _form(self, worker: PrefillView) -> None:
         """Begin a batch of what there is for it: at least one chunk, for a batch has room for a
         block."""
-        forming = worker.forming = FormingBatch()
+        forming = worker.forming = FormingBatch(self._clock.now_s)
         budget = self._batch_tokens(worker)
         for generation in self._candidates(worker):
             end = self._chunk_end(generation, worker, budget)
@@ -231,6 +240,10 @@ class DisaggregatedBatching(Batching):
             forming.chunks.append((generation, generation.num_scheduled, end))
             budget -= generation.num_tokens_left - (generation.num_context_tokens - end)
             generation.num_scheduled = end
+            if generation.num_tokens_left:
+                worker.started[generation.sequence_id] = generation
+            else:
+                worker.started.pop(generation.sequence_id, None)
             self._is_next_known = False
         self._send_if_complete(worker)
         self._is_next_known = False
@@ -262,12 +275,8 @@ class DisaggregatedBatching(Batching):
                 return
 
     def _started(self, worker: PrefillView) -> list[Generation]:
-        """The worker's prompts that have chunks left."""
-        return [
-            each
-            for each in worker.generations.values()
-            if each.phase is Phase.PREFILLING and each.num_tokens_left
-        ]
+        """The worker's prompts that have chunks left, and their first one behind them."""
+        return [each for each in worker.started.values() if each.phase is Phase.PREFILLING]
 
     def _chunk_end(self, generation: Generation, worker: PrefillView, budget: int) -> int | None:
         """Where the next chunk ends: with the prompt, or with a block; None if nothing fits. What
@@ -291,6 +300,21 @@ class DisaggregatedBatching(Batching):
         worker.enter(generation, worker.blocks_for(generation.num_context_tokens))
         generation.prefill, generation.prefill_worker = worker, worker.info.worker_id
         generation.phase = Phase.RESERVING
+
+    def _leave_unanswered(self, forming: FormingBatch) -> None:
+        """Do not let a batch, and all that waits behind it, wait for a decode worker that stands
+        still: its prompts go back to the queue, and nothing new goes there until it is heard."""
+        if self._clock.now_s < forming.since_s + MAX_ANSWER_S:
+            return
+        unanswered = [
+            generation
+            for generation, _, _ in forming.chunks
+            if generation.sequence_id in forming.unanswered
+        ]
+        for generation in unanswered:
+            if generation.decode:
+                generation.decode.owes_answers = True
+            self._lifecycle.requeue(generation, AttemptEnd.REFUSED)
 
     def _send_if_complete(self, worker: PrefillView) -> None:
         """Send the forming batch once no reservation is open, and tell the decode workers to let

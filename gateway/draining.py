@@ -8,6 +8,7 @@ worker does not finish is lost with it, like anything that a lost worker holds.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from math import inf
 
 from gateway.effects import Outbox
@@ -29,19 +30,19 @@ MAX_GONE = 256
 class Draining:
     """Decides what stays with draining workers, and which of them can be dismissed.
 
-    `roles` are those that a request needs a worker of each. Times are in monotonic seconds.
+    `needed_roles` are those of which there must be a worker each. Times are in monotonic seconds.
     """
 
     def __init__(
         self,
         fleet: Fleet,
         outbox: Outbox,
-        roles: tuple[WorkerRole, ...],
+        needed_roles: Callable[[], Iterable[WorkerRole]],
         lifecycle: Lifecycle,
     ) -> None:
         self._fleet = fleet
         self._outbox = outbox
-        self._roles = roles
+        self._needed_roles = needed_roles
         self._lifecycle = lifecycle
         self._workers: list[PrefillView | DecodeView] = []
         # The epochs of those that an operator has taken out of service: they outlast the view, for
@@ -102,7 +103,7 @@ class Draining:
     def hand_over(self, now: float) -> None:
         """Let what draining workers will not finish in time go on elsewhere. To be called when that
         time has come, and when there is somewhere else anew."""
-        if not self._workers or not all(map(self._fleet.has_open, self._roles)):
+        if not self._workers or not all(map(self._fleet.has_open, self._needed_roles())):
             return
         for worker in self._workers:
             for generation in list(worker.generations.values()):

@@ -30,10 +30,11 @@ class Forecast:
     def next_place_s(self) -> float:
         """Until a prompt more has left the queue: by the pace of computing them, or by that of the
         answers' ends, whichever is slower."""
-        return max(self._wait_s(self._queue.num_tokens / len(self._queue)), self._end_interval_s)
+        mean_tokens = self._queue.num_tokens_left / len(self._queue)
+        return max(self._wait_s(mean_tokens), self._end_interval_s)
 
     def ended(self, now: float) -> None:
-        """A generation has ended, at `now` in monotonic seconds."""
+        """A generation that had left the queue has ended, at `now` in monotonic seconds."""
         if self._last_end_s:
             interval_s = now - self._last_end_s
             self._end_interval_s += END_WEIGHT * (interval_s - self._end_interval_s)

@@ -88,7 +88,7 @@ class Frontend:
         self._kept_ids = frozenset() if self._opening_id is None else frozenset({self._opening_id})
         self._tokenizing = Offload("tokenize", NUM_TOKENIZER_THREADS, MAX_PENDING_CHARS)
         self._checking = Offload("grammar", NUM_GRAMMAR_THREADS, MAX_PENDING_GRAMMARS)
-        self._active: set[str] = set()
+        self._active: set[tuple[str, str]] = set()
         self._idle = asyncio.Event()
         self._idle.set()
         # The first token's bytes take as long as reading the tokenizer does: not when a client
@@ -275,7 +275,7 @@ class Frontend:
                 )
             # All or none.
             submitted.pop_all()
-        self._active.add(request_id)
+        self._active.add((request.tenant, request_id))
         self._idle.clear()
         return Answer(
             request_id=request_id,
@@ -283,16 +283,17 @@ class Frontend:
             num_prompt_tokens=num_prompt_tokens,
             choices=choices,
             choices_per_prompt=request.num_choices,
-            on_close=partial(self._closed, request_id, trace),
+            on_close=partial(self._closed, request.tenant, request_id, trace),
         )
 
     def _name(self, request: GenerationRequest) -> str:
-        """It names the request's tokens: no two that run may share it. Whoever chose it for this
-        alone is told so; a trace may have several requests, as after a client's retry."""
-        if request.request_id in self._active:
+        """It names the request's tokens: no two of a tenant that run may share it. Whoever chose it
+        for this alone is told so; a trace may have several requests, as after a client's retry."""
+        tenant = request.tenant
+        if (tenant, request.request_id) in self._active:
             raise InvalidRequest("a request with this request_id is running", param="request_id")
         name = request.request_id or request.trace_id or secrets.token_hex(16)
-        while name in self._active:
+        while (tenant, name) in self._active:
             name = f"{request.trace_id}-{secrets.token_hex(4)}"
         return name
 
@@ -318,9 +319,9 @@ class Frontend:
         names = frozenset(tool.name for tool in use.callable)
         return ToolCallParser(self._tool_format.syntax, names, None if use.several else 1)
 
-    def _closed(self, request_id: str, trace: RequestTrace) -> None:
+    def _closed(self, tenant: str, request_id: str, trace: RequestTrace) -> None:
         trace.end()
-        self._active.discard(request_id)
+        self._active.discard((tenant, request_id))
         if not self._active:
             self._idle.set()
 

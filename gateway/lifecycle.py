@@ -67,6 +67,7 @@ class Lifecycle:
             return
         if generation.phase is Phase.QUEUED:
             self._queue.remove(generation)
+        self._give_back(generation)
         if isinstance(event, Ended):
             self.lengths.observe(len(generation.token_ids))
         self._admission.leave(generation, self._clock.now_s)
@@ -80,9 +81,7 @@ class Lifecycle:
 
     def requeue(self, generation: Generation, why: AttemptEnd) -> None:
         """Take a generation from its workers, and put it back to its place in the queue."""
-        if generation.phase is Phase.RESERVING:
-            # Nothing was computed of what its tenant was charged for.
-            self._shares.give_back(generation)
+        self._give_back(generation)
         self._leave_decode(generation)
         self.leave_prefill(generation)
         generation.restart(next(self._sequence_ids), self._clock.now_s, why)
@@ -108,6 +107,11 @@ class Lifecycle:
             generation.prefill = None
             worker.leave(generation)
             self._outbox.send(worker, Remove(generation.sequence_id))
+
+    def _give_back(self, generation: Generation) -> None:
+        """Nothing was computed yet of what the tenant of a reserving one was charged for."""
+        if generation.phase is Phase.RESERVING:
+            self._shares.give_back(generation)
 
     def _leave_decode(self, generation: Generation) -> None:
         if worker := generation.decode:

@@ -27,7 +27,6 @@ from gateway.step_budgets import (
     idle_token_budget,
     num_free_tokens,
     num_on_target,
-    set_step_rule,
     token_budget,
 )
 from gateway.step_times import Pace
@@ -86,7 +85,8 @@ class LocalPrefill:
             idle_budget = idle_token_budget(worker.idle_step_times)
             budget, idle_budget = (min(self._max_budget, each) for each in (budget, idle_budget))
             rule = StepRule(budget, mixed=True, idle_token_budget=idle_budget)
-            set_step_rule(worker, rule, self._outbox)
+            if command := worker.set_step_rule(rule):
+                self._outbox.send(worker, command)
 
     def choose(
         self, generation: Generation, pace: Pace, elsewhere_s: float, num_idle_tokens: float = inf
@@ -98,7 +98,8 @@ class LocalPrefill:
         soonest_s, place = elsewhere_s, None
         for worker in self._fleet.decode.values():
             num_tokens = worker.uncached_tokens(generation)
-            if not worker.step_times.is_measured or num_tokens >= num_idle_tokens:
+            is_known = worker.step_times.is_measured or elsewhere_s == inf
+            if not is_known or num_tokens >= num_idle_tokens:
                 continue
             is_patient = elsewhere_s < inf and not self._may_join(worker, num_tokens, pace)
             if is_patient and (worker.num_running or worker.own_prompts):

@@ -177,7 +177,7 @@ class GatewayCollector(Collector):
         scheduler = self._scheduler
         yield gauge(
             "tandem_queued_tokens",
-            "Prompt tokens in the queue.",
+            "Prompt tokens in the queue that are not thought to be cached.",
             (),
             [((), scheduler.num_queued_tokens)],
         )

@@ -39,7 +39,7 @@ class OwnPrompts:
 
     def begin(self, generation: Generation, num_cached_tokens: int) -> None:
         """It begins one behind the tokens that it had cached."""
-        generation.num_scheduled = num_cached_tokens
+        generation.num_scheduled = generation.expected_cached_tokens = num_cached_tokens
         self._num_left = None
 
     def stepped(self, num_tokens: int) -> None:

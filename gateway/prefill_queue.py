@@ -17,10 +17,10 @@ Rank = tuple[float, int]
 
 class TenantQueue:
     """One tenant's, ordered by rank. A generation's is the same for as long as it is queued.
-    `num_tokens` are those of all prompts."""
+    `num_tokens_left` are those of all prompts that are not thought to be cached."""
 
     def __init__(self, rank: Callable[[Generation], Rank]) -> None:
-        self.num_tokens = 0
+        self.num_tokens_left = 0
         self._rank = rank
         self._queued: list[Generation] = []
 
@@ -36,18 +36,18 @@ class TenantQueue:
 
     def push(self, generation: Generation) -> None:
         insort(self._queued, generation, key=self._rank)
-        self.num_tokens += generation.num_tokens_left
+        self.num_tokens_left += generation.num_tokens_left
 
     def remove(self, generation: Generation) -> None:
         del self._queued[self._place(generation)]
-        self.num_tokens -= generation.num_tokens_left
+        self.num_tokens_left -= generation.num_tokens_left
 
     def num_tokens_before(self, generation: Generation) -> int:
         """Of the prompts before a generation, queued or not."""
         place, middle = self._place(generation), len(self._queued) // 2
         if place <= middle:
             return _num_tokens(self._queued[:place])
-        return self.num_tokens - _num_tokens(self._queued[place:])
+        return self.num_tokens_left - _num_tokens(self._queued[place:])
 
     def _place(self, generation: Generation) -> int:
         return bisect_left(self._queued, self._rank(generation), key=self._rank)
@@ -67,9 +67,9 @@ class PrefillQueue:
         self._heads: dict[str, Rank] = {}
 
     @property
-    def num_tokens(self) -> int:
-        """Those of all prompts."""
-        return sum(queue.num_tokens for queue in self._queues.values())
+    def num_tokens_left(self) -> int:
+        """Those of all prompts that are not thought to be cached."""
+        return sum(queue.num_tokens_left for queue in self._queues.values())
 
     def num_queued(self, tenant: str) -> int:
         """How many a tenant has."""
@@ -104,7 +104,7 @@ class PrefillQueue:
 
     def last(self) -> Generation | None:
         """The last in the order of the tenant that has the most tokens here, or None."""
-        queue = max(self._queues.values(), key=lambda each: each.num_tokens, default=None)
+        queue = max(self._queues.values(), key=lambda each: each.num_tokens_left, default=None)
         return queue.last if queue else None
 
     def take(self, generation: Generation) -> None:
@@ -131,7 +131,7 @@ class PrefillQueue:
         if own is None:
             return 0.0
         num_before = own.num_tokens_before(generation)
-        num_others = self.num_tokens - own.num_tokens
+        num_others = self.num_tokens_left - own.num_tokens_left
         share = self._shares.share(tenant, self._queues)
         return num_before + min(num_others, num_before * (1 / share - 1))
 

@@ -74,8 +74,9 @@ class Scheduler:
         self._queue = PrefillQueue(policy, shares)
         sequence_ids = count(first_id)
         self._self_checks = SelfChecks(self_check_rate, self._fleet, self._outbox, sequence_ids)
-        roles = (ColocatedBatching if colocated else DisaggregatedBatching).roles
-        self._admission = Admission(self._fleet, self._queue, limits.max_queue, tenants, roles)
+        self._admission = Admission(
+            self._fleet, self._queue, limits.max_queue, tenants, self._needed_roles
+        )
         self._lifecycle = Lifecycle(
             self._fleet,
             shares,
@@ -110,7 +111,7 @@ class Scheduler:
             self._clock,
             recompute_bad_kv,
         )
-        self.draining = Draining(self._fleet, self._outbox, roles, self._lifecycle)
+        self.draining = Draining(self._fleet, self._outbox, self._needed_roles, self._lifecycle)
 
     def take_effects(self) -> list[Effect]:
         """What is to be done, in order, since the last call."""
@@ -133,8 +134,8 @@ class Scheduler:
 
     @property
     def num_queued_tokens(self) -> int:
-        """Prompt tokens of these."""
-        return self._queue.num_tokens
+        """Prompt tokens of these that are not thought to be cached."""
+        return self._queue.num_tokens_left
 
     @property
     def num_in_flight(self) -> Mapping[str, int]:
@@ -148,13 +149,13 @@ class Scheduler:
 
     @property
     def roles(self) -> tuple[WorkerRole, ...]:
-        """Those that a request needs a worker of each."""
+        """Those of the workers that a request goes through."""
         return self._batching.roles
 
     @property
     def is_ready(self) -> bool:
-        """Whether there is a worker of each role, and not only such as drain."""
-        return self._fleet.missing(self.roles) is None
+        """Whether there is a worker of each role that is needed, and not only such as drain."""
+        return self._fleet.missing(self._needed_roles()) is None
 
     def advance(self, now: float) -> None:
         """It is `now`, in monotonic seconds. To be called before what happens at a time that is not
@@ -290,3 +291,6 @@ class Scheduler:
             worker.prefix_index.apply(cache_changes)
         may_take_more = worker.has_said(use)
         return may_take_more and (self.num_queued > 0 or self._self_checks.is_waiting)
+
+    def _needed_roles(self) -> tuple[WorkerRole, ...]:
+        return self._batching.needed_roles

@@ -111,8 +111,9 @@ class Standby:
                 while not self.is_connected(address):  # noqa: ASYNC110 - a link tells nobody
                     await asyncio.sleep(POLL_S)
         except TimeoutError:
-            self._unlink(address)
-            return False
+            if not self.is_connected(address):
+                self._unlink(address)
+                return False
         return True
 
     async def _successor(self) -> str:

@@ -10,11 +10,7 @@ they cost running sequences is bounded.
 
 from __future__ import annotations
 
-from gateway.effects import Outbox
 from gateway.step_times import MAX_GROWTH, Pace, StepTimes
-from gateway.worker_view import DecodeView
-from tandem.core.commands import SetStepRule
-from tandem.core.plan import StepRule
 
 # A step with prompt tokens beside running sequences may take so many times one without.
 MAX_STRETCH = 1.25
@@ -33,8 +29,6 @@ MAX_FIRST_BUDGET = 128
 # How much of the time that a token may take a step does: the rest is what lies between two steps,
 # and what is not foreseen.
 TARGET_SHARE = 0.95
-# A budget that differs by less stays.
-BUDGET_CHANGE = 0.25
 
 
 def token_budget(times: StepTimes, pace: Pace, is_hurried: bool, target_s: float = 0.0) -> int:
@@ -85,22 +79,6 @@ def num_free_tokens(times: StepTimes, token_s: float) -> int:
     stretched_s = times.seconds(num_tokens)
     is_free = num_tokens >= HURRIED_BUDGET and stretched_s <= MAX_FREE_STRETCH * times.bare_s
     return num_tokens if is_free and times.largest > 0 else 0
-
-
-def set_step_rule(worker: DecodeView, rule: StepRule, outbox: Outbox) -> None:
-    """Tell a worker how to fill its steps, unless what it was told is near enough."""
-    known = worker.step_rule
-    if (
-        rule.mixed != known.mixed
-        or _differs(rule.prefill_token_budget, known.prefill_token_budget)
-        or _differs(rule.idle_token_budget, known.idle_token_budget)
-    ):
-        worker.step_rule = rule
-        outbox.send(worker, SetStepRule(rule))
-
-
-def _differs(budget: int, known: int) -> bool:
-    return abs(budget - known) > BUDGET_CHANGE * known
 
 
 def _num_fitting(times: StepTimes, token_s: float) -> int:

@@ -61,4 +61,4 @@ def read_tenants(path: Path) -> Tenants:
 
 
 def _config_error(path: Path, what: str) -> ConfigError:
-    return ConfigError(f"tenants: {path} {what}", param="tenants")
+    return ConfigError(f"{path} {what}", param="tenants")

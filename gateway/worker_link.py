@@ -97,10 +97,11 @@ class WorkerLink:
         ]
 
     def cancel(self) -> None:
-        """For a link without a worker: from here on none can join. `stop` waits for its end."""
+        """From here on no worker can join. One that has just come is lost. `stop` waits for the
+        link's end."""
         self._stopping = True
-        for task in self._tasks:
-            task.cancel()
+        self._cancel_tasks()
+        self._lose(Unavailable("nobody looks for it any more"))
 
     async def stop(self) -> None:
         """Say goodbye, so that the worker ends the lease now and not when it has run out."""
@@ -108,8 +109,12 @@ class WorkerLink:
         self._wake.set()
         if self._tasks:
             await asyncio.wait(self._tasks[:1], timeout=GOODBYE_TIMEOUT_S)
-            self.cancel()
+            self._cancel_tasks()
             await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _cancel_tasks(self) -> None:
+        for task in self._tasks:
+            task.cancel()
 
     # Whether the worker lives
 

@@ -15,7 +15,7 @@ from gateway.prefix_index import PrefixIndex
 from gateway.send_rate import SendRate
 from gateway.stages import transfer_times
 from gateway.step_times import StepTimes
-from tandem.core.commands import Reserve
+from tandem.core.commands import Reserve, SetStepRule
 from tandem.core.kv import Plane
 from tandem.core.plan import StepRule
 from tandem.core.reports import Span, SpanKind
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 MAX_BATCHES = 2
 # Of a prefill worker's pool, for prompts that go to one and the same decode worker.
 MAX_DESTINATION_SHARE = 0.5
+# A budget of prompt tokens that differs by less stays.
+BUDGET_CHANGE = 0.25
 # Of who was not told to compute any.
 NO_PROMPTS = StepRule(0, mixed=True)
 
@@ -164,8 +166,10 @@ class WorkerView:
 
 @dataclass(slots=True, eq=False)
 class FormingBatch:
-    """A batch whose reservations are not all answered. `chunks` are (generation, start, end)."""
+    """A batch whose reservations, made at `since_s`, are not all answered. `chunks` are
+    (generation, start, end)."""
 
+    since_s: float
     chunks: list[tuple[Generation, int, int]] = field(default_factory=list)
     unanswered: set[int] = field(default_factory=set)
 
@@ -182,11 +186,13 @@ class FormingBatch:
 class PrefillView(WorkerView):
     """A prefill worker. `batches` are what it runs or has waiting, by id, in tokens that are not
     thought to be cached; `send_rate` is how fast KV leaves it. `failed_edges`
-    are decode workers that it could not reach of late, and until when they are avoided;
+    are decode workers that it could not reach of late, and until when they are avoided; `started`
+    are the prompts that have chunks left, of those that it has begun or is about to;
     `bound_blocks` counts the blocks of prompts by the decode worker that they are bound for."""
 
     batches: dict[int, int] = field(default_factory=dict)
     forming: FormingBatch | None = None
+    started: dict[int, Generation] = field(default_factory=dict)
     send_rate: SendRate = field(default_factory=SendRate)
     failed_edges: dict[str, float] = field(default_factory=dict)
     bound_blocks: Counter[str] = field(default_factory=Counter)
@@ -251,6 +257,9 @@ class PrefillView(WorkerView):
     def leave(self, generation: Generation) -> int:
         num_blocks = WorkerView.leave(self, generation)
         self.bound_blocks[generation.decode_worker] -= num_blocks
+        if not self.bound_blocks[generation.decode_worker]:
+            del self.bound_blocks[generation.decode_worker]
+        self.started.pop(generation.sequence_id, None)
         if forming := self.forming:
             forming.chunks = [each for each in forming.chunks if each[0] is not generation]
             forming.unanswered.discard(generation.sequence_id)
@@ -260,8 +269,9 @@ class PrefillView(WorkerView):
 @dataclass(slots=True, eq=False)
 class DecodeView(WorkerView):
     """A decode worker. `asked_blocks` were asked for since it was last heard, by sequence, and are
-    not granted yet. `num_refused_blocks`: it refused a reservation of
-    so many blocks, and was not heard to have them since; 0 if it refused none.
+    not granted yet; it `owes_answers` if that took too long, until it is
+    heard. `num_refused_blocks`: it refused a reservation of so many blocks, and was not heard to
+    have them since; 0 if it refused none.
     `step_rule` is what it was told to compute prompts by, if it was; `idle_step_times` are those
     of its steps without sequences, if the rule has a budget for them. Of its generations
     `num_running` are decoded, or were before they were parked; the others' prompts are still
@@ -271,6 +281,7 @@ class DecodeView(WorkerView):
     those that it computes itself. `tenant_seqs` and `tenant_blocks` are what each tenant holds."""
 
     asked_blocks: dict[int, int] = field(default_factory=dict)
+    owes_answers: bool = False
     num_refused_blocks: int = 0
     step_rule: StepRule = NO_PROMPTS
     num_running: int = 0
@@ -280,6 +291,19 @@ class DecodeView(WorkerView):
     own_prompts: OwnPrompts = field(default_factory=OwnPrompts)
     tenant_seqs: Counter[str] = field(default_factory=Counter)
     tenant_blocks: Counter[str] = field(default_factory=Counter)
+
+    def set_step_rule(self, rule: StepRule) -> SetStepRule | None:
+        """What to tell it, so that it fills its steps by a rule; None if the one that it knows is
+        near enough."""
+        known = self.step_rule
+        if (
+            rule.mixed == known.mixed
+            and not _differs(rule.prefill_token_budget, known.prefill_token_budget)
+            and not _differs(rule.idle_token_budget, known.idle_token_budget)
+        ):
+            return None
+        self.step_rule = rule
+        return SetStepRule(rule)
 
     @property
     def step_token_budget(self) -> int:
@@ -316,7 +340,8 @@ class DecodeView(WorkerView):
 
     def has_said(self, use: PoolUse) -> bool:
         """As `WorkerView.has_said`."""
-        has_more = use.num_free_blocks > self.num_free_blocks
+        has_more = self.owes_answers or use.num_free_blocks > self.num_free_blocks
+        self.owes_answers = False
         WorkerView.has_said(self, use)
         if 0 < self.num_refused_blocks <= self.num_free_blocks:
             self.num_refused_blocks = 0
@@ -333,7 +358,7 @@ class DecodeView(WorkerView):
         """Whether there are the blocks that a generation begins with, and will be those that it and
         the others are expected to have in the end. Cached ones that others have here cost
         nothing."""
-        if not self.takes_more or self.num_refused_blocks:
+        if not self.takes_more or self.num_refused_blocks or self.owes_answers:
             return False
         num_shared = self._num_shared(self._cached_digests(generation))
         num_first = self.blocks_for(self.first_tokens(generation)) - num_shared
@@ -428,3 +453,7 @@ class DecodeView(WorkerView):
         """Bytes of the KV of this many tokens."""
         layout = self.info.layout
         return num_tokens * layout.token_bytes * layout.num_layers * len(Plane)
+
+
+def _differs(budget: int, known: int) -> bool:
+    return abs(budget - known) > BUDGET_CHANGE * known

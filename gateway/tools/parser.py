@@ -75,6 +75,7 @@ class ToolCallParser:
         if self._step not in (
             self._in_arguments,
             self._after_arguments,
+            self._in_other_keys,
             self._after_call,
             self._after_all,
         ):
@@ -182,14 +183,24 @@ class ToolCallParser:
         if end is None:
             return False
         # The object around the arguments is still open.
+        self._scanner = ObjectScanner(depth=1)
         self._step = self._after_arguments
         return True
 
     def _after_arguments(self) -> bool:
+        """Other keys of the object are dropped."""
         text = self._buffer.lstrip()
         if not text:
             return False
-        self._buffer = text.removeprefix("}")
+        self._buffer = text
+        self._step = self._in_other_keys if text.startswith((",", "}")) else self._after_call
+        return True
+
+    def _in_other_keys(self) -> bool:
+        end = self._scanner.find_end(self._buffer)
+        self._buffer = "" if end is None else self._buffer[end:]
+        if end is None:
+            return False
         self._step = self._after_call
         return True
 

@@ -14,21 +14,32 @@ def open_tracing(endpoint: str | None, sample: float | None, instance_id: str) -
     """Traces go to the collector at `endpoint`, or at the environment's, and there are none without
     either. Of the requests that are not part of a trace already, the share `sample` is traced.
     Raises `ConfigError`."""
+    collector = find_collector(endpoint)
+    if collector is None:
+        return Tracing()
+    from gateway.tracing.otlp import otlp_tracing
+
+    return otlp_tracing(collector, sample, instance_id)
+
+
+def find_collector(endpoint: str | None) -> str | None:
+    """Where traces go, None for nowhere. Raises `ConfigError` for what is no address, and where
+    OpenTelemetry is missing."""
     variables = map(os.environ.get, ENDPOINT_VARIABLES)
     endpoint = endpoint or next(filter(None, variables), None)
     if endpoint is None:
-        return Tracing()
+        return None
     if not endpoint.startswith(("http://", "https://")):
         raise ConfigError(
             f"{endpoint} is no collector's address: http://HOST:4317, or https://",
             param="otlp_endpoint",
         )
     try:
-        from gateway.tracing.otlp import otlp_tracing
+        import gateway.tracing.otlp  # noqa: F401 - whether it can be
     except ImportError as error:
         raise ConfigError(
             f"traces need OpenTelemetry ({error.name} is missing): "
             "pip install 'tandem-serve[otel]'",
             param="otlp_endpoint",
         ) from None
-    return otlp_tracing(endpoint, sample, instance_id)
+    return endpoint

@@ -96,3 +96,15 @@ async def test_one_that_fails_when_a_worker_is_suspected_loses_it_and_hears_of_t
     async with broken(listener):
         heard = [await listener.events.get() for _ in range(3)]
         assert heard == ["suspected", "lost", "joined"]
+
+
+async def test_a_worker_that_came_just_before_its_link_was_cancelled_is_lost() -> None:
+    """Else its view would stay for ever, and whoever joins again would be refused."""
+    listener = Failing("nothing")
+    link = Scripted(listener)
+    link.start()
+    assert await listener.events.get() == "joined"
+    link.cancel()
+    await link.stop()
+    assert listener.events.get_nowait() == "lost"
+    assert listener.events.empty()

@@ -190,6 +190,15 @@ async def test_two_requests_cannot_share_an_id(frontend, service):
     await read(await frontend.generate(ask(request_id="a")))
 
 
+async def test_tenants_know_nothing_of_each_others_ids(frontend, service):
+    with (
+        await frontend.generate(ask(request_id="a", tenant="one")),
+        await frontend.generate(ask(request_id="a", tenant="two")),
+    ):
+        assert [each.tenant for each in service.requests] == ["one", "two"]
+    assert frontend._idle.is_set()
+
+
 async def test_a_refused_request_leaves_its_id_free(frontend, service):
     service.refusal = ResourceExhausted("the queue is full", retry_after_s=2.0)
     with pytest.raises(ResourceExhausted):

@@ -116,6 +116,16 @@ async def test_who_is_too_late_goes_on_standing_by(monkeypatch) -> None:
         assert not running.done()
 
 
+async def test_who_joins_in_the_last_moment_is_kept(monkeypatch) -> None:
+    workers = Workers("a")
+    monkeypatch.setattr(standby, "TAKE_S", 0.0)
+    looks = iter([False])
+    monkeypatch.setattr(workers, "is_connected", lambda _: next(looks, True))
+    async with standing_by(workers, monkeypatch) as (gate, _):
+        assert await gate._take("a")
+        assert workers.linked == ["a"]
+
+
 async def test_once_in_charge_what_is_found_is_linked_at_once(monkeypatch) -> None:
     workers = Workers("a")
     async with standing_by(workers, monkeypatch) as (gate, _):

@@ -54,6 +54,13 @@ CASES = [
         [CALL_1, CALL_2],
     ),
     (HERMES, f"<tool_call>{F1}</tool_call> and so on", " and so on", [CALL_1]),
+    (
+        HERMES,
+        '<tool_call>{"name": "f", "arguments": {"a": 1} , "id": "}{", "b": {}}</tool_call> so',
+        " so",
+        [CALL_1],
+    ),
+    (HERMES, '<tool_call>{"name": "f", "arguments": {"a": 1}</tool_call> so', " so", [CALL_1]),
     (HERMES, "<tool_cal no, <tool_call", "<tool_cal no, <tool_call", []),
     (HERMES, "<tool_call>\nnonsense", "<tool_call>\nnonsense", []),
     (HERMES, '<tool_call>{"name": "g", "arguments": {}}', None, []),

@@ -40,6 +40,7 @@ class Driver:
         local_prefill: LocalPrefillMode = "auto",
         tpot_target_s: float = 0.0,
         measured: bool = True,
+        prefill: bool = True,
         num_running: int = 3,
     ) -> None:
         limits = Limits(max_batch_tokens=512)
@@ -51,9 +52,10 @@ class Driver:
             tpot_target_s=tpot_target_s,
             tenants=TENANTS,
         )
-        self.join("p", WorkerRole.PREFILL)
+        if prefill:
+            self.join("p", WorkerRole.PREFILL)
         self.join("d", WorkerRole.DECODE)
-        if measured:
+        if measured and prefill:
             for num_tokens in (256, 64) * 10:
                 self.stepped("p", num_tokens, TOKEN_S * num_tokens)
             self.learn("d")

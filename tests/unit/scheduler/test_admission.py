@@ -27,7 +27,7 @@ from tandem.core.errors import (
     TandemError,
     Unavailable,
 )
-from tandem.core.reports import Armed, Reserved, Span, SpanKind, StepDone
+from tandem.core.reports import Armed, BatchDone, Reserved, Span, SpanKind, StepDone, TransferDone
 from tandem.core.sampling_params import SamplingParams
 from tandem.core.worker import WorkerRole
 
@@ -126,10 +126,32 @@ def test_where_answers_end_slower_than_prompts_are_computed_that_counts() -> Non
     driver = Driver(max_queue=3)
     for _ in range(40):
         driver.now += 7.0
-        driver.scheduler.cancel(driver.submit(10))
+        generation = driver.run(10)
+        (batch_id,) = driver.scheduler._fleet.prefill["p"].batches
+        driver.scheduler.report("p", BatchDone(batch_id, 1))
+        driver.scheduler.report("p", TransferDone(generation.sequence_id, 1))
+        driver.scheduler.cancel(generation)
+        for _ in range(8):
+            # Who had nothing yet leaves nothing.
+            driver.scheduler.cancel(driver.submit(10))
     for _ in range(3):
         driver.submit(1000)
     assert driver.refusal(10).retry_after_s == pytest.approx(7.0, rel=0.05)
+
+
+def test_all_choices_of_a_request_have_places_or_none() -> None:
+    driver = Driver(max_queue=3)
+    driver.submit(10)
+    driver.scheduler.check_room(DEFAULT_TENANT, 2, inf, driver.now)
+    with pytest.raises(ResourceExhausted):
+        driver.scheduler.check_room(DEFAULT_TENANT, 3, inf, driver.now)
+
+
+def test_more_choices_than_there_are_places_are_never_let_in() -> None:
+    driver = Driver(max_queue=3)
+    with pytest.raises(InvalidRequest, match="3 places") as caught:
+        driver.scheduler.check_room(DEFAULT_TENANT, 4, inf, driver.now)
+    assert caught.value.param == "n"
 
 
 def test_a_flood_leaves_others_their_places_in_the_queue() -> None:
@@ -276,13 +298,14 @@ def test_what_waits_too_long_ends_before_it_is_computed() -> None:
 def test_what_is_over_ends_wherever_it_is() -> None:
     driver = Driver()
     running = driver.run(10, timeout_s=5.0)
-    reserving = driver.submit(20, timeout_s=5.0)
+    driver.now += 4.9
+    reserving = driver.submit(20, timeout_s=0.1)
     driver.effects()
     later = driver.submit(30, timeout_s=50.0)
-    assert driver.scheduler.next_deadline_s == driver.now + 5.0
-    driver.scheduler.expire(driver.now + 4.9)
+    assert driver.scheduler.next_deadline_s == pytest.approx(driver.now + 0.1)
+    driver.scheduler.expire(driver.now + 0.05)
     assert driver.events() == []
-    driver.scheduler.expire(driver.now + 5.0)
+    driver.scheduler.expire(driver.now + 0.11)
     effects = driver.effects()
     ended = [each for each in effects if isinstance(each, Emit)]
     assert {each.generation for each in ended} == {running, reserving}

@@ -8,8 +8,10 @@ from local_prefill_driver import BASE_S, GPU_BASE_S, TOKEN_S, Driver, gpu_driver
 from gateway.effects import Emit
 from gateway.generation import Phase
 from gateway.local_prefill import MAX_PAYING
+from gateway.prefix_index import PromptPrefix
 from gateway.worker_view import PoolUse
 from tandem.core.errors import DeadlineExceeded
+from tandem.core.prefix_cache import CacheChanges
 
 
 @pytest.mark.parametrize(("num_running", "num_before"), [(1, 1), (3, 2), (4, 3)])
@@ -53,13 +55,26 @@ def test_what_would_be_later_here_than_at_the_end_of_the_queue_stays_there() -> 
 
 
 def test_prompts_that_are_cached_are_no_backlog() -> None:
+    for is_cached in (False, True):
+        driver = Driver()
+        driver.keep_prefill_busy()
+        if is_cached:
+            prefix = PromptPrefix((5,) * 500, block_size=4, salt=b"")
+            cached = CacheChanges(added=tuple(prefix.digests()))
+            driver.scheduler._fleet.prefill["p"].prefix_index.apply(cached)
+        for number in range(4):
+            driver.submit(str(number), length=500)
+        assert bool(driver.local()) is not is_cached
+
+
+def test_what_part_of_the_prompts_was_cached_before_says_nothing_of_those_that_wait() -> None:
     driver = Driver()
     driver.keep_prefill_busy()
     prefill = driver.scheduler._fleet.prefill["p"]
     prefill.num_prompt_tokens, prefill.num_cached_tokens = 1000, 999
     for number in range(4):
         driver.submit(str(number), length=500)
-    assert driver.local() == []
+    assert driver.local() != []
 
 
 def test_a_backlog_does_not_flood_a_worker_whose_costs_are_unknown() -> None:

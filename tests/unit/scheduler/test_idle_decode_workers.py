@@ -6,6 +6,7 @@ import pytest
 from local_prefill_driver import BASE_S, TOKEN_S, Driver
 
 from gateway.local_prefill import LocalPrefillMode
+from gateway.prefix_index import PromptPrefix
 from gateway.step_budgets import (
     HURRIED_BUDGET,
     MAX_IDLE_STRETCH,
@@ -15,7 +16,8 @@ from gateway.step_budgets import (
 from gateway.step_times import StepTimes
 from gateway.tokens import Ended
 from gateway.worker_view import PoolUse
-from tandem.core.reports import Armed, Preempted, SequenceFailed
+from tandem.core.prefix_cache import CacheChanges
+from tandem.core.reports import Armed, Preempted, Reserved, SequenceFailed
 from tandem.core.sequence import FinishReason
 
 # Of a step that takes three times one without prompt tokens.
@@ -210,3 +212,22 @@ def test_a_prompt_that_is_computed_here_runs_from_its_first_token_on() -> None:
     driver.step(generation, FinishReason.LENGTH)
     assert any(isinstance(event, Ended) for event in driver.events())
     assert worker.num_running == 0
+
+
+# What is left of it
+
+
+def test_what_turned_out_not_to_be_cached_is_left() -> None:
+    """The hint said that all but four tokens were; the worker has had none of them any more."""
+    driver = Driver(num_running=0)
+    driver.scheduler.worker_suspected("p")
+    worker = driver.scheduler._fleet.decode["d"]
+    prefix = PromptPrefix((5,) * LENGTH, block_size=4, salt=b"")
+    worker.prefix_index.apply(CacheChanges(added=tuple(prefix.digests())))
+    first, second = (driver.submit(name, length=LENGTH) for name in ("first", "second"))
+    driver.effects()
+    for generation in (first, second):
+        driver.scheduler.report("d", Reserved(generation.sequence_id, b"x", 1, 0))
+    assert worker.num_prompt_tokens_left == 2 * LENGTH
+    driver.stepped("d", 128, 0.1, num_seqs=0)
+    assert (first.num_tokens_left, second.num_tokens_left) == (LENGTH - 128, LENGTH)

@@ -65,5 +65,5 @@ def test_the_head_has_the_lowest_rank_whatever_leaves(data: st.DataObject, polic
             leaving = waiting.pop(data.draw(st.integers(0, len(waiting) - 1)))
             queue.remove(leaving)
         assert len(queue) == len(waiting)
-        assert queue.num_tokens == sum(each.num_prompt_tokens for each in waiting)
+        assert queue.num_tokens_left == sum(each.num_prompt_tokens for each in waiting)
         assert queue.peek() is min(waiting, key=queue.rank, default=None)
