@@ -7,16 +7,17 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
+from gateway.decode_view import DecodeView
 from gateway.effects import Outbox
 from gateway.fleet import Fleet
 from gateway.generation import Generation, Phase
 from gateway.lifecycle import Lifecycle
 from gateway.prefill_queue import PrefillQueue
+from gateway.prefill_view import PrefillView
 from gateway.scheduler_clock import SchedulerClock
 from gateway.self_check import SelfChecks
 from gateway.stages import Stage
 from gateway.step_times import Pace
-from gateway.worker_view import DecodeView, PrefillView
 from tandem.core.commands import Admit, SetRecomputeCost
 from tandem.core.errors import DeadlineExceeded, ResourceExhausted
 from tandem.core.worker import WorkerInfo, WorkerRole

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from gateway.batching import Batching, BatchingContext
 from gateway.colocated_policies import ColocatedPolicy
+from gateway.decode_view import DecodeView
 from gateway.generation import Generation, Phase
+from gateway.prefill_view import PrefillView
 from gateway.router import choose_colocated
 from gateway.stages import Stage
-from gateway.worker_view import DecodeView, PrefillView
 from tandem.core.worker import WorkerInfo, WorkerRole
 
 

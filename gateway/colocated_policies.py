@@ -14,9 +14,9 @@ from itertools import takewhile
 from math import inf
 from typing import NamedTuple, Protocol
 
+from gateway.decode_view import DecodeView
 from gateway.generation import Phase
 from gateway.step_budgets import HURRIED_BUDGET, num_on_target
-from gateway.worker_view import DecodeView
 from tandem.core.errors import ConfigError
 from tandem.core.plan import StepRule
 

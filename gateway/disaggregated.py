@@ -11,11 +11,13 @@ from math import inf
 from typing import NamedTuple
 
 from gateway.batching import Batching, BatchingContext
+from gateway.decode_view import DecodeView
 from gateway.generation import Generation, Phase
 from gateway.local_prefill import Backlog, LocalPrefill, LocalPrefillMode
+from gateway.prefill_view import FormingBatch, PrefillView
 from gateway.router import choose_decode, choose_prefill
 from gateway.stages import AttemptEnd, Stage
-from gateway.worker_view import DecodeView, FormingBatch, PrefillView, WorkerView
+from gateway.worker_view import WorkerView
 from tandem.core.commands import Admit, PrefillBatch
 from tandem.core.errors import Mismatch
 from tandem.core.worker import WorkerInfo, WorkerRole

@@ -12,17 +12,19 @@ from typing import Any
 
 import structlog
 
+from gateway.decode_view import DecodeView
 from gateway.effects import Checked, CheckResult, Emit, Send
 from gateway.generation import Generation
 from gateway.generation_streams import GenerationStream, GenerationStreams
 from gateway.lag import Lag
+from gateway.prefill_view import PrefillView
 from gateway.refusals import Refusals
 from gateway.request_metrics import RequestMetrics
 from gateway.scheduler import Scheduler
 from gateway.timeline import Timeline
 from gateway.tokens import Ended, ServedModel, TokenRequest
 from gateway.worker_link import WorkerLink
-from gateway.worker_view import DecodeView, PoolUse, PrefillView
+from gateway.worker_view import PoolUse
 from tandem.core.errors import Mismatch, TandemError, Unavailable
 from tandem.core.worker import WorkerInfo, WorkerRole
 from tandem.v1 import worker_pb2

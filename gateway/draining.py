@@ -11,12 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from math import inf
 
+from gateway.decode_view import DecodeView
 from gateway.effects import Outbox
 from gateway.fleet import Fleet
 from gateway.generation import Generation
 from gateway.lifecycle import Lifecycle
+from gateway.prefill_view import PrefillView
 from gateway.stages import AttemptEnd
-from gateway.worker_view import DecodeView, PrefillView
 from tandem.core.worker import WorkerRole
 
 # How long before the end what is left is handed over, so that the worker can still let go of it;

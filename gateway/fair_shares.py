@@ -26,10 +26,10 @@ from typing import TYPE_CHECKING
 from gateway.tenants import DEFAULT_TENANT, Tenants
 
 if TYPE_CHECKING:
+    from gateway.decode_view import DecodeView
     from gateway.fleet import Fleet
     from gateway.generation import Generation
     from gateway.prefill_queue import Rank
-    from gateway.worker_view import DecodeView
 
 # What a generated token costs, in prompt tokens: while nothing is measured, as in the paper; and
 # at the least and the most, whatever is measured.

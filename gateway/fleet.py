@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import TYPE_CHECKING
 
+from gateway.decode_view import DecodeView
+from gateway.prefill_view import PrefillView
 from gateway.prefix_index import PromptPrefix
 from gateway.step_times import Pace
-from gateway.worker_view import DecodeView, PrefillView
 from tandem.core.errors import Mismatch, NotFound
 from tandem.core.worker import ModelInfo, WorkerInfo, WorkerRole
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from gateway.decode_view import DecodeView
 from gateway.fleet import Fleet
 from gateway.generation import Generation, Phase
 from gateway.prefill_queue import PrefillQueue
-from gateway.worker_view import DecodeView
 
 # How much the newest answer's end counts.
 END_WEIGHT = 0.1

@@ -17,7 +17,8 @@ from tandem.core.reports import Reserved
 from tandem.core.sequence import FinishReason, SequenceKey
 
 if TYPE_CHECKING:
-    from gateway.worker_view import DecodeView, PrefillView
+    from gateway.decode_view import DecodeView
+    from gateway.prefill_view import PrefillView
 
 # A request whose worker, or KV, was lost so often may be why.
 MAX_RESTARTS = 3

@@ -7,8 +7,9 @@ from typing import Any, Protocol
 
 import grpc
 
+from gateway.decode_view import DecodeView
+from gateway.prefill_view import PrefillView
 from gateway.worker_state import state_of
-from gateway.worker_view import DecodeView, PrefillView
 from tandem.v1 import admin_pb2, admin_pb2_grpc, worker_pb2
 from tandem.wire.status import abort
 

@@ -21,6 +21,7 @@ from math import ceil, inf
 from typing import Literal, NamedTuple
 
 from gateway.batching import BatchingContext
+from gateway.decode_view import DecodeView
 from gateway.generation import Generation
 from gateway.step_budgets import (
     HURRIED_BUDGET,
@@ -30,7 +31,6 @@ from gateway.step_budgets import (
     token_budget,
 )
 from gateway.step_times import Pace
-from gateway.worker_view import DecodeView
 from tandem.core.plan import StepRule
 
 LocalPrefillMode = Literal["auto", "idle", "off"]

@@ -13,10 +13,11 @@ from operator import attrgetter
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
+from gateway.decode_view import DecodeView
 from gateway.lag import Lag
+from gateway.prefill_view import PrefillView
 from gateway.request_metrics import RequestMetrics
 from gateway.scheduler import Scheduler
-from gateway.worker_view import DecodeView, PrefillView
 from tandem.core.histogram import Histogram
 from tandem.process.metrics import counter, gauge, histogram, span_families
 

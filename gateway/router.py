@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from gateway.decode_view import DecodeView
 from gateway.generation import Generation
-from gateway.worker_view import DecodeView, PrefillView
+from gateway.prefill_view import PrefillView
 
 
 def choose_prefill(

@@ -21,6 +21,7 @@ from gateway.admission import Admission
 from gateway.batching import Batching, BatchingContext, Limits
 from gateway.colocated import ColocatedBatching
 from gateway.colocated_policies import ColocatedPolicy
+from gateway.decode_view import DecodeView
 from gateway.disaggregated import DisaggregatedBatching
 from gateway.draining import Draining
 from gateway.effects import Effect, Outbox
@@ -31,12 +32,13 @@ from gateway.lifecycle import Lifecycle
 from gateway.local_prefill import LocalPrefillMode
 from gateway.policies import QueuePolicy
 from gateway.prefill_queue import PrefillQueue
+from gateway.prefill_view import PrefillView
 from gateway.scheduler_clock import SchedulerClock
 from gateway.self_check import SelfChecks
 from gateway.tenants import ONE_TENANT, Tenants
 from gateway.tokens import Ended, TokenRequest
 from gateway.worker_reports import WorkerReports
-from gateway.worker_view import DecodeView, PoolUse, PrefillView
+from gateway.worker_view import PoolUse
 from tandem.core.errors import Cancelled, DeadlineExceeded, TandemError
 from tandem.core.prefix_cache import CacheChanges
 from tandem.core.reports import Span

@@ -21,11 +21,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from math import inf
 
+from gateway.decode_view import DecodeView
 from gateway.effects import Checked, CheckResult, Outbox
 from gateway.fleet import Fleet
 from gateway.generation import Generation
 from gateway.tokens import Ended, TokenRequest
-from gateway.worker_view import DecodeView
 from tandem.core.commands import Admit, Remove, Reserve
 from tandem.core.errors import Cancelled, ResourceExhausted, TandemError
 from tandem.core.reports import DecodeReport, Preempted, SequenceFailed

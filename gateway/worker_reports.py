@@ -7,16 +7,17 @@ from itertools import repeat
 from typing import Any
 
 from gateway.batching import Batching
+from gateway.decode_view import DecodeView
 from gateway.effects import Outbox
 from gateway.fair_shares import FairShares
 from gateway.fleet import Fleet
 from gateway.generation import Generation, Phase
 from gateway.lifecycle import Lifecycle
+from gateway.prefill_view import PrefillView
 from gateway.scheduler_clock import SchedulerClock
 from gateway.self_check import SelfChecks
 from gateway.stages import AttemptEnd, Stage
 from gateway.tokens import Ended, Token, reported_token, snapshot_tokens
-from gateway.worker_view import DecodeView, PrefillView
 from tandem.core.commands import DecodeCommand, PrefillBatch, PrefillCommand, Reserve
 from tandem.core.errors import (
     DataLoss,

@@ -12,12 +12,13 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from gateway.access import Access
+from gateway.decode_view import DecodeView
 from gateway.grpc_admin import WorkerAdmin
 from gateway.http.body import JsonRoute
 from gateway.http.operators import check_own_page
+from gateway.prefill_view import PrefillView
 from gateway.refusals import Refusals
 from gateway.worker_state import state_of
-from gateway.worker_view import DecodeView, PrefillView
 from tandem.core.errors import TandemError
 
 

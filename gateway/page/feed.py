@@ -15,15 +15,16 @@ from typing import Any
 
 import orjson
 
+from gateway.decode_view import DecodeView
 from gateway.generation import Generation, Phase
 from gateway.page.lane_reader import LaneReader
 from gateway.page.load import load_of
 from gateway.page.recent import RecentTimes
+from gateway.prefill_view import PrefillView
 from gateway.request_metrics import RequestMetrics
 from gateway.scheduler import Scheduler
 from gateway.timeline import Timeline
 from gateway.worker_state import state_of
-from gateway.worker_view import DecodeView, PrefillView
 from tandem.core.bottleneck import find_bottleneck
 from tandem.core.errors import ResourceExhausted
 from tandem.core.pipeline import PipelineFigures, pipeline_figures

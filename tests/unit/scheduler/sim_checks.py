@@ -9,9 +9,10 @@ from sim_client import Client
 from sim_system import System
 from sim_worker import PrefillProcess, Process
 
+from gateway.decode_view import DecodeView
 from gateway.effects import CheckResult
+from gateway.prefill_view import MAX_BATCHES, PrefillView
 from gateway.tokens import Ended
-from gateway.worker_view import MAX_BATCHES, DecodeView, PrefillView
 from tandem.core.errors import Cancelled, DeadlineExceeded, RateLimitExceeded, TandemError
 
 

@@ -12,14 +12,15 @@ from hypothesis import strategies as st
 from queued_prompts import UNHURRIED, generation
 from sim_worker import worker_info
 
+from gateway.decode_view import DecodeView
 from gateway.fair_shares import FIRST_TOKEN_COST, MAX_TOKEN_COST, FairShares
 from gateway.fleet import Fleet
 from gateway.generation import Generation
 from gateway.policies import queue_policy
 from gateway.prefill_queue import PrefillQueue
+from gateway.prefill_view import PrefillView
 from gateway.stages import AttemptEnd
 from gateway.tenants import DEFAULT_TENANT, Tenant, Tenants
-from gateway.worker_view import DecodeView, PrefillView
 from tandem.core.worker import WorkerRole
 
 MAX_PROMPT = 50

@@ -12,10 +12,11 @@ from gateway.batching import Limits
 from gateway.effects import Emit, Send
 from gateway.generation import MAX_RESTARTS, Generation, Phase
 from gateway.policies import queue_policy
+from gateway.prefill_view import PrefillView
 from gateway.scheduler import Scheduler
 from gateway.tokens import Ended, Token, TokenRequest
 from gateway.worker_reports import EDGE_PENALTY_S
-from gateway.worker_view import PoolUse, PrefillView
+from gateway.worker_view import PoolUse
 from tandem.core.commands import Admit, PrefillBatch, Remove, Reserve
 from tandem.core.errors import DataLoss, Mismatch, ResourceExhausted, Unavailable
 from tandem.core.reports import (
