@@ -10,7 +10,8 @@ comes to run beside it, until it would have had its first token elsewhere.
 
 Where every token costs its time and streams pay for it, only prompts come that are through in
 `MAX_STEPS` steps. Of longer ones the last that waits for the prefill workers does, one at a time,
-while few streams run by what waits before it, and if it is itself no later.
+while few streams run by what waits before it, and if it is itself no later. If it was said how long
+a token may take, prompts of any length come while steps with some of their tokens are in time.
 """
 
 from __future__ import annotations
@@ -122,8 +123,7 @@ class LocalPrefill:
             (here_s, worker.info.worker_id, worker)
             for worker in self._fleet.decode.values()
             if worker.step_times.is_measured
-            and worker.num_running < MAX_PAYING * backlog.num_before
-            and self._may_pay(worker, pace)
+            and self._may_pay(worker, pace, backlog.num_before)
             and not worker.num_prompt_tokens_left
             and worker.can_take(generation)
             and (here_s := first_token_s(worker, worker.uncached_tokens(generation)))
@@ -132,29 +132,35 @@ class LocalPrefill:
         return min(candidates, default=(0.0, "", None))[2]
 
     def _may_join(self, worker: DecodeView, num_tokens: int, pace: Pace) -> bool:
-        """Whether a prompt of so many tokens may be computed beside streams: these pay little."""
+        """Whether a prompt of so many tokens may be computed beside streams: these pay little, or
+        no more than was said."""
+        times = worker.step_times
         if not self._may_pay(worker, pace):
             return False
+        if num_free_tokens(times, pace.token_s) or (self._target_s and times.largest):
+            return True
         num_in_all = worker.num_prompt_tokens_left + num_tokens
-        budget = token_budget(worker.step_times, pace, is_hurried=True, target_s=self._target_s)
-        is_short = num_in_all <= _max_steps(worker) * budget
-        return is_short or num_free_tokens(worker.step_times, pace.token_s) > 0
+        budget = token_budget(times, pace, is_hurried=True, target_s=self._target_s)
+        return num_in_all <= _max_steps(worker) * budget
 
-    def _may_pay(self, worker: DecodeView, pace: Pace) -> bool:
-        """Whether a worker's running streams may pay for prompts at all."""
-        if self._only_idle or not self._target_s or not worker.step_times.is_measured:
-            return not self._only_idle
-        return num_on_target(worker.step_times, pace.most_s, self._target_s) >= HURRIED_BUDGET
+    def _may_pay(self, worker: DecodeView, pace: Pace, num_sooner: float = inf) -> bool:
+        """Whether a worker's running streams may be made to pay for a prompt with which so many
+        others are sooner: if their tokens are still in time, or, if nobody said what that is, if
+        they are few by those."""
+        if self._only_idle:
+            return False
+        if self._target_s and worker.step_times.is_measured:
+            return num_on_target(worker.step_times, pace.most_s, self._target_s) >= HURRIED_BUDGET
+        return max(1, worker.num_running) < MAX_PAYING * num_sooner
 
     def _is_hurried(self, worker: DecodeView, pace: Pace, num_waiting: float) -> bool:
         """Whether a worker is to get on with prompts beside what runs, or beside the first that
         might."""
         if num_waiting == inf:
             return True
-        may_pay = self._may_pay(worker, pace)
         if worker.own_prompts.make_way(self._clock.now_s):
-            return may_pay and max(1, worker.num_running) < MAX_PAYING * num_waiting
-        return may_pay or len(worker.own_prompts) > 0
+            return self._may_pay(worker, pace, num_waiting)
+        return len(worker.own_prompts) > 0 or self._may_pay(worker, pace)
 
 
 def first_token_s(worker: DecodeView, num_tokens: int) -> float:

@@ -6,6 +6,7 @@ import os
 
 from gateway.tracing.trace import Tracing
 from tandem.core.errors import ConfigError
+from tandem.core.installation import install_tandem
 
 ENDPOINT_VARIABLES = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 
@@ -38,8 +39,7 @@ def find_collector(endpoint: str | None) -> str | None:
         import gateway.tracing.otlp  # noqa: F401 - whether it can be
     except ImportError as error:
         raise ConfigError(
-            f"traces need OpenTelemetry ({error.name} is missing): "
-            "pip install 'tandem-serve[otel]'",
+            f"traces need OpenTelemetry ({error.name} is missing): {install_tandem(extra='otel')}",
             param="otlp_endpoint",
         ) from None
     return endpoint

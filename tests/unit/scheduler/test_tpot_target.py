@@ -35,13 +35,24 @@ def linear_s(num_tokens: int) -> float:
 
 
 @pytest.mark.parametrize(("target_s", "comes"), [(LOOSE_S, True), (TIGHT_S, False)])
-def test_a_short_prompt_comes_if_running_sequences_can_bear_it(
-    target_s: float, comes: bool
+@pytest.mark.parametrize("length", [32, 300])
+def test_a_prompt_of_any_length_comes_if_running_sequences_can_bear_it(
+    target_s: float, comes: bool, length: int
 ) -> None:
-    driver = Driver(tpot_target_s=target_s)
+    driver = Driver(tpot_target_s=target_s, num_running=8)
     driver.keep_prefill_busy()
-    driver.submit("r")
+    driver.submit("r", length=length)
     assert bool(driver.local()) is comes
+
+
+def test_of_what_tokens_cost_there_one_prompt_is_to_tell() -> None:
+    driver = Driver(tpot_target_s=LOOSE_S, measured=False, num_running=0)
+    driver.stepped("p", 256, 256 * TOKEN_S)
+    driver.stepped("d", 0, BASE_S)
+    driver.run("stream")
+    driver.keep_prefill_busy()
+    driver.submit("long", length=2000)
+    assert driver.local() == []
 
 
 @pytest.mark.parametrize(("target_s", "comes"), [(LOOSE_S, True), (TIGHT_S, False)])
