@@ -82,7 +82,7 @@ class Worker:
         """From the reservation to the running sequence, as if its KV had come."""
         self.plan.apply(command)
         self.plan.apply(Admit(command.sequence_id))
-        (grant,) = (each for each in self.plan.take_reports() if isinstance(each, Reserved))
+        (grant,) = (each for each in self.plan.reports.take() if isinstance(each, Reserved))
         reservation = self.plan.reservation(grant.transfer_id, grant.epoch)
         reservation.finish(7, None)
         self.plan.reservation_complete(reservation)
@@ -140,7 +140,7 @@ def steps(batch: int, context: int, num_steps: int, joins: bool) -> Clock:
         clock.time("inputs", inputs.build, plan)
         result = StepResult((7,) * len(plan.slices))
         clock.time("complete", worker.plan.complete, plan, result, 0, 0)
-        worker.plan.take_reports()
+        worker.plan.reports.take()
     return clock
 
 

@@ -131,7 +131,7 @@ class ReceiverProcess:
 
     async def serve(self) -> None:
         receiver = KvReceiver(
-            self._side.pool, self._book, threading.Condition(), FINGERPRINT, ignore, ignore
+            self._side.pool, self._book, threading.Condition(), FINGERPRINT, ignore, ignore, ignore
         )
         server = new_server()
         add_kv_transfer_service(receiver, server)

@@ -23,8 +23,8 @@ class HeldSequence:
     """A sequence and the blocks it holds here. `context_token_ids` are those of its tokens whose KV
     must be there before it runs: its prompt, and what another attempt at it has generated. It runs
     once it is admitted, that KV is complete (`armed`), and the engine is prepared for it; `failure`
-    is why that could not be. `progress` is that of its context, if it is computed here; `prefix`
-    names its blocks.
+    is why that could not be. Once it has `ended`, its record is all that may be left. `progress` is
+    that of its context, if it is computed here; `prefix` names its blocks.
     `unacknowledged` are the newest tokens' log-probabilities, if they are asked for, with the
     reports that tell them: those that the controller may not have."""
 
@@ -38,6 +38,7 @@ class HeldSequence:
     preemption_rank: tuple[float, ...] = ()
     admitted: bool = False
     armed: bool = False
+    ended: bool = False
     progress: PromptProgress = field(default_factory=PromptProgress)
     num_steps_under_way: int = 0
     failure: TandemError | None = None
@@ -87,12 +88,11 @@ class HeldSequence:
     @property
     def can_run_ahead(self) -> bool:
         """Whether its next token can be sampled without knowing the one under way."""
-        params = self.sequence.params
-        return params.logprobs is None and not params.looks_at_own_tokens
+        return not self.sequence.params.looks_at_own_tokens
 
     @property
     def is_runnable(self) -> bool:
-        return self.admitted and self.armed and self.sequence.finish_reason is None
+        return self.admitted and self.armed and not self.ended
 
     @property
     def preemption_order(self) -> tuple[tuple[float, ...], int]:

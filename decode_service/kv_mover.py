@@ -20,8 +20,8 @@ COPY_BYTES = 8 * 2**20
 
 class KvMover:
     """A `Mover` with one thread, on which `on_done` is called with each move, its copy (None if it
-    failed), and the seconds that it took; if that fails, of which nobody else would hear,
-    `on_crash`."""
+    failed, or was not wanted any more), and the seconds that it took; if that fails, of which
+    nobody else would hear, `on_crash`."""
 
     def __init__(
         self,
@@ -60,8 +60,11 @@ class KvMover:
             raise
 
 
-def carry_out(move: KvMove, pool: KVPool) -> KvCopy:
-    """Copy a sequence's KV out of the pool, or back into it: the copy."""
+def carry_out(move: KvMove, pool: KVPool) -> KvCopy | None:
+    """Copy a sequence's KV out of the pool, or back into it: the copy. None if it is not wanted
+    any more: what waits for the mover's turn must not be made in vain."""
+    if not move.wanted:
+        return None
     if move.copy is None:
         return _load(move, pool)
     _store(move, move.copy, pool)

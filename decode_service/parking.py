@@ -33,13 +33,15 @@ class KvCopy:
 @dataclass(slots=True, eq=False)
 class KvMove:
     """A sequence's KV on its way out of `blocks`, or, if there is a `copy` already, into them
-    from token `first_token` on, a block's first."""
+    from token `first_token` on, a block's first. It is not `wanted` any more when the sequence has
+    ended meanwhile."""
 
     held: HeldSequence
     blocks: SequenceBlocks
     num_tokens: int
     first_token: int = 0
     copy: KvCopy | None = None
+    wanted: bool = True
 
 
 class Mover(Protocol):
@@ -53,17 +55,25 @@ class Mover(Protocol):
 @dataclass(slots=True)
 class ParkedSequence:
     """The first `num_tokens` tokens have KV: all but the newest. `move` is what is under way;
-    `copy` is there from the end of the one move to the end of the other."""
+    `copy` is there from the end of the one move to the end of the other. `num_awaited_blocks` are
+    needed to come back: none once they are had."""
 
     held: HeldSequence
     num_tokens: int
     num_bytes: int
+    num_awaited_blocks: int
     move: KvMove | None = None
     copy: KvCopy | None = None
 
 
 class Parking:
-    """A decode worker's parked sequences. Called under the worker's lock."""
+    """A decode worker's parked sequences. Called under the worker's lock.
+
+    For `num_awaited_blocks`, which the parked need to come back, no newcomer is let in. It is a sum
+    that is kept, since every message to the controller asks for it, and so counts what others hold
+    of theirs as well. That keeps nobody out for long: a newcomer for whom there is room beside what
+    the parked really need would find them on their way back at the next step.
+    """
 
     def __init__(
         self, layout: KVLayout, allocator: BlockAllocator, max_bytes: int, mover: Mover
@@ -75,6 +85,7 @@ class Parking:
         self._mover = mover
         self._parked: dict[int, ParkedSequence] = {}
         self._byte_s = 0.0
+        self.num_awaited_blocks = 0
         self.recompute_token_s = 0.0
 
     def takes(self, held: HeldSequence) -> bool:
@@ -92,8 +103,10 @@ class Parking:
         blocks are free when that is done."""
         num_tokens = held.sequence.length - 1
         move = KvMove(held, held.blocks, num_tokens)
-        parked = ParkedSequence(held, num_tokens, self._num_bytes(num_tokens), move)
+        num_blocks = self._layout.blocks_for(held.sequence.length)
+        parked = ParkedSequence(held, num_tokens, self._num_bytes(num_tokens), num_blocks, move)
         self._parked[held.sequence.sequence_id] = parked
+        self.num_awaited_blocks += num_blocks
         held.blocks.begin_access()
         held.blocks.release()
         self._mover.start(move)
@@ -106,8 +119,8 @@ class Parking:
                 return
 
     def moved(self, move: KvMove, copy: KvCopy | None, seconds: float) -> HeldSequence | None:
-        """A move is over, after so many seconds; without a `copy`, it has failed. The sequence if
-        its KV is in its blocks again."""
+        """A move is over, after so many seconds; without a `copy`, it has failed, or was not wanted
+        any more. The sequence if its KV is in its blocks again."""
         move.blocks.end_access()
         parked = self._parked.get(move.held.sequence.sequence_id)
         if copy:
@@ -123,7 +136,10 @@ class Parking:
 
     def leave(self, sequence_id: int) -> None:
         """A sequence has ended, or goes on elsewhere."""
-        self._parked.pop(sequence_id, None)
+        if parked := self._parked.pop(sequence_id, None):
+            self._await_no_more(parked)
+            if parked.move:
+                parked.move.wanted = False
 
     @property
     def num_leaving_blocks(self) -> int:
@@ -131,12 +147,6 @@ class Parking:
         moves = (each.move for each in self._parked.values())
         leaving = (move.blocks.ids for move in moves if move and not move.copy)
         return sum(map(self._allocator.num_solely_held, leaving))
-
-    @property
-    def num_awaited_blocks(self) -> int:
-        """Blocks that parked sequences need to come back."""
-        away = (each for each in self._parked.values() if not (each.move and each.move.copy))
-        return sum(map(self._num_fresh_blocks, away))
 
     @property
     def has_parked(self) -> bool:
@@ -151,22 +161,20 @@ class Parking:
         held, num_tokens = parked.held, parked.num_tokens
         blocks = SequenceBlocks(self._allocator)
         try:
-            blocks.start(held.prefix, num_tokens, self._num_blocks(held), num_to_spare)
+            blocks.start(held.prefix, num_tokens, parked.num_awaited_blocks, num_to_spare)
         except ResourceExhausted:
             return False
         blocks.begin_access()
         held.blocks = blocks
+        self._await_no_more(parked)
         first_token = blocks.num_shared * self._layout.block_size
         parked.move = KvMove(held, blocks, num_tokens, first_token, parked.copy)
         self._mover.start(parked.move)
         return True
 
-    def _num_fresh_blocks(self, parked: ParkedSequence) -> int:
-        num_blocks = self._num_blocks(parked.held)
-        return self._allocator.num_fresh(parked.held.prefix, parked.num_tokens, num_blocks)
-
-    def _num_blocks(self, held: HeldSequence) -> int:
-        return self._layout.blocks_for(held.sequence.length)
+    def _await_no_more(self, parked: ParkedSequence) -> None:
+        self.num_awaited_blocks -= parked.num_awaited_blocks
+        parked.num_awaited_blocks = 0
 
     def _num_bytes(self, num_tokens: int) -> int:
         return num_tokens * self._layout.token_bytes * self._layout.num_layers * len(Plane)

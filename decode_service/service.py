@@ -19,7 +19,6 @@ from decode_service.kv_mover import KvMover
 from decode_service.parking import KvCopy, KvMove
 from decode_service.standing_plan import StandingPlan
 from tandem.core.commands import DecodeCommand
-from tandem.core.errors import TandemError
 from tandem.core.reports import DecodeReport, DecodeSnapshot
 from tandem.core.worker import WorkerRole
 from tandem.faults.injector import FaultInjector, injector_of
@@ -27,8 +26,7 @@ from tandem.transfer import servicer as kv_servicer
 from tandem.transfer.receiver import KvReceiver
 from tandem.v1 import decode_pb2, decode_pb2_grpc
 from tandem.wire import commands, reports
-from tandem.wire.status import abort
-from tandem.wire.tls import Role, require_role
+from tandem.wire.tls import Role
 from tandem.worker.command_stream import CommandStreams, Dialect
 from tandem.worker.service import load_worker, run_worker, worker_server
 from tandem.worker.settings import WorkerSettings
@@ -81,12 +79,8 @@ class DecodeServicer(decode_pb2_grpc.DecodeServiceServicer):
         request_iterator: AsyncIterator[decode_pb2.RunLoopRequest],
         context: grpc.aio.ServicerContext[decode_pb2.RunLoopRequest, decode_pb2.RunLoopResponse],
     ) -> AsyncIterator[decode_pb2.RunLoopResponse]:
-        try:
-            require_role(context, Role.GATEWAY)
-            async for response in self._streams.serve(request_iterator):
-                yield response
-        except TandemError as error:
-            await abort(context, error)
+        async for response in self._streams.serve(request_iterator, context):
+            yield response
 
 
 async def serve(settings: DecodeSettings) -> None:
@@ -118,7 +112,7 @@ async def serve(settings: DecodeSettings) -> None:
     )
     worker = Worker(info, engine, plan, lock)
     receiver = KvReceiver(
-        engine.pool, plan, lock, info.model.kv_fingerprint, worker.add_span, worker.wake
+        engine.pool, plan, lock, info.model.kv_fingerprint, worker.add_span, worker.wake, crashed
     )
     server = worker_server(settings, identity)
     decode_pb2_grpc.add_DecodeServiceServicer_to_server(

@@ -28,7 +28,6 @@ from tandem.core.errors import Fenced, ResourceExhausted, TandemError
 from tandem.core.kv import KVLayout
 from tandem.core.logprobs import TokenLogprobs
 from tandem.core.plan import StepPlan, StepResult, StepRule
-from tandem.core.prefix_cache import PrefixCache
 from tandem.core.reports import (
     Armed,
     DecodeReport,
@@ -70,6 +69,7 @@ class StandingPlan:
         `mover` copies."""
         self._layout = layout
         self._allocator = BlockAllocator(num_blocks, prefix_caching)
+        self.prefix_cache = self._allocator.cache
         self._parking = Parking(layout, self._allocator, max_parked_bytes, mover)
         self._room = Room(layout, self._allocator, self._parking)
         self._max_num_seqs = max_num_seqs
@@ -79,11 +79,11 @@ class StandingPlan:
         self._reservations: dict[bytes, Reservation] = {}
         self._running: dict[int, HeldSequence] = {}
         self._prompts: dict[int, HeldSequence] = {}
-        self._preparations = Preparations()
+        self.preparations = Preparations()
         self._hashed = HashedPrefixes()
         self._rule = DEFAULT_STEP_RULE
         self._steps = StepsUnderWay(layout)
-        self._reports = ReportLog[DecodeReport]()
+        self.reports = ReportLog[DecodeReport]()
         self._last_epoch = 0
 
     @property
@@ -107,10 +107,6 @@ class StandingPlan:
         num_parked_blocks = self._parking.num_awaited_blocks
         num_to_spare = len(self._running) if num_parked_blocks else 0
         return self._room.num_awaited + num_parked_blocks + num_to_spare
-
-    @property
-    def prefix_cache(self) -> PrefixCache:
-        return self._allocator.cache
 
     # Commands
 
@@ -144,18 +140,18 @@ class StandingPlan:
             prefix = hashed or prefix_of(command, self._layout.block_size)
             held = hold(command, prefix, self._allocator, self._layout, epoch, num_to_spare)
         except ResourceExhausted as error:
-            self._reports.append(SequenceFailed(command.sequence_id, error.reason, error.message))
+            self.reports.append(SequenceFailed(command.sequence_id, error.reason, error.message))
             return
         self._last_epoch = epoch
         self._held[command.sequence_id] = held
         self._reservations[held.grant.transfer_id] = held.reservation
         request_id = command.key.request_id
-        self._preparations.arrive(command.sequence_id, command.params, request_id)
-        self._reports.append(held.grant)
+        self.preparations.arrive(command.sequence_id, command.params, request_id)
+        self.reports.append(held.grant)
 
     def _admit(self, command: Admit) -> None:
         held = self._held.get(command.sequence_id)
-        if held is None or held.admitted or held.sequence.finish_reason is not None:
+        if held is None or held.admitted or held.ended:
             return
         held.admitted = True
         if command.compute and not held.armed:
@@ -175,19 +171,16 @@ class StandingPlan:
         for sequence_id in list(self._held):
             self._remove(sequence_id)
         self._hashed.clear()
-        self._reports.clear()
+        self.reports.clear()
         self._rule = DEFAULT_STEP_RULE
         self._parking.recompute_token_s = 0.0
 
     # Preparing
 
-    def take_preparations(self) -> list[Preparation]:
-        return self._preparations.take_due()
-
     def prepared(self, preparation: Preparation, error: TandemError | None) -> None:
         """A sequence that cannot be prepared for fails when it is admitted, and not before: a
         failure before that would say that there is no room for it."""
-        if self._preparations.done(preparation):
+        if self.preparations.done(preparation):
             held = self._held[preparation.sequence_id]
             held.failure = error
             self._go_on(held)
@@ -213,7 +206,7 @@ class StandingPlan:
         armed = Armed(
             held.sequence.sequence_id, position, token_id, self._clock_ns(), reason, logprobs
         )
-        held.reported(self._reports.append(armed), logprobs)
+        held.reported(self.reports.append(armed), logprobs)
         if reason is not None:
             self._end(held)
         else:
@@ -248,7 +241,7 @@ class StandingPlan:
     def moved(self, move: KvMove, copy: KvCopy | None, seconds: float) -> None:
         """The KV of a parked sequence was copied, out or back; without a `copy`, in vain."""
         held = self._parking.moved(move, copy, seconds)
-        if copy is None and self._held.get(move.held.sequence.sequence_id) is move.held:
+        if copy is None and not move.held.ended:
             self._forget(move.held)
         elif held:
             self._running[held.sequence.sequence_id] = held
@@ -262,8 +255,8 @@ class StandingPlan:
         logprobs: list[TokenLogprobs | None] = []
         for index, (each, held) in enumerate(zip(plan.slices, self._steps.land(plan), strict=True)):
             token_id = result.tokens[index]
-            if not held.admitted:
-                continue  # It has ended meanwhile.
+            if held.ended:
+                continue
             if error := result.failure_of(index):
                 self._fail(held, error)
                 continue
@@ -274,9 +267,7 @@ class StandingPlan:
                 held.blocks.publish(held.prefix, each.end)
                 stepped.append(held)
                 logprobs.append(result.logprobs_of(index))
-        number = self._reports.append(
-            step_done(plan, start_ns, end_ns, stepped, logprobs, computed)
-        )
+        number = self.reports.append(step_done(plan, start_ns, end_ns, stepped, logprobs, computed))
         for held, own in zip(stepped, logprobs, strict=True):
             held.reported(number, own)
             if held.sequence.finish_reason is not None:
@@ -287,17 +278,6 @@ class StandingPlan:
             self._fail(held, error)
 
     # What the controller is told
-
-    @property
-    def has_reports(self) -> bool:
-        return bool(self._reports)
-
-    def take_reports(self) -> list[DecodeReport]:
-        return self._reports.take()
-
-    @property
-    def report_number(self) -> int:
-        return self._reports.last_taken
 
     def acknowledge(self, report_number: int) -> None:
         for held in self._held.values():
@@ -346,7 +326,7 @@ class StandingPlan:
         if self._parking.takes(held):
             del self._running[sequence_id]
             self._parking.park(held)
-            self._reports.append(Preempted(sequence_id, parked=True))
+            self.reports.append(Preempted(sequence_id, parked=True))
         else:
             self._forget(held)
 
@@ -354,10 +334,10 @@ class StandingPlan:
         """Let a preempted sequence go on elsewhere."""
         del self._held[held.sequence.sequence_id]
         self._end(held)
-        self._reports.append(Preempted(held.sequence.sequence_id))
+        self.reports.append(Preempted(held.sequence.sequence_id))
 
     def _is_unprepared(self, held: HeldSequence) -> bool:
-        return self._preparations.is_pending(held.sequence.sequence_id)
+        return self.preparations.is_pending(held.sequence.sequence_id)
 
     def _go_on(self, held: HeldSequence) -> None:
         """One of the things that a sequence waited for is there: let it run if it was the last."""
@@ -367,21 +347,21 @@ class StandingPlan:
             self._running[held.sequence.sequence_id] = held
 
     def _fail(self, held: HeldSequence, error: TandemError) -> None:
-        sequence_id = held.sequence.sequence_id
-        # After a change of controllers the id may be another's by now.
-        if self._held.get(sequence_id) is held:
+        """One that has ended, in a step too many, is past failing."""
+        if not held.ended:
+            sequence_id = held.sequence.sequence_id
             del self._held[sequence_id]
             self._end(held)
-            self._reports.append(SequenceFailed(sequence_id, error.reason, error.message))
+            self.reports.append(SequenceFailed(sequence_id, error.reason, error.message))
 
     def _end(self, held: HeldSequence) -> None:
         """Fence the sequence's reservation, leave the running ones, free the blocks once quiet."""
-        held.admitted = False
+        held.ended = True
         self._running.pop(held.sequence.sequence_id, None)
         if not self._running:
             self._room.nobody_waits()
         self._prompts.pop(held.sequence.sequence_id, None)
-        self._preparations.leave(held.sequence.sequence_id)
+        self.preparations.leave(held.sequence.sequence_id)
         self._parking.leave(held.sequence.sequence_id)
         self._reservations.pop(held.reservation.transfer_id, None)
         held.blocks.release()

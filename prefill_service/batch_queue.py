@@ -20,7 +20,6 @@ from tandem.core.errors import Mismatch, ResourceExhausted, TandemError
 from tandem.core.kv import KVLayout
 from tandem.core.logprobs import TokenLogprobs
 from tandem.core.plan import SequenceSlice, StepPlan, StepResult
-from tandem.core.prefix_cache import PrefixCache
 from tandem.core.reports import (
     BatchDone,
     FirstToken,
@@ -37,7 +36,8 @@ from tandem.worker.report_log import ReportLog
 
 
 class Transfers(Protocol):
-    """What the queue asks of the sending side. Called under the worker's lock; never waits."""
+    """What the queue asks of the sending side. Called under the worker's lock, but for
+    `layer_hook`; never waits."""
 
     def start(self, sequence_id: int, destination: Destination, blocks: SequenceBlocks) -> None:
         """Open a sequence's transfer."""
@@ -84,14 +84,15 @@ class BatchQueue:
     ) -> None:
         self._layout = layout
         self._allocator = BlockAllocator(num_blocks, prefix_caching)
+        self.prefix_cache = self._allocator.cache
         self._end_rule = end_rule
         self._transfers = transfers
         self._sequences: dict[int, PrefillingSequence] = {}
         self._batches: dict[int, PrefillBatch] = {}
-        self._preparations = Preparations()
+        self.preparations = Preparations()
         self._hashed = HashedPrefixes()
         self._in_flight: dict[int, tuple[int, list[PrefillingSequence]]] = {}
-        self._reports = ReportLog[PrefillReport]()
+        self.reports = ReportLog[PrefillReport]()
         self._num_steps = 0
 
     @property
@@ -103,10 +104,6 @@ class BatchQueue:
         block_size = self._layout.block_size
         held = (each for each in self._sequences.values() if each.blocks.ids)
         return sum(len(each.blocks.ids) * block_size - each.progress.num_computed for each in held)
-
-    @property
-    def prefix_cache(self) -> PrefixCache:
-        return self._allocator.cache
 
     # Commands
 
@@ -131,7 +128,7 @@ class BatchQueue:
             self._sequences[chunk.sequence_id] = PrefillingSequence(
                 chunk.sequence_id, spec, SequenceBlocks(self._allocator), self._layout.block_size
             )
-            self._preparations.arrive(chunk.sequence_id, spec.params, spec.key.request_id)
+            self.preparations.arrive(chunk.sequence_id, spec.params, spec.key.request_id)
         if sequence := self._sequences.get(chunk.sequence_id):
             sequence.token_ids += chunk.token_ids
             if hashed := self._hashed.take(chunk.sequence_id):
@@ -147,15 +144,12 @@ class BatchQueue:
         for sequence_id in list(self._sequences):
             self._remove(sequence_id)
         self._hashed.clear()
-        self._reports.clear()
+        self.reports.clear()
 
     # Preparing
 
-    def take_preparations(self) -> list[Preparation]:
-        return self._preparations.take_due()
-
     def prepared(self, preparation: Preparation, error: TandemError | None) -> None:
-        if self._preparations.done(preparation) and error:
+        if self.preparations.done(preparation) and error:
             self._fail(self._sequences[preparation.sequence_id], error)
 
     # Steps
@@ -172,7 +166,7 @@ class BatchQueue:
             if any(map(self._is_prepared, rest)):
                 return None
             if not rest:
-                self._reports.append(BatchDone(batch.batch_id, step=0))
+                self.reports.append(BatchDone(batch.batch_id, step=0))
         return None
 
     def _divide(self, batch: PrefillBatch) -> tuple[list[PrefillChunk], list[PrefillChunk]]:
@@ -233,17 +227,6 @@ class BatchQueue:
 
     # What the controller is told
 
-    @property
-    def has_reports(self) -> bool:
-        return bool(self._reports)
-
-    def take_reports(self) -> list[PrefillReport]:
-        return self._reports.take()
-
-    @property
-    def report_number(self) -> int:
-        return self._reports.last_taken
-
     def acknowledge(self, report_number: int) -> None:
         """A sequence has three reports at the most: they are kept until its `Remove`."""
 
@@ -273,7 +256,7 @@ class BatchQueue:
         return True
 
     def _is_prepared(self, chunk: PrefillChunk) -> bool:
-        return not (chunk.last and self._preparations.is_pending(chunk.sequence_id))
+        return not (chunk.last and self.preparations.is_pending(chunk.sequence_id))
 
     def _allocate(self, chunk: PrefillChunk) -> bool:
         """Let a sequence have the blocks of its prompt, if it has not; False if there are not
@@ -336,7 +319,7 @@ class BatchQueue:
         for sequence in sequences:
             sequence.blocks.end_access()
         if batch_id not in self._batches:
-            self._reports.append(BatchDone(batch_id, plan.number))
+            self.reports.append(BatchDone(batch_id, plan.number))
         return sequences
 
     def _first_token(
@@ -371,7 +354,7 @@ class BatchQueue:
 
     def _tell(self, sequence: PrefillingSequence, report: PrefillReport) -> None:
         sequence.reports.append(report)
-        self._reports.append(report)
+        self.reports.append(report)
 
     def _fail(self, sequence: PrefillingSequence, error: TandemError) -> None:
         if not sequence.ended:
@@ -381,6 +364,6 @@ class BatchQueue:
     def _end(self, sequence: PrefillingSequence) -> None:
         """Drop the transfer, if any, and free the blocks once nobody reads or writes them."""
         sequence.ended = True
-        self._preparations.leave(sequence.sequence_id)
+        self.preparations.leave(sequence.sequence_id)
         self._transfers.abort(sequence.sequence_id)
         sequence.blocks.release()

@@ -19,7 +19,6 @@ from pydantic import Field
 from prefill_service.batch_queue import BatchQueue
 from prefill_service.sending import LoopTransfers
 from tandem.core.commands import PrefillCommand
-from tandem.core.errors import TandemError
 from tandem.core.reports import PrefillReport, PrefillSnapshot
 from tandem.core.worker import WorkerRole
 from tandem.faults.frames import faulty_calls
@@ -27,8 +26,7 @@ from tandem.faults.injector import FaultInjector, injector_of
 from tandem.transfer.sender import MIN_FRAME_BYTES, KvSender
 from tandem.v1 import prefill_pb2, prefill_pb2_grpc
 from tandem.wire import commands, reports
-from tandem.wire.status import abort
-from tandem.wire.tls import Role, require_role, towards_worker
+from tandem.wire.tls import Role, towards_worker
 from tandem.worker.command_stream import CommandStreams, Dialect
 from tandem.worker.service import load_worker, run_worker, worker_server
 from tandem.worker.settings import WorkerSettings
@@ -71,12 +69,8 @@ class PrefillServicer(prefill_pb2_grpc.PrefillServiceServicer):
             prefill_pb2.RunBatchesRequest, prefill_pb2.RunBatchesResponse
         ],
     ) -> AsyncIterator[prefill_pb2.RunBatchesResponse]:
-        try:
-            require_role(context, Role.GATEWAY)
-            async for response in self._streams.serve(request_iterator):
-                yield response
-        except TandemError as error:
-            await abort(context, error)
+        async for response in self._streams.serve(request_iterator, context):
+            yield response
 
 
 async def serve(settings: PrefillSettings) -> None:
@@ -85,6 +79,10 @@ async def serve(settings: PrefillSettings) -> None:
     injector = injector_of(settings.faults, settings.allow_faults)
     info, engine = load_worker(settings, WorkerRole.PREFILL, injector)
     lock = threading.Condition()
+
+    def crashed(error: BaseException) -> None:
+        worker.crashed(error)
+
     sender = KvSender(
         name=info.worker_id,
         pool=engine.pool,
@@ -101,7 +99,7 @@ async def serve(settings: PrefillSettings) -> None:
         layout=info.layout,
         num_blocks=info.num_blocks,
         end_rule=info.model.end_rule,
-        transfers=LoopTransfers(sender, asyncio.get_running_loop()),
+        transfers=LoopTransfers(sender, asyncio.get_running_loop(), crashed),
         prefix_caching=settings.prefix_caching == "auto",
     )
     worker = Worker(info, engine, queue, lock)

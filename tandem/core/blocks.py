@@ -56,12 +56,6 @@ class BlockAllocator:
         """How many of the held blocks become free when their one holder lets go."""
         return sum(self._num_holders[block] == 1 for block in blocks)
 
-    def num_fresh(self, prefix: PrefixChain, num_tokens: int, num_blocks: int) -> int:
-        """How many free blocks a sequence takes that starts with `num_blocks`, of which its first
-        `num_tokens` tokens fill some: all but those that are cached and held by others."""
-        cached = self.cached(prefix, num_tokens)
-        return num_blocks - sum(map(self.is_held, cached))
-
     def cached(self, prefix: PrefixChain, num_tokens: int) -> list[int]:
         """The blocks that the prefix's first `num_tokens` tokens fill, up to the first that is not
         in the cache."""

@@ -51,6 +51,25 @@ class ModelInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class KvPeer:
+    """A worker as one end of transfers: its name, `ModelInfo.kv_fingerprint`, and its layout."""
+
+    name: str
+    kv_fingerprint: str
+    layout: KVLayout
+
+    def misfit(self, other: KvPeer) -> str | None:
+        """Why the two cannot exchange KV, or None if they can."""
+        for what, mine, theirs in (
+            ("model", self.kv_fingerprint, other.kv_fingerprint),
+            ("KV layout", self.layout, other.layout),
+        ):
+            if mine != theirs:
+                return f"{self.name} and {other.name} differ in {what}: {mine} and {theirs}"
+        return None
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerInfo:
     """A worker's description. `epoch` is new with every start of its process. Other workers reach
     it at `advertised_address` or, if that is empty, where the gateway does."""
@@ -67,13 +86,8 @@ class WorkerInfo:
 
     def misfit(self, other: WorkerInfo) -> str | None:
         """Why the two cannot exchange KV, or None if they can."""
-        for what, mine, theirs in (
-            ("model fingerprint", self.model.fingerprint, other.model.fingerprint),
-            ("quantization", self.model.quantization, other.model.quantization),
-            ("KV layout", self.layout, other.layout),
-        ):
-            if mine != theirs:
-                return (
-                    f"{self.worker_id} and {other.worker_id} differ in {what}: {mine} and {theirs}"
-                )
-        return None
+        return self.kv_peer.misfit(other.kv_peer)
+
+    @property
+    def kv_peer(self) -> KvPeer:
+        return KvPeer(self.worker_id, self.model.kv_fingerprint, self.layout)

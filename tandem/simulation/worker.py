@@ -97,7 +97,7 @@ class VirtualWorker:
         cache = self.state.prefix_cache
         spans, self._spans = self._spans, []
         message = Message(
-            self.state.take_reports(),
+            self.state.reports.take(),
             spans,
             self.state.num_free_blocks,
             cache.take_changes() if cache.has_changes else None,

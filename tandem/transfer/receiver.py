@@ -10,8 +10,8 @@ from time import monotonic_ns
 from typing import Protocol
 
 from tandem.core.errors import Cancelled, DataLoss, Mismatch
-from tandem.core.kv import KVLayout
 from tandem.core.reports import Span, SpanKind
+from tandem.core.worker import KvPeer
 from tandem.engine.protocols import KVPool
 from tandem.transfer.codec import Frame, decode_request
 from tandem.transfer.reservation import Reservation
@@ -33,7 +33,9 @@ class ReservationBook(Protocol):
 
 
 class KvReceiver:
-    """Serves `PushKv` streams. `lock` guards the book and all reservations and blocks in it."""
+    """Serves `PushKv` streams. `lock` guards the book and all reservations and blocks in it.
+    `on_complete` is called when a reservation is complete, `on_crash` with an error of the book's
+    in taking it."""
 
     def __init__(
         self,
@@ -43,13 +45,15 @@ class KvReceiver:
         model_fingerprint: str,
         on_span: Callable[[Span], None],
         on_complete: Callable[[], None],
+        on_crash: Callable[[BaseException], None],
     ) -> None:
         self._pool = pool
         self._book = book
         self._lock = lock
-        self._model_fingerprint = model_fingerprint
+        self._peer = KvPeer("this worker", model_fingerprint, pool.layout)
         self._on_span = on_span
         self._on_complete = on_complete
+        self._on_crash = on_crash
         # One thread stores frames: more would only contend for the same memory bus and cores.
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="kv-receive")
 
@@ -78,7 +82,7 @@ class KvReceiver:
                 storing = self._store(reservation, message, response.num_frames)
                 response.num_frames += 1
             elif message.HasField("finish"):
-                response.armed = self._finish(reservation, message.finish, response.num_frames)
+                self._finish(reservation, message.finish, response.num_frames)
                 return response
             else:
                 raise DataLoss("a transfer was opened twice")
@@ -90,7 +94,9 @@ class KvReceiver:
         if isinstance(message, Frame) or not message.HasField("open"):
             raise DataLoss("a transfer must begin with its identity")
         opening = message.open
-        check_peer(opening, self._model_fingerprint, self._pool.layout)
+        layout = layout_from_wire(opening.layout)
+        if misfit := self._peer.misfit(KvPeer(opening.sender, opening.model_fingerprint, layout)):
+            raise Mismatch(misfit)
         with self._lock:
             return self._book.reservation(opening.transfer_id, opening.epoch)
 
@@ -147,29 +153,23 @@ class KvReceiver:
 
     def _finish(
         self, reservation: Reservation, finish: kv_pb2.TransferFinish, num_frames: int
-    ) -> bool:
-        """Whether the reservation is complete now: it is not while another sender's share lacks."""
+    ) -> None:
         if finish.num_frames != num_frames:
             raise DataLoss(f"{finish.num_frames} frames were sent, {num_frames} came")
+        if not finish.HasField("first_token"):
+            raise DataLoss("a transfer was finished without the first token")
+        logprobs = logprobs_from_wire(finish.first_token_logprobs)
         with self._lock:
             reservation.check_open()
-            if finish.HasField("first_token"):
-                reservation.finish(
-                    finish.first_token, logprobs_from_wire(finish.first_token_logprobs)
-                )
-            if reservation.is_complete:
-                self._book.reservation_complete(reservation)
-                self._lock.notify_all()
-                self._on_complete()
-            return reservation.is_complete
+            reservation.check_covered()
+            reservation.finish(finish.first_token, logprobs)
+            self._complete(reservation)
 
-
-def check_peer(opening: kv_pb2.TransferOpen, fingerprint: str, layout: KVLayout) -> None:
-    """Raise `Mismatch`, naming what differs, unless the sender's KV fits."""
-    if opening.model_fingerprint != fingerprint:
-        raise Mismatch(
-            f"{opening.sender} runs model {opening.model_fingerprint}, this worker {fingerprint}"
-        )
-    theirs = layout_from_wire(opening.layout)
-    if theirs != layout:
-        raise Mismatch(f"{opening.sender} has layout {theirs}, this worker {layout}")
+    def _complete(self, reservation: Reservation) -> None:
+        try:
+            self._book.reservation_complete(reservation)
+        except BaseException as error:
+            self._on_crash(error)
+            raise
+        self._lock.notify_all()
+        self._on_complete()

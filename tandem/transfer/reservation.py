@@ -15,9 +15,9 @@ class Reservation:
     """Tokens `[first_token, num_tokens)` of a sequence are to be filled, all layers, both planes.
 
     `transfer_id` is the capability to fill them, `epoch` tells this reservation from every other of
-    the worker. Coverage is counted by (plane, layer, block), so frames may come in any order and
-    from several senders. Who holds the object still cannot write what is closed, complete or
-    released: streams may outlive all three.
+    the worker. Coverage is counted by (plane, layer, block), so frames may come in any order, and
+    repeatedly. Who holds the object still cannot write what is closed, complete or released:
+    streams may outlive all three.
     """
 
     def __init__(
@@ -89,6 +89,14 @@ class Reservation:
         """Raise `Fenced` if nobody waits for its KV any more."""
         if self._closed or self.blocks.released:
             raise Fenced("the reservation was released, or its prompt is computed here")
+
+    def check_covered(self) -> None:
+        """Raise `DataLoss` unless all KV is stored, and none of it anew at present: another stream
+        of the same identity may be open."""
+        if self.num_missing:
+            raise DataLoss(f"{self.num_missing} of {self._covered.size} parts have not come")
+        if not self.is_quiet:
+            raise DataLoss("another stream stores the same KV")
 
     def check(self, header: FrameHeader) -> None:
         """Raise `DataLoss` unless the frame is of this reservation, and of whole blocks of it."""

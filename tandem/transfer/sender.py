@@ -16,7 +16,7 @@ import structlog
 
 from tandem.core.blocks import SequenceBlocks
 from tandem.core.commands import Destination
-from tandem.core.errors import Cancelled, DataLoss, TandemError
+from tandem.core.errors import Cancelled, TandemError
 from tandem.core.kv import KVLayout, Plane
 from tandem.core.logprobs import TokenLogprobs
 from tandem.core.reports import Span, SpanKind
@@ -156,8 +156,6 @@ class OutgoingTransfer:
         response = await call.read()
         if not isinstance(response, kv_pb2.PushKvResponse):
             raise await status.error()
-        if not response.armed:
-            raise DataLoss("the receiver did not arm a finished transfer")
         self._report(
             SpanKind.TRANSFER,
             self._start_ns,

@@ -199,7 +199,7 @@ Global___KvFrame: _TypeAlias = KvFrame  # noqa: Y015
 
 @_typing.final
 class TransferFinish(_message.Message):
-    """The sender has sent its share."""
+    """The sender has sent all."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -209,7 +209,7 @@ class TransferFinish(_message.Message):
     num_frames: _builtins.int
     """Frames sent."""
     first_token: _builtins.int
-    """The sequence's first token, if this sender knows it."""
+    """The sequence's first token. Must be there."""
     @_builtins.property
     def first_token_logprobs(self) -> _sampling_pb2.TokenLogprobs:
         """The first token's log-probabilities, if they were asked for."""
@@ -233,29 +233,25 @@ Global___TransferFinish: _TypeAlias = TransferFinish  # noqa: Y015
 
 @_typing.final
 class PushKvResponse(_message.Message):
-    """The receiver has verified and stored all frames."""
+    """The receiver has verified and stored all frames, and armed the sequence."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     NUM_FRAMES_FIELD_NUMBER: _builtins.int
     NUM_BYTES_FIELD_NUMBER: _builtins.int
-    ARMED_FIELD_NUMBER: _builtins.int
     num_frames: _builtins.int
     """Frames stored."""
     num_bytes: _builtins.int
     """Payload bytes stored."""
-    armed: _builtins.bool
-    """The reservation is covered, and its sequence armed."""
     def __init__(
         self,
         *,
         num_frames: _builtins.int = ...,
         num_bytes: _builtins.int = ...,
-        armed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["armed", b"armed", "num_bytes", b"num_bytes", "num_frames", b"num_frames"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["num_bytes", b"num_bytes", "num_frames", b"num_frames"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

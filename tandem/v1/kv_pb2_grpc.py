@@ -47,8 +47,8 @@ class KvTransferServiceServicer:
     """
 
     def PushKv(self, request_iterator, context):
-        """One sender's share of one transfer: its identity first, then frames in any order, then a finish.
-        The answer, or the error status, says what became of it.
+        """One transfer: its identity first, then frames in any order, then a finish. The answer says that
+        all KV has come and its sequence is armed; an error status, what became of it else.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -9,7 +9,7 @@ from tandem.core.worker import ModelInfo, WorkerInfo, WorkerRole
 from tandem.v1 import worker_pb2
 from tandem.wire.enums import known
 
-PROTOCOL_REVISION = 1
+PROTOCOL_REVISION = 2
 
 
 def layout_to_wire(layout: KVLayout) -> worker_pb2.KvLayout:

@@ -8,10 +8,14 @@ from dataclasses import dataclass
 from time import monotonic, monotonic_ns
 from typing import Any, Generic, Protocol, TypeVar
 
-from tandem.core.errors import Fenced, Mismatch
+import grpc
+
+from tandem.core.errors import Fenced, Mismatch, TandemError
 from tandem.faults.injector import FaultInjector
 from tandem.v1 import worker_pb2
 from tandem.wire.reports import cache_changes_to_wire, span_to_wire
+from tandem.wire.status import abort
+from tandem.wire.tls import Role, require_role
 from tandem.worker.lease import Controller
 from tandem.worker.worker import Worker
 
@@ -56,13 +60,26 @@ class CommandStreams(Generic[RequestT, ResponseT]):
         self._injector = injector
         self._current: _Stream[ResponseT] | None = None
 
-    async def serve(self, requests: AsyncIterator[RequestT]) -> AsyncIterator[ResponseT]:
-        """Responses to one stream of requests.
+    async def serve(
+        self,
+        requests: AsyncIterator[RequestT],
+        context: grpc.aio.ServicerContext[RequestT, ResponseT],
+    ) -> AsyncIterator[ResponseT]:
+        """Responses to one stream of requests, which ends with an error if its sender is no gateway
+        (`PermissionDenied`), not the controller (`Fenced`: another is, or the term is outdated) or
+        breaks the protocol (`Mismatch`).
 
-        Raises `Fenced` (another controller, or an outdated term) or `Mismatch` (the stream breaks
-        the protocol). The lease ends with the controller's goodbye; when the stream breaks, it runs
-        on, for the controller to come back.
+        The lease ends with the controller's goodbye; when the stream breaks, it runs on, for the
+        controller to come back.
         """
+        try:
+            require_role(context, Role.GATEWAY)
+            async for response in self._serve(requests):
+                yield response
+        except TandemError as error:
+            await abort(context, error)
+
+    async def _serve(self, requests: AsyncIterator[RequestT]) -> AsyncIterator[ResponseT]:
         opening = await anext(requests, None)
         if opening is None or not opening.header.HasField("hello"):
             raise Mismatch("a command stream must begin with the controller's hello")
@@ -92,6 +109,7 @@ class _Stream(Generic[ResponseT]):
         self._echoed_ns = 0
         self._received_ns = 0
         self._superseded = False
+        self._num_unused_slots = worker.num_unused_slots()
 
     def supersede(self) -> None:
         self._superseded = True
@@ -156,15 +174,15 @@ class _Stream(Generic[ResponseT]):
 
     async def _beat(self) -> None:
         """Let something be said at least every `HEARTBEAT_S`. A task of its own: a timeout for each
-        wait would cost more than the reports of a step."""
+        wait would cost more than the reports of a step. Unused slots are counted no more often."""
         while True:
             await asyncio.sleep(HEARTBEAT_S)
+            self._num_unused_slots = self._worker.num_unused_slots()
             self._worker.news.set()
 
     def _respond(self, whole_cache: bool = False, **content: Any) -> ResponseT:
         worker = self._worker
         changes = worker.take_cache_changes(whole_cache)
-        num_free_blocks, num_unused_slots = worker.pool_use()
         return self._dialect.response(
             header=worker_pb2.WorkerHeader(
                 worker_epoch=worker.info.epoch,
@@ -172,10 +190,10 @@ class _Stream(Generic[ResponseT]):
                 sent_ns=monotonic_ns(),
                 echoed_ns=self._echoed_ns,
                 received_ns=self._received_ns,
-                num_free_blocks=num_free_blocks,
-                num_unused_slots=num_unused_slots,
+                num_free_blocks=worker.num_free_blocks(),
+                num_unused_slots=self._num_unused_slots,
                 spans=map(span_to_wire, worker.take_spans()),
-                report_number=worker.state.report_number,
+                report_number=worker.state.reports.last_taken,
                 prefix_cache=cache_changes_to_wire(changes) if changes else None,
                 draining_ms=worker.draining_ms,
             ),

@@ -26,11 +26,14 @@ class WorkerCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         worker, info = self._worker, self._worker.info
         labels = (info.worker_id, info.role.name.lower(), info.device)
-        num_free_blocks, num_unused_slots = worker.pool_use()
         for name, text, value in (
             ("kv_blocks", "Blocks of the KV pool.", info.num_blocks),
-            ("kv_free_blocks", "Blocks that are free.", num_free_blocks),
-            ("kv_unused_slots", "Slots of the others that hold no token.", num_unused_slots),
+            ("kv_free_blocks", "Blocks that are free.", worker.num_free_blocks()),
+            (
+                "kv_unused_slots",
+                "Slots of the others that hold no token.",
+                worker.num_unused_slots(),
+            ),
             (
                 "has_controller",
                 "Whether a gateway holds its lease.",

@@ -9,7 +9,8 @@ ReportT = TypeVar("ReportT")
 
 class ReportLog(Generic[ReportT]):
     """Reports in their order, numbered 1, 2, 3, ... since the worker's start: so that a controller
-    can say which it has."""
+    can say which it has. They are taken on the event loop alone, where `last_taken`, the number of
+    the last that was, may be read without the lock."""
 
     def __init__(self) -> None:
         self.last_taken = 0

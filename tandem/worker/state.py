@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Protocol, TypeVar
 
 from tandem.core.errors import TandemError
 from tandem.core.plan import StepPlan, StepResult
 from tandem.core.prefix_cache import PrefixCache
 from tandem.engine.protocols import LayerHook
-from tandem.worker.preparation import Preparation
+from tandem.worker.preparation import Preparation, Preparations
+from tandem.worker.report_log import ReportLog
 
 CommandT_contra = TypeVar("CommandT_contra", contravariant=True)
-ReportT_co = TypeVar("ReportT_co", covariant=True)
+ReportT = TypeVar("ReportT")
 SnapshotT_co = TypeVar("SnapshotT_co", covariant=True)
 
 
-class WorkerState(Protocol[CommandT_contra, ReportT_co, SnapshotT_co]):
+class WorkerState(Protocol[CommandT_contra, ReportT, SnapshotT_co]):
     """A role's whole state: pure, synchronous, and called under the worker's lock, but for
-    `hashing`.
+    `hashing`, `layer_hook`, and the event loop's looks at `reports.last_taken` and
+    `prefix_cache.has_changes`. `preparations` are in no step before `prepared` is called.
 
     A sequence's record lives from the first command that names it until its `Remove`, or until the
     controller's lease ends; its blocks may be free long before.
     """
+
+    @property
+    def reports(self) -> ReportLog[ReportT]: ...
+
+    @property
+    def preparations(self) -> Preparations: ...
 
     @property
     def num_free_blocks(self) -> int: ...
@@ -46,11 +54,6 @@ class WorkerState(Protocol[CommandT_contra, ReportT_co, SnapshotT_co]):
         """Obey. What comes of it, failures too, is told by a report."""
         ...
 
-    def take_preparations(self) -> Sequence[Preparation]:
-        """The sequences, of those that came since the last call, for which the engine is to be
-        prepared. They are in no step before `prepared` is called."""
-        ...
-
     def prepared(self, preparation: Preparation, error: TandemError | None) -> None:
         """A preparation is done, or failed, and its sequence with it."""
         ...
@@ -65,7 +68,7 @@ class WorkerState(Protocol[CommandT_contra, ReportT_co, SnapshotT_co]):
         ...
 
     def layer_hook(self, plan: StepPlan) -> LayerHook | None:
-        """What the engine calls after each layer of the step."""
+        """What the engine calls after each layer of the step. Without the lock, as that is."""
         ...
 
     def complete(self, plan: StepPlan, result: StepResult, start_ns: int, end_ns: int) -> None:
@@ -78,20 +81,6 @@ class WorkerState(Protocol[CommandT_contra, ReportT_co, SnapshotT_co]):
 
     def clear(self) -> None:
         """The controller is gone: forget every sequence, and free its blocks."""
-        ...
-
-    @property
-    def has_reports(self) -> bool:
-        """Whether `take_reports` would give any."""
-        ...
-
-    def take_reports(self) -> Sequence[ReportT_co]:
-        """What happened since the last call, in order."""
-        ...
-
-    @property
-    def report_number(self) -> int:
-        """Number, since the worker's start, of the last report that `take_reports` gave."""
         ...
 
     def acknowledge(self, report_number: int) -> None:

@@ -21,16 +21,20 @@ log = structlog.get_logger(__name__)
 # Steps that may fail one after the other. A worker whose engine always fails would answer faster
 # than any that works, and draw all requests: better that it ends, and is started again.
 MAX_FAILED_STEPS = 3
+# Good steps, one by one, after which an engine that has failed runs ahead again.
+NUM_STEPS_ALONE = 300
 
 
 @dataclass(frozen=True, slots=True)
 class LaunchedStep:
-    """A step under way; `waited` says whether the engine had nothing to do before it."""
+    """A step under way; `waited` says whether the engine had nothing to do before it, `is_behind`
+    whether it was launched while another was under way."""
 
     plan: StepPlan
     handle: StepHandle
     start_ns: int
     waited: bool
+    is_behind: bool
 
 
 class StepLoop:
@@ -39,10 +43,10 @@ class StepLoop:
     Between two steps it takes the lock, hands in the result and takes the next plan: whatever the
     event loop applied meanwhile is in it, and no message is waited for. An engine that runs ahead
     has its next step, if the state knows it already, before the result of the last one is waited
-    for: then the device never waits for the host. While there is no step the engine may use the
-    time, a little at once. `on_progress` is called on this thread when there is something to
-    report, `on_crash` if the thread ends by an error of the state's, or since the engine is lost,
-    after which nothing is served any more.
+    for: then the device never waits for the host. Once it has failed its steps go one by one for a
+    while. While there is no step the engine may use the time, a little at once. `on_progress` is
+    called on this thread when there is something to report, `on_crash` if the thread ends by an
+    error of the state's, or since the engine is lost, after which nothing is served any more.
     """
 
     def __init__(
@@ -61,9 +65,11 @@ class StepLoop:
         self._on_progress = on_progress
         self._on_crash = on_crash
         self._stopping = False
-        self._num_failed_steps = 0
+        # By whether they were behind another: those that succeed alone would hide that the others
+        # never do.
+        self._num_failed_steps = {False: 0, True: 0}
+        self._num_steps_alone = 0
         self._last_end_ns = 0
-        self._runs_ahead = engine.runs_ahead
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     def start(self) -> None:
@@ -83,7 +89,8 @@ class StepLoop:
                 started = self._start_step_behind() if under_way else self._start_step()
                 if started is None and under_way is None:
                     return
-                launched = self._launch(*started) if started else None
+                is_behind = under_way is not None
+                launched = self._launch(*started, is_behind) if started else None
                 if under_way:
                     self._finish(under_way)
                 if under_way or not launched:
@@ -102,12 +109,12 @@ class StepLoop:
             with self._lock:
                 if self._stopping:
                     return None
-                had_reports = self._state.has_reports
+                had_reports = bool(self._state.reports)
                 plan = self._state.next_step()
                 if plan is not None:
                     return plan, monotonic_ns(), waited
                 waited = True
-                if self._state.has_reports and not had_reports:
+                if self._state.reports and not had_reports:
                     # Looking for a step can end a sequence, too.
                     self._on_progress()
                 if not has_idle_work:
@@ -118,28 +125,31 @@ class StepLoop:
 
     def _start_step_behind(self) -> tuple[StepPlan, int, bool] | None:
         """The plan of the step behind the one under way, if the engine takes it and it is known."""
-        if not self._runs_ahead:
+        if not self._engine.runs_ahead or self._num_steps_alone:
             return None
         with self._lock:
             plan = None if self._stopping else self._state.next_step_ahead()
         return (plan, monotonic_ns(), False) if plan else None
 
-    def _launch(self, plan: StepPlan, start_ns: int, waited: bool) -> LaunchedStep | None:
+    def _launch(
+        self, plan: StepPlan, start_ns: int, waited: bool, is_behind: bool
+    ) -> LaunchedStep | None:
         """None if the step has failed."""
         try:
             handle = self._engine.launch(plan, self._state.layer_hook(plan))
         except Exception as error:
-            self._fail_by(plan, error)
+            self._fail_by(plan, error, is_behind)
             return None
-        return LaunchedStep(plan, handle, start_ns, waited)
+        return LaunchedStep(plan, handle, start_ns, waited, is_behind)
 
     def _finish(self, step: LaunchedStep) -> None:
         try:
             result = step.handle.result()
         except Exception as error:
-            self._fail_by(step.plan, error)
+            self._fail_by(step.plan, error, step.is_behind)
             return
-        self._num_failed_steps = 0
+        self._num_failed_steps[step.is_behind] = 0
+        self._num_steps_alone = max(0, self._num_steps_alone - 1)
         # One that was launched behind another began when that one ended.
         start_ns, end_ns = max(step.start_ns, self._last_end_ns), monotonic_ns()
         self._last_end_ns = end_ns
@@ -159,7 +169,7 @@ class StepLoop:
             )
         )
 
-    def _fail_by(self, plan: StepPlan, error: Exception) -> None:
+    def _fail_by(self, plan: StepPlan, error: Exception, is_behind: bool) -> None:
         if isinstance(error, TandemError):
             # The engine is well, and has refused the plan.
             self._fail(plan, error)
@@ -168,9 +178,14 @@ class StepLoop:
             # others' by then.
             lost = self._engine.is_lost()
             self._fail(plan, TandemError(f"the engine failed: {type(error).__name__}"))
-            # Steps that alone succeed would hide that those behind them never do.
-            self._runs_ahead = False
-            self._count_failure(error, lost)
+            self._run_alone()
+            self._count_failure(error, lost, is_behind)
+
+    def _run_alone(self) -> None:
+        """Whatever the engine's failure was, it may not come when no step is behind another."""
+        if self._engine.runs_ahead and not self._num_steps_alone:
+            log.warning("steps go one by one for a while", num_steps=NUM_STEPS_ALONE)
+        self._num_steps_alone = NUM_STEPS_ALONE
 
     def _fail(self, plan: StepPlan, error: TandemError) -> None:
         """A failed step costs its sequences."""
@@ -179,10 +194,10 @@ class StepLoop:
         with self._lock:
             self._state.fail(plan, error)
 
-    def _count_failure(self, error: Exception, lost: bool) -> None:
+    def _count_failure(self, error: Exception, lost: bool, is_behind: bool) -> None:
         """Raise if a failure costs the worker as well."""
-        self._num_failed_steps += 1
+        self._num_failed_steps[is_behind] += 1
         if lost:
             raise TandemError("the device is in an error that does not heal") from error
-        if self._num_failed_steps == MAX_FAILED_STEPS:
+        if self._num_failed_steps[is_behind] == MAX_FAILED_STEPS:
             raise TandemError(f"{MAX_FAILED_STEPS} steps failed one after the other") from error

@@ -38,8 +38,9 @@ UNREAD_S = 0.25
 class Worker(Generic[CommandT, ReportT, SnapshotT]):
     """Owns the lock that guards a role's state, the engine's thread, and the controller's lease.
 
-    All methods are called on the event loop; `lock` is what the other threads take. `crash` fails
-    when a thread has ended by an error: the process should, too.
+    Methods are called on the event loop, but for those that say otherwise; `lock` is what the other
+    threads take. `crash` fails when a thread has ended by an error, or the state has raised one:
+    the process should end, too.
     """
 
     def __init__(
@@ -73,12 +74,14 @@ class Worker(Generic[CommandT, ReportT, SnapshotT]):
     def start(self) -> None:
         self._steps.start()
         self._lease_task = asyncio.create_task(self._watch_lease(), name="lease")
+        self._lease_task.add_done_callback(self._lease_watch_ended)
 
     async def stop(self) -> None:
-        """Let the running step end; every sequence is dropped."""
+        """Let the running step end; every sequence is dropped, unless the state is broken."""
         if self._lease_task:
             self._lease_task.cancel()
-        self._clear()
+        if not self.crash.done():
+            self._clear()
         await asyncio.to_thread(self._preparer.stop)
         await asyncio.to_thread(self._steps.stop)
         self._engine.close()
@@ -123,9 +126,14 @@ class Worker(Generic[CommandT, ReportT, SnapshotT]):
         self._lease_changed.set()
 
     def act(self, change: Callable[..., None], *args: object) -> None:
-        """Change the state, tell the engine's thread, and report what came of it."""
+        """Change the state, tell the engine's thread, and report what came of it. An error ends the
+        worker: how much was changed is not known."""
         with self.lock:
-            change(*args)
+            try:
+                change(*args)
+            except BaseException as error:
+                self.crashed(error)
+                raise
             self.lock.notify_all()
         self.news.set()
 
@@ -150,12 +158,12 @@ class Worker(Generic[CommandT, ReportT, SnapshotT]):
     def take_reports(self) -> Sequence[ReportT]:
         self.news.clear()
         with self.lock:
-            return self.state.take_reports()
+            return self.state.reports.take()
 
     def acknowledge(self, report_number: int) -> None:
         """The controller has the reports up to this one. A number that was never given is of
         another life of this worker, and says nothing."""
-        if self._acknowledged < report_number <= self.state.report_number:
+        if self._acknowledged < report_number <= self.state.reports.last_taken:
             self._acknowledged = report_number
             with self.lock:
                 self.state.acknowledge(report_number)
@@ -163,7 +171,7 @@ class Worker(Generic[CommandT, ReportT, SnapshotT]):
     def take_snapshot(self) -> SnapshotT:
         """The state as of now; the reports that led to it are dropped."""
         with self.lock:
-            self.state.take_reports()
+            self.state.reports.take()
             return self.state.snapshot()
 
     def take_cache_changes(self, whole: bool) -> CacheChanges | None:
@@ -175,18 +183,24 @@ class Worker(Generic[CommandT, ReportT, SnapshotT]):
         with self.lock:
             return cache.take_whole() if whole else cache.take_changes()
 
-    def pool_use(self) -> tuple[int, int]:
-        """Blocks that are free, and slots of the others that no token uses."""
+    def num_free_blocks(self) -> int:
+        """Callable from any thread."""
         with self.lock:
-            return self.state.num_free_blocks, self.state.num_unused_slots
+            return self.state.num_free_blocks
+
+    def num_unused_slots(self) -> int:
+        """Callable from any thread. Looks at every sequence."""
+        with self.lock:
+            return self.state.num_unused_slots
 
     def take_spans(self) -> list[Span]:
         return [self._spans.popleft() for _ in range(len(self._spans))]
 
     def crashed(self, error: BaseException) -> None:
-        """A thread has ended by an error, and the process should, too. Callable from any thread."""
+        """A thread has ended by an error, or the state has raised one, and the process should end,
+        too. Callable from any thread."""
         why = error.message if isinstance(error, TandemError) else type(error).__name__
-        failure = TandemError(f"a thread of the worker ended: {why}")
+        failure = TandemError(f"the worker is broken: {why}")
 
         def fail() -> None:
             if not self.crash.done():
@@ -197,7 +211,7 @@ class Worker(Generic[CommandT, ReportT, SnapshotT]):
     def _apply(self, commands: Sequence[CommandT]) -> None:
         for command in commands:
             self.state.apply(command)
-        self._preparer.start(self.state.take_preparations())
+        self._preparer.start(self.state.preparations.take_due())
 
     def _prepared(self, preparation: Preparation, error: TandemError | None) -> None:
         """On the preparer's thread."""
@@ -209,6 +223,11 @@ class Worker(Generic[CommandT, ReportT, SnapshotT]):
     def _clear(self) -> None:
         self.applied_command = 0
         self.act(self.state.clear)
+
+    def _lease_watch_ended(self, watch: asyncio.Task[None]) -> None:
+        if not watch.cancelled() and (error := watch.exception()):
+            log.error("the lease is not watched any more", exc_info=error)
+            self.crashed(error)
 
     async def _watch_lease(self) -> None:
         """End an expired lease, and its sequences, whether or not any message comes."""

@@ -12,8 +12,8 @@ import pytest
 from stack import Stack, collect, expected_mock_tokens, running_stack
 
 from gateway.batching import Limits
+from gateway.decode_view import DecodeView
 from gateway.tokens import Ended
-from gateway.worker_view import DecodeView
 
 VOCAB = 256
 
@@ -121,17 +121,19 @@ async def test_fragmentation_by_mixed_lengths_is_at_most_a_block_a_sequence() ->
     rng = random.Random(3)
     requests = {prompt_of(rng, rng.randint(1, 200)): rng.randint(2, 60) for _ in range(48)}
     async with running_stack(1, 1, "--num-blocks=400") as stack:
-        worst: list[float] = []
+        num_unused, num_seqs = [0], [0]
 
         def watch() -> None:
             (view,) = stack.dispatcher._scheduler._fleet.decode.values()
             assert isinstance(view, DecodeView)
-            if view.generations:
-                worst.append(view.num_unused_slots / len(view.generations))
+            num_unused.append(view.num_unused_slots)
+            num_seqs.append(len(view.generations))
 
         heard = stack.dispatcher.heard
         stack.dispatcher.heard = lambda *args: (heard(*args), watch())  # type: ignore[method-assign]
-        await served(stack, requests)
+        # A worker counts twice a second.
+        while not any(num_unused):
+            await served(stack, requests)
         block_size = 16
-        assert 0 < max(worst) <= 2 * block_size
+        assert max(num_unused) <= 2 * block_size * max(num_seqs)
         await stack.until_all_free()

@@ -22,8 +22,8 @@ from stack import Stack, collect, expected_mock_tokens, running_stack
 import tandem
 from gateway.batching import Limits
 from gateway.generation_streams import GenerationStream
+from gateway.prefill_view import MAX_BATCHES
 from gateway.tenants import DEFAULT_TENANT, ONE_TENANT, Tenant
-from gateway.worker_view import MAX_BATCHES
 from tandem.core.errors import DeadlineExceeded, RateLimitExceeded, Unavailable
 
 PROMPT_TOKENS = 256

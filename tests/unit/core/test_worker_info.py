@@ -23,8 +23,8 @@ def test_workers_with_other_numerics_fit() -> None:
 @pytest.mark.parametrize(
     ("changed", "what"),
     [
-        (replace(DECODE, model=replace(MODEL, fingerprint="0" * 32)), "model fingerprint"),
-        (replace(DECODE, model=replace(MODEL, quantization=Quantization.INT4)), "quantization"),
+        (replace(DECODE, model=replace(MODEL, fingerprint="0" * 32)), "model"),
+        (replace(DECODE, model=replace(MODEL, quantization=Quantization.INT4)), "model"),
         (replace(DECODE, layout=replace(LAYOUT, dtype="float32")), "KV layout"),
     ],
 )

@@ -111,7 +111,7 @@ class SimLink:
         self.connected = True
         if self.info:
             self.process.state.acknowledge(self._taken_report)
-            self.process.state.take_reports()
+            self.process.state.reports.take()
             snapshot = self.process.state.snapshot()
             self._say([], snapshot=snapshot)
             return
@@ -120,7 +120,7 @@ class SimLink:
             self.process.alive = False
             self.process = self._start()
         self.process.clear()
-        self.process.state.take_reports()
+        self.process.state.reports.take()
         self.process.has_lease = True
         self.info = self.process.info
         self._last_number = 0
@@ -140,7 +140,7 @@ class SimLink:
     ) -> None:
         process = self.process
         free = process.state.num_free_blocks
-        number = process.state.report_number
+        number = process.state.reports.last_taken
         cache = process.state.prefix_cache
         changes = cache.take_changes() if snapshot is None else cache.take_whole()
         self.up.append(
@@ -199,7 +199,7 @@ class SimLink:
     def report(self) -> None:
         """The worker sends what happened; a heartbeat, if nothing did."""
         self.process.news = False
-        reports = list(self.process.state.take_reports())
+        reports = self.process.state.reports.take()
         steps, self.process.steps = self.process.steps, []
         self._say(reports, tuple(map(self._clock.step, steps)))
 

@@ -139,8 +139,15 @@ class ReceiverSide:
         self.book = Book(self.pool.layout)
         self.lock = threading.Condition()
         self.spans: list[Span] = []
+        self.crashes: list[BaseException] = []
         self.receiver = KvReceiver(
-            self.pool, self.book, self.lock, FINGERPRINT, self.spans.append, lambda: None
+            self.pool,
+            self.book,
+            self.lock,
+            FINGERPRINT,
+            self.spans.append,
+            lambda: None,
+            self.crashes.append,
         )
         self.server = new_server()
         add_kv_transfer_service(self.receiver, self.server)

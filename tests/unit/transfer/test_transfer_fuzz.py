@@ -11,6 +11,7 @@ from random import Random
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from push_pair import FINGERPRINT, NUM_BLOCKS, Book, GatedPool, finish, frame, opening
@@ -37,18 +38,24 @@ class Receiver:
         self.book = Book(self.pool.layout)
         self.reservation = self.book.reserve(NUM_TOKENS)
         self.receiver = KvReceiver(
-            self.pool, self.book, threading.Condition(), FINGERPRINT, lambda _: None, lambda: None
+            self.pool,
+            self.book,
+            threading.Condition(),
+            FINGERPRINT,
+            lambda _: None,
+            lambda: None,
+            lambda error: pytest.fail(f"the book is broken: {error!r}"),
         )
 
-    async def receive(self, messages: Messages) -> bool:
-        """Whether the messages armed the reservation. Raises what the receiver does."""
+    async def receive(self, messages: Messages) -> None:
+        """The messages arm the reservation. Raises what the receiver does."""
 
         async def arriving() -> AsyncIterator[bytes]:
             for message in messages:
                 yield message
 
         try:
-            return (await self.receiver.receive(arriving())).armed
+            await self.receiver.receive(arriving())
         finally:
             # What is being stored is stored, also after a stream that broke.
             await asyncio.wrap_future(self.receiver._executor.submit(lambda: None))
@@ -163,7 +170,8 @@ DAMAGE: st.SearchStrategy[Damage] = st.one_of(
 
 async def test_without_damage_it_is_armed() -> None:
     side = Receiver()
-    assert await side.receive(messages_of(side.reservation, side.pool))
+    await side.receive(messages_of(side.reservation, side.pool))
+    assert side.book.completed == [side.reservation]
     assert (side.foreign_items() == BLANK).all()
     assert (side.pool.array[:, :, side.reservation.blocks.ids[:2]] != BLANK).all()
 
@@ -178,7 +186,8 @@ async def test_damage_is_refused_and_nothing_else_is_written(damages: list[Damag
         messages = damage(messages)
     armed = False
     try:
-        armed = await side.receive(messages)
+        await side.receive(messages)
+        armed = True
     except TandemError as error:
         assert type(error) is not TandemError, "a failure of ours"
     assert (side.foreign_items() == BLANK).all()

@@ -124,24 +124,43 @@ async def test_many_transfers_at_once_do_not_mix() -> None:
 # Arming is by coverage
 
 
-async def test_several_senders_fill_one_reservation() -> None:
+async def test_a_finish_is_refused_while_anything_is_missing() -> None:
     async with receiver_side() as receiver:
         layout = receiver.pool.layout
         reservation = receiver.book.reserve(6)
         open_ = opening(reservation, layout)
         values = frame(reservation, layout, plane=Plane.VALUE)
-        response = await receiver.push(open_, values, finish(1, first_token=None))
-        assert (response.armed, response.num_frames) == (False, 1)
-        late = frame(reservation, layout, layers=range(2, 4))
-        assert not (await receiver.push(open_, late, finish(1))).armed
+        with pytest.raises(DataLoss, match="8 of 16 parts have not come"):
+            await receiver.push(open_, values, finish(1))
+        assert reservation.first_token_id is None
+        keys = frame(reservation, layout)
+        with pytest.raises(DataLoss, match="without the first token"):
+            await receiver.push(open_, keys, finish(1, first_token=None))
         assert receiver.book.completed == []
-        early = frame(reservation, layout, layers=range(0, 2))
-        response = await receiver.push(open_, early, finish(1, first_token=None))
-        assert response.armed
+        await receiver.push(open_, finish(0))
         assert receiver.book.completed == [reservation]
         kv = receiver.kv(reservation)
         assert (kv[0] == Plane.KEY).all()
         assert (kv[1] == Plane.VALUE).all()
+
+
+async def test_nothing_is_armed_while_another_stream_stores_the_same() -> None:
+    async with receiver_side() as receiver:
+        layout = receiver.pool.layout
+        reservation = receiver.book.reserve(6)
+        open_ = opening(reservation, layout)
+        both = [frame(reservation, layout, number=n, plane=p) for n, p in enumerate(Plane)]
+        with pytest.raises(Cancelled):
+            await receiver.push(open_, *both)
+        receiver.pool.gate.close()
+        repeating = asyncio.create_task(receiver.push(open_, both[0], finish(1)))
+        await receiver.pool.gate.reached()
+        with pytest.raises(DataLoss, match="another stream"):
+            await receiver.push(open_, finish(0))
+        assert receiver.book.completed == []
+        receiver.pool.gate.open()
+        await repeating
+        assert receiver.book.completed == [reservation]
 
 
 async def test_blocks_in_any_order_arm_with_the_last() -> None:
@@ -165,13 +184,14 @@ async def test_blocks_in_any_order_arm_with_the_last() -> None:
             for number, region in enumerate(regions)
         ]
         open_ = opening(reservation, layout)
-        short = await receiver.push(open_, *messages[:-1], finish(len(messages) - 1))
-        assert not short.armed
+        with pytest.raises(DataLoss):
+            await receiver.push(open_, *messages[:-1], finish(len(messages) - 1))
         last = frame(reservation, layout, **regions[-1])
-        assert (await receiver.push(open_, last, finish(1))).armed
+        await receiver.push(open_, last, finish(1))
+        assert receiver.book.completed == [reservation]
 
 
-async def test_a_sender_whose_transfer_is_not_armed_is_told() -> None:
+async def test_a_sender_that_has_sent_too_little_is_told() -> None:
     async with receiver_side() as receiver, sender_side(8) as sender:
         sender.start(receiver.destination(receiver.book.reserve(9)))
         sender.compute()
@@ -212,7 +232,8 @@ async def test_one_frame_comes_while_another_is_stored_and_no_more() -> None:
         assert taken == messages[:3]
         receiver.pool.gate.open()
         response = await receiving
-        assert (response.num_frames, response.armed) == (8, True)
+        assert response.num_frames == 8
+        assert receiver.book.completed == [reservation]
         assert response.num_bytes == 6 * TOKEN_BYTES
 
 
@@ -254,8 +275,9 @@ async def test_a_stream_that_is_cancelled_while_a_frame_is_stored(
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"model_fingerprint": "e" * 64}, "e" * 64),
-        ({"layout": {"num_layers": 5}}, "num_layers=5"),
+        # In the words of the handshake, which is the same check.
+        ({"model_fingerprint": "e" * 64}, "by-hand differ in model: f{64} and e{64}"),
+        ({"layout": {"num_layers": 5}}, "by-hand differ in KV layout: .* and .*num_layers=5"),
         ({"layout": {"num_kv_heads": 2}}, "num_kv_heads=2"),
         ({"layout": {"head_dim": 4}}, "head_dim=4"),
         ({"layout": {"block_size": 8}}, "block_size=8"),
@@ -366,7 +388,7 @@ async def test_a_complete_reservation_takes_nothing_more() -> None:
         reservation = receiver.book.reserve(6)
         open_ = opening(reservation, layout)
         both = [frame(reservation, layout, number=n, plane=p) for n, p in enumerate(Plane)]
-        assert (await receiver.push(open_, *both, finish(2))).armed
+        await receiver.push(open_, *both, finish(2))
         before = receiver.kv(reservation).copy()
         async with sender_side(6) as again:
             again.start(receiver.destination(reservation))
@@ -402,7 +424,7 @@ async def test_a_second_finish_does_not_change_the_first_token() -> None:
         reservation = receiver.book.reserve(6)
         open_ = opening(reservation, layout)
         both = [frame(reservation, layout, number=n, plane=p) for n, p in enumerate(Plane)]
-        assert (await receiver.push(open_, *both, finish(2))).armed
+        await receiver.push(open_, *both, finish(2))
         with pytest.raises(DataLoss, match="first token"):
             await receiver.push(open_, finish(0, first_token=FIRST_TOKEN_ID + 1))
         assert reservation.first_token_id == FIRST_TOKEN_ID
@@ -557,6 +579,36 @@ async def test_an_error_of_the_pool_is_one_error(
         sender.compute()
         sender.finish()
         assert isinstance(await sender.outcome(), TandemError)
+
+
+async def test_a_book_that_breaks_is_told_to_the_worker_and_to_the_sender(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with receiver_side() as receiver, sender_side(8) as sender:
+        error = AssertionError("block 7 is freed twice")
+
+        def break_down(reservation: Reservation) -> None:
+            raise error
+
+        monkeypatch.setattr(receiver.book, "reservation_complete", break_down)
+        sender.start(receiver.destination(receiver.book.reserve(8)))
+        sender.compute()
+        sender.finish()
+        assert isinstance(await sender.outcome(), TandemError)
+        assert receiver.crashes == [error]
+
+
+async def test_what_a_sender_is_refused_for_is_no_fault_of_the_books() -> None:
+    async with receiver_side() as receiver:
+        reservation = receiver.book.reserve(8)
+        open_ = opening(reservation, receiver.pool.layout)
+        with pytest.raises(DataLoss):
+            await receiver.push(open_, finish(3))
+        with receiver.lock:
+            reservation.blocks.release()
+        with pytest.raises(Fenced):
+            await receiver.push(open_, finish(0))
+        assert receiver.crashes == []
 
 
 async def test_closing_ends_all_transfers_without_a_word() -> None:

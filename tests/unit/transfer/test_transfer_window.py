@@ -74,7 +74,7 @@ class Receiver:
         await self.goes_on.wait()
         async for _ in requests:
             pass
-        return kv_pb2.PushKvResponse(armed=True)
+        return kv_pb2.PushKvResponse()
 
 
 @asynccontextmanager

@@ -26,6 +26,7 @@ from tandem.wire import commands, descriptions, reports
 
 U32 = st.integers(0, 2**32 - 1)
 U64 = st.integers(0, 2**64 - 1)
+LATER = descriptions.PROTOCOL_REVISION + 1
 IDS = st.lists(U32, max_size=5).map(tuple)
 TEXT = st.text(max_size=8)
 FLOATS = st.floats(allow_nan=False)
@@ -206,7 +207,7 @@ def test_round_trip(kind: str, data: st.DataObject) -> None:
         (prefill_pb2.PrefillReport(), reports.prefill_report_from_wire),
         (worker_pb2.KvLayout(dtype="int4"), descriptions.layout_from_wire),
         (
-            worker_pb2.WorkerDescription(protocol_min=2, protocol_max=3),
+            worker_pb2.WorkerDescription(protocol_min=LATER, protocol_max=LATER + 1),
             descriptions.worker_from_wire,
         ),
         (worker_pb2.WorkerDescription(), descriptions.worker_from_wire),
@@ -216,7 +217,7 @@ def test_round_trip(kind: str, data: st.DataObject) -> None:
         ),
         (
             worker_pb2.WorkerDescription(
-                protocol_min=1, protocol_max=1, role=9, layout=worker_pb2.KvLayout(dtype="uint16")
+                protocol_min=1, protocol_max=LATER, role=9, layout=worker_pb2.KvLayout(dtype="uint16")
             ),
             descriptions.worker_from_wire,
         ),

@@ -16,7 +16,8 @@ from tandem.core.sampling_params import SamplingParams
 from tandem.core.worker import ModelInfo, WorkerInfo, WorkerRole
 from tandem.engine.fake.content import fake_layout
 from tandem.engine.protocols import KVPool, LayerHook
-from tandem.worker.preparation import Preparation
+from tandem.worker.preparation import Preparation, Preparations
+from tandem.worker.report_log import ReportLog
 from tandem.worker.worker import Worker
 
 MODEL = ModelInfo("mock", "f" * 64, 1000, 64, frozenset(), "fake")
@@ -24,7 +25,8 @@ INFO = WorkerInfo("w", WorkerRole.DECODE, 77, MODEL, fake_layout(4), 8, 4, "mock
 
 
 class RecordedState:
-    """A `WorkerState` that answers each `Admit` with an `Armed`, and has no steps unless told."""
+    """A `WorkerState` that answers each `Admit` with an `Armed`, and has no steps unless told. With
+    an `error` it is broken."""
 
     def __init__(self) -> None:
         self.applied: list[DecodeCommand] = []
@@ -34,13 +36,13 @@ class RecordedState:
         self.completed: list[StepResult] = []
         self.failed: list[TandemError] = []
         self.acknowledged: list[int] = []
-        self.num_reports = 0
-        self.preparations: list[Preparation] = []
+        self.error: Exception | None = None
+        self.preparations = Preparations()
         self.prepared_ones: list[tuple[Preparation, TandemError | None]] = []
         self.changed = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self.prefix_cache = PrefixCache()
-        self._reports: list[DecodeReport] = []
+        self.reports = ReportLog[DecodeReport]()
 
     num_unused_slots = 0
 
@@ -53,13 +55,11 @@ class RecordedState:
 
     def apply(self, command: DecodeCommand) -> None:
         self.applied.append(command)
+        if self.error:
+            raise self.error
         if isinstance(command, Admit):
-            self._reports.append(armed(command.sequence_id))
+            self.reports.append(armed(command.sequence_id))
         self._note()
-
-    def take_preparations(self) -> list[Preparation]:
-        due, self.preparations = self.preparations, []
-        return due
 
     def prepared(self, preparation: Preparation, error: TandemError | None) -> None:
         self.prepared_ones.append((preparation, error))
@@ -76,7 +76,7 @@ class RecordedState:
 
     def complete(self, plan: StepPlan, result: StepResult, start_ns: int, end_ns: int) -> None:
         self.completed.append(result)
-        self._reports.append(armed(plan.number))
+        self.reports.append(armed(plan.number))
         self._note()
 
     def fail(self, plan: StepPlan, error: TandemError) -> None:
@@ -84,22 +84,11 @@ class RecordedState:
         self._note()
 
     def clear(self) -> None:
+        if self.error:
+            raise self.error
         self.applied.clear()
         self.num_clears += 1
         self._note()
-
-    @property
-    def has_reports(self) -> bool:
-        return bool(self._reports)
-
-    def take_reports(self) -> list[DecodeReport]:
-        reports, self._reports = self._reports, []
-        self.num_reports += len(reports)
-        return reports
-
-    @property
-    def report_number(self) -> int:
-        return self.num_reports
 
     def acknowledge(self, report_number: int) -> None:
         self.acknowledged.append(report_number)

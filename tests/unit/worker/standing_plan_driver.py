@@ -82,7 +82,7 @@ class Plan(StandingPlan):
             preemption_rank=preemption_rank,
         )
         self.apply(reserve)
-        reports = self.take_reports()
+        reports = self.reports.take()
         for report in reports:
             if isinstance(report, Reserved):
                 self.grants[sequence_id] = report
@@ -104,7 +104,7 @@ class Plan(StandingPlan):
         self.reserve(sequence_id, **details)
         self.apply(Admit(sequence_id))
         self.arm(sequence_id)
-        self.take_reports()
+        self.reports.take()
 
     def start(self) -> StepPlan:
         plan = self.next_step()
@@ -113,7 +113,7 @@ class Plan(StandingPlan):
 
     def done(self, plan: StepPlan, *token_ids: int) -> list[DecodeReport]:
         self.complete(plan, StepResult(token_ids), 10, 20)
-        return self.take_reports()
+        return self.reports.take()
 
 
 def ids(plan: StepPlan | None) -> list[int]:

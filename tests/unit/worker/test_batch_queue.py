@@ -89,7 +89,7 @@ class Queue(BatchQueue):
 
     def done(self, plan: StepPlan, *token_ids: int | None) -> list[PrefillReport]:
         self.complete(plan, StepResult(token_ids), 10, 20)
-        return self.take_reports()
+        return self.reports.take()
 
 
 def chunk(
@@ -164,7 +164,7 @@ def test_blocks_are_free_when_the_transfer_is_acknowledged_and_the_record_when_r
     queue.submit(1, chunk(1, 5))
     queue.done(queue.start(), 50)
     queue.transfer_done(1, 999)
-    assert queue.take_reports() == [TransferDone(1, 999)]
+    assert queue.reports.take() == [TransferDone(1, 999)]
     assert queue.num_free_blocks == 8
     assert queue.snapshot() == PrefillSnapshot(
         (1,), (), (first_token(1, 5, 50), TransferDone(1, 999))
@@ -246,7 +246,7 @@ def test_chunks_that_do_not_meet_fail_their_sequence() -> None:
     queue.done(queue.start(), None)
     plan = queue.start()
     assert ids(plan) == [2]
-    assert failures(queue.take_reports()) == [(1, "MISMATCH")]
+    assert failures(queue.reports.take()) == [(1, "MISMATCH")]
     assert queue.num_free_blocks == 7
     assert queue.transfers.aborted == [1]
 
@@ -259,7 +259,7 @@ def test_a_cancel_between_chunks_drops_the_rest() -> None:
     queue.apply(Remove(1))
     assert queue.num_free_blocks == 8
     assert queue.next_step() is None
-    assert queue.take_reports() == [BatchDone(2, step=0)]
+    assert queue.reports.take() == [BatchDone(2, step=0)]
     assert queue.snapshot() == PrefillSnapshot((), (), ())
 
 
@@ -301,7 +301,7 @@ def test_what_has_no_blocks_yet_stays_behind() -> None:
     assert queue.next_step() is None
     queue.transfer_done(1, 0)
     queue.transfer_done(3, 0)
-    queue.take_reports()
+    queue.reports.take()
     plan = queue.start()
     assert ids(plan) == [2]
     assert queue.done(plan, 70)[0] == BatchDone(1, plan.number)
@@ -314,7 +314,7 @@ def test_a_batch_whose_rest_is_cancelled_is_done() -> None:
     queue.done(queue.start(), 50)
     queue.apply(Remove(2))
     assert queue.next_step() is None
-    assert queue.take_reports() == [BatchDone(1, step=0)]
+    assert queue.reports.take() == [BatchDone(1, step=0)]
 
 
 # Preparing
@@ -327,7 +327,7 @@ def test_what_the_engine_is_not_prepared_for_stays_behind_and_lets_others_pass()
     queue = Queue(num_blocks=20)
     queue.submit(1, chunk(1, 5, grammar=GRAMMAR), chunk(2, 3))
     queue.submit(2, chunk(3, 4))
-    (preparation,) = queue.take_preparations()
+    (preparation,) = queue.preparations.take_due()
     assert preparation.sequence_id == 1
     assert queue.done(queue.start(), 60) == [first_token(2, 3, 60)]
     assert queue.snapshot().batch_ids == (1, 2)
@@ -343,7 +343,7 @@ def test_only_the_last_chunk_waits_for_the_engine_to_be_prepared() -> None:
     queue.submit(2, chunk(1, 8, 4))
     queue.done(queue.start(), None)
     assert queue.next_step() is None
-    queue.prepared(*queue.take_preparations(), None)
+    queue.prepared(*queue.preparations.take_due(), None)
     assert ids(queue.next_step()) == [1]
 
 
@@ -351,9 +351,9 @@ def test_what_cannot_be_prepared_for_fails_alone() -> None:
     queue = Queue()
     queue.submit(1, chunk(1, 5, grammar=GRAMMAR))
     queue.submit(2, chunk(2, 3))
-    queue.prepared(*queue.take_preparations(), InvalidRequest("too complex"))
+    queue.prepared(*queue.preparations.take_due(), InvalidRequest("too complex"))
     assert ids(queue.next_step()) == [2]
-    assert queue.take_reports() == [
+    assert queue.reports.take() == [
         SequenceFailed(1, "INVALID_REQUEST", "too complex"),
         BatchDone(1, step=0),
     ]
@@ -362,10 +362,10 @@ def test_what_cannot_be_prepared_for_fails_alone() -> None:
 def test_what_was_removed_is_not_prepared_for_any_more() -> None:
     queue = Queue()
     queue.submit(1, chunk(1, 5, grammar=GRAMMAR))
-    (late,) = queue.take_preparations()
+    (late,) = queue.preparations.take_due()
     queue.apply(Remove(1))
     queue.prepared(late, InvalidRequest("too complex"))
-    assert queue.take_reports() == []
+    assert queue.reports.take() == []
 
 
 # Failures
@@ -376,7 +376,7 @@ def test_a_failed_step_costs_its_sequences_alone() -> None:
     queue.submit(1, chunk(1, 8))
     queue.submit(2, chunk(2, 4))
     queue.fail(queue.start(), TandemError("the engine failed"))
-    reports = queue.take_reports()
+    reports = queue.reports.take()
     assert failures(reports) == [(1, "INTERNAL")]
     assert BatchDone(1, 1) in reports
     assert queue.num_free_blocks == 8
@@ -395,10 +395,10 @@ def test_a_failed_transfer_fails_its_sequence_once(when: str) -> None:
     }
     queue.done(queue.start(), None)
     plan = steps[when]()
-    queue.take_reports()
+    queue.reports.take()
     queue.transfer_failed(1, Fenced("released"))
     queue.transfer_failed(1, Fenced("released"))
-    assert queue.take_reports() == [SequenceFailed(1, "FENCED", "released")]
+    assert queue.reports.take() == [SequenceFailed(1, "FENCED", "released")]
     if plan:
         assert queue.done(plan, 50) == [BatchDone(2, 2)]
     assert queue.next_step() is None
@@ -414,7 +414,7 @@ def test_what_is_said_of_removed_sequences_is_ignored() -> None:
     queue.transfer_failed(1, Fenced("released"))
     queue.submit(1, chunk(1, 8, 4))
     assert queue.next_step() is None
-    assert queue.take_reports() == [BatchDone(1, step=0)]
+    assert queue.reports.take() == [BatchDone(1, step=0)]
 
 
 def test_clear_forgets_all_and_frees_what_is_not_in_a_step() -> None:

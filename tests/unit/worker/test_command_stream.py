@@ -226,6 +226,7 @@ async def test_an_unknown_command_ends_the_stream() -> None:
             while True:
                 await stream.read()
         assert worker.applied_command == 0
+        assert not worker.crash.done()
 
 
 async def test_an_idle_worker_says_that_it_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,6 +239,27 @@ async def test_an_idle_worker_says_that_it_is_there(monkeypatch: pytest.MonkeyPa
         assert not heartbeat.reports
         assert not heartbeat.HasField("snapshot")
         assert 0 < heartbeat.header.received_ns <= heartbeat.header.sent_ns
+
+
+async def test_unused_slots_are_counted_with_heartbeats_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It takes a look at every sequence, and every step has a message."""
+    monkeypatch.setattr(command_stream, "HEARTBEAT_S", 3600.0)
+    async with serving() as (worker, address), stream_to(address) as stream:
+        worker.state.num_unused_slots = 5
+        assert (await stream.hello()).header.num_unused_slots == 5
+        worker.state.num_unused_slots = 6
+        await stream.send(1, Admit(1))
+        while not (response := await stream.read()).reports:
+            pass
+        assert response.header.num_unused_slots == 5
+    monkeypatch.setattr(command_stream, "HEARTBEAT_S", 0.01)
+    async with serving() as (worker, address), stream_to(address) as stream:
+        await stream.hello()
+        worker.state.num_unused_slots = 7
+        while (await stream.read()).header.num_unused_slots != 7:
+            pass
 
 
 # Ends

@@ -76,12 +76,12 @@ def test_a_decode_worker_hashes_nothing_of_a_prompt_under_the_lock(
     assert len(list(plan.hashing(command))) == 1
     assert hashes.taken() == LENGTH // 4
     plan.apply(command)
-    (plan.grants[1],) = plan.take_reports()
+    (plan.grants[1],) = plan.reports.take()
     plan.apply(Admit(1))
     plan.arm(1)
     assert len(plan.prefix_cache.take_whole().added) == LENGTH // 4
     assert hashes.taken() == 0
-    plan.take_reports()
+    plan.reports.take()
     # The prompt's last block has its own last token; three more fill it.
     for _ in range(3):
         assert hashes.taken() == 0
@@ -91,7 +91,7 @@ def test_a_decode_worker_hashes_nothing_of_a_prompt_under_the_lock(
     list(plan.hashing(reserve(2, LENGTH)))
     hashes.taken()
     plan.apply(reserve(2, LENGTH))
-    (grant,) = plan.take_reports()
+    (grant,) = plan.reports.take()
     assert (grant.num_cached_tokens, hashes.taken()) == (LENGTH - 1, 0)
 
 
@@ -101,7 +101,7 @@ def test_a_prompt_that_is_computed_here_is_published_without_hashing(hashes: Has
     list(plan.hashing(command))
     plan.apply(command)
     plan.apply(Admit(1, compute=True))
-    plan.take_reports()
+    plan.reports.take()
     hashes.taken()
     plan.done(plan.start(), 50)
     assert ids(plan.start()) == [1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+from typing import cast
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from decode_service.kv_mover import KvMover, carry_out
 from decode_service.parking import KvCopy, KvMove
 from tandem.core.blocks import SequenceBlocks
 from tandem.core.kv import KVLayout, Plane
+from tandem.engine.protocols import KVPool
 from tandem.engine.torch.kv_pool import TorchKVPool
 
 LAYOUT = KVLayout(num_layers=3, num_kv_heads=2, head_dim=4, block_size=4, dtype="float32")
@@ -43,6 +45,15 @@ def test_what_comes_back_is_what_went(monkeypatch: pytest.MonkeyPatch, copy_byte
     for plane in Plane:
         went = pool.read(plane, LAYERS, [1, 2, 3], 10)
         assert pool.read(plane, LAYERS, [1, 8, 9], 10) == went
+
+
+@pytest.mark.parametrize("copy", [None, KvCopy(10, {})])
+def test_what_is_not_wanted_any_more_is_not_copied(copy: KvCopy | None) -> None:
+    plan, no_pool = Plan(), cast("KVPool", None)
+    plan.run(1)
+    move = a_move(plan, 0, copy, 1, 2, 3)
+    move.wanted = False
+    assert carry_out(move, no_pool) is None
 
 
 def test_a_copy_that_fails_is_told() -> None:

@@ -23,7 +23,7 @@ def short_of_blocks(max_parked_bytes: int = 10**6, **details: bool) -> Plan:
 def test_a_parked_sequence_keeps_its_blocks_until_they_are_copied() -> None:
     plan = short_of_blocks()
     assert plan.next_step() is None
-    assert plan.take_reports() == [Preempted(2, parked=True)]
+    assert plan.reports.take() == [Preempted(2, parked=True)]
     (move,) = plan.moves
     assert (move.num_tokens, move.copy) == (4, None)
     assert plan._allocator.num_free == 0
@@ -86,10 +86,10 @@ def test_what_costs_more_than_computing_it_again_is_not_parked() -> None:
 def test_there_is_a_limit_to_the_memory() -> None:
     plan = short_of_blocks(max_parked_bytes=5 * TOKEN_BYTES - 1)
     assert ids(plan.start()) == [1]
-    assert plan.take_reports() == [Preempted(2)]
+    assert plan.reports.take() == [Preempted(2)]
     plan = short_of_blocks(max_parked_bytes=5 * TOKEN_BYTES)
     assert plan.next_step() is None
-    assert plan.take_reports() == [Preempted(2, parked=True)]
+    assert plan.reports.take() == [Preempted(2, parked=True)]
 
 
 def on_its_way(num_moves: int) -> Plan:
@@ -100,7 +100,7 @@ def on_its_way(num_moves: int) -> Plan:
         plan.move()
         plan.apply(Remove(1))
         plan.next_step()
-    plan.take_reports()
+    plan.reports.take()
     return plan
 
 
@@ -115,10 +115,23 @@ def test_one_that_is_removed_on_its_way_leaves_nothing(num_moves: int) -> None:
 
 
 @pytest.mark.parametrize("num_moves", [0, 1])
+def test_the_move_of_one_that_is_removed_is_not_wanted(num_moves: int) -> None:
+    plan = on_its_way(num_moves)
+    (move,) = plan.moves
+    assert move.wanted
+    plan.apply(Remove(2))
+    assert not move.wanted
+    plan.moved(move, None, 1.0)
+    assert not any(isinstance(each, Preempted) for each in plan.reports.take())
+    plan.apply(Remove(1))
+    assert plan.num_free_blocks == 3
+
+
+@pytest.mark.parametrize("num_moves", [0, 1])
 def test_a_copy_that_fails_costs_computing_it_again(num_moves: int) -> None:
     plan = on_its_way(num_moves)
     plan.moved(plan.moves.pop(), None, 0.0)
-    assert plan.take_reports() == [Preempted(2)]
+    assert plan.reports.take() == [Preempted(2)]
     plan.apply(Remove(1))
     assert plan.num_free_blocks == 3
 
@@ -138,19 +151,31 @@ def beside_a_shared_prefix() -> Plan:
     plan = Plan(num_blocks=7, max_parked_bytes=10**6, prefix_caching=True)
     for sequence_id in (1, 2, 3):
         plan.run(sequence_id, length=9, headroom=2, max_tokens=90)
-    for token_id in range(60, 64):
+    for token_id in range(60, 65):
         step = plan.start()
         plan.done(step, *(token_id + 10 * number for number in range(len(step.slices))))
-    assert plan.next_step() is None or len(plan.moves) == 1
+    assert len(plan.moves) == 1
     return plan
 
 
-def test_what_others_hold_is_not_awaited() -> None:
+def test_what_others_hold_is_awaited_too_but_not_waited_for() -> None:
     plan = beside_a_shared_prefix()
     plan.move()
-    (parked,) = plan._parking._parked.values()
-    assert plan._parking._num_blocks(parked.held) == 4
-    assert plan._parking.num_awaited_blocks == 2
+    assert plan._parking.num_awaited_blocks == 4
+    plan.apply(Remove(2))
+    # Two for it, and one to spare for who runs.
+    assert (plan._allocator.num_free, plan.num_free_blocks) == (3, 0)
+    plan.start()
+    assert plan._parking.num_awaited_blocks == 0
+    assert plan.num_free_blocks == plan._allocator.num_free == 1
+
+
+def test_what_is_told_in_every_message_looks_at_no_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = beside_a_shared_prefix()
+    plan.move()
+    monkeypatch.setattr(plan._allocator, "cached", None)
+    monkeypatch.setattr(plan._allocator, "is_held", None)
+    assert plan.num_free_blocks == 0
 
 
 def test_what_is_shared_does_not_leave() -> None:

@@ -16,7 +16,7 @@ def test_the_highest_ranked_gives_its_blocks_to_the_others() -> None:
     plan.run(2, length=4, headroom=4, preemption_rank=(0.0, 9.0))
     step = plan.start()
     assert ids(step) == [2]
-    assert plan.take_reports() == [Preempted(1)]
+    assert plan.reports.take() == [Preempted(1)]
     assert plan.num_free_blocks == 1
     assert [each.sequence_id for each in plan.snapshot().sequences] == [2]
 
@@ -26,7 +26,7 @@ def test_of_equals_the_newest_is_preempted() -> None:
     plan.run(1, length=4, headroom=0)
     plan.run(2, length=4, headroom=4)
     assert ids(plan.start()) == [1]
-    assert plan.take_reports() == [Preempted(2)]
+    assert plan.reports.take() == [Preempted(2)]
 
 
 def test_no_more_are_preempted_than_must_be() -> None:
@@ -34,7 +34,7 @@ def test_no_more_are_preempted_than_must_be() -> None:
     for sequence_id in (1, 2, 3):
         plan.run(sequence_id, length=4, headroom=0)
     assert ids(plan.start()) == [1, 2]
-    assert plan.take_reports() == [Preempted(3)]
+    assert plan.reports.take() == [Preempted(3)]
 
 
 def test_the_best_waits_for_what_others_reserved() -> None:
@@ -42,11 +42,11 @@ def test_the_best_waits_for_what_others_reserved() -> None:
     plan.run(1, length=4, headroom=0)
     plan.reserve(2, length=4, headroom=4)
     assert plan.next_step() is None
-    assert plan.take_reports() == []
+    assert plan.reports.take() == []
     plan.arm(2)
     plan.apply(Admit(2))
     assert ids(plan.start()) == [1]
-    assert isinstance(plan.take_reports()[0], Armed)
+    assert isinstance(plan.reports.take()[0], Armed)
 
 
 def test_what_becomes_free_is_for_who_waits_and_not_for_who_comes() -> None:
@@ -85,7 +85,7 @@ def resume(plan: Plan, prompt: range, *generated: int, **params: int) -> None:
             generated_token_ids=generated,
         )
     )
-    (plan.grants[9],) = plan.take_reports()  # type: ignore[assignment]
+    (plan.grants[9],) = plan.reports.take()  # type: ignore[assignment]
 
 
 def test_a_sequence_goes_on_behind_what_was_generated() -> None:
@@ -94,7 +94,7 @@ def test_a_sequence_goes_on_behind_what_was_generated() -> None:
     plan.apply(Admit(9))
     assert plan.snapshot().sequences[0].token_ids == ()
     plan.arm(9, first_token_id=52)
-    (armed,) = plan.take_reports()
+    (armed,) = plan.reports.take()
     assert (armed.position, armed.finish_reason) == (7, None)
     (snapshot,) = plan.snapshot().sequences
     assert (snapshot.position, snapshot.token_ids) == (7, (52,))

@@ -22,7 +22,7 @@ def prefilled(queue: Queue, sequence_id: int, length: int, **details: Any) -> St
     plan = queue.start()
     queue.done(plan, 50)
     queue.transfer_done(sequence_id, 0)
-    queue.take_reports()
+    queue.reports.take()
     return plan
 
 
@@ -65,7 +65,7 @@ def test_a_chunk_that_is_wholly_cached_costs_no_slice() -> None:
     prefilled(queue, 1, 9)
     queue.submit(2, chunk(2, 10, end=8))
     assert queue.next_step() is None
-    assert queue.take_reports() == [BatchDone(2, 0)]
+    assert queue.reports.take() == [BatchDone(2, 0)]
     queue.submit(3, chunk(2, 10, start=8))
     (part,) = queue.start().slices
     assert (part.start, part.end) == (8, 10)
@@ -114,7 +114,7 @@ def test_what_failed_or_has_no_token_yet_is_not_shared() -> None:
     plan = queue.start()
     assert plan.slices[0].start == 0
     queue.complete(plan, StepResult((None,), failures=(TandemError("no number"),)), 0, 0)
-    assert failures(queue.take_reports()) == [(2, TandemError.reason)]
+    assert failures(queue.reports.take()) == [(2, TandemError.reason)]
     queue.submit(3, chunk(3, 8))
     assert queue.start().slices[0].start == 0
 
@@ -171,7 +171,7 @@ def test_a_reservation_begins_with_what_is_cached() -> None:
     assert grant(plan, 1, length=10).num_cached_tokens == 0
     plan.apply(Admit(1))
     plan.arm(1)
-    plan.take_reports()
+    plan.reports.take()
     second = grant(plan, 2, length=11)
     assert second.num_cached_tokens == 8
     # Three more blocks: two are shared.
@@ -242,7 +242,7 @@ def test_a_sequence_that_gave_no_number_shares_nothing_of_it() -> None:
     plan.compute(1, length=9)
     step = plan.start()
     plan.complete(step, StepResult((None,), failures=(TandemError("no number"),)), 0, 0)
-    plan.take_reports()
+    plan.reports.take()
     assert grant(plan, 2, length=9).num_cached_tokens == 0
 
 

@@ -11,8 +11,10 @@ from standing_plan_driver import EOS, Plan, ids, the_step
 from tandem.core.commands import Remove
 from tandem.core.errors import TandemError
 from tandem.core.grammar import Grammar, GrammarKind
-from tandem.core.plan import PENDING, StepPlan
+from tandem.core.logprobs import TokenLogprobs
+from tandem.core.plan import PENDING, StepPlan, StepResult
 from tandem.core.reports import DecodeReport, SequenceFailed, StepDone
+from tandem.core.sequence import FinishReason
 from tandem.core.worker import ModelInfo
 from tandem.engine.fake.engine import FakeEngine, FakeStep
 from tandem.engine.fake.profiles import parse_profile
@@ -87,16 +89,26 @@ def test_what_looks_at_its_own_tokens_waits_for_them() -> None:
         {"min_tokens": 9},
         {"presence_penalty": 1.0},
         {"repetition_penalty": 1.1},
-        {"logprobs": 0},
         {"grammar": grammar},
     ):
         plan = Plan(num_blocks=20)
         plan.run(1)
         plan.start()
         plan.run(2, **params)
-        for preparation in plan.take_preparations():
+        for preparation in plan.preparations.take_due():
             plan.prepared(preparation, None)
         assert plan.next_step_ahead() is None, params
+
+
+def test_log_probabilities_are_no_reason_to_wait() -> None:
+    plan = Plan()
+    plan.run(logprobs=1)
+    first, second = plan.start(), ahead(plan)
+    own, others = TokenLogprobs.of(-0.5, (EOS,), (-0.5,)), TokenLogprobs.of(-0.1, (99,), (-0.1,))
+    plan.complete(first, StepResult((EOS,), (own,)), 10, 20)
+    assert the_step(plan.reports.take()).logprobs == (own,)
+    plan.complete(second, StepResult((99,), (others,)), 20, 30)
+    assert the_step(plan.reports.take()).logprobs == ()
 
 
 def test_prompts_that_are_computed_here_wait_for_the_step_under_way() -> None:
@@ -105,9 +117,21 @@ def test_prompts_that_are_computed_here_wait_for_the_step_under_way() -> None:
     step = plan.start()
     plan.compute(2)
     assert plan.next_step_ahead() is None
-    plan.take_reports()
+    plan.reports.take()
     plan.done(step, 60)
     assert ids(plan.next_step()) == [1, 2]
+
+
+def test_a_step_too_many_that_fails_costs_nothing() -> None:
+    plan = Plan()
+    plan.run()
+    first, second = plan.start(), ahead(plan)
+    plan.done(first, EOS)
+    plan.fail(second, TandemError("broken"))
+    assert plan.reports.take() == []
+    (record,) = plan.snapshot().sequences
+    assert (record.sequence_id, record.finish_reason) == (1, FinishReason.STOP)
+    assert plan.num_free_blocks == 8
 
 
 def test_a_failed_step_costs_a_sequence_once() -> None:
@@ -115,7 +139,7 @@ def test_a_failed_step_costs_a_sequence_once() -> None:
     plan.run()
     first, second = plan.start(), ahead(plan)
     plan.fail(first, TandemError("broken"))
-    assert plan.take_reports() == [SequenceFailed(1, TandemError("").reason, "broken")]
+    assert plan.reports.take() == [SequenceFailed(1, TandemError("").reason, "broken")]
     assert the_step(plan.done(second, 60)).sequence_ids == ()
     assert plan.num_free_blocks == 8
 
@@ -129,7 +153,7 @@ class Served:
 
     runs_ahead: bool
     plan: Plan = field(default_factory=lambda: Plan(num_blocks=64, max_num_seqs=16))
-    tokens: dict[int, list[int]] = field(default_factory=dict)
+    tokens: dict[int, list[tuple[int, TokenLogprobs | None]]] = field(default_factory=dict)
     under_way: tuple[StepPlan, FakeStep] | None = None
 
     def __post_init__(self) -> None:
@@ -152,20 +176,27 @@ class Served:
         if self.under_way:
             done, handle = self.under_way
             self.plan.complete(done, handle.result(), 1, 2)
-            self.note(self.plan.take_reports())
+            self.note(self.plan.reports.take())
         self.under_way = launched
 
     def note(self, reports: list[DecodeReport]) -> None:
         for report in reports:
             assert isinstance(report, StepDone), report
-            for sequence_id, token_id in zip(report.sequence_ids, report.token_ids, strict=True):
-                self.tokens.setdefault(sequence_id, []).append(token_id)
+            logprobs = report.logprobs or (None,) * len(report.token_ids)
+            for sequence_id, *told in zip(
+                report.sequence_ids, report.token_ids, logprobs, strict=True
+            ):
+                self.tokens.setdefault(sequence_id, []).append(tuple(told))
 
 
-Arrival = tuple[int, int, float, int]
+Arrival = tuple[int, int, float, int | None, int]
 ARRIVALS = st.lists(
     st.tuples(
-        st.integers(1, 9), st.integers(1, 12), st.sampled_from([0.0, 1.0]), st.integers(0, 3)
+        st.integers(1, 9),
+        st.integers(1, 12),
+        st.sampled_from([0.0, 1.0]),
+        st.sampled_from([None, 0, 3]),
+        st.integers(0, 3),
     ),
     min_size=1,
     max_size=8,
@@ -177,18 +208,21 @@ ARRIVALS = st.lists(
 def test_the_tokens_are_those_of_one_step_after_the_other(
     arrivals: list[Arrival], removed: set[int]
 ) -> None:
-    """Sequences of any length come in between, end by length and by EOS, and are removed."""
+    """And their log-probabilities. Sequences of any length come in between, end by length and by
+    EOS, and are removed."""
     both = [Served(runs_ahead) for runs_ahead in (False, True)]
     for served in both:
-        for sequence_id, (length, max_tokens, temperature, turns) in enumerate(arrivals, 1):
+        for sequence_id, arrival in enumerate(arrivals, 1):
+            length, max_tokens, temperature, logprobs, turns = arrival
             served.plan.compute(
                 sequence_id,
                 length=length,
                 headroom=max_tokens,
                 max_tokens=max_tokens,
                 temperature=temperature,
+                logprobs=logprobs,
             )
-            served.plan.take_reports()
+            served.plan.reports.take()
             for _ in range(turns):
                 served.turn()
         for _ in range(60):
@@ -199,3 +233,6 @@ def test_the_tokens_are_those_of_one_step_after_the_other(
         assert served.plan.num_free_blocks == 64
     assert both[0].tokens == both[1].tokens
     assert all(both[0].tokens.values())
+    for sequence_id, (*_, asked, _) in enumerate(arrivals, 1):
+        for _, logprobs in both[1].tokens[sequence_id]:
+            assert (logprobs and len(logprobs.top_ids)) == asked

@@ -105,7 +105,7 @@ def test_a_sequence_runs_once_it_is_admitted_and_armed(admitted_first: bool) -> 
     for act in acts if admitted_first else acts[::-1]:
         assert plan.next_step() is None
         act()
-    assert plan.take_reports() == [Armed(1, position=5, token_id=50, at_ns=5)]
+    assert plan.reports.take() == [Armed(1, position=5, token_id=50, at_ns=5)]
     (part,) = plan.start().slices
     assert (part.sequence_id, part.token_ids, part.start) == (1, (50,), 5)
     assert (len(part.block_table), part.sample.params.max_tokens) == (2, 50)
@@ -116,7 +116,7 @@ def test_a_sequence_that_ends_as_it_is_armed_says_so_and_frees_its_blocks() -> N
     plan.reserve(headroom=1)
     plan.apply(Admit(1))
     plan.arm()
-    (armed,) = plan.take_reports()
+    (armed,) = plan.reports.take()
     assert isinstance(armed, Armed)
     assert armed.finish_reason is FinishReason.LENGTH
     assert plan.next_step() is None
@@ -127,7 +127,7 @@ def test_arming_twice_counts_once() -> None:
     plan = Plan()
     plan.run()
     plan.arm(first_token_id=51)
-    assert plan.take_reports() == []
+    assert plan.reports.take() == []
     assert plan.snapshot().sequences[0].token_ids == (50,)
 
 
@@ -154,7 +154,7 @@ def test_commands_for_unknown_sequences_are_ignored() -> None:
     plan = Plan()
     plan.apply(Admit(9))
     plan.apply(Remove(9))
-    assert plan.take_reports() == []
+    assert plan.reports.take() == []
 
 
 # Preparing
@@ -170,9 +170,9 @@ def test_a_sequence_is_in_no_step_before_the_engine_is_prepared_for_it(
     plan = Plan(num_blocks=20)
     (plan.compute if computed_here else plan.run)(1, grammar=GRAMMAR)
     plan.run(2)
-    (preparation,) = plan.take_preparations()
+    (preparation,) = plan.preparations.take_due()
     assert (preparation.sequence_id, preparation.params.grammar) == (1, GRAMMAR)
-    assert plan.take_preparations() == []
+    assert plan.preparations.take_due() == []
     step = plan.start()
     assert ids(step) == [2]
     plan.prepared(preparation, None)
@@ -190,12 +190,12 @@ def test_what_cannot_be_prepared_for_fails_once_it_is_admitted(
     plan.reserve(grammar=GRAMMAR)
     acts = [
         lambda: plan.apply(Admit(1, compute=computed_here)),
-        lambda: plan.prepared(plan.take_preparations()[0], InvalidRequest("too complex")),
+        lambda: plan.prepared(plan.preparations.take_due()[0], InvalidRequest("too complex")),
     ]
     for act in acts if admitted else acts[::-1]:
-        assert plan.take_reports() == []
+        assert plan.reports.take() == []
         act()
-    assert plan.take_reports() == [SequenceFailed(1, "INVALID_REQUEST", "too complex")]
+    assert plan.reports.take() == [SequenceFailed(1, "INVALID_REQUEST", "too complex")]
     assert plan.next_step() is None
     assert plan.num_free_blocks == 8
 
@@ -203,13 +203,13 @@ def test_what_cannot_be_prepared_for_fails_once_it_is_admitted(
 def test_what_was_prepared_for_somebody_else_changes_nothing() -> None:
     plan = Plan()
     plan.run(grammar=GRAMMAR)
-    (late,) = plan.take_preparations()
+    (late,) = plan.preparations.take_due()
     plan.clear()
     plan.run(grammar=GRAMMAR)
     plan.prepared(late, InvalidRequest("too complex"))
-    assert plan.take_reports() == []
+    assert plan.reports.take() == []
     assert plan.next_step() is None
-    plan.prepared(*plan.take_preparations(), None)
+    plan.prepared(*plan.preparations.take_due(), None)
     assert ids(plan.next_step()) == [1]
 
 
@@ -217,7 +217,7 @@ def test_what_was_removed_needs_no_preparing() -> None:
     plan = Plan()
     plan.reserve(grammar=GRAMMAR)
     plan.apply(Remove(1))
-    assert plan.take_preparations() == []
+    assert plan.preparations.take_due() == []
 
 
 # Steps and ends
@@ -298,7 +298,7 @@ def test_a_failed_step_costs_its_sequences_alone() -> None:
     step = plan.start()
     plan.run(2)
     plan.fail(step, TandemError("the engine failed"))
-    assert plan.take_reports() == [SequenceFailed(1, "INTERNAL", "the engine failed")]
+    assert plan.reports.take() == [SequenceFailed(1, "INTERNAL", "the engine failed")]
     assert ids(plan.next_step()) == [2]
     assert plan.num_free_blocks == 6
 
@@ -309,7 +309,7 @@ def test_a_failed_step_does_not_fail_who_was_removed_meanwhile() -> None:
     step = plan.start()
     plan.apply(Remove(1))
     plan.fail(step, TandemError("the engine failed"))
-    assert plan.take_reports() == []
+    assert plan.reports.take() == []
     assert plan.num_free_blocks == 8
 
 
@@ -337,7 +337,7 @@ def test_a_step_of_the_old_controller_does_not_touch_the_new_ones_sequences(fail
     plan.run(1)
     if fails:
         plan.fail(step, TandemError("the engine failed"))
-        assert plan.take_reports() == []
+        assert plan.reports.take() == []
     else:
         assert the_step(plan.done(step, 60)).sequence_ids == ()
     assert plan.snapshot().sequences[0].token_ids == (50,)
@@ -381,8 +381,8 @@ def test_a_snapshot_repeats_the_logprobs_that_are_not_acknowledged() -> None:
     for number in (1, 2):
         step_with_logprobs(plan, 50 + number, LOGPROBS[number])
     # Reserved, armed and two steps.
-    assert len(plan.take_reports()) == 3
-    assert plan.report_number == 4
+    assert len(plan.reports.take()) == 3
+    assert plan.reports.last_taken == 4
     step_with_logprobs(plan, 53, LOGPROBS[3])
     grant = plan.grants[1]
     for acknowledged, left in ((0, 4), (1, 4), (2, 3), (3, 2), (3, 2), (4, 1), (5, 0)):
@@ -397,7 +397,7 @@ def test_a_snapshot_repeats_the_logprobs_that_are_not_acknowledged() -> None:
                 logprobs=tuple(LOGPROBS[:4][4 - left :]),
             ),
         )
-    assert plan.take_reports()[0].logprobs == (LOGPROBS[3],)
+    assert plan.reports.take()[0].logprobs == (LOGPROBS[3],)
 
 
 def test_a_snapshot_of_many_logprobs_fits_a_message() -> None:
@@ -457,7 +457,7 @@ def test_prompts_go_in_their_order_and_fill_each_step_to_the_budget() -> None:
     plan.complete(step, StepResult((61, None)), 2, 3)
     step = plan.start()
     assert chunks(step) == [(1, 5, 6, True), (2, 8, 9, True), (3, 0, 2, True)]
-    plan.take_reports()
+    plan.reports.take()
     done = the_step(plan.done(step, 62, 70, 80))
     assert done.sequence_ids == (1, 2, 3)
     assert done.computed == ((2, PromptTimes(1, 20, 3)), (3, PromptTimes(10, 20, 1)))
@@ -555,7 +555,7 @@ def test_a_token_that_cannot_be_sampled_costs_its_own_sequence() -> None:
     plan.compute(2)
     failures = (None, InvalidRequest("the grammar is too complex"))
     plan.complete(plan.start(), StepResult((60, None), failures=failures), 1, 2)
-    failed, *step = plan.take_reports()
+    failed, *step = plan.reports.take()
     assert failed == SequenceFailed(2, "INVALID_REQUEST", "the grammar is too complex")
     assert the_step(step).sequence_ids == (1,)
     assert ids(plan.next_step()) == [1]

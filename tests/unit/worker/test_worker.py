@@ -12,13 +12,14 @@ from standing_plan_driver import Moves
 
 from decode_service.standing_plan import StandingPlan
 from tandem.core.commands import Admit, Reserve
-from tandem.core.errors import InvalidRequest, TandemError
+from tandem.core.errors import Fenced, InvalidRequest, TandemError
+from tandem.core.grammar import Grammar, GrammarKind
 from tandem.core.plan import StepPlan
 from tandem.core.reports import DecodeSnapshot, SpanKind
 from tandem.core.sampling_params import SamplingParams
 from tandem.core.sequence import EndRule, SequenceKey
+from tandem.worker import step_loop
 from tandem.worker.lease import Controller
-from tandem.worker.preparation import Preparation
 from tandem.worker.worker import Worker
 
 
@@ -145,6 +146,49 @@ async def test_after_a_step_behind_another_has_failed_they_go_one_by_one() -> No
         assert worker._engine.launched == [1, 4]
 
 
+async def fail_behind(worker: Worker, number: int) -> None:
+    """Run a step, and let the one behind it fail, if it is launched."""
+    state = worker.state
+    before = len(state.completed)
+    worker._engine.unlaunchable = number + 1
+    state.plans_ahead = [StepPlan(number + 1, ())]
+    worker.act(state.plans.append, StepPlan(number, ()))
+    await state.until(lambda: len(state.completed) > before)
+
+
+async def test_after_some_good_steps_they_go_behind_one_another_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(step_loop.log, "warning", lambda event, **details: told.append(event))
+    monkeypatch.setattr(step_loop, "NUM_STEPS_ALONE", 3)
+    async with running_worker(runs_ahead=True) as worker:
+        # The first of three good ones is under way when the one behind it fails.
+        for number in (1, 11, 21):
+            await fail_behind(worker, number)
+            assert len(worker.state.failed) == 1
+        assert told == ["steps go one by one for a while"]
+        await fail_behind(worker, 31)
+        assert len(worker.state.failed) == len(told) == 2
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+async def test_an_engine_that_always_fails_behind_another_step_ends_the_worker(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However many succeed alone in between."""
+    monkeypatch.setattr(step_loop, "NUM_STEPS_ALONE", 1)
+    async with running_worker(runs_ahead=True) as worker:
+        for number in (1, 11):
+            await fail_behind(worker, number)
+        assert not worker.crash.done()
+        worker._engine.unlaunchable = 22
+        worker.state.plans_ahead = [StepPlan(22, ())]
+        worker.act(worker.state.plans.append, StepPlan(21, ()))
+        with pytest.raises(TandemError, match="3 steps failed one after the other"):
+            await asyncio.wait_for(worker.crash, 10)
+
+
 async def fail_steps(worker: Worker, *errors: Exception | None) -> None:
     """Run a step for each: one that fails with it, or succeeds."""
     state = worker.state
@@ -196,12 +240,13 @@ async def test_plans_that_an_engine_refuses_do_not_count_as_its_failures() -> No
 async def test_the_engine_is_prepared_beside_its_steps(error: Exception | None, told: str) -> None:
     async with running_worker() as worker:
         worker._engine.error = error
-        preparation = Preparation(1, SamplingParams(max_tokens=1, seed=0))
-        worker.state.preparations = [preparation]
+        grammar = Grammar(GrammarKind.REGEX, "a*")
+        params = SamplingParams(max_tokens=1, seed=0, grammar=grammar)
+        worker.state.preparations.arrive(1, params, "r")
         worker.apply([])
         await worker.state.until(lambda: bool(worker.state.prepared_ones))
         ((prepared, failure),) = worker.state.prepared_ones
-        assert prepared is preparation
+        assert (prepared.sequence_id, prepared.params) == (1, params)
         assert (failure.message if failure else "") == told
         assert worker.state.failed == []
 
@@ -222,3 +267,40 @@ async def test_an_error_in_the_state_is_not_survived_in_silence() -> None:
             worker.lock.notify_all()
         with pytest.raises(TandemError, match="TypeError"):
             await asyncio.wait_for(worker.crash, 10)
+
+
+async def test_a_state_that_breaks_under_a_command_ends_the_worker() -> None:
+    async with running_worker() as worker:
+        worker.acquire(Controller("a", 1, 3600.0))
+        worker.state.error = AssertionError("block 7 is freed twice")
+        with pytest.raises(AssertionError):
+            worker.apply([Admit(1)])
+        assert worker.applied_command == 0
+        with pytest.raises(TandemError, match="broken: AssertionError"):
+            await asyncio.wait_for(worker.crash, 10)
+
+
+async def test_a_state_that_breaks_at_a_leases_end_ends_the_worker() -> None:
+    async with running_worker() as worker:
+        worker.acquire(Controller("a", 1, 0.05))
+        worker.state.error = AssertionError("block 7 is freed twice")
+        with pytest.raises(TandemError, match="broken: AssertionError"):
+            await asyncio.wait_for(worker.crash, 10)
+    assert worker._engine.closed, "it ends in order"
+
+
+async def test_a_lease_that_nobody_watches_any_more_ends_the_worker() -> None:
+    async with running_worker() as worker:
+        worker.lease.is_expired = None  # type: ignore[method-assign,assignment]
+        worker.acquire(Controller("a", 1, 3600.0))
+        with pytest.raises(TandemError, match="broken: TypeError"):
+            await asyncio.wait_for(worker.crash, 10)
+
+
+async def test_who_is_refused_has_broken_nothing() -> None:
+    async with running_worker() as worker:
+        worker.acquire(Controller("a", 1, 3600.0))
+        with pytest.raises(Fenced):
+            worker.acquire(Controller("b", 2, 3600.0))
+        await asyncio.sleep(0)
+        assert not worker.crash.done()
