@@ -101,7 +101,7 @@ protos: .venv/installed-dev ## tandem/v1 from protos/
 	@scripts/protos
 
 .PHONY: bench
-bench: .venv/installed-dev ## the benchmarks
+bench: .venv/installed-dev ## the benchmarks; ARGS are for the first, benchmarks/pipeline.py
 	@$(BIN)/python benchmarks/pipeline.py $(ARGS)
 	@$(BIN)/python benchmarks/engine.py
 	@$(BIN)/python benchmarks/kv_transfer.py
@@ -155,7 +155,7 @@ clean: ## remove what can be made anew, but for .venv
 .venv/bin/python:
 	@test -n "$(PYTHON)" || { echo "Tandem needs Python 3.11 or newer: make run PYTHON=/path/to/it"; exit 1; }
 	$(SAY) "making .venv with $(PYTHON)"
-	@$(PYTHON) -m venv .venv
+	@$(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }
 
 # Stamps, so that nothing is installed twice.
 .venv/installed: $(BUILD) | .venv/bin/python

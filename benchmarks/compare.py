@@ -34,6 +34,7 @@ from tandem.artifacts.resolve import resolve
 from tandem.bench.answer import Answer
 from tandem.bench.closed_loop import run_workload, warm_up
 from tandem.bench.completion_stream import Endpoint, complete
+from tandem.bench.records import partial
 from tandem.bench.server import (
     LOG_TAIL,
     CannotStart,
@@ -53,8 +54,9 @@ console = Console(stderr=True, highlight=False)
 class Comparison:
     """Measures arms; what comes out is lines of JSON."""
 
-    def __init__(self, args: argparse.Namespace, logs: Path) -> None:
+    def __init__(self, args: argparse.Namespace, records: Path, logs: Path) -> None:
         self._args = args
+        self._records = records
         self._logs = logs
         self._workloads = [WORKLOADS[name].scaled(args.scale) for name in args.workloads]
 
@@ -95,7 +97,7 @@ class Comparison:
             yield
 
     def _write(self, line: str) -> None:
-        with self._args.out.open("a") as out:
+        with self._records.open("a") as out:
             out.write(line.strip() + "\n")
 
 
@@ -147,12 +149,16 @@ async def main(args: argparse.Namespace) -> None:
     cancel_when_told_to_stop()
     arms = find_arms(args.peers, args.arms, args.int4)
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.open("a" if args.append else "w").close()
+    records = args.out if args.append else partial(args.out)
+    records.open("a" if args.append else "w").close()
     with TemporaryDirectory(prefix="tandem-compare-") as logs:
-        comparison = Comparison(args, Path(logs))
+        comparison = Comparison(args, records, Path(logs))
         for seed in range(args.seed, args.seed + args.rounds):
             turn = seed % len(arms)
             await comparison.round([*arms[turn:], *arms[:turn]], seed)
+    if not records.read_text():
+        raise SystemExit("nothing was measured")
+    records.replace(args.out)
 
 
 if __name__ == "__main__":

@@ -14,47 +14,79 @@ from functools import partial
 
 from decode_service.service import DecodeSettings
 from gateway.service import GatewaySettings
+from gateway.tracing.setup import find_collector
 from prefill_service.service import PrefillSettings
+from tandem.artifacts.config import ModelConfig
+from tandem.artifacts.resolve import find_config
 from tandem.core.errors import ConfigError
+from tandem.process.flags import with_flag
 from tandem.process.logs import configure_logging
 from tandem.process.settings import read_settings
 from tandem.wire.tls import Role
+from tandem.worker.fit import misfits, takes_kernels
+from tandem.worker.settings import WorkerSettings
 
-Check = Callable[[], object]
+Problems = Iterator[ConfigError]
 
 
 def refusals(module: str, flags: Sequence[str]) -> Iterator[str]:
     """What a service has to say against its flags."""
     try:
-        checks = CHECKS[module](flags)
+        problems = PROBLEMS[module](flags)
     except ConfigError as error:
         # Each setting that is wrong has a line; without settings there is nothing else to read.
         yield from error.message.splitlines()
         return
+    yield from map(with_flag, problems)
+
+
+def _gateway(flags: Sequence[str]) -> Problems:
+    settings = read_settings(GatewaySettings, "tandem gateway", flags)
+    return _failures(
+        settings.workers,
+        partial(settings.read_identity, Role.GATEWAY),
+        settings.read_access,
+        settings.scheduler,
+        partial(find_collector, settings.otlp_endpoint),
+    )
+
+
+def _prefill(flags: Sequence[str]) -> Problems:
+    return _worker(read_settings(PrefillSettings, "tandem prefill", flags), Role.PREFILL)
+
+
+def _decode(flags: Sequence[str]) -> Problems:
+    return _worker(read_settings(DecodeSettings, "tandem decode", flags), Role.DECODE)
+
+
+def _worker(settings: WorkerSettings, role: Role) -> Problems:
+    yield from _failures(partial(settings.read_identity, role))
+    config = _config(settings)
+    try:
+        has_kernels = takes_kernels(settings, config)
+    except ConfigError as error:
+        yield error
+        return
+    yield from misfits(settings, config, has_kernels=has_kernels)
+
+
+def _config(settings: WorkerSettings) -> ModelConfig | None:
+    """None also for a model that cannot be used, which `tandem doctor` says itself."""
+    try:
+        return find_config(settings.model)
+    except ConfigError:
+        return None
+
+
+def _failures(*checks: Callable[[], object]) -> Problems:
     for check in checks:
         try:
             check()
         except ConfigError as error:
-            yield error.message
+            yield error
 
 
-def _gateway(flags: Sequence[str]) -> tuple[Check, ...]:
-    settings = read_settings(GatewaySettings, "tandem gateway", flags)
-    identity = partial(settings.read_identity, Role.GATEWAY)
-    return settings.workers, identity, settings.read_access, settings.scheduler
-
-
-def _prefill(flags: Sequence[str]) -> tuple[Check, ...]:
-    settings = read_settings(PrefillSettings, "tandem prefill", flags)
-    return (partial(settings.read_identity, Role.PREFILL),)
-
-
-def _decode(flags: Sequence[str]) -> tuple[Check, ...]:
-    settings = read_settings(DecodeSettings, "tandem decode", flags)
-    return (partial(settings.read_identity, Role.DECODE),)
-
-
-CHECKS = {"gateway": _gateway, "prefill_service": _prefill, "decode_service": _decode}
+PROBLEMS = {"gateway": _gateway, "prefill_service": _prefill, "decode_service": _decode}
 
 
 def main() -> None:

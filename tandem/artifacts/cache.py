@@ -45,13 +45,15 @@ def locked_cache(progress: ProgressCallback) -> Iterator[Path]:
 
     Yields a scratch folder on the cache's file system, which goes when the context ends. The lock
     goes with its process, so one that died holds nobody up; what it left behind is removed.
-    Raises `ConfigError` where the cache cannot be written.
+    Raises `ConfigError` where that cannot be had; of what fails in the context it says nothing.
     """
     root = cache_dir()
     with _locked(root / ".lock", progress):
         _remove_leftovers(root)
-        with tempfile.TemporaryDirectory(prefix=SCRATCH_PREFIX, dir=root) as scratch:
-            yield Path(scratch)
+        with writing_to_cache():
+            scratch = tempfile.TemporaryDirectory(prefix=SCRATCH_PREFIX, dir=root)
+        with scratch as name:
+            yield Path(name)
 
 
 @contextmanager
@@ -59,25 +61,35 @@ def locked_download(name: str, progress: ProgressCallback) -> Iterator[Path]:
     """Be the only process that downloads `name`, after waiting for any other that does.
 
     Yields the path of a folder for it, which may not exist yet, and which stays if the context
-    fails, so that the next one can go on. Raises `ConfigError` where the cache cannot be written.
+    fails, so that the next one can go on. Raises `ConfigError` as `locked_cache` does.
     """
     with _locked(downloads_dir() / f"{name}.lock", progress):
         yield downloads_dir() / name
 
 
 @contextmanager
-def _locked(path: Path, progress: ProgressCallback) -> Iterator[None]:
+def writing_to_cache() -> Iterator[None]:
+    """What fails in the context is the cache's: a `ConfigError` that names it. What is read from
+    elsewhere meanwhile must say so itself."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w") as lock:
-            progress("waiting for the cache", 0, None)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
+        yield
     except OSError as error:
         raise ConfigError(
-            f"cannot write to the cache {path.parent} ({error.strerror}): free some space or set"
-            " TANDEM_CACHE to another folder"
+            f"cannot write to the cache {cache_dir()} ({error.strerror or error}): free some space"
+            " or set TANDEM_CACHE to another folder"
         ) from error
+
+
+@contextmanager
+def _locked(path: Path, progress: ProgressCallback) -> Iterator[None]:
+    with writing_to_cache():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = path.open("w")
+    with lock:
+        progress("waiting for the cache", 0, None)
+        with writing_to_cache():
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _remove_leftovers(root: Path) -> None:

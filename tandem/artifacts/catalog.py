@@ -13,6 +13,7 @@ from tandem.artifacts.cache import (
     locked_cache,
     locked_download,
     models_dir,
+    writing_to_cache,
 )
 from tandem.artifacts.hub_reference import HubReference
 from tandem.artifacts.model_folder import ModelFolder
@@ -105,7 +106,7 @@ def remove_model(name: str) -> Path:
     if path is None:
         raise NotFound(f"there is no model {name!r:.200} in the cache: `tandem models` lists them")
     _drop_packed(path)
-    with locked_cache(silent) as scratch:
+    with locked_cache(silent) as scratch, writing_to_cache():
         # In one step, so that nobody opens half of a model.
         path.rename(scratch / "removed")
     return path
@@ -144,7 +145,7 @@ def _unfinished() -> Iterator[BrokenModel]:
 def _drop_download(name: str) -> Path:
     reference = HubReference.parse(name)
     assert reference is not None, "the name comes from one"
-    with locked_download(reference.folder_name, silent) as folder:
+    with locked_download(reference.folder_name, silent) as folder, writing_to_cache():
         shutil.rmtree(folder)
     return folder
 

@@ -136,8 +136,7 @@ def _architecture(fields: JsonObject) -> str:
     if names[0] not in ARCHITECTURES:
         raise ConfigError(
             f"{fields.source}: architecture {names[0]!r:.80} is not supported; "
-            f"supported are {', '.join(ARCHITECTURES)}",
-            param="architectures",
+            f"supported are {', '.join(ARCHITECTURES)}"
         )
     return str(names[0])
 

@@ -26,11 +26,11 @@ class GgufFile:
     @classmethod
     def open(cls, path: Path) -> GgufFile:
         """Parse the header and the metadata. Raises `ConfigError`."""
-        if not path.is_file():
-            raise ConfigError(f"{path} does not exist")
         try:
             reader = BoundedReader(path)
             metadata = {key: field.contents() for key, field in reader.fields.items()}
+        except OSError as error:
+            raise ConfigError(f"cannot read {path}: {error.strerror or error}") from error
         except Exception as error:
             # Whatever the parser stumbles over, in a file that anyone may have made: it is broken.
             raise ConfigError(

@@ -5,18 +5,23 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
+from io import BufferedWriter, FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from huggingface_hub import HfApi, hf_hub_url
 from huggingface_hub.file_download import http_get
 from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
+from tandem.artifacts.cache import writing_to_cache
 from tandem.artifacts.hub_errors import hub_errors
 from tandem.artifacts.hub_files import HubFile, HubListing
 from tandem.artifacts.hub_reference import HubReference
 from tandem.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
 COMMIT = re.compile(r"[0-9a-f]{40,64}")
@@ -49,7 +54,11 @@ def fetch(listing: HubListing, file: HubFile, part: Path, on_bytes: Callable[[in
     url = hf_hub_url(
         listing.reference.repo, file.name, revision=listing.commit, endpoint=_endpoint()
     )
-    with hub_errors(listing.reference, _endpoint()), part.open("ab") as target:
+    with (
+        writing_to_cache(),
+        CacheFile(FileIO(part, "ab")) as target,
+        hub_errors(listing.reference, _endpoint()),
+    ):
         http_get(
             url,
             target,
@@ -60,6 +69,14 @@ def fetch(listing: HubListing, file: HubFile, part: Path, on_bytes: Callable[[in
             # A class, the library says; it only calls it.
             tqdm_class=cast(Any, lambda **_: ByteCount(on_bytes)),
         )
+
+
+class CacheFile(BufferedWriter):
+    """A file in the cache. That it cannot be written is no failure of the hub."""
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        with writing_to_cache():
+            return super().write(data)
 
 
 class ByteCount:

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
-from tandem.artifacts.cache import locked_download, models_dir
+from tandem.artifacts.cache import locked_download, models_dir, writing_to_cache
 from tandem.artifacts.config import ModelConfig
 from tandem.artifacts.gguf_import import import_gguf
 from tandem.artifacts.hub import fetch, list_files
@@ -45,7 +45,7 @@ def pull_hub(reference: HubReference, progress: ProgressCallback) -> Path:
     destination = hub_folder(reference)
     if destination.exists():
         return destination
-    with locked_download(reference.folder_name, progress) as downloads:
+    with locked_download(reference.folder_name, progress) as downloads, writing_to_cache():
         if not destination.exists():
             progress("asking the hub", 0, None)
             listing = list_files(reference)

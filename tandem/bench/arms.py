@@ -6,7 +6,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from tandem.bench.server import ServerSpec
+from tandem.bench.server import START_TIMEOUT_S, ServerSpec
 from tandem.core.errors import ConfigError
 from tandem.core.topology import Topology, parse_topology
 
@@ -30,15 +30,17 @@ class Arm:
     def __str__(self) -> str:
         return "+".join([str(self.topology), *(f"{name}={value}" for name, value in self.options)])
 
-    def spec(self, flags: tuple[str, ...], logs: Path) -> ServerSpec:
+    def spec(
+        self, flags: tuple[str, ...], logs: Path, start_timeout_s: int = START_TIMEOUT_S
+    ) -> ServerSpec:
         """A `tandem up` with `flags`, those that all arms have."""
         command = (
             *(sys.executable, "-P", "-m", "tandem.cli", "up", "--topology", str(self.topology)),
             *("--http-port", "{port}", "--grpc-port", "{port+1}", "--port-base", "{port+2}"),
-            *("--log-dir", str(logs / str(self)), *flags),
+            *("--log-dir", str(logs / str(self)), "--start-timeout", str(start_timeout_s), *flags),
             *(part for name, value in self.options for part in (f"--{name}", value)),
         )
-        return ServerSpec(str(self), command, ready_path="/ready")
+        return ServerSpec(str(self), command, ready_path="/ready", start_timeout_s=start_timeout_s)
 
 
 def parse_arm(text: str) -> Arm:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tandem.bench.arrivals import gamma_arrivals, poisson_arrivals
 from tandem.bench.lengths import parse_lengths
+from tandem.bench.load_options import LoadOptions
 from tandem.bench.mixes import MIXES, Mix, Unrelated, mix_prompts
 from tandem.bench.open_loop import OpenLoop
 from tandem.bench.report.load_report import LoadSpec
@@ -22,27 +23,6 @@ SECONDS = 30.0
 CONCURRENCY = 8
 RANDOM = "random"
 PROMPT_TOKENS, OUTPUT_TOKENS = "512", "128"
-
-
-@dataclass(frozen=True)
-class LoadOptions:
-    """What the user asked for. What is empty, None or 0 follows from the rest."""
-
-    workload: str = ""
-    prompt_tokens: str = ""
-    output_tokens: str = ""
-    trace: str = ""
-    speed: float = 1.0
-    rate: float | None = None
-    burstiness: float = 1.0
-    concurrency: int = 0
-    num_requests: int = 0
-    seconds: float = 0.0
-    warm_up_s: float = 0.0
-    length_scale: float = 1.0
-    ignore_eos: bool = True
-    prompts: str = "ids"
-    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -126,19 +106,20 @@ class LoadPlan:
         return (prompt if prompt.text else texts.worded(prompt) for prompt in prompts)
 
 
-def plan_load(options: LoadOptions, trace: Trace | None = None) -> LoadPlan:
-    """The load that was asked for; `trace` is what `options.trace` names. Raises `ConfigError`."""
+def plan_load(options: LoadOptions, trace: Trace | None = None, prompts: str = "ids") -> LoadPlan:
+    """The load that was asked for; `trace` is what `options.trace` names, and `prompts` how they
+    are put, as a report has it. Raises `ConfigError`."""
     _check_numbers(options)
     _check_pace(options, trace)
     if trace is not None:
         if options.workload or options.prompt_tokens or options.output_tokens:
             raise ConfigError("a trace has requests of its own: no --workload, and no lengths")
         name = f"trace {Path(options.trace).name}"
-        return LoadPlan(_spec(options, name, trace), trace=trace, speed=options.speed)
+        return LoadPlan(_spec(options, name, prompts, trace), trace=trace, speed=options.speed)
     if options.workload in WORKLOADS:
-        return _fixed(options)
+        return _fixed(options, prompts)
     name, mix = _mix(options)
-    return LoadPlan(_spec(options, name), mix=mix)
+    return LoadPlan(_spec(options, name, prompts), mix=mix)
 
 
 def _mix(options: LoadOptions) -> tuple[str, Mix]:
@@ -159,7 +140,7 @@ def _mix(options: LoadOptions) -> tuple[str, Mix]:
     )
 
 
-def _fixed(options: LoadOptions) -> LoadPlan:
+def _fixed(options: LoadOptions, prompts: str) -> LoadPlan:
     """One of the workloads that have a size of their own, of which the user may ask for another."""
     workload = WORKLOADS[options.workload]
     if options.prompt_tokens or options.output_tokens or options.rate is not None:
@@ -169,7 +150,7 @@ def _fixed(options: LoadOptions) -> LoadPlan:
     is_sized = bool(options.num_requests or options.seconds)
     spec = LoadSpec(
         workload=options.workload,
-        prompts=options.prompts,
+        prompts=prompts,
         arrivals="closed",
         rate=None,
         burstiness=1.0,
@@ -185,7 +166,9 @@ def _fixed(options: LoadOptions) -> LoadPlan:
     return LoadPlan(spec, mix=Unrelated(*lengths), long=workload.long)
 
 
-def _spec(options: LoadOptions, workload: str, trace: Trace | None = None) -> LoadSpec:
+def _spec(
+    options: LoadOptions, workload: str, prompts: str, trace: Trace | None = None
+) -> LoadSpec:
     arrivals, rate, concurrency = _pace(options, trace)
     num_requests, seconds = options.num_requests, options.seconds
     if trace and not seconds:
@@ -198,7 +181,7 @@ def _spec(options: LoadOptions, workload: str, trace: Trace | None = None) -> Lo
         seconds = SECONDS
     return LoadSpec(
         workload=workload if options.speed == 1 else f"{workload} at {options.speed:g} times",
-        prompts=options.prompts,
+        prompts=prompts,
         arrivals=arrivals,
         rate=rate,
         burstiness=options.burstiness,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,11 @@ PERCENTS = (50, 90, 99)
 
 @dataclass(frozen=True)
 class Conditions:
-    """What holds for a whole sweep. Each rate is measured for `measured_s`, and as long as
-    `num_requests` take to come. `simulated`: times are virtual."""
+    """What holds for a whole sweep, and what it takes to repeat it. Each rate is measured for
+    `measured_s`, and as long as `num_requests` take to come. `simulated`: times are virtual.
+    `num_devices` is what each arm has of them, `num_uncontended` the requests that it serves alone,
+    and `up_flags` are those of `tandem up` that all arms have. After `rates_per_start` rates it is
+    another arm's turn. Older records have nothing from `num_devices` on."""
 
     device: str
     model: str
@@ -34,6 +37,13 @@ class Conditions:
     seed: int
     num_requests: int = 0
     simulated: bool = False
+    num_devices: int = 0
+    arms: list[str] = field(default_factory=list)
+    workloads: list[str] = field(default_factory=list)
+    num_uncontended: int = 0
+    rates_per_start: int = 0
+    tolerance: float = 0.0
+    up_flags: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -169,6 +179,11 @@ KINDS: dict[str, type[Any]] = {
     "summary": RateSummary,
 }
 _NAMES = {kind: name for name, kind in KINDS.items()}
+
+
+def partial(file: Path) -> Path:
+    """Where records stand until all are there: what is interrupted replaces none that are whole."""
+    return file.with_suffix(f".partial{file.suffix}")
 
 
 def to_json(record: Record) -> str:

@@ -13,7 +13,7 @@ from tandem.bench.arms import Arm
 from tandem.bench.completion_stream import Endpoint, complete
 from tandem.bench.open_loop import OpenRun, run_open_loop
 from tandem.bench.outcome import Objectives, Outcome
-from tandem.bench.server import running
+from tandem.bench.server import START_TIMEOUT_S, running
 from tandem.bench.subject import MixLoad, PoissonLoop, Subject
 
 
@@ -48,17 +48,22 @@ class ServedArms:
     """Starts and ends the processes, of one arm at a time. `flags` are those of `tandem up` that
     all have."""
 
-    def __init__(self, flags: tuple[str, ...], logs: Path, dilation: float) -> None:
+    def __init__(
+        self,
+        flags: tuple[str, ...],
+        logs: Path,
+        dilation: float,
+        start_timeout_s: int = START_TIMEOUT_S,
+    ) -> None:
         self._flags = flags
         self._logs = logs
         self._dilation = dilation
+        self._start_timeout_s = start_timeout_s
         self._machine = asyncio.Lock()
 
     @asynccontextmanager
     async def serving(self, arm: Arm) -> AsyncIterator[Subject]:
         """Raises `CannotStart`."""
-        async with (
-            self._machine,
-            running(arm.spec(self._flags, self._logs), self._logs) as server,
-        ):
+        spec = arm.spec(self._flags, self._logs, self._start_timeout_s)
+        async with self._machine, running(spec, self._logs) as server:
             yield ServedArm(Endpoint("127.0.0.1", server.port), self._dilation)

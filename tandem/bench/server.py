@@ -17,6 +17,7 @@ from time import perf_counter
 
 import psutil
 
+START_TIMEOUT_S = 60
 STOP_S = 20.0
 POLL_S = 0.02
 NUM_PORTS = 8
@@ -41,7 +42,7 @@ class ServerSpec:
     ready_path: str = ""
     model: str = "default"
     env: Mapping[str, str] = field(default_factory=dict)
-    start_timeout_s: float = 60.0
+    start_timeout_s: float = START_TIMEOUT_S
 
 
 @dataclass(frozen=True)

@@ -24,17 +24,11 @@ NUM_SAMPLED = 200
 
 @dataclass(frozen=True)
 class SweepSettings:
-    """What is swept. `num_devices` is what each arm has of them. After `rates_per_start` rates it
-    is another arm's turn."""
+    """What is swept: the arms are those that the conditions name."""
 
     conditions: Conditions
     arms: Sequence[Arm]
-    workloads: Sequence[str]
     token_ids: range
-    num_devices: int
-    num_uncontended: int
-    rates_per_start: int
-    tolerance: float
 
 
 class GoodputSweep:
@@ -50,15 +44,16 @@ class GoodputSweep:
         say: Callable[[str], None],
     ) -> None:
         self._settings = settings
+        self._conditions = settings.conditions
         self._subjects = subjects
         self._write = write
         self._say = say
 
     async def run(self) -> None:
         """The whole sweep. Raises `CannotStart`, or `Unavailable` if an arm serves nothing."""
-        self._write(self._settings.conditions)
+        self._write(self._conditions)
         bases = await self._fix_objectives()
-        for workload in self._settings.workloads:
+        for workload in self._conditions.workloads:
             await self._search(
                 workload, self._first_rate(workload, bases[workload]), bases[workload]
             )
@@ -66,7 +61,7 @@ class GoodputSweep:
     # Uncontended
 
     async def _fix_objectives(self) -> dict[str, Objectives]:
-        arms, workloads = self._settings.arms, self._settings.workloads
+        arms, workloads = self._settings.arms, self._conditions.workloads
         measured = await all_of(self._measure_alone(arm) for arm in arms)
         bases: dict[str, Objectives] = {}
         for workload in workloads:
@@ -83,11 +78,11 @@ class GoodputSweep:
         async with self._subjects.serving(arm) as subject:
             return {
                 workload: await self._alone(subject, arm, workload)
-                for workload in self._settings.workloads
+                for workload in self._conditions.workloads
             }
 
     async def _alone(self, subject: Subject, arm: Arm, workload: str) -> Objectives:
-        outcomes = await subject.alone(self._load(workload), self._settings.num_uncontended)
+        outcomes = await subject.alone(self._load(workload), self._conditions.num_uncontended)
         measured = uncontended(outcomes)
         if measured is None:
             raise Unavailable(f"{arm} served no request alone: {outcomes[-1].problem}")
@@ -104,12 +99,12 @@ class GoodputSweep:
         """At which all devices would be busy, if each served one request at a time."""
         sample = islice(self._load(workload).prompts(), NUM_SAMPLED)
         served_s = mean(alone[each.tenant].latest_s(each.num_output) for each in sample)
-        return self._settings.num_devices / served_s
+        return self._conditions.num_devices / served_s
 
     async def _search(self, workload: str, start: float, base: Objectives) -> None:
-        settings = self._settings
         objectives = objective_grid(base)
-        searches = {arm: RateSearch(start, settings.tolerance) for arm in settings.arms}
+        tolerance = self._conditions.tolerance
+        searches = {arm: RateSearch(start, tolerance) for arm in self._settings.arms}
         turn = 0
         while searches:
             arms = list(searches)
@@ -125,7 +120,7 @@ class GoodputSweep:
     ) -> None:
         """Have an arm serve, and try some rates."""
         async with self._subjects.serving(arm) as subject:
-            for _ in range(self._settings.rates_per_start):
+            for _ in range(self._conditions.rates_per_start):
                 if (rate := search.next_rate()) is None:
                     return
                 run = await self._measure(subject, arm, workload, rate, objectives)
@@ -143,7 +138,7 @@ class GoodputSweep:
         rate: float,
         objectives: dict[Cell, Objectives],
     ) -> OpenRun:
-        loop = poisson_loop(self._settings.conditions, rate)
+        loop = poisson_loop(self._conditions, rate)
         run = await subject.at_rate(self._load(workload, str(rate)), loop, objectives[LOOSEST])
         self._write(rate_run(run, workload, arm, rate))
         self._say(
@@ -156,7 +151,7 @@ class GoodputSweep:
         return run
 
     def _load(self, workload: str, variant: str = "alone") -> MixLoad:
-        conditions, token_ids = self._settings.conditions, self._settings.token_ids
+        conditions, token_ids = self._conditions, self._settings.token_ids
         return MixLoad(workload, conditions.length_scale, conditions.seed, token_ids, variant)
 
 

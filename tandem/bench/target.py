@@ -16,10 +16,11 @@ from tandem.bench.grpc_stream import generate
 from tandem.bench.http_head import authorization
 from tandem.client import AsyncClient
 from tandem.core.address import Address
-from tandem.core.errors import ConfigError, TandemError, Unavailable
+from tandem.core.errors import ConfigError, NotFound, TandemError, Unauthenticated, Unavailable
 
 PORTS = {"http": 80, "https": 443, "grpc": 50050}
 TIMEOUT_S = 10.0
+UNAUTHORIZED = 401
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,8 @@ class Asking:
 
 
 async def served_models(url: TargetUrl, api_key: str | None) -> list[str]:
-    """The names of what is served. Raises `Unavailable`, or what else the server says."""
+    """The names of what is served. Raises `Unavailable` if nobody answers, `Unauthenticated` if
+    whoever does asks for a key, and another `TandemError` for what is no list of models."""
     if url.is_grpc:
         async with AsyncClient(url.address, api_key=api_key) as client:
             return [each.id for each in await client.models(timeout=TIMEOUT_S)]
@@ -88,20 +90,32 @@ async def served_models(url: TargetUrl, api_key: str | None) -> list[str]:
             response.raise_for_status()
             return [str(each["id"]) for each in response.json()["data"]]
     except (httpx2.HTTPError, ValueError, KeyError, TypeError) as error:
-        raise Unavailable(f"{url.base}/v1/models: {error or type(error).__name__}") from error
+        kind = _kind_of(error)
+        raise kind(f"{url.base}/v1/models: {error or type(error).__name__}") from error
+
+
+def _kind_of(error: Exception) -> type[TandemError]:
+    match error:
+        case httpx2.ConnectError() | httpx2.ConnectTimeout():
+            return Unavailable
+        case httpx2.HTTPStatusError(response=response) if response.status_code == UNAUTHORIZED:
+            return Unauthenticated
+    return TandemError
 
 
 async def find_model(url: TargetUrl, api_key: str | None, wanted: str) -> tuple[str, list[str]]:
-    """The model to ask for, and all that are served as far as that is known. Raises `TandemError`
-    if none is wanted by name, and the server tells none."""
+    """The model to ask for, and all that are served as far as that is known. Raises `Unavailable`
+    if nobody answers, and `TandemError` if none is wanted by name, and the server tells none."""
     try:
         served = await served_models(url, api_key)
+    except Unavailable:
+        raise
     except TandemError:
         if not wanted:
             raise
         served = []
     if not wanted and not served:
-        raise Unavailable(f"{url.base} serves no model")
+        raise NotFound(f"{url.base} serves no model")
     return wanted or served[0], served
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import uvloop
 from rich.console import Console
 
-from tandem.bench.load_plan import LoadOptions, plan_load
+from tandem.bench.load_options import LoadOptions
+from tandem.bench.load_plan import plan_load
 from tandem.bench.load_run import LoadSettings, run_load
 from tandem.bench.report.bounds import parse_bounds
 from tandem.bench.report.load_page import load_page
@@ -20,43 +19,28 @@ from tandem.bench.target import Asking, find_model, parse_target
 from tandem.bench.text_prompts import PlainWords, Texts, Words
 from tandem.bench.trace import read_trace
 from tandem.bench.workload import MOCK_TOKEN_IDS, TOKEN_IDS
-from tandem.cli.bench_output import print_report, write_file
+from tandem.cli.bench_flags import ServeOptions
+from tandem.cli.bench_output import check_file, print_report, write_file
 from tandem.cli.bench_progress import progress
+from tandem.cli.reaching import reaching_gateway
 from tandem.core.errors import ConfigError
 
 MOCK_MODEL = "mock"
 TOKENIZER_FILE = "tokenizer.json"
 
 
-@dataclass(frozen=True)
-class ServeOptions:
-    """What the user asked for, beside the load itself."""
-
-    url: str
-    model: str
-    api_key: str | None
-    is_chat: bool
-    is_text: bool
-    tokenizer: str
-    token_ids: str
-    goodput: Sequence[str]
-    timeout_s: float
-    has_probe: bool
-    metrics: str
-    out: Path | None
-    html: Path | None
-
-
 def run_serve(options: ServeOptions, load: LoadOptions) -> None:
-    """Run the load, write and print what came of it. Raises `TandemError`; ends the process with
+    """Run the load, print and write what came of it. Raises `TandemError`; ends the process with
     status 1 if any answer was not what was asked for."""
     console = Console(stderr=True, highlight=False)
+    for path in filter(None, (options.out, options.html)):
+        check_file(path)
     report = uvloop.run(_run(options, load, console))
+    print_report(report, Console(highlight=False))
     if options.out:
         write_file(options.out, to_json(report))
     if options.html:
         write_file(options.html, load_page(report).encode())
-    print_report(report, Console(highlight=False))
     for path in filter(None, (options.out, options.html)):
         console.print(f"wrote {path}", style="dim", markup=False)
     if report.figures.num_failed or report.stopped or not report.figures.num_requests:
@@ -66,10 +50,11 @@ def run_serve(options: ServeOptions, load: LoadOptions) -> None:
 async def _run(options: ServeOptions, load: LoadOptions, console: Console) -> LoadReport:
     url = parse_target(options.url)
     trace = read_trace(Path(load.trace), load.num_requests) if load.trace else None
-    plan = plan_load(replace(load, prompts=prompts_of(options)), trace)
-    bounds = parse_bounds(options.goodput)
+    plan = plan_load(load, trace, prompts_of(options))
+    bounds = parse_bounds(options.goodput or ())
     texts = _texts(options)
-    model, served = await find_model(url, options.api_key, options.model)
+    with reaching_gateway("--url URL"):
+        model, served = await find_model(url, options.api_key, options.model)
     settings = LoadSettings(
         plan=plan,
         url=url,

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from time import monotonic
 
 from rich.console import Console
+from rich.markup import escape
 
 from tandem.cli.amounts import format_bytes, format_seconds
 from tandem.cli.reaching import reaching_gateway
@@ -63,14 +64,14 @@ class Conversation:
     def run(self, model: str) -> None:
         """Read and answer until the user leaves."""
         self.console.print(
-            f"[bold]{model}[/] [dim]- Ctrl-C stops an answer, Ctrl-D or /exit leaves[/]"
+            f"[bold]{escape(model)}[/] [dim]- Ctrl-C stops an answer, Ctrl-D or /exit leaves[/]"
         )
         for text in self._inputs():
             try:
                 self.answer(text)
             except TandemError as error:
                 self.messages.pop()
-                self.console.print(f"[red]error: {error.message}[/]")
+                self.console.print(f"[red]error: {escape(error.message)}[/]")
 
     def answer(self, text: str) -> None:
         """Stream the answer to `text`. Raises `TandemError`."""
@@ -84,7 +85,7 @@ class Conversation:
             except KeyboardInterrupt:
                 end = "stopped"
         self.messages.append(Message(role="assistant", content=printed.text))
-        self.console.print(f"\n[dim]{end}[/]")
+        self.console.print(f"\n[dim]{escape(end)}[/]")
 
     def _inputs(self) -> Iterator[str]:
         with contextlib.suppress(ImportError):

@@ -22,7 +22,8 @@ Options = Mapping[str, str | int | float | None]
 
 @dataclass(frozen=True)
 class FleetSettings:
-    """What the user asked for. Options that are None are left to the services' defaults."""
+    """What the user asked for. Options that are None are left to the services' defaults;
+    `worker_options` are those of both roles."""
 
     topology: Topology
     model: str
@@ -33,6 +34,7 @@ class FleetSettings:
     port_base: int
     api_key: str | None = field(default=None, repr=False)
     worker_options: Options = field(default_factory=dict)
+    decode_options: Options = field(default_factory=dict)
     gateway_options: Options = field(default_factory=dict)
 
     @property
@@ -129,6 +131,7 @@ def _worker(settings: FleetSettings, role: str, index: int, device: Device, port
         "device": str(device),
         "model": settings.model,
         **settings.worker_options,
+        **(settings.decode_options if role == "decode" else {}),
         "memory-share": memory_share(settings),
         "weight-sharers": settings.num_weight_sharers,
     }

@@ -2,32 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields
-from functools import wraps
-from inspect import Parameter, Signature, signature
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, get_type_hints
 
 import typer
 
-from tandem.cli.flags import HUB_MODEL, flag
+from tandem.cli.flags import HUB_MODEL, START_TIMEOUT_S, StartTimeoutFlag, flag, takes_flags
 
 if TYPE_CHECKING:
     from tandem.cli.fleet import FleetSettings
 
-WORKERS, GATEWAY = "Workers", "Gateway"
-# What is passed on to the workers, and to the gateway.
-WORKER_OPTIONS = (
-    *("tls_dir", "dtype", "quantization", "kv_cache_dtype", "max_model_len", "max_num_seqs"),
-    *("block_size", "num_blocks", "memory_share", "prefix_caching", "mock_verify"),
-    "drain_timeout",
-)
-GATEWAY_OPTIONS = (
-    *("policy", "tls_dir", "tenants", "api_keys", "local_prefill", "tpot_target_ms"),
-    *("on_bad_kv", "self_check", "max_batch_tokens", "max_queue", "batching"),
-    *("prefill_token_budget", "tool_format", "otlp_endpoint", "trace_sample", "drain_timeout"),
-)
+# Whose a flag is: its panel says to whom it is passed on. Those without one are `up`'s own.
+ALL, WORKERS, DECODE, GATEWAY = "Gateway and workers", "Workers", "Decode workers", "Gateway"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,18 +40,20 @@ class FleetFlags:
         Path | None, flag("log-dir", "folder for the logs (default: logs/HTTP_PORT in the cache)")
     ] = None
     verbose: Annotated[bool, flag("verbose", "logs to the terminal instead of files")] = False
+    start_timeout: StartTimeoutFlag = START_TIMEOUT_S
     tls_dir: Annotated[
         Path | None,
-        flag(
-            "tls-dir",
-            "what `tandem certs` made: mutual TLS between gateway and workers",
-            exists=True,
-        ),
+        flag("tls-dir", "what `tandem certs` made: mutual TLS between them", ALL, exists=True),
     ] = None
-    start_timeout: Annotated[int, flag("start-timeout", "seconds until all must be ready")] = 300
     drain_timeout: Annotated[
         float | None,
-        flag("drain-timeout", "seconds after SIGTERM for what is under way (default: 25)"),
+        flag("drain-timeout", "seconds after SIGTERM for what is under way (default: 25)", ALL),
+    ] = None
+    log_level: Annotated[
+        str | None, flag("log-level", "debug, info, warning or error (default: info)", ALL)
+    ] = None
+    log_format: Annotated[
+        str | None, flag("log-format", "console, or json, an object a line (default: console)", ALL)
     ] = None
     dtype: Annotated[str | None, flag("dtype", "auto, float32 or bfloat16", WORKERS)] = None
     quantization: Annotated[
@@ -89,11 +78,19 @@ class FleetFlags:
         flag("memory-share", "share of the device's memory that a worker takes", WORKERS),
     ] = None
     prefix_caching: Annotated[
-        str | None, flag("prefix-caching", "keep KV for what begins alike: auto, off", WORKERS)
+        str | None, flag("prefix-caching", "reuse the KV of shared prefixes: auto, off", WORKERS)
     ] = None
     mock_verify: Annotated[
         str | None,
         flag("mock-verify", "KV that a mock device reads at each step: full, incremental", WORKERS),
+    ] = None
+    parked_kv_bytes: Annotated[
+        int | None,
+        flag(
+            "parked-kv-bytes",
+            "host memory for the KV of preempted sequences (default: 0 on CPUs, else 4 GiB)",
+            DECODE,
+        ),
     ] = None
     policy: Annotated[
         str | None,
@@ -128,7 +125,7 @@ class FleetFlags:
         str | None,
         flag(
             "local-prefill",
-            "prompts on decode workers, if no later there: auto, idle, off",
+            "prompts on decode workers, where sooner: auto, idle, off",
             GATEWAY,
         ),
     ] = None
@@ -151,6 +148,20 @@ class FleetFlags:
         int | None, flag("max-batch-tokens", "prompt tokens of a prefill batch", GATEWAY)
     ] = None
     max_queue: Annotated[int | None, flag("max-queue", "requests that may wait", GATEWAY)] = None
+    max_connections: Annotated[
+        int | None, flag("max-connections", "HTTP connections at a time", GATEWAY)
+    ] = None
+    max_header_bytes: Annotated[
+        int | None,
+        flag("max-header-bytes", "bytes of an HTTP request's line and headers", GATEWAY),
+    ] = None
+    header_timeout_s: Annotated[
+        float | None,
+        flag("header-timeout-s", "seconds for an HTTP request's headers to come", GATEWAY),
+    ] = None
+    body_timeout_s: Annotated[
+        float | None, flag("body-timeout-s", "seconds for an HTTP request's body to come", GATEWAY)
+    ] = None
     batching: Annotated[
         str | None,
         flag("batching", "colocated steps: chunked, prefill-first or decode-first", GATEWAY),
@@ -185,38 +196,31 @@ class FleetFlags:
             grpc_port=self.grpc_port,
             port_base=self.port_base,
             api_key=self.api_key,
-            worker_options=self._options(WORKER_OPTIONS),
-            gateway_options=self._options(GATEWAY_OPTIONS),
+            worker_options=self._options(ALL, WORKERS),
+            decode_options=self._options(DECODE),
+            gateway_options=self._options(ALL, GATEWAY),
         )
 
-    def _options(self, names: tuple[str, ...]) -> dict[str, str | int | float | None]:
-        values = {name.replace("_", "-"): getattr(self, name) for name in names}
-        return {name: str(v) if isinstance(v, Path) else v for name, v in values.items()}
+    def _options(self, *panels: str) -> dict[str, str | int | float | None]:
+        values = {name: getattr(self, name) for name in passed_on(*panels)}
+        return {
+            name.replace("_", "-"): str(value) if isinstance(value, Path) else value
+            for name, value in values.items()
+        }
 
 
-def takes_fleet_flags(command: Callable[..., None]) -> Callable[..., None]:
-    """A command for typer, with a flag for each field, and the command's own behind them."""
+def passed_on(*panels: str) -> list[str]:
+    """The flags of some panels that go on a service's command line."""
     types = get_type_hints(FleetFlags, include_extras=True)
-    flags = [
-        Parameter(
-            each.name, Parameter.KEYWORD_ONLY, default=each.default, annotation=types[each.name]
-        )
-        for each in fields(FleetFlags)
+    # The key goes by the environment, where no list of processes shows it.
+    return [
+        name
+        for name, annotated in types.items()
+        if annotated.__metadata__[0].rich_help_panel in panels and name != "api_key"
     ]
-    _, *own = signature(command, eval_str=True).parameters.values()
-
-    @wraps(command)
-    def run(**values: Any) -> None:
-        given = FleetFlags(**{each.name: values.pop(each.name) for each in flags})
-        command(given, **values)
-
-    parameters = [*flags, *own]
-    run.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
-    run.__annotations__ = {each.name: each.annotation for each in parameters}
-    return run
 
 
-@takes_fleet_flags
+@takes_flags
 def up(flags: FleetFlags) -> None:
     """Start prefill workers, decode workers and the gateway, and keep them running.
 
@@ -233,7 +237,7 @@ def up(flags: FleetFlags) -> None:
     )
 
 
-@takes_fleet_flags
+@takes_flags
 def doctor(
     flags: FleetFlags,
     *,

@@ -5,23 +5,25 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from rich.console import Console
 
+from tandem.artifacts.progress import terminal_progress
+from tandem.artifacts.resolve import resolve
 from tandem.bench.arms import Arm, cpu_arms, device_arms, grid_arms, parse_arm
 from tandem.bench.goodput_report import report
 from tandem.bench.mixes import MIXES
 from tandem.bench.rate_search import MAX_RATES
-from tandem.bench.records import Bases, Conditions, RateRun, Record, Sweep, to_json
+from tandem.bench.records import Bases, Conditions, RateRun, Record, Sweep, partial, to_json
 from tandem.bench.served_arms import ServedArms
 from tandem.bench.server import CannotStart, cancel_when_told_to_stop
 from tandem.bench.simulated_arms import SimulatedArms
 from tandem.bench.subject import Subjects
 from tandem.bench.sweep import GoodputSweep, SweepSettings
 from tandem.bench.workload import MOCK_TOKEN_IDS, TOKEN_IDS
+from tandem.cli.bench_flags import GoodputOptions
+from tandem.cli.bench_output import write_file, writing
 from tandem.cli.cores import usable_cores
 from tandem.core.device import CpuDevice, Device, MockDevice, parse_device
 from tandem.core.errors import Cancelled, ConfigError, Unavailable
@@ -33,67 +35,52 @@ CPU_LENGTH_SCALE = 0.25
 # cached to be what most find.
 NUM_UNCONTENDED = {False: 8, True: 200}
 NUM_MOCK_DEVICES = 8
-RECORDS, TABLES = "goodput.jsonl", "goodput.md"
+RECORDS, TABLES, LOGS = "goodput.jsonl", "goodput.md", "logs"
 
 
-@dataclass(frozen=True)
-class GoodputOptions:
-    """What the user asked for. What is empty, None or 0 is chosen by the device."""
-
-    device: str
-    num_devices: int
-    model: str
-    arms: Sequence[str]
-    workloads: Sequence[str]
-    measured_s: float
-    num_requests: int
-    warm_up_s: float
-    length_scale: float | None
-    num_uncontended: int | None
-    rates_per_start: int
-    tolerance: float
-    seed: int
-    simulated: bool
-    up_flags: tuple[str, ...]
-
-
-def run_goodput(options: GoodputOptions, out: Path) -> None:
+def run_goodput(options: GoodputOptions, up_flags: Sequence[str]) -> None:
     """Sweep, writing records as they come and tables at the end. Raises `TandemError`."""
-    settings = sweep_settings(options)
-    console = Console(stderr=True, highlight=False)
-    out.mkdir(parents=True, exist_ok=True)
-
-    def say(text: str) -> None:
-        console.print(text, soft_wrap=True, markup=False)
-
-    with RecordFile(out / RECORDS, whole=not options.simulated) as file:
+    settings = sweep_settings(options, up_flags)
+    with writing(options.out):
+        options.out.mkdir(parents=True, exist_ok=True)
+    if not options.simulated:
+        # Before any arm starts, whose time to do so is limited.
+        with terminal_progress() as progress:
+            resolve(settings.conditions.model, progress)
+    with RecordFile(options.out / RECORDS, whole=not options.simulated) as file:
         try:
-            asyncio.run(_sweep(options, settings, file.write, say))
+            asyncio.run(_sweep(options, settings, file.write))
         except CannotStart as error:
-            raise Unavailable(str(error)) from error
+            hint = f"(see --start-timeout, and the logs in {options.out / LOGS})"
+            raise Unavailable(f"{str(error).rstrip()}\n{hint}") from error
         except asyncio.CancelledError:
-            raise Cancelled(f"stopped; what was measured is in {out / RECORDS}") from None
+            raise Cancelled(f"stopped; what was measured is in {file.partial}") from None
     text = report(Sweep(file.records))
-    (out / TABLES).write_text(text + "\n")
     print(text)
+    write_file(options.out / TABLES, f"{text}\n".encode())
 
 
 class RecordFile:
-    """Where records go, a line each. What a simulation gives again at any time is summed up if not
-    the `whole` of it is to be kept."""
+    """Where records go, a line each; `partial` until all are there. What a simulation gives again
+    at any time is summed up if not the `whole` of it is to be kept."""
 
     def __init__(self, path: Path, *, whole: bool) -> None:
         self.records: list[Record] = []
+        self.partial = partial(path)
         self._path = path
         self._whole = whole
         self._bases = Bases()
 
     def __enter__(self) -> RecordFile:
-        self._file = self._path.open("w")
+        """Raises `ConfigError`."""
+        with writing(self.partial):
+            self._file = self.partial.open("w")
         return self
 
-    def __exit__(self, *exc_info: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._file.close()
+        if kind is None:
+            self.partial.replace(self._path)
 
     def write(self, record: Record) -> None:
         self._bases.add(record)
@@ -105,11 +92,13 @@ class RecordFile:
 
 
 async def _sweep(
-    options: GoodputOptions,
-    settings: SweepSettings,
-    write: Callable[[Record], None],
-    say: Callable[[str], None],
+    options: GoodputOptions, settings: SweepSettings, write: Callable[[Record], None]
 ) -> None:
+    console = Console(stderr=True, highlight=False)
+
+    def say(text: str) -> None:
+        console.print(text, soft_wrap=True, markup=False)
+
     cancel_when_told_to_stop()
     async with _subjects(options, settings.conditions) as subjects:
         await GoodputSweep(settings, subjects, write, say).run()
@@ -119,18 +108,19 @@ async def _sweep(
 async def _subjects(options: GoodputOptions, conditions: Conditions) -> AsyncIterator[Subjects]:
     """Processes that serve, or such as work out what these would do."""
     if options.simulated:
-        values = _flag_values(options.up_flags)
+        values = _flag_values(conditions.up_flags)
         simulated = SimulatedArms(conditions.device, values, len(usable_cores()))
         try:
             yield simulated
         finally:
             await simulated.close()
         return
-    flags = ("--device", conditions.device, "--model", conditions.model, *options.up_flags)
+    flags = ("--device", conditions.device, "--model", conditions.model, *conditions.up_flags)
     if isinstance(parse_device(conditions.device), MockDevice):
         flags = (*flags, "--mock-verify", "incremental")
-    with TemporaryDirectory(prefix="tandem-bench-") as logs:
-        yield ServedArms(flags, Path(logs), conditions.dilation)
+    logs = options.out / LOGS
+    logs.mkdir(exist_ok=True)
+    yield ServedArms(flags, logs, conditions.dilation, options.start_timeout_s)
 
 
 def _flag_values(flags: Sequence[str]) -> tuple[tuple[str, str], ...]:
@@ -145,36 +135,56 @@ def _flag_values(flags: Sequence[str]) -> tuple[tuple[str, str], ...]:
     return tuple(pairs)
 
 
-def sweep_settings(options: GoodputOptions) -> SweepSettings:
+def sweep_settings(options: GoodputOptions, up_flags: Sequence[str] = ()) -> SweepSettings:
     """The sweep that was asked for. Raises `ConfigError`."""
+    _check_numbers(options)
     device = parse_device(options.device)
     is_mock, is_cpu = isinstance(device, MockDevice), isinstance(device, CpuDevice)
     if options.simulated and not is_mock:
         raise ConfigError("only mock devices can be simulated: see --device", param="simulated")
-    if unknown := [name for name in options.workloads if name not in MIXES]:
+    workloads = _parts(options.workloads)
+    if unknown := [name for name in workloads if name not in MIXES]:
         raise ConfigError(f"unknown workload {unknown[0]!r:.40}: there are {', '.join(MIXES)}")
     num_devices = options.num_devices or _num_devices(device)
+    arms = _arms(options, is_cpu, num_devices)
+    length_scale = CPU_LENGTH_SCALE if is_cpu else 1.0
     return SweepSettings(
         conditions=Conditions(
             device=options.device,
             model=options.model or ("mock" if is_mock else "default"),
             dilation=1.0 if options.simulated else _dilation(device),
-            length_scale=options.length_scale or (CPU_LENGTH_SCALE if is_cpu else 1.0),
+            length_scale=options.length_scale or length_scale,
             warm_up_s=options.warm_up_s,
             measured_s=options.measured_s,
             seed=options.seed,
             num_requests=options.num_requests,
             simulated=options.simulated,
+            num_devices=num_devices,
+            arms=list(map(str, arms)),
+            workloads=workloads,
+            num_uncontended=options.num_uncontended or NUM_UNCONTENDED[options.simulated],
+            # Nothing is started anew in virtual time: there is no need for turns.
+            rates_per_start=MAX_RATES if options.simulated else options.rates_per_start,
+            tolerance=options.tolerance,
+            up_flags=list(up_flags),
         ),
-        arms=_arms(options, is_cpu, num_devices),
-        workloads=options.workloads,
+        arms=arms,
         token_ids=MOCK_TOKEN_IDS if is_mock else TOKEN_IDS,
-        num_devices=num_devices,
-        num_uncontended=options.num_uncontended or NUM_UNCONTENDED[options.simulated],
-        # Nothing is started anew in virtual time: there is no need for turns.
-        rates_per_start=MAX_RATES if options.simulated else options.rates_per_start,
-        tolerance=options.tolerance,
     )
+
+
+def _check_numbers(options: GoodputOptions) -> None:
+    """Those that a flag's own bound does not refuse."""
+    if options.length_scale is not None and not options.length_scale > 0:
+        raise ConfigError("--length-scale is more than 0", param="length_scale")
+    if not options.tolerance > 1:
+        raise ConfigError("--tolerance is more than 1", param="tolerance")
+    if not (options.measured_s or options.num_requests):
+        raise ConfigError("--seconds is more than 0, or --requests is", param="seconds")
+
+
+def _parts(text: str) -> list[str]:
+    return [part for each in text.split(",") if (part := each.strip())]
 
 
 def _dilation(device: Device) -> float:
@@ -197,7 +207,7 @@ def _arms(options: GoodputOptions, is_cpu: bool, num_devices: int) -> list[Arm]:
         if options.simulated:
             return grid_arms(num_devices)
         return cpu_arms(num_devices) if is_cpu else device_arms(num_devices)
-    arms = [parse_arm(text) for text in options.arms]
+    arms = [parse_arm(text) for text in _parts(options.arms)]
     for arm in arms:
         if not is_cpu and arm.topology.num_workers != num_devices:
             raise ConfigError(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import orjson
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from tandem.cli.amounts import format_bytes, format_seconds
@@ -21,7 +22,7 @@ from tandem.client.connection import (
     resolve_address,
     translated_errors,
 )
-from tandem.core.errors import ConfigError
+from tandem.core.errors import ConfigError, NotFound
 from tandem.core.pipeline import Lane, PipelineFigures, TransferFigures, pipeline_figures
 from tandem.core.reports import SpanKind
 from tandem.core.worker import WorkerRole
@@ -31,7 +32,8 @@ from tandem.wire.reports import span_from_wire
 
 TIMEOUT_S = 10.0
 UNITS_MS = {"ms": 1, "s": 1000, "m": 60_000}
-
+# What the wire takes.
+MAX_WINDOW_MS = 2**32 - 1
 
 # How lanes are written, by the file's ending.
 FORMATS: Mapping[str, Callable[[Sequence[Lane]], bytes]] = {
@@ -41,7 +43,8 @@ FORMATS: Mapping[str, Callable[[Sequence[Lane]], bytes]] = {
 
 
 def show_timeline(address: str | None, api_key: str | None, window: str, save: Path | None) -> None:
-    """Print the last `window`, and write it to the file `save`. Raises `TandemError`."""
+    """Print the last `window`, and write it to the file `save`. Raises `TandemError`, `NotFound` if
+    there is nothing to write."""
     window_ms = parse_window_ms(window)
     if save:
         check_format(save)
@@ -50,6 +53,8 @@ def show_timeline(address: str | None, api_key: str | None, window: str, save: P
         lanes = fetch_lanes(resolve_address(address), window_ms, metadata)
     console = Console(highlight=False)
     if not any(lane.of_kind(SpanKind.STEP) for lane in lanes):
+        if save:
+            raise NotFound(f"nothing ran within the last {window}: {save} was not written")
         console.print(f"nothing ran within the last {window}")
         return
     figures = pipeline_figures(lanes)
@@ -83,7 +88,11 @@ def parse_window_ms(text: str) -> int:
     match = re.fullmatch(r"(\d{1,6})(ms|s|m)", text, re.ASCII)
     if match is None or int(match[1]) == 0:
         raise ConfigError(f"unknown window {text!r:.40}: write 500ms, 30s or 5m", param="window")
-    return int(match[1]) * UNITS_MS[match[2]]
+    window_ms = int(match[1]) * UNITS_MS[match[2]]
+    if window_ms > MAX_WINDOW_MS:
+        longest = f"{MAX_WINDOW_MS // UNITS_MS['m']}m"
+        raise ConfigError(f"the window {text} is too long: {longest} at the most", param="window")
+    return window_ms
 
 
 def fetch_lanes(address: str, window_ms: int, metadata: CallMetadata = ()) -> list[Lane]:
@@ -112,7 +121,7 @@ def _lane_table(figures: PipelineFigures) -> Table:
         table.add_column(name, justify="left" if name == "worker" else "right")
     for lane in figures.lanes:
         table.add_row(
-            lane.worker_id,
+            escape(lane.worker_id),
             f"{lane.busy_share:.0%}",
             str(lane.num_steps),
             format_seconds(lane.gap_p50_ns / 1e9),

@@ -24,6 +24,7 @@ from tandem.cli.welcome import welcome
 from tandem.core.address import local_host
 from tandem.core.device import MockDevice, parse_device
 from tandem.core.errors import ConfigError
+from tandem.core.installation import install_tandem
 from tandem.engine.fake.profiles import parse_profile
 from tandem.process.settings import DRAIN_TIMEOUT_S
 
@@ -96,7 +97,7 @@ def _check_device(text: str) -> None:
     if isinstance(device, MockDevice):
         parse_profile(device.profile)
     elif find_spec("torch") is None:
-        raise ConfigError(f"device {text} needs torch: pip install 'tandem-serve[torch]'")
+        raise ConfigError(f"device {text} needs torch: {install_tandem(extra='torch')}")
 
 
 def _plan(settings: FleetSettings) -> Fleet:

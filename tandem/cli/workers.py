@@ -64,7 +64,7 @@ def show_workers(address: str | None, api_key: str | None) -> None:
     """Print the gateway's workers. Raises `TandemError`."""
     with reached_admin(address, api_key) as admin:
         workers = admin.workers()
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     if not workers:
         console.print("no worker has joined")
         return
@@ -90,7 +90,7 @@ def drain_worker(
 ) -> None:
     """Take a worker out of service and, with `wait`, return when it holds nothing any more, is
     gone, or serves again. Raises `TandemError`, `NotFound` among them."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     with reached_admin(address, api_key) as admin:
         drained = admin.drain(worker_id, timeout_s)
         console.print(_line(drained))
@@ -105,7 +105,7 @@ def undrain_worker(address: str | None, api_key: str | None, worker_id: str) -> 
     """Put a worker back into service. Raises `TandemError`, `NotFound` among them."""
     with reached_admin(address, api_key) as admin:
         worker = admin.undrain(worker_id)
-    Console(highlight=False).print(_line(worker))
+    Console(highlight=False, markup=False).print(_line(worker))
 
 
 def state_name(worker: admin_pb2.WorkerStatus) -> str:

@@ -135,7 +135,8 @@ def _read_served_by(message: inference_pb2.ServedBy) -> ServedBy:
         decode_worker=message.decode_worker,
         kv_bytes=message.kv_bytes,
         num_cached_tokens=message.num_cached_tokens,
-        mode=_SERVING_MODES[message.mode],
+        # A gateway of a later version may know more of them.
+        mode=_SERVING_MODES.get(message.mode, "unknown"),
         num_preemptions=message.num_preemptions,
         num_losses=message.num_losses,
         num_bad_transfers=message.num_bad_transfers,

@@ -64,10 +64,10 @@ class Delta:
 @dataclass(frozen=True, slots=True)
 class ServedBy:
     """How a choice was served. `decode_worker` is empty if the first token was the last. `mode` is
-    "local" if one worker did all of it, "none" if there was nothing to compute, else
-    "disaggregated". It was preempted `num_preemptions` times, went on elsewhere `num_losses` times
-    because a worker was lost, and was computed again `num_bad_transfers` times because its KV came
-    damaged."""
+    "local" if one worker did all of it, "none" if there was nothing to compute, "unknown" if only a
+    later version knows, else "disaggregated". It was preempted `num_preemptions` times, went on
+    elsewhere `num_losses` times because a worker was lost, and was computed again
+    `num_bad_transfers` times because its KV came damaged."""
 
     prefill_worker: str
     decode_worker: str

@@ -100,7 +100,7 @@ class Cancelled(TandemError):
 
 
 class ConfigError(TandemError):
-    """The operator's input is wrong: a flag, a file, a device, a port."""
+    """The operator's input is wrong: a flag, a file, a device, a port. `param` names the flag."""
 
     reason = "CONFIG"
 

@@ -10,13 +10,13 @@ from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 from tandem.core.errors import ConfigError
+from tandem.core.installation import install_tandem
 
 # From the slowest to the fastest; the index is `tandem_level`.
 INSTRUCTIONS = ("plain", "avx2", "avx512")
 VARIABLE = "TANDEM_KERNELS"
 TORCH = "torch"
 FOLDER = Path(__file__).parent
-MEND = "with a C++ compiler (g++) at hand run: pip install --force-reinstall --no-deps "
 
 
 class KernelsMissing(Exception):
@@ -59,7 +59,7 @@ def best() -> Kernels:
         raise KernelsMissing(f"{VARIABLE} asks for torch's own operations")
     if wanted and wanted not in INSTRUCTIONS:
         known = ", ".join((*INSTRUCTIONS, TORCH))
-        raise ConfigError(f"{VARIABLE} is {wanted!r}: write one of {known}", param=VARIABLE)
+        raise ConfigError(f"{VARIABLE} is {wanted!r}: write one of {known}")
     if wanted:
         return load(wanted)
     *better, plain = INSTRUCTIONS[_level() :: -1]
@@ -95,14 +95,9 @@ def _path(instructions: str) -> Path:
         if path.exists():
             return path
     raise KernelsMissing(
-        "the kernels were not built when Tandem was installed; "
-        f"{MEND}{_installed_from(Path(__file__).parents[2])}"
+        "the kernels were not built when Tandem was installed; with a C++ compiler (g++) at hand"
+        f" run: {install_tandem('--force-reinstall', '--no-deps')}"
     )
-
-
-def _installed_from(root: Path) -> str:
-    """What pip calls the installed distribution."""
-    return f"-e {root}" if (root / "pyproject.toml").exists() else "tandem-serve"
 
 
 def _declare(functions: CDLL) -> None:

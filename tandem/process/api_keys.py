@@ -90,4 +90,4 @@ def add_api_key(path: Path, tenant: str) -> str:
 
 
 def _config_error(path: Path, what: str) -> ConfigError:
-    return ConfigError(f"API keys: {path} {what}", param="api_keys")
+    return ConfigError(f"{path} {what}", param="api_keys")

@@ -71,4 +71,4 @@ def _names(certificate: x509.Certificate) -> list[str]:
 
 
 def _config_error(path: Path, what: str) -> ConfigError:
-    return ConfigError(f"TLS: {path} {what}", param="tls_dir")
+    return ConfigError(f"{path} {what}", param="tls_dir")

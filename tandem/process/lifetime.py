@@ -13,6 +13,7 @@ from contextlib import suppress
 from typing import Any
 
 from tandem.core.errors import TandemError
+from tandem.process.flags import with_flag
 
 # Objects of each generation, a pass over the youngest takes about a millisecond.
 GC_THRESHOLDS = (20_000, 20, 50)
@@ -30,7 +31,7 @@ def run(
         with asyncio.Runner(loop_factory=loop_factory) as runner:
             runner.run(service)
     except TandemError as error:
-        sys.exit(f"error: {error.message}")
+        sys.exit(f"error: {with_flag(error)}")
 
 
 def settle() -> None:

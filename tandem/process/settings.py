@@ -12,6 +12,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError
 
 from tandem.core.errors import ConfigError
+from tandem.process.flags import flag_of
 from tandem.process.identity import read_identity
 from tandem.process.logs import LogFormat, LogLevel
 from tandem.wire.tls import Identity, Role
@@ -66,11 +67,9 @@ def read_settings(cls: type[SettingsT], prog: str, flags: Sequence[str]) -> Sett
     try:
         return cls(_cli_parse_args=list(flags), _cli_prog_name=prog)
     except ValidationError as error:
-        lines = [f"--{_flag(each['loc'])}: {each['msg']}" for each in error.errors()]
+        lines = [
+            f"{flag_of('.'.join(map(str, each['loc'])))}: {each['msg']}" for each in error.errors()
+        ]
         raise ConfigError("\n".join(lines)) from None
     except SettingsError as error:
         raise ConfigError(str(error)) from None
-
-
-def _flag(location: tuple[int | str, ...]) -> str:
-    return ".".join(map(str, location)).replace("_", "-")

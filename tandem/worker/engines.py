@@ -12,14 +12,15 @@ from tandem.artifacts.model_folder import ModelFolder
 from tandem.artifacts.weight_counts import WeightCounts
 from tandem.core.device import CpuDevice, CudaDevice, MockDevice, parse_device
 from tandem.core.errors import ConfigError
+from tandem.core.installation import install_tandem
 from tandem.core.kv import kv_dtype
 from tandem.core.plan import StepPlan
-from tandem.core.quantization import Quantization
 from tandem.core.worker import ModelInfo
 from tandem.engine.fake.engine import FakeEngine
 from tandem.engine.fake.profiles import parse_profile
 from tandem.engine.protocols import Engine
 from tandem.process.host import memory_bytes
+from tandem.worker.fit import check_fit, takes_kernels
 from tandem.worker.pool_size import MemoryBudget, default_share, mock_num_blocks
 from tandem.worker.settings import WorkerSettings
 
@@ -29,21 +30,19 @@ if TYPE_CHECKING:
 
 def build_engine(settings: WorkerSettings, folder: ModelFolder) -> Engine:
     """Load the model onto the device. Raises `ConfigError`."""
+    has_kernels = takes_kernels(settings, folder.config)
+    check_fit(settings, folder.config, has_kernels=has_kernels)
     max_model_len = settings.max_model_len or folder.config.max_position_embeddings
     match parse_device(settings.device):
         case MockDevice(profile):
-            if settings.quantization is not Quantization.NONE:
-                raise ConfigError("mock devices have no weights", param="quantization")
             return _fake_engine(settings, folder, profile, max_model_len)
         case CpuDevice() | CudaDevice() as device:
-            return _torch_engine(settings, folder, device, max_model_len)
+            return _torch_engine(settings, folder, device, max_model_len, has_kernels)
 
 
 def _fake_engine(
     settings: WorkerSettings, folder: ModelFolder, profile_name: str, max_model_len: int
 ) -> Engine:
-    if settings.kv_cache_dtype != "auto":
-        raise ConfigError("a mock device's KV has a type of its own", param="kv_cache_dtype")
     profile = parse_profile(profile_name)
     config = folder.config
     num_blocks = settings.num_blocks or mock_num_blocks(
@@ -74,21 +73,19 @@ def _torch_engine(
     folder: ModelFolder,
     device: CpuDevice | CudaDevice,
     max_model_len: int,
+    has_kernels: bool,
 ) -> Engine:
     try:
         from tandem.engine.torch.engine import TorchEngine
         from tandem.engine.torch.placement import resolve_dtype, torch_device
-        from tandem.engine.torch.runners import has_kernels
     except ModuleNotFoundError as error:
         raise ConfigError(
-            f"device {device} needs torch: pip install 'tandem-serve[torch]'", param="device"
+            f"{device} needs torch: {install_tandem(extra='torch')}", param="device"
         ) from error
-    place = torch_device(device)
-    are_kernels = has_kernels(folder.config, place)
-    item = resolve_dtype(settings.dtype, place, are_kernels)
+    item = resolve_dtype(settings.dtype, torch_device(device), has_kernels)
     dtype = str(item).removeprefix("torch.")
     # Packed weights lie in a file that a host's workers map.
-    num_sharers = settings.weight_sharers if are_kernels else 1
+    num_sharers = settings.weight_sharers if has_kernels else 1
     return TorchEngine(
         folder,
         device,

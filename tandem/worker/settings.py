@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
+from pydantic_core import PydanticCustomError
 
 from tandem.core.address import WILDCARDS, Address, parse_address
 from tandem.core.quantization import Quantization
 from tandem.process.settings import ServiceSettings
 from tandem.worker.own_host import own_host
+
+
+def _power_of_two(value: int) -> int:
+    if value.bit_count() != 1:
+        raise PydanticCustomError("power_of_two", "Input should be a power of two")
+    return value
 
 
 class WorkerSettings(ServiceSettings):
@@ -43,7 +50,9 @@ class WorkerSettings(ServiceSettings):
     max_model_len: int | None = Field(
         None, ge=2, description="positions of a sequence at the most; null: the model's"
     )
-    block_size: int = Field(16, ge=16, multiple_of=16, description="tokens of a KV block")
+    block_size: Annotated[int, AfterValidator(_power_of_two)] = Field(
+        16, ge=16, le=512, description="tokens of a KV block: a power of two"
+    )
     num_blocks: int | None = Field(
         None, ge=1, description="blocks of the KV pool; null: what --memory-share leaves"
     )

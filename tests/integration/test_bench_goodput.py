@@ -41,6 +41,14 @@ async def test_a_sweep_from_end_to_end(tmp_path: Path) -> None:
     text = (tmp_path / "goodput.md").read_text()
     assert text in said
     assert all(f"({ttft:g}, {tpot:g})" in text for ttft, tpot in GRID)
+    assert (tmp_path / "logs" / "1p1d" / "gateway.log").stat().st_size
+
+
+async def test_a_folder_that_cannot_be_made_is_told_in_words() -> None:
+    returncode, said = await bench("--out", "/proc/tandem-goodput")
+    assert returncode == 1
+    assert said.startswith("error: cannot write /proc/tandem-goodput")
+    assert "Traceback" not in said
 
 
 async def simulated(out: Path, *arguments: str) -> tuple[int | None, str]:
@@ -76,3 +84,6 @@ async def test_an_arm_that_cannot_start_is_told_with_its_own_words(tmp_path: Pat
     assert returncode == 1
     assert "no model 'nowhere'" in said
     assert "Traceback" not in said
+    logs = tmp_path / "logs"
+    assert str(logs) in said.replace("\n", "")
+    assert "no model 'nowhere'" in (logs / "1p1d.log").read_text()

@@ -263,14 +263,23 @@ def test_every_problem_is_counted_and_nothing_hangs(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
-def test_nobody_there_is_told_at_once(protocol: str) -> None:
+@pytest.mark.parametrize("model", [(), ("--model", "m")])
+def test_nobody_there_is_told_as_by_the_other_commands(
+    protocol: str, model: tuple[str, ...]
+) -> None:
     with bad_server("serve") as url:
         pass
     gone = url.replace("http", protocol)
-    status, said = bench("serve", "--url", gone, "--requests", "5", "--model", "m")
+    status, said = bench("serve", "--url", gone, "--requests", "5", *model)
     assert status == 1
-    assert "does not serve" in said
+    assert "start one with `tandem up`, or name one with --url" in said
     assert "Traceback" not in said
+
+
+def test_a_server_that_names_no_model_is_not_nobody() -> None:
+    with bad_server("serve") as url:
+        status, said = bench("serve", "--url", url, "--requests", "5")
+    assert (status, "404" in said, "tandem up" in said) == (1, True, False), said
 
 
 def test_a_server_that_does_not_serve_gets_one_request() -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import statistics
 from itertools import pairwise
+from time import monotonic_ns, sleep
 
 import pytest
 from stack import Stack, collect, running_stack
 
 from gateway.batching import Limits
-from tandem.core.pipeline import hidden_share
 from tandem.core.reports import SpanKind
 
 # Prompts come again.
@@ -44,21 +43,34 @@ async def test_batch_two_prefills_while_batch_one_decodes(monkeypatch: pytest.Mo
             assert inside, "no decode step ran while a later batch was prefilled"
         transfers = stack.spans("prefill", SpanKind.TRANSFER)
         assert len(transfers) == 16
-        assert hidden_share(transfers) > 0.5
+        computed_ns = {each.sequence_id: each.compute_end_ns for each in transfers}
+        frames = stack.spans("prefill", SpanKind.FRAME_SENT)
+        early = [each for each in frames if each.end_ns < computed_ns[each.sequence_id]]
+        assert len(early) > len(frames) * 2 / 3, "most KV left only when all of it was computed"
+
+
+def silence() -> tuple[int, int]:
+    """A while in which the gateway says nothing: from when, to when."""
+    start_ns = monotonic_ns()
+    sleep(0.2)
+    return start_ns, monotonic_ns()
 
 
 async def test_a_queued_batch_starts_without_a_message() -> None:
-    """From the end of a batch to the start of the one that waits; a batch takes long enough for the
-    gateway to be ahead on a busy machine, too."""
+    """It waits at the worker when the batch before it ends, though the gateway is silent then."""
     async with running_stack(1, 1, *FLAGS, devices=["mock:h100x4"], limits=Limits(256)) as stack:
-        await run_batches(stack, num_requests=150, num_tokens=256, max_tokens=1)
+        running = asyncio.create_task(
+            run_batches(stack, num_requests=100, num_tokens=256, max_tokens=1)
+        )
+        await stack.until(lambda: stack.spans("prefill", SpanKind.STEP))
+        silences = []
+        for _ in range(5):
+            await asyncio.sleep(0.1)
+            silences.append(silence())
+        await running
         batches = stack.spans("prefill", SpanKind.STEP)
-        gaps = [
-            later.start_ns - earlier.end_ns
+        assert any(
+            start_ns < earlier.end_ns and later.start_ns < end_ns
             for earlier, later in pairwise(batches)
-            if not later.waited
-        ]
-        assert len(gaps) >= 125, "few batches were waiting: the gateway does not run ahead"
-        median = statistics.median(gaps)
-        assert median <= statistics.median(each.end_ns - each.start_ns for each in batches) / 20
-        print(f"{len(gaps)} of {len(batches)} batches were waiting; median gap {median} ns")
+            for start_ns, end_ns in silences
+        )

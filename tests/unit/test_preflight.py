@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from tandem.native.library import VARIABLE
 from tandem.preflight import refusals
 from tandem.process.certificates import make_certificates
 
@@ -26,7 +30,7 @@ def test_what_is_right_is_taken(module: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("module", SERVICES)
 def test_a_tls_folder_without_certificates(module: str, tmp_path: Path) -> None:
     (text,) = refused(module, "--tls-dir", str(tmp_path))
-    assert text.startswith(f"TLS: {tmp_path / module.removesuffix('_service')}")
+    assert text.startswith(f"--tls-dir: {tmp_path / module.removesuffix('_service')}")
 
 
 def test_another_roles_certificates(tmp_path: Path) -> None:
@@ -71,5 +75,48 @@ def test_all_that_is_wrong_is_said(tmp_path: Path) -> None:
     settings = refused("decode_service", "--max-num-seqs", "0", "--prefix-caching", "x")
     assert {text.split(":")[0] for text in settings} == {"--prefix-caching", "--max-num-seqs"}
     files = ("--tls-dir", str(tmp_path), "--tenants", str(tmp_path), "--policy", "x")
-    starts = [text.split()[0] for text in refused("gateway", *files)]
-    assert starts == ["TLS:", "tenants:", "unknown"]
+    starts = [text.split()[0] for text in refused("gateway", *files, "--otlp-endpoint", "host:1")]
+    assert starts == ["--tls-dir:", "--tenants:", "--policy:", "--otlp-endpoint:"]
+
+
+@pytest.mark.parametrize("module", SERVICES[1:])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"--block-size": "48"},
+        {"--device": "no such device"},
+        {"--device": "mock:h100", "--model": "mock", "--quantization": "int4"},
+        {"--device": "mock:h100", "--model": "mock", "--kv-cache-dtype": "int8"},
+        {"--device": "cuda", "--quantization": "int8"},
+    ],
+)
+def test_what_a_workers_device_does_not_take(module: str, flags: dict[str, str]) -> None:
+    (text,) = refused(module, *itertools.chain(*flags.items()))
+    assert text.startswith(f"{[*flags][-1]}: ")
+
+
+def test_kernels_that_are_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, "avx3")
+    (text,) = refused("decode_service")
+    assert text.startswith(f"{VARIABLE} is 'avx3'")
+
+
+def test_more_positions_than_a_model_has_that_is_not_here_yet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TANDEM_CACHE", str(tmp_path / "cache"))
+    assert refused("decode_service", "--max-model-len", "8192") == []
+    (text,) = refused("decode_service", "--max-model-len", "8193")
+    assert text.startswith("--max-model-len: 8193 is more than the 8192 positions")
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize("model", ["org/name", "nothing"])
+def test_of_a_model_that_is_not_known_nothing_is_said(model: str) -> None:
+    assert refused("decode_service", "--model", model, "--max-model-len", "99999999") == []
+
+
+def test_torch_is_not_imported() -> None:
+    code = "import sys; from tandem.preflight import refusals; list(refusals('decode_service', ()))"
+    code += "; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

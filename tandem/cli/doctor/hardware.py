@@ -9,10 +9,12 @@ from tandem.cli.amounts import format_bytes
 from tandem.cli.doctor.findings import Finding, problem, warning
 from tandem.cli.doctor.machine import Driver, Gpu, Machine, NoTorch, Python, Torch
 from tandem.core.device import CpuDevice, CudaDevice, Device
+from tandem.core.installation import install_tandem, pip_install
 
 OLDEST_PYTHON = (3, 11)
-INSTALL_TORCH = "pip install 'tandem-serve[torch]'"
-BROKEN_TORCH = "pip install --force-reinstall torch"
+INSTALL_TORCH = install_tandem(extra="torch")
+BROKEN_TORCH = install_tandem("--force-reinstall", extra="torch")
+PYPI = ("-i", "https://pypi.org/simple")
 INSTALL_DRIVER = "install NVIDIA's driver; for a container: docker run --gpus all"
 DTYPES = ("auto", "float32", "bfloat16")
 
@@ -139,7 +141,7 @@ def _mend_build(torch: Torch | NoTorch) -> str:
     if torch.cuda:
         return "update the driver, or take a torch built for it"
     release = torch.version.partition("+")[0]
-    return f"pip install --force-reinstall -i https://pypi.org/simple torch=={release}"
+    return pip_install("--force-reinstall", *PYPI, f"torch=={release}")
 
 
 def _describe_driver(driver: Driver | None) -> str:

@@ -8,28 +8,15 @@ import shutil
 from pathlib import Path
 
 from tandem.artifacts.config import ModelConfig
-from tandem.artifacts.gguf_config import gguf_config
-from tandem.artifacts.gguf_file import GgufFile
 from tandem.artifacts.gguf_tensors import expected_shapes
-from tandem.artifacts.pull import DEFAULT_NAME, PULL_BYTES, WHEEL_BYTES
-from tandem.artifacts.resolve import DEFAULT, find
+from tandem.artifacts.pull import DEFAULT_CONFIG, DEFAULT_NAME, PULL_BYTES, WHEEL_BYTES
+from tandem.artifacts.resolve import DEFAULT, find, find_config
 from tandem.artifacts.weight_counts import WeightCounts
 from tandem.cli.doctor.machine import Folder, HubModel, Model, NoModel
 from tandem.core.errors import ConfigError
 
 BFLOAT16_BYTES = 2
-# The default model before it is here, from its config.json.
-DEFAULT_MODEL = Model(
-    name=DEFAULT_NAME,
-    checkpoint_bytes=269_060_000,
-    num_layers=30,
-    num_kv_heads=3,
-    head_dim=64,
-    max_model_len=8192,
-    weights=WeightCounts(embedding=28_311_552, projections=106_168_320),
-    download_bytes=WHEEL_BYTES,
-    import_bytes=PULL_BYTES,
-)
+DEFAULT_CHECKPOINT_BYTES = 269_060_000
 
 
 def probe_model(name: str) -> Model | HubModel | NoModel:
@@ -40,8 +27,8 @@ def probe_model(name: str) -> Model | HubModel | NoModel:
             return _model(folder.name, folder.config, folder.weight_bytes)
         if name == DEFAULT:
             return DEFAULT_MODEL
-        gguf = Path(name).expanduser()
-        return _importable(gguf) if gguf.is_file() else HubModel(name)
+        config = find_config(name)
+        return _importable(Path(name).expanduser(), config) if config else HubModel(name)
     except ConfigError as error:
         return NoModel(error.message)
 
@@ -58,16 +45,21 @@ def probe_folder(path: Path) -> Folder:
     )
 
 
-def _importable(gguf: Path) -> Model:
-    """A GGUF file that is to become a folder with bfloat16 weights. Raises `ConfigError`."""
-    file = GgufFile.open(gguf)
-    config = ModelConfig.from_json(gguf_config(file), str(gguf))
+def _importable(gguf: Path, config: ModelConfig) -> Model:
+    """A GGUF file that is to become a folder with bfloat16 weights."""
     num_params = sum(math.prod(shape) for shape in expected_shapes(config).values())
     num_bytes = num_params * BFLOAT16_BYTES
     return _model(gguf.stem.lower(), config, num_bytes, import_bytes=num_bytes)
 
 
-def _model(name: str, config: ModelConfig, checkpoint_bytes: int, import_bytes: int = 0) -> Model:
+def _model(
+    name: str,
+    config: ModelConfig,
+    checkpoint_bytes: int,
+    *,
+    download_bytes: int = 0,
+    import_bytes: int = 0,
+) -> Model:
     return Model(
         name=name,
         checkpoint_bytes=checkpoint_bytes,
@@ -76,5 +68,16 @@ def _model(name: str, config: ModelConfig, checkpoint_bytes: int, import_bytes: 
         head_dim=config.head_dim,
         max_model_len=config.max_position_embeddings,
         weights=WeightCounts.of(config),
+        download_bytes=download_bytes,
         import_bytes=import_bytes,
     )
+
+
+# The default model before it is here.
+DEFAULT_MODEL = _model(
+    DEFAULT_NAME,
+    DEFAULT_CONFIG,
+    DEFAULT_CHECKPOINT_BYTES,
+    download_bytes=WHEEL_BYTES,
+    import_bytes=PULL_BYTES,
+)

@@ -156,7 +156,7 @@ def test_an_unsupported_variant_is_named(
     path = tiny_gguf.write(tmp_path / "x.gguf", metadata={key: value})
     with pytest.raises(ConfigError, match=what) as caught:
         import_gguf(path, tmp_path / "out")
-    assert caught.value.param == key
+    assert f"{key!r}" in caught.value.message
 
 
 def test_a_parameter_of_scaling_that_would_be_missed_is_refused(tmp_path: Path) -> None:

@@ -1,4 +1,6 @@
+import errno
 import hashlib
+import os
 import subprocess
 import sys
 import zipfile
@@ -10,10 +12,13 @@ import pytest
 import tiny_gguf
 import xxhash
 
+from tandem.artifacts import gguf_file, gguf_import
 from tandem.artifacts import pull as pull_module
-from tandem.artifacts.cache import cache_dir
+from tandem.artifacts.cache import cache_dir, locked_cache
 from tandem.artifacts.progress import silent, terminal_progress
-from tandem.artifacts.resolve import resolve
+from tandem.artifacts.provenance import Provenance
+from tandem.artifacts.pull import DEFAULT_CONFIG, pull_folder
+from tandem.artifacts.resolve import find_config, pull_model, resolve
 from tandem.core.errors import ConfigError
 
 
@@ -85,6 +90,17 @@ def test_a_gguf_file_that_changed_is_imported_anew(tmp_path: Path) -> None:
     assert resolve(str(path)).config.architecture != first.config.architecture
 
 
+def test_a_config_is_known_before_the_model_is_here(cache: Path, tmp_path: Path) -> None:
+    gguf = str(tiny_gguf.write(tmp_path / "tiny.gguf"))
+    before = find_config(gguf)
+    assert find_config("default") is DEFAULT_CONFIG
+    assert find_config("org/name") is None
+    with pytest.raises(ConfigError, match="there is no model 'nothing'"):
+        find_config("nothing")
+    assert not cache.exists()
+    assert before == resolve(gguf).config == find_config(gguf)
+
+
 @pytest.mark.parametrize("model", ["nothing", "", "x" * 5000, "~nobody/x", "a\0b", "no/such.gguf"])
 def test_anything_else_is_told_what_is_accepted(model: str) -> None:
     with pytest.raises(ConfigError, match=r"'default', 'mock', .* folder .*\.gguf") as caught:
@@ -135,6 +151,54 @@ def test_a_cache_that_cannot_be_written(cache: Path) -> None:
         resolve("default")
 
 
+def test_what_fails_beside_the_cache_is_not_its_fault() -> None:
+    with pytest.raises(FileNotFoundError), locked_cache(silent) as scratch:
+        (scratch / "no such file").read_bytes()
+
+
+def no_room(*_: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_full_disk_is_the_caches(
+    tmp_path: Path,
+    cache: Path,
+    pip: FakePip,
+    make_folder: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder, gguf = make_folder(), tiny_gguf.write(tmp_path / "tiny.gguf")
+    monkeypatch.setattr(Provenance, "write", no_room)
+    for model in ("default", str(gguf), str(folder)):
+        with pytest.raises(ConfigError, match=f"cache {cache} .No space left.* TANDEM_CACHE"):
+            pull_model(model)
+    monkeypatch.setattr(gguf_import, "write_safetensors", no_room)
+    with pytest.raises(ConfigError, match="TANDEM_CACHE"):
+        pull_model(str(gguf))
+
+
+def unreadable(*_: object) -> None:
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+def test_a_gguf_file_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tiny_gguf.write(tmp_path / "tiny.gguf")
+    monkeypatch.setattr(gguf_file, "BoundedReader", unreadable)
+    with pytest.raises(ConfigError, match=rf"^cannot read {path}: Input/output error$"):
+        resolve(str(path))
+
+
+def test_a_folder_that_cannot_be_read(make_folder: Callable[..., Path]) -> None:
+    folder = resolve(str(make_folder()))
+    (weights,) = folder.weight_files
+    weights.unlink()
+    with pytest.raises(ConfigError, match=rf"^cannot read {weights}: No such file"):
+        pull_folder(folder)
+    weights.mkdir()
+    with pytest.raises(ConfigError, match=rf"^cannot read {weights}: Is a directory"):
+        pull_folder(folder)
+
+
 def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TANDEM_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", "/x")
@@ -158,7 +222,7 @@ def test_nothing_here_needs_torch() -> None:
 @pytest.mark.model
 def test_the_real_default_model() -> None:
     folder = resolve("default")
-    assert folder.config.num_layers == 30
+    assert folder.config == DEFAULT_CONFIG
     # Every machine's import is the same, or workers would not accept each other.
     weights = folder.weight_files[0].read_bytes()
     assert xxhash.xxh3_128_hexdigest(weights) == "539433e80b3c79668056819bee4d56a2"

@@ -7,7 +7,8 @@ from math import inf, isinf
 
 import pytest
 
-from tandem.bench.load_plan import LoadOptions, plan_load
+from tandem.bench.load_options import LoadOptions
+from tandem.bench.load_plan import plan_load
 from tandem.bench.report.wording import load_text
 from tandem.bench.text_prompts import PlainWords
 from tandem.bench.trace import Trace, TracedRequest

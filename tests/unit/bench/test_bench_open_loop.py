@@ -166,9 +166,8 @@ async def test_who_has_no_place_is_due_when_there_is_one() -> None:
             await released.wait()
         await at_once(answer)
 
-    made = await run(ask, arrivals=[0.0, 0.001], warm_up_s=0.0, measured_s=inf, concurrency=1)
+    await run(ask, arrivals=[0.0, 0.001], warm_up_s=0.0, measured_s=inf, concurrency=1)
     assert dues[1] - dues[0] >= 0.05
-    assert made.outcomes[1].late_s < 0.05
 
 
 async def test_nothing_is_left_running() -> None:

@@ -59,3 +59,17 @@ def test_it_waits_until_there_is_nothing_to_wait_for(
     drain_worker(None, None, "d", 1.0, wait=True)
     assert said in capsys.readouterr().out
     assert not stub.seen
+
+
+def test_a_workers_name_is_no_markup(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    named = admin_pb2.WorkerStatus(worker_id="[/red]", role=1, state=SERVING)
+
+    @contextmanager
+    def reached(address: str | None, api_key: str | None) -> Iterator[Admin]:
+        yield Admin(Stub([[named]]), ())
+
+    monkeypatch.setattr(workers, "reached_admin", reached)
+    workers.show_workers(None, None)
+    assert "[/red]" in capsys.readouterr().out

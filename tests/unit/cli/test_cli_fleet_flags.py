@@ -2,31 +2,62 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from pathlib import Path
-from typing import get_type_hints
 
 import pytest
 from typer.testing import CliRunner
 
+from decode_service.service import DecodeSettings
+from gateway.service import GatewaySettings
+from prefill_service.service import PrefillSettings
 from tandem.cli.app import commands
-from tandem.cli.fleet import FleetSettings
-from tandem.cli.fleet_commands import GATEWAY, GATEWAY_OPTIONS, WORKER_OPTIONS, WORKERS, FleetFlags
+from tandem.cli.fleet import FleetSettings, plan_fleet
+from tandem.cli.fleet_commands import ALL, DECODE, GATEWAY, WORKERS, FleetFlags, passed_on
+from tandem.process.settings import ServiceSettings
+
+# What `tandem up` says to each service itself.
+SAID_BY_UP = {
+    *("host", "port", "http_port", "grpc_port", "prefill", "decode", "model", "device"),
+    *("worker_id", "weight_sharers"),
+}
+# By the environment, where no list of processes shows it.
+IN_THE_ENVIRONMENT = {"api_key"}
+# What a service alone is told, or its environment.
+NOT_FOR_UP = {
+    *("advertise", "metrics_port"),  # of one worker, or of another machine's
+    "standby",  # of a second gateway, for workers that the first one has
+    *("min_frame_bytes", "mock_runs_ahead", "faults", "allow_faults", "dump_logits"),  # for tests
+}
 
 
-def in_panel(panel: str) -> set[str]:
-    hints = get_type_hints(FleetFlags, include_extras=True)
-    return {
-        each.name
-        for each in fields(FleetFlags)
-        if hints[each.name].__metadata__[0].rich_help_panel == panel
-    }
+@pytest.mark.parametrize(
+    ("settings", "panels"),
+    [
+        (GatewaySettings, (ALL, GATEWAY)),
+        (PrefillSettings, (ALL, WORKERS)),
+        (DecodeSettings, (ALL, WORKERS, DECODE)),
+    ],
+)
+def test_each_setting_of_a_service_is_a_flag_of_up(
+    settings: type[ServiceSettings], panels: tuple[str, ...]
+) -> None:
+    left_out = SAID_BY_UP | IN_THE_ENVIRONMENT | NOT_FOR_UP
+    assert set(passed_on(*panels)) == settings.model_fields.keys() - left_out
 
 
-def test_each_flag_of_a_service_is_passed_on_to_it() -> None:
-    assert in_panel(WORKERS) <= set(WORKER_OPTIONS)
-    # The key goes by the environment, where no list of processes shows it.
-    assert in_panel(GATEWAY) - {"api_key"} <= set(GATEWAY_OPTIONS)
+def test_what_is_left_out_is_a_setting_of_some_service() -> None:
+    services = (GatewaySettings, PrefillSettings, DecodeSettings)
+    settings = {name for each in services for name in each.model_fields}
+    assert settings >= SAID_BY_UP | IN_THE_ENVIRONMENT | NOT_FOR_UP
+
+
+def test_each_service_is_told_what_is_its_own() -> None:
+    flags = FleetFlags(device="mock:zero", log_format="json", parked_kv_bytes=7, max_connections=9)
+    fleet = plan_fleet(flags.settings(), [1, 2], [0])
+    told = {each.name: " ".join(each.command) for each in fleet.services}
+    assert all("--log-format json" in command for command in told.values())
+    for flag, service in (("--parked-kv-bytes 7", "decode-0"), ("--max-connections 9", "gateway")):
+        assert [name for name, command in told.items() if flag in command] == [service]
 
 
 @pytest.fixture

@@ -1,12 +1,16 @@
+from pathlib import Path
+
 import pytest
 
+from tandem.cli import timeline
 from tandem.cli.amounts import format_bytes, format_seconds
 from tandem.cli.gantt import coverage, draw
 from tandem.cli.timeline import parse_window_ms
-from tandem.core.errors import ConfigError
+from tandem.core.errors import ConfigError, NotFound
 from tandem.core.pipeline import Lane
 from tandem.core.reports import Span, SpanKind
 from tandem.core.worker import WorkerRole
+from tandem.v1.inference_pb2 import GetTimelineRequest
 
 
 @pytest.mark.parametrize(("text", "expected"), [("500ms", 500), ("30s", 30_000), ("5m", 300_000)])
@@ -18,6 +22,41 @@ def test_windows_have_units(text: str, expected: int) -> None:
 def test_an_unknown_window_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="write 500ms, 30s or 5m"):
         parse_window_ms(text)
+
+
+def test_a_window_is_no_longer_than_the_wire_takes() -> None:
+    text = "71582m"
+    assert GetTimelineRequest(window_ms=parse_window_ms(text)).window_ms == 71_582 * 60_000
+    with pytest.raises(ConfigError, match="999999m is too long: 71582m at the most") as caught:
+        parse_window_ms("999999m")
+    assert caught.value.param == "window"
+
+
+def show(lanes: list[Lane], monkeypatch: pytest.MonkeyPatch, save: Path | None = None) -> None:
+    monkeypatch.setattr(timeline, "fetch_lanes", lambda *_: lanes)
+    timeline.show_timeline(None, None, "30s", save)
+
+
+def test_what_is_not_written_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    idle = [Lane("decode-0", WorkerRole.DECODE, ())]
+    show(idle, monkeypatch)
+    assert capsys.readouterr().out == "nothing ran within the last 30s\n"
+    path = tmp_path / "x.json"
+    with pytest.raises(NotFound, match=f"nothing ran .*: {path} was not written"):
+        show(idle, monkeypatch, path)
+    assert not path.exists()
+    show([Lane("decode-0", WorkerRole.DECODE, (Span(SpanKind.STEP, 0, 9),))], monkeypatch, path)
+    assert path.exists()
+
+
+def test_a_workers_name_is_no_markup(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lane = Lane("[/red]", WorkerRole.DECODE, (Span(SpanKind.STEP, 0, 9),))
+    show([lane], monkeypatch)
+    assert capsys.readouterr().out.count("[/red]") == 2
 
 
 def test_coverage_is_the_share_of_each_cell() -> None:

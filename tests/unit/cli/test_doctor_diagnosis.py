@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -22,6 +23,7 @@ from made_up_machine import (
 
 from tandem.cli.doctor.diagnosis import verdict
 from tandem.cli.doctor.findings import Level
+from tandem.cli.doctor.hardware import BROKEN_TORCH
 from tandem.cli.doctor.machine import (
     Cpu,
     Docker,
@@ -37,6 +39,7 @@ from tandem.cli.doctor.machine import (
     Torch,
 )
 from tandem.cli.doctor.storage import DEFAULT_MODEL
+from tandem.core.installation import install_tandem
 
 
 def test_a_good_machine() -> None:
@@ -82,9 +85,9 @@ def test_an_old_python() -> None:
 @pytest.mark.parametrize(
     ("torch", "device", "level", "mend"),
     [
-        (NoTorch(), "cpu", Level.PROBLEM, "pip install 'tandem-serve[torch]'"),
+        (NoTorch(), "cpu", Level.PROBLEM, install_tandem(extra="torch")),
         (NoTorch(), "mock:h100", Level.OK, ""),
-        (NoTorch("no libgomp"), "cpu", Level.PROBLEM, "pip install --force-reinstall torch"),
+        (NoTorch("no libgomp"), "cpu", Level.PROBLEM, BROKEN_TORCH),
         (CPU_BUILD, "cpu", Level.OK, ""),
     ],
 )
@@ -118,7 +121,8 @@ def test_a_gpu_for_each_worker(
 
 def test_a_cpu_build_is_mended_with_the_build_of_pypi() -> None:
     finding = about(look(settings(device="cuda"), driver=DRIVER), "gpu")
-    assert finding.mend == "pip install --force-reinstall -i https://pypi.org/simple torch==2.13.0"
+    command = "pip install --force-reinstall -i https://pypi.org/simple torch==2.13.0"
+    assert finding.mend == f"{sys.executable} -m {command}"
 
 
 @pytest.mark.parametrize(("gpus", "mend"), [(1, "--device cuda:0"), (2, "--device cuda")])

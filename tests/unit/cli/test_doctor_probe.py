@@ -108,7 +108,23 @@ def test_services_are_asked_with_their_own_flags_and_the_key() -> None:
     # Both workers say it, and it is said once.
     assert seqs.startswith("--max-num-seqs: ")
     assert "printable ASCII" in key
-    assert policy.startswith("unknown policy 'nonsense'")
+    assert policy.startswith("--policy: unknown policy 'nonsense'")
+
+
+@pytest.mark.parametrize(
+    ("device", "options", "said"),
+    [
+        ("mock:zero", {"quantization": "int4"}, "--quantization: mock devices"),
+        ("cuda", {"kv-cache-dtype": "int8"}, "--kv-cache-dtype: KV in int8"),
+        ("cpu:4000", {"max-model-len": 200_000}, "--max-model-len: 200000 is more"),
+    ],
+)
+def test_services_are_asked_about_their_device(
+    device: str, options: dict[str, str | int | float | None], said: str
+) -> None:
+    """Whichever cores and GPUs there are."""
+    (text,) = probe_services(replace(settings(20001), device=device, worker_options=options))
+    assert text.startswith(said)
 
 
 def test_services_that_cannot_be_asked(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
 from collections.abc import Callable
 from contextlib import closing
 from threading import Event, Thread, current_thread
@@ -58,31 +59,53 @@ async def test_a_name_server_that_cannot_tell_is_an_error(monkeypatch: pytest.Mo
         await look_up()
 
 
-@pytest.mark.parametrize("answered_late", [False, True])
-def test_a_look_up_that_hangs_holds_nobody_up(
-    monkeypatch: pytest.MonkeyPatch, answered_late: bool
-) -> None:
-    """The loop ends while it is under way; an answer that comes later is nobody's."""
-    may_answer, began, ended = Event(), Event(), Event()
+class Hanging:
+    """A name server that answers once it may."""
 
-    def hang() -> list[str]:
-        began.set()
-        may_answer.wait(30)
-        ended.set()
+    def __init__(self) -> None:
+        self.may_answer, self.was_asked, self.has_answered = Event(), Event(), Event()
+        self.threads: list[Thread] = []
+
+    def __call__(self) -> list[str]:
+        self.threads.append(current_thread())
+        self.was_asked.set()
+        self.may_answer.wait(30)
+        self.has_answered.set()
         return ["10.0.0.2"]
 
-    async def give_up() -> None:
-        looking = asyncio.create_task(NameLookup(NAME).look_up())
-        assert await asyncio.to_thread(began.wait, 10)
+    async def ask_and_give_up(self, lookup: NameLookup) -> None:
+        looking = asyncio.create_task(lookup.look_up())
+        assert await asyncio.to_thread(self.was_asked.wait, 10)
         looking.cancel()
-        if answered_late:
-            may_answer.set()
         await asyncio.gather(looking, return_exceptions=True)
 
-    answer_with(monkeypatch, hang)
-    asyncio.run(give_up())
-    assert answered_late or not ended.is_set()
-    may_answer.set()
+
+def test_a_look_up_that_hangs_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loop ends while it is under way; its answer is nobody's then."""
+    failures: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", failures.append)
+    server = Hanging()
+    answer_with(monkeypatch, server)
+    with closing(NameLookup(NAME)) as lookup:
+        asyncio.run(server.ask_and_give_up(lookup))
+        assert not server.has_answered.is_set()
+    server.may_answer.set()
+    server.threads[0].join(10)
+    assert server.has_answered.is_set()
+    assert failures == []
+
+
+async def test_an_answer_that_nobody_waits_for_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    failures: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, what: failures.append(what))
+    server = Hanging()
+    answer_with(monkeypatch, server)
+    with closing(NameLookup(NAME)) as lookup:
+        await server.ask_and_give_up(lookup)
+        server.may_answer.set()
+        # One thread answers both, in order.
+        assert await lookup.look_up() == ["10.0.0.2:50052"]
+    assert failures == []
 
 
 async def test_a_name_has_one_thread_however_often_it_is_looked_up(

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from threading import Event
 
 import pytest
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import (
+    BatchSpanProcessor,
+    SimpleSpanProcessor,
+    SpanExporter,
+    SpanExportResult,
+)
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio
 
@@ -16,6 +24,7 @@ from gateway.tracing.setup import ENDPOINT_VARIABLES, open_tracing
 from gateway.tracing.spans import TraceSpan
 from gateway.tracing.trace import NO_TRACE, Tracing
 from tandem.core.errors import ConfigError, InvalidRequest
+from tandem.core.installation import install_tandem
 from tandem.core.worker import WorkerRole
 
 EXPORTER = "opentelemetry.exporter.otlp.proto.grpc.trace_exporter"
@@ -70,8 +79,9 @@ def test_an_address_without_a_scheme_is_refused() -> None:
 def test_who_asks_for_it_without_the_package_is_told_which(monkeypatch) -> None:
     monkeypatch.delitem(sys.modules, "gateway.tracing.otlp")
     monkeypatch.setitem(sys.modules, EXPORTER, None)
-    with pytest.raises(ConfigError, match=r"pip install 'tandem-serve\[otel\]'"):
+    with pytest.raises(ConfigError, match="exporter is missing") as told:
         open_tracing(ENDPOINT, None, "gateway-1")
+    assert install_tandem(extra="otel") in told.value.message
 
 
 async def test_the_service_has_the_name_that_the_environment_gives_it(monkeypatch) -> None:
@@ -123,7 +133,25 @@ def test_workers_that_never_come_again_are_forgotten(exporter) -> None:
     assert len(traces._workers) == MAX_TRACERS
 
 
-async def test_a_collector_that_is_not_there_holds_nobody_up() -> None:
-    opened = open_tracing(ENDPOINT, 1.0, "gateway-1")
+class StuckExporter(SpanExporter):
+    """Of a collector that takes nothing."""
+
+    def __init__(self) -> None:
+        self.began, self.released, self.gave_up = Event(), Event(), Event()
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        self.began.set()
+        if not self.released.wait(10):
+            self.gave_up.set()
+        return SpanExportResult.SUCCESS
+
+
+async def test_a_collector_that_takes_nothing_holds_nobody_up() -> None:
+    exporter = StuckExporter()
+    processor = BatchSpanProcessor(exporter, schedule_delay_millis=1)
+    opened = OtlpTracing(processor, ParentBasedTraceIdRatio(1.0), "gateway-1")
     opened.begin(ask()).end()
+    assert await asyncio.to_thread(exporter.began.wait, 10)
     await opened.close()
+    assert not exporter.gave_up.is_set()
+    exporter.released.set()

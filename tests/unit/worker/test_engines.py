@@ -28,3 +28,10 @@ def test_a_mock_device_has_no_kv_in_int8() -> None:
     with pytest.raises(ConfigError) as caught:
         build_engine(settings, resolve("mock"))
     assert caught.value.param == "kv_cache_dtype"
+
+
+def test_a_gpu_is_not_asked_for_what_only_the_kernels_take() -> None:
+    settings = WorkerSettings(port=1, device="cuda:0", quantization=Quantization.INT8)
+    with pytest.raises(ConfigError, match="int8 weights need the native kernels") as caught:
+        build_engine(settings, resolve("mock"))
+    assert caught.value.param == "quantization"

@@ -1,0 +1,69 @@
+"""`tandem bench serve` loses no run to a file that cannot be written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from load_reports import report, row
+
+from tandem.bench.load_options import LoadOptions
+from tandem.bench.report.load_report import LoadReport
+from tandem.cli import bench_serve
+from tandem.cli.bench_flags import ServeOptions
+from tandem.cli.bench_serve import run_serve
+from tandem.core.errors import ConfigError
+
+Meanwhile = Callable[[], object]
+
+
+@pytest.fixture
+def while_loaded(monkeypatch: pytest.MonkeyPatch) -> Callable[[Meanwhile], None]:
+    """Let a load take no time, in which something happens."""
+
+    def happens(meanwhile: Meanwhile) -> None:
+        async def run(*_: object) -> LoadReport:
+            meanwhile()
+            return report([row(0.0)])
+
+        monkeypatch.setattr(bench_serve, "_run", run)
+
+    return happens
+
+
+@pytest.mark.parametrize("flag", ["out", "html"])
+def test_a_file_that_cannot_be_written_is_told_before_the_load(
+    tmp_path: Path, while_loaded: Callable[[Meanwhile], None], flag: str
+) -> None:
+    began: list[bool] = []
+    while_loaded(lambda: began.append(True))
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="cannot write"):
+        run_serve(ServeOptions(**{flag: tmp_path / "file" / "report"}), LoadOptions())
+    assert not began
+
+
+def test_to_look_whether_it_can_changes_nothing(
+    tmp_path: Path, while_loaded: Callable[[Meanwhile], None]
+) -> None:
+    old = tmp_path / "old.json"
+    old.write_text("an older report")
+    seen: dict[str, str] = {}
+    while_loaded(lambda: seen.update({each.name: each.read_text() for each in tmp_path.iterdir()}))
+    run_serve(ServeOptions(out=old, html=tmp_path / "new.html"), LoadOptions())
+    assert seen == {"old.json": "an older report"}
+    assert (tmp_path / "new.html").exists()
+
+
+def test_what_came_of_it_is_printed_before_it_is_written(
+    tmp_path: Path,
+    while_loaded: Callable[[Meanwhile], None],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "report.json"
+    # As a disk that fills up meanwhile.
+    while_loaded(out.mkdir)
+    with pytest.raises(ConfigError, match="cannot write"):
+        run_serve(ServeOptions(out=out), LoadOptions())
+    assert "output tokens/s" in capsys.readouterr().out
