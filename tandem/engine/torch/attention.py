@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from tandem.core.kv import Plane
 from tandem.engine.protocols import LayerHook
-from tandem.engine.torch.inputs import AttentionBatch, StepInputs
+from tandem.engine.torch.inputs import KEY_TILE, AttentionBatch, StepInputs
 from tandem.engine.torch.kv_pool import TorchKVPool
 from tandem.models.layers import padded_rows
 
@@ -19,10 +19,12 @@ from tandem.models.layers import padded_rows
 @dataclass(frozen=True, slots=True)
 class MaskedBatch:
     """A batch with its masks [tiles, 1, query rows, num_keys], one for each size of window, added
-    to the scores of the layers that have it."""
+    to the scores of the layers that have it; and which keys of the last key tile are `behind` the
+    last query, [tiles, KEY_TILE]."""
 
     batch: AttentionBatch
     masks: Mapping[int | None, Tensor]
+    behind: Tensor
 
 
 class PagedAttention:
@@ -48,7 +50,11 @@ class PagedAttention:
         self._group = num_heads // pool.layout.num_kv_heads
         self._windows = windows
         self._batches = [
-            MaskedBatch(batch, {window: self._mask(batch, window) for window in set(windows)})
+            MaskedBatch(
+                batch,
+                {window: self._mask(batch, window) for window in set(windows)},
+                _behind(batch),
+            )
             for batch in inputs.attention
         ]
 
@@ -62,20 +68,20 @@ class PagedAttention:
             self._on_layer(layer)
         output = torch.zeros_like(q, memory_format=torch.contiguous_format)
         for each in self._batches:
-            mask = each.masks[self._windows[layer]]
-            attended = self._attend_batch(each.batch, mask, q, keys, values)
+            attended = self._attend_batch(each, self._windows[layer], q, keys, values)
             output.index_copy_(0, each.batch.rows, attended)
         return output
 
     def _attend_batch(
-        self, batch: AttentionBatch, mask: Tensor, q: Tensor, keys: Tensor, values: Tensor
+        self, masked: MaskedBatch, window: int | None, q: Tensor, keys: Tensor, values: Tensor
     ) -> Tensor:
         """[tiles * num_queries, num_heads, head_dim]."""
+        batch = masked.batch
         output = functional.scaled_dot_product_attention(
             self._gather_queries(batch, q),
-            _gather(batch, keys),
-            _gather(batch, values),
-            attn_mask=mask,
+            _gather(masked, keys),
+            _gather(masked, values),
+            attn_mask=masked.masks[window],
         )
         num_tiles, num_queries = batch.positions.shape
         output = output[:, :, : num_queries * self._group].transpose(1, 2)
@@ -107,7 +113,15 @@ class PagedAttention:
         return mask
 
 
-def _gather(batch: AttentionBatch, items: Tensor) -> Tensor:
-    """Whole blocks of keys or values: [tiles, num_kv_heads, num_keys, head_dim]."""
-    gathered = items.index_select(0, batch.blocks)
-    return gathered.view(-1, batch.num_keys, *items.shape[2:]).transpose(1, 2)
+def _behind(batch: AttentionBatch) -> Tensor:
+    keys = torch.arange(batch.num_keys - KEY_TILE, batch.num_keys, device=batch.positions.device)
+    return keys > batch.positions[:, -1:]
+
+
+def _gather(masked: MaskedBatch, items: Tensor) -> Tensor:
+    """Whole blocks of keys or values: [tiles, num_kv_heads, num_keys, head_dim]. What is behind the
+    last query is 0, whatever the pool holds there: 0 times NaN would be NaN."""
+    batch = masked.batch
+    gathered = items.index_select(0, batch.blocks).view(-1, batch.num_keys, *items.shape[2:])
+    gathered[:, -KEY_TILE:].masked_fill_(masked.behind[:, :, None, None], 0)
+    return gathered.transpose(1, 2)

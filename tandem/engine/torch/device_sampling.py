@@ -31,7 +31,7 @@ def _sample_part(logits: Tensor, rows: Sequence[SampleRow]) -> Tensor:
     scores = logits.double()
     for index, row in enumerate(rows):
         if is_adjusted(row.spec.params):
-            adjust(scores[index], row.spec)
+            adjust(scores[index], row.spec.params, row.counts)
         if not row.allowed.is_all:
             scores[index].masked_fill_(_forbidden(row, scores), -math.inf)
     tokens = scores.argmax(dim=-1)

@@ -1,11 +1,11 @@
 """The torch engine: one model, one pool, one device.
 
 A step goes `PlanCheck` -> a `Runner`, which computes KV and logits -> `sample`. Grammars are
-followed beside it (`AllowedTokens`). There are three runners. `NativeRunner`, on a CPU: packed
-weights and the kernels of `tandem.native`. `GpuRunner`: the kernels of `triton_kernels`, CUDA
-graphs. `TorchRunner`, where there are neither: `StepInputs` (index tensors) -> `Decoder.hidden`,
-which calls `PagedAttention` for each layer (KV to the pool, hook, attention) -> `Decoder.logits`
-for the slices that sample.
+followed beside it (`AllowedTokens`), and what penalties count is kept (`SequenceCounts`). There are
+three runners. `NativeRunner`, on a CPU: packed weights and the kernels of `tandem.native`.
+`GpuRunner`: the kernels of `triton_kernels`, CUDA graphs. `TorchRunner`, where there are neither:
+`StepInputs` (index tensors) -> `Decoder.hidden`, which calls `PagedAttention` for each layer (KV to
+the pool, hook, attention) -> `Decoder.logits` for the slices that sample.
 
 Bits: on a CPU a token's KV and logits are a function of the tokens before it alone, not of the
 batch, the chunking, prefill or decode, the blocks, the number of threads. The kernels are made so
@@ -25,24 +25,27 @@ from tandem.artifacts.config import MOCK
 from tandem.artifacts.model_folder import ModelFolder
 from tandem.core.device import CpuDevice, CudaDevice
 from tandem.core.errors import ConfigError, TandemError
-from tandem.core.kv import kv_dtype
+from tandem.core.kv import INT8, kv_dtype
 from tandem.core.plan import StepPlan
 from tandem.core.quantization import Quantization
 from tandem.core.sampling_params import SamplingParams
 from tandem.engine.allowed_tokens import ALL, Allowed, AllowedTokens
 from tandem.engine.protocols import LayerHook, ModelInfo
 from tandem.engine.torch.device_health import is_lost
+from tandem.engine.torch.host_copy import HostCopy
 from tandem.engine.torch.inputs import KEY_TILE
 from tandem.engine.torch.kv_pool import TorchKVPool
 from tandem.engine.torch.placement import current, numerics, resolve_dtype, torch_device
 from tandem.engine.torch.plan_check import PlanCheck
 from tandem.engine.torch.runner import AheadRunner, Runner
-from tandem.engine.torch.runners import check_kv_cache_dtype, kernels_for, load_runner
+from tandem.engine.torch.runners import kernels_for, load_runner
 from tandem.engine.torch.sampler import SampleRow, sample
-from tandem.engine.torch.step_handle import HostTokens, TorchStepHandle
-from tandem.engine.torch.token_logprobs import RowLogprobs
+from tandem.engine.torch.step_handle import TorchStepHandle
+from tandem.engine.torch.token_counts import SequenceCounts, TokenCounts
+from tandem.engine.torch.token_logprobs import StepLogprobs
 
-# Sees, of each step, the logits [slices that sample, vocab_size] in float32, in the plan's order.
+# Sees, of each step, the logits [slices that sample, vocab_size] in float32, in the plan's order:
+# they are valid until the next step.
 StepObserver = Callable[[StepPlan, Tensor], None]
 
 
@@ -65,14 +68,19 @@ class TorchEngine:
         observer: StepObserver | None = None,
     ) -> None:
         """`packed_dir`: where this host's engines share their packed weights; None: not at all.
-        Raises `ConfigError`."""
+        `block_size`: a divisor of `KEY_TILE`. KV in int8 and quantised weights are for the native
+        kernels alone. Raises `ConfigError`."""
         config = folder.config
-        _check(folder, block_size, num_blocks, max_model_len)
+        if config.architecture == MOCK:
+            raise ConfigError(
+                f"{folder.name} is a mock model: it runs on mock devices", param="device"
+            )
+        assert KEY_TILE % block_size == 0 and num_blocks > 0
         self._device = torch_device(device)
         kernels = kernels_for(config, self._device)
         item = resolve_dtype(dtype, self._device, kernels is not None)
         self._observer = observer
-        check_kv_cache_dtype(kv_cache_dtype, kernels)
+        assert kernels is not None or kv_cache_dtype != INT8, "only the kernels take KV in int8"
         layout = config.kv_layout(
             block_size, kv_dtype(kv_cache_dtype, str(item).removeprefix("torch."))
         )
@@ -107,6 +115,7 @@ class TorchEngine:
             num_blocks=num_blocks,
         )
         self._allowed = AllowedTokens(self._model, folder.tokenizer)
+        self._counts = SequenceCounts()
 
     @property
     def model(self) -> ModelInfo:
@@ -129,8 +138,8 @@ class TorchEngine:
         """Start a step. Raises what `PlanCheck` raises, before any KV is written."""
         self._check.check(plan, pending=self._ahead.pending if self._ahead else ())
         if not plan.slices:
-            no_tokens = HostTokens(torch.empty(0, dtype=torch.int64))
-            return TorchStepHandle(plan, no_tokens, (), (), self._pool)
+            no_tokens = HostCopy(torch.empty(0, dtype=torch.int64))
+            return TorchStepHandle(plan, no_tokens, StepLogprobs(()), ())
         with current(self._device):
             return self._launch(plan, on_layer)
 
@@ -139,7 +148,8 @@ class TorchEngine:
         logits = self._runner.logits(plan, on_layer)
         if self._observer is not None:
             self._observer(plan, logits)
-        handle, sampled = _sample(plan, logits, allowed(), self._pool)
+        counts = self._counts.of(plan.slices)
+        handle, sampled = _sample(plan, logits, allowed(), counts)
         if self._ahead:
             self._ahead.sampled(plan, sampled)
         return handle
@@ -164,7 +174,10 @@ class TorchEngine:
 
 
 def _sample(
-    plan: StepPlan, logits: Tensor, allowed: Sequence[Allowed | TandemError], pool: TorchKVPool
+    plan: StepPlan,
+    logits: Tensor,
+    allowed: Sequence[Allowed | TandemError],
+    counts: Sequence[TokenCounts | None],
 ) -> tuple[TorchStepHandle, Tensor]:
     """The handle, and the tokens, perhaps on the device.
 
@@ -174,30 +187,9 @@ def _sample(
     asked = [(each.sample, each.end) for each in plan.slices if each.sample is not None]
     failures = [each if isinstance(each, TandemError) else None for each in allowed]
     rows = [
-        SampleRow(spec, position, ALL if isinstance(each, TandemError) else each)
-        for (spec, position), each in zip(asked, allowed, strict=True)
+        SampleRow(spec, position, ALL if isinstance(each, TandemError) else each, its_counts)
+        for (spec, position), each, its_counts in zip(asked, allowed, counts, strict=True)
     ]
     sampled = sample(logits, rows)
-    logprobs = [
-        None
-        if (num_top := row.spec.params.logprobs) is None
-        else RowLogprobs.of(logits[index], sampled[index], num_top)
-        for index, row in enumerate(rows)
-    ]
-    return TorchStepHandle(plan, HostTokens(sampled), logprobs, failures, pool), sampled
-
-
-def _check(folder: ModelFolder, block_size: int, num_blocks: int, max_model_len: int) -> None:
-    config = folder.config
-    if config.architecture == MOCK:
-        raise ConfigError(f"{folder.name} is a mock model: it runs on mock devices", param="device")
-    if KEY_TILE % block_size:
-        raise ConfigError(f"must be a power of two up to {KEY_TILE}", param="block_size")
-    if num_blocks < 1:
-        raise ConfigError("there is no room for even one block", param="num_blocks")
-    if not 1 <= max_model_len <= config.max_position_embeddings:
-        raise ConfigError(
-            f"max_model_len {max_model_len} must be in [1, {config.max_position_embeddings}], "
-            f"the positions that {folder.name} was trained for",
-            param="max_model_len",
-        )
+    logprobs = StepLogprobs.of(logits, sampled, [row.spec.params.logprobs for row in rows])
+    return TorchStepHandle(plan, HostCopy(sampled), logprobs, failures), sampled

@@ -29,7 +29,6 @@ class TorchKVPool:
         """With `kernels`, in the host's memory, its pages are had before they are needed."""
         self._layout = layout
         self._num_blocks = num_blocks
-        # Zeros, because attention reads whole blocks: what it masks must still be finite.
         shape = (
             len(Plane),
             layout.num_layers,
@@ -74,15 +73,6 @@ class TorchKVPool:
         """It is not used any more."""
         if self._pages:
             self._pages.close()
-
-    def clear(self, blocks: Sequence[int]) -> None:
-        """Zero whole blocks, all planes and layers. Attention by torch multiplies what it masks by
-        0, so that a NaN left in a block would reach whoever has the block next. Done on return,
-        behind all steps that are launched."""
-        device = self._items.device
-        self._items.index_fill_(2, torch.tensor(blocks, dtype=torch.int64, device=device), 0)
-        if device.type == "cuda":
-            torch.cuda.current_stream(device).synchronize()
 
     def stored(self, layer: int) -> None:
         """A step's KV of a layer is in the pool, or the kernels that store it are launched: reads

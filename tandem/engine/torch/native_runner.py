@@ -21,9 +21,6 @@ from tandem.native import structs
 from tandem.native.library import Kernels
 
 FLOAT32_BYTES = 4
-# Of the kernels (`attention.h`).
-MAX_HEAD_DIM = 512
-MAX_GROUP = 168
 
 
 class NativeRunner:
@@ -63,23 +60,14 @@ class NativeRunner:
             call.tandem_attention(kind, model, step_at, layer)
             call.tandem_after_attention(kind, model, step_at, layer)
         rows = inputs.flat.logit_rows
-        logits = torch.empty(len(rows), self._config.vocab_size)
+        logits = self.buffers.logits(len(rows))
         call.tandem_logits(kind, model, step_at, rows.ctypes.data, len(rows), logits.data_ptr())
         return logits
 
 
-def fits(config: ModelConfig) -> bool:
-    """Whether the kernels take a model of these sizes."""
-    sizes = (config.hidden_size, config.intermediate_size, config.head_dim)
-    return (
-        all(each % 2 == 0 for each in sizes)
-        and config.head_dim <= MAX_HEAD_DIM
-        and config.num_heads // config.num_kv_heads <= MAX_GROUP
-    )
-
-
 class StepBuffers:
-    """A step's activations, as long as the longest so far; and its `structs.Step`."""
+    """A step's activations and logits, as long as the longest so far; and its `structs.Step`. Kept,
+    because so much fresh memory would be fresh pages for every step."""
 
     def __init__(self, config: ModelConfig, kernels: Kernels, item_bytes: int) -> None:
         padded = kernels.padded
@@ -96,6 +84,15 @@ class StepBuffers:
         }
         self._num_rows = 0
         self._buffers: dict[str, NDArray[np.uint8]] = {}
+        self._logits = torch.empty(0, config.vocab_size)
+
+    def logits(self, num_rows: int) -> Tensor:
+        """Float32 [num_rows, vocab_size], not written yet. Valid until the next call."""
+        if num_rows > len(self._logits):
+            vocab_size = self._logits.shape[1]
+            memory = aligned_empty(num_rows * vocab_size * FLOAT32_BYTES)
+            self._logits = torch.from_numpy(memory.view(np.float32)).view(-1, vocab_size)
+        return self._logits[:num_rows]
 
     def step(self, inputs: NativeInputs) -> structs.Step:
         """Valid as long as `inputs`, until the next call."""

@@ -48,7 +48,7 @@ def resolve_dtype(name: str, device: torch.device, has_kernels: bool) -> torch.d
             if device.type == "cuda" and not _has_bfloat16(device):
                 raise ConfigError(
                     f"{torch.cuda.get_device_name(device)} has no bfloat16 (compute capability 8.0"
-                    " or more has): --dtype float32",
+                    " or more has): write float32",
                     param="dtype",
                 )
             return torch.bfloat16

@@ -14,23 +14,20 @@ from numpy.typing import NDArray
 from tandem.artifacts.config import ModelConfig
 from tandem.artifacts.model_folder import ModelFolder
 from tandem.artifacts.packed import SUFFIX, note_origin
-from tandem.core.errors import ConfigError
-from tandem.core.kv import INT8
 from tandem.core.quantization import Quantization
 from tandem.engine.torch import packed_weights
 from tandem.engine.torch.kv_pool import TorchKVPool
-from tandem.engine.torch.native_runner import NativeRunner, fits
+from tandem.engine.torch.native_runner import NativeRunner
 from tandem.engine.torch.packed_model import PackedModel
 from tandem.engine.torch.packed_weights import Arena, KernelPacker, PackedLinear, aligned_empty
 from tandem.engine.torch.runner import Runner, TorchRunner
 from tandem.engine.torch.weight_file import shared_memory
 from tandem.models import weights
 from tandem.models.decoder import Decoder
+from tandem.models.kernels import kernels_of
 from tandem.models.rope import RotaryEmbedding
 from tandem.models.weights import DecoderWeights, PlainPacker, load_weights, repack_weights
-from tandem.native.library import Kernels, KernelsMissing, best, faster_than
-
-KV_CACHE_DTYPES = ("auto", INT8)
+from tandem.native.library import Kernels, KernelsMissing, faster_than
 
 log = structlog.get_logger(__name__)
 
@@ -49,32 +46,10 @@ def kernels_for(config: ModelConfig, device: torch.device) -> Kernels | None:
     return kernels
 
 
-def has_kernels(config: ModelConfig, device: torch.device) -> bool:
-    """Whether the native kernels compute this model on this device."""
-    try:
-        _kernels(config, device)
-    except KernelsMissing:
-        return False
-    return True
-
-
 def _kernels(config: ModelConfig, device: torch.device) -> Kernels:
     if device.type != "cpu":
         raise KernelsMissing("the kernels are for CPUs")
-    if not fits(config):
-        raise KernelsMissing("the kernels do not take a model of these sizes")
-    return best()
-
-
-def check_kv_cache_dtype(kv_cache_dtype: str, kernels: Kernels | None) -> None:
-    """Raises `ConfigError` if this is no type for the KV, or one that only the kernels take."""
-    if kv_cache_dtype not in KV_CACHE_DTYPES:
-        known = " or ".join(KV_CACHE_DTYPES)
-        raise ConfigError(f"unknown type {kv_cache_dtype!r}: write {known}", param="kv_cache_dtype")
-    if kv_cache_dtype == INT8 and kernels is None:
-        raise ConfigError(
-            "KV in int8 takes the native kernels, on a CPU; here are none", param="kv_cache_dtype"
-        )
+    return kernels_of(config)
 
 
 def load_runner(
@@ -87,17 +62,12 @@ def load_runner(
     quantization: Quantization,
     packed_dir: Path | None,
 ) -> Runner:
-    """A runner with the folder's weights. Packed ones are shared with the other processes that
-    name `packed_dir`. Raises `ConfigError` as `load_weights` does, and for a quantisation where
-    there are no kernels."""
+    """A runner with the folder's weights, which only kernels take quantised. Packed ones are shared
+    with the other processes that name `packed_dir`. Raises `ConfigError` as `load_weights` does."""
     config, files = folder.config, folder.weight_files
     rotary = RotaryEmbedding(config, max_model_len, device)
     if kernels is None:
-        if quantization is not Quantization.NONE:
-            raise ConfigError(
-                f"{quantization} weights need the native kernels, on a CPU: write none",
-                param="quantization",
-            )
+        assert quantization is Quantization.NONE, "only the kernels take quantised weights"
         plain = load_weights(config, files, dtype, device, PlainPacker())
         if device.type == "cuda":
             # Not above: Triton is there only with torch's builds for GPUs.

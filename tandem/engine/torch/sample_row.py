@@ -8,6 +8,7 @@ from tandem.core.noise import position_key
 from tandem.core.plan import SampleSpec
 from tandem.engine.allowed_tokens import ALL, Allowed
 from tandem.engine.torch.adjustments import is_adjusted
+from tandem.engine.torch.token_counts import TokenCounts
 
 NO_TOKEN = -1
 """Stands for the token of a row that gives none."""
@@ -18,11 +19,13 @@ LEAST_TEMPERATURE = 1e-6
 
 @dataclass(frozen=True, slots=True)
 class SampleRow:
-    """What a row of logits is asked for: the token at `position`, among those `allowed`."""
+    """What a row of logits is asked for: the token at `position`, among those `allowed`. Penalties
+    need the sequence's `counts`."""
 
     spec: SampleSpec
     position: int
     allowed: Allowed = ALL
+    counts: TokenCounts | None = None
 
     @property
     def is_greedy(self) -> bool:

@@ -2,30 +2,72 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from tandem.core.logprobs import LEAST_LOGPROB, TokenLogprobs
+from tandem.engine.torch.host_copy import HostCopy
 from tandem.engine.torch.ranking import highest
+
+# Bounds what is held at a time: a few numbers for each of a row's vocabulary.
+MAX_ROWS = 32
+
+Columns = tuple[Tensor, Tensor, Tensor]
+"""Of some rows the sampled token's log-probability [rows]; and the ids of the likeliest tokens, and
+their log-probabilities, [rows, num_top] each."""
 
 
 @dataclass(frozen=True, slots=True)
-class RowLogprobs:
-    """A row's log-probabilities, perhaps still on the device: of the sampled token [1], and of the
-    likeliest ones [num_top]."""
+class StepLogprobs:
+    """The log-probabilities of a step, perhaps on their way from the device. `num_tops` says of
+    each row how many of the likeliest tokens it is asked for, None where it is asked for nothing;
+    `columns` are those of the rows that are asked, or empty."""
 
-    own: Tensor
-    top_ids: Tensor
-    top: Tensor
+    num_tops: Sequence[int | None]
+    columns: Sequence[HostCopy] = ()
 
     @classmethod
-    def of(cls, logits: Tensor, token_id: Tensor, num_top: int) -> RowLogprobs:
-        """From one row of float32 logits [vocab_size]. Of equals the lowest id comes first."""
-        logprobs = logits.log_softmax(dim=0).nan_to_num(LEAST_LOGPROB, neginf=LEAST_LOGPROB)
-        top_ids = highest(logprobs, min(num_top, len(logprobs)))
-        return cls(logprobs[token_id], top_ids, logprobs[top_ids])
+    def of(cls, logits: Tensor, token_ids: Tensor, num_tops: Sequence[int | None]) -> StepLogprobs:
+        """Of float32 `logits` [rows, vocab_size], and the sampled `token_ids` [rows]. Does not wait
+        for the device."""
+        asked = [num_top for num_top in num_tops if num_top is not None]
+        if not asked:
+            return cls(num_tops)
+        parts = [
+            columns_of(logits[rows], token_ids[rows], max(asked))
+            for rows in _parts(logits, num_tops)
+        ]
+        return cls(num_tops, [HostCopy(torch.cat(each)) for each in zip(*parts, strict=True)])
 
-    def report(self) -> TokenLogprobs:
-        """Waits for the device."""
-        return TokenLogprobs.of(self.own.item(), self.top_ids.tolist(), self.top.tolist())
+    def report(self) -> list[TokenLogprobs | None]:
+        """Each row's. Waits for the device."""
+        if not self.columns:
+            return [None] * len(self.num_tops)
+        rows = zip(*(each.wait().tolist() for each in self.columns), strict=True)
+        return [
+            None if num_top is None else _report(num_top, *next(rows)) for num_top in self.num_tops
+        ]
+
+
+def columns_of(logits: Tensor, token_ids: Tensor, num_top: int) -> Columns:
+    """Of equals the lowest id comes first. A token below 0 stands for none: what its row has is not
+    to be reported."""
+    logprobs = logits.log_softmax(dim=-1).nan_to_num(LEAST_LOGPROB, neginf=LEAST_LOGPROB)
+    own = logprobs.gather(1, token_ids.clamp(min=0).unsqueeze(1)).squeeze(1)
+    top_ids = highest(logprobs, min(num_top, logprobs.shape[1]))
+    return own, top_ids, logprobs.gather(1, top_ids)
+
+
+def _parts(logits: Tensor, num_tops: Sequence[int | None]) -> Iterator[Tensor]:
+    """The rows that are asked, so many at a time."""
+    asked = [row for row, num_top in enumerate(num_tops) if num_top is not None]
+    for start in range(0, len(asked), MAX_ROWS):
+        rows = torch.tensor(asked[start : start + MAX_ROWS])
+        yield rows.to(logits.device, non_blocking=True)
+
+
+def _report(num_top: int, own: float, top_ids: list[int], top: list[float]) -> TokenLogprobs:
+    return TokenLogprobs.of(own, top_ids[:num_top], top[:num_top])

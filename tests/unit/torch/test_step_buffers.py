@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 
 import pytest
+import torch
 
 from tandem.artifacts.config import ModelConfig
 from tandem.core.plan import SequenceSlice, StepPlan
@@ -52,6 +53,16 @@ def test_a_step_for_which_there_was_no_memory_leaves_none_that_is_too_small(
     held = buffers._buffers["hidden"]
     assert held.ctypes.data <= last < held.ctypes.data + held.nbytes
     ctypes.memset(last, 0, CONFIG.hidden_size * 4)
+
+
+def test_a_steps_logits_are_in_the_memory_of_the_step_before() -> None:
+    buffers = StepBuffers(CONFIG, best(), 4)
+    large = buffers.logits(7)
+    small = buffers.logits(3)
+    assert small.data_ptr() == large.data_ptr() == buffers.logits(7).data_ptr()
+    larger = buffers.logits(9)
+    assert (small.shape, larger.shape) == ((3, CONFIG.vocab_size), (9, CONFIG.vocab_size))
+    assert larger.dtype == torch.float32 and larger.is_contiguous()
 
 
 def _no_memory(num_bytes: int) -> None:

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from plain_sampler import plain_sample
 
-from tandem.core.logprobs import LEAST_LOGPROB
 from tandem.core.plan import SampleSpec
 from tandem.core.sampling_params import SamplingParams
 from tandem.engine.allowed_tokens import Allowed
@@ -21,7 +20,7 @@ from tandem.engine.torch.adjustments import adjust
 from tandem.engine.torch.device_sampling import sample_on_device
 from tandem.engine.torch.host_sampling import candidates
 from tandem.engine.torch.sampler import NO_TOKEN, SampleRow, sample
-from tandem.engine.torch.token_logprobs import RowLogprobs
+from tandem.engine.torch.token_counts import TokenCounts
 
 VOCAB_SIZE = 97
 PLAIN = SamplingParams(max_tokens=9, seed=7)
@@ -35,7 +34,8 @@ def random_logits(rows: int, seed: int = 0, vocab_size: int = VOCAB_SIZE) -> tor
 
 def adjusted(logits: torch.Tensor, **params: object) -> NDArray[np.float64]:
     scores = logits.double()
-    adjust(scores, SampleSpec(replace(PLAIN, **params), 0, PROMPT, OWN))
+    spec = SampleSpec(replace(PLAIN, **params), 0, PROMPT, OWN)
+    adjust(scores, spec.params, TokenCounts(spec))
     return scores.numpy()
 
 
@@ -80,7 +80,7 @@ def test_an_own_token_that_the_model_does_not_know_has_no_effect() -> None:
     (logits,) = random_logits(1)
     scores = logits.double()
     params = replace(PLAIN, repetition_penalty=2.0, frequency_penalty=1.0)
-    adjust(scores, SampleSpec(params, 0, (VOCAB_SIZE, -1), [10**9]))
+    adjust(scores, params, TokenCounts(SampleSpec(params, 0, (VOCAB_SIZE, -1), [10**9])))
     assert torch.equal(scores, logits.double())
 
 
@@ -93,7 +93,8 @@ def test_greedy_rows_are_adjusted_too() -> None:
         ({"logit_bias": ((11, 2.5),)}, 11),
         ({"repetition_penalty": 2.0}, 7),
     ]:
-        row = SampleRow(SampleSpec(replace(GREEDY, **params), 0, PROMPT, OWN), 9)
+        spec = SampleSpec(replace(GREEDY, **params), 0, PROMPT, OWN)
+        row = SampleRow(spec, 9, counts=TokenCounts(spec))
         assert sample(logits, [row]).tolist() == [expected]
 
 
@@ -160,7 +161,7 @@ ALLOWED = st.builds(
     st.sampled_from(((), (1, 2))),
 )
 ROWS = st.builds(
-    SampleRow,
+    lambda spec, position, allowed: SampleRow(spec, position, allowed, TokenCounts(spec)),
     st.builds(SampleSpec, PARAMS, st.integers(0, 3), TOKENS, TOKENS),
     st.integers(0, 10_000),
     ALLOWED,
@@ -182,34 +183,3 @@ def test_a_row_is_sampled_alike_in_any_batch(
         assert token == sample(logits[index : index + 1], [row]).item()
         assert token == plain_sample(logits[index], row)
         assert row.allowed.is_all or token in row.allowed.token_ids(VOCAB_SIZE)
-
-
-def test_logprobs_are_those_of_the_logits_as_they_are() -> None:
-    (logits,) = random_logits(1)
-    expected = logits.double().log_softmax(0)
-    reported = RowLogprobs.of(logits, torch.tensor(12), 5).report()
-    assert reported.logprob == pytest.approx(expected[12].item(), abs=1e-5)
-    best = expected.argsort(descending=True)[:5].tolist()
-    assert reported.top_ids.tolist() == best
-    assert reported.top_logprobs.tolist() == pytest.approx(expected[best].tolist(), abs=1e-5)
-
-
-def test_equal_logprobs_are_listed_by_id() -> None:
-    logits = torch.zeros(1000)
-    logits[[30, 700]] = 1.0
-    reported = RowLogprobs.of(logits, torch.tensor(0), 5).report()
-    assert reported.top_ids.tolist() == [30, 700, 0, 1, 2]
-    assert not RowLogprobs.of(logits, torch.tensor(0), 0).report().top_ids
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_logprobs_are_always_numbers(value: float) -> None:
-    reported = RowLogprobs.of(torch.full((50,), value), torch.tensor(3), 2).report()
-    assert reported.logprob == LEAST_LOGPROB
-    assert list(reported.top) == [(0, LEAST_LOGPROB), (1, LEAST_LOGPROB)]
-
-
-def test_the_bits_of_logprobs_do_not_depend_on_the_batch() -> None:
-    logits = random_logits(8, vocab_size=49_152)
-    once = [RowLogprobs.of(row, torch.tensor(1), 3).report() for row in logits]
-    assert once == [RowLogprobs.of(row.clone(), torch.tensor(1), 3).report() for row in logits]

@@ -10,12 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch_driver import Driver, Row, kernels_in_use
 
-from tandem.artifacts.model_folder import ModelFolder
-from tandem.core.device import CpuDevice
-from tandem.core.errors import ConfigError
 from tandem.core.kv import Plane
-from tandem.engine.torch.engine import TorchEngine
-from tandem.native.library import INSTRUCTIONS, TORCH
+from tandem.native.library import INSTRUCTIONS
 
 TOKENS = [7, 11, 300, 2, 2, 90, 41]
 INT8 = {"kv_cache_dtype": "int8"}
@@ -79,22 +75,3 @@ def test_what_is_no_number_stays_none(llama_path: Path) -> None:
         np.frombuffer(np.float32(np.nan).tobytes(), np.int8).copy()
     )
     assert driver.step([(row, 1)]) == [None]
-
-
-def test_torch_refuses_it(llama_path: Path) -> None:
-    with kernels_in_use(TORCH), pytest.raises(ConfigError) as caught:
-        Driver(llama_path, **INT8)
-    assert caught.value.param == "kv_cache_dtype"
-
-
-def test_other_types_are_refused(llama_path: Path) -> None:
-    with pytest.raises(ConfigError, match="fp8"):
-        TorchEngine(
-            ModelFolder.open(llama_path),
-            CpuDevice(),
-            dtype="float32",
-            kv_cache_dtype="fp8",
-            block_size=16,
-            num_blocks=4,
-            max_model_len=64,
-        )

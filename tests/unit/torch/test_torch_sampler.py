@@ -17,6 +17,7 @@ from tandem.engine.torch import host_noise, noise
 from tandem.engine.torch.device_sampling import sample_on_device
 from tandem.engine.torch.host_sampling import candidates
 from tandem.engine.torch.sampler import NO_TOKEN, SampleRow, sample
+from tandem.engine.torch.token_counts import TokenCounts
 
 Sampler = Callable[[torch.Tensor, Sequence[SampleRow]], torch.Tensor]
 
@@ -220,10 +221,8 @@ def test_no_rows_no_tokens(sampler: Sampler) -> None:
 def test_a_vocabulary_is_sampled_as_it_is_defined(changes: dict[str, Any], spread: float) -> None:
     generator = torch.Generator().manual_seed(0)
     logits = spread * torch.randn(12, 49_152, generator=generator)
-    rows = [
-        SampleRow(SampleSpec(replace(PLAIN, seed=i, **changes), 0, (5, 6), [7, 7]), 100 + i)
-        for i in range(12)
-    ]
+    specs = [SampleSpec(replace(PLAIN, seed=i, **changes), 0, (5, 6), [7, 7]) for i in range(12)]
+    rows = [SampleRow(spec, 100 + i, counts=TokenCounts(spec)) for i, spec in enumerate(specs)]
     expected = [plain_sample(each, row) for each, row in zip(logits, rows, strict=True)]
     assert sample(logits, rows).tolist() == expected
     assert sample_on_device(logits, rows).tolist() == expected
