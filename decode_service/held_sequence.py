@@ -113,7 +113,6 @@ class HeldSequence:
             start=end - 1,
             block_table=self.blocks.table(layout.blocks_for(end)),
             sample=self.sample,
-            num_shared_blocks=self.blocks.num_shared,
             table_id=self.blocks.table_id,
         )
 
@@ -125,6 +124,5 @@ class HeldSequence:
             start=self.progress.num_computed,
             block_table=self.blocks.table(layout.blocks_for(end)),
             sample=self.sample if end == self.num_context_tokens else None,
-            num_shared_blocks=self.blocks.num_shared,
             table_id=self.blocks.table_id,
         )

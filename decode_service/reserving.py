@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import secrets
-from array import array
-from collections.abc import Sequence as Tokens
 
 from decode_service.held_sequence import HeldSequence
 from tandem.core.blocks import BlockAllocator, SequenceBlocks
@@ -61,19 +59,11 @@ def hold(
     )
     # It refers to the sequence's own lists, and so is good for every step.
     sample = SampleSpec(
-        command.params, command.key.choice_index, _penalised_prompt(command), sequence.token_ids
+        command.params, command.key.choice_index, command.prompt_token_ids, sequence.token_ids
     )
     return HeldSequence(
         sequence, context, blocks, reservation, grant, sample, prefix, command.preemption_rank
     )
-
-
-def _penalised_prompt(command: Reserve) -> Tokens[int]:
-    """The prompt. Where every token of the answer looks at all of it, it is an array, which need
-    not be converted anew for each."""
-    if command.params.repetition_penalty == 1.0:
-        return command.prompt_token_ids
-    return array("q", command.prompt_token_ids)
 
 
 def _context_of(command: Reserve) -> tuple[int, ...]:

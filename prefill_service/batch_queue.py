@@ -309,7 +309,6 @@ class BatchQueue:
             start=chunk.start,
             block_table=sequence.blocks.table(self._layout.blocks_for(chunk.end)),
             sample=sequence.sample_spec() if chunk.last else None,
-            num_shared_blocks=sequence.blocks.num_shared,
             table_id=sequence.blocks.table_id,
         )
 

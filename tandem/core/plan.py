@@ -42,7 +42,7 @@ class SequenceSlice(NamedTuple):
     `sequence_id` is never used again for another sequence as long as the engine lives.
     The one token of a decode step may be `PENDING`, if the plan before samples for the sequence.
     `block_table` lists the pool blocks of positions `[0, start + len(token_ids))`, in order; the KV
-    of positions before `start` is in the pool already. The first `num_shared_blocks` may be other
+    of positions before `start` is in the pool already. Blocks before that of `start` may be other
     sequences' as well: they are read, and nothing else. `table_id` is another if the sequence has
     left its blocks, and is back in others; as long as it is the same, the table only grows: an
     engine may keep it. With `sample`, the engine answers with the token for position
@@ -54,7 +54,6 @@ class SequenceSlice(NamedTuple):
     start: int
     block_table: Sequence[int]
     sample: SampleSpec | None
-    num_shared_blocks: int = 0
     table_id: int = 0
 
     @property

@@ -25,7 +25,7 @@ class KVPool(Protocol):
 
     `read_into` and `write` move whole leading parts of blocks: tokens `[0, num_tokens)` of the
     concatenation of `blocks`, for one plane and a range of layers, as C-ordered items
-    `[len(layers), num_tokens, num_kv_heads, head_dim]`, to or from bytes at any address. Both
+    `[len(layers), num_tokens, num_kv_heads, head_items]`, to or from bytes at any address. Both
     release the GIL while they copy. The caller makes sure that nobody else writes these blocks
     meanwhile.
     """

@@ -217,7 +217,10 @@ def test_round_trip(kind: str, data: st.DataObject) -> None:
         ),
         (
             worker_pb2.WorkerDescription(
-                protocol_min=1, protocol_max=LATER, role=9, layout=worker_pb2.KvLayout(dtype="uint16")
+                protocol_min=1,
+                protocol_max=LATER,
+                role=9,
+                layout=worker_pb2.KvLayout(dtype="uint16"),
             ),
             descriptions.worker_from_wire,
         ),
