@@ -23,7 +23,17 @@ from tandem.bench.objectives import CLAIM, GRID, Cell
 from tandem.bench.records import Sweep
 
 SPLIT_SHADES = ("#0b5fa5", "#3f8fd2", "#9cc9ef", "#17406d", "#6fb1e8", "#5a7fa8", "#c3def5")
-COLOCATED_SHADES = ("#d1603d", "#e59a7f", "#b8a04a", "#7a7a7a", "#8c3b22", "#d9c27a", "#a88b8b")
+COLOCATED_SHADES = (
+    "#d1603d",
+    "#e59a7f",
+    "#b8a04a",
+    "#7a7a7a",
+    "#8c3b22",
+    "#d9c27a",
+    "#a88b8b",
+    "#4f7f5f",
+    "#000000",
+)
 # Lines that can be told from each other: of more arms the best of each kind are drawn.
 MAX_LINES = 6
 
@@ -39,7 +49,7 @@ def label(arm: str) -> str:
     """An arm's name without those of its most frequent flags."""
     for flag in ("batching", "prefill-token-budget"):
         arm = arm.replace(f"+{flag}=", ", ")
-    return arm
+    return arm.replace("+tpot-target-ms=", ", target ")
 
 
 def best_arms(sweep: Sweep, workload: str) -> list[str]:
@@ -61,7 +71,7 @@ def attainments(sweep: Sweep, workload: str) -> Figure:
     for panel in panels[:, 0]:
         panel.set_ylabel("attainment", fontsize=8)
     handles, labels = panels.flat[0].get_legend_handles_labels()
-    figure.tight_layout(rect=(0, 0, 0.8, 1))
+    figure.tight_layout(rect=(0, 0, 0.79, 1))
     figure.legend(handles, labels, fontsize=7, frameon=False, loc="center right")
     return figure
 
