@@ -12,6 +12,7 @@ from stack import RecordingDispatcher, collect, expected_mock_tokens, running_st
 from gateway.batching import Limits
 from gateway.colocated_policies import COLOCATED_POLICIES
 from gateway.generation import Phase
+from gateway.tokens import ServingMode
 from tandem.core.sequence import FinishReason
 
 VOCAB = 256
@@ -139,4 +140,29 @@ async def test_a_killed_worker_costs_time_and_nothing_else(victim: int) -> None:
         assert victim == 0 or num_losses == [1] * 8
         tokens, _ = await collect(stack.submit("after", tuple(range(50)), 5))
         assert tokens == expected_mock_tokens(tuple(range(50)), 5)
+        await stack.until_all_free()
+
+
+async def test_without_its_last_prefill_worker_a_fleet_goes_on() -> None:
+    """Decode workers compute what was under way, and whatever comes, until there is one again."""
+    async with running_stack(
+        1, 1, devices=["mock:h100x20"], limits=Limits(600), local_prefill="auto"
+    ) as stack:
+        prompt = tuple(range(200))
+        streams = [stack.submit(f"r{i}", prompt, 20) for i in range(8)]
+        await upcoming(streams[0])
+        worker = stack.workers[0]
+        worker.signal(signal.SIGKILL)
+        await stack.until(lambda: not stack.dispatcher.is_connected(worker.address))
+        assert stack.dispatcher.ready
+        streams += [stack.submit(f"late {n}", prompt, n) for n in (1, 20)]
+        results = await asyncio.gather(*map(collect, streams[1:]))
+        tokens = expected_mock_tokens(prompt, 20)
+        assert [each for each, _ in results] == [tokens] * 7 + [tokens[:1], tokens]
+        assert all(ended.served_by.mode is ServingMode.LOCAL for _, ended in results[-2:])
+        await worker.stop()
+        await worker.start()
+        await stack.until(lambda: stack.dispatcher.is_connected(worker.address), 60)
+        again, _ = await collect(stack.submit("again", prompt, 20))
+        assert again == tokens
         await stack.until_all_free()
