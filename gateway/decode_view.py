@@ -28,9 +28,8 @@ NO_PROMPTS = StepRule(0, mixed=True)
 @dataclass(slots=True, eq=False)
 class DecodeView(WorkerView):
     """A decode worker. `asked_blocks` were asked for since it was last heard, by sequence, and are
-    not granted yet; it `owes_answers` if that took too long, until it is
-    heard. `num_refused_blocks`: it refused a reservation of so many blocks, and was not heard to
-    have them since; 0 if it refused none.
+    not granted yet. `num_refused_blocks`: it refused a reservation of so many blocks, and was not
+    heard to have them since; 0 if it refused none.
     `step_rule` is what it was told to compute prompts by, if it was; `idle_step_times` are those
     of its steps without sequences, if the rule has a budget for them. Of its generations
     `num_running` are decoded, or were before they were parked; the others' prompts are still
@@ -40,7 +39,6 @@ class DecodeView(WorkerView):
     those that it computes itself. `tenant_seqs` and `tenant_blocks` are what each tenant holds."""
 
     asked_blocks: dict[int, int] = field(default_factory=dict)
-    owes_answers: bool = False
     num_refused_blocks: int = 0
     step_rule: StepRule = NO_PROMPTS
     num_running: int = 0
@@ -99,8 +97,7 @@ class DecodeView(WorkerView):
 
     def has_said(self, use: PoolUse) -> bool:
         """As `WorkerView.has_said`."""
-        has_more = self.owes_answers or use.num_free_blocks > self.num_free_blocks
-        self.owes_answers = False
+        has_more = use.num_free_blocks > self.num_free_blocks
         WorkerView.has_said(self, use)
         if 0 < self.num_refused_blocks <= self.num_free_blocks:
             self.num_refused_blocks = 0
@@ -117,7 +114,7 @@ class DecodeView(WorkerView):
         """Whether there are the blocks that a generation begins with, and will be those that it and
         the others are expected to have in the end. Cached ones that others have here cost
         nothing."""
-        if not self.takes_more or self.num_refused_blocks or self.owes_answers:
+        if not self.takes_more or self.num_refused_blocks:
             return False
         num_shared = self._num_shared(self._cached_digests(generation))
         num_first = self.blocks_for(self.first_tokens(generation)) - num_shared

@@ -16,7 +16,7 @@ from gateway.generation import Generation, Phase
 from gateway.local_prefill import Backlog, LocalPrefill, LocalPrefillMode
 from gateway.prefill_view import FormingBatch, PrefillView
 from gateway.router import choose_decode, choose_prefill
-from gateway.stages import AttemptEnd, Stage
+from gateway.stages import Stage
 from gateway.worker_view import WorkerView
 from tandem.core.commands import Admit, PrefillBatch
 from tandem.core.errors import Mismatch
@@ -27,8 +27,6 @@ MAX_BATCH_S = 0.25
 # A batch may last as long as so many steps without tokens: most of it goes into its tokens, however
 # slow the worker.
 MIN_BATCH_STEPS = 4
-# How long a batch waits for a decode worker's answer: one that is well takes a few milliseconds.
-MAX_ANSWER_S = 0.25
 # Tokens of a batch while nothing is known of the worker's pace.
 FIRST_BATCH_TOKENS = 256
 
@@ -86,7 +84,6 @@ class DisaggregatedBatching(Batching):
     def compose(self) -> None:
         for worker in self._fleet.prefill.values():
             if worker.forming:
-                self._leave_unanswered(worker.forming)
                 self._send_if_complete(worker)
         retimed = self._take_retimed()
         self._tell_recompute_costs(retimed)
@@ -229,7 +226,7 @@ class DisaggregatedBatching(Batching):
     def _form(self, worker: PrefillView) -> None:
         """Begin a batch of what there is for it: at least one chunk, for a batch has room for a
         block."""
-        forming = worker.forming = FormingBatch(self._clock.now_s)
+        forming = worker.forming = FormingBatch()
         budget = self._batch_tokens(worker)
         for generation in self._candidates(worker):
             end = self._chunk_end(generation, worker, budget)
@@ -302,21 +299,6 @@ class DisaggregatedBatching(Batching):
         worker.enter(generation, worker.blocks_for(generation.num_context_tokens))
         generation.prefill, generation.prefill_worker = worker, worker.info.worker_id
         generation.phase = Phase.RESERVING
-
-    def _leave_unanswered(self, forming: FormingBatch) -> None:
-        """Do not let a batch, and all that waits behind it, wait for a decode worker that stands
-        still: its prompts go back to the queue, and nothing new goes there until it is heard."""
-        if self._clock.now_s < forming.since_s + MAX_ANSWER_S:
-            return
-        unanswered = [
-            generation
-            for generation, _, _ in forming.chunks
-            if generation.sequence_id in forming.unanswered
-        ]
-        for generation in unanswered:
-            if generation.decode:
-                generation.decode.owes_answers = True
-            self._lifecycle.requeue(generation, AttemptEnd.REFUSED)
 
     def _send_if_complete(self, worker: PrefillView) -> None:
         """Send the forming batch once no reservation is open, and tell the decode workers to let

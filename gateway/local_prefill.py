@@ -160,7 +160,7 @@ class LocalPrefill:
             return True
         if worker.own_prompts.make_way(self._clock.now_s):
             return self._may_pay(worker, pace, num_waiting)
-        return len(worker.own_prompts) > 0 or self._may_pay(worker, pace)
+        return len(worker.own_prompts) > 0 or not self._only_idle
 
 
 def first_token_s(worker: DecodeView, num_tokens: int) -> float:

@@ -23,10 +23,8 @@ MAX_DESTINATION_SHARE = 0.5
 
 @dataclass(slots=True, eq=False)
 class FormingBatch:
-    """A batch whose reservations, made at `since_s`, are not all answered. `chunks` are
-    (generation, start, end)."""
+    """A batch whose reservations are not all answered. `chunks` are (generation, start, end)."""
 
-    since_s: float
     chunks: list[tuple[Generation, int, int]] = field(default_factory=list)
     unanswered: set[int] = field(default_factory=set)
 

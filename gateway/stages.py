@@ -49,7 +49,7 @@ class AttemptEnd(StrEnum):
     BAD_KV = "bad_kv"
     PREEMPTED = "preempted"
     REFUSED = "refused"
-    """The decode worker had no room after all, or did not answer."""
+    """The decode worker had no room after all."""
     DRAINED = "drained"
     """Its worker is to let go of what it holds."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 from time import monotonic_ns
 from typing import Any
 
@@ -21,8 +22,10 @@ log = structlog.get_logger(__name__)
 # Steps that may fail one after the other. A worker whose engine always fails would answer faster
 # than any that works, and draw all requests: better that it ends, and is started again.
 MAX_FAILED_STEPS = 3
-# Good steps, one by one, after which an engine that has failed runs ahead again.
+# Good steps, one by one, after which an engine that has failed runs ahead again; if no step behind
+# another has succeeded since, only so often.
 NUM_STEPS_ALONE = 300
+MAX_TRIES_AHEAD = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +68,9 @@ class StepLoop:
         self._on_progress = on_progress
         self._on_crash = on_crash
         self._stopping = False
-        # By whether they were behind another: those that succeed alone would hide that the others
-        # never do.
-        self._num_failed_steps = {False: 0, True: 0}
-        self._num_steps_alone = 0
+        self._num_failed_steps = 0
+        self._num_tries_ahead = 0
+        self._num_steps_alone: float = 0
         self._last_end_ns = 0
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
@@ -138,7 +140,7 @@ class StepLoop:
         try:
             handle = self._engine.launch(plan, self._state.layer_hook(plan))
         except Exception as error:
-            self._fail_by(plan, error, is_behind)
+            self._fail_by(plan, error)
             return None
         return LaunchedStep(plan, handle, start_ns, waited, is_behind)
 
@@ -146,9 +148,11 @@ class StepLoop:
         try:
             result = step.handle.result()
         except Exception as error:
-            self._fail_by(step.plan, error, step.is_behind)
+            self._fail_by(step.plan, error)
             return
-        self._num_failed_steps[step.is_behind] = 0
+        self._num_failed_steps = 0
+        if step.is_behind:
+            self._num_tries_ahead = 0
         self._num_steps_alone = max(0, self._num_steps_alone - 1)
         # One that was launched behind another began when that one ended.
         start_ns, end_ns = max(step.start_ns, self._last_end_ns), monotonic_ns()
@@ -169,7 +173,7 @@ class StepLoop:
             )
         )
 
-    def _fail_by(self, plan: StepPlan, error: Exception, is_behind: bool) -> None:
+    def _fail_by(self, plan: StepPlan, error: Exception) -> None:
         if isinstance(error, TandemError):
             # The engine is well, and has refused the plan.
             self._fail(plan, error)
@@ -178,14 +182,18 @@ class StepLoop:
             # others' by then.
             lost = self._engine.is_lost()
             self._fail(plan, TandemError(f"the engine failed: {type(error).__name__}"))
-            self._run_alone()
-            self._count_failure(error, lost, is_behind)
+            if self._engine.runs_ahead:
+                self._run_alone()
+            self._count_failure(error, lost)
 
     def _run_alone(self) -> None:
         """Whatever the engine's failure was, it may not come when no step is behind another."""
-        if self._engine.runs_ahead and not self._num_steps_alone:
-            log.warning("steps go one by one for a while", num_steps=NUM_STEPS_ALONE)
-        self._num_steps_alone = NUM_STEPS_ALONE
+        if not self._num_steps_alone:
+            self._num_tries_ahead += 1
+            is_last = self._num_tries_ahead == MAX_TRIES_AHEAD
+            self._num_steps_alone = inf if is_last else NUM_STEPS_ALONE
+            log.warning("steps go one by one", num_steps=self._num_steps_alone)
+        self._num_steps_alone = max(self._num_steps_alone, NUM_STEPS_ALONE)
 
     def _fail(self, plan: StepPlan, error: TandemError) -> None:
         """A failed step costs its sequences."""
@@ -194,10 +202,10 @@ class StepLoop:
         with self._lock:
             self._state.fail(plan, error)
 
-    def _count_failure(self, error: Exception, lost: bool, is_behind: bool) -> None:
+    def _count_failure(self, error: Exception, lost: bool) -> None:
         """Raise if a failure costs the worker as well."""
-        self._num_failed_steps[is_behind] += 1
+        self._num_failed_steps += 1
         if lost:
             raise TandemError("the device is in an error that does not heal") from error
-        if self._num_failed_steps[is_behind] == MAX_FAILED_STEPS:
+        if self._num_failed_steps == MAX_FAILED_STEPS:
             raise TandemError(f"{MAX_FAILED_STEPS} steps failed one after the other") from error

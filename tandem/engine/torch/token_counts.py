@@ -95,7 +95,9 @@ class SequenceCounts:
             counts.advance()
         else:
             counts = TokenCounts(spec)
-        self._kept[sequence_id] = counts
+        if spec.token_ids:
+            # A prompt alone may be all that is sampled behind here.
+            self._kept[sequence_id] = counts
         return counts
 
 
