@@ -199,6 +199,7 @@ class DecodeProcess(Process):
         self.rule: StepRule | None = None
         self._end_of = end_of
         self._request_ids: dict[int, str] = {}
+        self._headroom: dict[int, int] = {}
 
     def start(self, move: KvMove) -> None:
         """As a `Mover`."""
@@ -217,6 +218,7 @@ class DecodeProcess(Process):
         super()._apply(command)
         if isinstance(command, Reserve):
             self._request_ids[command.sequence_id] = command.key.request_id
+            self._headroom[command.sequence_id] = command.headroom_tokens
         elif isinstance(command, Remove):
             self.removed.add(command.sequence_id)
         elif isinstance(command, SetStepRule):
@@ -236,3 +238,9 @@ class DecodeProcess(Process):
             assert each.sequence_id not in self.removed, "a removed sequence runs"
             end = self._end_of(self._request_ids[each.sequence_id])
             assert each.end < end, "a sequence runs on after its end"
+        for held in self.state._held.values():
+            sequence = held.sequence
+            num_unused = len(held.blocks.ids) * BLOCK_SIZE - sequence.length
+            # A step under way, and one behind it, have tokens that are not in the sequence yet.
+            num_ahead = max(2, self._headroom[sequence.sequence_id])
+            assert num_unused < BLOCK_SIZE + num_ahead, "more blocks than it was promised or needs"
