@@ -21,6 +21,15 @@ class DeviceConstants:
     """Of the network link over which KV leaves."""
     launch_s: float
     """What a step costs beyond its arithmetic: launches, sampling, synchronisation."""
+    overlap: float = 1.0
+    """The share of a step's operators that run at once. 1: all arithmetic hides all reading, or the
+    other way round. 0: products with the weights, then attention, each by its own roofline, as
+    kernels do that are launched one after the other."""
+
+    def operator_s(self, num_flops: float, num_bytes: float) -> float:
+        """Seconds of so much arithmetic and memory traffic, of which the lesser is hidden."""
+        flops_per_s = self.peak_flops * self.efficiency
+        return max(num_flops / flops_per_s, num_bytes / self.memory_bandwidth)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,17 +57,19 @@ class Profile:
     dilation: float = 1.0
 
     def step_s(self, plan: StepPlan) -> float:
-        """Seconds that a step takes: launch + max(arithmetic, memory traffic)."""
+        """Seconds that a step takes: launch + max(arithmetic, memory traffic), the latter of the
+        whole step as far as its operators overlap, and of each operator as far as not."""
+        device, model = self.device, self.model
         num_tokens, num_read, num_attended = _work(plan)
-        arithmetic = self._flops(num_tokens, num_attended)
-        kv_read = self.model.kv_bytes_per_token * num_read
-        return self.dilation * (
-            self.device.launch_s
-            + max(
-                arithmetic / (self.device.peak_flops * self.device.efficiency),
-                (self.model.weight_bytes + kv_read) / self.device.memory_bandwidth,
-            )
-        )
+        # Two operations per parameter and token; for attention four (scores and values, multiply
+        # and add) per hidden dimension, layer and attended position.
+        products = 2 * model.num_params * num_tokens
+        attention = 4 * model.hidden_size * model.num_layers * num_attended
+        weights, kv = model.weight_bytes, model.kv_bytes_per_token * num_read
+        at_once_s = device.operator_s(products + attention, weights + kv)
+        in_turn_s = device.operator_s(products, weights) + device.operator_s(attention, kv)
+        step_s = device.overlap * at_once_s + (1 - device.overlap) * in_turn_s
+        return self.dilation * (device.launch_s + step_s)
 
     def token_layer_s(self, num_layers: int) -> float:
         """Seconds on the link of one token's keys, or values, of one layer, where `num_layers`
@@ -70,12 +81,6 @@ class Profile:
         """Blocks of the model's KV that fit beside its weights in a share of the memory."""
         free = self.device.memory_bytes * memory_share - self.model.weight_bytes
         return int(free // (self.model.kv_bytes_per_token * block_size))
-
-    def _flops(self, num_tokens: int, num_attended: int) -> float:
-        """Two per parameter and token; for attention four (scores and values, multiply and add) per
-        hidden dimension, layer and attended position."""
-        attention = 4 * self.model.hidden_size * self.model.num_layers * num_attended
-        return 2 * self.model.num_params * num_tokens + attention
 
 
 def _work(plan: StepPlan) -> tuple[int, int, int]:

@@ -3,7 +3,7 @@
 A profile is written `NAME` or `NAMExFACTOR`; `h100x10` is an H100 on which everything takes ten
 times as long (declared time dilation), so that a small host can keep up with many of them.
 `h100x10,peak_flops=0.75` is one with a constant of its own, a factor on the published one: how much
-a result depends on it.
+a result depends on it. `h100,overlap=0` runs its operators one after the other.
 """
 
 from __future__ import annotations
@@ -122,10 +122,15 @@ def _varied(device: DeviceConstants, text: str) -> DeviceConstants:
     known = [field.name for field in fields(DeviceConstants)]
     for part in text.split(",")[1:]:
         name, _, factor = part.partition("=")
-        if name not in known or float(factor) <= 0:
+        if name not in known or not _is_possible(name, float(factor)):
             raise ConfigError(
-                f"cannot vary {part!r}: write one of {', '.join(known)} with a factor above 0",
+                f"cannot vary {part!r}: write one of {', '.join(known)} with a factor above 0, "
+                "overlap with one from 0 to 1",
                 param="device",
             )
         device = replace(device, **{name: getattr(device, name) * float(factor)})
     return device
+
+
+def _is_possible(name: str, factor: float) -> bool:
+    return factor <= 1 if name == "overlap" else factor > 0

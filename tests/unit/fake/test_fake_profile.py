@@ -35,6 +35,21 @@ def test_prefill_is_bound_by_arithmetic(make_slice):
     assert PROFILE.step_s(plan) == pytest.approx(0.25 + (2 * 100 * 60 + attention) / 1000)
 
 
+def test_operators_that_do_not_overlap_take_their_times_one_after_the_other(make_slice):
+    plan = StepPlan(0, (make_slice(range(30), ()), make_slice([1], (), start=999)))
+    weights_s, kv_s = 200 / 100, 16 * (30 + 1000) / 100
+    products_s, attention_s = 2 * 100 * 31 / 1000, 4 * 5 * 2 * (30 * 31 // 2 + 1000) / 1000
+    assert products_s > weights_s
+    assert attention_s < kv_s
+
+    def step_s(overlap):
+        return replace(PROFILE, device=replace(DEVICE, overlap=overlap)).step_s(plan)
+
+    assert step_s(1.0) == pytest.approx(0.25 + weights_s + kv_s)
+    assert step_s(0.0) == pytest.approx(0.25 + products_s + kv_s)
+    assert step_s(0.5) == pytest.approx((step_s(0.0) + step_s(1.0)) / 2)
+
+
 def test_chunks_cost_as_much_arithmetic_as_the_whole(make_slice):
     # With a memory so fast that arithmetic alone takes time.
     profile = Profile("fast", replace(DEVICE, memory_bandwidth=inf, launch_s=0.0), MODEL)
@@ -101,7 +116,7 @@ def test_constants_are_varied_by_factors():
     assert profile.device.memory_bandwidth == published.memory_bandwidth
 
 
-@pytest.mark.parametrize("text", ["h100,speed=2", "h100,peak_flops=0"])
+@pytest.mark.parametrize("text", ["h100,speed=2", "h100,peak_flops=0", "h100,overlap=1.5"])
 def test_only_known_constants_are_varied(text):
     with pytest.raises(ConfigError, match="peak_flops"):
         parse_profile(text)
