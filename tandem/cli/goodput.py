@@ -28,6 +28,7 @@ from tandem.cli.cores import usable_cores
 from tandem.core.device import CpuDevice, Device, MockDevice, parse_device
 from tandem.core.errors import Cancelled, ConfigError, Unavailable
 from tandem.engine.fake.profiles import parse_profile
+from tandem.wire.metadata import API_KEY_VARIABLE
 
 # A CPU prefills some hundreds of tokens a second: a quarter of the published lengths.
 CPU_LENGTH_SCALE = 0.25
@@ -147,6 +148,7 @@ def sweep_settings(options: GoodputOptions, up_flags: Sequence[str] = ()) -> Swe
         raise ConfigError(f"unknown workload {unknown[0]!r:.40}: there are {', '.join(MIXES)}")
     num_devices = options.num_devices or _num_devices(device)
     arms = _arms(options, is_cpu, num_devices)
+    _check_for_keys([*up_flags, *(f"--{name}" for arm in arms for name, _ in arm.options)])
     length_scale = CPU_LENGTH_SCALE if is_cpu else 1.0
     return SweepSettings(
         conditions=Conditions(
@@ -181,6 +183,15 @@ def _check_numbers(options: GoodputOptions) -> None:
         raise ConfigError("--tolerance is more than 1", param="tolerance")
     if not (options.measured_s or options.num_requests):
         raise ConfigError("--seconds is more than 0, or --requests is", param="seconds")
+
+
+def _check_for_keys(flags: Sequence[str]) -> None:
+    if any(flag.partition("=")[0] == "--api-key" for flag in flags):
+        raise ConfigError(
+            f"the record would show the key: set {API_KEY_VARIABLE}, which the arms and the load"
+            " tool both take",
+            param="api_key",
+        )
 
 
 def _parts(text: str) -> list[str]:

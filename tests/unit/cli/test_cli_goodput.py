@@ -86,6 +86,24 @@ def test_a_whole_sweep_replaces_it(tmp_path: Path) -> None:
     assert sorted(each.name for each in tmp_path.iterdir()) == ["goodput.jsonl", "goodput.md"]
 
 
+@pytest.mark.parametrize(
+    ("arms", "up_flags"),
+    [
+        ("", ("--num-blocks", "64", "--api-key", "secret")),
+        ("", ("--api-key=secret",)),
+        ("4p4d+api-key=secret", ()),
+    ],
+)
+def test_no_key_comes_into_the_record(
+    tmp_path: Path, happened: list[str], arms: str, up_flags: tuple[str, ...]
+) -> None:
+    with pytest.raises(ConfigError, match="TANDEM_API_KEY") as told:
+        run_goodput(GoodputOptions(out=tmp_path, device="mock:h100", arms=arms), up_flags)
+    assert "secret" not in told.value.message
+    assert not happened
+    assert not any(tmp_path.iterdir())
+
+
 def test_a_folder_that_cannot_be_made_is_told_before_anything_is_fetched(
     tmp_path: Path, happened: list[str]
 ) -> None:
