@@ -67,8 +67,8 @@ AVX512 := build/emulated-avx512.so
 $(AVX512): $(KERNELS) tests/unit/native/emulated_avx512.h
 	$(SAY) "compiling the kernels for AVX-512, to be emulated: some minutes"
 	@mkdir -p build
-	@$(CXX) -shared -fPIC -std=c++17 -O2 -w -ffp-contract=off -fvisibility=hidden -mavx2 -mfma -include \
-		tests/unit/native/emulated_avx512.h '-DTANDEM_BUILD="emulated"' tandem/native/kernels.cpp -o $@
+	@$(CXX) -shared -fPIC -std=c++17 -O2 -w -ffp-contract=off -fno-strict-aliasing -fvisibility=hidden -mavx2 -mfma \
+		-include tests/unit/native/emulated_avx512.h '-DTANDEM_BUILD="emulated"' tandem/native/kernels.cpp -o $@
 
 .PHONY: test-avx512
 test-avx512: .venv/installed-dev $(AVX512) ## the AVX-512 kernels where there is only AVX2; needs SIMDe (libsimde-dev)

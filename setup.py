@@ -36,6 +36,8 @@ def kernels(name: str, flags: list[str]) -> Extension:
             "-O3",
             "-g0",
             "-ffp-contract=off",
+            # Items of all kinds are read by words (`matmul.h`).
+            "-fno-strict-aliasing",
             "-fvisibility=hidden",
             # GCC's own headers of intrinsics.
             "-Wno-uninitialized",

@@ -48,7 +48,7 @@ INSTRUCTIONS = {
 }
 FLAGS = [
     *("-shared", "-fPIC", "-std=c++17", "-O3", "-g0", "-w"),
-    *("-ffp-contract=off", "-fvisibility=hidden"),
+    *("-ffp-contract=off", "-fno-strict-aliasing", "-fvisibility=hidden"),
 ]
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tandem.artifacts.gguf_file import GgufFile
+from tandem.artifacts.json_object import JsonObject
 from tandem.core.errors import ConfigError
 
 # Llama 3's stretching comes as a table of the factors that slow each frequency. These of its
@@ -19,33 +20,53 @@ LLAMA3 = {
     "original_max_position_embeddings": 8192,
 }
 TOLERANCE = 1e-4
-# The library writes a "finetuned" flag, which changes nothing.
-KNOWN = ("type", "factor", "original_context_length", "finetuned")
+# What is read under `<architecture>.rope.`; "finetuned", which converters write, changes nothing.
+FACTORS = ("scaling.factor", "scale_linear")  # the second one is older
+KNOWN = ("scaling.type", "scaling.original_context_length", "scaling.finetuned", *FACTORS)
 
 
 def gguf_rope_scaling(
     file: GgufFile, kind: str, rope_theta: float, head_dim: int
 ) -> dict[str, object] | None:
     """The contents of `rope_scaling` for a file of the architecture `kind`, None for plain rotary
-    embedding. Raises `ConfigError` for what is not supported."""
-    if FREQUENCY_FACTORS in file.tensors:
-        return _llama3(file, rope_theta, head_dim)
-    prefix = f"{kind}.rope.scaling."
-    metadata = file.metadata
-    rope_type = metadata.text(f"{prefix}type") if metadata.has(f"{prefix}type") else "none"
+    embedding, as llama.cpp understands it: a factor alone is linear. Raises `ConfigError` for what
+    is not supported."""
+    metadata, prefix = file.metadata, f"{kind}.rope."
+    for key in metadata.data:
+        if key.startswith(f"{prefix}scal") and key.removeprefix(prefix) not in KNOWN:
+            raise metadata.wrong(key, "nothing: this variant of scaling is not supported")
+    scaling = _scaling(metadata, prefix)
+    if FREQUENCY_FACTORS not in file.tensors:
+        return scaling
+    if scaling is not None:
+        key = _factor_key(metadata, prefix)
+        raise metadata.wrong(key, f"nothing: scaling beside {FREQUENCY_FACTORS} is not supported")
+    return _llama3(file, rope_theta, head_dim)
+
+
+def _scaling(metadata: JsonObject, prefix: str) -> dict[str, object] | None:
+    """What the metadata say by themselves."""
+    factor_key = _factor_key(metadata, prefix)
+    type_key = f"{prefix}scaling.type"
+    if metadata.has(type_key):
+        rope_type = metadata.text(type_key)
+    else:
+        rope_type = "linear" if metadata.has(factor_key) else "none"
     if rope_type == "none":
         return None
     if rope_type not in ("linear", "yarn"):
-        raise metadata.wrong(f"{prefix}type", "one of the supported: none, linear, yarn")
-    for key in metadata.data:
-        if key.startswith(prefix) and key.removeprefix(prefix) not in KNOWN:
-            raise metadata.wrong(key, "nothing: this variant of scaling is not supported")
-    scaling: dict[str, object] = {"rope_type": rope_type}
-    scaling["factor"] = metadata.positive_number(f"{prefix}factor")
-    if rope_type == "yarn":
-        length = metadata.positive(f"{prefix}original_context_length")
-        scaling["original_max_position_embeddings"] = length
-    return scaling
+        raise metadata.wrong(type_key, "one of the supported: none, linear, yarn")
+    factor = metadata.positive_number(factor_key)
+    if rope_type == "linear":
+        return None if factor == 1 else {"rope_type": rope_type, "factor": factor}
+    length = metadata.positive(f"{prefix}scaling.original_context_length")
+    return {"rope_type": rope_type, "factor": factor, "original_max_position_embeddings": length}
+
+
+def _factor_key(metadata: JsonObject, prefix: str) -> str:
+    """The key that has the factor; the first if there is none."""
+    keys = [f"{prefix}{name}" for name in FACTORS]
+    return next((key for key in keys if metadata.has(key)), keys[0])
 
 
 def _llama3(file: GgufFile, rope_theta: float, head_dim: int) -> dict[str, object]:

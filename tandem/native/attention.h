@@ -9,8 +9,7 @@
 // products are those of matmul.h, over keys and values that are packed on the way.
 #pragma once
 
-#include <cstdlib>
-
+#include "memory.h"
 #include "packing.h"
 #include "rows.h"
 
@@ -103,13 +102,14 @@ struct Scratch {
     // This thread's, kept.
     static Scratch& mine() {
         static thread_local Scratch* scratch = nullptr;
-        if (!scratch) scratch = (Scratch*)aligned_alloc(64, sizeof(Scratch));
+        if (!scratch) scratch = (Scratch*)aligned_memory(sizeof(Scratch));
         return *scratch;
     }
 };
 
 // The highest of `top` and the scores of keys [first, last), after those that the row does not see,
-// outside of [seen_first, seen_last), have become -infinity.
+// outside of [seen_first, seen_last), have become -infinity. A score that is no number is not the
+// highest: `top` stays one, and no number is what `soften` makes of that score.
 inline float mask_and_top(
     float* scores, float top, int64_t first, int64_t last, int64_t seen_first, int64_t seen_last
 ) {
@@ -124,7 +124,7 @@ inline float mask_and_top(
             score = seen ? score : splat(-INFINITY);
             store(scores + i, score);
         }
-        high = max(high, score);
+        high = max(score, high);
     }
     return highest(high);
 }

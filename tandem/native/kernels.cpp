@@ -1,4 +1,7 @@
-// The C interface, for ctypes. `is_bfloat16` names the items of T: bfloat16, else float32.
+// The C interface, for ctypes. `is_bfloat16` names the items of T: bfloat16, else float32. What
+// returns a bool says whether there was memory for it.
+#include <iterator>
+
 #include "paged.h"
 
 namespace tandem {
@@ -118,6 +121,16 @@ const char* tandem_build() { return TANDEM_BUILD; }
 // Outputs of a panel: what pads weights and rows.
 int64_t tandem_width() { return WIDTH; }
 
+// The largest that attention takes: items of a head, and heads that share a KV head.
+int64_t tandem_max_head_dim() { return MAX_HEAD_DIM; }
+int64_t tandem_max_group() { return QUERY_ROWS; }
+
+// The bytes of each struct of `structs.py`, in its order; 0 past the last.
+int64_t tandem_struct_bytes(int64_t index) {
+    const size_t bytes[] = {sizeof(Team), sizeof(Linear), sizeof(Layer), sizeof(Model), sizeof(Step)};
+    return index < int64_t(std::size(bytes)) ? bytes[index] : 0;
+}
+
 void tandem_pack(bool is_bfloat16, void* to, const void* from, int64_t n, int64_t k) {
     is_bfloat16 ? pack((int32_t*)to, (const bfloat16*)from, n, k)
                 : pack((int32_t*)to, (const float*)from, n, k);
@@ -151,36 +164,46 @@ void tandem_embed(
                 : embed<float>(*model, *embedding, *step, token_ids);
 }
 
-void tandem_before_attention(bool is_bfloat16, const Model* model, const Step* step, int64_t layer) {
-    is_bfloat16 ? before_attention<bfloat16>(*model, *step, model->layers[layer])
-                : before_attention<float>(*model, *step, model->layers[layer]);
+bool tandem_before_attention(bool is_bfloat16, const Model* model, const Step* step, int64_t layer) {
+    return has_memory_for([&] {
+        is_bfloat16 ? before_attention<bfloat16>(*model, *step, model->layers[layer])
+                    : before_attention<float>(*model, *step, model->layers[layer]);
+    });
 }
 
-void tandem_attention(bool is_bfloat16, const Model* model, const Step* step, int64_t layer) {
-    is_bfloat16 ? attention<bfloat16>(*model, *step, model->layers[layer])
-                : attention<float>(*model, *step, model->layers[layer]);
+bool tandem_attention(bool is_bfloat16, const Model* model, const Step* step, int64_t layer) {
+    return has_memory_for([&] {
+        is_bfloat16 ? attention<bfloat16>(*model, *step, model->layers[layer])
+                    : attention<float>(*model, *step, model->layers[layer]);
+    });
 }
 
-void tandem_after_attention(bool is_bfloat16, const Model* model, const Step* step, int64_t layer) {
+bool tandem_after_attention(bool is_bfloat16, const Model* model, const Step* step, int64_t layer) {
     const Layer& its = model->layers[layer];
-    is_bfloat16 ? Forward<bfloat16, bfloat16>{*model, *step, its}.after_attention()
-                : Forward<float, float>{*model, *step, its}.after_attention();
+    return has_memory_for([&] {
+        is_bfloat16 ? Forward<bfloat16, bfloat16>{*model, *step, its}.after_attention()
+                    : Forward<float, float>{*model, *step, its}.after_attention();
+    });
 }
 
-void tandem_logits(
+bool tandem_logits(
     bool is_bfloat16, const Model* model, const Step* step, const int64_t* rows, int64_t num_rows,
     float* to
 ) {
-    is_bfloat16 ? logits<bfloat16>(*model, *step, rows, num_rows, to)
-                : logits<float>(*model, *step, rows, num_rows, to);
+    return has_memory_for([&] {
+        is_bfloat16 ? logits<bfloat16>(*model, *step, rows, num_rows, to)
+                    : logits<float>(*model, *step, rows, num_rows, to);
+    });
 }
 
-void tandem_linear(
+bool tandem_linear(
     bool is_bfloat16, const Team* team, const Linear* linear_, const void* rows, int64_t num_rows,
     float* to
 ) {
-    is_bfloat16 ? linear(*team, *linear_, (const bfloat16*)rows, num_rows, to)
-                : linear(*team, *linear_, (const float*)rows, num_rows, to);
+    return has_memory_for([&] {
+        is_bfloat16 ? linear(*team, *linear_, (const bfloat16*)rows, num_rows, to)
+                    : linear(*team, *linear_, (const float*)rows, num_rows, to);
+    });
 }
 
 // Writes to each page of some memory, and changes nothing in it, whoever else writes to it: the system

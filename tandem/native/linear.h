@@ -1,8 +1,7 @@
 // Products of rows with a model's packed weights, plain or quantised.
 #pragma once
 
-#include <cstdlib>
-
+#include "memory.h"
 #include "quantized.h"
 #include "rows.h"
 
@@ -17,8 +16,10 @@ inline int32_t* scratch(int64_t count) {
     static thread_local int64_t size = 0;
     if (count > size) {
         free(words);
-        size = round_up(count, 16);
-        words = (int32_t*)aligned_alloc(64, size * sizeof(int32_t));
+        words = nullptr;
+        size = 0;  // until there is memory
+        words = (int32_t*)aligned_memory(count * sizeof(int32_t));
+        size = count;
     }
     return words;
 }

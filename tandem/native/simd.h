@@ -69,6 +69,7 @@ inline Floats fma(Floats a, Floats b, Floats c) {
 #endif
 }
 
+// Where one of them is no number, it is `b`.
 inline Floats max(Floats a, Floats b) {
 #if defined(__AVX512BF16__)
     return (Floats)_mm512_max_ps((__m512)a, (__m512)b);
@@ -202,11 +203,11 @@ inline float to_float(bfloat16 from) {
 }
 
 // 2^x, 1 for 0, and 0 from -150 down (AVX-512: below -126 what is too small for float32's normal
-// numbers, else 0); `x` below 126. Good to 9e-8 for float32; what is rounded to bfloat16 afterwards
-// gets 3e-6.
+// numbers, else 0); `x` below 126. What is no number stays none. Good to 9e-8 for float32; what is
+// rounded to bfloat16 afterwards gets 3e-6.
 template <class T>
 inline Floats exp2(Floats x) {
-    x = max(x, splat(-200.0f));
+    x = max(splat(-200.0f), x);
 #if defined(__AVX512BF16__)
     const Floats whole = (Floats)_mm512_roundscale_ps((__m512)x, _MM_FROUND_TO_NEAREST_INT);
 #else
@@ -229,8 +230,10 @@ inline Floats exp2(Floats x) {
 #if defined(__AVX512BF16__)
     return (Floats)_mm512_scalef_ps((__m512)sum, (__m512)whole);
 #else
-    const Words power = ((Words)shifted - (Words)splat(WHOLE)) << 23;
-    return x < splat(-126.0f) ? Floats{} : (Floats)((Words)sum + power);
+    // A product, which is exact, and not a sum of exponents: that would make numbers of some that
+    // are none.
+    const Floats power = (Floats)(((Words)shifted - ((Words)splat(WHOLE) - 127)) << 23);
+    return x < splat(-126.0f) ? Floats{} : sum * power;
 #endif
 }
 

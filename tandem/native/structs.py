@@ -1,4 +1,4 @@
-"""The structs of `model.h`, `linear.h` and `team.h`."""
+"""The structs of `model.h`, `linear.h` and `team.h`, which `library` compares with the kernels'."""
 
 from __future__ import annotations
 
@@ -70,3 +70,6 @@ class Step(Structure):
         ("attended", c_void_p),
         ("inner", c_void_p),
     )
+
+
+ALL = (Team, Linear, Layer, Model, Step)

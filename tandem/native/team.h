@@ -5,6 +5,8 @@
 #include <atomic>
 #include <cstdint>
 
+#include "memory.h"
+
 namespace tandem {
 
 // `GOMP_parallel` of the OpenMP that torch runs on, handed in by the caller: a second OpenMP in the
@@ -26,7 +28,8 @@ struct Team {
     }
 
     // Calls work(i, next) once for each i, where `next` is what the thread takes next, unless another
-    // is done with its own before; `count` or more if there is none.
+    // is done with its own before; `count` or more if there is none. A thread without memory leaves
+    // what it has not begun to the others; once all are done that is std::bad_alloc.
     template <class Work>
     void each_and_next(int64_t count, const Work& work) const {
         if (is_one() || count < 2) {
@@ -38,23 +41,30 @@ struct Team {
             int64_t count;
             int64_t num_threads;
             std::atomic<int64_t> num_started{0};
+            std::atomic<bool> has_memory{true};
             // By threads: thread t takes t, t + num_threads and so on, and then what others have left.
             std::atomic<int64_t> next[MOST_THREADS];
+
+            void run() {
+                const int64_t n = num_threads;
+                const int64_t first = num_started.fetch_add(1, std::memory_order_relaxed);
+                for (int64_t owner = first; owner < first + n; owner++) {
+                    std::atomic<int64_t>& its_next = next[owner % n];
+                    // Most are through: to write to all would cost more than their work.
+                    if (its_next.load(std::memory_order_relaxed) >= count) continue;
+                    for (int64_t i; (i = its_next.fetch_add(n, std::memory_order_relaxed)) < count;)
+                        work(i, i + n);
+                }
+            }
         } job{work, count, std::min({num_threads, count, MOST_THREADS})};
         for (int64_t i = 0; i < job.num_threads; i++) job.next[i] = i;
         const auto run = [](void* data) {
             Job& job = *static_cast<Job*>(data);
-            const int64_t n = job.num_threads;
-            const int64_t first = job.num_started.fetch_add(1, std::memory_order_relaxed);
-            for (int64_t owner = first; owner < first + n; owner++) {
-                std::atomic<int64_t>& next = job.next[owner % n];
-                // Most are through: to write to all would cost more than their work.
-                if (next.load(std::memory_order_relaxed) >= job.count) continue;
-                for (int64_t i; (i = next.fetch_add(n, std::memory_order_relaxed)) < job.count;)
-                    job.work(i, i + n);
-            }
+            if (!has_memory_for([&] { job.run(); }))
+                job.has_memory.store(false, std::memory_order_relaxed);
         };
         parallel(run, &job, unsigned(job.num_threads), 0);
+        if (!job.has_memory) throw std::bad_alloc();
     }
 };
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from tandem.artifacts.gguf_import import import_gguf
 from tandem.artifacts.model_folder import ModelFolder
+from tandem.artifacts.rope_scaling import LinearScaling, Llama3Scaling, RopeScaling
 from tandem.artifacts.safetensors_header import read_safetensors_header
 from tandem.core.errors import ConfigError
 
@@ -157,6 +158,59 @@ def test_an_unsupported_variant_is_named(
     with pytest.raises(ConfigError, match=what) as caught:
         import_gguf(path, tmp_path / "out")
     assert f"{key!r}" in caught.value.message
+
+
+def imported_scaling(
+    tmp_path: Path, metadata: dict[str, int | str], **extra: NDArray[np.float32]
+) -> RopeScaling | None:
+    path = tiny_gguf.write(tmp_path / "x.gguf", metadata=metadata, **extra)
+    import_gguf(path, tmp_path / "out")
+    return ModelFolder.open(tmp_path / "out").config.rope_scaling
+
+
+FACTOR, OLD_FACTOR = "llama.rope.scaling.factor", "llama.rope.scale_linear"
+TYPE = "llama.rope.scaling.type"
+# Llama 3's table where it stretches by 1.
+FREQUENCY_FACTORS = {"rope_freqs.weight": np.ones(4, np.float32)}
+
+
+@pytest.mark.parametrize(
+    ("metadata", "factor"),
+    [
+        ({FACTOR: 4}, 4.0),
+        ({OLD_FACTOR: 4}, 4.0),
+        ({FACTOR: 4, OLD_FACTOR: 8}, 4.0),
+        ({TYPE: "linear", OLD_FACTOR: 4}, 4.0),
+        ({OLD_FACTOR: 1}, None),
+        ({TYPE: "none", FACTOR: 4}, None),
+        ({"llama.rope.scaling.original_context_length": 64}, None),
+    ],
+)
+def test_a_factor_alone_is_linear_scaling(
+    tmp_path: Path, metadata: dict[str, int | str], factor: float | None
+) -> None:
+    expected = None if factor is None else LinearScaling(factor)
+    assert imported_scaling(tmp_path, metadata) == expected
+
+
+def test_a_table_of_factors_is_not_taken_for_all_of_two_scalings(tmp_path: Path) -> None:
+    for metadata in ({}, {FACTOR: 1}, {TYPE: "none", FACTOR: 4}):
+        (folder := tmp_path / str(len(metadata))).mkdir()
+        found = imported_scaling(folder, metadata, **FREQUENCY_FACTORS)
+        assert isinstance(found, Llama3Scaling)
+    for key in (FACTOR, OLD_FACTOR):
+        with pytest.raises(ConfigError, match=f"'{key}' is 4, .* beside rope_freqs"):
+            imported_scaling(tmp_path, {key: 4}, **FREQUENCY_FACTORS)
+
+
+@pytest.mark.parametrize("name", ["scaling.attn_factor", "scaling.alpha", "scale_other"])
+@pytest.mark.parametrize("beside", [{}, {TYPE: "none"}, {TYPE: "linear", FACTOR: 4}])
+def test_scaling_that_is_not_read_is_named(
+    tmp_path: Path, name: str, beside: dict[str, int | str]
+) -> None:
+    for extra in ({}, FREQUENCY_FACTORS):
+        with pytest.raises(ConfigError, match=rf"'llama\.rope\.{name}' is 2, expected nothing"):
+            imported_scaling(tmp_path, beside | {f"llama.rope.{name}": 2}, **extra)
 
 
 def test_a_parameter_of_scaling_that_would_be_missed_is_refused(tmp_path: Path) -> None:

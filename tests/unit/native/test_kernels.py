@@ -12,6 +12,7 @@ import torch
 from native_driver import DTYPES, assert_close, linear, multiply, packer, random
 from torch import Tensor
 
+from tandem.core.quantization import Quantization
 from tandem.engine.torch.threads import team
 from tandem.models.layers import Linear
 from tandem.native import structs
@@ -100,6 +101,18 @@ class Cached:
         self.values[blocks, positions % self.block_size] = held_values
         return keys, values
 
+    def spoil_key(self, index: int, position: int) -> Tensor:
+        """Makes no number of a key of the first KV head. What sees it, [rows, heads]."""
+        block = self.tables[index, position // self.block_size]
+        # Of int8 this is the scale.
+        self.keys[block, position % self.block_size, 0].view(torch.int8)[-4:] = -1
+        at = torch.arange(self.starts[index], self.totals[index])
+        seen = (at >= position) & (at < position + (self.window or self.totals[index]))
+        sees = torch.zeros(self.queries.shape[:2], dtype=torch.bool)
+        rows = slice(self.rows[index], self.rows[index + 1])
+        sees[rows, : self.num_heads // self.num_kv_heads] = seen.unsqueeze(1)
+        return sees
+
     def expected(self, index: int) -> Tensor:
         """[new, num_heads, head_dim] in float64."""
         keys, values = (
@@ -187,6 +200,55 @@ def test_attention(
     for index in range(len(lengths[0])):
         rows = output[cached.rows[index] : cached.rows[index + 1]]
         assert_close(rows, cached.expected(index), dtype)
+
+
+@pytest.mark.parametrize("int8", [False, True], ids=["", "int8"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("lengths", "index"), [(DECODE, 7), (MIXED, 2), (ONE, 0)])
+@pytest.mark.parametrize("window", [0, 100])
+def test_a_key_that_is_no_number_makes_no_number_of_what_sees_it_alone(
+    kernels: Kernels,
+    dtype: torch.dtype,
+    lengths: tuple[Sequence[int], Sequence[int]],
+    index: int,
+    window: int,
+    int8: bool,
+) -> None:
+    total = lengths[0][index]
+    # In the first and the last lane of a vector, tile and range; far from others, and the last.
+    for position in (0, 15, 255, 256, 300, 511, 512, total - 1):
+        cached = Cached(*lengths, 4, 2, 64, 16, window, dtype, int8)
+        whole = cached.attend(kernels)
+        sees = cached.spoil_key(index, position)
+        output = cached.attend(kernels)
+        assert output[sees].isnan().all(), position
+        assert torch.equal(output[~sees], whole[~sees]), position
+
+
+# More than any processor's addresses reach.
+TOO_MUCH = 2**44
+
+
+def test_running_out_of_memory_is_an_error(kernels: Kernels) -> None:
+    packed = packer(kernels, Quantization.INT8).linear(random(40, 96, dtype=torch.float32), None)
+    rows = random(5, 96, dtype=torch.float32, seed=1)
+    whole = multiply(kernels, packed, rows)
+    weight = packed.struct()
+    with pytest.raises(MemoryError):
+        kernels.functions.tandem_linear(
+            False, ctypes.byref(team()), ctypes.byref(weight), rows.data_ptr(), TOO_MUCH, None
+        )
+    # So many rows that each thread takes some, and needs memory, of its own.
+    weight.depth = TOO_MUCH
+    layer = structs.Layer(qkv=weight, output=weight)
+    model = structs.Model(hidden_size=96, layers=ctypes.addressof(layer))
+    step = structs.Step(team=team(), num_rows=64)
+    for name in ("before_attention", "after_attention"):
+        with pytest.raises(MemoryError):
+            getattr(kernels.functions, f"tandem_{name}")(
+                False, ctypes.byref(model), ctypes.byref(step), 0
+            )
+    assert torch.equal(multiply(kernels, packed, rows), whole)
 
 
 def test_gates_alternate_with_what_they_gate(kernels: Kernels) -> None:

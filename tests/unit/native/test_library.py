@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ctypes
 import shutil
 from pathlib import Path
 
@@ -11,8 +12,16 @@ from tandem.artifacts.config import ModelConfig
 from tandem.core.errors import ConfigError
 from tandem.engine.torch.probe import kernels
 from tandem.engine.torch.runners import kernels_for
-from tandem.native import library
-from tandem.native.library import INSTRUCTIONS, TORCH, VARIABLE, KernelsMissing, best, load
+from tandem.native import library, structs
+from tandem.native.library import (
+    INSTRUCTIONS,
+    TORCH,
+    VARIABLE,
+    Kernels,
+    KernelsMissing,
+    best,
+    load,
+)
 
 CPU = torch.device("cpu")
 SIZES: dict[str, object] = {
@@ -98,6 +107,52 @@ def test_a_damaged_library_is_the_slow_path(
     monkeypatch.setattr(library, "FOLDER", tmp_path)
     with pytest.raises(KernelsMissing, match="cannot be loaded"):
         best()
+
+
+def test_kernels_of_other_sources_are_not_taken(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for path in library.FOLDER.iterdir():
+        if path.suffix in (".so", ".h", ".cpp"):
+            shutil.copy(path, tmp_path)
+    monkeypatch.setattr(library, "FOLDER", tmp_path)
+    assert best().instructions
+    library._open.cache_clear()
+    with (tmp_path / "model.h").open("a") as header:
+        header.write("// As it was pulled.\n")
+    with structlog.testing.capture_logs() as logs:
+        assert kernels_for(CONFIG, CPU) is None
+    (line,) = logs
+    assert "other sources" in line["reason"]
+    assert "pip install --force-reinstall" in line["reason"]
+
+
+@pytest.mark.parametrize("instructions", INSTRUCTIONS)
+def test_kernels_with_other_structs_are_not_taken(
+    monkeypatch: pytest.MonkeyPatch, instructions: str
+) -> None:
+    if _is_missing(instructions):
+        pytest.skip(f"NOT TESTED: {instructions}")
+    path = library._path(instructions)
+    kernels = Kernels(path, instructions)
+    assert (kernels.max_head_dim, kernels.max_group) == (512, 168)
+
+    class Longer(structs.Step):
+        _fields_ = (("more", ctypes.c_int64),)
+
+    for others in (
+        (*structs.ALL[:-1], Longer),
+        (*structs.ALL, structs.Team),
+        structs.ALL[:-1],
+    ):
+        monkeypatch.setattr(structs, "ALL", others)
+        with pytest.raises(KernelsMissing, match="other sources"):
+            Kernels(path, instructions)
+
+
+def test_a_library_without_the_functions_is_not_taken() -> None:
+    with pytest.raises(KernelsMissing, match="other sources"):
+        Kernels(Path(torch._C.__file__), "plain")
 
 
 def test_what_the_kernels_do_not_take_is_torchs() -> None:

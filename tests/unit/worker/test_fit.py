@@ -10,7 +10,6 @@ from pydantic import ValidationError
 
 from tandem.artifacts.pull import DEFAULT_CONFIG
 from tandem.engine.torch.inputs import KEY_TILE
-from tandem.models.kernels import MAX_HEAD_DIM
 from tandem.native.library import TORCH, VARIABLE, KernelsMissing, best
 from tandem.worker.fit import misfits, takes_kernels
 from tandem.worker.settings import WorkerSettings
@@ -54,12 +53,13 @@ def test_kernels_are_for_cpus_and_for_models_of_their_sizes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     try:
-        best()
+        kernels = best()
     except KernelsMissing as missing:
         pytest.skip(f"NOT TESTED: {missing}")
     assert takes_kernels(worker(), DEFAULT_CONFIG)
     assert takes_kernels(worker(), None)
-    assert not takes_kernels(worker(), replace(DEFAULT_CONFIG, head_dim=MAX_HEAD_DIM + 2))
+    too_large = replace(DEFAULT_CONFIG, head_dim=kernels.max_head_dim + 2)
+    assert not takes_kernels(worker(), too_large)
     for device in ("cuda:0", "mock:l4"):
         assert not takes_kernels(worker(device=device), DEFAULT_CONFIG)
     monkeypatch.setenv(VARIABLE, TORCH)
