@@ -106,7 +106,7 @@ async def serve(settings: DecodeSettings) -> None:
         max_num_seqs=info.max_num_seqs,
         end_rule=info.model.end_rule,
         clock_ns=monotonic_ns,
-        prefix_caching=settings.prefix_caching == "auto",
+        prefix_caching=info.caches_prefixes,
         mover=mover,
         max_parked_bytes=settings.max_parked_bytes,
     )

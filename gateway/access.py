@@ -52,6 +52,14 @@ class Access:
         if self.tenant_of(headers) != DEFAULT_TENANT and not self.is_open:
             raise PermissionDenied(f"this takes an API key of the tenant {DEFAULT_TENANT}")
 
+    def check_watcher(self, headers: Mapping[str, str]) -> None:
+        """Raise as `tenant_of`, and `PermissionDenied` for whoever may not watch what all do: where
+        several tenants have keys, that is for operators."""
+        if self._keys is not None and len(self._keys.tenants) > 1:
+            self.check_operator(headers)
+        else:
+            self.tenant_of(headers)
+
 
 def read_access(tenants: Path | None, api_keys: Path | None, api_key: str | None) -> Access:
     """Who may ask, from the files of tenants and of keys, and a key that is the default tenant's.

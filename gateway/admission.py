@@ -8,6 +8,7 @@ is told when to come again: not a constant, but when by the measured pace there 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from math import inf
 
@@ -32,10 +33,12 @@ RETRY_AFTER_S = 1.0
 
 @dataclass(slots=True)
 class InFlight:
-    """What a tenant has queued or running, oldest first."""
+    """What a tenant has queued or running, oldest first, and how many requests that are being
+    read."""
 
     generations: dict[Generation, None] = field(default_factory=dict)
     num_tokens: int = 0
+    num_being_read: int = 0
 
 
 class Admission:
@@ -87,10 +90,15 @@ class Admission:
         if self._is_full(tenant, num_choices):
             retry_after_s = self._forecast.next_place_s() or RETRY_AFTER_S
             raise ResourceExhausted("the queue is full", retry_after_s=retry_after_s)
-        used, limit = len(self._in_flight[tenant].generations), self._tenants[tenant].max_requests
-        self._check_quota(tenant, used, num_choices, limit, "requests", "n")
+        self._check_requests(tenant, num_choices)
         if deadline_s <= now:
             raise DeadlineExceeded("the request's time was over before it was queued")
+
+    def reading(self, tenant: str, num_requests: int) -> AbstractContextManager[None]:
+        """Let so many of a tenant's requests be read. For the time of the block they are among
+        those that it has in flight. Raises as `check_room` for its quota, before the block."""
+        self._check_requests(tenant, num_requests)
+        return self._counted_as_read(self._in_flight[tenant], num_requests)
 
     def enter(self, generation: Generation, now: float) -> None:
         """Let a generation in, or raise as `check_room`; also for its length, and `Unavailable` if
@@ -100,7 +108,9 @@ class Admission:
         self.check_room(tenant, 1, deadline_s, now)
         in_flight, limit = self._in_flight[tenant], self._tenants[tenant].max_tokens_in_flight
         num_tokens = generation.max_length
-        self._check_quota(tenant, in_flight.num_tokens, num_tokens, limit, "tokens", "max_tokens")
+        # All choices of a request, or none.
+        num_wanted = num_tokens + request.num_tokens_behind
+        self._check_quota(tenant, in_flight.num_tokens, num_wanted, limit, "tokens", "max_tokens")
         if deadline_s < inf:
             self._check_deadline(generation, deadline_s - now)
         in_flight.generations[generation] = None
@@ -126,9 +136,22 @@ class Admission:
         those that its weight gives it whatever others have queued."""
         share = self._tenants[tenant].weight / self._total_weight
         num_others_wanted = num_wanted - 1
-        num_in_all = len(self._queue) + num_others_wanted
+        num_in_all = self._queue.num_in_all + num_others_wanted
         num_own = self._queue.num_queued(tenant) + num_others_wanted
         return num_in_all >= self._max_queue and num_own >= share * self._max_queue
+
+    @contextmanager
+    def _counted_as_read(self, in_flight: InFlight, num_requests: int) -> Iterator[None]:
+        in_flight.num_being_read += num_requests
+        try:
+            yield
+        finally:
+            in_flight.num_being_read -= num_requests
+
+    def _check_requests(self, tenant: str, num_wanted: int) -> None:
+        in_flight, limit = self._in_flight[tenant], self._tenants[tenant].max_requests
+        used = len(in_flight.generations) + in_flight.num_being_read
+        self._check_quota(tenant, used, num_wanted, limit, "requests", "n")
 
     def _check_quota(
         self, tenant: str, used: int, num_wanted: int, limit: int | None, what: str, param: str
@@ -144,8 +167,9 @@ class Admission:
         )
 
     def _oldest_ends_s(self, tenant: str) -> float:
-        oldest = next(iter(self._in_flight[tenant].generations))
-        return self._forecast.end_s(oldest)
+        """Until a tenant's oldest generation ends; 0 if all that it has is being read."""
+        oldest = next(iter(self._in_flight[tenant].generations), None)
+        return self._forecast.end_s(oldest) if oldest else 0.0
 
     def _check_deadline(self, generation: Generation, left_s: float) -> None:
         work_s = self._forecast.work_s(generation)

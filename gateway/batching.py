@@ -135,7 +135,8 @@ class Batching(ABC):
     def _queued(self, pick: Callable[[], Generation | None]) -> Generation | None:
         """The one that is picked of the queue. What even an empty worker could not hold ends here:
         the fleet has changed since its length was checked, and what waits behind it would wait for
-        ever. So does what would be computed in vain."""
+        ever. So does what would be computed in vain. What begins like another that is just being
+        computed waits for that."""
         while generation := pick():
             if not self._can_ever_run(generation):
                 error = ResourceExhausted("no worker can hold this request any more")
@@ -143,6 +144,8 @@ class Batching(ABC):
             elif self._lifecycle.is_late(generation):
                 late = DeadlineExceeded("the first token would come after the request's time")
                 self._lifecycle.end(generation, late)
+            elif leader := self._queue.leader_of(generation):
+                self._queue.set_aside(generation, leader)
             else:
                 return generation
         return None
@@ -159,6 +162,7 @@ class Batching(ABC):
         worker.own_prompts.add(generation, patient_until_s)
         # Not after the grant: if there is no room after all, the worker ignores it.
         self._outbox.send(worker, Admit(generation.sequence_id, compute=True))
+        self._queue.begun(generation, worker)
 
     def _take(self, generation: Generation) -> None:
         """Take one that is queued, to place it on its workers."""

@@ -299,6 +299,7 @@ class DisaggregatedBatching(Batching):
         worker.enter(generation, worker.blocks_for(generation.num_context_tokens))
         generation.prefill, generation.prefill_worker = worker, worker.info.worker_id
         generation.phase = Phase.RESERVING
+        self._queue.begun(generation, worker)
 
     def _send_if_complete(self, worker: PrefillView) -> None:
         """Send the forming batch once no reservation is open, and tell the decode workers to let

@@ -6,7 +6,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from math import inf
 from typing import Any
 
@@ -153,6 +153,10 @@ class Dispatcher:
             self._refuse_if_stopping()
             self._lag.check()
             self._scheduler.check_room(tenant, num_choices, deadline_s, self._clock())
+
+    def reading(self, tenant: str, num_requests: int) -> AbstractContextManager[None]:
+        with self._refusals_told(tenant):
+            return self._scheduler.reading(tenant, num_requests)
 
     def submit(self, request: TokenRequest) -> GenerationStream:
         with self._refusals_told(request.tenant):

@@ -90,9 +90,18 @@ class Fleet:
     def token_s(self) -> float:
         """Seconds that a prompt token takes where it takes least; 0 while nothing is known. Decode
         workers count only where they compute all: from few tokens little is learned."""
-        workers = self.prefill or self.decode
-        times = (worker.step_times.token_s for worker in workers.values())
+        times = (worker.step_times.token_s for worker in self._computing)
         return min(filter(None, times), default=0.0)
+
+    def step_s(self) -> float:
+        """Likewise, seconds of a step beside its prompt tokens."""
+        times = (worker.step_times.base_s for worker in self._computing)
+        return min(filter(None, times), default=0.0)
+
+    @property
+    def _computing(self) -> Collection[PrefillView | DecodeView]:
+        """Who computes most prompts."""
+        return self.prefill.values() or self.decode.values()
 
     def pace(self) -> Pace:
         """How long prompt tokens take. The least is that of prefill workers: it is not known of a

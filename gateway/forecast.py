@@ -30,15 +30,17 @@ class Forecast:
     def next_place_s(self) -> float:
         """Until a prompt more has left the queue: by the pace of computing them, or by that of the
         answers' ends, whichever is slower."""
-        mean_tokens = self._queue.num_tokens_left / len(self._queue)
+        mean_tokens = self._queue.num_tokens_left / self._queue.num_in_all
         return max(self._wait_s(mean_tokens), self._end_interval_s)
 
     def ended(self, now: float) -> None:
         """A generation that had left the queue has ended, at `now` in monotonic seconds."""
         if self._last_end_s:
             interval_s = now - self._last_end_s
-            self._end_interval_s += END_WEIGHT * (interval_s - self._end_interval_s)
-        self._last_end_s = now
+            weight = END_WEIGHT if self._end_interval_s else 1.0
+            self._end_interval_s += weight * (interval_s - self._end_interval_s)
+        # While nobody waits ends are as far apart as arrivals, which says nothing of the pace.
+        self._last_end_s = now if self._queue else 0.0
 
     def work_s(self, generation: Generation) -> float:
         """How long the rest of a prompt takes at the least."""
@@ -50,10 +52,10 @@ class Forecast:
         return self._wait_s(num_before) + self.work_s(generation)
 
     def end_s(self, generation: Generation) -> float:
-        """Until a generation has become as long as it may. Most end sooner."""
+        """Until a generation has become as long as answers go."""
         wait_s = self.first_token_s(generation) if generation.phase is Phase.QUEUED else 0.0
-        num_to_come = generation.request.params.max_tokens - len(generation.token_ids)
-        return wait_s + num_to_come * self._step_s(generation.decode)
+        num_to_come = generation.typical_tokens - len(generation.token_ids)
+        return wait_s + max(0, num_to_come) * self._step_s(generation.decode)
 
     def _step_s(self, decode: DecodeView | None) -> float:
         """A step of a decode worker; of the quickest while none is chosen."""

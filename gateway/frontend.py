@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from math import inf
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from gateway.access import Access
 from gateway.answer import Answer
@@ -36,8 +36,10 @@ from gateway.offload import Offload
 from gateway.params import sampling_params, settled, wants_no_tokens
 from gateway.prefix_salt import prefix_salt
 from gateway.prompts import EncodedPrompt, encode_prompt, encode_prompts, hash_prompts, needs_work
+from gateway.refusals import Refusals
 from gateway.request import GenerationRequest, Prompt
 from gateway.sizes import prompt_size, request_size
+from gateway.tenants import DEFAULT_TENANT
 from gateway.text import TokenText
 from gateway.tokens import Ended, ServedBy, ServedModel, TokenRequest, TokenService, TokenStream
 from gateway.tools.grammar import tool_grammar
@@ -64,12 +66,21 @@ NUM_GRAMMAR_THREADS = 4
 MAX_PENDING_GRAMMARS = 64
 
 
+class CountingService(TokenService, Protocol):
+    """The dispatcher, which counts whom it refuses."""
+
+    @property
+    def refusals(self) -> Refusals:
+        """Where it does, and where those are counted who are refused before it is asked."""
+        ...
+
+
 class Frontend:
     """Takes requests of either protocol to the dispatcher. Lives on the dispatcher's event loop."""
 
     def __init__(
         self,
-        service: TokenService,
+        service: CountingService,
         tokenizer: Tokenizer,
         grammars: GrammarChecker,
         tool_format_name: str = "auto",
@@ -80,14 +91,16 @@ class Frontend:
         whom; all are the one tenant if None. Nothing is traced without `tracing`."""
         self.tokenizer = tokenizer
         self._service = service
+        self._refusals = service.refusals
         self._grammars = grammars
-        self._access = access or Access()
+        self.access = access or Access()
         self._tracing = tracing or Tracing()
         self._tool_format = _tool_format(tokenizer, tool_format_name)
         self._opening_id = tokenizer.special_id(self._tool_format.syntax.opening)
         self._kept_ids = frozenset() if self._opening_id is None else frozenset({self._opening_id})
-        self._tokenizing = Offload("tokenize", NUM_TOKENIZER_THREADS, MAX_PENDING_CHARS)
-        self._checking = Offload("grammar", NUM_GRAMMAR_THREADS, MAX_PENDING_GRAMMARS)
+        tenants = self.access.tenants
+        self._tokenizing = Offload("tokenize", NUM_TOKENIZER_THREADS, MAX_PENDING_CHARS, tenants)
+        self._checking = Offload("grammar", NUM_GRAMMAR_THREADS, MAX_PENDING_GRAMMARS, tenants)
         self._active: set[tuple[str, str]] = set()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -108,7 +121,7 @@ class Frontend:
     def tenant_of(self, headers: Mapping[str, str]) -> str:
         """Whose a request is that came with these headers, or this metadata, in lower case. Raises
         `Unauthenticated` or `PermissionDenied` for who may not ask."""
-        return self._access.tenant_of(headers)
+        return self.access.tenant_of(headers)
 
     async def generate(self, request: GenerationRequest) -> Answer:
         """Check, tokenise and submit a request.
@@ -128,14 +141,19 @@ class Frontend:
         num_choices = len(request.prompts) * request.num_choices
         # Before all else: it tells and counts who is refused, also while no model is served.
         self._service.check_room(request.tenant, num_choices, deadline_s)
-        model = self._require_model(request.model)
+        model = self._require_model(request.model, request.tenant)
         check_request(request, model)
         if request.tools:
             check_tools(request.tools)
         params = sampling_params(request)
-        grammar, prompts = await self._prepare(request, model)
+        with (
+            self._service.reading(request.tenant, num_choices),
+            self._refusals.counting(request.tenant),
+        ):
+            grammar, prompts = await self._prepare(request, model)
+        # No await from here on: what was read is in flight before another can be, and what is
+        # submitted is owned by the Answer that is returned.
         each = [settled(params, request, len(each.token_ids), model, grammar) for each in prompts]
-        # No await from here on: what is submitted is owned by the Answer that is returned.
         return self._submit(request, prompts, each, model, deadline_s, trace)
 
     async def tokenize(
@@ -143,14 +161,16 @@ class Frontend:
         prompt: Prompt,
         write: Callable[[Sequence[int]], T],
         *,
+        tenant: str = DEFAULT_TENANT,
         model: str = DEFAULT_MODEL,
         tools: ToolUse | None = None,
         add_special_tokens: bool = True,
         add_generation_prompt: bool = True,
     ) -> T:
         """What `write` makes of a prompt's token ids, on a thread: there may be hundreds of
-        thousands. Raises as `generate`, but a prompt may be of any length."""
-        served = self._require_model(model)
+        thousands. It is one of its tenant's requests for as long as it takes. Raises as `generate`,
+        but a prompt may be of any length."""
+        served = self._require_model(model, tenant)
         check_prompts((prompt,), served)
         if tools:
             check_tools(tools)
@@ -163,25 +183,36 @@ class Frontend:
             add_special_tokens=add_special_tokens,
             add_generation_prompt=add_generation_prompt,
         )
-        return await self._tokenizing.run(prompt_size(prompt, tools), lambda: write(encode()))
+        return await self._read(tenant, prompt_size(prompt, tools), lambda: write(encode()))
 
     async def detokenize(
-        self, token_ids: Sequence[int], write: Callable[[str], T], model: str = DEFAULT_MODEL
+        self,
+        token_ids: Sequence[int],
+        write: Callable[[str], T],
+        *,
+        tenant: str = DEFAULT_TENANT,
+        model: str = DEFAULT_MODEL,
     ) -> T:
-        """What `write` makes of the text of tokens, special ones included, on a thread. Raises
-        `InvalidRequest`."""
-        served = self._require_model(model)
+        """What `write` makes of the text of tokens, special ones included, on a thread. Raises as
+        `tokenize`."""
+        served = self._require_model(model, tenant)
 
         def work() -> T:
             check_ids(token_ids, served, "tokens")
             return write(self.tokenizer.decode(token_ids, skip_special_tokens=False))
 
-        return await self._tokenizing.run(len(token_ids), work)
+        return await self._read(tenant, len(token_ids), work)
 
-    def _require_model(self, name: str) -> ServedModel:
+    async def _read(self, tenant: str, size: int, work: Callable[[], T]) -> T:
+        """What is done for a request of which nothing is generated."""
+        with self._service.reading(tenant, 1), self._refusals.counting(tenant):
+            return await self._tokenizing.run(size, work, tenant=tenant)
+
+    def _require_model(self, name: str, tenant: str) -> ServedModel:
         model = self._service.model
         if model is None:
-            raise Unavailable("no model is served yet", retry_after_s=1.0)
+            with self._refusals.counting(tenant):
+                raise Unavailable("no model is served yet", retry_after_s=1.0)
         check_model_name(name, model)
         return model
 
@@ -193,18 +224,24 @@ class Frontend:
         try:
             async with asyncio.timeout(request.timeout_s):
                 grammar = await self._check_grammar(request)
-                prompts = await self._encode(request)
+                prompts = await self._encode(request, model)
                 for prompt in prompts:
                     check_prompt_length(len(prompt.token_ids), model, prompt_param(request))
                 return grammar, await self._hash(request, prompts, model)
         except TimeoutError:
             raise DeadlineExceeded("reading the request took all of its time") from None
 
-    async def _encode(self, request: GenerationRequest) -> list[EncodedPrompt]:
-        work = partial(encode_prompts, request, self.tokenizer, self._tool_format)
+    async def _encode(self, request: GenerationRequest, model: ServedModel) -> list[EncodedPrompt]:
+        def work() -> list[EncodedPrompt]:
+            prompts = encode_prompts(request, self.tokenizer, self._tool_format)
+            for each in prompts:
+                # A tokenizer may know more than the model has rows for.
+                check_ids(each.token_ids, model, prompt_param(request))
+            return prompts
+
         if not needs_work(request):
             return work()
-        return await self._tokenizing.run(request_size(request), work)
+        return await self._tokenizing.run(request_size(request), work, tenant=request.tenant)
 
     async def _hash(
         self, request: GenerationRequest, prompts: Sequence[EncodedPrompt], model: ServedModel
@@ -215,7 +252,7 @@ class Frontend:
         num_tokens = sum(len(each.token_ids) for each in prompts)
         if num_tokens <= MAX_TOKENS_HASHED_AT_ONCE:
             return work()
-        return await self._tokenizing.run(num_tokens, work)
+        return await self._tokenizing.run(num_tokens, work, tenant=request.tenant)
 
     async def _check_grammar(self, request: GenerationRequest) -> Grammar | None:
         """What an answer must look like, its tools considered. Raises `InvalidRequest` for what no
@@ -227,7 +264,7 @@ class Frontend:
             return None
         param = request.grammar_param if grammar is request.grammar else "tools"
         try:
-            await self._checking.run(1, self._grammars.check, grammar)
+            await self._checking.run(1, self._grammars.check, grammar, tenant=request.tenant)
         except InvalidRequest as error:
             raise InvalidRequest(f"{param}: {error.message}", param=param) from error
         return grammar
@@ -249,10 +286,16 @@ class Frontend:
         request_id = self._name(request)
         num_prompt_tokens = sum(len(prompt.token_ids) for prompt in prompts)
         trace.submitted(request_id, model.name, num_prompt_tokens, params[0])
+        lengths = [
+            len(prompt.token_ids) + each.max_tokens
+            for prompt, each in zip(prompts, params, strict=True)
+        ]
+        num_tokens_behind = request.num_choices * sum(lengths)
         choices: list[Choice] = []
         with ExitStack() as submitted:
             for index in range(len(prompts) * request.num_choices):
                 prompt = index // request.num_choices
+                num_tokens_behind -= lengths[prompt]
                 tokens = self._stream(
                     request,
                     TokenRequest(
@@ -266,6 +309,7 @@ class Frontend:
                         deadline_s,
                         trace,
                         prompts[prompt].prefix,
+                        num_tokens_behind,
                     ),
                 )
                 submitted.callback(tokens.cancel)

@@ -37,12 +37,12 @@ class Phase(Enum):
 @dataclass(slots=True, eq=False)
 class Generation:
     """A request's whole state. `sequence_id` names one attempt at it to the workers; `num_losses`
-    attempts ended because a worker was lost, or the way to it, `num_bad_transfers` because its KV
-    came damaged, `num_preemptions` because others needed its blocks. An attempt goes on from the
-    tokens that those before it generated: its `context_token_ids` are the prompt and these. It
-    arrived as number `arrival`, at `arrived_s` in monotonic seconds, when a prompt token was
-    thought to take `token_s` seconds; `attempts` know since when it is where. `lengths` is what is
-    known of how long it may get.
+    attempts ended because a worker was lost, or the way to it, or failed a step of it, which was so
+    `num_failed_steps` times; `num_bad_transfers` because its KV came damaged, `num_preemptions`
+    because others needed its blocks. An attempt goes on from the tokens that those before it
+    generated: its `context_token_ids` are the prompt and these. It arrived as number `arrival`, at
+    `arrived_s` in monotonic seconds, when a prompt token was thought to take `token_s` seconds;
+    `attempts` know since when it is where. `lengths` is what is known of how long it may get.
 
     `prefill` and `decode` are the workers that hold a record of the sequence; `prefill_worker` and
     `decode_worker` say, to the end, who served it: one and the same if the decode worker computes
@@ -51,8 +51,8 @@ class Generation:
 
     `prefix` names the context's blocks. `expected_cached_tokens` of its tokens are thought to be
     cached where it will be computed; of the prompt, `num_cached_tokens` were. `shared_digests` name
-    the blocks that others may have as well on its decode worker. `is_stepping`: a step has reported
-    a token of this attempt.
+    the blocks that others may have as well on its decode worker. It `has_waited` for one that
+    begins alike (`shared_prompts.py`). `is_stepping`: a step has reported a token of this attempt.
     """
 
     request: TokenRequest
@@ -67,6 +67,7 @@ class Generation:
     num_losses: int = 0
     num_bad_transfers: int = 0
     num_preemptions: int = 0
+    num_failed_steps: int = 0
     context_token_ids: tuple[int, ...] = field(init=False)
     prefill: PrefillView | None = None
     decode: DecodeView | None = None
@@ -79,6 +80,7 @@ class Generation:
     shared_digests: list[int] = field(default_factory=list)
     prompt_charge: float = 0.0
     armed: bool = False
+    has_waited: bool = False
     is_stepping: bool = False
     prefill_worker: str = ""
     decode_worker: str = ""
@@ -139,6 +141,12 @@ class Generation:
     def can_restart(self) -> bool:
         """Whether another attempt is made when a worker is lost, or KV on its way."""
         return self.num_losses + self.num_bad_transfers < MAX_RESTARTS
+
+    @property
+    def fails_steps(self) -> bool:
+        """Whether it is taken for the cause if a step of it fails now: one did before, and none was
+        well since but its prompt's, which gives the first token."""
+        return self.num_failed_steps > 0 and len(self.token_ids) <= self.num_resumed_tokens + 1
 
     @property
     def num_tokens_left(self) -> int:

@@ -12,7 +12,7 @@ from grpc_health.v1 import health
 from gateway.access import Access
 from gateway.refusals import Refusals
 from tandem.core.errors import DeadlineExceeded, TandemError
-from tandem.v1 import admin_pb2
+from tandem.v1 import admin_pb2, inference_pb2
 from tandem.wire.status import abort
 
 # What orchestrators ask. All others need a key: reflection, too, and what is not there; and `Watch`
@@ -22,6 +22,9 @@ OPEN_METHOD = f"/{health.SERVICE_NAME}/Check"
 ASK_S = 10.0
 # What only operators may.
 OPERATORS_SERVICE = f"/{admin_pb2.DESCRIPTOR.services_by_name['AdminService'].full_name}/"
+# What shows all tenants' requests.
+_INFERENCE = inference_pb2.DESCRIPTOR.services_by_name["InferenceService"]
+WATCHERS_METHOD = f"/{_INFERENCE.full_name}/{_INFERENCE.methods_by_name['GetTimeline'].name}"
 
 
 class AccessInterceptor(grpc.aio.ServerInterceptor):
@@ -55,6 +58,8 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
     def _check(self, method: str, metadata: Mapping[str, str]) -> None:
         if method.startswith(OPERATORS_SERVICE):
             self._access.check_operator(metadata)
+        elif method == WATCHERS_METHOD:
+            self._access.check_watcher(metadata)
         elif method != OPEN_METHOD:
             self._access.tenant_of(metadata)
 

@@ -87,6 +87,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             return await self._frontend.tokenize(
                 tokenize_prompt(request),
                 lambda token_ids: inference_pb2.TokenizeResponse(token_ids=token_ids),
+                tenant=self._tenant_of(context),
                 model=request.model or DEFAULT_MODEL,
                 tools=tokenize_tools(request),
                 add_special_tokens=_or_true(request, "add_special_tokens"),
@@ -101,11 +102,11 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         """The text of tokens."""
         try:
             check_count(len(request.token_ids), MAX_PROMPT_TOKENS, "tokens")
-            model = request.model or DEFAULT_MODEL
             return await self._frontend.detokenize(
                 tuple(request.token_ids),
                 lambda text: inference_pb2.DetokenizeResponse(text=text),
-                model,
+                tenant=self._tenant_of(context),
+                model=request.model or DEFAULT_MODEL,
             )
         except Exception as error:
             await abort(context, error)
@@ -128,6 +129,9 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             return await self._timeline(request.window_ms)
         except Exception as error:
             await abort(context, error)
+
+    def _tenant_of(self, context: Context) -> str:
+        return self._frontend.tenant_of(text_metadata(context.invocation_metadata()))
 
 
 def _or_true(request: inference_pb2.TokenizeRequest, name: str) -> bool:

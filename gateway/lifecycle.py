@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gateway.admission import Admission
+from gateway.decode_view import DecodeView
 from gateway.effects import Outbox
 from gateway.fair_shares import FairShares
 from gateway.fleet import Fleet
@@ -16,7 +17,7 @@ from gateway.self_check import SelfChecks
 from gateway.stages import AttemptEnd
 from gateway.tokens import Ended, TokenRequest
 from tandem.core.commands import Remove
-from tandem.core.errors import TandemError
+from tandem.core.errors import EngineFailed, TandemError
 
 
 class Lifecycle:
@@ -46,11 +47,13 @@ class Lifecycle:
         self._clock = clock
 
     def begin(self, request: TokenRequest) -> Generation:
-        """Queue a request. Raises what `Admission.enter` does."""
+        """Queue a request. Raises what `Admission.enter` does, and what the policy does."""
         now, number, token_s = self._clock.now_s, next(self._sequence_ids), self._fleet.token_s()
         generation = Generation(request, number, now, token_s, self.lengths)
         generation.prefix = self._fleet.prefix_of(request)
         generation.expected_cached_tokens = self._fleet.cached_tokens(generation)
+        # Before it is counted anywhere, and so has to be ended.
+        self._queue.check(generation)
         self._admission.enter(generation, now)
         self._queue.push(generation)
         return generation
@@ -58,6 +61,11 @@ class Lifecycle:
     def is_late(self, generation: Generation) -> bool:
         """Whether a queued one cannot be in time for its deadline any more."""
         return self._admission.is_late(generation, self._clock.now_s)
+
+    def arm(self, generation: Generation, worker: DecodeView) -> None:
+        """Its KV is complete on its decode worker, where others find it. Idempotent."""
+        worker.armed(generation)
+        self._release(generation)
 
     def end(self, generation: Generation, event: Ended | TandemError) -> None:
         """The one place where generations end; one that has ended does not end again. An armed
@@ -77,6 +85,7 @@ class Lifecycle:
         self._leave_decode(generation)
         if not generation.armed:
             self.leave_prefill(generation)
+        self._release(generation)
         self._self_checks.ended(generation, event)
 
     def requeue(self, generation: Generation, why: AttemptEnd) -> None:
@@ -85,9 +94,8 @@ class Lifecycle:
         self._leave_decode(generation)
         self.leave_prefill(generation)
         generation.restart(next(self._sequence_ids), self._clock.now_s, why)
-        # Its rank is by what is not cached, and stays while it is queued.
-        generation.expected_cached_tokens = self._fleet.cached_tokens(generation)
-        self._queue.push(generation)
+        self._push(generation)
+        self._release(generation)
 
     def restart(self, generation: Generation) -> None:
         """Its worker is lost, or the way to it: another attempt follows."""
@@ -101,12 +109,32 @@ class Lifecycle:
         else:
             self.end(generation, error)
 
+    def step_failed(self, generation: Generation, error: EngineFailed) -> None:
+        """Its worker's engine failed, with it and others in a step. All go on elsewhere, like after
+        a loss; but who `fails_steps` ends, so that the others meet it no third time."""
+        fails_steps = generation.fails_steps
+        generation.num_failed_steps += 1
+        if fails_steps:
+            self.end(generation, error)
+        else:
+            self.restart_or_end(generation, error)
+
     def leave_prefill(self, generation: Generation) -> None:
         """Its prefill worker need not know it any more. Idempotent."""
         if worker := generation.prefill:
             generation.prefill = None
             worker.leave(generation)
             self._outbox.send(worker, Remove(generation.sequence_id))
+
+    def _release(self, generation: Generation) -> None:
+        """Who waited for it need not any more."""
+        for each in self._queue.done(generation):
+            self._push(each)
+
+    def _push(self, generation: Generation) -> None:
+        # Its rank is by what is not cached, and stays while it is queued.
+        generation.expected_cached_tokens = self._fleet.cached_tokens(generation)
+        self._queue.push(generation)
 
     def _give_back(self, generation: Generation) -> None:
         """Nothing was computed yet of what the tenant of a reserving one was charged for."""

@@ -6,7 +6,8 @@ these: each says what may pass a prompt, and that is always only what comes with
 after it.
 
 A policy of one's own is a subclass of `QueuePolicy` that a package names in its entry points, in
-the group `tandem.policies`; see `examples/policy`.
+the group `tandem.policies`; see `examples/policy`. What it raises of a prompt ends that request, as
+an internal error, before the prompt is queued.
 """
 
 from __future__ import annotations

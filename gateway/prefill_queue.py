@@ -3,25 +3,28 @@ order."""
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
-from collections.abc import Callable, Iterable
-from math import inf
+from bisect import bisect_left
+from collections.abc import Iterable
+from math import inf, isnan
 
+from gateway.decode_view import DecodeView
 from gateway.fair_shares import FairShares
 from gateway.generation import Generation
 from gateway.policies import QueuePolicy, WaitingPrompt
+from gateway.prefill_view import PrefillView
+from gateway.shared_prompts import SharedPrompts
 
 Rank = tuple[float, int]
 """The policy's, and the number of the arrival: no two are equal."""
 
 
 class TenantQueue:
-    """One tenant's, ordered by rank. A generation's is the same for as long as it is queued.
-    `num_tokens_left` are those of all prompts that are not thought to be cached."""
+    """One tenant's, ordered by the ranks that they were given as they came. `num_tokens_left` are
+    those of all prompts that are not thought to be cached."""
 
-    def __init__(self, rank: Callable[[Generation], Rank]) -> None:
+    def __init__(self) -> None:
         self.num_tokens_left = 0
-        self._rank = rank
+        self._ranks: dict[Generation, Rank] = {}
         self._queued: list[Generation] = []
 
     @property
@@ -34,34 +37,42 @@ class TenantQueue:
         """The last of at least one."""
         return self._queued[-1]
 
-    def push(self, generation: Generation) -> None:
-        insort(self._queued, generation, key=self._rank)
+    def rank(self, generation: Generation) -> Rank | None:
+        """That of a queued one; None if it is not."""
+        return self._ranks.get(generation)
+
+    def push(self, generation: Generation, rank: Rank) -> None:
+        self._queued.insert(self._place(rank), generation)
+        self._ranks[generation] = rank
         self.num_tokens_left += generation.num_tokens_left
 
     def remove(self, generation: Generation) -> None:
-        del self._queued[self._place(generation)]
+        del self._queued[self._place(self._ranks[generation])]
+        del self._ranks[generation]
         self.num_tokens_left -= generation.num_tokens_left
 
-    def num_tokens_before(self, generation: Generation) -> int:
-        """Of the prompts before a generation, queued or not."""
-        place, middle = self._place(generation), len(self._queued) // 2
+    def num_tokens_before(self, rank: Rank) -> int:
+        """Of the prompts with lower ranks."""
+        place, middle = self._place(rank), len(self._queued) // 2
         if place <= middle:
             return _num_tokens(self._queued[:place])
         return self.num_tokens_left - _num_tokens(self._queued[place:])
 
-    def _place(self, generation: Generation) -> int:
-        return bisect_left(self._queued, self._rank(generation), key=self._rank)
+    def _place(self, rank: Rank) -> int:
+        return bisect_left(self._queued, rank, key=self._ranks.__getitem__)
 
     def __len__(self) -> int:
         return len(self._queued)
 
 
 class PrefillQueue:
-    """All tenants'. A generation's age is not lost when it is taken and comes back."""
+    """All tenants'. A generation's age is not lost when it is taken and comes back. Whatever the
+    policy raises is raised by `check`, and by nothing else."""
 
-    def __init__(self, policy: QueuePolicy, shares: FairShares) -> None:
+    def __init__(self, policy: QueuePolicy, shares: FairShares, shared: SharedPrompts) -> None:
         self._policy = policy
         self._shares = shares
+        self._shared = shared
         # Of the tenants that wait, and the ranks of their heads.
         self._queues: dict[str, TenantQueue] = {}
         self._heads: dict[str, Rank] = {}
@@ -71,30 +82,55 @@ class PrefillQueue:
         """Those of all prompts that are not thought to be cached."""
         return sum(queue.num_tokens_left for queue in self._queues.values())
 
+    @property
+    def num_in_all(self) -> int:
+        """Generations: also those that wait for another, and cannot be taken."""
+        return len(self) + len(self._shared)
+
     def num_queued(self, tenant: str) -> int:
-        """How many a tenant has."""
-        return len(self._queues[tenant]) if tenant in self._queues else 0
+        """How many of all these a tenant has."""
+        num_ready = len(self._queues[tenant]) if tenant in self._queues else 0
+        return num_ready + self._shared.num_waiting[tenant]
+
+    def check(self, generation: Generation) -> None:
+        """Raise what the policy, which may be anybody's, raises of a generation; also if what it
+        says is no number. To be called before a new one is let in."""
+        self._policy_rank(generation)
+        self._policy_preemption_order(generation)
 
     def rank(self, generation: Generation) -> Rank:
-        """Where a generation stands, queued or not: one that has started by what is left of it.
-        What has had its turn, and lost its place on a worker, is before all that has not."""
+        """Where a generation stands: as long as it is queued, where it came to; else where it would
+        now, and one that has started by what is left of it. What has had its turn, and lost its
+        place on a worker, is before all that has not. So is what was let in and the policy cannot
+        rank any more: then it is done with soonest."""
+        queue = self._queues.get(generation.request.tenant)
+        if queue and (rank := queue.rank(generation)):
+            return rank
         if generation.is_resumed:
             return -inf, generation.arrival
-        return self._policy.rank(_prompt(generation)), generation.arrival
+        try:
+            return self._policy_rank(generation), generation.arrival
+        except Exception:
+            return -inf, generation.arrival
 
     def preemption_rank(self, generation: Generation) -> tuple[float, ...]:
         """The highest of the running generations gives way first, if one must; of those that the
-        policy takes for equals, who came last."""
-        return *self._policy.preemption_order(_prompt(generation)), generation.arrival
+        policy takes for equals, who came last. Where the policy fails it is the usual order."""
+        try:
+            order = self._policy_preemption_order(generation)
+        except Exception:
+            order = QueuePolicy.preemption_order(self._policy, _prompt(generation))
+        return *order, generation.arrival
 
     def push(self, generation: Generation) -> None:
         """Queue one that is new, or comes back."""
-        tenant = generation.request.tenant
+        tenant, rank = generation.request.tenant, self.rank(generation)
         if tenant not in self._queues:
             self._shares.came(tenant, self._queues)
-            self._queues[tenant] = TenantQueue(self.rank)
-        self._queues[tenant].push(generation)
-        self._heads[tenant] = self.rank(self._queues[tenant].head)
+            self._queues[tenant] = TenantQueue()
+        queue = self._queues[tenant]
+        queue.push(generation, rank)
+        self._heads[tenant] = min(rank, self._heads.get(tenant, rank))
 
     def peek(self) -> Generation | None:
         """The next one, or None."""
@@ -114,6 +150,9 @@ class PrefillQueue:
 
     def remove(self, generation: Generation) -> None:
         """Take one that is queued, and will not be served."""
+        if generation in self._shared:
+            self._shared.leave(generation)
+            return
         tenant = generation.request.tenant
         queue = self._queues[tenant]
         queue.remove(generation)
@@ -123,6 +162,28 @@ class PrefillQueue:
             del self._queues[tenant], self._heads[tenant]
             self._shares.left(tenant)
 
+    # What begins alike
+
+    def begun(self, generation: Generation, worker: PrefillView | DecodeView) -> None:
+        """A worker is to compute one that was taken."""
+        self._shared.begin(generation, worker)
+
+    def leader_of(self, generation: Generation) -> Generation | None:
+        """Who is computed for whom a queued one had better wait, and does not take its turn by
+        that; or None."""
+        leader = self._shared.leader_of(generation)
+        return leader if leader and self.rank(leader) < self.rank(generation) else None
+
+    def set_aside(self, generation: Generation, leader: Generation) -> None:
+        """A queued one waits for another."""
+        self.remove(generation)
+        self._shared.wait(generation, leader)
+
+    def done(self, generation: Generation) -> list[Generation]:
+        """One that was taken is through, or not computed any more. Those that waited for it: they
+        are to be pushed again. Idempotent."""
+        return self._shared.done(generation)
+
     def num_tokens_before(self, generation: Generation) -> float:
         """Prompt tokens that will be served before a generation, queued or not, if no more come:
         those before it of its tenant, and what others have served by their shares meanwhile."""
@@ -130,12 +191,23 @@ class PrefillQueue:
         own = self._queues.get(tenant)
         if own is None:
             return 0.0
-        num_before = own.num_tokens_before(generation)
+        num_before = own.num_tokens_before(self.rank(generation))
         num_others = self.num_tokens_left - own.num_tokens_left
         share = self._shares.share(tenant, self._queues)
         return num_before + min(num_others, num_before * (1 / share - 1))
 
+    def _policy_rank(self, generation: Generation) -> float:
+        rank = self._policy.rank(_prompt(generation))
+        _require_numbers(rank)
+        return rank
+
+    def _policy_preemption_order(self, generation: Generation) -> tuple[float, ...]:
+        order = self._policy.preemption_order(_prompt(generation))
+        _require_numbers(*order)
+        return order
+
     def __len__(self) -> int:
+        """Those that can be taken."""
         return sum(map(len, self._queues.values()))
 
 
@@ -143,6 +215,11 @@ def _prompt(generation: Generation) -> WaitingPrompt:
     request = generation.request
     work_s = generation.num_tokens_left * generation.token_s
     return WaitingPrompt(generation.arrived_s, work_s, request.priority, request.deadline_s)
+
+
+def _require_numbers(*said: float) -> None:
+    if any(map(isnan, said)):
+        raise ValueError("what a policy says is never NaN")
 
 
 def _num_tokens(generations: Iterable[Generation]) -> int:

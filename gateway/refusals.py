@@ -5,14 +5,19 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from math import inf
 
 import structlog
 
+from tandem.core.errors import DeadlineExceeded, ResourceExhausted, Unavailable
+
 log = structlog.get_logger(__name__)
 
 LOG_EVERY_S = 10.0
+# How what could be served at another time is refused. All else is wrong with a request itself.
+KINDS = (DeadlineExceeded, ResourceExhausted, Unavailable)
 
 
 class Refusals:
@@ -40,3 +45,12 @@ class Refusals:
             whose = {"tenant": tenant} if tenant else {}
             num = self._untold.pop(kind)
             log.warning("requests refused", outcome=reason, why=why, num=num, **whose)
+
+    @contextmanager
+    def counting(self, tenant: str) -> Iterator[None]:
+        """Counts who of a tenant is refused in the block, which is left by an error of `KINDS`."""
+        try:
+            yield
+        except KINDS as error:
+            self.add(error.reason, error.message, tenant)
+            raise

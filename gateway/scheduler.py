@@ -14,6 +14,7 @@ there are only decode workers and these compute the prompts, too; `draining.py` 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from itertools import count
 from typing import Any
 
@@ -35,6 +36,8 @@ from gateway.prefill_queue import PrefillQueue
 from gateway.prefill_view import PrefillView
 from gateway.scheduler_clock import SchedulerClock
 from gateway.self_check import SelfChecks
+from gateway.shared_prompts import SharedPrompts
+from gateway.suspects import Suspects
 from gateway.tenants import ONE_TENANT, Tenants
 from gateway.tokens import Ended, TokenRequest
 from gateway.worker_reports import WorkerReports
@@ -73,7 +76,7 @@ class Scheduler:
         self._outbox = Outbox()
         self._fleet = Fleet()
         shares = FairShares(tenants, self._fleet)
-        self._queue = PrefillQueue(policy, shares)
+        self._queue = PrefillQueue(policy, shares, SharedPrompts(self._fleet))
         sequence_ids = count(first_id)
         self._self_checks = SelfChecks(self_check_rate, self._fleet, self._outbox, sequence_ids)
         self._admission = Admission(
@@ -114,6 +117,7 @@ class Scheduler:
             recompute_bad_kv,
         )
         self.draining = Draining(self._fleet, self._outbox, self._needed_roles, self._lifecycle)
+        self._suspects = Suspects(self._fleet, self._lifecycle)
 
     def take_effects(self) -> list[Effect]:
         """What is to be done, in order, since the last call."""
@@ -132,7 +136,7 @@ class Scheduler:
     @property
     def num_queued(self) -> int:
         """Generations that no worker has yet."""
-        return len(self._queue)
+        return self._queue.num_in_all
 
     @property
     def num_queued_tokens(self) -> int:
@@ -171,6 +175,10 @@ class Scheduler:
         self.advance(now)
         self._admission.check_room(tenant, num_choices, deadline_s, self._clock.now_s)
 
+    def reading(self, tenant: str, num_requests: int) -> AbstractContextManager[None]:
+        """As `Admission.reading`."""
+        return self._admission.reading(tenant, num_requests)
+
     def submit(self, request: TokenRequest, now: float = 0.0) -> Generation:
         """Queue a request, at `now` in monotonic seconds. Raises what `Admission.enter` does."""
         self.advance(now)
@@ -179,7 +187,7 @@ class Scheduler:
     @property
     def next_deadline_s(self) -> float:
         """When `expire` is to be called next; infinity if nothing has a deadline."""
-        return min(self._admission.deadlines.next_s, self.draining.next_s(self._clock.now_s))
+        return min(self._admission.deadlines.next_s, self.draining.next_s)
 
     def expire(self, now: float) -> None:
         """End what should have ended by `now`, and hand over what should be elsewhere."""
@@ -234,12 +242,14 @@ class Scheduler:
         that was tried too often."""
         self._batching.fleet_changed()
         if prefill := self._fleet.prefill.pop(worker_id, None):
+            self._suspects.forget(prefill)
             self.draining.forget(prefill)
             for generation in list(prefill.generations.values()):
                 generation.prefill = None
                 if not generation.armed:
                     self._lifecycle.restart_or_end(generation, error)
         if decode := self._fleet.decode.pop(worker_id, None):
+            self._suspects.forget(decode)
             self.draining.forget(decode)
             self._self_checks.lost(worker_id)
             for generation in list(decode.generations.values()):
@@ -247,18 +257,12 @@ class Scheduler:
                 self._lifecycle.restart_or_end(generation, error)
 
     def worker_suspected(self, worker_id: str) -> None:
-        """A worker may be lost. It gets nothing new until it is trusted again, and what it has goes
-        on with another worker, if there is one."""
-        worker = self._fleet.of(worker_id)
-        worker.suspect = True
-        if self._fleet.has_open(worker.info.role):
-            for generation in list(worker.generations.values()):
-                if generation.can_restart and not generation.has_left(worker):
-                    self._lifecycle.restart(generation)
+        """A worker may be lost: as `Suspects.suspected`."""
+        self._suspects.suspected(self._fleet.of(worker_id), self._clock.now_s)
 
     def worker_trusted(self, worker_id: str) -> None:
         """A worker that was suspected is well, and holds what it held."""
-        self._fleet.of(worker_id).suspect = False
+        self._suspects.forget(self._fleet.of(worker_id))
         self.draining.hand_over(self._clock.now_s)
 
     # Reports
@@ -287,12 +291,14 @@ class Scheduler:
         worker = self._fleet.of(worker_id)
         worker.clock_offset_ns = clock_offset_ns
         worker.heard(self._clock.now_s, spans)
+        has_moved = self._suspects.heard(worker, self._clock.now_s)
         if spans:
             self._batching.timed(worker)
         if cache_changes:
             worker.prefix_index.apply(cache_changes)
         may_take_more = worker.has_said(use)
-        return may_take_more and (self.num_queued > 0 or self._self_checks.is_waiting)
+        is_anyone_waiting = self.num_queued > 0 or self._self_checks.is_waiting
+        return has_moved or (may_take_more and is_anyone_waiting)
 
     def _needed_roles(self) -> tuple[WorkerRole, ...]:
         return self._batching.needed_roles

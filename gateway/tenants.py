@@ -21,8 +21,9 @@ DEFAULT_TENANT = "default"
 class Tenant(BaseModel):
     """A tenant's share of the workers is its `weight` among those of all that want them just then.
 
-    It has at most `max_requests` answers in flight, that is, queued or running, and at most
-    `max_tokens_in_flight` tokens: of each answer its prompt's and its `max_tokens`.
+    It has at most `max_requests` answers in flight, that is, being read, queued or running, calls
+    among them that only tokenise; and at most `max_tokens_in_flight` tokens: of each answer that is
+    queued or runs, its prompt's and its `max_tokens`.
     """
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import IntEnum
 from itertools import count, repeat
@@ -27,7 +28,8 @@ class TokenRequest:
 
     Cached KV is shared among those with the same `prefix_salt`. Of two `priority` numbers the lower
     goes first. `deadline_s` is in monotonic seconds: what has not ended by then is ended. `trace`
-    is told of its end. `prefix` names the prompt's blocks, if they are hashed already.
+    is told of its end. `prefix` names the prompt's blocks, if they are hashed already. The choices
+    of its request that come behind it have `num_tokens_behind` tokens at the most.
     """
 
     request_id: str
@@ -40,6 +42,7 @@ class TokenRequest:
     deadline_s: float = inf
     trace: RequestTrace = field(default=NO_TRACE, repr=False, compare=False)
     prefix: PromptPrefix | None = field(default=None, repr=False, compare=False)
+    num_tokens_behind: int = 0
 
 
 class Token(NamedTuple):
@@ -175,6 +178,12 @@ class TokenService(Protocol):
     def check_room(self, tenant: str, num_choices: int, deadline_s: float) -> None:
         """Raise what `submit` would raise for so many choices of a tenant, as far as that can be
         told before their prompts are tokenised."""
+        ...
+
+    def reading(self, tenant: str, num_requests: int) -> AbstractContextManager[None]:
+        """Let so many requests of a tenant be read: its block is for as long as that takes, and
+        they count towards the tenant's quota in it. Raises `RateLimitExceeded` before the block, or
+        `InvalidRequest` for more than the tenant may ever have in flight."""
         ...
 
     def submit(self, request: TokenRequest) -> TokenStream:

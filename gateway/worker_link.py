@@ -10,7 +10,6 @@ its address any more, or when it has another epoch; it then joins as a new one w
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from itertools import count
 from time import monotonic, monotonic_ns
 from typing import Any, NoReturn
@@ -18,6 +17,7 @@ from typing import Any, NoReturn
 import grpc
 import structlog
 
+from gateway.command_log import HEARTBEAT, CommandBatch, CommandLog
 from gateway.link_listener import LinkListener
 from gateway.liveness import LEASE_S, Liveness
 from gateway.role_wire import ROLE_WIRES
@@ -63,11 +63,8 @@ class WorkerLink:
         self._info: WorkerInfo | None = None
         self._liveness = Liveness()
         self._told_suspect = False
-        self._last_number = 0
-        self._resumed_number = 0
+        self._commands = CommandLog()
         self._taken_report = 0
-        self._due: list[Any] = []
-        self._unapplied: deque[tuple[int, list[Any]]] = deque()
         self._wake = asyncio.Event()
         self._hang_up = asyncio.Event()
         self._last_problem = ""
@@ -82,7 +79,7 @@ class WorkerLink:
 
     def send(self, command: Any) -> None:
         """Send a command, together with the others of this turn of the event loop."""
-        self._due.append(command)
+        self._commands.add(command)
         self._wake.set()
 
     def let_go(self) -> None:
@@ -153,8 +150,7 @@ class WorkerLink:
     def _lose(self, error: TandemError) -> None:
         info, self._info = self._info, None
         self._hang_up.set()
-        self._due.clear()
-        self._unapplied.clear()
+        self._commands = CommandLog()
         if info:
             log.error("worker lost", worker=info.worker_id, why=error.message)
             try:
@@ -188,8 +184,7 @@ class WorkerLink:
         """The stream has ended by our goodbye. If it broke before, the lease will run out."""
         info, self._info = self._info, None
         self._leaving = False
-        self._due.clear()
-        self._unapplied.clear()
+        self._commands = CommandLog()
         if info:
             log.info("worker left", worker=info.worker_id)
             self._listener.left(info)
@@ -296,17 +291,15 @@ class WorkerLink:
         self._info = info
         self._liveness = Liveness()
         self._told_suspect = self._leaving = False
-        self._last_number = self._resumed_number = 0
         self._last_problem = ""
         log.info("worker joined", worker=info.worker_id, address=self._address)
         self._listener.joined(info, self._address)
 
     def _resume(self, info: WorkerInfo, response: Any) -> None:
-        self._resumed_number = self._last_number
+        self._commands.resume()
         self._applied(response.header.applied_command)
-        self._listener.resumed(
-            info, self._wire.snapshot_from_wire(response.snapshot), self._unapplied_commands()
-        )
+        snapshot = self._wire.snapshot_from_wire(response.snapshot)
+        self._listener.resumed(info, snapshot, self._commands.open_commands)
 
     async def _serve(self, call: Any, info: WorkerInfo) -> None:
         """Read and write until one of these ends. Raises what ended the stream."""
@@ -351,48 +344,35 @@ class WorkerLink:
     async def _write(self, call: Any) -> None:
         """Send again what was not applied, then what is due, or a heartbeat, as often as there is a
         reason; at the end, a goodbye."""
-        for number, batch in list(self._unapplied):
-            await call.write(self._request(number, batch))
+        for batch in self._commands.unapplied:
+            await call.write(self._request(batch))
         while not (self._stopping or self._leaving):
             await self._wake.wait()
             self._wake.clear()
-            number = 0
-            batch, self._due = self._due, []
-            if batch:
-                self._last_number += 1
-                number = self._last_number
-                self._unapplied.append((number, batch))
-            await call.write(self._request(number, batch))
+            await call.write(self._request(self._commands.take()))
+            if self._commands.has_due:
+                self._wake.set()
         header = worker_pb2.ControllerHeader(sent_ns=monotonic_ns(), goodbye=True)
         await call.write(self._wire.request(header=header))
 
     def _request(
-        self,
-        number: int = 0,
-        batch: list[Any] | None = None,
-        hello: worker_pb2.ControllerHello | None = None,
+        self, batch: CommandBatch = HEARTBEAT, hello: worker_pb2.ControllerHello | None = None
     ) -> Any:
         return self._wire.request(
             header=worker_pb2.ControllerHeader(
-                number=number,
+                number=batch.number,
                 hello=hello,
                 sent_ns=monotonic_ns(),
                 taken_report=self._taken_report,
             ),
-            commands=map(self._wire.command_to_wire, batch or ()),
+            commands=map(self._wire.command_to_wire, batch.commands),
         )
 
     def _applied(self, number: int) -> None:
         """The worker was heard of, and has applied commands up to `number`."""
-        while self._unapplied and self._unapplied[0][0] <= number:
-            self._unapplied.popleft()
-        if number >= self._resumed_number:
-            # It has what it missed: a break is over.
+        if self._commands.applied(number):
             self._liveness.trust()
             self._tell()
-
-    def _unapplied_commands(self) -> list[Any]:
-        return [command for _, batch in self._unapplied for command in batch] + self._due
 
 
 async def _end(task: asyncio.Future[Any]) -> None:

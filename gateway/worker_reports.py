@@ -21,6 +21,7 @@ from gateway.tokens import Ended, Token, reported_token, snapshot_tokens
 from tandem.core.commands import DecodeCommand, PrefillBatch, PrefillCommand, Reserve
 from tandem.core.errors import (
     DataLoss,
+    EngineFailed,
     Fenced,
     ResourceExhausted,
     TandemError,
@@ -44,7 +45,7 @@ from tandem.core.reports import (
 )
 from tandem.core.sequence import FinishReason
 
-# How long no KV is sent on an edge that has just failed, if there is another.
+# How long no KV is sent on an edge that has just failed, or to an engine, if there is another.
 EDGE_PENALTY_S = 5.0
 
 
@@ -118,10 +119,13 @@ class WorkerReports:
     ) -> None:
         """A prompt's computing or sending failed. If it is the decode worker that cannot be reached
         or has given the reservation up, that is a loss like any other. Of KV that came damaged no
-        token was computed: it is computed again, and sent another way if there is one."""
+        token was computed: it is computed again, and sent another way if there is one. A step that
+        failed is perhaps another's fault."""
         if isinstance(error, Unavailable | DataLoss):
             worker.failed_edges[generation.decode_worker] = self._clock.now_s + EDGE_PENALTY_S
-        if isinstance(error, Unavailable | Fenced):
+        if isinstance(error, EngineFailed):
+            self._lifecycle.step_failed(generation, error)
+        elif isinstance(error, Unavailable | Fenced):
             self._lifecycle.restart_or_end(generation, error)
         elif isinstance(error, DataLoss) and self._recompute_bad_kv and generation.can_restart:
             generation.num_bad_transfers += 1
@@ -157,7 +161,7 @@ class WorkerReports:
                 worker.answered(report.sequence_id)
                 self._granted(generation, report)
             case Armed():
-                worker.armed(generation)
+                self._lifecycle.arm(generation, worker)
                 generation.attempts.current.begin(Stage.ARMED_WAIT, worker.local_s(report.at_ns))
                 self._accept(generation, reported_token(report), report.finish_reason)
             case Preempted():
@@ -171,8 +175,16 @@ class WorkerReports:
             ):
                 self._lifecycle.requeue(generation, AttemptEnd.REFUSED)
                 worker.refused(generation)
+            case SequenceFailed(_, EngineFailed.reason, message):
+                self._keep_away(worker)
+                self._lifecycle.step_failed(generation, EngineFailed(message))
             case SequenceFailed():
                 self._lifecycle.end(generation, error_of(report.reason, report.message))
+
+    def _keep_away(self, worker: DecodeView) -> None:
+        """Its engine has failed: what goes on goes elsewhere, if there is another."""
+        for prefill in self._fleet.prefill.values():
+            prefill.failed_edges[worker.info.worker_id] = self._clock.now_s + EDGE_PENALTY_S
 
     def _granted(self, generation: Generation, grant: Reserved) -> None:
         if generation.phase is Phase.RESERVING:
@@ -193,7 +205,7 @@ class WorkerReports:
             if generation := worker.generations.get(sequence_id):
                 if not generation.is_stepping:
                     generation.is_stepping = True
-                    worker.armed(generation)
+                    self._lifecycle.arm(generation, worker)
                     generation.attempts.current.begin(Stage.DECODE, worker.local_s(step.start_ns))
                 self._accept(generation, token, reason)
             else:
@@ -209,7 +221,7 @@ class WorkerReports:
                 if generation is None:
                     break
                 last = token.position + 1 == each.position + len(each.token_ids)
-                worker.armed(generation)
+                self._lifecycle.arm(generation, worker)
                 self._accept(generation, token, each.finish_reason if last else None)
         present = {each.sequence_id for each in snapshot.sequences}
         named = {each.sequence_id for each in unapplied if isinstance(each, Reserve)}

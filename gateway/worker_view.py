@@ -35,14 +35,14 @@ class WorkerView:
     `clock_offset_ns`, added to its clock, gives the gateway's. `met` is what it runs, and what all
     run that it was ever together with: it may have their KV.
 
-    One that is `suspect` may be lost, one that is `stopping` is about to end, and one that is
-    `cordoned` an operator has taken out of service: they take nothing new. What the latter two
-    still hold at `hand_over_s`, in monotonic seconds, goes on elsewhere; who is `dismissed` was
-    told that it can end."""
+    One that is `suspect`, since `suspected_s`, may be lost, one that is `stopping` is about to
+    end, and one that is `cordoned` an operator has taken out of service: they take nothing new.
+    What the latter two still hold at `hand_over_s` goes on elsewhere; who is `dismissed` was told
+    that it can end. Times are in monotonic seconds."""
 
     info: WorkerInfo
     address: str
-    suspect: bool = False
+    suspected_s: float = inf
     stopping: bool = False
     cordoned: bool = False
     hand_over_s: float = inf
@@ -109,6 +109,10 @@ class WorkerView:
 
     def blocks_for(self, num_tokens: int) -> int:
         return self.info.layout.blocks_for(num_tokens)
+
+    @property
+    def suspect(self) -> bool:
+        return self.suspected_s < inf
 
     @property
     def is_draining(self) -> bool:

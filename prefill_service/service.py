@@ -23,7 +23,7 @@ from tandem.core.reports import PrefillReport, PrefillSnapshot
 from tandem.core.worker import WorkerRole
 from tandem.faults.frames import faulty_calls
 from tandem.faults.injector import FaultInjector, injector_of
-from tandem.transfer.sender import MIN_FRAME_BYTES, KvSender
+from tandem.transfer.sender import MAX_FRAME_BYTES, MIN_FRAME_BYTES, KvSender
 from tandem.v1 import prefill_pb2, prefill_pb2_grpc
 from tandem.wire import commands, reports
 from tandem.wire.tls import Role, towards_worker
@@ -46,7 +46,10 @@ class PrefillSettings(WorkerSettings):
 
     port: int = Field(50051, ge=1, le=65535, description="gRPC port")
     min_frame_bytes: int = Field(
-        MIN_FRAME_BYTES, ge=1, description="KV of so many bytes, of one layer or several, is sent"
+        MIN_FRAME_BYTES,
+        ge=1,
+        le=MAX_FRAME_BYTES,
+        description="KV of so many bytes, of one layer or several, is sent",
     )
 
 
@@ -100,7 +103,7 @@ async def serve(settings: PrefillSettings) -> None:
         num_blocks=info.num_blocks,
         end_rule=info.model.end_rule,
         transfers=LoopTransfers(sender, asyncio.get_running_loop(), crashed),
-        prefix_caching=settings.prefix_caching == "auto",
+        prefix_caching=info.caches_prefixes,
     )
     worker = Worker(info, engine, queue, lock)
     server = worker_server(settings, identity)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from gateway.access import Access
 from gateway.http.errors import describe
+from gateway.http.ops import METRICS_PATH
+from gateway.http.page import EVENTS_PATH
 from gateway.page.assets import page_paths
 from gateway.refusals import Refusals
 from tandem.core.errors import TandemError
@@ -15,25 +18,32 @@ from tandem.core.errors import TandemError
 # What orchestrators ask, and no one else has use for; and the page, which shows nothing without a
 # key. Exactly these: all others need one, also those that are not there.
 OPEN_PATHS = frozenset({"/health", "/live", "/ready", *page_paths()})
+# What shows all tenants' requests; and whatever begins like it, since a route takes its path with a
+# line's end behind it, too.
+WATCHERS_PATHS = (METRICS_PATH, EVENTS_PATH)
 
 
 class AccessMiddleware:
-    """Answers whoever may not ask, before a route is looked for and a body read, and counts them.
-    `tenant_of` raises for these."""
+    """Answers whoever may not ask, before a route is looked for and a body read, and counts
+    them."""
 
-    def __init__(
-        self, app: ASGIApp, tenant_of: Callable[[Mapping[str, str]], str], refusals: Refusals
-    ) -> None:
+    def __init__(self, app: ASGIApp, access: Access, refusals: Refusals) -> None:
         self._app = app
-        self._tenant_of = tenant_of
+        self._access = access
         self._refusals = refusals
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "lifespan" and scope["path"] not in OPEN_PATHS:
+        if scope["type"] != "lifespan":
             try:
-                self._tenant_of(Headers(scope=scope))
+                self._check(scope["path"], Headers(scope=scope))
             except TandemError as error:
                 self._refusals.add(error.reason, error.message)
                 await describe(error).response()(scope, receive, send)
                 return
         await self._app(scope, receive, send)
+
+    def _check(self, path: str, headers: Mapping[str, str]) -> None:
+        if path.startswith(WATCHERS_PATHS):
+            self._access.check_watcher(headers)
+        elif path not in OPEN_PATHS:
+            self._access.tenant_of(headers)

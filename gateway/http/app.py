@@ -31,9 +31,7 @@ def create_app(
     app.include_router(tokenize_router(frontend, service))
     app.include_router(models_router(service))
     app.include_router(ops_router(service, metrics))
-    app.add_middleware(
-        AccessMiddleware, tenant_of=frontend.tenant_of, refusals=refusals or Refusals()
-    )
+    app.add_middleware(AccessMiddleware, access=frontend.access, refusals=refusals or Refusals())
     # The outermost: what is refused has a name, too.
     app.add_middleware(RequestIdMiddleware)
     add_error_handlers(app)

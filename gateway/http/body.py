@@ -17,9 +17,9 @@ MAX_BODY_BYTES = 2 * 2**20
 # What is read of a longer one, only to be dropped.
 MAX_LINGER_BYTES = 128 * 2**20
 MAX_LINGER_S = 0.5
-# Lists, objects and keys, also those within strings, which are not told apart. A million of them
-# would hold the event loop up for half a second. A prompt has about one token for each at least, so
-# that no real one comes near.
+# Lists, objects and keys, which are counted by their colons; also those within strings, which are
+# not told apart. A million of them would hold the event loop up for half a second. A prompt has
+# about one token for each at least, so that no real one comes near.
 MAX_BODY_NODES = 2**16
 
 
@@ -89,6 +89,6 @@ def _content_length(request: Request) -> int:
 
 
 def _parse(body: bytes) -> Any:
-    if sum(body.count(mark) for mark in (b"[", b"{", b'":')) > MAX_BODY_NODES:
+    if sum(body.count(mark) for mark in (b"[", b"{", b":")) > MAX_BODY_NODES:
         raise HTTPException(400, f"the body has more than {MAX_BODY_NODES} lists, objects and keys")
     return orjson.loads(body)

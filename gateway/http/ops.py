@@ -12,6 +12,8 @@ from gateway.tokens import TokenService
 from tandem.core.errors import Unavailable
 from tandem.process.metrics import CONTENT_TYPE, MetricsPage
 
+METRICS_PATH = "/metrics"
+
 
 def ops_router(service: TokenService, metrics: MetricsPage) -> APIRouter:
     """What operators and orchestrators ask. None of it takes part in serving."""
@@ -37,7 +39,7 @@ def ops_router(service: TokenService, metrics: MetricsPage) -> APIRouter:
     async def read_version() -> dict[str, str]:
         return {"version": version(DISTRIBUTION)}
 
-    @router.get("/metrics", response_class=Response)
+    @router.get(METRICS_PATH, response_class=Response)
     async def read_metrics() -> Response:
         return Response(metrics.text(), media_type=CONTENT_TYPE)
 

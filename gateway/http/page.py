@@ -22,6 +22,7 @@ SECURITY_HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
 }
 INDEX = "index.html"
+EVENTS_PATH = "/page/events"
 # So that the response begins at once.
 OPENING = b"retry: 1000\n\n"
 
@@ -37,7 +38,7 @@ def page_router(viewers: Viewers, refusals: Refusals | None = None) -> APIRouter
     async def read_index(request: Request) -> Response:
         return _respond(request, assets[INDEX])
 
-    @router.get("/page/events")
+    @router.get(EVENTS_PATH)
     async def read_events() -> Response:
         return PageEvents(viewers, counted)
 

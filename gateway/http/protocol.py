@@ -40,6 +40,8 @@ MIN_READ_BYTES = 2**14
 # while bytes are coming in is reset, and the client may never read why.
 MAX_LINGER_BYTES = 2**27
 LINGER_S = 0.5
+# Orders to workers (`admin.py`).
+ORDERS = b"/admin/"
 
 TOO_LONG_URL = ErrorAnswer(
     414, INVALID_REQUEST_TYPE, f"the URL has more than {MAX_URL_BYTES} bytes", "uri_too_long"
@@ -196,7 +198,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         if len(self.pipeline) >= MAX_PIPELINED:
             self._refuse(TOO_MANY_PIPELINED)
-        elif self.parser.get_method() == b"POST" and self._is_overloaded():
+        elif _is_work(self.parser.get_method(), self.url) and self._is_overloaded():
             self._count(TOO_BUSY)
             self._refuse(self._too_busy())
         if self._takes():
@@ -207,10 +209,9 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         start = partial(super()._start_asgi_task, cycle, app)
-        if cycle.scope["method"] == "POST":
+        if _is_work(cycle.scope["method"].encode(), cycle.scope["raw_path"]):
             self._turnstile.enter(start)
         else:
-            # What operators and orchestrators ask is little work, and tells whether this one lives.
             start()
 
     def on_body(self, body: bytes) -> None:
@@ -346,3 +347,9 @@ class BoundedProtocol(HttpToolsProtocol):
         for cycle in self._unanswered():
             cycle.disconnected = True
             cycle.message_event.set()
+
+
+def _is_work(method: bytes, path: bytes) -> bool:
+    """Whether a request takes its turn, and only while there is not too much to do. What operators
+    and orchestrators ask is little work, tells whether this one lives, and may be what helps."""
+    return method == b"POST" and not path.startswith(ORDERS)

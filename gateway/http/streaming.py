@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import orjson
+import structlog
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
@@ -174,7 +175,9 @@ class EventStream:
                 pieces.append(self._chunks.ending())
         except Exception as error:
             self._answer.cancel()
-            pieces.append(_failure(error))
+            # This call is on behalf of whoever brought events, for any number of answers.
+            with structlog.contextvars.bound_contextvars(request_id=self._answer.request_id):
+                pieces.append(_failure(error))
         self._write(b"".join(pieces))
         if not self._answer.is_open:
             self._ended.set()

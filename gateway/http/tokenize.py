@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 
 import orjson
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 
 from gateway.frontend import Frontend
 from gateway.http.body import JsonRoute
@@ -23,13 +23,14 @@ def tokenize_router(frontend: Frontend, service: TokenService) -> APIRouter:
     router = APIRouter(route_class=JsonRoute)
 
     @router.post("/tokenize", response_model=None)
-    async def tokenize(body: TokenizeBody) -> Response:
+    async def tokenize(request: Request, body: TokenizeBody) -> Response:
         check_extra_fields(body.model_extra or {})
         max_model_len = max_total_tokens(service.model) if service.model else 0
         token_bytes = frontend.tokenizer.token_bytes if body.return_token_strs else None
         content = await frontend.tokenize(
             body.read_prompt(),
             partial(tokenized, max_model_len, token_bytes),
+            tenant=frontend.tenant_of(request.headers),
             model=body.model or DEFAULT_MODEL,
             tools=body.read_tools(),
             add_special_tokens=body.add_special_tokens is not False,
@@ -38,9 +39,14 @@ def tokenize_router(frontend: Frontend, service: TokenService) -> APIRouter:
         return Response(content, media_type="application/json")
 
     @router.post("/detokenize", response_model=None)
-    async def detokenize(body: DetokenizeBody) -> Response:
+    async def detokenize(request: Request, body: DetokenizeBody) -> Response:
         check_extra_fields(body.model_extra or {})
-        content = await frontend.detokenize(body.tokens, detokenized, body.model or DEFAULT_MODEL)
+        content = await frontend.detokenize(
+            body.tokens,
+            detokenized,
+            tenant=frontend.tenant_of(request.headers),
+            model=body.model or DEFAULT_MODEL,
+        )
         return Response(content, media_type="application/json")
 
     return router

@@ -80,6 +80,14 @@ class FleetFlags:
     prefix_caching: Annotated[
         str | None, flag("prefix-caching", "reuse the KV of shared prefixes: auto, off", WORKERS)
     ] = None
+    step_timeout: Annotated[
+        float | None,
+        flag(
+            "step-timeout",
+            "seconds after which a step hangs, and its worker is started anew (default: 120)",
+            WORKERS,
+        ),
+    ] = None
     mock_verify: Annotated[
         str | None,
         flag("mock-verify", "KV that a mock device reads at each step: full, incremental", WORKERS),

@@ -81,6 +81,13 @@ class DataLoss(TandemError):
     reason = "DATA_LOSS"
 
 
+class EngineFailed(TandemError):
+    """The engine failed in a step. Which of the step's sequences is why, if any, nobody knows: each
+    may well succeed elsewhere."""
+
+    reason = "ENGINE_FAILED"
+
+
 class Unavailable(TandemError):
     """The part that would serve this is down, draining or unreachable."""
 
@@ -118,6 +125,7 @@ _BY_REASON: dict[str, type[TandemError]] = {
         Mismatch,
         Fenced,
         DataLoss,
+        EngineFailed,
         Unavailable,
         DeadlineExceeded,
         Cancelled,

@@ -72,7 +72,8 @@ class KvPeer:
 @dataclass(frozen=True, slots=True)
 class WorkerInfo:
     """A worker's description. `epoch` is new with every start of its process. Other workers reach
-    it at `advertised_address` or, if that is empty, where the gateway does."""
+    it at `advertised_address` or, if that is empty, where the gateway does. It
+    `caches_prefixes` unless that is turned off."""
 
     worker_id: str
     role: WorkerRole
@@ -83,6 +84,7 @@ class WorkerInfo:
     max_num_seqs: int
     device: str
     advertised_address: str = ""
+    caches_prefixes: bool = True
 
     def misfit(self, other: WorkerInfo) -> str | None:
         """Why the two cannot exchange KV, or None if they can."""

@@ -37,6 +37,11 @@ class ApiKeys:
         """Whose `key` is; None if it is not known."""
         return self._tenants.get(self._code(digest_of(key)))
 
+    @property
+    def tenants(self) -> frozenset[str]:
+        """Those that have keys."""
+        return frozenset(self._tenants.values())
+
     def _code(self, digest: str) -> bytes:
         return hmac.digest(self._secret, digest.encode(), "sha256")
 

@@ -63,18 +63,11 @@ def build_fleet(device: str, arm: Arm, events: Events) -> Fleet:
         decode[destination.address].take_kv(destination, first_token_id)
 
     workers: list[VirtualWorker] = []
-    prefix_caching = worker_settings.prefix_caching == "auto"
     for info in _infos(arm, device, profile, worker_settings):
         if info.role is WorkerRole.PREFILL:
-            workers.append(
-                VirtualPrefillWorker(
-                    info, events, profile, gateway.hear, send, prefix_caching=prefix_caching
-                )
-            )
+            workers.append(VirtualPrefillWorker(info, events, profile, gateway.hear, send))
         else:
-            decode[info.worker_id] = VirtualDecodeWorker(
-                info, events, profile, gateway.hear, prefix_caching=prefix_caching
-            )
+            decode[info.worker_id] = VirtualDecodeWorker(info, events, profile, gateway.hear)
             workers.append(decode[info.worker_id])
     for worker in workers:
         gateway.join(worker)
@@ -129,7 +122,18 @@ def _infos(arm: Arm, device: str, profile: Profile, settings: WorkerSettings) ->
         *((WorkerRole.PREFILL, f"prefill-{each}") for each in range(topology.num_prefill)),
         *((WorkerRole.DECODE, f"decode-{each}") for each in range(topology.num_decode)),
     ]
+    caches_prefixes = settings.prefix_caching == "auto"
     return [
-        WorkerInfo(name, role, 1, model, layout, num_blocks, settings.max_num_seqs, device)
+        WorkerInfo(
+            name,
+            role,
+            1,
+            model,
+            layout,
+            num_blocks,
+            settings.max_num_seqs,
+            device,
+            caches_prefixes=caches_prefixes,
+        )
         for role, name in names
     ]

@@ -117,8 +117,6 @@ class VirtualPrefillWorker(VirtualWorker):
         profile: Profile,
         tell: Callable[[WorkerInfo, Message], None],
         send: SendKv,
-        *,
-        prefix_caching: bool,
     ) -> None:
         sender = VirtualSender(
             events,
@@ -135,7 +133,7 @@ class VirtualPrefillWorker(VirtualWorker):
             num_blocks=info.num_blocks,
             end_rule=info.model.end_rule,
             transfers=sender,
-            prefix_caching=prefix_caching,
+            prefix_caching=info.caches_prefixes,
         )
         super().__init__(info, state, events, profile, tell)
 
@@ -152,8 +150,6 @@ class VirtualDecodeWorker(VirtualWorker):
         events: Events,
         profile: Profile,
         tell: Callable[[WorkerInfo, Message], None],
-        *,
-        prefix_caching: bool,
     ) -> None:
         state = StandingPlan(
             layout=info.layout,
@@ -161,7 +157,7 @@ class VirtualDecodeWorker(VirtualWorker):
             max_num_seqs=info.max_num_seqs,
             end_rule=info.model.end_rule,
             clock_ns=lambda: events.now_ns,
-            prefix_caching=prefix_caching,
+            prefix_caching=info.caches_prefixes,
             mover=NoMover(),
         )
         super().__init__(info, state, events, profile, tell)

@@ -10,6 +10,8 @@ from tandem.v1 import worker_pb2
 from tandem.wire.enums import known
 
 PROTOCOL_REVISION = 2
+# A feature: what begins alike shares its KV.
+PREFIX_CACHING = "prefix-caching"
 
 
 def layout_to_wire(layout: KVLayout) -> worker_pb2.KvLayout:
@@ -58,6 +60,7 @@ def worker_to_wire(worker: WorkerInfo) -> worker_pb2.WorkerDescription:
         advertised_address=worker.advertised_address,
         protocol_min=PROTOCOL_REVISION,
         protocol_max=PROTOCOL_REVISION,
+        features=[PREFIX_CACHING] if worker.caches_prefixes else [],
     )
 
 
@@ -88,4 +91,5 @@ def worker_from_wire(message: worker_pb2.WorkerDescription) -> WorkerInfo:
         max_num_seqs=message.max_num_seqs,
         device=message.device,
         advertised_address=message.advertised_address,
+        caches_prefixes=PREFIX_CACHING in message.features,
     )

@@ -30,9 +30,13 @@ from tandem.wire.tls import Identity
 from tandem.worker.engines import build_engine
 from tandem.worker.metrics import serve_metrics
 from tandem.worker.settings import WorkerSettings
+from tandem.worker.step_watch import end_within, watch_steps
 from tandem.worker.worker import Worker
 
 log = structlog.get_logger(__name__)
+
+# How long the end of a process may take once it is not waited for by a controller any more.
+STOP_S = 5.0
 
 
 class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
@@ -75,6 +79,7 @@ def load_worker(
         max_num_seqs=settings.max_num_seqs,
         device=settings.device,
         advertised_address=advertised_address,
+        caches_prefixes=settings.prefix_caching == "auto",
     )
     log.info(
         "loaded",
@@ -132,13 +137,14 @@ async def run_worker(
 ) -> None:
     """Serve until SIGTERM or SIGINT, metrics too if they have an address; after SIGTERM, until the
     controller has let go, but no longer than the drain's timeout. Raises what ended the engine's
-    thread, or `ConfigError`."""
+    thread, or `ConfigError`. If a step hangs the process ends here."""
     if metrics := settings.metrics_address:
         serve_metrics(worker, metrics)
     worker_pb2_grpc.add_WorkerServiceServicer_to_server(WorkerServicer(worker), server.server)
     name = worker_pb2.DESCRIPTOR.services_by_name["WorkerService"].full_name
     worker.start()
     settle()
+    watch = asyncio.create_task(watch_steps(worker.step_under_way, settings.step_timeout))
     try:
         await server.start([name, *services])
         signals = StopSignals()
@@ -150,6 +156,11 @@ async def run_worker(
         await signals.wait_for(released, settings.drain_timeout)
         await server.stop()
     finally:
+        watch.cancel()
+        # Nobody needs what its running step computes.
+        end_within(STOP_S, worker.step_under_way)
+        # If it is broken, first of all the gateway loses it: what it held goes on elsewhere.
+        await server.server.stop(None)
         await worker.stop()
 
 

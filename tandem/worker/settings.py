@@ -75,6 +75,12 @@ class WorkerSettings(ServiceSettings):
         "alike; off: none is",
     )
     max_num_seqs: int = Field(256, ge=1, description="sequences held at the most")
+    step_timeout: float = Field(
+        120.0,
+        ge=0,
+        description="seconds after which a step that has not ended is taken to hang, and the "
+        "process ends, to be started anew; 0: never",
+    )
     metrics_port: int = Field(
         0, ge=0, le=65535, description="port of Prometheus metrics of this worker alone; 0: none"
     )

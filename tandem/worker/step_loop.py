@@ -11,7 +11,7 @@ from typing import Any
 
 import structlog
 
-from tandem.core.errors import TandemError
+from tandem.core.errors import EngineFailed, TandemError
 from tandem.core.plan import StepPlan
 from tandem.core.reports import Span, SpanKind
 from tandem.engine.protocols import Engine, StepHandle
@@ -50,6 +50,7 @@ class StepLoop:
     while. While there is no step the engine may use the time, a little at once. `on_progress` is
     called on this thread when there is something to report, `on_crash` if the thread ends by an
     error of the state's, or since the engine is lost, after which nothing is served any more.
+    `under_way` is the step that the thread waits for, to be read by others: the first of two.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class StepLoop:
         self._on_span = on_span
         self._on_progress = on_progress
         self._on_crash = on_crash
+        self.under_way: StepPlan | None = None
         self._stopping = False
         self._num_failed_steps = 0
         self._num_tries_ahead = 0
@@ -92,9 +94,12 @@ class StepLoop:
                 if started is None and under_way is None:
                     return
                 is_behind = under_way is not None
+                if started and not is_behind:
+                    self.under_way = started[0]
                 launched = self._launch(*started, is_behind) if started else None
                 if under_way:
                     self._finish(under_way)
+                self.under_way = launched.plan if launched else None
                 if under_way or not launched:
                     self._on_progress()
                 under_way = launched
@@ -181,7 +186,7 @@ class StepLoop:
             # Waits for the device: what was launched of the step must not write to blocks that are
             # others' by then.
             lost = self._engine.is_lost()
-            self._fail(plan, TandemError(f"the engine failed: {type(error).__name__}"))
+            self._fail(plan, EngineFailed(f"the engine failed: {type(error).__name__}"))
             if self._engine.runs_ahead:
                 self._run_alone()
             self._count_failure(error, lost)

@@ -13,6 +13,7 @@ from typing import Generic, TypeVar
 import structlog
 
 from tandem.core.errors import TandemError
+from tandem.core.plan import StepPlan
 from tandem.core.prefix_cache import CacheChanges
 from tandem.core.reports import Span
 from tandem.core.span_totals import SpanTotals
@@ -85,6 +86,10 @@ class Worker(Generic[CommandT, ReportT, SnapshotT]):
         await asyncio.to_thread(self._preparer.stop)
         await asyncio.to_thread(self._steps.stop)
         self._engine.close()
+
+    def step_under_way(self) -> StepPlan | None:
+        """What the engine's thread waits for."""
+        return self._steps.under_way
 
     def wake(self) -> None:
         """There is something to report. Callable from any thread."""

@@ -96,6 +96,8 @@ SCENARIOS = (
         workers.stall_engine,
         _faulty("engine.stall:every=40,seconds=1"),
     ),
+    Scenario("A step fails, in prefill or decode", 40, workers.fail_step),
+    Scenario("A step never ends, in prefill or decode", 20, workers.hang_step),
     Scenario(
         "Command stream breaks, or is late",
         8,

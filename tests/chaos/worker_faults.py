@@ -80,6 +80,36 @@ async def stall_engine(arena: Arena, number: int) -> None:
     await _under_faults(arena, 60, 24)
 
 
+async def fail_step(arena: Arena, number: int) -> None:
+    """A step of a prefill or a decode worker fails: its first, or a later one, once."""
+    victim = arena.workers((WorkerRole.PREFILL, WorkerRole.DECODE)[number % 2])[0]
+    skip = (0, 2, 7)[number // 2 % 3]
+    await arena.restart(victim, "--allow-faults", f"--faults=engine.fail:skip={skip},times=1")
+    before = arena.num_injected()
+    watched = arena.load.wave(24, PROMPT_TOKENS, MAX_TOKENS)
+    await arena.load.settle(watched)
+    while arena.num_injected() == before:
+        watched += arena.load.wave(8, PROMPT_TOKENS, MAX_TOKENS)
+        await arena.load.settle(watched)
+    await arena.finish(watched, faults=arena.num_injected() - before)
+
+
+async def hang_step(arena: Arena, number: int) -> None:
+    """A step of a prefill or a decode worker never ends: the worker notices, and ends itself."""
+    victim = arena.workers((WorkerRole.PREFILL, WorkerRole.DECODE)[number % 2])[0]
+    skip = (0, 2, 7)[number // 2 % 3]
+    faults = f"--faults=engine.stall:skip={skip},times=1,seconds=3600"
+    await arena.restart(victim, "--step-timeout=1", "--allow-faults", faults)
+    death, since = asyncio.create_task(victim.ended()), monotonic()
+    watched = arena.load.wave(24, PROMPT_TOKENS, MAX_TOKENS)
+    while not death.done():
+        await asyncio.wait({death}, timeout=0.5)
+        if not death.done():
+            watched += arena.load.wave(4, PROMPT_TOKENS, MAX_TOKENS)
+    await arena.finish(watched, since)
+    await arena.restart(victim)
+
+
 async def break_reports(arena: Arena, number: int) -> None:
     """Command streams that break at every 60th message, and say every 25th late."""
     await _under_faults(arena, 60, 24)

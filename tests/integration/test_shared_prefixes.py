@@ -65,6 +65,20 @@ async def test_a_shared_system_prompt_is_computed_and_sent_once() -> None:
         await stack.until_all_free()
 
 
+async def test_a_burst_over_a_prompt_that_nobody_has_is_computed_and_sent_once() -> None:
+    async with running_stack(1, 1) as stack:
+        answers = [collect(stack.submit(f"r{n}", question(n), NUM_TOKENS)) for n in range(8)]
+        served = []
+        for number, (tokens, ended) in enumerate(await asyncio.gather(*answers)):
+            assert tokens == expected_mock_tokens(question(number), NUM_TOKENS)
+            served.append(ended.served_by)
+        assert [each.num_cached_tokens for each in served] == [0, *[NUM_SHARED_TOKENS] * 7]
+        token_bytes = served[0].kv_bytes // len(question(0))
+        num_own_tokens = len(question(0)) - NUM_SHARED_TOKENS
+        assert {each.kv_bytes for each in served[1:]} == {num_own_tokens * token_bytes}
+        await stack.until_all_free()
+
+
 async def test_blocks_are_held_once() -> None:
     async with running_stack(1, 1, devices=["mock:h100x20"]) as stack:
         await ask(stack, "cold", question(0), num_tokens=2)

@@ -124,16 +124,19 @@ async def test_cancel_in_any_phase_frees_all_blocks() -> None:
 async def test_a_killed_worker_costs_time_and_nothing_else(victim: int) -> None:
     """What it held goes on with its successor, from the token that it had reached."""
     async with running_stack(1, 1, devices=["mock:h100x20"], limits=Limits(600)) as stack:
-        prompt = tuple(range(200))
-        streams = [stack.submit(f"r{i}", prompt, 60) for i in range(8)]
+        # No two begin alike: none waits for another.
+        prompts = [(number, *range(199)) for number in range(8)]
+        streams = [stack.submit(f"r{i}", prompt, 60) for i, prompt in enumerate(prompts)]
         seen = await upcoming(streams[0])
+        await stack.until(lambda: all(each.generation.decode for each in streams))
         worker = stack.workers[victim]
         worker.signal(signal.SIGKILL)
         await worker.stop()
         await worker.start()
         results = await asyncio.gather(*map(collect, streams))
         for number, (tokens, _) in enumerate(results):
-            assert tokens == expected_mock_tokens(prompt, 60)[0 if number else len(seen) :]
+            expected = expected_mock_tokens(prompts[number], 60)
+            assert tokens == expected[0 if number else len(seen) :]
         num_losses = [ended.served_by.num_losses for _, ended in results]
         assert max(num_losses) == 1
         # Those that the prefill worker was through with went on without it.

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from enum import Enum
 
+from gateway.refusals import Refusals
 from gateway.tokens import Ended, ServedBy, ServedModel, Token, TokenRequest
 from tandem.core.errors import InvalidRequest
 from tandem.core.grammar import Grammar
@@ -112,7 +115,8 @@ class ScriptedGrammars:
 
 class ScriptedService:
     """`script` makes the steps of each request; `refusal` is what `submit` raises, if anything, and
-    `no_room` what `check_room` does."""
+    `no_room` what `check_room` does. `being_read` are requests that are, by tenant;
+    `refused` those that it was told of, by reason."""
 
     def __init__(self, script: Script) -> None:
         self.script = script
@@ -128,12 +132,23 @@ class ScriptedService:
             block_size=16,
             eos_token_ids=frozenset({256}),
         )
+        self.being_read = Counter[str]()
+        self.refused = Counter[str]()
+        self.refusals = Refusals(self.refused)
         self.requests: list[TokenRequest] = []
         self.streams: list[ScriptedStream] = []
 
     def check_room(self, tenant: str, num_choices: int, deadline_s: float) -> None:
         if self.no_room is not None:
             raise self.no_room
+
+    @contextmanager
+    def reading(self, tenant: str, num_requests: int) -> Iterator[None]:
+        self.being_read[tenant] += num_requests
+        try:
+            yield
+        finally:
+            self.being_read[tenant] -= num_requests
 
     def submit(self, request: TokenRequest) -> ScriptedStream:
         if self.refusal is not None:

@@ -7,6 +7,7 @@ import stat
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import httpx
 import openai
@@ -18,6 +19,8 @@ from gateway.access import Access
 from gateway.frontend import Frontend
 from gateway.http.access import OPEN_PATHS
 from gateway.http.app import create_app
+from gateway.http.page import page_router
+from gateway.page.viewers import Viewers
 from gateway.refusals import Refusals
 from gateway.service import GatewaySettings
 from gateway.tenants import DEFAULT_TENANT, ONE_TENANT, Tenant
@@ -177,6 +180,40 @@ async def test_all_that_is_not_open_needs_a_key_whether_or_not_it_is_there(
             assert (response.status_code == 401) is (path not in OPEN_PATHS), (method, path)
     assert (await client.get("/v1/models", headers=GOOD)).status_code == 200
     assert (await client.get("/nope", headers=GOOD)).status_code == 404
+
+
+KEY_OF = {DEFAULT_TENANT: "tandem-of-operators", "team-a": KEY, "team-b": OTHER_KEY}
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/metrics%0A", "/page/events", "/page/events%0A"])
+@pytest.mark.parametrize(
+    ("owners", "watchers"),
+    [
+        ((DEFAULT_TENANT,), {DEFAULT_TENANT}),
+        (("team-a",), {"team-a"}),
+        ((DEFAULT_TENANT, "team-a"), {DEFAULT_TENANT}),
+        (("team-a", "team-b"), set()),
+    ],
+)
+async def test_where_several_have_keys_operators_alone_watch_all(
+    service, tokenizer, grammars, path, owners, watchers
+):
+    keys = ApiKeys({digest_of(KEY_OF[each]): each for each in owners})
+    access = Access({name: Tenant() for name in KEY_OF}, keys)
+    frontend, refused = Frontend(service, tokenizer, grammars, access=access), Counter[str]()
+    app = create_app(frontend, service, MetricsPage(), Refusals(refused))
+    app.include_router(page_router(Viewers(Mock(), lambda: True)))
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
+        assert (await client.get(path)).status_code == 401
+        for tenant in owners:
+            headers = {"authorization": f"Bearer {KEY_OF[tenant]}"}
+            response = await client.get(path, headers=headers)
+            assert response.status_code == (200 if tenant in watchers else 403), response.text
+            # What is not about others is theirs as before.
+            assert (await client.get("/v1/models", headers=headers)).status_code == 200
+    assert refused["PERMISSION_DENIED"] == len(set(owners) - watchers)
+    frontend.close()
 
 
 async def test_a_body_is_not_read_of_who_has_no_key(client):

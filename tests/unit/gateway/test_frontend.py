@@ -1,16 +1,22 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 from scripted_service import SERVED_BY, Pause, ScriptedService, ended
 
+from gateway.access import Access
 from gateway.answer import Answer
 from gateway.batching import Limits
 from gateway.choice import Delta, Finished
 from gateway.dispatcher import Dispatcher
-from gateway.frontend import Frontend
+from gateway.frontend import MAX_PENDING_CHARS, Frontend
+from gateway.grammars import json_object
+from gateway.limits import MAX_PROMPT_CHARS
+from gateway.offload import Offload
 from gateway.policies import queue_policy
 from gateway.prefix_index import PromptPrefix
 from gateway.request import (
@@ -21,15 +27,21 @@ from gateway.request import (
     TokenPrompt,
 )
 from gateway.scheduler import Scheduler
+from gateway.tenants import ONE_TENANT, Tenant
 from gateway.timeline import Timeline
+from tandem.artifacts.tokenizer import Tokenizer
 from tandem.core.errors import (
+    ContextLengthExceeded,
     InvalidRequest,
     NotFound,
+    RateLimitExceeded,
     ResourceExhausted,
     TandemError,
     Unavailable,
 )
 from tandem.core.sequence import FinishReason
+
+TENANTS = {**ONE_TENANT, "one": Tenant(max_requests=1), "two": Tenant()}
 
 
 def ask(text: str = "Hi", **fields: object) -> GenerationRequest:
@@ -65,6 +77,15 @@ async def test_a_text_becomes_tokens_and_tokens_a_text(frontend, service, tokeni
     assert finished == Finished(0, FinishReason.LENGTH, 12, SERVED_BY)
     assert service.requests[0].prompt_token_ids == tuple(tokenizer.encode("Hi"))
     assert not service.streams[0].cancelled.is_set()
+
+
+@pytest.mark.parametrize("prompt", [TextPrompt("Hi"), ChatPrompt((ChatMessage("user", "Hi"),))])
+async def test_what_a_tokenizer_knows_and_the_model_does_not_is_refused(frontend, service, prompt):
+    """A worker would fail the whole step, and all that are in it."""
+    service.model = replace(service.model, vocab_size=10)
+    with pytest.raises(InvalidRequest, match="token ids are in"):
+        await frontend.generate(GenerationRequest(prompts=(prompt,)))
+    assert not service.requests
 
 
 async def test_defaults_are_openais(frontend, service):
@@ -181,6 +202,102 @@ async def test_who_finds_no_worker_is_told_which_and_counted(tokenizer, grammars
     assert [each["event"] for each in logs] == ["requests refused"]
 
 
+async def test_who_has_as_much_being_read_as_it_may_is_told_and_counted():
+    scheduler = Scheduler(queue_policy("fcfs"), Limits(), tenants=TENANTS)
+    dispatcher = Dispatcher(scheduler, (), "", Timeline())
+    with dispatcher.reading("one", 1):
+        with pytest.raises(RateLimitExceeded, match="1 requests in flight, has 1"):
+            dispatcher.reading("one", 1)
+        with dispatcher.reading("two", 5):
+            pass
+    assert dispatcher.metrics.refused == {"RATE_LIMIT_EXCEEDED": 1}
+    with dispatcher.reading("one", 1):
+        pass
+
+
+async def test_what_is_being_read_counts_until_it_is(frontend, service, monkeypatch):
+    """Whether or not anything is generated; and never beside what is submitted."""
+    counts: list[int] = []
+    encode = Tokenizer.encode
+
+    def note() -> None:
+        counts.append(service.being_read["default"])
+
+    def encode_noted(self, *args, **kwargs):
+        note()
+        return encode(self, *args, **kwargs)
+
+    def script(request):
+        note()
+        return [ended()]
+
+    monkeypatch.setattr(Tokenizer, "encode", encode_noted)
+    service.script = script
+    with await frontend.generate(ask(num_choices=2)):
+        assert counts == [2, 0, 0]
+    with pytest.raises(ContextLengthExceeded):
+        await frontend.generate(ask("x" * 3000))
+    await frontend.tokenize(TextPrompt("Hi"), tuple)
+    await frontend.detokenize([72], lambda text: note())
+    assert counts[3:] == [1, 1, 1]
+    assert service.being_read.total() == 0
+
+
+async def test_all_work_on_threads_is_its_tenants(service, tokenizer, grammars, monkeypatch):
+    frontend = Frontend(service, tokenizer, grammars, access=Access(TENANTS))
+    run, seen = Offload.run, []
+
+    async def run_noted(self, *args, tenant):
+        seen.append(tenant)
+        return await run(self, *args, tenant=tenant)
+
+    monkeypatch.setattr(Offload, "run", run_noted)
+    # Long enough to be hashed on a thread.
+    prompts = tuple(TextPrompt("x" * 1000) for _ in range(5))
+    request = GenerationRequest(prompts=prompts, grammar=json_object(), tenant="two")
+    with await frontend.generate(request):
+        pass
+    await frontend.tokenize(TextPrompt("Hi"), tuple, tenant="two")
+    await frontend.detokenize([72], str, tenant="two")
+    assert seen == ["two"] * 5
+    frontend.close()
+
+
+async def test_a_tenant_that_has_much_read_keeps_nobody_from_being_read(
+    service, tokenizer, grammars, monkeypatch
+):
+    """Each of its prompts is too long, which is known when it was read: it never has anything in
+    flight. When a thread is through with the first, the other tenant's is next."""
+    frontend = Frontend(service, tokenizer, grammars, access=Access(TENANTS))
+    may_go_on, encode = threading.Semaphore(0), Tokenizer.encode
+
+    def slow(self, text, **kwargs):
+        if len(text) < MAX_PROMPT_CHARS:
+            return encode(self, text, **kwargs)
+        may_go_on.acquire()
+        return [72] * 10_000
+
+    monkeypatch.setattr(Tokenizer, "encode", slow)
+    long = ask("x" * MAX_PROMPT_CHARS, tenant="two")
+    num_long = MAX_PENDING_CHARS // MAX_PROMPT_CHARS
+    flood = [asyncio.create_task(frontend.generate(long)) for _ in range(num_long)]
+    await asyncio.sleep(0)
+    with pytest.raises(ResourceExhausted, match="being read"):
+        await frontend.generate(long)
+    other = asyncio.create_task(frontend.generate(ask("Hi", tenant="one")))
+    await asyncio.sleep(0)
+    may_go_on.release()
+    try:
+        async with asyncio.timeout(30):
+            await read(await other)
+        assert sum(each.done() for each in flood) <= 1
+    finally:
+        may_go_on.release(num_long)
+    ends = await asyncio.gather(*flood, return_exceptions=True)
+    assert {type(each) for each in ends} == {ContextLengthExceeded}
+    frontend.close()
+
+
 async def test_two_requests_cannot_share_an_id(frontend, service):
     with await frontend.generate(ask(request_id="a")):
         with pytest.raises(InvalidRequest) as caught:
@@ -190,13 +307,15 @@ async def test_two_requests_cannot_share_an_id(frontend, service):
     await read(await frontend.generate(ask(request_id="a")))
 
 
-async def test_tenants_know_nothing_of_each_others_ids(frontend, service):
+async def test_tenants_know_nothing_of_each_others_ids(service, tokenizer, grammars):
+    frontend = Frontend(service, tokenizer, grammars, access=Access(TENANTS))
     with (
         await frontend.generate(ask(request_id="a", tenant="one")),
         await frontend.generate(ask(request_id="a", tenant="two")),
     ):
         assert [each.tenant for each in service.requests] == ["one", "two"]
     assert frontend._idle.is_set()
+    frontend.close()
 
 
 async def test_a_refused_request_leaves_its_id_free(frontend, service):

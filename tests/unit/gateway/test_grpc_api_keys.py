@@ -147,6 +147,19 @@ async def test_only_the_default_tenants_keys_operate(address, monkeypatch, key, 
         assert await method(b"", metadata=call_metadata(api_key=key)).code() is code
 
 
+async def test_only_the_default_tenants_keys_show_what_all_do(address, refused):
+    async with open_channel(address) as channel:
+        stub = inference_pb2_grpc.InferenceServiceStub(channel)
+
+        async def read(key: str) -> grpc.StatusCode:
+            request, metadata = inference_pb2.GetTimelineRequest(), call_metadata(api_key=key)
+            return await stub.GetTimeline(request, metadata=metadata).code()
+
+        assert await read(KEY) is grpc.StatusCode.PERMISSION_DENIED
+        assert await read(OPERATORS_KEY) is grpc.StatusCode.OK
+    assert refused == {"PERMISSION_DENIED": 1}
+
+
 @pytest.mark.parametrize("key", ["a\nb", "\u00e9"])
 def test_a_key_that_cannot_be_sent_is_refused(key):
     with pytest.raises(InvalidRequest) as caught:

@@ -47,6 +47,13 @@ async def test_what_comes_beside_a_request_reaches_the_dispatcher(client, servic
     assert before + 55 < request.deadline_s < time.monotonic() + 60.1
 
 
+async def test_what_is_only_tokenised_is_its_tenants_too(client, service):
+    for call in (client.tokenize(prompt="Hi"), client.detokenize([72])):
+        await call
+        assert set(service.being_read) == {"team-a"}
+        service.being_read.clear()
+
+
 async def test_what_does_not_come_is_the_default(address, service):
     async with tandem.AsyncClient(address) as client:
         await client.generate(prompt="Hi")

@@ -70,7 +70,7 @@ def browser(admin: Admin, access: Access, refused: Counter[str], url: str) -> ht
     app = FastAPI()
     refusals = Refusals(refused)
     app.include_router(admin_router(admin, access, refusals))
-    app.add_middleware(AccessMiddleware, tenant_of=access.tenant_of, refusals=refusals)
+    app.add_middleware(AccessMiddleware, access=access, refusals=refusals)
     add_error_handlers(app)
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=url)
 

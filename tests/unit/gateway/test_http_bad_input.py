@@ -6,7 +6,7 @@ import time
 import pytest
 from http_client import CHAT_PATH, TEXT_PATH, assert_refused
 
-from gateway.http.body import MAX_BODY_BYTES
+from gateway.http.body import MAX_BODY_BYTES, MAX_BODY_NODES
 
 JSON_TYPE = {"content-type": "application/json"}
 USER = {"role": "user", "content": "Hi"}
@@ -281,6 +281,17 @@ async def test_the_largest_body_is_refused_fast(client, path, unit, field):
     assert response.status_code == 400
     # Of processor time; at most 100 ms of it. A list whose every item is judged takes seconds.
     assert time.process_time() - started < 1.0
+
+
+@pytest.mark.parametrize("colon", [b":", b" :", b"\r\n\t:"])
+async def test_keys_are_counted_however_they_are_written(client, colon):
+    async def status(num_keys):
+        keys = b",".join([b'"k"' + colon + b"1"] * num_keys)
+        body = b'{"prompt":"Hi","x":{%s}}' % keys
+        return (await client.post(TEXT_PATH, content=body, headers=JSON_TYPE)).status_code
+
+    assert await status(MAX_BODY_NODES - 4) == 200
+    assert await status(MAX_BODY_NODES) == 400
 
 
 async def test_unknown_routes_and_methods(client):

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 import pytest
 from http_client import WrittenBody
 from scripted_service import Pause, ended
+from structlog.contextvars import bound_contextvars, merge_contextvars
+from structlog.testing import capture_logs
 
 from gateway.answer import Answer
 from gateway.choice import Choice
@@ -26,7 +28,7 @@ from gateway.request import GenerationRequest, TextPrompt
 from gateway.text import TokenText
 from gateway.tokens import MAX_TAKEN, Token
 from tandem.artifacts.tokenizer import Tokenizer
-from tandem.core.errors import Unavailable
+from tandem.core.errors import TandemError, Unavailable
 
 
 class StuckBody(WrittenBody):
@@ -149,6 +151,19 @@ async def test_what_fails_after_a_long_backlog_is_told_behind_it(tokenizer):
     assert text.count(b"H") == 2 * MAX_TAKEN
     assert text.index(b"the worker left") > text.rindex(b"H")
     assert text.endswith(DONE)
+
+
+async def test_a_failure_is_logged_under_its_own_name(tokenizer):
+    """Whoever brings it: another's request, a worker, a client that reads again."""
+    stream = GenerationStream(None, None)  # type: ignore[arg-type]
+    running = await write_events(tokenizer, WrittenBody(), [stream])
+    stream.cancel = lambda: None  # type: ignore[method-assign]
+    with capture_logs([merge_contextvars]) as logs, bound_contextvars(request_id="another"):
+        stream.put(TandemError("it broke"))
+        stream.tell()
+        await running
+    (line,) = logs
+    assert (line["event"], line["request_id"]) == ("request_failed", "r")
 
 
 async def respond(frontend, until: Callable[[list[bytes]], bool]) -> tuple[list[int], list[bytes]]:

@@ -6,16 +6,20 @@ import asyncio
 import time
 from collections import Counter
 from functools import partial
+from typing import NoReturn
 
+import httpx
 import pytest
 from http_client import serving
 from scripted_service import Pause
 
+from gateway.access import Access
+from gateway.http.admin import admin_router
 from gateway.http.app import create_app
 from gateway.http.turnstile import FIRST_TURN_S, MAX_WAIT_S, PER_TURN, Turnstile
 from gateway.lag import INTERVAL_S, MAX_LAG_S, Lag
 from gateway.refusals import LOG_EVERY_S, Refusals
-from tandem.core.errors import Unavailable
+from tandem.core.errors import NotFound, Unavailable
 from tandem.process.metrics import MetricsPage
 
 
@@ -230,6 +234,42 @@ async def test_what_does_not_generate_passes_the_line(frontend, service, monkeyp
         await generating.read()
     assert len(entered) == 1
     assert not service.requests
+
+
+class Admin:
+    """Notes what it is told, of workers that are not there."""
+
+    def __init__(self) -> None:
+        self.orders: list[str] = []
+
+    def drain_worker(self, worker_id: str, timeout_s: float) -> NoReturn:
+        self.orders.append("drain")
+        raise NotFound("there is no worker")
+
+    def undrain_worker(self, worker_id: str) -> NoReturn:
+        self.orders.append("undrain")
+        raise NotFound("there is no worker")
+
+
+async def test_orders_to_workers_are_taken_however_much_there_is_to_do(
+    frontend, service, monkeypatch
+):
+    """They may be what helps. Neither the lag nor the line is in their way."""
+    monkeypatch.setattr(Turnstile, "enter", lambda self, start: None)
+    app, admin, counts = create_app(frontend, service, MetricsPage()), Admin(), Counter[str]()
+    app.include_router(admin_router(admin, Access(), Refusals(counts)))
+    headers = {"x-tandem-operator": "page"}
+    async with (
+        serving(app, lag=Held(), refusals=Refusals(counts)) as port,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=10) as client,
+    ):
+        for order in ("drain", "undrain"):
+            path = f"/admin/workers/decode-0/{order}"
+            assert (await client.post(path, json={}, headers=headers)).status_code == 404
+        generating = await client.post("/v1/completions", json={"prompt": "Hi"})
+        assert generating.status_code == 503
+    assert admin.orders == ["drain", "undrain"]
+    assert counts == {"UNAVAILABLE": 1}
 
 
 async def test_there_is_no_lag_once_nobody_measures() -> None:

@@ -43,9 +43,9 @@ async def test_tokenising_is_bounded_by_what_all_of_it_amounts_to(frontend, monk
     sizes: list[int] = []
     run = Offload.run
 
-    async def recorded(self, size, *arguments):
+    async def recorded(self, size, *arguments, **details):
         sizes.append(size)
-        return await run(self, size, *arguments)
+        return await run(self, size, *arguments, **details)
 
     monkeypatch.setattr(Offload, "run", recorded)
     call = ToolCall("i", "f", f'{{"a": "{MUCH}"}}')

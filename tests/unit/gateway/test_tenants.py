@@ -109,6 +109,15 @@ async def test_what_did_not_come_is_the_default(client, service):
 
 
 @pytest.mark.parametrize(
+    ("path", "body"), [("/tokenize", {"prompt": "Hi"}), ("/detokenize", {"tokens": [72]})]
+)
+async def test_what_is_only_tokenised_is_its_tenants_too(client, service, path, body):
+    headers = {"X-Tandem-Tenant": "team-a"}
+    assert (await client.post(path, json=body, headers=headers)).status_code == 200
+    assert set(service.being_read) == {"team-a"}
+
+
+@pytest.mark.parametrize(
     ("error", "status", "code", "retry_after"),
     [
         (RateLimitExceeded("no", retry_after_s=12.2), 429, "rate_limit_exceeded", "13"),
@@ -135,7 +144,7 @@ async def test_a_deadline_in_mid_stream_is_an_event(client, service):
 
 
 async def test_the_time_that_reading_a_request_takes_counts(client, frontend, monkeypatch):
-    async def encode(request):
+    async def encode(*_):
         await asyncio.Event().wait()
 
     monkeypatch.setattr(frontend, "_encode", encode)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import count
 from math import inf
 from typing import Any
 
@@ -43,6 +44,7 @@ class Driver:
         prefill: bool = True,
         num_running: int = 3,
     ) -> None:
+        self._numbers = count(1000)
         limits = Limits(max_batch_tokens=512)
         policy = queue_policy("shortest-first")
         self.scheduler = Scheduler(
@@ -113,9 +115,12 @@ class Driver:
         *,
         tenant: str = DEFAULT_TENANT,
         deadline_s: float = inf,
+        alike: bool = False,
     ) -> Generation:
+        """With `alike` all prompts begin alike."""
         params = SamplingParams(max_tokens=max_tokens, seed=0)
-        request = TokenRequest(name, (5,) * length, params, tenant=tenant, deadline_s=deadline_s)
+        prompt = (5 if alike else next(self._numbers), *(5,) * (length - 1))
+        request = TokenRequest(name, prompt, params, tenant=tenant, deadline_s=deadline_s)
         return self.scheduler.submit(request)
 
     def effects(self) -> list[Any]:

@@ -13,6 +13,7 @@ from gateway.fleet import Fleet
 from gateway.generation import Generation
 from gateway.policies import queue_policy
 from gateway.prefill_queue import PrefillQueue
+from gateway.shared_prompts import SharedPrompts
 from gateway.tenants import ONE_TENANT
 from gateway.tokens import TokenRequest
 from tandem.core.sampling_params import SamplingParams
@@ -35,7 +36,8 @@ Arrivals = list[tuple[float, int, int, float]]
 
 
 def queue_of(policy: str) -> PrefillQueue:
-    return PrefillQueue(queue_policy(policy), FairShares(ONE_TENANT, Fleet()))
+    fleet = Fleet()
+    return PrefillQueue(queue_policy(policy), FairShares(ONE_TENANT, fleet), SharedPrompts(fleet))
 
 
 def generation(

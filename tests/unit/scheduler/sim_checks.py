@@ -11,6 +11,7 @@ from sim_worker import PrefillProcess, Process
 
 from gateway.decode_view import DecodeView
 from gateway.effects import CheckResult
+from gateway.generation import Phase
 from gateway.prefill_view import MAX_BATCHES, PrefillView
 from gateway.tokens import Ended
 from tandem.core.errors import Cancelled, DeadlineExceeded, RateLimitExceeded, TandemError
@@ -70,6 +71,15 @@ def check_views(system: System) -> None:
             assert not (view.forming and len(view.batches) == MAX_BATCHES)
 
 
+def check_waiting(system: System) -> None:
+    """Who waits for another does so as long as that is on its way, and no longer."""
+    shared = system.scheduler._queue._shared
+    for generation, leader in shared._leader_of.items():
+        assert generation.phase is Phase.QUEUED
+        assert leader.generation.phase in {Phase.RESERVING, Phase.PREFILLING}
+    assert sum(shared.num_waiting.values()) == len(shared)
+
+
 def check_quiet(system: System) -> None:
     """Nothing goes on any more: everybody was served, and nothing is left anywhere."""
     assert len(system.clients) == system.num_to_come
@@ -78,6 +88,7 @@ def check_quiet(system: System) -> None:
         _check_outcome(client)
     assert not system.dispatcher._streams
     assert not system.open_transfers()
+    assert not system.scheduler._queue._shared._leaders
     _check_self_checks(system)
     for view in system.scheduler.workers:
         assert view.num_used_blocks == 0

@@ -10,6 +10,7 @@ from typing import Any
 from sim_clock import Clock
 from sim_worker import Process
 
+from gateway.command_log import CommandBatch, CommandLog
 from gateway.dispatcher import Dispatcher
 from tandem.core.errors import Unavailable
 from tandem.core.prefix_cache import CacheChanges
@@ -51,15 +52,13 @@ class SimLink:
         self.serving = False
         self.suspected = False
         self.leaving = False
-        self.down: deque[tuple[int, list[Any]]] = deque()
+        self.down: deque[CommandBatch] = deque()
         self.up: deque[Message] = deque()
-        self.due: list[Any] = []
         self._start = start
         self._dispatcher = dispatcher
         self._clock = clock
-        self._last_number = 0
+        self._commands = CommandLog()
         self._taken_report = 0
-        self._unapplied: deque[tuple[int, list[Any]]] = deque()
 
     @property
     def name(self) -> str:
@@ -69,23 +68,24 @@ class SimLink:
 
     def send(self, command: Any) -> None:
         assert self.info is not None, "a command for a worker that is lost"
-        self.due.append(command)
+        self._commands.add(command)
+
+    @property
+    def has_due(self) -> bool:
+        return self._commands.has_due
 
     def write(self) -> None:
         """Number what is due, and send it."""
-        self._last_number += 1
-        batch, self.due = self.due, []
-        self._unapplied.append((self._last_number, batch))
-        self.down.append((self._last_number, batch))
+        self.down.append(self._commands.take())
 
     def read(self) -> None:
         """Take a message."""
         message = self.up.popleft()
         info = self.info
         assert info is not None
-        while self._unapplied and self._unapplied[0][0] <= message.applied_command:
-            self._unapplied.popleft()
-        if self.suspected:
+        if message.snapshot is not None:
+            self._commands.resume()
+        if self._commands.applied(message.applied_command) and self.suspected:
             self.suspected = False
             self._dispatcher.trusted(info)
         changes = message.cache_changes
@@ -97,8 +97,8 @@ class SimLink:
         )
         self._dispatcher.heard(info, header, self._clock.now_ns())
         if message.snapshot is not None:
-            self._dispatcher.resumed(info, message.snapshot, self._unapplied_commands())
-            self.down.extend(self._unapplied)
+            self._dispatcher.resumed(info, message.snapshot, self._commands.open_commands)
+            self.down.extend(self._commands.unapplied)
             self.serving = True
         if message.reports:
             self._dispatcher.reported(info, message.reports)
@@ -123,7 +123,6 @@ class SimLink:
         self.process.state.reports.take()
         self.process.has_lease = True
         self.info = self.process.info
-        self._last_number = 0
         self._taken_report = 0
         self.serving = True
         self._dispatcher.joined(self.info, self.address)
@@ -170,25 +169,20 @@ class SimLink:
 
     def leave(self) -> None:
         """The goodbye arrives, or the stream breaks before it does: the process ends, and another
-        starts in its place."""
+        starts in its place, to which it has yet to connect."""
         self._dispatcher.left(self._forget())
         self.process.alive = self.connected = self.serving = False
         self.process = self._start()
         self.down.clear()
         self.up.clear()
-        self.connect()
 
     def _forget(self) -> WorkerInfo:
         """What is known of the worker is void."""
         assert self.info is not None
         info, self.info = self.info, None
         self.suspected = self.leaving = False
-        self.due.clear()
-        self._unapplied.clear()
+        self._commands = CommandLog()
         return info
-
-    def _unapplied_commands(self) -> list[Any]:
-        return [command for _, batch in self._unapplied for command in batch] + self.due
 
     # The wire, and the worker's end
 
@@ -211,6 +205,7 @@ class SimLink:
     def break_stream(self) -> None:
         if self.leaving:
             self.leave()
+            self.connect()
             return
         self.connected = self.serving = False
         self.down.clear()

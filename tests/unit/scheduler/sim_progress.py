@@ -37,7 +37,7 @@ class Progress:
 
     def _link_progress(self, link: SimLink) -> Iterator[Action]:
         name = link.name
-        if link.serving and link.due:
+        if link.serving and link.has_due:
             yield f"write to {name}", link.write
         if link.down:
             yield f"deliver to {name}", link.deliver
@@ -56,7 +56,12 @@ class Progress:
         if isinstance(process, DecodeProcess) and process.moves:
             yield f"{link.name} moves KV", process.move
         if link.leaving:
-            yield f"{link.name} leaves", lambda: check_drain(self._system, link.leave)
+            yield f"{link.name} leaves", lambda: self._leave(link)
+
+    def _leave(self, link: SimLink) -> None:
+        check_drain(self._system, link.leave)
+        # Whoever comes may take what suspected workers have, which is counted.
+        link.connect()
 
     def _submit(self) -> None:
         client = self._system.requests.new()

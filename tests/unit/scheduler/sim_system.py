@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from random import Random
 
 from sim_client import Client
@@ -65,6 +66,9 @@ class System:
             tenants=self.tenants,
             self_check_rate=self.self_check_rate,
         )
+        if random.random() < 0.5:
+            # Here few prompts are long enough for it.
+            self.scheduler._queue._shared._is_worth_it = lambda *_: True  # type: ignore[method-assign]
         self.dispatcher = RecordingDispatcher(self.scheduler, self.clients, self._clock)
         for _ in range(random.choice((0, MIN_OBSERVED))):
             # Far too few are expected: there will be preemptions.
@@ -82,7 +86,7 @@ class System:
         def start() -> Process:
             self._next_epoch += 1
             info = worker_info(worker_id, role, self._next_epoch, num_blocks, max_num_seqs)
-            return self._start(info)
+            return self._start(replace(info, caches_prefixes=self.prefix_caching))
 
         link = SimLink(self.dispatcher, start, self._clock)
         self.dispatcher._links[link.address] = link  # type: ignore[assignment]
@@ -93,11 +97,10 @@ class System:
             return DecodeProcess(
                 info,
                 lambda request_id: self.clients[request_id].end,
-                self.prefix_caching,
                 self.max_parked_bytes,
             )
         transfers = SimTransfers(self._find_decode)
-        transfers.source = PrefillProcess(info, transfers, self.prefix_caching)
+        transfers.source = PrefillProcess(info, transfers)
         self._transfers.append(transfers)
         return transfers.source
 

@@ -144,14 +144,14 @@ class PrefillProcess(Process):
 
     state: BatchQueue
 
-    def __init__(self, info: WorkerInfo, transfers: Transfers, prefix_caching: bool) -> None:
+    def __init__(self, info: WorkerInfo, transfers: Transfers) -> None:
         super().__init__(info)
         self.state = BatchQueue(
             layout=LAYOUT,
             num_blocks=info.num_blocks,
             end_rule=END_RULE,
             transfers=transfers,
-            prefix_caching=prefix_caching,
+            prefix_caching=info.caches_prefixes,
         )
         self.removed: set[int] = set()
 
@@ -177,7 +177,6 @@ class DecodeProcess(Process):
         self,
         info: WorkerInfo,
         end_of: Callable[[str], int],
-        prefix_caching: bool,
         max_parked_bytes: int,
     ) -> None:
         super().__init__(info)
@@ -188,7 +187,7 @@ class DecodeProcess(Process):
             max_num_seqs=info.max_num_seqs,
             end_rule=END_RULE,
             clock_ns=lambda: 0,
-            prefix_caching=prefix_caching,
+            prefix_caching=info.caches_prefixes,
             mover=self,
             max_parked_bytes=max_parked_bytes,
         )

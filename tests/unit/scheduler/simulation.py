@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from random import Random
 
-from sim_checks import check_quiet, check_views
+from sim_checks import check_quiet, check_views, check_waiting
 from sim_disturbances import Disturbances, connect
 from sim_faults import Faults
 from sim_progress import Action, Progress
@@ -44,6 +44,7 @@ class Scenario:
             else:
                 self._heartbeat()
             check_views(self.system)
+            check_waiting(self.system)
         self._drain()
         check_quiet(self.system)
 

@@ -76,7 +76,12 @@ class Driver:
         self.scheduler.heard(name, PoolUse(1000), self.now, [span])
 
     def submit(
-        self, length: int, max_tokens: int = 5, timeout_s: float = inf, tenant: str = DEFAULT_TENANT
+        self,
+        length: int,
+        max_tokens: int = 5,
+        timeout_s: float = inf,
+        tenant: str = DEFAULT_TENANT,
+        num_tokens_behind: int = 0,
     ) -> Generation:
         request = TokenRequest(
             "r",
@@ -84,6 +89,7 @@ class Driver:
             SamplingParams(max_tokens=max_tokens, seed=0),
             tenant=tenant,
             deadline_s=self.now + timeout_s,
+            num_tokens_behind=num_tokens_behind,
         )
         return self.scheduler.submit(request, self.now)
 
@@ -109,6 +115,25 @@ class Driver:
         self.events()
         return generation
 
+    def end_one(self, is_anyone_waiting: bool) -> None:
+        """An answer begins and ends."""
+        generation = self.run(10)
+        (batch_id,) = self.scheduler._fleet.prefill["p"].batches
+        self.scheduler.report("p", BatchDone(batch_id, 1))
+        self.scheduler.report("p", TransferDone(generation.sequence_id, 1))
+        waiting = [self.submit(10)] if is_anyone_waiting else []
+        self.scheduler.cancel(generation)
+        for each in waiting:
+            self.scheduler.cancel(each)
+
+    def full_retry_after_s(self) -> float:
+        """When there will be room, of a queue that becomes full now, of prompts of a second."""
+        for _ in range(3):
+            self.submit(1000)
+        error = self.refusal(10)
+        assert error.retry_after_s is not None
+        return error.retry_after_s
+
 
 # Room
 
@@ -126,17 +151,21 @@ def test_where_answers_end_slower_than_prompts_are_computed_that_counts() -> Non
     driver = Driver(max_queue=3)
     for _ in range(40):
         driver.now += 7.0
-        generation = driver.run(10)
-        (batch_id,) = driver.scheduler._fleet.prefill["p"].batches
-        driver.scheduler.report("p", BatchDone(batch_id, 1))
-        driver.scheduler.report("p", TransferDone(generation.sequence_id, 1))
-        driver.scheduler.cancel(generation)
+        driver.end_one(is_anyone_waiting=True)
         for _ in range(8):
             # Who had nothing yet leaves nothing.
             driver.scheduler.cancel(driver.submit(10))
+    assert driver.full_retry_after_s() == pytest.approx(7.0, rel=0.05)
+
+
+def test_how_far_apart_answers_end_while_nobody_waits_says_nothing() -> None:
+    driver = Driver(max_queue=3)
     for _ in range(3):
-        driver.submit(1000)
-    assert driver.refusal(10).retry_after_s == pytest.approx(7.0, rel=0.05)
+        driver.now += 8 * 3600.0
+        driver.end_one(is_anyone_waiting=False)
+    driver.now += 8 * 3600.0
+    driver.end_one(is_anyone_waiting=True)
+    assert driver.full_retry_after_s() == pytest.approx(1.0, rel=0.05)
 
 
 def test_all_choices_of_a_request_have_places_or_none() -> None:
@@ -205,6 +234,34 @@ def test_room_is_checked_for_all_choices_before_any_is_submitted() -> None:
 # Quotas
 
 
+def test_requests_that_are_being_read_are_in_flight() -> None:
+    driver = Driver()
+    check, reading = driver.scheduler.check_room, driver.scheduler.reading
+    with reading("few", 1):
+        check("few", 1, inf, driver.now)
+        with pytest.raises(RateLimitExceeded):
+            check("few", 2, inf, driver.now)
+        generation = driver.submit(10, tenant="few")
+        for refused in (lambda: check("few", 1, inf, driver.now), lambda: reading("few", 1)):
+            with pytest.raises(RateLimitExceeded):
+                refused()
+        assert isinstance(driver.refusal(10, tenant="few"), RateLimitExceeded)
+        check(DEFAULT_TENANT, 1, inf, driver.now)
+    driver.submit(10, tenant="few")
+    driver.scheduler.cancel(generation)
+    with pytest.raises(ZeroDivisionError), reading("few", 1):
+        raise ZeroDivisionError
+    check("few", 1, inf, driver.now)
+
+
+def test_who_has_nothing_but_what_is_being_read_may_come_again_soon() -> None:
+    driver = Driver()
+    with driver.scheduler.reading("few", 2):
+        error = driver.refusal(10, tenant="few")
+    assert isinstance(error, RateLimitExceeded)
+    assert error.retry_after_s == RETRY_AFTER_S
+
+
 def test_a_tenant_over_its_requests_may_come_again_when_its_oldest_will_have_ended() -> None:
     driver = Driver()
     oldest = driver.run(10, max_tokens=51, tenant="few")
@@ -240,6 +297,27 @@ def test_tokens_in_flight_are_prompts_and_what_may_follow() -> None:
     driver.scheduler.cancel(first)
     driver.submit(40, max_tokens=20, tenant="short")
     assert isinstance(driver.refusal(1, max_tokens=1, tenant="short"), RateLimitExceeded)
+
+
+def test_all_choices_of_a_request_have_room_in_a_quota_or_none() -> None:
+    driver = Driver()
+    error = driver.refusal(40, max_tokens=20, tenant="short", num_tokens_behind=60)
+    assert isinstance(error, InvalidRequest)
+    assert not driver.scheduler.num_in_flight["short"]
+    other = driver.submit(40, max_tokens=20, tenant="short")
+    error = driver.refusal(20, max_tokens=10, tenant="short", num_tokens_behind=30)
+    assert isinstance(error, RateLimitExceeded)
+    driver.scheduler.cancel(other)
+    driver.submit(20, max_tokens=10, tenant="short", num_tokens_behind=30)
+
+
+def test_who_may_generate_much_is_thought_to_end_as_answers_do() -> None:
+    driver = Driver()
+    for _ in range(8):
+        driver.end_one(is_anyone_waiting=False)
+    driver.run(10, max_tokens=1000, tenant="few")
+    driver.submit(10, tenant="few")
+    assert driver.refusal(10, tenant="few").retry_after_s <= 64 * STEP_S
 
 
 def test_what_is_more_than_a_quota_will_never_be_let_in() -> None:

@@ -63,7 +63,7 @@ def test_prompts_that_are_cached_are_no_backlog() -> None:
             cached = CacheChanges(added=tuple(prefix.digests()))
             driver.scheduler._fleet.prefill["p"].prefix_index.apply(cached)
         for number in range(4):
-            driver.submit(str(number), length=500)
+            driver.submit(str(number), length=500, alike=True)
         assert bool(driver.local()) is not is_cached
 
 

@@ -19,6 +19,7 @@ from gateway.generation import Generation
 from gateway.policies import queue_policy
 from gateway.prefill_queue import PrefillQueue
 from gateway.prefill_view import PrefillView
+from gateway.shared_prompts import SharedPrompts
 from gateway.stages import AttemptEnd
 from gateway.tenants import DEFAULT_TENANT, Tenant, Tenants
 from tandem.core.worker import WorkerRole
@@ -42,7 +43,7 @@ class Shop:
 
     def __post_init__(self) -> None:
         self.shares = FairShares(self.tenants, self.fleet)
-        self.queue = PrefillQueue(queue_policy("fcfs"), self.shares)
+        self.queue = PrefillQueue(queue_policy("fcfs"), self.shares, SharedPrompts(Fleet()))
         self.decode = DecodeView(worker_info("d", WorkerRole.DECODE, 1, 1000, 8), "d:1")
         self._numbers = count()
 

@@ -123,7 +123,7 @@ def test_what_begins_alike_does_not_all_go_to_one_worker() -> None:
     driver = Driver("p0", "p1", "d")
     driver.learn("p0", "p1", "d")
     driver.cache("p1", SYSTEM)
-    generations = [driver.submit(str(n), *range(100, 130)) for n in range(6)]
+    generations = [driver.submit(str(n), 200 + n, *range(100, 130)) for n in range(6)]
     driver.commands(Reserve)
     workers = [each.prefill_worker for each in generations]
     assert workers[0] == "p1"

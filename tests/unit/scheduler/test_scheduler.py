@@ -14,6 +14,7 @@ from gateway.generation import MAX_RESTARTS, Generation, Phase
 from gateway.policies import queue_policy
 from gateway.prefill_view import PrefillView
 from gateway.scheduler import Scheduler
+from gateway.suspects import PATIENCE_S
 from gateway.tokens import Ended, Token, TokenRequest
 from gateway.worker_reports import EDGE_PENALTY_S
 from gateway.worker_view import PoolUse
@@ -82,6 +83,11 @@ class Driver:
 
     def events(self) -> list[Any]:
         return [each.event for each in self.effects() if isinstance(each, Emit)]
+
+    def hear(self, worker_id: str, now: float) -> None:
+        """The worker says that it is there, and no more."""
+        use = PoolUse(self.scheduler._fleet.of(worker_id).num_free_blocks)
+        self.scheduler.heard(worker_id, use, now)
 
     def grant(self, generation: Generation, worker_id: str = "d") -> None:
         self.scheduler.report(worker_id, Reserved(generation.sequence_id, b"x", 1, 0))
@@ -440,8 +446,45 @@ def test_what_a_suspected_worker_generates_goes_on_with_another() -> None:
     driver.scheduler.report("d", Armed(generation.sequence_id, 4, 7, 0))
     driver.effects()
     driver.scheduler.worker_suspected("d")
+    driver.hear("e", now=PATIENCE_S)
     (reserve,) = driver.commands(Reserve, "e")
     assert reserve.generated_token_ids == (7,)
+    assert generation.num_losses == 1
+
+
+@pytest.mark.parametrize("comes_back", [False, True])
+def test_as_long_as_nobody_is_heard_a_suspected_worker_keeps_what_it_has(comes_back: bool) -> None:
+    """All streams broke, or all are silent: it is the gateway's own network that is at fault."""
+    driver = Driver()
+    for name in ("e", "f"):
+        driver.join(name, WorkerRole.DECODE)
+    generation = driver.prefilling()
+    driver.scheduler.report("d", Armed(generation.sequence_id, 4, 7, 0))
+    driver.effects()
+    for name in "def":
+        driver.scheduler.worker_suspected(name)
+        # What was on its way when its stream broke.
+        driver.hear("f", now=PATIENCE_S / 2)
+    driver.hear("p", now=1.0)
+    if comes_back:
+        driver.scheduler.worker_trusted("d")
+    driver.scheduler.worker_trusted("e")
+    assert driver.effects() == []
+    driver.hear("e", now=1.0)
+    assert bool(driver.commands(Reserve, "e")) is not comes_back
+    assert generation.num_losses == (not comes_back)
+
+
+def test_a_worker_that_joins_takes_what_a_suspected_one_has() -> None:
+    driver = Driver()
+    generation = driver.prefilling()
+    driver.scheduler.report("d", Armed(generation.sequence_id, 4, 7, 0))
+    driver.effects()
+    driver.scheduler.worker_suspected("d")
+    driver.join("e", WorkerRole.DECODE)
+    assert driver.effects() == []
+    driver.hear("e", now=1.0)
+    assert driver.commands(Reserve, "e")
 
 
 def test_a_suspected_prefill_worker_keeps_what_has_left_it() -> None:

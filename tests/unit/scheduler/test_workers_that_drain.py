@@ -103,6 +103,9 @@ def test_shortly_before_the_end_all_that_is_left_goes_on_elsewhere() -> None:
     assert driver.scheduler.next_deadline_s == 12.0
     driver.scheduler.expire(now=11.5)
     assert generation.phase is Phase.DECODING
+    # What is said at that time does not hide that it has come.
+    driver.hear("d", now=12.0)
+    assert driver.scheduler.next_deadline_s == 12.0
     driver.scheduler.expire(now=12.0)
     assert driver.commands(Reserve, "d2")
     assert driver.scheduler.next_deadline_s == inf

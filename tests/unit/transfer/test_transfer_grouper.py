@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from itertools import pairwise
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
+from prefill_service.service import PrefillSettings
 from tandem.core.kv import KVLayout
 from tandem.transfer.sender import MAX_FRAME_BYTES, MIN_FRAME_BYTES, LayerGrouper, Region
 from tandem.wire.channels import MAX_MESSAGE_BYTES
@@ -34,8 +37,13 @@ def prompts(draw: st.DrawFn) -> tuple[KVLayout, int, list[tuple[int, int]]]:
     return layout, cached, list(pairwise(bounds))
 
 
-def regions_of(layout: KVLayout, cached: int, chunks: list[tuple[int, int]]) -> list[Region]:
-    grouper = LayerGrouper(layout, cached)
+def regions_of(
+    layout: KVLayout,
+    cached: int,
+    chunks: list[tuple[int, int]],
+    min_frame_bytes: int = MIN_FRAME_BYTES,
+) -> list[Region]:
+    grouper = LayerGrouper(layout, cached, min_frame_bytes)
     return [
         region
         for _, end in chunks
@@ -61,22 +69,28 @@ def test_each_block_of_each_layer_is_sent_once(
     assert sent == Counter((layer, block) for layer in range(layout.num_layers) for block in blocks)
 
 
+def test_no_frame_is_asked_for_that_a_message_does_not_hold() -> None:
+    PrefillSettings(min_frame_bytes=MAX_FRAME_BYTES)
+    with pytest.raises(ValidationError, match="min_frame_bytes"):
+        PrefillSettings(min_frame_bytes=MAX_FRAME_BYTES + 1)
+
+
 @settings(deadline=None)
-@given(prompts())
+@given(prompts(), st.sampled_from((MIN_FRAME_BYTES, MAX_FRAME_BYTES)))
 def test_frames_are_worth_sending_and_not_too_large(
-    case: tuple[KVLayout, int, list[tuple[int, int]]],
+    case: tuple[KVLayout, int, list[tuple[int, int]]], min_frame_bytes: int
 ) -> None:
     layout, cached, chunks = case
-    for region in regions_of(*case):
+    for region in regions_of(*case, min_frame_bytes):
         num_tokens = region.last_token - region.first_token
         num_bytes = len(region.layers) * num_tokens * layout.token_bytes
-        one_block = len(region.layers) * layout.block_size * layout.token_bytes
-        assert num_bytes <= max(MAX_FRAME_BYTES, one_block)
+        one_block = layout.block_size * layout.token_bytes
+        assert num_bytes <= MAX_FRAME_BYTES + one_block
         assert num_bytes < MAX_MESSAGE_BYTES - 2**16
         # Small ones end a chunk's layers, or are what is left of something that was cut.
         (chunk,) = (each for each in chunks if each[0] < region.last_token <= each[1])
         whole = len(region.layers) * (chunk[1] - max(chunk[0], cached)) * layout.token_bytes
-        assert whole >= MIN_FRAME_BYTES or region.layers.stop == layout.num_layers
+        assert whole >= min_frame_bytes or region.layers.stop == layout.num_layers
 
 
 def test_a_region_is_due_no_later_than_with_its_last_layer() -> None:

@@ -121,6 +121,7 @@ async def test_an_engine_that_fails_costs_its_step_and_not_the_worker() -> None:
         worker.act(worker.state.plans.append, StepPlan(1, ()))
         await worker.state.until(lambda: bool(worker.state.failed))
         assert "secret" not in worker.state.failed[0].message
+        assert worker.state.failed[0].reason == "ENGINE_FAILED"
         worker._engine.error = None
         worker.act(worker.state.plans.append, StepPlan(2, ()))
         await worker.state.until(lambda: bool(worker.state.completed))

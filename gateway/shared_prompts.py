@@ -1,0 +1,123 @@
+"""Prompts that begin like one that is just being computed.
+
+What begins alike shares its KV, but only once that is cached: of several that come together each
+would be computed, moved and held by itself. So those that come second wait until the first is
+through, where that saves more than it costs. They keep their place in the queue, and wait once.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter
+from dataclasses import dataclass, field
+
+from gateway.decode_view import DecodeView
+from gateway.fleet import Fleet
+from gateway.generation import Generation
+from gateway.prefill_view import PrefillView
+
+# What is computed meanwhile is to be shared, by this share of its tokens at the least: who waits
+# for it would have taken as long with its own, by so many times.
+MIN_SHARE = 0.5
+# Tokens that are worth it while nothing is known of what they cost.
+MIN_TOKENS = 256
+
+
+@dataclass(slots=True)
+class _Leader:
+    """One that is computed. `first` names its first block that is not cached, and `num_tokens` are
+    those that have to be computed, of which `followers` wait for some."""
+
+    generation: Generation
+    first: int
+    num_tokens: int
+    followers: dict[Generation, None] = field(default_factory=dict)
+
+
+class SharedPrompts:
+    """Who is computed, and who waits for that."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+        self._leaders: dict[Generation, _Leader] = {}
+        self._by_first: dict[int, _Leader] = {}
+        self._leader_of: dict[Generation, _Leader] = {}
+        self.num_waiting: Counter[str] = Counter()
+        """Of each tenant's."""
+
+    def __len__(self) -> int:
+        """All that wait."""
+        return len(self._leader_of)
+
+    def __contains__(self, generation: Generation) -> bool:
+        """Whether it waits for another."""
+        return generation in self._leader_of
+
+    def begin(self, generation: Generation, worker: PrefillView | DecodeView) -> None:
+        """A worker is to compute a generation's context."""
+        first = _first_uncached(generation)
+        if first is None or first in self._by_first or not worker.info.caches_prefixes:
+            return
+        leader = _Leader(generation, first, generation.num_tokens_left)
+        self._leaders[generation] = self._by_first[first] = leader
+
+    def leader_of(self, generation: Generation) -> Generation | None:
+        """For whom a queued generation had better wait, or None."""
+        if not self._leaders or generation.has_waited:
+            return None
+        first = _first_uncached(generation)
+        leader = None if first is None else self._by_first.get(first)
+        return leader.generation if leader and self._is_worth_it(generation, leader) else None
+
+    def wait(self, generation: Generation, leader: Generation) -> None:
+        """A generation that has left the queue waits until its leader is `done`."""
+        generation.has_waited = True
+        found = self._leaders[leader]
+        found.followers[generation] = None
+        self._leader_of[generation] = found
+        self.num_waiting[generation.request.tenant] += 1
+
+    def leave(self, generation: Generation) -> None:
+        """One that waits does so no more."""
+        del self._leader_of.pop(generation).followers[generation]
+        self.num_waiting[generation.request.tenant] -= 1
+
+    def done(self, generation: Generation) -> list[Generation]:
+        """A generation's KV is complete, or never will be. Those that waited for it, and do so no
+        more. Idempotent."""
+        leader = self._leaders.pop(generation, None)
+        if leader is None:
+            return []
+        del self._by_first[leader.first]
+        followers = list(leader.followers)
+        for each in followers:
+            self.leave(each)
+        return followers
+
+    def _is_worth_it(self, generation: Generation, leader: _Leader) -> bool:
+        """Whether most of what the leader computes is shared, and takes longer than a step more."""
+        num_tokens = _num_shared(generation, leader.generation)
+        token_s, step_s = self._fleet.token_s(), self._fleet.step_s()
+        is_much = num_tokens * token_s > step_s if token_s else num_tokens >= MIN_TOKENS
+        return is_much and num_tokens >= MIN_SHARE * leader.num_tokens
+
+
+def _first_uncached(generation: Generation) -> int | None:
+    """What names the first block of a context that is not cached, or None if there is none."""
+    if generation.prefix is None:
+        return None
+    place = generation.expected_cached_tokens // generation.prefix.block_size
+    digests = generation.prefix.digests()
+    return digests[place] if place < len(digests) else None
+
+
+def _num_shared(generation: Generation, other: Generation) -> int:
+    """Tokens of the blocks that two contexts begin with, but for those that are cached for one."""
+    assert generation.prefix
+    assert other.prefix
+    size = generation.prefix.block_size
+    mine, others = generation.prefix.digests(), other.prefix.digests()
+    # Where two blocks differ, so do all behind them: a name is that of all before it, too.
+    differ = range(min(len(mine), len(others)))
+    num_blocks = bisect_left(differ, True, key=lambda place: mine[place] != others[place])
+    return num_blocks * size - generation.expected_cached_tokens

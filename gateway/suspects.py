@@ -1,0 +1,69 @@
+"""Workers that may be lost: they are silent, or their stream broke.
+
+Such a worker gets nothing new. What it holds goes on with others, but only once one of these was
+heard since: while nobody is heard, it is this gateway's own network that is at fault, and whoever
+comes back holds what it held.
+"""
+
+from __future__ import annotations
+
+from math import inf
+
+from gateway.decode_view import DecodeView
+from gateway.fleet import Fleet
+from gateway.generation import Phase
+from gateway.lifecycle import Lifecycle
+from gateway.prefill_view import PrefillView
+from gateway.stages import AttemptEnd
+
+# How long a worker has to be back before any other's word counts: streams that break together do so
+# one after the other, and a new one is there in a tenth of a second.
+PATIENCE_S = 0.25
+
+
+class Suspects:
+    """Decides what of them moves, and when. Times are in monotonic seconds."""
+
+    def __init__(self, fleet: Fleet, lifecycle: Lifecycle) -> None:
+        self._fleet = fleet
+        self._lifecycle = lifecycle
+        # Those whose generations have yet to move.
+        self._workers: list[PrefillView | DecodeView] = []
+
+    def suspected(self, worker: PrefillView | DecodeView, now: float) -> None:
+        """A worker may be lost. What it has not even answered for moves at once, if there is
+        another: nothing is lost with that, and a batch may be waiting for it."""
+        worker.suspected_s = now
+        self._workers.append(worker)
+        if self._fleet.has_open(worker.info.role):
+            for generation in list(worker.generations.values()):
+                if generation.phase is Phase.RESERVING:
+                    self._lifecycle.requeue(generation, AttemptEnd.WORKER_LOST)
+
+    def forget(self, worker: PrefillView | DecodeView) -> None:
+        """It is well, and holds what it held; or it is gone. Idempotent."""
+        worker.suspected_s = inf
+        if worker in self._workers:
+            self._workers.remove(worker)
+
+    def heard(self, worker: PrefillView | DecodeView, now: float) -> bool:
+        """A worker was heard. Whether anything has moved."""
+        moving = [each for each in self._workers if self._gives_way(each, worker, now)]
+        for each in moving:
+            self._workers.remove(each)
+            self._move(each)
+        return bool(moving)
+
+    def _gives_way(
+        self, suspect: PrefillView | DecodeView, heard: PrefillView | DecodeView, now: float
+    ) -> bool:
+        return (
+            heard.is_open
+            and heard.info.role is suspect.info.role
+            and now >= suspect.suspected_s + PATIENCE_S
+        )
+
+    def _move(self, worker: PrefillView | DecodeView) -> None:
+        for generation in list(worker.generations.values()):
+            if generation.can_restart and not generation.has_left(worker):
+                self._lifecycle.restart(generation)

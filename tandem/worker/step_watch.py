@@ -1,0 +1,92 @@
+"""A step that never ends, as one whose kernel hangs, and the end of its process.
+
+Whatever waits for such a step waits for ever, the end of the process included; but the event loop
+goes on, heartbeats too, and whoever hears them believes that all is well. So it is the event loop
+that watches the steps.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import NoReturn
+
+import structlog
+
+from tandem.core.plan import StepPlan
+
+log = structlog.get_logger(__name__)
+
+# The exit status of a process that ends without waiting for its engine.
+HUNG_STATUS = 70
+# How often it is looked at the step.
+TURN_S = 0.25
+
+
+class StepWatch:
+    """For how long the same step has been under way. Pure.
+
+    Time is counted in turns of whoever looks, `TURN_S` each, however long it took: if it was the
+    whole process that stood still, or its machine, one turn passes.
+    """
+
+    def __init__(self, timeout_s: float) -> None:
+        """With a timeout of 0 a step may take for ever."""
+        self._timeout_s = timeout_s
+        self._plan: StepPlan | None = None
+        self._num_turns = 0
+
+    def hangs(self, under_way: StepPlan | None) -> bool:
+        """A turn has passed, and this step is under way, if any is: whether it takes too long."""
+        if under_way is None or under_way is not self._plan:
+            self._plan, self._num_turns = under_way, 0
+            return False
+        self._num_turns += 1
+        return 0 < self._timeout_s <= self._num_turns * TURN_S
+
+
+def end_at_once(why: str) -> NoReturn:
+    """End this process, and wait for none of its threads. Its connections close with it, so what it
+    held goes on elsewhere at once; whoever supervises it starts it anew."""
+    log.error("ending at once", why=why)
+    # A supervisor repeats a process's last line.
+    with suppress(OSError, ValueError):
+        print(f"error: {why}", file=sys.stderr, flush=True)
+    os._exit(HUNG_STATUS)
+
+
+async def watch_steps(
+    under_way: Callable[[], StepPlan | None],
+    timeout_s: float,
+    end: Callable[[str], object] = end_at_once,
+) -> None:
+    """End the process once a step hangs."""
+    watch = StepWatch(timeout_s)
+    while True:
+        await asyncio.sleep(TURN_S)
+        if watch.hangs(plan := under_way()):
+            end(f"{_describe(plan)} has not ended for {timeout_s:g} s")
+            return
+
+
+def end_within(timeout_s: float, under_way: Callable[[], StepPlan | None]) -> None:
+    """The process ends now, and does so at once if that takes too long: whichever of its threads
+    hangs, and whoever waits for it, the interpreter included."""
+
+    def end() -> None:
+        end_at_once(f"the end took longer than {timeout_s:g} s, with {_describe(under_way())}")
+
+    timer = threading.Timer(timeout_s, end)
+    timer.daemon = True
+    timer.start()
+
+
+def _describe(under_way: StepPlan | None) -> str:
+    if under_way is None:
+        return "no step"
+    num_seqs, num_tokens = len(under_way.slices), under_way.num_tokens
+    return f"step {under_way.number} of {num_seqs} sequences and {num_tokens} tokens"

@@ -1,0 +1,96 @@
+"""Each refusal is counted once, and told in the log."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import NoReturn
+
+import pytest
+
+from gateway.batching import Limits
+from gateway.dispatcher import Dispatcher
+from gateway.frontend import Frontend
+from gateway.offload import Offload
+from gateway.policies import queue_policy
+from gateway.request import GenerationRequest, TextPrompt
+from gateway.scheduler import Scheduler
+from gateway.timeline import Timeline
+from tandem.core.errors import (
+    ContextLengthExceeded,
+    DeadlineExceeded,
+    NotFound,
+    RateLimitExceeded,
+    ResourceExhausted,
+    Unavailable,
+)
+
+HI = TextPrompt("Hi")
+
+
+def ask(text: str = "Hi", **fields: object) -> GenerationRequest:
+    return GenerationRequest(prompts=(TextPrompt(text),), **fields)
+
+
+@pytest.fixture
+def full(monkeypatch):
+    """As much is being read as may be."""
+
+    async def run(*args: object, **kwargs: object) -> NoReturn:
+        raise ResourceExhausted("too many requests are being read")
+
+    monkeypatch.setattr(Offload, "run", run)
+
+
+@pytest.mark.usefixtures("full")
+async def test_who_finds_no_place_to_be_read(frontend, service, logs):
+    for call in (
+        frontend.generate(ask()),
+        frontend.tokenize(HI, tuple),
+        frontend.detokenize([72], str),
+    ):
+        with pytest.raises(ResourceExhausted):
+            await call
+    assert service.refused == {"RESOURCE_EXHAUSTED": 3}
+    (line,) = logs
+    assert (line["event"], line["tenant"]) == ("requests refused", "default")
+
+
+async def test_who_is_not_read_in_time(frontend, service, monkeypatch):
+    monkeypatch.setattr(Offload, "run", lambda *args, **kwargs: asyncio.sleep(3600))
+    with pytest.raises(DeadlineExceeded, match="all of its time"):
+        await frontend.generate(ask(timeout_s=0.01))
+    assert service.refused == {"DEADLINE_EXCEEDED": 1}
+
+
+async def test_who_finds_no_model(tokenizer, grammars):
+    """Whoever tells of it, of the two."""
+    scheduler = Scheduler(queue_policy("fcfs"), Limits())
+    dispatcher = Dispatcher(scheduler, (), "", Timeline())
+    frontend = Frontend(dispatcher, tokenizer, grammars)
+    calls = frontend.generate(ask()), frontend.tokenize(HI, tuple), frontend.detokenize([72], str)
+    for number, call in enumerate(calls, start=1):
+        with pytest.raises(Unavailable):
+            await call
+        assert dispatcher.metrics.refused == {"UNAVAILABLE": number}
+    frontend.close()
+
+
+async def test_what_the_dispatcher_refuses_it_counts_itself(frontend, service, monkeypatch):
+    def refuse(*args: object) -> NoReturn:
+        raise RateLimitExceeded("it has as much as it may")
+
+    for name in ("submit", "reading", "check_room"):
+        monkeypatch.setattr(service, name, refuse)
+        with pytest.raises(RateLimitExceeded):
+            await frontend.generate(ask())
+    with pytest.raises(RateLimitExceeded):
+        await frontend.tokenize(HI, tuple)
+    assert not service.refused
+
+
+async def test_what_is_wrong_with_a_request_itself_is_no_refusal(frontend, service):
+    with pytest.raises(ContextLengthExceeded):
+        await frontend.generate(ask("x" * 5000))
+    with pytest.raises(NotFound):
+        await frontend.tokenize(HI, tuple, model="gpt")
+    assert not service.refused

@@ -1,0 +1,175 @@
+"""What becomes of the sequences of a step in which the engine failed."""
+
+from __future__ import annotations
+
+import pytest
+from test_scheduler import Driver
+
+from gateway.effects import Emit, Send
+from gateway.generation import MAX_RESTARTS, Generation, Phase
+from gateway.tokens import Ended
+from gateway.worker_reports import EDGE_PENALTY_S
+from gateway.worker_view import PoolUse
+from tandem.core.commands import PrefillBatch, Reserve
+from tandem.core.reports import Armed, BatchDone, FirstToken, SequenceFailed, StepDone
+from tandem.core.sequence import FinishReason
+from tandem.core.worker import WorkerRole
+
+
+class Steps(Driver):
+    """Also lets steps run, well or not."""
+
+    def arm(self, generation: Generation, worker_id: str = "d") -> None:
+        """Its prompt is computed, and its KV is there: it has its next token."""
+        self.effects()
+        self.grant(generation, worker_id)
+        for batch in self.commands(PrefillBatch):
+            self.scheduler.report("p", BatchDone(batch.batch_id, 1))
+        position = generation.num_context_tokens
+        self.scheduler.report(worker_id, Armed(generation.sequence_id, position, 50, 0))
+
+    def step(
+        self,
+        *generations: Generation,
+        worker_id: str = "d",
+        reason: FinishReason | None = None,
+    ) -> None:
+        ids = tuple(each.sequence_id for each in generations)
+        positions = tuple(each.num_prompt_tokens + len(each.token_ids) for each in generations)
+        count = len(generations)
+        done = StepDone(1, 0, 0, ids, positions, (60,) * count, (reason,) * count)
+        self.scheduler.report(worker_id, done)
+
+    def fail(self, *generations: Generation, worker_id: str = "d") -> None:
+        """The engine fails in a step of these."""
+        failures = [
+            SequenceFailed(each.sequence_id, "ENGINE_FAILED", "the engine failed: OutOfMemoryError")
+            for each in generations
+        ]
+        for failure in failures:
+            self.scheduler.report(worker_id, failure)
+
+
+def test_all_of_a_failed_step_go_on_behind_their_tokens() -> None:
+    driver = Steps()
+    both = [driver.submit(name) for name in ("one", "two")]
+    for each in both:
+        driver.arm(each)
+    driver.step(*both)
+    driver.events()
+    driver.fail(*both)
+    effects = driver.effects()
+    reserves = [
+        each.command
+        for each in effects
+        if isinstance(each, Send) and isinstance(each.command, Reserve)
+    ]
+    assert [each.generated_token_ids for each in reserves] == [(50, 60), (50, 60)]
+    assert not any(isinstance(each, Emit) for each in effects)
+    for each in both:
+        driver.arm(each)
+    driver.step(*both, reason=FinishReason.STOP)
+    ends = [each for each in driver.events() if isinstance(each, Ended)]
+    assert [each.served_by.num_losses for each in ends] == [1, 1]
+
+
+def test_a_prompt_whose_step_failed_is_computed_again() -> None:
+    driver = Steps()
+    generation = driver.prefilling()
+    driver.fail(generation, worker_id="p")
+    (reserve,) = driver.commands(Reserve)
+    assert reserve.key.attempt == 1
+
+
+def test_who_is_in_a_failed_step_again_is_the_cause_and_its_mate_goes_on() -> None:
+    driver = Steps()
+    mate, cause = driver.submit("mate", max_tokens=9), driver.submit("cause", max_tokens=9)
+    for each in (mate, cause):
+        driver.arm(each)
+    driver.fail(mate, cause)
+    driver.arm(mate)
+    driver.step(mate)
+    driver.arm(cause)
+    driver.events()
+    driver.fail(mate, cause)
+    (error,) = driver.events()
+    assert (error.reason, error.message) == ("ENGINE_FAILED", "the engine failed: OutOfMemoryError")
+    assert (cause.phase, cause.num_failed_steps) == (Phase.ENDED, 2)
+    assert (mate.attempt, mate.num_losses) == (2, 2)
+
+
+@pytest.mark.parametrize("has_first_token", [False, True])
+def test_a_prompt_that_fails_each_time_is_computed_twice(has_first_token: bool) -> None:
+    """Its first token, if it gets that far, does not say that it would come through a step of
+    another kind."""
+    driver = Steps()
+    generation = driver.submit("r", max_tokens=9)
+    for _ in range(2):
+        if has_first_token:
+            driver.arm(generation)
+            driver.events()
+            driver.fail(generation)
+        else:
+            driver.effects()
+            driver.grant(generation)
+            driver.effects()
+            driver.fail(generation, worker_id="p")
+    (error,) = driver.events()
+    assert error.reason == "ENGINE_FAILED"
+
+
+def test_with_good_steps_in_between_it_is_a_loss_like_any_other() -> None:
+    driver = Steps()
+    generation = driver.submit("r", max_tokens=99)
+    for number in range(MAX_RESTARTS + 1):
+        driver.arm(generation)
+        driver.step(generation)
+        driver.events()
+        assert generation.num_losses == number
+        driver.fail(generation)
+    (error,) = driver.events()
+    assert error.reason == "ENGINE_FAILED"
+
+
+def test_what_goes_on_is_kept_away_from_the_engine_that_failed() -> None:
+    driver = Steps()
+    driver.join("e", WorkerRole.DECODE)
+    generation = driver.submit("r")
+    driver.scheduler.heard("p", PoolUse(64), now=100.0)
+    driver.arm(generation)
+    driver.fail(generation)
+    assert len(driver.commands(Reserve, "e")) == 1
+    driver.scheduler.cancel(generation)
+    driver.scheduler.heard("p", PoolUse(64), now=100.0 + EDGE_PENALTY_S)
+    driver.effects()
+    driver.submit("later")
+    assert len(driver.commands(Reserve, "d")) == 1
+
+
+def test_a_failure_that_comes_twice_counts_once() -> None:
+    driver = Steps()
+    generation = driver.submit("r")
+    driver.arm(generation)
+    first = generation.sequence_id
+    for _ in range(2):
+        driver.scheduler.report("d", SequenceFailed(first, "ENGINE_FAILED", "oh"))
+    assert (generation.attempt, generation.num_failed_steps) == (1, 1)
+
+
+def test_what_the_engine_refuses_of_a_request_is_not_tried_again() -> None:
+    driver = Steps()
+    generation = driver.submit("r")
+    driver.arm(generation)
+    driver.events()
+    driver.scheduler.report("d", SequenceFailed(generation.sequence_id, "INVALID_REQUEST", "no"))
+    (error,) = driver.events()
+    assert error.reason == "INVALID_REQUEST"
+
+
+def test_who_has_the_first_token_from_the_prefill_worker_alone_has_come_through_no_step() -> None:
+    driver = Steps()
+    generation = driver.prefilling(max_tokens=9)
+    driver.scheduler.report("p", FirstToken(generation.sequence_id, 4, 50, None))
+    driver.fail(generation)
+    assert generation.attempt == 1
+    assert generation.fails_steps

@@ -1,0 +1,204 @@
+"""What begins like a prompt that is just being computed waits for it, where that pays."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import inf
+
+import pytest
+from sim_worker import BLOCK_SIZE, worker_info
+
+from gateway.batching import Limits
+from gateway.colocated_policies import colocated_policy
+from gateway.effects import Effect, Emit, Send
+from gateway.generation import Generation
+from gateway.policies import queue_policy
+from gateway.scheduler import Scheduler
+from gateway.shared_prompts import MIN_TOKENS
+from gateway.tokens import TokenRequest
+from gateway.worker_view import PoolUse
+from tandem.core.commands import PrefillBatch, Reserve
+from tandem.core.errors import DeadlineExceeded, Unavailable
+from tandem.core.prefix_cache import CacheChanges
+from tandem.core.reports import Armed, BatchDone, Reserved, Span, SpanKind
+from tandem.core.sampling_params import SamplingParams
+from tandem.core.worker import WorkerRole
+
+SYSTEM = tuple(range(1, 4 * MIN_TOKENS + 1))
+
+
+class Driver:
+    """A fleet of a prefill and a decode worker, or of a decode worker alone."""
+
+    def __init__(
+        self, *, policy: str = "fcfs", caches_prefixes: bool = True, colocated: bool = False
+    ) -> None:
+        self.scheduler = Scheduler(
+            queue_policy(policy),
+            Limits(max_batch_tokens=8192),
+            colocated=colocated_policy("prefill-first", 8192, 8192) if colocated else None,
+        )
+        for role in (WorkerRole.DECODE,) if colocated else (WorkerRole.PREFILL, WorkerRole.DECODE):
+            info = worker_info(role.name.lower(), role, 1, 20_000, 64)
+            info = replace(info, caches_prefixes=caches_prefixes)
+            self.scheduler.worker_joined(info, f"{role.name}:1")
+        self._num_requests = 0
+
+    def submit(
+        self, *question: int, priority: int = 0, deadline_s: float = inf, max_tokens: int = 5
+    ) -> Generation:
+        self._num_requests += 1
+        params = SamplingParams(max_tokens=max_tokens, seed=0)
+        return self.scheduler.submit(
+            TokenRequest(
+                f"r{self._num_requests}",
+                (*SYSTEM, *question),
+                params,
+                priority=priority,
+                deadline_s=deadline_s,
+            )
+        )
+
+    def effects(self) -> list[Effect]:
+        self.scheduler.compose()
+        return self.scheduler.take_effects()
+
+    def reserved(self) -> list[int]:
+        """The sequences for which blocks were asked since the last time."""
+        sent = [each.command for each in self.effects() if isinstance(each, Send)]
+        return [each.sequence_id for each in sent if isinstance(each, Reserve)]
+
+    def waiting(self, *generations: Generation) -> list[bool]:
+        """Who of them waits for another."""
+        self.scheduler.compose()
+        return [each in self.scheduler._queue._shared for each in generations]
+
+    def compute(self, generation: Generation) -> None:
+        """Its prompt is computed, and its KV there: cached, if the worker does that."""
+        self.scheduler.report("decode", Reserved(generation.sequence_id, b"x", 1, 0))
+        for each in self.effects():
+            if isinstance(each, Send) and isinstance(each.command, PrefillBatch):
+                self.scheduler.report("prefill", BatchDone(each.command.batch_id, 1))
+        assert generation.prefix
+        for worker in self.scheduler.workers:
+            if worker.info.caches_prefixes:
+                changes = CacheChanges(tuple(generation.prefix.digests()), (), False)
+                use = PoolUse(worker.num_free_blocks)
+                self.scheduler.heard(worker.info.worker_id, use, 0.0, cache_changes=changes)
+        armed = Armed(generation.sequence_id, generation.num_context_tokens, 7, 0)
+        self.scheduler.report("decode", armed)
+
+    def measured(self, token_s: float, step_s: float) -> None:
+        """What prompt tokens, and steps without any, take on the prefill worker."""
+        for num_tokens in (10, 1000) * 20:
+            span = Span(
+                SpanKind.STEP,
+                0,
+                int(1e9 * (step_s + token_s * num_tokens)),
+                num_prefill_tokens=num_tokens,
+            )
+            self.scheduler.heard("prefill", PoolUse(20_000), 0.0, [span])
+
+
+@pytest.mark.parametrize("colocated", [False, True])
+def test_a_prompt_that_many_begin_with_is_computed_once(colocated: bool) -> None:
+    driver = Driver(colocated=colocated)
+    first, *others = (driver.submit(number) for number in range(2000, 2005))
+    assert driver.reserved() == [first.sequence_id]
+    assert driver.scheduler.num_queued == len(others)
+    driver.compute(first)
+    assert driver.reserved() == [each.sequence_id for each in others]
+    num_system_tokens = len(SYSTEM) // BLOCK_SIZE * BLOCK_SIZE
+    assert {each.expected_cached_tokens for each in others} == {num_system_tokens}
+
+
+def test_choices_wait_for_the_first_of_them() -> None:
+    driver = Driver()
+    first, *others = (driver.submit(9) for _ in range(3))
+    assert driver.reserved() == [first.sequence_id]
+    driver.compute(first)
+    assert len(driver.reserved()) == len(others)
+
+
+@pytest.mark.parametrize("how", ["cancelled", "lost"])
+def test_if_it_comes_to_nothing_another_is_computed(how: str) -> None:
+    driver = Driver()
+    first, second, third = (driver.submit(number) for number in range(2000, 2003))
+    driver.reserved()
+    if how == "cancelled":
+        driver.scheduler.cancel(first)
+    else:
+        driver.scheduler.worker_lost("decode", Unavailable("it was lost"))
+        info = worker_info("decode", WorkerRole.DECODE, 2, 20_000, 64)
+        driver.scheduler.worker_joined(info, "decode:1")
+    (sequence_id,) = driver.reserved() if how == "lost" else driver.reserved()[:1]
+    expected = first if how == "lost" else second
+    assert sequence_id == expected.sequence_id
+    assert third.has_waited
+
+
+def test_who_has_waited_once_does_not_wait_again() -> None:
+    driver = Driver()
+    first, second, third = (driver.submit(number) for number in range(2000, 2003))
+    assert driver.reserved() == [first.sequence_id]
+    assert driver.waiting(first, second, third) == [False, True, True]
+    driver.scheduler.cancel(first)
+    assert driver.reserved() == [second.sequence_id]
+    assert driver.waiting(second, third) == [False, False]
+
+
+def test_who_waits_can_be_cancelled_and_is_in_time_or_ends() -> None:
+    driver = Driver()
+    first = driver.submit(2000)
+    cancelled, late, last = (
+        driver.submit(2001),
+        driver.submit(2002, deadline_s=5.0),
+        driver.submit(7),
+    )
+    driver.reserved()
+    driver.scheduler.cancel(cancelled)
+    driver.scheduler.expire(now=6.0)
+    ended = {each.generation: each.event for each in driver.effects() if isinstance(each, Emit)}
+    assert ended.keys() == {cancelled, late}
+    assert isinstance(ended[late], DeadlineExceeded)
+    assert driver.scheduler.num_queued == 1
+    driver.compute(first)
+    assert driver.reserved() == [last.sequence_id]
+
+
+def test_all_end_when_the_gateway_stops() -> None:
+    driver = Driver()
+    for number in range(2000, 2003):
+        driver.submit(number)
+    driver.reserved()
+    driver.scheduler.fail_all(Unavailable("the gateway is stopping"))
+    assert len([each for each in driver.effects() if isinstance(each, Emit)]) == 3
+    assert driver.scheduler.num_queued == 0
+
+
+def test_nobody_waits_where_nothing_is_cached() -> None:
+    driver = Driver(caches_prefixes=False)
+    generations = [driver.submit(number) for number in range(2000, 2003)]
+    assert not any(driver.waiting(*generations))
+
+
+@pytest.mark.parametrize("priority", [1, 5, 9])
+def test_nobody_waits_for_one_that_is_less_important(priority: int) -> None:
+    driver = Driver(policy="priority")
+    first = driver.submit(2000, priority=5)
+    assert driver.reserved() == [first.sequence_id]
+    assert driver.waiting(driver.submit(2001, priority=priority)) == [priority >= 5]
+
+
+@pytest.mark.parametrize(("token_s", "waits"), [(1e-6, False), (1e-3, True)])
+def test_what_costs_less_than_a_step_is_computed_by_each(token_s: float, waits: bool) -> None:
+    driver = Driver()
+    driver.measured(token_s, step_s=0.1)
+    driver.submit(2000)
+    assert driver.waiting(driver.submit(2001)) == [waits]
+
+
+def test_nobody_waits_for_what_is_mostly_another_s() -> None:
+    driver = Driver()
+    driver.submit(*range(5000, 5000 + 2 * len(SYSTEM)))
+    assert driver.waiting(driver.submit(2001)) == [False]
