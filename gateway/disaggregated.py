@@ -232,6 +232,9 @@ class DisaggregatedBatching(Batching):
             end = self._chunk_end(generation, worker, budget)
             if len(forming.chunks) == self._limits.max_batch_seqs or end is None:
                 break
+            if forming.chunks and (generation.fails_prompts or forming.chunks[-1][0].fails_prompts):
+                # Who may be the cause of a failed step is computed alone.
+                break
             if generation.phase is Phase.QUEUED:
                 self._place(generation, worker)
                 if generation.decode:

@@ -149,6 +149,11 @@ class Generation:
         return self.num_failed_steps > 0 and len(self.token_ids) <= self.num_resumed_tokens + 1
 
     @property
+    def fails_prompts(self) -> bool:
+        """Whether a step failed in which its prompt was computed, and it was not since."""
+        return self.num_failed_steps > 0 and not self.token_ids
+
+    @property
     def num_tokens_left(self) -> int:
         """Context tokens that are to be computed and not scheduled."""
         return self.num_context_tokens - max(self.num_scheduled, self.expected_cached_tokens)

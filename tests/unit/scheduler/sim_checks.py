@@ -122,16 +122,14 @@ def _check_self_checks(system: System) -> None:
 
 
 def _check_outcome(client: Client) -> None:
-    """Who was not cancelled has all tokens, or lost workers, or KV on its way, so often that it
-    was given up."""
+    """Who was not cancelled has all tokens, or lost workers, steps or KV on its way so often that
+    it was given up."""
     if client.generation is None or isinstance(client.outcome, Ended) or client.cancelled:
         return
     if isinstance(client.outcome, DeadlineExceeded):
         return
-    given_up = not client.generation.can_restart
-    assert client.excused or given_up, (
-        f"{client.request.request_id} failed without a cause: {client.outcome!r}"
-    )
+    given_up = not client.generation.can_restart or client.generation.num_failed_steps > 1
+    assert given_up, f"{client.request.request_id} failed without a cause: {client.outcome!r}"
 
 
 def _check_process(process: Process) -> None:

@@ -16,8 +16,7 @@ from tandem.engine.fake.content import expected_tokens
 
 @dataclass(eq=False)
 class Client:
-    """Who made a request, and what it should get. `excused`: something happened that it may fail
-    for."""
+    """Who made a request, and what it should get."""
 
     request: TokenRequest
     expected: list[int]
@@ -27,7 +26,6 @@ class Client:
     outcome: Ended | TandemError | None = None
     served_by: ServedBy | None = None
     cancelled: bool = False
-    excused: bool = False
 
     @property
     def end(self) -> int:

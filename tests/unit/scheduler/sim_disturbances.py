@@ -10,7 +10,7 @@ from sim_link import SimLink
 from sim_progress import Action
 from sim_system import System
 from sim_transfer import Transfer
-from sim_worker import DecodeProcess, Process
+from sim_worker import DecodeProcess
 
 from tandem.core.errors import DataLoss, Unavailable
 
@@ -30,7 +30,7 @@ class Disturbances:
         for link in self._system.links:
             yield from self._link_disturbances(link)
             if faults.engine_failures and link.process.is_stepping:
-                yield f"{link.name}'s engine fails", lambda p=link.process: self._fail_step(p)
+                yield f"{link.name}'s engine fails", link.process.fail
             if isinstance(link.process, DecodeProcess) and link.process.moves:
                 yield f"{link.name} cannot move KV", link.process.fail_move
         if faults.transfer_faults:
@@ -69,21 +69,12 @@ class Disturbances:
         client.cancelled = True
         self._system.dispatcher.cancel(client.generation)
 
-    def _fail_step(self, process: Process) -> None:
-        for sequence_id in process.fail():
-            self._excuse(sequence_id)
-
     def _fault(self, transfer: Transfer) -> None:
         """What is damaged on its way is computed again, as what did not get through is."""
         if self._system.random.random() < 0.5:
             transfer.fault = DataLoss("the link is faulty")
         else:
             transfer.fault = Unavailable("the link is closed")
-
-    def _excuse(self, sequence_id: int) -> None:
-        for client in self._system.open_clients():
-            if client.generation and client.generation.sequence_id == sequence_id:
-                client.excused = True
 
 
 def connect(system: System, link: SimLink) -> Action:

@@ -15,7 +15,7 @@ from decode_service.parking import KvMove
 from decode_service.standing_plan import StandingPlan
 from prefill_service.batch_queue import BatchQueue, Transfers
 from tandem.core.commands import Admit, DecodeCommand, PrefillCommand, Remove, Reserve, SetStepRule
-from tandem.core.errors import TandemError
+from tandem.core.errors import EngineFailed
 from tandem.core.kv import KVLayout
 from tandem.core.plan import StepPlan, StepResult, StepRule
 from tandem.core.sequence import EndRule
@@ -124,12 +124,11 @@ class Process:
         self.steps.append(plan.num_prefill_tokens)
         self.act(self.state.complete, plan, result, 0, 0)
 
-    def fail(self) -> list[int]:
-        """The engine fails; the sequences of its step."""
+    def fail(self) -> None:
+        """The engine fails in a step."""
         plan, self._plan = self._plan, None
         assert plan is not None
-        self.act(self.state.fail, plan, TandemError("the engine failed"))
-        return [each.sequence_id for each in plan.slices]
+        self.act(self.state.fail, plan, EngineFailed("the engine failed"))
 
     def _compute(self, plan: StepPlan) -> StepResult:
         return self.engine.launch(plan, self.state.layer_hook(plan)).result()

@@ -173,3 +173,25 @@ def test_who_has_the_first_token_from_the_prefill_worker_alone_has_come_through_
     driver.fail(generation)
     assert generation.attempt == 1
     assert generation.fails_steps
+
+
+def test_who_may_be_the_cause_is_computed_alone() -> None:
+    driver = Steps(num_blocks=200, max_batch_tokens=200)
+    both = [driver.submit(name) for name in ("one", "two")]
+    driver.effects()
+    for each in both:
+        driver.grant(each)
+    (batch,) = driver.commands(PrefillBatch)
+    assert len(batch.chunks) == 2
+    driver.scheduler.report("p", BatchDone(batch.batch_id, 1))
+    driver.fail(*both, worker_id="p")
+    driver.submit("new")
+    batches = []
+    for _ in range(3):
+        driver.effects()
+        for each in list(driver.scheduler.generations):
+            driver.grant(each)
+        for batch in driver.commands(PrefillBatch):
+            batches.append([chunk.sequence_id for chunk in batch.chunks])
+            driver.scheduler.report("p", BatchDone(batch.batch_id, 1))
+    assert [len(each) for each in batches] == [1, 1, 1]
