@@ -98,6 +98,11 @@ class Batching(ABC):
     def granted(self, generation: Generation) -> None:
         """A decode worker has reserved a generation's blocks."""
 
+    @property
+    @abstractmethod
+    def _may_wait_for_decode(self) -> bool:
+        """Whether prompts may wait for one that begins alike, and that a decode worker computes."""
+
     @abstractmethod
     def _can_ever_run(self, generation: Generation) -> bool:
         """Whether the workers, were they empty, would have room for a generation."""
@@ -162,7 +167,8 @@ class Batching(ABC):
         worker.own_prompts.add(generation, patient_until_s)
         # Not after the grant: if there is no room after all, the worker ignores it.
         self._outbox.send(worker, Admit(generation.sequence_id, compute=True))
-        self._queue.begun(generation, worker)
+        if self._may_wait_for_decode:
+            self._queue.begun(generation, worker)
 
     def _take(self, generation: Generation) -> None:
         """Take one that is queued, to place it on its workers."""

@@ -49,6 +49,10 @@ class ColocatedBatching(Batching):
         generation.phase = Phase.PREFILLING
         self._begin(generation, Stage.PREFILL_WAIT)
 
+    @property
+    def _may_wait_for_decode(self) -> bool:
+        return not self._policy.closes_batches
+
     def _can_ever_run(self, generation: Generation) -> bool:
         workers = self._fleet.decode.values()
         return not workers or any(worker.can_ever_hold(generation.max_length) for worker in workers)

@@ -36,7 +36,10 @@ class ColocatedBudgets(NamedTuple):
 
 
 class ColocatedPolicy(Protocol):
-    """How workers fill their steps, and when they get more."""
+    """How workers fill their steps, and when they get more. If it `closes_batches`, nobody joins
+    one that has a first token."""
+
+    closes_batches: bool
 
     def rule(self, worker: DecodeView) -> StepRule:
         """How a worker is to fill its steps from now on."""
@@ -49,6 +52,8 @@ class ColocatedPolicy(Protocol):
 
 class PrefillFirst:
     """New prompts are computed at once, whole, in steps of their own."""
+
+    closes_batches = False
 
     def __init__(self, budgets: ColocatedBudgets) -> None:
         self._rule = StepRule(budgets.max_batch_tokens, mixed=False)
@@ -64,6 +69,8 @@ class DecodeFirst:
     """A batch runs until all of its sequences have ended; only then comes the next. It is open
     until its first token."""
 
+    closes_batches = True
+
     def __init__(self, budgets: ColocatedBudgets) -> None:
         self._rule = StepRule(budgets.max_batch_tokens, mixed=False)
 
@@ -77,6 +84,8 @@ class DecodeFirst:
 class Chunked:
     """Each step computes the running sequences' next tokens and a few prompt tokens beside them: as
     many as was said, or, if it was said how long a token may take, as many as end in that time."""
+
+    closes_batches = False
 
     def __init__(self, budgets: ColocatedBudgets) -> None:
         self._budgets = budgets

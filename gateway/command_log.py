@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from itertools import accumulate, takewhile
 from typing import Any, NamedTuple
 
-from tandem.core.commands import PrefillBatch, Reserve
+from tandem.core.commands import PrefillBatch, PrefillChunk, Reserve
+from tandem.core.sampling_params import SamplingParams
 
 
 class CommandBatch(NamedTuple):
@@ -19,9 +20,13 @@ class CommandBatch(NamedTuple):
 
 # Says nothing, and has no number of its own.
 HEARTBEAT = CommandBatch(0, ())
-# Token ids of a batch, unless its one command has more: each takes 5 bytes at the most, and gRPC
-# takes no message of over 16 MiB.
-MAX_TOKENS = 1 << 18
+# Bytes of a batch, unless its one command has more: gRPC takes no message of over 16 MiB.
+MAX_BYTES = 4 * 2**20
+# Of a token id, and of a character, at the most; of a bias, and of what else a command has.
+TOKEN_BYTES = 5
+CHAR_BYTES = 4
+BIAS_BYTES = 16
+OTHER_BYTES = 1024
 
 
 class CommandLog:
@@ -78,15 +83,30 @@ class CommandLog:
 
 def _num_fitting(commands: Sequence[Any]) -> int:
     """How many of the first commands fit into a batch: one at the least."""
-    num_tokens = accumulate(map(_num_tokens, commands))
-    return max(1, sum(1 for _ in takewhile(MAX_TOKENS.__ge__, num_tokens)))
+    num_bytes = accumulate(map(most_bytes, commands))
+    return max(1, sum(1 for _ in takewhile(MAX_BYTES.__ge__, num_bytes)))
 
 
-def _num_tokens(command: Any) -> int:
-    """Token ids that a command carries."""
+def most_bytes(command: Any) -> int:
+    """What a command takes on the wire, at the most."""
     match command:
         case Reserve():
-            return command.num_tokens
+            return TOKEN_BYTES * command.num_tokens + _params_bytes(command.params)
         case PrefillBatch(_, chunks):
-            return sum(len(chunk.token_ids) for chunk in chunks)
-    return 0
+            return sum(map(_chunk_bytes, chunks), OTHER_BYTES)
+    return OTHER_BYTES
+
+
+def _chunk_bytes(chunk: PrefillChunk) -> int:
+    params_bytes = _params_bytes(chunk.sequence.params) if chunk.sequence else OTHER_BYTES
+    return TOKEN_BYTES * len(chunk.token_ids) + params_bytes
+
+
+def _params_bytes(params: SamplingParams) -> int:
+    grammar_bytes = CHAR_BYTES * len(params.grammar.source) if params.grammar else 0
+    return (
+        OTHER_BYTES
+        + TOKEN_BYTES * len(params.stop_token_ids)
+        + BIAS_BYTES * len(params.logit_bias)
+        + grammar_bytes
+    )

@@ -101,6 +101,11 @@ class DisaggregatedBatching(Batching):
         elif generation.prefill and generation.prefill.forming:
             generation.prefill.forming.unanswered.discard(generation.sequence_id)
 
+    @property
+    def _may_wait_for_decode(self) -> bool:
+        # Prefill workers, as long as there are any, may be sooner.
+        return not self._open_prefill()
+
     def _can_ever_run(self, generation: Generation) -> bool:
         uses_decode = generation.needs_decode or not self._fleet.prefill
         return _fits(self._fleet.prefill, generation.num_context_tokens) and (

@@ -51,8 +51,9 @@ class Generation:
 
     `prefix` names the context's blocks. `expected_cached_tokens` of its tokens are thought to be
     cached where it will be computed; of the prompt, `num_cached_tokens` were. `shared_digests` name
-    the blocks that others may have as well on its decode worker. It `has_waited` for one that
-    begins alike (`shared_prompts.py`). `is_stepping`: a step has reported a token of this attempt.
+    the blocks that others may have as well on its decode worker. It waited `num_waits` times for
+    one that begins alike (`shared_prompts.py`). `is_stepping`: a step has reported a token of this
+    attempt.
     """
 
     request: TokenRequest
@@ -80,7 +81,7 @@ class Generation:
     shared_digests: list[int] = field(default_factory=list)
     prompt_charge: float = 0.0
     armed: bool = False
-    has_waited: bool = False
+    num_waits: int = 0
     is_stepping: bool = False
     prefill_worker: str = ""
     decode_worker: str = ""

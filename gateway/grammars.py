@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import orjson
 
 from gateway.tools.grammar import quoted
-from tandem.artifacts.grammar_text import MAX_NESTING, MAX_SOURCE_CHARS
+from tandem.artifacts.grammar_text import MAX_NESTING, MAX_SOURCE_BYTES
 from tandem.core.errors import InvalidRequest
 from tandem.core.grammar import Grammar, GrammarKind
 
@@ -100,8 +100,7 @@ def _is_deeper(value: Any, depth: int) -> bool:
 def _check_length(source: str, param: str) -> None:
     if not source:
         raise InvalidRequest(f"{param} must not be empty", param=param)
-    if len(source) > MAX_SOURCE_CHARS:
+    if (num_bytes := len(source.encode())) > MAX_SOURCE_BYTES:
         raise InvalidRequest(
-            f"{param} must have at most {MAX_SOURCE_CHARS} characters, and has {len(source)}",
-            param=param,
+            f"{param} must have at most {MAX_SOURCE_BYTES} bytes, and has {num_bytes}", param=param
         )

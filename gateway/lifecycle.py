@@ -65,7 +65,7 @@ class Lifecycle:
     def arm(self, generation: Generation, worker: DecodeView) -> None:
         """Its KV is complete on its decode worker, where others find it. Idempotent."""
         worker.armed(generation)
-        self._release(generation)
+        self._queue.done(generation)
 
     def end(self, generation: Generation, event: Ended | TandemError) -> None:
         """The one place where generations end; one that has ended does not end again. An armed
@@ -85,7 +85,7 @@ class Lifecycle:
         self._leave_decode(generation)
         if not generation.armed:
             self.leave_prefill(generation)
-        self._release(generation)
+        self._queue.done(generation)
         self._self_checks.ended(generation, event)
 
     def requeue(self, generation: Generation, why: AttemptEnd) -> None:
@@ -94,8 +94,14 @@ class Lifecycle:
         self._leave_decode(generation)
         self.leave_prefill(generation)
         generation.restart(next(self._sequence_ids), self._clock.now_s, why)
-        self._push(generation)
-        self._release(generation)
+        # Its rank is by what is not cached, and stays while it is queued.
+        generation.expected_cached_tokens = self._fleet.cached_tokens(generation)
+        self._queue.push(generation)
+        self._queue.done(generation)
+
+    def doubt(self, generation: Generation) -> None:
+        """One of its workers may be lost: nobody waits for it any more."""
+        self._queue.done(generation)
 
     def restart(self, generation: Generation) -> None:
         """Its worker is lost, or the way to it: another attempt follows."""
@@ -125,16 +131,6 @@ class Lifecycle:
             generation.prefill = None
             worker.leave(generation)
             self._outbox.send(worker, Remove(generation.sequence_id))
-
-    def _release(self, generation: Generation) -> None:
-        """Who waited for it need not any more."""
-        for each in self._queue.done(generation):
-            self._push(each)
-
-    def _push(self, generation: Generation) -> None:
-        # Its rank is by what is not cached, and stays while it is queued.
-        generation.expected_cached_tokens = self._fleet.cached_tokens(generation)
-        self._queue.push(generation)
 
     def _give_back(self, generation: Generation) -> None:
         """Nothing was computed yet of what the tenant of a reserving one was charged for."""

@@ -126,7 +126,8 @@ class PrefillQueue:
         """Queue one that is new, or comes back."""
         tenant, rank = generation.request.tenant, self.rank(generation)
         if tenant not in self._queues:
-            self._shares.came(tenant, self._queues)
+            if not self._shared.num_waiting[tenant]:
+                self._shares.came(tenant, self._queues)
             self._queues[tenant] = TenantQueue()
         queue = self._queues[tenant]
         queue.push(generation, rank)
@@ -150,16 +151,12 @@ class PrefillQueue:
 
     def remove(self, generation: Generation) -> None:
         """Take one that is queued, and will not be served."""
+        tenant = generation.request.tenant
         if generation in self._shared:
             self._shared.leave(generation)
-            return
-        tenant = generation.request.tenant
-        queue = self._queues[tenant]
-        queue.remove(generation)
-        if queue:
-            self._heads[tenant] = self.rank(queue.head)
         else:
-            del self._queues[tenant], self._heads[tenant]
+            self._remove_ready(generation)
+        if tenant not in self._queues and not self._shared.num_waiting[tenant]:
             self._shares.left(tenant)
 
     # What begins alike
@@ -176,13 +173,28 @@ class PrefillQueue:
 
     def set_aside(self, generation: Generation, leader: Generation) -> None:
         """A queued one waits for another."""
-        self.remove(generation)
+        self._remove_ready(generation)
         self._shared.wait(generation, leader)
 
-    def done(self, generation: Generation) -> list[Generation]:
-        """One that was taken is through, or not computed any more. Those that waited for it: they
-        are to be pushed again. Idempotent."""
-        return self._shared.done(generation)
+    def done(self, generation: Generation) -> None:
+        """One that was taken is through, or not computed any more: who waited for it is queued
+        again. Idempotent."""
+        for each, num_tokens in self._shared.followers(generation).items():
+            if generation.armed:
+                # Its rank is by what is not cached, and stays while it is queued.
+                each.expected_cached_tokens += num_tokens
+            self.push(each)
+            self._shared.leave(each)
+        self._shared.forget(generation)
+
+    def _remove_ready(self, generation: Generation) -> None:
+        tenant = generation.request.tenant
+        queue = self._queues[tenant]
+        queue.remove(generation)
+        if queue:
+            self._heads[tenant] = self.rank(queue.head)
+        else:
+            del self._queues[tenant], self._heads[tenant]
 
     def num_tokens_before(self, generation: Generation) -> float:
         """Prompt tokens that will be served before a generation, queued or not, if no more come:

@@ -19,19 +19,22 @@ from gateway.prefill_view import PrefillView
 # What is computed meanwhile is to be shared, by this share of its tokens at the least: who waits
 # for it would have taken as long with its own, by so many times.
 MIN_SHARE = 0.5
-# Tokens that are worth it while nothing is known of what they cost.
+# Tokens that are worth it while nothing is known of what they, or steps, cost.
 MIN_TOKENS = 256
+# How often one waits at the most: whom it waits for may be cancelled, or lose its place.
+MAX_WAITS = 3
 
 
 @dataclass(slots=True)
 class _Leader:
-    """One that is computed. `first` names its first block that is not cached, and `num_tokens` are
-    those that have to be computed, of which `followers` wait for some."""
+    """One that a worker computes. `first` names its first block that is not cached, and
+    `num_tokens` are those that have to be computed. Its `followers` wait for so many of them."""
 
     generation: Generation
+    worker: PrefillView | DecodeView
     first: int
     num_tokens: int
-    followers: dict[Generation, None] = field(default_factory=dict)
+    followers: dict[Generation, int] = field(default_factory=dict)
 
 
 class SharedPrompts:
@@ -40,6 +43,7 @@ class SharedPrompts:
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
         self._leaders: dict[Generation, _Leader] = {}
+        # Of several with one first block the one with the most tokens.
         self._by_first: dict[int, _Leader] = {}
         self._leader_of: dict[Generation, _Leader] = {}
         self.num_waiting: Counter[str] = Counter()
@@ -56,50 +60,54 @@ class SharedPrompts:
     def begin(self, generation: Generation, worker: PrefillView | DecodeView) -> None:
         """A worker is to compute a generation's context."""
         first = _first_uncached(generation)
-        if first is None or first in self._by_first or not worker.info.caches_prefixes:
+        if first is None or not worker.info.caches_prefixes:
             return
-        leader = _Leader(generation, first, generation.num_tokens_left)
-        self._leaders[generation] = self._by_first[first] = leader
+        leader = _Leader(generation, worker, first, generation.num_tokens_left)
+        self._leaders[generation] = leader
+        known = self._by_first.get(first)
+        if known is None or known.num_tokens < leader.num_tokens:
+            self._by_first[first] = leader
 
     def leader_of(self, generation: Generation) -> Generation | None:
         """For whom a queued generation had better wait, or None."""
-        if not self._leaders or generation.has_waited:
+        if not self._by_first or generation.num_waits >= MAX_WAITS:
             return None
         first = _first_uncached(generation)
         leader = None if first is None else self._by_first.get(first)
         return leader.generation if leader and self._is_worth_it(generation, leader) else None
 
     def wait(self, generation: Generation, leader: Generation) -> None:
-        """A generation that has left the queue waits until its leader is `done`."""
-        generation.has_waited = True
+        """A queued generation waits for its leader."""
+        generation.num_waits += 1
         found = self._leaders[leader]
-        found.followers[generation] = None
+        found.followers[generation] = _num_shared(generation, leader)
         self._leader_of[generation] = found
         self.num_waiting[generation.request.tenant] += 1
+
+    def followers(self, leader: Generation) -> dict[Generation, int]:
+        """Who waits for it, and for how many tokens of KV."""
+        found = self._leaders.get(leader)
+        return dict(found.followers) if found else {}
 
     def leave(self, generation: Generation) -> None:
         """One that waits does so no more."""
         del self._leader_of.pop(generation).followers[generation]
         self.num_waiting[generation.request.tenant] -= 1
 
-    def done(self, generation: Generation) -> list[Generation]:
-        """A generation's KV is complete, or never will be. Those that waited for it, and do so no
-        more. Idempotent."""
-        leader = self._leaders.pop(generation, None)
-        if leader is None:
-            return []
-        del self._by_first[leader.first]
-        followers = list(leader.followers)
-        for each in followers:
-            self.leave(each)
-        return followers
+    def forget(self, leader: Generation) -> None:
+        """Nobody is to wait for it any more, and nobody does. Idempotent."""
+        found = self._leaders.pop(leader, None)
+        if found and self._by_first.get(found.first) is found:
+            del self._by_first[found.first]
 
     def _is_worth_it(self, generation: Generation, leader: _Leader) -> bool:
-        """Whether most of what the leader computes is shared, and takes longer than a step more."""
+        """Whether most of what the leader computes is shared, and takes longer than a step more;
+        and whether its worker is there, as far as is known."""
         num_tokens = _num_shared(generation, leader.generation)
         token_s, step_s = self._fleet.token_s(), self._fleet.step_s()
-        is_much = num_tokens * token_s > step_s if token_s else num_tokens >= MIN_TOKENS
-        return is_much and num_tokens >= MIN_SHARE * leader.num_tokens
+        is_known = token_s and step_s
+        is_much = num_tokens * token_s > step_s if is_known else num_tokens >= MIN_TOKENS
+        return is_much and num_tokens >= MIN_SHARE * leader.num_tokens and not leader.worker.suspect
 
 
 def _first_uncached(generation: Generation) -> int | None:

@@ -35,10 +35,11 @@ class Suspects:
         another: nothing is lost with that, and a batch may be waiting for it."""
         worker.suspected_s = now
         self._workers.append(worker)
-        if self._fleet.has_open(worker.info.role):
-            for generation in list(worker.generations.values()):
-                if generation.phase is Phase.RESERVING:
-                    self._lifecycle.requeue(generation, AttemptEnd.WORKER_LOST)
+        has_another = self._fleet.has_open(worker.info.role)
+        for generation in list(worker.generations.values()):
+            self._lifecycle.doubt(generation)
+            if has_another and generation.phase is Phase.RESERVING:
+                self._lifecycle.requeue(generation, AttemptEnd.WORKER_LOST)
 
     def forget(self, worker: PrefillView | DecodeView) -> None:
         """It is well, and holds what it held; or it is gone. Idempotent."""

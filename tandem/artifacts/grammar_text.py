@@ -17,7 +17,7 @@ from llguidance import LLParserLimits, regex_to_lark
 from tandem.core.errors import InvalidRequest
 from tandem.core.grammar import Grammar, GrammarKind
 
-MAX_SOURCE_CHARS = 64 * 1024
+MAX_SOURCE_BYTES = 64 * 1024
 MAX_NESTING = 64
 
 # As `json.dumps` writes it, and most of what models have read: no other white space, which a small
@@ -59,8 +59,8 @@ _LARK_BRACKETS = re.compile(
 
 def lark_text(grammar: Grammar) -> str:
     """The grammar as Lark text in llguidance's dialect. Raises `InvalidRequest`."""
-    if len(grammar.source) > MAX_SOURCE_CHARS:
-        raise invalid(grammar, f"must have at most {MAX_SOURCE_CHARS} characters")
+    if len(grammar.source.encode()) > MAX_SOURCE_BYTES:
+        raise invalid(grammar, f"must have at most {MAX_SOURCE_BYTES} bytes")
     if not grammar.source.strip():
         raise invalid(grammar, "must not be empty")
     match grammar.kind:

@@ -187,3 +187,24 @@ def test_a_key_that_is_wanted_is_asked_for_and_sent(page: Page) -> None:
     ask(page, "Hello")
     expect(page.locator(".message.failed")).to_have_count(2)
     assert sent == [None, "Bearer secret"]
+
+
+def test_who_may_not_watch_is_asked_for_another_key_and_asks_no_more(page: Page) -> None:
+    num_asked = 0
+
+    def forbid(route: Route) -> None:
+        nonlocal num_asked
+        num_asked += 1
+        error = {"message": "this takes an API key of the tenant default"}
+        route.fulfill(status=403, json={"error": error})
+
+    page.route("**/page/events", forbid)
+    page.reload()
+    expect(page.locator("#key-form")).to_be_visible()
+    expect(page.locator("#connection")).to_contain_text("of the tenant default")
+    page.wait_for_timeout(25 * LOOK_MS)
+    assert num_asked == 1
+    page.unroute("**/page/events")
+    page.fill("#key", "another")
+    page.press("#key", "Enter")
+    expect(page.locator("#connection.good")).to_be_visible()

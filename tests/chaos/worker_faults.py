@@ -80,6 +80,10 @@ async def stall_engine(arena: Arena, number: int) -> None:
     await _under_faults(arena, 60, 24)
 
 
+# Until a fault that waits for its step has come.
+MAX_WAVES = 20
+
+
 async def fail_step(arena: Arena, number: int) -> None:
     """A step of a prefill or a decode worker fails: its first, or a later one, once."""
     victim = arena.workers((WorkerRole.PREFILL, WorkerRole.DECODE)[number % 2])[0]
@@ -88,7 +92,9 @@ async def fail_step(arena: Arena, number: int) -> None:
     before = arena.num_injected()
     watched = arena.load.wave(24, PROMPT_TOKENS, MAX_TOKENS)
     await arena.load.settle(watched)
-    while arena.num_injected() == before:
+    for _ in range(MAX_WAVES):
+        if arena.num_injected() > before:
+            break
         watched += arena.load.wave(8, PROMPT_TOKENS, MAX_TOKENS)
         await arena.load.settle(watched)
     await arena.finish(watched, faults=arena.num_injected() - before)

@@ -128,7 +128,8 @@ async def test_a_killed_worker_costs_time_and_nothing_else(victim: int) -> None:
         prompts = [(number, *range(199)) for number in range(8)]
         streams = [stack.submit(f"r{i}", prompt, 60) for i, prompt in enumerate(prompts)]
         seen = await upcoming(streams[0])
-        await stack.until(lambda: all(each.generation.decode for each in streams))
+        # All have come to the decode worker, and perhaps left it.
+        await stack.until(lambda: all(each.generation.decode_worker for each in streams))
         worker = stack.workers[victim]
         worker.signal(signal.SIGKILL)
         await worker.stop()

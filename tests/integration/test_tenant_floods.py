@@ -178,8 +178,8 @@ async def test_openais_client_learns_when_to_come_again(gateway: Gateway) -> Non
         with pytest.raises(openai.RateLimitError) as caught:
             await one.chat.completions.create(model="default", messages=CHAT, max_tokens=4)
         assert caught.value.code == "rate_limit_exceeded"
-        # A thousand tokens at twenty times an H100's pace.
-        assert 20 < int(caught.value.response.headers["retry-after"]) < 1000
+        # As answers go, and not when it has all of its thousand tokens.
+        assert 1 <= int(caught.value.response.headers["retry-after"]) < 20
         answer = await other.chat.completions.create(
             model="default", messages=CHAT, max_tokens=2, extra_body={"priority": -5, "timeout": 60}
         )
@@ -206,7 +206,7 @@ async def test_the_sdk_says_whose_a_request_is(gateway: Gateway) -> None:
         await take(stream, NUM_STEPS)
         with pytest.raises(RateLimitExceeded) as caught:
             await one.generate(prompt="Hi", max_tokens=2)
-        assert caught.value.retry_after_s and caught.value.retry_after_s > 20
+        assert caught.value.retry_after_s and caught.value.retry_after_s < 20
     async with tandem.AsyncClient(gateway.grpc_address, tenant="small") as small:
         with pytest.raises(tandem.core.errors.InvalidRequest, match="100 tokens in flight"):
             await small.generate(prompt="Hi", max_tokens=100)

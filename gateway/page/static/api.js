@@ -13,6 +13,7 @@ export class ApiError extends Error {
 /** The API key goes with every call of this tab, and is forgotten with it. */
 export function setKey(key) {
   sessionStorage.setItem(KEY, key);
+  window.dispatchEvent(new Event("key-given"));
 }
 
 /** The response, if it is a good one. Throws `ApiError`, or what `fetch` throws. A gateway that

@@ -13,6 +13,7 @@ import { Viewport } from "./viewport.js";
 import { Workers } from "./workers.js";
 
 const RETRY_MS = 1500;
+const FORBIDDEN = 403;
 const THEME = "tandem-theme";
 
 const byId = (id) => document.getElementById(id);
@@ -68,10 +69,18 @@ async function read() {
       if (error.name !== "AbortError") {
         showConnection(error.status ? error.message : "no connection", "bad");
       }
+      // Another key may be given, but this one will do no better.
+      if (error.status === FORBIDDEN) await anotherKey();
     }
     document.removeEventListener("visibilitychange", hide);
     await new Promise((resolve) => { setTimeout(resolve, RETRY_MS); });
   }
+}
+
+/** Whoever may not watch is asked for a key that may. */
+function anotherKey() {
+  byId("key-form").hidden = false;
+  return new Promise((resolve) => { addEventListener("key-given", resolve, { once: true }); });
 }
 
 async function untilVisible() {

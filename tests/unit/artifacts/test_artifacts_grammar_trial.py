@@ -13,7 +13,7 @@ import pytest
 
 from tandem.artifacts import grammar_trial
 from tandem.artifacts.grammar_errors import explain
-from tandem.artifacts.grammar_text import MAX_SOURCE_CHARS
+from tandem.artifacts.grammar_text import MAX_SOURCE_BYTES
 from tandem.artifacts.grammars import GrammarCompiler
 from tandem.artifacts.resolve import resolve
 from tandem.core.errors import InvalidRequest, ResourceExhausted, TandemError
@@ -52,7 +52,7 @@ def chain(wrap: Any, length: int) -> dict[str, Any]:
 
 
 REFUSED = {
-    "too long": (schema('"' + "x" * MAX_SOURCE_CHARS + '"'), "at most 65536 characters"),
+    "too long": (schema('"' + "x" * MAX_SOURCE_BYTES + '"'), "at most 65536 bytes"),
     "10k deep": (schema("[" * 10_000 + "]" * 10_000), "64 levels"),
     "deep": (schema(deep(65)), "64 levels"),
     "deep constant": (schema('{"const":' + "[" * 100 + "]" * 100 + "}"), "64 levels"),

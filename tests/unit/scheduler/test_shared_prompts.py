@@ -14,13 +14,13 @@ from gateway.effects import Effect, Emit, Send
 from gateway.generation import Generation
 from gateway.policies import queue_policy
 from gateway.scheduler import Scheduler
-from gateway.shared_prompts import MIN_TOKENS
+from gateway.shared_prompts import MAX_WAITS, MIN_TOKENS
 from gateway.tokens import TokenRequest
 from gateway.worker_view import PoolUse
 from tandem.core.commands import PrefillBatch, Reserve
 from tandem.core.errors import DeadlineExceeded, Unavailable
 from tandem.core.prefix_cache import CacheChanges
-from tandem.core.reports import Armed, BatchDone, Reserved, Span, SpanKind
+from tandem.core.reports import Armed, BatchDone, Reserved, SequenceFailed, Span, SpanKind
 from tandem.core.sampling_params import SamplingParams
 from tandem.core.worker import WorkerRole
 
@@ -31,12 +31,17 @@ class Driver:
     """A fleet of a prefill and a decode worker, or of a decode worker alone."""
 
     def __init__(
-        self, *, policy: str = "fcfs", caches_prefixes: bool = True, colocated: bool = False
+        self,
+        *,
+        policy: str = "fcfs",
+        caches_prefixes: bool = True,
+        colocated: str = "",
+        max_batch_tokens: int = 8192,
     ) -> None:
         self.scheduler = Scheduler(
             queue_policy(policy),
-            Limits(max_batch_tokens=8192),
-            colocated=colocated_policy("prefill-first", 8192, 8192) if colocated else None,
+            Limits(max_batch_tokens),
+            colocated=colocated_policy(colocated, 8192, 8192) if colocated else None,
         )
         for role in (WorkerRole.DECODE,) if colocated else (WorkerRole.PREFILL, WorkerRole.DECODE):
             info = worker_info(role.name.lower(), role, 1, 20_000, 64)
@@ -45,15 +50,21 @@ class Driver:
         self._num_requests = 0
 
     def submit(
-        self, *question: int, priority: int = 0, deadline_s: float = inf, max_tokens: int = 5
+        self,
+        *question: int,
+        prompt: tuple[int, ...] = SYSTEM,
+        priority: int = 0,
+        deadline_s: float = inf,
+        salt: bytes = b"",
     ) -> Generation:
         self._num_requests += 1
-        params = SamplingParams(max_tokens=max_tokens, seed=0)
+        params = SamplingParams(max_tokens=5, seed=0)
         return self.scheduler.submit(
             TokenRequest(
                 f"r{self._num_requests}",
-                (*SYSTEM, *question),
+                (*prompt, *question),
                 params,
+                prefix_salt=salt,
                 priority=priority,
                 deadline_s=deadline_s,
             )
@@ -100,8 +111,8 @@ class Driver:
             self.scheduler.heard("prefill", PoolUse(20_000), 0.0, [span])
 
 
-@pytest.mark.parametrize("colocated", [False, True])
-def test_a_prompt_that_many_begin_with_is_computed_once(colocated: bool) -> None:
+@pytest.mark.parametrize("colocated", ["", "prefill-first"])
+def test_a_prompt_that_many_begin_with_is_computed_once(colocated: str) -> None:
     driver = Driver(colocated=colocated)
     first, *others = (driver.submit(number) for number in range(2000, 2005))
     assert driver.reserved() == [first.sequence_id]
@@ -120,31 +131,66 @@ def test_choices_wait_for_the_first_of_them() -> None:
     assert len(driver.reserved()) == len(others)
 
 
-@pytest.mark.parametrize("how", ["cancelled", "lost"])
-def test_if_it_comes_to_nothing_another_is_computed(how: str) -> None:
+@pytest.mark.parametrize("how", ["cancelled", "refused", "lost"])
+def test_if_it_comes_to_nothing_another_is_computed_and_the_rest_wait_for_that(how: str) -> None:
     driver = Driver()
     first, second, third = (driver.submit(number) for number in range(2000, 2003))
-    driver.reserved()
+    assert driver.reserved() == [first.sequence_id]
     if how == "cancelled":
         driver.scheduler.cancel(first)
+    elif how == "refused":
+        refusal = SequenceFailed(first.sequence_id, "RESOURCE_EXHAUSTED", "no room")
+        driver.scheduler.report("decode", refusal)
+        driver.scheduler.heard("decode", PoolUse(20_000), 1.0)
     else:
         driver.scheduler.worker_lost("decode", Unavailable("it was lost"))
         info = worker_info("decode", WorkerRole.DECODE, 2, 20_000, 64)
         driver.scheduler.worker_joined(info, "decode:1")
-    (sequence_id,) = driver.reserved() if how == "lost" else driver.reserved()[:1]
-    expected = first if how == "lost" else second
-    assert sequence_id == expected.sequence_id
-    assert third.has_waited
+    leader, follower = (second, third) if how == "cancelled" else (first, second)
+    assert driver.reserved() == [leader.sequence_id]
+    assert driver.waiting(leader, follower) == [False, True]
+    driver.compute(leader)
+    assert len(driver.reserved()) == (1 if how == "cancelled" else 2)
 
 
-def test_who_has_waited_once_does_not_wait_again() -> None:
+def test_nobody_waits_for_ever() -> None:
     driver = Driver()
-    first, second, third = (driver.submit(number) for number in range(2000, 2003))
-    assert driver.reserved() == [first.sequence_id]
-    assert driver.waiting(first, second, third) == [False, True, True]
-    driver.scheduler.cancel(first)
-    assert driver.reserved() == [second.sequence_id]
-    assert driver.waiting(second, third) == [False, False]
+    generations = [driver.submit(number) for number in range(2000, 2000 + MAX_WAITS + 2)]
+    last = generations[-1]
+    for each in generations[: MAX_WAITS + 1]:
+        assert driver.waiting(last) == [last.num_waits < MAX_WAITS or each is not generations[-2]]
+        driver.scheduler.cancel(each)
+    assert last.num_waits == MAX_WAITS
+
+
+@pytest.mark.parametrize("role", ["prefill", "decode"])
+def test_nobody_waits_for_one_whose_worker_may_be_lost(role: str) -> None:
+    driver = Driver()
+    first, second = (driver.submit(number) for number in range(2000, 2002))
+    assert driver.waiting(first, second) == [False, True]
+    driver.scheduler.worker_suspected(role)
+    assert driver.waiting(first, second, driver.submit(2003)) == [False, False, False]
+
+
+def test_the_longer_of_two_leaders_is_waited_for() -> None:
+    driver = Driver(max_batch_tokens=32)
+    driver.measured(1e-3, step_s=0.1)
+    short = driver.submit(prompt=SYSTEM[: BLOCK_SIZE + 1])
+    long = driver.submit(2000)
+    assert driver.waiting(short, long, driver.submit(2001)) == [False, False, True]
+
+
+def test_prompts_of_two_salts_share_nothing() -> None:
+    driver = Driver()
+    assert driver.waiting(driver.submit(2000), driver.submit(2001, salt=b"x")) == [False, False]
+
+
+@pytest.mark.parametrize(
+    ("batching", "waits"), [("chunked", True), ("prefill-first", True), ("decode-first", False)]
+)
+def test_nobody_waits_for_a_batch_that_is_closed_then(batching: str, waits: bool) -> None:
+    driver = Driver(colocated=batching)
+    assert driver.waiting(driver.submit(2000), driver.submit(2001)) == [False, waits]
 
 
 def test_who_waits_can_be_cancelled_and_is_in_time_or_ends() -> None:
