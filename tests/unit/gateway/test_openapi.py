@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import schemathesis
+from http_client import with_body
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from schemathesis import GenerationMode
@@ -47,7 +48,8 @@ FEW, MANY = 15, 300
 def app() -> ASGIApp:
     tokenizer = Tokenizer.open(Path(tandem.artifacts.__file__).parent / "mock")
     service = ScriptedService(lambda request: [*tokenizer.encode("Hello"), ended()])
-    return create_app(Frontend(service, tokenizer, ScriptedGrammars()), service, MetricsPage())
+    frontend = Frontend(service, tokenizer, ScriptedGrammars())
+    return with_body(create_app(frontend, service, MetricsPage()))
 
 
 @cache
