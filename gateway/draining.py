@@ -47,7 +47,7 @@ class Draining:
         self._lifecycle = lifecycle
         self._workers: list[PrefillView | DecodeView] = []
         # Those whose time to hand over has yet to come.
-        self._in_time: list[PrefillView | DecodeView] = []
+        self._in_time: set[PrefillView | DecodeView] = set()
         # The epochs of those that an operator has taken out of service: they outlast the view, for
         # a worker whose link was lost joins again as it was.
         self._cordoned: dict[str, int] = {}
@@ -96,7 +96,7 @@ class Draining:
         """A worker serves again, or is gone. Idempotent."""
         if worker in self._workers:
             self._workers.remove(worker)
-            self._set_in_time(worker, False)
+            self._in_time.discard(worker)
             worker.hand_over_s = inf
 
     @property
@@ -108,9 +108,7 @@ class Draining:
     def hand_over(self, now: float) -> None:
         """Let what draining workers will not finish in time go on elsewhere. To be called when that
         time has come, and when there is somewhere else anew."""
-        for worker in list(self._in_time):
-            if worker.hand_over_s <= now:
-                self._set_in_time(worker, False)
+        self._in_time = {each for each in self._in_time if each.hand_over_s > now}
         if not self._workers or not all(map(self._fleet.has_open, self._needed_roles())):
             return
         for worker in self._workers:
@@ -133,19 +131,13 @@ class Draining:
         for worker_id in gone[:-MAX_GONE]:
             del self._cordoned[worker_id]
 
-    def _set_in_time(self, worker: PrefillView | DecodeView, is_in_time: bool) -> None:
-        if worker in self._in_time:
-            self._in_time.remove(worker)
-        if is_in_time:
-            self._in_time.append(worker)
-
     def _begin(self, worker: PrefillView | DecodeView, timeout_s: float, now: float) -> None:
         """Of several times the earliest counts."""
         if worker not in self._workers:
             self._workers.append(worker)
         hand_over_s = now + timeout_s - min(HAND_OVER_S, timeout_s / 2)
         worker.hand_over_s = min(worker.hand_over_s, hand_over_s)
-        self._set_in_time(worker, True)
+        self._in_time.add(worker)
         self.hand_over(now)
 
 

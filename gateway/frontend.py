@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from math import inf
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from gateway.access import Access
 from gateway.answer import Answer
@@ -36,7 +36,6 @@ from gateway.offload import Offload
 from gateway.params import sampling_params, settled, wants_no_tokens
 from gateway.prefix_salt import prefix_salt
 from gateway.prompts import EncodedPrompt, encode_prompt, encode_prompts, hash_prompts, needs_work
-from gateway.refusals import Refusals
 from gateway.request import GenerationRequest, Prompt
 from gateway.sizes import prompt_size, request_size
 from gateway.tenants import DEFAULT_TENANT
@@ -66,21 +65,12 @@ NUM_GRAMMAR_THREADS = 4
 MAX_PENDING_GRAMMARS = 64
 
 
-class CountingService(TokenService, Protocol):
-    """The dispatcher, which counts whom it refuses."""
-
-    @property
-    def refusals(self) -> Refusals:
-        """Where it does, and where those are counted who are refused before it is asked."""
-        ...
-
-
 class Frontend:
     """Takes requests of either protocol to the dispatcher. Lives on the dispatcher's event loop."""
 
     def __init__(
         self,
-        service: CountingService,
+        service: TokenService,
         tokenizer: Tokenizer,
         grammars: GrammarChecker,
         tool_format_name: str = "auto",

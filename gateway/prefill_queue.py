@@ -7,12 +7,16 @@ from bisect import bisect_left
 from collections.abc import Iterable
 from math import inf, isnan
 
+import structlog
+
 from gateway.decode_view import DecodeView
 from gateway.fair_shares import FairShares
 from gateway.generation import Generation
 from gateway.policies import QueuePolicy, WaitingPrompt
 from gateway.prefill_view import PrefillView
 from gateway.shared_prompts import SharedPrompts
+
+log = structlog.get_logger(__name__)
 
 Rank = tuple[float, int]
 """The policy's, and the number of the arrival: no two are equal."""
@@ -73,6 +77,7 @@ class PrefillQueue:
         self._policy = policy
         self._shares = shares
         self._shared = shared
+        self._told_failure = False
         # Of the tenants that wait, and the ranks of their heads.
         self._queues: dict[str, TenantQueue] = {}
         self._heads: dict[str, Rank] = {}
@@ -111,6 +116,7 @@ class PrefillQueue:
         try:
             return self._policy_rank(generation), generation.arrival
         except Exception:
+            self._tell_failure()
             return -inf, generation.arrival
 
     def preemption_rank(self, generation: Generation) -> tuple[float, ...]:
@@ -119,6 +125,7 @@ class PrefillQueue:
         try:
             order = self._policy_preemption_order(generation)
         except Exception:
+            self._tell_failure()
             order = QueuePolicy.preemption_order(self._policy, _prompt(generation))
         return *order, generation.arrival
 
@@ -207,6 +214,12 @@ class PrefillQueue:
         num_others = self.num_tokens_left - own.num_tokens_left
         share = self._shares.share(tenant, self._queues)
         return num_before + min(num_others, num_before * (1 / share - 1))
+
+    def _tell_failure(self) -> None:
+        """The policy has failed of one that was let in: said once, for it is asked all the time."""
+        if not self._told_failure:
+            self._told_failure = True
+            log.exception("the policy fails of what it has ranked before")
 
     def _policy_rank(self, generation: Generation) -> float:
         rank = self._policy.rank(_prompt(generation))

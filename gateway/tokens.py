@@ -11,6 +11,7 @@ from math import inf
 from typing import NamedTuple, Protocol
 
 from gateway.prefix_index import PromptPrefix
+from gateway.refusals import Refusals
 from gateway.tenants import DEFAULT_TENANT
 from gateway.tracing.trace import NO_TRACE, RequestTrace
 from tandem.core.logprobs import TokenLogprobs
@@ -77,9 +78,10 @@ class ServedBy:
     """How a request was served. `decode_worker` is empty if nothing was moved to one: the first
     token was the last; so is `prefill_worker` if nothing was computed. Of the
     prompt, `num_cached_tokens` were cached where it was computed; `kv_bytes` were moved from there
-    to the decode worker. It was preempted `num_preemptions` times, lost a worker, or the way to it,
-    `num_losses` times, and was computed again because its KV came damaged `num_bad_transfers`
-    times; its last attempt went on behind `num_resumed_tokens` generated tokens.
+    to the decode worker. It was preempted `num_preemptions` times; it lost a worker, the way to
+    it, or a step `num_losses` times, and was computed again because its KV came damaged
+    `num_bad_transfers` times; its last attempt went on behind `num_resumed_tokens` generated
+    tokens.
     """
 
     prefill_worker: str
@@ -173,6 +175,12 @@ class TokenService(Protocol):
     @property
     def draining(self) -> bool:
         """Whether no more requests are taken because the gateway stops."""
+        ...
+
+    @property
+    def refusals(self) -> Refusals:
+        """Where it counts whom it refuses, and where those are counted who are before it is
+        asked."""
         ...
 
     def check_room(self, tenant: str, num_choices: int, deadline_s: float) -> None:

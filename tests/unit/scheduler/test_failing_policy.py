@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from queued_prompts import generation
 from sim_worker import worker_info
+from structlog.testing import capture_logs
 
 from gateway.batching import Limits
 from gateway.effects import Send
@@ -128,10 +129,13 @@ def test_a_policy_that_fails_later_holds_up_nothing_that_was_let_in() -> None:
     long, short = driver.submit("long", length=100), driver.submit("short")
     assert driver.reserve() == {"long": (0, NOW)}
     policy.fails = True
-    driver.grant(long)
-    assert driver.chunks() == [(long.sequence_id, 0, 64)]
-    assert driver.reserve() == {"short": (0, NOW)}
-    driver.grant(short)
+    with capture_logs() as logs:
+        driver.grant(long)
+        assert driver.chunks() == [(long.sequence_id, 0, 64)]
+        assert driver.reserve() == {"short": (0, NOW)}
+        driver.grant(short)
+    (told,) = logs
+    assert told["log_level"] == "error"
     assert driver.chunks() == [(long.sequence_id, 64, 100), (short.sequence_id, 0, 8)]
     driver.scheduler.worker_lost("p", Unavailable("it was lost"))
     driver.join("p", WorkerRole.PREFILL)
