@@ -5,8 +5,10 @@
 // positions alone, and a token's output has the same bits whether it is computed alone, with its
 // whole prompt, with others, or by several threads. A key that is not seen counts as a 0, exactly.
 //
-// Queries that share a KV head are rows of one matrix, by query, then by head of the group: both
-// products are those of matmul.h, over keys and values that are packed on the way.
+// Queries that share a KV head are rows of one matrix, by query, then by head of the group. Many rows
+// are multiplied as in matmul.h, by keys and values that are packed on the way; few, as in a decode
+// step, by what is taken from the pages into registers, where packing would cost more than all else.
+// Both ways each output is the same chain of sums.
 #pragma once
 
 #include "memory.h"
@@ -91,6 +93,7 @@ struct Queries {
 template <class F>
 struct Scratch {
     alignas(64) F queries[QUERY_ROWS * MAX_HEAD_DIM];
+    alignas(64) char copied[2][LANES * MAX_HEAD_DIM * sizeof(F)];
     alignas(64) int32_t keys[TILE * MAX_HEAD_DIM];
     alignas(64) int32_t values[TILE * MAX_HEAD_DIM];
     alignas(64) float key_scales[TILE];
@@ -98,6 +101,11 @@ struct Scratch {
     alignas(64) float scores[MAX_ROWS<F> * TILE];
     alignas(64) float seen[2][QUERY_ROWS * (MAX_HEAD_DIM + LANES + 1) + 16];
     alignas(64) F weights[MAX_ROWS<F> * TILE];
+
+    template <class Item>
+    Item* copies(int i) {
+        return (Item*)copied[i];
+    }
 
     // This thread's, kept.
     static Scratch& mine() {
@@ -146,8 +154,9 @@ inline Floats soften(
     return sum;
 }
 
-// A tile of one KV head, of positions [start, end). It is packed piece by piece, by the first rows
-// that see it, so that they find it in the cache. Meanwhile the next tile comes from memory.
+// A tile of one KV head, of positions [start, end). For many rows it is packed piece by piece, by the
+// first of them that see it, so that they find it in the cache. Meanwhile the next tile comes from
+// memory.
 template <class F, class Item>
 struct Tile {
     const Pages<Item>& pages;
@@ -162,9 +171,8 @@ struct Tile {
         first = most(first, num_keys);
         if (first >= last) return;
         ahead.keys.fetch(last - first);
-        pack_keys<F>(scratch.keys, pages, start, first, last);
-        if constexpr (SCALE_BYTES<Item> != 0)
-            load_scales(scratch.key_scales, scratch.value_scales, pages, start, first, last);
+        pack_keys<F>(scratch.keys, scratch.template copies<Item>(0), pages, start, first, last);
+        need_scales(first, last);
         num_keys = last;
     }
 
@@ -172,13 +180,18 @@ struct Tile {
         first = most(first, num_values);
         if (first >= last) return;
         ahead.values.fetch(last - first);
-        pack_values<F>(scratch.values, pages, start, first, last);
+        pack_values<F>(scratch.values, scratch.template copies<Item>(0), pages, start, first, last);
         num_values = last;
+    }
+
+    void need_scales(int64_t first, int64_t last) {
+        if constexpr (SCALE_BYTES<Item> != 0)
+            load_scales(scratch.key_scales, scratch.value_scales, pages, start, first, last);
     }
 };
 
 // What rows [row, row + ROWS) of a KV head see of one tile.
-template <class F, class Item, int ROWS>
+template <class F, class Item, int ROWS, bool IS_PACKED>
 struct TileView {
     Tile<F, Item>& tile;
     Scratch<F>& scratch;
@@ -189,44 +202,54 @@ struct TileView {
     int64_t head_dim;
     float scale;
 
-    // Few rows take two panels at once: so many sums keep the multipliers busy.
+    // Sums of as many panels as the registers hold, and what is added to them.
     static constexpr int PANELS = 2 * ROWS <= MAX_ROWS<F> ? 2 : 1;
-    static constexpr int64_t STEP = PANELS * WIDTH;
-    // Values of so many keys at a time: few rows are done with them while the cache still has them.
-    static constexpr int64_t VALUES = PANELS == 2 ? 64 : TILE;
 
     void see() const {
         const int64_t first = most(queries.first_of(row), tile.start) - tile.start;
         const int64_t last = least(queries.last_of(row + ROWS - 1) + 1, tile.end) - tile.start;
         if (first >= last) return;
         // On a grid that does not depend on the rows: what is packed has no gap behind it.
-        const int64_t begin = first / (2 * WIDTH) * (2 * WIDTH), stop = round_up(last, STEP);
-        score(begin, stop);
+        const int64_t begin = first / WIDTH * WIDTH, stop = round_up(last, WIDTH);
+        for (int64_t key = begin; key < stop; key += WIDTH) score(key);
         weigh(begin, stop);
-        for (int64_t key = begin; key < stop; key += VALUES) {
-            const int64_t end = least(key + VALUES, stop);
-            tile.need_values(key, end);
-            int64_t item = 0;
-            for (; item + STEP <= seen.width; item += STEP) add_values<PANELS>(item, key, end);
-            if (item < seen.width) add_values<1>(item, key, end);
-        }
+        if constexpr (IS_PACKED)
+            add_packed_values(begin, stop);
+        else
+            add_values_from_pages(begin, stop);
     }
 
-    void score(int64_t begin, int64_t stop) const {
-        const int64_t depth = head_dim / PER_WORD<F>;
+    // Of the keys [key, key + WIDTH).
+    void score(int64_t key) const {
+        const int64_t depth = key_words<F>(head_dim);
         const int32_t* words = (const int32_t*)rows + row * depth;
-        for (int64_t key = begin; key < stop; key += STEP) {
-            tile.need_keys(key, key + STEP);
-            Sums sums[PANELS][ROWS];
-            for (int p = 0; p < PANELS; p++)
-                for (int r = 0; r < ROWS; r++) sums[p][r] = Sums{};
-            multiply_tile<F>(
-                sums, words, depth, scratch.keys + key * depth, WIDTH * depth, depth, nullptr
-            );
-            for (int p = 0; p < PANELS; p++)
-                for (int r = 0; r < ROWS; r++)
-                    put_scores(sums[p][r], r, key + p * WIDTH);
+        Sums sums[1][ROWS] = {};
+        if constexpr (IS_PACKED) {
+            tile.need_keys(key, key + WIDTH);
+            multiply_tile<F>(sums, words, depth, scratch.keys + key * depth, 0, depth, nullptr);
+        } else {
+            tile.ahead.keys.fetch(WIDTH);
+            tile.need_scales(key, key + WIDTH);
+            auto left = read_keys_from(key, 0), right = read_keys_from(key + LANES, 1);
+            Sums local[ROWS] = {};
+            for (int64_t word = 0; word < depth; word += 4) {
+                Words left_columns[4], right_columns[4];
+                left.read(left_columns);
+                right.read(right_columns);
+#pragma GCC unroll 4
+                for (int i = 0; i < 4; i++)
+                    multiply_line<F>(
+                        local, words + word + i, depth, Line{left_columns[i], right_columns[i]}
+                    );
+            }
+            memcpy(sums, local, sizeof sums);
         }
+#pragma GCC unroll ROWS_IN_REGISTERS
+        for (int r = 0; r < ROWS; r++) put_scores(sums[0][r], r, key);
+    }
+
+    ColumnReader<F, Item> read_keys_from(int64_t key, int side) const {
+        return read_keys<F>(scratch.template copies<Item>(side), tile.pages, tile.start + key);
     }
 
     void put_scores(Sums scores, int r, int64_t key) const {
@@ -264,19 +287,58 @@ struct TileView {
         }
     }
 
+    void add_values_from_pages(int64_t begin, int64_t stop) const {
+        int64_t item = 0;
+        for (; item + PANELS * WIDTH <= seen.width; item += PANELS * WIDTH)
+            add_lines<PANELS>(item, begin, stop);
+        if (item < seen.width) add_lines<1>(item, begin, stop);
+    }
+
     template <int COUNT>
-    void add_values(int64_t item, int64_t begin, int64_t stop) const {
+    void add_lines(int64_t item, int64_t begin, int64_t stop) const {
+        each_sums<COUNT>(item, [&](Sums(&sums)[COUNT][ROWS]) {
+            Sums local[COUNT][ROWS];
+            memcpy(local, sums, sizeof sums);
+            for (int64_t key = begin; key < stop; key += LANES) {
+                if (item == 0) tile.ahead.values.fetch(LANES);
+                const Neighbours<Item> values =
+                    find_values(scratch.template copies<Item>(0), tile.pages, tile.start + key);
+                const int32_t* words = (const int32_t*)scratch.weights + key / PER_WORD<F>;
+#pragma GCC unroll 8
+                for (int i = 0; i < LANES / PER_WORD<F>; i++)
+#pragma GCC unroll 2
+                    for (int p = 0; p < COUNT; p++)
+                        multiply_line<F>(
+                            local[p], words + i, TILE / PER_WORD<F>,
+                            values.template line<F>(i, item + p * WIDTH)
+                        );
+            }
+            memcpy(sums, local, sizeof sums);
+        });
+    }
+
+    void add_packed_values(int64_t begin, int64_t stop) const {
         constexpr int64_t KEY_WORDS = TILE / PER_WORD<F>;
+        tile.need_values(begin, stop);
+        for (int64_t item = 0; item < seen.width; item += WIDTH)
+            each_sums<1>(item, [&](Sums(&sums)[1][ROWS]) {
+                multiply_tile<F>(
+                    sums, (const int32_t*)scratch.weights + begin / PER_WORD<F>, KEY_WORDS,
+                    scratch.values + item * KEY_WORDS + begin / PER_WORD<F> * WIDTH, 0,
+                    (stop - begin) / PER_WORD<F>, nullptr
+                );
+            });
+    }
+
+    // add(sums), which are those of the values' items [item, item + COUNT * WIDTH).
+    template <int COUNT, class Add>
+    void each_sums(int64_t item, const Add& add) const {
         Sums sums[COUNT][ROWS];
         float* values = seen.values + row * seen.width + item;
         for (int p = 0; p < COUNT; p++)
             for (int r = 0; r < ROWS; r++)
                 sums[p][r] = load<Sums>(values + r * seen.width + p * WIDTH);
-        multiply_tile<F>(
-            sums, (const int32_t*)scratch.weights + begin / PER_WORD<F>, KEY_WORDS,
-            scratch.values + item * KEY_WORDS + begin / PER_WORD<F> * WIDTH, KEY_WORDS * WIDTH,
-            (stop - begin) / PER_WORD<F>, nullptr
-        );
+        add(sums);
         for (int p = 0; p < COUNT; p++)
             for (int r = 0; r < ROWS; r++) store(values + r * seen.width + p * WIDTH, sums[p][r]);
     }
@@ -296,12 +358,22 @@ inline void see_range(
             const Pages<Item> its = span.pages.of_head(head);
             Tile<F, Item> tile{its, scratch, start, stop, ahead};
             const Seen seen_of = seen.from_row(head * head_rows);
-            const F* rows = scratch.queries + head * head_rows * head_dim;
-            each_tile<MAX_ROWS<F>>(head_rows, [&](int64_t row, auto num_rows) {
-                TileView<F, Item, decltype(num_rows)::value>{
+            const F* rows =
+                scratch.queries + head * head_rows * key_words<F>(head_dim) * PER_WORD<F>;
+            const auto see = [&](int64_t row, auto num_rows, auto is_packed) {
+                TileView<F, Item, decltype(num_rows)::value, decltype(is_packed)::value>{
                     tile, scratch, seen_of, queries, rows, row, head_dim, scale
                 }.see();
-            });
+            };
+            // What is packed for a single tile of rows would be read once only.
+            if (head_rows <= MAX_ROWS<F>)
+                each_tile<MAX_ROWS<F>>(head_rows, [&](int64_t row, auto num_rows) {
+                    see(row, num_rows, std::false_type{});
+                });
+            else
+                each_tile<MAX_ROWS<F>, (MAX_ROWS<F> + 1) / 2>(
+                    head_rows, [&](int64_t row, auto num_rows) { see(row, num_rows, std::true_type{}); }
+                );
         }
     }
 }

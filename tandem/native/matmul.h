@@ -25,6 +25,10 @@ template <class T>
 constexpr int MAX_ROWS = 4;
 #endif
 
+// How many of their sums may be kept there by the loops before and after a product, too: with 16
+// registers the compiler would keep the product's own in memory.
+constexpr int ROWS_IN_REGISTERS = LANES == 16 ? 14 : 1;
+
 // What many rows are multiplied by, and attention multiplies by. Without instructions for bfloat16
 // its items are widened once, not in every product.
 #if defined(__AVX512BF16__)
@@ -40,10 +44,28 @@ constexpr int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 constexpr int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 
+// A panel's words of one step along k.
+struct Line {
+    Words left, right;
+};
+
 // One row's outputs of one panel.
 struct Sums {
     Floats left, right;
 };
+
+// sums[r] += row r . line, over one word of each row, `stride` words apart.
+template <class T, int ROWS>
+inline __attribute__((always_inline)) void multiply_line(
+    Sums (&sums)[ROWS], const int32_t* rows, int64_t stride, Line line
+) {
+#pragma GCC unroll 14
+    for (int r = 0; r < ROWS; r++) {
+        const Words item = splat_word(rows + r * stride);
+        sums[r].left = dot<T>(sums[r].left, item, line.left);
+        sums[r].right = dot<T>(sums[r].right, item, line.right);
+    }
+}
 
 // sums[p][r] += row r . panel p, over `depth` words. `stride` is the words from row to row,
 // `panel_stride` those from panel to panel; `ahead`, if there is one, is memory that is wanted soon,
@@ -93,8 +115,9 @@ inline __attribute__((always_inline)) void multiply_tile(
     memcpy(sums, local, sizeof sums);
 }
 
-// Calls tile(first row, number of rows as a constant) for tiles as even as possible, of at most MOST.
-template <int MOST, class Tile>
+// Calls tile(first row, number of rows as a constant) for tiles as even as possible, of at most MOST
+// rows. None has fewer than LEAST: the code for such is not made.
+template <int MOST, int LEAST = 1, class Tile>
 inline void each_tile(int64_t num_rows, const Tile& tile) {
     const int64_t num_tiles = ceil_div(num_rows, MOST);
     for (int64_t i = 0; i < num_tiles; i++) {
@@ -102,7 +125,7 @@ inline void each_tile(int64_t num_rows, const Tile& tile) {
         switch (last - first) {
 #define TANDEM_ROWS(n)                                                    \
     case n:                                                               \
-        if constexpr (n <= MOST) tile(first, std::integral_constant<int, n>{}); \
+        if constexpr (LEAST <= n && n <= MOST) tile(first, std::integral_constant<int, n>{}); \
         break
             TANDEM_ROWS(1);
             TANDEM_ROWS(2);

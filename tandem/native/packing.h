@@ -1,55 +1,11 @@
-// Keys and values of a tile, packed from their pages into panels, as products read them (`matmul.h`).
+// Keys and values of a sequence as products read them (`matmul.h`), from their pages: a line at a time
+// in registers, or a tile packed into panels.
 #pragma once
 
 #include "pages.h"
+#include "rows.h"
 
 namespace tandem {
-
-// A word of each of LANES rows in, a row of each of LANES words out.
-inline void transpose(Words (&rows)[LANES]) {
-#if defined(__AVX512BF16__)
-    __m512i a[16], b[16];
-    for (int i = 0; i < 16; i += 2) {
-        a[i] = _mm512_unpacklo_epi32((__m512i)rows[i], (__m512i)rows[i + 1]);
-        a[i + 1] = _mm512_unpackhi_epi32((__m512i)rows[i], (__m512i)rows[i + 1]);
-    }
-    for (int i = 0; i < 16; i += 4)
-        for (int j = 0; j < 2; j++) {
-            b[i + 2 * j] = _mm512_unpacklo_epi64(a[i + j], a[i + j + 2]);
-            b[i + 2 * j + 1] = _mm512_unpackhi_epi64(a[i + j], a[i + j + 2]);
-        }
-    for (int c = 0; c < 4; c++) {
-        const __m512i even_low = _mm512_shuffle_i32x4(b[c], b[4 + c], 0x88);
-        const __m512i even_high = _mm512_shuffle_i32x4(b[8 + c], b[12 + c], 0x88);
-        const __m512i odd_low = _mm512_shuffle_i32x4(b[c], b[4 + c], 0xdd);
-        const __m512i odd_high = _mm512_shuffle_i32x4(b[8 + c], b[12 + c], 0xdd);
-        rows[c] = (Words)_mm512_shuffle_i32x4(even_low, even_high, 0x88);
-        rows[4 + c] = (Words)_mm512_shuffle_i32x4(odd_low, odd_high, 0x88);
-        rows[8 + c] = (Words)_mm512_shuffle_i32x4(even_low, even_high, 0xdd);
-        rows[12 + c] = (Words)_mm512_shuffle_i32x4(odd_low, odd_high, 0xdd);
-    }
-#elif defined(__AVX2__)
-    __m256i a[8], b[8];
-    for (int i = 0; i < 8; i += 2) {
-        a[i] = _mm256_unpacklo_epi32((__m256i)rows[i], (__m256i)rows[i + 1]);
-        a[i + 1] = _mm256_unpackhi_epi32((__m256i)rows[i], (__m256i)rows[i + 1]);
-    }
-    for (int i = 0; i < 8; i += 4)
-        for (int j = 0; j < 2; j++) {
-            b[i + 2 * j] = _mm256_unpacklo_epi64(a[i + j], a[i + j + 2]);
-            b[i + 2 * j + 1] = _mm256_unpackhi_epi64(a[i + j], a[i + j + 2]);
-        }
-    for (int c = 0; c < 4; c++) {
-        rows[c] = (Words)_mm256_permute2x128_si256(b[c], b[4 + c], 0x20);
-        rows[4 + c] = (Words)_mm256_permute2x128_si256(b[c], b[4 + c], 0x31);
-    }
-#else
-    Words columns[LANES];
-    for (int i = 0; i < LANES; i++)
-        for (int j = 0; j < LANES; j++) columns[j][i] = rows[i][j];
-    for (int i = 0; i < LANES; i++) rows[i] = columns[i];
-#endif
-}
 
 // LANES words of factors F from a row of items.
 template <class F, class Item>
@@ -63,53 +19,163 @@ inline Words load_words(const Item* from) {
 #endif
 }
 
-// The same of up to LANES words; 0 for those past the end of the row.
+// Four words of factors F from each of LANES / 4 rows, `stride` items apart.
 template <class F, class Item>
-inline Words load_words(const Item* from, int64_t num_words) {
-    if (num_words >= LANES) return load_words<F>(from);
-    Item items[LANES * PER_WORD<F>] = {};
-    memcpy(items, from, num_words * PER_WORD<F> * sizeof(Item));
-    return load_words<F>(items);
+inline Words load_quads(const Item* from, int64_t stride) {
+    constexpr int64_t BYTES = 4 * PER_WORD<F> * sizeof(Item);
+    if constexpr (BYTES < 16) {
+        using Quad = std::conditional_t<BYTES == 8, int64_t, int32_t>;
+        typedef Quad Quads __attribute__((vector_size(LANES / 4 * BYTES)));
+        Quads quads;
+        for (int i = 0; i < LANES / 4; i++) quads[i] = load<Quad>(from + i * stride);
+        return load_words<F>((const Item*)&quads);
+    }
+#if defined(__AVX512BF16__)
+    // By halves: what is inserted from memory into 256 bits takes no shuffle.
+    const auto half = [&](int i) {
+        const __m256i quad = _mm256_castsi128_si256(load<__m128i>(from + i * stride));
+        return _mm256_inserti128_si256(quad, load<__m128i>(from + (i + 1) * stride), 1);
+    };
+    return (Words)_mm512_inserti64x4(_mm512_castsi256_si512(half(0)), half(2), 1);
+#elif defined(__AVX2__)
+    const __m256i quad = _mm256_castsi128_si256(load<__m128i>(from));
+    return (Words)_mm256_inserti128_si256(quad, load<__m128i>(from + stride), 1);
+#else
+    return load<Words>(from);
+#endif
+}
+
+// Words that a key's items take: whole quads.
+template <class F>
+constexpr int64_t key_words(int64_t head_dim) {
+    return round_up(ceil_div(head_dim, PER_WORD<F>), 4);
+}
+
+// The keys or values of LANES neighbouring positions, the first a multiple of LANES.
+template <class Item>
+struct Neighbours {
+    const Item* first;
+    int64_t stride;
+
+    const Item* row(int64_t i) const { return first + i * stride; }
+
+    // Items [item, item + WIDTH) of the rows that share word i of F: one row as float32, two as
+    // bfloat16. Of two rows they are in an order of their own, which `in_order` undoes.
+    template <class F>
+    Line line(int i, int64_t item) const {
+        if constexpr (PER_WORD<F> == 1) {
+            const Item* const from = row(i) + item;
+            return {load_words<F>(from), load_words<F>(from + LANES)};
+        }
+#if defined(__AVX512BF16__)
+        const __m512i a = (__m512i)load_words<F>(row(2 * i) + item);
+        const __m512i b = (__m512i)load_words<F>(row(2 * i + 1) + item);
+        return {(Words)_mm512_unpacklo_epi16(a, b), (Words)_mm512_unpackhi_epi16(a, b)};
+#endif
+    }
+};
+
+// Reads neighbours four words of F at a time: a column of each word.
+template <class F, class Item>
+struct ColumnReader {
+    const Item* rows[4];
+    int64_t stride;  // from row to fourth row
+
+    explicit ColumnReader(const Neighbours<Item>& neighbours) : stride(4 * neighbours.stride) {
+        for (int i = 0; i < 4; i++) rows[i] = neighbours.row(i);
+    }
+
+    void read(Words (&columns)[4]) {
+        Words quads[4];
+        for (int i = 0; i < 4; i++) {
+            quads[i] = load_quads<F>(rows[i], stride);
+            rows[i] += 4 * PER_WORD<F>;
+            // Or the compiler keeps an address of each row, more than there are registers.
+            asm("" : "+r"(rows[i]));
+        }
+        const Words low = zip_low(quads[0], quads[1]), high = zip_high(quads[0], quads[1]);
+        const Words next_low = zip_low(quads[2], quads[3]), next_high = zip_high(quads[2], quads[3]);
+        columns[0] = join_low(low, next_low);
+        columns[1] = join_high(low, next_low);
+        columns[2] = join_low(high, next_high);
+        columns[3] = join_high(high, next_high);
+    }
+};
+
+enum class Unseen { ANYTHING, NUMBERS };
+
+// Neighbours with as many items as are wanted: those past a row's own are 0. Rows past the last
+// position, which nobody sees, are whatever there is in its block, or else the last one again. Where
+// the cache has no such rows side by side they are copied.
+template <Unseen UNSEEN, class Item>
+inline Neighbours<Item> find_neighbours(
+    Item* copies, const Pages<Item>& pages, const Item* items, int64_t position, int64_t num_items
+) {
+    const int64_t last = pages.end - 1;
+    position = least(position, last / LANES * LANES);
+    const bool are_together = pages.block_shift >= LANES_SHIFT;
+    const bool are_all_there = UNSEEN == Unseen::ANYTHING || position + LANES <= pages.end;
+    if (are_together && are_all_there && num_items == pages.head_dim)
+        return {items + pages.offset(position), pages.token_items};
+    constexpr int64_t STEP = sizeof(Words) / sizeof(Item);
+    for (int64_t i = 0; i < LANES; i++) {
+        const Item* const from = items + pages.offset(least(position + i, last));
+        Item* const to = copies + i * num_items;
+        int64_t item = 0;
+        for (; item + STEP <= pages.head_dim; item += STEP)
+            store(to + item, load<Words>(from + item));
+        memcpy(to + item, from + item, (pages.head_dim - item) * sizeof(Item));
+        memset(to + pages.head_dim, 0, (num_items - pages.head_dim) * sizeof(Item));
+    }
+    return {copies, num_items};
+}
+
+// The keys do not matter where nobody sees them: their scores are dropped.
+template <class F, class Item>
+inline ColumnReader<F, Item> read_keys(Item* copies, const Pages<Item>& pages, int64_t position) {
+    const int64_t num_items = key_words<F>(pages.head_dim) * PER_WORD<F>;
+    return ColumnReader<F, Item>(
+        find_neighbours<Unseen::ANYTHING>(copies, pages, pages.keys, position, num_items)
+    );
+}
+
+// The values do: they weigh 0, and so have to be numbers.
+template <class Item>
+inline Neighbours<Item> find_values(Item* copies, const Pages<Item>& pages, int64_t position) {
+    const int64_t num_items = padded(pages.head_dim);
+    return find_neighbours<Unseen::NUMBERS>(copies, pages, pages.values, position, num_items);
+}
+
+// What was summed of lines, as the rows' items are.
+template <class F>
+inline Sums in_order(Sums sums) {
+#if defined(__AVX512BF16__)
+    if constexpr (PER_WORD<F> == 2) {
+        const __m512i lower = _mm512_setr_epi32(0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23);
+        const __m512i upper = _mm512_add_epi32(lower, _mm512_set1_epi32(8));
+        return {
+            (Floats)_mm512_permutex2var_ps((__m512)sums.left, lower, (__m512)sums.right),
+            (Floats)_mm512_permutex2var_ps((__m512)sums.left, upper, (__m512)sums.right),
+        };
+    }
+#endif
+    return sums;
 }
 
 // Keys [first, last) of the tile at `start`, as panels [key / WIDTH][word][WIDTH].
 template <class F, class Item>
 inline void pack_keys(
-    int32_t* to, const Pages<Item>& pages, int64_t start, int64_t first, int64_t last
+    int32_t* to, Item* copies, const Pages<Item>& pages, int64_t start, int64_t first, int64_t last
 ) {
-    const int64_t depth = pages.head_dim / PER_WORD<F>;
+    const int64_t depth = key_words<F>(pages.head_dim);
     for (int64_t key = first; key < last; key += LANES) {
-        const Item* rows[LANES];
-        pages.find(rows, pages.keys, start + key);
+        ColumnReader<F, Item> reader = read_keys<F>(copies, pages, start + key);
         int32_t* panel = to + key / WIDTH * depth * WIDTH + key % WIDTH;
-        for (int64_t word = 0; word < depth; word += LANES) {
-            Words words[LANES];
-            for (int i = 0; i < LANES; i++)
-                words[i] = load_words<F>(rows[i] + word * PER_WORD<F>, depth - word);
-            transpose(words);
-            const int64_t num_words = least(depth - word, LANES);
-            for (int64_t i = 0; i < num_words; i++) store(panel + (word + i) * WIDTH, words[i]);
+        for (int64_t word = 0; word < depth; word += 4, panel += 4 * WIDTH) {
+            Words columns[4];
+            reader.read(columns);
+            for (int i = 0; i < 4; i++) store(panel + i * WIDTH, columns[i]);
         }
-    }
-}
-
-// WIDTH items of each of the keys that share a word: of one key as float32, of two as bfloat16.
-template <class F, class Item>
-inline void pack_line(int32_t* to, const Item* row, const Item* next) {
-    if constexpr (PER_WORD<F> == 1) {
-        store(to, load_words<F>(row));
-        store(to + LANES, load_words<F>(row + LANES));
-    } else {
-#if defined(__AVX512BF16__)
-        const __m512i order = _mm512_set_epi16(
-            47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38, 6, 37, 5, 36, 4,
-            35, 3, 34, 2, 33, 1, 32, 0
-        );
-        const __m512i further = _mm512_add_epi16(order, _mm512_set1_epi16(16));
-        const __m512i a = (__m512i)load_words<F>(row), b = (__m512i)load_words<F>(next);
-        store(to, _mm512_permutex2var_epi16(a, order, b));
-        store(to + LANES, _mm512_permutex2var_epi16(a, further, b));
-#endif
     }
 }
 
@@ -117,24 +183,15 @@ inline void pack_line(int32_t* to, const Item* row, const Item* next) {
 // [item / WIDTH][key / PER_WORD][WIDTH].
 template <class F, class Item>
 inline void pack_values(
-    int32_t* to, const Pages<Item>& pages, int64_t start, int64_t first, int64_t last
+    int32_t* to, Item* copies, const Pages<Item>& pages, int64_t start, int64_t first, int64_t last
 ) {
     constexpr int64_t PANEL = TILE / PER_WORD<F> * WIDTH;
-    const int64_t whole = pages.head_dim / WIDTH * WIDTH, rest = pages.head_dim - whole;
     for (int64_t key = first; key < last; key += LANES) {
-        const Item* rows[LANES];
-        pages.find(rows, pages.values, start + key);
-        for (int i = 0; i < LANES; i += PER_WORD<F>) {
-            const Item *row = rows[i], *next = rows[i + PER_WORD<F> - 1];
-            int32_t* line = to + (key + i) / PER_WORD<F> * WIDTH;
-            for (int64_t item = 0; item < whole; item += WIDTH)
-                pack_line<F>(line + item / WIDTH * PANEL, row + item, next + item);
-            if (rest) {
-                Item tails[2][WIDTH] = {};
-                memcpy(tails[0], row + whole, rest * sizeof(Item));
-                memcpy(tails[1], next + whole, rest * sizeof(Item));
-                pack_line<F>(line + whole / WIDTH * PANEL, tails[0], tails[1]);
-            }
+        const Neighbours<Item> values = find_values(copies, pages, start + key);
+        for (int i = 0; i < LANES / PER_WORD<F>; i++) {
+            int32_t* line = to + (key / PER_WORD<F> + i) * WIDTH;
+            for (int64_t item = 0; item < pages.head_dim; item += WIDTH, line += PANEL)
+                store(line, values.template line<F>(i, item));
         }
     }
 }
@@ -144,14 +201,11 @@ inline void load_scales(
     float* keys, float* values, const Pages<int8_t>& pages, int64_t start, int64_t first,
     int64_t last
 ) {
-    for (int64_t key = first; key < last; key += LANES) {
-        const int8_t *key_rows[LANES], *value_rows[LANES];
-        pages.find(key_rows, pages.keys, start + key);
-        pages.find(value_rows, pages.values, start + key);
-        for (int i = 0; i < LANES; i++) {
-            memcpy(keys + key + i, key_rows[i] + pages.head_dim, sizeof(float));
-            memcpy(values + key + i, value_rows[i] + pages.head_dim, sizeof(float));
-        }
+    for (int64_t key = first; key < last; key++) {
+        const int64_t position = least(start + key, pages.end - 1);
+        const int64_t scale = pages.offset(position) + pages.head_dim;
+        memcpy(keys + key, pages.keys + scale, sizeof(float));
+        memcpy(values + key, pages.values + scale, sizeof(float));
     }
 }
 

@@ -199,12 +199,18 @@ struct PagedAttention {
         return (T*)items + (task.row + query) * stride + first;
     }
 
+    // Rows of as many words as a key has.
     void gather(const Task& task, Scratch<F>& scratch) const {
+        const int64_t dim = model.head_dim, num_items = key_words<F>(dim) * PER_WORD<F>;
         F* to = scratch.queries;
-        const int64_t items = group() * model.head_dim;
         for (int64_t head = 0; head < task.num_heads; head++)
-            for (int64_t query = 0; query < task.num_queries; query++, to += items)
-                widen_row(to, row_of(step.queries, task, head, query), items);
+            for (int64_t query = 0; query < task.num_queries; query++) {
+                const T* from = row_of(step.queries, task, head, query);
+                for (int64_t i = 0; i < group(); i++, from += dim, to += num_items) {
+                    widen_row(to, from, dim);
+                    memset(to + dim, 0, (num_items - dim) * sizeof(F));
+                }
+            }
     }
 
     void finish(const Task& task, const Seen& seen) const {
@@ -216,7 +222,13 @@ struct PagedAttention {
                 for (int64_t i = 0; i < group(); i++, row++, to += dim) {
                     const float* values = seen.values + row * seen.width;
                     const float mass = total(load_floats(seen.mass + row * LANES));
-                    for (int64_t j = 0; j < dim; j++) round_to(to[j], values[j] / mass);
+                    for (int64_t j = 0; j < dim; j += WIDTH) {
+                        const Sums panel = in_order<F>(load<Sums>(values + j));
+                        float items[WIDTH];
+                        store(items, Sums{panel.left / mass, panel.right / mass});
+                        for (int64_t item = 0; item < least(WIDTH, dim - j); item++)
+                            round_to(to[j + item], items[item]);
+                    }
                 }
             }
     }

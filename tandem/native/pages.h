@@ -13,8 +13,6 @@ constexpr int64_t LANES_SHIFT = __builtin_ctz(LANES);
 template <class Item>
 constexpr int64_t SCALE_BYTES = sizeof(Item) == 1 ? sizeof(float) : 0;
 
-alignas(64) const char ZEROS[MAX_HEAD_DIM * sizeof(float)] = {};
-
 // From one of its KV heads on.
 template <class Item>
 struct Pages {
@@ -31,17 +29,6 @@ struct Pages {
         const int64_t block = table[position >> block_shift];
         const int64_t within = position & ((int64_t(1) << block_shift) - 1);
         return ((block << block_shift) + within) * token_items;
-    }
-
-    // Where LANES neighbours lie, the first at a multiple of LANES.
-    void find(const Item* (&rows)[LANES], const Item* items, int64_t position) const {
-        if (block_shift >= LANES_SHIFT && position + LANES <= end) {
-            const Item* first = items + offset(position);
-            for (int i = 0; i < LANES; i++) rows[i] = first + i * token_items;
-            return;
-        }
-        for (int i = 0; i < LANES; i++)
-            rows[i] = position + i < end ? items + offset(position + i) : (const Item*)ZEROS;
     }
 
     Pages of_head(int64_t head) const {
@@ -105,9 +92,10 @@ class Prefetch {
     void each_line(int64_t num_items, const Visit& visit) {
         for (int64_t n = num_items * int64_t(sizeof(Item)); n > 0;) {
             if (line >= stop && !advance()) return;
-            visit(line);
-            n -= least(LINE, stop - line);
-            line += LINE;
+            const char *const from = line, *const end = from + least(n, stop - from);
+            line = end;
+            for (const char* each = from; each < end; each += LINE) visit(each);
+            n -= end - from;
         }
     }
 

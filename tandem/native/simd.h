@@ -126,6 +126,41 @@ inline void store_bytes(void* to, const Words (&words)[32 / LANES]) {
 inline Floats low_half(Words words) { return (Floats)(words << 16); }
 inline Floats high_half(Words words) { return (Floats)(words & int32_t(0xffff0000)); }
 
+// Of each lane of 128 bits, the lower (upper) halves of `a` and `b`: their words in turn, or one half
+// after the other.
+#if defined(__AVX512BF16__)
+inline Words zip_low(Words a, Words b) {
+    return (Words)_mm512_unpacklo_epi32((__m512i)a, (__m512i)b);
+}
+inline Words zip_high(Words a, Words b) {
+    return (Words)_mm512_unpackhi_epi32((__m512i)a, (__m512i)b);
+}
+inline Words join_low(Words a, Words b) {
+    return (Words)_mm512_unpacklo_epi64((__m512i)a, (__m512i)b);
+}
+inline Words join_high(Words a, Words b) {
+    return (Words)_mm512_unpackhi_epi64((__m512i)a, (__m512i)b);
+}
+#elif defined(__AVX2__)
+inline Words zip_low(Words a, Words b) {
+    return (Words)_mm256_unpacklo_epi32((__m256i)a, (__m256i)b);
+}
+inline Words zip_high(Words a, Words b) {
+    return (Words)_mm256_unpackhi_epi32((__m256i)a, (__m256i)b);
+}
+inline Words join_low(Words a, Words b) {
+    return (Words)_mm256_unpacklo_epi64((__m256i)a, (__m256i)b);
+}
+inline Words join_high(Words a, Words b) {
+    return (Words)_mm256_unpackhi_epi64((__m256i)a, (__m256i)b);
+}
+#else
+inline Words zip_low(Words a, Words b) { return Words{a[0], b[0], a[1], b[1]}; }
+inline Words zip_high(Words a, Words b) { return Words{a[2], b[2], a[3], b[3]}; }
+inline Words join_low(Words a, Words b) { return Words{a[0], a[1], b[0], b[1]}; }
+inline Words join_high(Words a, Words b) { return Words{a[2], a[3], b[2], b[3]}; }
+#endif
+
 // sum + a * b, over the items of each word.
 template <class T>
 inline Floats dot(Floats sum, Words a, Words b);
