@@ -23,6 +23,7 @@ from tandem.process.host import memory_bytes
 from tandem.worker.fit import check_fit, takes_kernels
 from tandem.worker.pool_size import MemoryBudget, default_share, mock_num_blocks
 from tandem.worker.settings import WorkerSettings
+from tandem.worker.step_memory import StepMemory
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -108,23 +109,28 @@ def _num_blocks(
     num_sharers: int,
 ) -> int:
     config = folder.config
+    total_bytes, free_bytes = _memory_bytes(device)
     budget = MemoryBudget(
         device=device,
-        memory_bytes=_memory_bytes(device),
+        memory_bytes=total_bytes,
         share=settings.memory_share or default_share(device),
         weight_bytes=WeightCounts.of(config).num_bytes(dtype, settings.quantization),
         num_sharers=num_sharers,
+        step_bytes=StepMemory.of(config).num_bytes(device, dtype),
     )
+    budget.check_free(free_bytes)
     layout = config.kv_layout(settings.block_size, kv_dtype(settings.kv_cache_dtype, dtype))
     return budget.num_blocks(layout)
 
 
-def _memory_bytes(device: CpuDevice | CudaDevice) -> int:
+def _memory_bytes(device: CpuDevice | CudaDevice) -> tuple[int, int]:
+    """In all, and what is free of it; a CPU's may be had back from others, and counts as free."""
     if isinstance(device, CpuDevice):
-        return memory_bytes()
+        return memory_bytes(), memory_bytes()
     import torch
 
-    return torch.cuda.get_device_properties(device.index).total_memory
+    free_bytes, total_bytes = torch.cuda.mem_get_info(device.index)
+    return total_bytes, free_bytes
 
 
 class LogitsDump:

@@ -16,10 +16,11 @@ CPU_MEMORY_SHARE = 0.15
 
 @dataclass(frozen=True, slots=True)
 class MemoryBudget:
-    """What a worker takes of its device: `share` of `memory_bytes`, for weights and KV pool.
+    """What a worker takes of its device: `share` of `memory_bytes`, for weights, steps and KV pool.
 
-    `weight_bytes` is what the weights take once loaded. `num_sharers` workers, this one included,
-    have the same pages of them; each counts its part.
+    `weight_bytes` is what the weights take once loaded, `step_bytes` what steps take beside them
+    and the pool. `num_sharers` workers, this one included, have the same pages of the weights; each
+    counts its part.
     """
 
     device: CpuDevice | CudaDevice
@@ -27,15 +28,30 @@ class MemoryBudget:
     share: float
     weight_bytes: int
     num_sharers: int = 1
+    step_bytes: int = 0
 
     @property
     def own_weight_bytes(self) -> int:
         """The worker's part of the weights."""
         return -(-self.weight_bytes // self.num_sharers)
 
+    @property
+    def own_bytes(self) -> int:
+        """All but the pool."""
+        return self.own_weight_bytes + self.step_bytes
+
+    def check_free(self, free_bytes: int) -> None:
+        """Raise `ConfigError` where others have taken of the share."""
+        if free_bytes < int(self.memory_bytes * self.share):
+            raise ConfigError(
+                f"{self.share * 100:.3g}% of the memory of {self.device} is wanted, and "
+                f"{free_bytes / self.memory_bytes * 100:.3g}% is free",
+                param="memory_share",
+            )
+
     def num_blocks(self, layout: KVLayout) -> int:
-        """Blocks that fit beside the weights. Raises `ConfigError` if not even one does."""
-        pool_bytes = int(self.memory_bytes * self.share) - self.own_weight_bytes
+        """Blocks that fit beside the rest. Raises `ConfigError` if not even one does."""
+        pool_bytes = int(self.memory_bytes * self.share) - self.own_bytes
         if pool_bytes < layout.block_bytes:
             raise _no_room(self.share, str(self.device))
         return pool_bytes // layout.block_bytes
@@ -58,6 +74,7 @@ def mock_num_blocks(device: str, profile: Profile, share: float | None, block_si
 def _no_room(share: float, device: str) -> ConfigError:
     """The error for a share that is too small."""
     return ConfigError(
-        f"{share * 100:.3g}% of the memory of {device} does not hold the weights and one KV block",
+        f"{share * 100:.3g}% of the memory of {device} does not hold the "
+        "weights, a step and one KV block",
         param="memory_share",
     )

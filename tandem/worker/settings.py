@@ -60,7 +60,7 @@ class WorkerSettings(ServiceSettings):
         None,
         gt=0.0,
         lt=1.0,
-        description="share of the device's memory for weights and KV pool; "
+        description="share of the device's memory for weights, KV pool and, on a GPU, steps; "
         "null: 0.15 of a CPU's, which others use too, 0.9 of a GPU's",
     )
     weight_sharers: int = Field(

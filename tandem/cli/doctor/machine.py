@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 from tandem.artifacts.weight_counts import WeightCounts
 from tandem.core.kv import KVLayout
+from tandem.worker.step_memory import StepMemory
 
 NO_WEIGHTS = WeightCounts()
+NO_STEPS = StepMemory()
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ class Memory:
 @dataclass(frozen=True)
 class Model:
     """`checkpoint_bytes`: size of the weight files, 0 for the mock model; `weights`: how many there
-    are in them. `download_bytes` and
+    are in them; `steps`: what decides the memory that steps take. `download_bytes` and
     `import_bytes`: what must be fetched, and the room that it takes in the cache, both 0 if the
     model is here."""
 
@@ -93,6 +95,7 @@ class Model:
     head_dim: int
     max_model_len: int
     weights: WeightCounts = NO_WEIGHTS
+    steps: StepMemory = NO_STEPS
     download_bytes: int = 0
     import_bytes: int = 0
 

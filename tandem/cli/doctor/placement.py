@@ -92,18 +92,19 @@ def _judge_place(
         share,
         model.weights.num_bytes(dtype, _quantization(settings)),
         num_sharers=settings.num_weight_sharers if has_kernels else 1,
+        step_bytes=model.steps.num_bytes(device, dtype),
     )
     found = f"{format_bytes(place.memory_bytes)}, {format_bytes(place.free_bytes)} free"
     if place.name:
         found = f"{place.name}: {found}"
-    enough = budget.own_weight_bytes + layout.block_bytes * layout.blocks_for(
+    enough = budget.own_bytes + layout.block_bytes * layout.blocks_for(
         min(ENOUGH_TOKENS, model.max_model_len)
     )
     try:
         num_blocks = _number(settings, "num-blocks") or budget.num_blocks(layout)
     except ConfigError as error:
         return problem("memory", f"{found}; {error.message}", _larger_share(place, enough))
-    claimed = budget.own_weight_bytes + num_blocks * layout.block_bytes
+    claimed = budget.own_bytes + num_blocks * layout.block_bytes
     pool = _describe_pool(num_blocks, layout.block_size, claimed, place.num_workers)
     return _judge_claim(place, claimed, f"{found}; {pool}") or _judge_length(
         f"{found}; {pool}", num_blocks * layout.block_size, model, settings

@@ -14,6 +14,7 @@ from tandem.artifacts.resolve import DEFAULT, find, find_config
 from tandem.artifacts.weight_counts import WeightCounts
 from tandem.cli.doctor.machine import Folder, HubModel, Model, NoModel
 from tandem.core.errors import ConfigError
+from tandem.worker.step_memory import StepMemory
 
 BFLOAT16_BYTES = 2
 DEFAULT_CHECKPOINT_BYTES = 269_060_000
@@ -68,6 +69,7 @@ def _model(
         head_dim=config.head_dim,
         max_model_len=config.max_position_embeddings,
         weights=WeightCounts.of(config),
+        steps=StepMemory.of(config),
         download_bytes=download_bytes,
         import_bytes=import_bytes,
     )

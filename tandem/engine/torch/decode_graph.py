@@ -27,20 +27,27 @@ NUM_WARM_UPS = 2
 TOKEN, POSITION, SLOT, LENGTH = range(4)
 NUM_COLUMNS = 4
 
-Decode = Callable[[GpuRows], Tensor]
-"""Logits, a row for each."""
+Decode = Callable[[GpuRows, Tensor], object]
+"""Puts the rows' logits into the tensor [rows, vocab_size]."""
 
 
 class DecodeGraphs:
     """The graphs of one model and pool. On a CPU, where there are none, `decode` itself runs."""
 
     def __init__(
-        self, decode: Decode, pool: TorchKVPool, device: torch.device, max_model_len: int
+        self,
+        decode: Decode,
+        pool: TorchKVPool,
+        device: torch.device,
+        max_model_len: int,
+        vocab_size: int,
     ) -> None:
         """Records all sizes, from the largest down: the smaller ones use the same memory."""
         memory = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
+        # One replay's at a time.
+        logits = torch.empty(BATCH_SIZES[-1], vocab_size, dtype=torch.float32, device=device)
         self._graphs = {
-            size: DecodeGraph(decode, pool, device, max_model_len, size, memory)
+            size: DecodeGraph(decode, pool, device, max_model_len, logits[:size], memory)
             for size in reversed(BATCH_SIZES)
         }
 
@@ -99,7 +106,7 @@ class HostRows:
 
 
 class DecodeGraph:
-    """The step of one size of batch."""
+    """The step of one size of batch: that of `logits` [rows, vocab_size], which it fills."""
 
     def __init__(
         self,
@@ -107,17 +114,18 @@ class DecodeGraph:
         pool: TorchKVPool,
         device: torch.device,
         max_model_len: int,
-        size: int,
+        logits: Tensor,
         memory: Any,
     ) -> None:
         self._decode = decode
+        self._logits = logits
+        size = len(logits)
         on_gpu = device.type == "cuda"
         # Two, in turn: while one step's is being copied, the next step's is written.
         self._host = [HostRows(size, pool, max_model_len, on_gpu) for _ in range(2)]
         self._inputs = self._host[0].items.to(device, copy=True)
         self._rows = _rows(self._inputs, size)
         self.graph: torch.cuda.CUDAGraph | None = None
-        self._logits: Tensor | None = None
         if on_gpu:
             self._record(memory)
 
@@ -126,9 +134,10 @@ class DecodeGraph:
         self._host.reverse()
         self._host[0].fill(plan)
         self._inputs.copy_(self._host[0].items, non_blocking=True)
-        if self.graph is None or self._logits is None:
-            return self._decode(self._rows)[: len(plan.slices)]
-        self.graph.replay()
+        if self.graph is None:
+            self._decode(self._rows, self._logits)
+        else:
+            self.graph.replay()
         return self._logits[: len(plan.slices)]
 
     @torch.inference_mode()
@@ -137,11 +146,11 @@ class DecodeGraph:
         beside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(beside):
             for _ in range(NUM_WARM_UPS):
-                self._decode(self._rows)
+                self._decode(self._rows, self._logits)
         torch.cuda.current_stream().wait_stream(beside)
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph, pool=memory):
-            self._logits = self._decode(self._rows)
+            self._decode(self._rows, self._logits)
 
 
 def _rows(inputs: Tensor, size: int) -> GpuRows:

@@ -57,9 +57,10 @@ class GpuDecoder:
         last_tokens: Tensor,
         logit_rows: Tensor | None = None,
         on_layer: LayerHook | None = None,
+        out: Tensor | None = None,
     ) -> Tensor:
-        """Float32 logits [rows, vocab_size], or only those of `logit_rows`. `last_tokens` as in
-        `triton_layers.embed`, `on_layer` as in `Engine.launch`."""
+        """Float32 logits [rows, vocab_size], or only those of `logit_rows`, in `out` if it is
+        given. `last_tokens` as in `triton_layers.embed`, `on_layer` as in `Engine.launch`."""
         weights, eps = self._weights, self._config.rms_norm_eps
         hidden = embed(rows.token_ids, last_tokens, weights.embedding.weight)
         delta: Tensor | None = None
@@ -71,7 +72,8 @@ class GpuDecoder:
         if logit_rows is not None:
             hidden = hidden[logit_rows]
             delta = delta[logit_rows] if delta is not None else None
-        return weights.lm_head(add_rms_norm(hidden, delta, weights.final_norm, eps)).float()
+        logits = weights.lm_head(add_rms_norm(hidden, delta, weights.final_norm, eps))
+        return logits.float() if out is None else out.copy_(logits)
 
     def _attend(
         self,

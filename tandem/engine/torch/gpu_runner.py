@@ -43,7 +43,8 @@ class GpuRunner:
         self._last_tokens = torch.zeros(MAX_PENDING, dtype=torch.int64, device=device)
         self._last_rows: dict[int, int] = {}
         self.graphs = DecodeGraphs(
-            lambda rows: decoder.logits(rows, self._last_tokens), pool, device, max_model_len
+            lambda rows, logits: decoder.logits(rows, self._last_tokens, out=logits),
+            *(pool, device, max_model_len, config.vocab_size),
         )
 
     @property

@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 
 from tandem.artifacts.weight_counts import WeightCounts
-from tandem.core.device import CpuDevice
+from tandem.core.device import CpuDevice, CudaDevice
 from tandem.core.errors import ConfigError
 from tandem.core.kv import KVLayout
 from tandem.core.quantization import Quantization
 from tandem.worker.pool_size import MemoryBudget
+from tandem.worker.step_memory import StepMemory
 
 # A block: 16 tokens of 2 layers, K and V, 64 floats.
 LAYOUT = KVLayout(num_layers=2, num_kv_heads=1, head_dim=64, block_size=16, dtype="float32")
@@ -42,6 +43,26 @@ def test_no_room_for_a_block_is_an_error() -> None:
     with pytest.raises(ConfigError, match="50% of the memory") as caught:
         num_blocks(50_000_000 - BLOCK_BYTES + 1)
     assert caught.value.param == "memory_share"
+
+
+def test_what_others_have_taken_is_not_there() -> None:
+    budget = MemoryBudget(CudaDevice(0), 100_000_000, 0.5, weight_bytes=0)
+    budget.check_free(50_000_000)
+    with pytest.raises(ConfigError, match="50% of the memory of cuda:0 is wanted, and 40% is free"):
+        budget.check_free(40_000_000)
+
+
+def test_steps_of_a_gpu_have_their_part() -> None:
+    gpu, mib = CudaDevice(0), 1 << 20
+    # As many tokens, rows and words that every term is a number of MiB.
+    model = StepMemory(vocab_size=1024, hidden_size=256, intermediate_size=1024)
+    activations = 8192 * (4 * 256 + 3 * 1024) * 2 // mib
+    assert activations == 64
+    assert model.num_bytes(gpu, "bfloat16") == (768 + 64 + 2 + 3) * mib
+    assert model.num_bytes(gpu, "float32") == (768 + 128 + 2 + 3) * mib
+    assert model.num_bytes(CpuDevice(), "bfloat16") == 0
+    budget = MemoryBudget(gpu, 100_000_000, 0.5, weight_bytes=0, step_bytes=30_000_000)
+    assert budget.num_blocks(LAYOUT) == 20_000_000 // BLOCK_BYTES
 
 
 @pytest.mark.parametrize(
