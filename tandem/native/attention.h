@@ -99,6 +99,7 @@ struct Scratch {
     alignas(64) float key_scales[TILE];
     alignas(64) float value_scales[TILE];
     alignas(64) float scores[MAX_ROWS<F> * TILE];
+    alignas(64) float kept[round_up(MAX_ROWS<F>, LANES)];
     alignas(64) float seen[2][QUERY_ROWS * (MAX_HEAD_DIM + LANES + 1) + 16];
     alignas(64) F weights[MAX_ROWS<F> * TILE];
 
@@ -260,10 +261,11 @@ struct TileView {
         store(scratch.scores + r * TILE + key, scores);
     }
 
-    // Makes weights of scores, and earlier sums worth as much as they are now.
+    // Makes weights of scores, relative to the highest one by now. Of earlier sums the share `kept` is
+    // left.
     void weigh(int64_t begin, int64_t stop) const {
         const float* value_scales = SCALE_BYTES<Item> ? scratch.value_scales : nullptr;
-        float kept[round_up(ROWS, LANES)] = {};
+        float* const kept = scratch.kept;
         for (int r = 0; r < ROWS; r++) {
             float& top = seen.top[row + r];
             const float before = top;
@@ -281,9 +283,6 @@ struct TileView {
             );
             float* mass = seen.mass + (row + r) * LANES;
             store(mass, fma(load_floats(mass), splat(kept[r]), sum));
-            float* values = seen.values + (row + r) * seen.width;
-            for (int64_t i = 0; i < seen.width; i += LANES)
-                store(values + i, load_floats(values + i) * kept[r]);
         }
     }
 
@@ -330,14 +329,16 @@ struct TileView {
             });
     }
 
-    // add(sums), which are those of the values' items [item, item + COUNT * WIDTH).
+    // add(sums), which are what is kept of those of the values' items [item, item + COUNT * WIDTH).
     template <int COUNT, class Add>
     void each_sums(int64_t item, const Add& add) const {
         Sums sums[COUNT][ROWS];
         float* values = seen.values + row * seen.width + item;
         for (int p = 0; p < COUNT; p++)
-            for (int r = 0; r < ROWS; r++)
-                sums[p][r] = load<Sums>(values + r * seen.width + p * WIDTH);
+            for (int r = 0; r < ROWS; r++) {
+                const Sums before = load<Sums>(values + r * seen.width + p * WIDTH);
+                sums[p][r] = {before.left * scratch.kept[r], before.right * scratch.kept[r]};
+            }
         add(sums);
         for (int p = 0; p < COUNT; p++)
             for (int r = 0; r < ROWS; r++) store(values + r * seen.width + p * WIDTH, sums[p][r]);

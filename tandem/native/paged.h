@@ -107,13 +107,13 @@ struct PagedAttention {
     void run_task(const Task& task, const Span<Item>& span, Ahead<Item>& ahead) const {
         const Queries queries = queries_of(task);
         Scratch<F>& scratch = Scratch<F>::mine();
-        Seen all(scratch.seen[0], queries.num_rows(), width());
-        all.clear(queries.num_rows());
+        const int64_t num_rows = queries.num_rows();
+        Seen all(scratch.seen[0], num_rows, width()), some(scratch.seen[1], num_rows, width());
         gather(task, scratch);
         each_range(span, [&](const Span<Item>& range) {
-            Seen some(scratch.seen[1], queries.num_rows(), width());
-            see_range(some, queries, range, scratch, scale(), ahead);
-            all.merge(some, queries.num_rows(), scale());
+            const bool is_first = range.start == span.start;
+            see_range(is_first ? all : some, queries, range, scratch, scale(), ahead);
+            if (!is_first) all.merge(some, num_rows, scale());
         });
         finish(task, all);
     }
@@ -206,6 +206,11 @@ struct PagedAttention {
         for (int64_t head = 0; head < task.num_heads; head++)
             for (int64_t query = 0; query < task.num_queries; query++) {
                 const T* from = row_of(step.queries, task, head, query);
+                if (dim == num_items) {
+                    widen_row(to, from, group() * dim);
+                    to += group() * dim;
+                    continue;
+                }
                 for (int64_t i = 0; i < group(); i++, from += dim, to += num_items) {
                     widen_row(to, from, dim);
                     memset(to + dim, 0, (num_items - dim) * sizeof(F));
@@ -224,10 +229,14 @@ struct PagedAttention {
                     const float mass = total(load_floats(seen.mass + row * LANES));
                     for (int64_t j = 0; j < dim; j += WIDTH) {
                         const Sums panel = in_order<F>(load<Sums>(values + j));
+                        // Plus 0, as whoever merges more ranges adds it: there is no -0.
                         float items[WIDTH];
-                        store(items, Sums{panel.left / mass, panel.right / mass});
-                        for (int64_t item = 0; item < least(WIDTH, dim - j); item++)
-                            round_to(to[j + item], items[item]);
+                        store(items, (panel.left + 0.0f) / mass);
+                        store(items + LANES, (panel.right + 0.0f) / mass);
+                        if (j + WIDTH <= dim)
+                            round_row(to + j, items, WIDTH);
+                        else
+                            round_row(to + j, items, dim - j);
                     }
                 }
             }
