@@ -11,7 +11,6 @@ import os
 import random
 import socket
 import sys
-import threading
 from dataclasses import dataclass
 from time import process_time
 from typing import Any
@@ -28,6 +27,7 @@ from tandem.engine.torch.kv_pool import TorchKVPool
 from tandem.transfer.receiver import KvReceiver
 from tandem.transfer.reservation import Reservation
 from tandem.transfer.servicer import add_kv_transfer_service
+from tandem.transfer.state_guard import StateGuard
 from tandem.wire.channels import new_server
 
 FINGERPRINT = "benchmark"
@@ -130,9 +130,8 @@ class ReceiverProcess:
         self._connection: socket.socket | None = None
 
     async def serve(self) -> None:
-        receiver = KvReceiver(
-            self._side.pool, self._book, threading.Condition(), FINGERPRINT, ignore, ignore, ignore
-        )
+        guard = StateGuard(asyncio.get_running_loop())
+        receiver = KvReceiver(self._side.pool, self._book, guard, FINGERPRINT, ignore)
         server = new_server()
         add_kv_transfer_service(receiver, server)
         port = server.add_insecure_port("127.0.0.1:0")

@@ -24,7 +24,6 @@ import os
 import socket
 import statistics
 import sys
-import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -49,6 +48,7 @@ from tandem.core.commands import Destination
 from tandem.core.errors import TandemError
 from tandem.core.reports import Span, SpanKind
 from tandem.transfer.sender import KvSender
+from tandem.transfer.state_guard import StateGuard
 
 KIB = 2**10
 FRAME_BYTES = (64 * KIB, 256 * KIB, 1024 * KIB, 2048 * KIB, 4096 * KIB)
@@ -108,7 +108,7 @@ class SenderProcess:
             name="benchmark",
             pool=self._side.pool,
             model_fingerprint=FINGERPRINT,
-            lock=threading.Condition(),
+            guard=StateGuard(asyncio.get_running_loop()),
             on_done=lambda _, num_bytes: outcomes.put_nowait(num_bytes),
             on_failed=lambda _, error: outcomes.put_nowait(error),
             on_span=lambda span: self._note(span, row),

@@ -88,7 +88,7 @@ class HeldSequence:
     @property
     def can_run_ahead(self) -> bool:
         """Whether its next token can be sampled without knowing the one under way."""
-        return not self.sequence.params.looks_at_own_tokens
+        return not self.sequence.params.looks_at_own_tokens(len(self.sequence.token_ids))
 
     @property
     def is_runnable(self) -> bool:

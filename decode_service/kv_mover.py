@@ -12,6 +12,7 @@ import structlog
 from decode_service.parking import KvCopy, KvMove
 from tandem.core.kv import KVLayout, Plane
 from tandem.engine.protocols import KVPool
+from tandem.transfer.state_guard import StateGuard
 
 log = structlog.get_logger(__name__)
 
@@ -19,19 +20,19 @@ COPY_BYTES = 8 * 2**20
 
 
 class KvMover:
-    """A `Mover` with one thread, on which `on_done` is called with each move, its copy (None if it
-    failed, or was not wanted any more), and the seconds that it took; if that fails, of which
-    nobody else would hear, `on_crash`."""
+    """A `Mover` with one thread, on which `on_done` is called, to change what `guard` guards, with
+    each move, its copy (None if it failed, or was not wanted any more), and the seconds that it
+    took."""
 
     def __init__(
         self,
         pool: KVPool,
+        guard: StateGuard,
         on_done: Callable[[KvMove, KvCopy | None, float], None],
-        on_crash: Callable[[BaseException], None],
     ) -> None:
         self._pool = pool
+        self._guard = guard
         self._on_done = on_done
-        self._on_crash = on_crash
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="kv-mover")
 
     def start(self, move: KvMove) -> None:
@@ -53,11 +54,8 @@ class KvMover:
                 sequence=sequence.sequence_id,
                 request_id=sequence.key.request_id,
             )
-        try:
+        with self._guard.change():
             self._on_done(move, copy, perf_counter() - start_s)
-        except BaseException as error:
-            self._on_crash(error)
-            raise
 
 
 def carry_out(move: KvMove, pool: KVPool) -> KvCopy | None:

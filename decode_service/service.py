@@ -8,7 +8,7 @@ step after that (`tandem.worker.step_loop`), and each step's report goes up the 
 
 from __future__ import annotations
 
-import threading
+import asyncio
 from collections.abc import AsyncIterator
 from time import monotonic_ns
 
@@ -16,14 +16,14 @@ import grpc
 from pydantic import Field
 
 from decode_service.kv_mover import KvMover
-from decode_service.parking import KvCopy, KvMove
 from decode_service.standing_plan import StandingPlan
-from tandem.core.commands import DecodeCommand
+from tandem.core.commands import ReceivedDecodeCommand
 from tandem.core.reports import DecodeReport, DecodeSnapshot
 from tandem.core.worker import WorkerRole
 from tandem.faults.injector import FaultInjector, injector_of
 from tandem.transfer import servicer as kv_servicer
 from tandem.transfer.receiver import KvReceiver
+from tandem.transfer.state_guard import StateGuard
 from tandem.v1 import decode_pb2, decode_pb2_grpc
 from tandem.wire import commands, reports
 from tandem.wire.tls import Role
@@ -67,7 +67,7 @@ class DecodeServicer(decode_pb2_grpc.DecodeServiceServicer):
 
     def __init__(
         self,
-        worker: Worker[DecodeCommand, DecodeReport, DecodeSnapshot],
+        worker: Worker[ReceivedDecodeCommand, DecodeReport, DecodeSnapshot],
         injector: FaultInjector | None = None,
     ) -> None:
         self._streams = CommandStreams[decode_pb2.RunLoopRequest, decode_pb2.RunLoopResponse](
@@ -88,18 +88,9 @@ async def serve(settings: DecodeSettings) -> None:
     identity = settings.read_identity(Role.DECODE)
     injector = injector_of(settings.faults, settings.allow_faults)
     info, engine = load_worker(settings, WorkerRole.DECODE, injector)
-    lock = threading.Condition()
-
-    def moved(move: KvMove, copy: KvCopy | None, seconds: float) -> None:
-        with lock:
-            plan.moved(move, copy, seconds)
-            lock.notify_all()
-        worker.wake()
-
-    def crashed(error: BaseException) -> None:
-        worker.crashed(error)
-
-    mover = KvMover(engine.pool, moved, crashed)
+    guard = StateGuard(asyncio.get_running_loop())
+    # `plan` is made below.
+    mover = KvMover(engine.pool, guard, lambda *moved: plan.moved(*moved))  # noqa: PLW0108
     plan = StandingPlan(
         layout=info.layout,
         num_blocks=info.num_blocks,
@@ -110,10 +101,9 @@ async def serve(settings: DecodeSettings) -> None:
         mover=mover,
         max_parked_bytes=settings.max_parked_bytes,
     )
-    worker = Worker(info, engine, plan, lock)
-    receiver = KvReceiver(
-        engine.pool, plan, lock, info.model.kv_fingerprint, worker.add_span, worker.wake, crashed
-    )
+    worker = Worker(info, engine, plan, guard)
+    fingerprint = info.model.kv_fingerprint
+    receiver = KvReceiver(engine.pool, plan, guard, fingerprint, worker.add_span)
     server = worker_server(settings, identity)
     decode_pb2_grpc.add_DecodeServiceServicer_to_server(
         DecodeServicer(worker, injector), server.server

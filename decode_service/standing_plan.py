@@ -18,13 +18,14 @@ from decode_service.telling import snapshot_of, step_done
 from tandem.core.blocks import BlockAllocator
 from tandem.core.commands import (
     Admit,
-    DecodeCommand,
+    ReceivedDecodeCommand,
     Remove,
     Reserve,
     SetRecomputeCost,
     SetStepRule,
+    Unreadable,
 )
-from tandem.core.errors import Fenced, ResourceExhausted, TandemError
+from tandem.core.errors import Fenced, Mismatch, ResourceExhausted, TandemError
 from tandem.core.kv import KVLayout
 from tandem.core.logprobs import TokenLogprobs
 from tandem.core.plan import StepPlan, StepResult, StepRule
@@ -110,12 +111,12 @@ class StandingPlan:
 
     # Commands
 
-    def hashing(self, command: DecodeCommand) -> Iterator[None]:
+    def hashing(self, command: ReceivedDecodeCommand) -> Iterator[None]:
         if isinstance(command, Reserve) and self._allocator.prefix_caching:
             prefix = prefix_of(command, self._layout.block_size)
             yield from self._hashed.hashing(command.sequence_id, prefix, command.num_tokens)
 
-    def apply(self, command: DecodeCommand) -> None:
+    def apply(self, command: ReceivedDecodeCommand) -> None:
         match command:
             case Reserve():
                 self._reserve(command)
@@ -127,6 +128,8 @@ class StandingPlan:
                 self._parking.recompute_token_s = token_s
             case Remove():
                 self._remove(command.sequence_id)
+            case Unreadable(sequence_id, why):
+                self._refuse(sequence_id, Mismatch(why))
 
     def _reserve(self, command: Reserve) -> None:
         """A repeated command changes nothing."""
@@ -140,7 +143,7 @@ class StandingPlan:
             prefix = hashed or prefix_of(command, self._layout.block_size)
             held = hold(command, prefix, self._allocator, self._layout, epoch, num_to_spare)
         except ResourceExhausted as error:
-            self.reports.append(SequenceFailed(command.sequence_id, error.reason, error.message))
+            self._refuse(command.sequence_id, error)
             return
         self._last_epoch = epoch
         self._held[command.sequence_id] = held
@@ -345,6 +348,13 @@ class StandingPlan:
             self._fail(held, held.failure)
         elif held.is_runnable and not self._is_unprepared(held):
             self._running[held.sequence.sequence_id] = held
+
+    def _refuse(self, sequence_id: int, error: TandemError) -> None:
+        """Fail a sequence that may not be held."""
+        if held := self._held.get(sequence_id):
+            self._fail(held, error)
+        else:
+            self.reports.append(SequenceFailed(sequence_id, error.reason, error.message))
 
     def _fail(self, held: HeldSequence, error: TandemError) -> None:
         """One that has ended, in a step too many, is past failing."""

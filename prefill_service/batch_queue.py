@@ -15,6 +15,7 @@ from tandem.core.commands import (
     PrefillChunk,
     PrefillCommand,
     Remove,
+    Unreadable,
 )
 from tandem.core.errors import Mismatch, ResourceExhausted, TandemError
 from tandem.core.kv import KVLayout
@@ -66,8 +67,9 @@ class BatchQueue:
     """A `WorkerState`. Batches run in the order in which they came.
 
     A sequence gets the blocks of all its tokens with its first chunk, so one that has started can
-    always go on. Chunks for which there are no blocks yet stay behind, at the head of the queue.
-    So do those whose sample the engine is not prepared for yet, but they let later batches pass.
+    always go on. Chunks for which there are no blocks yet stay behind, at the head of the queue,
+    and only sequences that have started pass them: it may be these that have the blocks. Chunks
+    whose sample the engine is not prepared for yet stay behind, too, and let all others pass.
 
     With `prefix_caching` it begins with what is cached of its first chunk, and its own full blocks
     are published when its first token is sampled: then all of them have given numbers.
@@ -120,6 +122,8 @@ class BatchQueue:
                 self._batches[command.batch_id] = command
                 for chunk in command.chunks:
                     self._enter(chunk)
+                for each in command.unreadable:
+                    self._refuse(each)
             case Remove():
                 self._remove(command.sequence_id)
 
@@ -133,6 +137,10 @@ class BatchQueue:
             sequence.token_ids += chunk.token_ids
             if hashed := self._hashed.take(chunk.sequence_id):
                 sequence.prefix = hashed.grown(sequence.token_ids)
+
+    def _refuse(self, each: Unreadable) -> None:
+        """It has no record: whoever misses this report misses the sequence, too."""
+        self.reports.append(SequenceFailed(each.sequence_id, Mismatch.reason, each.why))
 
     def _remove(self, sequence_id: int) -> None:
         sequence = self._sequences.pop(sequence_id, None)
@@ -155,8 +163,9 @@ class BatchQueue:
     # Steps
 
     def next_step(self) -> StepPlan | None:
+        may_start = True
         for batch in list(self._batches.values()):
-            ready, rest = self._divide(batch)
+            ready, rest = self._divide(batch, may_start)
             if rest:
                 self._batches[batch.batch_id] = replace(batch, chunks=tuple(rest))
             else:
@@ -164,17 +173,25 @@ class BatchQueue:
             if ready:
                 return self._launch(batch.batch_id, ready)
             if any(map(self._is_prepared, rest)):
-                return None
+                may_start = False
             if not rest:
                 self.reports.append(BatchDone(batch.batch_id, step=0))
         return None
 
-    def _divide(self, batch: PrefillBatch) -> tuple[list[PrefillChunk], list[PrefillChunk]]:
-        """What of a batch's chunks can run now, and what is left of them for later."""
+    def _divide(
+        self, batch: PrefillBatch, may_start: bool
+    ) -> tuple[list[PrefillChunk], list[PrefillChunk]]:
+        """What of a batch's chunks can run now, and what is left of them for later: of sequences
+        that have not started all, unless they `may_start`."""
         ready: list[PrefillChunk] = []
         rest: list[PrefillChunk] = []
         room = max(batch.max_tokens, self._layout.block_size) if batch.max_tokens else sys.maxsize
-        for chunk in filter(self._is_due, batch.chunks):
+        for chunk in filter(self._is_wanted, batch.chunks):
+            if not (may_start or self._has_started(chunk)):
+                rest.append(chunk)
+                continue
+            if not self._is_due(chunk):
+                continue
             if not (self._is_prepared(chunk) and self._allocate(chunk)):
                 rest.append(chunk)
                 continue
@@ -243,11 +260,16 @@ class BatchQueue:
 
     # Inside
 
-    def _is_due(self, chunk: PrefillChunk) -> bool:
-        """Whether a chunk is still wanted; a sequence whose chunks do not meet fails here."""
+    def _is_wanted(self, chunk: PrefillChunk) -> bool:
         sequence = self._sequences.get(chunk.sequence_id)
-        if sequence is None or sequence.ended:
-            return False
+        return sequence is not None and not sequence.ended
+
+    def _has_started(self, chunk: PrefillChunk) -> bool:
+        return bool(self._sequences[chunk.sequence_id].blocks.ids)
+
+    def _is_due(self, chunk: PrefillChunk) -> bool:
+        """Whether a chunk is the next of its sequence, which fails here if they do not meet."""
+        sequence = self._sequences[chunk.sequence_id]
         num_computed = sequence.progress.num_computed
         if chunk.start != num_computed:
             error = Mismatch(f"chunk at {chunk.start}, computed up to {num_computed}")
@@ -262,7 +284,7 @@ class BatchQueue:
         """Let a sequence have the blocks of its prompt, if it has not; False if there are not
         enough."""
         sequence = self._sequences[chunk.sequence_id]
-        if sequence.blocks.ids:
+        if self._has_started(chunk):
             return True
         num_tokens = sequence.spec.num_tokens
         # The last token is always computed: the next one comes of it.

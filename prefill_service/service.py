@@ -10,7 +10,6 @@ acknowledged all of them.
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import AsyncIterator
 
 import grpc
@@ -24,6 +23,7 @@ from tandem.core.worker import WorkerRole
 from tandem.faults.frames import faulty_calls
 from tandem.faults.injector import FaultInjector, injector_of
 from tandem.transfer.sender import MAX_FRAME_BYTES, MIN_FRAME_BYTES, KvSender
+from tandem.transfer.state_guard import StateGuard
 from tandem.v1 import prefill_pb2, prefill_pb2_grpc
 from tandem.wire import commands, reports
 from tandem.wire.tls import Role, towards_worker
@@ -81,19 +81,17 @@ async def serve(settings: PrefillSettings) -> None:
     identity = settings.read_identity(Role.PREFILL)
     injector = injector_of(settings.faults, settings.allow_faults)
     info, engine = load_worker(settings, WorkerRole.PREFILL, injector)
-    lock = threading.Condition()
-
-    def crashed(error: BaseException) -> None:
-        worker.crashed(error)
-
+    loop = asyncio.get_running_loop()
+    guard = StateGuard(loop)
+    # `queue` and `worker` are made below.
     sender = KvSender(
         name=info.worker_id,
         pool=engine.pool,
         model_fingerprint=info.model.kv_fingerprint,
-        lock=lock,
-        on_done=lambda *done: worker.act(queue.transfer_done, *done),
-        on_failed=lambda *failed: worker.act(queue.transfer_failed, *failed),
-        on_span=lambda span: worker.add_span(span),  # noqa: PLW0108 - `worker` is made below
+        guard=guard,
+        on_done=lambda *done: queue.transfer_done(*done),  # noqa: PLW0108
+        on_failed=lambda *failed: queue.transfer_failed(*failed),  # noqa: PLW0108
+        on_span=lambda span: worker.add_span(span),  # noqa: PLW0108
         min_frame_bytes=settings.min_frame_bytes,
         tls=towards_worker(identity, WorkerRole.DECODE),
         wrap_call=faulty_calls(injector),
@@ -102,10 +100,10 @@ async def serve(settings: PrefillSettings) -> None:
         layout=info.layout,
         num_blocks=info.num_blocks,
         end_rule=info.model.end_rule,
-        transfers=LoopTransfers(sender, asyncio.get_running_loop(), crashed),
+        transfers=LoopTransfers(sender, loop, guard.crashed),
         prefix_caching=info.caches_prefixes,
     )
-    worker = Worker(info, engine, queue, lock)
+    worker = Worker(info, engine, queue, guard)
     server = worker_server(settings, identity)
     prefill_pb2_grpc.add_PrefillServiceServicer_to_server(
         PrefillServicer(worker, injector), server.server

@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 
 MAX_REASON_CHARS = 200
+# More of a message is the client's own text, of which a search could take the square of its length.
+MAX_HEAD_CHARS = 2_000
 TOO_COMPLEX = "is too complex"
 
 # In the first line of what the library says: what the client is told, with the first group for {}.
@@ -30,18 +32,23 @@ _REASONS = [
     (r"(\d+\(\d+\): .*)", "has an error at {}"),
 ]
 _COMPILED = [(re.compile(pattern), told) for pattern, told in _REASONS]
-_REGEX_ERROR = re.compile(r"regex parse error:.*?\nerror: ([^\n]*)", re.DOTALL)
 
 
 def explain(message: str) -> str:
     """What is wrong with a grammar of which llguidance says `message`: "is too complex", say."""
-    if match := _REGEX_ERROR.search(message):
-        return f"has an invalid regular expression: {_shown(match[1])}"
-    head = message.partition("\n")[0]
+    _, _, regex_error = message.partition("regex parse error:")
+    _, found, why = regex_error.partition("\nerror: ")
+    if found:
+        return f"has an invalid regular expression: {_shown(_first_line(why))}"
+    head = _first_line(message)[:MAX_HEAD_CHARS]
     for pattern, told in _COMPILED:
         if match := pattern.search(head):
             return told.format(_shown(match[1]) if pattern.groups else "")
     return "is not valid, or not supported"
+
+
+def _first_line(text: str) -> str:
+    return text.partition("\n")[0]
 
 
 def _shown(text: str) -> str:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from functools import partial
+from itertools import accumulate
 from typing import NoReturn
 
 from llguidance import LLParserLimits, regex_to_lark
@@ -48,13 +48,17 @@ LIMITS = {
     GrammarKind.LARK: _LIMITS(max_items_in_row=500),
 }
 
-_JSON_BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]')
+# What opens and closes nests, and what holds brackets that do not. Whatever has opened and never
+# closes is one match, up to where the text ends: no character is looked at twice.
+_JSON_BRACKETS = re.compile(r'"(?:[^"\\]+|\\.?)*"?|[\[{]|[\]}]', re.DOTALL)
 # An escape, or a class, in which brackets mean themselves.
-_REGEX_BRACKETS = re.compile(r"\\.|\[\^?\]?(?:[^\]\\]|\\.)*\]|[(]|[)]", re.DOTALL)
-# A string, a regular expression or a comment, in which they need not balance.
+_REGEX_BRACKETS = re.compile(r"\\.?|\[\^?\]?(?:[^\]\\]+|\\.?)*\]?|[(]|[)]", re.DOTALL)
+# A string, a regular expression (both end with the line) or a comment, in which they need not
+# balance.
 _LARK_BRACKETS = re.compile(
-    r'"(?:[^"\\\n]|\\.)*"|//[^\n]*|/(?:[^/\\\n]|\\.)+/|[(\[{]|[)\]}]', re.DOTALL
+    r'"(?:[^"\\\n]+|\\.?)*"?|//[^\n]*|/(?:[^/\\\n]+|\\.?)+/?|[(\[{]|[)\]}]', re.DOTALL
 )
+_STEPS = {**dict.fromkeys("([{", 1), **dict.fromkeys(")]}", -1)}
 
 
 def lark_text(grammar: Grammar) -> str:
@@ -106,15 +110,6 @@ def _refuse(constant: str) -> NoReturn:
 
 def _check_nesting(grammar: Grammar, brackets: re.Pattern[str]) -> None:
     """Parsers go a frame deeper for each level, and end the process where the stack ends."""
-    if max(_depths(grammar.source, brackets), default=0) > MAX_NESTING:
+    steps = (_STEPS.get(match, 0) for match in brackets.findall(grammar.source))
+    if max(accumulate(steps), default=0) > MAX_NESTING:
         raise invalid(grammar, f"is nested more than {MAX_NESTING} levels deep")
-
-
-def _depths(source: str, brackets: re.Pattern[str]) -> Iterator[int]:
-    depth = 0
-    for match in brackets.finditer(source):
-        if match[0] in ("(", "[", "{"):
-            depth += 1
-        elif match[0] in (")", "]", "}"):
-            depth -= 1
-        yield depth

@@ -22,7 +22,7 @@ from time import monotonic
 from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 
 from tandem.artifacts.grammar_errors import TOO_COMPLEX, explain
-from tandem.artifacts.grammar_text import LIMITS, invalid
+from tandem.artifacts.grammar_text import LIMITS, invalid, lark_text
 from tandem.core.errors import ResourceExhausted
 from tandem.core.grammar import Grammar, GrammarKind
 
@@ -55,12 +55,13 @@ class GrammarTrials:
         # What is wrong with it, "" if nothing.
         self._verdicts: OrderedDict[Grammar, str] = OrderedDict()
 
-    def check(self, grammar: Grammar, text: str) -> None:
-        """Raise `InvalidRequest` if `text`, the grammar in Lark, does not compile as it must."""
+    def check(self, grammar: Grammar) -> None:
+        """Raise `InvalidRequest` if the grammar is none, or does not compile as it must. That it is
+        none is soon found anew, and not worth remembering."""
         with self._lock:
             verdict = self._verdicts.get(grammar)
         if verdict is None:
-            verdict = self._try(grammar.kind, text)
+            verdict = self._try(grammar.kind, lark_text(grammar))
             self._remember(grammar, verdict)
         if verdict:
             raise invalid(grammar, verdict)

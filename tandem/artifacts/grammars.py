@@ -102,7 +102,7 @@ class GrammarCompiler:
 
         What is new is compiled once in a process of its own, which takes some tenths of a second.
         """
-        self._trials.check(grammar, lark_text(grammar))
+        self._trials.check(grammar)
 
     def matcher(self, grammar: Grammar) -> GrammarMatcher:
         """A matcher at the grammar's start. Raises `InvalidRequest`.

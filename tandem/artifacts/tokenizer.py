@@ -122,8 +122,16 @@ def _read_tokenizer(path: Path) -> tokenizers.Tokenizer:
         raise ConfigError(f"{path} is missing: a model folder must hold it")
     try:
         return tokenizers.Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises nothing narrower
+    except BaseException as error:  # the library raises nothing narrower
+        if not (isinstance(error, Exception) or _is_panic(error)):
+            raise
         raise ConfigError(f"{path} is not a valid tokenizer ({error}): fetch it again") from error
+
+
+def _is_panic(error: BaseException) -> bool:
+    """Whether the library met in its file what it never thought of. That is no `Exception`, and of
+    a class that is nowhere to be imported from."""
+    return type(error).__module__ == "pyo3_runtime"
 
 
 def _read_chat_template(folder: Path) -> ChatTemplate | None:

@@ -66,6 +66,15 @@ class Remove:
 
 
 @dataclass(frozen=True, slots=True)
+class Unreadable:
+    """Both roles: something was said of a sequence that this version does not know, as `why` tells.
+    The sequence fails, whether it is held or not; all else that was said is good."""
+
+    sequence_id: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Destination:
     """Where a sequence's KV goes: a reservation on a decode worker, as its grant named it."""
 
@@ -128,12 +137,15 @@ class PrefillChunk:
 class PrefillBatch:
     """Prefill: chunks of different sequences to compute in one step, behind earlier batches. Should
     less be cached than the controller thought, it takes several: none computes more than
-    `max_tokens`, if that is not 0."""
+    `max_tokens`, if that is not 0. `unreadable` are the sequences that came with it and are in no
+    chunk."""
 
     batch_id: int
     chunks: tuple[PrefillChunk, ...]
     max_tokens: int = 0
+    unreadable: tuple[Unreadable, ...] = ()
 
 
 DecodeCommand = Reserve | Admit | Remove | SetStepRule | SetRecomputeCost
+ReceivedDecodeCommand = DecodeCommand | Unreadable
 PrefillCommand = PrefillBatch | Remove

@@ -47,13 +47,12 @@ class SamplingParams:
     logprobs: int | None = None
     grammar: Grammar | None = None
 
-    @property
-    def looks_at_own_tokens(self) -> bool:
-        """Whether the choice of a token depends on the sequence's others other than by the model:
-        on which they are, or how many."""
+    def looks_at_own_tokens(self, num_generated: int) -> bool:
+        """Whether the choice of the token behind `num_generated` ones, or of any that follows,
+        depends on the sequence's others other than by the model: on which they are, or how many."""
         return bool(
             self.grammar is not None
-            or self.min_tokens
+            or num_generated < self.min_tokens
             or self.presence_penalty
             or self.frequency_penalty
             or self.repetition_penalty != 1.0

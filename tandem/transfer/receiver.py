@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import AsyncIterable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from time import monotonic_ns
@@ -15,13 +14,15 @@ from tandem.core.worker import KvPeer
 from tandem.engine.protocols import KVPool
 from tandem.transfer.codec import Frame, decode_request
 from tandem.transfer.reservation import Reservation
+from tandem.transfer.state_guard import StateGuard
 from tandem.v1 import kv_pb2
 from tandem.wire.descriptions import layout_from_wire
 from tandem.wire.sampling import logprobs_from_wire
 
 
 class ReservationBook(Protocol):
-    """What the receiver asks of the worker that reserved the blocks. Called under its lock."""
+    """What the receiver asks of the worker that reserved the blocks. Called under its guard's
+    lock."""
 
     def reservation(self, transfer_id: bytes, epoch: int) -> Reservation:
         """Raises `Fenced` if there is no such reservation any more."""
@@ -33,27 +34,22 @@ class ReservationBook(Protocol):
 
 
 class KvReceiver:
-    """Serves `PushKv` streams. `lock` guards the book and all reservations and blocks in it.
-    `on_complete` is called when a reservation is complete, `on_crash` with an error of the book's
-    in taking it."""
+    """Serves `PushKv` streams. `guard` is that of the book and all reservations and blocks in
+    it."""
 
     def __init__(
         self,
         pool: KVPool,
         book: ReservationBook,
-        lock: threading.Condition,
+        guard: StateGuard,
         model_fingerprint: str,
         on_span: Callable[[Span], None],
-        on_complete: Callable[[], None],
-        on_crash: Callable[[BaseException], None],
     ) -> None:
         self._pool = pool
         self._book = book
-        self._lock = lock
+        self._guard = guard
         self._peer = KvPeer("this worker", model_fingerprint, pool.layout)
         self._on_span = on_span
-        self._on_complete = on_complete
-        self._on_crash = on_crash
         # One thread stores frames: more would only contend for the same memory bus and cores.
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="kv-receive")
 
@@ -97,7 +93,7 @@ class KvReceiver:
         layout = layout_from_wire(opening.layout)
         if misfit := self._peer.misfit(KvPeer(opening.sender, opening.model_fingerprint, layout)):
             raise Mismatch(misfit)
-        with self._lock:
+        with self._guard.lock:
             return self._book.reservation(opening.transfer_id, opening.epoch)
 
     def _store(
@@ -108,7 +104,7 @@ class KvReceiver:
         if frame.header.number != expected_number:
             raise DataLoss(f"frame {frame.header.number} came as number {expected_number}")
         reservation.check(frame.header)
-        with self._lock:
+        with self._guard.lock:
             reservation.begin_write()
         # The access ends when the copy has ended, on the receiver's thread, not when the stream's
         # task is cancelled. Whether anybody still asks how it ended or not, it counts as asked.
@@ -133,11 +129,10 @@ class KvReceiver:
             )
             stored = True
         finally:
-            with self._lock:
+            with self._guard.change(is_news=False):
                 if stored:
                     reservation.cover(header)
                 reservation.end_write()
-                self._lock.notify_all()
         self._on_span(
             Span(
                 SpanKind.FRAME_RECEIVED,
@@ -159,17 +154,10 @@ class KvReceiver:
         if not finish.HasField("first_token"):
             raise DataLoss("a transfer was finished without the first token")
         logprobs = logprobs_from_wire(finish.first_token_logprobs)
-        with self._lock:
+        with self._guard.lock:
             reservation.check_open()
             reservation.check_covered()
             reservation.finish(finish.first_token, logprobs)
-            self._complete(reservation)
-
-    def _complete(self, reservation: Reservation) -> None:
-        try:
-            self._book.reservation_complete(reservation)
-        except BaseException as error:
-            self._on_crash(error)
-            raise
-        self._lock.notify_all()
-        self._on_complete()
+            # Until here an error is the sender's.
+            with self._guard.change():
+                self._book.reservation_complete(reservation)

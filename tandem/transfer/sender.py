@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from tandem.engine.protocols import KVPool
 from tandem.transfer.call_status import CallStatus, PushKvCall
 from tandem.transfer.codec import FrameHeader, encode_frame
 from tandem.transfer.links import Links, WrapCall
+from tandem.transfer.state_guard import StateGuard
 from tandem.v1 import kv_pb2
 from tandem.wire.descriptions import layout_to_wire
 from tandem.wire.sampling import logprobs_to_wire
@@ -235,8 +235,9 @@ class OutgoingTransfer:
 class KvSender:
     """All outgoing transfers of a worker: their tasks, their links, one thread to encode.
 
-    `lock` guards the blocks. `on_done(sequence_id, num_bytes)` and `on_failed(sequence_id, error)`
-    are called on the event loop, exactly one of them for each transfer that was not aborted.
+    `guard` is that of the blocks, and of what `on_done(sequence_id, num_bytes)` and
+    `on_failed(sequence_id, error)` change: they are called on the event loop, exactly one of them
+    for each transfer that was not aborted.
     """
 
     def __init__(
@@ -245,7 +246,7 @@ class KvSender:
         name: str,
         pool: KVPool,
         model_fingerprint: str,
-        lock: threading.Condition,
+        guard: StateGuard,
         on_done: Callable[[int, int], None],
         on_failed: Callable[[int, TandemError], None],
         on_span: Callable[[Span], None],
@@ -261,7 +262,7 @@ class KvSender:
         self.links = Links(tls=tls, wrap_call=wrap_call)
         self.min_frame_bytes = min_frame_bytes
         self.max_frame_bytes = max_frame_bytes
-        self._lock = lock
+        self._guard = guard
         self._on_done = on_done
         self._on_failed = on_failed
         self._transfers: dict[int, OutgoingTransfer] = {}
@@ -296,7 +297,7 @@ class KvSender:
     async def encode(self, blocks: SequenceBlocks, headers: Sequence[FrameHeader]) -> list[bytes]:
         """Read frames' items from the pool and serialise them, off the event loop: all of them on
         one way to the sender's thread and back, which costs as much as a small frame."""
-        with self._lock:
+        with self._guard.lock:
             if not blocks.begin_access():
                 raise Cancelled("the sequence was dropped while its KV was sent")
         encoding = asyncio.get_running_loop().run_in_executor(
@@ -309,9 +310,8 @@ class KvSender:
         try:
             return [self._read_frame(blocks, header) for header in headers]
         finally:
-            with self._lock:
+            with self._guard.change(is_news=False):
                 blocks.end_access()
-                self._lock.notify_all()
 
     def _read_frame(self, blocks: SequenceBlocks, header: FrameHeader) -> bytes:
         layout = self.pool.layout
@@ -323,27 +323,26 @@ class KvSender:
         return encode_frame(header, layout, read_items)
 
     async def _run(self, transfer: OutgoingTransfer) -> None:
-        sequence_id = transfer.sequence_id
+        outcome: int | TandemError
         try:
-            num_bytes = await transfer.run()
+            outcome = await transfer.run()
         except TandemError as error:
             _log_failure(transfer, error)
-            self._forget(sequence_id)
-            self._on_failed(sequence_id, error)
+            outcome = error
         except Exception as error:
             # Whatever else goes wrong costs this sequence; without a word it would stay for ever.
-            log.exception("transfer failed", sequence=sequence_id)
-            self._forget(sequence_id)
-            self._on_failed(
-                sequence_id, TandemError(f"the transfer failed: {type(error).__name__}")
-            )
-        else:
-            self._forget(sequence_id)
-            self._on_done(sequence_id, num_bytes)
+            log.exception("transfer failed", sequence=transfer.sequence_id)
+            outcome = TandemError(f"the transfer failed: {type(error).__name__}")
+        self._end(transfer.sequence_id, outcome)
 
-    def _forget(self, sequence_id: int) -> None:
+    def _end(self, sequence_id: int, outcome: int | TandemError) -> None:
         self._transfers.pop(sequence_id, None)
         self._tasks.pop(sequence_id, None)
+        with self._guard.change():
+            if isinstance(outcome, TandemError):
+                self._on_failed(sequence_id, outcome)
+            else:
+                self._on_done(sequence_id, outcome)
 
 
 def _log_failure(transfer: OutgoingTransfer, error: TandemError) -> None:

@@ -10,10 +10,12 @@ from tandem.core.commands import (
     PrefillChunk,
     PrefillCommand,
     PrefillSequence,
+    ReceivedDecodeCommand,
     Remove,
     Reserve,
     SetRecomputeCost,
     SetStepRule,
+    Unreadable,
 )
 from tandem.core.errors import Mismatch
 from tandem.core.plan import StepRule
@@ -70,22 +72,17 @@ def decode_command_to_wire(command: DecodeCommand) -> decode_pb2.DecodeCommand:
             )
 
 
-def decode_command_from_wire(message: decode_pb2.DecodeCommand) -> DecodeCommand:
-    """Raises `Mismatch` for a command that this build does not know."""
+def decode_command_from_wire(message: decode_pb2.DecodeCommand) -> ReceivedDecodeCommand:
+    """Raises `Mismatch` for a command that this build does not know. One in which it does not know
+    something of a sequence costs that alone."""
     match message.WhichOneof("command"):
         case "reserve":
-            return Reserve(
-                sequence_id=message.reserve.sequence_id,
-                key=_key_from_wire(message.reserve),
-                prompt_token_ids=tuple(message.reserve.prompt_token_ids),
-                headroom_tokens=message.reserve.headroom_tokens,
-                params=params_from_wire(message.reserve.sampling),
-                prefix_salt=message.reserve.prefix_salt,
-                generated_token_ids=tuple(message.reserve.generated_token_ids),
-                preemption_rank=tuple(message.reserve.preemption_rank),
-            )
+            return _reserve_from_wire(message.reserve)
         case "admit" if message.admit.when in ADMIT_WHEN:
             return Admit(message.admit.sequence_id, compute=ADMIT_WHEN[message.admit.when])
+        case "admit":
+            why = f"AdmitWhen {message.admit.when} is not known here"
+            return Unreadable(message.admit.sequence_id, why)
         case "remove":
             return Remove(message.remove.sequence_id)
         case "set_step_rule":
@@ -98,6 +95,22 @@ def decode_command_from_wire(message: decode_pb2.DecodeCommand) -> DecodeCommand
         case "set_recompute_cost":
             return SetRecomputeCost(message.set_recompute_cost.token_s)
     raise Mismatch("the controller sent a command that this worker does not know")
+
+
+def _reserve_from_wire(message: decode_pb2.Reserve) -> Reserve | Unreadable:
+    try:
+        return Reserve(
+            sequence_id=message.sequence_id,
+            key=_key_from_wire(message),
+            prompt_token_ids=tuple(message.prompt_token_ids),
+            headroom_tokens=message.headroom_tokens,
+            params=params_from_wire(message.sampling),
+            prefix_salt=message.prefix_salt,
+            generated_token_ids=tuple(message.generated_token_ids),
+            preemption_rank=tuple(message.preemption_rank),
+        )
+    except Mismatch as error:
+        return Unreadable(message.sequence_id, error.message)
 
 
 def prefill_command_to_wire(command: PrefillCommand) -> prefill_pb2.PrefillCommand:
@@ -120,11 +133,7 @@ def prefill_command_from_wire(message: prefill_pb2.PrefillCommand) -> PrefillCom
     """Raises `Mismatch` for a command that this build does not know."""
     match message.WhichOneof("command"):
         case "batch":
-            return PrefillBatch(
-                message.batch.batch_id,
-                tuple(_chunk_from_wire(chunk) for chunk in message.batch.chunks),
-                message.batch.max_tokens,
-            )
+            return _batch_from_wire(message.batch)
         case "drop":
             return Remove(message.drop.sequence_id)
     raise Mismatch("the controller sent a command that this worker does not know")
@@ -140,13 +149,28 @@ def _chunk_to_wire(chunk: PrefillChunk) -> prefill_pb2.PrefillChunk:
     )
 
 
-def _chunk_from_wire(message: prefill_pb2.PrefillChunk) -> PrefillChunk:
+def _batch_from_wire(message: prefill_pb2.PrefillBatch) -> PrefillBatch:
+    """A batch in which this build does not know something of a sequence goes on without it."""
+    chunks = [_chunk_from_wire(chunk) for chunk in message.chunks]
+    return PrefillBatch(
+        message.batch_id,
+        tuple(each for each in chunks if isinstance(each, PrefillChunk)),
+        message.max_tokens,
+        tuple(each for each in chunks if isinstance(each, Unreadable)),
+    )
+
+
+def _chunk_from_wire(message: prefill_pb2.PrefillChunk) -> PrefillChunk | Unreadable:
+    try:
+        sequence = _sequence_from_wire(message.sequence) if message.HasField("sequence") else None
+    except Mismatch as error:
+        return Unreadable(message.sequence_id, error.message)
     return PrefillChunk(
         sequence_id=message.sequence_id,
         start=message.start,
         token_ids=tuple(message.token_ids),
         last=message.last,
-        sequence=_sequence_from_wire(message.sequence) if message.HasField("sequence") else None,
+        sequence=sequence,
     )
 
 

@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import structlog
 
 from tandem.core.errors import TandemError
 from tandem.engine.protocols import Engine
+from tandem.transfer.state_guard import StateGuard
 from tandem.worker.preparation import Preparation
+from tandem.worker.state import WorkerState
 
 log = structlog.get_logger(__name__)
 
 
 class Preparer:
-    """One thread, which takes preparations in the order in which they came. `on_done` is called on
-    it with each, and with what went wrong; `on_crash` if that fails, or the thread ends."""
+    """One thread, which takes preparations in the order in which they came, and tells the state of
+    each how it ended."""
 
     def __init__(
-        self,
-        engine: Engine,
-        on_done: Callable[[Preparation, TandemError | None], None],
-        on_crash: Callable[[BaseException], None],
+        self, engine: Engine, state: WorkerState[Any, Any, Any], guard: StateGuard
     ) -> None:
         self._engine = engine
-        self._on_done = on_done
-        self._on_crash = on_crash
+        self._state = state
+        self._guard = guard
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="prepare")
 
     def start(self, preparations: Iterable[Preparation]) -> None:
@@ -42,7 +42,7 @@ class Preparer:
         try:
             self._prepare(preparation)
         except BaseException as error:  # nobody reads the future
-            self._on_crash(error)
+            self._guard.crashed(error)
             raise
 
     def _prepare(self, preparation: Preparation) -> None:
@@ -58,4 +58,5 @@ class Preparer:
                 request_id=preparation.request_id,
             )
             error = TandemError(f"the engine failed: {type(failure).__name__}")
-        self._on_done(preparation, error)
+        with self._guard.change():
+            self._state.prepared(preparation, error)

@@ -169,12 +169,13 @@ async def _unless_crashed(
 ) -> None:
     """Wait for an event. Raises what ended one of the worker's threads, if that comes first."""
     happening: asyncio.Future[Any] = asyncio.ensure_future(event)
+    crash = worker.guard.crash
     try:
-        await asyncio.wait({happening, worker.crash}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({happening, crash}, return_when=asyncio.FIRST_COMPLETED)
     finally:
         happening.cancel()
-    if worker.crash.done():
-        worker.crash.result()
+    if crash.done():
+        crash.result()
 
 
 def _bind_to_cores(device: CpuDevice) -> None:

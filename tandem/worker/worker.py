@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from time import monotonic
 from typing import Generic, TypeVar
 
 import structlog
 
-from tandem.core.errors import TandemError
 from tandem.core.plan import StepPlan
 from tandem.core.prefix_cache import CacheChanges
 from tandem.core.reports import Span
 from tandem.core.span_totals import SpanTotals
 from tandem.core.worker import WorkerInfo
 from tandem.engine.protocols import Engine
+from tandem.transfer.state_guard import StateGuard
 from tandem.worker.lease import Controller, ControllerLease
-from tandem.worker.preparation import Preparation
 from tandem.worker.preparer import Preparer
 from tandem.worker.state import WorkerState
 from tandem.worker.step_loop import StepLoop
@@ -37,11 +35,10 @@ UNREAD_S = 0.25
 
 
 class Worker(Generic[CommandT, ReportT, SnapshotT]):
-    """Owns the lock that guards a role's state, the engine's thread, and the controller's lease.
+    """A role's state, the engine's thread, and the controller's lease.
 
-    Methods are called on the event loop, but for those that say otherwise; `lock` is what the other
-    threads take. `crash` fails when a thread has ended by an error, or the state has raised one:
-    the process should end, too.
+    Methods are called on the event loop, but for those that say otherwise; other threads come to
+    the state by its `guard`, whose `news` are what there is to report.
     """
 
     def __init__(
@@ -49,17 +46,16 @@ class Worker(Generic[CommandT, ReportT, SnapshotT]):
         info: WorkerInfo,
         engine: Engine,
         state: WorkerState[CommandT, ReportT, SnapshotT],
-        lock: threading.Condition,
+        guard: StateGuard,
     ) -> None:
         self.info = info
         self.state = state
-        self.lock = lock
+        self.guard = guard
+        self.news = guard.news
         self.lease = ControllerLease()
         self.applied_command = 0
         self._acknowledged = 0
-        self.news = asyncio.Event()
         self._engine = engine
-        self._loop = asyncio.get_running_loop()
         self.totals = SpanTotals()
         self.num_expired_leases = 0
         self._spans: deque[Span] = deque(maxlen=MAX_PENDING_SPANS)
@@ -68,9 +64,8 @@ class Worker(Generic[CommandT, ReportT, SnapshotT]):
         self._released = asyncio.Event()
         self._released.set()
         self._lease_task: asyncio.Task[None] | None = None
-        self.crash: asyncio.Future[None] = self._loop.create_future()
-        self._preparer = Preparer(engine, self._prepared, self.crashed)
-        self._steps = StepLoop(engine, state, lock, self.add_span, self.wake, self.crashed)
+        self._preparer = Preparer(engine, state, guard)
+        self._steps = StepLoop(engine, state, guard, self.add_span)
 
     def start(self) -> None:
         self._steps.start()
@@ -81,7 +76,7 @@ class Worker(Generic[CommandT, ReportT, SnapshotT]):
         """Let the running step end; every sequence is dropped, unless the state is broken."""
         if self._lease_task:
             self._lease_task.cancel()
-        if not self.crash.done():
+        if not self.guard.crash.done():
             self._clear()
         await asyncio.to_thread(self._preparer.stop)
         await asyncio.to_thread(self._steps.stop)
@@ -89,11 +84,7 @@ class Worker(Generic[CommandT, ReportT, SnapshotT]):
 
     def step_under_way(self) -> StepPlan | None:
         """What the engine's thread waits for."""
-        return self._steps.under_way
-
-    def wake(self) -> None:
-        """There is something to report. Callable from any thread."""
-        self._loop.call_soon_threadsafe(self.news.set)
+        return self._steps.plan_under_way
 
     def add_span(self, span: Span) -> None:
         """Note what was done, for the timeline. Callable from any thread; the oldest are dropped
@@ -130,18 +121,6 @@ class Worker(Generic[CommandT, ReportT, SnapshotT]):
         self._released.clear()
         self._lease_changed.set()
 
-    def act(self, change: Callable[..., None], *args: object) -> None:
-        """Change the state, tell the engine's thread, and report what came of it. An error ends the
-        worker: how much was changed is not known."""
-        with self.lock:
-            try:
-                change(*args)
-            except BaseException as error:
-                self.crashed(error)
-                raise
-            self.lock.notify_all()
-        self.news.set()
-
     async def hash_ahead(self, commands: Sequence[CommandT]) -> None:
         """Hash the prompts that commands bring, before they are applied. Steps begin meanwhile, and
         other tasks go on."""
@@ -151,7 +130,10 @@ class Worker(Generic[CommandT, ReportT, SnapshotT]):
 
     def apply(self, commands: Sequence[CommandT]) -> None:
         """Apply one numbered batch of commands, as a whole, between two steps."""
-        self.act(self._apply, commands)
+        with self.guard.change():
+            for command in commands:
+                self.state.apply(command)
+            self._preparer.start(self.state.preparations.take_due())
         self.applied_command += 1
 
     def release_lease(self) -> None:
@@ -162,7 +144,7 @@ class Worker(Generic[CommandT, ReportT, SnapshotT]):
 
     def take_reports(self) -> Sequence[ReportT]:
         self.news.clear()
-        with self.lock:
+        with self.guard.lock:
             return self.state.reports.take()
 
     def acknowledge(self, report_number: int) -> None:
@@ -170,12 +152,12 @@ class Worker(Generic[CommandT, ReportT, SnapshotT]):
         another life of this worker, and says nothing."""
         if self._acknowledged < report_number <= self.state.reports.last_taken:
             self._acknowledged = report_number
-            with self.lock:
+            with self.guard.change(is_news=False):
                 self.state.acknowledge(report_number)
 
     def take_snapshot(self) -> SnapshotT:
         """The state as of now; the reports that led to it are dropped."""
-        with self.lock:
+        with self.guard.lock:
             self.state.reports.take()
             return self.state.snapshot()
 
@@ -185,54 +167,31 @@ class Worker(Generic[CommandT, ReportT, SnapshotT]):
         cache = self.state.prefix_cache
         if not whole and not cache.has_changes:
             return None
-        with self.lock:
+        with self.guard.lock:
             return cache.take_whole() if whole else cache.take_changes()
 
     def num_free_blocks(self) -> int:
         """Callable from any thread."""
-        with self.lock:
+        with self.guard.lock:
             return self.state.num_free_blocks
 
     def num_unused_slots(self) -> int:
         """Callable from any thread. Looks at every sequence."""
-        with self.lock:
+        with self.guard.lock:
             return self.state.num_unused_slots
 
     def take_spans(self) -> list[Span]:
         return [self._spans.popleft() for _ in range(len(self._spans))]
 
-    def crashed(self, error: BaseException) -> None:
-        """A thread has ended by an error, or the state has raised one, and the process should end,
-        too. Callable from any thread."""
-        why = error.message if isinstance(error, TandemError) else type(error).__name__
-        failure = TandemError(f"the worker is broken: {why}")
-
-        def fail() -> None:
-            if not self.crash.done():
-                self.crash.set_exception(failure)
-
-        self._loop.call_soon_threadsafe(fail)
-
-    def _apply(self, commands: Sequence[CommandT]) -> None:
-        for command in commands:
-            self.state.apply(command)
-        self._preparer.start(self.state.preparations.take_due())
-
-    def _prepared(self, preparation: Preparation, error: TandemError | None) -> None:
-        """On the preparer's thread."""
-        with self.lock:
-            self.state.prepared(preparation, error)
-            self.lock.notify_all()
-        self.wake()
-
     def _clear(self) -> None:
         self.applied_command = 0
-        self.act(self.state.clear)
+        with self.guard.change():
+            self.state.clear()
 
     def _lease_watch_ended(self, watch: asyncio.Task[None]) -> None:
         if not watch.cancelled() and (error := watch.exception()):
-            log.error("the lease is not watched any more", exc_info=error)
-            self.crashed(error)
+            log.error("the lease is not watched any more")
+            self.guard.crashed(error)
 
     async def _watch_lease(self) -> None:
         """End an expired lease, and its sequences, whether or not any message comes."""

@@ -1,11 +1,13 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from tandem.artifacts import tokenizer
 from tandem.artifacts.model_folder import ModelFolder
 from tandem.artifacts.safetensors_header import TensorEntry, read_safetensors_header
 from tandem.core.errors import ConfigError
@@ -89,6 +91,27 @@ def test_a_broken_tokenizer_is_refused(make_folder: MakeFolder) -> None:
     (path / "tokenizer.json").write_text("{}")
     with pytest.raises(ConfigError, match=r"tokenizer\.json is not a valid tokenizer"):
         ModelFolder.open(path).tokenizer()
+
+
+def test_a_tokenizer_on_which_the_library_panics_is_refused(make_folder: MakeFolder) -> None:
+    path = make_folder()
+    file = path / "tokenizer.json"
+    normalizer = {"type": "Precompiled", "precompiled_charsmap": "AAAA"}
+    file.write_text(json.dumps({**json.loads(file.read_text()), "normalizer": normalizer}))
+    with pytest.raises(ConfigError, match=r"not a valid tokenizer .*precompiled_charsmap"):
+        ModelFolder.open(path).tokenizer()
+
+
+@pytest.mark.parametrize("signal", [KeyboardInterrupt, SystemExit])
+def test_what_ends_the_process_is_not_taken_for_a_broken_tokenizer(
+    make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch, signal: type[BaseException]
+) -> None:
+    def interrupted(path: str) -> None:
+        raise signal
+
+    monkeypatch.setattr(tokenizer.tokenizers, "Tokenizer", SimpleNamespace(from_file=interrupted))
+    with pytest.raises(signal):
+        ModelFolder.open(make_folder()).tokenizer()
 
 
 def test_the_header_says_where_tensors_are(make_folder: MakeFolder) -> None:

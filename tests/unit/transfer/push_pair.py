@@ -30,6 +30,7 @@ from tandem.transfer.sender import (
     KvSender,
 )
 from tandem.transfer.servicer import add_kv_transfer_service
+from tandem.transfer.state_guard import StateGuard
 from tandem.v1 import kv_pb2
 from tandem.wire.channels import new_server, open_channel
 from tandem.wire.descriptions import layout_to_wire
@@ -137,18 +138,10 @@ class ReceiverSide:
     def __init__(self) -> None:
         self.pool = GatedPool()
         self.book = Book(self.pool.layout)
-        self.lock = threading.Condition()
+        self.guard = StateGuard(asyncio.get_running_loop())
+        self.lock = self.guard.lock
         self.spans: list[Span] = []
-        self.crashes: list[BaseException] = []
-        self.receiver = KvReceiver(
-            self.pool,
-            self.book,
-            self.lock,
-            FINGERPRINT,
-            self.spans.append,
-            lambda: None,
-            self.crashes.append,
-        )
+        self.receiver = KvReceiver(self.pool, self.book, self.guard, FINGERPRINT, self.spans.append)
         self.server = new_server()
         add_kv_transfer_service(self.receiver, self.server)
         self.address = f"127.0.0.1:{self.server.add_insecure_port('127.0.0.1:0')}"
@@ -211,7 +204,8 @@ class SenderSide:
         self.pool.array[:] = np.random.default_rng(num_tokens).integers(
             0, 2**16, self.pool.array.shape, np.uint16
         )
-        self.lock = threading.Condition()
+        self.guard = StateGuard(asyncio.get_running_loop())
+        self.lock = self.guard.lock
         self.allocator = BlockAllocator(NUM_BLOCKS)
         self.blocks = SequenceBlocks(self.allocator)
         self.num_tokens = num_tokens
@@ -223,7 +217,7 @@ class SenderSide:
             name="prefill-test",
             pool=self.pool,
             model_fingerprint=FINGERPRINT,
-            lock=self.lock,
+            guard=self.guard,
             on_done=self._on_end,
             on_failed=self._on_end,
             on_span=self.spans.append,

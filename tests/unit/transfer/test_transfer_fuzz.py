@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 import tracemalloc
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,6 @@ from random import Random
 from typing import Any
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from push_pair import FINGERPRINT, NUM_BLOCKS, Book, GatedPool, finish, frame, opening
@@ -21,6 +19,7 @@ from tandem.core.kv import Plane
 from tandem.transfer.codec import Frame, decode_request
 from tandem.transfer.receiver import KvReceiver
 from tandem.transfer.reservation import Reservation
+from tandem.transfer.state_guard import StateGuard
 
 NUM_TOKENS = 10
 BLANK = 7
@@ -37,15 +36,8 @@ class Receiver:
         self.pool.array[:] = BLANK
         self.book = Book(self.pool.layout)
         self.reservation = self.book.reserve(NUM_TOKENS)
-        self.receiver = KvReceiver(
-            self.pool,
-            self.book,
-            threading.Condition(),
-            FINGERPRINT,
-            lambda _: None,
-            lambda: None,
-            lambda error: pytest.fail(f"the book is broken: {error!r}"),
-        )
+        self.guard = StateGuard(asyncio.get_running_loop())
+        self.receiver = KvReceiver(self.pool, self.book, self.guard, FINGERPRINT, lambda _: None)
 
     async def receive(self, messages: Messages) -> None:
         """The messages arm the reservation. Raises what the receiver does."""
@@ -60,6 +52,8 @@ class Receiver:
             # What is being stored is stored, also after a stream that broke.
             await asyncio.wrap_future(self.receiver._executor.submit(lambda: None))
             self.receiver.close()
+            await asyncio.sleep(0)
+            assert not self.guard.crash.done()
 
     def foreign_items(self) -> np.ndarray:
         """All blocks but the reservation's."""
@@ -204,8 +198,8 @@ async def test_damage_is_refused_and_nothing_else_is_written(damages: list[Damag
 @settings(max_examples=80)
 @given(st.lists(DAMAGE, min_size=1, max_size=4))
 def test_a_message_takes_no_more_memory_than_it_has_bytes(damages: list[Damage]) -> None:
-    side = Receiver()
-    messages = messages_of(side.reservation, side.pool)
+    pool = GatedPool()
+    messages = messages_of(Book(pool.layout).reserve(NUM_TOKENS), pool)
     for damage in damages:
         messages = damage(messages)
     for message in messages:
@@ -213,7 +207,7 @@ def test_a_message_takes_no_more_memory_than_it_has_bytes(damages: list[Damage])
         try:
             decoded = decode_request(message)
             if isinstance(decoded, Frame):
-                decoded.verified_items(side.pool.layout)
+                decoded.verified_items(pool.layout)
         except TandemError:
             pass
         finally:

@@ -4,12 +4,10 @@ closings in any order. What a model says must be refused is refused; what is arm
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import AsyncIterator
 from typing import Any
 
 import numpy as np
-import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -29,6 +27,7 @@ from tandem.core.errors import DataLoss, Fenced, TandemError
 from tandem.core.kv import Plane
 from tandem.transfer.receiver import KvReceiver
 from tandem.transfer.reservation import Reservation
+from tandem.transfer.state_guard import StateGuard
 
 NUM_TOKENS = 6
 LAYERS = (range(0, 2), range(2, 4))
@@ -69,15 +68,8 @@ class TransferMachine(RuleBasedStateMachine):
         self.loop = asyncio.new_event_loop()
         self.pool = GatedPool()
         self.book = Book(self.pool.layout)
-        self.receiver = KvReceiver(
-            self.pool,
-            self.book,
-            threading.Condition(),
-            FINGERPRINT,
-            lambda _: None,
-            lambda: None,
-            lambda error: pytest.fail(f"the book is broken: {error!r}"),
-        )
+        self.guard = StateGuard(self.loop)
+        self.receiver = KvReceiver(self.pool, self.book, self.guard, FINGERPRINT, lambda _: None)
         self.streams: list[Stream] = []
         self.covered: dict[bytes, set[tuple[Plane, range]]] = {}
         self.open: dict[bytes, Reservation] = {}
@@ -90,6 +82,7 @@ class TransferMachine(RuleBasedStateMachine):
         self.receiver.close()
         self.loop.run_until_complete(asyncio.sleep(0))
         assert self.book.allocator.num_free == NUM_BLOCKS
+        assert not self.guard.crash.done()
         self.loop.close()
 
     @precondition(lambda self: self.book.allocator.num_free > 4)

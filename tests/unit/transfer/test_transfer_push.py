@@ -37,6 +37,7 @@ from tandem.core.kv import KVLayout, Plane
 from tandem.core.reports import SpanKind
 from tandem.transfer.reservation import Reservation
 from tandem.transfer.sender import MAX_FRAME_BYTES, MIN_FRAME_BYTES
+from tandem.transfer.state_guard import StateGuard
 from tandem.wire.descriptions import layout_to_wire
 
 TOKEN_BYTES = 2 * 4 * 8 * 2
@@ -581,21 +582,71 @@ async def test_an_error_of_the_pool_is_one_error(
         assert isinstance(await sender.outcome(), TandemError)
 
 
-async def test_a_book_that_breaks_is_told_to_the_worker_and_to_the_sender(
+def break_down(*args: object) -> None:
+    raise AssertionError("block 7 is freed twice")
+
+
+async def has_crashed(guard: StateGuard) -> bool:
+    with pytest.raises(TandemError, match="the worker is broken: AssertionError"):
+        await asyncio.wait_for(guard.crash, 10)
+    return True
+
+
+@pytest.mark.parametrize("where", ["the book", "the reservation", "its blocks"])
+async def test_a_receiver_whose_state_breaks_ends_its_worker_and_tells_the_sender(
+    where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with receiver_side() as receiver, sender_side(8) as sender:
+        reservation = receiver.book.reserve(8)
+        owner, name = {
+            "the book": (receiver.book, "reservation_complete"),
+            "the reservation": (reservation, "cover"),
+            "its blocks": (reservation.blocks, "end_access"),
+        }[where]
+        monkeypatch.setattr(owner, name, break_down)
+        sender.start(receiver.destination(reservation))
+        sender.compute()
+        sender.finish()
+        assert isinstance(await sender.outcome(), TandemError)
+        assert await has_crashed(receiver.guard)
+        assert not sender.guard.crash.done()
+
+
+async def test_a_sender_whose_blocks_break_ends_its_worker(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async with receiver_side() as receiver, sender_side(8) as sender:
-        error = AssertionError("block 7 is freed twice")
-
-        def break_down(reservation: Reservation) -> None:
-            raise error
-
-        monkeypatch.setattr(receiver.book, "reservation_complete", break_down)
+        monkeypatch.setattr(sender.blocks, "end_access", break_down)
         sender.start(receiver.destination(receiver.book.reserve(8)))
         sender.compute()
         sender.finish()
         assert isinstance(await sender.outcome(), TandemError)
-        assert receiver.crashes == [error]
+        assert await has_crashed(sender.guard)
+        assert not receiver.guard.crash.done()
+
+
+async def test_a_state_that_breaks_as_a_transfer_ends_ends_the_worker(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with receiver_side() as receiver, sender_side(8) as sender:
+        monkeypatch.setattr(sender.sender, "_on_done", break_down)
+        sender.start(receiver.destination(receiver.book.reserve(8)))
+        sender.compute()
+        sender.finish()
+        assert await has_crashed(sender.guard)
+
+
+async def test_an_error_of_the_pool_is_no_fault_of_the_states(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with receiver_side() as receiver, sender_side(8) as sender:
+        monkeypatch.setattr(receiver.pool, "write", break_down)
+        sender.start(receiver.destination(receiver.book.reserve(8)))
+        sender.compute()
+        sender.finish()
+        assert isinstance(await sender.outcome(), TandemError)
+        assert not receiver.guard.crash.done()
+        assert not sender.guard.crash.done()
 
 
 async def test_what_a_sender_is_refused_for_is_no_fault_of_the_books() -> None:
@@ -608,7 +659,7 @@ async def test_what_a_sender_is_refused_for_is_no_fault_of_the_books() -> None:
             reservation.blocks.release()
         with pytest.raises(Fenced):
             await receiver.push(open_, finish(0))
-        assert receiver.crashes == []
+        assert not receiver.guard.crash.done()
 
 
 async def test_closing_ends_all_transfers_without_a_word() -> None:

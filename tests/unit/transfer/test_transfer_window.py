@@ -18,6 +18,7 @@ from tandem.core.reports import Span, SpanKind
 from tandem.transfer.links import MAX_REGIONS_UNDER_WAY
 from tandem.transfer.sender import KvSender
 from tandem.transfer.servicer import SERVICE
+from tandem.transfer.state_guard import StateGuard
 from tandem.v1 import kv_pb2
 from tandem.wire.channels import new_server
 
@@ -97,7 +98,7 @@ class Side:
             name="prefill-test",
             pool=self.pool,
             model_fingerprint="f",
-            lock=threading.Condition(),
+            guard=StateGuard(asyncio.get_running_loop()),
             on_done=lambda *done: self.outcomes.put_nowait(done),
             on_failed=lambda *failed: self.outcomes.put_nowait(failed),
             on_span=self._on_span,

@@ -21,7 +21,7 @@ from tandem.core.quantization import Quantization
 from tandem.core.sampling_params import SamplingParams
 from tandem.core.sequence import FinishReason, SequenceKey
 from tandem.core.worker import ModelInfo, WorkerInfo, WorkerRole
-from tandem.v1 import decode_pb2, prefill_pb2, worker_pb2
+from tandem.v1 import decode_pb2, prefill_pb2, sampling_pb2, worker_pb2
 from tandem.wire import commands, descriptions, reports
 
 U32 = st.integers(0, 2**32 - 1)
@@ -198,10 +198,6 @@ def test_round_trip(kind: str, data: st.DataObject) -> None:
     ("message", "from_wire"),
     [
         (decode_pb2.DecodeCommand(), commands.decode_command_from_wire),
-        (
-            decode_pb2.DecodeCommand(admit=decode_pb2.Admit(sequence_id=1)),
-            commands.decode_command_from_wire,
-        ),
         (prefill_pb2.PrefillCommand(), commands.prefill_command_from_wire),
         (decode_pb2.DecodeReport(), reports.decode_report_from_wire),
         (prefill_pb2.PrefillReport(), reports.prefill_report_from_wire),
@@ -231,3 +227,42 @@ def test_what_this_build_does_not_know_is_a_mismatch(message: Any, from_wire: An
     """Of a later version, say: a `TandemError`, and so no crash of who reads it."""
     with pytest.raises(Mismatch):
         from_wire(message)
+
+
+KEY, GREEDY = SequenceKey("r"), SamplingParams(max_tokens=1, seed=0)
+LATER_PARAMS = sampling_pb2.SamplingParams(grammar=sampling_pb2.Grammar(kind=99, source="a"))
+
+
+@pytest.mark.parametrize(
+    ("message", "why"),
+    [
+        (
+            decode_pb2.DecodeCommand(
+                reserve=decode_pb2.Reserve(sequence_id=7, sampling=LATER_PARAMS)
+            ),
+            "GrammarKind 99 is not known here",
+        ),
+        (
+            decode_pb2.DecodeCommand(admit=decode_pb2.Admit(sequence_id=7, when=99)),
+            "AdmitWhen 99 is not known here",
+        ),
+        (
+            decode_pb2.DecodeCommand(admit=decode_pb2.Admit(sequence_id=7)),
+            "AdmitWhen 0 is not known here",
+        ),
+    ],
+)
+def test_what_is_not_known_of_a_sequence_costs_that_alone(message: Any, why: str) -> None:
+    assert commands.decode_command_from_wire(message) == c.Unreadable(7, why)
+
+
+def test_a_batch_goes_on_without_the_sequence_that_is_not_known() -> None:
+    one, two = (
+        c.PrefillChunk(number, 0, (1, 2), last=True, sequence=sequence)
+        for number, sequence in ((1, None), (2, c.PrefillSequence(KEY, 2, GREEDY, None)))
+    )
+    message = commands.prefill_command_to_wire(c.PrefillBatch(9, (one, two), 5))
+    message.batch.chunks[1].sequence.sampling.CopyFrom(LATER_PARAMS)
+    assert commands.prefill_command_from_wire(message) == c.PrefillBatch(
+        9, (one,), 5, (c.Unreadable(2, "GrammarKind 99 is not known here"),)
+    )

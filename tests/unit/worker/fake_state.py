@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 
@@ -16,6 +15,7 @@ from tandem.core.sampling_params import SamplingParams
 from tandem.core.worker import ModelInfo, WorkerInfo, WorkerRole
 from tandem.engine.fake.content import fake_layout
 from tandem.engine.protocols import KVPool, LayerHook
+from tandem.transfer.state_guard import StateGuard
 from tandem.worker.preparation import Preparation, Preparations
 from tandem.worker.report_log import ReportLog
 from tandem.worker.worker import Worker
@@ -156,11 +156,18 @@ def armed(sequence_id: int) -> Armed:
     return Armed(sequence_id, position=1, token_id=2, at_ns=3)
 
 
+def bring(worker: Worker, plan: StepPlan) -> None:
+    """Let the state have a next step."""
+    with worker.guard.change():
+        worker.state.plans.append(plan)
+
+
 @asynccontextmanager
 async def running_worker(
     runs_ahead: bool = False, state: type[RecordedState] = RecordedState
 ) -> AsyncIterator[Worker]:
-    worker = Worker(INFO, NoEngine(runs_ahead), state(), threading.Condition())
+    guard = StateGuard(asyncio.get_running_loop())
+    worker = Worker(INFO, NoEngine(runs_ahead), state(), guard)
     worker.start()
     try:
         yield worker

@@ -14,6 +14,7 @@ from tandem.core.commands import (
     PrefillChunk,
     PrefillSequence,
     Remove,
+    Unreadable,
 )
 from tandem.core.errors import Fenced, InvalidRequest, TandemError
 from tandem.core.grammar import Grammar, GrammarKind
@@ -317,6 +318,25 @@ def test_a_batch_whose_rest_is_cancelled_is_done() -> None:
     assert queue.reports.take() == [BatchDone(1, step=0)]
 
 
+def test_what_has_started_passes_what_waits_for_its_blocks() -> None:
+    queue = Queue(num_blocks=10)
+    queue.submit(1, chunk(1, 32, 0, 16))
+    queue.submit(2, chunk(2, 16, 0, 8), chunk(3, 12))
+    queue.submit(3, chunk(1, 32, 16), chunk(4, 4), chunk(2, 16, 8))
+    queue.done(queue.start(), None)
+    plan = queue.start()
+    assert [(each.sequence_id, each.start) for each in plan.slices] == [(1, 16)]
+    # Nobody that comes later has started before those that wait.
+    assert queue.done(plan, 50) == [first_token(1, 32, 50, num_steps=2)]
+    assert queue.next_step() is None
+    queue.transfer_done(1, 0)
+    queue.reports.take()
+    plan = queue.start()
+    assert ids(plan) == [2, 3]
+    assert queue.done(plan, None, 60) == [BatchDone(2, 3), first_token(3, 12, 60)]
+    assert ids(queue.start()) == [4, 2]
+
+
 # Preparing
 
 
@@ -405,6 +425,21 @@ def test_a_failed_transfer_fails_its_sequence_once(when: str) -> None:
     assert queue.num_free_blocks == 8
     assert queue.snapshot().sequence_ids == (1,)
     assert SequenceFailed(1, "FENCED", "released") in queue.snapshot().reports
+
+
+def test_a_sequence_of_which_something_is_not_known_fails_alone() -> None:
+    queue = Queue()
+    known = chunk(1, 4)
+    queue.apply(PrefillBatch(1, (known,), unreadable=(Unreadable(2, "of a later version"),)))
+    queue.submit(2, chunk(2, 8, 4))
+    queue.apply(PrefillBatch(3, (), unreadable=(Unreadable(3, "of a later version"),)))
+    plan = queue.start()
+    assert ids(plan) == [1]
+    reports = queue.done(plan, 50)
+    assert failures(reports) == [(2, "MISMATCH"), (3, "MISMATCH")]
+    assert reports[2:] == [BatchDone(1, plan.number), first_token(1, 4, 50)]
+    assert queue.next_step() is None
+    assert queue.reports.take() == [BatchDone(2, step=0), BatchDone(3, step=0)]
 
 
 def test_what_is_said_of_removed_sequences_is_ignored() -> None:

@@ -13,7 +13,7 @@ import pytest
 from fake_state import INFO, RecordedState, armed, running_worker
 
 from decode_service.service import DecodeServicer
-from tandem.core.commands import Admit, Remove
+from tandem.core.commands import Admit, Remove, Unreadable
 from tandem.core.errors import Fenced, Mismatch
 from tandem.core.prefix import digest
 from tandem.core.reports import Span, SpanKind
@@ -226,7 +226,20 @@ async def test_an_unknown_command_ends_the_stream() -> None:
             while True:
                 await stream.read()
         assert worker.applied_command == 0
-        assert not worker.crash.done()
+        assert not worker.guard.crash.done()
+
+
+async def test_a_sequence_of_which_something_is_not_known_costs_no_other() -> None:
+    later = decode_pb2.Reserve(sequence_id=2)
+    later.sampling.grammar.kind = 99  # type: ignore[assignment]
+    async with serving() as (worker, address), stream_to(address) as stream:
+        await stream.hello()
+        known = decode_command_to_wire(Admit(1))
+        await stream.write([decode_pb2.DecodeCommand(reserve=later), known], number=1)
+        await stream.send(2, Admit(3))
+        assert await stream.reports(2) == [armed(1), armed(3)]
+        unreadable = Unreadable(2, "GrammarKind 99 is not known here")
+        assert applied(worker) == [unreadable, Admit(1), Admit(3)]
 
 
 async def test_an_idle_worker_says_that_it_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -400,7 +413,7 @@ async def test_the_cache_is_told_whole_at_first_and_then_what_changes() -> None:
         stream = Stream(channel)
         first = (await stream.hello()).header.prefix_cache
         assert (first.whole, list(first.added)) == (True, [digest(b"before 1")])
-        with worker.lock:
+        with worker.guard.lock:
             cache.add(4, b"a new 1 ")
             cache.rest(3)
             cache.evict()

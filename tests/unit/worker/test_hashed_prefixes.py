@@ -189,7 +189,7 @@ class SlowState(RecordedState):
 
 async def test_a_worker_hashes_without_its_lock_and_lets_others_go_on() -> None:
     async with running_worker(state=SlowState) as worker:
-        worker.state.lock = worker.lock
+        worker.state.lock = worker.guard.lock
         turns = 0
 
         async def others() -> None:

@@ -8,6 +8,7 @@ import pytest
 from fake_state import INFO, NoEngine, RecordedState
 
 from tandem.core.plan import StepPlan
+from tandem.transfer.state_guard import StateGuard
 from tandem.worker.worker import Worker
 
 
@@ -15,9 +16,10 @@ class Idler:
     """A worker whose engine has idle work; `began` says before how many steps each piece was."""
 
     def __init__(self) -> None:
-        self.engine, self.lock = NoEngine(), threading.Condition()
-        self.state = RecordedState()
-        self.worker = Worker(INFO, self.engine, self.state, self.lock)
+        self.engine, self.state = NoEngine(), RecordedState()
+        guard = StateGuard(asyncio.get_running_loop())
+        self.lock = guard.lock
+        self.worker = Worker(INFO, self.engine, self.state, guard)
         self.began: list[int] = []
 
     def piece(self, then: Callable[[], None] = lambda: None) -> Callable[[], None]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
-import threading
 from typing import cast
 
 import pytest
@@ -13,9 +13,11 @@ from standing_plan_driver import Plan
 from decode_service.kv_mover import KvMover, carry_out
 from decode_service.parking import KvCopy, KvMove
 from tandem.core.blocks import SequenceBlocks
+from tandem.core.errors import TandemError
 from tandem.core.kv import KVLayout, Plane
 from tandem.engine.protocols import KVPool
 from tandem.engine.torch.kv_pool import TorchKVPool
+from tandem.transfer.state_guard import StateGuard
 
 LAYOUT = KVLayout(num_layers=3, num_kv_heads=2, head_dim=4, block_size=4, dtype="float32")
 LAYERS = range(LAYOUT.num_layers)
@@ -56,26 +58,28 @@ def test_what_is_not_wanted_any_more_is_not_copied(copy: KvCopy | None) -> None:
     assert carry_out(move, no_pool) is None
 
 
-def test_a_copy_that_fails_is_told() -> None:
-    plan, outcomes = Plan(), []
+async def test_a_copy_that_fails_is_told_and_costs_no_more() -> None:
+    plan, outcomes, guard = Plan(), [], StateGuard(asyncio.get_running_loop())
     plan.run(1)
-    mover = KvMover(a_pool(), lambda *outcome: outcomes.append(outcome), outcomes.append)
+    mover = KvMover(a_pool(), guard, lambda *outcome: outcomes.append(outcome))
     move = a_move(plan, 0, None, 1, 2, 99)
     mover.start(move)
     mover.close()
     ((told, copy, _),) = outcomes
     assert (told, copy) == (move, None)
+    await asyncio.wait_for(guard.news.wait(), 10)
+    assert not guard.crash.done()
 
 
-def test_who_cannot_take_the_outcome_ends_the_worker() -> None:
-    crashed = threading.Event()
-    plan = Plan()
+async def test_who_cannot_take_the_outcome_ends_the_worker() -> None:
+    guard, plan = StateGuard(asyncio.get_running_loop()), Plan()
     plan.run(1)
 
     def refuse(*outcome: object) -> None:
         raise AssertionError("a block is freed twice")
 
-    mover = KvMover(a_pool(), refuse, lambda error: crashed.set())
+    mover = KvMover(a_pool(), guard, refuse)
     mover.start(a_move(plan, 0, None, 1, 2, 99))
     mover.close()
-    assert crashed.is_set()
+    with pytest.raises(TandemError, match="broken: AssertionError"):
+        await asyncio.wait_for(guard.crash, 10)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-import threading
+import asyncio
+
+import pytest
+from fake_state import RecordedState
 
 from tandem.core.errors import TandemError
 from tandem.core.sampling_params import SamplingParams
+from tandem.transfer.state_guard import StateGuard
 from tandem.worker.preparation import Preparation
 from tandem.worker.preparer import Preparer
 
@@ -19,19 +23,12 @@ class Panics:
         raise Panic
 
 
-def test_a_thread_that_ends_is_told() -> None:
-    crashes: list[BaseException] = []
-    told = threading.Event()
-
-    def crashed(error: BaseException) -> None:
-        crashes.append(error)
-        told.set()
-
-    def done(preparation: Preparation, error: TandemError | None) -> None:
-        raise AssertionError("it is not done")
-
-    preparer = Preparer(Panics(), done, crashed)  # type: ignore[arg-type]
+async def test_a_thread_that_ends_is_told() -> None:
+    guard = StateGuard(asyncio.get_running_loop())
+    state = RecordedState()
+    preparer = Preparer(Panics(), state, guard)  # type: ignore[arg-type]
     preparer.start([Preparation(1, SamplingParams(max_tokens=1, seed=0))])
-    assert told.wait(10)
+    with pytest.raises(TandemError, match="broken: Panic"):
+        await asyncio.wait_for(guard.crash, 10)
     preparer.stop()
-    assert [type(each) for each in crashes] == [Panic]
+    assert state.prepared_ones == []

@@ -100,6 +100,19 @@ def test_what_looks_at_its_own_tokens_waits_for_them() -> None:
         assert plan.next_step_ahead() is None, params
 
 
+def test_nobody_waits_once_there_are_min_tokens() -> None:
+    plan = Plan()
+    plan.run(min_tokens=3)
+    assert plan.next_step_ahead() is None, "the first is there, two are to come"
+    plan.done(plan.start(), 60)
+    second = plan.start()
+    assert plan.next_step_ahead() is None, "the third is under way: the engine knows of two"
+    plan.done(second, 61)
+    third, fourth = plan.start(), ahead(plan)
+    assert the_step(plan.done(third, 62)).token_ids == (62,)
+    assert the_step(plan.done(fourth, EOS)).finish_reasons == (FinishReason.STOP,)
+
+
 def test_log_probabilities_are_no_reason_to_wait() -> None:
     plan = Plan()
     plan.run(logprobs=1)
@@ -189,13 +202,14 @@ class Served:
                 self.tokens.setdefault(sequence_id, []).append(tuple(told))
 
 
-Arrival = tuple[int, int, float, int | None, int]
+Arrival = tuple[int, int, float, int | None, int, int]
 ARRIVALS = st.lists(
     st.tuples(
         st.integers(1, 9),
         st.integers(1, 12),
         st.sampled_from([0.0, 1.0]),
         st.sampled_from([None, 0, 3]),
+        st.sampled_from([0, 0, 3]),
         st.integers(0, 3),
     ),
     min_size=1,
@@ -213,7 +227,7 @@ def test_the_tokens_are_those_of_one_step_after_the_other(
     both = [Served(runs_ahead) for runs_ahead in (False, True)]
     for served in both:
         for sequence_id, arrival in enumerate(arrivals, 1):
-            length, max_tokens, temperature, logprobs, turns = arrival
+            length, max_tokens, temperature, logprobs, min_tokens, turns = arrival
             served.plan.compute(
                 sequence_id,
                 length=length,
@@ -221,6 +235,7 @@ def test_the_tokens_are_those_of_one_step_after_the_other(
                 max_tokens=max_tokens,
                 temperature=temperature,
                 logprobs=logprobs,
+                min_tokens=min(min_tokens, max_tokens),
             )
             served.plan.reports.take()
             for _ in range(turns):
@@ -233,6 +248,6 @@ def test_the_tokens_are_those_of_one_step_after_the_other(
         assert served.plan.num_free_blocks == 64
     assert both[0].tokens == both[1].tokens
     assert all(both[0].tokens.values())
-    for sequence_id, (*_, asked, _) in enumerate(arrivals, 1):
+    for sequence_id, (*_, asked, _, _) in enumerate(arrivals, 1):
         for _, logprobs in both[1].tokens[sequence_id]:
             assert (logprobs and len(logprobs.top_ids)) == asked

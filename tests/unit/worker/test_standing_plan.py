@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from standing_plan_driver import EOS, LAYOUT, STOP, Plan, ids, the_step
 
-from tandem.core.commands import Admit, Remove, SetStepRule
+from tandem.core.commands import Admit, Remove, SetStepRule, Unreadable
 from tandem.core.errors import Fenced, InvalidRequest, TandemError
 from tandem.core.grammar import Grammar, GrammarKind
 from tandem.core.logprobs import TokenLogprobs
@@ -155,6 +155,20 @@ def test_commands_for_unknown_sequences_are_ignored() -> None:
     plan.apply(Admit(9))
     plan.apply(Remove(9))
     assert plan.reports.take() == []
+
+
+def test_a_sequence_of_which_something_is_not_known_fails_alone() -> None:
+    plan = Plan()
+    plan.run(1)
+    plan.run(2)
+    for sequence_id in (2, 3):
+        plan.apply(Unreadable(sequence_id, "of a later version"))
+    plan.apply(Admit(3))
+    assert plan.reports.take() == [
+        SequenceFailed(sequence_id, "MISMATCH", "of a later version") for sequence_id in (2, 3)
+    ]
+    assert ids(plan.next_step()) == [1]
+    assert plan.num_free_blocks == 6
 
 
 # Preparing

@@ -7,7 +7,7 @@ import threading
 import time
 
 import pytest
-from fake_state import NoEngine, running_worker
+from fake_state import NoEngine, bring, running_worker
 
 from tandem.core.plan import StepPlan, StepResult
 from tandem.worker import step_watch
@@ -102,7 +102,7 @@ async def test_a_step_is_under_way_from_its_launch_to_its_landing(where: str) ->
         engine = worker._steps._engine = HangingEngine(where)
         assert worker.step_under_way() is None
         plan = StepPlan(1, ())
-        worker.act(worker.state.plans.append, plan)
+        bring(worker, plan)
         await asyncio.to_thread(engine.reached.wait, 10)
         try:
             assert worker.step_under_way() is plan

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from time import monotonic_ns
 
 import pytest
-from fake_state import INFO, NoEngine, armed, running_worker
+from fake_state import INFO, NoEngine, armed, bring, running_worker
 from standing_plan_driver import Moves
 
 from decode_service.standing_plan import StandingPlan
@@ -18,13 +17,13 @@ from tandem.core.plan import StepPlan
 from tandem.core.reports import DecodeSnapshot, SpanKind
 from tandem.core.sampling_params import SamplingParams
 from tandem.core.sequence import EndRule, SequenceKey
+from tandem.transfer.state_guard import StateGuard
 from tandem.worker import step_loop
 from tandem.worker.lease import Controller
 from tandem.worker.worker import Worker
 
 
 async def test_an_expired_lease_frees_everything_without_a_word_from_anybody() -> None:
-    lock = threading.Condition()
     plan = StandingPlan(
         layout=INFO.layout,
         num_blocks=8,
@@ -34,7 +33,7 @@ async def test_an_expired_lease_frees_everything_without_a_word_from_anybody() -
         prefix_caching=True,
         mover=Moves(),
     )
-    worker = Worker(INFO, NoEngine(), plan, lock)
+    worker = Worker(INFO, NoEngine(), plan, StateGuard(asyncio.get_running_loop()))
     worker.start()
     try:
         worker.acquire(Controller("a", 1, 0.05))
@@ -104,7 +103,7 @@ async def test_a_controller_that_comes_back_finds_what_it_had() -> None:
 
 async def test_a_step_is_run_reported_and_drawn() -> None:
     async with running_worker() as worker:
-        worker.act(worker.state.plans.append, StepPlan(7, ()))
+        bring(worker, StepPlan(7, ()))
         await worker.state.until(lambda: bool(worker.state.completed))
         async with asyncio.timeout(10):
             while not (reports := worker.take_reports()):
@@ -118,19 +117,19 @@ async def test_a_step_is_run_reported_and_drawn() -> None:
 async def test_an_engine_that_fails_costs_its_step_and_not_the_worker() -> None:
     async with running_worker() as worker:
         worker._engine.error = RuntimeError("CUDA error: secret address")
-        worker.act(worker.state.plans.append, StepPlan(1, ()))
+        bring(worker, StepPlan(1, ()))
         await worker.state.until(lambda: bool(worker.state.failed))
         assert "secret" not in worker.state.failed[0].message
         assert worker.state.failed[0].reason == "ENGINE_FAILED"
         worker._engine.error = None
-        worker.act(worker.state.plans.append, StepPlan(2, ()))
+        bring(worker, StepPlan(2, ()))
         await worker.state.until(lambda: bool(worker.state.completed))
 
 
 async def test_an_engine_that_runs_ahead_has_its_next_step_before_the_result() -> None:
     async with running_worker(runs_ahead=True) as worker:
         worker.state.plans_ahead = [StepPlan(3, ()), StepPlan(2, ())]
-        worker.act(worker.state.plans.append, StepPlan(1, ()))
+        bring(worker, StepPlan(1, ()))
         await worker.state.until(lambda: len(worker.state.completed) == 3)
         assert worker._engine.launched == [1, 2, 3]
 
@@ -140,9 +139,9 @@ async def test_after_a_step_behind_another_has_failed_they_go_one_by_one() -> No
     async with running_worker(runs_ahead=True) as worker:
         worker._engine.unlaunchable = 2
         worker.state.plans_ahead = [StepPlan(3, ()), StepPlan(2, ())]
-        worker.act(worker.state.plans.append, StepPlan(1, ()))
+        bring(worker, StepPlan(1, ()))
         await worker.state.until(lambda: bool(worker.state.completed and worker.state.failed))
-        worker.act(worker.state.plans.append, StepPlan(4, ()))
+        bring(worker, StepPlan(4, ()))
         await worker.state.until(lambda: len(worker.state.completed) == 2)
         assert worker._engine.launched == [1, 4]
 
@@ -153,7 +152,7 @@ async def fail_behind(worker: Worker, number: int) -> None:
     before = len(state.completed)
     worker._engine.unlaunchable = number + 1
     state.plans_ahead = [StepPlan(number + 1, ())]
-    worker.act(state.plans.append, StepPlan(number, ()))
+    bring(worker, StepPlan(number, ()))
     await state.until(lambda: len(state.completed) > before)
 
 
@@ -185,7 +184,7 @@ async def test_an_engine_that_always_fails_behind_another_step_runs_them_one_by_
         for number in (101, 111, 121):
             await fail_behind(worker, number)
         assert len(worker.state.failed) == step_loop.MAX_TRIES_AHEAD
-        assert not worker.crash.done()
+        assert not worker.guard.crash.done()
 
 
 async def fail_steps(worker: Worker, *errors: Exception | None) -> None:
@@ -195,29 +194,27 @@ async def fail_steps(worker: Worker, *errors: Exception | None) -> None:
         outcomes = state.completed if error is None else state.failed
         before = len(outcomes)
         worker._engine.error = error
-        worker.act(state.plans.append, StepPlan(1, ()))
+        bring(worker, StepPlan(1, ()))
         await state.until(lambda outcomes=outcomes, before=before: len(outcomes) > before)
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 async def test_an_engine_that_always_fails_ends_the_worker() -> None:
     broken = RuntimeError("secret address")
     async with running_worker() as worker:
         await fail_steps(worker, broken, broken, None, broken, broken)
-        assert not worker.crash.done()
+        assert not worker.guard.crash.done()
         await fail_steps(worker, broken)
         with pytest.raises(TandemError, match="3 steps failed one after the other"):
-            await asyncio.wait_for(worker.crash, 10)
+            await asyncio.wait_for(worker.guard.crash, 10)
         assert len(worker.state.failed) == 5
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 async def test_a_device_that_does_not_heal_ends_the_worker_at_once() -> None:
     async with running_worker() as worker:
         worker._engine.lost = True
         await fail_steps(worker, RuntimeError("device-side assert"))
         with pytest.raises(TandemError, match="does not heal"):
-            await asyncio.wait_for(worker.crash, 10)
+            await asyncio.wait_for(worker.guard.crash, 10)
         assert worker.state.failed[0].message == "the engine failed: RuntimeError"
 
 
@@ -225,7 +222,7 @@ async def test_plans_that_an_engine_refuses_do_not_count_as_its_failures() -> No
     async with running_worker() as worker:
         await fail_steps(worker, *[InvalidRequest("no such token")] * 5, None)
         assert {each.reason for each in worker.state.failed} == {"INVALID_REQUEST"}
-        assert not worker.crash.done()
+        assert not worker.guard.crash.done()
 
 
 @pytest.mark.parametrize(
@@ -258,14 +255,13 @@ async def test_stopping_drops_all_and_closes_the_engine() -> None:
     assert worker._engine.closed
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 async def test_an_error_in_the_state_is_not_survived_in_silence() -> None:
     async with running_worker() as worker:
         worker.state.next_step = None  # type: ignore[method-assign,assignment]
-        with worker.lock:
-            worker.lock.notify_all()
+        with worker.guard.lock:
+            worker.guard.lock.notify_all()
         with pytest.raises(TandemError, match="TypeError"):
-            await asyncio.wait_for(worker.crash, 10)
+            await asyncio.wait_for(worker.guard.crash, 10)
 
 
 async def test_a_state_that_breaks_under_a_command_ends_the_worker() -> None:
@@ -276,7 +272,19 @@ async def test_a_state_that_breaks_under_a_command_ends_the_worker() -> None:
             worker.apply([Admit(1)])
         assert worker.applied_command == 0
         with pytest.raises(TandemError, match="broken: AssertionError"):
-            await asyncio.wait_for(worker.crash, 10)
+            await asyncio.wait_for(worker.guard.crash, 10)
+
+
+async def test_a_state_that_breaks_as_something_is_prepared_ends_the_worker(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with running_worker() as worker:
+        monkeypatch.setattr(worker.state, "prepared", None)
+        params = SamplingParams(max_tokens=1, seed=0, grammar=Grammar(GrammarKind.REGEX, "a*"))
+        worker.state.preparations.arrive(1, params, "r")
+        worker.apply([])
+        with pytest.raises(TandemError, match="broken: TypeError"):
+            await asyncio.wait_for(worker.guard.crash, 10)
 
 
 async def test_a_state_that_breaks_at_a_leases_end_ends_the_worker() -> None:
@@ -284,7 +292,7 @@ async def test_a_state_that_breaks_at_a_leases_end_ends_the_worker() -> None:
         worker.acquire(Controller("a", 1, 0.05))
         worker.state.error = AssertionError("block 7 is freed twice")
         with pytest.raises(TandemError, match="broken: AssertionError"):
-            await asyncio.wait_for(worker.crash, 10)
+            await asyncio.wait_for(worker.guard.crash, 10)
     assert worker._engine.closed, "it ends in order"
 
 
@@ -293,7 +301,7 @@ async def test_a_lease_that_nobody_watches_any_more_ends_the_worker() -> None:
         worker.lease.is_expired = None  # type: ignore[method-assign,assignment]
         worker.acquire(Controller("a", 1, 3600.0))
         with pytest.raises(TandemError, match="broken: TypeError"):
-            await asyncio.wait_for(worker.crash, 10)
+            await asyncio.wait_for(worker.guard.crash, 10)
 
 
 async def test_who_is_refused_has_broken_nothing() -> None:
@@ -302,4 +310,4 @@ async def test_who_is_refused_has_broken_nothing() -> None:
         with pytest.raises(Fenced):
             worker.acquire(Controller("b", 2, 3600.0))
         await asyncio.sleep(0)
-        assert not worker.crash.done()
+        assert not worker.guard.crash.done()
