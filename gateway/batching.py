@@ -149,8 +149,8 @@ class Batching(ABC):
             elif self._lifecycle.is_late(generation):
                 late = DeadlineExceeded("the first token would come after the request's time")
                 self._lifecycle.end(generation, late)
-            elif leader := self._queue.leader_of(generation):
-                self._queue.set_aside(generation, leader)
+            elif wait := self._queue.worth_waiting(generation):
+                self._queue.set_aside(generation, wait)
             else:
                 return generation
         return None
@@ -162,6 +162,7 @@ class Batching(ABC):
         monotonic seconds, it makes way for what runs there."""
         self._take(generation)
         generation.expected_cached_tokens = worker.cached_tokens(generation)
+        self._queue.charge(generation, generation.num_context_tokens)
         self._reserve(generation, worker)
         generation.prefill_worker = worker.info.worker_id
         worker.own_prompts.add(generation, patient_until_s)

@@ -12,7 +12,7 @@ from gateway.colocated_policies import ColocatedPolicy
 from gateway.decode_view import DecodeView
 from gateway.generation import Generation, Phase
 from gateway.prefill_view import PrefillView
-from gateway.router import choose_colocated
+from gateway.router import choose_colocated, sound
 from gateway.stages import Stage
 from tandem.core.worker import WorkerInfo, WorkerRole
 
@@ -39,7 +39,7 @@ class ColocatedBatching(Batching):
     def compose(self) -> None:
         self._tell_recompute_costs(self._take_retimed())
         while generation := self._next_queued():
-            workers = self._fleet.decode.values()
+            workers = sound(self._fleet.decode.values(), self._clock.now_s)
             worker = choose_colocated(workers, generation, self._policy.admits)
             if worker is None:
                 return

@@ -10,7 +10,6 @@ wait for long.
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import takewhile
 from math import inf
 from typing import NamedTuple, Protocol
 
@@ -128,10 +127,4 @@ def colocated_policy(
 def _wants_prompts(worker: DecodeView) -> bool:
     """Whether fewer prompt tokens that are not cached wait behind the prompt under way than the
     next steps take."""
-    # Prompts are computed in the order in which they came: those not through yet are the newest,
-    # and what runs, which may be hundreds, is not looked at.
-    newest_first = takewhile(
-        lambda each: each.phase is not Phase.DECODING, reversed(worker.generations.values())
-    )
-    waiting = [each.num_context_tokens - each.expected_cached_tokens for each in newest_first]
-    return sum(waiting[:-1]) < MAX_STEPS_WAITING * worker.step_token_budget
+    return worker.own_prompts.num_tokens_behind < MAX_STEPS_WAITING * worker.step_token_budget

@@ -179,10 +179,10 @@ class DecodeView(WorkerView):
             self._unshare(generation)
         return num_blocks
 
-    def _cached_digests(self, generation: Generation) -> list[int]:
+    def _cached_digests(self, generation: Generation) -> Sequence[int]:
         """What names the blocks of a generation that are cached here."""
         num_blocks = self.cached_tokens(generation) // self.info.layout.block_size
-        return generation.prefix.digests(num_blocks) if generation.prefix else []
+        return generation.prefix.digests()[:num_blocks] if generation.prefix else ()
 
     def _num_shared(self, digests: Sequence[int]) -> int:
         """How many leading blocks are shared here already: where one is, all before it are."""
@@ -193,7 +193,7 @@ class DecodeView(WorkerView):
             self.shared_blocks[each] -= 1
             if not self.shared_blocks[each]:
                 del self.shared_blocks[each]
-        generation.shared_digests = []
+        generation.shared_digests = ()
 
     def _take(self, generation: Generation, num_blocks: int) -> None:
         """It has so many blocks more to itself."""

@@ -5,6 +5,7 @@ A prompt may be computed by a decode worker instead: see `local_prefill.py`.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import count
 from math import inf
@@ -15,7 +16,7 @@ from gateway.decode_view import DecodeView
 from gateway.generation import Generation, Phase
 from gateway.local_prefill import Backlog, LocalPrefill, LocalPrefillMode
 from gateway.prefill_view import FormingBatch, PrefillView
-from gateway.router import choose_decode, choose_prefill
+from gateway.router import choose_decode, choose_prefill, sound
 from gateway.stages import Stage
 from gateway.worker_view import WorkerView
 from tandem.core.commands import Admit, PrefillBatch
@@ -131,7 +132,7 @@ class DisaggregatedBatching(Batching):
     def _soonest(self, generation: Generation, forming: PrefillView | None) -> PrefillView | None:
         """The prefill worker that would have the first token of the head of the queue first, of
         those that can take it into a batch, and send it to a decode worker with room."""
-        free = [each for each in self._fleet.prefill.values() if each.has_slot or each is forming]
+        free = [each for each in self._open_prefill() if each.has_slot or each is forming]
         if not free:
             return None
         takers = self._takers(generation)
@@ -198,17 +199,14 @@ class DisaggregatedBatching(Batching):
             self._local.set_budgets(workers, self._pace, num_waiting)
 
     def _open_prefill(self) -> list[PrefillView]:
-        return [worker for worker in self._fleet.prefill.values() if worker.is_open]
+        return sound(self._fleet.prefill.values(), self._clock.now_s)
 
     def _first_token_s(self, worker: PrefillView, generation: Generation) -> float:
         """In how many seconds a prefill worker would have the first token of a queued generation,
         if it were the next; it does not wait for the transfer."""
         num_tokens = worker.uncached_tokens(generation)
-        if started := self._started(worker):
-            rank = self._queue.rank(generation)
-            num_tokens += sum(
-                each.num_tokens_left for each in started if self._queue.rank(each) < rank
-            )
+        if started := worker.unfinished:
+            num_tokens += self._queue.num_tokens_ahead(generation, started)
         return worker.finish_s(num_tokens)
 
     # Batches
@@ -219,11 +217,7 @@ class DisaggregatedBatching(Batching):
         free = [worker for worker in self._fleet.prefill.values() if worker.has_slot]
         head = self._next_for_prefill() if any(worker.is_open for worker in free) else None
         return min(
-            (
-                worker
-                for worker in free
-                if (head and worker is head.worker) or self._started(worker)
-            ),
+            (worker for worker in free if (head and worker is head.worker) or worker.unfinished),
             key=lambda worker: (worker.num_queued_tokens, worker.info.worker_id),
             default=None,
         )
@@ -234,7 +228,7 @@ class DisaggregatedBatching(Batching):
         forming = worker.forming = FormingBatch()
         budget = self._batch_tokens(worker)
         for generation in self._candidates(worker):
-            end = self._chunk_end(generation, worker, budget)
+            end = worker.chunk_end(generation, budget)
             if len(forming.chunks) == self._limits.max_batch_seqs or end is None:
                 break
             if forming.chunks and (generation.fails_prompts or forming.chunks[-1][0].fails_prompts):
@@ -244,6 +238,7 @@ class DisaggregatedBatching(Batching):
                 self._place(generation, worker)
                 if generation.decode:
                     forming.unanswered.add(generation.sequence_id)
+            self._queue.charge(generation, end)
             forming.chunks.append((generation, generation.num_scheduled, end))
             budget -= generation.num_tokens_left - (generation.num_context_tokens - end)
             generation.num_scheduled = end
@@ -265,41 +260,33 @@ class DisaggregatedBatching(Batching):
         return min(most, max(worker.info.layout.block_size, num_tokens))
 
     def _candidates(self, worker: PrefillView) -> Iterator[Generation]:
-        """What a batch goes on with, in the policy's order: prompts that have started there, and
-        the head of the queue, as long as it is placed when it is shown."""
-        rank = self._queue.rank
-        started = sorted(self._started(worker), key=rank, reverse=True)
+        """What a batch goes on with, by the tenants' turns, and each tenant's own in the policy's
+        order: prompts that have started there, and the head of the queue, as long as it is placed
+        when it is shown."""
+        started: defaultdict[str, list[Generation]] = defaultdict(list)
+        for each in sorted(worker.unfinished, key=self._queue.rank, reverse=True):
+            started[each.request.tenant].append(each)
         takes_head = worker.is_open
         while True:
             head = self._next_for_prefill(worker) if takes_head else None
-            if head and (not started or rank(head.generation) < rank(started[-1])):
-                takes_head = head.worker is worker
-                if takes_head:
-                    yield head.generation
-            elif started:
-                yield started.pop()
-            else:
+            firsts = [each[-1] for each in started.values() if each]
+            following = self._queue.next_of(head.generation if head else None, firsts)
+            if following is None:
                 return
-
-    def _started(self, worker: PrefillView) -> list[Generation]:
-        """The worker's prompts that have chunks left, and their first one behind them."""
-        return [each for each in worker.started.values() if each.phase is Phase.PREFILLING]
-
-    def _chunk_end(self, generation: Generation, worker: PrefillView, budget: int) -> int | None:
-        """Where the next chunk ends: with the prompt, or with a block; None if nothing fits. What
-        is cached costs nothing, and goes with the first chunk."""
-        start = generation.num_scheduled or worker.cached_tokens(generation)
-        if generation.num_context_tokens - start <= budget:
-            return generation.num_context_tokens
-        block_size = worker.info.layout.block_size
-        num_blocks = budget // block_size
-        return start + num_blocks * block_size if num_blocks else None
+            if head and following is head.generation:
+                takes_head = head.worker is worker
+                if not takes_head:
+                    continue
+            else:
+                started[following.request.tenant].pop()
+            yield following
 
     def _place(self, generation: Generation, worker: PrefillView) -> None:
         """Assign the head of the queue to its workers, which have room, and reserve."""
         decode = None
         if generation.needs_decode:
-            decode = choose_decode(self._fleet.decode.values(), worker, generation)
+            workers = self._fleet.decode.values()
+            decode = choose_decode(workers, worker, generation, self._clock.now_s)
         self._take(generation)
         generation.expected_cached_tokens = worker.cached_tokens(generation)
         if decode:

@@ -13,9 +13,10 @@ from typing import Any
 import structlog
 
 from gateway.decode_view import DecodeView
-from gateway.effects import Checked, CheckResult, Emit, Send
+from gateway.effect_loop import EffectLoop
 from gateway.generation import Generation
 from gateway.generation_streams import GenerationStream, GenerationStreams
+from gateway.hands import GatewayHands
 from gateway.lag import Lag
 from gateway.prefill_view import PrefillView
 from gateway.refusals import Refusals
@@ -41,7 +42,7 @@ class Dispatcher:
     """A `TokenService` over workers, and the `LinkListener` of their links.
 
     Everything happens on one event loop, in calls that do not wait: a call changes the scheduler,
-    and `_flush` carries out what it decided.
+    and its `EffectLoop` has carried out what it decided.
     """
 
     def __init__(
@@ -72,6 +73,8 @@ class Dispatcher:
         self._orphan_timer: asyncio.TimerHandle | None = None
         self._streams = GenerationStreams(self, self.metrics, clock, model_name)
         self._links_by_id: dict[str, WorkerLink] = {}
+        hands = GatewayHands(self._links_by_id, self._streams, self.metrics)
+        self._effects = EffectLoop(scheduler, hands)
         self.controller_id = f"gateway-{secrets.token_hex(4)}"
         self._links = {address: self._new_link(role, address) for role, address in workers}
         self._removals: set[asyncio.Task[None]] = set()
@@ -227,8 +230,8 @@ class Dispatcher:
         changes = cache_changes_from_wire(header.prefix_cache) if has_changes else None
         use = PoolUse(header.num_free_blocks, header.num_unused_slots)
         offset_ns = self._timeline.clock_offset_ns(info)
-        if self._scheduler.heard(info.worker_id, use, now, spans, changes, offset_ns):
-            self._flush()
+        if self._effects.heard(info.worker_id, use, now, spans, changes, offset_ns):
+            self._watch_deadlines()
         if header.HasField("draining_ms"):
             self._stops(info, header.draining_ms / 1000, now)
 
@@ -240,9 +243,8 @@ class Dispatcher:
             self._flush()
 
     def reported(self, info: WorkerInfo, reports: list[Any]) -> None:
-        for report in reports:
-            self._scheduler.report(info.worker_id, report)
-        self._flush()
+        self._effects.reported(info.worker_id, reports)
+        self._watch_deadlines()
 
     def expire(self) -> None:
         """End what should have ended by now."""
@@ -315,25 +317,12 @@ class Dispatcher:
             self._orphan_timer = None
 
     def _flush(self) -> None:
-        self._scheduler.compose()
-        for effect in self._scheduler.take_effects():
-            if isinstance(effect, Emit):
-                self._streams.emit(*effect)
-            elif isinstance(effect, Checked):
-                self._checked(effect)
-            elif link := self._links_by_id.get(effect.worker_id):
-                if isinstance(effect, Send):
-                    link.send(effect.command)
-                else:
-                    link.let_go()
+        self._effects.flush()
+        self._watch_deadlines()
+
+    def _watch_deadlines(self) -> None:
         if self._scheduler.next_deadline_s != self._timed_s:
             self._set_deadline_timer(self._scheduler.next_deadline_s)
-
-    def _checked(self, checked: Checked) -> None:
-        """Neither tokens nor prompts are told of: only where they are not what they were."""
-        self.metrics.checked(checked)
-        is_wrong = checked.result is CheckResult.WRONG
-        (log.error if is_wrong else log.info)("self-check ended", **checked._asdict())
 
     @contextmanager
     def _refusals_told(self, tenant: str) -> Iterator[None]:

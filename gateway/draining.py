@@ -112,9 +112,8 @@ class Draining:
         if not self._workers or not all(map(self._fleet.has_open, self._needed_roles())):
             return
         for worker in self._workers:
-            for generation in list(worker.generations.values()):
-                is_late = now + _rest_s(generation) >= worker.hand_over_s
-                if is_late and not generation.has_left(worker):
+            for generation in worker.dependents:
+                if now + _rest_s(generation) >= worker.hand_over_s:
                     self._lifecycle.requeue(generation, AttemptEnd.DRAINED)
 
     def dismiss(self) -> None:

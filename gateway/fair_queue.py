@@ -1,19 +1,16 @@
 """Work that several tenants have waiting or under way: who may add to it, and whose is next. Pure.
 
-Turns are those of start-time fair queueing (Goyal et al., SIGCOMM 1996): each tenant's counter adds
-up the sizes of what was taken of it, divided by its weight, and the lowest goes next. Whoever comes
-to wait after having had nothing to wait for is lifted to where the last turn began, so that nobody
-can save turns up.
+Tenants take turns by the sizes of what was taken of each (`turns.py`).
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from operator import attrgetter
 from typing import Generic, TypeVar
 
 from gateway.tenants import Tenants
+from gateway.turns import Turns
 
 T = TypeVar("T")
 
@@ -30,8 +27,6 @@ class Work:
 class TenantQueue(Generic[T]):
     """One tenant's: how much it has in all, and what of that waits, oldest first."""
 
-    weight: float
-    counter: float = 0.0
     num_pending: int = 0
     waiting: OrderedDict[Work, T] = field(default_factory=OrderedDict)
 
@@ -41,17 +36,16 @@ class FairQueue(Generic[T]):
     tenant has a share by its weight whatever others have; alone, one may have everything."""
 
     def __init__(self, tenants: Tenants, max_pending: int) -> None:
-        self._queues = {name: TenantQueue[T](each.weight) for name, each in tenants.items()}
-        self._total_weight = sum(each.weight for each in tenants.values())
+        self._turns = Turns(tenants)
+        self._queues = {name: TenantQueue[T]() for name in tenants}
         self._max_pending = max_pending
         self._num_pending = 0
-        self._turn = 0.0
 
     def can_push(self, work: Work) -> bool:
         """Whether there is room for more work of a tenant: in all, or in its share. For its first
         there is, however large: that has limits elsewhere."""
         own = self._queues[work.tenant]
-        share = own.weight / self._total_weight
+        share = self._turns.share_of_all(work.tenant)
         return (
             not own.num_pending
             or self._num_pending + work.size <= self._max_pending
@@ -62,20 +56,18 @@ class FairQueue(Generic[T]):
         """Have work wait. `item` is what `take` gives when it is its turn."""
         own = self._queues[work.tenant]
         if not own.waiting:
-            own.counter = max(own.counter, self._turn)
+            self._turns.came(work.tenant)
         own.waiting[work] = item
         self._add(own, work.size)
 
     def take(self) -> T | None:
         """The oldest of the tenant whose turn it is: it is under way then. None if nothing
         waits."""
-        waiting = (each for each in self._queues.values() if each.waiting)
-        own = min(waiting, key=attrgetter("counter"), default=None)
-        if own is None:
+        waiting = [tenant for tenant, each in self._queues.items() if each.waiting]
+        if not waiting:
             return None
-        work, item = own.waiting.popitem(last=False)
-        self._turn = own.counter
-        own.counter += work.size / own.weight
+        work, item = self._queues[self._turns.first(waiting)].waiting.popitem(last=False)
+        self._turns.serve(work.tenant, work.size)
         return item
 
     def end(self, work: Work) -> None:

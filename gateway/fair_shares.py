@@ -1,10 +1,10 @@
-"""Whose turn it is, of the tenants that wait.
+"""Whose turn it is, of the tenants that wait, and who is over its share.
 
-Both phases are shared by weight, with the Virtual Token Counter (Sheng et al., OSDI 2024): each
-tenant's counter adds up what it was served, divided by its weight, and the lowest goes next. A
-prompt is charged when it is taken from the queue, and each generated token when it comes, at what
-it costs, in prompt tokens. Whoever comes to wait after having had nothing to wait for is lifted to
-the lowest of those who do, so that nobody can save turns up.
+Both phases are shared by weight, with a Virtual Token Counter (Sheng et al., OSDI 2024): each
+tenant's counter adds up what it was served, divided by its weight, and the lowest goes next
+(`turns.py`). A prompt is charged chunk by chunk, as it goes into batches, and each generated token
+when it comes, at what it costs, in prompt tokens. So prompts that have started and such that wait
+take turns, too, and what a client says of its prompts' importance orders its tenant's own alone.
 
 While two tenants both wait, what they are served, each divided by its weight, differs by at most
 2 (P + R) / w: P is the largest prompt, R what the running sequences of one tenant may yet cost, and
@@ -14,22 +14,27 @@ sequences runs already, can take it past another's.)
 Turns alone would not do for decode, whose costs come late: many short prompts with long answers
 could take all places before they are charged for. So a tenant that holds its share of the decode
 workers, in places or in blocks, lets all go first that hold less of theirs. It binds only among
-those who wait: alone, one may have everything.
+those who wait: alone, one may have everything. But what it takes beyond its share of all tenants'
+gives way first, if blocks run out; and what has to be computed again because others ran out of them
+costs its tenant nothing.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING
 
+from gateway.bill import Bill
+from gateway.generation import Generation, Phase
+from gateway.stages import AttemptEnd
 from gateway.tenants import DEFAULT_TENANT, Tenants
+from gateway.turns import Turns
 
 if TYPE_CHECKING:
     from gateway.decode_view import DecodeView
     from gateway.fleet import Fleet
-    from gateway.generation import Generation
-    from gateway.prefill_queue import Rank
+    from gateway.ranked_queue import Rank
 
 # What a generated token costs, in prompt tokens: while nothing is measured, as in the paper; and
 # at the least and the most, whatever is measured.
@@ -42,60 +47,85 @@ class FairShares:
     """The tenants' counters, and what they hold of a fleet's decode workers."""
 
     def __init__(self, tenants: Tenants, fleet: Fleet) -> None:
-        self._weights = {name: tenant.weight for name, tenant in tenants.items()}
-        self._counters = dict.fromkeys(tenants, 0.0)
+        self.has_several = len(tenants) > 1
+        self._turns = Turns(tenants)
         self._fleet = fleet
-        self._last_left = DEFAULT_TENANT
+        self._last_served = DEFAULT_TENANT
 
     def counter(self, tenant: str) -> float:
         """What it was served, in prompt tokens by weight."""
-        return self._counters[tenant]
+        return self._turns.counter(tenant)
 
     def share(self, tenant: str, among: Collection[str]) -> float:
         """Of the workers, if `among` are those who want them; it is one of them."""
-        return self._weights[tenant] / sum(self._weights[each] for each in among)
+        return self._turns.share(tenant, among)
 
     def first(self, heads: Mapping[str, Rank]) -> str:
-        """Whose turn it is, of tenants with the ranks of what they would have served next."""
-        by_turn = sorted(heads, key=lambda tenant: (self._counters[tenant], heads[tenant]))
+        """Whose turn it is, of tenants with the ranks of what they would have served next: of
+        equals, whose has come first. Their policy's ranks say nothing of each other."""
+        by_turn = sorted(heads, key=lambda tenant: (self.counter(tenant), heads[tenant][1]))
         hungry = (tenant for tenant in by_turn if not self._holds_its_share(tenant, heads))
         return next(hungry, by_turn[0])
 
+    def turn(self, tenants: Iterable[str]) -> str:
+        """Whose turn it is, of tenants who have room already; of equals, who is named first."""
+        return self._turns.first(tenants)
+
+    def num_tokens_due(self, tenant: str, before: str) -> int:
+        """How many prompt tokens a tenant may be served until it is another's turn."""
+        difference = self.counter(before) - self.counter(tenant)
+        return max(0, int(difference * self._turns.weights[tenant]))
+
     def came(self, tenant: str, waiting: Collection[str]) -> None:
-        """A tenant comes to wait, beside those that do."""
-        lowest = min(
-            (self._counters[each] for each in waiting), default=self._counters[self._last_left]
-        )
-        self._counters[tenant] = max(self._counters[tenant], lowest)
+        """A tenant comes to wait, beside those that do. It begins where the lowest of them is, or
+        where whoever was served last is by now: what others decode raises counters, too."""
+        lowest = min(map(self.counter, waiting), default=self.counter(self._last_served))
+        self._turns.lift(tenant, lowest)
 
-    def left(self, tenant: str) -> None:
-        """A tenant has nothing to wait for any more."""
-        self._last_left = tenant
-
-    def take(self, generation: Generation, waiting: Collection[str]) -> None:
-        """A prompt is served, while these tenants waited."""
-        tenant = generation.request.tenant
-        # A turn that one could not take for what it holds already is not saved up either.
+    def take(self, tenant: str, waiting: Collection[str]) -> None:
+        """A tenant takes its turn, while these waited. A turn that one of them could not take for
+        what it holds already is not saved up."""
         for each in waiting:
-            is_behind = self._counters[each] < self._counters[tenant]
+            is_behind = self.counter(each) < self.counter(tenant)
             if is_behind and self._holds_its_share(each, waiting):
-                self._counters[each] = self._counters[tenant]
-        generation.prompt_charge = generation.num_tokens_left / self._weights[tenant]
-        self._counters[tenant] += generation.prompt_charge
+                self._turns.lift(each, self.counter(tenant))
+
+    def charge(self, generation: Generation, end: int) -> None:
+        """A context is computed up to its token `end`: what is not cached is charged for, once."""
+        num_tokens = generation.bill.charge(generation.expected_cached_tokens, end)
+        if num_tokens:
+            self._last_served = generation.request.tenant
+            self._turns.add(self._last_served, num_tokens)
 
     def give_back(self, generation: Generation) -> None:
-        """A prompt that was taken has to be served anew. Idempotent."""
-        self._counters[generation.request.tenant] -= generation.prompt_charge
-        generation.prompt_charge = 0.0
+        """Nothing was computed of what this attempt was charged for. Idempotent."""
+        self._turns.add(generation.request.tenant, -generation.bill.give_back())
+
+    def begins_again(self, generation: Generation, why: AttemptEnd) -> None:
+        """A generation leaves the workers that it is still on, and its context will be computed
+        anew. What others have caused costs nothing: it was preempted, and not for what its tenant
+        holds beyond its share."""
+        if why is AttemptEnd.PREEMPTED and not self.is_over(generation.request.tenant):
+            num_tokens = generation.num_prompt_tokens + len(generation.token_ids)
+            generation.bill = Bill(num_tokens, num_settled=num_tokens)
+        elif generation.phase is not Phase.RESERVING:
+            generation.bill = Bill()
+
+    def is_over(self, tenant: str) -> bool:
+        """Whether a tenant holds its share of the decode workers, however few others want some now:
+        who comes later would find them held."""
+        return self.has_several and (
+            self._fleet.decode_share(tenant) >= self._turns.share_of_all(tenant)
+        )
 
     def stepped(self, worker: DecodeView, sequence_ids: Collection[int]) -> None:
         """A worker has generated a token of each of these sequences."""
-        if len(self._counters) == 1:
+        if not self.has_several:
             return
         cost, known = self._token_cost(worker, len(sequence_ids)), worker.generations
         num_tokens = Counter(known[each].request.tenant for each in sequence_ids if each in known)
         for tenant, num in num_tokens.items():
-            self._counters[tenant] += num * cost / self._weights[tenant]
+            self._turns.add(tenant, num * cost)
 
     def _token_cost(self, worker: DecodeView, num_sequences: int) -> float:
         """A sequence's part of a decode step, in the time that a prompt token takes."""
@@ -105,5 +135,5 @@ class FairShares:
         cost = step_s / num_sequences / prompt_token_s
         return min(max(cost, MIN_TOKEN_COST), MAX_TOKEN_COST)
 
-    def _holds_its_share(self, tenant: str, waiting: Collection[str]) -> bool:
-        return self._fleet.decode_share(tenant) >= self.share(tenant, waiting)
+    def _holds_its_share(self, tenant: str, among: Collection[str]) -> bool:
+        return self._fleet.decode_share(tenant) >= self.share(tenant, among)

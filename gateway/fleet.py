@@ -46,6 +46,11 @@ class Fleet:
         else:
             self.decode[worker.info.worker_id] = worker
 
+    def leave(self, worker_id: str) -> list[PrefillView | DecodeView]:
+        """A worker is gone: who that was, if it was there."""
+        gone = self.prefill.pop(worker_id, None), self.decode.pop(worker_id, None)
+        return [worker for worker in gone if worker]
+
     @property
     def block_size(self) -> int | None:
         """That of all workers; None if there are none."""

@@ -76,7 +76,7 @@ class Forecast:
         it is busy with those that it has."""
         for prefill in self._fleet.prefill.values():
             if prefill.is_open and (token_s := prefill.step_times.token_s):
-                num_started = sum(each.num_tokens_left for each in prefill.generations.values())
+                num_started = sum(each.num_tokens_left for each in prefill.started.values())
                 yield 1 / token_s, prefill.queued_s + num_started * token_s
         for decode in self._fleet.decode.values():
             if decode.is_open and (token_s := self._decode_token_s(decode)):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
+from gateway.bill import Bill
 from gateway.output_lengths import OutputLengths
 from gateway.prefix_index import PromptPrefix
 from gateway.stages import AttemptEnd, Attempts
@@ -19,6 +20,7 @@ from tandem.core.sequence import FinishReason, SequenceKey
 if TYPE_CHECKING:
     from gateway.decode_view import DecodeView
     from gateway.prefill_view import PrefillView
+    from gateway.worker_view import WorkerView
 
 # A request whose worker, or KV, was lost so often may be why.
 MAX_RESTARTS = 3
@@ -46,8 +48,8 @@ class Generation:
 
     `prefill` and `decode` are the workers that hold a record of the sequence; `prefill_worker` and
     `decode_worker` say, to the end, who served it: one and the same if the decode worker computes
-    the context. Of that `num_scheduled` tokens are computed, or sent to be; its tenant was charged
-    `prompt_charge` for it (`fair_shares.py`).
+    the context. Of that `num_scheduled` tokens are computed, or sent to be; its tenant has
+    a `bill` for them (`fair_shares.py`).
 
     `prefix` names the context's blocks. `expected_cached_tokens` of its tokens are thought to be
     cached where it will be computed; of the prompt, `num_cached_tokens` were. `shared_digests` name
@@ -78,8 +80,8 @@ class Generation:
     expected_cached_tokens: int = 0
     num_cached_tokens: int = 0
     is_prompt_counted: bool = False
-    shared_digests: list[int] = field(default_factory=list)
-    prompt_charge: float = 0.0
+    shared_digests: Sequence[int] = ()
+    bill: Bill = field(default_factory=Bill)
     armed: bool = False
     num_waits: int = 0
     is_stepping: bool = False
@@ -164,9 +166,16 @@ class Generation:
         """Whether the worker that decodes computes the prompt, too."""
         return self.decode is not None and self.prefill_worker == self.decode_worker
 
-    def has_left(self, worker: PrefillView | DecodeView) -> bool:
+    def has_left(self, worker: WorkerView) -> bool:
         """Whether all of its KV has moved on from a worker."""
         return self.armed and self.decode is not worker
+
+    def forget(self, worker: WorkerView) -> None:
+        """A worker is gone, and all that it held."""
+        if self.prefill is worker:
+            self.prefill = None
+        if self.decode is worker:
+            self.decode = None
 
     def accept(
         self, token: Token, finish_reason: FinishReason | None

@@ -59,9 +59,16 @@ class GenerationStream:
         if self._events or self._error is not None:
             on_events()
 
+    @property
+    def has_more(self) -> bool:
+        return bool(self._events) or self._error is not None
+
     def take(self) -> list[Token | Ended]:
-        events, self._events = self._events[:MAX_TAKEN], self._events[MAX_TAKEN:]
-        if not events and self._error is not None:
+        events, self._events = self._events, []
+        if len(events) > MAX_TAKEN:
+            self._events = events[MAX_TAKEN:]
+            del events[MAX_TAKEN:]
+        elif not events and self._error is not None:
             raise self._error
         return events
 
@@ -101,15 +108,25 @@ class GenerationStreams:
         return stream
 
     def emit(self, generation: Generation, event: Token | Ended | TandemError) -> None:
-        """Hand a generation's event to its reader; all but tokens are its end."""
+        """Hand a generation's event to its reader; all but tokens are its end. What goes wrong with
+        that costs its own request alone: others have events in the same turn."""
+        try:
+            self.hand_on(generation, event)
+        except Exception:
+            log.exception("event failed", request_id=generation.request.request_id)
+            # Not now: what was decided before has yet to be handed on.
+            asyncio.get_running_loop().call_soon(self._control.cancel, generation)
+
+    def hand_on(self, generation: Generation, event: Token | Ended | TandemError) -> None:
+        """As `emit`, but raises whatever goes wrong: the reader has the event by then."""
         if isinstance(event, Token):
             stream = self._streams[generation]
-            self._metrics.token(generation, stream.times, self._clock())
             self._put(stream, event)
+            self._metrics.token(generation, stream.times, self._clock())
             return
         stream = self._streams.pop(generation)
-        self._metrics.ended(generation, stream.times, event, self._clock())
         self._put(stream, event)
+        self._metrics.ended(generation, stream.times, event, self._clock())
         generation.request.trace.choice_ended(generation, stream.times, event)
         log_end(generation, stream.times, event, self._model_name)
 

@@ -12,6 +12,7 @@ from gateway.fleet import Fleet
 from gateway.generation import Generation, Phase
 from gateway.output_lengths import OutputLengths
 from gateway.prefill_queue import PrefillQueue
+from gateway.prefill_view import PrefillView
 from gateway.scheduler_clock import SchedulerClock
 from gateway.self_check import SelfChecks
 from gateway.stages import AttemptEnd
@@ -91,6 +92,7 @@ class Lifecycle:
     def requeue(self, generation: Generation, why: AttemptEnd) -> None:
         """Take a generation from its workers, and put it back to its place in the queue."""
         self._give_back(generation)
+        self._shares.begins_again(generation, why)
         self._leave_decode(generation)
         self.leave_prefill(generation)
         generation.restart(next(self._sequence_ids), self._clock.now_s, why)
@@ -114,6 +116,15 @@ class Lifecycle:
             self.restart(generation)
         else:
             self.end(generation, error)
+
+    def worker_lost(self, worker: PrefillView | DecodeView, error: TandemError) -> None:
+        """A worker is gone: nothing is left to be told to it, and those that need it go on
+        elsewhere, or end likewise."""
+        dependents = worker.dependents
+        for generation in worker.generations.values():
+            generation.forget(worker)
+        for generation in dependents:
+            self.restart_or_end(generation, error)
 
     def step_failed(self, generation: Generation, error: EngineFailed) -> None:
         """Its worker's engine failed, with it and others in a step. All go on elsewhere, like after

@@ -24,6 +24,7 @@ from typing import Literal, NamedTuple
 from gateway.batching import BatchingContext
 from gateway.decode_view import DecodeView
 from gateway.generation import Generation
+from gateway.router import sound
 from gateway.step_budgets import (
     HURRIED_BUDGET,
     idle_token_budget,
@@ -97,7 +98,7 @@ class LocalPrefill:
         `num_idle_tokens`, those that a prefill worker would have that is idle. Where `elsewhere_s`
         is infinite there is no other."""
         soonest_s, place = elsewhere_s, None
-        for worker in self._fleet.decode.values():
+        for worker in self._sound(has_others=elsewhere_s < inf):
             num_tokens = worker.uncached_tokens(generation)
             is_known = worker.step_times.is_measured or elsewhere_s == inf
             if not is_known or num_tokens >= num_idle_tokens:
@@ -121,7 +122,7 @@ class LocalPrefill:
         soonest, if that is sooner than the backlog's end, and worth what running streams pay."""
         candidates = (
             (here_s, worker.info.worker_id, worker)
-            for worker in self._fleet.decode.values()
+            for worker in self._sound(has_others=True)
             if worker.step_times.is_measured
             and self._may_pay(worker, pace, backlog.num_before)
             and not worker.num_prompt_tokens_left
@@ -130,6 +131,10 @@ class LocalPrefill:
             < backlog.seconds
         )
         return min(candidates, default=(0.0, "", None))[2]
+
+    def _sound(self, has_others: bool) -> list[DecodeView]:
+        """Who may be given a prompt, if there are prefill workers as well, or not."""
+        return sound(self._fleet.decode.values(), self._clock.now_s, has_others=has_others)
 
     def _may_join(self, worker: DecodeView, num_tokens: int, pace: Pace) -> bool:
         """Whether a prompt of so many tokens may be computed beside streams: these pay little, or

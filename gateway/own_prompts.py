@@ -25,6 +25,12 @@ class OwnPrompts:
             self._num_left = sum(each.num_tokens_left for each in self._prompts.values())
         return self._num_left
 
+    @property
+    def num_tokens_behind(self) -> int:
+        """Likewise, but for those of the first one that has any: it is under way."""
+        lefts = (each.num_tokens_left for each in self._prompts.values())
+        return self.num_tokens_left - next(filter(None, lefts), 0)
+
     def make_way(self, now_s: float) -> bool:
         """Whether there are any, and all of them still make way for what runs."""
         is_any_hurried = len(self._patient_until_s) < len(self._prompts)

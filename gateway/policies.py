@@ -55,7 +55,9 @@ class QueuePolicy(ABC):
 
     def preemption_order(self, prompt: WaitingPrompt) -> tuple[float, float]:
         """The highest of the running sequences gives way first, if one must: the least important,
-        and of equals, who came last."""
+        and of equals, who came last. Where there are several tenants those give way before that
+        came while theirs held its share, and a priority is shown as 0 if it is less: what a client
+        says cannot have others' sequences give way for its own."""
         return prompt.priority, prompt.arrived_s
 
 

@@ -3,7 +3,7 @@ order."""
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from collections import Counter
 from collections.abc import Iterable
 from math import inf, isnan
 
@@ -14,59 +14,10 @@ from gateway.fair_shares import FairShares
 from gateway.generation import Generation
 from gateway.policies import QueuePolicy, WaitingPrompt
 from gateway.prefill_view import PrefillView
-from gateway.shared_prompts import SharedPrompts
+from gateway.ranked_queue import Rank, RankedQueue
+from gateway.shared_prompts import SharedPrompts, Wait
 
 log = structlog.get_logger(__name__)
-
-Rank = tuple[float, int]
-"""The policy's, and the number of the arrival: no two are equal."""
-
-
-class TenantQueue:
-    """One tenant's, ordered by the ranks that they were given as they came. `num_tokens_left` are
-    those of all prompts that are not thought to be cached."""
-
-    def __init__(self) -> None:
-        self.num_tokens_left = 0
-        self._ranks: dict[Generation, Rank] = {}
-        self._queued: list[Generation] = []
-
-    @property
-    def head(self) -> Generation:
-        """The first of at least one."""
-        return self._queued[0]
-
-    @property
-    def last(self) -> Generation:
-        """The last of at least one."""
-        return self._queued[-1]
-
-    def rank(self, generation: Generation) -> Rank | None:
-        """That of a queued one; None if it is not."""
-        return self._ranks.get(generation)
-
-    def push(self, generation: Generation, rank: Rank) -> None:
-        self._queued.insert(self._place(rank), generation)
-        self._ranks[generation] = rank
-        self.num_tokens_left += generation.num_tokens_left
-
-    def remove(self, generation: Generation) -> None:
-        del self._queued[self._place(self._ranks[generation])]
-        del self._ranks[generation]
-        self.num_tokens_left -= generation.num_tokens_left
-
-    def num_tokens_before(self, rank: Rank) -> int:
-        """Of the prompts with lower ranks."""
-        place, middle = self._place(rank), len(self._queued) // 2
-        if place <= middle:
-            return _num_tokens(self._queued[:place])
-        return self.num_tokens_left - _num_tokens(self._queued[place:])
-
-    def _place(self, rank: Rank) -> int:
-        return bisect_left(self._queued, rank, key=self._ranks.__getitem__)
-
-    def __len__(self) -> int:
-        return len(self._queued)
 
 
 class PrefillQueue:
@@ -79,7 +30,7 @@ class PrefillQueue:
         self._shared = shared
         self._told_failure = False
         # Of the tenants that wait, and the ranks of their heads.
-        self._queues: dict[str, TenantQueue] = {}
+        self._queues: dict[str, RankedQueue] = {}
         self._heads: dict[str, Rank] = {}
 
     @property
@@ -120,14 +71,16 @@ class PrefillQueue:
             return -inf, generation.arrival
 
     def preemption_rank(self, generation: Generation) -> tuple[float, ...]:
-        """The highest of the running generations gives way first, if one must; of those that the
-        policy takes for equals, who came last. Where the policy fails it is the usual order."""
+        """The highest of the running generations gives way first, if one must: those that come
+        while their tenant holds its share, and then by the policy; of those that this takes for
+        equals, who came last. Where the policy fails it is the usual order."""
         try:
             order = self._policy_preemption_order(generation)
         except Exception:
             self._tell_failure()
-            order = QueuePolicy.preemption_order(self._policy, _prompt(generation))
-        return *order, generation.arrival
+            order = QueuePolicy.preemption_order(self._policy, self._running(generation))
+        is_over = self._shares.is_over(generation.request.tenant)
+        return float(is_over), *order, generation.arrival
 
     def push(self, generation: Generation) -> None:
         """Queue one that is new, or comes back."""
@@ -135,7 +88,7 @@ class PrefillQueue:
         if tenant not in self._queues:
             if not self._shared.num_waiting[tenant]:
                 self._shares.came(tenant, self._queues)
-            self._queues[tenant] = TenantQueue()
+            self._queues[tenant] = RankedQueue()
         queue = self._queues[tenant]
         queue.push(generation, rank)
         self._heads[tenant] = min(rank, self._heads.get(tenant, rank))
@@ -146,25 +99,51 @@ class PrefillQueue:
             return self._queues[self._shares.first(self._heads)].head
         return next((queue.head for queue in self._queues.values()), None)
 
+    def next_of(self, head: Generation | None, started: Iterable[Generation]) -> Generation | None:
+        """Who is computed next, of the head and of those that have started, each tenant's first:
+        that of the tenant whose turn it is. Only one tenant's own are compared by their ranks."""
+        firsts = {each.request.tenant: each for each in started}
+        if head:
+            tenant = head.request.tenant
+            own = firsts.pop(tenant, None)
+            # Of tenants that were served alike it is the head's turn: it has had nothing yet.
+            firsts = {tenant: min(filter(None, (own, head)), key=self.rank), **firsts}
+        return firsts[self._shares.turn(firsts)] if firsts else None
+
+    def num_tokens_ahead(self, generation: Generation, started: Iterable[Generation]) -> int:
+        """Tokens of those that have started that are computed before a queued one, if it is the
+        next of its tenant's."""
+        tenant, rank = generation.request.tenant, self.rank(generation)
+        num_tokens: Counter[str] = Counter()
+        for each in started:
+            if each.request.tenant != tenant or self.rank(each) < rank:
+                num_tokens[each.request.tenant] += each.num_tokens_left
+        num_own = num_tokens.pop(tenant, 0)
+        return num_own + sum(
+            min(num, self._shares.num_tokens_due(other, before=tenant))
+            for other, num in num_tokens.items()
+        )
+
     def last(self) -> Generation | None:
         """The last in the order of the tenant that has the most tokens here, or None."""
         queue = max(self._queues.values(), key=lambda each: each.num_tokens_left, default=None)
         return queue.last if queue else None
 
     def take(self, generation: Generation) -> None:
-        """Take one that is queued, to serve it, which its tenant is charged for."""
-        self._shares.take(generation, self._heads)
+        """Take one that is queued, to serve it: its tenant is charged by `charge`."""
+        self._shares.take(generation.request.tenant, self._heads)
         self.remove(generation)
+
+    def charge(self, generation: Generation, end: int) -> None:
+        """The context of one that was taken will be computed up to its token `end`."""
+        self._shares.charge(generation, end)
 
     def remove(self, generation: Generation) -> None:
         """Take one that is queued, and will not be served."""
-        tenant = generation.request.tenant
         if generation in self._shared:
             self._shared.leave(generation)
         else:
             self._remove_ready(generation)
-        if tenant not in self._queues and not self._shared.num_waiting[tenant]:
-            self._shares.left(tenant)
 
     # What begins alike
 
@@ -172,16 +151,16 @@ class PrefillQueue:
         """A worker is to compute one that was taken."""
         self._shared.begin(generation, worker)
 
-    def leader_of(self, generation: Generation) -> Generation | None:
+    def worth_waiting(self, generation: Generation) -> Wait | None:
         """Who is computed for whom a queued one had better wait, and does not take its turn by
         that; or None."""
-        leader = self._shared.leader_of(generation)
-        return leader if leader and self.rank(leader) < self.rank(generation) else None
+        wait = self._shared.worth_waiting(generation)
+        return wait if wait and self.rank(wait.leader) < self.rank(generation) else None
 
-    def set_aside(self, generation: Generation, leader: Generation) -> None:
+    def set_aside(self, generation: Generation, wait: Wait) -> None:
         """A queued one waits for another."""
         self._remove_ready(generation)
-        self._shared.wait(generation, leader)
+        self._shared.wait(generation, wait)
 
     def done(self, generation: Generation) -> None:
         """One that was taken is through, or not computed any more: who waited for it is queued
@@ -227,9 +206,17 @@ class PrefillQueue:
         return rank
 
     def _policy_preemption_order(self, generation: Generation) -> tuple[float, ...]:
-        order = self._policy.preemption_order(_prompt(generation))
+        order = self._policy.preemption_order(self._running(generation))
         _require_numbers(*order)
         return order
+
+    def _running(self, generation: Generation) -> WaitingPrompt:
+        """What its preemption goes by. Ranks on a worker are compared across tenants: there a
+        client can say that its request is less important than others, and not that it is more."""
+        prompt = _prompt(generation)
+        if self._shares.has_several:
+            return prompt._replace(priority=max(0, prompt.priority))
+        return prompt
 
     def __len__(self) -> int:
         """Those that can be taken."""
@@ -245,7 +232,3 @@ def _prompt(generation: Generation) -> WaitingPrompt:
 def _require_numbers(*said: float) -> None:
     if any(map(isnan, said)):
         raise ValueError("what a policy says is never NaN")
-
-
-def _num_tokens(generations: Iterable[Generation]) -> int:
-    return sum(each.num_tokens_left for each in generations)

@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
+from gateway.generation import Generation, Phase
 from gateway.send_rate import SendRate
 from gateway.stages import transfer_times
 from gateway.worker_view import WorkerView
 from tandem.core.reports import Span, SpanKind
-
-if TYPE_CHECKING:
-    from gateway.generation import Generation
 
 # One batch runs, one waits behind it.
 MAX_BATCHES = 2
@@ -78,6 +75,21 @@ class PrefillView(WorkerView):
         num_blocks = self.bound_blocks[decode_worker]
         limit = MAX_DESTINATION_SHARE * self.info.num_blocks
         return num_blocks == 0 or num_blocks + self.blocks_for(num_tokens) <= limit
+
+    @property
+    def unfinished(self) -> list[Generation]:
+        """Its prompts that have chunks left, and their first one behind them."""
+        return [each for each in self.started.values() if each.phase is Phase.PREFILLING]
+
+    def chunk_end(self, generation: Generation, budget: int) -> int | None:
+        """Where the next chunk of at most `budget` tokens ends: with the context, or with a block;
+        None if nothing fits. What is cached costs nothing, and goes with the first chunk."""
+        start = generation.num_scheduled or self.cached_tokens(generation)
+        if generation.num_context_tokens - start <= budget:
+            return generation.num_context_tokens
+        block_size = self.info.layout.block_size
+        num_blocks = budget // block_size
+        return start + num_blocks * block_size if num_blocks else None
 
     @property
     def queued_batches(self) -> list[int]:

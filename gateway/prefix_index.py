@@ -3,7 +3,7 @@ costs time only."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from copy import copy
 from itertools import islice, takewhile
 
@@ -32,24 +32,20 @@ class PromptPrefix:
         prefix._found = {}
         return prefix
 
-    def digests(self, num_blocks: int | None = None) -> list[int]:
-        """What names the first blocks, or all."""
-        end = self._num_blocks if num_blocks is None else num_blocks
-        return self._hashed(end)[:end]
+    def digests(self) -> Sequence[int]:
+        """What names the blocks: no copy, for they may be thousands."""
+        if len(self._digests) < self._num_blocks:
+            hashes = self._chain.between(len(self._digests), self._num_blocks)
+            self._digests += map(digest, hashes)
+        return self._digests
 
     def num_cached_tokens(self, index: PrefixIndex) -> int:
         """Leading tokens that a worker has cached."""
         version, num_tokens = self._found.get(index, (-1, 0))
         if version != index.version:
-            num_tokens = index.num_leading(self._hashed(self._num_blocks)) * self.block_size
+            num_tokens = index.num_leading(self.digests()) * self.block_size
             self._found[index] = index.version, num_tokens
         return num_tokens
-
-    def _hashed(self, num_blocks: int) -> list[int]:
-        """What names so many of the first blocks, and perhaps more."""
-        if len(self._digests) < num_blocks:
-            self._digests += map(digest, self._chain.between(len(self._digests), num_blocks))
-        return self._digests
 
 
 class PrefixIndex:

@@ -8,10 +8,22 @@ queue there does not cost more than computing or moving it again.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import TypeVar
 
 from gateway.decode_view import DecodeView
 from gateway.generation import Generation
 from gateway.prefill_view import PrefillView
+from gateway.worker_view import WorkerView
+
+Worker = TypeVar("Worker", bound=WorkerView)
+
+
+def sound(workers: Iterable[Worker], now: float, *, has_others: bool = False) -> list[Worker]:
+    """Those that may be given something new. Who failed a step of late is among them only if there
+    are none but such, and no others elsewhere."""
+    open_ones = [worker for worker in workers if worker.is_open]
+    sound_ones = [worker for worker in open_ones if not worker.has_failed(now)]
+    return sound_ones if sound_ones or has_others else open_ones
 
 
 def choose_prefill(
@@ -35,11 +47,11 @@ def choose_prefill(
 
 
 def choose_decode(
-    workers: Iterable[DecodeView], prefill: PrefillView, generation: Generation
+    workers: Iterable[DecodeView], prefill: PrefillView, generation: Generation, now: float
 ) -> DecodeView | None:
     """Of the decode workers with room for the sequence, and not too much on its way to them yet,
-    the one that is done first; of equals the emptiest. One that `prefill` could not reach of late
-    only if there is no other."""
+    the one that is done first; of equals the emptiest. One that `prefill` could not reach of late,
+    or that failed a step, only if there is no other."""
     num_answer_tokens = generation.typical_tokens
     return min(
         (
@@ -49,7 +61,7 @@ def choose_decode(
             and worker.can_take(generation)
         ),
         key=lambda worker: (
-            worker.info.worker_id in prefill.failed_edges,
+            worker.has_failed(now) or worker.info.worker_id in prefill.failed_edges,
             _move_s(worker, prefill, generation) + _load_s(worker, prefill, num_answer_tokens),
             worker.num_used_blocks,
             worker.info.worker_id,

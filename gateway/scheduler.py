@@ -241,20 +241,11 @@ class Scheduler:
         the others go on elsewhere, from the token that they had reached, or fail with `error` if
         that was tried too often."""
         self._batching.fleet_changed()
-        if prefill := self._fleet.prefill.pop(worker_id, None):
-            self._suspects.forget(prefill)
-            self.draining.forget(prefill)
-            for generation in list(prefill.generations.values()):
-                generation.prefill = None
-                if not generation.armed:
-                    self._lifecycle.restart_or_end(generation, error)
-        if decode := self._fleet.decode.pop(worker_id, None):
-            self._suspects.forget(decode)
-            self.draining.forget(decode)
+        for worker in self._fleet.leave(worker_id):
+            self._suspects.forget(worker)
+            self.draining.forget(worker)
             self._self_checks.lost(worker_id)
-            for generation in list(decode.generations.values()):
-                generation.decode = None
-                self._lifecycle.restart_or_end(generation, error)
+            self._lifecycle.worker_lost(worker, error)
 
     def worker_suspected(self, worker_id: str) -> None:
         """A worker may be lost: as `Suspects.suspected`."""
@@ -296,7 +287,8 @@ class Scheduler:
             self._batching.timed(worker)
         if cache_changes:
             worker.prefix_index.apply(cache_changes)
-        may_take_more = worker.has_said(use)
+        has_more = worker.has_said(use)
+        may_take_more = worker.is_forgiven(self._clock.now_s) or has_more
         is_anyone_waiting = self.num_queued > 0 or self._self_checks.is_waiting
         return has_moved or (may_take_more and is_anyone_waiting)
 

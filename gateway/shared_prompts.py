@@ -10,6 +10,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from gateway.decode_view import DecodeView
 from gateway.fleet import Fleet
@@ -35,6 +36,13 @@ class _Leader:
     first: int
     num_tokens: int
     followers: dict[Generation, int] = field(default_factory=dict)
+
+
+class Wait(NamedTuple):
+    """Whom one waits for, and how many tokens that saves."""
+
+    leader: Generation
+    num_tokens: int
 
 
 class SharedPrompts:
@@ -68,19 +76,23 @@ class SharedPrompts:
         if known is None or known.num_tokens < leader.num_tokens:
             self._by_first[first] = leader
 
-    def leader_of(self, generation: Generation) -> Generation | None:
+    def worth_waiting(self, generation: Generation) -> Wait | None:
         """For whom a queued generation had better wait, or None."""
         if not self._by_first or generation.num_waits >= MAX_WAITS:
             return None
         first = _first_uncached(generation)
         leader = None if first is None else self._by_first.get(first)
-        return leader.generation if leader and self._is_worth_it(generation, leader) else None
+        if leader is None or leader.worker.suspect:
+            return None
+        num_tokens = _num_shared(generation, leader.generation)
+        is_worth_it = self._is_worth_it(num_tokens, leader)
+        return Wait(leader.generation, num_tokens) if is_worth_it else None
 
-    def wait(self, generation: Generation, leader: Generation) -> None:
+    def wait(self, generation: Generation, wait: Wait) -> None:
         """A queued generation waits for its leader."""
         generation.num_waits += 1
-        found = self._leaders[leader]
-        found.followers[generation] = _num_shared(generation, leader)
+        found = self._leaders[wait.leader]
+        found.followers[generation] = wait.num_tokens
         self._leader_of[generation] = found
         self.num_waiting[generation.request.tenant] += 1
 
@@ -100,14 +112,13 @@ class SharedPrompts:
         if found and self._by_first.get(found.first) is found:
             del self._by_first[found.first]
 
-    def _is_worth_it(self, generation: Generation, leader: _Leader) -> bool:
-        """Whether most of what the leader computes is shared, and takes longer than a step more;
-        and whether its worker is there, as far as is known."""
-        num_tokens = _num_shared(generation, leader.generation)
+    def _is_worth_it(self, num_tokens: int, leader: _Leader) -> bool:
+        """Whether so many tokens are most of what the leader computes, and take longer than a step
+        more."""
         token_s, step_s = self._fleet.token_s(), self._fleet.step_s()
         is_known = token_s and step_s
         is_much = num_tokens * token_s > step_s if is_known else num_tokens >= MIN_TOKENS
-        return is_much and num_tokens >= MIN_SHARE * leader.num_tokens and not leader.worker.suspect
+        return is_much and num_tokens >= MIN_SHARE * leader.num_tokens
 
 
 def _first_uncached(generation: Generation) -> int | None:

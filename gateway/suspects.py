@@ -65,6 +65,6 @@ class Suspects:
         )
 
     def _move(self, worker: PrefillView | DecodeView) -> None:
-        for generation in list(worker.generations.values()):
-            if generation.can_restart and not generation.has_left(worker):
+        for generation in worker.dependents:
+            if generation.can_restart:
                 self._lifecycle.restart(generation)

@@ -45,7 +45,7 @@ from tandem.core.reports import (
 )
 from tandem.core.sequence import FinishReason
 
-# How long no KV is sent on an edge that has just failed, or to an engine, if there is another.
+# How long nothing is sent on an edge that has just failed, or to an engine, if there is another.
 EDGE_PENALTY_S = 5.0
 
 
@@ -124,6 +124,7 @@ class WorkerReports:
         if isinstance(error, Unavailable | DataLoss):
             worker.failed_edges[generation.decode_worker] = self._clock.now_s + EDGE_PENALTY_S
         if isinstance(error, EngineFailed):
+            self._keep_away(worker)
             self._lifecycle.step_failed(generation, error)
         elif isinstance(error, Unavailable | Fenced):
             self._lifecycle.restart_or_end(generation, error)
@@ -181,11 +182,6 @@ class WorkerReports:
             case SequenceFailed():
                 self._lifecycle.end(generation, error_of(report.reason, report.message))
 
-    def _keep_away(self, worker: DecodeView) -> None:
-        """Its engine has failed: what goes on goes elsewhere, if there is another."""
-        for prefill in self._fleet.prefill.values():
-            prefill.failed_edges[worker.info.worker_id] = self._clock.now_s + EDGE_PENALTY_S
-
     def _granted(self, generation: Generation, grant: Reserved) -> None:
         if generation.phase is Phase.RESERVING:
             generation.grant = grant
@@ -229,6 +225,10 @@ class WorkerReports:
 
     # Both
 
+    def _keep_away(self, worker: PrefillView | DecodeView) -> None:
+        """Its engine has failed: what goes on goes elsewhere, if there is another."""
+        worker.failed_until_s = self._clock.now_s + EDGE_PENALTY_S
+
     def _computed(
         self,
         worker: PrefillView | DecodeView,
@@ -256,11 +256,15 @@ class WorkerReports:
 
     def _fail_missing(self, worker: PrefillView | DecodeView, present: set[int]) -> None:
         """Generations that a worker should hold and does not: their failure's report was lost. Of
-        those with an open reservation only the decode worker knows yet."""
+        those with an open reservation only the decode worker knows yet; of those that had left it,
+        what was lost is the word that their transfer is done."""
+        needing = set(worker.dependents)
         for generation in list(worker.generations.values()):
             if generation.sequence_id in present:
                 continue
-            if generation.phase is not Phase.RESERVING:
+            if generation not in needing:
+                self._lifecycle.leave_prefill(generation)
+            elif generation.phase is not Phase.RESERVING:
                 error = Unavailable(f"{worker.info.worker_id} lost the request")
                 self._lifecycle.restart_or_end(generation, error)
             elif generation.decode is worker:

@@ -38,7 +38,8 @@ class WorkerView:
     One that is `suspect`, since `suspected_s`, may be lost, one that is `stopping` is about to
     end, and one that is `cordoned` an operator has taken out of service: they take nothing new.
     What the latter two still hold at `hand_over_s` goes on elsewhere; who is `dismissed` was told
-    that it can end. Times are in monotonic seconds."""
+    that it can end. If a step failed there of late, it counts as failed until `failed_until_s`.
+    Times are in monotonic seconds."""
 
     info: WorkerInfo
     address: str
@@ -46,6 +47,7 @@ class WorkerView:
     stopping: bool = False
     cordoned: bool = False
     hand_over_s: float = inf
+    failed_until_s: float = 0.0
     dismissed: bool = False
     num_used_blocks: int = 0
     generations: dict[int, Generation] = field(default_factory=dict)
@@ -64,6 +66,12 @@ class WorkerView:
     def __post_init__(self) -> None:
         self.prefix_index = PrefixIndex(self.info.num_blocks)
         self.num_free_blocks = self.info.num_blocks
+
+    @property
+    def dependents(self) -> list[Generation]:
+        """Of its generations those that need it, and go on elsewhere if it goes: not all of their
+        KV has moved on."""
+        return [each for each in self.generations.values() if not each.has_left(self)]
 
     def local_s(self, at_ns: int) -> float:
         """A time of the worker's clock that it told, in seconds of the gateway's. The offset is not
@@ -113,6 +121,17 @@ class WorkerView:
     @property
     def suspect(self) -> bool:
         return self.suspected_s < inf
+
+    def has_failed(self, now: float) -> bool:
+        """Whether its engine failed of late: prompts go elsewhere, if they can."""
+        return now < self.failed_until_s
+
+    def is_forgiven(self, now: float) -> bool:
+        """Whether its failure has just become old enough to be forgotten."""
+        is_forgiven = 0 < self.failed_until_s <= now
+        if is_forgiven:
+            self.failed_until_s = 0.0
+        return is_forgiven
 
     @property
     def is_draining(self) -> bool:

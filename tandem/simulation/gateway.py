@@ -1,5 +1,5 @@
-"""The gateway in virtual time: the real scheduler, and hands that are its `Dispatcher`'s without an
-event loop, streams or clients."""
+"""The gateway in virtual time: the real scheduler and `EffectLoop`, and hands that need no event
+loop, streams or clients."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from gateway.effects import Emit, Send
+from gateway.effect_loop import EffectLoop
+from gateway.effects import Checked
 from gateway.generation import Generation
 from gateway.scheduler import Scheduler
 from gateway.tokens import Ended, Token, TokenRequest
@@ -36,7 +37,9 @@ class VirtualGateway:
 
     def __init__(self, scheduler: Scheduler, events: Events) -> None:
         self._scheduler = scheduler
+        self._effects = EffectLoop(scheduler, self)
         self._events = events
+        self._commands: defaultdict[str, list[Any]] = defaultdict(list)
         self._workers: dict[str, Commanded] = {}
         self._clients: dict[Generation, tuple[Answer, Callable[[], None]]] = {}
         self._num_requests = 0
@@ -63,32 +66,40 @@ class VirtualGateway:
 
     def hear(self, info: WorkerInfo, message: Message) -> None:
         """A worker's message has come."""
-        may_take_more = self._scheduler.heard(
+        self._effects.heard(
             info.worker_id,
             PoolUse(message.num_free_blocks),
             self._events.now_s,
             message.spans,
             message.cache_changes,
         )
-        if may_take_more:
-            self._flush()
-        for report in message.reports:
-            self._scheduler.report(info.worker_id, report)
+        self._deliver()
         if message.reports:
-            self._flush()
+            self._effects.reported(info.worker_id, message.reports)
+            self._deliver()
 
     def _flush(self) -> None:
-        self._scheduler.compose()
-        commands: defaultdict[str, list[Any]] = defaultdict(list)
-        for effect in self._scheduler.take_effects():
-            if isinstance(effect, Emit):
-                self._emit(*effect)
-            elif isinstance(effect, Send):
-                commands[effect.worker_id].append(effect.command)
+        self._effects.flush()
+        self._deliver()
+
+    def _deliver(self) -> None:
+        """What each worker is told goes in one message."""
+        commands, self._commands = self._commands, defaultdict(list)
         for worker_id, batch in commands.items():
             self._events.after(HOP_S, self._workers[worker_id].apply, batch)
 
-    def _emit(self, generation: Generation, event: Token | Ended | TandemError) -> None:
+    # Hands
+
+    def send(self, worker_id: str, command: Any) -> None:
+        self._commands[worker_id].append(command)
+
+    def dismiss(self, worker_id: str) -> None:
+        """Nobody leaves."""
+
+    def checked(self, checked: Checked) -> None:
+        """Nothing is checked."""
+
+    def emit(self, generation: Generation, event: Token | Ended | TandemError) -> None:
         if isinstance(event, Token):
             answer = self._clients[generation][0]
             answer.note(self._events.now_s, answer.num_tokens + 1)

@@ -68,6 +68,8 @@ def check_views(system: System) -> None:
             assert view.own_prompts._patient_until_s.keys() <= view.own_prompts._prompts.keys()
         if isinstance(view, PrefillView):
             assert len(view.batches) <= MAX_BATCHES
+            left = {each for each in view.generations.values() if each.num_tokens_left}
+            assert left == set(view.started.values())
             assert not (view.forming and len(view.batches) == MAX_BATCHES)
 
 
@@ -90,6 +92,9 @@ def check_quiet(system: System) -> None:
     assert not system.open_transfers()
     assert not system.scheduler._queue._shared._leaders
     _check_self_checks(system)
+    for tenant in system.tenants:
+        # Nobody got more back than was charged.
+        assert system.scheduler._lifecycle._shares.counter(tenant) > -1e-6
     for view in system.scheduler.workers:
         assert view.num_used_blocks == 0
         assert not isinstance(view, DecodeView) or view.num_running == 0

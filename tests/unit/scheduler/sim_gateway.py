@@ -9,9 +9,11 @@ from sim_clock import Clock
 from sim_worker import MODEL
 
 from gateway.dispatcher import Dispatcher
+from gateway.effect_loop import EffectLoop
 from gateway.effects import Checked
 from gateway.generation import Generation
 from gateway.generation_streams import GenerationStreams
+from gateway.hands import GatewayHands
 from gateway.scheduler import Scheduler
 from gateway.timeline import Timeline
 from gateway.tokens import Ended, Token
@@ -27,19 +29,29 @@ class RecordingStreams(GenerationStreams):
 
     def emit(self, generation: Generation, event: Token | Ended | TandemError) -> None:
         self._clients[generation.request.request_id].take(event)
-        super().emit(generation, event)
+        self.hand_on(generation, event)
+
+
+class RecordingHands(GatewayHands):
+    """Keep what is said of self-checks."""
+
+    def __init__(self, dispatcher: Dispatcher, streams: RecordingStreams) -> None:
+        super().__init__(dispatcher._links_by_id, streams, dispatcher.metrics)
+        self.all_checked: list[Checked] = []
+
+    def checked(self, checked: Checked) -> None:
+        self.all_checked.append(checked)
 
 
 class RecordingDispatcher(Dispatcher):
-    """Keeps what is said of self-checks, and has no timers."""
+    """Has no timers; whatever goes wrong with an event is raised."""
 
     def __init__(self, scheduler: Scheduler, clients: Mapping[str, Client], clock: Clock) -> None:
         super().__init__(scheduler, [], MODEL.fingerprint, Timeline(), clock.now_s)
         self._streams = RecordingStreams(self, clients, clock)
-        self.checked: list[Checked] = []
-
-    def _checked(self, checked: Checked) -> None:
-        self.checked.append(checked)
+        hands = RecordingHands(self, self._streams)
+        self.checked = hands.all_checked
+        self._effects = EffectLoop(scheduler, hands)
 
     def _start_orphan_timer(self) -> None:
         """Here is no time, and every worker comes back."""

@@ -128,6 +128,21 @@ def test_so_many_prompts_wait_on_the_worker_that_its_steps_are_full(
     assert len(driver.admitted()) == 3
 
 
+def test_a_prompt_that_waits_behind_a_newer_one_still_counts() -> None:
+    """For its grammar, say: the newer one has its first token before."""
+    driver = Driver()
+    under_way, waiting, newer = (
+        driver.submit(name, length=length)
+        for name, length in (("under way", 4), ("waiting", 12), ("newer", 4))
+    )
+    assert len(driver.admitted()) == 3
+    for each in (under_way, waiting, newer):
+        driver.grant(each)
+    driver.step(newer)
+    behind = [driver.submit(str(number), length=4) for number in range(6)]
+    assert driver.admitted() == [("d0", behind[0].sequence_id)]
+
+
 def test_decode_first_closes_its_batch_with_the_first_token() -> None:
     driver = Driver("decode-first")
     one, two = driver.submit("one"), driver.submit("two")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from local_prefill_driver import Driver as Local
+from sim_worker import worker_info
+from test_colocated_batching import Driver as Colocated
 from test_scheduler import Driver
 
 from gateway.effects import Emit, Send
@@ -39,6 +42,10 @@ class Steps(Driver):
         count = len(generations)
         done = StepDone(1, 0, 0, ids, positions, (60,) * count, (reason,) * count)
         self.scheduler.report(worker_id, done)
+
+    def prefill_batches(self, name: str) -> dict[int, int]:
+        """What a prefill worker runs or will run."""
+        return self.scheduler._fleet.prefill[name].batches
 
     def fail(self, *generations: Generation, worker_id: str = "d") -> None:
         """The engine fails in a step of these."""
@@ -195,3 +202,83 @@ def test_who_may_be_the_cause_is_computed_alone() -> None:
             batches.append([chunk.sequence_id for chunk in batch.chunks])
             driver.scheduler.report("p", BatchDone(batch.batch_id, 1))
     assert [len(each) for each in batches] == [1, 1, 1]
+
+
+# Where prompts go after that
+
+
+def test_prompts_are_kept_away_from_the_prefill_worker_that_failed() -> None:
+    """Also while the other is busy: there they would fail again, and for the last time."""
+    driver = Steps()
+    driver.scheduler.heard("p", PoolUse(64), now=100.0)
+    generation = driver.prefilling()
+    driver.join("q", WorkerRole.PREFILL)
+    busy = driver.prefill_batches("q")
+    busy.update({1: 10, 2: 10})
+    driver.fail(generation, worker_id="p")
+    assert driver.commands(Reserve) == []
+    busy.clear()
+    assert len(driver.commands(Reserve)) == 1
+    assert generation.prefill_worker == "q"
+    driver.scheduler.cancel(generation)
+    driver.scheduler.report("p", BatchDone(next(iter(driver.prefill_batches("p"))), 1))
+    driver.scheduler.heard("p", PoolUse(64), now=100.0 + EDGE_PENALTY_S)
+    later = driver.submit("later")
+    driver.effects()
+    assert later.prefill_worker == "p"
+
+
+def test_what_only_the_worker_that_failed_can_hold_waits_until_that_is_forgotten() -> None:
+    """Nothing else happens then but that the worker is heard."""
+    driver = Steps()
+    driver.scheduler.heard("p", PoolUse(64), now=100.0)
+    generation = driver.prefilling(length=40, max_tokens=2)
+    info = worker_info("q", WorkerRole.PREFILL, 1, 5, 16)
+    driver.scheduler.worker_joined(info, "q:1")
+    driver.fail(generation, worker_id="p")
+    assert driver.commands(Reserve) == []
+    assert not driver.scheduler.heard("p", PoolUse(64), now=99.9 + EDGE_PENALTY_S)
+    assert driver.scheduler.heard("p", PoolUse(64), now=100.0 + EDGE_PENALTY_S)
+    assert len(driver.commands(Reserve)) == 1
+    assert not driver.scheduler.heard("p", PoolUse(64), now=101.0 + EDGE_PENALTY_S)
+
+
+def test_where_all_have_failed_prompts_are_computed_all_the_same() -> None:
+    driver = Steps()
+    driver.scheduler.heard("p", PoolUse(64), now=100.0)
+    generation = driver.prefilling()
+    driver.fail(generation, worker_id="p")
+    assert len(driver.commands(Reserve)) == 1
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_a_colocated_worker_that_failed_gets_no_prompts_if_there_is_another(
+    num_workers: int,
+) -> None:
+    driver = Colocated("chunked", num_workers)
+    driver.scheduler.heard("d0", PoolUse(64), now=100.0)
+    generation = driver.submit("r")
+    assert driver.admitted() == [("d0", generation.sequence_id)]
+    driver.grant(generation)
+    failed = SequenceFailed(generation.sequence_id, "ENGINE_FAILED", "oh")
+    driver.scheduler.report("d0", failed)
+    others = [driver.submit(str(number)) for number in range(3)]
+    places = {name for name, _ in driver.admitted()}
+    assert places == {f"d{num_workers - 1}"}
+    driver.scheduler.heard("d0", PoolUse(64), now=100.0 + EDGE_PENALTY_S)
+    for each in (generation, *others):
+        driver.scheduler.cancel(each)
+    driver.submit("later")
+    assert [name for name, _ in driver.admitted()] == ["d0"]
+
+
+def test_a_decode_worker_that_failed_is_given_no_prompts_to_compute() -> None:
+    driver = Local()
+    driver.scheduler.heard("d", PoolUse(1000), 100.0)
+    first = driver.computing()
+    failed = SequenceFailed(first.sequence_id, "ENGINE_FAILED", "oh")
+    driver.scheduler.report("d", failed)
+    driver.submit("second")
+    assert driver.local() == []
+    driver.scheduler.heard("d", PoolUse(1000), 100.0 + EDGE_PENALTY_S)
+    assert driver.local() != []

@@ -68,7 +68,7 @@ class Driver:
 
     def reserve(self) -> dict[str, tuple[float, ...]]:
         """What is reserved now: the preemption ranks of the policy."""
-        return {each.key.request_id: each.preemption_rank[:-1] for each in self._take(Reserve)}
+        return {each.key.request_id: each.preemption_rank[1:-1] for each in self._take(Reserve)}
 
     def grant(self, generation: Generation) -> None:
         self.scheduler.report("d", Reserved(generation.sequence_id, b"x", 1, 0))

@@ -60,12 +60,17 @@ class Shop:
         while self._num_running((head := self._head()).request.tenant) == MAX_RUNNING:
             self.steps(1)
         tenant = head.request.tenant
-        self.queue.take(head)
+        self.compute(head)
         self.num_queued[tenant] -= 1
         self._serve(head, head.num_prompt_tokens)
         self.decode.generations[head.sequence_id] = head
         self.running[head] = answers if isinstance(answers, int) else answers[tenant]
         return head
+
+    def compute(self, generation: Generation) -> None:
+        """Take one from the queue, and compute it whole."""
+        self.queue.take(generation)
+        self.queue.charge(generation, generation.num_context_tokens)
 
     def _head(self) -> Generation:
         head = self.queue.peek()
@@ -149,6 +154,17 @@ def test_turns_cannot_be_saved_up() -> None:
     assert abs(taken.count("a") - taken.count(DEFAULT_TENANT)) <= 1
 
 
+def test_what_others_decode_is_no_turn_that_was_saved_up() -> None:
+    shop = Shop({DEFAULT_TENANT: Tenant(), "a": Tenant(), "b": Tenant()})
+    for _ in range(3):
+        shop.push("a", 50)
+        shop.take(10_000)
+    shop.push("a", 50)
+    shop.steps(1000)
+    shop.push("b", 50)
+    assert shop.shares.counter("b") == shop.shares.counter("a")
+
+
 def test_with_nobody_else_there_a_tenant_has_it_all() -> None:
     shop = Shop(TENANTS)
     shop.fleet.decode["d"] = shop.decode
@@ -164,11 +180,11 @@ def test_who_holds_its_share_of_decode_lets_others_go_first() -> None:
     shop.fleet.decode["d"] = shop.decode
     held = [shop.push("a", 1) for _ in range(2)]
     for each in held:
-        shop.queue.take(each)
+        shop.compute(each)
         shop.decode.enter(each, 2)
     mine, other = shop.push("a", 1), shop.push("b", 1000)
     assert shop.queue.peek() is other
-    shop.queue.take(other)
+    shop.compute(other)
     other = shop.push("b", 1000)
     assert shop.queue.peek() is other
     shop.decode.leave(held[0])
@@ -179,7 +195,7 @@ def test_blocks_count_as_places_do() -> None:
     shop = Shop(TENANTS)
     shop.fleet.decode["d"] = shop.decode
     large = shop.push("a", 1)
-    shop.queue.take(large)
+    shop.compute(large)
     shop.decode.enter(large, 500)
     assert shop.fleet.decode_share("a") == pytest.approx(0.5)
     shop.push("a", 1)
@@ -192,7 +208,7 @@ def test_what_one_could_not_take_for_what_it_holds_is_not_saved_up() -> None:
     shop.fleet.decode["d"] = shop.decode
     held = [shop.push("a", 1) for _ in range(3)]
     for each in held:
-        shop.queue.take(each)
+        shop.compute(each)
         shop.decode.enter(each, 2)
     shop.push("a", 1)
     for _ in range(10):
@@ -207,7 +223,7 @@ def test_what_comes_back_uncomputed_is_not_charged_twice() -> None:
     shop.push("b", 10)
     each = shop.push("a", 30)
     for _ in range(5):
-        shop.queue.take(each)
+        shop.compute(each)
         assert shop.shares.counter("a") == 30
         shop.shares.give_back(each)
         each.restart(each.sequence_id + 100, 0.0, AttemptEnd.REFUSED)

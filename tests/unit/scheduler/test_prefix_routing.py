@@ -173,7 +173,7 @@ def test_moving_is_weighed_against_load_in_seconds(frame_s: float, expected: str
     for number in range(3):
         fleet.decode["d1"].enter(driver.submit(str(number), number), 4)
     generation = driver.submit("r", 99)
-    chosen = choose_decode(fleet.decode.values(), fleet.prefill["p"], generation)
+    chosen = choose_decode(fleet.decode.values(), fleet.prefill["p"], generation, now=0.0)
     assert chosen is fleet.decode[expected]
 
 
@@ -188,7 +188,7 @@ def test_sequences_count_where_prompt_tokens_seemed_to_be_free() -> None:
     for name, number in (("d0", 1), ("d0", 2), ("d0", 3), ("d1", 4)):
         fleet.decode[name].enter(driver.submit(str(number), number), 4)
     generation = driver.submit("r", 99)
-    chosen = choose_decode(fleet.decode.values(), fleet.prefill["p"], generation)
+    chosen = choose_decode(fleet.decode.values(), fleet.prefill["p"], generation, now=0.0)
     assert chosen is fleet.decode["d1"]
 
 

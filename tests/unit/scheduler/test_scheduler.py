@@ -600,3 +600,23 @@ def test_a_second_worker_of_a_name_is_refused() -> None:
         driver.scheduler.check(worker_info("d", WorkerRole.DECODE, 2, 64, 16))
     driver.scheduler.worker_lost("d", LOST)
     driver.scheduler.check(worker_info("d", WorkerRole.DECODE, 2, 64, 16))
+
+
+@pytest.mark.parametrize("has_ended", [False, True])
+def test_a_prefill_worker_that_has_forgotten_what_has_left_it_costs_nothing(
+    has_ended: bool,
+) -> None:
+    """It waited for the word that the transfer is done: its record is gone, and so is that."""
+    driver = Driver()
+    generation = driver.prefilling(max_tokens=2)
+    sequence_id = generation.sequence_id
+    driver.scheduler.report("d", Armed(sequence_id, 4, 50, 0))
+    if has_ended:
+        step = StepDone(1, 0, 0, (sequence_id,), (5,), (60,), (FinishReason.LENGTH,))
+        driver.scheduler.report("d", step)
+    driver.effects()
+    driver.scheduler.resumed("p", PrefillSnapshot((), (), ()), [])
+    assert driver.commands(Reserve) == []
+    assert (generation.attempt, generation.num_losses) == (0, 0)
+    assert generation.phase is (Phase.ENDED if has_ended else Phase.DECODING)
+    assert driver.scheduler._fleet.prefill["p"].generations == {}

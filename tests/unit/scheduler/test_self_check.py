@@ -323,7 +323,7 @@ def test_what_is_wrong_is_told_without_a_token() -> None:
     dispatcher = Dispatcher(Checking().scheduler, [], MODEL.fingerprint, Timeline())
     with structlog.testing.capture_logs() as errors:
         for result in (CheckResult.SAME, CheckResult.DIFFERS, CheckResult.WRONG):
-            dispatcher._checked(Checked("r", 0, result, 3, 12, ("d", "p"), "d"))
+            dispatcher._effects._hands.checked(Checked("r", 0, result, 3, 12, ("d", "p"), "d"))
     (line,) = errors
     assert line == {
         "event": "self-check ended",

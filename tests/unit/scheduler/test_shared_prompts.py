@@ -8,6 +8,7 @@ from math import inf
 import pytest
 from sim_worker import BLOCK_SIZE, worker_info
 
+from gateway import shared_prompts
 from gateway.batching import Limits
 from gateway.colocated_policies import colocated_policy
 from gateway.effects import Effect, Emit, Send
@@ -248,3 +249,18 @@ def test_nobody_waits_for_what_is_mostly_another_s() -> None:
     driver = Driver()
     driver.submit(*range(5000, 5000 + 2 * len(SYSTEM)))
     assert driver.waiting(driver.submit(2001)) == [False]
+
+
+def test_what_two_share_is_worked_out_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    worked_out = []
+    original = shared_prompts._num_shared
+
+    def num_shared(one: Generation, other: Generation) -> int:
+        worked_out.append(one)
+        return original(one, other)
+
+    monkeypatch.setattr(shared_prompts, "_num_shared", num_shared)
+    driver = Driver()
+    first, second = driver.submit(2000), driver.submit(2001)
+    assert driver.waiting(first, second) == [False, True]
+    assert worked_out == [second]

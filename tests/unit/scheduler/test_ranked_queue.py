@@ -1,0 +1,64 @@
+"""A tenant's queue in order, and what waits before any place in it."""
+
+from __future__ import annotations
+
+from itertools import count
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from queued_prompts import UNHURRIED, generation, queue_of
+
+from gateway.generation import Generation
+from gateway.ranked_queue import BLOCK_SIZE, Rank, RankedQueue
+
+
+@UNHURRIED
+@given(st.randoms(use_true_random=False), st.integers(0, 8 * BLOCK_SIZE), st.sampled_from((1, 50)))
+def test_it_is_as_if_all_were_looked_at(random: Random, num_changes: int, num_ranks: int) -> None:
+    """Also with many of one and the same rank of the policy's, who stand by their arrival."""
+    queue, waiting, numbers = RankedQueue(), dict[Generation, Rank](), count()
+    for _ in range(num_changes):
+        if waiting and random.random() < 0.3:
+            leaving = random.choice(list(waiting))
+            queue.remove(leaving)
+            del waiting[leaving]
+        else:
+            number = next(numbers)
+            each = generation(number, 0.0, random.randint(1, 9))
+            waiting[each] = float(random.randrange(num_ranks)), number
+            queue.push(each, waiting[each])
+    in_order = sorted(waiting, key=waiting.__getitem__)
+    assert len(queue) == len(waiting)
+    assert [queue.rank(each) for each in in_order] == [waiting[each] for each in in_order]
+    if in_order:
+        assert (queue.head, queue.last) == (in_order[0], in_order[-1])
+    num_before = 0
+    for each in in_order:
+        assert queue.num_tokens_before(waiting[each]) == num_before
+        num_before += each.num_tokens_left
+    assert queue.num_tokens_left == num_before == queue.num_tokens_before((float("inf"), 0))
+    assert queue.num_tokens_before((-1.0, 0)) == 0
+
+
+def test_what_a_full_queue_holds_is_not_added_up_for_each_request(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    queue = queue_of("shortest-first")
+    waiting = [generation(number, float(number), 1 + number % 7) for number in range(4096)]
+    for each in waiting:
+        queue.push(each)
+    looked_at = []
+    num_tokens_left = Generation.num_tokens_left.fget
+    assert num_tokens_left
+
+    def look(each: Generation) -> int:
+        looked_at.append(each)
+        return num_tokens_left(each)
+
+    monkeypatch.setattr(Generation, "num_tokens_left", property(look))
+    for place in (1, 1000, 2048, 3000, 4095):
+        looked_at.clear()
+        assert queue.num_tokens_before(waiting[place]) > 0
+        assert len(looked_at) <= BLOCK_SIZE
