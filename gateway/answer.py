@@ -53,7 +53,7 @@ class Answer:
     @property
     def has_more(self) -> bool:
         """Whether `take` is to be called again, for what it left or what has come meanwhile."""
-        return bool(self._ready)
+        return bool(self._ready) or self._failure is not None
 
     @property
     def num_choices(self) -> int:
@@ -138,8 +138,8 @@ class Answer:
             return 0
         if choice.ended:
             self._close_if_ended()
-        elif received:
-            # Until there is none: only then it tells of more.
+        elif choice.tokens.has_more:
+            # Only when all is taken it tells of more.
             self._ready.append(choice)
         return len(received)
 

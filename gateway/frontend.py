@@ -36,7 +36,7 @@ from gateway.offload import Offload
 from gateway.params import sampling_params, settled, wants_no_tokens
 from gateway.prefix_salt import prefix_salt
 from gateway.prompts import EncodedPrompt, encode_prompt, encode_prompts, hash_prompts, needs_work
-from gateway.request import GenerationRequest, Prompt
+from gateway.request import GenerationRequest, Prompt, TokenPrompt
 from gateway.sizes import prompt_size, request_size
 from gateway.tenants import DEFAULT_TENANT
 from gateway.text import TokenText
@@ -58,6 +58,9 @@ T = TypeVar("T")
 NUM_TOKENIZER_THREADS = 2
 # Characters of prompts that are being tokenised or wait for it: some seconds of work.
 MAX_PENDING_CHARS = 16 * 2**20
+# Of prompts that are tokenised where they are: to wake a thread for so little would take longer,
+# and it would wait for the event loop to let go of the interpreter.
+MAX_CHARS_READ_AT_ONCE = 512
 # A millisecond's, on a slow core.
 MAX_TOKENS_HASHED_AT_ONCE = 4_096
 NUM_GRAMMAR_THREADS = 4
@@ -223,15 +226,18 @@ class Frontend:
 
     async def _encode(self, request: GenerationRequest, model: ServedModel) -> list[EncodedPrompt]:
         def work() -> list[EncodedPrompt]:
-            prompts = encode_prompts(request, self.tokenizer, self._tool_format)
-            for each in prompts:
-                # A tokenizer may know more than the model has rows for.
-                check_ids(each.token_ids, model, prompt_param(request))
-            return prompts
+            encoded = encode_prompts(request, self.tokenizer, self._tool_format)
+            for prompt, each in zip(request.prompts, encoded, strict=True):
+                # A tokenizer may know more than the model has rows for. What came as tokens is
+                # checked.
+                if not isinstance(prompt, TokenPrompt):
+                    check_ids(each.token_ids, model, prompt_param(request))
+            return encoded
 
-        if not needs_work(request):
+        size = request_size(request)
+        if size <= MAX_CHARS_READ_AT_ONCE or not needs_work(request):
             return work()
-        return await self._tokenizing.run(request_size(request), work, tenant=request.tenant)
+        return await self._tokenizing.run(size, work, tenant=request.tenant)
 
     async def _hash(
         self, request: GenerationRequest, prompts: Sequence[EncodedPrompt], model: ServedModel
@@ -365,6 +371,8 @@ class NoTokens:
 
     def subscribe(self, on_events: Callable[[], None]) -> None:
         on_events()
+
+    has_more = False
 
     def take(self) -> tuple[Ended]:
         return (self.stop(),)

@@ -1,17 +1,19 @@
-"""How many calls there may be by gRPC at a time."""
+"""How many calls there may be by gRPC at a time, in all and of each tenant."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc
 
-from gateway.grpc_access import refusal_handler
+from gateway.access import Access
+from gateway.grpc_access import refusal_handler, text_metadata
+from gateway.places import Places
 from gateway.refusals import Refusals
-from tandem.core.errors import ResourceExhausted
+from tandem.core.errors import ResourceExhausted, TandemError
 
 # Of all clients.
 MAX_CALLS = 2**14
@@ -28,14 +30,18 @@ KINDS: dict[str, Callable[..., grpc.RpcMethodHandler[Any, Any]]] = {
 }
 
 
-class CallLimit(grpc.aio.ServerInterceptor):
-    """Refuses the calls that are too many at a time, and counts them. A call is one from when its
-    method is called to its end."""
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+Method: TypeAlias = "Callable[[Any, grpc.aio.ServicerContext[Any, Any]], Any]"
 
-    def __init__(self, refusals: Refusals, max_calls: int = MAX_CALLS) -> None:
+
+class CallLimit(grpc.aio.ServerInterceptor):
+    """Refuses the calls that are too many at a time, in all or of a tenant, and counts them. A call
+    is one from when its method is called to its end."""
+
+    def __init__(self, access: Access, refusals: Refusals, max_calls: int = MAX_CALLS) -> None:
+        self._access = access
         self._refusals = refusals
-        self._max_calls = max_calls
-        self._num_calls = 0
+        self._places = Places(max_calls, access.tenants)
 
     async def intercept_service(
         self,
@@ -45,26 +51,33 @@ class CallLimit(grpc.aio.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
         """See `grpc.aio.ServerInterceptor`."""
-        if self._num_calls >= self._max_calls:
+        tenant = self._tenant_of(handler_call_details)
+        if not (self._places.has_room and self._places.may_have_more(tenant)):
             error = ResourceExhausted("too many calls at a time", retry_after_s=RETRY_AFTER_S)
-            self._refusals.add(error.reason, error.message)
+            self._refusals.add(error.reason, error.message, tenant)
             return refusal_handler(error)
         handler = await continuation(handler_call_details)
-        return handler and self._counted(handler)
+        return handler and self._counted(handler, tenant)
 
-    def _counted(self, handler: grpc.RpcMethodHandler[Any, Any]) -> grpc.RpcMethodHandler[Any, Any]:
-        """The same, holding a place while it is called."""
-        kind = next(each for each in KINDS if getattr(handler, each))
-        method: Any = getattr(handler, kind)
+    def _tenant_of(self, call: grpc.HandlerCallDetails) -> str:
+        """Empty for who may ask without a key, and has none."""
+        try:
+            return self._access.tenant_of(text_metadata(call.invocation_metadata))
+        except TandemError:
+            return ""
+
+    def _counted(self, handler: Handler, tenant: str) -> Handler:
+        """The same, holding a place of the tenant's while it is called."""
+        kind, method = kind_and_method(handler)
 
         async def called(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-            with self._place():
+            with self._place(tenant):
                 return await method(request, context)
 
         async def streamed(
             request: Any, context: grpc.aio.ServicerContext[Any, Any]
         ) -> AsyncIterator[Any]:
-            with self._place():
+            with self._place(tenant):
                 async for response in method(request, context):
                     yield response
 
@@ -73,9 +86,16 @@ class CallLimit(grpc.aio.ServerInterceptor):
         return KINDS[kind](counted, handler.request_deserializer, handler.response_serializer)
 
     @contextmanager
-    def _place(self) -> Iterator[None]:
-        self._num_calls += 1
+    def _place(self, tenant: str) -> Iterator[None]:
+        call = object()
+        self._places.hold(call, tenant)
         try:
             yield
         finally:
-            self._num_calls -= 1
+            self._places.leave(call)
+
+
+def kind_and_method(handler: Handler) -> tuple[str, Method]:
+    """One of `KINDS`, and what a handler of it calls."""
+    kind = next(each for each in KINDS if getattr(handler, each))
+    return kind, getattr(handler, kind)

@@ -13,7 +13,7 @@ from gateway.frontend import Frontend
 from gateway.grpc_access import text_metadata
 from gateway.grpc_request import request_from_wire, tokenize_prompt, tokenize_tools
 from gateway.grpc_response import event_to_wire, started_to_wire
-from gateway.limits import DEFAULT_MODEL, MAX_PROMPT_TOKENS, check_count, max_total_tokens
+from gateway.limits import DEFAULT_MODEL, check_size, max_total_tokens
 from gateway.tokens import TokenService
 from tandem.core.errors import Cancelled
 from tandem.v1 import inference_pb2, inference_pb2_grpc
@@ -71,10 +71,13 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         self, context: Context, responses: Sequence[inference_pb2.GenerateResponse]
     ) -> None:
         """Write what has come together. While the client does not read what was written before,
-        what comes waits in its stream. Raises `Cancelled` if that lasts too long."""
+        what comes waits in its stream. Raises `Cancelled` if one message waits too long for it."""
+        loop = asyncio.get_running_loop()
         try:
-            async with asyncio.timeout(self._read_timeout_s):
-                for response in responses:
+            async with asyncio.timeout(self._read_timeout_s) as limit:
+                for index, response in enumerate(responses):
+                    if index:
+                        limit.reschedule(loop.time() + self._read_timeout_s)
                     await context.write(response)
         except TimeoutError:
             raise Cancelled("the client reads nothing") from None
@@ -101,7 +104,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
     ) -> inference_pb2.DetokenizeResponse:
         """The text of tokens."""
         try:
-            check_count(len(request.token_ids), MAX_PROMPT_TOKENS, "tokens")
+            check_size(num_tokens=len(request.token_ids))
             return await self._frontend.detokenize(
                 tuple(request.token_ids),
                 lambda text: inference_pb2.DetokenizeResponse(text=text),

@@ -9,10 +9,10 @@ from gateway.limits import (
     DEFAULT_MODEL,
     MAX_CHOICES,
     MAX_MESSAGES,
-    MAX_PROMPT_TOKENS,
     MAX_STOPS,
     MAX_TOOL_CALLS,
     check_count,
+    check_size,
 )
 from gateway.request import (
     ChatMessage,
@@ -68,7 +68,7 @@ def request_from_wire(message: inference_pb2.GenerateRequest) -> GenerationReque
 
 def tokenize_prompt(message: inference_pb2.TokenizeRequest) -> Prompt:
     """The prompt to tokenise. Raises `InvalidRequest`."""
-    check_count(len(message.chat.messages), MAX_MESSAGES, "messages")
+    _check_parts(message)
     match message.WhichOneof("prompt"):
         case "text":
             return TextPrompt(message.text)
@@ -79,23 +79,34 @@ def tokenize_prompt(message: inference_pb2.TokenizeRequest) -> Prompt:
 
 def tokenize_tools(message: inference_pb2.TokenizeRequest) -> ToolUse | None:
     """The tools that its prompt tells of. Raises `InvalidRequest`."""
-    check_count(len(message.tools), MAX_TOOLS, "tools")
+    _check_parts(message)
     return ToolUse(tuple(map(_tool, message.tools))) if message.tools else None
 
 
 def _check_counts(message: inference_pb2.GenerateRequest) -> None:
     for count, limit, param in (
-        (len(message.chat.messages), MAX_MESSAGES, "messages"),
-        (len(message.token_ids.ids), MAX_PROMPT_TOKENS, "prompt"),
         (len(message.texts.texts), MAX_CHOICES, "prompt"),
         (len(message.token_id_lists.lists), MAX_CHOICES, "prompt"),
         (len(message.stop), MAX_STOPS, "stop"),
         (len(message.stop_token_ids), MAX_STOP_TOKEN_IDS, "stop_token_ids"),
         (len(message.logit_bias), MAX_LOGIT_BIAS, "logit_bias"),
-        (len(message.tools), MAX_TOOLS, "tools"),
         (len(message.answer_form.one_of.texts), grammars.MAX_ALTERNATIVES, ANSWER_FORM),
     ):
         check_count(count, limit, param)
+    _check_parts(message)
+    lists = message.token_id_lists.lists
+    check_size(num_tokens=len(message.token_ids.ids) + sum(len(each.ids) for each in lists))
+
+
+def _check_parts(message: inference_pb2.GenerateRequest | inference_pb2.TokenizeRequest) -> None:
+    messages = message.chat.messages
+    check_count(len(messages), MAX_MESSAGES, "messages")
+    check_count(len(message.tools), MAX_TOOLS, "tools")
+    num_calls = 0
+    for each in messages:
+        check_count(len(each.tool_calls), MAX_TOOL_CALLS, "messages")
+        num_calls += len(each.tool_calls)
+    check_size(num_parts=len(messages) + len(message.tools) + num_calls)
 
 
 def _optional(message: inference_pb2.GenerateRequest, name: str) -> float | None:
@@ -118,7 +129,6 @@ def _prompts(message: inference_pb2.GenerateRequest) -> Iterable[Prompt]:
 
 
 def _chat_message(message: inference_pb2.ChatMessage) -> ChatMessage:
-    check_count(len(message.tool_calls), MAX_TOOL_CALLS, "messages")
     return ChatMessage(
         role=message.role,
         content=message.content,

@@ -14,9 +14,12 @@ from tandem.core.sampling_params import MAX_LOGIT_BIAS, MAX_STOP_TOKEN_IDS
 
 DEFAULT_MODEL = "default"
 MAX_PROMPT_CHARS = 2**20
-MAX_PROMPT_TOKENS = 2**20
+# Of all prompts of a request that are tokenised already: some ten milliseconds to read.
+MAX_PROMPT_TOKENS = 2**18
 MAX_MESSAGES = 2048
 MAX_TOOL_CALLS = 128
+# Messages, calls and tools together, for the same reason.
+MAX_PARTS = 2**13
 # Answers to one request: its prompts times `n`.
 MAX_CHOICES = 128
 MAX_STOPS = 16
@@ -39,6 +42,22 @@ def check_count(count: int, limit: int, param: str) -> None:
     if count > limit:
         raise InvalidRequest(
             f"{param} must have at most {limit} entries, and has {count}", param=param
+        )
+
+
+def check_size(*, num_tokens: int = 0, num_parts: int = 0) -> None:
+    """What a request adds up to over all its lists, before anything is made of it: tokens of its
+    prompts; messages, calls and tools. Raises `InvalidRequest`."""
+    if num_tokens > MAX_PROMPT_TOKENS:
+        raise InvalidRequest(
+            f"prompt must have at most {MAX_PROMPT_TOKENS} tokens, and has {num_tokens}",
+            param="prompt",
+        )
+    if num_parts > MAX_PARTS:
+        raise InvalidRequest(
+            f"messages must have at most {MAX_PARTS} entries, their calls and tools included, and "
+            f"have {num_parts}",
+            param="messages",
         )
 
 

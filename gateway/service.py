@@ -29,6 +29,7 @@ from gateway.grpc_access import AccessInterceptor
 from gateway.grpc_admin import AdminServicer
 from gateway.grpc_calls import MAX_CALLS, SPARE_CALLS, CallLimit
 from gateway.grpc_inference import InferenceServicer
+from gateway.grpc_size import SizeLimit
 from gateway.http.admin import admin_router
 from gateway.http.app import create_app
 from gateway.http.limits import (
@@ -340,7 +341,7 @@ def put_together(settings: GatewaySettings) -> Gateway:
         discovery=Discovery(names, standby or dispatcher),
         frontend=frontend,
         grpc_server=_grpc_server(settings, access, refusals, frontend, dispatcher, timeline),
-        http_server=HttpServer(app, settings.http_limits(), lag, refusals),
+        http_server=HttpServer(app, settings.http_limits(), lag, access, refusals),
         tracing=tracing,
     )
 
@@ -356,7 +357,11 @@ def _grpc_server(
     grpc_server = GrpcServer(
         str(Address(settings.host, settings.grpc_port)),
         MAX_REQUEST_BYTES,
-        interceptors=[AccessInterceptor(access, refusals), CallLimit(refusals)],
+        interceptors=[
+            AccessInterceptor(access, refusals),
+            CallLimit(access, refusals),
+            SizeLimit(),
+        ],
         max_calls=MAX_CALLS + SPARE_CALLS,
     )
     inference_pb2_grpc.add_InferenceServiceServicer_to_server(

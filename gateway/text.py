@@ -74,6 +74,7 @@ class StopFinder:
         """`stops` are not empty strings. With `include_stop` the text is cut behind the one that is
         found, not before it."""
         self._matchers = [_Matcher(stop) for stop in stops]
+        self._first_characters = frozenset(stop[0] for stop in stops)
         self._include_stop = include_stop
         # Always the longest end of the text that begins a stop string.
         self._held = ""
@@ -81,7 +82,8 @@ class StopFinder:
 
     def push(self, text: str) -> str:
         """The text that can be shown by now: none of it is part of a stop string."""
-        if not self._matchers:
+        if not self._held and self._first_characters.isdisjoint(text):
+            # Nothing is matched, and nothing can begin to be: so it is for most tokens.
             return text
         pending = self._held + text
         for end, character in enumerate(text, start=len(self._held) + 1):

@@ -128,8 +128,13 @@ class TokenStream(Protocol):
         then on whenever something comes after all was taken."""
         ...
 
+    @property
+    def has_more(self) -> bool:
+        """Whether not all was taken."""
+        ...
+
     def take(self) -> Sequence[Token | Ended]:
-        """The next events, at most `MAX_TAKEN`; none if all was taken. They are tokens, and as the
+        """The next events, at most `MAX_TAKEN`; none if there are none. They are tokens, and as the
         last of all exactly one `Ended`. Raises the `TandemError` that ended the generation instead,
         once what came before it was taken."""
         ...

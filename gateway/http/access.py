@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -21,11 +19,13 @@ OPEN_PATHS = frozenset({"/health", "/live", "/ready", *page_paths()})
 # What shows all tenants' requests; and whatever begins like it, since a route takes its path with a
 # line's end behind it, too.
 WATCHERS_PATHS = (METRICS_PATH, EVENTS_PATH)
+# Of a request's state: the tenant it is of, once that is known.
+TENANT = "tenant"
 
 
 class AccessMiddleware:
-    """Answers whoever may not ask, before a route is looked for and a body read, and counts
-    them."""
+    """Answers whoever may not ask, before a route is looked for and a body read, and counts them.
+    Whose a request is our server has found already (`front_door.py`), if it has a key."""
 
     def __init__(self, app: ASGIApp, access: Access, refusals: Refusals) -> None:
         self._app = app
@@ -35,15 +35,16 @@ class AccessMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "lifespan":
             try:
-                self._check(scope["path"], Headers(scope=scope))
+                self._check(scope)
             except TandemError as error:
                 self._refusals.add(error.reason, error.message)
                 await describe(error).response()(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
-    def _check(self, path: str, headers: Mapping[str, str]) -> None:
+    def _check(self, scope: Scope) -> None:
+        path, state = scope["path"], scope.setdefault("state", {})
         if path.startswith(WATCHERS_PATHS):
-            self._access.check_watcher(headers)
-        elif path not in OPEN_PATHS:
-            self._access.tenant_of(headers)
+            self._access.check_watcher(Headers(scope=scope))
+        elif path not in OPEN_PATHS and TENANT not in state:
+            state[TENANT] = self._access.tenant_of(Headers(scope=scope))

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import suppress
-from typing import Any, NoReturn
+import json
+from collections.abc import Callable, Coroutine
+from typing import Any, get_type_hints
 
 import orjson
 from fastapi import Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
+from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
-# Room for a prompt of a million characters.
-MAX_BODY_BYTES = 2 * 2**20
-# What is read of a longer one, only to be dropped.
-MAX_LINGER_BYTES = 128 * 2**20
-MAX_LINGER_S = 0.5
+from gateway.http.limits import MAX_BODY_BYTES
+from tandem.core.errors import Cancelled, InvalidRequest
+
 # Lists, objects and keys, which are counted by their colons; also those within strings, which are
 # not told apart. A million of them would hold the event loop up for half a second. A prompt has
 # about one token for each at least, so that no real one comes near.
 MAX_BODY_NODES = 2**16
+TOO_LONG = f"the body must have at most {MAX_BODY_BYTES} bytes"
 
 
 class JsonRequest(Request):
@@ -39,21 +40,36 @@ class JsonRequest(Request):
         return _parse(await self.body())
 
     async def _read(self) -> bytes:
-        chunks = self.stream()
-        if _content_length(self) > MAX_BODY_BYTES:
-            await _refuse(chunks)
+        # Our server refuses what is too long, but for what comes behind a request that is not
+        # answered yet.
+        _check_length(content_length(self.headers.get("content-length", "")))
         body = bytearray()
-        async for chunk in chunks:
+        async for chunk in self.stream():
             body += chunk
             # A chunked body does not say how long it is, and one that does may lie.
-            if len(body) > MAX_BODY_BYTES:
-                await _refuse(chunks)
+            _check_length(len(body))
         return bytes(body)
 
     def _require_json(self) -> None:
         content_type = self.headers.get("content-type", "")
         if content_type.partition(";")[0].strip().lower() != "application/json":
             raise HTTPException(415, "the content type must be application/json")
+
+
+class BodyRoute(APIRoute):
+    """A route whose handler takes the request and `body`, a model, and nothing else. It is called
+    with them: what FastAPI does to find a handler's arguments costs as much as reading them."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = self.endpoint
+        model: type[BaseModel] = get_type_hints(handle)["body"]
+
+        async def handle_body(request: Request) -> Response:
+            read = JsonRequest(request.scope, request.receive)
+            response: Response = await handle(read, _body_of(model, await _json_of(read)))
+            return response
+
+        return handle_body
 
 
 class JsonRoute(APIRoute):
@@ -68,24 +84,32 @@ class JsonRoute(APIRoute):
         return handle_json
 
 
-async def _refuse(chunks: AsyncIterator[bytes]) -> NoReturn:
-    # A connection that is closed while bytes are coming in is reset, and the client may never read
-    # why: so they are let come for a while, and dropped.
-    num_bytes = 0
-    with suppress(TimeoutError):
-        async with asyncio.timeout(MAX_LINGER_S):
-            async for chunk in chunks:
-                num_bytes += len(chunk)
-                if num_bytes > MAX_LINGER_BYTES:
-                    break
-    raise HTTPException(
-        413, f"the body must have at most {MAX_BODY_BYTES} bytes", {"Connection": "close"}
-    )
+async def _json_of(request: JsonRequest) -> Any:
+    try:
+        return await request.json()
+    except json.JSONDecodeError:
+        raise InvalidRequest("the body is not valid JSON") from None
+    except ClientDisconnect:
+        raise Cancelled("the client disconnected") from None
 
 
-def _content_length(request: Request) -> int:
-    length = request.headers.get("content-length", "")
-    return int(length) if length.isdecimal() and len(length) < 20 else 0
+def _body_of(model: type[BaseModel], value: Any) -> BaseModel:
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        # As FastAPI has it.
+        raise RequestValidationError([{**first, "loc": ("body", *first["loc"])}]) from None
+
+
+def content_length(value: str) -> int:
+    """What the header says, 0 for what is no number."""
+    return int(value) if value.isdecimal() and len(value) < 20 else 0
+
+
+def _check_length(num_bytes: int) -> None:
+    if num_bytes > MAX_BODY_BYTES:
+        raise HTTPException(413, TOO_LONG, {"Connection": "close"})
 
 
 def _parse(body: bytes) -> Any:

@@ -9,6 +9,8 @@ MAX_HEADER_BYTES = 2**16
 HEADER_TIMEOUT_S = 10.0
 BODY_TIMEOUT_S = 60.0
 READ_TIMEOUT_S = 60.0
+# Room for a prompt of a million characters.
+MAX_BODY_BYTES = 2 * 2**20
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
@@ -27,7 +28,7 @@ class RequestIdMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = _request_id(Headers(scope=scope).get(HEADER, ""))
+        request_id = request_id_of(Headers(scope=scope))
         scope.setdefault("state", {})["request_id"] = request_id
 
         async def send_named(message: Message) -> None:
@@ -39,7 +40,9 @@ class RequestIdMiddleware:
             await self._app(scope, receive, send_named)
 
 
-def _request_id(sent: str) -> str:
+def request_id_of(headers: Mapping[str, str]) -> str:
+    """The name of the exchange that came with these headers, in lower case."""
+    sent = headers.get(HEADER, "")
     if sent and is_request_id(sent):
         return sent
     request_id = secrets.token_hex(16)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from functools import partial
 
 from fastapi import APIRouter, Request, Response
 
 from gateway.answer import Answer
 from gateway.frontend import Frontend
-from gateway.http.body import JsonRoute
+from gateway.http.body import BodyRoute
 from gateway.http.disconnect import unless_disconnected
 from gateway.http.errors import describe
 from gateway.http.formats.answer_format import AnswerFormat
@@ -25,7 +26,7 @@ from gateway.request import GenerationRequest
 
 def generation_router(frontend: Frontend) -> APIRouter:
     """The endpoints that generate."""
-    router = APIRouter(route_class=JsonRoute)
+    router = APIRouter(route_class=BodyRoute)
     token_bytes = frontend.tokenizer.token_bytes
     chat = ChatFormat(token_bytes)
     # As OpenAI has it: where the call was no choice of the model's, its end is an end.
@@ -60,16 +61,15 @@ async def _generate(
     wanted = replace(
         body.request(),
         trace_id=request.state.request_id,
-        tenant=frontend.tenant_of(request.headers),
+        tenant=request.state.tenant,
         traceparent=request.headers.get("traceparent", ""),
         tracestate=request.headers.get("tracestate", ""),
     )
     if not body.stream:
         return await unless_disconnected(request.receive, _whole(frontend, wanted, form))
-    answer = await unless_disconnected(request.receive, frontend.generate(wanted))
-    envelope = _envelope(answer, form.id_prefix, form.chunk_object_name)
+    envelope = partial(_envelope, id_prefix=form.id_prefix, object_name=form.chunk_object_name)
     usage = UsageWanted(body.include_usage, body.continuous_usage)
-    return StreamedAnswer(answer, form, envelope, usage)
+    return StreamedAnswer(partial(frontend.generate, wanted), form, envelope, usage)
 
 
 async def _whole(frontend: Frontend, wanted: GenerationRequest, form: AnswerFormat) -> Response:

@@ -10,9 +10,10 @@ from typing import Any
 import uvicorn
 from starlette.types import ASGIApp
 
+from gateway.access import Access
+from gateway.http.front_door import FrontDoor
 from gateway.http.limits import HttpLimits
 from gateway.http.protocol import BoundedProtocol
-from gateway.http.turnstile import Turnstile
 from gateway.lag import Lag
 from gateway.refusals import Refusals
 
@@ -24,19 +25,19 @@ class HttpServer(uvicorn.Server):
     """uvicorn within limits, and without its signal handlers: the process has its own."""
 
     def __init__(
-        self, app: ASGIApp, limits: HttpLimits, lag: Lag, refusals: Refusals | None = None
+        self,
+        app: ASGIApp,
+        limits: HttpLimits,
+        lag: Lag,
+        access: Access,
+        refusals: Refusals | None = None,
     ) -> None:
-        """While the gateway's `lag` is too long, no request is taken. Whoever is turned away
-        before the app is asked is one of the `refusals`."""
+        """`access` is the app's: who has a key is not asked for it there again. While the gateway's
+        `lag` is too long, no request is taken. Whoever is turned away before the app is asked is
+        one of the `refusals`."""
+        door = FrontDoor(access, limits.max_connections, lag, refusals or Refusals())
         # A class or what makes its instances: uvicorn only calls it.
-        protocol: Any = partial(
-            BoundedProtocol,
-            limits=limits,
-            places=set(),
-            turnstile=Turnstile(),
-            lag=lag,
-            refusals=refusals or Refusals(),
-        )
+        protocol: Any = partial(BoundedProtocol, limits=limits, door=door)
         super().__init__(
             uvicorn.Config(
                 app,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -51,6 +51,10 @@ class ResponseBody(Protocol):
         """Write a piece that is not empty; nothing if the client has left."""
         ...
 
+    def together(self) -> AbstractContextManager[None]:
+        """Make one write of those in the block, that of the response's head as well."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class UsageWanted:
@@ -69,27 +73,38 @@ class StreamedAnswer(Response):
 
     def __init__(
         self,
-        answer: Answer,
+        generate: Callable[[], Awaitable[Answer]],
         form: AnswerFormat,
-        envelope: Envelope,
+        envelope: Callable[[Answer], Envelope],
         usage: UsageWanted,
         keep_alive_s: float = KEEP_ALIVE_S,
     ) -> None:
-        """Never is nothing sent for longer than twice `keep_alive_s`."""
+        """Once there is an answer, never is nothing sent for longer than twice `keep_alive_s`."""
         super().__init__()
-        self._answer = answer
-        self._chunks = Chunks(answer, form, envelope, usage)
+        self._generate = generate
+        self._form = form
+        self._envelope = envelope
+        self._usage = usage
         self._keep_alive_s = keep_alive_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with self._answer, suppress(Cancelled):
+        with suppress(Cancelled):
             await unless_disconnected(receive, self._respond(scope, receive, send))
 
     async def _respond(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            answer = await self._generate()
+        except Exception as error:
+            await describe(error).response()(scope, receive, send)
+            return
+        with answer:
+            await self._stream(answer, scope, receive, send)
+
+    async def _stream(self, answer: Answer, scope: Scope, receive: Receive, send: Send) -> None:
         body: ResponseBody = scope["state"][RESPONSE_BODY]
         has_begun = False
         try:
-            while not await self._starts_in_time():
+            while not await self._starts_in_time(answer):
                 if not has_begun:
                     await send(start_of_events())
                     has_begun = True
@@ -100,16 +115,21 @@ class StreamedAnswer(Response):
                 return
             body.write(_failure(error))
         else:
-            if not has_begun:
-                await send(start_of_events())
-            await EventStream(self._answer, self._chunks, body).run(self._keep_alive_s)
+            chunks = Chunks(answer, self._form, self._envelope(answer), self._usage)
+            events = EventStream(answer, chunks, body)
+            # What is there already goes with the response's head.
+            with body.together():
+                if not has_begun:
+                    await send(start_of_events())
+                events.begin(self._keep_alive_s)
+            await events.ended()
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _starts_in_time(self) -> bool:
+    async def _starts_in_time(self, answer: Answer) -> bool:
         """Whether a worker begins before something has to be sent."""
         try:
             async with asyncio.timeout(self._keep_alive_s):
-                await self._answer.started()
+                await answer.started()
         except TimeoutError:
             return False
         return True
@@ -137,12 +157,16 @@ class EventStream:
         self._timer: asyncio.TimerHandle | None = None
         self._next_pass: asyncio.Handle | None = None
 
-    async def run(self, keep_alive_s: float) -> None:
-        """Write all of it, and comments whenever nothing was written for so long."""
+    def begin(self, keep_alive_s: float) -> None:
+        """Write what there is, and from then on what comes, and comments whenever nothing was
+        written for so long; until it has `ended`."""
         self._write(self._chunks.opening())
         self._keep_alive(keep_alive_s)
         self._body.on_writable = self._write_news
         self._answer.subscribe(self._write_news)
+
+    async def ended(self) -> None:
+        """Wait until all of it is written. Nothing is written if that is given up."""
         try:
             await self._ended.wait()
         finally:
@@ -167,11 +191,8 @@ class EventStream:
         """Write what comes next. What fails is told, too."""
         pieces: list[bytes] = []
         try:
-            while events := self._answer.take():
-                pieces += map(self._chunks.of, events)
-                if self._answer.has_more:
-                    break
-            if not self._answer.is_open:
+            pieces += map(self._chunks.of, self._answer.take())
+            if self._is_over:
                 pieces.append(self._chunks.ending())
         except Exception as error:
             self._answer.cancel()
@@ -179,8 +200,13 @@ class EventStream:
             with structlog.contextvars.bound_contextvars(request_id=self._answer.request_id):
                 pieces.append(_failure(error))
         self._write(b"".join(pieces))
-        if not self._answer.is_open:
+        if self._is_over:
             self._ended.set()
+
+    @property
+    def _is_over(self) -> bool:
+        """Whether there is nothing more to be told; of an answer that failed there is that."""
+        return not (self._answer.is_open or self._answer.has_more)
 
     def _write(self, events: bytes) -> None:
         if events:

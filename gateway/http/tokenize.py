@@ -9,7 +9,7 @@ import orjson
 from fastapi import APIRouter, Request, Response
 
 from gateway.frontend import Frontend
-from gateway.http.body import JsonRoute
+from gateway.http.body import BodyRoute
 from gateway.http.formats.logprobs import token_text
 from gateway.http.schemas.tokenize import DetokenizeBody, TokenizeBody
 from gateway.http.unserved import check_extra_fields
@@ -20,7 +20,7 @@ from gateway.tokens import TokenBytes, TokenService
 def tokenize_router(frontend: Frontend, service: TokenService) -> APIRouter:
     """What the model's tokenizer makes of a text, and the way back. What is written for so many
     tokens is written on a thread."""
-    router = APIRouter(route_class=JsonRoute)
+    router = APIRouter(route_class=BodyRoute)
 
     @router.post("/tokenize", response_model=None)
     async def tokenize(request: Request, body: TokenizeBody) -> Response:
@@ -30,7 +30,7 @@ def tokenize_router(frontend: Frontend, service: TokenService) -> APIRouter:
         content = await frontend.tokenize(
             body.read_prompt(),
             partial(tokenized, max_model_len, token_bytes),
-            tenant=frontend.tenant_of(request.headers),
+            tenant=request.state.tenant,
             model=body.model or DEFAULT_MODEL,
             tools=body.read_tools(),
             add_special_tokens=body.add_special_tokens is not False,
@@ -44,7 +44,7 @@ def tokenize_router(frontend: Frontend, service: TokenService) -> APIRouter:
         content = await frontend.detokenize(
             body.tokens,
             detokenized,
-            tenant=frontend.tenant_of(request.headers),
+            tenant=request.state.tenant,
             model=body.model or DEFAULT_MODEL,
         )
         return Response(content, media_type="application/json")

@@ -98,7 +98,8 @@ class InferenceServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetTimeline(self, request, context):
-        """What the workers did of late, span by span.
+        """What the workers did of late, span by span. It shows all tenants' requests: where several have
+        API keys it takes one of the tenant `default`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -46,7 +46,9 @@ class InferenceServiceStub:
     ListModels: _grpc.UnaryUnaryMultiCallable[_inference_pb2.ListModelsRequest, _inference_pb2.ListModelsResponse]
     """Lists what is served."""
     GetTimeline: _grpc.UnaryUnaryMultiCallable[_inference_pb2.GetTimelineRequest, _inference_pb2.GetTimelineResponse]
-    """What the workers did of late, span by span."""
+    """What the workers did of late, span by span. It shows all tenants' requests: where several have
+    API keys it takes one of the tenant `default`.
+    """
 
 @_typing.type_check_only
 class InferenceServiceAsyncStub(InferenceServiceStub):
@@ -66,7 +68,9 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     ListModels: _aio.UnaryUnaryMultiCallable[_inference_pb2.ListModelsRequest, _inference_pb2.ListModelsResponse]  # type: ignore[assignment]
     """Lists what is served."""
     GetTimeline: _aio.UnaryUnaryMultiCallable[_inference_pb2.GetTimelineRequest, _inference_pb2.GetTimelineResponse]  # type: ignore[assignment]
-    """What the workers did of late, span by span."""
+    """What the workers did of late, span by span. It shows all tenants' requests: where several have
+    API keys it takes one of the tenant `default`.
+    """
 
 class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
     """What clients call. Served by the gateway."""
@@ -113,6 +117,8 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _inference_pb2.GetTimelineRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_inference_pb2.GetTimelineResponse, _abc.Awaitable[_inference_pb2.GetTimelineResponse]]:
-        """What the workers did of late, span by span."""
+        """What the workers did of late, span by span. It shows all tenants' requests: where several have
+        API keys it takes one of the tenant `default`.
+        """
 
 def add_InferenceServiceServicer_to_server(servicer: InferenceServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -7,6 +7,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from google.protobuf.descriptor import Descriptor
+
+from tandem.v1 import inference_pb2
 
 ROOT = Path(__file__).parents[2]
 
@@ -22,3 +25,9 @@ def test_buf_finds_nothing() -> None:
             "buf is not installed, so its STANDARD rules were NOT checked: npm i @bufbuild/buf"
         )
     subprocess.run([buf, "lint"], cwd=ROOT, check=True)
+
+
+@pytest.mark.parametrize("message", inference_pb2.DESCRIPTOR.message_types_by_name.values())
+def test_numbers_of_what_clients_call_have_no_gaps(message: Descriptor) -> None:
+    numbers = sorted(field.number for field in message.fields)
+    assert numbers == [*range(1, len(numbers) + 1)], message.name

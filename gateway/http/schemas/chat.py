@@ -9,7 +9,7 @@ from pydantic import Field
 from gateway.http.schemas.base import Body
 from gateway.http.schemas.generation import GenerationBody
 from gateway.http.schemas.tools import NamedChoice, ToolBody, ToolCallBody, ToolChoice, read_tools
-from gateway.limits import MAX_MESSAGES, MAX_TOOL_CALLS
+from gateway.limits import MAX_MESSAGES, MAX_TOOL_CALLS, check_size
 from gateway.request import ChatMessage, ChatPrompt, GenerationRequest
 from gateway.tools.limits import MAX_TOOLS
 from tandem.core.errors import InvalidRequest
@@ -65,6 +65,14 @@ Messages = Annotated[list[MessageBody], Field(max_length=MAX_MESSAGES, fail_fast
 Tools = Annotated[list[ToolBody], Field(max_length=MAX_TOOLS, fail_fast=True)]
 
 
+def read_messages(messages: Messages, tools: Tools | None) -> ChatPrompt:
+    """A conversation in the protocol-neutral form, with `tools` beside it. Raises
+    `InvalidRequest`."""
+    num_calls = sum(len(message.tool_calls or ()) for message in messages)
+    check_size(num_parts=len(messages) + num_calls + len(tools or ()))
+    return ChatPrompt(tuple(message.message() for message in messages))
+
+
 class ChatBody(GenerationBody):
     """Body of POST /v1/chat/completions."""
 
@@ -83,11 +91,11 @@ class ChatBody(GenerationBody):
 
     def request(self) -> GenerationRequest:
         """In the protocol-neutral form. Raises `InvalidRequest`."""
-        messages = tuple(message.message() for message in self.messages)
+        prompt = read_messages(self.messages, self.tools)
         max_tokens = self.max_completion_tokens
         parallel = self.parallel_tool_calls is not False
         return GenerationRequest(
-            prompts=(ChatPrompt(messages),),
+            prompts=(prompt,),
             max_tokens=self.max_tokens if max_tokens is None else max_tokens,
             logprobs=self._num_logprobs(),
             tools=read_tools(self.tools, self.tool_choice, parallel),

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from gateway.http.schemas.generation import GenerationBody
-from gateway.limits import MAX_CHOICES, MAX_PROMPT_TOKENS
+from gateway.limits import MAX_CHOICES, MAX_PROMPT_TOKENS, check_size
 from gateway.request import GenerationRequest, Prompt, TextPrompt, TokenPrompt
 from tandem.core.errors import InvalidRequest
 
@@ -45,6 +45,7 @@ class CompletionBody(GenerationBody):
             return (TextPrompt(prompt),)
         if prompt and isinstance(prompt[0], int):
             return (TokenPrompt(tuple(prompt)),)
+        check_size(num_tokens=sum(len(each) for each in prompt if isinstance(each, list)))
         return tuple(map(_prompt, prompt))
 
 

@@ -7,10 +7,10 @@ from typing import Annotated
 from pydantic import Field
 
 from gateway.http.schemas.base import Body
-from gateway.http.schemas.chat import Messages, Tools
+from gateway.http.schemas.chat import Messages, Tools, read_messages
 from gateway.http.schemas.tools import read_tools
 from gateway.limits import MAX_PROMPT_TOKENS
-from gateway.request import ChatPrompt, Prompt, TextPrompt
+from gateway.request import Prompt, TextPrompt
 from gateway.tools.tool import ToolUse
 from tandem.core.errors import InvalidRequest
 
@@ -32,7 +32,7 @@ class TokenizeBody(Body):
         if self.prompt is not None and self.messages is None:
             return TextPrompt(self.prompt)
         if self.messages is not None and self.prompt is None:
-            return ChatPrompt(tuple(message.message() for message in self.messages))
+            return read_messages(self.messages, self.tools)
         raise InvalidRequest("exactly one of prompt and messages is needed", param="prompt")
 
     def read_tools(self) -> ToolUse | None:

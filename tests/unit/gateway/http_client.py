@@ -6,12 +6,13 @@ import asyncio
 import json
 import socket
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from typing import Any
 
 import httpx
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from gateway.access import Access
 from gateway.http.limits import HttpLimits
 from gateway.http.server import HttpServer
 from gateway.http.streaming import RESPONSE_BODY
@@ -39,6 +40,9 @@ class WrittenBody:
 
     def write(self, piece: bytes) -> None:
         self.pieces.append(piece)
+
+    def together(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
 
 def with_body(app: ASGIApp) -> ASGIApp:
@@ -90,11 +94,15 @@ def assert_refused(response: httpx.Response, status: int, param: str | None) -> 
 
 @asynccontextmanager
 async def serving(
-    app: ASGIApp, lag: Lag = NO_LAG, refusals: Refusals | None = None, **limits: Any
+    app: ASGIApp,
+    lag: Lag = NO_LAG,
+    refusals: Refusals | None = None,
+    access: Access | None = None,
+    **limits: Any,
 ) -> AsyncIterator[int]:
-    """The port of a server over a real socket."""
+    """The port of a server over a real socket. `access` is the app's."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = HttpServer(app, HttpLimits(**limits), lag, refusals)
+        server = HttpServer(app, HttpLimits(**limits), lag, access or Access(), refusals)
         running = asyncio.create_task(server.serve([listener]))
         while not server.started:
             await asyncio.sleep(0.005)

@@ -56,6 +56,10 @@ class ScriptedStream:
         self._on_events = on_events
         self._advance()
 
+    @property
+    def has_more(self) -> bool:
+        return self._is_there
+
     def take(self) -> list[Token | Ended]:
         """One event, if it is there; the next one comes in the event loop's next turn."""
         assert not self.cancelled.is_set(), "take() after cancel()"

@@ -245,14 +245,16 @@ async def test_a_key_cannot_be_used_for_another_tenant(client, service, name):
 
 async def test_openais_client(frontend, service):
     refused = Counter[str]()
-    async with serving(create_app(frontend, service, MetricsPage(), Refusals(refused))) as port:
+    refusals = Refusals(refused)
+    app = create_app(frontend, service, MetricsPage(), refusals)
+    async with serving(app, refusals=refusals, access=ACCESS) as port:
         url = f"http://127.0.0.1:{port}/v1"
         async with openai.AsyncOpenAI(base_url=url, api_key=KEY, max_retries=0) as client:
             completion = await client.completions.create(model="default", prompt="Hi")
             assert completion.choices[0].text == "Hello, world"
             with pytest.raises(openai.AuthenticationError):
                 await client.with_options(api_key="none").models.list()
-        # Who is refused may go on with the connection, and with a key.
+        # Who is refused may come again, with a key.
         async with httpx.AsyncClient(base_url=url) as client:
             assert (await client.post("/completions", content=b"x" * 10**6)).status_code == 401
             assert (await client.post("/completions", json=TEXT, headers=GOOD)).status_code == 200

@@ -1,16 +1,18 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.answer import Answer
 from gateway.choice import Choice, Delta, Finished
 from gateway.generation_streams import GenerationStream
 from gateway.http.formats.collected import CollectedChoice
 from gateway.text import TokenText
-from gateway.tokens import Ended, ServedBy, Token
+from gateway.tokens import MAX_TAKEN, Ended, ServedBy, Token
 from gateway.tools.parser import ToolCallParser
 from gateway.tools.syntax import tool_format
 from tandem.core.errors import Unavailable
@@ -104,6 +106,37 @@ def test_a_stream_gives_what_came_before_an_error_first():
     assert stream.take() == tokens
     with pytest.raises(Unavailable, match="lost"):
         stream.take()
+
+
+async def test_an_answer_asks_a_stream_no_further_than_it_has_something():
+    stream = GenerationStream(Mock(), Mock())
+    asked: list[int] = []
+    take = stream.take
+    stream.take = lambda: (asked.append(1), take())[1]  # type: ignore[method-assign]
+    answer = Answer(
+        request_id="",
+        model="",
+        num_prompt_tokens=1,
+        choices=[Choice(0, stream, TokenText(Letters()))],
+        on_close=lambda: None,
+    )
+    told: list[Delta | Finished] = []
+    answer.subscribe(lambda: told.extend(answer.take()))
+    for token in tokens_of("abc"):
+        assert stream.put(token)
+        stream.tell()
+    assert (len(told), len(asked)) == (3, 3)
+    # Of a long backlog some are left, and an error is told of behind what came before it.
+    for event in (*tokens_of("x" * (MAX_TAKEN + 1)), Unavailable("lost")):
+        stream.put(event)
+    stream.tell()
+    assert answer.has_more and len(told) == 4
+    told += answer.take()
+    assert answer.has_more and len(told) == 5
+    with pytest.raises(Unavailable):
+        answer.take()
+    assert not answer.has_more
+    assert len(asked) == 6
 
 
 def test_a_reader_is_told_of_what_came_before_it():

@@ -13,7 +13,7 @@ from gateway.answer import Answer
 from gateway.batching import Limits
 from gateway.choice import Delta, Finished
 from gateway.dispatcher import Dispatcher
-from gateway.frontend import MAX_PENDING_CHARS, Frontend
+from gateway.frontend import MAX_CHARS_READ_AT_ONCE, MAX_PENDING_CHARS, Frontend
 from gateway.grammars import json_object
 from gateway.limits import MAX_PROMPT_CHARS
 from gateway.offload import Offload
@@ -241,6 +241,16 @@ async def test_what_is_being_read_counts_until_it_is(frontend, service, monkeypa
     await frontend.detokenize([72], lambda text: note())
     assert counts[3:] == [1, 1, 1]
     assert service.being_read.total() == 0
+
+
+async def test_a_short_prompt_is_read_where_it_is(frontend, service, monkeypatch):
+    """No thread is woken for it."""
+    monkeypatch.delattr(Offload, "run")
+    short = "x" * MAX_CHARS_READ_AT_ONCE
+    with await frontend.generate(ask(short)):
+        assert len(service.requests[0].prompt_token_ids) >= len(short)
+    with pytest.raises(AttributeError):
+        await frontend.generate(ask(short + "x"))
 
 
 async def test_all_work_on_threads_is_its_tenants(service, tokenizer, grammars, monkeypatch):

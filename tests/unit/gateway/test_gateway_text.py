@@ -9,7 +9,8 @@ from gateway.text import StopFinder, TokenText
 from tandem.artifacts.tokenizer import Tokenizer
 
 # Few letters, so that partial matches and overlaps are common.
-texts = st.text(alphabet="abé", max_size=40)
+# And some of which none is in a stop string.
+texts = st.text(alphabet="abéxyz", max_size=40)
 stops = st.lists(st.text(alphabet="abé", min_size=1, max_size=5), max_size=4)
 
 
@@ -55,6 +56,19 @@ def test_no_more_than_a_partial_match_is_held_back(text, stops):
         assert not any(
             text[:end].endswith(stop[:n]) for stop in stops for n in range(len(held) + 1, len(stop))
         )
+
+
+def test_what_begins_no_stop_is_not_looked_through(monkeypatch):
+    finder = StopFinder(["###", "</s>"])
+    with monkeypatch.context() as patched:
+        patched.delattr("gateway.text._Matcher.push")
+        assert finder.push("Hello, world") == "Hello, world"
+    assert finder.push("a#") == "a"
+    # Nor is anything missed behind what is held.
+    assert finder.push("ab") == "#ab"
+    assert finder.push("#") == ""
+    assert finder.push("##b") == ""
+    assert finder.found
 
 
 @given(st.text(max_size=30))

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import Any, cast
 
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from scripted_service import Pause, ScriptedService
+from scripted_service import Pause, ScriptedGrammars, ScriptedService
 from up import free_ports
 
 from gateway.access import Access
@@ -19,6 +21,9 @@ from gateway.grpc_access import AccessInterceptor
 from gateway.grpc_calls import CallLimit
 from gateway.grpc_inference import InferenceServicer
 from gateway.refusals import Refusals
+from gateway.tenants import ONE_TENANT, Tenant
+from tandem.artifacts.tokenizer import Tokenizer
+from tandem.core.errors import Cancelled
 from tandem.process.grpc_server import GrpcServer
 from tandem.v1 import inference_pb2, inference_pb2_grpc
 
@@ -37,13 +42,24 @@ def refused() -> Counter[str]:
 async def channel(
     frontend: Frontend, service: ScriptedService, refused: Counter[str]
 ) -> AsyncIterator[grpc.aio.Channel]:
+    refusals = Refusals(refused)
+    # As the gateway has them.
+    interceptors = [
+        AccessInterceptor(Access(), refusals),
+        CallLimit(Access(), refusals, MAX_CALLS),
+    ]
+    async with serving(frontend, service, interceptors) as channel:
+        yield channel
+
+
+@asynccontextmanager
+async def serving(
+    frontend: Frontend, service: ScriptedService, interceptors: Sequence[grpc.aio.ServerInterceptor]
+) -> AsyncIterator[grpc.aio.Channel]:
     async def timeline(window_ms: int) -> inference_pb2.GetTimelineResponse:
         return inference_pb2.GetTimelineResponse()
 
     address = f"127.0.0.1:{free_ports(1)[0]}"
-    refusals = Refusals(refused)
-    # As the gateway has them.
-    interceptors = [AccessInterceptor(Access(), refusals), CallLimit(refusals, MAX_CALLS)]
     server = GrpcServer(address, interceptors=interceptors)
     servicer = InferenceServicer(frontend, service, timeline, READ_TIMEOUT_S)
     inference_pb2_grpc.add_InferenceServiceServicer_to_server(servicer, server.server)
@@ -81,6 +97,33 @@ async def test_calls_too_many_are_refused_and_counted(
     calls[1].cancel()
 
 
+async def test_one_tenants_calls_leave_some_to_others(
+    service: ScriptedService, tokenizer: Tokenizer, refused: Counter[str]
+) -> None:
+    access = Access({**ONE_TENANT, "one": Tenant(), "other": Tenant()})
+    frontend = Frontend(service, tokenizer, ScriptedGrammars(), access=access)
+    service.script = lambda request: [Pause.FOREVER]
+    limit = CallLimit(access, Refusals(refused), 8)
+    async with serving(frontend, service, [limit]) as channel:
+        stub = inference_pb2_grpc.InferenceServiceStub(channel)
+
+        async def begins(tenant: str) -> bool:
+            call = stub.Generate(REQUEST, metadata=(("x-tandem-tenant", tenant),))
+            calls.append(call)
+            with suppress(grpc.aio.AioRpcError):
+                return bool(await call.read())
+            return False
+
+        calls: list[grpc.aio.UnaryStreamCall[Any, Any]] = []
+        assert [await begins("one") for _ in range(8)] == [True] * 6 + [False] * 2
+        assert await begins("other")
+        assert not await begins("one")
+        for call in calls:
+            call.cancel()
+    assert refused == {"RESOURCE_EXHAUSTED": 3}
+    frontend.close()
+
+
 async def test_every_kind_of_call_gives_its_place_back(channel: grpc.aio.Channel) -> None:
     reflection = reflection_pb2_grpc.ServerReflectionStub(channel)
     health = health_pb2_grpc.HealthStub(channel)
@@ -110,3 +153,39 @@ async def test_who_reads_nothing_is_cut_off(
             pass
         await call
     assert caught.value.code() is grpc.StatusCode.CANCELLED
+
+
+class SlowReader:
+    """Takes so many seconds for each message, as the event loop has them."""
+
+    def __init__(self, *seconds: float) -> None:
+        self._seconds = [*seconds]
+        self.num_read = 0
+
+    async def write(self, message: object) -> None:
+        loop = asyncio.get_running_loop()
+        now_s = loop.time() + self._seconds.pop(0)
+        loop.time = lambda: now_s  # type: ignore[method-assign]
+        # What is due by then, and what comes of that.
+        for _ in range(3):
+            await asyncio.sleep(0)
+        self.num_read += 1
+
+
+async def test_the_time_to_read_is_that_of_each_message(
+    frontend: Frontend, service: ScriptedService
+) -> None:
+    """Though many come together."""
+    servicer = InferenceServicer(frontend, service, cast(Any, None), 60.0)
+    messages = [inference_pb2.GenerateResponse()] * 10
+    loop = asyncio.get_running_loop()
+    try:
+        reader = SlowReader(*[50.0] * 10)
+        await servicer._write(cast(Any, reader), messages)
+        assert reader.num_read == 10
+        reader = SlowReader(50.0, 50.0, 61.0)
+        with pytest.raises(Cancelled):
+            await servicer._write(cast(Any, reader), messages)
+        assert reader.num_read == 2
+    finally:
+        del loop.time

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
-import asyncio
 import time
 
 import pytest
 from http_client import CHAT_PATH, TEXT_PATH, assert_refused
 
-from gateway.http.body import MAX_BODY_BYTES, MAX_BODY_NODES
+from gateway.http.app import create_app
+from gateway.http.body import MAX_BODY_NODES
+from gateway.http.limits import MAX_BODY_BYTES
+from tandem.process.metrics import MetricsPage
 
 JSON_TYPE = {"content-type": "application/json"}
 USER = {"role": "user", "content": "Hi"}
@@ -260,13 +262,16 @@ async def test_a_body_that_does_not_say_it_is_too_long(client, num_chunks):
 
 
 async def test_a_body_that_is_too_long_and_never_ends(client):
+    """Reading on until the client may have read why is the server's matter."""
+
     async def chunks():
-        while True:
-            yield b" " * MAX_BODY_BYTES
-            await asyncio.sleep(0.1)
+        yield b" " * MAX_BODY_BYTES
+        yield b" "
+        raise AssertionError("it was read further")
 
     response = await client.post(TEXT_PATH, content=chunks(), headers=JSON_TYPE)
     assert_refused(response, 413, None)
+    assert response.headers["connection"] == "close"
 
 
 @pytest.mark.parametrize(
@@ -292,6 +297,30 @@ async def test_keys_are_counted_however_they_are_written(client, colon):
 
     assert await status(MAX_BODY_NODES - 4) == 200
     assert await status(MAX_BODY_NODES) == 400
+
+
+async def test_a_client_that_leaves_in_its_body_is_no_error(frontend, service, logs):
+    app = create_app(frontend, service, MetricsPage())
+    sent = []
+
+    async def receive():
+        return {"type": "http.disconnect"}
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": TEXT_PATH,
+        "raw_path": TEXT_PATH.encode(),
+        "query_string": b"",
+        "headers": [(b"content-type", b"application/json")],
+        "state": {},
+    }
+    await app(scope, receive, send)
+    assert [message.get("status") for message in sent] == [499, None]
+    assert not [entry for entry in logs if entry["log_level"] == "error"]
 
 
 async def test_unknown_routes_and_methods(client):

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -17,16 +17,13 @@ from scripted_service import Pause
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.server import ServerState
 
+from gateway.access import Access
 from gateway.http.app import create_app
-from gateway.http.limits import HttpLimits
-from gateway.http.protocol import (
-    MAX_HEADERS,
-    MAX_PIPELINED,
-    MAX_URL_BYTES,
-    MIN_READ_BYTES,
-    BoundedProtocol,
-)
-from gateway.http.turnstile import Turnstile
+from gateway.http.front_door import FrontDoor
+from gateway.http.limits import MAX_BODY_BYTES, HttpLimits
+from gateway.http.protocol import MAX_PIPELINED, BoundedProtocol
+from gateway.http.reading import MIN_READ_BYTES
+from gateway.http.turned_away import MAX_HEADERS, MAX_URL_BYTES
 from gateway.lag import Lag
 from gateway.refusals import Refusals
 from tandem.process.metrics import MetricsPage
@@ -174,6 +171,30 @@ async def test_a_body_that_does_not_come_is_not_waited_for(app, service, logs):
     assert not [entry for entry in logs if entry["log_level"] == "error"]
 
 
+@pytest.mark.parametrize("says_so", [True, False])
+async def test_a_body_that_is_too_long_is_refused_while_it_comes(app, service, says_so):
+    """And read on, so that the client may read why, however much it sends before."""
+    async with serving_one(app) as connection:
+        if says_so:
+            await connection.send(POST, b"Content-Length: 20000000\r\n\r\n", b" " * 20_000_000)
+        else:
+            chunk = b"10000\r\n" + b" " * 0x10000 + b"\r\n"
+            await connection.send(POST, b"Transfer-Encoding: chunked\r\n\r\n", *[chunk] * 300)
+        assert await connection.refusal() == (413, "request_entity_too_large")
+    assert not service.requests
+
+
+async def test_what_is_answered_already_has_no_second_answer(app):
+    """Though more of its body comes than may."""
+    nowhere = POST.replace(b"/v1/completions", b"/nowhere")
+    async with serving_one(app) as connection:
+        await connection.send(nowhere, b"Transfer-Encoding: chunked\r\n\r\n")
+        assert await connection.status() == 404
+        chunk = b"10000\r\n" + b" " * 0x10000 + b"\r\n"
+        await connection.send(*[chunk] * (MAX_BODY_BYTES // 0x10000 + 1))
+        assert b"HTTP/1.1" not in await connection.reader.read()
+
+
 async def test_an_answer_takes_as_long_as_it_takes(app, service):
     service.script = lambda request: [72, Pause.FOREVER]
     body = b'{"prompt": "Hi", "stream": true}'
@@ -235,10 +256,7 @@ def connection(app: ASGIApp, transport: SlowlyRead) -> BoundedProtocol:
         ServerState(),
         {},
         limits=HttpLimits(read_timeout_s=0.01),
-        places=set(),
-        turnstile=Turnstile(),
-        lag=Lag(),
-        refusals=Refusals(),
+        door=FrontDoor(Access(), 1, Lag(), Refusals()),
     )
     protocol.connection_made(transport)
     return protocol
@@ -258,35 +276,6 @@ async def test_who_reads_on_may_take_time(app):
     protocol.resume_writing()
     await asyncio.sleep(0.03)
     assert not transport.num_unread_bytes
-
-
-class Timers:
-    """An event loop's, for who makes the time pass."""
-
-    def __init__(self) -> None:
-        self.due: list[tuple[float, Callable[[], None]]] = []
-
-    def call_later(self, delay_s: float, callback: Callable[[], None]) -> Timers:
-        self.due = [(delay_s, callback)]
-        return self
-
-    def cancel(self) -> None:
-        self.due.clear()
-
-
-async def test_a_new_time_to_read_ends_the_one_before(app):
-    """Which would find too little read of what is unread by then."""
-    transport = SlowlyRead(100, 100, 70_000)
-    protocol = connection(app, transport)
-    first, second = Timers(), Timers()
-    protocol.loop = first
-    # So little that writing goes on, but has to be read as well.
-    protocol.on_response_complete()
-    assert first.due
-    protocol.loop = second
-    protocol.pause_writing()
-    assert second.due
-    assert not first.due
 
 
 @pytest.mark.parametrize("is_paused_before", [False, True])

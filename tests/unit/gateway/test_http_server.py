@@ -11,6 +11,7 @@ import pytest
 from http_client import serving
 from scripted_service import Pause
 
+from gateway.access import Access
 from gateway.http.app import create_app
 from gateway.http.limits import HttpLimits
 from gateway.http.server import HttpServer
@@ -112,7 +113,7 @@ async def test_a_client_that_does_not_read_is_not_written_to(frontend, service, 
     service.script = lambda request: [72, Pause.A_MOMENT, *say("ello")]
     app = create_app(frontend, service, MetricsPage())
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = HttpServer(app, HttpLimits(), Lag())
+        server = HttpServer(app, HttpLimits(), Lag(), Access())
         running = asyncio.create_task(server.serve([listener]))
         async with asyncio.timeout(20):
             while not server.started:

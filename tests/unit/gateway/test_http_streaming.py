@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from functools import partial
 
 import pytest
 from http_client import WrittenBody
@@ -42,7 +44,12 @@ async def test_a_client_that_leaves_while_it_is_written_to(frontend, service, is
     answer = await frontend.generate(GenerationRequest(prompts=(TextPrompt("Hi"),)))
     await answer.started()
     form = ChatFormat(frontend.tokenizer.token_bytes)
-    response = StreamedAnswer(answer, form, Envelope("id", "o", 0, "mock"), UsageWanted())
+    envelope = Envelope("id", "o", 0, "mock")
+
+    async def generated() -> Answer:
+        return answer
+
+    response = StreamedAnswer(generated, form, lambda _: envelope, UsageWanted())
     stuck = asyncio.Event()
 
     async def send(message):
@@ -79,10 +86,9 @@ async def write_events(
     )
     form = CompletionFormat(tokenizer.token_bytes)
     chunks = Chunks(answer, form, Envelope("id", "o", 0, "mock"), UsageWanted())
-    running = asyncio.create_task(EventStream(answer, chunks, body).run(keep_alive_s))
-    while body.on_writable is None:
-        await asyncio.sleep(0)
-    return running
+    events = EventStream(answer, chunks, body)
+    events.begin(keep_alive_s)
+    return asyncio.create_task(events.ended())
 
 
 async def test_what_comes_while_a_client_does_not_read_goes_together(tokenizer):
@@ -169,10 +175,10 @@ async def test_a_failure_is_logged_under_its_own_name(tokenizer):
 async def respond(frontend, until: Callable[[list[bytes]], bool]) -> tuple[list[int], list[bytes]]:
     """Statuses and pieces of a streamed answer, whose client leaves after what satisfies `until`,
     or reads it to its end."""
-    answer = await frontend.generate(GenerationRequest(prompts=(TextPrompt("Hi"),)))
     form = CompletionFormat(frontend.tokenizer.token_bytes)
     envelope = Envelope("id", "o", 0, "mock")
-    response = StreamedAnswer(answer, form, envelope, UsageWanted(), keep_alive_s=0.01)
+    generate = partial(frontend.generate, GenerationRequest(prompts=(TextPrompt("Hi"),)))
+    response = StreamedAnswer(generate, form, lambda _: envelope, UsageWanted(), keep_alive_s=0.01)
     statuses, enough = [], asyncio.Event()
 
     class Body(WrittenBody):
@@ -228,6 +234,30 @@ async def test_what_fails_at_once_has_a_status(frontend, service):
     statuses, bodies = await respond(frontend, lambda bodies: False)
     assert statuses == [503]
     assert KEEP_ALIVE not in bodies
+
+
+async def test_what_is_there_goes_with_the_head(frontend):
+    form = ChatFormat(frontend.tokenizer.token_bytes)
+    generate = partial(frontend.generate, GenerationRequest(prompts=(TextPrompt("Hi"),)))
+    response = StreamedAnswer(generate, form, lambda _: Envelope("id", "o", 0, "m"), UsageWanted())
+    writes: list[list[bytes]] = []
+
+    class Body(WrittenBody):
+        @contextmanager
+        def together(self):
+            yield
+            writes.append([*self.pieces])
+
+    body = Body()
+
+    async def send(message):
+        body.pieces.append(message["type"].encode())
+
+    scope = {"type": "http", "method": "POST", "state": {RESPONSE_BODY: body}}
+    await response(scope, asyncio.Event().wait, send)
+    ((head, opening, first),) = writes
+    assert head == b"http.response.start"
+    assert b'"role":"assistant"' in opening and b'"content":"H"' in first
 
 
 async def test_nothing_is_said_while_tokens_come(frontend, service):

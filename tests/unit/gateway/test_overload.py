@@ -175,7 +175,7 @@ async def test_a_few_are_let_in_at_a_time_in_their_order():
     """However many come at once, the loop has its turns between them."""
     turnstile = Turnstile()
     started: list[int] = []
-    assert turnstile.wait_s == 0
+    assert turnstile.wait_s() == 0
     for number in range(3 * PER_TURN - 1):
         turnstile.enter(lambda number=number: started.append(number))
     seen = []
@@ -184,14 +184,14 @@ async def test_a_few_are_let_in_at_a_time_in_their_order():
         seen.append(len(started))
     assert started == list(range(3 * PER_TURN - 1))
     assert {PER_TURN, 2 * PER_TURN} <= set(seen)
-    assert turnstile.wait_s == 0
+    assert turnstile.wait_s() == 0
 
 
 @pytest.mark.parametrize("work_s", [0.0001, 0.01, 0.1])
 async def test_who_is_let_into_the_line_gets_in_in_time(work_s):
     """However much work each is. Before any was measured a guess bounds the line."""
     clock = Clock()
-    turnstile = Turnstile(clock)
+    turnstile = Turnstile(clock=clock)
     waits_s: list[float] = []
 
     def start(came_s: float) -> None:
@@ -202,7 +202,7 @@ async def test_who_is_let_into_the_line_gets_in_in_time(work_s):
         """How many of thousands that come at once are let into the line, and wait for all."""
         waits_s.clear()
         num_entered = 0
-        while num_entered < 10_000 and turnstile.wait_s <= MAX_WAIT_S:
+        while num_entered < 10_000 and turnstile.wait_s() <= MAX_WAIT_S:
             turnstile.enter(partial(start, clock.now_s))
             num_entered += 1
         while len(waits_s) < num_entered:
@@ -218,7 +218,7 @@ async def test_who_is_let_into_the_line_gets_in_in_time(work_s):
 async def test_what_does_not_generate_passes_the_line(frontend, service, monkeypatch):
     """While thousands wait, whoever asks whether it lives is told."""
     entered: list[object] = []
-    monkeypatch.setattr(Turnstile, "enter", lambda self, start: entered.append(start))
+    monkeypatch.setattr(Turnstile, "enter", lambda self, start, tenant: entered.append(start))
     async with serving(create_app(frontend, service, MetricsPage())) as port:
         generating, one = await asyncio.open_connection("127.0.0.1", port)
         one.write(HEAD + b'Content-Length: 16\r\n\r\n{"prompt": "Hi"}')
@@ -255,7 +255,7 @@ async def test_orders_to_workers_are_taken_however_much_there_is_to_do(
     frontend, service, monkeypatch
 ):
     """They may be what helps. Neither the lag nor the line is in their way."""
-    monkeypatch.setattr(Turnstile, "enter", lambda self, start: None)
+    monkeypatch.setattr(Turnstile, "enter", lambda self, start, tenant: None)
     app, admin, counts = create_app(frontend, service, MetricsPage()), Admin(), Counter[str]()
     app.include_router(admin_router(admin, Access(), Refusals(counts)))
     headers = {"x-tandem-operator": "page"}

@@ -90,3 +90,8 @@ def test_a_prompt_that_grows_leaves_those_that_share_it_as_they_were() -> None:
     assert grown.num_cached_tokens(known) == PromptPrefix(TOKENS, 2, b"").num_cached_tokens(known)
     assert shared.digests() == PromptPrefix(TOKENS[:4], 2, b"").digests()
     assert shared.num_cached_tokens(known) == 2
+
+
+def test_what_names_the_blocks_is_not_copied() -> None:
+    prompt = PromptPrefix(TOKENS, 2, b"")
+    assert prompt.digests() is prompt.digests()

@@ -9,7 +9,7 @@ import pytest
 
 from gateway.batching import Limits
 from gateway.dispatcher import Dispatcher
-from gateway.frontend import Frontend
+from gateway.frontend import MAX_CHARS_READ_AT_ONCE, Frontend
 from gateway.offload import Offload
 from gateway.policies import queue_policy
 from gateway.request import GenerationRequest, TextPrompt
@@ -25,6 +25,8 @@ from tandem.core.errors import (
 )
 
 HI = TextPrompt("Hi")
+# It takes a thread to read.
+LONG = "x" * (MAX_CHARS_READ_AT_ONCE + 1)
 
 
 def ask(text: str = "Hi", **fields: object) -> GenerationRequest:
@@ -44,7 +46,7 @@ def full(monkeypatch):
 @pytest.mark.usefixtures("full")
 async def test_who_finds_no_place_to_be_read(frontend, service, logs):
     for call in (
-        frontend.generate(ask()),
+        frontend.generate(ask(LONG)),
         frontend.tokenize(HI, tuple),
         frontend.detokenize([72], str),
     ):
@@ -58,7 +60,7 @@ async def test_who_finds_no_place_to_be_read(frontend, service, logs):
 async def test_who_is_not_read_in_time(frontend, service, monkeypatch):
     monkeypatch.setattr(Offload, "run", lambda *args, **kwargs: asyncio.sleep(3600))
     with pytest.raises(DeadlineExceeded, match="all of its time"):
-        await frontend.generate(ask(timeout_s=0.01))
+        await frontend.generate(ask(LONG, timeout_s=0.01))
     assert service.refused == {"DEADLINE_EXCEEDED": 1}
 
 

@@ -1,0 +1,196 @@
+"""Who comes in by HTTP: keys at the head of a request, turns and places by tenants."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
+
+import pytest
+from http_client import serving
+from scripted_service import Pause, ScriptedGrammars, ScriptedService
+from starlette.types import Receive, Scope, Send
+
+from gateway.access import Access
+from gateway.frontend import Frontend
+from gateway.http.app import create_app
+from gateway.http.turnstile import MAX_WAIT_S, PER_TURN, Turnstile
+from gateway.refusals import Refusals
+from gateway.tenants import ONE_TENANT, Tenant, Tenants
+from tandem.artifacts.tokenizer import Tokenizer
+from tandem.process.api_keys import ApiKeys, digest_of
+from tandem.process.metrics import MetricsPage
+
+TENANTS: Tenants = {**ONE_TENANT, "one": Tenant(), "other": Tenant(), "heavy": Tenant(weight=3.0)}
+ACCESS = Access(TENANTS, ApiKeys({digest_of(f"key-of-{name}"): name for name in TENANTS}))
+HEAD = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+LONG = HEAD + b"Content-Length: 1000000\r\n"
+
+
+@pytest.fixture
+def frontend(
+    service: ScriptedService, tokenizer: Tokenizer, grammars: ScriptedGrammars
+) -> Iterator[Frontend]:
+    frontend = Frontend(service, tokenizer, grammars, access=ACCESS)
+    yield frontend
+    frontend.close()
+
+
+def bearer(tenant: str) -> bytes:
+    return f"Authorization: Bearer key-of-{tenant}\r\n".encode()
+
+
+async def answer(reader: asyncio.StreamReader) -> tuple[int, bytes]:
+    """Status and body of an answer that has a length."""
+    head = await reader.readuntil(b"\r\n\r\n")
+    length = head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0]
+    return int(head.split()[1]), await reader.readexactly(int(length))
+
+
+# Turns
+
+
+async def test_who_comes_behind_a_flood_is_let_in_next() -> None:
+    turnstile, started = Turnstile(TENANTS), list[str]()
+    for _ in range(1000):
+        turnstile.enter(lambda: started.append("one"), "one")
+    turnstile.enter(lambda: started.append("other"), "other")
+    while "other" not in started:
+        await asyncio.sleep(0)
+    assert len(started) <= PER_TURN
+    while len(started) < 1001:
+        await asyncio.sleep(0)
+    assert turnstile.wait_s("one") == 0
+
+
+async def test_turns_are_by_weight_and_ones_own_in_order() -> None:
+    turnstile, started = Turnstile(TENANTS), list[tuple[str, int]]()
+    for number in range(400):
+        for tenant in ("one", "heavy"):
+            turnstile.enter(lambda each=(tenant, number): started.append(each), tenant)  # type: ignore[misc]
+    while len(started) < 400:
+        await asyncio.sleep(0)
+    share = Counter(tenant for tenant, _ in started[:400])
+    assert share["heavy"] == pytest.approx(300, abs=PER_TURN)
+    for tenant in ("one", "heavy"):
+        numbers = [number for each, number in started if each == tenant]
+        assert numbers == [*range(len(numbers))]
+
+
+async def test_a_flood_is_turned_away_and_no_other() -> None:
+    turnstile = Turnstile(TENANTS)
+    while turnstile.wait_s("one") <= MAX_WAIT_S:
+        turnstile.enter(lambda: None, "one")
+    assert turnstile.wait_s("other") < MAX_WAIT_S / 100
+    # Whose turns come three times as often waits for a third of it.
+    for _ in range(PER_TURN):
+        turnstile.enter(lambda: None, "heavy")
+    assert turnstile.wait_s("heavy") < 2 * turnstile.wait_s("other") + 1
+
+
+# Keys
+
+
+async def unasked(scope: Scope, receive: Receive, send: Send) -> None:
+    assert scope["type"] == "lifespan", "the app was asked"
+
+
+@pytest.mark.parametrize(
+    ("authorization", "status"),
+    [
+        (b"", 401),
+        (b"Authorization: Bearer nonesuch\r\n", 401),
+        (bearer("one") + b"X-Tandem-Tenant: other\r\n", 403),
+    ],
+)
+async def test_a_wrong_key_is_refused_at_the_head(authorization: bytes, status: int) -> None:
+    counts = Counter[str]()
+    async with serving(unasked, access=ACCESS, refusals=Refusals(counts)) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(LONG + authorization + b"X-Request-Id: mine\r\n\r\n")
+        async with asyncio.timeout(10):
+            told = await reader.read()
+        writer.close()
+    assert told.startswith(b"HTTP/1.1 %d " % status)
+    assert (b"www-authenticate: bearer" in told.lower()) is (status == 401)
+    assert json.loads(told.partition(b"\r\n\r\n")[2])["error"]["type"] == "invalid_request_error"
+    assert b"x-request-id: mine\r\n" in told.lower()
+    assert counts.total() == 1
+
+
+async def test_what_is_open_needs_no_key_at_the_head_either(frontend, service):
+    async with serving(create_app(frontend, service, MetricsPage()), access=ACCESS) as port:
+        for target in (b"/live", b"/live?x=1", b"http://x/live"):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"GET %b HTTP/1.1\r\nHost: x\r\n\r\n" % target)
+            async with asyncio.timeout(10):
+                assert (await answer(reader))[0] == 200
+            writer.close()
+
+
+async def test_a_wrong_key_behind_an_answer_does_not_cut_it(frontend, service, say):
+    service.script = lambda request: [72, *[Pause.A_MOMENT] * 5, *say("ello")]
+    body = b'{"prompt": "Hi", "stream": true}'
+    length = b"Content-Length: %d\r\n" % len(body)
+    counts = Counter[str]()
+    refusals = Refusals(counts)
+    app = create_app(frontend, service, MetricsPage(), refusals)
+    async with serving(app, access=ACCESS, refusals=refusals) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        async with asyncio.timeout(10):
+            writer.write(HEAD + bearer("one") + length + b"\r\n" + body)
+            await reader.readuntil(b'"text":"H"')
+            writer.write(HEAD + bearer("nobody") + length + b"\r\n" + body)
+            await reader.readuntil(b"data: [DONE]\n\n")
+            await reader.readuntil(b"0\r\n\r\n")
+            assert (await answer(reader))[0] == 401
+        writer.close()
+    assert [request.tenant for request in service.requests] == ["one"]
+    assert counts == {"UNAUTHENTICATED": 1}
+
+
+async def test_a_request_takes_its_tenants_turn(frontend, service, monkeypatch):
+    entered: list[str] = []
+    enter = Turnstile.enter
+    monkeypatch.setattr(
+        Turnstile,
+        "enter",
+        lambda self, start, tenant: (entered.append(tenant), enter(self, start, tenant)),
+    )
+    body = b'{"prompt": "Hi"}'
+    async with serving(create_app(frontend, service, MetricsPage()), access=ACCESS) as port:
+        for tenant in ("one", "other"):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(HEAD + bearer(tenant) + b"Content-Length: 16\r\n\r\n" + body)
+            async with asyncio.timeout(10):
+                assert (await answer(reader))[0] == 200
+            writer.close()
+    assert entered == ["one", "other"]
+    assert [request.tenant for request in service.requests] == ["one", "other"]
+
+
+# Places
+
+
+async def test_one_tenants_connections_leave_places_to_others(frontend, service):
+    app, counts = create_app(frontend, service, MetricsPage()), Counter[str]()
+    refusals = Refusals(counts)
+    async with (
+        serving(app, access=ACCESS, refusals=refusals, max_connections=8) as port,
+        AsyncExitStack() as connections,
+    ):
+
+        async def ask(tenant: str) -> int:
+            """On a connection that stays."""
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            connections.callback(writer.close)
+            writer.write(b"GET /v1/models HTTP/1.1\r\nHost: x\r\n" + bearer(tenant) + b"\r\n")
+            async with asyncio.timeout(10):
+                return (await answer(reader))[0]
+
+        assert [await ask("one") for _ in range(8)] == [200] * 6 + [503] * 2
+        assert await ask("other") == 200
+        assert await ask("one") == 503
+    assert counts == {"UNAVAILABLE": 3}
