@@ -106,7 +106,7 @@ class PrefillQueue:
         if head:
             tenant = head.request.tenant
             own = firsts.pop(tenant, None)
-            # Of tenants that were served alike it is the head's turn: it has had nothing yet.
+            # Of tenants that were served alike it is the head's turn: it waits for its first chunk.
             firsts = {tenant: min(filter(None, (own, head)), key=self.rank), **firsts}
         return firsts[self._shares.turn(firsts)] if firsts else None
 
@@ -139,7 +139,7 @@ class PrefillQueue:
         self._shares.charge(generation, end)
 
     def remove(self, generation: Generation) -> None:
-        """Take one that is queued, and will not be served."""
+        """Take one that is queued out of it, whatever becomes of it."""
         if generation in self._shared:
             self._shared.leave(generation)
         else:

@@ -46,7 +46,7 @@ from tandem.core.reports import (
 from tandem.core.sequence import FinishReason
 
 # How long nothing is sent on an edge that has just failed, or to an engine, if there is another.
-EDGE_PENALTY_S = 5.0
+FAILURE_PENALTY_S = 5.0
 
 
 class WorkerReports:
@@ -122,7 +122,7 @@ class WorkerReports:
         token was computed: it is computed again, and sent another way if there is one. A step that
         failed is perhaps another's fault."""
         if isinstance(error, Unavailable | DataLoss):
-            worker.failed_edges[generation.decode_worker] = self._clock.now_s + EDGE_PENALTY_S
+            worker.failed_edges[generation.decode_worker] = self._clock.now_s + FAILURE_PENALTY_S
         if isinstance(error, EngineFailed):
             self._keep_away(worker)
             self._lifecycle.step_failed(generation, error)
@@ -227,7 +227,7 @@ class WorkerReports:
 
     def _keep_away(self, worker: PrefillView | DecodeView) -> None:
         """Its engine has failed: what goes on goes elsewhere, if there is another."""
-        worker.failed_until_s = self._clock.now_s + EDGE_PENALTY_S
+        worker.failed_until_s = self._clock.now_s + FAILURE_PENALTY_S
 
     def _computed(
         self,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import count
 from random import Random
+from typing import Any
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from queued_prompts import UNHURRIED, generation, queue_of
+from queued_prompts import UNHURRIED, generation
 
 from gateway.generation import Generation
 from gateway.ranked_queue import BLOCK_SIZE, Rank, RankedQueue
@@ -42,23 +43,36 @@ def test_it_is_as_if_all_were_looked_at(random: Random, num_changes: int, num_ra
     assert queue.num_tokens_before((-1.0, 0)) == 0
 
 
-def test_what_a_full_queue_holds_is_not_added_up_for_each_request(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    queue = queue_of("shortest-first")
-    waiting = [generation(number, float(number), 1 + number % 7) for number in range(4096)]
-    for each in waiting:
-        queue.push(each)
-    looked_at = []
-    num_tokens_left = Generation.num_tokens_left.fget
-    assert num_tokens_left
+class Watched(dict[Rank, tuple[Generation, int]]):
+    """What a queue holds, and how many of these it has looked at."""
 
-    def look(each: Generation) -> int:
-        looked_at.append(each)
-        return num_tokens_left(each)
+    num_looked_at = 0
 
-    monkeypatch.setattr(Generation, "num_tokens_left", property(look))
-    for place in (1, 1000, 2048, 3000, 4095):
-        looked_at.clear()
-        assert queue.num_tokens_before(waiting[place]) > 0
-        assert len(looked_at) <= BLOCK_SIZE
+    def __getitem__(self, rank: Rank) -> tuple[Generation, int]:
+        self.num_looked_at += 1
+        return super().__getitem__(rank)
+
+    def __iter__(self) -> Iterator[Rank]:
+        self.num_looked_at += len(self)
+        return super().__iter__()
+
+    def values(self) -> Any:
+        self.num_looked_at += len(self)
+        return super().values()
+
+    def items(self) -> Any:
+        self.num_looked_at += len(self)
+        return super().items()
+
+
+def test_what_a_full_queue_holds_is_not_added_up_for_each_request() -> None:
+    queue = RankedQueue()
+    ranks = [(float(number * 37 % 4096), number) for number in range(4096)]
+    for number, rank in enumerate(ranks):
+        queue.push(generation(number, float(number), 1 + number % 7), rank)
+    queue._queued = watched = Watched(queue._queued)
+    for rank in sorted(ranks)[1::200]:
+        watched.num_looked_at = 0
+        assert queue.num_tokens_before(rank) > 0
+        assert watched.num_looked_at <= 2 * BLOCK_SIZE
+    assert len(queue._blocks) <= len(ranks) / BLOCK_SIZE
