@@ -11,7 +11,7 @@ from test_scheduler import Driver
 from gateway.effects import Emit, Send
 from gateway.generation import MAX_RESTARTS, Generation, Phase
 from gateway.tokens import Ended
-from gateway.worker_reports import EDGE_PENALTY_S
+from gateway.worker_reports import FAILURE_PENALTY_S
 from gateway.worker_view import PoolUse
 from tandem.core.commands import PrefillBatch, Reserve
 from tandem.core.reports import Armed, BatchDone, FirstToken, SequenceFailed, StepDone
@@ -147,7 +147,7 @@ def test_what_goes_on_is_kept_away_from_the_engine_that_failed() -> None:
     driver.fail(generation)
     assert len(driver.commands(Reserve, "e")) == 1
     driver.scheduler.cancel(generation)
-    driver.scheduler.heard("p", PoolUse(64), now=100.0 + EDGE_PENALTY_S)
+    driver.scheduler.heard("p", PoolUse(64), now=100.0 + FAILURE_PENALTY_S)
     driver.effects()
     driver.submit("later")
     assert len(driver.commands(Reserve, "d")) == 1
@@ -222,7 +222,7 @@ def test_prompts_are_kept_away_from_the_prefill_worker_that_failed() -> None:
     assert generation.prefill_worker == "q"
     driver.scheduler.cancel(generation)
     driver.scheduler.report("p", BatchDone(next(iter(driver.prefill_batches("p"))), 1))
-    driver.scheduler.heard("p", PoolUse(64), now=100.0 + EDGE_PENALTY_S)
+    driver.scheduler.heard("p", PoolUse(64), now=100.0 + FAILURE_PENALTY_S)
     later = driver.submit("later")
     driver.effects()
     assert later.prefill_worker == "p"
@@ -237,10 +237,10 @@ def test_what_only_the_worker_that_failed_can_hold_waits_until_that_is_forgotten
     driver.scheduler.worker_joined(info, "q:1")
     driver.fail(generation, worker_id="p")
     assert driver.commands(Reserve) == []
-    assert not driver.scheduler.heard("p", PoolUse(64), now=99.9 + EDGE_PENALTY_S)
-    assert driver.scheduler.heard("p", PoolUse(64), now=100.0 + EDGE_PENALTY_S)
+    assert not driver.scheduler.heard("p", PoolUse(64), now=99.9 + FAILURE_PENALTY_S)
+    assert driver.scheduler.heard("p", PoolUse(64), now=100.0 + FAILURE_PENALTY_S)
     assert len(driver.commands(Reserve)) == 1
-    assert not driver.scheduler.heard("p", PoolUse(64), now=101.0 + EDGE_PENALTY_S)
+    assert not driver.scheduler.heard("p", PoolUse(64), now=101.0 + FAILURE_PENALTY_S)
 
 
 def test_where_all_have_failed_prompts_are_computed_all_the_same() -> None:
@@ -265,7 +265,7 @@ def test_a_colocated_worker_that_failed_gets_no_prompts_if_there_is_another(
     others = [driver.submit(str(number)) for number in range(3)]
     places = {name for name, _ in driver.admitted()}
     assert places == {f"d{num_workers - 1}"}
-    driver.scheduler.heard("d0", PoolUse(64), now=100.0 + EDGE_PENALTY_S)
+    driver.scheduler.heard("d0", PoolUse(64), now=100.0 + FAILURE_PENALTY_S)
     for each in (generation, *others):
         driver.scheduler.cancel(each)
     driver.submit("later")
@@ -280,5 +280,5 @@ def test_a_decode_worker_that_failed_is_given_no_prompts_to_compute() -> None:
     driver.scheduler.report("d", failed)
     driver.submit("second")
     assert driver.local() == []
-    driver.scheduler.heard("d", PoolUse(1000), 100.0 + EDGE_PENALTY_S)
+    driver.scheduler.heard("d", PoolUse(1000), 100.0 + FAILURE_PENALTY_S)
     assert driver.local() != []

@@ -16,7 +16,7 @@ from gateway.prefill_view import PrefillView
 from gateway.scheduler import Scheduler
 from gateway.suspects import PATIENCE_S
 from gateway.tokens import Ended, Token, TokenRequest
-from gateway.worker_reports import EDGE_PENALTY_S
+from gateway.worker_reports import FAILURE_PENALTY_S
 from gateway.worker_view import PoolUse
 from tandem.core.commands import Admit, PrefillBatch, Remove, Reserve
 from tandem.core.errors import DataLoss, Mismatch, ResourceExhausted, Unavailable
@@ -316,9 +316,9 @@ def test_an_edge_that_failed_is_avoided_and_then_forgiven() -> None:
         return worker_id
 
     assert next_reservation() == "e"
-    driver.scheduler.heard("p", PoolUse(64), now=100.0 + EDGE_PENALTY_S / 2)
+    driver.scheduler.heard("p", PoolUse(64), now=100.0 + FAILURE_PENALTY_S / 2)
     assert next_reservation() == "e"
-    driver.scheduler.heard("p", PoolUse(64), now=100.0 + EDGE_PENALTY_S)
+    driver.scheduler.heard("p", PoolUse(64), now=100.0 + FAILURE_PENALTY_S)
     assert next_reservation() == "d"
 
 
