@@ -73,6 +73,7 @@ class TransferMachine(RuleBasedStateMachine):
         self.streams: list[Stream] = []
         self.covered: dict[bytes, set[tuple[Plane, range]]] = {}
         self.open: dict[bytes, Reservation] = {}
+        self.closed: list[Reservation] = []
 
     def teardown(self) -> None:
         for stream in self.streams:
@@ -172,6 +173,13 @@ class TransferMachine(RuleBasedStateMachine):
             reservation.blocks.release()
         else:
             reservation.close()
+            self.closed.append(reservation)
+
+    @precondition(lambda self: self.closed)
+    @rule()
+    def end_closed(self) -> None:
+        """The sequence whose prompt was computed on the decode worker itself ends."""
+        self.closed.pop(0).blocks.release()
 
     @invariant()
     def what_is_armed_is_right(self) -> None:
