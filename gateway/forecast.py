@@ -49,7 +49,7 @@ class Forecast:
     def first_token_s(self, generation: Generation) -> float:
         """Until the first token of a generation that is queued, or would be."""
         num_before = self._queue.num_tokens_before(generation)
-        return self._wait_s(num_before) + self.work_s(generation)
+        return self._wait_s(num_before, generation) + self.work_s(generation)
 
     def end_s(self, generation: Generation) -> float:
         """Until a generation has become as long as answers go."""
@@ -63,20 +63,25 @@ class Forecast:
         times = (worker.step_times.base_s for worker in workers)
         return min(filter(None, times), default=0.0)
 
-    def _wait_s(self, num_tokens: float) -> float:
-        """Until so many prompt tokens are computed, and what the workers have already."""
-        pace = list(self._pace())
+    def _wait_s(self, num_tokens: float, generation: Generation | None = None) -> float:
+        """Until so many prompt tokens are computed, and what the workers have already; of prompts
+        that have started only what is computed before a generation, if one is named."""
+        pace = list(self._pace(generation))
         if not pace:
             return 0.0
         soonest_s = min(busy_s for _, busy_s in pace)
         return soonest_s + num_tokens / sum(rate for rate, _ in pace)
 
-    def _pace(self) -> Iterator[tuple[float, float]]:
+    def _pace(self, generation: Generation | None) -> Iterator[tuple[float, float]]:
         """Of each worker that may compute prompts: how many tokens a second, and how many seconds
-        it is busy with those that it has."""
+        it is busy with those that it has, or with those of them that go before a generation."""
         for prefill in self._fleet.prefill.values():
             if prefill.is_open and (token_s := prefill.step_times.token_s):
-                num_started = sum(each.num_tokens_left for each in prefill.started.values())
+                started = prefill.started.values()
+                if generation:
+                    num_started = self._queue.num_tokens_ahead(generation, started)
+                else:
+                    num_started = sum(each.num_tokens_left for each in started)
                 yield 1 / token_s, prefill.queued_s + num_started * token_s
         for decode in self._fleet.decode.values():
             if decode.is_open and (token_s := self._decode_token_s(decode)):

@@ -362,6 +362,18 @@ def test_only_what_goes_before_counts_by_the_tenants_shares() -> None:
     assert type(driver.refusal(100, timeout_s=3.0)) is Unavailable
 
 
+def test_of_a_started_prompt_only_what_goes_before_counts() -> None:
+    """Another tenant's turn comes between its chunks; its own tenant's later ones wait for all."""
+    driver = Driver()
+    long = driver.submit(2000)
+    driver.effects()
+    driver.scheduler.report("d", Reserved(long.sequence_id, b"x", 1, 0))
+    driver.effects()
+    driver.submit(100, timeout_s=0.5, tenant="heavy")
+    assert type(driver.refusal(100, timeout_s=0.5)) is Unavailable
+    driver.submit(100, timeout_s=5.0)
+
+
 def test_what_waits_too_long_ends_before_it_is_computed() -> None:
     driver = Driver(measured=False)
     first = driver.submit(50, timeout_s=1.0)
