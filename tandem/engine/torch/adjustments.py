@@ -9,6 +9,7 @@ from torch import Tensor
 
 from tandem.core.sampling_params import SamplingParams
 from tandem.engine.torch.token_counts import TokenCounts, is_penalised
+from tandem.engine.torch.uploads import upload
 
 
 def is_adjusted(params: SamplingParams) -> bool:
@@ -37,14 +38,13 @@ def adjust(scores: Tensor, params: SamplingParams, counts: TokenCounts | None) -
 
 def _add(scores: Tensor, token_ids: NDArray[np.int64], values: NDArray[np.float64]) -> None:
     known = _known(scores, token_ids)
-    indices = torch.from_numpy(token_ids[known]).to(scores.device, non_blocking=True)
-    scores[indices] += torch.from_numpy(values[known]).to(scores, non_blocking=True)
+    indices = upload(torch.from_numpy(token_ids[known]), scores.device)
+    scores[indices] += upload(torch.from_numpy(values[known]), scores.device)
 
 
 def _weaken(scores: Tensor, token_ids: NDArray[np.int64], penalty: float) -> None:
     """Divide what is positive, multiply what is negative."""
-    indices = torch.from_numpy(token_ids[_known(scores, token_ids)])
-    indices = indices.to(scores.device, non_blocking=True)
+    indices = upload(torch.from_numpy(token_ids[_known(scores, token_ids)]), scores.device)
     values = scores[indices]
     scores[indices] = torch.where(values > 0, values / penalty, values * penalty)
 

@@ -1,4 +1,6 @@
-"""Sampling on a GPU: all rows in the same few kernels, and nothing that waits for the device."""
+"""Sampling on a GPU: all rows in the same few kernels, and nothing that waits for the device. What
+is sampled from a whole vocabulary takes one reading of it (`triton_sampling`), all else some thirty
+of torch's operations over float64."""
 
 from __future__ import annotations
 
@@ -11,6 +13,7 @@ from torch import Tensor
 from tandem.engine.torch.adjustments import adjust, is_adjusted
 from tandem.engine.torch.noise import gumbel
 from tandem.engine.torch.sample_row import NO_TOKEN, SampleRow
+from tandem.engine.torch.uploads import upload
 
 # Bounds what is held at a time: a dozen float64 of each row's vocabulary.
 MAX_ROWS = 32
@@ -18,13 +21,25 @@ MAX_ROWS = 32
 
 def sample_on_device(logits: Tensor, rows: Sequence[SampleRow]) -> Tensor:
     """As `sampler.sample`, on the logits' device."""
-    if all(row.takes_likeliest for row in rows):
-        return _likeliest(logits)
-    parts = [
-        _sample_part(logits[start : start + MAX_ROWS], rows[start : start + MAX_ROWS])
-        for start in range(0, len(rows), MAX_ROWS)
-    ]
-    return torch.cat(parts)
+    tokens = torch.empty(len(rows), dtype=torch.int64, device=logits.device)
+    rest = list(range(len(rows)))
+    if logits.is_cuda:
+        # Not above: Triton is there only with torch's builds for GPUs.
+        from tandem.engine.torch.triton_sampling import draw
+
+        if whole := [index for index in rest if _is_of_all(rows[index])]:
+            draw(logits, rows, whole, tokens)
+            rest = [index for index in rest if not _is_of_all(rows[index])]
+    for start in range(0, len(rest), MAX_ROWS):
+        part = rest[start : start + MAX_ROWS]
+        chosen = upload(torch.tensor(part), logits.device)
+        tokens[chosen] = _sample_part(logits[chosen], [rows[index] for index in part])
+    return tokens
+
+
+def _is_of_all(row: SampleRow) -> bool:
+    """Whether the whole vocabulary is sampled from, by the logits as they are."""
+    return row.takes_likeliest or row.draws_from_all
 
 
 def _sample_part(logits: Tensor, rows: Sequence[SampleRow]) -> Tensor:
@@ -41,18 +56,6 @@ def _sample_part(logits: Tensor, rows: Sequence[SampleRow]) -> Tensor:
         greedy = _column([row.is_greedy for row in rows], torch.bool, scores)
         tokens = torch.where(greedy.squeeze(1), tokens, _draw(scores, rows))
     return tokens.masked_fill_(broken, NO_TOKEN)
-
-
-def _likeliest(logits: Tensor) -> Tensor:
-    """`NO_TOKEN` where the highest logit is no number."""
-    if logits.is_cuda:
-        # Not above: Triton is there only with torch's builds for GPUs.
-        from tandem.engine.torch.triton_layers import likeliest
-
-        return likeliest(logits)
-    tokens = logits.argmax(dim=-1)
-    chosen = logits.gather(1, tokens.unsqueeze(1)).squeeze(1)
-    return tokens.masked_fill_(~chosen.isfinite(), NO_TOKEN)
 
 
 def _draw(scores: Tensor, rows: Sequence[SampleRow]) -> Tensor:
@@ -92,9 +95,9 @@ def _forbidden(row: SampleRow, scores: Tensor) -> Tensor:
     """A mask [vocab_size] of what may not be sampled."""
     forbidden = torch.ones(scores.shape[1], dtype=torch.bool)
     forbidden[torch.from_numpy(row.allowed.token_ids(scores.shape[1]))] = False
-    return forbidden.to(scores.device, non_blocking=True)
+    return upload(forbidden, scores.device)
 
 
 def _column(values: Sequence[float], dtype: torch.dtype, like: Tensor) -> Tensor:
     """[rows, 1], on the device."""
-    return torch.tensor(values, dtype=dtype).to(like.device, non_blocking=True).unsqueeze(1)
+    return upload(torch.tensor(values, dtype=dtype), like.device).unsqueeze(1)

@@ -13,6 +13,7 @@ from tandem.core.plan import SequenceSlice, StepPlan
 from tandem.engine.torch.flat_rows import FlatRows, Ints
 from tandem.engine.torch.gpu_decoder import GpuRows
 from tandem.engine.torch.triton_attention import QueryTiles, queries_of
+from tandem.engine.torch.uploads import upload
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,10 +98,7 @@ class OneCopy:
 
     def move(self) -> None:
         joined = np.concatenate([each.reshape(-1) for each in self._arrays]).astype(np.int32)
-        host = torch.from_numpy(joined)
-        if self._device.type == "cuda":
-            host = host.pin_memory()
-        moved = host.to(self._device, non_blocking=True)
+        moved = upload(torch.from_numpy(joined), self._device)
         parts = torch.split(moved, [array.size for array in self._arrays])
         self._moved = [
             part.view(array.shape) for part, array in zip(parts, self._arrays, strict=True)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tandem.core.plan import SequenceSlice, StepPlan
 from tandem.engine.torch.flat_rows import FlatRows
+from tandem.engine.torch.uploads import upload
 from tandem.models.layers import padded_rows
 
 # Attention is computed over whole tiles of keys, masked. The tile is that of torch's own kernel:
@@ -79,7 +80,7 @@ class StepInputs:
 
 
 def _move(array: NDArray[np.int64], device: torch.device) -> Tensor:
-    return torch.from_numpy(array).to(device, non_blocking=True)
+    return upload(torch.from_numpy(array), device)
 
 
 def _padded(array: NDArray[np.int64]) -> NDArray[np.int64]:

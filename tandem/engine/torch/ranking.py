@@ -22,7 +22,7 @@ def highest_on_device(scores: Tensor, count: int) -> Tensor:
     bits = (scores + 0.0).view(torch.int32)
     # Of negative floats the order of their bits is the reverse.
     ordered = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
-    # As in `triton_kernels.likeliest`: of equal scores the lowest id makes the greatest number.
+    # Of equal scores the lowest id makes the greatest number.
     ids = torch.arange(scores.shape[1], device=scores.device)
     packed = (ordered.long() << 32) | (HIGHEST_ID - ids)
     return HIGHEST_ID - (packed.topk(count).values & 0xFFFFFFFF)

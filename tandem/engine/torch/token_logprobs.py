@@ -11,6 +11,7 @@ from torch import Tensor
 from tandem.core.logprobs import LEAST_LOGPROB, TokenLogprobs
 from tandem.engine.torch.host_copy import HostCopy
 from tandem.engine.torch.ranking import highest
+from tandem.engine.torch.uploads import upload
 
 # Bounds what is held at a time: a few numbers for each of a row's vocabulary.
 MAX_ROWS = 32
@@ -66,7 +67,7 @@ def _parts(logits: Tensor, num_tops: Sequence[int | None]) -> Iterator[Tensor]:
     asked = [row for row, num_top in enumerate(num_tops) if num_top is not None]
     for start in range(0, len(asked), MAX_ROWS):
         rows = torch.tensor(asked[start : start + MAX_ROWS])
-        yield rows.to(logits.device, non_blocking=True)
+        yield upload(rows, logits.device)
 
 
 def _report(num_top: int, own: float, top_ids: list[int], top: list[float]) -> TokenLogprobs:

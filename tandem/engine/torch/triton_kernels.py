@@ -131,24 +131,6 @@ def silu_and_mul(gate_up, out, SIZE: tl.constexpr, ITEMS: tl.constexpr):
 
 
 @triton.jit
-def likeliest(logits, best, num_items, row_stride, ITEMS: tl.constexpr):
-    """Of a part of each row the highest logit and its id, as one number that is the greater, the
-    higher the logit, and then, the lower the id; `best` [rows] keeps the greatest. What is no
-    number counts as the highest of all."""
-    row = tl.program_id(0)
-    items = tl.program_id(1) * ITEMS + tl.arange(0, ITEMS)
-    there = items < num_items
-    logit = tl.load(logits + row.to(tl.int64) * row_stride + items, mask=there, other=float("-inf"))
-    # One zero, and one NaN.
-    logit = tl.where(logit == logit, logit + 0.0, float("nan"))
-    bits = logit.to(tl.int32, bitcast=True)
-    # Of negative floats the order of their bits is the reverse.
-    ordered = tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
-    packed = (ordered.to(tl.int64) << 32) | (0x7FFFFFFF - items).to(tl.int64)
-    tl.atomic_max(best + row, tl.max(tl.where(there, packed, -0x7FFFFFFFFFFFFFFF), axis=0))
-
-
-@triton.jit
 def copy_blocks(
     pool,
     host,

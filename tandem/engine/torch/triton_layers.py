@@ -8,9 +8,7 @@ import triton
 from torch import Tensor
 
 from tandem.engine.torch import triton_kernels as kernels
-from tandem.engine.torch.sample_row import NO_TOKEN
 
-LIKELIEST_ITEMS = 2048
 SILU_ITEMS = 1024
 # Of prompts, so that a program has enough to do.
 ROTATED_ROWS = 16
@@ -80,16 +78,3 @@ def silu_and_mul(gate_up: Tensor) -> Tensor:
         gate_up, out, SIZE=size, ITEMS=SILU_ITEMS
     )
     return out
-
-
-def likeliest(logits: Tensor) -> Tensor:
-    """The likeliest token of each row of float32 `logits` [rows, vocab_size], int64: of equals the
-    lowest id; `NO_TOKEN` where the highest logit is no finite number."""
-    num_rows, num_items = logits.shape
-    best = torch.full((num_rows,), torch.iinfo(torch.int64).min, device=logits.device)
-    kernels.likeliest[(num_rows, triton.cdiv(num_items, LIKELIEST_ITEMS))](
-        logits, best, num_items, logits.stride(0), ITEMS=LIKELIEST_ITEMS
-    )
-    token_ids = 0x7FFFFFFF - (best & 0xFFFFFFFF)
-    chosen = logits.gather(1, token_ids.clamp_(0, num_items - 1).unsqueeze(1)).squeeze(1)
-    return token_ids.masked_fill_(~chosen.isfinite(), NO_TOKEN)

@@ -12,7 +12,6 @@ from tandem.engine.torch.sample_row import NO_TOKEN
 from tandem.engine.torch.triton_layers import (
     add_rms_norm,
     embed,
-    likeliest,
     rotate_and_store,
     silu_and_mul,
 )
@@ -89,19 +88,3 @@ def test_rotate_and_store(head_dim: int, num_rows: int, has_norm: bool) -> None:
     torch.testing.assert_close(values.flatten(0, 1)[slots], stored)
     for pool in (keys, values):
         assert pool.isfinite().sum() == num_rows * num_kv_heads * head_dim, "others were written"
-
-
-def test_the_likeliest_is_the_lowest_of_equals_and_a_finite_number() -> None:
-    logits = draw(7, 5000)
-    logits[0, [4100, 17, 3000]] = 9.0
-    logits[1] = -5.0
-    logits[2, 4999] = float("inf")
-    logits[3, 123] = float("nan")
-    logits[4, 123] = -float("nan")
-    logits[5] = -0.0
-    logits[5, 77] = 0.0
-    logits[6] = float("-inf")
-    found = likeliest(logits).tolist()
-    assert found == [17, 0, NO_TOKEN, NO_TOKEN, NO_TOKEN, 0, NO_TOKEN]
-    logits = draw(3, 4097)
-    assert likeliest(logits).tolist() == logits.argmax(dim=-1).tolist()

@@ -1,0 +1,76 @@
+"""The GPU's sampling from whole vocabularies against its definition: on a GPU, or else in Triton's
+interpreter."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from plain_sampler import plain_sample
+from torch import Tensor
+
+pytest.importorskip("triton", reason="TRITON IS NOT INSTALLED: the GPU's sampling is untested")
+
+from tandem.core.plan import SampleSpec
+from tandem.core.sampling_params import SamplingParams
+from tandem.engine.torch.sample_row import NO_TOKEN, SampleRow
+from tandem.engine.torch.triton_sampling import draw
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+INF, NAN = float("inf"), float("nan")
+
+
+def row(temperature: float, seed: int = 0, choice: int = 0, position: int = 3) -> SampleRow:
+    params = SamplingParams(max_tokens=1, temperature=temperature, seed=seed)
+    return SampleRow(SampleSpec(params, choice), position)
+
+
+def drawn(logits: Tensor, rows: list[SampleRow]) -> list[int]:
+    tokens = torch.full((len(rows),), 77, device=DEVICE)
+    draw(logits.to(DEVICE), rows, range(len(rows)), tokens)
+    return tokens.tolist()
+
+
+@pytest.mark.parametrize("size", [100, 2048, 5000, 49_152])
+def test_rows_are_sampled_as_it_is_defined(size: int) -> None:
+    temperatures = [0.0, 0.3, 1.0, 1.7, 1e-6, 0.0, 5e-324, 40.0]
+    rows = [row(each, 2**64 - 1 - i, i % 3, 100 + i) for i, each in enumerate(temperatures)]
+    logits = 3.0 * torch.randn(len(rows), size, generator=torch.Generator().manual_seed(size))
+    assert drawn(logits, rows) == [plain_sample(*each) for each in zip(logits, rows, strict=True)]
+
+
+def test_only_the_rows_that_are_asked_are_sampled() -> None:
+    logits = torch.randn(5, 3000, generator=torch.Generator().manual_seed(0))
+    rows = [row(1.0, seed=each) for each in range(5)]
+    tokens = torch.full((5,), 77, device=DEVICE)
+    draw(logits.to(DEVICE), rows, [3, 1], tokens)
+    expected = drawn(logits, rows)
+    assert tokens.tolist() == [77, expected[1], 77, expected[3], 77]
+
+
+def test_the_likeliest_is_the_lowest_of_equals() -> None:
+    logits = torch.randn(3, 5000, generator=torch.Generator().manual_seed(0))
+    logits[0, [4100, 17, 3000]] = 9.0
+    logits[1] = -5.0
+    logits[2] = -0.0
+    logits[2, 77] = 0.0
+    assert drawn(logits, [row(0.0)] * 3) == [17, 0, 0]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_what_is_no_number_gives_no_token_and_harms_no_other(temperature: float) -> None:
+    logits = torch.randn(6, 5000, generator=torch.Generator().manual_seed(0))
+    rows = [row(temperature, seed=each) for each in range(6)]
+    expected = drawn(logits, rows)
+    logits[0, 4999] = INF
+    logits[1, 123] = NAN
+    logits[3, 123] = -NAN
+    logits[4] = -INF
+    none = NO_TOKEN
+    assert drawn(logits, rows) == [none, none, expected[2], none, none, expected[5]]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_what_has_no_probability_is_not_drawn(temperature: float) -> None:
+    logits = torch.full((2, 5000), -INF)
+    logits[:, [42, 4242]] = torch.tensor([[-3.0, -INF], [-INF, 5.0]])
+    assert drawn(logits, [row(temperature)] * 2) == [42, 4242]
