@@ -1,13 +1,16 @@
-"""Which cores a worker computes on."""
+"""Which cores a worker computes on, and who goes first there."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
 CPUS = Path("/sys/devices/system/cpu")
+PROC = Path("/proc")
+MAX_NICENESS = 19
 
 
 def usable_cores() -> list[int]:
@@ -32,6 +35,16 @@ def bind_process(pid: int, cores: Sequence[int]) -> None:
     """Keep a process that has just been started on these cores, where the system can."""
     if cores and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(pid, cores)
+
+
+def let_others_first(pid: int, niceness: int) -> None:
+    """Add to the niceness (see nice(2)) of a process that has just been started, where the system
+    can. Linux may schedule sessions as groups, and then goes by that of the group."""
+    if niceness and hasattr(os, "setpriority"):
+        inherited = os.getpriority(os.PRIO_PROCESS, pid)
+        os.setpriority(os.PRIO_PROCESS, pid, min(inherited + niceness, MAX_NICENESS))
+        with contextlib.suppress(OSError):
+            (PROC / str(pid) / "autogroup").write_text(str(niceness))
 
 
 def _physical_core(core: int) -> tuple[int, int]:

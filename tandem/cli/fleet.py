@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tandem.cli.cores import split_cores
 from tandem.core.device import CpuDevice, CudaDevice, Device, format_cores, parse_device
@@ -14,6 +14,10 @@ from tandem.wire.metadata import API_KEY_VARIABLE
 from tandem.worker.pool_size import GPU_MEMORY_SHARE
 
 WORKER_HOST = "127.0.0.1"
+# Whatever else runs, the gateway first of all, had better take prefill workers' cores: a batch is
+# hundreds of milliseconds, and for a decode step all streams wait. Not more: a strange process that
+# computes all the time leaves prefill a quarter of a core so.
+PREFILL_NICENESS = 5
 # -P: a folder of the service's name where the user happens to be is not the service.
 PYTHON = (sys.executable, "-P", "-m")
 
@@ -50,12 +54,14 @@ class FleetSettings:
 
 @dataclass(frozen=True)
 class Service:
-    """One process. `cores` empty: not bound to any. `environment` is added to this process's."""
+    """One process. `cores` empty: not bound to any. `niceness`: see nice(2). `environment` is added
+    to this process's."""
 
     name: str
     command: tuple[str, ...]
     port: int
     cores: tuple[int, ...] = ()
+    niceness: int = 0
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
@@ -88,11 +94,16 @@ def plan_fleet(settings: FleetSettings, ports: Sequence[int], cores: Sequence[in
     num_prefill, num_workers = settings.topology.num_prefill, settings.topology.num_workers
     roles = ["prefill"] * num_prefill + ["decode"] * settings.topology.num_decode
     devices = spread_device(settings.device, num_workers, cores)
-    workers = tuple(
+    workers = [
         _worker(settings, role, index if role == "prefill" else index - num_prefill, device, port)
         for index, (role, device, port) in enumerate(zip(roles, devices, ports, strict=True))
-    )
-    return Fleet(workers, _gateway(settings, workers[:num_prefill], workers[num_prefill:]))
+    ]
+    decode_cores = {core for worker in workers[num_prefill:] for core in worker.cores}
+    for index, worker in enumerate(workers[:num_prefill]):
+        # On a core of both, prefill would be computed only while nothing is decoded.
+        if worker.cores and not decode_cores.intersection(worker.cores):
+            workers[index] = replace(worker, niceness=PREFILL_NICENESS)
+    return Fleet(tuple(workers), _gateway(settings, workers[:num_prefill], workers[num_prefill:]))
 
 
 def spread_device(text: str, num_workers: int, cores: Sequence[int]) -> list[Device]:

@@ -9,7 +9,7 @@ import signal
 from asyncio.subprocess import DEVNULL, Process
 from pathlib import Path
 
-from tandem.cli.cores import bind_process
+from tandem.cli.cores import bind_process, let_others_first
 from tandem.cli.fleet import Service
 
 TAIL_BYTES = 64 * 1024
@@ -44,6 +44,7 @@ class ServiceProcess:
             )
         with contextlib.suppress(ProcessLookupError):
             bind_process(process.pid, service.cores)
+            let_others_first(process.pid, service.niceness)
         return cls(service, log, process)
 
     @property

@@ -2,7 +2,13 @@ from dataclasses import replace
 
 import pytest
 
-from tandem.cli.fleet import FleetSettings, Service, plan_fleet, spread_device
+from tandem.cli.fleet import (
+    PREFILL_NICENESS,
+    FleetSettings,
+    Service,
+    plan_fleet,
+    spread_device,
+)
 from tandem.core.device import CpuDevice, CudaDevice, MockDevice
 from tandem.core.errors import ConfigError
 from tandem.core.topology import parse_topology
@@ -84,6 +90,16 @@ def test_each_cpu_worker_has_its_own_cores() -> None:
         "cpu:4-5",
     ]
     assert fleet.core_line() == "prefill-0 on 0-1, decode-0 on 2-3, decode-1 on 4-5"
+
+
+def test_a_prefill_worker_lets_others_go_first_on_its_own_cores() -> None:
+    fleet = plan_fleet(replace(SETTINGS, device="cpu"), PORTS, range(6))
+    assert [each.niceness for each in fleet.services] == [PREFILL_NICENESS, 0, 0, 0]
+
+
+def test_no_prefill_worker_lets_decode_go_first_on_a_core_of_both() -> None:
+    fleet = plan_fleet(replace(SETTINGS, device="cpu"), PORTS, [0, 1])
+    assert {each.niceness for each in fleet.services} == {0}
 
 
 def test_it_is_said_when_cores_are_too_few() -> None:

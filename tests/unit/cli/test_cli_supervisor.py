@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -201,6 +202,23 @@ async def test_only_the_end_of_a_long_log_is_read(tmp_path: Path) -> None:
     assert lines[0] == "exit status 0"
     assert lines[-2] == "  | 199999"
     assert len(lines) < 15
+
+
+def group_niceness(pid: int) -> int | None:
+    """That of its session; None where the system has none."""
+    group = Path(f"/proc/{pid}/autogroup")
+    return int(group.read_text().split()[-1]) if group.exists() else None
+
+
+async def test_a_service_lets_others_go_first(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    yielding = replace(service("prefill-0", SLEEP), niceness=3)
+    process = await ServiceProcess.start(yielding, log)
+    (pid,) = await wait_for_pids(log)
+    assert os.getpriority(os.PRIO_PROCESS, pid) == os.getpriority(os.PRIO_PROCESS, 0) + 3
+    assert group_niceness(pid) in (3, None)
+    process.kill()
+    await process.wait()
 
 
 def test_a_service_that_keeps_crashing_is_started_later_and_later_and_then_no_more() -> None:
