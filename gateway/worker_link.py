@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from itertools import count
+from math import inf
 from time import monotonic, monotonic_ns
 from typing import Any, NoReturn
 
@@ -39,6 +40,8 @@ RETRY_S = 0.1
 CONNECT_TIMEOUT_S = 1.0
 OPEN_TIMEOUT_S = 1.5
 GOODBYE_TIMEOUT_S = 0.5
+# Whose lease it is for longer than that, lives: that of a dead gateway is over by then.
+HELD_S = LEASE_S + 2.0
 
 
 class WorkerLink:
@@ -68,6 +71,8 @@ class WorkerLink:
         self._wake = asyncio.Event()
         self._hang_up = asyncio.Event()
         self._last_problem = ""
+        # Since when another gateway holds the worker; inf once that was told.
+        self._held_since: float | None = None
         self._stopping = False
         self._leaving = False
         self._tasks: list[asyncio.Task[None]] = []
@@ -170,6 +175,7 @@ class WorkerLink:
             if error.message != self._last_problem:
                 self._last_problem = error.message
                 log.warning("no worker yet", address=self._address, why=error.message)
+            self._tell_if_held(error)
             return
         if isinstance(error, Fenced):
             # The lease is over, and what we had there with it.
@@ -179,6 +185,17 @@ class WorkerLink:
             log.warning("stream broke", worker=self._info.worker_id, why=error.message)
         self._liveness.break_stream()
         self._tell()
+
+    def _tell_if_held(self, error: TandemError) -> None:
+        """Say once that another gateway holds the worker, and is not going to end."""
+        if not isinstance(error, Fenced):
+            self._held_since = None
+        elif self._held_since is None:
+            self._held_since = monotonic()
+        elif monotonic() - self._held_since > HELD_S:
+            self._held_since = inf
+            mend = "give each gateway its own workers, or start them all with --standby"
+            log.error("another gateway's worker", address=self._address, why=error.message, do=mend)
 
     def _leave(self) -> None:
         """The stream has ended by our goodbye. If it broke before, the lease will run out."""
@@ -292,6 +309,7 @@ class WorkerLink:
         self._liveness = Liveness()
         self._told_suspect = self._leaving = False
         self._last_problem = ""
+        self._held_since = None
         log.info("worker joined", worker=info.worker_id, address=self._address)
         self._listener.joined(info, self._address)
 

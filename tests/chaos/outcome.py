@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from math import inf
 from pathlib import Path
 from statistics import median
 
@@ -65,10 +66,22 @@ class Outcome:
             if name != "scenario":
                 setattr(self, name, getattr(self, name) + value)
 
-    @property
-    def is_clean(self) -> bool:
+    def is_clean(self, max_detected_s: float = inf, max_pause_s: float = inf) -> bool:
+        """Whether nothing was lost, and nothing took longer than it may."""
         damage = (self.failed, self.wrong, self.hung, self.leaked)
-        return self.survived == self.faults and not any(damage)
+        is_late = self.too_late(max_detected_s, max_pause_s)
+        return self.survived == self.faults and not any(damage) and not is_late
+
+    def too_late(self, max_detected_s: float = inf, max_pause_s: float = inf) -> list[str]:
+        """What took longer than it may, in words."""
+        times = (("detected after", self.detected_s, max_detected_s),
+                 ("a pause of", self.pause_s, max_pause_s))  # fmt: skip
+        return [
+            f"{what} {each:.2f} s, of {limit:g} s at the most"
+            for what, seconds, limit in times
+            for each in seconds
+            if each > limit
+        ]
 
 
 def append(path: Path, outcome: Outcome) -> None:
@@ -93,6 +106,12 @@ def table(outcomes: Iterable[Outcome]) -> str:
         total.add(each)
     total.detected_s, total.pause_s = [], []
     return markdown_table(HEADINGS, [_row(each) for each in (*outcomes, total)])
+
+
+def without_run(names: Iterable[str], recorded: Collection[str]) -> str:
+    """What there is to say of the scenarios that no run is recorded of; empty if there are none."""
+    missing = [each for each in names if each not in recorded]
+    return f"No run is recorded of: {'; '.join(missing)}." if missing else ""
 
 
 def _row(outcome: Outcome) -> list[str]:

@@ -13,18 +13,18 @@ from container_base import ROOT
 
 from tandem.process.settings import DRAIN_TIMEOUT_S
 
+FILE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
 # What a service may be told by whoever starts the containers, and is not told unless they do.
-WORKERS_TOLD = {"TANDEM_DRAIN_TIMEOUT", "TANDEM_MEMORY_SHARE", "TANDEM_QUANTIZATION"}
 PASSED_ON = {
-    "gateway": {"TANDEM_API_KEY", "TANDEM_DRAIN_TIMEOUT", "TANDEM_POLICY"},
-    "prefill": WORKERS_TOLD,
-    "decode": WORKERS_TOLD,
+    service: {name for name, value in FILE[service]["environment"].items() if value is None}
+    for service in ("gateway", "prefill", "decode")
 }
 
 
 def config(*files: str, **environment: str) -> dict[str, Any]:
     """The services, where of this project's variables these are set and no others."""
-    others = {name: value for name, value in os.environ.items() if not name.startswith("TANDEM_")}
+    ours = ("TANDEM_", "HF_")
+    others = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     try:
         command = compose_command()
     except NoCompose as error:

@@ -23,6 +23,7 @@ from stack import (
 )
 from structlog.testing import capture_logs
 
+from gateway import worker_link
 from gateway.batching import Limits
 from gateway.dispatcher import Dispatcher
 from gateway.policies import queue_policy
@@ -31,7 +32,7 @@ from gateway.timeline import Timeline
 from gateway.tokens import TokenRequest
 from gateway.worker_link import WorkerLink
 from tandem.core.commands import Remove
-from tandem.core.errors import Mismatch, TandemError, Unavailable
+from tandem.core.errors import Fenced, Mismatch, TandemError, Unavailable
 from tandem.core.sampling_params import SamplingParams
 from tandem.core.worker import ModelInfo, WorkerInfo, WorkerRole
 from tandem.engine.fake.content import fake_layout
@@ -310,6 +311,50 @@ async def test_a_bug_in_the_listener_costs_the_worker_and_not_the_link() -> None
             assert await listener.next() == "lost"
             assert await listener.next() == "joined"
     assert "link failed" in [each["event"] for each in logs]
+
+
+class HeldWorker(FakeWorker):
+    """Another gateway's, for as long as `holder` is set."""
+
+    holder = "other"
+
+    async def RunLoop(self, requests: Any, context: Any) -> AsyncIterator[Any]:
+        if self.holder:
+            await abort(context, Fenced(f"controller {self.holder} holds this worker"))
+        async for each in super().RunLoop(requests, context):
+            yield each
+
+
+async def test_a_worker_that_another_gateway_keeps_is_told_of_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Not at once: a gateway that died holds its workers until its lease is over."""
+
+    def told() -> list[Any]:
+        return [each for each in logs if each["log_level"] == "error"]
+
+    monkeypatch.setattr(worker_link, "HELD_S", 0.5)
+    listener = Listener()
+    async with HeldWorker() as worker:
+        link = WorkerLink(WorkerRole.DECODE, worker.address, "test", 1, listener)
+        with capture_logs() as logs:
+            link.start()
+            try:
+                async with asyncio.timeout(10):
+                    while not logs:
+                        await asyncio.sleep(0.02)
+                    assert told() == []
+                    while not told():
+                        await asyncio.sleep(0.02)
+                await asyncio.sleep(1.0)
+                (error,) = told()
+                assert error["address"] == worker.address
+                assert error["why"] == "controller other holds this worker"
+                assert "--standby" in error["do"]
+                worker.holder = ""
+                assert await listener.next() == "joined"
+            finally:
+                await link.stop()
 
 
 class JoinRecorder(Dispatcher):

@@ -8,8 +8,23 @@ from typing import Any
 import pytest
 import yaml
 
+from decode_service.service import DecodeSettings
+from gateway.service import GatewaySettings
+from prefill_service.service import PrefillSettings
+from tandem.process.settings import ServiceSettings
+
 ROOT = Path(__file__).parents[2]
 ROLES = ("gateway", "prefill", "decode")
+
+
+# Of the hub's client.
+HUB = {"HF_TOKEN", "HF_ENDPOINT", "HF_HUB_OFFLINE"}
+SETTINGS: dict[str, tuple[type[ServiceSettings], ...]] = {
+    "gateway": (GatewaySettings,),
+    # They are told the same.
+    "prefill": (PrefillSettings, DecodeSettings),
+    "decode": (PrefillSettings, DecodeSettings),
+}
 
 
 def services(name: str) -> dict[str, Any]:
@@ -38,6 +53,29 @@ def test_only_the_gateway_is_reached_and_from_this_machine_unless_told_otherwise
     assert len(published["gateway"]) == 2
     assert all(port.startswith("${TANDEM_HOST:-127.0.0.1}:") for port in published["gateway"])
     assert not any("network_mode" in service for service in SERVICES.values())
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_service_is_told_what_it_knows_and_of_no_file_that_it_cannot_see(role: str) -> None:
+    environment = SERVICES[role]["environment"]
+    fields = {
+        f"TANDEM_{name.upper()}": field.annotation
+        for settings in SETTINGS[role]
+        for name, field in settings.model_fields.items()
+    }
+    assert environment.keys() - HUB <= fields.keys()
+    assert environment.keys() >= HUB
+    assert not [name for name in environment.keys() - HUB if fields[name] == Path | None]
+
+
+def test_the_common_settings_reach_who_they_are_for() -> None:
+    both = {"TANDEM_LOG_LEVEL", "TANDEM_LOG_FORMAT", "TANDEM_DRAIN_TIMEOUT", "TANDEM_MODEL"}
+    gateway = {"TANDEM_API_KEY", "TANDEM_POLICY", "TANDEM_TPOT_TARGET_MS", "TANDEM_LOCAL_PREFILL"}
+    workers = {"TANDEM_MEMORY_SHARE", "TANDEM_QUANTIZATION", "TANDEM_KV_CACHE_DTYPE"}
+    assert both | gateway <= SERVICES["gateway"]["environment"].keys()
+    for role in ("prefill", "decode"):
+        assert both | workers <= SERVICES[role]["environment"].keys()
+        assert "TANDEM_API_KEY" not in SERVICES[role]["environment"]
 
 
 def test_no_image_runs_as_root() -> None:
