@@ -8,7 +8,6 @@ in a block nobody has.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
@@ -43,11 +42,11 @@ class DecodeGraphs:
         vocab_size: int,
     ) -> None:
         """Records all sizes, from the largest down: the smaller ones use the same memory."""
-        memory = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
+        recorder = Recorder() if device.type == "cuda" else None
         # One replay's at a time.
         logits = torch.empty(BATCH_SIZES[-1], vocab_size, dtype=torch.float32, device=device)
         self._graphs = {
-            size: DecodeGraph(decode, pool, device, max_model_len, logits[:size], memory)
+            size: DecodeGraph(decode, pool, device, max_model_len, logits[:size], recorder)
             for size in reversed(BATCH_SIZES)
         }
 
@@ -115,7 +114,7 @@ class DecodeGraph:
         device: torch.device,
         max_model_len: int,
         logits: Tensor,
-        memory: Any,
+        recorder: Recorder | None,
     ) -> None:
         self._decode = decode
         self._logits = logits
@@ -125,9 +124,7 @@ class DecodeGraph:
         self._host = [HostRows(size, pool, max_model_len, on_gpu) for _ in range(2)]
         self._inputs = self._host[0].items.to(device, copy=True)
         self._rows = _rows(self._inputs, size)
-        self.graph: torch.cuda.CUDAGraph | None = None
-        if on_gpu:
-            self._record(memory)
+        self.graph = recorder.record(self._run) if recorder else None
 
     def replay(self, plan: StepPlan) -> Tensor:
         """Requires that of the steps launched before all but the last have been waited for."""
@@ -135,22 +132,35 @@ class DecodeGraph:
         self._host[0].fill(plan)
         self._inputs.copy_(self._host[0].items, non_blocking=True)
         if self.graph is None:
-            self._decode(self._rows, self._logits)
+            self._run()
         else:
             self.graph.replay()
         return self._logits[: len(plan.slices)]
 
+    def _run(self) -> None:
+        self._decode(self._rows, self._logits)
+
+
+class Recorder:
+    """Makes graphs that use the same memory, and so are never replayed at the same time."""
+
+    def __init__(self) -> None:
+        self._memory = torch.cuda.graph_pool_handle()
+        # One for all warm-ups: libraries keep memory for each stream that they have seen.
+        self._beside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+
     @torch.inference_mode()
-    def _record(self, memory: Any) -> None:
-        beside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        beside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(beside):
+    def record(self, run: Callable[[], None]) -> torch.cuda.CUDAGraph:
+        """The graph of what `run` launches."""
+        self._beside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._beside):
             for _ in range(NUM_WARM_UPS):
-                self._decode(self._rows, self._logits)
-        torch.cuda.current_stream().wait_stream(beside)
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph, pool=memory):
-            self._decode(self._rows, self._logits)
+                run()
+        torch.cuda.current_stream().wait_stream(self._beside)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._memory):
+            run()
+        return graph
 
 
 def _rows(inputs: Tensor, size: int) -> GpuRows:

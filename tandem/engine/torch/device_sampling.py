@@ -1,6 +1,6 @@
 """Sampling on a GPU: all rows in the same few kernels, and nothing that waits for the device. What
-is sampled from a whole vocabulary takes one reading of it (`triton_sampling`), all else some thirty
-of torch's operations over float64."""
+is sampled from a whole vocabulary takes one reading of it (`triton_sampling`); penalties, grammars
+and filters take torch's operations over float64 before."""
 
 from __future__ import annotations
 
@@ -22,14 +22,13 @@ MAX_ROWS = 32
 def sample_on_device(logits: Tensor, rows: Sequence[SampleRow]) -> Tensor:
     """As `sampler.sample`, on the logits' device."""
     tokens = torch.empty(len(rows), dtype=torch.int64, device=logits.device)
-    rest = list(range(len(rows)))
-    if logits.is_cuda:
-        # Not above: Triton is there only with torch's builds for GPUs.
-        from tandem.engine.torch.triton_sampling import draw
-
-        if whole := [index for index in rest if _is_of_all(rows[index])]:
-            draw(logits, rows, whole, tokens)
-            rest = [index for index in rest if not _is_of_all(rows[index])]
+    whole: list[int] = []
+    rest: list[int] = []
+    for index, row in enumerate(rows):
+        is_of_all = row.takes_likeliest or row.draws_from_all
+        (whole if is_of_all and has_kernels(logits) else rest).append(index)
+    if whole:
+        _draw_by_kernels(logits, rows, whole, tokens)
     for start in range(0, len(rest), MAX_ROWS):
         part = rest[start : start + MAX_ROWS]
         chosen = upload(torch.tensor(part), logits.device)
@@ -37,9 +36,9 @@ def sample_on_device(logits: Tensor, rows: Sequence[SampleRow]) -> Tensor:
     return tokens
 
 
-def _is_of_all(row: SampleRow) -> bool:
-    """Whether the whole vocabulary is sampled from, by the logits as they are."""
-    return row.takes_likeliest or row.draws_from_all
+def has_kernels(logits: Tensor) -> bool:
+    """Whether `triton_sampling` can draw from them."""
+    return logits.is_cuda
 
 
 def _sample_part(logits: Tensor, rows: Sequence[SampleRow]) -> Tensor:
@@ -49,35 +48,43 @@ def _sample_part(logits: Tensor, rows: Sequence[SampleRow]) -> Tensor:
             adjust(scores[index], row.spec.params, row.counts)
         if not row.allowed.is_all:
             scores[index].masked_fill_(_forbidden(row, scores), -math.inf)
-    tokens = scores.argmax(dim=-1)
     # What is not a number anywhere, or has nothing left.
     broken = ~(logits.amax(dim=-1).isfinite() & scores.amax(dim=-1).isfinite())
-    if not all(row.is_greedy for row in rows):
-        greedy = _column([row.is_greedy for row in rows], torch.bool, scores)
-        tokens = torch.where(greedy.squeeze(1), tokens, _draw(scores, rows))
-    return tokens.masked_fill_(broken, NO_TOKEN)
+    if any(row.is_filtered for row in rows):
+        scores.masked_fill_(~_kept(scores, rows), -math.inf)
+    return _draw(scores, rows).masked_fill_(broken, NO_TOKEN)
 
 
 def _draw(scores: Tensor, rows: Sequence[SampleRow]) -> Tensor:
-    """The tokens that are drawn; of greedy rows any."""
-    params = [row.spec.params for row in rows]
-    scores /= _column(
-        [1.0 if row.is_greedy else row.spec.params.temperature for row in rows],
-        torch.float64,
-        scores,
-    )
-    if any(each.min_p > 0.0 or each.top_k > 0 or each.top_p < 1.0 for each in params):
-        scores.masked_fill_(~_kept(scores, rows), -math.inf)
+    """The likeliest token of a greedy row; of another, one that is drawn."""
+    if has_kernels(scores):
+        tokens = torch.empty(len(rows), dtype=torch.int64, device=scores.device)
+        _draw_by_kernels(scores, rows, range(len(rows)), tokens)
+        return tokens
+    likeliest = scores.argmax(dim=-1)
     keys = _column([row.key - (row.key >> 63 << 64) for row in rows], torch.int64, scores)
-    token_ids = torch.arange(scores.shape[1], device=scores.device)
-    return scores.add_(gumbel(keys, token_ids)).argmax(dim=-1)
+    noise = gumbel(keys, torch.arange(scores.shape[1], device=scores.device))
+    drawn = noise.add_(scores / _temperatures(scores, rows)).argmax(dim=-1)
+    greedy = _column([row.is_greedy for row in rows], torch.bool, scores)
+    return torch.where(greedy.squeeze(1), likeliest, drawn)
+
+
+def _draw_by_kernels(
+    scores: Tensor, rows: Sequence[SampleRow], indices: Sequence[int], tokens: Tensor
+) -> None:
+    # Not above: Triton is there only with torch's builds for GPUs.
+    from tandem.engine.torch.triton_sampling import draw
+
+    draw(scores, rows, indices, tokens)
 
 
 def _kept(scores: Tensor, rows: Sequence[SampleRow]) -> Tensor:
     """What min-p, top-k and top-p leave, as a mask: each takes the head of the same order."""
     params = [row.spec.params for row in rows]
     size = scores.shape[1]
-    ordered, token_ids = scores.sort(dim=-1, descending=True, stable=True)
+    ordered, token_ids = (scores / _temperatures(scores, rows)).sort(
+        dim=-1, descending=True, stable=True
+    )
     least = [math.log(each.min_p) if each.min_p > 0.0 else -math.inf for each in params]
     top_k = [each.top_k if 0 < each.top_k < size else size for each in params]
     ranks = torch.arange(size, device=scores.device)
@@ -89,6 +96,12 @@ def _kept(scores: Tensor, rows: Sequence[SampleRow]) -> Tensor:
     top_p = _column([each.top_p for each in params], torch.float64, scores)
     kept &= (mass_before < top_p) | (top_p >= 1.0) | (ranks == 0)
     return torch.zeros_like(kept).scatter_(1, token_ids, kept)
+
+
+def _temperatures(scores: Tensor, rows: Sequence[SampleRow]) -> Tensor:
+    """[rows, 1]; of greedy rows 1."""
+    values = [1.0 if row.is_greedy else row.spec.params.temperature for row in rows]
+    return _column(values, torch.float64, scores)
 
 
 def _forbidden(row: SampleRow, scores: Tensor) -> Tensor:

@@ -32,6 +32,7 @@ from tandem.core.sampling_params import SamplingParams
 from tandem.engine.allowed_tokens import ALL, Allowed, AllowedTokens
 from tandem.engine.protocols import LayerHook, ModelInfo
 from tandem.engine.torch.device_health import is_lost
+from tandem.engine.torch.first_steps import first_steps
 from tandem.engine.torch.host_copy import HostCopy
 from tandem.engine.torch.inputs import KEY_TILE
 from tandem.engine.torch.kv_pool import TorchKVPool
@@ -116,6 +117,7 @@ class TorchEngine:
         )
         self._allowed = AllowedTokens(self._model, folder.tokenizer)
         self._counts = SequenceCounts()
+        self._num_blocks = num_blocks
 
     @property
     def model(self) -> ModelInfo:
@@ -156,6 +158,11 @@ class TorchEngine:
 
     def warm_up(self) -> None:
         self._allowed.warm_up()
+        if self._ahead:
+            # A GPU's kernels are compiled, and its libraries loaded, when they are first launched.
+            layout, model = self._pool.layout, self._model
+            for plan in first_steps(layout.block_size, self._num_blocks, model.max_model_len):
+                self.launch(plan).result()
 
     def prepare(self, sequence_id: int, params: SamplingParams) -> None:
         self._allowed.prepare(sequence_id, params)

@@ -39,15 +39,14 @@ class SampleRow:
     @property
     def draws_from_all(self) -> bool:
         """Whether its token is drawn from the softmax of the logits as they are."""
+        is_of_all = self.allowed.is_all and not self.is_filtered
+        return is_of_all and not self.is_greedy and not is_adjusted(self.spec.params)
+
+    @property
+    def is_filtered(self) -> bool:
+        """Whether only some of the likelier tokens may be drawn."""
         params = self.spec.params
-        return (
-            not self.is_greedy
-            and self.allowed.is_all
-            and params.top_k == 0
-            and params.top_p >= 1.0
-            and params.min_p == 0.0
-            and not is_adjusted(params)
-        )
+        return params.top_k > 0 or params.top_p < 1.0 or params.min_p > 0.0
 
     @property
     def key(self) -> int:

@@ -3,6 +3,8 @@
 import triton
 import triton.language as tl
 
+from tandem.engine.torch.triton_jit import kernel
+
 
 @triton.jit
 def _attend_keys(
@@ -146,7 +148,7 @@ def _first_key(position, WINDOW: tl.constexpr):
     return 0
 
 
-@triton.jit
+@kernel
 def attend_prompt(
     q,
     keys,
@@ -216,7 +218,7 @@ def _split_bounds(position, split, num_splits, WINDOW: tl.constexpr, KEY_TILE: t
     return first + split * keys, tl.minimum(first + (split + 1) * keys, position + 1)
 
 
-@triton.jit
+@kernel
 def attend_split(
     q,
     keys,
@@ -283,7 +285,7 @@ def attend_split(
     tl.store(weights + left * 2 + 1, weight, mask=mine)
 
 
-@triton.jit
+@kernel
 def merge_splits(
     out,
     parts,

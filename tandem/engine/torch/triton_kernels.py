@@ -8,8 +8,10 @@ Triton comes with torch's builds for GPUs; nothing but the GPU's runner imports 
 import triton
 import triton.language as tl
 
+from tandem.engine.torch.triton_jit import kernel
 
-@triton.jit
+
+@kernel
 def embed(token_ids, last_tokens, weight, out, SIZE: tl.constexpr, PADDED: tl.constexpr):
     """A row of `weight` for each token. A token below 0 stands for that of row -1 - token of the
     step before, which only the device has yet."""
@@ -56,7 +58,7 @@ def _rms_scaled(x, eps, SIZE: tl.constexpr):
     return x * tl.rsqrt(tl.sum(x * x, axis=-1) / SIZE + eps)
 
 
-@triton.jit
+@kernel
 def rotate_and_store(
     qkv,
     cosines,

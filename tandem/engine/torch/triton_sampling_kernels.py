@@ -8,13 +8,14 @@ import triton
 import triton.language as tl
 
 from tandem.core import noise
+from tandem.engine.torch.triton_jit import kernel
 
 GOLDEN = tl.constexpr(noise.GOLDEN)
 MIX_1 = tl.constexpr(noise.MIX_1)
 MIX_2 = tl.constexpr(noise.MIX_2)
 
 
-@triton.jit
+@kernel
 def draw(
     logits,
     asked,

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch_driver import Driver, Row, save_random_model
+from torch_driver import GREEDY, Driver, Row, save_random_model
 from transformers import LlamaConfig, MistralConfig, PretrainedConfig, Qwen3Config
 
 from tandem.artifacts.model_folder import ModelFolder
 from tandem.core.kv import KVLayout
-from tandem.core.plan import SequenceSlice, StepPlan
+from tandem.core.plan import PENDING, SequenceSlice, StepPlan
+from tandem.engine.torch.first_steps import first_steps
 from tandem.models.rope import RotaryEmbedding
 from tandem.models.weights import PlainPacker, load_weights
 
@@ -69,7 +70,8 @@ def on_gpu(driver: Driver, path: Path) -> Driver:
     weights = load_weights(folder.config, folder.weight_files, torch.float32, DEVICE, PlainPacker())
     rotary = RotaryEmbedding(folder.config, MAX_MODEL_LEN, DEVICE)
     decoder = GpuDecoder(folder.config, weights, rotary, engine.pool)
-    engine._runner = GpuRunner(folder.config, decoder, engine.pool, DEVICE, MAX_MODEL_LEN)
+    runner = GpuRunner(folder.config, decoder, engine.pool, DEVICE, MAX_MODEL_LEN)
+    engine._runner = engine._ahead = runner
     return driver
 
 
@@ -87,13 +89,17 @@ def steps(driver: Driver, rows: list[Row]) -> None:
         driver.step([(row, 1) for row in chosen])
 
 
-@pytest.mark.skipif(DEVICE.type == "cuda", reason="the other engine's pool is in host memory")
-def test_logits_and_kv_are_those_of_the_other_runners(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the interpreter, which runs one program after the other, can do in time."""
+    if DEVICE.type == "cuda":
+        pytest.skip("NOT TESTED ON A GPU: the other engine's pool is in host memory")
     monkeypatch.setattr(decode_graph, "BATCH_SIZES", (1, 2, 4, 8))
-    # The interpreter runs one program after the other.
     monkeypatch.setattr(triton_attention, "SPLIT_PROGRAMS", 8)
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_logits_and_kv_are_those_of_the_other_runners(path: Path) -> None:
     draw = random.Random(0)
     prompts = [[draw.randrange(300) for _ in range(length)] for length in (1, 5, 40, 130)]
     drivers = Driver(path, seed=1), on_gpu(Driver(path, seed=2), path)
@@ -113,6 +119,64 @@ def test_logits_and_kv_are_those_of_the_other_runners(
                 rtol=1e-4,
                 atol=1e-4,
             )
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_steps_that_are_launched_ahead_take_the_tokens_of_the_step_before(path: Path) -> None:
+    """Each sequence its own, whichever are in a step, and in whatever order."""
+    choose = random.Random(2)
+    prompts = [[choose.randrange(300) for _ in range(length)] for length in (3, 9, 20, 7, 33)]
+    driver = on_gpu(Driver(path), path)
+    rows = [driver.row(prompt) for prompt in prompts]
+    expected = [driver.generate(prompt, 6, chunk=1000) for prompt in prompts]
+    tokens = dict(enumerate(driver.step([(row, len(row.tokens)) for row in rows])))
+    generated = {index: [token] for index, token in tokens.items()}
+    # What a step takes of the one before must have been in it.
+    for _ in range(5):
+        order = choose.sample(list(tokens), len(tokens) - choose.randint(0, 1))
+        plan = StepPlan(
+            1,
+            tuple(
+                SequenceSlice(
+                    rows[index].sequence_id,
+                    (PENDING,),
+                    rows[index].num_computed,
+                    tuple(rows[index].block_table),
+                    GREEDY,
+                )
+                for index in order
+            ),
+        )
+        result = driver.engine.launch(plan).result()
+        tokens = dict(zip(order, result.tokens, strict=True))
+        for index, token in tokens.items():
+            rows[index].num_computed += 1
+            generated[index].append(token)
+    for index, token_ids in generated.items():
+        assert token_ids == expected[index][: len(token_ids)]
+    assert max(map(len, generated.values())) == 6
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_a_warm_engine_has_sampled_in_every_way(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = on_gpu(Driver(path), path)
+    expected = driver.generate([5, 6, 7], 4, chunk=2)
+    engine, plans = driver.engine, []
+    launch = engine.launch
+    monkeypatch.setattr(engine, "launch", lambda plan: (plans.append(plan), launch(plan))[1])
+    engine.warm_up()
+    monkeypatch.undo()
+    assert [len(plan.slices) for plan in plans] == [2, 1] * 3
+    assert engine._runner.graphs.can_replay(plans[-1])
+    assert driver.generate([5, 6, 7], 4, chunk=2) == expected
+
+
+def test_in_a_pool_that_is_too_small_nothing_is_warmed_up() -> None:
+    assert list(first_steps(16, 2, 100)) == []
+    assert len(list(first_steps(16, 3, 100))) == 6
+    assert len(list(first_steps(16, 2, 5))) == 6
 
 
 def test_a_sequence_that_is_back_in_other_blocks_has_another_table() -> None:

@@ -3,6 +3,8 @@ interpreter."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from plain_sampler import plain_sample
@@ -12,7 +14,9 @@ pytest.importorskip("triton", reason="TRITON IS NOT INSTALLED: the GPU's samplin
 
 from tandem.core.plan import SampleSpec
 from tandem.core.sampling_params import SamplingParams
+from tandem.engine.torch import device_sampling
 from tandem.engine.torch.sample_row import NO_TOKEN, SampleRow
+from tandem.engine.torch.token_counts import TokenCounts
 from tandem.engine.torch.triton_sampling import draw
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -74,3 +78,27 @@ def test_what_has_no_probability_is_not_drawn(temperature: float) -> None:
     logits = torch.full((2, 5000), -INF)
     logits[:, [42, 4242]] = torch.tensor([[-3.0, -INF], [-INF, 5.0]])
     assert drawn(logits, [row(temperature)] * 2) == [42, 4242]
+
+
+def test_a_batch_of_all_kinds_is_sampled_as_it_is_defined(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More than are held at a time of those that take more than a reading."""
+    monkeypatch.setattr(device_sampling, "has_kernels", lambda logits: True)
+    kinds: list[dict[str, Any]] = [
+        {},
+        {"temperature": 0.0},
+        {"top_k": 20},
+        {"temperature": 0.0, "logit_bias": ((7, 9.0),)},
+        {"temperature": 0.6, "top_p": 0.8, "min_p": 0.01},
+        {"temperature": 1.4, "presence_penalty": 1.0},
+        {"temperature": 0.0, "top_p": 0.1},
+    ]
+    rows = []
+    for seed in range(77):
+        spec = SampleSpec(SamplingParams(1, seed, **kinds[seed % len(kinds)]), 0, (5, 6), [7, 7])
+        rows.append(SampleRow(spec, 9, counts=TokenCounts(spec)))
+    logits = 3.0 * torch.randn(len(rows), 3000, generator=torch.Generator().manual_seed(0))
+    expected = [plain_sample(*each) for each in zip(logits, rows, strict=True)]
+    logits[[5, 9, 16], [2, 4, 2999]] = torch.tensor([NAN, INF, -NAN])
+    for broken in (5, 9, 16):
+        expected[broken] = NO_TOKEN
+    assert device_sampling.sample_on_device(logits.to(DEVICE), rows).tolist() == expected

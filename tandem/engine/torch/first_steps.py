@@ -1,0 +1,39 @@
+"""Steps whose tokens nobody wants, before there are any that somebody waits for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tandem.core.plan import SampleSpec, SequenceSlice, StepPlan
+from tandem.core.sampling_params import SamplingParams
+
+GREEDY = SamplingParams(max_tokens=1, seed=0, temperature=0.0)
+DRAWN = SamplingParams(max_tokens=1, seed=0)
+# All that may be asked for.
+MOST = SamplingParams(
+    max_tokens=1,
+    seed=0,
+    temperature=0.7,
+    top_p=0.9,
+    top_k=50,
+    min_p=0.01,
+    presence_penalty=0.5,
+    repetition_penalty=1.1,
+    logit_bias=((0, 1.0),),
+    logprobs=1,
+)
+
+
+def first_steps(block_size: int, num_blocks: int, max_model_len: int) -> Iterator[StepPlan]:
+    """For each way of sampling a prompt beside a single token, then the latter alone, in a pool
+    where no block is anybody's. None if that is too small."""
+    num_tokens = min(block_size + 1, max_model_len)
+    blocks = tuple(range(-(-num_tokens // block_size)))
+    if len(blocks) >= num_blocks:
+        return
+    for params in (GREEDY, DRAWN, MOST):
+        sample = SampleSpec(params)
+        prompt = SequenceSlice(-1, (0,) * num_tokens, 0, blocks, sample)
+        single = SequenceSlice(-2, (0,), 0, (len(blocks),), sample)
+        yield StepPlan(0, (prompt, single))
+        yield StepPlan(0, (single,))
