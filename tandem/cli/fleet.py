@@ -76,6 +76,14 @@ class Fleet:
     def services(self) -> tuple[Service, ...]:
         return (*self.workers, self.gateway)
 
+    def mates(self, service: Service) -> list[Service]:
+        """The other workers of a service's role."""
+        return [
+            worker
+            for worker in self.workers
+            if worker is not service and _role(worker) == _role(service)
+        ]
+
     def core_line(self) -> str:
         """How the cores are shared out; empty if they are not."""
         bound = [worker for worker in self.workers if worker.cores]
@@ -86,6 +94,10 @@ class Fleet:
         if num_cores < len(bound):
             return f"{line}: too few for {len(bound)} workers, which share them"
         return line
+
+
+def _role(service: Service) -> str:
+    return service.name.partition("-")[0]
 
 
 def plan_fleet(settings: FleetSettings, ports: Sequence[int], cores: Sequence[int]) -> Fleet:

@@ -11,10 +11,13 @@ from pathlib import Path
 
 from tandem.cli.cores import bind_process, let_others_first
 from tandem.cli.fleet import Service
+from tandem.process.lifetime import END_WITH_PARENT
 
 TAIL_BYTES = 64 * 1024
 TAIL_LINES = 8
 ERROR = "error: "
+# Flags' twins that can be right for one process alone.
+OF_ONE = frozenset({"TANDEM_ADVERTISE", "TANDEM_METRICS_PORT"})
 
 
 class ServiceProcess:
@@ -37,12 +40,13 @@ class ServiceProcess:
                 stderr=output,
                 start_new_session=True,
                 env={
-                    **os.environ,
+                    **{name: os.environ[name] for name in os.environ if name not in OF_ONE},
                     **service.environment,
-                    "TANDEM_END_WITH_PARENT": str(os.getpid()),
+                    END_WITH_PARENT: str(os.getpid()),
                 },
             )
-        with contextlib.suppress(ProcessLookupError):
+        # It has ended, or its cores are gone, which it says by itself.
+        with contextlib.suppress(OSError):
             bind_process(process.pid, service.cores)
             let_others_first(process.pid, service.niceness)
         return cls(service, log, process)
@@ -80,9 +84,12 @@ class ServiceProcess:
     def _last_lines(self) -> list[str]:
         if self.log is None:
             return []
-        with self.log.open("rb") as log:
-            log.seek(max(0, self.log.stat().st_size - TAIL_BYTES))
-            text = log.read().decode(errors="replace")
+        try:
+            with self.log.open("rb") as log:
+                log.seek(max(0, self.log.stat().st_size - TAIL_BYTES))
+                text = log.read().decode(errors="replace")
+        except OSError as error:
+            return [f"its log cannot be read: {error}"]
         return [line for line in text.splitlines() if line.strip()][-TAIL_LINES:]
 
 

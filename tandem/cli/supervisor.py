@@ -46,7 +46,8 @@ class Supervisor:
     ) -> None:
         """Run until cancelled, then end all processes; they have ended when this does.
 
-        Raises `Unavailable` if a service ends before `until_ready` returns, or keeps ending later.
+        Raises `Unavailable` if a service ends before `until_ready` returns, or if one that there is
+        no other for keeps ending later.
         """
         tasks = [asyncio.create_task(until_ready)]
         try:
@@ -68,13 +69,18 @@ class Supervisor:
         for process in self._processes.values():
             process.kill()
 
-    async def _start(self, service: Service) -> None:
+    async def _start(self, service: Service) -> ServiceProcess:
         log = self._log_dir / f"{service.name}.log" if self._log_dir else None
-        self._processes[service.name] = await ServiceProcess.start(service, log)
+        try:
+            process = await ServiceProcess.start(service, log)
+        except OSError as error:
+            raise Unavailable(f"{service.name} could not be started: {error}") from error
+        self._processes[service.name] = process
+        return process
 
     async def _keep_running(self, service: Service) -> None:
+        process = self._processes[service.name]
         while True:
-            process = self._processes[service.name]
             await process.wait()
             if not self._is_ready:
                 raise Unavailable(f"{service.name} could not start, {process.obituary()}")
@@ -82,15 +88,32 @@ class Supervisor:
                 self._warn(f"{service.name} has ended")
             else:
                 self._warn(f"{service.name} died, {process.obituary()}")
-            delay_s = self._crashes[service.name].crashed(asyncio.get_running_loop().time())
-            if delay_s is None:
-                raise Unavailable(
-                    f"{service.name} died {MAX_CRASHES} times within {WINDOW_S:.0f} s"
-                )
+            process = await self._start_again(service)
+
+    async def _start_again(self, service: Service) -> ServiceProcess:
+        while True:
+            delay_s = self._delay_s(service)
             when = f" in {delay_s:.0f} s" if delay_s else ""
             self._warn(f"starting {service.name} again{when}")
             await asyncio.sleep(delay_s)
-            await self._start(service)
+            try:
+                return await self._start(service)
+            except Unavailable as error:
+                self._warn(error.message)
+
+    def _delay_s(self, service: Service) -> float:
+        """In how many seconds a service that has ended is to be started again. Of one that keeps
+        ending, if there is another that does the same: in longer."""
+        delay_s = self._crashes[service.name].crashed(asyncio.get_running_loop().time())
+        if delay_s is not None:
+            return delay_s
+        why = f"{service.name} died {MAX_CRASHES} times within {WINDOW_S:.0f} s"
+        mates = (self._processes[each.name] for each in self._fleet.mates(service))
+        if all(mate.has_ended for mate in mates):
+            self.drains = True
+            raise Unavailable(why)
+        self._warn(f"{why}: the others go on without it")
+        return WINDOW_S
 
     async def _stop(self) -> None:
         """A signal to the gateway, then to the workers, then SIGKILL to what is left."""

@@ -45,7 +45,7 @@ def run_up(
     _check_device(settings.device)
     fleet = _plan(settings)
     model_name = _resolve_model(settings)
-    logs = None if verbose else _empty_logs(log_dir or default_logs(settings), fleet)
+    logs = None if verbose else _new_logs(log_dir or default_logs(settings), fleet)
     supervisor = Supervisor(
         fleet,
         logs,
@@ -86,7 +86,9 @@ async def _until_signal(
             supervisor.kill()
 
     for number in SIGNALS:
-        asyncio.get_running_loop().add_signal_handler(number, on_signal, number)
+        # nohup(1) has it ignored.
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+            asyncio.get_running_loop().add_signal_handler(number, on_signal, number)
     await asyncio.wait([task])
     if not task.cancelled():
         task.result()
@@ -125,11 +127,15 @@ def default_logs(settings: FleetSettings) -> Path:
     return cache_dir() / "logs" / str(settings.http_port)
 
 
-def _empty_logs(folder: Path, fleet: Fleet) -> Path:
+def _new_logs(folder: Path, fleet: Fleet) -> Path:
+    """Empty ones; those of the run before are kept beside them."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for service in fleet.services:
-            (folder / f"{service.name}.log").write_bytes(b"")
+            log = folder / f"{service.name}.log"
+            if log.exists():
+                log.replace(folder / f"{service.name}.log.1")
+            log.touch()
     except OSError as error:
         raise ConfigError(
             f"cannot write logs to {folder} ({error.strerror}): see --log-dir and --verbose"

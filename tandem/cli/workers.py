@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -64,7 +65,8 @@ def show_workers(address: str | None, api_key: str | None) -> None:
     """Print the gateway's workers. Raises `TandemError`."""
     with reached_admin(address, api_key) as admin:
         workers = admin.workers()
-    console = Console(highlight=False, markup=False)
+    # Where it goes to a program, names are whole.
+    console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 1000)
     if not workers:
         console.print("no worker has joined")
         return

@@ -55,11 +55,13 @@ def _give_back() -> None:
 class StopSignals:
     """From its making on: `asked` is set by SIGTERM, which asks a service to end once it has done
     what it can of its work, and by SIGINT, which asks it to end at once. So does a second signal of
-    either kind: `at_once` is set as well."""
+    either kind: `at_once` is set as well. But a service with a supervisor may be sent SIGTERM by
+    that, and by whoever ends both: for it this is the same request."""
 
     def __init__(self) -> None:
         self.asked = asyncio.Event()
         self.at_once = asyncio.Event()
+        self._is_supervised = bool(os.environ.get(END_WITH_PARENT))
         loop = asyncio.get_running_loop()
         for number in STOP_SIGNALS:
             loop.add_signal_handler(number, self._on_signal, number)
@@ -79,7 +81,8 @@ class StopSignals:
                 task.cancel()
 
     def _on_signal(self, number: signal.Signals) -> None:
-        if number == signal.SIGINT or self.asked.is_set():
+        is_repeated = self.asked.is_set() and not self._is_supervised
+        if number == signal.SIGINT or is_repeated:
             self.at_once.set()
         self.asked.set()
 

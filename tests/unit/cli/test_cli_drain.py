@@ -61,10 +61,13 @@ def test_it_waits_until_there_is_nothing_to_wait_for(
     assert not stub.seen
 
 
-def test_a_workers_name_is_no_markup(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("name", ["[/red]", "decode-3f9c1b2d4e5a-50052.some.name.of.a.host"])
+def test_a_workers_name_is_no_markup_and_whole(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    named = admin_pb2.WorkerStatus(worker_id="[/red]", role=1, state=SERVING)
+    named = admin_pb2.WorkerStatus(
+        worker_id=name, role=1, state=SERVING, address="172.18.0.5:50052", device="cpu:0-63"
+    )
 
     @contextmanager
     def reached(address: str | None, api_key: str | None) -> Iterator[Admin]:
@@ -72,4 +75,5 @@ def test_a_workers_name_is_no_markup(
 
     monkeypatch.setattr(workers, "reached_admin", reached)
     workers.show_workers(None, None)
-    assert "[/red]" in capsys.readouterr().out
+    _, line = capsys.readouterr().out.splitlines()
+    assert line.split()[:5] == [name, "prefill", "serving", "172.18.0.5:50052", "cpu:0-63"]

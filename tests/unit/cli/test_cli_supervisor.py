@@ -181,7 +181,69 @@ async def test_a_crash_loop_ends_the_run(tmp_path: Path, monkeypatch: pytest.Mon
         await run.task
     starts = [each for each in run.warnings if each.startswith("starting decode-0 again")]
     assert len(starts) == 4
+    assert run.supervisor.drains
     assert not is_running(await run.pid("gateway"))
+
+
+async def test_a_crash_loop_of_one_of_several_ends_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tandem.cli.crash_limit.FIRST_DELAY_S", 0.01)
+    monkeypatch.setattr("tandem.cli.supervisor.WINDOW_S", 0.01)
+    go = tmp_path / "go"
+    crashing = f"import os, time\nwhile not os.path.exists({str(go)!r}): time.sleep(0.01)"
+    workers = service("decode-0", crashing), service("decode-1", SLEEP)
+    run = Run(Fleet(workers, service("gateway", SLEEP)), tmp_path)
+    run.ready.set()
+    await run.announced.wait()
+    go.touch()
+    while sum("the others go on without it" in each for each in run.warnings) < 2:
+        await asyncio.sleep(0.01)
+    assert run.warnings[-1] != run.warnings[-2]
+    for name in ("decode-1", "gateway"):
+        assert is_running(await run.pid(name))
+    await run.stop()
+
+
+async def test_what_cannot_be_started_again_is_tried_once_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(fleet(SLEEP), tmp_path)
+    first = await run.pid("decode-0")
+    run.ready.set()
+    await run.announced.wait()
+    start, failures = ServiceProcess.start, [OSError(24, "Too many open files")]
+
+    async def start_or_fail(service: Service, log: Path | None) -> ServiceProcess:
+        if failures:
+            raise failures.pop()
+        return await start(service, log)
+
+    monkeypatch.setattr("tandem.cli.crash_limit.FIRST_DELAY_S", 0.01)
+    monkeypatch.setattr(ServiceProcess, "start", start_or_fail)
+    os.kill(first, signal.SIGKILL)
+    assert is_running(await run.pid("decode-0", run=2))
+    assert run.warnings[-2].startswith("decode-0 could not be started: [Errno 24]")
+    await run.stop()
+
+
+async def test_a_log_that_is_gone_has_no_last_words(tmp_path: Path) -> None:
+    log = tmp_path / "gateway.log"
+    process = await ServiceProcess.start(service("gateway", "print('words')"), log)
+    await process.wait()
+    log.unlink()
+    assert "its log cannot be read" in process.obituary()
+
+
+async def test_what_is_one_processs_alone_is_not_handed_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("TANDEM_METRICS_PORT", "TANDEM_ADVERTISE", "TANDEM_DTYPE"):
+        monkeypatch.setenv(name, "1")
+    code = "import os; print(sorted(set(os.environ) & {'TANDEM_METRICS_PORT', 'TANDEM_DTYPE'}))"
+    log = tmp_path / "decode-0.log"
+    await (await ServiceProcess.start(service("decode-0", code), log)).wait()
+    assert log.read_text() == "['TANDEM_DTYPE']\n"
 
 
 async def test_a_readiness_that_fails_ends_the_run(tmp_path: Path) -> None:
