@@ -8,6 +8,8 @@ others are candidates.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -26,7 +28,12 @@ def mix(value: int) -> int:
 
 def position_key(seed: int, choice_index: int, position: int) -> int:
     """The key, unsigned 64 bits, of all draws for one position of one choice."""
-    return mix((mix((mix(seed) + choice_index + 1) & MASK) + position + 1) & MASK)
+    return mix((_choice_key(seed, choice_index) + position + 1) & MASK)
+
+
+@lru_cache(maxsize=4096)
+def _choice_key(seed: int, choice_index: int) -> int:
+    return mix((mix(seed) + choice_index + 1) & MASK)
 
 
 def uniform(key: int, token_ids: NDArray[np.int64]) -> NDArray[np.float64]:

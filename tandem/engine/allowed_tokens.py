@@ -30,11 +30,15 @@ class Allowed:
     def is_all(self) -> bool:
         return self.mask is None and not self.barred
 
-    def token_ids(self, vocab_size: int) -> NDArray[np.int64]:
-        """The ids, ascending."""
+    def of(self, vocab_size: int) -> TokenMask:
+        """Of each token whether it is one of them."""
         mask = np.ones(vocab_size, np.bool_) if self.mask is None else self.mask.copy()
         mask[_below(self.barred, vocab_size)] = False
-        (ids,) = mask.nonzero()
+        return mask
+
+    def token_ids(self, vocab_size: int) -> NDArray[np.int64]:
+        """The ids, ascending."""
+        (ids,) = self.of(vocab_size).nonzero()
         return ids
 
     def is_empty(self, vocab_size: int) -> bool:

@@ -38,6 +38,8 @@ def adjust(scores: Tensor, params: SamplingParams, counts: TokenCounts | None) -
 
 def _add(scores: Tensor, token_ids: NDArray[np.int64], values: NDArray[np.float64]) -> None:
     known = _known(scores, token_ids)
+    if not known.any():
+        return
     indices = upload(torch.from_numpy(token_ids[known]), scores.device)
     scores[indices] += upload(torch.from_numpy(values[known]), scores.device)
 

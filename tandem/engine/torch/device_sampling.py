@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -43,15 +44,17 @@ def has_kernels(logits: Tensor) -> bool:
 
 def _sample_part(logits: Tensor, rows: Sequence[SampleRow]) -> Tensor:
     scores = logits.double()
-    for index, row in enumerate(rows):
+    for row_scores, row in zip(scores, rows, strict=True):
         if is_adjusted(row.spec.params):
-            adjust(scores[index], row.spec.params, row.counts)
-        if not row.allowed.is_all:
-            scores[index].masked_fill_(_forbidden(row, scores), -math.inf)
+            adjust(row_scores, row.spec.params, row.counts)
+    _forbid(scores, rows)
     # What is not a number anywhere, or has nothing left.
     broken = ~(logits.amax(dim=-1).isfinite() & scores.amax(dim=-1).isfinite())
-    if any(row.is_filtered for row in rows):
-        scores.masked_fill_(~_kept(scores, rows), -math.inf)
+    if filtered := [index for index, row in enumerate(rows) if row.is_filtered]:
+        chosen = upload(torch.tensor(filtered), scores.device)
+        some = scores[chosen]
+        kept = _kept(some, [rows[index] for index in filtered])
+        scores[chosen] = some.masked_fill_(~kept, -math.inf)
     return _draw(scores, rows).masked_fill_(broken, NO_TOKEN)
 
 
@@ -104,11 +107,14 @@ def _temperatures(scores: Tensor, rows: Sequence[SampleRow]) -> Tensor:
     return _column(values, torch.float64, scores)
 
 
-def _forbidden(row: SampleRow, scores: Tensor) -> Tensor:
-    """A mask [vocab_size] of what may not be sampled."""
-    forbidden = torch.ones(scores.shape[1], dtype=torch.bool)
-    forbidden[torch.from_numpy(row.allowed.token_ids(scores.shape[1]))] = False
-    return upload(forbidden, scores.device)
+def _forbid(scores: Tensor, rows: Sequence[SampleRow]) -> None:
+    """Take out what grammars and `min_tokens` do not allow."""
+    limited = [index for index, row in enumerate(rows) if not row.allowed.is_all]
+    if limited:
+        allowed = np.stack([rows[index].allowed.of(scores.shape[1]) for index in limited])
+        forbidden = upload(torch.from_numpy(~allowed), scores.device)
+        for index, mask in zip(limited, forbidden, strict=True):
+            scores[index].masked_fill_(mask, -math.inf)
 
 
 def _column(values: Sequence[float], dtype: torch.dtype, like: Tensor) -> Tensor:

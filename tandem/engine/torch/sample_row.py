@@ -39,14 +39,15 @@ class SampleRow:
     @property
     def draws_from_all(self) -> bool:
         """Whether its token is drawn from the softmax of the logits as they are."""
-        is_of_all = self.allowed.is_all and not self.is_filtered
-        return is_of_all and not self.is_greedy and not is_adjusted(self.spec.params)
+        is_of_all = self.allowed.is_all and not is_adjusted(self.spec.params)
+        return is_of_all and not self.is_greedy and not self.is_filtered
 
     @property
     def is_filtered(self) -> bool:
-        """Whether only some of the likelier tokens may be drawn."""
+        """Whether it is drawn from some of the likelier tokens alone."""
         params = self.spec.params
-        return params.top_k > 0 or params.top_p < 1.0 or params.min_p > 0.0
+        is_filtered = params.top_k > 0 or params.top_p < 1.0 or params.min_p > 0.0
+        return is_filtered and not self.is_greedy
 
     @property
     def key(self) -> int:

@@ -13,6 +13,7 @@ from transformers import LlamaConfig, MistralConfig, PretrainedConfig, Qwen3Conf
 from tandem.artifacts.model_folder import ModelFolder
 from tandem.core.kv import KVLayout
 from tandem.core.plan import PENDING, SequenceSlice, StepPlan
+from tandem.engine.torch.device_sampling import MAX_ROWS
 from tandem.engine.torch.first_steps import first_steps
 from tandem.models.rope import RotaryEmbedding
 from tandem.models.weights import PlainPacker, load_weights
@@ -168,15 +169,15 @@ def test_a_warm_engine_has_sampled_in_every_way(
     monkeypatch.setattr(engine, "launch", lambda plan: (plans.append(plan), launch(plan))[1])
     engine.warm_up()
     monkeypatch.undo()
-    assert [len(plan.slices) for plan in plans] == [2, 1] * 3
-    assert engine._runner.graphs.can_replay(plans[-1])
+    assert [len(plan.slices) for plan in plans] == [*[2, 1] * 3, MAX_ROWS]
+    assert engine._runner.graphs.can_replay(plans[-2])
     assert driver.generate([5, 6, 7], 4, chunk=2) == expected
 
 
 def test_in_a_pool_that_is_too_small_nothing_is_warmed_up() -> None:
     assert list(first_steps(16, 2, 100)) == []
-    assert len(list(first_steps(16, 3, 100))) == 6
-    assert len(list(first_steps(16, 2, 5))) == 6
+    assert len(list(first_steps(16, 3, 100))) == 7
+    assert len(list(first_steps(16, 2, 5))) == 7
 
 
 def test_a_sequence_that_is_back_in_other_blocks_has_another_table() -> None:
