@@ -18,8 +18,9 @@ MOST_TOKENS = 8192
 MOST_ROWS = 256
 ROWS_AT_A_TIME = 32
 SAMPLING_BYTES = 12 * 8
-# Float32: those of the recorded steps, and those of a step that is launched kernel by kernel.
-LOGITS_BYTES = 2 * 4
+# Of the recorded steps and of one that is launched kernel by kernel, as their products give them and
+# in float32: 2 + 4 bytes twice, or 4 three times, since the latter's are float32 as they are.
+LOGITS_BYTES = 12
 
 
 @dataclass(frozen=True, slots=True)
