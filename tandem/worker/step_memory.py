@@ -18,8 +18,8 @@ MOST_TOKENS = 8192
 MOST_ROWS = 256
 ROWS_AT_A_TIME = 32
 SAMPLING_BYTES = 12 * 8
-# Of the recorded steps and of one that is launched kernel by kernel, as their products give them and
-# in float32: 2 + 4 bytes twice, or 4 three times, since the latter's are float32 as they are.
+# Of the recorded steps, and of one that is launched kernel by kernel, as their products give them
+# and in float32: 2 + 4 bytes twice, or 4 three times, for then the latter need no copy.
 LOGITS_BYTES = 12
 
 
