@@ -45,7 +45,7 @@ class ServiceProcess:
                     END_WITH_PARENT: str(os.getpid()),
                 },
             )
-        # It has ended, or its cores are gone, which it says by itself.
+        # It has ended; or its cores are gone, of which it dies by itself, and says so.
         with contextlib.suppress(OSError):
             bind_process(process.pid, service.cores)
             let_others_first(process.pid, service.niceness)

@@ -23,7 +23,8 @@ GATEWAY_STOP_S = 3.0
 class Supervisor:
     """Runs `fleet`. Logs go to `log_dir`, or to the terminal if None; `warn` tells the user of
     services that ended and are started anew. If it `drains` at its end, requests under way are let
-    finish, within the `drain_timeout_s` that the services have for it."""
+    finish, within the `drain_timeout_s` that the services have for it. Once it `is_stopping`,
+    whether told to or not, its run is not to be cancelled again."""
 
     def __init__(
         self,
@@ -33,6 +34,7 @@ class Supervisor:
         drain_timeout_s: float = DRAIN_TIMEOUT_S,
     ) -> None:
         self.drains = False
+        self.is_stopping = False
         self._fleet = fleet
         self._log_dir = log_dir
         self._warn = warn
@@ -46,8 +48,8 @@ class Supervisor:
     ) -> None:
         """Run until cancelled, then end all processes; they have ended when this does.
 
-        Raises `Unavailable` if a service ends before `until_ready` returns, or if one that there is
-        no other for keeps ending later.
+        Raises `Unavailable` if a service ends before `until_ready` returns, or if later one keeps
+        ending that there is no other for.
         """
         tasks = [asyncio.create_task(until_ready)]
         try:
@@ -59,6 +61,7 @@ class Supervisor:
             on_ready()
             await _first_done(tasks[1:])
         finally:
+            self.is_stopping = True
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -102,18 +105,19 @@ class Supervisor:
                 self._warn(error.message)
 
     def _delay_s(self, service: Service) -> float:
-        """In how many seconds a service that has ended is to be started again. Of one that keeps
-        ending, if there is another that does the same: in longer."""
-        delay_s = self._crashes[service.name].crashed(asyncio.get_running_loop().time())
-        if delay_s is not None:
-            return delay_s
-        why = f"{service.name} died {MAX_CRASHES} times within {WINDOW_S:.0f} s"
-        mates = (self._processes[each.name] for each in self._fleet.mates(service))
-        if all(mate.has_ended for mate in mates):
-            self.drains = True
-            raise Unavailable(why)
-        self._warn(f"{why}: the others go on without it")
-        return WINDOW_S
+        """In how many seconds a service that has ended is to be started again. Raises `Unavailable`
+        if it does nothing but crash, and there is no other that does its work."""
+        now_s = asyncio.get_running_loop().time()
+        delay_s = self._crashes[service.name].crashed(now_s)
+        if self._crashes[service.name].is_loop(now_s):
+            why = f"{service.name} died {MAX_CRASHES} times within {WINDOW_S:.0f} s"
+            mates = self._fleet.mates(service)
+            if all(self._crashes[mate.name].is_loop(now_s) for mate in mates):
+                self._warn(f"{why}: stopping, once what is under way has ended")
+                self.drains = True
+                raise Unavailable(why)
+            self._warn(f"{why}: the others go on without it")
+        return delay_s
 
     async def _stop(self) -> None:
         """A signal to the gateway, then to the workers, then SIGKILL to what is left."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Coroutine
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,18 @@ from tandem.process.settings import DRAIN_TIMEOUT_S
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
+class LastingConsole(Console):
+    """For what goes on when its terminal is gone, its disk is full, or nobody reads its pipe: what
+    cannot be said is not."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        with suppress(OSError):
+            super().print(*objects, **options)
+
+    def on_broken_pipe(self) -> None:
+        pass
+
+
 def run_up(
     settings: FleetSettings,
     *,
@@ -41,7 +54,7 @@ def run_up(
 ) -> None:
     """Run the fleet until a signal ends it; SIGTERM lets requests under way finish before. Raises
     `TandemError`."""
-    console = Console(stderr=True, highlight=False)
+    console = LastingConsole(stderr=True, highlight=False)
     _check_device(settings.device)
     fleet = _plan(settings)
     model_name = _resolve_model(settings)
@@ -78,12 +91,13 @@ async def _until_signal(
     def on_signal(number: signal.Signals) -> None:
         nonlocal signals
         signals += 1
-        if signals == 1:
-            console.print("stopping; once more to stop at once")
+        if signals > 1:
+            supervisor.kill()
+            return
+        console.print("stopping; once more to stop at once")
+        if not supervisor.is_stopping:
             supervisor.drains = number == signal.SIGTERM
             task.cancel()
-        else:
-            supervisor.kill()
 
     for number in SIGNALS:
         # nohup(1) has it ignored.

@@ -1,16 +1,49 @@
 """`tandem up` around its fleet: signals, logs."""
 
 import asyncio
+import io
+import os
 import signal
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
 from tandem.cli.fleet import Fleet, Service
 from tandem.cli.supervisor import Supervisor
-from tandem.cli.up import _new_logs, _until_signal
+from tandem.cli.up import SIGNALS, LastingConsole, _new_logs, _until_signal
+from tandem.core.errors import Unavailable
 
 FLEET = Fleet((Service("decode-0", ("true",), port=1),), Service("gateway", ("true",), port=2))
+
+# Says that it was told to end, and does not.
+STUBBORN = """
+import signal, time
+signal.signal(signal.SIGTERM, lambda *it: print("told", flush=True))
+print("begun", flush=True)
+time.sleep(600)
+"""
+
+
+class GoneStream(io.StringIO):
+    """A terminal that was closed, or a pipe that nobody reads."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__()
+        self._error = error
+
+    def write(self, text: str) -> int:
+        raise self._error
+
+
+@pytest.fixture
+def signals_as_before() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def test_the_logs_of_the_run_before_are_kept(tmp_path: Path) -> None:
@@ -41,3 +74,45 @@ async def test_who_is_not_to_hear_of_a_terminals_end_does_not() -> None:
         signal.signal(signal.SIGHUP, before)
     assert seen[0] == signal.SIG_IGN
     assert seen[1] not in (signal.SIG_IGN, signal.SIG_DFL)
+
+
+@pytest.mark.usefixtures("signals_as_before")
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), BrokenPipeError(32, "Broken")])
+async def test_who_has_no_terminal_any_more_still_ends(error: OSError) -> None:
+    async def serve() -> None:
+        os.kill(os.getpid(), signal.SIGHUP)
+        await asyncio.sleep(60)
+        raise AssertionError
+
+    supervisor = Supervisor(FLEET, None, lambda text: None)
+    await _until_signal(serve(), supervisor, LastingConsole(file=GoneStream(error)))
+
+
+@pytest.mark.usefixtures("signals_as_before")
+async def test_a_signal_while_it_ends_by_itself_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tandem.cli.crash_limit.MAX_CRASHES", 1)
+    log = tmp_path / "gateway.log"
+
+    async def until(words: str) -> None:
+        while not log.exists() or words not in log.read_text():
+            await asyncio.sleep(0.01)
+
+    go = tmp_path / "go"
+    crashing = ("sh", "-c", f"until test -e '{go}'; do sleep 0.01; done")
+    worker = Service("decode-0", crashing, port=1)
+    fleet = Fleet((worker,), Service("gateway", (sys.executable, "-c", STUBBORN), port=2))
+    supervisor = Supervisor(fleet, tmp_path, lambda text: None)
+    serving = supervisor.run(until("begun"), go.touch)
+    ending = asyncio.create_task(_until_signal(serving, supervisor, Console(quiet=True)))
+    await until("told")
+    (pid,) = (each._process.pid for each in supervisor._processes.values() if not each.has_ended)
+    os.kill(os.getpid(), signal.SIGTERM)
+    await asyncio.sleep(0.1)
+    assert not ending.done()
+    os.kill(os.getpid(), signal.SIGTERM)
+    with pytest.raises(Unavailable, match="decode-0 died"):
+        await ending
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
