@@ -65,7 +65,8 @@ class Forecast:
 
     def _wait_s(self, num_tokens: float, generation: Generation | None = None) -> float:
         """Until so many prompt tokens are computed, and what the workers have already; of prompts
-        that have started only what is computed before a generation, if one is named."""
+        that have started only what is computed before a generation at the least, if one is named.
+        """
         pace = list(self._pace(generation))
         if not pace:
             return 0.0

@@ -40,7 +40,7 @@ RETRY_S = 0.1
 CONNECT_TIMEOUT_S = 1.0
 OPEN_TIMEOUT_S = 1.5
 GOODBYE_TIMEOUT_S = 0.5
-# Whose lease it is for longer than that, lives: that of a dead gateway is over by then.
+# A gateway that holds a worker for longer is alive: the lease of a dead one is over by then.
 HELD_S = LEASE_S + 2.0
 
 

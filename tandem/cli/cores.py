@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import asyncio
 import os
 from collections.abc import Sequence
 from itertools import pairwise
@@ -11,6 +11,9 @@ from pathlib import Path
 CPUS = Path("/sys/devices/system/cpu")
 PROC = Path("/proc")
 MAX_NICENESS = 19
+# Who is not root may set a group's niceness once in a tenth of a second, all together.
+GROUP_INTERVAL_S = 0.12
+NUM_GROUP_TRIES = 10
 
 
 def usable_cores() -> list[int]:
@@ -37,14 +40,21 @@ def bind_process(pid: int, cores: Sequence[int]) -> None:
         os.sched_setaffinity(pid, cores)
 
 
-def let_others_first(pid: int, niceness: int) -> None:
+async def let_others_first(pid: int, niceness: int) -> None:
     """Add to the niceness (see nice(2)) of a process that has just been started, where the system
     can. Linux may schedule sessions as groups, and then goes by that of the group."""
     if niceness and hasattr(os, "setpriority"):
         inherited = os.getpriority(os.PRIO_PROCESS, pid)
         os.setpriority(os.PRIO_PROCESS, pid, min(inherited + niceness, MAX_NICENESS))
-        with contextlib.suppress(OSError):
-            (PROC / str(pid) / "autogroup").write_text(str(niceness))
+        for _ in range(NUM_GROUP_TRIES):
+            try:
+                (PROC / str(pid) / "autogroup").write_text(str(niceness))
+            except BlockingIOError:
+                await asyncio.sleep(GROUP_INTERVAL_S)
+            except OSError:
+                return
+            else:
+                return
 
 
 def _physical_core(core: int) -> tuple[int, int]:

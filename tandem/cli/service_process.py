@@ -48,7 +48,7 @@ class ServiceProcess:
         # It has ended; or its cores are gone, of which it dies by itself, and says so.
         with contextlib.suppress(OSError):
             bind_process(process.pid, service.cores)
-            let_others_first(process.pid, service.niceness)
+            await let_others_first(process.pid, service.niceness)
         return cls(service, log, process)
 
     @property

@@ -30,7 +30,7 @@ class Allowed:
     def is_all(self) -> bool:
         return self.mask is None and not self.barred
 
-    def of(self, vocab_size: int) -> TokenMask:
+    def as_mask(self, vocab_size: int) -> TokenMask:
         """Of each token whether it is one of them."""
         mask = np.ones(vocab_size, np.bool_) if self.mask is None else self.mask.copy()
         mask[_below(self.barred, vocab_size)] = False
@@ -38,7 +38,7 @@ class Allowed:
 
     def token_ids(self, vocab_size: int) -> NDArray[np.int64]:
         """The ids, ascending."""
-        (ids,) = self.of(vocab_size).nonzero()
+        (ids,) = self.as_mask(vocab_size).nonzero()
         return ids
 
     def is_empty(self, vocab_size: int) -> bool:

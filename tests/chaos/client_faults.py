@@ -67,7 +67,6 @@ async def deadlines(arena: Arena, number: int) -> None:
     else:
         await late.reaches(61)
         arena.outcome.pause_s.append(monotonic() - since - max(0.0, allowed_s))
-        arena.outcome.survived -= arena.outcome.pause_s[-1] > LATE_S
         arena.outcome.survived -= not isinstance(late.error, DeadlineExceeded) and not late.is_whole
         late.cancelled = late.error is not None
         others.append(late)

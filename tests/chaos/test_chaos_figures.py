@@ -26,7 +26,7 @@ def test_what_has_a_limit_is_measured(scenario: Scenario) -> None:
     outcome = RECORDED.get(scenario.name)
     if outcome is None:
         pytest.skip("no run is recorded")
-    assert outcome.detected_s == [] or scenario.max_detected_s < inf
+    assert outcome.detected_s or scenario.max_detected_s == inf
     assert outcome.pause_s or scenario.max_pause_s == inf
 
 

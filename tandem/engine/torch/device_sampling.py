@@ -111,7 +111,7 @@ def _forbid(scores: Tensor, rows: Sequence[SampleRow]) -> None:
     """Take out what grammars and `min_tokens` do not allow."""
     limited = [index for index, row in enumerate(rows) if not row.allowed.is_all]
     if limited:
-        allowed = np.stack([rows[index].allowed.of(scores.shape[1]) for index in limited])
+        allowed = np.stack([rows[index].allowed.as_mask(scores.shape[1]) for index in limited])
         forbidden = upload(torch.from_numpy(~allowed), scores.device)
         for index, mask in zip(limited, forbidden, strict=True):
             scores[index].masked_fill_(mask, -math.inf)

@@ -10,7 +10,7 @@ from tandem.engine.torch.device_sampling import MAX_ROWS
 
 GREEDY = SamplingParams(max_tokens=1, seed=0, temperature=0.0)
 DRAWN = SamplingParams(max_tokens=1, seed=0)
-# All that may be asked for.
+# What takes most.
 MOST = SamplingParams(
     max_tokens=1,
     seed=0,
@@ -19,6 +19,7 @@ MOST = SamplingParams(
     top_k=50,
     min_p=0.01,
     presence_penalty=0.5,
+    frequency_penalty=0.5,
     repetition_penalty=1.1,
     logit_bias=((0, 1.0),),
     logprobs=1,
