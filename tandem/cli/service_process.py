@@ -45,11 +45,15 @@ class ServiceProcess:
                     END_WITH_PARENT: str(os.getpid()),
                 },
             )
+        return cls(service, log, process)
+
+    async def place(self) -> None:
+        """Have it run where, and as, its service says: once it has been started, and before it has
+        threads."""
         # It has ended; or its cores are gone, of which it dies by itself, and says so.
         with contextlib.suppress(OSError):
-            bind_process(process.pid, service.cores)
-            await let_others_first(process.pid, service.niceness)
-        return cls(service, log, process)
+            bind_process(self._process.pid, self.service.cores)
+            await let_others_first(self._process.pid, self.service.niceness)
 
     @property
     def has_ended(self) -> bool:

@@ -78,7 +78,9 @@ class Supervisor:
             process = await ServiceProcess.start(service, log)
         except OSError as error:
             raise Unavailable(f"{service.name} could not be started: {error}") from error
+        # From here on it ends with the run, whatever ends that.
         self._processes[service.name] = process
+        await process.place()
         return process
 
     async def _keep_running(self, service: Service) -> None:

@@ -22,6 +22,8 @@ MOST = SamplingParams(
     frequency_penalty=0.5,
     repetition_penalty=1.1,
     logit_bias=((0, 1.0),),
+    min_tokens=1,
+    stop_token_ids=frozenset({0}),
     logprobs=1,
 )
 

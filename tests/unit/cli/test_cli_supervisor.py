@@ -329,6 +329,7 @@ async def test_a_service_lets_others_go_first(tmp_path: Path) -> None:
     log = tmp_path / "log"
     yielding = replace(service("prefill-0", SLEEP), niceness=3)
     process = await ServiceProcess.start(yielding, log)
+    await process.place()
     (pid,) = await wait_for_pids(log)
     assert os.getpriority(os.PRIO_PROCESS, pid) == os.getpriority(os.PRIO_PROCESS, 0) + 3
     assert group_niceness(pid) in (3, None)
@@ -345,8 +346,28 @@ async def test_a_service_whose_cores_are_gone_is_started(
     monkeypatch.setattr(os, "sched_setaffinity", refuse)
     log = tmp_path / "log"
     bound = replace(service("decode-0", "print('words')"), cores=(0,))
-    await (await ServiceProcess.start(bound, log)).wait()
+    process = await ServiceProcess.start(bound, log)
+    await process.place()
+    await process.wait()
     assert log.read_text() == "words\n"
+
+
+async def test_a_run_that_ends_while_a_service_is_placed_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pids: list[int] = []
+    is_placing = asyncio.Event()
+
+    async def wait_for_the_kernel(pid: int, niceness: int) -> None:
+        pids.append(pid)
+        is_placing.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr("tandem.cli.service_process.let_others_first", wait_for_the_kernel)
+    run = Run(fleet(SLEEP), tmp_path)
+    await is_placing.wait()
+    await run.stop()
+    assert not any(is_running(pid) for pid in pids)
 
 
 def test_a_service_that_keeps_crashing_is_started_later_and_later() -> None:

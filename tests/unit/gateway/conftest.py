@@ -11,6 +11,7 @@ from http_client import with_body
 from scripted_service import ScriptedGrammars, ScriptedService, Step, ended
 
 import tandem.artifacts
+from gateway.access import Access
 from gateway.frontend import Frontend
 from gateway.http.app import create_app
 from tandem.artifacts.tokenizer import Tokenizer
@@ -48,10 +49,16 @@ def grammars() -> ScriptedGrammars:
 
 
 @pytest.fixture
+def access() -> Access:
+    """Who may come in; a module of tests may have its own."""
+    return Access()
+
+
+@pytest.fixture
 def frontend(
-    service: ScriptedService, tokenizer: Tokenizer, grammars: ScriptedGrammars
+    service: ScriptedService, tokenizer: Tokenizer, grammars: ScriptedGrammars, access: Access
 ) -> Iterator[Frontend]:
-    frontend = Frontend(service, tokenizer, grammars)
+    frontend = Frontend(service, tokenizer, grammars, access=access)
     yield frontend
     frontend.close()
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import stat
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -13,7 +12,6 @@ import httpx
 import openai
 import pytest
 from http_client import CHAT, CHAT_PATH, TEXT, TEXT_PATH, serving
-from scripted_service import ScriptedGrammars, ScriptedService
 
 from gateway.access import Access
 from gateway.frontend import Frontend
@@ -24,7 +22,6 @@ from gateway.page.viewers import Viewers
 from gateway.refusals import Refusals
 from gateway.service import GatewaySettings
 from gateway.tenants import DEFAULT_TENANT, ONE_TENANT, Tenant
-from tandem.artifacts.tokenizer import Tokenizer
 from tandem.core.errors import ConfigError
 from tandem.process.api_keys import ApiKeys, add_api_key, digest_of, read_api_keys
 from tandem.process.metrics import MetricsPage
@@ -38,12 +35,8 @@ GOOD = {"authorization": f"Bearer {KEY}"}
 
 
 @pytest.fixture
-def frontend(
-    service: ScriptedService, tokenizer: Tokenizer, grammars: ScriptedGrammars
-) -> Iterator[Frontend]:
-    frontend = Frontend(service, tokenizer, grammars, access=ACCESS)
-    yield frontend
-    frontend.close()
+def access() -> Access:
+    return ACCESS
 
 
 # The file

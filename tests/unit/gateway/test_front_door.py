@@ -5,21 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import AsyncExitStack
 
 import pytest
 from http_client import serving
-from scripted_service import Pause, ScriptedGrammars, ScriptedService
+from scripted_service import Pause
 from starlette.types import Receive, Scope, Send
 
 from gateway.access import Access
-from gateway.frontend import Frontend
 from gateway.http.app import create_app
 from gateway.http.turnstile import MAX_WAIT_S, PER_TURN, Turnstile
 from gateway.refusals import Refusals
 from gateway.tenants import ONE_TENANT, Tenant, Tenants
-from tandem.artifacts.tokenizer import Tokenizer
 from tandem.process.api_keys import ApiKeys, digest_of
 from tandem.process.metrics import MetricsPage
 
@@ -30,12 +27,8 @@ LONG = HEAD + b"Content-Length: 1000000\r\n"
 
 
 @pytest.fixture
-def frontend(
-    service: ScriptedService, tokenizer: Tokenizer, grammars: ScriptedGrammars
-) -> Iterator[Frontend]:
-    frontend = Frontend(service, tokenizer, grammars, access=ACCESS)
-    yield frontend
-    frontend.close()
+def access() -> Access:
+    return ACCESS
 
 
 def bearer(tenant: str) -> bytes:

@@ -4,31 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
 from math import inf
 from pathlib import Path
 
 import pytest
 from http_client import CHAT, CHAT_PATH, TEXT, TEXT_PATH, events
-from scripted_service import ScriptedGrammars, ScriptedService
 
 from gateway.access import Access
-from gateway.frontend import Frontend
 from gateway.service import GatewaySettings
 from gateway.tenants import DEFAULT_TENANT, ONE_TENANT, Tenant, read_tenants
-from tandem.artifacts.tokenizer import Tokenizer
 from tandem.core.errors import ConfigError, DeadlineExceeded, RateLimitExceeded, Unavailable
 
 TENANTS = {**ONE_TENANT, "team-a": Tenant()}
 
 
 @pytest.fixture
-def frontend(
-    service: ScriptedService, tokenizer: Tokenizer, grammars: ScriptedGrammars
-) -> Iterator[Frontend]:
-    frontend = Frontend(service, tokenizer, grammars, access=Access(TENANTS))
-    yield frontend
-    frontend.close()
+def access() -> Access:
+    return Access(TENANTS)
 
 
 # The file

@@ -12,9 +12,12 @@ from transformers import LlamaConfig, MistralConfig, PretrainedConfig, Qwen3Conf
 
 from tandem.artifacts.model_folder import ModelFolder
 from tandem.core.kv import KVLayout
-from tandem.core.plan import PENDING, SequenceSlice, StepPlan
+from tandem.core.plan import PENDING, SampleSpec, SequenceSlice, StepPlan
+from tandem.engine.allowed_tokens import barred_tokens
+from tandem.engine.torch.adjustments import is_adjusted
 from tandem.engine.torch.device_sampling import MAX_ROWS
-from tandem.engine.torch.first_steps import first_steps
+from tandem.engine.torch.first_steps import MOST, first_steps
+from tandem.engine.torch.sample_row import SampleRow
 from tandem.models.rope import RotaryEmbedding
 from tandem.models.weights import PlainPacker, load_weights
 
@@ -172,6 +175,13 @@ def test_a_warm_engine_has_sampled_in_every_way(
     assert [len(plan.slices) for plan in plans] == [*[2, 1] * 3, MAX_ROWS]
     assert engine._runner.graphs.can_replay(plans[-2])
     assert driver.generate([5, 6, 7], 4, chunk=2) == expected
+
+
+def test_what_takes_most_takes_all_that_there_is() -> None:
+    assert SampleRow(SampleSpec(MOST), 0).is_filtered
+    assert is_adjusted(MOST)
+    assert barred_tokens(MOST, 0, frozenset())
+    assert MOST.logprobs
 
 
 def test_in_a_pool_that_is_too_small_nothing_is_warmed_up() -> None:
