@@ -41,6 +41,8 @@ class GoneStream(io.StringIO):
 @pytest.fixture
 def signals_as_before() -> Iterator[None]:
     before = {number: signal.getsignal(number) for number in SIGNALS}
+    # Whoever runs the tests by nohup has it ignored.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
