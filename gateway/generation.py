@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from gateway.prefill_view import PrefillView
     from gateway.worker_view import WorkerView
 
-# A request whose worker, or KV, was lost so often may be why.
+# A request whose worker, or KV, was lost so often may be why; not if an attempt at it generated so
+# many tokens since.
 MAX_RESTARTS = 3
+NUM_GOOD_TOKENS = 64
 
 
 class Phase(Enum):
@@ -40,8 +42,9 @@ class Phase(Enum):
 class Generation:
     """A request's whole state. `sequence_id` names one attempt at it to the workers; `num_losses`
     attempts ended because a worker was lost, or the way to it, or failed a step of it, which was so
-    `num_failed_steps` times; `num_bad_transfers` because its KV came damaged, `num_preemptions`
-    because others needed its blocks. An attempt goes on from the tokens that those before it
+    `num_failed_steps` times; `num_bad_transfers` because its KV came damaged (of both,
+    `num_in_a_row` since one that generated `NUM_GOOD_TOKENS`), `num_preemptions` because others
+    needed its blocks. An attempt goes on from the tokens that those before it
     generated: its `context_token_ids` are the prompt and these. It arrived as number `arrival`, at
     `arrived_s` in monotonic seconds, when a prompt token was thought to take `token_s` seconds;
     `attempts` know since when it is where. `lengths` is what is known of how long it may get.
@@ -69,6 +72,7 @@ class Generation:
     attempt: int = 0
     num_losses: int = 0
     num_bad_transfers: int = 0
+    num_in_a_row: int = 0
     num_preemptions: int = 0
     num_failed_steps: int = 0
     context_token_ids: tuple[int, ...] = field(init=False)
@@ -143,13 +147,22 @@ class Generation:
     @property
     def can_restart(self) -> bool:
         """Whether another attempt is made when a worker is lost, or KV on its way."""
-        return self.num_losses + self.num_bad_transfers < MAX_RESTARTS
+        return self._is_good or self.num_in_a_row < MAX_RESTARTS
+
+    @property
+    def _num_new_tokens(self) -> int:
+        """Tokens that this attempt has generated."""
+        return len(self.token_ids) - self.num_resumed_tokens
+
+    @property
+    def _is_good(self) -> bool:
+        return self._num_new_tokens >= NUM_GOOD_TOKENS
 
     @property
     def fails_steps(self) -> bool:
         """Whether it is taken for the cause if a step of it fails now: one did before, and none was
         well since but its prompt's, which gives the first token."""
-        return self.num_failed_steps > 0 and len(self.token_ids) <= self.num_resumed_tokens + 1
+        return self.num_failed_steps > 0 and self._num_new_tokens <= 1
 
     @property
     def fails_prompts(self) -> bool:
@@ -278,12 +291,25 @@ class Generation:
             self.num_resumed_tokens,
         )
 
+    def note_loss(self) -> None:
+        """A worker was lost, or the way to it, or failed a step: the attempt ends."""
+        self.num_losses += 1
+        self._note_one_more()
+
+    def note_bad_transfer(self) -> None:
+        """Its KV came damaged: the attempt ends."""
+        self.num_bad_transfers += 1
+        self._note_one_more()
+
+    def _note_one_more(self) -> None:
+        self.num_in_a_row = 1 if self._is_good else self.num_in_a_row + 1
+
     def end_attempt(self, now: float, why: AttemptEnd | None = None) -> None:
         """The current attempt ends; `why`, if another follows."""
         attempt = self.attempts.current
         attempt.prefill_worker, attempt.decode_worker = self.prefill_worker, self.decode_worker
         attempt.num_context_tokens = self.num_context_tokens
-        attempt.num_tokens = len(self.token_ids) - self.num_resumed_tokens
+        attempt.num_tokens = self._num_new_tokens
         attempt.end_s, attempt.end = max(attempt.start_s, now), why
 
     def restart(self, sequence_id: int, now: float, why: AttemptEnd) -> None:

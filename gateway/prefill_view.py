@@ -57,10 +57,9 @@ class PrefillView(WorkerView):
     def heard(self, now: float, spans: Sequence[Span]) -> None:
         """As `WorkerView.heard`. Failures that are long enough ago are forgotten."""
         WorkerView.heard(self, now, spans)
+        self.send_rate.observe([each for each in spans if each.kind is SpanKind.FRAME_SENT])
         for span in spans:
-            if span.kind is SpanKind.FRAME_SENT:
-                self.send_rate.observe(span.num_bytes, span.duration_s)
-            elif span.kind is SpanKind.TRANSFER and (
+            if span.kind is SpanKind.TRANSFER and (
                 generation := self.generations.get(span.sequence_id)
             ):
                 generation.attempts.current.transfer = transfer_times(span, self.local_s)

@@ -129,7 +129,7 @@ class WorkerReports:
         elif isinstance(error, Unavailable | Fenced):
             self._lifecycle.restart_or_end(generation, error)
         elif isinstance(error, DataLoss) and self._recompute_bad_kv and generation.can_restart:
-            generation.num_bad_transfers += 1
+            generation.note_bad_transfer()
             self._lifecycle.requeue(generation, AttemptEnd.BAD_KV)
         else:
             self._lifecycle.end(generation, error)

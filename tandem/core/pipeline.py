@@ -100,10 +100,10 @@ def exposed_ns(transfer: Span) -> int:
     return min(duration_ns, max(0, transfer.end_ns - transfer.compute_end_ns))
 
 
-def covered_ns(spans: Iterable[Span]) -> int:
-    """The time in which at least one of the spans was under way."""
+def covered_ns(spans: Iterable[Span], since_ns: int | None = None) -> int:
+    """The time, perhaps only since then, in which at least one of the spans was under way."""
     covered = 0
-    frontier: int | None = None
+    frontier = since_ns
     for span in sorted(spans, key=START):
         start_ns = span.start_ns if frontier is None else max(span.start_ns, frontier)
         covered += max(0, span.end_ns - start_ns)

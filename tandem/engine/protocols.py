@@ -81,9 +81,9 @@ class Engine(Protocol):
     def launch(self, plan: StepPlan, on_layer: LayerHook | None = None) -> StepHandle:
         """Start a step.
 
-        `on_layer(layer)` is called, on the engine thread, in order, once the KV that the step
-        computes for `layer` is in the pool (or is ordered before any `read_into` that follows). It
-        must be cheap. With it, `launch` may last as long as the step.
+        `on_layer(layer)` is called, in `launch` or in `StepHandle.result`, in order, once the KV
+        that the step computes for `layer` is in the pool. It must be cheap. With it, `launch` may
+        last as long as the step.
 
         Raises `TandemError` for a plan that breaks the contract, before any KV is written. Any
         other exception, of this or of `StepHandle.result`, is the engine's own failure.

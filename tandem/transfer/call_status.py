@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import grpc
 
-from tandem.core.errors import TandemError
+from tandem.core.errors import TandemError, Unavailable
 from tandem.v1 import kv_pb2
 from tandem.wire.status import call_error, to_tandem_error
 
@@ -31,11 +31,12 @@ class CallStatus:
         call.add_done_callback(lambda _: self._note())
 
     async def error(self) -> TandemError:
-        """What it amounts to; gRPC's own words are in its cause."""
+        """What it amounts to; gRPC's own words are in its cause. What the receiver has not said
+        itself is a broken way to it, and no fault of what was sent."""
         with suppress(TimeoutError):
             await asyncio.wait_for(asyncio.shield(self._said), STATUS_WAIT_S)
         said = self._said.result() if self._said.done() else await call_error(self._call)
-        error = to_tandem_error(said)
+        error = to_tandem_error(said, otherwise=Unavailable)
         error.__cause__ = said
         return error
 

@@ -168,12 +168,11 @@ class OutgoingTransfer:
         return self._num_bytes
 
     async def _send_region(self, call: PushKvCall, region: Region) -> None:
-        start_ns = monotonic_ns()
         headers = [
             self._header(region, plane, number)
             for number, plane in enumerate(Plane, self._num_frames)
         ]
-        frames = await self._sender.encode(self._blocks, headers)
+        start_ns, frames = await self._sender.encode(self._blocks, headers)
         for header, frame in zip(headers, frames, strict=True):
             await call.write(frame)
             num_bytes = header.num_bytes(self._sender.pool.layout)
@@ -294,9 +293,12 @@ class KvSender:
         await self.links.close()
         self._executor.shutdown()
 
-    async def encode(self, blocks: SequenceBlocks, headers: Sequence[FrameHeader]) -> list[bytes]:
+    async def encode(
+        self, blocks: SequenceBlocks, headers: Sequence[FrameHeader]
+    ) -> tuple[int, list[bytes]]:
         """Read frames' items from the pool and serialise them, off the event loop: all of them on
-        one way to the sender's thread and back, which costs as much as a small frame."""
+        one way to the sender's thread and back, which costs as much as a small frame. When their
+        turn came, in monotonic ns, and the frames."""
         with self._guard.lock:
             if not blocks.begin_access():
                 raise Cancelled("the sequence was dropped while its KV was sent")
@@ -306,9 +308,12 @@ class KvSender:
         # The access must end when the read has ended, not when this task is cancelled.
         return await asyncio.shield(encoding)
 
-    def _encode(self, blocks: SequenceBlocks, headers: Sequence[FrameHeader]) -> list[bytes]:
+    def _encode(
+        self, blocks: SequenceBlocks, headers: Sequence[FrameHeader]
+    ) -> tuple[int, list[bytes]]:
+        start_ns = monotonic_ns()
         try:
-            return [self._read_frame(blocks, header) for header in headers]
+            return start_ns, [self._read_frame(blocks, header) for header in headers]
         finally:
             with self._guard.change(is_news=False):
                 blocks.end_access()

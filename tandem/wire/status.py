@@ -79,16 +79,20 @@ async def call_error(call: Any) -> grpc.aio.AioRpcError:
     )
 
 
-def to_tandem_error(rpc_error: grpc.RpcError) -> TandemError:
-    """The error that the other side raised, or what the failure of a call amounts to."""
+def to_tandem_error(
+    rpc_error: grpc.RpcError, otherwise: type[TandemError] | None = None
+) -> TandemError:
+    """The error that the other side raised, or what the failure of a call amounts to, which was
+    perhaps gRPC's or a proxy's: by its code, or what it is `otherwise`."""
     # What gRPC raises is always a call as well, save in its type.
     call = cast(grpc.Call, rpc_error)
     status = _status_of(call)
+    by_code = _KIND_OF_CODE.get(call.code(), TandemError)
+    kind = otherwise or by_code
     if status is None:
-        kind = _KIND_OF_CODE.get(call.code(), TandemError)
         # The library's words stay in the cause: they name addresses.
         return kind(f"the call ended with {call.code().name}")
-    return _from_status(status, call.code())
+    return _from_status(status, by_code, kind)
 
 
 def _details(error: TandemError) -> list[Message]:
@@ -113,15 +117,18 @@ def _status_of(call: grpc.Call) -> status_pb2.Status | None:
         return None
 
 
-def _from_status(status: status_pb2.Status, code: grpc.StatusCode) -> TandemError:
-    kind = _KIND_OF_CODE.get(code, TandemError)
+def _from_status(
+    status: status_pb2.Status, by_code: type[TandemError], kind: type[TandemError]
+) -> TandemError:
+    """`by_code` if it is one of ours, with a reason that this build does not know; `kind` if it is
+    none of ours."""
     param: str | None = None
     retry_after_s: float | None = None
     info, bad_request = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
     retry = error_details_pb2.RetryInfo()
     for detail in status.details:
         if detail.Unpack(info) and info.domain == DOMAIN:
-            kind = kind_of(info.reason, default=kind)
+            kind = kind_of(info.reason, default=by_code)
         elif detail.Unpack(bad_request) and bad_request.field_violations:
             param = bad_request.field_violations[0].field
         elif detail.Unpack(retry):

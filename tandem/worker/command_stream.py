@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from time import monotonic, monotonic_ns
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -20,6 +20,9 @@ from tandem.worker.lease import Controller
 from tandem.worker.worker import Worker
 
 HEARTBEAT_S = 0.5
+# Bytes of a message's reports, unless its one report has more: gRPC takes no message of over
+# 16 MiB, and what a controller has not read for a while may be more.
+MAX_BYTES = 4 * 2**20
 
 
 class StreamRequest(Protocol):
@@ -43,6 +46,20 @@ class Dialect(Generic[ResponseT]):
     command_from_wire: Callable[[Any], Any]
     report_to_wire: Callable[[Any], Any]
     snapshot_to_wire: Callable[[Any], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Up to which command a worker has applied what it was told, and up to which report it has told
+    what there was to tell."""
+
+    applied_command: int
+    report_number: int
+
+    @classmethod
+    def of(cls, worker: Worker[Any, Any, Any]) -> Progress:
+        """As of now, when nothing that was taken waits to be told."""
+        return cls(worker.applied_command, worker.state.reports.last_taken)
 
 
 class CommandStreams(Generic[RequestT, ResponseT]):
@@ -110,6 +127,7 @@ class _Stream(Generic[ResponseT]):
         self._received_ns = 0
         self._superseded = False
         self._num_unused_slots = worker.num_unused_slots()
+        self._told = Progress(0, 0)
 
     def supersede(self) -> None:
         self._superseded = True
@@ -155,7 +173,8 @@ class _Stream(Generic[ResponseT]):
 
     async def responses(self, reading: asyncio.Task[None]) -> AsyncIterator[ResponseT]:
         snapshot = self._dialect.snapshot_to_wire(self._worker.take_snapshot())
-        yield self._respond(whole_cache=True, snapshot=snapshot)
+        self._told = Progress.of(self._worker)
+        yield self._respond(self._told, whole_cache=True, snapshot=snapshot)
         beating = asyncio.create_task(self._beat())
         try:
             while True:
@@ -167,8 +186,8 @@ class _Stream(Generic[ResponseT]):
                     return
                 if self._worker.lease.holder is None:
                     raise Fenced("the controller's lease has expired")
-                reports = self._worker.take_reports()
-                yield self._respond(reports=map(self._dialect.report_to_wire, reports))
+                for response in self._news():
+                    yield response
         finally:
             beating.cancel()
 
@@ -180,22 +199,47 @@ class _Stream(Generic[ResponseT]):
             self._num_unused_slots = self._worker.num_unused_slots()
             self._worker.news.set()
 
-    def _respond(self, whole_cache: bool = False, **content: Any) -> ResponseT:
+    def _news(self) -> Iterator[ResponseT]:
+        """What there is to say: more than one message if one cannot carry it, of which none says
+        that a command is applied before the reports that this led to."""
+        reports = self._worker.take_reports()
+        before, self._told = self._told, Progress.of(self._worker)
+        *parts, last = _parts(map(self._dialect.report_to_wire, reports))
+        for part in parts:
+            before = replace(before, report_number=before.report_number + len(part))
+            yield self._respond(before, reports=part)
+        yield self._respond(self._told, reports=last)
+
+    def _respond(self, told: Progress, whole_cache: bool = False, **content: Any) -> ResponseT:
         worker = self._worker
         changes = worker.take_cache_changes(whole_cache)
         return self._dialect.response(
             header=worker_pb2.WorkerHeader(
                 worker_epoch=worker.info.epoch,
-                applied_command=worker.applied_command,
+                applied_command=told.applied_command,
                 sent_ns=monotonic_ns(),
                 echoed_ns=self._echoed_ns,
                 received_ns=self._received_ns,
                 num_free_blocks=worker.num_free_blocks(),
                 num_unused_slots=self._num_unused_slots,
                 spans=map(span_to_wire, worker.take_spans()),
-                report_number=worker.state.reports.last_taken,
+                report_number=told.report_number,
                 prefix_cache=cache_changes_to_wire(changes) if changes else None,
                 draining_ms=worker.draining_ms,
             ),
             **content,
         )
+
+
+def _parts(messages: Iterable[Any]) -> Iterator[list[Any]]:
+    """As many of them at once as a message can carry; if there are none, that."""
+    part: list[Any] = []
+    num_bytes = 0
+    for message in messages:
+        size = message.ByteSize()
+        if part and num_bytes + size > MAX_BYTES:
+            yield part
+            part, num_bytes = [], 0
+        part.append(message)
+        num_bytes += size
+    yield part

@@ -64,7 +64,6 @@ class PagedAttention:
         keys.flatten(0, 1).index_copy_(0, self._slots, k[:num_tokens])
         values.flatten(0, 1).index_copy_(0, self._slots, v[:num_tokens])
         if self._on_layer is not None:
-            self._pool.stored(layer)
             self._on_layer(layer)
         output = torch.zeros_like(q, memory_format=torch.contiguous_format)
         for each in self._batches:

@@ -22,10 +22,10 @@ class DeviceCopies:
     """Over a pool on a GPU: one kernel that gathers blocks, or scatters them, across the bus,
     straight to or from pinned memory.
 
-    Each transfer thread has a CUDA stream and pinned memory of its own. A read waits for the
-    kernels that store the layers it reads, and for none that are queued behind them, so a layer's
-    KV leaves while the next layers run; the kernels wait for no copy. Whoever calls waits, without
-    the GIL, until its bytes are there: a step that is launched after a write sees what it wrote.
+    Each transfer thread has a CUDA stream and pinned memory of its own, which wait for no kernel:
+    what is read must be in the pool. So a layer's KV leaves while the next layers run; and these
+    wait for no copy. Whoever calls waits, without the GIL, until its bytes are there: a step that
+    is launched after a write sees what it wrote.
     """
 
     def __init__(self, items: Tensor) -> None:
@@ -37,7 +37,6 @@ class DeviceCopies:
         # [planes, layers, words of all blocks], over the same memory.
         self._words = items.flatten(2).view(self._word)
         self._on_gpu = items.is_cuda
-        self._stored: list[torch.cuda.Event | None] = [None] * items.shape[1]
         self._threads = threading.local()
         if self._on_gpu:
             self._compile()
@@ -52,7 +51,7 @@ class DeviceCopies:
         self, plane: int, layers: range, table: BlockTable, num_tokens: int, out: Bytes
     ) -> None:
         staged = self._staging("items", out.size)
-        with self._own_stream(layers):
+        with self._own_stream():
             self._copy(plane, layers, table, num_tokens, staged, read=True)
         np.copyto(out, staged.numpy())
 
@@ -63,12 +62,6 @@ class DeviceCopies:
         np.copyto(staged.numpy(), data)
         with self._own_stream():
             self._copy(plane, layers, table, num_tokens, staged, read=False)
-
-    def stored(self, layer: int) -> None:
-        if self._on_gpu:
-            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            event.record(torch.cuda.current_stream(self._words.device))
-            self._stored[layer] = event
 
     def _copy(
         self,
@@ -95,9 +88,8 @@ class DeviceCopies:
         )
 
     @contextmanager
-    def _own_stream(self, reads: range = range(0)) -> Iterator[None]:
-        """Queue what is in the block on this thread's stream, behind the storing of the layers that
-        it `reads`; leave the block when all of it is done."""
+    def _own_stream(self) -> Iterator[None]:
+        """Queue what is in the block on this thread's stream; leave it when all of that is done."""
         if not self._on_gpu:
             yield
             return
@@ -106,9 +98,6 @@ class DeviceCopies:
                 self._words.device
             )
         stream: torch.cuda.Stream = self._threads.stream
-        for layer in reads:
-            if (event := self._stored[layer]) is not None:
-                stream.wait_event(event)
         with torch.cuda.stream(stream):
             yield
         stream.synchronize()

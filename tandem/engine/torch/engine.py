@@ -42,6 +42,7 @@ from tandem.engine.torch.runner import AheadRunner, Runner
 from tandem.engine.torch.runners import kernels_for, load_runner
 from tandem.engine.torch.sampler import SampleRow, sample
 from tandem.engine.torch.step_handle import TorchStepHandle
+from tandem.engine.torch.stored_layers import StoredLayers
 from tandem.engine.torch.token_counts import SequenceCounts, TokenCounts
 from tandem.engine.torch.token_logprobs import StepLogprobs
 
@@ -147,11 +148,12 @@ class TorchEngine:
 
     def _launch(self, plan: StepPlan, on_layer: LayerHook | None) -> TorchStepHandle:
         allowed = self._allowed.start(plan)
-        logits = self._runner.logits(plan, on_layer)
+        layers = StoredLayers(on_layer) if on_layer and self._device.type == "cuda" else None
+        logits = self._runner.logits(plan, layers.queued if layers else on_layer)
         if self._observer is not None:
             self._observer(plan, logits)
         counts = self._counts.of(plan.slices)
-        handle, sampled = _sample(plan, logits, allowed(), counts)
+        handle, sampled = _sample(plan, logits, allowed(), counts, layers)
         if self._ahead:
             self._ahead.sampled(plan, sampled)
         return handle
@@ -185,6 +187,7 @@ def _sample(
     logits: Tensor,
     allowed: Sequence[Allowed | TandemError],
     counts: Sequence[TokenCounts | None],
+    layers: StoredLayers | None,
 ) -> tuple[TorchStepHandle, Tensor]:
     """The handle, and the tokens, perhaps on the device.
 
@@ -199,4 +202,4 @@ def _sample(
     ]
     sampled = sample(logits, rows)
     logprobs = StepLogprobs.of(logits, sampled, [row.spec.params.logprobs for row in rows])
-    return TorchStepHandle(plan, HostCopy(sampled), logprobs, failures), sampled
+    return TorchStepHandle(plan, HostCopy(sampled), logprobs, failures, layers), sampled

@@ -60,7 +60,7 @@ class GpuDecoder:
         out: Tensor | None = None,
     ) -> Tensor:
         """Float32 logits [rows, vocab_size], or only those of `logit_rows`, in `out` if it is
-        given. `last_tokens` as in `triton_layers.embed`, `on_layer` as in `Engine.launch`."""
+        given. `last_tokens` as in `triton_layers.embed`, `on_layer` as in `Runner.logits`."""
         weights, eps = self._weights, self._config.rms_norm_eps
         hidden = embed(rows.token_ids, last_tokens, weights.embedding.weight)
         delta: Tensor | None = None
@@ -93,7 +93,6 @@ class GpuDecoder:
             *(layer.qk_norm, config.rms_norm_eps, keys, values),
         )
         if on_layer is not None:
-            pool.stored(index)
             on_layer(index)
         q = qkv[:, : config.num_heads]
         out = torch.empty(q.shape, dtype=q.dtype, device=q.device)

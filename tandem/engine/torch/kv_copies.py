@@ -29,11 +29,6 @@ class KVCopies(Protocol):
         """Copy from `data`, which has exactly the region's bytes, perhaps read-only."""
         ...
 
-    def stored(self, layer: int) -> None:
-        """The engine has launched all that stores a step's KV of a layer; a read of it that follows
-        must see it."""
-        ...
-
 
 class HostCopies:
     """Over a pool in host memory: straight between it and the caller's bytes, a block at a time.
@@ -73,9 +68,6 @@ class HostCopies:
             self._blocks[plane, layer][table[:whole]] = row[:split].view(self._block)
             if split < len(row):
                 self._bytes[plane, layer, table[whole], : len(row) - split] = row[split:]
-
-    def stored(self, layer: int) -> None:
-        """It is in the pool already."""
 
     @staticmethod
     def _rows(layers: range, data: Bytes) -> Bytes:

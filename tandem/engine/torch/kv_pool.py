@@ -74,11 +74,6 @@ class TorchKVPool:
         if self._pages:
             self._pages.close()
 
-    def stored(self, layer: int) -> None:
-        """A step's KV of a layer is in the pool, or the kernels that store it are launched: reads
-        that follow see it. To be called on the engine's thread, before its hook."""
-        self._copies.stored(layer)
-
     def read(
         self, plane: Plane, layers: range, blocks: Sequence[int], num_tokens: int
     ) -> memoryview:

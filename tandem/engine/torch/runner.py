@@ -22,8 +22,8 @@ class Runner(Protocol):
 
     def logits(self, plan: StepPlan, on_layer: LayerHook | None) -> Tensor:
         """Compute the KV of a step that has tokens, and float32 logits [slices that sample,
-        vocab_size] in the plan's order, valid until the next call. `on_layer` is that of
-        `Engine.launch`."""
+        vocab_size] in the plan's order, valid until the next call. `on_layer` is called
+        with each layer, in order, once all is launched that stores the KV of it."""
         ...
 
 

@@ -11,6 +11,7 @@ from tandem.core.plan import StepPlan, StepResult
 from tandem.engine.sampled_token import SampledToken, step_result
 from tandem.engine.torch.host_copy import HostCopy
 from tandem.engine.torch.sample_row import NO_TOKEN
+from tandem.engine.torch.stored_layers import StoredLayers
 from tandem.engine.torch.token_logprobs import StepLogprobs
 
 NOT_FINITE = "the model's output for this token is not finite: no token can be sampled from it"
@@ -18,7 +19,8 @@ NOT_FINITE = "the model's output for this token is not finite: no token can be s
 
 @dataclass(frozen=True, slots=True)
 class TorchStepHandle:
-    """A step that the device may still be at; `result` waits for it.
+    """A step that the device may still be at; `result` waits for it, and tells of its layers
+    meanwhile.
 
     The columns have an entry for each slice that samples: its token (or `NO_TOKEN`), its
     log-probabilities if they are asked for, and why there is no token, if that is known already.
@@ -28,8 +30,11 @@ class TorchStepHandle:
     sampled: HostCopy
     logprobs: StepLogprobs
     failures: Sequence[TandemError | None]
+    layers: StoredLayers | None = None
 
     def result(self) -> StepResult:
+        if self.layers is not None:
+            self.layers.wait()
         token_ids = self.sampled.wait().tolist()
         rows = zip(token_ids, self.logprobs.report(), self.failures, strict=True)
         return step_result(self.plan, (_sampled(*row) for row in rows))

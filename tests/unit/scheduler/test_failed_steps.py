@@ -9,7 +9,7 @@ from test_colocated_batching import Driver as Colocated
 from test_scheduler import Driver
 
 from gateway.effects import Emit, Send
-from gateway.generation import MAX_RESTARTS, Generation, Phase
+from gateway.generation import MAX_RESTARTS, NUM_GOOD_TOKENS, Generation, Phase
 from gateway.tokens import Ended
 from gateway.worker_reports import FAILURE_PENALTY_S
 from gateway.worker_view import PoolUse
@@ -133,6 +133,27 @@ def test_with_good_steps_in_between_it_is_a_loss_like_any_other() -> None:
         driver.step(generation)
         driver.events()
         assert generation.num_losses == number
+        driver.fail(generation)
+    (error,) = driver.events()
+    assert error.reason == "ENGINE_FAILED"
+
+
+def test_losses_that_are_far_apart_are_no_reason_to_give_up() -> None:
+    """A long answer outlives any number of workers."""
+    driver = Steps(num_blocks=1024)
+    generation = driver.submit("r", max_tokens=999)
+    for number in range(2 * MAX_RESTARTS):
+        driver.arm(generation)
+        for _ in range(NUM_GOOD_TOKENS - 1):
+            driver.step(generation)
+        driver.events()
+        assert (generation.num_losses, generation.can_restart) == (number, True)
+        driver.fail(generation)
+    for _ in range(MAX_RESTARTS):
+        assert generation.phase is not Phase.ENDED
+        driver.arm(generation)
+        driver.step(generation)
+        driver.events()
         driver.fail(generation)
     (error,) = driver.events()
     assert error.reason == "ENGINE_FAILED"

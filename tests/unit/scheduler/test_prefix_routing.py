@@ -166,8 +166,9 @@ def test_moving_is_weighed_against_load_in_seconds(frame_s: float, expected: str
     """A slow link makes up for a few sequences more, a fast one does not."""
     driver = Driver("p", "d0", "d1")
     driver.learn("p")
-    for _ in range(1000):
-        driver.hear("p", Span(SpanKind.FRAME_SENT, 0, int(frame_s * 1e9), num_bytes=1024))
+    frame_ns = int(frame_s * 1e9)
+    for start_ns in range(10**9, 10**9 + 1000 * frame_ns, frame_ns):
+        driver.hear("p", Span(SpanKind.FRAME_SENT, start_ns, start_ns + frame_ns, num_bytes=1024))
     driver.cache("d1", SYSTEM)
     fleet = driver.scheduler._fleet
     for number in range(3):

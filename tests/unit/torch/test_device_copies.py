@@ -10,6 +10,7 @@ import torch
 
 from tandem.core.kv import KVLayout, Plane
 from tandem.engine.torch.kv_pool import TorchKVPool
+from tandem.engine.torch.stored_layers import StoredLayers
 
 pytestmark = pytest.mark.skipif(
     not torch.cuda.is_available(), reason="NO GPU HERE: the copies beside its kernels are untested"
@@ -32,20 +33,22 @@ def test_what_is_written_is_read(pool: TorchKVPool) -> None:
     assert bytes(pool.read(Plane.KEY, LAYERS, [7, 2, 5], TOKENS)) == data
 
 
-def test_a_read_sees_what_was_launched_before_its_layer_was_stored(pool: TorchKVPool) -> None:
+def test_a_layer_is_told_when_it_is_in_the_pool(pool: TorchKVPool) -> None:
+    """The step's next layers run meanwhile, and a read does not wait for them, nor they for it."""
+    items: list[bytes] = []
+    behind = torch.cuda.Event()
+
+    def on_layer(layer: int) -> None:
+        items.append(bytes(pool.read(Plane.KEY, range(layer, layer + 1), [4], 8)))
+        assert not behind.query(), "it was told after what was launched behind its layer"
+
+    layers = StoredLayers(on_layer)
     torch.cuda._sleep(LONG // 10)
     pool.layer(Plane.KEY, 1)[4] = 1.0
-    pool.stored(1)
-    items = bytes(pool.read(Plane.KEY, range(1, 2), [4], 8))
-    assert items == torch.ones(8 * 2 * 4, dtype=torch.bfloat16).view(torch.uint8).numpy().tobytes()
-
-
-def test_a_read_does_not_wait_for_the_layers_behind(pool: TorchKVPool) -> None:
-    """Nor do these wait for it."""
-    pool.layer(Plane.KEY, 0)[4] = 1.0
-    pool.stored(0)
+    layers.queued(1)
     torch.cuda._sleep(LONG)
-    behind = torch.cuda.Event()
     behind.record()
-    pool.read(Plane.KEY, range(0, 1), [4], 8)
-    assert not behind.query(), "the read came after what was launched behind its layer"
+    assert not items
+    layers.wait()
+    ones = torch.ones(8 * 2 * 4, dtype=torch.bfloat16).view(torch.uint8).numpy().tobytes()
+    assert items == [ones]

@@ -1,17 +1,22 @@
-"""Links are shared while they are used, and closed when they have not been for a while."""
+"""Links are shared while they are used, and closed when they have not been for a while; what breaks
+on them is nobody's fault."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from contextlib import suppress
 
 import grpc
+import pytest
 from push_pair import sender_side
 from structlog.testing import capture_logs
 
 from tandem.bench.server import free_port
 from tandem.core.commands import Destination
+from tandem.core.errors import TandemError
 from tandem.transfer.links import Links
+from tandem.transfer.servicer import SERVICE
 from tandem.wire.channels import new_server
 
 ADDRESS = "127.0.0.1:1"
@@ -102,3 +107,29 @@ async def test_the_log_says_which_edge_is_broken() -> None:
         # Its link is let go of as well.
         with sender.sender.links.to(ADDRESS) as link:
             assert link.num_users == 1
+
+
+@pytest.mark.parametrize("code", ["INTERNAL", "CANCELLED", "UNKNOWN", "PERMISSION_DENIED", "OK"])
+async def test_what_somebody_in_between_says_is_a_broken_link(code: str) -> None:
+    """A proxy, or gRPC itself: it is not the receiver's word on what was sent."""
+
+    async def push_kv(requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> None:
+        await anext(requests)
+        if code != "OK":
+            await context.abort(grpc.StatusCode[code], "RST_STREAM with error code 2")
+
+    server = new_server()
+    handler = grpc.stream_stream_rpc_method_handler(push_kv)
+    server.add_generic_rpc_handlers(
+        (grpc.method_handlers_generic_handler(SERVICE, {"PushKv": handler}),)
+    )
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    await server.start()
+    async with sender_side(8) as sender:
+        sender.start(Destination(address, b"x", 1, 0))
+        sender.compute()
+        sender.finish()
+        error = await sender.outcome()
+        assert isinstance(error, TandemError)
+        assert (error.reason, error.message) == ("UNAVAILABLE", f"the call ended with {code}")
+    await server.stop(0)

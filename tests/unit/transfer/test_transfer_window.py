@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from time import monotonic_ns
 
 import grpc
 import pytest
@@ -31,19 +32,23 @@ NUM_TRANSFERS = 4 * MAX_REGIONS_UNDER_WAY
 
 
 class CountingPool:
-    """A pool of nothing. Counts the frames that were read from it and are not sent yet."""
+    """A pool of nothing. Counts the frames that were read from it and are not sent yet. A read
+    lasts until it `lets_go`."""
 
     def __init__(self) -> None:
         self.layout = LAYOUT
         self.num_blocks = 1
         self.num_held = self.most_held = 0
         self.changed = asyncio.Event()
+        self.lets_go = threading.Event()
+        self.lets_go.set()
         self._lock = threading.Lock()
         self._loop = asyncio.get_running_loop()
 
     def read_into(
         self, plane: Plane, layers: range, blocks: Sequence[int], num_tokens: int, out: memoryview
     ) -> None:
+        self.lets_go.wait()
         self.count(+1)
         self._loop.call_soon_threadsafe(self.changed.set)
 
@@ -94,6 +99,7 @@ class Side:
     def __init__(self) -> None:
         self.pool = CountingPool()
         self.outcomes: asyncio.Queue[tuple[int, int | TandemError]] = asyncio.Queue()
+        self.frames: list[Span] = []
         self.sender = KvSender(
             name="prefill-test",
             pool=self.pool,
@@ -133,6 +139,7 @@ class Side:
     def _on_span(self, span: Span) -> None:
         if span.kind == SpanKind.FRAME_SENT:
             self.pool.count(-1)
+            self.frames.append(span)
 
 
 @pytest.fixture
@@ -156,6 +163,23 @@ async def test_a_slow_destination_holds_up_itself_alone(side: Side) -> None:
         assert await side.ended(NUM_TRANSFERS) == dict.fromkeys(range(NUM_TRANSFERS), NUM_BYTES)
         assert side.pool.num_held == 0
         assert side.pool.most_held <= FULL + len(Plane)
+
+
+async def test_a_frame_begins_with_its_read_and_not_in_the_queue_before_it(side: Side) -> None:
+    """Of the one thread that reads: how fast KV is sent would seem many times less."""
+    async with receiver() as quick:
+        quick.goes_on.set()
+        side.pool.lets_go.clear()
+        for sequence_id in (1, 2):
+            side.start(sequence_id, quick.address)
+        async with asyncio.timeout(10):
+            while not side.sender._executor._work_queue.qsize():
+                await asyncio.sleep(0)
+        let_go_ns = monotonic_ns()
+        side.pool.lets_go.set()
+        await side.ended(2)
+        first, *rest = sorted(each.start_ns for each in side.frames)
+        assert first < let_go_ns <= rest[0]
 
 
 @pytest.mark.parametrize("num_turns", [0, 1, 2, 3, 5, 8])

@@ -20,7 +20,11 @@ from tandem.core.reports import Span, SpanKind
 from tandem.v1 import decode_pb2, decode_pb2_grpc, worker_pb2
 from tandem.wire.channels import new_server, open_channel
 from tandem.wire.commands import decode_command_to_wire
-from tandem.wire.reports import decode_report_from_wire, span_to_wire
+from tandem.wire.reports import (
+    decode_report_from_wire,
+    decode_report_to_wire,
+    span_to_wire,
+)
 from tandem.wire.status import to_tandem_error
 from tandem.worker import command_stream
 from tandem.worker.worker import Worker
@@ -160,6 +164,24 @@ async def test_what_a_message_says_is_applied_shows_in_it_or_before() -> None:
             assert response.header.applied_command >= last
             last = response.header.applied_command
             assert seen[:last] == [armed(number) for number in range(1, last + 1)]
+
+
+async def test_what_was_not_told_for_a_while_comes_in_messages_that_can_be_carried(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """None says that a command is applied before the reports that this led to."""
+    size = decode_report_to_wire(armed(1)).ByteSize()
+    monkeypatch.setattr(command_stream, "MAX_BYTES", 3 * size)
+    async with serving() as (_, address), stream_to(address) as stream:
+        await stream.hello()
+        await stream.send(1, *(Admit(1) for _ in range(8)))
+        responses = []
+        while sum(len(each.reports) for each in responses) < 8:
+            responses.append(await stream.read())
+        telling = [each for each in responses if each.reports]
+        assert [len(each.reports) for each in telling] == [3, 3, 2]
+        assert [each.header.report_number for each in telling] == [3, 6, 8]
+        assert [each.header.applied_command for each in telling] == [0, 0, 1]
 
 
 async def test_a_repeated_number_is_ignored() -> None:
