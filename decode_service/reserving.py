@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence as Tokens
 
 from decode_service.held_sequence import HeldSequence
 from tandem.core.blocks import BlockAllocator, SequenceBlocks
@@ -12,6 +13,7 @@ from tandem.core.plan import SampleSpec
 from tandem.core.prefix import PrefixChain
 from tandem.core.reports import Reserved
 from tandem.core.sequence import Sequence
+from tandem.core.token_ids import joined
 from tandem.transfer.reservation import Reservation
 
 TRANSFER_ID_BYTES = 16
@@ -66,5 +68,5 @@ def hold(
     )
 
 
-def _context_of(command: Reserve) -> tuple[int, ...]:
-    return command.prompt_token_ids + command.generated_token_ids
+def _context_of(command: Reserve) -> Tokens[int]:
+    return joined(command.prompt_token_ids, command.generated_token_ids)

@@ -16,6 +16,7 @@ from tandem.core.commands import Destination, PrefillChunk, PrefillSequence, Res
 from tandem.core.errors import DataLoss
 from tandem.core.reports import Reserved
 from tandem.core.sequence import FinishReason, SequenceKey
+from tandem.core.token_ids import joined
 
 if TYPE_CHECKING:
     from gateway.decode_view import DecodeView
@@ -75,7 +76,7 @@ class Generation:
     num_in_a_row: int = 0
     num_preemptions: int = 0
     num_failed_steps: int = 0
-    context_token_ids: tuple[int, ...] = field(init=False)
+    context_token_ids: Sequence[int] = field(init=False)
     prefill: PrefillView | None = None
     decode: DecodeView | None = None
     grant: Reserved | None = None
@@ -260,7 +261,7 @@ class Generation:
             headroom_tokens=num_tokens - self.num_context_tokens,
             params=request.params,
             prefix_salt=request.prefix_salt,
-            generated_token_ids=self.context_token_ids[self.num_prompt_tokens :],
+            generated_token_ids=tuple(self.context_token_ids[self.num_prompt_tokens :]),
             preemption_rank=preemption_rank,
         )
 
@@ -317,7 +318,7 @@ class Generation:
         self.end_attempt(now, why)
         self.attempts.next(sequence_id)
         self.sequence_id = sequence_id
-        self.context_token_ids = (*self.request.prompt_token_ids, *self.token_ids)
+        self.context_token_ids = joined(self.request.prompt_token_ids, self.token_ids)
         if self.prefix and self.token_ids:
             self.prefix = self.prefix.grown(self.context_token_ids)
         self.phase = Phase.QUEUED

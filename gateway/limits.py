@@ -6,6 +6,8 @@ import string
 from collections.abc import Collection, Sequence
 from math import isfinite
 
+import numpy as np
+
 from gateway.request import ChatMessage, ChatPrompt, GenerationRequest, TextPrompt, TokenPrompt
 from gateway.sizes import message_chars
 from gateway.tokens import ServedModel
@@ -143,9 +145,11 @@ def is_request_id(text: str) -> bool:
     return len(text) <= MAX_REQUEST_ID_CHARS and REQUEST_ID_CHARS.issuperset(text)
 
 
-def check_ids(token_ids: Collection[int], model: ServedModel, param: str) -> None:
+def check_ids(token_ids: Sequence[int], model: ServedModel, param: str) -> None:
     """Raises `InvalidRequest` for what is no token of the model."""
-    if token_ids and not (min(token_ids) >= 0 and max(token_ids) < model.vocab_size):
+    # Of an array no item becomes an object.
+    ids = np.asarray(token_ids)
+    if ids.size and not (ids.min() >= 0 and ids.max() < model.vocab_size):
         raise InvalidRequest(f"{param}: token ids are in [0, {model.vocab_size})", param=param)
 
 

@@ -16,14 +16,14 @@ class PromptPrefix:
     of a request share it. How many of them a worker has is looked up again only if what it has
     cached has changed."""
 
-    def __init__(self, token_ids: tuple[int, ...], block_size: int, salt: bytes) -> None:
+    def __init__(self, token_ids: Sequence[int], block_size: int, salt: bytes) -> None:
         self.block_size = block_size
         self._chain = PrefixChain(token_ids, block_size, salt)
         self._num_blocks = self._chain.num_full_blocks(len(token_ids) - 1)
         self._digests: list[int] = []
         self._found: dict[PrefixIndex, tuple[int, int]] = {}
 
-    def grown(self, token_ids: tuple[int, ...]) -> PromptPrefix:
+    def grown(self, token_ids: Sequence[int]) -> PromptPrefix:
         """That of the prompt with more tokens behind it: these are all."""
         prefix = copy(self)
         prefix._chain = self._chain.grown(token_ids)

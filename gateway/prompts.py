@@ -11,6 +11,7 @@ from gateway.tools.prompt import template_messages
 from gateway.tools.syntax import ToolFormat
 from gateway.tools.tool import ToolUse
 from tandem.artifacts.tokenizer import Tokenizer
+from tandem.core.token_ids import token_array
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +19,7 @@ class EncodedPrompt:
     """A prompt's tokens. `text` is what an echo of it says, if that is asked for; `prefix` names
     its blocks, once they are hashed."""
 
-    token_ids: tuple[int, ...]
+    token_ids: Sequence[int]
     text: str = ""
     prefix: PromptPrefix | None = None
 
@@ -29,7 +30,7 @@ def encode_prompts(
     """Raises `InvalidRequest` for what cannot be tokenised. Takes long for long prompts."""
     return [
         EncodedPrompt(
-            encode_prompt(prompt, tokenizer, form, request.tools),
+            token_array(encode_prompt(prompt, tokenizer, form, request.tools)),
             _text(prompt, tokenizer) if request.echo else "",
         )
         for prompt in request.prompts
@@ -57,17 +58,17 @@ def encode_prompt(
     *,
     add_special_tokens: bool = True,
     add_generation_prompt: bool = True,
-) -> tuple[int, ...]:
+) -> Sequence[int]:
     """Token ids. `add_special_tokens` is for plain text: a chat template writes its own."""
     match prompt:
         case TokenPrompt(token_ids):
             return token_ids
         case TextPrompt(text):
-            return tuple(tokenizer.encode(text, add_special_tokens=add_special_tokens))
+            return tokenizer.encode(text, add_special_tokens=add_special_tokens)
         case ChatPrompt(messages):
             for_template, listed = template_messages(messages, tools, form)
             rendered = tokenizer.apply_chat_template(for_template, add_generation_prompt, listed)
-            return tuple(tokenizer.encode(rendered))
+            return tokenizer.encode(rendered)
 
 
 def needs_work(request: GenerationRequest) -> bool:

@@ -34,7 +34,7 @@ class TokenRequest:
     """
 
     request_id: str
-    prompt_token_ids: tuple[int, ...]
+    prompt_token_ids: Sequence[int]
     params: SamplingParams
     choice_index: int = 0
     prefix_salt: bytes = b""

@@ -134,7 +134,7 @@ class BatchQueue:
             )
             self.preparations.arrive(chunk.sequence_id, spec.params, spec.key.request_id)
         if sequence := self._sequences.get(chunk.sequence_id):
-            sequence.token_ids += chunk.token_ids
+            sequence.token_ids.extend(chunk.token_ids)
             if hashed := self._hashed.take(chunk.sequence_id):
                 sequence.prefix = hashed.grown(sequence.token_ids)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from dataclasses import dataclass, field
 
 from tandem.core.blocks import SequenceBlocks
@@ -10,6 +11,7 @@ from tandem.core.plan import SampleSpec
 from tandem.core.prefix import PrefixChain
 from tandem.core.prompt_progress import PromptProgress
 from tandem.core.reports import PrefillReport
+from tandem.core.token_ids import joined, token_array
 
 
 @dataclass(slots=True)
@@ -23,7 +25,7 @@ class PrefillingSequence:
     blocks: SequenceBlocks
     block_size: int
     prefix: PrefixChain = field(init=False)
-    token_ids: list[int] = field(default_factory=list)
+    token_ids: array[int] = field(default_factory=token_array)
     num_cached_tokens: int = 0
     progress: PromptProgress = field(default_factory=PromptProgress)
     reports: list[PrefillReport] = field(default_factory=list)
@@ -48,7 +50,7 @@ def prefix_up_to(
 ) -> PrefixChain | None:
     """What names the blocks of a sequence, if it is here already, with a chunk that is yet to be
     added; None if what lies before the chunk is not here."""
-    known = sequence.token_ids if sequence else []
+    known = sequence.token_ids if sequence else token_array()
     if chunk.start != len(known):
         return None
     if sequence:
@@ -57,4 +59,4 @@ def prefix_up_to(
         prefix = PrefixChain(known, block_size, chunk.sequence.prefix_salt)
     else:
         return None
-    return prefix.grown([*known, *chunk.token_ids])
+    return prefix.grown(joined(known, chunk.token_ids))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from tandem.core.plan import StepRule
@@ -20,11 +21,11 @@ class Reserve:
 
     sequence_id: int
     key: SequenceKey
-    prompt_token_ids: tuple[int, ...]
+    prompt_token_ids: Sequence[int]
     headroom_tokens: int
     params: SamplingParams
     prefix_salt: bytes = b""
-    generated_token_ids: tuple[int, ...] = ()
+    generated_token_ids: Sequence[int] = ()
     preemption_rank: tuple[float, ...] = ()
 
     @property
@@ -110,7 +111,7 @@ class PrefillChunk:
 
     sequence_id: int
     start: int
-    token_ids: tuple[int, ...]
+    token_ids: Sequence[int]
     last: bool
     sequence: PrefillSequence | None = None
 

@@ -153,21 +153,19 @@ class Reserve(_message.Message):
     """Which of the request's choices."""
     attempt: _builtins.int
     """How often the request was started before."""
+    prompt_token_ids: _builtins.bytes
+    """The prompt: token ids of four bytes each, the least significant first."""
     headroom_tokens: _builtins.int
     """Tokens after the prompt for which blocks are set aside as well."""
     prefix_salt: _builtins.bytes
     """Cached blocks are shared among those with the same."""
-    @_builtins.property
-    def prompt_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """The prompt."""
-
+    generated_token_ids: _builtins.bytes
+    """Tokens generated so far, if the sequence goes on from where another attempt at it ended;
+    likewise.
+    """
     @_builtins.property
     def sampling(self) -> _sampling_pb2.SamplingParams:
         """How to sample it, and when it ends."""
-
-    @_builtins.property
-    def generated_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Tokens generated so far, if the sequence goes on from where another attempt at it ended."""
 
     @_builtins.property
     def preemption_rank(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
@@ -182,11 +180,11 @@ class Reserve(_message.Message):
         request_id: _builtins.str = ...,
         choice_index: _builtins.int = ...,
         attempt: _builtins.int = ...,
-        prompt_token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        prompt_token_ids: _builtins.bytes = ...,
         headroom_tokens: _builtins.int = ...,
         sampling: _sampling_pb2.SamplingParams | None = ...,
         prefix_salt: _builtins.bytes = ...,
-        generated_token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        generated_token_ids: _builtins.bytes = ...,
         preemption_rank: _abc.Iterable[_builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling"]  # noqa: Y015

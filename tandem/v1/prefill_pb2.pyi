@@ -131,14 +131,12 @@ class PrefillChunk(_message.Message):
     """The sequence."""
     start: _builtins.int
     """Position of the first token; a multiple of the block size, and where the last chunk ended."""
+    token_ids: _builtins.bytes
+    """The tokens: ids of four bytes each, the least significant first."""
     last: _builtins.bool
     """The prompt ends with this chunk: sample its first token. Chunks before the last end on a block
     boundary.
     """
-    @_builtins.property
-    def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """The tokens."""
-
     @_builtins.property
     def sequence(self) -> Global___PrefillSequence:
         """In a sequence's first chunk: what the worker must know of it."""
@@ -148,7 +146,7 @@ class PrefillChunk(_message.Message):
         *,
         sequence_id: _builtins.int = ...,
         start: _builtins.int = ...,
-        token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        token_ids: _builtins.bytes = ...,
         sequence: Global___PrefillSequence | None = ...,
         last: _builtins.bool = ...,
     ) -> None: ...

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from tandem.core.commands import (
     Admit,
     DecodeCommand,
@@ -20,6 +22,7 @@ from tandem.core.commands import (
 from tandem.core.errors import Mismatch
 from tandem.core.plan import StepRule
 from tandem.core.sequence import SequenceKey
+from tandem.core.token_ids import from_bytes, to_bytes
 from tandem.v1 import decode_pb2, prefill_pb2
 from tandem.wire.sampling import params_from_wire, params_to_wire
 
@@ -37,11 +40,11 @@ def decode_command_to_wire(command: DecodeCommand) -> decode_pb2.DecodeCommand:
                     request_id=key.request_id,
                     choice_index=key.choice_index,
                     attempt=key.attempt,
-                    prompt_token_ids=command.prompt_token_ids,
+                    prompt_token_ids=to_bytes(command.prompt_token_ids),
                     headroom_tokens=command.headroom_tokens,
                     sampling=params_to_wire(command.params),
                     prefix_salt=command.prefix_salt,
-                    generated_token_ids=command.generated_token_ids,
+                    generated_token_ids=to_bytes(command.generated_token_ids),
                     preemption_rank=command.preemption_rank,
                 )
             )
@@ -102,11 +105,11 @@ def _reserve_from_wire(message: decode_pb2.Reserve) -> Reserve | Unreadable:
         return Reserve(
             sequence_id=message.sequence_id,
             key=_key_from_wire(message),
-            prompt_token_ids=tuple(message.prompt_token_ids),
+            prompt_token_ids=_ids_from_wire(message.prompt_token_ids),
             headroom_tokens=message.headroom_tokens,
             params=params_from_wire(message.sampling),
             prefix_salt=message.prefix_salt,
-            generated_token_ids=tuple(message.generated_token_ids),
+            generated_token_ids=_ids_from_wire(message.generated_token_ids),
             preemption_rank=tuple(message.preemption_rank),
         )
     except Mismatch as error:
@@ -143,7 +146,7 @@ def _chunk_to_wire(chunk: PrefillChunk) -> prefill_pb2.PrefillChunk:
     return prefill_pb2.PrefillChunk(
         sequence_id=chunk.sequence_id,
         start=chunk.start,
-        token_ids=chunk.token_ids,
+        token_ids=to_bytes(chunk.token_ids),
         last=chunk.last,
         sequence=_sequence_to_wire(chunk.sequence) if chunk.sequence else None,
     )
@@ -162,13 +165,14 @@ def _batch_from_wire(message: prefill_pb2.PrefillBatch) -> PrefillBatch:
 
 def _chunk_from_wire(message: prefill_pb2.PrefillChunk) -> PrefillChunk | Unreadable:
     try:
+        token_ids = _ids_from_wire(message.token_ids)
         sequence = _sequence_from_wire(message.sequence) if message.HasField("sequence") else None
     except Mismatch as error:
         return Unreadable(message.sequence_id, error.message)
     return PrefillChunk(
         sequence_id=message.sequence_id,
         start=message.start,
-        token_ids=tuple(message.token_ids),
+        token_ids=token_ids,
         last=message.last,
         sequence=sequence,
     )
@@ -211,6 +215,13 @@ def _sequence_from_wire(message: prefill_pb2.PrefillSequence) -> PrefillSequence
         else None,
         prefix_salt=message.prefix_salt,
     )
+
+
+def _ids_from_wire(data: bytes) -> Sequence[int]:
+    try:
+        return from_bytes(data)
+    except ValueError:
+        raise Mismatch("its token ids are cut off") from None
 
 
 def _key_from_wire(message: decode_pb2.Reserve | prefill_pb2.PrefillSequence) -> SequenceKey:

@@ -9,7 +9,7 @@ from tandem.core.worker import ModelInfo, WorkerInfo, WorkerRole
 from tandem.v1 import worker_pb2
 from tandem.wire.enums import known
 
-PROTOCOL_REVISION = 2
+PROTOCOL_REVISION = 3
 # A feature: what begins alike shares its KV.
 PREFIX_CACHING = "prefix-caching"
 

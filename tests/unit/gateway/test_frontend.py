@@ -75,7 +75,7 @@ async def test_a_text_becomes_tokens_and_tokens_a_text(frontend, service, tokeni
     assert text == "Hello, world"
     assert token_ids == tokenizer.encode(text)
     assert finished == Finished(0, FinishReason.LENGTH, 12, SERVED_BY)
-    assert service.requests[0].prompt_token_ids == tuple(tokenizer.encode("Hi"))
+    assert list(service.requests[0].prompt_token_ids) == tokenizer.encode("Hi")
     assert not service.streams[0].cancelled.is_set()
 
 

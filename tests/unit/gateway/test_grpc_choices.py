@@ -229,7 +229,7 @@ async def test_tokens_and_their_text(client, service, tokenizer):
     for fields in ({}, {"tools": [TOOL]}):
         token_ids = await client.tokenize(messages=[USER], **fields)
         await client.generate(messages=[USER], **fields)
-        assert tuple(token_ids) == service.requests[-1].prompt_token_ids
+        assert token_ids == list(service.requests[-1].prompt_token_ids)
     token_ids = await client.tokenize(messages=[USER], add_generation_prompt=False)
     assert tokenizer.decode(token_ids, False) == "<|im_start|>user\nHi<|im_end|>\n"
 

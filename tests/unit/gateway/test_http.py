@@ -207,7 +207,7 @@ async def test_tokenize_a_conversation(client, service, tokenizer):
         body = (await client.post("/tokenize", json=CHAT | fields)).json()
         assert body["token_strs"] is None
         await client.post("/v1/chat/completions", json=CHAT | fields)
-        assert tuple(body["tokens"]) == service.requests[-1].prompt_token_ids
+        assert body["tokens"] == list(service.requests[-1].prompt_token_ids)
     body = (await client.post("/tokenize", json=CHAT | {"add_generation_prompt": False})).json()
     assert tokenizer.decode(body["tokens"], False) == "<|im_start|>user\nHi<|im_end|>\n"
 

@@ -20,6 +20,7 @@ from tandem.core.prefix_cache import CacheChanges
 from tandem.core.quantization import Quantization
 from tandem.core.sampling_params import SamplingParams
 from tandem.core.sequence import FinishReason, SequenceKey
+from tandem.core.token_ids import token_array
 from tandem.core.worker import ModelInfo, WorkerInfo, WorkerRole
 from tandem.v1 import decode_pb2, prefill_pb2, sampling_pb2, worker_pb2
 from tandem.wire import commands, descriptions, reports
@@ -28,6 +29,7 @@ U32 = st.integers(0, 2**32 - 1)
 U64 = st.integers(0, 2**64 - 1)
 LATER = descriptions.PROTOCOL_REVISION + 1
 IDS = st.lists(U32, max_size=5).map(tuple)
+TOKENS = st.lists(U32, max_size=5).map(token_array)
 TEXT = st.text(max_size=8)
 FLOATS = st.floats(allow_nan=False)
 LOGPROBS = st.none() | st.builds(
@@ -60,9 +62,13 @@ DESTINATIONS = st.builds(c.Destination, TEXT, st.binary(max_size=16), U64, U32)
 SEQUENCES = st.builds(
     c.PrefillSequence, KEYS, U32, PARAMS, st.none() | DESTINATIONS, st.binary(max_size=8)
 )
-CHUNKS = st.builds(c.PrefillChunk, U64, U32, IDS, st.booleans(), st.none() | SEQUENCES)
+CHUNKS = st.builds(c.PrefillChunk, U64, U32, TOKENS, st.booleans(), st.none() | SEQUENCES)
 DECODE_COMMANDS = (
-    st.builds(c.Reserve, U64, KEYS, IDS, U32, PARAMS, st.binary(max_size=8))
+    st.builds(
+        c.Reserve,
+        *(U64, KEYS, TOKENS, U32, PARAMS, st.binary(max_size=8), TOKENS),
+        st.lists(FLOATS, max_size=3).map(tuple),
+    )
     | st.builds(c.Admit, U64, st.booleans())
     | st.builds(c.SetStepRule, st.builds(StepRule, st.integers(1, 2**32 - 1), st.booleans(), U32))
     | st.builds(c.Remove, U64)
@@ -256,9 +262,20 @@ def test_what_is_not_known_of_a_sequence_costs_that_alone(message: Any, why: str
     assert commands.decode_command_from_wire(message) == c.Unreadable(7, why)
 
 
+def test_token_ids_that_are_cut_off_cost_their_sequence_alone() -> None:
+    reserve = decode_pb2.Reserve(sequence_id=7, prompt_token_ids=bytes(6))
+    chunk = prefill_pb2.PrefillChunk(sequence_id=7, token_ids=bytes(3))
+    batch = prefill_pb2.PrefillBatch(batch_id=9, chunks=[chunk])
+    unreadable = c.Unreadable(7, "its token ids are cut off")
+    command = decode_pb2.DecodeCommand(reserve=reserve)
+    assert commands.decode_command_from_wire(command) == unreadable
+    received = commands.prefill_command_from_wire(prefill_pb2.PrefillCommand(batch=batch))
+    assert received == c.PrefillBatch(9, (), 0, (unreadable,))
+
+
 def test_a_batch_goes_on_without_the_sequence_that_is_not_known() -> None:
     one, two = (
-        c.PrefillChunk(number, 0, (1, 2), last=True, sequence=sequence)
+        c.PrefillChunk(number, 0, token_array((1, 2)), last=True, sequence=sequence)
         for number, sequence in ((1, None), (2, c.PrefillSequence(KEY, 2, GREEDY, None)))
     )
     message = commands.prefill_command_to_wire(c.PrefillBatch(9, (one, two), 5))
