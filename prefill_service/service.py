@@ -44,6 +44,7 @@ DIALECT = Dialect(
 class PrefillSettings(WorkerSettings):
     """Settings of a prefill worker."""
 
+    decodes = False
     port: int = Field(50051, ge=1, le=65535, description="gRPC port")
     min_frame_bytes: int = Field(
         MIN_FRAME_BYTES,

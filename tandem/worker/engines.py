@@ -97,6 +97,7 @@ def _torch_engine(
         max_model_len=max_model_len,
         quantization=settings.quantization,
         packed_dir=packed_dir(),
+        decodes=settings.decodes,
         observer=LogitsDump(Path(settings.dump_logits)) if settings.dump_logits else None,
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
@@ -20,8 +20,10 @@ def _power_of_two(value: int) -> int:
 
 
 class WorkerSettings(ServiceSettings):
-    """Settings of a worker; each role has a default port of its own."""
+    """Settings of a worker; each role has a default port of its own. `decodes`: whether its steps
+    are single tokens for the most part."""
 
+    decodes: ClassVar[bool] = True
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int
     advertise: str = Field(

@@ -67,11 +67,13 @@ class TorchEngine:
         max_model_len: int,
         quantization: Quantization = Quantization.NONE,
         packed_dir: Path | None = None,
+        decodes: bool = True,
         observer: StepObserver | None = None,
     ) -> None:
         """`packed_dir`: where this host's engines share their packed weights; None: not at all.
-        `block_size`: a divisor of `KEY_TILE`. KV in int8 and quantised weights are for the native
-        kernels alone. Raises `ConfigError`."""
+        `block_size`: a divisor of `KEY_TILE`. `decodes`: whether steps of single tokens without a
+        hook are to be expected, for which a GPU has graphs. KV in int8 and quantised weights are
+        for the native kernels alone. Raises `ConfigError`."""
         config = folder.config
         if config.architecture == MOCK:
             raise ConfigError(
@@ -97,6 +99,7 @@ class TorchEngine:
                 kernels,
                 quantization,
                 packed_dir,
+                decodes,
             )
         self._ahead = self._runner if isinstance(self._runner, AheadRunner) else None
         self._model = ModelInfo(

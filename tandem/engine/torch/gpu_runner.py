@@ -34,7 +34,9 @@ class GpuRunner:
         pool: TorchKVPool,
         device: torch.device,
         max_model_len: int,
+        decodes: bool,
     ) -> None:
+        """`decodes`: whether steps of single tokens are recorded."""
         self._decoder = decoder
         self._block_size = pool.layout.block_size
         self._device = device
@@ -42,10 +44,12 @@ class GpuRunner:
         # What the step before has sampled, and in which row each sequence's token is.
         self._last_tokens = torch.zeros(MAX_PENDING, dtype=torch.int64, device=device)
         self._last_rows: dict[int, int] = {}
-        self.graphs = DecodeGraphs(
-            lambda rows, logits: decoder.logits(rows, self._last_tokens, out=logits),
-            *(pool, device, max_model_len, config.vocab_size),
-        )
+        self.graphs: DecodeGraphs | None = None
+        if decodes:
+            self.graphs = DecodeGraphs(
+                lambda rows, logits: decoder.logits(rows, self._last_tokens, out=logits),
+                *(pool, device, max_model_len, config.vocab_size),
+            )
 
     @property
     def pending(self) -> Collection[int]:
@@ -58,7 +62,7 @@ class GpuRunner:
 
     def logits(self, plan: StepPlan, on_layer: LayerHook | None) -> Tensor:
         plan = self._with_rows(plan)
-        if on_layer is None and self.graphs.can_replay(plan):
+        if self.graphs and on_layer is None and self.graphs.can_replay(plan):
             return self.graphs.replay(plan)
         inputs = GpuInputs.build(plan, self._block_size, self._group, self._device)
         return self._decoder.logits(inputs.rows, self._last_tokens, inputs.logit_rows, on_layer)

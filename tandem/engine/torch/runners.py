@@ -61,9 +61,11 @@ def load_runner(
     kernels: Kernels | None,
     quantization: Quantization,
     packed_dir: Path | None,
+    decodes: bool,
 ) -> Runner:
     """A runner with the folder's weights, which only kernels take quantised. Packed ones are shared
-    with the other processes that name `packed_dir`. Raises `ConfigError` as `load_weights` does."""
+    with the other processes that name `packed_dir`. `decodes` as in `TorchEngine`. Raises
+    `ConfigError` as `load_weights` does."""
     config, files = folder.config, folder.weight_files
     rotary = RotaryEmbedding(config, max_model_len, device)
     if kernels is None:
@@ -75,7 +77,7 @@ def load_runner(
             from tandem.engine.torch.gpu_runner import GpuRunner
 
             decoder = GpuDecoder(config, plain, rotary, pool)
-            return GpuRunner(config, decoder, pool, device, max_model_len)
+            return GpuRunner(config, decoder, pool, device, max_model_len, decodes)
         return TorchRunner(config, Decoder(config, plain, rotary), pool, device)
     weights = _packed_weights(folder, dtype, kernels, quantization, packed_dir)
     model = PackedModel(config, weights, rotary, pool)

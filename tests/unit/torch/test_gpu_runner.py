@@ -67,14 +67,14 @@ def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def on_gpu(driver: Driver, path: Path) -> Driver:
+def on_gpu(driver: Driver, path: Path, *, decodes: bool = True) -> Driver:
     """The same engine with the GPU's runner, over the same pool."""
     engine = driver.engine
     folder = ModelFolder.open(path)
     weights = load_weights(folder.config, folder.weight_files, torch.float32, DEVICE, PlainPacker())
     rotary = RotaryEmbedding(folder.config, MAX_MODEL_LEN, DEVICE)
     decoder = GpuDecoder(folder.config, weights, rotary, engine.pool)
-    runner = GpuRunner(folder.config, decoder, engine.pool, DEVICE, MAX_MODEL_LEN)
+    runner = GpuRunner(folder.config, decoder, engine.pool, DEVICE, MAX_MODEL_LEN, decodes)
     engine._runner = engine._ahead = runner
     return driver
 
@@ -175,6 +175,15 @@ def test_a_warm_engine_has_sampled_in_every_way(
     assert [len(plan.slices) for plan in plans] == [*[2, 1] * 3, MAX_ROWS]
     assert engine._runner.graphs.can_replay(plans[-2])
     assert driver.generate([5, 6, 7], 4, chunk=2) == expected
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_who_does_not_decode_has_no_graphs_and_the_same_tokens(path: Path) -> None:
+    expected = on_gpu(Driver(path), path).generate([5, 6, 7], 3, chunk=2)
+    driver = on_gpu(Driver(path), path, decodes=False)
+    assert driver.engine.runner.graphs is None
+    driver.engine.warm_up()
+    assert driver.generate([5, 6, 7], 3, chunk=2) == expected
 
 
 def test_what_takes_most_takes_all_that_there_is() -> None:
