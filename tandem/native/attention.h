@@ -171,7 +171,7 @@ struct Tile {
     void need_keys(int64_t first, int64_t last) {
         first = most(first, num_keys);
         if (first >= last) return;
-        ahead.keys.fetch(last - first);
+        ahead.keys.fetch((last - first) * pages.head_items);
         pack_keys<F>(scratch.keys, scratch.template copies<Item>(0), pages, start, first, last);
         need_scales(first, last);
         num_keys = last;
@@ -180,7 +180,7 @@ struct Tile {
     void need_values(int64_t first, int64_t last) {
         first = most(first, num_values);
         if (first >= last) return;
-        ahead.values.fetch(last - first);
+        ahead.values.fetch((last - first) * pages.head_items);
         pack_values<F>(scratch.values, scratch.template copies<Item>(0), pages, start, first, last);
         num_values = last;
     }
@@ -222,26 +222,32 @@ struct TileView {
 
     // Of the keys [key, key + WIDTH).
     void score(int64_t key) const {
-        const int64_t depth = key_words<F>(head_dim);
+        constexpr int N = PARTS<F, Item>;
+        constexpr int64_t READ = 4 * N * PER_WORD<F>;
+        const int64_t depth = key_words<F, Item>(head_dim);
         const int32_t* words = (const int32_t*)rows + row * depth;
         Sums sums[1][ROWS] = {};
         if constexpr (IS_PACKED) {
             tile.need_keys(key, key + WIDTH);
             multiply_tile<F>(sums, words, depth, scratch.keys + key * depth, 0, depth, nullptr);
         } else {
-            tile.ahead.keys.fetch(WIDTH);
             tile.need_scales(key, key + WIDTH);
+            tile.ahead.keys.fetch(WIDTH * SCALE_BYTES<Item>);
             auto left = read_keys_from(key, 0), right = read_keys_from(key + LANES, 1);
             Sums local[ROWS] = {};
-            for (int64_t word = 0; word < depth; word += 4) {
+            for (int64_t word = 0; word < depth; word += 4 * N) {
+                tile.ahead.keys.fetch(WIDTH * least(READ, head_dim - word * PER_WORD<F>));
                 Words left_columns[4], right_columns[4];
                 left.read(left_columns);
                 right.read(right_columns);
-#pragma GCC unroll 4
-                for (int i = 0; i < 4; i++)
-                    multiply_line<F>(
-                        local, words + word + i, depth, Line{left_columns[i], right_columns[i]}
-                    );
+#pragma GCC unroll 8
+                for (int i = 0; i < 4 * N; i++) {
+                    const Line line = {
+                        part_of<F, Item>(left_columns[i / N], i % N),
+                        part_of<F, Item>(right_columns[i / N], i % N),
+                    };
+                    multiply_line<F>(local, words + word + i, depth, line);
+                }
             }
             memcpy(sums, local, sizeof sums);
         }
@@ -287,6 +293,7 @@ struct TileView {
     }
 
     void add_values_from_pages(int64_t begin, int64_t stop) const {
+        tile.ahead.values.fetch((stop - begin) * SCALE_BYTES<Item>);
         int64_t item = 0;
         for (; item + PANELS * WIDTH <= seen.width; item += PANELS * WIDTH)
             add_lines<PANELS>(item, begin, stop);
@@ -299,7 +306,7 @@ struct TileView {
             Sums local[COUNT][ROWS];
             memcpy(local, sums, sizeof sums);
             for (int64_t key = begin; key < stop; key += LANES) {
-                if (item == 0) tile.ahead.values.fetch(LANES);
+                tile.ahead.values.fetch(LANES * least(COUNT * WIDTH, head_dim - item));
                 const Neighbours<Item> values =
                     find_values(scratch.template copies<Item>(0), tile.pages, tile.start + key);
                 const int32_t* words = (const int32_t*)scratch.weights + key / PER_WORD<F>;
@@ -360,7 +367,7 @@ inline void see_range(
             Tile<F, Item> tile{its, scratch, start, stop, ahead};
             const Seen seen_of = seen.from_row(head * head_rows);
             const F* rows =
-                scratch.queries + head * head_rows * key_words<F>(head_dim) * PER_WORD<F>;
+                scratch.queries + head * head_rows * key_words<F, Item>(head_dim) * PER_WORD<F>;
             const auto see = [&](int64_t row, auto num_rows, auto is_packed) {
                 TileView<F, Item, decltype(num_rows)::value, decltype(is_packed)::value>{
                     tile, scratch, seen_of, queries, rows, row, head_dim, scale

@@ -45,10 +45,26 @@ inline Words load_quads(const Item* from, int64_t stride) {
 #endif
 }
 
-// Words that a key's items take: whole quads.
-template <class F>
+// What the pages' items are read as: factors; but bfloat16 stays two to a word until it is multiplied
+// as float32, for that is half of what is to be moved about.
+template <class F, class Item>
+using Read = std::conditional_t<std::is_same_v<Item, bfloat16>, bfloat16, F>;
+
+// Words of factors in one that is read.
+template <class F, class Item>
+constexpr int PARTS = PER_WORD<Read<F, Item>> / PER_WORD<F>;
+
+// The i-th of them.
+template <class F, class Item>
+inline Words part_of(Words read, int i) {
+    if constexpr (PARTS<F, Item> == 1) return read;
+    return (Words)(i ? high_half(read) : low_half(read));
+}
+
+// Words of factors that a key's items take: whole quads, as they are read.
+template <class F, class Item>
 constexpr int64_t key_words(int64_t head_dim) {
-    return round_up(ceil_div(head_dim, PER_WORD<F>), 4);
+    return round_up(ceil_div(head_dim, PER_WORD<F>), 4 * PARTS<F, Item>);
 }
 
 // The keys or values of LANES neighbouring positions, the first a multiple of LANES.
@@ -60,9 +76,14 @@ struct Neighbours {
     const Item* row(int64_t i) const { return first + i * stride; }
 
     // Items [item, item + WIDTH) of the rows that share word i of F: one row as float32, two as
-    // bfloat16. Of two rows they are in an order of their own, which `in_order` undoes.
+    // bfloat16. Of two rows, and of pairs of items, they are in an order of their own, which
+    // `in_order` undoes.
     template <class F>
     Line line(int i, int64_t item) const {
+        if constexpr (PARTS<F, Item> == 2) {
+            const Words pairs = load<Words>(row(i) + item);
+            return {part_of<F, Item>(pairs, 0), part_of<F, Item>(pairs, 1)};
+        }
         if constexpr (PER_WORD<F> == 1) {
             const Item* const from = row(i) + item;
             return {load_words<F>(from), load_words<F>(from + LANES)};
@@ -75,7 +96,7 @@ struct Neighbours {
     }
 };
 
-// Reads neighbours four words of F at a time: a column of each word.
+// Reads neighbours four words at a time, as `Read` has them: a column of each word.
 template <class F, class Item>
 struct ColumnReader {
     const Item* rows[4];
@@ -88,8 +109,8 @@ struct ColumnReader {
     void read(Words (&columns)[4]) {
         Words quads[4];
         for (int i = 0; i < 4; i++) {
-            quads[i] = load_quads<F>(rows[i], stride);
-            rows[i] += 4 * PER_WORD<F>;
+            quads[i] = load_quads<Read<F, Item>>(rows[i], stride);
+            rows[i] += 4 * PER_WORD<Read<F, Item>>;
             // Or the compiler keeps an address of each row, more than there are registers.
             asm("" : "+r"(rows[i]));
         }
@@ -133,7 +154,7 @@ inline Neighbours<Item> find_neighbours(
 // The keys do not matter where nobody sees them: their scores are dropped.
 template <class F, class Item>
 inline ColumnReader<F, Item> read_keys(Item* copies, const Pages<Item>& pages, int64_t position) {
-    const int64_t num_items = key_words<F>(pages.head_dim) * PER_WORD<F>;
+    const int64_t num_items = key_words<F, Item>(pages.head_dim) * PER_WORD<F>;
     return ColumnReader<F, Item>(
         find_neighbours<Unseen::ANYTHING>(copies, pages, pages.keys, position, num_items)
     );
@@ -147,8 +168,16 @@ inline Neighbours<Item> find_values(Item* copies, const Pages<Item>& pages, int6
 }
 
 // What was summed of lines, as the rows' items are.
-template <class F>
+template <class F, class Item>
 inline Sums in_order(Sums sums) {
+    if constexpr (PARTS<F, Item> == 2) {
+        float items[WIDTH];
+        for (int i = 0; i < LANES; i++) {
+            items[2 * i] = sums.left[i];
+            items[2 * i + 1] = sums.right[i];
+        }
+        return load<Sums>(items);
+    }
 #if defined(__AVX512BF16__)
     if constexpr (PER_WORD<F> == 2) {
         const __m512i lower = _mm512_setr_epi32(0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23);
@@ -167,14 +196,16 @@ template <class F, class Item>
 inline void pack_keys(
     int32_t* to, Item* copies, const Pages<Item>& pages, int64_t start, int64_t first, int64_t last
 ) {
-    const int64_t depth = key_words<F>(pages.head_dim);
+    constexpr int N = PARTS<F, Item>;
+    const int64_t depth = key_words<F, Item>(pages.head_dim);
     for (int64_t key = first; key < last; key += LANES) {
         ColumnReader<F, Item> reader = read_keys<F>(copies, pages, start + key);
         int32_t* panel = to + key / WIDTH * depth * WIDTH + key % WIDTH;
-        for (int64_t word = 0; word < depth; word += 4, panel += 4 * WIDTH) {
+        for (int64_t word = 0; word < depth; word += 4 * N, panel += 4 * N * WIDTH) {
             Words columns[4];
             reader.read(columns);
-            for (int i = 0; i < 4; i++) store(panel + i * WIDTH, columns[i]);
+            for (int i = 0; i < 4 * N; i++)
+                store(panel + i * WIDTH, part_of<F, Item>(columns[i / N], i % N));
         }
     }
 }

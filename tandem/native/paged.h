@@ -201,7 +201,7 @@ struct PagedAttention {
 
     // Rows of as many words as a key has.
     void gather(const Task& task, Scratch<F>& scratch) const {
-        const int64_t dim = model.head_dim, num_items = key_words<F>(dim) * PER_WORD<F>;
+        const int64_t dim = model.head_dim, num_items = key_words<F, Item>(dim) * PER_WORD<F>;
         F* to = scratch.queries;
         for (int64_t head = 0; head < task.num_heads; head++)
             for (int64_t query = 0; query < task.num_queries; query++) {
@@ -228,7 +228,7 @@ struct PagedAttention {
                     const float* values = seen.values + row * seen.width;
                     const float mass = total(load_floats(seen.mass + row * LANES));
                     for (int64_t j = 0; j < dim; j += WIDTH) {
-                        const Sums panel = in_order<F>(load<Sums>(values + j));
+                        const Sums panel = in_order<F, Item>(load<Sums>(values + j));
                         // Plus 0, as whoever merges more ranges adds it: there is no -0.
                         float items[WIDTH];
                         store(items, (panel.left + 0.0f) / mass);

@@ -59,12 +59,11 @@ class Prefetch {
     Prefetch(const Item* Pages<Item>::*items, const Span<Item>& span, const Span<Item>* next)
         : items(items), span(&span), next(next), position(span.start) {}
 
-    // The share of one head that takes up `count` positions, to the second level of the cache: what
-    // goes to the first is waited for once there are a few.
-    void fetch(int64_t count) {
-        each_line(count * span->pages.head_items, [](const char* line) {
-            __builtin_prefetch(line, 0, 2);
-        });
+    // As many items as are read meanwhile, to the second level of the cache: what goes to the first is
+    // waited for once there are a few. Best little by little: what is read comes through the same
+    // buffers, and waits if they are full.
+    void fetch(int64_t num_items) {
+        each_line(num_items, [](const char* line) { __builtin_prefetch(line, 0, 2); });
     }
 
     // A tile, by loads: nothing else is there to be done, and they set the hardware's own prefetches
