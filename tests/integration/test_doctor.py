@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tandem.bench.server import free_port
+
 TIMEOUT_S = 100
 
 
@@ -25,11 +27,9 @@ def doctor(*arguments: str, **environment: str) -> subprocess.CompletedProcess[s
 
 @pytest.fixture
 def free_ports() -> tuple[str, ...]:
-    probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
-    http_port, grpc_port = (str(probe.getsockname()[1]) for probe in probes)
-    for probe in probes:
-        probe.close()
-    return ("--http-port", http_port, "--grpc-port", grpc_port)
+    """None that anybody else is given meanwhile, who asks for any."""
+    port = free_port()
+    return ("--http-port", str(port), "--grpc-port", str(port + 1))
 
 
 def test_it_says_how_tandem_would_start(tmp_path: Path, free_ports: tuple[str, ...]) -> None:
@@ -42,8 +42,8 @@ def test_it_says_how_tandem_would_start(tmp_path: Path, free_ports: tuple[str, .
 
 
 def test_a_taken_port_stops_it_and_is_mended(free_ports: tuple[str, ...]) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
+    port = free_port()
+    with socket.create_server(("127.0.0.1", port)):
         flags = ("--device", "mock:zero", "--model", "mock", *free_ports[2:])
         said = doctor("--json", "--http-port", str(port), *flags)
         found = json.loads(said.stdout)
