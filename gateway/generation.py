@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 # many tokens since.
 MAX_RESTARTS = 3
 NUM_GOOD_TOKENS = 64
+# The ends of attempts that count so.
+LOSSES = (AttemptEnd.WORKER_LOST, AttemptEnd.BAD_KV)
 
 
 class Phase(Enum):
@@ -316,6 +318,8 @@ class Generation:
     def restart(self, sequence_id: int, now: float, why: AttemptEnd) -> None:
         """Begin another attempt, which goes on from the tokens that there are."""
         self.end_attempt(now, why)
+        if self._is_good and why not in LOSSES:
+            self.num_in_a_row = 0
         self.attempts.next(sequence_id)
         self.sequence_id = sequence_id
         self.context_token_ids = joined(self.request.prompt_token_ids, self.token_ids)

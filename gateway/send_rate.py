@@ -15,7 +15,8 @@ DECAY = 0.98
 
 class SendRate:
     """The recent frames' bytes by the time in which at least one of them was under way: frames of
-    several transfers are sent at once, and share what the way out carries."""
+    several transfers are sent at once, and share what the way out carries. A frame is heard of when
+    it has ended: of one that lasted longer than those told before it, only the rest counts."""
 
     def __init__(self) -> None:
         self._num_bytes = 0.0

@@ -58,7 +58,7 @@ class Progress:
 
     @classmethod
     def of(cls, worker: Worker[Any, Any, Any]) -> Progress:
-        """As of now, when nothing that was taken waits to be told."""
+        """As it will be when all that was taken is told."""
         return cls(worker.applied_command, worker.state.reports.last_taken)
 
 
@@ -179,8 +179,7 @@ class _Stream(Generic[ResponseT]):
         try:
             while True:
                 await self._worker.news.wait()
-                if self._superseded:
-                    raise Fenced("the controller has opened a newer stream")
+                self._check_newest()
                 if reading.done():
                     reading.result()
                     return
@@ -188,8 +187,14 @@ class _Stream(Generic[ResponseT]):
                     raise Fenced("the controller's lease has expired")
                 for response in self._news():
                     yield response
+                    self._check_newest()
         finally:
             beating.cancel()
+
+    def _check_newest(self) -> None:
+        """A newer stream says what else there is to say."""
+        if self._superseded:
+            raise Fenced("the controller has opened a newer stream")
 
     async def _beat(self) -> None:
         """Let something be said at least every `HEARTBEAT_S`. A task of its own: a timeout for each

@@ -1,7 +1,8 @@
 """A decoder's step on a GPU.
 
 Steps of single tokens, whose kernels are over sooner than the host can launch the next, are
-replayed from CUDA graphs (`decode_graph`); all others are launched kernel by kernel.
+replayed from CUDA graphs (`decode_graph`) on workers that decode; all others are launched kernel by
+kernel.
 """
 
 from __future__ import annotations

@@ -14,7 +14,14 @@ from gateway.tokens import Ended
 from gateway.worker_reports import FAILURE_PENALTY_S
 from gateway.worker_view import PoolUse
 from tandem.core.commands import PrefillBatch, Reserve
-from tandem.core.reports import Armed, BatchDone, FirstToken, SequenceFailed, StepDone
+from tandem.core.reports import (
+    Armed,
+    BatchDone,
+    FirstToken,
+    Preempted,
+    SequenceFailed,
+    StepDone,
+)
 from tandem.core.sequence import FinishReason
 from tandem.core.worker import WorkerRole
 
@@ -136,6 +143,25 @@ def test_with_good_steps_in_between_it_is_a_loss_like_any_other() -> None:
         driver.fail(generation)
     (error,) = driver.events()
     assert error.reason == "ENGINE_FAILED"
+
+
+def test_a_good_attempt_counts_also_if_it_did_not_end_by_a_loss() -> None:
+    driver = Steps(num_blocks=1024)
+    generation = driver.submit("r", max_tokens=999)
+    for _ in range(MAX_RESTARTS):
+        driver.arm(generation)
+        driver.step(generation)
+        driver.fail(generation)
+    assert not generation.can_restart
+    driver.arm(generation)
+    for _ in range(NUM_GOOD_TOKENS - 1):
+        driver.step(generation)
+    driver.scheduler.report("d", Preempted(generation.sequence_id))
+    driver.arm(generation)
+    driver.step(generation)
+    driver.fail(generation)
+    assert generation.phase is not Phase.ENDED
+    assert generation.num_in_a_row == 1
 
 
 def test_losses_that_are_far_apart_are_no_reason_to_give_up() -> None:

@@ -130,6 +130,6 @@ async def test_what_somebody_in_between_says_is_a_broken_link(code: str) -> None
         sender.compute()
         sender.finish()
         error = await sender.outcome()
-        assert isinstance(error, TandemError)
-        assert (error.reason, error.message) == ("UNAVAILABLE", f"the call ended with {code}")
     await server.stop(0)
+    assert isinstance(error, TandemError)
+    assert (error.reason, error.message) == ("UNAVAILABLE", f"the call ended with {code}")
