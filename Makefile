@@ -63,17 +63,18 @@ test-clients: .venv/installed-clients $(LOAD_TOOLS)/installed ## OpenAI's client
 	$(SAY) "pytest, clients"
 	@PATH="$(CURDIR)/$(LOAD_TOOLS)/bin:$$PATH" $(BIN)/python -m pytest -m clients tests/clients $(ARGS)
 
-AVX512 := build/emulated-avx512.so
-$(AVX512): $(KERNELS) tests/unit/native/emulated_avx512.h
-	$(SAY) "compiling the kernels for AVX-512, to be emulated: some minutes"
+EMULATED := build/emulated.so
+HEADERS := $(addprefix tests/unit/native/emulated_,avx512.h amx.h)
+$(EMULATED): $(KERNELS) $(HEADERS)
+	$(SAY) "compiling the kernels for AVX-512 and AMX, to be emulated: two minutes"
 	@mkdir -p build
-	@$(CXX) -shared -fPIC -std=c++17 -O2 -w -ffp-contract=off -fno-strict-aliasing -fvisibility=hidden -mavx2 -mfma \
-		-include tests/unit/native/emulated_avx512.h '-DTANDEM_BUILD="emulated"' tandem/native/kernels.cpp -o $@
+	@$(CXX) -shared -fPIC -std=c++17 -O1 -w -ffp-contract=off -fno-strict-aliasing -fvisibility=hidden -mavx2 -mfma \
+		$(addprefix -include ,$(HEADERS)) '-DTANDEM_BUILD="emulated"' tandem/native/kernels.cpp -o $@
 
-.PHONY: test-avx512
-test-avx512: .venv/installed-dev $(AVX512) ## the AVX-512 kernels where there is only AVX2; needs SIMDe (libsimde-dev)
-	$(SAY) "pytest, the kernels for AVX-512, emulated"
-	@TANDEM_EMULATED_AVX512=$(AVX512) $(BIN)/python -m pytest -n auto -k avx512 tests/unit/native $(ARGS)
+.PHONY: test-emulated
+test-emulated: .venv/installed-dev $(EMULATED) ## the kernels for AVX-512 and AMX where there is only AVX2; needs SIMDe (libsimde-dev)
+	$(SAY) "pytest, the kernels for AVX-512 and AMX, emulated"
+	@TANDEM_EMULATED=$(EMULATED) $(BIN)/python -m pytest -n auto -k "avx512 or amx" tests/unit/native $(ARGS)
 
 .PHONY: test-all
 test-all: test test-slow ## all tests

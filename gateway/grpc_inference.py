@@ -11,7 +11,7 @@ import grpc
 
 from gateway.frontend import Frontend
 from gateway.grpc_access import text_metadata
-from gateway.grpc_request import request_from_wire, tokenize_prompt, tokenize_tools
+from gateway.grpc_request import request_from_wire, token_ids_of, tokenize_prompt, tokenize_tools
 from gateway.grpc_response import event_to_wire, started_to_wire
 from gateway.limits import DEFAULT_MODEL, check_size, max_total_tokens
 from gateway.tokens import TokenService
@@ -106,7 +106,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         try:
             check_size(num_tokens=len(request.token_ids))
             return await self._frontend.detokenize(
-                tuple(request.token_ids),
+                token_ids_of(request.token_ids),
                 lambda text: inference_pb2.DetokenizeResponse(text=text),
                 tenant=self._tenant_of(context),
                 model=request.model or DEFAULT_MODEL,

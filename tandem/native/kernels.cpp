@@ -2,9 +2,30 @@
 // returns a bool says whether there was memory for it.
 #include <iterator>
 
+#if defined(__x86_64__) && defined(__linux__) && __has_include(<amxbf16intrin.h>)
+#define TANDEM_ASKS_FOR_AMX 1
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 #include "paged.h"
 
 namespace tandem {
+
+// Whether this processor has AMX for bfloat16, and the system lets this process, which asks for it
+// here, use it.
+inline bool has_amx() {
+#if TANDEM_ASKS_FOR_AMX
+    constexpr unsigned BF16 = 1u << 22, TILES = 1u << 24;
+    constexpr long ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18;
+    unsigned eax, ebx, ecx, edx;
+    return __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) && edx & BF16 && edx & TILES &&
+           syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0;
+#else
+    return false;
+#endif
+}
 
 template <class T>
 void pack(int32_t* to, const T* from, int64_t n, int64_t k) {
@@ -100,8 +121,8 @@ using namespace tandem;
 #pragma GCC visibility push(default)
 extern "C" {
 
-// Whether this processor has the instructions of a build: 2 AVX-512 with bfloat16 and VNNI, 1 AVX2 with FMA,
-// 0 none in particular.
+// The instructions that this process can use, from 0 on: none in particular, AVX2 with FMA, AVX-512 with
+// bfloat16 and VNNI, and AMX with bfloat16 besides.
 int64_t tandem_level() {
 #if defined(__x86_64__)
     __builtin_cpu_init();
@@ -109,7 +130,7 @@ int64_t tandem_level() {
     const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
                         __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bf16");
-    return avx2 && avx512 ? 2 : avx2 ? 1 : 0;
+    return !avx2 ? 0 : !avx512 ? 1 : !has_amx() ? 2 : 3;
 #else
     return 0;
 #endif

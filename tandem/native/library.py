@@ -15,7 +15,9 @@ from tandem.core.installation import install_tandem
 from tandem.native import structs
 
 # From the slowest to the fastest; the index is `tandem_level`.
-INSTRUCTIONS = ("plain", "avx2", "avx512")
+INSTRUCTIONS = ("plain", "avx2", "avx512", "amx")
+# In whose library those are that have none of their own.
+LIBRARIES = {"amx": "avx512"}
 VARIABLE = "TANDEM_KERNELS"
 TORCH = "torch"
 FOLDER = Path(__file__).parent
@@ -26,13 +28,14 @@ class KernelsMissing(Exception):
 
 
 class Kernels:
-    """The library for one instruction set. `functions` are those of `kernels.cpp`, which need not
-    hold the GIL; they raise `MemoryError`."""
+    """The library for one instruction set; `has_tiles` if that is AMX. `functions` are those of
+    `kernels.cpp`, which need not hold the GIL; they raise `MemoryError`."""
 
     def __init__(self, path: Path, instructions: str) -> None:
         """Raises `OSError`, and `KernelsMissing` for a library that was built for another Python
         code than this."""
         self.instructions = instructions
+        self.has_tiles = instructions == "amx"
         self.functions = CDLL(str(path))
         if not _has_our_interface(self.functions):
             raise _stale()
@@ -109,7 +112,7 @@ def _sources_hash() -> str:
 
 def _path(instructions: str) -> Path:
     for suffix in EXTENSION_SUFFIXES:
-        path = FOLDER / f"_kernels_{instructions}{suffix}"
+        path = FOLDER / f"_kernels_{LIBRARIES.get(instructions, instructions)}{suffix}"
         if path.exists():
             return path
     raise _unbuilt("the kernels were not built when Tandem was installed")

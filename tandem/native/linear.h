@@ -1,6 +1,7 @@
 // Products of rows with a model's packed weights, plain or quantised.
 #pragma once
 
+#include "amx.h"
 #include "memory.h"
 #include "quantized.h"
 #include "rows.h"
@@ -31,6 +32,7 @@ struct Linear {
     int64_t n;
     int64_t depth;
     int64_t bits;  // of a quantised weight; 0: plain, of T
+    int64_t by_tiles;  // whether it is multiplied by AMX's (`amx.h`): plain bfloat16
 
     int64_t num_panels() const { return ceil_div(n, WIDTH); }
 
@@ -119,6 +121,8 @@ class Operand {
                 by_groups<8>(start, count, first, last, put);
             else if (is_wide)
                 by_words<Factor<T>>(made, k, start, count, first, last, put);
+            else if (linear.by_tiles)
+                by_tiles(start, count, first, last, put);
             else
                 by_words<T>(
                     (const int32_t*)rows, stride / PER_WORD<T>, start, count, first, last, put
@@ -145,6 +149,20 @@ class Operand {
                 multiply_groups<BITS>(sums, groups(start + row), linear.panel<T>(i), num_groups(k));
                 for (int r = 0; r < num_rows; r++) linear.finish(start + row + r, i, sums[r], put);
             });
+    }
+
+    template <class Put>
+    void by_tiles(int64_t start, int64_t count, int64_t first, int64_t last, const Put& put) const {
+#if TANDEM_HAS_AMX
+        if constexpr (std::is_same_v<T, bfloat16>)
+            multiply_by_tiles(
+                TileRows{(const int32_t*)(rows + start * stride), stride / PER_WORD<T>}, count,
+                linear.depth, first, last, [&](int64_t i) { return linear.panel<T>(i); },
+                [&](int64_t row, int64_t i, const Sums& sums) {
+                    linear.finish(start + row, i, sums, put);
+                }
+            );
+#endif
     }
 
     // By factors of F, from rows with `step` words from one to the next.

@@ -16,6 +16,7 @@ class Linear(Structure):
         ("n", c_int64),
         ("depth", c_int64),
         ("bits", c_int64),
+        ("by_tiles", c_int64),
     )
 
 

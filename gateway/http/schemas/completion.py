@@ -10,6 +10,7 @@ from gateway.http.schemas.generation import GenerationBody
 from gateway.limits import MAX_CHOICES, MAX_PROMPT_TOKENS, check_size
 from gateway.request import GenerationRequest, Prompt, TextPrompt, TokenPrompt
 from tandem.core.errors import InvalidRequest
+from tandem.core.token_ids import token_array
 
 DEFAULT_COMPLETION_TOKENS = 16
 
@@ -44,7 +45,7 @@ class CompletionBody(GenerationBody):
         if isinstance(prompt, str):
             return (TextPrompt(prompt),)
         if prompt and isinstance(prompt[0], int):
-            return (TokenPrompt(tuple(prompt)),)
+            return (_token_prompt(prompt),)
         check_size(num_tokens=sum(len(each) for each in prompt if isinstance(each, list)))
         return tuple(map(_prompt, prompt))
 
@@ -53,4 +54,11 @@ def _prompt(item: str | list[int] | int) -> Prompt:
     if isinstance(item, str):
         return TextPrompt(item)
     assert isinstance(item, list)
-    return TokenPrompt(tuple(item))
+    return _token_prompt(item)
+
+
+def _token_prompt(token_ids: list[int]) -> TokenPrompt:
+    try:
+        return TokenPrompt(token_array(token_ids))
+    except OverflowError:
+        raise InvalidRequest("prompt: token ids are in [0, 2^32)", param="prompt") from None

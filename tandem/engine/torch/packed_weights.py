@@ -53,18 +53,21 @@ class Arena:
 @dataclass(frozen=True, slots=True)
 class PackedLinear:
     """A projection in panels (`matmul.h`), of `n` outputs and `depth` words of inputs, quantised
-    to `bits` or, if that is 0, not; a bias in float32, padded to whole panels."""
+    to `bits` or, if that is 0, not; multiplied by AMX's tiles or not; a bias in float32, padded to
+    whole panels."""
 
     panels: NDArray[np.uint8]
     bias: Tensor | None
     n: int
     depth: int
     bits: int
+    by_tiles: bool
 
     def struct(self) -> structs.Linear:
         """Valid as long as this object lives."""
         bias = None if self.bias is None else self.bias.data_ptr()
-        return structs.Linear(self.panels.ctypes.data, bias, self.n, self.depth, self.bits)
+        panels = self.panels.ctypes.data
+        return structs.Linear(panels, bias, self.n, self.depth, self.bits, self.by_tiles)
 
 
 class KernelPacker:
@@ -122,7 +125,8 @@ class KernelPacker:
             else:
                 functions.tandem_pack(is_bfloat16, *arguments)
         packed = None if bias is None else self.vector(bias)
-        return PackedLinear(panels, packed, n, k * weight.itemsize // 4, bits)
+        by_tiles = self._kernels.has_tiles and is_bfloat16 and not bits
+        return PackedLinear(panels, packed, n, k * weight.itemsize // 4, bits, by_tiles)
 
     def _alternating(self, tensors: Sequence[Tensor]) -> Tensor:
         n = len(tensors[0])

@@ -8,13 +8,13 @@ import torch
 
 from tandem.native.library import INSTRUCTIONS, Kernels, KernelsMissing, load
 
-# The kernels for AVX-512 as they run on other processors: `make test-avx512`.
-EMULATED = "TANDEM_EMULATED_AVX512"
+# The library for AVX-512 and AMX as it runs on other processors: `make test-emulated`.
+EMULATED = "TANDEM_EMULATED"
 
 
 @pytest.fixture(params=INSTRUCTIONS)
 def kernels(request: pytest.FixtureRequest) -> Kernels:
-    if request.param == "avx512" and (path := os.environ.get(EMULATED)):
+    if request.param in ("avx512", "amx") and (path := os.environ.get(EMULATED)):
         return Kernels(Path(path), request.param)
     try:
         return load(request.param)

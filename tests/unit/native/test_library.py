@@ -79,7 +79,7 @@ def test_what_could_not_be_built_leaves_the_next_best(
     assert not logs
     with structlog.testing.capture_logs() as logs:
         assert kernels_for(CONFIG, CPU) is best()
-    assert [each["not_taken"] for each in logs] == [("avx2", "avx512")]
+    assert [each["not_taken"] for each in logs] == [("avx2", "avx512", "amx")]
     monkeypatch.setenv(VARIABLE, "avx512")
     with pytest.raises(KernelsMissing, match="not built"):
         best()
