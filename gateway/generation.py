@@ -7,15 +7,16 @@ from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
+from gateway.answer_tokens import AnswerTokens
 from gateway.bill import Bill
 from gateway.output_lengths import OutputLengths
 from gateway.prefix_index import PromptPrefix
+from gateway.setbacks import Setbacks
 from gateway.stages import AttemptEnd, Attempts
-from gateway.tokens import ServedBy, Token, TokenRequest
+from gateway.tokens import ServedBy, TokenRequest
 from tandem.core.commands import Destination, PrefillChunk, PrefillSequence, Reserve
-from tandem.core.errors import DataLoss
 from tandem.core.reports import Reserved
-from tandem.core.sequence import FinishReason, SequenceKey
+from tandem.core.sequence import SequenceKey
 from tandem.core.token_ids import joined
 
 if TYPE_CHECKING:
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
 # many tokens since.
 MAX_RESTARTS = 3
 NUM_GOOD_TOKENS = 64
-# The ends of attempts that count so.
-LOSSES = (AttemptEnd.WORKER_LOST, AttemptEnd.BAD_KV)
 
 
 class Phase(Enum):
@@ -43,14 +42,12 @@ class Phase(Enum):
 
 @dataclass(slots=True, eq=False)
 class Generation:
-    """A request's whole state. `sequence_id` names one attempt at it to the workers; `num_losses`
-    attempts ended because a worker was lost, or the way to it, or failed a step of it, which was so
-    `num_failed_steps` times; `num_bad_transfers` because its KV came damaged (of both,
-    `num_in_a_row` since one that generated `NUM_GOOD_TOKENS`), `num_preemptions` because others
-    needed its blocks. An attempt goes on from the tokens that those before it
-    generated: its `context_token_ids` are the prompt and these. It arrived as number `arrival`, at
-    `arrived_s` in monotonic seconds, when a prompt token was thought to take `token_s` seconds;
-    `attempts` know since when it is where. `lengths` is what is known of how long it may get.
+    """A request's whole state. `sequence_id` names one attempt at it to the workers; `setbacks`
+    count why attempts ended, `num_failed_steps` of them with a step. An attempt goes on from the
+    tokens of the `answer` that those before it generated: its `context_token_ids` are the prompt
+    and these. It arrived as number `arrival`, at `arrived_s` in monotonic seconds, when a prompt
+    token was thought to take `token_s` seconds; `attempts` know since when it is where. `lengths`
+    is what is known of how long it may get.
 
     `prefill` and `decode` are the workers that hold a record of the sequence; `prefill_worker` and
     `decode_worker` say, to the end, who served it: one and the same if the decode worker computes
@@ -73,10 +70,7 @@ class Generation:
     attempts: Attempts = field(init=False)
     phase: Phase = Phase.QUEUED
     attempt: int = 0
-    num_losses: int = 0
-    num_bad_transfers: int = 0
-    num_in_a_row: int = 0
-    num_preemptions: int = 0
+    setbacks: Setbacks = field(default_factory=Setbacks)
     num_failed_steps: int = 0
     context_token_ids: Sequence[int] = field(init=False)
     prefill: PrefillView | None = None
@@ -95,14 +89,19 @@ class Generation:
     prefill_worker: str = ""
     decode_worker: str = ""
     token_kv_bytes: int = 0
-    token_ids: list[int] = field(default_factory=list)
-    _early: dict[int, Token] = field(default_factory=dict)
-    _end: tuple[int, FinishReason] | None = None
+    answer: AnswerTokens = field(init=False)
+    _num_forgiven: int = 0
 
     def __post_init__(self) -> None:
         self.arrival = self.sequence_id
         self.attempts = Attempts(self.sequence_id, self.arrived_s)
         self.context_token_ids = self.request.prompt_token_ids
+        self.answer = AnswerTokens(self.num_prompt_tokens)
+
+    @property
+    def token_ids(self) -> Sequence[int]:
+        """Those generated so far."""
+        return self.answer.token_ids
 
     @property
     def key(self) -> SequenceKey:
@@ -124,7 +123,7 @@ class Generation:
     @property
     def is_resumed(self) -> bool:
         """Whether it had its turn already."""
-        return self.num_preemptions > 0 or self.num_resumed_tokens > 0
+        return self.setbacks.num_preemptions > 0 or self.num_resumed_tokens > 0
 
     @property
     def expected_length(self) -> int:
@@ -150,7 +149,8 @@ class Generation:
     @property
     def can_restart(self) -> bool:
         """Whether another attempt is made when a worker is lost, or KV on its way."""
-        return self._is_good or self.num_in_a_row < MAX_RESTARTS
+        num_in_a_row = self.setbacks.num_faults - self._num_forgiven
+        return self._is_good or num_in_a_row < MAX_RESTARTS
 
     @property
     def _num_new_tokens(self) -> int:
@@ -193,38 +193,6 @@ class Generation:
         if self.decode is worker:
             self.decode = None
 
-    def accept(
-        self, token: Token, finish_reason: FinishReason | None
-    ) -> tuple[Sequence[Token], FinishReason | None]:
-        """Take a token from a worker; the tokens that are due to the client now, in order, and the
-        reason if they are the last.
-
-        The same token may come twice (from both workers, or in a snapshot), and a decode worker's
-        first may come before the prefill worker's: positions sort that out. Raises `DataLoss` if
-        two workers say different tokens for one position.
-        """
-        position = token.position
-        next_position = self.num_prompt_tokens + len(self.token_ids)
-        if finish_reason is not None:
-            self._end = (position, finish_reason)
-        elif position == next_position and not self._early and self._end is None:
-            # As nearly all come.
-            self.token_ids.append(token.token_id)
-            return (token,), None
-        if position < next_position:
-            known = self.token_ids[position - self.num_prompt_tokens]
-        else:
-            known = self._early.setdefault(position, token).token_id
-        if known != token.token_id:
-            raise DataLoss(f"token {position} was {known} and then {token.token_id}")
-        due: list[Token] = []
-        while next_position in self._early:
-            due.append(self._early.pop(next_position))
-            self.token_ids.append(due[-1].token_id)
-            next_position += 1
-        ended = self._end is not None and self._end[0] < next_position
-        return due, self._end[1] if ended and self._end else None
-
     def served_by(self) -> ServedBy:
         """How it was served so far. The decode worker counts once all KV has moved to it, or if
         it computes the prompt itself."""
@@ -233,9 +201,9 @@ class Generation:
             self.prefill_worker,
             decode_worker=self.decode_worker if has_one_worker else "",
             num_cached_tokens=self.num_cached_tokens,
-            num_preemptions=self.num_preemptions,
-            num_losses=self.num_losses,
-            num_bad_transfers=self.num_bad_transfers,
+            num_preemptions=self.setbacks.num_preemptions,
+            num_losses=self.setbacks.num_losses,
+            num_bad_transfers=self.setbacks.num_bad_transfers,
             num_resumed_tokens=self.num_resumed_tokens,
         )
         if self.grant is None or not self.armed:
@@ -294,18 +262,10 @@ class Generation:
             self.num_resumed_tokens,
         )
 
-    def note_loss(self) -> None:
-        """A worker was lost, or the way to it, or failed a step: the attempt ends."""
-        self.num_losses += 1
-        self._note_one_more()
-
-    def note_bad_transfer(self) -> None:
-        """Its KV came damaged: the attempt ends."""
-        self.num_bad_transfers += 1
-        self._note_one_more()
-
-    def _note_one_more(self) -> None:
-        self.num_in_a_row = 1 if self._is_good else self.num_in_a_row + 1
+    def park(self, now: float) -> None:
+        """Others need its blocks, and it waits where it is until they are there again."""
+        self.setbacks.num_preemptions += 1
+        self.attempts.current.park(now)
 
     def end_attempt(self, now: float, why: AttemptEnd | None = None) -> None:
         """The current attempt ends; `why`, if another follows."""
@@ -318,8 +278,9 @@ class Generation:
     def restart(self, sequence_id: int, now: float, why: AttemptEnd) -> None:
         """Begin another attempt, which goes on from the tokens that there are."""
         self.end_attempt(now, why)
-        if self._is_good and why not in LOSSES:
-            self.num_in_a_row = 0
+        if self._is_good:
+            self._num_forgiven = self.setbacks.num_faults
+        self.setbacks.count(why)
         self.attempts.next(sequence_id)
         self.sequence_id = sequence_id
         self.context_token_ids = joined(self.request.prompt_token_ids, self.token_ids)
@@ -331,5 +292,4 @@ class Generation:
         self.prefill_worker = self.decode_worker = ""
         self.num_scheduled = 0
         self.armed = self.is_stepping = False
-        self._early.clear()
-        self._end = None
+        self.answer.begin_again()

@@ -107,7 +107,6 @@ class Lifecycle:
 
     def restart(self, generation: Generation) -> None:
         """Its worker is lost, or the way to it: another attempt follows."""
-        generation.note_loss()
         self.requeue(generation, AttemptEnd.WORKER_LOST)
 
     def restart_or_end(self, generation: Generation, error: TandemError) -> None:

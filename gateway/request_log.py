@@ -39,9 +39,9 @@ def log_end(
         ttft_s=None if isnan(times.first_s) else _rounded(times.first_s - generation.arrived_s),
         total_s=_rounded(attempts.current.end_s - generation.arrived_s),
         attempts=attempts.num_past + 1,
-        preemptions=generation.num_preemptions,
-        recoveries=generation.num_losses,
-        bad_transfers=generation.num_bad_transfers,
+        preemptions=generation.setbacks.num_preemptions,
+        recoveries=generation.setbacks.num_losses,
+        bad_transfers=generation.setbacks.num_bad_transfers,
     )
 
 

@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from math import isnan, nan
-from typing import NamedTuple
 
 from gateway.effects import Checked
 from gateway.generation import Generation
+from gateway.setbacks import Setbacks
 from gateway.tokens import Ended, ServedBy
 from tandem.core.errors import Cancelled, TandemError
 from tandem.core.histogram import Histogram
@@ -37,14 +37,6 @@ class TokenTimes:
     num_cached_tokens: int = 0
 
 
-class Setbacks(NamedTuple):
-    """What befell requests, and cost them time: see `Generation`."""
-
-    num_preemptions: int
-    num_losses: int
-    num_bad_transfers: int
-
-
 class RequestMetrics:
     """Totals over all choices of all requests, and histograms of their times, in seconds."""
 
@@ -53,7 +45,7 @@ class RequestMetrics:
         self.num_cached_tokens = 0
         self.num_generated_tokens = 0
         self.num_kv_bytes = 0
-        self._setbacks = Setbacks(0, 0, 0)
+        self._setbacks = Setbacks()
         self.finished = Counter[tuple[str, str]]()
         """By why and how it was served: `("stop", "disaggregated")`."""
         self.failed = Counter[str]()
@@ -99,7 +91,7 @@ class RequestMetrics:
 
     def setbacks(self, under_way: Iterable[Generation]) -> Setbacks:
         """Of all requests: of those that have ended, and of those that have not."""
-        return _sum_of([self._setbacks, *map(_setbacks, under_way)])
+        return Setbacks.total([self._setbacks, *(each.setbacks for each in under_way)])
 
     def checked(self, checked: Checked) -> None:
         """An answer was generated once more, or was to be."""
@@ -113,7 +105,7 @@ class RequestMetrics:
         num_tokens = len(generation.token_ids)
         if num_tokens:
             self._count_cached(generation, times)
-        self._setbacks = _sum_of([self._setbacks, _setbacks(generation)])
+        self._setbacks = Setbacks.total((self._setbacks, generation.setbacks))
         if isinstance(event, Ended):
             self._finished(event.finish_reason.name.lower(), event.served_by)
             self.whole_s.observe(now - generation.arrived_s)
@@ -131,11 +123,3 @@ class RequestMetrics:
     def _finished(self, reason: str, served_by: ServedBy) -> None:
         self.finished[reason, served_by.mode_name] += 1
         self.num_kv_bytes += served_by.kv_bytes
-
-
-def _setbacks(generation: Generation) -> Setbacks:
-    return Setbacks(generation.num_preemptions, generation.num_losses, generation.num_bad_transfers)
-
-
-def _sum_of(setbacks: Iterable[Setbacks]) -> Setbacks:
-    return Setbacks(*map(sum, zip(*setbacks, strict=True)))

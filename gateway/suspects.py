@@ -39,7 +39,7 @@ class Suspects:
         for generation in list(worker.generations.values()):
             self._lifecycle.doubt(generation)
             if has_another and generation.phase is Phase.RESERVING:
-                self._lifecycle.requeue(generation, AttemptEnd.WORKER_LOST)
+                self._lifecycle.requeue(generation, AttemptEnd.UNANSWERED)
 
     def forget(self, worker: PrefillView | DecodeView) -> None:
         """It is well, and holds what it held; or it is gone. Idempotent."""

@@ -129,7 +129,6 @@ class WorkerReports:
         elif isinstance(error, Unavailable | Fenced):
             self._lifecycle.restart_or_end(generation, error)
         elif isinstance(error, DataLoss) and self._recompute_bad_kv and generation.can_restart:
-            generation.note_bad_transfer()
             self._lifecycle.requeue(generation, AttemptEnd.BAD_KV)
         else:
             self._lifecycle.end(generation, error)
@@ -166,9 +165,8 @@ class WorkerReports:
                 generation.attempts.current.begin(Stage.ARMED_WAIT, worker.local_s(report.at_ns))
                 self._accept(generation, reported_token(report), report.finish_reason)
             case Preempted():
-                generation.num_preemptions += 1
                 if report.parked:
-                    generation.attempts.current.park(self._clock.now_s)
+                    generation.park(self._clock.now_s)
                 else:
                     self._lifecycle.requeue(generation, AttemptEnd.PREEMPTED)
             case SequenceFailed(_, ResourceExhausted.reason, _) if (
@@ -245,7 +243,7 @@ class WorkerReports:
 
     def _accept(self, generation: Generation, token: Token, reason: FinishReason | None) -> None:
         try:
-            tokens, ended = generation.accept(token, reason)
+            tokens, ended = generation.answer.accept(token, reason)
         except DataLoss as error:
             self._lifecycle.end(generation, error)
             return
@@ -268,4 +266,4 @@ class WorkerReports:
                 error = Unavailable(f"{worker.info.worker_id} lost the request")
                 self._lifecycle.restart_or_end(generation, error)
             elif generation.decode is worker:
-                self._lifecycle.requeue(generation, AttemptEnd.REFUSED)
+                self._lifecycle.requeue(generation, AttemptEnd.UNANSWERED)

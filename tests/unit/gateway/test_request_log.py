@@ -26,8 +26,7 @@ def test_it_says_where_the_time_went(logs) -> None:
     for stage in Stage:
         generation.attempts.current.begin(stage, 1.0 + stage / 4)
     generation.prefill_worker, generation.decode_worker = "p", "d"
-    generation.token_ids = [37, 71]
-    generation.num_losses = 1
+    generation.answer.token_ids = [37, 71]
     generation.restart(8, 3.0, AttemptEnd.WORKER_LOST)
     generation.end_attempt(4.0)
     ended = Ended(FinishReason.LENGTH, generation.served_by())

@@ -14,7 +14,7 @@ def test_cached_tokens_count_though_the_decode_worker_was_heard_first() -> None:
     metrics, times = RequestMetrics(), TokenTimes()
     request = TokenRequest("r", tuple(range(64)), SamplingParams(max_tokens=4, seed=0))
     generation = Generation(request, 1)
-    generation.token_ids.append(7)
+    generation.answer.token_ids.append(7)
     metrics.token(generation, times, 1.0)
     assert (metrics.num_prompt_tokens, metrics.num_cached_tokens) == (64, 0)
     generation.num_cached_tokens = 48

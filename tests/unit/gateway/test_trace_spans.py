@@ -36,7 +36,7 @@ def split() -> Generation:
     attempt.joins(3, 4)
     attempt.num_steps, attempt.num_cached_tokens = 1, 4
     generation.prefill_worker, generation.decode_worker = "p", "d"
-    generation.token_ids = [50, 51]
+    generation.answer.token_ids = [50, 51]
     return generation
 
 

@@ -46,11 +46,15 @@ def check_loss(system: System, how: Callable[[], None]) -> None:
 
 def check_drain(system: System, how: Callable[[], object]) -> None:
     """A drain is no loss, and costs nobody anything."""
-    losses = {each: each.generation.num_losses for each in system.open_clients() if each.generation}
+    losses = {
+        each: each.generation.setbacks.num_losses
+        for each in system.open_clients()
+        if each.generation
+    }
     how()
     for client, num_losses in losses.items():
         assert client.outcome is None or isinstance(client.outcome, DeadlineExceeded)
-        assert client.generation and client.generation.num_losses == num_losses
+        assert client.generation and client.generation.setbacks.num_losses == num_losses
 
 
 def check_views(system: System) -> None:

@@ -109,7 +109,7 @@ def test_who_is_in_a_failed_step_again_is_the_cause_and_its_mate_goes_on() -> No
     (error,) = driver.events()
     assert (error.reason, error.message) == ("ENGINE_FAILED", "the engine failed: OutOfMemoryError")
     assert (cause.phase, cause.num_failed_steps) == (Phase.ENDED, 2)
-    assert (mate.attempt, mate.num_losses) == (2, 2)
+    assert (mate.attempt, mate.setbacks.num_losses) == (2, 2)
 
 
 @pytest.mark.parametrize("has_first_token", [False, True])
@@ -139,7 +139,7 @@ def test_with_good_steps_in_between_it_is_a_loss_like_any_other() -> None:
         driver.arm(generation)
         driver.step(generation)
         driver.events()
-        assert generation.num_losses == number
+        assert generation.setbacks.num_losses == number
         driver.fail(generation)
     (error,) = driver.events()
     assert error.reason == "ENGINE_FAILED"
@@ -161,7 +161,7 @@ def test_a_good_attempt_counts_also_if_it_did_not_end_by_a_loss() -> None:
     driver.step(generation)
     driver.fail(generation)
     assert generation.phase is not Phase.ENDED
-    assert generation.num_in_a_row == 1
+    assert generation.can_restart
 
 
 def test_losses_that_are_far_apart_are_no_reason_to_give_up() -> None:
@@ -173,7 +173,7 @@ def test_losses_that_are_far_apart_are_no_reason_to_give_up() -> None:
         for _ in range(NUM_GOOD_TOKENS - 1):
             driver.step(generation)
         driver.events()
-        assert (generation.num_losses, generation.can_restart) == (number, True)
+        assert (generation.setbacks.num_losses, generation.can_restart) == (number, True)
         driver.fail(generation)
     for _ in range(MAX_RESTARTS):
         assert generation.phase is not Phase.ENDED

@@ -449,7 +449,7 @@ def test_what_a_suspected_worker_generates_goes_on_with_another() -> None:
     driver.hear("e", now=PATIENCE_S)
     (reserve,) = driver.commands(Reserve, "e")
     assert reserve.generated_token_ids == (7,)
-    assert generation.num_losses == 1
+    assert generation.setbacks.num_losses == 1
 
 
 @pytest.mark.parametrize("comes_back", [False, True])
@@ -472,7 +472,7 @@ def test_as_long_as_nobody_is_heard_a_suspected_worker_keeps_what_it_has(comes_b
     assert driver.effects() == []
     driver.hear("e", now=1.0)
     assert bool(driver.commands(Reserve, "e")) is not comes_back
-    assert generation.num_losses == (not comes_back)
+    assert generation.setbacks.num_losses == (not comes_back)
 
 
 def test_a_worker_that_joins_takes_what_a_suspected_one_has() -> None:
@@ -506,7 +506,7 @@ def test_the_preempted_go_first() -> None:
     first = driver.commands(Reserve, "d")[0]
     assert first.sequence_id == generation.sequence_id not in {each.sequence_id for each in others}
     assert first.generated_token_ids == (7,)
-    assert generation.num_losses == 0
+    assert generation.setbacks.num_losses == 0
 
 
 def test_without_another_worker_everything_waits_for_a_suspected_one() -> None:
@@ -617,6 +617,6 @@ def test_a_prefill_worker_that_has_forgotten_what_has_left_it_costs_nothing(
     driver.effects()
     driver.scheduler.resumed("p", PrefillSnapshot((), (), ()), [])
     assert driver.commands(Reserve) == []
-    assert (generation.attempt, generation.num_losses) == (0, 0)
+    assert (generation.attempt, generation.setbacks.num_losses) == (0, 0)
     assert generation.phase is (Phase.ENDED if has_ended else Phase.DECODING)
     assert driver.scheduler._fleet.prefill["p"].generations == {}

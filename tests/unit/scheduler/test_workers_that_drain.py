@@ -92,7 +92,7 @@ def test_what_will_be_done_in_time_stays_and_the_rest_goes_on_elsewhere() -> Non
     assert long.phase is Phase.RESERVING
     assert removed.sequence_id != long.sequence_id, "another attempt has another number"
     assert list(long.context_token_ids) == [*long.request.prompt_token_ids, 7]
-    assert long.num_losses == 0
+    assert long.setbacks.num_losses == 0
 
 
 def test_shortly_before_the_end_all_that_is_left_goes_on_elsewhere() -> None:
