@@ -23,7 +23,7 @@ from stack import (
 )
 from structlog.testing import capture_logs
 
-from gateway import worker_link
+from gateway import standing
 from gateway.batching import Limits
 from gateway.dispatcher import Dispatcher
 from gateway.policies import queue_policy
@@ -254,7 +254,7 @@ async def test_a_worker_that_speaks_once_it_is_lost_is_not_heard_before_it_joins
 
     listener = Strict()
     async with linked(FakeWorker(script=chatter), listener) as link:
-        link._lose(Unavailable("its lease is over"))
+        link._standing.lose(Unavailable("its lease is over"))
         assert await listener.next() == "lost"
         assert await listener.next() == "joined"
     assert listener.num_strays == 0
@@ -333,7 +333,7 @@ async def test_a_worker_that_another_gateway_keeps_is_told_of_once(
     def told() -> list[Any]:
         return [each for each in logs if each["log_level"] == "error"]
 
-    monkeypatch.setattr(worker_link, "HELD_S", 0.5)
+    monkeypatch.setattr(standing, "HELD_S", 0.5)
     listener = Listener()
     async with HeldWorker() as worker:
         link = WorkerLink(WorkerRole.DECODE, worker.address, "test", 1, listener)

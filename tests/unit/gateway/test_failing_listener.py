@@ -54,8 +54,8 @@ class Scripted(WorkerLink):
         self.breaks = asyncio.Event()
 
     async def _connect_and_serve(self) -> None:
-        if self._info is None:
-            self._join(INFO)
+        if self._standing.info is None:
+            self._standing.join(INFO)
         await self.breaks.wait()
         self.breaks.clear()
         raise Unavailable("it broke")
