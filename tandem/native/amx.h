@@ -9,6 +9,7 @@
 #include "memory.h"
 
 #if defined(__AVX512BF16__) && __has_include(<amxbf16intrin.h>)
+// (The header is GCC's: other compilers' builds go on without.)
 #define TANDEM_HAS_AMX 1
 // All else is compiled for processors without it.
 #define TANDEM_AMX __attribute__((target("amx-tile,amx-bf16")))
@@ -16,7 +17,10 @@
 
 namespace tandem {
 
+// Whether there are products of T by tiles.
 #if TANDEM_HAS_AMX
+template <class T>
+constexpr bool HAS_TILES = std::is_same_v<T, bfloat16>;
 
 // A tile's rows, and its words of each, at the most.
 constexpr int TILE_ROWS = 16;
@@ -69,19 +73,18 @@ class Tiles {
         Sums (&sums)[COUNT][TILE_ROWS], const TileRows (&rows)[COUNT], const int32_t* panel,
         int64_t depth, const int32_t* ahead
     ) const {
+        const int64_t whole = depth / TILE_WORDS * TILE_WORDS;
+        Rest<COUNT> rest;
+        // Before there are sums: who copies may use tiles himself.
+        if (whole < depth) rest.copy(rows, height, panel, whole, depth);
         finish_stores();
         _tile_zero(0);
         _tile_zero(1);
         _tile_zero(2);
         _tile_zero(3);
-        int64_t k = 0;
-        for (; k + TILE_WORDS <= depth; k += TILE_WORDS) {
-            if (ahead)
-                for (int i = 0; i < TILE_WORDS * WIDTH; i += LANES)
-                    __builtin_prefetch(ahead + k * WIDTH + i, 0, 2);
-            add<COUNT>(rows, k, panel + k * WIDTH);
-        }
-        if (k < depth) add_rest<COUNT>(rows, k, panel, depth - k);
+        for (int64_t k = 0; k < whole; k += TILE_WORDS)
+            add<COUNT>(rows, k, panel + k * WIDTH, ahead ? ahead + k * WIDTH : nullptr);
+        if (whole < depth) add<COUNT>(rest.rows, 0, rest.lines, nullptr);
         _tile_stored(0, &sums[0][0].left, sizeof(Sums));
         _tile_stored(1, &sums[0][0].right, sizeof(Sums));
         if constexpr (COUNT == 2) {
@@ -93,14 +96,47 @@ class Tiles {
    private:
     int64_t height;
 
-    // Adds the products of words [k, k + TILE_WORDS) of the rows with those lines of a panel.
+    // The words past whole tiles' of each row and of a panel, in copies that zeros make a tile's.
     template <int COUNT>
-    TANDEM_AMX void add(const TileRows (&rows)[COUNT], int64_t k, const int32_t* lines) const {
+    struct Rest {
+        alignas(CACHE_LINE) int32_t lines[TILE_WORDS * WIDTH];
+        alignas(CACHE_LINE) int32_t words[COUNT][TILE_ROWS * TILE_WORDS];
+        TileRows rows[COUNT];
+
+        void copy(
+            const TileRows (&from)[COUNT], int64_t height, const int32_t* panel, int64_t first,
+            int64_t last
+        ) {
+            memset(lines, 0, sizeof lines);
+            memset(words, 0, sizeof words);
+            memcpy(lines, panel + first * WIDTH, (last - first) * WIDTH * sizeof(int32_t));
+            for (int i = 0; i < COUNT; i++) {
+                for (int64_t row = 0; row < height; row++)
+                    memcpy(
+                        words[i] + row * TILE_WORDS, from[i].first + row * from[i].stride + first,
+                        (last - first) * sizeof(int32_t)
+                    );
+                rows[i] = {words[i], TILE_WORDS};
+            }
+        }
+    };
+
+    // Adds the products of words [k, k + TILE_WORDS) of the rows with those lines of a panel. As many
+    // are fetched from `ahead`, if it is there, little by little: both come through the same few
+    // buffers.
+    template <int COUNT>
+    TANDEM_AMX void add(
+        const TileRows (&rows)[COUNT], int64_t k, const int32_t* lines, const int32_t* ahead
+    ) const {
+        fetch_quarter(ahead, 0);
         _tile_loadd(6, lines, WIDTH * sizeof(int32_t));
+        fetch_quarter(ahead, 1);
         _tile_loadd(7, lines + TILE_WORDS, WIDTH * sizeof(int32_t));
+        fetch_quarter(ahead, 2);
         _tile_loadd(4, rows[0].first + k, rows[0].stride * sizeof(int32_t));
         _tile_dpbf16ps(0, 4, 6);
         _tile_dpbf16ps(1, 4, 7);
+        fetch_quarter(ahead, 3);
         if constexpr (COUNT == 2) {
             _tile_loadd(5, rows[1].first + k, rows[1].stride * sizeof(int32_t));
             _tile_dpbf16ps(2, 5, 6);
@@ -108,24 +144,14 @@ class Tiles {
         }
     }
 
-    // Likewise of the last `count` words, of a copy that zeros make a tile's.
-    template <int COUNT>
-    TANDEM_AMX void add_rest(
-        const TileRows (&rows)[COUNT], int64_t k, const int32_t* panel, int64_t count
-    ) const {
-        alignas(CACHE_LINE) int32_t lines[TILE_WORDS * WIDTH] = {};
-        alignas(CACHE_LINE) int32_t words[COUNT][TILE_ROWS * TILE_WORDS] = {};
-        memcpy(lines, panel + k * WIDTH, count * WIDTH * sizeof(int32_t));
-        TileRows copies[COUNT];
-        for (int i = 0; i < COUNT; i++) {
-            for (int64_t row = 0; row < height; row++) {
-                const int32_t* const from = rows[i].first + row * rows[i].stride + k;
-                memcpy(words[i] + row * TILE_WORDS, from, count * sizeof(int32_t));
-            }
-            copies[i] = {words[i], TILE_WORDS};
-        }
-        finish_stores();
-        add<COUNT>(copies, 0, lines);
+    // Inlined, or the compiler takes it for a function that does nothing.
+    static inline __attribute__((always_inline)) void fetch_quarter(
+        const int32_t* ahead, int quarter
+    ) {
+        constexpr int WORDS = TILE_WORDS * WIDTH / 4;
+        if (!ahead) return;
+        for (int i = 0; i < WORDS; i += LANES)
+            __builtin_prefetch(ahead + quarter * WORDS + i, 0, 2);
     }
 };
 
@@ -161,6 +187,9 @@ TANDEM_AMX void multiply_by_tiles(
     }
 }
 
+#else
+template <class T>
+constexpr bool HAS_TILES = false;
 #endif
 
 }  // namespace tandem

@@ -121,7 +121,7 @@ class Operand {
                 by_groups<8>(start, count, first, last, put);
             else if (is_wide)
                 by_words<Factor<T>>(made, k, start, count, first, last, put);
-            else if (linear.by_tiles)
+            else if (HAS_TILES<T> && linear.by_tiles)
                 by_tiles(start, count, first, last, put);
             else
                 by_words<T>(

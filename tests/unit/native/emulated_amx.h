@@ -53,6 +53,7 @@ inline void configure(const void* sizes) {
         const int num_rows = bytes[48 + i];
         refuse_unless(row_bytes <= 64 && num_rows <= 16, "a tile is too large");
         refuse_unless(i < 8 || (!row_bytes && !num_rows), "there are eight tiles");
+        refuse_unless(!row_bytes == !num_rows, "a tile has rows and bytes, or neither");
         if (i >= 8) continue;
         Tile& tile = state().tiles[i];
         tile.num_rows = num_rows;
