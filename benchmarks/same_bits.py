@@ -27,7 +27,7 @@ from tandem.core.quantization import Quantization
 from tandem.engine.torch.native_runner import NativeRunner
 from tandem.engine.torch.threads import team
 from tandem.native import structs
-from tandem.native.library import FOLDER, LIBRARIES, Kernels, best
+from tandem.native.library import FOLDER, Kernels, best, library_of
 
 ROWS = [(1,), (8,), (32,), (512,)]
 # Sequences, the position of their first new token, and how many there are of these.
@@ -67,7 +67,7 @@ def built_with(length: int, folder: Path) -> CDLL:
             assert fixed in text, "the kernels have no ranges of this length any more"
             text = text.replace(fixed, RANGE_LINE.format(length))
         (sources / path.name).write_text(text)
-    flags = INSTRUCTIONS[LIBRARIES.get(instructions, instructions)]
+    flags = INSTRUCTIONS[library_of(instructions)]
     command = ["g++", *FLAGS, *flags, '-DTANDEM_BUILD="benchmark"']
     subprocess.run([*command, str(sources / "kernels.cpp"), "-o", str(library)], check=True)
     return Kernels(library, instructions).functions

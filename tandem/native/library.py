@@ -28,14 +28,16 @@ class KernelsMissing(Exception):
 
 
 class Kernels:
-    """The library for one instruction set; `has_tiles` if that is AMX. `functions` are those of
-    `kernels.cpp`, which need not hold the GIL; they raise `MemoryError`."""
+    """The kernels for one instruction set; `has_tiles` if that is AMX; weights are packed alike for
+    all that have one `library`. `functions` are those of `kernels.cpp`, which need not hold the
+    GIL; they raise `MemoryError`."""
 
     def __init__(self, path: Path, instructions: str) -> None:
         """Raises `OSError`, and `KernelsMissing` for a library that was built for another Python
         code than this."""
         self.instructions = instructions
         self.has_tiles = instructions == "amx"
+        self.library = library_of(instructions)
         self.functions = CDLL(str(path))
         if not _has_our_interface(self.functions):
             raise _stale()
@@ -51,6 +53,11 @@ class Kernels:
     def padded(self, count: int) -> int:
         """The length that a row of `count` items takes in a buffer."""
         return -(-count // self.width) * self.width
+
+
+def library_of(instructions: str) -> str:
+    """The one of `INSTRUCTIONS` in whose library they are."""
+    return LIBRARIES.get(instructions, instructions)
 
 
 def load(instructions: str) -> Kernels:
@@ -112,7 +119,7 @@ def _sources_hash() -> str:
 
 def _path(instructions: str) -> Path:
     for suffix in EXTENSION_SUFFIXES:
-        path = FOLDER / f"_kernels_{LIBRARIES.get(instructions, instructions)}{suffix}"
+        path = FOLDER / f"_kernels_{library_of(instructions)}{suffix}"
         if path.exists():
             return path
     raise _unbuilt("the kernels were not built when Tandem was installed")

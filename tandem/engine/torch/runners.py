@@ -27,7 +27,7 @@ from tandem.models.decoder import Decoder
 from tandem.models.kernels import kernels_of
 from tandem.models.rope import RotaryEmbedding
 from tandem.models.weights import DecoderWeights, PlainPacker, load_weights, repack_weights
-from tandem.native.library import LIBRARIES, Kernels, KernelsMissing, faster_than
+from tandem.native.library import Kernels, KernelsMissing, faster_than
 
 log = structlog.get_logger(__name__)
 
@@ -120,5 +120,4 @@ def _file_name(dtype: torch.dtype, kernels: Kernels, quantization: Quantization)
     code = xxhash.xxh3_64(kernels.build.encode())
     for module in (packed_weights, weights):
         code.update(inspect.getsource(module).encode())
-    library = LIBRARIES.get(kernels.instructions, kernels.instructions)
-    return f"{item}-{quantization}-{library}-{code.hexdigest()[:8]}{SUFFIX}"
+    return f"{item}-{quantization}-{kernels.library}-{code.hexdigest()[:8]}{SUFFIX}"
