@@ -73,7 +73,8 @@ def _load(move: KvMove, pool: KVPool) -> KvCopy:
     layout = pool.layout
     blocks = move.blocks.ids[: layout.blocks_for(move.num_tokens)]
     layer_bytes = move.num_tokens * layout.token_bytes
-    planes = {plane: memoryview(bytearray(layout.num_layers * layer_bytes)) for plane in Plane}
+    # Not cleared before it is written to, which would hold the GIL for as long as the copy takes.
+    planes = {plane: np.empty(layout.num_layers * layer_bytes, np.uint8).data for plane in Plane}
     for plane, out in planes.items():
         for layers in _layer_groups(layout, layer_bytes):
             part = out[layers.start * layer_bytes : layers.stop * layer_bytes]

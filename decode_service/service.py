@@ -30,6 +30,7 @@ from tandem.wire.tls import Role
 from tandem.worker.command_stream import CommandStreams, Dialect
 from tandem.worker.service import load_worker, run_worker, worker_server
 from tandem.worker.settings import WorkerSettings
+from tandem.worker.watched_pool import WatchedPool
 from tandem.worker.worker import Worker
 
 SERVICE = decode_pb2.DESCRIPTOR.services_by_name["DecodeService"].full_name
@@ -89,8 +90,9 @@ async def serve(settings: DecodeSettings) -> None:
     injector = injector_of(settings.faults, settings.allow_faults)
     info, engine = load_worker(settings, WorkerRole.DECODE, injector)
     guard = StateGuard(asyncio.get_running_loop())
+    pool = WatchedPool(engine, guard)
     # `plan` is made below.
-    mover = KvMover(engine.pool, guard, lambda *moved: plan.moved(*moved))  # noqa: PLW0108
+    mover = KvMover(pool, guard, lambda *moved: plan.moved(*moved))  # noqa: PLW0108
     plan = StandingPlan(
         layout=info.layout,
         num_blocks=info.num_blocks,
@@ -103,14 +105,14 @@ async def serve(settings: DecodeSettings) -> None:
     )
     worker = Worker(info, engine, plan, guard)
     fingerprint = info.model.kv_fingerprint
-    receiver = KvReceiver(engine.pool, plan, guard, fingerprint, worker.add_span)
+    receiver = KvReceiver(pool, plan, guard, fingerprint, worker.add_span)
     server = worker_server(settings, identity)
     decode_pb2_grpc.add_DecodeServiceServicer_to_server(
         DecodeServicer(worker, injector), server.server
     )
     kv_servicer.add_kv_transfer_service(receiver, server.server)
     try:
-        await run_worker(worker, server, [SERVICE, kv_servicer.SERVICE], settings)
+        await run_worker(worker, pool, server, [SERVICE, kv_servicer.SERVICE], settings)
     finally:
         receiver.close()
         mover.close()

@@ -30,6 +30,7 @@ from tandem.wire.tls import Role, towards_worker
 from tandem.worker.command_stream import CommandStreams, Dialect
 from tandem.worker.service import load_worker, run_worker, worker_server
 from tandem.worker.settings import WorkerSettings
+from tandem.worker.watched_pool import WatchedPool
 from tandem.worker.worker import Worker
 
 SERVICE = prefill_pb2.DESCRIPTOR.services_by_name["PrefillService"].full_name
@@ -84,10 +85,11 @@ async def serve(settings: PrefillSettings) -> None:
     info, engine = load_worker(settings, WorkerRole.PREFILL, injector)
     loop = asyncio.get_running_loop()
     guard = StateGuard(loop)
+    pool = WatchedPool(engine, guard)
     # `queue` and `worker` are made below.
     sender = KvSender(
         name=info.worker_id,
-        pool=engine.pool,
+        pool=pool,
         model_fingerprint=info.model.kv_fingerprint,
         guard=guard,
         on_done=lambda *done: queue.transfer_done(*done),  # noqa: PLW0108
@@ -110,6 +112,6 @@ async def serve(settings: PrefillSettings) -> None:
         PrefillServicer(worker, injector), server.server
     )
     try:
-        await run_worker(worker, server, [SERVICE], settings)
+        await run_worker(worker, pool, server, [SERVICE], settings)
     finally:
         await sender.close()

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from time import monotonic_ns
 from typing import Protocol
 
-from tandem.core.errors import Cancelled, DataLoss, Mismatch
+from tandem.core.errors import Cancelled, DataLoss, EngineFailed, Mismatch, Unavailable
 from tandem.core.reports import Span, SpanKind
 from tandem.core.worker import KvPeer
 from tandem.engine.protocols import KVPool
@@ -128,6 +128,9 @@ class KvReceiver:
                 items,
             )
             stored = True
+        except EngineFailed as error:
+            # To the sender, whose engine is well, the worker at the other end is not there.
+            raise Unavailable(error.message) from error
         finally:
             with self._guard.change(is_news=False):
                 if stored:

@@ -30,7 +30,8 @@ from tandem.wire.tls import Identity
 from tandem.worker.engines import build_engine
 from tandem.worker.metrics import serve_metrics
 from tandem.worker.settings import WorkerSettings
-from tandem.worker.step_watch import end_within, watch_steps
+from tandem.worker.step_watch import end_within, watch_work
+from tandem.worker.watched_pool import WatchedPool
 from tandem.worker.worker import Worker
 
 log = structlog.get_logger(__name__)
@@ -131,20 +132,22 @@ def worker_server(settings: WorkerSettings, identity: Identity | None) -> GrpcSe
 
 async def run_worker(
     worker: Worker[Any, Any, Any],
+    pool: WatchedPool,
     server: GrpcServer,
     services: Sequence[str],
     settings: WorkerSettings,
 ) -> None:
     """Serve until SIGTERM or SIGINT, metrics too if they have an address; after SIGTERM, until the
     controller has let go, but no longer than the drain's timeout. Raises what ended the engine's
-    thread, or `ConfigError`. If a step hangs the process ends here."""
+    thread, or `ConfigError`. If a step hangs, or a copy of KV, the process ends here."""
     if metrics := settings.metrics_address:
         serve_metrics(worker, metrics)
     worker_pb2_grpc.add_WorkerServiceServicer_to_server(WorkerServicer(worker), server.server)
     name = worker_pb2.DESCRIPTOR.services_by_name["WorkerService"].full_name
     worker.start()
     settle()
-    watch = asyncio.create_task(watch_steps(worker.step_under_way, settings.step_timeout))
+    watched = (worker.step_under_way, pool.copy_under_way)
+    watch = asyncio.create_task(watch_work(watched, settings.step_timeout))
     try:
         await server.start([name, *services])
         signals = StopSignals()

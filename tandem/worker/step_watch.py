@@ -1,8 +1,8 @@
-"""A step that never ends, as one whose kernel hangs, and the end of its process.
+"""A step that never ends, as one whose kernel hangs, or a copy of KV; and the end of its process.
 
-Whatever waits for such a step waits for ever, the end of the process included; but the event loop
+Whatever waits for such a one waits for ever, the end of the process included; but the event loop
 goes on, heartbeats too, and whoever hears them believes that all is well. So it is the event loop
-that watches the steps.
+that watches them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import asyncio
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import NoReturn
 
@@ -27,23 +27,23 @@ HUNG_STATUS = 70
 TURN_S = 0.25
 
 
-class StepWatch:
-    """For how long the same step has been under way. Pure.
+class Watch:
+    """For how long the same step, or copy, has been under way. Pure.
 
     Time is counted in turns of whoever looks, `TURN_S` each, however long it took: if it was the
     whole process that stood still, or its machine, one turn passes.
     """
 
     def __init__(self, timeout_s: float) -> None:
-        """With a timeout of 0 a step may take for ever."""
+        """With a timeout of 0 it may take for ever."""
         self._timeout_s = timeout_s
-        self._plan: StepPlan | None = None
+        self._seen: object = None
         self._num_turns = 0
 
-    def hangs(self, under_way: StepPlan | None) -> bool:
-        """A turn has passed, and this step is under way, if any is: whether it takes too long."""
-        if under_way is None or under_way is not self._plan:
-            self._plan, self._num_turns = under_way, 0
+    def hangs(self, under_way: object) -> bool:
+        """A turn has passed, and this is under way, or None: whether it takes too long."""
+        if under_way is None or under_way is not self._seen:
+            self._seen, self._num_turns = under_way, 0
             return False
         self._num_turns += 1
         return 0 < self._timeout_s <= self._num_turns * TURN_S
@@ -59,18 +59,20 @@ def end_at_once(why: str) -> NoReturn:
     os._exit(HUNG_STATUS)
 
 
-async def watch_steps(
-    under_way: Callable[[], StepPlan | None],
+async def watch_work(
+    sources: Sequence[Callable[[], object]],
     timeout_s: float,
     end: Callable[[str], object] = end_at_once,
 ) -> None:
-    """End the process once a step hangs."""
-    watch = StepWatch(timeout_s)
+    """End the process once something hangs of what the sources say is under way: each a plan of a
+    step, or a copy's name, or None."""
+    watches = [(under_way, Watch(timeout_s)) for under_way in sources]
     while True:
         await asyncio.sleep(TURN_S)
-        if watch.hangs(plan := under_way()):
-            end(f"{_describe(plan)} has not ended for {timeout_s:g} s")
-            return
+        for under_way, watch in watches:
+            if watch.hangs(work := under_way()):
+                end(f"{_describe(work)} has not ended for {timeout_s:g} s")
+                return
 
 
 def end_within(timeout_s: float, under_way: Callable[[], StepPlan | None]) -> None:
@@ -85,8 +87,10 @@ def end_within(timeout_s: float, under_way: Callable[[], StepPlan | None]) -> No
     timer.start()
 
 
-def _describe(under_way: StepPlan | None) -> str:
+def _describe(under_way: object) -> str:
     if under_way is None:
         return "no step"
+    if not isinstance(under_way, StepPlan):
+        return str(under_way)
     num_seqs, num_tokens = len(under_way.slices), under_way.num_tokens
     return f"step {under_way.number} of {num_seqs} sequences and {num_tokens} tokens"

@@ -27,6 +27,7 @@ from tandem.core.commands import Destination
 from tandem.core.errors import (
     Cancelled,
     DataLoss,
+    EngineFailed,
     Fenced,
     Mismatch,
     ResourceExhausted,
@@ -580,6 +581,26 @@ async def test_an_error_of_the_pool_is_one_error(
         sender.compute()
         sender.finish()
         assert isinstance(await sender.outcome(), TandemError)
+
+
+@pytest.mark.parametrize(("side", "kind"), [("sender", EngineFailed), ("receiver", Unavailable)])
+async def test_whose_engine_cannot_copy_is_known_at_the_sender(
+    side: str, kind: type[TandemError], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither is the sequence's fault: it goes on elsewhere, past the one that failed."""
+
+    def fail(*args: object) -> None:
+        raise EngineFailed("the device is gone")
+
+    async with receiver_side() as receiver, sender_side(8) as sender:
+        if side == "sender":
+            monkeypatch.setattr(sender.pool, "read_into", fail)
+        else:
+            monkeypatch.setattr(receiver.pool, "write", fail)
+        sender.start(receiver.destination(receiver.book.reserve(8)))
+        sender.compute()
+        sender.finish()
+        assert type(await sender.outcome()) is kind
 
 
 def break_down(*args: object) -> None:

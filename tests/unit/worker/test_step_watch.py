@@ -11,24 +11,24 @@ from fake_state import NoEngine, bring, running_worker
 
 from tandem.core.plan import StepPlan, StepResult
 from tandem.worker import step_watch
-from tandem.worker.step_watch import TURN_S, StepWatch, watch_steps
+from tandem.worker.step_watch import TURN_S, Watch, watch_work
 
 TIMEOUT_S = 1.0
 NUM_TURNS = int(TIMEOUT_S / TURN_S)
 
 
-def num_turns(watch: StepWatch, plan: StepPlan, limit: int = 1000) -> int | None:
+def num_turns(watch: Watch, plan: StepPlan, limit: int = 1000) -> int | None:
     """After how many turns a step is taken to hang; None if it is not."""
     return next((number for number in range(limit) if watch.hangs(plan)), None)
 
 
 def test_a_step_hangs_once_it_has_been_under_way_for_so_long() -> None:
-    assert num_turns(StepWatch(TIMEOUT_S), StepPlan(1, ())) == NUM_TURNS
+    assert num_turns(Watch(TIMEOUT_S), StepPlan(1, ())) == NUM_TURNS
 
 
 def test_each_step_has_its_own_time() -> None:
     """Also one that is equal to the one before."""
-    watch = StepWatch(TIMEOUT_S)
+    watch = Watch(TIMEOUT_S)
     for _ in range(3):
         plan = StepPlan(1, ())
         assert not any(watch.hangs(plan) for _ in range(NUM_TURNS))
@@ -36,14 +36,14 @@ def test_each_step_has_its_own_time() -> None:
 
 
 def test_between_steps_there_is_nothing_to_hang() -> None:
-    watch, plan = StepWatch(TIMEOUT_S), StepPlan(1, ())
+    watch, plan = Watch(TIMEOUT_S), StepPlan(1, ())
     assert not any(watch.hangs(plan) for _ in range(NUM_TURNS))
     assert not any(watch.hangs(None) for _ in range(3 * NUM_TURNS))
     assert num_turns(watch, plan) == NUM_TURNS
 
 
 def test_without_a_timeout_a_step_may_take_for_ever() -> None:
-    assert num_turns(StepWatch(0.0), StepPlan(1, ())) is None
+    assert num_turns(Watch(0.0), StepPlan(1, ())) is None
 
 
 async def test_a_process_that_stood_still_does_not_blame_its_step(
@@ -62,7 +62,7 @@ async def test_a_process_that_stood_still_does_not_blame_its_step(
     monkeypatch.setattr(time, "monotonic", lambda: now_s)
     monkeypatch.setattr(step_watch.asyncio, "sleep", stopped)
     plan = StepPlan(7, ())
-    await watch_steps(lambda: plan, TIMEOUT_S, told.append)
+    await watch_work([lambda: None, lambda: plan], TIMEOUT_S, told.append)
     assert num_slept == NUM_TURNS + 1
     assert told == ["step 7 of 0 sequences and 0 tokens has not ended for 1 s"]
 

@@ -1,0 +1,149 @@
+"""Copies of KV that fail, or never end, beside the engine's steps."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+
+import pytest
+from fake_state import NoEngine
+
+from tandem.core.errors import EngineFailed, Mismatch, TandemError
+from tandem.core.kv import Plane
+from tandem.engine.fake.link import VirtualLink
+from tandem.engine.fake.pool import FakeKVPool
+from tandem.transfer.state_guard import StateGuard
+from tandem.worker.watched_pool import MAX_FAILED_COPIES, WatchedPool
+
+
+class NoClock:
+    def now(self) -> float:
+        return 0.0
+
+    def sleep_until(self, when: float) -> None:
+        raise AssertionError("a link without cost slept")
+
+
+class FailingPool(FakeKVPool):
+    """Its copies raise what `fail` raises."""
+
+    def __init__(self) -> None:
+        super().__init__(4, 8, link=VirtualLink(NoClock()), token_layer_s=0.0)
+        self.fail: Callable[[], object] = lambda: None
+
+    def read_into(self, *args: object) -> None:
+        self.fail()
+
+    def write(self, *args: object) -> None:
+        self.fail()
+
+
+class CopyingEngine(NoEngine):
+    def __init__(self) -> None:
+        super().__init__()
+        self._pool = FailingPool()
+        self.lost = False
+
+    @property
+    def pool(self) -> FailingPool:
+        return self._pool
+
+    def is_lost(self) -> bool:
+        return self.lost
+
+
+class Worker:
+    def __init__(self) -> None:
+        self.engine = CopyingEngine()
+        self.guard = StateGuard(asyncio.get_running_loop())
+        self.pool = WatchedPool(self.engine, self.guard)
+
+    def write(self) -> None:
+        self.pool.write(Plane.KEY, range(1), [0], 4, memoryview(b""))
+
+    def read(self) -> None:
+        self.pool.read_into(Plane.KEY, range(1), [0], 4, memoryview(b""))
+
+    def fail(self, error: Exception | None) -> None:
+        def fail() -> None:
+            if error:
+                raise error
+
+        self.engine.pool.fail = fail
+
+    async def end(self) -> str | None:
+        """Why it ends, if it does."""
+        await asyncio.sleep(0)
+        crash = self.guard.crash
+        return crash.exception().message if crash.done() else None
+
+
+@pytest.fixture
+async def worker() -> Worker:
+    return Worker()
+
+
+@pytest.mark.parametrize("error", [RuntimeError("CUDA error"), MemoryError()])
+async def test_a_copy_that_fails_is_the_engines_failure(worker: Worker, error: Exception) -> None:
+    worker.fail(error)
+    for copy in (worker.read, worker.write):
+        with pytest.raises(EngineFailed, match=type(error).__name__):
+            copy()
+    assert await worker.end() is None
+    assert worker.pool.copy_under_way() is None
+
+
+async def test_nothing_but_failures_end_the_worker(worker: Worker) -> None:
+    for _ in range(3):
+        worker.fail(RuntimeError("no memory"))
+        for _ in range(MAX_FAILED_COPIES - 1):
+            with pytest.raises(EngineFailed):
+                worker.write()
+        worker.fail(None)
+        worker.read()
+    assert await worker.end() is None
+    worker.fail(RuntimeError("no memory"))
+    for _ in range(MAX_FAILED_COPIES):
+        with pytest.raises(EngineFailed):
+            worker.write()
+    assert "copies of KV failed" in (await worker.end() or "")
+
+
+async def test_a_lost_device_ends_the_worker_at_once(worker: Worker) -> None:
+    worker.engine.lost = True
+    worker.fail(RuntimeError("an illegal memory access"))
+    with pytest.raises(EngineFailed):
+        worker.write()
+    assert "does not heal" in (await worker.end() or "")
+
+
+async def test_what_is_refused_is_no_failure(worker: Worker) -> None:
+    worker.engine.lost = True
+    worker.fail(Mismatch("no such block"))
+    for _ in range(2 * MAX_FAILED_COPIES):
+        with pytest.raises(TandemError, match="no such block"):
+            worker.write()
+    assert await worker.end() is None
+
+
+async def test_the_oldest_copy_is_under_way_until_it_ends(worker: Worker) -> None:
+    """Whatever comes and goes meanwhile, it is one and the same to who watches."""
+    reached, let = threading.Event(), threading.Event()
+
+    def hang() -> None:
+        reached.set()
+        assert let.wait(10)
+
+    worker.engine.pool.fail = hang
+    hanging = asyncio.create_task(asyncio.to_thread(worker.write))
+    await asyncio.to_thread(reached.wait, 10)
+    worker.fail(None)
+    seen = worker.pool.copy_under_way()
+    assert seen is not None
+    for _ in range(3):
+        worker.read()
+        assert worker.pool.copy_under_way() is seen
+    let.set()
+    await hanging
+    assert worker.pool.copy_under_way() is None
