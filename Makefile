@@ -76,6 +76,16 @@ test-emulated: .venv/installed-dev $(EMULATED) ## the kernels for AVX-512 and AM
 	$(SAY) "pytest, the kernels for AVX-512 and AMX, emulated"
 	@TANDEM_EMULATED=$(EMULATED) $(BIN)/python -m pytest -n auto -k "avx512 or amx" tests/unit/native $(ARGS)
 
+TRITON := .venv/triton
+$(TRITON)/installed: Makefile
+	$(SAY) "installing Triton into $(TRITON) (once)"
+	@$(PIP_INSTALL) --no-deps --target $(TRITON) triton==3.6.0 && touch $@
+
+.PHONY: test-triton
+test-triton: .venv/installed-dev $(TRITON)/installed ## the GPU's kernels without a GPU: interpreted, and compiled for three kinds
+	$(SAY) "pytest, the GPU's kernels"
+	@PYTHONPATH="$(CURDIR)/$(TRITON)" $(BIN)/python -m pytest -n auto -k "triton or gpu or graph" tests/unit/torch $(ARGS)
+
 .PHONY: test-all
 test-all: test test-slow ## all tests
 

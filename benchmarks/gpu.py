@@ -3,7 +3,8 @@
 The model is random, in the shape of Llama 3.2 1B and in bfloat16. The floor of a decode step is the
 bytes of its weights and of its KV at the rate at which this GPU reads memory; a prefill is held
 against the rate of one large product, and the KV's way against plain copies from and to pinned
-memory. All limits are measured in the same run; medians.
+memory. All limits are measured in the same run; medians. Whose products a decode step takes is what
+was faster at the start; by the library's alone with `TANDEM_KERNELS=torch`.
 
     .venv/bin/python benchmarks/gpu.py [--repeats 30] [--part decode|prefill|kv] [--profile]
 """
@@ -72,6 +73,7 @@ DECODE_HEAD = (
     "Floor / step",
     "One step alone, ms",
     "Its kernels, ms",
+    "Products",
 )
 PREFILL_HEAD = ("Prompts x tokens", "ms", "TFLOP/s", "of one large product's", "tok/s")
 KV_HEAD = ("", "out, GB/s", "in, GB/s", "out and in, GB/s", "of pinned copies'")
@@ -187,8 +189,8 @@ class Bench:
         step = self.step_seconds(batch, context)
         plan = self.plan(batch, context - 1, 1)
         alone = seconds(lambda: self.engine.launch(plan).result(), self.repeats)
-        graph = self.engine.runner.graphs.of(plan).graph  # type: ignore[attr-defined]
-        replay = seconds(lambda: [graph.replay() for _ in range(10)], self.repeats // 3) / 10
+        graph = self.engine.runner.graphs.of(plan)  # type: ignore[attr-defined]
+        replay = seconds(lambda: [graph.replay_again() for _ in range(10)], self.repeats // 3) / 10
         layout = self.engine.pool.layout
         num_bytes = 2 * self.num_weights + batch * context * layout.block_bytes / BLOCK_SIZE
         floor = num_bytes / self.limits.read
@@ -199,6 +201,7 @@ class Bench:
             f"**{floor / step:.0%}**",
             f"{1e3 * alone:.2f}",
             f"{1e3 * replay:.2f}",
+            graph.way.name,
         ]
 
     def step_seconds(self, batch: int, context: int) -> float:

@@ -72,7 +72,7 @@ def best() -> Kernels:
     Raises `KernelsMissing`, also where that asks for torch, and `ConfigError` if it asks for what
     there is not."""
     wanted = os.environ.get(VARIABLE, "")
-    if wanted == TORCH:
+    if torch_is_wanted():
         raise KernelsMissing(f"{VARIABLE} asks for torch's own operations")
     if wanted and wanted not in INSTRUCTIONS:
         known = ", ".join((*INSTRUCTIONS, TORCH))
@@ -85,6 +85,11 @@ def best() -> Kernels:
         with suppress(KernelsMissing):
             return load(instructions)
     return load(plain)
+
+
+def torch_is_wanted() -> bool:
+    """Whether `TANDEM_KERNELS` asks for torch's own operations."""
+    return os.environ.get(VARIABLE) == TORCH
 
 
 def faster_than(kernels: Kernels) -> tuple[str, ...]:

@@ -7,7 +7,9 @@ in a block nobody has.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -15,6 +17,7 @@ from torch import Tensor
 
 from tandem.core.plan import StepPlan
 from tandem.engine.torch.block_tables import BlockTables
+from tandem.engine.torch.fastest_graph import fastest, replay_seconds
 from tandem.engine.torch.gpu_decoder import GpuRows
 from tandem.engine.torch.kv_pool import TorchKVPool
 from tandem.engine.torch.triton_attention import QueryTiles
@@ -30,25 +33,42 @@ Decode = Callable[[GpuRows, Tensor], object]
 """Puts the rows' logits into the tensor [rows, vocab_size]."""
 
 
+@dataclass(frozen=True, slots=True)
+class Way:
+    """One to compute steps of at most `max_rows` single tokens."""
+
+    name: str
+    decode: Decode
+    max_rows: int = BATCH_SIZES[-1]
+
+
 class DecodeGraphs:
-    """The graphs of one model and pool. On a CPU, where there are none, `decode` itself runs."""
+    """The graphs of one model and pool. On a CPU, where there are none, the first way is run."""
 
     def __init__(
         self,
-        decode: Decode,
+        ways: Sequence[Way],
         pool: TorchKVPool,
         device: torch.device,
         max_model_len: int,
         vocab_size: int,
     ) -> None:
-        """Records all sizes, from the largest down: the smaller ones use the same memory."""
+        """Records all sizes, from the largest down: the smaller ones use the same memory. In a pool
+        where no block is anybody's."""
         recorder = Recorder() if device.type == "cuda" else None
         # One replay's at a time.
         logits = torch.empty(BATCH_SIZES[-1], vocab_size, dtype=torch.float32, device=device)
-        self._graphs = {
-            size: DecodeGraph(decode, pool, device, max_model_len, logits[:size], recorder)
-            for size in reversed(BATCH_SIZES)
-        }
+
+        def graph(size: int, way: Way) -> DecodeGraph:
+            return DecodeGraph(way, pool, device, max_model_len, logits[:size], recorder)
+
+        self._graphs = {}
+        for size in reversed(BATCH_SIZES):
+            fitting = [way for way in ways if size <= way.max_rows]
+            # Each row of a trial has a block.
+            if recorder is None or size > pool.num_blocks:
+                fitting = fitting[:1]
+            self._graphs[size] = fastest(size, fitting, partial(graph, size), replay_seconds)
 
     def can_replay(self, plan: StepPlan) -> bool:
         """Whether the step is one token of each sequence, each to be sampled from."""
@@ -109,14 +129,14 @@ class DecodeGraph:
 
     def __init__(
         self,
-        decode: Decode,
+        way: Way,
         pool: TorchKVPool,
         device: torch.device,
         max_model_len: int,
         logits: Tensor,
         recorder: Recorder | None,
     ) -> None:
-        self._decode = decode
+        self.way = way
         self._logits = logits
         size = len(logits)
         on_gpu = device.type == "cuda"
@@ -124,21 +144,25 @@ class DecodeGraph:
         self._host = [HostRows(size, pool, max_model_len, on_gpu) for _ in range(2)]
         self._inputs = self._host[0].items.to(device, copy=True)
         self._rows = _rows(self._inputs, size)
-        self.graph = recorder.record(self._run) if recorder else None
+        self._graph = recorder.record(self._run) if recorder else None
 
     def replay(self, plan: StepPlan) -> Tensor:
         """Requires that of the steps launched before all but the last have been waited for."""
         self._host.reverse()
         self._host[0].fill(plan)
         self._inputs.copy_(self._host[0].items, non_blocking=True)
-        if self.graph is None:
-            self._run()
-        else:
-            self.graph.replay()
+        self.replay_again()
         return self._logits[: len(plan.slices)]
 
+    def replay_again(self) -> None:
+        """The step before once more."""
+        if self._graph is None:
+            self._run()
+        else:
+            self._graph.replay()
+
     def _run(self) -> None:
-        self._decode(self._rows, self._logits)
+        self.way.decode(self._rows, self._logits)
 
 
 class Recorder:

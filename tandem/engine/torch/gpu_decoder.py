@@ -1,4 +1,5 @@
-"""The decoder of the Llama family on a GPU: matrix products by torch, the rest by few kernels."""
+"""The decoder of the Llama family on a GPU: matrix products by torch, the rest by few kernels; or,
+of few rows, also the products."""
 
 from __future__ import annotations
 
@@ -19,6 +20,7 @@ from tandem.engine.torch.triton_layers import (
     rotate_and_store,
     silu_and_mul,
 )
+from tandem.engine.torch.triton_products import FewRows
 from tandem.models.layers import Linear
 from tandem.models.rope import RotaryEmbedding
 from tandem.models.weights import DecoderWeights, LayerWeights
@@ -51,6 +53,10 @@ class GpuDecoder:
         self._rotary = rotary
         self._pool = pool
 
+    @property
+    def dtype(self) -> torch.dtype:
+        return self._weights.embedding.weight.dtype
+
     def logits(
         self,
         rows: GpuRows,
@@ -66,7 +72,7 @@ class GpuDecoder:
         delta: Tensor | None = None
         for index, layer in enumerate(weights.layers):
             normed = add_rms_norm(hidden, delta, layer.attention_norm, eps)
-            delta = layer.output(self._attend(index, layer, normed, rows, on_layer))
+            delta = layer.output(self._attend(index, layer, layer.qkv(normed), rows, on_layer))
             normed = add_rms_norm(hidden, delta, layer.mlp_norm, eps)
             delta = layer.down(silu_and_mul(layer.gate_up(normed)))
         if logit_rows is not None:
@@ -75,27 +81,47 @@ class GpuDecoder:
         logits = weights.lm_head(add_rms_norm(hidden, delta, weights.final_norm, eps))
         return logits.float() if out is None else out.copy_(logits)
 
+    def few_logits(
+        self, rows: GpuRows, last_tokens: Tensor, products: FewRows, out: Tensor
+    ) -> Tensor:
+        """Likewise of all rows, single tokens, of which `FewRows` takes so many, in `out`."""
+        weights, eps = self._weights, self._config.rms_norm_eps
+        layers = weights.layers
+        embedding, first_norm = weights.embedding.weight, layers[0].attention_norm
+        residual = products.embedded(rows.token_ids, last_tokens, embedding, first_norm, eps)
+        norms = [*(each.attention_norm for each in layers[1:]), weights.final_norm]
+        for index, (layer, next_norm) in enumerate(zip(layers, norms, strict=True)):
+            qkv = products.normed(residual, layer.qkv)
+            attended = self._attend(index, layer, qkv, rows, is_chained=products.is_chained)
+            products.add(attended, layer.output, residual, layer.mlp_norm)
+            products.add(products.gated(residual, layer.gate_up), layer.down, residual, next_norm)
+        return products.normed(residual, weights.lm_head, out)
+
     def _attend(
         self,
         index: int,
         layer: LayerWeights[Linear],
-        normed: Tensor,
+        qkv: Tensor,
         rows: GpuRows,
-        on_layer: LayerHook | None,
+        on_layer: LayerHook | None = None,
+        *,
+        is_chained: bool = False,
     ) -> Tensor:
-        """[rows, num_heads * head_dim]."""
+        """`qkv` [rows, (num_heads + 2 num_kv_heads) * head_dim] -> [rows, num_heads * head_dim].
+        `is_chained` as in `triton_chain`."""
         config, pool = self._config, self._pool
         keys, values = pool.layer(Plane.KEY, index), pool.layer(Plane.VALUE, index)
-        qkv = layer.qkv(normed).view(len(normed), -1, config.head_dim)
+        qkv = qkv.view(len(qkv), -1, config.head_dim)
         tables = self._rotary.cosines, self._rotary.sines
         rotate_and_store(
             *(qkv, tables, rows.positions, rows.slots),
             *(layer.qk_norm, config.rms_norm_eps, keys, values),
+            is_chained=is_chained,
         )
         if on_layer is not None:
             on_layer(index)
         q = qkv[:, : config.num_heads]
         out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
         for tiles in rows.tiles:
-            attend(q, keys, values, tiles, config.windows[index], out)
+            attend(q, keys, values, tiles, config.windows[index], out, is_chained=is_chained)
         return out.flatten(1)

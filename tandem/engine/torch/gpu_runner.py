@@ -16,10 +16,11 @@ from torch import Tensor
 from tandem.artifacts.config import ModelConfig
 from tandem.core.plan import PENDING, StepPlan
 from tandem.engine.protocols import LayerHook
-from tandem.engine.torch.decode_graph import DecodeGraphs
+from tandem.engine.torch.decode_graph import DecodeGraphs, Way
 from tandem.engine.torch.gpu_decoder import GpuDecoder
 from tandem.engine.torch.gpu_inputs import GpuInputs
 from tandem.engine.torch.kv_pool import TorchKVPool
+from tandem.engine.torch.triton_products import MAX_ROWS, FewRows, takes_few_rows
 
 # More sequences than any step samples for.
 MAX_PENDING = 1 << 16
@@ -47,10 +48,24 @@ class GpuRunner:
         self._last_rows: dict[int, int] = {}
         self.graphs: DecodeGraphs | None = None
         if decodes:
-            self.graphs = DecodeGraphs(
-                lambda rows, logits: decoder.logits(rows, self._last_tokens, out=logits),
-                *(pool, device, max_model_len, config.vocab_size),
+            self.graphs = DecodeGraphs(self._ways(), pool, device, max_model_len, config.vocab_size)
+
+    def _ways(self) -> list[Way]:
+        """To compute single tokens; the first one is trusted."""
+        decoder, last_tokens = self._decoder, self._last_tokens
+        ways = [
+            Way("library", lambda rows, logits: decoder.logits(rows, last_tokens, out=logits)),
+        ]
+        if takes_few_rows(decoder.dtype, self._device):
+            products = FewRows(self._device)
+            ways.append(
+                Way(
+                    "few rows",
+                    lambda rows, logits: decoder.few_logits(rows, last_tokens, products, logits),
+                    MAX_ROWS,
+                )
             )
+        return ways
 
     @property
     def pending(self) -> Collection[int]:

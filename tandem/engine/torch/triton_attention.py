@@ -19,6 +19,7 @@ from tandem.engine.torch.triton_attention_kernels import (
     attend_split,
     merge_splits,
 )
+from tandem.engine.torch.triton_chain import chained
 
 # Rows (queries x heads of a group) of a program's tile, in prompts.
 PROMPT_ROWS = 64
@@ -56,13 +57,21 @@ def queries_of(group: int) -> int:
 
 
 def attend(
-    q: Tensor, keys: Tensor, values: Tensor, tiles: QueryTiles, window: int | None, out: Tensor
+    q: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    tiles: QueryTiles,
+    window: int | None,
+    out: Tensor,
+    *,
+    is_chained: bool = False,
 ) -> None:
     """Let the queries of `tiles`, in `q` [rows, num_heads, head_dim], attend to the keys up to
     their own position; the result goes to their rows of `out`, of `q`'s shape.
 
     `keys` and `values` are a layer's `[num_blocks, block_size, num_kv_heads, head_dim]`. With a
     `window`, a query sees that many keys at the most. A row's items must lie side by side.
+    `is_chained` (`triton_chain`) is for tiles of single tokens.
     """
     num_kv_heads, head_dim = keys.shape[2:]
     shape = {
@@ -99,6 +108,7 @@ def attend(
         NUM_ROWS=max(MIN_ROWS, triton.next_power_of_2(group)),
         **paging,
         **SPLIT_LAUNCH,
+        **chained(is_chained),
     )
     merge_splits[(num_tiles, q.shape[1])](
         *(out, parts, weights, *where, out.stride(0)),
@@ -106,6 +116,7 @@ def attend(
         NUM_SPLITS=num_splits,
         **shape,
         num_warps=1,
+        **chained(is_chained),
     )
 
 

@@ -3,6 +3,7 @@
 import triton
 import triton.language as tl
 
+from tandem.engine.torch.triton_chain import await_inputs
 from tandem.engine.torch.triton_jit import kernel
 
 
@@ -242,10 +243,12 @@ def attend_split(
     PADDED_DIM: tl.constexpr,
     GROUP: tl.constexpr,
     NUM_ROWS: tl.constexpr,
+    CHAINED: tl.constexpr,
 ):
     """One query and the heads of one group, over one split of its keys (Flash-Decoding, Dao et al.
     2023): what is left in `parts` [tiles, heads, splits, dim] is not yet divided by its weight;
     `weights` [tiles, heads, splits, 2] are the maximum and the weights' sum."""
+    await_inputs(CHAINED)
     tile, kv_head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     num_splits = tl.num_programs(2)
     position = tl.load(tile_positions + tile)
@@ -299,8 +302,10 @@ def merge_splits(
     NUM_SPLITS: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     PADDED_DIM: tl.constexpr,
+    CHAINED: tl.constexpr,
 ):
     """One query and head: what its splits have left, scaled to the highest maximum."""
+    await_inputs(CHAINED)
     tile, head = tl.program_id(0), tl.program_id(1)
     if tl.load(tile_lengths + tile) == 0:
         return

@@ -8,13 +8,27 @@ Triton comes with torch's builds for GPUs; nothing but the GPU's runner imports 
 import triton
 import triton.language as tl
 
+from tandem.engine.torch.triton_chain import await_inputs
 from tandem.engine.torch.triton_jit import kernel
 
 
 @kernel
-def embed(token_ids, last_tokens, weight, out, SIZE: tl.constexpr, PADDED: tl.constexpr):
+def embed(
+    token_ids,
+    last_tokens,
+    weight,
+    out,
+    norm,
+    scaled,
+    squares,
+    SIZE: tl.constexpr,
+    PADDED: tl.constexpr,
+    SUMS: tl.constexpr,
+    PADDED_SUMS: tl.constexpr,
+):
     """A row of `weight` for each token. A token below 0 stands for that of row -1 - token of the
-    step before, which only the device has yet."""
+    step before, which only the device has yet. With `SUMS`, also that by `norm`, and the sum of its
+    squares, as `multiply_few_rows` leaves them."""
     row = tl.program_id(0).to(tl.int64)
     token = tl.load(token_ids + row).to(tl.int64)
     if token < 0:
@@ -22,9 +36,15 @@ def embed(token_ids, last_tokens, weight, out, SIZE: tl.constexpr, PADDED: tl.co
         token = tl.maximum(tl.load(last_tokens - token - 1), 0)
     items = tl.arange(0, PADDED)
     there = items < SIZE
-    tl.store(
-        out + row * SIZE + items, tl.load(weight + token * SIZE + items, mask=there), mask=there
-    )
+    x = tl.load(weight + token * SIZE + items, mask=there, other=0.0)
+    tl.store(out + row * SIZE + items, x, mask=there)
+    if SUMS > 0:
+        wide = x.to(tl.float32)
+        by = tl.load(norm + items, mask=there, other=0.0).to(tl.float32)
+        tl.store(scaled + row * SIZE + items, (wide * by).to(x.dtype), mask=there)
+        sums = tl.arange(0, PADDED_SUMS)
+        all_in_one = tl.where(sums == 0, tl.sum(wide * wide, axis=0), 0.0)
+        tl.store(squares + row * SUMS + sums, all_in_one, mask=sums < SUMS)
 
 
 @triton.jit
@@ -79,8 +99,10 @@ def rotate_and_store(
     HEAD_DIM: tl.constexpr,
     PADDED_HALF: tl.constexpr,
     ROWS: tl.constexpr,
+    CHAINED: tl.constexpr,
 ):
     """Of some rows one head: queries are rotated where they are, keys on their way to the pool."""
+    await_inputs(CHAINED)
     rows = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
     head = tl.program_id(1)
     half: tl.constexpr = HEAD_DIM // 2

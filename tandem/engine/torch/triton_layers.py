@@ -8,6 +8,7 @@ import triton
 from torch import Tensor
 
 from tandem.engine.torch import triton_kernels as kernels
+from tandem.engine.torch.triton_chain import chained
 
 SILU_ITEMS = 1024
 # Of prompts, so that a program has enough to do.
@@ -17,12 +18,41 @@ ROTATED_ROWS = 16
 def embed(token_ids: Tensor, last_tokens: Tensor, weight: Tensor) -> Tensor:
     """[rows, size] of `weight` [vocab_size, size] for int32 `token_ids` [rows]. An id below 0 is
     that of row -1 - id of `last_tokens`, int64."""
-    size = weight.shape[1]
-    out = torch.empty(len(token_ids), size, dtype=weight.dtype, device=weight.device)
-    kernels.embed[(len(token_ids),)](
-        token_ids, last_tokens, weight, out, SIZE=size, PADDED=triton.next_power_of_2(size)
-    )
+    out = weight.new_empty(len(token_ids), weight.shape[1])
+    _embed(token_ids, last_tokens, weight, out)
     return out
+
+
+def embed_scaled(
+    token_ids: Tensor, last_tokens: Tensor, weight: Tensor, norm: Tensor, num_sums: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Likewise, and the same scaled by `norm` [size], and the sum of each row's squares, float32
+    [rows, num_sums], of which all but the first are 0."""
+    shape = len(token_ids), weight.shape[1]
+    out, scaled = weight.new_empty(shape), weight.new_empty(shape)
+    squares = torch.empty(len(token_ids), num_sums, dtype=torch.float32, device=weight.device)
+    _embed(token_ids, last_tokens, weight, out, norm, scaled, squares)
+    return out, scaled, squares
+
+
+def _embed(
+    token_ids: Tensor,
+    last_tokens: Tensor,
+    weight: Tensor,
+    out: Tensor,
+    norm: Tensor | None = None,
+    scaled: Tensor | None = None,
+    squares: Tensor | None = None,
+) -> None:
+    size = weight.shape[1]
+    num_sums = 0 if squares is None else squares.shape[1]
+    kernels.embed[(len(token_ids),)](
+        *(token_ids, last_tokens, weight, out, norm, scaled, squares),
+        SIZE=size,
+        PADDED=triton.next_power_of_2(size),
+        SUMS=num_sums,
+        PADDED_SUMS=triton.next_power_of_2(num_sums),
+    )
 
 
 def add_rms_norm(hidden: Tensor, delta: Tensor | None, weight: Tensor, eps: float) -> Tensor:
@@ -48,6 +78,8 @@ def rotate_and_store(
     eps: float,
     keys: Tensor,
     values: Tensor,
+    *,
+    is_chained: bool = False,
 ) -> None:
     """Rotate the queries in `qkv` [rows, num_heads + 2 num_kv_heads, head_dim] in place; put its
     keys, rotated, and its values into a layer's `keys` and `values` [num_blocks, block_size,
@@ -67,6 +99,7 @@ def rotate_and_store(
         PADDED_HALF=triton.next_power_of_2(head_dim // 2),
         ROWS=rows,
         num_warps=4 if rows > 1 else 1,
+        **chained(is_chained),
     )
 
 

@@ -24,9 +24,11 @@ from tandem.models.weights import PlainPacker, load_weights
 pytest.importorskip("triton", reason="TRITON IS NOT INSTALLED: the GPU's runner is untested")
 
 from tandem.engine.torch import decode_graph, triton_attention
-from tandem.engine.torch.gpu_decoder import GpuDecoder
+from tandem.engine.torch.decode_graph import DecodeGraphs, Way
+from tandem.engine.torch.gpu_decoder import GpuDecoder, GpuRows
 from tandem.engine.torch.gpu_runner import GpuRunner
 from tandem.engine.torch.kv_pool import TorchKVPool
+from tandem.engine.torch.triton_products import FewRows
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 MAX_MODEL_LEN = 1024
@@ -67,14 +69,26 @@ def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def on_gpu(driver: Driver, path: Path, *, decodes: bool = True) -> Driver:
-    """The same engine with the GPU's runner, over the same pool."""
+def on_gpu(
+    driver: Driver, path: Path, *, decodes: bool = True, by_few_rows: bool = False
+) -> Driver:
+    """The same engine with the GPU's runner, over the same pool. `by_few_rows` it decodes with
+    products of its own."""
     engine = driver.engine
     folder = ModelFolder.open(path)
     weights = load_weights(folder.config, folder.weight_files, torch.float32, DEVICE, PlainPacker())
     rotary = RotaryEmbedding(folder.config, MAX_MODEL_LEN, DEVICE)
     decoder = GpuDecoder(folder.config, weights, rotary, engine.pool)
     runner = GpuRunner(folder.config, decoder, engine.pool, DEVICE, MAX_MODEL_LEN, decodes)
+    if by_few_rows:
+        products = FewRows(DEVICE)
+
+        def decode(rows: GpuRows, logits: torch.Tensor) -> None:
+            decoder.few_logits(rows, runner._last_tokens, products, logits)
+
+        vocab_size = folder.config.vocab_size
+        ways = [Way("few rows", decode)]
+        runner.graphs = DecodeGraphs(ways, engine.pool, DEVICE, MAX_MODEL_LEN, vocab_size)
     engine._runner = engine._ahead = runner
     return driver
 
@@ -103,10 +117,12 @@ def interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("interpreted")
-def test_logits_and_kv_are_those_of_the_other_runners(path: Path) -> None:
+@pytest.mark.parametrize("by_few_rows", [False, True])
+def test_logits_and_kv_are_those_of_the_other_runners(path: Path, by_few_rows: bool) -> None:
     draw = random.Random(0)
     prompts = [[draw.randrange(300) for _ in range(length)] for length in (1, 5, 40, 130)]
-    drivers = Driver(path, seed=1), on_gpu(Driver(path, seed=2), path)
+    gpu = on_gpu(Driver(path, seed=2), path, by_few_rows=by_few_rows)
+    drivers = Driver(path, seed=1), gpu
     computed = []
     for driver in drivers:
         rows = [driver.row(prompt) for prompt in prompts]

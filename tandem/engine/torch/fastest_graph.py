@@ -1,0 +1,82 @@
+"""Which way of computing a step is taken on this GPU: the fastest that computes what the one that
+is trusted does."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import structlog
+import torch
+from torch import Tensor
+from triton import TritonError
+
+from tandem.core.plan import SampleSpec, SequenceSlice, StepPlan
+from tandem.core.sampling_params import SamplingParams
+
+if TYPE_CHECKING:
+    from tandem.engine.torch.decode_graph import DecodeGraph, Way
+
+# By how much of the highest logit's size the others may differ: other orders of the same roundings.
+TOLERANCE = 0.05
+REPEATS, REPLAYS = 3, 20
+
+log = structlog.get_logger(__name__)
+
+
+def fastest(
+    size: int,
+    ways: Sequence[Way],
+    record: Callable[[Way], DecodeGraph],
+    seconds: Callable[[DecodeGraph], float],
+) -> DecodeGraph:
+    """Of `size` rows; the first of the ways is trusted. What another one does wrong, or cannot be
+    compiled for this GPU, is logged. In a pool where no block is anybody's."""
+    trusted, *others = ways
+    chosen = record(trusted)
+    if not others:
+        return chosen
+    plan = trial_plan(size)
+    expected = chosen.replay(plan).clone()
+    least = seconds(chosen)
+    for way in others:
+        try:
+            graph = record(way)
+        except TritonError as error:
+            log.warning("a way cannot be compiled", way=way.name, rows=size, reason=str(error))
+            continue
+        difference = _difference(graph.replay(plan), expected)
+        # So asked, no number is no agreement either.
+        if not difference <= TOLERANCE:
+            log.error("a way computes something else", way=way.name, rows=size, by=difference)
+            continue
+        took = seconds(graph)
+        if took < least:
+            chosen, least = graph, took
+    log.info("steps of single tokens", rows=size, way=chosen.way.name, ms=round(1e3 * least, 3))
+    return chosen
+
+
+def trial_plan(size: int) -> StepPlan:
+    """As many sequences, of one token each, all different, in blocks of their own."""
+    sample = SampleSpec(SamplingParams(max_tokens=1, seed=0, temperature=0.0))
+    slices = (SequenceSlice(-1 - row, (row,), 0, (row,), sample) for row in range(size))
+    return StepPlan(0, tuple(slices))
+
+
+def replay_seconds(graph: DecodeGraph) -> float:
+    """What the GPU takes for the graph's last step: the least of some measurements."""
+    times = []
+    for _ in range(REPEATS):
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        for _ in range(REPLAYS):
+            graph.replay_again()
+        torch.cuda.synchronize()
+        times.append((time.perf_counter() - start) / REPLAYS)
+    return min(times)
+
+
+def _difference(logits: Tensor, expected: Tensor) -> float:
+    return float((logits - expected).abs().max() / expected.abs().max())

@@ -1,0 +1,167 @@
+"""Matrix products of few rows on a GPU, as one Triton kernel. `triton_products` launches it."""
+
+import triton
+import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+
+from tandem.engine.torch.triton_jit import kernel
+
+# A line of the cache, in items of 16 bits.
+LINE = tl.constexpr(64)
+
+
+@triton.jit
+def _fetch_ahead(weight, outs, first, OUT: tl.constexpr, SIZE: tl.constexpr, LINES: tl.constexpr):
+    """Let the first weights of a split come to the cache that all programs share."""
+    lines = tl.minimum(first + tl.arange(0, LINES) * LINE, SIZE - 1)
+    tl.inline_asm_elementwise(
+        "prefetch.global.L2 [$1]; mov.u32 $0, 0;",
+        "=r,l",
+        [weight + tl.minimum(outs, OUT - 1).to(tl.int64)[:, None] * SIZE + lines[None, :]],
+        dtype=tl.int32,
+        is_pure=False,
+        pack=1,
+    )
+
+
+@triton.jit
+def _scale(
+    squares, rows, there, eps, SIZE: tl.constexpr, SUMS: tl.constexpr, PADDED_SUMS: tl.constexpr
+):
+    """What the rows are to be multiplied by for a root mean square of 1."""
+    sums = tl.arange(0, PADDED_SUMS)
+    known = there[:, None] & (sums < SUMS)[None, :]
+    all_sums = tl.load(squares + rows[:, None] * SUMS + sums[None, :], mask=known, other=0.0)
+    return tl.rsqrt(tl.sum(all_sums, axis=1) / SIZE + eps)
+
+
+@triton.jit
+def _add_product(
+    total, weight, x, outs, items, OUT: tl.constexpr, SIZE: tl.constexpr, ALL_THERE: tl.constexpr
+):
+    """To `total` [outs, rows] the product of some of `weight` with `x` [items, rows]."""
+    places = weight + outs.to(tl.int64)[:, None] * SIZE + items[None, :]
+    if ALL_THERE:
+        some = tl.load(places)
+    else:
+        some = tl.load(places, mask=(outs < OUT)[:, None] & (items < SIZE)[None, :], other=0.0)
+    return tl.dot(some, x, total, input_precision="ieee")
+
+
+@triton.jit
+def _is_last(total, mine, cells, count, SPLITS: tl.constexpr):
+    """Leave a split's sum where `mine` begins; whether all the others have done so."""
+    tl.store(mine + cells, total)
+    tl.debug_barrier()
+    is_last = tl.atomic_add(count, 1, sem="acq_rel") == SPLITS - 1
+    if is_last:
+        tl.store(count, 0)
+    return is_last
+
+
+@triton.jit
+def _all_parts(parts, cells, PART: tl.constexpr, SPLITS: tl.constexpr):
+    """The sum of all splits' sums, always in one order. Not from a processor's own cache: others
+    wrote them."""
+    total = tl.load(parts + cells, cache_modifier=".cg")
+    for each in tl.static_range(1, SPLITS):
+        total += tl.load(parts + each * PART + cells, cache_modifier=".cg")
+    return total
+
+
+@triton.jit
+def _rounded(total, scale, bias, outs, type, OUT: tl.constexpr, HAS_BIAS: tl.constexpr):
+    """As a library's product is, with its bias."""
+    total *= scale[None, :]
+    if HAS_BIAS:
+        total += tl.load(bias + outs, mask=outs < OUT, other=0.0).to(tl.float32)[:, None]
+    return total.to(type).to(tl.float32)
+
+
+@kernel
+def multiply_few_rows(
+    x,
+    weight,
+    bias,
+    out,
+    norm,
+    scaled,
+    squares,
+    parts,
+    counts,
+    num_rows,
+    eps,
+    OUT: tl.constexpr,
+    SIZE: tl.constexpr,
+    TILE: tl.constexpr,
+    STEP: tl.constexpr,
+    SPLITS: tl.constexpr,
+    ROWS: tl.constexpr,
+    LINES_AHEAD: tl.constexpr,
+    SUMS: tl.constexpr,
+    PADDED_SUMS: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    GATED: tl.constexpr,
+    ADDED: tl.constexpr,
+    CHAINED: tl.constexpr,
+):
+    """Some outputs of all rows, `x` [num_rows, SIZE] by `weight` [OUT, SIZE], over one split of the
+    sum; whichever of a tile's splits ends last does the rest.
+
+    With `SUMS`, `x` is normed: it is scaled already, and `squares` [num_rows, SUMS] are of what it
+    was before. `GATED`: `weight` is a gate's, and below it are those of what the gate is for.
+    `ADDED`: the result is added to `out`; and for a product that norms that, `scaled` becomes the
+    same by `norm` [OUT], and `squares` [num_rows, tiles] sums of its squares."""
+    tile, split = tl.program_id(0), tl.program_id(1)
+    outs = tile * TILE + tl.arange(0, TILE)
+    rows = tl.arange(0, ROWS)
+    there = rows < num_rows
+    type = x.dtype.element_ty
+    # Of what the gate is for.
+    up_weight, up_bias = weight + OUT * SIZE, bias + OUT if HAS_BIAS else bias
+    length: tl.constexpr = (SIZE + STEP * SPLITS - 1) // (STEP * SPLITS) * STEP
+    first = split * length
+    if CHAINED:
+        gdc_launch_dependents()
+        # While the kernel in front still runs: weights are nobody's result.
+        _fetch_ahead(weight, outs, first, OUT, SIZE, LINES_AHEAD)
+        if GATED:
+            _fetch_ahead(up_weight, outs, first, OUT, SIZE, LINES_AHEAD)
+        gdc_wait()
+    scale = tl.full([ROWS], 1.0, dtype=tl.float32)
+    if SUMS > 0:
+        scale = _scale(squares, rows, there, eps, SIZE, SUMS, PADDED_SUMS)
+    total = tl.zeros([TILE, ROWS], dtype=tl.float32)
+    up = tl.zeros([TILE, ROWS], dtype=tl.float32)
+    all_there: tl.constexpr = SIZE % STEP == 0 and OUT % TILE == 0
+    for start in range(first, tl.minimum(first + length, SIZE), STEP):
+        items = start + tl.arange(0, STEP)
+        loaded = there[None, :]
+        if SIZE % STEP > 0:
+            loaded = loaded & (items < SIZE)[:, None]
+        some = tl.load(x + rows[None, :] * SIZE + items[:, None], mask=loaded, other=0.0)
+        total = _add_product(total, weight, some, outs, items, OUT, SIZE, all_there)
+        if GATED:
+            up = _add_product(up, up_weight, some, outs, items, OUT, SIZE, all_there)
+    if SPLITS > 1:
+        tl.static_assert(not GATED, "a gate and what it is for are summed by one program")
+        part: tl.constexpr = TILE * ROWS
+        cells = tl.arange(0, TILE)[:, None] * ROWS + rows[None, :]
+        own = parts + tile * SPLITS * part
+        if not _is_last(total, own + split * part, cells, counts + tile, SPLITS):
+            return
+        total = _all_parts(own, cells, part, SPLITS)
+    result = _rounded(total, scale, bias, outs, type, OUT, HAS_BIAS)
+    if GATED:
+        up = _rounded(up, scale, up_bias, outs, type, OUT, HAS_BIAS)
+        result = result / (1.0 + tl.exp(-result)) * up
+    places = rows.to(tl.int64)[None, :] * OUT + outs[:, None]
+    kept = (outs < OUT)[:, None] & there[None, :]
+    if ADDED:
+        result += tl.load(out + places, mask=kept, other=0.0).to(tl.float32)
+        result = result.to(type).to(tl.float32)
+        by = tl.load(norm + outs, mask=outs < OUT, other=0.0).to(tl.float32)
+        tl.store(scaled + places, (result * by[:, None]).to(type), mask=kept)
+        sums = squares + rows * tl.num_programs(0) + tile
+        tl.store(sums, tl.sum(result * result, axis=0), mask=there)
+    tl.store(out + places, result.to(out.dtype.element_ty), mask=kept)

@@ -1,0 +1,167 @@
+"""Compiles what a decoder's steps launch for a GPU that is not here, through the very calls that
+launch it, and prints a line of JSON for each kernel. Run by `test_triton_compiles.py`, since Triton
+interprets in the tests' own process.
+
+    python compile_for_gpu.py CAPABILITY PROCESSORS SHARED_KIB
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
+
+from tandem.artifacts.config import ModelConfig
+from tandem.core.kv import KVLayout
+from tandem.core.plan import SampleSpec
+from tandem.core.sampling_params import SamplingParams
+from tandem.engine.torch import triton_products
+from tandem.engine.torch.decode_graph import HostRows, _rows
+from tandem.engine.torch.fastest_graph import trial_plan
+from tandem.engine.torch.gpu_decoder import GpuDecoder
+from tandem.engine.torch.gpu_inputs import GpuInputs
+from tandem.engine.torch.kv_pool import TorchKVPool
+from tandem.engine.torch.sample_row import SampleRow
+from tandem.engine.torch.triton_chain import CHAINED_FROM, Processors
+from tandem.engine.torch.triton_products import FewRows
+from tandem.engine.torch.triton_sampling import draw
+from tandem.models.layers import Linear
+from tandem.models.rope import RotaryEmbedding
+from tandem.models.weights import DecoderWeights, LayerWeights
+
+CPU = torch.device("cpu")
+# A layer of Llama 3.2 1B; of its vocabulary what an odd tile is left of.
+CONFIG = ModelConfig.from_json(
+    {
+        "architectures": ["LlamaForCausalLM"],
+        "hidden_size": 2048,
+        "intermediate_size": 8192,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": 64,
+        "vocab_size": 1000,
+        "max_position_embeddings": 4096,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 500000.0,
+        "eos_token_id": 0,
+    }
+)
+MAX_MODEL_LEN = 256
+
+
+class Utils:
+    """Loads nothing, and says what the compiler's tools say of a kernel."""
+
+    def __init__(self, shared_bytes: int) -> None:
+        self._shared_bytes = shared_bytes
+
+    def get_device_properties(self, _device: int) -> dict[str, int]:
+        return {"max_shared_mem": self._shared_bytes}
+
+    def load_binary(self, name: str, kernel: bytes, shared: int, _device: int) -> tuple[Any, ...]:
+        with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+            Path(file.name).write_bytes(kernel)
+            tool = triton.knobs.nvidia.cuobjdump.path
+            command = [tool, "--dump-resource-usage", file.name]
+            said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        registers, spilled = (
+            int(re.search(rf"{what}:(\d+)", said).group(1)) for what in ("REG", "LOCAL")
+        )
+        print(
+            json.dumps(
+                {"kernel": name, "registers": registers, "spilled": spilled, "shared": shared}
+            )
+        )
+        return object(), object(), registers, spilled, 1024
+
+
+class Launcher:
+    """Launches nothing."""
+
+    def __init__(self, _source: object, _metadata: object) -> None:
+        pass
+
+    def __call__(self, *_arguments: object) -> None:
+        pass
+
+
+class AbsentGpu:
+    """What Triton asks its driver."""
+
+    launcher_cls = Launcher
+
+    def __init__(self, capability: int, shared_bytes: int) -> None:
+        self._capability = capability
+        self.utils = Utils(shared_bytes)
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", self._capability, 32)
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, _device: int) -> int:
+        return 0
+
+
+def weights(dtype: torch.dtype) -> DecoderWeights[Linear]:
+    def linear(num_outs: int, size: int) -> Linear:
+        return Linear(torch.zeros(num_outs, size, dtype=dtype))
+
+    hidden, inner = CONFIG.hidden_size, CONFIG.intermediate_size
+    norm = torch.ones(hidden, dtype=dtype)
+    num_all = CONFIG.num_heads + 2 * CONFIG.num_kv_heads
+    layer = LayerWeights(
+        norm,
+        linear(num_all * CONFIG.head_dim, hidden),
+        None,
+        linear(hidden, hidden),
+        norm,
+        linear(2 * inner, hidden),
+        linear(hidden, inner),
+    )
+    embedding = linear(CONFIG.vocab_size, hidden)
+    return DecoderWeights(embedding, (layer,), norm, embedding)
+
+
+def main(capability: int, count: int, shared_bytes: int) -> None:
+    driver.set_active(AbsentGpu(capability, shared_bytes))
+    can_chain = divmod(capability, 10) >= CHAINED_FROM
+    processors = Processors(count, shared_bytes, can_chain)
+    triton_products.Processors = SimpleNamespace(of=lambda _device: processors)
+    layout = KVLayout(1, CONFIG.num_kv_heads, CONFIG.head_dim, 16, "bfloat16")
+    pool = TorchKVPool(layout, 80, CPU)
+    rotary = RotaryEmbedding(CONFIG, MAX_MODEL_LEN, CPU)
+    decoder = GpuDecoder(CONFIG, weights(torch.bfloat16), rotary, pool)
+    last_tokens = torch.zeros(1, dtype=torch.int64)
+    prompt = trial_plan(1)
+    prompt = prompt.__class__(
+        0, (prompt.slices[0]._replace(token_ids=(1,) * 20, block_table=(0, 1)),)
+    )
+    inputs = GpuInputs.build(prompt, 16, CONFIG.num_heads // CONFIG.num_kv_heads, CPU)
+    decoder.logits(inputs.rows, last_tokens, inputs.logit_rows)
+    for size in (1, 32, 64):
+        host = HostRows(size, pool, MAX_MODEL_LEN, pinned=False)
+        host.fill(trial_plan(size))
+        rows = _rows(host.items, size)
+        logits = torch.empty(size, CONFIG.vocab_size)
+        decoder.few_logits(rows, last_tokens, FewRows(CPU), logits)
+        decoder.logits(rows, last_tokens, out=logits)
+    sample = SampleRow(SampleSpec(SamplingParams(max_tokens=1, seed=0)), 0)
+    draw(logits, [sample], [0], torch.zeros(1, dtype=torch.int64))
+
+
+if __name__ == "__main__":
+    with torch.inference_mode():
+        main(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]) << 10)
