@@ -31,6 +31,7 @@ from tandem.transfer.state_guard import StateGuard
 from tandem.wire.channels import new_server
 
 FINGERPRINT = "benchmark"
+VOCAB_SIZE = 1000
 TRANSFER_ID = b"capability"
 # Of the raw socket. Larger and smaller ones are slower.
 RAW_CALL_BYTES = 2**20
@@ -131,7 +132,7 @@ class ReceiverProcess:
 
     async def serve(self) -> None:
         guard = StateGuard(asyncio.get_running_loop())
-        receiver = KvReceiver(self._side.pool, self._book, guard, FINGERPRINT, ignore)
+        receiver = KvReceiver(self._side.pool, self._book, guard, FINGERPRINT, VOCAB_SIZE, ignore)
         server = new_server()
         add_kv_transfer_service(receiver, server)
         port = server.add_insecure_port("127.0.0.1:0")

@@ -104,8 +104,9 @@ async def serve(settings: DecodeSettings) -> None:
         max_parked_bytes=settings.max_parked_bytes,
     )
     worker = Worker(info, engine, plan, guard)
-    fingerprint = info.model.kv_fingerprint
-    receiver = KvReceiver(pool, plan, guard, fingerprint, worker.add_span)
+    receiver = KvReceiver(
+        pool, plan, guard, info.model.kv_fingerprint, info.model.vocab_size, worker.add_span
+    )
     server = worker_server(settings, identity)
     decode_pb2_grpc.add_DecodeServiceServicer_to_server(
         DecodeServicer(worker, injector), server.server

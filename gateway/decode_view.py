@@ -95,10 +95,10 @@ class DecodeView(WorkerView):
         if num_tokens:
             self.own_prompts.stepped(num_tokens)
 
-    def has_said(self, use: PoolUse) -> bool:
-        """As `WorkerView.has_said`."""
+    def take_use(self, use: PoolUse) -> bool:
+        """As `WorkerView.take_use`."""
         has_more = use.num_free_blocks > self.num_free_blocks
-        WorkerView.has_said(self, use)
+        WorkerView.take_use(self, use)
         if 0 < self.num_refused_blocks <= self.num_free_blocks:
             self.num_refused_blocks = 0
             return True
@@ -112,9 +112,11 @@ class DecodeView(WorkerView):
 
     def can_take(self, generation: Generation) -> bool:
         """Whether there are the blocks that a generation begins with, and will be those that it and
-        the others are expected to have in the end. Cached ones that others have here cost
-        nothing."""
+        the others are expected to have in the end; and could be those that it has at the most, or
+        it might wait for them for ever. Cached ones that others have here cost nothing."""
         if not self.takes_more or self.num_refused_blocks:
+            return False
+        if not self.can_ever_hold(generation.max_length):
             return False
         num_shared = self._num_shared(self._cached_digests(generation))
         num_first = self.blocks_for(self.first_tokens(generation)) - num_shared

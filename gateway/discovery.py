@@ -62,18 +62,29 @@ class Changes:
 
 def decide(
     found: Mapping[WorkerName, Collection[str]],
-    linked: Collection[str],
+    linked: Mapping[str, WorkerRole],
     connected: Collection[str],
 ) -> Changes:
-    """Pure. `found` are the addresses behind each name, `linked` those that have a link,
-    `connected` those at whose end a worker is. The first name has an address that two share."""
+    """Pure. `found` are the addresses behind each name, `linked` those that have a link to a worker
+    of a role, `connected` those at whose end one is. The first name has an address that two share.
+    One that has moved to a name of the other role has a new link once nobody is at the old one's
+    end: removed before it is added."""
     wanted: dict[str, WorkerRole] = {}
     for name, addresses in found.items():
         for address in addresses:
             wanted.setdefault(address, name.role)
+    to_remove = [
+        address
+        for address, role in linked.items()
+        if wanted.get(address) is not role and address not in connected
+    ]
     return Changes(
-        to_add={address: role for address, role in wanted.items() if address not in linked},
-        to_remove=[each for each in linked if each not in wanted and each not in connected],
+        to_add={
+            address: role
+            for address, role in wanted.items()
+            if address not in linked or address in to_remove
+        },
+        to_remove=to_remove,
     )
 
 
@@ -89,7 +100,7 @@ class Discovery:
         self._links = links
         self._new_lookup = new_lookup
         self._found: dict[WorkerName, Collection[str]] = dict.fromkeys(names, ())
-        self._linked: set[str] = set()
+        self._linked: dict[str, WorkerRole] = {}
 
     async def run(self) -> None:
         """Each name by itself: one that is slow to be looked up holds no other up."""
@@ -122,8 +133,8 @@ class Discovery:
         connected = [each for each in self._linked if self._links.is_connected(each)]
         changes = decide(self._found, self._linked, connected)
         for address in changes.to_remove:
-            self._linked.discard(address)
+            del self._linked[address]
             self._links.remove_worker(address)
         for address, role in changes.to_add.items():
-            self._linked.add(address)
+            self._linked[address] = role
             self._links.add_worker(role, address)

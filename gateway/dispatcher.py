@@ -1,12 +1,13 @@
-"""The scheduler's hands: carries its effects to workers and clients, and reports back to it."""
+"""The scheduler on the event loop: brings it requests, what links hear and operators' orders, and
+keeps its timers. What it decides is carried out by `effect_loop` and `hands`."""
 
 from __future__ import annotations
 
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from math import inf
 from typing import Any
 
@@ -39,7 +40,7 @@ ORPHAN_S = 10.0
 
 
 class Dispatcher:
-    """A `TokenService` over workers, and the `LinkListener` of their links.
+    """A `TokenService` over workers, the `LinkListener` of their links, and their `WorkerAdmin`.
 
     Everything happens on one event loop, in calls that do not wait: a call changes the scheduler,
     and its `EffectLoop` has carried out what it decided.
@@ -152,17 +153,17 @@ class Dispatcher:
         return self._stopping
 
     def check_room(self, tenant: str, num_choices: int, deadline_s: float) -> None:
-        with self._refusals_told(tenant):
+        with self.refusals.counting(tenant):
             self._refuse_if_stopping()
             self._lag.check()
             self._scheduler.check_room(tenant, num_choices, deadline_s, self._clock())
 
     def reading(self, tenant: str, num_requests: int) -> AbstractContextManager[None]:
-        with self._refusals_told(tenant):
+        with self.refusals.counting(tenant):
             return self._scheduler.reading(tenant, num_requests)
 
     def submit(self, request: TokenRequest) -> GenerationStream:
-        with self._refusals_told(request.tenant):
+        with self.refusals.counting(request.tenant):
             self._refuse_if_stopping()
             generation = self._scheduler.submit(request, self._clock())
         stream = self._streams.open(generation)
@@ -323,15 +324,6 @@ class Dispatcher:
     def _watch_deadlines(self) -> None:
         if self._scheduler.next_deadline_s != self._timed_s:
             self._set_deadline_timer(self._scheduler.next_deadline_s)
-
-    @contextmanager
-    def _refusals_told(self, tenant: str) -> Iterator[None]:
-        """Who is refused, and why: a request that is not let in leaves no other trace."""
-        try:
-            yield
-        except TandemError as error:
-            self.refusals.add(error.reason, error.message, tenant)
-            raise
 
 
 def _stopping() -> Unavailable:

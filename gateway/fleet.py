@@ -46,10 +46,9 @@ class Fleet:
         else:
             self.decode[worker.info.worker_id] = worker
 
-    def leave(self, worker_id: str) -> list[PrefillView | DecodeView]:
+    def leave(self, worker_id: str) -> PrefillView | DecodeView | None:
         """A worker is gone: who that was, if it was there."""
-        gone = self.prefill.pop(worker_id, None), self.decode.pop(worker_id, None)
-        return [worker for worker in gone if worker]
+        return self.prefill.pop(worker_id, None) or self.decode.pop(worker_id, None)
 
     @property
     def block_size(self) -> int | None:

@@ -69,7 +69,6 @@ class Generation:
     arrival: int = field(init=False)
     attempts: Attempts = field(init=False)
     phase: Phase = Phase.QUEUED
-    attempt: int = 0
     setbacks: Setbacks = field(default_factory=Setbacks)
     num_failed_steps: int = 0
     context_token_ids: Sequence[int] = field(init=False)
@@ -105,7 +104,9 @@ class Generation:
 
     @property
     def key(self) -> SequenceKey:
-        return SequenceKey(self.request.request_id, self.request.choice_index, self.attempt)
+        return SequenceKey(
+            self.request.request_id, self.request.choice_index, self.attempts.num_past
+        )
 
     @property
     def num_prompt_tokens(self) -> int:
@@ -287,7 +288,6 @@ class Generation:
         if self.prefix and self.token_ids:
             self.prefix = self.prefix.grown(self.context_token_ids)
         self.phase = Phase.QUEUED
-        self.attempt += 1
         self.prefill = self.decode = self.grant = None
         self.prefill_worker = self.decode_worker = ""
         self.num_scheduled = 0

@@ -163,7 +163,7 @@ class LocalPrefill:
         might."""
         if num_waiting == inf:
             return True
-        if worker.own_prompts.make_way(self._clock.now_s):
+        if worker.own_prompts.all_make_way(self._clock.now_s):
             return self._may_pay(worker, pace, num_waiting)
         return len(worker.own_prompts) > 0 or not self._only_idle
 

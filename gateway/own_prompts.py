@@ -31,7 +31,7 @@ class OwnPrompts:
         lefts = (each.num_tokens_left for each in self._prompts.values())
         return self.num_tokens_left - next(filter(None, lefts), 0)
 
-    def make_way(self, now_s: float) -> bool:
+    def all_make_way(self, now_s: float) -> bool:
         """Whether there are any, and all of them still make way for what runs."""
         is_any_hurried = len(self._patient_until_s) < len(self._prompts)
         return not is_any_hurried and now_s < min(self._patient_until_s.values(), default=0.0)

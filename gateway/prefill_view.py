@@ -113,8 +113,10 @@ class PrefillView(WorkerView):
         return sent_s + self.step_times.seconds(forming + num_tokens)
 
     def can_take(self, generation: Generation) -> bool:
-        """Whether there are blocks for a generation's context."""
-        return self.takes_more and self.has_blocks(self.blocks_for(generation.num_context_tokens))
+        """Whether there are blocks for a generation's context, and the model takes so much."""
+        num_tokens = generation.num_context_tokens
+        has_room = self.has_blocks(self.blocks_for(num_tokens))
+        return self.takes_more and has_room and self.can_ever_hold(num_tokens)
 
     def enter(self, generation: Generation, num_blocks: int) -> None:
         WorkerView.enter(self, generation, num_blocks)

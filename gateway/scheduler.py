@@ -241,7 +241,7 @@ class Scheduler:
         the others go on elsewhere, from the token that they had reached, or fail with `error` if
         that was tried too often."""
         self._batching.fleet_changed()
-        for worker in self._fleet.leave(worker_id):
+        if worker := self._fleet.leave(worker_id):
             self._suspects.forget(worker)
             self.draining.forget(worker)
             self._self_checks.lost(worker_id)
@@ -287,10 +287,10 @@ class Scheduler:
             self._batching.timed(worker)
         if cache_changes:
             worker.prefix_index.apply(cache_changes)
-        has_more = worker.has_said(use)
-        may_take_more = worker.is_forgiven(self._clock.now_s) or has_more
+        has_more = worker.take_use(use)
+        is_forgiven = worker.forgive(self._clock.now_s)
         is_anyone_waiting = self.num_queued > 0 or self._self_checks.is_waiting
-        return has_moved or (may_take_more and is_anyone_waiting)
+        return has_moved or ((has_more or is_forgiven) and is_anyone_waiting)
 
     def _needed_roles(self) -> tuple[WorkerRole, ...]:
         return self._batching.needed_roles

@@ -376,11 +376,16 @@ def _grpc_server(
 
 def _listen(host: str, port: int) -> socket.socket:
     """Raises `ConfigError` if the port cannot be had: before any work is done for it."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), backlog=BACKLOG)
+        # Whoever names all of IPv6's addresses means IPv4's as well.
+        return socket.create_server(
+            (host, port), family=family, backlog=BACKLOG, dualstack_ipv6=host == "::"
+        )
     except OSError as error:
+        address = Address(host, port)
         raise ConfigError(
-            f"cannot listen on {host}:{port}: {error.strerror}", param="http_port"
+            f"cannot listen on {address}: {error.strerror}", param="http_port"
         ) from None
 
 

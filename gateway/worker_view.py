@@ -90,8 +90,8 @@ class WorkerView:
             self.num_prompt_tokens += generation.num_prompt_tokens
             self.num_cached_tokens += num_cached_tokens
 
-    def has_said(self, use: PoolUse) -> bool:
-        """How its pool is used. True if it may take now what it could not."""
+    def take_use(self, use: PoolUse) -> bool:
+        """It says how its pool is used. True if it may take now what it could not."""
         self.num_free_blocks, self.num_unused_slots = use
         return False
 
@@ -126,8 +126,8 @@ class WorkerView:
         """Whether its engine failed of late: prompts go elsewhere, if they can."""
         return now < self.failed_until_s
 
-    def is_forgiven(self, now: float) -> bool:
-        """Whether its failure has just become old enough to be forgotten."""
+    def forgive(self, now: float) -> bool:
+        """Forget its failure, if that is old enough. True if it is forgotten by this."""
         is_forgiven = 0 < self.failed_until_s <= now
         if is_forgiven:
             self.failed_until_s = 0.0
@@ -153,8 +153,10 @@ class WorkerView:
         return self.num_used_blocks + num_blocks <= self.info.num_blocks
 
     def can_ever_hold(self, num_tokens: int) -> bool:
-        """Whether the worker, were it empty, would have room for a sequence of so many tokens."""
-        return self.blocks_for(num_tokens) <= self.info.num_blocks
+        """Whether the worker, were it empty, would have room for a sequence of so many tokens, and
+        its model takes so many. Of workers of one model either may differ."""
+        has_room = self.blocks_for(num_tokens) <= self.info.num_blocks
+        return has_room and num_tokens <= self.info.model.max_model_len
 
     def enter(self, generation: Generation, num_blocks: int) -> None:
         """A generation comes, and takes so many blocks."""

@@ -58,13 +58,15 @@ class GrammarTrials:
     def check(self, grammar: Grammar) -> None:
         """Raise `InvalidRequest` if the grammar is none, or does not compile as it must. That it is
         none is soon found anew, and not worth remembering."""
-        with self._lock:
-            verdict = self._verdicts.get(grammar)
+        verdict = self._known(grammar)
         if verdict is None:
-            verdict = self._try(grammar.kind, lark_text(grammar))
-            self._remember(grammar, verdict)
+            verdict = self._try(grammar, lark_text(grammar))
         if verdict:
             raise invalid(grammar, verdict)
+
+    def _known(self, grammar: Grammar) -> str | None:
+        with self._lock:
+            return self._verdicts.get(grammar)
 
     def _remember(self, grammar: Grammar, verdict: str) -> None:
         with self._lock:
@@ -72,16 +74,28 @@ class GrammarTrials:
             while len(self._verdicts) > MAX_VERDICTS:
                 self._verdicts.popitem(last=False)
 
-    def _try(self, kind: GrammarKind, text: str) -> str:
+    def _try(self, grammar: Grammar, text: str) -> str:
         deadline = monotonic() + MAX_WAIT_S
         if not self._places.acquire(timeout=MAX_WAIT_S):
             raise ResourceExhausted("too many grammars are being checked", retry_after_s=1.0)
+        try:
+            # Of a burst over one grammar the others waited for the first one's trial.
+            verdict = self._known(grammar)
+            if verdict is None:
+                verdict = self._verdict(grammar.kind, text, deadline - monotonic())
+                self._remember(grammar, verdict)
+            return verdict
+        finally:
+            self._places.release()
+
+    def _verdict(self, kind: GrammarKind, text: str, timeout_s: float) -> str:
+        """A child's."""
         try:
             child = subprocess.run(
                 [sys.executable, "-c", CHILD],
                 input=json.dumps([kind, text, self._special_tokens, self._vocab_size]).encode(),
                 capture_output=True,
-                timeout=max(0.0, deadline - monotonic()),
+                timeout=max(0.0, timeout_s),
                 check=False,
             )
         except subprocess.TimeoutExpired as error:
@@ -89,8 +103,6 @@ class GrammarTrials:
             raise ResourceExhausted(
                 "checking the grammar took too long", retry_after_s=1.0
             ) from error
-        finally:
-            self._places.release()
         if child.returncode or not child.stdout:
             return TOO_COMPLEX
         message = json.loads(child.stdout)

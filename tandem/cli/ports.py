@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 
+from tandem.core.address import Address
 from tandem.core.errors import ConfigError
 
 LAST_PORT = 65535
@@ -29,7 +30,7 @@ def require_free(host: str, port: int, flag: str) -> None:
     if not 1 <= port <= LAST_PORT:
         raise ConfigError(f"{flag} {port} is no port: write 1 to {LAST_PORT}")
     if not is_free(host, port):
-        raise ConfigError(f"cannot listen on {host}:{port}, is the port in use? See {flag}")
+        raise ConfigError(f"cannot listen on {Address(host, port)}, is the port in use? See {flag}")
 
 
 def free_ports(host: str, base: int, count: int, taken: set[int]) -> list[int]:

@@ -34,8 +34,8 @@ class ReservationBook(Protocol):
 
 
 class KvReceiver:
-    """Serves `PushKv` streams. `guard` is that of the book and all reservations and blocks in
-    it."""
+    """Serves `PushKv` streams, of a model of `vocab_size` tokens. `guard` is that of the book and
+    all reservations and blocks in it."""
 
     def __init__(
         self,
@@ -43,9 +43,11 @@ class KvReceiver:
         book: ReservationBook,
         guard: StateGuard,
         model_fingerprint: str,
+        vocab_size: int,
         on_span: Callable[[Span], None],
     ) -> None:
         self._pool = pool
+        self._vocab_size = vocab_size
         self._book = book
         self._guard = guard
         self._peer = KvPeer("this worker", model_fingerprint, pool.layout)
@@ -156,6 +158,9 @@ class KvReceiver:
             raise DataLoss(f"{finish.num_frames} frames were sent, {num_frames} came")
         if not finish.HasField("first_token"):
             raise DataLoss("a transfer was finished without the first token")
+        if finish.first_token >= self._vocab_size:
+            # The next step would be refused for it, with all who are in it.
+            raise DataLoss(f"the first token is {finish.first_token}, of {self._vocab_size}")
         logprobs = logprobs_from_wire(finish.first_token_logprobs)
         with self._guard.lock:
             reservation.check_open()

@@ -15,8 +15,8 @@ class Reservation:
     """Tokens `[first_token, num_tokens)` of a sequence are to be filled, all layers, both planes.
 
     `transfer_id` is the capability to fill them, `epoch` tells this reservation from every other of
-    the worker. Coverage is counted by (plane, layer, block), so frames may come in any order, and
-    repeatedly. Who holds the object still cannot write what is closed, complete or released:
+    the worker. Coverage is counted by (plane, layer, block), so streams may fill it in any order,
+    and overlap. Who holds the object still cannot write what is closed, complete or released:
     streams may outlive all three.
     """
 

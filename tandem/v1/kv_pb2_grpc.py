@@ -47,8 +47,10 @@ class KvTransferServiceServicer:
     """
 
     def PushKv(self, request_iterator, context):
-        """One transfer: its identity first, then frames in any order, then a finish. The answer says that
-        all KV has come and its sequence is armed; an error status, what became of it else.
+        """One transfer: its identity first, then frames, numbered from 0 in the order in which they are
+        sent, then a finish; which part of the KV each frame holds is free. Several transfers may fill
+        one reservation, and overlap. The answer says that all KV has come and its sequence is armed;
+        an error status, what became of it else.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -34,8 +34,10 @@ class KvTransferServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> KvTransferServiceAsyncStub: ...
     PushKv: _grpc.StreamUnaryMultiCallable[_kv_pb2.PushKvRequest, _kv_pb2.PushKvResponse]
-    """One transfer: its identity first, then frames in any order, then a finish. The answer says that
-    all KV has come and its sequence is armed; an error status, what became of it else.
+    """One transfer: its identity first, then frames, numbered from 0 in the order in which they are
+    sent, then a finish; which part of the KV each frame holds is free. Several transfers may fill
+    one reservation, and overlap. The answer says that all KV has come and its sequence is armed;
+    an error status, what became of it else.
     """
 
 @_typing.type_check_only
@@ -44,8 +46,10 @@ class KvTransferServiceAsyncStub(KvTransferServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     PushKv: _aio.StreamUnaryMultiCallable[_kv_pb2.PushKvRequest, _kv_pb2.PushKvResponse]  # type: ignore[assignment]
-    """One transfer: its identity first, then frames in any order, then a finish. The answer says that
-    all KV has come and its sequence is armed; an error status, what became of it else.
+    """One transfer: its identity first, then frames, numbered from 0 in the order in which they are
+    sent, then a finish; which part of the KV each frame holds is free. Several transfers may fill
+    one reservation, and overlap. The answer says that all KV has come and its sequence is armed;
+    an error status, what became of it else.
     """
 
 class KvTransferServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -57,8 +61,10 @@ class KvTransferServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_kv_pb2.PushKvRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_kv_pb2.PushKvResponse, _abc.Awaitable[_kv_pb2.PushKvResponse]]:
-        """One transfer: its identity first, then frames in any order, then a finish. The answer says that
-        all KV has come and its sequence is armed; an error status, what became of it else.
+        """One transfer: its identity first, then frames, numbered from 0 in the order in which they are
+        sent, then a finish; which part of the KV each frame holds is free. Several transfers may fill
+        one reservation, and overlap. The answer says that all KV has come and its sequence is armed;
+        an error status, what became of it else.
         """
 
 def add_KvTransferServiceServicer_to_server(servicer: KvTransferServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -8,6 +8,9 @@ from tandem.core.plan import SampleSpec, SequenceSlice, StepPlan
 from tandem.core.sampling_params import SamplingParams
 from tandem.engine.torch.device_sampling import MAX_ROWS
 
+# Kernels have variants by how many rows a step has, and how many single tokens, in powers of two.
+MAX_SINGLES = 256
+
 GREEDY = SamplingParams(max_tokens=1, seed=0, temperature=0.0)
 DRAWN = SamplingParams(max_tokens=1, seed=0)
 # What takes most.
@@ -29,8 +32,9 @@ MOST = SamplingParams(
 
 
 def first_steps(block_size: int, num_blocks: int, max_model_len: int) -> Iterator[StepPlan]:
-    """For each way of sampling a prompt beside a single token, then the latter alone; at the end
-    many of these. In a pool where no block is anybody's; none if that is too small."""
+    """For each way of sampling a prompt beside a single token, then the latter alone; then twice as
+    many of these, and again; at the end as many as are sampled from at a time, for what takes most.
+    In a pool where no block is anybody's; none if that is too small."""
     num_tokens = min(block_size + 1, max_model_len)
     blocks = tuple(range(-(-num_tokens // block_size)))
     if len(blocks) >= num_blocks:
@@ -41,5 +45,13 @@ def first_steps(block_size: int, num_blocks: int, max_model_len: int) -> Iterato
         single = SequenceSlice(-2, (0,), 0, (len(blocks),), sample)
         yield StepPlan(0, (prompt, single))
         yield StepPlan(0, (single,))
-    # As many as are sampled from at a time: what that takes is had from the device.
-    yield StepPlan(0, tuple(single._replace(sequence_id=-2 - row) for row in range(MAX_ROWS)))
+    count = 2
+    while count <= MAX_SINGLES:
+        yield _singles(single._replace(sample=SampleSpec(GREEDY)), count)
+        count *= 2
+    # What sampling takes is had from the device.
+    yield _singles(single, MAX_ROWS)
+
+
+def _singles(single: SequenceSlice, count: int) -> StepPlan:
+    return StepPlan(0, tuple(single._replace(sequence_id=-2 - row) for row in range(count)))

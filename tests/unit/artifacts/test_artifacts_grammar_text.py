@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from time import thread_time
 
@@ -102,6 +104,36 @@ def test_brackets_behind_an_escape_are_no_nesting(kind: GrammarKind, source: str
 def test_brackets_behind_what_has_closed_are(kind: GrammarKind, source: str) -> None:
     with pytest.raises(InvalidRequest, match="64 levels"):
         lark_text(Grammar(kind, source))
+
+
+@pytest.mark.parametrize("message", [b'""', b'"it is none"'])
+def test_of_a_burst_over_one_grammar_one_is_tried(
+    message: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where only one trial may run at a time: the others wait for its verdict."""
+    monkeypatch.setattr(grammar_trial, "MAX_AT_ONCE", 1)
+    trials, grammar = GrammarTrials((), 260), Grammar(GrammarKind.REGEX, "a")
+    let, num_trials = threading.Event(), 0
+
+    def run(*args: object, **kwargs: object) -> object:
+        nonlocal num_trials
+        num_trials += 1
+        assert let.wait(10)
+        return grammar_trial.subprocess.CompletedProcess([], 0, stdout=message)
+
+    def refused() -> bool:
+        try:
+            trials.check(grammar)
+        except InvalidRequest:
+            return True
+        return False
+
+    monkeypatch.setattr(grammar_trial.subprocess, "run", run)
+    with ThreadPoolExecutor(4) as threads:
+        checks = [threads.submit(refused) for _ in range(4)]
+        let.set()
+        assert {check.result(10) for check in checks} == {message != b'""'}
+    assert num_trials == 1
 
 
 def test_a_grammar_whose_verdict_is_known_is_not_read_again(

@@ -94,18 +94,34 @@ def quick_look_ups(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_is_found_and_has_no_link_is_added() -> None:
     found = {PREFILL: ["a:1"], DECODE: ["b:2", "c:2"]}
-    assert decide(found, {"b:2"}, set()) == Changes(
+    assert decide(found, {"b:2": WorkerRole.DECODE}, set()) == Changes(
         {"a:1": WorkerRole.PREFILL, "c:2": WorkerRole.DECODE}, []
     )
 
 
 def test_a_link_outlives_its_name_while_a_worker_is_at_its_end() -> None:
-    assert decide({DECODE: []}, ["a:1", "b:1"], {"a:1"}) == Changes({}, ["b:1"])
+    linked = dict.fromkeys(["a:1", "b:1"], WorkerRole.DECODE)
+    assert decide({DECODE: []}, linked, {"a:1"}) == Changes({}, ["b:1"])
 
 
 def test_an_address_behind_two_names_is_one_worker_of_the_first() -> None:
-    changes = decide({PREFILL: ["a:1"], DECODE: ["a:1"]}, (), ())
+    changes = decide({PREFILL: ["a:1"], DECODE: ["a:1"]}, {}, ())
     assert changes == Changes({"a:1": WorkerRole.PREFILL}, [])
+
+
+async def test_an_address_that_moves_to_the_other_role_has_a_new_link() -> None:
+    """Of two names on one port: it may be behind both for a while, and then behind the other."""
+    names, links = FakeNames(), FakeLinks()
+    async with discovering(names, links):
+        await names.set(PREFILL, ["10.0.0.1:1"])
+        await names.set(DECODE, ["10.0.0.1:1"])
+        assert links.links == {"10.0.0.1:1": WorkerRole.PREFILL}
+        links.connected = {"10.0.0.1:1"}
+        await names.set(PREFILL, [])
+        assert links.links == {"10.0.0.1:1": WorkerRole.PREFILL}
+        links.connected = set()
+        await names.set(PREFILL, [])
+        assert links.links == {"10.0.0.1:1": WorkerRole.DECODE}
 
 
 async def test_workers_come_are_replaced_and_go() -> None:

@@ -54,7 +54,7 @@ def scheduler() -> Scheduler:
 def test_it_is_read_off_the_workers_that_serve(take_out: Take) -> None:
     found = scheduler()
     _, first, _ = found.workers
-    first.has_said(PoolUse(num_free_blocks=16))
+    first.take_use(PoolUse(num_free_blocks=16))
     take_out(found, "e")
     figures = pipeline_figures(
         [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from math import inf
 from typing import NoReturn
 
 import pytest
@@ -14,10 +15,12 @@ from gateway.offload import Offload
 from gateway.policies import queue_policy
 from gateway.request import GenerationRequest, TextPrompt
 from gateway.scheduler import Scheduler
+from gateway.tenants import DEFAULT_TENANT
 from gateway.timeline import Timeline
 from tandem.core.errors import (
     ContextLengthExceeded,
     DeadlineExceeded,
+    InvalidRequest,
     NotFound,
     RateLimitExceeded,
     ResourceExhausted,
@@ -88,6 +91,18 @@ async def test_what_the_dispatcher_refuses_it_counts_itself(frontend, service, m
     with pytest.raises(RateLimitExceeded):
         await frontend.tokenize(HI, tuple)
     assert not service.refused
+
+
+async def test_what_is_wrong_with_a_request_itself_the_dispatcher_counts_not_either(monkeypatch):
+    def refuse(*args: object) -> NoReturn:
+        raise InvalidRequest("there are only 4 places")
+
+    scheduler = Scheduler(queue_policy("fcfs"), Limits())
+    monkeypatch.setattr(scheduler, "check_room", refuse)
+    dispatcher = Dispatcher(scheduler, (), "", Timeline())
+    with pytest.raises(InvalidRequest):
+        dispatcher.check_room(DEFAULT_TENANT, 5, inf)
+    assert not dispatcher.metrics.refused
 
 
 async def test_what_is_wrong_with_a_request_itself_is_no_refusal(frontend, service):

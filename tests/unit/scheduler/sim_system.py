@@ -16,6 +16,7 @@ from sim_transfer import SimTransfers, Transfer
 from sim_worker import (
     BLOCK_SIZE,
     MAX_MODEL_LEN,
+    MODEL,
     DecodeProcess,
     PrefillProcess,
     Process,
@@ -85,7 +86,7 @@ class System:
 
         def start() -> Process:
             self._next_epoch += 1
-            info = worker_info(worker_id, role, self._next_epoch, num_blocks, max_num_seqs)
+            info = worker_info(worker_id, role, self._next_epoch, num_blocks, max_num_seqs, MODEL)
             return self._start(replace(info, caches_prefixes=self.prefix_caching))
 
         link = SimLink(self.dispatcher, start, self._clock)

@@ -7,7 +7,7 @@ in calls: `launch` and `land` are the two ends of a step, `apply` is a message t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from decode_service.kv_mover import carry_out
@@ -31,6 +31,8 @@ EOS_TOKEN_IDS = frozenset(range(0, VOCAB_SIZE, 25))
 MODEL = ModelInfo(
     "sim", "f" * 64, VOCAB_SIZE, MAX_MODEL_LEN, EOS_TOKEN_IDS, "fake", batch_invariant=True
 )
+# For those that are made up without a simulation, and have sequences of any length.
+LONG_MODEL = replace(MODEL, max_model_len=1_000_000)
 END_RULE = EndRule(EOS_TOKEN_IDS, MAX_MODEL_LEN)
 LAYOUT: KVLayout = fake_layout(BLOCK_SIZE)
 
@@ -46,9 +48,14 @@ class NoTime:
 
 
 def worker_info(
-    worker_id: str, role: WorkerRole, epoch: int, num_blocks: int, max_num_seqs: int
+    worker_id: str,
+    role: WorkerRole,
+    epoch: int,
+    num_blocks: int,
+    max_num_seqs: int,
+    model: ModelInfo = LONG_MODEL,
 ) -> WorkerInfo:
-    return WorkerInfo(worker_id, role, epoch, MODEL, LAYOUT, num_blocks, max_num_seqs, "mock:zero")
+    return WorkerInfo(worker_id, role, epoch, model, LAYOUT, num_blocks, max_num_seqs, "mock:zero")
 
 
 @dataclass(eq=False)

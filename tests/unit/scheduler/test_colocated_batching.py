@@ -174,7 +174,7 @@ def test_a_refused_reservation_goes_back_to_the_head_of_the_queue() -> None:
     assert driver.admitted() == []
     assert driver.scheduler.heard("d0", PoolUse(64), now=1.0)
     assert driver.admitted() == [("d0", one.sequence_id)]
-    assert (one.attempt, two.attempt) == (1, 0)
+    assert (one.attempts.num_past, two.attempts.num_past) == (1, 0)
 
 
 def test_an_answer_goes_on_elsewhere_when_its_worker_is_lost() -> None:

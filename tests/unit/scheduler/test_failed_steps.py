@@ -109,7 +109,7 @@ def test_who_is_in_a_failed_step_again_is_the_cause_and_its_mate_goes_on() -> No
     (error,) = driver.events()
     assert (error.reason, error.message) == ("ENGINE_FAILED", "the engine failed: OutOfMemoryError")
     assert (cause.phase, cause.num_failed_steps) == (Phase.ENDED, 2)
-    assert (mate.attempt, mate.setbacks.num_losses) == (2, 2)
+    assert (mate.attempts.num_past, mate.setbacks.num_losses) == (2, 2)
 
 
 @pytest.mark.parametrize("has_first_token", [False, True])
@@ -207,7 +207,7 @@ def test_a_failure_that_comes_twice_counts_once() -> None:
     first = generation.sequence_id
     for _ in range(2):
         driver.scheduler.report("d", SequenceFailed(first, "ENGINE_FAILED", "oh"))
-    assert (generation.attempt, generation.num_failed_steps) == (1, 1)
+    assert (generation.attempts.num_past, generation.num_failed_steps) == (1, 1)
 
 
 def test_what_the_engine_refuses_of_a_request_is_not_tried_again() -> None:
@@ -225,7 +225,7 @@ def test_who_has_the_first_token_from_the_prefill_worker_alone_has_come_through_
     generation = driver.prefilling(max_tokens=9)
     driver.scheduler.report("p", FirstToken(generation.sequence_id, 4, 50, None))
     driver.fail(generation)
-    assert generation.attempt == 1
+    assert generation.attempts.num_past == 1
     assert generation.fails_steps
 
 

@@ -256,7 +256,7 @@ def test_a_prompt_whose_worker_is_lost_begins_anew() -> None:
     assert generation.num_scheduled == 16
     driver.scheduler.worker_lost("d", LOST)
     assert driver.events() == []
-    assert (generation.phase, generation.attempt) == (Phase.QUEUED, 1)
+    assert (generation.phase, generation.attempts.num_past) == (Phase.QUEUED, 1)
     assert generation.num_scheduled == 0
 
 

@@ -170,7 +170,7 @@ def test_a_loss_does_not_send_what_it_takes_the_destination_of() -> None:
     effects = driver.effects()
     assert not [each for each in effects if isinstance(each, Emit)]
     assert {type(each.command) for each in effects if isinstance(each, Send)} == {Remove}
-    assert (one.attempt, two.attempt) == (1, 1)
+    assert (one.attempts.num_past, two.attempts.num_past) == (1, 1)
 
 
 def test_a_token_that_comes_twice_or_after_the_end_changes_nothing() -> None:
@@ -419,7 +419,7 @@ def test_kv_that_comes_damaged_each_time_is_not_computed_for_ever() -> None:
     generation = driver.submit("r")
     for attempt in range(MAX_RESTARTS + 1):
         driver.effects()
-        assert generation.attempt == attempt
+        assert generation.attempts.num_past == attempt
         driver.grant(generation)
         (batch,) = driver.commands(PrefillBatch)
         driver.scheduler.report("p", BatchDone(batch.batch_id, 1))
@@ -617,6 +617,6 @@ def test_a_prefill_worker_that_has_forgotten_what_has_left_it_costs_nothing(
     driver.effects()
     driver.scheduler.resumed("p", PrefillSnapshot((), (), ()), [])
     assert driver.commands(Reserve) == []
-    assert (generation.attempt, generation.setbacks.num_losses) == (0, 0)
+    assert (generation.attempts.num_past, generation.setbacks.num_losses) == (0, 0)
     assert generation.phase is (Phase.ENDED if has_ended else Phase.DECODING)
     assert driver.scheduler._fleet.prefill["p"].generations == {}

@@ -14,6 +14,7 @@ from tandem.artifacts.model_folder import ModelFolder
 from tandem.core.kv import KVLayout
 from tandem.core.plan import PENDING, SampleSpec, SequenceSlice, StepPlan
 from tandem.engine.allowed_tokens import barred_tokens
+from tandem.engine.torch import first_steps as first_steps_module
 from tandem.engine.torch.adjustments import is_adjusted
 from tandem.engine.torch.device_sampling import MAX_ROWS
 from tandem.engine.torch.first_steps import MOST, first_steps
@@ -114,6 +115,7 @@ def interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.skip("NOT TESTED ON A GPU: the other engine's pool is in host memory")
     monkeypatch.setattr(decode_graph, "BATCH_SIZES", (1, 2, 4, 8))
     monkeypatch.setattr(triton_attention, "SPLIT_PROGRAMS", 8)
+    monkeypatch.setattr(first_steps_module, "MAX_SINGLES", 8)
 
 
 @pytest.mark.usefixtures("interpreted")
@@ -188,7 +190,7 @@ def test_a_warm_engine_has_sampled_in_every_way(
     monkeypatch.setattr(engine, "launch", lambda plan: (plans.append(plan), launch(plan))[1])
     engine.warm_up()
     monkeypatch.undo()
-    assert [len(plan.slices) for plan in plans] == [*[2, 1] * 3, MAX_ROWS]
+    assert [len(plan.slices) for plan in plans] == [*[2, 1] * 3, 2, 4, 8, MAX_ROWS]
     assert engine._runner.graphs.can_replay(plans[-2])
     assert driver.generate([5, 6, 7], 4, chunk=2) == expected
 
@@ -211,8 +213,8 @@ def test_what_takes_most_takes_all_that_there_is() -> None:
 
 def test_in_a_pool_that_is_too_small_nothing_is_warmed_up() -> None:
     assert list(first_steps(16, 2, 100)) == []
-    assert len(list(first_steps(16, 3, 100))) == 7
-    assert len(list(first_steps(16, 2, 5))) == 7
+    assert len(list(first_steps(16, 3, 100))) == 15
+    assert len(list(first_steps(16, 2, 5))) == 15
 
 
 def test_a_sequence_that_is_back_in_other_blocks_has_another_table() -> None:

@@ -38,6 +38,7 @@ from tandem.wire.descriptions import layout_to_wire
 BLOCK_SIZE = 4
 NUM_BLOCKS = 32
 FINGERPRINT = "f" * 64
+VOCAB_SIZE = 100
 FIRST_TOKEN_ID = 42
 SEQUENCE_ID = 9
 
@@ -141,7 +142,9 @@ class ReceiverSide:
         self.guard = StateGuard(asyncio.get_running_loop())
         self.lock = self.guard.lock
         self.spans: list[Span] = []
-        self.receiver = KvReceiver(self.pool, self.book, self.guard, FINGERPRINT, self.spans.append)
+        self.receiver = KvReceiver(
+            self.pool, self.book, self.guard, FINGERPRINT, VOCAB_SIZE, self.spans.append
+        )
         self.server = new_server()
         add_kv_transfer_service(self.receiver, self.server)
         self.address = f"127.0.0.1:{self.server.add_insecure_port('127.0.0.1:0')}"

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from push_pair import FINGERPRINT, NUM_BLOCKS, Book, GatedPool, finish, frame, opening
+from push_pair import FINGERPRINT, NUM_BLOCKS, VOCAB_SIZE, Book, GatedPool, finish, frame, opening
 
 from tandem.core.errors import TandemError
 from tandem.core.kv import Plane
@@ -37,7 +37,9 @@ class Receiver:
         self.book = Book(self.pool.layout)
         self.reservation = self.book.reserve(NUM_TOKENS)
         self.guard = StateGuard(asyncio.get_running_loop())
-        self.receiver = KvReceiver(self.pool, self.book, self.guard, FINGERPRINT, lambda _: None)
+        self.receiver = KvReceiver(
+            self.pool, self.book, self.guard, FINGERPRINT, VOCAB_SIZE, lambda _: None
+        )
 
     async def receive(self, messages: Messages) -> None:
         """The messages arm the reservation. Raises what the receiver does."""

@@ -15,6 +15,7 @@ from push_pair import (
     FINGERPRINT,
     FIRST_TOKEN_ID,
     NUM_BLOCKS,
+    VOCAB_SIZE,
     Book,
     GatedPool,
     finish,
@@ -69,7 +70,9 @@ class TransferMachine(RuleBasedStateMachine):
         self.pool = GatedPool()
         self.book = Book(self.pool.layout)
         self.guard = StateGuard(self.loop)
-        self.receiver = KvReceiver(self.pool, self.book, self.guard, FINGERPRINT, lambda _: None)
+        self.receiver = KvReceiver(
+            self.pool, self.book, self.guard, FINGERPRINT, VOCAB_SIZE, lambda _: None
+        )
         self.streams: list[Stream] = []
         self.covered: dict[bytes, set[tuple[Plane, range]]] = {}
         self.open: dict[bytes, Reservation] = {}

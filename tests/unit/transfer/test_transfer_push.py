@@ -16,6 +16,7 @@ from push_pair import (
     FIRST_TOKEN_ID,
     NUM_BLOCKS,
     SEQUENCE_ID,
+    VOCAB_SIZE,
     finish,
     frame,
     opening,
@@ -325,6 +326,8 @@ async def test_an_unknown_reservation_is_fenced(change: dict[str, Any]) -> None:
         (lambda open_, one, two, end: [open_, one, b"", end], DataLoss),
         (lambda open_, one, two, end: [open_, one[:-1], two, end], DataLoss),  # truncated
         (lambda open_, one, two, end: [open_, one[:-1] + b"x", two, end], DataLoss),  # corrupt
+        # A first token that is none of the model's.
+        (lambda open_, one, two, end: [open_, one, two, finish(2, VOCAB_SIZE)], DataLoss),
     ],
 )
 async def test_a_broken_stream_of_messages_is_refused(damage: Any, kind: type[TandemError]) -> None:

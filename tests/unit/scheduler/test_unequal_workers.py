@@ -1,0 +1,102 @@
+"""Workers of one model whose pools, or longest sequences, differ: one that came later may hold less
+than what is queued already."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from sim_worker import worker_info
+
+from gateway.batching import Limits
+from gateway.colocated_policies import colocated_policy
+from gateway.generation import Generation
+from gateway.policies import queue_policy
+from gateway.scheduler import Scheduler
+from gateway.tokens import Ended, TokenRequest
+from tandem.core.commands import PrefillBatch, Reserve
+from tandem.core.errors import ResourceExhausted, Unavailable
+from tandem.core.reports import Reserved
+from tandem.core.sampling_params import SamplingParams
+from tandem.core.worker import WorkerRole
+
+# Of the longest sequence below; blocks have four tokens each.
+LENGTH, MAX_TOKENS = 20, 20
+LONGEST = LENGTH + MAX_TOKENS
+
+
+class Driver:
+    def __init__(self, *, colocated: bool) -> None:
+        policy = colocated_policy("chunked", 100, 100) if colocated else None
+        self.scheduler = Scheduler(
+            queue_policy("fcfs"), Limits(100), colocated=policy, local_prefill="off"
+        )
+
+    def join(
+        self, name: str, role: WorkerRole, num_blocks: int = 1000, max_model_len: int = 1000
+    ) -> None:
+        info = worker_info(name, role, 1, num_blocks, 4)
+        info = replace(info, model=replace(info.model, max_model_len=max_model_len))
+        self.scheduler.worker_joined(info, f"{name}:1")
+
+    def submit(self) -> Generation:
+        params = SamplingParams(max_tokens=MAX_TOKENS, seed=0)
+        return self.scheduler.submit(TokenRequest("r", (5,) * LENGTH, params), 0.0)
+
+    def taken_by(self) -> list[str]:
+        """Who is asked to compute or to hold something."""
+        self.scheduler.compose()
+        effects = self.scheduler.take_effects()
+        return [
+            each.worker_id
+            for each in effects
+            if isinstance(getattr(each, "command", None), Reserve | PrefillBatch)
+        ]
+
+
+SMALL = {"num_blocks": LONGEST // 4 - 1}, {"max_model_len": LONGEST - 1}
+
+
+@pytest.mark.parametrize("smaller", SMALL)
+@pytest.mark.parametrize("colocated", [False, True])
+def test_a_decode_worker_is_not_given_what_it_could_not_hold_to_the_end(
+    colocated: bool, smaller: dict[str, int]
+) -> None:
+    driver = Driver(colocated=colocated)
+    if not colocated:
+        driver.join("p", WorkerRole.PREFILL)
+    driver.join("large", WorkerRole.DECODE)
+    driver.join("a small one", WorkerRole.DECODE, **smaller)
+    for _ in range(3):
+        driver.submit()
+    assert set(driver.taken_by()) == {"large"}
+
+
+@pytest.mark.parametrize("smaller", [{"num_blocks": 4}, {"max_model_len": LENGTH - 1}])
+def test_a_prefill_worker_is_not_given_what_it_cannot_compute(smaller: dict[str, int]) -> None:
+    driver = Driver(colocated=False)
+    driver.join("large", WorkerRole.PREFILL)
+    driver.join("a small one", WorkerRole.PREFILL, **smaller)
+    driver.join("d", WorkerRole.DECODE)
+    generations = [driver.submit() for _ in range(3)]
+    driver.taken_by()
+    for each in generations:
+        driver.scheduler.report("d", Reserved(each.sequence_id, b"x", 1, 0))
+    assert set(driver.taken_by()) <= {"large", "d"}
+    assert {each.prefill_worker for each in generations} <= {"large", ""}
+
+
+@pytest.mark.parametrize("smaller", SMALL)
+def test_what_only_a_lost_worker_could_hold_ends_and_is_told_why(smaller: dict[str, int]) -> None:
+    driver = Driver(colocated=True)
+    driver.join("large", WorkerRole.DECODE)
+    first = driver.submit()
+    assert driver.taken_by() == ["large"]
+    driver.join("a small one", WorkerRole.DECODE, **smaller)
+    driver.scheduler.worker_lost("large", Unavailable("gone"))
+    driver.scheduler.compose()
+    ends = [each.event for each in driver.scheduler.take_effects() if hasattr(each, "event")]
+    assert first.phase.name == "ENDED" or ends
+    (end,) = ends
+    assert not isinstance(end, Ended)
+    assert type(end) is ResourceExhausted
