@@ -77,9 +77,11 @@ test-emulated: .venv/installed-dev $(EMULATED) ## the kernels for AVX-512 and AM
 	@TANDEM_EMULATED=$(EMULATED) $(BIN)/python -m pytest -n auto -k "avx512 or amx" tests/unit/native $(ARGS)
 
 TRITON := .venv/triton
+# Its interpreter takes no newer numpy.
+TRITON_AND_NUMPY := triton==3.6.0 numpy==2.2.6
 $(TRITON)/installed: Makefile
 	$(SAY) "installing Triton into $(TRITON) (once)"
-	@$(PIP_INSTALL) --no-deps --target $(TRITON) triton==3.6.0 && touch $@
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(TRITON) $(TRITON_AND_NUMPY) && touch $@
 
 .PHONY: test-triton
 test-triton: .venv/installed-dev $(TRITON)/installed ## the GPU's kernels without a GPU: interpreted, and compiled for three kinds

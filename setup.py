@@ -1,10 +1,11 @@
 """The kernels of `tandem/native`, built once for each instruction set that they choose from.
 
 All else is in pyproject.toml. Without a compiler the install succeeds, and the engine takes torch's
-own, slower operations and says so.
+own, slower operations and says so. `TANDEM_BUILD_KERNELS` names those that are wanted, if not all.
 """
 
 import hashlib
+import os
 import platform
 from pathlib import Path
 
@@ -15,7 +16,9 @@ FOLDER = Path("tandem/native")
 X86 = platform.machine().lower() in ("x86_64", "amd64")
 AVX2 = ["-mavx2", "-mfma"]
 AVX512 = [*AVX2, *(f"-mavx512{each}" for each in ("f", "bw", "dq", "vl", "vnni", "bf16"))]
-BUILDS = {"plain": [], **({"avx2": AVX2, "avx512": AVX512} if X86 else {})}
+ALL = {"plain": [], **({"avx2": AVX2, "avx512": AVX512} if X86 else {})}
+WANTED = os.environ.get("TANDEM_BUILD_KERNELS", " ".join(ALL)).split()
+BUILDS = {name: ALL[name] for name in WANTED}
 
 
 def sources_hash() -> str:
