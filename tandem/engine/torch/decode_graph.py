@@ -17,12 +17,14 @@ from torch import Tensor
 
 from tandem.core.plan import StepPlan
 from tandem.engine.torch.block_tables import BlockTables
-from tandem.engine.torch.fastest_graph import fastest, replay_seconds
+from tandem.engine.torch.fastest_graph import fastest, replay_seconds, trial_plan
 from tandem.engine.torch.gpu_decoder import GpuRows
 from tandem.engine.torch.kv_pool import TorchKVPool
 from tandem.engine.torch.triton_attention import QueryTiles
 
 BATCH_SIZES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
+# That sequences of a trial have before their last.
+TRIAL_BLOCKS = 32
 # Runs before the recording: Triton compiles, libraries choose and allocate.
 NUM_WARM_UPS = 2
 # What is known of a row, each a column of its own; behind them come the block tables.
@@ -65,10 +67,13 @@ class DecodeGraphs:
         self._graphs = {}
         for size in reversed(BATCH_SIZES):
             fitting = [way for way in ways if size <= way.max_rows]
-            # Each row of a trial has a block.
+            # Each row of a trial has a block of its own, and all have some in common.
+            most_before = min(TRIAL_BLOCKS, pool.layout.blocks_for(max_model_len) - 1)
+            num_before = max(0, min(most_before, pool.num_blocks - size))
             if recorder is None or size > pool.num_blocks:
                 fitting = fitting[:1]
-            self._graphs[size] = fastest(size, fitting, partial(graph, size), replay_seconds)
+            plan = trial_plan(size, pool.layout.block_size, num_before)
+            self._graphs[size] = fastest(plan, fitting, partial(graph, size), replay_seconds)
 
     def can_replay(self, plan: StepPlan) -> bool:
         """Whether the step is one token of each sequence, each to be sampled from."""

@@ -20,7 +20,15 @@ from tandem.engine.torch.decode_graph import DecodeGraphs, Way
 from tandem.engine.torch.gpu_decoder import GpuDecoder
 from tandem.engine.torch.gpu_inputs import GpuInputs
 from tandem.engine.torch.kv_pool import TorchKVPool
-from tandem.engine.torch.triton_products import MAX_ROWS, FewRows, takes_few_rows
+from tandem.engine.torch.triton_products import (
+    MAX_ROWS,
+    MIN_ROWS,
+    NARROW,
+    WIDE,
+    FewRows,
+    Tiling,
+    takes_few_rows,
+)
 
 # More sequences than any step samples for.
 MAX_PENDING = 1 << 16
@@ -53,19 +61,19 @@ class GpuRunner:
     def _ways(self) -> list[Way]:
         """To compute single tokens; the first one is trusted."""
         decoder, last_tokens = self._decoder, self._last_tokens
-        ways = [
-            Way("library", lambda rows, logits: decoder.logits(rows, last_tokens, out=logits)),
-        ]
-        if takes_few_rows(decoder.dtype, self._device):
-            products = FewRows(self._device)
-            ways.append(
-                Way(
-                    "few rows",
-                    lambda rows, logits: decoder.few_logits(rows, last_tokens, products, logits),
-                    MAX_ROWS,
-                )
+
+        def by(name: str, tiling: Tiling, max_rows: int) -> Way:
+            products = FewRows(self._device, tiling)
+            return Way(
+                name,
+                lambda rows, logits: decoder.few_logits(rows, last_tokens, products, logits),
+                max_rows,
             )
-        return ways
+
+        library = Way("library", lambda rows, logits: decoder.logits(rows, last_tokens, out=logits))
+        if not takes_few_rows(decoder.dtype, self._device):
+            return [library]
+        return [library, by("wide tiles", WIDE, MAX_ROWS), by("narrow tiles", NARROW, MIN_ROWS)]
 
     @property
     def pending(self) -> Collection[int]:

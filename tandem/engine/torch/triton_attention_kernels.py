@@ -248,19 +248,21 @@ def attend_split(
     """One query and the heads of one group, over one split of its keys (Flash-Decoding, Dao et al.
     2023): what is left in `parts` [tiles, heads, splits, dim] is not yet divided by its weight;
     `weights` [tiles, heads, splits, 2] are the maximum and the weights' sum."""
-    await_inputs(CHAINED)
     tile, kv_head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     num_splits = tl.num_programs(2)
+    # The step's own, and no kernel's result.
     position = tl.load(tile_positions + tile)
+    length = tl.load(tile_lengths + tile)
+    row = tl.load(tile_rows + tile).to(tl.int64)
+    await_inputs(CHAINED)
     start, end = _split_bounds(position, split, num_splits, WINDOW, KEY_TILE)
-    if (start >= end) | (tl.load(tile_lengths + tile) == 0):
+    if (start >= end) | (length == 0):
         return
     rows = tl.arange(0, NUM_ROWS)
     heads = kv_head * GROUP + rows
     dims = tl.arange(0, PADDED_DIM)
     mine = rows < GROUP
     wanted = mine[:, None] & (dims < HEAD_DIM)[None, :]
-    row = tl.load(tile_rows + tile).to(tl.int64)
     places = heads[:, None] * HEAD_DIM + dims[None, :]
     total, maximum, weight = _attend_range(
         tl.load(q + row * q_row_stride + places, mask=wanted, other=0.0),
@@ -305,11 +307,14 @@ def merge_splits(
     CHAINED: tl.constexpr,
 ):
     """One query and head: what its splits have left, scaled to the highest maximum."""
-    await_inputs(CHAINED)
     tile, head = tl.program_id(0), tl.program_id(1)
-    if tl.load(tile_lengths + tile) == 0:
-        return
+    # The step's own, and no kernel's result.
     position = tl.load(tile_positions + tile)
+    length = tl.load(tile_lengths + tile)
+    row = tl.load(tile_rows + tile).to(tl.int64)
+    await_inputs(CHAINED)
+    if length == 0:
+        return
     splits = tl.arange(0, NUM_SPLITS)
     starts, ends = _split_bounds(position, splits, NUM_SPLITS, WINDOW, KEY_TILE)
     used = starts < ends
@@ -321,6 +326,5 @@ def merge_splits(
     part = tl.load(parts + left[:, None] * HEAD_DIM + dims[None, :], mask=there, other=0.0)
     scales = tl.exp2(maximum - tl.max(maximum, axis=0))
     result = tl.sum(part * scales[:, None], axis=0) / tl.sum(weight * scales, axis=0)
-    row = tl.load(tile_rows + tile).to(tl.int64)
     items = row * out_row_stride + head * HEAD_DIM + dims
     tl.store(out + items, result.to(out.dtype.element_ty), mask=dims < HEAD_DIM)

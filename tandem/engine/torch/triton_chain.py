@@ -45,8 +45,9 @@ def chained(is_chained: bool) -> dict[str, Any]:
 
 @triton.jit  # type: ignore[untyped-decorator]
 def await_inputs(CHAINED: tl.constexpr) -> None:
-    """What another kernel of the step writes may be read after this, and anything be written. The
-    kernel behind may begin from here on, and waits likewise until this one has ended."""
+    """What another kernel of the step writes may be read after this, and anything be written; what
+    was there before the step, also before. The kernel behind may begin from here on, and waits
+    likewise until this one has ended."""
     if CHAINED:
         gdc_launch_dependents()
         gdc_wait()

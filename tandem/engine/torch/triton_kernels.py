@@ -102,13 +102,20 @@ def rotate_and_store(
     CHAINED: tl.constexpr,
 ):
     """Of some rows one head: queries are rotated where they are, keys on their way to the pool."""
-    await_inputs(CHAINED)
     rows = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
     head = tl.program_id(1)
     half: tl.constexpr = HEAD_DIM // 2
     dims = tl.arange(0, PADDED_HALF)
     there = (rows < num_rows)[:, None] & (dims < half)[None, :]
     items = rows[:, None] * row_stride + head * HEAD_DIM + dims[None, :]
+    position = tl.load(positions + rows, mask=rows < num_rows, other=0).to(tl.int64)
+    slot = tl.load(slots + rows, mask=rows < num_rows, other=0).to(tl.int64)
+    # The table's sines are signed: those of the first half of a head are negative.
+    angles = position[:, None] * HEAD_DIM + dims[None, :]
+    cos = tl.load(cosines + angles, mask=there, other=0.0)
+    sin = tl.load(sines + angles + half, mask=there, other=0.0)
+    # All of these are the step's, and none a kernel's result.
+    await_inputs(CHAINED)
     first = tl.load(qkv + items, mask=there, other=0.0)
     second = tl.load(qkv + items + half, mask=there, other=0.0)
     if head < NUM_HEADS + NUM_KV_HEADS:
@@ -121,18 +128,12 @@ def rotate_and_store(
             high = tl.load(weights + half, mask=dims < half, other=0.0)[None, :]
             x = ((x * scale).to(first.dtype).to(tl.float32) * low).to(first.dtype).to(tl.float32)
             y = ((y * scale).to(first.dtype).to(tl.float32) * high).to(first.dtype).to(tl.float32)
-        position = tl.load(positions + rows, mask=rows < num_rows, other=0).to(tl.int64)
-        angles = position[:, None] * HEAD_DIM + dims[None, :]
-        # The table's sines are signed: those of the first half of a head are negative.
-        cos = tl.load(cosines + angles, mask=there, other=0.0)
-        sin = tl.load(sines + angles + half, mask=there, other=0.0)
         first = (x * cos - y * sin).to(first.dtype)
         second = (y * cos + x * sin).to(first.dtype)
     if head < NUM_HEADS:
         tl.store(qkv + items, first, mask=there)
         tl.store(qkv + items + half, second, mask=there)
     else:
-        slot = tl.load(slots + rows, mask=rows < num_rows, other=0).to(tl.int64)
         if head < NUM_HEADS + NUM_KV_HEADS:
             pool = keys + (head - NUM_HEADS) * head_stride
         else:

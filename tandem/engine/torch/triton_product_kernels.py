@@ -121,9 +121,10 @@ def multiply_few_rows(
     up_weight, up_bias = weight + OUT * SIZE, bias + OUT if HAS_BIAS else bias
     length: tl.constexpr = (SIZE + STEP * SPLITS - 1) // (STEP * SPLITS) * STEP
     first = split * length
+    # Weights are nobody's result: these may come while the kernel in front still runs.
+    by = tl.load(norm + outs, mask=outs < OUT, other=0.0).to(tl.float32) if ADDED else 0.0
     if CHAINED:
         gdc_launch_dependents()
-        # While the kernel in front still runs: weights are nobody's result.
         _fetch_ahead(weight, outs, first, OUT, SIZE, LINES_AHEAD)
         if GATED:
             _fetch_ahead(up_weight, outs, first, OUT, SIZE, LINES_AHEAD)
@@ -143,6 +144,10 @@ def multiply_few_rows(
         total = _add_product(total, weight, some, outs, items, OUT, SIZE, all_there)
         if GATED:
             up = _add_product(up, up_weight, some, outs, items, OUT, SIZE, all_there)
+    places = rows.to(tl.int64)[None, :] * OUT + outs[:, None]
+    kept = (outs < OUT)[:, None] & there[None, :]
+    # Of a tile only the split writes here that is the last, and all have read by then.
+    before = tl.load(out + places, mask=kept, other=0.0).to(tl.float32) if ADDED else 0.0
     if SPLITS > 1:
         tl.static_assert(not GATED, "a gate and what it is for are summed by one program")
         part: tl.constexpr = TILE * ROWS
@@ -155,12 +160,8 @@ def multiply_few_rows(
     if GATED:
         up = _rounded(up, scale, up_bias, outs, type, OUT, HAS_BIAS)
         result = result / (1.0 + tl.exp(-result)) * up
-    places = rows.to(tl.int64)[None, :] * OUT + outs[:, None]
-    kept = (outs < OUT)[:, None] & there[None, :]
     if ADDED:
-        result += tl.load(out + places, mask=kept, other=0.0).to(tl.float32)
-        result = result.to(type).to(tl.float32)
-        by = tl.load(norm + outs, mask=outs < OUT, other=0.0).to(tl.float32)
+        result = (result + before).to(type).to(tl.float32)
         tl.store(scaled + places, (result * by[:, None]).to(type), mask=kept)
         sums = squares + rows * tl.num_programs(0) + tile
         tl.store(sums, tl.sum(result * result, axis=0), mask=there)

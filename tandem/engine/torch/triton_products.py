@@ -23,22 +23,33 @@ from tandem.native.library import torch_is_wanted
 MAX_ROWS = 64
 # The fewest rows that the matrix units take.
 MIN_ROWS = 16
-# Outputs of a program, and how much of a sum it takes at a time.
-TILE = 64
-STEP = 128
-# A split has so many of these at the least: what it costs is to be less than it gains.
+# A split has so many steps at the least: what it costs is to be less than it gains.
 MIN_STEPS = 4
 PROGRAMS_A_PROCESSOR = 2
 MAX_STAGES = 5
-# Of each output's weights, those that are fetched before the kernel in front has ended.
-LINES_AHEAD = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Tiling:
+    """A program's share: `outs` outputs, of whose sums it takes `step` items at a time; before the
+    kernel in front has ended, it fetches so many lines of each one's weights."""
+
+    outs: int
+    step: int
+    lines_ahead: int
+
+
+# Few programs, which cut sums among them; or, of the fewest rows, more programs with whole sums.
+WIDE = Tiling(outs=64, step=128, lines_ahead=8)
+NARROW = Tiling(outs=16, step=512, lines_ahead=32)
 
 
 def takes_few_rows(dtype: torch.dtype, device: torch.device) -> bool:
     """Whether `FewRows` may be faster than torch's library: for what the matrix units multiply, on
     NVIDIA's GPUs, unless the library is asked for (`TANDEM_KERNELS=torch`)."""
     is_nvidia = device.type == "cuda" and torch.version.hip is None
-    return is_nvidia and dtype.itemsize == 2 and not torch_is_wanted()
+    # What is scaled and not yet normed may be more than float16 holds.
+    return is_nvidia and dtype == torch.bfloat16 and not torch_is_wanted()
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,15 +74,24 @@ class Cut:
 
     @classmethod
     def of(
-        cls, processors: Processors, num_outs: int, size: int, step_bytes: int, *, is_gated: bool
+        cls,
+        processors: Processors,
+        tiling: Tiling,
+        num_outs: int,
+        size: int,
+        step_bytes: int,
+        *,
+        is_gated: bool,
     ) -> Cut:
         """Sums are cut where tiles are too few, but not those of a gate: it would have to wait for
         those of what it is for. `step_bytes` is what a program takes at a time."""
-        tiles = triton.cdiv(num_outs, TILE)
+        tiles = triton.cdiv(num_outs, tiling.outs)
         programs = processors.count * PROGRAMS_A_PROCESSOR
-        most = 1 if is_gated else min(programs // tiles, triton.cdiv(size, STEP) // MIN_STEPS)
-        splits = 1 << max(0, most.bit_length() - 1)
-        beside = min(PROGRAMS_A_PROCESSOR, triton.cdiv(tiles * splits, processors.count))
+        most = min(programs // tiles, triton.cdiv(size, tiling.step) // MIN_STEPS)
+        splits = 1 if is_gated else 1 << max(0, most.bit_length() - 1)
+        # In a chain the next kernel's come beside this one's.
+        own = triton.cdiv(tiles * splits, processors.count)
+        beside = PROGRAMS_A_PROCESSOR if processors.can_chain else min(PROGRAMS_A_PROCESSOR, own)
         stages = processors.shared_bytes // beside // step_bytes
         return cls(tiles, splits, max(2, min(MAX_STAGES, stages)))
 
@@ -80,10 +100,12 @@ class FewRows:
     """Products of at most `MAX_ROWS` rows in one model's steps, one after the other: parts of their
     sums lie in the same memory."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, tiling: Tiling = WIDE) -> None:
         self._processors = Processors.of(device)
+        self._tiling = tiling
         most = self._processors.count * PROGRAMS_A_PROCESSOR
-        self._parts = torch.empty(most * TILE * MAX_ROWS, dtype=torch.float32, device=device)
+        size = most * tiling.outs * MAX_ROWS
+        self._parts = torch.empty(size, dtype=torch.float32, device=device)
         # How many of a tile's splits have ended: 0 between two products.
         self._counts = torch.zeros(most, dtype=torch.int32, device=device)
 
@@ -97,7 +119,7 @@ class FewRows:
     ) -> Residual:
         """The residual stream's beginning, with `norm` as the first norm; the tokens as `embed`
         takes them."""
-        num_sums = triton.cdiv(weight.shape[1], TILE)
+        num_sums = triton.cdiv(weight.shape[1], self._tiling.outs)
         return Residual(*embed_scaled(token_ids, last_tokens, weight, norm, num_sums), eps)
 
     def normed(self, x: Residual, linear: Linear, out: Tensor | None = None) -> Tensor:
@@ -130,8 +152,9 @@ class FewRows:
         num_rows, size = x.shape
         num_outs = out.shape[1]
         rows = max(MIN_ROWS, triton.next_power_of_2(num_rows))
-        step_bytes = (TILE * (1 + is_gated) + rows) * STEP * x.itemsize
-        cut = Cut.of(self._processors, num_outs, size, step_bytes, is_gated=is_gated)
+        tiling = self._tiling
+        step_bytes = (tiling.outs * (1 + is_gated) + rows) * tiling.step * x.itemsize
+        cut = Cut.of(self._processors, tiling, num_outs, size, step_bytes, is_gated=is_gated)
         num_sums = residual.squares.shape[1] if norm is None else 0
         multiply_few_rows[(cut.tiles, cut.splits)](
             *(x, linear.weight, linear.bias, out),
@@ -139,11 +162,11 @@ class FewRows:
             *(num_rows, residual.eps),
             OUT=num_outs,
             SIZE=size,
-            TILE=TILE,
-            STEP=STEP,
+            TILE=tiling.outs,
+            STEP=tiling.step,
             SPLITS=cut.splits,
             ROWS=rows,
-            LINES_AHEAD=LINES_AHEAD,
+            LINES_AHEAD=tiling.lines_ahead,
             SUMS=num_sums,
             PADDED_SUMS=triton.next_power_of_2(num_sums),
             HAS_BIAS=linear.bias is not None,

@@ -33,7 +33,7 @@ from tandem.engine.torch.gpu_inputs import GpuInputs
 from tandem.engine.torch.kv_pool import TorchKVPool
 from tandem.engine.torch.sample_row import SampleRow
 from tandem.engine.torch.triton_chain import CHAINED_FROM, Processors
-from tandem.engine.torch.triton_products import FewRows
+from tandem.engine.torch.triton_products import MIN_ROWS, NARROW, WIDE, FewRows
 from tandem.engine.torch.triton_sampling import draw
 from tandem.models.layers import Linear
 from tandem.models.rope import RotaryEmbedding
@@ -145,7 +145,7 @@ def main(capability: int, count: int, shared_bytes: int) -> None:
     rotary = RotaryEmbedding(CONFIG, MAX_MODEL_LEN, CPU)
     decoder = GpuDecoder(CONFIG, weights(torch.bfloat16), rotary, pool)
     last_tokens = torch.zeros(1, dtype=torch.int64)
-    prompt = trial_plan(1)
+    prompt = trial_plan(1, 16, 0)
     prompt = prompt.__class__(
         0, (prompt.slices[0]._replace(token_ids=(1,) * 20, block_table=(0, 1)),)
     )
@@ -153,10 +153,11 @@ def main(capability: int, count: int, shared_bytes: int) -> None:
     decoder.logits(inputs.rows, last_tokens, inputs.logit_rows)
     for size in (1, 32, 64):
         host = HostRows(size, pool, MAX_MODEL_LEN, pinned=False)
-        host.fill(trial_plan(size))
+        host.fill(trial_plan(size, 16, 4))
         rows = _rows(host.items, size)
         logits = torch.empty(size, CONFIG.vocab_size)
-        decoder.few_logits(rows, last_tokens, FewRows(CPU), logits)
+        for tiling in (WIDE, NARROW) if size <= MIN_ROWS else (WIDE,):
+            decoder.few_logits(rows, last_tokens, FewRows(CPU, tiling), logits)
         decoder.logits(rows, last_tokens, out=logits)
     sample = SampleRow(SampleSpec(SamplingParams(max_tokens=1, seed=0)), 0)
     draw(logits, [sample], [0], torch.zeros(1, dtype=torch.int64))

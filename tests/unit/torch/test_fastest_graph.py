@@ -15,7 +15,7 @@ from triton import TritonError
 
 from tandem.core.plan import StepPlan
 from tandem.engine.torch.decode_graph import Way
-from tandem.engine.torch.fastest_graph import fastest
+from tandem.engine.torch.fastest_graph import fastest, trial_plan
 
 LOGITS = torch.tensor([[1.0, -8.0, 3.0], [0.5, 2.0, -1.0]])
 
@@ -29,21 +29,24 @@ class FakeGraph:
     wrong: float = 0.0
 
     def replay(self, plan: StepPlan) -> Tensor:
-        assert [each.block_table for each in plan.slices] == [(0,), (1,)]
+        assert [each.block_table for each in plan.slices] == [(2, 3, 4, 0), (2, 3, 4, 1)]
+        assert {each.start for each in plan.slices} == {48}
         return LOGITS + torch.tensor([[0.0, 0.0, self.wrong], [0.0, 0.0, 0.0]])
 
 
-def chosen(*graphs: FakeGraph) -> tuple[str, list[str]]:
-    """The name of the way that is taken, and what is logged beside that, by level."""
+def chosen(*graphs: FakeGraph, error: Exception | None = None) -> tuple[str, list[str]]:
+    """The name of the way that is taken, and what is logged beside that, by level. To record one
+    that takes no time raises an `error`."""
     by_way = {each.way: each for each in graphs}
 
     def record(way: Way) -> FakeGraph:
         if by_way[way].seconds == 0:
-            raise TritonError("too much shared memory")
+            raise error
         return by_way[way]
 
     with capture_logs() as logs:
-        taken = fastest(2, list(by_way), record, lambda graph: graph.seconds)
+        plan = trial_plan(2, block_size=16, num_before=3)
+        taken = fastest(plan, list(by_way), record, lambda graph: graph.seconds)
     return taken.way.name, [each["log_level"] for each in logs if each["log_level"] != "info"]
 
 
@@ -66,5 +69,18 @@ def test_other_roundings_are_right() -> None:
     assert chosen(graph("trusted", 2), graph("a", 1, wrong=0.3)) == ("a", [])
 
 
-def test_what_cannot_be_compiled_is_told_of_and_others_are_tried() -> None:
-    assert chosen(graph("trusted", 3), graph("a", 0), graph("b", 2)) == ("b", ["warning"])
+@pytest.mark.parametrize("error", [TritonError("no shared memory"), RuntimeError("no memory")])
+def test_what_cannot_be_had_is_told_of_and_others_are_tried(error: Exception) -> None:
+    graphs = graph("trusted", 3), graph("a", 0), graph("b", 2)
+    assert chosen(*graphs, error=error) == ("b", ["warning"])
+
+
+def test_what_goes_wrong_only_when_it_follows_itself_is_not_taken() -> None:
+    class Hasty(FakeGraph):
+        def replay(self, plan: StepPlan) -> Tensor:
+            logits = super().replay(plan)
+            self.wrong = float("nan")
+            return logits
+
+    hasty = Hasty(Way("hasty", lambda rows, logits: None), 1)
+    assert chosen(graph("trusted", 2), hasty) == ("trusted", ["error"])

@@ -12,9 +12,8 @@ from torch.nn import functional
 
 pytest.importorskip("triton", reason="TRITON IS NOT INSTALLED: the GPU's products are untested")
 
-from tandem.engine.torch import triton_products
 from tandem.engine.torch.triton_chain import Processors
-from tandem.engine.torch.triton_products import Cut, FewRows, Residual
+from tandem.engine.torch.triton_products import NARROW, WIDE, Cut, FewRows, Residual, Tiling
 from tandem.models.layers import Linear
 
 ON_GPU = torch.cuda.is_available()
@@ -51,11 +50,13 @@ def linear(num_outs: int, size: int, dtype: torch.dtype, *, biased: bool) -> Lin
     return Linear(weight, random(num_outs, dtype=dtype) if biased else None)
 
 
-def residual(rows: int, size: int, norm: Tensor, dtype: torch.dtype) -> Residual:
+def residual(
+    rows: int, size: int, norm: Tensor, dtype: torch.dtype, tiling: Tiling = WIDE
+) -> Residual:
     """As after some sum: its squares in parts."""
     hidden = random(rows, size, dtype=dtype)
     squares = hidden.float().square().view(rows, -1)
-    parts = [part.sum(1) for part in squares.split(triton_products.TILE, dim=1)]
+    parts = [part.sum(1) for part in squares.split(tiling.outs, dim=1)]
     scaled = (hidden.float() * norm.float()).to(dtype)
     return Residual(hidden, guarded(scaled.cpu()), guarded(torch.stack(parts, 1).cpu()), EPS)
 
@@ -81,14 +82,14 @@ def seeded() -> None:
 
 
 @pytest.mark.parametrize(("dtype", "sizes", "biased"), product(DTYPES, SIZES, [False, True]))
-@pytest.mark.parametrize("rows", [1, 5, 20])
+@pytest.mark.parametrize(("rows", "tiling"), [(1, WIDE), (5, WIDE), (20, WIDE), (5, NARROW)])
 def test_a_norm_and_its_product(
-    dtype: torch.dtype, sizes: tuple[int, int], biased: bool, rows: int
+    dtype: torch.dtype, sizes: tuple[int, int], biased: bool, rows: int, tiling: Tiling
 ) -> None:
     num_outs, size = sizes
-    products = FewRows(DEVICE)
+    products = FewRows(DEVICE, tiling)
     norm = random(size, dtype=dtype)
-    x = residual(rows, size, norm, dtype)
+    x = residual(rows, size, norm, dtype, tiling)
     by = linear(num_outs, size, dtype, biased=biased)
     expected = exact(normed(x, norm), by)
     for _ in range(2):
@@ -101,22 +102,24 @@ def test_a_norm_and_its_product(
 
 @pytest.mark.parametrize(("dtype", "biased"), product(DTYPES, [False, True]))
 @pytest.mark.parametrize(("num_outs", "size"), SIZES)
-def test_a_gate(dtype: torch.dtype, num_outs: int, size: int, biased: bool) -> None:
+@pytest.mark.parametrize("tiling", [WIDE, NARROW])
+def test_a_gate(dtype: torch.dtype, num_outs: int, size: int, biased: bool, tiling: Tiling) -> None:
     norm = random(size, dtype=dtype)
-    x = residual(5, size, norm, dtype)
+    x = residual(5, size, norm, dtype, tiling)
     by = linear(2 * num_outs, size, dtype, biased=biased)
     gate, up = exact(normed(x, norm), by).chunk(2, 1)
-    assert_close(FewRows(DEVICE).gated(x, by), functional.silu(gate) * up)
+    assert_close(FewRows(DEVICE, tiling).gated(x, by), functional.silu(gate) * up)
 
 
 @pytest.mark.parametrize(("dtype", "biased"), product(DTYPES, [False, True]))
 @pytest.mark.parametrize(("num_outs", "size"), SIZES)
+@pytest.mark.parametrize("tiling", [WIDE, NARROW])
 def test_what_is_added_is_ready_for_the_next_norm(
-    dtype: torch.dtype, num_outs: int, size: int, biased: bool
+    dtype: torch.dtype, num_outs: int, size: int, biased: bool, tiling: Tiling
 ) -> None:
-    products = FewRows(DEVICE)
+    products = FewRows(DEVICE, tiling)
     norm, next_norm = (random(num_outs, dtype=dtype) for _ in range(2))
-    x, after = random(5, size, dtype=dtype), residual(5, num_outs, norm, dtype)
+    x, after = random(5, size, dtype=dtype), residual(5, num_outs, norm, dtype, tiling)
     by, following = (linear(num_outs, each, dtype, biased=biased) for each in (size, num_outs))
     expected = after.hidden.double() + exact(x, by)
     products.add(x, by, after, next_norm)
@@ -142,7 +145,7 @@ def test_sums_are_cut_until_all_processors_have_a_part() -> None:
     """Of Llama 3.2 1B: queries, keys and values; output; gate; down; and the vocabulary."""
 
     def cut(num_outs: int, size: int, *, is_gated: bool = False) -> tuple[int, int]:
-        each = Cut.of(H200, num_outs, size, step_bytes=20 << 10, is_gated=is_gated)
+        each = Cut.of(H200, WIDE, num_outs, size, step_bytes=20 << 10, is_gated=is_gated)
         return each.tiles, each.splits
 
     assert cut(3072, 2048) == (48, 4)
@@ -157,5 +160,5 @@ def test_sums_are_cut_until_all_processors_have_a_part() -> None:
 def test_what_is_on_its_way_fits_into_a_processor(num_outs: int, step_bytes: int) -> None:
     for shared_bytes in (99 << 10, 163 << 10, 227 << 10):
         processors = Processors(132, shared_bytes, can_chain=False)
-        stages = Cut.of(processors, num_outs, 4096, step_bytes, is_gated=False).stages
+        stages = Cut.of(processors, WIDE, num_outs, 4096, step_bytes, is_gated=False).stages
         assert stages * step_bytes <= shared_bytes
