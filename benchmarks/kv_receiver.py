@@ -91,10 +91,12 @@ class Side:
     def digests(self, region: int) -> list[str]:
         """Of the region's KV, and of its raw bytes."""
         kv = xxhash.xxh3_128()
+        items = memoryview(bytearray(self.case.num_tokens * self.case.layout.token_bytes))
         for plane in Plane:
             for layer in range(self.case.layout.num_layers):
                 layers, ids = range(layer, layer + 1), self.blocks(region).ids
-                kv.update(self.pool.read(plane, layers, ids, self.case.num_tokens))
+                self.pool.read_into(plane, layers, ids, self.case.num_tokens, items)
+                kv.update(items)
         return [kv.hexdigest(), xxhash.xxh3_128_hexdigest(self.raw_region(region))]
 
 

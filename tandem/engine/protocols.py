@@ -36,12 +36,6 @@ class KVPool(Protocol):
     @property
     def num_blocks(self) -> int: ...
 
-    def read(
-        self, plane: Plane, layers: range, blocks: Sequence[int], num_tokens: int
-    ) -> memoryview:
-        """A copy of the items, as bytes."""
-        ...
-
     def read_into(
         self, plane: Plane, layers: range, blocks: Sequence[int], num_tokens: int, out: memoryview
     ) -> None:

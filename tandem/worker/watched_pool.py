@@ -51,12 +51,6 @@ class WatchedPool:
         with self._lock:
             return next(iter(self._under_way.values()), None)
 
-    def read(
-        self, plane: Plane, layers: range, blocks: Sequence[int], num_tokens: int
-    ) -> memoryview:
-        with self._copy("out of the pool", num_tokens):
-            return self._pool.read(plane, layers, blocks, num_tokens)
-
     def read_into(
         self, plane: Plane, layers: range, blocks: Sequence[int], num_tokens: int, out: memoryview
     ) -> None:

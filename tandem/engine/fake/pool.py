@@ -46,14 +46,6 @@ class FakeKVPool:
     def num_blocks(self) -> int:
         return self._num_blocks
 
-    def read(
-        self, plane: Plane, layers: range, blocks: Sequence[int], num_tokens: int
-    ) -> memoryview:
-        """A copy of the items, as bytes, once the virtual link has carried it."""
-        data = np.empty(len(layers) * num_tokens * self._layout.token_bytes, np.uint8).data
-        self.read_into(plane, layers, blocks, num_tokens, data)
-        return data
-
     def read_into(
         self, plane: Plane, layers: range, blocks: Sequence[int], num_tokens: int, out: memoryview
     ) -> None:

@@ -74,14 +74,6 @@ class TorchKVPool:
         if self._pages:
             self._pages.close()
 
-    def read(
-        self, plane: Plane, layers: range, blocks: Sequence[int], num_tokens: int
-    ) -> memoryview:
-        """A copy of the items, as bytes. Raises ValueError if there is no such region."""
-        data = np.empty(self._checked_size(layers, num_tokens), np.uint8).data
-        self.read_into(plane, layers, blocks, num_tokens, data)
-        return data
-
     def read_into(
         self, plane: Plane, layers: range, blocks: Sequence[int], num_tokens: int, out: memoryview
     ) -> None:

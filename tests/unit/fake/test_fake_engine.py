@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kv_items import read_kv
 
 from tandem.core.errors import ConfigError
 from tandem.core.kv import Plane
@@ -111,7 +112,7 @@ def test_decode_goes_on_from_kv_that_another_engine_sent(make_engine, make_slice
     first = prefill.launch(StepPlan(0, (make_slice(prompt, [9, 2, 30]),))).result().tokens[0]
     for plane in Plane:
         for layers in (range(1), range(1, 4)):
-            data = prefill.pool.read(plane, layers, [9, 2, 30], len(prompt))
+            data = read_kv(prefill.pool, plane, layers, [9, 2, 30], len(prompt))
             decode.pool.write(plane, layers, [7, 63, 0], len(prompt), data)
     step = StepPlan(0, (make_slice([first], [7, 63, 0], start=len(prompt)),))
     params = SamplingParams(max_tokens=9, seed=0, temperature=0.0)

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from kv_items import read_kv
 
 from tandem.core.errors import TandemError
 from tandem.core.kv import KVLayout, Plane
@@ -21,7 +22,7 @@ def test_a_step_leaves_its_kv_where_the_table_says(make_engine, make_slice):
     engine = make_engine()
     engine.launch(StepPlan(0, (make_slice(range(20, 26), [9, 4]),)))
     expected = items(range(20, 26), range(6))
-    found = np.frombuffer(engine.pool.read(Plane.VALUE, range(1, 3), [9, 4], 6), np.uint16)
+    found = np.frombuffer(read_kv(engine.pool, Plane.VALUE, range(1, 3), [9, 4], 6), np.uint16)
     assert (found.reshape(2, 6, 1, 8) == expected[1, 1:3]).all()
     assert (engine.pool.array[0, :, 9] == expected[0, :, :4]).all()
 
@@ -33,14 +34,14 @@ def test_what_is_written_is_read(pool, plane, layers, num_tokens):
     region = len(layers) * num_tokens * pool.layout.token_bytes
     data = np.random.default_rng(0).bytes(region)
     pool.write(plane, layers, [60, 2], num_tokens, memoryview(data))
-    assert pool.read(plane, layers, [60, 2], num_tokens) == data
+    assert read_kv(pool, plane, layers, [60, 2], num_tokens) == data
     untouched = np.ones_like(pool.array, np.bool_)
     untouched[plane - 1, layers.start : layers.stop, [60, 2]] = False
     assert not pool.array[untouched].any()
 
 
 def test_read_is_a_copy(pool):
-    data = pool.read(Plane.KEY, range(1), [0], 1)
+    data = read_kv(pool, Plane.KEY, range(1), [0], 1)
     pool.array[:] = 7
     assert set(data) == {0}
 
@@ -72,6 +73,6 @@ def test_a_write_of_other_than_the_regions_bytes(pool, size):
 )
 def test_regions_outside_the_pool(pool, layers, blocks, num_tokens):
     with pytest.raises(TandemError):
-        pool.read(Plane.KEY, layers, blocks, num_tokens)
+        read_kv(pool, Plane.KEY, layers, blocks, num_tokens)
     with pytest.raises(TandemError):
         pool.write(Plane.KEY, layers, blocks, num_tokens, memoryview(b""))

@@ -1,6 +1,7 @@
 """Modelled time, on a clock that moves only when something sleeps."""
 
 import pytest
+from kv_items import read_kv
 
 from tandem.core.kv import Plane
 from tandem.core.plan import StepPlan
@@ -69,7 +70,7 @@ def test_layers_are_due_at_even_times(make_engine, make_slice, clock):
 
 def test_a_read_takes_the_links_time(make_engine, clock):
     pool = make_engine(profile=PLAIN, clock=clock).pool
-    pool.read(Plane.KEY, range(1, 4), [0, 1], 5)
+    read_kv(pool, Plane.KEY, range(1, 4), [0, 1], 5)
     assert clock.sleeps == [15.0]
 
 
@@ -93,7 +94,7 @@ def test_the_zero_profile_never_sleeps(make_engine, make_slice, sleepless):
     engine = make_engine(clock=sleepless)
     layers = []
     engine.launch(StepPlan(0, (make_slice(range(9), [5, 6, 7]),)), layers.append).result()
-    engine.pool.read(Plane.KEY, range(4), [5, 6, 7], 9)
+    read_kv(engine.pool, Plane.KEY, range(4), [5, 6, 7], 9)
     assert layers == [0, 1, 2, 3]
 
 

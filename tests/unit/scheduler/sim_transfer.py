@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from kv_items import read_kv
 from sim_worker import LAYOUT, DecodeProcess, PrefillProcess
 
 from tandem.core.blocks import SequenceBlocks
@@ -122,7 +123,7 @@ class Transfer:
         yield
         first = header.first_token // LAYOUT.block_size
         ids = self.blocks.ids[first : LAYOUT.blocks_for(header.last_token)]
-        items = self.source.engine.pool.read(plane, header.layers, ids, header.num_tokens)
+        items = read_kv(self.source.engine.pool, plane, header.layers, ids, header.num_tokens)
         self.blocks.end_access()
         self.source.runnable = True
         if self._goes_on(target):

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from kv_items import read_kv
 
 from tandem.core.kv import KVLayout, Plane
 from tandem.engine.torch.kv_pool import TorchKVPool
@@ -30,7 +31,7 @@ def pool() -> Iterator[TorchKVPool]:
 def test_what_is_written_is_read(pool: TorchKVPool) -> None:
     data = random.Random(0).randbytes(len(LAYERS) * TOKENS * pool.layout.token_bytes)
     pool.write(Plane.KEY, LAYERS, [7, 2, 5], TOKENS, memoryview(data))
-    assert bytes(pool.read(Plane.KEY, LAYERS, [7, 2, 5], TOKENS)) == data
+    assert bytes(read_kv(pool, Plane.KEY, LAYERS, [7, 2, 5], TOKENS)) == data
 
 
 def test_a_layer_is_told_when_it_is_in_the_pool(pool: TorchKVPool) -> None:
@@ -39,7 +40,7 @@ def test_a_layer_is_told_when_it_is_in_the_pool(pool: TorchKVPool) -> None:
     behind = torch.cuda.Event()
 
     def on_layer(layer: int) -> None:
-        items.append(bytes(pool.read(Plane.KEY, range(layer, layer + 1), [4], 8)))
+        items.append(bytes(read_kv(pool, Plane.KEY, range(layer, layer + 1), [4], 8)))
         assert not behind.query(), "it was told after what was launched behind its layer"
 
     layers = StoredLayers(on_layer)

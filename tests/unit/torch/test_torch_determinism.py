@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from kv_items import read_kv
 from torch_driver import Driver, Row, kernels_in_use, save_random_model
 from transformers import LlamaConfig, MistralConfig, PretrainedConfig, Qwen2Config, Qwen3Config
 
@@ -130,7 +131,7 @@ def test_a_moved_sequence_goes_on_with_the_same_bits(
     moved.num_computed = 300
     layers = range(sender.engine.pool.layout.num_layers)
     for plane in Plane:
-        data = sender.engine.pool.read(plane, layers, row.block_table, 300)
+        data = read_kv(sender.engine.pool, plane, layers, row.block_table, 300)
         receiver.engine.pool.write(plane, layers, moved.block_table, 300, data)
     for _ in range(NUM_DECODED):
         receiver.step([(moved, 1)])

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from kv_items import read_kv
 from torch_driver import GREEDY, Driver
 
 from tandem.artifacts.model_folder import ModelFolder
@@ -61,11 +62,12 @@ def test_the_hook_finds_the_layers_kv_in_the_pool(llama_path: Path) -> None:
 
     def on_layer(layer: int) -> None:
         assert layer == len(seen)
-        seen.append(bytes(engine.pool.read(Plane.VALUE, range(layer, layer + 1), [5], 3)))
+        seen.append(bytes(read_kv(engine.pool, Plane.VALUE, range(layer, layer + 1), [5], 3)))
 
     engine.launch(StepPlan(0, (a_slice(),)), on_layer)
     assert seen == [
-        bytes(engine.pool.read(Plane.VALUE, range(layer, layer + 1), [5], 3)) for layer in range(3)
+        bytes(read_kv(engine.pool, Plane.VALUE, range(layer, layer + 1), [5], 3))
+        for layer in range(3)
     ]
     assert all(any(each) for each in seen)
 
@@ -104,7 +106,7 @@ def test_a_wrong_plan_is_refused_and_harmless(
     engine = make_engine(llama_path)
     with pytest.raises(error, match="sequence 9"):
         engine.launch(StepPlan(0, (a_slice(sequence_id=1), a_slice(**changes))))
-    assert not any(engine.pool.read(Plane.KEY, range(3), range(8), 128))
+    assert not any(read_kv(engine.pool, Plane.KEY, range(3), range(8), 128))
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from kv_items import read_kv
 from numpy.typing import NDArray
 from torch_driver import Driver, Row, kernels_in_use
 
@@ -19,7 +20,7 @@ INT8 = {"kv_cache_dtype": "int8"}
 
 def first_layer(driver: Driver, row: Row, plane: Plane) -> bytes:
     """Its KV: no attention has had a part in it."""
-    return bytes(driver.engine.pool.read(plane, range(1), row.block_table, row.num_computed))
+    return bytes(read_kv(driver.engine.pool, plane, range(1), row.block_table, row.num_computed))
 
 
 def said(driver: Driver, raw: bytes) -> tuple[NDArray[np.int8], NDArray[np.float32]]:

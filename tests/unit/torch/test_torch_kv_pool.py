@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from kv_items import read_kv
 
 from tandem.core.kv import KVLayout, Plane
 from tandem.engine.torch.kv_copies import HostCopies
@@ -56,16 +57,16 @@ def test_what_is_written_is_read(
     pool = make_pool(dtype, copies)
     data = random.Random(0).randbytes(len(layers) * num_tokens * pool.layout.token_bytes)
     pool.write(Plane.VALUE, layers, [7, 2, 5], num_tokens, memoryview(data))
-    assert bytes(pool.read(Plane.VALUE, layers, [7, 2, 5], num_tokens)) == data
-    assert not any(pool.read(Plane.KEY, layers, [7, 2, 5], num_tokens))
-    assert not any(pool.read(Plane.VALUE, layers, [0, 1, 3, 4, 6, 8, 9], 56))
+    assert bytes(read_kv(pool, Plane.VALUE, layers, [7, 2, 5], num_tokens)) == data
+    assert not any(read_kv(pool, Plane.KEY, layers, [7, 2, 5], num_tokens))
+    assert not any(read_kv(pool, Plane.VALUE, layers, [0, 1, 3, 4, 6, 8, 9], 56))
 
 
 @pytest.mark.parametrize("copies", BOTH)
 def test_items_are_where_the_contract_says(copies: Copies) -> None:
     pool = make_pool(copies=copies)
     pool.layer(Plane.KEY, 1)[4, 3, 1] = torch.tensor([1.0, 2.0, 3.0, 4.0])
-    data = pool.read(Plane.KEY, range(1, 3), [9, 4], 12)
+    data = read_kv(pool, Plane.KEY, range(1, 3), [9, 4], 12)
     items = torch.frombuffer(bytearray(data), dtype=torch.float32).view(2, 12, 2, 4)
     assert items[0, 11, 1].tolist() == [1.0, 2.0, 3.0, 4.0]
     assert items.count_nonzero() == 4
@@ -89,7 +90,7 @@ def test_data_of_another_size_is_refused(size: int) -> None:
         pool.write(Plane.KEY, range(1), [0], 1, memoryview(bytes(size)))
     with pytest.raises(ValueError, match="bytes"):
         pool.read_into(Plane.KEY, range(1), [0], 1, memoryview(bytearray(size)))
-    assert not any(pool.read(Plane.KEY, range(1), [0], 8))
+    assert not any(read_kv(pool, Plane.KEY, range(1), [0], 8))
 
 
 @pytest.mark.parametrize(
@@ -107,13 +108,13 @@ def test_data_of_another_size_is_refused(size: int) -> None:
 def test_no_such_region(layers: range, blocks: list[int], num_tokens: int) -> None:
     pool = make_pool()
     with pytest.raises(ValueError):
-        pool.read(Plane.KEY, layers, blocks, num_tokens)
+        read_kv(pool, Plane.KEY, layers, blocks, num_tokens)
     with pytest.raises(ValueError):
         pool.write(Plane.KEY, layers, blocks, num_tokens, memoryview(b""))
 
 
 def test_bytes_outlive_later_writes() -> None:
     pool = make_pool()
-    before = pool.read(Plane.KEY, range(3), [1], 8)
+    before = read_kv(pool, Plane.KEY, range(3), [1], 8)
     pool.write(Plane.KEY, range(3), [1], 8, memoryview(b"\1" * before.nbytes))
     assert not any(before)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from kv_items import read_kv
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
@@ -134,7 +135,7 @@ class Driver:
         return [*row.tokens[len(prompt) :], token]
 
     def all_kv(self, plane: Plane) -> bytes:
-        return bytes(self.engine.pool.read(plane, *self._everything()))
+        return bytes(read_kv(self.engine.pool, plane, *self._everything()))
 
     def write_all_kv(self, plane: Plane, data: bytes) -> None:
         self.engine.pool.write(plane, *self._everything(), memoryview(data))
@@ -148,7 +149,8 @@ class Driver:
         pool = self.engine.pool
         layers = range(pool.layout.num_layers)
         return [
-            bytes(pool.read(plane, layers, row.block_table, row.num_computed)) for plane in Plane
+            bytes(read_kv(pool, plane, layers, row.block_table, row.num_computed))
+            for plane in Plane
         ]
 
     def _slice(self, row: Row, count: int) -> SequenceSlice:

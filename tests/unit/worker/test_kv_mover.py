@@ -8,6 +8,7 @@ from typing import cast
 
 import pytest
 import torch
+from kv_items import read_kv
 from standing_plan_driver import Plan
 
 from decode_service.kv_mover import KvMover, carry_out
@@ -45,8 +46,8 @@ def test_what_comes_back_is_what_went(monkeypatch: pytest.MonkeyPatch, copy_byte
     # The first block is found in the cache: it is not written.
     carry_out(a_move(plan, 4, copy, 1, 8, 9, 10), pool)
     for plane in Plane:
-        went = pool.read(plane, LAYERS, [1, 2, 3], 10)
-        assert pool.read(plane, LAYERS, [1, 8, 9], 10) == went
+        went = read_kv(pool, plane, LAYERS, [1, 2, 3], 10)
+        assert read_kv(pool, plane, LAYERS, [1, 8, 9], 10) == went
 
 
 @pytest.mark.parametrize("copy", [None, KvCopy(10, {})])
