@@ -16,12 +16,19 @@ HUB_MODEL = "a hub's org/name, org/name@revision, org/name:Q4_K_M"
 START_TIMEOUT_S = 300
 
 
-def flag(name: str, description: str, panel: str | None = None, *, exists: bool = False) -> Any:
-    """`--some-name`, whose twin is `TANDEM_SOME_NAME`. With `exists` it is a path that has to."""
+def flag(
+    name: str,
+    description: str,
+    panel: str | None = None,
+    *,
+    alias: str | None = None,
+    exists: bool = False,
+) -> Any:
+    """`--some-name`, whose twin is `TANDEM_SOME_NAME`, and what others call it, its `alias`. With
+    `exists` it is a path that has to."""
     twin = f"TANDEM_{name.upper().replace('-', '_')}"
-    return typer.Option(
-        f"--{name}", envvar=twin, help=description, rich_help_panel=panel, exists=exists
-    )
+    names = [f"--{each}" for each in (name, alias) if each]
+    return typer.Option(*names, envvar=twin, help=description, rich_help_panel=panel, exists=exists)
 
 
 AddressFlag = Annotated[

@@ -31,7 +31,7 @@ class FleetFlags:
         str, flag("device", "cpu, cpu:0-3, cuda (one GPU a worker), cuda:0 (shared), mock:PROFILE")
     ] = "cpu"
     host: Annotated[str, flag("host", "address that the gateway listens on")] = "127.0.0.1"
-    http_port: Annotated[int, flag("http-port", "port of the OpenAI API")] = 8000
+    http_port: Annotated[int, flag("http-port", "port of the OpenAI API", alias="port")] = 8000
     grpc_port: Annotated[int, flag("grpc-port", "port of the gRPC API")] = 50050
     port_base: Annotated[
         int, flag("port-base", "the workers take the first free ports from here on")
