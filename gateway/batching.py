@@ -4,18 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import ClassVar
 
 from gateway.decode_view import DecodeView
-from gateway.effects import Outbox
-from gateway.fleet import Fleet
 from gateway.generation import Generation, Phase
 from gateway.lifecycle import Lifecycle
-from gateway.prefill_queue import PrefillQueue
 from gateway.prefill_view import PrefillView
-from gateway.scheduler_clock import SchedulerClock
-from gateway.self_check import SelfChecks
+from gateway.shared_state import SharedState
 from gateway.stages import Stage
 from gateway.step_times import Pace
 from tandem.core.commands import Admit, SetRecomputeCost
@@ -26,42 +21,20 @@ from tandem.core.worker import WorkerInfo, WorkerRole
 COST_CHANGE = 0.5
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """How much the gateway takes on. Tokens are prompt tokens."""
-
-    max_batch_tokens: int = 2048
-    max_batch_seqs: int = 64
-    max_queue: int = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class BatchingContext:
-    """What a `Batching` decides on, and what it tells: all of it the scheduler's."""
-
-    queue: PrefillQueue
-    fleet: Fleet
-    limits: Limits
-    outbox: Outbox
-    lifecycle: Lifecycle
-    self_checks: SelfChecks
-    clock: SchedulerClock
-
-
 class Batching(ABC):
     """Takes generations from the queue, places them on workers and tells these what to compute.
     `roles` are those of the workers that a request goes through."""
 
     roles: ClassVar[tuple[WorkerRole, ...]]
 
-    def __init__(self, context: BatchingContext) -> None:
-        self._queue = context.queue
-        self._fleet = context.fleet
-        self._limits = context.limits
-        self._outbox = context.outbox
-        self._lifecycle = context.lifecycle
-        self._self_checks = context.self_checks
-        self._clock = context.clock
+    def __init__(self, shared: SharedState, lifecycle: Lifecycle) -> None:
+        self._queue = shared.queue
+        self._fleet = shared.fleet
+        self._limits = shared.limits
+        self._outbox = shared.outbox
+        self._lifecycle = lifecycle
+        self._self_checks = shared.self_checks
+        self._clock = shared.clock
         self._pace = Pace()
         self._is_pace_known = False
         self._retimed: dict[DecodeView, None] = {}

@@ -7,12 +7,14 @@ gets more, is decided here.
 
 from __future__ import annotations
 
-from gateway.batching import Batching, BatchingContext
+from gateway.batching import Batching
 from gateway.colocated_policies import ColocatedPolicy
 from gateway.decode_view import DecodeView
 from gateway.generation import Generation, Phase
+from gateway.lifecycle import Lifecycle
 from gateway.prefill_view import PrefillView
 from gateway.router import choose_colocated, sound
+from gateway.shared_state import SharedState
 from gateway.stages import Stage
 from tandem.core.worker import WorkerInfo, WorkerRole
 
@@ -22,8 +24,8 @@ class ColocatedBatching(Batching):
 
     roles = (WorkerRole.DECODE,)
 
-    def __init__(self, context: BatchingContext, policy: ColocatedPolicy) -> None:
-        super().__init__(context)
+    def __init__(self, shared: SharedState, lifecycle: Lifecycle, policy: ColocatedPolicy) -> None:
+        super().__init__(shared, lifecycle)
         self._policy = policy
 
     def check(self, info: WorkerInfo) -> None:

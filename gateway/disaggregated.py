@@ -11,12 +11,14 @@ from itertools import count
 from math import inf
 from typing import NamedTuple
 
-from gateway.batching import Batching, BatchingContext
+from gateway.batching import Batching
 from gateway.decode_view import DecodeView
 from gateway.generation import Generation, Phase
+from gateway.lifecycle import Lifecycle
 from gateway.local_prefill import Backlog, LocalPrefill, LocalPrefillMode
 from gateway.prefill_view import FormingBatch, PrefillView
 from gateway.router import choose_decode, choose_prefill, sound
+from gateway.shared_state import SharedState
 from gateway.stages import Stage
 from gateway.worker_view import WorkerView
 from tandem.core.commands import Admit, PrefillBatch
@@ -47,18 +49,19 @@ class DisaggregatedBatching(Batching):
 
     def __init__(
         self,
-        context: BatchingContext,
+        shared: SharedState,
+        lifecycle: Lifecycle,
         first_batch_id: int,
         local_prefill: LocalPrefillMode,
         tpot_target_s: float,
     ) -> None:
         """Batches are numbered from `first_batch_id` on."""
-        super().__init__(context)
+        super().__init__(shared, lifecycle)
         self._batch_ids = count(first_batch_id)
         self._local = None
         if local_prefill != "off":
             only_idle = local_prefill == "idle"
-            self._local = LocalPrefill(context, only_idle=only_idle, tpot_target_s=tpot_target_s)
+            self._local = LocalPrefill(shared, only_idle=only_idle, tpot_target_s=tpot_target_s)
         # What was found for the head of the queue, as long as no batch has got more since: to ask
         # each worker whether it is the soonest of all would cost the cube of their number.
         self._next: NextPrompt | None = None

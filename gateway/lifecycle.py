@@ -6,15 +6,10 @@ from collections.abc import Iterator
 
 from gateway.admission import Admission
 from gateway.decode_view import DecodeView
-from gateway.effects import Outbox
-from gateway.fair_shares import FairShares
-from gateway.fleet import Fleet
 from gateway.generation import Generation, Phase
 from gateway.output_lengths import OutputLengths
-from gateway.prefill_queue import PrefillQueue
 from gateway.prefill_view import PrefillView
-from gateway.scheduler_clock import SchedulerClock
-from gateway.self_check import SelfChecks
+from gateway.shared_state import SharedState
 from gateway.stages import AttemptEnd
 from gateway.tokens import Ended, TokenRequest
 from tandem.core.commands import Remove
@@ -26,26 +21,18 @@ class Lifecycle:
     known of how long answers get."""
 
     def __init__(
-        self,
-        fleet: Fleet,
-        shares: FairShares,
-        queue: PrefillQueue,
-        admission: Admission,
-        self_checks: SelfChecks,
-        outbox: Outbox,
-        sequence_ids: Iterator[int],
-        clock: SchedulerClock,
+        self, shared: SharedState, admission: Admission, sequence_ids: Iterator[int]
     ) -> None:
         """Attempts are numbered from `sequence_ids`."""
         self.lengths = OutputLengths()
-        self._fleet = fleet
-        self._shares = shares
-        self._queue = queue
+        self._fleet = shared.fleet
+        self._shares = shared.shares
+        self._queue = shared.queue
         self._admission = admission
-        self._self_checks = self_checks
-        self._outbox = outbox
+        self._self_checks = shared.self_checks
+        self._outbox = shared.outbox
         self._sequence_ids = sequence_ids
-        self._clock = clock
+        self._clock = shared.clock
 
     def begin(self, request: TokenRequest) -> Generation:
         """Queue a request. Raises what `Admission.enter` does, and what the policy does."""

@@ -21,10 +21,10 @@ from dataclasses import dataclass
 from math import ceil, inf
 from typing import Literal, NamedTuple
 
-from gateway.batching import BatchingContext
 from gateway.decode_view import DecodeView
 from gateway.generation import Generation
 from gateway.router import sound
+from gateway.shared_state import SharedState
 from gateway.step_budgets import (
     HURRIED_BUDGET,
     idle_token_budget,
@@ -67,14 +67,14 @@ class Place(NamedTuple):
 class LocalPrefill:
     """Sets the decode workers' budgets, and says who of them is to compute a prompt."""
 
-    def __init__(self, context: BatchingContext, *, only_idle: bool, tpot_target_s: float) -> None:
+    def __init__(self, shared: SharedState, *, only_idle: bool, tpot_target_s: float) -> None:
         """With `only_idle`, prompts go only to workers where nothing runs. A token of what runs may
         take `tpot_target_s` seconds (0: nobody said). No step is to have more prompt tokens than a
         batch, however little they cost."""
-        self._fleet = context.fleet
-        self._outbox = context.outbox
-        self._clock = context.clock
-        self._max_budget = context.limits.max_batch_tokens
+        self._fleet = shared.fleet
+        self._outbox = shared.outbox
+        self._clock = shared.clock
+        self._max_budget = shared.limits.max_batch_tokens
         self._only_idle = only_idle
         self._target_s = tpot_target_s
 

@@ -19,7 +19,7 @@ from itertools import count
 from typing import Any
 
 from gateway.admission import Admission
-from gateway.batching import Batching, BatchingContext, Limits
+from gateway.batching import Batching
 from gateway.colocated import ColocatedBatching
 from gateway.colocated_policies import ColocatedPolicy
 from gateway.decode_view import DecodeView
@@ -37,6 +37,7 @@ from gateway.prefill_view import PrefillView
 from gateway.scheduler_clock import SchedulerClock
 from gateway.self_check import SelfChecks
 from gateway.shared_prompts import SharedPrompts
+from gateway.shared_state import Limits, SharedState
 from gateway.suspects import Suspects
 from gateway.tenants import ONE_TENANT, Tenants
 from gateway.tokens import Ended, TokenRequest
@@ -82,39 +83,25 @@ class Scheduler:
         self._admission = Admission(
             self._fleet, self._queue, limits.max_queue, tenants, self._needed_roles
         )
-        self._lifecycle = Lifecycle(
-            self._fleet,
-            shares,
-            self._queue,
-            self._admission,
-            self._self_checks,
-            self._outbox,
-            sequence_ids,
-            self._clock,
+        shared = SharedState(
+            limits=limits,
+            fleet=self._fleet,
+            shares=shares,
+            queue=self._queue,
+            self_checks=self._self_checks,
+            outbox=self._outbox,
+            clock=self._clock,
         )
-        context = BatchingContext(
-            self._queue,
-            self._fleet,
-            limits,
-            self._outbox,
-            self._lifecycle,
-            self._self_checks,
-            self._clock,
-        )
+        self._lifecycle = Lifecycle(shared, self._admission, sequence_ids)
         self._batching: Batching = (
-            ColocatedBatching(context, colocated)
+            ColocatedBatching(shared, self._lifecycle, colocated)
             if colocated
-            else DisaggregatedBatching(context, first_id, local_prefill, tpot_target_s)
+            else DisaggregatedBatching(
+                shared, self._lifecycle, first_id, local_prefill, tpot_target_s
+            )
         )
         self._reports = WorkerReports(
-            self._fleet,
-            shares,
-            self._batching,
-            self._self_checks,
-            self._lifecycle,
-            self._outbox,
-            self._clock,
-            recompute_bad_kv,
+            shared, self._lifecycle, self._batching, recompute_bad_kv=recompute_bad_kv
         )
         self.draining = Draining(self._fleet, self._outbox, self._needed_roles, self._lifecycle)
         self._suspects = Suspects(self._fleet, self._lifecycle)

@@ -20,7 +20,6 @@ import structlog
 from pydantic import Field, SecretStr
 
 from gateway.access import Access, read_access
-from gateway.batching import Limits
 from gateway.colocated_policies import colocated_policy
 from gateway.discovery import Discovery, WorkerName
 from gateway.dispatcher import Dispatcher
@@ -49,6 +48,7 @@ from gateway.page.viewers import Viewers
 from gateway.policies import queue_policy
 from gateway.refusals import Refusals
 from gateway.scheduler import Scheduler
+from gateway.shared_state import Limits
 from gateway.standby import Standby
 from gateway.tenants import ONE_TENANT, Tenants
 from gateway.timeline import Timeline

@@ -8,14 +8,10 @@ from typing import Any
 
 from gateway.batching import Batching
 from gateway.decode_view import DecodeView
-from gateway.effects import Outbox
-from gateway.fair_shares import FairShares
-from gateway.fleet import Fleet
 from gateway.generation import Generation, Phase
 from gateway.lifecycle import Lifecycle
 from gateway.prefill_view import PrefillView
-from gateway.scheduler_clock import SchedulerClock
-from gateway.self_check import SelfChecks
+from gateway.shared_state import SharedState
 from gateway.stages import AttemptEnd, Stage
 from gateway.tokens import Ended, Token, reported_token, snapshot_tokens
 from tandem.core.commands import DecodeCommand, PrefillBatch, PrefillCommand, Reserve
@@ -54,23 +50,20 @@ class WorkerReports:
 
     def __init__(
         self,
-        fleet: Fleet,
-        shares: FairShares,
-        batching: Batching,
-        self_checks: SelfChecks,
+        shared: SharedState,
         lifecycle: Lifecycle,
-        outbox: Outbox,
-        clock: SchedulerClock,
+        batching: Batching,
+        *,
         recompute_bad_kv: bool,
     ) -> None:
         """With `recompute_bad_kv`, what came damaged is computed again; else its request fails."""
-        self._fleet = fleet
-        self._shares = shares
+        self._fleet = shared.fleet
+        self._shares = shared.shares
         self._batching = batching
-        self._self_checks = self_checks
+        self._self_checks = shared.self_checks
         self._lifecycle = lifecycle
-        self._outbox = outbox
-        self._clock = clock
+        self._outbox = shared.outbox
+        self._clock = shared.clock
         self._recompute_bad_kv = recompute_bad_kv
 
     def take(self, worker_id: str, report: Any) -> None:

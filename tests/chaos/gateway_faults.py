@@ -11,9 +11,9 @@ from running_gateway import Gateway
 from stack import RecordingDispatcher
 from watched import Load
 
-from gateway.batching import Limits
 from gateway.policies import queue_policy
 from gateway.scheduler import Scheduler
+from gateway.shared_state import Limits
 from gateway.timeline import Timeline
 from tandem.artifacts.resolve import resolve
 from tandem.client import AsyncClient

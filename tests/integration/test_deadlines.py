@@ -8,8 +8,8 @@ import time
 
 from stack import collect, running_stack
 
-from gateway.batching import Limits
 from gateway.generation_streams import GenerationStream
+from gateway.shared_state import Limits
 from tandem.core.errors import DeadlineExceeded
 
 

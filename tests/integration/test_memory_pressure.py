@@ -11,8 +11,8 @@ import random
 import pytest
 from stack import Stack, collect, expected_mock_tokens, running_stack
 
-from gateway.batching import Limits
 from gateway.decode_view import DecodeView
+from gateway.shared_state import Limits
 from gateway.tokens import Ended
 
 VOCAB = 256

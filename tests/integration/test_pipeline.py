@@ -9,7 +9,7 @@ from time import monotonic_ns, sleep
 import pytest
 from stack import Stack, collect, running_stack
 
-from gateway.batching import Limits
+from gateway.shared_state import Limits
 from tandem.core.reports import SpanKind
 
 # Prompts come again.

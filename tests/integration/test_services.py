@@ -13,9 +13,9 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
 )
 from stack import RecordingDispatcher, WorkerProcess, collect, running_stack
 
-from gateway.batching import Limits
 from gateway.policies import queue_policy
 from gateway.scheduler import Scheduler
+from gateway.shared_state import Limits
 from gateway.timeline import Timeline
 from gateway.tokens import TokenRequest
 from tandem.artifacts.resolve import MOCK_FOLDER, resolve

@@ -9,9 +9,9 @@ import signal
 import pytest
 from stack import RecordingDispatcher, collect, expected_mock_tokens, running_stack, upcoming
 
-from gateway.batching import Limits
 from gateway.colocated_policies import COLOCATED_POLICIES
 from gateway.generation import Phase
+from gateway.shared_state import Limits
 from gateway.tokens import ServingMode
 from tandem.core.sequence import FinishReason
 

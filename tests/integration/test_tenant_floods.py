@@ -20,9 +20,9 @@ from running_gateway import Gateway, running_gateway
 from stack import Stack, collect, expected_mock_tokens, running_stack
 
 import tandem
-from gateway.batching import Limits
 from gateway.generation_streams import GenerationStream
 from gateway.prefill_view import MAX_BATCHES
+from gateway.shared_state import Limits
 from gateway.tenants import DEFAULT_TENANT, ONE_TENANT, Tenant
 from tandem.core.errors import DeadlineExceeded, RateLimitExceeded, Unavailable
 

@@ -24,10 +24,10 @@ from stack import (
 from structlog.testing import capture_logs
 
 from gateway import standing
-from gateway.batching import Limits
 from gateway.dispatcher import Dispatcher
 from gateway.policies import queue_policy
 from gateway.scheduler import Scheduler
+from gateway.shared_state import Limits
 from gateway.timeline import Timeline
 from gateway.tokens import TokenRequest
 from gateway.worker_link import WorkerLink

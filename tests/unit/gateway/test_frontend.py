@@ -10,7 +10,6 @@ from scripted_service import SERVED_BY, Pause, ScriptedService, ended
 
 from gateway.access import Access
 from gateway.answer import Answer
-from gateway.batching import Limits
 from gateway.choice import Delta, Finished
 from gateway.dispatcher import Dispatcher
 from gateway.frontend import MAX_CHARS_READ_AT_ONCE, MAX_PENDING_CHARS, Frontend
@@ -27,6 +26,7 @@ from gateway.request import (
     TokenPrompt,
 )
 from gateway.scheduler import Scheduler
+from gateway.shared_state import Limits
 from gateway.tenants import ONE_TENANT, Tenant
 from gateway.timeline import Timeline
 from tandem.artifacts.tokenizer import Tokenizer

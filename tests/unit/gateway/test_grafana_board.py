@@ -10,12 +10,12 @@ from typing import Any
 
 from prometheus_client.core import Metric
 
-from gateway.batching import Limits
 from gateway.lag import Lag
 from gateway.metrics_page import GatewayCollector
 from gateway.policies import queue_policy
 from gateway.request_metrics import RequestMetrics
 from gateway.scheduler import Scheduler
+from gateway.shared_state import Limits
 
 BOARD = Path(__file__).parents[3] / "deploy" / "grafana" / "tandem.json"
 METRIC = re.compile(r"\b(?:vllm:|tandem_)[a-z0-9_]+")

@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import pytest
 
-from gateway.batching import Limits
 from gateway.page.load import load_of, sending_share
 from gateway.policies import queue_policy
 from gateway.scheduler import Scheduler
+from gateway.shared_state import Limits
 from gateway.worker_view import PoolUse
 from tandem.core.pipeline import Lane, pipeline_figures
 from tandem.core.reports import Span, SpanKind

@@ -8,13 +8,13 @@ from typing import NoReturn
 
 import pytest
 
-from gateway.batching import Limits
 from gateway.dispatcher import Dispatcher
 from gateway.frontend import MAX_CHARS_READ_AT_ONCE, Frontend
 from gateway.offload import Offload
 from gateway.policies import queue_policy
 from gateway.request import GenerationRequest, TextPrompt
 from gateway.scheduler import Scheduler
+from gateway.shared_state import Limits
 from gateway.tenants import DEFAULT_TENANT
 from gateway.timeline import Timeline
 from tandem.core.errors import (

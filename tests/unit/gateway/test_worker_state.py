@@ -7,12 +7,12 @@ from collections.abc import Callable
 
 import pytest
 
-from gateway.batching import Limits
 from gateway.grpc_admin import status_to_wire
 from gateway.page.feed import Feed
 from gateway.policies import queue_policy
 from gateway.request_metrics import RequestMetrics
 from gateway.scheduler import Scheduler
+from gateway.shared_state import Limits
 from gateway.timeline import Timeline
 from gateway.worker_state import WorkerState
 from tandem.core.worker import ModelInfo, WorkerInfo, WorkerRole

@@ -8,12 +8,12 @@ from typing import Any
 
 from sim_worker import worker_info
 
-from gateway.batching import Limits
 from gateway.effects import Emit, Send
 from gateway.generation import Generation
 from gateway.local_prefill import LocalPrefillMode
 from gateway.policies import queue_policy
 from gateway.scheduler import Scheduler
+from gateway.shared_state import Limits
 from gateway.tenants import DEFAULT_TENANT, Tenant
 from gateway.tokens import TokenRequest
 from gateway.worker_view import PoolUse

@@ -23,13 +23,13 @@ from sim_worker import (
     worker_info,
 )
 
-from gateway.batching import Limits
 from gateway.colocated_policies import colocated_policy
 from gateway.generation import Generation
 from gateway.local_prefill import LocalPrefillMode
 from gateway.output_lengths import MIN_OBSERVED
 from gateway.policies import POLICIES, queue_policy
 from gateway.scheduler import Scheduler
+from gateway.shared_state import Limits
 from gateway.stages import AttemptEnd
 from gateway.tokens import ServedBy, ServingMode
 from tandem.core.worker import WorkerInfo, WorkerRole

@@ -9,12 +9,12 @@ import pytest
 from sim_worker import worker_info
 
 from gateway.admission import RETRY_AFTER_S
-from gateway.batching import Limits
 from gateway.colocated_policies import colocated_policy
 from gateway.effects import Emit, Send
 from gateway.generation import Generation
 from gateway.policies import queue_policy
 from gateway.scheduler import Scheduler
+from gateway.shared_state import Limits
 from gateway.tenants import DEFAULT_TENANT, Tenant, Tenants
 from gateway.tokens import TokenRequest
 from gateway.worker_view import PoolUse

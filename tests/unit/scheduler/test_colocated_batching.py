@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from sim_worker import worker_info
 
-from gateway.batching import Limits
 from gateway.colocated_policies import COLOCATED_POLICIES, MAX_STEPS_WAITING, colocated_policy
 from gateway.effects import Emit, Send
 from gateway.generation import Generation, Phase
 from gateway.policies import queue_policy
 from gateway.scheduler import Scheduler
+from gateway.shared_state import Limits
 from gateway.tokens import Ended, ServedBy, ServingMode, TokenRequest
 from gateway.worker_view import PoolUse
 from tandem.core.commands import Admit, Remove, Reserve, SetStepRule

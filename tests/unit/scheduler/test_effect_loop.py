@@ -9,11 +9,11 @@ import pytest
 from sim_worker import MODEL, worker_info
 from structlog.testing import capture_logs
 
-from gateway.batching import Limits
 from gateway.dispatcher import Dispatcher
 from gateway.generation import Generation
 from gateway.policies import queue_policy
 from gateway.scheduler import Scheduler
+from gateway.shared_state import Limits
 from gateway.timeline import Timeline
 from gateway.tokens import Ended, Token, TokenRequest
 from tandem.core.commands import PrefillBatch, Remove

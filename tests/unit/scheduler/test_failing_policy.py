@@ -10,7 +10,6 @@ from queued_prompts import generation
 from sim_worker import worker_info
 from structlog.testing import capture_logs
 
-from gateway.batching import Limits
 from gateway.effects import Send
 from gateway.fair_shares import FairShares
 from gateway.fleet import Fleet
@@ -19,6 +18,7 @@ from gateway.policies import FirstComeFirstServed, QueuePolicy, WaitingPrompt
 from gateway.prefill_queue import PrefillQueue
 from gateway.scheduler import Scheduler
 from gateway.shared_prompts import SharedPrompts
+from gateway.shared_state import Limits
 from gateway.tenants import DEFAULT_TENANT, ONE_TENANT
 from gateway.tokens import TokenRequest
 from tandem.core.commands import PrefillBatch, Reserve

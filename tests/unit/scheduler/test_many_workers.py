@@ -7,12 +7,12 @@ from itertools import product
 import pytest
 from sim_worker import worker_info
 
-from gateway.batching import Limits
 from gateway.decode_view import DecodeView
 from gateway.local_prefill import LocalPrefillMode
 from gateway.policies import queue_policy
 from gateway.prefill_view import PrefillView
 from gateway.scheduler import Scheduler
+from gateway.shared_state import Limits
 from gateway.tokens import TokenRequest
 from gateway.worker_view import PoolUse, WorkerView
 from tandem.core.reports import Span, SpanKind

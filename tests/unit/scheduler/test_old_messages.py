@@ -10,11 +10,11 @@ from math import inf
 import pytest
 from sim_worker import MODEL, worker_info
 
-from gateway.batching import Limits
 from gateway.dispatcher import Dispatcher
 from gateway.lag import INTERVAL_S, MAX_LAG_S, Lag
 from gateway.policies import queue_policy
 from gateway.scheduler import Scheduler
+from gateway.shared_state import Limits
 from gateway.timeline import Timeline
 from tandem.core.errors import Unavailable
 from tandem.core.worker import WorkerInfo, WorkerRole

@@ -12,12 +12,12 @@ from queued_prompts import ARRIVALS, TOKEN_S, UNHURRIED, Arrivals, arriving, que
 from sim_worker import worker_info
 
 from gateway import policies
-from gateway.batching import Limits
 from gateway.colocated_policies import colocated_policy
 from gateway.effects import Send
 from gateway.generation import Generation
 from gateway.policies import DEFAULT_DUE_S, PATIENCE, POLICIES, PRIORITY_S, queue_policy
 from gateway.scheduler import Scheduler
+from gateway.shared_state import Limits
 from gateway.tokens import TokenRequest
 from tandem.core.commands import Reserve
 from tandem.core.errors import ConfigError

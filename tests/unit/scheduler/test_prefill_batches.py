@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from sim_worker import BLOCK_SIZE, worker_info
 
-from gateway.batching import Limits
 from gateway.disaggregated import FIRST_BATCH_TOKENS, MAX_BATCH_S, MIN_BATCH_STEPS
 from gateway.effects import Send
 from gateway.policies import queue_policy
 from gateway.scheduler import Scheduler
+from gateway.shared_state import Limits
 from gateway.tokens import TokenRequest
 from gateway.worker_view import PoolUse
 from tandem.core.commands import PrefillBatch

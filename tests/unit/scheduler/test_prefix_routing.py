@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 from sim_worker import BLOCK_SIZE, worker_info
 
-from gateway.batching import Limits
 from gateway.colocated_policies import colocated_policy
 from gateway.effects import Send
 from gateway.generation import Generation
@@ -15,6 +14,7 @@ from gateway.local_prefill import LocalPrefillMode
 from gateway.policies import queue_policy
 from gateway.router import choose_decode
 from gateway.scheduler import Scheduler
+from gateway.shared_state import Limits
 from gateway.tokens import TokenRequest
 from gateway.worker_view import PoolUse
 from tandem.core.commands import Admit, PrefillBatch, Reserve

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from queued_prompts import UNHURRIED
 from sim_worker import worker_info
 
-from gateway.batching import Limits
 from gateway.colocated_policies import colocated_policy
 from gateway.effects import Send
 from gateway.generation import Generation
 from gateway.policies import queue_policy
 from gateway.scheduler import Scheduler
+from gateway.shared_state import Limits
 from gateway.tenants import DEFAULT_TENANT, Tenant
 from gateway.tokens import TokenRequest
 from gateway.worker_view import PoolUse

@@ -7,10 +7,10 @@ import asyncio
 import pytest
 from sim_worker import MODEL, worker_info
 
-from gateway.batching import Limits
 from gateway.dispatcher import Dispatcher
 from gateway.policies import queue_policy
 from gateway.scheduler import Scheduler
+from gateway.shared_state import Limits
 from gateway.timeline import Timeline
 from gateway.tokens import TokenRequest
 from tandem.core.errors import Unavailable

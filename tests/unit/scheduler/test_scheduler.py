@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from sim_worker import worker_info
 
-from gateway.batching import Limits
 from gateway.effects import Emit, Send
 from gateway.generation import MAX_RESTARTS, Generation, Phase
 from gateway.policies import queue_policy
 from gateway.prefill_view import PrefillView
 from gateway.scheduler import Scheduler
+from gateway.shared_state import Limits
 from gateway.suspects import PATIENCE_S
 from gateway.tokens import Ended, Token, TokenRequest
 from gateway.worker_reports import FAILURE_PENALTY_S

@@ -9,13 +9,13 @@ import pytest
 from sim_worker import BLOCK_SIZE, worker_info
 
 from gateway import shared_prompts
-from gateway.batching import Limits
 from gateway.colocated_policies import colocated_policy
 from gateway.effects import Effect, Emit, Send
 from gateway.generation import Generation
 from gateway.policies import queue_policy
 from gateway.scheduler import Scheduler
 from gateway.shared_prompts import MAX_WAITS, MIN_TOKENS
+from gateway.shared_state import Limits
 from gateway.tokens import TokenRequest
 from gateway.worker_view import PoolUse
 from tandem.core.commands import PrefillBatch, Reserve

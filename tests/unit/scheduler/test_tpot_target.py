@@ -8,10 +8,10 @@ import pytest
 from local_prefill_driver import BASE_S, GPU_BASE_S, GPU_TOKEN_S, TOKEN_S, Driver, roofline_s
 from sim_worker import worker_info
 
-from gateway.batching import Limits
 from gateway.colocated_policies import COLOCATED_POLICIES, colocated_policy
 from gateway.policies import queue_policy
 from gateway.scheduler import Scheduler
+from gateway.shared_state import Limits
 from gateway.step_budgets import HURRIED_BUDGET, TARGET_SHARE, num_on_target
 from gateway.step_times import StepTimes
 from gateway.worker_view import PoolUse

@@ -8,11 +8,11 @@ from dataclasses import replace
 import pytest
 from sim_worker import worker_info
 
-from gateway.batching import Limits
 from gateway.colocated_policies import colocated_policy
 from gateway.generation import Generation
 from gateway.policies import queue_policy
 from gateway.scheduler import Scheduler
+from gateway.shared_state import Limits
 from gateway.tokens import Ended, TokenRequest
 from tandem.core.commands import PrefillBatch, Reserve
 from tandem.core.errors import ResourceExhausted, Unavailable
