@@ -7,6 +7,7 @@ fetched here, with pip as this machine is set up, and served to the engine's con
 from __future__ import annotations
 
 import functools
+import ipaddress
 import shutil
 import subprocess
 import sys
@@ -121,8 +122,11 @@ def _fetch_wheels(folder: Path) -> None:
 
 
 def _bridge_address(client: docker.DockerClient) -> str:
-    """This machine's address, as containers see it."""
-    return str(client.networks.get("bridge").attrs["IPAM"]["Config"][0]["Gateway"])
+    """This machine's address, as containers see it: where an engine does not say, the network's
+    first."""
+    config = client.networks.get("bridge").attrs["IPAM"]["Config"][0]
+    first = next(ipaddress.ip_network(config["Subnet"]).hosts())
+    return str(config.get("Gateway", first))
 
 
 class _Quiet(SimpleHTTPRequestHandler):
