@@ -118,10 +118,12 @@ def prefill_workers(tandem: Project) -> set[str]:
 
 
 def workers(tandem: Project, role: str) -> set[str]:
-    """Who serves some requests that come at the same time."""
+    """Who serves some requests that come at the same time, each by two workers: short prompts may
+    be computed where they are decoded."""
     with ThreadPoolExecutor(NUM_CLIENTS) as pool:
         answers = pool.map(lambda _: tandem.complete(max_tokens=64), range(2 * NUM_CLIENTS))
-        return {answer["tandem"][role] for answer in answers}
+        served_by = [answer["tandem"] for answer in answers]
+        return {each[role] for each in served_by if each["mode"] == "disaggregated"}
 
 
 def serves(tandem: Project) -> bool:
