@@ -79,9 +79,9 @@ test-emulated: .venv/installed-dev $(EMULATED) ## the kernels for AVX-512 and AM
 TRITON := .venv/triton
 # Its interpreter takes no newer numpy.
 TRITON_AND_NUMPY := triton==3.6.0 numpy==2.2.6
-$(TRITON)/installed: Makefile
+$(TRITON)/installed: Makefile | .venv/installed-dev
 	$(SAY) "installing Triton into $(TRITON) (once)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(TRITON) $(TRITON_AND_NUMPY) && touch $@
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(TRITON) $(TRITON_AND_NUMPY) && touch $@
 
 .PHONY: test-triton
 test-triton: .venv/installed-dev $(TRITON)/installed ## the GPU's kernels without a GPU: interpreted, and compiled for three kinds

@@ -18,6 +18,8 @@ AVX2 = ["-mavx2", "-mfma"]
 AVX512 = [*AVX2, *(f"-mavx512{each}" for each in ("f", "bw", "dq", "vl", "vnni", "bf16"))]
 ALL = {"plain": [], **({"avx2": AVX2, "avx512": AVX512} if X86 else {})}
 WANTED = os.environ.get("TANDEM_BUILD_KERNELS", " ".join(ALL)).split()
+if unknown := set(WANTED) - set(ALL):
+    raise SystemExit(f"TANDEM_BUILD_KERNELS: {', '.join(unknown)}; there are {', '.join(ALL)}")
 BUILDS = {name: ALL[name] for name in WANTED}
 
 

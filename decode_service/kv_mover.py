@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 import structlog
 
 from decode_service.parking import KvCopy, KvMove
+from tandem.core.errors import EngineFailed
 from tandem.core.kv import KVLayout, Plane
 from tandem.engine.protocols import KVPool
 from tandem.transfer.state_guard import StateGuard
@@ -47,15 +49,18 @@ class KvMover:
         copy: KvCopy | None = None
         try:
             copy = carry_out(move, self._pool)
+        except EngineFailed as error:
+            # Whose copy it was; the rest the pool has told.
+            log.warning("a sequence's KV was not moved", **_names(move), why=error.message)
         except Exception:
-            sequence = move.held.sequence
-            log.exception(
-                "copying KV failed",
-                sequence=sequence.sequence_id,
-                request_id=sequence.key.request_id,
-            )
+            log.exception("a sequence's KV was not moved", **_names(move))
         with self._guard.change():
             self._on_done(move, copy, perf_counter() - start_s)
+
+
+def _names(move: KvMove) -> dict[str, Any]:
+    sequence = move.held.sequence
+    return {"sequence": sequence.sequence_id, "request_id": sequence.key.request_id}
 
 
 def carry_out(move: KvMove, pool: KVPool) -> KvCopy | None:

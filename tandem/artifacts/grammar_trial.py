@@ -17,6 +17,7 @@ import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from concurrent.futures import Future
 from time import monotonic
 
 from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
@@ -54,48 +55,54 @@ class GrammarTrials:
         self._lock = threading.Lock()
         # What is wrong with it, "" if nothing.
         self._verdicts: OrderedDict[Grammar, str] = OrderedDict()
+        self._under_way: dict[Grammar, Future[str]] = {}
 
     def check(self, grammar: Grammar) -> None:
         """Raise `InvalidRequest` if the grammar is none, or does not compile as it must. That it is
         none is soon found anew, and not worth remembering."""
-        verdict = self._known(grammar)
+        with self._lock:
+            verdict = self._verdicts.get(grammar)
         if verdict is None:
-            verdict = self._try(grammar, lark_text(grammar))
+            verdict = self._tried(grammar, lark_text(grammar))
         if verdict:
             raise invalid(grammar, verdict)
 
-    def _known(self, grammar: Grammar) -> str | None:
+    def _tried(self, grammar: Grammar, text: str) -> str:
+        """The verdict of one trial, however many ask for it at a time."""
         with self._lock:
-            return self._verdicts.get(grammar)
+            known = self._verdicts.get(grammar)
+            if known is not None:
+                return known
+            others = self._under_way.get(grammar)
+            if others is None:
+                own = self._under_way[grammar] = Future[str]()
+        if others is not None:
+            return others.result()
+        try:
+            own.set_result(self._try(grammar.kind, text))
+        except BaseException as error:
+            own.set_exception(error)
+        with self._lock:
+            del self._under_way[grammar]
+            if own.exception() is None:
+                self._remember(grammar, own.result())
+        return own.result()
 
     def _remember(self, grammar: Grammar, verdict: str) -> None:
-        with self._lock:
-            self._verdicts[grammar] = verdict
-            while len(self._verdicts) > MAX_VERDICTS:
-                self._verdicts.popitem(last=False)
+        self._verdicts[grammar] = verdict
+        while len(self._verdicts) > MAX_VERDICTS:
+            self._verdicts.popitem(last=False)
 
-    def _try(self, grammar: Grammar, text: str) -> str:
+    def _try(self, kind: GrammarKind, text: str) -> str:
         deadline = monotonic() + MAX_WAIT_S
         if not self._places.acquire(timeout=MAX_WAIT_S):
             raise ResourceExhausted("too many grammars are being checked", retry_after_s=1.0)
-        try:
-            # Of a burst over one grammar the others waited for the first one's trial.
-            verdict = self._known(grammar)
-            if verdict is None:
-                verdict = self._verdict(grammar.kind, text, deadline - monotonic())
-                self._remember(grammar, verdict)
-            return verdict
-        finally:
-            self._places.release()
-
-    def _verdict(self, kind: GrammarKind, text: str, timeout_s: float) -> str:
-        """A child's."""
         try:
             child = subprocess.run(
                 [sys.executable, "-c", CHILD],
                 input=json.dumps([kind, text, self._special_tokens, self._vocab_size]).encode(),
                 capture_output=True,
-                timeout=max(0.0, timeout_s),
+                timeout=max(0.0, deadline - monotonic()),
                 check=False,
             )
         except subprocess.TimeoutExpired as error:
@@ -103,6 +110,8 @@ class GrammarTrials:
             raise ResourceExhausted(
                 "checking the grammar took too long", retry_after_s=1.0
             ) from error
+        finally:
+            self._places.release()
         if child.returncode or not child.stdout:
             return TOO_COMPLEX
         message = json.loads(child.stdout)

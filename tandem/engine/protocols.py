@@ -103,8 +103,9 @@ class Engine(Protocol):
         ...
 
     def is_lost(self) -> bool:
-        """Whether no step can succeed any more, after one has failed: its device is in an error
-        that only a new process is rid of. May wait for the device."""
+        """Whether no step can succeed any more, after one has failed, or a copy: its device is in
+        an error that only a new process is rid of. May wait for the device. Called by whichever
+        thread saw the failure."""
         ...
 
     def close(self) -> None:

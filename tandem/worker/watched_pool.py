@@ -78,7 +78,8 @@ class WatchedPool:
             self._failed(error)
             raise EngineFailed(f"KV was not copied {where}: {type(error).__name__}") from error
         else:
-            self._num_failed = 0
+            with self._lock:
+                self._num_failed = 0
         finally:
             with self._lock:
                 del self._under_way[number]

@@ -64,11 +64,11 @@ class DecodeGraphs:
         def graph(size: int, way: Way) -> DecodeGraph:
             return DecodeGraph(way, pool, device, max_model_len, logits[:size], recorder)
 
+        most_before = min(TRIAL_BLOCKS, pool.layout.blocks_for(max_model_len) - 1)
         self._graphs = {}
         for size in reversed(BATCH_SIZES):
             fitting = [way for way in ways if size <= way.max_rows]
             # Each row of a trial has a block of its own, and all have some in common.
-            most_before = min(TRIAL_BLOCKS, pool.layout.blocks_for(max_model_len) - 1)
             num_before = max(0, min(most_before, pool.num_blocks - size))
             if recorder is None or size > pool.num_blocks:
                 fitting = fitting[:1]

@@ -32,14 +32,14 @@ class Processors:
         properties = torch.cuda.get_device_properties(device)
         return cls(
             count=properties.multi_processor_count,
-            # Typed stubs do not know of it.
+            # torch's stubs do not know of it.
             shared_bytes=properties.shared_memory_per_block_optin,  # type: ignore[attr-defined]
             can_chain=(properties.major, properties.minor) >= CHAINED_FROM,
         )
 
 
 def chained(is_chained: bool) -> dict[str, Any]:
-    """How kernels are launched that call `await_inputs`, or do not `CHAINED`."""
+    """With what a kernel is launched that has `CHAINED`."""
     return {"CHAINED": True, "launch_pdl": True} if is_chained else {"CHAINED": False}
 
 

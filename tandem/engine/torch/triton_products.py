@@ -100,7 +100,7 @@ class FewRows:
     """Products of at most `MAX_ROWS` rows in one model's steps, one after the other: parts of their
     sums lie in the same memory."""
 
-    def __init__(self, device: torch.device, tiling: Tiling = WIDE) -> None:
+    def __init__(self, device: torch.device, tiling: Tiling) -> None:
         self._processors = Processors.of(device)
         self._tiling = tiling
         most = self._processors.count * PROGRAMS_A_PROCESSOR

@@ -107,13 +107,19 @@ def test_brackets_behind_what_has_closed_are(kind: GrammarKind, source: str) -> 
 
 
 @pytest.mark.parametrize("message", [b'""', b'"it is none"'])
+@pytest.mark.parametrize("num_places", [1, 4])
 def test_of_a_burst_over_one_grammar_one_is_tried(
-    message: bytes, monkeypatch: pytest.MonkeyPatch
+    num_places: int, message: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also where only one trial may run at a time: the others wait for its verdict."""
-    monkeypatch.setattr(grammar_trial, "MAX_AT_ONCE", 1)
+    """However many trials may run at a time: the others wait for its verdict."""
+    monkeypatch.setattr(grammar_trial, "MAX_AT_ONCE", num_places)
     trials, grammar = GrammarTrials((), 260), Grammar(GrammarKind.REGEX, "a")
     let, num_trials = threading.Event(), 0
+    all_have_come = threading.Barrier(5)
+
+    def read(grammar: Grammar) -> str:
+        all_have_come.wait(10)
+        return lark_text(grammar)
 
     def run(*args: object, **kwargs: object) -> object:
         nonlocal num_trials
@@ -128,9 +134,11 @@ def test_of_a_burst_over_one_grammar_one_is_tried(
             return True
         return False
 
+    monkeypatch.setattr(grammar_trial, "lark_text", read)
     monkeypatch.setattr(grammar_trial.subprocess, "run", run)
     with ThreadPoolExecutor(4) as threads:
         checks = [threads.submit(refused) for _ in range(4)]
+        all_have_come.wait(10)
         let.set()
         assert {check.result(10) for check in checks} == {message != b'""'}
     assert num_trials == 1

@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -146,9 +147,9 @@ def main(capability: int, count: int, shared_bytes: int) -> None:
     decoder = GpuDecoder(CONFIG, weights(torch.bfloat16), rotary, pool)
     last_tokens = torch.zeros(1, dtype=torch.int64)
     prompt = trial_plan(1, 16, 0)
-    prompt = prompt.__class__(
-        0, (prompt.slices[0]._replace(token_ids=(1,) * 20, block_table=(0, 1)),)
-    )
+    (single,) = prompt.slices
+    long = single._replace(token_ids=(1,) * 20, block_table=(0, 1))
+    prompt = replace(prompt, slices=(long,))
     inputs = GpuInputs.build(prompt, 16, CONFIG.num_heads // CONFIG.num_kv_heads, CPU)
     decoder.logits(inputs.rows, last_tokens, inputs.logit_rows)
     for size in (1, 32, 64):

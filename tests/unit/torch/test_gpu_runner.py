@@ -29,7 +29,7 @@ from tandem.engine.torch.decode_graph import DecodeGraphs, Way
 from tandem.engine.torch.gpu_decoder import GpuDecoder, GpuRows
 from tandem.engine.torch.gpu_runner import GpuRunner
 from tandem.engine.torch.kv_pool import TorchKVPool
-from tandem.engine.torch.triton_products import FewRows
+from tandem.engine.torch.triton_products import WIDE, FewRows
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 MAX_MODEL_LEN = 1024
@@ -82,7 +82,7 @@ def on_gpu(
     decoder = GpuDecoder(folder.config, weights, rotary, engine.pool)
     runner = GpuRunner(folder.config, decoder, engine.pool, DEVICE, MAX_MODEL_LEN, decodes)
     if by_few_rows:
-        products = FewRows(DEVICE)
+        products = FewRows(DEVICE, WIDE)
 
         def decode(rows: GpuRows, logits: torch.Tensor) -> None:
             decoder.few_logits(rows, runner._last_tokens, products, logits)

@@ -130,7 +130,7 @@ def test_what_is_added_is_ready_for_the_next_norm(
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_embedded_tokens_are_ready_for_the_first_norm(dtype: torch.dtype) -> None:
-    products = FewRows(DEVICE)
+    products = FewRows(DEVICE, WIDE)
     size = 100
     embedding, norm = random(9, size, dtype=dtype), random(size, dtype=dtype)
     last_tokens = torch.tensor([7, 2], device=DEVICE)

@@ -11,25 +11,14 @@ from fake_state import NoEngine
 
 from tandem.core.errors import EngineFailed, Mismatch, TandemError
 from tandem.core.kv import Plane
-from tandem.engine.fake.link import VirtualLink
-from tandem.engine.fake.pool import FakeKVPool
 from tandem.transfer.state_guard import StateGuard
 from tandem.worker.watched_pool import MAX_FAILED_COPIES, WatchedPool
 
 
-class NoClock:
-    def now(self) -> float:
-        return 0.0
-
-    def sleep_until(self, when: float) -> None:
-        raise AssertionError("a link without cost slept")
-
-
-class FailingPool(FakeKVPool):
+class FailingPool:
     """Its copies raise what `fail` raises."""
 
     def __init__(self) -> None:
-        super().__init__(4, 8, link=VirtualLink(NoClock()), token_layer_s=0.0)
         self.fail: Callable[[], object] = lambda: None
 
     def read_into(self, *args: object) -> None:
