@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from gateway.http.limits import MAX_BODY_BYTES
+from gateway.http.long_lists import read_with_list
 from tandem.core.errors import Cancelled, InvalidRequest
 
 # Lists, objects and keys, which are counted by their colons; also those within strings, which are
@@ -39,7 +40,10 @@ class JsonRequest(Request):
 
     async def json(self) -> Any:
         """Raises `json.JSONDecodeError`."""
-        return _parse(await self.body())
+        body = await self.body()
+        _check_nodes(body)
+        value = await read_with_list(body)
+        return orjson.loads(body) if value is None else value
 
     async def _read(self) -> bytes:
         # Our server refuses what is too long, but for what comes behind a request that is not
@@ -114,8 +118,7 @@ def _check_length(num_bytes: int) -> None:
         raise HTTPException(413, TOO_LONG, {"Connection": "close"})
 
 
-def _parse(body: bytes) -> Any:
+def _check_nodes(body: bytes) -> None:
     # A fourth of the time that counting each takes: of a megabyte of text 0.4 ms.
     if len(body.translate(None, OTHER_BYTES)) > MAX_BODY_NODES:
         raise HTTPException(400, f"the body has more than {MAX_BODY_NODES} lists, objects and keys")
-    return orjson.loads(body)

@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from array import array
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, InstanceOf
+from pydantic.json_schema import SkipJsonSchema
+
+from gateway.limits import MAX_PROMPT_TOKENS
+
+# A long one has been read, and counted, already: `gateway.http.long_lists`.
+TokenIds = (
+    Annotated[list[int], Field(max_length=MAX_PROMPT_TOKENS, fail_fast=True)]
+    | SkipJsonSchema[InstanceOf[array]]  # type: ignore[type-arg]  # (no generic until 3.12)
+)
 
 
 class Body(BaseModel):

@@ -6,15 +6,15 @@ from typing import Annotated
 
 from pydantic import Field
 
+from gateway.http.schemas.base import TokenIds
 from gateway.http.schemas.generation import GenerationBody
-from gateway.limits import MAX_CHOICES, MAX_PROMPT_TOKENS, check_size
+from gateway.limits import MAX_CHOICES, check_size
 from gateway.request import GenerationRequest, Prompt, TextPrompt, TokenPrompt
 from tandem.core.errors import InvalidRequest
 from tandem.core.token_ids import token_array
 
 DEFAULT_COMPLETION_TOKENS = 16
 
-TokenIds = Annotated[list[int], Field(max_length=MAX_PROMPT_TOKENS, fail_fast=True)]
 Texts = Annotated[list[str], Field(max_length=MAX_CHOICES, fail_fast=True)]
 TokenLists = Annotated[list[TokenIds], Field(max_length=MAX_CHOICES, fail_fast=True)]
 

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from pydantic import Field
-
-from gateway.http.schemas.base import Body
+from gateway.http.schemas.base import Body, TokenIds
 from gateway.http.schemas.chat import Messages, Tools, read_messages
 from gateway.http.schemas.tools import read_tools
-from gateway.limits import MAX_PROMPT_TOKENS
 from gateway.request import Prompt, TextPrompt
 from gateway.tools.tool import ToolUse
 from tandem.core.errors import InvalidRequest
@@ -44,4 +39,4 @@ class DetokenizeBody(Body):
     """Tokens."""
 
     model: str | None = None
-    tokens: Annotated[list[int], Field(max_length=MAX_PROMPT_TOKENS, fail_fast=True)]
+    tokens: TokenIds
