@@ -2,7 +2,8 @@
 //
 // It takes rows and panels as they are (`matmul.h`). Each output is one chain of sums along k here,
 // too, if another one than elsewhere: of 16 words the first items and the second ones by themselves,
-// and both together added to the sum. So few rows are a product of tiles as well.
+// and both together added to the sum. So few rows are a product of tiles as well, here and in
+// attention.
 #pragma once
 
 #include "matmul.h"
@@ -17,14 +18,14 @@
 
 namespace tandem {
 
+// A tile's rows, and its words of each, at the most.
+constexpr int TILE_ROWS = 16;
+constexpr int TILE_WORDS = 16;
+
 // Whether there are products of T by tiles.
 #if TANDEM_HAS_AMX
 template <class T>
 constexpr bool HAS_TILES = std::is_same_v<T, bfloat16>;
-
-// A tile's rows, and its words of each, at the most.
-constexpr int TILE_ROWS = 16;
-constexpr int TILE_WORDS = 16;
 
 static_assert(WIDTH == 2 * TILE_WORDS, "a panel is two tiles wide");
 
@@ -66,9 +67,9 @@ class Tiles {
     Tiles(const Tiles&) = delete;
     TANDEM_AMX ~Tiles() { _tile_release(); }
 
-    // sums[i] = rows[i] . panel, over `depth` words. The memory at `ahead`, as much as the panel, is
-    // wanted soon if there is any.
-    template <int COUNT>
+    // sums[i] = rows[i] . panel, over `depth` words, or with IS_MORE what there is plus that. The
+    // memory at `ahead`, as much as the panel, is wanted soon if there is any.
+    template <int COUNT, bool IS_MORE = false>
     TANDEM_AMX void multiply(
         Sums (&sums)[COUNT][TILE_ROWS], const TileRows (&rows)[COUNT], const int32_t* panel,
         int64_t depth, const int32_t* ahead
@@ -78,10 +79,16 @@ class Tiles {
         // Before there are sums: who copies may use tiles himself.
         if (whole < depth) rest.copy(rows, height, panel, whole, depth);
         finish_stores();
-        _tile_zero(0);
-        _tile_zero(1);
-        _tile_zero(2);
-        _tile_zero(3);
+        if constexpr (IS_MORE) {
+            static_assert(COUNT == 1, "of other sums nobody has wanted more");
+            _tile_loadd(0, &sums[0][0].left, sizeof(Sums));
+            _tile_loadd(1, &sums[0][0].right, sizeof(Sums));
+        } else {
+            _tile_zero(0);
+            _tile_zero(1);
+            _tile_zero(2);
+            _tile_zero(3);
+        }
         for (int64_t k = 0; k < whole; k += TILE_WORDS)
             add<COUNT>(rows, k, panel + k * WIDTH, ahead ? ahead + k * WIDTH : nullptr);
         if (whole < depth) add<COUNT>(rest.rows, 0, rest.lines, nullptr);
@@ -190,6 +197,10 @@ TANDEM_AMX void multiply_by_tiles(
 #else
 template <class T>
 constexpr bool HAS_TILES = false;
+
+struct Tiles {
+    explicit Tiles(int64_t) {}
+};
 #endif
 
 }  // namespace tandem

@@ -8,9 +8,11 @@
 // Queries that share a KV head are rows of one matrix, by query, then by head of the group. Many rows
 // are multiplied as in matmul.h, by keys and values that are packed on the way; few, as in a decode
 // step, by what is taken from the pages into registers, where packing would cost more than all else.
-// Both ways each output is the same chain of sums.
+// Both ways each output is the same chain of sums. Where there are tiles (amx.h) all rows, few or
+// many, are multiplied by those, and what is packed.
 #pragma once
 
+#include "amx.h"
 #include "memory.h"
 #include "packing.h"
 #include "rows.h"
@@ -19,6 +21,9 @@ namespace tandem {
 
 constexpr int64_t RANGE = 512;
 constexpr int64_t QUERY_ROWS = 168;
+// Those of a view of a tile at the most.
+template <class F>
+constexpr int VIEW_ROWS = HAS_TILES<F> ? TILE_ROWS : MAX_ROWS<F>;
 // Less than any score, yet a number: what nothing has been seen of has no not-a-number either.
 constexpr float LEAST = -1e30f;
 
@@ -98,10 +103,10 @@ struct Scratch {
     alignas(64) int32_t values[TILE * MAX_HEAD_DIM];
     alignas(64) float key_scales[TILE];
     alignas(64) float value_scales[TILE];
-    alignas(64) float scores[MAX_ROWS<F> * TILE];
-    alignas(64) float kept[round_up(MAX_ROWS<F>, LANES)];
+    alignas(64) float scores[VIEW_ROWS<F> * TILE];
+    alignas(64) float kept[round_up(VIEW_ROWS<F>, LANES)];
     alignas(64) float seen[2][QUERY_ROWS * (MAX_HEAD_DIM + LANES + 1) + 16];
-    alignas(64) F weights[MAX_ROWS<F> * TILE];
+    alignas(64) F weights[VIEW_ROWS<F> * TILE];
 
     template <class Item>
     Item* copies(int i) {
@@ -171,18 +176,20 @@ struct Tile {
     void need_keys(int64_t first, int64_t last) {
         first = most(first, num_keys);
         if (first >= last) return;
-        ahead.keys.fetch((last - first) * pages.head_items);
-        pack_keys<F>(scratch.keys, scratch.template copies<Item>(0), pages, start, first, last);
         need_scales(first, last);
+        for (; first < last; first += LANES) {
+            ahead.keys.fetch(LANES * pages.head_items);
+            pack_keys<F>(scratch.keys, scratch.template copies<Item>(0), pages, start, first);
+        }
         num_keys = last;
     }
 
     void need_values(int64_t first, int64_t last) {
-        first = most(first, num_values);
-        if (first >= last) return;
-        ahead.values.fetch((last - first) * pages.head_items);
-        pack_values<F>(scratch.values, scratch.template copies<Item>(0), pages, start, first, last);
-        num_values = last;
+        for (first = most(first, num_values); first < last; first += LANES) {
+            ahead.values.fetch(LANES * pages.head_items);
+            pack_values<F>(scratch.values, scratch.template copies<Item>(0), pages, start, first);
+        }
+        num_values = most(last, num_values);
     }
 
     void need_scales(int64_t first, int64_t last) {
@@ -191,8 +198,20 @@ struct Tile {
     }
 };
 
-// What rows [row, row + ROWS) of a KV head see of one tile.
-template <class F, class Item, int ROWS, bool IS_PACKED>
+// How rows are multiplied by the keys and values of a tile.
+enum class Way { FROM_PAGES, PACKED, BY_TILES };
+
+template <Way WAY>
+using ThatWay = std::integral_constant<Way, WAY>;
+
+// What so many rows may be at the most, if they are not a constant.
+template <class NumRows>
+constexpr int MOST_OF = TILE_ROWS;
+template <int ROWS>
+constexpr int MOST_OF<std::integral_constant<int, ROWS>> = ROWS;
+
+// What rows [row, row + num_rows) of a KV head see of one tile.
+template <class F, class Item, class NumRows, Way WAY>
 struct TileView {
     Tile<F, Item>& tile;
     Scratch<F>& scratch;
@@ -200,24 +219,24 @@ struct TileView {
     const Queries& queries;
     const F* rows;
     int64_t row;
+    NumRows num_rows;
     int64_t head_dim;
     float scale;
+    const Tiles* tiles;
 
+    static constexpr int ROWS = MOST_OF<NumRows>;
     // Sums of as many panels as the registers hold, and what is added to them.
     static constexpr int PANELS = 2 * ROWS <= MAX_ROWS<F> ? 2 : 1;
 
     void see() const {
         const int64_t first = most(queries.first_of(row), tile.start) - tile.start;
-        const int64_t last = least(queries.last_of(row + ROWS - 1) + 1, tile.end) - tile.start;
+        const int64_t last = least(queries.last_of(row + num_rows - 1) + 1, tile.end) - tile.start;
         if (first >= last) return;
         // On a grid that does not depend on the rows: what is packed has no gap behind it.
         const int64_t begin = first / WIDTH * WIDTH, stop = round_up(last, WIDTH);
         for (int64_t key = begin; key < stop; key += WIDTH) score(key);
         weigh(begin, stop);
-        if constexpr (IS_PACKED)
-            add_packed_values(begin, stop);
-        else
-            add_values_from_pages(begin, stop);
+        add_values(begin, stop);
     }
 
     // Of the keys [key, key + WIDTH).
@@ -226,9 +245,13 @@ struct TileView {
         constexpr int64_t READ = 4 * N * PER_WORD<F>;
         const int64_t depth = key_words<F, Item>(head_dim);
         const int32_t* words = (const int32_t*)rows + row * depth;
-        Sums sums[1][ROWS] = {};
-        if constexpr (IS_PACKED) {
+        Sums sums[1][ROWS];
+        if constexpr (WAY == Way::BY_TILES) {
             tile.need_keys(key, key + WIDTH);
+            multiply_by_tiles<false>(sums, words, depth, scratch.keys + key * depth, depth);
+        } else if constexpr (WAY == Way::PACKED) {
+            tile.need_keys(key, key + WIDTH);
+            memset(sums, 0, sizeof sums);
             multiply_tile<F>(sums, words, depth, scratch.keys + key * depth, 0, depth, nullptr);
         } else {
             tile.need_scales(key, key + WIDTH);
@@ -251,8 +274,9 @@ struct TileView {
             }
             memcpy(sums, local, sizeof sums);
         }
+        const int count = num_rows;
 #pragma GCC unroll ROWS_IN_REGISTERS
-        for (int r = 0; r < ROWS; r++) put_scores(sums[0][r], r, key);
+        for (int r = 0; r < count; r++) put_scores(sums[0][r], r, key);
     }
 
     ColumnReader<F, Item> read_keys_from(int64_t key, int side) const {
@@ -272,7 +296,7 @@ struct TileView {
     void weigh(int64_t begin, int64_t stop) const {
         const float* value_scales = SCALE_BYTES<Item> ? scratch.value_scales : nullptr;
         float* const kept = scratch.kept;
-        for (int r = 0; r < ROWS; r++) {
+        for (int r = 0; r < num_rows; r++) {
             float& top = seen.top[row + r];
             const float before = top;
             top = mask_and_top(
@@ -281,8 +305,9 @@ struct TileView {
             );
             kept[r] = (before - top) * scale;
         }
-        for (int r = 0; r < ROWS; r += LANES) store(kept + r, exp2<float>(load_floats(kept + r)));
-        for (int r = 0; r < ROWS; r++) {
+        for (int r = 0; r < num_rows; r += LANES)
+            store(kept + r, exp2<float>(load_floats(kept + r)));
+        for (int r = 0; r < num_rows; r++) {
             const Floats sum = soften(
                 scratch.weights + r * TILE, scratch.scores + r * TILE, value_scales,
                 seen.top[row + r], begin, stop, scale
@@ -292,12 +317,17 @@ struct TileView {
         }
     }
 
-    void add_values_from_pages(int64_t begin, int64_t stop) const {
-        tile.ahead.values.fetch((stop - begin) * SCALE_BYTES<Item>);
-        int64_t item = 0;
-        for (; item + PANELS * WIDTH <= seen.width; item += PANELS * WIDTH)
-            add_lines<PANELS>(item, begin, stop);
-        if (item < seen.width) add_lines<1>(item, begin, stop);
+    void add_values(int64_t begin, int64_t stop) const {
+        if constexpr (WAY == Way::FROM_PAGES) {
+            tile.ahead.values.fetch((stop - begin) * SCALE_BYTES<Item>);
+            int64_t item = 0;
+            for (; item + PANELS * WIDTH <= seen.width; item += PANELS * WIDTH)
+                add_lines<PANELS>(item, begin, stop);
+            if (item < seen.width) add_lines<1>(item, begin, stop);
+        } else {
+            tile.need_values(begin, stop);
+            for (int64_t item = 0; item < seen.width; item += WIDTH) add_panel(item, begin, stop);
+        }
     }
 
     template <int COUNT>
@@ -323,17 +353,32 @@ struct TileView {
         });
     }
 
-    void add_packed_values(int64_t begin, int64_t stop) const {
+    void add_panel(int64_t item, int64_t begin, int64_t stop) const {
         constexpr int64_t KEY_WORDS = TILE / PER_WORD<F>;
-        tile.need_values(begin, stop);
-        for (int64_t item = 0; item < seen.width; item += WIDTH)
-            each_sums<1>(item, [&](Sums(&sums)[1][ROWS]) {
-                multiply_tile<F>(
-                    sums, (const int32_t*)scratch.weights + begin / PER_WORD<F>, KEY_WORDS,
-                    scratch.values + item * KEY_WORDS + begin / PER_WORD<F> * WIDTH, 0,
-                    (stop - begin) / PER_WORD<F>, nullptr
-                );
-            });
+        const int64_t first = begin / PER_WORD<F>, depth = (stop - begin) / PER_WORD<F>;
+        const int32_t* const words = (const int32_t*)scratch.weights + first;
+        const int32_t* const panel = scratch.values + item * KEY_WORDS + first * WIDTH;
+        each_sums<1>(item, [&](Sums(&sums)[1][ROWS]) {
+            if constexpr (WAY == Way::BY_TILES)
+                multiply_by_tiles<true>(sums, words, KEY_WORDS, panel, depth);
+            else
+                multiply_tile<F>(sums, words, KEY_WORDS, panel, 0, depth, nullptr);
+        });
+    }
+
+    // As `Tiles::multiply` does. Tiles are as high as the highest view of a head: where this one has a
+    // row less, that of the next view counts for nothing.
+    template <bool IS_MORE>
+    void multiply_by_tiles(
+        Sums (&sums)[1][ROWS], const int32_t* words, int64_t stride, const int32_t* panel,
+        int64_t depth
+    ) const {
+#if TANDEM_HAS_AMX
+        const TileRows its_rows[1] = {{words, stride}};
+        if constexpr (IS_MORE)
+            for (int r = num_rows; r < ROWS; r++) sums[0][r] = Sums{};
+        tiles->multiply<1, IS_MORE>(sums, its_rows, panel, depth, nullptr);
+#endif
     }
 
     // add(sums), which are what is kept of those of the values' items [item, item + COUNT * WIDTH).
@@ -342,48 +387,72 @@ struct TileView {
         Sums sums[COUNT][ROWS];
         float* values = seen.values + row * seen.width + item;
         for (int p = 0; p < COUNT; p++)
-            for (int r = 0; r < ROWS; r++) {
+            for (int r = 0; r < num_rows; r++) {
                 const Sums before = load<Sums>(values + r * seen.width + p * WIDTH);
                 sums[p][r] = {before.left * scratch.kept[r], before.right * scratch.kept[r]};
             }
         add(sums);
         for (int p = 0; p < COUNT; p++)
-            for (int r = 0; r < ROWS; r++) store(values + r * seen.width + p * WIDTH, sums[p][r]);
+            for (int r = 0; r < num_rows; r++)
+                store(values + r * seen.width + p * WIDTH, sums[p][r]);
     }
 };
 
-// What the queries in `scratch` see of a span within one range.
+// What the queries in `scratch` see of a span within one range, with products `by_tiles` or not.
 template <class F, class Item>
 inline void see_range(
     Seen& seen, const Queries& queries, const Span<Item>& span, Scratch<F>& scratch, float scale,
-    Ahead<Item>& ahead
+    Ahead<Item>& ahead, bool by_tiles
 ) {
     const int64_t head_rows = queries.head_rows(), head_dim = span.pages.head_dim;
     seen.clear(queries.num_rows());
-    for (int64_t start = span.start; start < span.end; start += TILE) {
-        const int64_t stop = least(start + TILE, span.end);
-        for (int64_t head = 0; head < queries.num_kv_heads; head++) {
-            const Pages<Item> its = span.pages.of_head(head);
-            Tile<F, Item> tile{its, scratch, start, stop, ahead};
-            const Seen seen_of = seen.from_row(head * head_rows);
-            const F* rows =
-                scratch.queries + head * head_rows * key_words<F, Item>(head_dim) * PER_WORD<F>;
-            const auto see = [&](int64_t row, auto num_rows, auto is_packed) {
-                TileView<F, Item, decltype(num_rows)::value, decltype(is_packed)::value>{
-                    tile, scratch, seen_of, queries, rows, row, head_dim, scale
-                }.see();
-            };
-            // What is packed for a single tile of rows would be read once only.
-            if (head_rows <= MAX_ROWS<F>)
-                each_tile<MAX_ROWS<F>>(head_rows, [&](int64_t row, auto num_rows) {
-                    see(row, num_rows, std::false_type{});
+    // each_view(see), and it sees (row, number of rows, way, tiles) of each head's tiles.
+    const auto each_tile_of_keys = [&](const auto& each_view) {
+        for (int64_t start = span.start; start < span.end; start += TILE) {
+            const int64_t stop = least(start + TILE, span.end);
+            for (int64_t head = 0; head < queries.num_kv_heads; head++) {
+                const Pages<Item> its = span.pages.of_head(head);
+                Tile<F, Item> tile{its, scratch, start, stop, ahead};
+                const Seen seen_of = seen.from_row(head * head_rows);
+                const F* rows =
+                    scratch.queries + head * head_rows * key_words<F, Item>(head_dim) * PER_WORD<F>;
+                each_view([&](int64_t row, auto num_rows, auto way, const Tiles* tiles) {
+                    TileView<F, Item, decltype(num_rows), decltype(way)::value>{
+                        tile, scratch, seen_of, queries, rows, row, num_rows, head_dim, scale, tiles
+                    }.see();
                 });
-            else
-                each_tile<MAX_ROWS<F>, (MAX_ROWS<F> + 1) / 2>(
-                    head_rows, [&](int64_t row, auto num_rows) { see(row, num_rows, std::true_type{}); }
-                );
+            }
+        }
+    };
+    if constexpr (HAS_TILES<F>) {
+        if (by_tiles) {
+            const int64_t num_views = ceil_div(head_rows, TILE_ROWS);
+            const Tiles tiles(ceil_div(head_rows, num_views));
+            each_tile_of_keys([&](const auto& see) {
+                for (int64_t i = 0; i < num_views; i++) {
+                    const int64_t row = head_rows * i / num_views;
+                    const int64_t end = head_rows * (i + 1) / num_views;
+                    see(row, end - row, ThatWay<Way::BY_TILES>{}, &tiles);
+                }
+            });
+            return;
         }
     }
+    // What is packed for a single tile of rows would be read once only.
+    if (head_rows <= MAX_ROWS<F>)
+        each_tile_of_keys([&](const auto& see) {
+            each_tile<MAX_ROWS<F>>(head_rows, [&](int64_t row, auto num_rows) {
+                see(row, num_rows, ThatWay<Way::FROM_PAGES>{}, nullptr);
+            });
+        });
+    else
+        each_tile_of_keys([&](const auto& see) {
+            each_tile<MAX_ROWS<F>, (MAX_ROWS<F> + 1) / 2>(
+                head_rows, [&](int64_t row, auto num_rows) {
+                    see(row, num_rows, ThatWay<Way::PACKED>{}, nullptr);
+                }
+            );
+        });
 }
 
 }  // namespace tandem

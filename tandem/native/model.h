@@ -36,6 +36,7 @@ struct Model {
     Linear lm_head;
     const Layer* layers;
     int64_t has_int8_kv;  // the cache's items are int8, a scale behind those of each head; else T
+    int64_t by_tiles;     // attention multiplies by AMX's
 };
 
 // Items that a head takes in the cache.

@@ -191,39 +191,35 @@ inline Sums in_order(Sums sums) {
     return sums;
 }
 
-// Keys [first, last) of the tile at `start`, as panels [key / WIDTH][word][WIDTH].
+// Keys [key, key + LANES) of the tile at `start`, as panels [key / WIDTH][word][WIDTH].
 template <class F, class Item>
 inline void pack_keys(
-    int32_t* to, Item* copies, const Pages<Item>& pages, int64_t start, int64_t first, int64_t last
+    int32_t* to, Item* copies, const Pages<Item>& pages, int64_t start, int64_t key
 ) {
     constexpr int N = PARTS<F, Item>;
     const int64_t depth = key_words<F, Item>(pages.head_dim);
-    for (int64_t key = first; key < last; key += LANES) {
-        ColumnReader<F, Item> reader = read_keys<F>(copies, pages, start + key);
-        int32_t* panel = to + key / WIDTH * depth * WIDTH + key % WIDTH;
-        for (int64_t word = 0; word < depth; word += 4 * N, panel += 4 * N * WIDTH) {
-            Words columns[4];
-            reader.read(columns);
-            for (int i = 0; i < 4 * N; i++)
-                store(panel + i * WIDTH, part_of<F, Item>(columns[i / N], i % N));
-        }
+    ColumnReader<F, Item> reader = read_keys<F>(copies, pages, start + key);
+    int32_t* panel = to + key / WIDTH * depth * WIDTH + key % WIDTH;
+    for (int64_t word = 0; word < depth; word += 4 * N, panel += 4 * N * WIDTH) {
+        Words columns[4];
+        reader.read(columns);
+        for (int i = 0; i < 4 * N; i++)
+            store(panel + i * WIDTH, part_of<F, Item>(columns[i / N], i % N));
     }
 }
 
-// Values of keys [first, last) of the tile at `start`, as panels
+// Values of keys [key, key + LANES) of the tile at `start`, as panels
 // [item / WIDTH][key / PER_WORD][WIDTH].
 template <class F, class Item>
 inline void pack_values(
-    int32_t* to, Item* copies, const Pages<Item>& pages, int64_t start, int64_t first, int64_t last
+    int32_t* to, Item* copies, const Pages<Item>& pages, int64_t start, int64_t key
 ) {
     constexpr int64_t PANEL = TILE / PER_WORD<F> * WIDTH;
-    for (int64_t key = first; key < last; key += LANES) {
-        const Neighbours<Item> values = find_values(copies, pages, start + key);
-        for (int i = 0; i < LANES / PER_WORD<F>; i++) {
-            int32_t* line = to + (key / PER_WORD<F> + i) * WIDTH;
-            for (int64_t item = 0; item < pages.head_dim; item += WIDTH, line += PANEL)
-                store(line, values.template line<F>(i, item));
-        }
+    const Neighbours<Item> values = find_values(copies, pages, start + key);
+    for (int i = 0; i < LANES / PER_WORD<F>; i++) {
+        int32_t* line = to + (key / PER_WORD<F> + i) * WIDTH;
+        for (int64_t item = 0; item < pages.head_dim; item += WIDTH, line += PANEL)
+            store(line, values.template line<F>(i, item));
     }
 }
 

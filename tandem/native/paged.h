@@ -112,7 +112,7 @@ struct PagedAttention {
         gather(task, scratch);
         each_range(span, [&](const Span<Item>& range) {
             const bool is_first = range.start == span.start;
-            see_range(is_first ? all : some, queries, range, scratch, scale(), ahead);
+            see_range(is_first ? all : some, queries, range, scratch, scale(), ahead, model.by_tiles);
             if (!is_first) all.merge(some, num_rows, scale());
         });
         finish(task, all);
@@ -142,7 +142,7 @@ struct PagedAttention {
             Scratch<F>& scratch = Scratch<F>::mine();
             gather(tasks[part.task], scratch);
             Seen some(memory.get() + part.memory, queries.num_rows(), width());
-            see_range(some, queries, range, scratch, scale(), ahead);
+            see_range(some, queries, range, scratch, scale(), ahead, model.by_tiles);
         };
         each_ahead(int64_t(parts.size()), range_of, see);
         step.team.each(int64_t(tasks.size()), [&](int64_t i) {

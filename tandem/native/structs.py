@@ -50,6 +50,7 @@ class Model(Structure):
         ("lm_head", Linear),
         ("layers", c_void_p),
         ("has_int8_kv", c_int64),
+        ("by_tiles", c_int64),
     )
 
 

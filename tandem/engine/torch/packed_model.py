@@ -22,6 +22,8 @@ class PackedModel:
         weights: DecoderWeights[PackedLinear],
         rotary: RotaryEmbedding,
         pool: TorchKVPool,
+        *,
+        by_tiles: bool,
     ) -> None:
         self._kept = (weights, rotary, pool)
         layers = [
@@ -44,6 +46,7 @@ class PackedModel:
             lm_head=weights.lm_head.struct(),
             layers=ctypes.addressof(self.layers),
             has_int8_kv=pool.layout.dtype == INT8,
+            by_tiles=by_tiles,
         )
 
     @staticmethod

@@ -80,7 +80,7 @@ def load_runner(
             return GpuRunner(config, decoder, pool, device, max_model_len, decodes)
         return TorchRunner(config, Decoder(config, plain, rotary), pool, device)
     weights = _packed_weights(folder, dtype, kernels, quantization, packed_dir)
-    model = PackedModel(config, weights, rotary, pool)
+    model = PackedModel(config, weights, rotary, pool, by_tiles=kernels.has_tiles)
     return NativeRunner(config, kernels, model, pool, is_bfloat16=dtype == torch.bfloat16)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -101,6 +102,14 @@ class Cached:
         self.values[blocks, positions % self.block_size] = held_values
         return keys, values
 
+    def chunk(self, first: int, count: int) -> Cached:
+        """The only sequence's new tokens [first, first + count) as a step by themselves."""
+        chunk = copy(self)
+        chunk.rows = np.array([0, count])
+        chunk.starts = self.starts + first
+        chunk.queries = self.queries[first : first + count]
+        return chunk
+
     def spoil_key(self, index: int, position: int) -> Tensor:
         """Makes no number of a key of the first KV head. What sees it, [rows, heads]."""
         block = self.tables[index, position // self.block_size]
@@ -140,6 +149,7 @@ class Cached:
             block_size=self.block_size,
             layers=ctypes.addressof(layer),
             has_int8_kv=self.int8,
+            by_tiles=kernels.has_tiles,
         )
         width = self.num_heads * self.head_dim
         padded = kernels.padded(width) - width
@@ -200,6 +210,28 @@ def test_attention(
     for index in range(len(lengths[0])):
         rows = output[cached.rows[index] : cached.rows[index + 1]]
         assert_close(rows, cached.expected(index), dtype)
+
+
+@pytest.mark.parametrize("int8", [False, True], ids=["", "int8"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(
+    ("heads", "head_dim", "window"), [((9, 3), 64, 0), ((8, 1), 80, 300), ((20, 1), 32, 0)]
+)
+def test_a_token_attends_with_the_same_bits_alone_and_in_any_chunk(
+    kernels: Kernels,
+    dtype: torch.dtype,
+    heads: tuple[int, int],
+    head_dim: int,
+    window: int,
+    int8: bool,
+) -> None:
+    cached = Cached((620,), (600,), *heads, head_dim, 16, window, dtype, int8)
+    whole = cached.attend(kernels)
+    for first in (0, 11, 235, 236, 480, 492, 599):
+        for count in (1, 2, 5, 16, 40, 120):
+            count = min(count, 600 - first)
+            some = cached.chunk(first, count).attend(kernels)
+            assert torch.equal(some, whole[first : first + count]), (first, count)
 
 
 @pytest.mark.parametrize("int8", [False, True], ids=["", "int8"])
