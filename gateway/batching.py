@@ -13,6 +13,7 @@ from gateway.prefill_view import PrefillView
 from gateway.shared_state import SharedState
 from gateway.stages import Stage
 from gateway.step_times import Pace
+from gateway.worker_view import WorkerView
 from tandem.core.commands import Admit, SetRecomputeCost
 from tandem.core.errors import DeadlineExceeded, ResourceExhausted
 from tandem.core.worker import WorkerInfo, WorkerRole
@@ -77,8 +78,9 @@ class Batching(ABC):
         """Whether prompts may wait for one that begins alike, and that a decode worker computes."""
 
     @abstractmethod
-    def _can_ever_run(self, generation: Generation) -> bool:
-        """Whether the workers, were they empty, would have room for a generation."""
+    def can_ever_run(self, generation: Generation) -> bool:
+        """Whether the workers, were they empty, would have room for a generation. Those that drain
+        count only where all do."""
 
     def _take_retimed(self) -> list[DecodeView]:
         """Decode workers of which anything was timed anew since the last call: all, if how long a
@@ -116,8 +118,8 @@ class Batching(ABC):
         ever. So does what would be computed in vain. What begins like another that is just being
         computed waits for that."""
         while generation := pick():
-            if not self._can_ever_run(generation):
-                error = ResourceExhausted("no worker can hold this request any more")
+            if not self.can_ever_run(generation):
+                error = ResourceExhausted("no worker that takes requests can hold this one")
                 self._lifecycle.end(generation, error)
             elif self._lifecycle.is_late(generation):
                 late = DeadlineExceeded("the first token would come after the request's time")
@@ -160,3 +162,17 @@ class Batching(ABC):
         generation.decode, generation.decode_worker = worker, worker.info.worker_id
         generation.token_kv_bytes = worker.kv_bytes(1)
         self._outbox.send(worker, reserve)
+
+
+def can_any_hold(workers: Iterable[WorkerView], num_tokens: int) -> bool:
+    """Whether a worker, were it empty, would have room; if there is none, nobody knows. Who drains
+    gets nothing new, and is waited for only if there is nobody else."""
+    held_by_one_that_drains, are_there_others, is_there_any = False, False, False
+    for worker in workers:
+        is_there_any = True
+        are_there_others = are_there_others or not worker.is_draining
+        if worker.can_ever_hold(num_tokens):
+            if not worker.is_draining:
+                return True
+            held_by_one_that_drains = True
+    return not is_there_any or (held_by_one_that_drains and not are_there_others)

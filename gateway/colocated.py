@@ -7,7 +7,7 @@ gets more, is decided here.
 
 from __future__ import annotations
 
-from gateway.batching import Batching
+from gateway.batching import Batching, can_any_hold
 from gateway.colocated_policies import ColocatedPolicy
 from gateway.decode_view import DecodeView
 from gateway.generation import Generation, Phase
@@ -55,6 +55,5 @@ class ColocatedBatching(Batching):
     def _may_wait_for_decode(self) -> bool:
         return not self._policy.closes_batches
 
-    def _can_ever_run(self, generation: Generation) -> bool:
-        workers = self._fleet.decode.values()
-        return not workers or any(worker.can_ever_hold(generation.max_length) for worker in workers)
+    def can_ever_run(self, generation: Generation) -> bool:
+        return can_any_hold(self._fleet.decode.values(), generation.max_length)

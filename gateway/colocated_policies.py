@@ -19,10 +19,6 @@ from gateway.step_budgets import HURRIED_BUDGET, num_on_target
 from tandem.core.errors import ConfigError
 from tandem.core.plan import StepRule
 
-# Prompts that wait on a worker behind the one under way, in steps' worth of tokens: enough that its
-# steps are always full, and no more, so that the queue's order is decided as late as can be.
-MAX_STEPS_WAITING = 2
-
 
 class ColocatedBudgets(NamedTuple):
     """Prompt tokens of a step: `max_batch_tokens` of whole prompts, `prefill_token_budget` of a
@@ -61,7 +57,7 @@ class PrefillFirst:
         return self._rule
 
     def admits(self, worker: DecodeView) -> bool:
-        return _wants_prompts(worker)
+        return worker.wants_prompts
 
 
 class DecodeFirst:
@@ -101,7 +97,7 @@ class Chunked:
         return StepRule(budget, mixed=True, idle_token_budget=self._budgets.prefill_token_budget)
 
     def admits(self, worker: DecodeView) -> bool:
-        return _wants_prompts(worker)
+        return worker.wants_prompts
 
 
 COLOCATED_POLICIES: dict[str, Callable[[ColocatedBudgets], ColocatedPolicy]] = {
@@ -122,9 +118,3 @@ def colocated_policy(
         )
     budgets = ColocatedBudgets(max_batch_tokens, prefill_token_budget, tpot_target_s)
     return COLOCATED_POLICIES[name](budgets)
-
-
-def _wants_prompts(worker: DecodeView) -> bool:
-    """Whether fewer prompt tokens that are not cached wait behind the prompt under way than the
-    next steps take."""
-    return worker.own_prompts.num_tokens_behind < MAX_STEPS_WAITING * worker.step_token_budget

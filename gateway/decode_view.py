@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 # A budget of prompt tokens that differs by less stays.
 BUDGET_CHANGE = 0.25
+# Prompts that wait on a worker behind the one under way, in steps' worth of tokens: enough that its
+# steps are always full, and no more, so that the queue's order is decided as late as can be.
+MAX_STEPS_WAITING = 2
 # Of who was not told to compute any.
 NO_PROMPTS = StepRule(0, mixed=True)
 
@@ -66,6 +69,13 @@ class DecodeView(WorkerView):
     def step_token_budget(self) -> int:
         """Prompt tokens that its next step may have, if it was told a number."""
         return self.step_rule.budget(is_idle=not self.num_running)
+
+    @property
+    def wants_prompts(self) -> bool:
+        """Whether fewer prompt tokens that are not cached wait behind the prompt under way than the
+        next steps take."""
+        num_waiting = self.own_prompts.num_tokens_behind
+        return not self.own_prompts or num_waiting < MAX_STEPS_WAITING * self.step_token_budget
 
     @property
     def prompt_times(self) -> StepTimes:

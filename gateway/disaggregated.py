@@ -6,12 +6,12 @@ A prompt may be computed by a decode worker instead: see `local_prefill.py`.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from itertools import count
 from math import inf
 from typing import NamedTuple
 
-from gateway.batching import Batching
+from gateway.batching import Batching, can_any_hold
 from gateway.decode_view import DecodeView
 from gateway.generation import Generation, Phase
 from gateway.lifecycle import Lifecycle
@@ -20,7 +20,6 @@ from gateway.prefill_view import FormingBatch, PrefillView
 from gateway.router import choose_decode, choose_prefill, sound
 from gateway.shared_state import SharedState
 from gateway.stages import Stage
-from gateway.worker_view import WorkerView
 from tandem.core.commands import Admit, PrefillBatch
 from tandem.core.errors import Mismatch
 from tandem.core.worker import WorkerInfo, WorkerRole
@@ -110,10 +109,11 @@ class DisaggregatedBatching(Batching):
         # Prefill workers, as long as there are any, may be sooner.
         return not self._open_prefill()
 
-    def _can_ever_run(self, generation: Generation) -> bool:
-        uses_decode = generation.needs_decode or not self._fleet.prefill
-        return _fits(self._fleet.prefill, generation.num_context_tokens) and (
-            not uses_decode or _fits(self._fleet.decode, generation.max_length)
+    def can_ever_run(self, generation: Generation) -> bool:
+        prefill, decode = self._fleet.prefill.values(), self._fleet.decode.values()
+        uses_decode = generation.needs_decode or not prefill
+        return can_any_hold(prefill, generation.num_context_tokens) and (
+            not uses_decode or can_any_hold(decode, generation.max_length)
         )
 
     # Where a prompt is computed
@@ -320,8 +320,3 @@ class DisaggregatedBatching(Batching):
                 self._begin(generation, Stage.PREFILL_WAIT)
                 if generation.decode:
                     self._outbox.send(generation.decode, Admit(generation.sequence_id))
-
-
-def _fits(workers: Mapping[str, WorkerView], num_tokens: int) -> bool:
-    """Whether a worker, were it empty, would have room; if there is none, nobody knows."""
-    return not workers or any(each.can_ever_hold(num_tokens) for each in workers.values())

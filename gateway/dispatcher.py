@@ -221,7 +221,13 @@ class Dispatcher:
         self._scheduler.resumed(info.worker_id, snapshot, unapplied)
         self._flush()
 
-    def heard(self, info: WorkerInfo, header: worker_pb2.WorkerHeader, received_ns: int) -> None:
+    def heard(
+        self,
+        info: WorkerInfo,
+        header: worker_pb2.WorkerHeader,
+        received_ns: int,
+        reports: Sequence[Any] = (),
+    ) -> None:
         spans = self._timeline.heard(info, header, received_ns)
         # Prefill workers say little, and are read in time however much waits of the others.
         if info.role is WorkerRole.DECODE:
@@ -231,7 +237,7 @@ class Dispatcher:
         changes = cache_changes_from_wire(header.prefix_cache) if has_changes else None
         use = PoolUse(header.num_free_blocks, header.num_unused_slots)
         offset_ns = self._timeline.clock_offset_ns(info)
-        if self._effects.heard(info.worker_id, use, now, spans, changes, offset_ns):
+        if self._effects.heard(info.worker_id, use, now, spans, changes, offset_ns, reports):
             self._watch_deadlines()
         if header.HasField("draining_ms"):
             self._stops(info, header.draining_ms / 1000, now)
@@ -242,10 +248,6 @@ class Dispatcher:
             log.info("worker stops", worker=info.worker_id, timeout_s=timeout_s)
             self._watch_readiness()
             self._flush()
-
-    def reported(self, info: WorkerInfo, reports: list[Any]) -> None:
-        self._effects.reported(info.worker_id, reports)
-        self._watch_deadlines()
 
     def expire(self) -> None:
         """End what should have ended by now."""

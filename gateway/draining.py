@@ -2,8 +2,9 @@
 
 Such a worker gets nothing new. What it is predicted to finish in time stays where it is; the rest
 goes on with other workers, from the token that it reached, and so does, shortly before the time is
-over, all that the prediction was wrong about. Where there are no others everything stays: what the
-worker does not finish is lost with it, like anything that a lost worker holds.
+over, all that the prediction was wrong about. Where there are no others everything stays, and so
+does what none of them is large enough for: what the worker does not finish is lost with it, like
+anything that a lost worker holds.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ MAX_GONE = 256
 class Draining:
     """Decides what stays with draining workers, and which of them can be dismissed.
 
-    `needed_roles` are those of which there must be a worker each. Times are in monotonic seconds.
+    `needed_roles` are those of which there must be a worker each; `can_ever_run` says whether those
+    that do not drain could hold a generation. Times are in monotonic seconds.
     """
 
     def __init__(
@@ -39,11 +41,13 @@ class Draining:
         fleet: Fleet,
         outbox: Outbox,
         needed_roles: Callable[[], Iterable[WorkerRole]],
+        can_ever_run: Callable[[Generation], bool],
         lifecycle: Lifecycle,
     ) -> None:
         self._fleet = fleet
         self._outbox = outbox
         self._needed_roles = needed_roles
+        self._can_ever_run = can_ever_run
         self._lifecycle = lifecycle
         self._workers: list[PrefillView | DecodeView] = []
         # Those whose time to hand over has yet to come.
@@ -113,7 +117,8 @@ class Draining:
             return
         for worker in self._workers:
             for generation in worker.dependents:
-                if now + _rest_s(generation) >= worker.hand_over_s:
+                is_too_slow = now + _rest_s(generation) >= worker.hand_over_s
+                if is_too_slow and self._can_ever_run(generation):
                     self._lifecycle.requeue(generation, AttemptEnd.DRAINED)
 
     def dismiss(self) -> None:

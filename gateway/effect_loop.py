@@ -3,7 +3,7 @@ obeyed. Pure, given hands that are."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from gateway.effects import Checked, Dismiss, Emit, Send
@@ -59,17 +59,17 @@ class EffectLoop:
         spans: Sequence[Span],
         cache_changes: CacheChanges | None,
         clock_offset_ns: int = 0,
+        reports: Sequence[Any] = (),
     ) -> bool:
-        """A worker's message has come, before its reports: as `Scheduler.heard`."""
+        """A worker's message has come, with these reports; the rest is as in `Scheduler.heard`.
+        Room that it has is given away when all of it is known: who had to make room is served
+        before a newcomer. True if there was anything to do."""
         may_take_more = self._scheduler.heard(
             worker_id, use, now, spans, cache_changes, clock_offset_ns
         )
-        if may_take_more:
-            self.flush()
-        return may_take_more
-
-    def reported(self, worker_id: str, reports: Iterable[Any]) -> None:
-        """The reports of a worker's message."""
         for report in reports:
             self._scheduler.report(worker_id, report)
-        self.flush()
+        has_news = may_take_more or len(reports) > 0
+        if has_news:
+            self.flush()
+        return has_news

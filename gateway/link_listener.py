@@ -37,8 +37,12 @@ class LinkListener(Protocol):
         """The stream is back. `unapplied` are the commands that the worker has yet to see."""
         ...
 
-    def heard(self, info: WorkerInfo, header: worker_pb2.WorkerHeader, received_ns: int) -> None:
-        """Any message; before its reports."""
+    def heard(
+        self,
+        info: WorkerInfo,
+        header: worker_pb2.WorkerHeader,
+        received_ns: int,
+        reports: Sequence[Any] = (),
+    ) -> None:
+        """Any message, and the reports in it."""
         ...
-
-    def reported(self, info: WorkerInfo, reports: list[Any]) -> None: ...

@@ -103,7 +103,13 @@ class Scheduler:
         self._reports = WorkerReports(
             shared, self._lifecycle, self._batching, recompute_bad_kv=recompute_bad_kv
         )
-        self.draining = Draining(self._fleet, self._outbox, self._needed_roles, self._lifecycle)
+        self.draining = Draining(
+            self._fleet,
+            self._outbox,
+            self._needed_roles,
+            self._batching.can_ever_run,
+            self._lifecycle,
+        )
         self._suspects = Suspects(self._fleet, self._lifecycle)
 
     def take_effects(self) -> list[Effect]:

@@ -245,11 +245,9 @@ class WorkerLink:
             if self._standing.info is not info:
                 raise Unavailable("it was lost, and speaks again")
             self._standing.applied(response.header.applied_command)
-            self._listener.heard(info, response.header, monotonic_ns())
-            if response.reports:
-                self._listener.reported(
-                    info, [self._wire.report_from_wire(each) for each in response.reports]
-                )
+            received_ns = monotonic_ns()
+            reports = [self._wire.report_from_wire(each) for each in response.reports]
+            self._listener.heard(info, response.header, received_ns, reports)
             self._taken_report = response.header.report_number
 
     async def _read(self, call: Any) -> Any:

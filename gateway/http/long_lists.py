@@ -1,7 +1,7 @@
 """A body's long list of token ids, read a little at a time.
 
-One call that reads all of 131,072 ids has the event loop for 6 ms, and checking their types for 3 more;
-a thread would not help, since such calls hold the interpreter's lock.
+One call that reads all of 131,072 ids has the event loop for 6 ms, and checking their types for 3
+more; a thread would not help, since such calls hold the interpreter's lock.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ STAND_IN = "the list that was read by itself"
 
 
 async def read_with_list(body: bytes) -> Any | None:
-    """The JSON value of `body`, an object in which one field's long list of ids has become an array.
-    None, and then it is to be read as a whole, if there is no such list or anything is not as it
-    should be. Raises `InvalidRequest` for more ids than any prompt has."""
+    """The JSON value of `body`, an object, with one field's long list of ids as an array. None, and
+    then it is to be read as a whole, if there is no such list or anything is not as it should be.
+    Raises `InvalidRequest` for more ids than any prompt has."""
     if len(body) < 2 * PIECE_BYTES:
         return None
     for name in FIELDS:

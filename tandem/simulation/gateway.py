@@ -72,11 +72,9 @@ class VirtualGateway:
             self._events.now_s,
             message.spans,
             message.cache_changes,
+            reports=message.reports,
         )
         self._deliver()
-        if message.reports:
-            self._effects.reported(info.worker_id, message.reports)
-            self._deliver()
 
     def _flush(self) -> None:
         self._effects.flush()

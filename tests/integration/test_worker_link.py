@@ -135,10 +135,9 @@ class Listener:
     def resumed(self, info: WorkerInfo, snapshot: Any, unapplied: Any) -> None:
         self.events.put_nowait("resumed")
 
-    def heard(self, info: WorkerInfo, header: Any, received_ns: int) -> None: ...
-
-    def reported(self, info: WorkerInfo, reports: Any) -> None:
-        self.on_reports(info, reports)
+    def heard(self, info: WorkerInfo, header: Any, received_ns: int, reports: Any = ()) -> None:
+        if reports:
+            self.on_reports(info, reports)
 
     async def next(self) -> str:
         return await asyncio.wait_for(self.events.get(), 10)
@@ -249,7 +248,7 @@ async def test_a_worker_that_speaks_once_it_is_lost_is_not_heard_before_it_joins
             self.present = False
             super().lost(info, error)
 
-        def heard(self, info: WorkerInfo, header: Any, received_ns: int) -> None:
+        def heard(self, info: WorkerInfo, header: Any, received_ns: int, reports: Any = ()) -> None:
             self.num_strays += not self.present
 
     listener = Strict()

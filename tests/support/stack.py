@@ -146,12 +146,19 @@ class RecordingDispatcher(Dispatcher):
         super().joined(info, address)
         self.news.set()
 
-    def heard(self, info: WorkerInfo, header: worker_pb2.WorkerHeader, received_ns: int) -> None:
+    def heard(
+        self,
+        info: WorkerInfo,
+        header: worker_pb2.WorkerHeader,
+        received_ns: int,
+        reports: Sequence[Any] = (),
+    ) -> None:
         self.num_free[info.worker_id] = header.num_free_blocks
-        super().heard(info, header, received_ns)
+        self._record(info, reports)
+        super().heard(info, header, received_ns, reports)
         self.news.set()
 
-    def reported(self, info: WorkerInfo, reports: list[Any]) -> None:
+    def _record(self, info: WorkerInfo, reports: Sequence[Any]) -> None:
         for report in reports:
             if isinstance(report, Armed):
                 self.armed[info.worker_id, report.sequence_id] = report
@@ -159,8 +166,6 @@ class RecordingDispatcher(Dispatcher):
                 self.preempted.append(report)
             elif isinstance(report, StepDone):
                 self.steps.setdefault(info.worker_id, []).append(report)
-        super().reported(info, reports)
-        self.news.set()
 
 
 @dataclass

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Iterable
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -57,7 +58,7 @@ def _prompt(item: str | list[int] | int) -> Prompt:
     return _token_prompt(item)
 
 
-def _token_prompt(token_ids: list[int]) -> TokenPrompt:
+def _token_prompt(token_ids: Iterable[Any]) -> TokenPrompt:
     try:
         return TokenPrompt(token_array(token_ids))
     except OverflowError:

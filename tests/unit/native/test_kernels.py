@@ -228,8 +228,8 @@ def test_a_token_attends_with_the_same_bits_alone_and_in_any_chunk(
     cached = Cached((620,), (600,), *heads, head_dim, 16, window, dtype, int8)
     whole = cached.attend(kernels)
     for first in (0, 11, 235, 236, 480, 492, 599):
-        for count in (1, 2, 5, 16, 40, 120):
-            count = min(count, 600 - first)
+        for most in (1, 2, 5, 16, 40, 120):
+            count = min(most, 600 - first)
             some = cached.chunk(first, count).attend(kernels)
             assert torch.equal(some, whole[first : first + count]), (first, count)
 

@@ -95,13 +95,11 @@ class SimLink:
             prefix_cache=changes and cache_changes_to_wire(changes),
             draining_ms=message.draining_ms,
         )
-        self._dispatcher.heard(info, header, self._clock.now_ns())
+        self._dispatcher.heard(info, header, self._clock.now_ns(), message.reports)
         if message.snapshot is not None:
             self._dispatcher.resumed(info, message.snapshot, self._commands.open_commands)
             self.down.extend(self._commands.unapplied)
             self.serving = True
-        if message.reports:
-            self._dispatcher.reported(info, message.reports)
         self._taken_report = message.report_number
 
     def connect(self) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from sim_worker import worker_info
 
-from gateway.colocated_policies import COLOCATED_POLICIES, MAX_STEPS_WAITING, colocated_policy
+from gateway.colocated_policies import COLOCATED_POLICIES, colocated_policy
+from gateway.decode_view import MAX_STEPS_WAITING
 from gateway.effects import Emit, Send
 from gateway.generation import Generation, Phase
 from gateway.policies import queue_policy

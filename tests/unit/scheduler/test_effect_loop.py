@@ -22,6 +22,7 @@ from tandem.core.reports import Armed, Reserved, StepDone
 from tandem.core.sampling_params import SamplingParams
 from tandem.core.sequence import FinishReason
 from tandem.core.worker import WorkerRole
+from tandem.v1 import worker_pb2
 
 
 class Link:
@@ -59,7 +60,8 @@ class Gateway:
             assert [each.token_id for each in stream.take() if isinstance(each, Token)] == [50]
 
     def report(self, name: str, *reports: Any) -> None:
-        self.dispatcher.reported(self.infos[name], list(reports))
+        header = worker_pb2.WorkerHeader(num_free_blocks=100)
+        self.dispatcher.heard(self.infos[name], header, 0, reports)
 
     def step(self, reason: FinishReason | None) -> None:
         """The next token of both."""
