@@ -16,9 +16,9 @@ from gateway.scheduler import Scheduler
 from gateway.shared_state import Limits
 from gateway.timeline import Timeline
 from gateway.tokens import Ended, Token, TokenRequest
-from tandem.core.commands import PrefillBatch, Remove
+from tandem.core.commands import PrefillBatch, Remove, Reserve
 from tandem.core.errors import Cancelled
-from tandem.core.reports import Armed, Reserved, StepDone
+from tandem.core.reports import Armed, BatchDone, Preempted, Reserved, StepDone
 from tandem.core.sampling_params import SamplingParams
 from tandem.core.sequence import FinishReason
 from tandem.core.worker import WorkerRole
@@ -59,14 +59,19 @@ class Gateway:
             self.report("d", Armed(stream.generation.sequence_id, 8, 50, 0))
             assert [each.token_id for each in stream.take() if isinstance(each, Token)] == [50]
 
-    def report(self, name: str, *reports: Any) -> None:
-        header = worker_pb2.WorkerHeader(num_free_blocks=100)
+    def report(self, name: str, *reports: Any, num_free_blocks: int = 100) -> None:
+        header = worker_pb2.WorkerHeader(num_free_blocks=num_free_blocks)
         self.dispatcher.heard(self.infos[name], header, 0, reports)
 
     def step(self, reason: FinishReason | None) -> None:
         """The next token of both."""
         ids = (self.failing.generation.sequence_id, self.other.generation.sequence_id)
         self.report("d", StepDone(1, 0, 0, ids, (9, 9), (60, 60), (reason, reason)))
+
+    def asked(self) -> list[str]:
+        """For whom blocks were asked for."""
+        sent = self.links["d"].sent
+        return [each.key.request_id for each in sent if isinstance(each, Reserve)]
 
     def removed(self) -> list[int]:
         """What the decode worker need not hold any more."""
@@ -106,3 +111,17 @@ async def test_an_event_that_fails_costs_its_own_request_alone(
         with pytest.raises(Cancelled):
             gateway.failing.take()
     gateway.dispatcher.end_all()
+
+
+async def test_who_had_to_make_room_has_it_before_a_newcomer() -> None:
+    gateway = Gateway()
+    batches = [each for each in gateway.links["p"].sent if isinstance(each, PrefillBatch)]
+    gateway.report("p", *(BatchDone(each.batch_id, 1) for each in batches))
+    gateway.report("d", num_free_blocks=0)
+    gateway.dispatcher.submit(
+        TokenRequest("newcomer", (5,) * 8, SamplingParams(max_tokens=5, seed=0))
+    )
+    num_asked = len(gateway.asked())
+    preempted = gateway.other.generation.sequence_id
+    gateway.report("d", Preempted(preempted, parked=False), num_free_blocks=100)
+    assert gateway.asked()[num_asked:] == ["other", "newcomer"]

@@ -134,6 +134,20 @@ def test_without_a_prefill_worker_that_is_trusted_nothing_waits_for_one() -> Non
 # What running streams pay
 
 
+def test_what_waits_for_a_suspected_prefill_worker_waits_on_until_its_turn() -> None:
+    driver = Driver()
+    queued = [driver.submit(f"queued {number}", length=200) for number in range(50)]
+    driver.effects()
+    before = [each for each in queued if each.is_local]
+    driver.scheduler.worker_suspected("p")
+    driver.effects()
+    given = [each for each in queued if each.is_local and each not in before]
+    assert len(given) <= 2
+    driver.scheduler.worker_trusted("p")
+    driver.effects()
+    assert sum(each.is_local for each in queued) == len(before) + len(given)
+
+
 def test_a_worker_is_told_its_budget_before_anything_else_and_when_it_changes() -> None:
     driver = Driver(measured=False, num_running=0)
     assert driver.commands(SetStepRule) == [

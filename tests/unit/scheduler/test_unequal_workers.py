@@ -39,9 +39,15 @@ class Driver:
         info = replace(info, model=replace(info.model, max_model_len=max_model_len))
         self.scheduler.worker_joined(info, f"{name}:1")
 
-    def submit(self) -> Generation:
-        params = SamplingParams(max_tokens=MAX_TOKENS, seed=0)
-        return self.scheduler.submit(TokenRequest("r", (5,) * LENGTH, params), 0.0)
+    def submit(self, name: str = "r", length: int = LENGTH) -> Generation:
+        params = SamplingParams(max_tokens=min(length, MAX_TOKENS), seed=0)
+        return self.scheduler.submit(TokenRequest(name, (5,) * length, params), 0.0)
+
+    def ends(self) -> list[type]:
+        """How requests end."""
+        self.scheduler.compose()
+        effects = self.scheduler.take_effects()
+        return [type(each.event) for each in effects if hasattr(each, "event")]
 
     def taken_by(self) -> list[str]:
         """Who is asked to compute or to hold something."""
@@ -94,6 +100,52 @@ def test_what_only_a_lost_worker_could_hold_ends_and_is_told_why(smaller: dict[s
     assert driver.taken_by() == ["large"]
     driver.join("a small one", WorkerRole.DECODE, **smaller)
     driver.scheduler.worker_lost("large", Unavailable("gone"))
-    driver.scheduler.compose()
-    ends = [each.event for each in driver.scheduler.take_effects() if hasattr(each, "event")]
-    assert [type(each) for each in ends] == [ResourceExhausted]
+    assert driver.ends() == [ResourceExhausted]
+
+
+@pytest.mark.parametrize("smaller", SMALL)
+@pytest.mark.parametrize("colocated", [False, True])
+def test_who_drains_keeps_what_the_others_are_too_small_for(
+    colocated: bool, smaller: dict[str, int]
+) -> None:
+    driver = Driver(colocated=colocated)
+    if not colocated:
+        driver.join("p", WorkerRole.PREFILL)
+    driver.join("large", WorkerRole.DECODE)
+    running = driver.submit()
+    assert driver.taken_by() == ["large"]
+    driver.scheduler.report("large", Reserved(running.sequence_id, b"x", 1, 0))
+    driver.join("a small one", WorkerRole.DECODE, **smaller)
+    driver.scheduler.draining.cordon("large", 0.0, now=0.0)
+    shorter = driver.submit("shorter", length=4)
+    assert "a small one" in driver.taken_by()
+    assert running.decode_worker == "large"
+    assert shorter.decode_worker == "a small one"
+
+
+@pytest.mark.parametrize("smaller", SMALL)
+@pytest.mark.parametrize("colocated", [False, True])
+def test_what_only_a_draining_worker_could_hold_is_in_nobodys_way(
+    colocated: bool, smaller: dict[str, int]
+) -> None:
+    driver = Driver(colocated=colocated)
+    if not colocated:
+        driver.join("p", WorkerRole.PREFILL)
+    driver.join("large", WorkerRole.DECODE)
+    driver.join("a small one", WorkerRole.DECODE, **smaller)
+    driver.scheduler.draining.cordon("large", 0.0, now=0.0)
+    driver.submit()
+    shorter = driver.submit("shorter", length=4)
+    assert driver.ends() == [ResourceExhausted]
+    assert shorter.decode_worker == "a small one"
+
+
+def test_where_all_drain_what_one_of_them_could_hold_waits() -> None:
+    driver = Driver(colocated=True)
+    driver.join("large", WorkerRole.DECODE)
+    waiting = driver.submit()
+    driver.scheduler.draining.cordon("large", 0.0, now=0.0)
+    assert driver.ends() == []
+    driver.scheduler.draining.uncordon("large", now=0.0)
+    assert driver.taken_by() == ["large"]
+    assert waiting.decode_worker == "large"
