@@ -62,9 +62,13 @@ class HeldSequence:
         self.progress.stepped(end, start_ns)
         self.armed = end == self.num_context_tokens
 
-    def snapshot(self) -> SequenceSnapshot:
+    def snapshot(self, num_open_reports: int) -> SequenceSnapshot:
+        """With the tokens that so many reports, the newest, may have told: no report tells more than
+        one of them."""
         num_generated = self.sequence.length - self.num_context_tokens
-        num_told = len(self.unacknowledged) if self.has_logprobs else num_generated
+        num_told = min(num_generated, num_open_reports)
+        if self.has_logprobs:
+            num_told = len(self.unacknowledged)
         token_ids = self.sequence.token_ids[len(self.sequence.token_ids) - num_told :]
         return SequenceSnapshot(
             sequence_id=self.sequence.sequence_id,

@@ -283,11 +283,12 @@ class StandingPlan:
     # What the controller is told
 
     def acknowledge(self, report_number: int) -> None:
+        self.reports.acknowledged = report_number
         for held in self._held.values():
             held.acknowledge(report_number)
 
     def snapshot(self) -> DecodeSnapshot:
-        return snapshot_of(self._held.values())
+        return snapshot_of(self._held.values(), self.reports.num_open)
 
     # Inside
 

@@ -39,13 +39,14 @@ def step_done(
     )
 
 
-def snapshot_of(held_sequences: Iterable[HeldSequence]) -> DecodeSnapshot:
-    """Failed sequences are not in it: the controller takes what it misses for failed. Nor are
-    those whose log-probabilities would make it too large, where much is not acknowledged."""
+def snapshot_of(held_sequences: Iterable[HeldSequence], num_open_reports: int) -> DecodeSnapshot:
+    """What the controller may not have, while so many reports are not acknowledged. Failed sequences
+    are not in it: the controller takes what it misses for failed. Nor are those whose
+    log-probabilities would make it too large, where much is not acknowledged."""
     sequences: list[SequenceSnapshot] = []
     room = MAX_SNAPSHOT_LOGPROBS
     for held in held_sequences:
         if held.num_logprobs <= room:
             room -= held.num_logprobs
-            sequences.append(held.snapshot())
+            sequences.append(held.snapshot(num_open_reports))
     return DecodeSnapshot(tuple(sequences))

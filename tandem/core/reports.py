@@ -110,8 +110,8 @@ class TransferDone:
 
 @dataclass(frozen=True, slots=True)
 class SequenceSnapshot:
-    """Decode: one sequence, and its tokens from `position` on; if they have log-probabilities, only
-    those that the controller may not have. `logprobs` is empty, or one for each token."""
+    """Decode: one sequence, and its tokens from `position` on, those that the controller may not
+    have. `logprobs` is empty, or one for each token."""
 
     sequence_id: int
     reserved: Reserved

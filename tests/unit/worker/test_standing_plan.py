@@ -381,23 +381,25 @@ def test_a_snapshot_says_all_that_is_known() -> None:
 LOGPROBS = [TokenLogprobs.of(-float(n), [n], [-0.5]) for n in range(9)]
 
 
-def step_with_logprobs(plan: Plan, token_id: int, logprobs: TokenLogprobs) -> None:
+def step_with_logprobs(plan: Plan, token_id: int, logprobs: TokenLogprobs | None) -> None:
     plan.complete(plan.start(), StepResult((token_id,), (logprobs,)), 10, 20)
 
 
-def test_a_snapshot_repeats_the_logprobs_that_are_not_acknowledged() -> None:
+@pytest.mark.parametrize("num_logprobs", [None, 1])
+def test_a_snapshot_repeats_what_is_not_acknowledged(num_logprobs: int | None) -> None:
     plan = Plan()
-    plan.reserve(length=5, logprobs=1)
+    logprobs = [None] * 4 if num_logprobs is None else LOGPROBS[:4]
+    plan.reserve(length=5, logprobs=num_logprobs)
     plan.apply(Admit(1))
     reservation = plan.reservation(plan.grants[1].transfer_id, 1)
-    reservation.finish(50, LOGPROBS[0])
+    reservation.finish(50, logprobs[0])
     plan.reservation_complete(reservation)
     for number in (1, 2):
-        step_with_logprobs(plan, 50 + number, LOGPROBS[number])
+        step_with_logprobs(plan, 50 + number, logprobs[number])
     # Reserved, armed and two steps.
     assert len(plan.reports.take()) == 3
     assert plan.reports.last_taken == 4
-    step_with_logprobs(plan, 53, LOGPROBS[3])
+    step_with_logprobs(plan, 53, logprobs[3])
     grant = plan.grants[1]
     for acknowledged, left in ((0, 4), (1, 4), (2, 3), (3, 2), (3, 2), (4, 1), (5, 0)):
         plan.acknowledge(acknowledged)
@@ -408,10 +410,10 @@ def test_a_snapshot_repeats_the_logprobs_that_are_not_acknowledged() -> None:
                 position=5 + 4 - left,
                 token_ids=(50, 51, 52, 53)[4 - left :],
                 finish_reason=None,
-                logprobs=tuple(LOGPROBS[:4][4 - left :]),
+                logprobs=tuple(filter(None, logprobs[4 - left :])),
             ),
         )
-    assert plan.reports.take()[0].logprobs == (LOGPROBS[3],)
+    assert plan.reports.take()[0].logprobs == tuple(filter(None, logprobs[3:]))
 
 
 def test_a_snapshot_of_many_logprobs_fits_a_message() -> None:
