@@ -63,8 +63,8 @@ class HeldSequence:
         self.armed = end == self.num_context_tokens
 
     def snapshot(self, num_open_reports: int) -> SequenceSnapshot:
-        """With the tokens that so many reports, the newest, may have told: no report tells more than
-        one of them."""
+        """With the tokens that so many reports may have told, the newest: none tells more than one
+        of them."""
         num_generated = self.sequence.length - self.num_context_tokens
         num_told = min(num_generated, num_open_reports)
         if self.has_logprobs:

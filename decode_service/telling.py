@@ -40,8 +40,8 @@ def step_done(
 
 
 def snapshot_of(held_sequences: Iterable[HeldSequence], num_open_reports: int) -> DecodeSnapshot:
-    """What the controller may not have, while so many reports are not acknowledged. Failed sequences
-    are not in it: the controller takes what it misses for failed. Nor are those whose
+    """What the controller may not have, which has not acknowledged so many reports. Failed
+    sequences are not in it: the controller takes what it misses for failed. Nor are those whose
     log-probabilities would make it too large, where much is not acknowledged."""
     sequences: list[SequenceSnapshot] = []
     room = MAX_SNAPSHOT_LOGPROBS

@@ -69,7 +69,9 @@ class BatchQueue:
     A sequence gets the blocks of all its tokens with its first chunk, so one that has started can
     always go on. Chunks for which there are no blocks yet stay behind, at the head of the queue,
     and only sequences that have started pass them: it may be these that have the blocks. Chunks
-    whose sample the engine is not prepared for yet stay behind, too, and let all others pass.
+    whose sample the engine is not prepared for yet stay behind, too, and let all others pass; a
+    batch of which nothing else is left is done as far as the controller is concerned, which may
+    send another.
 
     With `prefix_caching` it begins with what is cached of its first chunk, and its own full blocks
     are published when its first token is sampled: then all of them have given numbers.
@@ -91,6 +93,8 @@ class BatchQueue:
         self._transfers = transfers
         self._sequences: dict[int, PrefillingSequence] = {}
         self._batches: dict[int, PrefillBatch] = {}
+        # Of these, those that are done but for what is being prepared.
+        self._done: set[int] = set()
         self.preparations = Preparations()
         self._hashed = HashedPrefixes()
         self._in_flight: dict[int, tuple[int, list[PrefillingSequence]]] = {}
@@ -149,6 +153,7 @@ class BatchQueue:
 
     def clear(self) -> None:
         self._batches.clear()
+        self._done.clear()
         for sequence_id in list(self._sequences):
             self._remove(sequence_id)
         self._hashed.clear()
@@ -174,9 +179,18 @@ class BatchQueue:
                 return self._launch(batch.batch_id, ready)
             if any(map(self._is_prepared, rest)):
                 may_start = False
-            if not rest:
-                self.reports.append(BatchDone(batch.batch_id, step=0))
+            else:
+                self._batch_done(batch.batch_id, step=0)
         return None
+
+    def _batch_done(self, batch_id: int, step: int) -> None:
+        """Say so, once; what is left of it is being prepared."""
+        if batch_id not in self._done:
+            self.reports.append(BatchDone(batch_id, step))
+        if batch_id in self._batches:
+            self._done.add(batch_id)
+        else:
+            self._done.discard(batch_id)
 
     def _divide(
         self, batch: PrefillBatch, may_start: bool
@@ -249,12 +263,10 @@ class BatchQueue:
 
     def snapshot(self) -> PrefillSnapshot:
         sequences = self._sequences.values()
+        open_ids = (*(batch_id for batch_id, _ in self._in_flight.values()), *self._batches)
         return PrefillSnapshot(
             sequence_ids=tuple(self._sequences),
-            batch_ids=(
-                *(batch_id for batch_id, _ in self._in_flight.values()),
-                *self._batches,
-            ),
+            batch_ids=tuple(batch_id for batch_id in open_ids if batch_id not in self._done),
             reports=tuple(report for sequence in sequences for report in sequence.reports),
         )
 
@@ -340,7 +352,7 @@ class BatchQueue:
         for sequence in sequences:
             sequence.blocks.end_access()
         if batch_id not in self._batches:
-            self.reports.append(BatchDone(batch_id, plan.number))
+            self._batch_done(batch_id, plan.number)
         return sequences
 
     def _first_token(

@@ -351,10 +351,29 @@ def test_what_the_engine_is_not_prepared_for_stays_behind_and_lets_others_pass()
     assert preparation.sequence_id == 1
     assert queue.done(queue.start(), 60) == [first_token(2, 3, 60)]
     assert queue.snapshot().batch_ids == (1, 2)
-    assert BatchDone(2, 2) in queue.done(queue.start(), 70)
+    second = queue.start()
+    assert queue.snapshot().batch_ids == (2,)
+    reports = queue.done(second, 70)
+    assert [each for each in reports if isinstance(each, BatchDone)] == [
+        BatchDone(1, 0),
+        BatchDone(2, 2),
+    ]
     assert queue.next_step() is None
     queue.prepared(preparation, None)
-    assert BatchDone(1, 3) in queue.done(queue.start(), 50)
+    assert queue.done(queue.start(), 50) == [first_token(1, 5, 50)]
+    assert queue.snapshot().batch_ids == ()
+
+
+def test_what_is_removed_while_it_is_prepared_for_leaves_a_batch_that_is_done() -> None:
+    queue = Queue(num_blocks=20)
+    queue.submit(1, chunk(1, 5, grammar=GRAMMAR))
+    assert queue.next_step() is None
+    assert queue.reports.take() == [BatchDone(1, 0)]
+    queue.apply(Remove(1))
+    assert queue.next_step() is None
+    assert queue.reports.take() == []
+    queue.submit(1, chunk(2, 3))
+    assert BatchDone(1, 1) in queue.done(queue.start(), 60)
 
 
 def test_only_the_last_chunk_waits_for_the_engine_to_be_prepared() -> None:
