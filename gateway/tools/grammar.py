@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from typing import Any
 
 from gateway.tools.syntax import CallSyntax
 from gateway.tools.tool import Tool, ToolUse
+from tandem.core.errors import InvalidRequest
 from tandem.core.grammar import Grammar, GrammarKind
+
+Json = dict[str, Any]
 
 # How the templates write JSON. No other white space: a small model would go on with it for ever.
 JSON_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
@@ -19,7 +23,8 @@ def tool_grammar(
     """What the answer of a request with tools must look like; None if it is free.
 
     `opening_id` is the token that the syntax's opening is, if it is a special one. `answer`, a JSON
-    schema, is for an answer without calls.
+    schema, is for an answer without calls. Raises `InvalidRequest` for a tool whose arguments would
+    be no object.
     """
     if use.forced:
         start = "calls"
@@ -59,8 +64,20 @@ def _call_rule(index: int, tool: Tool, syntax: CallSyntax) -> str:
 
 
 def _schema(tool: Tool, use: ToolUse) -> str:
-    schema = json.loads(tool.parameters) if tool.strict or use.forced else {"type": "object"}
+    schema = _object_schema(tool) if tool.strict or use.forced else {"type": "object"}
     return json.dumps({**schema, "x-guidance": JSON_STYLE})
+
+
+def _object_schema(tool: Tool) -> Json:
+    """The tool's parameters, which may allow other values as well, as a schema of objects alone:
+    only with an object is a text a call. Whatever else the schema says holds besides its type."""
+    schema: Json = json.loads(tool.parameters)
+    types = schema.get("type", "object")
+    if "object" not in (types if isinstance(types, list) else [types]):
+        raise InvalidRequest(
+            f"tools: the parameters of {tool.name} must be a schema of an object", param="tools"
+        )
+    return {**schema, "type": "object"}
 
 
 def _calls(syntax: CallSyntax, several: bool, opening_id: int | None) -> str:

@@ -13,6 +13,7 @@ from gateway.tools.grammar import tool_grammar
 from gateway.tools.parser import ToolCallParser
 from gateway.tools.syntax import HERMES, LLAMA, MISTRAL
 from gateway.tools.tool import Tool, ToolMode, ToolUse
+from tandem.core.errors import InvalidRequest
 from tandem.core.grammar import Grammar
 
 A = Tool(
@@ -89,6 +90,45 @@ def test_a_named_tool_is_called_and_no_other(vocabulary, syntax):
     call = GOOD[syntax].replace('"a"', '"b"').replace('"x": 1', "")
     assert follows(vocabulary, grammar, tokens(call)) == (True, True)
     assert not follows(vocabulary, grammar, tokens(GOOD[syntax]))[0]
+
+
+NO_OBJECTS = ["5", "null", "[]", '"s"', "true"]
+
+
+@SYNTAXES
+@pytest.mark.parametrize("strict", [False, True], ids=["required", "strict"])
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        "{}",
+        '{"properties":{"x":{"type":"integer"}}}',
+        '{"type":["object","null"],"properties":{"x":{"type":"integer"}}}',
+        '{"anyOf":[{"type":"null"},{"type":"object","properties":{"x":{"type":"integer"}}}]}',
+        '{"allOf":[{"properties":{"x":{"type":"integer"}}}]}',
+        '{"enum":[5,null,{"x":1}]}',
+        '{"$ref":"#/$defs/n","$defs":{"n":{"type":["object","null"]}}}',
+        '{"$schema":"http://json-schema.org/draft-07/schema#","$ref":"#/definitions/n",'
+        '"definitions":{"n":{"type":["object","null"]}}}',
+        '{"$ref":"#/$defs/n","$defs":{"n":{"properties":{"y":{"$ref":"#/$defs/n"}}}}}',
+    ],
+)
+def test_arguments_are_objects_whatever_their_schema_allows(vocabulary, syntax, strict, parameters):
+    mode = ToolMode.AUTO if strict else ToolMode.REQUIRED
+    use = ToolUse((Tool("a", "", parameters, strict),), mode)
+    grammar = tool_grammar(use, syntax, OPENING_ID, None)
+    assert follows(vocabulary, grammar, tokens(GOOD[syntax])) == (True, True)
+    for value in NO_OBJECTS:
+        call = GOOD[syntax].replace('{"x": 1}', value)
+        assert not follows(vocabulary, grammar, tokens(call))[0]
+
+
+@pytest.mark.parametrize("types", ['"string"', "[]", '["null","array"]', "5", "null"])
+@pytest.mark.parametrize("use", [{"mode": ToolMode.REQUIRED}, {"only": "a"}, {}], ids=str)
+def test_a_schema_of_no_object_is_refused(types, use):
+    tool = Tool("a", "", f'{{"type":{types}}}', strict=not use)
+    with pytest.raises(InvalidRequest, match="the parameters of a must be") as caught:
+        tool_grammar(ToolUse((tool, B), **use), HERMES, None, None)
+    assert caught.value.param == "tools"
 
 
 @SYNTAXES
