@@ -12,6 +12,7 @@ import re
 import secrets
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from typing import Any
 
 from gateway.tools.json_scan import ObjectScanner
 from gateway.tools.syntax import PYTHON_TAG, CallSyntax
@@ -20,6 +21,11 @@ from gateway.tools.tool import ToolCallDelta
 # A beginning that is longer is waited for until its object is complete.
 MAX_HEAD_CHARS = 512
 FIRST_KEY = re.compile(r'\{\s*"([^"\\]*)"')
+# Models take the one for the other, whatever their template says.
+ARGUMENTS_KEYS = ("arguments", "parameters")
+HEAD = re.compile(
+    rf'\{{\s*"name"\s*:\s*"(?P<name>[^"\\]*)"\s*,\s*"(?:{"|".join(ARGUMENTS_KEYS)})"\s*:\s*(?=\{{)'
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +52,6 @@ class ToolCallParser:
         self._names = names
         self._max_calls = max_calls
         self._new_id = new_id
-        self._head = _head_pattern(syntax)
         self.num_calls = 0
         self._step = self._in_text if syntax.opening else self._at_start
         self._buffer = ""
@@ -166,7 +171,7 @@ class ToolCallParser:
             self._num_scanned = len(self._buffer)
             return False
         end += self._num_scanned
-        call = _read_call(self._buffer[:end], self._syntax.arguments_key)
+        call = _read_call(self._buffer[:end])
         if call is None or call[0] not in self._names:
             return self._give_up(end)
         self._buffer = self._buffer[end:]
@@ -226,13 +231,13 @@ class ToolCallParser:
         return False
 
     def _match_head(self) -> re.Match[str] | None:
-        match = self._head.match(self._buffer[:MAX_HEAD_CHARS])
+        match = HEAD.match(self._buffer[:MAX_HEAD_CHARS])
         return match if match and match["name"] in self._names else None
 
     def _is_something_else(self) -> bool:
         """Whether the object's first key is none that a call begins with."""
         first = FIRST_KEY.match(self._buffer[:MAX_HEAD_CHARS])
-        return first is not None and first[1] not in ("name", "type", self._syntax.arguments_key)
+        return first is not None and first[1] not in ("name", "type", *ARGUMENTS_KEYS)
 
     def _begin_object(self, marks: str) -> None:
         self._marks = marks
@@ -263,23 +268,31 @@ class ToolCallParser:
             self._content.append(shown)
 
 
-def _head_pattern(syntax: CallSyntax) -> re.Pattern[str]:
-    return re.compile(
-        rf'\{{\s*"name"\s*:\s*"(?P<name>[^"\\]*)"\s*,\s*"{syntax.arguments_key}"\s*:\s*(?=\{{)'
-    )
-
-
-def _read_call(text: str, arguments_key: str) -> tuple[str, str] | None:
+def _read_call(text: str) -> tuple[str, str] | None:
     """Name and arguments, as JSON text, of a complete object in any order. Some models write the
     arguments as a string that holds them."""
+    call = _read_object(text)
+    if call is None or not isinstance(name := call.get("name"), str):
+        return None
+    key = next((key for key in call if key in ARGUMENTS_KEYS), None)
+    if key is None:
+        # With other keys they may be anywhere: no tool is called without them.
+        return (name, "{}") if call.keys() <= {"name", "type"} else None
+    match call[key]:
+        case dict(arguments):
+            return name, json.dumps(arguments)
+        case str(arguments) if _read_object(arguments) is not None:
+            return name, arguments
+    return None
+
+
+def _read_object(text: str) -> dict[str, Any] | None:
+    """None if it is no JSON object."""
     try:
-        call = json.loads(text)
+        value = json.loads(text)
     except (ValueError, RecursionError):
         return None
-    name, arguments = call.get("name"), call.get(arguments_key, {})
-    if not isinstance(name, str) or not isinstance(arguments, dict | str):
-        return None
-    return name, arguments if isinstance(arguments, str) else json.dumps(arguments)
+    return value if isinstance(value, dict) else None
 
 
 def _overlap(text: str, mark: str) -> int:
