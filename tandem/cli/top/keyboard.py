@@ -38,11 +38,11 @@ def keys_as_pressed(fd: int) -> Iterator[None]:
         termios.tcsetattr(fd, termios.TCSADRAIN, before)
 
 
-def read_keys(fd: int) -> list[str]:
-    """The keys that have been pressed: characters, or names such as `up`. None: the terminal is
-    gone."""
+def read_keys(fd: int) -> list[str] | None:
+    """The keys that have been pressed: characters, or names such as `up`; none of those that are
+    not known. None if the terminal is gone."""
     data = os.read(fd, 1024)
-    return parse_keys(data.decode(errors="replace"))
+    return parse_keys(data.decode(errors="replace")) if data else None
 
 
 def parse_keys(text: str) -> list[str]:

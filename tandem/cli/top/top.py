@@ -171,9 +171,9 @@ def _handlers(watch: Watch, resized: Callable[[], None]) -> Iterator[None]:
 
     def on_keys() -> None:
         keys = read_keys(fd)
-        if not keys:
+        if keys is None:
             loop.remove_reader(fd)
-        for key in keys:
+        for key in keys or ():
             watch.press(key)
 
     loop.add_reader(fd, on_keys)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import os
+import select
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
 from io import StringIO
+from typing import BinaryIO
 
 import pytest
 from rich.console import Console
@@ -12,6 +16,7 @@ from top_ticks import NOW_US, step, tick, worker
 
 from tandem.cli.top import top
 from tandem.cli.top.gateway_page import GatewayPage
+from tandem.cli.top.keyboard import read_keys
 from tandem.cli.top.picture import Size
 from tandem.cli.top.tick import Tick
 from tandem.cli.top.top import Watch
@@ -142,6 +147,35 @@ async def test_an_order_is_given_though_the_user_leaves_at_once(
         watcher.watch.press(key)
     await watcher.running
     assert page.orders == ["drain decode-0"]
+
+
+@pytest.fixture
+def keyboard(monkeypatch: pytest.MonkeyPatch) -> Iterator[BinaryIO]:
+    """What is written there comes to this process's stdin."""
+    terminal, keyboard = os.pipe()
+    with open(terminal) as stdin, open(keyboard, "wb", buffering=0) as keys:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        yield keys
+
+
+async def test_keys_are_taken_after_such_as_are_not_known(keyboard: BinaryIO) -> None:
+    watcher = Watcher(Page([tick()]))
+    with top._handlers(watcher.watch, lambda: None):
+        for sent in (b"\x1b", b"\x1b[H", b"\x1b[3~", b"\x1b[15~"):
+            keyboard.write(sent)
+            async with asyncio.timeout(10):
+                while select.select([sys.stdin], [], [], 0)[0]:
+                    await asyncio.sleep(0)
+        keyboard.write(b"q")
+        async with asyncio.timeout(10):
+            await watcher.running
+
+
+def test_no_known_key_is_not_the_end_of_keys(keyboard: BinaryIO) -> None:
+    keyboard.write(b"\x1b[H")
+    assert read_keys(sys.stdin.fileno()) == []
+    keyboard.close()
+    assert read_keys(sys.stdin.fileno()) is None
 
 
 async def test_it_can_be_left_while_an_order_is_under_way() -> None:
