@@ -55,9 +55,11 @@ class ToolCallParser:
         self.num_calls = 0
         self._step = self._in_text if syntax.opening else self._at_start
         self._buffer = ""
-        # What led to the present object: the text that it is if it is no call.
-        self._marks = ""
-        self._space = ""
+        # What led to the present object, in pieces: the text that it is if it is no call.
+        self._marks: list[str] = []
+        # The present object's beginning, in pieces, once it is beyond `MAX_HEAD_CHARS`.
+        self._object: list[str] = []
+        self._space: list[str] = []
         self._scanner = ObjectScanner()
         self._num_scanned = 0
         self._content: list[str] = []
@@ -84,10 +86,11 @@ class ToolCallParser:
             self._after_call,
             self._after_all,
         ):
-            self._add_content(self._marks + self._buffer)
-        if self._space and not self.num_calls:
-            self._content.append(self._space)
-        self._buffer = self._marks = self._space = ""
+            self._give_up(self._buffer)
+        if not self.num_calls:
+            self._content += self._space
+        self._buffer = ""
+        self._space.clear()
         return self._take()
 
     def _take(self) -> Parsed:
@@ -98,20 +101,18 @@ class ToolCallParser:
         self._calls.clear()
         return parsed
 
-    # Each of these does what it can with the buffer, and says whether the next one can go on.
+    # Each of these does what it can with the buffer, and says whether the next one can go on. What
+    # waits is moved out of the buffer, so that no character is looked at with every piece to come.
 
     def _at_start(self) -> bool:
         """Calls without an opening: all of the text or nothing."""
-        text = self._buffer.lstrip()
-        if PYTHON_TAG.startswith(text):
+        self._skip_space()
+        if PYTHON_TAG.startswith(self._buffer):
             return False
-        text = text.removeprefix(PYTHON_TAG).lstrip()
-        if text.startswith("{"):
-            self._buffer = text
-            self._begin_object("")
-        elif text:
-            self._step = self._in_plain_text
-        return bool(text)
+        if self._buffer.startswith(PYTHON_TAG):
+            self._skip(len(PYTHON_TAG))
+        self._step = self._before_object
+        return True
 
     def _in_plain_text(self) -> bool:
         self._add_content(self._buffer)
@@ -134,26 +135,22 @@ class ToolCallParser:
         return False
 
     def _before_list(self) -> bool:
-        text = self._buffer.lstrip()
-        if not text:
+        self._skip_space()
+        if not self._buffer:
             return False
-        if not text.startswith(self._syntax.list_opening):
-            return self._give_up(0)
-        end = len(self._buffer) - len(text) + len(self._syntax.list_opening)
-        self._marks += self._buffer[:end]
-        self._buffer = self._buffer[end:]
-        self._begin_object(self._marks)
+        if not self._buffer.startswith(self._syntax.list_opening):
+            return self._go_on_as_text()
+        self._skip(len(self._syntax.list_opening))
+        self._step = self._before_object
         return True
 
     def _before_object(self) -> bool:
         """Until the object's first character."""
-        text = self._buffer.lstrip()
-        if not text:
+        self._skip_space()
+        if not self._buffer:
             return False
-        if not text.startswith("{"):
-            return self._give_up(0)
-        self._marks += self._buffer[: len(self._buffer) - len(text)]
-        self._buffer = text
+        if not self._buffer.startswith("{"):
+            return self._go_on_as_text()
         self._step = self._in_head
         return True
 
@@ -165,16 +162,33 @@ class ToolCallParser:
             self._step = self._in_arguments
             return True
         if self._is_something_else():
-            return self._give_up(0)
+            return self._go_on_as_text()
         end = self._scanner.find_end(self._buffer[self._num_scanned :])
-        if end is None:
-            self._num_scanned = len(self._buffer)
-            return False
-        end += self._num_scanned
-        call = _read_call(self._buffer[:end])
-        if call is None or call[0] not in self._names:
-            return self._give_up(end)
+        if end is not None:
+            return self._on_object(self._num_scanned + end)
+        self._num_scanned = len(self._buffer)
+        if self._num_scanned > MAX_HEAD_CHARS:
+            self._object = [self._buffer]
+            self._buffer = ""
+            self._step = self._in_long_object
+        return False
+
+    def _in_long_object(self) -> bool:
+        end = self._scanner.find_end(self._buffer)
+        if end is not None:
+            return self._on_object(end)
+        self._object.append(self._buffer)
+        self._buffer = ""
+        return False
+
+    def _on_object(self, end: int) -> bool:
+        """Up to `end` of the buffer the object is complete: a call in any order, or text."""
+        text = "".join([*self._object, self._buffer[:end]])
+        self._object.clear()
         self._buffer = self._buffer[end:]
+        call = _read_call(text)
+        if call is None or call[0] not in self._names:
+            return self._go_on_as_text(text)
         self._add_call(*call)
         self._step = self._after_call
         return True
@@ -194,11 +208,11 @@ class ToolCallParser:
 
     def _after_arguments(self) -> bool:
         """Other keys of the object are dropped."""
-        text = self._buffer.lstrip()
-        if not text:
+        self._buffer = self._buffer.lstrip()
+        if not self._buffer:
             return False
-        self._buffer = text
-        self._step = self._in_other_keys if text.startswith((",", "}")) else self._after_call
+        is_open = self._buffer.startswith((",", "}"))
+        self._step = self._in_other_keys if is_open else self._after_call
         return True
 
     def _in_other_keys(self) -> bool:
@@ -213,16 +227,15 @@ class ToolCallParser:
         if self.num_calls == self._max_calls:
             self._step = self._after_all
             return True
-        text = self._buffer.lstrip()
+        text = self._buffer = self._buffer.lstrip()
         closing = self._syntax.closing or self._syntax.list_closing
         if not text or (closing != text and closing.startswith(text)):
             return False
         if self._syntax.separator and text.startswith(self._syntax.separator):
             self._buffer = text[len(self._syntax.separator) :]
-            self._begin_object("")
+            self._begin_object()
             return True
         self._buffer = text.removeprefix(closing)
-        self._marks = ""
         self._step = self._in_text if self._syntax.opening else self._in_plain_text
         return True
 
@@ -239,33 +252,47 @@ class ToolCallParser:
         first = FIRST_KEY.match(self._buffer[:MAX_HEAD_CHARS])
         return first is not None and first[1] not in ("name", "type", *ARGUMENTS_KEYS)
 
-    def _begin_object(self, marks: str) -> None:
-        self._marks = marks
+    def _begin_object(self, *marks: str) -> None:
+        self._marks = [*marks]
         self._scanner = ObjectScanner()
         self._num_scanned = 0
         self._step = self._before_object
 
-    def _give_up(self, end: int) -> bool:
-        """What was taken for a call is text, up to `end` of the buffer."""
-        self._add_content(self._marks + self._buffer[:end])
-        self._buffer = self._buffer[end:]
-        self._marks = ""
+    def _skip_space(self) -> None:
+        self._skip(len(self._buffer) - len(self._buffer.lstrip()))
+
+    def _skip(self, num_chars: int) -> None:
+        """So much of the buffer leads to the object."""
+        if num_chars:
+            self._marks.append(self._buffer[:num_chars])
+            self._buffer = self._buffer[num_chars:]
+
+    def _go_on_as_text(self, text: str = "") -> bool:
+        """What was taken for a call is none: what led to it and `text`, which is no longer in the
+        buffer, are content."""
+        self._give_up(text)
         self._step = self._in_text if self._syntax.opening else self._in_plain_text
         return True
 
+    def _give_up(self, text: str) -> None:
+        self._add_content("".join([*self._marks, *self._object, text]))
+        self._marks.clear()
+        self._object.clear()
+
     def _add_call(self, name: str, arguments: str) -> None:
-        self._space = ""
-        self._marks = ""
+        self._space.clear()
+        self._marks.clear()
         self._calls.append(ToolCallDelta(self.num_calls, arguments, self._new_id(), name))
         self.num_calls += 1
 
     def _add_content(self, text: str) -> None:
         """Space at the end waits: before a call it is dropped."""
-        text = self._space + text
         shown = text.rstrip()
-        self._space = text[len(shown) :]
         if shown:
-            self._content.append(shown)
+            self._content += [*self._space, shown]
+            self._space.clear()
+        if len(shown) < len(text):
+            self._space.append(text[len(shown) :])
 
 
 def _read_call(text: str) -> tuple[str, str] | None:

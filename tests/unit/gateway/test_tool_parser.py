@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.tools.json_scan import ObjectScanner
-from gateway.tools.parser import ToolCallParser
+from gateway.tools.parser import MAX_HEAD_CHARS, ToolCallParser
 from gateway.tools.syntax import HERMES, LLAMA, MISTRAL, CallSyntax
 
 NAMES = ("f", "get_weather")
@@ -107,7 +107,10 @@ CASES = [
     (LLAMA, P1, "", [CALL_1]),
     (LLAMA, f" <|python_tag|>{P1}; {P2}", "", [CALL_1, CALL_2]),
     (LLAMA, '{"answer": 5} is it', '{"answer": 5} is it', []),
+    (LLAMA, '\n {"answer": 5}', '\n {"answer": 5}', []),
+    (LLAMA, '<|python_tag|> {"answer": 5}', '<|python_tag|> {"answer": 5}', []),
     (LLAMA, "<|python", "<|python", []),
+    (LLAMA, "<|python_tag|> ", "<|python_tag|> ", []),
     (MISTRAL, f"[TOOL_CALLS] [{F1}]", "", [CALL_1]),
     (MISTRAL, f"Wait.[TOOL_CALLS][{F1}, {F2}]", "Wait.", [CALL_1, CALL_2]),
     (MISTRAL, "[TOOL_CALLS] {", "[TOOL_CALLS] {", []),
@@ -131,6 +134,71 @@ def test_arguments_are_passed_on_as_they_come():
     assert [call.arguments for call in parser.push('"a": ').calls] == ['"a": ']
     assert [call.arguments for call in parser.push("12}}").calls] == ["12}"]
     assert not parser.push("</tool_call>").calls
+
+
+class Counted(str):
+    """A text that counts the characters which are looked at or copied."""
+
+    num_touched = 0
+
+    def _touch(self, value: str) -> Counted:
+        Counted.num_touched += len(self)
+        return Counted(value)
+
+    def __add__(self, other: str) -> Counted:
+        return self._touch(str.__add__(self, other))
+
+    def __radd__(self, other: str) -> Counted:
+        return self._touch(other + str(self))
+
+    def __getitem__(self, key: slice) -> Counted:  # type: ignore[override]
+        return self._touch(str.__getitem__(self, key))
+
+    def lstrip(self, chars: str | None = None, /) -> Counted:
+        return self._touch(str.lstrip(self, chars))
+
+    def rstrip(self, chars: str | None = None, /) -> Counted:
+        return self._touch(str.rstrip(self, chars))
+
+    def partition(self, sep: str, /) -> tuple[str, str, str]:
+        before, found, after = map(self._touch, str.partition(self, sep))
+        return before, found, after
+
+    def removeprefix(self, prefix: str, /) -> Counted:
+        return self._touch(str.removeprefix(self, prefix))
+
+
+@pytest.mark.parametrize(
+    ("syntax", "before", "after"),
+    [
+        (HERMES, "", "text"),
+        (HERMES, "text", "text"),
+        (HERMES, "<tool_call>", "text"),
+        (HERMES, "<tool_call>{", "}"),
+        (HERMES, '<tool_call>{"name": "f", "arguments": {}', "}"),
+        (HERMES, '<tool_call>{"name": "f", "arguments": {}}', "</tool_call>"),
+        (LLAMA, "", "text"),
+        (LLAMA, "text", "text"),
+        (LLAMA, "<|python_tag|>", "text"),
+        (LLAMA, '{"name": "f", "parameters": {}}', "; " + P1),
+        (MISTRAL, "[TOOL_CALLS]", "[5]"),
+        (MISTRAL, "[TOOL_CALLS][", "5]"),
+        (MISTRAL, '[TOOL_CALLS][{"name": "f", "arguments": {}}', "]"),
+    ],
+)
+def test_space_is_looked_at_once(syntax, before, after):
+    num_spaces = 20_000
+    parser = ToolCallParser(syntax, NAMES)
+    parser.push(Counted(before))
+    Counted.num_touched = 0
+    content = [parser.push(Counted(" ")).content for _ in range(num_spaces)]
+    content.append(parser.push(Counted(after)).content)
+    # A head is looked at until it is too long for one.
+    assert Counted.num_touched < 20 * num_spaces + 10 * MAX_HEAD_CHARS**2
+    content.append(parser.flush().content)
+    if not parser.num_calls:
+        text = before + " " * num_spaces + after
+        assert text.endswith("".join(content))
 
 
 def test_only_so_many_calls():
