@@ -253,16 +253,25 @@ class Frontend:
     async def _check_grammar(self, request: GenerationRequest) -> Grammar | None:
         """What an answer must look like, its tools considered. Raises `InvalidRequest` for what no
         worker could obey."""
-        grammar = request.grammar
-        if request.tools:
-            grammar = self._tool_grammar(request.tools, grammar)
+        answer = request.grammar
+        if answer is None and (request.tools is None or request.tools.is_free):
+            return None
+        work = partial(self._checked_grammar, request.tools, answer, request.grammar_param)
+        return await self._checking.run(1, work, tenant=request.tenant)
+
+    def _checked_grammar(
+        self, use: ToolUse | None, answer: Grammar | None, param: str
+    ) -> Grammar | None:
+        grammar = self._tool_grammar(use, answer) if use else answer
         if grammar is None:
             return None
-        param = request.grammar_param if grammar is request.grammar else "tools"
         try:
-            await self._checking.run(1, self._grammars.check, grammar, tenant=request.tenant)
+            self._grammars.check(grammar)
         except InvalidRequest as error:
-            raise InvalidRequest(f"{param}: {error.message}", param=param) from error
+            what = error.message
+            if use:
+                param, what = "tools", f"as for what calls must look like, {what}"
+            raise InvalidRequest(f"{param}: {what}", param=param) from error
         return grammar
 
     def _tool_grammar(self, use: ToolUse, answer: Grammar | None) -> Grammar | None:

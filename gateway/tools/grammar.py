@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
+from gateway.tools.schema import Json, arguments_schema, bare
 from gateway.tools.syntax import CallSyntax
 from gateway.tools.tool import Tool, ToolUse
+from tandem.artifacts.grammar_text import MAX_SOURCE_BYTES
 from tandem.core.errors import InvalidRequest
 from tandem.core.grammar import Grammar, GrammarKind
 
-Json = dict[str, Any]
-
 # How the templates write JSON. No other white space: a small model would go on with it for ever.
 JSON_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+# Of tools that are too long together, as many are named.
+NUM_NAMED = 3
 
 
 def tool_grammar(
@@ -24,21 +25,25 @@ def tool_grammar(
 
     `opening_id` is the token that the syntax's opening is, if it is a special one. `answer`, a JSON
     schema, is for an answer without calls. Raises `InvalidRequest` for a tool whose arguments would
-    be no object.
+    be no object, and for schemas that are too long together. If it is not free, that is work of
+    tens of milliseconds.
     """
     if use.forced:
         start = "calls"
     elif answer is not None:
         start = "calls | answer"
-    elif any(tool.strict for tool in use.tools):
+    elif not use.is_free:
         start = _free_start(syntax, use.several, opening_id)
     else:
         return None
-    rules = [f"start: {start}", *_call_rules(use, syntax, opening_id)]
+    schemas = {tool.name: _schema(tool, use) for tool in use.callable}
+    rules = [f"start: {start}", *_call_rules(schemas, syntax, use.several, opening_id)]
     if answer is not None:
-        schema = {**json.loads(answer.source), "x-guidance": JSON_STYLE}
-        rules.append(f"answer: %json {json.dumps(schema)}")
-    return Grammar(GrammarKind.LARK, "\n".join(rules) + "\n")
+        rules.append(f"answer: %json {_written(bare(json.loads(answer.source)))}")
+    source = "\n".join(rules) + "\n"
+    if len(source) > MAX_SOURCE_BYTES:
+        raise _too_long(source, schemas)
+    return Grammar(GrammarKind.LARK, source)
 
 
 def quoted(text: str) -> str:
@@ -46,38 +51,41 @@ def quoted(text: str) -> str:
     return json.dumps(text)
 
 
-def _call_rules(use: ToolUse, syntax: CallSyntax, opening_id: int | None) -> list[str]:
-    tools = use.callable
-    names = " | ".join(f"call_{index}" for index in range(len(tools)))
+def _call_rules(
+    schemas: Mapping[str, str], syntax: CallSyntax, several: bool, opening_id: int | None
+) -> list[str]:
+    """`schemas` are the arguments' by the names of the tools that may be called."""
+    names = " | ".join(f"call_{index}" for index in range(len(schemas)))
     return [
-        f"calls: {_calls(syntax, use.several, opening_id)}",
+        f"calls: {_calls(syntax, several, opening_id)}",
         f"call: {names}",
-        *(_call_rule(index, tool, syntax) for index, tool in enumerate(tools)),
-        *(f"arguments_{index}: %json {_schema(tool, use)}" for index, tool in enumerate(tools)),
+        *(_call_rule(index, name, syntax) for index, name in enumerate(schemas)),
+        *(f"arguments_{index}: %json {each}" for index, each in enumerate(schemas.values())),
     ]
 
 
-def _call_rule(index: int, tool: Tool, syntax: CallSyntax) -> str:
+def _call_rule(index: int, name: str, syntax: CallSyntax) -> str:
     # Cut where JSON's own tokens end, so that an answer in JSON may begin alike.
-    head = ("{", '"name"', ": ", f'"{tool.name}"', ", ", f'"{syntax.arguments_key}"', ": ")
+    head = ("{", '"name"', ": ", f'"{name}"', ", ", f'"{syntax.arguments_key}"', ": ")
     return f'call_{index}: {" ".join(map(quoted, head))} arguments_{index} "}}"'
 
 
 def _schema(tool: Tool, use: ToolUse) -> str:
-    schema = _object_schema(tool) if tool.strict or use.forced else {"type": "object"}
-    return json.dumps({**schema, "x-guidance": JSON_STYLE})
+    return _written(arguments_schema(tool) if use.keeps(tool) else {"type": "object"})
 
 
-def _object_schema(tool: Tool) -> Json:
-    """The tool's parameters, which may allow other values as well, as a schema of objects alone:
-    only with an object is a text a call. Whatever else the schema says holds besides its type."""
-    schema: Json = json.loads(tool.parameters)
-    types = schema.get("type", "object")
-    if "object" not in (types if isinstance(types, list) else [types]):
-        raise InvalidRequest(
-            f"tools: the parameters of {tool.name} must be a schema of an object", param="tools"
-        )
-    return {**schema, "type": "object"}
+def _written(schema: Json) -> str:
+    return json.dumps({**schema, "x-guidance": JSON_STYLE}, separators=(",", ":"))
+
+
+def _too_long(source: str, schemas: Mapping[str, str]) -> InvalidRequest:
+    largest = sorted(schemas, key=lambda name: len(schemas[name]), reverse=True)[:NUM_NAMED]
+    named = ", ".join(f"{name} {len(schemas[name])}" for name in largest)
+    return InvalidRequest(
+        f"tools: what an answer must match, without descriptions, must have at most"
+        f" {MAX_SOURCE_BYTES} bytes, and has {len(source)}; of the tools: {named}",
+        param="tools",
+    )
 
 
 def _calls(syntax: CallSyntax, several: bool, opening_id: int | None) -> str:

@@ -42,6 +42,15 @@ class ToolUse:
         """Whether the answer must be a call."""
         return self.mode is ToolMode.REQUIRED or bool(self.only)
 
+    def keeps(self, tool: Tool) -> bool:
+        """Whether a call of the tool must match its parameters."""
+        return tool.strict or self.forced
+
+    @property
+    def is_free(self) -> bool:
+        """Whether calls may look like anything."""
+        return not any(map(self.keeps, self.tools))
+
     @property
     def several(self) -> bool:
         """Whether there may be more than one call."""

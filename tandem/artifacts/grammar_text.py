@@ -85,7 +85,8 @@ def invalid(grammar: Grammar, what: str) -> InvalidRequest:
     name = {
         GrammarKind.JSON_SCHEMA: "JSON schema",
         GrammarKind.REGEX: "regular expression",
-        GrammarKind.LARK: "Lark grammar",
+        # Or what the gateway made of tools or choices: no client is told of Lark who never used it.
+        GrammarKind.LARK: "grammar",
     }[grammar.kind]
     return InvalidRequest(f"the {name} {what}", param="grammar")
 

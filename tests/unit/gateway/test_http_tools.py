@@ -150,9 +150,15 @@ async def test_strict_tools_are_constrained_once_they_are_called(client, calls):
 
 async def test_a_schema_that_cannot_be_followed(client, service, grammars):
     grammars.refusal = InvalidRequest("no")
-    assert_refused(
-        await client.post(CHAT_PATH, json=CHAT | {"tool_choice": "required"}), 400, "tools"
-    )
+    response = await client.post(CHAT_PATH, json=CHAT | {"tool_choice": "required"})
+    assert_refused(response, 400, "tools")
+    assert "what calls must look like" in response.text
+    assert not service.requests
+
+
+async def test_a_forced_call_of_what_is_no_object(client, service):
+    body = CHAT | tools(parameters={"type": "string"}) | {"tool_choice": "required"}
+    assert_refused(await client.post(CHAT_PATH, json=body), 400, "tools")
     assert not service.requests
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,10 @@ import tandem.artifacts
 from gateway import grammars
 from gateway.tools.grammar import tool_grammar
 from gateway.tools.parser import ToolCallParser
+from gateway.tools.schema import bare
 from gateway.tools.syntax import HERMES, LLAMA, MISTRAL
 from gateway.tools.tool import Tool, ToolMode, ToolUse
+from tandem.artifacts.grammar_text import invalid
 from tandem.core.errors import InvalidRequest
 from tandem.core.grammar import Grammar
 
@@ -131,6 +134,54 @@ def test_a_schema_of_no_object_is_refused(types, use):
     assert caught.value.param == "tools"
 
 
+def test_what_only_describes_takes_no_room(vocabulary):
+    words = {"title": "t", "description": "d" * 20_000, "default": 5, "examples": [5]}
+    n = {"type": "integer", **words}
+    schema = {
+        "type": "object",
+        "properties": {"x": n, "y": {"anyOf": [n, {"type": "array", "items": n}]}},
+        "$defs": {"n": n},
+        "additionalProperties": {"$ref": "#/$defs/n"},
+        **words,
+    }
+    use = ToolUse((Tool("a", "", json.dumps(schema)), B), ToolMode.REQUIRED)
+    grammar = tool_grammar(use, HERMES, None, None)
+    assert grammar is not None and len(grammar.source) < 2_000
+    assert follows(vocabulary, grammar, tokens(GOOD[HERMES])) == (True, True)
+    assert not follows(vocabulary, grammar, tokens(GOOD[HERMES].replace("1", '"1"')))[0]
+
+
+def test_properties_and_values_of_such_names_stay():
+    schema = {
+        "properties": {"description": {"type": "string", "description": "-"}, "title": True},
+        "patternProperties": {"default": {"title": "-"}},
+        "dependentRequired": {"title": ["description"]},
+        "dependencies": {"title": {"title": "-"}, "default": ["title"]},
+        "required": ["title"],
+        "anyOf": [{"const": {"title": "x"}}, {"enum": [{"default": 1}], "default": 1}],
+    }
+    assert bare(schema) == {
+        "properties": {"description": {"type": "string"}, "title": True},
+        "patternProperties": {"default": {}},
+        "dependentRequired": {"title": ["description"]},
+        "dependencies": {"title": {}, "default": ["title"]},
+        "required": ["title"],
+        "anyOf": [{"const": {"title": "x"}}, {"enum": [{"default": 1}]}],
+    }
+
+
+def test_of_schemas_that_are_too_long_together_the_largest_are_named():
+    lengths = {"a": 300, "b": 40_000, "c": 20_000, "d": 10_000}
+    tools = tuple(
+        Tool(name, "", json.dumps({"enum": [{"x": "x" * length}]}))
+        for name, length in lengths.items()
+    )
+    assert tool_grammar(ToolUse(tools, only="b"), HERMES, None, None)
+    with pytest.raises(InvalidRequest, match=r"at most 65536 .* b 4\d+, c 2\d+, d 1\d+$") as caught:
+        tool_grammar(ToolUse(tools, ToolMode.REQUIRED), HERMES, None, None)
+    assert caught.value.param == "tools"
+
+
 @SYNTAXES
 def test_strict_tools_leave_text_free_and_calls_valid(vocabulary, syntax):
     grammar = tool_grammar(ToolUse((STRICT, B)), syntax, OPENING_ID, None)
@@ -163,6 +214,12 @@ def test_with_an_answers_schema_it_is_a_call_or_an_answer(vocabulary, syntax):
     assert follows(vocabulary, grammar, tokens(GOOD[syntax])) == (True, True)
     assert follows(vocabulary, grammar, tokens('{"y": 5}')) == (True, True)
     assert not follows(vocabulary, grammar, tokens("Hello"))[0]
+
+
+def test_who_offers_tools_is_not_told_of_lark():
+    grammar = tool_grammar(ToolUse((A,), ToolMode.REQUIRED), HERMES, None, None)
+    assert grammar is not None
+    assert invalid(grammar, "is too complex").message == "the grammar is too complex"
 
 
 def test_tools_that_may_be_called_at_will_are_not_constrained():
