@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NotRequired, TypedDict, Unpack
 
 from tandem.client.completion import ToolCall
@@ -37,7 +37,7 @@ class Message(TypedDict):
 
 class GenerateArguments(TypedDict, total=False):
     """Exactly one of `prompt`, `token_ids` and `messages`, and how to go on from it. The first two
-    may be lists of prompts, each of which is answered `n` times.
+    may be lists of prompts, each of which is answered `n` times. Tokens may be arrays, numpy's too.
 
     What is absent takes the server's default: temperature 1, all tokens as candidates, a random
     seed, as many tokens as fit. `temperature` 0 is greedy. `stop` strings are not in the answer
@@ -155,7 +155,8 @@ def _prompt_field(name: str, value: Any) -> dict[str, Any]:
             return {"text": value}
         case "prompt":
             return {"texts": {"texts": value}}
-        case "token_ids" if value and not isinstance(value[0], int):
+        # Neither by its truth nor by its items' type, which numpy's arrays have otherwise.
+        case "token_ids" if len(value) and isinstance(value[0], Iterable):
             return {"token_id_lists": {"lists": [{"ids": ids} for ids in value]}}
         case "token_ids":
             return {"token_ids": {"ids": value}}
@@ -183,6 +184,9 @@ def _answer_form(name: str, value: Any) -> inference_pb2.AnswerForm | None:
             return inference_pb2.AnswerForm(regex=value)
         case "grammar":
             return inference_pb2.AnswerForm(lark=value)
+        case "choice" if isinstance(value, str):
+            # Its letters, it would be.
+            raise InvalidRequest("choice must be a list of texts", param="choice")
         case _:
             return inference_pb2.AnswerForm(one_of=inference_pb2.Texts(texts=value))
 
