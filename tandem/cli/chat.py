@@ -17,6 +17,9 @@ from tandem.core.errors import TandemError, Unavailable
 
 CONNECT_S = 3.0
 LEAVE = {"/exit", "/quit"}
+# C0, DEL and C1, by which a model could write anything anywhere on the screen, shown as they are
+# written in Python.
+SHOWN = {code: f"\\x{code:02x}" for code in {*range(0x20), *range(0x7F, 0xA0)} - {*b"\n\t"}}
 
 
 def run_chat(
@@ -34,7 +37,8 @@ def run_chat(
         options["max_tokens"] = max_tokens
     with Client(address, api_key=api_key) as client:
         model = _served_model(client)
-        conversation = Conversation(client, options, Console(highlight=False))
+        console, notes = Console(highlight=False), Console(stderr=True, highlight=False)
+        conversation = Conversation(client, options, console, notes)
         if system is not None:
             conversation.messages.append(Message(role="system", content=system))
         if prompt is not None:
@@ -54,11 +58,13 @@ def _served_model(client: Client) -> str:
 
 @dataclass
 class Conversation:
-    """What was said so far. What is asked is kept with its answer, as far as that came."""
+    """What was said so far. What is asked is kept with its answer, as far as that came. `notes` is
+    for what is said of an answer, and is no part of it."""
 
     client: Client
     options: GenerateArguments
     console: Console
+    notes: Console
     messages: list[Message] = field(default_factory=list)
 
     def run(self, model: str) -> None:
@@ -85,7 +91,8 @@ class Conversation:
             except KeyboardInterrupt:
                 end = "stopped"
         self.messages.append(Message(role="assistant", content=printed.text))
-        self.console.print(f"\n[dim]{escape(end)}[/]")
+        printed.end_line()
+        self.notes.print(f"[dim]{escape(end)}[/]")
 
     def _inputs(self) -> Iterator[str]:
         with contextlib.suppress(ImportError):
@@ -106,11 +113,13 @@ class Conversation:
 
 
 class PrintedAnswer:
-    """An answer on the terminal, as it comes, and the time that it took."""
+    """An answer as it comes, and the time that it took. It is written as it is, since a console
+    would make spaces of tabs; but a terminal is shown what it would obey."""
 
     def __init__(self, console: Console) -> None:
         self.text = ""
-        self._console = console
+        self._file = console.file
+        self._shown = SHOWN if console.file.isatty() else {}
         self._start_s = monotonic()
         self._first_s: float | None = None
 
@@ -118,7 +127,10 @@ class PrintedAnswer:
         for delta in stream:
             self._first_s = self._first_s or monotonic()
             self.text += delta.text
-            self._console.print(delta.text, end="", markup=False, emoji=False, soft_wrap=True)
+            self._write(delta.text.translate(self._shown))
+
+    def end_line(self) -> None:
+        self._write("\n")
 
     def describe(self, completion: Completion) -> str:
         """Figures as the client sees them; the rate is that of the tokens after the first."""
@@ -141,3 +153,7 @@ class PrintedAnswer:
         if served_by.num_preemptions:
             parts.append(f"preempted {served_by.num_preemptions}x")
         return ", ".join(parts)
+
+    def _write(self, text: str) -> None:
+        self._file.write(text)
+        self._file.flush()

@@ -11,14 +11,28 @@ import pytest
 from rich.console import Console
 
 from tandem.cli.chat import Conversation
-from tandem.client import Client, CompletedChoice, Completion, GenerateArguments, ServedBy
+from tandem.client import (
+    Client,
+    CompletedChoice,
+    Completion,
+    Delta,
+    GenerateArguments,
+    ServedBy,
+)
 from tandem.core.errors import InvalidRequest
 
 NAME = "[/INST]"
 
 
+class Terminal(StringIO):
+    """What is written to a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
 class Answers:
-    """A client, and the stream of an answer that is empty."""
+    """A client, and the stream of an answer of these pieces."""
 
     completion = Completion(
         request_id="r",
@@ -28,7 +42,8 @@ class Answers:
         choices=(CompletedChoice("", (), "stop", ServedBy(NAME, NAME, 0, 0)),),
     )
 
-    def __init__(self, error: InvalidRequest | None = None) -> None:
+    def __init__(self, *pieces: str, error: InvalidRequest | None = None) -> None:
+        self._pieces = pieces
         self._error = error
 
     @contextmanager
@@ -38,20 +53,39 @@ class Answers:
         yield self
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(())
+        return (Delta(text, ()) for text in self._pieces)
 
 
-def talk(client: Answers, monkeypatch: pytest.MonkeyPatch) -> str:
-    """What is printed when a user says one thing and leaves."""
+def talk(
+    client: Answers, monkeypatch: pytest.MonkeyPatch, file: StringIO | None = None
+) -> tuple[str, str]:
+    """What is printed to stdout and to stderr when a user says one thing and leaves."""
     inputs = iter(["Hi", "/exit"])
-    console = Console(file=StringIO(), width=200)
+    console = Console(file=file or StringIO(), width=200, color_system=None)
+    notes = Console(file=StringIO(), width=200)
     monkeypatch.setattr(console, "input", lambda prompt: next(inputs))
-    Conversation(cast(Client, client), GenerateArguments(), console).run(NAME)
-    return cast(StringIO, console.file).getvalue()
+    Conversation(cast(Client, client), GenerateArguments(), console, notes).run(NAME)
+    return cast(StringIO, console.file).getvalue(), cast(StringIO, notes.file).getvalue()
 
 
 def test_names_and_errors_are_no_markup(monkeypatch: pytest.MonkeyPatch) -> None:
-    said = talk(Answers(InvalidRequest(f"{NAME} is wrong")), monkeypatch)
+    said, _ = talk(Answers(error=InvalidRequest(f"{NAME} is wrong")), monkeypatch)
     assert said.startswith(f"{NAME} - Ctrl-C stops")
     assert f"error: {NAME} is wrong" in said
-    assert f"{NAME} -> {NAME}" in talk(Answers(), monkeypatch)
+    assert f"{NAME} -> {NAME}" in talk(Answers(), monkeypatch)[1]
+
+
+ANSWER = ["a\tb\r\n", "[bold]:smile: ", "\x1b]0;x\x07\x9b2J\x7f é\u2028"]
+
+
+def test_an_answer_is_written_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    said, noted = talk(Answers(*ANSWER), monkeypatch)
+    _, _, answer = said.partition("\n")
+    assert answer == "".join(ANSWER) + "\n"
+    assert "0 tokens" in noted
+
+
+def test_a_terminal_obeys_no_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    said, _ = talk(Answers(*ANSWER), monkeypatch, Terminal())
+    _, _, answer = said.partition("\n")
+    assert answer == ("a\tb\\x0d\n[bold]:smile: \\x1b]0;x\\x07\\x9b2J\\x7f é\u2028\n")
