@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import os
 import re
 import secrets
 import tomllib
@@ -63,9 +64,7 @@ def check_api_key(key: str) -> None:
 def read_api_keys(path: Path) -> dict[str, str]:
     """Tenants' names by the digests of their keys. Raises `ConfigError`."""
     try:
-        table = tomllib.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise _config_error(path, f"cannot be read: {error.strerror}") from None
+        table = tomllib.loads(_read_text(path))
     except ValueError as error:
         raise _config_error(path, f"is not TOML: {error}") from None
     for digest, tenant in table.items():
@@ -81,7 +80,8 @@ def add_api_key(path: Path, tenant: str) -> str:
     what is returned. Raises `ConfigError`."""
     if not TENANT_NAME.fullmatch(tenant):
         raise ConfigError(f"{tenant!a:.80}: a name has 1 to 64 ASCII letters, digits and . _ -")
-    text = path.read_text("utf-8") if path.exists() else ""
+    # Not by `path.exists`, which raises where a folder may not be looked into.
+    text = _read_text(path) if os.path.exists(path) else ""
     if text:
         read_api_keys(path)
     key = KEY_PREFIX + secrets.token_urlsafe(NUM_RANDOM_BYTES)
@@ -92,6 +92,15 @@ def add_api_key(path: Path, tenant: str) -> str:
     except OSError as error:
         raise _config_error(path, f"cannot be written: {error.strerror}") from None
     return key
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except OSError as error:
+        raise _config_error(path, f"cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise _config_error(path, "is not UTF-8") from None
 
 
 def _config_error(path: Path, what: str) -> ConfigError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import stat
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -72,6 +73,21 @@ def test_what_is_wrong_with_the_file_is_said(tmp_path: Path, text: str, message:
         with pytest.raises(ConfigError, match=message):
             read(path)
     assert path.read_text() == text
+
+
+@pytest.mark.parametrize("read", [read_api_keys, lambda path: add_api_key(path, "team-a")])
+def test_what_is_no_text_is_no_file_of_keys(
+    tmp_path: Path, read: Callable[[Path], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
+        read(tmp_path)
+    path = tmp_path / "keys.toml"
+    path.write_bytes(b"# \xe9\n")
+    with pytest.raises(ConfigError, match=r"keys\.toml is not UTF-8"):
+        read(path)
+    monkeypatch.setattr(Path, "read_text", Mock(side_effect=PermissionError(13, "denied")))
+    with pytest.raises(ConfigError, match="cannot be read: denied"):
+        read(path)
 
 
 def test_a_file_that_cannot_be_read_or_written_is_named(tmp_path: Path) -> None:
