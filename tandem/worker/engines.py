@@ -15,6 +15,7 @@ from tandem.core.errors import ConfigError
 from tandem.core.installation import install_tandem
 from tandem.core.kv import kv_dtype
 from tandem.core.plan import StepPlan
+from tandem.core.quantization import Quantization
 from tandem.core.worker import ModelInfo
 from tandem.engine.fake.engine import FakeEngine
 from tandem.engine.fake.profiles import parse_profile
@@ -95,7 +96,7 @@ def _torch_engine(
         block_size=settings.block_size,
         num_blocks=settings.num_blocks or _num_blocks(settings, folder, device, dtype, num_sharers),
         max_model_len=max_model_len,
-        quantization=settings.quantization,
+        quantization=Quantization(settings.quantization),
         packed_dir=packed_dir(),
         decodes=settings.decodes,
         observer=LogitsDump(Path(settings.dump_logits)) if settings.dump_logits else None,
@@ -115,7 +116,7 @@ def _num_blocks(
         device=device,
         memory_bytes=total_bytes,
         share=settings.memory_share or default_share(device),
-        weight_bytes=WeightCounts.of(config).num_bytes(dtype, settings.quantization),
+        weight_bytes=WeightCounts.of(config).num_bytes(dtype, Quantization(settings.quantization)),
         num_sharers=num_sharers,
         step_bytes=StepMemory.of(config).num_bytes(device, dtype),
     )

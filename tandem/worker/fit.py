@@ -8,7 +8,6 @@ from tandem.artifacts.config import ModelConfig
 from tandem.core.device import CpuDevice, MockDevice, parse_device
 from tandem.core.errors import ConfigError
 from tandem.core.kv import INT8
-from tandem.core.quantization import Quantization
 from tandem.models.kernels import kernels_of
 from tandem.native.library import KernelsMissing, best
 from tandem.worker.settings import WorkerSettings
@@ -28,7 +27,7 @@ def misfits(
     if isinstance(parse_device(settings.device), MockDevice):
         yield from _mock_misfits(settings)
         return
-    if settings.quantization is not Quantization.NONE and not has_kernels:
+    if settings.quantization != "none" and not has_kernels:
         yield ConfigError(
             f"{settings.quantization} weights need the native kernels, on a CPU: write none",
             param="quantization",
@@ -46,7 +45,7 @@ def misfits(
 
 
 def _mock_misfits(settings: WorkerSettings) -> Iterator[ConfigError]:
-    if settings.quantization is not Quantization.NONE:
+    if settings.quantization != "none":
         yield ConfigError("mock devices have no weights", param="quantization")
     if settings.kv_cache_dtype != "auto":
         yield ConfigError("a mock device's KV has a type of its own", param="kv_cache_dtype")

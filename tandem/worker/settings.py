@@ -8,7 +8,6 @@ from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
 from tandem.core.address import WILDCARDS, Address, parse_address
-from tandem.core.quantization import Quantization
 from tandem.process.settings import ServiceSettings
 from tandem.worker.own_host import own_host
 
@@ -41,8 +40,9 @@ class WorkerSettings(ServiceSettings):
         description="type of weights and KV; auto: bfloat16, but float32 "
         "with torch's operations on a CPU without it",
     )
-    quantization: Quantization = Field(
-        Quantization.NONE,
+    # Not the enum, whose names and not its values --help would list.
+    quantization: Literal["none", "int8", "int4"] = Field(
+        "none",
         description="weights rounded to int8 or int4, or none: less memory and faster decoding for "
         "some quality; only with the kernels, on a CPU",
     )

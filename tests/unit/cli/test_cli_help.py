@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
+import pytest
 from typer.main import get_command
 
+from gateway.service import GatewaySettings
 from tandem.cli.app import commands
+from tandem.core.errors import ConfigError
+from tandem.process.settings import ServiceSettings, read_settings
 from tandem.worker.settings import WorkerSettings
 
 
@@ -40,3 +45,33 @@ def test_a_default_that_a_worker_chooses_is_not_told_as_a_second_one() -> None:
     # Behind each description its value is printed, as `(default: null)`.
     fields = WorkerSettings.model_fields
     assert [name for name in fields if "default:" in (fields[name].description or "")] == []
+
+
+@pytest.mark.parametrize("settings", [WorkerSettings, GatewaySettings])
+def test_what_a_flag_can_be_is_spelled_as_its_twin(
+    settings: type[ServiceSettings], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        read_settings(settings, "tandem", ["--help"])
+    choices = re.findall(r"\{(.+?)\}", capsys.readouterr().out)
+    assert "info" in ",".join(choices)
+    assert not any(map(str.isupper, choices))
+
+
+def test_quantization_has_one_spelling(monkeypatch: pytest.MonkeyPatch) -> None:
+    port = ["--port", "1"]
+    for name in ("none", "int8", "int4"):
+        by_flag = read_settings(WorkerSettings, "tandem", [*port, "--quantization", name])
+        monkeypatch.setenv("TANDEM_QUANTIZATION", name)
+        by_twin = read_settings(WorkerSettings, "tandem", port)
+        assert by_flag.quantization == by_twin.quantization == name
+    monkeypatch.setenv("TANDEM_QUANTIZATION", "INT4")
+    for flags in ([], ["--quantization", "INT4"]):
+        with pytest.raises(ConfigError, match="should be 'none', 'int8' or 'int4'"):
+            read_settings(WorkerSettings, "tandem", [*port, *flags])
+
+
+def test_all_that_tandem_up_takes_can_be_in_the_environment() -> None:
+    up = dict(options(get_command(commands).commands["up"], "up"))  # type: ignore[attr-defined]
+    without = [name for name, each in up.items() if not (each.envvar or name == "up --help")]
+    assert without == []
