@@ -3,9 +3,10 @@
 The way of a request through the files: `http/routes.py` or `grpc_inference.py` read it into a
 `GenerationRequest` (`request.py`), which is protocol-neutral. `Frontend.generate` checks it
 (`limits.py`), tokenises it (`prompts.py`), lets its grammar be checked (`grammars.py`) and submits
-each of its choices to the dispatcher (`tokens.py`), whose tokens a `Choice` (`choice.py`) turns
-into text (`text.py`) and tool calls (`tools/parser.py`). An `Answer` (`answer.py`) merges the
-choices' events, and the protocol writes them out.
+each of its choices (`tokens.py`) to `dispatcher.py`, which hands it to `scheduler.py`, whose
+decisions go to the workers through `worker_link.py`. Tokens come back the same way: a `Choice`
+(`choice.py`) turns them into text (`text.py`) and tool calls (`tools/parser.py`), an `Answer`
+(`answer.py`) merges the choices' events, and the protocol writes them out.
 """
 
 from __future__ import annotations

@@ -1,9 +1,7 @@
-"""The gateway, put together.
+"""The gateway's settings, and the gateway put together by them: the scheduler and its dispatcher,
+discovery, the frontend, and the servers that let requests in.
 
-A request's way through the files: `http/routes.py` or `grpc_inference.py` read it, `frontend.py`
-checks and tokenises it, `dispatcher.py` hands it to `scheduler.py`, whose decisions go to the
-workers through `worker_link.py`; tokens come back the same way, become text in `text.py`, and leave
-as the protocol writes them.
+A request's way through them is told in `frontend.py`.
 """
 
 from __future__ import annotations
