@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Unpack
 
@@ -13,6 +14,7 @@ from tandem.client.completion import Completion, Delta
 from tandem.client.connection import (
     Model,
     call_metadata,
+    channel_tls,
     read_models,
     resolve_address,
     translated_errors,
@@ -41,9 +43,10 @@ class AsyncClient:
         *,
         tenant: str | None = None,
         api_key: str | None = None,
+        tls: bool | Path = False,
     ) -> None:
         self._metadata = call_metadata(tenant=tenant, api_key=api_key)
-        self._channel = open_channel(resolve_address(address))
+        self._channel = open_channel(resolve_address(address), channel_tls(tls))
         self._stub = inference_pb2_grpc.InferenceServiceStub(self._channel)
 
     async def __aenter__(self) -> AsyncClient:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Unpack
 
@@ -10,6 +11,7 @@ from tandem.client.completion import Completion, Delta
 from tandem.client.connection import (
     Model,
     call_metadata,
+    channel_tls,
     read_models,
     resolve_address,
     translated_errors,
@@ -32,7 +34,8 @@ class Client:
 
     `address` is host:port; the environment's `TANDEM_ADDRESS`, or this machine's gateway, if None.
     `tenant` is who is served, of those that the gateway knows. `api_key` proves it, where the
-    gateway asks for keys; the environment's `TANDEM_API_KEY` if None.
+    gateway asks for keys; the environment's `TANDEM_API_KEY` if None. `tls` is for an address whose
+    TLS ends before the gateway: True trusts the system's authorities, a path those of a PEM file.
     May be used by several threads at once. All methods raise the errors of `tandem.core.errors`.
     """
 
@@ -42,9 +45,10 @@ class Client:
         *,
         tenant: str | None = None,
         api_key: str | None = None,
+        tls: bool | Path = False,
     ) -> None:
         self._metadata = call_metadata(tenant=tenant, api_key=api_key)
-        self._channel = open_sync_channel(resolve_address(address))
+        self._channel = open_sync_channel(resolve_address(address), channel_tls(tls))
         self._stub = inference_pb2_grpc.InferenceServiceStub(self._channel)
 
     def __enter__(self) -> Client:

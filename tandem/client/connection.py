@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import grpc
 
-from tandem.core.errors import InvalidRequest
+from tandem.core.errors import ConfigError, InvalidRequest
 from tandem.v1 import inference_pb2
 from tandem.wire.metadata import API_KEY_VARIABLE, AUTHORIZATION, TENANT_KEY
 from tandem.wire.status import to_tandem_error
+from tandem.wire.tls import ChannelTls
 
 DEFAULT_ADDRESS = "127.0.0.1:50050"
 ADDRESS_VARIABLE = "TANDEM_ADDRESS"
@@ -52,6 +55,32 @@ def _sendable(text: str, what: str, param: str) -> str:
 
 def read_models(response: inference_pb2.ListModelsResponse) -> list[Model]:
     return [Model(model.id, model.max_model_len) for model in response.models]
+
+
+def channel_tls(tls: bool | Path) -> ChannelTls | None:
+    """What a client's `tls` asks for: none, the system's authorities, or those of a file, as PEM.
+    Raises `ConfigError` for a file that has none."""
+    if tls is False:
+        return None
+    roots = _system_roots() if tls is True else _roots_of(Path(tls))
+    return ChannelTls(grpc.ssl_channel_credentials(roots))
+
+
+def _system_roots() -> bytes | None:
+    """None, gRPC's own, for a system without a file of them."""
+    certificates = ssl.create_default_context().get_ca_certs(binary_form=True)
+    return "".join(map(ssl.DER_cert_to_PEM_cert, certificates)).encode() or None
+
+
+def _roots_of(path: Path) -> bytes:
+    try:
+        # gRPC would say of a file without certificates that nobody is there.
+        ssl.create_default_context(cafile=path)
+        return path.read_bytes()
+    except ssl.SSLError:
+        raise ConfigError(f"{path} is no file of certificates", param="tls") from None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}", param="tls") from None
 
 
 @contextmanager

@@ -83,5 +83,7 @@ def _open(
 
 
 def _with_name(options: Sequence[tuple[str, Any]], tls: ChannelTls) -> list[tuple[str, Any]]:
+    if tls.server is None:
+        return [*options]
     # Certificates are of roles, whatever the address.
     return [*options, ("grpc.ssl_target_name_override", tls.server.certified_name)]

@@ -37,10 +37,11 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ChannelTls:
-    """What a channel needs to prove who opens it, and to check who is at its other end."""
+    """What a channel needs to prove who opens it, and to check who is at its other end: a role, or
+    if None who the address says."""
 
     credentials: grpc.ChannelCredentials
-    server: Role
+    server: Role | None = None
 
 
 @dataclass(frozen=True, slots=True)
