@@ -104,15 +104,15 @@ class Batching(ABC):
                 worker.recompute_token_s = token_s
                 self._outbox.send(worker, SetRecomputeCost(token_s))
 
-    def _next_queued(self) -> Generation | None:
-        """The head of the queue."""
-        return self._queued(self._queue.peek)
+    def _settle_head(self) -> Generation | None:
+        """The first of the queue that can be served: who cannot ends, or is set aside."""
+        return self._settle(self._queue.peek)
 
-    def _last_queued(self) -> Generation | None:
-        """Who would be served last."""
-        return self._queued(self._queue.last)
+    def _settle_last(self) -> Generation | None:
+        """Likewise, the last."""
+        return self._settle(self._queue.last)
 
-    def _queued(self, pick: Callable[[], Generation | None]) -> Generation | None:
+    def _settle(self, pick: Callable[[], Generation | None]) -> Generation | None:
         """The one that is picked of the queue. What even an empty worker could not hold ends here:
         the fleet has changed since its length was checked, and what waits behind it would wait for
         ever. So does what would be computed in vain. What begins like another that is just being

@@ -40,7 +40,7 @@ class ColocatedBatching(Batching):
 
     def compose(self) -> None:
         self._tell_recompute_costs(self._take_retimed())
-        while generation := self._next_queued():
+        while generation := self._settle_head():
             workers = sound(self._fleet.decode.values(), self._clock.now_s)
             worker = choose_colocated(workers, generation, self._policy.admits)
             if worker is None:

@@ -122,12 +122,13 @@ class DisaggregatedBatching(Batching):
         """The head of the queue, once those before it are gone that a decode worker is sooner with.
         Whoever is `forming` a batch has a place for it: one had it when it began."""
         if not self._is_next_known:
-            self._next = self._find_next(forming)
+            self._next = self._offload_heads(forming)
             self._is_next_known = True
         return self._next
 
-    def _find_next(self, forming: PrefillView | None) -> NextPrompt | None:
-        while generation := self._next_queued():
+    def _offload_heads(self, forming: PrefillView | None) -> NextPrompt | None:
+        """Give decode workers what they are sooner with, up to the first head that they are not."""
+        while generation := self._settle_head():
             if not self._give_to_decode(generation):
                 return NextPrompt(generation, self._soonest(generation, forming))
         return None
@@ -182,7 +183,7 @@ class DisaggregatedBatching(Batching):
         if self._local is None or not self._queue:
             return
         prefill = self._open_prefill()
-        while prefill and (last := self._last_queued()):
+        while prefill and (last := self._settle_last()):
             elsewhere_s = min(self._first_token_s(each, last) for each in prefill)
             num_before = self._queue.num_tokens_left - last.num_tokens_left
             before_s = num_before * self._fleet.token_s() / len(prefill)
