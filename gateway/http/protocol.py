@@ -7,6 +7,7 @@ import asyncio
 from functools import partial
 from typing import Any, cast
 
+import httptools
 from starlette.datastructures import Headers
 from uvicorn import Config
 from uvicorn._types import ASGI3Application
@@ -24,12 +25,14 @@ from gateway.http.errors import INVALID_REQUEST_TYPE, ErrorAnswer
 from gateway.http.front_door import FrontDoor
 from gateway.http.head import HeadMeter
 from gateway.http.limits import MAX_BODY_BYTES, HttpLimits
+from gateway.http.parser import RequestParser
 from gateway.http.reading import CountingTransport, ReadWatch
 from gateway.http.request_id import HEADER as REQUEST_ID
 from gateway.http.request_id import request_id_of
 from gateway.http.streaming import RESPONSE_BODY
 from gateway.http.turned_away import (
     MAX_URL_BYTES,
+    NO_PROXY,
     TOO_LONG_BODY,
     TOO_LONG_URL,
     TOO_MANY_CONNECTIONS,
@@ -66,6 +69,7 @@ class BoundedProtocol(HttpToolsProtocol):
     ) -> None:
         """`door` is what all protocols of a server share."""
         super().__init__(config, server_state, app_state, _loop)
+        self.parser = cast(httptools.HttpRequestParser, RequestParser(self))
         self._limits = limits
         self._door = door
         self._head = HeadMeter(limits.max_header_bytes)
@@ -150,6 +154,9 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         if len(self.pipeline) >= MAX_PIPELINED:
             self._refuse(TOO_MANY_PIPELINED)
+        elif self.parser.get_method() == b"CONNECT":
+            # Its target is an address, which no route has.
+            self._refuse(NO_PROXY)
         if self._takes():
             self._admit()
         if self._takes():

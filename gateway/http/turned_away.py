@@ -33,6 +33,9 @@ TOO_MANY_OF_TENANT = ErrorAnswer(
 TOO_MANY_PIPELINED = ErrorAnswer(
     400, INVALID_REQUEST_TYPE, "too many pipelined requests", "invalid_request"
 )
+NO_PROXY = ErrorAnswer(
+    405, INVALID_REQUEST_TYPE, "CONNECT is not served: this is no proxy", "method_not_allowed"
+)
 
 
 def too_large_head(max_bytes: int) -> ErrorAnswer:

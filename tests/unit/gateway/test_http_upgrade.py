@@ -1,0 +1,153 @@
+"""Who asks for another protocol is answered in this one, to what was asked (RFC 9110, 7.8)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from http_client import TEXT_PATH, serving
+from starlette.types import ASGIApp
+
+from gateway.http.app import create_app
+from gateway.http.limits import MAX_BODY_BYTES
+from tandem.process.metrics import MetricsPage
+
+# As Java's HttpClient has it.
+H2C = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAI\r\n"
+WEB_SOCKET = (
+    b"Connection: keep-alive, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+)
+HOST = b"Host: x\r\n"
+POST = b"POST %b HTTP/1.1\r\n" % TEXT_PATH.encode() + HOST + b"Content-Type: application/json\r\n"
+BODY = b'{"prompt": "Hi"}'
+WITH_LENGTH = b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY
+IN_CHUNKS = b"Transfer-Encoding: chunked\r\n\r\n7\r\n%b\r\n9\r\n%b\r\n0\r\n\r\n" % (
+    BODY[:7],
+    BODY[7:],
+)
+VERSION = b"GET /version HTTP/1.1\r\n" + HOST
+
+
+@pytest.fixture
+def app(frontend, service) -> ASGIApp:
+    return create_app(frontend, service, MetricsPage())
+
+
+class Connection:
+    """A client that says what it likes."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self._writer = writer
+
+    async def send(self, data: bytes, num_bytes: int | None = None) -> None:
+        """In packets of so many bytes; in one if None."""
+        size = num_bytes or len(data)
+        for start in range(0, len(data), size):
+            self._writer.write(data[start : start + size])
+            await asyncio.sleep(0.001 if num_bytes else 0)
+
+    async def answer(self) -> tuple[int, dict[str, object]]:
+        """Status and body of the next."""
+        head = await self.reader.readuntil(b"\r\n\r\n")
+        assert b"\r\nupgrade:" not in head.lower()
+        (length,) = [line for line in head.split(b"\r\n") if line.startswith(b"content-length:")]
+        body = await self.reader.readexactly(int(length.split()[1]))
+        return int(head.split()[1]), json.loads(body)
+
+
+@asynccontextmanager
+async def connected(app: ASGIApp, **limits: float) -> AsyncIterator[Connection]:
+    async with serving(app, **limits) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        try:
+            async with asyncio.timeout(20):
+                yield Connection(reader, writer)
+        finally:
+            writer.close()
+
+
+@pytest.mark.parametrize("num_bytes", [None, 1, 50])
+@pytest.mark.parametrize("body", [WITH_LENGTH, IN_CHUNKS], ids=["length", "chunks"])
+@pytest.mark.parametrize("upgrade", [H2C, WEB_SOCKET], ids=["h2c", "websocket"])
+async def test_a_request_has_its_body_and_others_follow(app, service, upgrade, body, num_bytes):
+    request = POST + upgrade + body
+    async with connected(app) as connection:
+        await connection.send(request * 2 + VERSION + b"\r\n" + request, num_bytes)
+        answers = [await connection.answer() for _ in range(4)]
+    assert [status for status, _ in answers] == [200] * 4
+    assert ["choices" in answer for _, answer in answers] == [True, True, False, True]
+    assert len(service.requests) == 3
+
+
+async def test_a_body_that_comes_later_is_no_request(app, service):
+    inner = VERSION + b"\r\n"
+    async with connected(app) as connection:
+        await connection.send(POST + H2C + b"Content-Length: %d\r\n\r\n" % len(inner))
+        await asyncio.sleep(0.05)
+        await connection.send(inner)
+        status, answer = await connection.answer()
+        assert (status, answer["error"]["message"]) == (400, "the body is not valid JSON")
+        await connection.send(POST + WITH_LENGTH)
+        assert "choices" in (await connection.answer())[1]
+    assert len(service.requests) == 1
+
+
+@pytest.mark.parametrize("length", [b"", b"Content-Length: 0\r\n"])
+async def test_a_request_without_a_body(app, length):
+    async with connected(app) as connection:
+        for _ in range(2):
+            await connection.send((VERSION + WEB_SOCKET + length + b"\r\n") * 2)
+            assert [(await connection.answer())[0] for _ in range(2)] == [200, 200]
+
+
+async def test_a_last_request_is_the_last(app, service):
+    last = POST + b"Connection: close, Upgrade\r\nUpgrade: h2c\r\n" + WITH_LENGTH
+    async with connected(app) as connection:
+        await connection.send(last + POST + WITH_LENGTH)
+        assert (await connection.answer())[0] == 200
+        assert await connection.reader.read() == b""
+    assert len(service.requests) == 1
+
+
+async def test_limits_hold(app, service):
+    too_long = b" " * MAX_BODY_BYTES
+    chunked = b"Transfer-Encoding: chunked\r\n\r\n%x\r\n" % (len(too_long) + 1)
+    length = b"Content-Length: %d\r\n\r\n"
+    for rest, refusal in (
+        (length % 10**8, 413),
+        (chunked + too_long + b" ", 413),
+        (length % 5 + b"{", 408),
+        (chunked + b"{", 408),
+        (b"Transfer-Encoding: chunked\r\n\r\n0\r\n" + b"X: %b\r\n" % (b"a" * 60) * 2000, 431),
+        (b"Transfer-Encoding: gzip\r\n\r\n", 400),
+        (b"Transfer-Encoding: chunked\r\n\r\nx\r\n", 400),
+    ):
+        async with connected(app, body_timeout_s=0.25) as connection:
+            await connection.send(POST + H2C + rest)
+            assert (await connection.answer())[0] == refusal
+            assert await connection.reader.read() == b""
+    assert not service.requests
+
+
+@pytest.mark.parametrize("target", [b"x:80", b"/version"])
+async def test_connect_is_refused(app, service, target):
+    async with connected(app) as connection:
+        await connection.send(b"CONNECT %b HTTP/1.1\r\n" % target + HOST + b"\r\n")
+        status, answer = await connection.answer()
+        assert (status, answer["error"]["code"]) == (405, "method_not_allowed")
+        await connection.send(POST + WITH_LENGTH)
+        assert await connection.reader.read() == b""
+    assert not service.requests
+
+
+async def test_nothing_is_logged(app, caplog):
+    with caplog.at_level(logging.INFO, "uvicorn.error"):
+        async with connected(app) as connection:
+            await connection.send(POST + H2C + WITH_LENGTH)
+            assert (await connection.answer())[0] == 200
+    assert not [each for each in caplog.messages if "pgrade" in each or "WebSocket" in each]
