@@ -18,12 +18,14 @@ def models_router(service: TokenService) -> APIRouter:
     router = APIRouter()
     created = int(time.time())
 
+    @router.head("/v1/models", include_in_schema=False)
     @router.get("/v1/models")
     async def list_models() -> Json:
         model = service.model
         return {"object": "list", "data": [] if model is None else _entries(model, created)}
 
     # With slashes, as in the names of a hub.
+    @router.head("/v1/models/{model_id:path}", include_in_schema=False)
     @router.get("/v1/models/{model_id:path}")
     async def read_model(model_id: str) -> Json:
         model = service.model

@@ -19,15 +19,18 @@ def ops_router(service: TokenService, metrics: MetricsPage) -> APIRouter:
     """What operators and orchestrators ask. None of it takes part in serving."""
     router = APIRouter()
 
+    @router.head("/live", include_in_schema=False)
     @router.get("/live")
     async def live() -> dict[str, str]:
         return {"status": "ok"}
 
+    @router.head("/health", include_in_schema=False)
     @router.get("/health")
     async def health() -> dict[str, object]:
         _refuse_if_draining(service)
         return {"status": "ok", "ready": service.ready}
 
+    @router.head("/ready", include_in_schema=False)
     @router.get("/ready")
     async def ready() -> JSONResponse:
         _refuse_if_draining(service)
@@ -35,10 +38,12 @@ def ops_router(service: TokenService, metrics: MetricsPage) -> APIRouter:
             return JSONResponse({"status": "ok"})
         raise Unavailable("not every role has a worker that serves")
 
+    @router.head("/version", include_in_schema=False)
     @router.get("/version")
     async def read_version() -> dict[str, str]:
         return {"version": version(DISTRIBUTION)}
 
+    @router.head(METRICS_PATH, include_in_schema=False)
     @router.get(METRICS_PATH, response_class=Response)
     async def read_metrics() -> Response:
         return Response(metrics.text(), media_type=CONTENT_TYPE)

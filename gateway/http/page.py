@@ -34,6 +34,7 @@ def page_router(viewers: Viewers, refusals: Refusals | None = None) -> APIRouter
     router = APIRouter(include_in_schema=False)
     assets = read_assets()
 
+    @router.head("/")
     @router.get("/")
     async def read_index(request: Request) -> Response:
         return _respond(request, assets[INDEX])
@@ -42,6 +43,7 @@ def page_router(viewers: Viewers, refusals: Refusals | None = None) -> APIRouter
     async def read_events() -> Response:
         return PageEvents(viewers, counted)
 
+    @router.head("/page/{name}")
     @router.get("/page/{name}")
     async def read_asset(request: Request, name: str) -> Response:
         asset = assets.get(name)

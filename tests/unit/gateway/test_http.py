@@ -353,3 +353,21 @@ async def test_unknown_fields_are_let_pass_with_a_warning(client, logs):
 async def test_nothing_of_a_refused_request_is_served(client, service: ScriptedService):
     await client.post("/v1/completions", json=TEXT | {"suffix": "x"})
     assert not service.requests
+
+
+@pytest.mark.parametrize(
+    "path", ["/live", "/health", "/ready", "/version", "/metrics", "/v1/models", "/v1/models/mock"]
+)
+async def test_head_is_get_without_the_body(client, path):
+    got, asked = await client.get(path), await client.head(path)
+    assert (asked.status_code, asked.content) == (200, b"")
+    assert asked.headers.keys() == got.headers.keys()
+
+
+async def test_head_says_what_get_does(client, service):
+    service.ready = False
+    assert (await client.head("/ready")).status_code == 503
+    assert (await client.head("/v1/models/gpt")).status_code == 404
+    assert (await client.head("/v1/completions")).status_code == 405
+    paths = (await client.get("/openapi.json")).json()["paths"]
+    assert not [path for path, operations in paths.items() if "head" in operations]

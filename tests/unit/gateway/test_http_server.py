@@ -100,6 +100,15 @@ async def test_a_client_that_leaves_in_its_body_is_forgotten(url, service):
     assert not service.requests
 
 
+async def test_head_has_no_body(url):
+    async with httpx.AsyncClient(base_url=url) as client:
+        for path in ("/ready", "/v1/models/mock", "/v1/models/gpt"):
+            # On one connection, where a body would be taken for the next answer.
+            asked, got = await client.head(path), await client.get(path)
+            assert asked.headers["content-length"] == got.headers["content-length"]
+            assert (asked.status_code, asked.content) == (got.status_code, b"")
+
+
 async def test_a_body_that_is_too_long_is_answered(url):
     async with httpx.AsyncClient(base_url=url) as client:
         headers = {"content-type": "application/json"}

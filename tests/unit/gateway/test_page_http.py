@@ -86,6 +86,13 @@ async def test_a_file_that_the_browser_has_is_not_sent_again(browser: httpx.Asyn
     assert other.status_code == 200
 
 
+@pytest.mark.parametrize("path", ["/", "/page/main.js"])
+async def test_head_is_get_without_the_body(browser: httpx.AsyncClient, path: str) -> None:
+    asked, got = await browser.head(path), await browser.get(path)
+    assert (asked.status_code, asked.content) == (200, b"")
+    assert asked.headers["etag"] == got.headers["etag"]
+
+
 @pytest.mark.parametrize("name", ["none.js", "..%2Fassets.py", "%2Fetc%2Fpasswd"])
 async def test_there_are_no_other_files(browser: httpx.AsyncClient, name: str) -> None:
     assert (await browser.get(f"/page/{name}")).status_code == 404
