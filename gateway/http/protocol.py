@@ -39,6 +39,7 @@ from gateway.http.turned_away import (
     TOO_MANY_PIPELINED,
     TOO_SLOW,
 )
+from gateway.http.until_close import KNOWS_CHUNKS, UntilCloseBody, until_close
 
 # Requests that wait for the answer to one before them.
 MAX_PIPELINED = 32
@@ -162,7 +163,9 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._takes():
             self._arm(self._limits.body_timeout_s)
             super().on_headers_complete()
-            self.scope["state"][RESPONSE_BODY] = ChunkedBody(self.cycle, self._counting)
+            knows_chunks = self.scope["http_version"] == KNOWS_CHUNKS
+            body = ChunkedBody if knows_chunks else UntilCloseBody
+            self.scope["state"][RESPONSE_BODY] = body(self.cycle, self._counting)
             self._open = [*self._unanswered(), self.cycle]
             self._is_in_body = True
             self._num_body_bytes = 0
@@ -183,8 +186,10 @@ class BoundedProtocol(HttpToolsProtocol):
             self._refuse(TOO_LONG_BODY)
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
-        start = partial(super()._start_asgi_task, cycle, app)
         scope = cycle.scope
+        if scope["http_version"] != KNOWS_CHUNKS:
+            app = until_close(app, cycle)
+        start = partial(super()._start_asgi_task, cycle, app)
         tenant = scope["state"].get(TENANT)
         self._door.let_in(start, tenant, scope["method"].encode(), scope["raw_path"])
 

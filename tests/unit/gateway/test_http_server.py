@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 
 import httpx
 import openai
 import pytest
 from http_client import serving
-from scripted_service import Pause
+from scripted_service import Pause, ended
 
 from gateway.access import Access
 from gateway.http.app import create_app
@@ -98,6 +99,27 @@ async def test_a_client_that_leaves_in_its_body_is_forgotten(url, service):
     async with httpx.AsyncClient(base_url=url) as client:
         assert (await client.get("/live")).status_code == 200
     assert not service.requests
+
+
+@pytest.mark.parametrize("stream", [b"true", b"false"])
+@pytest.mark.parametrize("connection", [b"", b"Connection: keep-alive\r\n"])
+async def test_who_speaks_http_1_0_gets_no_chunks(url, service, connection, stream):
+    service.script = lambda request: [72, Pause.A_MOMENT, 105, ended()]
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
+    body = b'{"prompt": "Hi", "stream": %b}' % stream
+    head = b"POST /v1/completions HTTP/1.0\r\nContent-Type: application/json\r\n" + connection
+    writer.write(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+    async with asyncio.timeout(20):
+        answer_head, _, answer = (await reader.read()).partition(b"\r\n\r\n")
+    writer.close()
+    assert b"transfer-encoding" not in answer_head
+    assert b"connection: close" in answer_head
+    if stream == b"true":
+        *events, done, rest = answer.split(b"\n\n")
+        assert [json.loads(each.removeprefix(b"data: ")) for each in events]
+        assert (done, rest) == (b"data: [DONE]", b"")
+    else:
+        assert json.loads(answer)["choices"][0]["text"] == "Hi"
 
 
 async def test_head_has_no_body(url):
