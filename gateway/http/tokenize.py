@@ -24,7 +24,7 @@ def tokenize_router(frontend: Frontend, service: TokenService) -> APIRouter:
 
     @router.post("/tokenize", response_model=None)
     async def tokenize(request: Request, body: TokenizeBody) -> Response:
-        check_extra_fields(body.model_extra or {})
+        check_extra_fields(body)
         max_model_len = max_total_tokens(service.model) if service.model else 0
         token_bytes = frontend.tokenizer.token_bytes if body.return_token_strs else None
         content = await frontend.tokenize(
@@ -40,7 +40,7 @@ def tokenize_router(frontend: Frontend, service: TokenService) -> APIRouter:
 
     @router.post("/detokenize", response_model=None)
     async def detokenize(request: Request, body: DetokenizeBody) -> Response:
-        check_extra_fields(body.model_extra or {})
+        check_extra_fields(body)
         content = await frontend.detokenize(
             body.tokens,
             detokenized,

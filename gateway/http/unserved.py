@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from itertools import chain
+from typing import Any, get_args
 
 import structlog
 
+from gateway.http.schemas.base import Body
 from tandem.core.errors import InvalidRequest
 
 log = structlog.get_logger(__name__)
@@ -14,7 +18,8 @@ MAX_NAMES_LOGGED = 16
 MAX_NAME_CHARS = 64
 
 # Each with the values that ask for nothing. None asks for nothing anywhere. Those that an endpoint
-# does serve are fields of its body, and never get here.
+# does serve are fields of its body, and never get here. Those of a body's own bodies have dotted
+# names, all items of a list the same.
 UNSERVED: Mapping[str, tuple[object, ...]] = {
     "add_generation_prompt": (True,),
     "allowed_token_ids": ([],),
@@ -31,10 +36,17 @@ UNSERVED: Mapping[str, tuple[object, ...]] = {
     "length_penalty": (1,),
     "logits_processors": ([],),
     "logprobs": (False,),
+    "messages[].audio": (),
+    "messages[].function_call": ({},),
+    "messages[].prefix": (False,),
     "modalities": (["text"],),
     "parallel_tool_calls": (True, False),
     "prompt_embeds": (),
     "prompt_logprobs": (),
+    "structured_outputs.disable_additional_properties": (False,),
+    "structured_outputs.disable_any_whitespace": (False,),
+    "structured_outputs.structural_tag": (),
+    "structured_outputs.whitespace_pattern": (),
     "suffix": ("",),
     "tool_choice": ("none", "auto"),
     "tools": ([],),
@@ -46,13 +58,16 @@ UNSERVED: Mapping[str, tuple[object, ...]] = {
 HINTS: Mapping[str, str] = {
     "function_call": ": use tool_choice",
     "functions": ": use tools",
+    "messages[].function_call": ": use tool_calls",
     "tools": " here: use /v1/chat/completions",
     "prompt_logprobs": ": the log-probabilities of prompt tokens are not computed",
 }
-# What OpenAI's own service does with a request, apart from answering it, or how soon. Nothing here
-# depends on it.
+# What OpenAI's own service does with a request, apart from answering it, or how soon, and what its
+# answers have that clients send back. Nothing here depends on it.
 WITHOUT_EFFECT = frozenset(
     {
+        "messages[].annotations",
+        "messages[].tool_calls[].index",
         "metadata",
         "prediction",
         "prompt_cache_key",
@@ -60,20 +75,52 @@ WITHOUT_EFFECT = frozenset(
         "safety_identifier",
         "service_tier",
         "store",
+        "stream_options.include_obfuscation",
         "user",
     }
 )
 
 
-def check_extra_fields(extra: Mapping[str, object]) -> None:
+def check_extra_fields(body: Body) -> None:
     """Refuse what is known and not served, with `InvalidRequest`; warn of what is not known."""
-    for name, value in extra.items():
-        if name in UNSERVED and value is not None and value not in UNSERVED[name]:
-            raise InvalidRequest(f"{name} is not served{HINTS.get(name, '')}", param=name)
-    unknown = [name[:MAX_NAME_CHARS] for name in extra if _is_unknown(name)]
+    unknown: set[str] = set()
+    for name, value in _extra_fields([body]):
+        if value is None or name in WITHOUT_EFFECT:
+            continue
+        if name not in UNSERVED:
+            unknown.add(name)
+        elif value not in UNSERVED[name]:
+            # As for what is wrong with one: the field of the request that it is in.
+            param = name.partition(".")[0].removesuffix("[]")
+            raise InvalidRequest(f"{name} is not served{HINTS.get(name, '')}", param=param)
     if unknown:
-        log.warning("unknown_request_fields", names=unknown[:MAX_NAMES_LOGGED], num=len(unknown))
+        names = [name[:MAX_NAME_CHARS] for name in sorted(unknown)[:MAX_NAMES_LOGGED]]
+        log.warning("unknown_request_fields", names=names, num=len(unknown))
 
 
-def _is_unknown(name: str) -> bool:
-    return name not in UNSERVED and name not in WITHOUT_EFFECT
+def _extra_fields(bodies: Sequence[Body], prefix: str = "") -> Iterator[tuple[str, object]]:
+    """What bodies, which are all of one class, do not declare, and what those within them do not,
+    by dotted names."""
+    for extra in [extra for each in bodies if (extra := each.model_extra)]:
+        for name, value in extra.items():
+            yield prefix + name, value
+    for name in _fields_of_bodies(type(bodies[0])):
+        values = [value for each in bodies if (value := getattr(each, name))]
+        # Else it is a text or a list; asking whether it is a body takes ten times as long.
+        if inner := [value for value in values if not isinstance(value, (str, list))]:
+            yield from _extra_fields(inner, f"{prefix}{name}.")
+        if inner := [*chain.from_iterable(value for value in values if isinstance(value, list))]:
+            yield from _extra_fields(inner, f"{prefix}{name}[].")
+
+
+@cache
+def _fields_of_bodies(cls: type[Body]) -> tuple[str, ...]:
+    """The fields that may hold bodies. A conversation may have thousands of others."""
+    fields = cls.model_fields.items()
+    return tuple(name for name, field in fields if _may_hold_body(field.annotation))
+
+
+def _may_hold_body(annotation: Any) -> bool:
+    if isinstance(annotation, type) and issubclass(annotation, Body):
+        return True
+    return any(map(_may_hold_body, get_args(annotation)))

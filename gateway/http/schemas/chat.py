@@ -40,8 +40,6 @@ class MessageBody(Body):
 
     def message(self) -> ChatMessage:
         """In the protocol-neutral form. Raises `InvalidRequest`."""
-        if (self.model_extra or {}).get("function_call"):
-            raise InvalidRequest("function_call is not served: use tool_calls", param="messages")
         return ChatMessage(
             # OpenAI's newer name for the same thing, which no template of ours knows.
             role="system" if self.role == "developer" else self.role,

@@ -112,7 +112,7 @@ class GenerationBody(Body):
 
     def _check(self) -> None:
         """What types do not say."""
-        check_extra_fields(self.model_extra or {})
+        check_extra_fields(self)
         if self.stream_options is not None and not self.stream:
             raise InvalidRequest("stream_options goes with stream", param="stream_options")
 

@@ -4,9 +4,11 @@ import asyncio
 
 import httpx
 import pytest
-from http_client import CHAT, TEXT, events
+from http_client import CHAT, TEXT, counted_calls, events
 from scripted_service import Pause, ScriptedService, ended
 
+from gateway.http.schemas.chat import ChatBody
+from gateway.http.unserved import check_extra_fields
 from tandem.core.errors import (
     Cancelled,
     DataLoss,
@@ -348,6 +350,80 @@ async def test_unknown_fields_are_let_pass_with_a_warning(client, logs):
     assert response.status_code == 200
     (warning,) = logs
     assert (warning["log_level"], warning["names"]) == ("warning", ["flux"])
+
+
+async def test_unknown_fields_within_others_are_named_with_them(client, logs):
+    call = {"id": "a", "function": {"name": "f", "arguments": "{}", "x": 1}}
+    tool = {"type": "function", "function": {"name": "f", "flux": 1}, "cache_control": {}}
+    body = {
+        "messages": [
+            {"role": "user", "content": [{"type": "text", "text": "Hi", "flux": 1}] * 2, "flux": 1},
+            {"role": "assistant", "tool_calls": [call], "refusal": None, "annotations": []},
+            {"role": "tool", "content": "x", "tool_call_id": "a", "flux": 2},
+        ],
+        "tools": [tool],
+        "response_format": {"type": "text", "json_schema": {"schema": {"x": 1}, "flux": 1}},
+        "stream": True,
+        "stream_options": {"include_obfuscation": False, "flux": 1},
+    }
+    response = await client.post("/v1/chat/completions", json=body)
+    assert response.status_code == 200
+    (warning,) = logs
+    assert warning["names"] == [
+        "messages[].content[].flux",
+        "messages[].flux",
+        "messages[].tool_calls[].function.x",
+        "response_format.json_schema.flux",
+        "stream_options.flux",
+        "tools[].cache_control",
+        "tools[].function.flux",
+    ]
+    await client.post("/tokenize", json={"messages": body["messages"][:1]})
+    assert logs[1]["names"] == ["messages[].content[].flux", "messages[].flux"]
+
+
+async def test_what_is_unknown_and_asks_for_nothing_is_let_pass(client, logs):
+    body = CHAT["messages"][0] | {"audio": None, "prefix": False, "function_call": {}, "flux": None}
+    fields = {"regex": "a", "disable_any_whitespace": False, "whitespace_pattern": None}
+    body = {"messages": [body], "structured_outputs": fields, "flux": None}
+    assert (await client.post("/v1/chat/completions", json=body)).status_code == 200
+    assert not logs
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        (
+            "messages[].audio",
+            {"messages": [CHAT["messages"][0], CHAT["messages"][0] | {"audio": {"id": "a"}}]},
+        ),
+        ("messages[].prefix", {"messages": [CHAT["messages"][0] | {"prefix": True}]}),
+    ]
+    + [
+        (f"structured_outputs.{name}", {"structured_outputs": {"json_object": True, name: value}})
+        for name, value in (
+            ("whitespace_pattern", " "),
+            ("disable_any_whitespace", True),
+            ("disable_additional_properties", True),
+            ("structural_tag", "x"),
+        )
+    ],
+)
+async def test_what_is_not_served_within_others_is_refused(client, service, name, fields):
+    response = await client.post("/v1/chat/completions", json=CHAT | fields)
+    error = error_of(response)
+    assert (response.status_code, error["param"]) == (400, name.partition(".")[0].strip("[]"))
+    assert error["message"] == f"{name} is not served"
+    assert not service.requests
+
+
+def test_looking_for_unknown_fields_takes_little_of_a_long_conversation():
+    part = {"type": "text", "text": "x"}
+    body = ChatBody.model_validate({"messages": [{"role": "user", "content": [part] * 8}] * 2048})
+    with counted_calls() as num_calls:
+        check_extra_fields(body)
+        # Of each message and part what it does not declare, and of a message two fields.
+        assert num_calls() < 2048 * 15
 
 
 async def test_nothing_of_a_refused_request_is_served(client, service: ScriptedService):

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from http_client import counted_calls
 
 import tandem.artifacts
 from gateway.frontend import Frontend
@@ -16,23 +14,6 @@ from tandem.artifacts.tokenizer import Tokenizer
 
 NUM_TOKENS = 20_000
 TEXT = "x" * NUM_TOKENS
-
-
-@contextmanager
-def counted_calls() -> Iterator[Callable[[], int]]:
-    """How many functions this thread calls, those of C included: the turns that all others wait
-    for, whatever the machine's pace."""
-    num_calls = 0
-
-    def count(frame: object, event: str, argument: object) -> None:
-        nonlocal num_calls
-        num_calls += event in ("call", "c_call")
-
-    sys.setprofile(count)
-    try:
-        yield lambda: num_calls
-    finally:
-        sys.setprofile(None)
 
 
 @pytest.mark.parametrize("fields", [{}, {"return_token_strs": True}])
