@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from gateway.prefix_index import PromptPrefix
 from gateway.request import ChatPrompt, GenerationRequest, Prompt, TextPrompt, TokenPrompt
@@ -28,11 +29,15 @@ def encode_prompts(
     request: GenerationRequest, tokenizer: Tokenizer, form: ToolFormat
 ) -> list[EncodedPrompt]:
     """Raises `InvalidRequest` for what cannot be tokenised. Takes long for long prompts."""
+    encode = partial(
+        encode_prompt,
+        tokenizer=tokenizer,
+        form=form,
+        tools=request.tools,
+        add_special_tokens=request.add_special_tokens,
+    )
     return [
-        EncodedPrompt(
-            token_array(encode_prompt(prompt, tokenizer, form, request.tools)),
-            _text(prompt, tokenizer) if request.echo else "",
-        )
+        EncodedPrompt(token_array(encode(prompt)), _text(prompt, tokenizer) if request.echo else "")
         for prompt in request.prompts
     ]
 

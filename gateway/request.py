@@ -51,14 +51,15 @@ class GenerationRequest:
     """Prompts and how to go on from each, unchecked. None takes the default.
 
     Each prompt is answered `num_choices` times: choice `i` of prompt `p` has the index
-    `p * num_choices + i`. `max_tokens` defaults to `default_max_tokens` or what fits the model,
-    whichever is less. `request_id` names the request, and no other that is running; if it is empty
-    it is made from `trace_id`, which several may share, or made up. `seed` is drawn if None.
-    `cache_salt` narrows with whom cached KV is shared: with those that have the same.
-    `grammar` is what an answer must look like, and came in the field `grammar_param`; `tools` are
-    what may be called. With `echo` an answer begins with its prompt's text. A lower `priority` goes
-    first; what has not ended within `timeout_s` is ended. `traceparent` and `tracestate` are W3C's,
-    as they came: the trace that it is part of.
+    `p * num_choices + i`. `add_special_tokens` is for plain text: a chat template writes its own.
+    `max_tokens` defaults to `default_max_tokens` or what fits the model, whichever is less.
+    `request_id` names the request, and no other that is running; if it is empty it is made from
+    `trace_id`, which several may share, or made up. `seed` is drawn if None. `cache_salt` narrows
+    with whom cached KV is shared: with those that have the same. `grammar` is what an answer must
+    look like, and came in the field `grammar_param`; `tools` are what may be called. With `echo` an
+    answer begins with its prompt's text. A lower `priority` goes first; what has not ended within
+    `timeout_s` is ended. `traceparent` and `tracestate` are W3C's, as they came: the trace that it
+    is part of.
     """
 
     prompts: tuple[Prompt, ...]
@@ -69,6 +70,7 @@ class GenerationRequest:
     priority: int = 0
     timeout_s: float | None = None
     num_choices: int = 1
+    add_special_tokens: bool = True
     max_tokens: int | None = None
     default_max_tokens: int | None = None
     min_tokens: int = 0

@@ -22,6 +22,7 @@ MAX_NAME_CHARS = 64
 # names, all items of a list the same.
 UNSERVED: Mapping[str, tuple[object, ...]] = {
     "add_generation_prompt": (True,),
+    "add_special_tokens": (False,),
     "allowed_token_ids": ([],),
     "audio": (),
     "bad_words": ([],),
@@ -43,6 +44,9 @@ UNSERVED: Mapping[str, tuple[object, ...]] = {
     "parallel_tool_calls": (True, False),
     "prompt_embeds": (),
     "prompt_logprobs": (),
+    "return_token_ids": (False,),
+    "return_tokens_as_token_ids": (False,),
+    "spaces_between_special_tokens": (True,),
     "structured_outputs.disable_additional_properties": (False,),
     "structured_outputs.disable_any_whitespace": (False,),
     "structured_outputs.structural_tag": (),
@@ -56,6 +60,7 @@ UNSERVED: Mapping[str, tuple[object, ...]] = {
     "web_search_options": (),
 }
 HINTS: Mapping[str, str] = {
+    "add_special_tokens": " here: a chat template writes its own",
     "function_call": ": use tool_choice",
     "functions": ": use tools",
     "messages[].function_call": ": use tool_calls",

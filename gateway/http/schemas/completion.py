@@ -27,6 +27,7 @@ class CompletionBody(GenerationBody):
     best_of: int | None = None
     echo: bool | None = None
     logprobs: int | None = None
+    add_special_tokens: bool | None = None
 
     def request(self) -> GenerationRequest:
         """In the protocol-neutral form. Raises `InvalidRequest`."""
@@ -34,6 +35,7 @@ class CompletionBody(GenerationBody):
             raise InvalidRequest("best_of must be n: all answers are returned", param="best_of")
         return GenerationRequest(
             prompts=self._prompts(),
+            add_special_tokens=self.add_special_tokens is not False,
             max_tokens=self.max_tokens,
             default_max_tokens=DEFAULT_COMPLETION_TOKENS,
             logprobs=self.logprobs,

@@ -9,6 +9,7 @@ from scripted_service import Pause, ScriptedService, ended
 
 from gateway.http.schemas.chat import ChatBody
 from gateway.http.unserved import check_extra_fields
+from tandem.artifacts.tokenizer import Tokenizer
 from tandem.core.errors import (
     Cancelled,
     DataLoss,
@@ -248,6 +249,10 @@ async def test_what_is_known_and_has_no_effect_is_let_pass(client, logs):
         "best_of": 1,
         "logit_bias": {},
         "tools": None,
+        "return_token_ids": False,
+        "return_tokens_as_token_ids": False,
+        "spaces_between_special_tokens": True,
+        "add_special_tokens": False,
     }
     headers = {
         "Authorization": "Bearer x",
@@ -257,6 +262,24 @@ async def test_what_is_known_and_has_no_effect_is_let_pass(client, logs):
         response = await client.post(path, json=prompt | fields, headers=headers)
         assert response.status_code == 200
     assert not logs
+
+
+@pytest.mark.parametrize(
+    ("special", "begins"),
+    [({}, True), ({"add_special_tokens": True}, True)] + [({"add_special_tokens": False}, False)],
+)
+async def test_a_plain_prompt_has_special_tokens_unless_it_wants_none(
+    client, service, monkeypatch, special, begins
+):
+    encode = Tokenizer.encode
+
+    def with_beginning(self, text, add_special_tokens=False):
+        return [1] * add_special_tokens + encode(self, text)
+
+    monkeypatch.setattr(Tokenizer, "encode", with_beginning)
+    for prompt in ("Hi", ["Hi"]):
+        await client.post("/v1/completions", json={"prompt": prompt} | special)
+        assert list(service.requests[-1].prompt_token_ids) == [1] * begins + [72, 105]
 
 
 async def test_ops(client, service):
