@@ -84,7 +84,10 @@ def tokenize_prompt(message: inference_pb2.TokenizeRequest) -> Prompt:
 def tokenize_tools(message: inference_pb2.TokenizeRequest) -> ToolUse | None:
     """The tools that its prompt tells of. Raises `InvalidRequest`."""
     _check_parts(message)
-    return ToolUse(tuple(map(_tool, message.tools))) if message.tools else None
+    if not message.tools:
+        return None
+    _check_conversation(message)
+    return ToolUse(tuple(map(_tool, message.tools)))
 
 
 def token_ids_of(field: Sequence[int]) -> array[int]:
@@ -170,8 +173,7 @@ def _tools(message: inference_pb2.GenerateRequest) -> ToolUse | None:
         if choice.name or choice.mode == inference_pb2.TOOL_MODE_REQUIRED:
             raise InvalidRequest("tool_choice goes with tools", param="tool_choice")
         return None
-    if message.WhichOneof("prompt") != "chat":
-        raise InvalidRequest("tools go with a conversation", param="tools")
+    _check_conversation(message)
     if choice.mode == inference_pb2.TOOL_MODE_NONE:
         return None
     must = choice.name or choice.mode == inference_pb2.TOOL_MODE_REQUIRED
@@ -181,6 +183,13 @@ def _tools(message: inference_pb2.GenerateRequest) -> ToolUse | None:
         only=choice.name,
         parallel=not message.HasField("parallel_tool_calls") or message.parallel_tool_calls,
     )
+
+
+def _check_conversation(
+    message: inference_pb2.GenerateRequest | inference_pb2.TokenizeRequest,
+) -> None:
+    if message.WhichOneof("prompt") != "chat":
+        raise InvalidRequest("tools go with a conversation", param="tools")
 
 
 def _tool(tool: inference_pb2.Tool) -> Tool:

@@ -32,6 +32,8 @@ class TokenizeBody(Body):
 
     def read_tools(self) -> ToolUse | None:
         """The tools that the prompt tells of. Raises `InvalidRequest`."""
+        if self.tools and self.messages is None:
+            raise InvalidRequest("tools go with messages", param="tools")
         return read_tools(self.tools, None, parallel=True)
 
 

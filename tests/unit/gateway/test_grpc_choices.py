@@ -241,6 +241,7 @@ async def test_bad_texts_and_tokens(client):
         (client.tokenize(prompt="x" * (2**20 + 1)), "prompt"),
         (client.tokenize(messages=[]), "messages"),
         (client.tokenize(messages=[USER], tools=[TOOL] * 2), "tools"),
+        (client.tokenize(prompt="Hi", tools=[TOOL]), "tools"),
         (client.detokenize([260]), "tokens"),
         (client.detokenize([-1]), None),
     ]:

@@ -20,6 +20,8 @@ from tandem.core.errors import (
     Unavailable,
 )
 
+TOOL = {"type": "function", "function": {"name": "f"}}
+
 
 def error_of(response: httpx.Response) -> dict[str, object]:
     assert response.headers["content-type"] == "application/json"
@@ -205,8 +207,7 @@ async def test_tokenize(client, tokenizer, special):
 
 
 async def test_tokenize_a_conversation(client, service, tokenizer):
-    tool = {"type": "function", "function": {"name": "f"}}
-    for fields in ({}, {"tools": [tool]}):
+    for fields in ({}, {"tools": [TOOL]}):
         body = (await client.post("/tokenize", json=CHAT | fields)).json()
         assert body["token_strs"] is None
         await client.post("/v1/chat/completions", json=CHAT | fields)
@@ -222,6 +223,7 @@ async def test_tokenize_a_conversation(client, service, tokenizer):
         ("/tokenize", CHAT | TEXT, "prompt"),
         ("/tokenize", {"prompt": 5}, "prompt"),
         ("/tokenize", {"prompt": "x" * (2**20 + 1)}, "prompt"),
+        ("/tokenize", TEXT | {"tools": [TOOL]}, "tools"),
         ("/tokenize", {"messages": []}, "messages"),
         ("/tokenize", TEXT | {"model": "gpt"}, "model"),
         ("/tokenize", CHAT | {"chat_template": "x"}, "chat_template"),
