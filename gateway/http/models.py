@@ -6,6 +6,7 @@ import time
 
 from fastapi import APIRouter
 
+from gateway.http.documented_errors import ASKED_ERRORS, documented_errors
 from gateway.limits import DEFAULT_MODEL, max_total_tokens
 from gateway.tokens import ServedModel, TokenService
 from tandem.core.errors import NotFound
@@ -19,14 +20,14 @@ def models_router(service: TokenService) -> APIRouter:
     created = int(time.time())
 
     @router.head("/v1/models", include_in_schema=False)
-    @router.get("/v1/models")
+    @router.get("/v1/models", responses=documented_errors(*ASKED_ERRORS))
     async def list_models() -> Json:
         model = service.model
         return {"object": "list", "data": [] if model is None else _entries(model, created)}
 
     # With slashes, as in the names of a hub.
     @router.head("/v1/models/{model_id:path}", include_in_schema=False)
-    @router.get("/v1/models/{model_id:path}")
+    @router.get("/v1/models/{model_id:path}", responses=documented_errors(*ASKED_ERRORS, 404))
     async def read_model(model_id: str) -> Json:
         model = service.model
         if model is None or model_id not in (model.name, DEFAULT_MODEL):

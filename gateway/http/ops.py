@@ -7,6 +7,7 @@ from importlib.metadata import version
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 
+from gateway.http.documented_errors import ASKED_ERRORS, documented_errors
 from gateway.http.formats.envelope import DISTRIBUTION
 from gateway.tokens import TokenService
 from tandem.core.errors import Unavailable
@@ -25,13 +26,13 @@ def ops_router(service: TokenService, metrics: MetricsPage) -> APIRouter:
         return {"status": "ok"}
 
     @router.head("/health", include_in_schema=False)
-    @router.get("/health")
+    @router.get("/health", responses=documented_errors(503))
     async def health() -> dict[str, object]:
         _refuse_if_draining(service)
         return {"status": "ok", "ready": service.ready}
 
     @router.head("/ready", include_in_schema=False)
-    @router.get("/ready")
+    @router.get("/ready", responses=documented_errors(503))
     async def ready() -> JSONResponse:
         _refuse_if_draining(service)
         if service.ready:
@@ -39,12 +40,12 @@ def ops_router(service: TokenService, metrics: MetricsPage) -> APIRouter:
         raise Unavailable("not every role has a worker that serves")
 
     @router.head("/version", include_in_schema=False)
-    @router.get("/version")
+    @router.get("/version", responses=documented_errors(*ASKED_ERRORS))
     async def read_version() -> dict[str, str]:
         return {"version": version(DISTRIBUTION)}
 
     @router.head(METRICS_PATH, include_in_schema=False)
-    @router.get(METRICS_PATH, response_class=Response)
+    @router.get(METRICS_PATH, response_class=Response, responses=documented_errors(*ASKED_ERRORS))
     async def read_metrics() -> Response:
         return Response(metrics.text(), media_type=CONTENT_TYPE)
 

@@ -12,6 +12,7 @@ from gateway.answer import Answer
 from gateway.frontend import Frontend
 from gateway.http.body import BodyRoute
 from gateway.http.disconnect import unless_disconnected
+from gateway.http.documented_errors import BODY_ERRORS, documented_errors
 from gateway.http.errors import describe
 from gateway.http.formats.answer_format import AnswerFormat
 from gateway.http.formats.chat import ChatFormat
@@ -26,7 +27,7 @@ from gateway.request import GenerationRequest
 
 def generation_router(frontend: Frontend) -> APIRouter:
     """The endpoints that generate."""
-    router = APIRouter(route_class=BodyRoute)
+    router = APIRouter(route_class=BodyRoute, responses=documented_errors(*BODY_ERRORS, 504))
     token_bytes = frontend.tokenizer.token_bytes
     chat = ChatFormat(token_bytes)
     # As OpenAI has it: where the call was no choice of the model's, its end is an end.

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Request, Response
 
 from gateway.frontend import Frontend
 from gateway.http.body import BodyRoute
+from gateway.http.documented_errors import BODY_ERRORS, documented_errors
 from gateway.http.formats.logprobs import token_text
 from gateway.http.schemas.tokenize import DetokenizeBody, TokenizeBody
 from gateway.http.unserved import check_extra_fields
@@ -20,7 +21,7 @@ from gateway.tokens import TokenBytes, TokenService
 def tokenize_router(frontend: Frontend, service: TokenService) -> APIRouter:
     """What the model's tokenizer makes of a text, and the way back. What is written for so many
     tokens is written on a thread."""
-    router = APIRouter(route_class=BodyRoute)
+    router = APIRouter(route_class=BodyRoute, responses=documented_errors(*BODY_ERRORS))
 
     @router.post("/tokenize", response_model=None)
     async def tokenize(request: Request, body: TokenizeBody) -> Response:

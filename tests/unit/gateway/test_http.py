@@ -268,7 +268,7 @@ async def test_what_is_known_and_has_no_effect_is_let_pass(client, logs):
 
 @pytest.mark.parametrize(
     ("special", "begins"),
-    [({}, True), ({"add_special_tokens": True}, True)] + [({"add_special_tokens": False}, False)],
+    [({}, True), ({"add_special_tokens": True}, True), ({"add_special_tokens": False}, False)],
 )
 async def test_a_plain_prompt_has_special_tokens_unless_it_wants_none(
     client, service, monkeypatch, special, begins
@@ -368,6 +368,32 @@ async def test_the_api_describes_itself(client):
     # Its pages would be loaded from elsewhere.
     for path in ("/docs", "/redoc"):
         assert (await client.get(path)).status_code == 404
+
+
+async def test_it_tells_of_the_errors_that_there_are_and_no_others(client):
+    document = (await client.get("/openapi.json")).json()
+    assert "HTTPValidationError" not in document["components"]["schemas"]
+    statuses = {
+        path: set(operation["responses"]) - {"200", "default"}
+        for path, operations in document["paths"].items()
+        for operation in operations.values()
+    }
+    of_bodies = {"400", "401", "403", "404", "408", "413", "415", "429", "503"}
+    assert statuses["/v1/completions"] == statuses["/v1/chat/completions"] == of_bodies | {"504"}
+    assert statuses["/tokenize"] == statuses["/detokenize"] == of_bodies
+    assert statuses["/v1/models/{model_id}"] == {"401", "403", "404", "503"}
+    assert (statuses["/ready"], statuses["/live"]) == ({"503"}, set())
+    too_many = document["paths"]["/tokenize"]["post"]["responses"]["429"]
+    assert too_many["content"]["application/json"]["schema"]["$ref"].endswith("/ErrorBody")
+    assert "Retry-After" in too_many["headers"]
+
+
+async def test_errors_are_as_it_says(client):
+    schemas = (await client.get("/openapi.json")).json()["components"]["schemas"]
+    assert schemas["ErrorBody"]["required"] == ["error"]
+    for response in (await client.post("/tokenize", json={}), await client.get("/v1/models/gpt")):
+        assert response.json().keys() == {"error"}
+        assert list(response.json()["error"]) == schemas["ErrorDetail"]["required"]
 
 
 async def test_unknown_fields_are_let_pass_with_a_warning(client, logs):
