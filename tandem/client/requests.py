@@ -185,7 +185,7 @@ def _answer_form(name: str, value: Any) -> inference_pb2.AnswerForm | None:
         case "grammar":
             return inference_pb2.AnswerForm(lark=value)
         case "choice" if isinstance(value, str):
-            # Its letters, it would be.
+            # Its letters would be the choices.
             raise InvalidRequest("choice must be a list of texts", param="choice")
         case _:
             return inference_pb2.AnswerForm(one_of=inference_pb2.Texts(texts=value))
