@@ -36,7 +36,8 @@ test: .venv/installed-dev ## all tests but the slow ones
 	$(SAY) "pytest, unit tests, on all cores"
 	@$(BIN)/python -m pytest -m "not slow" -n auto --dist worksteal tests/unit $(ARGS)
 	$(SAY) "pytest, processes"
-	@$(BIN)/python -m pytest -m "not slow and not clients" -n 2 --dist loadfile --ignore tests/unit $(ARGS)
+	@$(BIN)/python -m pytest -m "not slow and not clients" -n 3 --dist loadfile --no-loadscope-reorder \
+		--ignore tests/unit $(ARGS)
 
 .PHONY: test-slow
 test-slow: .venv/installed-dev ## the slow tests

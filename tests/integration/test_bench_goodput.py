@@ -6,6 +6,8 @@ import asyncio
 import sys
 from pathlib import Path
 
+import pytest
+
 from tandem.bench.objectives import GRID
 from tandem.bench.records import Sweep
 
@@ -22,6 +24,7 @@ async def bench(*arguments: str) -> tuple[int | None, str]:
     return process.returncode, output.decode()
 
 
+@pytest.mark.slow
 async def test_a_sweep_from_end_to_end(tmp_path: Path) -> None:
     returncode, said = await bench(
         *("--device", "mock:h100x4", "--devices", "2", "--arms", ARMS, "--workloads", "chat"),
