@@ -76,7 +76,7 @@ class WorkerSettings(ServiceSettings):
         description="auto: KV of prompts and answers is kept while there is room, for what begins "
         "alike; off: none is",
     )
-    max_num_seqs: int = Field(256, ge=1, description="sequences held at the most")
+    max_num_seqs: int = Field(256, ge=1, description="sequences that it is given at the most")
     step_timeout: float = Field(
         120.0,
         ge=0,
