@@ -23,8 +23,8 @@ for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, {handler})
 """
 STUBBORN = ON_STOP.format(handler="signal.SIG_IGN") + SLEEP
-# Says by which signal it ends.
-ORDERLY = ON_STOP.format(handler="lambda *it: (print(int(it[0]), flush=True), sys.exit())") + SLEEP
+# Says by which signal it ends. Not by `print`, which it may be in.
+ORDERLY = ON_STOP.format(handler="lambda *it: (os.write(1, b'%d\\n' % it[0]), sys.exit())") + SLEEP
 # As a service does: takes some time for what is under way, if it may.
 DRAINING = """
 import asyncio, os
