@@ -76,6 +76,8 @@ $(EMULATED): $(KERNELS) $(HEADERS)
 test-emulated: .venv/installed-dev $(EMULATED) ## the kernels for AVX-512 and AMX where there is only AVX2; needs SIMDe (libsimde-dev)
 	$(SAY) "pytest, the kernels for AVX-512 and AMX, emulated"
 	@TANDEM_EMULATED=$(EMULATED) $(BIN)/python -m pytest -n auto -k "avx512 or amx" tests/unit/native $(ARGS)
+	@TANDEM_EMULATED=$(EMULATED) $(BIN)/python -m pytest -n auto -k "amx-bfloat16-none" \
+		tests/unit/torch/test_torch_determinism.py $(ARGS)
 
 TRITON := .venv/triton
 # Its interpreter takes no newer numpy.

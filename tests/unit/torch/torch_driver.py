@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from emulated_kernels import emulated
 from kv_items import read_kv
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
@@ -22,6 +23,7 @@ from tandem.core.plan import SampleSpec, SequenceSlice, StepPlan
 from tandem.core.quantization import Quantization
 from tandem.core.sampling_params import SamplingParams
 from tandem.engine.torch.engine import TorchEngine
+from tandem.native import library
 from tandem.native.library import TORCH, VARIABLE, KernelsMissing, best
 
 GREEDY = SampleSpec(SamplingParams(max_tokens=1, seed=0, temperature=0.0))
@@ -48,6 +50,8 @@ def kernels_in_use(name: str) -> Iterator[None]:
     processor lacks the instructions."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(VARIABLE, name)
+        if kernels := emulated(name):
+            patch.setattr(library, "load", lambda _: kernels)
         if name != TORCH:
             try:
                 best()
