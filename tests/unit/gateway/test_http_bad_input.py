@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import gc
 import time
+from collections.abc import Iterator
 
 import pytest
 from http_client import CHAT_PATH, TEXT_PATH, assert_refused
@@ -14,6 +16,14 @@ JSON_TYPE = {"content-type": "application/json"}
 USER = {"role": "user", "content": "Hi"}
 ASSISTANT = {"role": "assistant", "content": "Hi"}
 CALL = {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+
+
+@pytest.fixture(autouse=True)
+def no_garbage_collection() -> Iterator[None]:
+    """What the tests before have left takes longer to look through than any request here."""
+    gc.disable()
+    yield
+    gc.enable()
 
 
 @pytest.mark.parametrize(
@@ -260,10 +270,10 @@ async def test_a_body_that_does_not_say_it_is_too_long(client, num_chunks):
         for _ in range(num_chunks):
             yield b" " * 65536
 
-    started = time.process_time()
+    started = time.thread_time()
     response = await client.post(TEXT_PATH, content=chunks(), headers=JSON_TYPE)
     assert_refused(response, 413, None)
-    assert time.process_time() - started < 1.0
+    assert time.thread_time() - started < 1.0
 
 
 async def test_a_body_that_is_too_long_and_never_ends(client):
@@ -286,11 +296,11 @@ async def test_a_body_that_is_too_long_and_never_ends(client):
 @pytest.mark.parametrize("path", [CHAT_PATH, TEXT_PATH])
 async def test_the_largest_body_is_refused_fast(client, path, unit, field):
     body = b'{"%s": [%s 0]}' % (field, unit * ((MAX_BODY_BYTES - 100) // len(unit)))
-    started = time.process_time()
+    started = time.thread_time()
     response = await client.post(path, content=body, headers=JSON_TYPE)
     assert response.status_code == 400
     # Of processor time; at most 100 ms of it. A list whose every item is judged takes seconds.
-    assert time.process_time() - started < 1.0
+    assert time.thread_time() - started < 1.0
 
 
 @pytest.mark.parametrize("colon", [b":", b" :", b"\r\n\t:"])
