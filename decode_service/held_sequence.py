@@ -66,9 +66,9 @@ class HeldSequence:
         """With the tokens that so many reports may have told, the newest: none tells more than one
         of them."""
         num_generated = self.sequence.length - self.num_context_tokens
-        num_told = min(num_generated, num_open_reports)
-        if self.has_logprobs:
-            num_told = len(self.unacknowledged)
+        num_told = (
+            len(self.unacknowledged) if self.has_logprobs else min(num_generated, num_open_reports)
+        )
         token_ids = self.sequence.token_ids[len(self.sequence.token_ids) - num_told :]
         return SequenceSnapshot(
             sequence_id=self.sequence.sequence_id,

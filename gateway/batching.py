@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import ClassVar
 
 from gateway.decode_view import DecodeView
@@ -164,15 +164,11 @@ class Batching(ABC):
         self._outbox.send(worker, reserve)
 
 
-def can_any_hold(workers: Iterable[WorkerView], num_tokens: int) -> bool:
+def can_any_hold(workers: Collection[WorkerView], num_tokens: int) -> bool:
     """Whether a worker, were it empty, would have room; if there is none, nobody knows. Who drains
     gets nothing new, and is waited for only if there is nobody else."""
-    held_by_one_that_drains, are_there_others, is_there_any = False, False, False
-    for worker in workers:
-        is_there_any = True
-        are_there_others = are_there_others or not worker.is_draining
-        if worker.can_ever_hold(num_tokens):
-            if not worker.is_draining:
-                return True
-            held_by_one_that_drains = True
-    return not is_there_any or (held_by_one_that_drains and not are_there_others)
+    if any(each.can_ever_hold(num_tokens) for each in workers if not each.is_draining):
+        return True
+    if any(not each.is_draining for each in workers):
+        return False
+    return not workers or any(each.can_ever_hold(num_tokens) for each in workers)

@@ -260,6 +260,7 @@ class BatchQueue:
 
     def acknowledge(self, report_number: int) -> None:
         """A sequence has three reports at the most: they are kept until its `Remove`."""
+        self.reports.acknowledged = report_number
 
     def snapshot(self) -> PrefillSnapshot:
         sequences = self._sequences.values()

@@ -84,7 +84,8 @@ class WorkerState(Protocol[CommandT_contra, ReportT, SnapshotT_co]):
         ...
 
     def acknowledge(self, report_number: int) -> None:
-        """The controller has all reports up to this one: no snapshot need repeat them."""
+        """The controller has all reports up to this one, which `reports` keep: no snapshot need
+        repeat them."""
         ...
 
     def snapshot(self) -> SnapshotT_co:

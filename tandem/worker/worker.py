@@ -54,7 +54,6 @@ class Worker(Generic[CommandT, ReportT, SnapshotT]):
         self.news = guard.news
         self.lease = ControllerLease()
         self.applied_command = 0
-        self._acknowledged = 0
         self._engine = engine
         self.totals = SpanTotals()
         self.num_expired_leases = 0
@@ -150,8 +149,8 @@ class Worker(Generic[CommandT, ReportT, SnapshotT]):
     def acknowledge(self, report_number: int) -> None:
         """The controller has the reports up to this one. A number that was never given is of
         another life of this worker, and says nothing."""
-        if self._acknowledged < report_number <= self.state.reports.last_taken:
-            self._acknowledged = report_number
+        reports = self.state.reports
+        if reports.acknowledged < report_number <= reports.last_taken:
             with self.guard.change(is_news=False):
                 self.state.acknowledge(report_number)
 

@@ -30,6 +30,19 @@ NO_LAG = Lag()
 Json = dict[str, Any]
 
 
+@asynccontextmanager
+async def connection_to(
+    port: int,
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """Both ends of a connection, which does not outlast a test that hangs."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        async with asyncio.timeout(20):
+            yield reader, writer
+    finally:
+        writer.close()
+
+
 class WrittenBody:
     """A `ResponseBody` that keeps what is written."""
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import uvicorn
-from http_client import serving
+from http_client import connection_to, serving
 from scripted_service import Pause
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.server import ServerState
@@ -69,12 +69,8 @@ class Connection:
 
 @asynccontextmanager
 async def connected(port: int) -> AsyncIterator[Connection]:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    try:
-        async with asyncio.timeout(20):
-            yield Connection(reader, writer)
-    finally:
-        writer.close()
+    async with connection_to(port) as ends:
+        yield Connection(*ends)
 
 
 @asynccontextmanager

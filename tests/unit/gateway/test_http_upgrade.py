@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
-from http_client import TEXT_PATH, serving
+from http_client import TEXT_PATH, connection_to, serving
 from starlette.types import ASGIApp
 
 from gateway.http.app import create_app
@@ -62,13 +62,8 @@ class Connection:
 
 @asynccontextmanager
 async def connected(app: ASGIApp, **limits: float) -> AsyncIterator[Connection]:
-    async with serving(app, **limits) as port:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        try:
-            async with asyncio.timeout(20):
-                yield Connection(reader, writer)
-        finally:
-            writer.close()
+    async with serving(app, **limits) as port, connection_to(port) as ends:
+        yield Connection(*ends)
 
 
 @pytest.mark.parametrize("num_bytes", [None, 1, 50])

@@ -32,6 +32,14 @@ class Driver:
             queue_policy("fcfs"), Limits(100), colocated=policy, local_prefill="off"
         )
 
+    @classmethod
+    def with_large_one(cls, *, colocated: bool) -> Driver:
+        driver = cls(colocated=colocated)
+        if not colocated:
+            driver.join("p", WorkerRole.PREFILL)
+        driver.join("large", WorkerRole.DECODE)
+        return driver
+
     def join(
         self, name: str, role: WorkerRole, num_blocks: int = 1000, max_model_len: int = 1000
     ) -> None:
@@ -68,10 +76,7 @@ SMALL = {"num_blocks": LONGEST // 4 - 1}, {"max_model_len": LONGEST - 1}
 def test_a_decode_worker_is_not_given_what_it_could_not_hold_to_the_end(
     colocated: bool, smaller: dict[str, int]
 ) -> None:
-    driver = Driver(colocated=colocated)
-    if not colocated:
-        driver.join("p", WorkerRole.PREFILL)
-    driver.join("large", WorkerRole.DECODE)
+    driver = Driver.with_large_one(colocated=colocated)
     driver.join("a small one", WorkerRole.DECODE, **smaller)
     for _ in range(3):
         driver.submit()
@@ -94,8 +99,7 @@ def test_a_prefill_worker_is_not_given_what_it_cannot_compute(smaller: dict[str,
 
 @pytest.mark.parametrize("smaller", SMALL)
 def test_what_only_a_lost_worker_could_hold_ends_and_is_told_why(smaller: dict[str, int]) -> None:
-    driver = Driver(colocated=True)
-    driver.join("large", WorkerRole.DECODE)
+    driver = Driver.with_large_one(colocated=True)
     driver.submit()
     assert driver.taken_by() == ["large"]
     driver.join("a small one", WorkerRole.DECODE, **smaller)
@@ -108,10 +112,7 @@ def test_what_only_a_lost_worker_could_hold_ends_and_is_told_why(smaller: dict[s
 def test_who_drains_keeps_what_the_others_are_too_small_for(
     colocated: bool, smaller: dict[str, int]
 ) -> None:
-    driver = Driver(colocated=colocated)
-    if not colocated:
-        driver.join("p", WorkerRole.PREFILL)
-    driver.join("large", WorkerRole.DECODE)
+    driver = Driver.with_large_one(colocated=colocated)
     running = driver.submit()
     assert driver.taken_by() == ["large"]
     driver.scheduler.report("large", Reserved(running.sequence_id, b"x", 1, 0))
@@ -128,10 +129,7 @@ def test_who_drains_keeps_what_the_others_are_too_small_for(
 def test_what_only_a_draining_worker_could_hold_is_in_nobodys_way(
     colocated: bool, smaller: dict[str, int]
 ) -> None:
-    driver = Driver(colocated=colocated)
-    if not colocated:
-        driver.join("p", WorkerRole.PREFILL)
-    driver.join("large", WorkerRole.DECODE)
+    driver = Driver.with_large_one(colocated=colocated)
     driver.join("a small one", WorkerRole.DECODE, **smaller)
     driver.scheduler.draining.cordon("large", 0.0, now=0.0)
     driver.submit()
@@ -141,8 +139,7 @@ def test_what_only_a_draining_worker_could_hold_is_in_nobodys_way(
 
 
 def test_where_all_drain_what_one_of_them_could_hold_waits() -> None:
-    driver = Driver(colocated=True)
-    driver.join("large", WorkerRole.DECODE)
+    driver = Driver.with_large_one(colocated=True)
     waiting = driver.submit()
     driver.scheduler.draining.cordon("large", 0.0, now=0.0)
     assert driver.ends() == []

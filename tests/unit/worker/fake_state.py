@@ -92,6 +92,7 @@ class RecordedState:
 
     def acknowledge(self, report_number: int) -> None:
         self.acknowledged.append(report_number)
+        self.reports.acknowledged = report_number
         self._note()
 
     def snapshot(self) -> DecodeSnapshot:
