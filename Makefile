@@ -31,6 +31,9 @@ dev: .venv/installed-dev ## what developing needs as well
 run: .venv/installed ## serve on http://127.0.0.1:8000
 	@$(BIN)/tandem up $(ARGS)
 
+# Where it is set, the processes of the tests would compile the project at each of their starts.
+test: export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: test
 test: .venv/installed-dev ## all tests but the slow ones
 	$(SAY) "pytest, unit tests, on all cores"

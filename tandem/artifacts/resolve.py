@@ -7,8 +7,6 @@ from pathlib import Path
 
 from tandem.artifacts.catalog import find_model
 from tandem.artifacts.config import ModelConfig
-from tandem.artifacts.gguf_config import gguf_config
-from tandem.artifacts.gguf_file import GgufFile
 from tandem.artifacts.hub_reference import SYNTAX, HubReference
 from tandem.artifacts.model_folder import ModelFolder
 from tandem.artifacts.progress import ProgressCallback, silent
@@ -63,6 +61,10 @@ def find_config(model: str) -> ModelConfig | None:
     if model == DEFAULT:
         return DEFAULT_CONFIG
     if gguf := _gguf_file(model):
+        # Here, since few need the library: it would be a twentieth of each service's imports.
+        from tandem.artifacts.gguf_config import gguf_config
+        from tandem.artifacts.gguf_file import GgufFile
+
         return ModelConfig.from_json(gguf_config(GgufFile.open(gguf)), str(gguf))
     return None
 

@@ -13,7 +13,6 @@ from pydantic_settings.exceptions import SettingsError
 
 from tandem.core.errors import ConfigError
 from tandem.process.flags import flag_of
-from tandem.process.identity import read_identity
 from tandem.process.logs import LogFormat, LogLevel
 from tandem.wire.tls import Identity, Role
 
@@ -45,7 +44,12 @@ class ServiceSettings(BaseSettings):
 
     def read_identity(self, role: Role) -> Identity | None:
         """Who this process is to the others; None without TLS. Raises `ConfigError`."""
-        return read_identity(self.tls_dir, role) if self.tls_dir else None
+        if not self.tls_dir:
+            return None
+        # Here: what reads certificates takes long to import.
+        from tandem.process.identity import read_identity
+
+        return read_identity(self.tls_dir, role)
 
 
 SettingsT = TypeVar("SettingsT", bound=ServiceSettings)
