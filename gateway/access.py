@@ -8,6 +8,7 @@ Every request is asked for its key before anything is read of it (`http/access.p
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from gateway.tenants import DEFAULT_TENANT, ONE_TENANT, Tenant, Tenants, read_tenants
@@ -23,6 +24,10 @@ class Access:
     def __init__(self, tenants: Tenants = ONE_TENANT, keys: ApiKeys | None = None) -> None:
         self.tenants = tenants
         self._keys = keys
+
+    def use(self, owners: Mapping[str, str]) -> None:
+        """Whose keys count from now on, by the keys' digests: tenants that are known alone."""
+        self._keys = ApiKeys(owners)
 
     @property
     def is_open(self) -> bool:
@@ -61,22 +66,40 @@ class Access:
             self.tenant_of(headers)
 
 
-def read_access(tenants: Path | None, api_keys: Path | None, api_key: str | None) -> Access:
-    """Who may ask, from the files of tenants and of keys, and a key that is the default tenant's.
+@dataclass(frozen=True, slots=True)
+class KeySources:
+    """Where keys come from: a file of many tenants', and a key that is the default tenant's."""
 
-    Without a file of tenants each name in that of keys is one, without quota. Raises `ConfigError`.
+    file: Path | None = None
+    key: str | None = None
+
+    def read(self) -> dict[str, str]:
+        """Whose they are, by their digests. Raises `ConfigError`."""
+        owners = read_api_keys(self.file) if self.file else {}
+        if self.key is not None:
+            check_api_key(self.key)
+            owners[digest_of(self.key)] = DEFAULT_TENANT
+        return owners
+
+    @property
+    def are_open(self) -> bool:
+        """Whether nobody needs a key."""
+        return self.file is None and self.key is None
+
+
+def read_access(tenants: Path | None, sources: KeySources) -> Access:
+    """Who may ask, by the file of tenants and the keys.
+
+    Without a file of tenants each whom a key is of is one, without quota. Raises `ConfigError`.
     """
-    owners = read_api_keys(api_keys) if api_keys else {}
-    if api_key is not None:
-        check_api_key(api_key)
-        owners[digest_of(api_key)] = DEFAULT_TENANT
-    keys = ApiKeys(owners) if api_keys or api_key is not None else None
+    owners = sources.read()
+    keys = None if sources.are_open else ApiKeys(owners)
     if tenants is None:
         return Access({**ONE_TENANT, **{name: Tenant() for name in owners.values()}}, keys)
     known = read_tenants(tenants)
     for name in owners.values():
         if name not in known:
-            raise ConfigError(f"{api_keys}: {name} is no tenant of {tenants}", param="api_keys")
+            raise ConfigError(f"{sources.file}: {name} is no tenant of {tenants}", param="api_keys")
     return Access(known, keys)
 
 

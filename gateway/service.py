@@ -17,7 +17,7 @@ from typing import Any, Literal
 import structlog
 from pydantic import Field, SecretStr
 
-from gateway.access import Access, read_access
+from gateway.access import Access, KeySources, read_access
 from gateway.colocated_policies import colocated_policy
 from gateway.discovery import Discovery, WorkerName
 from gateway.dispatcher import Dispatcher
@@ -38,6 +38,7 @@ from gateway.http.limits import (
 )
 from gateway.http.page import page_router
 from gateway.http.server import BACKLOG, HttpServer
+from gateway.key_watch import KeyWatch
 from gateway.lag import Lag
 from gateway.local_prefill import LocalPrefillMode
 from gateway.metrics_page import GatewayCollector
@@ -108,7 +109,9 @@ class GatewaySettings(ServiceSettings):
         None, description="whoever asks must have this key, or one of --api-keys"
     )
     api_keys: Path | None = Field(
-        None, description="file of API keys and their tenants, which `tandem keys` writes"
+        None,
+        description="file of API keys and their tenants, which `tandem keys` writes; changes count "
+        "within a second",
     )
     local_prefill: LocalPrefillMode = Field(
         "auto",
@@ -204,8 +207,12 @@ class GatewaySettings(ServiceSettings):
 
     def read_access(self) -> Access:
         """Who may ask, and who shares the workers. Raises `ConfigError`."""
+        return read_access(self.tenants, self.key_sources())
+
+    def key_sources(self) -> KeySources:
+        """Where keys come from."""
         key = self.api_key.get_secret_value() if self.api_key is not None else None
-        return read_access(self.tenants, self.api_keys, key)
+        return KeySources(self.api_keys, key)
 
     def scheduler(self, tenants: Tenants = ONE_TENANT) -> Scheduler:
         """As the settings ask for it. Raises `ConfigError` for a policy that is not known."""
@@ -236,6 +243,7 @@ class Gateway:
     lag: Lag
     dispatcher: Dispatcher
     standby: Standby | None
+    key_watch: KeyWatch
     discovery: Discovery
     frontend: Frontend
     grpc_server: GrpcServer
@@ -255,6 +263,7 @@ class Gateway:
                 stopping = tasks.create_task(signals.asked.wait())
                 searching = tasks.create_task(self.discovery.run(), name="discovery")
                 measuring = tasks.create_task(self.lag.run(), name="lag")
+                watching = tasks.create_task(self.key_watch.run(), name="keys")
                 if self.standby:
                     replaced = tasks.create_task(self.standby.run(), name="standby")
                 ends: set[asyncio.Future[Any]] = {serving, stopping, replaced}
@@ -266,6 +275,7 @@ class Gateway:
                     await signals.wait_for(idle, self.settings.drain_timeout)
                 searching.cancel()
                 measuring.cancel()
+                watching.cancel()
                 replaced.cancel()
                 await self._end_all()
         finally:
@@ -339,6 +349,7 @@ def put_together(settings: GatewaySettings) -> Gateway:
         lag=lag,
         dispatcher=dispatcher,
         standby=standby,
+        key_watch=KeyWatch(settings.key_sources(), access),
         discovery=Discovery(names, standby or dispatcher),
         frontend=frontend,
         grpc_server=_grpc_server(settings, access, refusals, frontend, dispatcher, timeline),

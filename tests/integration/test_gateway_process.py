@@ -6,8 +6,10 @@ import asyncio
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import grpc
+import httpx
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
@@ -15,6 +17,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
 )
 from running_gateway import Gateway, running_gateway
 
+from tandem.process.api_keys import add_api_key, digest_of
 from tandem.wire.channels import open_channel
 
 
@@ -27,6 +30,32 @@ async def test_health_and_reflection() -> None:
         with grpc.insecure_channel(gateway.grpc_address) as sync_channel:
             listed = ProtoReflectionDescriptorDatabase(sync_channel).get_services()
         assert "tandem.v1.InferenceService" in listed
+
+
+async def test_keys_are_given_and_taken_back_while_it_runs(tmp_path: Path) -> None:
+    keys = tmp_path / "keys.toml"
+    first = add_api_key(keys, "default")
+    gateway = Gateway(f"--api-keys={keys}")
+    try:
+        # That none of its workers is there does not matter to whom it asks for a key.
+        await gateway.start_process("", "127.0.0.1:1")
+        await gateway.until_listening()
+        async with gateway.client() as client, asyncio.timeout(30):
+            assert await status(client, first) == 200
+            second = add_api_key(keys, "default")
+            while await status(client, second) != 200:
+                await asyncio.sleep(0.05)
+            keys.write_text(keys.read_text().replace(digest_of(first), digest_of("another")))
+            while await status(client, first) != 401:
+                await asyncio.sleep(0.05)
+            assert await status(client, second) == 200
+    finally:
+        gateway.kill()
+
+
+async def status(client: httpx.AsyncClient, key: str) -> int:
+    answer = await client.get("/v1/models", headers={"authorization": f"Bearer {key}"})
+    return answer.status_code
 
 
 @asynccontextmanager

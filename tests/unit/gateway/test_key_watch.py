@@ -1,0 +1,118 @@
+"""Keys that are given and taken back while the gateway runs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from gateway.access import Access, KeySources, read_access
+from gateway.key_watch import KeyWatch
+from tandem.core.errors import Unauthenticated
+from tandem.process.api_keys import add_api_key, digest_of
+
+OWN_KEY = "tandem-of-the-operator"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "keys.toml"
+
+
+@pytest.fixture
+def first_key(path: Path) -> str:
+    return add_api_key(path, "team-a")
+
+
+@pytest.fixture
+def watched(path: Path, first_key: str) -> tuple[Access, KeyWatch]:
+    sources = KeySources(path, OWN_KEY)
+    access = read_access(None, sources)
+    watch = KeyWatch(sources, access)
+    watch.look()
+    return access, watch
+
+
+def whose(access: Access, key: str) -> str | None:
+    try:
+        return access.tenant_of({"authorization": f"Bearer {key}"})
+    except Unauthenticated:
+        return None
+
+
+def test_a_key_counts_once_it_is_added_and_no_more_once_it_is_removed(
+    path: Path, first_key: str, watched: tuple[Access, KeyWatch]
+) -> None:
+    access, watch = watched
+    second_key = add_api_key(path, "team-a")
+    assert whose(access, second_key) is None
+    watch.look()
+    assert [whose(access, key) for key in (first_key, second_key)] == ["team-a", "team-a"]
+    path.write_text(f'{digest_of(second_key)} = "team-a"\n')
+    watch.look()
+    assert [whose(access, key) for key in (first_key, second_key)] == [None, "team-a"]
+    path.write_text("")
+    watch.look()
+    assert whose(access, second_key) is None and not access.is_open
+    assert whose(access, OWN_KEY) == "default"
+
+
+def test_what_changed_between_the_start_and_the_first_look_counts(path: Path) -> None:
+    sources = KeySources(path)
+    path.touch()
+    access = read_access(None, sources)
+    path.write_text(f'{digest_of("late")} = "default"\n')
+    KeyWatch(sources, access).look()
+    assert whose(access, "late") == "default"
+
+
+def damage(path: Path) -> None:
+    path.write_text("not = 'a key'")
+
+
+def remove(path: Path) -> None:
+    path.unlink()
+
+
+def be_a_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+@pytest.mark.parametrize("harm", [damage, remove, be_a_folder])
+def test_a_file_that_is_none_of_keys_changes_nothing_and_is_told_of_once(
+    path: Path, first_key: str, watched: tuple[Access, KeyWatch], harm: Callable[[Path], None]
+) -> None:
+    access, watch = watched
+    text = path.read_text()
+    harm(path)
+    with capture_logs() as logs:
+        watch.look()
+        watch.look()
+    assert [entry["log_level"] for entry in logs] == ["warning"]
+    assert str(path) in logs[0]["why"]
+    assert whose(access, first_key) == "team-a"
+    if path.is_dir():
+        path.rmdir()
+    path.write_text(text.replace("team-a", "default"))
+    watch.look()
+    assert whose(access, first_key) == "default"
+
+
+def test_another_tenants_keys_wait_for_the_next_start(
+    path: Path, first_key: str, watched: tuple[Access, KeyWatch]
+) -> None:
+    access, watch = watched
+    strangers, second = add_api_key(path, "team-b"), add_api_key(path, "team-a")
+    with capture_logs() as logs:
+        watch.look()
+    assert logs[0]["tenants"] == ["team-b"] and logs[0]["log_level"] == "warning"
+    assert [whose(access, key) for key in (strangers, second)] == [None, "team-a"]
+
+
+async def test_without_a_file_there_is_nothing_to_watch() -> None:
+    async with asyncio.timeout(5):
+        await KeyWatch(KeySources(), Access()).run()
