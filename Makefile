@@ -84,7 +84,7 @@ test-emulated: .venv/installed-dev $(EMULATED) ## the kernels for AVX-512 and AM
 
 TRITON := .venv/triton
 # Its interpreter takes no newer numpy.
-TRITON_AND_NUMPY := triton==3.6.0 numpy==2.2.6
+TRITON_AND_NUMPY := triton==3.7.1 numpy==2.2.6
 $(TRITON)/installed: Makefile | .venv/installed-dev
 	$(SAY) "installing Triton into $(TRITON) (once)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(TRITON) $(TRITON_AND_NUMPY) && touch $@

@@ -13,11 +13,14 @@ from torch import Tensor
 
 from tandem.engine.torch.adjustments import adjust, is_adjusted
 from tandem.engine.torch.noise import gumbel
+from tandem.engine.torch.ranking import highest_on_device
 from tandem.engine.torch.sample_row import NO_TOKEN, SampleRow
 from tandem.engine.torch.uploads import upload
 
 # Bounds what is held at a time: a dozen float64 of each row's vocabulary.
 MAX_ROWS = 32
+# By top-k, up to which a row's tokens are chosen from its vocabulary, which is not sorted then.
+MAX_FEW = 1024
 
 
 def sample_on_device(logits: Tensor, rows: Sequence[SampleRow]) -> Tensor:
@@ -44,17 +47,19 @@ def has_kernels(logits: Tensor) -> bool:
 
 def _sample_part(logits: Tensor, rows: Sequence[SampleRow]) -> Tensor:
     scores = logits.double()
-    for row_scores, row in zip(scores, rows, strict=True):
-        if is_adjusted(row.spec.params):
-            adjust(row_scores, row.spec.params, row.counts)
+    adjust(scores, [(row.spec.params, row.counts) for row in rows])
     _forbid(scores, rows)
     # What is not a number anywhere, or has nothing left.
     broken = ~(logits.amax(dim=-1).isfinite() & scores.amax(dim=-1).isfinite())
-    if filtered := [index for index, row in enumerate(rows) if row.is_filtered]:
-        chosen = upload(torch.tensor(filtered), scores.device)
-        some = scores[chosen]
-        kept = _kept(some, [rows[index] for index in filtered])
-        scores[chosen] = some.masked_fill_(~kept, -math.inf)
+    filtered = [index for index, row in enumerate(rows) if row.is_filtered]
+    few = [index for index in filtered if _keeps_few(rows[index])]
+    many = [index for index in filtered if not _keeps_few(rows[index])]
+    for indices, are_few in ((few, True), (many, False)):
+        if indices:
+            chosen = upload(torch.tensor(indices), scores.device)
+            some = scores[chosen]
+            kept = _kept(some, [rows[index] for index in indices], are_few)
+            scores[chosen] = some.masked_fill_(~kept, -math.inf)
     return _draw(scores, rows).masked_fill_(broken, NO_TOKEN)
 
 
@@ -81,16 +86,27 @@ def _draw_by_kernels(
     draw(scores, rows, indices, tokens)
 
 
-def _kept(scores: Tensor, rows: Sequence[SampleRow]) -> Tensor:
-    """What min-p, top-k and top-p leave, as a mask: each takes the head of the same order."""
+def _keeps_few(row: SampleRow) -> bool:
+    """Whether a row's likeliest tokens can be had without sorting its vocabulary: from logits that
+    are float32 still."""
+    params = row.spec.params
+    return 0 < params.top_k <= MAX_FEW and not is_adjusted(params)
+
+
+def _kept(scores: Tensor, rows: Sequence[SampleRow], are_few: bool) -> Tensor:
+    """What min-p, top-k and top-p leave, as a mask: each takes the head of the same order.
+    `are_few`: whether each row keeps few, see `_keeps_few`."""
     params = [row.spec.params for row in rows]
     size = scores.shape[1]
-    ordered, token_ids = (scores / _temperatures(scores, rows)).sort(
-        dim=-1, descending=True, stable=True
-    )
-    least = [math.log(each.min_p) if each.min_p > 0.0 else -math.inf for each in params]
     top_k = [each.top_k if 0 < each.top_k < size else size for each in params]
-    ranks = torch.arange(size, device=scores.device)
+    by_temperature = scores / _temperatures(scores, rows)
+    if are_few:
+        token_ids = highest_on_device(scores.float(), max(top_k))
+        ordered = by_temperature.gather(1, token_ids)
+    else:
+        ordered, token_ids = by_temperature.sort(dim=-1, descending=True, stable=True)
+    least = [math.log(each.min_p) if each.min_p > 0.0 else -math.inf for each in params]
+    ranks = torch.arange(ordered.shape[1], device=scores.device)
     kept = (ordered >= ordered[:, :1] + _column(least, torch.float64, scores)) & (
         ranks < _column(top_k, torch.int64, scores)
     )
@@ -98,7 +114,7 @@ def _kept(scores: Tensor, rows: Sequence[SampleRow]) -> Tensor:
     mass_before = probabilities.cumsum(dim=-1) - probabilities
     top_p = _column([each.top_p for each in params], torch.float64, scores)
     kept &= (mass_before < top_p) | (top_p >= 1.0) | (ranks == 0)
-    return torch.zeros_like(kept).scatter_(1, token_ids, kept)
+    return torch.zeros_like(scores, dtype=torch.bool).scatter_(1, token_ids, kept)
 
 
 def _temperatures(scores: Tensor, rows: Sequence[SampleRow]) -> Tensor:
@@ -113,8 +129,8 @@ def _forbid(scores: Tensor, rows: Sequence[SampleRow]) -> None:
     if limited:
         allowed = np.stack([rows[index].allowed.as_mask(scores.shape[1]) for index in limited])
         forbidden = upload(torch.from_numpy(~allowed), scores.device)
-        for index, mask in zip(limited, forbidden, strict=True):
-            scores[index].masked_fill_(mask, -math.inf)
+        chosen = upload(torch.tensor(limited), scores.device)
+        scores[chosen] = scores[chosen].masked_fill_(forbidden, -math.inf)
 
 
 def _column(values: Sequence[float], dtype: torch.dtype, like: Tensor) -> Tensor:

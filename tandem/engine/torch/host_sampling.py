@@ -48,7 +48,7 @@ def _choose(scores: Scores, row: SampleRow) -> int:
     """The token of a row that does not just take the likeliest. Overwrites the scores."""
     params = row.spec.params
     if is_adjusted(params):
-        adjust(torch.from_numpy(scores), params, row.counts)
+        adjust(torch.from_numpy(scores).unsqueeze(0), [(params, row.counts)])
     token_ids: Indices | None = None
     if not row.allowed.is_all:
         token_ids = row.allowed.token_ids(len(scores))

@@ -35,7 +35,7 @@ def assert_right(counts: TokenCounts, spec: SampleSpec) -> None:
     """To the last bit."""
     scores = torch.randn(VOCAB_SIZE, generator=torch.Generator().manual_seed(1)).double()
     expected = scores.clone()
-    adjust(scores, spec.params, counts)
+    adjust(scores.unsqueeze(0), [(spec.params, counts)])
     plain_adjust(expected, spec)
     assert torch.equal(scores, expected)
 

@@ -35,7 +35,7 @@ def random_logits(rows: int, seed: int = 0, vocab_size: int = VOCAB_SIZE) -> tor
 def adjusted(logits: torch.Tensor, **params: object) -> NDArray[np.float64]:
     scores = logits.double()
     spec = SampleSpec(replace(PLAIN, **params), 0, PROMPT, OWN)
-    adjust(scores, spec.params, TokenCounts(spec))
+    adjust(scores.unsqueeze(0), [(spec.params, TokenCounts(spec))])
     return scores.numpy()
 
 
@@ -80,7 +80,8 @@ def test_an_own_token_that_the_model_does_not_know_has_no_effect() -> None:
     (logits,) = random_logits(1)
     scores = logits.double()
     params = replace(PLAIN, repetition_penalty=2.0, frequency_penalty=1.0)
-    adjust(scores, params, TokenCounts(SampleSpec(params, 0, (VOCAB_SIZE, -1), [10**9])))
+    counts = TokenCounts(SampleSpec(params, 0, (VOCAB_SIZE, -1), [10**9]))
+    adjust(scores.unsqueeze(0), [(params, counts)])
     assert torch.equal(scores, logits.double())
 
 
