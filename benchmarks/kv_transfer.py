@@ -153,7 +153,8 @@ class SenderProcess:
         for layer in range(self._case.layout.num_layers):
             transfer.layer_done(layer, self._case.num_tokens)
         transfer.finish(0, None, 0)
-        outcome = await asyncio.wait_for(outcomes.get(), TIMEOUT_S)
+        async with asyncio.timeout(TIMEOUT_S):
+            outcome = await outcomes.get()
         seconds = perf_counter() - start
         assert outcome == self._case.num_bytes, outcome
         return seconds
@@ -180,7 +181,8 @@ class SenderProcess:
 
     async def _answer(self) -> dict[str, Any]:
         assert self._receiver.stdout is not None
-        line = await asyncio.wait_for(self._receiver.stdout.readline(), TIMEOUT_S)
+        async with asyncio.timeout(TIMEOUT_S):
+            line = await self._receiver.stdout.readline()
         if not line:
             raise SystemExit("the receiving process has died")
         answer: dict[str, Any] = json.loads(line)

@@ -298,7 +298,8 @@ class Gateway:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.grpc_server.stop())
             with suppress(TimeoutError):
-                await asyncio.wait_for(self.frontend.idle(), STOP_GRACE_S)
+                async with asyncio.timeout(STOP_GRACE_S):
+                    await self.frontend.idle()
             self.http_server.should_exit = True
 
 

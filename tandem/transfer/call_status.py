@@ -34,7 +34,8 @@ class CallStatus:
         """What it amounts to; gRPC's own words are in its cause. What the receiver has not said
         itself is a broken way to it, and no fault of what was sent."""
         with suppress(TimeoutError):
-            await asyncio.wait_for(asyncio.shield(self._said), STATUS_WAIT_S)
+            async with asyncio.timeout(STATUS_WAIT_S):
+                await asyncio.shield(self._said)
         said = self._said.result() if self._said.done() else await call_error(self._call)
         error = to_tandem_error(said, otherwise=Unavailable)
         error.__cause__ = said

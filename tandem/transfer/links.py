@@ -44,7 +44,8 @@ class Link:
         fail at once, also to a worker that has been started anew meanwhile."""
         if self.channel.get_state() is grpc.ChannelConnectivity.TRANSIENT_FAILURE:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self.channel.channel_ready(), RECONNECT_S)
+                async with asyncio.timeout(RECONNECT_S):
+                    await self.channel.channel_ready()
 
     def push_kv(self) -> PushKvCall:
         """A call of the RPC, taking messages that are serialised already."""

@@ -206,4 +206,5 @@ class Worker(Generic[CommandT, ReportT, SnapshotT]):
             self._lease_changed.clear()
             remaining_s = self.lease.expires_at - monotonic() if self.lease.holder else None
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._lease_changed.wait(), remaining_s)
+                async with asyncio.timeout(remaining_s):
+                    await self._lease_changed.wait()

@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 from tandem.bench.server import free_port
 from tandem.core.commands import Destination
 from tandem.core.errors import TandemError
-from tandem.transfer.links import Links
+from tandem.transfer.links import Link, Links
 from tandem.transfer.servicer import SERVICE
 from tandem.wire.channels import new_server
 
@@ -133,3 +133,34 @@ async def test_what_somebody_in_between_says_is_a_broken_link(code: str) -> None
     await server.stop(0)
     assert isinstance(error, TandemError)
     assert (error.reason, error.message) == ("UNAVAILABLE", f"the call ended with {code}")
+
+
+class FailedChannel:
+    """That comes back when it is told to."""
+
+    def __init__(self) -> None:
+        self.is_back = asyncio.Event()
+
+    def get_state(self) -> grpc.ChannelConnectivity:
+        return grpc.ChannelConnectivity.TRANSIENT_FAILURE
+
+    async def channel_ready(self) -> None:
+        await self.is_back.wait()
+
+
+@pytest.mark.parametrize("num_turns", range(5))
+async def test_who_waits_for_a_link_and_is_cancelled_as_it_comes_back_ends(num_turns: int) -> None:
+    channel = FailedChannel()
+
+    async def wait() -> None:
+        await Link(channel).ready()  # type: ignore[arg-type]
+        await asyncio.Event().wait()
+
+    waiting = asyncio.create_task(wait())
+    await asyncio.sleep(0)
+    channel.is_back.set()
+    for _ in range(num_turns):
+        await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.wait([waiting], timeout=1)
+    assert waiting.cancelled()
