@@ -83,7 +83,7 @@ test-emulated: .venv/installed-dev $(EMULATED) ## the kernels for AVX-512 and AM
 		tests/unit/torch/test_torch_determinism.py $(ARGS)
 
 TRITON := .venv/triton
-# Its interpreter takes no newer numpy.
+# The one that torch's builds for GPUs ask for. Its interpreter takes no newer numpy.
 TRITON_AND_NUMPY := triton==3.7.1 numpy==2.2.6
 $(TRITON)/installed: Makefile | .venv/installed-dev
 	$(SAY) "installing Triton into $(TRITON) (once)"

@@ -33,8 +33,8 @@ def adjust(scores: Tensor, rows: Adjusted) -> None:
     biased, repeated, frequent = (TokenValues(scores) for _ in range(3))
     for row, (params, counts) in enumerate(rows):
         if params.logit_bias:
-            token_ids, bias = zip(*params.logit_bias, strict=True)
-            biased.add(row, np.asarray(token_ids, np.int64), np.asarray(bias, np.float64))
+            ids, bias = zip(*params.logit_bias, strict=True)
+            biased.add(row, np.asarray(ids, np.int64), np.asarray(bias, np.float64))
         if not is_penalised(params):
             continue
         assert counts is not None, "penalties need counts"

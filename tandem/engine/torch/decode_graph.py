@@ -17,6 +17,7 @@ from torch import Tensor
 
 from tandem.core.plan import StepPlan
 from tandem.engine.torch.block_tables import BlockTables
+from tandem.engine.torch.device_health import is_lost
 from tandem.engine.torch.fastest_graph import fastest, replay_seconds, trial_plan
 from tandem.engine.torch.gpu_decoder import GpuRows
 from tandem.engine.torch.kv_pool import TorchKVPool
@@ -64,6 +65,7 @@ class DecodeGraphs:
         def graph(size: int, way: Way) -> DecodeGraph:
             return DecodeGraph(way, pool, device, max_model_len, logits[:size], recorder)
 
+        is_lost_now = partial(is_lost, device)
         most_before = min(TRIAL_BLOCKS, pool.layout.blocks_for(max_model_len) - 1)
         self._graphs = {}
         for size in reversed(BATCH_SIZES):
@@ -73,7 +75,8 @@ class DecodeGraphs:
             if recorder is None or size > pool.num_blocks:
                 fitting = fitting[:1]
             plan = trial_plan(size, pool.layout.block_size, num_before)
-            self._graphs[size] = fastest(plan, fitting, partial(graph, size), replay_seconds)
+            record = partial(graph, size)
+            self._graphs[size] = fastest(plan, fitting, record, replay_seconds, is_lost_now)
 
     def can_replay(self, plan: StepPlan) -> bool:
         """Whether the step is one token of each sequence, each to be sampled from."""
@@ -187,8 +190,15 @@ class Recorder:
                 run()
         torch.cuda.current_stream().wait_stream(self._beside)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._memory):
-            run()
+        # The stream is torch's to put back, which it does not where a recording fails; and what a
+        # failed one has taken of the memory is unknown.
+        with torch.cuda.stream(torch.cuda.current_stream()):
+            try:
+                with torch.cuda.graph(graph, pool=self._memory):
+                    run()
+            except RuntimeError:
+                self._memory = torch.cuda.graph_pool_handle()
+                raise
         return graph
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from triton import TritonError
 
+from tandem.core.errors import ConfigError
 from tandem.core.plan import SampleSpec, SequenceSlice, StepPlan
 from tandem.core.sampling_params import SamplingParams
 
@@ -30,9 +31,11 @@ def fastest(
     ways: Sequence[Way],
     record: Callable[[Way], DecodeGraph],
     seconds: Callable[[DecodeGraph], float],
+    is_lost: Callable[[], bool],
 ) -> DecodeGraph:
     """By a plan that is tried; the first of the ways is trusted. What another one does wrong, or
-    that it cannot be had on this GPU, is logged."""
+    that it cannot be had on this GPU, is logged. Raises `ConfigError` if it has ended the GPU's
+    use for this process (`is_lost`)."""
     trusted, *others = ways
     chosen = record(trusted)
     if not others:
@@ -43,13 +46,18 @@ def fastest(
     for way in others:
         try:
             graph = record(way)
+            differences = [_difference(graph.replay(plan), expected)]
+            took = seconds(graph)
+            # Once more when its kernels have followed each other without a pause.
+            differences.append(_difference(graph.replay(plan), expected))
         except (TritonError, RuntimeError) as error:
+            if is_lost():
+                raise ConfigError(
+                    f"this GPU fails at steps of {size} tokens by {way.name} ({error}): set "
+                    "TANDEM_KERNELS=torch, which leaves these kernels out"
+                ) from error
             log.warning("a way cannot be had", way=way.name, rows=size, reason=str(error))
             continue
-        differences = [_difference(graph.replay(plan), expected)]
-        took = seconds(graph)
-        # Once more when its kernels have followed each other without a pause.
-        differences.append(_difference(graph.replay(plan), expected))
         # So asked, what is no number is no agreement either.
         if not all(each <= TOLERANCE for each in differences):
             log.error("a way computes something else", way=way.name, rows=size, by=differences)

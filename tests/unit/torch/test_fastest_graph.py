@@ -13,6 +13,7 @@ pytest.importorskip("triton", reason="TRITON IS NOT INSTALLED: the GPU's graphs 
 
 from triton import TritonError
 
+from tandem.core.errors import ConfigError
 from tandem.core.plan import StepPlan
 from tandem.engine.torch.decode_graph import Way
 from tandem.engine.torch.fastest_graph import fastest, trial_plan
@@ -34,7 +35,9 @@ class FakeGraph:
         return LOGITS + torch.tensor([[0.0, 0.0, self.wrong], [0.0, 0.0, 0.0]])
 
 
-def chosen(*graphs: FakeGraph, error: Exception | None = None) -> tuple[str, list[str]]:
+def chosen(
+    *graphs: FakeGraph, error: Exception | None = None, is_lost: bool = False
+) -> tuple[str, list[str]]:
     """The name of the way that is taken, and what is logged beside that, by level. To record one
     that takes no time raises an `error`."""
     by_way = {each.way: each for each in graphs}
@@ -46,7 +49,7 @@ def chosen(*graphs: FakeGraph, error: Exception | None = None) -> tuple[str, lis
 
     with capture_logs() as logs:
         plan = trial_plan(2, block_size=16, num_before=3)
-        taken = fastest(plan, list(by_way), record, lambda graph: graph.seconds)
+        taken = fastest(plan, list(by_way), record, lambda graph: graph.seconds, lambda: is_lost)
     return taken.way.name, [each["log_level"] for each in logs if each["log_level"] != "info"]
 
 
@@ -84,3 +87,16 @@ def test_what_goes_wrong_only_when_it_follows_itself_is_not_taken() -> None:
 
     hasty = Hasty(Way("hasty", lambda rows, logits: None), 1)
     assert chosen(graph("trusted", 2), hasty) == ("trusted", ["error"])
+
+
+@pytest.mark.parametrize("fails", ["recorded", "replayed"])
+def test_what_has_ended_the_gpus_use_ends_the_start_and_is_named(fails: str) -> None:
+    class Faulty(FakeGraph):
+        def replay(self, plan: StepPlan) -> Tensor:
+            raise error
+
+    error = RuntimeError("an illegal memory access was encountered")
+    faulty = Faulty(Way("hasty", lambda rows, logits: None), 0 if fails == "recorded" else 1)
+    with pytest.raises(ConfigError, match=r"2 tokens by hasty .*illegal.*TANDEM_KERNELS=torch"):
+        chosen(graph("trusted", 2), faulty, error=error, is_lost=True)
+    assert chosen(graph("trusted", 2), faulty, error=error) == ("trusted", ["warning"])
