@@ -6,7 +6,11 @@ against the rate of one large product, and the KV's way against plain copies fro
 memory. All limits are measured in the same run; medians. Whose products a decode step takes is what
 was faster at the start; by the library's alone with `TANDEM_KERNELS=torch`.
 
-    .venv/bin/python benchmarks/gpu.py [--repeats 30] [--part decode|prefill|kv] [--profile]
+Mixed steps, single tokens beside a prompt's, and what else than the likeliest token costs, are
+held against the step of single tokens that takes the likeliest.
+
+    .venv/bin/python benchmarks/gpu.py [--repeats 30] [--part decode mixed sampling prefill kv]
+        [--profile]
 """
 
 from __future__ import annotations
@@ -19,8 +23,8 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import dataclass, replace
+from itertools import pairwise, product
 from pathlib import Path
 
 import numpy as np
@@ -54,15 +58,32 @@ LLAMA_1B = {
     "eos_token_id": 128001,
 }
 DECODE = [(batch, context) for batch in (1, 8, 16, 32, 64) for context in (128, 1024, 2000)]
+# Single tokens, of so much context each, beside a prompt of so many.
+MIXED = [(0, 128), (1, 128), (64, 16), (64, 256), (64, 1024)]
+MIXED_CONTEXT = 1024
+SAMPLED_BATCH = 64
 PREFILL = [(1, 8192), (4, 2048), (16, 512)]
 BLOCK_SIZE = 16
 MAX_MODEL_LEN = 8320
 NUM_BLOCKS = 64 * 2112 // BLOCK_SIZE
-GREEDY = SampleSpec(SamplingParams(max_tokens=1 << 20, seed=0, temperature=0.0))
+PLAIN = SamplingParams(max_tokens=1 << 20, seed=0)
+GREEDY = SampleSpec(replace(PLAIN, temperature=0.0))
+SAMPLED = {
+    "likeliest": {"temperature": 0.0},
+    "drawn": {},
+    "top-k 50": {"top_k": 50},
+    "top-p 0.9": {"temperature": 0.7, "top_p": 0.9},
+    "min-p 0.05": {"min_p": 0.05},
+    "repetition": {"temperature": 0.0, "repetition_penalty": 1.1},
+    "log-probabilities": {"temperature": 0.0, "logprobs": 5},
+}
+# That penalties look at.
+NUM_PENALISED = 500
 KV_TOKENS = 8192
 # What a transfer's thread reads or writes at a time: a worker's frame, and the whole of a layer.
 FRAMES = (2048, 8192)
-NUM_THREADS = 4
+# A worker has one each way; more show what the link could take.
+THREADS = (1, 4)
 READ_BYTES = 1 << 32
 COPY_BYTES = 1 << 28
 PRODUCT = 8192
@@ -75,8 +96,13 @@ DECODE_HEAD = (
     "Its kernels, ms",
     "Products",
 )
+MIXED_HEAD = ("Single tokens + prompt", "Step, ms", "Single tokens alone", "Prompt alone")
+SAMPLED_HEAD = (f"{SAMPLED_BATCH} x {MIXED_CONTEXT}", "Step, ms")
 PREFILL_HEAD = ("Prompts x tokens", "ms", "TFLOP/s", "of one large product's", "tok/s")
 KV_HEAD = ("", "out, GB/s", "in, GB/s", "out and in, GB/s", "of pinned copies'")
+
+
+PARTS = ("decode", "mixed", "sampling", "prefill", "kv")
 
 
 def save_model(path: Path) -> ModelFolder:
@@ -188,7 +214,7 @@ class Bench:
         """Steps as a worker takes them: the next is launched before the last one's tokens come."""
         step = self.step_seconds(batch, context)
         plan = self.plan(batch, context - 1, 1)
-        alone = seconds(lambda: self.engine.launch(plan).result(), self.repeats)
+        alone = self.launch_seconds(plan)
         graph = self.engine.runner.graphs.of(plan)  # type: ignore[attr-defined]
         replay = seconds(lambda: [graph.replay_again() for _ in range(10)], self.repeats // 3) / 10
         layout = self.engine.pool.layout
@@ -226,6 +252,30 @@ class Bench:
             under_way = launched
         return statistics.median(end - start for start, end in pairwise(ends))
 
+    def mixed_row(self, batch: int, length: int) -> list[str]:
+        """A prompt beside single tokens, which takes no graph."""
+        singles = self.plan(batch, MIXED_CONTEXT - 1, 1).slices
+        first = sum(len(each.block_table) for each in singles)
+        blocks = range(first, first - -length // BLOCK_SIZE)
+        prompt = SequenceSlice(batch, [7] * length, 0, blocks, GREEDY)
+        mixed = self.launch_seconds(StepPlan(0, (*singles, prompt)))
+        alone = self.launch_seconds(StepPlan(0, (prompt,)))
+        bare = self.launch_seconds(StepPlan(0, singles)) if singles else 0.0
+        return [f"{batch} + {length}", *(f"{1e3 * each:.2f}" for each in (mixed, bare, alone))]
+
+    def sampled_row(self, name: str) -> list[str]:
+        """A batch of single tokens, all sampled alike."""
+        params = replace(PLAIN, **SAMPLED[name])
+        own = list(range(NUM_PENALISED))
+        plan = self.plan(SAMPLED_BATCH, MIXED_CONTEXT - 1, 1)
+        slices = (each._replace(sample=SampleSpec(params, 0, (), own)) for each in plan.slices)
+        took = self.launch_seconds(StepPlan(0, tuple(slices)))
+        return [name, f"{1e3 * took:.2f}"]
+
+    def launch_seconds(self, plan: StepPlan) -> float:
+        """A step alone, until its tokens are on the host."""
+        return seconds(lambda: self.engine.launch(plan).result(), self.repeats)
+
     def prefill_row(self, batch: int, length: int) -> list[str]:
         plan = self.plan(batch, 0, length)
         took = seconds(lambda: self.engine.launch(plan).result(), max(3, self.repeats // 3))
@@ -241,8 +291,8 @@ class Bench:
             f"{batch * length / took:,.0f}",
         ]
 
-    def kv_row(self, frame_tokens: int) -> list[str]:
-        """All layers of a long prompt, in frames, by as many threads as a worker has."""
+    def kv_row(self, frame_tokens: int, num_threads: int) -> list[str]:
+        """All layers of a long prompt, in frames."""
         layers = range(self.config.num_layers)
         num_blocks = frame_tokens // BLOCK_SIZE
         frames = [
@@ -262,13 +312,14 @@ class Bench:
 
             return run
 
-        with ThreadPoolExecutor(NUM_THREADS) as threads:
+        with ThreadPoolExecutor(num_threads) as threads:
             out = len(frames) * size / seconds(each(pool.read_into), 9)
             into = len(frames) * size / seconds(each(pool.write), 9)
         both = 1 / (1 / out + 1 / into)
         limit = 1 / (1 / self.limits.copy_out + 1 / self.limits.copy_in)
         rates = [f"{rate / 1e9:.1f}" for rate in (out, into, both)]
-        return [f"{KV_TOKENS} tokens, {size >> 10} KiB a frame", *rates, f"**{both / limit:.0%}**"]
+        name = f"{KV_TOKENS} tokens, {size >> 10} KiB a frame, {num_threads} thread(s)"
+        return [name, *rates, f"**{both / limit:.0%}**"]
 
 
 def show_profile(run: Callable[[], object], repeats: int = 5) -> None:
@@ -287,12 +338,12 @@ def show_profile(run: Callable[[], object], repeats: int = 5) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=30)
-    parser.add_argument("--part", choices=["decode", "prefill", "kv"], nargs="+")
+    parser.add_argument("--part", choices=PARTS, nargs="+")
     parser.add_argument("--profile", action="store_true", help="also say which kernels take it")
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
         sys.exit("there is no GPU here: nothing to measure")
-    parts: Sequence[str] = arguments.part or ["decode", "prefill", "kv"]
+    parts: Sequence[str] = arguments.part or PARTS
     limits = Limits.measure()
     with tempfile.TemporaryDirectory() as path:
         bench = Bench(save_model(Path(path)), limits, arguments.repeats)
@@ -303,10 +354,14 @@ def main() -> None:
     )
     if "decode" in parts:
         table(DECODE_HEAD, (bench.decode_row(*case) for case in DECODE))
+    if "mixed" in parts:
+        table(MIXED_HEAD, (bench.mixed_row(*case) for case in MIXED))
+    if "sampling" in parts:
+        table(SAMPLED_HEAD, (bench.sampled_row(name) for name in SAMPLED))
     if "prefill" in parts:
         table(PREFILL_HEAD, (bench.prefill_row(*case) for case in PREFILL))
     if "kv" in parts:
-        table(KV_HEAD, (bench.kv_row(frame_tokens) for frame_tokens in FRAMES))
+        table(KV_HEAD, (bench.kv_row(*case) for case in product(FRAMES, THREADS)))
     if arguments.profile:
         for plan in (bench.plan(1, 1023, 1), bench.plan(32, 1023, 1), bench.plan(1, 0, 8192)):
             show_profile(lambda plan=plan: bench.engine.launch(plan).result())
