@@ -258,7 +258,7 @@ class DisaggregatedBatching(Batching):
         """Tokens of a batch: what the worker computes in `MAX_BATCH_S`, or in a few times what any
         step takes there, and a block at the least, since a longer prompt's chunk ends with one."""
         times = worker.step_times
-        batch_s = max(MAX_BATCH_S, MIN_BATCH_STEPS * times.base_s)
+        batch_s = max(MAX_BATCH_S, MIN_BATCH_STEPS * times.prompt_step_s)
         num_tokens = times.tokens_within(batch_s, at_first=FIRST_BATCH_TOKENS)
         most = self._limits.max_batch_tokens
         return min(most, max(worker.info.layout.block_size, num_tokens))

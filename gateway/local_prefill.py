@@ -179,7 +179,7 @@ def first_token_s(worker: DecodeView, num_tokens: int) -> float:
         # It may still have been told to make way.
         budget = max(HURRIED_BUDGET, budget)
     num_in_all = worker.num_prompt_tokens_left + num_tokens
-    own_s = ceil(num_in_all / budget) * times.base_s + num_in_all * times.token_s
+    own_s = ceil(num_in_all / budget) * times.prompt_step_s + num_in_all * times.token_s
     is_stepping = worker.num_running or worker.own_prompts
     return own_s + times.seconds(budget) if is_stepping else own_s
 

@@ -21,6 +21,9 @@ MAX_IDLE_STRETCH = 3
 # take, and how long the step with them may be seen to take.
 FREE_SHARE = 0.75
 MAX_FREE_STRETCH = 1.25
+# Beside what a step has to pay for having any, if that is no more than so many times its own time:
+# then, too, the more tokens a step has, the fewer steps pay.
+MAX_JOINT_SHARE = 2
 # Prompt tokens of a step that is to get on with them: a short prompt is to be through in two or
 # three, and a row more costs less the more there are. As many while nothing is known.
 HURRIED_BUDGET = 16
@@ -47,7 +50,7 @@ def token_budget(times: StepTimes, pace: Pace, is_hurried: bool, target_s: float
     num_fitting = _num_fitting(times, pace.token_s)
     # On a worker like the prefill workers the step takes no more than it may, whatever tokens cost.
     at_first = min(MAX_FIRST_BUDGET, max(HURRIED_BUDGET, _num_fitting(times, pace.least_s)))
-    num_tokens = times.tokens_within(MAX_STRETCH * times.base_s, at_first)
+    num_tokens = times.tokens_within(MAX_STRETCH * times.prompt_step_s, at_first)
     if num_fitting:
         # Those that were seen may have cost nothing, hidden behind what a step reads anyway. Of
         # more than fit into that time this is no promise.
@@ -59,7 +62,7 @@ def idle_token_budget(times: StepTimes) -> int:
     """Prompt tokens that a step may have while no sequence runs, by the times of such steps."""
     if not times.is_measured:
         return HURRIED_BUDGET
-    num_tokens = times.tokens_within(MAX_IDLE_STRETCH * times.base_s, at_first=HURRIED_BUDGET)
+    num_tokens = times.tokens_within(MAX_IDLE_STRETCH * times.prompt_step_s, HURRIED_BUDGET)
     return max(HURRIED_BUDGET, num_tokens)
 
 
@@ -77,7 +80,8 @@ def num_free_tokens(times: StepTimes, token_s: float) -> int:
     takes `token_s` seconds on a prefill worker."""
     num_tokens = _num_fitting(times, token_s)
     stretched_s = times.seconds(num_tokens)
-    is_free = num_tokens >= HURRIED_BUDGET and stretched_s <= MAX_FREE_STRETCH * times.bare_s
+    least_s = times.bare_s + min(times.joint_s, MAX_JOINT_SHARE * times.bare_s)
+    is_free = num_tokens >= HURRIED_BUDGET and stretched_s <= MAX_FREE_STRETCH * least_s
     return num_tokens if is_free and times.largest > 0 else 0
 
 

@@ -204,6 +204,29 @@ def test_a_step_takes_as_many_free_tokens_as_fit_into_its_time() -> None:
     )
 
 
+def test_where_a_step_pays_for_having_any_few_steps_have_many() -> None:
+    """Single tokens alone have a graph; others' kernels are launched one by one."""
+    bare_s, launches_s, hidden_s = 1.35e-3, 1.6e-3, 1e-6
+    pace, times = Pace(4e-6, 4e-6), StepTimes()
+    for _ in range(4):
+        num_left = 250
+        while num_left:
+            num_tokens = min(num_left, token_budget(times, pace, is_hurried=True))
+            times.observe(0, bare_s)
+            times.observe(num_tokens, bare_s + launches_s + hidden_s * num_tokens)
+            num_left -= num_tokens
+    num_fitting = int(FREE_SHARE * bare_s / pace.token_s)
+    assert num_free_tokens(times, pace.token_s) == num_fitting
+    assert token_budget(times, pace, is_hurried=True) == num_fitting
+
+
+def test_they_are_not_free_where_a_step_pays_many_times_its_own_time_for_having_any() -> None:
+    times = StepTimes()
+    for num_tokens in (0, 64, 0, 128) * 20:
+        times.observe(num_tokens, 5 * GPU_BASE_S if num_tokens else GPU_BASE_S)
+    assert num_free_tokens(times, GPU_TOKEN_S) == 0
+
+
 def test_long_prompts_are_computed_where_tokens_are_free_once_that_is_known() -> None:
     driver = gpu_driver()
     driver.stepped("d", 0, GPU_BASE_S)
@@ -243,12 +266,13 @@ def test_a_prefill_workers_first_step_does_not_make_tokens_look_free() -> None:
 
 
 def test_tokens_that_cost_nothing_so_far_are_no_promise_of_many_more() -> None:
-    """More sequences run than when a step had no prompt tokens, so that these seem not free."""
+    """More sequences run than when a step had no prompt tokens: what they take seems to be what it
+    costs to have any."""
     times, step_s = StepTimes(), 1.5 * GPU_BASE_S
     times.observe(0, GPU_BASE_S)
     for num_tokens in (64, 128) * 20:
         times.observe(num_tokens, step_s)
-    assert num_free_tokens(times, GPU_TOKEN_S) == 0
+    assert num_free_tokens(times, GPU_TOKEN_S) == NUM_FITTING
     assert token_budget(times, Pace(GPU_TOKEN_S, GPU_TOKEN_S), is_hurried=True) == NUM_FITTING
 
 

@@ -45,6 +45,19 @@ def test_a_line_is_learned_through_noise(
     assert times.token_s == pytest.approx(token_s, rel=0.5)
 
 
+def test_what_a_step_pays_for_having_any_is_told_from_what_each_costs() -> None:
+    random = Random(1)
+    steps = [
+        (size, (1e-3 + (1.5e-3 + 2e-6 * size if size else 0)) * random.uniform(0.95, 1.05))
+        for size in random.choices((0, 0, 16, 40, 128), k=200)
+    ]
+    times = times_of(*steps)
+    assert times.base_s == pytest.approx(1e-3, rel=0.1)
+    assert times.joint_s == pytest.approx(1.5e-3, rel=0.2)
+    assert times.seconds(0) == times.base_s
+    assert times.seconds(128) == pytest.approx(2.756e-3, rel=0.1)
+
+
 def test_it_follows_a_batch_that_grows() -> None:
     times = times_of(*[(0, 0.02)] * 100, *[(0, 0.04)] * 100)
     assert times.base_s == pytest.approx(0.04, rel=0.1)
