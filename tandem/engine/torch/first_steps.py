@@ -10,9 +10,12 @@ from tandem.engine.torch.device_sampling import MAX_ROWS
 
 # Kernels have variants by how many rows a step has, and how many single tokens, in powers of two.
 MAX_SINGLES = 256
+# And libraries have others for many rows than for few, each loaded when it is first wanted.
+PROMPTS = (256, 512, 1024, 2048)
 
 GREEDY = SamplingParams(max_tokens=1, seed=0, temperature=0.0)
 DRAWN = SamplingParams(max_tokens=1, seed=0)
+FEW = SamplingParams(max_tokens=1, seed=0, top_k=20)
 # What takes most.
 MOST = SamplingParams(
     max_tokens=1,
@@ -33,13 +36,13 @@ MOST = SamplingParams(
 
 def first_steps(block_size: int, num_blocks: int, max_model_len: int) -> Iterator[StepPlan]:
     """For each way of sampling a prompt beside a single token, then the latter alone; then twice as
-    many of these, and again; at the end as many as are sampled from at a time, for what takes most.
-    In a pool where no block is anybody's; none if that is too small."""
+    many of these, and again; as many as are sampled from at a time, for what takes most; and
+    prompts, longer each time. In a pool where no block is anybody's; only what it holds."""
     num_tokens = min(block_size + 1, max_model_len)
     blocks = tuple(range(-(-num_tokens // block_size)))
     if len(blocks) >= num_blocks:
         return
-    for params in (GREEDY, DRAWN, MOST):
+    for params in (GREEDY, DRAWN, FEW, MOST):
         sample = SampleSpec(params)
         prompt = SequenceSlice(-1, (0,) * num_tokens, 0, blocks, sample)
         single = SequenceSlice(-2, (0,), 0, (len(blocks),), sample)
@@ -51,6 +54,11 @@ def first_steps(block_size: int, num_blocks: int, max_model_len: int) -> Iterato
         count *= 2
     # What sampling takes is had from the device.
     yield _singles(single, MAX_ROWS)
+    for num_tokens in PROMPTS:
+        blocks = tuple(range(-(-num_tokens // block_size)))
+        if num_tokens <= max_model_len and len(blocks) <= num_blocks:
+            prompt = SequenceSlice(-1, (0,) * num_tokens, 0, blocks, SampleSpec(GREEDY))
+            yield StepPlan(0, (prompt,))
 
 
 def _singles(single: SequenceSlice, count: int) -> StepPlan:

@@ -116,6 +116,7 @@ def interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decode_graph, "BATCH_SIZES", (1, 2, 4, 8))
     monkeypatch.setattr(triton_attention, "SPLIT_PROGRAMS", 8)
     monkeypatch.setattr(first_steps_module, "MAX_SINGLES", 8)
+    monkeypatch.setattr(first_steps_module, "PROMPTS", (24,))
 
 
 @pytest.mark.usefixtures("interpreted")
@@ -190,8 +191,8 @@ def test_a_warm_engine_has_sampled_in_every_way(
     monkeypatch.setattr(engine, "launch", lambda plan: (plans.append(plan), launch(plan))[1])
     engine.warm_up()
     monkeypatch.undo()
-    assert [len(plan.slices) for plan in plans] == [*[2, 1] * 3, 2, 4, 8, MAX_ROWS]
-    assert engine._runner.graphs.can_replay(plans[-2])
+    assert [len(plan.slices) for plan in plans] == [*[2, 1] * 4, 2, 4, 8, MAX_ROWS, 1]
+    assert engine._runner.graphs.can_replay(plans[-3])
     assert driver.generate([5, 6, 7], 4, chunk=2) == expected
 
 
@@ -213,8 +214,18 @@ def test_what_takes_most_takes_all_that_there_is() -> None:
 
 def test_in_a_pool_that_is_too_small_nothing_is_warmed_up() -> None:
     assert list(first_steps(16, 2, 100)) == []
-    assert len(list(first_steps(16, 3, 100))) == 15
-    assert len(list(first_steps(16, 2, 5))) == 15
+    assert len(list(first_steps(16, 3, 100))) == 17
+    assert len(list(first_steps(16, 2, 5))) == 17
+
+
+def test_the_longest_prompts_that_fit_are_warmed_up_for() -> None:
+    def lengths(num_blocks: int, max_model_len: int) -> list[int]:
+        plans = list(first_steps(16, num_blocks, max_model_len))[17:]
+        return [len(plan.slices[0].token_ids) for plan in plans]
+
+    assert lengths(1000, 4096) == [256, 512, 1024, 2048]
+    assert lengths(1000, 1024) == [256, 512, 1024]
+    assert lengths(63, 4096) == [256, 512]
 
 
 def test_a_sequence_that_is_back_in_other_blocks_has_another_table() -> None:
