@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch_driver import GREEDY, Driver, Row, save_random_model
+from torch_driver import Driver, assert_close, assert_runs_ahead, save_random_model, take_steps
 from transformers import LlamaConfig, MistralConfig, PretrainedConfig, Qwen3Config
 
 from tandem.artifacts.model_folder import ModelFolder
 from tandem.core.kv import KVLayout
-from tandem.core.plan import PENDING, SampleSpec, SequenceSlice, StepPlan
+from tandem.core.plan import SampleSpec, SequenceSlice, StepPlan
 from tandem.engine.allowed_tokens import barred_tokens
 from tandem.engine.torch import first_steps as first_steps_module
 from tandem.engine.torch.adjustments import is_adjusted
@@ -94,20 +94,6 @@ def on_gpu(
     return driver
 
 
-def steps(driver: Driver, rows: list[Row]) -> None:
-    """Prompts in chunks and together, then single tokens of batches that grow, shrink and change
-    their order."""
-    choose = random.Random(1)
-    driver.step([(row, min(100, len(row.tokens))) for row in rows])
-    rest = [(row, len(row.tokens) - row.num_computed) for row in rows]
-    driver.step([(row, count) for row, count in rest if count])
-    for _ in range(10):
-        chosen = choose.sample(rows, choose.randint(1, len(rows)))
-        for row in chosen:
-            row.tokens.append(choose.randrange(300))
-        driver.step([(row, 1) for row in chosen])
-
-
 @pytest.fixture
 def interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the interpreter, which runs one program after the other, can do in time."""
@@ -129,55 +115,15 @@ def test_logits_and_kv_are_those_of_the_other_runners(path: Path, by_few_rows: b
     computed = []
     for driver in drivers:
         rows = [driver.row(prompt) for prompt in prompts]
-        steps(driver, rows)
+        take_steps(driver, rows)
         computed.append(rows)
     for expected, row in zip(*computed, strict=True):
-        assert expected.logits.keys() == row.logits.keys()
-        for position, logits in row.logits.items():
-            torch.testing.assert_close(logits, expected.logits[position], rtol=1e-4, atol=1e-4)
-        for one, other in zip(drivers[0].kv(expected), drivers[1].kv(row), strict=True):
-            torch.testing.assert_close(
-                torch.frombuffer(bytearray(other), dtype=torch.float32),
-                torch.frombuffer(bytearray(one), dtype=torch.float32),
-                rtol=1e-4,
-                atol=1e-4,
-            )
+        assert_close(drivers, (expected, row), torch.float32, 1e-4)
 
 
 @pytest.mark.usefixtures("interpreted")
 def test_steps_that_are_launched_ahead_take_the_tokens_of_the_step_before(path: Path) -> None:
-    """Each sequence its own, whichever are in a step, and in whatever order."""
-    choose = random.Random(2)
-    prompts = [[choose.randrange(300) for _ in range(length)] for length in (3, 9, 20, 7, 33)]
-    driver = on_gpu(Driver(path), path)
-    rows = [driver.row(prompt) for prompt in prompts]
-    expected = [driver.generate(prompt, 6, chunk=1000) for prompt in prompts]
-    tokens = dict(enumerate(driver.step([(row, len(row.tokens)) for row in rows])))
-    generated = {index: [token] for index, token in tokens.items()}
-    # What a step takes of the one before must have been in it.
-    for _ in range(5):
-        order = choose.sample(list(tokens), len(tokens) - choose.randint(0, 1))
-        plan = StepPlan(
-            1,
-            tuple(
-                SequenceSlice(
-                    rows[index].sequence_id,
-                    (PENDING,),
-                    rows[index].num_computed,
-                    tuple(rows[index].block_table),
-                    GREEDY,
-                )
-                for index in order
-            ),
-        )
-        result = driver.engine.launch(plan).result()
-        tokens = dict(zip(order, result.tokens, strict=True))
-        for index, token in tokens.items():
-            rows[index].num_computed += 1
-            generated[index].append(token)
-    for index, token_ids in generated.items():
-        assert token_ids == expected[index][: len(token_ids)]
-    assert max(map(len, generated.values())) == 6
+    assert_runs_ahead(on_gpu(Driver(path), path))
 
 
 @pytest.mark.usefixtures("interpreted")

@@ -17,9 +17,9 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
 from tandem.artifacts.model_folder import ModelFolder
-from tandem.core.device import CpuDevice
+from tandem.core.device import CpuDevice, CudaDevice
 from tandem.core.kv import Plane
-from tandem.core.plan import SampleSpec, SequenceSlice, StepPlan
+from tandem.core.plan import PENDING, SampleSpec, SequenceSlice, StepPlan
 from tandem.core.quantization import Quantization
 from tandem.core.sampling_params import SamplingParams
 from tandem.engine.torch.engine import TorchEngine
@@ -78,6 +78,7 @@ class Driver:
         self,
         path: Path,
         *,
+        device: CpuDevice | CudaDevice | None = None,
         seed: int = 0,
         dtype: str = "float32",
         kv_cache_dtype: str = "auto",
@@ -89,7 +90,7 @@ class Driver:
     ) -> None:
         self.engine = TorchEngine(
             ModelFolder.open(path),
-            CpuDevice(),
+            device or CpuDevice(),
             dtype=dtype,
             kv_cache_dtype=kv_cache_dtype,
             block_size=block_size,
@@ -165,3 +166,65 @@ class Driver:
     def _observe(self, plan: StepPlan, logits: torch.Tensor) -> None:
         assert len(logits) == len(plan.slices)
         self._logits = logits
+
+
+def take_steps(driver: Driver, rows: list[Row]) -> None:
+    """Prompts in chunks and together, then single tokens of batches that grow, shrink and change
+    their order."""
+    choose = random.Random(1)
+    driver.step([(row, min(100, len(row.tokens))) for row in rows])
+    rest = [(row, len(row.tokens) - row.num_computed) for row in rows]
+    driver.step([(row, count) for row, count in rest if count])
+    for _ in range(10):
+        chosen = choose.sample(rows, choose.randint(1, len(rows)))
+        for row in chosen:
+            row.tokens.append(choose.randrange(300))
+        driver.step([(row, 1) for row in chosen])
+
+
+def assert_close(
+    drivers: tuple[Driver, Driver], rows: tuple[Row, Row], dtype: torch.dtype, tolerance: float
+) -> None:
+    """The logits and the KV of the same sequence by two engines differ by no more than a share of
+    the largest of them."""
+    one, other = rows
+    assert one.logits.keys() == other.logits.keys()
+    pairs = [(one.logits[position], other.logits[position].cpu()) for position in one.logits]
+    kv = (driver.kv(row) for driver, row in zip(drivers, rows, strict=True))
+    for planes in zip(*kv, strict=True):
+        pairs.append(tuple(torch.frombuffer(bytearray(each), dtype=dtype) for each in planes))
+    for expected, found in pairs:
+        most = tolerance * float(expected.abs().max())
+        torch.testing.assert_close(found, expected, rtol=0, atol=most)
+
+
+def assert_runs_ahead(driver: Driver) -> None:
+    """Steps that are launched before the last one's tokens are known take them from the device:
+    each sequence its own, whichever are in a step, and in whatever order."""
+    choose = random.Random(2)
+    prompts = [[choose.randrange(300) for _ in range(length)] for length in (3, 9, 20, 7, 33)]
+    rows = [driver.row(prompt) for prompt in prompts]
+    expected = [driver.generate(prompt, 6, chunk=1000) for prompt in prompts]
+    tokens = dict(enumerate(driver.step([(row, len(row.tokens)) for row in rows])))
+    generated = {index: [token] for index, token in tokens.items()}
+    # What a step takes of the one before must have been in it.
+    for _ in range(5):
+        order = choose.sample(list(tokens), len(tokens) - choose.randint(0, 1))
+        slices = (
+            SequenceSlice(
+                rows[index].sequence_id,
+                (PENDING,),
+                rows[index].num_computed,
+                tuple(rows[index].block_table),
+                GREEDY,
+            )
+            for index in order
+        )
+        result = driver.engine.launch(StepPlan(1, tuple(slices))).result()
+        tokens = dict(zip(order, result.tokens, strict=True))
+        for index, token in tokens.items():
+            rows[index].num_computed += 1
+            generated[index].append(token)
+    for index, token_ids in generated.items():
+        assert token_ids == expected[index][: len(token_ids)]
+    assert max(map(len, generated.values())) == 6
