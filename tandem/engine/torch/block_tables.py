@@ -19,7 +19,7 @@ class BlockTables:
     """
 
     def __init__(self, rows: NDArray[np.int32]) -> None:
-        """`rows` [most slices, most blocks] is written in place."""
+        """`rows` [most slices, most blocks], in any order in memory, is written in place."""
         self.rows = rows
         self._owners: list[tuple[int, int]] = []
         # Blocks in each owner's row.

@@ -28,7 +28,7 @@ BATCH_SIZES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 TRIAL_BLOCKS = 32
 # Runs before the recording: Triton compiles, libraries choose and allocate.
 NUM_WARM_UPS = 2
-# What is known of a row, each a column of its own; behind them come the block tables.
+# What is known of a row, each a column of its own.
 TOKEN, POSITION, SLOT, LENGTH = range(4)
 NUM_COLUMNS = 4
 
@@ -96,7 +96,8 @@ class DecodeGraphs:
 class HostRows:
     """A batch's inputs in host memory, kept from step to step: only what has changed is written.
 
-    `items` is flat, int32: the columns, and then a block table for each row.
+    `items` is flat, int32: the columns, and then all rows' first blocks, all rows' second ones, and
+    so on, so that the blocks that a step has are all at the front.
     """
 
     def __init__(self, size: int, pool: TorchKVPool, max_model_len: int, pinned: bool) -> None:
@@ -104,14 +105,14 @@ class HostRows:
         width = pool.layout.blocks_for(max_model_len)
         self.items = torch.zeros(size * (NUM_COLUMNS + width), dtype=torch.int32, pin_memory=pinned)
         self._columns = self.items.numpy()[: NUM_COLUMNS * size].reshape(NUM_COLUMNS, size)
-        rows = self.items.numpy()[NUM_COLUMNS * size :].reshape(size, width)
-        self._tables = BlockTables(rows)
+        tables = self.items.numpy()[NUM_COLUMNS * size :].reshape(width, size)
+        self._tables = BlockTables(tables.T)
         self._spare_slot = pool.spare_block * self._block_size
         self._columns[SLOT] = self._spare_slot
         self._num_used = 0
 
-    def fill(self, plan: StepPlan) -> None:
-        """Write the step's rows."""
+    def fill(self, plan: StepPlan) -> int:
+        """Write the step's rows. So many items, from the first, are all that it has."""
         slices, block_size = plan.slices, self._block_size
         count = len(slices)
         self._tables.write(slices)
@@ -124,6 +125,8 @@ class HostRows:
         columns[LENGTH, :count] = 1
         self._clear(count, self._num_used)
         self._num_used = count
+        num_blocks = max(len(each.block_table) for each in slices)
+        return self._columns.size + num_blocks * self._columns.shape[1]
 
     def _clear(self, start: int, end: int) -> None:
         """Rows that are used no more."""
@@ -157,8 +160,8 @@ class DecodeGraph:
     def replay(self, plan: StepPlan) -> Tensor:
         """Requires that of the steps launched before all but the last have been waited for."""
         self._host.reverse()
-        self._host[0].fill(plan)
-        self._inputs.copy_(self._host[0].items, non_blocking=True)
+        num_items = self._host[0].fill(plan)
+        self._inputs[:num_items].copy_(self._host[0].items[:num_items], non_blocking=True)
         self.replay_again()
         return self._logits[: len(plan.slices)]
 
@@ -209,7 +212,7 @@ def _rows(inputs: Tensor, size: int) -> GpuRows:
         rows=torch.arange(size, dtype=torch.int32, device=inputs.device),
         lengths=columns[LENGTH],
         positions=columns[POSITION],
-        tables=inputs[NUM_COLUMNS * size :].view(size, -1),
+        tables=inputs[NUM_COLUMNS * size :].view(-1, size).T,
         num_queries=1,
     )
     return GpuRows(columns[TOKEN], columns[POSITION], columns[SLOT], [tiles])

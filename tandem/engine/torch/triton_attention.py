@@ -40,8 +40,8 @@ class QueryTiles:
 
     A tile is some consecutive tokens of one sequence: `rows` [tiles] is the first one's row in the
     step, `lengths` [tiles] their number (0 for none), `positions` [tiles] the first one's position.
-    `tables` [tiles, blocks at the most] are the sequences' block tables. At most `num_queries` are
-    in a tile.
+    `tables` [tiles, blocks at the most], in any order in memory, are the sequences' block tables.
+    At most `num_queries` are in a tile.
     """
 
     rows: Tensor
@@ -84,7 +84,7 @@ def attend(
     where = (tiles.rows, tiles.lengths, tiles.positions)
     # Scores are base-2 logarithms, for which GPUs have an instruction.
     scale = head_dim**-0.5 * math.log2(math.e)
-    strides = (keys.stride(0), keys.stride(1), keys.stride(2), tiles.tables.stride(0))
+    strides = (*keys.stride()[:3], *tiles.tables.stride())
     num_tiles = len(tiles.rows)
     if tiles.num_queries > 1:
         num_rows = max(MIN_ROWS, triton.next_power_of_2(tiles.num_queries * group))

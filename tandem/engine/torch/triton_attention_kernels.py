@@ -22,6 +22,7 @@ def _attend_keys(
     scale,
     block_stride,
     token_stride,
+    table_block_stride,
     MASKED: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
     WINDOW: tl.constexpr,
@@ -34,12 +35,13 @@ def _attend_keys(
     the sum of the weights. Not `MASKED`, all queries see all of the tile's keys."""
     dims = tl.arange(0, PADDED_DIM)
     positions = start + tl.arange(0, KEY_TILE)
+    places = table + positions // BLOCK_SIZE * table_block_stride
     if MASKED:
         exists = positions < end
-        blocks = tl.load(table + positions // BLOCK_SIZE, mask=exists, other=0).to(tl.int64)
+        blocks = tl.load(places, mask=exists, other=0).to(tl.int64)
         loaded = exists[:, None] & (dims < HEAD_DIM)[None, :]
     else:
-        blocks = tl.load(table + positions // BLOCK_SIZE).to(tl.int64)
+        blocks = tl.load(places).to(tl.int64)
         loaded = (dims < HEAD_DIM)[None, :]
     tokens = blocks * block_stride + (positions % BLOCK_SIZE) * token_stride
     items = tokens[:, None] + dims[None, :]
@@ -80,6 +82,7 @@ def _attend_range(
     scale,
     block_stride,
     token_stride,
+    table_block_stride,
     BLOCK_SIZE: tl.constexpr,
     WINDOW: tl.constexpr,
     KEY_TILE: tl.constexpr,
@@ -109,6 +112,7 @@ def _attend_range(
                 scale,
                 block_stride,
                 token_stride,
+                table_block_stride,
                 False,
                 BLOCK_SIZE,
                 WINDOW,
@@ -131,6 +135,7 @@ def _attend_range(
             scale,
             block_stride,
             token_stride,
+            table_block_stride,
             True,
             BLOCK_SIZE,
             WINDOW,
@@ -165,7 +170,8 @@ def attend_prompt(
     block_stride,
     token_stride,
     head_stride,
-    table_stride,
+    table_row_stride,
+    table_block_stride,
     BLOCK_SIZE: tl.constexpr,
     WINDOW: tl.constexpr,
     KEY_TILE: tl.constexpr,
@@ -192,13 +198,14 @@ def attend_prompt(
         position + queries,
         keys + kv_head * head_stride,
         values + kv_head * head_stride,
-        tables + tile.to(tl.int64) * table_stride,
+        tables + tile.to(tl.int64) * table_row_stride,
         _first_key(position, WINDOW),
         position + 1,
         position + length,
         scale,
         block_stride,
         token_stride,
+        table_block_stride,
         BLOCK_SIZE,
         WINDOW,
         KEY_TILE,
@@ -235,7 +242,8 @@ def attend_split(
     block_stride,
     token_stride,
     head_stride,
-    table_stride,
+    table_row_stride,
+    table_block_stride,
     BLOCK_SIZE: tl.constexpr,
     WINDOW: tl.constexpr,
     KEY_TILE: tl.constexpr,
@@ -269,13 +277,14 @@ def attend_split(
         position + rows * 0,
         keys + kv_head * head_stride,
         values + kv_head * head_stride,
-        tables + tile.to(tl.int64) * table_stride,
+        tables + tile.to(tl.int64) * table_row_stride,
         start,
         end,
         end,
         scale,
         block_stride,
         token_stride,
+        table_block_stride,
         BLOCK_SIZE,
         WINDOW,
         KEY_TILE,

@@ -186,3 +186,23 @@ def test_a_sequence_that_is_back_in_other_blocks_has_another_table() -> None:
 
     assert step(1, 4, 14) == [4, 14]
     assert step(2, 50, 51) == [50, 51]
+
+
+def test_what_a_step_copies_grows_with_the_blocks_that_it_has() -> None:
+    pool = TorchKVPool(KVLayout(1, 1, 4, 4, "float32"), 60, torch.device("cpu"))
+    rows = decode_graph.HostRows(8, pool, max_model_len=4000, pinned=False)
+
+    def step(*tables: tuple[int, ...]) -> list[list[int]]:
+        slices = (
+            SequenceSlice(number, (1,), 4 * len(table) - 1, table, None)
+            for number, table in enumerate(tables)
+        )
+        num_items = rows.fill(StepPlan(1, tuple(slices)))
+        columns, blocks = rows.items[:num_items].split([4 * 8, num_items - 4 * 8])
+        assert columns.view(4, 8)[2, : len(tables)].tolist() == [4 * t[-1] + 3 for t in tables]
+        return blocks.view(-1, 8).T[: len(tables)].tolist()
+
+    assert step((4,)) == [[4]]
+    assert step((4, 9), (5,)) == [[4, 9], [5, 0]]
+    (first, second) = step((4, 9), (5, 1, 2))
+    assert first[:2] == [4, 9] and second == [5, 1, 2]
