@@ -1,6 +1,7 @@
 """Sampling on a GPU: all rows in the same few kernels, and nothing that waits for the device. What
-is sampled from a whole vocabulary takes one reading of it (`triton_sampling`); penalties, grammars
-and filters take torch's operations over float64 before."""
+is sampled from a whole vocabulary takes one reading of it, and what filters keep some more
+(`triton_sampling`); penalties, grammars, and a top-k with a top-p take torch's operations over
+float64 before."""
 
 from __future__ import annotations
 
@@ -52,15 +53,20 @@ def _sample_part(logits: Tensor, rows: Sequence[SampleRow]) -> Tensor:
     # What is not a number anywhere, or has nothing left.
     broken = ~(logits.amax(dim=-1).isfinite() & scores.amax(dim=-1).isfinite())
     filtered = [index for index, row in enumerate(rows) if row.is_filtered]
-    few = [index for index in filtered if _keeps_few(rows[index])]
-    many = [index for index in filtered if not _keeps_few(rows[index])]
+    drawn = [index for index in filtered if has_kernels(scores) and _is_told_alone(rows[index])]
+    few = [index for index in filtered if index not in drawn and _keeps_few(rows[index])]
+    many = [index for index in filtered if index not in drawn and index not in few]
     for indices, are_few in ((few, True), (many, False)):
         if indices:
             chosen = upload(torch.tensor(indices), scores.device)
             some = scores[chosen]
             kept = _kept(some, [rows[index] for index in indices], are_few)
             scores[chosen] = some.masked_fill_(~kept, -math.inf)
-    return _draw(scores, rows).masked_fill_(broken, NO_TOKEN)
+    tokens = _draw(scores, rows)
+    if drawn:
+        chosen = upload(torch.tensor(drawn), scores.device)
+        tokens[chosen] = _draw_kept_by_kernels(scores[chosen], [rows[index] for index in drawn])
+    return tokens.masked_fill_(broken, NO_TOKEN)
 
 
 def _draw(scores: Tensor, rows: Sequence[SampleRow]) -> Tensor:
@@ -91,6 +97,20 @@ def _keeps_few(row: SampleRow) -> bool:
     are float32 still."""
     params = row.spec.params
     return 0 < params.top_k <= MAX_FEW and not is_adjusted(params)
+
+
+def _is_told_alone(row: SampleRow) -> bool:
+    """Whether of a token alone, and those before it, it can be told that the filters keep it: with
+    a top-k, top-p is a share of what that keeps."""
+    params = row.spec.params
+    return params.top_k == 0 or params.top_p >= 1.0
+
+
+def _draw_kept_by_kernels(scores: Tensor, rows: Sequence[SampleRow]) -> Tensor:
+    # Not above: see `_draw_by_kernels`.
+    from tandem.engine.torch.triton_sampling import draw_kept
+
+    return draw_kept(scores / _temperatures(scores, rows), rows)
 
 
 def _kept(scores: Tensor, rows: Sequence[SampleRow], are_few: bool) -> Tensor:

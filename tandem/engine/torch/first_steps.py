@@ -15,7 +15,8 @@ PROMPTS = (256, 512, 1024, 2048)
 
 GREEDY = SamplingParams(max_tokens=1, seed=0, temperature=0.0)
 DRAWN = SamplingParams(max_tokens=1, seed=0)
-FEW = SamplingParams(max_tokens=1, seed=0, top_k=20)
+NUCLEUS = SamplingParams(max_tokens=1, seed=0, top_p=0.9)
+FEW = SamplingParams(max_tokens=1, seed=0, top_p=0.9, top_k=20)
 # What takes most.
 MOST = SamplingParams(
     max_tokens=1,
@@ -42,7 +43,7 @@ def first_steps(block_size: int, num_blocks: int, max_model_len: int) -> Iterato
     blocks = tuple(range(-(-num_tokens // block_size)))
     if len(blocks) >= num_blocks:
         return
-    for params in (GREEDY, DRAWN, FEW, MOST):
+    for params in (GREEDY, DRAWN, NUCLEUS, FEW, MOST):
         sample = SampleSpec(params)
         prompt = SequenceSlice(-1, (0,) * num_tokens, 0, blocks, sample)
         single = SequenceSlice(-2, (0,), 0, (len(blocks),), sample)

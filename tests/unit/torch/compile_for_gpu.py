@@ -35,7 +35,7 @@ from tandem.engine.torch.kv_pool import TorchKVPool
 from tandem.engine.torch.sample_row import SampleRow
 from tandem.engine.torch.triton_chain import CHAINED_FROM, Processors
 from tandem.engine.torch.triton_products import MIN_ROWS, NARROW, WIDE, FewRows
-from tandem.engine.torch.triton_sampling import draw
+from tandem.engine.torch.triton_sampling import draw, draw_kept
 from tandem.models.layers import Linear
 from tandem.models.rope import RotaryEmbedding
 from tandem.models.weights import DecoderWeights, LayerWeights
@@ -162,6 +162,7 @@ def main(capability: int, count: int, shared_bytes: int) -> None:
         decoder.logits(rows, last_tokens, out=logits)
     sample = SampleRow(SampleSpec(SamplingParams(max_tokens=1, seed=0)), 0)
     draw(logits, [sample], [0], torch.zeros(1, dtype=torch.int64))
+    draw_kept(logits.double(), [sample])
 
 
 if __name__ == "__main__":

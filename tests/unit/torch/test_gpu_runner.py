@@ -137,7 +137,7 @@ def test_a_warm_engine_has_sampled_in_every_way(
     monkeypatch.setattr(engine, "launch", lambda plan: (plans.append(plan), launch(plan))[1])
     engine.warm_up()
     monkeypatch.undo()
-    assert [len(plan.slices) for plan in plans] == [*[2, 1] * 4, 2, 4, 8, MAX_ROWS, 1]
+    assert [len(plan.slices) for plan in plans] == [*[2, 1] * 5, 2, 4, 8, MAX_ROWS, 1]
     assert engine._runner.graphs.can_replay(plans[-3])
     assert driver.generate([5, 6, 7], 4, chunk=2) == expected
 
@@ -160,13 +160,13 @@ def test_what_takes_most_takes_all_that_there_is() -> None:
 
 def test_in_a_pool_that_is_too_small_nothing_is_warmed_up() -> None:
     assert list(first_steps(16, 2, 100)) == []
-    assert len(list(first_steps(16, 3, 100))) == 17
-    assert len(list(first_steps(16, 2, 5))) == 17
+    assert len(list(first_steps(16, 3, 100))) == 19
+    assert len(list(first_steps(16, 2, 5))) == 19
 
 
 def test_the_longest_prompts_that_fit_are_warmed_up_for() -> None:
     def lengths(num_blocks: int, max_model_len: int) -> list[int]:
-        plans = list(first_steps(16, num_blocks, max_model_len))[17:]
+        plans = list(first_steps(16, num_blocks, max_model_len))[19:]
         return [len(plan.slices[0].token_ids) for plan in plans]
 
     assert lengths(1000, 4096) == [256, 512, 1024, 2048]

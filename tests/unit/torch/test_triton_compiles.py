@@ -26,6 +26,8 @@ KERNELS = {
     "multiply_few_rows",
     "draw",
     "choose",
+    "add_noise",
+    "draw_kept",
 }
 
 

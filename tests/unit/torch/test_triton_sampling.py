@@ -17,7 +17,7 @@ from tandem.core.sampling_params import SamplingParams
 from tandem.engine.torch import device_sampling
 from tandem.engine.torch.sample_row import NO_TOKEN, SampleRow
 from tandem.engine.torch.token_counts import TokenCounts
-from tandem.engine.torch.triton_sampling import draw
+from tandem.engine.torch.triton_sampling import draw, draw_kept
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 INF, NAN = float("inf"), float("nan")
@@ -80,6 +80,27 @@ def test_what_has_no_probability_is_not_drawn(temperature: float) -> None:
     assert drawn(logits, [row(temperature)] * 2) == [42, 4242]
 
 
+@pytest.mark.parametrize(
+    "filters", [{"top_p": 0.3}, {"top_k": 1}, {"top_k": 3000}, {"min_p": 0.5}, {"top_p": 0.9999}]
+)
+def test_of_equals_the_lowest_ids_are_kept(filters: dict[str, Any]) -> None:
+    """Where nearly all that is drawn is wrong, too."""
+    logits = torch.full((9, 5000), 1.0)
+    logits[3:, 4000:] = 1.5
+    logits[6:, 17] = -INF
+    rows = [SampleRow(SampleSpec(SamplingParams(1, seed, **filters)), 9) for seed in range(9)]
+    expected = [plain_sample(*each) for each in zip(logits, rows, strict=True)]
+    assert draw_kept(logits.double().to(DEVICE), rows).tolist() == expected
+
+
+def test_a_row_of_which_nothing_is_left_has_no_token() -> None:
+    logits = torch.stack([torch.full((5000,), each) for each in (-INF, NAN, INF, 0.0)])
+    rows = [SampleRow(SampleSpec(SamplingParams(1, 5, top_k=9)), 9)] * 4
+    tokens = draw_kept(logits.double().to(DEVICE), rows).tolist()
+    assert tokens[0] == NO_TOKEN
+    assert tokens[3] == plain_sample(logits[3], rows[3])
+
+
 def test_a_batch_of_all_kinds_is_sampled_as_it_is_defined(monkeypatch: pytest.MonkeyPatch) -> None:
     """More than are held at a time of those that take more than a reading."""
     monkeypatch.setattr(device_sampling, "has_kernels", lambda logits: True)
@@ -91,12 +112,19 @@ def test_a_batch_of_all_kinds_is_sampled_as_it_is_defined(monkeypatch: pytest.Mo
         {"temperature": 0.6, "top_p": 0.8, "min_p": 0.01},
         {"temperature": 1.4, "presence_penalty": 1.0},
         {"temperature": 0.0, "top_p": 0.1},
+        {"top_k": 3, "top_p": 0.9},
+        {"top_p": 0.95, "frequency_penalty": 1.0},
+        {"temperature": 2.0, "min_p": 0.3},
+        {"temperature": 0.8, "top_k": 2000},
+        {"temperature": 1.2, "top_k": 5, "top_p": 0.8, "repetition_penalty": 1.2},
     ]
     rows = []
     for seed in range(77):
         spec = SampleSpec(SamplingParams(1, seed, **kinds[seed % len(kinds)]), 0, (5, 6), [7, 7])
         rows.append(SampleRow(spec, 9, counts=TokenCounts(spec)))
     logits = 3.0 * torch.randn(len(rows), 3000, generator=torch.Generator().manual_seed(0))
+    # As grammars leave them.
+    logits[::2, [0, 1, 2999]] = -INF
     expected = [plain_sample(*each) for each in zip(logits, rows, strict=True)]
     logits[[5, 9, 16], [2, 4, 2999]] = torch.tensor([NAN, INF, -NAN])
     for broken in (5, 9, 16):
