@@ -59,10 +59,19 @@ ARG PIP_ARGS=""
 # Empty: pip's own index, which has CUDA builds.
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 COPY requirements.lock /build/
-# Its headers and tests are a fifth of it, and nothing is compiled here.
+# Its headers and tests are a fifth of it, and nothing is compiled with them.
 RUN PIP_EXTRA_INDEX_URL="$TORCH_INDEX" pip install $PIP_ARGS -c /build/requirements.lock torch \
     && cd /opt/tandem/lib/python3*/site-packages/torch \
     && rm -rf include test bin/test_* bin/*Test
+# Builds for GPUs bring Triton, which compiles what launches its kernels at a worker's first start,
+# with Python's headers, which the base has. What it made is loaded from the cache's volume, where it
+# outlives its container: /tmp may forbid that.
+ENV TRITON_CACHE_DIR=$TANDEM_CACHE/triton
+RUN if pip show --quiet triton && ! command -v gcc; then \
+        apt-get update \
+        && apt-get install --yes --no-install-recommends gcc libc6-dev \
+        && rm -rf /var/lib/apt/lists/*; \
+    fi
 
 FROM torch AS worker
 COPY --from=wheel /wheel /wheel

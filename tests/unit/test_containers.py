@@ -89,6 +89,18 @@ def test_no_image_runs_as_root() -> None:
     assert {role: stages[role][-1:] for role in ROLES} == {role: ["10001:10001"] for role in ROLES}
 
 
+def test_on_a_gpu_a_worker_can_compile_kernels_and_load_them() -> None:
+    text = (ROOT / "Dockerfile").read_text()
+    worker = text[text.index(" AS torch") : text.index(" AS prefill")]
+    assert "apt-get install --yes --no-install-recommends gcc libc6-dev" in worker
+    assert "if pip show --quiet triton" in worker
+    # Nothing on a tmpfs may be loaded.
+    assert "TANDEM_CACHE=/cache " in text
+    assert "ENV TRITON_CACHE_DIR=$TANDEM_CACHE/triton\n" in worker
+    for role in ("prefill", "decode"):
+        assert "cache:/cache" in SERVICES[role]["volumes"]
+
+
 def test_with_tls_each_service_has_its_own_certificate_and_no_other() -> None:
     for role in ROLES:
         assert WITH_TLS[role]["volumes"] == [f"tls-{role}:/tls/{role}:ro"]

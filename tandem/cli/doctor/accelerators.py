@@ -1,13 +1,17 @@
-"""Looks at torch, and at the GPUs with and without it."""
+"""Looks at torch, at the GPUs with and without it, and at what their kernels are compiled with."""
 
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import sys
+import sysconfig
 from importlib.util import find_spec
+from pathlib import Path
 
 from tandem.cli.doctor.child import ask
-from tandem.cli.doctor.machine import Driver, Gpu, NoTorch, Torch
+from tandem.cli.doctor.machine import Compiler, Driver, Gpu, NoTorch, Torch
 
 # A first import from a cold disk, and a first look at many GPUs, can take most of a minute.
 TORCH_TIMEOUT_S = 120.0
@@ -38,6 +42,24 @@ def probe_driver() -> Driver | None:
     if answer is None or answer.failure:
         return None
     return parse_driver(answer.text)
+
+
+def probe_compiler() -> Compiler:
+    """The C compiler and the headers that Triton would take."""
+    own = os.environ.get("CC")
+    names = ("gcc", "clang") if own is None else (own,)
+    headers = Path(sysconfig.get_paths(_scheme())["include"])
+    return Compiler(
+        path=next(filter(None, map(shutil.which, names)), ""),
+        headers=str(headers),
+        has_headers=(headers / "Python.h").exists(),
+    )
+
+
+def _scheme() -> str:
+    """Where this Python's own files lie: Debian's default says where an administrator's would."""
+    scheme = sysconfig.get_default_scheme()
+    return "posix_prefix" if scheme == "posix_local" else scheme
 
 
 def parse_driver(text: str) -> Driver | None:

@@ -103,7 +103,7 @@ def _judge_device(
     yield judge_cores(machine.cpu, fleet)
     if dtype := judge_dtype(machine.torch, devices[0], wanted_dtype):
         yield dtype
-    if kernels := judge_kernels(machine.torch, devices[0]):
+    if kernels := judge_kernels(machine, devices[0]):
         yield kernels
     if isinstance(machine.model, Model) and (
         machine.model.checkpoint_bytes or isinstance(devices[0], MockDevice)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from tandem.cli.amounts import format_bytes
 from tandem.cli.doctor.findings import Finding, problem, warning
-from tandem.cli.doctor.machine import Driver, Gpu, Machine, NoTorch, Python, Torch
+from tandem.cli.doctor.machine import Compiler, Driver, Gpu, Machine, NoTorch, Python, Torch
 from tandem.core.device import CpuDevice, CudaDevice, Device
 from tandem.core.installation import install_tandem, pip_install
 
@@ -16,6 +16,8 @@ INSTALL_TORCH = install_tandem(extra="torch")
 BROKEN_TORCH = install_tandem("--force-reinstall", extra="torch")
 PYPI = ("-i", "https://pypi.org/simple")
 INSTALL_DRIVER = "install NVIDIA's driver; for a container: docker run --gpus all"
+INSTALL_COMPILER = "apt-get install gcc libc6-dev, or name a compiler with CC"
+INSTALL_HEADERS = "apt-get install python3-dev, or what has them for this Python"
 DTYPES = ("auto", "float32", "bfloat16")
 
 
@@ -58,14 +60,16 @@ def judge_gpus(machine: Machine, devices: Sequence[Device]) -> Finding:
     return Finding("gpu", found)
 
 
-def judge_kernels(torch: Torch | NoTorch, device: Device) -> Finding | None:
-    """Which kernels compute; None where none of ours would."""
-    match torch, device:
-        case Torch(kernels=""), CpuDevice():
-            why, _, mend = torch.kernels_missing.partition("; ")
+def judge_kernels(machine: Machine, device: Device) -> Finding | None:
+    """Which kernels compute, and what compiles a GPU's; None where none of ours would."""
+    match machine.torch, device:
+        case Torch(kernels="", kernels_missing=missing), CpuDevice():
+            why, _, mend = missing.partition("; ")
             return warning("kernels", f"torch's own, several times slower: {why}", mend)
-        case Torch(), CpuDevice():
-            return Finding("kernels", torch.kernels.removeprefix("kernels "))
+        case Torch(kernels=kernels), CpuDevice():
+            return Finding("kernels", kernels.removeprefix("kernels "))
+        case Torch(), CudaDevice():
+            return _judge_compiler(machine.compiler)
     return None
 
 
@@ -89,6 +93,16 @@ def dtype_of(torch: Torch | NoTorch, device: CpuDevice | CudaDevice, wanted: str
     if isinstance(device, CudaDevice):
         return "bfloat16"
     return torch.auto_dtype if isinstance(torch, Torch) else "float32"
+
+
+def _judge_compiler(compiler: Compiler) -> Finding:
+    """Triton builds what launches a kernel, in C, when the kernel is first launched."""
+    if not compiler.path:
+        return problem("kernels", "Triton needs a C compiler, and finds none", INSTALL_COMPILER)
+    if not compiler.has_headers:
+        text = f"Triton needs Python.h, and it is not in {compiler.headers}"
+        return problem("kernels", text, INSTALL_HEADERS)
+    return Finding("kernels", f"Triton's, which {compiler.path} compiles the launchers of")
 
 
 def _cpu_dtype(torch: Torch, wanted: str) -> Finding:

@@ -62,6 +62,16 @@ class NoTorch:
 
 
 @dataclass(frozen=True)
+class Compiler:
+    """What Triton compiles with: a C compiler, its `path` empty if there is none, and Python's
+    headers, in the folder `headers`."""
+
+    path: str
+    headers: str
+    has_headers: bool
+
+
+@dataclass(frozen=True)
 class Cpu:
     """`cores`: those that this process may use, of `num_installed`. `quota`: CPUs' worth of time
     that its control group allows, None for no limit."""
@@ -159,6 +169,7 @@ class Machine:
     python: Python
     torch: Torch | NoTorch
     driver: Driver | None
+    compiler: Compiler
     cpu: Cpu
     memory: Memory
     model: Model | HubModel | NoModel

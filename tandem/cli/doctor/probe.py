@@ -12,7 +12,7 @@ import psutil
 
 from tandem.artifacts.cache import cache_dir
 from tandem.cli.cores import usable_cores
-from tandem.cli.doctor.accelerators import probe_driver, probe_torch
+from tandem.cli.doctor.accelerators import probe_compiler, probe_driver, probe_torch
 from tandem.cli.doctor.child import Answer, ask
 from tandem.cli.doctor.machine import Cpu, Docker, Machine, Memory, Python
 from tandem.cli.doctor.ports import probe_ports, probe_worker_ports
@@ -35,6 +35,7 @@ def probe_machine(settings: FleetSettings, logs: Path | None) -> Machine:
         refusals = pool.submit(probe_services, settings)
         return Machine(
             python=Python(sys.version_info[:3], sys.executable, find_spec("pip") is not None),
+            compiler=probe_compiler(),
             cpu=_cpu(),
             memory=_memory(),
             model=probe_model(settings.model),

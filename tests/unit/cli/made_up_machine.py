@@ -8,6 +8,7 @@ from typing import Any
 from tandem.cli.doctor.diagnosis import Diagnosis, diagnose
 from tandem.cli.doctor.findings import Finding
 from tandem.cli.doctor.machine import (
+    Compiler,
     Cpu,
     Docker,
     Driver,
@@ -34,6 +35,7 @@ MACHINE = Machine(
     python=Python((3, 12, 1), "/venv/bin/python"),
     torch=CPU_BUILD,
     driver=None,
+    compiler=Compiler("/usr/bin/gcc", "/usr/include/python3.12", has_headers=True),
     cpu=Cpu("Some CPU", 4, (0, 1, 2, 3), None),
     memory=Memory(16 * GB, 16 * GB, 14 * GB),
     model=HERE,

@@ -157,6 +157,26 @@ def test_kernels() -> None:
     assert finding.mend == "with a C++ compiler (g++) at hand run: pip install ."
 
 
+@pytest.mark.parametrize(
+    ("missing", "words", "mend"),
+    [
+        ({"path": ""}, "a C compiler", "apt-get install gcc libc6-dev"),
+        ({"has_headers": False}, "not in /usr/include/python3.12", "apt-get install python3-dev"),
+    ],
+)
+def test_a_gpus_kernels_take_a_compiler_and_a_cpus_do_not(
+    missing: dict[str, Any], words: str, mend: str
+) -> None:
+    compiler = replace(MACHINE.compiler, **missing)
+    gpu = replace(CUDA_BUILD, gpus=(GPU, GPU))
+    finding = about(look(settings(device="cuda"), torch=gpu, compiler=compiler), "kernels")
+    assert finding.level is Level.PROBLEM
+    assert words in finding.text
+    assert finding.mend.startswith(mend)
+    assert about(look(settings(device="cuda"), torch=gpu), "kernels").level is Level.OK
+    assert about(look(compiler=compiler), "kernels").text == "1234 avx2"
+
+
 def test_one_core_for_two_workers() -> None:
     finding = about(look(cpu=Cpu("", 1, (0,), None)), "cpu")
     assert finding.level is Level.WARNING

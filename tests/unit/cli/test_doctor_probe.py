@@ -2,6 +2,7 @@
 
 import socket
 import sys
+import sysconfig
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from tandem.artifacts.resolve import resolve
 from tandem.cli.doctor import accelerators, services, storage
-from tandem.cli.doctor.accelerators import parse_driver, probe_torch
+from tandem.cli.doctor.accelerators import parse_driver, probe_compiler, probe_torch
 from tandem.cli.doctor.child import Answer, ask
 from tandem.cli.doctor.machine import Driver, Gpu, NoTorch, Torch
 from tandem.cli.doctor.ports import probe_ports, probe_worker_ports
@@ -69,6 +70,42 @@ def test_a_torch_that_is_broken(
 def test_a_torch_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(accelerators, "find_spec", lambda name: None)
     assert probe_torch() == NoTorch()
+
+
+@pytest.mark.parametrize(
+    ("here", "own", "found"),
+    [
+        (("clang", "gcc"), None, "gcc"),
+        (("clang",), None, "clang"),
+        (("clang", "gcc", "icx"), "icx", "icx"),
+        (("gcc",), "icx", ""),
+        ((), None, ""),
+    ],
+)
+def test_the_compiler_is_the_one_that_triton_takes(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    here: tuple[str, ...],
+    own: str | None,
+    found: str,
+) -> None:
+    for name in here:
+        (tmp_path / name).touch(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+    if own:
+        monkeypatch.setenv("CC", own)
+    assert Path(probe_compiler().path).name == found
+
+
+def test_headers_are_looked_for_where_this_python_has_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sysconfig, "get_paths", lambda scheme: {"include": str(tmp_path)})
+    assert not probe_compiler().has_headers
+    (tmp_path / "Python.h").touch()
+    assert probe_compiler().has_headers
+    assert probe_compiler().headers == str(tmp_path)
 
 
 def test_what_nvidia_smi_prints() -> None:
