@@ -32,6 +32,7 @@ from gateway.http.app import create_app
 from gateway.http.limits import (
     BODY_TIMEOUT_S,
     HEADER_TIMEOUT_S,
+    KEEP_ALIVE_S,
     MAX_CONNECTIONS,
     MAX_HEADER_BYTES,
     HttpLimits,
@@ -163,6 +164,11 @@ class GatewaySettings(ServiceSettings):
     body_timeout_s: float = Field(
         BODY_TIMEOUT_S, gt=0, description="seconds in which an HTTP request's body must come"
     )
+    keep_alive_s: int = Field(
+        KEEP_ALIVE_S,
+        ge=1,
+        description="seconds that an HTTP connection may be idle; more than a load balancer's",
+    )
     otlp_endpoint: str | None = Field(
         None,
         description="OpenTelemetry collector that traces go to, by gRPC: http://HOST:4317; so does "
@@ -203,6 +209,7 @@ class GatewaySettings(ServiceSettings):
             max_header_bytes=self.max_header_bytes,
             header_timeout_s=self.header_timeout_s,
             body_timeout_s=self.body_timeout_s,
+            keep_alive_s=self.keep_alive_s,
         )
 
     def read_access(self) -> Access:

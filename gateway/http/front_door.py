@@ -32,6 +32,8 @@ class FrontDoor:
         self._turnstile = Turnstile(access.tenants)
         self._lag = lag
         self._refusals = refusals
+        # How to close connections on which nothing is asked, the longest idle one first.
+        self._idle: dict[object, Callable[[], None]] = {}
 
     @property
     def num_places_held(self) -> int:
@@ -39,7 +41,10 @@ class FrontDoor:
         return len(self._places)
 
     def connect(self, connection: object) -> bool:
-        """Whether there is a place for a connection, which it then has until it has to `leave`."""
+        """Whether there is a place for a connection, which it then has until it has to `leave`. An
+        idle one gives way to it."""
+        if not self._places.has_room:
+            self._close_longest_idle()
         if not self._places.has_room:
             self._count(TOO_MANY_CONNECTIONS)
             return False
@@ -48,7 +53,16 @@ class FrontDoor:
 
     def leave(self, connection: object) -> None:
         """Its place is free. Idempotent."""
+        self.wake(connection)
         self._places.leave(connection)
+
+    def rest(self, connection: object, close: Callable[[], None]) -> None:
+        """All that was asked on it is answered: until it has to `wake` it may be closed."""
+        self._idle[connection] = close
+
+    def wake(self, connection: object) -> None:
+        """Something comes on it. Idempotent."""
+        self._idle.pop(connection, None)
 
     def whose(self, headers: Mapping[str, str]) -> str | TandemError:
         """The tenant that a request is of, or why it is nobody's who may ask."""
@@ -79,6 +93,11 @@ class FrontDoor:
             self._turnstile.enter(start, tenant)
         else:
             start()
+
+    def _close_longest_idle(self) -> None:
+        for connection, close in [*self._idle.items()][:1]:
+            self.leave(connection)
+            close()
 
     def _finds_place(self, connection: object, tenant: str) -> bool:
         """Whether a connection may be the tenant's: it is that of its newest request."""

@@ -118,6 +118,7 @@ class BoundedProtocol(HttpToolsProtocol):
                 body.on_writable()
 
     def data_received(self, data: bytes) -> None:
+        self._door.wake(self)
         for start in range(0, len(data), PIECE_BYTES):
             if self._refused:
                 self._drop(len(data) - start)
@@ -209,6 +210,9 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         super().on_response_complete()
         self._read_watch.begin_if_unread()
+        is_idle = not (self._refused or self._is_reading or self._unanswered())
+        if is_idle and not self.transport.is_closing():
+            self._door.rest(self, self.transport.close)
 
     def _takes(self, num_head_bytes: int = 0, num_headers: int = 0) -> bool:
         """Count what the parser has come upon; whether it is still wanted."""

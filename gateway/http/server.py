@@ -45,6 +45,7 @@ class HttpServer(uvicorn.Server):
                 http=protocol,
                 ws="none",
                 backlog=BACKLOG,
+                timeout_keep_alive=limits.keep_alive_s,
                 timeout_graceful_shutdown=STOP_S,
             )
         )

@@ -170,6 +170,9 @@ class FleetFlags:
     body_timeout_s: Annotated[
         float | None, flag("body-timeout-s", "seconds for an HTTP request's body to come", GATEWAY)
     ] = None
+    keep_alive_s: Annotated[
+        int | None, flag("keep-alive-s", "seconds that an HTTP connection may be idle", GATEWAY)
+    ] = None
     batching: Annotated[
         str | None,
         flag("batching", "colocated steps: chunked, prefill-first or decode-first", GATEWAY),

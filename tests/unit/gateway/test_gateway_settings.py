@@ -55,3 +55,4 @@ def test_there_are_no_more_connections_than_files(monkeypatch: pytest.MonkeyPatc
     assert GatewaySettings(max_connections=5000).http_limits().max_connections == 768
     limits = GatewaySettings(max_connections=500, max_header_bytes=2048).http_limits()
     assert (limits.max_connections, limits.max_header_bytes) == (500, 2048)
+    assert GatewaySettings(keep_alive_s=30).http_limits().keep_alive_s == 30

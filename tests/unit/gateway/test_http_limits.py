@@ -303,7 +303,8 @@ async def test_a_connection_too_many_is_told_so(app):
     counts = Counter[str]()
     async with serving(app, max_connections=1, refusals=Refusals(counts)) as port:
         async with connected(port) as first:
-            await first.send(LIVE)
+            # Half a request: nothing that would give way.
+            await first.send(LIVE, LIVE[:5])
             assert await first.status() == 200
             async with connected(port) as second:
                 await second.send(LIVE)
@@ -316,6 +317,40 @@ async def test_a_connection_too_many_is_told_so(app):
                 await third.send(LIVE)
                 statuses.append(await third.status())
         assert set(statuses) <= {200, 503}
+
+
+async def test_the_longest_idle_connection_gives_way_to_a_new_one(app):
+    async with (
+        serving(app, max_connections=2) as port,
+        connected(port) as longest,
+        connected(port) as other,
+    ):
+        for each in (longest, other, other, longest, other):
+            await each.send(LIVE)
+            assert await each.status() == 200
+            await each.reader.readexactly(len(b'{"status":"ok"}'))
+        async with connected(port) as newcomer:
+            await newcomer.send(LIVE)
+            assert await newcomer.status() == 200
+            assert await longest.reader.read() == b""
+            await other.send(LIVE)
+            assert await other.status() == 200
+
+
+async def test_an_idle_connection_is_kept_and_then_closed(app):
+    assert HttpLimits().keep_alive_s == 75
+    async with serving_one(app, keep_alive_s=2 * SHORT_S, header_timeout_s=0.1) as connection:
+        await connection.send(LIVE)
+        assert await connection.status() == 200
+        await connection.reader.readexactly(len(b'{"status":"ok"}'))
+        # Longer than a head may take: it is no slow one.
+        await asyncio.sleep(SHORT_S)
+        await connection.send(LIVE)
+        assert await connection.status() == 200
+        await connection.reader.readexactly(len(b'{"status":"ok"}'))
+        # uvicorn's own time is 5 s.
+        async with asyncio.timeout(4):
+            assert await connection.reader.read() == b""
 
 
 async def test_whoever_pipelines_and_leaves_ends_all_that_was_asked(app, service):
