@@ -86,6 +86,15 @@ STOP_GRACE_S = 1.0
 class GatewaySettings(ServiceSettings):
     """Settings of the gateway."""
 
+    # No prefill workers are some that compute prompts as well.
+    kept_if_empty = ServiceSettings.kept_if_empty | {
+        "prefill",
+        "decode",
+        "tenants",
+        "api_key",
+        "api_keys",
+    }
+
     host: str = Field("127.0.0.1", description="address to listen on")
     http_port: int = Field(8000, ge=1, le=65535, description="port of the OpenAI API")
     grpc_port: int = Field(50050, ge=1, le=65535, description="port of the gRPC API")

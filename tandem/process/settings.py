@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError
 
@@ -28,7 +28,11 @@ class ServiceSettings(BaseSettings):
         env_prefix="TANDEM_", cli_kebab_case=True, cli_implicit_flags=True, extra="ignore"
     )
 
-    log_level: LogLevel = "info"
+    # Those that are not as good as unset if they are empty. What says who gets in was to be set by
+    # somebody, and was not: that ends the process, and opens nothing.
+    kept_if_empty: ClassVar[frozenset[str]] = frozenset({"tls_dir"})
+
+    log_level: Annotated[LogLevel, BeforeValidator(str.lower)] = "info"
     log_format: LogFormat = "console"
     drain_timeout: float = Field(
         DRAIN_TIMEOUT_S,
@@ -41,6 +45,15 @@ class ServiceSettings(BaseSettings):
         None,
         description="what `tandem certs` made: gateway and workers then talk by mutual TLS alone",
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _use_default_if_empty(cls, value: Any, info: ValidationInfo) -> Any:
+        """What is passed on without a value, as by compose, is as good as unset."""
+        if value != "" or info.field_name in cls.kept_if_empty:
+            return value
+        field = cls.model_fields[str(info.field_name)]
+        return value if field.is_required() else field.default
 
     def read_identity(self, role: Role) -> Identity | None:
         """Who this process is to the others; None without TLS. Raises `ConfigError`."""

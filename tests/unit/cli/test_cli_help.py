@@ -71,6 +71,23 @@ def test_quantization_has_one_spelling(monkeypatch: pytest.MonkeyPatch) -> None:
             read_settings(WorkerSettings, "tandem", [*port, *flags])
 
 
+def test_a_twin_that_is_empty_is_as_good_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    for settings in (WorkerSettings, GatewaySettings):
+        for name in settings.model_fields.keys() - settings.kept_if_empty:
+            monkeypatch.setenv(f"TANDEM_{name.upper()}", "")
+    assert read_settings(GatewaySettings, "tandem", []) == GatewaySettings.model_construct()
+    unset = WorkerSettings.model_construct(port=1)
+    assert read_settings(WorkerSettings, "tandem", ["--port", "1"]) == unset
+    with pytest.raises(ConfigError, match="--port: "):
+        read_settings(WorkerSettings, "tandem", [])
+
+
+def test_a_level_of_logs_is_known_in_any_case(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TANDEM_LOG_LEVEL", "WARNING")
+    assert read_settings(GatewaySettings, "tandem", []).log_level == "warning"
+    assert read_settings(GatewaySettings, "tandem", ["--log-level", "Info"]).log_level == "info"
+
+
 def test_all_that_tandem_up_takes_can_be_in_the_environment() -> None:
     up = dict(options(get_command(commands).commands["up"], "up"))  # type: ignore[attr-defined]
     without = [name for name, each in up.items() if not (each.envvar or name == "up --help")]

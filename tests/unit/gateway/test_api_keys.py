@@ -26,6 +26,7 @@ from gateway.tenants import DEFAULT_TENANT, ONE_TENANT, Tenant
 from tandem.core.errors import ConfigError
 from tandem.process.api_keys import ApiKeys, add_api_key, digest_of, read_api_keys
 from tandem.process.metrics import MetricsPage
+from tandem.wire.tls import Role
 
 KEY, OTHER_KEY = "tandem-of-team-a", "tandem-of-team-b"
 ACCESS = Access(
@@ -114,6 +115,18 @@ def test_one_key_is_the_default_tenants(monkeypatch: pytest.MonkeyPatch) -> None
     access = settings.read_access()
     assert not access.is_open
     assert access.tenant_of(GOOD) == DEFAULT_TENANT
+
+
+@pytest.mark.parametrize("name", ["api_key", "api_keys", "tenants", "tls_dir"])
+def test_who_gets_in_is_never_left_open_by_a_twin_that_is_empty(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"TANDEM_{name.upper()}", "")
+    settings = GatewaySettings()
+    with pytest.raises(ConfigError) as caught:
+        settings.read_access()
+        settings.read_identity(Role.GATEWAY)
+    assert caught.value.param == name
 
 
 @pytest.mark.parametrize("key", ["", " ", "a b", "\u00e9", "a\n", "x" * 513])

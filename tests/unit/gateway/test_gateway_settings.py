@@ -26,6 +26,11 @@ def test_without_prefill_workers_it_is_colocated() -> None:
     assert both.scheduler().roles == (WorkerRole.PREFILL, WorkerRole.DECODE)
 
 
+def test_an_empty_twin_of_prefill_is_no_prefill_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TANDEM_PREFILL", "")
+    assert [each.role for each in GatewaySettings().workers()] == [WorkerRole.DECODE]
+
+
 @pytest.mark.parametrize("prefill", ["", "b:2"])
 def test_an_unknown_batching_is_refused_by_name(prefill: str) -> None:
     settings = GatewaySettings(prefill=prefill, decode="a:1", batching="nonesuch")
