@@ -11,6 +11,7 @@ from pathlib import Path
 
 import grpc
 
+from tandem.core.address import parse_address
 from tandem.core.errors import ConfigError, InvalidRequest
 from tandem.v1 import inference_pb2
 from tandem.wire.metadata import API_KEY_VARIABLE, AUTHORIZATION, TENANT_KEY
@@ -32,8 +33,10 @@ class Model:
 
 
 def resolve_address(address: str | None) -> str:
-    """The address given, or that of `TANDEM_ADDRESS`, or a gateway on this machine."""
-    return address or os.environ.get(ADDRESS_VARIABLE) or DEFAULT_ADDRESS
+    """The address given, or that of `TANDEM_ADDRESS`, or a gateway on this machine. Raises
+    `ConfigError` for what is none."""
+    text = address or os.environ.get(ADDRESS_VARIABLE) or DEFAULT_ADDRESS
+    return str(parse_address(text, "address"))
 
 
 def call_metadata(*, tenant: str | None = None, api_key: str | None = None) -> CallMetadata:
@@ -89,4 +92,4 @@ def translated_errors() -> Iterator[None]:
     try:
         yield
     except grpc.RpcError as error:
-        raise to_tandem_error(error) from error
+        raise to_tandem_error(error, in_full=True) from error

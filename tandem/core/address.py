@@ -29,7 +29,8 @@ def parse_address(text: str, param: str | None = None) -> Address:
     elif ":" in host:
         host = ""
     if not _is_name(host) or not port.isdecimal() or not 1 <= int(port[:6]) <= 65535:
-        raise ConfigError(f"{text!r:.200} is no address: write host:port", param=param)
+        without = f", without {text.partition('://')[0].strip():.20}://" if "://" in text else ""
+        raise ConfigError(f"{text!r:.200} is no address: write host:port{without}", param=param)
     return Address(host, int(port))
 
 

@@ -80,18 +80,22 @@ async def call_error(call: Any) -> grpc.aio.AioRpcError:
 
 
 def to_tandem_error(
-    rpc_error: grpc.RpcError, otherwise: type[TandemError] | None = None
+    rpc_error: grpc.RpcError,
+    otherwise: type[TandemError] | None = None,
+    *,
+    in_full: bool = False,
 ) -> TandemError:
     """The error that the other side raised, or what the failure of a call amounts to, which was
-    perhaps gRPC's or a proxy's: by its code, or what it is `otherwise`."""
+    perhaps gRPC's or a proxy's: by its code, or what it is `otherwise`. `in_full` adds the words
+    of these, which name addresses: for whoever gave the address, and nobody else."""
     # What gRPC raises is always a call as well, save in its type.
     call = cast(grpc.Call, rpc_error)
     status = _status_of(call)
     by_code = _KIND_OF_CODE.get(call.code(), TandemError)
     kind = otherwise or by_code
     if status is None:
-        # The library's words stay in the cause: they name addresses.
-        return kind(f"the call ended with {call.code().name}")
+        words = f": {call.details()}" if in_full else ""
+        return kind(f"the call ended with {call.code().name}{words}")
     return _from_status(status, by_code, kind)
 
 

@@ -3,11 +3,21 @@
 import pytest
 
 from tandem.core.address import Address, of_one_family, parse_address
+from tandem.core.errors import ConfigError
 
 
 @pytest.mark.parametrize("text", ["decode:50052", "10.0.0.1:1", "[::1]:50052", "[fd00::2]:65535"])
 def test_addresses_come_back_as_they_were(text: str) -> None:
     assert str(parse_address(text)) == text
+
+
+def test_a_scheme_is_to_be_left_out() -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_address("http://gw:50050", "address")
+    assert caught.value.message.endswith("write host:port, without http://")
+    assert caught.value.param == "address"
+    with pytest.raises(ConfigError, match=r"write host:port$"):
+        parse_address("gw")
 
 
 def test_brackets_are_not_part_of_the_host() -> None:

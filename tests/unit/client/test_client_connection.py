@@ -1,0 +1,37 @@
+"""What a client says when it does not reach a gateway."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from tandem import AsyncClient, Client
+from tandem.core.errors import ConfigError, Unavailable
+
+TIMEOUT_S = 10.0
+
+
+async def test_why_nobody_is_reached_is_said() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        # Nobody listens there, and nobody can.
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with Client(address) as client, pytest.raises(Unavailable, match="refused") as caught:
+            client.models(timeout=TIMEOUT_S)
+        assert address in caught.value.message
+        async with AsyncClient(address) as other:
+            with pytest.raises(Unavailable, match="refused"):
+                await other.models(timeout=TIMEOUT_S)
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+@pytest.mark.parametrize(
+    ("address", "words"), [("http://gw:50050", "without http://"), ("gw", "write host:port")]
+)
+def test_what_is_no_address_is_refused(
+    kind: type[Client | AsyncClient], address: str, words: str
+) -> None:
+    with pytest.raises(ConfigError, match=words) as caught:
+        kind(address)
+    assert caught.value.param == "address"
