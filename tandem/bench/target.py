@@ -18,14 +18,15 @@ from tandem.client import AsyncClient
 from tandem.core.address import Address
 from tandem.core.errors import ConfigError, NotFound, TandemError, Unauthenticated, Unavailable
 
-PORTS = {"http": 80, "https": 443, "grpc": 50050}
+PORTS = {"http": 80, "https": 443, "grpc": 50050, "grpcs": 443}
 TIMEOUT_S = 10.0
 UNAUTHORIZED = 401
 
 
 @dataclass(frozen=True, slots=True)
 class TargetUrl:
-    """`http`, `https` or `grpc`. `prefix` is what comes before `/v1`."""
+    """`http`, `https`, `grpc` or `grpcs`, which is gRPC by TLS. `prefix` is what comes before
+    `/v1`."""
 
     scheme: str
     host: str
@@ -34,7 +35,11 @@ class TargetUrl:
 
     @property
     def is_grpc(self) -> bool:
-        return self.scheme == "grpc"
+        return self.scheme in ("grpc", "grpcs")
+
+    @property
+    def has_tls(self) -> bool:
+        return self.scheme in ("https", "grpcs")
 
     @property
     def address(self) -> str:
@@ -51,7 +56,8 @@ class TargetUrl:
 
 
 def parse_target(text: str) -> TargetUrl:
-    """`http://host:8000`, with or without `/v1`, or `grpc://host:50050`. Raises `ConfigError`."""
+    """`http://host:8000`, with or without `/v1`, `grpc://host:50050` or `grpcs://host`. Raises
+    `ConfigError`."""
     try:
         url = urlsplit(text)
         port = url.port
@@ -62,9 +68,10 @@ def parse_target(text: str) -> TargetUrl:
             f"no URL: {text!r:.80}; write http://HOST:PORT or grpc://HOST:PORT", param="url"
         )
     prefix = url.path.rstrip("/").removesuffix("/v1")
-    if url.scheme == "grpc" and prefix:
+    target = TargetUrl(url.scheme, url.hostname, port or PORTS[url.scheme], prefix)
+    if target.is_grpc and prefix:
         raise ConfigError("a gRPC address has no path", param="url")
-    return TargetUrl(url.scheme, url.hostname, port or PORTS[url.scheme], prefix)
+    return target
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +89,7 @@ async def served_models(url: TargetUrl, api_key: str | None) -> list[str]:
     """The names of what is served. Raises `Unavailable` if nobody answers, `Unauthenticated` if
     whoever does asks for a key, and another `TandemError` for what is no list of models."""
     if url.is_grpc:
-        async with AsyncClient(url.address, api_key=api_key) as client:
+        async with AsyncClient(url.address, api_key=api_key, tls=url.has_tls) as client:
             return [each.id for each in await client.models(timeout=TIMEOUT_S)]
     try:
         async with httpx2.AsyncClient(timeout=TIMEOUT_S, headers=authorization(api_key)) as client:
@@ -123,7 +130,7 @@ async def find_model(url: TargetUrl, api_key: str | None, wanted: str) -> tuple[
 async def asking(url: TargetUrl, how: Asking) -> AsyncIterator[Ask]:
     """What fills in an answer to its prompt, within the event loop that enters this."""
     if url.is_grpc:
-        async with AsyncClient(url.address, api_key=how.api_key) as client:
+        async with AsyncClient(url.address, api_key=how.api_key, tls=url.has_tls) as client:
 
             async def ask_grpc(answer: Answer) -> None:
                 answer.may_be_shorter = not how.ignore_eos
@@ -139,7 +146,7 @@ async def asking(url: TargetUrl, how: Asking) -> AsyncIterator[Ask]:
         how.model,
         url.prefix + (CHAT if how.is_chat else COMPLETIONS),
         api_key=how.api_key,
-        tls=url.scheme == "https",
+        tls=url.has_tls,
         is_exact=False,
         ignore_eos=how.ignore_eos,
     )

@@ -14,7 +14,7 @@ import typer
 
 from tandem.cli.bench import bench
 from tandem.cli.credentials import certs, keys
-from tandem.cli.flags import HUB_MODEL, AddressFlag, ApiKeyFlag, flag
+from tandem.cli.flags import HUB_MODEL, AddressFlag, ApiKeyFlag, TlsFlag, flag
 from tandem.cli.fleet_commands import doctor, up
 from tandem.core.errors import TandemError
 
@@ -48,6 +48,7 @@ def chat(
     *,
     address: AddressFlag = None,
     api_key: ApiKeyFlag = None,
+    tls: TlsFlag = None,
     system: Annotated[str | None, flag("system", "the system message")] = None,
     max_tokens: Annotated[int | None, flag("max-tokens", "tokens of an answer at the most")] = None,
     temperature: Annotated[
@@ -61,6 +62,7 @@ def chat(
         prompt,
         address,
         api_key,
+        tls=tls,
         system=system,
         max_tokens=max_tokens,
         temperature=temperature,
@@ -71,6 +73,7 @@ def chat(
 def timeline(
     address: AddressFlag = None,
     api_key: ApiKeyFlag = None,
+    tls: TlsFlag = None,
     window: Annotated[str, flag("window", "how far back: 500ms, 30s, 5m")] = "30s",
     save: Annotated[
         Path | None,
@@ -80,7 +83,7 @@ def timeline(
     """Show what each worker did of late, and how busy it was."""
     from tandem.cli.timeline import show_timeline
 
-    show_timeline(address, api_key, window, save)
+    show_timeline(address, api_key, window, save, tls)
 
 
 @commands.command()
@@ -98,11 +101,11 @@ def top(
 
 
 @commands.command()
-def workers(address: AddressFlag = None, api_key: ApiKeyFlag = None) -> None:
+def workers(address: AddressFlag = None, api_key: ApiKeyFlag = None, tls: TlsFlag = None) -> None:
     """List the workers: role, state, what they hold."""
     from tandem.cli.workers import show_workers
 
-    show_workers(address, api_key)
+    show_workers(address, api_key, tls)
 
 
 @commands.command()
@@ -111,6 +114,7 @@ def drain(
     *,
     address: AddressFlag = None,
     api_key: ApiKeyFlag = None,
+    tls: TlsFlag = None,
     timeout: Annotated[
         float,
         typer.Option(min=0, max=86_400, help="seconds that it may take for what it has"),
@@ -123,7 +127,7 @@ def drain(
     """
     from tandem.cli.workers import drain_worker
 
-    drain_worker(address, api_key, worker, timeout, wait=wait)
+    drain_worker(address, api_key, worker, timeout, wait=wait, tls=tls)
 
 
 @commands.command()
@@ -132,11 +136,12 @@ def undrain(
     *,
     address: AddressFlag = None,
     api_key: ApiKeyFlag = None,
+    tls: TlsFlag = None,
 ) -> None:
     """Put a worker back into service."""
     from tandem.cli.workers import undrain_worker
 
-    undrain_worker(address, api_key, worker)
+    undrain_worker(address, api_key, worker, tls)
 
 
 @commands.command()

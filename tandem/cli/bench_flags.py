@@ -18,9 +18,9 @@ MEASURING = "What is measured"
 class ServeOptions:
     """Who is put under load, beside the load itself."""
 
-    url: Annotated[str, flag("url", "http://HOST:PORT, https://HOST or grpc://HOST:PORT")] = (
-        "http://127.0.0.1:8000"
-    )
+    url: Annotated[
+        str, flag("url", "http://HOST:PORT, https://HOST, grpc://HOST:PORT or grpcs://HOST")
+    ] = "http://127.0.0.1:8000"
     model: Annotated[str, typer.Option(help="as the server calls it (default: its first)")] = ""
     api_key: ApiKeyFlag = None
     is_chat: Annotated[

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from tandem.cli.amounts import format_bytes, format_seconds
-from tandem.cli.reaching import reaching_gateway
+from tandem.cli.reaching import reaching_gateway, trusted
 from tandem.client import Client, Completion, CompletionStream, GenerateArguments, Message
 from tandem.core.errors import TandemError, Unavailable
 
@@ -27,6 +27,7 @@ def run_chat(
     address: str | None,
     api_key: str | None,
     *,
+    tls: str | None,
     system: str | None,
     max_tokens: int | None,
     temperature: float,
@@ -35,7 +36,7 @@ def run_chat(
     options = GenerateArguments(temperature=temperature)
     if max_tokens is not None:
         options["max_tokens"] = max_tokens
-    with Client(address, api_key=api_key) as client:
+    with Client(address, api_key=api_key, tls=trusted(tls)) as client:
         model = _served_model(client)
         console, notes = Console(highlight=False), Console(stderr=True, highlight=False)
         conversation = Conversation(client, options, console, notes)

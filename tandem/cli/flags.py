@@ -35,6 +35,9 @@ AddressFlag = Annotated[
     str | None, flag("address", "the gateway's gRPC address (default: 127.0.0.1:50050)")
 ]
 ApiKeyFlag = Annotated[str | None, flag("api-key", "the key that the gateway asks for")]
+TlsFlag = Annotated[
+    str | None, flag("tls", "speak TLS, trusting the authorities of the `system` or of a PEM file")
+]
 StartTimeoutFlag = Annotated[int, flag("start-timeout", "seconds until all must be ready")]
 
 

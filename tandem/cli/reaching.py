@@ -1,11 +1,19 @@
-"""What to say when there is no gateway, or it asks for a key."""
+"""How a gateway is reached by TLS, and what to say when there is none, or it asks for a key."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from tandem.core.errors import DeadlineExceeded, Unauthenticated, Unavailable
+
+SYSTEM = "system"
+
+
+def trusted(tls: str | None) -> bool | Path:
+    """The flag `--tls`, as a client's `tls`."""
+    return tls == SYSTEM or (Path(tls) if tls else False)
 
 
 @contextmanager

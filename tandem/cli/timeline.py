@@ -13,12 +13,13 @@ from rich.table import Table
 
 from tandem.cli.amounts import format_bytes, format_seconds
 from tandem.cli.gantt import draw
-from tandem.cli.reaching import reaching_gateway
+from tandem.cli.reaching import reaching_gateway, trusted
 from tandem.cli.timeline_svg import timeline_svg
 from tandem.cli.trace_events import trace_events
 from tandem.client.connection import (
     CallMetadata,
     call_metadata,
+    channel_tls,
     resolve_address,
     translated_errors,
 )
@@ -29,6 +30,7 @@ from tandem.core.worker import WorkerRole
 from tandem.v1 import inference_pb2, inference_pb2_grpc
 from tandem.wire.channels import open_sync_channel
 from tandem.wire.reports import span_from_wire
+from tandem.wire.tls import ChannelTls
 
 TIMEOUT_S = 10.0
 UNITS_MS = {"ms": 1, "s": 1000, "m": 60_000}
@@ -42,7 +44,13 @@ FORMATS: Mapping[str, Callable[[Sequence[Lane]], bytes]] = {
 }
 
 
-def show_timeline(address: str | None, api_key: str | None, window: str, save: Path | None) -> None:
+def show_timeline(
+    address: str | None,
+    api_key: str | None,
+    window: str,
+    save: Path | None,
+    tls: str | None = None,
+) -> None:
     """Print the last `window`, and write it to the file `save`. Raises `TandemError`, `NotFound` if
     there is nothing to write."""
     window_ms = parse_window_ms(window)
@@ -50,7 +58,8 @@ def show_timeline(address: str | None, api_key: str | None, window: str, save: P
         check_format(save)
     with reaching_gateway():
         metadata = call_metadata(api_key=api_key)
-        lanes = fetch_lanes(resolve_address(address), window_ms, metadata)
+        channel = channel_tls(trusted(tls))
+        lanes = fetch_lanes(resolve_address(address), window_ms, metadata, channel)
     console = Console(highlight=False)
     if not any(lane.of_kind(SpanKind.STEP) for lane in lanes):
         if save:
@@ -95,9 +104,11 @@ def parse_window_ms(text: str) -> int:
     return window_ms
 
 
-def fetch_lanes(address: str, window_ms: int, metadata: CallMetadata = ()) -> list[Lane]:
+def fetch_lanes(
+    address: str, window_ms: int, metadata: CallMetadata = (), tls: ChannelTls | None = None
+) -> list[Lane]:
     """The timeline, prefill workers first. Raises `TandemError`."""
-    with translated_errors(), open_sync_channel(address) as channel:
+    with translated_errors(), open_sync_channel(address, tls) as channel:
         response = inference_pb2_grpc.InferenceServiceStub(channel).GetTimeline(
             inference_pb2.GetTimelineRequest(window_ms=window_ms),
             timeout=TIMEOUT_S,

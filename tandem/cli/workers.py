@@ -12,10 +12,11 @@ from typing import TypeVar
 from rich.console import Console
 from rich.table import Table
 
-from tandem.cli.reaching import reaching_gateway
+from tandem.cli.reaching import reaching_gateway, trusted
 from tandem.client.connection import (
     CallMetadata,
     call_metadata,
+    channel_tls,
     resolve_address,
     translated_errors,
 )
@@ -61,9 +62,9 @@ class Admin:
         return method(request, timeout=TIMEOUT_S, metadata=self.metadata)
 
 
-def show_workers(address: str | None, api_key: str | None) -> None:
+def show_workers(address: str | None, api_key: str | None, tls: str | None = None) -> None:
     """Print the gateway's workers. Raises `TandemError`."""
-    with reached_admin(address, api_key) as admin:
+    with reached_admin(address, api_key, tls) as admin:
         workers = admin.workers()
     # Where it goes to a program, names are whole.
     console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 1000)
@@ -88,12 +89,18 @@ def show_workers(address: str | None, api_key: str | None) -> None:
 
 
 def drain_worker(
-    address: str | None, api_key: str | None, worker_id: str, timeout_s: float, *, wait: bool
+    address: str | None,
+    api_key: str | None,
+    worker_id: str,
+    timeout_s: float,
+    *,
+    wait: bool,
+    tls: str | None = None,
 ) -> None:
     """Take a worker out of service and, with `wait`, return when it holds nothing any more, is
     gone, or serves again. Raises `TandemError`, `NotFound` among them."""
     console = Console(highlight=False, markup=False)
-    with reached_admin(address, api_key) as admin:
+    with reached_admin(address, api_key, tls) as admin:
         drained = admin.drain(worker_id, timeout_s)
         console.print(_line(drained))
         if not wait:
@@ -103,9 +110,11 @@ def drain_worker(
     console.print(_outcome(worker_id, last))
 
 
-def undrain_worker(address: str | None, api_key: str | None, worker_id: str) -> None:
+def undrain_worker(
+    address: str | None, api_key: str | None, worker_id: str, tls: str | None = None
+) -> None:
     """Put a worker back into service. Raises `TandemError`, `NotFound` among them."""
-    with reached_admin(address, api_key) as admin:
+    with reached_admin(address, api_key, tls) as admin:
         worker = admin.undrain(worker_id)
     Console(highlight=False, markup=False).print(_line(worker))
 
@@ -142,12 +151,12 @@ def _serves(worker: admin_pb2.WorkerStatus) -> bool:
 
 
 @contextmanager
-def reached_admin(address: str | None, api_key: str | None) -> Iterator[Admin]:
+def reached_admin(address: str | None, api_key: str | None, tls: str | None) -> Iterator[Admin]:
     """Who tells the gateway what to do with its workers, for the time of the block."""
     with reaching_gateway():
         metadata = call_metadata(api_key=api_key)
         with (
             translated_errors(),
-            open_sync_channel(resolve_address(address)) as channel,
+            open_sync_channel(resolve_address(address), channel_tls(trusted(tls))) as channel,
         ):
             yield Admin(admin_pb2_grpc.AdminServiceStub(channel), metadata)

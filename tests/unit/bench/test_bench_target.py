@@ -22,6 +22,7 @@ from tandem.core.errors import ConfigError
         ),
         ("http://[::1]:80", "http://[::1]:80", "http://[::1]:80/metrics"),
         ("grpc://host", "grpc://host:50050", ""),
+        ("grpcs://host", "grpcs://host:443", ""),
     ],
 )
 def test_urls_are_read(text: str, base: str, metrics: str) -> None:
@@ -31,7 +32,7 @@ def test_urls_are_read(text: str, base: str, metrics: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["host:8000", "ftp://host", "http://", "http://host:port", "grpc://host/v1/x", "http://h?a"],
+    ["host:8000", "ftp://host", "http://", "http://host:port", "grpcs://host/v1/x", "http://h?a"],
 )
 def test_what_is_no_url_is_refused(text: str) -> None:
     with pytest.raises(ConfigError):

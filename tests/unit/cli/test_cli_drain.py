@@ -51,7 +51,7 @@ def test_it_waits_until_there_is_nothing_to_wait_for(
     stub = Stub([*seen])
 
     @contextmanager
-    def reached(address: str | None, api_key: str | None) -> Iterator[Admin]:
+    def reached(*_: str | None) -> Iterator[Admin]:
         yield Admin(stub, ())
 
     monkeypatch.setattr(workers, "reached_admin", reached)
@@ -70,7 +70,7 @@ def test_a_workers_name_is_no_markup_and_whole(
     )
 
     @contextmanager
-    def reached(address: str | None, api_key: str | None) -> Iterator[Admin]:
+    def reached(*_: str | None) -> Iterator[Admin]:
         yield Admin(Stub([[named]]), ())
 
     monkeypatch.setattr(workers, "reached_admin", reached)

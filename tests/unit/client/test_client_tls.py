@@ -1,4 +1,4 @@
-"""Clients of an address that speaks TLS."""
+"""Clients and commands at an address that speaks TLS."""
 
 from __future__ import annotations
 
@@ -16,11 +16,14 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
+from typer.testing import CliRunner
 
 from tandem import AsyncClient, Client
+from tandem.bench.target import parse_target, served_models
+from tandem.cli.app import commands
 from tandem.client import Model
 from tandem.core.errors import ConfigError, Unavailable
-from tandem.v1 import inference_pb2, inference_pb2_grpc
+from tandem.v1 import admin_pb2, admin_pb2_grpc, inference_pb2, inference_pb2_grpc
 
 MODELS = [Model("m", 16)]
 TIMEOUT_S = 10.0
@@ -29,6 +32,15 @@ TIMEOUT_S = 10.0
 def list_models(*_: object) -> inference_pb2.ListModelsResponse:
     model = inference_pb2.ServedModel(id="m", max_model_len=16)
     return inference_pb2.ListModelsResponse(models=[model])
+
+
+def answer(*_: object) -> Iterator[inference_pb2.GenerateResponse]:
+    yield inference_pb2.GenerateResponse(delta=inference_pb2.TokenDelta(text="Hello"))
+    yield inference_pb2.GenerateResponse(finished=inference_pb2.GenerationFinished())
+
+
+def worker(*_: object) -> admin_pb2.WorkerStatus:
+    return admin_pb2.WorkerStatus(worker_id="decode-0", role=2, state=2)
 
 
 def certified(host: str) -> tuple[bytes, bytes]:
@@ -61,7 +73,22 @@ def served(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str
     key, certificate = certified(request.param)
     server = grpc.server(ThreadPoolExecutor(1))
     inference_pb2_grpc.add_InferenceServiceServicer_to_server(
-        Mock(inference_pb2_grpc.InferenceServiceServicer, ListModels=list_models), server
+        Mock(
+            inference_pb2_grpc.InferenceServiceServicer,
+            ListModels=list_models,
+            Generate=answer,
+            GetTimeline=lambda *_: inference_pb2.GetTimelineResponse(),
+        ),
+        server,
+    )
+    admin_pb2_grpc.add_AdminServiceServicer_to_server(
+        Mock(
+            admin_pb2_grpc.AdminServiceServicer,
+            ListWorkers=lambda *_: admin_pb2.ListWorkersResponse(workers=[worker()]),
+            DrainWorker=lambda *_: admin_pb2.DrainWorkerResponse(worker=worker()),
+            UndrainWorker=lambda *_: admin_pb2.UndrainWorkerResponse(worker=worker()),
+        ),
+        server,
     )
     credentials = grpc.ssl_server_credentials([(key, certificate)])
     port = server.add_secure_port("127.0.0.1:0", credentials)
@@ -82,6 +109,35 @@ async def test_clients_speak_tls(served: tuple[str, Path], monkeypatch: pytest.M
     monkeypatch.setenv("SSL_CERT_FILE", str(authority))
     with Client(address, tls=True) as client:
         assert client.models(timeout=TIMEOUT_S) == MODELS
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (["workers"], "decode-0"),
+        (["drain", "decode-0", "--no-wait"], "decode-0 is"),
+        (["undrain", "decode-0"], "decode-0 is"),
+        (["timeline"], "nothing ran"),
+        (["chat", "Hi"], "Hello"),
+    ],
+)
+def test_commands_speak_tls(
+    served: tuple[str, Path], command: list[str], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address, authority = served
+    for tls in (str(authority), "system"):
+        ended = CliRunner().invoke(commands, [*command, "--address", address, "--tls", tls])
+        assert ended.exit_code == 0, ended.exception
+        assert said in ended.output
+        monkeypatch.setenv("SSL_CERT_FILE", str(authority))
+
+
+async def test_the_load_goes_by_tls(
+    served: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address, authority = served
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority))
+    assert await served_models(parse_target(f"grpcs://{address}"), None) == ["m"]
 
 
 @pytest.mark.parametrize("tls", [True, False])
