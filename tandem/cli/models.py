@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -16,6 +15,7 @@ from tandem.artifacts.catalog import BrokenModel, CachedModel, list_models
 from tandem.artifacts.packed import PackedModel, list_packed
 from tandem.artifacts.pull import DEFAULT_NAME
 from tandem.cli.amounts import format_bytes
+from tandem.cli.tables import table_console
 
 NUMBERS = ("parameters", "layers", "length", "on disk", "packed")
 COLUMNS = ("name", "architecture", *NUMBERS, "source")
@@ -29,7 +29,7 @@ def show_models(as_json: bool) -> None:
     if as_json:
         print(json.dumps([_plain(model, packed) for model in models], indent=2))
         return
-    console = Console(highlight=False)
+    console = table_console()
     if whole := [model for model in models if isinstance(model, CachedModel)]:
         console.print(_table(whole, packed))
     for model in models:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tandem.cli.reaching import reaching_gateway, trusted
+from tandem.cli.tables import table_console
 from tandem.client.connection import (
     CallMetadata,
     call_metadata,
@@ -66,8 +66,7 @@ def show_workers(address: str | None, api_key: str | None, tls: str | None = Non
     """Print the gateway's workers. Raises `TandemError`."""
     with reached_admin(address, api_key, tls) as admin:
         workers = admin.workers()
-    # Where it goes to a program, names are whole.
-    console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 1000)
+    console = table_console(markup=False)
     if not workers:
         console.print("no worker has joined")
         return

@@ -11,6 +11,7 @@ from tandem.cli.doctor.diagnosis import diagnose
 from tandem.cli.doctor.probe import probe_machine
 from tandem.cli.doctor.report import print_diagnosis, to_json
 from tandem.cli.fleet import FleetSettings
+from tandem.cli.tables import table_console
 
 
 def run_doctor(settings: FleetSettings, logs: Path | None, *, as_json: bool) -> None:
@@ -22,6 +23,6 @@ def run_doctor(settings: FleetSettings, logs: Path | None, *, as_json: bool) -> 
     if as_json:
         print(to_json(diagnosis, machine, settings))
     else:
-        print_diagnosis(Console(highlight=False), diagnosis, settings)
+        print_diagnosis(table_console(), diagnosis, settings)
     if not diagnosis.would_start:
         sys.exit(1)

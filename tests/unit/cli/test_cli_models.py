@@ -21,7 +21,6 @@ from tandem.cli.models import COLUMNS
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("TANDEM_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("COLUMNS", "200")
     return tmp_path / "cache"
 
 
@@ -99,8 +98,9 @@ def test_what_is_not_there_is_one_line(arguments: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize("command", ["pull", "up"])
-def test_help_shows_how_a_model_is_called(command: str) -> None:
+def test_help_shows_how_a_model_is_called(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rich would take what is in brackets for markup and drop it."""
+    monkeypatch.setenv("COLUMNS", "200")
     assert "org/name@revision, org/name:Q4_K_M" in tandem(command, "--help")
 
 

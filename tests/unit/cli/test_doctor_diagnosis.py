@@ -21,6 +21,7 @@ from made_up_machine import (
     settings,
 )
 
+from tandem.cli.doctor import doctor
 from tandem.cli.doctor.diagnosis import verdict
 from tandem.cli.doctor.findings import Level
 from tandem.cli.doctor.hardware import BROKEN_TORCH
@@ -245,6 +246,18 @@ def test_a_machine_that_is_too_small() -> None:
         Level.PROBLEM,
         "a smaller --model, or a machine with more memory",
     )
+
+
+def test_where_a_program_reads_a_finding_has_a_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache = replace(CACHE, path="/a/long/way/to/the/cache" * 8)
+    machine = replace(MACHINE, cache=cache)
+    monkeypatch.setattr(doctor, "probe_machine", lambda *_: machine)
+    doctor.run_doctor(settings(), None, as_json=False)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if cache.path in line]
+    assert len(lines) == len(look(cache=cache).findings) + 2
 
 
 def test_a_control_group_counts_not_what_is_installed() -> None:
