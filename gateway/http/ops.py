@@ -8,9 +8,9 @@ from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 
 from gateway.http.documented_errors import ASKED_ERRORS, documented_errors
-from gateway.http.formats.envelope import DISTRIBUTION
 from gateway.tokens import TokenService
 from tandem.core.errors import Unavailable
+from tandem.core.installation import DISTRIBUTION
 from tandem.process.metrics import CONTENT_TYPE, MetricsPage
 
 METRICS_PATH = "/metrics"

@@ -31,8 +31,8 @@ from tandem.bench.text_prompts import Texts
 from tandem.bench.watch import Asked, Watch
 from tandem.bench.workload import Prompt
 from tandem.core.errors import Unavailable
+from tandem.core.installation import DISTRIBUTION
 
-DISTRIBUTION = "tandem-serve"
 # So long before a run starts: what is still to be done first shall make nobody late.
 LEAD_S = 0.1
 

@@ -17,13 +17,14 @@ from tandem.cli.credentials import certs, keys
 from tandem.cli.flags import HUB_MODEL, AddressFlag, ApiKeyFlag, TlsFlag, flag
 from tandem.cli.fleet_commands import doctor, up
 from tandem.core.errors import TandemError
+from tandem.core.installation import DISTRIBUTION
 
 commands = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
-    help="LLM serving that splits prefill from decode.",
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 # The arguments, --help among them, are the service's own business.
@@ -36,6 +37,24 @@ def app() -> None:
         commands(prog_name="tandem")
     except TandemError as error:
         sys.exit(f"error: {error.message}")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"tandem {version(DISTRIBUTION)}")
+        raise typer.Exit
+
+
+@commands.callback()
+def main(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="say which it is", callback=_print_version, is_eager=True),
+    ] = False,
+) -> None:
+    """LLM serving that splits prefill from decode."""
 
 
 commands.command()(up)

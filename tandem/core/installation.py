@@ -9,6 +9,8 @@ import shlex
 import sys
 from pathlib import Path
 
+# What pip knows it as.
+DISTRIBUTION = "tandem-serve"
 ROOT = Path(__file__).parents[2]
 # What stands for the user's own copy where there is no checkout.
 SOMEWHERE = "path/to/tandem"

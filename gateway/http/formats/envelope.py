@@ -6,7 +6,8 @@ from importlib.metadata import version
 
 import orjson
 
-DISTRIBUTION = "tandem-serve"
+from tandem.core.installation import DISTRIBUTION
+
 # Changes with the program, as OpenAI's does with theirs.
 FINGERPRINT = f"tandem-{version(DISTRIBUTION)}"
 

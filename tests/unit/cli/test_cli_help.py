@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from importlib.metadata import version
 from typing import Any
 
 import pytest
 from typer.main import get_command
+from typer.testing import CliRunner
 
 from gateway.service import GatewaySettings
 from tandem.cli.app import commands
 from tandem.core.errors import ConfigError
+from tandem.core.installation import DISTRIBUTION
 from tandem.process.settings import ServiceSettings, read_settings
 from tandem.worker.settings import WorkerSettings
 
@@ -23,6 +26,18 @@ def options(command: Any, path: str) -> Iterator[tuple[str, Any]]:
             yield f"{path} {each.opts[0]}", each
     for name, child in getattr(command, "commands", {}).items():
         yield from options(child, f"{path} {name}")
+
+
+@pytest.mark.parametrize("command", [[], ["up"], ["bench", "serve"], ["models", "rm"]])
+def test_help_has_a_short_name(command: list[str]) -> None:
+    short, long = (CliRunner().invoke(commands, [*command, each]) for each in ("-h", "--help"))
+    assert short.exit_code == 0
+    assert short.output == long.output
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    said = CliRunner().invoke(commands, ["--version"])
+    assert (said.exit_code, said.output) == (0, f"tandem {version(DISTRIBUTION)}\n")
 
 
 def test_a_default_that_is_told_in_words_is_not_shown_as_a_value() -> None:
