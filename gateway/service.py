@@ -64,7 +64,7 @@ from tandem.process.host import raise_open_files
 from tandem.process.lifetime import StopSignals, settle
 from tandem.process.logged_progress import LoggedProgress
 from tandem.process.metrics import MetricsPage
-from tandem.process.settings import ServiceSettings
+from tandem.process.settings import Host, ServiceSettings
 from tandem.v1 import admin_pb2, admin_pb2_grpc, inference_pb2, inference_pb2_grpc
 from tandem.wire.tls import Role
 
@@ -95,7 +95,7 @@ class GatewaySettings(ServiceSettings):
         "api_keys",
     }
 
-    host: str = Field("127.0.0.1", description="address to listen on")
+    host: Host = Field("127.0.0.1", description="address to listen on")
     http_port: int = Field(8000, ge=1, le=65535, description="port of the OpenAI API")
     grpc_port: int = Field(50050, ge=1, le=65535, description="port of the gRPC API")
     prefill: str = Field(

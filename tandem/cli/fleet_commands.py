@@ -196,13 +196,14 @@ class FleetFlags:
     def settings(self) -> FleetSettings:
         """What they ask for. Raises `ConfigError`."""
         from tandem.cli.fleet import FleetSettings
+        from tandem.core.address import without_brackets
         from tandem.core.topology import parse_topology
 
         return FleetSettings(
             topology=parse_topology(self.topology),
             model=self.model,
             device=self.device,
-            host=self.host,
+            host=without_brackets(self.host),
             http_port=self.http_port,
             grpc_port=self.grpc_port,
             port_base=self.port_base,

@@ -23,15 +23,19 @@ class Address:
 
 def parse_address(text: str, param: str | None = None) -> Address:
     """Raises `ConfigError`, with `param`, for what is no address."""
-    host, _, port = text.strip().rpartition(":")
-    if host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
-    elif ":" in host:
+    written, _, port = text.strip().rpartition(":")
+    host = without_brackets(written)
+    if host == written and ":" in host:
         host = ""
     if not _is_name(host) or not port.isdecimal() or not 1 <= int(port[:6]) <= 65535:
         without = f", without {text.partition('://')[0].strip():.20}://" if "://" in text else ""
         raise ConfigError(f"{text!r:.200} is no address: write host:port{without}", param=param)
     return Address(host, int(port))
+
+
+def without_brackets(host: str) -> str:
+    """`[::1]`, as an address has it, is the host `::1`."""
+    return host[1:-1] if host.startswith("[") and host.endswith("]") else host
 
 
 def _is_name(host: str) -> bool:

@@ -7,10 +7,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar
 
-from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError
 
+from tandem.core.address import without_brackets
 from tandem.core.errors import ConfigError
 from tandem.process.flags import flag_of
 from tandem.process.logs import LogFormat, LogLevel
@@ -19,6 +27,9 @@ from tandem.wire.tls import Identity, Role
 # Less than the 30 s that Kubernetes gives a container by default; compose is told to give as many.
 DRAIN_TIMEOUT_S = 25.0
 MAX_DRAIN_TIMEOUT_S = 86_400.0
+
+# What a server listens on.
+Host = Annotated[str, AfterValidator(without_brackets)]
 
 
 class ServiceSettings(BaseSettings):

@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
 from tandem.core.address import WILDCARDS, Address, parse_address
-from tandem.process.settings import ServiceSettings
+from tandem.process.settings import Host, ServiceSettings
 from tandem.worker.own_host import own_host
 
 
@@ -23,7 +23,7 @@ class WorkerSettings(ServiceSettings):
     are single tokens for the most part."""
 
     decodes: ClassVar[bool] = True
-    host: str = Field("127.0.0.1", description="address to listen on")
+    host: Host = Field("127.0.0.1", description="address to listen on")
     port: int
     advertise: str = Field(
         "",

@@ -11,8 +11,11 @@ import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
 
+from decode_service.service import DecodeSettings
 from gateway.service import GatewaySettings
+from prefill_service.service import PrefillSettings
 from tandem.cli.app import commands
+from tandem.cli.fleet_commands import FleetFlags
 from tandem.core.errors import ConfigError
 from tandem.core.installation import DISTRIBUTION
 from tandem.process.settings import ServiceSettings, read_settings
@@ -95,6 +98,12 @@ def test_a_twin_that_is_empty_is_as_good_as_unset(monkeypatch: pytest.MonkeyPatc
     assert read_settings(WorkerSettings, "tandem", ["--port", "1"]) == unset
     with pytest.raises(ConfigError, match="--port: "):
         read_settings(WorkerSettings, "tandem", [])
+
+
+@pytest.mark.parametrize("settings", [GatewaySettings, PrefillSettings, DecodeSettings])
+def test_a_host_may_have_the_brackets_of_an_address(settings: type[ServiceSettings]) -> None:
+    read = read_settings(settings, "tandem", ["--host", "[::1]"])
+    assert read.model_dump()["host"] == FleetFlags(host="[::1]").settings().host == "::1"
 
 
 def test_a_level_of_logs_is_known_in_any_case(monkeypatch: pytest.MonkeyPatch) -> None:
