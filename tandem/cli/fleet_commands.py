@@ -37,7 +37,8 @@ class FleetFlags:
         int, flag("port-base", "the workers take the first free ports from here on")
     ] = 50051
     log_dir: Annotated[
-        Path | None, flag("log-dir", "folder for the logs (default: logs/HTTP_PORT in the cache)")
+        Path | None,
+        flag("log-dir", "folder for the logs (default: logs/PORT or logs/HOST-PORT in the cache)"),
     ] = None
     verbose: Annotated[bool, flag("verbose", "logs to the terminal instead of files")] = False
     start_timeout: StartTimeoutFlag = START_TIMEOUT_S

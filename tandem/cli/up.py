@@ -29,6 +29,7 @@ from tandem.core.installation import install_tandem
 from tandem.engine.fake.profiles import parse_profile
 from tandem.process.settings import DRAIN_TIMEOUT_S
 
+USUAL_HOST = "127.0.0.1"
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -137,8 +138,10 @@ def _resolve_model(settings: FleetSettings) -> str:
 
 def default_logs(settings: FleetSettings) -> Path:
     """Where logs go if the user does not say."""
-    # One folder a port, so that two at a time do not write to the same files, and old ones go.
-    return cache_dir() / "logs" / str(settings.http_port)
+    # One folder an address, so that two at a time do not write to the same files, and old ones go.
+    port = str(settings.http_port)
+    name = port if settings.host == USUAL_HOST else f"{settings.host}-{port}"
+    return cache_dir() / "logs" / name
 
 
 def _new_logs(folder: Path, fleet: Fleet) -> Path:

@@ -12,8 +12,9 @@ import pytest
 from rich.console import Console
 
 from tandem.cli.fleet import Fleet, Service
+from tandem.cli.fleet_commands import FleetFlags
 from tandem.cli.supervisor import Supervisor
-from tandem.cli.up import SIGNALS, LastingConsole, _new_logs, _until_signal
+from tandem.cli.up import SIGNALS, LastingConsole, _new_logs, _until_signal, default_logs
 from tandem.core.errors import Unavailable
 
 FLEET = Fleet((Service("decode-0", ("true",), port=1),), Service("gateway", ("true",), port=2))
@@ -55,6 +56,16 @@ def test_the_logs_of_the_run_before_are_kept(tmp_path: Path) -> None:
         assert (folder / "gateway.log").read_text() == ""
         (folder / "gateway.log").write_text(words)
     assert (folder / "gateway.log.1").read_text() == "first"
+
+
+def test_two_at_a_time_do_not_write_to_the_same_logs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TANDEM_CACHE", str(tmp_path))
+    flags = [FleetFlags(host=host) for host in ("127.0.0.1", "127.0.0.2", "::1")]
+    folders = [default_logs(each.settings()) for each in [*flags, FleetFlags(http_port=8001)]]
+    names = ["8000", "127.0.0.2-8000", "::1-8000", "8001"]
+    assert folders == [tmp_path / "logs" / name for name in names]
 
 
 async def test_who_is_not_to_hear_of_a_terminals_end_does_not() -> None:
