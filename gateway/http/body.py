@@ -8,12 +8,12 @@ from typing import Any, get_type_hints
 
 import orjson
 from fastapi import Request, Response
-from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from gateway.http.invalid_body import invalid_body
 from gateway.http.limits import MAX_BODY_BYTES
 from gateway.http.long_lists import read_with_list
 from tandem.core.errors import Cancelled, InvalidRequest
@@ -103,9 +103,7 @@ def _body_of(model: type[BaseModel], value: Any) -> BaseModel:
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        # As FastAPI has it.
-        raise RequestValidationError([{**first, "loc": ("body", *first["loc"])}]) from None
+        raise invalid_body(model, error) from None
 
 
 def content_length(value: str) -> int:

@@ -128,11 +128,11 @@ async def _answer_http_exception(request: Request, error: Exception) -> Response
 
 
 async def _answer_validation_error(request: Request, error: Exception) -> Response:
+    """Of an order to a worker (`admin.py`): the other bodies are read by `BodyRoute`."""
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     where = [str(part) for part in first["loc"][1:]]
     if first["type"] == "json_invalid":
         return describe(InvalidRequest("the body is not valid JSON")).response()
-    # The first part is the field; the rest may be the names of our own types.
     param = where[0] if where else None
     return describe(InvalidRequest(f"{param or 'body'}: {first['msg']}", param=param)).response()

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from itertools import chain
-from typing import Any, get_args
 
 import structlog
 
-from gateway.http.schemas.base import Body
+from gateway.http.schemas.base import Body, bodies_within
 from tandem.core.errors import InvalidRequest
 
 log = structlog.get_logger(__name__)
@@ -122,10 +121,4 @@ def _extra_fields(bodies: Sequence[Body], prefix: str = "") -> Iterator[tuple[st
 def _fields_of_bodies(cls: type[Body]) -> tuple[str, ...]:
     """The fields that may hold bodies. A conversation may have thousands of others."""
     fields = cls.model_fields.items()
-    return tuple(name for name, field in fields if _may_hold_body(field.annotation))
-
-
-def _may_hold_body(annotation: Any) -> bool:
-    if isinstance(annotation, type) and issubclass(annotation, Body):
-        return True
-    return any(map(_may_hold_body, get_args(annotation)))
+    return tuple(name for name, field in fields if any(bodies_within(field.annotation)))

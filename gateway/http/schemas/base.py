@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from array import array
-from typing import Annotated
+from collections.abc import Iterator
+from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, InstanceOf
 from pydantic.json_schema import SkipJsonSchema
@@ -22,3 +23,11 @@ class Body(BaseModel):
 
     # No coercion: "5" is not 5. What is not declared is kept, to be refused or warned of.
     model_config = ConfigDict(strict=True, extra="allow")
+
+
+def bodies_within(annotation: Any) -> Iterator[type[Body]]:
+    """The kinds of bodies that a field of this type may hold."""
+    if isinstance(annotation, type) and issubclass(annotation, Body):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from bodies_within(inner)

@@ -196,6 +196,55 @@ async def test_a_bad_value_of_one_endpoint(client, service, path, fields, param)
     assert not service.requests
 
 
+@pytest.mark.parametrize(
+    ("path", "fields", "message"),
+    [
+        (CHAT_PATH, {"stop": ["x"] * 17}, "stop: List should have at most 16 items"),
+        (CHAT_PATH, {"stop": [1]}, "stop[0]: Input should be a valid string"),
+        (CHAT_PATH, {"messages": [USER, {"content": "x"}]}, "messages[1].role: Field required"),
+        (CHAT_PATH, {"messages": [USER, None]}, "messages[1]: Input should be an object"),
+        (
+            CHAT_PATH,
+            {"messages": [USER | {"content": [{"type": "image_url", "image_url": {}}]}]},
+            "messages[0].content[0].type: Input should be 'text'; only text parts are served",
+        ),
+        (CHAT_PATH, {"tools": [{"type": "function"}]}, "tools[0].function: Field required"),
+        (
+            CHAT_PATH,
+            {"tools": [{"type": "function", "function": {}}]},
+            "tools[0].function.name: Field required",
+        ),
+        (CHAT_PATH, {"tool_choice": "any"}, "tool_choice: Input should be 'none', 'auto' or"),
+        (
+            CHAT_PATH,
+            {"tool_choice": {"type": "function", "name": "f"}},
+            "tool_choice.function: Field required",
+        ),
+        (
+            CHAT_PATH,
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": 5}}},
+            "response_format.json_schema.schema: Input should be",
+        ),
+        (CHAT_PATH, {"logit_bias": {"1": "x"}}, "logit_bias: Input should be a valid number"),
+        (TEXT_PATH, {"prompt": ["a", 1]}, "prompt[1]: Input should be a valid string"),
+        (TEXT_PATH, {"prompt": [1, "a"]}, "prompt[1]: Input should be a valid integer"),
+        (TEXT_PATH, {"prompt": [[1], ["a"]]}, "prompt[1][0]: Input should be a valid integer"),
+        (TEXT_PATH, {"prompt": ["a"] * 129}, "prompt: List should have at most 128 items"),
+    ],
+)
+async def test_what_is_wrong_and_where(client, path, fields, message):
+    prompt = {"messages": [USER]} if path == CHAT_PATH else {"prompt": "Hi"}
+    response = await client.post(path, json=prompt | fields)
+    assert_refused(response, 400, next(iter(fields)))
+    assert response.json()["error"]["message"].startswith(message)
+
+
+async def test_a_body_that_is_no_object(client):
+    response = await client.post(TEXT_PATH, json=[])
+    assert_refused(response, 400, None)
+    assert response.json()["error"]["message"] == "body: Input should be an object"
+
+
 async def test_a_missing_prompt(client):
     assert_refused(await client.post(TEXT_PATH, json={}), 400, "prompt")
     assert_refused(await client.post(CHAT_PATH, json={}), 400, "messages")
@@ -292,7 +341,9 @@ async def test_a_body_that_is_too_long_and_never_ends(client):
 @pytest.mark.parametrize(
     "unit", [b"[],", b"{},", b"[[]],", b"1,", b'"",', b'{"role":"","content":""},']
 )
-@pytest.mark.parametrize("field", [b"prompt", b"messages", b"stop", b"stop_token_ids", b"x"])
+@pytest.mark.parametrize(
+    "field", [b"prompt", b"messages", b"stop", b"stop_token_ids", b"guided_choice", b"x"]
+)
 @pytest.mark.parametrize("path", [CHAT_PATH, TEXT_PATH])
 async def test_the_largest_body_is_refused_fast(client, path, unit, field):
     body = b'{"%s": [%s 0]}' % (field, unit * ((MAX_BODY_BYTES - 100) // len(unit)))
