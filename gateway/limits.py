@@ -118,7 +118,9 @@ def check_prompt_length(num_tokens: int, model: ServedModel, param: str) -> None
         )
 
 
-def check_max_tokens(num_prompt_tokens: int, max_tokens: int, model: ServedModel) -> None:
+def check_max_tokens(
+    num_prompt_tokens: int, max_tokens: int, model: ServedModel, param: str
+) -> None:
     """Raises `ContextLengthExceeded` if the answer could not have this length."""
     limit = max_total_tokens(model)
     if num_prompt_tokens + max_tokens > limit:
@@ -126,7 +128,7 @@ def check_max_tokens(num_prompt_tokens: int, max_tokens: int, model: ServedModel
             f"this model takes at most {limit} tokens, and the request asks for "
             f"{num_prompt_tokens + max_tokens}: {num_prompt_tokens} of the prompt and {max_tokens} "
             "to generate",
-            param="max_tokens",
+            param=param,
         )
 
 

@@ -73,6 +73,10 @@ def _seed(seed: int | None) -> int:
 def _provisional_max_tokens(request: GenerationRequest) -> int:
     if request.max_tokens is None or wants_no_tokens(request):
         return max(1, request.min_tokens)
+    if request.max_tokens < 1:
+        # Before `SamplingParams.validate`, which does not know what the client calls it.
+        param = request.max_tokens_param
+        raise InvalidRequest(f"{param} must be at least 1", param=param)
     return request.max_tokens
 
 
@@ -80,7 +84,7 @@ def _max_tokens(request: GenerationRequest, num_prompt_tokens: int, model: Serve
     if wants_no_tokens(request):
         return 1
     if request.max_tokens is not None:
-        check_max_tokens(num_prompt_tokens, request.max_tokens, model)
+        check_max_tokens(num_prompt_tokens, request.max_tokens, model, request.max_tokens_param)
         return request.max_tokens
     room = max_total_tokens(model) - num_prompt_tokens
     return room if request.default_max_tokens is None else min(request.default_max_tokens, room)

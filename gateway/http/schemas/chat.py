@@ -75,7 +75,6 @@ class ChatBody(GenerationBody):
     """Body of POST /v1/chat/completions."""
 
     messages: Messages
-    max_completion_tokens: int | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
     tools: Tools | None = None
@@ -90,11 +89,9 @@ class ChatBody(GenerationBody):
     def request(self) -> GenerationRequest:
         """In the protocol-neutral form. Raises `InvalidRequest`."""
         prompt = read_messages(self.messages, self.tools)
-        max_tokens = self.max_completion_tokens
         parallel = self.parallel_tool_calls is not False
         return GenerationRequest(
             prompts=(prompt,),
-            max_tokens=self.max_tokens if max_tokens is None else max_tokens,
             logprobs=self._num_logprobs(),
             tools=read_tools(self.tools, self.tool_choice, parallel),
             **self.common_fields(),

@@ -36,7 +36,6 @@ class CompletionBody(GenerationBody):
         return GenerationRequest(
             prompts=self._prompts(),
             add_special_tokens=self.add_special_tokens is not False,
-            max_tokens=self.max_tokens,
             default_max_tokens=DEFAULT_COMPLETION_TOKENS,
             logprobs=self.logprobs,
             echo=bool(self.echo),

@@ -30,6 +30,7 @@ class GenerationBody(Body):
     model: str | None = None
     n: int | None = None
     max_tokens: int | None = None
+    max_completion_tokens: int | None = None
     temperature: float | None = None
     top_p: float | None = None
     presence_penalty: float | None = None
@@ -75,6 +76,7 @@ class GenerationBody(Body):
     def common_fields(self) -> dict[str, Any]:
         """Those of a `GenerationRequest`. Raises `InvalidRequest`."""
         self._check()
+        newer = self.max_completion_tokens is not None
         param, grammar = read_grammar(
             self.response_format,
             self.structured_outputs,
@@ -89,6 +91,8 @@ class GenerationBody(Body):
             "priority": self.priority or 0,
             "timeout_s": self.timeout,
             "num_choices": 1 if self.n is None else self.n,
+            "max_tokens": self.max_completion_tokens if newer else self.max_tokens,
+            "max_tokens_param": "max_completion_tokens" if newer else "max_tokens",
             "min_tokens": self.min_tokens or 0,
             "temperature": self.temperature,
             "top_p": self.top_p,

@@ -4,7 +4,7 @@ import asyncio
 
 import httpx
 import pytest
-from http_client import CHAT, TEXT, counted_calls, events
+from http_client import CHAT, CHAT_PATH, TEXT, TEXT_PATH, counted_calls, events
 from scripted_service import Pause, ScriptedService, ended
 
 from gateway.http.schemas.chat import ChatBody
@@ -84,6 +84,13 @@ async def test_fields_reach_the_workers(client, service):
     assert (params.max_tokens, params.temperature, params.top_p, params.top_k) == (5, 0, 0.5, 0)
     assert (params.seed, params.stop_token_ids, params.ignore_eos) == (7, {1, 2}, True)
     assert service.requests[0].request_id == "mine"
+
+
+@pytest.mark.parametrize(("path", "prompt"), [(CHAT_PATH, CHAT), (TEXT_PATH, TEXT)])
+async def test_the_newer_name_of_max_tokens(client, service, path, prompt):
+    fields = {"max_tokens": 3, "max_completion_tokens": 5}
+    assert (await client.post(path, json=prompt | fields)).status_code == 200
+    assert service.requests[0].params.max_tokens == 5
 
 
 async def test_a_streamed_chat(client):
