@@ -25,8 +25,9 @@ def create_app(
 ) -> FastAPI:
     """OpenAI's API over `frontend`; what `service` knows of models and readiness; `metrics`. Who
     has no key is one of the `refusals`."""
-    # The pages that show the API would load their scripts from another's servers.
-    app = FastAPI(title="Tandem", docs_url=None, redoc_url=None)
+    # The pages that show the API would load their scripts from another's servers. Where something
+    # before this speaks TLS, a redirect would send the client on without it.
+    app = FastAPI(title="Tandem", docs_url=None, redoc_url=None, redirect_slashes=False)
     app.include_router(generation_router(frontend))
     app.include_router(tokenize_router(frontend, service))
     app.include_router(models_router(service))

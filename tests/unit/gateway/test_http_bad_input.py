@@ -393,6 +393,8 @@ async def test_a_client_that_leaves_in_its_body_is_no_error(frontend, service, l
 async def test_unknown_routes_and_methods(client):
     for response, status in [
         (await client.get("/nope"), 404),
+        (await client.post(CHAT_PATH + "/", json={"messages": [USER]}), 404),
+        (await client.get("/health/"), 404),
         (await client.get(CHAT_PATH), 405),
         (await client.post("/v1/models", content=b"x" * 100), 405),
     ]:
