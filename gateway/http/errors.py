@@ -121,10 +121,17 @@ async def _answer_error(request: Request, error: Exception) -> Response:
 async def _answer_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     code = HTTPStatus(error.status_code).name.lower()
-    answer = ErrorAnswer(error.status_code, INVALID_REQUEST_TYPE, str(error.detail), code)
+    message = _no_route(request) if error.status_code == 404 else str(error.detail)
+    answer = ErrorAnswer(error.status_code, INVALID_REQUEST_TYPE, message, code)
     response = answer.response()
     response.headers.update(error.headers or {})
     return response
+
+
+def _no_route(request: Request) -> str:
+    # The path is the client's; `!a` and the cut keep it harmless in a log or a terminal.
+    path = request.scope["path"][:64]
+    return f"there is no {path!a} here: /openapi.json lists what there is"
 
 
 async def _answer_validation_error(request: Request, error: Exception) -> Response:

@@ -15,7 +15,7 @@ from tandem.bench.completion_stream import CHAT, COMPLETIONS, Endpoint, complete
 from tandem.bench.grpc_stream import generate
 from tandem.bench.http_head import authorization
 from tandem.client import AsyncClient
-from tandem.core.address import Address
+from tandem.core.address import Address, without_v1
 from tandem.core.errors import ConfigError, NotFound, TandemError, Unauthenticated, Unavailable
 
 PORTS = {"http": 80, "https": 443, "grpc": 50050, "grpcs": 443}
@@ -67,7 +67,7 @@ def parse_target(text: str) -> TargetUrl:
         raise ConfigError(
             f"no URL: {text!r:.80}; write http://HOST:PORT or grpc://HOST:PORT", param="url"
         )
-    prefix = url.path.rstrip("/").removesuffix("/v1")
+    prefix = without_v1(url.path)
     target = TargetUrl(url.scheme, url.hostname, port or PORTS[url.scheme], prefix)
     if target.is_grpc and prefix:
         raise ConfigError("a gRPC address has no path", param="url")

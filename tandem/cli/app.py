@@ -108,7 +108,8 @@ def timeline(
 @commands.command()
 def top(
     url: Annotated[
-        str | None, flag("url", "the gateway's page (default: http://127.0.0.1:8000)")
+        str | None,
+        flag("url", "the gateway's, with or without /v1 (default: http://127.0.0.1:8000)"),
     ] = None,
     api_key: ApiKeyFlag = None,
     once: Annotated[bool, typer.Option("--once", help="print one picture and leave")] = False,

@@ -58,6 +58,11 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def without_v1(url: str) -> str:
+    """Where a server is whose URL is given as OpenAI's clients want it, or without the `/v1`."""
+    return url.rstrip("/").removesuffix("/v1")
+
+
 def of_one_family(hosts: list[str]) -> list[str]:
     """The IPv4 addresses among a name's, or all if there is none, without doubles.
 

@@ -11,6 +11,7 @@ import httpx2
 
 from tandem.cli.top.tick import Tick, read_tick
 from tandem.client.connection import call_metadata
+from tandem.core.address import without_v1
 from tandem.core.errors import (
     ConfigError,
     NotFound,
@@ -43,8 +44,8 @@ class GatewayPage:
         api_key: str | None,
         transport: httpx2.AsyncBaseTransport | None = None,
     ) -> None:
-        """Raises `ConfigError` for a URL that is none."""
-        self.url = check_url(url or DEFAULT_URL)
+        """`url` is with or without `/v1`. Raises `ConfigError` for one that is none."""
+        self.url = without_v1(check_url(url or DEFAULT_URL))
         self._client = httpx2.AsyncClient(
             base_url=self.url,
             headers=list(call_metadata(api_key=api_key)),

@@ -131,6 +131,11 @@ def test_what_is_no_url_is_refused(url: str) -> None:
         GatewayPage(url, None)
 
 
+@pytest.mark.parametrize("url", ["http://host:8000/v1", "http://host:8000/v1/"])
+def test_a_url_may_be_that_of_openais_clients(url: str) -> None:
+    assert GatewayPage(url, None).url == "http://host:8000"
+
+
 def test_a_gateway_on_this_machine_need_not_be_named() -> None:
     for url in (None, ""):
         assert GatewayPage(url, None).url == "http://127.0.0.1:8000"

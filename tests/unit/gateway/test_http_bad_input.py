@@ -4,6 +4,7 @@ import gc
 import time
 from collections.abc import Iterator
 
+import httpx
 import pytest
 from http_client import CHAT_PATH, TEXT_PATH, assert_refused
 
@@ -388,6 +389,22 @@ async def test_a_client_that_leaves_in_its_body_is_no_error(frontend, service, l
     await app(scope, receive, send)
     assert [message.get("status") for message in sent] == [499, None]
     assert not [entry for entry in logs if entry["log_level"] == "error"]
+
+
+@pytest.mark.parametrize(
+    ("path", "named"),
+    [
+        ("/v1/v1/chat/completions", "'/v1/v1/chat/completions'"),
+        ("/v1/embeddings", "'/v1/embeddings'"),
+        ("//v1/models", "'//v1/models'"),
+        ("/%1b%5b2J", r"'/\x1b[2J'"),
+    ],
+)
+async def test_an_unknown_route_is_named(client, path, named):
+    response = await client.get(httpx.URL("http://gateway", raw_path=path.encode()))
+    assert_refused(response, 404, None)
+    message = f"there is no {named} here: /openapi.json lists what there is"
+    assert response.json()["error"]["message"] == message
 
 
 async def test_unknown_routes_and_methods(client):
