@@ -31,7 +31,7 @@ MAX_CACHE_SALT_CHARS = 256
 MAX_PRIORITY = 1000
 MAX_REQUEST_ID_CHARS = 128
 REQUEST_ID_CHARS = frozenset(string.ascii_letters + string.digits + "-_.:/=+@")
-ROLES = ("system", "user", "assistant", "tool")
+ROLES = ("system", "developer", "user", "assistant", "tool")
 
 
 def max_total_tokens(model: ServedModel) -> int:

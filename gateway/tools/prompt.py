@@ -38,7 +38,7 @@ def _tool(tool: Tool) -> Json:
 
 
 def _native(message: ChatMessage, syntax: CallSyntax) -> Json:
-    fields: Json = {"role": message.role, "content": message.content}
+    fields: Json = {"role": _role(message), "content": message.content}
     if message.name:
         fields["name"] = message.name
     if message.tool_call_id:
@@ -46,6 +46,11 @@ def _native(message: ChatMessage, syntax: CallSyntax) -> Json:
     if message.tool_calls:
         fields["tool_calls"] = [_native_call(call, syntax) for call in message.tool_calls]
     return fields
+
+
+def _role(message: ChatMessage) -> str:
+    # OpenAI's newer name for the same thing, which no template of ours knows.
+    return "system" if message.role == "developer" else message.role
 
 
 def _native_call(call: ToolCall, syntax: CallSyntax) -> Json:
@@ -75,7 +80,7 @@ def _plain(message: ChatMessage, syntax: CallSyntax) -> Json:
         return {"role": "user", "content": content}
     calls = [_written(call, syntax) for call in message.tool_calls]
     content = "\n".join(part for part in (message.content, *calls) if part)
-    return {"role": message.role, "content": content}
+    return {"role": _role(message), "content": content}
 
 
 def _written(call: ToolCall, syntax: CallSyntax) -> str:

@@ -553,7 +553,7 @@ class ChatMessage(_message.Message):
     TOOL_CALLS_FIELD_NUMBER: _builtins.int
     TOOL_CALL_ID_FIELD_NUMBER: _builtins.int
     role: _builtins.str
-    """"system", "user", "assistant" or "tool"."""
+    """"system" (or "developer", which means the same), "user", "assistant" or "tool"."""
     content: _builtins.str
     """What was said, or what the tool returned."""
     name: _builtins.str

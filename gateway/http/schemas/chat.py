@@ -41,8 +41,7 @@ class MessageBody(Body):
     def message(self) -> ChatMessage:
         """In the protocol-neutral form. Raises `InvalidRequest`."""
         return ChatMessage(
-            # OpenAI's newer name for the same thing, which no template of ours knows.
-            role="system" if self.role == "developer" else self.role,
+            role=self.role,
             content=self._text(),
             name=self.name or "",
             tool_calls=tuple(call.call() for call in self.tool_calls or ()),

@@ -230,6 +230,9 @@ async def test_tokens_and_their_text(client, service, tokenizer):
         token_ids = await client.tokenize(messages=[USER], **fields)
         await client.generate(messages=[USER], **fields)
         assert token_ids == list(service.requests[-1].prompt_token_ids)
+    developer = {"role": "developer", "content": "Be brief."}
+    system = {"role": "system", "content": "Be brief."}
+    assert await client.tokenize(messages=[developer]) == await client.tokenize(messages=[system])
     token_ids = await client.tokenize(messages=[USER], add_generation_prompt=False)
     assert tokenizer.decode(token_ids, False) == "<|im_start|>user\nHi<|im_end|>\n"
 

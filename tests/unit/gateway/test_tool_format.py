@@ -74,6 +74,13 @@ def test_mistrals_ids_have_nine_characters():
     assert messages[2]["tool_call_id"] == call_id
 
 
+@pytest.mark.parametrize("native", [True, False])
+def test_the_developer_speaks_as_the_system(native):
+    conversation = (ChatMessage("developer", "Be brief."),)
+    messages, _ = template_messages(conversation, None, ToolFormat(HERMES, native))
+    assert messages == [{"role": "system", "content": "Be brief."}]
+
+
 @pytest.mark.parametrize("system", [None, "Be brief."])
 def test_other_templates_get_them_in_the_system_message(system):
     conversation = CONVERSATION
