@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NotRequired, TypedDict, Unpack
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, NotRequired, TypedDict, TypeVar, Unpack
+
+from google.protobuf.message import Message as WireMessage
 
 from tandem.client.completion import ToolCall
 from tandem.core.errors import InvalidRequest
 from tandem.v1 import inference_pb2
 
 Json = Mapping[str, Any]
+M = TypeVar("M", bound=WireMessage)
 
 PROMPTS = ("prompt", "token_ids", "messages")
 FORMS = ("json_object", "json_schema", "regex", "grammar", "choice")
@@ -24,14 +27,15 @@ TOOL_MODES = {
 class Message(TypedDict):
     """One message of a conversation. `role` is "system", "user", "assistant" or "tool".
 
-    `tool_calls` are those of an earlier `Completion`; a tool's message has the id of the call that
-    it answers.
+    `content` is a text, or text parts in OpenAI's form; an assistant's may be None. `tool_calls`
+    are those of an earlier `Completion`, or in OpenAI's form; a tool's message has the id of the
+    call that it answers.
     """
 
     role: str
-    content: str
+    content: str | Sequence[Json] | None
     name: NotRequired[str]
-    tool_calls: NotRequired[Sequence[ToolCall]]
+    tool_calls: NotRequired[Sequence[ToolCall | Json] | None]
     tool_call_id: NotRequired[str]
 
 
@@ -39,11 +43,12 @@ class GenerateArguments(TypedDict, total=False):
     """Exactly one of `prompt`, `token_ids` and `messages`, and how to go on from it. The first two
     may be lists of prompts, each of which is answered `n` times. Tokens may be arrays, numpy's too.
 
-    What is absent takes the server's default: temperature 1, all tokens as candidates, a random
-    seed, as many tokens as fit. `temperature` 0 is greedy. `stop` strings are not in the answer
-    unless `include_stop`. `logprobs` asks for each token's log-probability and those of so many
-    likeliest ones. `logit_bias` is by token id. Cached KV is shared only among requests with the
-    same `cache_salt`. A lower `priority` goes first; 0 is usual.
+    What is absent, or None, takes the server's default: temperature 1, all tokens as candidates
+    (`top_k` 0 or -1), a random seed, as many tokens as fit. `temperature` 0 is greedy. `stop`
+    strings are not in the answer unless `include_stop`. `logprobs` asks for each token's
+    log-probability and those of so many likeliest ones. `logit_bias` is by token id. Cached KV is
+    shared only among requests with the same `cache_salt`. A lower `priority` goes first; 0 is
+    usual.
 
     At most one of these says what an answer must look like: `json_object` (any), `json_schema` (a
     mapping or its JSON), `regex`, `grammar` (Lark's notation), `choice` (one of these texts).
@@ -91,20 +96,10 @@ class GenerateArguments(TypedDict, total=False):
 
 def build_request(**arguments: Unpack[GenerateArguments]) -> inference_pb2.GenerateRequest:
     """The message. Raises `InvalidRequest` for what cannot be said in it."""
-    fields: dict[str, Any] = dict(arguments)
-    prompt = _take_one(fields, PROMPTS)
-    if prompt is None:
-        raise InvalidRequest(f"exactly one of {', '.join(PROMPTS)} is needed")
-    form = _take_one(fields, FORMS)
-    try:
-        return inference_pb2.GenerateRequest(
-            **_prompt_field(*prompt),
-            answer_form=_answer_form(*form) if form else None,
-            **_renamed(fields),
-        )
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
-        # protobuf names the field and the type that it wants.
-        raise InvalidRequest(f"the request cannot be encoded: {error}") from error
+    given = _given(arguments)
+    _check_exactly_one(given, PROMPTS)
+    _check_at_most_one(given, FORMS)
+    return _encoded(inference_pb2.GenerateRequest, given)
 
 
 class TokenizeArguments(TypedDict, total=False):
@@ -122,14 +117,9 @@ def build_tokenize_request(
     **arguments: Unpack[TokenizeArguments],
 ) -> inference_pb2.TokenizeRequest:
     """The message. Raises `InvalidRequest` for what cannot be said in it."""
-    fields: dict[str, Any] = dict(arguments)
-    prompt = _take_one(fields, ("prompt", "messages"))
-    if prompt is None:
-        raise InvalidRequest("exactly one of prompt and messages is needed")
-    try:
-        return inference_pb2.TokenizeRequest(**_prompt_field(*prompt), **_renamed(fields))
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
-        raise InvalidRequest(f"the request cannot be encoded: {error}") from error
+    given = _given(arguments)
+    _check_exactly_one(given, ("prompt", "messages"))
+    return _encoded(inference_pb2.TokenizeRequest, given)
 
 
 def build_detokenize_request(
@@ -142,11 +132,59 @@ def build_detokenize_request(
         raise InvalidRequest(f"the request cannot be encoded: {error}") from error
 
 
-def _take_one(fields: dict[str, Any], names: Sequence[str]) -> tuple[str, Any] | None:
-    found = [(name, fields.pop(name)) for name in names if name in fields]
-    if len(found) > 1:
+def _given(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """None is as good as absent."""
+    return {name: value for name, value in arguments.items() if value is not None}
+
+
+def _check_exactly_one(given: Collection[str], names: Sequence[str]) -> None:
+    _check_at_most_one(given, names)
+    if not any(name in given for name in names):
+        raise InvalidRequest(f"exactly one of {', '.join(names)} is needed")
+
+
+def _check_at_most_one(given: Collection[str], names: Sequence[str]) -> None:
+    if sum(name in given for name in names) > 1:
         raise InvalidRequest(f"only one of {', '.join(names)} can be given")
-    return found[0] if found else None
+
+
+def _encoded(kind: type[M], given: Mapping[str, Any]) -> M:
+    """The message, argument by argument: protobuf does not always say which it cannot take."""
+    message = kind()
+    for name, value in given.items():
+        try:
+            message.MergeFrom(kind(**_fields(name, value)))
+        except KeyError as error:
+            raise InvalidRequest(f"{name} lacks {error}", param=name) from error
+        except (TypeError, ValueError, AttributeError) as error:
+            raise InvalidRequest(f"{name} cannot be encoded: {error}", param=name) from error
+    return message
+
+
+def _fields(name: str, value: Any) -> dict[str, Any]:
+    """An argument in the message's terms."""
+    if name in PROMPTS:
+        return _prompt_field(name, value)
+    if name in FORMS:
+        return {"answer_form": _answer_form(name, value)}
+    return {"num_choices" if name == "n" else name: _value(name, value)}
+
+
+def _value(name: str, value: Any) -> Any:
+    match name:
+        case "stop" if isinstance(value, str):
+            return [value]
+        case "top_k" if value == -1:
+            # vLLM's clients say so for all.
+            return 0
+        case "logit_bias":
+            return [{"token_id": each, "bias": bias} for each, bias in value.items()]
+        case "tools":
+            return [_tool(tool["function"]) for tool in value]
+        case "tool_choice":
+            return _tool_choice(value)
+        case _:
+            return value
 
 
 def _prompt_field(name: str, value: Any) -> dict[str, Any]:
@@ -165,12 +203,26 @@ def _prompt_field(name: str, value: Any) -> dict[str, Any]:
 
 
 def _message(message: Message) -> inference_pb2.ChatMessage:
-    fields: dict[str, Any] = dict(message)
-    calls = [
-        inference_pb2.ToolCall(id=call.id, name=call.name, arguments=call.arguments)
-        for call in fields.pop("tool_calls", ())
-    ]
-    return inference_pb2.ChatMessage(tool_calls=calls, **fields)
+    fields = _given(message)
+    calls = [_tool_call(call) for call in fields.pop("tool_calls", ())]
+    content = fields.pop("content", "")
+    if not isinstance(content, str):
+        content = "\n".join(map(_part_text, content))
+    return inference_pb2.ChatMessage(tool_calls=calls, content=content, **fields)
+
+
+def _tool_call(call: ToolCall | Json) -> inference_pb2.ToolCall:
+    if isinstance(call, Mapping):
+        function = call["function"]
+        call = ToolCall(call["id"], function["name"], function["arguments"])
+    return inference_pb2.ToolCall(id=call.id, name=call.name, arguments=call.arguments)
+
+
+def _part_text(part: Json) -> str:
+    if part["type"] != "text":
+        raise InvalidRequest("messages: only text parts are served", param="messages")
+    text: str = part["text"]
+    return text
 
 
 def _answer_form(name: str, value: Any) -> inference_pb2.AnswerForm | None:
@@ -195,22 +247,6 @@ def _any_json_object() -> inference_pb2.AnswerForm:
     return inference_pb2.AnswerForm(json_object=inference_pb2.AnyJsonObject())
 
 
-def _renamed(fields: dict[str, Any]) -> dict[str, Any]:
-    """The rest, in the message's terms."""
-    if isinstance(fields.get("stop"), str):
-        fields["stop"] = [fields["stop"]]
-    if "n" in fields:
-        fields["num_choices"] = fields.pop("n")
-    if "logit_bias" in fields:
-        biases = fields["logit_bias"].items()
-        fields["logit_bias"] = [{"token_id": each, "bias": bias} for each, bias in biases]
-    if "tools" in fields:
-        fields["tools"] = [_tool(tool["function"]) for tool in fields["tools"]]
-    if "tool_choice" in fields:
-        fields["tool_choice"] = _tool_choice(fields["tool_choice"])
-    return fields
-
-
 def _tool(function: Json) -> inference_pb2.Tool:
     parameters = function.get("parameters")
     return inference_pb2.Tool(
@@ -222,8 +258,12 @@ def _tool(function: Json) -> inference_pb2.Tool:
 
 
 def _tool_choice(choice: str | Json) -> inference_pb2.ToolChoice:
-    if isinstance(choice, str):
-        return inference_pb2.ToolChoice(mode=TOOL_MODES[choice])
-    return inference_pb2.ToolChoice(
-        mode=inference_pb2.TOOL_MODE_REQUIRED, name=choice["function"]["name"]
-    )
+    if not isinstance(choice, str):
+        name = choice["function"]["name"]
+        return inference_pb2.ToolChoice(mode=inference_pb2.TOOL_MODE_REQUIRED, name=name)
+    if choice not in TOOL_MODES:
+        raise InvalidRequest(
+            f"tool_choice must be one of {', '.join(TOOL_MODES)}, or name a tool",
+            param="tool_choice",
+        )
+    return inference_pb2.ToolChoice(mode=TOOL_MODES[choice])

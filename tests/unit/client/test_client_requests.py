@@ -9,7 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tandem.client.requests import build_detokenize_request, build_request
+from tandem.client import ToolCall
+from tandem.client.requests import (
+    build_detokenize_request,
+    build_request,
+    build_tokenize_request,
+)
 from tandem.core.errors import InvalidRequest
 
 
@@ -59,3 +64,64 @@ def test_what_are_no_tokens(token_ids: Any) -> None:
 def test_no_tokens_are_a_prompt_that_the_gateway_refuses() -> None:
     none: Any = np.array([], np.int64)
     assert build_request(token_ids=none) == build_request(token_ids=[])
+
+
+ANY: Any = None
+OPENAI_CALL = {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+
+
+def test_none_is_as_good_as_absent() -> None:
+    given = build_request(prompt="Hi", messages=ANY, logit_bias=ANY, stop=ANY, n=ANY, regex=ANY)
+    assert given == build_request(prompt="Hi")
+    messages: Any = [{"role": "assistant", "content": None, "tool_calls": None, "name": None}]
+    (message,) = build_tokenize_request(messages=messages, tools=ANY).chat.messages
+    assert (message.role, message.content) == ("assistant", "")
+
+
+def test_all_tokens_may_be_candidates() -> None:
+    assert build_request(prompt="Hi", top_k=-1).top_k == 0
+
+
+def test_calls_are_taken_in_either_form() -> None:
+    def chat(call: Any) -> Any:
+        return build_request(messages=[{"role": "assistant", "content": "", "tool_calls": [call]}])
+
+    assert chat(OPENAI_CALL) == chat(ToolCall("a", "f", "{}"))
+
+
+def test_content_may_be_text_parts() -> None:
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+    (message,) = build_request(messages=[{"role": "user", "content": parts}]).chat.messages
+    assert message.content == "a\nb"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "param", "message"),
+    [
+        ({"top_k": -2}, "top_k", "top_k cannot be encoded"),
+        ({"logit_bias": [1]}, "logit_bias", "logit_bias cannot be encoded"),
+        ({"tool_choice": "any"}, "tool_choice", "must be one of none, auto, required, or name"),
+        ({"tool_choice": {"name": "f"}}, "tool_choice", "tool_choice lacks 'function'"),
+        ({"tools": [{"name": "f"}]}, "tools", "tools lacks 'function'"),
+        ({"n": "2"}, "n", "n cannot be encoded"),
+        ({"regex": 5}, "regex", "regex cannot be encoded"),
+    ],
+)
+def test_what_cannot_be_sent_is_named(arguments: Any, param: str, message: str) -> None:
+    with pytest.raises(InvalidRequest, match=message) as caught:
+        build_request(prompt="Hi", **arguments)
+    assert caught.value.param == param
+
+
+@pytest.mark.parametrize(
+    ("message", "error"),
+    [
+        ({"content": [{"type": "image_url", "image_url": {}}]}, "only text parts are served"),
+        ({"content": 5}, "messages cannot be encoded"),
+        ({"content": "", "tool_calls": [{"id": "a"}]}, "messages lacks 'function'"),
+    ],
+)
+def test_a_message_that_cannot_be_sent(message: Any, error: str) -> None:
+    with pytest.raises(InvalidRequest, match=error) as caught:
+        build_request(messages=[{"role": "user", **message}])
+    assert caught.value.param == "messages"

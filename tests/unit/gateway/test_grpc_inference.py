@@ -133,12 +133,12 @@ async def test_models_and_timeline(client, stub, service):
         ({"prompt": "Hi", "request_id": "x" * 200}, InvalidRequest, "request_id"),
         ({}, InvalidRequest, None),
         ({"prompt": "Hi", "token_ids": [1]}, InvalidRequest, None),
-        ({"prompt": "Hi", "max_tokens": -1}, InvalidRequest, None),
-        ({"prompt": "Hi", "max_tokens": 2**32}, InvalidRequest, None),
-        ({"prompt": "Hi", "temperature": "hot"}, InvalidRequest, None),
-        ({"prompt": "\ud800"}, InvalidRequest, None),
-        ({"token_ids": [-1]}, InvalidRequest, None),
-        ({"prompt": "Hi", "flux": 1}, InvalidRequest, None),
+        ({"prompt": "Hi", "max_tokens": -1}, InvalidRequest, "max_tokens"),
+        ({"prompt": "Hi", "max_tokens": 2**32}, InvalidRequest, "max_tokens"),
+        ({"prompt": "Hi", "temperature": "hot"}, InvalidRequest, "temperature"),
+        ({"prompt": "\ud800"}, InvalidRequest, "prompt"),
+        ({"token_ids": [-1]}, InvalidRequest, "token_ids"),
+        ({"prompt": "Hi", "flux": 1}, InvalidRequest, "flux"),
     ],
 )
 async def test_bad_input(client, service, arguments, kind, param):
