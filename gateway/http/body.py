@@ -24,6 +24,7 @@ from tandem.core.errors import Cancelled, InvalidRequest
 MAX_BODY_NODES = 2**16
 NODE_MARKS = b"[{:"
 OTHER_BYTES = bytes(set(range(256)).difference(NODE_MARKS))
+IDENTITY = "identity"
 TOO_LONG = f"the body must have at most {MAX_BODY_BYTES} bytes"
 
 
@@ -32,7 +33,8 @@ class JsonRequest(Request):
     NaN nor lone surrogates nor deep nesting."""
 
     async def body(self) -> bytes:
-        """Raises 415 for what does not call itself JSON, 413 for what is too long."""
+        """Raises 415 for what does not call itself JSON, or is compressed, 413 for what is too
+        long."""
         if not hasattr(self, "_body"):
             self._require_json()
             self._body = await self._read()
@@ -60,6 +62,11 @@ class JsonRequest(Request):
         content_type = self.headers.get("content-type", "")
         if content_type.partition(";")[0].strip().lower() != "application/json":
             raise HTTPException(415, "the content type must be application/json")
+        encoding = self.headers.get("content-encoding", IDENTITY)
+        if encoding.strip().lower() != IDENTITY:
+            raise HTTPException(
+                415, f"Content-Encoding {encoding[:64]!a} is not served: send the body as it is"
+            )
 
 
 class BodyRoute(APIRoute):

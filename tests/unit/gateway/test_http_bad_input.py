@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import gzip
 import time
 from collections.abc import Iterator
 
@@ -304,6 +305,22 @@ async def test_a_wrong_content_type(client, content_type):
 @pytest.mark.parametrize("content_type", ["application/json; charset=utf-8", "Application/JSON"])
 async def test_a_right_content_type(client, content_type):
     headers = {"content-type": content_type}
+    response = await client.post(TEXT_PATH, content=b'{"prompt": "Hi"}', headers=headers)
+    assert response.status_code == 200
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "identity, br"])
+async def test_a_compressed_body(client, encoding):
+    headers = JSON_TYPE | {"content-encoding": encoding}
+    content = gzip.compress(b'{"prompt": "Hi"}')
+    response = await client.post(TEXT_PATH, content=content, headers=headers)
+    assert_refused(response, 415, None)
+    message = f"Content-Encoding '{encoding}' is not served: send the body as it is"
+    assert response.json()["error"]["message"] == message
+
+
+async def test_a_body_as_it_is(client):
+    headers = JSON_TYPE | {"content-encoding": "Identity"}
     response = await client.post(TEXT_PATH, content=b'{"prompt": "Hi"}', headers=headers)
     assert response.status_code == 200
 
