@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from math import isfinite
+from typing import Any
 
 import numpy as np
 
 from gateway.request import ChatMessage, ChatPrompt, GenerationRequest, TextPrompt, TokenPrompt
-from gateway.sizes import message_chars
+from gateway.sizes import message_chars, template_kwargs_chars
 from gateway.tokens import ServedModel
 from tandem.core.errors import ContextLengthExceeded, InvalidRequest, NotFound
 from tandem.core.sampling_params import MAX_LOGIT_BIAS, MAX_STOP_TOKEN_IDS
@@ -24,6 +25,8 @@ MAX_TOOL_CALLS = 128
 MAX_PARTS = 2**13
 # Answers to one request: its prompts times `n`.
 MAX_CHOICES = 128
+MAX_TEMPLATE_KWARGS = 32
+MAX_TEMPLATE_KWARGS_CHARS = 2**12
 MAX_STOPS = 16
 MAX_STOP_CHARS = 256
 MAX_CACHE_SALT_CHARS = 256
@@ -101,8 +104,9 @@ def check_prompts(
             case TokenPrompt(token_ids):
                 check_prompt_length(len(token_ids), model, "prompt")
                 check_ids(token_ids, model, "prompt")
-            case ChatPrompt(messages):
+            case ChatPrompt(messages, template_kwargs):
                 _check_messages(messages)
+                _check_template_kwargs(template_kwargs)
 
 
 def check_prompt_length(num_tokens: int, model: ServedModel, param: str) -> None:
@@ -215,6 +219,20 @@ def _check_message(message: ChatMessage) -> None:
             param="messages",
         )
     _at_most(MAX_TOOL_CALLS, message.tool_calls, "messages", "tool_calls each")
+
+
+def _check_template_kwargs(kwargs: Mapping[str, Any]) -> None:
+    param = "chat_template_kwargs"
+    _at_most(MAX_TEMPLATE_KWARGS, kwargs, param, "entries")
+    if not all(isinstance(value, (str, int, float)) for value in kwargs.values()):
+        raise InvalidRequest(f"{param}: the values are booleans, strings and numbers", param=param)
+    num_chars = template_kwargs_chars(kwargs)
+    if num_chars > MAX_TEMPLATE_KWARGS_CHARS:
+        raise InvalidRequest(
+            f"{param} must have at most {MAX_TEMPLATE_KWARGS_CHARS} characters, and has "
+            f"{num_chars}",
+            param=param,
+        )
 
 
 def _check_stops(stops: Collection[str]) -> None:

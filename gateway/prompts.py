@@ -70,9 +70,11 @@ def encode_prompt(
             return token_ids
         case TextPrompt(text):
             return tokenizer.encode(text, add_special_tokens=add_special_tokens)
-        case ChatPrompt(messages):
+        case ChatPrompt(messages, template_kwargs):
             for_template, listed = template_messages(messages, tools, form)
-            rendered = tokenizer.apply_chat_template(for_template, add_generation_prompt, listed)
+            rendered = tokenizer.apply_chat_template(
+                for_template, add_generation_prompt, listed, template_kwargs
+            )
             return tokenizer.encode(rendered)
 
 

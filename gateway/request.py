@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from gateway.tenants import DEFAULT_TENANT
 from gateway.tools.tool import ToolCall, ToolUse
@@ -38,9 +39,11 @@ class ChatMessage:
 
 @dataclass(frozen=True, slots=True)
 class ChatPrompt:
-    """A conversation, oldest message first, rendered with the model's chat template."""
+    """A conversation, oldest message first, rendered with the model's chat template, which has
+    `template_kwargs` as variables: texts, numbers and booleans."""
 
     messages: tuple[ChatMessage, ...]
+    template_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
 
 Prompt = TextPrompt | TokenPrompt | ChatPrompt

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from gateway.request import ChatMessage, GenerationRequest, Prompt, TextPrompt, TokenPrompt
 from gateway.tools.tool import Tool, ToolUse
 
@@ -19,7 +22,8 @@ def prompt_size(prompt: Prompt, tools: ToolUse | None = None) -> int:
             return len(text)
         case TokenPrompt(token_ids):
             return len(token_ids)
-    return sum(map(message_chars, prompt.messages)) + tools_chars(tools)
+    chars = sum(map(message_chars, prompt.messages)) + tools_chars(tools)
+    return chars + template_kwargs_chars(prompt.template_kwargs)
 
 
 def message_chars(message: ChatMessage) -> int:
@@ -27,6 +31,11 @@ def message_chars(message: ChatMessage) -> int:
     calls = sum(len(call.name) + len(call.arguments) + len(call.id) for call in message.tool_calls)
     fields = (message.role, message.content, message.name, message.tool_call_id)
     return sum(map(len, fields)) + calls
+
+
+def template_kwargs_chars(kwargs: Mapping[str, Any]) -> int:
+    """Characters of what a chat template is told besides the messages."""
+    return sum(len(name) + len(str(value)) for name, value in kwargs.items())
 
 
 def tools_chars(tools: ToolUse | None) -> int:

@@ -60,6 +60,7 @@ UNSERVED: Mapping[str, tuple[object, ...]] = {
 }
 HINTS: Mapping[str, str] = {
     "add_special_tokens": " here: a chat template writes its own",
+    "chat_template_kwargs": " here: use /v1/chat/completions",
     "function_call": ": use tool_choice",
     "functions": ": use tools",
     "messages[].function_call": ": use tool_calls",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from datetime import datetime
+from types import MappingProxyType
 from typing import NoReturn
 
 import jinja2
@@ -14,6 +15,8 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from tandem.core.errors import ConfigError, InvalidRequest
+
+NO_KWARGS: Mapping[str, object] = MappingProxyType({})
 
 
 class ChatTemplate:
@@ -41,21 +44,25 @@ class ChatTemplate:
         messages: Sequence[Mapping[str, object]],
         add_generation_prompt: bool = True,
         tools: Sequence[Mapping[str, object]] | None = None,
+        kwargs: Mapping[str, object] = NO_KWARGS,
     ) -> str:
         """The prompt's text, special tokens included. Only a template that `takes_tools` shows the
-        tools.
+        tools. `kwargs` are variables that it may ask for besides.
 
-        Raises `InvalidRequest` for messages that the template refuses or does not understand.
+        Raises `InvalidRequest` for what the template refuses or does not understand, and for a
+        variable that has its value already.
         """
+        variables = {
+            "messages": messages,
+            # Templates ask whether these are none, as transformers always passes them.
+            "tools": tools,
+            "documents": None,
+            "add_generation_prompt": add_generation_prompt,
+            **self._special_tokens,
+        }
+        _check_names(kwargs, variables.keys() | self._template.globals.keys())
         try:
-            return self._template.render(
-                messages=messages,
-                # Templates ask whether these are none, as transformers always passes them.
-                tools=tools,
-                documents=None,
-                add_generation_prompt=add_generation_prompt,
-                **self._special_tokens,
-            )
+            return self._template.render({**variables, **kwargs})
         except InvalidRequest:
             raise
         except Exception as error:
@@ -74,6 +81,13 @@ class GenerationBlock(Extension):
     def parse(self, parser: Parser) -> list[nodes.Node]:
         next(parser.stream)
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+def _check_names(kwargs: Mapping[str, object], taken: Set[str]) -> None:
+    if doubled := sorted(taken & kwargs.keys()):
+        raise InvalidRequest(
+            f"chat_template_kwargs: {doubled[0]} cannot be set", param="chat_template_kwargs"
+        )
 
 
 def _environment() -> ImmutableSandboxedEnvironment:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import tokenizers
 
-from tandem.artifacts.chat_template import ChatTemplate
+from tandem.artifacts.chat_template import NO_KWARGS, ChatTemplate
 from tandem.artifacts.decode_stream import DecodeStream
 from tandem.artifacts.json_object import JsonObject, read_json_object
 from tandem.artifacts.token_bytes import TokenBytes
@@ -103,18 +103,19 @@ class Tokenizer:
         messages: Sequence[Mapping[str, object]],
         add_generation_prompt: bool = True,
         tools: Sequence[Mapping[str, object]] | None = None,
+        template_kwargs: Mapping[str, object] = NO_KWARGS,
     ) -> str:
         """The prompt for a conversation, to be encoded without further special tokens. `tools` are
-        in OpenAI's form.
+        in OpenAI's form, `template_kwargs` further variables of the template.
 
-        Raises `InvalidRequest` for a model without a template and for messages that it refuses.
+        Raises `InvalidRequest` for a model without a template and for what it refuses.
         """
         if self._chat_template is None:
             raise InvalidRequest(
                 "this model has no chat template: send a prompt to /v1/completions instead",
                 param="messages",
             )
-        return self._chat_template.render(messages, add_generation_prompt, tools)
+        return self._chat_template.render(messages, add_generation_prompt, tools, template_kwargs)
 
 
 def _read_tokenizer(path: Path) -> tokenizers.Tokenizer:

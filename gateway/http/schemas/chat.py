@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -62,16 +62,18 @@ Messages = Annotated[list[MessageBody], Field(max_length=MAX_MESSAGES, fail_fast
 Tools = Annotated[list[ToolBody], Field(max_length=MAX_TOOLS, fail_fast=True)]
 
 
-def read_messages(messages: Messages, tools: Tools | None) -> ChatPrompt:
+def read_messages(
+    messages: Messages, tools: Tools | None, template_kwargs: dict[str, Any] | None
+) -> ChatPrompt:
     """A conversation in the protocol-neutral form, with `tools` beside it. Raises
     `InvalidRequest`."""
     num_calls = sum(len(message.tool_calls or ()) for message in messages)
     check_size(num_parts=len(messages) + num_calls + len(tools or ()))
-    return ChatPrompt(tuple(message.message() for message in messages))
+    return ChatPrompt(tuple(message.message() for message in messages), template_kwargs or {})
 
 
 class ChatBody(GenerationBody):
-    """Body of POST /v1/chat/completions."""
+    """Body of POST /v1/chat/completions. `chat_template_kwargs` are vLLM's."""
 
     messages: Messages
     logprobs: bool | None = None
@@ -79,6 +81,7 @@ class ChatBody(GenerationBody):
     tools: Tools | None = None
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
 
     @property
     def names_its_call(self) -> bool:
@@ -87,7 +90,7 @@ class ChatBody(GenerationBody):
 
     def request(self) -> GenerationRequest:
         """In the protocol-neutral form. Raises `InvalidRequest`."""
-        prompt = read_messages(self.messages, self.tools)
+        prompt = read_messages(self.messages, self.tools, self.chat_template_kwargs)
         parallel = self.parallel_tool_calls is not False
         return GenerationRequest(
             prompts=(prompt,),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from gateway.http.schemas.base import Body, TokenIds
 from gateway.http.schemas.chat import Messages, Tools, read_messages
 from gateway.http.schemas.tools import read_tools
@@ -18,6 +20,7 @@ class TokenizeBody(Body):
     prompt: str | None = None
     messages: Messages | None = None
     tools: Tools | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
     add_special_tokens: bool | None = None
     add_generation_prompt: bool | None = None
     return_token_strs: bool | None = None
@@ -25,9 +28,13 @@ class TokenizeBody(Body):
     def read_prompt(self) -> Prompt:
         """In the protocol-neutral form. Raises `InvalidRequest`."""
         if self.prompt is not None and self.messages is None:
+            if self.chat_template_kwargs:
+                raise InvalidRequest(
+                    "chat_template_kwargs go with messages", param="chat_template_kwargs"
+                )
             return TextPrompt(self.prompt)
         if self.messages is not None and self.prompt is None:
-            return read_messages(self.messages, self.tools)
+            return read_messages(self.messages, self.tools, self.chat_template_kwargs)
         raise InvalidRequest("exactly one of prompt and messages is needed", param="prompt")
 
     def read_tools(self) -> ToolUse | None:

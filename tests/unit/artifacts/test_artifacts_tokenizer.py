@@ -128,6 +128,19 @@ def test_what_templates_rely_on(tmp_path: Path) -> None:
     assert text == '<s>{"role": "user", "content": "hi"}<é>True4</s>'
 
 
+def test_a_template_may_have_variables_of_the_requests(tmp_path: Path) -> None:
+    template = "{% if enable_thinking is defined and not enable_thinking %}no {% endif %}thinking"
+    folder = folder_with_template(tmp_path, template, bos_token="<s>")
+    render = Tokenizer.open(folder).apply_chat_template
+    assert render(MESSAGES) == "thinking"
+    assert render(MESSAGES, template_kwargs={"enable_thinking": False}) == "no thinking"
+    assert render(MESSAGES, template_kwargs={"self": "", "a b": ""}) == "thinking"
+    for name in ("messages", "tools", "documents", "bos_token", "raise_exception", "range"):
+        with pytest.raises(InvalidRequest, match=f"{name} cannot be set") as caught:
+            render(MESSAGES, template_kwargs={name: ""})
+        assert caught.value.param == "chat_template_kwargs"
+
+
 def test_the_default_of_several_templates_is_for_chat(tmp_path: Path) -> None:
     named = [{"name": "rag", "template": "no"}, {"name": "default", "template": "yes"}]
     tokenizer = Tokenizer.open(folder_with_template(tmp_path, named))

@@ -191,6 +191,7 @@ async def test_bad_messages(client, messages):
         (TEXT_PATH, {"add_special_tokens": 1}, "add_special_tokens"),
         (CHAT_PATH, {"modalities": ["audio"]}, "modalities"),
         (CHAT_PATH, {"chat_template": "{{ 1 }}"}, "chat_template"),
+        (TEXT_PATH, {"chat_template_kwargs": {"x": 1}}, "chat_template_kwargs"),
     ],
 )
 async def test_a_bad_value_of_one_endpoint(client, service, path, fields, param):

@@ -28,6 +28,8 @@ def chat(**fields: object) -> ChatPrompt:
         (chat(tool_calls=(ToolCall(MUCH, "f", ""),)), None),
         (chat(tool_calls=(ToolCall("i", MUCH, ""),)), None),
         (chat(tool_calls=(ToolCall("i", "f", MUCH),)), None),
+        (ChatPrompt((), {MUCH: 1}), None),
+        (ChatPrompt((), {"x": MUCH}), None),
         (chat(), ToolUse((Tool(MUCH, "", NO_PARAMETERS),))),
         (chat(), ToolUse((Tool("f", MUCH, NO_PARAMETERS),))),
         (chat(), ToolUse((Tool("f", "", NO_PARAMETERS), Tool("g", "", SCHEMA)))),
