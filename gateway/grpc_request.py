@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
+import orjson
 
 from gateway import grammars
 from gateway.limits import (
@@ -13,6 +15,7 @@ from gateway.limits import (
     MAX_CHOICES,
     MAX_MESSAGES,
     MAX_STOPS,
+    MAX_TEMPLATE_KWARGS_CHARS,
     MAX_TOOL_CALLS,
     check_count,
     check_size,
@@ -34,6 +37,9 @@ from tandem.core.token_ids import from_bytes
 from tandem.v1 import inference_pb2
 
 ANSWER_FORM = "response_format"
+TEMPLATE_KWARGS = "chat_template_kwargs"
+# As many as they may have, each written as an escape, and some.
+MAX_TEMPLATE_KWARGS_TEXT = 8 * MAX_TEMPLATE_KWARGS_CHARS
 
 
 def request_from_wire(message: inference_pb2.GenerateRequest) -> GenerationRequest:
@@ -77,7 +83,7 @@ def tokenize_prompt(message: inference_pb2.TokenizeRequest) -> Prompt:
         case "text":
             return TextPrompt(message.text)
         case "chat":
-            return ChatPrompt(tuple(map(_chat_message, message.chat.messages)))
+            return _chat_prompt(message.chat)
     raise InvalidRequest("a prompt is needed: text or chat", param="prompt")
 
 
@@ -132,12 +138,32 @@ def _prompts(message: inference_pb2.GenerateRequest) -> Iterable[Prompt]:
         case "token_ids":
             return [TokenPrompt(token_ids_of(message.token_ids.ids))]
         case "chat":
-            return [ChatPrompt(tuple(map(_chat_message, message.chat.messages)))]
+            return [_chat_prompt(message.chat)]
         case "texts":
             return map(TextPrompt, message.texts.texts)
         case "token_id_lists":
             return [TokenPrompt(token_ids_of(each.ids)) for each in message.token_id_lists.lists]
     raise InvalidRequest("a prompt is needed: text, token_ids or chat", param="prompt")
+
+
+def _chat_prompt(chat: inference_pb2.Chat) -> ChatPrompt:
+    return ChatPrompt(
+        tuple(map(_chat_message, chat.messages)), _template_kwargs(chat.template_kwargs)
+    )
+
+
+def _template_kwargs(text: str) -> dict[str, Any]:
+    if not text:
+        return {}
+    if len(text) > MAX_TEMPLATE_KWARGS_TEXT:
+        raise InvalidRequest(f"{TEMPLATE_KWARGS} are too long", param=TEMPLATE_KWARGS)
+    try:
+        kwargs = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        kwargs = None
+    if not isinstance(kwargs, dict):
+        raise InvalidRequest(f"{TEMPLATE_KWARGS} must be a JSON object", param=TEMPLATE_KWARGS)
+    return kwargs
 
 
 def _chat_message(message: inference_pb2.ChatMessage) -> ChatMessage:

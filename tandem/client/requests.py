@@ -17,6 +17,7 @@ M = TypeVar("M", bound=WireMessage)
 
 PROMPTS = ("prompt", "token_ids", "messages")
 FORMS = ("json_object", "json_schema", "regex", "grammar", "choice")
+TEMPLATE_KWARGS = "chat_template_kwargs"
 TOOL_MODES = {
     "none": inference_pb2.TOOL_MODE_NONE,
     "auto": inference_pb2.TOOL_MODE_AUTO,
@@ -53,7 +54,8 @@ class GenerateArguments(TypedDict, total=False):
     At most one of these says what an answer must look like: `json_object` (any), `json_schema` (a
     mapping or its JSON), `regex`, `grammar` (Lark's notation), `choice` (one of these texts).
 
-    `tools` and `tool_choice` are in OpenAI's form: `{"type": "function", "function": {"name": ...,
+    `chat_template_kwargs` are further variables of the chat template, for `messages`. `tools` and
+    `tool_choice` are in OpenAI's form: `{"type": "function", "function": {"name": ...,
     "description": ..., "parameters": <JSON schema>}}`; "none", "auto", "required" or
     `{"type": "function", "function": {"name": ...}}`.
     """
@@ -88,6 +90,7 @@ class GenerateArguments(TypedDict, total=False):
     choice: Sequence[str]
     tools: Sequence[Json]
     tool_choice: str | Json
+    chat_template_kwargs: Mapping[str, bool | str | float]
     parallel_tool_calls: bool
     request_id: str
     cache_salt: str
@@ -98,6 +101,7 @@ def build_request(**arguments: Unpack[GenerateArguments]) -> inference_pb2.Gener
     """The message. Raises `InvalidRequest` for what cannot be said in it."""
     given = _given(arguments)
     _check_exactly_one(given, PROMPTS)
+    _check_conversation(given)
     _check_at_most_one(given, FORMS)
     return _encoded(inference_pb2.GenerateRequest, given)
 
@@ -109,6 +113,7 @@ class TokenizeArguments(TypedDict, total=False):
     messages: Sequence[Message]
     model: str
     tools: Sequence[Json]
+    chat_template_kwargs: Mapping[str, bool | str | float]
     add_special_tokens: bool
     add_generation_prompt: bool
 
@@ -119,6 +124,7 @@ def build_tokenize_request(
     """The message. Raises `InvalidRequest` for what cannot be said in it."""
     given = _given(arguments)
     _check_exactly_one(given, ("prompt", "messages"))
+    _check_conversation(given)
     return _encoded(inference_pb2.TokenizeRequest, given)
 
 
@@ -148,6 +154,12 @@ def _check_at_most_one(given: Collection[str], names: Sequence[str]) -> None:
         raise InvalidRequest(f"only one of {', '.join(names)} can be given")
 
 
+def _check_conversation(given: Collection[str]) -> None:
+    # In the message they are a conversation's, of which there would then be one.
+    if TEMPLATE_KWARGS in given and "messages" not in given:
+        raise InvalidRequest(f"{TEMPLATE_KWARGS} go with messages", param=TEMPLATE_KWARGS)
+
+
 def _encoded(kind: type[M], given: Mapping[str, Any]) -> M:
     """The message, argument by argument: protobuf does not always say which it cannot take."""
     message = kind()
@@ -165,6 +177,8 @@ def _fields(name: str, value: Any) -> dict[str, Any]:
     """An argument in the message's terms."""
     if name in PROMPTS:
         return _prompt_field(name, value)
+    if name == TEMPLATE_KWARGS:
+        return {"chat": {"template_kwargs": json.dumps(value)}}
     if name in FORMS:
         return {"answer_form": _answer_form(name, value)}
     return {"num_choices" if name == "n" else name: _value(name, value)}

@@ -26,17 +26,17 @@ from tandem.v1 import sampling_pb2 as tandem_dot_v1_dot_sampling__pb2
 from tandem.v1 import worker_pb2 as tandem_dot_v1_dot_worker__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19tandem/v1/inference.proto\x12\ttandem.v1\x1a\x18tandem/v1/sampling.proto\x1a\x16tandem/v1/worker.proto\"\xd5\x08\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12(\n\ttoken_ids\x18\x03 \x01(\x0b\x32\x13.tandem.v1.TokenIdsH\x00\x12\x1f\n\x04\x63hat\x18\x04 \x01(\x0b\x32\x0f.tandem.v1.ChatH\x00\x12!\n\x05texts\x18\x1d \x01(\x0b\x32\x10.tandem.v1.TextsH\x00\x12\x31\n\x0etoken_id_lists\x18\x1e \x01(\x0b\x32\x17.tandem.v1.TokenIdListsH\x00\x12\x17\n\nmax_tokens\x18\x05 \x01(\rH\x01\x88\x01\x01\x12\x18\n\x0bnum_choices\x18\x06 \x01(\rH\x02\x88\x01\x01\x12\x18\n\x0btemperature\x18\x07 \x01(\x01H\x03\x88\x01\x01\x12\x12\n\x05top_p\x18\x08 \x01(\x01H\x04\x88\x01\x01\x12\x12\n\x05top_k\x18\t \x01(\rH\x05\x88\x01\x01\x12\x11\n\x04seed\x18\n \x01(\x04H\x06\x88\x01\x01\x12\x0c\n\x04stop\x18\x0b \x03(\t\x12\x16\n\x0estop_token_ids\x18\x0c \x03(\r\x12\x12\n\nignore_eos\x18\r \x01(\x08\x12\x12\n\nrequest_id\x18\x0e \x01(\t\x12\x1d\n\x10presence_penalty\x18\x0f \x01(\x01H\x07\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x10 \x01(\x01H\x08\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x11 \x01(\x01H\t\x88\x01\x01\x12\x12\n\x05min_p\x18\x12 \x01(\x01H\n\x88\x01\x01\x12(\n\nlogit_bias\x18\x13 \x03(\x0b\x32\x14.tandem.v1.LogitBias\x12\x12\n\nmin_tokens\x18\x14 \x01(\r\x12\x15\n\x08logprobs\x18\x15 \x01(\rH\x0b\x88\x01\x01\x12*\n\x0b\x61nswer_form\x18\x16 \x01(\x0b\x32\x15.tandem.v1.AnswerForm\x12\x1e\n\x05tools\x18\x17 \x03(\x0b\x32\x0f.tandem.v1.Tool\x12*\n\x0btool_choice\x18\x18 \x01(\x0b\x32\x15.tandem.v1.ToolChoice\x12 \n\x13parallel_tool_calls\x18\x19 \x01(\x08H\x0c\x88\x01\x01\x12\x14\n\x0cinclude_stop\x18\x1a \x01(\x08\x12 \n\x13skip_special_tokens\x18\x1b \x01(\x08H\r\x88\x01\x01\x12\x0c\n\x04\x65\x63ho\x18\x1c \x01(\x08\x12\x12\n\ncache_salt\x18\x1f \x01(\t\x12\x10\n\x08priority\x18  \x01(\x05\x42\x08\n\x06promptB\r\n\x0b_max_tokensB\x0e\n\x0c_num_choicesB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x07\n\x05_seedB\x13\n\x11_presence_penaltyB\x14\n\x12_frequency_penaltyB\x15\n\x13_repetition_penaltyB\x08\n\x06_min_pB\x0b\n\t_logprobsB\x16\n\x14_parallel_tool_callsB\x16\n\x14_skip_special_tokens\"\x16\n\x05Texts\x12\r\n\x05texts\x18\x01 \x03(\t\"2\n\x0cTokenIdLists\x12\"\n\x05lists\x18\x01 \x03(\x0b\x32\x13.tandem.v1.TokenIds\"\xa1\x01\n\nAnswerForm\x12/\n\x0bjson_object\x18\x01 \x01(\x0b\x32\x18.tandem.v1.AnyJsonObjectH\x00\x12\x15\n\x0bjson_schema\x18\x02 \x01(\tH\x00\x12\x0f\n\x05regex\x18\x03 \x01(\tH\x00\x12\x0e\n\x04lark\x18\x04 \x01(\tH\x00\x12\"\n\x06one_of\x18\x05 \x01(\x0b\x32\x10.tandem.v1.TextsH\x00\x42\x06\n\x04\x66orm\"\x0f\n\rAnyJsonObject\"M\n\x04Tool\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x12\n\nparameters\x18\x03 \x01(\t\x12\x0e\n\x06strict\x18\x04 \x01(\x08\"=\n\nToolChoice\x12!\n\x04mode\x18\x01 \x01(\x0e\x32\x13.tandem.v1.ToolMode\x12\x0c\n\x04name\x18\x02 \x01(\t\"7\n\x08ToolCall\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x11\n\targuments\x18\x03 \x01(\t\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\r\"0\n\x04\x43hat\x12(\n\x08messages\x18\x01 \x03(\x0b\x32\x16.tandem.v1.ChatMessage\"y\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\'\n\ntool_calls\x18\x04 \x03(\x0b\x32\x13.tandem.v1.ToolCall\x12\x14\n\x0ctool_call_id\x18\x05 \x01(\t\"\xa7\x01\n\x10GenerateResponse\x12/\n\x07started\x18\x01 \x01(\x0b\x32\x1c.tandem.v1.GenerationStartedH\x00\x12&\n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32\x15.tandem.v1.TokenDeltaH\x00\x12\x31\n\x08\x66inished\x18\x03 \x01(\x0b\x32\x1d.tandem.v1.GenerationFinishedH\x00\x42\x07\n\x05\x65vent\"f\n\x11GenerationStarted\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x19\n\x11num_prompt_tokens\x18\x03 \x01(\r\x12\x13\n\x0bnum_choices\x18\x04 \x01(\r\"\x99\x01\n\nTokenDelta\x12\x14\n\x0c\x63hoice_index\x18\x01 \x01(\r\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12\x0c\n\x04text\x18\x03 \x01(\t\x12&\n\x06scored\x18\x04 \x03(\x0b\x32\x16.tandem.v1.ScoredToken\x12,\n\ntool_calls\x18\x05 \x03(\x0b\x32\x18.tandem.v1.ToolCallDelta\"n\n\x0bScoredToken\x12%\n\x05token\x18\x01 \x01(\x0b\x32\x16.tandem.v1.LikelyToken\x12\x13\n\x0btext_offset\x18\x02 \x01(\r\x12#\n\x03top\x18\x03 \x03(\x0b\x32\x16.tandem.v1.LikelyToken\">\n\x0bLikelyToken\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\x0c\x12\x0f\n\x07logprob\x18\x03 \x01(\x02\"K\n\rToolCallDelta\x12\r\n\x05index\x18\x01 \x01(\r\x12\n\n\x02id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x11\n\targuments\x18\x04 \x01(\t\"\xae\x01\n\x12GenerationFinished\x12\x14\n\x0c\x63hoice_index\x18\x01 \x01(\r\x12.\n\rfinish_reason\x18\x02 \x01(\x0e\x32\x17.tandem.v1.FinishReason\x12\x12\n\nnum_tokens\x18\x03 \x01(\r\x12&\n\tserved_by\x18\x04 \x01(\x0b\x32\x13.tandem.v1.ServedBy\x12\x16\n\x0enum_tool_calls\x18\x05 \x01(\r\"\xd4\x01\n\x08ServedBy\x12\x16\n\x0eprefill_worker\x18\x01 \x01(\t\x12\x15\n\rdecode_worker\x18\x02 \x01(\t\x12\x10\n\x08kv_bytes\x18\x03 \x01(\x04\x12\x19\n\x11num_cached_tokens\x18\x04 \x01(\r\x12$\n\x04mode\x18\x05 \x01(\x0e\x32\x16.tandem.v1.ServingMode\x12\x17\n\x0fnum_preemptions\x18\x06 \x01(\r\x12\x12\n\nnum_losses\x18\x07 \x01(\r\x12\x19\n\x11num_bad_transfers\x18\x08 \x01(\r\"\xf1\x01\n\x0fTokenizeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12\x1f\n\x04\x63hat\x18\x03 \x01(\x0b\x32\x0f.tandem.v1.ChatH\x00\x12\x1e\n\x05tools\x18\x04 \x03(\x0b\x32\x0f.tandem.v1.Tool\x12\x1f\n\x12\x61\x64\x64_special_tokens\x18\x05 \x01(\x08H\x01\x88\x01\x01\x12\"\n\x15\x61\x64\x64_generation_prompt\x18\x06 \x01(\x08H\x02\x88\x01\x01\x42\x08\n\x06promptB\x15\n\x13_add_special_tokensB\x18\n\x16_add_generation_prompt\"%\n\x10TokenizeResponse\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\"5\n\x11\x44\x65tokenizeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\"\"\n\x12\x44\x65tokenizeResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\"\x13\n\x11ListModelsRequest\"<\n\x12ListModelsResponse\x12&\n\x06models\x18\x01 \x03(\x0b\x32\x16.tandem.v1.ServedModel\"0\n\x0bServedModel\x12\n\n\x02id\x18\x01 \x01(\t\x12\x15\n\rmax_model_len\x18\x02 \x01(\r\"\'\n\x12GetTimelineRequest\x12\x11\n\twindow_ms\x18\x01 \x01(\r\"=\n\x13GetTimelineResponse\x12&\n\x05lanes\x18\x01 \x03(\x0b\x32\x17.tandem.v1.TimelineLane\"\x9d\x01\n\x0cTimelineLane\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12#\n\x04role\x18\x02 \x01(\x0e\x32\x15.tandem.v1.WorkerRole\x12\x17\n\x0f\x63lock_offset_ns\x18\x03 \x01(\x12\x12\x1c\n\x14\x63lock_uncertainty_ns\x18\x04 \x01(\x04\x12\x1e\n\x05spans\x18\x05 \x03(\x0b\x32\x0f.tandem.v1.Span*e\n\x08ToolMode\x12\x19\n\x15TOOL_MODE_UNSPECIFIED\x10\x00\x12\x12\n\x0eTOOL_MODE_NONE\x10\x01\x12\x12\n\x0eTOOL_MODE_AUTO\x10\x02\x12\x16\n\x12TOOL_MODE_REQUIRED\x10\x03*c\n\x0bServingMode\x12\x1c\n\x18SERVING_MODE_UNSPECIFIED\x10\x00\x12\x1e\n\x1aSERVING_MODE_DISAGGREGATED\x10\x01\x12\x16\n\x12SERVING_MODE_LOCAL\x10\x02\x32\x82\x03\n\x10InferenceService\x12\x45\n\x08Generate\x12\x1a.tandem.v1.GenerateRequest\x1a\x1b.tandem.v1.GenerateResponse0\x01\x12\x43\n\x08Tokenize\x12\x1a.tandem.v1.TokenizeRequest\x1a\x1b.tandem.v1.TokenizeResponse\x12I\n\nDetokenize\x12\x1c.tandem.v1.DetokenizeRequest\x1a\x1d.tandem.v1.DetokenizeResponse\x12I\n\nListModels\x12\x1c.tandem.v1.ListModelsRequest\x1a\x1d.tandem.v1.ListModelsResponse\x12L\n\x0bGetTimeline\x12\x1d.tandem.v1.GetTimelineRequest\x1a\x1e.tandem.v1.GetTimelineResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19tandem/v1/inference.proto\x12\ttandem.v1\x1a\x18tandem/v1/sampling.proto\x1a\x16tandem/v1/worker.proto\"\xd5\x08\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12(\n\ttoken_ids\x18\x03 \x01(\x0b\x32\x13.tandem.v1.TokenIdsH\x00\x12\x1f\n\x04\x63hat\x18\x04 \x01(\x0b\x32\x0f.tandem.v1.ChatH\x00\x12!\n\x05texts\x18\x1d \x01(\x0b\x32\x10.tandem.v1.TextsH\x00\x12\x31\n\x0etoken_id_lists\x18\x1e \x01(\x0b\x32\x17.tandem.v1.TokenIdListsH\x00\x12\x17\n\nmax_tokens\x18\x05 \x01(\rH\x01\x88\x01\x01\x12\x18\n\x0bnum_choices\x18\x06 \x01(\rH\x02\x88\x01\x01\x12\x18\n\x0btemperature\x18\x07 \x01(\x01H\x03\x88\x01\x01\x12\x12\n\x05top_p\x18\x08 \x01(\x01H\x04\x88\x01\x01\x12\x12\n\x05top_k\x18\t \x01(\rH\x05\x88\x01\x01\x12\x11\n\x04seed\x18\n \x01(\x04H\x06\x88\x01\x01\x12\x0c\n\x04stop\x18\x0b \x03(\t\x12\x16\n\x0estop_token_ids\x18\x0c \x03(\r\x12\x12\n\nignore_eos\x18\r \x01(\x08\x12\x12\n\nrequest_id\x18\x0e \x01(\t\x12\x1d\n\x10presence_penalty\x18\x0f \x01(\x01H\x07\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x10 \x01(\x01H\x08\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x11 \x01(\x01H\t\x88\x01\x01\x12\x12\n\x05min_p\x18\x12 \x01(\x01H\n\x88\x01\x01\x12(\n\nlogit_bias\x18\x13 \x03(\x0b\x32\x14.tandem.v1.LogitBias\x12\x12\n\nmin_tokens\x18\x14 \x01(\r\x12\x15\n\x08logprobs\x18\x15 \x01(\rH\x0b\x88\x01\x01\x12*\n\x0b\x61nswer_form\x18\x16 \x01(\x0b\x32\x15.tandem.v1.AnswerForm\x12\x1e\n\x05tools\x18\x17 \x03(\x0b\x32\x0f.tandem.v1.Tool\x12*\n\x0btool_choice\x18\x18 \x01(\x0b\x32\x15.tandem.v1.ToolChoice\x12 \n\x13parallel_tool_calls\x18\x19 \x01(\x08H\x0c\x88\x01\x01\x12\x14\n\x0cinclude_stop\x18\x1a \x01(\x08\x12 \n\x13skip_special_tokens\x18\x1b \x01(\x08H\r\x88\x01\x01\x12\x0c\n\x04\x65\x63ho\x18\x1c \x01(\x08\x12\x12\n\ncache_salt\x18\x1f \x01(\t\x12\x10\n\x08priority\x18  \x01(\x05\x42\x08\n\x06promptB\r\n\x0b_max_tokensB\x0e\n\x0c_num_choicesB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x07\n\x05_seedB\x13\n\x11_presence_penaltyB\x14\n\x12_frequency_penaltyB\x15\n\x13_repetition_penaltyB\x08\n\x06_min_pB\x0b\n\t_logprobsB\x16\n\x14_parallel_tool_callsB\x16\n\x14_skip_special_tokens\"\x16\n\x05Texts\x12\r\n\x05texts\x18\x01 \x03(\t\"2\n\x0cTokenIdLists\x12\"\n\x05lists\x18\x01 \x03(\x0b\x32\x13.tandem.v1.TokenIds\"\xa1\x01\n\nAnswerForm\x12/\n\x0bjson_object\x18\x01 \x01(\x0b\x32\x18.tandem.v1.AnyJsonObjectH\x00\x12\x15\n\x0bjson_schema\x18\x02 \x01(\tH\x00\x12\x0f\n\x05regex\x18\x03 \x01(\tH\x00\x12\x0e\n\x04lark\x18\x04 \x01(\tH\x00\x12\"\n\x06one_of\x18\x05 \x01(\x0b\x32\x10.tandem.v1.TextsH\x00\x42\x06\n\x04\x66orm\"\x0f\n\rAnyJsonObject\"M\n\x04Tool\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x12\n\nparameters\x18\x03 \x01(\t\x12\x0e\n\x06strict\x18\x04 \x01(\x08\"=\n\nToolChoice\x12!\n\x04mode\x18\x01 \x01(\x0e\x32\x13.tandem.v1.ToolMode\x12\x0c\n\x04name\x18\x02 \x01(\t\"7\n\x08ToolCall\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x11\n\targuments\x18\x03 \x01(\t\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\r\"I\n\x04\x43hat\x12(\n\x08messages\x18\x01 \x03(\x0b\x32\x16.tandem.v1.ChatMessage\x12\x17\n\x0ftemplate_kwargs\x18\x02 \x01(\t\"y\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\'\n\ntool_calls\x18\x04 \x03(\x0b\x32\x13.tandem.v1.ToolCall\x12\x14\n\x0ctool_call_id\x18\x05 \x01(\t\"\xa7\x01\n\x10GenerateResponse\x12/\n\x07started\x18\x01 \x01(\x0b\x32\x1c.tandem.v1.GenerationStartedH\x00\x12&\n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32\x15.tandem.v1.TokenDeltaH\x00\x12\x31\n\x08\x66inished\x18\x03 \x01(\x0b\x32\x1d.tandem.v1.GenerationFinishedH\x00\x42\x07\n\x05\x65vent\"f\n\x11GenerationStarted\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x19\n\x11num_prompt_tokens\x18\x03 \x01(\r\x12\x13\n\x0bnum_choices\x18\x04 \x01(\r\"\x99\x01\n\nTokenDelta\x12\x14\n\x0c\x63hoice_index\x18\x01 \x01(\r\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12\x0c\n\x04text\x18\x03 \x01(\t\x12&\n\x06scored\x18\x04 \x03(\x0b\x32\x16.tandem.v1.ScoredToken\x12,\n\ntool_calls\x18\x05 \x03(\x0b\x32\x18.tandem.v1.ToolCallDelta\"n\n\x0bScoredToken\x12%\n\x05token\x18\x01 \x01(\x0b\x32\x16.tandem.v1.LikelyToken\x12\x13\n\x0btext_offset\x18\x02 \x01(\r\x12#\n\x03top\x18\x03 \x03(\x0b\x32\x16.tandem.v1.LikelyToken\">\n\x0bLikelyToken\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\x0c\x12\x0f\n\x07logprob\x18\x03 \x01(\x02\"K\n\rToolCallDelta\x12\r\n\x05index\x18\x01 \x01(\r\x12\n\n\x02id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x11\n\targuments\x18\x04 \x01(\t\"\xae\x01\n\x12GenerationFinished\x12\x14\n\x0c\x63hoice_index\x18\x01 \x01(\r\x12.\n\rfinish_reason\x18\x02 \x01(\x0e\x32\x17.tandem.v1.FinishReason\x12\x12\n\nnum_tokens\x18\x03 \x01(\r\x12&\n\tserved_by\x18\x04 \x01(\x0b\x32\x13.tandem.v1.ServedBy\x12\x16\n\x0enum_tool_calls\x18\x05 \x01(\r\"\xd4\x01\n\x08ServedBy\x12\x16\n\x0eprefill_worker\x18\x01 \x01(\t\x12\x15\n\rdecode_worker\x18\x02 \x01(\t\x12\x10\n\x08kv_bytes\x18\x03 \x01(\x04\x12\x19\n\x11num_cached_tokens\x18\x04 \x01(\r\x12$\n\x04mode\x18\x05 \x01(\x0e\x32\x16.tandem.v1.ServingMode\x12\x17\n\x0fnum_preemptions\x18\x06 \x01(\r\x12\x12\n\nnum_losses\x18\x07 \x01(\r\x12\x19\n\x11num_bad_transfers\x18\x08 \x01(\r\"\xf1\x01\n\x0fTokenizeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12\x1f\n\x04\x63hat\x18\x03 \x01(\x0b\x32\x0f.tandem.v1.ChatH\x00\x12\x1e\n\x05tools\x18\x04 \x03(\x0b\x32\x0f.tandem.v1.Tool\x12\x1f\n\x12\x61\x64\x64_special_tokens\x18\x05 \x01(\x08H\x01\x88\x01\x01\x12\"\n\x15\x61\x64\x64_generation_prompt\x18\x06 \x01(\x08H\x02\x88\x01\x01\x42\x08\n\x06promptB\x15\n\x13_add_special_tokensB\x18\n\x16_add_generation_prompt\"%\n\x10TokenizeResponse\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\"5\n\x11\x44\x65tokenizeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\"\"\n\x12\x44\x65tokenizeResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\"\x13\n\x11ListModelsRequest\"<\n\x12ListModelsResponse\x12&\n\x06models\x18\x01 \x03(\x0b\x32\x16.tandem.v1.ServedModel\"0\n\x0bServedModel\x12\n\n\x02id\x18\x01 \x01(\t\x12\x15\n\rmax_model_len\x18\x02 \x01(\r\"\'\n\x12GetTimelineRequest\x12\x11\n\twindow_ms\x18\x01 \x01(\r\"=\n\x13GetTimelineResponse\x12&\n\x05lanes\x18\x01 \x03(\x0b\x32\x17.tandem.v1.TimelineLane\"\x9d\x01\n\x0cTimelineLane\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12#\n\x04role\x18\x02 \x01(\x0e\x32\x15.tandem.v1.WorkerRole\x12\x17\n\x0f\x63lock_offset_ns\x18\x03 \x01(\x12\x12\x1c\n\x14\x63lock_uncertainty_ns\x18\x04 \x01(\x04\x12\x1e\n\x05spans\x18\x05 \x03(\x0b\x32\x0f.tandem.v1.Span*e\n\x08ToolMode\x12\x19\n\x15TOOL_MODE_UNSPECIFIED\x10\x00\x12\x12\n\x0eTOOL_MODE_NONE\x10\x01\x12\x12\n\x0eTOOL_MODE_AUTO\x10\x02\x12\x16\n\x12TOOL_MODE_REQUIRED\x10\x03*c\n\x0bServingMode\x12\x1c\n\x18SERVING_MODE_UNSPECIFIED\x10\x00\x12\x1e\n\x1aSERVING_MODE_DISAGGREGATED\x10\x01\x12\x16\n\x12SERVING_MODE_LOCAL\x10\x02\x32\x82\x03\n\x10InferenceService\x12\x45\n\x08Generate\x12\x1a.tandem.v1.GenerateRequest\x1a\x1b.tandem.v1.GenerateResponse0\x01\x12\x43\n\x08Tokenize\x12\x1a.tandem.v1.TokenizeRequest\x1a\x1b.tandem.v1.TokenizeResponse\x12I\n\nDetokenize\x12\x1c.tandem.v1.DetokenizeRequest\x1a\x1d.tandem.v1.DetokenizeResponse\x12I\n\nListModels\x12\x1c.tandem.v1.ListModelsRequest\x1a\x1d.tandem.v1.ListModelsResponse\x12L\n\x0bGetTimeline\x12\x1d.tandem.v1.GetTimelineRequest\x1a\x1e.tandem.v1.GetTimelineResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tandem.v1.inference_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_TOOLMODE']._serialized_start=3702
-  _globals['_TOOLMODE']._serialized_end=3803
-  _globals['_SERVINGMODE']._serialized_start=3805
-  _globals['_SERVINGMODE']._serialized_end=3904
+  _globals['_TOOLMODE']._serialized_start=3727
+  _globals['_TOOLMODE']._serialized_end=3828
+  _globals['_SERVINGMODE']._serialized_start=3830
+  _globals['_SERVINGMODE']._serialized_end=3929
   _globals['_GENERATEREQUEST']._serialized_start=91
   _globals['_GENERATEREQUEST']._serialized_end=1200
   _globals['_TEXTS']._serialized_start=1202
@@ -56,45 +56,45 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TOKENIDS']._serialized_start=1658
   _globals['_TOKENIDS']._serialized_end=1681
   _globals['_CHAT']._serialized_start=1683
-  _globals['_CHAT']._serialized_end=1731
-  _globals['_CHATMESSAGE']._serialized_start=1733
-  _globals['_CHATMESSAGE']._serialized_end=1854
-  _globals['_GENERATERESPONSE']._serialized_start=1857
-  _globals['_GENERATERESPONSE']._serialized_end=2024
-  _globals['_GENERATIONSTARTED']._serialized_start=2026
-  _globals['_GENERATIONSTARTED']._serialized_end=2128
-  _globals['_TOKENDELTA']._serialized_start=2131
-  _globals['_TOKENDELTA']._serialized_end=2284
-  _globals['_SCOREDTOKEN']._serialized_start=2286
-  _globals['_SCOREDTOKEN']._serialized_end=2396
-  _globals['_LIKELYTOKEN']._serialized_start=2398
-  _globals['_LIKELYTOKEN']._serialized_end=2460
-  _globals['_TOOLCALLDELTA']._serialized_start=2462
-  _globals['_TOOLCALLDELTA']._serialized_end=2537
-  _globals['_GENERATIONFINISHED']._serialized_start=2540
-  _globals['_GENERATIONFINISHED']._serialized_end=2714
-  _globals['_SERVEDBY']._serialized_start=2717
-  _globals['_SERVEDBY']._serialized_end=2929
-  _globals['_TOKENIZEREQUEST']._serialized_start=2932
-  _globals['_TOKENIZEREQUEST']._serialized_end=3173
-  _globals['_TOKENIZERESPONSE']._serialized_start=3175
-  _globals['_TOKENIZERESPONSE']._serialized_end=3212
-  _globals['_DETOKENIZEREQUEST']._serialized_start=3214
-  _globals['_DETOKENIZEREQUEST']._serialized_end=3267
-  _globals['_DETOKENIZERESPONSE']._serialized_start=3269
-  _globals['_DETOKENIZERESPONSE']._serialized_end=3303
-  _globals['_LISTMODELSREQUEST']._serialized_start=3305
-  _globals['_LISTMODELSREQUEST']._serialized_end=3324
-  _globals['_LISTMODELSRESPONSE']._serialized_start=3326
-  _globals['_LISTMODELSRESPONSE']._serialized_end=3386
-  _globals['_SERVEDMODEL']._serialized_start=3388
-  _globals['_SERVEDMODEL']._serialized_end=3436
-  _globals['_GETTIMELINEREQUEST']._serialized_start=3438
-  _globals['_GETTIMELINEREQUEST']._serialized_end=3477
-  _globals['_GETTIMELINERESPONSE']._serialized_start=3479
-  _globals['_GETTIMELINERESPONSE']._serialized_end=3540
-  _globals['_TIMELINELANE']._serialized_start=3543
-  _globals['_TIMELINELANE']._serialized_end=3700
-  _globals['_INFERENCESERVICE']._serialized_start=3907
-  _globals['_INFERENCESERVICE']._serialized_end=4293
+  _globals['_CHAT']._serialized_end=1756
+  _globals['_CHATMESSAGE']._serialized_start=1758
+  _globals['_CHATMESSAGE']._serialized_end=1879
+  _globals['_GENERATERESPONSE']._serialized_start=1882
+  _globals['_GENERATERESPONSE']._serialized_end=2049
+  _globals['_GENERATIONSTARTED']._serialized_start=2051
+  _globals['_GENERATIONSTARTED']._serialized_end=2153
+  _globals['_TOKENDELTA']._serialized_start=2156
+  _globals['_TOKENDELTA']._serialized_end=2309
+  _globals['_SCOREDTOKEN']._serialized_start=2311
+  _globals['_SCOREDTOKEN']._serialized_end=2421
+  _globals['_LIKELYTOKEN']._serialized_start=2423
+  _globals['_LIKELYTOKEN']._serialized_end=2485
+  _globals['_TOOLCALLDELTA']._serialized_start=2487
+  _globals['_TOOLCALLDELTA']._serialized_end=2562
+  _globals['_GENERATIONFINISHED']._serialized_start=2565
+  _globals['_GENERATIONFINISHED']._serialized_end=2739
+  _globals['_SERVEDBY']._serialized_start=2742
+  _globals['_SERVEDBY']._serialized_end=2954
+  _globals['_TOKENIZEREQUEST']._serialized_start=2957
+  _globals['_TOKENIZEREQUEST']._serialized_end=3198
+  _globals['_TOKENIZERESPONSE']._serialized_start=3200
+  _globals['_TOKENIZERESPONSE']._serialized_end=3237
+  _globals['_DETOKENIZEREQUEST']._serialized_start=3239
+  _globals['_DETOKENIZEREQUEST']._serialized_end=3292
+  _globals['_DETOKENIZERESPONSE']._serialized_start=3294
+  _globals['_DETOKENIZERESPONSE']._serialized_end=3328
+  _globals['_LISTMODELSREQUEST']._serialized_start=3330
+  _globals['_LISTMODELSREQUEST']._serialized_end=3349
+  _globals['_LISTMODELSRESPONSE']._serialized_start=3351
+  _globals['_LISTMODELSRESPONSE']._serialized_end=3411
+  _globals['_SERVEDMODEL']._serialized_start=3413
+  _globals['_SERVEDMODEL']._serialized_end=3461
+  _globals['_GETTIMELINEREQUEST']._serialized_start=3463
+  _globals['_GETTIMELINEREQUEST']._serialized_end=3502
+  _globals['_GETTIMELINERESPONSE']._serialized_start=3504
+  _globals['_GETTIMELINERESPONSE']._serialized_end=3565
+  _globals['_TIMELINELANE']._serialized_start=3568
+  _globals['_TIMELINELANE']._serialized_end=3725
+  _globals['_INFERENCESERVICE']._serialized_start=3932
+  _globals['_INFERENCESERVICE']._serialized_end=4318
 # @@protoc_insertion_point(module_scope)

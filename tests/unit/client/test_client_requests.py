@@ -89,6 +89,21 @@ def test_calls_are_taken_in_either_form() -> None:
     assert chat(OPENAI_CALL) == chat(ToolCall("a", "f", "{}"))
 
 
+def test_variables_of_the_chat_template_go_with_messages() -> None:
+    kwargs: Any = {"enable_thinking": False}
+    user: Any = {"role": "user", "content": "Hi"}
+    for chat in (
+        build_request(chat_template_kwargs=kwargs, messages=[user]).chat,
+        build_tokenize_request(messages=[user], chat_template_kwargs=kwargs).chat,
+    ):
+        assert chat.template_kwargs == '{"enable_thinking": false}'
+        assert [message.content for message in chat.messages] == ["Hi"]
+    for build in (build_request, build_tokenize_request):
+        with pytest.raises(InvalidRequest) as caught:
+            build(prompt="Hi", chat_template_kwargs=kwargs)
+        assert caught.value.param == "chat_template_kwargs"
+
+
 def test_content_may_be_text_parts() -> None:
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
     (message,) = build_request(messages=[{"role": "user", "content": parts}]).chat.messages

@@ -7,8 +7,11 @@ from pathlib import Path
 import pytest
 from http_client import CHAT, CHAT_PATH, assert_refused
 
+from gateway.grpc_request import request_from_wire
 from tandem.artifacts.resolve import MOCK_FOLDER
 from tandem.artifacts.tokenizer import Tokenizer
+from tandem.core.errors import InvalidRequest
+from tandem.v1 import inference_pb2
 
 TEMPLATE = "{{ messages[0].content }}{% if enable_thinking is false %}</think>{% endif %}"
 FIELD = "chat_template_kwargs"
@@ -56,3 +59,21 @@ async def test_what_it_cannot_be_told(client, service, path, kwargs):
 async def test_a_plain_text_has_no_template(client):
     body = {"prompt": "Hi", FIELD: {"enable_thinking": False}}
     assert_refused(await client.post("/tokenize", json=body), 400, FIELD)
+
+
+def wire(text: str) -> inference_pb2.GenerateRequest:
+    message = inference_pb2.ChatMessage(role="user", content="Hi")
+    chat = inference_pb2.Chat(messages=[message], template_kwargs=text)
+    return inference_pb2.GenerateRequest(chat=chat)
+
+
+async def test_by_grpc_it_is_told_in_json(frontend, service, tokenizer):
+    with await frontend.generate(request_from_wire(wire('{"enable_thinking": false}'))):
+        assert list(service.requests[0].prompt_token_ids) == tokenizer.encode("Hi</think>")
+
+
+@pytest.mark.parametrize("text", ["[]", "{", "5", '{"x": NaN}', f'{{"x": "{"x" * 2**15}"}}'])
+def test_what_is_no_such_json(text):
+    with pytest.raises(InvalidRequest) as caught:
+        request_from_wire(wire(text))
+    assert caught.value.param == FIELD
