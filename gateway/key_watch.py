@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from pathlib import Path
 
 import structlog
@@ -14,10 +13,6 @@ from tandem.core.errors import ConfigError
 log = structlog.get_logger(__name__)
 
 INTERVAL_S = 1.0
-
-# What of a file is another once somebody has written it, or put another in its place: Kubernetes
-# does so with the files of a secret.
-Version = tuple[int, int, int] | None
 
 
 class KeyWatch:
@@ -32,8 +27,8 @@ class KeyWatch:
         self._sources = sources
         self._access = access
         # Nothing, though `access` has what the file said just before: it may have changed since.
-        self._seen: Version = None
-        self._owners: dict[str, str] | None = None
+        self._seen: bytes | None = None
+        self._trouble = ""
 
     async def run(self) -> None:
         """Look at the file, for as long as this is not cancelled."""
@@ -47,27 +42,31 @@ class KeyWatch:
     def look(self) -> None:
         """Take what the file says now, if it has changed."""
         assert self._sources.file is not None
-        version = _version(self._sources.file)
-        if version == self._seen:
+        # Not by its time: two changes may have the same.
+        seen = _bytes_of(self._sources.file)
+        if seen is not None and seen == self._seen:
+            self._trouble = ""
             return
-        self._seen = version
         try:
             owners = self._sources.read()
         except ConfigError as error:
-            log.warning("API keys stay as they were", why=str(error))
+            # It is tried again, and told of once.
+            if self._trouble != str(error):
+                self._trouble = str(error)
+                log.warning("API keys stay as they were", why=self._trouble)
             return
+        is_first = self._seen is None
+        self._seen, self._trouble = seen, ""
         known = self._access.tenants
         if unknown := sorted({name for name in owners.values() if name not in known}):
             log.warning("their API keys count once the gateway is started anew", tenants=unknown)
         self._access.use({digest: name for digest, name in owners.items() if name in known})
-        if self._owners not in (None, owners):
+        if not is_first:
             log.info("API keys have changed", num_keys=len(owners))
-        self._owners = owners
 
 
-def _version(path: Path) -> Version:
+def _bytes_of(path: Path) -> bytes | None:
     try:
-        stat = os.stat(path)
+        return path.read_bytes()
     except OSError:
-        return None  # Whoever reads it says why.
-    return stat.st_mtime_ns, stat.st_size, stat.st_ino
+        return None  # Whoever reads it for its keys says why.

@@ -95,7 +95,9 @@ class FrontDoor:
             start()
 
     def _close_longest_idle(self) -> None:
-        for connection, close in [*self._idle.items()][:1]:
+        if self._idle:
+            connection = next(iter(self._idle))
+            close = self._idle[connection]
             self.leave(connection)
             close()
 

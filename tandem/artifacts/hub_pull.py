@@ -77,10 +77,10 @@ def _pull_safetensors(listing: HubListing, folder: Path, progress: ProgressCallb
 def _pull_gguf(
     listing: HubListing, file: HubFile, folder: Path, progress: ProgressCallback
 ) -> Path:
-    _download(listing, [file], folder, progress)
     # Here: see `find_config`.
     from tandem.artifacts.gguf_import import import_gguf
 
+    _download(listing, [file], folder, progress)
     converted = folder / "converted"
     shutil.rmtree(converted, ignore_errors=True)
     import_gguf(folder / file.name, converted, progress)

@@ -6,8 +6,9 @@ from array import array
 from collections.abc import Iterator
 from typing import Annotated, Any, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, InstanceOf
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, InstanceOf
 from pydantic.json_schema import SkipJsonSchema
+from pydantic_core import PydanticKnownError
 
 from gateway.limits import MAX_PROMPT_TOKENS
 
@@ -23,6 +24,20 @@ class Body(BaseModel):
 
     # No coercion: "5" is not 5. What is not declared is kept, to be refused or warned of.
     model_config = ConfigDict(strict=True, extra="allow")
+
+
+def at_most(most: int) -> BeforeValidator:
+    """That a mapping has no more entries: before each of them is looked at, and has an error."""
+
+    def check(value: Any) -> Any:
+        if isinstance(value, dict) and len(value) > most:
+            raise PydanticKnownError(
+                "too_long",
+                {"field_type": "Dictionary", "max_length": most, "actual_length": len(value)},
+            )
+        return value
+
+    return BeforeValidator(check)
 
 
 def bodies_within(annotation: Any) -> Iterator[type[Body]]:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from gateway.http.schemas.base import Body
+from gateway.http.schemas.base import Body, at_most
 from gateway.http.schemas.structured import ResponseFormat, StructuredOutputs, read_grammar
 from gateway.http.unserved import check_extra_fields
 from gateway.limits import DEFAULT_MODEL, MAX_STOPS
@@ -14,6 +14,9 @@ from tandem.core.errors import InvalidRequest
 from tandem.core.sampling_params import MAX_LOGIT_BIAS, MAX_STOP_TOKEN_IDS
 
 MAX_ID_DIGITS = 10
+
+
+LogitBias = Annotated[dict[str, float], Field(max_length=MAX_LOGIT_BIAS), at_most(MAX_LOGIT_BIAS)]
 
 
 class StreamOptions(Body):
@@ -35,7 +38,7 @@ class GenerationBody(Body):
     top_p: float | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
-    logit_bias: Annotated[dict[str, float], Field(max_length=MAX_LOGIT_BIAS)] | None = None
+    logit_bias: LogitBias | None = None
     seed: int | None = None
     stop: str | Annotated[list[str], Field(max_length=MAX_STOPS, fail_fast=True)] | None = None
     stream: bool | None = None

@@ -62,25 +62,30 @@ def _sample_part(logits: Tensor, rows: Sequence[SampleRow]) -> Tensor:
             some = scores[chosen]
             kept = _kept(some, [rows[index] for index in indices], are_few)
             scores[chosen] = some.masked_fill_(~kept, -math.inf)
-    tokens = _draw(scores, rows)
+    tokens = torch.empty(len(rows), dtype=torch.int64, device=scores.device)
     if drawn:
         chosen = upload(torch.tensor(drawn), scores.device)
         tokens[chosen] = _draw_kept_by_kernels(scores[chosen], [rows[index] for index in drawn])
+    if rest := [index for index in range(len(rows)) if index not in drawn]:
+        _draw(scores, rows, rest, tokens)
     return tokens.masked_fill_(broken, NO_TOKEN)
 
 
-def _draw(scores: Tensor, rows: Sequence[SampleRow]) -> Tensor:
-    """The likeliest token of a greedy row; of another, one that is drawn."""
+def _draw(
+    scores: Tensor, rows: Sequence[SampleRow], indices: Sequence[int], tokens: Tensor
+) -> None:
+    """Put the tokens of the rows `indices` into `tokens`: the likeliest of a greedy row; of
+    another, one that is drawn."""
     if has_kernels(scores):
-        tokens = torch.empty(len(rows), dtype=torch.int64, device=scores.device)
-        _draw_by_kernels(scores, rows, range(len(rows)), tokens)
-        return tokens
-    likeliest = scores.argmax(dim=-1)
-    keys = _column([row.key - (row.key >> 63 << 64) for row in rows], torch.int64, scores)
-    noise = gumbel(keys, torch.arange(scores.shape[1], device=scores.device))
-    drawn = noise.add_(scores / _temperatures(scores, rows)).argmax(dim=-1)
-    greedy = _column([row.is_greedy for row in rows], torch.bool, scores)
-    return torch.where(greedy.squeeze(1), likeliest, drawn)
+        _draw_by_kernels(scores, rows, indices, tokens)
+        return
+    some, chosen = scores[list(indices)], [rows[index] for index in indices]
+    likeliest = some.argmax(dim=-1)
+    keys = _column([row.key - (row.key >> 63 << 64) for row in chosen], torch.int64, some)
+    noise = gumbel(keys, torch.arange(some.shape[1], device=some.device))
+    drawn = noise.add_(some / _temperatures(some, chosen)).argmax(dim=-1)
+    greedy = _column([row.is_greedy for row in chosen], torch.bool, some)
+    tokens[list(indices)] = torch.where(greedy.squeeze(1), likeliest, drawn)
 
 
 def _draw_by_kernels(

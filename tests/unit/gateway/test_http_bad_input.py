@@ -12,6 +12,7 @@ from http_client import CHAT_PATH, TEXT_PATH, assert_refused
 from gateway.http.app import create_app
 from gateway.http.body import MAX_BODY_NODES
 from gateway.http.limits import MAX_BODY_BYTES
+from tandem.core.sampling_params import MAX_LOGIT_BIAS
 from tandem.process.metrics import MetricsPage
 
 JSON_TYPE = {"content-type": "application/json"}
@@ -113,6 +114,14 @@ async def test_a_bad_value(client, service, path, param, value):
     prompt = {"messages": [USER]} if path == CHAT_PATH else {"prompt": "Hi"}
     assert_refused(await client.post(path, json={**prompt, param: value}), 400, param)
     assert not service.requests
+
+
+async def test_of_too_many_biases_none_is_looked_at(client) -> None:
+    """Each that is none would be an error with words of its own."""
+    biases = {str(i): "x" for i in range(60_000)}
+    answer = await client.post(TEXT_PATH, json={"prompt": "Hi", "logit_bias": biases})
+    assert_refused(answer, 400, "logit_bias")
+    assert f"at most {MAX_LOGIT_BIAS}" in answer.json()["error"]["message"]
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from structlog.testing import capture_logs
@@ -100,6 +102,30 @@ def test_a_file_that_is_none_of_keys_changes_nothing_and_is_told_of_once(
     path.write_text(text.replace("team-a", "default"))
     watch.look()
     assert whose(access, first_key) == "default"
+
+
+def test_a_change_that_looks_like_none_by_its_time_and_size_counts(
+    path: Path, first_key: str, watched: tuple[Access, KeyWatch]
+) -> None:
+    access, watch = watched
+    before = path.stat()
+    path.write_text(path.read_text().replace(digest_of(first_key), digest_of("another")))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    watch.look()
+    assert [whose(access, key) for key in (first_key, "another")] == [None, "team-a"]
+
+
+def test_what_could_not_be_read_for_once_is_tried_again(
+    path: Path, first_key: str, watched: tuple[Access, KeyWatch], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    access, watch = watched
+    path.write_text("")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_text", Mock(side_effect=OSError(5, "Input/output error")))
+        watch.look()
+    assert whose(access, first_key) == "team-a"
+    watch.look()
+    assert whose(access, first_key) is None
 
 
 def test_another_tenants_keys_wait_for_the_next_start(
