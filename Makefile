@@ -119,20 +119,18 @@ format: .venv/installed-dev ## fix what can be fixed
 protos: .venv/installed-dev ## tandem/v1 from protos/
 	@scripts/protos
 
+# What `make bench` runs; make bench BENCHMARKS="engine start" only these.
+BENCHMARKS := pipeline engine same_bits host quality kv_transfer loop watching colocated prefix start \
+	interference
 .PHONY: bench
-bench: .venv/installed-dev ## the benchmarks; ARGS are for the first, benchmarks/pipeline.py
-	@$(BIN)/python benchmarks/pipeline.py $(ARGS)
-	@$(BIN)/python benchmarks/engine.py
-	@$(BIN)/python benchmarks/kv_transfer.py
-	@$(BIN)/python benchmarks/loop.py
-	@$(BIN)/python benchmarks/watching.py
-	@$(BIN)/python benchmarks/colocated.py
-	@$(BIN)/python benchmarks/prefix.py
-	@$(BIN)/python benchmarks/start.py
+bench: .venv/installed-dev ## the benchmarks, one after the other: an hour, and docs/performance.md from them
+	@for each in $(BENCHMARKS); do $(BIN)/python benchmarks/$$each.py --keep || exit; done
+	@$(BIN)/python benchmarks/report.py
 
 .PHONY: bench-peers
 bench-peers: .venv/installed-dev ## Tandem beside the peers that are installed: benchmarks/peers/README.md
 	@$(BIN)/python benchmarks/compare.py $(ARGS)
+	@$(BIN)/python benchmarks/report.py
 
 .PHONY: bench-goodput
 bench-goodput: .venv/installed-dev ## goodput of split and colocated serving on this machine's cores
@@ -154,7 +152,7 @@ bench-goodput-simulated: .venv/installed-dev ## all arms and workloads on eight 
 
 .PHONY: plots
 plots: .venv/installed-dev ## plots and tables anew from docs/figures
-	@$(BIN)/python benchmarks/plot_peers.py
+	@$(BIN)/python benchmarks/report.py
 	@for sweep in docs/figures/goodput-*/; do $(BIN)/python benchmarks/plot_goodput.py $$sweep; done
 
 # An index may carry torch as another build, whose version then has a local part: 2.13.0+cpu.

@@ -6,6 +6,7 @@ model on an H100 by published figures, stretched by `--dilation`, so that this m
 no bottleneck; all times are printed in the model's own time. Every token is checked.
 
     .venv/bin/python benchmarks/colocated.py [--seconds 6] [--interval 0.3] [--dilation 5]
+        [--keep]
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from time import monotonic
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 
-from rich.console import Console
-from rich.table import Table
+from performance.fleet_tables import COLOCATED, Together
+from performance.notes import Notes, add_keep
+from performance.record import this_machine
 from stack import Stack, expected_mock_tokens, running_stack, silence_logs, upcoming
 
 from gateway.tokens import Ended, Token
@@ -115,36 +117,37 @@ def quantile(values: Sequence[float], share: float) -> float:
     return sorted(values)[min(len(values) - 1, int(share * len(values)))]
 
 
-async def main(args: argparse.Namespace) -> None:
-    silence_logs()
-    table = Table(title=f"8 short streams; {LONG_PROMPT} tokens every {args.interval} s")
-    for heading in (
-        "serving", "engines", "short tok/s", "short ITL p50", "p99", "max", "short TTFT p99",
-        "long TTFT p50", "max",
-    ):  # fmt: skip
-        table.add_column(heading, justify="left" if heading == "serving" else "right")
-    for num_prefill, num_decode, batching in ARMS:
-        short, long, seconds = await run_arm(num_prefill, num_decode, batching, args)
-        times = (
-            quantile(short.between_s, 0.5),
-            quantile(short.between_s, 0.99),
-            max(short.between_s),
-            quantile(short.first_s, 0.99),
-            quantile(long.first_s, 0.5),
-            max(long.first_s),
-        )
-        table.add_row(
-            f"{num_prefill}p{num_decode}d {batching}".strip() if num_prefill else batching,
-            str(num_prefill + num_decode),
-            f"{short.num_tokens / seconds * args.dilation:.0f}",
-            *(f"{time / args.dilation * 1e3:.1f} ms" for time in times),
-        )
-    Console(width=120).print(table)
+async def measure(
+    num_prefill: int, num_decode: int, batching: str, args: argparse.Namespace
+) -> Together:
+    short, long, seconds = await run_arm(num_prefill, num_decode, batching, args)
+
+    def ms(values: Sequence[float], share: float) -> float:
+        return 1e3 * quantile(values, share) / args.dilation
+
+    between = short.between_s
+    return Together(
+        serving=f"{num_prefill}p{num_decode}d {batching}".strip() if num_prefill else batching,
+        engines=num_prefill + num_decode,
+        short_tokens_per_s=short.num_tokens / seconds * args.dilation,
+        short_itl_ms=(ms(between, 0.5), ms(between, 0.99), ms(between, 1)),
+        short_ttft_p99_ms=ms(short.first_s, 0.99),
+        long_ttft_ms=(ms(long.first_s, 0.5), ms(long.first_s, 1)),
+    )
 
 
-if __name__ == "__main__":
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=6.0)
     parser.add_argument("--interval", type=float, default=0.3)
     parser.add_argument("--dilation", type=int, default=5)
-    asyncio.run(main(parser.parse_args()))
+    add_keep(parser)
+    args = parser.parse_args()
+    silence_logs()
+    load = f"{NUM_SHORT} short streams; {LONG_PROMPT:,} tokens every {args.interval} s"
+    notes = Notes(args, this_machine(), f"mock H100s; {load}")
+    notes.table(COLOCATED, (asyncio.run(measure(*arm, args)) for arm in ARMS))
+
+
+if __name__ == "__main__":
+    main()

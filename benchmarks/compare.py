@@ -6,7 +6,9 @@ that is not there is skipped, loudly.
 
     .venv/bin/python benchmarks/compare.py [--rounds 3] [--scale 1] [--workloads A B C D]
         [--peers FOLDER] [--arms "tandem 1p1d" vllm ...] [--int4]
-        [--out docs/figures/peers.jsonl] [--append]
+        [--out FILE] [--append]
+
+Without `--out` the record is the one that docs/performance.md shows of such a machine.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from peers import llama_cpp, openvino, ours, vllm
 from peers.arm import Arm, NotInstalled
 from peers.records import Start
 from peers.tables import markdown
+from performance.record import FOLDER, this_machine
 from plot_peers import draw
 from rich.console import Console
 
@@ -47,7 +50,6 @@ from tandem.bench.workload import WORKLOADS, Workload
 
 PEERS = {"tandem": ours, "openvino": openvino, "llama.cpp": llama_cpp, "vllm": vllm}
 README = "benchmarks/peers/README.md"
-OUT = Path(__file__).parents[1] / "docs" / "figures" / "peers.jsonl"
 console = Console(stderr=True, highlight=False)
 
 
@@ -170,9 +172,11 @@ if __name__ == "__main__":
     parser.add_argument("--arms", nargs="+", default=[], help="only these, by name")
     parser.add_argument("--int4", action="store_true", help="weights in groups of 4 bits")
     parser.add_argument("--peers", type=Path, default=cache_dir() / "peers")
-    parser.add_argument("--out", type=Path, default=OUT, help="lines of JSON")
+    parser.add_argument("--out", type=Path, help="lines of JSON")
     parser.add_argument("--append", action="store_true", help="keep the rounds there are")
     parser.add_argument("--lock", type=Path, help="held while measuring, on a shared machine")
     arguments = parser.parse_args()
+    name = "peers-int4.jsonl" if arguments.int4 else "peers.jsonl"
+    arguments.out = arguments.out or FOLDER / this_machine().key / name
     uvloop.run(main(arguments))
     print(markdown(draw(arguments.out)))

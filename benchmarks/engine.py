@@ -6,7 +6,7 @@ of a prefill is its products alone. Quantised weights stand beside those of the 
 of a row are measured in turn, and medians are shown.
 
     .venv/bin/python benchmarks/engine.py [--threads 1 2] [--repeats 9] [--dtype bfloat16] \
-        [--kv-cache-dtype int8]
+        [--kv-cache-dtype int8] [--keep]
 """
 
 from __future__ import annotations
@@ -16,16 +16,26 @@ import ctypes
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import torch
+from performance.engine_tables import (
+    DECODE,
+    PREFILL,
+    QUANTIZED,
+    DecodeStep,
+    Prefill,
+    QuantizedStep,
+)
+from performance.notes import Notes, add_keep
+from performance.record import this_machine
+from performance.table import Row
 
 from tandem.artifacts.resolve import resolve
 from tandem.artifacts.weight_counts import WeightCounts
-from tandem.bench.markdown import markdown_lines
 from tandem.core.device import CpuDevice
 from tandem.core.kv import ITEM_SIZES
 from tandem.core.plan import SampleSpec, SequenceSlice, StepPlan
@@ -39,34 +49,12 @@ from tandem.engine.torch.threads import team
 from tandem.native import structs
 from tandem.native.library import best
 
-DECODE = [(batch, context) for batch in (1, 8, 32) for context in (128, 512, 2000)]
-PREFILL = [(1, 512), (4, 512), (1, 2000)]
+DECODES = [(batch, context) for batch in (1, 8, 32) for context in (128, 512, 2000)]
+PREFILLS = [(1, 512), (4, 512), (1, 2000)]
 # Sequences, the position of their first new token, and how many there are of these.
-QUANTIZED = [(1, 127, 1), (8, 127, 1), (32, 127, 1), (1, 0, 512)]
+QUANTIZED_STEPS = [(1, 127, 1), (8, 127, 1), (32, 127, 1), (1, 0, 512)]
 GREEDY = SampleSpec(SamplingParams(max_tokens=1, seed=0, temperature=0.0))
-DECODE_HEAD = (
-    "Threads",
-    "Batch x context",
-    "Step",
-    "Floor",
-    "Step / floor",
-    "Products, ours / oneDNN",
-    "Attention / reading its KV",
-    "Norms, rotary, SiLU",
-    "Building inputs, argmax",
-    "Read GB/s",
-)
-PREFILL_HEAD = (
-    "Threads",
-    "Prompts x tokens",
-    "Prefill",
-    "Products alone / prefill",
-    "Products, ours / oneDNN",
-    "Attention",
-    "Norms, rotary, SiLU",
-)
 PARTS = ("decode", "prefill", "quantized")
-QUANTIZED_HEAD = ("Threads", "Step", "As they are", "int8", "/", "int4", "/", "Reading them all")
 BLOCK_SIZE = 16
 NUM_BLOCKS = 32 * 2016 // BLOCK_SIZE
 READ_BYTES = 1 << 28
@@ -199,45 +187,50 @@ class Bench:
         }
         return medians(arms, repeats_of(self.repeats, count))
 
-    def decode_row(self, batch: int, context: int) -> list[str]:
+    def decode(self, batch: int, context: int) -> DecodeStep:
         found = self.measure(batch, context - 1, 1)
         layout = self.engine.pool.layout
-        kv_bytes = batch * context * layout.block_bytes / layout.block_size
         rate = READ_BYTES / found["read"]
-        products = min(found["ours"], found["onednn"])
-        floor = products + kv_bytes / rate
-        other = found["before"] + found["after"] + found["logits"] - found["ours"]
-        return [
-            str(torch.get_num_threads()),
-            f"{batch} x {context}",
-            f"{found['step']:.1f}",
-            f"{floor:.1f}",
-            f"**{found['step'] / floor:.2f}**",
-            f"{found['ours']:.1f} / {found['onednn']:.1f}",
-            f"{found['attention']:.1f} / {kv_bytes / rate:.1f}",
-            f"{other:.1f}",
-            f"{found['inputs']:.2f}, {found['argmax']:.2f}",
-            f"{rate / 1e6:.0f}",
-        ]
+        reading = batch * context * layout.block_bytes / layout.block_size / rate
+        return DecodeStep(
+            threads=torch.get_num_threads(),
+            batch=batch,
+            context=context,
+            step_ms=found["step"],
+            floor_ms=min(found["ours"], found["onednn"]) + reading,
+            ours_ms=found["ours"],
+            onednn_ms=found["onednn"],
+            attention_ms=found["attention"],
+            reading_ms=reading,
+            other_ms=other_ms(found),
+            inputs_ms=found["inputs"],
+            argmax_ms=found["argmax"],
+            read_gbs=rate / 1e6,
+        )
 
-    def prefill_row(self, batch: int, length: int) -> list[str]:
+    def prefill(self, batch: int, length: int) -> Prefill:
         found = self.measure(batch, 0, length)
-        products = min(found["ours"], found["onednn"])
-        other = found["before"] + found["after"] + found["logits"] - found["ours"]
-        return [
-            str(torch.get_num_threads()),
-            f"{batch} x {length}",
-            f"{found['step']:.0f}",
-            f"**{products / found['step']:.0%}**",
-            f"{found['ours']:.0f} / {found['onednn']:.0f}",
-            f"{found['attention']:.0f}",
-            f"{other:.0f}",
-        ]
+        return Prefill(
+            threads=torch.get_num_threads(),
+            batch=batch,
+            length=length,
+            prefill_ms=found["step"],
+            products_ms=min(found["ours"], found["onednn"]),
+            ours_ms=found["ours"],
+            onednn_ms=found["onednn"],
+            attention_ms=found["attention"],
+            other_ms=other_ms(found),
+        )
 
 
-def quantized_row(
+def other_ms(found: Mapping[str, float]) -> float:
+    """Of what is neither a product nor attention."""
+    return found["before"] + found["after"] + found["logits"] - found["ours"]
+
+
+def quantized(
     engines: Mapping[Quantization, TorchEngine], bench: Bench, batch: int, start: int, count: int
-) -> list[str]:
+) -> QuantizedStep:
     """A step with each kind of weights, and how long reading each kind takes at the rate at which
     this machine reads memory."""
     plan = plan_of(batch, start, count)
@@ -247,16 +240,23 @@ def quantized_row(
 
     arms: Arms = {kind: partial(step, engine) for kind, engine in engines.items()}
     found = medians(arms | {"read": bench.read}, repeats_of(bench.repeats, count))
-    plain = found[Quantization.NONE]
-    row = [str(torch.get_num_threads())]
-    row.append(f"prefill {batch} x {count}" if count > 1 else f"decode {batch} x {start + 1}")
-    row.append(f"{plain:.1f}")
-    for kind in (Quantization.INT8, Quantization.INT4):
-        row += [f"{found[kind]:.1f}", f"**{found[kind] / plain:.2f}**"]
     rate = READ_BYTES / found["read"]
     dtype = "bfloat16" if bench.runner.is_bfloat16 else "float32"
-    row.append(" / ".join(f"{weight_bytes(dtype, kind) / rate:.1f}" for kind in engines))
-    return row
+    plain, int8, int4 = (weight_bytes(dtype, kind) / rate for kind in engines)
+    return QuantizedStep(
+        threads=torch.get_num_threads(),
+        step=name_of(batch, start, count),
+        plain_ms=found[Quantization.NONE],
+        int8_ms=found[Quantization.INT8],
+        int4_ms=found[Quantization.INT4],
+        reading_plain_ms=plain,
+        reading_int8_ms=int8,
+        reading_int4_ms=int4,
+    )
+
+
+def name_of(batch: int, start: int, count: int) -> str:
+    return f"prefill {batch} x {count}" if count > 1 else f"decode {batch} x {start + 1}"
 
 
 def weight_bytes(dtype: str, kind: Quantization) -> int:
@@ -301,12 +301,6 @@ def engine_of(dtype: str, quantization: Quantization, kv_cache_dtype: str = "aut
 def void(_: object) -> None: ...
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    for line in markdown_lines(head, rows):
-        print(line, flush=True)
-    print()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
@@ -315,6 +309,7 @@ def main() -> None:
     parser.add_argument("--kv-cache-dtype", default="auto")
     parser.add_argument("--quick", action="store_true", help="one context only")
     parser.add_argument("--parts", choices=PARTS, nargs="+", default=PARTS)
+    add_keep(parser)
     arguments = parser.parse_args()
     engine = engine_of(arguments.dtype, Quantization.NONE, arguments.kv_cache_dtype)
     if not isinstance(engine.runner, NativeRunner):
@@ -323,24 +318,25 @@ def main() -> None:
     memory[:] = 1
     products = Products(engine.runner)
     bench = Bench(engine, engine.runner, products, memory, arguments.repeats)
-    print(f"{engine.model.name}, {engine.model.numerics}, milliseconds\n")
+    model = f"{engine.model.name}, {engine.model.numerics}"
+    notes = Notes(arguments, this_machine(), f"{model}; ms, medians of {arguments.repeats}")
     if "decode" in arguments.parts:
-        cases = DECODE[1::3] if arguments.quick else DECODE
-        table(DECODE_HEAD, rows_of(bench.decode_row, cases, arguments.threads))
+        cases = DECODES[1::3] if arguments.quick else DECODES
+        notes.table(DECODE, rows_of(bench.decode, cases, arguments.threads))
     if "prefill" in arguments.parts:
-        table(PREFILL_HEAD, rows_of(bench.prefill_row, PREFILL, arguments.threads))
+        notes.table(PREFILL, rows_of(bench.prefill, PREFILLS, arguments.threads))
     if "quantized" in arguments.parts:
         engines = {Quantization.NONE: engine} | {
             kind: engine_of(arguments.dtype, kind)
             for kind in (Quantization.INT8, Quantization.INT4)
         }
-        row = partial(quantized_row, engines, bench)
-        table(QUANTIZED_HEAD, rows_of(row, QUANTIZED, arguments.threads))
+        row = partial(quantized, engines, bench)
+        notes.table(QUANTIZED, rows_of(row, QUANTIZED_STEPS, arguments.threads))
 
 
 def rows_of(
-    row: Callable[..., list[str]], cases: Iterable[tuple[int, ...]], threads: Iterable[int]
-) -> Iterator[list[str]]:
+    row: Callable[..., Row], cases: Iterable[tuple[int, ...]], threads: Iterable[int]
+) -> Iterator[Row]:
     for count in threads:
         torch.set_num_threads(count)
         for case in cases:

@@ -10,7 +10,7 @@ Mixed steps, single tokens beside a prompt's, and what else than the likeliest t
 held against the step of single tokens that takes the likeliest.
 
     .venv/bin/python benchmarks/gpu.py [--repeats 30] [--part decode mixed sampling prefill kv]
-        [--profile]
+        [--profile] [--keep]
 """
 
 from __future__ import annotations
@@ -29,7 +29,20 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from engine import table
+from performance.gpu_tables import (
+    GPU_COPIES,
+    GPU_DECODE,
+    GPU_MIXED,
+    GPU_PREFILL,
+    GPU_SAMPLED,
+    GpuCopies,
+    GpuDecode,
+    GpuMixed,
+    GpuPrefill,
+    GpuSampled,
+)
+from performance.notes import Notes, add_keep
+from performance.record import Machine
 from safetensors.torch import save_file
 from torch.profiler import ProfilerActivity, profile
 
@@ -57,18 +70,18 @@ LLAMA_1B = {
     "tie_word_embeddings": True,
     "eos_token_id": 128001,
 }
-DECODE = [(batch, context) for batch in (1, 8, 16, 32, 64) for context in (128, 1024, 2000)]
+DECODES = [(batch, context) for batch in (1, 8, 16, 32, 64) for context in (128, 1024, 2000)]
 # Single tokens, of so much context each, beside a prompt of so many.
-MIXED = [(0, 128), (1, 128), (64, 16), (64, 256), (64, 1024)]
+MIXES = [(0, 128), (1, 128), (64, 16), (64, 256), (64, 1024)]
 MIXED_CONTEXT = 1024
 SAMPLED_BATCH = 64
-PREFILL = [(1, 8192), (4, 2048), (16, 512)]
+PREFILLS = [(1, 8192), (4, 2048), (16, 512)]
 BLOCK_SIZE = 16
 MAX_MODEL_LEN = 8320
 NUM_BLOCKS = 64 * 2112 // BLOCK_SIZE
 PLAIN = SamplingParams(max_tokens=1 << 20, seed=0)
 GREEDY = SampleSpec(replace(PLAIN, temperature=0.0))
-SAMPLED = {
+SAMPLINGS = {
     "likeliest": {"temperature": 0.0},
     "drawn": {},
     "top-k 50": {"top_k": 50},
@@ -87,21 +100,6 @@ THREADS = (1, 4)
 READ_BYTES = 1 << 32
 COPY_BYTES = 1 << 28
 PRODUCT = 8192
-DECODE_HEAD = (
-    "Batch x context",
-    "Step, ms",
-    "Floor, ms",
-    "Floor / step",
-    "One step alone, ms",
-    "Its kernels, ms",
-    "Products",
-)
-MIXED_HEAD = ("Single tokens + prompt", "Step, ms", "Single tokens alone", "Prompt alone")
-SAMPLED_HEAD = (f"{SAMPLED_BATCH} x {MIXED_CONTEXT}", "Step, ms")
-PREFILL_HEAD = ("Prompts x tokens", "ms", "TFLOP/s", "of one large product's", "tok/s")
-KV_HEAD = ("", "out, GB/s", "in, GB/s", "out and in, GB/s", "of pinned copies'")
-
-
 PARTS = ("decode", "mixed", "sampling", "prefill", "kv")
 
 
@@ -210,7 +208,7 @@ class Bench:
             ),
         )
 
-    def decode_row(self, batch: int, context: int) -> list[str]:
+    def decode(self, batch: int, context: int) -> GpuDecode:
         """Steps as a worker takes them: the next is launched before the last one's tokens come."""
         step = self.step_seconds(batch, context)
         plan = self.plan(batch, context - 1, 1)
@@ -219,16 +217,15 @@ class Bench:
         replay = seconds(lambda: [graph.replay_again() for _ in range(10)], self.repeats // 3) / 10
         layout = self.engine.pool.layout
         num_bytes = 2 * self.num_weights + batch * context * layout.block_bytes / BLOCK_SIZE
-        floor = num_bytes / self.limits.read
-        return [
-            f"{batch} x {context}",
-            f"{1e3 * step:.2f}",
-            f"{1e3 * floor:.2f}",
-            f"**{floor / step:.0%}**",
-            f"{1e3 * alone:.2f}",
-            f"{1e3 * replay:.2f}",
-            graph.way.name,
-        ]
+        return GpuDecode(
+            batch=batch,
+            context=context,
+            step_ms=1e3 * step,
+            floor_ms=1e3 * num_bytes / self.limits.read,
+            alone_ms=1e3 * alone,
+            kernels_ms=1e3 * replay,
+            products=graph.way.name,
+        )
 
     def step_seconds(self, batch: int, context: int) -> float:
         count = 3 * self.repeats
@@ -252,7 +249,7 @@ class Bench:
             under_way = launched
         return statistics.median(end - start for start, end in pairwise(ends))
 
-    def mixed_row(self, batch: int, length: int) -> list[str]:
+    def mixed(self, batch: int, length: int) -> GpuMixed:
         """A prompt beside single tokens, which takes no graph."""
         singles = self.plan(batch, MIXED_CONTEXT - 1, 1).slices
         first = sum(len(each.block_table) for each in singles)
@@ -261,37 +258,30 @@ class Bench:
         mixed = self.launch_seconds(StepPlan(0, (*singles, prompt)))
         alone = self.launch_seconds(StepPlan(0, (prompt,)))
         bare = self.launch_seconds(StepPlan(0, singles)) if singles else 0.0
-        return [f"{batch} + {length}", *(f"{1e3 * each:.2f}" for each in (mixed, bare, alone))]
+        return GpuMixed(batch, length, 1e3 * mixed, 1e3 * bare, 1e3 * alone)
 
-    def sampled_row(self, name: str) -> list[str]:
+    def sampled(self, name: str) -> GpuSampled:
         """A batch of single tokens, all sampled alike."""
-        params = replace(PLAIN, **SAMPLED[name])
+        params = replace(PLAIN, **SAMPLINGS[name])
         own = list(range(NUM_PENALISED))
         plan = self.plan(SAMPLED_BATCH, MIXED_CONTEXT - 1, 1)
         slices = (each._replace(sample=SampleSpec(params, 0, (), own)) for each in plan.slices)
-        took = self.launch_seconds(StepPlan(0, tuple(slices)))
-        return [name, f"{1e3 * took:.2f}"]
+        return GpuSampled(name, 1e3 * self.launch_seconds(StepPlan(0, tuple(slices))))
 
     def launch_seconds(self, plan: StepPlan) -> float:
         """A step alone, until its tokens are on the host."""
         return seconds(lambda: self.engine.launch(plan).result(), self.repeats)
 
-    def prefill_row(self, batch: int, length: int) -> list[str]:
+    def prefill(self, batch: int, length: int) -> GpuPrefill:
         plan = self.plan(batch, 0, length)
         took = seconds(lambda: self.engine.launch(plan).result(), max(3, self.repeats // 3))
         config = self.config
         attention = 2 * length**2 * config.num_heads * config.head_dim * config.num_layers
         products = 2 * (self.num_weights - self.num_head_weights) * length
         rate = batch * (attention + products + 2 * self.num_head_weights) / took
-        return [
-            f"{batch} x {length}",
-            f"{1e3 * took:.1f}",
-            f"{rate / 1e12:.0f}",
-            f"**{rate / self.limits.product:.0%}**",
-            f"{batch * length / took:,.0f}",
-        ]
+        return GpuPrefill(batch, length, 1e3 * took, rate / 1e12, self.limits.product / 1e12)
 
-    def kv_row(self, frame_tokens: int, num_threads: int) -> list[str]:
+    def kv(self, frame_tokens: int, num_threads: int) -> GpuCopies:
         """All layers of a long prompt, in frames."""
         layers = range(self.config.num_layers)
         num_blocks = frame_tokens // BLOCK_SIZE
@@ -315,11 +305,19 @@ class Bench:
         with ThreadPoolExecutor(num_threads) as threads:
             out = len(frames) * size / seconds(each(pool.read_into), 9)
             into = len(frames) * size / seconds(each(pool.write), 9)
-        both = 1 / (1 / out + 1 / into)
-        limit = 1 / (1 / self.limits.copy_out + 1 / self.limits.copy_in)
-        rates = [f"{rate / 1e9:.1f}" for rate in (out, into, both)]
-        name = f"{KV_TOKENS} tokens, {size >> 10} KiB a frame, {num_threads} thread(s)"
-        return [name, *rates, f"**{both / limit:.0%}**"]
+        return GpuCopies(
+            frame_kib=size >> 10,
+            threads=num_threads,
+            out=out / 1e9,
+            into=into / 1e9,
+            limit_out=self.limits.copy_out / 1e9,
+            limit_in=self.limits.copy_in / 1e9,
+        )
+
+
+def this_gpu() -> Machine:
+    name = torch.cuda.get_device_name()
+    return Machine(name.lower().replace(" ", "-"), f"one {name}")
 
 
 def show_profile(run: Callable[[], object], repeats: int = 5) -> None:
@@ -340,6 +338,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=30)
     parser.add_argument("--part", choices=PARTS, nargs="+")
     parser.add_argument("--profile", action="store_true", help="also say which kernels take it")
+    add_keep(parser)
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
         sys.exit("there is no GPU here: nothing to measure")
@@ -347,21 +346,22 @@ def main() -> None:
     limits = Limits.measure()
     with tempfile.TemporaryDirectory() as path:
         bench = Bench(save_model(Path(path)), limits, arguments.repeats)
-    print(
-        f"{bench.engine.model.numerics}: reads {limits.read / 1e12:.2f} TB/s, multiplies"
-        f" {limits.product / 1e12:.0f} TFLOP/s, copies {limits.copy_out / 1e9:.1f} GB/s out and"
-        f" {limits.copy_in / 1e9:.1f} in\n"
+    settings = (
+        f"{bench.engine.model.numerics}, Llama 3.2 1B's shape; reads {limits.read / 1e12:.2f} TB/s,"
+        f" multiplies {limits.product / 1e12:.0f} TFLOP/s, copies {limits.copy_out / 1e9:.1f} GB/s"
+        f" out and {limits.copy_in / 1e9:.1f} in"
     )
+    notes = Notes(arguments, this_gpu(), settings)
     if "decode" in parts:
-        table(DECODE_HEAD, (bench.decode_row(*case) for case in DECODE))
+        notes.table(GPU_DECODE, (bench.decode(*case) for case in DECODES))
     if "mixed" in parts:
-        table(MIXED_HEAD, (bench.mixed_row(*case) for case in MIXED))
+        notes.table(GPU_MIXED, (bench.mixed(*case) for case in MIXES))
     if "sampling" in parts:
-        table(SAMPLED_HEAD, (bench.sampled_row(name) for name in SAMPLED))
+        notes.table(GPU_SAMPLED, (bench.sampled(name) for name in SAMPLINGS))
     if "prefill" in parts:
-        table(PREFILL_HEAD, (bench.prefill_row(*case) for case in PREFILL))
+        notes.table(GPU_PREFILL, (bench.prefill(*case) for case in PREFILLS))
     if "kv" in parts:
-        table(KV_HEAD, (bench.kv_row(*case) for case in product(FRAMES, THREADS)))
+        notes.table(GPU_COPIES, (bench.kv(*case) for case in product(FRAMES, THREADS)))
     if arguments.profile:
         for plan in (bench.plan(1, 1023, 1), bench.plan(32, 1023, 1), bench.plan(1, 0, 8192)):
             show_profile(lambda plan=plan: bench.engine.launch(plan).result())

@@ -4,7 +4,7 @@ A decode worker's own plan is driven, without an engine: the next plan is taken 
 checked, made into the kernels' inputs, and completed. The check and the inputs beside those that
 know nothing of the step before. In a second arm one sequence leaves and another joins at each step.
 
-    .venv/bin/python benchmarks/host.py [--steps 64] [--repeats 5]
+    .venv/bin/python benchmarks/host.py [--steps 64] [--repeats 5] [--keep]
 """
 
 from __future__ import annotations
@@ -13,12 +13,15 @@ import argparse
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from itertools import count
 from typing import TypeVar
 
+from performance.engine_tables import HOST, PROMPTS, HostStep, PromptTurns
+from performance.notes import Notes, add_keep
+from performance.record import this_machine
+
 from decode_service.standing_plan import StandingPlan
-from tandem.bench.markdown import markdown_lines
 from tandem.core.commands import Admit, Remove, Reserve
 from tandem.core.kv import KVLayout
 from tandem.core.plan import StepResult
@@ -38,15 +41,7 @@ LAYOUT = KVLayout(
 MAX_MODEL_LEN = 1 << 18
 NUM_BLOCKS = 1 << 18
 STEPS = [(1, 500), (8, 500), (32, 500), (32, 2000), (32, 16_000), (128, 2000)]
-STEP_HEAD = (
-    "Batch x context",
-    "Next plan",
-    "Check: anew / kept / one joins",
-    "Inputs: anew / kept / one joins",
-    "Complete",
-)
-PROMPTS = [2000, 16_000, 128_000]
-LOCK_HEAD = ("Prompt", "Hashed ahead: whole / longest turn", "Under the lock: before / now")
+PROMPT_LENGTHS = [2000, 16_000, 128_000]
 
 
 class NoMover:
@@ -144,7 +139,7 @@ def steps(batch: int, context: int, num_steps: int, joins: bool) -> Clock:
     return clock
 
 
-def step_row(batch: int, context: int, num_steps: int, repeats: int) -> list[str]:
+def host_step(batch: int, context: int, num_steps: int, repeats: int) -> HostStep:
     """Medians over the repeats, in turn."""
     found: dict[str, list[float]] = defaultdict(list)
     for _ in range(repeats):
@@ -152,17 +147,22 @@ def step_row(batch: int, context: int, num_steps: int, repeats: int) -> list[str
             clock = steps(batch, context, num_steps, joins)
             for name in clock.times:
                 found[f"{name} joins" if joins else name].append(clock.mean(name))
-    middle = {name: f"{statistics.median(times):.0f}" for name, times in found.items()}
-    return [
-        f"{batch} x {context}",
-        middle["plan"],
-        f"{middle['check anew']} / {middle['check']} / {middle['check joins']}",
-        f"{middle['inputs anew']} / {middle['inputs']} / {middle['inputs joins']}",
-        middle["complete"],
-    ]
+    middle = {name: statistics.median(times) for name, times in found.items()}
+    return HostStep(
+        batch=batch,
+        context=context,
+        plan_us=middle["plan"],
+        check_anew_us=middle["check anew"],
+        check_us=middle["check"],
+        check_joins_us=middle["check joins"],
+        inputs_anew_us=middle["inputs anew"],
+        inputs_us=middle["inputs"],
+        inputs_joins_us=middle["inputs joins"],
+        complete_us=middle["complete"],
+    )
 
 
-def lock_row(length: int, repeats: int) -> list[str]:
+def prompt_turns(length: int, repeats: int) -> PromptTurns:
     """A prompt that a decode worker reserves room for, and publishes when its KV has come: with
     its hashes worked out before, and without."""
     ahead, turns, before, now = [], [], [], []
@@ -178,27 +178,19 @@ def lock_row(length: int, repeats: int) -> list[str]:
         turns.append(max(clock.times["turn"]))
         before += clock.times["before"]
         now += clock.times["now"]
-    whole, turn, without, with_it = (
-        statistics.median(each) / 1e3 for each in (ahead, turns, before, now)
-    )
-    return [f"{length:,}", f"{whole:.2f} / {turn:.2f}", f"{without:.2f} / {with_it:.2f}"]
-
-
-def table(title: str, head: Sequence[str], rows: Iterator[list[str]]) -> None:
-    print(f"{title}\n")
-    for line in markdown_lines(head, rows):
-        print(line, flush=True)
-    print()
+    times = (ahead, turns, before, now)
+    return PromptTurns(length, *(statistics.median(each) / 1e3 for each in times))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=5)
+    add_keep(parser)
     arguments = parser.parse_args()
-    rows = (step_row(*each, arguments.steps, arguments.repeats) for each in STEPS)
-    table("A step, microseconds", STEP_HEAD, rows)
-    table("A prompt, ms", LOCK_HEAD, (lock_row(each, arguments.repeats) for each in PROMPTS))
+    notes = Notes(arguments, this_machine(), f"medians of {arguments.repeats}")
+    notes.table(HOST, (host_step(*each, arguments.steps, arguments.repeats) for each in STEPS))
+    notes.table(PROMPTS, (prompt_turns(each, arguments.repeats) for each in PROMPT_LENGTHS))
 
 
 if __name__ == "__main__":

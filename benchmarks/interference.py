@@ -2,30 +2,31 @@
 
 Eight streams run without pause (workload D); in every other run a prompt of 2,048 tokens arrives at
 an interval. Each pair of runs, one without and one with, goes to the same server; arms and pairs
-are interleaved. Printed: the ratio of the streams' p99, its median over the pairs, for each arm.
+are interleaved. Shown: the ratio of the streams' p99, its median over the pairs, for each arm.
 
     .venv/bin/python benchmarks/interference.py [--pairs 7] [--seconds 12]
-        [--arms 1p1d,colocated+batching=chunked] [--device cpu] [--out FILE]
+        [--arms 1p1d,colocated+batching=chunked] [--device cpu] [--out FILE] [--keep]
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
-import sys
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import uvloop
+from performance.fleet_tables import INTERFERENCE, Interference
+from performance.notes import Notes, add_keep
+from performance.record import this_machine
 
 from tandem.bench.answer import Answer
 from tandem.bench.arms import Arm, parse_arm
 from tandem.bench.closed_loop import run_workload, warm_up
 from tandem.bench.completion_stream import Endpoint, complete
-from tandem.bench.markdown import markdown_table
 from tandem.bench.server import cancel_when_told_to_stop, running
 from tandem.bench.summary import Summary
 from tandem.bench.workload import WORKLOADS, Workload
@@ -58,7 +59,7 @@ async def measure(arm: Arm, seed: int, args: argparse.Namespace, logs: Path) -> 
         return made[without], made[with_long]
 
 
-async def main(args: argparse.Namespace) -> None:
+async def measure_all(args: argparse.Namespace) -> list[Interference]:
     cancel_when_told_to_stop()
     arms = [parse_arm(each) for each in args.arms.split(",")]
     pairs: defaultdict[str, list[Pair]] = defaultdict(list)
@@ -68,35 +69,40 @@ async def main(args: argparse.Namespace) -> None:
             for arm in (*arms[turn:], *arms[:turn]):
                 pair = await measure(arm, seed, args, Path(logs))
                 pairs[str(arm)].append(pair)
-                for each in pair:
-                    print(each.to_json(), file=args.out, flush=True)
-    print(table(pairs), file=sys.stderr)
+                if args.out:
+                    for each in pair:
+                        print(each.to_json(), file=args.out, flush=True)
+    return [interference(arm, each) for arm, each in pairs.items()]
 
 
-def table(pairs: Mapping[str, Sequence[Pair]]) -> str:
-    """A row an arm: p99 without and with, in ms, and their ratios."""
-    rows = []
-    for arm, each in pairs.items():
-        times = [tuple(run.itl.percentile_ms(99) or 0.0 for run in pair) for pair in each]
-        ratios = [after / before for before, after in times if before]
-        rows.append(
-            [
-                arm,
-                *(f"{statistics.median(column):.1f}" for column in zip(*times, strict=True)),
-                f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})",
-                str(sum(run.num_problems for pair in each for run in pair)),
-            ]
-        )
-    headings = ("Arm", "ITL p99 without, ms", "with, ms", "Ratio, median (range)", "Problems")
-    return markdown_table(headings, rows)
+def interference(arm: str, pairs: Sequence[Pair]) -> Interference:
+    without, with_long = zip(
+        *([run.itl.percentile_ms(99) or 0.0 for run in pair] for pair in pairs), strict=True
+    )
+    ratios = [after / before for before, after in zip(without, with_long, strict=True) if before]
+    return Interference(
+        arm=arm,
+        without_ms=without,
+        with_ms=with_long,
+        ratio=(min(ratios), statistics.median(ratios), max(ratios)),
+        num_problems=sum(run.num_problems for pair in pairs for run in pair),
+    )
 
 
-if __name__ == "__main__":
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--pairs", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=12.0, help="of each run")
     parser.add_argument("--arms", default=ARMS, help="as `tandem bench goodput` has them")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--model", default="default")
-    parser.add_argument("--out", type=argparse.FileType("w"), default=sys.stdout)
-    uvloop.run(main(parser.parse_args()))
+    parser.add_argument("--out", type=argparse.FileType("w"), help="all runs, as lines of JSON")
+    add_keep(parser)
+    args = parser.parse_args()
+    settings = f"{args.device}, {args.model} model; runs of {args.seconds:g} s, a server each pair"
+    notes = Notes(args, this_machine(), settings)
+    notes.table(INTERFERENCE, uvloop.run(measure_all(args)))
+
+
+if __name__ == "__main__":
+    main()

@@ -12,7 +12,7 @@ each pair what was received is compared with what was sent, in both arms.
 Beside the rates stands the processor time that a transfer took, sender + receiver, in seconds a
 gigabyte: other work on the machine disturbs it far less.
 
-    .venv/bin/python benchmarks/kv_transfer.py [--pairs 9] [--layout llama-8b] [--json FILE]
+    .venv/bin/python benchmarks/kv_transfer.py [--pairs 9] [--layout llama-8b] [--keep]
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import socket
 import statistics
 import sys
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from time import perf_counter, process_time
@@ -41,8 +41,9 @@ from kv_receiver import (
     Case,
     Side,
 )
-from rich.console import Console
-from rich.table import Table
+from performance.fleet_tables import KV_TRANSFER, KvRate
+from performance.notes import Notes, add_keep
+from performance.record import this_machine
 
 from tandem.core.commands import Destination
 from tandem.core.errors import TandemError
@@ -53,7 +54,6 @@ from tandem.transfer.state_guard import StateGuard
 KIB = 2**10
 FRAME_BYTES = (64 * KIB, 256 * KIB, 1024 * KIB, 2048 * KIB, 4096 * KIB)
 TIMEOUT_S = 120
-TABLE_WIDTH = 96
 # Moves a region to a region; the seconds that it took.
 Arm = Callable[[int, int], Awaitable[float]]
 
@@ -213,50 +213,19 @@ async def run(name: str, frame_sizes: list[int], num_pairs: int) -> list[Row]:
         await receiver.wait()
 
 
-def quartiles(values: list[float]) -> str:
-    low, middle, high = statistics.quantiles(values, method="inclusive")
-    return f"{middle:.2f} ({low:.2f}-{high:.2f})"
-
-
-def table(name: str, rows: list[Row], num_pairs: int) -> Table:
-    case = CASES[name]
-    gb = case.num_bytes / 1e9
-    made = Table(
-        title=f"{name}: {case.num_tokens} tokens, {case.num_bytes / 2**20:.0f} MiB of KV, "
-        f"{num_pairs} pairs\nframes: KiB at most (mean); medians; KV / raw with quartiles"
+def rate(row: Row, gb: float) -> KvRate:
+    """Of a frame size."""
+    kv, raw = row.costs("kv"), row.costs("raw")
+    low, middle, high = statistics.quantiles(row.ratios, method="inclusive")
+    return KvRate(
+        frame_kib=row.frame_bytes / KIB,
+        mean_kib=statistics.mean(row.frames) / KIB,
+        kv_gbs=statistics.median(gb / each.seconds for each in kv),
+        raw_gbs=statistics.median(gb / each.seconds for each in raw),
+        ratio=(low, middle, high),
+        sender_s=statistics.median(each.sender_s for each in kv) / gb,
+        receiver_s=statistics.median(each.receiver_s for each in kv) / gb,
     )
-    for column in ("frames", "KV GB/s", "raw GB/s", "KV / raw", "KV s/GB", "raw s/GB"):
-        made.add_column(column, justify="right", no_wrap=True)
-    for row in rows:
-        arms = (row.costs("kv"), row.costs("raw"))
-        made.add_row(
-            f"{row.frame_bytes // KIB} ({statistics.mean(row.frames) / KIB:.0f})",
-            *(f"{statistics.median(gb / each.seconds for each in costs):.2f}" for costs in arms),
-            quartiles(row.ratios),
-            *(processor(costs, gb) for costs in arms),
-        )
-    return made
-
-
-def processor(costs: list[Cost], gb: float) -> str:
-    sender = statistics.median(each.sender_s for each in costs) / gb
-    receiver = statistics.median(each.receiver_s for each in costs) / gb
-    return f"{sender:.2f} + {receiver:.2f}"
-
-
-def as_json(name: str, rows: list[Row]) -> str:
-    case = CASES[name]
-    sizes = [
-        {
-            "frame_bytes": row.frame_bytes,
-            "mean_frame_bytes": statistics.mean(row.frames),
-            "median_ratio": statistics.median(row.ratios),
-            "pairs": [{arm: asdict(cost) for arm, cost in pair.items()} for pair in row.pairs],
-        }
-        for row in rows
-    ]
-    whole = {"layout": asdict(case.layout), "num_bytes": case.num_bytes, "frame_sizes": sizes}
-    return json.dumps(whole, indent=1)
 
 
 def main() -> None:
@@ -266,12 +235,13 @@ def main() -> None:
     parser.add_argument("--layout", choices=CASES, default="smollm2-135m")
     parser.add_argument("--pairs", type=int, default=9)
     parser.add_argument("--frame-bytes", type=int, nargs="+", default=list(FRAME_BYTES))
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
+    add_keep(parser)
     args = parser.parse_args()
+    case = CASES[args.layout]
+    moved = f"{case.num_tokens:,} tokens, {case.num_bytes / 2**20:.0f} MiB of KV"
+    notes = Notes(args, this_machine(), f"{args.layout}, {moved}; {args.pairs} pairs, a core each")
     rows = asyncio.run(run(args.layout, args.frame_bytes, args.pairs))
-    Console(width=TABLE_WIDTH).print(table(args.layout, rows, args.pairs))
-    if args.json:
-        args.json.write_text(as_json(args.layout, rows) + "\n")
+    notes.table(KV_TRANSFER, (rate(row, case.num_bytes / 1e9) for row in rows))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ It runs twice: on a GPU without cost (`zero`), where the loop never rests, and a
 costs more.
 
     .venv/bin/python benchmarks/loop.py [--batches 1 16 128] [--profiles zero h100] [--seconds 6]
+        [--keep]
 """
 
 from __future__ import annotations
@@ -20,10 +21,12 @@ import asyncio
 import statistics
 import time
 from collections.abc import Callable
+from itertools import product
 
 from batch_streams import ROLES, Sample, max_tokens, running_batch
-from rich.console import Console
-from rich.table import Table
+from performance.fleet_tables import LOOP, LoopStep
+from performance.notes import Notes, add_keep
+from performance.record import this_machine
 
 from tandem.core.plan import SampleSpec, SequenceSlice, StepPlan
 from tandem.core.sampling_params import SamplingParams
@@ -67,59 +70,52 @@ def engine_s(batch: int, profile: str, num_steps: int = 200) -> float:
     return (time.process_time() - start) / num_steps
 
 
-async def main(args: argparse.Namespace) -> None:
-    table = Table(title=f"processor time per decode step, ms ({args.topology})")
-    figures = ("gateway", "prefill", "decode", "all", "fake engine", "without it")
-    for heading in (
-        "mock",
-        "batch",
-        *figures,
-        "steps/s",
-        "events/step",
-        "events/s/core of gateway",
-    ):
-        table.add_column(heading, justify="right")
-    for profile in args.profiles:
-        for batch in args.batches:
-            runs = [
-                await measure(batch, profile, args.seconds, args.topology) for _ in range(args.runs)
-            ]
-            table.add_row(profile, str(batch), *row(runs, engine_s(batch, profile)))
-    Console(width=120).print(table)
-
-
-def row(runs: list[tuple[Sample, Sample]], engine: float) -> list[str]:
+async def step(batch: int, profile: str, args: argparse.Namespace) -> LoopStep:
     """Medians over the runs."""
+    runs = [await measure(batch, profile, args.seconds, args.topology) for _ in range(args.runs)]
 
     def median(of: Callable[[Sample], float], per: Callable[[Sample], float]) -> float:
         return statistics.median(
             (of(after) - of(before)) / (per(after) - per(before)) for before, after in runs
         )
 
-    def step(sample: Sample) -> float:
+    def cpu_s(role: str) -> Callable[[Sample], float]:
+        return lambda sample: sample.cpu_s.get(role, 0.0)
+
+    def steps(sample: Sample) -> float:
         return sample.step
 
-    def num_events(sample: Sample) -> float:
+    def chunks(sample: Sample) -> float:
         return sample.num_events
 
-    def cpu_s(name: str) -> Callable[[Sample], float]:
-        return lambda sample: sample.cpu_s.get(name, 0.0)
+    gateway, prefill, decode = (1e3 * median(cpu_s(role), steps) for role in ROLES.values())
+    return LoopStep(
+        profile=profile,
+        batch=batch,
+        gateway_ms=gateway,
+        prefill_ms=prefill,
+        decode_ms=decode,
+        engine_ms=1e3 * engine_s(batch, profile),
+        steps_per_s=median(steps, lambda sample: sample.at_s),
+        chunks_per_step=median(chunks, steps),
+        chunks_per_s=median(chunks, cpu_s("gateway")),
+    )
 
-    each = [median(cpu_s(name), step) for name in ROLES.values()]
-    figures = (*each, sum(each), engine, sum(each) - engine)
-    return [
-        *(f"{figure * 1e3:.3f}" for figure in figures),
-        f"{median(step, lambda sample: sample.at_s):,.0f}",
-        f"{median(num_events, step):.1f}",
-        f"{median(num_events, cpu_s('gateway')):,.0f}",
-    ]
 
-
-if __name__ == "__main__":
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 16, 128])
     parser.add_argument("--profiles", nargs="+", default=["zero", "h100"])
     parser.add_argument("--seconds", type=float, default=6.0)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--topology", default="1p1d")
-    asyncio.run(main(parser.parse_args()))
+    add_keep(parser)
+    args = parser.parse_args()
+    settings = f"{args.topology} on mock GPUs, medians of {args.runs} runs of {args.seconds:g} s"
+    notes = Notes(args, this_machine(), settings)
+    cases = product(args.profiles, args.batches)
+    notes.table(LOOP, (asyncio.run(step(batch, profile, args)) for profile, batch in cases))
+
+
+if __name__ == "__main__":
+    main()

@@ -2,10 +2,11 @@
 
 Starts one prefill and one decode worker on a core each, and sends prompts of one length, one at a
 time, in interleaved pairs: once to be decoded (its KV is sent while it is computed), once with
-`max_tokens=1` (nothing is sent). Prints, from the workers' own spans, the share of the transfers
+`max_tokens=1` (nothing is sent). Shows, from the workers' own spans, the share of the transfers
 that compute hid and the ratio of the prefill steps' durations.
 
     .venv/bin/python benchmarks/pipeline.py [--tokens 512] [--pairs 15] [--dtype bfloat16]
+        [--keep]
 """
 
 from __future__ import annotations
@@ -16,7 +17,12 @@ import os
 import random
 import statistics
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+
+from performance.fleet_tables import HIDDEN, Hidden
+from performance.notes import Notes, add_keep
+from performance.record import this_machine
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 
@@ -36,8 +42,7 @@ async def prefill_ns(stack: Stack, prompt: tuple[int, ...], max_tokens: int, nam
     return step.end_ns - step.start_ns
 
 
-async def main(num_tokens: int, num_pairs: int, dtype: str) -> None:
-    silence_logs()
+async def measure(num_tokens: int, num_pairs: int, dtype: str) -> Hidden:
     rng = random.Random(0)
     cores = sorted(os.sched_getaffinity(0))
     devices = [f"cpu:{cores[0]}", f"cpu:{cores[-1]}"]
@@ -55,20 +60,34 @@ async def main(num_tokens: int, num_pairs: int, dtype: str) -> None:
             if pair:  # The first warms up.
                 ratios.append(times["sent"] / times["kept"])
         transfers = stack.spans("prefill", SpanKind.TRANSFER)[1:]
-    each = sorted(hidden_share([transfer]) for transfer in transfers)
-    mib = statistics.median(transfer.num_bytes for transfer in transfers) / 2**20
-    print(f"{num_tokens} tokens, {dtype}, {num_pairs} pairs, {mib:.1f} MiB of KV a prompt")
-    print(f"hidden share of the transfers: median {statistics.median(each):.3f}, min {each[0]:.3f}")
-    print(
-        f"prefill with sending / without: median {statistics.median(ratios):.3f}, "
-        f"quartiles {statistics.quantiles(ratios)[0]:.3f} to {statistics.quantiles(ratios)[2]:.3f}"
+    each = [hidden_share([transfer]) for transfer in transfers]
+    return Hidden(
+        tokens=num_tokens,
+        dtype=dtype,
+        kv_mib=statistics.median(transfer.num_bytes for transfer in transfers) / 2**20,
+        least=min(each),
+        hidden=quartiles(each),
+        cost=quartiles(ratios),
     )
 
 
-if __name__ == "__main__":
+def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
+    low, middle, high = statistics.quantiles(values)
+    return low, middle, high
+
+
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tokens", type=int, default=512)
     parser.add_argument("--pairs", type=int, default=15)
-    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--dtype", nargs="+", default=["bfloat16"])
+    add_keep(parser)
     args = parser.parse_args()
-    asyncio.run(main(args.tokens, args.pairs, args.dtype))
+    silence_logs()
+    notes = Notes(args, this_machine(), f"1p1d, a core each; {args.pairs} interleaved pairs")
+    runs = (asyncio.run(measure(args.tokens, args.pairs, each)) for each in args.dtype)
+    notes.table(HIDDEN, runs)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,6 +1,6 @@
 """Draws what `compare.py` wrote down, as PNG and SVG, and prints its tables.
 
-.venv/bin/python benchmarks/plot_peers.py [docs/figures/peers.jsonl]
+.venv/bin/python benchmarks/plot_peers.py RECORD
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from tandem.bench.distribution import MS_PER_COUNT, Distribution
 from tandem.bench.summary import STALL_MS, Summary
 from tandem.bench.workload import WORKLOADS
 
-RECORDS = Path(__file__).parents[1] / "docs" / "figures" / "peers.jsonl"
 OUR_SHADES = ("#0b5fa5", "#3f8fd2", "#9cc9ef")
 THEIR_SHADES = ("#d1603d", "#e59a7f", "#7a7a7a", "#5a9367", "#9cc5a1", "#b8a04a")
 # Above the median the distances grow: p99.9 has as much room as p99.
@@ -112,5 +111,5 @@ def draw(file: Path) -> Records:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("records", type=Path, nargs="?", default=RECORDS)
+    parser.add_argument("records", type=Path)
     print(markdown(draw(parser.parse_args().records)))

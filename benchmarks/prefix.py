@@ -2,39 +2,38 @@
 
 Sixteen users have a system prompt of 1,000 tokens each, and ask something of 24 tokens. *Unshared*:
 every user's system prompt is another. *Shared*: it is the same, and was computed before. First the
-users ask one after the other, in interleaved pairs; then all at once, once each way. Printed are
+users ask one after the other, in interleaved pairs; then all at once, once each way. Shown are
 ratios of one run, shared / unshared: of the times to the first token, and of the blocks that are
 held at the most. These are looked at when all ask once more, something else: unshared prompts are
 cached by then as well, so that all are held at a time, however slowly they were computed. One
 prefill and one decode worker; on mock GPUs every token is checked.
 
-    .venv/bin/python benchmarks/prefix.py [--device cpu|mock:h100x5] [--users 16] [--json FILE]
+    .venv/bin/python benchmarks/prefix.py [--device cpu mock:h100x5] [--users 16] [--keep]
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
 import random
 import statistics
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 
-from rich.console import Console
-from rich.table import Table
+from performance.fleet_tables import PREFIXES, Shared
+from performance.notes import Notes, add_keep
+from performance.record import this_machine
 from stack import Stack, expected_mock_tokens, running_stack, silence_logs, upcoming
 
 from gateway.tokens import Ended
 
 SYSTEM_TOKENS, QUESTION_TOKENS, ANSWER_TOKENS = 1000, 24, 32
-GOAL_TTFT, GOAL_BLOCKS = 0.25, 0.3
 
 Prompt = tuple[int, ...]
 
@@ -56,27 +55,11 @@ class Prompts:
 
 
 @dataclass(frozen=True)
-class Figures:
-    """Shared / unshared."""
-
-    device: str
-    users: int
-    ttft_alone: float
-    ttft_together: float
-    blocks: float
-    prefill_blocks: float
-    decode_blocks: float
-    kv_bytes: float
-    cached_tokens: int
-
-
-@dataclass(frozen=True)
 class Asked:
     """What became of one request."""
 
     first_s: float
     kv_bytes: int
-    num_cached_tokens: int
 
 
 async def ask(stack: Stack, name: str, prompt: Prompt, is_mock: bool) -> Asked:
@@ -90,8 +73,7 @@ async def ask(stack: Stack, name: str, prompt: Prompt, is_mock: bool) -> Asked:
     if is_mock:
         expected = expected_mock_tokens(prompt, ANSWER_TOKENS)
         assert [token.token_id for token in tokens] == expected, "a token is wrong"
-    by = ended.served_by
-    return Asked(first_s, by.kv_bytes, by.num_cached_tokens)
+    return Asked(first_s, ended.served_by.kv_bytes)
 
 
 class HeldBlocks:
@@ -128,7 +110,7 @@ async def ask_all(
     return asking.result(), held
 
 
-async def measure(device: str, num_users: int) -> Figures:
+async def measure(device: str, num_users: int) -> Shared:
     is_mock = device.startswith("mock")
     cores = sorted(os.sched_getaffinity(0))
     devices = [device] if device != "cpu" else [f"cpu:{cores[0]}", f"cpu:{cores[-1]}"]
@@ -165,7 +147,7 @@ async def measure(device: str, num_users: int) -> Figures:
     def held(role: str) -> float:
         return blocks[True].of(role) / blocks[False].of(role)
 
-    return Figures(
+    return Shared(
         device,
         num_users,
         ttft_alone=statistics.median(alone[True]) / statistics.median(alone[False]),
@@ -174,40 +156,19 @@ async def measure(device: str, num_users: int) -> Figures:
         prefill_blocks=held("prefill"),
         decode_blocks=held("decode"),
         kv_bytes=ratio("kv_bytes"),
-        cached_tokens=min(each.num_cached_tokens for each in together[True]),
     )
-
-
-def show(figures: Figures) -> None:
-    table = Table(title=f"{figures.users} users, {SYSTEM_TOKENS} tokens shared, {figures.device}")
-    for heading in ("shared / unshared", "ratio", "goal"):
-        table.add_column(heading, justify="left" if heading.startswith("shared") else "right")
-    for what, ratio, goal in (
-        ("time to the first token, one at a time", figures.ttft_alone, GOAL_TTFT),
-        ("time to the first token, all at once", figures.ttft_together, GOAL_TTFT),
-        ("blocks held", figures.blocks, GOAL_BLOCKS),
-        ("blocks held, prefill worker", figures.prefill_blocks, None),
-        ("blocks held, decode worker", figures.decode_blocks, None),
-        ("KV bytes moved", figures.kv_bytes, None),
-    ):
-        table.add_row(what, f"{ratio:.3f}", "" if goal is None else f"{goal}")
-    console = Console(width=100)
-    console.print(table)
-    console.print(f"cached of each shared prompt: at least {figures.cached_tokens} tokens")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", nargs="+", default=["cpu"])
     parser.add_argument("--users", type=int, default=16)
-    parser.add_argument("--json", type=Path, help="append the figures to this file, a line a run")
+    add_keep(parser)
     args = parser.parse_args()
     silence_logs()
-    figures = asyncio.run(measure(args.device, args.users))
-    show(figures)
-    if args.json:
-        with args.json.open("a") as file:
-            file.write(json.dumps(asdict(figures)) + "\n")
+    asked = f"{SYSTEM_TOKENS:,} tokens shared, {QUESTION_TOKENS} asked, {ANSWER_TOKENS} answered"
+    notes = Notes(args, this_machine(), f"1p1d; {asked}; shared / unshared")
+    notes.table(PREFIXES, (asyncio.run(measure(each, args.users)) for each in args.device))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ All tokens go through the decode path, one of each sequence a step, which has th
 prefill.
 
     .venv/bin/python benchmarks/quality.py [--dtype bfloat16] [--threads 2] [--arms plain kv-int8]
+        [--keep]
 """
 
 from __future__ import annotations
@@ -17,16 +18,19 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
+from performance.engine_tables import QUALITY, Quality
+from performance.notes import Notes, add_keep
+from performance.record import this_machine
 from torch import Tensor
 
 from tandem.artifacts.model_folder import ModelFolder
 from tandem.artifacts.resolve import resolve
 from tandem.artifacts.tokenizer import Tokenizer
-from tandem.bench.markdown import markdown_lines
 from tandem.core.device import CpuDevice
 from tandem.core.kv import INT8
 from tandem.core.plan import SampleSpec, SequenceSlice, StepPlan
@@ -40,7 +44,6 @@ ANSWER = 64
 BLOCK_SIZE = 16
 BLOCKS_EACH = WINDOW // BLOCK_SIZE
 GREEDY = SampleSpec(SamplingParams(max_tokens=1, seed=0, temperature=0.0))
-HEAD = ("Engine", "Perplexity", "/ float32's", "Tokens agreed", "Answers' perplexity")
 
 
 @dataclass(frozen=True)
@@ -176,6 +179,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="bfloat16", help="of all but the reference")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--arms", nargs="+", choices=OPTIONS, default=list(OPTIONS))
+    add_keep(parser)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     folder = resolve("default")
@@ -187,21 +191,20 @@ def main() -> None:
         answers = reference.answers(prompts)
         text = reference.score(windows, [1] * len(windows))
         own = reference.score(answers, starts)
-        print(f"{folder.name}, {text.num_tokens:,} tokens of text, ", end="")
-        print(f"{own.num_tokens:,} of {len(prompts)} answers; {reference.engine.model.numerics}\n")
-    for line in markdown_lines(HEAD, ()):
-        print(line)
-    print(f"| float32 | {text.perplexity:.3f} | 1 | | {own.perplexity:.4f} |", flush=True)
-    for arm in arms_of(arguments.dtype, arguments.arms):
-        with bench(folder, most, arm.options) as judged:
-            found = judged.score(windows, [1] * len(windows))
-            agreed = judged.score(answers, starts)
+        numerics = reference.engine.model.numerics
+    asked = f"{text.num_tokens:,} tokens of text, {own.num_tokens:,} of {len(prompts)} answers"
+    notes = Notes(arguments, this_machine(), f"{folder.name}, {asked}; reference: {numerics}")
+
+    def judged(arm: Arm) -> Quality:
+        with bench(folder, most, arm.options) as each:
+            found = each.score(windows, [1] * len(windows))
+            agreed = each.score(answers, starts)
         ratio = found.perplexity / text.perplexity
-        print(
-            f"| {arm.name} | {found.perplexity:.3f} | {ratio:.4f} | {agreed.agreement:.1%} | "
-            f"{agreed.perplexity:.4f} |",
-            flush=True,
-        )
+        return Quality(arm.name, found.perplexity, ratio, agreed.agreement, agreed.perplexity)
+
+    reference_row = Quality("float32", text.perplexity, 1.0, 1.0, own.perplexity)
+    arms = arms_of(arguments.dtype, arguments.arms)
+    notes.table(QUALITY, chain([reference_row], map(judged, arms)))
 
 
 if __name__ == "__main__":

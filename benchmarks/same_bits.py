@@ -7,6 +7,7 @@ in order, beside the same kernels built to split as this batch and these threads
 measured in turn, medians are shown. Takes a C++ compiler.
 
     .venv/bin/python benchmarks/same_bits.py [--threads 1 2] [--repeats 9] [--dtype float32]
+        [--keep]
 """
 
 from __future__ import annotations
@@ -17,11 +18,20 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from ctypes import CDLL
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from engine import Products, engine_of, medians, plan_of, repeats_of, rows_of, table
+from engine import Products, engine_of, medians, name_of, plan_of, repeats_of, rows_of
+from performance.engine_tables import (
+    SAME_ATTENTION,
+    SAME_PRODUCTS,
+    SameAttention,
+    SameProducts,
+)
+from performance.notes import Notes, add_keep
+from performance.record import this_machine
 
 from tandem.core.quantization import Quantization
 from tandem.engine.torch.native_runner import NativeRunner
@@ -32,8 +42,6 @@ from tandem.native.library import FOLDER, Kernels, best, library_of
 ROWS = [(1,), (8,), (32,), (512,)]
 # Sequences, the position of their first new token, and how many there are of these.
 ATTENTION = [(1, 511, 1), (1, 1999, 1), (8, 1999, 1), (32, 1999, 1), (1, 0, 1024)]
-PRODUCT_HEAD = ("Threads", "Rows", "Ours, ms", "oneDNN, ms", "Ours / oneDNN")
-ATTENTION_HEAD = ("Threads", "Step", "Fixed, ms", "Free, ms", "Fixed / free", "Free ranges of")
 FIXED_RANGE = 512
 ONE_RANGE = 1 << 20
 FREE_RANGES = (1024, ONE_RANGE)
@@ -89,7 +97,7 @@ def attention(functions: CDLL, runner: NativeRunner, step: structs.Step) -> Call
     return run
 
 
-def product_row(products: Products, repeats: int, num_rows: int) -> list[str]:
+def same_products(products: Products, repeats: int, num_rows: int) -> SameProducts:
     num_logits = 1 if num_rows == max(ROWS)[0] else num_rows
     found = medians(
         {
@@ -98,36 +106,29 @@ def product_row(products: Products, repeats: int, num_rows: int) -> list[str]:
         },
         repeats,
     )
-    return [
-        str(torch.get_num_threads()),
-        str(num_rows),
-        f"{found['ours']:.1f}",
-        f"{found['onednn']:.1f}",
-        f"**{found['ours'] / found['onednn']:.2f}**",
-    ]
+    return SameProducts(torch.get_num_threads(), num_rows, found["ours"], found["onednn"])
 
 
-def attention_row(
+def same_attention(
     runner: NativeRunner,
     kernels: Mapping[int, CDLL],
     repeats: int,
     batch: int,
     start: int,
     count: int,
-) -> list[str]:
+) -> SameAttention:
     inputs = runner.inputs.build(plan_of(batch, start, count))
     step = runner.buffers.step(inputs)
     arms = {length: attention(each, runner, step) for length, each in kernels.items()}
     found = medians(arms, repeats_of(repeats, count))
     free = min(FREE_RANGES, key=found.__getitem__)
-    return [
-        str(torch.get_num_threads()),
-        f"prefill {batch} x {count}" if count > 1 else f"decode {batch} x {start + 1}",
-        f"{found[FIXED_RANGE]:.2f}",
-        f"{found[free]:.2f}",
-        f"**{found[FIXED_RANGE] / found[free]:.2f}**",
-        "all" if free == ONE_RANGE else str(free),
-    ]
+    return SameAttention(
+        threads=torch.get_num_threads(),
+        step=name_of(batch, start, count),
+        fixed_ms=found[FIXED_RANGE],
+        free_ms=found[free],
+        free_range=0 if free == ONE_RANGE else free,
+    )
 
 
 def main() -> None:
@@ -136,6 +137,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--kernels", type=Path, help="folder to build in, and to keep")
+    add_keep(parser)
     arguments = parser.parse_args()
     engine = engine_of(arguments.dtype, Quantization.NONE)
     runner = engine.runner
@@ -147,16 +149,12 @@ def main() -> None:
             length: built_with(length, arguments.kernels or Path(folder))
             for length in (FIXED_RANGE, *FREE_RANGES)
         }
-        print(f"{engine.model.name}, {engine.model.numerics}\n")
-
-        def product_rows(num_rows: int) -> list[str]:
-            return product_row(products, repeats, num_rows)
-
-        def attention_rows(batch: int, start: int, count: int) -> list[str]:
-            return attention_row(runner, kernels, repeats, batch, start, count)
-
-        table(PRODUCT_HEAD, rows_of(product_rows, ROWS, arguments.threads))
-        table(ATTENTION_HEAD, rows_of(attention_rows, ATTENTION, arguments.threads))
+        model = f"{engine.model.name}, {engine.model.numerics}"
+        notes = Notes(arguments, this_machine(), f"{model}; medians of {repeats}")
+        by_rows = partial(same_products, products, repeats)
+        notes.table(SAME_PRODUCTS, rows_of(by_rows, ROWS, arguments.threads))
+        by_steps = partial(same_attention, runner, kernels, repeats)
+        notes.table(SAME_ATTENTION, rows_of(by_steps, ATTENTION, arguments.threads))
 
 
 if __name__ == "__main__":

@@ -7,14 +7,13 @@ packed weights, the part of the KV pool that has been written so far, the rest. 
 files is code, nearly all; what is not is what the process has made for itself.
 
     .venv/bin/python benchmarks/start.py [--topology colocated 1p1d] [--quantization none int4] \
-        [--runs 3] [--model default] [--json]
+        [--runs 3] [--model default] [--keep]
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import re
 import statistics
 import subprocess
@@ -29,6 +28,9 @@ from tempfile import TemporaryDirectory
 
 import psutil
 from peers.ours import arm
+from performance.fleet_tables import READY, START, ReadyProcess, Started
+from performance.notes import Notes, add_keep
+from performance.record import this_machine
 from rich.console import Console
 from rich.table import Table
 
@@ -36,7 +38,6 @@ from tandem.artifacts.resolve import resolve
 from tandem.bench.server import Server, running
 
 MODULES = {"prefill_service": "prefill", "decode_service": "decode", "gateway": "gateway"}
-MIB = 2**20
 # A KV pool is larger than anything else without a file, and than this.
 LEAST_POOL = 2**30
 
@@ -196,20 +197,16 @@ def time_table(runs: Sequence[StartRun]) -> Table:
     return table
 
 
-def memory_table(run: StartRun) -> Table:
+def started(runs: Sequence[StartRun]) -> Started:
+    times = [each.ready_s for each in runs]
+    return Started(runs[0].arm, (min(times), statistics.median(times), max(times)))
+
+
+def ready(run: StartRun) -> Iterator[ReadyProcess]:
     """Of one start: they hardly differ."""
-    table = Table(title=f"{run.arm}: MiB once ready, before the first request")
-    for heading in ("process", "PSS", "weights, of", "pool", "overhead", "files", "own"):
-        table.add_column(heading, justify="left" if heading == "process" else "right")
-    for each in run.processes:
-        memory = each.memory
-        figures = (memory.pss, memory.weights, memory.pool, memory.overhead)
-        pss, weights, pool, overhead, files, own = (
-            f"{figure / MIB:.0f}" for figure in (*figures, memory.files, memory.own)
-        )
-        shared = f"{weights} of {memory.mapped / MIB:.0f}" if memory.mapped else ""
-        table.add_row(each.name, pss, shared, pool, overhead, files, own)
-    return table
+    for process in run.processes:
+        memory = process.memory
+        yield ReadyProcess(run.arm, process.name, overhead=memory.overhead, **asdict(memory))
 
 
 def _median(values: Sequence[float | None]) -> str:
@@ -217,7 +214,7 @@ def _median(values: Sequence[float | None]) -> str:
     return f"{statistics.median(known):.2f}" if known else ""
 
 
-async def main(args: argparse.Namespace) -> list[list[StartRun]]:
+async def measure(args: argparse.Namespace) -> list[list[StartRun]]:
     """The runs of each arm."""
     model = resolve(args.model).path
     with TemporaryDirectory() as folder:
@@ -231,29 +228,24 @@ async def main(args: argparse.Namespace) -> list[list[StartRun]]:
         ]
 
 
-def show(runs: Sequence[StartRun], console: Console) -> None:
-    times = sorted(each.ready_s for each in runs)
-    median, most = statistics.median(times), times[-1]
-    console.print(f"{runs[0].arm}: ready after {median:.2f} s ({times[0]:.2f} to {most:.2f})")
-    console.print(time_table(runs))
-    console.print(memory_table(runs[-1]))
-
-
-if __name__ == "__main__":
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--topology", nargs="+", default=["1p1d"])
     parser.add_argument("--quantization", nargs="+", default=["none"])
     parser.add_argument("--model", default="default")
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--json", action="store_true", help="lines of JSON instead of tables")
-    arguments = parser.parse_args()
-    arms = asyncio.run(main(arguments))
-    if arguments.json:
-        for each in chain.from_iterable(arms):
-            print(json.dumps(asdict(each)))
-    else:
-        console = Console(width=100)
-        for runs in arms:
-            show(runs, console)
-        imports = ", ".join(f"{module} {import_s(module):.2f}" for module in IMPORTS)
-        console.print(f"imports alone, s: {imports}")
+    add_keep(parser)
+    args = parser.parse_args()
+    notes = Notes(args, this_machine(), f"warm cache, {args.runs} starts")
+    arms = asyncio.run(measure(args))
+    notes.table(START, map(started, arms))
+    notes.table(READY, chain.from_iterable(ready(runs[-1]) for runs in arms))
+    console = Console(width=100)
+    for runs in arms:
+        console.print(time_table(runs))
+    imports = ", ".join(f"{module} {import_s(module):.2f}" for module in IMPORTS)
+    console.print(f"imports alone, s: {imports}")
+
+
+if __name__ == "__main__":
+    main()

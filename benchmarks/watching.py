@@ -9,6 +9,7 @@ rounds' ratios. The watchers, which run here, are not counted.
 
     .venv/bin/python benchmarks/watching.py [--rounds 7] [--seconds 5] [--batch 16]
         [--profile h100] [--topology 1p1d] [--by metrics timeline page] [--often 1]
+        [--keep]
 
 What is small stands out of the noise with `--often 10`: metrics and timeline are then read so many
 times as often, and the cost is that part of the difference. The page's pace is the gateway's own.
@@ -19,14 +20,16 @@ from __future__ import annotations
 import argparse
 import asyncio
 import statistics
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 import grpc
 import httpx2
 from batch_streams import Batch, running_batch
-from rich.console import Console
-from rich.table import Table
+from performance.fleet_tables import WATCHING, Watched
+from performance.notes import Notes, add_keep
+from performance.record import this_machine
 from up import Up
 
 from tandem.v1 import inference_pb2, inference_pb2_grpc
@@ -109,23 +112,24 @@ async def round_s(args: argparse.Namespace, is_first_watched: bool) -> tuple[flo
     return statistics.mean(seconds[False]), statistics.mean(seconds[True])
 
 
-async def main(args: argparse.Namespace) -> None:
-    table = Table(title=f"processor time of a token, us (batch {args.batch}, {args.profile})")
-    for heading in ("round", "not watched", "watched", "more"):
-        table.add_column(heading, justify="right")
+async def measure(args: argparse.Namespace) -> Watched:
     ratios = []
     for number in range(args.rounds):
         alone, watched = await round_s(args, is_first_watched=number % 2 == 1)
         ratios.append(watched / alone)
-        figures = (f"{each * 1e6:.2f}" for each in (alone, watched))
-        table.add_row(str(number), *figures, f"{ratios[-1] - 1:+.1%}")
-    table.add_section()
-    spread = f"{min(ratios) - 1:+.1%} to {max(ratios) - 1:+.1%}"
-    table.add_row("median", "", spread, f"{statistics.median(ratios) - 1:+.1%}")
-    Console(width=100).print(table)
+        times = f"{alone * 1e6:.2f} us a token, watched {watched * 1e6:.2f}"
+        print(f"round {number}: {times}", file=sys.stderr)
+    return Watched(
+        by=", ".join(args.by),
+        batch=args.batch,
+        profile=args.profile,
+        often=args.often,
+        rounds=args.rounds,
+        ratio=(min(ratios), statistics.median(ratios), max(ratios)),
+    )
 
 
-if __name__ == "__main__":
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=5.0, help="of each turn")
@@ -134,4 +138,13 @@ if __name__ == "__main__":
     parser.add_argument("--topology", default="1p1d")
     parser.add_argument("--by", nargs="+", choices=WATCHERS, default=list(WATCHERS))
     parser.add_argument("--often", type=float, default=1.0, help="metrics and timeline are read")
-    asyncio.run(main(parser.parse_args()))
+    add_keep(parser)
+    args = parser.parse_args()
+    notes = Notes(
+        args, this_machine(), f"{args.topology} on mock GPUs, turns of {args.seconds:g} s"
+    )
+    notes.table(WATCHING, [asyncio.run(measure(args))])
+
+
+if __name__ == "__main__":
+    main()

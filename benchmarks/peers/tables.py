@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
+from peers.goals import Figure, tokens_per_s, tpot_ms
 from peers.records import Records
 from tandem.bench.distribution import Distribution
 from tandem.bench.markdown import markdown_table
@@ -15,24 +16,50 @@ HEADINGS = (
     "Intervals", "Stalls", "Long TTFT p50", "Load's cores", "Problems",
 )  # fmt: skip
 OURS = "tandem"
-Figure = Callable[[Summary], float | None]
-
-
-def _tokens_per_s(run: Summary) -> float:
-    return run.tokens_per_s
-
-
-def _tpot_ms(run: Summary) -> float | None:
-    return run.tpot.percentile_ms(50)
 
 
 # What counts in a workload: higher is better for all but times.
 RATIOS: dict[str, tuple[tuple[str, Figure], ...]] = {
-    "A": (("tok/s", _tokens_per_s),),
-    "B": (("tok/s", _tokens_per_s),),
-    "C": (("TPOT", _tpot_ms),),
-    "D": (("short tok/s", _tokens_per_s),),
+    "A": (("tok/s", tokens_per_s),),
+    "B": (("tok/s", tokens_per_s),),
+    "C": (("TPOT", tpot_ms),),
+    "D": (("short tok/s", tokens_per_s),),
 }
+
+
+OVERVIEW = (
+    "Server", "A tok/s", "B tok/s", "C ms a token", "D short tok/s",
+    "D ITL p50 / p99 / p99.9 / max, ms", "D waits over 80 ms / intervals", "D TTFT p50, ms",
+    "Ready, s", "PSS, GiB",
+)  # fmt: skip
+
+
+def overview(records: Records) -> str:
+    """A row a server: what counts of all workloads, medians of the rounds; then the ratios."""
+    rows = [_overview_row(records, arm) for arm in records.arms()]
+    return f"{markdown_table(OVERVIEW, rows)}\n\n{_ratio_table(records)}"
+
+
+def _overview_row(records: Records, arm: str) -> list[str]:
+    a, b, c, d = (records.of(arm, workload) for workload in "ABCD")
+    ds = Summary.pooled(d) if d else None
+    starts = [each for each in records.starts if each.arm == arm]
+    return [
+        arm,
+        _median([each.tokens_per_s for each in a]),
+        _median([each.tokens_per_s for each in b]),
+        _ms(Summary.pooled(c).tpot.percentile_ms(50)) if c else "",
+        _median([each.tokens_per_s for each in d]),
+        f"{_percentiles(ds.itl, 50, 99, 99.9)} / {_ms(ds.itl.max_ms())}" if ds else "",
+        f"{ds.figures()['num_stalls']:,} / {len(ds.itl):,}" if ds else "",
+        _ms(ds.ttft.percentile_ms(50)) if ds else "",
+        _median([each.start_s for each in starts], 1),
+        _median([each.pss / 2**30 for each in starts], 2),
+    ]
+
+
+def _median(values: Sequence[float], digits: int = 0) -> str:
+    return f"{statistics.median(values):.{digits}f}" if values else ""
 
 
 def markdown(records: Records) -> str:
