@@ -119,12 +119,12 @@ class StepLoop:
                     return None
                 had_reports = bool(self._state.reports)
                 plan = self._state.next_step()
+                if self._state.reports and not had_reports:
+                    # Looking for a step can end sequences, and batches: no step is waited for.
+                    self._guard.wake()
                 if plan is not None:
                     return Step(plan, monotonic_ns(), waited=waited)
                 waited = True
-                if self._state.reports and not had_reports:
-                    # Looking for a step can end a sequence, too.
-                    self._guard.wake()
                 if not has_idle_work:
                     self._guard.lock.wait()
                     has_idle_work = True

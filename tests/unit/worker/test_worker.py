@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from time import monotonic_ns
 
 import pytest
-from fake_state import INFO, NoEngine, armed, bring, running_worker
+from fake_state import INFO, NoEngine, RecordedState, armed, bring, running_worker
 from standing_plan_driver import Moves
 
 from decode_service.standing_plan import StandingPlan
 from tandem.core.commands import Admit, Reserve
 from tandem.core.errors import Fenced, InvalidRequest, TandemError
 from tandem.core.grammar import Grammar, GrammarKind
-from tandem.core.plan import StepPlan
-from tandem.core.reports import DecodeSnapshot, SpanKind
+from tandem.core.plan import StepPlan, StepResult
+from tandem.core.reports import DecodeSnapshot, Preempted, SpanKind
 from tandem.core.sampling_params import SamplingParams
 from tandem.core.sequence import EndRule, SequenceKey
 from tandem.transfer.state_guard import StateGuard
@@ -112,6 +113,31 @@ async def test_a_step_is_run_reported_and_drawn() -> None:
                 await asyncio.sleep(0)
         assert reports == [armed(7)]
         assert [(span.kind, span.number) for span in spans] == [(SpanKind.STEP, 7)]
+
+
+class PreemptingState(RecordedState):
+    """Looking for a step leads to a report: as if the step had no room for somebody."""
+
+    def next_step(self) -> StepPlan | None:
+        plan = super().next_step()
+        if plan:
+            self.reports.append(Preempted(plan.number))
+        return plan
+
+
+async def test_what_comes_of_looking_for_a_step_is_told_before_the_step_is_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    is_over = threading.Event()
+    async with running_worker(state=PreemptingState) as worker:
+        monkeypatch.setattr(worker._engine, "result", lambda: is_over.wait(10) and StepResult(()))
+        try:
+            bring(worker, StepPlan(7, ()))
+            worker.news.clear()  # That there may be a step.
+            await asyncio.wait_for(worker.news.wait(), 5)
+            assert worker.take_reports() == [Preempted(7)]
+        finally:
+            is_over.set()
 
 
 async def test_an_engine_that_fails_costs_its_step_and_not_the_worker() -> None:
