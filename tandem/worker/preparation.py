@@ -36,14 +36,18 @@ class Preparations:
     def take_due(self) -> list[Preparation]:
         """Those that have come since the last call, and have not left."""
         due, self._due = self._due, []
-        return [each for each in due if self._pending.get(each.sequence_id) is each]
+        return [each for each in due if self.is_wanted(each)]
+
+    def is_wanted(self, preparation: Preparation) -> bool:
+        """Whether its sequence is still there, and waits for it."""
+        return self._pending.get(preparation.sequence_id) is preparation
 
     def is_pending(self, sequence_id: int) -> bool:
         return sequence_id in self._pending
 
     def done(self, preparation: Preparation) -> bool:
         """A preparation has ended, this way or that. False if its sequence has left meanwhile."""
-        if self._pending.get(preparation.sequence_id) is not preparation:
+        if not self.is_wanted(preparation):
             return False
         del self._pending[preparation.sequence_id]
         return True

@@ -40,7 +40,11 @@ class Preparer:
 
     def _run(self, preparation: Preparation) -> None:
         try:
-            self._prepare(preparation)
+            # Others wait for their turn: none is to be spent on who has left before its own.
+            with self._guard.lock:
+                wanted = self._state.preparations.is_wanted(preparation)
+            if wanted:
+                self._prepare(preparation)
         except BaseException as error:  # nobody reads the future
             self._guard.crashed(error)
             raise
