@@ -89,8 +89,9 @@ class Parking:
         self.recompute_token_s = 0.0
 
     def takes(self, held: HeldSequence) -> bool:
-        """Whether to park a sequence, rather than to have it computed again. What is not measured
-        yet is thought to cost nothing."""
+        """Whether to park a sequence, rather than to have it computed again. Copies that are not
+        measured yet are thought to cost nothing, and less than computing of which nobody has said
+        what it costs."""
         num_tokens = held.sequence.length
         num_bytes = self._num_bytes(num_tokens)
         taken = sum(each.num_bytes for each in self._parked.values())

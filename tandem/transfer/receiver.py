@@ -62,7 +62,8 @@ class KvReceiver:
         """Take one stream of serialised `PushKvRequest`s to its end.
 
         Raises `Cancelled` (the sender gave up), `Fenced` (no such reservation, or no more),
-        `Mismatch` (the sender does not fit) or `DataLoss` (anything damaged, missing or misplaced).
+        `Mismatch` (the sender does not fit), `DataLoss` (anything damaged, missing or misplaced) or
+        `Unavailable` (it could not be stored).
         """
         reservation: Reservation | None = None
         response = kv_pb2.PushKvResponse()

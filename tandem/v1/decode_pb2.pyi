@@ -146,7 +146,7 @@ class Reserve(_message.Message):
     GENERATED_TOKEN_IDS_FIELD_NUMBER: _builtins.int
     PREEMPTION_RANK_FIELD_NUMBER: _builtins.int
     sequence_id: _builtins.int
-    """The sequence. Unique within the controller's term."""
+    """The sequence. New to this worker, whoever controlled it before: its engine may know old ones."""
     request_id: _builtins.str
     """The client's request, for logs."""
     choice_index: _builtins.int
@@ -280,7 +280,8 @@ Global___Admit: _TypeAlias = Admit  # noqa: Y015
 @_typing.final
 class RemoveSequence(_message.Message):
     """Ends a sequence wherever it is. A worker keeps a sequence's record, though not its blocks, until it
-    is told so, even if the sequence has ended by itself: until then a snapshot can repeat its end.
+    is told so, even if the sequence has ended by itself: until then a snapshot can repeat its end. What
+    has failed, or was preempted and not parked, is forgotten without it.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -346,7 +347,7 @@ class DecodeSnapshot(_message.Message):
     SEQUENCES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def sequences(self) -> _containers.RepeatedCompositeFieldContainer[Global___SequenceSnapshot]:
-        """Every sequence that it holds, or that ended since the controller last heard from it."""
+        """Every sequence that it holds, or that ended here and was not removed yet. What is missing is lost."""
 
     def __init__(
         self,
@@ -385,9 +386,7 @@ class SequenceSnapshot(_message.Message):
 
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """The tokens generated so far, the first one included. Of a sequence with log-probabilities only
-        those whose reports are not acknowledged.
-        """
+        """The newest of the tokens generated here: those that unacknowledged reports may have told."""
 
     @_builtins.property
     def logprobs(self) -> _containers.RepeatedCompositeFieldContainer[_sampling_pb2.TokenLogprobs]:

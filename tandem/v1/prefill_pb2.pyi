@@ -84,7 +84,9 @@ Global___PrefillCommand: _TypeAlias = PrefillCommand  # noqa: Y015
 
 @_typing.final
 class PrefillBatch(_message.Message):
-    """Chunks that are computed together, in one step. Runs behind the batches sent before it."""
+    """Chunks that are computed together, in one step if `max_tokens` lets them. Runs behind the batches
+    sent before it.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -128,7 +130,7 @@ class PrefillChunk(_message.Message):
     SEQUENCE_FIELD_NUMBER: _builtins.int
     LAST_FIELD_NUMBER: _builtins.int
     sequence_id: _builtins.int
-    """The sequence."""
+    """The sequence. As in `Reserve`, new to this worker with its first chunk."""
     start: _builtins.int
     """Position of the first token; a multiple of the block size, and where the last chunk ended."""
     token_ids: _builtins.bytes
@@ -319,7 +321,7 @@ class PrefillSnapshot(_message.Message):
     REPORTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def sequence_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Sequences in its queue, its engine or its sending blocks."""
+        """Every sequence that it was told of and that was not dropped yet, also if it has ended."""
 
     @_builtins.property
     def batch_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:

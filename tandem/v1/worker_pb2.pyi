@@ -402,7 +402,9 @@ class WorkerHeader(_message.Message):
     received_ns: _builtins.int
     """The worker's monotonic clock when it received that message."""
     num_free_blocks: _builtins.int
-    """Blocks that could be allocated now."""
+    """Blocks that new sequences could have now: of those that are free, what others wait for is not
+    counted.
+    """
     report_number: _builtins.int
     """Number of the last report that this message, or one before it, or its snapshot shows: they are
     counted since the worker's start.

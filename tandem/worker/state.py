@@ -23,7 +23,8 @@ class WorkerState(Protocol[CommandT_contra, ReportT, SnapshotT_co]):
     `prefix_cache.has_changes`. `preparations` are in no step before `prepared` is called.
 
     A sequence's record lives from the first command that names it until its `Remove`, or until the
-    controller's lease ends; its blocks may be free long before.
+    controller's lease ends; its blocks may be free long before. A decode worker forgets at once
+    what has failed, or goes on elsewhere.
     """
 
     @property
