@@ -93,7 +93,7 @@ class VirtualSender:
 
     def _layer_done(self, transfer: Transfer, layer: int, end: int) -> None:
         for region in transfer.grouper.layer_done(layer, end):
-            num_tokens = region.last_token - region.first_token
+            num_tokens = region.end - region.first_token
             num_bytes = len(Plane) * len(region.layers) * num_tokens * self._layout.token_bytes
             link_s = num_bytes / self._link_bandwidth
             self._link_free_s = max(self._link_free_s, self._events.now_s) + link_s

@@ -50,7 +50,7 @@ class FrameHeader:
     num_tokens: int
 
     @property
-    def last_token(self) -> int:
+    def end(self) -> int:
         """One past the last token."""
         return self.first_token + self.num_tokens
 

@@ -105,10 +105,10 @@ class Reservation:
         layers, block_size = header.layers, self._layout.block_size
         in_range = (
             0 <= layers.start < layers.stop <= self._layout.num_layers
-            and self.first_token <= header.first_token < header.last_token <= self.num_tokens
+            and self.first_token <= header.first_token < header.end <= self.num_tokens
         )
         whole_blocks = header.first_token % block_size == 0 and (
-            header.last_token % block_size == 0 or header.last_token == self.num_tokens
+            header.end % block_size == 0 or header.end == self.num_tokens
         )
         if not (in_range and whole_blocks):
             raise DataLoss(f"frame {header.number} lies outside of its transfer")
@@ -127,4 +127,4 @@ class Reservation:
 
     def _block_range(self, header: FrameHeader) -> slice:
         block_size = self._layout.block_size
-        return slice(header.first_token // block_size, self._layout.blocks_for(header.last_token))
+        return slice(header.first_token // block_size, self._layout.blocks_for(header.end))

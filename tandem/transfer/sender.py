@@ -40,11 +40,11 @@ MAX_FRAME_BYTES = 2 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """Layers of some tokens whose KV is final. A region becomes one frame a plane."""
+    """Layers of tokens `[first_token, end)`, whose KV is final. It becomes one frame a plane."""
 
     layers: range
     first_token: int
-    last_token: int
+    end: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +195,7 @@ class OutgoingTransfer:
             plane=plane,
             layers=region.layers,
             first_token=region.first_token,
-            num_tokens=region.last_token - region.first_token,
+            num_tokens=region.end - region.first_token,
         )
 
     def _report(self, kind: SpanKind, start_ns: int, num_bytes: int, **details: Any) -> None:
@@ -321,7 +321,7 @@ class KvSender:
     def _read_frame(self, blocks: SequenceBlocks, header: FrameHeader) -> bytes:
         layout = self.pool.layout
         first_block = header.first_token // layout.block_size
-        ids = blocks.ids[first_block : layout.blocks_for(header.last_token)]
+        ids = blocks.ids[first_block : layout.blocks_for(header.end)]
         read_items = partial(
             self.pool.read_into, header.plane, header.layers, ids, header.num_tokens
         )

@@ -116,13 +116,13 @@ class Transfer:
             plane,
             region.layers,
             region.first_token,
-            region.last_token - region.first_token,
+            region.end - region.first_token,
         )
         if not self.blocks.begin_access():
             raise Cancelled("the sequence was dropped")
         yield
         first = header.first_token // LAYOUT.block_size
-        ids = self.blocks.ids[first : LAYOUT.blocks_for(header.last_token)]
+        ids = self.blocks.ids[first : LAYOUT.blocks_for(header.end)]
         items = read_kv(self.source.engine.pool, plane, header.layers, ids, header.num_tokens)
         self.blocks.end_access()
         self.source.runnable = True

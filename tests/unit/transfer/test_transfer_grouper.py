@@ -62,8 +62,8 @@ def test_each_block_of_each_layer_is_sent_once(
     sent: Counter[tuple[int, int]] = Counter()
     for region in regions_of(*case):
         assert region.first_token % block_size == 0
-        assert region.last_token % block_size == 0 or region.last_token == end
-        for block in range(region.first_token // block_size, layout.blocks_for(region.last_token)):
+        assert region.end % block_size == 0 or region.end == end
+        for block in range(region.first_token // block_size, layout.blocks_for(region.end)):
             sent.update((layer, block) for layer in region.layers)
     blocks = range(cached // block_size, layout.blocks_for(end))
     assert sent == Counter((layer, block) for layer in range(layout.num_layers) for block in blocks)
@@ -82,13 +82,13 @@ def test_frames_are_worth_sending_and_not_too_large(
 ) -> None:
     layout, cached, chunks = case
     for region in regions_of(*case, min_frame_bytes):
-        num_tokens = region.last_token - region.first_token
+        num_tokens = region.end - region.first_token
         num_bytes = len(region.layers) * num_tokens * layout.token_bytes
         one_block = layout.block_size * layout.token_bytes
         assert num_bytes <= MAX_FRAME_BYTES + one_block
         assert num_bytes < MAX_MESSAGE_BYTES - 2**16
         # Small ones end a chunk's layers, or are what is left of something that was cut.
-        (chunk,) = (each for each in chunks if each[0] < region.last_token <= each[1])
+        (chunk,) = (each for each in chunks if each[0] < region.end <= each[1])
         whole = len(region.layers) * (chunk[1] - max(chunk[0], cached)) * layout.token_bytes
         assert whole >= min_frame_bytes or region.layers.stop == layout.num_layers
 
