@@ -167,7 +167,11 @@ class Worker(Generic[CommandT, ReportT, SnapshotT]):
         if not whole and not cache.has_changes:
             return None
         with self.guard.lock:
-            return cache.take_whole() if whole else cache.take_changes()
+            if not whole:
+                return cache.take_changes()
+            hashes = cache.take_hashes()
+        # Without the lock: steps begin meanwhile.
+        return CacheChanges.all_of(hashes)
 
     def num_free_blocks(self) -> int:
         """Callable from any thread."""

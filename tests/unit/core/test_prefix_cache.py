@@ -12,6 +12,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 from tandem.core.blocks import BlockAllocator, SequenceBlocks
 from tandem.core.errors import ResourceExhausted
 from tandem.core.prefix import PrefixChain
+from tandem.core.prefix_cache import CacheChanges
 
 NUM_BLOCKS = 8
 BLOCK_SIZE = 2
@@ -102,7 +103,7 @@ class PrefixCacheMachine(RuleBasedStateMachine):
         changes = self.allocator.cache.take_changes()
         assert not set(changes.added) & set(changes.removed)
         self.told = (self.told | set(changes.added)) - set(changes.removed)
-        whole = self.allocator.cache.take_whole()
+        whole = CacheChanges.all_of(self.allocator.cache.take_hashes())
         assert whole.whole
         assert self.told == set(whole.added)
 
@@ -136,7 +137,7 @@ class PrefixCacheMachine(RuleBasedStateMachine):
             for _ in range(self.num_accesses[id(blocks)]):
                 blocks.end_access()
         assert sorted(self.allocator.allocate(NUM_BLOCKS)) == list(range(NUM_BLOCKS))
-        assert self.allocator.cache.take_whole().added == ()
+        assert self.allocator.cache.take_hashes() == []
 
 
 TestPrefixCacheMachine = PrefixCacheMachine.TestCase

@@ -13,7 +13,7 @@ from sim_worker import Process
 from gateway.command_log import CommandBatch, CommandLog
 from gateway.dispatcher import Dispatcher
 from tandem.core.errors import Unavailable
-from tandem.core.prefix_cache import CacheChanges
+from tandem.core.prefix_cache import CacheChanges, PrefixCache
 from tandem.core.worker import WorkerInfo
 from tandem.v1 import worker_pb2
 from tandem.wire.reports import cache_changes_to_wire
@@ -125,7 +125,7 @@ class SimLink:
         self.serving = True
         self._dispatcher.joined(self.info, self.address)
         # The snapshot of a worker that joins says only this.
-        cache = cache_changes_to_wire(self.process.state.prefix_cache.take_whole())
+        cache = cache_changes_to_wire(_whole(self.process.state.prefix_cache))
         header = worker_pb2.WorkerHeader(num_free_blocks=self.info.num_blocks, prefix_cache=cache)
         self._dispatcher.heard(self.info, header, self._clock.now_ns())
 
@@ -139,7 +139,7 @@ class SimLink:
         free = process.state.num_free_blocks
         number = process.state.reports.last_taken
         cache = process.state.prefix_cache
-        changes = cache.take_changes() if snapshot is None else cache.take_whole()
+        changes = cache.take_changes() if snapshot is None else _whole(cache)
         self.up.append(
             Message(
                 process.applied_command,
@@ -228,3 +228,7 @@ class SimLink:
         self.process.has_lease = False
         self.process.clear()
         self.break_stream()
+
+
+def _whole(cache: PrefixCache) -> CacheChanges:
+    return CacheChanges.all_of(cache.take_hashes())

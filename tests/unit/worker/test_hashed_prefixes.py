@@ -79,7 +79,7 @@ def test_a_decode_worker_hashes_nothing_of_a_prompt_under_the_lock(
     (plan.grants[1],) = plan.reports.take()
     plan.apply(Admit(1))
     plan.arm(1)
-    assert len(plan.prefix_cache.take_whole().added) == LENGTH // 4
+    assert len(plan.prefix_cache.take_hashes()) == LENGTH // 4
     assert hashes.taken() == 0
     plan.reports.take()
     # The prompt's last block has its own last token; three more fill it.
@@ -105,7 +105,7 @@ def test_a_prompt_that_is_computed_here_is_published_without_hashing(hashes: Has
     hashes.taken()
     plan.done(plan.start(), 50)
     assert ids(plan.start()) == [1]
-    assert (len(plan.prefix_cache.take_whole().added), hashes.taken()) == (5, 0)
+    assert (len(plan.prefix_cache.take_hashes()), hashes.taken()) == (5, 0)
 
 
 def test_a_prefill_worker_hashes_nothing_under_the_lock(hashes: Hashes) -> None:
@@ -117,7 +117,7 @@ def test_a_prefill_worker_hashes_nothing_under_the_lock(hashes: Hashes) -> None:
         assert hashes.taken() == end // 4 - start // 4
         queue.apply(batch)
         queue.done(queue.start(), 50 if end == 30 else None)
-    assert (len(queue.prefix_cache.take_whole().added), hashes.taken()) == (7, 0)
+    assert (len(queue.prefix_cache.take_hashes()), hashes.taken()) == (7, 0)
     again = PrefillBatch(9, (chunk(2, 30),))
     list(queue.hashing(again))
     assert hashes.taken() == 7
@@ -140,7 +140,7 @@ def test_what_could_not_be_hashed_ahead_is_hashed_where_it_is_needed(hashes: Has
         queue.apply(each)
     queue.done(queue.start(), None)
     queue.done(queue.start(), 50)
-    assert (len(queue.prefix_cache.take_whole().added), hashes.taken()) == (5, 3)
+    assert (len(queue.prefix_cache.take_hashes()), hashes.taken()) == (5, 3)
 
 
 def test_commands_that_never_come_leave_nothing(hashes: Hashes) -> None:

@@ -11,10 +11,12 @@ from fake_state import INFO, NoEngine, RecordedState, armed, bring, running_work
 from standing_plan_driver import Moves
 
 from decode_service.standing_plan import StandingPlan
+from tandem.core import prefix_cache
 from tandem.core.commands import Admit, Reserve
 from tandem.core.errors import Fenced, InvalidRequest, TandemError
 from tandem.core.grammar import Grammar, GrammarKind
 from tandem.core.plan import StepPlan, StepResult
+from tandem.core.prefix_cache import CacheChanges
 from tandem.core.reports import DecodeSnapshot, Preempted, SpanKind
 from tandem.core.sampling_params import SamplingParams
 from tandem.core.sequence import EndRule, SequenceKey
@@ -138,6 +140,23 @@ async def test_what_comes_of_looking_for_a_step_is_told_before_the_step_is_over(
             assert worker.take_reports() == [Preempted(7)]
         finally:
             is_over.set()
+
+
+async def test_a_step_may_begin_while_a_large_cache_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with running_worker() as worker:
+        worker.state.prefix_cache.add(3, bytes(32))
+
+        def slow(block_hash: bytes) -> int:
+            bring(worker, StepPlan(7, ()))
+            assert completed.wait(5), "the engine's thread gets the lock"
+            return 5
+
+        completed = threading.Event()
+        monkeypatch.setattr(worker.state, "complete", lambda *done: completed.set())
+        monkeypatch.setattr(prefix_cache, "digest", slow)
+        assert worker.take_cache_changes(whole=True) == CacheChanges(added=(5,), whole=True)
 
 
 async def test_an_engine_that_fails_costs_its_step_and_not_the_worker() -> None:
