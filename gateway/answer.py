@@ -105,7 +105,11 @@ class Answer:
             num_taken += self._take_of(self._ready.popleft(), events)
         if self._failure is not None and not events:
             error, self._failure = self._failure, None
-            raise error
+            try:
+                raise error
+            finally:
+                # Which has this frame: with it the error would keep itself, and this answer.
+                del error
         return events
 
     def cancel(self) -> None:
@@ -146,4 +150,6 @@ class Answer:
     def _close_if_ended(self) -> None:
         if self.is_open and all(choice.ended for choice in self._choices):
             self.is_open = False
+            # Whoever was called takes what is left unasked, and has this answer.
+            self._on_events = self._arrived.set
             self._on_close()

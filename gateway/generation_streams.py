@@ -68,15 +68,30 @@ class GenerationStream:
         if len(events) > MAX_TAKEN:
             self._events = events[MAX_TAKEN:]
             del events[MAX_TAKEN:]
+        elif events and isinstance(events[-1], Ended):
+            self._leave_reader()
         elif not events and self._error is not None:
-            raise self._error
+            self._leave_reader()
+            error, self._error = self._error, None
+            try:
+                raise error
+            finally:
+                # Which has this frame.
+                del error
         return events
 
     def stop(self) -> Ended:
+        self._leave_reader()
         return self._control.stop_generation(self.generation)
 
     def cancel(self) -> None:
+        self._leave_reader()
         self._control.cancel(self.generation)
+
+    def _leave_reader(self) -> None:
+        """It takes nothing more. Each has the other: they would stay, and the prompt with them,
+        until the garbage collector comes, which may be many requests later."""
+        self._on_events = None
 
 
 class GenerationStreams:

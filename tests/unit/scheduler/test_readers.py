@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import time
+import weakref
+from collections.abc import Iterator
+from functools import partial
 
 import pytest
 from sim_worker import MODEL, worker_info
 
+from gateway.answer import Answer
+from gateway.choice import Choice
 from gateway.dispatcher import Dispatcher
+from gateway.generation import Generation
+from gateway.generation_streams import GenerationStreams
 from gateway.policies import queue_policy
+from gateway.request_metrics import RequestMetrics
 from gateway.scheduler import Scheduler
 from gateway.shared_state import Limits
+from gateway.text import TokenText
 from gateway.timeline import Timeline
-from gateway.tokens import TokenRequest
-from tandem.core.errors import Unavailable
+from gateway.tokens import Ended, ServedBy, Token, TokenRequest
+from tandem.core.errors import Cancelled, Unavailable
 from tandem.core.sampling_params import SamplingParams
+from tandem.core.sequence import FinishReason
 from tandem.core.worker import WorkerRole
+
+PARAMS = SamplingParams(max_tokens=5, seed=0)
 
 
 async def test_a_reader_that_fails_costs_no_other_its_end() -> None:
@@ -23,9 +37,8 @@ async def test_a_reader_that_fails_costs_no_other_its_end() -> None:
     for name, role in (("p", WorkerRole.PREFILL), ("d", WorkerRole.DECODE)):
         scheduler.worker_joined(worker_info(name, role, 1, 100, 16), f"{name}:1")
     dispatcher = Dispatcher(scheduler, [], MODEL.fingerprint, Timeline())
-    params = SamplingParams(max_tokens=5, seed=0)
     failing, other = (
-        dispatcher.submit(TokenRequest(name, (5,) * 8, params)) for name in ("failing", "other")
+        dispatcher.submit(TokenRequest(name, (5,) * 8, PARAMS)) for name in ("failing", "other")
     )
     told = asyncio.Event()
     failing.subscribe(lambda: 1 / 0)
@@ -34,3 +47,93 @@ async def test_a_reader_that_fails_costs_no_other_its_end() -> None:
     await asyncio.wait_for(told.wait(), 10)
     with pytest.raises(Unavailable):
         other.take()
+
+
+class Letters:
+    """A detokeniser to whom each token is a letter."""
+
+    def push(self, token_id: int) -> str:
+        return chr(token_id)
+
+    def flush(self) -> str:
+        return ""
+
+
+class Control:
+    """Ends generations as their readers want it."""
+
+    def __init__(self) -> None:
+        self.streams = GenerationStreams(self, RequestMetrics(), time.monotonic, "mock")
+
+    def stop_generation(self, generation: Generation) -> Ended:
+        ended = Ended(FinishReason.STOP, ServedBy("p", "d"))
+        self.streams.emit(generation, ended)
+        return ended
+
+    def cancel(self, generation: Generation) -> None:
+        if len(self.streams):
+            self.streams.emit(generation, Cancelled("nobody waits"))
+
+
+class Reader:
+    """Takes what comes of an answer in the calls that bring it."""
+
+    def __init__(self, answer: Answer) -> None:
+        self.answer = answer
+        self.num_events = 0
+        self.errors: list[str] = []
+        answer.subscribe(self._read)
+
+    def _read(self) -> None:
+        try:
+            self.num_events += len(self.answer.take())
+        except Unavailable as error:
+            self.errors.append(error.message)
+
+
+@pytest.fixture
+def uncollected() -> Iterator[None]:
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.parametrize("how", ["ends", "fails", "is stopped", "is left"])
+async def test_what_is_over_goes_at_once_and_not_when_garbage_is_collected(
+    how: str, uncollected: None
+) -> None:
+    """It has the prompt."""
+    control = Control()
+    generation = Generation(TokenRequest("r", (5,), PARAMS), 1)
+    stream = control.streams.open(generation)
+    text = TokenText(Letters(), ["#"])
+    reader = Reader(
+        Answer(
+            request_id="r",
+            model="mock",
+            num_prompt_tokens=1,
+            choices=[Choice(0, stream, text)],
+            on_close=lambda: None,
+        )
+    )
+    emit = partial(control.streams.emit, generation)
+    emit(Token(1, ord("a")))
+    await asyncio.sleep(0)
+    assert reader.num_events == 1
+    match how:
+        case "ends":
+            emit(Ended(FinishReason.LENGTH, ServedBy("p", "d")))
+        case "fails":
+            emit(Unavailable("the worker left"))
+        case "is stopped":
+            emit(Token(2, ord("#")))
+        case "is left":
+            reader.answer.cancel()
+    # What comes of that, too.
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert not reader.answer.is_open
+    assert reader.errors == (["the worker left"] if how == "fails" else [])
+    kept = weakref.ref(stream), weakref.ref(reader.answer), weakref.ref(reader)
+    del stream, reader
+    assert [each() for each in kept] == [None, None, None]
