@@ -235,7 +235,7 @@ class Scheduler:
         that was tried too often."""
         self._batching.fleet_changed()
         if worker := self._fleet.leave(worker_id):
-            self._suspects.forget(worker)
+            self._suspects.lost(worker)
             self.draining.forget(worker)
             self._self_checks.lost(worker_id)
             self._lifecycle.worker_lost(worker, error)

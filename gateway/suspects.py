@@ -11,7 +11,7 @@ from math import inf
 
 from gateway.decode_view import DecodeView
 from gateway.fleet import Fleet
-from gateway.generation import Phase
+from gateway.generation import Generation, Phase
 from gateway.lifecycle import Lifecycle
 from gateway.prefill_view import PrefillView
 from gateway.stages import AttemptEnd
@@ -29,6 +29,8 @@ class Suspects:
         self._lifecycle = lifecycle
         # Those whose generations have yet to move.
         self._workers: list[PrefillView | DecodeView] = []
+        # What moved at once, by the worker that was asked for its blocks.
+        self._unanswered: dict[PrefillView | DecodeView, list[Generation]] = {}
 
     def suspected(self, worker: PrefillView | DecodeView, now: float) -> None:
         """A worker may be lost. What it has not even answered for moves at once, if there is
@@ -39,13 +41,22 @@ class Suspects:
         for generation in list(worker.generations.values()):
             self._lifecycle.doubt(generation)
             if has_another and generation.phase is Phase.RESERVING:
-                self._lifecycle.requeue(generation, AttemptEnd.UNANSWERED)
+                self._ask_another(generation, worker)
 
     def forget(self, worker: PrefillView | DecodeView) -> None:
         """It is well, and holds what it held; or it is gone. Idempotent."""
         worker.suspected_s = inf
+        self._unanswered.pop(worker, None)
         if worker in self._workers:
             self._workers.remove(worker)
+
+    def lost(self, worker: PrefillView | DecodeView) -> None:
+        """It is gone. Unless it was let go, what it was asked for may be why, also if that has
+        moved meanwhile."""
+        if not worker.dismissed:
+            for generation in self._unanswered.get(worker, ()):
+                generation.setbacks.count(AttemptEnd.WORKER_LOST)
+        self.forget(worker)
 
     def heard(self, worker: PrefillView | DecodeView, now: float) -> bool:
         """A worker was heard. Whether anything has moved."""
@@ -54,6 +65,14 @@ class Suspects:
             self._workers.remove(each)
             self._move(each)
         return bool(moving)
+
+    def _ask_another(self, generation: Generation, worker: PrefillView | DecodeView) -> None:
+        """But not for what has taken several down, it may be, that were asked."""
+        if generation.decode is worker:
+            if not generation.can_restart:
+                return
+            self._unanswered.setdefault(worker, []).append(generation)
+        self._lifecycle.requeue(generation, AttemptEnd.UNANSWERED)
 
     def _gives_way(
         self, suspect: PrefillView | DecodeView, heard: PrefillView | DecodeView, now: float

@@ -575,6 +575,35 @@ def test_a_request_that_takes_its_worker_down_each_time_is_not_tried_for_ever() 
     assert (emitted.generation, emitted.event) == (generation, LOST)
 
 
+def test_nor_if_there_are_others_that_it_can_move_to_at_once() -> None:
+    driver = Driver()
+    driver.join("e", WorkerRole.DECODE)
+    generation = driver.submit("r")
+    for num_lost in range(MAX_RESTARTS + 1):
+        assert generation.setbacks.num_losses == num_lost
+        driver.effects()
+        worker_id = generation.decode_worker
+        driver.scheduler.worker_suspected(worker_id)
+        driver.scheduler.worker_lost(worker_id, LOST)
+        driver.join(worker_id, WorkerRole.DECODE)
+    (emitted,) = (each for each in driver.effects() if isinstance(each, Emit))
+    assert (emitted.generation, emitted.event) == (generation, LOST)
+
+
+def test_what_an_unheard_worker_had_not_answered_for_loses_nothing_if_that_comes_back() -> None:
+    driver = Driver()
+    driver.join("e", WorkerRole.DECODE)
+    generation = driver.submit("r")
+    for _ in range(2 * MAX_RESTARTS):
+        driver.effects()
+        worker_id = generation.decode_worker
+        driver.scheduler.worker_suspected(worker_id)
+        driver.scheduler.worker_trusted(worker_id)
+        driver.scheduler.worker_lost(worker_id, LOST)
+        driver.join(worker_id, WorkerRole.DECODE)
+    assert (generation.setbacks.num_losses, generation.can_restart) == (0, True)
+
+
 def test_what_is_queued_can_be_ended_and_what_runs_goes_on() -> None:
     driver = Driver(num_blocks=4)
     running = driver.prefilling()
