@@ -39,10 +39,15 @@ class GenerationStream:
         self._events: list[Token | Ended] = []
         self._error: TandemError | None = None
         self._on_events: Callable[[], None] | None = None
+        # Whether `tell` is to come, and whether no event is.
+        self._is_untold = False
+        self._is_over = False
 
     def put(self, event: Token | Ended | TandemError) -> bool:
         """Keep an event; whether there is a reader to be told of it, who took all before."""
         is_first = not self._events and self._on_events is not None
+        self._is_untold |= is_first
+        self._is_over |= not isinstance(event, Token)
         if isinstance(event, TandemError):
             self._error = event
         else:
@@ -51,8 +56,11 @@ class GenerationStream:
 
     def tell(self) -> None:
         """Call the reader, if there is one by now."""
+        self._is_untold = False
         if self._on_events is not None:
             self._on_events()
+        if self._is_over:
+            self._leave_reader()
 
     def subscribe(self, on_events: Callable[[], None]) -> None:
         self._on_events = on_events
@@ -68,10 +76,9 @@ class GenerationStream:
         if len(events) > MAX_TAKEN:
             self._events = events[MAX_TAKEN:]
             del events[MAX_TAKEN:]
-        elif events and isinstance(events[-1], Ended):
+        if self._is_over:
             self._leave_reader()
-        elif not events and self._error is not None:
-            self._leave_reader()
+        if not events and self._error is not None:
             error, self._error = self._error, None
             try:
                 raise error
@@ -81,17 +88,20 @@ class GenerationStream:
         return events
 
     def stop(self) -> Ended:
+        ended = self._control.stop_generation(self.generation)
         self._leave_reader()
-        return self._control.stop_generation(self.generation)
+        return ended
 
     def cancel(self) -> None:
-        self._leave_reader()
         self._control.cancel(self.generation)
+        self._leave_reader()
 
     def _leave_reader(self) -> None:
-        """It takes nothing more. Each has the other: they would stay, and the prompt with them,
-        until the garbage collector comes, which may be many requests later."""
-        self._on_events = None
+        """There will be nothing to call it for, once it was told of the end. Each has the other:
+        they would stay, and the prompt with them, until the garbage collector comes, which may be
+        many requests later."""
+        if not self._is_untold:
+            self._on_events = None
 
 
 class GenerationStreams:

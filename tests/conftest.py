@@ -10,3 +10,7 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE / "support"), str(HERE.parent / "benchmarks")]
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
+
+import service_processes  # noqa: E402 - found since then
+
+service_processes.are_forked = True

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import sys
+from asyncio.subprocess import Process
 from collections.abc import AsyncIterator
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
+from service_processes import ForkedService, start_service
 from stack import WorkerProcess
 
 from tandem.bench.server import free_port
@@ -23,7 +24,7 @@ class Gateway:
         self.log = log
         self.http_port = free_port()
         self.grpc_address = f"127.0.0.1:{free_port()}"
-        self.process: asyncio.subprocess.Process | None = None
+        self.process: Process | ForkedService | None = None
 
     async def start(self, prefill: str, decode: str) -> None:
         """Start it, and wait until it serves."""
@@ -31,21 +32,18 @@ class Gateway:
         await self.until_ready()
 
     async def start_process(self, prefill: str, decode: str) -> None:
-        with ExitStack() as stack:
-            output = stack.enter_context(self.log.open("ab")) if self.log else None
-            self.process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "gateway",
+        self.process = await start_service(
+            "gateway",
+            [
                 "--model=mock",
                 f"--http-port={self.http_port}",
                 f"--grpc-port={self.grpc_address.partition(':')[2]}",
                 f"--prefill={prefill}",
                 f"--decode={decode}",
                 *self.flags,
-                stdout=output,
-                stderr=output,
-            )
+            ],
+            self.log,
+        )
 
     async def until_ready(self) -> None:
         async with self.client() as client, asyncio.timeout(60):

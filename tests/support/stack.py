@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
-import sys
 import time
+from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import cycle
 from math import inf
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import structlog
+from service_processes import ForkedService, start_service
 
 from gateway.colocated_policies import colocated_policy
 from gateway.dispatcher import Dispatcher
@@ -60,7 +60,7 @@ class WorkerProcess:
         self.flags = flags
         self.log = log
         self._command = command
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: Process | ForkedService | None = None
 
     @property
     def address(self) -> str:
@@ -72,21 +72,13 @@ class WorkerProcess:
         return self._process.pid
 
     async def start(self) -> None:
-        with ExitStack() as stack:
-            output = stack.enter_context(self.log.open("ab")) if self.log else None
-            self._process = await asyncio.create_subprocess_exec(
-                *self._command,
-                sys.executable,
-                "-m",
-                f"{self.role.name.lower()}_service",
-                f"--host={self.host}",
-                f"--port={self.port}",
-                *self._log_flags(),
-                *self.flags,
-                env={**os.environ, "TANDEM_END_WITH_PARENT": str(os.getpid())},
-                stdout=output,
-                stderr=output,
-            )
+        self._process = await start_service(
+            f"{self.role.name.lower()}_service",
+            [f"--host={self.host}", f"--port={self.port}", *self._log_flags(), *self.flags],
+            self.log,
+            command=self._command,
+            with_parent=True,
+        )
 
     def _log_flags(self) -> list[str]:
         is_told = any(flag.startswith("--log-level") for flag in self.flags)

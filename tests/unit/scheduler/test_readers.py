@@ -71,7 +71,7 @@ class Control:
         return ended
 
     def cancel(self, generation: Generation) -> None:
-        if len(self.streams):
+        if generation in self.streams._streams:
             self.streams.emit(generation, Cancelled("nobody waits"))
 
 
@@ -91,6 +91,36 @@ class Reader:
             self.errors.append(error.message)
 
 
+def answer_of(control: Control, generation: Generation) -> Answer:
+    """Of one choice, which "#" ends."""
+    return Answer(
+        request_id="r",
+        model="mock",
+        num_prompt_tokens=1,
+        choices=[Choice(0, control.streams.open(generation), TokenText(Letters(), ["#"]))],
+        on_close=lambda: None,
+    )
+
+
+async def test_who_waits_is_told_that_somebody_else_has_cancelled() -> None:
+    """Of the answer, and of the stream itself."""
+    control = Control()
+    first, second = (Generation(TokenRequest("r", (5,), PARAMS), number) for number in (1, 2))
+    answer = answer_of(control, first)
+    waiting = asyncio.ensure_future(anext(answer, None))
+    told = asyncio.Event()
+    stream = control.streams.open(second)
+    stream.subscribe(told.set)
+    await asyncio.sleep(0)
+    answer.cancel()
+    stream.cancel()
+    async with asyncio.timeout(10):
+        assert await waiting is None
+        await told.wait()
+    with pytest.raises(Cancelled):
+        stream.take()
+
+
 @pytest.fixture
 def uncollected() -> Iterator[None]:
     gc.disable()
@@ -105,17 +135,8 @@ async def test_what_is_over_goes_at_once_and_not_when_garbage_is_collected(
     """It has the prompt."""
     control = Control()
     generation = Generation(TokenRequest("r", (5,), PARAMS), 1)
-    stream = control.streams.open(generation)
-    text = TokenText(Letters(), ["#"])
-    reader = Reader(
-        Answer(
-            request_id="r",
-            model="mock",
-            num_prompt_tokens=1,
-            choices=[Choice(0, stream, text)],
-            on_close=lambda: None,
-        )
-    )
+    reader = Reader(answer_of(control, generation))
+    stream = reader.answer._choices[0].tokens
     emit = partial(control.streams.emit, generation)
     emit(Token(1, ord("a")))
     await asyncio.sleep(0)
