@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise, product
 from pathlib import Path
 
@@ -100,6 +101,8 @@ THREADS = (1, 4)
 READ_BYTES = 1 << 32
 COPY_BYTES = 1 << 28
 PRODUCT = 8192
+# Plane, layers, blocks.
+Frame = tuple[Plane, range, range]
 PARTS = ("decode", "mixed", "sampling", "prefill", "kv")
 
 
@@ -281,7 +284,7 @@ class Bench:
         rate = batch * (attention + products + 2 * self.num_head_weights) / took
         return GpuPrefill(batch, length, 1e3 * took, rate / 1e12, self.limits.product / 1e12)
 
-    def kv(self, frame_tokens: int, num_threads: int) -> GpuCopies:
+    def kv(self, frame_tokens: int, num_threads: int, is_staged: bool) -> GpuCopies:
         """All layers of a long prompt, in frames."""
         layers = range(self.config.num_layers)
         num_blocks = frame_tokens // BLOCK_SIZE
@@ -294,20 +297,27 @@ class Bench:
         pool = self.engine.pool
         size = frame_tokens * pool.layout.token_bytes
         held = [memoryview(bytearray(size)) for _ in frames]
+        copies = pool._copies
 
-        def each(call: Callable[..., None]) -> Callable[[], None]:
-            def run() -> None:
-                arguments = zip(frames, held, strict=True)
-                list(threads.map(lambda pair: call(*pair[0], frame_tokens, pair[1]), arguments))
+        def stage(copy: Callable[..., None], frame: Frame, _: memoryview) -> None:
+            plane, layers, blocks = frame
+            table = np.asarray(blocks, np.int64)
+            copy(plane - 1, layers, table, frame_tokens, copies.staging(size))
 
-            return run
+        def move(copy: Callable[..., None], frame: Frame, message: memoryview) -> None:
+            copy(*frame, frame_tokens, message)
 
+        def each(copy: Callable[..., None]) -> Callable[[], None]:
+            call = partial(stage if is_staged else move, copy)
+            return lambda: list(threads.map(call, frames, held))
+
+        ways = (copies.gather, copies.scatter) if is_staged else (pool.read_into, pool.write)
         with ThreadPoolExecutor(num_threads) as threads:
-            out = len(frames) * size / seconds(each(pool.read_into), 9)
-            into = len(frames) * size / seconds(each(pool.write), 9)
+            out, into = (len(frames) * size / seconds(each(way), 9) for way in ways)
         return GpuCopies(
             frame_kib=size >> 10,
             threads=num_threads,
+            is_staged=is_staged,
             out=out / 1e9,
             into=into / 1e9,
             limit_out=self.limits.copy_out / 1e9,
@@ -361,7 +371,9 @@ def main() -> None:
     if "prefill" in parts:
         notes.table(GPU_PREFILL, (bench.prefill(*case) for case in PREFILLS))
     if "kv" in parts:
-        notes.table(GPU_COPIES, (bench.kv(*case) for case in product(FRAMES, THREADS)))
+        notes.table(
+            GPU_COPIES, (bench.kv(*case) for case in product(FRAMES, THREADS, (True, False)))
+        )
     if arguments.profile:
         for plan in (bench.plan(1, 1023, 1), bench.plan(32, 1023, 1), bench.plan(1, 0, 8192)):
             show_profile(lambda plan=plan: bench.engine.launch(plan).result())

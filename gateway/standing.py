@@ -131,9 +131,11 @@ class Standing:
         self._tell_if_held(error)
 
     def _tell_if_held(self, error: TandemError) -> None:
-        """Say once that another gateway holds the worker, and is not going to end."""
+        """Say once that another gateway holds the worker, and is not going to end. Once it was
+        said, a call that fails meanwhile makes it no news."""
         if not isinstance(error, Fenced):
-            self._held_since = None
+            if self._held_since != inf:
+                self._held_since = None
         elif self._held_since is None:
             self._held_since = monotonic()
         elif monotonic() - self._held_since > HELD_S:

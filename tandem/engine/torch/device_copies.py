@@ -50,16 +50,32 @@ class DeviceCopies:
     def read(
         self, plane: int, layers: range, table: BlockTable, num_tokens: int, out: Bytes
     ) -> None:
-        staged = self._staging("items", out.size)
-        with self._own_stream():
-            self._copy(plane, layers, table, num_tokens, staged, read=True)
+        staged = self.staging(out.size)
+        self.gather(plane, layers, table, num_tokens, staged)
         np.copyto(out, staged.numpy())
 
     def write(
         self, plane: int, layers: range, table: BlockTable, num_tokens: int, data: Bytes
     ) -> None:
-        staged = self._staging("items", data.size)
+        staged = self.staging(data.size)
         np.copyto(staged.numpy(), data)
+        self.scatter(plane, layers, table, num_tokens, staged)
+
+    def staging(self, num_bytes: int) -> Tensor:
+        """This thread's pinned memory for items: the next call's, too."""
+        return self._staging("items", num_bytes)
+
+    def gather(
+        self, plane: int, layers: range, table: BlockTable, num_tokens: int, staged: Tensor
+    ) -> None:
+        """As `read`, to pinned memory."""
+        with self._own_stream():
+            self._copy(plane, layers, table, num_tokens, staged, read=True)
+
+    def scatter(
+        self, plane: int, layers: range, table: BlockTable, num_tokens: int, staged: Tensor
+    ) -> None:
+        """As `write`, from pinned memory."""
         with self._own_stream():
             self._copy(plane, layers, table, num_tokens, staged, read=False)
 

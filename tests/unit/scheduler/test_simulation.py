@@ -1,6 +1,6 @@
 """Random scenarios of the whole system in one thread: see `simulation`.
 
-`TANDEM_SCENARIOS` sets how many there are of each kind (default 100; `make test-slow`: 1000). A
+`TANDEM_SCENARIOS` sets how many there are of each kind (default 50; `make test-slow`: 1000). A
 failing scenario is run again with `TANDEM_SCENARIO=SEED`.
 """
 
@@ -19,7 +19,7 @@ from simulation import run_scenario
 from gateway.colocated_policies import COLOCATED_POLICIES
 from gateway.tokens import ServingMode
 
-NUM_SCENARIOS = int(os.environ.get("TANDEM_SCENARIOS", "100"))
+NUM_SCENARIOS = int(os.environ.get("TANDEM_SCENARIOS", "50"))
 ONLY = os.environ.get("TANDEM_SCENARIO")
 SEEDS = [int(ONLY)] if ONLY else range(NUM_SCENARIOS)
 
