@@ -56,12 +56,13 @@ class Mover(Protocol):
 class ParkedSequence:
     """The first `num_tokens` tokens have KV: all but the newest. `move` is what is under way;
     `copy` is there from the end of the one move to the end of the other. `num_awaited_blocks` are
-    needed to come back: none once they are had."""
+    needed to come back: none once they are had. `num_own_blocks` nobody else held when it left."""
 
     held: HeldSequence
     num_tokens: int
     num_bytes: int
     num_awaited_blocks: int
+    num_own_blocks: int
     move: KvMove | None = None
     copy: KvCopy | None = None
 
@@ -105,7 +106,14 @@ class Parking:
         num_tokens = held.sequence.length - 1
         move = KvMove(held, held.blocks, num_tokens)
         num_blocks = self._layout.blocks_for(held.sequence.length)
-        parked = ParkedSequence(held, num_tokens, self._num_bytes(num_tokens), num_blocks, move)
+        parked = ParkedSequence(
+            held,
+            num_tokens,
+            num_bytes=self._num_bytes(num_tokens),
+            num_awaited_blocks=num_blocks,
+            num_own_blocks=self._allocator.num_solely_held(held.blocks.ids),
+            move=move,
+        )
         self._parked[held.sequence.sequence_id] = parked
         self.num_awaited_blocks += num_blocks
         held.blocks.begin_access()
@@ -144,10 +152,13 @@ class Parking:
 
     @property
     def num_leaving_blocks(self) -> int:
-        """Blocks that will be free when those have been copied out that are about to be."""
-        moves = (each.move for each in self._parked.values())
-        leaving = (move.blocks.ids for move in moves if move and not move.copy)
-        return sum(map(self._allocator.num_solely_held, leaving))
+        """Blocks that will be free when those have been copied out that are about to be: at least,
+        since what two of them share counts for neither."""
+        return sum(
+            each.num_own_blocks
+            for each in self._parked.values()
+            if each.move and not each.move.copy
+        )
 
     @property
     def has_parked(self) -> bool:

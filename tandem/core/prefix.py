@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import struct
+import sys
+from array import array
 from collections.abc import Iterator, Sequence
 from copy import copy
 from typing import Protocol
 
 SEED = b"tandem prefix 1"
+HASH_BYTES = hashlib.sha256().digest_size
 DIGEST_BYTES = 8
 # A third of a millisecond's.
 BLOCKS_AT_ONCE = 256
@@ -76,3 +79,11 @@ class PrefixChain:
 def digest(block_hash: bytes) -> int:
     """What stands for a hash where a mistake costs time only."""
     return int.from_bytes(block_hash[:DIGEST_BYTES], "little")
+
+
+def digests(hashes: Sequence[bytes]) -> Sequence[int]:
+    """As `digest`, of many, in a tenth of the time."""
+    words = array("Q", b"".join(hashes))
+    if sys.byteorder == "big":
+        words.byteswap()
+    return words[:: HASH_BYTES // DIGEST_BYTES]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count
@@ -16,8 +17,8 @@ from tandem.transfer.state_guard import StateGuard
 
 log = structlog.get_logger(__name__)
 
-# Copies that may fail one after the other. A worker that computes nothing, since whatever comes to
-# it is not stored, would be the emptiest, and be given what comes next as well.
+# Copies the same way that may fail one after the other. A worker that computes nothing, since
+# whatever comes to it is not stored, would be the emptiest, and be given what comes next as well.
 MAX_FAILED_COPIES = 3
 
 
@@ -36,7 +37,8 @@ class WatchedPool:
         self._numbers = count(1)
         # By their numbers, so the oldest comes first.
         self._under_way: dict[int, str] = {}
-        self._num_failed = 0
+        # One after the other, by where to.
+        self._num_failed: Counter[str] = Counter()
 
     @property
     def layout(self) -> KVLayout:
@@ -75,23 +77,23 @@ class WatchedPool:
             raise
         except Exception as error:
             log.exception("copying KV failed", where=where)
-            self._failed(error)
+            self._failed(where, error)
             raise EngineFailed(f"KV was not copied {where}: {type(error).__name__}") from error
         else:
             with self._lock:
-                self._num_failed = 0
+                self._num_failed[where] = 0
         finally:
             with self._lock:
                 del self._under_way[number]
 
-    def _failed(self, error: Exception) -> None:
+    def _failed(self, where: str, error: Exception) -> None:
         with self._lock:
-            self._num_failed += 1
-            num_failed = self._num_failed
+            self._num_failed[where] += 1
+            num_failed = self._num_failed[where]
         if self._engine.is_lost():
             self._end("the device is in an error that does not heal", error)
         elif num_failed >= MAX_FAILED_COPIES:
-            self._end(f"{num_failed} copies of KV failed one after the other", error)
+            self._end(f"{num_failed} copies of KV {where} failed one after the other", error)
 
     def _end(self, why: str, cause: Exception) -> None:
         error = TandemError(why)

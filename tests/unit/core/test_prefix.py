@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tandem.core.prefix import SEED, PrefixChain, digest
+from tandem.core.prefix import SEED, PrefixChain, digest, digests
 from tandem.core.sampling_params import SamplingParams
 from tandem.core.sequence import Sequence, SequenceKey
 
@@ -28,6 +28,8 @@ def test_the_hash_is_what_the_wire_says() -> None:
     second = hashlib.sha256(first + struct.pack("<4i", 5, 6, 7, 2**31 - 1)).digest()
     assert chain([1, 2, 3, 4, 5, 6, 7, 2**31 - 1, 9], b"salt") == [first, second]
     assert digest(first) == int.from_bytes(first[:8], "little")
+    assert [*digests([first, second])] == [digest(first), digest(second)]
+    assert [*digests([])] == []
 
 
 @given(TOKENS, TOKENS)

@@ -90,13 +90,25 @@ async def test_nothing_but_failures_end_the_worker(worker: Worker) -> None:
             with pytest.raises(EngineFailed):
                 worker.write()
         worker.fail(None)
-        worker.read()
+        worker.write()
     assert await worker.end() is None
     worker.fail(RuntimeError("no memory"))
     for _ in range(MAX_FAILED_COPIES):
         with pytest.raises(EngineFailed):
             worker.write()
-    assert "copies of KV failed" in (await worker.end() or "")
+    assert "copies of KV into the pool failed" in (await worker.end() or "")
+
+
+async def test_copies_out_that_succeed_excuse_none_into_the_pool(worker: Worker) -> None:
+    """A decode worker parks what it has, and stores nothing that comes."""
+    for _ in range(MAX_FAILED_COPIES):
+        assert await worker.end() is None
+        worker.fail(RuntimeError("no memory"))
+        with pytest.raises(EngineFailed):
+            worker.write()
+        worker.fail(None)
+        worker.read()
+    assert "into the pool failed one after the other" in (await worker.end() or "")
 
 
 async def test_a_lost_device_ends_the_worker_at_once(worker: Worker) -> None:
