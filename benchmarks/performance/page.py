@@ -78,21 +78,23 @@ def caption(record: Record) -> str:
 
 
 def goals() -> str:
-    """A row for each, a column for each kind of machine."""
+    """A row for each, a column for each kind of machine, and what measures it."""
     machines = sorted({path.parent.name for path in FOLDER.glob("*/*.json*")})
     rows = [
-        [bound.name, str(bound), *(reached.get(each, "") for each in machines)]
-        for bound, reached in goals_reached()
+        [bound.name, str(bound), *(reached.get(each, "") for each in machines), f"`{by}`"]
+        for bound, reached, by in goals_reached()
     ]
-    return markdown_table(("", "Goal", *machines), rows)
+    return markdown_table(("", "Goal", *machines, "By"), rows)
 
 
-def goals_reached() -> Iterator[tuple[Bound, dict[str, str]]]:
-    """Each, and how far by the machine's key."""
+def goals_reached() -> Iterator[tuple[Bound, dict[str, str], str]]:
+    """Each that was measured: how far by the machine's key, and by what command."""
     for table in TABLES:
-        found = {each.machine.key: each.rows_of(table) for each in records(table.name)}
-        for goal in table.goals:
-            yield goal.bound, {key: goal.reached(rows) for key, rows in found.items()}
+        found = {each.machine.key: each for each in records(table.name)}
+        for goal in table.goals if found else ():
+            reached = {key: goal.reached(each.rows_of(table)) for key, each in found.items()}
+            yield goal.bound, reached, next(iter(found.values())).script
     rounds = {each.parent.name: Records.read(each) for each in FOLDER.glob("*/peers.jsonl")}
     for beside in GOALS:
-        yield beside.bound, {key: beside.reached(each) for key, each in rounds.items()}
+        reached = {key: beside.reached(each) for key, each in rounds.items()}
+        yield beside.bound, reached, "make bench-peers"

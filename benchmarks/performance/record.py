@@ -42,6 +42,11 @@ class Record:
     def rows_of(self, table: AnyTable) -> list[Any]:
         return [table.row(**row) for row in self.rows]
 
+    @property
+    def script(self) -> str:
+        """Of the command, as `benchmarks/engine.py`."""
+        return self.command.split()[1]
+
     def write(self) -> None:
         """In place of what was found on such a machine before."""
         path = FOLDER / self.machine.key / f"{self.table}.json"
