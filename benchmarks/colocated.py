@@ -5,7 +5,7 @@ prompt of 2,048 tokens arrives at a fixed interval. The engines are fake and tak
 model on an H100 by published figures, stretched by `--dilation`, so that this machine's cores are
 no bottleneck; all times are printed in the model's own time. Every token is checked.
 
-    .venv/bin/python benchmarks/colocated.py [--seconds 6] [--interval 0.3] [--dilation 5]
+    .venv/bin/python benchmarks/colocated.py [--seconds 3] [--interval 0.3] [--dilation 5]
         [--keep]
 """
 
@@ -138,7 +138,7 @@ async def measure(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=6.0)
+    parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--interval", type=float, default=0.3)
     parser.add_argument("--dilation", type=int, default=5)
     add_keep(parser)

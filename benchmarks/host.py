@@ -4,7 +4,7 @@ A decode worker's own plan is driven, without an engine: the next plan is taken 
 checked, made into the kernels' inputs, and completed. The check and the inputs beside those that
 know nothing of the step before. In a second arm one sequence leaves and another joins at each step.
 
-    .venv/bin/python benchmarks/host.py [--steps 64] [--repeats 5] [--keep]
+    .venv/bin/python benchmarks/host.py [--steps 64] [--repeats 3] [--keep]
 """
 
 from __future__ import annotations
@@ -185,7 +185,7 @@ def prompt_turns(length: int, repeats: int) -> PromptTurns:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=64)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=3)
     add_keep(parser)
     arguments = parser.parse_args()
     notes = Notes(arguments, this_machine(), f"medians of {arguments.repeats}")

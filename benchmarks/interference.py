@@ -4,7 +4,7 @@ Eight streams run without pause (workload D); in every other run a prompt of 2,0
 an interval. Each pair of runs, one without and one with, goes to the same server; arms and pairs
 are interleaved. Shown: the ratio of the streams' p99, its median over the pairs, for each arm.
 
-    .venv/bin/python benchmarks/interference.py [--pairs 7] [--seconds 12]
+    .venv/bin/python benchmarks/interference.py [--pairs 5] [--seconds 8]
         [--arms 1p1d,colocated+batching=chunked] [--device cpu] [--out FILE] [--keep]
 """
 
@@ -31,7 +31,7 @@ from tandem.bench.server import cancel_when_told_to_stop, running
 from tandem.bench.summary import Summary
 from tandem.bench.workload import WORKLOADS, Workload
 
-ARMS = "1p1d,colocated+batching=chunked,colocated+batching=prefill-first,colocated:2"
+ARMS = "1p1d,colocated+batching=chunked"
 Pair = tuple[Summary, Summary]
 
 
@@ -91,8 +91,8 @@ def interference(arm: str, pairs: Sequence[Pair]) -> Interference:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--pairs", type=int, default=7)
-    parser.add_argument("--seconds", type=float, default=12.0, help="of each run")
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=8.0, help="of each run")
     parser.add_argument("--arms", default=ARMS, help="as `tandem bench goodput` has them")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--model", default="default")

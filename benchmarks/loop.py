@@ -10,7 +10,7 @@ It runs twice: on a GPU without cost (`zero`), where the loop never rests, and a
 `h100`, whose steps last milliseconds. There each step finds cold caches and sleeping threads, and
 costs more.
 
-    .venv/bin/python benchmarks/loop.py [--batches 1 16 128] [--profiles zero h100] [--seconds 6]
+    .venv/bin/python benchmarks/loop.py [--batches 1 16 128] [--profiles zero h100] [--seconds 4]
         [--keep]
 """
 
@@ -106,8 +106,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 16, 128])
     parser.add_argument("--profiles", nargs="+", default=["zero", "h100"])
-    parser.add_argument("--seconds", type=float, default=6.0)
-    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=4.0)
+    parser.add_argument("--runs", type=int, default=2)
     parser.add_argument("--topology", default="1p1d")
     add_keep(parser)
     args = parser.parse_args()

@@ -5,7 +5,7 @@ time, in interleaved pairs: once to be decoded (its KV is sent while it is compu
 `max_tokens=1` (nothing is sent). Shows, from the workers' own spans, the share of the transfers
 that compute hid and the ratio of the prefill steps' durations.
 
-    .venv/bin/python benchmarks/pipeline.py [--tokens 512] [--pairs 15] [--dtype bfloat16]
+    .venv/bin/python benchmarks/pipeline.py [--tokens 512] [--pairs 15] [--dtype bfloat16 float32]
         [--keep]
 """
 
@@ -80,7 +80,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tokens", type=int, default=512)
     parser.add_argument("--pairs", type=int, default=15)
-    parser.add_argument("--dtype", nargs="+", default=["bfloat16"])
+    parser.add_argument("--dtype", nargs="+", default=["bfloat16", "float32"])
     add_keep(parser)
     args = parser.parse_args()
     silence_logs()

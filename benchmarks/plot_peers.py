@@ -103,9 +103,9 @@ def draw(file: Path) -> Records:
     """All plots, beside the records."""
     without_display()
     records = Records.read(file)
-    save(rates(records), file.parent, "peers-rates")
+    save(rates(records), file.parent, f"{file.stem}-rates")
     if "D" in records.workloads():
-        save(tails(records), file.parent, "peers-tails")
+        save(tails(records), file.parent, f"{file.stem}-tails")
     return records
 
 

@@ -161,7 +161,7 @@ async def measure(device: str, num_users: int) -> Shared:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--device", nargs="+", default=["cpu"])
+    parser.add_argument("--device", nargs="+", default=["cpu", "mock:h100x5"])
     parser.add_argument("--users", type=int, default=16)
     add_keep(parser)
     args = parser.parse_args()

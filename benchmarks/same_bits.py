@@ -6,7 +6,7 @@ in order, beside the same kernels built to split as this batch and these threads
 (one range for each thread, or one in all): the fastest of these counts. All arms of a row are
 measured in turn, medians are shown. Takes a C++ compiler.
 
-    .venv/bin/python benchmarks/same_bits.py [--threads 1 2] [--repeats 9] [--dtype float32]
+    .venv/bin/python benchmarks/same_bits.py [--threads 1 2] [--repeats 7] [--dtype bfloat16]
         [--keep]
 """
 
@@ -23,7 +23,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from engine import Products, engine_of, medians, name_of, plan_of, repeats_of, rows_of
+from engine import Products, engine_of, medians, medians_of, name_of, plan_of, repeats_of, rows_of
 from performance.engine_tables import (
     SAME_ATTENTION,
     SAME_PRODUCTS,
@@ -134,8 +134,8 @@ def same_attention(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--kernels", type=Path, help="folder to build in, and to keep")
     add_keep(parser)
     arguments = parser.parse_args()
@@ -150,7 +150,7 @@ def main() -> None:
             for length in (FIXED_RANGE, *FREE_RANGES)
         }
         model = f"{engine.model.name}, {engine.model.numerics}"
-        notes = Notes(arguments, this_machine(), f"{model}; medians of {repeats}")
+        notes = Notes(arguments, this_machine(), f"{model}; {medians_of(repeats)}")
         by_rows = partial(same_products, products, repeats)
         notes.table(SAME_PRODUCTS, rows_of(by_rows, ROWS, arguments.threads))
         by_steps = partial(same_attention, runner, kernels, repeats)

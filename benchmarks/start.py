@@ -6,7 +6,7 @@ proportional shares, a page that two processes have for a half in each, and spli
 packed weights, the part of the KV pool that has been written so far, the rest. Of this, what is of
 files is code, nearly all; what is not is what the process has made for itself.
 
-    .venv/bin/python benchmarks/start.py [--topology colocated 1p1d] [--quantization none int4] \
+    .venv/bin/python benchmarks/start.py [--topology 1p1d colocated] [--quantization none int4] \
         [--runs 3] [--model default] [--keep]
 """
 
@@ -230,7 +230,7 @@ async def measure(args: argparse.Namespace) -> list[list[StartRun]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--topology", nargs="+", default=["1p1d"])
+    parser.add_argument("--topology", nargs="+", default=["1p1d", "colocated"])
     parser.add_argument("--quantization", nargs="+", default=["none"])
     parser.add_argument("--model", default="default")
     parser.add_argument("--runs", type=int, default=3)

@@ -7,7 +7,7 @@ and streams, watched in the second and third, or in the first and last: sequence
 with them, which weighs on both alike. Each round starts anew; what counts is the median of the
 rounds' ratios. The watchers, which run here, are not counted.
 
-    .venv/bin/python benchmarks/watching.py [--rounds 7] [--seconds 5] [--batch 16]
+    .venv/bin/python benchmarks/watching.py [--rounds 7] [--seconds 4] [--batch 16]
         [--profile h100] [--topology 1p1d] [--by metrics timeline page] [--often 1]
         [--keep]
 
@@ -132,7 +132,7 @@ async def measure(args: argparse.Namespace) -> Watched:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--seconds", type=float, default=5.0, help="of each turn")
+    parser.add_argument("--seconds", type=float, default=4.0, help="of each turn")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--profile", default="h100")
     parser.add_argument("--topology", default="1p1d")

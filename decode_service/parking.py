@@ -152,8 +152,9 @@ class Parking:
 
     @property
     def num_leaving_blocks(self) -> int:
-        """Blocks that will be free when those have been copied out that are about to be: at least,
-        since what two of them share counts for neither."""
+        """Blocks that will be free when those have been copied out that are about to be: an
+        estimate, of when each was parked. What two of them share counts for neither, and what
+        others take of them meanwhile is seen when the copy is done."""
         return sum(
             each.num_own_blocks
             for each in self._parked.values()

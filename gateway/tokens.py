@@ -136,7 +136,7 @@ class TokenStream(Protocol):
     def take(self) -> Sequence[Token | Ended]:
         """The next events, at most `MAX_TAKEN`; none if there are none. They are tokens, and as the
         last of all exactly one `Ended`. Raises the `TandemError` that ended the generation instead,
-        once what came before it was taken."""
+        once, when what came before it was taken."""
         ...
 
     def stop(self) -> Ended:

@@ -13,4 +13,4 @@ settings.load_profile("untimed")
 
 import service_processes  # noqa: E402 - found since then
 
-service_processes.are_forked = True
+service_processes.fork_services()

@@ -37,11 +37,15 @@ class Bound:
         return f"**{spread}**" + (f", met in {num_met} of {len(figures)}" if num_met else "")
 
     def of_rounds(self, figures: Sequence[float]) -> str:
-        """The median has to meet it, else it is bold; with the range."""
+        """The median has to meet it, else it is bold; with the range, and how many do."""
         middle = statistics.median(figures)
         low, median, high = (f"{each:{self.form}}" for each in (min(figures), middle, max(figures)))
         shown = median if self.is_met(middle) else f"**{median}**"
-        return shown if len(figures) == 1 else f"{shown} ({low} to {high})"
+        if len(figures) == 1:
+            return shown
+        num_met = sum(map(self.is_met, figures))
+        met = "" if num_met in (0, len(figures)) else f", met in {num_met} of {len(figures)}"
+        return f"{shown} ({low} to {high}){met}"
 
 
 @dataclass(frozen=True)

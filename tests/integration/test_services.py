@@ -7,6 +7,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+import service_processes
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase,
@@ -32,6 +33,12 @@ SERVICES = {
         "tandem.v1.WorkerService",
     },
 }
+
+
+@pytest.fixture(autouse=True)
+def as_anybodys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not forked, as elsewhere."""
+    monkeypatch.setattr(service_processes, "are_forked", False)
 
 
 @pytest.mark.parametrize("role", list(WorkerRole))

@@ -1,7 +1,8 @@
 """Services as processes of their own. In tests they are forked from one that has imported them.
 
 Starting Python and importing anew for each of hundreds of services was most of the time that the
-tests took. Where a start itself is looked at, `tandem up` makes it as anybody's does.
+tests took. What is lost by it: they all hash strings alike, and end without Python's own end. So
+some tests have services as anybody's are: those of `tandem up`, and `test_services.py`.
 """
 
 from __future__ import annotations
@@ -26,8 +27,15 @@ PRELOADED = [
     "tandem.engine.torch.engine",
     "uvloop",
 ]
-# Set by tests. Benchmarks leave it: their figures are of services as they are.
+# Benchmarks leave it: their figures are of services as they are.
 are_forked = False
+
+
+def fork_services() -> None:
+    """From now on, in this process. The process that they are forked from begins with the first."""
+    global are_forked  # noqa: PLW0603 - a process has one such server
+    multiprocessing.set_forkserver_preload(PRELOADED)
+    are_forked = True
 
 
 async def start_service(
@@ -61,7 +69,6 @@ class ForkedService:
         self, module: str, flags: Sequence[str], log: Path | None, with_parent: bool
     ) -> None:
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(PRELOADED)
         self._process = context.Process(
             target=_run, args=(module, flags, log, with_parent, dict(os.environ)), daemon=True
         )

@@ -1,7 +1,7 @@
 """Random scenarios of the whole system in one thread: see `simulation`.
 
-`TANDEM_SCENARIOS` sets how many there are of each kind (default 50; `make test-slow`: 1000). A
-failing scenario is run again with `TANDEM_SCENARIO=SEED`.
+`TANDEM_SCENARIOS` sets how many there are of each kind (default 50, a minute's work; `make
+test-slow`: 1000). A failing scenario is run again with `TANDEM_SCENARIO=SEED`.
 """
 
 from __future__ import annotations

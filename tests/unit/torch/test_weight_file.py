@@ -182,8 +182,6 @@ def pss_of(path: Path) -> int:
 
 def test_processes_that_start_together_share_one_file(path: Path, tmp_path: Path) -> None:
     forked = multiprocessing.get_context("forkserver")
-    # Torch is imported once, and not by each.
-    forked.set_forkserver_preload(["tandem.engine.torch.packed_weights"])
     barrier = forked.Barrier(3)
     processes = [
         forked.Process(target=start_together, args=(path, seed, barrier, tmp_path))

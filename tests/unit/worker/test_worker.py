@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Sequence
 from time import monotonic_ns
 
 import pytest
@@ -148,14 +149,14 @@ async def test_a_step_may_begin_while_a_large_cache_is_told(
     async with running_worker() as worker:
         worker.state.prefix_cache.add(3, bytes(32))
 
-        def slow(block_hash: bytes) -> int:
+        def slow(hashes: Sequence[bytes]) -> Sequence[int]:
             bring(worker, StepPlan(7, ()))
             assert completed.wait(5), "the engine's thread gets the lock"
-            return 5
+            return [5] * len(hashes)
 
         completed = threading.Event()
         monkeypatch.setattr(worker.state, "complete", lambda *done: completed.set())
-        monkeypatch.setattr(prefix_cache, "digest", slow)
+        monkeypatch.setattr(prefix_cache, "digests", slow)
         assert worker.take_cache_changes(whole=True) == CacheChanges(added=(5,), whole=True)
 
 
