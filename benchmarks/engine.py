@@ -1,9 +1,9 @@
 """What a step of the torch engine costs on this CPU, part by part, and the floor beneath it.
 
 The floor of a decode step is its matrix products alone, at that batch, by the faster of our packed
-weights and oneDNN's, and the bytes of its KV at the best rate at which this machine reads memory; that
-of a prefill is its products alone. Quantised weights stand beside those of the same dtype. All arms
-of a row are measured in turn, and medians are shown.
+weights and oneDNN's, and the bytes of its KV at the best rate at which this machine reads memory;
+that of a prefill is its products alone. Quantised weights stand beside those of the same dtype. All
+arms of a row are measured in turn, and medians are shown.
 
     .venv/bin/python benchmarks/engine.py [--threads 1 2] [--repeats 7] [--dtype bfloat16] \
         [--kv-cache-dtype int8] [--keep]
