@@ -28,7 +28,7 @@ from tempfile import TemporaryDirectory
 
 import psutil
 from peers.ours import arm
-from performance.fleet_tables import READY, START, ReadyProcess, Started
+from performance.fleet_tables import READY, START, Memory, ReadyProcess, Started
 from performance.notes import Notes, add_keep
 from performance.record import this_machine
 from rich.console import Console
@@ -40,27 +40,6 @@ from tandem.bench.server import Server, running
 MODULES = {"prefill_service": "prefill", "decode_service": "decode", "gateway": "gateway"}
 # A KV pool is larger than anything else without a file, and than this.
 LEAST_POOL = 2**30
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Bytes of a process, in proportional shares. `mapped` are the packed weights in whole,
-    `weights` its share of them; `pool` is what of the KV pool is resident: pages come as they are
-    written. The others are `files` and `own`."""
-
-    pss: int
-    mapped: int
-    weights: int
-    pool: int
-    files: int
-
-    @property
-    def overhead(self) -> int:
-        return self.pss - self.weights - self.pool
-
-    @property
-    def own(self) -> int:
-        return self.overhead - self.files
 
 
 @dataclass(frozen=True)
@@ -205,8 +184,7 @@ def started(runs: Sequence[StartRun]) -> Started:
 def ready(run: StartRun) -> Iterator[ReadyProcess]:
     """Of one start: they hardly differ."""
     for process in run.processes:
-        memory = process.memory
-        yield ReadyProcess(run.arm, process.name, overhead=memory.overhead, **asdict(memory))
+        yield ReadyProcess(**asdict(process.memory), arm=run.arm, process=process.name)
 
 
 def _median(values: Sequence[float | None]) -> str:

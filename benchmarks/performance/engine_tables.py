@@ -122,8 +122,8 @@ class Quality:
     engine: str
     perplexity: float
     ratio: float
-    agreed: float | None
-    answers_perplexity: float | None = None
+    agreed: float
+    answers_perplexity: float
 
 
 DECODE = Table(

@@ -115,17 +115,32 @@ class Started:
 
 
 @dataclass(frozen=True)
-class ReadyProcess:
-    """A process once all is ready: bytes in proportional shares, as `start.py` has them."""
+class Memory:
+    """Bytes of a process, in proportional shares. `mapped` are the packed weights in whole,
+    `weights` its share of them; `pool` is what of the KV pool is resident: pages come as they are
+    written. The others are `files` and `own`."""
 
-    arm: str
-    process: str
     pss: int
     mapped: int
     weights: int
     pool: int
-    overhead: int
     files: int
+
+    @property
+    def overhead(self) -> int:
+        return self.pss - self.weights - self.pool
+
+    @property
+    def own(self) -> int:
+        return self.overhead - self.files
+
+
+@dataclass(frozen=True)
+class ReadyProcess(Memory):
+    """A process once all is ready."""
+
+    arm: str
+    process: str
 
 
 def spread(values: tuple[float, float, float], form: str) -> str:
@@ -280,7 +295,7 @@ READY = Table(
         "Weights, of": lambda row: f"{mib(row.weights)} of {mib(row.mapped)}" if row.mapped else "",
         "Pool": lambda row: mib(row.pool) if row.pool else "",
         "Overhead (files + own)": lambda row: (
-            f"**{mib(row.overhead)}** ({mib(row.files)} + {mib(row.overhead - row.files)})"
+            f"**{mib(row.overhead)}** ({mib(row.files)} + {mib(row.own)})"
         ),
     },
 )

@@ -9,12 +9,9 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypeVar
 
 from performance.record import Machine, Record
-from performance.table import Table
-
-Row = TypeVar("Row")
+from performance.table import Row, Table
 
 
 def add_keep(parser: argparse.ArgumentParser) -> None:
