@@ -1,10 +1,8 @@
 """`python -m gateway`: runs the service."""
 
-from tandem.process.lifetime import end_on_signals, end_with_parent, run
+from tandem.process.lifetime import begin, run
 
-# Before the imports that take their time.
-end_with_parent()
-end_on_signals()
+begin()
 
 import sys  # noqa: E402
 

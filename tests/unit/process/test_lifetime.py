@@ -13,8 +13,8 @@ from tandem.process.lifetime import END_WITH_PARENT, STOP_SIGNALS, StopSignals, 
 
 PROGRAM = """
 import signal
-from tandem.process.lifetime import end_on_signals
-end_on_signals()
+from tandem.process.lifetime import begin
+begin()
 print("begun", flush=True)
 signal.pause()
 """
@@ -28,6 +28,22 @@ def test_sigterm_ends_a_process_that_still_loads() -> None:
         assert process.stdout.readline() == "begun\n"
         process.terminate()
         assert process.wait(30) == 128 + 15
+
+
+COLLECTING = """
+import gc
+from tandem.process.lifetime import begin, settle
+begin()
+print(gc.isenabled())
+settle()
+print(gc.isenabled(), gc.get_freeze_count() > 0)
+"""
+
+
+def test_the_garbage_collector_rests_until_a_service_is_put_together() -> None:
+    command = [sys.executable, "-c", COLLECTING]
+    said = subprocess.run(command, capture_output=True, check=True, text=True, timeout=60)
+    assert said.stdout.split() == ["False", "True", "True"]
 
 
 @pytest.mark.parametrize(

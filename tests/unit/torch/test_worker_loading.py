@@ -51,7 +51,7 @@ def test_threads_that_loading_computes_on_do_not_outlive_it(
 LOADING = """
 from time import sleep
 from tandem.core.worker import WorkerRole
-from tandem.process.lifetime import end_on_signals
+from tandem.process.lifetime import begin
 from tandem.worker import service
 from tandem.worker.settings import WorkerSettings
 
@@ -59,7 +59,7 @@ def build(settings, folder):
     print("loading", flush=True)
     sleep(60)
 
-end_on_signals()
+begin()
 service.build_engine = build
 service.load_worker(WorkerSettings(port=1, device="mock:l4", model="mock"), WorkerRole.DECODE, None)
 """
