@@ -110,7 +110,11 @@ class Lifecycle:
         for generation in worker.generations.values():
             generation.forget(worker)
         for generation in dependents:
-            self.restart_or_end(generation, error)
+            if generation.phase is Phase.RESERVING and isinstance(worker, PrefillView):
+                # Which had not been told of it.
+                self.requeue(generation, AttemptEnd.UNANSWERED)
+            else:
+                self.restart_or_end(generation, error)
 
     def step_failed(self, generation: Generation, error: EngineFailed) -> None:
         """Its worker's engine failed, with it and others in a step. All go on elsewhere, like after

@@ -110,7 +110,7 @@ class Scheduler:
             self._batching.can_ever_run,
             self._lifecycle,
         )
-        self._suspects = Suspects(self._fleet, self._lifecycle)
+        self._suspects = Suspects(self._fleet, self._lifecycle, self._needed_roles)
 
     def take_effects(self) -> list[Effect]:
         """What is to be done, in order, since the last call."""

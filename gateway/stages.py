@@ -51,7 +51,8 @@ class AttemptEnd(StrEnum):
     REFUSED = "refused"
     """The decode worker had no room after all."""
     UNANSWERED = "unanswered"
-    """The decode worker had not said whether it has room, and may be lost, or does not know it."""
+    """The decode worker had not said whether it has room, and one of the two may be lost, or the
+    decode worker does not know it."""
     DRAINED = "drained"
     """Its worker is to let go of what it holds."""
 

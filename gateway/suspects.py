@@ -1,12 +1,13 @@
 """Workers that may be lost: they are silent, or their stream broke.
 
-Such a worker gets nothing new. What it holds goes on with others, but only once one of these was
-heard since: while nobody is heard, it is this gateway's own network that is at fault, and whoever
-comes back holds what it held.
+Such a worker gets nothing new. What it holds goes on with others that do what it does, but only
+once one of these was heard since: while nobody is heard, it is this gateway's own network that is
+at fault, and whoever comes back holds what it held.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from math import inf
 
 from gateway.decode_view import DecodeView
@@ -15,6 +16,7 @@ from gateway.generation import Generation, Phase
 from gateway.lifecycle import Lifecycle
 from gateway.prefill_view import PrefillView
 from gateway.stages import AttemptEnd
+from tandem.core.worker import WorkerRole
 
 # How long a worker has to be back before any other's word counts: streams that break together do so
 # one after the other, and a new one is there in a tenth of a second.
@@ -22,11 +24,18 @@ PATIENCE_S = 0.25
 
 
 class Suspects:
-    """Decides what of them moves, and when. Times are in monotonic seconds."""
+    """Decides what of them moves, and when. Times are in monotonic seconds. Workers of the needed
+    roles do also what those of the others do."""
 
-    def __init__(self, fleet: Fleet, lifecycle: Lifecycle) -> None:
+    def __init__(
+        self,
+        fleet: Fleet,
+        lifecycle: Lifecycle,
+        needed_roles: Callable[[], Sequence[WorkerRole]],
+    ) -> None:
         self._fleet = fleet
         self._lifecycle = lifecycle
+        self._needed_roles = needed_roles
         # Those whose generations have yet to move.
         self._workers: list[PrefillView | DecodeView] = []
         # What moved at once, by the worker that was asked for its blocks.
@@ -37,7 +46,7 @@ class Suspects:
         another: nothing is lost with that, and a batch may be waiting for it."""
         worker.suspected_s = now
         self._workers.append(worker)
-        has_another = self._fleet.has_open(worker.info.role)
+        has_another = any(map(self._fleet.has_open, self._roles_for(worker)))
         for generation in list(worker.generations.values()):
             self._lifecycle.doubt(generation)
             if has_another and generation.phase is Phase.RESERVING:
@@ -66,6 +75,11 @@ class Suspects:
             self._move(each)
         return bool(moving)
 
+    def _roles_for(self, worker: PrefillView | DecodeView) -> set[WorkerRole]:
+        """Those of the workers that do what a worker does."""
+        role, needed = worker.info.role, self._needed_roles()
+        return {role} if role in needed else {role, *needed}
+
     def _ask_another(self, generation: Generation, worker: PrefillView | DecodeView) -> None:
         """But not for what has taken several down, it may be, that were asked."""
         if generation.decode is worker:
@@ -79,7 +93,7 @@ class Suspects:
     ) -> bool:
         return (
             heard.is_open
-            and heard.info.role is suspect.info.role
+            and heard.info.role in self._roles_for(suspect)
             and now >= suspect.suspected_s + PATIENCE_S
         )
 

@@ -6,6 +6,9 @@ import pytest
 from local_prefill_driver import LOST, Driver
 
 from gateway.generation import Phase
+from gateway.local_prefill import LocalPrefillMode
+from gateway.suspects import PATIENCE_S
+from gateway.worker_view import PoolUse
 from tandem.core.commands import PrefillBatch
 from tandem.core.errors import Unavailable
 from tandem.core.worker import WorkerRole
@@ -47,3 +50,45 @@ def test_what_a_lost_prefill_worker_had_goes_on_there() -> None:
     driver.scheduler.worker_lost("p", LOST)
     assert driver.local() == [generation.sequence_id]
     assert generation.phase is Phase.RESERVING
+
+
+def test_what_waited_for_a_batch_of_a_lost_prefill_worker_has_lost_nothing() -> None:
+    driver = Driver(num_running=0)
+    generation = driver.submit("r", length=400)
+    driver.effects()
+    assert generation.phase is Phase.RESERVING
+    assert generation.prefill is not None
+    driver.scheduler.worker_lost("p", LOST)
+    assert driver.local() == [generation.sequence_id]
+    assert generation.setbacks.num_losses == 0
+
+
+# While it may be lost, and is the only one
+
+
+def test_what_waits_for_a_batch_of_the_only_prefill_worker_goes_to_a_decode_worker() -> None:
+    driver = Driver(num_running=0)
+    generation = driver.submit("r", length=400)
+    driver.effects()
+    assert generation.prefill is not None
+    driver.scheduler.worker_suspected("p")
+    assert driver.local() == [generation.sequence_id]
+    assert generation.setbacks.num_losses == 0
+
+
+@pytest.mark.parametrize("local_prefill", ["auto", "off"])
+def test_what_the_only_prefill_worker_computes_goes_on_once_a_decode_worker_was_heard(
+    local_prefill: LocalPrefillMode,
+) -> None:
+    driver = Driver(num_running=0, local_prefill=local_prefill)
+    generation = driver.submit("r", length=400)
+    driver.effects()
+    driver.grant(generation)
+    assert driver.commands(PrefillBatch) != []
+    driver.scheduler.worker_suspected("p")
+    driver.scheduler.heard("d", PoolUse(1000), now=PATIENCE_S / 2)
+    assert driver.local() == []
+    driver.scheduler.heard("d", PoolUse(1000), now=PATIENCE_S)
+    moves = local_prefill == "auto"
+    assert driver.local() == [generation.sequence_id] * moves
+    assert generation.setbacks.num_losses == moves
