@@ -157,16 +157,16 @@ class KvReceiver:
     ) -> None:
         if finish.num_frames != num_frames:
             raise DataLoss(f"{finish.num_frames} frames were sent, {num_frames} came")
-        if not finish.HasField("first_token"):
+        if not finish.HasField("first_token_id"):
             raise DataLoss("a transfer was finished without the first token")
-        if finish.first_token >= self._vocab_size:
+        if finish.first_token_id >= self._vocab_size:
             # The next step would be refused for it, with all who are in it.
-            raise DataLoss(f"the first token is {finish.first_token}, of {self._vocab_size}")
+            raise DataLoss(f"the first token is {finish.first_token_id}, of {self._vocab_size}")
         logprobs = logprobs_from_wire(finish.first_token_logprobs)
         with self._guard.lock:
             reservation.check_open()
             reservation.check_covered()
-            reservation.finish(finish.first_token, logprobs)
+            reservation.finish(finish.first_token_id, logprobs)
             # Until here an error is the sender's.
             with self._guard.change():
                 self._book.reservation_complete(reservation)

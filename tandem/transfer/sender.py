@@ -225,7 +225,7 @@ class OutgoingTransfer:
         return kv_pb2.PushKvRequest(
             finish=kv_pb2.TransferFinish(
                 num_frames=self._num_frames,
-                first_token=finish.first_token_id,
+                first_token_id=finish.first_token_id,
                 first_token_logprobs=logprobs_to_wire(finish.logprobs),
             )
         ).SerializeToString()

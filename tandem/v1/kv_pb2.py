@@ -26,15 +26,15 @@ from tandem.v1 import sampling_pb2 as tandem_dot_v1_dot_sampling__pb2
 from tandem.v1 import worker_pb2 as tandem_dot_v1_dot_worker__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12tandem/v1/kv.proto\x12\ttandem.v1\x1a\x18tandem/v1/sampling.proto\x1a\x16tandem/v1/worker.proto\"\x95\x01\n\rPushKvRequest\x12\'\n\x04open\x18\x01 \x01(\x0b\x32\x17.tandem.v1.TransferOpenH\x00\x12#\n\x05\x66rame\x18\x02 \x01(\x0b\x32\x12.tandem.v1.KvFrameH\x00\x12+\n\x06\x66inish\x18\x03 \x01(\x0b\x32\x19.tandem.v1.TransferFinishH\x00\x42\t\n\x07message\"\x82\x01\n\x0cTransferOpen\x12\x13\n\x0btransfer_id\x18\x01 \x01(\x0c\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x19\n\x11model_fingerprint\x18\x03 \x01(\t\x12#\n\x06layout\x18\x04 \x01(\x0b\x32\x13.tandem.v1.KvLayout\x12\x0e\n\x06sender\x18\x05 \x01(\t\"\x8b\x02\n\x07KvFrame\x12\x13\n\x0btransfer_id\x18\x01 \x01(\x0c\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x0e\n\x06number\x18\x03 \x01(\x04\x12!\n\x05plane\x18\x04 \x01(\x0e\x32\x12.tandem.v1.KvPlane\x12\x13\n\x0b\x66irst_layer\x18\x05 \x01(\r\x12\x12\n\nnum_layers\x18\x06 \x01(\r\x12\x12\n\nfirst_head\x18\x07 \x01(\r\x12\x11\n\tnum_heads\x18\x08 \x01(\r\x12\x13\n\x0b\x66irst_token\x18\t \x01(\r\x12\x12\n\nnum_tokens\x18\n \x01(\r\x12\r\n\x05\x64type\x18\x0b \x01(\t\x12\x10\n\x08\x63hecksum\x18\x0c \x01(\x06\x12\x0f\n\x07payload\x18\x0f \x01(\x0c\"\x86\x01\n\x0eTransferFinish\x12\x12\n\nnum_frames\x18\x01 \x01(\x04\x12\x18\n\x0b\x66irst_token\x18\x02 \x01(\rH\x00\x88\x01\x01\x12\x36\n\x14\x66irst_token_logprobs\x18\x03 \x01(\x0b\x32\x18.tandem.v1.TokenLogprobsB\x0e\n\x0c_first_token\"D\n\x0ePushKvResponse\x12\x12\n\nnum_frames\x18\x01 \x01(\x04\x12\x11\n\tnum_bytes\x18\x02 \x01(\x04J\x04\x08\x03\x10\x04R\x05\x61rmed*I\n\x07KvPlane\x12\x18\n\x14KV_PLANE_UNSPECIFIED\x10\x00\x12\x10\n\x0cKV_PLANE_KEY\x10\x01\x12\x12\n\x0eKV_PLANE_VALUE\x10\x02\x32T\n\x11KvTransferService\x12?\n\x06PushKv\x12\x18.tandem.v1.PushKvRequest\x1a\x19.tandem.v1.PushKvResponse(\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12tandem/v1/kv.proto\x12\ttandem.v1\x1a\x18tandem/v1/sampling.proto\x1a\x16tandem/v1/worker.proto\"\x95\x01\n\rPushKvRequest\x12\'\n\x04open\x18\x01 \x01(\x0b\x32\x17.tandem.v1.TransferOpenH\x00\x12#\n\x05\x66rame\x18\x02 \x01(\x0b\x32\x12.tandem.v1.KvFrameH\x00\x12+\n\x06\x66inish\x18\x03 \x01(\x0b\x32\x19.tandem.v1.TransferFinishH\x00\x42\t\n\x07message\"\x82\x01\n\x0cTransferOpen\x12\x13\n\x0btransfer_id\x18\x01 \x01(\x0c\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x19\n\x11model_fingerprint\x18\x03 \x01(\t\x12#\n\x06layout\x18\x04 \x01(\x0b\x32\x13.tandem.v1.KvLayout\x12\x0e\n\x06sender\x18\x05 \x01(\t\"\x8b\x02\n\x07KvFrame\x12\x13\n\x0btransfer_id\x18\x01 \x01(\x0c\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x0e\n\x06number\x18\x03 \x01(\x04\x12!\n\x05plane\x18\x04 \x01(\x0e\x32\x12.tandem.v1.KvPlane\x12\x13\n\x0b\x66irst_layer\x18\x05 \x01(\r\x12\x12\n\nnum_layers\x18\x06 \x01(\r\x12\x12\n\nfirst_head\x18\x07 \x01(\r\x12\x11\n\tnum_heads\x18\x08 \x01(\r\x12\x13\n\x0b\x66irst_token\x18\t \x01(\r\x12\x12\n\nnum_tokens\x18\n \x01(\r\x12\r\n\x05\x64type\x18\x0b \x01(\t\x12\x10\n\x08\x63hecksum\x18\x0c \x01(\x06\x12\x0f\n\x07payload\x18\x0f \x01(\x0c\"\x8c\x01\n\x0eTransferFinish\x12\x12\n\nnum_frames\x18\x01 \x01(\x04\x12\x1b\n\x0e\x66irst_token_id\x18\x02 \x01(\rH\x00\x88\x01\x01\x12\x36\n\x14\x66irst_token_logprobs\x18\x03 \x01(\x0b\x32\x18.tandem.v1.TokenLogprobsB\x11\n\x0f_first_token_id\"D\n\x0ePushKvResponse\x12\x12\n\nnum_frames\x18\x01 \x01(\x04\x12\x11\n\tnum_bytes\x18\x02 \x01(\x04J\x04\x08\x03\x10\x04R\x05\x61rmed*I\n\x07KvPlane\x12\x18\n\x14KV_PLANE_UNSPECIFIED\x10\x00\x12\x10\n\x0cKV_PLANE_KEY\x10\x01\x12\x12\n\x0eKV_PLANE_VALUE\x10\x02\x32T\n\x11KvTransferService\x12?\n\x06PushKv\x12\x18.tandem.v1.PushKvRequest\x1a\x19.tandem.v1.PushKvResponse(\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tandem.v1.kv_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_KVPLANE']._serialized_start=845
-  _globals['_KVPLANE']._serialized_end=918
+  _globals['_KVPLANE']._serialized_start=851
+  _globals['_KVPLANE']._serialized_end=924
   _globals['_PUSHKVREQUEST']._serialized_start=84
   _globals['_PUSHKVREQUEST']._serialized_end=233
   _globals['_TRANSFEROPEN']._serialized_start=236
@@ -42,9 +42,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_KVFRAME']._serialized_start=369
   _globals['_KVFRAME']._serialized_end=636
   _globals['_TRANSFERFINISH']._serialized_start=639
-  _globals['_TRANSFERFINISH']._serialized_end=773
-  _globals['_PUSHKVRESPONSE']._serialized_start=775
-  _globals['_PUSHKVRESPONSE']._serialized_end=843
-  _globals['_KVTRANSFERSERVICE']._serialized_start=920
-  _globals['_KVTRANSFERSERVICE']._serialized_end=1004
+  _globals['_TRANSFERFINISH']._serialized_end=779
+  _globals['_PUSHKVRESPONSE']._serialized_start=781
+  _globals['_PUSHKVRESPONSE']._serialized_end=849
+  _globals['_KVTRANSFERSERVICE']._serialized_start=926
+  _globals['_KVTRANSFERSERVICE']._serialized_end=1010
 # @@protoc_insertion_point(module_scope)

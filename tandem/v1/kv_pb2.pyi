@@ -204,12 +204,12 @@ class TransferFinish(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NUM_FRAMES_FIELD_NUMBER: _builtins.int
-    FIRST_TOKEN_FIELD_NUMBER: _builtins.int
+    FIRST_TOKEN_ID_FIELD_NUMBER: _builtins.int
     FIRST_TOKEN_LOGPROBS_FIELD_NUMBER: _builtins.int
     num_frames: _builtins.int
     """Frames sent."""
-    first_token: _builtins.int
-    """The sequence's first token. Must be there."""
+    first_token_id: _builtins.int
+    """The token that the prompt's last position gave. Must be there."""
     @_builtins.property
     def first_token_logprobs(self) -> _sampling_pb2.TokenLogprobs:
         """The first token's log-probabilities, if they were asked for."""
@@ -218,16 +218,16 @@ class TransferFinish(_message.Message):
         self,
         *,
         num_frames: _builtins.int = ...,
-        first_token: _builtins.int | None = ...,
+        first_token_id: _builtins.int | None = ...,
         first_token_logprobs: _sampling_pb2.TokenLogprobs | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_first_token", b"_first_token", "first_token", b"first_token", "first_token_logprobs", b"first_token_logprobs"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_first_token_id", b"_first_token_id", "first_token_id", b"first_token_id", "first_token_logprobs", b"first_token_logprobs"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_first_token", b"_first_token", "first_token", b"first_token", "first_token_logprobs", b"first_token_logprobs", "num_frames", b"num_frames"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_first_token_id", b"_first_token_id", "first_token_id", b"first_token_id", "first_token_logprobs", b"first_token_logprobs", "num_frames", b"num_frames"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType__first_token: _TypeAlias = _typing.Literal["first_token"]  # noqa: Y015
-    _WhichOneofArgType__first_token: _TypeAlias = _typing.Literal["_first_token", b"_first_token"]  # noqa: Y015
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__first_token) -> _WhichOneofReturnType__first_token | None: ...
+    _WhichOneofReturnType__first_token_id: _TypeAlias = _typing.Literal["first_token_id"]  # noqa: Y015
+    _WhichOneofArgType__first_token_id: _TypeAlias = _typing.Literal["_first_token_id", b"_first_token_id"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__first_token_id) -> _WhichOneofReturnType__first_token_id | None: ...
 
 Global___TransferFinish: _TypeAlias = TransferFinish  # noqa: Y015
 

@@ -110,7 +110,7 @@ async def _is_refused(arena: Arena, victim: Watched) -> bool:
         layout=layout_to_wire(decode.info.layout),
         sender="somebody",
     )
-    wrong = kv_pb2.TransferFinish(num_frames=0, first_token=victim.tokens[0] ^ 1)
+    wrong = kv_pb2.TransferFinish(num_frames=0, first_token_id=victim.tokens[0] ^ 1)
     async with open_channel(decode.address) as channel:
         messages = [kv_pb2.PushKvRequest(open=opening), kv_pb2.PushKvRequest(finish=wrong)]
         try:
