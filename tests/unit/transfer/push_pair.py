@@ -324,5 +324,5 @@ def frame(reservation: Reservation, layout: KVLayout, **changes: Any) -> bytes:
 
 
 def finish(num_frames: int, first_token: int | None = FIRST_TOKEN_ID) -> bytes:
-    message = kv_pb2.TransferFinish(num_frames=num_frames, first_token=first_token)
+    message = kv_pb2.TransferFinish(num_frames=num_frames, first_token_id=first_token)
     return kv_pb2.PushKvRequest(finish=message).SerializeToString()
