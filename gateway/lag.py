@@ -13,6 +13,9 @@ INTERVAL_S = 0.05
 # Streams feel less than that; workers are told that their controller lives ten times as often as
 # they have to be.
 MAX_LAG_S = 0.5
+# And for so long: a machine that stood still for once is told of by timers right afterwards, by idle
+# workers at their next heartbeat.
+STANDING_S = 0.75
 
 
 class Lag:
@@ -29,6 +32,7 @@ class Lag:
         self._clock = clock
         self._due_s: float | None = None
         self._last_s = 0.0
+        self._too_long_since_s: float | None = None
         self._ages_s: dict[str, float] = {}
 
     @property
@@ -38,8 +42,9 @@ class Lag:
 
     @property
     def is_too_long(self) -> bool:
-        """Whether whatever is new has to stay outside."""
-        return self.seconds > MAX_LAG_S
+        """Whether whatever is new has to stay outside: it has been so late for a while."""
+        since_s = self._too_long_since_s
+        return since_s is not None and self._clock() - since_s >= STANDING_S
 
     def check(self) -> None:
         """Raise `Unavailable` if it is too long."""
@@ -65,9 +70,14 @@ class Lag:
             while True:
                 self._due_s = self._clock() + INTERVAL_S
                 await asyncio.sleep(INTERVAL_S)
-                self._last_s = max(self._clock() - self._due_s, self._age_s())
+                now_s = self._clock()
+                self._last_s = max(now_s - self._due_s, self._age_s())
+                if self._last_s <= MAX_LAG_S:
+                    self._too_long_since_s = None
+                elif self._too_long_since_s is None:
+                    self._too_long_since_s = now_s
         finally:
-            self._due_s, self._last_s = None, 0.0
+            self._due_s, self._last_s, self._too_long_since_s = None, 0.0, None
 
     def _age_s(self) -> float:
         """What most of the workers said last is at least as old."""

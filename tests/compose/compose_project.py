@@ -115,8 +115,16 @@ class Project:
             return False
 
     def complete(self, **fields: Any) -> dict[str, Any]:
+        """As clients do: who is told when to come again comes then. Containers that start on a
+        small machine leave the gateway little of it."""
         body = {"model": "default", "prompt": "hello", "max_tokens": 4, **fields}
-        response = httpx.post(f"{self.url}/v1/completions", json=body, timeout=ANSWER_S)
+        deadline = time.monotonic() + ANSWER_S
+        while True:
+            response = httpx.post(f"{self.url}/v1/completions", json=body, timeout=ANSWER_S)
+            again_s = response.headers.get("retry-after")
+            if again_s is None or time.monotonic() > deadline:
+                break
+            time.sleep(float(again_s))
         assert response.status_code == 200, response.text
         return dict(response.json())
 
