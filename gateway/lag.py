@@ -13,7 +13,7 @@ INTERVAL_S = 0.05
 # Streams feel less than that; workers are told that their controller lives ten times as often as
 # they have to be.
 MAX_LAG_S = 0.5
-# And for so long: a machine that stood still for once is told of by timers right afterwards, by idle
+# And for so long: that a machine stood still for once, timers show right afterwards, and idle
 # workers at their next heartbeat.
 STANDING_S = 0.75
 
