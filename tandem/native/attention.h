@@ -234,6 +234,8 @@ struct TileView {
         if (first >= last) return;
         // On a grid that does not depend on the rows: what is packed has no gap behind it.
         const int64_t begin = first / WIDTH * WIDTH, stop = round_up(last, WIDTH);
+        if constexpr (WAY != Way::FROM_PAGES)
+            fetch<For::WRITING>(seen.values + row * seen.width, num_rows * seen.width);
         for (int64_t key = begin; key < stop; key += WIDTH) score(key);
         weigh(begin, stop);
         add_values(begin, stop);
@@ -251,8 +253,9 @@ struct TileView {
             multiply_by_tiles<false>(sums, words, depth, scratch.keys + key * depth, depth);
         } else if constexpr (WAY == Way::PACKED) {
             tile.need_keys(key, key + WIDTH);
-            memset(sums, 0, sizeof sums);
-            multiply_tile<F>(sums, words, depth, scratch.keys + key * depth, 0, depth, nullptr);
+            multiply_tile<F, From::ZERO>(
+                sums, words, depth, scratch.keys + key * depth, 0, depth, nullptr
+            );
         } else {
             tile.need_scales(key, key + WIDTH);
             tile.ahead.keys.fetch(WIDTH * SCALE_BYTES<Item>);
@@ -283,12 +286,14 @@ struct TileView {
         return read_keys<F>(scratch.template copies<Item>(side), tile.pages, tile.start + key);
     }
 
-    void put_scores(Sums scores, int r, int64_t key) const {
+    void put_scores(const Sums& scores, int r, int64_t key) const {
+        float* const to = scratch.scores + r * TILE + key;
         if constexpr (SCALE_BYTES<Item> != 0) {
             const Sums scales = load<Sums>(scratch.key_scales + key);
-            scores = {scores.left * scales.left, scores.right * scales.right};
+            store(to, Sums{scores.left * scales.left, scores.right * scales.right});
+        } else {
+            store(to, scores);
         }
-        store(scratch.scores + r * TILE + key, scores);
     }
 
     // Makes weights of scores, relative to the highest one by now. Of earlier sums the share `kept` is
@@ -362,7 +367,7 @@ struct TileView {
             if constexpr (WAY == Way::BY_TILES)
                 multiply_by_tiles<true>(sums, words, KEY_WORDS, panel, depth);
             else
-                multiply_tile<F>(sums, words, KEY_WORDS, panel, 0, depth, nullptr);
+                multiply_tile<F, From::SUMS>(sums, words, KEY_WORDS, panel, 0, depth, nullptr);
         });
     }
 

@@ -176,9 +176,9 @@ class Operand {
         // The chain of sums of a row alone takes longer than reading its panel, and two chains as
         // long as one.
         for (; count == 1 && sizeof(F) == sizeof(T) && first + 1 < last; first += 2) {
-            Sums sums[2][1] = {};
+            Sums sums[2][1];
             const int32_t* const pair = linear.panel<T>(first);
-            multiply_tile<T>(sums, from, 0, pair, size, linear.depth, pair + 2 * size);
+            multiply_tile<T, From::ZERO>(sums, from, 0, pair, size, linear.depth, pair + 2 * size);
             linear.finish(start, first, sums[0][0], put);
             linear.finish(start, first + 1, sums[1][0], put);
         }
@@ -186,10 +186,10 @@ class Operand {
             const int32_t* panel = linear.factors<T, F>(i);
             const int32_t* next = linear.panel<T>(i + 1 < last ? i + 1 : i);
             each_tile<MAX_ROWS<F>>(count, [&](int64_t row, auto num_rows) {
-                Sums sums[1][decltype(num_rows)::value] = {};
+                Sums sums[1][decltype(num_rows)::value];
                 // The first tiles fetch the next panel, half of it each.
                 const int32_t* ahead = next + (row ? linear.depth * LANES : 0);
-                multiply_tile<F>(sums, from + row * step, step, panel, 0, depth, ahead);
+                multiply_tile<F, From::ZERO>(sums, from + row * step, step, panel, 0, depth, ahead);
                 for (int r = 0; r < num_rows; r++) linear.finish(start + row + r, i, sums[0][r], put);
             });
         }

@@ -54,6 +54,17 @@ struct Sums {
     Floats left, right;
 };
 
+// By vectors: the compiler would copy what is not one by halves of one.
+template <>
+inline Sums load<Sums>(const void* from) {
+    return {load<Floats>(from), load<Floats>((const float*)from + LANES)};
+}
+
+inline void store(void* to, const Sums& sums) {
+    store(to, sums.left);
+    store((float*)to + LANES, sums.right);
+}
+
 // sums[r] += row r . line, over one word of each row, `stride` words apart.
 template <class T, int ROWS>
 inline __attribute__((always_inline)) void multiply_line(
@@ -67,10 +78,13 @@ inline __attribute__((always_inline)) void multiply_line(
     }
 }
 
-// sums[p][r] += row r . panel p, over `depth` words. `stride` is the words from row to row,
-// `panel_stride` those from panel to panel; `ahead`, if there is one, is memory that is wanted soon,
-// as much as half a panel.
-template <class T, int PANELS, int ROWS, class Ahead>
+// Where sums of products begin.
+enum class From { ZERO, SUMS };
+
+// sums[p][r] += row r . panel p, over `depth` words; from zero, whatever they were. `stride` is the
+// words from row to row, `panel_stride` those from panel to panel; `ahead`, if there is one, is memory
+// that is wanted soon, as much as half a panel.
+template <class T, From FROM, int PANELS, int ROWS, class Ahead>
 inline __attribute__((always_inline)) void multiply_tile(
     Sums (&sums)[PANELS][ROWS], const int32_t* rows, int64_t stride, const int32_t* panels,
     int64_t panel_stride, int64_t depth, Ahead ahead
@@ -79,7 +93,13 @@ inline __attribute__((always_inline)) void multiply_tile(
     const int32_t* starts[(ROWS + 2) / 3];
     for (int r = 0; r < ROWS; r += 3) starts[r / 3] = rows + r * stride;
     Sums local[PANELS][ROWS];
-    memcpy(local, sums, sizeof sums);
+    if constexpr (FROM == From::SUMS)
+        memcpy(local, sums, sizeof sums);
+    else
+#pragma GCC unroll 2
+        for (int p = 0; p < PANELS; p++)
+#pragma GCC unroll 14
+            for (int r = 0; r < ROWS; r++) local[p][r] = {Floats{}, Floats{}};
 #pragma GCC unroll 2
     for (int64_t k = 0; k < depth; k++) {
         if constexpr (std::is_pointer_v<Ahead>) __builtin_prefetch(ahead + k * LANES);

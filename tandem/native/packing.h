@@ -1,5 +1,7 @@
 // Keys and values of a sequence as products read them (`matmul.h`), from their pages: a line at a time
-// in registers, or a tile packed into panels.
+// in registers, or a tile packed into panels. What is called for each line is `always_inline`: as a
+// call it would hand its registers over in memory, and how many of these the compiler leaves depends
+// on what else is in the library.
 #pragma once
 
 #include "pages.h"
@@ -79,7 +81,7 @@ struct Neighbours {
     // bfloat16. Of two rows, and of pairs of items, they are in an order of their own, which
     // `in_order` undoes.
     template <class F>
-    Line line(int i, int64_t item) const {
+    __attribute__((always_inline)) Line line(int i, int64_t item) const {
         if constexpr (PARTS<F, Item> == 2) {
             const Words pairs = load<Words>(row(i) + item);
             return {part_of<F, Item>(pairs, 0), part_of<F, Item>(pairs, 1)};
@@ -106,7 +108,7 @@ struct ColumnReader {
         for (int i = 0; i < 4; i++) rows[i] = neighbours.row(i);
     }
 
-    void read(Words (&columns)[4]) {
+    __attribute__((always_inline)) void read(Words (&columns)[4]) {
         Words quads[4];
         for (int i = 0; i < 4; i++) {
             quads[i] = load_quads<Read<F, Item>>(rows[i], stride);
@@ -170,14 +172,6 @@ inline Neighbours<Item> find_values(Item* copies, const Pages<Item>& pages, int6
 // What was summed of lines, as the rows' items are.
 template <class F, class Item>
 inline Sums in_order(Sums sums) {
-    if constexpr (PARTS<F, Item> == 2) {
-        float items[WIDTH];
-        for (int i = 0; i < LANES; i++) {
-            items[2 * i] = sums.left[i];
-            items[2 * i + 1] = sums.right[i];
-        }
-        return load<Sums>(items);
-    }
 #if defined(__AVX512BF16__)
     if constexpr (PER_WORD<F> == 2) {
         const __m512i lower = _mm512_setr_epi32(0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23);
@@ -186,6 +180,19 @@ inline Sums in_order(Sums sums) {
             (Floats)_mm512_permutex2var_ps((__m512)sums.left, lower, (__m512)sums.right),
             (Floats)_mm512_permutex2var_ps((__m512)sums.left, upper, (__m512)sums.right),
         };
+    }
+#else
+    if constexpr (PARTS<F, Item> == 2) {
+        const Words low = zip_low((Words)sums.left, (Words)sums.right);
+        const Words high = zip_high((Words)sums.left, (Words)sums.right);
+#if defined(__AVX2__)
+        return {
+            (Floats)_mm256_permute2x128_si256((__m256i)low, (__m256i)high, 0x20),
+            (Floats)_mm256_permute2x128_si256((__m256i)low, (__m256i)high, 0x31),
+        };
+#else
+        return {(Floats)low, (Floats)high};
+#endif
     }
 #endif
     return sums;

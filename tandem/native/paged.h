@@ -13,6 +13,9 @@ template <class T, class Item>
 struct PagedAttention {
     using F = Factor<T>;
 
+    // How many rows ahead queries, and what is made of them, are fetched.
+    static constexpr int64_t FETCHED = 8;
+
     const Model& model;
     const Step& step;
     const Layer& layer;
@@ -194,10 +197,11 @@ struct PagedAttention {
     // The row of a query and KV head: `group` heads side by side.
     template <class Items>
     auto* row_of(Items* items, const Task& task, int64_t head, int64_t query) const {
-        const int64_t stride = padded(model.num_heads * model.head_dim);
         const int64_t first = (task.head + head) * group() * model.head_dim;
-        return (T*)items + (task.row + query) * stride + first;
+        return (T*)items + (task.row + query) * row_stride() + first;
     }
+
+    int64_t row_stride() const { return padded(model.num_heads * model.head_dim); }
 
     // Rows of as many words as a key has.
     void gather(const Task& task, Scratch<F>& scratch) const {
@@ -206,6 +210,7 @@ struct PagedAttention {
         for (int64_t head = 0; head < task.num_heads; head++)
             for (int64_t query = 0; query < task.num_queries; query++) {
                 const T* from = row_of(step.queries, task, head, query);
+                fetch<For::READING>(from + FETCHED * row_stride(), group() * dim);
                 if (dim == num_items) {
                     widen_row(to, from, group() * dim);
                     to += group() * dim;
@@ -224,6 +229,7 @@ struct PagedAttention {
         for (int64_t head = 0; head < task.num_heads; head++)
             for (int64_t query = 0; query < task.num_queries; query++) {
                 T* to = row_of(step.attended, task, head, query);
+                fetch<For::WRITING>(to + FETCHED * row_stride(), group() * dim);
                 for (int64_t i = 0; i < group(); i++, row++, to += dim) {
                     const float* values = seen.values + row * seen.width;
                     const float mass = total(load_floats(seen.mass + row * LANES));
@@ -233,10 +239,7 @@ struct PagedAttention {
                         float items[WIDTH];
                         store(items, (panel.left + 0.0f) / mass);
                         store(items + LANES, (panel.right + 0.0f) / mass);
-                        if (j + WIDTH <= dim)
-                            round_row(to + j, items, WIDTH);
-                        else
-                            round_row(to + j, items, dim - j);
+                        round_row(to + j, items, least(WIDTH, dim - j));
                     }
                 }
             }

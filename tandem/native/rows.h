@@ -51,7 +51,9 @@ inline void rotate(float* to, const float* from, const float* cosines, const flo
 
 template <class T>
 inline void round_row(T* to, const float* from, int64_t n) {
-    for (int64_t i = 0; i < n; i++) round_to(to[i], from[i]);
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES) store_floats(to + i, load_floats(from + i));
+    for (; i < n; i++) round_to(to[i], from[i]);
 }
 
 // As bytes, and behind them what one of them counts, so that the largest is 127. No number makes

@@ -47,6 +47,16 @@ inline void store(void* to, V value) {
     memcpy(to, &value, sizeof value);
 }
 
+enum class For { READING, WRITING };
+
+// Has the items come that are wanted soon.
+template <For FOR, class Item>
+inline void fetch(const Item* items, int64_t num_items) {
+    constexpr int64_t LINE = 64 / sizeof(Item);
+    for (int64_t i = 0; i < num_items; i += LINE)
+        __builtin_prefetch(items + i, FOR == For::WRITING);
+}
+
 inline Floats splat(float value) { return value - Floats{}; }
 
 inline Words splat_word(const int32_t* from) {
@@ -213,10 +223,15 @@ inline void store_floats(bfloat16* to, Floats value) {
     store(to, (__m256i)_mm512_cvtneps_pbh((__m512)value));
 #else
     // To the nearest, ties to even. What is no number stays none.
-    Words bits = (Words)value;
-    Words rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+    const Words bits = (Words)value;
+    Words rounded = ((bits + 0x7fff + ((bits >> 16) & 1)) >> 16) & 0xffff;
     rounded = value == value ? rounded : Words{} + 0x7fc0;
+#if defined(__AVX2__)
+    const __m256i packed = _mm256_packus_epi32((__m256i)rounded, (__m256i)rounded);
+    store(to, _mm256_castsi256_si128(_mm256_permute4x64_epi64(packed, 0b1000)));
+#else
     for (int i = 0; i < LANES; i++) to[i].bits = uint16_t(rounded[i]);
+#endif
 #endif
 }
 
