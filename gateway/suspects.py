@@ -38,7 +38,7 @@ class Suspects:
         self._needed_roles = needed_roles
         # Those whose generations have yet to move.
         self._workers: list[PrefillView | DecodeView] = []
-        # What moved at once, by the worker that was asked for its blocks.
+        # What moved before it was answered for, by the worker that was asked for its blocks.
         self._unanswered: dict[PrefillView | DecodeView, list[Generation]] = {}
 
     def suspected(self, worker: PrefillView | DecodeView, now: float) -> None:
@@ -99,5 +99,7 @@ class Suspects:
 
     def _move(self, worker: PrefillView | DecodeView) -> None:
         for generation in worker.dependents:
-            if generation.can_restart:
+            if generation.phase is Phase.RESERVING:
+                self._ask_another(generation, worker)
+            elif generation.can_restart:
                 self._lifecycle.restart(generation)

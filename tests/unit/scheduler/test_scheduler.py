@@ -452,6 +452,23 @@ def test_what_a_suspected_worker_generates_goes_on_with_another() -> None:
     assert generation.setbacks.num_losses == 1
 
 
+@pytest.mark.parametrize("is_lost", [False, True])
+def test_what_was_only_asked_for_loses_nothing_when_it_moves_later(is_lost: bool) -> None:
+    """Unless its worker is lost indeed."""
+    driver = Driver()
+    generation = driver.submit("r")
+    assert driver.commands(Reserve, "d")
+    driver.scheduler.worker_suspected("d")
+    driver.join("e", WorkerRole.DECODE)
+    driver.hear("e", now=PATIENCE_S)
+    assert driver.commands(Reserve, "e")
+    if is_lost:
+        driver.scheduler.worker_lost("d", LOST)
+    else:
+        driver.scheduler.worker_trusted("d")
+    assert generation.setbacks.num_losses == is_lost
+
+
 @pytest.mark.parametrize("comes_back", [False, True])
 def test_as_long_as_nobody_is_heard_a_suspected_worker_keeps_what_it_has(comes_back: bool) -> None:
     """All streams broke, or all are silent: it is the gateway's own network that is at fault."""
