@@ -4,6 +4,12 @@ from __future__ import annotations
 
 # A worker says something every 0.5 s. One that has said nothing for so long gets no new work.
 SUSPECT_S = 1.5
+# A link without a stream pauses, looks whether anybody listens, and opens one, again and again: at
+# the latest, it is back so long after the network.
+RETRY_S = 0.1
+CONNECT_TIMEOUT_S = 1.0
+OPEN_TIMEOUT_S = 1.5
+RECONNECT_S = RETRY_S + CONNECT_TIMEOUT_S + OPEN_TIMEOUT_S
 # For so long it keeps what it holds without hearing of its gateway, and can be resumed.
 LEASE_S = 5.0
 # What a turn of waiting counts for at the most: a turn that took longer did so on this process's

@@ -246,7 +246,7 @@ class Scheduler:
 
     def worker_trusted(self, worker_id: str) -> None:
         """A worker that was suspected is well, and holds what it held."""
-        self._suspects.forget(self._fleet.of(worker_id))
+        self._suspects.trusted(self._fleet.of(worker_id), self._clock.now_s)
         self.draining.hand_over(self._clock.now_s)
 
     # Reports

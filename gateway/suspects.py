@@ -2,7 +2,8 @@
 
 Such a worker gets nothing new. What it holds goes on with others that do what it does, but only
 once one of these was heard since: while nobody is heard, it is this gateway's own network that is
-at fault, and whoever comes back holds what it held.
+at fault, and whoever comes back holds what it held. The first that comes back says nothing of the
+others until their links had the time to be back, too.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from gateway.decode_view import DecodeView
 from gateway.fleet import Fleet
 from gateway.generation import Generation, Phase
 from gateway.lifecycle import Lifecycle
+from gateway.liveness import RECONNECT_S
 from gateway.prefill_view import PrefillView
 from gateway.stages import AttemptEnd
 from tandem.core.worker import WorkerRole
@@ -52,12 +54,10 @@ class Suspects:
             if has_another and generation.phase is Phase.RESERVING:
                 self._ask_another(generation, worker)
 
-    def forget(self, worker: PrefillView | DecodeView) -> None:
-        """It is well, and holds what it held; or it is gone. Idempotent."""
-        worker.suspected_s = inf
-        self._unanswered.pop(worker, None)
-        if worker in self._workers:
-            self._workers.remove(worker)
+    def trusted(self, worker: PrefillView | DecodeView, now: float) -> None:
+        """It is well, and holds what it held."""
+        worker.trusted_s = now
+        self._forget(worker)
 
     def lost(self, worker: PrefillView | DecodeView) -> None:
         """It is gone. Unless it was let go, what it was asked for may be why, also if that has
@@ -65,7 +65,7 @@ class Suspects:
         if not worker.dismissed:
             for generation in self._unanswered.get(worker, ()):
                 generation.setbacks.count(AttemptEnd.WORKER_LOST)
-        self.forget(worker)
+        self._forget(worker)
 
     def heard(self, worker: PrefillView | DecodeView, now: float) -> bool:
         """A worker was heard. Whether anything has moved."""
@@ -74,6 +74,12 @@ class Suspects:
             self._workers.remove(each)
             self._move(each)
         return bool(moving)
+
+    def _forget(self, worker: PrefillView | DecodeView) -> None:
+        worker.suspected_s = inf
+        self._unanswered.pop(worker, None)
+        if worker in self._workers:
+            self._workers.remove(worker)
 
     def _roles_for(self, worker: PrefillView | DecodeView) -> set[WorkerRole]:
         """Those of the workers that do what a worker does."""
@@ -91,11 +97,10 @@ class Suspects:
     def _gives_way(
         self, suspect: PrefillView | DecodeView, heard: PrefillView | DecodeView, now: float
     ) -> bool:
-        return (
-            heard.is_open
-            and heard.info.role in self._roles_for(suspect)
-            and now >= suspect.suspected_s + PATIENCE_S
-        )
+        was_away = heard.trusted_s >= suspect.suspected_s
+        believed_s = heard.trusted_s + RECONNECT_S if was_away else suspect.suspected_s + PATIENCE_S
+        does_the_same = heard.info.role in self._roles_for(suspect)
+        return heard.is_open and does_the_same and now >= believed_s
 
     def _move(self, worker: PrefillView | DecodeView) -> None:
         for generation in worker.dependents:

@@ -18,7 +18,7 @@ import grpc
 
 from gateway.command_log import HEARTBEAT, CommandBatch
 from gateway.link_listener import LinkListener
-from gateway.liveness import LEASE_S
+from gateway.liveness import CONNECT_TIMEOUT_S, LEASE_S, OPEN_TIMEOUT_S, RETRY_S
 from gateway.role_wire import ROLE_WIRES
 from gateway.standing import Standing
 from tandem.core.address import parse_address
@@ -33,9 +33,6 @@ from tandem.wire.tls import ChannelTls
 HEARTBEAT_S = 0.5
 # How often it is looked whether the worker was heard of.
 TURN_S = HEARTBEAT_S / 2
-RETRY_S = 0.1
-CONNECT_TIMEOUT_S = 1.0
-OPEN_TIMEOUT_S = 1.5
 GOODBYE_TIMEOUT_S = 0.5
 
 

@@ -38,12 +38,13 @@ class WorkerView:
     One that is `suspect`, since `suspected_s`, may be lost, one that is `stopping` is about to
     end, and one that is `cordoned` an operator has taken out of service: they take nothing new.
     What the latter two still hold at `hand_over_s` goes on elsewhere; who is `dismissed` was told
-    that it can end. If a step failed there of late, it counts as failed until `failed_until_s`.
-    Times are in monotonic seconds."""
+    that it can end. One that was suspect was last trusted again at `trusted_s`. If a step failed
+    there of late, it counts as failed until `failed_until_s`. Times are in monotonic seconds."""
 
     info: WorkerInfo
     address: str
     suspected_s: float = inf
+    trusted_s: float = -inf
     stopping: bool = False
     cordoned: bool = False
     hand_over_s: float = inf

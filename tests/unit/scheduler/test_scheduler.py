@@ -10,6 +10,7 @@ from sim_worker import worker_info
 
 from gateway.effects import Emit, Send
 from gateway.generation import MAX_RESTARTS, Generation, Phase
+from gateway.liveness import RECONNECT_S
 from gateway.policies import queue_policy
 from gateway.prefill_view import PrefillView
 from gateway.scheduler import Scheduler
@@ -483,13 +484,30 @@ def test_as_long_as_nobody_is_heard_a_suspected_worker_keeps_what_it_has(comes_b
         # What was on its way when its stream broke.
         driver.hear("f", now=PATIENCE_S / 2)
     driver.hear("p", now=1.0)
+    # The first that comes back is not alone, it may be.
+    driver.scheduler.worker_trusted("e")
+    driver.hear("e", now=1.0 + RECONNECT_S / 2)
     if comes_back:
         driver.scheduler.worker_trusted("d")
-    driver.scheduler.worker_trusted("e")
     assert driver.effects() == []
-    driver.hear("e", now=1.0)
+    driver.hear("e", now=1.0 + RECONNECT_S)
     assert bool(driver.commands(Reserve, "e")) is not comes_back
     assert generation.setbacks.num_losses == (not comes_back)
+
+
+def test_who_was_back_before_another_is_suspected_is_believed_as_any() -> None:
+    driver = Driver()
+    driver.join("e", WorkerRole.DECODE)
+    generation = driver.prefilling()
+    driver.scheduler.report("d", Armed(generation.sequence_id, 4, 7, 0))
+    driver.scheduler.worker_suspected("e")
+    driver.hear("p", now=1.0)
+    driver.scheduler.worker_trusted("e")
+    driver.hear("p", now=1.1)
+    driver.scheduler.worker_suspected("d")
+    driver.effects()
+    driver.hear("e", now=1.1 + PATIENCE_S)
+    assert driver.commands(Reserve, "e")
 
 
 def test_a_worker_that_joins_takes_what_a_suspected_one_has() -> None:
