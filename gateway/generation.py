@@ -43,11 +43,11 @@ class Phase(Enum):
 @dataclass(slots=True, eq=False)
 class Generation:
     """A request's whole state. `sequence_id` names one attempt at it to the workers; `setbacks`
-    count why attempts ended, `num_failed_steps` of them with a step. An attempt goes on from the
-    tokens of the `answer` that those before it generated: its `context_token_ids` are the prompt
-    and these. It arrived as number `arrival`, at `arrived_s` in monotonic seconds, when a prompt
-    token was thought to take `token_s` seconds; `attempts` know since when it is where. `lengths`
-    is what is known of how long it may get.
+    count why attempts ended, `num_failed_steps` its steps that failed since an attempt had a good
+    one. An attempt goes on from the tokens of the `answer` that those before it generated: its
+    `context_token_ids` are the prompt and these. It arrived as number `arrival`, at `arrived_s` in
+    monotonic seconds, when a prompt token was thought to take `token_s` seconds; `attempts` know
+    since when it is where. `lengths` is what is known of how long it may get.
 
     `prefill` and `decode` are the workers that hold a record of the sequence; `prefill_worker` and
     `decode_worker` say, to the end, who served it: one and the same if the decode worker computes
@@ -159,14 +159,20 @@ class Generation:
         return len(self.token_ids) - self.num_resumed_tokens
 
     @property
+    def _has_good_step(self) -> bool:
+        """Whether a step of this attempt was well, and not only its prompt's, which gives the first
+        token."""
+        return self._num_new_tokens > 1
+
+    @property
     def _is_good(self) -> bool:
         return self._num_new_tokens >= NUM_GOOD_TOKENS
 
     @property
     def fails_steps(self) -> bool:
         """Whether it is taken for the cause if a step of it fails now: one did before, and none was
-        well since but its prompt's, which gives the first token."""
-        return self.num_failed_steps > 0 and self._num_new_tokens <= 1
+        well since."""
+        return self.num_failed_steps > 0 and not self._has_good_step
 
     @property
     def fails_prompts(self) -> bool:
@@ -281,6 +287,8 @@ class Generation:
         self.end_attempt(now, why)
         if self._is_good:
             self._num_forgiven = self.setbacks.num_faults
+        if self._has_good_step:
+            self.num_failed_steps = 0
         self.setbacks.count(why)
         self.attempts.next(sequence_id)
         self.sequence_id = sequence_id

@@ -119,12 +119,12 @@ class Lifecycle:
     def step_failed(self, generation: Generation, error: EngineFailed) -> None:
         """Its worker's engine failed, with it and others in a step. All go on elsewhere, like after
         a loss; but who `fails_steps` ends, so that the others meet it no third time."""
-        fails_steps = generation.fails_steps
-        generation.num_failed_steps += 1
-        if fails_steps:
+        if generation.fails_steps:
             self.end(generation, error)
         else:
             self.restart_or_end(generation, error)
+        # Not before: another attempt forgets what failed before a step that was well.
+        generation.num_failed_steps += 1
 
     def leave_prefill(self, generation: Generation) -> None:
         """Its prefill worker need not know it any more. Idempotent."""

@@ -11,7 +11,7 @@ from sim_worker import PrefillProcess, Process
 
 from gateway.decode_view import DecodeView
 from gateway.effects import CheckResult
-from gateway.generation import Phase
+from gateway.generation import Generation, Phase
 from gateway.prefill_view import MAX_BATCHES, PrefillView
 from gateway.tokens import Ended
 from tandem.core.errors import Cancelled, DeadlineExceeded, RateLimitExceeded, TandemError
@@ -91,7 +91,7 @@ def check_quiet(system: System) -> None:
     assert len(system.clients) == system.num_to_come
     for client in system.clients.values():
         assert client.outcome is not None, f"{client.request.request_id} hangs"
-        _check_outcome(client)
+        _check_outcome(system, client)
     assert not system.dispatcher._streams
     assert not system.open_transfers()
     assert not system.scheduler._queue._shared._leaders
@@ -130,15 +130,23 @@ def _check_self_checks(system: System) -> None:
     assert {each.result for each in system.dispatcher.checked} <= results
 
 
-def _check_outcome(client: Client) -> None:
+def _check_outcome(system: System, client: Client) -> None:
     """Who was not cancelled has all tokens, or lost workers, steps or KV on its way so often that
-    it was given up."""
+    it was given up, or may be why steps failed."""
     if client.generation is None or isinstance(client.outcome, Ended) or client.cancelled:
         return
     if isinstance(client.outcome, DeadlineExceeded):
         return
-    given_up = not client.generation.can_restart or client.generation.num_failed_steps > 1
+    given_up = not client.generation.can_restart or _fails_steps(system, client.generation)
     assert given_up, f"{client.request.request_id} failed without a cause: {client.outcome!r}"
+
+
+def _fails_steps(system: System, generation: Generation) -> bool:
+    """Whether it was in two failed steps, and since the first in none that was well but such as
+    computed its context, one an attempt."""
+    attempts = generation.attempts.kept
+    failed = [index for index, each in enumerate(attempts) if each.sequence_id in system.failed_ids]
+    return len(failed) > 1 and all(each.num_tokens <= 1 for each in attempts[failed[-2] + 1 :])
 
 
 def _check_process(process: Process) -> None:

@@ -10,7 +10,7 @@ from sim_link import SimLink
 from sim_progress import Action
 from sim_system import System
 from sim_transfer import Transfer
-from sim_worker import DecodeProcess
+from sim_worker import DecodeProcess, Process
 
 from tandem.core.errors import DataLoss, Unavailable
 
@@ -30,7 +30,7 @@ class Disturbances:
         for link in self._system.links:
             yield from self._link_disturbances(link)
             if faults.engine_failures and link.process.is_stepping:
-                yield f"{link.name}'s engine fails", link.process.fail
+                yield f"{link.name}'s engine fails", lambda p=link.process: self._fail_step(p)
             if isinstance(link.process, DecodeProcess) and link.process.moves:
                 yield f"{link.name} cannot move KV", link.process.fail_move
         if faults.transfer_faults:
@@ -68,6 +68,9 @@ class Disturbances:
         assert client.generation is not None
         client.cancelled = True
         self._system.dispatcher.cancel(client.generation)
+
+    def _fail_step(self, process: Process) -> None:
+        self._system.failed_ids |= process.fail()
 
     def _fault(self, transfer: Transfer) -> None:
         """What is damaged on its way is computed again, as what did not get through is."""

@@ -36,7 +36,8 @@ from tandem.core.worker import WorkerInfo, WorkerRole
 
 
 class System:
-    """One of many shapes, with all its workers connected. Its clients are `num_to_come`."""
+    """One of many shapes, with all its workers connected. Its clients are `num_to_come`;
+    `failed_ids` name the sequences that were in a failed step."""
 
     def __init__(self, random: Random, faults: Faults, policy: str | None) -> None:
         """With a `policy`'s name, decode workers alone serve. Else these compute some prompts, in
@@ -51,6 +52,7 @@ class System:
         self.self_check_rate = random.choice((0.0, 1.0))
         self.faults = faults
         self.clients: dict[str, Client] = {}
+        self.failed_ids: set[int] = set()
         self.requests = RandomRequests(random, faults, self.tenants, self.clients, self._clock)
         self._transfers: list[SimTransfers] = []
         self.num_to_come = random.randint(1, 8)

@@ -131,11 +131,12 @@ class Process:
         self.steps.append(plan.num_prefill_tokens)
         self.act(self.state.complete, plan, result, 0, 0)
 
-    def fail(self) -> None:
-        """The engine fails in a step."""
+    def fail(self) -> set[int]:
+        """The engine fails in a step: of which sequences."""
         plan, self._plan = self._plan, None
         assert plan is not None
         self.act(self.state.fail, plan, EngineFailed("the engine failed"))
+        return {each.sequence_id for each in plan.slices}
 
     def _compute(self, plan: StepPlan) -> StepResult:
         return self.engine.launch(plan, self.state.layer_hook(plan)).result()

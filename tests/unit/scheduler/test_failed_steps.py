@@ -164,6 +164,24 @@ def test_a_good_attempt_counts_also_if_it_did_not_end_by_a_loss() -> None:
     assert generation.can_restart
 
 
+def test_steps_that_were_well_clear_it_also_if_their_attempt_did_not_end_by_a_failure() -> None:
+    driver = Steps()
+    generation = driver.submit("r", max_tokens=99)
+    driver.arm(generation)
+    driver.fail(generation)
+    driver.arm(generation)
+    driver.step(generation)
+    driver.scheduler.report("d", Preempted(generation.sequence_id))
+    driver.arm(generation)
+    driver.fail(generation)
+    assert (generation.phase, generation.setbacks.num_losses) == (Phase.QUEUED, 2)
+    driver.arm(generation)
+    driver.events()
+    driver.fail(generation)
+    (error,) = driver.events()
+    assert error.reason == "ENGINE_FAILED"
+
+
 def test_losses_that_are_far_apart_are_no_reason_to_give_up() -> None:
     """A long answer outlives any number of workers."""
     driver = Steps(num_blocks=1024)
