@@ -61,7 +61,7 @@ class Standing:
         self._liveness.wait(elapsed_s)
         if self._liveness.is_lost:
             self.lose(Unavailable(f"it was not heard of for {LEASE_S} s"))
-        elif self._liveness.is_suspect and not self._is_told_suspect:
+        elif self._liveness.is_silent:
             # Over a new connection it may be heard.
             self._hang_up()
         self._tell()
@@ -71,6 +71,8 @@ class Standing:
         if self.commands.applied(number):
             self._liveness.trust()
             self._tell()
+        else:
+            self._liveness.hear()
 
     def broken(self, error: TandemError) -> None:
         """Its stream is no more, or could not be opened."""
@@ -85,6 +87,8 @@ class Standing:
             if not self._is_told_suspect:
                 log.warning("stream broke", worker=self.info.worker_id, why=error.message)
             self._liveness.break_stream()
+            if self._liveness.is_lost:
+                self.lose(error)
             self._tell()
 
     def lose(self, error: TandemError) -> None:
