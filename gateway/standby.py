@@ -3,8 +3,9 @@
 It leaves the workers alone for as long as one of them that it reaches is controlled by another
 gateway. When none is any more, since the other has said goodbye or its leases have run out, it
 takes them all over: first the one whose name comes first, so that of several gateways that stand by
-just one gets that, and with it the others. What the other gateway had under way is lost with it;
-its clients begin anew here.
+just one gets that, and with it the others. One that nobody has and that cannot be taken all the
+same, since it drains, hangs or does not fit, comes behind the others: all gateways find that alike.
+What the other gateway had under way is lost with it; its clients begin anew here.
 
 Who has the first of the workers is in charge of all. A gateway that comes back after it was taken
 for dead finds that one in other hands. It is to end then, and whatever starts it again lets it
@@ -14,6 +15,7 @@ stand by.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from dataclasses import dataclass
 
 import grpc
@@ -32,7 +34,7 @@ DESCRIBE_TIMEOUT_S = 1.0
 # How often nobody must be seen to control a worker: one that was just started is taken by the
 # gateway in charge as soon as that has found it.
 NUM_LOOKS = 3
-# How long the first worker may take to be taken.
+# How long a worker may take to be taken.
 TAKE_S = 3.0
 POLL_S = 0.05
 
@@ -59,6 +61,8 @@ class Standby:
         self._identity = identity
         self._roles: dict[str, WorkerRole] = {}
         self._linked: set[str] = set()
+        # How often each could not be taken, though nobody had it.
+        self._num_failures: Counter[str] = Counter()
         self._in_charge = False
 
     # WorkerLinks
@@ -99,7 +103,7 @@ class Standby:
             if holders and controller_id not in holders:
                 controller_id = min(holders)
                 log.info("standing by", controller=controller_id)
-        return _first(seen).address
+        return self._first(seen).address
 
     async def _take(self, address: str) -> bool:
         """Whether the worker is ours now, and not another's who came first."""
@@ -113,6 +117,7 @@ class Standby:
         except TimeoutError:
             if not self.is_connected(address):
                 self._unlink(address)
+                self._num_failures[address] += 1
                 return False
         return True
 
@@ -121,15 +126,24 @@ class Standby:
         while True:
             await asyncio.sleep(LOOK_S)
             if all(map(self.is_connected, self._linked)):
+                self._num_failures.clear()
                 continue
             seen = await self._look()
-            if seen and _first(seen).controller_id not in ("", self._controller_id):
-                return _first(seen).controller_id
+            if seen and self._first(seen).controller_id not in ("", self._controller_id):
+                return self._first(seen).controller_id
 
     async def _look(self) -> list[Sighting]:
-        """Those of the workers that answer."""
-        seen = await asyncio.gather(*(self._describe(*each) for each in self._roles.items()))
-        return [each for each in seen if each]
+        """Those of the workers that answer. Who has a gateway can be taken."""
+        answers = await asyncio.gather(*(self._describe(*each) for each in self._roles.items()))
+        seen = [each for each in answers if each]
+        for each in seen:
+            if each.controller_id:
+                del self._num_failures[each.address]
+        return seen
+
+    def _first(self, seen: list[Sighting]) -> Sighting:
+        """By name, of those that could not be taken the least often."""
+        return min(seen, key=lambda each: (self._num_failures[each.address], each.worker_id))
 
     async def _describe(self, address: str, role: WorkerRole) -> Sighting | None:
         return await describe(address, towards_worker(self._identity, role))
@@ -142,10 +156,6 @@ class Standby:
         if address in self._linked:
             self._linked.discard(address)
             self._links.remove_worker(address)
-
-
-def _first(seen: list[Sighting]) -> Sighting:
-    return min(seen, key=lambda each: each.worker_id)
 
 
 async def describe(address: str, tls: ChannelTls | None = None) -> Sighting | None:

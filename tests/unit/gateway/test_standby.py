@@ -19,19 +19,23 @@ OWN = "own"
 
 class Workers:
     """By address, who controls each, and the `WorkerLinks` of one gateway to them. Their names are
-    in the order of their addresses' last letters. `nobody_wins`: another is always quicker."""
+    in the order of their addresses' last letters. `nobody_wins`: another is always quicker; who is
+    among the `misfits` is taken by nobody."""
 
     def __init__(self, *addresses: str) -> None:
         self.controllers = dict.fromkeys(addresses, OTHER)
         self.linked: list[str] = []
+        self.tried: list[str] = []
         self.num_looks = 0
         self.looked = asyncio.Condition()
         self.nobody_wins = False
+        self.misfits: set[str] = set()
         self.asked_with: dict[str, ChannelTls | None] = {}
 
     def add_worker(self, role: WorkerRole, address: str) -> None:
         self.linked.append(address)
-        if not self.controllers[address]:
+        self.tried.append(address)
+        if not self.controllers[address] and address not in self.misfits:
             self.controllers[address] = OTHER if self.nobody_wins else OWN
 
     def remove_worker(self, address: str) -> None:
@@ -114,6 +118,56 @@ async def test_who_is_too_late_goes_on_standing_by(monkeypatch) -> None:
         await workers.until_looked(2 * standby.NUM_LOOKS)
         assert workers.linked == []
         assert not running.done()
+        workers.nobody_wins = False
+        workers.all_go_to("")
+        await until_linked(workers, 2)
+        assert workers.linked[0] == "a", "it was not in vain because of the worker"
+
+
+async def test_who_cannot_be_taken_keeps_nobody_from_the_others(monkeypatch) -> None:
+    workers = Workers("a", "b", "c")
+    workers.misfits = {"a", "b"}
+    async with standing_by(workers, monkeypatch) as (gate, running):
+        workers.all_go_to("")
+        await until_linked(workers, 3)
+        assert gate._in_charge
+        assert workers.controllers == {"a": "", "b": "", "c": OWN}
+        await workers.until_looked(3)
+        workers.controllers["c"] = OTHER
+        async with asyncio.timeout(10):
+            assert await running == OTHER
+
+
+async def test_who_could_not_be_taken_is_tried_again_behind_the_others(monkeypatch) -> None:
+    workers = Workers("a", "b")
+    workers.misfits = {"a", "b"}
+    async with standing_by(workers, monkeypatch):
+        workers.all_go_to("")
+        async with asyncio.timeout(10):
+            while len(workers.tried) < 4:
+                await asyncio.sleep(0.001)
+        assert workers.tried == ["a", "b", "a", "b"]
+        workers.misfits = set()
+        await until_linked(workers, 2)
+
+
+async def test_who_could_not_be_taken_at_first_comes_first_once_it_was(monkeypatch) -> None:
+    workers = Workers("a", "b")
+    workers.misfits = {"a"}
+    async with standing_by(workers, monkeypatch) as (gate, running):
+        workers.all_go_to("")
+        await until_linked(workers, 2)
+        # Its link goes on trying.
+        workers.controllers["a"] = OWN
+        async with asyncio.timeout(10):
+            while gate._num_failures:
+                await asyncio.sleep(0.001)
+        workers.controllers = {"a": "", "b": OTHER}
+        await workers.until_looked(3)
+        assert not running.done()
+        workers.controllers["a"] = OTHER
+        async with asyncio.timeout(10):
+            assert await running == OTHER
 
 
 async def test_who_joins_in_the_last_moment_is_kept(monkeypatch) -> None:
