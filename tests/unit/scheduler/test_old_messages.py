@@ -11,7 +11,7 @@ import pytest
 from sim_worker import MODEL, worker_info
 
 from gateway.dispatcher import Dispatcher
-from gateway.lag import INTERVAL_S, MAX_LAG_S, Lag
+from gateway.lag import INTERVAL_S, MAX_LAG_S, STANDING_S, Lag
 from gateway.policies import queue_policy
 from gateway.scheduler import Scheduler
 from gateway.shared_state import Limits
@@ -26,9 +26,12 @@ LATE_NS = int(4 * MAX_LAG_S * SECOND_NS)
 
 
 class Gateway:
-    """A dispatcher whose workers' messages are made here. All clocks are one."""
+    """A dispatcher whose workers' messages are made here. All clocks are one, which stands still
+    but where something is asked: its timer is never late, what is old alone counts."""
 
-    def __init__(self, lag: Lag) -> None:
+    def __init__(self) -> None:
+        self._now_s = 0.0
+        self.lag = Lag(clock=lambda: self._now_s)
         self.infos: dict[str, WorkerInfo] = {}
         roles = {n: WorkerRole.PREFILL if n[0] == "p" else WorkerRole.DECODE for n in NAMES}
         self.dispatcher = Dispatcher(
@@ -36,7 +39,7 @@ class Gateway:
             [(role, f"{name}:1") for name, role in roles.items()],
             MODEL.fingerprint,
             Timeline(),
-            lag=lag,
+            lag=self.lag,
         )
         for name, role in roles.items():
             self.infos[name] = worker_info(name, role, 1, 100, 16)
@@ -52,22 +55,24 @@ class Gateway:
         self.dispatcher.heard(self.infos[name], header, said_ns + late_ns)
 
     async def is_taken(self) -> bool:
-        """Whether something new is, once the lag was measured."""
+        """Whether something new is, if what was measured stays so for a while."""
         await asyncio.sleep(2 * INTERVAL_S)
+        self._now_s += STANDING_S
         try:
             self.dispatcher.check_room("default", 1, inf)
         except Unavailable as refusal:
             assert "too much to do" in refusal.message
             return False
+        finally:
+            self._now_s -= STANDING_S
         return True
 
 
 @asynccontextmanager
 async def gateway() -> AsyncIterator[Gateway]:
-    # Its timer is never late, however busy the machine: what is old alone counts.
-    lag = Lag(clock=lambda: 0.0)
-    measuring = asyncio.create_task(lag.run())
-    yield Gateway(lag)
+    system = Gateway()
+    measuring = asyncio.create_task(system.lag.run())
+    yield system
     measuring.cancel()
 
 
