@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 import torch
-from torch_driver import Driver, assert_close, assert_runs_ahead, save_random_model, take_steps
-from transformers import LlamaConfig
+from torch_driver import (
+    BFLOAT16_NOISE,
+    WIDE_LLAMA,
+    Driver,
+    assert_close,
+    assert_runs_ahead,
+    random_prompts,
+    save_random_model,
+    take_batches,
+    take_steps,
+)
 
 from tandem.core.device import CudaDevice
 from tandem.core.plan import StepPlan
@@ -21,34 +29,19 @@ from tandem.engine.torch import decode_graph
 from tandem.engine.torch.decode_graph import DecodeGraph, Way
 
 GPU = CudaDevice(0)
-CONFIG = LlamaConfig(
-    vocab_size=512,
-    num_hidden_layers=3,
-    max_position_embeddings=1024,
-    hidden_size=256,
-    intermediate_size=704,
-    num_attention_heads=8,
-    num_key_value_heads=2,
-    head_dim=64,
-)
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    save_random_model(CONFIG, tmp_path)
+    save_random_model(WIDE_LLAMA, tmp_path)
     return tmp_path
-
-
-def prompts(lengths: Sequence[int]) -> list[list[int]]:
-    draw = random.Random(0)
-    return [[draw.randrange(300) for _ in range(length)] for length in lengths]
 
 
 def test_chunks_and_batches_are_the_cpus(path: Path) -> None:
     drivers = Driver(path, seed=1), Driver(path, seed=2, device=GPU)
     computed = []
     for driver in drivers:
-        rows = [driver.row(prompt) for prompt in prompts((1, 5, 40, 130, 333))]
+        rows = [driver.row(prompt) for prompt in random_prompts((1, 5, 40, 130, 333))]
         take_steps(driver, rows)
         computed.append(rows)
     for pair in zip(*computed, strict=True):
@@ -77,19 +70,9 @@ def test_batches_of_every_size_are_the_cpus_by_each_way(
     drivers = Driver(path, seed=1, **options), Driver(path, seed=2, device=GPU, **options)
     graphs = drivers[1].engine.runner.graphs
     assert name in {graph.way.name for graph in graphs._graphs.values()}
-    computed = []
-    for driver in drivers:
-        choose = random.Random(3)
-        rows = [driver.row(prompt) for prompt in prompts(range(1, 101))]
-        driver.step([(row, len(row.tokens)) for row in rows])
-        for size in sizes:
-            chosen = choose.sample(rows, size)
-            for row in chosen:
-                row.tokens.append(choose.randrange(300))
-            driver.step([(row, 1) for row in chosen])
-        computed.append(rows)
+    computed = [take_batches(driver, sizes) for driver in drivers]
     for pair in zip(*computed, strict=True):
-        assert_close(drivers, pair, torch.bfloat16, 0.05)
+        assert_close(drivers, pair, torch.bfloat16, BFLOAT16_NOISE)
 
 
 def test_steps_that_are_launched_ahead_take_the_tokens_of_the_step_before(path: Path) -> None:

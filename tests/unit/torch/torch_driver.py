@@ -13,7 +13,7 @@ import pytest
 import torch
 from emulated_kernels import emulated
 from kv_items import read_kv
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import LlamaConfig, PretrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
 from tandem.artifacts.model_folder import ModelFolder
@@ -27,6 +27,21 @@ from tandem.native import library
 from tandem.native.library import TORCH, VARIABLE, KernelsMissing, best
 
 GREEDY = SampleSpec(SamplingParams(max_tokens=1, seed=0, temperature=0.0))
+# Wide enough for all ways in which a GPU decodes.
+WIDE_LLAMA = LlamaConfig(
+    vocab_size=512,
+    num_hidden_layers=3,
+    max_position_embeddings=1024,
+    hidden_size=256,
+    intermediate_size=704,
+    num_attention_heads=8,
+    num_key_value_heads=2,
+    head_dim=64,
+)
+BFLOAT16_NOISE = 0.25
+"""By how much of the largest item `WIDE_LLAMA`'s logits and KV may differ between two engines in
+bfloat16. Of two right ones the logits do by up to 0.12 (each from those in float32 by 0.09 to 0.12)
+and the KV by half of that; where a step misses a single key, they do by up to 1.3."""
 
 
 def save_random_model(
@@ -180,6 +195,25 @@ def take_steps(driver: Driver, rows: list[Row]) -> None:
         for row in chosen:
             row.tokens.append(choose.randrange(300))
         driver.step([(row, 1) for row in chosen])
+
+
+def take_batches(driver: Driver, sizes: Sequence[int]) -> list[Row]:
+    """Prompts of 1, 2, 3 and more tokens together, then single tokens of batches of these sizes,
+    whose members change."""
+    choose = random.Random(3)
+    rows = [driver.row(prompt) for prompt in random_prompts(range(1, 1 + max(sizes)))]
+    driver.step([(row, len(row.tokens)) for row in rows])
+    for size in sizes:
+        chosen = choose.sample(rows, size)
+        for row in chosen:
+            row.tokens.append(choose.randrange(300))
+        driver.step([(row, 1) for row in chosen])
+    return rows
+
+
+def random_prompts(lengths: Sequence[int]) -> list[list[int]]:
+    draw = random.Random(0)
+    return [[draw.randrange(300) for _ in range(length)] for length in lengths]
 
 
 def assert_close(
