@@ -16,6 +16,7 @@ held against the step of single tokens that takes the likeliest.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import sys
@@ -25,7 +26,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import pairwise, product
 from pathlib import Path
 
 import numpy as np
@@ -101,6 +101,7 @@ THREADS = (1, 4)
 READ_BYTES = 1 << 32
 COPY_BYTES = 1 << 28
 PRODUCT = 8192
+NEW_IDS = itertools.count()
 # Plane, layers, blocks.
 Frame = tuple[Plane, range, range]
 PARTS = ("decode", "mixed", "sampling", "prefill", "kv")
@@ -173,6 +174,25 @@ class Limits:
         )
 
 
+def plan_of(batch: int, start: int, count: int) -> StepPlan:
+    """The next tokens of as many sequences as no plan had before: an engine keeps tables by id."""
+    num_blocks = -(-(start + count) // BLOCK_SIZE)
+    token_ids = np.random.default_rng(0).integers(0, 128000, count).tolist()
+    return StepPlan(
+        0,
+        tuple(
+            SequenceSlice(
+                next(NEW_IDS),
+                token_ids,
+                start,
+                range(index * num_blocks, (index + 1) * num_blocks),
+                GREEDY,
+            )
+            for index in range(batch)
+        ),
+    )
+
+
 class Bench:
     """An engine, and what measures it."""
 
@@ -189,32 +209,14 @@ class Bench:
         self.config = folder.config
         self.limits = limits
         self.repeats = repeats
-        self.number = 0
         shapes = tensor_shapes(folder.config)
         self.num_weights = sum(int(np.prod(shape)) for shape in shapes.values())
         self.num_head_weights = int(np.prod(shapes[EMBEDDING]))
 
-    def plan(self, batch: int, start: int, count: int) -> StepPlan:
-        num_blocks = -(-(start + count) // BLOCK_SIZE)
-        token_ids = [7] if count == 1 else np.random.default_rng(0).integers(0, 128000, count)
-        return StepPlan(
-            0,
-            tuple(
-                SequenceSlice(
-                    index,
-                    token_ids if count == 1 else token_ids.tolist(),
-                    start,
-                    range(index * num_blocks, (index + 1) * num_blocks),
-                    GREEDY,
-                )
-                for index in range(batch)
-            ),
-        )
-
     def decode(self, batch: int, context: int) -> GpuDecode:
         """Steps as a worker takes them: the next is launched before the last one's tokens come."""
         step = self.step_seconds(batch, context)
-        plan = self.plan(batch, context - 1, 1)
+        plan = plan_of(batch, context - 1, 1)
         alone = self.launch_seconds(plan)
         graph = self.engine.runner.graphs.of(plan)  # type: ignore[attr-defined]
         replay = seconds(lambda: [graph.replay_again() for _ in range(10)], self.repeats // 3) / 10
@@ -233,31 +235,30 @@ class Bench:
     def step_seconds(self, batch: int, context: int) -> float:
         count = 3 * self.repeats
         width = -(-(context + count) // BLOCK_SIZE)
-        tables = [list(range(index * width, (index + 1) * width)) for index in range(batch)]
+        tables = {
+            next(NEW_IDS): list(range(index * width, (index + 1) * width)) for index in range(batch)
+        }
         under_way, ends = None, []
-        self.number += 1
         for position in range(context - 1, context - 1 + count):
             num_blocks = position // BLOCK_SIZE + 1
             token_ids = (PENDING,) if under_way else (7,)
             slices = (
-                SequenceSlice(
-                    self.number * 1000 + index, token_ids, position, table[:num_blocks], GREEDY
-                )
-                for index, table in enumerate(tables)
+                SequenceSlice(sequence_id, token_ids, position, table[:num_blocks], GREEDY)
+                for sequence_id, table in tables.items()
             )
             launched = self.engine.launch(StepPlan(position, tuple(slices)))
             if under_way:
                 under_way.result()
                 ends.append(time.perf_counter())
             under_way = launched
-        return statistics.median(end - start for start, end in pairwise(ends))
+        return statistics.median(end - start for start, end in itertools.pairwise(ends))
 
     def mixed(self, batch: int, length: int) -> GpuMixed:
         """A prompt beside single tokens, which takes no graph."""
-        singles = self.plan(batch, MIXED_CONTEXT - 1, 1).slices
+        singles = plan_of(batch, MIXED_CONTEXT - 1, 1).slices
         first = sum(len(each.block_table) for each in singles)
         blocks = range(first, first - -length // BLOCK_SIZE)
-        prompt = SequenceSlice(batch, [7] * length, 0, blocks, GREEDY)
+        prompt = SequenceSlice(next(NEW_IDS), [7] * length, 0, blocks, GREEDY)
         mixed = self.launch_seconds(StepPlan(0, (*singles, prompt)))
         alone = self.launch_seconds(StepPlan(0, (prompt,)))
         bare = self.launch_seconds(StepPlan(0, singles)) if singles else 0.0
@@ -267,7 +268,7 @@ class Bench:
         """A batch of single tokens, all sampled alike."""
         params = replace(PLAIN, **SAMPLINGS[name])
         own = list(range(NUM_PENALISED))
-        plan = self.plan(SAMPLED_BATCH, MIXED_CONTEXT - 1, 1)
+        plan = plan_of(SAMPLED_BATCH, MIXED_CONTEXT - 1, 1)
         slices = (each._replace(sample=SampleSpec(params, 0, (), own)) for each in plan.slices)
         return GpuSampled(name, 1e3 * self.launch_seconds(StepPlan(0, tuple(slices))))
 
@@ -276,7 +277,7 @@ class Bench:
         return seconds(lambda: self.engine.launch(plan).result(), self.repeats)
 
     def prefill(self, batch: int, length: int) -> GpuPrefill:
-        plan = self.plan(batch, 0, length)
+        plan = plan_of(batch, 0, length)
         took = seconds(lambda: self.engine.launch(plan).result(), max(3, self.repeats // 3))
         config = self.config
         attention = 2 * length**2 * config.num_heads * config.head_dim * config.num_layers
@@ -372,10 +373,11 @@ def main() -> None:
         notes.table(GPU_PREFILL, (bench.prefill(*case) for case in PREFILLS))
     if "kv" in parts:
         notes.table(
-            GPU_COPIES, (bench.kv(*case) for case in product(FRAMES, THREADS, (True, False)))
+            GPU_COPIES,
+            (bench.kv(*case) for case in itertools.product(FRAMES, THREADS, (True, False))),
         )
     if arguments.profile:
-        for plan in (bench.plan(1, 1023, 1), bench.plan(32, 1023, 1), bench.plan(1, 0, 8192)):
+        for plan in (plan_of(1, 1023, 1), plan_of(32, 1023, 1), plan_of(1, 0, 8192)):
             show_profile(lambda plan=plan: bench.engine.launch(plan).result())
 
 
