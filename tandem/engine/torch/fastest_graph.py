@@ -19,8 +19,10 @@ from tandem.core.sampling_params import SamplingParams
 if TYPE_CHECKING:
     from tandem.engine.torch.decode_graph import DecodeGraph, Way
 
-# By how much of the highest logit's size the others may differ: other orders of the same roundings.
-TOLERANCE = 0.05
+# By how much of the highest logit's size the others may differ: other orders of the same roundings,
+# in bfloat16 2.5% through 16 layers of width 1,024, more through more. What reads wrong items is
+# about as far off as the logits are high.
+TOLERANCE = 0.2
 REPEATS, REPLAYS = 3, 20
 
 log = structlog.get_logger(__name__)
@@ -41,13 +43,13 @@ def fastest(
     if not others:
         return chosen
     expected = chosen.replay(plan).clone()
-    least = seconds(chosen)
+    took = {trusted.name: seconds(chosen)}
     size = len(plan.slices)
     for way in others:
         try:
             graph = record(way)
             differences = [_difference(graph.replay(plan), expected)]
-            took = seconds(graph)
+            own_seconds = seconds(graph)
             # Once more when its kernels have followed each other without a pause.
             differences.append(_difference(graph.replay(plan), expected))
         except (TritonError, RuntimeError) as error:
@@ -61,9 +63,12 @@ def fastest(
         # So asked, what is no number is no agreement either.
         if not all(each <= TOLERANCE for each in differences):
             log.error("a way computes something else", way=way.name, rows=size, by=differences)
-        elif took < least:
-            chosen, least = graph, took
-    log.info("steps of single tokens", rows=size, way=chosen.way.name, ms=round(1e3 * least, 3))
+            continue
+        if own_seconds < min(took.values()):
+            chosen = graph
+        took[way.name] = own_seconds
+    each_ms = {name: round(1e3 * each, 3) for name, each in took.items()}
+    log.info("steps of single tokens", rows=size, way=chosen.way.name, ms=each_ms)
     return chosen
 
 
