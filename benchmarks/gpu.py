@@ -298,7 +298,7 @@ class Bench:
         pool = self.engine.pool
         size = frame_tokens * pool.layout.token_bytes
         held = [memoryview(bytearray(size)) for _ in frames]
-        copies = pool._copies
+        copies = pool.copies
 
         def stage(copy: Callable[..., None], frame: Frame, _: memoryview) -> None:
             plane, layers, blocks = frame

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from performance.table import Bound, Goal, Table, number
 
+# Beside smaller ones what the host does for each is longer than their time on the bus.
+LARGE_FRAME_KIB = 8192
+
 
 @dataclass(frozen=True)
 class GpuDecode:
@@ -156,9 +159,12 @@ GPU_COPIES = Table(
     (
         Goal(
             Bound(
-                "On a GPU: KV to pinned memory and back, of copies' rate", 0.7, ".0%", is_least=True
+                "On a GPU: KV of 8 MiB to pinned memory and back, of copies' rate",
+                0.7,
+                ".0%",
+                is_least=True,
             ),
-            lambda row: row.share if row.is_staged else None,
+            lambda row: row.share if row.is_staged and row.frame_kib >= LARGE_FRAME_KIB else None,
         ),
         Goal(
             Bound("On a GPU: KV to messages and back, of copies' rate", 0.7, ".0%", is_least=True),

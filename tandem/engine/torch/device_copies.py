@@ -35,7 +35,11 @@ class DeviceCopies:
         self._word = next(each for each in WORDS if token_bytes % each.itemsize == 0)
         self._token_words = token_bytes // self._word.itemsize
         # [planes, layers, words of all blocks], over the same memory.
-        self._words = items.flatten(2).view(self._word)
+        words = items.flatten(2).view(self._word)
+        # Of each plane, from each layer on: Python takes longer for a frame than its bytes do.
+        self._from_layer = [[plane[layer:] for layer in range(len(plane))] for plane in words]
+        self._layer_words = words.stride(1)
+        self._device = items.device
         self._on_gpu = items.is_cuda
         self._threads = threading.local()
         if self._on_gpu:
@@ -63,7 +67,11 @@ class DeviceCopies:
 
     def staging(self, num_bytes: int) -> Tensor:
         """This thread's pinned memory for items: the next call's, too."""
-        return self._staging("items", num_bytes)
+        held: Tensor | None = getattr(self._threads, "items", None)
+        if held is None or len(held) < num_bytes:
+            held = torch.empty(num_bytes, dtype=torch.uint8, pin_memory=self._on_gpu)
+            self._threads.items = held
+        return held[:num_bytes]
 
     def gather(
         self, plane: int, layers: range, table: BlockTable, num_tokens: int, staged: Tensor
@@ -92,12 +100,11 @@ class DeviceCopies:
         if not num_tokens or not layers:
             return
         num_blocks = -(-num_tokens // self._block_size)
-        blocks = self._staging("table", num_blocks * table.itemsize).view(torch.int64)
-        np.copyto(blocks.numpy(), table[:num_blocks])
+        blocks = self._staged_table(table[:num_blocks])
         num_words = num_tokens * self._token_words
         copy_blocks[(num_blocks, len(layers))](
-            *(self._words[plane, layers.start :], staged.view(self._word), blocks, num_words),
-            self._words.stride(1),
+            *(self._from_layer[plane][layers.start], staged.view(self._word), blocks, num_words),
+            self._layer_words,
             BLOCK_WORDS=self._block_size * self._token_words,
             READ=read,
             ITEMS=PROGRAM_WORDS,
@@ -111,17 +118,19 @@ class DeviceCopies:
             return
         if not hasattr(self._threads, "stream"):
             self._threads.stream = torch.cuda.Stream(  # type: ignore[no-untyped-call]
-                self._words.device
+                self._device
             )
         stream: torch.cuda.Stream = self._threads.stream
         with torch.cuda.stream(stream):
             yield
         stream.synchronize()
 
-    def _staging(self, use: str, num_bytes: int) -> Tensor:
-        """Host memory of this thread's that the bus can reach by itself, kept from call to call."""
-        held: Tensor | None = getattr(self._threads, use, None)
-        if held is None or len(held) < num_bytes:
-            held = torch.empty(num_bytes, dtype=torch.uint8, pin_memory=self._on_gpu)
-            setattr(self._threads, use, held)
-        return held[:num_bytes]
+    def _staged_table(self, table: BlockTable) -> Tensor:
+        """In this thread's pinned memory, which is as long or longer."""
+        held: tuple[Tensor, BlockTable] | None = getattr(self._threads, "table", None)
+        if held is None or len(held[1]) < len(table):
+            pinned = torch.empty(len(table), dtype=torch.int64, pin_memory=self._on_gpu)
+            self._threads.table = held = pinned, pinned.numpy()
+        blocks, array = held
+        array[: len(table)] = table
+        return blocks

@@ -38,7 +38,7 @@ class TorchKVPool:
             layout.head_items,
         )
         self._items = _zeros(shape, getattr(torch, layout.dtype), device)
-        self._copies = _copies(self._items)
+        self.copies = _copies(self._items)
         layers = [self.layer(plane, layer) for plane in Plane for layer in range(layout.num_layers)]
         self._pages = PagesAhead(kernels, layers) if kernels else None
 
@@ -80,7 +80,7 @@ class TorchKVPool:
         """Copy the items to `out`. Raises ValueError if there is no such region, or if `out` has
         not exactly its bytes."""
         table = self._checked_table(layers, blocks, num_tokens, out)
-        self._copies.read(plane - 1, layers, table, num_tokens, np.frombuffer(out, np.uint8))
+        self.copies.read(plane - 1, layers, table, num_tokens, np.frombuffer(out, np.uint8))
 
     def write(
         self, plane: Plane, layers: range, blocks: Sequence[int], num_tokens: int, data: memoryview
@@ -90,7 +90,7 @@ class TorchKVPool:
         table = self._checked_table(layers, blocks, num_tokens, data)
         if len(table):
             self.used(int(table.max()))
-        self._copies.write(plane - 1, layers, table, num_tokens, np.frombuffer(data, np.uint8))
+        self.copies.write(plane - 1, layers, table, num_tokens, np.frombuffer(data, np.uint8))
 
     def _checked_table(
         self, layers: range, blocks: Sequence[int], num_tokens: int, data: memoryview

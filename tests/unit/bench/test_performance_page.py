@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from performance import page, record
 from performance.engine_tables import DECODE, PREFILL, DecodeStep, Prefill
+from performance.gpu_tables import GPU_COPIES, GpuCopies
 from performance.notes import Notes
 from performance.record import FOLDER, Machine, records
 from performance.table import Bound
@@ -76,6 +77,17 @@ def test_a_goal_is_only_of_those_it_means() -> None:
     assert short.reached(rows) == "92%"
     assert long.reached(rows) == "**70%**"
     assert long.reached(rows[:1]) == ""
+
+
+def test_what_kv_in_small_frames_reaches_is_held_against_no_goal_by_pinned_memory() -> None:
+    limits = {"limit_out": 50.0, "limit_in": 50.0}
+    rows = [
+        GpuCopies(kib, 1, is_staged, out=rate, into=rate, **limits)
+        for kib, is_staged, rate in [(2048, True, 12.0), (8192, True, 40.0), (2048, False, 5.0)]
+    ]
+    pinned, messages = GPU_COPIES.goals
+    assert pinned.reached(rows) == "80%"
+    assert messages.reached(rows) == "**10%**"
 
 
 @pytest.mark.parametrize(

@@ -38,13 +38,13 @@ BOTH = [
 
 def make_pool(dtype: str = "float32", copies: Copies = HostCopies) -> TorchKVPool:
     pool = TorchKVPool(KVLayout(3, 2, 4, 8, dtype), num_blocks=10, device=CPU)
-    pool._copies = copies(pool._items)
+    pool.copies = copies(pool._items)
     return pool
 
 
 def test_a_pool_in_host_memory_is_copied_in_place() -> None:
     pool = TorchKVPool(KVLayout(3, 2, 4, 8, "float32"), num_blocks=10, device=CPU)
-    assert isinstance(pool._copies, HostCopies)
+    assert isinstance(pool.copies, HostCopies)
 
 
 @pytest.mark.parametrize("copies", BOTH)
