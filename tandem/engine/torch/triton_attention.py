@@ -23,7 +23,9 @@ from tandem.engine.torch.triton_chain import chained
 
 # Rows (queries x heads of a group) of a program's tile, in prompts.
 PROMPT_ROWS = 64
+# Keys of its tile, or half of them where a key has more bytes: some GPUs have 99 KiB for a program.
 PROMPT_KEY_TILE = 64
+MAX_KEY_BYTES = 256
 PROMPT_LAUNCH = {"num_warps": 4, "num_stages": 2}
 # The fewest rows that the matrix units take.
 MIN_ROWS = 16
@@ -91,7 +93,7 @@ def attend(
         attend_prompt[(num_tiles, num_kv_heads)](
             *(q, keys, values, out, *where, tiles.tables, scale, q.stride(0), out.stride(0)),
             *strides,
-            KEY_TILE=PROMPT_KEY_TILE,
+            KEY_TILE=prompt_key_tile(shape["PADDED_DIM"] * keys.itemsize),
             NUM_ROWS=num_rows,
             **paging,
             **PROMPT_LAUNCH,
@@ -118,6 +120,11 @@ def attend(
         num_warps=1,
         **chained(is_chained),
     )
+
+
+def prompt_key_tile(key_bytes: int) -> int:
+    """Keys of so many bytes that a program of a prompt takes at a time."""
+    return PROMPT_KEY_TILE if key_bytes <= MAX_KEY_BYTES else PROMPT_KEY_TILE // 2
 
 
 def splits_of(num_programs: int) -> int:

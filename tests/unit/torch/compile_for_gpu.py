@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,6 +34,7 @@ from tandem.engine.torch.gpu_decoder import GpuDecoder
 from tandem.engine.torch.gpu_inputs import GpuInputs
 from tandem.engine.torch.kv_pool import TorchKVPool
 from tandem.engine.torch.sample_row import SampleRow
+from tandem.engine.torch.triton_attention import QueryTiles, attend
 from tandem.engine.torch.triton_chain import CHAINED_FROM, Processors
 from tandem.engine.torch.triton_products import MIN_ROWS, NARROW, WIDE, FewRows
 from tandem.engine.torch.triton_sampling import draw, draw_kept
@@ -136,6 +138,14 @@ def weights(dtype: torch.dtype) -> DecoderWeights[Linear]:
     return DecoderWeights(embedding, (layer,), norm, embedding)
 
 
+def attend_widest(tiles: Sequence[QueryTiles]) -> None:
+    """By the widest keys that all these GPUs take."""
+    q = torch.zeros(20, CONFIG.num_heads, 128)
+    keys, values = torch.zeros(2, 80, 16, CONFIG.num_kv_heads, 128)
+    for each in tiles:
+        attend(q, keys, values, each, None, torch.empty_like(q))
+
+
 def main(capability: int, count: int, shared_bytes: int) -> None:
     driver.set_active(AbsentGpu(capability, shared_bytes))
     can_chain = divmod(capability, 10) >= CHAINED_FROM
@@ -152,6 +162,7 @@ def main(capability: int, count: int, shared_bytes: int) -> None:
     prompt = replace(prompt, slices=(long,))
     inputs = GpuInputs.build(prompt, 16, CONFIG.num_heads // CONFIG.num_kv_heads, CPU)
     decoder.logits(inputs.rows, last_tokens, inputs.logit_rows)
+    attend_widest(inputs.rows.tiles)
     for size in (1, 32, 64):
         host = HostRows(size, pool, MAX_MODEL_LEN, pinned=False)
         host.fill(trial_plan(size, 16, 4))
