@@ -79,6 +79,8 @@ class AllowedTokens:
         """Start on a step. The call that is returned waits for what the slices that sample may
         sample, in the plan's order, or why one of them can sample nothing."""
         asked = [(each, each.sample) for each in plan.slices if each.sample is not None]
+        if not any(spec.params.grammar or spec.params.min_tokens for _, spec in asked):
+            return lambda: [ALL] * len(asked)
         places = [_place(each, spec) for each, spec in asked]
         masks: Future[Masks] | None = None
         if any(places):

@@ -7,7 +7,7 @@ in a block nobody has.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tandem.core.plan import StepPlan
+from tandem.core.plan import PENDING, StepPlan
 from tandem.engine.torch.block_tables import BlockTables
 from tandem.engine.torch.device_health import is_lost
 from tandem.engine.torch.fastest_graph import fastest, replay_seconds, trial_plan
@@ -31,6 +31,7 @@ NUM_WARM_UPS = 2
 # What is known of a row, each a column of its own.
 TOKEN, POSITION, SLOT, LENGTH = range(4)
 NUM_COLUMNS = 4
+NO_ROWS: Mapping[int, int] = {}
 
 Decode = Callable[[GpuRows, Tensor], object]
 """Puts the rows' logits into the tensor [rows, vocab_size]."""
@@ -84,9 +85,10 @@ class DecodeGraphs:
             len(each.token_ids) == 1 and each.sample is not None for each in plan.slices
         )
 
-    def replay(self, plan: StepPlan) -> Tensor:
-        """The step's logits [slices, vocab_size], valid until the next replay."""
-        return self.of(plan).replay(plan)
+    def replay(self, plan: StepPlan, last_rows: Mapping[int, int] = NO_ROWS) -> Tensor:
+        """The step's logits [slices, vocab_size], valid until the next replay. `last_rows`: in
+        which row of the step before each sequence's token is that may be `PENDING`."""
+        return self.of(plan).replay(plan, last_rows)
 
     def of(self, plan: StepPlan) -> DecodeGraph:
         """The smallest that holds the step."""
@@ -111,14 +113,18 @@ class HostRows:
         self._columns[SLOT] = self._spare_slot
         self._num_used = 0
 
-    def fill(self, plan: StepPlan) -> int:
-        """Write the step's rows. So many items, from the first, are all that it has."""
+    def fill(self, plan: StepPlan, last_rows: Mapping[int, int] = NO_ROWS) -> int:
+        """Write the step's rows, `PENDING` tokens as `triton_layers.embed` takes them. So many
+        items, from the first, are all that it has."""
         slices, block_size = plan.slices, self._block_size
         count = len(slices)
         self._tables.write(slices)
         starts = np.array([each.start for each in slices])
         columns = self._columns
-        columns[TOKEN, :count] = [each.token_ids[0] for each in slices]
+        columns[TOKEN, :count] = [
+            -1 - last_rows[each.sequence_id] if each.token_ids[0] == PENDING else each.token_ids[0]
+            for each in slices
+        ]
         columns[POSITION, :count] = starts
         blocks = self._tables.rows[np.arange(count), starts // block_size]
         columns[SLOT, :count] = blocks * block_size + starts % block_size
@@ -157,10 +163,10 @@ class DecodeGraph:
         self._rows = _rows(self._inputs, size)
         self._graph = recorder.record(self._run) if recorder else None
 
-    def replay(self, plan: StepPlan) -> Tensor:
+    def replay(self, plan: StepPlan, last_rows: Mapping[int, int] = NO_ROWS) -> Tensor:
         """Requires that of the steps launched before all but the last have been waited for."""
         self._host.reverse()
-        num_items = self._host[0].fill(plan)
+        num_items = self._host[0].fill(plan, last_rows)
         self._inputs[:num_items].copy_(self._host[0].items[:num_items], non_blocking=True)
         self.replay_again()
         return self._logits[: len(plan.slices)]

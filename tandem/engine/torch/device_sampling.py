@@ -29,9 +29,9 @@ def sample_on_device(logits: Tensor, rows: Sequence[SampleRow]) -> Tensor:
     tokens = torch.empty(len(rows), dtype=torch.int64, device=logits.device)
     whole: list[int] = []
     rest: list[int] = []
+    by_kernels = has_kernels(logits)
     for index, row in enumerate(rows):
-        is_of_all = row.takes_likeliest or row.draws_from_all
-        (whole if is_of_all and has_kernels(logits) else rest).append(index)
+        (whole if by_kernels and row.is_of_all else rest).append(index)
     if whole:
         _draw_by_kernels(logits, rows, whole, tokens)
     for start in range(0, len(rest), MAX_ROWS):

@@ -85,10 +85,9 @@ class GpuRunner:
         self._last_rows = {sequence_id: row for row, sequence_id in enumerate(asked)}
 
     def logits(self, plan: StepPlan, on_layer: LayerHook | None) -> Tensor:
-        plan = self._with_rows(plan)
         if self.graphs and on_layer is None and self.graphs.can_replay(plan):
-            return self.graphs.replay(plan)
-        inputs = GpuInputs.build(plan, self._block_size, self._group, self._device)
+            return self.graphs.replay(plan, self._last_rows)
+        inputs = GpuInputs.build(self._with_rows(plan), self._block_size, self._group, self._device)
         return self._decoder.logits(inputs.rows, self._last_tokens, inputs.logit_rows, on_layer)
 
     def _with_rows(self, plan: StepPlan) -> StepPlan:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from tandem.core.noise import position_key
 from tandem.core.plan import SampleSpec
@@ -17,8 +17,7 @@ NO_TOKEN = -1
 LEAST_TEMPERATURE = 1e-6
 
 
-@dataclass(frozen=True, slots=True)
-class SampleRow:
+class SampleRow(NamedTuple):
     """What a row of logits is asked for: the token at `position`, among those `allowed`. Penalties
     need the sequence's `counts`."""
 
@@ -32,15 +31,19 @@ class SampleRow:
         return self.spec.params.temperature < LEAST_TEMPERATURE
 
     @property
+    def is_of_all(self) -> bool:
+        """Whether its token is of all by the logits as they are: their likeliest, or drawn from
+        their softmax."""
+        is_plain = self.allowed.is_all and not is_adjusted(self.spec.params)
+        return is_plain and not self.is_filtered
+
+    @property
     def takes_likeliest(self) -> bool:
-        """Whether its token is the likeliest of all by the logits as they are."""
-        return self.is_greedy and self.allowed.is_all and not is_adjusted(self.spec.params)
+        return self.is_greedy and self.is_of_all
 
     @property
     def draws_from_all(self) -> bool:
-        """Whether its token is drawn from the softmax of the logits as they are."""
-        is_of_all = self.allowed.is_all and not is_adjusted(self.spec.params)
-        return is_of_all and not self.is_greedy and not self.is_filtered
+        return not self.is_greedy and self.is_of_all
 
     @property
     def is_filtered(self) -> bool:

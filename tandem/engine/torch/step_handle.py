@@ -36,8 +36,16 @@ class TorchStepHandle:
         if self.layers is not None:
             self.layers.wait()
         token_ids = self.sampled.wait().tolist()
+        if self._are_tokens_alone(token_ids):
+            return StepResult(tuple(token_ids))
         rows = zip(token_ids, self.logprobs.report(), self.failures, strict=True)
         return step_result(self.plan, (_sampled(*row) for row in rows))
+
+    def _are_tokens_alone(self, token_ids: Sequence[int]) -> bool:
+        """Whether every slice has a token and nothing else, as most steps of single tokens do."""
+        is_each_asked = len(token_ids) == len(self.plan.slices)
+        is_each_there = NO_TOKEN not in token_ids and not any(self.failures)
+        return is_each_asked and is_each_there and not self.logprobs.columns
 
 
 def _sampled(

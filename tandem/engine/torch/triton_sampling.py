@@ -48,7 +48,9 @@ def _asked(rows: Sequence[SampleRow], indices: Sequence[int], device: torch.devi
     """`asked` of the kernels, in one copy."""
     chosen = [rows[index] for index in indices]
     temperatures = [0.0 if row.is_greedy else row.spec.params.temperature for row in chosen]
-    keys = [0 if row.is_greedy else row.key for row in chosen]
+    keys = [
+        row.key if temperature else 0 for row, temperature in zip(chosen, temperatures, strict=True)
+    ]
     columns = (
         np.asarray(indices, np.int64),
         np.asarray(temperatures, np.float64),

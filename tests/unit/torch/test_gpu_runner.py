@@ -12,7 +12,7 @@ from transformers import LlamaConfig, MistralConfig, PretrainedConfig, Qwen3Conf
 
 from tandem.artifacts.model_folder import ModelFolder
 from tandem.core.kv import KVLayout
-from tandem.core.plan import SampleSpec, SequenceSlice, StepPlan
+from tandem.core.plan import PENDING, SampleSpec, SequenceSlice, StepPlan
 from tandem.engine.allowed_tokens import barred_tokens
 from tandem.engine.torch import first_steps as first_steps_module
 from tandem.engine.torch.adjustments import is_adjusted
@@ -186,6 +186,17 @@ def test_a_sequence_that_is_back_in_other_blocks_has_another_table() -> None:
 
     assert step(1, 4, 14) == [4, 14]
     assert step(2, 50, 51) == [50, 51]
+
+
+def test_a_token_under_way_is_named_by_its_row_of_the_step_before() -> None:
+    pool = TorchKVPool(KVLayout(1, 1, 4, 4, "float32"), 60, torch.device("cpu"))
+    rows = decode_graph.HostRows(4, pool, max_model_len=64, pinned=False)
+    slices = (
+        SequenceSlice(sequence_id, (token_id,), 0, (sequence_id,), None)
+        for sequence_id, token_id in [(7, PENDING), (8, 5), (9, PENDING)]
+    )
+    rows.fill(StepPlan(1, tuple(slices)), {7: 2, 8: 1, 9: 0})
+    assert rows.items[:3].tolist() == [-3, 5, -1]
 
 
 def test_what_a_step_copies_grows_with_the_blocks_that_it_has() -> None:
