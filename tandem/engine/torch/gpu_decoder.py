@@ -21,6 +21,7 @@ from tandem.engine.torch.triton_layers import (
     silu_and_mul,
 )
 from tandem.engine.torch.triton_products import FewRows
+from tandem.engine.torch.triton_token_attention import TokenAttention
 from tandem.models.layers import Linear
 from tandem.models.rope import RotaryEmbedding
 from tandem.models.weights import DecoderWeights, LayerWeights
@@ -82,9 +83,15 @@ class GpuDecoder:
         return logits.float() if out is None else out.copy_(logits)
 
     def few_logits(
-        self, rows: GpuRows, last_tokens: Tensor, products: FewRows, out: Tensor
+        self,
+        rows: GpuRows,
+        last_tokens: Tensor,
+        products: FewRows,
+        attention: TokenAttention | None,
+        out: Tensor,
     ) -> Tensor:
-        """Likewise of all rows, single tokens, of which `FewRows` takes so many, in `out`."""
+        """Likewise of all rows, single tokens, of which `FewRows` takes so many, in `out`; without
+        `attention` by the kernels that `logits` has."""
         weights, eps = self._weights, self._config.rms_norm_eps
         layers = weights.layers
         embedding, first_norm = weights.embedding.weight, layers[0].attention_norm
@@ -92,10 +99,30 @@ class GpuDecoder:
         norms = [*(each.attention_norm for each in layers[1:]), weights.final_norm]
         for index, (layer, next_norm) in enumerate(zip(layers, norms, strict=True)):
             qkv = products.normed(residual, layer.qkv)
-            attended = self._attend(index, layer, qkv, rows, is_chained=products.is_chained)
+            attended = self._attend_few(index, layer, qkv, rows, attention, products.is_chained)
             products.add(attended, layer.output, residual, layer.mlp_norm)
             products.add(products.gated(residual, layer.gate_up), layer.down, residual, next_norm)
         return products.normed(residual, weights.lm_head, out)
+
+    def _attend_few(
+        self,
+        index: int,
+        layer: LayerWeights[Linear],
+        qkv: Tensor,
+        rows: GpuRows,
+        attention: TokenAttention | None,
+        is_chained: bool,
+    ) -> Tensor:
+        if attention is None:
+            return self._attend(index, layer, qkv, rows, is_chained=is_chained)
+        config, pool = self._config, self._pool
+        return attention.attend(
+            *(qkv, (self._rotary.cosines, self._rotary.sines), rows),
+            *(layer.qk_norm, config.rms_norm_eps),
+            *(pool.layer(Plane.KEY, index), pool.layer(Plane.VALUE, index)),
+            config.windows[index],
+            is_chained=is_chained,
+        )
 
     def _attend(
         self,

@@ -29,6 +29,7 @@ from tandem.engine.torch.triton_products import (
     Tiling,
     takes_few_rows,
 )
+from tandem.engine.torch.triton_token_attention import TokenAttention
 
 # More sequences than any step samples for.
 MAX_PENDING = 1 << 16
@@ -50,6 +51,7 @@ class GpuRunner:
         self._decoder = decoder
         self._block_size = pool.layout.block_size
         self._device = device
+        self._num_kv_heads = config.num_kv_heads
         self._group = config.num_heads // config.num_kv_heads
         # What the step before has sampled, and in which row each sequence's token is.
         self._last_tokens = torch.zeros(MAX_PENDING, dtype=torch.int64, device=device)
@@ -62,18 +64,26 @@ class GpuRunner:
         """To compute single tokens; the first one is trusted."""
         decoder, last_tokens = self._decoder, self._last_tokens
 
-        def by(name: str, tiling: Tiling, max_rows: int) -> Way:
+        def by(name: str, tiling: Tiling, max_rows: int, attention: TokenAttention | None) -> Way:
             products = FewRows(self._device, tiling)
             return Way(
                 name,
-                lambda rows, logits: decoder.few_logits(rows, last_tokens, products, logits),
+                lambda rows, logits: decoder.few_logits(
+                    rows, last_tokens, products, attention, logits
+                ),
                 max_rows,
             )
 
         library = Way("library", lambda rows, logits: decoder.logits(rows, last_tokens, out=logits))
         if not takes_few_rows(decoder.dtype, self._device):
             return [library]
-        return [library, by("wide tiles", WIDE, MAX_ROWS), by("narrow tiles", NARROW, MIN_ROWS)]
+        attention = TokenAttention(self._device, MAX_ROWS, self._num_kv_heads)
+        return [
+            library,
+            by("wide tiles", WIDE, MAX_ROWS, attention),
+            by("narrow tiles", NARROW, MIN_ROWS, attention),
+            by("wide tiles, attention in three", WIDE, MAX_ROWS, None),
+        ]
 
     @property
     def pending(self) -> Collection[int]:

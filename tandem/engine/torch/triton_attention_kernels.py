@@ -8,31 +8,22 @@ from tandem.engine.torch.triton_jit import kernel
 
 
 @triton.jit
-def _attend_keys(
-    q,  # [rows, dim]
-    query_positions,  # [rows]
-    total,  # [rows, dim]
-    maximum,
-    weight,
+def load_tile(
     keys,  # of one KV head
     values,
     table,
     start,
     end,
-    scale,
     block_stride,
     token_stride,
     table_block_stride,
     MASKED: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
-    WINDOW: tl.constexpr,
     KEY_TILE: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     PADDED_DIM: tl.constexpr,
 ):
-    """Add a tile of keys to what was attended to before (FlashAttention-2, Dao 2023, section 3.1):
-    the weighted sum of values, and over the scores, which are base-2 logarithms, their maximum and
-    the sum of the weights. Not `MASKED`, all queries see all of the tile's keys."""
+    """A tile's keys and values, each [keys, dim]; not `MASKED`, all of them are there."""
     dims = tl.arange(0, PADDED_DIM)
     positions = start + tl.arange(0, KEY_TILE)
     places = table + positions // BLOCK_SIZE * table_block_stride
@@ -52,9 +43,32 @@ def _attend_keys(
     else:
         k = tl.load(keys + items)
         v = tl.load(values + items)
+    return k, v
+
+
+@triton.jit
+def attend_tile(
+    q,  # [rows, dim]
+    query_positions,  # [rows]
+    total,  # [rows, dim]
+    maximum,
+    weight,
+    k,
+    v,
+    start,
+    end,
+    scale,
+    MASKED: tl.constexpr,
+    WINDOW: tl.constexpr,
+    KEY_TILE: tl.constexpr,
+):
+    """Add a tile of keys to what was attended to before (FlashAttention-2, Dao 2023, section 3.1):
+    the weighted sum of values, and over the scores, which are base-2 logarithms, their maximum and
+    the sum of the weights. Not `MASKED`, all queries see all of the tile's keys."""
     scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
     if MASKED:
-        visible = exists[None, :] & (positions[None, :] <= query_positions[:, None])
+        positions = start + tl.arange(0, KEY_TILE)
+        visible = (positions < end)[None, :] & (positions[None, :] <= query_positions[:, None])
         if WINDOW > 0:
             visible = visible & (positions[None, :] > query_positions[:, None] - WINDOW)
         scores = tl.where(visible, scores, float("-inf"))
@@ -67,6 +81,62 @@ def _attend_keys(
     shrink = tl.exp2(maximum - reference)
     total = tl.dot(weights.to(v.dtype), v, total * shrink[:, None], input_precision="ieee")
     return total, highest, weight * shrink + tl.sum(weights, axis=1)
+
+
+@triton.jit
+def attend_keys(
+    q,
+    query_positions,
+    total,
+    maximum,
+    weight,
+    keys,
+    values,
+    table,
+    start,
+    end,
+    scale,
+    block_stride,
+    token_stride,
+    table_block_stride,
+    MASKED: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr,
+    WINDOW: tl.constexpr,
+    KEY_TILE: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    PADDED_DIM: tl.constexpr,
+):
+    """`attend_tile` with what `load_tile` loads."""
+    k, v = load_tile(
+        keys,
+        values,
+        table,
+        start,
+        end,
+        block_stride,
+        token_stride,
+        table_block_stride,
+        MASKED,
+        BLOCK_SIZE,
+        KEY_TILE,
+        HEAD_DIM,
+        PADDED_DIM,
+    )
+    return attend_tile(
+        q,
+        query_positions,
+        total,
+        maximum,
+        weight,
+        k,
+        v,
+        start,
+        end,
+        scale,
+        MASKED,
+        WINDOW,
+        KEY_TILE,
+    )
 
 
 @triton.jit
@@ -98,7 +168,7 @@ def _attend_range(
     if WINDOW == 0:
         masked_start = start + tl.maximum(whole - start, 0) // KEY_TILE * KEY_TILE
         for tile in range(start, masked_start, KEY_TILE):
-            total, maximum, weight = _attend_keys(
+            total, maximum, weight = attend_keys(
                 q,
                 query_positions,
                 total,
@@ -121,7 +191,7 @@ def _attend_range(
                 PADDED_DIM,
             )
     for tile in range(masked_start, end, KEY_TILE):
-        total, maximum, weight = _attend_keys(
+        total, maximum, weight = attend_keys(
             q,
             query_positions,
             total,
@@ -218,12 +288,24 @@ def attend_prompt(
 
 
 @triton.jit
-def _split_bounds(position, split, num_splits, WINDOW: tl.constexpr, KEY_TILE: tl.constexpr):
+def split_bounds(position, split, num_splits, WINDOW: tl.constexpr, KEY_TILE: tl.constexpr):
     """The keys of a split: whole tiles, equally many for each; the last ones may have none."""
     first = _first_key(position, WINDOW)
-    tiles = tl.cdiv(position + 1 - first, KEY_TILE)
-    keys = tl.cdiv(tiles, num_splits) * KEY_TILE
+    keys = _keys_a_split(position, num_splits, WINDOW, KEY_TILE)
     return first + split * keys, tl.minimum(first + (split + 1) * keys, position + 1)
+
+
+@triton.jit
+def num_used(position, num_splits, WINDOW: tl.constexpr, KEY_TILE: tl.constexpr):
+    """How many splits, the first ones, have keys."""
+    keys = _keys_a_split(position, num_splits, WINDOW, KEY_TILE)
+    return tl.cdiv(position + 1 - _first_key(position, WINDOW), keys)
+
+
+@triton.jit
+def _keys_a_split(position, num_splits, WINDOW: tl.constexpr, KEY_TILE: tl.constexpr):
+    tiles = tl.cdiv(position + 1 - _first_key(position, WINDOW), KEY_TILE)
+    return tl.cdiv(tiles, num_splits) * KEY_TILE
 
 
 @kernel
@@ -263,7 +345,7 @@ def attend_split(
     length = tl.load(tile_lengths + tile)
     row = tl.load(tile_rows + tile).to(tl.int64)
     await_inputs(CHAINED)
-    start, end = _split_bounds(position, split, num_splits, WINDOW, KEY_TILE)
+    start, end = split_bounds(position, split, num_splits, WINDOW, KEY_TILE)
     if (start >= end) | (length == 0):
         return
     rows = tl.arange(0, NUM_ROWS)
@@ -325,7 +407,7 @@ def merge_splits(
     if length == 0:
         return
     splits = tl.arange(0, NUM_SPLITS)
-    starts, ends = _split_bounds(position, splits, NUM_SPLITS, WINDOW, KEY_TILE)
+    starts, ends = split_bounds(position, splits, NUM_SPLITS, WINDOW, KEY_TILE)
     used = starts < ends
     dims = tl.arange(0, PADDED_DIM)
     left = (tile.to(tl.int64) * tl.num_programs(1) + head) * NUM_SPLITS + splits

@@ -78,6 +78,19 @@ def _rms_scaled(x, eps, SIZE: tl.constexpr):
     return x * tl.rsqrt(tl.sum(x * x, axis=-1) / SIZE + eps)
 
 
+@triton.jit
+def scaled_by_norm(x, scale, weights, type):
+    """A head by its norm's scale and `weights`, rounded where torch's operations would."""
+    return ((x * scale).to(type).to(tl.float32) * weights).to(type).to(tl.float32)
+
+
+@triton.jit
+def rotated(x, other, cos, sin, type):
+    """A half of a head, or both, with the `other` beside it and the signed sines. Fused by name:
+    what a prompt's keys and a single token's are rounded to is the same."""
+    return tl.fma(other, sin, x * cos).to(type)
+
+
 @kernel
 def rotate_and_store(
     qkv,
@@ -126,10 +139,10 @@ def rotate_and_store(
             weights = qk_norm + head * HEAD_DIM + dims
             low = tl.load(weights, mask=dims < half, other=0.0)[None, :]
             high = tl.load(weights + half, mask=dims < half, other=0.0)[None, :]
-            x = ((x * scale).to(first.dtype).to(tl.float32) * low).to(first.dtype).to(tl.float32)
-            y = ((y * scale).to(first.dtype).to(tl.float32) * high).to(first.dtype).to(tl.float32)
-        first = (x * cos - y * sin).to(first.dtype)
-        second = (y * cos + x * sin).to(first.dtype)
+            x = scaled_by_norm(x, scale, low, first.dtype)
+            y = scaled_by_norm(y, scale, high, first.dtype)
+        first = rotated(x, y, cos, -sin, first.dtype)
+        second = rotated(y, x, cos, sin, second.dtype)
     if head < NUM_HEADS:
         tl.store(qkv + items, first, mask=there)
         tl.store(qkv + items + half, second, mask=there)

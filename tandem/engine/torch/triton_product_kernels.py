@@ -5,6 +5,7 @@ import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from tandem.engine.torch.triton_jit import kernel
+from tandem.engine.torch.triton_split_kernels import is_last
 
 # A line of the cache, in items of 16 bits.
 LINE = tl.constexpr(64)
@@ -52,11 +53,7 @@ def _add_product(
 def _is_last(total, mine, cells, count, SPLITS: tl.constexpr):
     """Leave a split's sum where `mine` begins; whether all the others have done so."""
     tl.store(mine + cells, total)
-    tl.debug_barrier()
-    is_last = tl.atomic_add(count, 1, sem="acq_rel") == SPLITS - 1
-    if is_last:
-        tl.store(count, 0)
-    return is_last
+    return is_last(count, SPLITS)
 
 
 @triton.jit

@@ -30,7 +30,7 @@ from tandem.core.sampling_params import SamplingParams
 from tandem.engine.torch import triton_products
 from tandem.engine.torch.decode_graph import HostRows, _rows
 from tandem.engine.torch.fastest_graph import trial_plan
-from tandem.engine.torch.gpu_decoder import GpuDecoder
+from tandem.engine.torch.gpu_decoder import GpuDecoder, GpuRows
 from tandem.engine.torch.gpu_inputs import GpuInputs
 from tandem.engine.torch.kv_pool import TorchKVPool
 from tandem.engine.torch.sample_row import SampleRow
@@ -38,6 +38,7 @@ from tandem.engine.torch.triton_attention import QueryTiles, attend
 from tandem.engine.torch.triton_chain import CHAINED_FROM, Processors
 from tandem.engine.torch.triton_products import MIN_ROWS, NARROW, WIDE, FewRows
 from tandem.engine.torch.triton_sampling import draw, draw_kept
+from tandem.engine.torch.triton_token_attention import TokenAttention
 from tandem.models.layers import Linear
 from tandem.models.rope import RotaryEmbedding
 from tandem.models.weights import DecoderWeights, LayerWeights
@@ -146,6 +147,19 @@ def attend_widest(tiles: Sequence[QueryTiles]) -> None:
         attend(q, keys, values, each, None, torch.empty_like(q))
 
 
+def attend_wide(rows: GpuRows, size: int, can_chain: bool) -> None:
+    """Heads of 128 with norms, eight to a KV head, as larger models have."""
+    qkv = torch.zeros(size, 8 * 10 * 128, dtype=torch.bfloat16)
+    norm = torch.ones(8 * 9, 128, dtype=torch.bfloat16)
+    pages = torch.zeros(1, 16, 8, 128, dtype=torch.bfloat16)
+    angles = torch.zeros(1, 128)
+    attention = TokenAttention(CPU, size, 8)
+    for each in (None, norm):
+        attention.attend(
+            *(qkv, (angles, angles), rows, each, 1e-5, pages, pages, None), is_chained=can_chain
+        )
+
+
 def main(capability: int, count: int, shared_bytes: int) -> None:
     driver.set_active(AbsentGpu(capability, shared_bytes))
     can_chain = divmod(capability, 10) >= CHAINED_FROM
@@ -168,9 +182,13 @@ def main(capability: int, count: int, shared_bytes: int) -> None:
         host.fill(trial_plan(size, 16, 4))
         rows = _rows(host.items, size)
         logits = torch.empty(size, CONFIG.vocab_size)
+        attention = TokenAttention(CPU, size, CONFIG.num_kv_heads)
         for tiling in (WIDE, NARROW) if size <= MIN_ROWS else (WIDE,):
-            decoder.few_logits(rows, last_tokens, FewRows(CPU, tiling), logits)
+            products = FewRows(CPU, tiling)
+            for each in (attention, None):
+                decoder.few_logits(rows, last_tokens, products, each, logits)
         decoder.logits(rows, last_tokens, out=logits)
+        attend_wide(rows, size, can_chain)
     sample = SampleRow(SampleSpec(SamplingParams(max_tokens=1, seed=0)), 0)
     draw(logits, [sample], [0], torch.zeros(1, dtype=torch.int64))
     draw_kept(logits.double(), [sample])

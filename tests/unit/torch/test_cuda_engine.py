@@ -59,7 +59,9 @@ def only(name: str) -> Callable[..., DecodeGraph]:
     return choose
 
 
-@pytest.mark.parametrize("name", ["library", "wide tiles", "narrow tiles"])
+@pytest.mark.parametrize(
+    "name", ["library", "wide tiles", "narrow tiles", "wide tiles, attention in three"]
+)
 def test_batches_of_every_size_are_the_cpus_by_each_way(
     path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,12 +25,13 @@ from tandem.models.weights import PlainPacker, load_weights
 
 pytest.importorskip("triton", reason="TRITON IS NOT INSTALLED: the GPU's runner is untested")
 
-from tandem.engine.torch import decode_graph, triton_attention
+from tandem.engine.torch import decode_graph, triton_attention, triton_token_attention
 from tandem.engine.torch.decode_graph import DecodeGraphs, Way
 from tandem.engine.torch.gpu_decoder import GpuDecoder, GpuRows
 from tandem.engine.torch.gpu_runner import GpuRunner
 from tandem.engine.torch.kv_pool import TorchKVPool
 from tandem.engine.torch.triton_products import WIDE, FewRows
+from tandem.engine.torch.triton_token_attention import FEW, TokenAttention
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 MAX_MODEL_LEN = 1024
@@ -70,25 +72,25 @@ def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def on_gpu(
-    driver: Driver, path: Path, *, decodes: bool = True, by_few_rows: bool = False
-) -> Driver:
-    """The same engine with the GPU's runner, over the same pool. `by_few_rows` it decodes with
-    products of its own."""
+def on_gpu(driver: Driver, path: Path, *, decodes: bool = True, way: str = "library") -> Driver:
+    """The same engine with the GPU's runner, over the same pool. By few rows it decodes with
+    products of its own, and with attention in one kernel or in three."""
     engine = driver.engine
     folder = ModelFolder.open(path)
     weights = load_weights(folder.config, folder.weight_files, torch.float32, DEVICE, PlainPacker())
     rotary = RotaryEmbedding(folder.config, MAX_MODEL_LEN, DEVICE)
     decoder = GpuDecoder(folder.config, weights, rotary, engine.pool)
     runner = GpuRunner(folder.config, decoder, engine.pool, DEVICE, MAX_MODEL_LEN, decodes)
-    if by_few_rows:
+    if way != "library":
         products = FewRows(DEVICE, WIDE)
+        attention = TokenAttention(DEVICE, 8, folder.config.num_kv_heads)
+        used = attention if way == "few rows" else None
 
         def decode(rows: GpuRows, logits: torch.Tensor) -> None:
-            decoder.few_logits(rows, runner._last_tokens, products, logits)
+            decoder.few_logits(rows, runner._last_tokens, products, used, logits)
 
         vocab_size = folder.config.vocab_size
-        ways = [Way("few rows", decode)]
+        ways = [Way(way, decode)]
         runner.graphs = DecodeGraphs(ways, engine.pool, DEVICE, MAX_MODEL_LEN, vocab_size)
     engine._runner = engine._ahead = runner
     return driver
@@ -101,16 +103,17 @@ def interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.skip("NOT TESTED ON A GPU: the other engine's pool is in host memory")
     monkeypatch.setattr(decode_graph, "BATCH_SIZES", (1, 2, 4, 8))
     monkeypatch.setattr(triton_attention, "SPLIT_PROGRAMS", 8)
+    monkeypatch.setattr(triton_token_attention, "FEW", replace(FEW, programs=8))
     monkeypatch.setattr(first_steps_module, "MAX_SINGLES", 8)
     monkeypatch.setattr(first_steps_module, "PROMPTS", (24,))
 
 
 @pytest.mark.usefixtures("interpreted")
-@pytest.mark.parametrize("by_few_rows", [False, True])
-def test_logits_and_kv_are_those_of_the_other_runners(path: Path, by_few_rows: bool) -> None:
+@pytest.mark.parametrize("way", ["library", "few rows", "few rows, attention in three"])
+def test_logits_and_kv_are_those_of_the_other_runners(path: Path, way: str) -> None:
     draw = random.Random(0)
     prompts = [[draw.randrange(300) for _ in range(length)] for length in (1, 5, 40, 130)]
-    gpu = on_gpu(Driver(path, seed=2), path, by_few_rows=by_few_rows)
+    gpu = on_gpu(Driver(path, seed=2), path, way=way)
     drivers = Driver(path, seed=1), gpu
     computed = []
     for driver in drivers:

@@ -22,6 +22,7 @@ KERNELS = {
     "attend_prompt",
     "attend_split",
     "merge_splits",
+    "attend_tokens",
     "silu_and_mul",
     "multiply_few_rows",
     "draw",
