@@ -39,10 +39,11 @@ Decode = Callable[[GpuRows, Tensor], object]
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """One to compute steps of at most `max_rows` single tokens."""
+    """One to compute steps of `more_than` and at most `max_rows` single tokens."""
 
     name: str
     decode: Decode
+    more_than: int = 0
     max_rows: int = BATCH_SIZES[-1]
 
 
@@ -70,7 +71,7 @@ class DecodeGraphs:
         most_before = min(TRIAL_BLOCKS, pool.layout.blocks_for(max_model_len) - 1)
         self._graphs = {}
         for size in reversed(BATCH_SIZES):
-            fitting = [way for way in ways if size <= way.max_rows]
+            fitting = [way for way in ways if way.more_than < size <= way.max_rows]
             # Each row of a trial has a block of its own, and all have some in common.
             num_before = max(0, min(most_before, pool.num_blocks - size))
             if recorder is None or size > pool.num_blocks:

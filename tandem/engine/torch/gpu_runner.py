@@ -21,6 +21,8 @@ from tandem.engine.torch.gpu_decoder import GpuDecoder
 from tandem.engine.torch.gpu_inputs import GpuInputs
 from tandem.engine.torch.kv_pool import TorchKVPool
 from tandem.engine.torch.triton_products import (
+    BROAD,
+    DEEP,
     MAX_ROWS,
     MIN_ROWS,
     NARROW,
@@ -64,25 +66,35 @@ class GpuRunner:
         """To compute single tokens; the first one is trusted."""
         decoder, last_tokens = self._decoder, self._last_tokens
 
-        def by(name: str, tiling: Tiling, max_rows: int, attention: TokenAttention | None) -> Way:
+        attention = TokenAttention(self._device, MAX_ROWS, self._num_kv_heads)
+
+        def by(
+            name: str,
+            tiling: Tiling,
+            attention: TokenAttention | None = attention,
+            more_than: int = 0,
+            max_rows: int = MAX_ROWS,
+        ) -> Way:
             products = FewRows(self._device, tiling)
             return Way(
                 name,
                 lambda rows, logits: decoder.few_logits(
                     rows, last_tokens, products, attention, logits
                 ),
+                more_than,
                 max_rows,
             )
 
         library = Way("library", lambda rows, logits: decoder.logits(rows, last_tokens, out=logits))
         if not takes_few_rows(decoder.dtype, self._device):
             return [library]
-        attention = TokenAttention(self._device, MAX_ROWS, self._num_kv_heads)
         return [
             library,
-            by("wide tiles", WIDE, MAX_ROWS, attention),
-            by("narrow tiles", NARROW, MIN_ROWS, attention),
-            by("wide tiles, attention in three", WIDE, MAX_ROWS, None),
+            by("wide tiles", WIDE),
+            by("narrow tiles", NARROW, max_rows=MIN_ROWS),
+            by("deep tiles", DEEP, more_than=MIN_ROWS),
+            by("broad tiles", BROAD, more_than=MAX_ROWS // 2),
+            by("wide tiles, attention in three", WIDE, None),
         ]
 
     @property

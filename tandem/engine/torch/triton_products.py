@@ -31,17 +31,23 @@ MAX_STAGES = 5
 
 @dataclass(frozen=True, slots=True)
 class Tiling:
-    """A program's share: `outs` outputs, of whose sums it takes `step` items at a time; before the
-    kernel in front has ended, it fetches so many lines of each one's weights."""
+    """A program's share: `outs` outputs (of a gated product `gates`), of whose sums it takes `step`
+    items at a time; before the kernel in front has ended, it fetches so many lines of each one's
+    weights."""
 
     outs: int
+    gates: int
     step: int
     lines_ahead: int
 
 
 # Few programs, which cut sums among them; or, of the fewest rows, more programs with whole sums.
-WIDE = Tiling(outs=64, step=128, lines_ahead=8)
-NARROW = Tiling(outs=16, step=512, lines_ahead=32)
+WIDE = Tiling(outs=64, gates=64, step=128, lines_ahead=8)
+NARROW = Tiling(outs=16, gates=16, step=512, lines_ahead=32)
+# Of more rows, whose items take the place of weights on their way: shorter steps, and more of them;
+# or as many weights for half as many reads of the rows.
+DEEP = Tiling(outs=64, gates=64, step=64, lines_ahead=16)
+BROAD = Tiling(outs=128, gates=64, step=64, lines_ahead=8)
 
 
 def takes_few_rows(dtype: torch.dtype, device: torch.device) -> bool:
@@ -85,7 +91,7 @@ class Cut:
     ) -> Cut:
         """Sums are cut where tiles are too few, but not those of a gate: it would have to wait for
         those of what it is for. `step_bytes` is what a program takes at a time."""
-        tiles = triton.cdiv(num_outs, tiling.outs)
+        tiles = triton.cdiv(num_outs, tiling.gates if is_gated else tiling.outs)
         programs = processors.count * PROGRAMS_A_PROCESSOR
         most = min(programs // tiles, triton.cdiv(size, tiling.step) // MIN_STEPS)
         splits = 1 if is_gated else 1 << max(0, most.bit_length() - 1)
@@ -153,7 +159,8 @@ class FewRows:
         num_outs = out.shape[1]
         rows = max(MIN_ROWS, triton.next_power_of_2(num_rows))
         tiling = self._tiling
-        step_bytes = (tiling.outs * (1 + is_gated) + rows) * tiling.step * x.itemsize
+        tile = tiling.gates if is_gated else tiling.outs
+        step_bytes = (tile * (1 + is_gated) + rows) * tiling.step * x.itemsize
         cut = Cut.of(self._processors, tiling, num_outs, size, step_bytes, is_gated=is_gated)
         num_sums = residual.squares.shape[1] if norm is None else 0
         multiply_few_rows[(cut.tiles, cut.splits)](
@@ -162,7 +169,7 @@ class FewRows:
             *(num_rows, residual.eps),
             OUT=num_outs,
             SIZE=size,
-            TILE=tiling.outs,
+            TILE=tile,
             STEP=tiling.step,
             SPLITS=cut.splits,
             ROWS=rows,

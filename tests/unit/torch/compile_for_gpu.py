@@ -36,7 +36,7 @@ from tandem.engine.torch.kv_pool import TorchKVPool
 from tandem.engine.torch.sample_row import SampleRow
 from tandem.engine.torch.triton_attention import QueryTiles, attend
 from tandem.engine.torch.triton_chain import CHAINED_FROM, Processors
-from tandem.engine.torch.triton_products import MIN_ROWS, NARROW, WIDE, FewRows
+from tandem.engine.torch.triton_products import BROAD, DEEP, MIN_ROWS, NARROW, WIDE, FewRows
 from tandem.engine.torch.triton_sampling import draw, draw_kept
 from tandem.engine.torch.triton_token_attention import TokenAttention
 from tandem.models.layers import Linear
@@ -183,7 +183,7 @@ def main(capability: int, count: int, shared_bytes: int) -> None:
         rows = _rows(host.items, size)
         logits = torch.empty(size, CONFIG.vocab_size)
         attention = TokenAttention(CPU, size, CONFIG.num_kv_heads)
-        for tiling in (WIDE, NARROW) if size <= MIN_ROWS else (WIDE,):
+        for tiling in (WIDE, NARROW) if size <= MIN_ROWS else (WIDE, DEEP, BROAD):
             products = FewRows(CPU, tiling)
             for each in (attention, None):
                 decoder.few_logits(rows, last_tokens, products, each, logits)

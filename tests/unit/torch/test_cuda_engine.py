@@ -60,7 +60,15 @@ def only(name: str) -> Callable[..., DecodeGraph]:
 
 
 @pytest.mark.parametrize(
-    "name", ["library", "wide tiles", "narrow tiles", "wide tiles, attention in three"]
+    "name",
+    [
+        "library",
+        "wide tiles",
+        "narrow tiles",
+        "deep tiles",
+        "broad tiles",
+        "wide tiles, attention in three",
+    ],
 )
 def test_batches_of_every_size_are_the_cpus_by_each_way(
     path: Path, name: str, monkeypatch: pytest.MonkeyPatch

@@ -13,7 +13,16 @@ from torch.nn import functional
 pytest.importorskip("triton", reason="TRITON IS NOT INSTALLED: the GPU's products are untested")
 
 from tandem.engine.torch.triton_chain import Processors
-from tandem.engine.torch.triton_products import NARROW, WIDE, Cut, FewRows, Residual, Tiling
+from tandem.engine.torch.triton_products import (
+    BROAD,
+    DEEP,
+    NARROW,
+    WIDE,
+    Cut,
+    FewRows,
+    Residual,
+    Tiling,
+)
 from tandem.models.layers import Linear
 
 ON_GPU = torch.cuda.is_available()
@@ -82,7 +91,9 @@ def seeded() -> None:
 
 
 @pytest.mark.parametrize(("dtype", "sizes", "biased"), product(DTYPES, SIZES, [False, True]))
-@pytest.mark.parametrize(("rows", "tiling"), [(1, WIDE), (5, WIDE), (20, WIDE), (5, NARROW)])
+@pytest.mark.parametrize(
+    ("rows", "tiling"), [(1, WIDE), (5, WIDE), (20, WIDE), (5, NARROW), (40, BROAD)]
+)
 def test_a_norm_and_its_product(
     dtype: torch.dtype, sizes: tuple[int, int], biased: bool, rows: int, tiling: Tiling
 ) -> None:
@@ -102,7 +113,7 @@ def test_a_norm_and_its_product(
 
 @pytest.mark.parametrize(("dtype", "biased"), product(DTYPES, [False, True]))
 @pytest.mark.parametrize(("num_outs", "size"), SIZES)
-@pytest.mark.parametrize("tiling", [WIDE, NARROW])
+@pytest.mark.parametrize("tiling", [WIDE, NARROW, BROAD])
 def test_a_gate(dtype: torch.dtype, num_outs: int, size: int, biased: bool, tiling: Tiling) -> None:
     norm = random(size, dtype=dtype)
     x = residual(5, size, norm, dtype, tiling)
@@ -113,7 +124,7 @@ def test_a_gate(dtype: torch.dtype, num_outs: int, size: int, biased: bool, tili
 
 @pytest.mark.parametrize(("dtype", "biased"), product(DTYPES, [False, True]))
 @pytest.mark.parametrize(("num_outs", "size"), SIZES)
-@pytest.mark.parametrize("tiling", [WIDE, NARROW])
+@pytest.mark.parametrize("tiling", [WIDE, NARROW, BROAD])
 def test_what_is_added_is_ready_for_the_next_norm(
     dtype: torch.dtype, num_outs: int, size: int, biased: bool, tiling: Tiling
 ) -> None:
@@ -153,6 +164,18 @@ def test_sums_are_cut_until_all_processors_have_a_part() -> None:
     assert cut(8192, 2048, is_gated=True) == (128, 1)
     assert cut(2048, 8192) == (32, 8)
     assert cut(128256, 2048) == (2004, 1)
+
+
+def test_of_many_rows_more_weights_are_on_their_way() -> None:
+    """By the gate's product of 32 and of 64 rows."""
+
+    def stages(tiling: Tiling, rows: int) -> int:
+        step_bytes = (2 * tiling.gates + rows) * tiling.step * 2
+        return Cut.of(H200, tiling, 8192, 2048, step_bytes, is_gated=True).stages
+
+    assert [stages(WIDE, rows) for rows in (32, 64)] == [2, 2]
+    assert [stages(DEEP, rows) for rows in (32, 64)] == [5, 4]
+    assert stages(BROAD, 64) == 4
 
 
 @pytest.mark.parametrize("step_bytes", [20 << 10, 36 << 10, 48 << 10])
