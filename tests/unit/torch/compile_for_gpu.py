@@ -36,7 +36,7 @@ from tandem.engine.torch.kv_pool import TorchKVPool
 from tandem.engine.torch.sample_row import SampleRow
 from tandem.engine.torch.triton_attention import QueryTiles, attend
 from tandem.engine.torch.triton_chain import CHAINED_FROM, Processors
-from tandem.engine.torch.triton_products import BROAD, DEEP, MIN_ROWS, NARROW, WIDE, FewRows
+from tandem.engine.torch.triton_products import BROAD, DEEP, NARROW, WIDE, FewRows
 from tandem.engine.torch.triton_sampling import draw, draw_kept
 from tandem.engine.torch.triton_token_attention import TokenAttention
 from tandem.models.layers import Linear
@@ -62,6 +62,8 @@ CONFIG = ModelConfig.from_json(
     }
 )
 MAX_MODEL_LEN = 256
+# By size of batch.
+TILINGS = {1: (WIDE, NARROW), 32: (WIDE,), 64: (WIDE, DEEP, BROAD)}
 
 
 class Utils:
@@ -148,16 +150,14 @@ def attend_widest(tiles: Sequence[QueryTiles]) -> None:
 
 
 def attend_wide(rows: GpuRows, size: int, can_chain: bool) -> None:
-    """Heads of 128 with norms, eight to a KV head, as larger models have."""
+    """Heads of 128, eight to a KV head, as larger models have."""
     qkv = torch.zeros(size, 8 * 10 * 128, dtype=torch.bfloat16)
-    norm = torch.ones(8 * 9, 128, dtype=torch.bfloat16)
     pages = torch.zeros(1, 16, 8, 128, dtype=torch.bfloat16)
     angles = torch.zeros(1, 128)
     attention = TokenAttention(CPU, size, 8)
-    for each in (None, norm):
-        attention.attend(
-            *(qkv, (angles, angles), rows, each, 1e-5, pages, pages, None), is_chained=can_chain
-        )
+    attention.attend(
+        *(qkv, (angles, angles), rows, None, 1e-5, pages, pages, None), is_chained=can_chain
+    )
 
 
 def main(capability: int, count: int, shared_bytes: int) -> None:
@@ -177,13 +177,13 @@ def main(capability: int, count: int, shared_bytes: int) -> None:
     inputs = GpuInputs.build(prompt, 16, CONFIG.num_heads // CONFIG.num_kv_heads, CPU)
     decoder.logits(inputs.rows, last_tokens, inputs.logit_rows)
     attend_widest(inputs.rows.tiles)
-    for size in (1, 32, 64):
+    for size, tilings in TILINGS.items():
         host = HostRows(size, pool, MAX_MODEL_LEN, pinned=False)
         host.fill(trial_plan(size, 16, 4))
         rows = _rows(host.items, size)
         logits = torch.empty(size, CONFIG.vocab_size)
         attention = TokenAttention(CPU, size, CONFIG.num_kv_heads)
-        for tiling in (WIDE, NARROW) if size <= MIN_ROWS else (WIDE, DEEP, BROAD):
+        for tiling in tilings:
             products = FewRows(CPU, tiling)
             for each in (attention, None):
                 decoder.few_logits(rows, last_tokens, products, each, logits)

@@ -32,6 +32,7 @@ KERNELS = {
 }
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("gpu", GPUS)
 def test_all_kernels_compile_and_nothing_spills(gpu: str, tmp_path: Path) -> None:
     numbers = map(str, GPUS[gpu])
