@@ -40,7 +40,7 @@ def begin() -> None:
     whatever is imported and loaded stays, and looking at it again and again while it comes took a
     quarter of the time of importing torch."""
     end_with_parent()
-    end_on_signals()
+    _end_on_signals()
     gc.disable()
 
 
@@ -98,10 +98,10 @@ class StopSignals:
         self.asked.set()
 
 
-def end_on_signals() -> None:
+def _end_on_signals() -> None:
     """Until `StopSignals` listens, SIGTERM and SIGINT end this process. The kernel would see to
     that, but not for the first process of a container, where a signal without a handler is lost,
-    nor where whoever started it ignores one. To be called before anything that takes its time."""
+    nor where whoever started it ignores one."""
     for number in STOP_SIGNALS:
         signal.signal(number, lambda number, frame: sys.exit(128 + number))
 

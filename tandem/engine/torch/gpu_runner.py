@@ -65,7 +65,9 @@ class GpuRunner:
     def _ways(self) -> list[Way]:
         """To compute single tokens; the first one is trusted."""
         decoder, last_tokens = self._decoder, self._last_tokens
-
+        library = Way("library", lambda rows, logits: decoder.logits(rows, last_tokens, out=logits))
+        if not takes_few_rows(decoder.dtype, self._device):
+            return [library]
         attention = TokenAttention(self._device, MAX_ROWS, self._num_kv_heads)
 
         def by(
@@ -85,9 +87,6 @@ class GpuRunner:
                 max_rows,
             )
 
-        library = Way("library", lambda rows, logits: decoder.logits(rows, last_tokens, out=logits))
-        if not takes_few_rows(decoder.dtype, self._device):
-            return [library]
         return [
             library,
             by("wide tiles", WIDE),
