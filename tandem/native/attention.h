@@ -258,11 +258,14 @@ struct TileView {
             );
         } else {
             tile.need_scales(key, key + WIDTH);
-            tile.ahead.keys.fetch(WIDTH * SCALE_BYTES<Item>);
+            constexpr bool AT_ONCE = LANES == 16;
+            tile.ahead.keys.fetch(WIDTH * (SCALE_BYTES<Item> + (AT_ONCE ? head_dim : 0)));
             auto left = read_keys_from(key, 0), right = read_keys_from(key + LANES, 1);
             Sums local[ROWS] = {};
             for (int64_t word = 0; word < depth; word += 4 * N) {
-                tile.ahead.keys.fetch(WIDTH * least(READ, head_dim - word * PER_WORD<F>));
+                // AVX-512 multiplies so few words in less time than it takes to find what is next.
+                if constexpr (!AT_ONCE)
+                    tile.ahead.keys.fetch(WIDTH * least(READ, head_dim - word * PER_WORD<F>));
                 Words left_columns[4], right_columns[4];
                 left.read(left_columns);
                 right.read(right_columns);
