@@ -58,7 +58,8 @@ class ResponseBody(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class UsageWanted:
-    """Whether a stream has a last chunk with the usage, and whether each has the usage so far."""
+    """Whether a stream has a last chunk with the usage, and whether each has the usage so far: then
+    tokens make a chunk as they come, with whatever is shown of them."""
 
     at_end: bool = False
     continuous: bool = False
@@ -253,7 +254,10 @@ class Chunks:
             return self._closing(event)
         content = self._form.delta(event)
         if content is None:
-            return b""
+            if not (self._wanted.continuous and event.token_ids):
+                return b""
+            # The usage has grown, though the text of these tokens is held back.
+            content = self._form.nothing()
         logprobs = self._form.logprobs(event.scored) if event.scored else b"null"
         return self._chunk(choice_json(event.choice_index, content, logprobs, None))
 
@@ -265,7 +269,7 @@ class Chunks:
 
     def _closing(self, finished: Finished) -> bytes:
         choice = choice_json(
-            finished.choice_index, self._form.closing(), b"null", self._form.finish_reason(finished)
+            finished.choice_index, self._form.nothing(), b"null", self._form.finish_reason(finished)
         )
         served_by = orjson.dumps(served_by_json(finished.served_by))
         return self._chunk(choice + b'],"tandem":' + served_by, closed=True)

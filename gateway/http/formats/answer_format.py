@@ -28,8 +28,8 @@ class AnswerFormat(Protocol):
         """What is new of a streamed choice; None if nothing is."""
         ...
 
-    def closing(self) -> bytes:
-        """The end of a streamed choice."""
+    def nothing(self) -> bytes:
+        """A streamed choice of which nothing new is shown: as at its end."""
         ...
 
     def logprobs(self, scored: Sequence[ScoredToken]) -> bytes:

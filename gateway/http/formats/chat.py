@@ -49,7 +49,7 @@ class ChatFormat:
             return b'"delta":{"content":%s}' % orjson.dumps(delta.text)
         return b'"delta":{}' if delta.scored else None
 
-    def closing(self) -> bytes:
+    def nothing(self) -> bytes:
         return b'"delta":{}'
 
     def logprobs(self, scored: Sequence[ScoredToken]) -> bytes:

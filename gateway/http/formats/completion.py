@@ -33,7 +33,7 @@ class CompletionFormat:
             return b'"text":' + orjson.dumps(delta.text)
         return None
 
-    def closing(self) -> bytes:
+    def nothing(self) -> bytes:
         return b'"text":""'
 
     def logprobs(self, scored: Sequence[ScoredToken]) -> bytes:

@@ -20,7 +20,8 @@ LogitBias = Annotated[dict[str, float], Field(max_length=MAX_LOGIT_BIAS), at_mos
 
 
 class StreamOptions(Body):
-    """How to stream. `continuous_usage_stats`: each chunk has the usage so far."""
+    """How to stream. `continuous_usage_stats`: each chunk has the usage so far, and tokens whose
+    text is held back make one too."""
 
     include_usage: bool | None = None
     continuous_usage_stats: bool | None = None

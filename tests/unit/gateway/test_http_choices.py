@@ -214,6 +214,34 @@ async def test_continuous_usage(client):
     assert counts == [0, *range(1, 13), 12, 12]
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "text_of"),
+    [
+        (TEXT_PATH, TEXT, lambda choice: choice["text"]),
+        (CHAT_PATH, CHAT, lambda choice: choice["delta"].get("content", "")),
+    ],
+    ids=["completion", "chat"],
+)
+async def test_usage_grows_with_tokens_whose_text_is_held_back(
+    client, service, say, path, body, text_of
+):
+    """Half a character, and what may begin a stop string."""
+    service.script = lambda request: say("a\u00e9xy")
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    chunks = await stream(client, path, body | {"stream_options": options, "stop": "xz"})
+    said = [
+        (chunk["usage"]["completion_tokens"], text_of(choice))
+        for chunk in chunks
+        for choice in chunk["choices"]
+    ]
+    growing = [(1, "a"), (2, ""), (3, "\u00e9"), (4, ""), (5, "xy")]
+    assert [each for each in said if each in growing] == growing
+    # Who did not ask for it is told nothing where nothing is shown.
+    plain = await stream(client, path, body | {"stop": "xz"})
+    texts = [text_of(choice) for chunk in plain for choice in chunk["choices"]]
+    assert len(texts) == len(said) - 2
+
+
 async def test_all_parameters_reach_the_workers(client, service):
     fields = {
         "min_p": 0.1,
