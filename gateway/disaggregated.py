@@ -142,17 +142,21 @@ class DisaggregatedBatching(Batching):
         takers = self._takers(generation)
         if not takers and generation.needs_decode:
             return None
-        num_tokens = generation.num_context_tokens
+        num_tokens, has_others = generation.num_context_tokens, len(self._fleet.decode) > 1
 
         def has_room(worker: PrefillView) -> bool:
             may_send = not generation.needs_decode or any(
-                worker.may_send_to(name, num_tokens) for name in takers
+                worker.may_send_to(name, num_tokens, has_others=has_others) for name in takers
             )
             return may_send and worker.can_take(generation)
 
         return choose_prefill(
             free, generation, lambda each: self._first_token_s(each, generation), has_room
         )
+
+    def _waits_for_decode(self) -> bool:
+        head = self._queue.peek()
+        return head is not None and head.needs_decode and not self._takers(head)
 
     def _takers(self, generation: Generation) -> list[str]:
         """The decode workers with room for what a prompt becomes."""
@@ -179,8 +183,9 @@ class DisaggregatedBatching(Batching):
         return True
 
     def _share_backlog(self) -> None:
-        """Give decode workers the last of what waits, while that is worth it."""
-        if self._local is None or not self._queue:
+        """Give decode workers the last of what waits, while that is worth it. Not while the head
+        waits for room there: it would go to those behind it for as long as there are any."""
+        if self._local is None or not self._queue or self._waits_for_decode():
             return
         prefill = self._open_prefill()
         while prefill and (last := self._settle_last()):

@@ -43,12 +43,12 @@ class Driver:
         measured: bool = True,
         prefill: bool = True,
         num_running: int = 3,
+        policy: str = "shortest-first",
     ) -> None:
         self._numbers = count(1000)
         limits = Limits(max_batch_tokens=512)
-        policy = queue_policy("shortest-first")
         self.scheduler = Scheduler(
-            policy,
+            queue_policy(policy),
             limits,
             local_prefill=local_prefill,
             tpot_target_s=tpot_target_s,

@@ -41,6 +41,20 @@ def test_the_last_in_the_queue_is_computed_here_and_one_at_a_time() -> None:
     assert driver.local() == []
 
 
+def test_no_tail_takes_the_room_that_the_head_waits_for() -> None:
+    """The head needs more blocks than are free; each answer that ends would make room for another
+    that has come behind it."""
+    driver = Driver(num_running=1, policy="fcfs")
+    driver.keep_prefill_busy()
+    head = driver.submit("head", length=2000, max_tokens=20)
+    for number in range(4):
+        driver.submit(str(number), length=150)
+    decode = driver.scheduler._fleet.decode["d"]
+    assert driver.local() == [] and not decode.can_take(head)
+    driver.scheduler.cancel(head)
+    assert driver.local() != []
+
+
 def test_what_would_be_later_here_than_at_the_end_of_the_queue_stays_there() -> None:
     """Ten steps of 1.6 s, where the prefill worker is through with all in some three seconds."""
     driver = Driver(measured=False)
