@@ -13,10 +13,10 @@ sequences runs already, can take it past another's.)
 
 Turns alone would not do for decode, whose costs come late: many short prompts with long answers
 could take all places before they are charged for. So a tenant that holds its share of the decode
-workers, in places or in blocks, lets all go first that hold less of theirs. It binds only among
-those who wait: alone, one may have everything. But what it takes beyond its share of all tenants'
-gives way first, if blocks run out; and what has to be computed again because others ran out of them
-costs its tenant nothing.
+workers, in places or in blocks, and wants more, lets those go first that hold less of theirs and
+want some. It binds only among those who wait: alone, one may have everything. But what it takes
+beyond its share of all tenants' gives way first, if blocks run out; and what has to be computed
+again because others ran out of them costs its tenant nothing.
 """
 
 from __future__ import annotations
@@ -60,12 +60,13 @@ class FairShares:
         """Of the workers, if `among` are those who want them; it is one of them."""
         return self._turns.share(tenant, among)
 
-    def first(self, heads: Mapping[str, Rank]) -> str:
+    def first(self, heads: Mapping[str, Rank], decoding: Collection[str]) -> str:
         """Whose turn it is, of tenants with the ranks of what they would have served next: of
-        equals, whose has come first. Their policy's ranks say nothing of each other."""
+        equals, whose has come first. Their policy's ranks say nothing of each other. Who is
+        `decoding` wants a place on a decode worker for it."""
         by_turn = sorted(heads, key=lambda tenant: (self.counter(tenant), heads[tenant][1]))
-        hungry = (tenant for tenant in by_turn if not self._holds_its_share(tenant, heads))
-        return next(hungry, by_turn[0])
+        sated = self._sated(decoding)
+        return next(tenant for tenant in by_turn if tenant not in sated)
 
     def turn(self, tenants: Iterable[str]) -> str:
         """Whose turn it is, of tenants who have room already; of equals, who is named first."""
@@ -82,12 +83,11 @@ class FairShares:
         lowest = min(map(self.counter, waiting), default=self.counter(self._last_served))
         self._turns.lift(tenant, lowest)
 
-    def take(self, tenant: str, waiting: Collection[str]) -> None:
-        """A tenant takes its turn, while these waited. A turn that one of them could not take for
-        what it holds already is not saved up."""
-        for each in waiting:
-            is_behind = self.counter(each) < self.counter(tenant)
-            if is_behind and self._holds_its_share(each, waiting):
+    def take(self, tenant: str, decoding: Collection[str]) -> None:
+        """A tenant takes its turn, while these waited to decode. A turn that one of them could not
+        take for what it holds already is not saved up."""
+        for each in self._sated(decoding):
+            if self.counter(each) < self.counter(tenant):
                 self._turns.lift(each, self.counter(tenant))
 
     def charge(self, generation: Generation, end: int) -> None:
@@ -135,5 +135,11 @@ class FairShares:
         cost = step_s / num_sequences / prompt_token_s
         return min(max(cost, MIN_TOKEN_COST), MAX_TOKEN_COST)
 
-    def _holds_its_share(self, tenant: str, among: Collection[str]) -> bool:
-        return self._fleet.decode_share(tenant) >= self.share(tenant, among)
+    def _sated(self, decoding: Collection[str]) -> set[str]:
+        """Of tenants that want places on decode workers, those that hold their share of them, and
+        give way; none if all do."""
+        if len(decoding) < 2:
+            return set()
+        decode_share = self._fleet.decode_share
+        sated = {each for each in decoding if decode_share(each) >= self.share(each, decoding)}
+        return sated if len(sated) < len(decoding) else set()

@@ -96,7 +96,7 @@ class PrefillQueue:
     def peek(self) -> Generation | None:
         """The next one, or None."""
         if len(self._heads) > 1:
-            return self._queues[self._shares.first(self._heads)].head
+            return self._queues[self._shares.first(self._heads, self._decoding)].head
         return next((queue.head for queue in self._queues.values()), None)
 
     def next_of(self, head: Generation | None, started: Iterable[Generation]) -> Generation | None:
@@ -131,7 +131,7 @@ class PrefillQueue:
 
     def take(self, generation: Generation) -> None:
         """Take one that is queued, to serve it: its tenant is charged by `charge`."""
-        self._shares.take(generation.request.tenant, self._heads)
+        self._shares.take(generation.request.tenant, self._decoding)
         self.remove(generation)
 
     def charge(self, generation: Generation, end: int) -> None:
@@ -172,6 +172,11 @@ class PrefillQueue:
             self.push(each)
             self._shared.leave(each)
         self._shared.forget(generation)
+
+    @property
+    def _decoding(self) -> list[str]:
+        """The tenants whose next one will be on a decode worker."""
+        return [tenant for tenant, queue in self._queues.items() if queue.head.needs_decode]
 
     def _remove_ready(self, generation: Generation) -> None:
         tenant = generation.request.tenant

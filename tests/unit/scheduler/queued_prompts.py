@@ -21,7 +21,6 @@ from tandem.core.sampling_params import SamplingParams
 # A busy machine says nothing of what is tested.
 UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 TOKEN_S = 1e-3
-PARAMS = SamplingParams(max_tokens=1, seed=0)
 # (seconds since the last arrival, prompt tokens, priority, seconds until it is due)
 ARRIVALS = st.lists(
     st.tuples(
@@ -41,9 +40,15 @@ def queue_of(policy: str) -> PrefillQueue:
 
 
 def generation(
-    number: int, arrived_s: float, num_tokens: int, token_s: float = TOKEN_S, **details: Any
+    number: int,
+    arrived_s: float,
+    num_tokens: int,
+    token_s: float = TOKEN_S,
+    max_tokens: int = 2,
+    **details: Any,
 ) -> Generation:
-    request = TokenRequest(str(number), (5,) * num_tokens, PARAMS, **details)
+    params = SamplingParams(max_tokens=max_tokens, seed=0)
+    request = TokenRequest(str(number), (5,) * num_tokens, params, **details)
     return Generation(request, number, arrived_s, token_s)
 
 

@@ -47,9 +47,9 @@ class Shop:
         self.decode = DecodeView(worker_info("d", WorkerRole.DECODE, 1, 1000, 8), "d:1")
         self._numbers = count()
 
-    def push(self, tenant: str, num_tokens: int) -> Generation:
+    def push(self, tenant: str, num_tokens: int, **params: int) -> Generation:
         number = next(self._numbers)
-        each = generation(number, float(number), num_tokens, tenant=tenant)
+        each = generation(number, float(number), num_tokens, tenant=tenant, **params)
         self.queue.push(each)
         self.num_queued[tenant] += 1
         return each
@@ -189,6 +189,23 @@ def test_who_holds_its_share_of_decode_lets_others_go_first() -> None:
     assert shop.queue.peek() is other
     shop.decode.leave(held[0])
     assert shop.queue.peek() is mine
+
+
+def test_who_wants_no_place_there_takes_turns_with_who_holds_its_share() -> None:
+    """`a` holds its share and waits for more; `b` has prompts without answers, as many as it
+    likes."""
+    shop = Shop(TENANTS)
+    shop.fleet.decode["d"] = shop.decode
+    held = [shop.push("a", 1) for _ in range(8)]
+    for each in held:
+        shop.compute(each)
+        shop.decode.enter(each, 2)
+    for _ in range(20):
+        shop.push("a", 100)
+        shop.push("b", 100, max_tokens=1)
+    served = Counter(shop.take().request.tenant for _ in range(8))
+    # By weight, 1 and 3.
+    assert served == {"a": 2, "b": 6}
 
 
 def test_blocks_count_as_places_do() -> None:
