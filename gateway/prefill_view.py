@@ -68,9 +68,12 @@ class PrefillView(WorkerView):
                 name: until for name, until in self.failed_edges.items() if until > now
             }
 
-    def may_send_to(self, decode_worker: str, num_tokens: int) -> bool:
+    def may_send_to(self, decode_worker: str, num_tokens: int, *, has_others: bool = True) -> bool:
         """Whether one more prompt of so many tokens may go to a decode worker: what is on the way
-        to one keeps to its share of the pool, or a slow one would in time hold all of it."""
+        to one keeps to its share of the pool where it `has_others` beside it, for whom a slow one
+        would in time leave nothing."""
+        if not has_others:
+            return True
         num_blocks = self.bound_blocks[decode_worker]
         limit = MAX_DESTINATION_SHARE * self.info.num_blocks
         return num_blocks == 0 or num_blocks + self.blocks_for(num_tokens) <= limit

@@ -7,7 +7,7 @@ queue there does not cost more than computing or moving it again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import TypeVar
 
 from gateway.decode_view import DecodeView
@@ -47,17 +47,18 @@ def choose_prefill(
 
 
 def choose_decode(
-    workers: Iterable[DecodeView], prefill: PrefillView, generation: Generation, now: float
+    workers: Collection[DecodeView], prefill: PrefillView, generation: Generation, now: float
 ) -> DecodeView | None:
     """Of the decode workers with room for the sequence, and not too much on its way to them yet,
     the one that is done first; of equals the emptiest. One that `prefill` could not reach of late,
     or that failed a step, only if there is no other."""
-    num_answer_tokens = generation.typical_tokens
+    num_answer_tokens, num_tokens = generation.typical_tokens, generation.num_context_tokens
+    has_others = len(workers) > 1
     return min(
         (
             worker
             for worker in workers
-            if prefill.may_send_to(worker.info.worker_id, generation.num_context_tokens)
+            if prefill.may_send_to(worker.info.worker_id, num_tokens, has_others=has_others)
             and worker.can_take(generation)
         ),
         key=lambda worker: (

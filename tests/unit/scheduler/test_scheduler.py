@@ -597,6 +597,8 @@ def test_one_decode_worker_does_not_take_all_of_a_prefill_workers_blocks() -> No
     assert view.may_send_to("d", num_tokens=16)
     assert not view.may_send_to("d", num_tokens=17)
     assert view.may_send_to("nobody yet", num_tokens=64)
+    # Where there is no other nothing is kept for any.
+    assert view.may_send_to("d", num_tokens=17, has_others=False)
 
 
 def test_a_request_that_takes_its_worker_down_each_time_is_not_tried_for_ever() -> None:
