@@ -236,7 +236,7 @@ class Chunks:
         self._num_choices = answer.num_choices
         self._head = b"data: " + envelope.head
         # OpenAI's chunks have a usage each if any has: null, but in the last.
-        self._tail = b'],"usage":null}\n\n' if usage.at_end else b"]}\n\n"
+        self._tail = b',"usage":null}\n\n' if usage.at_end else b"}\n\n"
 
     def opening(self) -> bytes:
         content = self._form.opening()
@@ -248,18 +248,22 @@ class Chunks:
         )
 
     def of(self, event: Delta | Finished) -> bytes:
-        """The chunk that an event makes, empty if none."""
+        """The chunks that an event makes, empty if none."""
         self._usage.add(event)
         if isinstance(event, Finished):
             return self._closing(event)
-        content = self._form.delta(event)
-        if content is None:
+        contents = self._form.deltas(event)
+        if not contents:
             if not (self._wanted.continuous and event.token_ids):
                 return b""
             # The usage has grown, though the text of these tokens is held back.
-            content = self._form.nothing()
+            contents = (self._form.nothing(),)
         logprobs = self._form.logprobs(event.scored) if event.scored else b"null"
-        return self._chunk(choice_json(event.choice_index, content, logprobs, None))
+        first, *rest = contents
+        chunks = [self._chunk(choice_json(event.choice_index, first, logprobs, None))]
+        for content in rest:
+            chunks.append(self._chunk(choice_json(event.choice_index, content, b"null", None)))
+        return b"".join(chunks)
 
     def ending(self) -> bytes:
         """What follows the last choice's end."""
@@ -272,13 +276,14 @@ class Chunks:
             finished.choice_index, self._form.nothing(), b"null", self._form.finish_reason(finished)
         )
         served_by = orjson.dumps(served_by_json(finished.served_by))
-        return self._chunk(choice + b'],"tandem":' + served_by, closed=True)
+        return self._chunk(choice, b',"tandem":' + served_by)
 
-    def _chunk(self, choice: bytes, closed: bool = False) -> bytes:
+    def _chunk(self, choice: bytes, more: bytes = b"") -> bytes:
+        """`more` are fields of the chunk besides, each with a comma before it."""
         tail = self._tail
         if self._wanted.continuous:
-            tail = b'],"usage":' + orjson.dumps(self._usage.json()) + b"}\n\n"
-        return b"".join((self._head, choice, tail[1:] if closed else tail))
+            tail = b',"usage":' + orjson.dumps(self._usage.json()) + b"}\n\n"
+        return b"".join((self._head, choice, b"]", more, tail))
 
 
 def _failure(error: Exception) -> bytes:

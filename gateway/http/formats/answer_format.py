@@ -24,8 +24,8 @@ class AnswerFormat(Protocol):
         """A streamed choice before its text."""
         ...
 
-    def delta(self, delta: Delta) -> bytes | None:
-        """What is new of a streamed choice; None if nothing is."""
+    def deltas(self, delta: Delta) -> Sequence[bytes]:
+        """What is new of a streamed choice, for a chunk each; none if nothing is."""
         ...
 
     def nothing(self) -> bytes:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import groupby
+from operator import attrgetter
 
 import orjson
 
@@ -42,12 +45,11 @@ class ChatFormat:
     def opening(self) -> bytes | None:
         return b'"delta":{"role":"assistant","content":""}'
 
-    def delta(self, delta: Delta) -> bytes | None:
+    def deltas(self, delta: Delta) -> Sequence[bytes]:
+        text = (b'"delta":{"content":%s}' % orjson.dumps(delta.text),) if delta.text else ()
         if delta.calls:
-            return b'"delta":' + orjson.dumps(_delta_with_calls(delta))
-        if delta.text:
-            return b'"delta":{"content":%s}' % orjson.dumps(delta.text)
-        return b'"delta":{}' if delta.scored else None
+            return (*text, *map(_call_delta, _pieces(delta.calls)))
+        return text or ((self.nothing(),) if delta.scored else ())
 
     def nothing(self) -> bytes:
         return b'"delta":{}'
@@ -61,9 +63,16 @@ class ChatFormat:
         return finished.finish_reason.name.lower()
 
 
-def _delta_with_calls(delta: Delta) -> Json:
-    calls = [_call_delta(call) for call in delta.calls]
-    return {"content": delta.text, "tool_calls": calls} if delta.text else {"tool_calls": calls}
+def _pieces(calls: Iterable[ToolCallDelta]) -> Iterator[ToolCallDelta]:
+    """What comes together of each call as one piece, but its head before that and by itself, with
+    no arguments. Clients look at a chunk's first piece only, or keep a call's first piece as it is
+    and add each one's arguments, the first one's too."""
+    for index, pieces in groupby(calls, key=attrgetter("index")):
+        first, *more = pieces
+        if first.id:
+            yield replace(first, arguments="")
+        if arguments := "".join(each.arguments for each in (first, *more)):
+            yield ToolCallDelta(index, arguments)
 
 
 def _call(call: ToolCall) -> Json:
@@ -71,7 +80,9 @@ def _call(call: ToolCall) -> Json:
     return {"id": call.id, "type": "function", "function": function}
 
 
-def _call_delta(call: ToolCallDelta) -> Json:
-    if not call.id:
-        return {"index": call.index, "function": {"arguments": call.arguments}}
-    return {"index": call.index, **_call(ToolCall(call.id, call.name, call.arguments))}
+def _call_delta(call: ToolCallDelta) -> bytes:
+    if call.id:
+        fields = _call(ToolCall(call.id, call.name, call.arguments))
+    else:
+        fields = {"function": {"arguments": call.arguments}}
+    return b'"delta":{"tool_calls":[%s]}' % orjson.dumps({"index": call.index, **fields})

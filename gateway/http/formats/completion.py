@@ -28,10 +28,10 @@ class CompletionFormat:
     def opening(self) -> bytes | None:
         return None
 
-    def delta(self, delta: Delta) -> bytes | None:
+    def deltas(self, delta: Delta) -> Sequence[bytes]:
         if delta.text or delta.scored:
-            return b'"text":' + orjson.dumps(delta.text)
-        return None
+            return (b'"text":' + orjson.dumps(delta.text),)
+        return ()
 
     def nothing(self) -> bytes:
         return b'"text":""'

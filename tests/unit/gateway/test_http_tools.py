@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import json
+from unittest.mock import Mock
 
 import pytest
-from http_client import CHAT_PATH, TEXT, TEXT_PATH, assert_refused, stream, whole
+from http_client import CHAT_PATH, TEXT, TEXT_PATH, Json, assert_refused, stream, whole
 from scripted_service import Step, ended
 
+from gateway.choice import Delta
+from gateway.http.formats.chat import ChatFormat
+from gateway.http.formats.envelope import Envelope
+from gateway.http.streaming import Chunks, UsageWanted
+from gateway.tools.tool import ToolCallDelta
 from tandem.core.errors import InvalidRequest
 from tandem.core.grammar import GrammarKind
 from tandem.core.sequence import FinishReason
@@ -75,6 +82,79 @@ async def test_streamed_calls(client, calls):
         assert json.loads(arguments) == {"city": "Paris"}
     assert chunks[-1]["choices"][0]["finish_reason"] == "tool_calls"
     assert last["usage"]["completion_tokens"] == len(f"Let me see.\n{CALL}\n{CALL}")
+
+
+def added_to_the_first(deltas: list[Json]) -> list[tuple[str, str]]:
+    """Names and arguments, put together as OpenAI's documentation does it."""
+    final: dict[int, Json] = {}
+    for delta in deltas:
+        for piece in delta.get("tool_calls") or []:
+            if piece["index"] not in final:
+                final[piece["index"]] = copy.deepcopy(piece)
+            final[piece["index"]]["function"]["arguments"] += piece["function"]["arguments"]
+    functions = [call["function"] for call in final.values()]
+    return [(function["name"], function["arguments"]) for function in functions]
+
+
+def added_to_the_last(deltas: list[Json]) -> list[tuple[str, str]]:
+    """By a client that looks at one piece of each chunk, and takes an id for a call's beginning."""
+    final: list[tuple[str, str]] = []
+    for delta in deltas:
+        if not delta.get("tool_calls"):
+            continue
+        piece = delta["tool_calls"][0]
+        if piece.get("id"):
+            final.append((piece["function"]["name"], ""))
+        name, arguments = final[-1]
+        final[-1] = (name, arguments + piece["function"]["arguments"])
+    return final
+
+
+def assert_each_client_reads(deltas: list[Json], expected: list[tuple[str, str]]) -> None:
+    assert added_to_the_first(deltas) == added_to_the_last(deltas) == expected
+    pieces = [delta["tool_calls"] for delta in deltas if "tool_calls" in delta]
+    assert {len(each) for each in pieces} == {1}
+
+
+WEATHER = ("get_weather", '{"city": "Paris"}')
+TURNED_ROUND = '<tool_call>\n{"arguments": {"city": "Paris"}, "name": "get_weather"}\n</tool_call>'
+
+
+@pytest.mark.parametrize("continuous", [False, True])
+@pytest.mark.parametrize("text", [CALL, TURNED_ROUND])
+async def test_a_streamed_call_begins_with_a_chunk_of_its_own(
+    client, service, say, text, continuous
+):
+    service.script = lambda request: [*say(f"{text}\n{text}")[:-1], ended_by_stop()]
+    options = {"include_usage": True, "continuous_usage_stats": continuous}
+    chunks = await stream(client, CHAT_PATH, CHAT | {"stream_options": options, "logprobs": True})
+    choices = [choice for chunk in chunks for choice in chunk["choices"]]
+    assert_each_client_reads([choice["delta"] for choice in choices], [WEATHER, WEATHER])
+    scored = [choice["logprobs"]["content"] for choice in choices if choice["logprobs"]]
+    assert sum(map(len, scored)) == chunks[-1]["usage"]["completion_tokens"]
+    counts = [chunk["usage"]["completion_tokens"] for chunk in chunks if chunk["usage"]]
+    assert counts == sorted(counts) and (len(counts) == len(chunks)) == continuous
+
+
+def test_calls_that_come_together_are_chunks_one_by_one(tokenizer):
+    pieces = (
+        ToolCallDelta(0, '{"a": '),
+        ToolCallDelta(0, "1}"),
+        ToolCallDelta(1, "", "call_1", "f"),
+        ToolCallDelta(1, "{"),
+        ToolCallDelta(1, "}"),
+        ToolCallDelta(2, '{"b": 2}', "call_2", "g"),
+    )
+    answer = Mock(num_choices=1, num_prompt_tokens=1, choices_per_prompt=1)
+    form = ChatFormat(tokenizer.token_bytes)
+    chunks = Chunks(answer, form, Envelope("id", "o", 0, "mock"), UsageWanted(continuous=True))
+    sent = chunks.of(Delta(0, (7, 8), "Well", (), (ToolCallDelta(0, "", "call_0", "f"), *pieces)))
+    read = [json.loads(event.removeprefix("data: ")) for event in sent.decode().split("\n\n")[:-1]]
+    assert {chunk["usage"]["completion_tokens"] for chunk in read} == {2}
+    deltas = [chunk["choices"][0]["delta"] for chunk in read]
+    assert deltas[0] == {"content": "Well"}
+    assert [delta["tool_calls"][0]["index"] for delta in deltas[1:]] == [0, 0, 1, 1, 2, 2]
+    assert_each_client_reads(deltas, [("f", '{"a": 1}'), ("f", "{}"), ("g", '{"b": 2}')])
 
 
 async def test_one_call_at_most(client, calls):
