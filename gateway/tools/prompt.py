@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections import defaultdict, deque
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 from gateway.request import ChatMessage
-from gateway.tools.syntax import MISTRAL, CallSyntax, ToolFormat
+from gateway.tools.syntax import LLAMA, MISTRAL, CallSyntax, ToolFormat
 from gateway.tools.tool import Tool, ToolCall, ToolUse
 
 Json = dict[str, Any]
@@ -24,7 +27,8 @@ def template_messages(
     message, and calls and their results as plain text."""
     tools = [_tool(tool) for tool in use.tools] if use else None
     if form.native:
-        return [_native(message, form.syntax) for message in messages], tools
+        given = _one_call_each(messages) if form.syntax is LLAMA else messages
+        return [_native(message, form.syntax) for message in given], tools
     plain = [_plain(message, form.syntax) for message in messages]
     return (_with_instructions(plain, tools, form.syntax) if tools else plain), None
 
@@ -35,6 +39,25 @@ def _tool(tool: Tool) -> Json:
         function["description"] = tool.description
     function["parameters"] = json.loads(tool.parameters)
     return {"type": "function", "function": function}
+
+
+def _one_call_each(messages: Sequence[ChatMessage]) -> Iterator[ChatMessage]:
+    """Llama's templates refuse a message of several calls, which their models make all the same:
+    each becomes a message of its own, with its result behind it if there is one."""
+    rest = deque(messages)
+    while rest:
+        message = rest.popleft()
+        if len(message.tool_calls) <= 1:
+            yield message
+            continue
+        results: defaultdict[str, deque[ChatMessage]] = defaultdict(deque)
+        while rest and rest[0].role == "tool":
+            results[rest[0].tool_call_id].append(rest.popleft())
+        for index, call in enumerate(message.tool_calls):
+            yield replace(message, content="" if index else message.content, tool_calls=(call,))
+            if results[call.id]:
+                yield results[call.id].popleft()
+        yield from chain.from_iterable(results.values())
 
 
 def _native(message: ChatMessage, syntax: CallSyntax) -> Json:
