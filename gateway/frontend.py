@@ -398,4 +398,4 @@ def _tool_format(tokenizer: Tokenizer, name: str) -> ToolFormat:
     template = tokenizer.chat_template
     if template is None:
         return tool_format("", False, name)
-    return tool_format(template.source, template.takes_tools, name)
+    return tool_format(template.source, template.takes_tools, name, template.takes_system)

@@ -24,13 +24,16 @@ def template_messages(
     messages: Sequence[ChatMessage], use: ToolUse | None, form: ToolFormat
 ) -> tuple[list[Json], list[Json] | None]:
     """Messages and tools for the template. One that does not know tools gets them in the system
-    message, and calls and their results as plain text."""
+    message, or in the user's first, and calls and their results as plain text."""
     tools = [_tool(tool) for tool in use.tools] if use else None
     if form.native:
         given = _one_call_each(messages) if form.syntax is LLAMA else messages
         return [_native(message, form.syntax) for message in given], tools
-    plain = [_plain(message, form.syntax) for message in messages]
-    return (_with_instructions(plain, tools, form.syntax) if tools else plain), None
+    plain = _plain(messages, form.syntax)
+    if tools:
+        tell = _in_system if form.takes_system else _before_first_user
+        plain = tell(plain, _instructions(tools, form.syntax))
+    return plain, None
 
 
 def _tool(tool: Tool) -> Json:
@@ -97,13 +100,26 @@ def _call_id(call_id: str, syntax: CallSyntax) -> str:
     return call_id
 
 
-def _plain(message: ChatMessage, syntax: CallSyntax) -> Json:
+def _plain(messages: Sequence[ChatMessage], syntax: CallSyntax) -> list[Json]:
+    """Results are the user's words. Those in a row are one message, with what the user says right
+    behind them: some templates refuse two of one role."""
+    turns: list[tuple[str, list[str]]] = []
+    previous = ""
+    for message in messages:
+        role = "user" if message.role == "tool" else _role(message)
+        if previous == "tool" and role == "user":
+            turns[-1][1].append(_said(message, syntax))
+        else:
+            turns.append((role, [_said(message, syntax)]))
+        previous = message.role
+    return [{"role": role, "content": "\n".join(said)} for role, said in turns]
+
+
+def _said(message: ChatMessage, syntax: CallSyntax) -> str:
     if message.role == "tool":
-        content = f"<tool_response>\n{message.content}\n</tool_response>"
-        return {"role": "user", "content": content}
+        return f"<tool_response>\n{message.content}\n</tool_response>"
     calls = [_written(call, syntax) for call in message.tool_calls]
-    content = "\n".join(part for part in (message.content, *calls) if part)
-    return {"role": _role(message), "content": content}
+    return "\n".join(part for part in (message.content, *calls) if part)
 
 
 def _written(call: ToolCall, syntax: CallSyntax) -> str:
@@ -114,17 +130,30 @@ def _written(call: ToolCall, syntax: CallSyntax) -> str:
     return f"{syntax.opening}\n{written}\n{syntax.closing}".strip()
 
 
-def _with_instructions(messages: list[Json], tools: list[Json], syntax: CallSyntax) -> list[Json]:
-    """The tools at the end of the system message, which is made if there is none."""
+def _instructions(tools: list[Json], syntax: CallSyntax) -> str:
+    """What the model is told of the tools."""
     example = _written(ToolCall("", "<name>", '{"<parameter>": "<value>"}'), syntax)
     listed = "\n".join(json.dumps(tool, ensure_ascii=False) for tool in tools)
-    instructions = (
+    return (
         f"You can call these functions, each given as JSON on a line of its own:\n{listed}\n\n"
         f"To call one, answer in exactly this form, with arguments that match its parameters:\n"
         f"{example}\n\n"
         "What it returns comes back to you between <tool_response> and </tool_response>."
     )
+
+
+def _in_system(messages: list[Json], instructions: str) -> list[Json]:
+    """At the end of the system message, which is made if there is none."""
     if messages and messages[0]["role"] == "system":
         first = {**messages[0], "content": f"{messages[0]['content']}\n\n{instructions}"}
         return [first, *messages[1:]]
     return [{"role": "system", "content": instructions}, *messages]
+
+
+def _before_first_user(messages: list[Json], instructions: str) -> list[Json]:
+    """In the user's first message, which is made if there is none."""
+    for index, message in enumerate(messages):
+        if message["role"] == "user":
+            told = {**message, "content": f"{instructions}\n\n{message['content']}"}
+            return [*messages[:index], told, *messages[index + 1 :]]
+    return [{"role": "user", "content": instructions}, *messages]

@@ -40,20 +40,24 @@ SYNTAXES = {syntax.name: syntax for syntax in (HERMES, LLAMA, MISTRAL)}
 @dataclass(frozen=True, slots=True)
 class ToolFormat:
     """A syntax, and whether the chat template itself tells the model of the tools. If not, a system
-    message does."""
+    message does, or where the template does not take one, the user's first."""
 
     syntax: CallSyntax
     native: bool
+    takes_system: bool = True
 
 
-def tool_format(template: str, takes_tools: bool, override: str = "auto") -> ToolFormat:
+def tool_format(
+    template: str, takes_tools: bool, override: str = "auto", takes_system: bool = True
+) -> ToolFormat:
     """The format for a chat template, by its text. `takes_tools`: it has a variable `tools`. Unless
-    it is "auto", `override` is the name of the syntax that the model is known to write."""
+    it is "auto", `override` is the name of the syntax that the model is known to write.
+    `takes_system`: the template shows a system message."""
     detected = _detect(template) if takes_tools else None
     if override != "auto":
         syntax = SYNTAXES[override]
-        return ToolFormat(syntax, native=takes_tools)
-    return ToolFormat(detected or HERMES, native=detected is not None)
+        return ToolFormat(syntax, native=takes_tools, takes_system=takes_system)
+    return ToolFormat(detected or HERMES, detected is not None, takes_system)
 
 
 def _detect(template: str) -> CallSyntax | None:

@@ -16,6 +16,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from tandem.core.errors import ConfigError, InvalidRequest
 
+# No template says so by itself.
+SYSTEM_WORDS = "does-it-take-a-system-message"
 NO_KWARGS: Mapping[str, object] = MappingProxyType({})
 
 
@@ -38,6 +40,7 @@ class ChatTemplate:
                 " chat_template.jinja or the chat_template in tokenizer_config.json"
             ) from error
         self.takes_tools = "tools" in variables
+        self.takes_system = self._shows_system()
 
     def render(
         self,
@@ -71,6 +74,14 @@ class ChatTemplate:
             raise InvalidRequest(
                 "the model's chat template cannot render these messages", param="messages"
             ) from error
+
+    def _shows_system(self) -> bool:
+        """Whether it says what a system message does, instead of refusing it or leaving it out."""
+        system = {"role": "system", "content": SYSTEM_WORDS}
+        try:
+            return SYSTEM_WORDS in self.render([system, {"role": "user", "content": "Hi"}])
+        except InvalidRequest:
+            return False
 
 
 class GenerationBlock(Extension):

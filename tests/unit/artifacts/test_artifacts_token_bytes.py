@@ -57,6 +57,19 @@ def test_a_template_says_whether_it_takes_tools() -> None:
     assert not ChatTemplate("{{ messages }}{# tools #}", {}).takes_tools
 
 
+@pytest.mark.parametrize(
+    ("source", "takes_system"),
+    [
+        ("{{ messages[0].role }}: {{ messages[0].content }}", True),
+        ("{% if messages[0].role == 'system' %}{{ raise_exception('no') }}{% endif %}", False),
+        ("{{ messages[1].content }}", False),
+        ("{{ no.such.thing }}", False),
+    ],
+)
+def test_a_template_says_whether_it_takes_a_system_message(source: str, takes_system: bool) -> None:
+    assert ChatTemplate(source, {}).takes_system == takes_system
+
+
 @pytest.mark.model
 def test_the_default_models_vocabulary() -> None:
     tokenizer = resolve("default").tokenizer()

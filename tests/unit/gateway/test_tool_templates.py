@@ -30,6 +30,30 @@ ONE_CALL = """
     {%- endif %}
 {%- endfor %}"""
 
+# As Mistral's first ones do.
+NO_SYSTEM = """
+{%- for message in messages %}
+    {%- if (message.role == "user") != (loop.index0 % 2 == 0) %}
+        {{- raise_exception("user and assistant in turn") }}
+    {%- endif %}
+    {{- "<" ~ message.role ~ ">" ~ message.content }}
+{%- endfor %}"""
+# As Llama 2's does.
+SYSTEM_FIRST = """
+{%- for message in messages %}
+    {%- set is_system = loop.first and message.role == "system" %}
+    {%- set turn = loop.index0 - (1 if messages[0].role == "system" else 0) %}
+    {%- if not is_system and (message.role == "user") != (turn % 2 == 0) %}
+        {{- raise_exception("user and assistant in turn") }}
+    {%- endif %}
+    {{- "<" ~ message.role ~ ">" ~ message.content }}
+{%- endfor %}"""
+# What it does not know it leaves out.
+DEAF = """
+{%- for message in messages if message.role in ("user", "assistant") %}
+    {{- "<" ~ message.role ~ ">" ~ message.content }}
+{%- endfor %}"""
+
 
 @pytest.fixture
 def template() -> str:
@@ -108,3 +132,47 @@ async def test_calls_that_the_model_made_together_are_read_back(client, service,
 )
 async def test_each_of_several_calls_is_a_message_with_its_result(prompt_of, messages, expected):
     assert (await prompt_of([USER, *messages])).split("\n")[1:] == ["user: Hi", *expected]
+
+
+RESULTS = "<tool_response>\na\n</tool_response>\n<tool_response>\nb\n</tool_response>"
+WRITTEN = "\n".join(
+    f'<tool_call>\n{{"name": "{name}", "arguments": {{}}}}\n</tool_call>' for name in "fg"
+)
+TWO_CALLS = [calls(call("f", "1"), call("g", "2")), result("a", "1"), result("b", "2")]
+
+
+@pytest.mark.parametrize("template", [NO_SYSTEM, DEAF])
+async def test_without_a_system_message_the_user_tells_of_the_tools(prompt_of, template):
+    prompt = await prompt_of([USER, {"role": "assistant", "content": "Yes?"}, USER], **TOOLS)
+    told, rest = prompt.split("\n\nHi", maxsplit=1)
+    assert told.startswith("<user>You can call these functions") and '"name": "f"' in told
+    assert rest == "<assistant>Yes?<user>Hi"
+    # Who speaks first is no user: then one is made.
+    prompt = await prompt_of([{"role": "assistant", "content": "Yes?"}], **TOOLS)
+    assert prompt.startswith("<user>You can call") and prompt.endswith("<assistant>Yes?")
+
+
+@pytest.mark.parametrize("template", [SYSTEM_FIRST])
+async def test_where_it_takes_a_system_message_that_tells_of_them(prompt_of, template):
+    for system in ([], [{"role": "system", "content": "Be brief."}]):
+        prompt = await prompt_of([*system, USER], **TOOLS)
+        told, said = prompt.split("<user>")
+        assert told.startswith("<system>Be brief.\n\nYou can" if system else "<system>You can")
+        assert said == "Hi"
+
+
+@pytest.mark.parametrize("template", [NO_SYSTEM, SYSTEM_FIRST])
+async def test_results_are_one_message_of_the_users(prompt_of, template):
+    spoken = f"<user>Hi<assistant>{WRITTEN}<user>{RESULTS}"
+    assert await prompt_of([USER, *TWO_CALLS]) == spoken
+    assert await prompt_of([USER, *TWO_CALLS, USER]) == f"{spoken}\nHi"
+    answered = [USER, *TWO_CALLS, {"role": "assistant", "content": "So."}, USER]
+    assert await prompt_of(answered) == f"{spoken}<assistant>So.<user>Hi"
+    assert (await prompt_of([USER, *TWO_CALLS], **TOOLS)).endswith(spoken.removeprefix("<user>"))
+
+
+@pytest.mark.parametrize("template", [DEAF])
+async def test_what_users_say_themselves_is_left_as_it_is(prompt_of, template):
+    assert await prompt_of([USER, USER]) == "<user>Hi<user>Hi"
+    conversation = [USER, USER, *TWO_CALLS, USER, USER]
+    assert (await prompt_of(conversation)).endswith(f"<user>{RESULTS}\nHi<user>Hi")
