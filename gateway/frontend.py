@@ -319,7 +319,7 @@ class Frontend:
                     ),
                 )
                 submitted.callback(tokens.cancel)
-                text = self._text(request, model)
+                text = self._text(request, model, prompts[prompt].token_ids)
                 choices.append(
                     Choice(index, tokens, text, self._parser(request), prompts[prompt].text)
                 )
@@ -350,12 +350,14 @@ class Frontend:
     def _stream(self, request: GenerationRequest, tokens: TokenRequest) -> TokenStream:
         return NoTokens() if wants_no_tokens(request) else self._service.submit(tokens)
 
-    def _text(self, request: GenerationRequest, model: ServedModel) -> TokenText:
+    def _text(
+        self, request: GenerationRequest, model: ServedModel, prompt: Sequence[int]
+    ) -> TokenText:
         # What marks a call must be seen, also where it is a special token.
         kept = self._kept_ids if request.tools else frozenset()
         ends = frozenset() if request.ignore_eos else model.eos_token_ids
         return TokenText(
-            self.tokenizer.decode_stream(request.skip_special_tokens, kept),
+            self.tokenizer.decode_stream(request.skip_special_tokens, kept, prompt),
             request.stop,
             include_stop=request.include_stop,
             min_tokens=request.min_tokens,

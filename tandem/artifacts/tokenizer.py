@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import tokenizers
@@ -76,12 +77,23 @@ class Tokenizer:
             raise InvalidRequest("token ids must be in [0, 2**32)") from error
 
     def decode_stream(
-        self, skip_special_tokens: bool = True, kept: frozenset[int] = NO_SPECIAL_IDS
+        self,
+        skip_special_tokens: bool = True,
+        kept: frozenset[int] = NO_SPECIAL_IDS,
+        prompt: Iterable[int] = (),
     ) -> DecodeStream:
         """A detokeniser for one sequence whose tokens come one by one. `kept` are special tokens
-        that are not skipped with the others."""
+        that are not skipped with the others. The text is what those tokens say behind that of
+        `prompt`, if it has any; a character that the prompt began stays incomplete."""
         skipped = self._special_ids - kept if skip_special_tokens else NO_SPECIAL_IDS
-        return DecodeStream(self._tokenizer, skipped)
+        is_continuation = any(token_id not in skipped for token_id in prompt)
+        return DecodeStream(self._tokenizer, skipped, self._lead, is_continuation=is_continuation)
+
+    @cached_property
+    def _lead(self) -> tuple[int, ...]:
+        """Tokens that stand for what is before a text. A prompt's own would not do: they may end
+        within a character."""
+        return tuple(self.encode("a"))
 
     def special_id(self, token: str) -> int | None:
         """The id of a special token, None if there is none of this text."""

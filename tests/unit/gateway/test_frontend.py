@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
+from llama_tokenizer import END, ID_OF, START, llama_tokenizer
 from scripted_service import SERVED_BY, Pause, ScriptedService, ended
 
 from gateway.access import Access
@@ -109,6 +110,48 @@ async def test_a_chat_goes_through_the_template(frontend, service, tokenizer):
     await read(await frontend.generate(GenerationRequest(prompts=(prompt,))))
     rendered = tokenizer.decode(service.requests[0].prompt_token_ids, skip_special_tokens=False)
     assert rendered == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+
+
+@pytest.fixture
+def llama(service, grammars):
+    """The gateway of a model whose tokenizer is SentencePiece's; it answers " ab a"."""
+    tokenizer = llama_tokenizer()
+    service.model = replace(service.model, vocab_size=tokenizer.vocab_size)
+    service.script = lambda request: [ID_OF["▁ab"], ID_OF["▁a"], ended()]
+    frontend = Frontend(service, tokenizer, grammars)
+    yield frontend
+    frontend.close()
+
+
+@pytest.mark.parametrize(
+    ("prompt", "fields", "expected"),
+    [
+        (TextPrompt("ab"), {}, " ab a"),
+        (TextPrompt("ab"), {"echo": True}, "ab ab a"),
+        (TextPrompt("ab"), {"stop": (" ab",)}, ""),
+        (TextPrompt("ab é"), {}, " ab a"),
+        (TokenPrompt((START, ID_OF["▁a"], END)), {}, " ab a"),
+        (TokenPrompt((START,)), {}, "ab a"),
+        (TokenPrompt((START,)), {"skip_special_tokens": False}, " ab a"),
+    ],
+)
+async def test_an_answer_goes_on_from_its_prompt(llama, prompt, fields, expected):
+    text, _, _ = await read(await llama.generate(GenerationRequest(prompts=(prompt,), **fields)))
+    assert text == expected
+
+
+async def test_each_choice_goes_on_from_its_prompt(llama):
+    prompts = (TokenPrompt((START,)), TextPrompt("ab"))
+    texts = ["", "", "", ""]
+    offsets: list[list[int]] = [[], [], [], []]
+    request = GenerationRequest(prompts=prompts, num_choices=2, logprobs=0)
+    with await llama.generate(request) as answer:
+        async for event in each_of(answer):
+            if isinstance(event, Delta):
+                texts[event.choice_index] += event.text
+                offsets[event.choice_index] += [each.text_offset for each in event.scored]
+    assert texts == ["ab a", "ab a", " ab a", " ab a"]
+    assert offsets == [[0, 2], [0, 2], [0, 3], [0, 3]]
 
 
 async def test_a_stop_string_cuts_and_ends(frontend, service):
