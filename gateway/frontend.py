@@ -147,7 +147,9 @@ class Frontend:
             grammar, prompts = await self._prepare(request, model)
         # No await from here on: what was read is in flight before another can be, and what is
         # submitted is owned by the Answer that is returned.
-        each = [settled(params, request, len(each.token_ids), model, grammar) for each in prompts]
+        lengths = [len(each.token_ids) for each in prompts]
+        quota = self.access.tenants[request.tenant].max_tokens_in_flight
+        each = settled(params, request, lengths, model, grammar, quota)
         return self._submit(request, prompts, each, model, deadline_s, trace)
 
     async def tokenize(

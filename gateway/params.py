@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 from dataclasses import replace
 
 from gateway.limits import check_max_tokens, max_total_tokens
@@ -42,18 +43,23 @@ def sampling_params(request: GenerationRequest) -> SamplingParams:
 def settled(
     params: SamplingParams,
     request: GenerationRequest,
-    num_prompt_tokens: int,
+    prompt_lengths: Sequence[int],
     model: ServedModel,
     grammar: Grammar | None,
-) -> SamplingParams:
-    """With the rest of what is known once a prompt is tokenised. Raises `InvalidRequest` for more
-    tokens than fit; the default is never more."""
-    params = replace(
-        params, max_tokens=_max_tokens(request, num_prompt_tokens, model), grammar=grammar
-    )
-    # `min_tokens` may be too many for a default.
-    params.validate()
-    return params
+    quota: int | None,
+) -> list[SamplingParams]:
+    """Each prompt's, with the rest of what is known once they are tokenised. Raises
+    `InvalidRequest` for more tokens than fit; the default is never more, and within the `quota` of
+    tokens that its tenant may have in flight, if prompts and `min_tokens` leave room in it."""
+    share = None if quota is None else _share(request, prompt_lengths, quota)
+    settled_params = [
+        replace(params, max_tokens=_max_tokens(request, length, model, share), grammar=grammar)
+        for length in prompt_lengths
+    ]
+    for each in settled_params:
+        # `min_tokens` may be too many for a default.
+        each.validate()
+    return settled_params
 
 
 def wants_no_tokens(request: GenerationRequest) -> bool:
@@ -80,14 +86,25 @@ def _provisional_max_tokens(request: GenerationRequest) -> int:
     return request.max_tokens
 
 
-def _max_tokens(request: GenerationRequest, num_prompt_tokens: int, model: ServedModel) -> int:
+def _share(request: GenerationRequest, prompt_lengths: Sequence[int], quota: int) -> int:
+    """What a quota of tokens leaves for each answer; too much if it leaves nothing, so that the
+    request is refused for it."""
+    left = quota - request.num_choices * sum(prompt_lengths)
+    share = left // (request.num_choices * len(prompt_lengths))
+    return max(1, request.min_tokens, share)
+
+
+def _max_tokens(
+    request: GenerationRequest, num_prompt_tokens: int, model: ServedModel, share: int | None
+) -> int:
     if wants_no_tokens(request):
         return 1
     if request.max_tokens is not None:
         check_max_tokens(num_prompt_tokens, request.max_tokens, model, request.max_tokens_param)
         return request.max_tokens
     room = max_total_tokens(model) - num_prompt_tokens
-    return room if request.default_max_tokens is None else min(request.default_max_tokens, room)
+    limits = (request.default_max_tokens, share, room)
+    return min(limit for limit in limits if limit is not None)
 
 
 def _or(value: float | None, default: float) -> float:

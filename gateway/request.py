@@ -55,8 +55,8 @@ class GenerationRequest:
 
     Each prompt is answered `num_choices` times: choice `i` of prompt `p` has the index
     `p * num_choices + i`. `add_special_tokens` is for plain text: a chat template writes its own.
-    `max_tokens`, which came in the field `max_tokens_param`, defaults to `default_max_tokens` or
-    what fits the model, whichever is less.
+    `max_tokens`, which came in the field `max_tokens_param`, defaults to the least of
+    `default_max_tokens`, what fits the model and what the tenant's quota has for each answer.
     `request_id` names the request, and no other that is running; if it is empty it is made from
     `trace_id`, which several may share, or made up. `seed` is drawn if None. `cache_salt` narrows
     with whom cached KV is shared: with those that have the same. `grammar` is what an answer must

@@ -23,7 +23,8 @@ class Tenant(BaseModel):
 
     It has at most `max_requests` answers in flight, that is, being read, queued or running, calls
     among them that only tokenise; and at most `max_tokens_in_flight` tokens: of each answer that is
-    queued or runs, its prompt's and its `max_tokens`.
+    queued or runs, its prompt's and its `max_tokens`. Where that is not given it is what
+    the limit has for it, at the most: one answer may then have all of it.
     """
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")

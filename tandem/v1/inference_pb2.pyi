@@ -116,7 +116,7 @@ class GenerateRequest(_message.Message):
     text: _builtins.str
     """Text, tokenised as it stands."""
     max_tokens: _builtins.int
-    """Tokens to generate at most; as many as fit the model if absent."""
+    """Tokens to generate at most; as many as fit the model and the tenant's quota if absent."""
     num_choices: _builtins.int
     """Choices for each prompt; 1 if absent. Choice i of prompt p has the index p * num_choices + i."""
     temperature: _builtins.float

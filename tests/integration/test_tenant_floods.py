@@ -213,3 +213,5 @@ async def test_the_sdk_says_whose_a_request_is(gateway: Gateway) -> None:
         with pytest.raises(DeadlineExceeded):
             await small.generate(prompt="Hi", max_tokens=90, timeout=0.2)
         assert len((await small.generate(prompt="Hi", max_tokens=3)).token_ids) == 3
+        # Who does not say how many gets what there is.
+        assert len((await small.generate(prompt="Hi", ignore_eos=True)).token_ids) == 98

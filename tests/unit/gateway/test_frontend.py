@@ -105,6 +105,38 @@ async def test_a_default_never_makes_a_request_too_long(frontend, service):
     assert service.requests[0].params.max_tokens == 8
 
 
+@pytest.fixture
+def quota(service, tokenizer, grammars):
+    """The gateway of a tenant that may have 100 tokens in flight."""
+    tenants = {**ONE_TENANT, "short": Tenant(max_tokens_in_flight=100)}
+    frontend = Frontend(service, tokenizer, grammars, access=Access(tenants))
+    yield frontend
+    frontend.close()
+
+
+@pytest.mark.parametrize(
+    ("texts", "fields", "expected"),
+    [
+        (["Hi"], {}, [98]),
+        (["Hi"], {"num_choices": 3}, [31] * 3),
+        (["Hi", "x" * 48], {}, [25, 25]),
+        (["Hi"], {"default_max_tokens": 16}, [16]),
+        (["x" * 90], {"default_max_tokens": 16}, [10]),
+        # What is refused as too much: nothing is left, or what was asked for is more.
+        (["x" * 100], {}, [1]),
+        (["Hi"], {"min_tokens": 99}, [99]),
+        (["Hi"], {"max_tokens": 99}, [99]),
+        # The others have no such limit.
+        (["Hi"], {"tenant": "default"}, [2046]),
+    ],
+)
+async def test_a_default_is_within_its_tenants_quota(quota, service, texts, fields, expected):
+    prompts = tuple(map(TextPrompt, texts))
+    request = GenerationRequest(prompts=prompts, **{"tenant": "short", **fields})
+    with await quota.generate(request):
+        assert [each.params.max_tokens for each in service.requests] == expected
+
+
 async def test_a_chat_goes_through_the_template(frontend, service, tokenizer):
     prompt = ChatPrompt((ChatMessage("user", "Hi"),))
     await read(await frontend.generate(GenerationRequest(prompts=(prompt,))))
