@@ -219,7 +219,10 @@ def _prompt_field(name: str, value: Any) -> dict[str, Any]:
 def _message(message: Message) -> inference_pb2.ChatMessage:
     fields = _given(message)
     calls = [_tool_call(call) for call in fields.pop("tool_calls", ())]
-    content = fields.pop("content", "")
+    content = fields.pop("content", "" if message["role"] == "assistant" else None)
+    if content is None:
+        # In the message it would be a text, an empty one.
+        raise InvalidRequest("a message must have content", param="messages")
     if not isinstance(content, str):
         content = "\n".join(map(_part_text, content))
     return inference_pb2.ChatMessage(tool_calls=calls, content=content, **fields)

@@ -78,6 +78,16 @@ def test_none_is_as_good_as_absent() -> None:
     assert (message.role, message.content) == ("assistant", "")
 
 
+@pytest.mark.parametrize("role", ["system", "user", "tool"])
+@pytest.mark.parametrize("build", [build_request, build_tokenize_request])
+def test_only_an_assistants_message_may_have_no_content(build: Any, role: str) -> None:
+    for message in ({"role": role, "content": None}, {"role": role}):
+        with pytest.raises(InvalidRequest, match="must have content") as caught:
+            build(messages=[message])
+        assert caught.value.param == "messages"
+    assert build(messages=[{"role": role, "content": ""}]).chat.messages[0].content == ""
+
+
 def test_all_tokens_may_be_candidates() -> None:
     assert build_request(prompt="Hi", top_k=-1).top_k == 0
 
