@@ -116,7 +116,7 @@ class Batching(ABC):
         """The one that is picked of the queue. What even an empty worker could not hold ends here:
         the fleet has changed since its length was checked, and what waits behind it would wait for
         ever. So does what would be computed in vain. What begins like another that is just being
-        computed waits for that."""
+        computed waits for that, if it is in time all the same."""
         while generation := pick():
             if not self.can_ever_run(generation):
                 error = ResourceExhausted("no worker that takes requests can hold this one")
@@ -124,7 +124,9 @@ class Batching(ABC):
             elif self._lifecycle.is_late(generation):
                 late = DeadlineExceeded("the first token would come after the request's time")
                 self._lifecycle.end(generation, late)
-            elif wait := self._queue.worth_waiting(generation):
+            elif (wait := self._queue.worth_waiting(generation)) and not self._lifecycle.is_late(
+                generation, after_s=wait.later_s
+            ):
                 self._queue.set_aside(generation, wait)
             else:
                 return generation

@@ -46,9 +46,10 @@ class Lifecycle:
         self._queue.push(generation)
         return generation
 
-    def is_late(self, generation: Generation) -> bool:
-        """Whether a queued one cannot be in time for its deadline any more."""
-        return self._admission.is_late(generation, self._clock.now_s)
+    def is_late(self, generation: Generation, after_s: float = 0.0) -> bool:
+        """Whether a queued one cannot be in time for its deadline if nobody begins with it for so
+        many seconds."""
+        return self._admission.is_late(generation, self._clock.now_s + after_s)
 
     def arm(self, generation: Generation, worker: DecodeView) -> None:
         """Its KV is complete on its decode worker, where others find it. Idempotent."""

@@ -39,10 +39,12 @@ class _Leader:
 
 
 class Wait(NamedTuple):
-    """Whom one waits for, and how many tokens that saves."""
+    """Whom one waits for, how many tokens that saves, and how many seconds later at the most its
+    first token may come for it."""
 
     leader: Generation
     num_tokens: int
+    later_s: float
 
 
 class SharedPrompts:
@@ -85,8 +87,10 @@ class SharedPrompts:
         if leader is None or leader.worker.suspect:
             return None
         num_tokens = _num_shared(generation, leader.generation)
-        is_worth_it = self._is_worth_it(num_tokens, leader)
-        return Wait(leader.generation, num_tokens) if is_worth_it else None
+        if not self._is_worth_it(num_tokens, leader):
+            return None
+        later_s = (leader.num_tokens - num_tokens) * self._fleet.token_s()
+        return Wait(leader.generation, num_tokens, max(0.0, later_s))
 
     def wait(self, generation: Generation, wait: Wait) -> None:
         """A queued generation waits for its leader."""

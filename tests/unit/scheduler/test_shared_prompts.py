@@ -213,6 +213,24 @@ def test_who_waits_can_be_cancelled_and_is_in_time_or_ends() -> None:
     assert driver.reserved() == [last.sequence_id]
 
 
+@pytest.mark.parametrize(("deadline_s", "waits"), [(0.8, False), (2.0, True)])
+def test_nobody_waits_who_would_be_late_by_that(deadline_s: float, waits: bool) -> None:
+    """By itself it takes half a second, and the first, with which it has half in common, a whole
+    one."""
+    driver = Driver()
+    idle = worker_info("idle", WorkerRole.PREFILL, 1, 20_000, 64)
+    driver.scheduler.worker_joined(idle, "idle:1")
+    for num_tokens in (64, 256, 1024) * 10:
+        end_ns = int(1e9 * (0.01 + 0.5 * num_tokens / len(SYSTEM)))
+        step = Span(SpanKind.STEP, 0, end_ns, num_tokens=num_tokens, num_prefill_tokens=num_tokens)
+        for name in ("prefill", "idle"):
+            driver.scheduler.heard(name, PoolUse(20_000), 0.0, [step])
+    driver.submit(*range(2000, 2000 + len(SYSTEM)))
+    driver.effects()
+    hurried = driver.submit(7, deadline_s=deadline_s)
+    assert driver.waiting(hurried) == [waits]
+
+
 def test_all_end_when_the_gateway_stops() -> None:
     driver = Driver()
     for number in range(2000, 2003):
