@@ -46,7 +46,7 @@ from tandem.core.reports import SpanKind
 from tandem.core.worker import WorkerRole
 from tandem.process.host import raise_open_files
 from tandem.v1 import inference_pb2, inference_pb2_grpc
-from tandem.wire.channels import CHANNEL_OPTIONS
+from tandem.wire.channels import open_sync_channel
 from tandem.wire.reports import span_from_wire
 
 PROMPT_TOKENS = 16
@@ -280,7 +280,7 @@ async def _until_all_joined(system: System, num_workers: int) -> None:
 def lanes(system: System, window_ms: int = 1) -> list[Lane]:
     """What the workers did of late. On this machine they share a clock."""
     address = f"127.0.0.1:{system.grpc_port}"
-    with grpc.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
+    with open_sync_channel(address) as channel:
         response = inference_pb2_grpc.InferenceServiceStub(channel).GetTimeline(
             inference_pb2.GetTimelineRequest(window_ms=window_ms), timeout=10
         )

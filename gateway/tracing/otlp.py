@@ -11,6 +11,8 @@ import asyncio
 import os
 import threading
 import time
+from typing import Any
+from urllib.parse import urlsplit
 
 import structlog
 from opentelemetry.context import Context
@@ -38,8 +40,10 @@ from gateway.tokens import Ended
 from gateway.tracing.spans import TraceSpan, choice_span, finish_reason, stage_spans
 from gateway.tracing.trace import NO_TRACE, RequestTrace, Tracing
 from tandem.core.errors import Cancelled, TandemError
+from tandem.core.proxies import may_take_proxy
 from tandem.core.sampling_params import SamplingParams
 from tandem.core.worker import WorkerRole
+from tandem.wire.channels import NO_PROXY
 
 log = structlog.get_logger(__name__)
 
@@ -196,11 +200,18 @@ def otlp_tracing(endpoint: str, sample: float | None, instance_id: str) -> OtlpT
     """Traces for the collector at `endpoint`, of the share `sample` of the requests; None leaves it
     to the environment. So is what is not said here: the headers, the queue's length, the delay."""
     return OtlpTracing(
-        BatchSpanProcessor(OTLPSpanExporter(endpoint)),
+        BatchSpanProcessor(OTLPSpanExporter(endpoint, channel_options=_channel_options(endpoint))),
         None if sample is None else ParentBasedTraceIdRatio(sample),
         instance_id,
         os.environ.get(OTEL_SERVICE_NAME, GATEWAY_NAME),
     )
+
+
+def _channel_options(endpoint: str) -> Any:
+    # Not of the type that the exporter's signature says, but of what it takes.
+    parts = urlsplit(endpoint)
+    takes_proxy = may_take_proxy(parts.hostname or "", has_tls=parts.scheme == "https")
+    return () if takes_proxy else (NO_PROXY,)
 
 
 def _operation(request: GenerationRequest) -> str:

@@ -17,6 +17,7 @@ from tandem.bench.http_head import authorization
 from tandem.client import AsyncClient
 from tandem.core.address import Address, without_v1
 from tandem.core.errors import ConfigError, NotFound, TandemError, Unauthenticated, Unavailable
+from tandem.core.proxies import NO_PROXY
 
 PORTS = {"http": 80, "https": 443, "grpc": 50050, "grpcs": 443}
 TIMEOUT_S = 10.0
@@ -92,7 +93,9 @@ async def served_models(url: TargetUrl, api_key: str | None) -> list[str]:
         async with AsyncClient(url.address, api_key=api_key, tls=url.has_tls) as client:
             return [each.id for each in await client.models(timeout=TIMEOUT_S)]
     try:
-        async with httpx2.AsyncClient(timeout=TIMEOUT_S, headers=authorization(api_key)) as client:
+        async with httpx2.AsyncClient(
+            timeout=TIMEOUT_S, headers=authorization(api_key), mounts=NO_PROXY
+        ) as client:
             response = await client.get(f"{url.base}/v1/models")
             response.raise_for_status()
             return [str(each["id"]) for each in response.json()["data"]]

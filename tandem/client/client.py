@@ -36,6 +36,8 @@ class Client:
     `tenant` is who is served, of those that the gateway knows. `api_key` proves it, where the
     gateway asks for keys; the environment's `TANDEM_API_KEY` if None. `tls` is for an address whose
     TLS ends before the gateway: True trusts the system's authorities, a path those of a PEM file.
+    With it an address elsewhere is reached by the environment's proxy (`https_proxy`), if there is
+    one; without it none is.
     May be used by several threads at once. All methods raise the errors of `tandem.core.errors`.
     """
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import grpc
 
+from tandem.core.address import parse_address
+from tandem.core.proxies import may_take_proxy
 from tandem.wire.tls import ChannelTls
 
 # Small enough that nothing in Tandem needs more, large enough for the largest KV frame.
@@ -40,6 +42,8 @@ SERVER_OPTIONS = [
 # A reader that falls behind is to have the newest reports soon, merged, and not megabytes of older
 # ones first: the windows stay at HTTP/2's 64 KiB, and do not grow with what they are used for.
 COMMAND_CHANNEL_OPTIONS = [*CHANNEL_OPTIONS, ("grpc.http2.bdp_probe", 0)]
+# gRPC would take the environment's, for loopback too.
+NO_PROXY = ("grpc.enable_http_proxy", 0)
 
 
 def open_channel(address: str, tls: ChannelTls | None = None) -> grpc.aio.Channel:
@@ -69,21 +73,26 @@ def new_server(
 
 def open_sync_channel(address: str, tls: ChannelTls | None = None) -> grpc.Channel:
     """A channel for who has no event loop."""
+    options = [*CHANNEL_OPTIONS, *_options_towards(address, tls)]
     if tls is None:
-        return grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
-    return grpc.secure_channel(address, tls.credentials, options=_with_name(CHANNEL_OPTIONS, tls))
+        return grpc.insecure_channel(address, options=options)
+    return grpc.secure_channel(address, tls.credentials, options=options)
 
 
 def _open(
     address: str, options: Sequence[tuple[str, Any]], tls: ChannelTls | None
 ) -> grpc.aio.Channel:
+    options = [*options, *_options_towards(address, tls)]
     if tls is None:
         return grpc.aio.insecure_channel(address, options=options)
-    return grpc.aio.secure_channel(address, tls.credentials, options=_with_name(options, tls))
+    return grpc.aio.secure_channel(address, tls.credentials, options=options)
 
 
-def _with_name(options: Sequence[tuple[str, Any]], tls: ChannelTls) -> list[tuple[str, Any]]:
-    if tls.server is None:
-        return [*options]
-    # Certificates are of roles, whatever the address.
-    return [*options, ("grpc.ssl_target_name_override", tls.server.certified_name)]
+def _options_towards(address: str, tls: ChannelTls | None) -> list[tuple[str, Any]]:
+    if tls is None:
+        return [NO_PROXY]
+    if tls.server:
+        # Certificates are of roles, whatever the address.
+        return [NO_PROXY, ("grpc.ssl_target_name_override", tls.server.certified_name)]
+    takes_proxy = may_take_proxy(parse_address(address).host, has_tls=True)
+    return [] if takes_proxy else [NO_PROXY]

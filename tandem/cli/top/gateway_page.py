@@ -21,6 +21,7 @@ from tandem.core.errors import (
     Unauthenticated,
     Unavailable,
 )
+from tandem.core.proxies import NO_PROXY, may_take_proxy
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 # Ticks come four times a second.
@@ -51,6 +52,7 @@ class GatewayPage:
             headers=list(call_metadata(api_key=api_key)),
             timeout=TIMEOUT_S,
             transport=transport,
+            mounts=_mounts(self.url),
         )
 
     async def __aenter__(self) -> GatewayPage:
@@ -96,6 +98,12 @@ def check_url(url: str) -> str:
     if not is_good:
         raise ConfigError(f"{url!a:.80} is no URL: write {DEFAULT_URL}", param="url")
     return url
+
+
+def _mounts(url: str) -> dict[str, None]:
+    parts = urlsplit(url)
+    takes_proxy = may_take_proxy(parts.hostname or "", has_tls=parts.scheme == "https")
+    return {} if takes_proxy else NO_PROXY
 
 
 @contextmanager

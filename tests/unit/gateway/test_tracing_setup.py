@@ -17,6 +17,7 @@ from opentelemetry.sdk.trace.export import (
 )
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio
+from trace_receiver import collecting
 
 from gateway.request import GenerationRequest, TextPrompt
 from gateway.tracing.otlp import MAX_TRACERS, OtlpTrace, OtlpTracing, otlp_tracing
@@ -91,6 +92,17 @@ async def test_the_service_has_the_name_that_the_environment_gives_it(monkeypatc
     assert isinstance(trace, OtlpTrace)
     assert trace._root.resource.attributes["service.name"] == "chat"
     await opened.close()
+
+
+async def test_traces_go_by_no_proxy_that_the_environment_names(monkeypatch) -> None:
+    monkeypatch.delenv("no_proxy", raising=False)
+    for name in ("http_proxy", "https_proxy", "grpc_proxy"):
+        monkeypatch.setenv(name, ENDPOINT)
+    async with collecting() as collector:
+        opened = otlp_tracing(collector.address, 1.0, "gateway-1")
+        opened.begin(ask()).end()
+        await opened.close()
+        assert collector.traces()
 
 
 @pytest.mark.parametrize(
