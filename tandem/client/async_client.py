@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Unpack
@@ -27,6 +28,7 @@ from tandem.client.requests import (
     build_tokenize_request,
 )
 from tandem.client.stream import CallStream
+from tandem.core.errors import Cancelled
 from tandem.v1 import inference_pb2, inference_pb2_grpc
 from tandem.wire.channels import open_channel
 
@@ -34,7 +36,8 @@ from tandem.wire.channels import open_channel
 class AsyncClient:
     """`Client` for one event loop: `async with AsyncClient() as client: ...`.
 
-    Is to be made and used in the same event loop.
+    Is to be made and used in the same event loop. Only what was done to the task that awaits a call
+    is `asyncio.CancelledError`: a call that `close` ends raises `Cancelled`.
     """
 
     def __init__(
@@ -93,7 +96,7 @@ class AsyncClient:
     ) -> list[int]:
         """A prompt's token ids."""
         request = build_tokenize_request(**arguments)
-        with translated_errors():
+        with _translated_errors():
             return list(
                 (
                     await self._stub.Tokenize(request, timeout=timeout, metadata=self._metadata)
@@ -109,7 +112,7 @@ class AsyncClient:
     ) -> str:
         """The text of tokens, special ones included."""
         request = build_detokenize_request(token_ids, model)
-        with translated_errors():
+        with _translated_errors():
             return (
                 await self._stub.Detokenize(request, timeout=timeout, metadata=self._metadata)
             ).text
@@ -120,7 +123,7 @@ class AsyncClient:
         timeout: float | None = None,  # noqa: ASYNC109 - as above
     ) -> list[Model]:
         """What is served."""
-        with translated_errors():
+        with _translated_errors():
             request = inference_pb2.ListModelsRequest()
             return read_models(
                 await self._stub.ListModels(request, timeout=timeout, metadata=self._metadata)
@@ -153,12 +156,26 @@ class AsyncCompletionStream(CallStream):
 
     async def _next(self) -> Delta | None:
         try:
-            with translated_errors():
+            with _translated_errors():
                 while (response := await self._call.read()) is not grpc.aio.EOF:
                     if (delta := self._builder.add(response)) is not None:
                         return delta
-        except asyncio.CancelledError:
-            # gRPC says so as well when the call itself was cancelled, by `cancel`.
+        except Cancelled:
             if not self._cancelled:
                 raise
         return None
+
+
+@contextmanager
+def _translated_errors() -> Iterator[None]:
+    """As `translated_errors`. That the call was cancelled, by `cancel` or `close`, gRPC raises as
+    `asyncio.CancelledError`; but so is only the end of this task called, which others may wait
+    for."""
+    try:
+        with translated_errors():
+            yield
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task and task.cancelling():
+            raise
+        raise Cancelled("the call was cancelled") from None
