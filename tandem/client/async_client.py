@@ -13,6 +13,7 @@ import grpc
 
 from tandem.client.completion import Completion, Delta
 from tandem.client.connection import (
+    CLOSED,
     Model,
     call_metadata,
     channel_tls,
@@ -64,7 +65,7 @@ class AsyncClient:
         await self.close()
 
     async def close(self) -> None:
-        """Cancel what is running and disconnect."""
+        """Cancel what is running and disconnect. What is begun after it raises `Cancelled`."""
         await self._channel.close()
 
     async def generate(
@@ -82,11 +83,12 @@ class AsyncClient:
     def stream(
         self, *, timeout: float | None = None, **arguments: Unpack[GenerateArguments]
     ) -> AsyncCompletionStream:
-        """Generate, piece by piece. Errors are raised by the iteration."""
+        """Generate, piece by piece. What becomes of the call is raised by the iteration."""
         request = build_request(**arguments)
-        return AsyncCompletionStream(
-            self._stub.Generate(request, timeout=timeout, metadata=self._metadata)
-        )
+        with _translated_errors():
+            return AsyncCompletionStream(
+                self._stub.Generate(request, timeout=timeout, metadata=self._metadata)
+            )
 
     async def tokenize(
         self,
@@ -168,12 +170,14 @@ class AsyncCompletionStream(CallStream):
 
 @contextmanager
 def _translated_errors() -> Iterator[None]:
-    """As `translated_errors`. That the call was cancelled, by `cancel` or `close`, gRPC raises as
-    `asyncio.CancelledError`; but so is only the end of this task called, which others may wait
-    for."""
+    """As `translated_errors`, and for use after `close`. That a call was cancelled, by `cancel` or
+    `close`, gRPC raises as `asyncio.CancelledError`; but that is the word for the end of a task,
+    and whoever waits for this one is to be told."""
     try:
         with translated_errors():
             yield
+    except grpc.aio.UsageError:
+        raise Cancelled(CLOSED) from None
     except asyncio.CancelledError:
         task = asyncio.current_task()
         if task and task.cancelling():

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Unpack
 
 from tandem.client.completion import Completion, Delta
 from tandem.client.connection import (
+    CLOSED,
     Model,
     call_metadata,
     channel_tls,
@@ -50,6 +52,7 @@ class Client:
         tls: bool | Path = False,
     ) -> None:
         self._metadata = call_metadata(tenant=tenant, api_key=api_key)
+        self._is_closed = False
         self._channel = open_sync_channel(resolve_address(address), channel_tls(tls))
         self._stub = inference_pb2_grpc.InferenceServiceStub(self._channel)
 
@@ -65,7 +68,8 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Cancel what is running and disconnect."""
+        """Cancel what is running and disconnect. What is begun after it raises `Cancelled`."""
+        self._is_closed = True
         self._channel.close()
 
     def generate(
@@ -80,18 +84,19 @@ class Client:
     def stream(
         self, *, timeout: float | None = None, **arguments: Unpack[GenerateArguments]
     ) -> CompletionStream:
-        """Generate, piece by piece. Errors are raised by the iteration."""
+        """Generate, piece by piece. What becomes of the call is raised by the iteration."""
         request = build_request(**arguments)
-        return CompletionStream(
-            self._stub.Generate(request, timeout=timeout, metadata=self._metadata)
-        )
+        with self._calling():
+            return CompletionStream(
+                self._stub.Generate(request, timeout=timeout, metadata=self._metadata)
+            )
 
     def tokenize(
         self, *, timeout: float | None = None, **arguments: Unpack[TokenizeArguments]
     ) -> list[int]:
         """A prompt's token ids."""
         request = build_tokenize_request(**arguments)
-        with translated_errors():
+        with self._calling():
             return list(
                 self._stub.Tokenize(request, timeout=timeout, metadata=self._metadata).token_ids
             )
@@ -101,16 +106,28 @@ class Client:
     ) -> str:
         """The text of tokens, special ones included."""
         request = build_detokenize_request(token_ids, model)
-        with translated_errors():
+        with self._calling():
             return self._stub.Detokenize(request, timeout=timeout, metadata=self._metadata).text
 
     def models(self, *, timeout: float | None = None) -> list[Model]:
         """What is served."""
-        with translated_errors():
+        with self._calling():
             request = inference_pb2.ListModelsRequest()
             return read_models(
                 self._stub.ListModels(request, timeout=timeout, metadata=self._metadata)
             )
+
+    @contextmanager
+    def _calling(self) -> Iterator[None]:
+        """As `translated_errors`, for calls that begin within."""
+        with translated_errors():
+            try:
+                yield
+            except ValueError:
+                # gRPC's word for a closed channel, among others.
+                if self._is_closed:
+                    raise Cancelled(CLOSED) from None
+                raise
 
 
 class CompletionStream(CallStream):

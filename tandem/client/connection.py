@@ -20,6 +20,7 @@ from tandem.wire.tls import ChannelTls
 
 DEFAULT_ADDRESS = "127.0.0.1:50050"
 ADDRESS_VARIABLE = "TANDEM_ADDRESS"
+CLOSED = "the client is closed"
 
 CallMetadata = tuple[tuple[str, str], ...]
 

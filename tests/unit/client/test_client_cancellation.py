@@ -155,3 +155,23 @@ def test_without_an_event_loop_it_is_the_same(server: Server) -> None:
         client.close()
         with pytest.raises(Cancelled):
             next(stream)
+
+
+async def test_a_closed_client_says_so(client: AsyncClient, server: Server) -> None:
+    closed = Client(server.address)
+    for _ in range(2):
+        closed.close()
+        await client.close()
+    for begin in (
+        closed.models,
+        lambda: closed.detokenize([1]),
+        lambda: closed.tokenize(prompt="Hi"),
+        lambda: closed.generate(prompt="Hi"),
+        lambda: closed.stream(prompt="Hi"),
+        lambda: client.stream(prompt="Hi"),
+    ):
+        with pytest.raises(Cancelled, match="the client is closed"):
+            begin()
+    for call in CALLS.values():
+        with pytest.raises(Cancelled, match="the client is closed"):
+            await call(client)
