@@ -53,7 +53,7 @@ class DecodeSettings(WorkerSettings):
         None,
         ge=0,
         description="host memory for the KV of preempted sequences, which is computed again where "
-        "that is faster [default: 0 on a CPU, whose pool is host memory too, else 4 GiB]",
+        "that is faster (default: 0 on a CPU, whose pool is host memory too, else 4 GiB)",
     )
 
     @property

@@ -181,7 +181,7 @@ class GatewaySettings(ServiceSettings):
     otlp_endpoint: str | None = Field(
         None,
         description="OpenTelemetry collector that traces go to, by gRPC: http://HOST:4317; so does "
-        "OTEL_EXPORTER_OTLP_ENDPOINT; none: nothing is traced",
+        "OTEL_EXPORTER_OTLP_ENDPOINT; without either nothing is traced",
     )
     trace_sample: float | None = Field(
         None,

@@ -14,6 +14,8 @@ PATTERN = re.compile(
     re.ASCII,
 )
 SYNTAX = "org/name[@revision][:quantisation or file.gguf]"
+# The same for a `--help`, and not in brackets, which rich takes for markup.
+HUB_MODEL = "a hub's org/name, org/name@revision, org/name:Q4_K_M"
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,10 @@ from typing import Annotated
 
 import typer
 
+from tandem.artifacts.hub_reference import HUB_MODEL
 from tandem.cli.bench import bench
 from tandem.cli.credentials import certs, keys
-from tandem.cli.flags import HUB_MODEL, AddressFlag, ApiKeyFlag, TlsFlag, flag
+from tandem.cli.flags import AddressFlag, ApiKeyFlag, TlsFlag, flag
 from tandem.cli.fleet_commands import doctor, up
 from tandem.core.errors import TandemError
 from tandem.core.installation import DISTRIBUTION

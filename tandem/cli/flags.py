@@ -11,8 +11,6 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-# Not in brackets, which rich takes for markup.
-HUB_MODEL = "a hub's org/name, org/name@revision, org/name:Q4_K_M"
 START_TIMEOUT_S = 300
 
 

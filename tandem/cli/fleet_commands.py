@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, get_type_hints
 
 import typer
 
-from tandem.cli.flags import HUB_MODEL, START_TIMEOUT_S, StartTimeoutFlag, flag, takes_flags
+from tandem.artifacts.hub_reference import HUB_MODEL
+from tandem.cli.flags import START_TIMEOUT_S, StartTimeoutFlag, flag, takes_flags
 
 if TYPE_CHECKING:
     from tandem.cli.fleet import FleetSettings

@@ -15,13 +15,14 @@ from pydantic import (
     ValidationInfo,
     field_validator,
 )
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError
 
 from tandem.core.address import without_brackets
 from tandem.core.errors import ConfigError
 from tandem.process.flags import flag_of
 from tandem.process.logs import LogFormat, LogLevel
+from tandem.process.service_help import ServiceHelp
 from tandem.wire.tls import Identity, Role
 
 # Less than the 30 s that Kubernetes gives a container by default; compose is told to give as many.
@@ -43,8 +44,12 @@ class ServiceSettings(BaseSettings):
     # somebody, and was not: that ends the process, and opens nothing.
     kept_if_empty: ClassVar[frozenset[str]] = frozenset({"tls_dir"})
 
-    log_level: Annotated[LogLevel, BeforeValidator(str.lower)] = "info"
-    log_format: LogFormat = "console"
+    log_level: Annotated[LogLevel, BeforeValidator(str.lower)] = Field(
+        "info", description="severity from which on lines are logged"
+    )
+    log_format: LogFormat = Field(
+        "console", description="how the log is written; json: an object a line"
+    )
     drain_timeout: float = Field(
         DRAIN_TIMEOUT_S,
         ge=0,
@@ -93,7 +98,14 @@ def read_settings(cls: type[SettingsT], prog: str, flags: Sequence[str]) -> Sett
     """The settings that these flags, and the environment, ask for. Raises `ConfigError`, with a
     line for each one that is wrong."""
     try:
-        return cls(_cli_parse_args=list(flags), _cli_prog_name=prog)
+        source: CliSettingsSource[Any] = CliSettingsSource(
+            cls,
+            cli_prog_name=prog,
+            cli_parse_args=list(flags),
+            cli_hide_none_type=True,
+            formatter_class=ServiceHelp,
+        )
+        return cls(_cli_settings_source=source)
     except ValidationError as error:
         lines = [
             f"{flag_of('.'.join(map(str, each['loc'])))}: {each['msg']}" for each in error.errors()

@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
+from tandem.artifacts.hub_reference import HUB_MODEL
 from tandem.core.address import WILDCARDS, Address, parse_address
 from tandem.process.settings import Host, ServiceSettings
 from tandem.worker.own_host import own_host
@@ -33,7 +34,7 @@ class WorkerSettings(ServiceSettings):
     worker_id: str = Field("", description="name in logs and timelines; empty: ROLE-HOST-PORT")
     device: str = Field("cpu", description="cpu, cpu:0, cpu:0-3, cuda:0 or mock:PROFILE")
     model: str = Field(
-        "default", description="default, mock, a Hugging Face folder or a .gguf file"
+        "default", description=f"default, mock, a folder, a .gguf file or {HUB_MODEL}"
     )
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",
@@ -50,20 +51,20 @@ class WorkerSettings(ServiceSettings):
         "auto", description="type of the KV alone; int8: half of bfloat16's bytes, a little noise"
     )
     max_model_len: int | None = Field(
-        None, ge=2, description="positions of a sequence at the most; null: the model's"
+        None, ge=2, description="positions of a sequence at the most (default: the model's)"
     )
     block_size: Annotated[int, AfterValidator(_power_of_two)] = Field(
         16, ge=16, le=512, description="tokens of a KV block: a power of two"
     )
     num_blocks: int | None = Field(
-        None, ge=1, description="blocks of the KV pool; null: what --memory-share leaves"
+        None, ge=1, description="blocks of the KV pool (default: what --memory-share leaves)"
     )
     memory_share: float | None = Field(
         None,
         gt=0.0,
         lt=1.0,
-        description="share of the device's memory for weights, KV pool and, on a GPU, steps; "
-        "null: 0.15 of a CPU's, which others use too, 0.9 of a GPU's",
+        description="share of the device's memory for weights, KV pool and, on a GPU, steps "
+        "(default: 0.15 of a CPU's, which others use too, 0.9 of a GPU's)",
     )
     weight_sharers: int = Field(
         1,

@@ -21,6 +21,8 @@ from tandem.core.installation import DISTRIBUTION
 from tandem.process.settings import ServiceSettings, read_settings
 from tandem.worker.settings import WorkerSettings
 
+SERVICES = [GatewaySettings, PrefillSettings, DecodeSettings]
+
 
 def options(command: Any, path: str) -> Iterator[tuple[str, Any]]:
     """Those of a command and of all below it, by how they are written."""
@@ -59,21 +61,49 @@ def test_a_default_that_is_told_in_words_is_not_shown_as_a_value() -> None:
     assert shown == []
 
 
-def test_a_default_that_a_worker_chooses_is_not_told_as_a_second_one() -> None:
-    # Behind each description its value is printed, as `(default: null)`.
-    fields = WorkerSettings.model_fields
-    assert [name for name in fields if "default:" in (fields[name].description or "")] == []
-
-
-@pytest.mark.parametrize("settings", [WorkerSettings, GatewaySettings])
-def test_what_a_flag_can_be_is_spelled_as_its_twin(
-    settings: type[ServiceSettings], capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture(params=SERVICES)
+def service_help(
+    request: pytest.FixtureRequest,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> str:
+    """What a service says of its flags, a line each."""
+    monkeypatch.setenv("COLUMNS", "1000")
     with pytest.raises(SystemExit):
-        read_settings(settings, "tandem", ["--help"])
-    choices = re.findall(r"\{(.+?)\}", capsys.readouterr().out)
+        read_settings(request.param, "tandem", ["--help"])
+    return capsys.readouterr().out
+
+
+def test_what_a_flag_can_be_is_spelled_as_its_twin(service_help: str) -> None:
+    choices = re.findall(r"\{(.+?)\}", service_help)
     assert "info" in ",".join(choices)
     assert not any(map(str.isupper, choices))
+
+
+def test_a_flag_is_told_in_no_terms_of_python(service_help: str) -> None:
+    words = re.findall(r"\w+", service_help)
+    assert not {"null", "None", "Path", "SecretStr"} & set(words)
+    assert "--tls-dir path" in service_help
+    assert "(default: )" not in service_help
+
+
+def test_each_flag_of_a_service_is_told_with_one_default_at_the_most(service_help: str) -> None:
+    _, _, told = service_help.partition("options:")
+    lines = re.split(r"\n  (?=-)", told)[1:]
+    texts = [re.split(r"\s{2,}", line, maxsplit=1)[1] for line in lines]
+    assert len(texts) > 20
+    assert [text for text in texts if not text or text.startswith("(default")] == []
+    assert [text for text in texts if text.count("(default:") > 1] == []
+
+
+def test_an_unset_flag_can_still_be_said_to_be() -> None:
+    read = read_settings(DecodeSettings, "tandem", ["--num-blocks", "null"])
+    assert read.num_blocks is None
+
+
+def test_a_worker_names_the_models_that_tandem_up_names() -> None:
+    up = dict(options(get_command(commands).commands["up"], "up"))  # type: ignore[attr-defined]
+    assert WorkerSettings.model_fields["model"].description == up["up --model"].help
 
 
 def test_quantization_has_one_spelling(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,7 +130,7 @@ def test_a_twin_that_is_empty_is_as_good_as_unset(monkeypatch: pytest.MonkeyPatc
         read_settings(WorkerSettings, "tandem", [])
 
 
-@pytest.mark.parametrize("settings", [GatewaySettings, PrefillSettings, DecodeSettings])
+@pytest.mark.parametrize("settings", SERVICES)
 def test_a_host_may_have_the_brackets_of_an_address(settings: type[ServiceSettings]) -> None:
     read = read_settings(settings, "tandem", ["--host", "[::1]"])
     assert read.model_dump()["host"] == FleetFlags(host="[::1]").settings().host == "::1"
