@@ -91,6 +91,10 @@ class Conversation:
                 end = printed.describe(stream.completion)
             except KeyboardInterrupt:
                 end = "stopped"
+            except TandemError:
+                if printed.text:
+                    printed.end_line()
+                raise
         self.messages.append(Message(role="assistant", content=printed.text))
         printed.end_line()
         self.notes.print(f"[dim]{escape(end)}[/]")

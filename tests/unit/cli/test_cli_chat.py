@@ -19,7 +19,7 @@ from tandem.client import (
     GenerateArguments,
     ServedBy,
 )
-from tandem.core.errors import InvalidRequest
+from tandem.core.errors import InvalidRequest, TandemError, Unavailable
 
 NAME = "[/INST]"
 
@@ -42,9 +42,15 @@ class Answers:
         choices=(CompletedChoice("", (), "stop", ServedBy(NAME, NAME, 0, 0)),),
     )
 
-    def __init__(self, *pieces: str, error: InvalidRequest | None = None) -> None:
+    def __init__(
+        self,
+        *pieces: str,
+        error: InvalidRequest | None = None,
+        ends_with: TandemError | None = None,
+    ) -> None:
         self._pieces = pieces
         self._error = error
+        self._ends_with = ends_with
 
     @contextmanager
     def stream(self, **arguments: Any) -> Iterator[Answers]:
@@ -53,7 +59,9 @@ class Answers:
         yield self
 
     def __iter__(self) -> Iterator[Any]:
-        return (Delta(text, ()) for text in self._pieces)
+        yield from (Delta(text, ()) for text in self._pieces)
+        if self._ends_with:
+            raise self._ends_with
 
 
 def talk(
@@ -73,6 +81,16 @@ def test_names_and_errors_are_no_markup(monkeypatch: pytest.MonkeyPatch) -> None
     assert said.startswith(f"{NAME} - Ctrl-C stops")
     assert f"error: {NAME} is wrong" in said
     assert f"{NAME} -> {NAME}" in talk(Answers(), monkeypatch)[1]
+
+
+@pytest.mark.parametrize(("pieces", "answer"), [(["Once ", "upon"], "Once upon\n"), ([], "")])
+def test_an_error_has_a_line_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, pieces: list[str], answer: str
+) -> None:
+    said, noted = talk(Answers(*pieces, ends_with=Unavailable("it is gone")), monkeypatch)
+    _, _, rest = said.partition("\n")
+    assert rest == f"{answer}error: it is gone\n"
+    assert noted == ""
 
 
 ANSWER = ["a\tb\r\n", "[bold]:smile: ", "\x1b]0;x\x07\x9b2J\x7f é\u2028"]
