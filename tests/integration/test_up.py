@@ -93,6 +93,8 @@ def test_a_killed_worker_comes_back_and_serves(start: Callable[..., Up], role: s
 
 def test_a_worker_that_is_told_to_end_is_started_again(start: Callable[..., Up]) -> None:
     up = start("--topology", "1p2d")
+    # It is ready with the first of each role.
+    wait_until(lambda: {"decode-0", "decode-1"} <= up.workers(), "both decode workers")
     up.child("decode").terminate()
     wait_until(lambda: "starting decode-0 again" in up.said(), "started again")
     assert "decode-0 has ended\n" in up.said()

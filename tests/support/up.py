@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import subprocess
 import sys
@@ -70,6 +71,11 @@ class Up:
             json={"model": "default", "prompt": "hello", "max_tokens": 4},
             timeout=DEADLINE_S,
         )
+
+    def workers(self) -> set[str]:
+        """Those that have joined."""
+        metrics = httpx.get(f"http://127.0.0.1:{self.http_port}/metrics", timeout=DEADLINE_S).text
+        return set(re.findall(r'^tandem_worker_draining{.*worker="([^"]+)"', metrics, re.M))
 
     def said(self) -> str:
         return self.output.read_text()
