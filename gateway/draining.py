@@ -1,14 +1,16 @@
 """Workers that are to let go of what they hold: they are about to end, or an operator wants it.
 
 Such a worker gets nothing new. What it is predicted to finish in time stays where it is; the rest
-goes on with other workers, from the token that it reached, and so does, shortly before the time is
-over, all that the prediction was wrong about. Where there are no others everything stays, and so
-does what none of them is large enough for: what the worker does not finish is lost with it, like
-anything that a lost worker holds.
+goes on with other workers, from the token that it reached: each as soon as one of them has room and
+nobody waits for it, for until then it is best where it is. Shortly before the time is over all that
+is left goes on, room or not. Where there are no others everything stays, and so does what none of
+them is large enough for: what the worker does not finish is lost with it, like anything that a lost
+worker holds.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable
 from math import inf
 
@@ -50,8 +52,9 @@ class Draining:
         self._can_ever_run = can_ever_run
         self._lifecycle = lifecycle
         self._workers: list[PrefillView | DecodeView] = []
-        # Those whose time to hand over has yet to come.
+        # Those whose time to hand over has yet to come, and what they will not finish until then.
         self._in_time: set[PrefillView | DecodeView] = set()
+        self._too_slow: deque[tuple[PrefillView | DecodeView, Generation]] = deque()
         # The epochs of those that an operator has taken out of service: they outlast the view, for
         # a worker whose link was lost joins again as it was.
         self._cordoned: dict[str, int] = {}
@@ -110,16 +113,45 @@ class Draining:
         return min((each.hand_over_s for each in self._in_time if each.generations), default=inf)
 
     def hand_over(self, now: float) -> None:
-        """Let what draining workers will not finish in time go on elsewhere. To be called when that
-        time has come, and when there is somewhere else anew."""
+        """Let what draining workers hold go on elsewhere, if their time is over; until then that is
+        for `move_on`. To be called when a time has come, and when there is somewhere else anew."""
         self._in_time = {each for each in self._in_time if each.hand_over_s > now}
+        self._too_slow.clear()
         if not self._workers or not all(map(self._fleet.has_open, self._needed_roles())):
             return
         for worker in self._workers:
             for generation in worker.dependents:
-                is_too_slow = now + _rest_s(generation) >= worker.hand_over_s
-                if is_too_slow and self._can_ever_run(generation):
+                if not self._can_ever_run(generation):
+                    continue
+                if worker not in self._in_time:
                     self._lifecycle.requeue(generation, AttemptEnd.DRAINED)
+                elif now + _rest_s(generation) >= worker.hand_over_s:
+                    self._too_slow.append((worker, generation))
+
+    def move_on(self) -> bool:
+        """Let one that will not be finished in time go on elsewhere, if there is room for it now;
+        False if there is none. To be called while nobody is queued."""
+        while self._too_slow:
+            worker, generation = self._too_slow[0]
+            is_there = worker.generations.get(generation.sequence_id) is generation
+            if is_there and worker in self._in_time and not generation.has_left(worker):
+                if not self._has_room(worker, generation):
+                    return False
+                self._lifecycle.requeue(generation, AttemptEnd.DRAINED)
+                self._too_slow.popleft()
+                return True
+            self._too_slow.popleft()
+        return False
+
+    def _has_room(self, worker: PrefillView | DecodeView, generation: Generation) -> bool:
+        """Whether another worker can take what this one has of a generation, and a prefill worker
+        its context, if there are any."""
+        prefill = self._fleet.prefill.values()
+        if prefill and not any(each.is_open and each.has_slot for each in prefill):
+            return False
+        role = worker.info.role
+        others = (each for each in self._fleet.workers if each.info.role is role)
+        return any(each.can_take(generation) for each in others)
 
     def dismiss(self) -> None:
         """Say goodbye to those that are about to end and hold nothing any more."""

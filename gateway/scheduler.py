@@ -119,6 +119,8 @@ class Scheduler:
     def compose(self) -> None:
         """Give the workers what they can take. To be called after anything has happened."""
         self._batching.compose()
+        while not self._queue and self.draining.move_on():
+            self._batching.compose()
         self._self_checks.compose(is_anyone_queued=self.num_queued > 0)
         self.draining.dismiss()
 

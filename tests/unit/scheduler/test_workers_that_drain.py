@@ -95,6 +95,40 @@ def test_what_will_be_done_in_time_stays_and_the_rest_goes_on_elsewhere() -> Non
     assert long.setbacks.num_losses == 0
 
 
+def test_what_nobody_has_room_for_goes_on_where_it_is_until_somebody_has() -> None:
+    driver = Drains()
+    both = [driver.decoding(name, max_tokens=50) for name in ("r", "s")]
+    driver.join("d2", WorkerRole.DECODE)
+    other = driver.scheduler._fleet.decode["d2"]
+    other.num_refused_blocks = 1
+    driver.scheduler.draining.stops("d", 4.0, now=0.0)
+    assert not driver.commands(Remove, "d")
+    assert [each.phase for each in both] == [Phase.DECODING] * 2
+    other.num_refused_blocks = 0
+    assert len(driver.commands(Reserve, "d2")) == 1
+    # The other waits for the prefill worker, where it is.
+    assert [each.phase for each in both] == [Phase.RESERVING, Phase.DECODING]
+    driver.grant(both[0], "d2")
+    assert len(driver.commands(Reserve, "d2")) == 1
+
+
+def test_what_waits_already_gets_the_room_first() -> None:
+    driver = Drains()
+    long = driver.decoding(max_tokens=50)
+    driver.join("d2", WorkerRole.DECODE)
+    other = driver.scheduler._fleet.decode["d2"]
+    other.num_refused_blocks = 1
+    driver.scheduler.draining.stops("d", 4.0, now=0.0)
+    queued = driver.submit("queued")
+    driver.effects()
+    assert queued.phase is Phase.QUEUED
+    assert long.phase is Phase.DECODING
+    other.num_refused_blocks = 0
+    driver.effects()
+    assert queued.phase is Phase.RESERVING
+    assert long.phase is Phase.DECODING
+
+
 def test_shortly_before_the_end_all_that_is_left_goes_on_elsewhere() -> None:
     driver = Drains()
     generation = driver.decoding(max_tokens=5)
