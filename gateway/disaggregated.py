@@ -185,7 +185,7 @@ class DisaggregatedBatching(Batching):
     def _share_backlog(self) -> None:
         """Give decode workers the last of what waits, while that is worth it. Not while the head
         waits for room there: it would go to those behind it for as long as there are any."""
-        if self._local is None or not self._queue or self._waits_for_decode():
+        if self._local is None or not self._queue:
             return
         prefill = self._open_prefill()
         while prefill and (last := self._settle_last()):
@@ -196,7 +196,7 @@ class DisaggregatedBatching(Batching):
             if not last.needs_decode:
                 return
             worker = self._local.choose_for_last(last, self._pace, backlog)
-            if worker is None:
+            if worker is None or self._waits_for_decode():
                 return
             self._compute_there(last, worker)
             self._set_budgets([worker])

@@ -65,8 +65,13 @@ class FairShares:
         equals, whose has come first. Their policy's ranks say nothing of each other. Who is
         `decoding` wants a place on a decode worker for it."""
         by_turn = sorted(heads, key=lambda tenant: (self.counter(tenant), heads[tenant][1]))
-        sated = self._sated(decoding)
-        return next(tenant for tenant in by_turn if tenant not in sated)
+
+        def is_sated(tenant: str) -> bool:
+            return tenant in decoding and self._holds_its_share(tenant, decoding)
+
+        if not is_sated(by_turn[0]) or all(map(is_sated, decoding)):
+            return by_turn[0]
+        return next(tenant for tenant in by_turn if not is_sated(tenant))
 
     def turn(self, tenants: Iterable[str]) -> str:
         """Whose turn it is, of tenants who have room already; of equals, who is named first."""
@@ -86,8 +91,9 @@ class FairShares:
     def take(self, tenant: str, decoding: Collection[str]) -> None:
         """A tenant takes its turn, while these waited to decode. A turn that one of them could not
         take for what it holds already is not saved up."""
-        for each in self._sated(decoding):
-            if self.counter(each) < self.counter(tenant):
+        for each in decoding:
+            is_behind = self.counter(each) < self.counter(tenant)
+            if is_behind and self._holds_its_share(each, decoding):
                 self._turns.lift(each, self.counter(tenant))
 
     def charge(self, generation: Generation, end: int) -> None:
@@ -135,11 +141,5 @@ class FairShares:
         cost = step_s / num_sequences / prompt_token_s
         return min(max(cost, MIN_TOKEN_COST), MAX_TOKEN_COST)
 
-    def _sated(self, decoding: Collection[str]) -> set[str]:
-        """Of tenants that want places on decode workers, those that hold their share of them, and
-        give way; none if all do."""
-        if len(decoding) < 2:
-            return set()
-        decode_share = self._fleet.decode_share
-        sated = {each for each in decoding if decode_share(each) >= self.share(each, decoding)}
-        return sated if len(sated) < len(decoding) else set()
+    def _holds_its_share(self, tenant: str, among: Collection[str]) -> bool:
+        return self._fleet.decode_share(tenant) >= self.share(tenant, among)
