@@ -83,7 +83,7 @@ async def reading(client: AsyncClient) -> tuple[AsyncCompletionStream, asyncio.T
     stream = client.stream(prompt="Hi")
     assert (await anext(stream)).text == "Hello"
     task = asyncio.create_task(read(stream))
-    await asyncio.sleep(0.05)
+    await asyncio.sleep(0)  # the task has its turn, and waits
     assert not task.done()
     return stream, task
 

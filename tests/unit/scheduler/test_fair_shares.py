@@ -72,6 +72,14 @@ class Shop:
         self.queue.take(generation)
         self.queue.charge(generation, generation.num_context_tokens)
 
+    def hold(self, tenant: str, num_places: int) -> list[Generation]:
+        """So many of a tenant's are on the decode worker."""
+        held = [self.push(tenant, 1) for _ in range(num_places)]
+        for each in held:
+            self.compute(each)
+            self.decode.enter(each, 2)
+        return held
+
     def _head(self) -> Generation:
         head = self.queue.peek()
         assert head
@@ -178,10 +186,7 @@ def test_who_holds_its_share_of_decode_lets_others_go_first() -> None:
     """`a` has the lower counter, and two of the eight places, its share."""
     shop = Shop(TENANTS)
     shop.fleet.decode["d"] = shop.decode
-    held = [shop.push("a", 1) for _ in range(2)]
-    for each in held:
-        shop.compute(each)
-        shop.decode.enter(each, 2)
+    held = shop.hold("a", 2)
     mine, other = shop.push("a", 1), shop.push("b", 1000)
     assert shop.queue.peek() is other
     shop.compute(other)
@@ -196,10 +201,7 @@ def test_who_wants_no_place_there_takes_turns_with_who_holds_its_share() -> None
     likes."""
     shop = Shop(TENANTS)
     shop.fleet.decode["d"] = shop.decode
-    held = [shop.push("a", 1) for _ in range(8)]
-    for each in held:
-        shop.compute(each)
-        shop.decode.enter(each, 2)
+    shop.hold("a", 8)
     for _ in range(20):
         shop.push("a", 100)
         shop.push("b", 100, max_tokens=1)
@@ -223,10 +225,7 @@ def test_blocks_count_as_places_do() -> None:
 def test_what_one_could_not_take_for_what_it_holds_is_not_saved_up() -> None:
     shop = Shop(TENANTS)
     shop.fleet.decode["d"] = shop.decode
-    held = [shop.push("a", 1) for _ in range(3)]
-    for each in held:
-        shop.compute(each)
-        shop.decode.enter(each, 2)
+    shop.hold("a", 3)
     shop.push("a", 1)
     for _ in range(10):
         shop.push("b", 300)

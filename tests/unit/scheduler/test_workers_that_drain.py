@@ -112,6 +112,20 @@ def test_what_nobody_has_room_for_goes_on_where_it_is_until_somebody_has() -> No
     assert len(driver.commands(Reserve, "d2")) == 1
 
 
+def test_it_goes_on_where_it_is_while_nobody_could_compute_its_context() -> None:
+    driver = Drains()
+    long = driver.decoding(max_tokens=50)
+    driver.join("d2", WorkerRole.DECODE)
+    other = driver.scheduler._fleet.decode["d2"]
+    other.num_refused_blocks = 1
+    driver.scheduler.draining.stops("d", 4.0, now=0.0)
+    driver.effects()
+    driver.scheduler.worker_lost("p", Unavailable("it was lost"))
+    other.num_refused_blocks = 0
+    driver.effects()
+    assert long.phase is Phase.DECODING
+
+
 def test_what_waits_already_gets_the_room_first() -> None:
     driver = Drains()
     long = driver.decoding(max_tokens=50)
