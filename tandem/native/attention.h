@@ -115,9 +115,8 @@ struct Scratch {
 
     // This thread's, kept.
     static Scratch& mine() {
-        static thread_local Scratch* scratch = nullptr;
-        if (!scratch) scratch = (Scratch*)aligned_memory(sizeof(Scratch));
-        return *scratch;
+        static thread_local Memory memory;
+        return *(Scratch*)memory.at_least(sizeof(Scratch));
     }
 };
 

@@ -13,16 +13,8 @@ enum class Use { PANEL, ROWS };
 // This thread's memory for a use: at least `count` words, kept until the next call.
 template <Use>
 inline int32_t* scratch(int64_t count) {
-    static thread_local int32_t* words = nullptr;
-    static thread_local int64_t size = 0;
-    if (count > size) {
-        free(words);
-        words = nullptr;
-        size = 0;  // until there is memory
-        words = (int32_t*)aligned_memory(count * sizeof(int32_t));
-        size = count;
-    }
-    return words;
+    static thread_local Memory memory;
+    return (int32_t*)memory.at_least(count * sizeof(int32_t));
 }
 
 // A packed weight [n, k], `depth` words of k, with a bias [n] or null. What pads n is 0.

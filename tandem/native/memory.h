@@ -10,13 +10,31 @@ namespace tandem {
 
 constexpr int64_t CACHE_LINE = 64;
 
-// From a cache line on, not written yet. To be freed.
-inline void* aligned_memory(int64_t num_bytes) {
-    const int64_t num_lines = (num_bytes + CACHE_LINE - 1) / CACHE_LINE;
-    void* const memory = aligned_alloc(CACHE_LINE, num_lines * CACHE_LINE);
-    if (!memory) throw std::bad_alloc();
-    return memory;
-}
+// Grown to what is asked for, and freed with whoever owns it: where that is a thread, with the thread.
+class Memory {
+   public:
+    Memory() = default;
+    Memory(const Memory&) = delete;
+    ~Memory() { free(start); }
+
+    // At least so many bytes, from a cache line on; kept until more are asked for, and not written
+    // yet if they are new.
+    void* at_least(int64_t num_bytes) {
+        if (num_bytes > size) {
+            free(start);
+            size = 0;  // until there is memory
+            const int64_t num_lines = (num_bytes + CACHE_LINE - 1) / CACHE_LINE;
+            start = aligned_alloc(CACHE_LINE, num_lines * CACHE_LINE);
+            if (!start) throw std::bad_alloc();
+            size = num_bytes;
+        }
+        return start;
+    }
+
+   private:
+    void* start = nullptr;
+    int64_t size = 0;
+};
 
 // Whether there was memory for all of the work.
 template <class Work>

@@ -56,7 +56,9 @@ struct Team {
                         work(i, i + n);
                 }
             }
-        } job{work, count, std::min({num_threads, count, MOST_THREADS})};
+        // All of them, however few shares there are: OpenMP ends the threads that it is not asked for,
+        // and makes new ones the next time.
+        } job{work, count, std::min(num_threads, MOST_THREADS)};
         for (int64_t i = 0; i < job.num_threads; i++) job.next[i] = i;
         const auto run = [](void* data) {
             Job& job = *static_cast<Job*>(data);
