@@ -198,8 +198,18 @@ struct Forward {
                     round_row(key + (h - num_heads) * stride, rotated, dim);
             }
             for (int64_t h = 0; h < num_kv_heads; h++, head += dim)
-                round_row(value + h * stride, head, dim);
+                cache_value(value + h * stride, key + h * stride, head);
         }
+    }
+
+    // Whoever does not see a value takes it 0 times, and 0 times what is no number is none either. So
+    // it is the key, at which nobody else looks, that makes no number of who sees this.
+    void cache_value(Item* value, Item* key, const float* head) const {
+        round_row(value, head, model.head_dim);
+        if (is_of_numbers(value, model.head_dim)) return;
+        const int64_t num_bytes = cached_items<Item>(model) * sizeof(Item);
+        memset(value, 0, num_bytes);
+        memset(key, 0xff, num_bytes);  // no numbers, of whichever type
     }
 
     // The product with rows of a buffer, added to the residual stream.

@@ -74,6 +74,23 @@ inline void round_row(int8_t* to, const float* from, int64_t n) {
     for (int64_t i = 0; i < n; i++) to[i] = int8_t(std::nearbyint(from[i] * inverse));
 }
 
+// Whether all items of a rounded row are numbers.
+template <class T>
+inline bool is_of_numbers(const T* row, int64_t n) {
+    Floats sums = {};
+    float nothing = 0;
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES) sums = sums + load_floats(row + i) * 0.0f;
+    for (; i < n; i++) nothing += to_float(row[i]) * 0.0f;
+    return total(sums) + nothing == 0;
+}
+
+inline bool is_of_numbers(const int8_t* row, int64_t n) {
+    float scale;
+    memcpy(&scale, row + n, sizeof scale);
+    return scale == scale;
+}
+
 inline void widen_row(float* to, const bfloat16* from, int64_t n) {
     for (int64_t i = 0; i < n; i++) {
         const uint32_t bits = uint32_t(from[i].bits) << 16;

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch_driver import Driver, Row, kernels_in_use, save_random_model
 from transformers import LlamaConfig, MistralConfig
 
@@ -30,12 +31,18 @@ ARMS = [
 ]
 # Within a block, at the end of one, and in the second tile of keys.
 PROMPT_LENGTHS = (1, 21, 32, 530)
+# A token whose embedding is none.
+WITHOUT_NUMBERS = 306
 
 
 @pytest.fixture(scope="module", params=MODELS)
 def path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp(request.param)
     save_random_model(MODELS[request.param], path)
+    file = path / "model.safetensors"
+    weights = load_file(file)
+    weights["model.embed_tokens.weight"][WITHOUT_NUMBERS] = torch.inf
+    save_file(weights, file, metadata={"format": "pt"})
     return path
 
 
@@ -43,7 +50,7 @@ def run(driver: Driver) -> list[Row]:
     """Prompts in one step, then a chunk and single tokens."""
     generator = torch.Generator().manual_seed(0)
     rows = [
-        driver.row(torch.randint(0, 307, (length + 9,), generator=generator).tolist())
+        driver.row(torch.randint(0, WITHOUT_NUMBERS, (length + 9,), generator=generator).tolist())
         for length in PROMPT_LENGTHS
     ]
     driver.step(list(zip(rows, PROMPT_LENGTHS, strict=True)))
@@ -85,3 +92,20 @@ def test_a_broken_sequence_breaks_no_other_of_its_step(path: Path, kernels: str)
         none, _ = driver.step([(broken, 1), (row, 1)])
     assert none is None
     assert torch.equal(row.logits[19], alone.logits[19])
+
+
+# Not torch's: it adds -infinity to scores that are not to count, and to no number in vain.
+@pytest.mark.parametrize(("kernels", "kv_cache_dtype"), ARMS[:-1])
+def test_a_token_without_numbers_spoils_none_before_it(
+    path: Path, kernels: str, kv_cache_dtype: str
+) -> None:
+    """Their blocks may be another sequence's prefix: they are the same, whatever was in the chunk."""
+    with kernels_in_use(kernels):
+        driver = Driver(path, kv_cache_dtype=kv_cache_dtype)
+        prompt = list(range(40))
+        alone, followed = driver.row(prompt), driver.row([*prompt, WITHOUT_NUMBERS, *prompt])
+        driver.step([(alone, 40)])
+        (token,) = driver.step([(followed, 81)])
+        followed.num_computed = 40
+    assert token is None
+    assert driver.kv(followed) == driver.kv(alone)
