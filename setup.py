@@ -20,7 +20,8 @@ ALL = {"plain": [], **({"avx2": AVX2, "avx512": AVX512} if X86 else {})}
 WANTED = os.environ.get("TANDEM_BUILD_KERNELS", " ".join(ALL)).split()
 if unknown := set(WANTED) - set(ALL):
     raise SystemExit(f"TANDEM_BUILD_KERNELS: {', '.join(unknown)}; there are {', '.join(ALL)}")
-BUILDS = {name: ALL[name] for name in WANTED}
+# The plain ones say what the processor has.
+BUILDS = {name: ALL[name] for name in dict.fromkeys(["plain", *WANTED])}
 
 
 def sources_hash() -> str:

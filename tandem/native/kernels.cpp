@@ -42,9 +42,9 @@ template <class T>
 void unpack_row(float* to, const Linear& linear, int64_t i) {
     const int32_t* column = linear.panel<T>(i / WIDTH) + i % WIDTH;
     for (int64_t j = 0; j < linear.depth; j++) {
-        const int32_t word = column[j * WIDTH];
+        const uint32_t word = column[j * WIDTH];
         for (int part = 0; part < PER_WORD<T>; part++) {
-            const int32_t bits = PER_WORD<T> == 1 ? word : part ? int32_t(word & 0xffff0000) : word << 16;
+            const uint32_t bits = PER_WORD<T> == 1 ? word : part ? word & 0xffff0000 : word << 16;
             memcpy(to + j * PER_WORD<T> + part, &bits, sizeof bits);
         }
     }

@@ -42,12 +42,12 @@ class NativeInputBuilder:
         most_rows, most_blocks = self._tables.rows.shape
         num_blocks = max(len(each.block_table) for each in slices)
         if len(slices) > most_rows or num_blocks > most_blocks:
-            shape = _room_for(len(slices), most_rows), _room_for(num_blocks, most_blocks)
+            shape = room_for(len(slices), most_rows), room_for(num_blocks, most_blocks)
             self._tables = BlockTables(np.zeros(shape, np.int32))
         self._tables.write(slices)
         return self._tables.rows[: len(slices)]
 
 
-def _room_for(count: int, room: int) -> int:
+def room_for(count: int, room: int) -> int:
     """As much as there is, or twice what is wanted, so that growing costs little in all."""
     return room if count <= room else 2 * count

@@ -13,7 +13,7 @@ from tandem.artifacts.config import ModelConfig
 from tandem.core.plan import StepPlan
 from tandem.engine.protocols import LayerHook
 from tandem.engine.torch.kv_pool import TorchKVPool
-from tandem.engine.torch.native_inputs import NativeInputBuilder, NativeInputs
+from tandem.engine.torch.native_inputs import NativeInputBuilder, NativeInputs, room_for
 from tandem.engine.torch.packed_model import PackedModel
 from tandem.engine.torch.packed_weights import aligned_empty
 from tandem.engine.torch.threads import team
@@ -88,9 +88,10 @@ class StepBuffers:
 
     def logits(self, num_rows: int) -> Tensor:
         """Float32 [num_rows, vocab_size], not written yet. Valid until the next call."""
-        if num_rows > len(self._logits):
+        room = room_for(num_rows, len(self._logits))
+        if room > len(self._logits):
             vocab_size = self._logits.shape[1]
-            memory = aligned_empty(num_rows * vocab_size * FLOAT32_BYTES)
+            memory = aligned_empty(room * vocab_size * FLOAT32_BYTES)
             self._logits = torch.from_numpy(memory.view(np.float32)).view(-1, vocab_size)
         return self._logits[:num_rows]
 
@@ -98,11 +99,12 @@ class StepBuffers:
         """Valid as long as `inputs`, until the next call."""
         flat = inputs.flat
         num_rows = len(flat.positions)
-        if num_rows > self._num_rows:
+        room = room_for(num_rows, self._num_rows)
+        if room > self._num_rows:
             self._buffers = {
-                name: aligned_empty(num_rows * width) for name, width in self._widths.items()
+                name: aligned_empty(room * width) for name, width in self._widths.items()
             }
-            self._num_rows = num_rows  # not before there is memory for them
+            self._num_rows = room  # not before there is memory for them
         return structs.Step(
             team=team(),
             num_rows=num_rows,

@@ -99,7 +99,7 @@ def test_a_broken_sequence_breaks_no_other_of_its_step(path: Path, kernels: str)
 def test_a_token_without_numbers_spoils_none_before_it(
     path: Path, kernels: str, kv_cache_dtype: str
 ) -> None:
-    """Their blocks may be another sequence's prefix: they are the same, whatever was in the chunk."""
+    """Their blocks may be another sequence's prefix: the same, whatever was in the chunk."""
     with kernels_in_use(kernels):
         driver = Driver(path, kv_cache_dtype=kv_cache_dtype)
         prompt = list(range(40))
