@@ -36,6 +36,8 @@ class CallStatus:
         with suppress(TimeoutError):
             async with asyncio.timeout(STATUS_WAIT_S):
                 await asyncio.shield(self._said)
+        # Of a call that has failed and not ended no status would ever come.
+        self._call.cancel()
         said = self._said.result() if self._said.done() else await call_error(self._call)
         error = to_tandem_error(said, otherwise=Unavailable)
         error.__cause__ = said

@@ -141,8 +141,9 @@ class OutgoingTransfer:
             status = CallStatus(call)
             try:
                 return await self._send(call, status, link.window)
-            except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
-                # A write on a call that the receiver has ended says only that; its status says why.
+            except (grpc.aio.AioRpcError, grpc.aio.InternalError, asyncio.InvalidStateError):
+                # A write on a call that has ended says only that; its status says why. So does a
+                # half-close during which the connection breaks, by an error of gRPC's core.
                 error = await status.error()
                 raise error from error.__cause__
             finally:

@@ -7,8 +7,9 @@ import gc
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from random import Random
-from typing import Any
+from typing import Any, cast
 
+import grpc
 import numpy as np
 import pytest
 from push_pair import (
@@ -37,6 +38,8 @@ from tandem.core.errors import (
 )
 from tandem.core.kv import KVLayout, Plane
 from tandem.core.reports import SpanKind
+from tandem.transfer import call_status
+from tandem.transfer.call_status import PushKvCall
 from tandem.transfer.reservation import Reservation
 from tandem.transfer.sender import MAX_FRAME_BYTES, MIN_FRAME_BYTES
 from tandem.transfer.state_guard import StateGuard
@@ -496,6 +499,39 @@ async def test_a_receiver_that_goes_in_the_middle_is_one_error(finished: bool) -
         await sender.quiet()
         sender.blocks.release()
         assert sender.allocator.num_free == NUM_BLOCKS
+
+
+class BreakingCall:
+    """A call whose connection breaks while its half-close is under way, as gRPC tells of that: with
+    a status at hand, or with none to come."""
+
+    def __init__(self, call: PushKvCall, has_status: bool) -> None:
+        self._call = call
+        self._has_status = has_status
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._call, name)
+
+    async def done_writing(self) -> None:
+        if self._has_status:
+            self._call.cancel()
+        raise grpc.aio.InternalError('Failed "execute_batch"')
+
+
+@pytest.mark.parametrize("has_status", [True, False])
+async def test_a_connection_that_breaks_in_the_half_close_is_a_broken_link(
+    has_status: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(call_status, "STATUS_WAIT_S", 0.1)
+
+    def wrap_call(call: PushKvCall) -> PushKvCall:
+        return cast(PushKvCall, BreakingCall(call, has_status))
+
+    async with receiver_side() as receiver, sender_side(8, wrap_call=wrap_call) as sender:
+        sender.start(receiver.destination(receiver.book.reserve(8)))
+        sender.compute()
+        sender.finish()
+        assert isinstance(await sender.outcome(), Unavailable)
 
 
 @pytest.mark.parametrize("kind", [Cancelled, ResourceExhausted, TandemError])
