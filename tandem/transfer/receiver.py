@@ -93,11 +93,13 @@ class KvReceiver:
         if isinstance(message, Frame) or not message.HasField("open"):
             raise DataLoss("a transfer must begin with its identity")
         opening = message.open
+        # First: what was meant for a worker that is gone need not fit the one at its address now.
+        with self._guard.lock:
+            reservation = self._book.reservation(opening.transfer_id, opening.epoch)
         layout = layout_from_wire(opening.layout)
         if misfit := self._peer.misfit(KvPeer(opening.sender, opening.model_fingerprint, layout)):
             raise Mismatch(misfit)
-        with self._guard.lock:
-            return self._book.reservation(opening.transfer_id, opening.epoch)
+        return reservation
 
     def _store(
         self, reservation: Reservation, frame: Frame, expected_number: int

@@ -303,12 +303,16 @@ async def test_a_sender_that_does_not_fit_is_refused_by_name(
             await receiver.push(opening(reservation, layout, **change), finish(0))
 
 
+# Who does not fit either: at the address of a worker that is gone another model may be served.
+@pytest.mark.parametrize("misfit", [{}, {"model_fingerprint": "e" * 64}])
 @pytest.mark.parametrize("change", [{"transfer_id": b"guessed"}, {"epoch": 99}, {"epoch": 0}])
-async def test_an_unknown_reservation_is_fenced(change: dict[str, Any]) -> None:
+async def test_an_unknown_reservation_is_fenced(
+    change: dict[str, Any], misfit: dict[str, Any]
+) -> None:
     async with receiver_side() as receiver:
         reservation = receiver.book.reserve(6)
         with pytest.raises(Fenced):
-            await receiver.push(opening(reservation, receiver.pool.layout, **change))
+            await receiver.push(opening(reservation, receiver.pool.layout, **change, **misfit))
 
 
 @pytest.mark.parametrize(
