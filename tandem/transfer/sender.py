@@ -15,7 +15,14 @@ import structlog
 
 from tandem.core.blocks import SequenceBlocks
 from tandem.core.commands import Destination
-from tandem.core.errors import Cancelled, TandemError
+from tandem.core.errors import (
+    Cancelled,
+    DataLoss,
+    EngineFailed,
+    Fenced,
+    TandemError,
+    Unavailable,
+)
 from tandem.core.kv import KVLayout, Plane
 from tandem.core.logprobs import TokenLogprobs
 from tandem.core.reports import Span, SpanKind
@@ -36,6 +43,10 @@ log = structlog.get_logger(__name__)
 # exceeds it by a block of one layer at most, and gRPC takes eight times as much.
 MIN_FRAME_BYTES = 2**20
 MAX_FRAME_BYTES = 2 * 2**20
+
+# What a transfer's failure is told as. Whatever else it was is no fault of its sequence, either,
+# and is told as `Unavailable`: between two other workers it may not happen.
+TRANSFER_FAILURES = (Unavailable, Fenced, DataLoss, EngineFailed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +248,7 @@ class KvSender:
 
     `guard` is that of the blocks, and of what `on_done(sequence_id, num_bytes)` and
     `on_failed(sequence_id, error)` change: they are called on the event loop, exactly one of them
-    for each transfer that was not aborted.
+    for each transfer that was not aborted. The error is one of `TRANSFER_FAILURES`.
     """
 
     def __init__(
@@ -332,13 +343,16 @@ class KvSender:
         outcome: int | TandemError
         try:
             outcome = await transfer.run()
-        except TandemError as error:
+        except TRANSFER_FAILURES as error:
             _log_failure(transfer, error)
             outcome = error
+        except TandemError as error:
+            _log_failure(transfer, error)
+            outcome = Unavailable(error.message)
         except Exception as error:
-            # Whatever else goes wrong costs this sequence; without a word it would stay for ever.
+            # Without a word its sequence would stay for ever.
             log.exception("transfer failed", sequence=transfer.sequence_id)
-            outcome = TandemError(f"the transfer failed: {type(error).__name__}")
+            outcome = Unavailable(f"the transfer failed: {type(error).__name__}")
         self._end(transfer.sequence_id, outcome)
 
     def _end(self, sequence_id: int, outcome: int | TandemError) -> None:

@@ -359,6 +359,21 @@ def test_a_request_is_not_tried_for_ever() -> None:
     assert generation.phase is Phase.ENDED
 
 
+def test_a_transfer_that_fails_each_time_is_not_tried_for_ever() -> None:
+    driver = Driver()
+    generation = driver.submit("r")
+    for attempt in range(MAX_RESTARTS + 1):
+        assert generation.attempts.num_past == attempt
+        driver.effects()
+        driver.grant(generation)
+        (batch,) = driver.commands(PrefillBatch)
+        driver.scheduler.report("p", BatchDone(batch.batch_id, 1))
+        failed = SequenceFailed(generation.sequence_id, "UNAVAILABLE", "the models differ")
+        driver.scheduler.report("p", failed)
+    (error,) = driver.events()
+    assert (error.reason, error.message) == ("UNAVAILABLE", "the models differ")
+
+
 def test_a_prompt_that_cannot_be_computed_is_not_tried_again() -> None:
     driver = Driver()
     generation = driver.prefilling()

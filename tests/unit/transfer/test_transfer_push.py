@@ -24,6 +24,7 @@ from push_pair import (
     receiver_side,
     sender_side,
 )
+from structlog.testing import capture_logs
 
 from tandem.core.commands import Destination
 from tandem.core.errors import (
@@ -32,6 +33,7 @@ from tandem.core.errors import (
     EngineFailed,
     Fenced,
     Mismatch,
+    PermissionDenied,
     ResourceExhausted,
     TandemError,
     Unavailable,
@@ -538,25 +540,41 @@ async def test_a_connection_that_breaks_in_the_half_close_is_a_broken_link(
         assert isinstance(await sender.outcome(), Unavailable)
 
 
-@pytest.mark.parametrize("kind", [Cancelled, ResourceExhausted, TandemError])
+@pytest.mark.parametrize(
+    ("answered", "kind"),
+    [
+        (Fenced, Fenced),
+        (DataLoss, DataLoss),
+        (Unavailable, Unavailable),
+        # Neither is the sequence's fault, which another pair of workers may well serve.
+        (TandemError, Unavailable),
+        (Mismatch, Unavailable),
+        (PermissionDenied, Unavailable),
+        (ResourceExhausted, Unavailable),
+        (Cancelled, Unavailable),
+    ],
+)
 async def test_whatever_the_receiver_answers_is_one_error(
-    kind: type[TandemError], monkeypatch: pytest.MonkeyPatch
+    answered: type[TandemError], kind: type[TandemError], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with receiver_side() as receiver, sender_side(8) as sender:
         reservation = receiver.book.reserve(8)
 
         def refuse(*args: object) -> None:
-            raise kind("not now")
+            raise answered("not now")
 
         monkeypatch.setattr(receiver.book, "reservation", refuse)
-        sender.start(receiver.destination(reservation))
-        for end in (4, 8):
-            await asyncio.sleep(0)
-            sender.compute(end)
-        sender.finish()
-        outcome = await sender.outcome()
+        with capture_logs() as logs:
+            sender.start(receiver.destination(reservation))
+            for end in (4, 8):
+                await asyncio.sleep(0)
+                sender.compute(end)
+            sender.finish()
+            outcome = await sender.outcome()
         assert type(outcome) is kind
         assert str(outcome) == "not now"
+        (failure,) = (each for each in logs if each["event"] == "transfer failed")
+        assert failure["reason"] == answered.reason
 
 
 async def test_an_abort_during_a_read_frees_when_the_read_has_ended() -> None:
@@ -607,7 +625,7 @@ async def test_a_sequence_that_is_released_while_it_is_sent_is_one_error() -> No
             sender.blocks.release()
         sender.compute()
         sender.finish()
-        assert isinstance(await sender.outcome(), TandemError)
+        assert isinstance(await sender.outcome(), Unavailable)
 
 
 @pytest.mark.parametrize("error", [TandemError("no such block"), RuntimeError("CUDA")])
@@ -623,7 +641,7 @@ async def test_an_error_of_the_pool_is_one_error(
         sender.start(receiver.destination(receiver.book.reserve(8)))
         sender.compute()
         sender.finish()
-        assert isinstance(await sender.outcome(), TandemError)
+        assert isinstance(await sender.outcome(), Unavailable)
 
 
 @pytest.mark.parametrize(("side", "kind"), [("sender", EngineFailed), ("receiver", Unavailable)])
