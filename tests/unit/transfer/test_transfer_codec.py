@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 from random import Random
+from time import thread_time
 
 import numpy as np
 import pytest
@@ -17,7 +18,13 @@ from tandem.core.errors import DataLoss
 from tandem.core.kv import ITEM_SIZES, KVLayout, Plane
 from tandem.transfer import codec
 from tandem.transfer.blank_bytes import blank_bytes
-from tandem.transfer.codec import Frame, FrameHeader, decode_request, encode_frame
+from tandem.transfer.codec import (
+    MAX_HEAD_BYTES,
+    Frame,
+    FrameHeader,
+    decode_request,
+    encode_frame,
+)
 from tandem.v1 import kv_pb2
 
 U32 = st.integers(0, 2**32 - 1)
@@ -176,6 +183,35 @@ def test_fields_may_come_in_any_order(fields: list[bytes]) -> None:
 def test_fields_of_a_later_version_are_skipped(unknown: bytes) -> None:
     raw = _request(unknown + message_of(RAW).SerializeToString() + unknown)
     assert decoded(raw).verified_items(LAYOUT) == ITEMS
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        b"\x20\x01",  # its plane
+        b"\x7a\x00",  # its payload
+        b"\xa0\x06\x2a",  # one of a later version
+    ],
+)
+def test_a_message_of_nothing_but_tiny_fields_costs_nobody_its_parsing(field: bytes) -> None:
+    """Anybody who reaches the port could hold up the event loop for seconds with each."""
+    raw = _request(field * (2**20 // len(field)))
+    start_s = thread_time()
+    with pytest.raises(DataLoss):
+        decode_request(raw)
+    assert thread_time() - start_s < 0.01
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        kv_pb2.PushKvRequest(open=kv_pb2.TransferOpen(sender="x" * MAX_HEAD_BYTES)),
+        kv_pb2.PushKvRequest(frame=kv_pb2.KvFrame(plane=1, dtype="x" * MAX_HEAD_BYTES)),
+    ],
+)
+def test_what_is_no_kv_is_small(request_: kv_pb2.PushKvRequest) -> None:
+    with pytest.raises(DataLoss):
+        decode_request(request_.SerializeToString())
 
 
 def _contracts_checksum(message: kv_pb2.KvFrame) -> int:
