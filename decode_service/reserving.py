@@ -58,6 +58,7 @@ def hold(
         blocks=blocks,
         first_token=num_cached_tokens,
         num_tokens=len(context),
+        num_logprobs=command.params.logprobs,
     )
     # It refers to the sequence's own lists, and so is good for every step.
     sample = SampleSpec(

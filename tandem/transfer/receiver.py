@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from math import isfinite
 from time import monotonic_ns
 from typing import Protocol
 
 from tandem.core.errors import Cancelled, DataLoss, EngineFailed, Mismatch, Unavailable
+from tandem.core.logprobs import TokenLogprobs
 from tandem.core.reports import Span, SpanKind
 from tandem.core.worker import KvPeer
 from tandem.engine.protocols import KVPool
@@ -165,6 +167,7 @@ class KvReceiver:
             # The next step would be refused for it, with all who are in it.
             raise DataLoss(f"the first token is {finish.first_token_id}, of {self._vocab_size}")
         logprobs = logprobs_from_wire(finish.first_token_logprobs)
+        self._check_logprobs(logprobs, reservation.num_logprobs)
         with self._guard.lock:
             reservation.check_open()
             reservation.check_covered()
@@ -172,3 +175,16 @@ class KvReceiver:
             # Until here an error is the sender's.
             with self._guard.change():
                 self._book.reservation_complete(reservation)
+
+    def _check_logprobs(self, logprobs: TokenLogprobs | None, num_asked: int | None) -> None:
+        """Raise `DataLoss` unless they are what was asked for: they are reported as they came."""
+        if logprobs is None or num_asked is None:
+            if logprobs is not None or num_asked is not None:
+                raise DataLoss("log-probabilities came that nobody asked for, or none that were")
+            return
+        if len(logprobs.top_ids) > num_asked:
+            raise DataLoss(f"{len(logprobs.top_ids)} log-probabilities came, not {num_asked}")
+        if any(token_id >= self._vocab_size for token_id in logprobs.top_ids):
+            raise DataLoss("a log-probability is of no token of the model")
+        if not all(map(isfinite, (logprobs.logprob, *logprobs.top_logprobs))):
+            raise DataLoss("a log-probability is no number")

@@ -15,9 +15,10 @@ class Reservation:
     """Tokens `[first_token, num_tokens)` of a sequence are to be filled, all layers, both planes.
 
     `transfer_id` is the capability to fill them, `epoch` tells this reservation from every other of
-    the worker. Coverage is counted by (plane, layer, block), so streams may fill it in any order,
-    and overlap. Who holds the object still cannot write what is closed, complete or released:
-    streams may outlive all three.
+    the worker. With the first token come its log-probabilities and those of the `num_logprobs`
+    likeliest, unless that is None. Coverage is counted by (plane, layer, block), so streams may
+    fill it in any order, and overlap. Who holds the object still cannot write what is closed,
+    complete or released: streams may outlive all three.
     """
 
     def __init__(
@@ -30,6 +31,7 @@ class Reservation:
         blocks: SequenceBlocks,
         first_token: int,
         num_tokens: int,
+        num_logprobs: int | None = None,
     ) -> None:
         self.sequence_id = sequence_id
         self.transfer_id = transfer_id
@@ -37,6 +39,7 @@ class Reservation:
         self.blocks = blocks
         self.first_token = first_token
         self.num_tokens = num_tokens
+        self.num_logprobs = num_logprobs
         self.first_token_id: int | None = None
         self.first_token_logprobs: TokenLogprobs | None = None
         self._layout = layout

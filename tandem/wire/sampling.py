@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from tandem.core.errors import DataLoss
 from tandem.core.grammar import Grammar, GrammarKind
 from tandem.core.logprobs import TokenLogprobs
 from tandem.core.sampling_params import SamplingParams
@@ -66,9 +67,13 @@ def logprobs_to_wire(logprobs: TokenLogprobs | None) -> sampling_pb2.TokenLogpro
 
 
 def logprobs_from_wire(message: sampling_pb2.TokenLogprobs) -> TokenLogprobs | None:
-    """None for a message that was never set."""
+    """None for a message that was never set. Raises `DataLoss` if token ids and their
+    log-probabilities are not as many."""
     if not message.HasField("logprob"):
         return None
+    if len(message.token_ids) != len(message.logprobs):
+        num_ids, num_logprobs = len(message.token_ids), len(message.logprobs)
+        raise DataLoss(f"{num_logprobs} log-probabilities of {num_ids} tokens")
     return TokenLogprobs.of(message.logprob, message.token_ids, message.logprobs)
 
 

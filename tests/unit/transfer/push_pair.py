@@ -31,7 +31,7 @@ from tandem.transfer.sender import (
 )
 from tandem.transfer.servicer import add_kv_transfer_service
 from tandem.transfer.state_guard import StateGuard
-from tandem.v1 import kv_pb2
+from tandem.v1 import kv_pb2, sampling_pb2
 from tandem.wire.channels import new_server, open_channel
 from tandem.wire.descriptions import layout_to_wire
 
@@ -103,7 +103,9 @@ class Book:
     reservations: dict[bytes, Reservation] = field(default_factory=dict)
     completed: list[Reservation] = field(default_factory=list)
 
-    def reserve(self, num_tokens: int, first_token: int = 0) -> Reservation:
+    def reserve(
+        self, num_tokens: int, first_token: int = 0, num_logprobs: int | None = None
+    ) -> Reservation:
         """A reservation of scattered blocks, with one more for what comes after the prompt."""
         epoch = len(self.reservations) + 1
         blocks = SequenceBlocks(self.allocator)
@@ -117,6 +119,7 @@ class Book:
             blocks=blocks,
             first_token=first_token,
             num_tokens=num_tokens,
+            num_logprobs=num_logprobs,
         )
         self.reservations[reservation.transfer_id] = reservation
         return reservation
@@ -323,6 +326,12 @@ def frame(reservation: Reservation, layout: KVLayout, **changes: Any) -> bytes:
     )
 
 
-def finish(num_frames: int, first_token: int | None = FIRST_TOKEN_ID) -> bytes:
-    message = kv_pb2.TransferFinish(num_frames=num_frames, first_token_id=first_token)
+def finish(
+    num_frames: int,
+    first_token: int | None = FIRST_TOKEN_ID,
+    logprobs: sampling_pb2.TokenLogprobs | None = None,
+) -> bytes:
+    message = kv_pb2.TransferFinish(
+        num_frames=num_frames, first_token_id=first_token, first_token_logprobs=logprobs
+    )
     return kv_pb2.PushKvRequest(finish=message).SerializeToString()

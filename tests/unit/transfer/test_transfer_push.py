@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import math
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from random import Random
@@ -39,13 +40,16 @@ from tandem.core.errors import (
     Unavailable,
 )
 from tandem.core.kv import KVLayout, Plane
+from tandem.core.logprobs import TokenLogprobs
 from tandem.core.reports import SpanKind
 from tandem.transfer import call_status
 from tandem.transfer.call_status import PushKvCall
 from tandem.transfer.reservation import Reservation
 from tandem.transfer.sender import MAX_FRAME_BYTES, MIN_FRAME_BYTES
 from tandem.transfer.state_guard import StateGuard
+from tandem.v1 import sampling_pb2
 from tandem.wire.descriptions import layout_to_wire
+from tandem.wire.sampling import logprobs_to_wire
 
 TOKEN_BYTES = 2 * 4 * 8 * 2
 
@@ -206,6 +210,48 @@ async def test_a_sender_that_has_sent_too_little_is_told() -> None:
         sender.finish()
         assert isinstance(await sender.outcome(), DataLoss)
         assert receiver.book.completed == []
+
+
+def whole(reservation: Reservation, mine: KVLayout, last: bytes) -> list[bytes]:
+    """A transfer of two frames, and its last message."""
+    both = [frame(reservation, mine, number=n, plane=p) for n, p in enumerate(Plane)]
+    return [opening(reservation, mine), *both, last]
+
+
+@pytest.mark.parametrize("num_top", [0, 1, 2])
+async def test_the_first_token_has_the_log_probabilities_that_were_asked_for(num_top: int) -> None:
+    async with receiver_side() as receiver:
+        reservation = receiver.book.reserve(6, num_logprobs=2)
+        sent = TokenLogprobs.of(-0.5, range(num_top), [-1.0] * num_top)
+        last = finish(2, logprobs=logprobs_to_wire(sent))
+        await receiver.push(*whole(reservation, receiver.pool.layout, last))
+        assert reservation.first_token_logprobs == sent
+
+
+@pytest.mark.parametrize(
+    ("num_asked", "sent"),
+    [
+        (None, {"logprob": -0.5}),
+        (2, None),
+        (2, {"logprob": -0.5, "token_ids": [1, 2, 3], "logprobs": [-1.0] * 3}),
+        (2, {"logprob": -0.5, "token_ids": [1], "logprobs": [-1.0] * 2}),
+        (2, {"logprob": -0.5, "token_ids": [VOCAB_SIZE], "logprobs": [-1.0]}),
+        (2, {"logprob": -0.5, "token_ids": [1], "logprobs": [math.nan]}),
+        (2, {"logprob": -math.inf}),
+    ],
+)
+async def test_other_log_probabilities_than_these_are_refused(
+    num_asked: int | None, sent: dict[str, Any] | None
+) -> None:
+    """They would be reported as they are: too many are more than a report's message can carry."""
+    async with receiver_side() as receiver:
+        reservation = receiver.book.reserve(6, num_logprobs=num_asked)
+        logprobs = sampling_pb2.TokenLogprobs(**sent) if sent else None
+        with pytest.raises(DataLoss, match="log-probabilit"):
+            last = finish(2, logprobs=logprobs)
+            await receiver.push(*whole(reservation, receiver.pool.layout, last))
+        assert receiver.book.completed == []
+        assert reservation.first_token_id is None
 
 
 # One frame is stored while the next one comes
