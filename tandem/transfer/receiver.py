@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, Callable
+from collections.abc import AsyncIterable, AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
 from math import isfinite
 from time import monotonic_ns
 from typing import Protocol
 
-from tandem.core.errors import Cancelled, DataLoss, EngineFailed, Mismatch, Unavailable
+from tandem.core.errors import (
+    Cancelled,
+    DataLoss,
+    DeadlineExceeded,
+    EngineFailed,
+    Fenced,
+    Mismatch,
+    Unavailable,
+)
 from tandem.core.logprobs import TokenLogprobs
 from tandem.core.reports import Span, SpanKind
 from tandem.core.worker import KvPeer
@@ -20,6 +29,11 @@ from tandem.transfer.state_guard import StateGuard
 from tandem.v1 import kv_pb2
 from tandem.wire.descriptions import layout_from_wire
 from tandem.wire.sampling import logprobs_from_wire
+
+# How long a call may take to say who it is. Longer than any controller waits for its sender.
+IDENTITY_S = 30.0
+# How often it is looked whether a call still has a reservation. A frame is refused at once.
+FENCE_S = 5.0
 
 
 class ReservationBook(Protocol):
@@ -64,34 +78,16 @@ class KvReceiver:
         """Take one stream of serialised `PushKvRequest`s to its end.
 
         Raises `Cancelled` (the sender gave up), `Fenced` (no such reservation, or no more),
-        `Mismatch` (the sender does not fit), `DataLoss` (anything damaged, missing or misplaced) or
-        `Unavailable` (it could not be stored).
+        `Mismatch` (the sender does not fit), `DataLoss` (anything damaged, missing or misplaced),
+        `Unavailable` (it could not be stored) or `DeadlineExceeded` (it never said what it is).
         """
-        reservation: Reservation | None = None
-        response = kv_pb2.PushKvResponse()
-        # The frame that is being stored while the next message comes. Never more than this one: a
-        # stream holds two frames, and has one access to its blocks.
-        storing: asyncio.Future[int] | None = None
-        async for raw in requests:
-            message = decode_request(raw)
-            if storing:
-                response.num_bytes += await asyncio.shield(storing)
-                storing = None
-            if reservation is None:
-                reservation = self._open(message)
-            elif isinstance(message, Frame):
-                storing = self._store(reservation, message, response.num_frames)
-                response.num_frames += 1
-            elif message.HasField("finish"):
-                self._finish(reservation, message.finish, response.num_frames)
-                return response
-            else:
-                raise DataLoss("a transfer was opened twice")
-        if storing:
-            await asyncio.shield(storing)
-        raise Cancelled("the sender ended the transfer before its finish")
+        messages = aiter(requests)
+        reservation = self._open(await _first(messages))
+        async with self._fenced(reservation):
+            return await self._take(messages, reservation)
 
-    def _open(self, message: kv_pb2.PushKvRequest | Frame) -> Reservation:
+    def _open(self, raw: bytes) -> Reservation:
+        message = decode_request(raw)
         if isinstance(message, Frame) or not message.HasField("open"):
             raise DataLoss("a transfer must begin with its identity")
         opening = message.open
@@ -102,6 +98,52 @@ class KvReceiver:
         if misfit := self._peer.misfit(KvPeer(opening.sender, opening.model_fingerprint, layout)):
             raise Mismatch(misfit)
         return reservation
+
+    @asynccontextmanager
+    async def _fenced(self, reservation: Reservation) -> AsyncIterator[None]:
+        """A context that ends with `Fenced` once a reservation is over, also if no frame comes that
+        could be refused."""
+        try:
+            async with asyncio.timeout(None) as limit:
+                fencing = asyncio.create_task(self._fence(reservation, limit))
+                try:
+                    yield
+                finally:
+                    fencing.cancel()
+        except TimeoutError:
+            raise Fenced("the reservation was released while the transfer was silent") from None
+
+    async def _fence(self, reservation: Reservation, limit: asyncio.Timeout) -> None:
+        with suppress(Fenced):
+            while True:
+                await asyncio.sleep(FENCE_S)
+                with self._guard.lock:
+                    reservation.check_open()
+        limit.reschedule(0)
+
+    async def _take(
+        self, messages: AsyncIterator[bytes], reservation: Reservation
+    ) -> kv_pb2.PushKvResponse:
+        response = kv_pb2.PushKvResponse()
+        # The frame that is being stored while the next message comes. Never more than this one: a
+        # stream holds two frames, and has one access to its blocks.
+        storing: asyncio.Future[int] | None = None
+        async for raw in messages:
+            message = decode_request(raw)
+            if storing:
+                response.num_bytes += await asyncio.shield(storing)
+                storing = None
+            if isinstance(message, Frame):
+                storing = self._store(reservation, message, response.num_frames)
+                response.num_frames += 1
+            elif message.HasField("finish"):
+                self._finish(reservation, message.finish, response.num_frames)
+                return response
+            else:
+                raise DataLoss("a transfer was opened twice")
+        if storing:
+            await asyncio.shield(storing)
+        raise Cancelled("the sender ended the transfer before its finish")
 
     def _store(
         self, reservation: Reservation, frame: Frame, expected_number: int
@@ -188,3 +230,14 @@ class KvReceiver:
             raise DataLoss("a log-probability is of no token of the model")
         if not all(map(isfinite, (logprobs.logprob, *logprobs.top_logprobs))):
             raise DataLoss("a log-probability is no number")
+
+
+async def _first(messages: AsyncIterator[bytes]) -> bytes:
+    """A stream's first message, which anybody may open, and nobody keep open without a word."""
+    try:
+        async with asyncio.timeout(IDENTITY_S):
+            return await anext(messages)
+    except TimeoutError:
+        raise DeadlineExceeded("the transfer's identity did not come in time") from None
+    except StopAsyncIteration:
+        raise Cancelled("the sender ended the transfer before its identity") from None

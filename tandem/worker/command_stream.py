@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from time import monotonic, monotonic_ns
 from typing import Any, Generic, Protocol, TypeVar
@@ -20,6 +21,8 @@ from tandem.worker.lease import Controller
 from tandem.worker.worker import Worker
 
 HEARTBEAT_S = 0.5
+# How long a stream may take to begin. Its controller gives it up much sooner.
+HELLO_S = 30.0
 # Bytes of a message's reports, unless its one report has more: gRPC takes no message of over
 # 16 MiB, and what a controller has not read for a while may be more.
 MAX_BYTES = 4 * 2**20
@@ -97,7 +100,10 @@ class CommandStreams(Generic[RequestT, ResponseT]):
             await abort(context, error)
 
     async def _serve(self, requests: AsyncIterator[RequestT]) -> AsyncIterator[ResponseT]:
-        opening = await anext(requests, None)
+        opening: RequestT | None = None
+        with suppress(TimeoutError):
+            async with asyncio.timeout(HELLO_S):
+                opening = await anext(requests, None)
         if opening is None or not opening.header.HasField("hello"):
             raise Mismatch("a command stream must begin with the controller's hello")
         hello = opening.header.hello

@@ -31,6 +31,7 @@ from tandem.core.commands import Destination
 from tandem.core.errors import (
     Cancelled,
     DataLoss,
+    DeadlineExceeded,
     EngineFailed,
     Fenced,
     Mismatch,
@@ -43,11 +44,14 @@ from tandem.core.kv import KVLayout, Plane
 from tandem.core.logprobs import TokenLogprobs
 from tandem.core.reports import SpanKind
 from tandem.transfer import call_status
-from tandem.transfer.call_status import PushKvCall
+from tandem.transfer import receiver as receiver_module
+from tandem.transfer.call_status import CallStatus, PushKvCall
+from tandem.transfer.links import Link
 from tandem.transfer.reservation import Reservation
 from tandem.transfer.sender import MAX_FRAME_BYTES, MIN_FRAME_BYTES
 from tandem.transfer.state_guard import StateGuard
 from tandem.v1 import sampling_pb2
+from tandem.wire.channels import open_channel
 from tandem.wire.descriptions import layout_to_wire
 from tandem.wire.sampling import logprobs_to_wire
 
@@ -476,6 +480,39 @@ async def test_a_stream_that_is_open_when_its_reservation_closes_stores_and_arms
         assert receiver.book.completed == []
         assert reservation.first_token_id is None
         assert reservation.is_quiet
+
+
+async def test_a_silent_stream_ends_with_its_reservation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(receiver_module, "FENCE_S", 0.1)
+    async with receiver_side() as receiver, open_channel(receiver.address) as channel:
+        reservation = receiver.book.reserve(8)
+        call = Link(channel).push_kv()
+        status = CallStatus(call)
+        await call.write(opening(reservation, receiver.pool.layout))
+        await asyncio.sleep(0.3)
+        assert not call.done()
+        with receiver.lock:
+            reservation.blocks.release()
+        assert isinstance(await status.error(), Fenced)
+
+
+async def test_a_stream_that_never_says_what_it_is_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(receiver_module, "IDENTITY_S", 0.1)
+    async with receiver_side() as receiver, open_channel(receiver.address) as channel:
+        error = await CallStatus(Link(channel).push_kv()).error()
+        assert isinstance(error, DeadlineExceeded)
+
+
+async def test_a_stream_with_a_reservation_may_be_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(receiver_module, "IDENTITY_S", 0.1)
+    monkeypatch.setattr(receiver_module, "FENCE_S", 0.1)
+    async with receiver_side() as receiver, sender_side(8) as sender:
+        reservation = receiver.book.reserve(8)
+        sender.start(receiver.destination(reservation))
+        await asyncio.sleep(0.5)
+        sender.compute()
+        sender.finish()
+        assert isinstance(await sender.outcome(), int)
 
 
 async def test_a_second_finish_does_not_change_the_first_token() -> None:

@@ -128,6 +128,14 @@ async def test_a_stream_must_begin_with_a_hello() -> None:
             await stream.read()
 
 
+async def test_a_stream_on_which_nobody_says_hello_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command_stream, "HELLO_S", 0.1)
+    async with serving() as (_, address), stream_to(address) as stream:
+        await stream.call.wait_for_connection()
+        with pytest.raises(Mismatch, match="hello"):
+            await stream.read()
+
+
 async def test_another_controller_is_refused_while_the_lease_lives() -> None:
     async with serving() as (worker, address), stream_to(address) as one, stream_to(address) as two:
         await one.hello("a")
