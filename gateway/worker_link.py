@@ -55,6 +55,7 @@ class WorkerLink:
         self._listener = listener
         self._tls = tls
         self._wire = ROLE_WIRES[role]
+        self._num_streams = 0
         self._taken_report = 0
         self._wake = asyncio.Event()
         self._hang_up = asyncio.Event()
@@ -193,8 +194,12 @@ class WorkerLink:
 
     async def _open(self, call: Any, info: WorkerInfo) -> Any:
         """The stream's first message, which has a snapshot."""
+        self._num_streams += 1
         hello = worker_pb2.ControllerHello(
-            controller_id=self._controller_id, term=self._term, lease_ms=int(LEASE_S * 1000)
+            controller_id=self._controller_id,
+            term=self._term,
+            lease_ms=int(LEASE_S * 1000),
+            stream=self._num_streams,
         )
         try:
             async with asyncio.timeout(OPEN_TIMEOUT_S):

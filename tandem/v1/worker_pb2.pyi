@@ -305,22 +305,28 @@ class ControllerHello(_message.Message):
     CONTROLLER_ID_FIELD_NUMBER: _builtins.int
     TERM_FIELD_NUMBER: _builtins.int
     LEASE_MS_FIELD_NUMBER: _builtins.int
+    STREAM_FIELD_NUMBER: _builtins.int
     controller_id: _builtins.str
     """Who controls. At most one controller holds a worker."""
     term: _builtins.int
     """Fencing term: a worker never obeys a term older than the newest it has seen."""
     lease_ms: _builtins.int
     """The lease ends, and all of the controller's sequences with it, this long after its last message."""
+    stream: _builtins.int
+    """Number of this stream: 1, 2, 3, ... within a term. One that is older than another of its term is
+    refused, however late its hello comes. 0: it is not numbered, and newer than all before it.
+    """
     def __init__(
         self,
         *,
         controller_id: _builtins.str = ...,
         term: _builtins.int = ...,
         lease_ms: _builtins.int = ...,
+        stream: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["controller_id", b"controller_id", "lease_ms", b"lease_ms", "term", b"term"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["controller_id", b"controller_id", "lease_ms", b"lease_ms", "stream", b"stream", "term", b"term"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

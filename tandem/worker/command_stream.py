@@ -107,7 +107,9 @@ class CommandStreams(Generic[RequestT, ResponseT]):
         if opening is None or not opening.header.HasField("hello"):
             raise Mismatch("a command stream must begin with the controller's hello")
         hello = opening.header.hello
-        self._worker.acquire(Controller(hello.controller_id, hello.term, hello.lease_ms / 1000))
+        self._worker.acquire(
+            Controller(hello.controller_id, hello.term, hello.lease_ms / 1000, hello.stream)
+        )
         if self._current:
             self._current.supersede()
         stream = self._current = _Stream(self._worker, self._dialect)

@@ -9,11 +9,13 @@ from tandem.core.errors import Fenced
 
 @dataclass(frozen=True, slots=True)
 class Controller:
-    """A gateway, as it introduces itself. `term` fences: none older than the newest is obeyed."""
+    """A gateway, as it introduces itself. `term` fences: none older than the newest is obeyed; in a
+    term, no `stream` older than the newest, unless it is 0."""
 
     controller_id: str
     term: int
     lease_s: float
+    stream: int = 0
 
 
 class ControllerLease:
@@ -27,7 +29,7 @@ class ControllerLease:
     def acquire(self, controller: Controller, now: float) -> bool:
         """Take the lease, or take it up again. False if it is taken up again in the same term, so
         that what the controller had here still stands. Raises `Fenced` if another controller holds
-        it, or the term is over."""
+        it, or the term is over, or the stream is older than the holder's."""
         holder = self.holder
         if holder and holder.controller_id != controller.controller_id and now < self.expires_at:
             raise Fenced(
@@ -41,6 +43,8 @@ class ControllerLease:
             controller.term == self.newest_term and not resumes
         ):
             raise Fenced(f"term {controller.term} is over, the newest was {self.newest_term}")
+        if holder and resumes and 0 < controller.stream < holder.stream:
+            raise Fenced(f"stream {controller.stream} of this term is older than {holder.stream}")
         self.holder = controller
         self.newest_term = controller.term
         self.renew(now)

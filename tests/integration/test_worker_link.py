@@ -198,7 +198,9 @@ async def test_commands_that_were_not_applied_are_sent_again_under_their_number(
             yield message(applied)
 
     listener = Listener()
-    async with linked(FakeWorker(script=lose_the_first), listener) as link, asyncio.timeout(10):
+    worker = FakeWorker(script=lose_the_first)
+    async with linked(worker, listener) as link, asyncio.timeout(10):
+        assert worker.hello.stream == 1
         link.send(Remove(7))
         link.send(Remove(8))
         assert await seen.get() == (1, [7, 8])
@@ -208,6 +210,7 @@ async def test_commands_that_were_not_applied_are_sent_again_under_their_number(
         assert await listener.next() == "trusted"
         link.send(Remove(9))
         assert await seen.get() == (2, [9])
+        assert worker.hello.stream == 2
         assert listener.events.empty()
 
 

@@ -54,9 +54,11 @@ class Stream:
         self.call: Any = decode_pb2_grpc.DecodeServiceStub(channel).RunLoop()
 
     async def hello(
-        self, name: str = "a", term: int = 1, lease_ms: int = LEASE_MS
+        self, name: str = "a", term: int = 1, lease_ms: int = LEASE_MS, stream: int = 0
     ) -> decode_pb2.RunLoopResponse:
-        hello = worker_pb2.ControllerHello(controller_id=name, term=term, lease_ms=lease_ms)
+        hello = worker_pb2.ControllerHello(
+            controller_id=name, term=term, lease_ms=lease_ms, stream=stream
+        )
         await self.write(hello=hello)
         return await self.read()
 
@@ -366,6 +368,16 @@ async def test_a_newer_stream_takes_the_place_of_the_older() -> None:
         await new.send(2, Admit(2))
         assert await new.reports(1) == [armed(2)]
         assert applied(worker) == [Admit(1), Admit(2)]
+
+
+async def test_an_older_streams_hello_that_comes_late_is_refused() -> None:
+    async with serving() as (worker, address), stream_to(address) as old, stream_to(address) as new:
+        await new.hello(stream=2)
+        with pytest.raises(Fenced, match="stream 1 of this term is older"):
+            await old.hello(stream=1)
+        await new.send(1, Admit(1))
+        assert await new.reports(1) == [armed(1)]
+        assert applied(worker) == [Admit(1)]
 
 
 class HashingState(RecordedState):

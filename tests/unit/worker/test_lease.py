@@ -12,8 +12,10 @@ from tandem.worker.lease import Controller, ControllerLease
 LEASE_S = 2.0
 
 
-def controller(name: str = "a", term: int = 1, lease_s: float = LEASE_S) -> Controller:
-    return Controller(name, term, lease_s)
+def controller(
+    name: str = "a", term: int = 1, lease_s: float = LEASE_S, stream: int = 0
+) -> Controller:
+    return Controller(name, term, lease_s, stream)
 
 
 def test_the_first_controller_gets_it() -> None:
@@ -29,6 +31,18 @@ def test_the_same_term_takes_up_what_stands() -> None:
     lease.acquire(controller(), 0.0)
     assert not lease.acquire(controller(), 1.0)
     assert not lease.is_expired(2.9)
+
+
+def test_an_older_stream_of_the_same_term_is_late() -> None:
+    lease = ControllerLease()
+    lease.acquire(controller(stream=1), 0.0)
+    lease.acquire(controller(stream=3), 0.5)
+    with pytest.raises(Fenced, match="stream 2 of this term is older"):
+        lease.acquire(controller(stream=2), 1.0)
+    assert lease.holder == controller(stream=3)
+    assert lease.is_expired(2.5)
+    assert not lease.acquire(controller(stream=4), 1.0)
+    assert lease.acquire(controller(term=2, stream=1), 1.0)
 
 
 def test_a_newer_term_starts_afresh() -> None:
