@@ -19,7 +19,7 @@ log = structlog.get_logger(__name__)
 
 class Preparer:
     """One thread, which takes preparations in the order in which they came, and tells the state of
-    each how it ended."""
+    each how it ended. `under_way` is what it is at, to be read by others."""
 
     def __init__(
         self, engine: Engine, state: WorkerState[Any, Any, Any], guard: StateGuard
@@ -27,6 +27,7 @@ class Preparer:
         self._engine = engine
         self._state = state
         self._guard = guard
+        self.under_way: str | None = None
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="prepare")
 
     def start(self, preparations: Iterable[Preparation]) -> None:
@@ -44,10 +45,13 @@ class Preparer:
             with self._guard.lock:
                 wanted = self._state.preparations.is_wanted(preparation)
             if wanted:
+                self.under_way = f"preparing sequence {preparation.sequence_id}"
                 self._prepare(preparation)
         except BaseException as error:  # nobody reads the future
             self._guard.crashed(error)
             raise
+        finally:
+            self.under_way = None
 
     def _prepare(self, preparation: Preparation) -> None:
         error: TandemError | None = None

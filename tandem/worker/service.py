@@ -139,14 +139,15 @@ async def run_worker(
 ) -> None:
     """Serve until SIGTERM or SIGINT, metrics too if they have an address; after SIGTERM, until the
     controller has let go, but no longer than the drain's timeout. Raises what ended the engine's
-    thread, or `ConfigError`. If a step hangs, or a copy of KV, the process ends here."""
+    thread, or `ConfigError`. If a step hangs, a preparation or a copy of KV, the process ends
+    here."""
     if metrics := settings.metrics_address:
         serve_metrics(worker, metrics)
     worker_pb2_grpc.add_WorkerServiceServicer_to_server(WorkerServicer(worker), server.server)
     name = worker_pb2.DESCRIPTOR.services_by_name["WorkerService"].full_name
     worker.start()
     settle()
-    watched = (worker.step_under_way, pool.copy_under_way)
+    watched = (worker.step_under_way, worker.preparation_under_way, pool.copy_under_way)
     watch = asyncio.create_task(watch_work(watched, settings.step_timeout))
     try:
         await server.start([name, *services])

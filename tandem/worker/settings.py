@@ -81,8 +81,8 @@ class WorkerSettings(ServiceSettings):
     step_timeout: float = Field(
         120.0,
         ge=0,
-        description="seconds after which a step, or a copy of KV, that has not ended is taken to "
-        "hang, and the process ends, to be started anew; 0: never",
+        description="seconds after which a step, a grammar's compiling or a copy of KV that has "
+        "not ended is taken to hang, and the process ends, to be started anew; 0: never",
     )
     metrics_port: int = Field(
         0, ge=0, le=65535, description="port of Prometheus metrics of this worker alone; 0: none"

@@ -1,4 +1,5 @@
-"""A step that never ends, as one whose kernel hangs, or a copy of KV; and the end of its process.
+"""A step that never ends, as one whose kernel hangs, a sequence's preparation, or a copy of KV; and
+the end of its process.
 
 Whatever waits for such a one waits for ever, the end of the process included; but the event loop
 goes on, heartbeats too, and whoever hears them believes that all is well. So it is the event loop
@@ -65,7 +66,7 @@ async def watch_work(
     end: Callable[[str], object] = end_at_once,
 ) -> None:
     """End the process once something hangs of what the sources say is under way: each a plan of a
-    step, or a copy's name, or None."""
+    step, or the name of something else, or None."""
     watches = [(under_way, Watch(timeout_s)) for under_way in sources]
     while True:
         await asyncio.sleep(TURN_S)

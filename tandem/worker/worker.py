@@ -85,6 +85,10 @@ class Worker(Generic[CommandT, ReportT, SnapshotT]):
         """What the engine's thread waits for."""
         return self._steps.plan_under_way
 
+    def preparation_under_way(self) -> str | None:
+        """What the preparing thread waits for."""
+        return self._preparer.under_way
+
     def add_span(self, span: Span) -> None:
         """Note what was done, for the timeline. Callable from any thread; the oldest are dropped
         if no controller takes them."""

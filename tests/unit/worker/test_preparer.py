@@ -69,3 +69,22 @@ async def test_who_leaves_before_its_turn_keeps_nobody_waiting() -> None:
     preparer.stop()
     assert engine.began == [1, 3]
     assert state.prepared_ones == [(first, None), (last, None)]
+
+
+async def test_what_is_prepared_can_be_seen_to_hang() -> None:
+    """Those behind it would wait for ever, on a worker that is well otherwise."""
+    guard = StateGuard(asyncio.get_running_loop())
+    state, engine = RecordedState(), Slow()
+    preparer = Preparer(engine, state, guard)  # type: ignore[arg-type]
+    assert preparer.under_way is None
+    preparer.start(arrived(state, 1, 2))
+    async with asyncio.timeout(10):
+        while not engine.began:
+            await asyncio.sleep(0.01)
+    first = preparer.under_way
+    assert first == "preparing sequence 1"
+    assert preparer.under_way is first
+    engine.go.set()
+    await state.until(lambda: len(state.prepared_ones) == 2)
+    await asyncio.to_thread(preparer.stop)
+    assert preparer.under_way is None
