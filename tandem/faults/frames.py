@@ -10,8 +10,8 @@ from typing import Any, cast
 from tandem.core.errors import Unavailable
 from tandem.faults.injector import FaultInjector, end_at_once
 from tandem.faults.plan import FaultName
-from tandem.transfer.call_status import PushKvCall
 from tandem.transfer.codec import checksum_of
+from tandem.transfer.push_call import PushKvCall
 from tandem.v1 import kv_pb2
 
 HARMS: dict[FaultName, Callable[[kv_pb2.KvFrame], None]] = {

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import grpc
 
-from tandem.transfer.call_status import PushKvCall
+from tandem.transfer.push_call import PushCall, PushKvCall
 from tandem.v1 import kv_pb2
 from tandem.wire.channels import open_channel
 from tandem.wire.tls import ChannelTls
@@ -47,12 +47,12 @@ class Link:
                 async with asyncio.timeout(RECONNECT_S):
                     await self.channel.channel_ready()
 
-    def push_kv(self) -> PushKvCall:
-        """A call of the RPC, taking messages that are serialised already."""
+    def push_kv(self) -> PushCall:
+        """A call of the RPC."""
         call: PushKvCall = self.channel.stream_stream(
             PUSH_KV, response_deserializer=kv_pb2.PushKvResponse.FromString
         )()
-        return self.wrap_call(call) if self.wrap_call else call
+        return PushCall(self.wrap_call(call) if self.wrap_call else call)
 
 
 class Links:

@@ -10,7 +10,6 @@ from functools import partial
 from time import monotonic_ns
 from typing import Any
 
-import grpc
 import structlog
 
 from tandem.core.blocks import SequenceBlocks
@@ -27,9 +26,9 @@ from tandem.core.kv import KVLayout, Plane
 from tandem.core.logprobs import TokenLogprobs
 from tandem.core.reports import Span, SpanKind
 from tandem.engine.protocols import KVPool
-from tandem.transfer.call_status import CallStatus, PushKvCall
 from tandem.transfer.codec import FrameHeader, encode_frame
 from tandem.transfer.links import Links, WrapCall
+from tandem.transfer.push_call import PushCall, words_of
 from tandem.transfer.state_guard import StateGuard
 from tandem.v1 import kv_pb2
 from tandem.wire.descriptions import layout_to_wire
@@ -149,27 +148,17 @@ class OutgoingTransfer:
         with self._sender.links.to(self.destination.address) as link:
             await link.ready()
             call = link.push_kv()
-            status = CallStatus(call)
             try:
-                return await self._send(call, status, link.window)
-            except (grpc.aio.AioRpcError, grpc.aio.InternalError, asyncio.InvalidStateError):
-                # A write on a call that has ended says only that; its status says why. So does a
-                # half-close during which the connection breaks, by an error of gRPC's core.
-                error = await status.error()
-                raise error from error.__cause__
+                return await self._send(call, link.window)
             finally:
                 call.cancel()
 
-    async def _send(self, call: PushKvCall, status: CallStatus, window: asyncio.Semaphore) -> int:
-        await call.write(self._opening())
+    async def _send(self, call: PushCall, window: asyncio.Semaphore) -> int:
+        await call.send(self._opening())
         while isinstance(due := await self._due.get(), Region):
             async with window:
                 await self._send_region(call, due)
-        await call.write(self._closing(due))
-        await call.done_writing()
-        response = await call.read()
-        if not isinstance(response, kv_pb2.PushKvResponse):
-            raise await status.error()
+        await call.finish(self._closing(due))
         self._report(
             SpanKind.TRANSFER,
             self._start_ns,
@@ -179,14 +168,14 @@ class OutgoingTransfer:
         )
         return self._num_bytes
 
-    async def _send_region(self, call: PushKvCall, region: Region) -> None:
+    async def _send_region(self, call: PushCall, region: Region) -> None:
         headers = [
             self._header(region, plane, number)
             for number, plane in enumerate(Plane, self._num_frames)
         ]
         start_ns, frames = await self._sender.encode(self._blocks, headers)
         for header, frame in zip(headers, frames, strict=True):
-            await call.write(frame)
+            await call.send(frame)
             num_bytes = header.num_bytes(self._sender.pool.layout)
             self._num_frames += 1
             self._num_bytes += num_bytes
@@ -369,12 +358,11 @@ def _log_failure(transfer: OutgoingTransfer, error: TandemError) -> None:
     """Which edge is broken, and gRPC's words for it: others are told neither."""
     # A sequence that was dropped in the meantime is nobody's trouble.
     tell = log.debug if isinstance(error, Cancelled) else log.warning
-    cause = error.__cause__
     tell(
         "transfer failed",
         sequence=transfer.sequence_id,
         destination=transfer.destination.address,
         reason=error.reason,
         why=error.message,
-        details=cause.details() if isinstance(cause, grpc.aio.AioRpcError) else None,
+        details=words_of(error),
     )

@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import grpc
 import numpy as np
 
 from tandem.core.blocks import BlockAllocator, SequenceBlocks
@@ -19,9 +18,9 @@ from tandem.core.kv import KVLayout, Plane
 from tandem.core.reports import Span
 from tandem.engine.fake.link import VirtualLink
 from tandem.engine.fake.pool import FakeKVPool
-from tandem.transfer.call_status import CallStatus
 from tandem.transfer.codec import FrameHeader, encode_frame
 from tandem.transfer.links import PUSH_KV, WrapCall
+from tandem.transfer.push_call import PushCall
 from tandem.transfer.receiver import KvReceiver
 from tandem.transfer.reservation import Reservation
 from tandem.transfer.sender import (
@@ -171,17 +170,16 @@ class ReceiverSide:
     async def push(self, *messages: bytes) -> kv_pb2.PushKvResponse:
         """Send hand-made messages; the response, or the `TandemError` that was answered."""
         async with open_channel(self.address) as channel:
-            call = channel.stream_stream(
+            raw = channel.stream_stream(
                 PUSH_KV, response_deserializer=kv_pb2.PushKvResponse.FromString
             )()
-            status = CallStatus(call)
-            with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
-                for message in messages:
-                    await call.write(message)
-                await call.done_writing()
-                if isinstance(response := await call.read(), kv_pb2.PushKvResponse):
-                    return response
-            raise await status.error()
+            call = PushCall(raw)
+            if not messages:
+                await raw.done_writing()
+                raise await call.error()
+            for message in messages[:-1]:
+                await call.send(message)
+            return await call.finish(messages[-1])
 
 
 @asynccontextmanager

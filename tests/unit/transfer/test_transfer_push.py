@@ -43,10 +43,10 @@ from tandem.core.errors import (
 from tandem.core.kv import KVLayout, Plane
 from tandem.core.logprobs import TokenLogprobs
 from tandem.core.reports import SpanKind
-from tandem.transfer import call_status
+from tandem.transfer import push_call
 from tandem.transfer import receiver as receiver_module
-from tandem.transfer.call_status import CallStatus, PushKvCall
 from tandem.transfer.links import Link
+from tandem.transfer.push_call import PushKvCall
 from tandem.transfer.reservation import Reservation
 from tandem.transfer.sender import MAX_FRAME_BYTES, MIN_FRAME_BYTES
 from tandem.transfer.state_guard import StateGuard
@@ -487,19 +487,18 @@ async def test_a_silent_stream_ends_with_its_reservation(monkeypatch: pytest.Mon
     async with receiver_side() as receiver, open_channel(receiver.address) as channel:
         reservation = receiver.book.reserve(8)
         call = Link(channel).push_kv()
-        status = CallStatus(call)
-        await call.write(opening(reservation, receiver.pool.layout))
+        await call.send(opening(reservation, receiver.pool.layout))
         await asyncio.sleep(0.3)
-        assert not call.done()
+        assert not call._call.done()
         with receiver.lock:
             reservation.blocks.release()
-        assert isinstance(await status.error(), Fenced)
+        assert isinstance(await call.error(), Fenced)
 
 
 async def test_a_stream_that_never_says_what_it_is_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(receiver_module, "IDENTITY_S", 0.1)
     async with receiver_side() as receiver, open_channel(receiver.address) as channel:
-        error = await CallStatus(Link(channel).push_kv()).error()
+        error = await Link(channel).push_kv().error()
         assert isinstance(error, DeadlineExceeded)
 
 
@@ -611,7 +610,7 @@ class BreakingCall:
 async def test_a_connection_that_breaks_in_the_half_close_is_a_broken_link(
     has_status: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(call_status, "STATUS_WAIT_S", 0.1)
+    monkeypatch.setattr(push_call, "STATUS_WAIT_S", 0.1)
 
     def wrap_call(call: PushKvCall) -> PushKvCall:
         return cast(PushKvCall, BreakingCall(call, has_status))
