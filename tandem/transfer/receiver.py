@@ -126,7 +126,8 @@ class KvReceiver:
     ) -> kv_pb2.PushKvResponse:
         response = kv_pb2.PushKvResponse()
         # The frame that is being stored while the next message comes. Never more than this one: a
-        # stream holds two frames, and has one access to its blocks.
+        # stream holds two frames, besides what gRPC has of those behind them
+        # (`STREAM_WINDOW_BYTES`), and has one access to its blocks.
         storing: asyncio.Future[int] | None = None
         async for raw in messages:
             message = decode_request(raw)

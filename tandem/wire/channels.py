@@ -13,6 +13,7 @@ from tandem.wire.tls import ChannelTls
 
 # Small enough that nothing in Tandem needs more, large enough for the largest KV frame.
 MAX_MESSAGE_BYTES = 16 * 2**20
+STREAM_WINDOW_BYTES = 4 * 2**20
 
 _COMMON = [
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
@@ -34,6 +35,12 @@ SERVER_OPTIONS = [
     # The C core's default of 300 s would answer the keepalives above with GOAWAY.
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    # What a stream may have sent that nobody has read: gRPC would let it grow to 16 MiB, of each of
+    # many KV transfers to one worker. Less than two of the largest frames, each in one piece of
+    # HTTP/2's, would slow a transfer down.
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.http2.lookahead_bytes", STREAM_WINDOW_BYTES),
+    ("grpc.http2.max_frame_size", STREAM_WINDOW_BYTES),
     # Two servers on one port would share its connections at random: refuse the second.
     ("grpc.so_reuseport", 0),
 ]

@@ -21,7 +21,7 @@ from tandem.transfer.sender import KvSender
 from tandem.transfer.servicer import SERVICE
 from tandem.transfer.state_guard import StateGuard
 from tandem.v1 import kv_pb2
-from tandem.wire.channels import new_server
+from tandem.wire.channels import STREAM_WINDOW_BYTES, new_server
 
 # Regions of a layer, 2 MiB in both planes; 16 MiB in all, more than gRPC sends to somebody who does
 # not read.
@@ -59,10 +59,12 @@ class CountingPool:
 
 
 class Receiver:
-    """Takes nothing until it may go on; then it takes all, and says that it is armed."""
+    """Takes nothing, or `num_read_at_once` messages, until it may go on; then it takes all, and
+    says that it is armed."""
 
     def __init__(self) -> None:
         self.goes_on = asyncio.Event()
+        self.num_read_at_once = 0
         self.server = new_server()
         self.server.add_generic_rpc_handlers(
             (grpc.method_handlers_generic_handler(SERVICE, {"PushKv": self._handler()}),)
@@ -77,6 +79,8 @@ class Receiver:
     async def _push_kv(
         self, requests: AsyncIterator[bytes], context: object
     ) -> kv_pb2.PushKvResponse:
+        for _ in range(self.num_read_at_once):
+            await anext(requests)
         await self.goes_on.wait()
         async for _ in requests:
             pass
@@ -163,6 +167,23 @@ async def test_a_slow_destination_holds_up_itself_alone(side: Side) -> None:
         assert await side.ended(NUM_TRANSFERS) == dict.fromkeys(range(NUM_TRANSFERS), NUM_BYTES)
         assert side.pool.num_held == 0
         assert side.pool.most_held <= FULL + len(Plane)
+
+
+async def test_a_destination_holds_little_of_each_transfer_that_it_does_not_store(
+    side: Side,
+) -> None:
+    """Also of many, by which gRPC would take the way for a long one."""
+    num_transfers = 32
+    async with receiver() as slow:
+        slow.num_read_at_once = 3
+        for sequence_id in range(num_transfers):
+            side.start(sequence_id, slow.address)
+        num_sent = -1
+        while num_sent < (num_sent := len(side.frames)):
+            await asyncio.sleep(1)
+        num_bytes = sum(each.num_bytes for each in side.frames)
+        most_read = slow.num_read_at_once * NUM_BYTES // (LAYOUT.num_layers * len(Plane))
+        assert num_bytes <= num_transfers * (STREAM_WINDOW_BYTES + most_read)
 
 
 async def test_a_frame_begins_with_its_read_and_not_in_the_queue_before_it(side: Side) -> None:
