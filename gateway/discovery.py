@@ -102,6 +102,11 @@ class Discovery:
         self._found: dict[WorkerName, Collection[str]] = dict.fromkeys(names, ())
         self._linked: dict[str, WorkerRole] = {}
 
+    def num_addresses(self, role: WorkerRole) -> int:
+        """At how many workers of a role are looked for; a name that is not found is one."""
+        unfound = (name for name, addresses in self._found.items() if not addresses)
+        return [*self._linked.values(), *(name.role for name in unfound)].count(role)
+
     async def run(self) -> None:
         """Each name by itself: one that is slow to be looked up holds no other up."""
         async with asyncio.TaskGroup() as tasks:

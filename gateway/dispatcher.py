@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from math import inf
@@ -68,6 +69,8 @@ class Dispatcher:
         self._lag = lag or Lag()
         self.metrics = RequestMetrics()
         self.refusals = Refusals(self.metrics.refused, clock)
+        self.num_lost = Counter[WorkerRole]()
+        """Workers that were lost, and not let go."""
         self._stopping = False
         self._deadline_timer: asyncio.TimerHandle | None = None
         self._timed_s = inf
@@ -197,14 +200,18 @@ class Dispatcher:
         self._flush()
 
     def lost(self, info: WorkerInfo, error: TandemError) -> None:
+        self.num_lost[info.role] += 1
+        self._gone(info, error)
+
+    def left(self, info: WorkerInfo) -> None:
+        self._gone(info, Unavailable(f"worker {info.worker_id} has left"))
+
+    def _gone(self, info: WorkerInfo, error: TandemError) -> None:
         self._links_by_id.pop(info.worker_id, None)
         self._lag.forget(info.worker_id)
         self._scheduler_now().worker_lost(info.worker_id, error)
         self._flush()
         self._watch_readiness()
-
-    def left(self, info: WorkerInfo) -> None:
-        self.lost(info, Unavailable(f"worker {info.worker_id} has left"))
 
     def suspected(self, info: WorkerInfo) -> None:
         log.warning("worker suspected", worker=info.worker_id)

@@ -21,6 +21,7 @@ from gateway.access import Access, KeySources, read_access
 from gateway.colocated_policies import colocated_policy
 from gateway.discovery import Discovery, WorkerName
 from gateway.dispatcher import Dispatcher
+from gateway.fleet_metrics import FleetCollector
 from gateway.frontend import Frontend
 from gateway.grpc_access import AccessInterceptor
 from gateway.grpc_admin import AdminServicer
@@ -351,7 +352,15 @@ def put_together(settings: GatewaySettings) -> Gateway:
     tokenizer = folder.tokenizer()
     grammars = GrammarCompiler(tokenizer, folder.config.vocab_size, folder.config.eos_token_ids)
     frontend = Frontend(dispatcher, tokenizer, grammars, settings.tool_format, access, tracing)
-    metrics = MetricsPage(GatewayCollector(scheduler, dispatcher.metrics, lag, folder.name))
+    discovery = Discovery(names, standby or dispatcher)
+    metrics = MetricsPage(
+        GatewayCollector(scheduler, dispatcher.metrics, lag, folder.name),
+        FleetCollector(
+            dispatcher,
+            discovery.num_addresses,
+            lambda: standby is not None and not standby.in_charge,
+        ),
+    )
     viewers = Viewers(
         lambda: Feed(scheduler, dispatcher.metrics, timeline).tick, lambda: dispatcher.draining
     )
@@ -367,7 +376,7 @@ def put_together(settings: GatewaySettings) -> Gateway:
         dispatcher=dispatcher,
         standby=standby,
         key_watch=KeyWatch(settings.key_sources(), access),
-        discovery=Discovery(names, standby or dispatcher),
+        discovery=discovery,
         frontend=frontend,
         grpc_server=_grpc_server(settings, access, refusals, frontend, dispatcher, timeline),
         http_server=HttpServer(app, settings.http_limits(), lag, access, refusals),

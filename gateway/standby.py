@@ -65,6 +65,11 @@ class Standby:
         self._num_failures: Counter[str] = Counter()
         self._in_charge = False
 
+    @property
+    def in_charge(self) -> bool:
+        """Whether it has taken the workers over."""
+        return self._in_charge
+
     # WorkerLinks
 
     def add_worker(self, role: WorkerRole, address: str) -> None:

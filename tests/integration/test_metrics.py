@@ -123,6 +123,9 @@ async def test_a_gateway_answers_scrapes() -> None:
     assert total(found, "vllm:generation_tokens_total") == 3
     assert total(found, "process_open_fds") > 0
     assert 'model_name="mock"' in response.text
+    assert total(found, "tandem_ready") == 1
+    assert total(found, "tandem_worker_addresses", role="decode") == 1
+    assert total(found, "tandem_workers", role="decode", state="serving") == 1
 
 
 async def test_a_worker_answers_scrapes() -> None:

@@ -132,6 +132,10 @@ class RecordingDispatcher(Dispatcher):
         super().lost(info, error)
         self.news.set()
 
+    def left(self, info: WorkerInfo) -> None:
+        super().left(info)
+        self.news.set()
+
     def joined(self, info: WorkerInfo, address: str) -> None:
         self.num_joined += 1
         self.num_blocks[info.worker_id] = info.num_blocks

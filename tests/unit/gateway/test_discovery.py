@@ -153,6 +153,22 @@ async def test_nothing_goes_while_nobody_can_tell_and_it_is_said_once() -> None:
         assert set(links.links) == {"10.0.0.2:2"}
 
 
+async def test_addresses_are_counted_and_a_name_that_is_not_found_is_one() -> None:
+    names, links = FakeNames(), FakeLinks()
+    found = Discovery([PREFILL, DECODE], links, names.lookup)
+    running = asyncio.create_task(found.run())
+    await names.set(DECODE, OSError("not known"))
+    assert [found.num_addresses(role) for role in WorkerRole] == [1, 1]
+    await names.set(DECODE, ["b:2", "c:2"])
+    assert found.num_addresses(WorkerRole.DECODE) == 2
+    links.connected.add("b:2")
+    await names.set(DECODE, ["d:2"])
+    # The name has lost it, and it is still there.
+    assert found.num_addresses(WorkerRole.DECODE) == 2
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
 async def test_the_end_ends_the_look_ups() -> None:
     names = FakeNames()
     async with discovering(names, FakeLinks()):

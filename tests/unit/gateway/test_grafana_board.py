@@ -4,35 +4,23 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from prometheus_client.core import Metric
-
-from gateway.lag import Lag
-from gateway.metrics_page import GatewayCollector
-from gateway.policies import queue_policy
-from gateway.request_metrics import RequestMetrics
-from gateway.scheduler import Scheduler
-from gateway.shared_state import Limits
+from page_families import families_of_a_fleet
 
 BOARD = Path(__file__).parents[3] / "deploy" / "grafana" / "tandem.json"
 METRIC = re.compile(r"\b(?:vllm:|tandem_)[a-z0-9_]+")
 SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "gauge": ("",)}
 
 
-def families() -> Iterator[Metric]:
-    scheduler = Scheduler(queue_policy("fcfs"), Limits())
-    return GatewayCollector(scheduler, RequestMetrics(), Lag(), "mock").collect()
-
-
 def queries(board: dict[str, Any]) -> list[str]:
     return [target["expr"] for panel in board["panels"] for target in panel.get("targets", ())]
 
 
-def test_every_query_names_metrics_that_exist() -> None:
-    known = {family.name + suffix for family in families() for suffix in SUFFIXES[family.type]}
+async def test_every_query_names_metrics_that_exist() -> None:
+    families = await families_of_a_fleet()
+    known = {family.name + suffix for family in families for suffix in SUFFIXES[family.type]}
     exprs = queries(json.loads(BOARD.read_text()))
     assert len(exprs) > 20
     for expr in exprs:

@@ -1,0 +1,54 @@
+"""What is on the gateway's page of metrics, with a worker of each role and before any request."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from prometheus_client.core import Metric
+
+from gateway.dispatcher import Dispatcher
+from gateway.fleet_metrics import FleetCollector
+from gateway.lag import Lag
+from gateway.metrics_page import GatewayCollector
+from gateway.policies import queue_policy
+from gateway.scheduler import Scheduler
+from gateway.shared_state import Limits
+from gateway.timeline import Timeline
+from tandem.core.worker import ModelInfo, WorkerInfo, WorkerRole
+from tandem.engine.fake.content import fake_layout
+
+MODEL = ModelInfo("fake", "f" * 64, 256, 2048, frozenset(), "fake")
+WORKERS = {
+    role: WorkerInfo(role.name.lower(), role, 1, MODEL, fake_layout(16), 64, 8, "none")
+    for role in WorkerRole
+}
+
+
+def new_dispatcher() -> Dispatcher:
+    """With a link to each of `WORKERS`, none of which is there."""
+    addresses = [(role, worker.worker_id) for role, worker in WORKERS.items()]
+    return Dispatcher(Scheduler(queue_policy("fcfs"), Limits()), addresses, "", Timeline())
+
+
+def families(dispatcher: Dispatcher) -> Iterator[Metric]:
+    scheduler, requests = dispatcher._scheduler, dispatcher.metrics
+    yield from GatewayCollector(scheduler, requests, Lag(), "mock").collect()
+    yield from FleetCollector(dispatcher, lambda role: 1).collect()
+
+
+async def families_of_a_fleet() -> list[Metric]:
+    """Those of a gateway that serves."""
+    dispatcher = new_dispatcher()
+    for worker in WORKERS.values():
+        dispatcher.joined(worker, worker.worker_id)
+    return list(families(dispatcher))
+
+
+def samples_of(metrics: Iterator[Metric], name: str) -> dict[tuple[str, ...], float]:
+    """By their labels' values."""
+    return {
+        tuple(sample.labels.values()): sample.value
+        for metric in metrics
+        for sample in metric.samples
+        if sample.name == name
+    }
