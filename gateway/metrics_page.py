@@ -7,16 +7,19 @@ system as one engine; what only this system has begins with `tandem_`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from operator import attrgetter
+from typing import TypeVar
 
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from gateway.decode_view import DecodeView
+from gateway.effects import CheckResult
 from gateway.lag import Lag
 from gateway.prefill_view import PrefillView
-from gateway.request_metrics import RequestMetrics
+from gateway.refusals import REASONS
+from gateway.request_metrics import FAILURES, FINISHED, RequestMetrics
 from gateway.scheduler import Scheduler
 from tandem.core.histogram import Histogram
 from tandem.process.metrics import counter, gauge, histogram, span_families
@@ -26,6 +29,7 @@ ENGINE_LABELS = ("model_name", "engine")
 ENGINE = "0"
 WORKER_LABELS = ("worker", "role")
 
+Key = TypeVar("Key", str, tuple[str, str])
 Total = tuple[str, str, Callable[[RequestMetrics], float]]
 Times = tuple[str, str, Callable[[RequestMetrics], Histogram]]
 
@@ -122,7 +126,7 @@ class GatewayCollector(Collector):
         for name, text, total in VLLM_COUNTERS:
             yield counter(f"vllm:{name}", text, ENGINE_LABELS, [(engine, total(requests))])
         reasons = Counter[str]()
-        for (reason, _), count in requests.finished.items():
+        for (reason, _), count in _with_zeros(requests.finished, FINISHED).items():
             reasons[reason] += count
         yield counter(
             "vllm:request_success",
@@ -139,14 +143,26 @@ class GatewayCollector(Collector):
             "tandem_requests",
             "Requests that did not fail, by how they were served.",
             ("finished_reason", "mode"),
-            requests.finished.items(),
+            _with_zeros(requests.finished, FINISHED).items(),
         )
-        for name, text, label, counts in (
-            ("requests_failed", "Requests that failed.", "reason", requests.failed),
-            ("requests_refused", "Requests that were not let in.", "reason", requests.refused),
-            ("self_checks", "Answers generated once more.", "result", requests.self_checks),
+        for name, text, label, counts, known in (
+            ("requests_failed", "Requests that failed.", "reason", requests.failed, FAILURES),
+            (
+                "requests_refused",
+                "Requests that were not let in.",
+                "reason",
+                requests.refused,
+                REASONS,
+            ),
+            (
+                "self_checks",
+                "Answers generated once more.",
+                "result",
+                requests.self_checks,
+                CheckResult,
+            ),
         ):
-            rows = (((each,), count) for each, count in counts.items())
+            rows = (((each,), count) for each, count in _with_zeros(counts, known).items())
             yield counter(f"tandem_{name}", text, (label,), rows)
         for name, text, total in TANDEM_COUNTERS:
             yield counter(f"tandem_{name}", text, (), [((), total(requests))])
@@ -194,6 +210,12 @@ class GatewayCollector(Collector):
             (),
             [((), self._lag.seconds)],
         )
+
+
+def _with_zeros(counts: Mapping[Key, int], known: Iterable[Key]) -> Mapping[Key, int]:
+    """Also those of what has not happened yet: a counter that is not there before it is 1 has no
+    rise to it, and what is rare would never be seen to happen."""
+    return {**dict.fromkeys(known, 0), **counts}
 
 
 def _worker_families(workers: Sequence[PrefillView | DecodeView]) -> Iterator[Metric]:

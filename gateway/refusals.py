@@ -11,13 +11,24 @@ from math import inf
 
 import structlog
 
-from tandem.core.errors import DeadlineExceeded, ResourceExhausted, Unavailable
+from tandem.core.errors import (
+    DeadlineExceeded,
+    PermissionDenied,
+    RateLimitExceeded,
+    ResourceExhausted,
+    Unauthenticated,
+    Unavailable,
+)
 
 log = structlog.get_logger(__name__)
 
 LOG_EVERY_S = 10.0
 # How what could be served at another time is refused. All else is wrong with a request itself.
 KINDS = (DeadlineExceeded, ResourceExhausted, Unavailable)
+# Those that there are, and what is said to strangers.
+REASONS = tuple(
+    each.reason for each in (*KINDS, RateLimitExceeded, Unauthenticated, PermissionDenied)
+)
 
 
 class Refusals:

@@ -10,9 +10,21 @@ from math import isnan, nan
 from gateway.effects import Checked
 from gateway.generation import Generation
 from gateway.setbacks import Setbacks
-from gateway.tokens import Ended, ServedBy
-from tandem.core.errors import Cancelled, TandemError
+from gateway.tokens import Ended, ServedBy, ServingMode
+from tandem.core.errors import (
+    Cancelled,
+    DataLoss,
+    DeadlineExceeded,
+    EngineFailed,
+    Fenced,
+    InvalidRequest,
+    Mismatch,
+    ResourceExhausted,
+    TandemError,
+    Unavailable,
+)
 from tandem.core.histogram import Histogram
+from tandem.core.sequence import FinishReason
 
 # Seconds. First tokens and whole answers take from a few steps to minutes; between two tokens there
 # is a step, which on a GPU is a few milliseconds.
@@ -23,6 +35,24 @@ LATENCY_BOUNDS = (
 TOKEN_TIME_BOUNDS = (
     *(0.001, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.025, 0.03, 0.04, 0.05),
     *(0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 10.0),
+)
+# Why requests end and how they were served, of which that of nobody was computed; and as what they
+# fail once they were let in.
+ABORT = "abort"
+FINISHED = (
+    *(
+        (reason, mode.name.lower())
+        for reason in (*(each.name.lower() for each in FinishReason), ABORT)
+        for mode in (ServingMode.DISAGGREGATED, ServingMode.LOCAL)
+    ),
+    (ABORT, ServingMode.NONE.name.lower()),
+)
+FAILURES = tuple(
+    each.reason
+    for each in (
+        *(DataLoss, DeadlineExceeded, EngineFailed, Fenced, InvalidRequest, Mismatch),
+        *(ResourceExhausted, TandemError, Unavailable),
+    )
 )
 LENGTH_BOUNDS = tuple(float(2**power) for power in range(18))
 
@@ -112,7 +142,7 @@ class RequestMetrics:
             self.prompt_lengths.observe(generation.num_prompt_tokens)
             self.answer_lengths.observe(num_tokens)
         elif isinstance(event, Cancelled):
-            self._finished("abort", generation.served_by())
+            self._finished(ABORT, generation.served_by())
         else:
             self.failed[event.reason] += 1
         if num_tokens > 1:

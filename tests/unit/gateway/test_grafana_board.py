@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
 from page_families import families_of_a_fleet
+from queries import check_query, names_of
 
 BOARD = Path(__file__).parents[3] / "deploy" / "grafana" / "tandem.json"
-METRIC = re.compile(r"\b(?:vllm:|tandem_)[a-z0-9_]+")
-SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "gauge": ("",)}
 
 
 def queries(board: dict[str, Any]) -> list[str]:
@@ -19,14 +17,11 @@ def queries(board: dict[str, Any]) -> list[str]:
 
 
 async def test_every_query_names_metrics_that_exist() -> None:
-    families = await families_of_a_fleet()
-    known = {family.name + suffix for family in families for suffix in SUFFIXES[family.type]}
+    known = names_of(await families_of_a_fleet())
     exprs = queries(json.loads(BOARD.read_text()))
     assert len(exprs) > 20
     for expr in exprs:
-        names = METRIC.findall(expr)
-        assert names, expr
-        assert not set(names) - known, expr
+        check_query(expr, known)
 
 
 def test_panels_do_not_overlap_and_have_ids_of_their_own() -> None:
