@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeAlias
 
 import grpc
@@ -32,6 +32,7 @@ KINDS: dict[str, Callable[..., grpc.RpcMethodHandler[Any, Any]]] = {
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Method: TypeAlias = "Callable[[Any, grpc.aio.ServicerContext[Any, Any]], Any]"
+Block: TypeAlias = "Callable[[grpc.aio.ServicerContext[Any, Any]], AbstractContextManager[None]]"
 
 
 class CallLimit(grpc.aio.ServerInterceptor):
@@ -57,7 +58,7 @@ class CallLimit(grpc.aio.ServerInterceptor):
             self._refusals.add(error.reason, error.message, tenant)
             return refusal_handler(error)
         handler = await continuation(handler_call_details)
-        return handler and self._counted(handler, tenant)
+        return handler and within(handler, lambda context: self._place(tenant))
 
     def _tenant_of(self, call: grpc.HandlerCallDetails) -> str:
         """Empty for who may ask without a key, and has none."""
@@ -65,25 +66,6 @@ class CallLimit(grpc.aio.ServerInterceptor):
             return self._access.tenant_of(text_metadata(call.invocation_metadata))
         except TandemError:
             return ""
-
-    def _counted(self, handler: Handler, tenant: str) -> Handler:
-        """The same, holding a place of the tenant's while it is called."""
-        kind, method = kind_and_method(handler)
-
-        async def called(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-            with self._place(tenant):
-                return await method(request, context)
-
-        async def streamed(
-            request: Any, context: grpc.aio.ServicerContext[Any, Any]
-        ) -> AsyncIterator[Any]:
-            with self._place(tenant):
-                async for response in method(request, context):
-                    yield response
-
-        # A method that streams may also be a coroutine, which writes.
-        counted = streamed if inspect.isasyncgenfunction(method) else called
-        return KINDS[kind](counted, handler.request_deserializer, handler.response_serializer)
 
     @contextmanager
     def _place(self, tenant: str) -> Iterator[None]:
@@ -93,6 +75,26 @@ class CallLimit(grpc.aio.ServerInterceptor):
             yield
         finally:
             self._places.leave(call)
+
+
+def within(handler: Handler, block: Block) -> Handler:
+    """The same, which is called within a block of its own each time."""
+    kind, method = kind_and_method(handler)
+
+    async def called(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        with block(context):
+            return await method(request, context)
+
+    async def streamed(
+        request: Any, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncIterator[Any]:
+        with block(context):
+            async for response in method(request, context):
+                yield response
+
+    # A method that streams may also be a coroutine, which writes.
+    inner = streamed if inspect.isasyncgenfunction(method) else called
+    return KINDS[kind](inner, handler.request_deserializer, handler.response_serializer)
 
 
 def kind_and_method(handler: Handler) -> tuple[str, Method]:

@@ -7,7 +7,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from math import inf
 
 import structlog
 
@@ -19,10 +18,10 @@ from tandem.core.errors import (
     Unauthenticated,
     Unavailable,
 )
+from tandem.process.rare_lines import RareLines
 
 log = structlog.get_logger(__name__)
 
-LOG_EVERY_S = 10.0
 # How what could be served at another time is refused. All else is wrong with a request itself.
 KINDS = (DeadlineExceeded, ResourceExhausted, Unavailable)
 # Those that there are, and what is said to strangers.
@@ -32,29 +31,22 @@ REASONS = tuple(
 
 
 class Refusals:
-    """Counts them. Of a flood there are few lines in the log: of each kind the first, and then one
-    in `LOG_EVERY_S` at most, with how many it stands for."""
+    """Counts them. Of a flood there are few lines in the log, with how many each stands
+    for."""
 
     def __init__(
         self, counts: Counter[str] | None = None, clock: Callable[[], float] = time.monotonic
     ) -> None:
         """`counts` are those by reason to add to. `clock` tells monotonic seconds."""
         self._counts = Counter[str]() if counts is None else counts
-        self._clock = clock
-        self._untold = Counter[tuple[str, str]]()
-        self._quiet_until_s: dict[tuple[str, str], float] = {}
+        self._lines = RareLines(clock=clock)
 
     def add(self, reason: str, why: str, tenant: str = "") -> None:
         """One was refused. Of a `tenant`, those for one reason are of a kind; if it is not known,
         those with one `why` are, which is then one of few: it has nothing of the request in it."""
-        kind = (reason, tenant or why)
         self._counts[reason] += 1
-        self._untold[kind] += 1
-        now = self._clock()
-        if now >= self._quiet_until_s.get(kind, -inf):
-            self._quiet_until_s[kind] = now + LOG_EVERY_S
+        if num := self._lines.due((reason, tenant or why)):
             whose = {"tenant": tenant} if tenant else {}
-            num = self._untold.pop(kind)
             log.warning("requests refused", outcome=reason, why=why, num=num, **whose)
 
     @contextmanager

@@ -27,9 +27,11 @@ from gateway.grpc_access import AccessInterceptor
 from gateway.grpc_admin import AdminServicer
 from gateway.grpc_calls import MAX_CALLS, SPARE_CALLS, CallLimit
 from gateway.grpc_inference import InferenceServicer
+from gateway.grpc_outcomes import CountedCalls, grpc_outcomes
 from gateway.grpc_size import SizeLimit
 from gateway.http.admin import admin_router
 from gateway.http.app import create_app
+from gateway.http.counted import http_outcomes
 from gateway.http.limits import (
     BODY_TIMEOUT_S,
     HEADER_TIMEOUT_S,
@@ -44,6 +46,7 @@ from gateway.key_watch import KeyWatch
 from gateway.lag import Lag
 from gateway.local_prefill import LocalPrefillMode
 from gateway.metrics_page import GatewayCollector
+from gateway.outcomes import Outcomes, OutcomesCollector
 from gateway.page.feed import Feed
 from gateway.page.viewers import Viewers
 from gateway.policies import queue_policy
@@ -353,6 +356,7 @@ def put_together(settings: GatewaySettings) -> Gateway:
     grammars = GrammarCompiler(tokenizer, folder.config.vocab_size, folder.config.eos_token_ids)
     frontend = Frontend(dispatcher, tokenizer, grammars, settings.tool_format, access, tracing)
     discovery = Discovery(names, standby or dispatcher)
+    by_http, by_grpc = http_outcomes(), grpc_outcomes()
     metrics = MetricsPage(
         GatewayCollector(scheduler, dispatcher.metrics, lag, folder.name),
         FleetCollector(
@@ -360,6 +364,7 @@ def put_together(settings: GatewaySettings) -> Gateway:
             discovery.num_addresses,
             lambda: standby is not None and not standby.in_charge,
         ),
+        OutcomesCollector(by_http, by_grpc),
     )
     viewers = Viewers(
         lambda: Feed(scheduler, dispatcher.metrics, timeline).tick, lambda: dispatcher.draining
@@ -378,8 +383,10 @@ def put_together(settings: GatewaySettings) -> Gateway:
         key_watch=KeyWatch(settings.key_sources(), access),
         discovery=discovery,
         frontend=frontend,
-        grpc_server=_grpc_server(settings, access, refusals, frontend, dispatcher, timeline),
-        http_server=HttpServer(app, settings.http_limits(), lag, access, refusals),
+        grpc_server=_grpc_server(
+            settings, access, refusals, by_grpc, frontend, dispatcher, timeline
+        ),
+        http_server=HttpServer(app, settings.http_limits(), lag, access, refusals, by_http),
         tracing=tracing,
     )
 
@@ -388,6 +395,7 @@ def _grpc_server(
     settings: GatewaySettings,
     access: Access,
     refusals: Refusals,
+    outcomes: Outcomes,
     frontend: Frontend,
     dispatcher: Dispatcher,
     timeline: Timeline,
@@ -396,6 +404,7 @@ def _grpc_server(
         str(Address(settings.host, settings.grpc_port)),
         MAX_REQUEST_BYTES,
         interceptors=[
+            CountedCalls(outcomes),
             AccessInterceptor(access, refusals),
             CallLimit(access, refusals),
             SizeLimit(),

@@ -12,6 +12,7 @@ from gateway.http.errors import ErrorAnswer, describe
 from gateway.http.turned_away import TOO_MANY_CONNECTIONS, TOO_MANY_OF_TENANT, too_busy
 from gateway.http.turnstile import MAX_WAIT_S, Turnstile
 from gateway.lag import Lag
+from gateway.outcomes import Outcomes
 from gateway.places import Places
 from gateway.refusals import Refusals
 from tandem.core.errors import TandemError
@@ -24,14 +25,22 @@ OPEN_URLS = frozenset(path.encode() for path in OPEN_PATHS)
 class FrontDoor:
     """What all connections of a server share: places, of which each tenant has some, and the
     turnstile. For want of room, and of keys, are the `refusals`; what else is wrong with a request
-    itself is none of them."""
+    itself is none of them. Whatever is answered is one of the `outcomes`."""
 
-    def __init__(self, access: Access, max_connections: int, lag: Lag, refusals: Refusals) -> None:
+    def __init__(
+        self,
+        access: Access,
+        max_connections: int,
+        lag: Lag,
+        refusals: Refusals,
+        outcomes: Outcomes,
+    ) -> None:
         self._access = access
         self._places = Places(max_connections, access.tenants)
         self._turnstile = Turnstile(access.tenants)
         self._lag = lag
         self._refusals = refusals
+        self.outcomes = outcomes
         # How to close connections on which nothing is asked, the longest idle one first.
         self._idle: dict[object, Callable[[], None]] = {}
 

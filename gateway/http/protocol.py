@@ -21,6 +21,7 @@ from uvicorn.server import ServerState
 from gateway.http.access import TENANT
 from gateway.http.body import content_length
 from gateway.http.chunked_body import ChunkedBody
+from gateway.http.counted import route_of_url
 from gateway.http.errors import INVALID_REQUEST_TYPE, ErrorAnswer
 from gateway.http.front_door import FrontDoor
 from gateway.http.head import HeadMeter
@@ -71,6 +72,8 @@ class BoundedProtocol(HttpToolsProtocol):
         """`door` is what all protocols of a server share."""
         super().__init__(config, server_state, app_state, _loop)
         self.parser = cast(httptools.HttpRequestParser, RequestParser(self))
+        # Until a request begins.
+        self.url = b""
         self._limits = limits
         self._door = door
         self._head = HeadMeter(limits.max_header_bytes)
@@ -271,6 +274,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._give_up()
         if may_answer:
             self.transport.write(self._response(answer))
+            host, _ = self.client or ("", 0)
+            self._door.outcomes.add(route_of_url(self.url), str(answer.status), host)
         self.transport.write_eof()
         # It may wait for the app, which reads no more.
         self.flow.resume_reading()

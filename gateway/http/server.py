@@ -11,10 +11,12 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from gateway.access import Access
+from gateway.http.counted import CountedApp, http_outcomes
 from gateway.http.front_door import FrontDoor
 from gateway.http.limits import HttpLimits
 from gateway.http.protocol import BoundedProtocol
 from gateway.lag import Lag
+from gateway.outcomes import Outcomes
 from gateway.refusals import Refusals
 
 BACKLOG = 2048
@@ -31,16 +33,18 @@ class HttpServer(uvicorn.Server):
         lag: Lag,
         access: Access,
         refusals: Refusals | None = None,
+        outcomes: Outcomes | None = None,
     ) -> None:
         """`access` is the app's: who has a key is not asked for it there again. While the gateway's
         `lag` is too long, no request is taken. Whoever is turned away before the app is asked is
-        one of the `refusals`."""
-        door = FrontDoor(access, limits.max_connections, lag, refusals or Refusals())
+        one of the `refusals`, and whatever is answered one of the `outcomes`."""
+        outcomes = outcomes or http_outcomes()
+        door = FrontDoor(access, limits.max_connections, lag, refusals or Refusals(), outcomes)
         # A class or what makes its instances: uvicorn only calls it.
         protocol: Any = partial(BoundedProtocol, limits=limits, door=door)
         super().__init__(
             uvicorn.Config(
-                app,
+                CountedApp(app, outcomes),
                 log_config=None,
                 http=protocol,
                 ws="none",

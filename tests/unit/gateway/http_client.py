@@ -18,6 +18,7 @@ from gateway.http.limits import HttpLimits
 from gateway.http.server import HttpServer
 from gateway.http.streaming import RESPONSE_BODY
 from gateway.lag import Lag
+from gateway.outcomes import Outcomes
 from gateway.refusals import Refusals
 
 CHAT_PATH = "/v1/chat/completions"
@@ -129,11 +130,12 @@ async def serving(
     lag: Lag = NO_LAG,
     refusals: Refusals | None = None,
     access: Access | None = None,
+    outcomes: Outcomes | None = None,
     **limits: Any,
 ) -> AsyncIterator[int]:
     """The port of a server over a real socket. `access` is the app's."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = HttpServer(app, HttpLimits(**limits), lag, access or Access(), refusals)
+        server = HttpServer(app, HttpLimits(**limits), lag, access or Access(), refusals, outcomes)
         running = asyncio.create_task(server.serve([listener]))
         while not server.started:
             await asyncio.sleep(0.005)

@@ -19,6 +19,7 @@ from uvicorn.server import ServerState
 
 from gateway.access import Access
 from gateway.http.app import create_app
+from gateway.http.counted import http_outcomes
 from gateway.http.front_door import FrontDoor
 from gateway.http.limits import MAX_BODY_BYTES, HttpLimits
 from gateway.http.protocol import MAX_PIPELINED, BoundedProtocol
@@ -252,7 +253,7 @@ def connection(app: ASGIApp, transport: SlowlyRead) -> BoundedProtocol:
         ServerState(),
         {},
         limits=HttpLimits(read_timeout_s=0.01),
-        door=FrontDoor(Access(), 1, Lag(), Refusals()),
+        door=FrontDoor(Access(), 1, Lag(), Refusals(), http_outcomes()),
     )
     protocol.connection_made(transport)
     return protocol

@@ -18,9 +18,10 @@ from gateway.http.admin import admin_router
 from gateway.http.app import create_app
 from gateway.http.turnstile import FIRST_TURN_S, MAX_WAIT_S, PER_TURN, Turnstile
 from gateway.lag import INTERVAL_S, MAX_LAG_S, STANDING_S, Lag
-from gateway.refusals import LOG_EVERY_S, Refusals
+from gateway.refusals import Refusals
 from tandem.core.errors import NotFound, Unavailable
 from tandem.process.metrics import MetricsPage
+from tandem.process.rare_lines import LOG_EVERY_S
 
 
 class Clock:

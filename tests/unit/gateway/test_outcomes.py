@@ -1,0 +1,187 @@
+"""What clients do wrong is counted, and the log tells of it once in a while."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import httpx
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from http_client import CHAT, CHAT_PATH, TEXT, TEXT_PATH, serving
+from scripted_service import Pause
+from up import free_ports
+
+from gateway.grpc_access import AccessInterceptor
+from gateway.grpc_inference import InferenceServicer
+from gateway.grpc_outcomes import CountedCalls, grpc_outcomes
+from gateway.http.app import create_app
+from gateway.http.counted import http_outcomes, route_of, route_of_url
+from gateway.http.limits import MAX_BODY_BYTES
+from gateway.outcomes import OTHER, Outcomes
+from tandem.core.errors import ResourceExhausted
+from tandem.process.grpc_server import GrpcServer
+from tandem.process.metrics import MetricsPage
+from tandem.process.rare_lines import LOG_EVERY_S
+from tandem.v1 import inference_pb2, inference_pb2_grpc
+
+SECRET = "a-prompt-of-somebody"
+GENERATE = "/tandem.v1.InferenceService/Generate"
+
+
+def told(logs: list[Any]) -> list[tuple[str, str, int]]:
+    """Of the lines about clients: route, code, and how many they stand for."""
+    lines = [each for each in logs if each["event"] == "client errors"]
+    fields = {"event", "log_level", "route", "code", "client", "num"}
+    assert all(line.keys() == fields for line in lines)
+    return [(line["route"], line["code"], line["num"]) for line in lines]
+
+
+@pytest.fixture
+def by_http() -> Outcomes:
+    return http_outcomes()
+
+
+@pytest.fixture
+async def asking(frontend, service, by_http) -> AsyncIterator[httpx.AsyncClient]:
+    app = create_app(frontend, service, MetricsPage())
+    async with (
+        serving(app, outcomes=by_http) as port,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client,
+    ):
+        yield client
+
+
+async def test_each_answer_is_counted_by_route_and_status(asking, by_http, logs) -> None:
+    assert (await asking.post(CHAT_PATH, json=CHAT)).status_code == 200
+    streamed = await asking.post(TEXT_PATH, json=TEXT | {"stream": True})
+    assert streamed.status_code == 200
+    for _ in range(3):
+        body = {"prompt": SECRET, "temperature": -1}
+        assert (await asking.post(TEXT_PATH, json=body)).status_code == 400
+    long = b" " * (MAX_BODY_BYTES + 1)
+    assert (await asking.post(TEXT_PATH, content=long)).status_code == 413
+    assert (await asking.post(TEXT_PATH, content=SECRET)).status_code == 415
+    assert (await asking.get(TEXT_PATH)).status_code == 405
+    for name in range(5):
+        assert (await asking.get(f"/{SECRET}-{name}")).status_code == 404
+        assert (await asking.get(f"/v1/models/{SECRET}-{name}")).status_code == 404
+    assert by_http.counts == {
+        (CHAT_PATH, "200"): 1,
+        (TEXT_PATH, "200"): 1,
+        (TEXT_PATH, "400"): 3,
+        (TEXT_PATH, "413"): 1,
+        (TEXT_PATH, "415"): 1,
+        (TEXT_PATH, "405"): 1,
+        (OTHER, "404"): 5,
+        ("/v1/models/{model_id}", "404"): 5,
+    }
+    # Of each kind one line.
+    assert set(told(logs)) == {(*each, 1) for each in by_http.counts if each[1] != "200"}
+    assert {each["client"] for each in logs if each["event"] == "client errors"} == {"127.0.0.1"}
+    assert SECRET not in repr([each for each in logs if each["event"] == "client errors"])
+
+
+async def test_what_no_app_hears_of_is_counted_too(asking, by_http, logs) -> None:
+    """Its path may not have come, or be none."""
+    assert (await asking.get("/live?" + "x" * 9000)).status_code == 414
+    assert (await asking.get("/live", headers={"X": "x" * 100_000})).status_code == 431
+    assert by_http.counts.keys() == {("/live", "414"), ("/live", "431")}
+    assert len(told(logs)) == 2
+
+
+async def test_refusals_have_a_line_of_their_own(asking, service, by_http, logs) -> None:
+    service.refusal = ResourceExhausted("the queue is full")
+    assert (await asking.post(TEXT_PATH, json=TEXT)).status_code == 429
+    assert by_http.counts == {(TEXT_PATH, "429"): 1}
+    assert not told(logs)
+
+
+def test_a_line_stands_for_those_since_the_last(logs) -> None:
+    now_s = 0.0
+    outcomes = Outcomes({"400"}, lambda: now_s)
+    for _ in range(3):
+        outcomes.add("/", "400", "host")
+    now_s += LOG_EVERY_S
+    outcomes.add("/", "400", "host")
+    assert told(logs) == [("/", "400", 1), ("/", "400", 3)]
+
+
+@pytest.mark.parametrize("url", [b"", b"*", b"host:443", b"http://host", b"?a", b"/\xff"])
+def test_what_names_no_path_is_another(url: bytes) -> None:
+    assert route_of_url(url) == OTHER
+
+
+async def test_every_route_has_a_name(frontend, service) -> None:
+    paths = create_app(frontend, service, MetricsPage()).openapi()["paths"]
+    assert {path: route_of(path) for path in paths} == {path: path for path in paths}
+
+
+@pytest.fixture
+def by_grpc() -> Outcomes:
+    return grpc_outcomes()
+
+
+@pytest.fixture
+async def channel(frontend, service, by_grpc) -> AsyncIterator[grpc.aio.Channel]:
+    async def timeline(window_ms: int) -> inference_pb2.GetTimelineResponse:
+        return inference_pb2.GetTimelineResponse()
+
+    (port,) = free_ports(1)
+    address = f"127.0.0.1:{port}"
+    interceptors = [CountedCalls(by_grpc), AccessInterceptor(frontend.access)]
+    server = GrpcServer(address, interceptors=interceptors)
+    inference_pb2_grpc.add_InferenceServiceServicer_to_server(
+        InferenceServicer(frontend, service, timeline), server.server
+    )
+    await server.start([])
+    async with grpc.aio.insecure_channel(address) as channel:
+        yield channel
+    await server.stop()
+
+
+async def status(channel: grpc.aio.Channel, method: str, message: bytes = b"") -> str:
+    call = channel.unary_stream(method)(message)
+    try:
+        async for _ in call:
+            pass
+    except grpc.aio.AioRpcError as error:
+        return error.code().name
+    return "OK"
+
+
+async def test_calls_are_counted_by_method_and_status(channel, service, by_grpc, logs) -> None:
+    asked = inference_pb2.GenerateRequest(text="Hi", max_tokens=4).SerializeToString()
+    wrong = inference_pb2.GenerateRequest(text=SECRET, temperature=-1).SerializeToString()
+    assert await status(channel, GENERATE, asked) == "OK"
+    for _ in range(2):
+        assert await status(channel, GENERATE, wrong) == "INVALID_ARGUMENT"
+    for number in range(3):
+        assert await status(channel, f"/{SECRET}/Method{number}") == "UNIMPLEMENTED"
+    health = health_pb2_grpc.HealthStub(channel)
+    await health.Check(health_pb2.HealthCheckRequest())
+    service.refusal = KeyError("a bug")
+    assert await status(channel, GENERATE, asked) == "INTERNAL"
+    assert by_grpc.counts == {
+        (GENERATE, "OK"): 1,
+        (GENERATE, "INVALID_ARGUMENT"): 2,
+        (GENERATE, "INTERNAL"): 1,
+        (OTHER, "UNIMPLEMENTED"): 3,
+        ("/grpc.health.v1.Health/Check", "OK"): 1,
+    }
+    assert set(told(logs)) == {(GENERATE, "INVALID_ARGUMENT", 1), (OTHER, "UNIMPLEMENTED", 1)}
+
+
+async def test_a_client_that_leaves_has_cancelled(channel, service, by_grpc, tokenizer) -> None:
+    service.script = lambda request: [*tokenizer.encode("Hello"), Pause.FOREVER]
+    asked = inference_pb2.GenerateRequest(text="Hi", max_tokens=400).SerializeToString()
+    call = channel.unary_stream(GENERATE)(asked)
+    await call.read()
+    call.cancel()
+    await service.streams[0].cancelled.wait()
+    async with asyncio.timeout(10):
+        while not by_grpc.counts:
+            await asyncio.sleep(0.005)
+    assert by_grpc.counts == {(GENERATE, "CANCELLED"): 1}
