@@ -46,6 +46,8 @@ class HttpServer(uvicorn.Server):
             uvicorn.Config(
                 CountedApp(app, outcomes),
                 log_config=None,
+                # Not a line a request, wherever the loggers of libraries go.
+                access_log=False,
                 http=protocol,
                 ws="none",
                 backlog=BACKLOG,

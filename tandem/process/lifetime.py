@@ -41,6 +41,9 @@ def begin() -> None:
     quarter of the time of importing torch."""
     end_with_parent()
     _end_on_signals()
+    # It writes lines of its own to standard error, between ours and in no form, and can be told
+    # only before it is imported.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     gc.disable()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,6 +18,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
 )
 from running_gateway import Gateway, running_gateway
 
+from tandem.bench.server import free_port
 from tandem.process.api_keys import add_api_key, digest_of
 from tandem.wire.channels import open_channel
 
@@ -30,6 +32,29 @@ async def test_health_and_reflection() -> None:
         with grpc.insecure_channel(gateway.grpc_address) as sync_channel:
             listed = ProtoReflectionDescriptorDatabase(sync_channel).get_services()
         assert "tandem.v1.InferenceService" in listed
+
+
+async def test_every_line_of_the_log_is_an_object(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also what libraries say, of a collector that is not there."""
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "20")
+    file = tmp_path / "log"
+    collector = f"--otlp-endpoint=http://127.0.0.1:{free_port()}"
+    gateway = Gateway("--log-format=json", collector, log=file)
+    try:
+        await gateway.start_process("", "127.0.0.1:1")
+        await gateway.until_listening()
+        async with gateway.client() as client, asyncio.timeout(30):
+            while "opentelemetry" not in file.read_text():
+                await client.post("/v1/completions", json={"prompt": "Hi"})
+                await asyncio.sleep(0.1)
+    finally:
+        gateway.kill()
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    assert all(line["event"] for line in lines)
+    exports = [line for line in lines if line.get("logger", "").startswith("opentelemetry")]
+    assert len(exports) <= 2
 
 
 async def test_keys_are_given_and_taken_back_while_it_runs(tmp_path: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import io
 import json
+import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import redirect_stderr
 
@@ -31,9 +33,15 @@ class Disk(io.StringIO):
 
 @pytest.fixture(autouse=True)
 def _as_it_was() -> Iterator[None]:
-    before = structlog.get_config()
+    before, root = structlog.get_config(), logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    # pytest's own would be closed.
+    root.handlers.clear()
     yield
     structlog.configure(**before)
+    logging.captureWarnings(capture=False)
+    root.handlers[:] = handlers
+    root.setLevel(level)
 
 
 def logging_to(disk: Disk, log_format: LogFormat = "json") -> None:
@@ -72,6 +80,59 @@ def test_a_stream_that_is_closed_costs_lines_alone(log_format: LogFormat) -> Non
     disk.close()
     for level in ("debug", "info", "warning", "error", "critical"):
         getattr(log, level)("nobody reads this")
+
+
+def objects(disk: Disk) -> list[dict[str, object]]:
+    return [json.loads(line) for line in disk.lines()]
+
+
+def test_what_libraries_log_is_an_object_a_line_too() -> None:
+    disk = Disk()
+    logging_to(disk)
+    logging.getLogger("uvicorn.error").error("two\nlines of %s", "somebody")
+    try:
+        raise KeyError("k")
+    except KeyError:
+        logging.getLogger("grpc").exception("failed")
+    warnings.warn("old", DeprecationWarning, stacklevel=1)
+    told, failed, warned = objects(disk)
+    assert told.keys() == {"event", "level", "timestamp", "logger"}
+    assert (told["event"], told["level"]) == ("two\nlines of somebody", "error")
+    assert (failed["logger"], failed["event"]) == ("grpc", "failed")
+    assert "KeyError: 'k'" in str(failed["exception"])
+    assert (warned["logger"], warned["level"]) == ("py.warnings", "warning")
+    assert "DeprecationWarning: old" in str(warned["event"])
+
+
+def test_libraries_are_heard_from_warnings_on() -> None:
+    disk = Disk()
+    logging_to(disk)
+    logging.getLogger("httpx").info("somebody's words")
+    logging.getLogger("httpx").debug("somebody's words")
+    assert not disk.lines()
+
+
+def test_an_export_that_fails_again_and_again_is_told_rarely() -> None:
+    disk = Disk()
+    logging_to(disk)
+    exporter = logging.getLogger("opentelemetry.exporter.otlp.proto.grpc.exporter")
+    for number in range(100):
+        exporter.warning("failed to export, %d", number)
+    logging.getLogger("asyncio").error("each")
+    logging.getLogger("asyncio").error("each")
+    events = [each["event"] for each in objects(disk)]
+    assert events == ["failed to export, 0", "each", "each"]
+
+
+def test_a_library_may_log_to_a_full_disk() -> None:
+    disk = Disk()
+    logging_to(disk)
+    disk.is_full = True
+    logging.getLogger("uvicorn.error").error("lost")
+    disk.is_full = False
+    logging.getLogger("uvicorn.error").error("there is room again")
+    (told,) = objects(disk)
+    assert (told["event"], told["missing_lines"]) == ("there is room again", 1)
 
 
 def test_what_goes_wrong_otherwise_is_told() -> None:
