@@ -32,8 +32,10 @@ class Window:
 class Figures:
     """Numbers of requests are of those that were measured, but for `num_failed`, which is of all;
     times are of the served ones among them. Rates count what ended, and the tokens that came,
-    within the window, whosever they are; `prompt_tokens_per_s` those of prompts whose first token
-    came there.
+    within the window, whosever they are: a run that lets everything end would otherwise have the
+    rate of what it asked for. `prompt_tokens_per_s` are those of prompts whose first token came
+    there, `goodput_per_s` those of what ended that kept to the bounds. `goodput_share` is of those
+    that were measured: it counts as well what never ended.
 
     `itl_ms` are the times between pieces of an answer that brought tokens, which are as many as
     tokens if `tokens_per_chunk` is 1. `num_cached_tokens` is None if the server does not tell.
@@ -60,7 +62,7 @@ def figures_of(rows: Sequence[RequestRow], window: Window, bounds: Bounds | None
     """All of them."""
     measured = [row for row in rows if row.measured]
     served = [row for row in rows if row.served]
-    num_good = sum(bounds.met_by(row) for row in measured) if bounds else 0
+    ended = [row for row in rows if _ended_in(row, window)]
     num_chunks = sum(1 + len(row.chunk_ms) for row in served)
     num_output = sum(row.num_output for row in served)
     return Figures(
@@ -70,11 +72,13 @@ def figures_of(rows: Sequence[RequestRow], window: Window, bounds: Bounds | None
         num_output_tokens=num_output,
         num_cached_tokens=_cached(served),
         tokens_per_chunk=round(num_output / num_chunks, 3) if num_chunks else None,
-        requests_per_s=_rate(sum(_ended_in(row, window) for row in rows), window),
+        requests_per_s=_rate(len(ended), window),
         output_tokens_per_s=_rate(output_tokens(rows, window), window),
         prompt_tokens_per_s=_rate(_prompt_tokens(rows, window), window),
-        goodput_per_s=_rate(num_good, window) if bounds else None,
-        goodput_share=round(num_good / len(measured), 4) if bounds and measured else None,
+        goodput_per_s=_rate(_num_good(ended, bounds), window) if bounds else None,
+        goodput_share=(
+            round(_num_good(measured, bounds) / len(measured), 4) if bounds and measured else None
+        ),
         ttft_ms=Stats.of(ttfts(served)),
         tpot_ms=Stats.of(tpots(served)),
         itl_ms=Stats.of([gap for row in served for gap in row.chunk_ms]),
@@ -97,6 +101,10 @@ def latencies(rows: Sequence[RequestRow]) -> list[float]:
 def output_tokens(rows: Sequence[RequestRow], window: Window) -> int:
     """Those that came in the window, of all requests."""
     return sum(count for row in rows for at_ms, count in row.arrivals() if window.holds(at_ms))
+
+
+def _num_good(rows: Sequence[RequestRow], bounds: Bounds) -> int:
+    return sum(map(bounds.met_by, rows))
 
 
 def _prompt_tokens(rows: Sequence[RequestRow], window: Window) -> int:

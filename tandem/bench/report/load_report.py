@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -10,7 +10,7 @@ import orjson
 from pydantic import TypeAdapter, ValidationError
 
 from tandem.bench.report.bounds import Bounds
-from tandem.bench.report.figures import Figures, Window
+from tandem.bench.report.figures import Figures, Window, figures_of
 from tandem.bench.report.limit import Limit, LoadTool
 from tandem.bench.report.rows import RequestRow
 from tandem.bench.report.server_account import ServerAccount
@@ -86,9 +86,10 @@ def to_json(report: LoadReport) -> bytes:
 
 
 def read_report(file: Path) -> LoadReport:
-    """Raises `ConfigError` if there is none."""
+    """Its figures are worked out anew: an older file's may be by other rules. Raises `ConfigError`
+    if there is none."""
     try:
-        return _ADAPTER.validate_json(file.read_bytes())
+        report = _ADAPTER.validate_json(file.read_bytes())
     except OSError as error:
         raise ConfigError(f"cannot read {file}: {error.strerror}") from None
     except ValidationError as error:
@@ -97,3 +98,4 @@ def read_report(file: Path) -> LoadReport:
         raise ConfigError(
             f"{file} is no report of `tandem bench serve` ({SCHEMA}): {where}: {first['msg']}"
         ) from None
+    return replace(report, figures=figures_of(report.requests, report.window, report.bounds))

@@ -24,6 +24,13 @@ def test_a_report_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert read_report(tmp_path / "a.json") == made
 
 
+def test_an_older_files_figures_are_by_the_rules_of_now(tmp_path: Path) -> None:
+    made = report(random_rows(20), bounds=Bounds(ttft_ms=300))
+    older = replace(made, figures=replace(made.figures, goodput_per_s=7.0))
+    (tmp_path / "a.json").write_bytes(to_json(older))
+    assert read_report(tmp_path / "a.json") == made
+
+
 @pytest.mark.parametrize("text", ["", "{}", '{"schema": "tandem.bench.load/9"}', "[1]"])
 def test_what_is_no_report_is_refused(tmp_path: Path, text: str) -> None:
     file = tmp_path / "a.json"

@@ -71,11 +71,20 @@ def test_figures_are_of_the_measured_and_rates_of_all() -> None:
     assert figures.requests_per_s == pytest.approx(0.3)
     # The last one's tokens come after the window.
     assert figures.output_tokens_per_s == pytest.approx(3.0)
-    assert (figures.goodput_per_s, figures.goodput_share) == (0.1, pytest.approx(1 / 3, abs=1e-4))
+    # The one that was not measured is one of those that ended, as in requests/s.
+    assert (figures.goodput_per_s, figures.goodput_share) == (0.2, pytest.approx(1 / 3, abs=1e-4))
     assert figures.ttft_ms and figures.tpot_ms and figures.itl_ms
     assert (figures.ttft_ms.count, figures.ttft_ms.p50, figures.ttft_ms.max) == (2, 200, 300)
     assert figures.tpot_ms.mean == 15
     assert figures.itl_ms.count == 18
+
+
+def test_goodput_is_never_above_throughput() -> None:
+    """Of a run whose last requests end after its window."""
+    rows = [row(due_ms, 100, [400]) for due_ms in range(0, 10_000, 250)]
+    figures = figures_of(rows, WINDOW, Bounds(ttft_ms=200))
+    assert figures.goodput_share == 1
+    assert figures.goodput_per_s == figures.requests_per_s == 3.9
 
 
 def test_pieces_of_several_tokens_are_told() -> None:
