@@ -149,7 +149,7 @@ class Dispatcher:
 
     @property
     def ready(self) -> bool:
-        return self._scheduler.is_ready and not self._stopping
+        return self._scheduler.serves_now and not self._stopping
 
     @property
     def draining(self) -> bool:

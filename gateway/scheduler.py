@@ -155,8 +155,14 @@ class Scheduler:
 
     @property
     def is_ready(self) -> bool:
-        """Whether there is a worker of each role that is needed, and not only such as drain."""
+        """Whether there is a worker of each role that is needed, and not only such as drain: what
+        comes is let in, and waits if it has to."""
         return self._fleet.missing(self._needed_roles()) is None
+
+    @property
+    def serves_now(self) -> bool:
+        """Likewise, and not only such as may be lost: what comes need not wait for one of them."""
+        return all(map(self._fleet.has_open, self._needed_roles()))
 
     def advance(self, now: float) -> None:
         """It is `now`, in monotonic seconds. To be called before what happens at a time that is not

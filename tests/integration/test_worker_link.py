@@ -470,7 +470,7 @@ async def test_what_a_silent_worker_held_goes_on_when_it_speaks_again() -> None:
         worker.signal(signal.SIGSTOP)
         try:
             # By the transport it would take 12 s.
-            await stack.until(lambda: not stack.dispatcher.ready, timeout=11)
+            await stack.until(lambda: bool(stack.dispatcher.num_lost), timeout=11)
             assert len(stack.dispatcher._streams) == 1
         finally:
             worker.signal(signal.SIGCONT)

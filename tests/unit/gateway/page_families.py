@@ -9,6 +9,7 @@ from prometheus_client.core import Metric
 from gateway.dispatcher import Dispatcher
 from gateway.fleet_metrics import FleetCollector
 from gateway.lag import Lag
+from gateway.local_prefill import LocalPrefillMode
 from gateway.metrics_page import GatewayCollector
 from gateway.policies import queue_policy
 from gateway.scheduler import Scheduler
@@ -24,10 +25,11 @@ WORKERS = {
 }
 
 
-def new_dispatcher() -> Dispatcher:
+def new_dispatcher(local_prefill: LocalPrefillMode = "off") -> Dispatcher:
     """With a link to each of `WORKERS`, none of which is there."""
     addresses = [(role, worker.worker_id) for role, worker in WORKERS.items()]
-    return Dispatcher(Scheduler(queue_policy("fcfs"), Limits()), addresses, "", Timeline())
+    scheduler = Scheduler(queue_policy("fcfs"), Limits(), local_prefill=local_prefill)
+    return Dispatcher(scheduler, addresses, "", Timeline())
 
 
 def families(dispatcher: Dispatcher) -> Iterator[Metric]:
