@@ -22,6 +22,7 @@ DEPLOY = Path(__file__).parents[2] / "deploy"
 BOARD = DEPLOY / "grafana" / "tandem.json"
 PROMETHEUS = shutil.which("prometheus")
 NUM_SCRAPES = 4
+CHOSEN = '{job=~"$job",instance=~"$instance"}'
 
 
 @pytest.fixture
@@ -63,6 +64,13 @@ def query(prometheus: httpx.Client, expr: str) -> list[float]:
     return [float(each["value"][1]) for each in answer["data"]["result"]]
 
 
+def now(expr: str) -> str:
+    """As Grafana asks for it, with all gateways chosen."""
+    for name, value in (("__rate_interval", "30s"), ("job", "tandem"), ("instance", ".+")):
+        expr = expr.replace(f"${name}", value)
+    return expr
+
+
 def num_scrapes(prometheus: httpx.Client) -> float:
     try:
         return sum(query(prometheus, "count_over_time(up[1h])"))
@@ -78,16 +86,19 @@ def test_prometheus_answers_the_boards_queries(prometheus: httpx.Client, mock_ur
         client.completions.create(model="default", prompt="x" * 200, max_tokens=20)
     assert query(prometheus, "min(up)") == [1]
     exprs = [
-        target["expr"].replace("$__rate_interval", "30s")
+        now(target["expr"])
         for panel in json.loads(BOARD.read_text())["panels"]
         for target in panel.get("targets", ())
     ]
     answers = {expr: query(prometheus, expr) for expr in exprs}
     assert not {expr for expr, values in answers.items() if not values}
-    (tokens_s,) = answers["rate(vllm:generation_tokens_total[30s])"]
+    (tokens_s,) = answers[now(f"rate(vllm:generation_tokens_total{CHOSEN}[$__rate_interval])")]
     assert tokens_s > 0
     (first_token_s,) = answers[
-        "histogram_quantile(0.5, sum by (le) (rate(vllm:time_to_first_token_seconds_bucket[30s])))"
+        now(
+            "histogram_quantile(0.5, sum by (le) (rate("
+            f"vllm:time_to_first_token_seconds_bucket{CHOSEN}[$__rate_interval])))"
+        )
     ]
     assert 0 < first_token_s < math.inf
 

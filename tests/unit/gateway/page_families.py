@@ -8,9 +8,12 @@ from prometheus_client.core import Metric
 
 from gateway.dispatcher import Dispatcher
 from gateway.fleet_metrics import FleetCollector
+from gateway.grpc_outcomes import grpc_outcomes
+from gateway.http.counted import http_outcomes
 from gateway.lag import Lag
 from gateway.local_prefill import LocalPrefillMode
 from gateway.metrics_page import GatewayCollector
+from gateway.outcomes import OutcomesCollector
 from gateway.policies import queue_policy
 from gateway.scheduler import Scheduler
 from gateway.shared_state import Limits
@@ -36,6 +39,7 @@ def families(dispatcher: Dispatcher) -> Iterator[Metric]:
     scheduler, requests = dispatcher._scheduler, dispatcher.metrics
     yield from GatewayCollector(scheduler, requests, Lag(), "mock").collect()
     yield from FleetCollector(dispatcher, lambda role: 1).collect()
+    yield from OutcomesCollector(http_outcomes(), grpc_outcomes()).collect()
 
 
 async def families_of_a_fleet() -> list[Metric]:
