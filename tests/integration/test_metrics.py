@@ -147,5 +147,6 @@ async def test_a_worker_answers_scrapes() -> None:
     assert total(found, "tandem_engine_kv_free_blocks", role="decode") == total(
         found, "tandem_engine_kv_blocks"
     )
-    assert total(found, "tandem_engine_controllers") == 0
+    (held,) = (held for (name, _), held in found.items() if name == "tandem_engine_has_controller")
+    assert held == 0
     assert total(found, "process_resident_memory_bytes") > 0
