@@ -8,6 +8,7 @@ from gateway.frontend import Frontend
 from gateway.http.access import AccessMiddleware
 from gateway.http.errors import add_error_handlers
 from gateway.http.models import models_router
+from gateway.http.openapi import describe_api
 from gateway.http.ops import ops_router
 from gateway.http.request_id import RequestIdMiddleware
 from gateway.http.routes import generation_router
@@ -36,4 +37,5 @@ def create_app(
     # The outermost: what is refused has a name, too.
     app.add_middleware(RequestIdMiddleware)
     add_error_handlers(app)
+    describe_api(app)
     return app

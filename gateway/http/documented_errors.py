@@ -37,6 +37,11 @@ class ErrorBody(BaseModel):
     error: ErrorDetail
 
 
+def documented(answer: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
+    """The `responses` of a route that writes its answer itself."""
+    return {200: {"model": answer, "description": HTTPStatus.OK.phrase}}
+
+
 def documented_errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The `responses` of a route that answers with these, and seldom with others of the same form:
     FastAPI's own 422 is none of them."""

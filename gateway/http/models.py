@@ -6,12 +6,16 @@ import time
 
 from fastapi import APIRouter
 
-from gateway.http.documented_errors import ASKED_ERRORS, documented_errors
+from gateway.http.documented_errors import ASKED_ERRORS, documented, documented_errors
+from gateway.http.schemas.answers import Model, ModelList
 from gateway.limits import DEFAULT_MODEL, max_total_tokens
 from gateway.tokens import ServedModel, TokenService
 from tandem.core.errors import NotFound
 
 Json = dict[str, object]
+
+LISTED = documented(ModelList) | documented_errors(*ASKED_ERRORS)
+READ = documented(Model) | documented_errors(*ASKED_ERRORS, 404)
 
 
 def models_router(service: TokenService) -> APIRouter:
@@ -20,14 +24,14 @@ def models_router(service: TokenService) -> APIRouter:
     created = int(time.time())
 
     @router.head("/v1/models", include_in_schema=False)
-    @router.get("/v1/models", responses=documented_errors(*ASKED_ERRORS))
+    @router.get("/v1/models", response_model=None, responses=LISTED)
     async def list_models() -> Json:
         model = service.model
         return {"object": "list", "data": [] if model is None else _entries(model, created)}
 
     # With slashes, as in the names of a hub.
     @router.head("/v1/models/{model_id:path}", include_in_schema=False)
-    @router.get("/v1/models/{model_id:path}", responses=documented_errors(*ASKED_ERRORS, 404))
+    @router.get("/v1/models/{model_id:path}", response_model=None, responses=READ)
     async def read_model(model_id: str) -> Json:
         model = service.model
         if model is None or model_id not in (model.name, DEFAULT_MODEL):

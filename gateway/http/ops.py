@@ -5,9 +5,10 @@ from __future__ import annotations
 from importlib.metadata import version
 
 from fastapi import APIRouter, Response
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
 
-from gateway.http.documented_errors import ASKED_ERRORS, documented_errors
+from gateway.http.documented_errors import ASKED_ERRORS, documented, documented_errors
+from gateway.http.schemas.answers import Health, Status
 from gateway.tokens import TokenService
 from tandem.core.errors import Unavailable
 from tandem.core.installation import DISTRIBUTION
@@ -21,18 +22,22 @@ def ops_router(service: TokenService, metrics: MetricsPage) -> APIRouter:
     router = APIRouter()
 
     @router.head("/live", include_in_schema=False)
-    @router.get("/live")
+    @router.get("/live", response_model=None, responses=documented(Status))
     async def live() -> dict[str, str]:
         return {"status": "ok"}
 
     @router.head("/health", include_in_schema=False)
-    @router.get("/health", responses=documented_errors(503))
+    @router.get(
+        "/health", response_model=None, responses=documented(Health) | documented_errors(503)
+    )
     async def health() -> dict[str, object]:
         _refuse_if_draining(service)
         return {"status": "ok", "ready": service.ready}
 
     @router.head("/ready", include_in_schema=False)
-    @router.get("/ready", responses=documented_errors(503))
+    @router.get(
+        "/ready", response_model=None, responses=documented(Status) | documented_errors(503)
+    )
     async def ready() -> JSONResponse:
         _refuse_if_draining(service)
         if service.ready:
@@ -45,7 +50,11 @@ def ops_router(service: TokenService, metrics: MetricsPage) -> APIRouter:
         return {"version": version(DISTRIBUTION)}
 
     @router.head(METRICS_PATH, include_in_schema=False)
-    @router.get(METRICS_PATH, response_class=Response, responses=documented_errors(*ASKED_ERRORS))
+    @router.get(
+        METRICS_PATH,
+        response_class=PlainTextResponse,
+        responses=documented_errors(*ASKED_ERRORS),
+    )
     async def read_metrics() -> Response:
         return Response(metrics.text(), media_type=CONTENT_TYPE)
 

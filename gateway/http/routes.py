@@ -12,12 +12,13 @@ from gateway.answer import Answer
 from gateway.frontend import Frontend
 from gateway.http.body import BodyRoute
 from gateway.http.disconnect import unless_disconnected
-from gateway.http.documented_errors import BODY_ERRORS, documented_errors
+from gateway.http.documented_errors import BODY_ERRORS, documented, documented_errors
 from gateway.http.errors import describe
 from gateway.http.formats.answer_format import AnswerFormat
 from gateway.http.formats.chat import ChatFormat
 from gateway.http.formats.completion import CompletionFormat
 from gateway.http.formats.envelope import Envelope
+from gateway.http.schemas.answers import ChatCompletion, Completion
 from gateway.http.schemas.chat import ChatBody
 from gateway.http.schemas.completion import CompletionBody
 from gateway.http.streaming import StreamedAnswer, UsageWanted
@@ -34,12 +35,12 @@ def generation_router(frontend: Frontend) -> APIRouter:
     named_call = ChatFormat(token_bytes, calls_end_with="stop")
     completion = CompletionFormat(token_bytes)
 
-    @router.post("/v1/chat/completions", response_model=None)
+    @router.post("/v1/chat/completions", response_model=None, responses=documented(ChatCompletion))
     async def create_chat_completion(request: Request, body: ChatBody) -> Response:
         form = named_call if body.names_its_call else chat
         return await _respond(frontend, request, body, form)
 
-    @router.post("/v1/completions", response_model=None)
+    @router.post("/v1/completions", response_model=None, responses=documented(Completion))
     async def create_completion(request: Request, body: CompletionBody) -> Response:
         return await _respond(frontend, request, body, completion)
 

@@ -10,8 +10,9 @@ from fastapi import APIRouter, Request, Response
 
 from gateway.frontend import Frontend
 from gateway.http.body import BodyRoute
-from gateway.http.documented_errors import BODY_ERRORS, documented_errors
+from gateway.http.documented_errors import BODY_ERRORS, documented, documented_errors
 from gateway.http.formats.logprobs import token_text
+from gateway.http.schemas.answers import Detokenized, Tokenized
 from gateway.http.schemas.tokenize import DetokenizeBody, TokenizeBody
 from gateway.http.unserved import check_extra_fields
 from gateway.limits import DEFAULT_MODEL, max_total_tokens
@@ -23,7 +24,7 @@ def tokenize_router(frontend: Frontend, service: TokenService) -> APIRouter:
     tokens is written on a thread."""
     router = APIRouter(route_class=BodyRoute, responses=documented_errors(*BODY_ERRORS))
 
-    @router.post("/tokenize", response_model=None)
+    @router.post("/tokenize", response_model=None, responses=documented(Tokenized))
     async def tokenize(request: Request, body: TokenizeBody) -> Response:
         check_extra_fields(body)
         max_model_len = max_total_tokens(service.model) if service.model else 0
@@ -39,7 +40,7 @@ def tokenize_router(frontend: Frontend, service: TokenService) -> APIRouter:
         )
         return Response(content, media_type="application/json")
 
-    @router.post("/detokenize", response_model=None)
+    @router.post("/detokenize", response_model=None, responses=documented(Detokenized))
     async def detokenize(request: Request, body: DetokenizeBody) -> Response:
         check_extra_fields(body)
         content = await frontend.detokenize(
