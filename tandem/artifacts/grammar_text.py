@@ -29,7 +29,7 @@ JSON_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separat
 OPTIONS = '%llguidance {"no_forcing": true}'
 
 # An honest grammar takes a small part of these. They bound a token's work to some milliseconds, and
-# what a grammar's states hold, those of all its sequences together, to about 40 MB.
+# what a grammar's states hold, those of all sequences that share them, to about 40 MB.
 _LIMITS = partial(
     LLParserLimits,
     initial_lexer_fuel=500_000,

@@ -59,12 +59,10 @@ class GrammarStates:
         matchers = [each for each in found if isinstance(each, GrammarMatcher)]
         computed = iter(compiler.masks(matchers))
         masks = [next(computed) if isinstance(each, GrammarMatcher) else each for each in found]
-        for place, mask in zip(places, masks, strict=True):
-            if isinstance(mask, TandemError):
-                # What is compiled grows with all sequences that use it, up to a limit: start anew.
-                self._take(place.sequence_id)
-                compiler.forget(place.grammar)
-        return masks
+        return [
+            self._once_more(compiler, place) if isinstance(mask, TandemError) else mask
+            for place, mask in zip(places, masks, strict=True)
+        ]
 
     def _compiler(self) -> GrammarCompiler:
         with self._lock:
@@ -83,6 +81,25 @@ class GrammarStates:
             return error
         self._keep(place.sequence_id, matcher)
         return matcher
+
+    def _once_more(self, compiler: GrammarCompiler, place: Place) -> TokenMask | TandemError:
+        """What is compiled grows with all sequences that use it, up to a limit: what failed there
+        is followed again from its start, and if need be in what is compiled for it alone."""
+        self._take(place.sequence_id)
+        mask = self._mask(compiler, place)
+        if isinstance(mask, TandemError):
+            compiler.forget(place.grammar)
+            mask = self._mask(compiler, place)
+        if isinstance(mask, TandemError):
+            compiler.forget(place.grammar)
+        return mask
+
+    def _mask(self, compiler: GrammarCompiler, place: Place) -> TokenMask | TandemError:
+        found = self._find(compiler, place)
+        mask = compiler.masks([found])[0] if isinstance(found, GrammarMatcher) else found
+        if isinstance(mask, TandemError):
+            self._take(place.sequence_id)
+        return mask
 
     def _take(self, sequence_id: int) -> GrammarMatcher | None:
         with self._lock:

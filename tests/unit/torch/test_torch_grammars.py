@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from random import Random
 
 import jsonschema
 import numpy as np
@@ -11,7 +12,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from json_schemas import Schema, json_schemas
+from llguidance import LLParserLimits
 
+from tandem.artifacts.grammar_text import LIMITS
 from tandem.artifacts.grammars import GrammarCompiler, TokenMask
 from tandem.artifacts.resolve import resolve
 from tandem.core.errors import TandemError
@@ -100,3 +103,36 @@ def test_an_answer_in_a_real_vocabulary_is_valid(
     smollm2: Generator, schema: Schema, seed: int
 ) -> None:
     check(smollm2.generate(schema, seed), schema)
+
+
+EVERY_TEXT_A_STATE = Grammar(GrammarKind.REGEX, "(a|b)*a(a|b){20}")
+
+
+@pytest.fixture
+def few_states(monkeypatch: pytest.MonkeyPatch) -> GrammarStates:
+    """What is compiled of a grammar has room for 400 of its states."""
+    monkeypatch.setitem(LIMITS, GrammarKind.REGEX, LLParserLimits(max_lexer_states=400))
+    config, tokenizer = resolve("mock").config, resolve("mock").tokenizer()
+    return GrammarStates(
+        lambda: GrammarCompiler(tokenizer, config.vocab_size, config.eos_token_ids)
+    )
+
+
+def test_no_sequence_ends_by_what_others_made_of_its_grammar(few_states: GrammarStates) -> None:
+    random = Random(0)
+    texts: list[list[int]] = [[] for _ in range(16)]
+    for _ in range(100):
+        places = [Place(n, EVERY_TEXT_A_STATE, text) for n, text in enumerate(texts)]
+        for text, mask in zip(texts, few_states.masks(places), strict=True):
+            assert not isinstance(mask, TandemError), mask
+            allowed = np.flatnonzero(mask)
+            assert {*b"ab"} <= {*allowed} <= {*b"ab", 256}
+            text.append(random.choice(b"ab"))
+
+
+def test_a_sequence_with_too_many_states_of_its_own_ends_alone(few_states: GrammarStates) -> None:
+    long = Random(0).choices(b"ab", k=1000)
+    texts = [b"ab", long, b"ba"]
+    places = [Place(n, EVERY_TEXT_A_STATE, text) for n, text in enumerate(texts)]
+    masks = few_states.masks(places)
+    assert [isinstance(mask, TandemError) for mask in masks] == [False, True, False]
