@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from tandem.artifacts.config import MOCK, ModelConfig
 from tandem.artifacts.json_object import JsonObject, read_json_object
 from tandem.artifacts.provenance import Provenance
 from tandem.artifacts.safetensors_header import read_safetensors_header
+from tandem.artifacts.special_tokens import eos_token_id
 from tandem.artifacts.tokenizer import Tokenizer
 from tandem.core.errors import ConfigError
 
@@ -89,7 +90,12 @@ def _read_config(folder: Path) -> ModelConfig:
         # Chat models name the end of a turn there, besides the end of a text.
         eos_token_ids.update(read_json_object(generation).integers("eos_token_id"))
     data: Mapping[str, object] = {**fields.data, "eos_token_id": sorted(eos_token_ids)}
-    return ModelConfig.from_json(data, fields.source)
+    config = ModelConfig.from_json(data, fields.source)
+    # Or only in the tokenizer's config, which may know tokens that the model does not.
+    token_id = eos_token_id(folder)
+    if token_id is None or token_id >= config.vocab_size:
+        return config
+    return replace(config, eos_token_ids=config.eos_token_ids | {token_id})
 
 
 def _find_weights(folder: Path) -> tuple[Path, ...]:

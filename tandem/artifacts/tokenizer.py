@@ -11,10 +11,10 @@ import tokenizers
 from tandem.artifacts.chat_template import NO_KWARGS, ChatTemplate
 from tandem.artifacts.decode_stream import DecodeStream
 from tandem.artifacts.json_object import JsonObject, read_json_object
+from tandem.artifacts.special_tokens import special_tokens
 from tandem.artifacts.token_bytes import TokenBytes
 from tandem.core.errors import ConfigError, InvalidRequest
 
-SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token")
 NO_SPECIAL_IDS: frozenset[int] = frozenset()
 
 
@@ -153,7 +153,7 @@ def _read_chat_template(folder: Path) -> ChatTemplate | None:
     source = _template_file(folder / "chat_template.jinja") or _template_field(config)
     if source is None:
         return None
-    return ChatTemplate(source, _special_tokens(config))
+    return ChatTemplate(source, special_tokens(folder))
 
 
 def _template_file(path: Path) -> str | None:
@@ -176,13 +176,3 @@ def _template_field(config: JsonObject) -> str | None:
     if "default" not in named:
         raise config.wrong("chat_template", "one of the templates to be named 'default'")
     return JsonObject(named["default"], config.source).text("template")
-
-
-def _special_tokens(config: JsonObject) -> dict[str, str]:
-    """Each is a string, or an object that has it as its `content`."""
-    tokens = {}
-    for name in SPECIAL_TOKENS:
-        if config.has(name):
-            is_object = isinstance(config.data[name], dict)
-            tokens[name] = config.object(name).text("content") if is_object else config.text(name)
-    return tokens

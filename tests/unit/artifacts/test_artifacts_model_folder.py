@@ -37,6 +37,39 @@ def test_eos_ids_of_the_generation_config_count(make_folder: MakeFolder) -> None
     assert ModelFolder.open(path).config.eos_token_ids == {2, 3, 4}
 
 
+@pytest.mark.parametrize("token", ["<|im_end|>", {"content": "<|im_end|>", "special": True}])
+def test_the_eos_token_of_the_tokenizers_config_counts(
+    make_folder: MakeFolder, token: object
+) -> None:
+    path = make_folder()
+    (path / "tokenizer_config.json").write_text(json.dumps({"eos_token": token}))
+    assert ModelFolder.open(path).config.eos_token_ids == {2, 258}
+
+
+@pytest.mark.parametrize(
+    ("token", "vocab_size"), [("<|im_end|>", 258), ("<|none|>", 260), (None, 260)]
+)
+def test_an_eos_token_without_logits_says_nothing(
+    make_folder: MakeFolder, token: str | None, vocab_size: int
+) -> None:
+    path = make_folder(vocab_size=vocab_size)
+    (path / "tokenizer_config.json").write_text(json.dumps({"eos_token": token}))
+    assert ModelFolder.open(path).config.eos_token_ids == {2}
+
+
+@pytest.mark.parametrize("tokens", ["[{}]", '[{"content": "<|e|>", "id": "2"}]', "[1]", "[", "[[1"])
+def test_a_damaged_tokenizer_is_not_read_for_its_eos_token(
+    make_folder: MakeFolder, tokens: str
+) -> None:
+    path = make_folder()
+    (path / "tokenizer_config.json").write_text('{"eos_token": "<|e|>"}')
+    (path / "tokenizer.json").write_text(f'{{"added_tokens": {tokens}}}')
+    folder = ModelFolder.open(path)
+    assert folder.config.eos_token_ids == {2}
+    with pytest.raises(ConfigError, match=r"tokenizer\.json is not a valid tokenizer"):
+        folder.tokenizer()
+
+
 def test_shards(make_folder: MakeFolder) -> None:
     path = make_folder()
     shard(path, {"b": "two.safetensors", "a": "one.safetensors"})
