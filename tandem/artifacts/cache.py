@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tandem.artifacts.progress import ProgressCallback
@@ -90,6 +90,17 @@ def _locked(path: Path, progress: ProgressCallback) -> Iterator[None]:
         with writing_to_cache():
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+def put_in_place(folder: Path, destination: Path) -> None:
+    """Make a folder of the cache's file system the one at `destination`, in one step. What was
+    there goes; who has it open keeps it. For who has the lock."""
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    replaced = folder.with_name("replaced")
+    with suppress(FileNotFoundError):
+        destination.rename(replaced)
+    folder.rename(destination)
+    shutil.rmtree(replaced, ignore_errors=True)
 
 
 def _remove_leftovers(root: Path) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
-from tandem.artifacts.cache import locked_download, models_dir, writing_to_cache
+from tandem.artifacts.cache import locked_download, models_dir, put_in_place, writing_to_cache
 from tandem.artifacts.config import ModelConfig
 from tandem.artifacts.hub import fetch, list_files
 from tandem.artifacts.hub_files import HubFile, HubListing
@@ -22,7 +22,8 @@ from tandem.artifacts.hub_reference import HubReference
 from tandem.artifacts.json_object import read_json_object
 from tandem.artifacts.model_folder import INDEX_FILE, ModelFolder, shards_of
 from tandem.artifacts.progress import ProgressCallback
-from tandem.artifacts.provenance import Provenance
+from tandem.artifacts.provenance import IMPORT_VERSION, Provenance
+from tandem.artifacts.pull import is_outdated
 from tandem.artifacts.tokenizer import Tokenizer
 from tandem.core.errors import ConfigError
 
@@ -42,10 +43,10 @@ def pull_hub(reference: HubReference, progress: ProgressCallback) -> Path:
     `ConfigError`.
     """
     destination = hub_folder(reference)
-    if destination.exists():
+    if destination.exists() and not is_outdated(destination):
         return destination
     with locked_download(reference.folder_name, progress) as downloads, writing_to_cache():
-        if not destination.exists():
+        if not destination.exists() or is_outdated(destination):
             progress("asking the hub", 0, None)
             listing = list_files(reference)
             folder = _folder_of_commit(downloads, listing.commit)
@@ -54,10 +55,10 @@ def pull_hub(reference: HubReference, progress: ProgressCallback) -> Path:
                 folder = _pull_gguf(listing, gguf, folder, progress)
             else:
                 _pull_safetensors(listing, folder, progress)
-            Provenance(str(reference), SOURCE, listing.commit).write(folder)
+            version = None if gguf is None else IMPORT_VERSION
+            Provenance(str(reference), SOURCE, listing.commit, version).write(folder)
             ModelFolder.open(folder)
-            destination.parent.mkdir(parents=True, exist_ok=True)
-            folder.rename(destination)
+            put_in_place(folder, destination)
             shutil.rmtree(downloads)
     return destination
 

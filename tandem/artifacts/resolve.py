@@ -14,6 +14,7 @@ from tandem.artifacts.pull import (
     DEFAULT_CONFIG,
     default_folder,
     imported_folder,
+    is_outdated,
     pull,
     pull_folder,
     pull_gguf,
@@ -70,8 +71,11 @@ def find_config(model: str) -> ModelConfig | None:
 
 
 def pull_model(model: str, progress: ProgressCallback = silent) -> ModelFolder:
-    """As `resolve`, but the folder is in the cache: another is copied. Raises `ConfigError`."""
+    """As `resolve`, but the folder is in the cache: another is copied. What another version made of
+    a GGUF file from elsewhere is fetched anew, too. Raises `ConfigError`."""
     folder = resolve(model, progress)
+    if is_outdated(folder.path) and (model == DEFAULT or HubReference.parse(model)):
+        return ModelFolder.open(_fetch(model, progress))
     return folder if model == MOCK else ModelFolder.open(pull_folder(folder, progress))
 
 

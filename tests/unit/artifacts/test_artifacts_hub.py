@@ -7,6 +7,7 @@ import shutil
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import huggingface_hub.constants
@@ -20,7 +21,7 @@ from tandem.artifacts.cache import downloads_dir, models_dir
 from tandem.artifacts.catalog import BrokenModel, list_models, remove_model
 from tandem.artifacts.hub_reference import HubReference
 from tandem.artifacts.provenance import Provenance
-from tandem.artifacts.resolve import MOCK_FOLDER, resolve
+from tandem.artifacts.resolve import MOCK_FOLDER, pull_model, resolve
 from tandem.core.errors import ConfigError
 
 REPO = "Acme/Tiny-Llama"
@@ -378,6 +379,19 @@ def test_a_part_of_a_gguf_file_is_refused(hub: FakeHub, gguf_repo: str) -> None:
         with pytest.raises(ConfigError, match=r"means a part of a GGUF file .* --merge"):
             resolve(f"{gguf_repo}:{wanted}")
     assert hub.seen == []
+
+
+def test_a_gguf_file_that_another_version_imported_is_pulled_anew_if_one_pulls(
+    hub: FakeHub, gguf_repo: str
+) -> None:
+    model = f"{gguf_repo}:Q4_K_M"
+    path = resolve(model).path
+    replace(Provenance.read(path), import_version=0).write(path)
+    assert resolve(model).path == path
+    assert len(hub.seen) == 1
+    assert pull_model(model).path == pull_model(model).path == path
+    assert len(hub.seen) == 2
+    assert names_in(downloads_dir()) == ["Acme--Tiny-GGUF+Q4_K_M.lock"]
 
 
 def test_the_only_gguf_file_needs_no_name(hub: FakeHub, gguf_repo: str) -> None:

