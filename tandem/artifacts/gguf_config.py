@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+from gguf import TokenType
 
 from tandem.artifacts.gguf_file import GgufFile
 from tandem.artifacts.gguf_rope import gguf_rope_scaling
+from tandem.artifacts.gguf_vocabulary import GgufVocabulary
 from tandem.artifacts.json_object import JsonObject
 from tandem.core.errors import ConfigError
 
@@ -14,6 +16,8 @@ ARCHITECTURES = {
     "qwen2": "Qwen2ForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
 }
+# Llama 3's, ChatML's, Phi's and Gemma's.
+ENDS_OF_TURNS = ("<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>")
 DEFAULT_ROPE_THETA = 10_000.0
 
 
@@ -101,6 +105,11 @@ def _token_id(metadata: JsonObject, which: str) -> int | None:
 
 
 def _eos_token_ids(metadata: JsonObject) -> list[int]:
-    """The end of a text and, where the file tells them apart, of a turn and of a message."""
-    ids = (_token_id(metadata, which) for which in ("eos", "eot", "eom"))
-    return sorted({token_id for token_id in ids if token_id is not None})
+    """The end of a text, of a turn and of a message: those that the file names, and for files of
+    older converters, which name the first alone, those that are known by their texts."""
+    named = {_token_id(metadata, which) for which in ("eos", "eot", "eom")}
+    vocabulary = GgufVocabulary.read(metadata)
+    ids = vocabulary.ids()
+    known = {ids[token] for token in ENDS_OF_TURNS if token in ids}
+    controls = {token_id for token_id in known if vocabulary.types[token_id] == TokenType.CONTROL}
+    return sorted(token_id for token_id in named | controls if token_id is not None)

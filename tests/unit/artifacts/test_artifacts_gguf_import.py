@@ -88,6 +88,13 @@ def test_the_folder_is_complete(tmp_path: Path) -> None:
     assert tokenizer.apply_chat_template([{"content": "a"}]) == "a<|end|>"
 
 
+def test_the_end_of_a_turn_is_known_by_its_text(tmp_path: Path) -> None:
+    # Text that a user may write ends nothing.
+    words = ["<|end|>", "a", "b", "<|im_end|>", "Ġ", "ab", "1", "2", "<|eot_id|>", "12"]
+    import_gguf(tiny_gguf.write(tmp_path / "x.gguf", words=words), tmp_path / "out")
+    assert ModelFolder.open(tmp_path / "out").config.eos_token_ids == {0, 8}
+
+
 def test_other_pre_tokenizers_join_digits(tmp_path: Path) -> None:
     import_gguf(tiny_gguf.write(tmp_path / "x.gguf", pre="llama-bpe"), tmp_path / "out")
     assert ModelFolder.open(tmp_path / "out").tokenizer().encode("12") == [9]

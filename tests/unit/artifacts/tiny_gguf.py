@@ -1,6 +1,7 @@
 """A GGUF file of a tiny model, written as llama.cpp's converter writes one."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,7 @@ def write(
     drop: str = "",
     pre: str = "smollm",
     sizes: Sizes = TINY,
+    words: Sequence[str] = WORDS,
     metadata: dict[str, int | str] | None = None,
     **extra: NDArray[np.float32],
 ) -> Path:
@@ -94,7 +96,7 @@ def write(
     writer.add_head_count_kv(KV_HEADS)
     writer.add_layer_norm_rms_eps(1e-6)
     writer.add_rope_freq_base(50_000.0)
-    _add_tokenizer(writer, pre)
+    _add_tokenizer(writer, pre, words)
     for name, weight in _gguf_weights(kind, sizes).items():
         if name == drop:
             continue
@@ -148,7 +150,7 @@ def _gguf_weights(kind: str, sizes: Sizes) -> dict[str, NDArray[np.float32]]:
     return weights
 
 
-def _add_tokenizer(writer: gguf.GGUFWriter, pre: str) -> None:
+def _add_tokenizer(writer: gguf.GGUFWriter, pre: str, words: Sequence[str]) -> None:
     control, plain, user = (
         gguf.TokenType.CONTROL,
         gguf.TokenType.NORMAL,
@@ -156,9 +158,9 @@ def _add_tokenizer(writer: gguf.GGUFWriter, pre: str) -> None:
     )
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(pre)
-    writer.add_token_list(WORDS)
-    kinds = {"<|end|>": control, "<tool>": user}
-    writer.add_token_types([kinds.get(word, plain) for word in WORDS])
+    writer.add_token_list(words)
+    kinds = {"<|end|>": control, "<|eot_id|>": control, "<tool>": user}
+    writer.add_token_types([kinds.get(word, plain) for word in words])
     writer.add_token_merges(["a b", "1 2"])
     writer.add_bos_token_id(0)
     writer.add_eos_token_id(0)
