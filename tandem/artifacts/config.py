@@ -150,15 +150,18 @@ def _refuse_unsupported(fields: JsonObject) -> None:
 
 
 def _rope(fields: JsonObject) -> tuple[float, RopeScaling | None]:
-    """(theta, scaling), from `rope_parameters` (transformers 5) or the two older fields."""
-    name = "rope_parameters" if fields.has("rope_parameters") else "rope_scaling"
-    rope = fields.object(name) if fields.has(name) else JsonObject({}, fields.source)
+    """(theta, scaling), from `rope_parameters` (transformers 5) or the two older fields. Where both
+    are the older ones were put there by hand, and count."""
+    older, newer = (
+        fields.object(name) if fields.has(name) else JsonObject({}, fields.source)
+        for name in ("rope_scaling", "rope_parameters")
+    )
+    rope = older if older.data else newer
     for each in (fields, rope):
         if each.data.get("partial_rotary_factor", 1) not in (None, 1):
             raise each.wrong("partial_rotary_factor", "1: rotating part of a head is not supported")
-    theta = DEFAULT_ROPE_THETA
-    if rope.has("rope_theta") or fields.has("rope_theta"):
-        theta = (rope if rope.has("rope_theta") else fields).positive_number("rope_theta")
+    given = (each for each in (rope, fields, newer) if each.has("rope_theta"))
+    theta = next((each.positive_number("rope_theta") for each in given), DEFAULT_ROPE_THETA)
     return theta, read_rope_scaling(rope, fields)
 
 

@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import pytest
 
@@ -71,6 +72,20 @@ def test_old_and_new_spelling_of_rope_are_one(llama: dict[str, object]) -> None:
     assert config.rope_theta == 5e5
     assert config.rope_scaling == Llama3Scaling(8.0, 1.0, 4.0, 64)
     hash(config)
+
+
+@pytest.mark.parametrize(
+    ("fields", "theta"),
+    [({}, 7.0), ({"rope_theta": 8.0}, 8.0), ({"rope_scaling": {"rope_theta": 9.0}}, 9.0)],
+)
+def test_rope_scaling_counts_beside_the_new_spelling(
+    llama: dict[str, object], fields: dict[str, Any], theta: float
+) -> None:
+    scaling = {"type": "llama3", **LLAMA3} | fields.get("rope_scaling", {})
+    llama |= {"rope_parameters": {"rope_theta": 7.0, "rope_type": "default"}}
+    config = ModelConfig.from_json(llama | fields | {"rope_scaling": scaling})
+    assert (config.rope_theta, config.rope_scaling) == (theta, Llama3Scaling(8.0, 1.0, 4.0, 64))
+    assert ModelConfig.from_json(llama | {"rope_scaling": {}}).rope_theta == 7.0
 
 
 @pytest.mark.parametrize("rope", [{"rope_theta": 7.0, "rope_type": "default"}, {"rope_theta": 7.0}])
