@@ -29,13 +29,15 @@ class ModelFolder:
     """A folder whose files are there and fit together. Make it with `open`.
 
     `name` is what clients call it: the one that it was pulled by, else the folder's.
-    `weight_files` are safetensors, sorted by name; the mock model has none.
+    `weight_files` are safetensors, sorted by name; the mock model has none. `weight_stamps` are
+    their sizes, and when they were modified.
     """
 
     path: Path
     name: str
     config: ModelConfig
     weight_files: tuple[Path, ...]
+    weight_stamps: tuple[tuple[int, int], ...]
 
     @classmethod
     def open(cls, path: Path) -> ModelFolder:
@@ -50,7 +52,7 @@ class ModelFolder:
             raise ConfigError(f"{path / 'tokenizer.json'} is missing: a model folder must hold it")
         weight_files = () if config.architecture == MOCK else _find_weights(path)
         name = provenance.name if provenance else path.name.lower()
-        return cls(path, name, config, weight_files)
+        return cls(path, name, config, weight_files, tuple(map(_stamp, weight_files)))
 
     @property
     def files(self) -> list[Path]:
@@ -65,12 +67,21 @@ class ModelFolder:
     def fingerprint(self) -> str:
         """32 hex digits that two workers share if they hold the same architecture and weights.
 
-        Reads all weights, once. Raises `ConfigError` if they cannot be read any more.
+        Reads all weights, once. Raises `ConfigError` if they cannot be read any more, or are others
+        than those that were opened.
         """
         digest = xxhash.xxh3_128(self.config.canonical_json())
         for file in self.weight_files:
             _add_file(digest, file)
+        self.check_unchanged()
         return digest.hexdigest()
+
+    def check_unchanged(self) -> None:
+        """Raise `ConfigError` if the weights are no longer those that were opened: the fingerprint
+        and what is loaded must be of the same."""
+        for file, stamp in zip(self.weight_files, self.weight_stamps, strict=True):
+            if _stamp(file) != stamp:
+                raise ConfigError(f"{file} was changed while it was read: start again")
 
     @property
     def weight_bytes(self) -> int:
@@ -129,6 +140,14 @@ def _find_shards(index: JsonObject, folder: Path) -> tuple[Path, ...]:
         if tensor not in held[name]:
             raise ConfigError(f"{folder / name} lacks the tensor {tensor!r:.80}: fetch it again")
     return tuple(folder / name for name in shards)
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}") from error
+    return stat.st_size, stat.st_mtime_ns
 
 
 def _add_file(digest: xxhash.xxh3_128, path: Path) -> None:

@@ -71,6 +71,7 @@ def load_runner(
     if kernels is None:
         assert quantization is Quantization.NONE, "only the kernels take quantised weights"
         plain = load_weights(config, files, dtype, device, PlainPacker())
+        folder.check_unchanged()
         if device.type == "cuda":
             # Not above: Triton is there only with torch's builds for GPUs.
             from tandem.engine.torch.gpu_decoder import GpuDecoder
@@ -104,6 +105,7 @@ def _packed_weights(
         memory[:] = 0
         packer = KernelPacker(kernels, quantization, Arena(memory))
         load_weights(config, folder.weight_files, dtype, device, packer)
+        folder.check_unchanged()
         return memory
 
     if packed_dir is None:

@@ -1,4 +1,5 @@
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -145,6 +146,15 @@ def test_what_ends_the_process_is_not_taken_for_a_broken_tokenizer(
     monkeypatch.setattr(tokenizer.tokenizers, "Tokenizer", SimpleNamespace(from_file=interrupted))
     with pytest.raises(signal):
         ModelFolder.open(make_folder()).tokenizer()
+
+
+def test_weights_that_were_replaced_have_no_fingerprint(make_folder: MakeFolder) -> None:
+    path = make_folder()
+    folder = ModelFolder.open(path)
+    weights = path / "model.safetensors"
+    os.utime(weights, ns=(0, weights.stat().st_mtime_ns + 1))
+    with pytest.raises(ConfigError, match=r"model\.safetensors was changed"):
+        _ = folder.fingerprint
 
 
 def test_the_header_says_where_tensors_are(make_folder: MakeFolder) -> None:

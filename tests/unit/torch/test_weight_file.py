@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 from collections.abc import Callable
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import structlog
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
 from torch_driver import Driver
 
 from tandem.artifacts import packed
+from tandem.core.errors import ConfigError
 from tandem.core.quantization import Quantization
+from tandem.engine.torch import runners
 from tandem.engine.torch.weight_file import HEADER_BYTES, shared_memory
 
 SIZE = 2**20
@@ -197,6 +202,24 @@ def test_processes_that_start_together_share_one_file(path: Path, tmp_path: Path
     assert found <= {content(seed).tobytes() for seed in range(3)}
     # All of it, by a third.
     assert int((tmp_path / "pss").read_text()) == pytest.approx(SIZE / 1024 / 3, rel=0.1)
+
+
+def test_weights_that_change_while_they_are_loaded_are_not_kept(
+    llama_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(llama_path, folder)
+    real = runners.load_weights
+
+    def replaced_meanwhile(*args: Any) -> Any:
+        weights = load_file(folder / "model.safetensors")
+        save_file({name: -each for name, each in weights.items()}, folder / "model.safetensors")
+        return real(*args)
+
+    monkeypatch.setattr(runners, "load_weights", replaced_meanwhile)
+    with pytest.raises(ConfigError, match=r"model\.safetensors was changed while it was read"):
+        Driver(folder, packed_dir=tmp_path / "packed")
+    assert not list(tmp_path.glob("packed/*/*.weights"))
 
 
 @pytest.mark.parametrize("quantization", Quantization)
