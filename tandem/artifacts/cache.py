@@ -93,14 +93,25 @@ def _locked(path: Path, progress: ProgressCallback) -> Iterator[None]:
 
 
 def put_in_place(folder: Path, destination: Path) -> None:
-    """Make a folder of the cache's file system the one at `destination`, in one step. What was
-    there goes; who has it open keeps it. For who has the lock."""
+    """Make a folder of the cache's file system the one at `destination`, in one step, and not
+    before its files would outlive a power failure. What was there goes; who has it open keeps it.
+    For who has the lock."""
+    for path in (*folder.iterdir(), folder):
+        _sync(path)
     destination.parent.mkdir(parents=True, exist_ok=True)
     replaced = folder.with_name("replaced")
     with suppress(FileNotFoundError):
         destination.rename(replaced)
     folder.rename(destination)
     shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _remove_leftovers(root: Path) -> None:

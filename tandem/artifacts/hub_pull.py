@@ -2,7 +2,8 @@
 
 A pull lists the repository (one commit, names, sizes, hashes), fetches what describes the model and
 checks it, then fetches the weights into `downloads/`, file by file: to `NAME.part` first, which a
-later pull goes on from, then under its own name once its hash is right. The whole folder moves to
+later pull goes on from, then under its own name once its hash is right, which that pull looks at
+again. The whole folder moves to
 `models/` in one step. A GGUF file is converted in between.
 """
 
@@ -101,7 +102,8 @@ def _folder_of_commit(downloads: Path, commit: str) -> Path:
 def _download(
     listing: HubListing, files: Iterable[HubFile], folder: Path, progress: ProgressCallback
 ) -> None:
-    wanted = [file for file in files if not (folder / file.name).exists()]
+    progress("checking", 0, None)
+    wanted = [file for file in files if not _is_whole(file, folder / file.name)]
     parts = {file.name: folder / f"{file.name}.part" for file in wanted}
     total = sum(file.size for file in wanted)
     done = sum(part.stat().st_size for part in parts.values() if part.exists())
@@ -138,18 +140,23 @@ class Digest(Protocol):
 
 def _check(listing: HubListing, file: HubFile, part: Path) -> None:
     """Compare with the hub's hash; what differs is of no use. Raises `ConfigError`."""
-    if file.sha256 is not None:
-        found = _hash(hashlib.sha256(), part)
-    else:
-        # Not for security, which is the connection's: this is how git names what it holds.
-        header = b"blob %d\0" % part.stat().st_size
-        found = _hash(hashlib.sha1(header, usedforsecurity=False), part)
-    if found != (file.sha256 or file.blob_id):
+    if not _is_whole(file, part):
         part.unlink()
         raise ConfigError(
             f"what came as {file.name} of {listing.reference} is not what the hub has (its hash"
             " differs): pull again; if that stays so, something on the way changes files"
         )
+
+
+def _is_whole(file: HubFile, path: Path) -> bool:
+    """Whether a file is there, and what the hub has."""
+    if not path.exists() or path.stat().st_size != file.size:
+        return False
+    if file.sha256 is not None:
+        return _hash(hashlib.sha256(), path) == file.sha256
+    # Not for security, which is the connection's: this is how git names what it holds.
+    header = b"blob %d\0" % file.size
+    return _hash(hashlib.sha1(header, usedforsecurity=False), path) == file.blob_id
 
 
 def _hash(digest: Digest, path: Path) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -177,6 +178,35 @@ def test_a_damaged_part_is_found(hub: FakeHub) -> None:
     with pytest.raises(ConfigError, match="is not what the hub has"):
         resolve(REPO)
     assert resolve(REPO).name == REPO
+
+
+@pytest.mark.parametrize("damage", [lambda data: b"", lambda data: data[:-100] + bytes(100)])
+def test_a_damaged_file_of_an_interrupted_pull_is_fetched_again(
+    hub: FakeHub, damage: Callable[[bytes], bytes]
+) -> None:
+    files = hub.repos[REPO]
+    folder = downloads_dir() / "Acme--Tiny-Llama" / COMMIT
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_bytes(files["config.json"])
+    (folder / WEIGHTS).write_bytes(damage(files[WEIGHTS]))
+    assert (resolve(REPO).path / WEIGHTS).read_bytes() == files[WEIGHTS]
+    names = {each.name for each in hub.seen}
+    assert names == {"tokenizer.json", "tokenizer_config.json", WEIGHTS}
+
+
+@pytest.mark.parametrize("model", [REPO, "Acme/Tiny-GGUF:Q8_0"])
+def test_a_model_appears_when_its_files_are_on_the_disk(
+    gguf_repo: str, monkeypatch: pytest.MonkeyPatch, model: str
+) -> None:
+    synced = set()
+
+    def sync(descriptor: int) -> None:
+        assert names_in(models_dir() / "hub") == []
+        synced.add(os.fstat(descriptor).st_ino)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    folder = resolve(model).path
+    assert {path.stat().st_ino for path in (folder, *folder.iterdir())} <= synced
 
 
 def test_one_of_many_pulls_and_the_others_wait(hub: FakeHub) -> None:
