@@ -21,7 +21,12 @@ SINGLE_FILE = "model.safetensors"
 READ_BYTES = 4 * 2**20
 INDEX_FILE = "model.safetensors.index.json"
 REQUIRED_FILES = ("config.json", "tokenizer.json")
-OPTIONAL_FILES = ("generation_config.json", "tokenizer_config.json", "chat_template.jinja")
+OPTIONAL_FILES = (
+    "generation_config.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+)
 
 
 @dataclass(frozen=True)

@@ -10,15 +10,23 @@ from pathlib import Path
 from tandem.artifacts.json_object import JsonObject, read_json_object
 
 SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token")
+OLDER_FILE = "special_tokens_map.json"
 # An array by this name is no token of a vocabulary, and within a text its quotes are escaped.
 ADDED_TOKENS = re.compile(r'"added_tokens"\s*:\s*(?=\[)')
 
 
 def special_tokens(folder: Path) -> dict[str, str]:
-    """The text of each that `tokenizer_config.json` names, if it is there. Raises `ConfigError`."""
-    path = folder / "tokenizer_config.json"
-    config = read_json_object(path) if path.exists() else JsonObject({}, "")
-    return {name: _text(config, name) for name in SPECIAL_TOKENS if config.has(name)}
+    """The text of each that `tokenizer_config.json` names, or the older `special_tokens_map.json`,
+    which as in transformers is for a config without `added_tokens_decoder`. Raises
+    `ConfigError`."""
+    config = _read(folder / "tokenizer_config.json")
+    older = JsonObject({}, "") if config.has("added_tokens_decoder") else _read(folder / OLDER_FILE)
+    return {
+        name: _text(each, name)
+        for each in (config, older)
+        for name in SPECIAL_TOKENS
+        if each.has(name)
+    }
 
 
 def eos_token_id(folder: Path) -> int | None:
@@ -26,6 +34,10 @@ def eos_token_id(folder: Path) -> int | None:
     `ConfigError`."""
     token = special_tokens(folder).get("eos_token")
     return None if token is None else _added_tokens(folder / "tokenizer.json").get(token)
+
+
+def _read(path: Path) -> JsonObject:
+    return read_json_object(path) if path.exists() else JsonObject({}, "")
 
 
 def _text(config: JsonObject, name: str) -> str:

@@ -39,8 +39,8 @@ class Tokenizer:
 
     @classmethod
     def open(cls, folder: Path) -> Tokenizer:
-        """Read `tokenizer.json`, `tokenizer_config.json` and `chat_template.jinja`, the first of
-        which must be there. Raises `ConfigError`."""
+        """Read `tokenizer.json`, which must be there, and `tokenizer_config.json`,
+        `special_tokens_map.json` and `chat_template.jinja`. Raises `ConfigError`."""
         return cls(_read_tokenizer(folder / "tokenizer.json"), _read_chat_template(folder))
 
     @property

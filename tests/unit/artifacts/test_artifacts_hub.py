@@ -27,6 +27,7 @@ from tandem.core.errors import ConfigError
 
 REPO = "Acme/Tiny-Llama"
 WEIGHTS = "model.safetensors"
+NOT_WANTED = {".gitattributes", "README.md", "pytorch_model.bin"}
 PIECE = 10_000
 
 
@@ -60,6 +61,7 @@ def repository(config: dict[str, object]) -> dict[str, bytes]:
         "config.json": json.dumps(config).encode(),
         "tokenizer.json": (MOCK_FOLDER / "tokenizer.json").read_bytes(),
         "tokenizer_config.json": b'{"chat_template": "hi"}',
+        "special_tokens_map.json": b'{"eos_token": "<|im_end|>"}',
         "pytorch_model.bin": b"a pickle",
         WEIGHTS: save(tensors),
     }
@@ -73,16 +75,14 @@ def test_what_makes_the_model_is_fetched_once(hub: FakeHub) -> None:
     stages: list[tuple[str, int, int | None]] = []
     folder = resolve(REPO, lambda *stage: stages.append(stage))
     assert folder.name == REPO
-    assert names_in(folder.path) == sorted(
-        ["config.json", "tokenizer.json", "tokenizer_config.json", WEIGHTS, "tandem.json"]
-    )
+    assert names_in(folder.path) == sorted(hub.repos[REPO].keys() - NOT_WANTED | {"tandem.json"})
     assert (folder.path / WEIGHTS).read_bytes() == hub.repos[REPO][WEIGHTS]
     assert Provenance.read(folder.path) == Provenance(REPO, "hub", COMMIT)
     size = len(hub.repos[REPO][WEIGHTS])
     assert stages[-1] == ("downloading", size, size)
     assert ("downloading", PIECE, size) in stages
     assert resolve(REPO) == folder
-    assert (hub.listed, len(hub.seen)) == (1, 4)
+    assert (hub.listed, len(hub.seen)) == (1, 5)
     assert names_in(downloads_dir()) == ["Acme--Tiny-Llama.lock"]
 
 
@@ -157,7 +157,7 @@ def test_a_pull_of_another_commit_starts_anew(hub: FakeHub) -> None:
     hub.wrong, hub.commit = set(), "d" * 40
     hub.seen.clear()
     assert Provenance.read(resolve(REPO).path) == Provenance(REPO, "hub", "d" * 40)
-    assert len(hub.seen) == 4
+    assert len(hub.seen) == 5
 
 
 @pytest.mark.parametrize("name", [WEIGHTS, "config.json"])
@@ -191,7 +191,7 @@ def test_a_damaged_file_of_an_interrupted_pull_is_fetched_again(
     (folder / WEIGHTS).write_bytes(damage(files[WEIGHTS]))
     assert (resolve(REPO).path / WEIGHTS).read_bytes() == files[WEIGHTS]
     names = {each.name for each in hub.seen}
-    assert names == {"tokenizer.json", "tokenizer_config.json", WEIGHTS}
+    assert names == files.keys() - NOT_WANTED - {"config.json"}
 
 
 @pytest.mark.parametrize("model", [REPO, "Acme/Tiny-GGUF:Q8_0"])
@@ -213,7 +213,7 @@ def test_one_of_many_pulls_and_the_others_wait(hub: FakeHub) -> None:
     with ThreadPoolExecutor(4) as pool:
         folders = list(pool.map(resolve, [REPO] * 4))
     assert folders == folders[:1] * 4
-    assert len(hub.seen) == 4
+    assert len(hub.seen) == 5
     assert names_in(downloads_dir()) == ["Acme--Tiny-Llama.lock"]
 
 

@@ -128,6 +128,22 @@ def test_what_templates_rely_on(tmp_path: Path) -> None:
     assert text == '<s>{"role": "user", "content": "hi"}<é>True4</s>'
 
 
+@pytest.mark.parametrize(
+    ("config", "text"),
+    [
+        ({}, "<m></m>"),
+        ({"bos_token": "<c>"}, "<m></m>"),
+        ({"bos_token": "<c>", "added_tokens_decoder": {}}, "<c>"),
+    ],
+)
+def test_special_tokens_of_the_older_file(
+    tmp_path: Path, config: dict[str, object], text: str
+) -> None:
+    older = {"bos_token": "<m>", "eos_token": {"content": "</m>"}}
+    (tmp_path / "special_tokens_map.json").write_text(json.dumps(older))
+    assert render(tmp_path, "{{ bos_token }}{{ eos_token }}", **config) == text
+
+
 def test_a_template_may_have_variables_of_the_requests(tmp_path: Path) -> None:
     template = "{% if enable_thinking is defined and not enable_thinking %}no {% endif %}thinking"
     folder = folder_with_template(tmp_path, template, bos_token="<s>")
