@@ -399,7 +399,7 @@ class NoTokens:
 
 
 def _tool_format(tokenizer: Tokenizer, name: str) -> ToolFormat:
-    template = tokenizer.chat_template
-    if template is None:
+    template, for_tools = tokenizer.chat_template, tokenizer.tool_template
+    if template is None or for_tools is None:
         return tool_format("", False, name)
-    return tool_format(template.source, template.takes_tools, name, template.takes_system)
+    return tool_format(for_tools.source, for_tools.takes_tools, name, template.takes_system)

@@ -15,6 +15,8 @@ from tandem.artifacts.special_tokens import special_tokens
 from tandem.artifacts.token_bytes import TokenBytes
 from tandem.core.errors import ConfigError, InvalidRequest
 
+# As transformers calls the templates of a list.
+FOR_CHAT, FOR_TOOLS = "default", "tool_use"
 NO_SPECIAL_IDS: frozenset[int] = frozenset()
 
 
@@ -26,12 +28,17 @@ class Tokenizer:
     """
 
     def __init__(
-        self, tokenizer: tokenizers.Tokenizer, chat_template: ChatTemplate | None = None
+        self,
+        tokenizer: tokenizers.Tokenizer,
+        chat_template: ChatTemplate | None = None,
+        tool_template: ChatTemplate | None = None,
     ) -> None:
+        """`tool_template` is for conversations with tools, where they have one of their own."""
         tokenizer.no_padding()
         tokenizer.no_truncation()
         self._tokenizer = tokenizer
         self._chat_template = chat_template
+        self._tool_template = tool_template or chat_template
         added = tokenizer.get_added_tokens_decoder()
         self._special_ids = frozenset(i for i, token in added.items() if token.special)
         self._token_bytes = TokenBytes(tokenizer)
@@ -41,7 +48,11 @@ class Tokenizer:
     def open(cls, folder: Path) -> Tokenizer:
         """Read `tokenizer.json`, which must be there, and `tokenizer_config.json`,
         `special_tokens_map.json` and `chat_template.jinja`. Raises `ConfigError`."""
-        return cls(_read_tokenizer(folder / "tokenizer.json"), _read_chat_template(folder))
+        tokenizer = _read_tokenizer(folder / "tokenizer.json")
+        tokens = special_tokens(folder)
+        sources = _read_chat_templates(folder)
+        templates = {name: ChatTemplate(source, tokens) for name, source in sources.items()}
+        return cls(tokenizer, templates.get(FOR_CHAT), templates.get(FOR_TOOLS))
 
     @property
     def vocab_size(self) -> int:
@@ -110,6 +121,11 @@ class Tokenizer:
         """The model's, if it has one."""
         return self._chat_template
 
+    @property
+    def tool_template(self) -> ChatTemplate | None:
+        """What renders a conversation with tools: mostly the same."""
+        return self._tool_template
+
     def apply_chat_template(
         self,
         messages: Sequence[Mapping[str, object]],
@@ -122,12 +138,13 @@ class Tokenizer:
 
         Raises `InvalidRequest` for a model without a template and for what it refuses.
         """
-        if self._chat_template is None:
+        template = self._chat_template if tools is None else self._tool_template
+        if template is None:
             raise InvalidRequest(
                 "this model has no chat template: send a prompt to /v1/completions instead",
                 param="messages",
             )
-        return self._chat_template.render(messages, add_generation_prompt, tools, template_kwargs)
+        return template.render(messages, add_generation_prompt, tools, template_kwargs)
 
 
 def _read_tokenizer(path: Path) -> tokenizers.Tokenizer:
@@ -147,32 +164,34 @@ def _is_panic(error: BaseException) -> bool:
     return type(error).__module__ == "pyo3_runtime"
 
 
-def _read_chat_template(folder: Path) -> ChatTemplate | None:
-    config_path = folder / "tokenizer_config.json"
-    config = read_json_object(config_path) if config_path.exists() else JsonObject({}, "")
-    source = _template_file(folder / "chat_template.jinja") or _template_field(config)
-    if source is None:
-        return None
-    return ChatTemplate(source, special_tokens(folder))
+def _read_chat_templates(folder: Path) -> dict[str, str]:
+    """By `FOR_CHAT` and `FOR_TOOLS`, what there is of them."""
+    file = folder / "chat_template.jinja"
+    if file.exists() and (source := _template_file(file)):
+        return {FOR_CHAT: source}
+    config = folder / "tokenizer_config.json"
+    return _template_field(read_json_object(config)) if config.exists() else {}
 
 
-def _template_file(path: Path) -> str | None:
-    if not path.exists():
-        return None
+def _template_file(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise ConfigError(f"cannot read {path} as UTF-8 text") from error
 
 
-def _template_field(config: JsonObject) -> str | None:
-    """`chat_template` is a string, or a list of named ones of which `default` is for chat."""
+def _template_field(config: JsonObject) -> dict[str, str]:
+    """`chat_template` is a string, or a list of named ones."""
     if not config.has("chat_template"):
-        return None
+        return {}
     templates = config.data["chat_template"]
     if not isinstance(templates, list):
-        return config.text("chat_template")
+        return {FOR_CHAT: config.text("chat_template")}
     named = {item.get("name"): item for item in templates if isinstance(item, dict)}
-    if "default" not in named:
-        raise config.wrong("chat_template", "one of the templates to be named 'default'")
-    return JsonObject(named["default"], config.source).text("template")
+    if FOR_CHAT not in named:
+        raise config.wrong("chat_template", f"one of the templates to be named {FOR_CHAT!r}")
+    return {
+        name: JsonObject(named[name], config.source).text("template")
+        for name in (FOR_CHAT, FOR_TOOLS)
+        if name in named
+    }

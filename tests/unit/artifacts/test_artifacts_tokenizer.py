@@ -163,6 +163,14 @@ def test_the_default_of_several_templates_is_for_chat(tmp_path: Path) -> None:
     assert tokenizer.apply_chat_template(MESSAGES) == "yes"
 
 
+def test_tools_may_have_a_template_of_their_own(tmp_path: Path) -> None:
+    named = {"tool_use": "{{ tools | length }} tools", "default": "no tools"}
+    templates = [{"name": name, "template": source} for name, source in named.items()]
+    tokenizer = Tokenizer.open(folder_with_template(tmp_path, templates))
+    assert tokenizer.apply_chat_template(MESSAGES) == "no tools"
+    assert tokenizer.apply_chat_template(MESSAGES, tools=[{}]) == "1 tools"
+
+
 def test_the_template_file_comes_first(tmp_path: Path) -> None:
     folder = folder_with_template(tmp_path, "config")
     (folder / "chat_template.jinja").write_text("file")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,10 @@ SYSTEM_FIRST = """
     {%- endif %}
     {{- "<" ~ message.role ~ ">" ~ message.content }}
 {%- endfor %}"""
+NAMED = [
+    {"name": "default", "template": "{{ messages[0].content }}"},
+    {"name": "tool_use", "template": "{{ tools | length }} tools <tool_call>"},
+]
 # What it does not know it leaves out.
 DEAF = """
 {%- for message in messages if message.role in ("user", "assistant") %}
@@ -61,9 +66,10 @@ def template() -> str:
 
 
 @pytest.fixture
-def tokenizer(tmp_path: Path, template: str) -> Tokenizer:
+def tokenizer(tmp_path: Path, template: str | list[dict[str, str]]) -> Tokenizer:
     (tmp_path / "tokenizer.json").write_bytes((MOCK_FOLDER / "tokenizer.json").read_bytes())
-    (tmp_path / "chat_template.jinja").write_text(template)
+    config = {"chat_template": template}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
     return Tokenizer.open(tmp_path)
 
 
@@ -132,6 +138,12 @@ async def test_calls_that_the_model_made_together_are_read_back(client, service,
 )
 async def test_each_of_several_calls_is_a_message_with_its_result(prompt_of, messages, expected):
     assert (await prompt_of([USER, *messages])).split("\n")[1:] == ["user: Hi", *expected]
+
+
+@pytest.mark.parametrize("template", [NAMED])
+async def test_tools_may_have_a_template_of_their_own(prompt_of):
+    assert await prompt_of([USER]) == "Hi"
+    assert await prompt_of([USER], **TOOLS) == "1 tools <tool_call>"
 
 
 RESULTS = "<tool_response>\na\n</tool_response>\n<tool_response>\nb\n</tool_response>"
