@@ -6,11 +6,13 @@ import math
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from tandem.artifacts.config import ModelConfig
 from tandem.artifacts.rope_scaling import LinearScaling, Llama3Scaling, YarnScaling
+
+# In float64 they take several times the room of their tables.
+POSITIONS_AT_A_TIME = 1024
 
 
 class RotaryEmbedding:
@@ -18,14 +20,20 @@ class RotaryEmbedding:
     cosines and of signed sines, those of the first half of a head negative."""
 
     def __init__(self, config: ModelConfig, num_positions: int, device: torch.device) -> None:
-        positions = torch.arange(num_positions, dtype=torch.float32)
-        # The angles in float32, as in training. Their cosines by numpy, in float64, on one thread:
-        # a position's bits must depend neither on the table's length nor on the number of threads.
-        angles = torch.outer(positions, inverse_frequencies(config)).numpy().astype(np.float64)
-        factor = _attention_factor(config)
-        cos, sin = factor * np.cos(angles), factor * np.sin(angles)
-        self.cosines = _table(cos, cos, device)
-        self.sines = _table(-sin, sin, device)
+        shape = num_positions, config.head_dim
+        cosines, sines = torch.empty(shape), torch.empty(shape)
+        frequencies, factor = inverse_frequencies(config), _attention_factor(config)
+        for start in range(0, num_positions, POSITIONS_AT_A_TIME):
+            end = min(start + POSITIONS_AT_A_TIME, num_positions)
+            positions = torch.arange(start, end, dtype=torch.float32)
+            # The angles in float32, as in training. Their cosines by numpy, in float64, on one
+            # thread: a position's bits must depend neither on the table's length nor on the number
+            # of threads.
+            angles = torch.outer(positions, frequencies).numpy().astype(np.float64)
+            cos, sin = factor * np.cos(angles), factor * np.sin(angles)
+            np.concatenate([cos, cos], -1, cosines[start:end].numpy(), casting="same_kind")
+            np.concatenate([-sin, sin], -1, sines[start:end].numpy(), casting="same_kind")
+        self.cosines, self.sines = cosines.to(device), sines.to(device)
 
     def rotations(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Cosines and signed sines, each [rows, 1, head_dim], of `positions` [rows]."""
@@ -83,8 +91,3 @@ def _yarn(frequencies: Tensor, scaling: YarnScaling, config: ModelConfig) -> Ten
 def _attention_factor(config: ModelConfig) -> float:
     scaling = config.rope_scaling
     return scaling.attention_factor if isinstance(scaling, YarnScaling) else 1.0
-
-
-def _table(first: NDArray[np.float64], second: NDArray[np.float64], device: torch.device) -> Tensor:
-    both = np.concatenate([first, second], axis=-1).astype(np.float32)
-    return torch.from_numpy(both).to(device)

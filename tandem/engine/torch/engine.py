@@ -88,12 +88,14 @@ class TorchEngine:
         layout = config.kv_layout(
             block_size, kv_dtype(kv_cache_dtype, str(item).removeprefix("torch."))
         )
+        # No sequence has more than the pool.
+        longest = min(max_model_len, num_blocks * block_size)
         with current(self._device):
             self._pool = TorchKVPool(layout, num_blocks, self._device, kernels)
             self._runner = load_runner(
                 folder,
                 self._pool,
-                max_model_len,
+                longest,
                 item,
                 self._device,
                 kernels,
@@ -115,7 +117,7 @@ class TorchEngine:
         )
         self._check = PlanCheck(
             vocab_size=config.vocab_size,
-            max_model_len=max_model_len,
+            max_model_len=longest,
             block_size=block_size,
             num_blocks=num_blocks,
         )
