@@ -34,7 +34,7 @@ from gateway.limits import (
     prompt_param,
 )
 from gateway.offload import Offload
-from gateway.params import sampling_params, settled, wants_no_tokens
+from gateway.params import sampling_params, settled, wants_no_tokens, with_defaults
 from gateway.prefix_salt import prefix_salt
 from gateway.prompts import EncodedPrompt, encode_prompt, encode_prompts, hash_prompts, needs_work
 from gateway.request import GenerationRequest, Prompt, TokenPrompt
@@ -48,6 +48,7 @@ from gateway.tools.parser import ToolCallParser
 from gateway.tools.syntax import ToolFormat, tool_format
 from gateway.tools.tool import ToolUse
 from gateway.tracing.trace import RequestTrace, Tracing
+from tandem.artifacts.sampling_defaults import SamplingDefaults
 from tandem.artifacts.tokenizer import Tokenizer
 from tandem.core.errors import DeadlineExceeded, InvalidRequest, Unavailable
 from tandem.core.grammar import Grammar, GrammarKind
@@ -57,6 +58,7 @@ from tandem.core.sequence import FinishReason
 T = TypeVar("T")
 
 NUM_TOKENIZER_THREADS = 2
+NO_DEFAULTS = SamplingDefaults()
 # Characters of prompts that are being tokenised or wait for it: some seconds of work.
 MAX_PENDING_CHARS = 16 * 2**20
 # Of prompts that are tokenised where they are: to wake a thread for so little would take longer,
@@ -80,15 +82,18 @@ class Frontend:
         tool_format_name: str = "auto",
         access: Access | None = None,
         tracing: Tracing | None = None,
+        defaults: SamplingDefaults = NO_DEFAULTS,
     ) -> None:
         """`tool_format_name` is a syntax's, or "auto" to find it in the chat template. `access`: to
-        whom; all are the one tenant if None. Nothing is traced without `tracing`."""
+        whom; all are the one tenant if None. Nothing is traced without `tracing`. `defaults` are
+        the model's."""
         self.tokenizer = tokenizer
         self._service = service
         self._refusals = service.refusals
         self._grammars = grammars
         self.access = access or Access()
         self._tracing = tracing or Tracing()
+        self._defaults = defaults
         self._tool_format = _tool_format(tokenizer, tool_format_name)
         self._opening_id = tokenizer.special_id(self._tool_format.syntax.opening)
         self._kept_ids = frozenset() if self._opening_id is None else frozenset({self._opening_id})
@@ -123,6 +128,7 @@ class Frontend:
         Raises `InvalidRequest`, `NotFound` (the model), `ResourceExhausted` (too much is being
         tokenised) or what `TokenService.submit` raises. If it is cancelled, nothing was submitted.
         """
+        request = with_defaults(request, self._defaults)
         trace = self._tracing.begin(request)
         try:
             return await self._generate(request, trace)

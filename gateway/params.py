@@ -5,15 +5,33 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from gateway.limits import check_max_tokens, max_total_tokens
 from gateway.request import GenerationRequest
 from gateway.tokens import ServedModel
+from tandem.artifacts.sampling_defaults import SamplingDefaults
 from tandem.core.errors import InvalidRequest
 from tandem.core.grammar import Grammar
 from tandem.core.sampling_params import SamplingParams
 
 NUM_SEEDS = 2**63
+
+
+def with_defaults(request: GenerationRequest, defaults: SamplingDefaults) -> GenerationRequest:
+    """The request, with the model's defaults for what it does not say, and no longer answers than
+    they have."""
+    given: dict[str, Any] = {
+        name: getattr(defaults, name)
+        for name in ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+        if getattr(request, name) is None
+    }
+    if defaults.max_tokens is not None:
+        for name in ("max_tokens", "default_max_tokens"):
+            wanted = getattr(request, name)
+            given[name] = None if wanted is None else min(wanted, defaults.max_tokens)
+        given["default_max_tokens"] = given["default_max_tokens"] or defaults.max_tokens
+    return replace(request, **given)
 
 
 def sampling_params(request: GenerationRequest) -> SamplingParams:

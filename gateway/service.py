@@ -60,6 +60,7 @@ from gateway.tracing.setup import open_tracing
 from gateway.tracing.trace import Tracing
 from tandem.artifacts.grammars import GrammarCompiler
 from tandem.artifacts.resolve import resolve
+from tandem.artifacts.sampling_defaults import SamplingDefaults
 from tandem.core.address import Address, is_loopback, parse_address
 from tandem.core.errors import ConfigError, Unavailable
 from tandem.core.worker import WorkerRole
@@ -163,6 +164,9 @@ class GatewaySettings(ServiceSettings):
     )
     tool_format: Literal["auto", "hermes", "llama", "mistral"] = Field(
         "auto", description="how the model writes tool calls; auto: as its chat template says"
+    )
+    generation_config: Literal["auto", "none"] = Field(
+        "auto", description="sampling for requests that do not say; auto: the model's own defaults"
     )
     max_queue: int = Field(4096, ge=1, description="requests that may wait; more are refused")
     max_connections: int = Field(
@@ -354,7 +358,11 @@ def put_together(settings: GatewaySettings) -> Gateway:
     standby = Standby(dispatcher, dispatcher.controller_id, identity) if settings.standby else None
     tokenizer = folder.tokenizer()
     grammars = GrammarCompiler(tokenizer, folder.config.vocab_size, folder.config.eos_token_ids)
-    frontend = Frontend(dispatcher, tokenizer, grammars, settings.tool_format, access, tracing)
+    uses_defaults = settings.generation_config == "auto"
+    defaults = SamplingDefaults.read(folder.path) if uses_defaults else SamplingDefaults()
+    frontend = Frontend(
+        dispatcher, tokenizer, grammars, settings.tool_format, access, tracing, defaults
+    )
     discovery = Discovery(names, standby or dispatcher)
     by_http, by_grpc = http_outcomes(), grpc_outcomes()
     metrics = MetricsPage(

@@ -187,6 +187,10 @@ class FleetFlags:
         str | None,
         flag("tool-format", "how the model writes calls: auto, hermes, llama, mistral", GATEWAY),
     ] = None
+    generation_config: Annotated[
+        str | None,
+        flag("generation-config", "the model's sampling defaults: auto (used) or none", GATEWAY),
+    ] = None
     otlp_endpoint: Annotated[
         str | None,
         flag("otlp-endpoint", "collector that traces go to, as http://localhost:4317", GATEWAY),

@@ -30,6 +30,7 @@ from gateway.scheduler import Scheduler
 from gateway.shared_state import Limits
 from gateway.tenants import ONE_TENANT, Tenant
 from gateway.timeline import Timeline
+from tandem.artifacts.sampling_defaults import SamplingDefaults
 from tandem.artifacts.tokenizer import Tokenizer
 from tandem.core.errors import (
     ContextLengthExceeded,
@@ -67,6 +68,49 @@ async def read(answer: Answer) -> tuple[str, list[int], Finished]:
                 finished.append(event)
     (finish,) = finished
     return text, token_ids, finish
+
+
+QWEN = SamplingDefaults(temperature=0.6, top_p=0.95, top_k=20, repetition_penalty=1.05)
+
+
+@pytest.fixture
+def defaults() -> SamplingDefaults:
+    return SamplingDefaults()
+
+
+@pytest.fixture
+def of_model(service, tokenizer, grammars, defaults):
+    frontend = Frontend(service, tokenizer, grammars, defaults=defaults)
+    yield frontend
+    frontend.close()
+
+
+@pytest.mark.parametrize("defaults", [QWEN])
+async def test_what_a_request_does_not_say_is_as_the_model_has_it(service, of_model):
+    await read(await of_model.generate(ask()))
+    await read(await of_model.generate(ask(temperature=1.0, top_k=0, repetition_penalty=1.0)))
+    first, second = (each.params for each in service.requests)
+    assert (first.temperature, first.top_p, first.top_k) == (0.6, 0.95, 20)
+    assert (first.min_p, first.repetition_penalty) == (0.0, 1.05)
+    assert (second.temperature, second.top_p, second.top_k) == (1.0, 0.95, 0)
+    assert second.repetition_penalty == 1.0
+
+
+@pytest.mark.parametrize("defaults", [SamplingDefaults(max_tokens=20)])
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({}, 20),
+        ({"max_tokens": 7}, 7),
+        ({"max_tokens": 1000}, 20),
+        ({"default_max_tokens": 16}, 16),
+        ({"default_max_tokens": 30}, 20),
+        ({"max_tokens": 0, "echo": True}, 1),
+    ],
+)
+async def test_no_answer_is_longer_than_the_models_default(service, of_model, fields, expected):
+    await read(await of_model.generate(ask(**fields)))
+    assert [each.params.max_tokens for each in service.requests] in ([expected], [])
 
 
 async def test_a_text_becomes_tokens_and_tokens_a_text(frontend, service, tokenizer):
