@@ -57,12 +57,15 @@ class Dispatcher:
         identity: Identity | None = None,
         lag: Lag | None = None,
         model_name: str = "",
+        tokenizer_fingerprint: str = "",
     ) -> None:
         """`workers` are the roles and addresses to connect to at first; see `add_worker`. `clock`
         tells monotonic seconds. `identity`: who this is to workers, if they ask. While the `lag` is
-        too long, no request is taken. `model_name` is for the log."""
+        too long, no request is taken. `model_name` is for the log. A worker with another tokenizer
+        than `tokenizer_fingerprint` is refused, if both are told."""
         self._scheduler = scheduler
         self._model_fingerprint = model_fingerprint
+        self._tokenizer_fingerprint = tokenizer_fingerprint
         self._timeline = timeline
         self._clock = clock
         self._identity = identity
@@ -189,6 +192,12 @@ class Dispatcher:
             raise Mismatch(
                 f"{info.worker_id} runs {info.model.name} ({info.model.fingerprint}), "
                 f"this gateway serves another model ({self._model_fingerprint})"
+            )
+        tokenizers = {self._tokenizer_fingerprint, info.model.tokenizer_fingerprint} - {""}
+        if len(tokenizers) > 1:
+            raise Mismatch(
+                f"{info.worker_id} has another tokenizer.json than this gateway for"
+                f" {info.model.name}: give them the same files"
             )
         self._scheduler.check(info)
 

@@ -353,6 +353,7 @@ def put_together(settings: GatewaySettings) -> Gateway:
         identity=identity,
         lag=lag,
         model_name=folder.name,
+        tokenizer_fingerprint=folder.tokenizer_fingerprint,
     )
     tracing = open_tracing(settings.otlp_endpoint, settings.trace_sample, dispatcher.controller_id)
     standby = Standby(dispatcher, dispatcher.controller_id, identity) if settings.standby else None

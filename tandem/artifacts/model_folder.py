@@ -81,6 +81,13 @@ class ModelFolder:
         self.check_unchanged()
         return digest.hexdigest()
 
+    @cached_property
+    def tokenizer_fingerprint(self) -> str:
+        """32 hex digits that tell `tokenizer.json` from any other. Raises `ConfigError`."""
+        digest = xxhash.xxh3_128()
+        _add_file(digest, self.path / "tokenizer.json")
+        return digest.hexdigest()
+
     def check_unchanged(self) -> None:
         """Raise `ConfigError` if the weights are no longer those that were opened: the fingerprint
         and what is loaded must be of the same."""

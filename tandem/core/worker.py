@@ -25,7 +25,8 @@ class ModelInfo:
     and layout can exchange KV, if they quantise the weights alike. `numerics` names what else the
     bits depend on (instruction set, kernel build); it is reported, not compared.
     `batch_invariant`: a token is a function of the tokens before it alone, the same bits in any
-    batch and on every engine of the same `numerics`.
+    batch and on every engine of the same `numerics`. `tokenizer_fingerprint` is empty where it is
+    not told.
     """
 
     name: str
@@ -36,6 +37,7 @@ class ModelInfo:
     numerics: str
     quantization: str = Quantization.NONE
     batch_invariant: bool = False
+    tokenizer_fingerprint: str = ""
 
     @property
     def kv_fingerprint(self) -> str:

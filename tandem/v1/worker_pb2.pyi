@@ -213,6 +213,7 @@ class ModelDescription(_message.Message):
     EOS_TOKEN_IDS_FIELD_NUMBER: _builtins.int
     NUMERICS_FIELD_NUMBER: _builtins.int
     QUANTIZATION_FIELD_NUMBER: _builtins.int
+    TOKENIZER_FINGERPRINT_FIELD_NUMBER: _builtins.int
     BATCH_INVARIANT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The name it is served under."""
@@ -226,6 +227,8 @@ class ModelDescription(_message.Message):
     """What else the bits depend on: instruction set, kernel build. Reported, not compared."""
     quantization: _builtins.str
     """How its weights are quantised: "none" (or empty), "int8", "int4". Must match between workers."""
+    tokenizer_fingerprint: _builtins.str
+    """Hash of the tokenizer; empty: not told. What is told must match."""
     batch_invariant: _builtins.bool
     """A token is a function of the tokens before it alone, the same bits in any batch and on every worker
     of the same `numerics`: two workers that differ in one are an error.
@@ -244,11 +247,12 @@ class ModelDescription(_message.Message):
         eos_token_ids: _abc.Iterable[_builtins.int] | None = ...,
         numerics: _builtins.str = ...,
         quantization: _builtins.str = ...,
+        tokenizer_fingerprint: _builtins.str = ...,
         batch_invariant: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_invariant", b"batch_invariant", "eos_token_ids", b"eos_token_ids", "fingerprint", b"fingerprint", "max_model_len", b"max_model_len", "name", b"name", "numerics", b"numerics", "quantization", b"quantization", "vocab_size", b"vocab_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_invariant", b"batch_invariant", "eos_token_ids", b"eos_token_ids", "fingerprint", b"fingerprint", "max_model_len", b"max_model_len", "name", b"name", "numerics", b"numerics", "quantization", b"quantization", "tokenizer_fingerprint", b"tokenizer_fingerprint", "vocab_size", b"vocab_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

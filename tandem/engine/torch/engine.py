@@ -114,6 +114,7 @@ class TorchEngine:
             quantization=quantization,
             # torch's own operations are, too, on a CPU in float32, but not of every build of it.
             batch_invariant=kernels is not None,
+            tokenizer_fingerprint=folder.tokenizer_fingerprint,
         )
         self._check = PlanCheck(
             vocab_size=config.vocab_size,

@@ -157,6 +157,16 @@ def test_weights_that_were_replaced_have_no_fingerprint(make_folder: MakeFolder)
         _ = folder.fingerprint
 
 
+def test_another_tokenizer_has_another_fingerprint(make_folder: MakeFolder) -> None:
+    one, other = make_folder("one"), make_folder("other")
+    whole = (other / "tokenizer.json").read_text()
+    same, _ = (ModelFolder.open(path).tokenizer_fingerprint for path in (one, other))
+    (other / "tokenizer.json").write_text(whole.replace("<|im_end|>", "<|im_over|>"))
+    folders = ModelFolder.open(one), ModelFolder.open(other)
+    assert folders[0].tokenizer_fingerprint == same != folders[1].tokenizer_fingerprint
+    assert folders[0].fingerprint == folders[1].fingerprint
+
+
 def test_the_header_says_where_tensors_are(make_folder: MakeFolder) -> None:
     path = make_folder() / "model.safetensors"
     size = path.stat().st_size

@@ -144,6 +144,7 @@ MODELS = st.builds(
     TEXT,
     st.sampled_from(Quantization),
     st.booleans(),
+    TEXT,
 )
 WORKERS = st.builds(
     WorkerInfo, TEXT, st.sampled_from(WorkerRole), U64, MODELS, LAYOUTS, U32, U32, TEXT
