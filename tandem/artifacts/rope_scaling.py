@@ -68,11 +68,15 @@ def read_rope_scaling(scaling: JsonObject, config: JsonObject) -> RopeScaling | 
 def stretched_length(scaling: RopeScaling | None, max_positions: int) -> int:
     """How many positions a model takes whose config says `max_positions`.
 
-    With YaRN a config may still name the length before stretching, as Qwen's instructions have it.
+    That of a linear scaling names the length before stretching, as vLLM has it; with YaRN it may,
+    as Qwen's instructions have it.
     """
-    if not isinstance(scaling, YarnScaling):
-        return max_positions
-    return max(max_positions, int(scaling.original_max_position_embeddings * scaling.factor))
+    match scaling:
+        case LinearScaling(factor):
+            return max(max_positions, int(max_positions * factor))
+        case YarnScaling(factor, original):
+            return max(max_positions, int(original * factor))
+    return max_positions
 
 
 def _rope_type(scaling: JsonObject) -> str:

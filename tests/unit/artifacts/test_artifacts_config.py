@@ -110,6 +110,15 @@ def test_yarn_stretches_the_context(llama: dict[str, object]) -> None:
         assert ModelConfig.from_json(llama | same) == config
 
 
+@pytest.mark.parametrize(("factor", "length"), [(4.0, 512), (1.5, 192), (0.5, 128)])
+def test_linear_scaling_stretches_the_context(
+    llama: dict[str, object], factor: float, length: int
+) -> None:
+    scaling = {"type": "linear", "factor": factor}
+    config = ModelConfig.from_json(llama | {"rope_scaling": scaling})
+    assert config.max_position_embeddings == length
+
+
 @pytest.mark.parametrize("key", ["type", "rope_type"])
 @pytest.mark.parametrize("name", ["dynamic", "longrope", "mrope", "proportional"])
 def test_other_scalings_are_refused_by_name(llama: dict[str, object], key: str, name: str) -> None:
