@@ -65,7 +65,9 @@ def lark_text(grammar: Grammar) -> str:
     """The grammar as Lark text in llguidance's dialect. Raises `InvalidRequest`."""
     if len(grammar.source.encode()) > MAX_SOURCE_BYTES:
         raise invalid(grammar, f"must have at most {MAX_SOURCE_BYTES} bytes")
-    if not grammar.source.strip():
+    # White space is text that an expression may want.
+    source = grammar.source
+    if not (source if grammar.kind is GrammarKind.REGEX else source.strip()):
         raise invalid(grammar, "must not be empty")
     match grammar.kind:
         case GrammarKind.JSON_SCHEMA:

@@ -63,7 +63,7 @@ REFUSED = {
     "not an object": (schema("[]"), "must be a JSON object"),
     "NaN": (schema('{"minimum": NaN}'), "not valid JSON"),
     "infinity": (schema('{"minimum": 1e999}'), "not valid JSON"),
-    "empty": (regex("  "), "must not be empty"),
+    "empty": (regex(""), "must not be empty"),
     "keyword": (schema({"not": {"type": "null"}}), r'not supported: \["not"\]'),
     "format": (schema({"type": "string", "format": "x"}), "unknown format: x"),
     "type": (schema({"type": "x"}), "unknown type: x"),

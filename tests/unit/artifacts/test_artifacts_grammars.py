@@ -81,6 +81,16 @@ def test_a_grammar_may_grow_too_complex_on_the_way() -> None:
             matcher.advance([ord("a")])
 
 
+@pytest.mark.parametrize("source", [" ", "\n"])
+def test_white_space_is_a_regular_expression(source: str) -> None:
+    grammar = Grammar(GrammarKind.REGEX, source)
+    COMPILER.check(grammar)
+    assert allowed(COMPILER.matcher(grammar)) == {ord(source)}
+    for kind in GrammarKind:
+        with pytest.raises(InvalidRequest, match="must not be empty"):
+            COMPILER.check(Grammar(kind, "" if kind is GrammarKind.REGEX else source))
+
+
 def test_a_model_without_an_end_has_no_grammars() -> None:
     compiler = GrammarCompiler(MOCK.tokenizer(), MOCK.config.vocab_size, frozenset())
     with pytest.raises(InvalidRequest, match="no end-of-sequence token"):
