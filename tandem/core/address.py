@@ -27,7 +27,7 @@ def parse_address(text: str, param: str | None = None) -> Address:
     host = without_brackets(written)
     if host == written and ":" in host:
         host = ""
-    if not _is_name(host) or not port.isdecimal() or not 1 <= int(port[:6]) <= 65535:
+    if not _is_name(host) or not _is_port(port):
         without = f", without {text.partition('://')[0].strip():.20}://" if "://" in text else ""
         raise ConfigError(f"{text!r:.200} is no address: write host:port{without}", param=param)
     return Address(host, int(port))
@@ -43,6 +43,10 @@ def _is_name(host: str) -> bool:
         return bool(host.encode("idna"))
     except UnicodeError:
         return False
+
+
+def _is_port(text: str) -> bool:
+    return text.isdecimal() and len(text) <= 5 and 1 <= int(text) <= 65535
 
 
 def local_host(host: str) -> str:

@@ -20,6 +20,12 @@ def test_a_scheme_is_to_be_left_out() -> None:
         parse_address("gw")
 
 
+@pytest.mark.parametrize("port", ["0", "65536", "1234567890", "0000808080", "00000080", "-1", ""])
+def test_what_is_no_port(port: str) -> None:
+    with pytest.raises(ConfigError, match="is no address"):
+        parse_address(f"gw:{port}")
+
+
 def test_brackets_are_not_part_of_the_host() -> None:
     assert parse_address(" [::1]:7 ") == Address("::1", 7)
 
