@@ -156,13 +156,14 @@ class GrammarCompiler:
             return self._made
 
     def _make_vocabulary(self, tokenizer: Tokenizer) -> LLTokenizer | str:
-        if not self._eos_token_ids:
+        ends = sorted(each for each in self._eos_token_ids if each < tokenizer.vocab_size)
+        if not ends:
             return "cannot be kept to: the model has no end-of-sequence token"
         try:
             return LLTokenizer(
                 tokenizer.to_json(),
                 n_vocab=self._num_ids,
-                eos_token=sorted(self._eos_token_ids),
+                eos_token=ends,
             )
         except ValueError:
             return "cannot be kept to: the model's tokenizer is of a kind that is not supported"

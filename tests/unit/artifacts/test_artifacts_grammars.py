@@ -91,7 +91,15 @@ def test_white_space_is_a_regular_expression(source: str) -> None:
             COMPILER.check(Grammar(kind, "" if kind is GrammarKind.REGEX else source))
 
 
-def test_a_model_without_an_end_has_no_grammars() -> None:
-    compiler = GrammarCompiler(MOCK.tokenizer(), MOCK.config.vocab_size, frozenset())
+def test_an_end_that_the_tokenizer_lacks_is_none() -> None:
+    compiler = GrammarCompiler(MOCK.tokenizer(), 400, frozenset({256, 300}))
+    matcher = compiler.matcher(Grammar(GrammarKind.REGEX, "a"))
+    matcher.advance(b"a")
+    assert allowed(matcher) == {256}
+
+
+@pytest.mark.parametrize("eos_token_ids", [frozenset(), frozenset({300})])
+def test_a_model_without_an_end_has_no_grammars(eos_token_ids: frozenset[int]) -> None:
+    compiler = GrammarCompiler(MOCK.tokenizer(), 400, eos_token_ids)
     with pytest.raises(InvalidRequest, match="no end-of-sequence token"):
         compiler.matcher(Grammar(GrammarKind.REGEX, "a"))
