@@ -138,7 +138,7 @@ def shards_of(index: JsonObject) -> list[str]:
     weight_map = index.object("weight_map")
     shards = sorted({weight_map.text(tensor) for tensor in weight_map.data})
     for name in shards:
-        if Path(name).name != name:
+        if Path(name).name != name or name in ("", ".."):
             raise ConfigError(f"{weight_map.source}: {name!r:.80} must be the name of a file here")
     return shards
 

@@ -84,6 +84,8 @@ def test_shards(make_folder: MakeFolder) -> None:
         ({"a": "one.safetensors", "c": "two.safetensors"}, "lacks the tensor 'c'"),
         ({"a": "three.safetensors"}, "three.safetensors"),
         ({"a": "../one.safetensors"}, "must be the name of a file here"),
+        ({"a": ".."}, "must be the name of a file here"),
+        ({"a": ""}, "must be the name of a file here"),
         ({"a": 1}, "expected a string"),
     ],
 )
