@@ -21,7 +21,7 @@ MAX_DESCRIPTION_BYTES = 128 * 2**20
 @dataclass(frozen=True, slots=True)
 class HubFile:
     """A file of a repository as the hub describes it. Large ones have a SHA-256, the others the id
-    of git's blob, a SHA-1 over its length and content."""
+    of git's blob, a SHA-1 over its length and content. A mirror may tell neither."""
 
     name: str
     size: int

@@ -34,7 +34,7 @@ class Seen:
 class FakeHub:
     """`repos` are files by name. `cut_after` ends the next transfers of large files early, one
     number of bytes for each. `wrong` are files whose content is not what the hub says. Without
-    `has_ranges` each transfer is of the whole file."""
+    `has_ranges` each transfer is of the whole file, without `has_hashes` sizes are all it tells."""
 
     endpoint: str = ""
     repos: dict[str, dict[str, bytes]] = field(default_factory=dict)
@@ -45,6 +45,7 @@ class FakeHub:
     cut_after: list[int] = field(default_factory=list)
     wrong: set[str] = field(default_factory=set)
     has_ranges: bool = True
+    has_hashes: bool = True
     status: int | None = None
     listed: int = 0
     seen: list[Seen] = field(default_factory=list)
@@ -57,6 +58,8 @@ class FakeHub:
             _described(name, data + (b"!" if name in self.wrong else b""), len(data))
             for name, data in self.repos[repo].items()
         ]
+        if not self.has_hashes:
+            siblings = [{name: each[name] for name in ("rfilename", "size")} for each in siblings]
         return {"id": repo, "sha": self.commit, "siblings": siblings, "private": False}
 
 

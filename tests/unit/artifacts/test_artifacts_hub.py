@@ -171,6 +171,11 @@ def test_a_wrong_hash_is_refused_and_not_kept(hub: FakeHub, name: str) -> None:
     assert hub.ranges(name) == [None, None]
 
 
+def test_a_hub_without_hashes_is_trusted(hub: FakeHub) -> None:
+    hub.has_hashes = False
+    assert (resolve(REPO).path / WEIGHTS).read_bytes() == hub.repos[REPO][WEIGHTS]
+
+
 def test_a_damaged_part_is_found(hub: FakeHub) -> None:
     folder = downloads_dir() / "Acme--Tiny-Llama" / COMMIT
     folder.mkdir(parents=True)
