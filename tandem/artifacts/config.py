@@ -145,6 +145,8 @@ def _refuse_unsupported(fields: JsonObject) -> None:
     """Variants of these architectures that the decoder would compute wrongly without a word."""
     if fields.has("hidden_act") and fields.text("hidden_act") not in ("silu", "swish"):
         raise fields.wrong("hidden_act", "'silu', the one that is supported")
+    if not fields.flag("is_causal", default=True):
+        raise fields.wrong("is_causal", "true: attention to what comes later is not supported")
     if fields.has("quantization_config"):
         raise fields.wrong("quantization_config", "no quantisation: it is not supported")
 

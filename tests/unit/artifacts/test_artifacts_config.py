@@ -196,6 +196,7 @@ def test_qwen3_heads_are_128_wide_unless_told(llama: dict[str, object]) -> None:
         ("num_hidden_layers", 10**9),
         ("max_position_embeddings", 10**18),
         ("quantization_config", {"bits": 4}),
+        ("is_causal", False),
     ],
 )
 def test_a_wrong_field_is_named(llama: dict[str, object], field: str, value: object) -> None:
