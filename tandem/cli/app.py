@@ -174,7 +174,8 @@ def pull(
 ) -> None:
     """Download or import a model into the cache, and print its folder.
 
-    An interrupted download goes on where it stopped.
+    An interrupted download goes on where it stopped. What an older Tandem made of a GGUF file is
+    made anew.
     """
     from tandem.artifacts.progress import terminal_progress
     from tandem.artifacts.resolve import pull_model
