@@ -135,8 +135,8 @@ class CompletionStream(asyncio.Protocol):
                 self.ended.set_result(None)
             return
         chunk = orjson.loads(data)
-        if "error" in chunk:
-            self._fail(f"error: {chunk['error']}")
+        if error := chunk.get("error"):
+            self._fail(f"error: {error}")
             return
         self._count(chunk)
         self._answer.told |= chunk.get("tandem") or {}
@@ -152,7 +152,7 @@ class CompletionStream(asyncio.Protocol):
             answer.note(self._now, num_tokens)
         elif timings := chunk.get("timings"):
             answer.note(self._now, timings["predicted_n"])
-        elif choices and _text(choices[0]):
+        elif choices and _has_news(choices[0]):
             self._num_unsaid += 1
             answer.note(self._now, answer.num_tokens + 1)
 
@@ -180,11 +180,13 @@ class CompletionStream(asyncio.Protocol):
             self.ended.set_result(None)
 
 
-def _text(choice: dict[str, Any]) -> str:
-    """What is new of a completion or of a chat, its thoughts included."""
+def _has_news(choice: dict[str, Any]) -> bool:
+    """Whether it brings anything of a completion or of a chat: text, thoughts (`reasoning` or
+    `reasoning_content`), a call of a tool, or whatever else a server's deltas have."""
     delta = choice.get("delta") or {}
-    text = choice.get("text") or delta.get("content") or delta.get("reasoning_content")
-    return text or ""
+    return bool(
+        choice.get("text") or any(value for name, value in delta.items() if name != "role")
+    )
 
 
 async def complete(endpoint: Endpoint, answer: Answer) -> None:

@@ -233,6 +233,31 @@ async def test_a_chat_is_timed_by_its_deltas() -> None:
     assert answer.told["prompt_tokens"] == 40
 
 
+@pytest.mark.parametrize(
+    "delta",
+    [
+        {"reasoning_content": "hm"},
+        {"content": None, "reasoning": "hm"},
+        {"tool_calls": [{"index": 0, "function": {"arguments": "{"}}]},
+    ],
+)
+async def test_a_delta_of_whatever_kind_is_a_token(delta: dict[str, Any]) -> None:
+    deltas = [{"role": "assistant", "content": "", "tool_calls": []}, delta, {"content": "y"}]
+    answer = await lenient(
+        *(event({"choices": [{"delta": each}]}) for each in deltas),
+        event({"choices": [], "usage": usage(2)}),
+        event(DONE),
+        chat=True,
+        num_output=2,
+    )
+    assert (answer.problem(), counts(answer)) == ("", [1, 2])
+
+
+async def test_an_error_that_is_null_is_none() -> None:
+    answer = await ask(*(event(text(usage=usage(n), error=None)) for n in (1, 2, 3)), event(DONE))
+    assert answer.problem() == ""
+
+
 async def test_what_tandem_tells_is_kept() -> None:
     told = {"mode": "disaggregated", "kv_bytes": 512}
     cached = {**usage(3), "prompt_tokens_details": {"cached_tokens": 2}}
