@@ -13,8 +13,9 @@ class Answer:
     """Times are seconds of one monotonic clock.
 
     `arrivals` are pairs of a time and the number of tokens that had come by then, increasing in
-    both. How many tokens a chunk has is told by the server, not by the number of chunks. Until it
-    is sent, `sent_s` is when it was due. `told` is what else the server says of it, by its names:
+    both. How many tokens a chunk has is told by the server, not by the number of chunks: what it
+    does not count is not `is_counted`, and has a token a chunk. Until it is sent, `sent_s` is when
+    it was due. `told` is what else the server says of it, by its names:
     `prompt_tokens`, `cached_tokens` and Tandem's own. An open loop says whether it `is_measured`.
     """
 
@@ -25,6 +26,7 @@ class Answer:
     may_be_shorter: bool = False
     told: dict[str, Any] = field(default_factory=dict)
     is_measured: bool = False
+    is_counted: bool = True
 
     @property
     def num_tokens(self) -> int:
@@ -48,7 +50,10 @@ class Answer:
             return self.error
         least = 1 if self.may_be_shorter else self.prompt.num_output
         if not least <= self.num_tokens <= self.prompt.num_output:
-            return f"{self.num_tokens} tokens came, {self.prompt.num_output} were asked for"
+            what = (
+                "tokens" if self.is_counted else "pieces, whose tokens the server does not count,"
+            )
+            return f"{self.num_tokens} {what} came, {self.prompt.num_output} were asked for"
         return ""
 
     def first_s(self) -> float:

@@ -13,6 +13,7 @@ import orjson
 
 from tandem.bench.answer import Answer
 from tandem.bench.http_head import authorization
+from tandem.bench.token_count import TokenCount
 from tandem.bench.workload import Prompt
 from tandem.core.address import Address
 
@@ -84,8 +85,7 @@ class Endpoint:
 
 
 class CompletionStream(asyncio.Protocol):
-    """Notes when tokens come. A chunk's number of tokens is what the server says; where it says
-    nothing, a chunk with text is one token, and the usage at the end must agree."""
+    """Notes when tokens come, and what the server tells of the answer."""
 
     def __init__(self, request: bytes, answer: Answer, is_exact: bool) -> None:
         self.ended = asyncio.get_running_loop().create_future()
@@ -95,7 +95,7 @@ class CompletionStream(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._body = b""
         self._now = 0.0
-        self._num_unsaid = 0
+        self._tokens = TokenCount(answer)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._answer.sent_s = perf_counter()
@@ -138,25 +138,14 @@ class CompletionStream(asyncio.Protocol):
         if error := chunk.get("error"):
             self._fail(f"error: {error}")
             return
-        self._count(chunk)
+        if usage := chunk.get("usage"):
+            self._told(usage)
+        self._tokens.feed(chunk, self._now)
+        if self._is_exact and self._tokens.doubt:
+            self._fail(self._tokens.doubt)
         self._answer.told |= chunk.get("tandem") or {}
 
-    def _count(self, chunk: dict[str, Any]) -> None:
-        answer = self._answer
-        choices = chunk.get("choices")
-        if usage := chunk.get("usage"):
-            self._check_prompt(usage)
-            num_tokens = usage["completion_tokens"]
-            if self._num_unsaid and num_tokens != answer.num_tokens:
-                self._settle(num_tokens, bool(choices))
-            answer.note(self._now, num_tokens)
-        elif timings := chunk.get("timings"):
-            answer.note(self._now, timings["predicted_n"])
-        elif choices and _has_news(choices[0]):
-            self._num_unsaid += 1
-            answer.note(self._now, answer.num_tokens + 1)
-
-    def _check_prompt(self, usage: dict[str, Any]) -> None:
+    def _told(self, usage: dict[str, Any]) -> None:
         num_prompt = usage["prompt_tokens"]
         if self._is_exact and num_prompt != len(self._answer.prompt.token_ids):
             self._fail(f"the prompt became {num_prompt} tokens")
@@ -164,29 +153,10 @@ class CompletionStream(asyncio.Protocol):
         self._answer.told["prompt_tokens"] = num_prompt
         self._answer.told["cached_tokens"] = details.get("cached_tokens")
 
-    def _settle(self, num_tokens: int, has_choices: bool) -> None:
-        """What chunks so far did not say is said at the end."""
-        if not self._is_exact:
-            self._answer.settle(num_tokens)
-        elif not has_choices:
-            self._fail(
-                f"{num_tokens} tokens in {self._num_unsaid} chunks, and the server does not say"
-                " which chunk has how many"
-            )
-
     def _fail(self, problem: str) -> None:
         self._answer.error = self._answer.error or problem
         if not self.ended.done():
             self.ended.set_result(None)
-
-
-def _has_news(choice: dict[str, Any]) -> bool:
-    """Whether it brings anything of a completion or of a chat: text, thoughts (`reasoning` or
-    `reasoning_content`), a call of a tool, or whatever else a server's deltas have."""
-    delta = choice.get("delta") or {}
-    return bool(
-        choice.get("text") or any(value for name, value in delta.items() if name != "role")
-    )
 
 
 async def complete(endpoint: Endpoint, answer: Answer) -> None:

@@ -15,7 +15,7 @@ from tandem.bench.report.comparison import Comparison
 from tandem.bench.report.load_page import STAT_NAMES
 from tandem.bench.report.load_report import LoadReport
 from tandem.bench.report.stats import Stats
-from tandem.bench.report.wording import count_text, load_text, ms_text, share_text
+from tandem.bench.report.wording import count_text, load_text, ms_text, share_text, uncounted_text
 from tandem.core.errors import ConfigError
 
 MAX_PROBLEMS = 5
@@ -41,6 +41,8 @@ def print_report(report: LoadReport, console: Console) -> None:
         )
     for line in lines:
         console.print(Text(line))
+    if report.num_uncounted:
+        console.print(Text(uncounted_text(report), "bold red"))
     console.print(_times(report))
     style = "bold red" if report.limit.is_load_tool else ""
     console.print(Text(f"limited by: {report.limit.where} ({report.limit.text})", style))

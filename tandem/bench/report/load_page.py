@@ -20,7 +20,14 @@ from tandem.bench.report.load_report import LoadReport
 from tandem.bench.report.server_account import ServerAccount
 from tandem.bench.report.stats import Stats
 from tandem.bench.report.svg_plot import NARROW
-from tandem.bench.report.wording import NOTHING, count_text, load_text, ms_text, share_text
+from tandem.bench.report.wording import (
+    NOTHING,
+    count_text,
+    load_text,
+    ms_text,
+    share_text,
+    uncounted_text,
+)
 
 MAX_PROBLEMS = 20
 STAT_NAMES = {
@@ -51,6 +58,7 @@ def load_page(report: LoadReport) -> str:
         title,
         _head(report, title),
         _limit(report.limit),
+        *_uncounted(report),
         _cards(report),
         card("Times, ms", _times(report.figures)),
         distributions,
@@ -76,6 +84,11 @@ def _limit(limit: Limit) -> Html:
     words = joined([element("b", text(f"Limited by: {limit.where}.")), text(limit.text)])
     loud = " loud" if limit.is_load_tool else ""
     return element("section", element("p", words), f"card limit{loud}")
+
+
+def _uncounted(report: LoadReport) -> Iterator[Html]:
+    if report.num_uncounted:
+        yield element("section", element("p", text(uncounted_text(report))), "card limit loud")
 
 
 def _cards(report: LoadReport) -> Html:

@@ -76,6 +76,11 @@ class LoadReport:
                 counts[row.problem] = counts.get(row.problem, 0) + 1
         return sorted(counts.items(), key=lambda each: -each[1])
 
+    @property
+    def num_uncounted(self) -> int:
+        """Served requests whose tokens the server did not count."""
+        return sum(row.served and row.counted is False for row in self.requests)
+
 
 _ADAPTER = TypeAdapter(LoadReport)
 

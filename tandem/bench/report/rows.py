@@ -18,8 +18,10 @@ class RequestRow:
     tool began with it `late_ms` after that.
 
     `chunk_ms` are the times between pieces of the answer that brought tokens, and `chunk_tokens`
-    how many each brought, the first included; it is empty if each brought one. What the server did
-    not tell is None. Those who came to warm up or to keep the load up are not `measured`.
+    how many each brought, the first included; it is empty if each brought one. An answer whose
+    tokens the server did not count is not `counted`: each piece is then taken for one (None in
+    older reports). What the server did not tell is None. Those who came to warm up or to keep the
+    load up are not `measured`.
     """
 
     due_ms: float
@@ -39,6 +41,7 @@ class RequestRow:
     kv_bytes: int | None = None
     recoveries: int | None = None
     preemptions: int | None = None
+    counted: bool | None = None
 
     @property
     def failed(self) -> bool:
@@ -93,6 +96,7 @@ def request_row(asked: Asked, start_s: float, measured: bool) -> RequestRow:
         kv_bytes=told.get("kv_bytes"),
         recoveries=told.get("recoveries"),
         preemptions=told.get("preemptions"),
+        counted=answer.is_counted,
     )
 
 

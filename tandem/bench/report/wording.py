@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tandem.bench.report.load_report import LoadSpec
+from tandem.bench.report.load_report import LoadReport, LoadSpec
 
 # What stands where there is no number: an en dash.
 NOTHING = "\u2013"
@@ -37,3 +37,11 @@ def load_text(load: LoadSpec) -> str:
     if load.warm_up_s:
         size += f" after {load.warm_up_s:g} s"
     return ", ".join([load.workload, *filter(None, pace), size])
+
+
+def uncounted_text(report: LoadReport) -> str:
+    """Why figures of tokens are not to be trusted."""
+    return (
+        f"the server did not count the tokens of {count_text(report.num_uncounted)} answers"
+        " (no usage): each piece that came is taken for one"
+    )

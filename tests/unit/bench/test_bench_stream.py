@@ -253,6 +253,22 @@ async def test_a_delta_of_whatever_kind_is_a_token(delta: dict[str, Any]) -> Non
     assert (answer.problem(), counts(answer)) == ("", [1, 2])
 
 
+async def test_what_the_server_does_not_count_is_told() -> None:
+    pieces = [event(text("two words")) for _ in range(3)]
+    answer = await lenient(*pieces, event(DONE))
+    assert (answer.problem(), answer.num_tokens, answer.is_counted) == ("", 3, False)
+    answer = await lenient(*pieces[1:], event(DONE))
+    assert "2 pieces, whose tokens the server does not count, came" in answer.problem()
+    answer = await lenient(*pieces, event({"choices": [], "usage": usage(3)}), event(DONE))
+    assert answer.is_counted
+
+
+async def test_a_total_with_the_last_chunk_leaves_it_its_time() -> None:
+    last = {"choices": [{"text": "xy", "finish_reason": "length"}], "usage": usage(4)}
+    answer = await lenient(event(text()), event(text()), event(last), event(DONE), num_output=4)
+    assert (answer.problem(), counts(answer)) == ("", [1, 2, 4])
+
+
 async def test_an_error_that_is_null_is_none() -> None:
     answer = await ask(*(event(text(usage=usage(n), error=None)) for n in (1, 2, 3)), event(DONE))
     assert answer.problem() == ""
