@@ -47,7 +47,7 @@ class Endpoint:
     path: str = COMPLETIONS
     fields: dict[str, Any] = field(default_factory=dict)
     api_key: str | None = None
-    tls: bool = False
+    tls: ssl.SSLContext | None = None
     is_exact: bool = True
     ignore_eos: bool = True
 
@@ -168,7 +168,7 @@ async def complete(endpoint: Endpoint, answer: Answer) -> None:
             lambda: CompletionStream(request, answer, endpoint.is_exact),
             endpoint.host,
             endpoint.port,
-            ssl=ssl.create_default_context() if endpoint.tls else None,
+            ssl=endpoint.tls,
         )
     except OSError as error:
         answer.error = f"cannot connect: {error}"

@@ -11,6 +11,7 @@ from time import perf_counter
 import httpx2
 
 from tandem.bench.http_head import authorization
+from tandem.bench.tls import tls_context
 from tandem.core.proxies import NO_PROXY
 
 INTERVAL_S = 1.0
@@ -38,7 +39,10 @@ class MetricsScraper:
     @asynccontextmanager
     async def scraping(self) -> AsyncIterator[None]:
         async with httpx2.AsyncClient(
-            headers=self._headers, timeout=TIMEOUT_S, mounts=NO_PROXY
+            headers=self._headers,
+            timeout=TIMEOUT_S,
+            mounts=NO_PROXY,
+            verify=tls_context(self._url) or False,
         ) as client:
             await self._scrape(client)
             going_on = asyncio.create_task(self._go_on(client))

@@ -14,6 +14,7 @@ from tandem.bench.closed_loop import Ask
 from tandem.bench.completion_stream import CHAT, COMPLETIONS, Endpoint, complete
 from tandem.bench.grpc_stream import generate
 from tandem.bench.http_head import authorization
+from tandem.bench.tls import tls_context
 from tandem.client import AsyncClient
 from tandem.core.address import Address, without_v1
 from tandem.core.errors import ConfigError, NotFound, TandemError, Unauthenticated, Unavailable
@@ -92,9 +93,10 @@ async def served_models(url: TargetUrl, api_key: str | None) -> list[str]:
     if url.is_grpc:
         async with AsyncClient(url.address, api_key=api_key, tls=url.has_tls) as client:
             return [each.id for each in await client.models(timeout=TIMEOUT_S)]
+    verify = tls_context(url.base) or False
     try:
         async with httpx2.AsyncClient(
-            timeout=TIMEOUT_S, headers=authorization(api_key), mounts=NO_PROXY
+            timeout=TIMEOUT_S, headers=authorization(api_key), mounts=NO_PROXY, verify=verify
         ) as client:
             response = await client.get(f"{url.base}/v1/models")
             response.raise_for_status()
@@ -149,7 +151,7 @@ async def asking(url: TargetUrl, how: Asking) -> AsyncIterator[Ask]:
         how.model,
         url.prefix + (CHAT if how.is_chat else COMPLETIONS),
         api_key=how.api_key,
-        tls=url.has_tls,
+        tls=tls_context(url.base),
         is_exact=False,
         ignore_eos=how.ignore_eos,
     )

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ssl
+from pathlib import Path
+
 import pytest
 
+from tandem.bench.answer import Answer
 from tandem.bench.completion_stream import Endpoint
-from tandem.bench.target import parse_target
+from tandem.bench.target import Asking, asking, parse_target, served_models
 from tandem.bench.workload import Prompt
-from tandem.core.errors import ConfigError
+from tandem.core.errors import ConfigError, Unavailable
 
 
 @pytest.mark.parametrize(
@@ -47,3 +51,28 @@ def test_an_address_has_brackets_where_it_needs_them(text: str, address: str) ->
     assert url.address == address
     head, _ = Endpoint(url.host, url.port).request(Prompt((1,), 1)).split(b"\r\n\r\n", 1)
     assert f"Host: {address}".encode() in head.split(b"\r\n")
+
+
+async def test_authorities_are_read_once_and_not_for_each_request(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: list[ssl.SSLContext] = []
+    make = ssl.create_default_context
+    monkeypatch.setattr(ssl, "create_default_context", lambda: made.append(make()) or made[-1])
+    async with asking(parse_target("https://127.0.0.1:1"), Asking("m")) as ask:
+        answers = [Answer(Prompt((7,), 1), 0.0) for _ in range(3)]
+        for answer in answers:
+            await ask(answer)
+    assert all("cannot connect" in each.error for each in answers)
+    assert len(made) == 1
+
+
+async def test_authorities_that_are_not_there_are_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "none.pem"))
+    with pytest.raises(ConfigError, match="SSL_CERT_FILE"):
+        await served_models(parse_target("https://127.0.0.1:1"), None)
+    # Who needs none does not look for them.
+    with pytest.raises(Unavailable):
+        await served_models(parse_target("http://127.0.0.1:1"), None)
