@@ -13,6 +13,7 @@ import orjson
 
 from tandem.bench.answer import Answer
 from tandem.bench.http_head import authorization
+from tandem.bench.refusal import error_text, refusal_text
 from tandem.bench.token_count import TokenCount
 from tandem.bench.workload import Prompt
 from tandem.core.address import Address
@@ -29,6 +30,8 @@ FIELDS = {
     "cache_prompt": False,
 }
 OK = 200
+# Of a refusal's body.
+MAX_REFUSAL = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -109,14 +112,16 @@ class CompletionStream(asyncio.Protocol):
             self._fail(f"not what a server says: {error.__context__ or error}")
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if not self.ended.done():
+        if self._is_refused:
+            self._refused()
+        elif not self.ended.done():
             self._fail(f"the connection ended early ({exc or 'closed'})")
 
     # The parser's callbacks.
 
     def on_body(self, body: bytes) -> None:
-        if self._parser.get_status_code() != OK:
-            self._fail(f"status {self._parser.get_status_code()}: {body[:200]!r}")
+        if self._is_refused:
+            self._body += body[: MAX_REFUSAL - len(self._body)]
             return
         *lines, self._body = (self._body + body).split(b"\n")
         for line in lines:
@@ -124,8 +129,8 @@ class CompletionStream(asyncio.Protocol):
                 self._event(line[5:].strip())
 
     def on_message_complete(self) -> None:
-        if self._parser.get_status_code() != OK:
-            self._fail(f"status {self._parser.get_status_code()}")
+        if self._is_refused:
+            self._refused()
         elif not self.ended.done():
             self._fail("the stream ended without [DONE]")
 
@@ -136,7 +141,7 @@ class CompletionStream(asyncio.Protocol):
             return
         chunk = orjson.loads(data)
         if error := chunk.get("error"):
-            self._fail(f"error: {error}")
+            self._fail(error_text(error))
             return
         if usage := chunk.get("usage"):
             self._told(usage)
@@ -152,6 +157,14 @@ class CompletionStream(asyncio.Protocol):
         details = usage.get("prompt_tokens_details") or {}
         self._answer.told["prompt_tokens"] = num_prompt
         self._answer.told["cached_tokens"] = details.get("cached_tokens")
+
+    @property
+    def _is_refused(self) -> bool:
+        """Whether there is a status, and it is not the one that answers have."""
+        return self._parser.get_status_code() not in (0, OK)
+
+    def _refused(self) -> None:
+        self._fail(refusal_text(self._parser.get_status_code(), self._body))
 
     def _fail(self, problem: str) -> None:
         self._answer.error = self._answer.error or problem

@@ -11,6 +11,7 @@ from time import perf_counter
 import httpx2
 
 from tandem.bench.http_head import authorization
+from tandem.bench.refusal import http_error_text
 from tandem.bench.tls import tls_context
 from tandem.core.proxies import NO_PROXY
 
@@ -64,6 +65,6 @@ class MetricsScraper:
             response = await client.get(self._url)
             response.raise_for_status()
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-            self.problem = f"{self._url}: {error or type(error).__name__}"
+            self.problem = f"{self._url}: {http_error_text(error)}"
         else:
             self.scrapes.append(Scrape(at_s, response.text))

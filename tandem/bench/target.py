@@ -14,6 +14,7 @@ from tandem.bench.closed_loop import Ask
 from tandem.bench.completion_stream import CHAT, COMPLETIONS, Endpoint, complete
 from tandem.bench.grpc_stream import generate
 from tandem.bench.http_head import authorization
+from tandem.bench.refusal import http_error_text
 from tandem.bench.tls import tls_context
 from tandem.client import AsyncClient
 from tandem.core.address import Address, without_v1
@@ -103,7 +104,7 @@ async def served_models(url: TargetUrl, api_key: str | None) -> list[str]:
             return [str(each["id"]) for each in response.json()["data"]]
     except (httpx2.HTTPError, ValueError, KeyError, TypeError) as error:
         kind = _kind_of(error)
-        raise kind(f"{url.base}/v1/models: {error or type(error).__name__}") from error
+        raise kind(f"{url.base}/v1/models: {http_error_text(error)}") from error
 
 
 def _kind_of(error: Exception) -> type[TandemError]:

@@ -117,7 +117,7 @@ async def test_events_may_be_torn_anywhere() -> None:
     [
         ([event(text(usage=usage(2))), event(DONE)], "2 tokens came, 3 were asked for"),
         ([event(text(usage=usage(1, prompt=4)))], "the prompt became 4 tokens"),
-        ([event({"error": {"message": "worker lost"}})], "worker lost"),
+        ([event({"error": {"message": "worker lost"}})], "error: worker lost"),
         ([event(text(usage=usage(3)))], "ended early"),
     ],
 )
@@ -125,9 +125,30 @@ async def test_what_goes_wrong_is_told(parts: list[bytes], problem: str) -> None
     assert problem in (await ask(*parts)).problem()
 
 
-async def test_a_refusal_is_told() -> None:
+@pytest.mark.parametrize(
+    ("body", "problem"),
+    [
+        ([b"no such", b" model"], "status 400: no such model"),
+        (
+            [b'{"error": {"message": "slow', b' down", "code": "rate_limit"}}'],
+            "status 400 rate_limit: slow down",
+        ),
+        ([b'{"detail": [{"msg": "field required"}]}'], 'status 400: [{"msg":"field required"}]'),
+        ([b'{"error": "full"}'], "status 400: full"),
+        ([b'{"error": {"type": "busy", "code": null}}'], "status 400 busy"),
+    ],
+)
+async def test_a_refusal_is_told(body: list[bytes], problem: str) -> None:
     head = b"HTTP/1.1 400 Bad Request\r\nTransfer-Encoding: chunked\r\n\r\n"
-    assert "status 400: b'no such model'" in (await ask(b"no such model", head=head)).problem()
+    answer = Answer(Prompt((7, 8, 9), 3), 0.0)
+    async with serving([*body, b""], head) as endpoint:
+        await complete(endpoint, answer)
+    assert answer.problem() == problem
+
+
+async def test_a_refusal_that_ends_with_its_connection_is_told() -> None:
+    head = b"HTTP/1.0 502 Bad Gateway\r\nConnection: close\r\n\r\n"
+    assert (await ask(b"oops", head=head)).problem().startswith("status 502: ")
 
 
 async def test_a_stream_must_say_that_it_is_done() -> None:

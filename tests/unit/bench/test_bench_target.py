@@ -5,13 +5,15 @@ from __future__ import annotations
 import ssl
 from pathlib import Path
 
+import httpx2
 import pytest
 
 from tandem.bench.answer import Answer
 from tandem.bench.completion_stream import Endpoint
+from tandem.bench.metrics_scraper import MetricsScraper
 from tandem.bench.target import Asking, asking, parse_target, served_models
 from tandem.bench.workload import Prompt
-from tandem.core.errors import ConfigError, Unavailable
+from tandem.core.errors import ConfigError, TandemError, Unavailable
 
 
 @pytest.mark.parametrize(
@@ -76,3 +78,29 @@ async def test_authorities_that_are_not_there_are_told(
     # Who needs none does not look for them.
     with pytest.raises(Unavailable):
         await served_models(parse_target("http://127.0.0.1:1"), None)
+
+
+@pytest.mark.parametrize(
+    ("response", "said"),
+    [
+        (httpx2.Response(503, json={"error": {"message": "no workers"}}), "status 503: no workers"),
+        (httpx2.ReadTimeout(""), "ReadTimeout"),
+    ],
+)
+async def test_why_there_are_no_metrics_is_never_empty(
+    monkeypatch: pytest.MonkeyPatch, response: httpx2.Response | Exception, said: str
+) -> None:
+    async def get(_: httpx2.AsyncClient, url: str) -> httpx2.Response:
+        if isinstance(response, Exception):
+            raise response
+        response.request = httpx2.Request("GET", url)
+        return response
+
+    monkeypatch.setattr(httpx2.AsyncClient, "get", get)
+    scraper = MetricsScraper("http://h/metrics")
+    async with scraper.scraping():
+        pass
+    assert scraper.problem == f"http://h/metrics: {said}"
+    with pytest.raises(TandemError) as raised:
+        await served_models(parse_target("http://h"), None)
+    assert raised.value.message == f"http://h:80/v1/models: {said}"
