@@ -60,8 +60,8 @@ def compare(
 def serve(load: LoadOptions, options: ServeOptions) -> None:
     """Put a server under load, and say what its clients saw.
 
-    Any that streams OpenAI's completions, or Tandem's gRPC API. Exit status 1 if any answer was not
-    what was asked for. Ctrl-C ends it early, with what there is.
+    Any that streams OpenAI's completions, or Tandem's gRPC API. Exit status 1 if any measured
+    answer was not what was asked for. Ctrl-C ends it early, with what there is.
     """
     from tandem.cli.bench_serve import run_serve
 

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rich.console import Console
-
 from tandem.bench.report.compare_page import compare_page
 from tandem.bench.report.comparison import compare
 from tandem.bench.report.load_report import read_report
 from tandem.cli.bench_output import print_comparison, write_file
+from tandem.cli.tables import table_console
 
 
 def run_compare(first: Path, second: Path, html: Path | None, *, anyway: bool) -> None:
     """Print ratios of the second by the first, and write them to a page. Raises `ConfigError`."""
     comparison = compare(read_report(first), read_report(second), anyway=anyway)
     names = _names(first, second)
-    print_comparison(comparison, names, Console(highlight=False))
+    print_comparison(comparison, names, table_console())
     if html:
         write_file(html, compare_page(comparison, names).encode())
 

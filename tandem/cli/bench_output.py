@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,7 +15,14 @@ from tandem.bench.report.comparison import Comparison
 from tandem.bench.report.load_page import STAT_NAMES
 from tandem.bench.report.load_report import LoadReport
 from tandem.bench.report.stats import Stats
-from tandem.bench.report.wording import count_text, load_text, ms_text, share_text, uncounted_text
+from tandem.bench.report.wording import (
+    count_text,
+    load_text,
+    more_problems_text,
+    ms_text,
+    share_text,
+    uncounted_text,
+)
 from tandem.core.errors import ConfigError
 
 MAX_PROBLEMS = 5
@@ -24,10 +31,10 @@ MAX_PROBLEMS = 5
 def print_report(report: LoadReport, console: Console) -> None:
     """The figures in short."""
     figures = report.figures
-    console.print(Text(f"{report.target.model} at {report.target.url}", "bold"))
-    console.print(Text(load_text(report.load), "dim"))
+    say(console, f"{report.target.model} at {report.target.url}", "bold")
+    say(console, load_text(report.load), "dim")
     if report.stopped:
-        console.print(Text("stopped before its time: this is what had come by then", "bold red"))
+        say(console, "stopped before its time: this is what had come by then", "bold red")
     served = figures.num_requests - sum(row.measured and row.failed for row in report.requests)
     lines = [
         f"{count_text(served)} of {count_text(figures.num_requests)} requests in"
@@ -40,14 +47,26 @@ def print_report(report: LoadReport, console: Console) -> None:
             f" {share_text(figures.goodput_share)} of all ({report.bounds})"
         )
     for line in lines:
-        console.print(Text(line))
+        say(console, line)
     if report.num_uncounted:
-        console.print(Text(uncounted_text(report), "bold red"))
+        say(console, uncounted_text(report), "bold red")
     console.print(_times(report))
     style = "bold red" if report.limit.is_load_tool else ""
-    console.print(Text(f"limited by: {report.limit.where} ({report.limit.text})", style))
-    for problem, count in report.problems[:MAX_PROBLEMS]:
-        console.print(Text(f"problem, {count} times: {problem}", "red"))
+    say(console, f"limited by: {report.limit.where} ({report.limit.text})", style)
+    _print_problems(report.problems(), "problem", console)
+    _print_problems(report.problems(measured=False), "problem, not measured", console)
+
+
+def _print_problems(problems: Sequence[tuple[str, int]], what: str, console: Console) -> None:
+    for problem, count in problems[:MAX_PROBLEMS]:
+        say(console, f"{what}, {count} times: {problem}", "red")
+    if more := more_problems_text(problems, MAX_PROBLEMS):
+        say(console, more, "red")
+
+
+def say(console: Console, text: str, style: str = "") -> None:
+    """A line as it is: only a terminal wraps it."""
+    console.print(Text(text, style), soft_wrap=True)
 
 
 def _times(report: LoadReport) -> Table:
@@ -66,7 +85,7 @@ def _times(report: LoadReport) -> Table:
 def print_comparison(comparison: Comparison, names: tuple[str, str], console: Console) -> None:
     """A row for each metric: both, the second by the first, and whether that says anything."""
     for difference in comparison.differences:
-        console.print(Text(f"not the same load: {difference}", "bold red"))
+        say(console, f"not the same load: {difference}", "bold red")
     table = Table(box=None, header_style="dim", pad_edge=False)
     table.add_column("")
     for name in (*names, "ratio", "95% interval"):

@@ -23,6 +23,7 @@ from tandem.cli.bench_flags import ServeOptions
 from tandem.cli.bench_output import check_file, print_report, write_file
 from tandem.cli.bench_progress import progress
 from tandem.cli.reaching import reaching_gateway
+from tandem.cli.tables import table_console
 from tandem.core.errors import ConfigError
 
 MOCK_MODEL = "mock"
@@ -31,19 +32,19 @@ TOKENIZER_FILE = "tokenizer.json"
 
 def run_serve(options: ServeOptions, load: LoadOptions) -> None:
     """Run the load, print and write what came of it. Raises `TandemError`; ends the process with
-    status 1 if any answer was not what was asked for."""
+    status 1 if any measured answer was not what was asked for, there is none, or it was stopped."""
     console = Console(stderr=True, highlight=False)
     for path in filter(None, (options.out, options.html)):
         check_file(path)
     report = uvloop.run(_run(options, load, console))
-    print_report(report, Console(highlight=False))
+    print_report(report, table_console())
     if options.out:
         write_file(options.out, to_json(report))
     if options.html:
         write_file(options.html, load_page(report).encode())
     for path in filter(None, (options.out, options.html)):
         console.print(f"wrote {path}", style="dim", markup=False)
-    if report.figures.num_failed or report.stopped or not report.figures.num_requests:
+    if report.problems() or report.stopped or not report.figures.num_requests:
         sys.exit(1)
 
 

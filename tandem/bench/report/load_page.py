@@ -24,6 +24,7 @@ from tandem.bench.report.wording import (
     NOTHING,
     count_text,
     load_text,
+    more_problems_text,
     ms_text,
     share_text,
     uncounted_text,
@@ -203,10 +204,12 @@ def _mean(value: float | None) -> str:
 
 
 def _problems(report: LoadReport) -> Iterator[Html]:
-    problems = report.problems
-    if problems:
-        rows = [[problem, count_text(count)] for problem, count in problems[:MAX_PROBLEMS]]
-        yield card("Problems", table(("", "times"), rows))
+    for heading, measured in (("Problems", True), ("Problems beside what is measured", False)):
+        if problems := report.problems(measured=measured):
+            rows = [[problem, count_text(count)] for problem, count in problems[:MAX_PROBLEMS]]
+            if more := more_problems_text(problems, MAX_PROBLEMS):
+                rows.append([more, ""])
+            yield card(heading, table(("", "times"), rows))
 
 
 def _facts(report: LoadReport) -> Iterator[Html]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -67,19 +68,29 @@ class LoadReport:
     stopped: bool
     requests: list[RequestRow]
 
-    @property
-    def problems(self) -> list[tuple[str, int]]:
-        """What went wrong and how often, the commonest first."""
+    def problems(self, *, measured: bool = True) -> list[tuple[str, int]]:
+        """What went wrong with the requests that are measured, or with the others, and how often,
+        the commonest first. Those of a kind are one, in the words of the first of them."""
+        first: dict[str, str] = {}
         counts: dict[str, int] = {}
         for row in self.requests:
-            if row.failed:
-                counts[row.problem] = counts.get(row.problem, 0) + 1
-        return sorted(counts.items(), key=lambda each: -each[1])
+            if row.failed and row.measured is measured:
+                kind = _kind(row.problem)
+                first.setdefault(kind, row.problem)
+                counts[kind] = counts.get(kind, 0) + 1
+        return sorted(((first[each], count) for each, count in counts.items()), key=lambda x: -x[1])
 
     @property
     def num_uncounted(self) -> int:
         """Served requests whose tokens the server did not count."""
         return sum(row.served and row.counted is False for row in self.requests)
+
+
+def _kind(problem: str) -> str:
+    """`status 500 code`, say: a server's words often name the request. Or the problem without its
+    numbers."""
+    kind, colon, _ = problem.partition(": ")
+    return kind if colon else re.sub(r"\d+", "", problem)
 
 
 _ADAPTER = TypeAdapter(LoadReport)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from tandem.bench.report.load_report import LoadReport, LoadSpec
 
 # What stands where there is no number: an en dash.
@@ -45,3 +47,9 @@ def uncounted_text(report: LoadReport) -> str:
         f"the server did not count the tokens of {count_text(report.num_uncounted)} answers"
         " (no usage): each piece that came is taken for one"
     )
+
+
+def more_problems_text(problems: Sequence[tuple[str, int]], num_told: int) -> str:
+    """What is left out of a list of problems; empty if nothing is."""
+    left = problems[num_told:]
+    return f"and {len(left)} more, {sum(count for _, count in left)} times" if left else ""

@@ -24,3 +24,24 @@ def test_tokens_that_nobody_counted_are_told() -> None:
     assert words in " ".join(printed(made).split())
     assert words in load_page(made)
     assert "did not count" not in printed(report([row(0.0, counted=True)]))
+
+
+def test_problems_of_a_kind_are_told_once_in_lines_that_are_not_torn() -> None:
+    long = "the model is not loaded: " + "x" * 90
+    rows = [row(0.0)]
+    rows += [row(9.0, None, problem=f"status 500: request {n} failed") for n in range(3)]
+    rows += [row(9.0, None, problem=f"status 503 busy: {long}")] * 2
+    rows += [row(9.0, problem=f"{n} tokens came, 9 were asked for") for n in range(7)]
+    rows += [row(9.0, None, problem=f"kind {chr(97 + n)}") for n in range(4)]
+    rows += [row(9.0, None, problem="status 429", measured=False)]
+    lines = printed(report(rows)).splitlines()
+    assert lines[lines.index("problem, 7 times: 0 tokens came, 9 were asked for") :] == [
+        "problem, 7 times: 0 tokens came, 9 were asked for",
+        "problem, 3 times: status 500: request 0 failed",
+        f"problem, 2 times: status 503 busy: {long}",
+        "problem, 1 times: kind a",
+        "problem, 1 times: kind b",
+        "and 2 more, 2 times",
+        "problem, not measured, 1 times: status 429",
+    ]
+    assert "Problems beside what is measured" in load_page(report(rows))

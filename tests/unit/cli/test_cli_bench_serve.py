@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -67,3 +68,15 @@ def test_what_came_of_it_is_printed_before_it_is_written(
     with pytest.raises(ConfigError, match="cannot write"):
         run_serve(ServeOptions(out=out), LoadOptions())
     assert "output tokens/s" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("measured", "fails"), [(True, True), (False, False)])
+def test_only_what_is_measured_makes_it_fail(
+    monkeypatch: pytest.MonkeyPatch, measured: bool, fails: bool
+) -> None:
+    async def run(*_: object) -> LoadReport:
+        return report([row(0.0), row(1.0, None, problem="status 503", measured=measured)])
+
+    monkeypatch.setattr(bench_serve, "_run", run)
+    with pytest.raises(SystemExit) if fails else nullcontext():
+        run_serve(ServeOptions(), LoadOptions())
