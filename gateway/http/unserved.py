@@ -67,12 +67,14 @@ HINTS: Mapping[str, str] = {
     "tools": " here: use /v1/chat/completions",
     "prompt_logprobs": ": the log-probabilities of prompt tokens are not computed",
 }
-# What OpenAI's own service does with a request, apart from answering it, or how soon, and what its
-# answers have that clients send back. Nothing here depends on it.
+# What OpenAI's own service does with a request, apart from answering it, or how soon, what its
+# answers have that clients send back, and what load tools, ours too, send for llama.cpp to whomever
+# they ask. Nothing here depends on it.
 WITHOUT_EFFECT = frozenset(
     {
         "messages[].annotations",
         "messages[].tool_calls[].index",
+        "cache_prompt",
         "metadata",
         "prediction",
         "prompt_cache_key",
@@ -81,6 +83,7 @@ WITHOUT_EFFECT = frozenset(
         "service_tier",
         "store",
         "stream_options.include_obfuscation",
+        "timings_per_token",
         "user",
     }
 )

@@ -29,6 +29,7 @@ FIELDS = {
     "timings_per_token": True,
     "cache_prompt": False,
 }
+OUR_OWN = {*FIELDS, "continuous_usage_stats"} - {*OPENAI_FIELDS}
 OK = 200
 # Of a refusal's body.
 MAX_REFUSAL = 1 << 16
@@ -170,6 +171,13 @@ class CompletionStream(asyncio.Protocol):
         self._answer.error = self._answer.error or problem
         if not self.ended.done():
             self.ended.set_result(None)
+
+
+def hinted(problem: str) -> str:
+    """With what helps, where a server refuses a field that is not OpenAI's."""
+    if not problem.startswith("status 4") or not any(name in problem for name in OUR_OWN):
+        return problem
+    return f"{problem} (--no-ignore-eos sends OpenAI's own fields only)"
 
 
 async def complete(endpoint: Endpoint, answer: Answer) -> None:

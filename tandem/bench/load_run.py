@@ -15,6 +15,7 @@ from typing import Any
 
 from tandem.bench.answer import Answer
 from tandem.bench.closed_loop import UNFINISHED
+from tandem.bench.completion_stream import hinted
 from tandem.bench.concurrency import all_of
 from tandem.bench.load_plan import LoadPlan
 from tandem.bench.metrics_scraper import MetricsScraper
@@ -82,7 +83,7 @@ async def _probe(settings: LoadSettings, watch: Watch) -> None:
     answer = Answer(prompt, perf_counter())
     await watch.ask(answer)
     if problem := answer.problem():
-        raise Unavailable(f"{settings.url.base} does not serve: {problem}")
+        raise Unavailable(f"{settings.url.base} does not serve: {hinted(problem)}")
 
 
 class _Run:

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from tandem.bench.completion_stream import hinted
 from tandem.bench.report.compare_page import compared_texts
 from tandem.bench.report.comparison import Comparison
 from tandem.bench.report.load_page import STAT_NAMES
@@ -59,7 +60,7 @@ def print_report(report: LoadReport, console: Console) -> None:
 
 def _print_problems(problems: Sequence[tuple[str, int]], what: str, console: Console) -> None:
     for problem, count in problems[:MAX_PROBLEMS]:
-        say(console, f"{what}, {count} times: {problem}", "red")
+        say(console, f"{what}, {count} times: {hinted(problem)}", "red")
     if more := more_problems_text(problems, MAX_PROBLEMS):
         say(console, more, "red")
 

@@ -45,3 +45,10 @@ def test_problems_of_a_kind_are_told_once_in_lines_that_are_not_torn() -> None:
         "problem, not measured, 1 times: status 429",
     ]
     assert "Problems beside what is measured" in load_page(report(rows))
+
+
+def test_a_server_that_wants_openais_fields_alone_is_told_how() -> None:
+    refused = "status 400: Unrecognized request argument supplied: ignore_eos"
+    said = printed(report([row(0.0, None, problem=refused), row(1.0, None, problem="status 400")]))
+    assert f"{refused} (--no-ignore-eos sends OpenAI's own fields only)" in said
+    assert said.count("--no-ignore-eos") == 1

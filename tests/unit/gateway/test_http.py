@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
 import httpx
 import pytest
@@ -10,6 +11,8 @@ from scripted_service import Pause, ScriptedService, ended
 from gateway.http.schemas.chat import ChatBody
 from gateway.http.unserved import check_extra_fields
 from tandem.artifacts.tokenizer import Tokenizer
+from tandem.bench.completion_stream import Endpoint
+from tandem.bench.workload import Prompt
 from tandem.core.errors import (
     Cancelled,
     DataLoss,
@@ -445,6 +448,13 @@ async def test_what_is_unknown_and_asks_for_nothing_is_let_pass(client, logs):
     fields = {"regex": "a", "disable_any_whitespace": False, "whitespace_pattern": None}
     body = {"messages": [body], "structured_outputs": fields, "flux": None}
     assert (await client.post("/v1/chat/completions", json=body)).status_code == 200
+    assert not logs
+
+
+async def test_our_own_load_tool_asks_for_nothing_that_is_unknown(client, logs):
+    request = Endpoint("host", 80, model="mock").request(Prompt((72, 105), 2))
+    body = json.loads(request.partition(b"\r\n\r\n")[2])
+    assert (await client.post("/v1/completions", json=body)).status_code == 200
     assert not logs
 
 
