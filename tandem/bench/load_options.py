@@ -83,8 +83,17 @@ class LoadOptions:
         typer.Option("--warm-up", help="seconds of arrivals before that", rich_help_panel=LOAD),
     ] = 0.0
     seed: Annotated[
-        int, typer.Option(help="of arrivals, lengths and prompts", rich_help_panel=LOAD)
+        int, typer.Option(help="of arrivals, lengths and what prompts share", rich_help_panel=LOAD)
     ] = 0
+    same_tokens: Annotated[
+        bool,
+        typer.Option(
+            "--same-tokens",
+            help="the seed's own tokens, which a server that was asked before may have cached, and"
+            " not other ones in each run",
+            rich_help_panel=LOAD,
+        ),
+    ] = False
     ignore_eos: Annotated[
         bool,
         typer.Option(

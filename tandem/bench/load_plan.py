@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count, repeat, takewhile
 from math import inf, isinf
 from pathlib import Path
@@ -28,13 +28,15 @@ PROMPT_TOKENS, OUTPUT_TOKENS = "512", "128"
 @dataclass(frozen=True)
 class LoadPlan:
     """A load that can be run. Its prompts are of `mix`, or of `trace`; beside them come the `long`
-    ones, at a pace of their own."""
+    ones, at a pace of their own. With another `nonce` they have other tokens, of the same lengths
+    and shared in the same way."""
 
     spec: LoadSpec
     mix: Mix | None = None
     trace: Trace | None = None
     speed: float = 1.0
     long: LongPrompts | None = None
+    nonce: str = ""
 
     def loop(self) -> OpenLoop:
         """When requests come."""
@@ -85,20 +87,25 @@ class LoadPlan:
         mix = Unrelated(
             parse_lengths(str(long.num_prompt)), parse_lengths(str(long.num_output))
         ).scaled(self.spec.length_scale)
-        return self._worded(mix_prompts(mix, self.spec.seed, token_ids, "long"), texts)
+        return self._worded(self._mixed(mix, token_ids, "long"), texts)
 
     def _prompts(self, token_ids: Sequence[int], variant: str = "") -> Iterator[Prompt]:
+        if self.trace is not None:
+            return self._traced(self.trace, token_ids, variant)
+        assert self.mix
+        return self._mixed(self.mix.scaled(self.spec.length_scale), token_ids, variant)
+
+    def _mixed(self, mix: Mix, token_ids: Sequence[int], variant: str) -> Iterator[Prompt]:
+        return mix_prompts(mix, self.spec.seed, token_ids, variant + self.nonce)
+
+    def _traced(self, trace: Trace, token_ids: Sequence[int], variant: str) -> Iterator[Prompt]:
+        """A trace without times of its own goes round, each time with other tokens, unless it
+        spells them out."""
         spec = self.spec
-        if self.trace is None:
-            assert self.mix
-            mix = self.mix.scaled(spec.length_scale)
-            yield from mix_prompts(mix, spec.seed, token_ids, variant)
-        else:
-            made = MadePrompts(token_ids, f"{spec.seed}{variant}", spec.length_scale)
-            # A trace without times of its own goes round.
-            while True:
-                for each in self.trace.requests:
-                    yield made.prompt(each)
+        for number in count():
+            seed = f"{spec.seed}{variant}{self.nonce}" + (f" round {number}" if number else "")
+            made = MadePrompts(token_ids, seed, spec.length_scale)
+            yield from map(made.prompt, trace.requests)
 
     def _worded(self, prompts: Iterator[Prompt], texts: Texts | None) -> Iterator[Prompt]:
         if texts is None:
@@ -106,9 +113,17 @@ class LoadPlan:
         return (prompt if prompt.text else texts.worded(prompt) for prompt in prompts)
 
 
-def plan_load(options: LoadOptions, trace: Trace | None = None, prompts: str = "ids") -> LoadPlan:
+def plan_load(
+    options: LoadOptions, trace: Trace | None = None, prompts: str = "ids", nonce: str = ""
+) -> LoadPlan:
     """The load that was asked for; `trace` is what `options.trace` names, and `prompts` how they
-    are put, as a report has it. Raises `ConfigError`."""
+    are put, as a report has it. The `nonce` makes its tokens this run's own, unless they are to be
+    the same. Raises `ConfigError`."""
+    plan = _plan(options, trace, prompts)
+    return plan if options.same_tokens else replace(plan, nonce=nonce)
+
+
+def _plan(options: LoadOptions, trace: Trace | None, prompts: str) -> LoadPlan:
     _check_numbers(options)
     _check_pace(options, trace)
     if trace is not None:
@@ -161,6 +176,7 @@ def _fixed(options: LoadOptions, prompts: str) -> LoadPlan:
         length_scale=options.length_scale,
         ignore_eos=options.ignore_eos,
         seed=options.seed,
+        same_tokens=options.same_tokens,
     )
     lengths = (parse_lengths(str(each)) for each in (workload.num_prompt, workload.num_output))
     return LoadPlan(spec, mix=Unrelated(*lengths), long=workload.long)
@@ -192,6 +208,8 @@ def _spec(
         length_scale=options.length_scale,
         ignore_eos=options.ignore_eos,
         seed=options.seed,
+        same_tokens=options.same_tokens,
+        trace=trace.digest if trace else "",
     )
 
 

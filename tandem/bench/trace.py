@@ -81,9 +81,10 @@ class MadePrompts:
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """Requests in order of arrival."""
+    """Requests in order of arrival. `digest` is of the file that they come from."""
 
     requests: tuple[TracedRequest, ...]
+    digest: str = ""
 
     @property
     def is_timed(self) -> bool:
@@ -100,11 +101,11 @@ class Trace:
 def read_trace(file: Path, limit: int = 0) -> Trace:
     """The first `limit` requests; all if that is 0. Raises `ConfigError`, which names the line."""
     try:
-        lines = file.read_bytes().splitlines()
+        content = file.read_bytes()
     except OSError as error:
         raise ConfigError(f"cannot read {file}: {error.strerror}", param="trace") from None
-    numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
-    requests = [_read(line, number, file) for number, line in numbered[: limit or None]]
+    numbered = enumerate(content.splitlines(), 1)
+    requests = [_read(line, number, file) for number, line in numbered if line.strip()]
     if not requests:
         raise ConfigError(f"{file} has no requests", param="trace")
     timed = [each.at_s is not None for each in requests]
@@ -112,7 +113,12 @@ def read_trace(file: Path, limit: int = 0) -> Trace:
         raise ConfigError(f"{file}: all requests have a timestamp, or none", param="trace")
     if all(timed):
         requests.sort(key=lambda each: each.at_s or 0.0)
-    return Trace(tuple(requests))
+    return Trace(tuple(requests[: limit or None]), digest_of(content))
+
+
+def digest_of(content: bytes) -> str:
+    """What tells a file's content from another's."""
+    return hashlib.blake2b(content, digest_size=8).hexdigest()
 
 
 def _read(line: bytes, number: int, file: Path) -> TracedRequest:

@@ -21,6 +21,7 @@ from tandem.bench.report.wording import (
     load_text,
     more_problems_text,
     ms_text,
+    prompt_text,
     share_text,
     uncounted_text,
 )
@@ -47,6 +48,7 @@ def print_report(report: LoadReport, console: Console) -> None:
             f"goodput {figures.goodput_per_s:,.2f} requests/s,"
             f" {share_text(figures.goodput_share)} of all ({report.bounds})"
         )
+    lines.append(prompt_text(figures))
     for line in lines:
         say(console, line)
     if report.num_uncounted:
@@ -87,6 +89,8 @@ def print_comparison(comparison: Comparison, names: tuple[str, str], console: Co
     """A row for each metric: both, the second by the first, and whether that says anything."""
     for difference in comparison.differences:
         say(console, f"not the same load: {difference}", "bold red")
+    for name, report in zip(names, (comparison.first, comparison.second), strict=True):
+        say(console, f"{name}: {prompt_text(report.figures)}", "dim")
     table = Table(box=None, header_style="dim", pad_edge=False)
     table.add_column("")
     for name in (*names, "ratio", "95% interval"):

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import re
+import secrets
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import uvloop
 from rich.console import Console
 
 from tandem.bench.load_options import LoadOptions
-from tandem.bench.load_plan import plan_load
+from tandem.bench.load_plan import LoadPlan, plan_load
 from tandem.bench.load_run import LoadSettings, run_load
 from tandem.bench.report.bounds import parse_bounds
 from tandem.bench.report.load_page import load_page
 from tandem.bench.report.load_report import LoadReport, to_json
 from tandem.bench.target import Asking, find_model, parse_target
 from tandem.bench.text_prompts import PlainWords, Texts, Words
-from tandem.bench.trace import read_trace
+from tandem.bench.trace import digest_of, read_trace
 from tandem.bench.workload import MOCK_TOKEN_IDS, TOKEN_IDS
 from tandem.cli.bench_flags import ServeOptions
 from tandem.cli.bench_output import check_file, print_report, write_file
@@ -50,8 +52,7 @@ def run_serve(options: ServeOptions, load: LoadOptions) -> None:
 
 async def _run(options: ServeOptions, load: LoadOptions, console: Console) -> LoadReport:
     url = parse_target(options.url)
-    trace = read_trace(Path(load.trace), load.num_requests) if load.trace else None
-    plan = plan_load(load, trace, prompts_of(options))
+    plan = plan_of(options, load)
     bounds = parse_bounds(options.goodput or ())
     texts = _texts(options)
     with reaching_gateway("--url URL"):
@@ -70,6 +71,20 @@ async def _run(options: ServeOptions, load: LoadOptions, console: Console) -> Lo
     return await run_load(settings, progress(console))
 
 
+def plan_of(options: ServeOptions, load: LoadOptions) -> LoadPlan:
+    """The load that was asked for, and how it is asked as far as that makes it another one."""
+    trace = read_trace(Path(load.trace), load.num_requests) if load.trace else None
+    plan = plan_load(load, trace, prompts_of(options), secrets.token_hex(8))
+    path = _tokenizer_file(options)
+    asked = replace(
+        plan.spec,
+        token_ids=options.token_ids,
+        tokenizer=digest_of(path.read_bytes()) if path and path.is_file() else "",
+        timeout_s=options.timeout_s,
+    )
+    return replace(plan, spec=asked)
+
+
 def prompts_of(options: ServeOptions) -> str:
     """How prompts are put, as a report has it."""
     if options.is_chat:
@@ -84,10 +99,15 @@ def _texts(options: ServeOptions) -> Texts | None:
         if options.tokenizer:
             raise ConfigError("--tokenizer is for prompts of text: see --text and --chat")
         return None
+    path = _tokenizer_file(options)
+    return Words(path) if path else PlainWords()
+
+
+def _tokenizer_file(options: ServeOptions) -> Path | None:
     if not options.tokenizer:
-        return PlainWords()
+        return None
     path = Path(options.tokenizer)
-    return Words(path / TOKENIZER_FILE if path.is_dir() else path)
+    return path / TOKENIZER_FILE if path.is_dir() else path
 
 
 def _token_ids(text: str, is_mock: bool) -> range:

@@ -135,6 +135,17 @@ def test_a_trace(tmp_path: Path, http_url: str) -> None:
     assert report.requests[-1].num_cached
 
 
+@pytest.mark.parametrize(("flags", "finds"), [((), False), (("--same-tokens",), True)])
+def test_a_second_run_finds_no_prompt_cached_unless_that_is_wanted(
+    tmp_path: Path, http_url: str, flags: tuple[str, ...], finds: bool
+) -> None:
+    load = ("--prompt-tokens", "150", "--output-tokens", "2", "--requests", "3", "--seed", "7")
+    serve(tmp_path, http_url, *load, *flags)
+    _, said, report = serve(tmp_path, http_url, *load, *flags)
+    assert bool(report.figures.num_cached_tokens) is finds
+    assert ("prompt tokens: 450, 0.0% cached" in said) is not finds, said
+
+
 def test_long_prompts_beside_streams_are_not_measured(tmp_path: Path, http_url: str) -> None:
     status, said, report = serve(
         tmp_path, http_url, "--workload", "D", "--length-scale", "0.1", "--seconds", "1.6"

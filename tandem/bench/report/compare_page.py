@@ -16,7 +16,7 @@ from tandem.bench.report.load_plots import (
 )
 from tandem.bench.report.load_report import LoadReport
 from tandem.bench.report.svg_plot import Axis
-from tandem.bench.report.wording import NOTHING, load_text, ms_text
+from tandem.bench.report.wording import NOTHING, load_text, ms_text, prompt_text
 
 WIDTH, ROW, LABELS = 1000, 26, 190
 EDGE = 20
@@ -122,6 +122,7 @@ def _facts(first: LoadReport, second: LoadReport) -> list[list[str]]:
         ["url", *(each.target.url for each in both)],
         ["model", *(each.target.model for each in both)],
         ["began", *(each.began_at for each in both)],
+        ["prompts", *(prompt_text(each.figures) for each in both)],
         ["requests", *(str(each.figures.num_requests) for each in both)],
         ["failed", *(str(each.figures.num_failed) for each in both)],
         ["limited by", *(f"{each.limit.where}: {each.limit.text}" for each in both)],

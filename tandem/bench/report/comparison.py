@@ -103,11 +103,12 @@ def compare(
 
 
 def load_differences(first: LoadSpec, second: LoadSpec) -> list[str]:
-    """`rate: 2.0 / 4.0` and the like."""
+    """`rate: 2.0 / 4.0` and the like. What an older report does not say is no difference."""
     return [
         f"{each.name}: {one} / {other}"
         for each in fields(LoadSpec)
         if (one := getattr(first, each.name)) != (other := getattr(second, each.name))
+        and not (each.default is None and None in (one, other))
     ]
 
 

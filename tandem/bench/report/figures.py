@@ -126,5 +126,12 @@ def _cached(rows: Sequence[RequestRow]) -> int | None:
     return sum(told) if told else None
 
 
+def cached_share(figures: Figures) -> float | None:
+    """Of prompt tokens, what the server had cached; None if it does not tell."""
+    if figures.num_cached_tokens is None or not figures.num_prompt_tokens:
+        return None
+    return figures.num_cached_tokens / figures.num_prompt_tokens
+
+
 def _rate(count: int, window: Window) -> float:
     return round(count / window.seconds, 3) if window.seconds > 0 else 0.0

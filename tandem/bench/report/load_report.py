@@ -33,7 +33,9 @@ class Target:
 class LoadSpec:
     """What was asked for: reports compare if these are the same. `prompts` are `ids`, `text` (whose
     tokens are known), `words` or `chat`. `arrivals` are `poisson` or `gamma`, at a `rate`, those of
-    a `trace`, `at once`, or `closed`: each as soon as another has ended."""
+    a `trace`, `at once`, or `closed`: each as soon as another has ended. With the `same_tokens` a
+    seed's prompts are the same in each run; else only their lengths are, and what they share.
+    `trace` and `tokenizer` are digests of the files; what is None, an older report does not say."""
 
     workload: str
     prompts: str
@@ -47,6 +49,11 @@ class LoadSpec:
     length_scale: float
     ignore_eos: bool
     seed: int
+    same_tokens: bool = True
+    trace: str | None = None
+    token_ids: str | None = None
+    tokenizer: str | None = None
+    timeout_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tandem.bench.report.figures import Figures, cached_share
 from tandem.bench.report.load_report import LoadReport, LoadSpec
 
 # What stands where there is no number: an en dash.
@@ -38,7 +39,15 @@ def load_text(load: LoadSpec) -> str:
     size = f"{load.num_requests} requests" if load.num_requests else f"{load.seconds:g} s"
     if load.warm_up_s:
         size += f" after {load.warm_up_s:g} s"
-    return ", ".join([load.workload, *filter(None, pace), size])
+    tokens = "the same tokens" if load.same_tokens else ""
+    return ", ".join(filter(None, [load.workload, *pace, size, tokens]))
+
+
+def prompt_text(figures: Figures) -> str:
+    """What prompts had, and how much of it was not computed."""
+    share = cached_share(figures)
+    told = "how many were cached is not told" if share is None else f"{share:.1%} cached"
+    return f"prompt tokens: {count_text(figures.num_prompt_tokens)}, {told}"
 
 
 def uncounted_text(report: LoadReport) -> str:

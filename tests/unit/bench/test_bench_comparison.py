@@ -9,7 +9,7 @@ import pytest
 from load_reports import SPEC, random_rows, report, row
 
 from tandem.bench.report.bounds import Bounds
-from tandem.bench.report.comparison import Comparison, compare
+from tandem.bench.report.comparison import Comparison, compare, load_differences
 from tandem.bench.report.load_report import read_report, to_json
 from tandem.core.errors import ConfigError
 
@@ -101,3 +101,11 @@ def test_where_nothing_was_served_there_are_no_ratios() -> None:
     nothing = report([row(0, None, problem="status 503")])
     comparison = compare(nothing, report(random_rows(5)))
     assert all(each.ratio is None and each.verdict == "" for each in comparison.rows)
+
+
+def test_what_an_older_report_does_not_say_is_no_difference() -> None:
+    newer = replace(SPEC, trace="", token_ids="", tokenizer="", timeout_s=600.0)
+    assert load_differences(SPEC, newer) == []
+    assert load_differences(newer, replace(newer, timeout_s=1.0)) == ["timeout_s: 600.0 / 1.0"]
+    other = replace(newer, same_tokens=False)
+    assert load_differences(SPEC, other) == ["same_tokens: True / False"]

@@ -12,6 +12,7 @@ from tandem.bench.load_plan import plan_load
 from tandem.bench.report.wording import load_text
 from tandem.bench.text_prompts import PlainWords
 from tandem.bench.trace import Trace, TracedRequest
+from tandem.bench.workload import Prompt
 from tandem.core.errors import ConfigError
 
 IDS = range(256)
@@ -125,6 +126,30 @@ def test_what_makes_no_load_is_refused(options: dict) -> None:
 def test_a_trace_has_no_warm_up() -> None:
     with pytest.raises(ConfigError, match="warm-up"):
         plan_load(LoadOptions(trace="t", warm_up_s=1.0), TIMED)
+
+
+@pytest.mark.parametrize(
+    ("options", "trace"),
+    [({}, None), ({"workload": "shared-prefix"}, None), ({"workload": "D"}, None), ({}, TIMED)],
+)
+def test_each_run_has_its_own_tokens_of_the_same_lengths(
+    options: dict[str, str], trace: Trace | None
+) -> None:
+    def prompts(nonce: str, **more: bool) -> list[Prompt]:
+        plan = plan_load(LoadOptions(**options, **more), trace, nonce=nonce)
+        return list(islice(plan.prompts(IDS, None), 5))
+
+    one, other = prompts("one"), prompts("other")
+    assert [len(each.token_ids) for each in one] == [len(each.token_ids) for each in other]
+    assert [each.num_output for each in one] == [each.num_output for each in other]
+    assert not {each.token_ids[:8] for each in one} & {each.token_ids[:8] for each in other}
+    assert prompts("one", same_tokens=True) == prompts("other", same_tokens=True) == prompts("")
+
+
+def test_a_trace_that_goes_round_has_other_tokens_each_time() -> None:
+    made = list(islice(plan_load(LoadOptions(trace="t", rate=1.0), TIMED).prompts(IDS, None), 10))
+    assert [len(each.token_ids) for each in made[:5]] == [len(each.token_ids) for each in made[5:]]
+    assert len({each.token_ids[:8] for each in made}) == 10
 
 
 @pytest.mark.parametrize("trace", [None, TIMED])

@@ -7,9 +7,10 @@ import io
 from load_reports import report, row
 from rich.console import Console
 
+from tandem.bench.report.comparison import compare
 from tandem.bench.report.load_page import load_page
 from tandem.bench.report.load_report import LoadReport
-from tandem.cli.bench_output import print_report
+from tandem.cli.bench_output import print_comparison, print_report
 
 
 def printed(made: LoadReport) -> str:
@@ -52,3 +53,13 @@ def test_a_server_that_wants_openais_fields_alone_is_told_how() -> None:
     said = printed(report([row(0.0, None, problem=refused), row(1.0, None, problem="status 400")]))
     assert f"{refused} (--no-ignore-eos sends OpenAI's own fields only)" in said
     assert said.count("--no-ignore-eos") == 1
+
+
+def test_how_much_of_the_prompts_was_cached_is_told() -> None:
+    cold, warm = (report([row(0.0, num_cached=cached), row(1.0)]) for cached in (0, 120))
+    assert "prompt tokens: 128, 0.0% cached" in printed(cold)
+    assert "prompt tokens: 128, 93.8% cached" in printed(warm)
+    assert "prompt tokens: 64, how many were cached is not told" in printed(report([row(0.0)]))
+    file = io.StringIO()
+    print_comparison(compare(cold, warm), ("cold", "warm"), Console(file=file, width=200))
+    assert "warm: prompt tokens: 128, 93.8% cached" in file.getvalue()

@@ -10,10 +10,11 @@ import pytest
 from load_reports import report, row
 
 from tandem.bench.load_options import LoadOptions
+from tandem.bench.report.comparison import load_differences
 from tandem.bench.report.load_report import LoadReport
 from tandem.cli import bench_serve
 from tandem.cli.bench_flags import ServeOptions
-from tandem.cli.bench_serve import run_serve
+from tandem.cli.bench_serve import plan_of, run_serve
 from tandem.core.errors import ConfigError
 
 Meanwhile = Callable[[], object]
@@ -80,3 +81,22 @@ def test_only_what_is_measured_makes_it_fail(
     monkeypatch.setattr(bench_serve, "_run", run)
     with pytest.raises(SystemExit) if fails else nullcontext():
         run_serve(ServeOptions(), LoadOptions())
+
+
+def test_what_makes_it_another_load_is_in_its_spec(tmp_path: Path) -> None:
+    one, other = tmp_path / "a" / "trace.jsonl", tmp_path / "b" / "trace.jsonl"
+    for length, file in enumerate((one, other), 5):
+        file.parent.mkdir()
+        file.write_text(f'{{"input_length": {length}, "output_length": 3}}\n')
+        (file.parent / "tokenizer.json").write_text(str(length))
+
+    def differences(changed: ServeOptions, file: Path = one) -> list[str]:
+        loads = (LoadOptions(trace=str(each)) for each in (one, file))
+        first, second = map(plan_of, (ServeOptions(), changed), loads)
+        return [each.partition(":")[0] for each in load_differences(first.spec, second.spec)]
+
+    assert differences(ServeOptions()) == []
+    assert differences(ServeOptions(), other) == ["trace"]
+    assert differences(ServeOptions(token_ids="5:9")) == ["token_ids"]
+    assert differences(ServeOptions(timeout_s=5.0)) == ["timeout_s"]
+    assert differences(ServeOptions(tokenizer=str(other.parent))) == ["tokenizer"]
