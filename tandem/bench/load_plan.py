@@ -18,6 +18,7 @@ from tandem.bench.text_prompts import Texts
 from tandem.bench.trace import MadePrompts, Trace
 from tandem.bench.workload import WORKLOADS, LongPrompts, Prompt
 from tandem.core.errors import ConfigError
+from tandem.core.numbers import require_positive
 
 SECONDS = 30.0
 CONCURRENCY = 8
@@ -189,6 +190,12 @@ def _spec(
     num_requests, seconds = options.num_requests, options.seconds
     if trace and not seconds:
         num_requests = num_requests or len(trace.requests)
+    if arrivals == "trace" and trace and num_requests > len(trace.requests):
+        raise ConfigError(
+            f"{options.trace} has {len(trace.requests)} requests, at their times:"
+            f" --requests is at most that, or --rate has it go round",
+            param="num_requests",
+        )
     if arrivals == "trace" and options.warm_up_s:
         raise ConfigError("a trace has no warm-up: its requests are what is measured")
     if arrivals == "at once" and (not num_requests or options.warm_up_s):
@@ -235,13 +242,15 @@ def _check_pace(options: LoadOptions, trace: Trace | None) -> None:
 
 
 def _check_numbers(options: LoadOptions) -> None:
+    if options.rate is not None and options.rate != inf:
+        require_positive("rate", options.rate)
+    require_positive("burstiness", options.burstiness)
+    require_positive("speed", options.speed)
+    require_positive("length-scale", options.length_scale)
     for name, value in (
-        ("rate", options.rate),
-        ("burstiness", options.burstiness),
-        ("speed", options.speed),
-        ("length-scale", options.length_scale),
+        ("concurrency", options.concurrency),
+        ("requests", options.num_requests),
+        ("seconds", options.seconds),
+        ("warm-up", options.warm_up_s),
     ):
-        if value is not None and not value > 0:
-            raise ConfigError(f"--{name} is more than 0", param=name)
-    if min(options.concurrency, options.num_requests, options.seconds, options.warm_up_s) < 0:
-        raise ConfigError("numbers of requests and seconds are not negative")
+        require_positive(name, value, or_zero=True)

@@ -27,6 +27,7 @@ from tandem.cli.bench_progress import progress
 from tandem.cli.reaching import reaching_gateway
 from tandem.cli.tables import table_console
 from tandem.core.errors import ConfigError
+from tandem.core.numbers import require_positive
 
 MOCK_MODEL = "mock"
 TOKENIZER_FILE = "tokenizer.json"
@@ -75,6 +76,7 @@ def plan_of(options: ServeOptions, load: LoadOptions) -> LoadPlan:
     """The load that was asked for, and how it is asked as far as that makes it another one."""
     trace = read_trace(Path(load.trace), load.num_requests) if load.trace else None
     plan = plan_load(load, trace, prompts_of(options), secrets.token_hex(8))
+    require_positive("timeout", options.timeout_s)
     path = _tokenizer_file(options)
     asked = replace(
         plan.spec,

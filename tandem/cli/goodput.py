@@ -27,6 +27,7 @@ from tandem.cli.bench_output import write_file, writing
 from tandem.cli.cores import usable_cores
 from tandem.core.device import CpuDevice, Device, MockDevice, parse_device
 from tandem.core.errors import Cancelled, ConfigError, Unavailable
+from tandem.core.numbers import require_positive
 from tandem.engine.fake.profiles import parse_profile
 from tandem.wire.metadata import API_KEY_VARIABLE
 
@@ -120,7 +121,8 @@ async def _subjects(options: GoodputOptions, conditions: Conditions) -> AsyncIte
     if isinstance(parse_device(conditions.device), MockDevice):
         flags = (*flags, "--mock-verify", "incremental")
     logs = options.out / LOGS
-    logs.mkdir(exist_ok=True)
+    with writing(logs):
+        logs.mkdir(exist_ok=True)
     yield ServedArms(flags, logs, conditions.dilation, options.start_timeout_s)
 
 
@@ -177,10 +179,14 @@ def sweep_settings(options: GoodputOptions, up_flags: Sequence[str] = ()) -> Swe
 
 def _check_numbers(options: GoodputOptions) -> None:
     """Those that a flag's own bound does not refuse."""
-    if options.length_scale is not None and not options.length_scale > 0:
-        raise ConfigError("--length-scale is more than 0", param="length_scale")
+    if options.length_scale is not None:
+        require_positive("length-scale", options.length_scale)
+    require_positive("tolerance", options.tolerance)
     if not options.tolerance > 1:
         raise ConfigError("--tolerance is more than 1", param="tolerance")
+    require_positive("seconds", options.measured_s, or_zero=True)
+    require_positive("warm-up", options.warm_up_s, or_zero=True)
+    require_positive("start-timeout", options.start_timeout_s)
     if not (options.measured_s or options.num_requests):
         raise ConfigError("--seconds is more than 0, or --requests is", param="seconds")
 

@@ -26,6 +26,7 @@ from tandem.core.address import local_host
 from tandem.core.device import MockDevice, parse_device
 from tandem.core.errors import ConfigError
 from tandem.core.installation import install_tandem
+from tandem.core.numbers import require_positive
 from tandem.engine.fake.profiles import parse_profile
 from tandem.process.settings import DRAIN_TIMEOUT_S
 
@@ -56,6 +57,7 @@ def run_up(
     """Run the fleet until a signal ends it; SIGTERM lets requests under way finish before. Raises
     `TandemError`."""
     console = LastingConsole(stderr=True, highlight=False)
+    require_positive("start-timeout", start_timeout_s)
     _check_device(settings.device)
     fleet = _plan(settings)
     model_name = _resolve_model(settings)

@@ -113,6 +113,13 @@ def test_a_load_in_words(options: dict, text: str) -> None:
         {"rate": inf, "num_requests": 5, "warm_up_s": 1.0},
         {"rate": 0.0},
         {"rate": float("nan")},
+        {"rate": -inf, "num_requests": 3},
+        {"rate": 4.0, "burstiness": inf},
+        {"length_scale": inf},
+        {"length_scale": float("nan")},
+        {"seconds": float("nan")},
+        {"warm_up_s": float("nan")},
+        {"warm_up_s": inf},
         {"burstiness": -1.0},
         {"length_scale": 0.0},
         {"seconds": -1.0},
@@ -121,6 +128,12 @@ def test_a_load_in_words(options: dict, text: str) -> None:
 def test_what_makes_no_load_is_refused(options: dict) -> None:
     with pytest.raises(ConfigError):
         plan_load(LoadOptions(**options))
+
+
+def test_more_requests_than_a_timed_trace_has_are_refused() -> None:
+    with pytest.raises(ConfigError, match="t has 5 requests"):
+        plan_load(LoadOptions(trace="t", num_requests=6), TIMED)
+    assert plan_load(LoadOptions(trace="t", num_requests=6, rate=2.0), TIMED).spec.num_requests == 6
 
 
 def test_a_trace_has_no_warm_up() -> None:

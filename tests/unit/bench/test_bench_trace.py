@@ -55,8 +55,9 @@ def test_prompts_are_read(tmp_path: Path) -> None:
 
 
 def test_only_as_many_are_read_as_are_wanted(tmp_path: Path) -> None:
-    file = written(tmp_path, [mooncake(each, 5, 5) for each in range(9)])
-    assert len(read_trace(file, limit=4).requests) == 4
+    file = written(tmp_path, [mooncake(each, 5, 5) for each in reversed(range(9))])
+    # The first by their times, wherever they stand.
+    assert [each.at_s for each in read_trace(file, limit=3).requests] == [0.0, 0.001, 0.002]
 
 
 def test_requests_without_hashes_share_nothing(tmp_path: Path) -> None:

@@ -100,3 +100,9 @@ def test_what_makes_it_another_load_is_in_its_spec(tmp_path: Path) -> None:
     assert differences(ServeOptions(token_ids="5:9")) == ["token_ids"]
     assert differences(ServeOptions(timeout_s=5.0)) == ["timeout_s"]
     assert differences(ServeOptions(tokenizer=str(other.parent))) == ["tokenizer"]
+
+
+@pytest.mark.parametrize("timeout_s", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_timeout_is_a_time(timeout_s: float) -> None:
+    with pytest.raises(ConfigError, match="--timeout is a number"):
+        run_serve(ServeOptions(timeout_s=timeout_s), LoadOptions())

@@ -111,3 +111,23 @@ def test_a_folder_that_cannot_be_made_is_told_before_anything_is_fetched(
     with pytest.raises(ConfigError, match="cannot write"):
         run_goodput(GoodputOptions(out=tmp_path / "file" / "out", device="mock:h100"), ())
     assert not happened
+
+
+@pytest.mark.usefixtures("happened")
+def test_logs_that_are_a_file_are_told(tmp_path: Path) -> None:
+    (tmp_path / "logs").touch()
+    with pytest.raises(ConfigError, match="cannot write"):
+        run_goodput(GoodputOptions(out=tmp_path, device="mock:h100"), ())
+
+
+@pytest.mark.usefixtures("sweep_ends")
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0])
+@pytest.mark.parametrize(
+    "name", ["measured_s", "warm_up_s", "length_scale", "tolerance", "start_timeout_s"]
+)
+def test_what_is_no_number_is_refused(
+    tmp_path: Path, happened: list[str], name: str, value: float
+) -> None:
+    with pytest.raises(ConfigError, match="is a number"):
+        run_goodput(GoodputOptions(out=tmp_path, device="mock:h100", **{name: value}), ())
+    assert not happened

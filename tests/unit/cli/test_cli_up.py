@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
+from tandem.cli.app import commands
 from tandem.cli.fleet import Fleet, Service
 from tandem.cli.fleet_commands import FleetFlags
 from tandem.cli.supervisor import Supervisor
 from tandem.cli.up import SIGNALS, LastingConsole, _new_logs, _until_signal, default_logs
-from tandem.core.errors import Unavailable
+from tandem.core.errors import ConfigError, Unavailable
 
 FLEET = Fleet((Service("decode-0", ("true",), port=1),), Service("gateway", ("true",), port=2))
 
@@ -129,3 +131,9 @@ async def test_a_signal_while_it_ends_by_itself_leaves_nothing(
         await ending
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+def test_a_start_takes_some_time() -> None:
+    result = CliRunner().invoke(commands, ["up", "--device", "mock:h100", "--start-timeout", "-5"])
+    assert isinstance(result.exception, ConfigError)
+    assert "--start-timeout is a number, more than 0" in result.exception.message
