@@ -15,9 +15,11 @@ def run_compare(first: Path, second: Path, html: Path | None, *, anyway: bool) -
     """Print ratios of the second by the first, and write them to a page. Raises `ConfigError`."""
     comparison = compare(read_report(first), read_report(second), anyway=anyway)
     names = _names(first, second)
-    print_comparison(comparison, names, table_console())
-    if html:
-        write_file(html, compare_page(comparison, names).encode())
+    try:
+        if html:
+            write_file(html, compare_page(comparison, names).encode())
+    finally:
+        print_comparison(comparison, names, table_console())
 
 
 def _names(first: Path, second: Path) -> tuple[str, str]:

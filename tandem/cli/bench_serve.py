@@ -40,15 +40,22 @@ def run_serve(options: ServeOptions, load: LoadOptions) -> None:
     for path in filter(None, (options.out, options.html)):
         check_file(path)
     report = uvloop.run(_run(options, load, console))
-    print_report(report, table_console())
-    if options.out:
-        write_file(options.out, to_json(report))
-    if options.html:
-        write_file(options.html, load_page(report).encode())
+    try:
+        _write(options, report)
+    finally:
+        # Last: who reads it may go away, as `head` does.
+        print_report(report, table_console())
     for path in filter(None, (options.out, options.html)):
         console.print(f"wrote {path}", style="dim", markup=False)
     if report.problems() or report.stopped or not report.figures.num_requests:
         sys.exit(1)
+
+
+def _write(options: ServeOptions, report: LoadReport) -> None:
+    if options.out:
+        write_file(options.out, to_json(report))
+    if options.html:
+        write_file(options.html, load_page(report).encode())
 
 
 async def _run(options: ServeOptions, load: LoadOptions, console: Console) -> LoadReport:

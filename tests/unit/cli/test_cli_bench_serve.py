@@ -11,7 +11,7 @@ from load_reports import report, row
 
 from tandem.bench.load_options import LoadOptions
 from tandem.bench.report.comparison import load_differences
-from tandem.bench.report.load_report import LoadReport
+from tandem.bench.report.load_report import LoadReport, read_report
 from tandem.cli import bench_serve
 from tandem.cli.bench_flags import ServeOptions
 from tandem.cli.bench_serve import plan_of, run_serve
@@ -58,7 +58,25 @@ def test_to_look_whether_it_can_changes_nothing(
     assert (tmp_path / "new.html").exists()
 
 
-def test_what_came_of_it_is_printed_before_it_is_written(
+def test_what_came_of_it_is_kept_though_nobody_reads_what_is_printed(
+    tmp_path: Path,
+    while_loaded: Callable[[Meanwhile], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def gone(*_: object) -> None:
+        # As rich does when `head` has gone.
+        raise SystemExit(1)
+
+    while_loaded(lambda: None)
+    monkeypatch.setattr(bench_serve, "print_report", gone)
+    out, html = tmp_path / "report.json", tmp_path / "page.html"
+    with pytest.raises(SystemExit):
+        run_serve(ServeOptions(out=out, html=html), LoadOptions())
+    assert read_report(out).requests
+    assert html.exists()
+
+
+def test_what_came_of_it_is_printed_though_it_cannot_be_written(
     tmp_path: Path,
     while_loaded: Callable[[Meanwhile], None],
     capsys: pytest.CaptureFixture[str],
