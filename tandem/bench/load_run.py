@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import signal
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -27,6 +24,7 @@ from tandem.bench.report.load_report import SCHEMA, LoadReport, Target
 from tandem.bench.report.rows import RequestRow, request_row
 from tandem.bench.report.server_account import server_account
 from tandem.bench.report.stats import Stats
+from tandem.bench.stop_signals import on_stop_signals
 from tandem.bench.target import Asking, TargetUrl, asking
 from tandem.bench.text_prompts import Texts
 from tandem.bench.watch import Asked, Watch
@@ -59,22 +57,23 @@ class LoadSettings:
 
 
 async def run_load(settings: LoadSettings, look: Look | None = None) -> LoadReport:
-    """The whole load. SIGINT and SIGTERM end it early, with a report of what has come by then.
+    """The whole load. SIGINT, SIGTERM and SIGHUP end it early, with a report of what has come by
+    then, however often they come.
 
     Raises `Unavailable` if the first request is not served, and `ConfigError` for prompts that
     cannot be made.
     """
-    async with AsyncExitStack() as stack:
-        ask = await stack.enter_async_context(asking(settings.url, settings.asking))
-        watch, beside = (Watch(ask, settings.timeout_s) for _ in range(2))
+    async with asking(settings.url, settings.asking) as ask:
         if settings.has_probe:
             await _probe(settings, Watch(ask, settings.timeout_s))
-        scraper = MetricsScraper(settings.metrics_url, settings.asking.api_key)
-        if settings.metrics_url:
-            await stack.enter_async_context(scraper.scraping())
-        run = _Run(settings, watch, beside)
-        stopped = await run.drive(look)
-    return run.report(scraper, stopped)
+        stop = asyncio.Event()
+        with on_stop_signals(stop.set):
+            scraper = MetricsScraper(settings.metrics_url, settings.asking.api_key)
+            watch, beside = (Watch(ask, settings.timeout_s) for _ in range(2))
+            run = _Run(settings, watch, beside)
+            async with scraper.scraping():
+                stopped = await run.drive(look, stop)
+            return run.report(scraper, stopped)
 
 
 async def _probe(settings: LoadSettings, watch: Watch) -> None:
@@ -94,30 +93,28 @@ class _Run:
         self._watch = watch
         self._beside = beside
         self._began_at = datetime.now(UTC)
-        self._start_s = perf_counter() + LEAD_S
+        self._begin()
         self._end_s = 0.0
         self._cores = 0.0
 
-    async def drive(self, look: Look | None) -> bool:
+    def _begin(self) -> None:
+        """From here on the load tool's time is the load's, which starts in a moment."""
+        self._began_s, self._cpu_s = perf_counter(), process_time()
+        self._start_s = self._began_s + LEAD_S
+
+    async def drive(self, look: Look | None, stop: asyncio.Event) -> bool:
         """Run it to its end; whether it was stopped before."""
-        cpu_s = process_time()
         driving = asyncio.create_task(self._drive())
-        looking = asyncio.create_task(look(self._watch)) if look else None
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, driving.cancel)
+        stopping = asyncio.create_task(stop.wait())
+        tasks = [driving, stopping, *([asyncio.create_task(look(self._watch))] if look else [])]
         try:
-            await asyncio.wait({driving})
+            await asyncio.wait({driving, stopping}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                loop.remove_signal_handler(number)
-            driving.cancel()
-            if looking:
-                looking.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await looking
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
             self._end_s = perf_counter()
-            self._cores = (process_time() - cpu_s) / (self._end_s - self._start_s)
+            self._cores = (process_time() - self._cpu_s) / (self._end_s - self._began_s)
         if driving.cancelled():
             return True
         driving.result()

@@ -28,8 +28,9 @@ class Scrape:
 
 
 class MetricsScraper:
-    """Scrapes for as long as it is entered: at once, once a second, and at the end. A server that
-    has no metrics is no failure: `problem` says why some are missing, the last one's why."""
+    """Scrapes for as long as it is entered: at once, once a second, and at the end; nothing without
+    a `url`. A server that has no metrics is no failure: `problem` says why some are missing, the
+    last one's why."""
 
     def __init__(self, url: str, api_key: str | None = None) -> None:
         self._url = url
@@ -39,6 +40,9 @@ class MetricsScraper:
 
     @asynccontextmanager
     async def scraping(self) -> AsyncIterator[None]:
+        if not self._url:
+            yield
+            return
         async with httpx2.AsyncClient(
             headers=self._headers,
             timeout=TIMEOUT_S,

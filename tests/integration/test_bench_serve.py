@@ -13,7 +13,6 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 
 import orjson
@@ -195,11 +194,15 @@ BUSY = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 4\r\nConnection: cl
 
 
 def nothing() -> None:
-    """What happens when an answer stalls, if nothing is said."""
+    """What happens when an answer stalls, or metrics are asked for, if nothing is said."""
 
 
 @contextmanager
-def bad_server(*behaviours: str, on_stall: Callable[[], None] = nothing) -> Iterator[str]:
+def bad_server(
+    *behaviours: str,
+    on_stall: Callable[[], None] = nothing,
+    on_get: Callable[[], None] = nothing,
+) -> Iterator[str]:
     """Each request is answered in the next one of some ways, round and round, by a server in a
     thread of its own. Gives the URL."""
     ways = itertools.cycle(behaviours)
@@ -207,6 +210,7 @@ def bad_server(*behaviours: str, on_stall: Callable[[], None] = nothing) -> Iter
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
         if head.startswith(b"GET"):
+            on_get()
             writer.write(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
             writer.close()
             return
@@ -299,8 +303,11 @@ def test_a_server_that_does_not_serve_gets_one_request() -> None:
     assert (status, "does not serve: status 503" in said) == (1, True), said
 
 
+def interrupt() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
 def test_a_load_that_is_stopped_tells_what_it_has(tmp_path: Path) -> None:
-    interrupt = partial(os.kill, os.getpid(), signal.SIGINT)
     with bad_server("serve", "serve", "stall", on_stall=interrupt) as url:
         status, said, report = serve(
             tmp_path, url, *FLAGS, *("--requests", "3", "--concurrency", "1", "--no-probe")
@@ -309,6 +316,22 @@ def test_a_load_that_is_stopped_tells_what_it_has(tmp_path: Path) -> None:
     assert report.stopped
     assert (report.figures.num_requests, report.figures.num_failed) == (2, 0)
     assert "stopped before its time" in said
+
+
+def test_a_load_that_is_stopped_twice_tells_what_it_has(tmp_path: Path) -> None:
+    # It is asked for its models, its metrics, and those again at the end: then the second time.
+    gets = iter((nothing, nothing, interrupt))
+
+    def on_get() -> None:
+        next(gets, nothing)()
+
+    with bad_server("serve", "stall", on_stall=interrupt, on_get=on_get) as url:
+        _, said, report = serve(
+            tmp_path, url, *FLAGS, *("--requests", "3", "--concurrency", "1", "--no-probe")
+        )
+    assert next(gets, None) is None
+    assert report.stopped
+    assert "1 of 1 requests" in said
 
 
 def test_an_error_is_a_line_and_a_status() -> None:
