@@ -17,6 +17,9 @@ from time import perf_counter
 
 import psutil
 
+from tandem.bench.stop_signals import heeded_signals
+from tandem.process.lifetime import END_WITH_PARENT
+
 START_TIMEOUT_S = 60
 STOP_S = 20.0
 POLL_S = 0.02
@@ -75,21 +78,23 @@ async def running(spec: ServerSpec, logs: Path) -> AsyncIterator[Server]:
 
 
 def cancel_when_told_to_stop() -> None:
-    """Let SIGINT and SIGTERM cancel the task that calls this, so that servers end with it."""
+    """Let signals to stop cancel the task that calls this, so that servers end with it."""
     task = asyncio.current_task()
     assert task is not None
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in heeded_signals():
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
 
 
 def _spawn(spec: ServerSpec, port: int, log: Path) -> subprocess.Popen[bytes]:
     # A group of its own, to end it as a whole; in our session, as priorities may go by sessions.
+    # What is ours ends with us, even if we are killed: it would go on serving, and be measured by
+    # nobody but beside whatever is measured next.
     with log.open("wb") as output:
         return subprocess.Popen(
             with_port(spec.command, port),
             stdout=output,
             stderr=output,
-            env={**os.environ, **spec.env},
+            env={**os.environ, **spec.env, END_WITH_PARENT: str(os.getpid())},
             process_group=0,
         )
 

@@ -10,16 +10,18 @@ from contextlib import contextmanager
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
+def heeded_signals() -> list[signal.Signals]:
+    """All but a SIGHUP that nohup(1) has ignored."""
+    is_lasting = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    return [each for each in SIGNALS if not (each == signal.SIGHUP and is_lasting)]
+
+
 @contextmanager
 def on_stop_signals(call: Callable[[], object]) -> Iterator[None]:
     """Within this, each signal to stop calls it, and does nothing else: a second Ctrl-C no more
-    than the first. A SIGHUP that nohup has ignored stays so."""
+    than the first."""
     loop = asyncio.get_running_loop()
-    numbers = [
-        each
-        for each in SIGNALS
-        if each != signal.SIGHUP or signal.getsignal(each) != signal.SIG_IGN
-    ]
+    numbers = heeded_signals()
     for number in numbers:
         loop.add_signal_handler(number, call)
     try:

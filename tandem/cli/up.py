@@ -28,6 +28,7 @@ from tandem.core.errors import ConfigError
 from tandem.core.installation import install_tandem
 from tandem.core.numbers import require_positive
 from tandem.engine.fake.profiles import parse_profile
+from tandem.process.lifetime import end_with_parent
 from tandem.process.settings import DRAIN_TIMEOUT_S
 
 USUAL_HOST = "127.0.0.1"
@@ -54,8 +55,9 @@ def run_up(
     start_timeout_s: float,
     drain_timeout_s: float | None = None,
 ) -> None:
-    """Run the fleet until a signal ends it; SIGTERM lets requests under way finish before. Raises
-    `TandemError`."""
+    """Run the fleet until a signal ends it; SIGTERM lets requests under way finish before. So ends
+    whoever started it for as long as itself lasts. Raises `TandemError`."""
+    end_with_parent()
     console = LastingConsole(stderr=True, highlight=False)
     require_positive("start-timeout", start_timeout_s)
     _check_device(settings.device)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
+from up import is_alive, wait_until
 
 from tandem.bench.answer import Answer
 from tandem.bench.closed_loop import run_workload, warm_up
@@ -60,6 +63,41 @@ async def test_a_server_that_does_not_get_ready_is_ended(tmp_path: Path) -> None
             pass
     mine = psutil.Process().children()
     assert not any(each.name() == "sleep" for each in mine)
+
+
+# Runs a server until it is ended itself.
+KEEPER = """
+import asyncio, signal, sys
+from pathlib import Path
+from tandem.bench.server import ServerSpec, cancel_when_told_to_stop, running
+
+async def main():
+    cancel_when_told_to_stop()
+    logs, *command = sys.argv[1:]
+    async with running(ServerSpec("mock", tuple(command), ready_path="/ready"), Path(logs)):
+        print("ready", flush=True)
+        await asyncio.Event().wait()
+
+# Whoever runs the tests by nohup has it ignored.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGKILL])
+def test_a_fleet_ends_with_whoever_started_it(tmp_path: Path, number: signal.Signals) -> None:
+    command = [sys.executable, "-c", KEEPER, str(tmp_path), *mock_arm(tmp_path).command]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as keeper:
+        assert keeper.stdout and keeper.stdout.readline() == b"ready\n"
+        processes = psutil.Process(keeper.pid).children(recursive=True)
+        assert len(processes) > 2
+        keeper.send_signal(number)
+        keeper.wait()
+        try:
+            wait_until(lambda: not any(map(is_alive, processes)), "all ended")
+        finally:
+            for each in filter(is_alive, processes):
+                each.kill()
 
 
 def test_ports_are_filled_in() -> None:
