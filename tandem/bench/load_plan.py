@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import count, repeat, takewhile
+from itertools import count, islice, repeat, takewhile
 from math import inf, isinf
 from pathlib import Path
 
@@ -65,8 +65,12 @@ class LoadPlan:
                 return repeat(0.0)
 
     def prompts(self, token_ids: Sequence[int], texts: Texts | None) -> Iterator[Prompt]:
-        """What they ask: as long as there are arrivals, and no shorter."""
-        return self._worded(self._prompts(token_ids), texts)
+        """What they ask: as long as there are arrivals, and no shorter. Those that all come at once
+        are made by now: each would be late by the making of all before it."""
+        prompts = self._worded(self._prompts(token_ids), texts)
+        if self.spec.arrivals == "at once":
+            return iter(list(islice(prompts, self.spec.num_requests)))
+        return prompts
 
     def probe(self, token_ids: Sequence[int], texts: Texts | None) -> Prompt:
         """One prompt like the first, of other tokens unless the trace spells them out: who has

@@ -16,10 +16,10 @@ from tandem.bench.completion_stream import hinted
 from tandem.bench.concurrency import all_of
 from tandem.bench.load_plan import LoadPlan
 from tandem.bench.metrics_scraper import MetricsScraper
-from tandem.bench.open_loop import OpenLoop, run_open_loop
+from tandem.bench.open_loop import OpenLoop, run_open_loop, uncollected
 from tandem.bench.report.bounds import Bounds
 from tandem.bench.report.figures import Window, figures_of
-from tandem.bench.report.limit import LoadTool, find_limit
+from tandem.bench.report.limit import LoadTool, find_limit, late_bound_ms
 from tandem.bench.report.load_report import SCHEMA, LoadReport, Target
 from tandem.bench.report.rows import RequestRow, request_row
 from tandem.bench.report.server_account import server_account
@@ -121,13 +121,15 @@ class _Run:
         return False
 
     async def _drive(self) -> None:
+        """All that takes its time before the first request is done before the clock runs."""
         settings, plan = self._settings, self._settings.plan
-        prompts = plan.prompts(settings.token_ids, settings.texts)
-        loads = [self._open_loop(self._watch, plan.loop(), prompts)]
+        asked = settings.token_ids, settings.texts
+        loads = [(self._watch, plan.loop(), plan.prompts(*asked))]
         if plan.long:
-            prompts = plan.long_prompts(settings.token_ids, settings.texts)
-            loads.append(self._open_loop(self._beside, plan.long_loop(), prompts))
-        await all_of(loads)
+            loads.append((self._beside, plan.long_loop(), plan.long_prompts(*asked)))
+        with uncollected():
+            self._begin()
+            await all_of([self._open_loop(*each) for each in loads])
 
     async def _open_loop(self, watch: Watch, loop: OpenLoop, prompts: Iterator[Prompt]) -> None:
         await run_open_loop(watch.ask, loop, prompts, self._patience_s, self._start_s)
@@ -144,6 +146,8 @@ class _Run:
             scraper.scrapes, *(self._start_s + at / 1e3 for at in (window.start_ms, window.end_ms))
         )
         tool = _load_tool(rows, self._cores)
+        figures = figures_of(rows, window, settings.bounds)
+        late_ms = late_bound_ms(settings.plan.spec.arrivals, figures.ttft_ms)
         return LoadReport(
             schema=SCHEMA,
             tandem=version(DISTRIBUTION),
@@ -152,8 +156,8 @@ class _Run:
             load=settings.plan.spec,
             window=window,
             bounds=settings.bounds,
-            figures=figures_of(rows, window, settings.bounds),
-            limit=find_limit(tool, server, scraper.problem),
+            figures=figures,
+            limit=find_limit(tool, server, scraper.problem, late_ms),
             tool=tool,
             server=server,
             stopped=stopped,

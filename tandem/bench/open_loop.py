@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import inf, isinf
 from time import perf_counter, process_time
@@ -61,14 +62,20 @@ async def run_open_loop(
     patience_s: Callable[[Prompt], float],
     start_s: float | None = None,
 ) -> OpenRun:
-    """One run, which starts at `start_s` of `perf_counter`, or at once. A measured request is
-    waited for until `patience_s` (the model's own time) after it was due; one that is unfinished
-    then counts as failed."""
+    """One run, which starts at `start_s` of `perf_counter`, or at once; to be had `uncollected`. A
+    measured request is waited for until `patience_s` (the model's own time) after it was due; one
+    that is unfinished then counts as failed."""
+    start_s = perf_counter() if start_s is None else start_s
+    return await _Run(ask, loop, prompts, patience_s, start_s).run()
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Garbage is collected before, and not within: it would make requests late."""
     gc.collect()
     gc.disable()
     try:
-        start_s = perf_counter() if start_s is None else start_s
-        return await _Run(ask, loop, prompts, patience_s, start_s).run()
+        yield
     finally:
         gc.enable()
 
@@ -95,7 +102,7 @@ class _Run:
 
     async def run(self) -> OpenRun:
         loop = self._loop
-        cpu_s = process_time()
+        began_s, cpu_s = perf_counter(), process_time()
         for _ in range(loop.concurrency):
             self._places.put_nowait(self._start_s)
         arriving = asyncio.create_task(self._arrive())
@@ -106,7 +113,7 @@ class _Run:
             for task in (arriving, *self._open):
                 task.cancel()
             await asyncio.gather(arriving, *self._open, return_exceptions=True)
-        elapsed_s = perf_counter() - self._start_s
+        elapsed_s = perf_counter() - began_s
         return OpenRun(
             [Outcome.of(each.answer, each.due_s, loop.dilation) for each in self._measured],
             Distribution.of(

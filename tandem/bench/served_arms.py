@@ -11,7 +11,7 @@ from time import perf_counter
 from tandem.bench.answer import Answer
 from tandem.bench.arms import Arm
 from tandem.bench.completion_stream import Endpoint, complete
-from tandem.bench.open_loop import OpenRun, run_open_loop
+from tandem.bench.open_loop import OpenRun, run_open_loop, uncollected
 from tandem.bench.outcome import Objectives, Outcome
 from tandem.bench.server import START_TIMEOUT_S, running
 from tandem.bench.subject import MixLoad, PoissonLoop, Subject
@@ -33,12 +33,14 @@ class ServedArm:
         return outcomes[1:]
 
     async def at_rate(self, load: MixLoad, loop: PoissonLoop, loosest: Objectives) -> OpenRun:
-        return await run_open_loop(
-            self._ask,
-            loop.open(),
-            load.prompts(),
-            lambda prompt: loosest[prompt.tenant].latest_s(prompt.num_output),
-        )
+        prompts = load.prompts()
+        with uncollected():
+            return await run_open_loop(
+                self._ask,
+                loop.open(),
+                prompts,
+                lambda prompt: loosest[prompt.tenant].latest_s(prompt.num_output),
+            )
 
     async def _ask(self, answer: Answer) -> None:
         await complete(self._endpoint, answer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import json
 import os
@@ -10,17 +11,21 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
 from typer.testing import CliRunner
 from up import Up
 
+from tandem.bench.load_plan import LoadPlan
 from tandem.bench.report.load_report import LoadReport, read_report
+from tandem.bench.workload import Prompt
 from tandem.cli.app import commands
 from tandem.core.errors import TandemError
 
@@ -301,6 +306,25 @@ def test_a_server_that_does_not_serve_gets_one_request() -> None:
     with bad_server("refuse") as url:
         status, said = bench("serve", "--url", url, *FLAGS, "--requests", "5")
     assert (status, "does not serve: status 503" in said) == (1, True), said
+
+
+def test_what_is_done_before_the_first_request_makes_it_not_late(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts = LoadPlan.prompts
+
+    def slow(*arguments: Any) -> Iterator[Prompt]:
+        time.sleep(0.4)
+        return prompts(*arguments)
+
+    monkeypatch.setattr(LoadPlan, "prompts", slow)
+    monkeypatch.setattr(gc, "collect", lambda: time.sleep(0.2))
+    with bad_server("serve") as url:
+        _, _, report = serve(
+            tmp_path, url, *FLAGS, *("--requests", "3", "--rate", "100", "--no-probe")
+        )
+    assert report.tool.late_max_ms < 200
+    assert report.requests[0].due_ms < 100
 
 
 def interrupt() -> None:

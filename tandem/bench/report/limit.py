@@ -5,11 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tandem.bench.report.server_account import ServerAccount
+from tandem.bench.report.stats import Stats
 
 # A load tool that begins with a request so much after it was due, or takes so much of the one core
 # that it can take, measures itself.
 LATE_MS = 25.0
 BUSY_CORES = 0.9
+# Arrivals that are many at a time, and the share of a median TTFT which their beginning may take.
+BURSTS = ("at once", "closed")
+BURST_SHARE = 0.1
 LOAD_TOOL = "load tool"
 UNKNOWN = "not known"
 
@@ -38,10 +42,23 @@ class Limit:
         return self.where == LOAD_TOOL
 
 
-def find_limit(tool: LoadTool, server: ServerAccount | None, problem: str = "") -> Limit:
-    """The load tool, if it could not keep up; else what held the server up longest. `problem`: why
-    it does not tell, if that is known."""
-    if tool.late_p99_ms > LATE_MS:
+def late_bound_ms(arrivals: str, ttft_ms: Stats | None) -> float:
+    """How late a load tool may begin with requests. Those that come all at once it has to begin one
+    after the other: that is no fault as long as it is little of what is measured."""
+    if arrivals not in BURSTS or ttft_ms is None:
+        return LATE_MS
+    return max(LATE_MS, BURST_SHARE * ttft_ms.p50)
+
+
+def find_limit(
+    tool: LoadTool,
+    server: ServerAccount | None,
+    problem: str = "",
+    late_ms: float = LATE_MS,
+) -> Limit:
+    """The load tool, if it could not keep up, within `late_ms`; else what held the server up
+    longest. `problem`: why it does not tell, if that is known."""
+    if tool.late_p99_ms > late_ms:
         late = f"it began with requests up to {tool.late_p99_ms:.0f} ms late (p99)"
         return Limit(LOAD_TOOL, f"{late}: figures are of the load tool, not of the server")
     if tool.cores > BUSY_CORES:

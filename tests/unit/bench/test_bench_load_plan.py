@@ -47,6 +47,20 @@ def test_an_infinite_rate_without_a_bound_is_all_at_once() -> None:
     assert arrivals(rate=inf, num_requests=3) == [0.0] * 3
 
 
+def test_prompts_that_all_come_at_once_are_made_before() -> None:
+    worded: list[Prompt] = []
+
+    class Slow(PlainWords):
+        def worded(self, prompt: Prompt) -> Prompt:
+            worded.append(prompt)
+            return super().worded(prompt)
+
+    prompts = plan_load(LoadOptions(rate=inf, num_requests=3)).prompts(IDS, Slow())
+    assert len(worded) == len(list(prompts)) == 3
+    next(plan_load(LoadOptions(rate=4.0)).prompts(IDS, Slow()))
+    assert len(worded) == 4
+
+
 def test_a_timed_trace_keeps_its_times() -> None:
     assert arrivals(TIMED, trace="some/trace.jsonl", speed=2.0) == [0.0, 0.05, 0.1, 0.15, 0.2]
     plan = plan_load(LoadOptions(trace="some/trace.jsonl", speed=2.0), TIMED)

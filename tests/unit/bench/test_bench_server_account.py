@@ -8,9 +8,10 @@ import pytest
 from load_reports import SERVER
 
 from tandem.bench.metrics_scraper import Scrape
-from tandem.bench.report.limit import LoadTool, find_limit
+from tandem.bench.report.limit import LoadTool, find_limit, late_bound_ms
 from tandem.bench.report.metrics_text import Change, Metrics
 from tandem.bench.report.server_account import ServerAccount, server_account
+from tandem.bench.report.stats import Stats
 
 TOOL = LoadTool(0.1, 0.9, 3.0, 0.2)
 
@@ -134,6 +135,22 @@ def test_the_load_tool_is_the_limit_where_it_is() -> None:
     assert (limit.where, limit.is_load_tool) == ("decode", False)
     assert limit.text == "80% of the time, as last: 93% busy"
     assert find_limit(TOOL, None).where == "not known"
+
+
+@pytest.mark.parametrize(
+    ("arrivals", "ttft_ms", "is_load_tool"),
+    [
+        ("at once", 2000.0, False),
+        ("closed", 2000.0, False),
+        ("at once", 900.0, True),
+        ("poisson", 2000.0, True),
+    ],
+)
+def test_a_burst_takes_its_time_to_begin(arrivals: str, ttft_ms: float, is_load_tool: bool) -> None:
+    tool = replace(TOOL, late_p99_ms=120.0)
+    late_ms = late_bound_ms(arrivals, Stats.of([ttft_ms]))
+    assert find_limit(tool, SERVER, late_ms=late_ms).is_load_tool is is_load_tool
+    assert late_bound_ms(arrivals, None) == late_bound_ms(arrivals, Stats.of([1.0])) == 25.0
 
 
 def test_a_worker_that_is_gone_takes_nothing_from_the_others() -> None:
