@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import ssl
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -30,6 +32,9 @@ FIELDS = {
     "cache_prompt": False,
 }
 OUR_OWN = {*FIELDS, "continuous_usage_stats"} - {*OPENAI_FIELDS}
+# This machine, or this process, has no more connections to give: of no server's making.
+OWN_ERRNOS = (errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL)
+OWN_FAILURE = "the load tool cannot connect"
 OK = 200
 # Of a refusal's body.
 MAX_REFUSAL = 1 << 16
@@ -180,6 +185,11 @@ def hinted(problem: str) -> str:
     return f"{problem} (--no-ignore-eos sends OpenAI's own fields only)"
 
 
+def _is_own(error: OSError) -> bool:
+    # Where a host has several addresses the text alone says what befell each of them.
+    return any(each == error.errno or os.strerror(each) in str(error) for each in OWN_ERRNOS)
+
+
 async def complete(endpoint: Endpoint, answer: Answer) -> None:
     """Ask, and wait for the end. Whatever goes wrong is told in the answer."""
     request = endpoint.request(answer.prompt)
@@ -192,7 +202,7 @@ async def complete(endpoint: Endpoint, answer: Answer) -> None:
             ssl=endpoint.tls,
         )
     except OSError as error:
-        answer.error = f"cannot connect: {error}"
+        answer.error = f"{OWN_FAILURE if _is_own(error) else 'cannot connect'}: {error}"
         return
     try:
         await stream.ended

@@ -12,7 +12,7 @@ from typing import Any
 
 from tandem.bench.answer import Answer
 from tandem.bench.closed_loop import UNFINISHED
-from tandem.bench.completion_stream import hinted
+from tandem.bench.completion_stream import OWN_FAILURE, hinted
 from tandem.bench.concurrency import all_of
 from tandem.bench.load_plan import LoadPlan
 from tandem.bench.metrics_scraper import MetricsScraper
@@ -195,4 +195,5 @@ class _Run:
 def _load_tool(rows: Sequence[RequestRow], cores: float) -> LoadTool:
     late = Stats.of([row.late_ms for row in rows])
     times = (late.p50, late.p99, late.max) if late else (0.0, 0.0, 0.0)
-    return LoadTool(*times, cores=round(cores, 3))
+    num_unsent = sum(row.problem.startswith(OWN_FAILURE) for row in rows)
+    return LoadTool(*times, cores=round(cores, 3), num_unsent=num_unsent)

@@ -28,6 +28,7 @@ from tandem.cli.reaching import reaching_gateway
 from tandem.cli.tables import table_console
 from tandem.core.errors import ConfigError
 from tandem.core.numbers import require_positive
+from tandem.process.host import raise_open_files
 
 MOCK_MODEL = "mock"
 TOKENIZER_FILE = "tokenizer.json"
@@ -39,6 +40,8 @@ def run_serve(options: ServeOptions, load: LoadOptions) -> None:
     console = Console(stderr=True, highlight=False)
     for path in filter(None, (options.out, options.html)):
         check_file(path)
+    # A connection for each request under way.
+    raise_open_files()
     report = uvloop.run(_run(options, load, console))
     try:
         _write(options, report)

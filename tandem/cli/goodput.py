@@ -29,6 +29,7 @@ from tandem.core.device import CpuDevice, Device, MockDevice, parse_device
 from tandem.core.errors import Cancelled, ConfigError, Unavailable
 from tandem.core.numbers import require_positive
 from tandem.engine.fake.profiles import parse_profile
+from tandem.process.host import raise_open_files
 from tandem.wire.metadata import API_KEY_VARIABLE
 
 # A CPU prefills some hundreds of tokens a second: a quarter of the published lengths.
@@ -49,6 +50,7 @@ def run_goodput(options: GoodputOptions, up_flags: Sequence[str]) -> None:
         # Before any arm starts, whose time to do so is limited.
         with terminal_progress() as progress:
             resolve(settings.conditions.model, progress)
+    raise_open_files()
     with RecordFile(options.out / RECORDS, whole=not options.simulated) as file:
         try:
             asyncio.run(_sweep(options, settings, file.write))

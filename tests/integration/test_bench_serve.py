@@ -308,6 +308,49 @@ def test_a_server_that_does_not_serve_gets_one_request() -> None:
     assert (status, "does not serve: status 503" in said) == (1, True), said
 
 
+LIMITED = """
+import resource, sys
+_, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (40, {hard}))
+from tandem.cli.app import app
+app()
+"""
+
+
+@pytest.mark.parametrize(("hard", "is_own"), [("40", True), ("hard", False)])
+def test_a_load_tool_without_descriptors_blames_itself(
+    tmp_path: Path, hard: str, is_own: bool
+) -> None:
+    out = tmp_path / "report.json"
+    # Only the first one is over, so that all others are under way at a time.
+    with bad_server("serve", *["stall"] * 60) as url:
+        process = subprocess.run(
+            [
+                *(sys.executable, "-c", LIMITED.format(hard=hard), "bench", "serve", *FLAGS),
+                *(
+                    "--url",
+                    url,
+                    "--rate",
+                    "inf",
+                    "--requests",
+                    "60",
+                    "--timeout",
+                    "2",
+                    "--out",
+                    str(out),
+                ),
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert out.exists(), process.stderr
+    report = read_report(out)
+    assert (report.tool.num_unsent > 0) is is_own, process.stdout
+    assert ("it had no connection for" in report.limit.text) is is_own
+    assert ("the load tool cannot connect" in process.stdout) is is_own
+
+
 def test_what_is_done_before_the_first_request_makes_it_not_late(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

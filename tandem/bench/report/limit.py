@@ -20,12 +20,14 @@ UNKNOWN = "not known"
 
 @dataclass(frozen=True, slots=True)
 class LoadTool:
-    """How late it began with requests, and the processor time that it took, per second."""
+    """How late it began with requests, the processor time that it took, per second, and for how
+    many requests it had no connection."""
 
     late_p50_ms: float
     late_p99_ms: float
     late_max_ms: float
     cores: float
+    num_unsent: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,9 @@ def find_limit(
 ) -> Limit:
     """The load tool, if it could not keep up, within `late_ms`; else what held the server up
     longest. `problem`: why it does not tell, if that is known."""
+    if tool.num_unsent:
+        unsent = f"it had no connection for {tool.num_unsent} requests (see `ulimit -n`)"
+        return Limit(LOAD_TOOL, f"{unsent}: figures are of the load tool, not of the server")
     if tool.late_p99_ms > late_ms:
         late = f"it began with requests up to {tool.late_p99_ms:.0f} ms late (p99)"
         return Limit(LOAD_TOOL, f"{late}: figures are of the load tool, not of the server")

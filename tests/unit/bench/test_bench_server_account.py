@@ -131,6 +131,8 @@ def test_a_server_that_was_started_anew_has_counted_nothing() -> None:
 def test_the_load_tool_is_the_limit_where_it_is() -> None:
     assert find_limit(replace(TOOL, late_p99_ms=40.0), SERVER).is_load_tool
     assert find_limit(replace(TOOL, cores=0.97), SERVER).is_load_tool
+    unsent = find_limit(replace(TOOL, num_unsent=3), SERVER)
+    assert (unsent.is_load_tool, "no connection for 3 requests" in unsent.text) == (True, True)
     limit = find_limit(TOOL, SERVER)
     assert (limit.where, limit.is_load_tool) == ("decode", False)
     assert limit.text == "80% of the time, as last: 93% busy"
