@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import ceil
 from typing import NamedTuple
 
 # An engine that is busy for this share of its time has no more to give; a pool that is this full
@@ -41,6 +43,32 @@ class Load:
     sending_share: float = 0.0
     exposed_share: float = 0.0
     missing: str = ""
+
+
+def mean_load(loads: Sequence[Load]) -> Load:
+    """Of moments that are alike; who is missing is who was at last."""
+
+    def mean(field: Callable[[Load], float]) -> float:
+        return sum(map(field, loads)) / len(loads)
+
+    def role(of: Callable[[Load], RoleLoad]) -> RoleLoad:
+        return RoleLoad(
+            num_open=round(mean(lambda load: of(load).num_open)),
+            busy_share=mean(lambda load: of(load).busy_share),
+            num_sequences=round(mean(lambda load: of(load).num_sequences)),
+            num_places=round(mean(lambda load: of(load).num_places)),
+            used_share=mean(lambda load: of(load).used_share),
+        )
+
+    return Load(
+        role(lambda load: load.prefill),
+        role(lambda load: load.decode),
+        num_queued=ceil(mean(lambda load: load.num_queued)),
+        num_in_flight=ceil(mean(lambda load: load.num_in_flight)),
+        sending_share=mean(lambda load: load.sending_share),
+        exposed_share=mean(lambda load: load.exposed_share),
+        missing=loads[-1].missing,
+    )
 
 
 class Bottleneck(NamedTuple):

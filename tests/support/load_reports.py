@@ -92,7 +92,7 @@ def report(
         window=window,
         bounds=bounds,
         figures=figures_of(rows, window, bounds),
-        limit=limit or Limit("decode", "80% of the time, as last: 93% busy"),
+        limit=limit or Limit("decode", "80% of the time: 93% busy"),
         tool=LoadTool(0.1, 0.9, 3.0, 0.2),
         server=server,
         stopped=False,

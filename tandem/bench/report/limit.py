@@ -73,4 +73,4 @@ def find_limit(
         why = f" ({problem})" if problem else ""
         return Limit(UNKNOWN, f"the server does not tell{why}, and the load tool kept up")
     longest = server.holdups[0]
-    return Limit(longest.where, f"{longest.share:.0%} of the time, as last: {longest.text}")
+    return Limit(longest.where, f"{longest.share:.0%} of the time: {longest.text}")

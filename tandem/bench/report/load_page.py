@@ -173,7 +173,7 @@ def _server(report: LoadReport) -> Iterator[Html]:
             card(
                 "Workers",
                 table(("worker", "role", "busy"), rows),
-                table(("held up by", "of the time", "as last"), holdups),
+                table(("held up by", "of the time", "on average"), holdups),
             )
         )
     yield element("div", joined(parts), "halves")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
+from itertools import pairwise
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -48,19 +49,20 @@ class Metrics(Samples):
 
 
 class Change(Samples):
-    """What counters rose by between two pages, each for itself: that of a worker which is gone
-    takes nothing from the others'. One that fell was started anew: it counts for nothing."""
+    """What counters rose by from page to page, each for itself: that of a worker which is gone
+    takes nothing from the others', and keeps what it had. From one that fell, since it was started
+    anew, the next page counts on."""
 
-    def __init__(self, before: Metrics, after: Metrics) -> None:
-        super().__init__(
-            {
-                name: {
-                    labels: max(0.0, value - before._of(name).get(labels, 0.0))
-                    for labels, value in values.items()
-                }
-                for name, values in after._samples.items()
-            }
+    def __init__(self, *pages: Metrics) -> None:
+        risen: defaultdict[str, defaultdict[Labels, float]] = defaultdict(
+            lambda: defaultdict(float)
         )
+        for before, after in pairwise(pages):
+            for name, values in after._samples.items():
+                then = before._of(name)
+                for labels, value in values.items():
+                    risen[name][labels] += max(0.0, value - then.get(labels, 0.0))
+        super().__init__(risen)
 
     def mean(self, name: str) -> float | None:
         """Of what a histogram observed meanwhile; None if that was nothing."""

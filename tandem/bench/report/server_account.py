@@ -14,7 +14,7 @@ from math import ceil
 
 from tandem.bench.metrics_scraper import Scrape
 from tandem.bench.report.metrics_text import Change, Metrics
-from tandem.core.bottleneck import Load, RoleLoad, find_bottleneck
+from tandem.core.bottleneck import Load, RoleLoad, find_bottleneck, mean_load
 
 WORKER = "tandem_worker"
 BUSY = f"{WORKER}_busy_seconds_total"
@@ -96,10 +96,9 @@ def server_account(scrapes: Sequence[Scrape], start_s: float, end_s: float) -> S
         return None
     if len(pages) < 2:
         return None
-    (first_s, first), (last_s, last) = pages[0], pages[-1]
-    seconds = last_s - first_s
-    change = Change(first, last)
-    workers = _workers(change, last, seconds)
+    seconds = pages[-1][0] - pages[0][0]
+    change = Change(*(page for _, page in pages))
+    workers = _workers(change, seconds)
     return ServerAccount(
         seconds=round(seconds, DIGITS),
         num_scrapes=len(pages),
@@ -129,11 +128,11 @@ def _covering(scrapes: Sequence[Scrape], start_s: float, end_s: float) -> Sequen
     return scrapes[first : last + 1]
 
 
-def _workers(change: Change, page: Metrics, seconds: float) -> list[WorkerAccount]:
+def _workers(change: Change, seconds: float) -> list[WorkerAccount]:
+    """All that there were at some time."""
     return [
         WorkerAccount(worker, role, round(min(1.0, busy_s / seconds), DIGITS))
         for role in ("prefill", "decode")
-        if role in page.by("role", BUSY)
         for worker, busy_s in sorted(change.by("worker", BUSY, role=role).items())
     ]
 
@@ -149,20 +148,28 @@ def _transfers(change: Change) -> TransferAccount:
 
 
 def _holdups(pages: Sequence[tuple[float, Metrics]]) -> list[Holdup]:
-    """By their share of the time in which there was anything to do; the last words of each."""
+    """By their share of the time in which there was anything to do; of each what is to be said of
+    the mean of that time."""
     seconds: defaultdict[str, float] = defaultdict(float)
-    texts: dict[str, str] = {}
+    loads: defaultdict[str, list[Load]] = defaultdict(list)
     for (before_s, before), (after_s, after) in pairwise(pages):
-        found = find_bottleneck(load_between(before, after, after_s - before_s))
-        if found.where != IDLE:
-            seconds[found.where] += after_s - before_s
-            texts[found.where] = found.text
+        load = load_between(before, after, after_s - before_s)
+        where = find_bottleneck(load).where
+        if where != IDLE:
+            seconds[where] += after_s - before_s
+            loads[where].append(load)
     whole_s = sum(seconds.values())
     longest_first = sorted(seconds.items(), key=lambda each: -each[1])
     return [
-        Holdup(where, round(took_s / whole_s, DIGITS), texts[where])
+        Holdup(where, round(took_s / whole_s, DIGITS), _text(where, loads[where]))
         for where, took_s in longest_first
     ]
+
+
+def _text(where: str, loads: Sequence[Load]) -> str:
+    # A place may hold things up in several ways, whose mean is none: then the last says it.
+    found = find_bottleneck(mean_load(loads))
+    return found.text if found.where == where else find_bottleneck(loads[-1]).text
 
 
 def load_between(before: Metrics, after: Metrics, seconds: float) -> Load:

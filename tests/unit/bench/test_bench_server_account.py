@@ -90,7 +90,7 @@ def test_what_held_it_up_is_told_by_its_share_of_the_time() -> None:
         ("decode", 0.8),
         ("clients", 0.2),
     ]
-    assert made.holdups[0].text == "100% busy, 3 prompts wait"
+    assert made.holdups[0].text == "98% busy, 3 prompts wait"
 
 
 def test_a_full_pool_is_told() -> None:
@@ -101,6 +101,33 @@ def test_a_full_pool_is_told() -> None:
 def test_all_places_taken_is_told() -> None:
     scrapes = [tandem(at, 0.5, waiting=2, sequences=8, places=8) for at in (0, 5)]
     assert account(*scrapes).holdups[0].text == "all 8 places taken, 2 prompts wait"
+
+
+def test_what_holds_it_up_is_told_as_it_was_on_average() -> None:
+    scrapes = [tandem(at, 1.0, waiting=waiting) for at, waiting in ((0, 9), (1, 9), (2, 9), (3, 0))]
+    assert account(*scrapes).holdups[0].text == "100% busy, 8 prompts wait"
+
+
+def test_a_gateway_that_was_started_anew_takes_nothing_from_the_account() -> None:
+    before = [tandem(at, 0.5) for at in (0, 4, 8)]
+    after = [replace(tandem(at, 0.5), at_s=109.0 + at) for at in (0, 2)]
+    made = account(*before, *after, end_s=111.0)
+    assert made.stages.queue_ms == 10
+    assert [each.busy_share for each in made.workers] == [round(10 * 0.25 / 11, 4), 0.4545]
+    assert made.transfers and made.transfers.count == 100
+
+
+def test_workers_that_are_gone_at_the_end_are_in_the_account() -> None:
+    gone = Scrape(110.0, page("vllm:generation_tokens_total 900", "vllm:num_requests_waiting 2"))
+    made = account(*(tandem(at, 1.0) for at in (0, 4, 8)), gone)
+    assert [(each.worker, each.busy_share) for each in made.workers] == [
+        ("prefill-0", 0.2),
+        ("decode-0", 0.8),
+    ]
+    assert [(each.where, each.share) for each in made.holdups] == [
+        ("decode", 0.8),
+        ("workers", 0.2),
+    ]
 
 
 def test_only_the_window_counts() -> None:
@@ -135,7 +162,7 @@ def test_the_load_tool_is_the_limit_where_it_is() -> None:
     assert (unsent.is_load_tool, "no connection for 3 requests" in unsent.text) == (True, True)
     limit = find_limit(TOOL, SERVER)
     assert (limit.where, limit.is_load_tool) == ("decode", False)
-    assert limit.text == "80% of the time, as last: 93% busy"
+    assert limit.text == "80% of the time: 93% busy"
     assert find_limit(TOOL, None).where == "not known"
 
 
