@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tandem.bench.goodput import Interval, Level, goodput, goodput_interval, ratio_interval
+from tandem.bench.goodput import (
+    Interval,
+    Level,
+    best_ratio_interval,
+    goodput,
+    goodput_interval,
+    ratio_interval,
+)
 from tandem.bench.markdown import markdown_table
 from tandem.bench.objectives import CLAIM, GRID, Cell
 from tandem.bench.records import RateSummary, Sweep
@@ -22,7 +29,10 @@ def verdict(sweep: Sweep, workload: str) -> str:
     )
     if split is None or colocated is None:
         return f"{workload}: there is nothing to compare."
-    ratio = _ratio(sweep, workload, split, CLAIM)
+    ratio = best_ratio_interval(
+        [sweep.levels(workload, each, CLAIM) for each in sweep.split(workload)],
+        [sweep.levels(workload, each, CLAIM) for each in sweep.colocated(workload)],
+    )
     if ratio is None:
         return f"{workload}: no colocated arm met the objectives at any rate."
     says = "split" if ratio.low > 1 else "do not split" if ratio.high < 1 else "no difference shown"

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tandem.bench.goodput import (
     SHARE,
     Level,
+    best_ratio_interval,
     goodput,
     goodput_interval,
     ratio_interval,
@@ -171,6 +172,31 @@ def test_a_ratio_is_to_the_best_of_the_others() -> None:
     assert ratio.low <= ratio.value <= ratio.high
 
 
+@pytest.mark.parametrize(("num_arms", "num_others"), [(7, 1), (1, 7)])
+def test_the_luckiest_of_many_is_not_better(num_arms: int, num_others: int) -> None:
+    rng = np.random.default_rng(1)
+
+    def drawn() -> list[Level]:
+        shares = (0.99, 0.95, 0.85, 0.5)
+        return [Level(i + 1.0, 100, int(rng.binomial(100, each))) for i, each in enumerate(shares)]
+
+    wrong = 0
+    for _ in range(60):
+        ratio = best_ratio_interval(
+            [drawn() for _ in range(num_arms)], [drawn() for _ in range(num_others)]
+        )
+        assert ratio is not None
+        wrong += not ratio.low <= 1 <= ratio.high
+    assert wrong <= 3
+
+
+def test_between_two_arms_nothing_was_chosen() -> None:
+    one, other = levels(1, 1, 0.5), levels(1, 0.8, 0.3)
+    assert best_ratio_interval([one], [other]) == ratio_interval(one, [other])
+
+
 def test_there_is_no_ratio_to_nothing() -> None:
+    assert best_ratio_interval([levels(1.0)], [levels(0.0)]) is None
+    assert best_ratio_interval([levels(1.0)], []) is None
     assert ratio_interval(levels(1.0), [levels(0.0)]) is None
     assert ratio_interval(levels(1.0), []) is None
