@@ -14,6 +14,7 @@ from tandem.client.connection import call_metadata
 from tandem.core.address import without_v1
 from tandem.core.errors import (
     ConfigError,
+    Mismatch,
     NotFound,
     PermissionDenied,
     ResourceExhausted,
@@ -63,13 +64,18 @@ class GatewayPage:
 
     async def ticks(self) -> AsyncGenerator[Tick]:
         """Those of one connection, until the gateway stops. Raises `Unavailable` if there is none,
-        and what the gateway refuses it with."""
+        `Mismatch` if whoever answers is no gateway, and what the gateway refuses it with."""
         with _translated_errors():
-            async with self._client.sse("/page/events") as events:
-                await _check(events.response)
-                async for event in events:
-                    if event.data:
-                        yield read_tick(event.data)
+            try:
+                async with self._client.sse("/page/events") as events:
+                    await _check(events.response)
+                    async for event in events:
+                        if event.data:
+                            yield read_tick(event.data)
+            except (NotFound, httpx2.SSEError):
+                raise Mismatch(
+                    f"{self.url} answers, but is no gateway of Tandem's: name one with --url URL"
+                ) from None
 
     async def drain(self, worker_id: str, timeout_s: float) -> str:
         """Take a worker out of service: its state then. Raises `TandemError`."""

@@ -60,7 +60,8 @@ async def test_ticks_come_until_the_gateway_stops() -> None:
         (lambda _: error(429, "too many look"), ResourceExhausted, "too many look"),
         (lambda _: error(503, "stopping"), Unavailable, "stopping"),
         (lambda _: httpx2.Response(502, text="<html>"), Unavailable, "HTTP 502"),
-        (lambda _: httpx2.Response(200, text="<html>"), Unavailable, "event-stream"),
+        (lambda _: httpx2.Response(200, text="<html>"), Mismatch, "no gateway of Tandem's"),
+        (lambda _: httpx2.Response(404, text="<html>"), Mismatch, "no gateway of Tandem's"),
         (
             lambda _: httpx2.Response(200, headers=EVENTS, content=b"data: {}\n\n"),
             Mismatch,
