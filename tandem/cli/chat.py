@@ -14,6 +14,7 @@ from tandem.cli.amounts import format_bytes, format_seconds
 from tandem.cli.reaching import reaching_gateway, trusted
 from tandem.client import Client, Completion, CompletionStream, GenerateArguments, Message
 from tandem.core.errors import TandemError, Unavailable
+from tandem.core.numbers import require_positive
 
 CONNECT_S = 3.0
 LEAVE = {"/exit", "/quit"}
@@ -35,6 +36,7 @@ def run_chat(
     """Answer `prompt`, or talk until the user leaves. Raises `TandemError`."""
     options = GenerateArguments(temperature=temperature)
     if max_tokens is not None:
+        require_positive("max-tokens", max_tokens)
         options["max_tokens"] = max_tokens
     with Client(address, api_key=api_key, tls=trusted(tls)) as client:
         model = _served_model(client)
@@ -85,16 +87,17 @@ class Conversation:
         self.messages.append(Message(role="user", content=text))
         arguments: GenerateArguments = {**self.options, "messages": self.messages}
         printed = PrintedAnswer(self.console)
-        with self.client.stream(**arguments) as stream:
-            try:
+        try:
+            # Opening it may take its time as well: it waits for the gateway to take the request.
+            with self.client.stream(**arguments) as stream:
                 printed.print(stream)
                 end = printed.describe(stream.completion)
-            except KeyboardInterrupt:
-                end = "stopped"
-            except TandemError:
-                if printed.text:
-                    printed.end_line()
-                raise
+        except KeyboardInterrupt:
+            end = "stopped"
+        except TandemError:
+            if printed.text:
+                printed.end_line()
+            raise
         self.messages.append(Message(role="assistant", content=printed.text))
         printed.end_line()
         self.notes.print(f"[dim]{escape(end)}[/]")

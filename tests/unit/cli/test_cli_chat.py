@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 from rich.console import Console
 
-from tandem.cli.chat import Conversation
+from tandem.cli.chat import Conversation, run_chat
 from tandem.client import (
     Client,
     CompletedChoice,
@@ -19,7 +19,7 @@ from tandem.client import (
     GenerateArguments,
     ServedBy,
 )
-from tandem.core.errors import InvalidRequest, TandemError, Unavailable
+from tandem.core.errors import ConfigError, InvalidRequest, TandemError, Unavailable
 
 NAME = "[/INST]"
 
@@ -45,7 +45,7 @@ class Answers:
     def __init__(
         self,
         *pieces: str,
-        error: InvalidRequest | None = None,
+        error: BaseException | None = None,
         ends_with: TandemError | None = None,
     ) -> None:
         self._pieces = pieces
@@ -91,6 +91,16 @@ def test_an_error_has_a_line_of_its_own(
     _, _, rest = said.partition("\n")
     assert rest == f"{answer}error: it is gone\n"
     assert noted == ""
+
+
+def test_an_answer_is_stopped_while_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, noted = talk(Answers(error=KeyboardInterrupt()), monkeypatch)
+    assert noted == "stopped\n"
+
+
+def test_an_answer_has_some_tokens() -> None:
+    with pytest.raises(ConfigError, match="--max-tokens is a number, more than 0"):
+        run_chat("Hi", None, None, tls=None, system=None, max_tokens=-3, temperature=0.0)
 
 
 ANSWER = ["a\tb\r\n", "[bold]:smile: ", "\x1b]0;x\x07\x9b2J\x7f é\u2028"]
