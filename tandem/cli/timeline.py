@@ -9,11 +9,13 @@ from pathlib import Path
 import orjson
 from rich.console import Console
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.table import Table
 
 from tandem.cli.amounts import format_bytes, format_seconds
 from tandem.cli.gantt import draw
 from tandem.cli.reaching import reaching_gateway, trusted
+from tandem.cli.tables import WIDE
 from tandem.cli.timeline_svg import timeline_svg
 from tandem.cli.trace_events import trace_events
 from tandem.client.connection import (
@@ -68,11 +70,17 @@ def show_timeline(
         return
     figures = pipeline_figures(lanes)
     console.print(draw(lanes, console.width))
-    console.print(_lane_table(figures))
+    _print_whole(_lane_table(figures), console)
     console.print(_summary(figures))
     if save:
         save_timeline(lanes, save)
         console.print(f"saved to {save}", markup=False)
+
+
+def _print_whole(table: Table, console: Console) -> None:
+    """A narrow terminal wraps its lines: a number that is cut is another one."""
+    whole = Measurement.get(console, console.options.update(width=WIDE), table).maximum
+    Console(highlight=False, width=max(whole, console.width)).print(table)
 
 
 def check_format(path: Path) -> None:

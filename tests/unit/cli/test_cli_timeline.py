@@ -59,6 +59,17 @@ def test_a_workers_name_is_no_markup(
     assert capsys.readouterr().out.count("[/red]") == 2
 
 
+def test_a_narrow_terminal_cuts_no_number(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "24")
+    steps = tuple(Span(SpanKind.STEP, at, at + 1_500_000) for at in range(0, 90_000_000, 2_000_000))
+    show([Lane("decode-0", WorkerRole.DECODE, steps)], monkeypatch)
+    said = capsys.readouterr().out
+    assert "decode-0   75%     45   500 us   500 us\n" in said
+    assert "…" not in said
+
+
 def test_coverage_is_the_share_of_each_cell() -> None:
     assert coverage([(0, 10), (15, 40)], 0, 40, 4) == pytest.approx([1.0, 0.5, 1.0, 1.0])
 
