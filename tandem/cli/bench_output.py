@@ -48,12 +48,14 @@ def print_report(report: LoadReport, console: Console) -> None:
             f"goodput {figures.goodput_per_s:,.2f} requests/s,"
             f" {share_text(figures.goodput_share)} of all ({report.bounds})"
         )
-    lines.append(prompt_text(figures))
+    if figures.num_prompt_tokens:
+        lines.append(prompt_text(figures))
     for line in lines:
         say(console, line)
     if report.num_uncounted:
         say(console, uncounted_text(report), "bold red")
-    console.print(_times(report))
+    if figures.ttft_ms:
+        console.print(_times(report))
     style = "bold red" if report.limit.is_load_tool else ""
     say(console, f"limited by: {report.limit.where} ({report.limit.text})", style)
     _print_problems(report.problems(), "problem", console)

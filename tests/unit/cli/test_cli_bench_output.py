@@ -63,3 +63,11 @@ def test_how_much_of_the_prompts_was_cached_is_told() -> None:
     file = io.StringIO()
     print_comparison(compare(cold, warm), ("cold", "warm"), Console(file=file, width=200))
     assert "warm: prompt tokens: 128, 93.8% cached" in file.getvalue()
+
+
+def test_where_nothing_was_served_no_figure_is_told() -> None:
+    said = printed(report([row(0.0, None, problem="status 503")]))
+    assert "problem, 1 times: status 503" in said
+    assert "TTFT" not in said
+    assert "p50" not in said
+    assert "prompt tokens" not in said
