@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Mapping
+from itertools import combinations
 
 from tandem.core.address import Address
 from tandem.core.errors import ConfigError
@@ -31,6 +33,13 @@ def require_free(host: str, port: int, flag: str) -> None:
         raise ConfigError(f"{flag} {port} is no port: write 1 to {LAST_PORT}")
     if not is_free(host, port):
         raise ConfigError(f"cannot listen on {Address(host, port)}, is the port in use? See {flag}")
+
+
+def require_different(ports: Mapping[str, int]) -> None:
+    """Raise `ConfigError` that names two flags if they name one port."""
+    for (flag, port), (other, same) in combinations(ports.items(), 2):
+        if port == same:
+            raise ConfigError(f"{flag} and {other} are both {port}: they are of two servers")
 
 
 def free_ports(host: str, base: int, count: int, taken: set[int]) -> list[int]:

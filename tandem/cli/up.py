@@ -18,7 +18,7 @@ from tandem.artifacts.progress import terminal_progress
 from tandem.artifacts.resolve import resolve
 from tandem.cli.cores import usable_cores
 from tandem.cli.fleet import WORKER_HOST, Fleet, FleetSettings, plan_fleet
-from tandem.cli.ports import free_ports, require_free
+from tandem.cli.ports import free_ports, require_different, require_free
 from tandem.cli.readiness import until_ready
 from tandem.cli.supervisor import Supervisor
 from tandem.cli.welcome import welcome
@@ -122,6 +122,7 @@ def _check_device(text: str) -> None:
 
 
 def _plan(settings: FleetSettings) -> Fleet:
+    require_different({"--http-port": settings.http_port, "--grpc-port": settings.grpc_port})
     require_free(settings.host, settings.http_port, "--http-port")
     require_free(settings.host, settings.grpc_port, "--grpc-port")
     taken = {settings.http_port, settings.grpc_port}

@@ -9,7 +9,7 @@ import psutil
 
 from tandem.cli.doctor.machine import Port
 from tandem.cli.fleet import WORKER_HOST, FleetSettings
-from tandem.cli.ports import LAST_PORT, free_ports, is_free
+from tandem.cli.ports import LAST_PORT, free_ports, is_free, require_different
 from tandem.core.errors import ConfigError
 
 MAX_COMMAND_CHARS = 60
@@ -18,7 +18,13 @@ MAX_COMMAND_CHARS = 60
 def probe_ports(settings: FleetSettings) -> Mapping[str, Port]:
     """The gateway's two, by the flags that set them."""
     wanted = {"--http-port": settings.http_port, "--grpc-port": settings.grpc_port}
-    return {flag: _port(settings.host, port, {*wanted.values()}) for flag, port in wanted.items()}
+    taken = {*wanted.values()}
+    ports = {flag: _port(settings.host, port, taken) for flag, port in wanted.items()}
+    try:
+        require_different(wanted)
+    except ConfigError as error:
+        ports["--grpc-port"] = Port(settings.grpc_port, is_free=False, error=error.message)
+    return ports
 
 
 def probe_worker_ports(settings: FleetSettings) -> tuple[int, ...]:

@@ -137,3 +137,10 @@ def test_a_start_takes_some_time() -> None:
     result = CliRunner().invoke(commands, ["up", "--device", "mock:h100", "--start-timeout", "-5"])
     assert isinstance(result.exception, ConfigError)
     assert "--start-timeout is a number, more than 0" in result.exception.message
+
+
+def test_two_servers_have_two_ports() -> None:
+    flags = ["--device", "mock:h100", "--http-port", "24111", "--grpc-port", "24111"]
+    result = CliRunner().invoke(commands, ["up", *flags])
+    assert isinstance(result.exception, ConfigError)
+    assert "--http-port and --grpc-port are both 24111" in result.exception.message

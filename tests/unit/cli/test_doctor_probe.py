@@ -186,6 +186,13 @@ def test_a_port_that_is_none() -> None:
     assert probe_ports(settings(20001))["--grpc-port"].error == "0 is no port"
 
 
+def test_one_port_for_two_servers() -> None:
+    ports = probe_ports(replace(settings(20001), grpc_port=20001))
+    assert ports["--http-port"].error == ""
+    assert ports["--grpc-port"].error.startswith("--http-port and --grpc-port are both 20001")
+    assert not ports["--grpc-port"].is_free
+
+
 def test_too_few_ports_for_the_workers() -> None:
     assert probe_worker_ports(settings(20001, port_base=65535)) == ()
 
