@@ -35,15 +35,19 @@ class GpuInputs:
         positions = copy.add(flat.positions)
         slots = copy.add(flat.slots(tables, block_size))
         logit_rows = copy.add(flat.logit_rows)
+        slice_tables = copy.add(tables)
         groups = [
-            TileGroup.cut(flat, np.flatnonzero(chosen), tables, num_queries)
+            TileGroup.cut(flat, np.flatnonzero(chosen), num_queries)
             for chosen, num_queries in (
                 (lengths == 1, 1),
                 (lengths > 1, queries_of(group)),
             )
             if chosen.any()
         ]
-        tiles = [(each, [copy.add(column) for column in each.columns]) for each in groups]
+        tiles = [
+            (each, [*(copy.add(column) for column in each.columns), slice_tables])
+            for each in groups
+        ]
         copy.move()
         rows = GpuRows(
             token_ids=copy[token_ids],
@@ -56,17 +60,22 @@ class GpuInputs:
 
 @dataclass(frozen=True, slots=True)
 class TileGroup:
-    """`QueryTiles` that are still on the host: rows, lengths, positions, tables."""
+    """`QueryTiles` that are still on the host: rows, lengths, positions, and whose of the step's
+    slices they are. A long prompt has hundreds of tiles and one table, which goes to the device
+    once."""
 
     columns: tuple[Ints, ...]
     num_queries: int
 
-    def moved(self, rows: Tensor, lengths: Tensor, positions: Tensor, tables: Tensor) -> QueryTiles:
-        """With its columns on the device."""
-        return QueryTiles(rows, lengths, positions, tables, self.num_queries)
+    def moved(
+        self, rows: Tensor, lengths: Tensor, positions: Tensor, owners: Tensor, tables: Tensor
+    ) -> QueryTiles:
+        """With its columns, and the slices' `tables`, on the device."""
+        placed = tables.index_select(0, owners)
+        return QueryTiles(rows, lengths, positions, placed, self.num_queries)
 
     @classmethod
-    def cut(cls, flat: FlatRows, indices: Ints, tables: Ints, num_queries: int) -> TileGroup:
+    def cut(cls, flat: FlatRows, indices: Ints, num_queries: int) -> TileGroup:
         """The slices `indices`, in tiles of at most `num_queries` tokens."""
         lengths = flat.lengths
         counts = -(-lengths[indices] // num_queries)
@@ -77,7 +86,7 @@ class TileGroup:
                 flat.rows[owners] + offsets,
                 np.minimum(lengths[owners] - offsets, num_queries),
                 flat.starts[owners] + offsets,
-                tables[owners],
+                owners,
             ),
             num_queries,
         )
