@@ -2,12 +2,13 @@
 
 `launch` starts a step and `StepHandle.result` waits for it, apart from each other, so that an
 engine may launch ahead of the host. All calls of `launch` come from one thread, the engine thread;
-`prepare`, `KVPool.read_into` and `KVPool.write` come from other threads, at the same time.
+`prepare` and the copies of a `KVPool` come from other threads, at the same time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from typing import Protocol
 
 from tandem.core.kv import KVLayout, Plane
@@ -15,19 +16,53 @@ from tandem.core.plan import StepPlan, StepResult
 from tandem.core.sampling_params import SamplingParams
 from tandem.core.worker import ModelInfo
 
-__all__ = ["Engine", "KVPool", "LayerHook", "ModelInfo", "StepHandle"]
+__all__ = ["Engine", "KVPool", "KVRead", "KVWrite", "LayerHook", "ModelInfo", "StepHandle"]
 
 LayerHook = Callable[[int], None]
+
+
+class KVRead(Protocol):
+    """Items on their way out of a pool."""
+
+    def end(self, out: memoryview) -> None:
+        """Wait for them, and copy them to `out`. Raises `ValueError` if it is not of the region's
+        size. To be called once."""
+        ...
+
+    def close(self) -> None:
+        """Wait until nothing of the copy is under way any more, and have nothing held for it,
+        whether it has ended, failed, or was never to be ended. May be called again."""
+        ...
+
+
+class KVWrite(Protocol):
+    """Items on their way into a pool, which need their bytes in the host's memory no longer."""
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether `end` would not wait."""
+        ...
+
+    def end(self) -> None:
+        """Wait until they are stored: a step that is launched after that sees them, and no other
+        step may be launched to read them. To be called once."""
+        ...
+
+    def close(self) -> None:
+        """As `KVRead.close`."""
+        ...
 
 
 class KVPool(Protocol):
     """The paged KV cache of one device.
 
-    `read_into` and `write` move whole leading parts of blocks: tokens `[0, num_tokens)` of the
-    concatenation of `blocks`, for one plane and a range of layers, as C-ordered items
-    `[len(layers), num_tokens, num_kv_heads, head_items]`, to or from bytes at any address. Both
-    release the GIL while they copy. The caller makes sure that nobody else writes these blocks
-    meanwhile.
+    A copy moves whole leading parts of blocks: tokens `[0, num_tokens)` of the concatenation of
+    `blocks`, for one plane and a range of layers, as C-ordered items
+    `[len(layers), num_tokens, num_kv_heads, head_items]`, to or from bytes at any address. It is
+    begun, and then ended: several may be under way, so that a device's own part of one goes on
+    beside the host's part of another. Who begins one closes it, come what may; all of it on one
+    thread, and the GIL is released while bytes move. The caller makes sure that nobody else writes
+    these blocks until it is closed.
     """
 
     @property
@@ -36,17 +71,32 @@ class KVPool(Protocol):
     @property
     def num_blocks(self) -> int: ...
 
+    def begin_read(
+        self, plane: Plane, layers: range, blocks: Sequence[int], num_tokens: int
+    ) -> KVRead:
+        """Begin to copy the items out."""
+        ...
+
+    def begin_write(
+        self, plane: Plane, layers: range, blocks: Sequence[int], num_tokens: int, data: memoryview
+    ) -> KVWrite:
+        """Begin to store the items. `data` is not looked at any more once this returns. Raises
+        `ValueError` if it is not of the region's size."""
+        ...
+
     def read_into(
         self, plane: Plane, layers: range, blocks: Sequence[int], num_tokens: int, out: memoryview
     ) -> None:
-        """Copy the items. Raises `ValueError` if `out` is not of the region's size."""
-        ...
+        """Copy the items out, and wait for it."""
+        with closing(self.begin_read(plane, layers, blocks, num_tokens)) as copy:
+            copy.end(out)
 
     def write(
         self, plane: Plane, layers: range, blocks: Sequence[int], num_tokens: int, data: memoryview
     ) -> None:
-        """Store the items. Raises `ValueError` if `data` is not of the region's size."""
-        ...
+        """Store the items, and wait for it."""
+        with closing(self.begin_write(plane, layers, blocks, num_tokens, data)) as copy:
+            copy.end()
 
 
 class StepHandle(Protocol):

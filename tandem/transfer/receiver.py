@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Generator
+from contextlib import asynccontextmanager, closing, suppress
 from math import isfinite
 from time import monotonic_ns
 from typing import Protocol
@@ -24,6 +23,7 @@ from tandem.core.reports import Span, SpanKind
 from tandem.core.worker import KvPeer
 from tandem.engine.protocols import KVPool
 from tandem.transfer.codec import Frame, decode_request
+from tandem.transfer.copy_thread import CopyThread
 from tandem.transfer.reservation import Reservation
 from tandem.transfer.state_guard import StateGuard
 from tandem.v1 import kv_pb2
@@ -69,10 +69,10 @@ class KvReceiver:
         self._peer = KvPeer("this worker", model_fingerprint, pool.layout)
         self._on_span = on_span
         # One thread stores frames: more would only contend for the same memory bus and cores.
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="kv-receive")
+        self._thread = CopyThread("kv-receive")
 
     def close(self) -> None:
-        self._executor.shutdown(cancel_futures=True)
+        self._thread.close(leave=True)
 
     async def receive(self, requests: AsyncIterable[bytes]) -> kv_pb2.PushKvResponse:
         """Take one stream of serialised `PushKvRequest`s to its end.
@@ -158,25 +158,30 @@ class KvReceiver:
             reservation.begin_write()
         # The access ends when the copy has ended, on the receiver's thread, not when the stream's
         # task is cancelled. Whether anybody still asks how it ended or not, it counts as asked.
-        storing = asyncio.get_running_loop().run_in_executor(
-            self._executor, self._verify_and_write, reservation, frame
-        )
+        storing = self._thread.run(self._verify_and_write(reservation, frame))
         storing.add_done_callback(lambda done: done.cancelled() or done.exception())
         return storing
 
-    def _verify_and_write(self, reservation: Reservation, frame: Frame) -> int:
+    def _verify_and_write(
+        self, reservation: Reservation, frame: Frame
+    ) -> Generator[None, None, int]:
         start_ns = monotonic_ns()
         header = frame.header
         stored = False
         try:
             items = frame.verified_items(self._pool.layout)
-            self._pool.write(
+            writing = self._pool.begin_write(
                 header.plane,
                 header.layers,
                 reservation.block_ids(header),
                 header.num_tokens,
                 items,
             )
+            with closing(writing):
+                if not writing.is_stored:
+                    yield
+                # Only behind this may a step be launched that reads it.
+                writing.end()
             stored = True
         except EngineFailed as error:
             # To the sender, whose engine is well, the worker at the other end is not there.

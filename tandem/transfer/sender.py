@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from functools import partial
 from time import monotonic_ns
 from typing import Any
 
@@ -25,8 +24,9 @@ from tandem.core.errors import (
 from tandem.core.kv import KVLayout, Plane
 from tandem.core.logprobs import TokenLogprobs
 from tandem.core.reports import Span, SpanKind
-from tandem.engine.protocols import KVPool
+from tandem.engine.protocols import KVPool, KVRead
 from tandem.transfer.codec import FrameHeader, encode_frame
+from tandem.transfer.copy_thread import CopyThread
 from tandem.transfer.links import Links, WrapCall
 from tandem.transfer.push_call import PushCall, words_of
 from tandem.transfer.state_guard import StateGuard
@@ -267,7 +267,7 @@ class KvSender:
         self._on_failed = on_failed
         self._transfers: dict[int, OutgoingTransfer] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="kv-send")
+        self._thread = CopyThread("kv-send")
 
     def start(self, sequence_id: int, destination: Destination, blocks: SequenceBlocks) -> None:
         """Open a sequence's transfer."""
@@ -292,7 +292,7 @@ class KvSender:
             self.abort(sequence_id)
         await asyncio.gather(*tasks, return_exceptions=True)
         await self.links.close()
-        self._executor.shutdown()
+        self._thread.close()
 
     async def encode(
         self, blocks: SequenceBlocks, headers: Sequence[FrameHeader]
@@ -303,30 +303,34 @@ class KvSender:
         with self._guard.lock:
             if not blocks.begin_access():
                 raise Cancelled("the sequence was dropped while its KV was sent")
-        encoding = asyncio.get_running_loop().run_in_executor(
-            self._executor, self._encode, blocks, headers
-        )
+        encoding = self._thread.run(self._encode(blocks, headers))
         # The access must end when the read has ended, not when this task is cancelled.
         return await asyncio.shield(encoding)
 
     def _encode(
         self, blocks: SequenceBlocks, headers: Sequence[FrameHeader]
-    ) -> tuple[int, list[bytes]]:
-        start_ns = monotonic_ns()
+    ) -> Generator[None, None, tuple[int, list[bytes]]]:
         try:
-            return start_ns, [self._read_frame(blocks, header) for header in headers]
+            with ExitStack() as begun:
+                reads = [
+                    begun.enter_context(closing(self._begin_read(blocks, header)))
+                    for header in headers
+                ]
+                yield
+                start_ns = monotonic_ns()
+                return start_ns, [
+                    encode_frame(header, self.pool.layout, read.end)
+                    for header, read in zip(headers, reads, strict=True)
+                ]
         finally:
             with self._guard.change(is_news=False):
                 blocks.end_access()
 
-    def _read_frame(self, blocks: SequenceBlocks, header: FrameHeader) -> bytes:
+    def _begin_read(self, blocks: SequenceBlocks, header: FrameHeader) -> KVRead:
         layout = self.pool.layout
         first_block = header.first_token // layout.block_size
         ids = blocks.ids[first_block : layout.blocks_for(header.end)]
-        read_items = partial(
-            self.pool.read_into, header.plane, header.layers, ids, header.num_tokens
-        )
-        return encode_frame(header, layout, read_items)
+        return self.pool.begin_read(header.plane, header.layers, ids, header.num_tokens)
 
     async def _run(self, transfer: OutgoingTransfer) -> None:
         outcome: int | TandemError

@@ -12,9 +12,11 @@ from tandem.core.kv import KVLayout, Plane
 from tandem.engine.fake.content import Words, as_words, fake_layout
 from tandem.engine.fake.link import VirtualLink
 from tandem.engine.fake.paging import Index, Span, locate
+from tandem.engine.kv_copy import LateRead, Stored
+from tandem.engine.protocols import KVPool, KVRead, KVWrite
 
 
-class FakeKVPool:
+class FakeKVPool(KVPool):
     """A `KVPool` over one array, `[2 planes, layers, num_blocks, block_size, heads, head_dim]`.
 
     Nothing ever clears a block: a freed one keeps its contents, so that whoever reads it without
@@ -45,6 +47,17 @@ class FakeKVPool:
     @property
     def num_blocks(self) -> int:
         return self._num_blocks
+
+    def begin_read(
+        self, plane: Plane, layers: range, blocks: Sequence[int], num_tokens: int
+    ) -> KVRead:
+        return LateRead(lambda out: self.read_into(plane, layers, blocks, num_tokens, out))
+
+    def begin_write(
+        self, plane: Plane, layers: range, blocks: Sequence[int], num_tokens: int, data: memoryview
+    ) -> KVWrite:
+        self.write(plane, layers, blocks, num_tokens, data)
+        return Stored()
 
     def read_into(
         self, plane: Plane, layers: range, blocks: Sequence[int], num_tokens: int, out: memoryview

@@ -9,25 +9,34 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tandem.engine.kv_copy import LateRead, Stored
+from tandem.engine.protocols import KVRead, KVWrite
+
 Bytes = NDArray[np.uint8]
 BlockTable = NDArray[np.int64]
 
 
 class KVCopies(Protocol):
     """Tokens `[0, num_tokens)` of the concatenation of the blocks in `table`, of one plane (counted
-    from 0) and a range of layers, all of them inside the pool."""
+    from 0) and a range of layers, all of them inside the pool. Copies are begun and ended as a
+    `KVPool`'s."""
 
-    def read(
-        self, plane: int, layers: range, table: BlockTable, num_tokens: int, out: Bytes
-    ) -> None:
-        """Copy to `out`, which has exactly the region's bytes."""
+    def begin_read(self, plane: int, layers: range, table: BlockTable, num_tokens: int) -> KVRead:
+        """Begin to copy the region out."""
         ...
 
-    def write(
+    def begin_write(
         self, plane: int, layers: range, table: BlockTable, num_tokens: int, data: Bytes
-    ) -> None:
-        """Copy from `data`, which has exactly the region's bytes, perhaps read-only."""
+    ) -> KVWrite:
+        """Begin to store `data`, which has exactly the region's bytes, perhaps read-only."""
         ...
+
+
+def exact_bytes(memory: memoryview, num_bytes: int) -> Bytes:
+    """The memory as bytes. Raises ValueError if it has not exactly so many."""
+    if memory.nbytes != num_bytes:
+        raise ValueError(f"{memory.nbytes} bytes for a region of {num_bytes}")
+    return np.frombuffer(memory, np.uint8)
 
 
 class HostCopies:
@@ -40,14 +49,23 @@ class HostCopies:
     def __init__(self, items: Tensor) -> None:
         """`items`: `[planes, layers, num_blocks, block_size, ...]`."""
         tokens = items.flatten(4).view(torch.uint8).numpy()
+        self._token_bytes = tokens.shape[-1]
         # [planes, layers, num_blocks, bytes of a block]
         self._bytes = tokens.reshape(*tokens.shape[:3], -1)
         self._block = np.dtype((np.void, self._bytes.shape[3]))
         self._blocks = self._bytes.view(self._block)[..., 0]
 
-    def read(
-        self, plane: int, layers: range, table: BlockTable, num_tokens: int, out: Bytes
-    ) -> None:
+    def begin_read(self, plane: int, layers: range, table: BlockTable, num_tokens: int) -> LateRead:
+        num_bytes = len(layers) * num_tokens * self._token_bytes
+        return LateRead(lambda out: self._read(plane, layers, table, exact_bytes(out, num_bytes)))
+
+    def begin_write(
+        self, plane: int, layers: range, table: BlockTable, num_tokens: int, data: Bytes
+    ) -> Stored:
+        self._write(plane, layers, table, data)
+        return Stored()
+
+    def _read(self, plane: int, layers: range, table: BlockTable, out: Bytes) -> None:
         for layer, row in zip(layers, self._rows(layers, out), strict=True):
             whole, split = self._split(row)
             # The table is checked already; to check it again numpy would copy to a buffer first.
@@ -60,9 +78,7 @@ class HostCopies:
             if split < len(row):
                 row[split:] = self._bytes[plane, layer, table[whole], : len(row) - split]
 
-    def write(
-        self, plane: int, layers: range, table: BlockTable, num_tokens: int, data: Bytes
-    ) -> None:
+    def _write(self, plane: int, layers: range, table: BlockTable, data: Bytes) -> None:
         for layer, row in zip(layers, self._rows(layers, data), strict=True):
             whole, split = self._split(row)
             self._blocks[plane, layer][table[:whole]] = row[:split].view(self._block)

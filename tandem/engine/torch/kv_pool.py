@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from tandem.core.kv import KVLayout, Plane
-from tandem.engine.torch.kv_copies import BlockTable, HostCopies, KVCopies
+from tandem.engine.protocols import KVPool, KVRead, KVWrite
+from tandem.engine.torch.kv_copies import BlockTable, HostCopies, KVCopies, exact_bytes
 from tandem.engine.torch.packed_weights import aligned_zeros
 from tandem.engine.torch.pages_ahead import PagesAhead
 from tandem.native.library import Kernels
 
 
-class TorchKVPool:
+class TorchKVPool(KVPool):
     """A `KVPool` over `[planes, layers, num_blocks, block_size, num_kv_heads, head_items]`."""
 
     def __init__(
@@ -74,44 +75,32 @@ class TorchKVPool:
         if self._pages:
             self._pages.close()
 
-    def read_into(
-        self, plane: Plane, layers: range, blocks: Sequence[int], num_tokens: int, out: memoryview
-    ) -> None:
-        """Copy the items to `out`. Raises ValueError if there is no such region, or if `out` has
-        not exactly its bytes."""
-        table = self._checked_table(layers, blocks, num_tokens, out)
-        self.copies.read(plane - 1, layers, table, num_tokens, np.frombuffer(out, np.uint8))
+    def begin_read(
+        self, plane: Plane, layers: range, blocks: Sequence[int], num_tokens: int
+    ) -> KVRead:
+        """Raises ValueError if there is no such region."""
+        table = self._checked_table(layers, blocks, num_tokens)
+        return self.copies.begin_read(plane - 1, layers, table, num_tokens)
 
-    def write(
+    def begin_write(
         self, plane: Plane, layers: range, blocks: Sequence[int], num_tokens: int, data: memoryview
-    ) -> None:
-        """Store the items. Raises ValueError if there is no such region, or if `data` has not
-        exactly its bytes."""
-        table = self._checked_table(layers, blocks, num_tokens, data)
+    ) -> KVWrite:
+        """Raises ValueError if there is no such region, or if `data` has not exactly its bytes."""
+        table = self._checked_table(layers, blocks, num_tokens)
+        items = exact_bytes(data, len(layers) * num_tokens * self._layout.token_bytes)
         if len(table):
             self.used(int(table.max()))
-        self.copies.write(plane - 1, layers, table, num_tokens, np.frombuffer(data, np.uint8))
+        return self.copies.begin_write(plane - 1, layers, table, num_tokens, items)
 
-    def _checked_table(
-        self, layers: range, blocks: Sequence[int], num_tokens: int, data: memoryview
-    ) -> BlockTable:
+    def _checked_table(self, layers: range, blocks: Sequence[int], num_tokens: int) -> BlockTable:
         table = np.asarray(blocks, dtype=np.int64)
-        if num_tokens > len(table) * self._layout.block_size:
+        if not 0 <= num_tokens <= len(table) * self._layout.block_size:
             raise ValueError(f"{num_tokens} tokens in {len(table)} blocks")
         if len(table) and not 0 <= table.min() <= table.max() < self._num_blocks:
             raise ValueError(f"blocks {list(blocks)} of {self._num_blocks}")
-        expected = self._checked_size(layers, num_tokens)
-        if data.nbytes != expected:
-            raise ValueError(f"{data.nbytes} bytes for a region of {expected}")
-        return table
-
-    def _checked_size(self, layers: range, num_tokens: int) -> int:
-        """Bytes of the region."""
         if layers.step != 1 or not 0 <= layers.start <= layers.stop <= self._layout.num_layers:
             raise ValueError(f"{layers} of {self._layout.num_layers} layers")
-        if num_tokens < 0:
-            raise ValueError(f"{num_tokens} tokens")
-        return len(layers) * num_tokens * self._layout.token_bytes
+        return table
 
 
 def _copies(items: Tensor) -> KVCopies:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -93,6 +93,69 @@ class GatedPool(FakeKVPool):
         super().write(plane, layers, blocks, num_tokens, data)
 
 
+class DeviceCopy:
+    """A `DevicePool`'s, under way from the start."""
+
+    is_stored = False
+
+    def __init__(self, pool: DevicePool, name: str, copy: Callable[..., None]) -> None:
+        self._pool = pool
+        self._name = name
+        self._copy = copy
+        self._is_over = False
+        pool.log.append(f"begin {name}")
+
+    def end(self, *out: memoryview) -> None:
+        self._pool.gate.pass_()
+        self._copy(*out)
+        self._over("end")
+
+    def close(self) -> None:
+        if not self._is_over:
+            self._over("drop")
+
+    def _over(self, how: str) -> None:
+        self._is_over = True
+        self._pool.log.append(f"{how} {self._name}")
+
+
+class DevicePool(FakeKVPool):
+    """A fake pool as of a device with a bus: its copies are made some time between their begin and
+    their end, here as late as can be. `log` is what was done in which order; ends can be held up,
+    and what is named in `fails` does not begin."""
+
+    def __init__(self) -> None:
+        super().__init__(BLOCK_SIZE, NUM_BLOCKS, link=VirtualLink(NoClock()), token_layer_s=0.0)
+        self.gate = Gate()
+        self.log: list[str] = []
+        self.fails: set[str] = set()
+
+    def begin_read(
+        self, plane: Plane, layers: range, blocks: Sequence[int], num_tokens: int
+    ) -> DeviceCopy:
+        return DeviceCopy(
+            self,
+            self._name(plane, layers),
+            lambda out: self.read_into(plane, layers, blocks, num_tokens, out),
+        )
+
+    def begin_write(
+        self, plane: Plane, layers: range, blocks: Sequence[int], num_tokens: int, data: memoryview
+    ) -> DeviceCopy:
+        staged = memoryview(bytes(data))
+        return DeviceCopy(
+            self,
+            self._name(plane, layers),
+            lambda: self.write(plane, layers, blocks, num_tokens, staged),
+        )
+
+    def _name(self, plane: Plane, layers: range) -> str:
+        name = f"{plane.name[0]}{layers.start}"
+        if name in self.fails:
+            raise RuntimeError("no kernel image")
+        return name
+
+
 @dataclass
 class Book:
     """A `ReservationBook` of hand-made reservations."""
@@ -138,8 +201,8 @@ class Book:
 class ReceiverSide:
     """A receiver behind a server on a loopback port."""
 
-    def __init__(self) -> None:
-        self.pool = GatedPool()
+    def __init__(self, pool: GatedPool | DevicePool) -> None:
+        self.pool = pool
         self.book = Book(self.pool.layout)
         self.guard = StateGuard(asyncio.get_running_loop())
         self.lock = self.guard.lock
@@ -165,7 +228,7 @@ class ReceiverSide:
 
     async def quiet(self) -> None:
         """Wait until whatever was being stored is stored."""
-        await asyncio.wrap_future(self.receiver._executor.submit(lambda: None))
+        await asyncio.wrap_future(self.receiver._thread._executor.submit(lambda: None))
 
     async def push(self, *messages: bytes) -> kv_pb2.PushKvResponse:
         """Send hand-made messages; the response, or the `TandemError` that was answered."""
@@ -183,8 +246,10 @@ class ReceiverSide:
 
 
 @asynccontextmanager
-async def receiver_side() -> AsyncIterator[ReceiverSide]:
-    side = ReceiverSide()
+async def receiver_side(
+    pool: GatedPool | DevicePool | None = None,
+) -> AsyncIterator[ReceiverSide]:
+    side = ReceiverSide(pool or GatedPool())
     await side.server.start()
     try:
         yield side
@@ -203,8 +268,9 @@ class SenderSide:
         min_frame_bytes: int,
         max_frame_bytes: int,
         wrap_call: WrapCall | None = None,
+        pool: GatedPool | DevicePool | None = None,
     ) -> None:
-        self.pool = GatedPool()
+        self.pool = pool or GatedPool()
         self.pool.array[:] = np.random.default_rng(num_tokens).integers(
             0, 2**16, self.pool.array.shape, np.uint16
         )
@@ -258,7 +324,7 @@ class SenderSide:
 
     async def quiet(self) -> None:
         """Wait until whatever was being read is read."""
-        await asyncio.wrap_future(self.sender._executor.submit(lambda: None))
+        await asyncio.wrap_future(self.sender._thread._executor.submit(lambda: None))
 
     def _on_end(self, sequence_id: int, outcome: int | TandemError) -> None:
         assert sequence_id == SEQUENCE_ID
@@ -272,8 +338,9 @@ async def sender_side(
     min_frame_bytes: int = MIN_FRAME_BYTES,
     max_frame_bytes: int = MAX_FRAME_BYTES,
     wrap_call: WrapCall | None = None,
+    pool: GatedPool | DevicePool | None = None,
 ) -> AsyncIterator[SenderSide]:
-    side = SenderSide(num_tokens, min_frame_bytes, max_frame_bytes, wrap_call)
+    side = SenderSide(num_tokens, min_frame_bytes, max_frame_bytes, wrap_call, pool)
     try:
         yield side
     finally:

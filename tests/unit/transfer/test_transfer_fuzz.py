@@ -52,7 +52,7 @@ class Receiver:
             await self.receiver.receive(arriving())
         finally:
             # What is being stored is stored, also after a stream that broke.
-            await asyncio.wrap_future(self.receiver._executor.submit(lambda: None))
+            await asyncio.wrap_future(self.receiver._thread._executor.submit(lambda: None))
             self.receiver.close()
             await asyncio.sleep(0)
             assert not self.guard.crash.done()

@@ -213,7 +213,7 @@ class TransferMachine(RuleBasedStateMachine):
         async def settled() -> None:
             for _ in range(3):
                 await asyncio.sleep(0)
-                await asyncio.wrap_future(self.receiver._executor.submit(lambda: None))
+                await asyncio.wrap_future(self.receiver._thread._executor.submit(lambda: None))
 
         self.loop.run_until_complete(settled())
 

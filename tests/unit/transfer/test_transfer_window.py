@@ -16,6 +16,7 @@ from tandem.core.commands import Destination
 from tandem.core.errors import TandemError
 from tandem.core.kv import KVLayout, Plane
 from tandem.core.reports import Span, SpanKind
+from tandem.engine.kv_copy import LateRead
 from tandem.transfer.links import MAX_REGIONS_UNDER_WAY
 from tandem.transfer.sender import KvSender
 from tandem.transfer.servicer import SERVICE
@@ -45,9 +46,12 @@ class CountingPool:
         self._lock = threading.Lock()
         self._loop = asyncio.get_running_loop()
 
-    def read_into(
-        self, plane: Plane, layers: range, blocks: Sequence[int], num_tokens: int, out: memoryview
-    ) -> None:
+    def begin_read(
+        self, plane: Plane, layers: range, blocks: Sequence[int], num_tokens: int
+    ) -> LateRead:
+        return LateRead(self._read)
+
+    def _read(self, out: memoryview) -> None:
         self.lets_go.wait()
         self.count(+1)
         self._loop.call_soon_threadsafe(self.changed.set)
@@ -194,7 +198,7 @@ async def test_a_frame_begins_with_its_read_and_not_in_the_queue_before_it(side:
         for sequence_id in (1, 2):
             side.start(sequence_id, quick.address)
         async with asyncio.timeout(10):
-            while not side.sender._executor._work_queue.qsize():
+            while not side.sender._thread._executor._work_queue.qsize():
                 await asyncio.sleep(0)
         let_go_ns = monotonic_ns()
         side.pool.lets_go.set()

@@ -15,17 +15,37 @@ from tandem.transfer.state_guard import StateGuard
 from tandem.worker.watched_pool import MAX_FAILED_COPIES, WatchedPool
 
 
+class FailingCopy:
+    """Its end and its close raise what they are told to."""
+
+    is_stored = False
+
+    def __init__(self, pool: FailingPool) -> None:
+        self._pool = pool
+
+    def end(self, *out: memoryview) -> None:
+        self._pool.fail()
+
+    def close(self) -> None:
+        self._pool.fail_to_close()
+
+
 class FailingPool:
-    """Its copies raise what `fail` raises."""
+    """Its copies raise what `fail` raises when they end, and what `fail_to_begin` and
+    `fail_to_close` raise then."""
 
     def __init__(self) -> None:
         self.fail: Callable[[], object] = lambda: None
+        self.fail_to_begin: Callable[[], object] = lambda: None
+        self.fail_to_close: Callable[[], object] = lambda: None
 
-    def read_into(self, *args: object) -> None:
-        self.fail()
+    def begin_read(self, *args: object) -> FailingCopy:
+        self.fail_to_begin()
+        return FailingCopy(self)
 
-    def write(self, *args: object) -> None:
-        self.fail()
+    def begin_write(self, *args: object) -> FailingCopy:
+        self.fail_to_begin()
+        return FailingCopy(self)
 
 
 class CopyingEngine(NoEngine):
@@ -81,6 +101,41 @@ async def test_a_copy_that_fails_is_the_engines_failure(worker: Worker, error: E
             copy()
     assert await worker.end() is None
     assert worker.pool.copy_under_way() is None
+
+
+async def test_a_copy_that_does_not_begin_is_the_engines_failure(worker: Worker) -> None:
+    def fail() -> None:
+        raise RuntimeError("no memory")
+
+    worker.engine.pool.fail_to_begin = fail
+    for copy in (worker.read, worker.write):
+        with pytest.raises(EngineFailed, match="RuntimeError"):
+            copy()
+    assert worker.pool.copy_under_way() is None
+
+
+async def test_a_copy_that_neither_ends_nor_closes_has_failed_once(worker: Worker) -> None:
+    def fail() -> None:
+        raise RuntimeError("no memory")
+
+    worker.engine.pool.fail = worker.engine.pool.fail_to_close = fail
+    for _ in range(MAX_FAILED_COPIES - 1):
+        with pytest.raises(EngineFailed):
+            worker.write()
+    assert await worker.end() is None
+    assert worker.pool.copy_under_way() is None
+
+
+async def test_a_copy_that_was_begun_is_under_way_until_it_is_closed(worker: Worker) -> None:
+    read = worker.pool.begin_read(Plane.KEY, range(1), [0], 4)
+    write = worker.pool.begin_write(Plane.KEY, range(1), [0], 4, memoryview(b""))
+    assert "out of" in (worker.pool.copy_under_way() or "")
+    # As who begins two, of which the second one fails.
+    read.close()
+    assert "into" in (worker.pool.copy_under_way() or "")
+    write.end()
+    assert worker.pool.copy_under_way() is None
+    write.close()
 
 
 async def test_nothing_but_failures_end_the_worker(worker: Worker) -> None:

@@ -1,0 +1,78 @@
+"""One thread on which KV is copied, each copy in two parts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+
+# Begins at its one `yield`, if there is anything to wait for, and then ends.
+CopyJob = Generator[None, None, T]
+
+
+class TwoParts(Generic[T]):
+    """A job, by its parts. Whatever it raises, its end does."""
+
+    def __init__(self, job: CopyJob[T]) -> None:
+        self._job = job
+        self._has_begun = False
+        self._error: BaseException | None = None
+
+    def begin(self) -> None:
+        """Run the first part, unless that was done before."""
+        if self._has_begun:
+            return
+        self._has_begun = True
+        try:
+            next(self._job)
+        except BaseException as error:
+            self._error = error
+
+    def end(self) -> T:
+        """Run what is left; what the job returns."""
+        try:
+            error, self._error = self._error, None
+            if error:
+                raise error
+            next(self._job)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        raise AssertionError("a job has more than two parts")
+
+    def drop(self) -> None:
+        """It is not to be ended: close what it has begun."""
+        self._job.close()
+
+
+class CopyThread:
+    """Runs jobs in the order in which they come. A job that waits is begun before the one in front
+    of it ends: a device copies its bytes while the host copies and checks the other's."""
+
+    def __init__(self, name: str) -> None:
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix=name)
+        # All that are not at their turn yet, in the executor's order.
+        self._waiting: deque[TwoParts[Any]] = deque()
+
+    def run(self, job: CopyJob[T]) -> asyncio.Future[T]:
+        """Let it run; what it returns. Must not be cancelled, but by `close`."""
+        parts = TwoParts(job)
+        self._waiting.append(parts)
+        return asyncio.get_running_loop().run_in_executor(self._executor, self._turn, parts)
+
+    def close(self, *, leave: bool = False) -> None:
+        """End all that was asked for; or `leave` what is not at its turn."""
+        self._executor.shutdown(cancel_futures=leave)
+        while self._waiting:
+            self._waiting.popleft().drop()
+
+    def _turn(self, parts: TwoParts[T]) -> T:
+        self._waiting.popleft()
+        parts.begin()
+        if self._waiting:
+            self._waiting[0].begin()
+        return parts.end()

@@ -1,0 +1,125 @@
+"""The order in which jobs of two parts are run on one thread."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+
+import pytest
+
+from tandem.transfer.copy_thread import CopyJob, CopyThread
+
+
+class Jobs:
+    """Their log, and a job in front that lasts until it is let go."""
+
+    def __init__(self) -> None:
+        self.thread = CopyThread("copies")
+        self.log: list[str] = []
+        self._reached, self._goes_on = threading.Event(), threading.Event()
+
+    def job(self, name: str, fails: str = "", waits: bool = True) -> CopyJob[str]:
+        try:
+            self._log(f"begin {name}", fails)
+            if waits:
+                yield
+            self._log(f"end {name}", fails)
+            return name
+        finally:
+            self.log.append(f"close {name}")
+
+    def run(self, name: str, fails: str = "", waits: bool = True) -> asyncio.Future[str]:
+        return self.thread.run(self.job(name, fails, waits))
+
+    async def block(self) -> asyncio.Future[None]:
+        blocking = self.thread.run(self._block())
+        await asyncio.to_thread(self._reached.wait, 10)
+        return blocking
+
+    def go_on(self) -> None:
+        self._goes_on.set()
+
+    def _block(self) -> CopyJob[None]:
+        yield
+        self._reached.set()
+        assert self._goes_on.wait(10)
+
+    def _log(self, what: str, fails: str) -> None:
+        self.log.append(what)
+        if what.startswith(fails or "-"):
+            raise ValueError(what)
+
+
+@pytest.fixture
+async def jobs() -> AsyncIterator[Jobs]:
+    jobs = Jobs()
+    yield jobs
+    jobs.go_on()
+    await asyncio.to_thread(jobs.thread.close)
+
+
+async def test_a_job_alone_begins_and_ends(jobs: Jobs) -> None:
+    assert [await jobs.run(name) for name in "ab"] == ["a", "b"]
+    assert jobs.log == ["begin a", "end a", "close a", "begin b", "end b", "close b"]
+
+
+async def test_the_job_behind_begins_before_the_one_in_front_ends(jobs: Jobs) -> None:
+    await jobs.block()
+    running = [jobs.run(name) for name in "abc"]
+    jobs.go_on()
+    assert await asyncio.gather(*running) == ["a", "b", "c"]
+    ends = [each for each in jobs.log if not each.startswith("close")]
+    assert ends == ["begin a", "begin b", "end a", "begin c", "end b", "end c"]
+
+
+async def test_a_job_with_nothing_to_wait_for_ends_as_it_begins(jobs: Jobs) -> None:
+    await jobs.block()
+    running = [jobs.run(name, waits=False) for name in "ab"]
+    jobs.go_on()
+    assert await asyncio.gather(*running) == ["a", "b"]
+    assert jobs.log == ["begin a", "end a", "close a", "begin b", "end b", "close b"]
+
+
+@pytest.mark.parametrize("part", ["begin", "end"])
+async def test_what_a_job_raises_is_its_own(jobs: Jobs, part: str) -> None:
+    await jobs.block()
+    running = [jobs.run("a"), jobs.run("b", fails=part), jobs.run("c")]
+    jobs.go_on()
+    ends = await asyncio.gather(*running, return_exceptions=True)
+    assert [str(end) for end in ends] == ["a", f"{part} b", "c"]
+    assert sorted(each for each in jobs.log if each.startswith("close")) == [
+        f"close {name}" for name in "abc"
+    ]
+
+
+async def test_all_that_was_asked_for_has_ended_when_it_is_closed(jobs: Jobs) -> None:
+    await jobs.block()
+    running = [jobs.run(name) for name in "ab"]
+    jobs.go_on()
+    await asyncio.to_thread(jobs.thread.close)
+    assert await asyncio.gather(*running) == ["a", "b"]
+
+
+async def test_what_has_begun_is_closed_when_its_turn_does_not_come(jobs: Jobs) -> None:
+    """`a` is at its turn, and has begun `b`, when the thread is closed."""
+    reached, goes_on = threading.Event(), threading.Event()
+
+    def slow() -> CopyJob[str]:
+        yield
+        reached.set()
+        assert goes_on.wait(10)
+        return "a"
+
+    await jobs.block()
+    running = [jobs.thread.run(slow()), jobs.run("b"), jobs.run("c")]
+    jobs.go_on()
+    await asyncio.to_thread(reached.wait, 10)
+    closing = asyncio.create_task(asyncio.to_thread(jobs.thread.close, leave=True))
+    while not running[2].cancelled():
+        await asyncio.sleep(0.001)
+    assert jobs.log == ["begin b"]
+    goes_on.set()
+    await closing
+    assert await running[0] == "a"
+    assert jobs.log == ["begin b", "close b"]
