@@ -58,6 +58,15 @@ class Region:
 
 
 @dataclass(frozen=True, slots=True)
+class EncodedRegion:
+    """A region's frames, ready to be written, and when their turn to be read came."""
+
+    headers: Sequence[FrameHeader]
+    start_ns: int
+    frames: Sequence[bytes]
+
+
+@dataclass(frozen=True, slots=True)
 class Finish:
     """All regions have been named; `first_token_id` is the token that follows the prompt."""
 
@@ -155,29 +164,56 @@ class OutgoingTransfer:
 
     async def _send(self, call: PushCall, window: asyncio.Semaphore) -> int:
         await call.send(self._opening())
-        while isinstance(due := await self._due.get(), Region):
-            async with window:
-                await self._send_region(call, due)
-        await call.finish(self._closing(due))
+        finish = await self._send_regions(call, window)
+        await call.finish(self._closing(finish))
         self._report(
             SpanKind.TRANSFER,
             self._start_ns,
             self._num_bytes,
             number=self._num_frames,
-            compute_end_ns=due.compute_end_ns,
+            compute_end_ns=finish.compute_end_ns,
         )
         return self._num_bytes
 
-    async def _send_region(self, call: PushCall, region: Region) -> None:
-        headers = [
-            self._header(region, plane, number)
-            for number, plane in enumerate(Plane, self._num_frames)
-        ]
-        start_ns, frames = await self._sender.encode(self._blocks, headers)
-        for header, frame in zip(headers, frames, strict=True):
+    async def _send_regions(self, call: PushCall, window: asyncio.Semaphore) -> Finish:
+        """Send all regions that come. The next is encoded while one is written, if the window has
+        room for both."""
+        ahead = asyncio.create_task(self._encode_next(window))
+        try:
+            while isinstance(encoded := await ahead, EncodedRegion):
+                try:
+                    ahead = asyncio.create_task(self._encode_next(window))
+                    await self._write(call, encoded)
+                finally:
+                    window.release()
+            return encoded
+        finally:
+            if not ahead.cancel() and _has_region(ahead):
+                # Nobody writes it any more.
+                window.release()
+
+    async def _encode_next(self, window: asyncio.Semaphore) -> EncodedRegion | Finish:
+        """What is due next. Who gets a region has a place in the window with it."""
+        due = await self._due.get()
+        if isinstance(due, Finish):
+            return due
+        await window.acquire()
+        try:
+            headers = [
+                self._header(due, plane, number)
+                for number, plane in enumerate(Plane, self._num_frames)
+            ]
+            self._num_frames += len(headers)
+            return EncodedRegion(headers, *await self._sender.encode(self._blocks, headers))
+        except BaseException:
+            window.release()
+            raise
+
+    async def _write(self, call: PushCall, encoded: EncodedRegion) -> None:
+        start_ns = encoded.start_ns
+        for header, frame in zip(encoded.headers, encoded.frames, strict=True):
             await call.send(frame)
             num_bytes = header.num_bytes(self._sender.pool.layout)
-            self._num_frames += 1
             self._num_bytes += num_bytes
             self._report(
                 SpanKind.FRAME_SENT,
@@ -356,6 +392,14 @@ class KvSender:
                 self._on_failed(sequence_id, outcome)
             else:
                 self._on_done(sequence_id, outcome)
+
+
+def _has_region(ended: asyncio.Task[EncodedRegion | Finish]) -> bool:
+    return (
+        not ended.cancelled()
+        and ended.exception() is None
+        and isinstance(ended.result(), EncodedRegion)
+    )
 
 
 def _log_failure(transfer: OutgoingTransfer, error: TandemError) -> None:

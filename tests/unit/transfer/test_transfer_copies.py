@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from itertools import accumulate
+from typing import Any, cast
 
 import numpy as np
 import pytest
 from push_pair import (
     FIRST_TOKEN_ID,
     NUM_BLOCKS,
+    SEQUENCE_ID,
     DevicePool,
     SenderSide,
     receiver_side,
@@ -20,6 +22,9 @@ from push_pair import (
 from tandem.core.errors import TandemError, Unavailable
 from tandem.core.kv import Plane
 from tandem.transfer.codec import FrameHeader, decode_request
+from tandem.transfer.copy_thread import CopyThread
+from tandem.transfer.links import MAX_REGIONS_UNDER_WAY
+from tandem.transfer.push_call import PushKvCall
 
 NUM_TOKENS = 8
 
@@ -33,9 +38,14 @@ def encode(side: SenderSide, layer: int) -> Awaitable[tuple[int, list[bytes]]]:
     return asyncio.ensure_future(side.sender.encode(side.blocks, headers))
 
 
-async def queued(side: SenderSide, count: int) -> None:
-    while len(side.sender._thread._waiting) < count:
-        await asyncio.sleep(0.001)
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+async def queued(thread: CopyThread, count: int) -> None:
+    await until(lambda: len(thread._waiting) >= count)
 
 
 async def test_both_planes_and_the_next_region_are_under_way_while_one_is_written_out() -> None:
@@ -44,7 +54,7 @@ async def test_both_planes_and_the_next_region_are_under_way_while_one_is_writte
         encoding = [encode(side, 0)]
         await side.pool.gate.reached()
         encoding += [encode(side, layer) for layer in (1, 2)]
-        await queued(side, 2)
+        await queued(side.sender._thread, 2)
         side.pool.gate.open()
         regions = [frames for _, frames in await asyncio.gather(*encoding)]
         assert side.pool.log == [
@@ -73,7 +83,7 @@ async def test_what_was_begun_is_dropped_when_its_other_plane_does_not_begin() -
         encoding = [encode(side, 0)]
         await pool.gate.reached()
         encoding += [encode(side, layer) for layer in (1, 2)]
-        await queued(side, 2)
+        await queued(side.sender._thread, 2)
         pool.gate.open()
         ends = await asyncio.gather(*encoding, return_exceptions=True)
         assert [type(end) for end in ends] == [tuple, RuntimeError, tuple]
@@ -91,7 +101,7 @@ async def test_a_sequence_that_is_dropped_while_it_is_read_keeps_its_blocks_unti
         sender.start(receiver.destination(receiver.book.reserve(NUM_TOKENS)))
         sender.compute()
         await sender.pool.gate.reached()
-        sender.sender.abort(9)
+        sender.sender.abort(SEQUENCE_ID)
         with sender.lock:
             sender.blocks.release()
         await asyncio.sleep(0.01)
@@ -100,6 +110,55 @@ async def test_a_sequence_that_is_dropped_while_it_is_read_keeps_its_blocks_unti
         await sender.quiet()
         assert sender.allocator.num_free == NUM_BLOCKS
         assert {each.split()[0] for each in sender.pool.log} == {"begin", "end"}
+
+
+class HeldCall:
+    """A call that writes its opening, and nothing more until it may go on."""
+
+    def __init__(self, call: PushKvCall, goes_on: asyncio.Event) -> None:
+        self._call = call
+        self._goes_on = goes_on
+        self._num_written = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._call, name)
+
+    async def write(self, message: bytes) -> None:
+        if self._num_written:
+            await self._goes_on.wait()
+        self._num_written += 1
+        await self._call.write(message)
+
+
+@pytest.mark.parametrize("is_aborted", [False, True])
+async def test_the_next_region_is_encoded_while_one_is_written(is_aborted: bool) -> None:
+    goes_on = asyncio.Event()
+    async with (
+        receiver_side() as receiver,
+        sender_side(
+            NUM_TOKENS,
+            min_frame_bytes=1,
+            pool=DevicePool(),
+            wrap_call=lambda call: cast(PushKvCall, HeldCall(call, goes_on)),
+        ) as sender,
+    ):
+        reservation = receiver.book.reserve(NUM_TOKENS)
+        sender.start(receiver.destination(reservation))
+        sender.compute()
+        sender.finish()
+        await until(lambda: "end V1" in sender.pool.log)
+        await asyncio.sleep(0.01)
+        assert sender.pool.log[-1] == "end V1"
+        with sender.sender.links.to(receiver.address) as link:
+            assert link.window._value == MAX_REGIONS_UNDER_WAY - 2
+            if is_aborted:
+                sender.sender.abort(SEQUENCE_ID)
+            goes_on.set()
+            if not is_aborted:
+                assert isinstance(await sender.outcome(), int)
+                assert np.array_equal(receiver.kv(reservation), sender.kv)
+            await asyncio.sleep(0.01)
+            assert link.window._value == MAX_REGIONS_UNDER_WAY
 
 
 async def test_kv_that_is_still_on_its_way_into_the_pool_arms_nobody() -> None:
@@ -142,8 +201,7 @@ async def test_another_streams_frame_is_begun_before_one_is_stored() -> None:
         await receiver.pool.gate.reached()
         start(two)
         start(three)
-        while len(receiver.receiver._thread._waiting) < 2:
-            await asyncio.sleep(0.001)
+        await queued(receiver.receiver._thread, 2)
         receiver.pool.gate.open()
         for each in (one, two, three):
             assert isinstance(await each.outcome(), int)
@@ -160,7 +218,7 @@ async def test_a_reservation_that_is_released_is_free_once_its_copy_has_ended() 
         sender.start(receiver.destination(reservation))
         sender.compute()
         await receiver.pool.gate.reached()
-        sender.sender.abort(9)
+        sender.sender.abort(SEQUENCE_ID)
         with receiver.lock:
             reservation.blocks.release()
         await asyncio.sleep(0.01)

@@ -128,10 +128,10 @@ class Side:
             transfer.layer_done(layer, LAYOUT.block_size)
         transfer.finish(0, None, 0)
 
-    def is_full(self, address: str) -> bool:
-        """Whether as many regions as may be are on the way to a destination."""
+    def num_places(self, address: str) -> int:
+        """How many more regions may be on the way to a destination."""
         with self.sender.links.to(address) as link:
-            return link.window.locked()
+            return link.window._value
 
     async def busy(self) -> None:
         """Wait until as many regions are held as may be under way to one destination."""
@@ -165,12 +165,12 @@ async def test_a_slow_destination_holds_up_itself_alone(side: Side) -> None:
         quick.goes_on.set()
         side.start(99, quick.address)
         assert await side.ended(1) == {99: NUM_BYTES}
-        assert side.pool.most_held <= FULL + len(Plane)
-        assert side.is_full(slow.address)
+        assert side.pool.most_held <= FULL + 2 * len(Plane)
+        assert side.num_places(slow.address) == 0
         slow.goes_on.set()
         assert await side.ended(NUM_TRANSFERS) == dict.fromkeys(range(NUM_TRANSFERS), NUM_BYTES)
         assert side.pool.num_held == 0
-        assert side.pool.most_held <= FULL + len(Plane)
+        assert side.pool.most_held <= FULL + 2 * len(Plane)
 
 
 async def test_a_destination_holds_little_of_each_transfer_that_it_does_not_store(
@@ -221,7 +221,7 @@ async def test_aborts_make_room(side: Side, num_turns: int) -> None:
         slow.goes_on.set()
         side.start(NUM_TRANSFERS, slow.address)
         assert await side.ended(1) == {NUM_TRANSFERS: NUM_BYTES}
-        assert not side.is_full(slow.address)
+        assert side.num_places(slow.address) == MAX_REGIONS_UNDER_WAY
 
 
 async def test_a_failure_makes_room(side: Side) -> None:
@@ -232,4 +232,4 @@ async def test_a_failure_makes_room(side: Side) -> None:
         await slow.server.stop(0)
         outcomes = await side.ended(NUM_TRANSFERS)
         assert all(isinstance(outcome, TandemError) for outcome in outcomes.values())
-        assert not side.is_full(slow.address)
+        assert side.num_places(slow.address) == MAX_REGIONS_UNDER_WAY
