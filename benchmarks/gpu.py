@@ -2,9 +2,10 @@
 
 The model is random, in the shape of Llama 3.2 1B and in bfloat16. The floor of a decode step is the
 bytes of its weights and of its KV at the rate at which this GPU reads memory; a prefill is held
-against the rate of one large product, and the KV's way against plain copies from and to pinned
-memory. All limits are measured in the same run; medians. Whose products a decode step takes is what
-was faster at the start; by the library's alone with `TANDEM_KERNELS=torch`.
+against the rate of one large product, and the KV's way, as workers' transfer threads have it
+(`gpu_copies.py`), against plain copies from and to pinned memory. All limits are measured in the
+same run; medians. Whose products a decode step takes is what was faster at the start; by the
+library's alone with `TANDEM_KERNELS=torch`.
 
 Mixed steps, single tokens beside a prompt's, and what else than the likeliest token costs, are
 held against the step of single tokens that takes the likeliest.
@@ -30,6 +31,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from gpu_copies import KvCopies, Way, run_ahead
 from performance.gpu_tables import (
     GPU_COPIES,
     GPU_DECODE,
@@ -50,7 +52,6 @@ from torch.profiler import ProfilerActivity, profile
 from tandem.artifacts.config import ModelConfig
 from tandem.artifacts.model_folder import ModelFolder
 from tandem.core.device import CudaDevice
-from tandem.core.kv import Plane
 from tandem.core.plan import PENDING, SampleSpec, SequenceSlice, StepPlan
 from tandem.core.sampling_params import SamplingParams
 from tandem.engine.torch.engine import TorchEngine
@@ -102,8 +103,6 @@ READ_BYTES = 1 << 32
 COPY_BYTES = 1 << 28
 PRODUCT = 8192
 NEW_IDS = itertools.count()
-# Plane, layers, blocks.
-Frame = tuple[Plane, range, range]
 PARTS = ("decode", "mixed", "sampling", "prefill", "kv")
 
 
@@ -287,36 +286,20 @@ class Bench:
 
     def kv(self, frame_tokens: int, num_threads: int, is_staged: bool) -> GpuCopies:
         """All layers of a long prompt, in frames."""
-        layers = range(self.config.num_layers)
-        num_blocks = frame_tokens // BLOCK_SIZE
-        frames = [
-            (plane, range(layer, layer + 1), range(start, start + num_blocks))
-            for layer in layers
-            for plane in Plane
-            for start in range(0, KV_TOKENS // BLOCK_SIZE, num_blocks)
-        ]
         pool = self.engine.pool
-        size = frame_tokens * pool.layout.token_bytes
-        held = [memoryview(bytearray(size)) for _ in frames]
-        copies = pool.copies
-
-        def stage(copy: Callable[..., None], frame: Frame, _: memoryview) -> None:
-            plane, layers, blocks = frame
-            table = np.asarray(blocks, np.int64)
-            copy(plane - 1, layers, table, frame_tokens, copies.staging(size))
-
-        def move(copy: Callable[..., None], frame: Frame, message: memoryview) -> None:
-            copy(*frame, frame_tokens, message)
-
-        def each(copy: Callable[..., None]) -> Callable[[], None]:
-            call = partial(stage if is_staged else move, copy)
-            return lambda: list(threads.map(call, frames, held))
-
-        ways = (copies.gather, copies.scatter) if is_staged else (pool.read_into, pool.write)
+        copies = KvCopies(pool, KV_TOKENS, frame_tokens)
+        ways = copies.staged_ways() if is_staged else copies.message_ways()
+        num_bytes = KV_TOKENS * pool.layout.block_bytes // BLOCK_SIZE
         with ThreadPoolExecutor(num_threads) as threads:
-            out, into = (len(frames) * size / seconds(each(way), 9) for way in ways)
+
+            def rate(way: Way) -> float:
+                shares = [copies.regions[number::num_threads] for number in range(num_threads)]
+                run = partial(run_ahead, way)
+                return num_bytes / seconds(lambda: list(threads.map(run, shares)), 9)
+
+            out, into = map(rate, ways)
         return GpuCopies(
-            frame_kib=size >> 10,
+            frame_kib=frame_tokens * pool.layout.token_bytes >> 10,
             threads=num_threads,
             is_staged=is_staged,
             out=out / 1e9,

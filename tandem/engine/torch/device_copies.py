@@ -181,12 +181,20 @@ class DeviceCopies:
     def begin_read(
         self, plane: int, layers: range, table: BlockTable, num_tokens: int
     ) -> DeviceRead:
-        return DeviceRead(*self._begin(plane, layers, table, num_tokens))
+        return DeviceRead(*self._begin(plane, layers, table, num_tokens, is_read=True))
 
     def begin_write(
         self, plane: int, layers: range, table: BlockTable, num_tokens: int, data: Bytes
     ) -> DeviceWrite:
-        return DeviceWrite(*self._begin(plane, layers, table, num_tokens, data))
+        begun = self._begin(plane, layers, table, num_tokens, is_read=False, data=data)
+        return DeviceWrite(*begun)
+
+    def begin_staged(
+        self, plane: int, layers: range, table: BlockTable, num_tokens: int, *, is_read: bool
+    ) -> DeviceCopy:
+        """A copy out of the pool or into it that goes no further than the staging, whose items are
+        whatever they are: to measure what the device does."""
+        return DeviceCopy(*self._begin(plane, layers, table, num_tokens, is_read=is_read))
 
     def _begin(
         self,
@@ -194,10 +202,12 @@ class DeviceCopies:
         layers: range,
         table: BlockTable,
         num_tokens: int,
+        *,
+        is_read: bool,
         data: Bytes | None = None,
     ) -> tuple[Tensor, StoredEvent, Callable[[], None]]:
-        """Queue a copy into the pool of `data`, or out of it if there is none: its staged items,
-        what tells when it is done, and what gives the staging back."""
+        """Queue a copy, of `data` if there is any: its staged items, what tells when it is done,
+        and what gives the staging back."""
         free = self._thread.free
         staging = free.pop() if free else Staging(pinned=self._on_gpu)
 
@@ -210,7 +220,7 @@ class DeviceCopies:
                 np.copyto(items.numpy(), data)
             blocks = staging.table(table[: -(-num_tokens // self._block_size)])
             done = self._thread.stream.queue(
-                lambda: self._launch(plane, layers, blocks, num_tokens, items, is_read=data is None)
+                lambda: self._launch(plane, layers, blocks, num_tokens, items, is_read=is_read)
             )
         except BaseException:
             give_back()
