@@ -6,10 +6,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from tandem.cli.cores import split_cores
 from tandem.core.device import CpuDevice, CudaDevice, Device, format_cores, parse_device
 from tandem.core.errors import ConfigError
 from tandem.core.topology import Topology
+from tandem.process.cores import cores_of, split_cores
 from tandem.wire.metadata import API_KEY_VARIABLE
 from tandem.worker.pool_size import GPU_MEMORY_SHARE
 
@@ -121,15 +121,15 @@ def plan_fleet(settings: FleetSettings, ports: Sequence[int], cores: Sequence[in
 def spread_device(text: str, num_workers: int, cores: Sequence[int]) -> list[Device]:
     """Each worker's device: its own cores, its own GPU for `cuda`. Raises `ConfigError`."""
     match parse_device(text):
-        case CpuDevice(wanted):
-            if missing := set(wanted) - set(cores):
+        case CpuDevice() as cpu:
+            if missing := set(cpu.cores) - set(cores):
                 raise ConfigError(
                     f"device {text}: cores {format_cores(tuple(sorted(missing)))} cannot be used"
                     f" here, but {format_cores(tuple(sorted(cores)))} can",
                     param="device",
                 )
-            chosen = [core for core in cores if core in wanted] if wanted else cores
-            return [CpuDevice(share) for share in split_cores(chosen, num_workers)]
+            shares = split_cores(cores_of(cpu, cores), num_workers)
+            return [CpuDevice(share) for share in shares]
         case CudaDevice() if text == "cuda":
             return [CudaDevice(index) for index in range(num_workers)]
         case device:

@@ -29,7 +29,11 @@ class FleetFlags:
         str, flag("model", f"default, mock, a folder, a .gguf file or {HUB_MODEL}")
     ] = "default"
     device: Annotated[
-        str, flag("device", "cpu, cpu:0-3, cuda (one GPU a worker), cuda:0 (shared), mock:PROFILE")
+        str,
+        flag(
+            "device",
+            "cpu, cpu:0-3, cpu:1/2, cuda (one GPU a worker), cuda:0 (shared), mock:PROFILE",
+        ),
     ] = "cpu"
     host: Annotated[str, flag("host", "address that the gateway listens on")] = "127.0.0.1"
     http_port: Annotated[int, flag("http-port", "port of the OpenAI API", alias="port")] = 8000

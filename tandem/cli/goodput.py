@@ -24,11 +24,11 @@ from tandem.bench.sweep import GoodputSweep, SweepSettings
 from tandem.bench.workload import MOCK_TOKEN_IDS, TOKEN_IDS
 from tandem.cli.bench_flags import GoodputOptions
 from tandem.cli.bench_output import write_file, writing
-from tandem.cli.cores import usable_cores
 from tandem.core.device import CpuDevice, Device, MockDevice, parse_device
 from tandem.core.errors import Cancelled, ConfigError, Unavailable
 from tandem.core.numbers import require_positive
 from tandem.engine.fake.profiles import parse_profile
+from tandem.process.cores import cores_of, usable_cores
 from tandem.process.host import raise_open_files
 from tandem.wire.metadata import API_KEY_VARIABLE
 
@@ -213,8 +213,8 @@ def _dilation(device: Device) -> float:
 
 def _num_devices(device: Device) -> int:
     match device:
-        case CpuDevice(cores):
-            return len(cores) or len(usable_cores())
+        case CpuDevice(cores) as cpu:
+            return len(cores) or len(cores_of(cpu, usable_cores()))
         case MockDevice():
             return NUM_MOCK_DEVICES
     raise ConfigError("how many GPUs? See --devices", param="devices")

@@ -9,8 +9,8 @@ import signal
 from asyncio.subprocess import DEVNULL, Process
 from pathlib import Path
 
-from tandem.cli.cores import bind_process, let_others_first
 from tandem.cli.fleet import Service
+from tandem.process.cores import bind_process, let_others_first
 from tandem.process.lifetime import END_WITH_PARENT
 
 TAIL_BYTES = 64 * 1024

@@ -16,7 +16,6 @@ from rich.markup import escape
 from tandem.artifacts.cache import cache_dir
 from tandem.artifacts.progress import terminal_progress
 from tandem.artifacts.resolve import resolve
-from tandem.cli.cores import usable_cores
 from tandem.cli.fleet import WORKER_HOST, Fleet, FleetSettings, plan_fleet
 from tandem.cli.ports import free_ports, require_different, require_free
 from tandem.cli.readiness import until_ready
@@ -28,6 +27,7 @@ from tandem.core.errors import ConfigError
 from tandem.core.installation import install_tandem
 from tandem.core.numbers import require_positive
 from tandem.engine.fake.profiles import parse_profile
+from tandem.process.cores import usable_cores
 from tandem.process.lifetime import end_with_parent
 from tandem.process.settings import DRAIN_TIMEOUT_S
 

@@ -1,4 +1,4 @@
-"""Devices as the command line writes them: `cpu`, `cpu:0`, `cpu:0-3`, `cuda:0`, `mock:h100`."""
+"""Devices as the command line writes them: `cpu`, `cpu:0-3`, `cpu:1/2`, `cuda:0`, `mock:h100`."""
 
 from __future__ import annotations
 
@@ -9,11 +9,15 @@ from tandem.core.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class CpuDevice:
-    """CPU cores. `cores` empty means all that the process may use."""
+    """CPU cores. `cores` empty means all that the process may use; with `part` (k, n), the k-th of
+    the n parts that these are cut into, whichever they are where it runs."""
 
     cores: tuple[int, ...] = ()
+    part: tuple[int, int] | None = None
 
     def __str__(self) -> str:
+        if self.part:
+            return "cpu:{}/{}".format(*self.part)
         return f"cpu:{format_cores(self.cores)}" if self.cores else "cpu"
 
 
@@ -45,6 +49,8 @@ def parse_device(text: str) -> Device:
     kind, _, rest = text.partition(":")
     try:
         match kind:
+            case "cpu" if "/" in rest:
+                return CpuDevice(part=_part(rest))
             case "cpu":
                 return CpuDevice(parse_cores(rest) if rest else ())
             case "cuda":
@@ -54,7 +60,7 @@ def parse_device(text: str) -> Device:
     except ValueError:
         pass
     raise ConfigError(
-        f"unknown device {text!r}: write cpu, cpu:0, cpu:0-3, cuda:0 or mock:PROFILE",
+        f"unknown device {text!r}: write cpu, cpu:0-3, cpu:1/2, cuda:0 or mock:PROFILE",
         param="device",
     )
 
@@ -80,6 +86,15 @@ def format_cores(cores: tuple[int, ...]) -> str:
         else:
             runs.append([core])
     return ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+
+
+def _part(text: str) -> tuple[int, int]:
+    """`1/2` -> (1, 2). Raises ValueError."""
+    index, _, count = text.partition("/")
+    part = _natural(index), _natural(count)
+    if not 1 <= part[0] <= part[1]:
+        raise ValueError(text)
+    return part
 
 
 def _natural(text: str) -> int:

@@ -25,8 +25,19 @@ def raise_open_files() -> int:
 
 def memory_bytes() -> int:
     """The memory of this machine, or its control group's limit where that is lower."""
-    installed = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    installed = installed_bytes()
     return min(installed, memory_limit_bytes() or installed)
+
+
+def installed_bytes() -> int:
+    """The memory of this machine."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def container_limit_bytes() -> int | None:
+    """The limit of a container that was made for this process, which is its first; None for others,
+    who share what limit they have with processes that nobody knows here."""
+    return memory_limit_bytes() if os.getpid() == 1 else None
 
 
 def memory_limit_bytes() -> int | None:

@@ -20,9 +20,14 @@ from tandem.core.worker import ModelInfo
 from tandem.engine.fake.engine import FakeEngine
 from tandem.engine.fake.profiles import parse_profile
 from tandem.engine.protocols import Engine
-from tandem.process.host import memory_bytes
+from tandem.process.host import container_limit_bytes, cpu_quota, installed_bytes, memory_bytes
 from tandem.worker.fit import check_fit, takes_kernels
-from tandem.worker.pool_size import MemoryBudget, default_share, mock_num_blocks
+from tandem.worker.pool_size import (
+    MemoryBudget,
+    container_share,
+    default_share,
+    mock_num_blocks,
+)
 from tandem.worker.settings import WorkerSettings
 from tandem.worker.step_memory import StepMemory
 
@@ -79,11 +84,13 @@ def _torch_engine(
 ) -> Engine:
     try:
         from tandem.engine.torch.engine import TorchEngine
-        from tandem.engine.torch.placement import resolve_dtype, torch_device
+        from tandem.engine.torch.placement import resolve_dtype, take_threads, torch_device
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"{device} needs torch: {install_tandem(extra='torch')}", param="device"
         ) from error
+    if isinstance(device, CpuDevice):
+        take_threads(device.cores, cpu_quota())
     item = resolve_dtype(settings.dtype, torch_device(device), has_kernels)
     dtype = str(item).removeprefix("torch.")
     # Packed weights lie in a file that a host's workers map.
@@ -115,7 +122,7 @@ def _num_blocks(
     budget = MemoryBudget(
         device=device,
         memory_bytes=total_bytes,
-        share=settings.memory_share or default_share(device),
+        share=settings.memory_share or _default_share(device),
         weight_bytes=WeightCounts.of(config).num_bytes(dtype, Quantization(settings.quantization)),
         num_sharers=num_sharers,
         step_bytes=StepMemory.of(config).num_bytes(device, dtype),
@@ -123,6 +130,13 @@ def _num_blocks(
     budget.check_free(free_bytes)
     layout = config.kv_layout(settings.block_size, kv_dtype(settings.kv_cache_dtype, dtype))
     return budget.num_blocks(layout)
+
+
+def _default_share(device: CpuDevice | CudaDevice) -> float:
+    limit_bytes = container_limit_bytes()
+    if limit_bytes and isinstance(device, CpuDevice):
+        return container_share(limit_bytes, installed_bytes())
+    return default_share(device)
 
 
 def _memory_bytes(device: CpuDevice | CudaDevice) -> tuple[int, int]:

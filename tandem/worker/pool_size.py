@@ -12,6 +12,10 @@ from tandem.engine.fake.profile import Profile
 
 GPU_MEMORY_SHARE = 0.9
 CPU_MEMORY_SHARE = 0.15
+# Of a container that is a worker's own; the rest is Python's, torch's and the weight files' pages.
+CONTAINER_MEMORY_SHARE = 0.6
+# Several such containers' limits may be more than there is: two workers leave as much as a third.
+MOST_OF_MACHINE = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +64,12 @@ class MemoryBudget:
 def default_share(device: CpuDevice | CudaDevice) -> float:
     """A CPU's memory has other users, a GPU's has none."""
     return CPU_MEMORY_SHARE if isinstance(device, CpuDevice) else GPU_MEMORY_SHARE
+
+
+def container_share(limit_bytes: int, installed_bytes: int) -> float:
+    """The share of a worker on CPUs that has a container of its own, with this limit."""
+    most = MOST_OF_MACHINE * installed_bytes / min(limit_bytes, installed_bytes)
+    return max(CPU_MEMORY_SHARE, min(CONTAINER_MEMORY_SHARE, most))
 
 
 def mock_num_blocks(device: str, profile: Profile, share: float | None, block_size: int) -> int:

@@ -21,6 +21,7 @@ from tandem.core.worker import WorkerInfo, WorkerRole
 from tandem.engine.protocols import Engine
 from tandem.faults.engine import FaultyEngine
 from tandem.faults.injector import FaultInjector
+from tandem.process.cores import cores_of, usable_cores
 from tandem.process.grpc_server import GrpcServer
 from tandem.process.lifetime import StopSignals, settle
 from tandem.process.logged_progress import LoggedProgress
@@ -63,6 +64,10 @@ def load_worker(
 ) -> tuple[WorkerInfo, Engine]:
     """Bind the process to its cores, and load the model. Raises `ConfigError`."""
     device = parse_device(settings.device)
+    if isinstance(device, CpuDevice) and device.part:
+        # From here on it has names.
+        device = CpuDevice(tuple(cores_of(device, usable_cores())))
+        settings = settings.model_copy(update={"device": str(device)})
     advertised_address = settings.advertised_address  # Before the model, in case it is wrong.
     if settings.tls_dir is None and not is_loopback(settings.host):
         log.warning("other machines may command this worker: see --tls-dir", host=settings.host)

@@ -32,7 +32,11 @@ class WorkerSettings(ServiceSettings):
         "or at this machine's if --host is a wildcard",
     )
     worker_id: str = Field("", description="name in logs and timelines; empty: ROLE-HOST-PORT")
-    device: str = Field("cpu", description="cpu, cpu:0, cpu:0-3, cuda:0 or mock:PROFILE")
+    device: str = Field(
+        "cpu",
+        description="cpu, cpu:0-3, cpu:1/2 (the first of two parts of the cores), cuda:0 or "
+        "mock:PROFILE",
+    )
     model: str = Field(
         "default", description=f"default, mock, a folder, a .gguf file or {HUB_MODEL}"
     )
@@ -64,7 +68,8 @@ class WorkerSettings(ServiceSettings):
         gt=0.0,
         lt=1.0,
         description="share of the device's memory for weights, KV pool and, on a GPU, steps "
-        "(default: 0.15 of a CPU's, which others use too, 0.9 of a GPU's)",
+        "(default: 0.9 of a GPU's; 0.15 of a CPU's, which others use too, or 0.6 of a container's, "
+        "if that has a limit and nothing else runs there, but no more than 0.3 of the machine's)",
     )
     weight_sharers: int = Field(
         1,

@@ -78,6 +78,14 @@ def test_the_common_settings_reach_who_they_are_for() -> None:
         assert "TANDEM_API_KEY" not in SERVICES[role]["environment"]
 
 
+def test_on_cpus_each_role_has_its_part_of_the_cores() -> None:
+    devices = {role: SERVICES[role]["environment"]["TANDEM_DEVICE"] for role in ROLES[1:]}
+    assert devices == {
+        "prefill": "${TANDEM_DEVICE:-cpu:1/2}",
+        "decode": "${TANDEM_DEVICE:-cpu:2/2}",
+    }
+
+
 def test_no_image_runs_as_root() -> None:
     stages: dict[str, list[str]] = {}
     for line in (ROOT / "Dockerfile").read_text().splitlines():

@@ -11,7 +11,6 @@ from pathlib import Path
 import psutil
 
 from tandem.artifacts.cache import cache_dir
-from tandem.cli.cores import usable_cores
 from tandem.cli.doctor.accelerators import probe_compiler, probe_driver, probe_torch
 from tandem.cli.doctor.child import Answer, ask
 from tandem.cli.doctor.machine import Cpu, Docker, Machine, Memory, Python
@@ -19,6 +18,7 @@ from tandem.cli.doctor.ports import probe_ports, probe_worker_ports
 from tandem.cli.doctor.services import probe_services
 from tandem.cli.doctor.storage import probe_folder, probe_model
 from tandem.cli.fleet import FleetSettings
+from tandem.process.cores import usable_cores
 from tandem.process.host import cpu_quota, memory_bytes
 
 DOCKER_TIMEOUT_S = 5.0

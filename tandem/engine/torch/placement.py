@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
 
@@ -14,11 +15,8 @@ from tandem.native.library import Kernels
 
 
 def torch_device(device: CpuDevice | CudaDevice) -> torch.device:
-    """torch's name for a device. On named cores torch takes one thread for each; to bind them is
-    up to the process. Raises `ConfigError` if there is no such GPU."""
+    """torch's name for a device. Raises `ConfigError` if there is no such GPU."""
     if isinstance(device, CpuDevice):
-        if device.cores:
-            torch.set_num_threads(len(device.cores))
         return torch.device("cpu")
     if device.index >= torch.cuda.device_count():
         raise ConfigError(
@@ -29,6 +27,14 @@ def torch_device(device: CpuDevice | CudaDevice) -> torch.device:
             f"{device} needs Triton, which torch's builds for GPUs bring on Linux", param="device"
         )
     return torch.device("cuda", device.index)
+
+
+def take_threads(cores: tuple[int, ...], quota: float | None) -> None:
+    """Have torch, and kernels with it, compute on a thread for each of the cores that are named, or
+    else for each that the process may use. To bind them is up to the process. None has more than a
+    `quota`, CPUs' worth of time, allows: threads that wait spin, and use up the others' time."""
+    num_threads = len(cores) or torch.get_num_threads()
+    torch.set_num_threads(min(num_threads, math.ceil(quota)) if quota else num_threads)
 
 
 def current(device: torch.device) -> AbstractContextManager[object]:

@@ -114,6 +114,7 @@ def test_devices_are_spread() -> None:
     assert spread_device("cuda:1", 2, [0]) == [CudaDevice(1), CudaDevice(1)]
     assert spread_device("mock:h100", 2, [0]) == [MockDevice("h100")] * 2
     assert spread_device("cpu:1-2", 2, [0, 1, 2]) == [CpuDevice((1,)), CpuDevice((2,))]
+    assert spread_device("cpu:2/2", 2, range(4)) == [CpuDevice((2,)), CpuDevice((3,))]
 
 
 def test_cores_that_are_not_there_are_refused() -> None:

@@ -72,6 +72,15 @@ def test_limits(
     assert host.cpu_quota() == quota
 
 
+def test_a_container_is_a_process_own_if_it_is_the_first_there(
+    groups: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(groups, {"own": "0::/", "memory.max": "4096"})
+    assert host.container_limit_bytes() is None
+    monkeypatch.setattr(host.os, "getpid", lambda: 1)
+    assert host.container_limit_bytes() == 4096
+
+
 def test_memory_is_what_the_group_allows(groups: Path) -> None:
     write(groups, {"own": "0::/"})
     installed = host.memory_bytes()

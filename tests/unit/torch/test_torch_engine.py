@@ -122,11 +122,6 @@ def test_wrong_options_are_named(llama_path: Path, changes: dict[str, Any], para
     assert caught.value.param == param
 
 
-def test_named_cores_are_threads(llama_path: Path) -> None:
-    make_engine(llama_path, CpuDevice((0, 1)))
-    assert torch.get_num_threads() == 2
-
-
 def test_bfloat16_stays_close(llama_path: Path) -> None:
     drivers = [Driver(llama_path, dtype=dtype) for dtype in ("float32", "bfloat16")]
     rows = [driver.row(range(300)) for driver in drivers]

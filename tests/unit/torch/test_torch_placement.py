@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tandem.core.errors import ConfigError
-from tandem.engine.torch.placement import resolve_dtype
+from tandem.engine.torch.placement import resolve_dtype, take_threads
 
 CPU = torch.device("cpu")
 
@@ -46,6 +46,26 @@ def test_gpus_before_ampere_have_no_bfloat16(
         return
     with pytest.raises(ConfigError, match="Tesla T4 has no bfloat16"):
         resolve_dtype("bfloat16", gpu, False)
+
+
+@pytest.mark.parametrize(
+    ("cores", "quota", "expected"),
+    [
+        ((), None, 3),
+        ((0, 1), None, 2),
+        ((0, 1), 0.5, 1),
+        ((0, 1), 1.5, 2),
+        ((0, 1), 8.0, 2),
+        ((), 0.5, 1),
+        ((), 2.0, 2),
+    ],
+)
+def test_named_cores_are_threads_and_a_quota_has_no_more(
+    cores: tuple[int, ...], quota: float | None, expected: int
+) -> None:
+    torch.set_num_threads(3)
+    take_threads(cores, quota)
+    assert torch.get_num_threads() == expected
 
 
 def test_another_is_refused() -> None:

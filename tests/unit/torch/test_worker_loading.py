@@ -48,6 +48,23 @@ def test_threads_that_loading_computes_on_do_not_outlive_it(
     assert num_foreign_threads() == before
 
 
+def test_a_part_of_the_cores_has_their_names_from_the_start_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    devices = []
+
+    def build(settings: WorkerSettings, folder: ModelFolder) -> Engine:
+        devices.append(settings.device)
+        return build_engine(settings.model_copy(update={"device": "mock:l4"}), folder)
+
+    monkeypatch.setattr(service, "build_engine", build)
+    monkeypatch.setattr(service, "usable_cores", lambda: [0, 4, 1, 5])
+    monkeypatch.setattr(service, "_bind_to_cores", lambda device: devices.append(str(device)))
+    settings = WorkerSettings(port=1, device="cpu:2/2", model="mock")
+    info, _ = service.load_worker(settings, WorkerRole.DECODE, None)
+    assert [*devices, info.device] == ["cpu:1,5"] * 3
+
+
 LOADING = """
 from time import sleep
 from tandem.core.worker import WorkerRole

@@ -9,7 +9,7 @@ from tandem.core.device import CpuDevice, CudaDevice
 from tandem.core.errors import ConfigError
 from tandem.core.kv import KVLayout
 from tandem.core.quantization import Quantization
-from tandem.worker.pool_size import MemoryBudget
+from tandem.worker.pool_size import MemoryBudget, container_share
 from tandem.worker.step_memory import StepMemory
 
 # A block: 16 tokens of 2 layers, K and V, 64 floats.
@@ -37,6 +37,23 @@ def test_workers_that_map_the_same_weights_count_a_part_each() -> None:
     assert num_blocks(weight_bytes, num_sharers=2) == 29_999_999 // BLOCK_BYTES
     # Which is room where one alone has none.
     assert num_blocks(90_000_000, num_sharers=2) == 5_000_000 // BLOCK_BYTES
+
+
+@pytest.mark.parametrize(
+    ("limit", "installed", "share"),
+    [
+        (8, 64, 0.6),
+        # Two of them leave some of the machine to others.
+        (8, 12, 0.45),
+        (8, 8, 0.3),
+        (8, 4, 0.3),
+        (60, 64, 0.32),
+    ],
+)
+def test_in_a_container_of_its_own_a_worker_takes_most_of_it(
+    limit: int, installed: int, share: float
+) -> None:
+    assert container_share(limit, installed) == pytest.approx(share)
 
 
 def test_no_room_for_a_block_is_an_error() -> None:

@@ -2,7 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tandem.cli.cores import split_cores
+from tandem.core.device import CpuDevice, parse_device
+from tandem.process.cores import cores_of, split_cores
 
 
 @pytest.mark.parametrize(
@@ -20,6 +21,22 @@ def test_cores_are_shared_out(
     cores: list[int], num_workers: int, expected: list[tuple[int, ...]]
 ) -> None:
     assert split_cores(cores, num_workers) == expected
+
+
+@pytest.mark.parametrize(
+    ("device", "expected"),
+    [
+        ("cpu", [0, 4, 1, 5]),
+        ("cpu:4-5", [4, 5]),
+        ("cpu:1/2", [0, 4]),
+        ("cpu:2/2", [1, 5]),
+        ("cpu:5/8", [0]),
+    ],
+)
+def test_a_device_says_which_of_the_cores_are_its_own(device: str, expected: list[int]) -> None:
+    cpu = parse_device(device)
+    assert isinstance(cpu, CpuDevice)
+    assert cores_of(cpu, [0, 4, 1, 5]) == expected
 
 
 @given(st.sets(st.integers(0, 200), min_size=1), st.integers(1, 40))

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
+from tandem.core.device import CpuDevice
+
 CPUS = Path("/sys/devices/system/cpu")
 PROC = Path("/proc")
 MAX_NICENESS = 19
@@ -32,6 +34,14 @@ def split_cores(cores: Sequence[int], num_workers: int) -> list[tuple[int, ...]]
     size, rest = divmod(len(cores), num_workers)
     starts = [index * size + min(index, rest) for index in range(num_workers + 1)]
     return [tuple(sorted(cores[start:stop])) for start, stop in pairwise(starts)]
+
+
+def cores_of(device: CpuDevice, usable: Sequence[int]) -> list[int]:
+    """Those of the usable cores that a device has."""
+    if device.part:
+        index, count = device.part
+        return list(split_cores(usable, count)[index - 1])
+    return [core for core in usable if core in device.cores] if device.cores else list(usable)
 
 
 def bind_process(pid: int, cores: Sequence[int]) -> None:
