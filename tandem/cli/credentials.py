@@ -21,8 +21,8 @@ def keys(
 ) -> None:
     """Make an API key for a tenant, and print it: the file has only its hash.
 
-    A key is revoked by removing its line. A running gateway hears of either within a second; of a
-    new tenant's keys when it starts.
+    A key is revoked by removing its line. A running gateway hears of either within two seconds; of
+    a new tenant's keys when it starts.
     """
     from tandem.process.api_keys import add_api_key
 

@@ -34,8 +34,14 @@ def watched(path: Path, first_key: str) -> tuple[Access, KeyWatch]:
     sources = KeySources(path, OWN_KEY)
     access = read_access(None, sources)
     watch = KeyWatch(sources, access)
-    watch.look()
+    look_twice(watch)
     return access, watch
+
+
+def look_twice(watch: KeyWatch) -> None:
+    """What the file says counts then."""
+    watch.look()
+    watch.look()
 
 
 def whose(access: Access, key: str) -> str | None:
@@ -51,13 +57,13 @@ def test_a_key_counts_once_it_is_added_and_no_more_once_it_is_removed(
     access, watch = watched
     second_key = add_api_key(path, "team-a")
     assert whose(access, second_key) is None
-    watch.look()
+    look_twice(watch)
     assert [whose(access, key) for key in (first_key, second_key)] == ["team-a", "team-a"]
     path.write_text(f'{digest_of(second_key)} = "team-a"\n')
-    watch.look()
+    look_twice(watch)
     assert [whose(access, key) for key in (first_key, second_key)] == [None, "team-a"]
-    path.write_text("")
-    watch.look()
+    path.write_text("# nobody's\n")
+    look_twice(watch)
     assert whose(access, second_key) is None and not access.is_open
     assert whose(access, OWN_KEY) == "default"
 
@@ -67,8 +73,23 @@ def test_what_changed_between_the_start_and_the_first_look_counts(path: Path) ->
     path.touch()
     access = read_access(None, sources)
     path.write_text(f'{digest_of("late")} = "default"\n')
-    KeyWatch(sources, access).look()
+    look_twice(KeyWatch(sources, access))
     assert whose(access, "late") == "default"
+
+
+def test_what_is_still_being_written_does_not_count(
+    path: Path, first_key: str, watched: tuple[Access, KeyWatch]
+) -> None:
+    access, watch = watched
+    second_key = add_api_key(path, "team-a")
+    whole = path.read_text()
+    # Cut off where it is no error.
+    for text in (whole.splitlines(keepends=True)[1], "", whole):
+        path.write_text(text)
+        watch.look()
+        assert whose(access, first_key) == "team-a"
+    watch.look()
+    assert [whose(access, key) for key in (first_key, second_key)] == ["team-a", "team-a"]
 
 
 def damage(path: Path) -> None:
@@ -84,7 +105,11 @@ def be_a_folder(path: Path) -> None:
     path.mkdir()
 
 
-@pytest.mark.parametrize("harm", [damage, remove, be_a_folder])
+def empty(path: Path) -> None:
+    path.write_text("\n")
+
+
+@pytest.mark.parametrize("harm", [damage, remove, be_a_folder, empty])
 def test_a_file_that_is_none_of_keys_changes_nothing_and_is_told_of_once(
     path: Path, first_key: str, watched: tuple[Access, KeyWatch], harm: Callable[[Path], None]
 ) -> None:
@@ -92,15 +117,15 @@ def test_a_file_that_is_none_of_keys_changes_nothing_and_is_told_of_once(
     text = path.read_text()
     harm(path)
     with capture_logs() as logs:
-        watch.look()
-        watch.look()
-    assert [entry["log_level"] for entry in logs] == ["warning"]
+        look_twice(watch)
+        look_twice(watch)
+    assert [entry["log_level"] for entry in logs] == ["error"]
     assert str(path) in logs[0]["why"]
     assert whose(access, first_key) == "team-a"
     if path.is_dir():
         path.rmdir()
     path.write_text(text.replace("team-a", "default"))
-    watch.look()
+    look_twice(watch)
     assert whose(access, first_key) == "default"
 
 
@@ -111,7 +136,7 @@ def test_a_change_that_looks_like_none_by_its_time_and_size_counts(
     before = path.stat()
     path.write_text(path.read_text().replace(digest_of(first_key), digest_of("another")))
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    watch.look()
+    look_twice(watch)
     assert [whose(access, key) for key in (first_key, "another")] == [None, "team-a"]
 
 
@@ -119,12 +144,12 @@ def test_what_could_not_be_read_for_once_is_tried_again(
     path: Path, first_key: str, watched: tuple[Access, KeyWatch], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     access, watch = watched
-    path.write_text("")
+    path.write_text("# nobody's")
     with monkeypatch.context() as patch:
         patch.setattr(Path, "read_text", Mock(side_effect=OSError(5, "Input/output error")))
-        watch.look()
+        look_twice(watch)
     assert whose(access, first_key) == "team-a"
-    watch.look()
+    look_twice(watch)
     assert whose(access, first_key) is None
 
 
@@ -134,7 +159,7 @@ def test_another_tenants_keys_wait_for_the_next_start(
     access, watch = watched
     strangers, second = add_api_key(path, "team-b"), add_api_key(path, "team-a")
     with capture_logs() as logs:
-        watch.look()
+        look_twice(watch)
     assert logs[0]["tenants"] == ["team-b"] and logs[0]["log_level"] == "warning"
     assert [whose(access, key) for key in (strangers, second)] == [None, "team-a"]
 
