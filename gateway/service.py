@@ -121,12 +121,14 @@ class GatewaySettings(ServiceSettings):
         "max_tokens_in_flight; requests name theirs in X-Tandem-Tenant, or their keys do",
     )
     api_key: SecretStr | None = Field(
-        None, description="whoever asks must have this key, or one of --api-keys"
+        None,
+        description="whoever asks must have this key, or one of --api-keys; by TANDEM_API_KEY, and "
+        "not here, where all users of the machine can read it",
     )
     api_keys: Path | None = Field(
         None,
         description="file of API keys and their tenants, which `tandem keys` writes; changes count "
-        "within a second",
+        "within two seconds",
     )
     local_prefill: LocalPrefillMode = Field(
         "auto",

@@ -123,9 +123,14 @@ class FleetFlags:
             exists=True,
         ),
     ] = None
-    api_key: Annotated[str | None, flag("api-key", "whoever asks must have this key", GATEWAY)] = (
-        None
-    )
+    api_key: Annotated[
+        str | None,
+        flag(
+            "api-key",
+            "whoever asks must have this key; better by TANDEM_API_KEY: others see flags",
+            GATEWAY,
+        ),
+    ] = None
     api_keys: Annotated[
         Path | None,
         flag(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import psutil
 
@@ -50,8 +51,24 @@ def _port(host: str, number: int, taken: set[int]) -> Port:
     return Port(number, is_free=False, owner=_owner(number), next_free=next_free)
 
 
+def program_of(command: Sequence[str]) -> list[str]:
+    """The beginning of a command line that says which program it is, of Python's the module or the
+    script too. Behind it keys may stand."""
+    name, *rest = command or [""]
+    if not Path(name).name.startswith("python"):
+        return [name]
+    for index, word in enumerate(rest):
+        if word == "-m":
+            return [name, *rest[: index + 2]]
+        if not word.startswith("-"):
+            return [name, *rest[: index + 1]]
+        if word.startswith("-c"):
+            break
+    return [name]
+
+
 def _owner(port: int) -> str:
-    """`python -m http.server 8000 (pid 123)`; empty if the system does not tell us."""
+    """`python -m http.server (pid 123)`; empty if the system does not tell us."""
     try:
         listening = psutil.net_connections("tcp")
         pid = next(
@@ -62,7 +79,7 @@ def _owner(port: int) -> str:
             and each.laddr
             and each.laddr.port == port
         )
-        command = shlex.join(psutil.Process(pid).cmdline())
+        command = shlex.join(program_of(psutil.Process(pid).cmdline()))
     except (psutil.Error, StopIteration):
         return ""
     return f"{command[:MAX_COMMAND_CHARS]} (pid {pid})"

@@ -13,7 +13,7 @@ from tandem.cli.doctor import accelerators, services, storage
 from tandem.cli.doctor.accelerators import parse_driver, probe_compiler, probe_torch
 from tandem.cli.doctor.child import Answer, ask
 from tandem.cli.doctor.machine import Driver, Gpu, NoTorch, Torch
-from tandem.cli.doctor.ports import probe_ports, probe_worker_ports
+from tandem.cli.doctor.ports import probe_ports, probe_worker_ports, program_of
 from tandem.cli.doctor.services import probe_services
 from tandem.cli.doctor.storage import DEFAULT_MODEL, probe_folder, probe_model
 from tandem.cli.fleet import PYTHON, FleetSettings
@@ -180,6 +180,23 @@ def test_a_taken_port_names_its_owner() -> None:
     assert "(pid " in port.owner
     assert port.next_free is not None
     assert port.next_free > number
+
+
+@pytest.mark.parametrize(
+    ("command", "program"),
+    [
+        ("python3 -P -m gateway --api-key KEY", "python3 -P -m gateway"),
+        (
+            "/opt/bin/python3.11 /opt/bin/tandem up --api-key KEY",
+            "/opt/bin/python3.11 /opt/bin/tandem",
+        ),
+        ("python -c KEY", "python"),
+        ("node server.js --token KEY", "node"),
+        ("", ""),
+    ],
+)
+def test_of_an_owner_nothing_is_told_where_keys_may_stand(command: str, program: str) -> None:
+    assert " ".join(program_of(command.split())) == program
 
 
 def test_a_port_that_is_none() -> None:
