@@ -74,7 +74,8 @@ class Dispatcher:
         self.refusals = Refusals(self.metrics.refused, clock)
         self.num_lost = Counter[WorkerRole]()
         """Workers that were lost, and not let go."""
-        self._stopping = False
+        # It says so before it refuses anything.
+        self._leaving = self._stopping = False
         self._deadline_timer: asyncio.TimerHandle | None = None
         self._timed_s = inf
         self._orphan_timer: asyncio.TimerHandle | None = None
@@ -116,9 +117,13 @@ class Dispatcher:
         tls = towards_worker(self._identity, role)
         return WorkerLink(role, address, self.controller_id, first_term, self, tls)
 
+    def leave(self) -> None:
+        """Say that it is not ready any more. Requests are taken as before."""
+        self._leaving = True
+
     def drain(self) -> None:
         """Take no more requests. Those under way go on."""
-        self._stopping = True
+        self._leaving = self._stopping = True
 
     def end_all(self) -> None:
         """End the requests that are under way; their clients are told why."""
@@ -152,11 +157,11 @@ class Dispatcher:
 
     @property
     def ready(self) -> bool:
-        return self._scheduler.serves_now and not self._stopping
+        return self._scheduler.serves_now and not self._leaving
 
     @property
     def draining(self) -> bool:
-        return self._stopping
+        return self._leaving
 
     def check_room(self, tenant: str, num_choices: int, deadline_s: float) -> None:
         with self.refusals.counting(tenant):

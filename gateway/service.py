@@ -69,7 +69,7 @@ from tandem.process.host import raise_open_files
 from tandem.process.lifetime import StopSignals, settle
 from tandem.process.logged_progress import LoggedProgress
 from tandem.process.metrics import MetricsPage
-from tandem.process.settings import Host, ServiceSettings
+from tandem.process.settings import MAX_DRAIN_TIMEOUT_S, Host, ServiceSettings
 from tandem.v1 import admin_pb2, admin_pb2_grpc, inference_pb2, inference_pb2_grpc
 from tandem.wire.tls import Role
 
@@ -200,6 +200,13 @@ class GatewaySettings(ServiceSettings):
         description="share of the requests that are traced, of those that bring no traceparent "
         "(default: OTEL_TRACES_SAMPLER, or all)",
     )
+    drain_delay: float = Field(
+        0.0,
+        ge=0,
+        le=MAX_DRAIN_TIMEOUT_S,
+        description="seconds after SIGTERM, of --drain-timeout, in which /ready says 503 and new "
+        "requests are still served, for load balancers to take notice",
+    )
     standby: bool = Field(
         False,
         description="leave the workers alone while another gateway controls them, and take over "
@@ -295,10 +302,10 @@ class Gateway:
                 ends: set[asyncio.Future[Any]] = {serving, stopping, replaced}
                 await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
                 stopping.cancel()
-                await self._drain()
+                await self._leave()
                 if not (serving.done() or replaced.done()):
-                    idle = self.frontend.idle()
-                    await signals.wait_for(idle, self.settings.drain_timeout)
+                    await signals.wait_for(self._finish(), self.settings.drain_timeout)
+                self.dispatcher.drain()
                 searching.cancel()
                 measuring.cancel()
                 watching.cancel()
@@ -312,11 +319,17 @@ class Gateway:
         if not replaced.cancelled():
             raise Unavailable(f"{replaced.result()} has taken the workers over")
 
-    async def _drain(self) -> None:
-        """Whoever asks is told first, then new requests are refused."""
+    async def _leave(self) -> None:
+        """Tell whoever asks whether to send requests here."""
         await self.grpc_server.drain()
-        self.dispatcher.drain()
+        self.dispatcher.leave()
         self.http_server.drain()
+
+    async def _finish(self) -> None:
+        """Once those who ask have had their time, refuse new requests, and wait for the others."""
+        await asyncio.sleep(self.settings.drain_delay)
+        self.dispatcher.drain()
+        await self.frontend.idle()
 
     async def _end_all(self) -> None:
         """Clients are told before their connections end."""

@@ -174,12 +174,12 @@ class TokenService(Protocol):
 
     @property
     def ready(self) -> bool:
-        """Whether a request would be served now."""
+        """Whether requests are wanted here, and would be served now."""
         ...
 
     @property
     def draining(self) -> bool:
-        """Whether no more requests are taken because the gateway stops."""
+        """Whether the gateway stops, and others had better be asked."""
         ...
 
     @property

@@ -184,6 +184,14 @@ class FleetFlags:
     keep_alive_s: Annotated[
         int | None, flag("keep-alive-s", "seconds that an HTTP connection may be idle", GATEWAY)
     ] = None
+    drain_delay: Annotated[
+        float | None,
+        flag(
+            "drain-delay",
+            "seconds after SIGTERM in which /ready says 503 and requests are served (default: 0)",
+            GATEWAY,
+        ),
+    ] = None
     batching: Annotated[
         str | None,
         flag("batching", "colocated steps: chunked, prefill-first or decode-first", GATEWAY),

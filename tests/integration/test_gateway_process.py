@@ -128,6 +128,41 @@ async def test_sigterm_lets_streams_finish_and_nobody_new_in() -> None:
         assert await asyncio.wait_for(gateway.process.wait(), 10) == 0
 
 
+async def test_who_asks_whether_it_is_ready_has_time_to_hear_that_it_stops() -> None:
+    async with running_gateway("mock:h100x5", "--drain-delay=1") as gateway:
+        assert gateway.process
+        async with gateway.client() as client, open_channel(gateway.grpc_address) as channel:
+            gateway.process.terminate()
+            while (await client.get("/ready")).status_code == 200:
+                await asyncio.sleep(0.01)
+            health = await health_pb2_grpc.HealthStub(channel).Check(
+                health_pb2.HealthCheckRequest(), timeout=10
+            )
+            assert health.status == health_pb2.HealthCheckResponse.NOT_SERVING
+            body = {"prompt": "hello", "max_tokens": 2}
+            served = await client.post("/v1/completions", json=body)
+            assert served.status_code == 200, served.text
+            # A connection that is kept would bring the next request here, too.
+            assert served.headers["connection"] == "close"
+            async with asyncio.timeout(30), streaming(gateway, 100) as lines:
+                while (await client.post("/v1/completions", json=body)).status_code == 200:
+                    await asyncio.sleep(0.05)
+                rest = await rest_of(lines)
+        assert rest[-1] == "data: [DONE]" and '"error"' not in rest[-2]
+        assert await asyncio.wait_for(gateway.process.wait(), 10) == 0
+
+
+async def test_a_second_signal_waits_for_nobody_to_hear_of_the_first() -> None:
+    async with running_gateway("mock:zero", "--drain-delay=20") as gateway:
+        assert gateway.process
+        gateway.process.terminate()
+        async with gateway.client() as client:
+            while (await client.get("/ready")).status_code == 200:
+                await asyncio.sleep(0.01)
+        gateway.process.terminate()
+        assert await asyncio.wait_for(gateway.process.wait(), 10) == 0
+
+
 @pytest.mark.parametrize(
     ("number", "flags"),
     [(signal.SIGTERM, ["--drain-timeout=0.2"]), (signal.SIGINT, [])],
