@@ -10,6 +10,7 @@ import grpc
 from gateway.decode_view import DecodeView
 from gateway.prefill_view import PrefillView
 from gateway.worker_state import state_of
+from tandem.core.installation import own_version
 from tandem.v1 import admin_pb2, admin_pb2_grpc, worker_pb2
 from tandem.wire.status import abort
 
@@ -44,7 +45,9 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
     ) -> admin_pb2.ListWorkersResponse:
         """All workers."""
         workers = sorted(self._admin.workers, key=_order)
-        return admin_pb2.ListWorkersResponse(workers=map(status_to_wire, workers))
+        return admin_pb2.ListWorkersResponse(
+            workers=map(status_to_wire, workers), gateway_version=own_version()
+        )
 
     async def DrainWorker(
         self, request: admin_pb2.DrainWorkerRequest, context: Context
@@ -79,6 +82,9 @@ def status_to_wire(worker: PrefillView | DecodeView) -> admin_pb2.WorkerStatus:
         num_blocks=info.num_blocks,
         num_used_blocks=worker.num_used_blocks,
         device=info.device,
+        worker_epoch=info.epoch,
+        version=info.version,
+        pid=info.pid,
     )
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
-
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 
@@ -11,7 +9,7 @@ from gateway.http.documented_errors import ASKED_ERRORS, documented, documented_
 from gateway.http.schemas.answers import Health, Status
 from gateway.tokens import TokenService
 from tandem.core.errors import Unavailable
-from tandem.core.installation import DISTRIBUTION
+from tandem.core.installation import own_version
 from tandem.process.metrics import CONTENT_TYPE, MetricsPage
 
 METRICS_PATH = "/metrics"
@@ -47,7 +45,7 @@ def ops_router(service: TokenService, metrics: MetricsPage) -> APIRouter:
     @router.head("/version", include_in_schema=False)
     @router.get("/version", responses=documented_errors(*ASKED_ERRORS))
     async def read_version() -> dict[str, str]:
-        return {"version": version(DISTRIBUTION)}
+        return {"version": own_version()}
 
     @router.head(METRICS_PATH, include_in_schema=False)
     @router.get(

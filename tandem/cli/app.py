@@ -18,7 +18,7 @@ from tandem.cli.credentials import certs, keys
 from tandem.cli.flags import AddressFlag, ApiKeyFlag, TlsFlag, flag
 from tandem.cli.fleet_commands import doctor, up
 from tandem.core.errors import TandemError
-from tandem.core.installation import DISTRIBUTION
+from tandem.core.installation import own_version
 
 commands = typer.Typer(
     add_completion=False,
@@ -42,9 +42,7 @@ def app() -> None:
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version
-
-        typer.echo(f"tandem {version(DISTRIBUTION)}")
+        typer.echo(f"tandem {own_version()}")
         raise typer.Exit
 
 
@@ -123,7 +121,7 @@ def top(
 
 @commands.command()
 def workers(address: AddressFlag = None, api_key: ApiKeyFlag = None, tls: TlsFlag = None) -> None:
-    """List the workers: role, state, what they hold."""
+    """List the workers: role, state, what they hold, which build they are."""
     from tandem.cli.workers import show_workers
 
     show_workers(address, api_key, tls)
@@ -149,6 +147,33 @@ def drain(
     from tandem.cli.workers import drain_worker
 
     drain_worker(address, api_key, worker, timeout, wait=wait, tls=tls)
+
+
+@commands.command()
+def restart(
+    worker: Annotated[str, typer.Argument(help="the worker's name, as `tandem workers` has it")],
+    *,
+    address: AddressFlag = None,
+    api_key: ApiKeyFlag = None,
+    tls: TlsFlag = None,
+    by: Annotated[
+        str | None,
+        typer.Option(
+            help="the command that restarts it, where it runs: 'ssh HOST systemctl restart UNIT' "
+            "(default: SIGTERM to its process here, which something starts again)"
+        ),
+    ] = None,
+    timeout: Annotated[
+        float, typer.Option(min=1, help="seconds until its successor must serve")
+    ] = 300.0,
+) -> None:
+    """Restart a worker, and return when its successor serves; exit status 1 if none comes.
+
+    What it holds is finished or goes on elsewhere.
+    """
+    from tandem.cli.restart import restart_worker
+
+    restart_worker(address, api_key, worker, by, timeout, tls)
 
 
 @commands.command()

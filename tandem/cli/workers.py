@@ -26,6 +26,9 @@ from tandem.wire.channels import open_sync_channel
 
 TIMEOUT_S = 10.0
 POLL_S = 0.2
+BUILD = ("pid", "version")
+# Of a build that does not say.
+UNKNOWN = "-"
 
 ResponseT = TypeVar("ResponseT")
 
@@ -37,14 +40,13 @@ class Admin:
     stub: admin_pb2_grpc.AdminServiceStub
     metadata: CallMetadata
 
-    def workers(self) -> list[admin_pb2.WorkerStatus]:
-        """All that have joined."""
-        request = admin_pb2.ListWorkersRequest()
-        return list(self._call(self.stub.ListWorkers, request).workers)
+    def listed(self) -> admin_pb2.ListWorkersResponse:
+        """The gateway's build, and all workers that have joined."""
+        return self._call(self.stub.ListWorkers, admin_pb2.ListWorkersRequest())
 
     def worker(self, worker_id: str) -> admin_pb2.WorkerStatus | None:
         """None if it is gone."""
-        named = (worker for worker in self.workers() if worker.worker_id == worker_id)
+        named = (worker for worker in self.listed().workers if worker.worker_id == worker_id)
         return next(named, None)
 
     def drain(self, worker_id: str, timeout_s: float) -> admin_pb2.WorkerStatus:
@@ -65,14 +67,15 @@ class Admin:
 def show_workers(address: str | None, api_key: str | None, tls: str | None = None) -> None:
     """Print the gateway's workers. Raises `TandemError`."""
     with reached_admin(address, api_key, tls) as admin:
-        workers = admin.workers()
+        listed = admin.listed()
+    workers = listed.workers
     console = table_console(markup=False)
     if not workers:
         console.print("no worker has joined")
         return
     table = Table(box=None, header_style="dim", pad_edge=False)
-    for name in ("worker", "role", "state", "address", "device", "sequences", "KV blocks"):
-        is_number = name in ("sequences", "KV blocks")
+    for name in ("worker", "role", "state", "address", "device", "sequences", "KV blocks", *BUILD):
+        is_number = name in ("sequences", "KV blocks", "pid")
         table.add_column(name, justify="right" if is_number else "left")
     for worker in workers:
         table.add_row(
@@ -83,8 +86,12 @@ def show_workers(address: str | None, api_key: str | None, tls: str | None = Non
             worker.device,
             str(worker.num_sequences),
             f"{worker.num_used_blocks}/{worker.num_blocks}",
+            str(worker.pid or UNKNOWN),
+            worker.version or UNKNOWN,
         )
     console.print(table)
+    if {listed.gateway_version} != {worker.version for worker in workers}:
+        console.print(f"the gateway is {listed.gateway_version or UNKNOWN}")
 
 
 def drain_worker(

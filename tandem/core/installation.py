@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 # What pip knows it as.
@@ -14,6 +15,11 @@ DISTRIBUTION = "tandem-serve"
 ROOT = Path(__file__).parents[2]
 # What stands for the user's own copy where there is no checkout.
 SOMEWHERE = "path/to/tandem"
+
+
+def own_version() -> str:
+    """This build's."""
+    return version(DISTRIBUTION)
 
 
 def pip_install(*arguments: str) -> str:

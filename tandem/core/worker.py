@@ -75,7 +75,8 @@ class KvPeer:
 class WorkerInfo:
     """A worker's description. `epoch` is new with every start of its process. Other workers reach
     it at `advertised_address` or, if that is empty, where the gateway does. It
-    `caches_prefixes` unless that is turned off."""
+    `caches_prefixes` unless that is turned off. `version` is its build, and `pid` its process; of
+    builds that do not say they are empty and 0."""
 
     worker_id: str
     role: WorkerRole
@@ -87,6 +88,8 @@ class WorkerInfo:
     device: str
     advertised_address: str = ""
     caches_prefixes: bool = True
+    version: str = ""
+    pid: int = 0
 
     def misfit(self, other: WorkerInfo) -> str | None:
         """Why the two cannot exchange KV, or None if they can."""

@@ -80,6 +80,9 @@ class ListWorkersResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     WORKERS_FIELD_NUMBER: _builtins.int
+    GATEWAY_VERSION_FIELD_NUMBER: _builtins.int
+    gateway_version: _builtins.str
+    """The gateway's build."""
     @_builtins.property
     def workers(self) -> _containers.RepeatedCompositeFieldContainer[Global___WorkerStatus]:
         """Prefill workers first, each role by name."""
@@ -88,10 +91,11 @@ class ListWorkersResponse(_message.Message):
         self,
         *,
         workers: _abc.Iterable[Global___WorkerStatus] | None = ...,
+        gateway_version: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gateway_version", b"gateway_version", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -111,6 +115,9 @@ class WorkerStatus(_message.Message):
     NUM_BLOCKS_FIELD_NUMBER: _builtins.int
     NUM_USED_BLOCKS_FIELD_NUMBER: _builtins.int
     DEVICE_FIELD_NUMBER: _builtins.int
+    WORKER_EPOCH_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    PID_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
     """Its name."""
     role: _worker_pb2.WorkerRole.ValueType
@@ -127,6 +134,12 @@ class WorkerStatus(_message.Message):
     """Those of them that are taken, by the gateway's account."""
     device: _builtins.str
     """The device, as the command line writes it."""
+    worker_epoch: _builtins.int
+    """New with every start of its process."""
+    version: _builtins.str
+    """Its build."""
+    pid: _builtins.int
+    """Its process, by its own machine's count."""
     def __init__(
         self,
         *,
@@ -138,10 +151,13 @@ class WorkerStatus(_message.Message):
         num_blocks: _builtins.int = ...,
         num_used_blocks: _builtins.int = ...,
         device: _builtins.str = ...,
+        worker_epoch: _builtins.int = ...,
+        version: _builtins.str = ...,
+        pid: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "device", b"device", "num_blocks", b"num_blocks", "num_sequences", b"num_sequences", "num_used_blocks", b"num_used_blocks", "role", b"role", "state", b"state", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "device", b"device", "num_blocks", b"num_blocks", "num_sequences", b"num_sequences", "num_used_blocks", b"num_used_blocks", "pid", b"pid", "role", b"role", "state", b"state", "version", b"version", "worker_epoch", b"worker_epoch", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -24,41 +24,41 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16tandem/v1/worker.proto\x12\ttandem.v1\"\x11\n\x0f\x44\x65scribeRequest\"~\n\x10\x44\x65scribeResponse\x12,\n\x06worker\x18\x01 \x01(\x0b\x32\x1c.tandem.v1.WorkerDescription\x12\x10\n\x08\x64raining\x18x \x01(\x08\x12\x15\n\rcontroller_id\x18y \x01(\t\x12\x13\n\x0bnewest_term\x18z \x01(\x04\"\xc6\x02\n\x11WorkerDescription\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12#\n\x04role\x18\x02 \x01(\x0e\x32\x15.tandem.v1.WorkerRole\x12\x14\n\x0cworker_epoch\x18\x03 \x01(\x04\x12*\n\x05model\x18\x04 \x01(\x0b\x32\x1b.tandem.v1.ModelDescription\x12#\n\x06layout\x18\x05 \x01(\x0b\x32\x13.tandem.v1.KvLayout\x12\x12\n\nnum_blocks\x18\x06 \x01(\r\x12\x14\n\x0cmax_num_seqs\x18\x07 \x01(\r\x12\x0e\n\x06\x64\x65vice\x18\x08 \x01(\t\x12\x14\n\x0cprotocol_min\x18\t \x01(\r\x12\x14\n\x0cprotocol_max\x18\n \x01(\r\x12\x10\n\x08\x66\x65\x61tures\x18\x0b \x03(\t\x12\x1a\n\x12\x61\x64vertised_address\x18\x0c \x01(\t\"\xd7\x01\n\x10ModelDescription\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\x12\x12\n\nvocab_size\x18\x03 \x01(\r\x12\x15\n\rmax_model_len\x18\x04 \x01(\r\x12\x15\n\reos_token_ids\x18\x05 \x03(\r\x12\x10\n\x08numerics\x18\x06 \x01(\t\x12\x14\n\x0cquantization\x18\x07 \x01(\t\x12\x1d\n\x15tokenizer_fingerprint\x18\x08 \x01(\t\x12\x17\n\x0f\x62\x61tch_invariant\x18\x64 \x01(\x08\"i\n\x08KvLayout\x12\x12\n\nnum_layers\x18\x01 \x01(\r\x12\x14\n\x0cnum_kv_heads\x18\x02 \x01(\r\x12\x10\n\x08head_dim\x18\x03 \x01(\r\x12\x12\n\nblock_size\x18\x04 \x01(\r\x12\r\n\x05\x64type\x18\x05 \x01(\t\"X\n\x0f\x43ontrollerHello\x12\x15\n\rcontroller_id\x18\x01 \x01(\t\x12\x0c\n\x04term\x18\x02 \x01(\x04\x12\x10\n\x08lease_ms\x18\x03 \x01(\r\x12\x0e\n\x06stream\x18\x04 \x01(\x04\"\x85\x01\n\x10\x43ontrollerHeader\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12)\n\x05hello\x18\x02 \x01(\x0b\x32\x1a.tandem.v1.ControllerHello\x12\x0f\n\x07sent_ns\x18\x03 \x01(\x04\x12\x0f\n\x07goodbye\x18\x04 \x01(\x08\x12\x14\n\x0ctaken_report\x18\x05 \x01(\x04\"\xbe\x02\n\x0cWorkerHeader\x12\x14\n\x0cworker_epoch\x18\x01 \x01(\x04\x12\x17\n\x0f\x61pplied_command\x18\x02 \x01(\x04\x12\x0f\n\x07sent_ns\x18\x03 \x01(\x04\x12\x11\n\techoed_ns\x18\x04 \x01(\x04\x12\x13\n\x0breceived_ns\x18\x05 \x01(\x04\x12\x17\n\x0fnum_free_blocks\x18\x06 \x01(\r\x12\x1e\n\x05spans\x18\x07 \x03(\x0b\x32\x0f.tandem.v1.Span\x12\x15\n\rreport_number\x18\x08 \x01(\x04\x12\x32\n\x0cprefix_cache\x18\t \x01(\x0b\x32\x1c.tandem.v1.PrefixCacheUpdate\x12\x18\n\x10num_unused_slots\x18\n \x01(\r\x12\x18\n\x0b\x64raining_ms\x18x \x01(\rH\x00\x88\x01\x01\x42\x0e\n\x0c_draining_ms\"B\n\x11PrefixCacheUpdate\x12\r\n\x05whole\x18\x01 \x01(\x08\x12\r\n\x05\x61\x64\x64\x65\x64\x18\x02 \x03(\x06\x12\x0f\n\x07removed\x18\x03 \x03(\x06\"\xed\x01\n\x04Span\x12!\n\x04kind\x18\x01 \x01(\x0e\x32\x13.tandem.v1.SpanKind\x12\x10\n\x08start_ns\x18\x02 \x01(\x04\x12\x0e\n\x06\x65nd_ns\x18\x03 \x01(\x04\x12\x0e\n\x06number\x18\x04 \x01(\x04\x12\x13\n\x0bsequence_id\x18\x05 \x01(\x04\x12\x10\n\x08num_seqs\x18\x06 \x01(\r\x12\x12\n\nnum_tokens\x18\x07 \x01(\r\x12\x11\n\tnum_bytes\x18\x08 \x01(\x04\x12\x16\n\x0e\x63ompute_end_ns\x18\t \x01(\x04\x12\x0e\n\x06waited\x18\n \x01(\x08\x12\x1a\n\x12num_prefill_tokens\x18\x0b \x01(\r\"B\n\x0bPromptTimes\x12\x10\n\x08start_ns\x18\x01 \x01(\x04\x12\x0e\n\x06\x65nd_ns\x18\x02 \x01(\x04\x12\x11\n\tnum_steps\x18\x03 \x01(\r\"F\n\x0eSequenceFailed\x12\x13\n\x0bsequence_id\x18\x01 \x01(\x04\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t*Z\n\nWorkerRole\x12\x1b\n\x17WORKER_ROLE_UNSPECIFIED\x10\x00\x12\x17\n\x13WORKER_ROLE_PREFILL\x10\x01\x12\x16\n\x12WORKER_ROLE_DECODE\x10\x02*\x89\x01\n\x08SpanKind\x12\x19\n\x15SPAN_KIND_UNSPECIFIED\x10\x00\x12\x12\n\x0eSPAN_KIND_STEP\x10\x01\x12\x18\n\x14SPAN_KIND_FRAME_SENT\x10\x02\x12\x1c\n\x18SPAN_KIND_FRAME_RECEIVED\x10\x03\x12\x16\n\x12SPAN_KIND_TRANSFER\x10\x04\x32T\n\rWorkerService\x12\x43\n\x08\x44\x65scribe\x12\x1a.tandem.v1.DescribeRequest\x1a\x1b.tandem.v1.DescribeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16tandem/v1/worker.proto\x12\ttandem.v1\"\x11\n\x0f\x44\x65scribeRequest\"~\n\x10\x44\x65scribeResponse\x12,\n\x06worker\x18\x01 \x01(\x0b\x32\x1c.tandem.v1.WorkerDescription\x12\x10\n\x08\x64raining\x18x \x01(\x08\x12\x15\n\rcontroller_id\x18y \x01(\t\x12\x13\n\x0bnewest_term\x18z \x01(\x04\"\xe4\x02\n\x11WorkerDescription\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12#\n\x04role\x18\x02 \x01(\x0e\x32\x15.tandem.v1.WorkerRole\x12\x14\n\x0cworker_epoch\x18\x03 \x01(\x04\x12*\n\x05model\x18\x04 \x01(\x0b\x32\x1b.tandem.v1.ModelDescription\x12#\n\x06layout\x18\x05 \x01(\x0b\x32\x13.tandem.v1.KvLayout\x12\x12\n\nnum_blocks\x18\x06 \x01(\r\x12\x14\n\x0cmax_num_seqs\x18\x07 \x01(\r\x12\x0e\n\x06\x64\x65vice\x18\x08 \x01(\t\x12\x14\n\x0cprotocol_min\x18\t \x01(\r\x12\x14\n\x0cprotocol_max\x18\n \x01(\r\x12\x10\n\x08\x66\x65\x61tures\x18\x0b \x03(\t\x12\x1a\n\x12\x61\x64vertised_address\x18\x0c \x01(\t\x12\x0f\n\x07version\x18\r \x01(\t\x12\x0b\n\x03pid\x18\x0e \x01(\r\"\xd7\x01\n\x10ModelDescription\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\x12\x12\n\nvocab_size\x18\x03 \x01(\r\x12\x15\n\rmax_model_len\x18\x04 \x01(\r\x12\x15\n\reos_token_ids\x18\x05 \x03(\r\x12\x10\n\x08numerics\x18\x06 \x01(\t\x12\x14\n\x0cquantization\x18\x07 \x01(\t\x12\x1d\n\x15tokenizer_fingerprint\x18\x08 \x01(\t\x12\x17\n\x0f\x62\x61tch_invariant\x18\x64 \x01(\x08\"i\n\x08KvLayout\x12\x12\n\nnum_layers\x18\x01 \x01(\r\x12\x14\n\x0cnum_kv_heads\x18\x02 \x01(\r\x12\x10\n\x08head_dim\x18\x03 \x01(\r\x12\x12\n\nblock_size\x18\x04 \x01(\r\x12\r\n\x05\x64type\x18\x05 \x01(\t\"X\n\x0f\x43ontrollerHello\x12\x15\n\rcontroller_id\x18\x01 \x01(\t\x12\x0c\n\x04term\x18\x02 \x01(\x04\x12\x10\n\x08lease_ms\x18\x03 \x01(\r\x12\x0e\n\x06stream\x18\x04 \x01(\x04\"\x85\x01\n\x10\x43ontrollerHeader\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12)\n\x05hello\x18\x02 \x01(\x0b\x32\x1a.tandem.v1.ControllerHello\x12\x0f\n\x07sent_ns\x18\x03 \x01(\x04\x12\x0f\n\x07goodbye\x18\x04 \x01(\x08\x12\x14\n\x0ctaken_report\x18\x05 \x01(\x04\"\xbe\x02\n\x0cWorkerHeader\x12\x14\n\x0cworker_epoch\x18\x01 \x01(\x04\x12\x17\n\x0f\x61pplied_command\x18\x02 \x01(\x04\x12\x0f\n\x07sent_ns\x18\x03 \x01(\x04\x12\x11\n\techoed_ns\x18\x04 \x01(\x04\x12\x13\n\x0breceived_ns\x18\x05 \x01(\x04\x12\x17\n\x0fnum_free_blocks\x18\x06 \x01(\r\x12\x1e\n\x05spans\x18\x07 \x03(\x0b\x32\x0f.tandem.v1.Span\x12\x15\n\rreport_number\x18\x08 \x01(\x04\x12\x32\n\x0cprefix_cache\x18\t \x01(\x0b\x32\x1c.tandem.v1.PrefixCacheUpdate\x12\x18\n\x10num_unused_slots\x18\n \x01(\r\x12\x18\n\x0b\x64raining_ms\x18x \x01(\rH\x00\x88\x01\x01\x42\x0e\n\x0c_draining_ms\"B\n\x11PrefixCacheUpdate\x12\r\n\x05whole\x18\x01 \x01(\x08\x12\r\n\x05\x61\x64\x64\x65\x64\x18\x02 \x03(\x06\x12\x0f\n\x07removed\x18\x03 \x03(\x06\"\xed\x01\n\x04Span\x12!\n\x04kind\x18\x01 \x01(\x0e\x32\x13.tandem.v1.SpanKind\x12\x10\n\x08start_ns\x18\x02 \x01(\x04\x12\x0e\n\x06\x65nd_ns\x18\x03 \x01(\x04\x12\x0e\n\x06number\x18\x04 \x01(\x04\x12\x13\n\x0bsequence_id\x18\x05 \x01(\x04\x12\x10\n\x08num_seqs\x18\x06 \x01(\r\x12\x12\n\nnum_tokens\x18\x07 \x01(\r\x12\x11\n\tnum_bytes\x18\x08 \x01(\x04\x12\x16\n\x0e\x63ompute_end_ns\x18\t \x01(\x04\x12\x0e\n\x06waited\x18\n \x01(\x08\x12\x1a\n\x12num_prefill_tokens\x18\x0b \x01(\r\"B\n\x0bPromptTimes\x12\x10\n\x08start_ns\x18\x01 \x01(\x04\x12\x0e\n\x06\x65nd_ns\x18\x02 \x01(\x04\x12\x11\n\tnum_steps\x18\x03 \x01(\r\"F\n\x0eSequenceFailed\x12\x13\n\x0bsequence_id\x18\x01 \x01(\x04\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t*Z\n\nWorkerRole\x12\x1b\n\x17WORKER_ROLE_UNSPECIFIED\x10\x00\x12\x17\n\x13WORKER_ROLE_PREFILL\x10\x01\x12\x16\n\x12WORKER_ROLE_DECODE\x10\x02*\x89\x01\n\x08SpanKind\x12\x19\n\x15SPAN_KIND_UNSPECIFIED\x10\x00\x12\x12\n\x0eSPAN_KIND_STEP\x10\x01\x12\x18\n\x14SPAN_KIND_FRAME_SENT\x10\x02\x12\x1c\n\x18SPAN_KIND_FRAME_RECEIVED\x10\x03\x12\x16\n\x12SPAN_KIND_TRANSFER\x10\x04\x32T\n\rWorkerService\x12\x43\n\x08\x44\x65scribe\x12\x1a.tandem.v1.DescribeRequest\x1a\x1b.tandem.v1.DescribeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tandem.v1.worker_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_WORKERROLE']._serialized_start=1833
-  _globals['_WORKERROLE']._serialized_end=1923
-  _globals['_SPANKIND']._serialized_start=1926
-  _globals['_SPANKIND']._serialized_end=2063
+  _globals['_WORKERROLE']._serialized_start=1863
+  _globals['_WORKERROLE']._serialized_end=1953
+  _globals['_SPANKIND']._serialized_start=1956
+  _globals['_SPANKIND']._serialized_end=2093
   _globals['_DESCRIBEREQUEST']._serialized_start=37
   _globals['_DESCRIBEREQUEST']._serialized_end=54
   _globals['_DESCRIBERESPONSE']._serialized_start=56
   _globals['_DESCRIBERESPONSE']._serialized_end=182
   _globals['_WORKERDESCRIPTION']._serialized_start=185
-  _globals['_WORKERDESCRIPTION']._serialized_end=511
-  _globals['_MODELDESCRIPTION']._serialized_start=514
-  _globals['_MODELDESCRIPTION']._serialized_end=729
-  _globals['_KVLAYOUT']._serialized_start=731
-  _globals['_KVLAYOUT']._serialized_end=836
-  _globals['_CONTROLLERHELLO']._serialized_start=838
-  _globals['_CONTROLLERHELLO']._serialized_end=926
-  _globals['_CONTROLLERHEADER']._serialized_start=929
-  _globals['_CONTROLLERHEADER']._serialized_end=1062
-  _globals['_WORKERHEADER']._serialized_start=1065
-  _globals['_WORKERHEADER']._serialized_end=1383
-  _globals['_PREFIXCACHEUPDATE']._serialized_start=1385
-  _globals['_PREFIXCACHEUPDATE']._serialized_end=1451
-  _globals['_SPAN']._serialized_start=1454
-  _globals['_SPAN']._serialized_end=1691
-  _globals['_PROMPTTIMES']._serialized_start=1693
-  _globals['_PROMPTTIMES']._serialized_end=1759
-  _globals['_SEQUENCEFAILED']._serialized_start=1761
-  _globals['_SEQUENCEFAILED']._serialized_end=1831
-  _globals['_WORKERSERVICE']._serialized_start=2065
-  _globals['_WORKERSERVICE']._serialized_end=2149
+  _globals['_WORKERDESCRIPTION']._serialized_end=541
+  _globals['_MODELDESCRIPTION']._serialized_start=544
+  _globals['_MODELDESCRIPTION']._serialized_end=759
+  _globals['_KVLAYOUT']._serialized_start=761
+  _globals['_KVLAYOUT']._serialized_end=866
+  _globals['_CONTROLLERHELLO']._serialized_start=868
+  _globals['_CONTROLLERHELLO']._serialized_end=956
+  _globals['_CONTROLLERHEADER']._serialized_start=959
+  _globals['_CONTROLLERHEADER']._serialized_end=1092
+  _globals['_WORKERHEADER']._serialized_start=1095
+  _globals['_WORKERHEADER']._serialized_end=1413
+  _globals['_PREFIXCACHEUPDATE']._serialized_start=1415
+  _globals['_PREFIXCACHEUPDATE']._serialized_end=1481
+  _globals['_SPAN']._serialized_start=1484
+  _globals['_SPAN']._serialized_end=1721
+  _globals['_PROMPTTIMES']._serialized_start=1723
+  _globals['_PROMPTTIMES']._serialized_end=1789
+  _globals['_SEQUENCEFAILED']._serialized_start=1791
+  _globals['_SEQUENCEFAILED']._serialized_end=1861
+  _globals['_WORKERSERVICE']._serialized_start=2095
+  _globals['_WORKERSERVICE']._serialized_end=2179
 # @@protoc_insertion_point(module_scope)

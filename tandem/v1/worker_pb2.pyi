@@ -146,6 +146,8 @@ class WorkerDescription(_message.Message):
     PROTOCOL_MAX_FIELD_NUMBER: _builtins.int
     FEATURES_FIELD_NUMBER: _builtins.int
     ADVERTISED_ADDRESS_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    PID_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
     """Its name, stable over restarts."""
     role: Global___WorkerRole.ValueType
@@ -164,6 +166,10 @@ class WorkerDescription(_message.Message):
     """The newest protocol revision that it speaks."""
     advertised_address: _builtins.str
     """host:port where other workers reach it; empty: where the controller does."""
+    version: _builtins.str
+    """Its build, for people: `protocol_min` and `protocol_max` say what gets on with what."""
+    pid: _builtins.int
+    """Its process, by its own machine's count."""
     @_builtins.property
     def model(self) -> Global___ModelDescription:
         """The model that it runs. Must match between workers."""
@@ -191,10 +197,12 @@ class WorkerDescription(_message.Message):
         protocol_max: _builtins.int = ...,
         features: _abc.Iterable[_builtins.str] | None = ...,
         advertised_address: _builtins.str = ...,
+        version: _builtins.str = ...,
+        pid: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["layout", b"layout", "model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["advertised_address", b"advertised_address", "device", b"device", "features", b"features", "layout", b"layout", "max_num_seqs", b"max_num_seqs", "model", b"model", "num_blocks", b"num_blocks", "protocol_max", b"protocol_max", "protocol_min", b"protocol_min", "role", b"role", "worker_epoch", b"worker_epoch", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["advertised_address", b"advertised_address", "device", b"device", "features", b"features", "layout", b"layout", "max_num_seqs", b"max_num_seqs", "model", b"model", "num_blocks", b"num_blocks", "pid", b"pid", "protocol_max", b"protocol_max", "protocol_min", b"protocol_min", "role", b"role", "version", b"version", "worker_epoch", b"worker_epoch", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -62,6 +62,8 @@ def worker_to_wire(worker: WorkerInfo) -> worker_pb2.WorkerDescription:
         protocol_min=PROTOCOL_REVISION,
         protocol_max=PROTOCOL_REVISION,
         features=[PREFIX_CACHING] if worker.caches_prefixes else [],
+        version=worker.version,
+        pid=worker.pid,
     )
 
 
@@ -69,8 +71,8 @@ def worker_from_wire(message: worker_pb2.WorkerDescription) -> WorkerInfo:
     """Raises `Mismatch` if the worker speaks no protocol revision that this build speaks."""
     if not message.protocol_min <= PROTOCOL_REVISION <= message.protocol_max:
         raise Mismatch(
-            f"{message.worker_id} speaks protocol {message.protocol_min} to "
-            f"{message.protocol_max}, this gateway {PROTOCOL_REVISION}"
+            f"{message.worker_id} (version {message.version or 'unknown'}) speaks protocol "
+            f"{message.protocol_min} to {message.protocol_max}, this gateway {PROTOCOL_REVISION}"
         )
     model = message.model
     return WorkerInfo(
@@ -94,4 +96,6 @@ def worker_from_wire(message: worker_pb2.WorkerDescription) -> WorkerInfo:
         device=message.device,
         advertised_address=message.advertised_address,
         caches_prefixes=PREFIX_CACHING in message.features,
+        version=message.version,
+        pid=message.pid,
     )

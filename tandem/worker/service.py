@@ -17,6 +17,7 @@ from tandem.artifacts.resolve import resolve
 from tandem.core.address import is_loopback
 from tandem.core.device import CpuDevice, parse_device
 from tandem.core.errors import ConfigError
+from tandem.core.installation import own_version
 from tandem.core.worker import WorkerInfo, WorkerRole
 from tandem.engine.protocols import Engine
 from tandem.faults.engine import FaultyEngine
@@ -86,6 +87,8 @@ def load_worker(
         device=settings.device,
         advertised_address=advertised_address,
         caches_prefixes=settings.prefix_caching == "auto",
+        version=own_version(),
+        pid=os.getpid(),
     )
     log.info(
         "loaded",

@@ -8,8 +8,13 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from up import DEADLINE_S, Up, free_ports, wait_until
+
+from tandem.cli.restart import restart_worker
+from tandem.cli.workers import show_workers
+from tandem.core.installation import own_version
 
 
 @pytest.fixture
@@ -89,6 +94,22 @@ def test_a_killed_worker_comes_back_and_serves(start: Callable[..., Up], role: s
     assert f"{role}-0 died, killed by SIGKILL" in up.said()
     wait_until(lambda: up.complete().status_code == 200, "serving again")
     assert up.child(role).pid != killed.pid
+
+
+def test_a_worker_is_restarted_and_its_successor_awaited(
+    start: Callable[..., Up], capsys: pytest.CaptureFixture[str]
+) -> None:
+    up = start("--topology", "1p2d")
+    before = up.child("decode")
+    address = f"127.0.0.1:{up.grpc_port}"
+    restart_worker(address, None, "decode-0", None, DEADLINE_S)
+    assert f"decode-0 serves again: version {own_version()}, pid " in capsys.readouterr().out
+    assert not before.is_running()
+    show_workers(address, None)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[-1] for line in lines[1:]] == [own_version()] * 3
+    pids = {int(line.split()[-2]) for line in lines[1:]}
+    assert pids <= {each.pid for each in psutil.Process(up.process.pid).children()}
 
 
 def test_a_worker_that_is_told_to_end_is_started_again(start: Callable[..., Up]) -> None:

@@ -66,7 +66,12 @@ def test_a_workers_name_is_no_markup_and_whole(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     named = admin_pb2.WorkerStatus(
-        worker_id=name, role=1, state=SERVING, address="172.18.0.5:50052", device="cpu:0-63"
+        worker_id=name,
+        role=1,
+        state=SERVING,
+        address="172.18.0.5:50052",
+        device="cpu:0-63",
+        version="0.9",
     )
 
     @contextmanager
@@ -75,5 +80,7 @@ def test_a_workers_name_is_no_markup_and_whole(
 
     monkeypatch.setattr(workers, "reached_admin", reached)
     workers.show_workers(None, None)
-    _, line = capsys.readouterr().out.splitlines()
+    _, line, gateway = capsys.readouterr().out.splitlines()
     assert line.split()[:5] == [name, "prefill", "serving", "172.18.0.5:50052", "cpu:0-63"]
+    # It is of another build than the gateway.
+    assert line.split()[-1] == "0.9" and gateway == "the gateway is -"

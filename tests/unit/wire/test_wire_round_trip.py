@@ -147,7 +147,9 @@ MODELS = st.builds(
     TEXT,
 )
 WORKERS = st.builds(
-    WorkerInfo, TEXT, st.sampled_from(WorkerRole), U64, MODELS, LAYOUTS, U32, U32, TEXT
+    WorkerInfo,
+    *(TEXT, st.sampled_from(WorkerRole), U64, MODELS, LAYOUTS, U32, U32),
+    *(TEXT, TEXT, st.booleans(), TEXT, U32),
 )
 
 KINDS = {
