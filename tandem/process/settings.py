@@ -15,6 +15,7 @@ from pydantic import (
     ValidationInfo,
     field_validator,
 )
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError
 
@@ -66,9 +67,13 @@ class ServiceSettings(BaseSettings):
     @classmethod
     def _use_default_if_empty(cls, value: Any, info: ValidationInfo) -> Any:
         """What is passed on without a value, as by compose, is as good as unset."""
-        if value != "" or info.field_name in cls.kept_if_empty:
+        if value != "":
             return value
         field = cls.model_fields[str(info.field_name)]
+        if info.field_name in cls.kept_if_empty:
+            if field.annotation == Path | None:  # Of a path it would make this folder.
+                raise PydanticCustomError("empty_path", "It is set, and empty: name it or unset it")
+            return value
         return value if field.is_required() else field.default
 
     def read_identity(self, role: Role) -> Identity | None:

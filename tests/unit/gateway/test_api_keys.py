@@ -25,8 +25,9 @@ from gateway.service import GatewaySettings
 from gateway.tenants import DEFAULT_TENANT, ONE_TENANT, Tenant
 from tandem.core.errors import ConfigError
 from tandem.process.api_keys import ApiKeys, add_api_key, digest_of, read_api_keys
+from tandem.process.flags import flag_of, with_flag
 from tandem.process.metrics import MetricsPage
-from tandem.wire.tls import Role
+from tandem.process.settings import read_settings
 
 KEY, OTHER_KEY = "tandem-of-team-a", "tandem-of-team-b"
 ACCESS = Access(
@@ -122,11 +123,10 @@ def test_who_gets_in_is_never_left_open_by_a_twin_that_is_empty(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(f"TANDEM_{name.upper()}", "")
-    settings = GatewaySettings()
     with pytest.raises(ConfigError) as caught:
+        settings = read_settings(GatewaySettings, "tandem gateway", [])
         settings.read_access()
-        settings.read_identity(Role.GATEWAY)
-    assert caught.value.param == name
+    assert with_flag(caught.value).startswith(f"{flag_of(name)}: ")
 
 
 @pytest.mark.parametrize("key", ["", " ", "a b", "\u00e9", "a\n", "x" * 513])

@@ -7,6 +7,7 @@ from gateway.service import GatewaySettings
 from tandem.core.address import Address
 from tandem.core.errors import ConfigError
 from tandem.core.worker import WorkerRole
+from tandem.process.settings import read_settings
 
 
 def test_workers_are_read_in_order() -> None:
@@ -24,6 +25,15 @@ def test_without_prefill_workers_it_is_colocated() -> None:
     assert colocated.scheduler().roles == (WorkerRole.DECODE,)
     both = GatewaySettings(prefill="b:2", decode="a:1")
     assert both.scheduler().roles == (WorkerRole.PREFILL, WorkerRole.DECODE)
+
+
+@pytest.mark.parametrize("name", ["tenants", "api_keys", "tls_dir"])
+def test_an_empty_twin_of_who_may_ask_is_refused_as_what_it_is(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"TANDEM_{name.upper()}", "")
+    with pytest.raises(ConfigError, match=f"--{name.replace('_', '-')}: It is set, and empty"):
+        read_settings(GatewaySettings, "tandem gateway", [])
 
 
 def test_an_empty_twin_of_prefill_is_no_prefill_worker(monkeypatch: pytest.MonkeyPatch) -> None:
