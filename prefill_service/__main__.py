@@ -9,7 +9,9 @@ import uvloop  # noqa: E402
 from prefill_service.service import PrefillSettings, serve  # noqa: E402
 from tandem.process.logs import configure_logging  # noqa: E402
 from tandem.process.settings import parse_settings  # noqa: E402
+from tandem.process.variables import warn_of_unknown  # noqa: E402
 
 settings = parse_settings(PrefillSettings, "tandem prefill")
 configure_logging(settings.log_level, settings.log_format)
+warn_of_unknown()
 run(serve(settings), uvloop.new_event_loop)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from collections.abc import Coroutine
 from contextlib import suppress
@@ -30,6 +31,7 @@ from tandem.engine.fake.profiles import parse_profile
 from tandem.process.cores import usable_cores
 from tandem.process.lifetime import end_with_parent
 from tandem.process.settings import DRAIN_TIMEOUT_S
+from tandem.process.variables import unknown
 
 USUAL_HOST = "127.0.0.1"
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -60,6 +62,10 @@ def run_up(
     end_with_parent()
     console = LastingConsole(stderr=True, highlight=False)
     require_positive("start-timeout", start_timeout_s)
+    for name, nearest in unknown(os.environ).items():
+        console.print(
+            f"nothing reads {name}" + (f": {nearest}?" if nearest else ""), style="yellow"
+        )
     _check_device(settings.device)
     fleet = _plan(settings)
     model_name = _resolve_model(settings)
