@@ -94,9 +94,9 @@ def _docker() -> Docker:
 
 
 def _compose_version() -> str:
-    """Of the plugin, else of the older program of its own."""
-    for command in (["docker", "compose"], ["docker-compose"]):
-        match ask([*command, "version", "--short"], DOCKER_TIMEOUT_S):
+    """Of the plugin, else of the older program of its own, which is told apart by its name."""
+    for command in ("docker compose", "docker-compose"):
+        match ask([*command.split(), "version", "--short"], DOCKER_TIMEOUT_S):
             case Answer(text, failure="") if text:
-                return text
+                return text if command == "docker compose" else f"{text} ({command})"
     return ""

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tandem.artifacts.resolve import resolve
-from tandem.cli.doctor import accelerators, services, storage
+from tandem.cli.doctor import accelerators, probe, services, storage
 from tandem.cli.doctor.accelerators import parse_driver, probe_compiler, probe_torch
 from tandem.cli.doctor.child import Answer, ask
 from tandem.cli.doctor.machine import Driver, Gpu, NoTorch, Torch
@@ -197,6 +197,25 @@ def test_a_taken_port_names_its_owner() -> None:
 )
 def test_of_an_owner_nothing_is_told_where_keys_may_stand(command: str, program: str) -> None:
     assert " ".join(program_of(command.split())) == program
+
+
+@pytest.mark.parametrize(
+    ("here", "said"),
+    [
+        ({"docker compose": "2.40.1"}, "2.40.1"),
+        ({"docker-compose": "1.29.2"}, "1.29.2 (docker-compose)"),
+        ({}, ""),
+    ],
+)
+def test_which_command_composes(
+    here: dict[str, str], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ask(command: list[str], _: float) -> Answer:
+        text = here.get(" ".join(command[:-2]), "")
+        return Answer(text, "" if text else "exit status 1")
+
+    monkeypatch.setattr(probe, "ask", ask)
+    assert probe._compose_version() == said
 
 
 def test_a_port_that_is_none() -> None:
