@@ -26,7 +26,8 @@ from tandem.process.logs import LogFormat, LogLevel
 from tandem.process.service_help import ServiceHelp
 from tandem.wire.tls import Identity, Role
 
-# Less than the 30 s that Kubernetes gives a container by default; compose is told to give as many.
+# With what hanging steps take, no more than the 30 s that Kubernetes gives a container by default;
+# compose is told to give 40.
 DRAIN_TIMEOUT_S = 25.0
 MAX_DRAIN_TIMEOUT_S = 86_400.0
 

@@ -19,6 +19,21 @@ ROLES = ("gateway", "prefill", "decode")
 
 # Of the hub's client.
 HUB = {"HF_TOKEN", "HF_ENDPOINT", "HF_HUB_OFFLINE"}
+# Of OpenTelemetry's, which the gateway alone has: docs/tracing.md.
+OTEL = {
+    *("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_HEADERS", "OTEL_RESOURCE_ATTRIBUTES"),
+    *("OTEL_SERVICE_NAME", "OTEL_TRACES_SAMPLER", "OTEL_TRACES_SAMPLER_ARG"),
+}
+# What a container's service is not told by whoever starts it.
+NOT_TOLD = {
+    *("host", "http_port", "grpc_port", "port", "advertise", "worker_id"),  # the files say where
+    *("tenants", "api_keys", "tls_dir"),  # files, which take a mount
+    *("batching", "prefill_token_budget"),  # colocated workers'
+    "standby",  # of a second gateway
+    "weight_sharers",  # they have memory of their own
+    *("faults", "allow_faults", "dump_logits", "min_frame_bytes"),  # for tests
+    *("mock_verify", "mock_runs_ahead"),
+}
 SETTINGS: dict[str, tuple[type[ServiceSettings], ...]] = {
     "gateway": (GatewaySettings,),
     # They are told the same.
@@ -63,9 +78,11 @@ def test_a_service_is_told_what_it_knows_and_of_no_file_that_it_cannot_see(role:
         for settings in SETTINGS[role]
         for name, field in settings.model_fields.items()
     }
-    assert environment.keys() - HUB <= fields.keys()
-    assert environment.keys() >= HUB
-    assert not [name for name in environment.keys() - HUB if fields[name] == Path | None]
+    others = HUB | OTEL if role == "gateway" else HUB
+    assert environment.keys() >= others
+    told = environment.keys() - others
+    assert not [name for name in told if fields[name] == Path | None]
+    assert told == fields.keys() - {f"TANDEM_{name.upper()}" for name in NOT_TOLD}
 
 
 def test_the_common_settings_reach_who_they_are_for() -> None:
