@@ -1,7 +1,8 @@
-"""The compose files and the Dockerfile: how little a container may do. Takes no engine."""
+"""The compose files, the Dockerfile, the unit: how little a container may do. Takes no engine."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import yaml
 from decode_service.service import DecodeSettings
 from gateway.service import GatewaySettings
 from prefill_service.service import PrefillSettings
-from tandem.process.settings import ServiceSettings
+from tandem.process.settings import DRAIN_TIMEOUT_S, ServiceSettings
+from tandem.worker.service import STOP_S
 
 ROOT = Path(__file__).parents[2]
 ROLES = ("gateway", "prefill", "decode")
@@ -101,6 +103,15 @@ def test_on_cpus_each_role_has_its_part_of_the_cores() -> None:
         "prefill": "${TANDEM_DEVICE:-cpu:1/2}",
         "decode": "${TANDEM_DEVICE:-cpu:2/2}",
     }
+
+
+def test_a_unit_is_given_the_time_that_it_takes_to_drain_and_is_started_again() -> None:
+    unit = (ROOT / "deploy/systemd/tandem@.service").read_text()
+    settings = dict(re.findall(r"^(\w+)=(.*)$", unit, re.M))
+    # A step that hangs is waited for after that.
+    assert int(settings["TimeoutStopSec"]) > DRAIN_TIMEOUT_S + STOP_S
+    assert settings["Restart"] == "always" and float(settings["RestartSec"]) > 0
+    assert settings["StartLimitIntervalSec"] == "0"
 
 
 def test_no_image_runs_as_root() -> None:

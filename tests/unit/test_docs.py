@@ -1,4 +1,4 @@
-"""What the pages link to is there."""
+"""What the pages link to is there, and what there is to set is on the pages."""
 
 from __future__ import annotations
 
@@ -6,6 +6,12 @@ import re
 from pathlib import Path
 
 import pytest
+
+from decode_service.service import DecodeSettings
+from gateway.service import GatewaySettings
+from prefill_service.service import PrefillSettings
+from tandem.process.flags import flag_of
+from tandem.process.settings import ServiceSettings
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(
@@ -36,6 +42,18 @@ def test_links_lead_somewhere(page: Path) -> None:
         if not target.exists() or (anchor and anchor not in anchors(target)):
             broken.append(link)
     assert broken == []
+
+
+@pytest.mark.parametrize("service", [GatewaySettings, PrefillSettings, DecodeSettings])
+def test_every_flag_of_a_service_is_on_some_page(service: type[ServiceSettings]) -> None:
+    text = "\n".join(page.read_text() for page in PAGES)
+    missing = [
+        name
+        for name in service.model_fields
+        if f"TANDEM_{name.upper()}" not in text
+        and not re.search(rf"{flag_of(name)}(?![\w-])", text)
+    ]
+    assert missing == []
 
 
 def test_pages_have_links_to_check() -> None:
