@@ -13,6 +13,8 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 # From Hopper on.
 CHAINED_FROM = (9, 0)
+# A line of a GPU's caches, in items of 16 bits.
+LINE = tl.constexpr(64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,3 +53,17 @@ def await_inputs(CHAINED: tl.constexpr) -> None:
     if CHAINED:
         gdc_launch_dependents()
         gdc_wait()
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def fetch(places: tl.tensor) -> None:
+    """Let the lines of these places come to the cache that all programs share. Nothing waits for
+    them: of what is loaded instead, a program would have to hold all before it goes on."""
+    tl.inline_asm_elementwise(
+        "prefetch.global.L2 [$1]; mov.u32 $0, 0;",
+        "=r,l",
+        [places],
+        dtype=tl.int32,
+        is_pure=False,
+        pack=1,
+    )

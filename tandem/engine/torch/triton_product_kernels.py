@@ -4,36 +4,31 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from tandem.engine.torch.triton_chain import LINE, fetch
 from tandem.engine.torch.triton_jit import kernel
 from tandem.engine.torch.triton_split_kernels import is_last
-
-# A line of the cache, in items of 16 bits.
-LINE = tl.constexpr(64)
 
 
 @triton.jit
 def _fetch_ahead(weight, outs, first, OUT: tl.constexpr, SIZE: tl.constexpr, LINES: tl.constexpr):
     """Let the first weights of a split come to the cache that all programs share."""
     lines = tl.minimum(first + tl.arange(0, LINES) * LINE, SIZE - 1)
-    tl.inline_asm_elementwise(
-        "prefetch.global.L2 [$1]; mov.u32 $0, 0;",
-        "=r,l",
-        [weight + tl.minimum(outs, OUT - 1).to(tl.int64)[:, None] * SIZE + lines[None, :]],
-        dtype=tl.int32,
-        is_pure=False,
-        pack=1,
-    )
+    fetch(weight + tl.minimum(outs, OUT - 1).to(tl.int64)[:, None] * SIZE + lines[None, :])
 
 
 @triton.jit
-def _scale(
-    squares, rows, there, eps, SIZE: tl.constexpr, SUMS: tl.constexpr, PADDED_SUMS: tl.constexpr
-):
-    """What the rows are to be multiplied by for a root mean square of 1."""
+def _sums(squares, rows, there, SUMS: tl.constexpr, PADDED_SUMS: tl.constexpr):
+    """Of each row the sums of its squares."""
     sums = tl.arange(0, PADDED_SUMS)
     known = there[:, None] & (sums < SUMS)[None, :]
-    all_sums = tl.load(squares + rows[:, None] * SUMS + sums[None, :], mask=known, other=0.0)
-    return tl.rsqrt(tl.sum(all_sums, axis=1) / SIZE + eps)
+    return tl.load(squares + rows[:, None] * SUMS + sums[None, :], mask=known, other=0.0)
+
+
+@triton.jit
+def _scale(all_sums, eps, ROWS: tl.constexpr, SIZE: tl.constexpr, SUMS: tl.constexpr):
+    """What rows that are normed are to be multiplied by for a root mean square of 1."""
+    of_none = tl.full([ROWS], 1.0, dtype=tl.float32)
+    return tl.rsqrt(tl.sum(all_sums, axis=1) / SIZE + eps) if SUMS > 0 else of_none
 
 
 @triton.jit
@@ -126,9 +121,12 @@ def multiply_few_rows(
         if GATED:
             _fetch_ahead(up_weight, outs, first, OUT, SIZE, LINES_AHEAD)
         gdc_wait()
-    scale = tl.full([ROWS], 1.0, dtype=tl.float32)
-    if SUMS > 0:
-        scale = _scale(squares, rows, there, eps, SIZE, SUMS, PADDED_SUMS)
+    # What is wanted behind the loop comes beside the weights, which wait for none of it.
+    all_sums = _sums(squares, rows, there, SUMS, PADDED_SUMS) if SUMS > 0 else 0.0
+    places = rows.to(tl.int64)[None, :] * OUT + outs[:, None]
+    kept = (outs < OUT)[:, None] & there[None, :]
+    # Of a tile only the split writes here that is the last, and all have read by then.
+    before = tl.load(out + places, mask=kept, other=0.0) if ADDED else 0.0
     total = tl.zeros([TILE, ROWS], dtype=tl.float32)
     up = tl.zeros([TILE, ROWS], dtype=tl.float32)
     all_there: tl.constexpr = SIZE % STEP == 0 and OUT % TILE == 0
@@ -141,10 +139,6 @@ def multiply_few_rows(
         total = _add_product(total, weight, some, outs, items, OUT, SIZE, all_there)
         if GATED:
             up = _add_product(up, up_weight, some, outs, items, OUT, SIZE, all_there)
-    places = rows.to(tl.int64)[None, :] * OUT + outs[:, None]
-    kept = (outs < OUT)[:, None] & there[None, :]
-    # Of a tile only the split writes here that is the last, and all have read by then.
-    before = tl.load(out + places, mask=kept, other=0.0).to(tl.float32) if ADDED else 0.0
     if SPLITS > 1:
         tl.static_assert(not GATED, "a gate and what it is for are summed by one program")
         part: tl.constexpr = TILE * ROWS
@@ -153,12 +147,13 @@ def multiply_few_rows(
         if not _is_last(total, own + split * part, cells, counts + tile, SPLITS):
             return
         total = _all_parts(own, cells, part, SPLITS)
+    scale = _scale(all_sums, eps, ROWS, SIZE, SUMS)
     result = _rounded(total, scale, bias, outs, type, OUT, HAS_BIAS)
     if GATED:
         up = _rounded(up, scale, up_bias, outs, type, OUT, HAS_BIAS)
         result = result / (1.0 + tl.exp(-result)) * up
     if ADDED:
-        result = (result + before).to(type).to(tl.float32)
+        result = (result + before.to(tl.float32)).to(type).to(tl.float32)
         tl.store(scaled + places, (result * by[:, None]).to(type), mask=kept)
         sums = squares + rows * tl.num_programs(0) + tile
         tl.store(sums, tl.sum(result * result, axis=0), mask=there)
