@@ -8,9 +8,7 @@ from tandem.engine.torch.triton_jit import kernel
 
 
 @triton.jit
-def load_tile(
-    keys,  # of one KV head
-    values,
+def find_tile(
     table,
     start,
     end,
@@ -20,22 +18,32 @@ def load_tile(
     MASKED: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
     KEY_TILE: tl.constexpr,
+):
+    """Where a tile's keys, and its values, begin; not `MASKED`, all of them are there."""
+    positions = start + tl.arange(0, KEY_TILE)
+    entries = table + positions // BLOCK_SIZE * table_block_stride
+    blocks = tl.load(entries, mask=positions < end, other=0) if MASKED else tl.load(entries)
+    return blocks.to(tl.int64) * block_stride + (positions % BLOCK_SIZE) * token_stride
+
+
+@triton.jit
+def load_tile(
+    keys,  # of one KV head
+    values,
+    places,  # of `find_tile`
+    start,
+    end,
+    MASKED: tl.constexpr,
+    KEY_TILE: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     PADDED_DIM: tl.constexpr,
 ):
-    """A tile's keys and values, each [keys, dim]; not `MASKED`, all of them are there."""
+    """A tile's keys and values, each [keys, dim]."""
     dims = tl.arange(0, PADDED_DIM)
-    positions = start + tl.arange(0, KEY_TILE)
-    places = table + positions // BLOCK_SIZE * table_block_stride
+    items = places[:, None] + dims[None, :]
+    loaded = (dims < HEAD_DIM)[None, :]
     if MASKED:
-        exists = positions < end
-        blocks = tl.load(places, mask=exists, other=0).to(tl.int64)
-        loaded = exists[:, None] & (dims < HEAD_DIM)[None, :]
-    else:
-        blocks = tl.load(places).to(tl.int64)
-        loaded = (dims < HEAD_DIM)[None, :]
-    tokens = blocks * block_stride + (positions % BLOCK_SIZE) * token_stride
-    items = tokens[:, None] + dims[None, :]
+        loaded = (start + tl.arange(0, KEY_TILE) < end)[:, None] & loaded
     if MASKED or PADDED_DIM > HEAD_DIM:
         # What is not there is 0, whatever the pool holds: 0 times NaN would be NaN.
         k = tl.load(keys + items, mask=loaded, other=0.0)
@@ -107,9 +115,7 @@ def attend_keys(
     PADDED_DIM: tl.constexpr,
 ):
     """`attend_tile` with what `load_tile` loads."""
-    k, v = load_tile(
-        keys,
-        values,
+    places = find_tile(
         table,
         start,
         end,
@@ -119,9 +125,8 @@ def attend_keys(
         MASKED,
         BLOCK_SIZE,
         KEY_TILE,
-        HEAD_DIM,
-        PADDED_DIM,
     )
+    k, v = load_tile(keys, values, places, start, end, MASKED, KEY_TILE, HEAD_DIM, PADDED_DIM)
     return attend_tile(
         q,
         query_positions,

@@ -99,7 +99,8 @@ class TokenAttention:
             HEAD_DIM=head_dim,
             PADDED_DIM=padded_dim,
             GROUP=group,
-            NUM_ROWS=max(MIN_ROWS, triton.next_power_of_2(group)),
+            # Its own key and value go with the queries.
+            NUM_ROWS=max(MIN_ROWS, triton.next_power_of_2(group + 2)),
             SPLITS=splitting.most,
             HEADS=max(1, min(triton.next_power_of_2(group), fitting)),
             num_warps=splitting.num_warps,

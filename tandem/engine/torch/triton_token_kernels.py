@@ -3,15 +3,17 @@ output to what the next one takes. `triton_token_attention` launches it."""
 
 import triton
 import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from tandem.engine.torch.triton_attention_kernels import (
     attend_keys,
     attend_tile,
+    find_tile,
     load_tile,
     num_used,
     split_bounds,
 )
-from tandem.engine.torch.triton_chain import await_inputs
+from tandem.engine.torch.triton_chain import LINE, fetch
 from tandem.engine.torch.triton_jit import kernel
 from tandem.engine.torch.triton_kernels import rotated, scaled_by_norm
 from tandem.engine.torch.triton_split_kernels import is_last
@@ -89,11 +91,13 @@ def _merge(
 
 @triton.jit
 def _attend_own(q, own_k, own_v, has_own, scale):
-    """What `attend_tile` goes on from: the token's own key, [1, dim], or nothing."""
-    scores = tl.sum(q.to(tl.float32) * own_k.to(tl.float32), axis=1) * scale
+    """What `attend_tile` goes on from: the token's own key and value, [1, dim], or nothing."""
+    scores = tl.sum(q.to(tl.float32) * own_k, axis=1) * scale
     maximum = tl.where(has_own, scores, float("-inf"))
     weight = tl.where(has_own, 1.0, 0.0) + tl.zeros_like(scores)
-    return own_v.to(tl.float32) + tl.zeros(q.shape, dtype=tl.float32), maximum, weight
+    # What is no number may not come in where the key is not: nothing would take it out again.
+    own_v = tl.where(has_own, own_v, 0.0)
+    return own_v + tl.zeros(q.shape, dtype=tl.float32), maximum, weight
 
 
 @triton.jit
@@ -129,6 +133,21 @@ def _leave(
         tl.store(weights + (left + rows) * 2 + 1, weight, mask=mine)
         if is_last(count, number):
             _merge(out, parts, weights, number, HEAD_DIM, PADDED_DIM, GROUP, SPLITS, HEADS)
+
+
+@triton.jit
+def _fetch_tile(keys, values, places, HEAD_DIM: tl.constexpr, PADDED_DIM: tl.constexpr):
+    """Let what `load_tile` is to load come to the cache that all programs share."""
+    count: tl.constexpr = (PADDED_DIM + LINE - 1) // LINE
+    lines = tl.minimum(tl.arange(0, count) * LINE, HEAD_DIM - 1)
+    fetch(keys + places[:, None] + lines[None, :])
+    fetch(values + places[:, None] + lines[None, :])
+
+
+@triton.jit
+def _row(tile, is_row):
+    """Of a tile [rows, dim] one row, [1, dim], or zeros for none."""
+    return tl.sum(tl.where(is_row[:, None], tile.to(tl.float32), 0.0), axis=0)[None, :]
 
 
 @kernel
@@ -174,6 +193,8 @@ def attend_tokens(
     What is left in `parts` [rows, KV heads, splits, group, dim] is not yet divided by its weight;
     `weights` [rows, KV heads, splits, group, 2] are the maximum and the weights' sum. `counts`
     [rows, KV heads] are how many splits have ended, 0 between two launches."""
+    if CHAINED:
+        gdc_launch_dependents()
     row, kv_head, split = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.program_id(2)
     num_kv_heads, num_splits = tl.num_programs(1), tl.num_programs(2)
     keys += kv_head * head_stride
@@ -183,16 +204,16 @@ def attend_tokens(
     length = tl.load(tile_lengths + row)
     slot = tl.load(slots + row).to(tl.int64)
     dims = tl.arange(0, PADDED_DIM)
+    is_dim = dims < HEAD_DIM
     angles = position.to(tl.int64) * HEAD_DIM + dims
-    cos = tl.load(cosines + angles, mask=dims < HEAD_DIM, other=0.0)
-    sin = tl.load(sines + angles, mask=dims < HEAD_DIM, other=0.0)
+    cos = tl.load(cosines + angles, mask=is_dim, other=0.0)
+    sin = tl.load(sines + angles, mask=is_dim, other=0.0)
     start, end = split_bounds(position, split, num_splits, WINDOW, KEY_TILE)
+    has_own = end > position
     # Of the tokens before; the last of their tiles, which may not be whole, comes first.
     old_end = tl.minimum(end, position)
     last = start + tl.maximum(old_end - start - 1, 0) // KEY_TILE * KEY_TILE
-    k, v = load_tile(
-        keys,
-        values,
+    places = find_tile(
         table,
         last,
         old_end,
@@ -202,39 +223,33 @@ def attend_tokens(
         True,
         BLOCK_SIZE,
         KEY_TILE,
-        HEAD_DIM,
-        PADDED_DIM,
     )
+    # The group's queries, and below them the token's own key and value.
     rows = tl.arange(0, NUM_ROWS)
+    is_k, is_v = rows == GROUP, rows == GROUP + 1
     num_heads = num_kv_heads * GROUP
-    heads = kv_head * GROUP + rows
-    mine = rows < GROUP
-    has_own = end > position
-    own_head = tl.full([1], num_heads + kv_head, tl.int32)
-    own_there = tl.full([1], has_own, tl.int1)
-    by, partners_by, own_by, own_partners_by = 1.0, 1.0, 1.0, 1.0
+    heads = tl.where(rows < GROUP, kv_head * GROUP + rows, num_heads + kv_head)
+    heads += tl.where(is_v, num_kv_heads, 0)
+    by, partners_by = 1.0, 1.0
     if HAS_NORM:
-        by, partners_by = _with_partners(qk_norm, heads, mine, HEAD_DIM, PADDED_DIM)
-        own_by, own_partners_by = _with_partners(qk_norm, own_head, own_there, HEAD_DIM, PADDED_DIM)
+        by, partners_by = _with_partners(qk_norm, heads, rows <= GROUP, HEAD_DIM, PADDED_DIM)
     # All of these are the step's or of steps before, and none a kernel's result.
-    await_inputs(CHAINED)
+    if CHAINED:
+        _fetch_tile(keys, values, places, HEAD_DIM, PADDED_DIM)
+        gdc_wait()
     if (start >= end) | (length == 0):
         return
     # All that is to be loaded, before any of it is awaited.
     qkv += row * (num_heads + 2 * num_kv_heads) * HEAD_DIM
-    own_items = own_there[:, None] & (dims < HEAD_DIM)[None, :]
-    own_v_places = (own_head + num_kv_heads)[:, None] * HEAD_DIM + dims[None, :]
-    own_v = tl.load(qkv + own_v_places, mask=own_items, other=0.0)
-    own_k, own_partners = _with_partners(qkv, own_head, own_there, HEAD_DIM, PADDED_DIM)
-    q, partners = _with_partners(qkv, heads, mine, HEAD_DIM, PADDED_DIM)
-    own_k = _rotated_heads(
-        own_k, own_partners, own_by, own_partners_by, cos, sin, eps, HAS_NORM, HEAD_DIM
-    )
-    q = _rotated_heads(q, partners, by, partners_by, cos, sin, eps, HAS_NORM, HEAD_DIM)
-    stored = slot * token_stride + dims[None, :]
-    tl.store(keys + stored, own_k, mask=own_items)
-    tl.store(values + stored, own_v, mask=own_items)
-    total, maximum, weight = _attend_own(q, own_k, own_v, has_own, scale)
+    items, partners = _with_partners(qkv, heads, rows < GROUP + 2, HEAD_DIM, PADDED_DIM)
+    k, v = load_tile(keys, values, places, last, old_end, True, KEY_TILE, HEAD_DIM, PADDED_DIM)
+    q = _rotated_heads(items, partners, by, partners_by, cos, sin, eps, HAS_NORM, HEAD_DIM)
+    q = tl.where(is_v[:, None], items, q)
+    stored = slot * token_stride + dims[None, :] + rows[:, None] * 0
+    kept = is_dim[None, :] & has_own
+    tl.store(keys + stored, q, mask=is_k[:, None] & kept)
+    tl.store(values + stored, q, mask=is_v[:, None] & kept)
+    total, maximum, weight = _attend_own(q, _row(q, is_k), _row(q, is_v), has_own, scale)
     # No window cuts a split: all of its keys are seen.
     query_positions = position + rows * 0
     total, maximum, weight = attend_tile(
