@@ -21,7 +21,6 @@ from tandem.engine.torch.gpu_decoder import GpuDecoder
 from tandem.engine.torch.gpu_inputs import GpuInputs
 from tandem.engine.torch.kv_pool import TorchKVPool
 from tandem.engine.torch.triton_products import (
-    BROAD,
     DEEP,
     MAX_ROWS,
     MIN_ROWS,
@@ -92,7 +91,6 @@ class GpuRunner:
             by("wide tiles", WIDE),
             by("narrow tiles", NARROW, max_rows=MIN_ROWS),
             by("deep tiles", DEEP, more_than=MIN_ROWS),
-            by("broad tiles", BROAD, more_than=MAX_ROWS // 2),
             by("wide tiles, attention in three", WIDE, None),
         ]
 

@@ -44,10 +44,8 @@ class Tiling:
 # Few programs, which cut sums among them; or, of the fewest rows, more programs with whole sums.
 WIDE = Tiling(outs=64, gates=64, step=128, lines_ahead=8)
 NARROW = Tiling(outs=16, gates=16, step=512, lines_ahead=32)
-# Of more rows, whose items take the place of weights on their way: shorter steps, and more of them;
-# or as many weights for half as many reads of the rows.
+# Of more rows, whose items take the place of weights on their way: shorter steps, and more of them.
 DEEP = Tiling(outs=64, gates=64, step=64, lines_ahead=16)
-BROAD = Tiling(outs=128, gates=64, step=64, lines_ahead=8)
 
 
 def takes_few_rows(dtype: torch.dtype, device: torch.device) -> bool:

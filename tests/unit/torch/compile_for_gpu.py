@@ -36,7 +36,7 @@ from tandem.engine.torch.kv_pool import TorchKVPool
 from tandem.engine.torch.sample_row import SampleRow
 from tandem.engine.torch.triton_attention import QueryTiles, attend
 from tandem.engine.torch.triton_chain import CHAINED_FROM, Processors
-from tandem.engine.torch.triton_products import BROAD, DEEP, NARROW, WIDE, FewRows
+from tandem.engine.torch.triton_products import DEEP, NARROW, WIDE, FewRows
 from tandem.engine.torch.triton_sampling import draw, draw_kept
 from tandem.engine.torch.triton_token_attention import TokenAttention
 from tandem.models.layers import Linear
@@ -63,7 +63,7 @@ CONFIG = ModelConfig.from_json(
 )
 MAX_MODEL_LEN = 256
 # By size of batch.
-TILINGS = {1: (WIDE, NARROW), 32: (WIDE,), 64: (WIDE, DEEP, BROAD)}
+TILINGS = {1: (WIDE, NARROW), 32: (WIDE,), 64: (WIDE, DEEP)}
 
 
 class Utils:

@@ -66,7 +66,6 @@ def only(name: str) -> Callable[..., DecodeGraph]:
         "wide tiles",
         "narrow tiles",
         "deep tiles",
-        "broad tiles",
         "wide tiles, attention in three",
     ],
 )

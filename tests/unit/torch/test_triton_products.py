@@ -14,7 +14,6 @@ pytest.importorskip("triton", reason="TRITON IS NOT INSTALLED: the GPU's product
 
 from tandem.engine.torch.triton_chain import Processors
 from tandem.engine.torch.triton_products import (
-    BROAD,
     DEEP,
     NARROW,
     WIDE,
@@ -92,7 +91,7 @@ def seeded() -> None:
 
 @pytest.mark.parametrize(("dtype", "sizes", "biased"), product(DTYPES, SIZES, [False, True]))
 @pytest.mark.parametrize(
-    ("rows", "tiling"), [(1, WIDE), (5, WIDE), (20, WIDE), (5, NARROW), (40, BROAD)]
+    ("rows", "tiling"), [(1, WIDE), (5, WIDE), (20, WIDE), (5, NARROW), (40, DEEP)]
 )
 def test_a_norm_and_its_product(
     dtype: torch.dtype, sizes: tuple[int, int], biased: bool, rows: int, tiling: Tiling
@@ -113,7 +112,7 @@ def test_a_norm_and_its_product(
 
 @pytest.mark.parametrize(("dtype", "biased"), product(DTYPES, [False, True]))
 @pytest.mark.parametrize(("num_outs", "size"), SIZES)
-@pytest.mark.parametrize("tiling", [WIDE, NARROW, BROAD])
+@pytest.mark.parametrize("tiling", [WIDE, NARROW, DEEP])
 def test_a_gate(dtype: torch.dtype, num_outs: int, size: int, biased: bool, tiling: Tiling) -> None:
     norm = random(size, dtype=dtype)
     x = residual(5, size, norm, dtype, tiling)
@@ -124,7 +123,7 @@ def test_a_gate(dtype: torch.dtype, num_outs: int, size: int, biased: bool, tili
 
 @pytest.mark.parametrize(("dtype", "biased"), product(DTYPES, [False, True]))
 @pytest.mark.parametrize(("num_outs", "size"), SIZES)
-@pytest.mark.parametrize("tiling", [WIDE, NARROW, BROAD])
+@pytest.mark.parametrize("tiling", [WIDE, NARROW, DEEP])
 def test_what_is_added_is_ready_for_the_next_norm(
     dtype: torch.dtype, num_outs: int, size: int, biased: bool, tiling: Tiling
 ) -> None:
@@ -175,7 +174,6 @@ def test_of_many_rows_more_weights_are_on_their_way() -> None:
 
     assert [stages(WIDE, rows) for rows in (32, 64)] == [2, 2]
     assert [stages(DEEP, rows) for rows in (32, 64)] == [5, 4]
-    assert stages(BROAD, 64) == 4
 
 
 @pytest.mark.parametrize("step_bytes", [20 << 10, 36 << 10, 48 << 10])
