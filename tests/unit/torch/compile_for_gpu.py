@@ -62,6 +62,8 @@ CONFIG = ModelConfig.from_json(
     }
 )
 MAX_MODEL_LEN = 256
+# A line of `cuobjdump -sass`: where an instruction lies, perhaps its predicate, and its name.
+INSTRUCTION = re.compile(r"/\*[0-9a-f]{4,}\*/ +(?:@!?U?P\w+ +)?([A-Z][A-Z0-9_]*)")
 # By size of batch.
 TILINGS = {1: (WIDE, NARROW), 32: (WIDE,), 64: (WIDE, DEEP)}
 
@@ -76,20 +78,27 @@ class Utils:
         return {"max_shared_mem": self._shared_bytes}
 
     def load_binary(self, name: str, kernel: bytes, shared: int, _device: int) -> tuple[Any, ...]:
-        with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-            Path(file.name).write_bytes(kernel)
-            tool = triton.knobs.nvidia.cuobjdump.path
-            command = [tool, "--dump-resource-usage", file.name]
-            said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        said = dumped(kernel, "--dump-resource-usage")
         registers, spilled = (
             int(re.search(rf"{what}:(\d+)", said).group(1)) for what in ("REG", "LOCAL")
         )
-        print(
-            json.dumps(
-                {"kernel": name, "registers": registers, "spilled": spilled, "shared": shared}
-            )
-        )
+        about = {
+            "kernel": name,
+            "registers": registers,
+            "spilled": spilled,
+            "shared": shared,
+            "instructions": INSTRUCTION.findall(dumped(kernel, "-sass")),
+        }
+        print(json.dumps(about))
         return object(), object(), registers, spilled, 1024
+
+
+def dumped(kernel: bytes, option: str) -> str:
+    """What `cuobjdump` says of a kernel."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        Path(file.name).write_bytes(kernel)
+        command = [triton.knobs.nvidia.cuobjdump.path, option, file.name]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 class Launcher:

@@ -1,4 +1,5 @@
-"""What a GPU's steps launch, compiled for GPUs that are not here: nothing spills, and all fits."""
+"""What a GPU's steps launch, compiled for GPUs that are not here: nothing spills, all fits, and
+what is to come beside other things is not waited for before them."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -30,11 +32,21 @@ KERNELS = {
     "add_noise",
     "draw_kept",
 }
+# Lets the kernel behind begin.
+LAUNCH = "PREEXIT"
+# Where what was loaded goes on, and so has come.
+USES = {"STS", "SHFL", "BAR"}
+# Of the matrix units.
+PRODUCTS = {"HMMA", "HGMMA"}
+# Counts which splits have ended.
+COUNTS = {"ATOM", "ATOMG"}
 
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("gpu", GPUS)
-def test_all_kernels_compile_and_nothing_spills(gpu: str, tmp_path: Path) -> None:
+def test_all_kernels_compile_nothing_spills_and_nothing_waits_too_soon(
+    gpu: str, tmp_path: Path
+) -> None:
     numbers = map(str, GPUS[gpu])
     environment = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path)}
     environment.pop("TRITON_INTERPRET", None)
@@ -49,3 +61,24 @@ def test_all_kernels_compile_and_nothing_spills(gpu: str, tmp_path: Path) -> Non
     kernels = [json.loads(line) for line in run.stdout.splitlines()]
     assert {each["kernel"] for each in kernels} == KERNELS
     assert [each for each in kernels if each["spilled"]] == []
+    chained = [each for each in kernels if LAUNCH in each["instructions"]]
+    assert bool(chained) == (gpu == "H200")
+    for each in chained:
+        assert_begins_at_once(each["instructions"])
+        if each["kernel"] == "multiply_few_rows":
+            assert_weights_come_first(each["instructions"])
+
+
+def assert_begins_at_once(instructions: Sequence[str]) -> None:
+    """Until the kernel behind may begin, nothing is waited for that was loaded."""
+    assert not USES & set(instructions[: instructions.index(LAUNCH)])
+
+
+def assert_weights_come_first(instructions: Sequence[str]) -> None:
+    """What a product takes besides `x` and its weights is loaded before these are multiplied, and
+    not waited for before that."""
+    products = [at for at, name in enumerate(instructions) if name in PRODUCTS]
+    assert "SHFL" not in instructions[: products[0]]
+    behind = instructions[products[-1] :]
+    ends = next((at for at, name in enumerate(behind) if name in COUNTS), len(behind))
+    assert "LDG" not in behind[:ends]
