@@ -18,14 +18,13 @@ from torch import Tensor
 from tandem.core.plan import PENDING, StepPlan
 from tandem.engine.torch.block_tables import BlockTables
 from tandem.engine.torch.device_health import is_lost
-from tandem.engine.torch.fastest_graph import fastest, replay_seconds, trial_plan
+from tandem.engine.torch.fastest_graph import fastest, replay_seconds
 from tandem.engine.torch.gpu_decoder import GpuRows
+from tandem.engine.torch.graph_trial import Trial
 from tandem.engine.torch.kv_pool import TorchKVPool
 from tandem.engine.torch.triton_attention import QueryTiles
 
 BATCH_SIZES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
-# That sequences of a trial have before their last.
-TRIAL_BLOCKS = 32
 # Runs before the recording: Triton compiles, libraries choose and allocate.
 NUM_WARM_UPS = 2
 # What is known of a row, each a column of its own.
@@ -68,17 +67,14 @@ class DecodeGraphs:
             return DecodeGraph(way, pool, device, max_model_len, logits[:size], recorder)
 
         is_lost_now = partial(is_lost, device)
-        most_before = min(TRIAL_BLOCKS, pool.layout.blocks_for(max_model_len) - 1)
         self._graphs = {}
         for size in reversed(BATCH_SIZES):
             fitting = [way for way in ways if way.more_than < size <= way.max_rows]
-            # Each row of a trial has a block of its own, and all have some in common.
-            num_before = max(0, min(most_before, pool.num_blocks - size))
-            if recorder is None or size > pool.num_blocks:
+            trial = Trial(pool, size, max_model_len)
+            if recorder is None or not trial.fits:
                 fitting = fitting[:1]
-            plan = trial_plan(size, pool.layout.block_size, num_before)
             record = partial(graph, size)
-            self._graphs[size] = fastest(plan, fitting, record, replay_seconds, is_lost_now)
+            self._graphs[size] = fastest(trial, fitting, record, replay_seconds, is_lost_now)
 
     def can_replay(self, plan: StepPlan) -> bool:
         """Whether the step is one token of each sequence, each to be sampled from."""

@@ -9,78 +9,65 @@ from typing import TYPE_CHECKING
 
 import structlog
 import torch
-from torch import Tensor
 from triton import TritonError
 
 from tandem.core.errors import ConfigError
-from tandem.core.plan import SampleSpec, SequenceSlice, StepPlan
-from tandem.core.sampling_params import SamplingParams
+from tandem.engine.torch.graph_trial import Trial, difference
 
 if TYPE_CHECKING:
     from tandem.engine.torch.decode_graph import DecodeGraph, Way
 
-# By how much of the highest logit's size the others may differ: other orders of the same roundings,
-# in bfloat16 2.5% through 16 layers of width 1,024, more through more. What reads wrong items is
-# about as far off as the logits are high.
-TOLERANCE = 0.2
+# Ways that take no more than this times the least are equally fast, and the first of them is taken:
+# two GPUs of one kind are to choose alike.
+EQUALLY_FAST = 1.02
 REPEATS, REPLAYS = 3, 20
 
 log = structlog.get_logger(__name__)
 
 
 def fastest(
-    plan: StepPlan,
+    trial: Trial,
     ways: Sequence[Way],
     record: Callable[[Way], DecodeGraph],
     seconds: Callable[[DecodeGraph], float],
     is_lost: Callable[[], bool],
 ) -> DecodeGraph:
-    """By a plan that is tried; the first of the ways is trusted. What another one does wrong, or
-    that it cannot be had on this GPU, is logged. Raises `ConfigError` if it has ended the GPU's
-    use for this process (`is_lost`)."""
+    """By a trial; the first of the ways is trusted. What another one does wrong, or that it cannot
+    be had on this GPU, is logged. Raises `ConfigError` if it has ended the GPU's use for this
+    process (`is_lost`)."""
     trusted, *others = ways
-    chosen = record(trusted)
+    graphs = {trusted.name: record(trusted)}
     if not others:
-        return chosen
-    expected = chosen.replay(plan).clone()
-    took = {trusted.name: seconds(chosen)}
-    size = len(plan.slices)
+        return graphs[trusted.name]
+    expected = trial.results(graphs[trusted.name])
+    took = {trusted.name: seconds(graphs[trusted.name])}
     for way in others:
         try:
             graph = record(way)
-            differences = [_difference(graph.replay(plan), expected)]
+            differences = [difference(trial.results(graph), expected)]
             own_seconds = seconds(graph)
             # Once more when its kernels have followed each other without a pause.
-            differences.append(_difference(graph.replay(plan), expected))
+            differences.append(difference(trial.results(graph), expected))
         except (TritonError, RuntimeError) as error:
             if is_lost():
                 raise ConfigError(
-                    f"this GPU fails at steps of {size} tokens by {way.name} ({error}): set "
+                    f"this GPU fails at steps of {trial.size} tokens by {way.name} ({error}): set "
                     "TANDEM_KERNELS=torch, which leaves these kernels out"
                 ) from error
-            log.warning("a way cannot be had", way=way.name, rows=size, reason=str(error))
+            log.warning("a way cannot be had", way=way.name, rows=trial.size, reason=str(error))
             continue
         # So asked, what is no number is no agreement either.
-        if not all(each <= TOLERANCE for each in differences):
-            log.error("a way computes something else", way=way.name, rows=size, by=differences)
+        if not all(each <= trial.tolerance for each in differences):
+            log.error(
+                "a way computes something else", way=way.name, rows=trial.size, by=differences
+            )
             continue
-        if own_seconds < min(took.values()):
-            chosen = graph
-        took[way.name] = own_seconds
+        graphs[way.name], took[way.name] = graph, own_seconds
+    trial.clear()
+    chosen = next(name for name in took if took[name] <= EQUALLY_FAST * min(took.values()))
     each_ms = {name: round(1e3 * each, 3) for name, each in took.items()}
-    log.info("steps of single tokens", rows=size, way=chosen.way.name, ms=each_ms)
-    return chosen
-
-
-def trial_plan(size: int, block_size: int, num_before: int) -> StepPlan:
-    """The next tokens of as many sequences, all different, in blocks of their own, which are the
-    first ones of the pool. Before these all have the next `num_before` blocks: in a pool where no
-    block is anybody's, whatever they hold."""
-    sample = SampleSpec(SamplingParams(max_tokens=1, seed=0, temperature=0.0))
-    before = tuple(range(size, size + num_before))
-    start = num_before * block_size
-    slices = (SequenceSlice(-1 - row, (row,), start, (*before, row), sample) for row in range(size))
-    return StepPlan(0, tuple(slices))
+    log.info("steps of single tokens", rows=trial.size, way=chosen, ms=each_ms)
+    return graphs[chosen]
 
 
 def replay_seconds(graph: DecodeGraph) -> float:
@@ -94,7 +81,3 @@ def replay_seconds(graph: DecodeGraph) -> float:
         torch.cuda.synchronize()
         times.append((time.perf_counter() - start) / REPLAYS)
     return min(times)
-
-
-def _difference(logits: Tensor, expected: Tensor) -> float:
-    return float((logits - expected).abs().max() / expected.abs().max())

@@ -29,9 +29,9 @@ from tandem.core.plan import SampleSpec
 from tandem.core.sampling_params import SamplingParams
 from tandem.engine.torch import triton_products
 from tandem.engine.torch.decode_graph import HostRows, _rows
-from tandem.engine.torch.fastest_graph import trial_plan
 from tandem.engine.torch.gpu_decoder import GpuDecoder, GpuRows
 from tandem.engine.torch.gpu_inputs import GpuInputs
+from tandem.engine.torch.graph_trial import trial_plan
 from tandem.engine.torch.kv_pool import TorchKVPool
 from tandem.engine.torch.sample_row import SampleRow
 from tandem.engine.torch.triton_attention import QueryTiles, attend
@@ -181,7 +181,7 @@ def main(capability: int, count: int, shared_bytes: int) -> None:
     last_tokens = torch.zeros(1, dtype=torch.int64)
     prompt = trial_plan(1, 16, 0)
     (single,) = prompt.slices
-    long = single._replace(token_ids=(1,) * 20, block_table=(0, 1))
+    long = single._replace(token_ids=(1,) * 20, start=0, block_table=(0, 1))
     prompt = replace(prompt, slices=(long,))
     inputs = GpuInputs.build(prompt, 16, CONFIG.num_heads // CONFIG.num_kv_heads, CPU)
     decoder.logits(inputs.rows, last_tokens, inputs.logit_rows)

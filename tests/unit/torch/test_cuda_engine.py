@@ -20,13 +20,13 @@ from torch_driver import (
 )
 
 from tandem.core.device import CudaDevice
-from tandem.core.plan import StepPlan
 
 if not torch.cuda.is_available():
     pytest.skip("NO GPU HERE: the engine on one is untested", allow_module_level=True)
 
 from tandem.engine.torch import decode_graph
 from tandem.engine.torch.decode_graph import DecodeGraph, Way
+from tandem.engine.torch.graph_trial import Trial
 
 GPU = CudaDevice(0)
 
@@ -52,7 +52,7 @@ def only(name: str) -> Callable[..., DecodeGraph]:
     """In place of `fastest`: the way of this name, where it is one."""
 
     def choose(
-        plan: StepPlan, ways: Sequence[Way], record: Callable[[Way], DecodeGraph], *_: object
+        trial: Trial, ways: Sequence[Way], record: Callable[[Way], DecodeGraph], *_: object
     ) -> DecodeGraph:
         return record(next((way for way in ways if way.name == name), ways[0]))
 
