@@ -26,15 +26,16 @@ class BlockTables:
         self._counts: list[int] = []
 
     def write(self, slices: Sequence[SequenceSlice]) -> None:
-        """Have the table of slice i in row i."""
+        """Have the table of slice i in row i, as far as that goes: a sequence may have more blocks
+        than a step can look at."""
         owners = [(each.sequence_id, each.table_id) for each in slices]
         if owners != self._owners:
             self._arrange(owners)
-        counts = self._counts
+        counts, most = self._counts, self.rows.shape[1]
         for row, each in enumerate(slices):
-            count = len(each.block_table)
+            count = min(len(each.block_table), most)
             if counts[row] < count:
-                self.rows[row, counts[row] : count] = each.block_table[counts[row] :]
+                self.rows[row, counts[row] : count] = each.block_table[counts[row] : count]
                 counts[row] = count
 
     def _arrange(self, owners: list[tuple[int, int]]) -> None:

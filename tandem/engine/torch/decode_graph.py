@@ -128,7 +128,7 @@ class HostRows:
         columns[LENGTH, :count] = 1
         self._clear(count, self._num_used)
         self._num_used = count
-        num_blocks = max(len(each.block_table) for each in slices)
+        num_blocks = int(starts.max()) // block_size + 1
         return self._columns.size + num_blocks * self._columns.shape[1]
 
     def _clear(self, start: int, end: int) -> None:

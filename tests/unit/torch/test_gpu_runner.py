@@ -19,6 +19,7 @@ from tandem.engine.torch import first_steps as first_steps_module
 from tandem.engine.torch.adjustments import is_adjusted
 from tandem.engine.torch.device_sampling import MAX_ROWS
 from tandem.engine.torch.first_steps import MOST, first_steps
+from tandem.engine.torch.plan_check import PlanCheck
 from tandem.engine.torch.sample_row import SampleRow
 from tandem.models.rope import RotaryEmbedding
 from tandem.models.weights import PlainPacker, load_weights
@@ -220,3 +221,15 @@ def test_what_a_step_copies_grows_with_the_blocks_that_it_has() -> None:
     assert step((4, 9), (5,)) == [[4, 9], [5, 0]]
     (first, second) = step((4, 9), (5, 1, 2))
     assert first[:2] == [4, 9] and second == [5, 1, 2]
+
+
+def test_blocks_that_no_step_can_look_at_are_left_out() -> None:
+    """A table may be longer than the model's longest sequence."""
+    pool = TorchKVPool(KVLayout(1, 1, 4, 16, "float32"), 60, torch.device("cpu"))
+    rows = decode_graph.HostRows(2, pool, max_model_len=64, pinned=False)
+    plan = StepPlan(1, (SequenceSlice(7, (1,), 5, (1, 2, 3, 4, 5), None),))
+    PlanCheck(vocab_size=9, max_model_len=64, block_size=16, num_blocks=60).check(plan)
+    num_items = rows.fill(plan)
+    # The columns of two rows, and a block of each.
+    assert num_items == 4 * 2 + 2
+    assert rows.items[:num_items:2].tolist() == [1, 5, 16 + 5, 1, 1]
