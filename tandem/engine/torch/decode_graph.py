@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
+import structlog
 import torch
 from torch import Tensor
+from triton import TritonError
 
 from tandem.core.plan import PENDING, StepPlan
 from tandem.engine.torch.block_tables import BlockTables
@@ -31,6 +33,8 @@ NUM_WARM_UPS = 2
 TOKEN, POSITION, SLOT, LENGTH = range(4)
 NUM_COLUMNS = 4
 NO_ROWS: Mapping[int, int] = {}
+
+log = structlog.get_logger(__name__)
 
 Decode = Callable[[GpuRows, Tensor], object]
 """Puts the rows' logits into the tensor [rows, vocab_size]."""
@@ -57,8 +61,9 @@ class DecodeGraphs:
         max_model_len: int,
         vocab_size: int,
     ) -> None:
-        """Records all sizes, from the largest down: the smaller ones use the same memory. In a pool
-        where no block is anybody's."""
+        """Records all sizes, from the largest down: the smaller ones use the same memory. One that
+        cannot be had, as where memory is short, is left out. In a pool where no block is anybody's.
+        Raises `ConfigError` as `fastest` does."""
         recorder = Recorder() if device.type == "cuda" else None
         # One replay's at a time.
         logits = torch.empty(BATCH_SIZES[-1], vocab_size, dtype=torch.float32, device=device)
@@ -67,18 +72,24 @@ class DecodeGraphs:
             return DecodeGraph(way, pool, device, max_model_len, logits[:size], recorder)
 
         is_lost_now = partial(is_lost, device)
-        self._graphs = {}
+        self._graphs: dict[int, DecodeGraph] = {}
         for size in reversed(BATCH_SIZES):
             fitting = [way for way in ways if way.more_than < size <= way.max_rows]
             trial = Trial(pool, size, max_model_len)
             if recorder is None or not trial.fits:
                 fitting = fitting[:1]
             record = partial(graph, size)
-            self._graphs[size] = fastest(trial, fitting, record, replay_seconds, is_lost_now)
+            try:
+                self._graphs[size] = fastest(trial, fitting, record, replay_seconds, is_lost_now)
+            except (TritonError, RuntimeError) as error:
+                if is_lost_now():
+                    raise
+                log.warning("steps without a graph", rows=size, reason=str(error))
 
     def can_replay(self, plan: StepPlan) -> bool:
-        """Whether the step is one token of each sequence, each to be sampled from."""
-        return len(plan.slices) <= BATCH_SIZES[-1] and all(
+        """Whether the step is one token of each sequence, each to be sampled from, and of no more
+        than a graph was recorded for."""
+        return len(plan.slices) <= max(self._graphs, default=0) and all(
             len(each.token_ids) == 1 and each.sample is not None for each in plan.slices
         )
 
@@ -89,7 +100,7 @@ class DecodeGraphs:
 
     def of(self, plan: StepPlan) -> DecodeGraph:
         """The smallest that holds the step."""
-        return self._graphs[next(each for each in BATCH_SIZES if each >= len(plan.slices))]
+        return self._graphs[min(size for size in self._graphs if size >= len(plan.slices))]
 
 
 class HostRows:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from tandem.engine.torch import decode_graph, triton_attention, triton_token_att
 from tandem.engine.torch.decode_graph import DecodeGraphs, Way
 from tandem.engine.torch.gpu_decoder import GpuDecoder, GpuRows
 from tandem.engine.torch.gpu_runner import GpuRunner
+from tandem.engine.torch.graph_trial import Trial
 from tandem.engine.torch.kv_pool import TorchKVPool
 from tandem.engine.torch.triton_products import WIDE, FewRows
 from tandem.engine.torch.triton_token_attention import FEW, TokenAttention
@@ -233,3 +235,33 @@ def test_blocks_that_no_step_can_look_at_are_left_out() -> None:
     # The columns of two rows, and a block of each.
     assert num_items == 4 * 2 + 2
     assert rows.items[:num_items:2].tolist() == [1, 5, 16 + 5, 1, 1]
+
+
+def test_steps_of_sizes_that_cannot_be_recorded_take_a_larger_graph_or_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As where memory is short. What has ended the GPU's use ends the start."""
+    pool = TorchKVPool(KVLayout(1, 1, 4, 16, "float32"), 600, torch.device("cpu"))
+
+    def graphs(*without: int) -> DecodeGraphs:
+        def record(trial: Trial, ways: Sequence[Way], record: Callable[[Way], object], *_: object):  # type: ignore[no-untyped-def]
+            if trial.size in without:
+                raise RuntimeError("CUDA out of memory")
+            return record(ways[0])
+
+        monkeypatch.setattr(decode_graph, "fastest", record)
+        way = Way("any", lambda rows, logits: None)
+        return DecodeGraphs([way], pool, torch.device("cpu"), 64, 9)
+
+    def plan(count: int) -> StepPlan:
+        sample = SampleSpec(first_steps_module.GREEDY)
+        slices = (SequenceSlice(row, (1,), 5, (row,), sample) for row in range(count))
+        return StepPlan(1, tuple(slices))
+
+    some = graphs(256, 192, 8)
+    assert [some.can_replay(plan(count)) for count in (1, 7, 128, 129)] == [True] * 3 + [False]
+    assert len(some.of(plan(7))._logits) == 16
+    assert not graphs(*decode_graph.BATCH_SIZES).can_replay(plan(1))
+    monkeypatch.setattr(decode_graph, "is_lost", lambda _device: True)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        graphs(8)
