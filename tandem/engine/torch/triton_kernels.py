@@ -7,6 +7,7 @@ Triton comes with torch's builds for GPUs; nothing but the GPU's runner imports 
 
 import triton
 import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents
 
 from tandem.engine.torch.triton_chain import await_inputs
 from tandem.engine.torch.triton_jit import kernel
@@ -25,10 +26,13 @@ def embed(
     PADDED: tl.constexpr,
     SUMS: tl.constexpr,
     PADDED_SUMS: tl.constexpr,
+    CHAINED: tl.constexpr,
 ):
     """A row of `weight` for each token. A token below 0 stands for that of row -1 - token of the
     step before, which only the device has yet. With `SUMS`, also that by `norm`, and the sum of its
-    squares, as `multiply_few_rows` leaves them."""
+    squares, as `multiply_few_rows` leaves them. `CHAINED`, the kernel behind may begin at once."""
+    if CHAINED:
+        gdc_launch_dependents()
     row = tl.program_id(0).to(tl.int64)
     token = tl.load(token_ids + row).to(tl.int64)
     if token < 0:

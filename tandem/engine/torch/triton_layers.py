@@ -24,14 +24,21 @@ def embed(token_ids: Tensor, last_tokens: Tensor, weight: Tensor) -> Tensor:
 
 
 def embed_scaled(
-    token_ids: Tensor, last_tokens: Tensor, weight: Tensor, norm: Tensor, num_sums: int
+    token_ids: Tensor,
+    last_tokens: Tensor,
+    weight: Tensor,
+    norm: Tensor,
+    num_sums: int,
+    *,
+    is_chained: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Likewise, and the same scaled by `norm` [size], and the sum of each row's squares, float32
-    [rows, num_sums], of which all but the first are 0."""
+    [rows, num_sums], of which all but the first are 0. `is_chained` (`triton_chain`) to what comes
+    behind, as a step's first kernel."""
     shape = len(token_ids), weight.shape[1]
     out, scaled = weight.new_empty(shape), weight.new_empty(shape)
     squares = torch.empty(len(token_ids), num_sums, dtype=torch.float32, device=weight.device)
-    _embed(token_ids, last_tokens, weight, out, norm, scaled, squares)
+    _embed(token_ids, last_tokens, weight, out, norm, scaled, squares, is_chained=is_chained)
     return out, scaled, squares
 
 
@@ -43,6 +50,8 @@ def _embed(
     norm: Tensor | None = None,
     scaled: Tensor | None = None,
     squares: Tensor | None = None,
+    *,
+    is_chained: bool = False,
 ) -> None:
     size = weight.shape[1]
     num_sums = 0 if squares is None else squares.shape[1]
@@ -52,6 +61,7 @@ def _embed(
         PADDED=triton.next_power_of_2(size),
         SUMS=num_sums,
         PADDED_SUMS=triton.next_power_of_2(num_sums),
+        CHAINED=is_chained,
     )
 
 

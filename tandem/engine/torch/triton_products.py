@@ -124,7 +124,10 @@ class FewRows:
         """The residual stream's beginning, with `norm` as the first norm; the tokens as `embed`
         takes them."""
         num_sums = triton.cdiv(weight.shape[1], self._tiling.outs)
-        return Residual(*embed_scaled(token_ids, last_tokens, weight, norm, num_sums), eps)
+        embedded = embed_scaled(
+            token_ids, last_tokens, weight, norm, num_sums, is_chained=self.is_chained
+        )
+        return Residual(*embedded, eps)
 
     def normed(self, x: Residual, linear: Linear, out: Tensor | None = None) -> Tensor:
         """`linear` of the norm of `x`, [rows, out]; in `out` if it is given."""
