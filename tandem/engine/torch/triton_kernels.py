@@ -172,7 +172,7 @@ def silu_and_mul(gate_up, out, SIZE: tl.constexpr, ITEMS: tl.constexpr):
     tl.store(out + row * SIZE + items, result.to(up.dtype), mask=there)
 
 
-@triton.jit
+@kernel
 def copy_blocks(
     pool,
     host,
