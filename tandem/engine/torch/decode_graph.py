@@ -18,6 +18,7 @@ from torch import Tensor
 from triton import TritonError
 
 from tandem.core.plan import PENDING, StepPlan
+from tandem.engine.torch.batch_sizes import BATCH_SIZES
 from tandem.engine.torch.block_tables import BlockTables
 from tandem.engine.torch.device_health import is_lost
 from tandem.engine.torch.fastest_graph import fastest, replay_seconds
@@ -26,7 +27,6 @@ from tandem.engine.torch.graph_trial import Trial
 from tandem.engine.torch.kv_pool import TorchKVPool
 from tandem.engine.torch.triton_attention import QueryTiles
 
-BATCH_SIZES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 # Runs before the recording: Triton compiles, libraries choose and allocate.
 NUM_WARM_UPS = 2
 # What is known of a row, each a column of its own.

@@ -170,7 +170,9 @@ class TorchEngine:
             # A GPU's kernels are compiled, and its libraries loaded, when they are first launched.
             layout, model = self._pool.layout, self._model
             for plan in first_steps(layout.block_size, self._num_blocks, model.max_model_len):
-                self.launch(plan).result()
+                # Two at a time, as they run ahead: each has memory of its own that copies go to.
+                for handle in [self.launch(plan) for _ in range(2)]:
+                    handle.result()
 
     def prepare(self, sequence_id: int, params: SamplingParams) -> None:
         self._allowed.prepare(sequence_id, params)

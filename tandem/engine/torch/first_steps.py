@@ -6,11 +6,10 @@ from collections.abc import Iterator
 
 from tandem.core.plan import SampleSpec, SequenceSlice, StepPlan
 from tandem.core.sampling_params import SamplingParams
+from tandem.engine.torch.batch_sizes import BATCH_SIZES
 from tandem.engine.torch.device_sampling import MAX_ROWS
 
-# Kernels have variants by how many rows a step has, and how many single tokens, in powers of two.
-MAX_SINGLES = 256
-# And libraries have others for many rows than for few, each loaded when it is first wanted.
+# Libraries have other kernels for many rows than for few, each loaded when it is first wanted.
 PROMPTS = (256, 512, 1024, 2048)
 
 GREEDY = SamplingParams(max_tokens=1, seed=0, temperature=0.0)
@@ -36,9 +35,10 @@ MOST = SamplingParams(
 
 
 def first_steps(block_size: int, num_blocks: int, max_model_len: int) -> Iterator[StepPlan]:
-    """For each way of sampling a prompt beside a single token, then the latter alone; then twice as
-    many of these, and again; as many as are sampled from at a time, for what takes most; and
-    prompts, longer each time. In a pool where no block is anybody's; only what it holds."""
+    """For each way of sampling a prompt beside a single token, then the latter alone; then as many
+    of these as each graph is for, which a device first loads when it is replayed; as many as are
+    sampled from at a time, for what takes most; and prompts, longer each time. In a pool where no
+    block is anybody's; only what it holds."""
     num_tokens = min(block_size + 1, max_model_len)
     blocks = tuple(range(-(-num_tokens // block_size)))
     if len(blocks) >= num_blocks:
@@ -49,10 +49,9 @@ def first_steps(block_size: int, num_blocks: int, max_model_len: int) -> Iterato
         single = SequenceSlice(-2, (0,), 0, (len(blocks),), sample)
         yield StepPlan(0, (prompt, single))
         yield StepPlan(0, (single,))
-    count = 2
-    while count <= MAX_SINGLES:
+    # Kernels have variants by how many rows a step has, in powers of two, which are among these.
+    for count in BATCH_SIZES[1:]:
         yield _singles(single._replace(sample=SampleSpec(GREEDY)), count)
-        count *= 2
     # What sampling takes is had from the device.
     yield _singles(single, MAX_ROWS)
     for num_tokens in PROMPTS:

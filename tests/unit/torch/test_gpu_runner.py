@@ -107,7 +107,7 @@ def interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decode_graph, "BATCH_SIZES", (1, 2, 4, 8))
     monkeypatch.setattr(triton_attention, "SPLIT_PROGRAMS", 8)
     monkeypatch.setattr(triton_token_attention, "FEW", replace(FEW, programs=8))
-    monkeypatch.setattr(first_steps_module, "MAX_SINGLES", 8)
+    monkeypatch.setattr(first_steps_module, "BATCH_SIZES", (1, 2, 4, 8))
     monkeypatch.setattr(first_steps_module, "PROMPTS", (24,))
 
 
@@ -143,8 +143,10 @@ def test_a_warm_engine_has_sampled_in_every_way(
     monkeypatch.setattr(engine, "launch", lambda plan: (plans.append(plan), launch(plan))[1])
     engine.warm_up()
     monkeypatch.undo()
-    assert [len(plan.slices) for plan in plans] == [*[2, 1] * 5, 2, 4, 8, MAX_ROWS, 1]
-    assert engine._runner.graphs.can_replay(plans[-3])
+    counts = [*[2, 1] * 5, 2, 4, 8, MAX_ROWS, 1]
+    # Each step beside the one before, as they run ahead.
+    assert [len(plan.slices) for plan in plans] == [count for count in counts for _ in range(2)]
+    assert engine._runner.graphs.can_replay(plans[-5])
     assert driver.generate([5, 6, 7], 4, chunk=2) == expected
 
 
@@ -166,13 +168,13 @@ def test_what_takes_most_takes_all_that_there_is() -> None:
 
 def test_in_a_pool_that_is_too_small_nothing_is_warmed_up() -> None:
     assert list(first_steps(16, 2, 100)) == []
-    assert len(list(first_steps(16, 3, 100))) == 19
-    assert len(list(first_steps(16, 2, 5))) == 19
+    assert len(list(first_steps(16, 3, 100))) == 23
+    assert len(list(first_steps(16, 2, 5))) == 23
 
 
 def test_the_longest_prompts_that_fit_are_warmed_up_for() -> None:
     def lengths(num_blocks: int, max_model_len: int) -> list[int]:
-        plans = list(first_steps(16, num_blocks, max_model_len))[19:]
+        plans = list(first_steps(16, num_blocks, max_model_len))[23:]
         return [len(plan.slices[0].token_ids) for plan in plans]
 
     assert lengths(1000, 4096) == [256, 512, 1024, 2048]
