@@ -60,13 +60,14 @@ class DecodeGraphs:
         device: torch.device,
         max_model_len: int,
         vocab_size: int,
+        dtype: torch.dtype,
     ) -> None:
         """Records all sizes, from the largest down: the smaller ones use the same memory. One that
         cannot be had, as where memory is short, is left out. In a pool where no block is anybody's.
         Raises `ConfigError` as `fastest` does."""
         recorder = Recorder() if device.type == "cuda" else None
         # One replay's at a time.
-        logits = torch.empty(BATCH_SIZES[-1], vocab_size, dtype=torch.float32, device=device)
+        logits = torch.empty(BATCH_SIZES[-1], vocab_size, dtype=dtype, device=device)
 
         def graph(size: int, way: Way) -> DecodeGraph:
             return DecodeGraph(way, pool, device, max_model_len, logits[:size], recorder)

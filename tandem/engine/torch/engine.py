@@ -157,7 +157,7 @@ class TorchEngine:
         layers = StoredLayers(on_layer) if on_layer and self._device.type == "cuda" else None
         logits = self._runner.logits(plan, layers.queued if layers else on_layer)
         if self._observer is not None:
-            self._observer(plan, logits)
+            self._observer(plan, logits.float())
         counts = self._counts.of(plan.slices)
         handle, sampled = _sample(plan, logits, allowed(), counts, layers)
         if self._ahead:

@@ -66,8 +66,8 @@ class GpuDecoder:
         on_layer: LayerHook | None = None,
         out: Tensor | None = None,
     ) -> Tensor:
-        """Float32 logits [rows, vocab_size], or only those of `logit_rows`, in `out` if it is
-        given. `last_tokens` as in `triton_layers.embed`, `on_layer` as in `Runner.logits`."""
+        """Logits [rows, vocab_size], or only those of `logit_rows`, in `out` if it is given.
+        `last_tokens` as in `triton_layers.embed`, `on_layer` as in `Runner.logits`."""
         weights, eps = self._weights, self._config.rms_norm_eps
         hidden = embed(rows.token_ids, last_tokens, weights.embedding.weight)
         delta: Tensor | None = None
@@ -80,7 +80,7 @@ class GpuDecoder:
             hidden = hidden[logit_rows]
             delta = delta[logit_rows] if delta is not None else None
         logits = weights.lm_head(add_rms_norm(hidden, delta, weights.final_norm, eps))
-        return logits.float() if out is None else out.copy_(logits)
+        return logits if out is None else out.copy_(logits)
 
     def few_logits(
         self,

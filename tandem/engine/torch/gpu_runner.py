@@ -59,7 +59,9 @@ class GpuRunner:
         self._last_rows: dict[int, int] = {}
         self.graphs: DecodeGraphs | None = None
         if decodes:
-            self.graphs = DecodeGraphs(self._ways(), pool, device, max_model_len, config.vocab_size)
+            self.graphs = DecodeGraphs(
+                self._ways(), pool, device, max_model_len, config.vocab_size, decoder.dtype
+            )
 
     def _ways(self) -> list[Way]:
         """To compute single tokens; the first one is trusted."""

@@ -21,9 +21,10 @@ class Runner(Protocol):
     """Computes steps, with a model and a pool of its own."""
 
     def logits(self, plan: StepPlan, on_layer: LayerHook | None) -> Tensor:
-        """Compute the KV of a step that has tokens, and float32 logits [slices that sample,
-        vocab_size] in the plan's order, valid until the next call. `on_layer` is called
-        with each layer, in order, once all is launched that stores the KV of it."""
+        """Compute the KV of a step that has tokens, and logits [slices that sample, vocab_size] in
+        the plan's order, valid until the next call: in float32, or on a GPU in what the model is
+        computed in. `on_layer` is called with each layer, in order, once all is launched that
+        stores the KV of it."""
         ...
 
 

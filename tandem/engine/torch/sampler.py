@@ -21,7 +21,7 @@ __all__ = ["NO_TOKEN", "SampleRow", "sample"]
 
 
 def sample(logits: Tensor, rows: Sequence[SampleRow]) -> Tensor:
-    """The tokens, int64 [rows], given float32 `logits` [rows, vocab_size].
+    """The tokens, int64 [rows], given `logits` [rows, vocab_size], in float32 on a CPU.
 
     Temperature 0 takes the likeliest token; else the Gumbel-max trick draws. Ties go to the lowest
     id. A row whose logits are not numbers, or leave nothing to choose from, gets `NO_TOKEN`: a step

@@ -32,7 +32,7 @@ class StepLogprobs:
 
     @classmethod
     def of(cls, logits: Tensor, token_ids: Tensor, num_tops: Sequence[int | None]) -> StepLogprobs:
-        """Of float32 `logits` [rows, vocab_size], and the sampled `token_ids` [rows]. Does not wait
+        """Of `logits` [rows, vocab_size], and the sampled `token_ids` [rows]. Does not wait
         for the device."""
         asked = [num_top for num_top in num_tops if num_top is not None]
         if not asked:
@@ -56,7 +56,7 @@ class StepLogprobs:
 def columns_of(logits: Tensor, token_ids: Tensor, num_top: int) -> Columns:
     """Of equals the lowest id comes first. A token below 0 stands for none: what its row has is not
     to be reported."""
-    logprobs = logits.log_softmax(dim=-1).nan_to_num(LEAST_LOGPROB, neginf=LEAST_LOGPROB)
+    logprobs = logits.float().log_softmax(dim=-1).nan_to_num(LEAST_LOGPROB, neginf=LEAST_LOGPROB)
     own = logprobs.gather(1, token_ids.clamp(min=0).unsqueeze(1)).squeeze(1)
     top_ids = highest(logprobs, min(num_top, logprobs.shape[1]))
     return own, top_ids, logprobs.gather(1, top_ids)

@@ -24,9 +24,9 @@ KEPT_ITEMS, KEPT_WARPS = 4096, 16
 
 
 def draw(logits: Tensor, rows: Sequence[SampleRow], indices: Sequence[int], tokens: Tensor) -> None:
-    """Put the tokens of the rows `indices` of `logits` [rows, vocab_size], in float32 or float64,
-    into int64 `tokens` [rows]: a greedy one takes the likeliest of all, another draws from all by
-    its temperature. `NO_TOKEN` where a logit is no number or endlessly high, or none is finite."""
+    """Put the tokens of the rows `indices` of `logits` [rows, vocab_size], of any float type, into
+    int64 `tokens` [rows]: a greedy one takes the likeliest of all, another draws from all by its
+    temperature. `NO_TOKEN` where a logit is no number or endlessly high, or none is finite."""
     num_items = logits.shape[1]
     num_rows, num_parts = len(indices), triton.cdiv(num_items, ITEMS)
     asked = _asked(rows, indices, logits.device)

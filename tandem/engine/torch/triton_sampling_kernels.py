@@ -37,7 +37,8 @@ def draw(
     items = part * ITEMS + tl.arange(0, ITEMS)
     there = items < num_items
     logit = tl.load(logits + row * row_stride + items, mask=there, other=float("-inf"))
-    score = logit.to(tl.float64)
+    logit = logit.to(tl.float64)
+    score = logit
     if temperature > 0:
         score = score / temperature + _gumbel(key, items)
     score = tl.where(logit < float("inf"), score, float("inf"))

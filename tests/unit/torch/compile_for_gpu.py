@@ -190,7 +190,7 @@ def main(capability: int, count: int, shared_bytes: int) -> None:
         host = HostRows(size, pool, MAX_MODEL_LEN, pinned=False)
         host.fill(trial_plan(size, 16, 4))
         rows = _rows(host.items, size)
-        logits = torch.empty(size, CONFIG.vocab_size)
+        logits = torch.empty(size, CONFIG.vocab_size, dtype=torch.bfloat16)
         attention = TokenAttention(CPU, size, CONFIG.num_kv_heads)
         for tiling in tilings:
             products = FewRows(CPU, tiling)
@@ -199,7 +199,8 @@ def main(capability: int, count: int, shared_bytes: int) -> None:
         decoder.logits(rows, last_tokens, out=logits)
         attend_wide(rows, size, can_chain)
     sample = SampleRow(SampleSpec(SamplingParams(max_tokens=1, seed=0)), 0)
-    draw(logits, [sample], [0], torch.zeros(1, dtype=torch.int64))
+    for each in (logits, logits.double()):
+        draw(each, [sample], [0], torch.zeros(1, dtype=torch.int64))
     draw_kept(logits.double(), [sample])
 
 

@@ -94,7 +94,9 @@ def on_gpu(driver: Driver, path: Path, *, decodes: bool = True, way: str = "libr
 
         vocab_size = folder.config.vocab_size
         ways = [Way(way, decode)]
-        runner.graphs = DecodeGraphs(ways, engine.pool, DEVICE, MAX_MODEL_LEN, vocab_size)
+        runner.graphs = DecodeGraphs(
+            ways, engine.pool, DEVICE, MAX_MODEL_LEN, vocab_size, torch.float32
+        )
     engine._runner = engine._ahead = runner
     return driver
 
@@ -253,7 +255,7 @@ def test_steps_of_sizes_that_cannot_be_recorded_take_a_larger_graph_or_none(
 
         monkeypatch.setattr(decode_graph, "fastest", record)
         way = Way("any", lambda rows, logits: None)
-        return DecodeGraphs([way], pool, torch.device("cpu"), 64, 9)
+        return DecodeGraphs([way], pool, torch.device("cpu"), 64, 9, torch.float32)
 
     def plan(count: int) -> StepPlan:
         sample = SampleSpec(first_steps_module.GREEDY)

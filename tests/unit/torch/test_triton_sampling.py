@@ -17,6 +17,7 @@ from tandem.core.sampling_params import SamplingParams
 from tandem.engine.torch import device_sampling
 from tandem.engine.torch.sample_row import NO_TOKEN, SampleRow
 from tandem.engine.torch.token_counts import TokenCounts
+from tandem.engine.torch.token_logprobs import columns_of
 from tandem.engine.torch.triton_sampling import draw, draw_kept
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -40,6 +41,34 @@ def test_rows_are_sampled_as_it_is_defined(size: int) -> None:
     rows = [row(each, 2**64 - 1 - i, i % 3, 100 + i) for i, each in enumerate(temperatures)]
     logits = 3.0 * torch.randn(len(rows), size, generator=torch.Generator().manual_seed(size))
     assert drawn(logits, rows) == [plain_sample(*each) for each in zip(logits, rows, strict=True)]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_narrower_logits_are_sampled_as_they_are_in_float32(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many are equal there; drawn, greedy, filtered, by bias, with what is no number."""
+    monkeypatch.setattr(device_sampling, "has_kernels", lambda logits: True)
+    kinds: list[dict[str, Any]] = [
+        {},
+        {"temperature": 0.0},
+        {"temperature": 0.7, "top_p": 0.9},
+        {"top_k": 20, "top_p": 0.9},
+        {"temperature": 0.0, "logit_bias": ((7, 9.0),)},
+    ]
+    rows = []
+    for seed in range(20):
+        spec = SampleSpec(SamplingParams(1, seed, **kinds[seed % len(kinds)]), 0, (5, 6), [7, 7])
+        rows.append(SampleRow(spec, 9, counts=TokenCounts(spec)))
+    logits = 3.0 * torch.randn(len(rows), 3000, generator=torch.Generator().manual_seed(0))
+    narrow = logits.to(dtype).to(DEVICE)
+    narrow[[3, 10, 16], [2, 4, 2999]] = torch.tensor([NAN, INF, -INF], dtype=dtype)
+    wide = narrow.float()
+    tokens = device_sampling.sample_on_device(narrow, rows)
+    assert tokens.equal(device_sampling.sample_on_device(wide, rows))
+    assert (tokens[[3, 10]] == NO_TOKEN).all()
+    for one, other in zip(columns_of(narrow, tokens, 5), columns_of(wide, tokens, 5), strict=True):
+        assert one.equal(other)
 
 
 def test_only_the_rows_that_are_asked_are_sampled() -> None:
