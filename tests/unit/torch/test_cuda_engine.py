@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 import torch
+from kv_items import read_kv
 from torch_driver import (
     BFLOAT16_NOISE,
     WIDE_LLAMA,
@@ -20,11 +22,12 @@ from torch_driver import (
 )
 
 from tandem.core.device import CudaDevice
+from tandem.core.kv import Plane
 
 if not torch.cuda.is_available():
     pytest.skip("NO GPU HERE: the engine on one is untested", allow_module_level=True)
 
-from tandem.engine.torch import decode_graph
+from tandem.engine.torch import decode_graph, graph_trial
 from tandem.engine.torch.decode_graph import DecodeGraph, Way
 from tandem.engine.torch.graph_trial import Trial
 
@@ -59,16 +62,10 @@ def only(name: str) -> Callable[..., DecodeGraph]:
     return choose
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "library",
-        "wide tiles",
-        "narrow tiles",
-        "deep tiles",
-        "wide tiles, attention in three",
-    ],
-)
+WAYS = ["library", "wide tiles", "narrow tiles", "deep tiles", "wide tiles, attention in three"]
+
+
+@pytest.mark.parametrize("name", WAYS)
 def test_batches_of_every_size_are_the_cpus_by_each_way(
     path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -88,3 +85,35 @@ def test_steps_that_are_launched_ahead_take_the_tokens_of_the_step_before(path: 
     driver = Driver(path, device=GPU)
     driver.engine.warm_up()
     assert_runs_ahead(driver)
+
+
+@pytest.mark.parametrize("name", WAYS[1:])
+def test_chained_graphs_have_the_same_bits_however_often_while_kv_is_copied_beside_them(
+    path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kernel that begins before its inputs are there has others' now and then."""
+    monkeypatch.setattr(decode_graph, "fastest", only(name))
+    driver = Driver(path, device=GPU, dtype="bfloat16", num_tokens=16_000)
+    pool, is_over = driver.engine.pool, threading.Event()
+
+    def copy() -> None:
+        while not is_over.is_set():
+            read_kv(pool, Plane.KEY, range(pool.layout.num_layers), range(900, 1000), 1600)
+
+    beside = threading.Thread(target=copy)
+    beside.start()
+    try:
+        for size, graph in driver.engine.runner.graphs._graphs.items():
+            if graph.way.name != name:
+                continue
+            expected = graph_trial.Trial(pool, size, 1024).results(graph)[-3]
+            num_wrong = torch.zeros((), dtype=torch.int64, device="cuda")
+            for _ in range(100):
+                # These follow each other at once.
+                for _ in range(10):
+                    graph.replay_again()
+                num_wrong += (graph._logits.float() != expected).any()
+            assert int(num_wrong) == 0, f"of 100 of {size} rows"
+    finally:
+        is_over.set()
+        beside.join()
