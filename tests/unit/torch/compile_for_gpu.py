@@ -64,6 +64,8 @@ CONFIG = ModelConfig.from_json(
 MAX_MODEL_LEN = 256
 # A line of `cuobjdump -sass`: where an instruction lies, perhaps its predicate, and its name.
 INSTRUCTION = re.compile(r"/\*[0-9a-f]{4,}\*/ +(?:@!?U?P\w+ +)?([A-Z][A-Z0-9_]*)")
+# Heads to a KV head, and their items: as larger models have, most to a tile, and part of a line.
+OTHER_HEADS = ((8, 128), (16, 128), (3, 96))
 # By size of batch.
 TILINGS = {1: (WIDE, NARROW), 32: (WIDE,), 64: (WIDE, DEEP)}
 
@@ -158,11 +160,11 @@ def attend_widest(tiles: Sequence[QueryTiles]) -> None:
         attend(q, keys, values, each, None, torch.empty_like(q))
 
 
-def attend_wide(rows: GpuRows, size: int, can_chain: bool) -> None:
-    """Heads of 128, eight to a KV head, as larger models have."""
-    qkv = torch.zeros(size, 8 * 10 * 128, dtype=torch.bfloat16)
-    pages = torch.zeros(1, 16, 8, 128, dtype=torch.bfloat16)
-    angles = torch.zeros(1, 128)
+def attend_other(rows: GpuRows, size: int, can_chain: bool, group: int, head_dim: int) -> None:
+    """Heads of other models, `group` to each of eight KV heads."""
+    qkv = torch.zeros(size, 8 * (group + 2) * head_dim, dtype=torch.bfloat16)
+    pages = torch.zeros(1, 16, 8, head_dim, dtype=torch.bfloat16)
+    angles = torch.zeros(1, head_dim)
     attention = TokenAttention(CPU, size, 8)
     attention.attend(
         *(qkv, (angles, angles), rows, None, 1e-5, pages, pages, None), is_chained=can_chain
@@ -197,7 +199,8 @@ def main(capability: int, count: int, shared_bytes: int) -> None:
             for each in (attention, None):
                 decoder.few_logits(rows, last_tokens, products, each, logits)
         decoder.logits(rows, last_tokens, out=logits)
-        attend_wide(rows, size, can_chain)
+        for group, head_dim in OTHER_HEADS:
+            attend_other(rows, size, can_chain, group, head_dim)
     sample = SampleRow(SampleSpec(SamplingParams(max_tokens=1, seed=0)), 0)
     for each in (logits, logits.double()):
         draw(each, [sample], [0], torch.zeros(1, dtype=torch.int64))
