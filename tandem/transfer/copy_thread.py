@@ -6,11 +6,12 @@ import asyncio
 from collections import deque
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
-# Begins at its one `yield`, if there is anything to wait for, and then ends.
+# Its first part ends at its one `yield`, if there is anything to wait for.
 CopyJob = Generator[None, None, T]
 
 
@@ -21,6 +22,11 @@ class TwoParts(Generic[T]):
         self._job = job
         self._has_begun = False
         self._error: BaseException | None = None
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether it has begun, and something is left of it to be waited for."""
+        return self._has_begun and self._error is None
 
     def begin(self) -> None:
         """Run the first part, unless that was done before."""
@@ -45,8 +51,9 @@ class TwoParts(Generic[T]):
         raise AssertionError("a job has more than two parts")
 
     def drop(self) -> None:
-        """It is not to be ended: close what it has begun."""
-        self._job.close()
+        """It is not to be ended: close what it has begun, however that goes."""
+        with suppress(Exception):
+            self._job.close()
 
 
 class CopyThread:
@@ -65,7 +72,8 @@ class CopyThread:
         return asyncio.get_running_loop().run_in_executor(self._executor, self._turn, parts)
 
     def close(self, *, leave: bool = False) -> None:
-        """End all that was asked for; or `leave` what is not at its turn."""
+        """End all that was asked for; or `leave` what is not at its turn, as the process is to end:
+        what has not begun keeps its accesses."""
         self._executor.shutdown(cancel_futures=leave)
         while self._waiting:
             self._waiting.popleft().drop()
@@ -73,6 +81,7 @@ class CopyThread:
     def _turn(self, parts: TwoParts[T]) -> T:
         self._waiting.popleft()
         parts.begin()
-        if self._waiting:
+        # What has ended already does not wait for the first part of the next.
+        if self._waiting and parts.is_under_way:
             self._waiting[0].begin()
         return parts.end()

@@ -81,6 +81,53 @@ async def test_a_job_with_nothing_to_wait_for_ends_as_it_begins(jobs: Jobs) -> N
     assert jobs.log == ["begin a", "end a", "close a", "begin b", "end b", "close b"]
 
 
+async def test_what_ended_as_it_began_does_not_wait_for_the_next(jobs: Jobs) -> None:
+    reached, goes_on = threading.Event(), threading.Event()
+
+    def slow() -> CopyJob[str]:
+        reached.set()
+        assert goes_on.wait(10)
+        yield
+        return "slow"
+
+    await jobs.block()
+    running = [jobs.run("a", waits=False), jobs.thread.run(slow())]
+    jobs.go_on()
+    await asyncio.to_thread(reached.wait, 10)
+    async with asyncio.timeout(10):
+        assert await running[0] == "a"
+    goes_on.set()
+    assert await running[1] == "slow"
+
+
+async def test_what_cannot_be_closed_keeps_nobody_from_it(jobs: Jobs) -> None:
+    """As of a device that is lost."""
+    reached, goes_on = threading.Event(), threading.Event()
+
+    def slow() -> CopyJob[str]:
+        yield
+        reached.set()
+        assert goes_on.wait(10)
+        return "slow"
+
+    def broken() -> CopyJob[str]:
+        try:
+            yield
+        finally:
+            raise ValueError("it cannot be waited for")
+
+    await jobs.block()
+    running = [jobs.thread.run(slow()), jobs.thread.run(broken()), jobs.run("c")]
+    jobs.go_on()
+    await asyncio.to_thread(reached.wait, 10)
+    closing = asyncio.create_task(asyncio.to_thread(jobs.thread.close, leave=True))
+    while not running[2].cancelled():
+        await asyncio.sleep(0.001)
+    goes_on.set()
+    await closing
+    assert await running[0] == "slow"
+
+
 @pytest.mark.parametrize("part", ["begin", "end"])
 async def test_what_a_job_raises_is_its_own(jobs: Jobs, part: str) -> None:
     await jobs.block()
