@@ -9,6 +9,7 @@ step after that (`tandem.worker.step_loop`), and each step's report goes up the 
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator
 from time import monotonic_ns
 
@@ -18,6 +19,7 @@ from pydantic import Field
 from decode_service.kv_mover import KvMover
 from decode_service.standing_plan import StandingPlan
 from tandem.core.commands import ReceivedDecodeCommand
+from tandem.core.device import CudaDevice, parse_device
 from tandem.core.reports import DecodeReport, DecodeSnapshot
 from tandem.core.worker import WorkerRole
 from tandem.faults.injector import FaultInjector, injector_of
@@ -86,6 +88,10 @@ class DecodeServicer(decode_pb2_grpc.DecodeServiceServicer):
 
 async def serve(settings: DecodeSettings) -> None:
     """Run a decode worker until it is told to stop. Raises `ConfigError`."""
+    if isinstance(parse_device(settings.device), CudaDevice):
+        # A step there takes one or two milliseconds, and its launch lets go of the interpreter some
+        # times: each time a busy event loop would keep it for up to Python's own 5 ms.
+        sys.setswitchinterval(0.0005)
     identity = settings.read_identity(Role.DECODE)
     injector = injector_of(settings.faults, settings.allow_faults)
     info, engine = load_worker(settings, WorkerRole.DECODE, injector)

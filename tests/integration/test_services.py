@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import grpc
@@ -39,6 +41,22 @@ SERVICES = {
 def as_anybodys(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not forked, as elsewhere."""
     monkeypatch.setattr(service_processes, "are_forked", False)
+
+
+@pytest.mark.parametrize("role", list(WorkerRole))
+def test_a_wrong_device_is_a_line_and_no_traceback(role: WorkerRole) -> None:
+    service = [
+        sys.executable,
+        "-m",
+        f"{role.name.lower()}_service",
+        "--port=1",
+        "--model=mock",
+        "--device=foo",
+    ]
+    ended = subprocess.run(service, capture_output=True, text=True, check=False, timeout=60)
+    assert ended.returncode
+    assert ended.stderr.startswith("error: --device: unknown device 'foo'")
+    assert ended.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("role", list(WorkerRole))
