@@ -18,9 +18,9 @@ MOST_TOKENS = 8192
 MOST_ROWS = 256
 ROWS_AT_A_TIME = 32
 SAMPLING_BYTES = 12 * 8
-# Of the recorded steps, and of one that is launched kernel by kernel, as their products give them
-# and in float32: 2 + 4 bytes twice, or 4 three times, for then the latter need no copy.
-LOGITS_BYTES = 12
+# Logits as products give them: those that the recorded steps leave, the library's product in such
+# a step, and those of one that is launched kernel by kernel.
+NUM_LOGITS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,6 @@ class StepMemory:
         # ups, and their products.
         items = 4 * self.hidden_size + 3 * self.intermediate_size
         activations = MOST_TOKENS * items * ITEM_SIZES[dtype]
-        logits = MOST_ROWS * self.vocab_size * LOGITS_BYTES
+        logits = MOST_ROWS * self.vocab_size * NUM_LOGITS * ITEM_SIZES[dtype]
         sampling = ROWS_AT_A_TIME * self.vocab_size * SAMPLING_BYTES
         return LIBRARY_BYTES + activations + logits + sampling

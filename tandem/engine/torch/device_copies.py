@@ -239,11 +239,11 @@ class DeviceCopies:
     ) -> None:
         if not num_tokens or not layers:
             return
-        token_words = self._token_bytes // self._word.itemsize
         copy_blocks[(-(-num_tokens // self._block_size), len(layers))](
             *(self._from_layer[plane][layers.start], items.view(self._word), blocks),
-            *(num_tokens * token_words, self._layer_words),
-            BLOCK_WORDS=self._block_size * token_words,
+            *(num_tokens, self._layer_words),
+            TOKEN_WORDS=self._token_bytes // self._word.itemsize,
+            BLOCK_SIZE=self._block_size,
             READ=is_read,
             ITEMS=PROGRAM_WORDS,
         )

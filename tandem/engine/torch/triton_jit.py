@@ -12,7 +12,7 @@ from typing import Any
 
 import triton
 
-NUMBERS = ("num_rows", "num_words", "table_row_stride", "table_block_stride")
+NUMBERS = ("num_rows", "num_tokens", "table_row_stride", "table_block_stride")
 # Parts of a step's one upload, which begin wherever the one before ends.
 POINTERS = (
     "token_ids",

@@ -177,14 +177,18 @@ def copy_blocks(
     pool,
     host,
     table,
-    num_words,
+    num_tokens,
     layer_words,
-    BLOCK_WORDS: tl.constexpr,
+    TOKEN_WORDS: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr,
     READ: tl.constexpr,
     ITEMS: tl.constexpr,
 ):
-    """One block of one layer, out of `pool` or into it; in `host`, [layers, num_words], the blocks
-    of `table` follow each other, the last one perhaps not whole."""
+    """One block of one layer, out of `pool` or into it; in `host`, [layers, num_tokens,
+    TOKEN_WORDS], the blocks of `table` follow each other, the last one perhaps not whole."""
+    BLOCK_WORDS: tl.constexpr = BLOCK_SIZE * TOKEN_WORDS
+    # By a token's, which is a constant: the compiler sees how many words are moved at once.
+    num_words = num_tokens * TOKEN_WORDS
     index, layer = tl.program_id(0), tl.program_id(1).to(tl.int64)
     block = pool + layer * layer_words + tl.load(table + index) * BLOCK_WORDS
     start = index * BLOCK_WORDS

@@ -75,7 +75,7 @@ def test_steps_of_a_gpu_have_their_part() -> None:
     model = StepMemory(vocab_size=1024, hidden_size=256, intermediate_size=1024)
     activations = 8192 * (4 * 256 + 3 * 1024) * 2 // mib
     assert activations == 64
-    assert model.num_bytes(gpu, "bfloat16") == (768 + 64 + 3 + 3) * mib
+    assert model.num_bytes(gpu, "bfloat16") == (768 + 64 + 1.5 + 3) * mib
     assert model.num_bytes(gpu, "float32") == (768 + 128 + 3 + 3) * mib
     assert model.num_bytes(CpuDevice(), "bfloat16") == 0
     budget = MemoryBudget(gpu, 100_000_000, 0.5, weight_bytes=0, step_bytes=30_000_000)
