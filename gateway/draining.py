@@ -117,7 +117,7 @@ class Draining:
         for `move_on`. To be called when a time has come, and when there is somewhere else anew."""
         self._in_time = {each for each in self._in_time if each.hand_over_s > now}
         self._too_slow.clear()
-        if not self._workers or not self._are_there_others():
+        if not self._workers or not self._fleet.has_all_open(self._needed_roles()):
             return
         for worker in self._workers:
             for generation in worker.dependents:
@@ -143,13 +143,10 @@ class Draining:
             self._too_slow.popleft()
         return False
 
-    def _are_there_others(self) -> bool:
-        return all(map(self._fleet.has_open, self._needed_roles()))
-
     def _has_room(self, worker: PrefillView | DecodeView, generation: Generation) -> bool:
         """Whether another worker can take what this one has of a generation, and a prefill worker
         its context, if there are any."""
-        if not self._are_there_others():
+        if not self._fleet.has_all_open(self._needed_roles()):
             return False
         prefill = self._fleet.prefill.values()
         if prefill and not any(each.is_open and each.has_slot for each in prefill):

@@ -87,6 +87,9 @@ class Fleet:
         """Whether there is a worker of the role that may be given something new."""
         return any(each.is_open for each in self._with_role(role))
 
+    def has_all_open(self, roles: Iterable[WorkerRole]) -> bool:
+        return all(map(self.has_open, roles))
+
     def cached_tokens(self, generation: Generation) -> int:
         """Leading tokens of a prompt that some worker has cached."""
         return max((each.cached_tokens(generation) for each in self.workers), default=0)

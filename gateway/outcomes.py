@@ -23,7 +23,8 @@ OTHER = "other"
 class Outcomes:
     """Counts answers by route and code. Of those that are their client's fault few lines in the log
     tell, of each route and code the first, and then one in a while; they have nothing of the
-    requests in them, whose words may be anybody's."""
+    requests in them, whose words may be anybody's, but the id of the one with which they were
+    due."""
 
     def __init__(
         self, at_fault: Collection[str], clock: Callable[[], float] = time.monotonic

@@ -20,13 +20,19 @@ NUM_SEEDS = 2**63
 
 def with_defaults(request: GenerationRequest, defaults: SamplingDefaults) -> GenerationRequest:
     """The request, with the model's defaults for what it does not say, and no longer answers than
-    they have."""
+    they have. Raises `InvalidRequest`."""
     given: dict[str, Any] = {
         name: getattr(defaults, name)
         for name in ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
         if getattr(request, name) is None
     }
     if defaults.max_tokens is not None:
+        if request.min_tokens > defaults.max_tokens:
+            raise InvalidRequest(
+                f"min_tokens must be at most {defaults.max_tokens}, the max_new_tokens of the"
+                " model's generation_config.json",
+                param="min_tokens",
+            )
         for name in ("max_tokens", "default_max_tokens"):
             wanted = getattr(request, name)
             given[name] = None if wanted is None else min(wanted, defaults.max_tokens)

@@ -162,7 +162,7 @@ class Scheduler:
     @property
     def serves_now(self) -> bool:
         """Likewise, and not only such as may be lost: what comes need not wait for one of them."""
-        return all(map(self._fleet.has_open, self._needed_roles()))
+        return self._fleet.has_all_open(self._needed_roles())
 
     def advance(self, now: float) -> None:
         """It is `now`, in monotonic seconds. To be called before what happens at a time that is not

@@ -351,6 +351,8 @@ async def serve(settings: GatewaySettings) -> None:
 def put_together(settings: GatewaySettings) -> Gateway:
     """The gateway that the settings ask for. Raises `ConfigError`."""
     names = settings.workers()
+    if settings.drain_delay and settings.drain_delay >= settings.drain_timeout:
+        raise ConfigError("it is part of --drain-timeout, and less", param="drain_delay")
     identity = settings.read_identity(Role.GATEWAY)
     access = settings.read_access()
     if access.is_open and not is_loopback(settings.host):

@@ -22,6 +22,8 @@ NAMED = {
 }
 # What is wrong with a request itself. Keys, quotas and room are told of as refusals.
 AT_FAULT = frozenset({"400", "404", "405", "408", "413", "414", "415", "422", "431"})
+# In a request's state, if its connection has answered in its app's place.
+ANSWERED = "answered"
 
 
 def http_outcomes() -> Outcomes:
@@ -58,7 +60,8 @@ class CountedApp:
             return
 
         async def send_counted(message: Message) -> None:
-            if message["type"] == "http.response.start":
+            is_answer = not scope.get("state", {}).get(ANSWERED, False)
+            if message["type"] == "http.response.start" and is_answer:
                 host, _ = scope["client"] or ("", 0)
                 self._outcomes.add(route_of(scope["path"]), str(message["status"]), host)
             await send(message)

@@ -21,7 +21,7 @@ from uvicorn.server import ServerState
 from gateway.http.access import TENANT
 from gateway.http.body import content_length
 from gateway.http.chunked_body import ChunkedBody
-from gateway.http.counted import route_of_url
+from gateway.http.counted import ANSWERED, route_of_url
 from gateway.http.errors import INVALID_REQUEST_TYPE, ErrorAnswer
 from gateway.http.front_door import FrontDoor
 from gateway.http.head import HeadMeter
@@ -271,6 +271,9 @@ class BoundedProtocol(HttpToolsProtocol):
             and not any(each.response_started for each in unanswered)
             and not (self._is_in_body and self.cycle.response_complete)
         )
+        for cycle in unanswered:
+            # What its app says now is nobody's answer.
+            cycle.scope["state"][ANSWERED] = may_answer
         self._give_up()
         if may_answer:
             self.transport.write(self._response(answer))

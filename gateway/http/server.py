@@ -46,8 +46,9 @@ class HttpServer(uvicorn.Server):
             uvicorn.Config(
                 CountedApp(app, outcomes),
                 log_config=None,
-                # Not a line a request, wherever the loggers of libraries go.
+                # Not a line a request, nor for each that is no HTTP: the outcomes tell of them.
                 access_log=False,
+                log_level="error",
                 http=protocol,
                 ws="none",
                 backlog=BACKLOG,

@@ -47,7 +47,7 @@ def configure_logging(level: LogLevel, log_format: LogFormat) -> None:
     handler = LibraryHandler(lines)
     handler.setFormatter(
         ProcessorFormatter(
-            foreign_pre_chain=[*first, structlog.stdlib.add_logger_name, _tell_num],
+            foreign_pre_chain=[*first, structlog.stdlib.add_logger_name, _of_a_library],
             processors=[ProcessorFormatter.remove_processors_meta, *last],
         )
     )
@@ -55,8 +55,10 @@ def configure_logging(level: LogLevel, log_format: LogFormat) -> None:
     logging.captureWarnings(capture=True)
 
 
-def _tell_num(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
-    """A processor of structlog's: adds how many lines one stands for, if it does."""
+def _of_a_library(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+    """A processor of structlog's: one line, with how many others it stands for, if it does."""
+    # Python's warnings end with one.
+    event["event"] = event["event"].rstrip("\n")
     if num := getattr(event["_record"], NUM, 0):
         event[NUM] = num
     return event

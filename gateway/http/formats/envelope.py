@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
-
 import orjson
 
-from tandem.core.installation import DISTRIBUTION
+from tandem.core.installation import own_version
 
 # Changes with the program, as OpenAI's does with theirs.
-FINGERPRINT = f"tandem-{version(DISTRIBUTION)}"
+FINGERPRINT = f"tandem-{own_version()}"
 
 
 class Envelope:

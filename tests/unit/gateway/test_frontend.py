@@ -97,6 +97,12 @@ async def test_what_a_request_does_not_say_is_as_the_model_has_it(service, of_mo
 
 
 @pytest.mark.parametrize("defaults", [SamplingDefaults(max_tokens=20)])
+async def test_more_tokens_at_least_than_the_model_gives_are_refused_as_that(of_model):
+    with pytest.raises(InvalidRequest, match="min_tokens must be at most 20, the max_new_tokens"):
+        await of_model.generate(ask(max_tokens=100, min_tokens=30))
+
+
+@pytest.mark.parametrize("defaults", [SamplingDefaults(max_tokens=20)])
 @pytest.mark.parametrize(
     ("fields", "expected"),
     [

@@ -3,7 +3,7 @@
 import pytest
 
 from gateway.discovery import WorkerName
-from gateway.service import GatewaySettings
+from gateway.service import GatewaySettings, put_together
 from tandem.core.address import Address
 from tandem.core.errors import ConfigError
 from tandem.core.worker import WorkerRole
@@ -71,3 +71,9 @@ def test_there_are_no_more_connections_than_files(monkeypatch: pytest.MonkeyPatc
     limits = GatewaySettings(max_connections=500, max_header_bytes=2048).http_limits()
     assert (limits.max_connections, limits.max_header_bytes) == (500, 2048)
     assert GatewaySettings(keep_alive_s=30).http_limits().keep_alive_s == 30
+
+
+def test_a_delay_that_leaves_no_time_to_drain_is_refused() -> None:
+    settings = GatewaySettings(decode="a:1", drain_delay=8.0, drain_timeout=8.0)
+    with pytest.raises(ConfigError, match="part of --drain-timeout, and less"):
+        put_together(settings)

@@ -92,6 +92,19 @@ async def test_what_no_app_hears_of_is_counted_too(asking, by_http, logs) -> Non
     assert len(told(logs)) == 2
 
 
+@pytest.mark.parametrize("body", [b"zz\r\n", b"%x\r\n" % (MAX_BODY_BYTES + 1)])
+async def test_what_is_refused_within_its_body_is_counted_once(asking, by_http, body) -> None:
+    """Its app, which is told that nobody waits for it, says something as well."""
+    url = asking.base_url
+    reader, writer = await asyncio.open_connection(url.host, url.port)
+    writer.write(f"POST {TEXT_PATH} HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n".encode())
+    writer.write(b"Content-Type: application/json\r\n\r\n" + body + b"x" * (MAX_BODY_BYTES + 1))
+    answer = await reader.read()
+    writer.close()
+    code = answer.split()[1].decode()
+    assert by_http.counts == {(TEXT_PATH, code): 1}
+
+
 async def test_refusals_have_a_line_of_their_own(asking, service, by_http, logs) -> None:
     service.refusal = ResourceExhausted("the queue is full")
     assert (await asking.post(TEXT_PATH, json=TEXT)).status_code == 429

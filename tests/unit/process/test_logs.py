@@ -102,6 +102,7 @@ def test_what_libraries_log_is_an_object_a_line_too() -> None:
     assert "KeyError: 'k'" in str(failed["exception"])
     assert (warned["logger"], warned["level"]) == ("py.warnings", "warning")
     assert "DeprecationWarning: old" in str(warned["event"])
+    assert not str(warned["event"]).endswith("\n")
 
 
 def test_libraries_are_heard_from_warnings_on() -> None:
