@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
 from time import perf_counter, process_time
 from typing import Any
 
@@ -30,7 +29,7 @@ from tandem.bench.text_prompts import Texts
 from tandem.bench.watch import Asked, Watch
 from tandem.bench.workload import Prompt
 from tandem.core.errors import Unavailable
-from tandem.core.installation import DISTRIBUTION
+from tandem.core.installation import own_version
 
 # So long before a run starts: what is still to be done first shall make nobody late.
 LEAD_S = 0.1
@@ -150,7 +149,7 @@ class _Run:
         late_ms = late_bound_ms(settings.plan.spec.arrivals, figures.ttft_ms)
         return LoadReport(
             schema=SCHEMA,
-            tandem=version(DISTRIBUTION),
+            tandem=own_version(),
             began_at=self._began_at.isoformat(timespec="seconds"),
             target=Target(settings.url.base, self._protocol(), settings.asking.model),
             load=settings.plan.spec,

@@ -27,7 +27,7 @@ def restart_worker(
 ) -> None:
     """Have a worker end in good order, by the command `by` or by SIGTERM to its process, and return
     when another process serves under its name. Raises `TandemError`: `Unavailable` if none does in
-    time, or the command fails."""
+    time, `ConfigError` if the command fails."""
     console = Console(highlight=False, markup=False)
     with reached_admin(address, api_key, tls) as admin:
         worker = admin.worker(worker_id)
@@ -51,7 +51,7 @@ def _end(worker: admin_pb2.WorkerStatus, by: str | None) -> None:
     except (OSError, ValueError) as error:
         raise ConfigError(f"{by!r} cannot be run: {error}", param="by") from None
     if status:
-        raise Unavailable(f"{by!r} failed with exit status {status}")
+        raise ConfigError(f"{by!r} failed with exit status {status}", param="by")
 
 
 def _own_process(worker: admin_pb2.WorkerStatus) -> int:

@@ -36,11 +36,18 @@ FLAGS, OTHERS = frozenset(_FLAGS.split()), frozenset(_OTHERS.split())
 def unknown(environment: Mapping[str, str]) -> dict[str, str]:
     """Those of Tandem's prefix that nothing reads, and the known one that each is most like, or
     nothing."""
-    known = [f"{PREFIX}{name.upper()}" for name in sorted(FLAGS | OTHERS)]
-    return {
-        name: next(iter(get_close_matches(name.upper(), known, 1, 0.8)), "")
+    known = sorted(FLAGS | OTHERS)
+    words = {
+        name: name.upper().removeprefix(PREFIX).lower()
         for name in sorted(environment)
-        if name.upper().startswith(PREFIX) and name.upper() not in known
+        if name.upper().startswith(PREFIX)
+    }
+    # By what is behind the prefix, which is alike in all.
+    nearest = {name: get_close_matches(word, known, 1, 0.75) for name, word in words.items()}
+    return {
+        name: "".join(PREFIX + each.upper() for each in nearest[name])
+        for name, word in words.items()
+        if word not in known
     }
 
 

@@ -30,12 +30,12 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Numbers of requests are of those that were measured, but for `num_failed`, which is of all;
-    times are of the served ones among them. Rates count what ended, and the tokens that came,
-    within the window, whosever they are: a run that lets everything end would otherwise have the
-    rate of what it asked for. `prompt_tokens_per_s` are those of prompts whose first token came
-    there, `goodput_per_s` those of what ended that kept to the bounds. `goodput_share` is of those
-    that were measured: it counts as well what never ended.
+    """Numbers of requests are of those that were measured, times of the served ones among them.
+    Rates count what ended, and the tokens that came, within the window, whosever they are: a run
+    that lets everything end would otherwise have the rate of what it asked for.
+    `prompt_tokens_per_s` are those of prompts whose first token came there, `goodput_per_s` those
+    of what ended that kept to the bounds. `goodput_share` is of those that were measured: it counts
+    as well what never ended.
 
     `itl_ms` are the times between pieces of an answer that brought tokens, which are as many as
     tokens if `tokens_per_chunk` is 1. `num_cached_tokens` is None if the server does not tell.
@@ -67,7 +67,7 @@ def figures_of(rows: Sequence[RequestRow], window: Window, bounds: Bounds | None
     num_output = sum(row.num_output for row in served)
     return Figures(
         num_requests=len(measured),
-        num_failed=sum(row.failed for row in rows),
+        num_failed=sum(row.failed for row in measured),
         num_prompt_tokens=sum(row.num_prompt for row in served),
         num_output_tokens=num_output,
         num_cached_tokens=_cached(served),

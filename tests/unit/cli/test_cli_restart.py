@@ -68,7 +68,7 @@ def test_it_is_done_when_another_process_serves(
         pytest.param([[worker(1)]], "true", Unavailable, id="it lives on"),
         pytest.param([[worker(1)], []], "true", Unavailable, id="nothing starts it again"),
         pytest.param([[]], "true", NotFound, id="it is not there"),
-        pytest.param([[worker(1)], [worker(2)]], "false", Unavailable, id="the command fails"),
+        pytest.param([[worker(1)], [worker(2)]], "false", ConfigError, id="the command fails"),
         pytest.param([[worker(1)], [worker(2)]], "no-such-command", ConfigError, id="no command"),
     ],
 )

@@ -51,6 +51,8 @@ def test_what_the_pages_and_the_compose_files_name_is_known() -> None:
         ("TANDEM_TPOT_TARGET", "TANDEM_TPOT_TARGET_MS"),
         ("tandem_apikeys", "TANDEM_API_KEYS"),
         ("TANDEM_BANANA", ""),
+        ("TANDEM_GPU", ""),
+        ("TANDEM_SEED", ""),
     ],
 )
 def test_a_misspelt_one_is_told_of_with_what_may_have_been_meant(
