@@ -199,8 +199,8 @@ def pull(
 ) -> None:
     """Download or import a model into the cache, and print its folder.
 
-    An interrupted download goes on where it stopped. What an older Tandem made of a GGUF file is
-    made anew.
+    An interrupted download goes on where it stopped. What another version of the
+    importer made of a GGUF file is made anew, if that version was noted with it.
     """
     from tandem.artifacts.progress import terminal_progress
     from tandem.artifacts.resolve import pull_model

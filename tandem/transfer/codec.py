@@ -71,7 +71,7 @@ def encode_frame(
     header: FrameHeader, layout: KVLayout, read_items: Callable[[memoryview], None]
 ) -> bytes:
     """The serialised `PushKvRequest`. `read_items` copies the frame's items, as
-    `KVPool.read_into` does, to the place in it that it is given."""
+    `KVRead.end` does, to the place in it that it is given."""
     prefix = _payload_prefix(header, layout)
     num_bytes = header.num_bytes(layout)
     message = _to_message(header, layout)

@@ -15,8 +15,8 @@ from tandem.wire.channels import open_channel
 from tandem.wire.tls import ChannelTls
 
 PUSH_KV = "/tandem.v1.KvTransferService/PushKv"
-# Of all transfers to one destination. Each holds two frames, and gRPC a copy of the one it sends:
-# 24 MiB at the most, however many transfers a slow destination keeps waiting.
+# Of all transfers to one destination. Each region has two frames, and gRPC a copy of the one that
+# it sends: 24 MiB at the most, however many transfers a slow destination keeps waiting.
 MAX_REGIONS_UNDER_WAY = 4
 IDLE_S = 60.0
 # A little more than gRPC lets pass between two attempts to connect: see `tandem.wire.channels`.
@@ -28,8 +28,8 @@ WrapCall = Callable[[PushKvCall], PushKvCall]
 
 @dataclass(slots=True)
 class Link:
-    """The way to one destination, which its transfers share. The window is held while a region is
-    encoded and written."""
+    """The way to one destination, which its transfers share. A place in the window is held from
+    a region's encoding until it is written: a transfer has two at the most."""
 
     channel: grpc.aio.Channel
     wrap_call: WrapCall | None = None

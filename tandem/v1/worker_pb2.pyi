@@ -54,7 +54,9 @@ class _SpanKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SpanKind.Val
     SPAN_KIND_STEP: _SpanKind.ValueType  # 1
     """One engine step: a prefill batch or a decode iteration. `number` is the step."""
     SPAN_KIND_FRAME_SENT: _SpanKind.ValueType  # 2
-    """One KV frame on the sender: read from the pool, encoded and handed to the wire."""
+    """One KV frame on the sender: read from the pool, encoded and handed to the wire, the wait for what
+    goes before it included.
+    """
     SPAN_KIND_FRAME_RECEIVED: _SpanKind.ValueType  # 3
     """One KV frame on the receiver: verified and written to the pool."""
     SPAN_KIND_TRANSFER: _SpanKind.ValueType  # 4
@@ -68,7 +70,9 @@ SPAN_KIND_UNSPECIFIED: SpanKind.ValueType  # 0
 SPAN_KIND_STEP: SpanKind.ValueType  # 1
 """One engine step: a prefill batch or a decode iteration. `number` is the step."""
 SPAN_KIND_FRAME_SENT: SpanKind.ValueType  # 2
-"""One KV frame on the sender: read from the pool, encoded and handed to the wire."""
+"""One KV frame on the sender: read from the pool, encoded and handed to the wire, the wait for what
+goes before it included.
+"""
 SPAN_KIND_FRAME_RECEIVED: SpanKind.ValueType  # 3
 """One KV frame on the receiver: verified and written to the pool."""
 SPAN_KIND_TRANSFER: SpanKind.ValueType  # 4
