@@ -17,7 +17,9 @@ from tandem.core.grammar import Grammar, GrammarKind
 FLEET: dict[str, Any] = {
     "model": "default",
     "devices": ("cpu:0", "cpu:1"),
-    "shared_flags": ("--dtype=float32",),
+    # With caching all prompts, which are few, go to the worker that had them first, and none to one
+    # that was started to die of them.
+    "shared_flags": ("--dtype=float32", "--prefix-caching=off"),
 }
 NUM_TOKENS = 32
 QUESTIONS = ("Write a haiku.", "What is a prime?", "Why is the sky blue?", "Count to ten.")

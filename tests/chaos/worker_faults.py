@@ -31,6 +31,7 @@ async def kill_prefill(arena: Arena, number: int) -> None:
         await asyncio.wait({death}, timeout=0.5)
         if not death.done():
             watched += arena.load.wave(4, PROMPT_TOKENS, MAX_TOKENS)
+    death.result()
     since = monotonic()
     await arena.detected(victim, since)
     await arena.finish(watched, since)
@@ -112,6 +113,7 @@ async def hang_step(arena: Arena, number: int) -> None:
         await asyncio.wait({death}, timeout=0.5)
         if not death.done():
             watched += arena.load.wave(4, PROMPT_TOKENS, MAX_TOKENS)
+    death.result()
     await arena.finish(watched, since)
     await arena.restart(victim)
 
