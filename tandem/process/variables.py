@@ -14,15 +14,13 @@ PREFIX = "TANDEM_"
 # Of all services and commands, since one environment may be many processes'.
 _FLAGS = """
 address advertise allow_faults api_key api_keys batching block_size body_timeout_s decode device
-drain_delay drain_timeout dtype dump_logits faults generation_config grpc_port header_timeout_s
-host http_port
-keep_alive_s kv_cache_dtype local_prefill log_dir log_format log_level max_batch_tokens
+drain_delay drain_timeout dtype dump_logits faults generation_config grpc_port header_timeout_s host
+http_port keep_alive_s kv_cache_dtype local_prefill log_dir log_format log_level max_batch_tokens
 max_connections max_header_bytes max_model_len max_num_seqs max_queue max_tokens memory_share
-metrics_port min_frame_bytes mock_runs_ahead mock_verify model num_blocks on_bad_kv
-otlp_endpoint parked_kv_bytes policy port port_base prefill prefill_token_budget prefix_caching
-quantization save self_check standby start_timeout step_timeout system temperature tenants tls
-tls_dir tool_format topology tpot_target_ms trace_sample url verbose weight_sharers window
-worker_id
+metrics_port min_frame_bytes mock_runs_ahead mock_verify model num_blocks on_bad_kv otlp_endpoint
+parked_kv_bytes policy port port_base prefill prefill_token_budget prefix_caching quantization save
+self_check standby start_timeout step_timeout system temperature tenants tls tls_dir tool_format
+topology tpot_target_ms trace_sample url verbose weight_sharers window worker_id
 """
 # Those that are no flag's: of any process, of the compose files, of building and testing.
 _OTHERS = """

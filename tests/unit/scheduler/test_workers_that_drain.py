@@ -7,6 +7,7 @@ from math import inf
 import pytest
 from test_scheduler import LOST, Driver
 
+from gateway.decode_view import DecodeView
 from gateway.draining import MAX_GONE
 from gateway.effects import Dismiss
 from gateway.generation import Generation, Phase
@@ -44,6 +45,14 @@ class Drains(Driver):
         self.batch_done()
         self.effects()
         return generation
+
+    def drains_beside_a_full_one(self) -> DecodeView:
+        """The decode worker stops, and the only other, `d2`, has refused a reservation."""
+        self.join("d2", WorkerRole.DECODE)
+        other = self.scheduler._fleet.decode["d2"]
+        other.num_refused_blocks = 1
+        self.scheduler.draining.stops("d", 4.0, now=0.0)
+        return other
 
     def batch_done(self) -> None:
         """The prefill worker has computed its first batch."""
@@ -98,10 +107,7 @@ def test_what_will_be_done_in_time_stays_and_the_rest_goes_on_elsewhere() -> Non
 def test_what_nobody_has_room_for_goes_on_where_it_is_until_somebody_has() -> None:
     driver = Drains()
     both = [driver.decoding(name, max_tokens=50) for name in ("r", "s")]
-    driver.join("d2", WorkerRole.DECODE)
-    other = driver.scheduler._fleet.decode["d2"]
-    other.num_refused_blocks = 1
-    driver.scheduler.draining.stops("d", 4.0, now=0.0)
+    other = driver.drains_beside_a_full_one()
     assert not driver.commands(Remove, "d")
     assert [each.phase for each in both] == [Phase.DECODING] * 2
     other.num_refused_blocks = 0
@@ -115,10 +121,7 @@ def test_what_nobody_has_room_for_goes_on_where_it_is_until_somebody_has() -> No
 def test_it_goes_on_where_it_is_while_nobody_could_compute_its_context() -> None:
     driver = Drains()
     long = driver.decoding(max_tokens=50)
-    driver.join("d2", WorkerRole.DECODE)
-    other = driver.scheduler._fleet.decode["d2"]
-    other.num_refused_blocks = 1
-    driver.scheduler.draining.stops("d", 4.0, now=0.0)
+    other = driver.drains_beside_a_full_one()
     driver.effects()
     driver.scheduler.worker_lost("p", Unavailable("it was lost"))
     other.num_refused_blocks = 0
@@ -129,10 +132,7 @@ def test_it_goes_on_where_it_is_while_nobody_could_compute_its_context() -> None
 def test_what_waits_already_gets_the_room_first() -> None:
     driver = Drains()
     long = driver.decoding(max_tokens=50)
-    driver.join("d2", WorkerRole.DECODE)
-    other = driver.scheduler._fleet.decode["d2"]
-    other.num_refused_blocks = 1
-    driver.scheduler.draining.stops("d", 4.0, now=0.0)
+    other = driver.drains_beside_a_full_one()
     queued = driver.submit("queued")
     driver.effects()
     assert queued.phase is Phase.QUEUED
