@@ -20,7 +20,7 @@
 namespace tandem {
 
 constexpr int64_t RANGE = 512;
-constexpr int64_t QUERY_ROWS = 168;
+constexpr int64_t QUERY_ROWS = 336;
 // Those of a view of a tile at the most.
 template <class F>
 constexpr int VIEW_ROWS = HAS_TILES<F> ? TILE_ROWS : MAX_ROWS<F>;
@@ -188,7 +188,7 @@ struct Tile {
             ahead.values.fetch(LANES * pages.head_items);
             pack_values<F>(scratch.values, scratch.template copies<Item>(0), pages, start, first);
         }
-        num_values = most(last, num_values);
+        num_values = most(round_up(last, LANES), num_values);
     }
 
     void need_scales(int64_t first, int64_t last) {
@@ -232,10 +232,12 @@ struct TileView {
         const int64_t last = least(queries.last_of(row + num_rows - 1) + 1, tile.end) - tile.start;
         if (first >= last) return;
         // On a grid that does not depend on the rows: what is packed has no gap behind it.
-        const int64_t begin = first / WIDTH * WIDTH, stop = round_up(last, WIDTH);
+        const int64_t begin = first / WIDTH * WIDTH;
         if constexpr (WAY != Way::FROM_PAGES)
             fetch<For::WRITING>(seen.values + row * seen.width, num_rows * seen.width);
-        for (int64_t key = begin; key < stop; key += WIDTH) score(key);
+        for (int64_t key = begin; key < last; key += WIDTH) score(key);
+        // AMX's tiles take whole panels; else what no row sees, and would count as 0, is left out.
+        const int64_t stop = WAY == Way::BY_TILES ? round_up(last, WIDTH) : last;
         weigh(begin, stop);
         add_values(begin, stop);
     }
@@ -362,7 +364,7 @@ struct TileView {
 
     void add_panel(int64_t item, int64_t begin, int64_t stop) const {
         constexpr int64_t KEY_WORDS = TILE / PER_WORD<F>;
-        const int64_t first = begin / PER_WORD<F>, depth = (stop - begin) / PER_WORD<F>;
+        const int64_t first = begin / PER_WORD<F>, depth = ceil_div(stop - begin, PER_WORD<F>);
         const int32_t* const words = (const int32_t*)scratch.weights + first;
         const int32_t* const panel = scratch.values + item * KEY_WORDS + first * WIDTH;
         each_sums<1>(item, [&](Sums(&sums)[1][ROWS]) {

@@ -135,7 +135,7 @@ def test_kernels_with_other_structs_are_not_taken(
         pytest.skip(f"NOT TESTED: {instructions}")
     path = library._path(instructions)
     kernels = Kernels(path, instructions)
-    assert (kernels.max_head_dim, kernels.max_group) == (512, 168)
+    assert (kernels.max_head_dim, kernels.max_group) == (512, 336)
 
     class Longer(structs.Step):
         _fields_ = (("more", ctypes.c_int64),)
