@@ -13,7 +13,6 @@ from gateway.prefill_view import PrefillView
 from gateway.shared_state import SharedState
 from gateway.stages import Stage
 from gateway.step_times import Pace
-from gateway.worker_view import WorkerView
 from tandem.core.commands import Admit, SetRecomputeCost
 from tandem.core.errors import DeadlineExceeded, ResourceExhausted
 from tandem.core.worker import WorkerInfo, WorkerRole
@@ -166,11 +165,8 @@ class Batching(ABC):
         self._outbox.send(worker, reserve)
 
 
-def can_any_hold(workers: Collection[WorkerView], num_tokens: int) -> bool:
-    """Whether a worker, were it empty, would have room; if there is none, nobody knows. Who drains
-    gets nothing new, and is waited for only if there is nobody else."""
-    if any(each.can_ever_hold(num_tokens) for each in workers if not each.is_draining):
-        return True
-    if any(not each.is_draining for each in workers):
-        return False
-    return not workers or any(each.can_ever_hold(num_tokens) for each in workers)
+def can_any_take(workers: Collection[PrefillView | DecodeView], generation: Generation) -> bool:
+    """Whether a worker, were it empty, would take a generation; if there is none, nobody knows. Who
+    drains gets nothing new, and is waited for only if there is nobody else."""
+    staying = [each for each in workers if not each.is_draining]
+    return not workers or any(each.can_ever_take(generation) for each in staying or workers)

@@ -7,7 +7,7 @@ gets more, is decided here.
 
 from __future__ import annotations
 
-from gateway.batching import Batching, can_any_hold
+from gateway.batching import Batching, can_any_take
 from gateway.colocated_policies import ColocatedPolicy
 from gateway.decode_view import DecodeView
 from gateway.generation import Generation, Phase
@@ -56,4 +56,4 @@ class ColocatedBatching(Batching):
         return not self._policy.closes_batches
 
     def can_ever_run(self, generation: Generation) -> bool:
-        return can_any_hold(self._fleet.decode.values(), generation.max_length)
+        return can_any_take(self._fleet.decode.values(), generation)

@@ -120,13 +120,18 @@ class DecodeView(WorkerView):
         num_tokens = generation.num_context_tokens + self.info.layout.block_size
         return min(num_tokens, generation.max_length)
 
+    def can_ever_take(self, generation: Generation) -> bool:
+        """Whether the worker, were it empty, would have room for all that a generation may become,
+        and its model takes so much."""
+        return self.can_ever_hold(generation.max_length, generation.max_length)
+
     def can_take(self, generation: Generation) -> bool:
         """Whether there are the blocks that a generation begins with, and will be those that it and
         the others are expected to have in the end; and could be those that it has at the most, or
         it might wait for them for ever. Cached ones that others have here cost nothing."""
         if not self.takes_more or self.num_refused_blocks:
             return False
-        if not self.can_ever_hold(generation.max_length):
+        if not self.can_ever_take(generation):
             return False
         num_shared = self._num_shared(self._cached_digests(generation))
         num_first = self.blocks_for(self.first_tokens(generation)) - num_shared

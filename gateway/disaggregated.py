@@ -11,7 +11,7 @@ from itertools import count
 from math import inf
 from typing import NamedTuple
 
-from gateway.batching import Batching, can_any_hold
+from gateway.batching import Batching, can_any_take
 from gateway.decode_view import DecodeView
 from gateway.generation import Generation, Phase
 from gateway.lifecycle import Lifecycle
@@ -111,10 +111,11 @@ class DisaggregatedBatching(Batching):
 
     def can_ever_run(self, generation: Generation) -> bool:
         prefill, decode = self._fleet.prefill.values(), self._fleet.decode.values()
-        uses_decode = generation.needs_decode or not prefill
-        return can_any_hold(prefill, generation.num_context_tokens) and (
-            not uses_decode or can_any_hold(decode, generation.max_length)
-        )
+        fits_prefill = can_any_take(prefill, generation)
+        if not (fits_prefill or self._local):
+            return False
+        uses_decode = generation.needs_decode or not (prefill and fits_prefill)
+        return not uses_decode or can_any_take(decode, generation)
 
     # Where a prompt is computed
 
@@ -166,7 +167,7 @@ class DisaggregatedBatching(Batching):
     def _give_to_decode(self, generation: Generation) -> bool:
         """Have a decode worker compute the head of the queue, if one would have its first token
         sooner than any prefill worker. What ends with that token needs none, if there are those."""
-        prefill = self._open_prefill()
+        prefill = [each for each in self._open_prefill() if each.can_ever_take(generation)]
         if self._local is None or (prefill and not generation.needs_decode):
             return False
         elsewhere_s = min((self._first_token_s(each, generation) for each in prefill), default=inf)

@@ -115,11 +115,16 @@ class PrefillView(WorkerView):
         sent_s = sum(map(self.step_times.seconds, self.batches.values()))
         return sent_s + self.step_times.seconds(forming + num_tokens)
 
-    def can_take(self, generation: Generation) -> bool:
-        """Whether there are blocks for a generation's context, and the model takes so much."""
+    def can_ever_take(self, generation: Generation) -> bool:
+        """Whether the worker, were it empty, would have room for a generation's context, and would
+        not end it for its length with the next token: others may go on with it."""
         num_tokens = generation.num_context_tokens
-        has_room = self.has_blocks(self.blocks_for(num_tokens))
-        return self.takes_more and has_room and self.can_ever_hold(num_tokens)
+        return self.can_ever_hold(num_tokens, min(num_tokens + 2, generation.max_length))
+
+    def can_take(self, generation: Generation) -> bool:
+        """Whether there are blocks for a generation's context, and it can be taken at all."""
+        has_room = self.has_blocks(self.blocks_for(generation.num_context_tokens))
+        return self.takes_more and has_room and self.can_ever_take(generation)
 
     def enter(self, generation: Generation, num_blocks: int) -> None:
         WorkerView.enter(self, generation, num_blocks)

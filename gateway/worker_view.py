@@ -153,11 +153,11 @@ class WorkerView:
         """Whether so many more blocks can be held beside those of its sequences."""
         return self.num_used_blocks + num_blocks <= self.info.num_blocks
 
-    def can_ever_hold(self, num_tokens: int) -> bool:
-        """Whether the worker, were it empty, would have room for a sequence of so many tokens, and
-        its model takes so many. Of workers of one model either may differ."""
+    def can_ever_hold(self, num_tokens: int, length: int) -> bool:
+        """Whether the worker, were it empty, would have room for so many tokens of a sequence, and
+        its model takes one of that length. Of workers of one model either may differ."""
         has_room = self.blocks_for(num_tokens) <= self.info.num_blocks
-        return has_room and num_tokens <= self.info.model.max_model_len
+        return has_room and length <= self.info.model.max_model_len
 
     def enter(self, generation: Generation, num_blocks: int) -> None:
         """A generation comes, and takes so many blocks."""

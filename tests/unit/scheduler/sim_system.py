@@ -85,10 +85,13 @@ class System:
     def _link(self, role: WorkerRole, number: int) -> SimLink:
         worker_id = f"{role.name.lower()}-{number}"
         num_blocks, max_num_seqs = self.random.randint(5, 7), self.random.choice((1, 2, 4, 4))
+        # A small prefill worker takes no long ones, where others compute what it cannot.
+        is_short = role is WorkerRole.PREFILL and self.local_prefill != "off" and num_blocks == 5
+        model = replace(MODEL, max_model_len=10 if is_short else MAX_MODEL_LEN)
 
         def start() -> Process:
             self._next_epoch += 1
-            info = worker_info(worker_id, role, self._next_epoch, num_blocks, max_num_seqs, MODEL)
+            info = worker_info(worker_id, role, self._next_epoch, num_blocks, max_num_seqs, model)
             return self._start(replace(info, caches_prefixes=self.prefix_caching))
 
         link = SimLink(self.dispatcher, start, self._clock)

@@ -156,7 +156,7 @@ class PrefillProcess(Process):
         self.state = BatchQueue(
             layout=LAYOUT,
             num_blocks=info.num_blocks,
-            end_rule=END_RULE,
+            end_rule=info.model.end_rule,
             transfers=transfers,
             prefix_caching=info.caches_prefixes,
         )

@@ -10,6 +10,7 @@ from sim_worker import worker_info
 
 from gateway.colocated_policies import colocated_policy
 from gateway.generation import Generation
+from gateway.local_prefill import LocalPrefillMode
 from gateway.policies import queue_policy
 from gateway.scheduler import Scheduler
 from gateway.shared_state import Limits
@@ -26,10 +27,10 @@ LONGEST = LENGTH + MAX_TOKENS
 
 
 class Driver:
-    def __init__(self, *, colocated: bool) -> None:
+    def __init__(self, *, colocated: bool, local_prefill: LocalPrefillMode = "off") -> None:
         policy = colocated_policy("chunked", 100, 100) if colocated else None
         self.scheduler = Scheduler(
-            queue_policy("fcfs"), Limits(100), colocated=policy, local_prefill="off"
+            queue_policy("fcfs"), Limits(100), colocated=policy, local_prefill=local_prefill
         )
 
     @classmethod
@@ -47,8 +48,10 @@ class Driver:
         info = replace(info, model=replace(info.model, max_model_len=max_model_len))
         self.scheduler.worker_joined(info, f"{name}:1")
 
-    def submit(self, name: str = "r", length: int = LENGTH) -> Generation:
-        params = SamplingParams(max_tokens=min(length, MAX_TOKENS), seed=0)
+    def submit(
+        self, name: str = "r", length: int = LENGTH, max_tokens: int = MAX_TOKENS
+    ) -> Generation:
+        params = SamplingParams(max_tokens=min(length, max_tokens), seed=0)
         return self.scheduler.submit(TokenRequest(name, (5,) * length, params), 0.0)
 
     def ends(self) -> list[type]:
@@ -69,6 +72,11 @@ class Driver:
 
 
 SMALL = {"num_blocks": LONGEST // 4 - 1}, {"max_model_len": LONGEST - 1}
+# The last two would end it with its first token.
+TOO_SMALL_FOR_THE_PROMPT = (
+    {"num_blocks": LENGTH // 4 - 1},
+    *({"max_model_len": LENGTH + more} for more in (-1, 0, 1)),
+)
 
 
 @pytest.mark.parametrize("smaller", SMALL)
@@ -83,7 +91,7 @@ def test_a_decode_worker_is_not_given_what_it_could_not_hold_to_the_end(
     assert set(driver.taken_by()) == {"large"}
 
 
-@pytest.mark.parametrize("smaller", [{"num_blocks": 4}, {"max_model_len": LENGTH - 1}])
+@pytest.mark.parametrize("smaller", TOO_SMALL_FOR_THE_PROMPT)
 def test_a_prefill_worker_is_not_given_what_it_cannot_compute(smaller: dict[str, int]) -> None:
     driver = Driver(colocated=False)
     driver.join("large", WorkerRole.PREFILL)
@@ -95,6 +103,31 @@ def test_a_prefill_worker_is_not_given_what_it_cannot_compute(smaller: dict[str,
         driver.scheduler.report("d", Reserved(each.sequence_id, b"x", 1, 0))
     assert set(driver.taken_by()) <= {"large", "d"}
     assert {each.prefill_worker for each in generations} <= {"large", ""}
+
+
+@pytest.mark.parametrize("max_tokens", [1, 2, MAX_TOKENS])
+def test_a_prefill_worker_computes_what_it_does_not_end_too_soon(max_tokens: int) -> None:
+    driver = Driver(colocated=False)
+    driver.join("p", WorkerRole.PREFILL, max_model_len=LENGTH + min(max_tokens, 2))
+    driver.join("d", WorkerRole.DECODE)
+    generation = driver.submit(max_tokens=max_tokens)
+    assert driver.ends() == []
+    assert generation.prefill_worker == "p"
+
+
+@pytest.mark.parametrize(
+    ("smaller", "max_tokens"),
+    [(TOO_SMALL_FOR_THE_PROMPT[0], 1), *((each, MAX_TOKENS) for each in TOO_SMALL_FOR_THE_PROMPT)],
+)
+def test_decode_workers_compute_what_no_prefill_worker_can(
+    smaller: dict[str, int], max_tokens: int
+) -> None:
+    driver = Driver(colocated=False, local_prefill="auto")
+    driver.join("a small one", WorkerRole.PREFILL, **smaller)
+    driver.join("large", WorkerRole.DECODE)
+    generation = driver.submit(max_tokens=max_tokens)
+    assert driver.taken_by() == ["large"]
+    assert generation.is_local
 
 
 @pytest.mark.parametrize("smaller", SMALL)
