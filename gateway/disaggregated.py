@@ -171,7 +171,7 @@ class DisaggregatedBatching(Batching):
         if self._local is None or (prefill and not generation.needs_decode):
             return False
         elsewhere_s = min((self._first_token_s(each, generation) for each in prefill), default=inf)
-        idle = (each for each in prefill if not each.queued_batches)
+        idle = (each for each in prefill if not each.queued_batches and each.can_take(generation))
         num_idle_tokens = min((each.uncached_tokens(generation) for each in idle), default=inf)
         place = self._local.choose(generation, self._pace, elsewhere_s, num_idle_tokens)
         if place is None:
@@ -217,7 +217,7 @@ class DisaggregatedBatching(Batching):
         num_tokens = worker.uncached_tokens(generation)
         if started := worker.unfinished:
             num_tokens += self._queue.num_tokens_ahead(generation, started)
-        return worker.finish_s(num_tokens)
+        return worker.finish_s(num_tokens) + worker.room_s(generation)
 
     # Batches
 

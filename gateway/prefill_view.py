@@ -115,6 +115,13 @@ class PrefillView(WorkerView):
         sent_s = sum(map(self.step_times.seconds, self.batches.values()))
         return sent_s + self.step_times.seconds(forming + num_tokens)
 
+    def room_s(self, generation: Generation) -> float:
+        """In how many seconds there will be blocks for a generation's context, if KV leaves as fast
+        as it has; 0 while nothing is known of that."""
+        num_blocks = self.num_used_blocks + self.blocks_for(generation.num_context_tokens)
+        num_lacking = max(0, num_blocks - self.info.num_blocks)
+        return self.send_rate.seconds(num_lacking * self.info.layout.block_bytes)
+
     def can_ever_take(self, generation: Generation) -> bool:
         """Whether the worker, were it empty, would have room for a generation's context, and would
         not end it for its length with the next token: others may go on with it."""

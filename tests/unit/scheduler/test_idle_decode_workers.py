@@ -16,9 +16,19 @@ from gateway.step_budgets import (
 from gateway.step_times import StepTimes
 from gateway.tokens import Ended
 from gateway.worker_view import PoolUse
+from tandem.core.commands import PrefillBatch
 from tandem.core.prefix_cache import CacheChanges
-from tandem.core.reports import Armed, Preempted, Reserved, SequenceFailed
+from tandem.core.reports import (
+    Armed,
+    BatchDone,
+    Preempted,
+    Reserved,
+    SequenceFailed,
+    Span,
+    SpanKind,
+)
 from tandem.core.sequence import FinishReason
+from tandem.core.worker import WorkerRole
 
 # Of a step that takes three times one without prompt tokens.
 IDLE_BUDGET = int((MAX_IDLE_STRETCH - 1) * BASE_S / TOKEN_S)
@@ -62,6 +72,27 @@ def test_an_idle_prefill_worker_has_it_first() -> None:
     driver = Driver(num_running=0)
     driver.submit("r", length=LENGTH)
     assert driver.local() == []
+
+
+def test_an_idle_prefill_worker_has_it_no_sooner_than_there_is_room_for_it() -> None:
+    """Its blocks have KV that leaves slowly: in two seconds there will be enough."""
+    driver = Driver(num_running=0)
+    driver.join("e", WorkerRole.DECODE)
+    for name in "de":
+        driver.learn(name)
+        driver.learn_idle(name)
+    long = driver.submit("long", length=3800)
+    driver.effects()
+    driver.grant(long)
+    while batches := driver.commands(PrefillBatch):
+        for each in batches:
+            driver.scheduler.report("p", BatchDone(each.batch_id, 1))
+    waiting = driver.submit("r", length=LENGTH)
+    assert driver.local() == []
+    block_bytes = driver.scheduler._fleet.prefill["p"].info.layout.block_bytes
+    frame = Span(SpanKind.FRAME_SENT, 0, 4 * 10**9, num_bytes=100 * block_bytes)
+    driver.scheduler.heard("p", PoolUse(1000), 0.0, [frame])
+    assert driver.local() == [waiting.sequence_id]
 
 
 @pytest.mark.parametrize(("max_tokens", "comes"), [(5, True), (100, False)])

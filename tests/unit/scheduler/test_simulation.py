@@ -80,7 +80,7 @@ def test_scenarios_preempt() -> None:
     policies = (None, *COLOCATED_POLICIES)
     scenarios = [
         run_scenario(Random(f"preempt {seed}"), NONE, policies[seed % len(policies)])
-        for seed in range(200)
+        for seed in range(250)
     ]
     num_parked = sum(each.num_parked for each in scenarios)
     assert 0 < num_parked < sum(each.num_preemptions for each in scenarios)
