@@ -19,7 +19,7 @@ from gateway.local_prefill import Backlog, LocalPrefill, LocalPrefillMode
 from gateway.prefill_view import FormingBatch, PrefillView
 from gateway.router import choose_decode, choose_prefill, sound
 from gateway.shared_state import SharedState
-from gateway.stages import Stage
+from gateway.stages import AttemptEnd, Stage
 from tandem.core.commands import Admit, PrefillBatch
 from tandem.core.errors import Mismatch
 from tandem.core.worker import WorkerInfo, WorkerRole
@@ -101,7 +101,10 @@ class DisaggregatedBatching(Batching):
         if generation.is_local:
             generation.phase = Phase.PREFILLING
             self._begin(generation, Stage.PREFILL_WAIT)
-        elif generation.prefill and generation.prefill.forming:
+        elif generation.prefill is None:
+            # Its batch has left without it.
+            self._lifecycle.requeue(generation, AttemptEnd.UNANSWERED)
+        elif generation.prefill.forming:
             generation.prefill.forming.unanswered.discard(generation.sequence_id)
 
     @property

@@ -87,9 +87,12 @@ class Suspects:
         return {role} if role in needed else {role, *needed}
 
     def _ask_another(self, generation: Generation, worker: PrefillView | DecodeView) -> None:
-        """But not for what has taken several down, it may be, that were asked."""
+        """But not for what has taken several down, it may be, that were asked: that waits for
+        this one, and no batch with it."""
         if generation.decode is worker:
             if not generation.can_restart:
+                if generation.grant is None:
+                    self._lifecycle.leave_prefill(generation)
                 return
             self._unanswered.setdefault(worker, []).append(generation)
         self._lifecycle.requeue(generation, AttemptEnd.UNANSWERED)

@@ -414,6 +414,44 @@ def test_what_nobody_has_seen_leaves_a_suspected_worker_for_another() -> None:
     ] == [1]
 
 
+@pytest.mark.parametrize("is_lost", [False, True])
+def test_what_is_asked_of_no_other_worker_waits_for_a_suspected_one_alone(is_lost: bool) -> None:
+    driver = Driver()
+    driver.join("e", WorkerRole.DECODE)
+    one, two = driver.submit("one"), driver.submit("two")
+    driver.effects()
+    assert (one.decode_worker, two.decode_worker) == ("d", "e")
+    driver.grant(two, "e")
+    one.setbacks.num_losses = MAX_RESTARTS
+    driver.scheduler.worker_suspected("d")
+    (batch,) = driver.commands(PrefillBatch)
+    assert [chunk.sequence_id for chunk in batch.chunks] == [two.sequence_id]
+    if is_lost:
+        driver.scheduler.worker_lost("d", LOST)
+        assert driver.events() == [LOST]
+        return
+    driver.scheduler.worker_trusted("d")
+    driver.grant(one, "d")
+    driver.effects()
+    driver.grant(one, one.decode_worker)
+    (batch,) = driver.commands(PrefillBatch)
+    assert [chunk.sequence_id for chunk in batch.chunks] == [one.sequence_id]
+    assert one.setbacks.num_losses == MAX_RESTARTS
+
+
+def test_what_was_granted_keeps_its_place_in_a_batch_if_it_is_asked_of_no_other_worker() -> None:
+    driver = Driver()
+    driver.join("e", WorkerRole.DECODE)
+    one, two = driver.submit("one"), driver.submit("two")
+    driver.effects()
+    driver.grant(one, "d")
+    one.setbacks.num_losses = MAX_RESTARTS
+    driver.scheduler.worker_suspected("d")
+    driver.grant(two, "e")
+    (batch,) = driver.commands(PrefillBatch)
+    assert len(batch.chunks) == 2
+
+
 BAD_KV = SequenceFailed(0, "DATA_LOSS", "the checksum of frame 0 is wrong")
 
 
