@@ -61,10 +61,6 @@ class DisaggregatedBatching(Batching):
         if local_prefill != "off":
             only_idle = local_prefill == "idle"
             self._local = LocalPrefill(shared, only_idle=only_idle, tpot_target_s=tpot_target_s)
-        # What was found for the head of the queue, as long as no batch has got more since: to ask
-        # each worker whether it is the soonest of all would cost the cube of their number.
-        self._next: NextPrompt | None = None
-        self._is_next_known = False
         self._had_prefill = False
 
     @property
@@ -91,10 +87,12 @@ class DisaggregatedBatching(Batching):
         retimed = self._take_retimed()
         self._tell_recompute_costs(retimed)
         self._set_budgets(retimed)
-        self._is_next_known = False
-        self._next_for_prefill()
-        while forming := self._next_to_form():
-            self._form(forming)
+        # Once for each batch: to ask each worker whether it is the soonest of all would cost the
+        # cube of their number.
+        head = self._next_for_prefill()
+        while forming := self._next_to_form(head):
+            self._form(forming, head)
+            head = self._next_for_prefill()
         self._share_backlog()
 
     def granted(self, generation: Generation) -> None:
@@ -123,15 +121,8 @@ class DisaggregatedBatching(Batching):
     # Where a prompt is computed
 
     def _next_for_prefill(self, forming: PrefillView | None = None) -> NextPrompt | None:
-        """The head of the queue, once those before it are gone that a decode worker is sooner with.
-        Whoever is `forming` a batch has a place for it: one had it when it began."""
-        if not self._is_next_known:
-            self._next = self._offload_heads(forming)
-            self._is_next_known = True
-        return self._next
-
-    def _offload_heads(self, forming: PrefillView | None) -> NextPrompt | None:
-        """Give decode workers what they are sooner with, up to the first head that they are not."""
+        """The head of the queue, once those before it are given to decode workers that are sooner
+        with them. Whoever is `forming` a batch has a place for it: one had it when it began."""
         while generation := self._settle_head():
             if not self._give_to_decode(generation):
                 return NextPrompt(generation, self._soonest(generation, forming))
@@ -224,23 +215,23 @@ class DisaggregatedBatching(Batching):
 
     # Batches
 
-    def _next_to_form(self) -> PrefillView | None:
+    def _next_to_form(self, head: NextPrompt | None) -> PrefillView | None:
         """Of the prefill workers with a place for a batch, and something for it, the one with the
         least to do."""
-        free = [worker for worker in self._fleet.prefill.values() if worker.has_slot]
-        head = self._next_for_prefill() if any(worker.is_open for worker in free) else None
+        taker = head.worker if head else None
+        free = (worker for worker in self._fleet.prefill.values() if worker.has_slot)
         return min(
-            (worker for worker in free if (head and worker is head.worker) or worker.unfinished),
+            (worker for worker in free if worker is taker or worker.unfinished),
             key=lambda worker: (worker.num_queued_tokens, worker.info.worker_id),
             default=None,
         )
 
-    def _form(self, worker: PrefillView) -> None:
+    def _form(self, worker: PrefillView, head: NextPrompt | None) -> None:
         """Begin a batch of what there is for it: at least one chunk, for a batch has room for a
         block."""
         forming = worker.forming = FormingBatch()
         budget = self._batch_tokens(worker)
-        for generation in self._candidates(worker):
+        for generation in self._candidates(worker, head):
             end = worker.chunk_end(generation, budget)
             if len(forming.chunks) == self._limits.max_batch_seqs or end is None:
                 break
@@ -259,9 +250,7 @@ class DisaggregatedBatching(Batching):
                 worker.started[generation.sequence_id] = generation
             else:
                 worker.started.pop(generation.sequence_id, None)
-            self._is_next_known = False
         self._send_if_complete(worker)
-        self._is_next_known = False
 
     def _batch_tokens(self, worker: PrefillView) -> int:
         """Tokens of a batch: what the worker computes in `MAX_BATCH_S`, or in a few times what any
@@ -272,27 +261,29 @@ class DisaggregatedBatching(Batching):
         most = self._limits.max_batch_tokens
         return min(most, max(worker.info.layout.block_size, num_tokens))
 
-    def _candidates(self, worker: PrefillView) -> Iterator[Generation]:
+    def _candidates(self, worker: PrefillView, head: NextPrompt | None) -> Iterator[Generation]:
         """What a batch goes on with, by the tenants' turns, and each tenant's own in the policy's
         order: prompts that have started there, and the head of the queue, as long as it is placed
         when it is shown."""
         started: defaultdict[str, list[Generation]] = defaultdict(list)
         for each in sorted(worker.unfinished, key=self._queue.rank, reverse=True):
             started[each.request.tenant].append(each)
-        takes_head = worker.is_open
+        if not worker.is_open:
+            head = None
         while True:
-            head = self._next_for_prefill(worker) if takes_head else None
             firsts = [each[-1] for each in started.values() if each]
             following = self._queue.next_of(head.generation if head else None, firsts)
             if following is None:
                 return
             if head and following is head.generation:
-                takes_head = head.worker is worker
-                if not takes_head:
+                if head.worker is not worker:
+                    head = None
                     continue
             else:
                 started[following.request.tenant].pop()
             yield following
+            if head:
+                head = self._next_for_prefill(worker)
 
     def _place(self, generation: Generation, worker: PrefillView) -> None:
         """Assign the head of the queue to its workers, which have room, and reserve."""
