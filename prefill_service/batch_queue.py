@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from typing import Protocol
 
+from prefill_service.open_batch import OpenBatch
 from prefill_service.prefilling_sequence import PrefillingSequence, prefix_up_to
 from tandem.core.blocks import BlockAllocator, SequenceBlocks
 from tandem.core.commands import (
@@ -92,12 +92,10 @@ class BatchQueue:
         self._end_rule = end_rule
         self._transfers = transfers
         self._sequences: dict[int, PrefillingSequence] = {}
-        self._batches: dict[int, PrefillBatch] = {}
-        # Of these, those that are done but for what is being prepared.
-        self._done: set[int] = set()
+        self._batches: dict[int, OpenBatch] = {}
         self.preparations = Preparations()
         self._hashed = HashedPrefixes()
-        self._in_flight: dict[int, tuple[int, list[PrefillingSequence]]] = {}
+        self._in_flight: dict[int, tuple[OpenBatch, list[PrefillingSequence]]] = {}
         self.reports = ReportLog[PrefillReport]()
         self._num_steps = 0
 
@@ -122,11 +120,11 @@ class BatchQueue:
 
     def apply(self, command: PrefillCommand) -> None:
         match command:
-            case PrefillBatch():
-                self._batches[command.batch_id] = command
-                for chunk in command.chunks:
+            case PrefillBatch(batch_id, chunks, max_tokens, unreadable):
+                self._batches[batch_id] = OpenBatch(batch_id, chunks, max_tokens)
+                for chunk in chunks:
                     self._enter(chunk)
-                for each in command.unreadable:
+                for each in unreadable:
                     self._refuse(each)
             case Remove():
                 self._remove(command.sequence_id)
@@ -153,7 +151,6 @@ class BatchQueue:
 
     def clear(self) -> None:
         self._batches.clear()
-        self._done.clear()
         for sequence_id in list(self._sequences):
             self._remove(sequence_id)
         self._hashed.clear()
@@ -170,30 +167,25 @@ class BatchQueue:
     def next_step(self) -> StepPlan | None:
         may_start = True
         for batch in list(self._batches.values()):
-            ready, rest = self._divide(batch, may_start)
-            if rest:
-                self._batches[batch.batch_id] = replace(batch, chunks=tuple(rest))
-            else:
+            ready, batch.chunks = self._divide(batch, may_start)
+            if not batch.chunks:
                 del self._batches[batch.batch_id]
             if ready:
-                return self._launch(batch.batch_id, ready)
-            if any(map(self._is_prepared, rest)):
+                return self._launch(batch, ready)
+            if any(map(self._is_prepared, batch.chunks)):
                 may_start = False
             else:
-                self._batch_done(batch.batch_id, step=0)
+                self._batch_done(batch, step=0)
         return None
 
-    def _batch_done(self, batch_id: int, step: int) -> None:
-        """Say so, once; what is left of it is being prepared."""
-        if batch_id not in self._done:
-            self.reports.append(BatchDone(batch_id, step))
-        if batch_id in self._batches:
-            self._done.add(batch_id)
-        else:
-            self._done.discard(batch_id)
+    def _batch_done(self, batch: OpenBatch, step: int) -> None:
+        """Say so, once."""
+        if not batch.is_done:
+            batch.is_done = True
+            self.reports.append(BatchDone(batch.batch_id, step))
 
     def _divide(
-        self, batch: PrefillBatch, may_start: bool
+        self, batch: OpenBatch, may_start: bool
     ) -> tuple[list[PrefillChunk], list[PrefillChunk]]:
         """What of a batch's chunks can run now, and what is left of them for later: of sequences
         that have not started all, unless they `may_start`."""
@@ -264,10 +256,10 @@ class BatchQueue:
 
     def snapshot(self) -> PrefillSnapshot:
         sequences = self._sequences.values()
-        open_ids = (*(batch_id for batch_id, _ in self._in_flight.values()), *self._batches)
+        batches = (*(batch for batch, _ in self._in_flight.values()), *self._batches.values())
         return PrefillSnapshot(
             sequence_ids=tuple(self._sequences),
-            batch_ids=tuple(batch_id for batch_id in open_ids if batch_id not in self._done),
+            batch_ids=tuple(each.batch_id for each in batches if not each.is_done),
             reports=tuple(report for sequence in sequences for report in sequence.reports),
         )
 
@@ -324,7 +316,7 @@ class BatchQueue:
             num_tokens = room // self._layout.block_size * self._layout.block_size
         return chunk.up_to(num_tokens), chunk.without(num_tokens)
 
-    def _launch(self, batch_id: int, chunks: Iterable[PrefillChunk]) -> StepPlan:
+    def _launch(self, batch: OpenBatch, chunks: Iterable[PrefillChunk]) -> StepPlan:
         slices: list[SequenceSlice] = []
         sequences: list[PrefillingSequence] = []
         for chunk in chunks:
@@ -333,7 +325,7 @@ class BatchQueue:
             sequences.append(sequence)
             slices.append(self._slice(sequence, chunk))
         self._num_steps += 1
-        self._in_flight[self._num_steps] = (batch_id, sequences)
+        self._in_flight[self._num_steps] = (batch, sequences)
         num_tokens = sum(len(each.token_ids) for each in slices)
         return StepPlan(self._num_steps, tuple(slices), num_prefill_tokens=num_tokens)
 
@@ -349,11 +341,11 @@ class BatchQueue:
 
     def _land(self, plan: StepPlan) -> list[PrefillingSequence]:
         """A step is over: its sequences, which no longer use their blocks for it."""
-        batch_id, sequences = self._in_flight.pop(plan.number)
+        batch, sequences = self._in_flight.pop(plan.number)
         for sequence in sequences:
             sequence.blocks.end_access()
-        if batch_id not in self._batches:
-            self._batch_done(batch_id, plan.number)
+        if not batch.chunks:
+            self._batch_done(batch, plan.number)
         return sequences
 
     def _first_token(
