@@ -7,7 +7,6 @@ from collections.abc import Sequence as Tokens
 from dataclasses import dataclass, field
 
 from tandem.core.blocks import SequenceBlocks
-from tandem.core.errors import TandemError
 from tandem.core.kv import KVLayout
 from tandem.core.logprobs import TokenLogprobs
 from tandem.core.plan import PENDING, SampleSpec, SequenceSlice
@@ -22,9 +21,9 @@ from tandem.transfer.reservation import Reservation
 class HeldSequence:
     """A sequence and the blocks it holds here. `context_token_ids` are those of its tokens whose KV
     must be there before it runs: its prompt, and what another attempt at it has generated. It runs
-    once it is admitted, that KV is complete (`armed`), and the engine is prepared for it; `failure`
-    is why that could not be. Once it has `ended`, its record is all that may be left. `progress` is
-    that of its context, if it is computed here; `prefix` names its blocks.
+    once it is admitted, that KV is complete (`armed`), and the engine is prepared for it. Once it
+    has `ended`, its record is all that may be left. `progress` is that of its context, if it is
+    computed here; `prefix` names its blocks.
     `unacknowledged` are the newest tokens' log-probabilities, if they are asked for, with the
     reports that tell them: those that the controller may not have."""
 
@@ -41,7 +40,6 @@ class HeldSequence:
     ended: bool = False
     progress: PromptProgress = field(default_factory=PromptProgress)
     num_steps_under_way: int = 0
-    failure: TandemError | None = None
     unacknowledged: deque[tuple[int, TokenLogprobs | None]] = field(default_factory=deque)
 
     @property

@@ -181,12 +181,12 @@ class StandingPlan:
     # Preparing
 
     def prepared(self, preparation: Preparation, error: TandemError | None) -> None:
-        """A sequence that cannot be prepared for fails when it is admitted, and not before: a
-        failure before that would say that there is no room for it."""
         if self.preparations.done(preparation):
             held = self._held[preparation.sequence_id]
-            held.failure = error
-            self._go_on(held)
+            if error:
+                self._fail(held, error)
+            else:
+                self._go_on(held)
 
     # The reservation book
 
@@ -345,9 +345,7 @@ class StandingPlan:
 
     def _go_on(self, held: HeldSequence) -> None:
         """One of the things that a sequence waited for is there: let it run if it was the last."""
-        if held.admitted and held.failure:
-            self._fail(held, held.failure)
-        elif held.is_runnable and not self._is_unprepared(held):
+        if held.is_runnable and not self._is_unprepared(held):
             self._running[held.sequence.sequence_id] = held
 
     def _refuse(self, sequence_id: int, error: TandemError) -> None:

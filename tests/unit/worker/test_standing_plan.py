@@ -196,20 +196,15 @@ def test_a_sequence_is_in_no_step_before_the_engine_is_prepared_for_it(
 
 @pytest.mark.parametrize("admitted", [False, True])
 @pytest.mark.parametrize("computed_here", [False, True])
-def test_what_cannot_be_prepared_for_fails_once_it_is_admitted(
-    admitted: bool, computed_here: bool
-) -> None:
-    """Not before: the gateway would ask for its place again, as if there were none."""
+def test_what_cannot_be_prepared_for_fails(admitted: bool, computed_here: bool) -> None:
     plan = Plan()
     plan.reserve(grammar=GRAMMAR)
-    acts = [
-        lambda: plan.apply(Admit(1, compute=computed_here)),
-        lambda: plan.prepared(plan.preparations.take_due()[0], InvalidRequest("too complex")),
-    ]
-    for act in acts if admitted else acts[::-1]:
-        assert plan.reports.take() == []
-        act()
+    if admitted:
+        plan.apply(Admit(1, compute=computed_here))
+    plan.prepared(*plan.preparations.take_due(), InvalidRequest("too complex"))
     assert plan.reports.take() == [SequenceFailed(1, "INVALID_REQUEST", "too complex")]
+    plan.apply(Admit(1, compute=computed_here))
+    assert plan.reports.take() == []
     assert plan.next_step() is None
     assert plan.num_free_blocks == 8
 
