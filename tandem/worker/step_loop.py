@@ -15,6 +15,7 @@ from tandem.core.plan import StepPlan
 from tandem.core.reports import Span, SpanKind
 from tandem.engine.protocols import Engine, StepHandle
 from tandem.transfer.state_guard import StateGuard
+from tandem.worker.run_ahead import RunAhead
 from tandem.worker.state import WorkerState
 
 log = structlog.get_logger(__name__)
@@ -22,10 +23,6 @@ log = structlog.get_logger(__name__)
 # Steps that may fail one after the other. A worker whose engine always fails would answer faster
 # than any that works, and draw all requests: better that it ends, and is started again.
 MAX_FAILED_STEPS = 3
-# Good steps, one by one, after which an engine that has failed runs ahead again; if no step behind
-# another has succeeded since, only so often.
-NUM_STEPS_ALONE = 300
-MAX_TRIES_AHEAD = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +50,10 @@ class StepLoop:
     Between two steps it takes the guard's lock, hands in the result and takes the next plan:
     whatever the event loop applied meanwhile is in it, and no message is waited for. An engine that
     runs ahead has its next step, if the state knows it already, before the result of the last one
-    is waited for: then the device never waits for the host. Once it has failed its steps go one by
-    one for a while. While there is no step the engine may use the time, a little at once. If the
-    thread ends by an error of the state's, or since the engine is lost, the worker does.
-    `plan_under_way` is that of the step that the thread waits for, to be read by others: the first
-    of two.
+    is waited for: then the device never waits for the host. While there is no step the engine may
+    use the time, a little at once. If the thread ends by an error of the state's, or since the
+    engine is lost, the worker does. `plan_under_way` is that of the step that the thread waits for,
+    to be read by others: the first of two.
     """
 
     def __init__(
@@ -74,10 +70,7 @@ class StepLoop:
         self.plan_under_way: StepPlan | None = None
         self._stopping = False
         self._num_failed_steps = 0
-        self._may_run_ahead = engine.runs_ahead
-        self._num_tries_ahead = 0
-        # Good ones that are still to come before it runs ahead again.
-        self._num_steps_alone = 0
+        self._run_ahead = RunAhead(engine.runs_ahead)
         self._last_end_ns = 0
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
@@ -133,7 +126,7 @@ class StepLoop:
 
     def _take_step_behind(self) -> Step | None:
         """The step behind the one under way, if the engine takes it and it is known."""
-        if not self._may_run_ahead or self._num_steps_alone:
+        if not self._run_ahead.is_allowed:
             return None
         with self._guard.lock:
             plan = None if self._stopping else self._state.next_step_ahead()
@@ -156,9 +149,7 @@ class StepLoop:
             self._fail_by(plan, error)
             return
         self._num_failed_steps = 0
-        if step.is_behind:
-            self._num_tries_ahead = 0
-        self._num_steps_alone = max(0, self._num_steps_alone - 1)
+        self._run_ahead.succeeded(step.is_behind)
         # One that was launched behind another began when that one ended.
         start_ns, end_ns = max(step.start_ns, self._last_end_ns), monotonic_ns()
         self._last_end_ns = end_ns
@@ -186,17 +177,8 @@ class StepLoop:
             # others' by then.
             lost = self._engine.is_lost()
             self._fail(plan, EngineFailed(f"the engine failed: {type(error).__name__}"))
-            if self._may_run_ahead:
-                self._run_alone()
+            self._run_ahead.failed()
             self._count_failure(error, lost)
-
-    def _run_alone(self) -> None:
-        """Whatever the engine's failure was, it may not come when no step is behind another."""
-        if not self._num_steps_alone:
-            self._num_tries_ahead += 1
-            self._may_run_ahead = self._num_tries_ahead < MAX_TRIES_AHEAD
-            log.warning("steps go one by one", for_good=not self._may_run_ahead)
-        self._num_steps_alone = NUM_STEPS_ALONE
 
     def _fail(self, plan: StepPlan, error: TandemError) -> None:
         """A failed step costs its sequences."""

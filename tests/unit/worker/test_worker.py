@@ -22,7 +22,7 @@ from tandem.core.reports import DecodeSnapshot, Preempted, SpanKind
 from tandem.core.sampling_params import SamplingParams
 from tandem.core.sequence import EndRule, SequenceKey
 from tandem.transfer.state_guard import StateGuard
-from tandem.worker import step_loop
+from tandem.worker import run_ahead
 from tandem.worker.lease import Controller
 from tandem.worker.worker import Worker
 
@@ -206,8 +206,8 @@ async def test_after_some_good_steps_they_go_behind_one_another_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     told: list[str] = []
-    monkeypatch.setattr(step_loop.log, "warning", lambda event, **details: told.append(event))
-    monkeypatch.setattr(step_loop, "NUM_STEPS_ALONE", 3)
+    monkeypatch.setattr(run_ahead.log, "warning", lambda event, **details: told.append(event))
+    monkeypatch.setattr(run_ahead, "NUM_STEPS_ALONE", 3)
     async with running_worker(runs_ahead=True) as worker:
         # The first of three good ones is under way when the one behind it fails.
         for number in (1, 11, 21):
@@ -216,21 +216,6 @@ async def test_after_some_good_steps_they_go_behind_one_another_again(
         assert told == ["steps go one by one"]
         await fail_behind(worker, 31)
         assert len(worker.state.failed) == len(told) == 2
-
-
-async def test_an_engine_that_always_fails_behind_another_step_runs_them_one_by_one(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """However many succeed alone in between; and what works costs no worker."""
-    monkeypatch.setattr(step_loop, "NUM_STEPS_ALONE", 1)
-    async with running_worker(runs_ahead=True) as worker:
-        for number in range(1, 10 * step_loop.MAX_TRIES_AHEAD, 10):
-            await fail_behind(worker, number)
-        assert len(worker.state.failed) == step_loop.MAX_TRIES_AHEAD
-        for number in (101, 111, 121):
-            await fail_behind(worker, number)
-        assert len(worker.state.failed) == step_loop.MAX_TRIES_AHEAD
-        assert not worker.guard.crash.done()
 
 
 async def fail_steps(worker: Worker, *errors: Exception | None) -> None:
