@@ -14,6 +14,7 @@ from typing import Any
 
 import structlog
 
+from gateway.alarm import Alarm
 from gateway.decode_view import DecodeView
 from gateway.effect_loop import EffectLoop
 from gateway.generation import Generation
@@ -76,9 +77,8 @@ class Dispatcher:
         """Workers that were lost, and not let go."""
         # It says so before it refuses anything.
         self._leaving = self._stopping = False
-        self._deadline_timer: asyncio.TimerHandle | None = None
-        self._timed_s = inf
-        self._orphan_timer: asyncio.TimerHandle | None = None
+        self._next_deadline = Alarm(clock, self.expire)
+        self._orphans_end = Alarm(clock, self._fail_orphans)
         self._streams = GenerationStreams(self, self.metrics, clock, model_name)
         self._links_by_id: dict[str, WorkerLink] = {}
         hands = GatewayHands(self._links_by_id, self._streams, self.metrics)
@@ -133,9 +133,8 @@ class Dispatcher:
     async def stop(self) -> None:
         """Say goodbye to the workers, which then drop what is left."""
         await asyncio.gather(*(link.stop() for link in self._links.values()), *self._removals)
-        self._stop_orphan_timer()
-        if self._deadline_timer:
-            self._deadline_timer.cancel()
+        self._orphans_end.set(inf)
+        self._next_deadline.set(inf)
 
     # TokenService
 
@@ -272,7 +271,6 @@ class Dispatcher:
 
     def expire(self) -> None:
         """End what should have ended by now."""
-        self._timed_s = inf
         self._scheduler.expire(self._clock())
         self._flush()
 
@@ -307,46 +305,26 @@ class Dispatcher:
         if self._stopping:
             raise _stopping()
 
-    def _set_deadline_timer(self, deadline_s: float) -> None:
-        """One timer, for the first deadline of all."""
-        if self._deadline_timer:
-            self._deadline_timer.cancel()
-        self._timed_s = deadline_s
-        if deadline_s < inf:
-            delay_s = deadline_s - self._clock()
-            loop = asyncio.get_running_loop()
-            self._deadline_timer = loop.call_later(max(0.0, delay_s), self.expire)
-
     def _watch_readiness(self) -> None:
         """What is queued waits for a role that has no worker any more, but not for ever."""
         if self._scheduler.is_ready:
-            self._stop_orphan_timer()
-        elif self._orphan_timer is None:
-            self._start_orphan_timer()
-
-    def _start_orphan_timer(self) -> None:
-        loop = asyncio.get_running_loop()
-        self._orphan_timer = loop.call_later(ORPHAN_S, self._fail_orphans)
+            self._orphans_end.set(inf)
+        elif self._orphans_end.at_s == inf:
+            self._orphans_end.set(self._clock() + ORPHAN_S)
 
     def _fail_orphans(self) -> None:
         # Once more as long as it is so: a worker of the other role may give something back.
-        self._start_orphan_timer()
+        self._orphans_end.set(self._clock() + ORPHAN_S)
         error = Unavailable("no worker came back in time", retry_after_s=ORPHAN_S)
         self._scheduler_now().fail_queued(error)
         self._flush()
-
-    def _stop_orphan_timer(self) -> None:
-        if self._orphan_timer:
-            self._orphan_timer.cancel()
-            self._orphan_timer = None
 
     def _flush(self) -> None:
         self._effects.flush()
         self._watch_deadlines()
 
     def _watch_deadlines(self) -> None:
-        if self._scheduler.next_deadline_s != self._timed_s:
-            self._set_deadline_timer(self._scheduler.next_deadline_s)
+        self._next_deadline.set(self._scheduler.next_deadline_s)
 
 
 def _stopping() -> Unavailable:

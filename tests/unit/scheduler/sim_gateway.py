@@ -8,6 +8,7 @@ from sim_client import Client
 from sim_clock import Clock
 from sim_worker import MODEL
 
+from gateway.alarm import Alarm
 from gateway.dispatcher import Dispatcher
 from gateway.effect_loop import EffectLoop
 from gateway.effects import Checked
@@ -43,6 +44,13 @@ class RecordingHands(GatewayHands):
         self.all_checked.append(checked)
 
 
+class NoAlarm(Alarm):
+    """Time passes when the scenario says so, and every worker comes back."""
+
+    def set(self, at_s: float) -> None:
+        """It never rings."""
+
+
 class RecordingDispatcher(Dispatcher):
     """Has no timers; whatever goes wrong with an event is raised."""
 
@@ -52,9 +60,4 @@ class RecordingDispatcher(Dispatcher):
         hands = RecordingHands(self, self._streams)
         self.checked = hands.all_checked
         self._effects = EffectLoop(scheduler, hands)
-
-    def _start_orphan_timer(self) -> None:
-        """Here is no time, and every worker comes back."""
-
-    def _set_deadline_timer(self, deadline_s: float) -> None:
-        """Time passes when the scenario says so."""
+        self._next_deadline = self._orphans_end = NoAlarm(clock.now_s, self.expire)
