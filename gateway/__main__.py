@@ -8,7 +8,8 @@ import sys  # noqa: E402
 
 import uvloop  # noqa: E402
 
-from gateway.service import GatewaySettings, serve  # noqa: E402
+from gateway.service import serve  # noqa: E402
+from gateway.settings import GatewaySettings  # noqa: E402
 from tandem.process.logs import configure_logging  # noqa: E402
 from tandem.process.settings import parse_settings  # noqa: E402
 from tandem.process.variables import warn_of_unknown  # noqa: E402

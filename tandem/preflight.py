@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 from decode_service.service import DecodeSettings
-from gateway.service import GatewaySettings
+from gateway.settings import GatewaySettings
 from gateway.tracing.setup import find_collector
 from prefill_service.service import PrefillSettings
 from tandem.artifacts.config import ModelConfig

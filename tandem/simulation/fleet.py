@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from decode_service.service import DecodeSettings
-from gateway.service import GatewaySettings
+from gateway.settings import GatewaySettings
 from tandem.bench.arms import Arm
 from tandem.core.commands import Destination
 from tandem.core.device import MockDevice, parse_device

@@ -30,6 +30,7 @@ from stack import RecordingDispatcher, WorkerProcess, silence_logs  # noqa: E402
 from watched import VOCAB, MockOracle  # noqa: E402
 
 from gateway import service  # noqa: E402
+from gateway.settings import GatewaySettings  # noqa: E402
 from tandem.bench.markdown import markdown_table  # noqa: E402
 from tandem.bench.server import free_port  # noqa: E402
 from tandem.client import AsyncClient  # noqa: E402
@@ -95,7 +96,7 @@ class Soak:
 
     async def _run_gateway(self) -> bool:
         addresses = [each.address for each in self.workers]
-        settings = service.GatewaySettings(
+        settings = GatewaySettings(
             model="mock",
             http_port=free_port(),
             grpc_port=free_port(),

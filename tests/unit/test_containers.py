@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from decode_service.service import DecodeSettings
-from gateway.service import GatewaySettings
+from gateway.settings import GatewaySettings
 from prefill_service.service import PrefillSettings
 from tandem.process.settings import DRAIN_TIMEOUT_S, ServiceSettings
 from tandem.worker.service import STOP_S

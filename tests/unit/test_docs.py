@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from decode_service.service import DecodeSettings
-from gateway.service import GatewaySettings
+from gateway.settings import GatewaySettings
 from prefill_service.service import PrefillSettings
 from tandem.process.flags import flag_of
 from tandem.process.settings import ServiceSettings

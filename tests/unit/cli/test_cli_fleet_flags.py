@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from decode_service.service import DecodeSettings
-from gateway.service import GatewaySettings
+from gateway.settings import GatewaySettings
 from prefill_service.service import PrefillSettings
 from tandem.cli.app import commands
 from tandem.cli.fleet import FleetSettings, plan_fleet

@@ -12,7 +12,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from decode_service.service import DecodeSettings
-from gateway.service import GatewaySettings
+from gateway.settings import GatewaySettings
 from prefill_service.service import PrefillSettings
 from tandem.cli.app import commands
 from tandem.cli.fleet_commands import FleetFlags

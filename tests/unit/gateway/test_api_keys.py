@@ -21,7 +21,7 @@ from gateway.http.app import create_app
 from gateway.http.page import page_router
 from gateway.page.viewers import Viewers
 from gateway.refusals import Refusals
-from gateway.service import GatewaySettings
+from gateway.settings import GatewaySettings
 from gateway.tenants import DEFAULT_TENANT, ONE_TENANT, Tenant
 from tandem.core.errors import ConfigError
 from tandem.process.api_keys import ApiKeys, add_api_key, digest_of, read_api_keys

@@ -3,7 +3,8 @@
 import pytest
 
 from gateway.discovery import WorkerName
-from gateway.service import GatewaySettings, put_together
+from gateway.service import put_together
+from gateway.settings import GatewaySettings
 from tandem.core.address import Address
 from tandem.core.errors import ConfigError
 from tandem.core.worker import WorkerRole
@@ -66,7 +67,7 @@ def test_missing_and_doubled_addresses_are_refused(prefill: str, decode: str) ->
 
 
 def test_there_are_no_more_connections_than_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.service.raise_open_files", lambda: 1024)
+    monkeypatch.setattr("gateway.settings.raise_open_files", lambda: 1024)
     assert GatewaySettings(max_connections=5000).http_limits().max_connections == 768
     limits = GatewaySettings(max_connections=500, max_header_bytes=2048).http_limits()
     assert (limits.max_connections, limits.max_header_bytes) == (500, 2048)

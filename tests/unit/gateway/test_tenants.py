@@ -11,7 +11,7 @@ import pytest
 from http_client import CHAT, CHAT_PATH, TEXT, TEXT_PATH, events
 
 from gateway.access import Access
-from gateway.service import GatewaySettings
+from gateway.settings import GatewaySettings
 from gateway.tenants import DEFAULT_TENANT, ONE_TENANT, Tenant, read_tenants
 from tandem.core.errors import ConfigError, DeadlineExceeded, RateLimitExceeded, Unavailable
 

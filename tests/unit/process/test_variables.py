@@ -12,7 +12,7 @@ import typer
 from structlog.testing import capture_logs
 
 from decode_service.service import DecodeSettings
-from gateway.service import GatewaySettings
+from gateway.settings import GatewaySettings
 from prefill_service.service import PrefillSettings
 from tandem.cli.app import commands
 from tandem.process.variables import FLAGS, OTHERS, unknown, warn_of_unknown
