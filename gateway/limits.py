@@ -115,11 +115,8 @@ def check_prompt_length(num_tokens: int, model: ServedModel, param: str) -> None
         raise InvalidRequest(f"{param} must not be empty", param=param)
     limit = max_total_tokens(model)
     if num_tokens >= limit:
-        raise ContextLengthExceeded(
-            f"this model takes at most {limit} tokens, of which one must be generated, and the "
-            f"prompt has {num_tokens}",
-            param=param,
-        )
+        what = f"of which one must be generated, and the prompt has {num_tokens}"
+        raise _too_long(limit, what, param)
 
 
 def check_max_tokens(
@@ -128,12 +125,11 @@ def check_max_tokens(
     """Raises `ContextLengthExceeded` if the answer could not have this length."""
     limit = max_total_tokens(model)
     if num_prompt_tokens + max_tokens > limit:
-        raise ContextLengthExceeded(
-            f"this model takes at most {limit} tokens, and the request asks for "
-            f"{num_prompt_tokens + max_tokens}: {num_prompt_tokens} of the prompt and {max_tokens} "
-            "to generate",
-            param=param,
+        what = (
+            f"and the request asks for {num_prompt_tokens + max_tokens}: {num_prompt_tokens} of the"
+            f" prompt and {max_tokens} to generate"
         )
+        raise _too_long(limit, what, param)
 
 
 def check_request_id(request_id: str) -> None:
@@ -163,6 +159,14 @@ def prompt_param(request: GenerationRequest) -> str:
     """The field that the prompts came in."""
     is_chat = any(isinstance(prompt, ChatPrompt) for prompt in request.prompts)
     return "messages" if is_chat else "prompt"
+
+
+def _too_long(limit: int, what: str, param: str) -> ContextLengthExceeded:
+    """In OpenAI's words: clients that shorten their conversations then know it by these, and not by
+    the code."""
+    return ContextLengthExceeded(
+        f"this model's maximum context length is {limit} tokens, {what}", param=param
+    )
 
 
 def _check_urgency(request: GenerationRequest) -> None:

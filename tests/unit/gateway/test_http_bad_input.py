@@ -263,12 +263,17 @@ async def test_a_missing_prompt(client):
     assert_refused(await client.post(CHAT_PATH, json={}), 400, "messages")
 
 
-async def test_an_over_long_prompt_has_openais_code(client):
-    response = await client.post(TEXT_PATH, json={"prompt": "x" * 5000})
-    assert_refused(response, 400, "prompt")
-    assert response.json()["error"]["code"] == "context_length_exceeded"
-    response = await client.post(TEXT_PATH, json={"prompt": "x", "max_tokens": 2048})
-    assert response.json()["error"]["code"] == "context_length_exceeded"
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [({"prompt": "x" * 5000}, "prompt"), ({"prompt": "x", "max_tokens": 2048}, "max_tokens")],
+)
+async def test_what_does_not_fit_is_told_in_openais_terms(client, fields, param):
+    """LiteLLM and Cline know it by these words alone, and then shorten the conversation."""
+    response = await client.post(TEXT_PATH, json=fields)
+    assert_refused(response, 400, param)
+    error = response.json()["error"]
+    assert error["code"] == "context_length_exceeded"
+    assert error["message"].startswith("this model's maximum context length is 2048 tokens, ")
 
 
 async def test_a_wrong_model(client):
