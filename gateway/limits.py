@@ -27,7 +27,8 @@ MAX_PARTS = 2**13
 MAX_CHOICES = 128
 MAX_TEMPLATE_KWARGS = 32
 MAX_TEMPLATE_KWARGS_CHARS = 2**12
-MAX_STOPS = 16
+# Editors that have code filled in send twenty.
+MAX_STOPS = 32
 MAX_STOP_CHARS = 256
 MAX_CACHE_SALT_CHARS = 256
 # Either way from 0, the usual one.

@@ -16,6 +16,8 @@ from tandem.core.grammar import Grammar
 from tandem.core.sampling_params import SamplingParams
 
 NUM_SEEDS = 2**63
+# vLLM's clients, and llama.cpp's, say that it is not to be the same each time.
+ANY_SEED = -1
 
 
 def with_defaults(request: GenerationRequest, defaults: SamplingDefaults) -> GenerationRequest:
@@ -93,7 +95,7 @@ def wants_no_tokens(request: GenerationRequest) -> bool:
 
 def _seed(seed: int | None) -> int:
     """A worker's seed, which has no sign. OpenAI's and vLLM's have one."""
-    if seed is None:
+    if seed is None or seed == ANY_SEED:
         return secrets.randbelow(NUM_SEEDS)
     if not -NUM_SEEDS <= seed < NUM_SEEDS:
         raise InvalidRequest("seed must be in [-2**63, 2**63)", param="seed")

@@ -269,7 +269,7 @@ async def test_a_partial_match_at_the_end_is_shown(frontend):
         (ask(top_k=-2), "top_k"),
         (ask(seed=-(2**63) - 1), "seed"),
         (ask(seed=2**63), "seed"),
-        (ask(stop=("x",) * 17), "stop"),
+        (ask(stop=("x",) * 33), "stop"),
         (ask(stop=("x",) * 500_000), "stop"),
         (ask(stop=("x" * 257,)), "stop"),
         (ask(stop=("",)), "stop"),

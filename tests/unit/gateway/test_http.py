@@ -125,6 +125,14 @@ async def test_a_stop_string(client):
     assert chunks[-1]["choices"][0]["finish_reason"] == "stop"
 
 
+async def test_as_many_stop_strings_as_an_editor_sends(client):
+    """Continue, for a model that fills in code: the marks, and what begins a line of TypeScript."""
+    stops = [f"<|mark_{number}|>" for number in range(15)]
+    stops += [f"\n{word}" for word in ("function", "class", "module", "export", "import")]
+    response = await client.post("/v1/completions", json=TEXT | {"stop": stops})
+    assert response.status_code == 200
+
+
 async def test_content_in_parts(client, service, tokenizer):
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
     fields = {"messages": [{"role": "developer", "content": parts}]}
@@ -363,12 +371,19 @@ async def test_a_name_of_the_requests_own_must_be_its_own(client, service):
 
 @pytest.mark.parametrize(
     ("seed", "expected"),
-    [(-1, 2**63 - 1), (-(2**63), 0), (-7, 2**63 - 7), (0, 0), (2**63 - 1, 2**63 - 1)],
+    [(-2, 2**63 - 2), (-(2**63), 0), (-7, 2**63 - 7), (0, 0), (2**63 - 1, 2**63 - 1)],
 )
 async def test_a_seed_may_be_negative(client, service, seed, expected):
     response = await client.post("/v1/completions", json=TEXT | {"seed": seed})
     assert response.status_code == 200
     assert service.requests[0].params.seed == expected
+
+
+@pytest.mark.parametrize("fields", [{}, {"seed": None}, {"seed": -1}])
+async def test_without_a_seed_each_request_draws_its_own(client, service, fields):
+    for _ in range(2):
+        assert (await client.post("/v1/completions", json=TEXT | fields)).status_code == 200
+    assert len({request.params.seed for request in service.requests}) == 2
 
 
 async def test_the_api_describes_itself(client):
