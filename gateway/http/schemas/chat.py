@@ -17,6 +17,8 @@ from tandem.core.sampling_params import MAX_LOGPROBS
 
 MAX_PARTS = 256
 
+ReasoningEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+
 
 class TextPart(Body):
     """A part of a message's content. Only text is served."""
@@ -26,7 +28,8 @@ class TextPart(Body):
 
 
 class MessageBody(Body):
-    """One message of a conversation. Of an assistant's the content may be missing."""
+    """One message of a conversation. Of an assistant's the content may be missing; what it said
+    instead is its `refusal`, if it did."""
 
     role: str
     content: str | Annotated[list[TextPart], Field(max_length=MAX_PARTS, fail_fast=True)] | None = (
@@ -37,6 +40,7 @@ class MessageBody(Body):
         Annotated[list[ToolCallBody], Field(max_length=MAX_TOOL_CALLS, fail_fast=True)] | None
     ) = None
     tool_call_id: str | None = None
+    refusal: str | None = None
 
     def message(self) -> ChatMessage:
         """In the protocol-neutral form. Raises `InvalidRequest`."""
@@ -52,7 +56,7 @@ class MessageBody(Body):
         if self.content is None:
             if self.role != "assistant":
                 raise InvalidRequest("a message must have content", param="messages")
-            return ""
+            return self.refusal or ""
         if isinstance(self.content, str):
             return self.content
         return "\n".join(part.text for part in self.content)
@@ -73,7 +77,8 @@ def read_messages(
 
 
 class ChatBody(GenerationBody):
-    """Body of POST /v1/chat/completions. `chat_template_kwargs` are vLLM's."""
+    """Body of POST /v1/chat/completions. `chat_template_kwargs` are vLLM's, and so is what
+    `reasoning_effort` means: a template's variable of that name, and whether to think."""
 
     messages: Messages
     logprobs: bool | None = None
@@ -82,6 +87,7 @@ class ChatBody(GenerationBody):
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+    reasoning_effort: ReasoningEffort | None = None
 
     @property
     def names_its_call(self) -> bool:
@@ -90,7 +96,7 @@ class ChatBody(GenerationBody):
 
     def request(self) -> GenerationRequest:
         """In the protocol-neutral form. Raises `InvalidRequest`."""
-        prompt = read_messages(self.messages, self.tools, self.chat_template_kwargs)
+        prompt = read_messages(self.messages, self.tools, self._template_kwargs())
         parallel = self.parallel_tool_calls is not False
         return GenerationRequest(
             prompts=(prompt,),
@@ -98,6 +104,12 @@ class ChatBody(GenerationBody):
             tools=read_tools(self.tools, self.tool_choice, parallel),
             **self.common_fields(),
         )
+
+    def _template_kwargs(self) -> dict[str, Any] | None:
+        kwargs, effort = self.chat_template_kwargs, self.reasoning_effort
+        if effort is None:
+            return kwargs
+        return {"enable_thinking": effort != "none", **(kwargs or {}), "reasoning_effort": effort}
 
     def _num_logprobs(self) -> int | None:
         if self.top_logprobs is not None and not 0 <= self.top_logprobs <= MAX_LOGPROBS:

@@ -13,7 +13,10 @@ from tandem.artifacts.tokenizer import Tokenizer
 from tandem.core.errors import InvalidRequest
 from tandem.v1 import inference_pb2
 
-TEMPLATE = "{{ messages[0].content }}{% if enable_thinking is false %}</think>{% endif %}"
+TEMPLATE = (
+    "{{ messages[0].content }}{% if enable_thinking is false %}</think>{% endif %}"
+    "{{ reasoning_effort }}"
+)
 FIELD = "chat_template_kwargs"
 NO_THINKING = CHAT | {FIELD: {"enable_thinking": False}}
 
@@ -34,6 +37,26 @@ async def test_the_template_is_told(client, service, tokenizer, body, prompt):
     token_ids = tokenizer.encode(prompt)
     assert list(service.requests[0].prompt_token_ids) == token_ids
     assert (await client.post("/tokenize", json=body)).json()["tokens"] == token_ids
+
+
+@pytest.mark.parametrize(
+    ("fields", "prompt"),
+    [
+        ({"reasoning_effort": "low"}, "Hilow"),
+        ({"reasoning_effort": "none"}, "Hi</think>none"),
+        ({"reasoning_effort": "none", FIELD: {"enable_thinking": True}}, "Hinone"),
+        ({"reasoning_effort": "high", FIELD: {"reasoning_effort": "low"}}, "Hihigh"),
+        ({"reasoning_effort": None, FIELD: {"reasoning_effort": "low"}}, "Hilow"),
+    ],
+)
+async def test_it_is_told_how_much_to_think(client, service, tokenizer, fields, prompt):
+    assert (await client.post(CHAT_PATH, json=CHAT | fields)).status_code == 200
+    assert list(service.requests[0].prompt_token_ids) == tokenizer.encode(prompt)
+
+
+async def test_an_effort_that_there_is_not(client):
+    response = await client.post(CHAT_PATH, json=CHAT | {"reasoning_effort": "huge"})
+    assert_refused(response, 400, "reasoning_effort")
 
 
 @pytest.mark.parametrize(

@@ -125,6 +125,14 @@ async def test_a_stop_string(client):
     assert chunks[-1]["choices"][0]["finish_reason"] == "stop"
 
 
+async def test_what_an_assistant_refused_is_what_it_said(client, service, tokenizer):
+    refusal = {"role": "assistant", "content": None, "refusal": "I will not."}
+    fields = {"messages": [*CHAT["messages"], refusal, *CHAT["messages"]]}
+    assert (await client.post("/v1/chat/completions", json=fields)).status_code == 200
+    prompt = tokenizer.decode(service.requests[0].prompt_token_ids, skip_special_tokens=False)
+    assert "<|im_start|>assistant\nI will not.<|im_end|>" in prompt
+
+
 async def test_as_many_stop_strings_as_an_editor_sends(client):
     """Continue, for a model that fills in code: the marks, and what begins a line of TypeScript."""
     stops = [f"<|mark_{number}|>" for number in range(15)]
