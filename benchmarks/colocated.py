@@ -15,7 +15,6 @@ import argparse
 import asyncio
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
 
@@ -27,6 +26,9 @@ from performance.record import this_machine
 from stack import Stack, expected_mock_tokens, running_stack, silence_logs, upcoming
 
 from gateway.tokens import Ended, Token
+from tandem.bench.answer import Answer
+from tandem.bench.percentiles import percentiles
+from tandem.bench.workload import Prompt
 
 NUM_SHORT = 8
 SHORT_PROMPT, SHORT_TOKENS = 32, 128
@@ -43,37 +45,23 @@ ARMS = (
 )
 
 
-@dataclass
-class Answers:
-    """What clients of one kind saw, in seconds of the machine's clock."""
-
-    num_tokens: int = 0
-    first_s: list[float] = field(default_factory=list)
-    between_s: list[float] = field(default_factory=list)
-
-
 async def ask(
-    stack: Stack, name: str, prompt: tuple[int, ...], num_tokens: int, into: Answers
+    stack: Stack, name: str, prompt: tuple[int, ...], num_tokens: int, into: list[Answer]
 ) -> None:
-    start = last = monotonic()
+    answer = Answer(Prompt(prompt, num_tokens), monotonic())
+    into.append(answer)
     stream = stack.submit(name, prompt, num_tokens)
     tokens: list[int] = []
     ended = False
     while not ended:
         events = await upcoming(stream)
         ended = isinstance(events[-1], Ended)
-        now = monotonic()
-        for event in events:
-            if isinstance(event, Token):
-                times = into.between_s if tokens else into.first_s
-                times.append(now - last if tokens else now - start)
-                last = now
-                tokens.append(event.token_id)
+        tokens += [event.token_id for event in events if isinstance(event, Token)]
+        answer.note(monotonic(), len(tokens))
     assert tokens == expected_mock_tokens(prompt, num_tokens), "a token is wrong"
-    into.num_tokens += len(tokens)
 
 
-async def talk(stack: Stack, number: int, end: float, into: Answers) -> None:
+async def talk(stack: Stack, number: int, end: float, into: list[Answer]) -> None:
     turn = 0
     while monotonic() < end:
         prompt = tuple((number * 31 + turn * 7 + i) % 256 for i in range(SHORT_PROMPT))
@@ -81,7 +69,7 @@ async def talk(stack: Stack, number: int, end: float, into: Answers) -> None:
         turn += 1
 
 
-async def arrive(stack: Stack, interval: float, end: float, into: Answers) -> None:
+async def arrive(stack: Stack, interval: float, end: float, into: list[Answer]) -> None:
     async with asyncio.TaskGroup() as tasks:
         turn = 0
         while monotonic() < end:
@@ -93,9 +81,10 @@ async def arrive(stack: Stack, interval: float, end: float, into: Answers) -> No
 
 async def run_arm(
     num_prefill: int, num_decode: int, batching: str, args: argparse.Namespace
-) -> tuple[Answers, Answers, float]:
+) -> tuple[list[Answer], list[Answer], float]:
     device = f"mock:h100x{args.dilation}"
-    short, long = Answers(), Answers()
+    short: list[Answer] = []
+    long: list[Answer] = []
     async with running_stack(
         num_prefill,
         num_decode,
@@ -113,26 +102,23 @@ async def run_arm(
         return short, long, monotonic() - start
 
 
-def quantile(values: Sequence[float], share: float) -> float:
-    return sorted(values)[min(len(values) - 1, int(share * len(values)))]
-
-
 async def measure(
     num_prefill: int, num_decode: int, batching: str, args: argparse.Namespace
 ) -> Together:
     short, long, seconds = await run_arm(num_prefill, num_decode, batching, args)
 
-    def ms(values: Sequence[float], share: float) -> float:
-        return 1e3 * quantile(values, share) / args.dilation
+    def ms(times_s: Sequence[float], percent: float) -> float:
+        return 1e3 * float(percentiles(times_s, (percent,))[0]) / args.dilation
 
-    between = short.between_s
+    itl_s = [latency_s for each in short for latency_s in each.itl_s()]
+    long_ttft_s = [each.ttft_s() for each in long]
     return Together(
         serving=f"{num_prefill}p{num_decode}d {batching}".strip() if num_prefill else batching,
         engines=num_prefill + num_decode,
-        short_tokens_per_s=short.num_tokens / seconds * args.dilation,
-        short_itl_ms=(ms(between, 0.5), ms(between, 0.99), ms(between, 1)),
-        short_ttft_p99_ms=ms(short.first_s, 0.99),
-        long_ttft_ms=(ms(long.first_s, 0.5), ms(long.first_s, 1)),
+        short_tokens_per_s=sum(each.num_tokens for each in short) / seconds * args.dilation,
+        short_itl_ms=(ms(itl_s, 50), ms(itl_s, 99), ms(itl_s, 100)),
+        short_ttft_p99_ms=ms([each.ttft_s() for each in short], 99),
+        long_ttft_ms=(ms(long_ttft_s, 50), ms(long_ttft_s, 100)),
     )
 
 

@@ -45,6 +45,7 @@ from performance.fleet_tables import KV_TRANSFER, KvRate
 from performance.notes import Notes, add_keep
 from performance.record import this_machine
 
+from tandem.bench.percentiles import quartiles
 from tandem.core.commands import Destination
 from tandem.core.errors import TandemError
 from tandem.core.reports import Span, SpanKind
@@ -216,13 +217,12 @@ async def run(name: str, frame_sizes: list[int], num_pairs: int) -> list[Row]:
 def rate(row: Row, gb: float) -> KvRate:
     """Of a frame size."""
     kv, raw = row.costs("kv"), row.costs("raw")
-    low, middle, high = statistics.quantiles(row.ratios, method="inclusive")
     return KvRate(
         frame_kib=row.frame_bytes / KIB,
         mean_kib=statistics.mean(row.frames) / KIB,
         kv_gbs=statistics.median(gb / each.seconds for each in kv),
         raw_gbs=statistics.median(gb / each.seconds for each in raw),
-        ratio=(low, middle, high),
+        ratio=quartiles(row.ratios),
         sender_s=statistics.median(each.sender_s for each in kv) / gb,
         receiver_s=statistics.median(each.receiver_s for each in kv) / gb,
     )

@@ -17,7 +17,6 @@ import os
 import random
 import statistics
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from performance.fleet_tables import HIDDEN, Hidden
@@ -28,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 
 from stack import Stack, collect, running_stack, silence_logs
 
+from tandem.bench.percentiles import quartiles
 from tandem.core.pipeline import hidden_share
 from tandem.core.reports import SpanKind
 
@@ -69,11 +69,6 @@ async def measure(num_tokens: int, num_pairs: int, dtype: str) -> Hidden:
         hidden=quartiles(each),
         cost=quartiles(ratios),
     )
-
-
-def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
-    low, middle, high = statistics.quantiles(values)
-    return low, middle, high
 
 
 def main() -> None:

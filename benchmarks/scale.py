@@ -39,9 +39,10 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
+from tandem.bench.percentiles import percentiles
 from tandem.bench.server import free_port
 from tandem.cli.ports import free_ports
-from tandem.core.pipeline import Lane, gaps_ns, percentile
+from tandem.core.pipeline import Lane, gaps_ns
 from tandem.core.reports import SpanKind
 from tandem.core.worker import WorkerRole
 from tandem.process.host import raise_open_files
@@ -374,7 +375,7 @@ def table(
 
 
 def _times(times_ns: Sequence[int]) -> str:
-    return " / ".join(f"{percentile(times_ns, each) / 1e6:.2f}" for each in (0.5, 0.99, 1.0))
+    return " / ".join(f"{each / 1e6:.2f}" for each in percentiles(times_ns, (50, 99, 100)))
 
 
 if __name__ == "__main__":

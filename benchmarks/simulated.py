@@ -20,6 +20,7 @@ from tandem.bench.arms import Arm, parse_arm
 from tandem.bench.markdown import markdown_table
 from tandem.bench.mixes import MIXES, tenants_of
 from tandem.bench.outcome import Objective, Outcome, tpots, ttfts
+from tandem.bench.percentiles import percentiles
 from tandem.bench.served_arms import ServedArms
 from tandem.bench.server import cancel_when_told_to_stop
 from tandem.bench.simulated_arms import SimulatedArms
@@ -48,7 +49,7 @@ async def measure(subjects: Subjects, arm: Arm, loop: PoissonLoop, load: MixLoad
 def _times(outcomes: list[Outcome], percent: int) -> str:
     """TTFT / TPOT."""
     times = (ttfts(outcomes), tpots(outcomes))
-    return " / ".join(f"{each[(len(each) - 1) * percent // 100] * 1e3:.2f}" for each in times)
+    return " / ".join(f"{percentiles(each, (percent,))[0] * 1e3:.2f}" for each in times)
 
 
 async def main(args: argparse.Namespace) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
+from math import inf
 from typing import Any
 
 from tandem.bench.workload import Prompt
@@ -56,26 +58,22 @@ class Answer:
             return f"{self.num_tokens} {what} came, {self.prompt.num_output} were asked for"
         return ""
 
-    def first_s(self) -> float:
-        """From the request to the first token."""
+    def ttft_s(self) -> float:
+        """Time to first token: from the request."""
         return self.arrivals[0][0] - self.sent_s
 
-    def per_token_s(self) -> float:
-        """From the first token to the last one, for each token after the first."""
+    def tpot_s(self) -> float:
+        """Time per output token: from the first to the last one, for each after the first."""
         return (self.arrivals[-1][0] - self.arrivals[0][0]) / (self.num_tokens - 1)
 
-    def intervals_s(self, start_s: float, end_s: float) -> list[float]:
-        """Between a token and the next one, those that ended in the window. Tokens that come
-        together are no time apart: the client waited once, for the first of them."""
-        intervals: list[float] = []
-        last_s, last_num = None, 0
-        for now_s, num in self.arrivals:
-            together = num - last_num - 1
-            if start_s <= now_s <= end_s:
-                intervals += [now_s - last_s] if last_s is not None else []
-                intervals += [0.0] * together
-            last_s, last_num = now_s, num
-        return intervals
+    def itl_s(self, start_s: float = -inf, end_s: float = inf) -> list[float]:
+        """Inter-token latencies: between a chunk that brought tokens and the next such, those that
+        ended in the window. A chunk of several tokens was waited for once, and counts once."""
+        return [
+            now_s - last_s
+            for (last_s, _), (now_s, _) in pairwise(self.arrivals)
+            if start_s <= now_s <= end_s
+        ]
 
     def tokens_between(self, start_s: float, end_s: float) -> int:
         """How many tokens came in the window."""

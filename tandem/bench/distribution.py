@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
+import numpy as np
+
+from tandem.bench.percentiles import weighted_percentiles
+
 PER_S = 10_000
 MS_PER_COUNT = 0.1
 
 
 class Distribution:
-    """How often each time occurred. Percentiles are nearest-rank: times that did occur."""
+    """How often each time occurred."""
 
     def __init__(self, counts: Mapping[int, int] | None = None) -> None:
         self._counts = Counter(counts or {})
@@ -41,13 +45,11 @@ class Distribution:
         return self._counts.total()
 
     def percentile_ms(self, percent: float) -> float | None:
-        """The least time that at least `percent` of all do not exceed; None if there is none."""
-        left = len(self) * percent / 100
-        for tenths, count in self.to_json():
-            left -= count
-            if left <= 1e-9:
-                return round(tenths * MS_PER_COUNT, 1)
-        return None
+        """None if there are no times."""
+        if not self._counts:
+            return None
+        tenths, counts = np.array(self.to_json()).T
+        return round(float(weighted_percentiles(tenths, counts, (percent,))[0]) * MS_PER_COUNT, 1)
 
     def max_ms(self) -> float | None:
         """The longest time; None if there is none."""

@@ -40,11 +40,11 @@ class OpenLoop:
 
 @dataclass(frozen=True, slots=True)
 class OpenRun:
-    """The measured requests in order of arrival, the times between their tokens (in the model's own
-    seconds), and the load tool's processor time per second."""
+    """The measured requests in order of arrival, their inter-token latencies (in the model's own
+    time), and the load tool's processor time per second."""
 
     outcomes: list[Outcome]
-    intervals: Distribution
+    itl: Distribution
     load_cores: float
 
 
@@ -117,9 +117,7 @@ class _Run:
         return OpenRun(
             [Outcome.of(each.answer, each.due_s, loop.dilation) for each in self._measured],
             Distribution.of(
-                interval_s / loop.dilation
-                for each in self._measured
-                for interval_s in each.answer.intervals_s(self._start_s, perf_counter())
+                itl_s / loop.dilation for each in self._measured for itl_s in each.answer.itl_s()
             ),
             (process_time() - cpu_s) / elapsed_s,
         )

@@ -51,7 +51,7 @@ class Outcome:
         return cls(
             *size,
             ttft_s=(answer.arrivals[0][0] - due_s) / dilation,
-            tpot_s=answer.per_token_s() / dilation if answer.num_tokens > 1 else 0.0,
+            tpot_s=answer.tpot_s() / dilation if answer.num_tokens > 1 else 0.0,
             late_s=late_s,
             tenant=prompt.tenant,
         )
@@ -72,10 +72,10 @@ def attainment(outcomes: Sequence[Outcome], objectives: Objectives) -> float:
 
 
 def ttfts(outcomes: Iterable[Outcome]) -> list[float]:
-    """Of those that were served, in order of size."""
-    return sorted(each.ttft_s for each in outcomes if each.ttft_s is not None)
+    """Of those that were served."""
+    return [each.ttft_s for each in outcomes if each.ttft_s is not None]
 
 
 def tpots(outcomes: Iterable[Outcome]) -> list[float]:
     """The same of those that have more than one token."""
-    return sorted(each.tpot_s for each in outcomes if each.tpot_s)
+    return [each.tpot_s for each in outcomes if each.tpot_s]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from math import inf
+from math import inf, isfinite
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from tandem.bench.distribution import Distribution
 from tandem.bench.goodput import Level
 from tandem.bench.objectives import GRID, Cell, objective_grid
 from tandem.bench.outcome import Objective, Objectives, Outcome
+from tandem.bench.percentiles import percentiles
 
 Request = tuple[int, int, float | None, float | None, str]
 
@@ -135,7 +136,7 @@ class RateRun:
 @dataclass(frozen=True)
 class RateSummary:
     """A `RateRun` without its requests: how many failed, how many met each objective of the grid,
-    and the `PERCENTS` percentiles of all (None where that one failed)."""
+    and the `PERCENTS` percentiles of all (None where one that failed counts in it)."""
 
     workload: str
     arm: str
@@ -164,10 +165,8 @@ def _outcome(
 
 def _percentiles(times_s: Sequence[float | None]) -> list[float | None]:
     """Failed requests took for ever."""
-    ordered = sorted(times_s, key=lambda each: inf if each is None else each)
-    if not ordered:
-        return [None for _ in PERCENTS]
-    return [ordered[(len(ordered) - 1) * percent // 100] for percent in PERCENTS]
+    found = percentiles([inf if each is None else each for each in times_s], PERCENTS).tolist()
+    return [each if isfinite(each) else None for each in found]
 
 
 Record = Conditions | UncontendedRun | Base | RateRun | RateSummary

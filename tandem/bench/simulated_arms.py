@@ -64,7 +64,7 @@ class SimulationTask:
 def run_to_json(run: OpenRun) -> str:
     """One line."""
     outcomes = [list(asdict(each).values()) for each in run.outcomes]
-    return json.dumps({"outcomes": outcomes, "intervals": run.intervals.to_json()})
+    return json.dumps({"outcomes": outcomes, "itl": run.itl.to_json()})
 
 
 def run_from_json(line: str) -> OpenRun:
@@ -73,7 +73,7 @@ def run_from_json(line: str) -> OpenRun:
     if "error" in fields:
         raise ConfigError(fields["error"])
     outcomes = [Outcome(*each) for each in fields["outcomes"]]
-    return OpenRun(outcomes, Distribution.from_json(fields["intervals"]), load_cores=0.0)
+    return OpenRun(outcomes, Distribution.from_json(fields["itl"]), load_cores=0.0)
 
 
 def error_to_json(error: TandemError) -> str:

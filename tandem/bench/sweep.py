@@ -13,6 +13,7 @@ from tandem.bench.goodput import SHARE
 from tandem.bench.objectives import CLAIM, LOOSEST, Cell, best, objective_grid, uncontended
 from tandem.bench.open_loop import OpenRun
 from tandem.bench.outcome import Objectives, attainment
+from tandem.bench.percentiles import percentiles
 from tandem.bench.rate_search import RateSearch
 from tandem.bench.records import Base, Conditions, RateRun, Record, UncontendedRun
 from tandem.bench.subject import MixLoad, PoissonLoop, Subject, Subjects
@@ -168,7 +169,7 @@ def poisson_loop(conditions: Conditions, rate: float) -> PoissonLoop:
 
 def rate_run(run: OpenRun, workload: str, arm: Arm, rate: float) -> RateRun:
     """A run as it is written down."""
-    late = sorted(each.late_s for each in run.outcomes)
+    late = [each.late_s for each in run.outcomes]
     return RateRun(
         workload=workload,
         arm=str(arm),
@@ -185,8 +186,8 @@ def rate_run(run: OpenRun, workload: str, arm: Arm, rate: float) -> RateRun:
             for each in run.outcomes
         ],
         problems=[each.problem for each in run.outcomes if each.problem][:MAX_PROBLEMS],
-        itl=run.intervals.to_json(),
-        late_p99_s=round(late[int(0.99 * len(late))], 6) if late else 0.0,
+        itl=run.itl.to_json(),
+        late_p99_s=round(float(percentiles(late, (99,))[0]), 6) if late else 0.0,
         load_cores=round(run.load_cores, 3),
     )
 

@@ -55,7 +55,7 @@ def _firsts_s(asked: Sequence[Asked]) -> list[float]:
 
 def _gaps_s(asked: Sequence[Asked]) -> list[float]:
     """Of each answer the mean so far."""
-    return [each.answer.per_token_s() for each in asked if each.answer.num_tokens > 1]
+    return [each.answer.tpot_s() for each in asked if each.answer.num_tokens > 1]
 
 
 def _median_ms(seconds: Sequence[float]) -> str:

@@ -18,7 +18,7 @@ from tandem.simulation.fleet import Fleet
 def serve_alone(fleet: Fleet, prompts: Iterable[Prompt]) -> OpenRun:
     """Requests one at a time, the first of which warms up."""
     answers = [_serve_one(fleet, each) for each in prompts]
-    return _open_run(answers[1:], fleet.events.now_s)
+    return _open_run(answers[1:])
 
 
 def _serve_one(fleet: Fleet, prompt: Prompt) -> Answer:
@@ -56,7 +56,7 @@ class _OpenLoop:
             for each in self._measured
         )
         events.run(until=lambda: self._num_open == 0, limit_s=max(latest, default=window_end_s))
-        return _open_run(self._measured, events.now_s)
+        return _open_run(self._measured)
 
     def _arrive(self) -> None:
         """A request comes, and the next one will."""
@@ -74,14 +74,12 @@ class _OpenLoop:
         self._num_open -= 1
 
 
-def _open_run(answers: list[Answer], now_s: float) -> OpenRun:
+def _open_run(answers: list[Answer]) -> OpenRun:
     for each in answers:
         if not each.error and each.num_tokens < each.prompt.num_output:
             each.error = UNFINISHED
     return OpenRun(
         [Outcome.of(each, each.sent_s, dilation=1.0) for each in answers],
-        Distribution.of(
-            interval_s for each in answers for interval_s in each.intervals_s(0.0, now_s)
-        ),
+        Distribution.of(itl_s for each in answers for itl_s in each.itl_s()),
         load_cores=0.0,
     )

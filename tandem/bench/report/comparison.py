@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tandem.bench.goodput import Interval, interval
+from tandem.bench.percentiles import percentiles, weighted_percentiles
 from tandem.bench.report.figures import Figures
 from tandem.bench.report.load_report import LoadReport, LoadSpec
 from tandem.bench.report.rows import RequestRow
-from tandem.bench.report.stats import weighted_percentiles
 from tandem.core.errors import ConfigError
 
 NUM_RESAMPLES = 500
@@ -120,10 +120,6 @@ class _Sample:
     owners: NDArray[np.int64]
     num_owners: int
 
-    def percentiles(self, percents: Sequence[float]) -> NDArray[np.float64]:
-        """`[num_percents]`."""
-        return np.percentile(self.values, percents)
-
     def resamples(self, percents: Sequence[float], rng: np.random.Generator) -> NDArray[np.float64]:
         """`[NUM_RESAMPLES, num_percents]`; NaN where a resample has no values."""
         even = np.full(self.num_owners, 1 / self.num_owners)
@@ -157,7 +153,9 @@ def _times(
     names = [f"{name} p{percent:g}, ms" for percent in percents]
     if first is None or second is None:
         return [Compared(each, None, None, None, None, more_is_better=False) for each in names]
-    points = zip(first.percentiles(percents), second.percentiles(percents), strict=True)
+    points = zip(
+        percentiles(first.values, percents), percentiles(second.values, percents), strict=True
+    )
     resamples = first.resamples(percents, rng), second.resamples(percents, rng)
     return [
         _time(each, float(one), float(other), resamples[0][:, column], resamples[1][:, column])

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import accumulate
 
-import numpy as np
-
+from tandem.bench.percentiles import percentiles
 from tandem.bench.report.bounds import Bounds
 from tandem.bench.report.figures import Window, latencies, tpots, ttfts
 from tandem.bench.report.html import Html, element, joined, text
@@ -63,8 +62,9 @@ def _cdf(label: str, loads: Sequence[Sequence[float]], bound: float | None, widt
 def _quantiles(values: Sequence[float]) -> list[Point]:
     if not values:
         return []
-    shares = np.linspace(0.0, 1.0, NUM_QUANTILES + 1)
-    return list(zip(np.quantile(values, shares).tolist(), shares.tolist(), strict=True))
+    percents = [100 * number / NUM_QUANTILES for number in range(NUM_QUANTILES + 1)]
+    shares = [percent / 100 for percent in percents]
+    return list(zip(percentiles(values, percents).tolist(), shares, strict=True))
 
 
 def ttft_by_prompt(rows: Rows, bounds: Bounds | None) -> Html:

@@ -1,4 +1,4 @@
-"""Percentiles as other load tools have them: interpolated between the two nearest values."""
+"""What a report says of many values."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+
+from tandem.bench.percentiles import percentiles
 
 PERCENTS = (50.0, 90.0, 95.0, 99.0, 99.9)
 DIGITS = 3
@@ -34,20 +35,5 @@ class Stats:
         if not values:
             return None
         array = np.asarray(values, dtype=np.float64)
-        figures = (array.mean(), array.std(), array.min(), *np.percentile(array, PERCENTS))
+        figures = (array.mean(), array.std(), array.min(), *percentiles(array, PERCENTS))
         return cls(len(values), *(round(float(each), DIGITS) for each in (*figures, array.max())))
-
-
-def weighted_percentiles(
-    ordered: NDArray[np.float64], weights: NDArray[np.int64], percents: Sequence[float]
-) -> NDArray[np.float64]:
-    """`numpy.percentile` of values in order, each as often as its weight says. NaN of none."""
-    reached = np.cumsum(weights)
-    if reached.size == 0 or reached[-1] == 0:
-        return np.full(len(percents), np.nan)
-    ranks = (reached[-1] - 1) * np.asarray(percents) / 100
-    below, above = (
-        ordered[np.searchsorted(reached, each, side="right")]
-        for each in (np.floor(ranks), np.ceil(ranks))
-    )
-    return np.asarray(below + (ranks - np.floor(ranks)) * (above - below))

@@ -21,20 +21,21 @@ def answer(*arrivals: tuple[float, int], num_output: int = 4) -> Answer:
 
 def test_times_of_an_even_stream() -> None:
     even = answer((11, 1), (12, 2), (13, 3), (14, 4))
-    assert even.first_s() == 1
-    assert even.per_token_s() == 1
-    assert even.intervals_s(*ALWAYS) == [1, 1, 1]
+    assert even.ttft_s() == 1
+    assert even.tpot_s() == 1
+    assert even.itl_s() == [1, 1, 1]
     assert even.problem() == ""
 
 
 def test_tokens_that_come_together_are_waited_for_once() -> None:
     bunched = answer((11, 1), (14, 4))
-    assert bunched.intervals_s(*ALWAYS) == [3, 0, 0]
-    assert bunched.per_token_s() == 1
+    assert bunched.itl_s() == [3]
+    assert bunched.tpot_s() == 1
 
 
-def test_a_first_chunk_of_several_tokens_has_intervals_too() -> None:
-    assert answer((11, 3), (12, 4)).intervals_s(*ALWAYS) == [0, 0, 1]
+def test_before_the_first_chunk_there_is_no_latency_between_tokens() -> None:
+    assert answer((11, 3), (12, 4)).itl_s() == [1]
+    assert answer((11, 4)).itl_s() == answer().itl_s() == []
 
 
 def test_chunks_without_a_new_token_count_for_nothing() -> None:
@@ -56,10 +57,10 @@ def test_no_tokens_at_all_is_a_problem() -> None:
 
 def test_only_what_ended_in_the_window_counts() -> None:
     stream = answer((11, 1), (12, 2), (13, 4))
-    assert stream.intervals_s(11.5, 12.5) == [1]
+    assert stream.itl_s(11.5, 12.5) == [1]
     assert stream.tokens_between(11.5, 12.5) == 1
     assert stream.tokens_between(12.5, 20) == 2
-    assert stream.intervals_s(12.5, 20) == [1, 0]
+    assert stream.itl_s(12.5, 20) == [1]
 
 
 def test_an_answer_may_be_shorter_where_that_is_said() -> None:
@@ -72,13 +73,12 @@ def test_an_answer_may_be_shorter_where_that_is_said() -> None:
 
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.floats(0, 5), st.integers(0, 4)), min_size=1, max_size=30))
-def test_intervals_are_one_fewer_than_tokens_and_add_up(steps: list[tuple[float, int]]) -> None:
+def test_latencies_are_one_fewer_than_chunks_and_add_up(steps: list[tuple[float, int]]) -> None:
     made, now, total = answer(num_output=1), 11.0, 0
     for wait, count in steps:
         now, total = now + wait, total + count
         made.note(now, total)
-    intervals = made.intervals_s(*ALWAYS)
-    assert len(intervals) == max(0, total - 1)
+    assert len(made.itl_s()) == max(0, len(made.arrivals) - 1)
     assert made.tokens_between(*ALWAYS) == total
     if total:
-        assert sum(intervals) == pytest.approx(made.arrivals[-1][0] - made.arrivals[0][0])
+        assert sum(made.itl_s()) == pytest.approx(made.arrivals[-1][0] - made.arrivals[0][0])

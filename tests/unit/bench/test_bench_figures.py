@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from load_reports import row
 
 from tandem.bench.answer import Answer
@@ -13,13 +10,11 @@ from tandem.bench.closed_loop import UNFINISHED
 from tandem.bench.report.bounds import Bounds, parse_bounds
 from tandem.bench.report.figures import Window, figures_of
 from tandem.bench.report.rows import request_row
-from tandem.bench.report.stats import Stats, weighted_percentiles
 from tandem.bench.watch import Asked
 from tandem.bench.workload import Prompt
 from tandem.core.errors import ConfigError
 
 WINDOW = Window(0.0, 10_000.0)
-VALUES = st.lists(st.floats(0, 1e5), min_size=1, max_size=60)
 
 
 def asked(*arrivals: tuple[float, int], num_output: int = 4, **changed) -> Asked:
@@ -98,28 +93,6 @@ def test_nothing_served_has_no_times_and_no_rates() -> None:
     figures = figures_of([row(0, None, problem="reset")], Window(0, 0), None)
     assert figures.ttft_ms is figures.tpot_ms is figures.itl_ms is figures.tokens_per_chunk is None
     assert (figures.requests_per_s, figures.output_tokens_per_s) == (0, 0)
-
-
-@given(VALUES)
-def test_percentiles_are_numpys_as_other_tools_have_them(values: list[float]) -> None:
-    made = Stats.of(values)
-    assert made
-    expected = np.percentile(values, [50, 90, 95, 99, 99.9])
-    assert [made.p50, made.p90, made.p95, made.p99, made.p99_9] == pytest.approx(expected, abs=1e-3)
-    assert made.max == pytest.approx(max(values), abs=1e-3)
-
-
-@given(st.lists(st.tuples(st.floats(0, 1e5), st.integers(0, 4)), min_size=1, max_size=40))
-def test_weights_are_repetitions(pairs: list[tuple[float, int]]) -> None:
-    pairs.sort()
-    values, weights = (np.array(each) for each in zip(*pairs, strict=True))
-    percents = (0, 12.5, 50, 99, 100)
-    made = weighted_percentiles(values, weights, percents)
-    repeated = np.repeat(values, weights)
-    if len(repeated):
-        assert made == pytest.approx(np.percentile(repeated, percents))
-    else:
-        assert np.isnan(made).all()
 
 
 @pytest.mark.parametrize(

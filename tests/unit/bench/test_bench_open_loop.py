@@ -48,7 +48,7 @@ async def test_only_arrivals_of_the_window_are_measured() -> None:
     assert 0 < len(made.outcomes) < len(whole.outcomes)
     assert len(asked) >= 2 * len(whole.outcomes)
     assert not any(each.problem for each in made.outcomes)
-    assert len(made.intervals) == len(made.outcomes)
+    assert len(made.itl) == len(made.outcomes)
 
 
 async def test_the_loop_is_open() -> None:

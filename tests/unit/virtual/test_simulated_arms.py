@@ -32,7 +32,7 @@ def test_runs_come_as_they_were_sent() -> None:
     run = OpenRun(outcomes, Distribution.of([0.01, 0.02, 0.01]), 0.0)
     back = run_from_json(run_to_json(run))
     assert back.outcomes == outcomes
-    assert back.intervals.to_json() == run.intervals.to_json()
+    assert back.itl.to_json() == run.itl.to_json()
 
 
 def test_each_task_is_worked_out() -> None:

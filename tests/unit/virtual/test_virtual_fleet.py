@@ -55,21 +55,21 @@ def gaps(answer: Answer) -> list[float]:
 def test_a_request_alone_on_a_colocated_worker() -> None:
     (answer,) = submit(fleet(CHUNKED), (200, 4))
     # There and back, and a step.
-    assert answer.first_s() == pytest.approx(2 * HOP_S + step_s((0, 200)))
+    assert answer.ttft_s() == pytest.approx(2 * HOP_S + step_s((0, 200)))
     assert gaps(answer) == pytest.approx([step_s((end - 1, end)) for end in (201, 202, 203)])
 
 
 def test_a_request_alone_on_a_split_fleet() -> None:
     (answer,) = submit(fleet(SPLIT), (200, 4))
     # A reservation and its grant, the batch and its first token.
-    assert answer.first_s() == pytest.approx(4 * HOP_S + step_s((0, 200)))
+    assert answer.ttft_s() == pytest.approx(4 * HOP_S + step_s((0, 200)))
 
 
 def test_a_transfer_hides_behind_the_layers_that_are_still_computed() -> None:
     served = fleet(SPLIT)
     submit(served, (200, 4))
     (answer,) = submit(served, (600, 4))
-    assert answer.first_s() == pytest.approx(4 * HOP_S + step_s((0, 600)))
+    assert answer.ttft_s() == pytest.approx(4 * HOP_S + step_s((0, 600)))
     # A layer takes less to send than to compute: only the last is waited for.
     assert layer_link_s(600) < step_s((0, 600)) / NUM_LAYERS
     first, *rest = gaps(answer)
@@ -92,16 +92,16 @@ def test_prompts_that_wait_together_are_computed_together() -> None:
     first, *others = submit(fleet(SPLIT), *[(100, 2)] * 3)
     # The first is taken at once; the others' batch forms when its batch has gone.
     one_s, both_s = step_s((0, 100)), step_s((0, 100), (0, 100))
-    assert first.first_s() == pytest.approx(4 * HOP_S + one_s)
-    assert [each.first_s() for each in others] == pytest.approx([4 * HOP_S + one_s + both_s] * 2)
+    assert first.ttft_s() == pytest.approx(4 * HOP_S + one_s)
+    assert [each.ttft_s() for each in others] == pytest.approx([4 * HOP_S + one_s + both_s] * 2)
 
 
 def test_a_chunked_step_has_prompts_and_running_sequences() -> None:
     first, second = submit(fleet(CHUNKED), (100, 3), (100, 2))
     first_s = step_s((0, 100))
     mixed_s = step_s((100, 101), (0, 100))
-    assert first.first_s() == pytest.approx(2 * HOP_S + first_s)
-    assert second.first_s() == pytest.approx(2 * HOP_S + first_s + mixed_s)
+    assert first.ttft_s() == pytest.approx(2 * HOP_S + first_s)
+    assert second.ttft_s() == pytest.approx(2 * HOP_S + first_s + mixed_s)
     assert gaps(first) == pytest.approx([mixed_s, step_s((101, 102), (100, 101))])
 
 
