@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from itertools import count
 from time import perf_counter, process_time
 
@@ -24,12 +25,28 @@ Ask = Callable[[Answer], Awaitable[None]]
 
 async def run_workload(ask: Ask, workload: Workload, seed: int) -> Run:
     """One run. Stops after `LIMIT_S`, whatever the workload says."""
+    with uncollected():
+        return await _Driver(ask, workload, seed).run()
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Garbage is collected before, and not within: it would make requests late."""
     gc.collect()
     gc.disable()
     try:
-        return await _Driver(ask, workload, seed).run()
+        yield
     finally:
         gc.enable()
+
+
+async def answered(ask: Ask, answer: Answer) -> None:
+    """Ask. An answer that is cut off then says so."""
+    try:
+        await ask(answer)
+    except asyncio.CancelledError:
+        answer.error = answer.error or UNFINISHED
+        raise
 
 
 async def warm_up(ask: Ask, workload: Workload, seed: int) -> Run:
@@ -115,8 +132,4 @@ class _Driver:
     async def _one(self, prompt: Prompt, answers: list[Answer]) -> None:
         answer = Answer(prompt, perf_counter())
         answers.append(answer)
-        try:
-            await self._ask(answer)
-        except asyncio.CancelledError:
-            answer.error = answer.error or UNFINISHED
-            raise
+        await answered(self._ask, answer)

@@ -10,12 +10,12 @@ from time import perf_counter, process_time
 from typing import Any
 
 from tandem.bench.answer import Answer
-from tandem.bench.closed_loop import UNFINISHED
+from tandem.bench.closed_loop import UNFINISHED, uncollected
 from tandem.bench.completion_stream import OWN_FAILURE, hinted
 from tandem.bench.concurrency import all_of
 from tandem.bench.load_plan import LoadPlan
 from tandem.bench.metrics_scraper import MetricsScraper
-from tandem.bench.open_loop import OpenLoop, run_open_loop, uncollected
+from tandem.bench.open_loop import OpenLoop, run_open_loop
 from tandem.bench.report.bounds import Bounds
 from tandem.bench.report.figures import Window, figures_of
 from tandem.bench.report.limit import LoadTool, find_limit, late_bound_ms

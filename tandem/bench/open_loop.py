@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import dataclass
-from math import inf, isinf
+from math import inf
 from time import perf_counter, process_time
-from typing import Any
 
 from tandem.bench.answer import Answer
-from tandem.bench.closed_loop import UNFINISHED, Ask
+from tandem.bench.closed_loop import Ask, answered
 from tandem.bench.distribution import Distribution
 from tandem.bench.outcome import Outcome
 from tandem.bench.workload import Prompt
@@ -69,17 +67,6 @@ async def run_open_loop(
     return await _Run(ask, loop, prompts, patience_s, start_s).run()
 
 
-@contextmanager
-def uncollected() -> Iterator[None]:
-    """Garbage is collected before, and not within: it would make requests late."""
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
-
-
 class _Run:
     def __init__(
         self,
@@ -96,6 +83,8 @@ class _Run:
         self._measured: list[_Measured] = []
         self._open: set[asyncio.Task[None]] = set()
         self._start_s = start_s
+        self._end_s = self._on_clock(loop.warm_up_s + loop.measured_s)
+        # Who are measured.
         self._all_came = asyncio.Event()
         # Since when each place is free.
         self._places: asyncio.Queue[float] = asyncio.Queue()
@@ -106,8 +95,14 @@ class _Run:
         for _ in range(loop.concurrency):
             self._places.put_nowait(self._start_s)
         arriving = asyncio.create_task(self._arrive())
+        arriving.add_done_callback(lambda _: self._all_came.set())
         try:
-            await self._until_all_came(arriving)
+            await self._all_came.wait()
+            if not arriving.done():
+                await asyncio.wait({arriving}, timeout=max(0.0, self._end_s - perf_counter()))
+            if arriving.done():
+                # A failure of the loop itself ends the run at once.
+                arriving.result()
             await self._wait_for_measured()
         finally:
             for task in (arriving, *self._open):
@@ -122,33 +117,6 @@ class _Run:
             (process_time() - cpu_s) / elapsed_s,
         )
 
-    async def _until_all_came(self, arriving: asyncio.Task[None]) -> None:
-        """Wait for the window's end, and until all that were due before it have come, however late
-        this loop is: but not for those who wait for a place. A failure of the loop itself ends the
-        run at once."""
-        came = asyncio.create_task(self._all_came.wait())
-        end_s = self._on_clock(self._loop.warm_up_s + self._loop.measured_s)
-        is_bounded = self._loop.concurrency and not isinf(end_s)
-        try:
-            await asyncio.wait(
-                {arriving, came},
-                timeout=end_s - perf_counter() if is_bounded else None,
-                return_when=asyncio.FIRST_COMPLETED,
-            )
-            # Who is to have a place that is free was due before the end, or says that it was not:
-            # a turn or two of the loop later.
-            while is_bounded and self._may_still_come(arriving, came):  # noqa: ASYNC110
-                await asyncio.sleep(0)
-        finally:
-            came.cancel()
-        if not arriving.done():
-            await asyncio.wait({arriving}, timeout=max(0.0, end_s - perf_counter()))
-        if arriving.done():
-            arriving.result()
-
-    def _may_still_come(self, *ends: asyncio.Task[Any]) -> bool:
-        return not (self._places.empty() or any(each.done() for each in ends))
-
     async def _arrive(self) -> None:
         loop = self._loop
         for at_s in loop.arrivals:
@@ -158,10 +126,10 @@ class _Run:
             prompt = next(self._prompts)
             await asyncio.sleep(due_s - perf_counter())
             if loop.concurrency:
-                due_s = max(due_s, await self._places.get())
+                due_s = max(due_s, await self._place())
                 self._note_end(due_s)
             answer = Answer(prompt, due_s, is_measured=self._is_measured(due_s))
-            task = asyncio.create_task(self._one(answer))
+            task = asyncio.create_task(answered(self._ask, answer))
             self._open.add(task)
             task.add_done_callback(self._over)
             if answer.is_measured:
@@ -169,9 +137,19 @@ class _Run:
                 if len(self._measured) == loop.num_measured:
                     return
 
+    async def _place(self) -> float:
+        """Since when there is one, which is waited for. Whoever waits at the window's end is due
+        after it; who is late to take a place that was free before, is not."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._end_s - perf_counter()):
+                return await self._places.get()
+        if self._places.empty():
+            self._all_came.set()
+        return await self._places.get()
+
     def _note_end(self, due_s: float) -> None:
         """Those who come from here on are not measured any more, if this one comes too late."""
-        if due_s >= self._on_clock(self._loop.warm_up_s + self._loop.measured_s):
+        if due_s >= self._end_s:
             self._all_came.set()
 
     def _is_measured(self, due_s: float) -> bool:
@@ -182,13 +160,6 @@ class _Run:
         self._open.discard(task)
         if self._loop.concurrency:
             self._places.put_nowait(perf_counter())
-
-    async def _one(self, answer: Answer) -> None:
-        try:
-            await self._ask(answer)
-        except asyncio.CancelledError:
-            answer.error = answer.error or UNFINISHED
-            raise
 
     async def _wait_for_measured(self) -> None:
         left = [each for each in self._measured if not each.task.done()]

@@ -10,8 +10,9 @@ from time import perf_counter
 
 from tandem.bench.answer import Answer
 from tandem.bench.arms import Arm
+from tandem.bench.closed_loop import uncollected
 from tandem.bench.completion_stream import Endpoint, complete
-from tandem.bench.open_loop import OpenRun, run_open_loop, uncollected
+from tandem.bench.open_loop import OpenRun, run_open_loop
 from tandem.bench.outcome import Objectives, Outcome
 from tandem.bench.server import START_TIMEOUT_S, running
 from tandem.bench.subject import MixLoad, PoissonLoop, Subject

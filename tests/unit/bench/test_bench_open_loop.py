@@ -170,6 +170,11 @@ async def test_who_has_no_place_is_due_when_there_is_one() -> None:
     assert dues[1] - dues[0] >= 0.05
 
 
+async def test_who_finds_no_place_by_the_end_is_not_measured() -> None:
+    made = await run(never, patience_s=0.0, warm_up_s=0.0, concurrency=2)
+    assert [each.problem for each in made.outcomes] == ["unfinished when the time was over"] * 2
+
+
 async def test_nothing_is_left_running() -> None:
     before = asyncio.all_tasks()
     await run(never, patience_s=0.0)
