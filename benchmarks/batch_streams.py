@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -18,6 +17,8 @@ import grpc
 import psutil
 from up import Up
 
+from tandem.bench.completion_stream import NO_USAGE, Endpoint
+from tandem.bench.workload import Prompt
 from tandem.v1 import inference_pb2, inference_pb2_grpc, worker_pb2
 
 # A stream must outlast the measurement at any pace.
@@ -44,6 +45,7 @@ class Streams:
 
     def __init__(self, port: int, num_streams: int) -> None:
         self._port = port
+        self._endpoint = Endpoint("127.0.0.1", port, fields=NO_USAGE)
         self._max_tokens = max_tokens(num_streams)
         self.num_events = 0
         self.all_started = asyncio.Event()
@@ -51,20 +53,8 @@ class Streams:
 
     async def run(self, number: int) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
-        body = json.dumps(
-            {
-                "model": "default",
-                "prompt": f"{number}: {PROMPT}",
-                "max_tokens": self._max_tokens,
-                "ignore_eos": True,
-                "stream": True,
-            }
-        ).encode()
-        head = (
-            "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\n"
-            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-        )
-        writer.write(head.encode() + body)
+        prompt = Prompt((), self._max_tokens, text=f"{number}: {PROMPT}")
+        writer.write(self._endpoint.request(prompt))
         try:
             data = await reader.read(2**16)
             assert data.startswith(b"HTTP/1.1 200"), data[:300]

@@ -33,14 +33,15 @@ from time import perf_counter
 from typing import cast
 
 import grpc
-import orjson
 import psutil
 import uvloop
 from rich.console import Console
 from rich.table import Table
 
+from tandem.bench.completion_stream import NO_USAGE, Endpoint
 from tandem.bench.percentiles import percentiles
 from tandem.bench.server import free_port
+from tandem.bench.workload import Prompt
 from tandem.cli.ports import free_ports
 from tandem.core.pipeline import Lane, gaps_ns
 from tandem.core.reports import SpanKind
@@ -116,6 +117,7 @@ class Load:
         self.problems: list[str] = []
         self.probes: list[Arrivals] = []
         self._port = port
+        self._endpoint = Endpoint("127.0.0.1", port, fields=NO_USAGE)
         self._num_streams = args.streams
         self._open_per_s = args.open_per_s
         self._num_tokens = args.tokens
@@ -175,20 +177,8 @@ class Load:
         return stream.was_refused
 
     def _request(self, number: int, num_tokens: int) -> bytes:
-        body = orjson.dumps(
-            {
-                "model": "default",
-                "prompt": [(number + i) % 256 for i in range(PROMPT_TOKENS)],
-                "max_tokens": num_tokens,
-                "ignore_eos": True,
-                "stream": True,
-            }
-        )
-        head = (
-            "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
-            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-        )
-        return head.encode() + body
+        token_ids = tuple((number + i) % 256 for i in range(PROMPT_TOKENS))
+        return self._endpoint.request(Prompt(token_ids, num_tokens))
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,8 @@ FIELDS = {
     "timings_per_token": True,
     "cache_prompt": False,
 }
+# For `Endpoint.fields`: to tell it with each chunk takes time, too.
+NO_USAGE = {"stream_options": None}
 OUR_OWN = {*FIELDS, "continuous_usage_stats"} - {*OPENAI_FIELDS}
 # This machine, or this process, has no more connections to give: of no server's making.
 OWN_ERRNOS = (errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL)
