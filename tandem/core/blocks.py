@@ -134,9 +134,8 @@ class SequenceBlocks:
             raise AssertionError("released blocks are published: they may be others' by now")
         num_full = prefix.num_full_blocks(num_tokens) if self._allocator.prefix_caching else 0
         if num_full > self.num_shared:
-            hashes = prefix.between(self.num_shared, num_full)
-            for block, block_hash in zip(self.ids[self.num_shared :], hashes, strict=False):
-                self._allocator.cache.add(block, block_hash)
+            blocks = self.ids[self.num_shared : num_full]
+            self._allocator.cache.add(blocks, prefix.between(self.num_shared, num_full))
             self.num_shared = num_full
 
     def grow(self, num_blocks: int) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-from tandem.core.prefix import digest, digests
+from tandem.core.prefix import digests
 
 # Of a whole cache: half a message, at 8 bytes each.
 MAX_REPORTED = 2**20
@@ -40,7 +40,8 @@ class PrefixCache:
         self._hashes: dict[int, bytes] = {}
         # Not a dict, whose first key takes the longer to find the more before it were deleted.
         self._resting: OrderedDict[int, None] = OrderedDict()
-        self._changes: dict[int, bool] = {}
+        # Since they were taken: whether a hash is there now.
+        self._changes: dict[bytes, bool] = {}
 
     def __contains__(self, block: int) -> bool:
         return block in self._hashes
@@ -59,12 +60,14 @@ class PrefixCache:
             found.append(block)
         return found
 
-    def add(self, block: int, block_hash: bytes) -> None:
-        """A held block is full, and final. If another has the hash already, that one stays."""
-        if block_hash not in self._blocks:
-            self._blocks[block_hash] = block
-            self._hashes[block] = block_hash
-            self._changes[digest(block_hash)] = True
+    def add(self, blocks: Iterable[int], hashes: Iterable[bytes]) -> None:
+        """Held blocks are full, and final, and these are their hashes. If another block has one
+        already, that one stays."""
+        there = self._blocks
+        new = {each: block for block, each in zip(blocks, hashes, strict=True) if each not in there}
+        self._blocks.update(new)
+        self._hashes.update(zip(new.values(), new.keys(), strict=True))
+        self._changes.update(dict.fromkeys(new, True))
 
     def rest(self, block: int) -> None:
         """Nobody holds a cached block any more."""
@@ -79,7 +82,7 @@ class PrefixCache:
         block, _ = self._resting.popitem(last=False)
         block_hash = self._hashes.pop(block)
         del self._blocks[block_hash]
-        self._changes[digest(block_hash)] = False
+        self._changes[block_hash] = False
         return block
 
     @property
@@ -90,10 +93,11 @@ class PrefixCache:
     def take_changes(self) -> CacheChanges:
         """What was added and removed since the last call."""
         changes, self._changes = self._changes, {}
-        return CacheChanges(
-            added=tuple(each for each, is_there in changes.items() if is_there),
-            removed=tuple(each for each, is_there in changes.items() if not is_there),
+        added, removed = (
+            tuple(digests([each for each, is_there in changes.items() if is_there is wanted]))
+            for wanted in (True, False)
         )
+        return CacheChanges(added, removed)
 
     def take_hashes(self) -> list[bytes]:
         """All that is there; of very much, a part. The changes that led to it are dropped."""

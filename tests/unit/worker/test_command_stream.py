@@ -451,12 +451,12 @@ async def test_an_expired_lease_ends_the_stream_and_frees() -> None:
 async def test_the_cache_is_told_whole_at_first_and_then_what_changes() -> None:
     async with serving() as (worker, address), open_channel(address) as channel:
         cache = worker.state.prefix_cache
-        cache.add(3, b"before 1")
+        cache.add([3], [b"before 1"])
         stream = Stream(channel)
         first = (await stream.hello()).header.prefix_cache
         assert (first.whole, list(first.added)) == (True, [digest(b"before 1")])
         with worker.guard.lock:
-            cache.add(4, b"a new 1 ")
+            cache.add([4], [b"a new 1 "])
             cache.rest(3)
             cache.evict()
         await stream.send(1, Admit(7))

@@ -147,7 +147,7 @@ async def test_a_step_may_begin_while_a_large_cache_is_told(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async with running_worker() as worker:
-        worker.state.prefix_cache.add(3, bytes(32))
+        worker.state.prefix_cache.add([3], [bytes(32)])
 
         def slow(hashes: Sequence[bytes]) -> Sequence[int]:
             bring(worker, StepPlan(7, ()))
