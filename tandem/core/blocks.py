@@ -56,6 +56,10 @@ class BlockAllocator:
         """How many of the held blocks become free when their one holder lets go."""
         return sum(self._num_holders[block] == 1 for block in blocks)
 
+    def num_resting(self, blocks: Iterable[int]) -> int:
+        """How many of the cached blocks nobody holds: these count as free."""
+        return sum(self._num_holders[block] == 0 for block in blocks)
+
     def cached(self, prefix: PrefixChain, num_tokens: int) -> list[int]:
         """The blocks that the prefix's first `num_tokens` tokens fill, up to the first that is not
         in the cache."""
@@ -118,14 +122,11 @@ class SequenceBlocks:
             raise AssertionError("blocks that were held already start")
         allocator = self._allocator
         cached = allocator.cached(prefix, num_tokens)
+        num_fresh = num_blocks - len(cached)
+        # Whoever waits asks again and again: a refusal is to touch none of them.
+        allocator.check_free(num_fresh + allocator.num_resting(cached) + num_to_spare)
         allocator.hold(cached)
-        try:
-            allocator.check_free(num_blocks - len(cached) + num_to_spare)
-            fresh = allocator.allocate(num_blocks - len(cached))
-        except ResourceExhausted:
-            allocator.free(cached)
-            raise
-        self.ids = [*cached, *fresh]
+        self.ids = [*cached, *allocator.allocate(num_fresh)]
         self.num_shared = len(cached)
 
     def publish(self, prefix: PrefixChain, num_tokens: int) -> None:

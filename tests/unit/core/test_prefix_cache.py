@@ -26,8 +26,8 @@ class Shared(SequenceBlocks):
         self.tokens = tokens
         self.prefix = PrefixChain(tokens, BLOCK_SIZE, b"")
 
-    def begin(self, num_blocks: int) -> None:
-        self.start(self.prefix, len(self.tokens) - 1, num_blocks)
+    def begin(self, num_blocks: int, num_to_spare: int = 0) -> None:
+        self.start(self.prefix, len(self.tokens) - 1, num_blocks, num_to_spare)
 
     def compute(self) -> None:
         self.publish(self.prefix, len(self.tokens))
@@ -52,18 +52,22 @@ class PrefixCacheMachine(RuleBasedStateMachine):
         target=sequences,
         tokens=st.lists(st.integers(0, 1), min_size=1, max_size=10).map(tuple),
         headroom=st.integers(0, 2),
+        num_to_spare=st.integers(0, 2),
     )
-    def start(self, tokens: tuple[int, ...], headroom: int) -> object:
+    def start(self, tokens: tuple[int, ...], headroom: int, num_to_spare: int) -> object:
         blocks = Shared(self.allocator, tokens)
-        free = self.allocator.num_free
+        free, resting = self.allocator.num_free, list(self.allocator.cache._resting)
         held = self.held_blocks()
         num_blocks = -(-len(tokens) // BLOCK_SIZE) + headroom
         try:
-            blocks.begin(num_blocks)
+            blocks.begin(num_blocks, num_to_spare)
         except ResourceExhausted:
+            assert num_blocks - self.num_shareable(tokens, held) + num_to_spare > free
             assert (blocks.ids, self.allocator.num_free) == ([], free)
+            assert list(self.allocator.cache._resting) == resting, "a refusal touched them"
             return multiple()
         assert len(blocks.ids) == num_blocks
+        assert self.allocator.num_free >= num_to_spare
         assert blocks.num_shared * BLOCK_SIZE < len(tokens), "the last token is computed"
         for index, block in enumerate(blocks.ids):
             if index < blocks.num_shared:
@@ -106,6 +110,11 @@ class PrefixCacheMachine(RuleBasedStateMachine):
         whole = CacheChanges.all_of(self.allocator.cache.take_hashes())
         assert whole.whole
         assert self.told == set(whole.added)
+
+    def num_shareable(self, tokens: tuple[int, ...], held: Counter[int]) -> int:
+        """Held blocks that a sequence would begin with, and so need not be free."""
+        prefix = PrefixChain(tokens, BLOCK_SIZE, b"")
+        return sum(block in held for block in self.allocator.cached(prefix, len(tokens) - 1))
 
     def held_blocks(self) -> Counter[int]:
         return Counter(block for blocks in self.all for block in blocks.ids)
