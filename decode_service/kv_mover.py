@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 import structlog
+from numpy.typing import NDArray
 
 from decode_service.parking import KvCopy, KvMove
 from tandem.core.errors import EngineFailed
 from tandem.core.kv import KVLayout, Plane
 from tandem.engine.protocols import KVPool
+from tandem.transfer.copy_thread import CopyJob, run_in_turn
 from tandem.transfer.state_guard import StateGuard
 
 log = structlog.get_logger(__name__)
 
+# What a device stages at a time, of each of the two copies that are under way.
 COPY_BYTES = 8 * 2**20
+
+Bytes = NDArray[np.uint8]
+KVRegion = tuple[Plane, range, Sequence[int], int]
+"""Plane, layers, blocks and number of tokens, as a `KVPool` takes them."""
 
 
 class KvMover:
@@ -65,44 +73,54 @@ def _names(move: KvMove) -> dict[str, Any]:
 
 def carry_out(move: KvMove, pool: KVPool) -> KvCopy | None:
     """Copy a sequence's KV out of the pool, or back into it: the copy. None if it is not wanted
-    any more: what waits for the mover's turn must not be made in vain."""
+    any more: gigabytes take seconds, for which its blocks are nobody else's."""
     if not move.wanted:
         return None
-    if move.copy is None:
-        return _load(move, pool)
-    _store(move, move.copy, pool)
-    return move.copy
+    copy = move.copy or _blank(move.num_tokens, pool.layout)
+    run_in_turn(_jobs(move, copy, pool))
+    return copy if move.wanted else None
 
 
-def _load(move: KvMove, pool: KVPool) -> KvCopy:
-    layout = pool.layout
-    blocks = move.blocks.ids[: layout.blocks_for(move.num_tokens)]
-    layer_bytes = move.num_tokens * layout.token_bytes
+def _blank(num_tokens: int, layout: KVLayout) -> KvCopy:
+    num_bytes = layout.num_layers * num_tokens * layout.token_bytes
     # Not cleared before it is written to, which would hold the GIL for as long as the copy takes.
-    planes = {plane: np.empty(layout.num_layers * layer_bytes, np.uint8).data for plane in Plane}
-    for plane, out in planes.items():
-        for layers in _layer_groups(layout, layer_bytes):
-            part = out[layers.start * layer_bytes : layers.stop * layer_bytes]
-            pool.read_into(plane, layers, blocks, move.num_tokens, part)
-    return KvCopy(move.num_tokens, planes)
+    return KvCopy(num_tokens, {plane: np.empty(num_bytes, np.uint8).data for plane in Plane})
 
 
-def _store(move: KvMove, copy: KvCopy, pool: KVPool) -> None:
+def _jobs(move: KvMove, copy: KvCopy, pool: KVPool) -> Iterator[CopyJob[None]]:
+    """All of a move, part by part, as long as it is wanted."""
     layout = pool.layout
-    num_tokens = copy.num_tokens - move.first_token
-    if num_tokens == 0:
-        return
-    first = move.first_token // layout.block_size
-    blocks = move.blocks.ids[first : layout.blocks_for(copy.num_tokens)]
     for plane, data in copy.planes.items():
         items = np.frombuffer(data, np.uint8).reshape(layout.num_layers, copy.num_tokens, -1)
-        for layers in _layer_groups(layout, num_tokens * layout.token_bytes):
-            part = np.ascontiguousarray(items[layers.start : layers.stop, move.first_token :])
-            pool.write(plane, layers, blocks, num_tokens, part.reshape(-1).data)
+        for layers, first, end in _parts(layout, move.first_token, copy.num_tokens):
+            if not move.wanted:
+                return
+            ids = move.blocks.ids[first // layout.block_size : layout.blocks_for(end)]
+            part = items[layers.start : layers.stop, first:end]
+            run = _store if move.copy else _load
+            yield run(pool, (plane, layers, ids, end - first), part)
 
 
-def _layer_groups(layout: KVLayout, layer_bytes: int) -> Iterator[range]:
-    """Layers in groups of at most `COPY_BYTES`, or one by one: what a device stages at a time."""
-    size = max(1, COPY_BYTES // layer_bytes)
-    for start in range(0, layout.num_layers, size):
-        yield range(start, min(start + size, layout.num_layers))
+def _load(pool: KVPool, region: KVRegion, part: Bytes) -> CopyJob[None]:
+    with closing(pool.begin_read(*region)) as read:
+        yield
+        read.end(part.data)
+
+
+def _store(pool: KVPool, region: KVRegion, part: Bytes) -> CopyJob[None]:
+    with closing(pool.begin_write(*region, np.ascontiguousarray(part).data)) as write:
+        if not write.is_stored:
+            yield
+        write.end()
+
+
+def _parts(layout: KVLayout, first: int, end: int) -> Iterator[tuple[range, int, int]]:
+    """Layers, and which of their tokens: all of them of several layers, or some of one, in at most
+    `COPY_BYTES`, or a block."""
+    block_bytes = layout.token_bytes * layout.block_size
+    num_tokens = max(1, COPY_BYTES // block_bytes) * layout.block_size
+    num_layers = max(1, num_tokens // max(1, end - first))
+    for layer in range(0, layout.num_layers, num_layers):
+        layers = range(layer, min(layer + num_layers, layout.num_layers))
+        for start in range(first, end, num_tokens):
+            yield layers, start, min(start + num_tokens, end)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, Generic, TypeVar
@@ -54,6 +54,22 @@ class TwoParts(Generic[T]):
         """It is not to be ended: close what it has begun, however that goes."""
         with suppress(Exception):
             self._job.close()
+
+
+def run_in_turn(jobs: Iterable[CopyJob[None]]) -> None:
+    """Run jobs in their order on this thread, each begun before the one in front of it ends."""
+    under_way: deque[TwoParts[None]] = deque()
+    try:
+        for job in jobs:
+            under_way.append(TwoParts(job))
+            under_way[-1].begin()
+            if len(under_way) > 1:
+                under_way.popleft().end()
+        while under_way:
+            under_way.popleft().end()
+    finally:
+        for parts in under_way:
+            parts.drop()
 
 
 class CopyThread:
