@@ -101,7 +101,8 @@ def _torch_engine(
         dtype=dtype,
         kv_cache_dtype=settings.kv_cache_dtype,
         block_size=settings.block_size,
-        num_blocks=settings.num_blocks or _num_blocks(settings, folder, device, dtype, num_sharers),
+        num_blocks=settings.num_blocks
+        or _num_blocks(settings, folder, device, dtype, num_sharers, max_model_len),
         max_model_len=max_model_len,
         quantization=Quantization(settings.quantization),
         packed_dir=packed_dir(),
@@ -116,6 +117,7 @@ def _num_blocks(
     device: CpuDevice | CudaDevice,
     dtype: str,
     num_sharers: int,
+    max_model_len: int,
 ) -> int:
     config = folder.config
     total_bytes, free_bytes = _memory_bytes(device)
@@ -125,7 +127,7 @@ def _num_blocks(
         share=settings.memory_share or _default_share(device),
         weight_bytes=WeightCounts.of(config).num_bytes(dtype, Quantization(settings.quantization)),
         num_sharers=num_sharers,
-        step_bytes=StepMemory.of(config).num_bytes(device, dtype),
+        step_bytes=StepMemory.of(config).num_bytes(device, dtype, max_model_len),
     )
     budget.check_free(free_bytes)
     layout = config.kv_layout(settings.block_size, kv_dtype(settings.kv_cache_dtype, dtype))

@@ -30,12 +30,13 @@ class StepMemory:
     vocab_size: int = 0
     hidden_size: int = 0
     intermediate_size: int = 0
+    head_dim: int = 0
 
     @classmethod
     def of(cls, config: ModelConfig) -> StepMemory:
-        return cls(config.vocab_size, config.hidden_size, config.intermediate_size)
+        return cls(config.vocab_size, config.hidden_size, config.intermediate_size, config.head_dim)
 
-    def num_bytes(self, device: CpuDevice | CudaDevice, dtype: str) -> int:
+    def num_bytes(self, device: CpuDevice | CudaDevice, dtype: str, max_model_len: int) -> int:
         """0 on a CPU, whose memory has room beside the share that is taken of it."""
         if isinstance(device, CpuDevice):
             return 0
@@ -45,4 +46,6 @@ class StepMemory:
         activations = MOST_TOKENS * items * ITEM_SIZES[dtype]
         logits = MOST_ROWS * self.vocab_size * NUM_LOGITS * ITEM_SIZES[dtype]
         sampling = ROWS_AT_A_TIME * self.vocab_size * SAMPLING_BYTES
-        return LIBRARY_BYTES + activations + logits + sampling
+        # Cosines and sines, in float32.
+        rotary = 2 * max_model_len * self.head_dim * ITEM_SIZES["float32"]
+        return LIBRARY_BYTES + activations + logits + sampling + rotary

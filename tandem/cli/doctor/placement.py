@@ -92,7 +92,7 @@ def _judge_place(
         share,
         model.weights.num_bytes(dtype, _quantization(settings)),
         num_sharers=settings.num_weight_sharers if has_kernels else 1,
-        step_bytes=model.steps.num_bytes(device, dtype),
+        step_bytes=model.steps.num_bytes(device, dtype, _max_model_len(settings, model)),
     )
     found = f"{format_bytes(place.memory_bytes)}, {format_bytes(place.free_bytes)} free"
     if place.name:
@@ -128,7 +128,7 @@ def _judge_claim(place: Place, claimed_bytes: int, text: str) -> Finding | None:
 
 
 def _judge_length(text: str, pool_tokens: int, model: Model, settings: FleetSettings) -> Finding:
-    wanted = _number(settings, "max-model-len") or model.max_model_len
+    wanted = _max_model_len(settings, model)
     if pool_tokens < wanted:
         return warning(
             "memory",
@@ -198,6 +198,10 @@ def _quantization(settings: FleetSettings) -> Quantization:
     wanted = settings.worker_options.get("quantization")
     # A name that is none is refused by the workers.
     return Quantization(wanted) if wanted in list(Quantization) else Quantization.NONE
+
+
+def _max_model_len(settings: FleetSettings, model: Model) -> int:
+    return _number(settings, "max-model-len") or model.max_model_len
 
 
 def _number(settings: FleetSettings, option: str) -> int | None:

@@ -72,12 +72,13 @@ def test_what_others_have_taken_is_not_there() -> None:
 def test_steps_of_a_gpu_have_their_part() -> None:
     gpu, mib = CudaDevice(0), 1 << 20
     # As many tokens, rows and words that every term is a number of MiB.
-    model = StepMemory(vocab_size=1024, hidden_size=256, intermediate_size=1024)
+    model = StepMemory(vocab_size=1024, hidden_size=256, intermediate_size=1024, head_dim=64)
+    length = 131_072
     activations = 8192 * (4 * 256 + 3 * 1024) * 2 // mib
     assert activations == 64
-    assert model.num_bytes(gpu, "bfloat16") == (768 + 64 + 1.5 + 3) * mib
-    assert model.num_bytes(gpu, "float32") == (768 + 128 + 3 + 3) * mib
-    assert model.num_bytes(CpuDevice(), "bfloat16") == 0
+    assert model.num_bytes(gpu, "bfloat16", length) == (768 + 64 + 1.5 + 3 + 64) * mib
+    assert model.num_bytes(gpu, "float32", length) == (768 + 128 + 3 + 3 + 64) * mib
+    assert model.num_bytes(CpuDevice(), "bfloat16", length) == 0
     budget = MemoryBudget(gpu, 100_000_000, 0.5, weight_bytes=0, step_bytes=30_000_000)
     assert budget.num_blocks(LAYOUT) == 20_000_000 // BLOCK_BYTES
 
