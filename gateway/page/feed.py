@@ -15,12 +15,10 @@ from typing import Any
 
 import orjson
 
-from gateway.decode_view import DecodeView
 from gateway.generation import Generation, Phase
 from gateway.page.lane_reader import LaneReader
 from gateway.page.load import load_of
 from gateway.page.recent import RecentTimes
-from gateway.prefill_view import PrefillView
 from gateway.request_metrics import RequestMetrics
 from gateway.scheduler import Scheduler
 from gateway.timeline import Timeline
@@ -39,7 +37,6 @@ OWN_PREFIX = "page-"
 STAGES = ("queued", "prefill", "transfer", "decode")
 
 Json = dict[str, Any]
-WorkerViews = Sequence[PrefillView | DecodeView]
 
 
 class Feed:
@@ -81,7 +78,7 @@ class Feed:
             "now": now_ns // 1000,
             "model": workers[0].info.model.name if workers else None,
             "lanes": self._lanes.read(now_ns),
-            "workers": _workers(workers, self._figures),
+            "workers": self._workers(),
             "queue": [self._scheduler.num_queued, self._scheduler.num_queued_tokens],
             "requests": _requests(generations),
             "totals": _totals(self._requests, generations),
@@ -91,25 +88,26 @@ class Feed:
             "bottleneck": find_bottleneck(load)._asdict(),
         }
 
-
-def _workers(workers: WorkerViews, figures: PipelineFigures) -> list[Json]:
-    busy = {lane.worker_id: lane.busy_share for lane in figures.lanes}
-    return [
-        {
-            "id": each.info.worker_id,
-            "role": each.info.role.name.lower(),
-            "state": state_of(each).value,
-            "device": each.info.device,
-            "busy": round(busy.get(each.info.worker_id, 0.0), 3),
-            "sequences": len(each.generations),
-            "places": each.info.max_num_seqs,
-            "blocks": each.info.num_blocks,
-            "used_blocks": each.info.num_blocks - each.num_free_blocks,
-            "prompt_tokens": each.num_prompt_tokens,
-            "cached_tokens": each.num_cached_tokens,
-        }
-        for each in sorted(workers, key=lambda each: (each.info.role, each.info.worker_id))
-    ]
+    def _workers(self) -> list[Json]:
+        busy = {lane.worker_id: lane.busy_share for lane in self._figures.lanes}
+        workers = self._scheduler.workers
+        return [
+            {
+                "id": each.info.worker_id,
+                "role": each.info.role.name.lower(),
+                "state": state_of(each).value,
+                "needed": self._scheduler.needs(each),
+                "device": each.info.device,
+                "busy": round(busy.get(each.info.worker_id, 0.0), 3),
+                "sequences": len(each.generations),
+                "places": each.info.max_num_seqs,
+                "blocks": each.info.num_blocks,
+                "used_blocks": each.info.num_blocks - each.num_free_blocks,
+                "prompt_tokens": each.num_prompt_tokens,
+                "cached_tokens": each.num_cached_tokens,
+            }
+            for each in sorted(workers, key=lambda each: (each.info.role, each.info.worker_id))
+        ]
 
 
 def _requests(generations: Sequence[Generation]) -> Json:

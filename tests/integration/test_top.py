@@ -38,7 +38,7 @@ async def test_it_is_watched_operated_and_left(terminal: Terminal) -> None:
         terminal.press("\x1b[B")
         await terminal.until("▸ prefill")
         terminal.press("d")
-        await terminal.until("no other serves")
+        await terminal.until("goes on elsewhere")
         terminal.press("y")
         await terminal.until("Workers: no prefill worker serves")
         terminal.press("u")

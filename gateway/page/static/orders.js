@@ -14,7 +14,6 @@ export class Orders {
   #keep = button("Keep");
   #undrain = button("Undrain");
   #isAsked = false;
-  #isLast = false;
   #error = "";
 
   constructor() {
@@ -31,9 +30,8 @@ export class Orders {
     this.#render();
   }
 
-  show(worker, isLast) {
+  show(worker) {
     this.#worker = worker;
-    this.#isLast = isLast;
     if (!SERVES.includes(worker.state)) this.#isAsked = false;
     this.#render();
   }
@@ -83,7 +81,7 @@ export class Orders {
   }
 
   #asked() {
-    return this.#isLast
+    return this.#worker.needed
       ? `No other ${this.#worker.role} worker serves: new requests would be refused.`
       : `What it does not finish in ${TIMEOUT_S}\u00a0s goes on elsewhere.`;
   }

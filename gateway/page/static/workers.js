@@ -25,15 +25,8 @@ export class Workers {
       const there = this.#body.children[place] ?? null;
       if (there !== element) this.#body.insertBefore(element, there);
     });
-    for (const worker of workers) this.#rows.get(worker.id).show(worker, isLast(worker, workers));
+    for (const worker of workers) this.#rows.get(worker.id).show(worker);
   }
-}
-
-/** Whether nobody of its role would serve without it. */
-function isLast(worker, workers) {
-  return !workers.some((each) => (
-    each.id !== worker.id && each.role === worker.role && each.state === "serving"
-  ));
 }
 
 class Row {
@@ -51,7 +44,7 @@ class Row {
     this.#cells[6].append(this.#meter, this.#used);
   }
 
-  show(worker, isLast) {
+  show(worker) {
     const [, role, state, device, busy, sequences, , prefixHits] = this.#cells;
     const hits = worker.prompt_tokens ? worker.cached_tokens / worker.prompt_tokens : null;
     this.#dot.className = `dot ${worker.role}`;
@@ -65,7 +58,7 @@ class Row {
     this.#meter.textContent = formatShare(this.#meter.value);
     this.#used.textContent = `${worker.used_blocks} / ${worker.blocks}`;
     fill(prefixHits, orDash(hits, formatShare), "number");
-    this.#orders.show(worker, isLast);
+    this.#orders.show(worker);
   }
 }
 

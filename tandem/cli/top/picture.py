@@ -23,7 +23,7 @@ from tandem.cli.top.panels import (
     workers,
 )
 from tandem.cli.top.tick import Tick
-from tandem.cli.top.view import DRAIN_S, View, is_last, present_us
+from tandem.cli.top.view import DRAIN_S, View, present_us
 
 # Lines that are always there: heading, figures, bottleneck, axis, legend, stages, totals, the
 # table's heading, keys.
@@ -176,6 +176,6 @@ def _footer(tick: Tick, view: View) -> Text:
         return line.append(view.notice, "bold") if view.notice else line.append(KEYS, "dim")
     worker_id = view.question.worker_id
     what = f"what it does not finish in {DRAIN_S:.0f} s goes on elsewhere"
-    if is_last(worker_id, tick):
+    if any(each.needed for each in tick.workers if each.id == worker_id):
         what = "no other serves, and new requests are refused"
     return line.append(f"drain {worker_id}? y/n", "bold reverse").append(f"  {what}")

@@ -11,11 +11,13 @@ Quantiles = tuple[float | None, float | None]
 
 
 class Worker(BaseModel):
-    """`busy` is a share of time; of `places` for sequences and of `blocks` some are taken."""
+    """`busy` is a share of time; of `places` for sequences and of `blocks` some are taken. It is
+    `needed` if without it new requests are refused."""
 
     id: str
     role: str
     state: str
+    needed: bool
     device: str
     busy: float
     sequences: int

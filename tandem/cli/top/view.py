@@ -118,12 +118,3 @@ class View:
 def present_us(tick: Tick) -> int:
     """The present, as far as it is drawn."""
     return tick.now - LAG_US
-
-
-def is_last(worker_id: str, tick: Tick) -> bool:
-    """Whether nobody of the worker's role would serve without it."""
-    role = next((each.role for each in tick.workers if each.id == worker_id), None)
-    return not any(
-        each.role == role and each.state == "serving" and each.id != worker_id
-        for each in tick.workers
-    )

@@ -46,7 +46,7 @@ def busy() -> History:
             for number in range(4)
         ],
     }
-    workers = [worker("prefill-0"), worker("decode-0", busy=1.0, used_blocks=50)]
+    workers = [worker("prefill-0"), worker("decode-0", needed=True, busy=1.0, used_blocks=50)]
     ticks = [
         tick(*workers, now=NOW_US - second),
         tick(

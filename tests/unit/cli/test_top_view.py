@@ -14,7 +14,6 @@ from tandem.cli.top.view import (
     MIN_SPAN_US,
     Order,
     View,
-    is_last,
 )
 
 
@@ -109,13 +108,6 @@ def test_keys_do_nothing_before_there_is_a_picture() -> None:
     view = View()
     assert press(view, History(), "p", "+", "down", "d", "y") == []
     assert view == View()
-
-
-def test_who_is_the_last_to_serve_is_known(history: History) -> None:
-    assert history.tick
-    assert is_last("decode-0", history.tick)
-    workers = [worker("decode-0"), worker("decode-1"), worker("prefill-0")]
-    assert not is_last("decode-0", tick(*workers))
 
 
 @pytest.mark.parametrize(

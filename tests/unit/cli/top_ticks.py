@@ -20,6 +20,7 @@ def worker(name: str, **details: Any) -> Json:
         "id": name,
         "role": name.partition("-")[0],
         "state": "serving",
+        "needed": False,
         "device": "mock:h100",
         "busy": 0.5,
         "sequences": 2,

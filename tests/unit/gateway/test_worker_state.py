@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
 from gateway.grpc_admin import status_to_wire
+from gateway.local_prefill import LocalPrefillMode
 from gateway.page.feed import Feed
 from gateway.policies import queue_policy
 from gateway.request_metrics import RequestMetrics
@@ -62,6 +64,24 @@ async def test_all_are_told_the_same(
     assert admin_pb2.WorkerState.Name(told) == f"WORKER_STATE_{state.upper()}"
     tick = json.loads(await Feed(scheduler, RequestMetrics(), Timeline()).tick())
     assert [each["state"] for each in tick["workers"]] == [state]
+
+
+@pytest.mark.parametrize(("local_prefill", "needed"), [("off", ["p", "d"]), ("auto", ["d"])])
+async def test_who_is_needed_is_told(local_prefill: LocalPrefillMode, needed: list[str]) -> None:
+    """Decode workers that may compute prompts do without the last prefill worker."""
+    scheduler = Scheduler(queue_policy("fcfs"), Limits(), local_prefill=local_prefill)
+    for name, role in (("p", WorkerRole.PREFILL), ("d", WorkerRole.DECODE)):
+        scheduler.worker_joined(replace(INFO, worker_id=name, role=role), "host:1")
+    assert await needed_workers(scheduler) == needed
+    scheduler.worker_joined(replace(INFO, worker_id="e"), "host:2")
+    assert "d" not in await needed_workers(scheduler)
+    scheduler.draining.cordon("e", 1.0, 0.0)
+    assert await needed_workers(scheduler) == needed
+
+
+async def needed_workers(scheduler: Scheduler) -> list[str]:
+    tick = json.loads(await Feed(scheduler, RequestMetrics(), Timeline()).tick())
+    return [each["id"] for each in tick["workers"] if each["needed"]]
 
 
 def test_each_state_has_a_number_on_the_wire() -> None:
