@@ -149,9 +149,12 @@ class PrintedAnswer:
             parts.append(f"{(completion.num_tokens - 1) / (end_s - first_s):.1f} tokens/s")
         parts.append(f"first after {format_seconds(first_s - self._start_s)}")
         served_by = completion.served_by
-        workers = [served_by.prefill_worker, served_by.decode_worker]
-        parts.append(" -> ".join(filter(None, workers)))
-        parts.append(f"{format_bytes(served_by.kv_bytes)} of KV moved")
+        if served_by.mode == "local":
+            parts.append(f"{served_by.prefill_worker} alone")
+        else:
+            workers = [served_by.prefill_worker, served_by.decode_worker]
+            parts.append(" -> ".join(filter(None, workers)))
+            parts.append(f"{format_bytes(served_by.kv_bytes)} of KV moved")
         if served_by.num_cached_tokens:
             parts.append(f"{served_by.num_cached_tokens} prompt tokens cached")
         if served_by.num_losses:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from io import StringIO
 from typing import Any, cast
 
@@ -81,6 +82,16 @@ def test_names_and_errors_are_no_markup(monkeypatch: pytest.MonkeyPatch) -> None
     assert said.startswith(f"{NAME} - Ctrl-C stops")
     assert f"error: {NAME} is wrong" in said
     assert f"{NAME} -> {NAME}" in talk(Answers(), monkeypatch)[1]
+
+
+def test_who_served_it_alone_moved_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = Answers()
+    served_by = ServedBy("decode-0", "decode-0", 0, 0, mode="local")
+    choice = replace(Answers.completion.choices[0], served_by=served_by)
+    alone.completion = replace(Answers.completion, choices=(choice,))
+    noted = talk(alone, monkeypatch)[1]
+    assert "decode-0 alone" in noted
+    assert "->" not in noted and "moved" not in noted
 
 
 @pytest.mark.parametrize(("pieces", "answer"), [(["Once ", "upon"], "Once upon\n"), ([], "")])
