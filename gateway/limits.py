@@ -70,8 +70,14 @@ def check_size(*, num_tokens: int = 0, num_parts: int = 0) -> None:
 def check_model_name(name: str, model: ServedModel) -> None:
     """Raises `NotFound` unless `name` is the served model's, `default` or empty."""
     if name not in ("", DEFAULT_MODEL, model.name):
-        # The name is the client's; `!a` and the cut keep it harmless in a log or a terminal.
-        raise NotFound(f"the model {name[:64]!a} is not served here", param="model")
+        raise not_served(name, model)
+
+
+def not_served(name: str, model: ServedModel | None) -> NotFound:
+    """What to say of another model than the one that is served, if there is one."""
+    there = f": {model.name} is, also called {DEFAULT_MODEL}" if model else ""
+    # The name is the client's; `!a` and the cut keep it harmless in a log or a terminal.
+    return NotFound(f"the model {name[:64]!a} is not served here{there}", param="model")
 
 
 def check_request(request: GenerationRequest, model: ServedModel) -> None:

@@ -8,9 +8,8 @@ from fastapi import APIRouter
 
 from gateway.http.documented_errors import ASKED_ERRORS, documented, documented_errors
 from gateway.http.schemas.answers import Model, ModelList
-from gateway.limits import DEFAULT_MODEL, max_total_tokens
+from gateway.limits import DEFAULT_MODEL, max_total_tokens, not_served
 from gateway.tokens import ServedModel, TokenService
-from tandem.core.errors import NotFound
 
 Json = dict[str, object]
 
@@ -35,7 +34,7 @@ def models_router(service: TokenService) -> APIRouter:
     async def read_model(model_id: str) -> Json:
         model = service.model
         if model is None or model_id not in (model.name, DEFAULT_MODEL):
-            raise NotFound(f"the model {model_id[:64]!a} is not served here", param="model")
+            raise not_served(model_id, model)
         return _entry(model_id, model, created)
 
     return router

@@ -206,7 +206,8 @@ async def test_one_model(client):
     assert (body["id"], body["object"]) == ("mock", "model")
     response = await client.get("/v1/models/org/gpt")
     assert response.status_code == 404
-    assert error_of(response)["code"] == "model_not_found"
+    said = "the model 'org/gpt' is not served here: mock is, also called default"
+    assert (error_of(response)["code"], error_of(response)["message"]) == ("model_not_found", said)
 
 
 async def test_draining(client, service):
