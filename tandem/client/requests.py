@@ -44,9 +44,9 @@ class GenerateArguments(TypedDict, total=False):
     """Exactly one of `prompt`, `token_ids` and `messages`, and how to go on from it. The first two
     may be lists of prompts, each of which is answered `n` times. Tokens may be arrays, numpy's too.
 
-    What is absent, or None, takes the server's default: temperature 1, all tokens as candidates
-    (`top_k` 0 or -1), a random seed, as many tokens as fit. `temperature` 0 is greedy. `stop`
-    strings are not in the answer unless `include_stop`. `logprobs` asks for each token's
+    What is absent, or None, takes the model's own default, or else: temperature 1, all tokens as
+    candidates (`top_k` 0 or -1), a random seed, as many tokens as fit. `temperature` 0 is greedy.
+    `stop` strings are not in the answer unless `include_stop`. `logprobs` asks for each token's
     log-probability and those of so many likeliest ones. `logit_bias` is by token id. Cached KV is
     shared only among requests with the same `cache_salt`. A lower `priority` goes first; 0 is
     usual.

@@ -75,7 +75,10 @@ Global___ServingMode: _TypeAlias = ServingMode  # noqa: Y015
 
 @_typing.final
 class GenerateRequest(_message.Message):
-    """Prompts and how to go on from each. Absent fields take the defaults of OpenAI's API."""
+    """Prompts and how to go on from each. Absent fields take the defaults of OpenAI's API; but for
+    temperature, top_p, top_k, min_p and repetition_penalty the model's generation_config.json comes
+    first.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
