@@ -36,8 +36,9 @@ TITLE_WIDTH = 15
 VALUE_WIDTH = 8
 GAUGE_WIDTH = 8
 EIGHTHS = " ▏▎▍▌▋▊▉█"
-# In a narrow picture the device is left out.
+# In a narrow picture the device is left out; in a narrower one what else would cut numbers short.
 DEVICE_FROM = 90
+ALL_FROM = 76
 
 ValueT = TypeVar("ValueT")
 
@@ -67,15 +68,16 @@ def or_dash(value: ValueT | None, write: Callable[[ValueT], str]) -> str:
     return "–" if value is None else write(value)
 
 
-def figures(tick: Tick, sample: Sample) -> Table:
+def figures(tick: Tick, sample: Sample, width: int) -> Table:
     """Two lines: what the figures are called, and they."""
     shown = {
         "generated": f"{or_dash(sample.generated, format_count)} tok/s",
         "first token p50/p99": _quantiles(tick.first_token_s),
         "between p50/p99": _quantiles(tick.between_tokens_s),
-        "KV hidden": or_dash(tick.pipeline.hidden, format_share),
-        "efficiency": or_dash(tick.pipeline.efficiency, format_share),
     }
+    if width >= ALL_FROM:
+        shown["KV hidden"] = or_dash(tick.pipeline.hidden, format_share)
+        shown["efficiency"] = or_dash(tick.pipeline.efficiency, format_share)
     table = Table(box=None, header_style="dim", pad_edge=False)
     for name in shown:
         table.add_column(name, no_wrap=True)
@@ -99,8 +101,10 @@ def stages(requests: Requests, width: int) -> Table:
     counts = [requests.counts.get(stage, 0) for stage, _, _ in STAGES]
     table.add_row(
         *(
-            Text(f"{title} ", "dim").append(format_count(count), "bold not dim")
-            for (_, title, _), count in zip(STAGES, counts, strict=True)
+            Text(f"{title if width >= ALL_FROM else stage} ", "dim").append(
+                format_count(count), "bold not dim"
+            )
+            for (stage, title, _), count in zip(STAGES, counts, strict=True)
         )
     )
     table.add_row(
@@ -147,24 +151,27 @@ def charts(samples: Sequence[Sample], width: int) -> Table:
 def workers(workers: Sequence[Worker], selected: str | None, width: int) -> Table:
     """A line for each, and one above."""
     table = Table(box=None, header_style="dim", pad_edge=False)
-    has_device = width >= DEVICE_FROM
     names = ["worker", "role", "state", "device", "busy", "sequences", "KV pool", "prefix hits"]
-    for name in names:
-        if name != "device" or has_device:
-            is_number = name in ("busy", "sequences", "prefix hits")
-            table.add_column(name, no_wrap=True, justify="right" if is_number else "left")
+    left_out = {
+        *(("device",) if width < DEVICE_FROM else ()),
+        *(("role", "prefix hits") if width < ALL_FROM else ()),
+    }
+    shown = [name for name in names if name not in left_out]
+    for name in shown:
+        is_number = name in ("busy", "sequences", "prefix hits")
+        table.add_column(name, no_wrap=True, justify="right" if is_number else "left")
     for worker in workers:
-        cells: list[RenderableType] = [
-            _worker_name(worker, is_selected=worker.id == selected),
-            worker.role,
-            Text(worker.state, STATE_STYLES.get(worker.state, LEAVING)),
-            *([worker.device] if has_device else []),
-            format_share(worker.busy),
-            f"{worker.sequences}/{worker.places}",
-            _gauge(worker.used_share).append(f" {format_share(worker.used_share):>4}"),
-            or_dash(worker.prefix_hits, format_share),
-        ]
-        table.add_row(*cells)
+        cells: dict[str, RenderableType] = {
+            "worker": _worker_name(worker, is_selected=worker.id == selected),
+            "role": worker.role,
+            "state": Text(worker.state, STATE_STYLES.get(worker.state, LEAVING)),
+            "device": worker.device,
+            "busy": format_share(worker.busy),
+            "sequences": f"{worker.sequences}/{worker.places}",
+            "KV pool": _gauge(worker.used_share).append(f" {format_share(worker.used_share):>4}"),
+            "prefix hits": or_dash(worker.prefix_hits, format_share),
+        }
+        table.add_row(*(cells[name] for name in shown))
     return table
 
 

@@ -104,7 +104,7 @@ def picture(
     gap = [Text()] if detail.gaps else []
     parts: list[RenderableType] = [
         _heading(tick, status),
-        figures(tick, history.samples[-1]),
+        figures(tick, history.samples[-1], size.width),
         bottleneck(tick),
         *gap,
         *_timeline(lanes, tick, view, size, detail),

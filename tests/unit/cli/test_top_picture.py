@@ -139,6 +139,25 @@ def test_a_question_is_asked_where_the_keys_stood() -> None:
     assert drawn(busy(), View(notice="decode-0 is draining"))[-1] == "decode-0 is draining"
 
 
+def test_a_narrow_picture_cuts_no_number() -> None:
+    details = {"sequences": 200, "used_blocks": 100, "busy": 1.0}
+    names = ("prefill-0", "decode-0", "decode-1")
+    history = history_of(
+        tick(
+            *(worker(name, **details) for name in names),
+            requests={"counts": {"queued": 1200, "prefill": 12, "transfer": 345, "decode": 12_345}},
+            first_token_s=[0.0123, 0.0456],
+            between_tokens_s=[0.00123, 0.0456],
+            pipeline={"efficiency": 0.75, "hidden": 0.98},
+        )
+    )
+    text = "\n".join(drawn(history, size=Size(60, None)))
+    assert "…" not in text
+    for said in ("12.3 ms / 45.6 ms", "1.23 ms / 45.6 ms", "transfer 345", "12.3k", "200/256"):
+        assert said in text
+    assert "efficiency" not in text and "prefix hits" not in text.splitlines()[-4]
+
+
 def test_nobody_and_nothing_can_be_drawn() -> None:
     lines = drawn(history_of(tick(model=None)))
     assert lines[0].startswith("Tandem  no worker has joined")
