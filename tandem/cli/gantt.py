@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 from rich.text import Text
 
-from tandem.cli.amounts import format_seconds
 from tandem.core.pipeline import Lane, exposed_ns
 from tandem.core.reports import Span, SpanKind
 
@@ -91,8 +90,7 @@ def draw(lanes: Sequence[Lane], width: int) -> Text:
         text.append(f"{row.label:<{label_width}}")
         text.append_text(row.draw(start_ns, end_ns, cells)).append("\n")
     text.append(" " * label_width)
-    text.append_text(legend({style for row in rows for style in row.layers}))
-    return text.append(format_seconds((end_ns - start_ns) / 1e9) + " in all\n", "dim")
+    return text.append_text(legend({style for row in rows for style in row.layers})).append("\n")
 
 
 def legend(styles: Iterable[str]) -> Text:

@@ -70,6 +70,27 @@ def test_a_narrow_terminal_cuts_no_number(
     assert "…" not in said
 
 
+def test_the_legend_of_all_fits_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    prefill = (
+        Span(SpanKind.STEP, 0, 90, num_tokens=9, num_prefill_tokens=9),
+        Span(SpanKind.TRANSFER, 50, 150, compute_end_ns=100),
+    )
+    decode = (
+        Span(SpanKind.STEP, 100, 200, num_tokens=9, num_prefill_tokens=8),
+        Span(SpanKind.STEP, 200, 300, num_tokens=1),
+    )
+    lanes = [
+        Lane("prefill-0", WorkerRole.PREFILL, prefill),
+        Lane("decode-0", WorkerRole.DECODE, decode),
+    ]
+    show(lanes, monkeypatch)
+    (legend,) = [line for line in capsys.readouterr().out.splitlines() if "█ prefill" in line]
+    assert legend.split()[1::2] == ["prefill", "decode", "both", "KV", "╳", "hidden"]
+
+
 def test_coverage_is_the_share_of_each_cell() -> None:
     assert coverage([(0, 10), (15, 40)], 0, 40, 4) == pytest.approx([1.0, 0.5, 1.0, 1.0])
 
