@@ -208,3 +208,10 @@ def test_who_may_not_watch_is_asked_for_another_key_and_asks_no_more(page: Page)
     page.fill("#key", "another")
     page.press("#key", "Enter")
     expect(page.locator("#connection.good")).to_be_visible()
+
+
+def test_on_a_phone_only_the_table_of_workers_is_wider(page: Page) -> None:
+    page.set_viewport_size({"width": 390, "height": 844})
+    expect(page.locator("#worker-rows tr")).to_have_count(4)
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    assert page.evaluate("document.querySelector('#workers').scrollWidth") > 390

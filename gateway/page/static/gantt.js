@@ -97,7 +97,9 @@ export class Gantt {
       context.moveTo(x, AXIS);
       context.lineTo(x, height);
       context.stroke();
-      if (x > GUTTER + 20) context.fillText(this.#tickLabel(number * tickUs), x, AXIS / 2);
+      const label = this.#tickLabel(number * tickUs);
+      const room = this.canvas.clientWidth - context.measureText(label).width / 2;
+      if (x > GUTTER + 20) context.fillText(label, Math.min(x, room), AXIS / 2);
     }
   }
 
