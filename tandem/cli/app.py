@@ -6,6 +6,7 @@ What a command needs is imported when it runs, so that `tandem --help` comes at 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -38,6 +39,9 @@ def app() -> None:
         commands(prog_name="tandem")
     except TandemError as error:
         sys.exit(f"error: {error.message}")
+    except KeyboardInterrupt:
+        # Before a command began; of what comes later typer makes the same.
+        sys.exit(128 + signal.SIGINT)
 
 
 def _print_version(wanted: bool) -> None:

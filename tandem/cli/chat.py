@@ -100,7 +100,7 @@ class Conversation:
             raise
         self.messages.append(Message(role="assistant", content=printed.text))
         printed.end_line()
-        self.notes.print(f"[dim]{escape(end)}[/]")
+        self.notes.print(f"[dim]{escape(end)}[/]", soft_wrap=True)
 
     def _inputs(self) -> Iterator[str]:
         with contextlib.suppress(ImportError):

@@ -64,7 +64,7 @@ def run_up(
     require_positive("start-timeout", start_timeout_s)
     for name, nearest in unknown(os.environ).items():
         console.print(
-            f"nothing reads {name}" + (f": {nearest}?" if nearest else ""), style="yellow"
+            f"nothing reads {name}" + (f": was {nearest} meant?" if nearest else ""), style="yellow"
         )
     _check_device(settings.device)
     fleet = _plan(settings)

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from tandem.cli.app import commands
+from tandem.cli.app import app, commands
 from tandem.cli.fleet import Fleet, Service
 from tandem.cli.fleet_commands import FleetFlags
 from tandem.cli.supervisor import Supervisor
@@ -144,3 +144,13 @@ def test_two_servers_have_two_ports() -> None:
     result = CliRunner().invoke(commands, ["up", *flags])
     assert isinstance(result.exception, ConfigError)
     assert "--http-port and --grpc-port are both 24111" in result.exception.message
+
+
+def test_ctrl_c_before_a_command_begins_shows_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(**_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(app.__globals__, "commands", interrupted)
+    with pytest.raises(SystemExit) as end:
+        app()
+    assert end.value.code == 130
