@@ -48,7 +48,7 @@ DEFAULT_PARKED_BYTES = 4 * 2**30
 
 
 class DecodeSettings(WorkerSettings):
-    """Settings of a decode worker."""
+    """Settings of a decode worker; all have twins in the environment, such as TANDEM_WORKER_ID."""
 
     port: int = Field(50052, ge=1, le=65535, description="gRPC port")
     parked_kv_bytes: int | None = Field(

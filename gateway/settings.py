@@ -38,7 +38,7 @@ FIRST_ID_BITS = 52
 
 
 class GatewaySettings(ServiceSettings):
-    """Settings of the gateway."""
+    """Settings of the gateway; all have twins in the environment, such as TANDEM_HTTP_PORT."""
 
     # No prefill workers are some that compute prompts as well.
     kept_if_empty = ServiceSettings.kept_if_empty | {

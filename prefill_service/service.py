@@ -43,7 +43,7 @@ DIALECT = Dialect(
 
 
 class PrefillSettings(WorkerSettings):
-    """Settings of a prefill worker."""
+    """Settings of a prefill worker; all have twins in the environment, such as TANDEM_WORKER_ID."""
 
     decodes = False
     port: int = Field(50051, ge=1, le=65535, description="gRPC port")

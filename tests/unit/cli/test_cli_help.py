@@ -80,6 +80,10 @@ def test_what_a_flag_can_be_is_spelled_as_its_twin(service_help: str) -> None:
     assert not any(map(str.isupper, choices))
 
 
+def test_a_service_tells_of_its_flags_twins(service_help: str) -> None:
+    assert "all have twins in the environment, such as TANDEM_" in service_help
+
+
 def test_a_flag_is_told_in_no_terms_of_python(service_help: str) -> None:
     words = re.findall(r"\w+", service_help)
     assert not {"null", "None", "Path", "SecretStr"} & set(words)
