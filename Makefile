@@ -17,7 +17,7 @@ SAY = @printf '\033[2m%s\033[0m\n'
 
 .PHONY: help
 help: ## what there is
-	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 32
 
 .PHONY: install
 install: .venv/installed ## what serving needs, into .venv
