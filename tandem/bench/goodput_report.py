@@ -47,8 +47,8 @@ def _workload(sweep: Sweep, workload: str) -> str:
         (
             f"### {workload}",
             _objectives(sweep, workload),
-            "Goodput, requests/s (95% interval at the claim), by bounds on TTFT and TPOT as"
-            " multiples of the best uncontended arm's; >: all rates that were tried held\n\n"
+            "Goodput, requests/s, by bounds on TTFT and TPOT as multiples of the best uncontended"
+            " arm's (in bold: with 95% intervals); >: all rates that were tried held\n\n"
             + _grid(sweep, workload),
             "Goodput by that of the best colocated arm (95% interval)\n\n"
             + _ratios(sweep, workload),
