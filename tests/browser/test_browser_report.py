@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,15 @@ def test_a_load(page: Page, tmp_path: Path) -> None:
         assert box and box["width"] > 200 and box["height"] > 20
     assert not page.evaluate(OVERFLOWS)
     assert complaints == []
+
+
+def test_on_a_phone_a_name_is_a_word_and_no_column(page: Page, tmp_path: Path) -> None:
+    page.set_viewport_size({"width": 390, "height": 844})
+    opened(page, tmp_path / "load.html", load_page(report(random_rows(200), bounds=BOUNDS)))
+    for name in ("TTFT", "Latency", "workload"):
+        box = page.locator("td.wide", has_text=re.compile(f"^{name}$")).bounding_box()
+        assert box and box["height"] < 40, name
+    assert not page.evaluate(OVERFLOWS)
 
 
 def test_a_comparison(page: Page, tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ table { width: 100%; border-collapse: collapse; font-variant-numeric: tabular-nu
 th { text-align: left; color: var(--dim); font-weight: 400; font-size: 12px;
   padding: 2px 10px 3px 0; }
 td { padding: 3px 10px 3px 0; border-top: 1px solid var(--line); }
-td.wide { overflow-wrap: anywhere; }
+td.wide { overflow-wrap: anywhere; min-width: 6em; }
 .number { text-align: right; white-space: nowrap; }
 .number:last-child { padding-right: 0; }
 ul.legend { display: flex; flex-wrap: wrap; gap: 2px 14px; list-style: none; margin: 0 0 4px;
