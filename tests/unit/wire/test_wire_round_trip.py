@@ -60,7 +60,7 @@ PARAMS = st.builds(
 KEYS = st.builds(SequenceKey, TEXT, U32, U32)
 DESTINATIONS = st.builds(c.Destination, TEXT, st.binary(max_size=16), U64, U32)
 SEQUENCES = st.builds(
-    c.PrefillSequence, KEYS, U32, PARAMS, st.none() | DESTINATIONS, st.binary(max_size=8)
+    c.PrefillSequence, KEYS, U32, PARAMS, st.none() | DESTINATIONS, st.binary(max_size=8), U32
 )
 CHUNKS = st.builds(c.PrefillChunk, U64, U32, TOKENS, st.booleans(), st.none() | SEQUENCES)
 DECODE_COMMANDS = (
@@ -71,6 +71,7 @@ DECODE_COMMANDS = (
     )
     | st.builds(c.Admit, U64, st.booleans())
     | st.builds(c.SetStepRule, st.builds(StepRule, st.integers(1, 2**32 - 1), st.booleans(), U32))
+    | st.builds(c.SetRecomputeCost, FLOATS)
     | st.builds(c.Remove, U64)
 )
 PREFILL_COMMANDS = st.builds(
@@ -91,7 +92,11 @@ def steps(draw: st.DrawFn) -> r.StepDone:
 
 
 DECODE_REPORTS = (
-    RESERVED | FAILED | steps() | st.builds(r.Armed, U64, U32, U32, U64, REASONS, LOGPROBS)
+    RESERVED
+    | FAILED
+    | steps()
+    | st.builds(r.Armed, U64, U32, U32, U64, REASONS, LOGPROBS)
+    | st.builds(r.Preempted, U64, st.booleans())
 )
 PREFILL_REPORTS = (
     FAILED
