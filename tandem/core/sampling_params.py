@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -62,26 +61,15 @@ class SamplingParams:
         """Raise `InvalidRequest`, naming the parameter, if any value is out of its range."""
         _require(self.max_tokens >= 1, "max_tokens", "must be at least 1")
         _require(0 <= self.seed < 2**63, "seed", "must be in [0, 2**63)")
-        _require(
-            math.isfinite(self.temperature) and 0.0 <= self.temperature <= 2.0,
-            "temperature",
-            "must be in [0, 2]",
-        )
-        _require(
-            math.isfinite(self.top_p) and 0.0 < self.top_p <= 1.0, "top_p", "must be in (0, 1]"
-        )
+        # NaN is in no range.
+        _require(0.0 <= self.temperature <= 2.0, "temperature", "must be in [0, 2]")
+        _require(0.0 < self.top_p <= 1.0, "top_p", "must be in (0, 1]")
         _require(0 <= self.top_k < 2**31, "top_k", "must be 0 (all) or positive")
-        _require(
-            math.isfinite(self.min_p) and 0.0 <= self.min_p <= 1.0, "min_p", "must be in [0, 1]"
-        )
+        _require(0.0 <= self.min_p <= 1.0, "min_p", "must be in [0, 1]")
         for name in ("presence_penalty", "frequency_penalty"):
             value = getattr(self, name)
-            _require(math.isfinite(value) and -2.0 <= value <= 2.0, name, "must be in [-2, 2]")
-        _require(
-            math.isfinite(self.repetition_penalty) and 0.0 < self.repetition_penalty <= 10.0,
-            "repetition_penalty",
-            "must be in (0, 10]",
-        )
+            _require(-2.0 <= value <= 2.0, name, "must be in [-2, 2]")
+        _require(0.0 < self.repetition_penalty <= 10.0, "repetition_penalty", "must be in (0, 10]")
         self._validate_lists()
         _require(
             0 <= self.min_tokens <= self.max_tokens, "min_tokens", "must be in [0, max_tokens]"

@@ -10,7 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tandem.core.errors import InvalidRequest
-from tandem.core.sampling_params import MAX_STOP_TOKEN_IDS, SamplingParams
+from tandem.core.sampling_params import (
+    MAX_LOGIT_BIAS,
+    MAX_LOGPROBS,
+    MAX_STOP_TOKEN_IDS,
+    SamplingParams,
+)
 from tandem.core.sequence import EndRule, FinishReason, Sequence, SequenceKey
 
 EOS, STOP, OTHER = 2, 7, 50
@@ -88,6 +93,28 @@ def test_a_sequence_ends_with_the_first_token_for_which_the_rule_says_so(
         ("top_p", math.inf),
         ("top_k", -1),
         ("top_k", 2**31),
+        ("min_p", -0.001),
+        ("min_p", 1.001),
+        ("min_p", math.nan),
+        ("presence_penalty", -2.001),
+        ("presence_penalty", 2.001),
+        ("frequency_penalty", 2.001),
+        ("frequency_penalty", math.nan),
+        ("repetition_penalty", 0.0),
+        ("repetition_penalty", 10.001),
+        ("repetition_penalty", math.nan),
+        ("min_tokens", -1),
+        ("min_tokens", 101),
+        ("logprobs", -1),
+        ("logprobs", MAX_LOGPROBS + 1),
+        ("logit_bias", ((4, 1.0), (3, 1.0))),
+        ("logit_bias", ((3, 1.0), (3, 1.0))),
+        ("logit_bias", ((-1, 1.0),)),
+        ("logit_bias", ((2**31, 1.0),)),
+        ("logit_bias", ((3, -100.001),)),
+        ("logit_bias", ((3, 100.001),)),
+        ("logit_bias", ((3, math.nan),)),
+        ("logit_bias", tuple((each, 1.0) for each in range(MAX_LOGIT_BIAS + 1))),
         ("stop_token_ids", frozenset(range(MAX_STOP_TOKEN_IDS + 1))),
     ],
 )
@@ -105,6 +132,14 @@ def test_what_is_out_of_range_is_refused_by_name(name: str, value: Any) -> None:
         ("temperature", (0, 0.0, 2.0)),
         ("top_p", (1.0, 1e-9, 1)),
         ("top_k", (0, 1, 2**31 - 1)),
+        ("min_p", (0.0, 1.0)),
+        ("presence_penalty", (-2.0, 2.0)),
+        ("frequency_penalty", (-2.0, 2.0)),
+        ("repetition_penalty", (1e-9, 10.0)),
+        ("min_tokens", (0, 100)),
+        ("logprobs", (None, 0, MAX_LOGPROBS)),
+        ("logit_bias", ((), ((0, -100.0), (2**31 - 1, 100.0)))),
+        ("logit_bias", (tuple((each, 1.0) for each in range(MAX_LOGIT_BIAS)),)),
         ("stop_token_ids", (frozenset(), frozenset(range(MAX_STOP_TOKEN_IDS)))),
     ],
 )
