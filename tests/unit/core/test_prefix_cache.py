@@ -82,9 +82,11 @@ class PrefixCacheMachine(RuleBasedStateMachine):
     def compute(self, blocks: Shared) -> None:
         if blocks.released:
             return
-        for index in range(blocks.num_shared, len(blocks.tokens) // BLOCK_SIZE):
+        num_full = len(blocks.tokens) // BLOCK_SIZE
+        for index in range(blocks.num_shared, num_full):
             self.contents[blocks.ids[index]] = blocks.tokens[: (index + 1) * BLOCK_SIZE]
         blocks.compute()
+        assert blocks.num_shared == num_full
 
     @rule(target=accesses, blocks=sequences)
     def begin_access(self, blocks: Shared) -> object:
@@ -218,6 +220,21 @@ def test_of_two_that_computed_the_same_the_first_is_shared() -> None:
     second.release()
     # Its block is no other's: it is free for good.
     assert len(allocator._free) == 2
+
+
+def test_what_is_cached_behind_a_gap_is_not_found() -> None:
+    """It would be taken for what the gap held."""
+    allocator = BlockAllocator(4)
+    first, second = Shared(allocator, (1, 2, 3)), Shared(allocator, (1, 2, 3, 4))
+    for each in (first, second):
+        each.begin(2)
+    for each in (first, second):
+        each.compute()
+    first.release()
+    # The one that is free, and then the one that both begin with.
+    allocator.allocate(2)
+    assert second.ids[1] in allocator.cache
+    assert found(allocator, 1, 2, 3, 4) == 0
 
 
 def test_blocks_that_are_not_published_are_just_freed() -> None:

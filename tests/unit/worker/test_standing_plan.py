@@ -564,12 +564,13 @@ def test_a_token_that_cannot_be_sampled_costs_its_own_sequence() -> None:
     plan = Plan(num_blocks=20)
     plan.run(1)
     plan.compute(2)
-    failures = (None, InvalidRequest("the grammar is too complex"))
-    plan.complete(plan.start(), StepResult((60, None), failures=failures), 1, 2)
+    plan.compute(3)
+    failures = (None, InvalidRequest("the grammar is too complex"), None)
+    plan.complete(plan.start(), StepResult((60, None, 70), failures=failures), 1, 2)
     failed, *step = plan.reports.take()
     assert failed == SequenceFailed(2, "INVALID_REQUEST", "the grammar is too complex")
-    assert the_step(step).sequence_ids == (1,)
-    assert ids(plan.next_step()) == [1]
+    assert the_step(step).sequence_ids == (1, 3)
+    assert ids(plan.next_step()) == [1, 3]
 
 
 def test_a_repeated_admission_starts_nothing_again() -> None:
