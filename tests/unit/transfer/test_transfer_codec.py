@@ -202,6 +202,14 @@ def test_a_message_of_nothing_but_tiny_fields_costs_nobody_its_parsing(field: by
     assert thread_time() - start_s < 0.01
 
 
+def test_a_number_of_too_many_bytes_is_refused() -> None:
+    """However small it is: one of a megabyte would take the square of that to read."""
+    frame_bytes = message_of(RAW).SerializeToString()
+    size = bytes(len(frame_bytes) >> shift & 0x7F | 0x80 for shift in range(0, 70, 7)) + b"\x00"
+    with pytest.raises(DataLoss):
+        decode_request(b"\x12" + size + frame_bytes)
+
+
 @pytest.mark.parametrize(
     "request_",
     [
@@ -283,6 +291,9 @@ def test_what_safetensors_itself_writes_is_read() -> None:
         _safetensors(ITEMS, kv=_tensor(data_offsets=[2, 2])),
         _safetensors(ITEMS[:-2], kv=_tensor()),
         _safetensors(ITEMS + b"xx", kv=_tensor()),
+        # Behind a header as ours.
+        message_of(RAW).payload[:-2],
+        message_of(RAW).payload + b"xx",
         _safetensors(b"", kv=_tensor(shape=[0, 6, 2, 3], data_offsets=[0, 0])),
         _safetensors(b"", None, kv=_tensor()),
         struct.pack("<Q", 2**63) + b"{}",
