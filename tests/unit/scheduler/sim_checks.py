@@ -110,7 +110,9 @@ def check_quiet(system: System) -> None:
             assert not view.batches
         if isinstance(view, DecodeView):
             assert not view.num_refused_blocks
-            assert not any((view.tenant_seqs + view.tenant_blocks).values())
+            assert not any((*view.tenant_seqs.values(), *view.tenant_blocks.values()))
+            assert not view.asked_blocks
+            assert not view.shared_blocks
     for link in system.links:
         _check_process(link.process)
 

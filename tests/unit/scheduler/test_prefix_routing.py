@@ -247,6 +247,19 @@ def test_what_is_not_shared_has_none() -> None:
     assert driver.placed(driver.submit("second", 1, 2, 3, max_tokens=9))[1] == ""
 
 
+def test_of_two_that_were_computed_alike_each_has_its_own_blocks() -> None:
+    """The cache keeps those of who was first."""
+    driver = Driver("p", "d")
+    first, second = driver.submit("first", 99), driver.submit("second", 99)
+    driver.commands(Reserve)
+    view = driver.scheduler._fleet.decode["d"]
+    num_blocks = view.num_used_blocks
+    for each in (first, second):
+        driver.scheduler.report("d", Armed(each.sequence_id, each.num_prompt_tokens, 50, 0))
+    assert len(view.shared_blocks) == len(SYSTEM) // BLOCK_SIZE
+    assert view.num_used_blocks + len(view.shared_blocks) == num_blocks
+
+
 # What a prompt counts for
 
 

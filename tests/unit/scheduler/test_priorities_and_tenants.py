@@ -198,6 +198,8 @@ def test_of_tenants_that_were_served_alike_whose_came_first_is_first(policy: str
     driver = Driver(policy)
     driver.submit("b", BATCH_TOKENS - 50)
     driver.submit("a", BATCH_TOKENS - 50, MOST_IMPORTANT)
+    # Nor does it go by who came later.
+    driver.submit("b", BATCH_TOKENS - 50)
     assert driver.batches(1)[0]["b"] == BATCH_TOKENS - 50
 
 

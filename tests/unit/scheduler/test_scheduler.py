@@ -220,9 +220,22 @@ def test_a_refused_reservation_is_asked_for_again_when_the_worker_is_heard_of() 
     driver.effects()
     refusal = SequenceFailed(generation.sequence_id, "RESOURCE_EXHAUSTED", "full")
     driver.scheduler.report("d", refusal)
-    assert driver.commands(Reserve) == []
-    assert driver.scheduler.heard("d", PoolUse(10**6), now=1.0)
+    # It needs two blocks: its prompt's, and one more.
+    for num_free_blocks, num_asked in ((1, 0), (2, 1)):
+        assert driver.commands(Reserve) == []
+        driver.scheduler.heard("d", PoolUse(num_free_blocks), now=1.0)
+        assert len(driver.commands(Reserve)) == num_asked
+
+
+def test_what_was_asked_for_is_not_there_for_others() -> None:
+    driver = Driver()
+    driver.scheduler.heard("d", PoolUse(3), now=1.0)
+    one, _ = driver.submit("one"), driver.submit("two")
     assert len(driver.commands(Reserve)) == 1
+    driver.grant(one)
+    for num_free_blocks, num_asked in ((1, 0), (2, 1)):
+        driver.scheduler.heard("d", PoolUse(num_free_blocks), now=2.0)
+        assert len(driver.commands(Reserve)) == num_asked
 
 
 def test_a_reservation_that_fails_for_another_reason_is_not_asked_for_again() -> None:

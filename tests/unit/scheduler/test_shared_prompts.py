@@ -16,6 +16,7 @@ from gateway.policies import queue_policy
 from gateway.scheduler import Scheduler
 from gateway.shared_prompts import MAX_WAITS, MIN_TOKENS
 from gateway.shared_state import Limits
+from gateway.tenants import DEFAULT_TENANT
 from gateway.tokens import TokenRequest
 from gateway.worker_view import PoolUse
 from tandem.core.commands import PrefillBatch, Reserve
@@ -118,9 +119,12 @@ def test_a_prompt_that_many_begin_with_is_computed_once(colocated: str) -> None:
     first, *others = (driver.submit(number) for number in range(2000, 2005))
     assert driver.reserved() == [first.sequence_id]
     assert driver.scheduler.num_queued == len(others)
+    assert driver.scheduler._queue.num_queued(DEFAULT_TENANT) == len(others)
     driver.compute(first)
-    assert driver.reserved() == [each.sequence_id for each in others]
     num_system_tokens = len(SYSTEM) // BLOCK_SIZE * BLOCK_SIZE
+    num_own_tokens = others[0].num_prompt_tokens - num_system_tokens
+    assert driver.scheduler.num_queued_tokens == len(others) * num_own_tokens
+    assert driver.reserved() == [each.sequence_id for each in others]
     assert {each.expected_cached_tokens for each in others} == {num_system_tokens}
 
 
