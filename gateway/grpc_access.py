@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, NoReturn
 
 import grpc
@@ -11,15 +10,13 @@ from grpc_health.v1 import health
 
 from gateway.access import Access
 from gateway.refusals import Refusals
-from tandem.core.errors import DeadlineExceeded, TandemError
+from tandem.core.errors import TandemError
 from tandem.v1 import admin_pb2, inference_pb2
 from tandem.wire.status import abort
 
 # What orchestrators ask. All others need a key: reflection, too, and what is not there; and `Watch`
 # of the same service, which would hold a place among the calls for as long as a stranger likes.
 OPEN_METHOD = f"/{health.SERVICE_NAME}/Check"
-# How long a stranger's call may be without its message, for it holds a place as well.
-ASK_S = 10.0
 # What only operators may.
 OPERATORS_SERVICE = f"/{admin_pb2.DESCRIPTOR.services_by_name['AdminService'].full_name}/"
 # What shows all tenants' requests.
@@ -50,10 +47,7 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
         except TandemError as error:
             self._refusals.add(error.reason, error.message)
             return refusal_handler(error)
-        handler = await continuation(handler_call_details)
-        if handler_call_details.method != OPEN_METHOD or not (handler and handler.unary_unary):
-            return handler  # A refusal from within is of another kind.
-        return _hurried(handler)
+        return await continuation(handler_call_details)
 
     def _check(self, method: str, metadata: Mapping[str, str]) -> None:
         if method.startswith(OPERATORS_SERVICE):
@@ -67,29 +61,6 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
 def text_metadata(metadata: Iterable[tuple[str, str | bytes]] | None) -> dict[str, str]:
     """What came beside a message, but for what is no text."""
     return {key: value for key, value in metadata or () if isinstance(value, str)}
-
-
-def _hurried(handler: grpc.RpcMethodHandler[Any, Any]) -> grpc.RpcMethodHandler[Any, Any]:
-    """The same, one message for one, for who sends the message in time."""
-    # Typed as that of a server without an event loop.
-    method: Any = handler.unary_unary
-
-    # gRPC itself would wait for the message of any other kind of call, before it calls us.
-    async def answer(
-        requests: AsyncIterator[Any], context: grpc.aio.ServicerContext[Any, Any]
-    ) -> AsyncIterator[Any]:
-        try:
-            async with asyncio.timeout(ASK_S):
-                request = await anext(aiter(requests), None)
-        except TimeoutError:
-            request = None
-        if request is None:
-            await abort(context, DeadlineExceeded("nothing was asked"))
-        yield await method(request, context)
-
-    return grpc.stream_stream_rpc_method_handler(
-        answer, handler.request_deserializer, handler.response_serializer
-    )
 
 
 def refusal_handler(error: TandemError) -> grpc.RpcMethodHandler[Any, Any]:

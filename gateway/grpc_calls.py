@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager, aclosing, contextmanager
 from typing import Any, TypeAlias
 
 import grpc
@@ -13,14 +14,18 @@ from gateway.access import Access
 from gateway.grpc_access import refusal_handler, text_metadata
 from gateway.places import Places
 from gateway.refusals import Refusals
-from tandem.core.errors import ResourceExhausted, TandemError
+from tandem.core.errors import DeadlineExceeded, ResourceExhausted, TandemError
+from tandem.wire.status import abort
 
 # Of all clients.
 MAX_CALLS = 2**14
 # What the server itself takes beyond that, before it refuses without a word to us: calls that are
-# refused here, and such as have not sent their message yet.
+# refused here.
 SPARE_CALLS = 2**10
 RETRY_AFTER_S = 1.0
+# How long a call may be without its message, and one of a stranger's.
+ASK_S = 60.0
+STRANGERS_ASK_S = 10.0
 
 KINDS: dict[str, Callable[..., grpc.RpcMethodHandler[Any, Any]]] = {
     "unary_unary": grpc.unary_unary_rpc_method_handler,
@@ -30,14 +35,16 @@ KINDS: dict[str, Callable[..., grpc.RpcMethodHandler[Any, Any]]] = {
 }
 
 
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
-Method: TypeAlias = "Callable[[Any, grpc.aio.ServicerContext[Any, Any]], Any]"
-Block: TypeAlias = "Callable[[grpc.aio.ServicerContext[Any, Any]], AbstractContextManager[None]]"
+Method: TypeAlias = "Callable[[Any, Context], Any]"
+Block: TypeAlias = "Callable[[Context], AbstractContextManager[None]]"
 
 
 class CallLimit(grpc.aio.ServerInterceptor):
     """Refuses the calls that are too many at a time, in all or of a tenant, and counts them. A call
-    is one from when its method is called to its end."""
+    is one from its head until all of its answer is written, and has to bring its message in
+    time."""
 
     def __init__(self, access: Access, refusals: Refusals, max_calls: int = MAX_CALLS) -> None:
         self._access = access
@@ -58,7 +65,8 @@ class CallLimit(grpc.aio.ServerInterceptor):
             self._refusals.add(error.reason, error.message, tenant)
             return refusal_handler(error)
         handler = await continuation(handler_call_details)
-        return handler and within(handler, lambda context: self._place(tenant))
+        ask_s = ASK_S if tenant else STRANGERS_ASK_S
+        return handler and within(handler, lambda context: self._place(tenant), ask_s)
 
     def _tenant_of(self, call: grpc.HandlerCallDetails) -> str:
         """Empty for who may ask without a key, and has none."""
@@ -77,24 +85,49 @@ class CallLimit(grpc.aio.ServerInterceptor):
             self._places.leave(call)
 
 
-def within(handler: Handler, block: Block) -> Handler:
-    """The same, which is called within a block of its own each time."""
-    kind, method = kind_and_method(handler)
+def within(handler: Handler, block: Block, ask_s: float = ASK_S) -> Handler:
+    """The same, within a block of its own each time: from the call's head on until all of its
+    answer is written. The one message of a call that has no more has to come in `ask_s`."""
+    _, method = kind_and_method(handler)
 
-    async def called(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+    # Of this kind, since gRPC itself would wait for the message of others before it calls us. And a
+    # coroutine that writes, which ends with its call: a generator that is not being awaited when
+    # the client leaves ends later, and to ask for the call's peer then ends the process.
+    async def called(requests: Any, context: Context) -> None:
         with block(context):
-            return await method(request, context)
+            try:
+                request = requests if handler.request_streaming else await _message(context, ask_s)
+                await _answer(method, request, context, is_stream=handler.response_streaming)
+            except grpc.aio.InternalError:
+                # Nobody is there to write to. A moment later gRPC would have cancelled this.
+                raise asyncio.CancelledError from None
 
-    async def streamed(
-        request: Any, context: grpc.aio.ServicerContext[Any, Any]
-    ) -> AsyncIterator[Any]:
-        with block(context):
-            async for response in method(request, context):
-                yield response
+    return grpc.stream_stream_rpc_method_handler(
+        called, handler.request_deserializer, handler.response_serializer
+    )
 
-    # A method that streams may also be a coroutine, which writes.
-    inner = streamed if inspect.isasyncgenfunction(method) else called
-    return KINDS[kind](inner, handler.request_deserializer, handler.response_serializer)
+
+async def _answer(method: Method, request: Any, context: Context, *, is_stream: bool) -> None:
+    answer = method(request, context)
+    if inspect.isasyncgen(answer):
+        async with aclosing(answer):
+            async for response in answer:
+                await context.write(response)
+    elif is_stream:
+        await answer
+    else:
+        await context.write(await answer)
+
+
+async def _message(context: Context, ask_s: float) -> Any:
+    try:
+        async with asyncio.timeout(ask_s):
+            message = await context.read()
+    except TimeoutError:
+        message = grpc.aio.EOF
+    if message is grpc.aio.EOF:
+        await abort(context, DeadlineExceeded("nothing was asked"))
+    return message
 
 
 def kind_and_method(handler: Handler) -> tuple[str, Method]:

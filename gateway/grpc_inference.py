@@ -64,6 +64,8 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
                     await self._write(
                         context, [event_to_wire(each, self._token_bytes) for each in events]
                     )
+        except grpc.aio.InternalError:
+            raise  # The client has left: see `grpc_calls.within`.
         except Exception as error:
             await abort(context, error)
 

@@ -11,10 +11,11 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from up import free_ports
 
 import tandem
-from gateway import grpc_access
+from gateway import grpc_calls
 from gateway.access import Access
 from gateway.frontend import Frontend
 from gateway.grpc_access import AccessInterceptor
+from gateway.grpc_calls import CallLimit
 from gateway.grpc_inference import InferenceServicer
 from gateway.refusals import Refusals
 from gateway.tenants import ONE_TENANT, Tenant
@@ -41,7 +42,9 @@ def refused():
 async def address(service, tokenizer, grammars, refused):
     frontend = Frontend(service, tokenizer, grammars, access=ACCESS)
     address = f"127.0.0.1:{free_ports(1)[0]}"
-    server = GrpcServer(address, interceptors=[AccessInterceptor(ACCESS, Refusals(refused))])
+    refusals = Refusals(refused)
+    interceptors = [AccessInterceptor(ACCESS, refusals), CallLimit(ACCESS, refusals)]
+    server = GrpcServer(address, interceptors=interceptors)
 
     async def timeline(window_ms: int) -> inference_pb2.GetTimelineResponse:
         return inference_pb2.GetTimelineResponse()
@@ -124,7 +127,7 @@ async def test_strangers_cannot_watch_health_and_holders_of_keys_can(address):
 
 
 async def test_strangers_hold_no_place_by_asking_nothing(address, monkeypatch):
-    monkeypatch.setattr(grpc_access, "ASK_S", 0.01)
+    monkeypatch.setattr(grpc_calls, "STRANGERS_ASK_S", 0.01)
     async with open_channel(address) as channel:
         check = channel.stream_stream(f"/{health.SERVICE_NAME}/Check")
         for silent in (check(), check(iter(()))):

@@ -15,6 +15,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from scripted_service import Pause, ScriptedGrammars, ScriptedService
 from up import free_ports
 
+from gateway import grpc_calls
 from gateway.access import Access
 from gateway.frontend import Frontend
 from gateway.grpc_access import AccessInterceptor
@@ -54,7 +55,10 @@ async def channel(
 
 @asynccontextmanager
 async def serving(
-    frontend: Frontend, service: ScriptedService, interceptors: Sequence[grpc.aio.ServerInterceptor]
+    frontend: Frontend,
+    service: ScriptedService,
+    interceptors: Sequence[grpc.aio.ServerInterceptor],
+    options: Sequence[tuple[str, int]] = (),
 ) -> AsyncIterator[grpc.aio.Channel]:
     async def timeline(window_ms: int) -> inference_pb2.GetTimelineResponse:
         return inference_pb2.GetTimelineResponse()
@@ -64,7 +68,7 @@ async def serving(
     servicer = InferenceServicer(frontend, service, timeline, READ_TIMEOUT_S)
     inference_pb2_grpc.add_InferenceServiceServicer_to_server(servicer, server.server)
     await server.start([SERVICE])
-    options = [("grpc.http2.bdp_probe", 0)]
+    options = [("grpc.http2.bdp_probe", 0), *options]
     async with grpc.aio.insecure_channel(address, options=options) as channel:
         yield channel
     await server.stop()
@@ -122,6 +126,47 @@ async def test_one_tenants_calls_leave_some_to_others(
             call.cancel()
     assert refused == {"RESOURCE_EXHAUSTED": 3}
     frontend.close()
+
+
+@pytest.mark.parametrize("method", ["Generate", "Tokenize"])
+async def test_a_call_has_a_place_from_its_head_on_and_brings_its_message_in_time(
+    channel: grpc.aio.Channel,
+    refused: Counter[str],
+    monkeypatch: pytest.MonkeyPatch,
+    method: str,
+) -> None:
+    """Whoever only began calls would have all that the server takes, and others none."""
+    stub = inference_pb2_grpc.InferenceServiceStub(channel)
+    begin = channel.stream_stream(f"/{SERVICE}/{method}")
+    silent = [begin() for _ in range(MAX_CALLS)]
+    async with asyncio.timeout(10):
+        while not refused:
+            await stub.ListModels(inference_pb2.ListModelsRequest()).code()
+        monkeypatch.setattr(grpc_calls, "ASK_S", 0.01)
+        for call in silent:
+            call.cancel()
+        while await (late := begin()).code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
+            pass
+    assert await late.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+async def test_a_call_has_its_place_until_its_answer_is_written(
+    frontend: Frontend, service: ScriptedService, refused: Counter[str]
+) -> None:
+    """Answers that nobody reads would be kept, however many they are."""
+    limit = CallLimit(Access(), Refusals(refused), MAX_CALLS)
+    # A client that gives no window is sent heads, and no message.
+    no_window = [("grpc.http2.lookahead_bytes", 0)]
+    async with serving(frontend, service, [limit], no_window) as channel, asyncio.timeout(10):
+        # Of one with a single answer a client of gRPC's would read that.
+        tokenize = channel.unary_stream(f"/{SERVICE}/Tokenize")
+        asked = inference_pb2.TokenizeRequest(text="Hi").SerializeToString()
+        calls = [tokenize(asked) for _ in range(MAX_CALLS)]
+        for call in calls:
+            await call.initial_metadata()
+        assert await tokenize(asked).code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        for call in calls:
+            call.cancel()
 
 
 async def test_every_kind_of_call_gives_its_place_back(channel: grpc.aio.Channel) -> None:

@@ -10,6 +10,7 @@ import grpc
 import httpx
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2
 from http_client import CHAT, CHAT_PATH, TEXT, TEXT_PATH, serving
 from scripted_service import Pause
 from up import free_ports
@@ -29,6 +30,7 @@ from tandem.v1 import inference_pb2, inference_pb2_grpc
 
 SECRET = "a-prompt-of-somebody"
 GENERATE = "/tandem.v1.InferenceService/Generate"
+REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
 
 
 def told(logs: list[Any]) -> list[tuple[str, str, int]]:
@@ -138,7 +140,7 @@ def by_grpc() -> Outcomes:
 
 
 @pytest.fixture
-async def channel(frontend, service, by_grpc) -> AsyncIterator[grpc.aio.Channel]:
+async def address(frontend, service, by_grpc) -> AsyncIterator[str]:
     async def timeline(window_ms: int) -> inference_pb2.GetTimelineResponse:
         return inference_pb2.GetTimelineResponse()
 
@@ -150,9 +152,14 @@ async def channel(frontend, service, by_grpc) -> AsyncIterator[grpc.aio.Channel]
         InferenceServicer(frontend, service, timeline), server.server
     )
     await server.start([])
+    yield address
+    await server.stop()
+
+
+@pytest.fixture
+async def channel(address) -> AsyncIterator[grpc.aio.Channel]:
     async with grpc.aio.insecure_channel(address) as channel:
         yield channel
-    await server.stop()
 
 
 async def status(channel: grpc.aio.Channel, method: str, message: bytes = b"") -> str:
@@ -198,3 +205,30 @@ async def test_a_client_that_leaves_has_cancelled(channel, service, by_grpc, tok
         while not by_grpc.counts:
             await asyncio.sleep(0.005)
     assert by_grpc.counts == {(GENERATE, "CANCELLED"): 1}
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        (GENERATE, inference_pb2.GenerateRequest(text="Hi", max_tokens=4)),
+        # By a generator of the library's.
+        (REFLECTION, reflection_pb2.ServerReflectionRequest(list_services="")),
+    ],
+)
+async def test_a_client_that_leaves_while_it_is_written_to(
+    address, by_grpc, logs, method, message
+) -> None:
+    """It has cancelled, and nothing was wrong; what served it is over before its call is gone."""
+    # A client that gives no window is sent heads, and no message.
+    options = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 0)]
+    async with (
+        grpc.aio.insecure_channel(address, options=options) as channel,
+        asyncio.timeout(10),
+    ):
+        call = channel.unary_stream(method)(message.SerializeToString())
+        await call.initial_metadata()
+        call.cancel()
+        while not by_grpc.counts:
+            await asyncio.sleep(0.005)
+    assert by_grpc.counts == {(method, "CANCELLED"): 1}
+    assert not [each for each in logs if each["log_level"] == "error"]
