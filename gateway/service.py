@@ -100,7 +100,7 @@ class Gateway:
                 ends: set[asyncio.Future[Any]] = {serving, stopping, replaced}
                 await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
                 stopping.cancel()
-                await self._leave()
+                self._leave()
                 if not (serving.done() or replaced.done()):
                     await signals.wait_for(self._finish(), self.settings.drain_timeout)
                 self.dispatcher.drain()
@@ -117,9 +117,9 @@ class Gateway:
         if not replaced.cancelled():
             raise Unavailable(f"{replaced.result()} has taken the workers over")
 
-    async def _leave(self) -> None:
+    def _leave(self) -> None:
         """Tell whoever asks whether to send requests here."""
-        await self.grpc_server.drain()
+        self.grpc_server.drain()
         self.dispatcher.leave()
         self.http_server.drain()
 

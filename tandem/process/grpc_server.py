@@ -10,6 +10,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from tandem.core.errors import ConfigError
+from tandem.process.health import Health
 from tandem.wire.channels import MAX_MESSAGE_BYTES, new_server
 
 log = structlog.get_logger(__name__)
@@ -34,7 +35,7 @@ class GrpcServer:
         self._address = address
         self._services: Sequence[str] = ()
         self._credentials = credentials
-        self._health = health.aio.HealthServicer()
+        self._health = Health()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.server)
 
     async def start(self, services: Sequence[str]) -> None:
@@ -44,23 +45,19 @@ class GrpcServer:
             [*services, health.SERVICE_NAME, reflection.SERVICE_NAME], self.server
         )
         self._bind()
-        await self.server.start()
         self._services = ("", *services)
-        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+        self._health.set(self._services, health_pb2.HealthCheckResponse.SERVING)
+        await self.server.start()
         log.info("serving gRPC", address=self._address, tls=self._credentials is not None)
 
-    async def drain(self) -> None:
+    def drain(self) -> None:
         """Say NOT_SERVING to whoever asks or watches; calls are taken as before."""
-        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        self._health.set(self._services, health_pb2.HealthCheckResponse.NOT_SERVING)
 
     async def stop(self) -> None:
         """NOT_SERVING first, then no new calls, then the end of the calls that are left."""
-        await self._health.enter_graceful_shutdown()
+        self.drain()
         await self.server.stop(STOP_GRACE_S)
-
-    async def _set_health(self, status: int) -> None:
-        for service in self._services:
-            await self._health.set(service, status)
 
     def _bind(self) -> None:
         try:

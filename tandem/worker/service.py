@@ -162,7 +162,7 @@ async def run_worker(
         signals = StopSignals()
         await _unless_crashed(worker, signals.asked.wait())
         log.info("stopping", worker=worker.info.worker_id)
-        await server.drain()
+        server.drain()
         worker.drain(settings.drain_timeout)
         released = _unless_crashed(worker, worker.released())
         await signals.wait_for(released, settings.drain_timeout)
