@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import closing
 from pathlib import Path
 
 import structlog
 
 from gateway.access import Access, KeySources
+from gateway.own_thread import OwnThread
 from tandem.core.errors import ConfigError
 
 log = structlog.get_logger(__name__)
@@ -36,10 +38,11 @@ class KeyWatch:
         """Look at the file, for as long as this is not cancelled."""
         if self._sources.file is None:
             return
-        while True:
-            # On a thread: a file of another machine may keep whoever looks at it waiting.
-            await asyncio.to_thread(self.look)
-            await asyncio.sleep(INTERVAL_S)
+        # Of another machine, it may keep whoever looks at it waiting.
+        with closing(OwnThread("read API keys")) as thread:
+            while True:
+                await thread.run(self.look)
+                await asyncio.sleep(INTERVAL_S)
 
     def look(self) -> None:
         """Take what the file says now, if it has changed, and said so the last time."""

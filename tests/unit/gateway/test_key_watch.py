@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import Callable
 from pathlib import Path
+from threading import Event
 from unittest.mock import Mock
 
 import pytest
@@ -167,3 +168,28 @@ def test_another_tenants_keys_wait_for_the_next_start(
 async def test_without_a_file_there_is_nothing_to_watch() -> None:
     async with asyncio.timeout(5):
         await KeyWatch(KeySources(), Access()).run()
+
+
+def test_a_file_that_hangs_holds_nobody_up(
+    watched: tuple[Access, KeyWatch], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loop ends while it is read."""
+    _, watch = watched
+    was_asked, may_answer, has_answered = Event(), Event(), Event()
+
+    def read_bytes(path: Path) -> bytes:
+        was_asked.set()
+        may_answer.wait(30)
+        has_answered.set()
+        return b""
+
+    async def look_and_give_up() -> None:
+        watching = asyncio.create_task(watch.run())
+        assert await asyncio.to_thread(was_asked.wait, 10)
+        watching.cancel()
+
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    asyncio.run(look_and_give_up())
+    assert not has_answered.is_set()
+    may_answer.set()
+    assert has_answered.wait(10)
