@@ -10,7 +10,7 @@ import signal
 import socket
 import subprocess
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
@@ -162,13 +162,15 @@ async def _answers(port: int, path: str) -> bool:
 
 
 async def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ask, then force: its whole group of processes."""
-    for number in (signal.SIGINT, signal.SIGKILL):
-        try:
-            os.killpg(process.pid, number)
-        except ProcessLookupError:
-            break
-        try:
-            await asyncio.to_thread(process.wait, STOP_S)
-        except subprocess.TimeoutExpired:
-            continue
+    """Ask, then force; force at once if we are told to stop once more."""
+    try:
+        await _signal(process, signal.SIGINT)
+    finally:
+        await _signal(process, signal.SIGKILL)
+
+
+async def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    """To its whole group of processes. Waits for its end, but not for long."""
+    with suppress(ProcessLookupError, subprocess.TimeoutExpired):
+        os.killpg(process.pid, number)
+        await asyncio.to_thread(process.wait, STOP_S)
