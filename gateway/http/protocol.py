@@ -106,6 +106,9 @@ class BoundedProtocol(HttpToolsProtocol):
         self._read_watch.end()
         self._give_up()
         super().connection_lost(exc)
+        # It would keep all that is here for as long as the connection might have been idle: uvicorn
+        # leaves it where a client has reset the connection.
+        self._unset_keepalive_if_required()
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -309,4 +312,6 @@ class BoundedProtocol(HttpToolsProtocol):
         self.pipeline.clear()
         for cycle in self._unanswered():
             cycle.disconnected = True
+            # Nor is it told to go on, behind the end of what is written.
+            cycle.waiting_for_100_continue = False
             cycle.message_event.set()

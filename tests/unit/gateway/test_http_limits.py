@@ -4,7 +4,9 @@ client reads nothing."""
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
+import weakref
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -190,6 +192,15 @@ async def test_what_is_answered_already_has_no_second_answer(app):
         chunk = b"10000\r\n" + b" " * 0x10000 + b"\r\n"
         await connection.send(*[chunk] * (MAX_BODY_BYTES // 0x10000 + 1))
         assert b"HTTP/1.1" not in await connection.reader.read()
+
+
+async def test_who_is_refused_is_not_told_to_go_on(app, logs):
+    """Its app asks for the body when nothing more can be written."""
+    async with serving_one(app) as connection:
+        head = b"Expect: 100-continue\r\nTransfer-Encoding: chunked\r\n\r\n"
+        await connection.send(POST + head + b"no chunk\r\n")
+        assert await connection.refusal() == (400, "invalid_request")
+    assert not [entry for entry in logs if entry["log_level"] == "error"]
 
 
 async def test_an_answer_takes_as_long_as_it_takes(app, service):
@@ -379,3 +390,14 @@ async def test_pipelined_requests_are_bounded(app, service):
         await connection.send(LIVE * (MAX_PIPELINED + 1))
         assert await connection.reader.read() == b""
     assert service.streams[0].cancelled.is_set()
+
+
+async def test_a_connection_that_is_reset_is_forgotten(app):
+    """Not only when it would have been idle for too long."""
+    protocol = connection(app, SlowlyRead(0))
+    protocol.on_response_complete()
+    protocol.connection_lost(ConnectionResetError())
+    kept = weakref.ref(protocol)
+    del protocol
+    gc.collect()
+    assert kept() is None
