@@ -36,7 +36,7 @@ def gguf_config(file: GgufFile) -> dict[str, object]:
     num_heads = metadata.positive(f"{kind}.attention.head_count")
     hidden_size = metadata.positive(f"{kind}.embedding_length")
     head_dim = _head_dim(metadata, kind, hidden_size // num_heads)
-    rope_theta = _rope_theta(metadata, kind)
+    rope_theta = _float32(metadata, f"{kind}.rope.freq_base", DEFAULT_ROPE_THETA)
     return {
         **_family(metadata, kind),
         "torch_dtype": "bfloat16",
@@ -45,7 +45,7 @@ def gguf_config(file: GgufFile) -> dict[str, object]:
         "intermediate_size": metadata.positive(f"{kind}.feed_forward_length"),
         "num_hidden_layers": metadata.positive(f"{kind}.block_count"),
         "num_attention_heads": num_heads,
-        "num_key_value_heads": metadata.positive(f"{kind}.attention.head_count_kv"),
+        "num_key_value_heads": metadata.positive(f"{kind}.attention.head_count_kv", num_heads),
         "head_dim": head_dim,
         "vocab_size": int(file.tensors["token_embd.weight"].shape[-1]),
         "max_position_embeddings": metadata.positive(f"{kind}.context_length"),
@@ -65,6 +65,9 @@ def _refuse_unsupported(metadata: JsonObject, kind: str) -> None:
     experts = f"{kind}.expert_count"
     if metadata.has(experts) and metadata.integer(experts):
         raise metadata.wrong(experts, "0: mixtures of experts are not supported")
+    causal = f"{kind}.attention.causal"
+    if not metadata.flag(causal, default=True):
+        raise metadata.wrong(causal, "true: attention to what comes later is not supported")
 
 
 def _family(metadata: JsonObject, kind: str) -> dict[str, object]:
@@ -80,8 +83,7 @@ def _family(metadata: JsonObject, kind: str) -> dict[str, object]:
 
 
 def _head_dim(metadata: JsonObject, kind: str, default: int) -> int:
-    key = f"{kind}.attention.key_length"
-    head_dim = metadata.positive(key) if metadata.has(key) else default
+    head_dim = metadata.positive(f"{kind}.attention.key_length", default)
     for name in ("attention.value_length", "rope.dimension_count"):
         same = f"{kind}.{name}"
         if metadata.has(same) and metadata.integer(same) != head_dim:
@@ -89,14 +91,9 @@ def _head_dim(metadata: JsonObject, kind: str, default: int) -> int:
     return head_dim
 
 
-def _rope_theta(metadata: JsonObject, kind: str) -> float:
-    key = f"{kind}.rope.freq_base"
-    return _float32(metadata, key) if metadata.has(key) else DEFAULT_ROPE_THETA
-
-
-def _float32(metadata: JsonObject, key: str) -> float:
+def _float32(metadata: JsonObject, key: str, default: float | None = None) -> float:
     """GGUF stores 1e-5 as float32; written out it is to be 1e-05 again, not 9.99999974e-06."""
-    return float(str(np.float32(metadata.positive_number(key))))
+    return float(str(np.float32(metadata.positive_number(key, default))))
 
 
 def _token_id(metadata: JsonObject, which: str) -> int | None:

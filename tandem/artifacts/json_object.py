@@ -18,8 +18,8 @@ MAX_JSON_BYTES = 64 * 2**20
 class JsonObject:
     """A JSON object and the name by which errors call it (a file's path, or `config.json`).
 
-    Every getter raises `ConfigError` naming the field when the value is missing or of another type.
-    A field that is absent and one that is null are the same.
+    Every getter raises `ConfigError` naming the field when the value is of another type, or is
+    missing and has no default. A field that is absent and one that is null are the same.
     """
 
     data: Mapping[str, object]
@@ -31,13 +31,17 @@ class JsonObject:
             raise self.wrong(field, "an integer")
         return value
 
-    def positive(self, field: str) -> int:
+    def positive(self, field: str, default: int | None = None) -> int:
+        if default is not None and not self.has(field):
+            return default
         value = self.integer(field)
         if value < 1:
             raise self.wrong(field, "a positive integer")
         return value
 
-    def positive_number(self, field: str) -> float:
+    def positive_number(self, field: str, default: float | None = None) -> float:
+        if default is not None and not self.has(field):
+            return default
         value = self.data.get(field)
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise self.wrong(field, "a positive number")

@@ -104,8 +104,8 @@ def _yarn(scaling: JsonObject, config: JsonObject) -> YarnScaling:
     return YarnScaling(
         factor=factor,
         original_max_position_embeddings=original,
-        beta_fast=_number_or(scaling, "beta_fast", BETA_FAST),
-        beta_slow=_number_or(scaling, "beta_slow", BETA_SLOW),
+        beta_fast=scaling.positive_number("beta_fast", BETA_FAST),
+        beta_slow=scaling.positive_number("beta_slow", BETA_SLOW),
         attention_factor=_attention_factor(scaling, factor),
         truncate=scaling.flag("truncate", default=True),
     )
@@ -133,7 +133,3 @@ def _attention_factor(scaling: JsonObject, factor: float) -> float:
 
 def _mscale(factor: float, mscale: float) -> float:
     return 0.1 * mscale * math.log(factor) + 1.0 if factor > 1 else 1.0
-
-
-def _number_or(fields: JsonObject, name: str, default: float) -> float:
-    return fields.positive_number(name) if fields.has(name) else default

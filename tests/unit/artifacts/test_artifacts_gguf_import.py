@@ -1,5 +1,6 @@
 import struct
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import gguf
@@ -9,7 +10,10 @@ import tiny_gguf
 import torch
 from numpy.typing import NDArray
 
+from tandem.artifacts.gguf_config import gguf_config
+from tandem.artifacts.gguf_file import GgufFile
 from tandem.artifacts.gguf_import import import_gguf
+from tandem.artifacts.json_object import JsonObject
 from tandem.artifacts.model_folder import ModelFolder
 from tandem.artifacts.rope_scaling import LinearScaling, Llama3Scaling, RopeScaling
 from tandem.artifacts.safetensors_header import read_safetensors_header
@@ -95,6 +99,15 @@ def test_the_end_of_a_turn_is_known_by_its_text(tmp_path: Path) -> None:
     assert ModelFolder.open(tmp_path / "out").config.eos_token_ids == {0, 8}
 
 
+def test_heads_that_are_not_told_of_share_no_keys(tmp_path: Path) -> None:
+    """Of a Llama whose config does not name them, llama.cpp's converter does not, either."""
+    file = GgufFile.open(tiny_gguf.write(tmp_path / "x.gguf"))
+    metadata = dict(file.metadata.data)
+    assert metadata.pop("llama.attention.head_count_kv") == tiny_gguf.KV_HEADS
+    config = gguf_config(replace(file, metadata=JsonObject(metadata, "x.gguf")))
+    assert config["num_key_value_heads"] == tiny_gguf.HEADS
+
+
 def test_other_pre_tokenizers_join_digits(tmp_path: Path) -> None:
     import_gguf(tiny_gguf.write(tmp_path / "x.gguf", pre="llama-bpe"), tmp_path / "out")
     assert ModelFolder.open(tmp_path / "out").tokenizer().encode("12") == [9]
@@ -153,6 +166,7 @@ def test_what_is_supported_is_named(tmp_path: Path) -> None:
     [
         ("split.count", 3, "llama-gguf-split --merge"),
         ("llama.expert_count", 8, "mixtures of experts"),
+        ("llama.attention.causal", False, "attention to what comes later"),
         ("llama.rope.dimension_count", 4, "the size of a head"),
         ("llama.attention.value_length", 16, "the size of a head"),
         ("llama.rope.scaling.type", "longrope", "'longrope', expected one of .* linear, yarn"),

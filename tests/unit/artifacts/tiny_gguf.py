@@ -86,6 +86,8 @@ def write(
     for key, value in (metadata or {}).items():
         if isinstance(value, str):
             writer.add_string(key, value)
+        elif isinstance(value, bool):
+            writer.add_bool(key, value)
         else:
             writer.add_uint32(key, value)
     writer.add_context_length(256)
