@@ -6,34 +6,21 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
+from tandem.artifacts.families import FAMILIES, MOCK, Windows
 from tandem.artifacts.json_object import JsonObject
 from tandem.artifacts.rope_scaling import RopeScaling, read_rope_scaling, stretched_length
 from tandem.core.errors import ConfigError
 from tandem.core.kv import KVLayout
 
-MOCK = "MockForCausalLM"
-ARCHITECTURES = (
-    "LlamaForCausalLM",
-    "MistralForCausalLM",
-    "Qwen2ForCausalLM",
-    "Qwen3ForCausalLM",
-    MOCK,
-)
-# Of these, `attention_bias` adds biases to all four of attention's projections.
-BIAS_SWITCH = ("LlamaForCausalLM", "Qwen3ForCausalLM")
 DEFAULT_ROPE_THETA = 10_000.0
-# What transformers assumes for a Mistral that does not say; later Mistrals say null.
-DEFAULT_MISTRAL_WINDOW = 4096
-DEFAULT_QWEN3_HEAD_DIM = 128
 # More than any model has: a damaged number must not make tables of its size.
 MAX_LAYERS = 10_000
 MAX_POSITIONS = 2**27
-FULL, SLIDING = "full_attention", "sliding_attention"
 
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """One of `ARCHITECTURES`, with everything that a decoder needs to know.
+    """One of `FAMILIES`, with everything that a decoder needs to know.
 
     `max_position_embeddings` counts the positions with `rope_scaling`, which is None for plain
     rotary embedding. `qkv_bias`, `output_bias` (attention's) and `mlp_bias` say which projections
@@ -59,7 +46,7 @@ class ModelConfig:
     output_bias: bool
     mlp_bias: bool
     qk_norm: bool
-    windows: tuple[int | None, ...]
+    windows: Windows
     eos_token_ids: frozenset[int]
     bos_token_id: int | None
     output_token_ids: tuple[int, int] | None = None
@@ -72,32 +59,33 @@ class ModelConfig:
         """
         fields = JsonObject(data, source)
         architecture = _architecture(fields)
+        family = FAMILIES[architecture]
         _refuse_unsupported(fields)
         num_heads = fields.positive("num_attention_heads")
         num_layers = _bounded(fields, "num_hidden_layers", MAX_LAYERS)
         hidden_size = fields.positive("hidden_size")
         rope_theta, rope_scaling = _rope(fields)
         max_positions = _bounded(fields, "max_position_embeddings", MAX_POSITIONS)
-        output_bias = architecture in BIAS_SWITCH and fields.flag("attention_bias")
+        output_bias = family.switched(fields, "attention_bias")
         config = cls(
             architecture=architecture,
             hidden_size=hidden_size,
             intermediate_size=fields.positive("intermediate_size"),
             num_layers=num_layers,
             num_heads=num_heads,
-            num_kv_heads=_positive_or(fields, "num_key_value_heads", num_heads),
-            head_dim=_head_dim(fields, architecture, hidden_size // num_heads),
+            num_kv_heads=fields.positive("num_key_value_heads", num_heads),
+            head_dim=fields.positive("head_dim", family.head_dim or hidden_size // num_heads),
             vocab_size=fields.positive("vocab_size"),
             max_position_embeddings=stretched_length(rope_scaling, max_positions),
             rms_norm_eps=fields.positive_number("rms_norm_eps"),
             rope_theta=rope_theta,
             rope_scaling=rope_scaling,
             tie_word_embeddings=fields.flag("tie_word_embeddings"),
-            qkv_bias=output_bias or architecture == "Qwen2ForCausalLM",
+            qkv_bias=output_bias or family.qkv_bias,
             output_bias=output_bias,
-            mlp_bias=architecture == "LlamaForCausalLM" and fields.flag("mlp_bias"),
-            qk_norm=architecture == "Qwen3ForCausalLM",
-            windows=_windows(fields, architecture, num_layers),
+            mlp_bias=family.switched(fields, "mlp_bias"),
+            qk_norm=family.qk_norm,
+            windows=family.windows(fields, num_layers),
             eos_token_ids=frozenset(fields.integers("eos_token_id")),
             bos_token_id=next(iter(fields.integers("bos_token_id")), None),
             output_token_ids=_output_token_ids(fields) if architecture == MOCK else None,
@@ -132,13 +120,14 @@ class ModelConfig:
 def _architecture(fields: JsonObject) -> str:
     names = fields.data.get("architectures")
     if not isinstance(names, list) or len(names) != 1:
-        raise fields.wrong("architectures", f"a list of one of {', '.join(ARCHITECTURES)}")
-    if names[0] not in ARCHITECTURES:
+        raise fields.wrong("architectures", f"a list of one of {', '.join(FAMILIES)}")
+    name = names[0]
+    if not isinstance(name, str) or name not in FAMILIES:
         raise ConfigError(
-            f"{fields.source}: architecture {names[0]!r:.80} is not supported; "
-            f"supported are {', '.join(ARCHITECTURES)}"
+            f"{fields.source}: architecture {name!r:.80} is not supported; "
+            f"supported are {', '.join(FAMILIES)}"
         )
-    return str(names[0])
+    return name
 
 
 def _refuse_unsupported(fields: JsonObject) -> None:
@@ -167,38 +156,6 @@ def _rope(fields: JsonObject) -> tuple[float, RopeScaling | None]:
     return theta, read_rope_scaling(rope, fields)
 
 
-def _head_dim(fields: JsonObject, architecture: str, default: int) -> int:
-    if "head_dim" not in fields.data and architecture == "Qwen3ForCausalLM":
-        return DEFAULT_QWEN3_HEAD_DIM
-    return _positive_or(fields, "head_dim", default)
-
-
-def _windows(fields: JsonObject, architecture: str, num_layers: int) -> tuple[int | None, ...]:
-    if architecture == "MistralForCausalLM":
-        absent = "sliding_window" not in fields.data
-        default = DEFAULT_MISTRAL_WINDOW if absent else None
-        window = fields.positive("sliding_window") if fields.has("sliding_window") else default
-        return (window,) * num_layers
-    if not architecture.startswith("Qwen") or not fields.flag("use_sliding_window"):
-        return (None,) * num_layers
-    window = fields.positive("sliding_window")
-    kinds = _layer_types(fields, num_layers)
-    return tuple(window if kind == SLIDING else None for kind in kinds)
-
-
-def _layer_types(fields: JsonObject, num_layers: int) -> list[str]:
-    """Qwen's, named since transformers 5; before, all from `max_window_layers` on slide."""
-    if not fields.has("layer_types"):
-        first = fields.integer("max_window_layers")
-        return [SLIDING if layer >= first else FULL for layer in range(num_layers)]
-    kinds = fields.data["layer_types"]
-    if not isinstance(kinds, list) or len(kinds) != num_layers:
-        raise fields.wrong("layer_types", f"a list of {num_layers}")
-    if not all(kind in (FULL, SLIDING) for kind in kinds):
-        raise fields.wrong("layer_types", f"only {FULL!r} and {SLIDING!r}")
-    return kinds
-
-
 def _bounded(fields: JsonObject, name: str, limit: int) -> int:
     value = fields.positive(name)
     if value > limit:
@@ -211,7 +168,3 @@ def _output_token_ids(fields: JsonObject) -> tuple[int, int]:
     if len(ids) != 2 or ids[0] >= ids[1]:
         raise fields.wrong("output_token_ids", "[first, end) with first < end")
     return ids[0], ids[1]
-
-
-def _positive_or(fields: JsonObject, name: str, default: int) -> int:
-    return fields.positive(name) if fields.has(name) else default

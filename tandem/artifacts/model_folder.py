@@ -9,7 +9,8 @@ from pathlib import Path
 
 import xxhash
 
-from tandem.artifacts.config import MOCK, ModelConfig
+from tandem.artifacts.config import ModelConfig
+from tandem.artifacts.families import MOCK
 from tandem.artifacts.json_object import JsonObject, read_json_object
 from tandem.artifacts.provenance import Provenance
 from tandem.artifacts.safetensors_header import read_safetensors_header

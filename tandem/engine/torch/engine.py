@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tandem.artifacts.config import MOCK
+from tandem.artifacts.families import MOCK
 from tandem.artifacts.model_folder import ModelFolder
 from tandem.core.device import CpuDevice, CudaDevice
 from tandem.core.errors import ConfigError, TandemError

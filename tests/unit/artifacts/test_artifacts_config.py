@@ -325,7 +325,7 @@ def test_supported_architectures_are_named(llama: dict[str, object]) -> None:
         ModelConfig.from_json(llama | {"architectures": ["GPT2LMHeadModel"]})
 
 
-@pytest.mark.parametrize("names", [None, [], ["A", "B"], "LlamaForCausalLM", [7]])
+@pytest.mark.parametrize("names", [None, [], ["A", "B"], "LlamaForCausalLM", [7], [["A"]]])
 def test_a_missing_architecture_tells_the_supported(
     llama: dict[str, object], names: object
 ) -> None:
