@@ -51,11 +51,11 @@ from torch.profiler import ProfilerActivity, profile
 
 from tandem.artifacts.config import ModelConfig
 from tandem.artifacts.model_folder import ModelFolder
+from tandem.artifacts.tensor_shapes import EMBEDDING, tensor_shapes
 from tandem.core.device import CudaDevice
 from tandem.core.plan import PENDING, SampleSpec, SequenceSlice, StepPlan
 from tandem.core.sampling_params import SamplingParams
 from tandem.engine.torch.engine import TorchEngine
-from tandem.models.weights import EMBEDDING, tensor_shapes
 
 LLAMA_1B = {
     "architectures": ["LlamaForCausalLM"],

@@ -12,16 +12,12 @@ from pathlib import Path
 from tandem.artifacts.config import ModelConfig
 from tandem.artifacts.gguf_config import gguf_config
 from tandem.artifacts.gguf_file import GgufFile
-from tandem.artifacts.gguf_tensors import (
-    bfloat16_pieces,
-    check_tensors,
-    expected_shapes,
-    hugging_face_name,
-)
+from tandem.artifacts.gguf_tensors import bfloat16_pieces, check_tensors
 from tandem.artifacts.gguf_tokenizer import gguf_tokenizer, gguf_tokenizer_config
 from tandem.artifacts.model_folder import SINGLE_FILE
 from tandem.artifacts.progress import ProgressCallback, silent
 from tandem.artifacts.safetensors_writer import write_safetensors
+from tandem.artifacts.tensor_shapes import tensor_shapes
 from tandem.core.errors import ConfigError
 
 
@@ -43,7 +39,7 @@ def import_gguf(gguf: Path, destination: Path, progress: ProgressCallback = sile
 def _write_folder(file: GgufFile, folder: Path, progress: ProgressCallback) -> None:
     data = gguf_config(file)
     config = ModelConfig.from_json(data, str(file.path))
-    shapes = expected_shapes(config)
+    shapes = tensor_shapes(config)
     check_tensors(file, shapes)
     _write_json(folder / "config.json", data)
     special = {name: data[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
@@ -53,12 +49,8 @@ def _write_folder(file: GgufFile, folder: Path, progress: ProgressCallback) -> N
         gguf_tokenizer_config(file.metadata, config.max_position_embeddings),
     )
     gguf_tokenizer(file.metadata).save(str(folder / "tokenizer.json"))
-    write_safetensors(
-        folder / SINGLE_FILE,
-        "BF16",
-        {hugging_face_name(name): shape for name, shape in shapes.items()},
-        bfloat16_pieces(file, shapes, config, progress),
-    )
+    pieces = bfloat16_pieces(file, shapes, config, progress)
+    write_safetensors(folder / SINGLE_FILE, "BF16", shapes, pieces)
 
 
 def _write_json(path: Path, data: dict[str, object]) -> None:

@@ -15,61 +15,50 @@ from tandem.artifacts.config import ModelConfig
 from tandem.artifacts.gguf_file import GgufFile
 from tandem.artifacts.gguf_rope import FREQUENCY_FACTORS
 from tandem.artifacts.progress import ProgressCallback
+from tandem.artifacts.tensor_shapes import Shape
 from tandem.core.errors import ConfigError
 
 # Elements dequantised at once: 64 MB of float32.
 CHUNK_ELEMENTS = 16 * 1024 * 1024
 
 
-def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Every tensor of the model by its GGUF name, with the shape that Hugging Face gives it."""
-    hidden, vocab = config.hidden_size, config.vocab_size
-    shapes: dict[str, tuple[int, ...]] = {"token_embd.weight": (vocab, hidden)}
-    for layer in range(config.num_layers):
-        for name, shape in _layer_shapes(config).items():
-            shapes[f"blk.{layer}.{name}"] = shape
-    shapes["output_norm.weight"] = (hidden,)
-    if not config.tie_word_embeddings:
-        shapes["output.weight"] = (vocab, hidden)
-    return shapes
-
-
-def hugging_face_name(gguf_name: str) -> str:
-    """`blk.3.attn_q.weight` -> `model.layers.3.self_attn.q_proj.weight`."""
-    stem, _, suffix = gguf_name.rpartition(".")
-    if stem in OUTER_NAMES:
-        return f"{OUTER_NAMES[stem]}.{suffix}"
-    _, layer, part = stem.split(".")
-    return f"model.layers.{layer}.{LAYER_NAMES[part]}.{suffix}"
-
-
+# By Hugging Face's names, and those within a layer.
 OUTER_NAMES = {
-    "token_embd": "model.embed_tokens",
-    "output_norm": "model.norm",
-    "output": "lm_head",
+    "model.embed_tokens": "token_embd",
+    "model.norm": "output_norm",
+    "lm_head": "output",
 }
 LAYER_NAMES = {
-    "attn_norm": "input_layernorm",
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_q_norm": "self_attn.q_norm",
-    "attn_k_norm": "self_attn.k_norm",
-    "attn_output": "self_attn.o_proj",
-    "ffn_norm": "post_attention_layernorm",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
+    "input_layernorm": "attn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
+    "self_attn.o_proj": "attn_output",
+    "post_attention_layernorm": "ffn_norm",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
 }
+# The architecture whose rows of q and k are in another order.
+PERMUTED = "llama"
 
 
-# What GGUF calls `llama`.
-PERMUTED = ("LlamaForCausalLM", "MistralForCausalLM")
+def gguf_name(name: str) -> str:
+    """`model.layers.3.self_attn.q_proj.weight` -> `blk.3.attn_q.weight`."""
+    stem, _, suffix = name.rpartition(".")
+    if stem in OUTER_NAMES:
+        return f"{OUTER_NAMES[stem]}.{suffix}"
+    _, _, layer, part = stem.split(".", 3)
+    return f"blk.{layer}.{LAYER_NAMES[part]}.{suffix}"
 
 
-def check_tensors(file: GgufFile, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Raise `ConfigError` unless the file has these tensors and no others."""
-    for name, shape in shapes.items():
+def check_tensors(file: GgufFile, shapes: Mapping[str, Shape]) -> None:
+    """Raise `ConfigError` unless the file has these tensors, by Hugging Face's names, and no
+    others."""
+    expected = {gguf_name(name): shape for name, shape in shapes.items()}
+    for name, shape in expected.items():
         if name not in file.tensors:
             raise ConfigError(f"{file.path}: the tensor {name} is missing")
         # GGUF names the fastest dimension first.
@@ -77,7 +66,7 @@ def check_tensors(file: GgufFile, shapes: Mapping[str, tuple[int, ...]]) -> None
         if found != shape:
             raise ConfigError(f"{file.path}: {name} has the shape {found}, expected {shape}")
     for name in file.tensors:
-        if name not in shapes and name != FREQUENCY_FACTORS:
+        if name not in expected and name != FREQUENCY_FACTORS:
             raise ConfigError(
                 f"{file.path}: the tensor {name!r:.80} belongs to a variant of the architecture"
                 " that is not supported"
@@ -87,45 +76,24 @@ def check_tensors(file: GgufFile, shapes: Mapping[str, tuple[int, ...]]) -> None
 def bfloat16_pieces(
     file: GgufFile, names: Mapping[str, object], config: ModelConfig, progress: ProgressCallback
 ) -> Iterator[NDArray[np.uint16]]:
-    """The named tensors' values in order, in pieces of bounded size. Raises `ConfigError`."""
+    """The values of tensors, by Hugging Face's names and in its order of rows, one after the other
+    in pieces of bounded size. Raises `ConfigError`."""
+    is_permuted = file.metadata.text("general.architecture") == PERMUTED
     for done, name in enumerate(names):
         progress("converting", done, len(names))
-        tensor = file.tensors[name]
-        for rows in _chunks(_in_order(tensor, config), tensor.n_elements):
+        tensor = file.tensors[gguf_name(name)]
+        in_order = _in_order(tensor, config) if is_permuted else tensor.data
+        for rows in _chunks(in_order, tensor.n_elements):
             yield to_bfloat16(_dequantize(rows, tensor, file))
     progress("converting", len(names), len(names))
 
 
-def _layer_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    hidden, inner = config.hidden_size, config.intermediate_size
-    q_size, kv_size = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-    shapes: dict[str, tuple[int, ...]] = {
-        "attn_norm.weight": (hidden,),
-        "attn_q.weight": (q_size, hidden),
-        "attn_k.weight": (kv_size, hidden),
-        "attn_v.weight": (kv_size, hidden),
-        "attn_output.weight": (hidden, q_size),
-        "ffn_norm.weight": (hidden,),
-        "ffn_gate.weight": (inner, hidden),
-        "ffn_up.weight": (inner, hidden),
-        "ffn_down.weight": (hidden, inner),
-    }
-    if config.qkv_bias:
-        shapes |= {"attn_q.bias": (q_size,), "attn_k.bias": (kv_size,), "attn_v.bias": (kv_size,)}
-    if config.qk_norm:
-        shapes |= {"attn_q_norm.weight": (config.head_dim,)}
-        shapes |= {"attn_k_norm.weight": (config.head_dim,)}
-    return shapes
-
-
 def _in_order(tensor: ReaderTensor, config: ModelConfig) -> NDArray[Any]:
-    """The tensor's rows, still quantised, in Hugging Face's order.
+    """The rows, still quantised, of a tensor of GGUF's `llama`, in Hugging Face's order.
 
-    GGUF's `llama` rotates neighbouring pairs of a head's rows, Hugging Face pairs the first half
-    with the second; the converter had permuted the rows of q and k from the latter to the former.
+    It rotates neighbouring pairs of a head's rows, Hugging Face pairs the first half with the
+    second; the converter had permuted the rows of q and k from the latter to the former.
     """
-    if config.architecture not in PERMUTED:
-        return tensor.data
     if tensor.name.endswith("attn_q.weight"):
         return _unpermute(tensor.data, config.num_heads)
     if tensor.name.endswith("attn_k.weight"):

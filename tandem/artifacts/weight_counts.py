@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from tandem.artifacts.config import ModelConfig
+from tandem.artifacts.tensor_shapes import EMBEDDING, LM_HEAD, tensor_shapes
 from tandem.core.kv import ITEM_SIZES
 from tandem.core.quantization import Quantization
 
@@ -26,15 +28,13 @@ class WeightCounts:
 
     @classmethod
     def of(cls, config: ModelConfig) -> WeightCounts:
-        vocabulary = config.vocab_size * config.hidden_size
-        queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-        # Queries, keys, values and what is made of them; gate, up and down.
-        columns = 2 * queries + 2 * keys + 3 * config.intermediate_size
-        return cls(
-            embedding=vocabulary,
-            head=0 if config.tie_word_embeddings else vocabulary,
-            projections=config.num_layers * config.hidden_size * columns,
-        )
+        matrices = {
+            name: math.prod(shape)
+            for name, shape in tensor_shapes(config).items()
+            if len(shape) > 1
+        }
+        embedding, head = matrices.pop(EMBEDDING), matrices.pop(LM_HEAD, 0)
+        return cls(embedding, head, sum(matrices.values()))
 
     def num_bytes(self, dtype: str, quantization: Quantization = Quantization.NONE) -> int:
         """Bytes once loaded, but for what pads them. Quantised, the embedding stays in `dtype`, a

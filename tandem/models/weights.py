@@ -12,12 +12,15 @@ import torch
 from torch import Tensor
 
 from tandem.artifacts.config import ModelConfig
+from tandem.artifacts.tensor_shapes import (
+    EMBEDDING,
+    FINAL_NORM,
+    LM_HEAD,
+    layer_name,
+    tensor_shapes,
+)
 from tandem.models.checkpoint import Checkpoint
 from tandem.models.layers import Linear
-
-EMBEDDING = "model.embed_tokens.weight"
-FINAL_NORM = "model.norm.weight"
-LM_HEAD = "lm_head.weight"
 
 Reader = Callable[[str], Tensor]
 # A projection, as what computes with it wants it.
@@ -118,54 +121,11 @@ def _pack(config: ModelConfig, read: Reader, packer: Packer[L]) -> DecoderWeight
     return DecoderWeights(embedding, tuple(layers), packer.vector(read(FINAL_NORM)), head)
 
 
-def tensor_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Every tensor of a checkpoint, by its name in it."""
-    vocabulary = (config.vocab_size, config.hidden_size)
-    shapes: dict[str, tuple[int, ...]] = {EMBEDDING: vocabulary, FINAL_NORM: (config.hidden_size,)}
-    if not config.tie_word_embeddings:
-        shapes[LM_HEAD] = vocabulary
-    layer = _layer_shapes(config)
-    for index in range(config.num_layers):
-        shapes |= {_layer_name(index, name): shape for name, shape in layer.items()}
-    return shapes
-
-
-def _layer_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    hidden, inner, head_dim = config.hidden_size, config.intermediate_size, config.head_dim
-    queries, keys = config.num_heads * head_dim, config.num_kv_heads * head_dim
-    shapes: dict[str, tuple[int, ...]] = {
-        "input_layernorm.weight": (hidden,),
-        "self_attn.q_proj.weight": (queries, hidden),
-        "self_attn.k_proj.weight": (keys, hidden),
-        "self_attn.v_proj.weight": (keys, hidden),
-        "self_attn.o_proj.weight": (hidden, queries),
-        "post_attention_layernorm.weight": (hidden,),
-        "mlp.gate_proj.weight": (inner, hidden),
-        "mlp.up_proj.weight": (inner, hidden),
-        "mlp.down_proj.weight": (hidden, inner),
-    }
-    if config.qkv_bias:
-        for name, width in (("q", queries), ("k", keys), ("v", keys)):
-            shapes[f"self_attn.{name}_proj.bias"] = (width,)
-    if config.output_bias:
-        shapes["self_attn.o_proj.bias"] = (hidden,)
-    if config.mlp_bias:
-        for name, width in (("gate", inner), ("up", inner), ("down", hidden)):
-            shapes[f"mlp.{name}_proj.bias"] = (width,)
-    if config.qk_norm:
-        shapes |= {f"self_attn.{name}_norm.weight": (head_dim,) for name in ("q", "k")}
-    return shapes
-
-
-def _layer_name(index: int, name: str) -> str:
-    return f"model.layers.{index}.{name}"
-
-
 def _pack_layer(
     config: ModelConfig, read: Reader, packer: Packer[L], index: int
 ) -> LayerWeights[L]:
     def one(name: str) -> Tensor:
-        return read(_layer_name(index, name))
+        return read(layer_name(index, name))
 
     def joined(template: str, names: tuple[str, ...], has_bias: bool) -> Linear:
         """The projections of `names`, one below the other."""

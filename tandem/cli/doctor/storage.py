@@ -8,9 +8,9 @@ import shutil
 from pathlib import Path
 
 from tandem.artifacts.config import ModelConfig
-from tandem.artifacts.gguf_tensors import expected_shapes
 from tandem.artifacts.pull import DEFAULT_CONFIG, DEFAULT_NAME, PULL_BYTES, WHEEL_BYTES
 from tandem.artifacts.resolve import DEFAULT, find, find_config
+from tandem.artifacts.tensor_shapes import tensor_shapes
 from tandem.artifacts.weight_counts import WeightCounts
 from tandem.cli.doctor.machine import Folder, HubModel, Model, NoModel
 from tandem.core.errors import ConfigError
@@ -48,7 +48,7 @@ def probe_folder(path: Path) -> Folder:
 
 def _importable(gguf: Path, config: ModelConfig) -> Model:
     """A GGUF file that is to become a folder with bfloat16 weights."""
-    num_params = sum(math.prod(shape) for shape in expected_shapes(config).values())
+    num_params = sum(math.prod(shape) for shape in tensor_shapes(config).values())
     num_bytes = num_params * BFLOAT16_BYTES
     return _model(gguf.stem.lower(), config, num_bytes, import_bytes=num_bytes)
 
