@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from tandem.artifacts.tensor_shapes import Shape
 from tandem.core.errors import ConfigError
 
 FLOAT_DTYPES = ("F32", "F16", "BF16")
@@ -44,12 +45,14 @@ class Checkpoint:
     ) -> None:
         self._stack.close()
 
-    def check(self, shapes: dict[str, tuple[int, ...]], ignored: frozenset[str]) -> None:
-        """Raise `ConfigError` unless the files hold exactly `shapes`, besides `ignored` and the
-        tables of rotary embeddings, which old checkpoints carry along."""
+    def check(self, shapes: Mapping[str, Shape], tied: Mapping[str, str]) -> None:
+        """Raise `ConfigError` unless the files hold exactly `shapes`, besides copies of some, which
+        `tied` names, and the tables of rotary embeddings, which old checkpoints carry along."""
         for name, shape in shapes.items():
             self._check_tensor(name, shape)
-        unknown = self._files.keys() - shapes.keys() - ignored
+        for copy, name in tied.items():
+            self._check_copy(copy, name)
+        unknown = self._files.keys() - shapes.keys() - tied.keys()
         for name in sorted(unknown):
             if not name.endswith("rotary_emb.inv_freq"):
                 raise ConfigError(
@@ -58,9 +61,12 @@ class Checkpoint:
 
     def read(self, name: str, dtype: torch.dtype, device: torch.device) -> Tensor:
         """A copy of a tensor that `check` has seen."""
+        return self._stored(name).to(device=device, dtype=dtype, copy=True)
+
+    def _stored(self, name: str) -> Tensor:
         with _translated(self._sources[name]):
             tensor: Tensor = self._files[name].get_tensor(name)
-        return tensor.to(device=device, dtype=dtype, copy=True)
+        return tensor
 
     def _open(self, path: Path) -> None:
         with _translated(path):
@@ -84,6 +90,16 @@ class Checkpoint:
             raise ConfigError(
                 f"{self._sources[name]}: {name!r} is stored as {found.get_dtype()}; "
                 f"supported are {', '.join(FLOAT_DTYPES)}"
+            )
+
+    def _check_copy(self, copy: str, name: str) -> None:
+        if copy not in self._files:
+            return
+        stored = self._stored(copy)
+        if not torch.equal(stored, self._stored(name).to(stored.dtype)):
+            raise ConfigError(
+                f"{self._sources[copy]}: {copy!r} differs from {name!r}, to which the model's "
+                "config ties it: set tie_word_embeddings to false there"
             )
 
 

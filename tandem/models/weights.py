@@ -96,10 +96,11 @@ def load_weights(
     packer: Packer[L],
 ) -> DecoderWeights[L]:
     """Read the weights, a projection at a time. Raises `ConfigError` naming the tensor that is
-    missing, has the wrong shape, or has no use."""
+    missing, has the wrong shape, or has no use, and a head that is not the embedding that it is
+    tied to."""
     with Checkpoint(files) as checkpoint:
-        ignored = frozenset({LM_HEAD}) if config.tie_word_embeddings else frozenset()
-        checkpoint.check(tensor_shapes(config), ignored)
+        tied = {LM_HEAD: EMBEDDING} if config.tie_word_embeddings else {}
+        checkpoint.check(tensor_shapes(config), tied)
         return _pack(config, partial(checkpoint.read, dtype=dtype, device=device), packer)
 
 

@@ -96,6 +96,16 @@ def test_tables_and_tied_heads_are_not_missed(
         load(replace(config, tie_word_embeddings=False), tensors, tmp_path)
 
 
+def test_a_tied_head_that_differs_is_not_missed(
+    config: ModelConfig, tensors: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+    tensors["lm_head.weight"][7, 3] += 1
+    with pytest.raises(ConfigError, match=r"'lm_head\.weight' differs .* tie_word_embeddings"):
+        load(config, tensors, tmp_path)
+    load(replace(config, tie_word_embeddings=False), tensors, tmp_path)
+
+
 def test_tensor_in_two_files(config: ModelConfig, llama_path: Path, tmp_path: Path) -> None:
     path = llama_path / "model.safetensors"
     with pytest.raises(ConfigError, match="both in"):
