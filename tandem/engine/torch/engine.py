@@ -124,7 +124,6 @@ class TorchEngine:
         )
         self._allowed = AllowedTokens(self._model, folder.tokenizer)
         self._counts = SequenceCounts()
-        self._num_blocks = num_blocks
 
     @property
     def model(self) -> ModelInfo:
@@ -168,8 +167,8 @@ class TorchEngine:
         self._allowed.warm_up()
         if self._ahead:
             # A GPU's kernels are compiled, and its libraries loaded, when they are first launched.
-            layout, model = self._pool.layout, self._model
-            for plan in first_steps(layout.block_size, self._num_blocks, model.max_model_len):
+            pool, model = self._pool, self._model
+            for plan in first_steps(pool.layout.block_size, pool.num_blocks, model.max_model_len):
                 # Two at a time, as they run ahead: each has memory of its own that copies go to.
                 for handle in [self.launch(plan) for _ in range(2)]:
                     handle.result()

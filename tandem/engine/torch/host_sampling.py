@@ -24,10 +24,8 @@ def sample_row(logits: NDArray[np.float32], row: SampleRow) -> int:
     # The first NaN counts as the highest.
     if not math.isfinite(logits[likeliest]):
         return NO_TOKEN
-    if row.takes_likeliest:
-        return likeliest
-    if row.draws_from_all:
-        return _draw_from_all(logits, likeliest, row)
+    if row.is_of_all:
+        return likeliest if row.is_greedy else _draw_from_all(logits, likeliest, row)
     return _choose(logits.astype(np.float64), row)
 
 

@@ -38,14 +38,6 @@ class SampleRow(NamedTuple):
         return is_plain and not self.is_filtered
 
     @property
-    def takes_likeliest(self) -> bool:
-        return self.is_greedy and self.is_of_all
-
-    @property
-    def draws_from_all(self) -> bool:
-        return not self.is_greedy and self.is_of_all
-
-    @property
     def is_filtered(self) -> bool:
         """Whether it is drawn from some of the likelier tokens alone."""
         params = self.spec.params
