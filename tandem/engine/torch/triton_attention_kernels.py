@@ -116,31 +116,13 @@ def attend_keys(
 ):
     """`attend_tile` with what `load_tile` loads."""
     places = find_tile(
-        table,
-        start,
-        end,
-        block_stride,
-        token_stride,
-        table_block_stride,
-        MASKED,
-        BLOCK_SIZE,
-        KEY_TILE,
+        *(table, start, end, block_stride, token_stride, table_block_stride),
+        *(MASKED, BLOCK_SIZE, KEY_TILE),
     )
     k, v = load_tile(keys, values, places, start, end, MASKED, KEY_TILE, HEAD_DIM, PADDED_DIM)
     return attend_tile(
-        q,
-        query_positions,
-        total,
-        maximum,
-        weight,
-        k,
-        v,
-        start,
-        end,
-        scale,
-        MASKED,
-        WINDOW,
-        KEY_TILE,
+        *(q, query_positions, total, maximum, weight),
+        *(k, v, start, end, scale, MASKED, WINDOW, KEY_TILE),
     )
 
 
@@ -174,49 +156,17 @@ def _attend_range(
         masked_start = start + tl.maximum(whole - start, 0) // KEY_TILE * KEY_TILE
         for tile in range(start, masked_start, KEY_TILE):
             total, maximum, weight = attend_keys(
-                q,
-                query_positions,
-                total,
-                maximum,
-                weight,
-                keys,
-                values,
-                table,
-                tile,
-                end,
-                scale,
-                block_stride,
-                token_stride,
-                table_block_stride,
-                False,
-                BLOCK_SIZE,
-                WINDOW,
-                KEY_TILE,
-                HEAD_DIM,
-                PADDED_DIM,
+                *(q, query_positions, total, maximum, weight),
+                *(keys, values, table, tile, end, scale),
+                *(block_stride, token_stride, table_block_stride),
+                *(False, BLOCK_SIZE, WINDOW, KEY_TILE, HEAD_DIM, PADDED_DIM),
             )
     for tile in range(masked_start, end, KEY_TILE):
         total, maximum, weight = attend_keys(
-            q,
-            query_positions,
-            total,
-            maximum,
-            weight,
-            keys,
-            values,
-            table,
-            tile,
-            end,
-            scale,
-            block_stride,
-            token_stride,
-            table_block_stride,
-            True,
-            BLOCK_SIZE,
-            WINDOW,
-            KEY_TILE,
-            HEAD_DIM,
-            PADDED_DIM,
+            *(q, query_positions, total, maximum, weight),
+            *(keys, values, table, tile, end, scale),
+            *(block_stride, token_stride, table_block_stride),
+            *(True, BLOCK_SIZE, WINDOW, KEY_TILE, HEAD_DIM, PADDED_DIM),
         )
     return total, maximum, weight
 
@@ -277,16 +227,8 @@ def attend_prompt(
         _first_key(position, WINDOW),
         position + 1,
         position + length,
-        scale,
-        block_stride,
-        token_stride,
-        table_block_stride,
-        BLOCK_SIZE,
-        WINDOW,
-        KEY_TILE,
-        HEAD_DIM,
-        PADDED_DIM,
-        NUM_ROWS,
+        *(scale, block_stride, token_stride, table_block_stride),
+        *(BLOCK_SIZE, WINDOW, KEY_TILE, HEAD_DIM, PADDED_DIM, NUM_ROWS),
     )
     result = (total / weight[:, None]).to(out.dtype.element_ty)
     tl.store(out + step_rows[:, None] * out_row_stride + places, result, mask=wanted)
@@ -368,16 +310,8 @@ def attend_split(
         start,
         end,
         end,
-        scale,
-        block_stride,
-        token_stride,
-        table_block_stride,
-        BLOCK_SIZE,
-        WINDOW,
-        KEY_TILE,
-        HEAD_DIM,
-        PADDED_DIM,
-        NUM_ROWS,
+        *(scale, block_stride, token_stride, table_block_stride),
+        *(BLOCK_SIZE, WINDOW, KEY_TILE, HEAD_DIM, PADDED_DIM, NUM_ROWS),
     )
     num_heads = tl.num_programs(1) * GROUP
     left = (tile.to(tl.int64) * num_heads + heads) * num_splits + split

@@ -214,15 +214,8 @@ def attend_tokens(
     old_end = tl.minimum(end, position)
     last = start + tl.maximum(old_end - start - 1, 0) // KEY_TILE * KEY_TILE
     places = find_tile(
-        table,
-        last,
-        old_end,
-        block_stride,
-        token_stride,
-        table_block_stride,
-        True,
-        BLOCK_SIZE,
-        KEY_TILE,
+        *(table, last, old_end, block_stride, token_stride, table_block_stride),
+        *(True, BLOCK_SIZE, KEY_TILE),
     )
     # The group's queries, and below them the token's own key and value.
     rows = tl.arange(0, NUM_ROWS)
@@ -257,43 +250,16 @@ def attend_tokens(
     )
     for tile in range(start, last, KEY_TILE):
         total, maximum, weight = attend_keys(
-            q,
-            query_positions,
-            total,
-            maximum,
-            weight,
-            keys,
-            values,
-            table,
-            tile,
-            old_end,
-            scale,
-            block_stride,
-            token_stride,
-            table_block_stride,
-            False,
-            BLOCK_SIZE,
-            0,
-            KEY_TILE,
-            HEAD_DIM,
-            PADDED_DIM,
+            *(q, query_positions, total, maximum, weight),
+            *(keys, values, table, tile, old_end, scale),
+            *(block_stride, token_stride, table_block_stride),
+            *(False, BLOCK_SIZE, 0, KEY_TILE, HEAD_DIM, PADDED_DIM),
         )
     pair = row * num_kv_heads + kv_head
     left = pair * num_splits * GROUP
     _leave(
-        total,
-        maximum,
-        weight,
-        out + pair * GROUP * HEAD_DIM,
-        parts + left * HEAD_DIM,
-        weights + left * 2,
-        counts + pair,
-        split,
-        num_used(position, num_splits, WINDOW, KEY_TILE),
-        HEAD_DIM,
-        PADDED_DIM,
-        GROUP,
-        NUM_ROWS,
-        SPLITS,
-        HEADS,
+        *(total, maximum, weight, out + pair * GROUP * HEAD_DIM),
+        *(parts + left * HEAD_DIM, weights + left * 2, counts + pair),
+        *(split, num_used(position, num_splits, WINDOW, KEY_TILE)),
+        *(HEAD_DIM, PADDED_DIM, GROUP, NUM_ROWS, SPLITS, HEADS),
     )
