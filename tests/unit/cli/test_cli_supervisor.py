@@ -162,8 +162,11 @@ async def test_a_service_that_dies_is_started_again(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("drains", [True, False])
 async def test_what_drains_is_asked_to_and_what_does_not_to_be_quick(
-    tmp_path: Path, drains: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, drains: bool
 ) -> None:
+    # However slow this machine is: who is not done by then is killed.
+    monkeypatch.setattr(supervisor, "GATEWAY_STOP_S", 60.0)
+    monkeypatch.setattr(supervisor, "STOP_S", 60.0)
     run = Run(fleet(ORDERLY, ORDERLY), tmp_path)
     for name in ("decode-0", "gateway"):
         await run.pid(name)

@@ -101,6 +101,17 @@ def test_a_short_prompt_overtakes_a_long_one_between_its_chunks() -> None:
     assert num_tokens(third) == pytest.approx(MAX_BATCH_S / 1e-3, rel=0.1)
 
 
+def test_of_those_that_have_started_the_shortest_goes_on_first() -> None:
+    driver = Driver(1e-3)
+    driver.submit("long", 2000)
+    first, second = driver.batches()
+    shorter = driver.submit("shorter", 600)
+    for done in (first, second):
+        driver.done(done)
+        (batch,) = driver.batches()
+        assert sequences(batch) == [shorter]
+
+
 def test_a_prompt_for_which_there_is_no_room_stops_none_that_has_started() -> None:
     """It would wait for blocks that only these can free."""
     driver = Driver(1e-3, num_blocks=1000 // BLOCK_SIZE)

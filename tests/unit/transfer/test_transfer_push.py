@@ -113,6 +113,7 @@ async def test_both_ends_tell_what_they_did() -> None:
         assert transfer.number == len(sent)
         assert transfer.start_ns <= sent[0].start_ns
         assert transfer.end_ns >= sent[-1].end_ns
+        assert {each.sequence_id for each in sender.spans + receiver.spans} == {SEQUENCE_ID}
 
 
 async def test_a_transfer_of_nothing_starts_when_it_is_finished() -> None:
@@ -282,6 +283,7 @@ async def test_one_frame_comes_while_another_is_stored_and_no_more() -> None:
         reservation = receiver.book.reserve(6)
         messages = layer_frames(reservation, receiver.pool.layout)
         taken: list[bytes] = []
+        tasks = asyncio.all_tasks()
         receiver.pool.gate.close()
         receiving = asyncio.create_task(receiver.receiver.receive(stream(messages, taken)))
         await receiver.pool.gate.reached()
@@ -293,6 +295,8 @@ async def test_one_frame_comes_while_another_is_stored_and_no_more() -> None:
         assert response.num_frames == 8
         assert receiver.book.completed == [reservation]
         assert response.num_bytes == 6 * TOKEN_BYTES
+        await asyncio.sleep(0)
+        assert asyncio.all_tasks() <= tasks
 
 
 async def test_a_stream_that_is_cancelled_while_a_frame_is_stored(
@@ -385,6 +389,7 @@ async def test_an_unknown_reservation_is_fenced(
         (lambda open_, one, two, end: [open_, one, b"", end], DataLoss),
         (lambda open_, one, two, end: [open_, one[:-1], two, end], DataLoss),  # truncated
         (lambda open_, one, two, end: [open_, one[:-1] + b"x", two, end], DataLoss),  # corrupt
+        (lambda open_, one, two, end: [open_, one, two, finish(3)], DataLoss),
         # A first token that is none of the model's.
         (lambda open_, one, two, end: [open_, one, two, finish(2, VOCAB_SIZE)], DataLoss),
     ],
@@ -429,6 +434,21 @@ async def test_a_frame_that_lies_elsewhere_writes_nothing(
         with pytest.raises(kind):
             await receiver.push(opening(reservation, layout), frame(reservation, layout, **change))
         assert not receiver.pool.array.any()
+
+
+async def test_a_damaged_frame_has_not_come() -> None:
+    """Whoever sends the rest by another stream arms nothing."""
+    async with receiver_side() as receiver:
+        layout = receiver.pool.layout
+        reservation = receiver.book.reserve(6)
+        open_ = opening(reservation, layout)
+        damaged = frame(reservation, layout)[:-1] + b"x"
+        with pytest.raises(DataLoss, match="checksum"):
+            await receiver.push(open_, damaged, finish(1))
+        values = frame(reservation, layout, plane=Plane.VALUE)
+        with pytest.raises(DataLoss, match="8 of 16 parts have not come"):
+            await receiver.push(open_, values, finish(1))
+        assert receiver.book.completed == []
 
 
 async def test_a_frame_of_another_dtype_or_shape_writes_nothing() -> None:

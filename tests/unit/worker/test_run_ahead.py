@@ -42,6 +42,15 @@ def test_what_fails_once_in_a_while_runs_ahead_for_ever() -> None:
         succeed_alone(ahead, NUM_STEPS_ALONE - 1)
 
 
+def test_what_fails_alone_is_no_try_to_run_ahead() -> None:
+    ahead = RunAhead(is_able=True)
+    for _ in range(MAX_TRIES_AHEAD - 1):
+        fail_behind(ahead)
+        ahead.failed()
+        succeed_alone(ahead, NUM_STEPS_ALONE)
+    assert ahead.is_allowed
+
+
 @given(st.lists(st.sampled_from((True, False, None)), max_size=20))
 def test_it_is_never_allowed_within_so_many_steps_of_a_failure_nor_to_who_is_not_able(
     outcomes: list[bool | None],
