@@ -39,6 +39,7 @@ NUM_BLOCKS = 32
 FINGERPRINT = "f" * 64
 VOCAB_SIZE = 100
 FIRST_TOKEN_ID = 42
+COMPUTE_END_NS = 1
 SEQUENCE_ID = 9
 
 
@@ -313,7 +314,7 @@ class SenderSide:
     def finish(self) -> None:
         transfer = self.sender.get(SEQUENCE_ID)
         assert transfer is not None
-        transfer.finish(FIRST_TOKEN_ID, None, 1)
+        transfer.finish(FIRST_TOKEN_ID, None, COMPUTE_END_NS)
 
     async def outcome(self) -> int | TandemError:
         """How the transfer ended: the bytes sent, or the error. It ends only once."""

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from push_pair import (
     BLOCK_SIZE,
+    COMPUTE_END_NS,
     FIRST_TOKEN_ID,
     NUM_BLOCKS,
     SEQUENCE_ID,
@@ -109,7 +110,9 @@ async def test_both_ends_tell_what_they_did() -> None:
         assert [each.kind for each in receiver.spans] == [SpanKind.FRAME_RECEIVED] * 2
         assert sum(each.num_bytes for each in sent) == 10 * TOKEN_BYTES
         assert sum(each.num_bytes for each in receiver.spans) == 10 * TOKEN_BYTES
+        assert [each.number for each in sent] == [each.number for each in receiver.spans] == [0, 1]
         assert (transfer.kind, transfer.num_bytes) == (SpanKind.TRANSFER, 10 * TOKEN_BYTES)
+        assert transfer.compute_end_ns == COMPUTE_END_NS
         assert transfer.number == len(sent)
         assert transfer.start_ns <= sent[0].start_ns
         assert transfer.end_ns >= sent[-1].end_ns
@@ -676,7 +679,8 @@ async def test_whatever_the_receiver_answers_is_one_error(
         assert type(outcome) is kind
         assert str(outcome) == "not now"
         (failure,) = (each for each in logs if each["event"] == "transfer failed")
-        assert failure["reason"] == answered.reason
+        assert (failure["reason"], failure["sequence"]) == (answered.reason, SEQUENCE_ID)
+        assert failure["log_level"] == ("debug" if answered is Cancelled else "warning")
 
 
 async def test_an_abort_during_a_read_frees_when_the_read_has_ended() -> None:
@@ -727,7 +731,10 @@ async def test_a_sequence_that_is_released_while_it_is_sent_is_one_error() -> No
             sender.blocks.release()
         sender.compute()
         sender.finish()
-        assert isinstance(await sender.outcome(), Unavailable)
+        outcome = await sender.outcome()
+        assert isinstance(outcome, Unavailable)
+        # Its blocks may be another's by now: they are not even read.
+        assert "was dropped" in outcome.message
 
 
 @pytest.mark.parametrize("error", [TandemError("no such block"), RuntimeError("CUDA")])

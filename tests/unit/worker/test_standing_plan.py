@@ -28,12 +28,13 @@ from tandem.wire.reports import decode_snapshot_to_wire
 
 def test_a_reservation_takes_prompt_and_headroom() -> None:
     plan = Plan()
-    (grant,) = plan.reserve(length=5, headroom=4)
+    (grant,) = plan.reserve(length=5, headroom=4, logprobs=2)
     assert isinstance(grant, Reserved)
     assert (grant.sequence_id, grant.num_cached_tokens) == (1, 0)
     assert plan.num_free_blocks == 8 - 3
     reservation = plan.reservation(grant.transfer_id, grant.epoch)
     assert (reservation.num_tokens, len(reservation.blocks.ids)) == (5, 3)
+    assert reservation.num_logprobs == 2
 
 
 def test_every_grant_has_a_capability_and_an_epoch_of_its_own() -> None:
