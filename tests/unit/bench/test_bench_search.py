@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 
 from tandem.bench.goodput import (
     SHARE,
+    Interval,
     Level,
     best_ratio_interval,
     goodput,
     goodput_interval,
+    interval,
     ratio_interval,
 )
 from tandem.bench.rate_search import LADDER, MAX_DESCENTS, MAX_RATES, RateSearch
@@ -69,6 +71,11 @@ def test_a_search_that_begins_far_below_takes_several_rungs_at_once() -> None:
     assert rates[:5] == pytest.approx([1, LADDER, LADDER**3, LADDER**6, LADDER**9])
     low, high = max(each for each in rates if each <= 200), min(e for e in rates if e > 200)
     assert high / low < LADDER**3
+
+
+def test_past_the_claim_it_climbs_one_rung_after_the_other() -> None:
+    rates = tried(RateSearch(1.0), claim=2, loosest=200)
+    assert rates[:5] == pytest.approx([1, LADDER, LADDER**3, LADDER**4, LADDER**5])
 
 
 def test_a_miss_below_a_hit_is_the_bracket() -> None:
@@ -160,6 +167,17 @@ def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
         fixed = goodput_interval(drawn, seed)
         covered += fixed.low <= expected <= fixed.high
     assert covered >= 180
+
+
+def test_the_interval_leaves_out_a_fortieth_at_either_end() -> None:
+    fixed = interval(7.0, np.arange(1001.0))
+    assert (fixed.value, fixed.low, fixed.high) == pytest.approx((7, 25, 975))
+
+
+def test_a_ratio_is_infinite_where_resamples_of_the_others_have_none() -> None:
+    """Also where those of the arm have none."""
+    ratio = ratio_interval(levels(0.9, num_requests=20), [levels(0.9, num_requests=20)])
+    assert ratio == Interval(1.0, 0.0, math.inf)
 
 
 def test_a_ratio_is_to_the_best_of_the_others() -> None:

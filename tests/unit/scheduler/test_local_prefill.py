@@ -28,7 +28,7 @@ from gateway.step_budgets import (
 from gateway.step_times import MAX_GROWTH, Pace, StepTimes
 from gateway.tokens import Ended, ServingMode
 from gateway.worker_view import PoolUse
-from tandem.core.commands import Remove, SetStepRule
+from tandem.core.commands import Remove, SetRecomputeCost, SetStepRule
 from tandem.core.plan import StepRule
 from tandem.core.reports import SequenceFailed
 from tandem.core.sequence import FinishReason
@@ -282,6 +282,22 @@ def test_free_tokens_are_no_reason_to_leave_a_prefill_worker_idle() -> None:
         driver.stepped("d", num_tokens, roofline_s(num_tokens))
     driver.submit("r", length=2048)
     assert driver.local() == []
+
+
+# What computing again costs
+
+
+def test_a_decode_worker_is_told_what_computing_again_costs_when_that_has_changed() -> None:
+    driver = Driver(num_running=0)
+
+    def told() -> list[float]:
+        return [each.token_s for each in driver.commands(SetRecomputeCost)]
+
+    assert told() == [pytest.approx(TOKEN_S, rel=0.01)]
+    for slower, is_told in ((1.2, False), (3, True), (3, False)):
+        for num_tokens in (256, 64) * 50:
+            driver.stepped("p", num_tokens, slower * TOKEN_S * num_tokens)
+        assert told() == [pytest.approx(slower * TOKEN_S, rel=0.01)] * is_told
 
 
 # What can go wrong
