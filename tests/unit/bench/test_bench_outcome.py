@@ -11,7 +11,7 @@ from tandem.bench.workload import Prompt
 
 
 def answer(*arrivals: tuple[float, int], num_output: int = 3, error: str = "") -> Answer:
-    made = Answer(Prompt((1, 2), num_output), sent_s=10.5, error=error)
+    made = Answer(Prompt((1, 2), num_output, tenant="a"), sent_s=10.5, error=error)
     for now, num_tokens in arrivals:
         made.note(now, num_tokens)
     return made
@@ -24,7 +24,7 @@ def outcome(ttft_s: float | None, tpot_s: float | None, tenant: str = "") -> Out
 def test_the_first_token_counts_from_when_the_request_was_due() -> None:
     made = Outcome.of(answer((12, 1), (13, 2), (16, 3)), due_s=10, dilation=1)
     assert (made.ttft_s, made.tpot_s, made.late_s) == (2, 2, 0.5)
-    assert (made.num_prompt, made.num_output) == (2, 3)
+    assert (made.num_prompt, made.num_output, made.tenant) == (2, 3, "a")
 
 
 def test_dilated_times_are_told_in_the_models_own() -> None:
@@ -35,7 +35,7 @@ def test_dilated_times_are_told_in_the_models_own() -> None:
 def test_one_token_has_no_time_per_token() -> None:
     made = Outcome.of(answer((12, 1), num_output=1), due_s=10, dilation=1)
     assert made.tpot_s == 0
-    assert made.meets({"": Objective(2, 0.001)})
+    assert made.meets({"a": Objective(2, 0.001)})
 
 
 @pytest.mark.parametrize("bad", [answer((12, 1)), answer((12, 3), error="status 429"), answer()])
@@ -43,7 +43,7 @@ def test_what_failed_or_was_not_finished_meets_nothing(bad: Answer) -> None:
     made = Outcome.of(bad, due_s=10, dilation=1)
     assert (made.ttft_s, made.tpot_s) == (None, None)
     assert made.problem
-    assert not made.meets({"": Objective(1e9, 1e9)})
+    assert not made.meets({"a": Objective(1e9, 1e9)})
 
 
 def test_both_bounds_must_be_kept() -> None:
@@ -51,6 +51,10 @@ def test_both_bounds_must_be_kept() -> None:
     assert outcome(1.0, 0.1).meets(bounds)
     assert not outcome(1.01, 0.1).meets(bounds)
     assert not outcome(1.0, 0.11).meets(bounds)
+
+
+def test_who_keeps_to_both_bounds_is_done_by_then() -> None:
+    assert Objective(ttft_s=2, tpot_s=0.5).latest_s(num_output=6) == 5
 
 
 def test_attainment_counts_failures() -> None:
@@ -63,6 +67,8 @@ def test_uncontended_times_are_medians_of_what_was_served() -> None:
     served = [outcome(1, 0.1), outcome(2, 0.3), outcome(9, 0.2), outcome(None, None)]
     assert uncontended(served) == {"": Objective(2, 0.2)}
     assert uncontended([outcome(None, None)]) is None
+    # Of one token there is no time per token.
+    assert uncontended([outcome(1, 0)]) is None
 
 
 def test_each_tenant_has_bounds_of_its_own() -> None:

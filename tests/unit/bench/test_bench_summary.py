@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from tandem.bench.answer import Answer
-from tandem.bench.summary import Run, Summary
+from tandem.bench.distribution import Distribution
+from tandem.bench.summary import DISTRIBUTIONS, STALL_MS, Run, Summary
 from tandem.bench.workload import WORKLOADS, Prompt
 
 WORKLOAD = WORKLOADS["D"]
@@ -58,9 +61,25 @@ def test_a_line_of_json_holds_it_all() -> None:
     assert Summary.from_json(line).to_json() == line
 
 
+def test_the_figures_are_what_their_names_say() -> None:
+    made = replace(
+        summary(answer(0, 1, 2)),
+        **{name: Distribution.of(n / 1000 for n in range(1, 1001)) for name in DISTRIBUTIONS},
+    )
+    figures = made.figures()
+    percentiles = {"p50": 500, "p99": 990, "p999": 999, "max": 1000}
+    named = {name: percentiles[name.split("_")[-2]] for name in figures if name.endswith("_ms")}
+    assert named.items() <= figures.items()
+    assert {name.rsplit("_", 2)[0] for name in named} == set(DISTRIBUTIONS)
+    assert (figures["num_intervals"], figures["num_stalls"]) == (1000, 1000 - STALL_MS)
+
+
 def test_pooled_runs_are_as_one() -> None:
-    one, other = summary(answer(0, 1, 2)), summary(answer(0, 1, 4), end=30.0)
+    one = summary(answer(0, 1, 2))
+    other = summary(answer(0, 1, 4), answer(0, error="late"), end=30.0)
     pooled = Summary.pooled([one, other])
+    assert (pooled.num_problems, pooled.problems) == (1, ["late"])
+    assert (pooled.tpot.max_ms(), len(pooled.tpot)) == (3000, 2)
     assert pooled.tokens_per_s == pytest.approx(4 / 40)
     assert pooled.itl.max_ms() == 3000
     assert len(pooled.itl) == 2

@@ -41,6 +41,14 @@ def test_the_last_in_the_queue_is_computed_here_and_one_at_a_time() -> None:
     assert driver.local() == []
 
 
+def test_what_ends_with_its_first_token_stays_with_the_prefill_workers() -> None:
+    driver = Driver(num_running=1)
+    driver.keep_prefill_busy()
+    driver.submit("before it", length=150)
+    driver.submit("last", length=150, max_tokens=1)
+    assert driver.local() == []
+
+
 def test_no_tail_takes_the_room_that_the_head_waits_for() -> None:
     """The head needs more blocks than are free; each answer that ends would make room for another
     that has come behind it."""
