@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tandem.cli import supervisor
 from tandem.cli.crash_limit import CrashLimit
 from tandem.cli.fleet import Fleet, Service
 from tandem.cli.service_process import ServiceProcess
