@@ -271,12 +271,16 @@ async def test_a_missing_prompt(client):
 
 
 @pytest.mark.parametrize(
-    ("fields", "param"),
-    [({"prompt": "x" * 5000}, "prompt"), ({"prompt": "x", "max_tokens": 2048}, "max_tokens")],
+    ("path", "fields", "param"),
+    [
+        (TEXT_PATH, {"prompt": "x" * 5000}, "prompt"),
+        (TEXT_PATH, {"prompt": "x", "max_tokens": 2048}, "max_tokens"),
+        (CHAT_PATH, {"messages": [USER | {"content": "x" * 5000}]}, "messages"),
+    ],
 )
-async def test_what_does_not_fit_is_told_in_openais_terms(client, fields, param):
+async def test_what_does_not_fit_is_told_in_openais_terms(client, path, fields, param):
     """LiteLLM and Cline know it by these words alone, and then shorten the conversation."""
-    response = await client.post(TEXT_PATH, json=fields)
+    response = await client.post(path, json=fields)
     assert_refused(response, 400, param)
     error = response.json()["error"]
     assert error["code"] == "context_length_exceeded"
