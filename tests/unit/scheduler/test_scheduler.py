@@ -146,6 +146,13 @@ def test_long_prompts_go_in_chunks_that_end_on_blocks() -> None:
     assert spans == [(0, 8, False), (8, 8, False), (16, 5, True)]
 
 
+def test_a_prompt_that_just_fits_a_batch_is_not_cut() -> None:
+    driver = Driver(max_batch_tokens=10)
+    driver.submit("r", length=10, max_tokens=1)
+    (batch,) = driver.commands(PrefillBatch)
+    assert [(len(each.token_ids), each.last) for each in batch.chunks] == [(10, True)]
+
+
 @pytest.mark.parametrize("lost", ["p", "d"])
 def test_what_is_queued_again_keeps_its_order(lost: str) -> None:
     driver = Driver()
