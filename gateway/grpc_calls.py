@@ -14,7 +14,7 @@ from gateway.access import Access
 from gateway.grpc_access import refusal_handler, text_metadata
 from gateway.places import Places
 from gateway.refusals import Refusals
-from tandem.core.errors import DeadlineExceeded, ResourceExhausted, TandemError
+from tandem.core.errors import DeadlineExceeded, InvalidRequest, ResourceExhausted, TandemError
 from tandem.wire.status import abort
 
 # Of all clients.
@@ -26,6 +26,8 @@ RETRY_AFTER_S = 1.0
 # How long a call may be without its message, and one of a stranger's.
 ASK_S = 60.0
 STRANGERS_ASK_S = 10.0
+# By when gRPC has told that the client of a call that has ended without a message has left.
+LEAVING_S = 0.1
 
 KINDS: dict[str, Callable[..., grpc.RpcMethodHandler[Any, Any]]] = {
     "unary_unary": grpc.unary_unary_rpc_method_handler,
@@ -124,9 +126,11 @@ async def _message(context: Context, ask_s: float) -> Any:
         async with asyncio.timeout(ask_s):
             message = await context.read()
     except TimeoutError:
-        message = grpc.aio.EOF
-    if message is grpc.aio.EOF:
         await abort(context, DeadlineExceeded("nothing was asked"))
+    if message is grpc.aio.EOF:
+        # Nor has who left one: gRPC tells of that a little later, and ends this.
+        await asyncio.sleep(LEAVING_S)
+        await abort(context, InvalidRequest("nothing was asked"))
     return message
 
 

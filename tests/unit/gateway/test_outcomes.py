@@ -207,6 +207,25 @@ async def test_a_client_that_leaves_has_cancelled(channel, service, by_grpc, tok
     assert by_grpc.counts == {(GENERATE, "CANCELLED"): 1}
 
 
+async def test_a_client_that_leaves_before_it_has_asked_has_cancelled(channel, by_grpc) -> None:
+    num_calls = 20
+    for _ in range(num_calls):
+        call = channel.stream_stream(GENERATE)()
+        # The server has its head by then: these come in order.
+        await status(channel, "/no/Method")
+        call.cancel()
+    async with asyncio.timeout(10):
+        while by_grpc.counts[GENERATE, "CANCELLED"] < num_calls:
+            await asyncio.sleep(0.005)
+    assert by_grpc.counts.keys() == {(GENERATE, "CANCELLED"), (OTHER, "UNIMPLEMENTED")}
+
+
+async def test_a_client_that_asks_nothing_is_told_so(channel) -> None:
+    call = channel.stream_stream(GENERATE)()
+    await call.done_writing()
+    assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
 @pytest.mark.parametrize(
     ("method", "message"),
     [
