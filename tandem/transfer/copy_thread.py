@@ -62,6 +62,9 @@ def run_in_turn(jobs: Iterable[CopyJob[None]]) -> None:
     try:
         for job in jobs:
             under_way.append(TwoParts(job))
+            # If that one has failed, no other begins.
+            if len(under_way) > 1 and not under_way[0].is_under_way:
+                under_way.popleft().end()
             under_way[-1].begin()
             if len(under_way) > 1:
                 under_way.popleft().end()

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tandem.transfer.copy_thread import CopyJob, CopyThread
+from tandem.transfer.copy_thread import CopyJob, CopyThread, run_in_turn
 
 
 class Jobs:
@@ -138,6 +138,26 @@ async def test_what_a_job_raises_is_its_own(jobs: Jobs, part: str) -> None:
     assert sorted(each for each in jobs.log if each.startswith("close")) == [
         f"close {name}" for name in "abc"
     ]
+
+
+@pytest.mark.parametrize(
+    ("part", "log"),
+    [
+        ("begin", ["begin a", "begin b", "close b", "end a", "close a"]),
+        ("end", ["begin a", "begin b", "end a", "close a", "begin c", "end b", "close b"]),
+    ],
+)
+async def test_of_jobs_in_turn_none_begins_behind_one_that_has_failed(
+    jobs: Jobs, part: str, log: list[str]
+) -> None:
+    in_turn = (jobs.job("a"), jobs.job("b", fails=part), jobs.job("c"))
+    with pytest.raises(ValueError, match=f"{part} b"):
+        run_in_turn(_nothing(job) for job in in_turn)
+    assert [each for each in jobs.log if each != "close c"] == log
+
+
+def _nothing(job: CopyJob[str]) -> CopyJob[None]:
+    yield from job
 
 
 async def test_all_that_was_asked_for_has_ended_when_it_is_closed(jobs: Jobs) -> None:
