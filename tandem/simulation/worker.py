@@ -100,7 +100,7 @@ class VirtualWorker:
             self.state.reports.take(),
             spans,
             self.state.num_free_blocks,
-            cache.take_changes() if cache.has_changes else None,
+            CacheChanges.of(cache.take_changes()) if cache.has_changes else None,
         )
         self._events.after(HOP_S, self._tell, self.info, message)
 

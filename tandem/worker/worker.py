@@ -170,12 +170,14 @@ class Worker(Generic[CommandT, ReportT, SnapshotT]):
         cache = self.state.prefix_cache
         if not whole and not cache.has_changes:
             return None
+        # Digests are worked out without the lock: steps begin meanwhile.
+        if whole:
+            with self.guard.lock:
+                hashes = cache.take_hashes()
+            return CacheChanges.all_of(hashes)
         with self.guard.lock:
-            if not whole:
-                return cache.take_changes()
-            hashes = cache.take_hashes()
-        # Without the lock: steps begin meanwhile.
-        return CacheChanges.all_of(hashes)
+            changes = cache.take_changes()
+        return CacheChanges.of(changes)
 
     def num_free_blocks(self) -> int:
         """Callable from any thread."""

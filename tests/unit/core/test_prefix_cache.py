@@ -106,7 +106,7 @@ class PrefixCacheMachine(RuleBasedStateMachine):
 
     @rule()
     def report(self) -> None:
-        changes = self.allocator.cache.take_changes()
+        changes = CacheChanges.of(self.allocator.cache.take_changes())
         assert not set(changes.added) & set(changes.removed)
         self.told = (self.told | set(changes.added)) - set(changes.removed)
         whole = CacheChanges.all_of(self.allocator.cache.take_hashes())
@@ -253,7 +253,7 @@ def test_without_prefix_caching_nothing_is_shared() -> None:
     second = computed(allocator, 1, 2, 3, 4)
     assert second.num_shared == 0
     assert found(allocator, 1, 2, 3, 4) == 0
-    assert allocator.cache.take_changes().added == ()
+    assert allocator.cache.take_changes() == {}
 
 
 def test_released_blocks_are_not_published() -> None:

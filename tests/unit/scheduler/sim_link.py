@@ -139,7 +139,7 @@ class SimLink:
         free = process.state.num_free_blocks
         number = process.state.reports.last_taken
         cache = process.state.prefix_cache
-        changes = cache.take_changes() if snapshot is None else _whole(cache)
+        changes = CacheChanges.of(cache.take_changes()) if snapshot is None else _whole(cache)
         self.up.append(
             Message(
                 process.applied_command,
