@@ -51,7 +51,7 @@ class Checkpoint:
         for name, shape in shapes.items():
             self._check_tensor(name, shape)
         for copy, name in tied.items():
-            self._check_copy(copy, name)
+            self._check_copy(copy, name, shapes[name])
         unknown = self._files.keys() - shapes.keys() - tied.keys()
         for name in sorted(unknown):
             if not name.endswith("rotary_emb.inv_freq"):
@@ -92,11 +92,14 @@ class Checkpoint:
                 f"supported are {', '.join(FLOAT_DTYPES)}"
             )
 
-    def _check_copy(self, copy: str, name: str) -> None:
+    def _check_copy(self, copy: str, name: str, shape: tuple[int, ...]) -> None:
         if copy not in self._files:
             return
-        stored = self._stored(copy)
-        if not torch.equal(stored, self._stored(name).to(stored.dtype)):
+        self._check_tensor(copy, shape)
+        both = self._stored(copy), self._stored(name)
+        # The same numbers may be stored with more bits in one of them.
+        dtype = min(both, key=lambda each: each.itemsize).dtype
+        if not torch.equal(both[0].to(dtype), both[1].to(dtype)):
             raise ConfigError(
                 f"{self._sources[copy]}: {copy!r} differs from {name!r}, to which the model's "
                 "config ties it: set tie_word_embeddings to false there"

@@ -106,6 +106,23 @@ def test_a_tied_head_that_differs_is_not_missed(
     load(replace(config, tie_word_embeddings=False), tensors, tmp_path)
 
 
+def test_a_tied_head_may_have_more_bits_than_the_embedding(
+    config: ModelConfig, tensors: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    embedding = tensors["model.embed_tokens.weight"].float() + 2**-20
+    tensors["model.embed_tokens.weight"] = embedding.bfloat16()
+    tensors["lm_head.weight"] = embedding
+    load(config, tensors, tmp_path)
+
+
+def test_a_tied_head_is_a_tensor_as_all_are(
+    config: ModelConfig, tensors: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    tensors["lm_head.weight"] = torch.zeros(2, 2)
+    with pytest.raises(ConfigError, match=r"'lm_head\.weight' has shape"):
+        load(config, tensors, tmp_path)
+
+
 def test_tensor_in_two_files(config: ModelConfig, llama_path: Path, tmp_path: Path) -> None:
     path = llama_path / "model.safetensors"
     with pytest.raises(ConfigError, match="both in"):
