@@ -35,7 +35,7 @@ UNSERVED: Mapping[str, tuple[object, ...]] = {
     "functions": ([],),
     "length_penalty": (1,),
     "logits_processors": ([],),
-    "logprob_token_ids": (),
+    "logprob_token_ids": ([],),
     "logprobs": (False,),
     "messages[].audio": (),
     "messages[].function_call": ({},),

@@ -84,7 +84,7 @@ class _Run:
         self._open: set[asyncio.Task[None]] = set()
         self._start_s = start_s
         self._end_s = self._on_clock(loop.warm_up_s + loop.measured_s)
-        # Who are measured.
+        # Set when nobody can come any more who is to be measured.
         self._all_came = asyncio.Event()
         # Since when each place is free.
         self._places: asyncio.Queue[float] = asyncio.Queue()

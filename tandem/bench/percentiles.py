@@ -1,6 +1,6 @@
-"""Percentiles by the one rule that all figures here have: `numpy.percentile`'s, as vLLM's load tool
-and aiperf have it. The rank is a share of the way from the first value to the last; between two
-values it is interpolated."""
+"""Percentiles by the one rule that all figures of load tools and benchmarks have:
+`numpy.percentile`'s, as vLLM's load tool and aiperf have it. The rank is a share of the way from
+the first value to the last; between two values it is interpolated."""
 
 from __future__ import annotations
 

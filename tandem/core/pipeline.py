@@ -122,7 +122,8 @@ def gaps_ns(steps: Sequence[Span]) -> list[int]:
 
 
 def percentile(values: Sequence[int], share: float) -> int:
-    """The smallest value that at least `share` of the values do not exceed; 0 if there are none."""
+    """The smallest value that at least `share` of the values do not exceed, one that was
+    measured and not between two as in reports of loads; 0 if there are none."""
     if not values:
         return 0
     return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]

@@ -64,14 +64,14 @@ def test_a_line_of_json_holds_it_all() -> None:
 def test_the_figures_are_what_their_names_say() -> None:
     made = replace(
         summary(answer(0, 1, 2)),
-        **{name: Distribution.of(n / 1000 for n in range(1, 1001)) for name in DISTRIBUTIONS},
+        **{name: Distribution.of(n / 1000 for n in range(1001)) for name in DISTRIBUTIONS},
     )
     figures = made.figures()
     percentiles = {"p50": 500, "p99": 990, "p999": 999, "max": 1000}
     named = {name: percentiles[name.split("_")[-2]] for name in figures if name.endswith("_ms")}
     assert named.items() <= figures.items()
     assert {name.rsplit("_", 2)[0] for name in named} == set(DISTRIBUTIONS)
-    assert (figures["num_intervals"], figures["num_stalls"]) == (1000, 1000 - STALL_MS)
+    assert (figures["num_intervals"], figures["num_stalls"]) == (1001, 1000 - STALL_MS)
 
 
 def test_pooled_runs_are_as_one() -> None:

@@ -1,5 +1,5 @@
-"""What is taken and what is answered, against the types of OpenAI's own package: nothing that its
-clients can ask for is unknown here, and all answers are what they say."""
+"""What is taken and what is answered, against the types of OpenAI's own package: no field that its
+clients can send is unknown here, and all answers are what they say."""
 
 from __future__ import annotations
 
