@@ -161,13 +161,16 @@ class DisaggregatedBatching(Batching):
     def _give_to_decode(self, generation: Generation) -> bool:
         """Have a decode worker compute the head of the queue, if one would have its first token
         sooner than any prefill worker. What ends with that token needs none, if there are those."""
-        prefill = [each for each in self._open_prefill() if each.can_ever_take(generation)]
+        open_prefill = self._open_prefill()
+        prefill = [each for each in open_prefill if each.can_ever_take(generation)]
         if self._local is None or (prefill and not generation.needs_decode):
             return False
         elsewhere_s = min((self._first_token_s(each, generation) for each in prefill), default=inf)
         idle = (each for each in prefill if not each.queued_batches and each.can_take(generation))
         num_idle_tokens = min((each.uncached_tokens(generation) for each in idle), default=inf)
-        place = self._local.choose(generation, self._pace, elsewhere_s, num_idle_tokens)
+        place = self._local.choose(
+            generation, self._pace, elsewhere_s, num_idle_tokens, has_prefill=bool(open_prefill)
+        )
         if place is None:
             return False
         is_patient = place.patience_s > 0

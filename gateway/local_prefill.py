@@ -91,20 +91,27 @@ class LocalPrefill:
                 self._outbox.send(worker, command)
 
     def choose(
-        self, generation: Generation, pace: Pace, elsewhere_s: float, num_idle_tokens: float = inf
+        self,
+        generation: Generation,
+        pace: Pace,
+        elsewhere_s: float,
+        num_idle_tokens: float,
+        *,
+        has_prefill: bool,
     ) -> Place | None:
         """Where a queued generation has its first token soonest of the workers with room, if that
         is in less than `elsewhere_s` seconds, and with fewer tokens to compute than
-        `num_idle_tokens`, those that a prefill worker would have that is idle. Where `elsewhere_s`
-        is infinite there is no other, and the queue waits until a worker wants more: whose turn it
-        is is decided as late as can be, and a prefill worker may be back."""
+        `num_idle_tokens`, those that a prefill worker would have that is idle. Both are infinite
+        where no prefill worker can ever take it. Where there is none at all the queue waits until a
+        worker wants more: whose turn it is is decided as late as can be, and a prefill worker may
+        be back. Where there is one, that would wait with the queue for no reason."""
         soonest_s, place = elsewhere_s, None
         for worker in self._sound(has_others=elsewhere_s < inf):
             num_tokens = worker.uncached_tokens(generation)
             is_known = worker.step_times.is_measured or elsewhere_s == inf
             if not is_known or num_tokens >= num_idle_tokens:
                 continue
-            if elsewhere_s == inf and not worker.wants_prompts:
+            if not (has_prefill or worker.wants_prompts):
                 continue
             is_patient = elsewhere_s < inf and not self._may_join(worker, num_tokens, pace)
             if is_patient and (worker.num_running or worker.own_prompts):

@@ -130,6 +130,21 @@ def test_decode_workers_compute_what_no_prefill_worker_can(
     assert generation.is_local
 
 
+@pytest.mark.parametrize("max_tokens", [1, MAX_TOKENS])
+def test_prefill_goes_on_behind_many_prompts_that_only_decode_workers_can_take(
+    max_tokens: int,
+) -> None:
+    """More of them than the decode worker's next steps compute."""
+    driver = Driver(colocated=False, local_prefill="auto")
+    driver.join("a small one", WorkerRole.PREFILL, **TOO_SMALL_FOR_THE_PROMPT[0])
+    driver.join("large", WorkerRole.DECODE)
+    for number in range(3):
+        driver.submit(f"long {number}", length=2 * LENGTH)
+    short = driver.submit("short", length=4, max_tokens=max_tokens)
+    driver.taken_by()
+    assert short.prefill_worker == "a small one"
+
+
 @pytest.mark.parametrize("smaller", SMALL)
 def test_what_only_a_lost_worker_could_hold_ends_and_is_told_why(smaller: dict[str, int]) -> None:
     driver = Driver.with_large_one(colocated=True)
