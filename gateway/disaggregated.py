@@ -151,7 +151,9 @@ class DisaggregatedBatching(Batching):
 
     def _waits_for_decode(self) -> bool:
         head = self._queue.peek()
-        return head is not None and head.needs_decode and not self._takers(head)
+        if head is None or self._takers(head):
+            return False
+        return head.needs_decode or not self._large_enough(head)
 
     def _takers(self, generation: Generation) -> list[str]:
         """The decode workers with room for what a prompt becomes."""
@@ -161,15 +163,15 @@ class DisaggregatedBatching(Batching):
     def _give_to_decode(self, generation: Generation) -> bool:
         """Have a decode worker compute the head of the queue, if one would have its first token
         sooner than any prefill worker. What ends with that token needs none, if there are those."""
-        open_prefill = self._open_prefill()
-        prefill = [each for each in open_prefill if each.can_ever_take(generation)]
+        prefill = self._large_enough(generation)
         if self._local is None or (prefill and not generation.needs_decode):
             return False
         elsewhere_s = min((self._first_token_s(each, generation) for each in prefill), default=inf)
         idle = (each for each in prefill if not each.queued_batches and each.can_take(generation))
         num_idle_tokens = min((each.uncached_tokens(generation) for each in idle), default=inf)
+        has_prefill = bool(prefill or self._open_prefill())
         place = self._local.choose(
-            generation, self._pace, elsewhere_s, num_idle_tokens, has_prefill=bool(open_prefill)
+            generation, self._pace, elsewhere_s, num_idle_tokens, has_prefill=has_prefill
         )
         if place is None:
             return False
@@ -187,12 +189,13 @@ class DisaggregatedBatching(Batching):
             return
         prefill = self._open_prefill()
         while prefill and (last := self._settle_last()):
-            elsewhere_s = min(self._first_token_s(each, last) for each in prefill)
+            able = self._large_enough(last)
+            if able and not last.needs_decode:
+                return
+            elsewhere_s = min((self._first_token_s(each, last) for each in able), default=inf)
             num_before = self._queue.num_tokens_left - last.num_tokens_left
             before_s = num_before * self._fleet.token_s() / len(prefill)
             backlog = Backlog((len(self._queue) - 1) / len(prefill), elsewhere_s + before_s)
-            if not last.needs_decode:
-                return
             worker = self._local.choose_for_last(last, self._pace, backlog)
             if worker is None or self._waits_for_decode():
                 return
@@ -207,6 +210,10 @@ class DisaggregatedBatching(Batching):
 
     def _open_prefill(self) -> list[PrefillView]:
         return sound(self._fleet.prefill.values(), self._clock.now_s)
+
+    def _large_enough(self, generation: Generation) -> list[PrefillView]:
+        """Of the open prefill workers, those that can ever take a generation."""
+        return [each for each in self._open_prefill() if each.can_ever_take(generation)]
 
     def _first_token_s(self, worker: PrefillView, generation: Generation) -> float:
         """In how many seconds a prefill worker would have the first token of a queued generation,

@@ -44,6 +44,7 @@ class Driver:
         prefill: bool = True,
         num_running: int = 3,
         policy: str = "shortest-first",
+        num_prefill_blocks: int = 1000,
     ) -> None:
         self._numbers = count(1000)
         limits = Limits(max_batch_tokens=512)
@@ -55,7 +56,7 @@ class Driver:
             tenants=TENANTS,
         )
         if prefill:
-            self.join("p", WorkerRole.PREFILL)
+            self.join("p", WorkerRole.PREFILL, num_prefill_blocks)
         self.join("d", WorkerRole.DECODE)
         if measured and prefill:
             for num_tokens in (256, 64) * 10:
@@ -75,8 +76,9 @@ class Driver:
         self.effects()
         return generation
 
-    def join(self, name: str, role: WorkerRole) -> None:
-        self.scheduler.worker_joined(worker_info(name, role, 1, 1000, 16), f"{name}:1")
+    def join(self, name: str, role: WorkerRole, num_blocks: int = 1000) -> None:
+        info = worker_info(name, role, 1, num_blocks, 16)
+        self.scheduler.worker_joined(info, f"{name}:1")
 
     def learn(self, name: str) -> None:
         """A decode worker's steps take their usual time."""
@@ -143,9 +145,9 @@ class Driver:
         grant = Reserved(generation.sequence_id, b"x", 1, 0)
         self.scheduler.report(generation.decode_worker, grant)
 
-    def keep_prefill_busy(self) -> Generation:
+    def keep_prefill_busy(self, length: int = 2048) -> Generation:
         """A long prompt runs, and more of it waits."""
-        long = self.submit("long", length=2048)
+        long = self.submit("long", length=length)
         self.effects()
         self.grant(long)
         assert len(self.commands(PrefillBatch)) == 2

@@ -12,6 +12,7 @@ from gateway.prefix_index import PromptPrefix
 from gateway.worker_view import PoolUse
 from tandem.core.errors import DeadlineExceeded
 from tandem.core.prefix_cache import CacheChanges
+from tandem.core.worker import WorkerRole
 
 
 @pytest.mark.parametrize(("num_running", "num_before"), [(1, 1), (3, 2), (4, 3)])
@@ -49,18 +50,41 @@ def test_what_ends_with_its_first_token_stays_with_the_prefill_workers() -> None
     assert driver.local() == []
 
 
-def test_no_tail_takes_the_room_that_the_head_waits_for() -> None:
+@pytest.mark.parametrize(("length", "max_tokens"), [(2000, 20), (2500, 1)])
+def test_no_tail_takes_the_room_that_the_head_waits_for(length: int, max_tokens: int) -> None:
     """The head needs more blocks than are free; each answer that ends would make room for another
-    that has come behind it."""
-    driver = Driver(num_running=1, policy="fcfs")
+    that has come behind it. So it is, too, with one that ends with its first token, and is too
+    large for the prefill worker."""
+    driver = Driver(num_running=1, policy="fcfs", num_prefill_blocks=600)
     driver.keep_prefill_busy()
-    head = driver.submit("head", length=2000, max_tokens=20)
+    head = driver.submit("head", length=length, max_tokens=max_tokens)
     for number in range(4):
         driver.submit(str(number), length=150)
     decode = driver.scheduler._fleet.decode["d"]
     assert driver.local() == [] and not decode.can_take(head)
     driver.scheduler.cancel(head)
     assert driver.local() != []
+
+
+def test_a_prefill_worker_that_is_too_small_for_the_last_is_not_sooner_with_it() -> None:
+    driver = Driver(num_running=1)
+    driver.join("small", WorkerRole.PREFILL, num_blocks=10)
+    for num_tokens in (256, 64) * 10:
+        driver.stepped("small", num_tokens, TOKEN_S / 10 * num_tokens)
+    driver.keep_prefill_busy()
+    *_, last = (driver.submit(str(number), length=150) for number in range(3))
+    assert driver.local() == [last.sequence_id]
+
+
+@pytest.mark.parametrize("max_tokens", [1, 5])
+def test_the_last_may_be_one_that_no_prefill_worker_can_take(max_tokens: int) -> None:
+    """Those before it wait for the prefill worker, and it for nothing."""
+    driver = Driver(num_running=1, num_prefill_blocks=260)
+    driver.keep_prefill_busy(length=1024)
+    driver.submit("before it", length=500)
+    assert driver.local() == []
+    last = driver.submit("last", length=1100, max_tokens=max_tokens)
+    assert driver.local() == [last.sequence_id]
 
 
 def test_what_would_be_later_here_than_at_the_end_of_the_queue_stays_there() -> None:
