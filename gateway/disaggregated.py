@@ -221,7 +221,7 @@ class DisaggregatedBatching(Batching):
         num_tokens = worker.uncached_tokens(generation)
         if started := worker.unfinished:
             num_tokens += self._queue.num_tokens_ahead(generation, started)
-        return worker.finish_s(num_tokens) + worker.room_s(generation)
+        return worker.first_token_s(generation, num_tokens)
 
     # Batches
 

@@ -108,12 +108,14 @@ class PrefillView(WorkerView):
         """In how many seconds it will have run all its batches."""
         return sum(map(self.step_times.seconds, self.queued_batches))
 
-    def finish_s(self, num_tokens: int) -> float:
-        """In how many seconds it would have computed so many tokens more, in the batch that forms
-        or, if none does, in the next."""
+    def first_token_s(self, generation: Generation, num_tokens: int) -> float:
+        """In how many seconds it would have computed a generation's context, and with it so many
+        tokens in all, in the batch that forms or, if none does, in the next. While the batches that
+        were sent run KV leaves, and makes room."""
         forming = self.forming.num_tokens if self.forming else 0
         sent_s = sum(map(self.step_times.seconds, self.batches.values()))
-        return sent_s + self.step_times.seconds(forming + num_tokens)
+        wait_s = max(sent_s, self.room_s(generation))
+        return wait_s + self.step_times.seconds(forming + num_tokens)
 
     def room_s(self, generation: Generation) -> float:
         """In how many seconds there will be blocks for a generation's context, if KV leaves as fast

@@ -95,6 +95,23 @@ def test_an_idle_prefill_worker_has_it_no_sooner_than_there_is_room_for_it() -> 
     assert driver.local() == [waiting.sequence_id]
 
 
+def test_room_comes_while_the_batches_before_it_run() -> None:
+    """KV leaves meanwhile: a prompt waits for what takes longer, and not for one and the other."""
+    driver = Driver()
+    prefill = driver.scheduler._fleet.prefill["p"]
+    frame = Span(SpanKind.FRAME_SENT, 0, 10**9, num_bytes=prefill.info.layout.block_bytes)
+    driver.scheduler.heard("p", PoolUse(1000), 0.0, [frame])
+    generation = driver.submit("r", length=LENGTH)
+    own_s = prefill.first_token_s(generation, LENGTH)
+    prefill.batches[1] = 250
+    wait_s = prefill.queued_s
+    assert prefill.first_token_s(generation, LENGTH) == pytest.approx(own_s + wait_s)
+    prefill.num_used_blocks = prefill.info.num_blocks
+    room_s = prefill.room_s(generation)
+    assert room_s > wait_s
+    assert prefill.first_token_s(generation, LENGTH) == pytest.approx(own_s + room_s)
+
+
 @pytest.mark.parametrize(("max_tokens", "comes"), [(5, True), (100, False)])
 def test_what_may_be_interrupted_counts_with_that(max_tokens: int, comes: bool) -> None:
     """By the answer to what the prefill worker computes, which is to come and may be long."""
