@@ -165,11 +165,11 @@ class Scheduler:
         return self._fleet.has_all_open(self._needed_roles())
 
     def needs(self, worker: PrefillView | DecodeView) -> bool:
-        """Whether what comes would be refused without a worker: its role is needed, and no other of
-        it serves."""
+        """Whether what comes would be refused without a worker: its role is needed, and all others
+        of it drain. For one that may be lost it would wait."""
         role = worker.info.role
         others = (each for each in self.workers if each.info.role is role and each is not worker)
-        return role in self._needed_roles() and not any(each.is_open for each in others)
+        return role in self._needed_roles() and all(each.is_draining for each in others)
 
     def advance(self, now: float) -> None:
         """It is `now`, in monotonic seconds. To be called before what happens at a time that is not

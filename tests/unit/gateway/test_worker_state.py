@@ -75,6 +75,9 @@ async def test_who_is_needed_is_told(local_prefill: LocalPrefillMode, needed: li
     assert await needed_workers(scheduler) == needed
     scheduler.worker_joined(replace(INFO, worker_id="e"), "host:2")
     assert "d" not in await needed_workers(scheduler)
+    # What comes is let in, and waits until it is known what became of it.
+    scheduler.worker_suspected("e")
+    assert "d" not in await needed_workers(scheduler)
     scheduler.draining.cordon("e", 1.0, 0.0)
     assert await needed_workers(scheduler) == needed
 
