@@ -87,8 +87,8 @@ class DisaggregatedBatching(Batching):
         retimed = self._take_retimed()
         self._tell_recompute_costs(retimed)
         self._set_budgets(retimed)
-        # Once for each batch: to ask each worker whether it is the soonest of all would cost the
-        # cube of their number.
+        # Again once a batch has got more, and no more often: to ask each worker whether it is the
+        # soonest of all would cost the cube of their number.
         head = self._next_for_prefill()
         while forming := self._next_to_form(head):
             self._form(forming, head)

@@ -12,6 +12,8 @@ Where every token costs its time and streams pay for it, only prompts come that 
 `MAX_STEPS` steps. Of longer ones the last that waits for the prefill workers does, one at a time,
 while few streams run by what waits before it, and if it is itself no later. If it was said how long
 a token may take, prompts of any length come while steps with some of their tokens are in time.
+
+What no prefill worker is there for, or large enough, comes in any case.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ from tandem.core.plan import StepRule
 
 LocalPrefillMode = Literal["auto", "idle", "off"]
 """Which prompts decode workers compute: `auto`, all that are described above; `idle`, only patient
-ones, and any where there is no prefill worker; `off`, none."""
+ones, and what no prefill worker is there for, or large enough; `off`, none."""
 
 MAX_STEPS = 4
 # Of the one prompt that shows what tokens cost there.

@@ -83,7 +83,8 @@ class GatewaySettings(ServiceSettings):
         "auto",
         description="auto: a decode worker computes short prompts that it is sooner with, any "
         "while nothing runs there, and the last of those that wait for the prefill workers; idle: "
-        "only while nothing runs there; off: none",
+        "only while nothing runs there; both: also what no prefill worker is there for, or "
+        "large enough; off: none",
     )
     tpot_target_ms: float | None = Field(
         None,

@@ -52,7 +52,7 @@ class AttemptEnd(StrEnum):
     """The decode worker had no room after all."""
     UNANSWERED = "unanswered"
     """The decode worker had not said whether it has room, and one of the two may be lost, or the
-    decode worker does not know it."""
+    decode worker does not know it; or it said so when the prompt's batch had left without it."""
     DRAINED = "drained"
     """Its worker is to let go of what it holds."""
 
