@@ -3,9 +3,9 @@
 Such a worker gets nothing new. What it is predicted to finish in time stays where it is; the rest
 goes on with other workers, from the token that it reached: each as soon as one of them has room and
 nobody waits for it, for until then it is best where it is. Shortly before the time is over all that
-is left goes on, room or not. Where there are no others everything stays, and so does what none of
-them is large enough for: what the worker does not finish is lost with it, like anything that a lost
-worker holds.
+is left goes on, room or not. Where there are no others everything stays, and so does what no other
+of its role is large enough for: what the worker does not finish is lost with it, like anything that
+a lost worker holds.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from math import inf
 
+from gateway.batching import can_any_take
 from gateway.decode_view import DecodeView
 from gateway.effects import Outbox
 from gateway.fleet import Fleet
@@ -121,7 +122,7 @@ class Draining:
             return
         for worker in self._workers:
             for generation in worker.dependents:
-                if not self._can_ever_run(generation):
+                if not self._can_ever_leave(worker, generation):
                     continue
                 if worker not in self._in_time:
                     self._lifecycle.requeue(generation, AttemptEnd.DRAINED)
@@ -134,7 +135,9 @@ class Draining:
         while self._too_slow:
             worker, generation = self._too_slow[0]
             is_there = worker.generations.get(generation.sequence_id) is generation
-            if is_there and worker in self._in_time and not generation.has_left(worker):
+            is_left = is_there and worker in self._in_time and not generation.has_left(worker)
+            # Who was large enough for it may be gone.
+            if is_left and self._can_ever_leave(worker, generation):
                 if not self._has_room(worker, generation):
                     return False
                 self._lifecycle.requeue(generation, AttemptEnd.DRAINED)
@@ -142,6 +145,16 @@ class Draining:
                 return True
             self._too_slow.popleft()
         return False
+
+    def _can_ever_leave(self, worker: PrefillView | DecodeView, generation: Generation) -> bool:
+        """Whether a generation can ever go on without a worker that drains, and another of its role
+        is large enough, if there are any: where those are not it stays, even if workers of the
+        other role would compute again what this one has."""
+        return self._can_ever_run(generation) and can_any_take(self._alike(worker), generation)
+
+    def _alike(self, worker: PrefillView | DecodeView) -> list[PrefillView | DecodeView]:
+        """All workers of a worker's role."""
+        return [each for each in self._fleet.workers if each.info.role is worker.info.role]
 
     def _has_room(self, worker: PrefillView | DecodeView, generation: Generation) -> bool:
         """Whether another worker can take what this one has of a generation, and a prefill worker
@@ -151,9 +164,7 @@ class Draining:
         prefill = self._fleet.prefill.values()
         if prefill and not any(each.is_open and each.has_slot for each in prefill):
             return False
-        role = worker.info.role
-        others = (each for each in self._fleet.workers if each.info.role is role)
-        return any(each.can_take(generation) for each in others)
+        return any(each.can_take(generation) for each in self._alike(worker))
 
     def dismiss(self) -> None:
         """Say goodbye to those that are about to end and hold nothing any more."""

@@ -15,15 +15,17 @@ from gateway.policies import queue_policy
 from gateway.scheduler import Scheduler
 from gateway.shared_state import Limits
 from gateway.tokens import TokenRequest
+from gateway.worker_view import PoolUse
 from tandem.core.commands import PrefillBatch, Reserve
 from tandem.core.errors import ResourceExhausted, Unavailable
-from tandem.core.reports import Reserved
+from tandem.core.reports import Reserved, Span, SpanKind
 from tandem.core.sampling_params import SamplingParams
 from tandem.core.worker import WorkerRole
 
 # Of the longest sequence below; blocks have four tokens each.
 LENGTH, MAX_TOKENS = 20, 20
 LONGEST = LENGTH + MAX_TOKENS
+SLOW_STEP = Span(SpanKind.STEP, 0, 5 * 10**9, num_tokens=LENGTH, num_prefill_tokens=LENGTH)
 
 
 class Driver:
@@ -170,6 +172,29 @@ def test_who_drains_keeps_what_the_others_are_too_small_for(
     assert "a small one" in driver.taken_by()
     assert running.decode_worker == "large"
     assert shorter.decode_worker == "a small one"
+
+
+def test_what_the_other_prefill_workers_are_too_small_for_stays_and_the_rest_goes_on() -> None:
+    """Though a decode worker could compute it: that would begin again."""
+    driver = Driver(colocated=False, local_prefill="auto")
+    driver.join("large", WorkerRole.PREFILL)
+    driver.join("d", WorkerRole.DECODE)
+    long, short = driver.submit("long"), driver.submit("short", length=4)
+    driver.taken_by()
+    for each in (long, short):
+        driver.scheduler.report("d", Reserved(each.sequence_id, b"x", 1, 0))
+    assert driver.taken_by() == ["large"]
+    driver.scheduler.heard("large", PoolUse(1000), 0.0, [SLOW_STEP] * 10)
+    driver.join("a small one", WorkerRole.PREFILL, **TOO_SMALL_FOR_THE_PROMPT[0])
+    driver.scheduler.draining.stops("large", 4.0, now=0.0)
+    driver.taken_by()
+    assert (long.prefill_worker, short.prefill_worker) == ("large", "a small one")
+    driver.scheduler.expire(now=3.0)
+    driver.taken_by()
+    assert long.prefill_worker == "large"
+    driver.scheduler.worker_lost("large", Unavailable("gone"))
+    assert driver.taken_by() == ["d"]
+    assert long.is_local
 
 
 @pytest.mark.parametrize("smaller", SMALL)
