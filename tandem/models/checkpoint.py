@@ -77,7 +77,7 @@ class Checkpoint:
             self._files[name] = file
             self._sources[name] = path
 
-    def _check_tensor(self, name: str, shape: tuple[int, ...]) -> None:
+    def _check_tensor(self, name: str, shape: Shape) -> None:
         if name not in self._files:
             raise ConfigError(f"the model's weights lack {name!r}")
         found = self._files[name].get_slice(name)
@@ -92,7 +92,7 @@ class Checkpoint:
                 f"supported are {', '.join(FLOAT_DTYPES)}"
             )
 
-    def _check_copy(self, copy: str, name: str, shape: tuple[int, ...]) -> None:
+    def _check_copy(self, copy: str, name: str, shape: Shape) -> None:
         if copy not in self._files:
             return
         self._check_tensor(copy, shape)

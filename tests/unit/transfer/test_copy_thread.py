@@ -121,8 +121,9 @@ async def test_what_cannot_be_closed_keeps_nobody_from_it(jobs: Jobs) -> None:
     jobs.go_on()
     await asyncio.to_thread(reached.wait, 10)
     closing = asyncio.create_task(asyncio.to_thread(jobs.thread.close, leave=True))
-    while not running[2].cancelled():
-        await asyncio.sleep(0.001)
+    async with asyncio.timeout(10):
+        await asyncio.wait([running[2]])
+    assert running[2].cancelled()
     goes_on.set()
     await closing
     assert await running[0] == "slow"
@@ -183,8 +184,9 @@ async def test_what_has_begun_is_closed_when_its_turn_does_not_come(jobs: Jobs) 
     jobs.go_on()
     await asyncio.to_thread(reached.wait, 10)
     closing = asyncio.create_task(asyncio.to_thread(jobs.thread.close, leave=True))
-    while not running[2].cancelled():
-        await asyncio.sleep(0.001)
+    async with asyncio.timeout(10):
+        await asyncio.wait([running[2]])
+    assert running[2].cancelled()
     assert jobs.log == ["begin b"]
     goes_on.set()
     await closing
