@@ -34,9 +34,10 @@ class Places:
         return len(self._holders) < self._num_places
 
     def may_have_more(self, tenant: str) -> bool:
-        """Whether one more may be a tenant's."""
-        left = self._num_places - len(self._holders)
-        return not self._has_others or self._num_of[tenant] < TIMES_THE_REST * left
+        """Whether one more may be a tenant's; if it has no name, that of whoever has no key."""
+        if tenant and not self._has_others:
+            return True
+        return self._num_of[tenant] < TIMES_THE_REST * (self._num_places - len(self._holders))
 
     def is_held_by(self, holder: object, tenant: str) -> bool:
         """Whether a holder's place is a tenant's already."""

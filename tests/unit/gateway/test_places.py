@@ -44,6 +44,13 @@ def test_the_only_tenant_may_have_all() -> None:
     assert not places.has_room
 
 
+def test_strangers_leave_some_to_the_only_tenant() -> None:
+    places = Places(NUM, ONE_TENANT)
+    assert fill(places, "")[""] == pytest.approx(0.75 * NUM, abs=1)
+    assert places.has_room
+    assert places.may_have_more("default")
+
+
 def test_a_place_is_given_back_once_and_to_whose_it_was() -> None:
     places, holder = Places(4, TENANTS), object()
     places.hold(holder)
