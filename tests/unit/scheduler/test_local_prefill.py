@@ -68,6 +68,17 @@ def test_a_prompt_that_a_prefill_worker_has_sooner_waits_for_it() -> None:
     assert driver.local() == []
 
 
+@pytest.mark.parametrize(("policy", "is_behind"), [("fcfs", True), ("shortest-first", False)])
+def test_what_a_prefill_worker_has_started_counts_if_it_goes_first(
+    policy: str, is_behind: bool
+) -> None:
+    driver = Driver(policy=policy, num_running=0)
+    driver.learn_idle("d")
+    driver.keep_prefill_busy()
+    behind = driver.submit("behind", length=1500)
+    assert driver.local() == [behind.sequence_id] * is_behind
+
+
 def test_decode_workers_take_what_they_are_sooner_with_and_no_more() -> None:
     """Each waits behind those before it, and for a few steps at the most."""
     driver = Driver()

@@ -674,6 +674,26 @@ def test_one_decode_worker_does_not_take_all_of_a_prefill_workers_blocks() -> No
     assert view.may_send_to("d", num_tokens=17, has_others=False)
 
 
+def test_what_is_over_one_decode_workers_share_is_for_others_however_full_these_are() -> None:
+    driver = Driver(num_blocks=16)
+    driver.prefilling("on its way to d", length=36)
+    driver.join("e", WorkerRole.DECODE)
+    other = driver.scheduler._fleet.decode["e"]
+    other.num_refused_blocks = 1
+    driver.submit("second", length=8)
+    assert not driver.commands(Reserve)
+    other.num_refused_blocks = 0
+    other.num_used_blocks = 12
+    assert [each.key.request_id for each in driver.commands(Reserve, "e")] == ["second"]
+
+
+def test_the_only_decode_worker_may_take_all_of_them() -> None:
+    driver = Driver(num_blocks=16)
+    driver.prefilling("on its way to d", length=36)
+    driver.submit("second", length=8)
+    assert [each.key.request_id for each in driver.commands(Reserve, "d")] == ["second"]
+
+
 def test_a_request_that_takes_its_worker_down_each_time_is_not_tried_for_ever() -> None:
     driver = Driver()
     generation = driver.submit("r")

@@ -334,6 +334,28 @@ async def test_a_stream_that_is_cancelled_while_a_frame_is_stored(
         assert unasked == []
 
 
+async def test_a_frame_that_waits_when_its_worker_ends_is_left() -> None:
+    """And is nobody's any more."""
+    unasked: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: unasked.append(context))
+    async with receiver_side() as receiver:
+        streams = [
+            stream(layer_frames(receiver.book.reserve(6), receiver.pool.layout), [])
+            for _ in range(2)
+        ]
+        receiver.pool.gate.close()
+        stored, left = (asyncio.create_task(receiver.receiver.receive(each)) for each in streams)
+        await receiver.pool.gate.reached()
+        stored.cancel()
+        closing = asyncio.create_task(asyncio.to_thread(receiver.receiver.close))
+        async with asyncio.timeout(10):
+            await asyncio.wait([stored, left])
+        assert left.cancelled()
+        receiver.pool.gate.open()
+        await closing
+        assert unasked == []
+
+
 # What does not fit is refused
 
 

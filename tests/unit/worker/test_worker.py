@@ -18,7 +18,7 @@ from tandem.core.errors import Fenced, InvalidRequest, TandemError
 from tandem.core.grammar import Grammar, GrammarKind
 from tandem.core.plan import StepPlan, StepResult
 from tandem.core.prefix_cache import CacheChanges
-from tandem.core.reports import DecodeSnapshot, Preempted, SpanKind
+from tandem.core.reports import DecodeSnapshot, Preempted, Span, SpanKind
 from tandem.core.sampling_params import SamplingParams
 from tandem.core.sequence import EndRule, SequenceKey
 from tandem.transfer.state_guard import StateGuard
@@ -116,6 +116,24 @@ async def test_a_step_is_run_reported_and_drawn() -> None:
                 await asyncio.sleep(0)
         assert reports == [armed(7)]
         assert [(span.kind, span.number) for span in spans] == [(SpanKind.STEP, 7)]
+
+
+async def test_a_step_says_whether_the_engine_waited_for_it() -> None:
+    is_idle = threading.Event()
+    async with running_worker() as worker:
+        worker._engine.idle_work.append(is_idle.set)
+        with worker.guard.change():
+            """It finds that."""
+        assert await asyncio.to_thread(is_idle.wait, 10)
+        with worker.guard.change():
+            worker.state.plans += [StepPlan(2, ()), StepPlan(1, ())]
+        await worker.state.until(lambda: len(worker.state.completed) == 2)
+        spans: list[Span] = []
+        async with asyncio.timeout(10):
+            while len(spans) < 2:
+                await asyncio.sleep(0)
+                spans += worker.take_spans()
+        assert [(span.number, span.waited) for span in spans] == [(1, True), (2, False)]
 
 
 class PreemptingState(RecordedState):
