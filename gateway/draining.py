@@ -158,11 +158,13 @@ class Draining:
 
     def _has_room(self, worker: PrefillView | DecodeView, generation: Generation) -> bool:
         """Whether another worker can take what this one has of a generation, and a prefill worker
-        its context, if there are any."""
-        if not self._fleet.has_all_open(self._needed_roles()):
+        its context, unless it is the decode workers that would compute that."""
+        needed = tuple(self._needed_roles())
+        if not self._fleet.has_all_open(needed):
             return False
-        prefill = self._fleet.prefill.values()
-        if prefill and not any(each.is_open and each.has_slot for each in prefill):
+        prefill = [each for each in self._fleet.prefill.values() if each.is_open]
+        able = [each for each in prefill if each.can_ever_take(generation)]
+        if (able or WorkerRole.PREFILL in needed) and not any(each.has_slot for each in able):
             return False
         return any(each.can_take(generation) for each in self._alike(worker))
 

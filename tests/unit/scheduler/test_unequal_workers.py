@@ -18,7 +18,7 @@ from gateway.tokens import TokenRequest
 from gateway.worker_view import PoolUse
 from tandem.core.commands import PrefillBatch, Reserve
 from tandem.core.errors import ResourceExhausted, Unavailable
-from tandem.core.reports import Reserved, Span, SpanKind
+from tandem.core.reports import Armed, FirstToken, Reserved, Span, SpanKind, TransferDone
 from tandem.core.sampling_params import SamplingParams
 from tandem.core.worker import WorkerRole
 
@@ -195,6 +195,34 @@ def test_what_the_other_prefill_workers_are_too_small_for_stays_and_the_rest_goe
     driver.scheduler.worker_lost("large", Unavailable("gone"))
     assert driver.taken_by() == ["d"]
     assert long.is_local
+
+
+@pytest.mark.parametrize("is_lost", [False, True])
+def test_what_decode_workers_would_compute_goes_on_whatever_prefill_workers_do(
+    is_lost: bool,
+) -> None:
+    """Those that are there are too small for it, and busy, or may be lost."""
+    driver = Driver(colocated=False, local_prefill="auto")
+    driver.join("large", WorkerRole.PREFILL)
+    driver.join("d", WorkerRole.DECODE)
+    running = driver.submit()
+    driver.taken_by()
+    driver.scheduler.report("d", Reserved(running.sequence_id, b"x", 1, 0))
+    driver.taken_by()
+    driver.scheduler.report("large", FirstToken(running.sequence_id, LENGTH, 7, None))
+    driver.scheduler.report("d", Armed(running.sequence_id, LENGTH, 7, 0))
+    driver.scheduler.report("large", TransferDone(running.sequence_id, 1))
+    if is_lost:
+        driver.scheduler.worker_suspected("large")
+    else:
+        driver.scheduler.worker_lost("large", Unavailable("gone"))
+        driver.join("a small one", WorkerRole.PREFILL, **TOO_SMALL_FOR_THE_PROMPT[0])
+        driver.scheduler._fleet.prefill["a small one"].batches = {1: 4, 2: 4}
+    driver.join("other", WorkerRole.DECODE)
+    driver.scheduler.heard("d", PoolUse(1000), 0.0, [Span(SpanKind.STEP, 0, 10**9)] * 10)
+    driver.scheduler.draining.stops("d", 4.0, now=0.0)
+    driver.taken_by()
+    assert running.decode_worker == "other"
 
 
 @pytest.mark.parametrize("smaller", SMALL)
