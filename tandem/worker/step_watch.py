@@ -24,6 +24,8 @@ log = structlog.get_logger(__name__)
 
 # The exit status of a process that ends without waiting for its engine.
 HUNG_STATUS = 70
+# How long it may take to say why.
+SAY_S = 1.0
 # How often it is looked at the step.
 TURN_S = 0.25
 
@@ -53,6 +55,8 @@ class Watch:
 def end_at_once(why: str) -> NoReturn:
     """End this process, and wait for none of its threads. Its connections close with it, so what it
     held goes on elsewhere at once; whoever supervises it starts it anew."""
+    # Words wait for ever in a pipe that is full, and that nobody reads.
+    _after(SAY_S, lambda: os._exit(HUNG_STATUS))
     log.error("ending at once", why=why)
     # A supervisor repeats a process's last line.
     with suppress(OSError, ValueError):
@@ -83,7 +87,12 @@ def end_within(timeout_s: float, under_way: Callable[[], StepPlan | None]) -> No
     def end() -> None:
         end_at_once(f"the end took longer than {timeout_s:g} s, with {_describe(under_way())}")
 
-    timer = threading.Timer(timeout_s, end)
+    _after(timeout_s, end)
+
+
+def _after(seconds: float, act: Callable[[], object]) -> None:
+    """Do so on a thread of its own, for which no process stays."""
+    timer = threading.Timer(seconds, act)
     timer.daemon = True
     timer.start()
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import threading
 import time
 
@@ -11,7 +13,7 @@ from fake_state import NoEngine, bring, running_worker
 
 from tandem.core.plan import StepPlan, StepResult
 from tandem.worker import step_watch
-from tandem.worker.step_watch import TURN_S, Watch, watch_work
+from tandem.worker.step_watch import HUNG_STATUS, TURN_S, Watch, watch_work
 
 TIMEOUT_S = 1.0
 NUM_TURNS = int(TIMEOUT_S / TURN_S)
@@ -65,6 +67,25 @@ async def test_a_process_that_stood_still_does_not_blame_its_step(
     await watch_work([lambda: None, lambda: plan], TIMEOUT_S, told.append)
     assert num_slept == NUM_TURNS + 1
     assert told == ["step 7 of 0 sequences and 0 tokens has not ended for 1 s"]
+
+
+def test_a_process_whose_words_nobody_reads_ends_all_the_same() -> None:
+    code = (
+        "import os, sys\n"
+        "from tandem.worker import step_watch\n"
+        "os.set_blocking(2, False)\n"
+        "try:\n"
+        "    while True: os.write(2, bytes(4096))\n"
+        "except BlockingIOError:\n"
+        "    os.set_blocking(2, True)\n"
+        "step_watch.SAY_S = 0.01\n"
+        "step_watch.end_at_once('it hangs')\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE) as process:
+        try:
+            assert process.wait(30) == HUNG_STATUS
+        finally:
+            process.kill()
 
 
 class HangingEngine(NoEngine):
