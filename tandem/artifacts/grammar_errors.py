@@ -21,6 +21,7 @@ _REASONS = [
     (r"Unsatisfiable schema: (.*)", "can never be satisfied: {}"),
     (r"Pointer '(.*)' does not exist", "refers to what it does not define: {}"),
     (r"Resource '(.*)' is not present", "refers to another document, which is never fetched: {}"),
+    (r"(oneOf) constraints are not", "uses {} for alternatives that may overlap: use anyOf"),
     (r"((?:patternProperty|oneOf|anyOf|allOf) .*)", "is not supported: {}"),
     (r"unknown special token: (\"[^\"]*\")", "names an unknown special token: {}"),
     (r"no start rule found", "has no rule named start"),
@@ -39,7 +40,7 @@ def explain(message: str) -> str:
     _, _, regex_error = message.partition("regex parse error:")
     _, found, why = regex_error.partition("\nerror: ")
     if found:
-        return f"has an invalid regular expression: {_shown(_first_line(why))}"
+        return f"has an invalid pattern: {_shown(_first_line(why))}"
     head = _first_line(message)[:MAX_HEAD_CHARS]
     for pattern, told in _COMPILED:
         if match := pattern.search(head):
