@@ -22,7 +22,7 @@ from tandem.artifacts.hub_files import HubFile, HubListing
 from tandem.artifacts.hub_reference import HubReference
 from tandem.artifacts.json_object import read_json_object
 from tandem.artifacts.model_folder import INDEX_FILE, ModelFolder, shards_of
-from tandem.artifacts.progress import ProgressCallback
+from tandem.artifacts.progress import DOWNLOADING, ProgressCallback
 from tandem.artifacts.provenance import IMPORT_VERSION, Provenance
 from tandem.artifacts.pull import is_outdated
 from tandem.artifacts.tokenizer import Tokenizer
@@ -112,7 +112,7 @@ def _download(
     def on_bytes(count: int) -> None:
         nonlocal done
         done += count
-        progress("downloading", done, total)
+        progress(DOWNLOADING, done, total)
 
     on_bytes(0)
     for file in wanted:

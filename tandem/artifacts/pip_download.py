@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tandem.artifacts.progress import ProgressCallback
+from tandem.artifacts.progress import DOWNLOADING, ProgressCallback
 from tandem.core.errors import ConfigError
 
 POLL_S = 0.25
@@ -27,7 +27,7 @@ def pip_download(requirement: str, folder: Path, size: int, progress: ProgressCa
     wheels = list(folder.glob("*.whl"))
     if len(wheels) != 1:
         raise _failed(requirement, output)
-    progress("downloading", size, size)
+    progress(DOWNLOADING, size, size)
     return wheels[0]
 
 
@@ -44,7 +44,7 @@ def _run(
     ) as process:
         try:
             while True:
-                progress("downloading", min(_size_of(folder), size), size)
+                progress(DOWNLOADING, min(_size_of(folder), size), size)
                 try:
                     return process.communicate(timeout=POLL_S)[0]
                 except subprocess.TimeoutExpired:

@@ -209,7 +209,7 @@ def pull(
     from tandem.artifacts.progress import terminal_progress
     from tandem.artifacts.resolve import pull_model
 
-    with terminal_progress() as progress:
+    with terminal_progress(model) as progress:
         folder = pull_model(model, progress)
     typer.echo(folder.path)
 

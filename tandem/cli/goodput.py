@@ -48,8 +48,9 @@ def run_goodput(options: GoodputOptions, up_flags: Sequence[str]) -> None:
         options.out.mkdir(parents=True, exist_ok=True)
     if not options.simulated:
         # Before any arm starts, whose time to do so is limited.
-        with terminal_progress() as progress:
-            resolve(settings.conditions.model, progress)
+        model = settings.conditions.model
+        with terminal_progress(model) as progress:
+            resolve(model, progress)
     raise_open_files()
     with RecordFile(options.out / RECORDS, whole=not options.simulated) as file:
         try:

@@ -138,7 +138,7 @@ def _plan(settings: FleetSettings) -> Fleet:
 
 def _resolve_model(settings: FleetSettings) -> str:
     """The model's name, once it is on this machine."""
-    with terminal_progress() as progress:
+    with terminal_progress(settings.model) as progress:
         folder = resolve(settings.model, progress)
     if not folder.weight_files and not isinstance(parse_device(settings.device), MockDevice):
         raise ConfigError(

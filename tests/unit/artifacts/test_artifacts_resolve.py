@@ -224,9 +224,26 @@ def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cache_dir() == Path("/home/me/.cache/tandem")
 
 
-def test_progress_is_silent_without_a_terminal() -> None:
-    with terminal_progress() as progress:
-        assert progress is silent
+def test_progress_is_told_in_lines_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    with terminal_progress("default") as progress:
+        for num_bytes in (0, 40_000_000, 93_300_000):
+            progress("downloading", num_bytes, 93_300_000)
+        progress("checking", 0, None)
+        for number in range(3):
+            progress("converting", number, 3)
+    assert capsys.readouterr() == (
+        "",
+        "model default: downloading 93 MB\n"
+        "model default: checking\n"
+        "model default: converting\n"
+        "model default: done\n",
+    )
+
+
+def test_nothing_is_told_of_a_model_that_is_here(capsys: pytest.CaptureFixture[str]) -> None:
+    with terminal_progress("default"):
+        pass
+    assert capsys.readouterr() == ("", "")
 
 
 def test_nothing_here_needs_torch() -> None:

@@ -13,6 +13,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
+from tandem.artifacts.progress import terminal_progress
 from tandem.cli.app import app, commands
 from tandem.cli.fleet import Fleet, Service
 from tandem.cli.fleet_commands import FleetFlags
@@ -168,3 +169,9 @@ def test_nor_while_the_command_is_imported() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+def test_a_model_is_fetched_though_nobody_can_be_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", GoneStream(BrokenPipeError(32, "Broken")))
+    with terminal_progress("default") as progress:
+        progress("checking", 0, None)
