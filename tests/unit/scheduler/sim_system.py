@@ -39,23 +39,27 @@ class System:
     """One of many shapes, with all its workers connected. Its clients are `num_to_come`;
     `failed_ids` name the sequences that were in a failed step."""
 
-    def __init__(self, random: Random, faults: Faults, policy: str | None) -> None:
+    def __init__(
+        self, random: Random, faults: Faults, policy: str | None, *, is_crowded: bool
+    ) -> None:
         """With a `policy`'s name, decode workers alone serve. Else these compute some prompts, in
-        two thirds of the scenarios."""
+        two thirds of the scenarios. Where it `is_crowded` many come, more are let in than there are
+        blocks for, and some can be parked."""
         self.random = random
         modes: Sequence[LocalPrefillMode] = ("off",) if policy else ("auto", "idle", "off")
         self.local_prefill = random.choice(modes)
         self.prefix_caching = random.random() < 0.75
-        self.max_parked_bytes = random.choice((0, 10**3, 10**9))
+        self.max_parked_bytes = random.choice((10**3, 10**9) if is_crowded else (0, 10**3, 10**9))
         self._clock = Clock(random)
         self.tenants = some_tenants(random)
         self.self_check_rate = random.choice((0.0, 1.0))
         self.faults = faults
+        self.is_crowded = is_crowded
         self.clients: dict[str, Client] = {}
         self.failed_ids: set[int] = set()
         self.requests = RandomRequests(random, faults, self.tenants, self.clients, self._clock)
         self._transfers: list[SimTransfers] = []
-        self.num_to_come = random.randint(1, 8)
+        self.num_to_come = 8 if is_crowded else random.randint(1, 8)
         self._next_epoch = 0
         limits = Limits(random.choice((4, 8, 16, 64)), random.choice((1, 2, 8)))
         colocated = policy and colocated_policy(
@@ -73,7 +77,7 @@ class System:
             # Here few prompts are long enough for it.
             self.scheduler._queue._shared._is_worth_it = lambda *_: True  # type: ignore[method-assign]
         self.dispatcher = RecordingDispatcher(self.scheduler, self.clients, self._clock)
-        for _ in range(random.choice((0, MIN_OBSERVED))):
+        for _ in range(MIN_OBSERVED if is_crowded else random.choice((0, MIN_OBSERVED))):
             # Far too few are expected: there will be preemptions.
             self.scheduler._lifecycle.lengths.observe(random.randint(1, 2))
         num_prefill = 0 if policy else random.randint(1, 2)
@@ -84,7 +88,8 @@ class System:
 
     def _link(self, role: WorkerRole, number: int) -> SimLink:
         worker_id = f"{role.name.lower()}-{number}"
-        num_blocks, max_num_seqs = self.random.randint(5, 7), self.random.choice((1, 2, 4, 4))
+        num_blocks = self.random.randint(5, 7)
+        max_num_seqs = self.random.choice((4,) if self.is_crowded else (1, 2, 4, 4))
         # A small prefill worker takes no long ones, where others compute what it cannot.
         is_short = role is WorkerRole.PREFILL and self.local_prefill != "off" and num_blocks == 5
         model = replace(MODEL, max_model_len=10 if is_short else MAX_MODEL_LEN)

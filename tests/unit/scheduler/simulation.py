@@ -26,8 +26,10 @@ MAX_DRAIN = 20_000
 class Scenario:
     """What happens to a system. `trace` is that, for whoever has to understand a failure."""
 
-    def __init__(self, random: Random, faults: Faults, policy: str | None) -> None:
-        self.system = System(random, faults, policy)
+    def __init__(
+        self, random: Random, faults: Faults, policy: str | None, *, is_crowded: bool
+    ) -> None:
+        self.system = System(random, faults, policy, is_crowded=is_crowded)
         self.trace: list[str] = []
         self._random = random
         self._progress = Progress(self.system)
@@ -88,9 +90,11 @@ class Scenario:
                     link.read()
 
 
-def run_scenario(random: Random, faults: Faults, policy: str | None = None) -> System:
+def run_scenario(
+    random: Random, faults: Faults, policy: str | None = None, *, is_crowded: bool = False
+) -> System:
     """Run one scenario: the system at its end. A failure tells what led to it."""
-    scenario = Scenario(random, faults, policy)
+    scenario = Scenario(random, faults, policy, is_crowded=is_crowded)
     try:
         scenario.run()
     except Exception as error:
