@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 from itertools import count
-from math import inf
 from typing import Any
 
-from sim_worker import worker_info
+from scheduler_driver import SchedulerDriver
 
-from gateway.effects import Emit, Send
 from gateway.generation import Generation
 from gateway.local_prefill import LocalPrefillMode
 from gateway.policies import queue_policy
 from gateway.scheduler import Scheduler
 from gateway.shared_state import Limits
 from gateway.tenants import DEFAULT_TENANT, Tenant
-from gateway.tokens import TokenRequest
-from gateway.worker_view import PoolUse
 from tandem.core.commands import Admit, PrefillBatch
 from tandem.core.errors import Unavailable
 from tandem.core.plan import StepRule
-from tandem.core.reports import Armed, BatchDone, Reserved, Span, SpanKind, StepDone, TransferDone
-from tandem.core.sampling_params import SamplingParams
-from tandem.core.sequence import FinishReason
+from tandem.core.reports import Armed, BatchDone, TransferDone
 from tandem.core.worker import WorkerRole
 
 # A CPU's core each: the prefill worker computes a thousand tokens a second, and so would the decode
@@ -32,7 +26,7 @@ TENANTS = {DEFAULT_TENANT: Tenant(), "a": Tenant()}
 LOST = Unavailable("it was lost")
 
 
-class Driver:
+class Driver(SchedulerDriver):
     """A scheduler with a prefill and a decode worker whose pace is known, and streams that run."""
 
     def __init__(
@@ -47,16 +41,17 @@ class Driver:
         num_prefill_blocks: int = 1000,
     ) -> None:
         self._numbers = count(1000)
-        limits = Limits(max_batch_tokens=512)
-        self.scheduler = Scheduler(
-            queue_policy(policy),
-            limits,
-            local_prefill=local_prefill,
-            tpot_target_s=tpot_target_s,
-            tenants=TENANTS,
+        super().__init__(
+            Scheduler(
+                queue_policy(policy),
+                Limits(max_batch_tokens=512),
+                local_prefill=local_prefill,
+                tpot_target_s=tpot_target_s,
+                tenants=TENANTS,
+            )
         )
         if prefill:
-            self.join("p", WorkerRole.PREFILL, num_prefill_blocks)
+            self.join("p", WorkerRole.PREFILL, num_blocks=num_prefill_blocks)
         self.join("d", WorkerRole.DECODE)
         if measured and prefill:
             for num_tokens in (256, 64) * 10:
@@ -76,27 +71,10 @@ class Driver:
         self.effects()
         return generation
 
-    def join(self, name: str, role: WorkerRole, num_blocks: int = 1000) -> None:
-        info = worker_info(name, role, 1, num_blocks, 16)
-        self.scheduler.worker_joined(info, f"{name}:1")
-
     def learn(self, name: str) -> None:
         """A decode worker's steps take their usual time."""
         for num_tokens in (0, 16, 20) * 10:
             self.stepped(name, num_tokens, BASE_S + TOKEN_S * num_tokens)
-
-    def stepped(
-        self, name: str, num_prefill_tokens: int, seconds: float, num_seqs: int = 1
-    ) -> None:
-        """A step of so many prompt tokens, and one of each of so many sequences."""
-        span = Span(
-            SpanKind.STEP,
-            0,
-            int(seconds * 1e9),
-            num_tokens=num_prefill_tokens + num_seqs,
-            num_prefill_tokens=num_prefill_tokens,
-        )
-        self.scheduler.heard(name, PoolUse(1000), 0.0, [span])
 
     def learn_idle(self, name: str) -> None:
         """Steps of a decode worker where nothing runs take their usual time."""
@@ -115,35 +93,16 @@ class Driver:
         length: int = 32,
         max_tokens: int = 5,
         *,
-        tenant: str = DEFAULT_TENANT,
-        deadline_s: float = inf,
         alike: bool = False,
+        **details: Any,
     ) -> Generation:
         """With `alike` all prompts begin alike."""
-        params = SamplingParams(max_tokens=max_tokens, seed=0)
         prompt = (5 if alike else next(self._numbers), *(5,) * (length - 1))
-        request = TokenRequest(name, prompt, params, tenant=tenant, deadline_s=deadline_s)
-        return self.scheduler.submit(request)
-
-    def effects(self) -> list[Any]:
-        self.scheduler.compose()
-        return self.scheduler.take_effects()
-
-    def commands(self, kind: type[Any]) -> list[Any]:
-        effects = self.effects()
-        sent = (each.command for each in effects if isinstance(each, Send))
-        return [command for command in sent if isinstance(command, kind)]
-
-    def events(self) -> list[Any]:
-        return [each.event for each in self.effects() if isinstance(each, Emit)]
+        return self.submit_prompt(name, prompt, max_tokens, **details)
 
     def local(self) -> list[int]:
         """The sequences that a decode worker is newly told to compute."""
         return [each.sequence_id for each in self.commands(Admit) if each.compute]
-
-    def grant(self, generation: Generation) -> None:
-        grant = Reserved(generation.sequence_id, b"x", 1, 0)
-        self.scheduler.report(generation.decode_worker, grant)
 
     def keep_prefill_busy(self, length: int = 2048) -> Generation:
         """A long prompt runs, and more of it waits."""
@@ -160,11 +119,6 @@ class Driver:
         assert self.local() == [generation.sequence_id]
         self.grant(generation)
         return generation
-
-    def step(self, generation: Generation, reason: FinishReason | None = None) -> None:
-        position = generation.num_prompt_tokens + len(generation.token_ids)
-        step = StepDone(1, 0, 0, (generation.sequence_id,), (position,), (50,), (reason,))
-        self.scheduler.report(generation.decode_worker, step)
 
 
 # Where tokens are nearly free: a GPU reads weights for 5 ms, and computes 30,000 tokens a second.

@@ -6,7 +6,7 @@ from math import inf
 from typing import Any
 
 import pytest
-from sim_worker import worker_info
+from scheduler_driver import SchedulerDriver
 
 from gateway.admission import RETRY_AFTER_S
 from gateway.colocated_policies import colocated_policy
@@ -16,8 +16,6 @@ from gateway.policies import queue_policy
 from gateway.scheduler import Scheduler
 from gateway.shared_state import Limits
 from gateway.tenants import DEFAULT_TENANT, Tenant, Tenants
-from gateway.tokens import TokenRequest
-from gateway.worker_view import PoolUse
 from tandem.core.commands import Remove
 from tandem.core.errors import (
     DeadlineExceeded,
@@ -27,8 +25,7 @@ from tandem.core.errors import (
     TandemError,
     Unavailable,
 )
-from tandem.core.reports import Armed, BatchDone, Reserved, Span, SpanKind, StepDone, TransferDone
-from tandem.core.sampling_params import SamplingParams
+from tandem.core.reports import Armed, BatchDone, TransferDone
 from tandem.core.worker import WorkerRole
 
 # A thousand prompt tokens a second, and a token of each sequence every 20 ms.
@@ -42,9 +39,10 @@ TENANTS: Tenants = {
 }
 
 
-class Driver:
-    """A scheduler with one worker of each role, whose pace is known if it is `measured`. Its time
-    is `now`."""
+class Driver(SchedulerDriver):
+    """A scheduler with one worker of each role, whose pace is known if it is `measured`."""
+
+    now = 100.0
 
     def __init__(
         self,
@@ -54,12 +52,12 @@ class Driver:
         colocated: bool = False,
         tenants: Tenants = TENANTS,
     ) -> None:
-        self.now = 100.0
         limits = Limits(BATCH_TOKENS, max_queue=max_queue)
         chunked = colocated_policy("chunked", BATCH_TOKENS, BATCH_TOKENS)
-        self.scheduler = Scheduler(
+        scheduler = Scheduler(
             queue_policy("fcfs"), limits, colocated=chunked if colocated else None, tenants=tenants
         )
+        super().__init__(scheduler, max_num_seqs=4)
         if not colocated:
             self.join("p", WorkerRole.PREFILL)
         self.join("d", WorkerRole.DECODE)
@@ -67,13 +65,6 @@ class Driver:
             if not colocated:
                 self.stepped("p", num_tokens, TOKEN_S * num_tokens)
             self.stepped("d", num_tokens * colocated, STEP_S + colocated * TOKEN_S * num_tokens)
-
-    def join(self, name: str, role: WorkerRole) -> None:
-        self.scheduler.worker_joined(worker_info(name, role, 1, 1000, 4), f"{name}:1")
-
-    def stepped(self, name: str, num_prefill_tokens: int, seconds: float) -> None:
-        span = Span(SpanKind.STEP, 0, int(seconds * 1e9), num_prefill_tokens=num_prefill_tokens)
-        self.scheduler.heard(name, PoolUse(1000), self.now, [span])
 
     def submit(
         self,
@@ -83,33 +74,25 @@ class Driver:
         tenant: str = DEFAULT_TENANT,
         num_tokens_behind: int = 0,
     ) -> Generation:
-        request = TokenRequest(
+        return self.submit_prompt(
             "r",
             (5,) * length,
-            SamplingParams(max_tokens=max_tokens, seed=0),
+            max_tokens,
             tenant=tenant,
             deadline_s=self.now + timeout_s,
             num_tokens_behind=num_tokens_behind,
         )
-        return self.scheduler.submit(request, self.now)
 
     def refusal(self, *args: Any, **kwargs: Any) -> TandemError:
         with pytest.raises(TandemError) as caught:
             self.submit(*args, **kwargs)
         return caught.value
 
-    def effects(self) -> list[Any]:
-        self.scheduler.compose()
-        return self.scheduler.take_effects()
-
-    def events(self) -> list[tuple[Generation, Any]]:
-        return [(each.generation, each.event) for each in self.effects() if isinstance(each, Emit)]
-
     def run(self, length: int, **details: Any) -> Generation:
         """One that generates."""
         generation = self.submit(length, **details)
         self.effects()
-        self.scheduler.report("d", Reserved(generation.sequence_id, b"x", 1, 0))
+        self.grant(generation)
         self.effects()
         self.scheduler.report("d", Armed(generation.sequence_id, length, 7, 0))
         self.events()
@@ -269,9 +252,8 @@ def test_a_tenant_over_its_requests_may_come_again_when_its_oldest_will_have_end
     error = driver.refusal(10, tenant="few")
     assert isinstance(error, RateLimitExceeded)
     assert error.retry_after_s == pytest.approx(50 * STEP_S, rel=0.05)
-    for position in range(11, 36):
-        step = StepDone(1, 0, 0, (oldest.sequence_id,), (position,), (7,), (None,))
-        driver.scheduler.report("d", step)
+    for _ in range(25):
+        driver.step(oldest)
     assert driver.refusal(10, tenant="few").retry_after_s == pytest.approx(25 * STEP_S, rel=0.05)
     driver.submit(10)
     driver.scheduler.cancel(oldest)
@@ -367,7 +349,7 @@ def test_of_a_started_prompt_only_what_goes_before_counts() -> None:
     driver = Driver()
     long = driver.submit(2000)
     driver.effects()
-    driver.scheduler.report("d", Reserved(long.sequence_id, b"x", 1, 0))
+    driver.grant(long)
     driver.effects()
     driver.submit(100, timeout_s=0.5, tenant="heavy")
     assert type(driver.refusal(100, timeout_s=0.5)) is Unavailable
@@ -380,7 +362,7 @@ def test_what_waits_too_long_ends_before_it_is_computed() -> None:
     driver.submit(50, timeout_s=inf)
     for num_tokens in (10, BATCH_TOKENS) * 20:
         driver.stepped("p", num_tokens, 0.03 * num_tokens)
-    ((ended, event),) = driver.events()
+    ((ended, event),) = (each for each in driver.effects() if isinstance(each, Emit))
     assert ended is first
     assert isinstance(event, DeadlineExceeded)
 

@@ -2,56 +2,38 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
-from sim_worker import worker_info
+from scheduler_driver import SchedulerDriver
 
 from gateway.colocated_policies import COLOCATED_POLICIES, colocated_policy
 from gateway.decode_view import MAX_STEPS_WAITING
 from gateway.effects import Emit, Send
-from gateway.generation import Generation, Phase
+from gateway.generation import Phase
 from gateway.policies import queue_policy
 from gateway.scheduler import Scheduler
 from gateway.shared_state import Limits
-from gateway.tokens import Ended, ServedBy, ServingMode, TokenRequest
+from gateway.tokens import Ended, ServedBy, ServingMode
 from gateway.worker_view import PoolUse
 from tandem.core.commands import Admit, Remove, Reserve, SetStepRule
 from tandem.core.errors import Unavailable
 from tandem.core.plan import StepRule
-from tandem.core.reports import Reserved, SequenceFailed, StepDone
-from tandem.core.sampling_params import SamplingParams
+from tandem.core.reports import SequenceFailed
 from tandem.core.sequence import FinishReason
 from tandem.core.worker import WorkerRole
 
 BUDGET = 8
 
 
-class Driver:
-    """A scheduler over colocated workers, and what it last wanted."""
+class Driver(SchedulerDriver):
+    """A scheduler over colocated workers."""
 
     def __init__(self, policy: str = "chunked", num_workers: int = 1, num_blocks: int = 64) -> None:
         limits = Limits(max_batch_tokens=16)
-        self.scheduler = Scheduler(
-            queue_policy("fcfs"),
-            limits,
-            colocated=colocated_policy(policy, limits.max_batch_tokens, BUDGET),
-        )
-        self._num_blocks = num_blocks
+        colocated = colocated_policy(policy, limits.max_batch_tokens, BUDGET)
+        scheduler = Scheduler(queue_policy("fcfs"), limits, colocated=colocated)
+        super().__init__(scheduler, num_blocks=num_blocks)
         for number in range(num_workers):
-            self.join(f"d{number}")
-
-    def join(self, name: str) -> None:
-        info = worker_info(name, WorkerRole.DECODE, 1, self._num_blocks, 16)
-        self.scheduler.worker_joined(info, f"{name}:1")
-
-    def submit(self, name: str, length: int = 4, max_tokens: int = 5) -> Generation:
-        params = SamplingParams(max_tokens=max_tokens, seed=0)
-        return self.scheduler.submit(TokenRequest(name, (5,) * length, params))
-
-    def effects(self) -> list[Any]:
-        self.scheduler.compose()
-        return self.scheduler.take_effects()
+            self.join(f"d{number}", WorkerRole.DECODE)
 
     def admitted(self) -> list[tuple[str, int]]:
         """(worker, sequence) of each new admission; each must follow its reservation."""
@@ -65,19 +47,6 @@ class Driver:
         )
         assert reserved == admitted
         return admitted
-
-    def grant(self, generation: Generation) -> None:
-        grant = Reserved(generation.sequence_id, b"x", 1, 0)
-        self.scheduler.report(generation.decode_worker, grant)
-
-    def step(self, *generations: Generation, reason: FinishReason | None = None) -> None:
-        """A step gives each of them its next token."""
-        worker_id = generations[0].decode_worker
-        positions = tuple(each.num_prompt_tokens + len(each.token_ids) for each in generations)
-        count = len(generations)
-        ids = tuple(each.sequence_id for each in generations)
-        step = StepDone(1, 0, 0, ids, positions, (50,) * count, (reason,) * count)
-        self.scheduler.report(worker_id, step)
 
 
 @pytest.mark.parametrize(
@@ -101,7 +70,7 @@ def test_decode_workers_alone_are_enough(policy: str) -> None:
     driver = Driver(policy, num_workers=0)
     with pytest.raises(Unavailable, match="no decode worker"):
         driver.submit("r")
-    driver.join("d0")
+    driver.join("d0", WorkerRole.DECODE)
     assert driver.scheduler.is_ready
     generation = driver.submit("r", max_tokens=1)
     assert driver.admitted() == [("d0", generation.sequence_id)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 from local_prefill_driver import Driver as Local
-from sim_worker import worker_info
 from test_colocated_batching import Driver as Colocated
 from test_scheduler import Driver
 
@@ -20,7 +19,6 @@ from tandem.core.reports import (
     FirstToken,
     Preempted,
     SequenceFailed,
-    StepDone,
 )
 from tandem.core.sequence import FinishReason
 from tandem.core.worker import WorkerRole
@@ -29,26 +27,14 @@ from tandem.core.worker import WorkerRole
 class Steps(Driver):
     """Also lets steps run, well or not."""
 
-    def arm(self, generation: Generation, worker_id: str = "d") -> None:
+    def arm(self, generation: Generation) -> None:
         """Its prompt is computed, and its KV is there: it has its next token."""
         self.effects()
-        self.grant(generation, worker_id)
+        self.grant(generation)
         for batch in self.commands(PrefillBatch):
             self.scheduler.report("p", BatchDone(batch.batch_id, 1))
         position = generation.num_context_tokens
-        self.scheduler.report(worker_id, Armed(generation.sequence_id, position, 50, 0))
-
-    def step(
-        self,
-        *generations: Generation,
-        worker_id: str = "d",
-        reason: FinishReason | None = None,
-    ) -> None:
-        ids = tuple(each.sequence_id for each in generations)
-        positions = tuple(each.num_prompt_tokens + len(each.token_ids) for each in generations)
-        count = len(generations)
-        done = StepDone(1, 0, 0, ids, positions, (60,) * count, (reason,) * count)
-        self.scheduler.report(worker_id, done)
+        self.scheduler.report("d", Armed(generation.sequence_id, position, 50, 0))
 
     def prefill_batches(self, name: str) -> dict[int, int]:
         """What a prefill worker runs or will run."""
@@ -262,7 +248,8 @@ def test_who_may_be_the_cause_is_computed_alone() -> None:
     for _ in range(3):
         driver.effects()
         for each in list(driver.scheduler.generations):
-            driver.grant(each)
+            if each.phase is Phase.RESERVING:
+                driver.grant(each)
         for batch in driver.commands(PrefillBatch):
             batches.append([chunk.sequence_id for chunk in batch.chunks])
             driver.scheduler.report("p", BatchDone(batch.batch_id, 1))
@@ -298,8 +285,7 @@ def test_what_only_the_worker_that_failed_can_hold_waits_until_that_is_forgotten
     driver = Steps()
     driver.scheduler.heard("p", PoolUse(64), now=100.0)
     generation = driver.prefilling(length=40, max_tokens=2)
-    info = worker_info("q", WorkerRole.PREFILL, 1, 5, 16)
-    driver.scheduler.worker_joined(info, "q:1")
+    driver.join("q", WorkerRole.PREFILL, num_blocks=5)
     driver.fail(generation, worker_id="p")
     assert driver.commands(Reserve) == []
     assert not driver.scheduler.heard("p", PoolUse(64), now=99.9 + FAILURE_PENALTY_S)

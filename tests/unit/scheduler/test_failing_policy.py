@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from queued_prompts import generation
-from sim_worker import worker_info
+from scheduler_driver import SchedulerDriver
 from structlog.testing import capture_logs
 
 from gateway.effects import Send
@@ -20,11 +20,8 @@ from gateway.scheduler import Scheduler
 from gateway.shared_prompts import SharedPrompts
 from gateway.shared_state import Limits
 from gateway.tenants import DEFAULT_TENANT, ONE_TENANT
-from gateway.tokens import TokenRequest
 from tandem.core.commands import PrefillBatch, Reserve
 from tandem.core.errors import DeadlineExceeded, Unavailable
-from tandem.core.reports import Reserved
-from tandem.core.sampling_params import SamplingParams
 from tandem.core.worker import WorkerRole
 
 NOW, SOON, LATER = 100.0, 110.0, 120.0
@@ -49,29 +46,23 @@ class Moody(FirstComeFirstServed):
         return super().preemption_order(prompt) if self._order is None else self._order
 
 
-class Driver:
+class Driver(SchedulerDriver):
     """A scheduler with a worker of each role, whose batches have 64 tokens."""
 
+    now = NOW
+
     def __init__(self, policy: QueuePolicy) -> None:
-        self.scheduler = Scheduler(policy, Limits(max_batch_tokens=64))
+        super().__init__(Scheduler(policy, Limits(max_batch_tokens=64)))
         self._sent: list[Any] = []
         self.join("p", WorkerRole.PREFILL)
         self.join("d", WorkerRole.DECODE)
 
-    def join(self, name: str, role: WorkerRole) -> None:
-        self.scheduler.worker_joined(worker_info(name, role, 1, 1000, 4), f"{name}:1")
-
     def submit(self, name: str, length: int = 8, deadline_s: float = inf) -> Generation:
-        params = SamplingParams(max_tokens=5, seed=0)
-        request = TokenRequest(name, (5,) * length, params, deadline_s=deadline_s)
-        return self.scheduler.submit(request, NOW)
+        return self.submit_prompt(name, (5,) * length, deadline_s=deadline_s)
 
     def reserve(self) -> dict[str, tuple[float, ...]]:
         """What is reserved now: the preemption ranks of the policy."""
         return {each.key.request_id: each.preemption_rank[1:-1] for each in self._take(Reserve)}
-
-    def grant(self, generation: Generation) -> None:
-        self.scheduler.report("d", Reserved(generation.sequence_id, b"x", 1, 0))
 
     def chunks(self) -> list[tuple[int, int, int]]:
         """What is sent to be computed now: whose tokens, from which to which."""
@@ -83,9 +74,7 @@ class Driver:
 
     def _take(self, kind: type) -> list[Any]:
         """The commands of a kind that nobody has looked at."""
-        self.scheduler.compose()
-        effects = self.scheduler.take_effects()
-        self._sent += [each.command for each in effects if isinstance(each, Send)]
+        self._sent += [each.command for each in self.effects() if isinstance(each, Send)]
         taken = [each for each in self._sent if isinstance(each, kind)]
         self._sent = [each for each in self._sent if not isinstance(each, kind)]
         return taken

@@ -22,7 +22,6 @@ from tandem.core.reports import (
     Armed,
     BatchDone,
     Preempted,
-    Reserved,
     SequenceFailed,
     Span,
     SpanKind,
@@ -244,7 +243,7 @@ def test_what_runs_is_counted() -> None:
     driver.scheduler.cancel(first)
     driver.scheduler.report("d", Preempted(second.sequence_id))
     assert worker.num_running == 1
-    driver.step(third, FinishReason.LENGTH)
+    driver.step(third, reason=FinishReason.LENGTH)
     assert worker.num_running == 0
 
 
@@ -257,7 +256,7 @@ def test_a_prompt_that_is_computed_here_runs_from_its_first_token_on() -> None:
     assert worker.num_running == 0
     driver.step(generation)
     assert worker.num_running == 1
-    driver.step(generation, FinishReason.LENGTH)
+    driver.step(generation, reason=FinishReason.LENGTH)
     assert any(isinstance(event, Ended) for event in driver.events())
     assert worker.num_running == 0
 
@@ -275,7 +274,7 @@ def test_what_turned_out_not_to_be_cached_is_left() -> None:
     first, second = (driver.submit(name, length=LENGTH) for name in ("first", "second"))
     driver.effects()
     for generation in (first, second):
-        driver.scheduler.report("d", Reserved(generation.sequence_id, b"x", 1, 0))
+        driver.grant(generation)
     assert worker.num_prompt_tokens_left == 2 * LENGTH
     driver.stepped("d", 128, 0.1, num_seqs=0)
     assert (first.num_tokens_left, second.num_tokens_left) == (LENGTH - 128, LENGTH)

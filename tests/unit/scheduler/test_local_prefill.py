@@ -53,7 +53,7 @@ def test_a_short_prompt_behind_long_ones_is_computed_where_it_is_decoded() -> No
     driver = Driver()
     generation = driver.computing()
     assert generation.phase is Phase.PREFILLING
-    driver.step(generation, FinishReason.LENGTH)
+    driver.step(generation, reason=FinishReason.LENGTH)
     *_, ended = driver.events()
     assert isinstance(ended, Ended)
     assert ended.served_by.mode is ServingMode.LOCAL
@@ -340,7 +340,7 @@ def test_a_lost_prefill_worker_takes_none_of_them_with_it() -> None:
     driver = Driver()
     generation = driver.computing()
     driver.scheduler.worker_lost("p", LOST)
-    driver.step(generation, FinishReason.LENGTH)
+    driver.step(generation, reason=FinishReason.LENGTH)
     assert any(isinstance(event, Ended) for event in driver.events())
 
 

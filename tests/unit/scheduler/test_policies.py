@@ -9,19 +9,16 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from queued_prompts import ARRIVALS, TOKEN_S, UNHURRIED, Arrivals, arriving, queue_of, serve, work_s
-from sim_worker import worker_info
+from scheduler_driver import SchedulerDriver
 
 from gateway import policies
 from gateway.colocated_policies import colocated_policy
-from gateway.effects import Send
 from gateway.generation import Generation
 from gateway.policies import DEFAULT_DUE_S, PATIENCE, POLICIES, PRIORITY_S, queue_policy
 from gateway.scheduler import Scheduler
 from gateway.shared_state import Limits
-from gateway.tokens import TokenRequest
 from tandem.core.commands import Reserve
 from tandem.core.errors import ConfigError
-from tandem.core.sampling_params import SamplingParams
 from tandem.core.worker import WorkerRole
 
 LEAST_PRIORITY = -1
@@ -95,23 +92,18 @@ def test_who_goes_first_is_reserved_first(colocated: bool) -> None:
     """A decode worker with one place, which is taken: whose it is next."""
     chunked = colocated_policy("chunked", 64, 64) if colocated else None
     scheduler = Scheduler(queue_policy("priority"), Limits(64), colocated=chunked)
+    driver = SchedulerDriver(scheduler, max_num_seqs=1)
     if not colocated:
-        scheduler.worker_joined(worker_info("p", WorkerRole.PREFILL, 1, 64, 16), "p:1")
-    scheduler.worker_joined(worker_info("d", WorkerRole.DECODE, 1, 64, 1), "d:1")
-
-    def submit(name: str, priority: int) -> Generation:
-        params = SamplingParams(max_tokens=5, seed=0)
-        return scheduler.submit(TokenRequest(name, (5,) * 4, params, priority=priority))
+        driver.join("p", WorkerRole.PREFILL)
+    driver.join("d", WorkerRole.DECODE)
 
     def reserved() -> list[str]:
-        scheduler.compose()
-        commands = [each.command for each in scheduler.take_effects() if isinstance(each, Send)]
-        return [each.key.request_id for each in commands if isinstance(each, Reserve)]
+        return [each.key.request_id for each in driver.commands(Reserve)]
 
-    first = submit("first", 0)
+    first = driver.submit("first")
     assert reserved() == ["first"]
-    submit("usual", 0)
-    submit("urgent", -1)
+    driver.submit("usual")
+    driver.submit_prompt("urgent", (5,) * 4, priority=-1)
     scheduler.cancel(first)
     assert reserved() == ["urgent"]
 

@@ -2,55 +2,44 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
-from sim_worker import BLOCK_SIZE, worker_info
+from scheduler_driver import SchedulerDriver
+from sim_worker import BLOCK_SIZE
 
 from gateway.disaggregated import FIRST_BATCH_TOKENS, MAX_BATCH_S, MIN_BATCH_STEPS
-from gateway.effects import Send
 from gateway.policies import queue_policy
 from gateway.scheduler import Scheduler
 from gateway.shared_state import Limits
-from gateway.tokens import TokenRequest
-from gateway.worker_view import PoolUse
 from tandem.core.commands import PrefillBatch
-from tandem.core.reports import BatchDone, Span, SpanKind
-from tandem.core.sampling_params import SamplingParams
+from tandem.core.reports import BatchDone
 from tandem.core.worker import WorkerRole
 
 MAX_BATCH_TOKENS = 2048
 
 
-class Driver:
+class Driver(SchedulerDriver):
     """A scheduler with one prefill worker. Requests end with their first token, so no decode worker
     takes part."""
 
     def __init__(self, token_s: float = 0.0, num_blocks: int = 10_000, base_s: float = 0.0) -> None:
-        policy = queue_policy("shortest-first")
-        self.scheduler = Scheduler(policy, Limits(MAX_BATCH_TOKENS))
-        for name, role in (("p", WorkerRole.PREFILL), ("d", WorkerRole.DECODE)):
-            self.scheduler.worker_joined(worker_info(name, role, 1, num_blocks, 16), f"{name}:1")
+        scheduler = Scheduler(queue_policy("shortest-first"), Limits(MAX_BATCH_TOKENS))
+        super().__init__(scheduler, num_blocks=num_blocks)
+        self.join("p", WorkerRole.PREFILL)
+        self.join("d", WorkerRole.DECODE)
         if token_s:
             self.learn(token_s, base_s)
 
     def learn(self, token_s: float, base_s: float) -> None:
         """Some batches of many sizes ran at this pace."""
         for num_tokens in (256, 64, 1024, 512) * 5:
-            duration_ns = int((base_s + token_s * num_tokens) * 1e9)
-            span = Span(SpanKind.STEP, 0, duration_ns, num_prefill_tokens=num_tokens)
-            self.scheduler.heard("p", PoolUse(10_000), 0.0, [span])
+            self.stepped("p", num_tokens, base_s + token_s * num_tokens)
 
     def submit(self, name: str, length: int) -> int:
         """A request's sequence."""
-        params = SamplingParams(max_tokens=1, seed=0)
-        return self.scheduler.submit(TokenRequest(name, (5,) * length, params)).sequence_id
+        return super().submit(name, length, max_tokens=1).sequence_id
 
     def batches(self) -> list[PrefillBatch]:
-        self.scheduler.compose()
-        effects: list[Any] = self.scheduler.take_effects()
-        sent = (each.command for each in effects if isinstance(each, Send))
-        return [each for each in sent if isinstance(each, PrefillBatch)]
+        return self.commands(PrefillBatch)
 
     def done(self, batch: PrefillBatch) -> None:
         self.scheduler.report("p", BatchDone(batch.batch_id, 1))

@@ -5,23 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from sim_worker import BLOCK_SIZE, worker_info
+from scheduler_driver import SchedulerDriver
+from sim_worker import BLOCK_SIZE
 
 from gateway.colocated_policies import colocated_policy
-from gateway.effects import Send
 from gateway.generation import Generation
 from gateway.local_prefill import LocalPrefillMode
 from gateway.policies import queue_policy
 from gateway.router import choose_decode
 from gateway.scheduler import Scheduler
 from gateway.shared_state import Limits
-from gateway.tokens import TokenRequest
 from gateway.worker_view import PoolUse
 from tandem.core.commands import Admit, PrefillBatch, Reserve
 from tandem.core.prefix import PrefixChain, digest
 from tandem.core.prefix_cache import CacheChanges
-from tandem.core.reports import Armed, FirstToken, Reserved, SequenceFailed, Span, SpanKind
-from tandem.core.sampling_params import SamplingParams
+from tandem.core.reports import Armed, FirstToken, SequenceFailed, Span, SpanKind
 from tandem.core.sequence import FinishReason
 from tandem.core.worker import WorkerRole
 
@@ -30,7 +28,7 @@ SYSTEM = tuple(range(40))
 MIB = 2**20
 
 
-class Driver:
+class Driver(SchedulerDriver):
     """A scheduler over workers that are told apart by the first letter of their names."""
 
     def __init__(
@@ -41,28 +39,22 @@ class Driver:
         policy: str = "fcfs",
         local_prefill: LocalPrefillMode = "off",
     ) -> None:
-        limits = Limits(max_batch_tokens)
         is_colocated = not any(name.startswith("p") for name in names)
-        self.scheduler = Scheduler(
+        scheduler = Scheduler(
             queue_policy(policy),
-            limits,
+            Limits(max_batch_tokens),
             colocated=colocated_policy("chunked", 64, 16) if is_colocated else None,
             local_prefill=local_prefill,
         )
-        self.num_blocks = num_blocks
+        super().__init__(scheduler, num_blocks=num_blocks, max_num_seqs=64)
         for name in names:
-            self.join(name)
-
-    def join(self, name: str) -> None:
-        role = WorkerRole.PREFILL if name.startswith("p") else WorkerRole.DECODE
-        self.scheduler.worker_joined(worker_info(name, role, 1, self.num_blocks, 64), f"{name}:1")
+            self.join(name, WorkerRole.PREFILL if name.startswith("p") else WorkerRole.DECODE)
 
     def learn(self, *names: str) -> None:
         """Steps of so many tokens take so long; a MiB is sent in 10 ms."""
         for name in names:
             for num_tokens in (0, 16, 64) * 10:
-                seconds = BASE_S + TOKEN_S * num_tokens
-                self.hear(name, step_span(num_tokens, seconds))
+                self.stepped(name, num_tokens, BASE_S + TOKEN_S * num_tokens)
             self.hear(name, Span(SpanKind.FRAME_SENT, 0, 10**7, num_bytes=MIB))
 
     def hear(self, name: str, *spans: Span, num_free: int | None = None, **cache: Any) -> bool:
@@ -78,28 +70,11 @@ class Driver:
     def submit(
         self, name: str, *own: int, system: tuple[int, ...] = SYSTEM, max_tokens: int = 5
     ) -> Generation:
-        params = SamplingParams(max_tokens=max_tokens, seed=0)
-        return self.scheduler.submit(TokenRequest(name, (*system, *own), params))
-
-    def commands(self, kind: type[Any]) -> list[tuple[str, Any]]:
-        self.scheduler.compose()
-        return [
-            (each.worker_id, each.command)
-            for each in self.scheduler.take_effects()
-            if isinstance(each, Send) and isinstance(each.command, kind)
-        ]
-
-    def grant(self, generation: Generation, num_cached_tokens: int = 0) -> None:
-        grant = Reserved(generation.sequence_id, b"x", 1, num_cached_tokens)
-        self.scheduler.report(generation.decode_worker, grant)
+        return self.submit_prompt(name, (*system, *own), max_tokens)
 
     def placed(self, generation: Generation) -> tuple[str, str]:
         self.commands(Reserve)
         return generation.prefill_worker, generation.decode_worker
-
-
-def step_span(num_tokens: int, seconds: float) -> Span:
-    return Span(SpanKind.STEP, 0, int(seconds * 1e9), num_prefill_tokens=num_tokens)
 
 
 # Which prefill worker
@@ -133,8 +108,7 @@ def test_what_begins_alike_does_not_all_go_to_one_worker() -> None:
 
 def test_a_worker_without_room_leaves_its_prompts_to_others() -> None:
     driver = Driver("p0", "p1", num_blocks=20)
-    driver.num_blocks = 1000
-    driver.join("d")
+    driver.join("d", WorkerRole.DECODE, num_blocks=1000)
     driver.cache("p1", SYSTEM)
     first = driver.submit("first", *range(100, 120))
     assert driver.placed(first)[0] == "p1"
@@ -183,8 +157,8 @@ def test_sequences_count_where_prompt_tokens_seemed_to_be_free() -> None:
     driver = Driver("p", "d0", "d1")
     driver.learn("p")
     for num_tokens in (0, 16, 64) * 10:
-        driver.hear("d0", step_span(num_tokens, BASE_S + TOKEN_S / 1000 * num_tokens))
-        driver.hear("d1", step_span(num_tokens, BASE_S + TOKEN_S / 10 * num_tokens))
+        driver.stepped("d0", num_tokens, BASE_S + TOKEN_S / 1000 * num_tokens)
+        driver.stepped("d1", num_tokens, BASE_S + TOKEN_S / 10 * num_tokens)
     fleet = driver.scheduler._fleet
     for name, number in (("d0", 1), ("d0", 2), ("d0", 3), ("d1", 4)):
         fleet.decode[name].enter(driver.submit(str(number), number), 4)
@@ -267,7 +241,7 @@ def batch_of(driver: Driver, *generations: Generation, num_cached: int = 0) -> P
     driver.commands(Reserve)
     for generation in generations:
         driver.grant(generation, num_cached)
-    ((_, batch),) = driver.commands(PrefillBatch)
+    (batch,) = driver.commands(PrefillBatch)
     return batch
 
 
@@ -289,7 +263,7 @@ def test_the_first_chunk_ends_behind_what_is_cached() -> None:
     generation = driver.submit("r", *range(100, 130))
     driver.commands(Reserve)
     driver.grant(generation)
-    chunks = [batch.chunks[0] for _, batch in driver.commands(PrefillBatch)]
+    chunks = [batch.chunks[0] for batch in driver.commands(PrefillBatch)]
     assert [(each.start, len(each.token_ids), each.last) for each in chunks] == [
         (0, 56, False),
         (56, 14, True),
@@ -341,7 +315,7 @@ def test_a_prompt_that_is_computed_where_it_is_decoded_begins_where_the_grant_sa
     driver.commands(Reserve)
     driver.grant(generation, 32)
     assert (generation.num_tokens_left, generation.num_cached_tokens) == (9, 32)
-    driver.hear("d", step_span(9, 0.1))
+    driver.stepped("d", 9, 0.1)
     assert generation.num_tokens_left == 0
 
 
@@ -355,7 +329,7 @@ def local_driver() -> Driver:
 
 
 def local(driver: Driver) -> list[int]:
-    return [admit.sequence_id for _, admit in driver.commands(Admit) if admit.compute]
+    return [admit.sequence_id for admit in driver.commands(Admit) if admit.compute]
 
 
 def test_the_rest_of_a_long_prompt_that_is_cached_there_is_computed_there() -> None:

@@ -4,35 +4,28 @@ from __future__ import annotations
 
 from collections import Counter
 from itertools import count, cycle
-from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from queued_prompts import UNHURRIED
-from sim_worker import worker_info
+from scheduler_driver import SchedulerDriver
 
 from gateway.colocated_policies import colocated_policy
-from gateway.effects import Send
 from gateway.generation import Generation
 from gateway.policies import queue_policy
 from gateway.scheduler import Scheduler
 from gateway.shared_state import Limits
 from gateway.tenants import DEFAULT_TENANT, Tenant
-from gateway.tokens import TokenRequest
 from gateway.worker_view import PoolUse
 from tandem.core.commands import PrefillBatch, Reserve
 from tandem.core.reports import (
     Armed,
     BatchDone,
     Preempted,
-    Reserved,
     SequenceFailed,
-    Span,
-    SpanKind,
     TransferDone,
 )
-from tandem.core.sampling_params import SamplingParams
 from tandem.core.worker import WorkerRole
 
 MOST_IMPORTANT, LEAST_IMPORTANT = -1000, 1000
@@ -44,44 +37,33 @@ NUM_SEQS = 9
 """Places on the decode worker: three for each tenant."""
 
 
-class Driver:
+class Driver(SchedulerDriver):
     """A scheduler with one worker of each role, for several tenants. A batch has some
     `BATCH_TOKENS`."""
 
     def __init__(self, policy: str = "shortest-first") -> None:
-        self.scheduler = Scheduler(queue_policy(policy), Limits(2048), tenants=TENANTS)
+        scheduler = Scheduler(queue_policy(policy), Limits(2048), tenants=TENANTS)
+        super().__init__(scheduler, num_blocks=100_000, max_num_seqs=NUM_SEQS)
         self._names: dict[int, str] = {}
         self.ranks: dict[int, tuple[float, ...]] = {}
         """By sequence."""
         self._numbers = count(1000)
         self._sent: list[PrefillBatch] = []
-        for name, role, num_seqs in (
-            ("p", WorkerRole.PREFILL, 1000),
-            ("d", WorkerRole.DECODE, NUM_SEQS),
-        ):
-            info = worker_info(name, role, 1, 100_000, num_seqs)
-            self.scheduler.worker_joined(info, f"{name}:1")
+        self.join("p", WorkerRole.PREFILL, max_num_seqs=1000)
+        self.join("d", WorkerRole.DECODE)
         for num_tokens in (256, 64, 1024, 512) * 5:
-            duration_ns = int(TOKEN_S * num_tokens * 1e9)
-            span = Span(SpanKind.STEP, 0, duration_ns, num_prefill_tokens=num_tokens)
-            self.scheduler.heard("p", PoolUse(100_000), 0.0, [span])
+            self.stepped("p", num_tokens, TOKEN_S * num_tokens)
 
     def submit(
         self, tenant: str, length: int, priority: int = 0, *, max_tokens: int = 1, name: str = ""
     ) -> Generation:
         """`name` is what it is counted by, or that of the tenant."""
-        params = SamplingParams(max_tokens=max_tokens, seed=0)
         prompt = (next(self._numbers), *(5,) * (length - 1))
-        request = TokenRequest(tenant, prompt, params, tenant=tenant, priority=priority)
-        generation = self.scheduler.submit(request)
+        generation = self.submit_prompt(
+            tenant, prompt, max_tokens, tenant=tenant, priority=priority
+        )
         self._names[generation.sequence_id] = name or tenant
         return generation
-
-    def commands(self, kind: type) -> list[Any]:
-        self.scheduler.compose()
-        effects = self.scheduler.take_effects()
-        sent = (each.command for each in effects if isinstance(each, Send))
-        return [each for each in sent if isinstance(each, kind)]
 
     def batches(self, num_batches: int) -> list[Counter[str]]:
         """So many batches run, one after the other: each one's tokens, by names."""
@@ -102,7 +84,7 @@ class Driver:
         for generation in generations:
             self.reserve()
             sequence_id, position = generation.sequence_id, generation.num_context_tokens
-            self.scheduler.report("d", Reserved(sequence_id, b"x", 1, 0))
+            self.grant(generation)
             for batch in self.commands(PrefillBatch):
                 self.scheduler.report("p", BatchDone(batch.batch_id, 1))
             self.scheduler.report("d", Armed(sequence_id, position, 7, 0))
@@ -205,15 +187,16 @@ def test_of_tenants_that_were_served_alike_whose_came_first_is_first(policy: str
 
 def test_what_a_decode_worker_computes_by_itself_is_charged_at_once() -> None:
     chunked = colocated_policy("chunked", 64, 64)
-    scheduler = Scheduler(queue_policy("fcfs"), Limits(), colocated=chunked, tenants=TENANTS)
-    scheduler.worker_joined(worker_info("d", WorkerRole.DECODE, 1, 1000, NUM_SEQS), "d:1")
-    params = SamplingParams(max_tokens=5, seed=0)
-    generation = scheduler.submit(TokenRequest("r", (5,) * 100, params, tenant="a"))
-    scheduler.compose()
-    counter = scheduler._lifecycle._shares.counter
+    driver = SchedulerDriver(
+        Scheduler(queue_policy("fcfs"), Limits(), colocated=chunked, tenants=TENANTS)
+    )
+    driver.join("d", WorkerRole.DECODE)
+    generation = driver.submit_prompt("r", (5,) * 100, tenant="a")
+    driver.effects()
+    counter = driver.scheduler._lifecycle._shares.counter
     assert counter("a") == 100
     refusal = SequenceFailed(generation.sequence_id, "RESOURCE_EXHAUSTED", "full")
-    scheduler.report("d", refusal)
+    driver.scheduler.report("d", refusal)
     assert counter("a") == 0
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
+from scheduler_driver import SchedulerDriver
 from sim_worker import worker_info
 
 from gateway.effects import Emit, Send
@@ -16,7 +16,7 @@ from gateway.prefill_view import PrefillView
 from gateway.scheduler import Scheduler
 from gateway.shared_state import Limits
 from gateway.suspects import PATIENCE_S
-from gateway.tokens import Ended, Token, TokenRequest
+from gateway.tokens import Ended, Token
 from gateway.worker_reports import FAILURE_PENALTY_S
 from gateway.worker_view import PoolUse
 from tandem.core.commands import Admit, PrefillBatch, Remove, Reserve
@@ -28,20 +28,18 @@ from tandem.core.reports import (
     FirstToken,
     Preempted,
     PrefillSnapshot,
-    Reserved,
     SequenceFailed,
     StepDone,
     TransferDone,
 )
-from tandem.core.sampling_params import SamplingParams
 from tandem.core.sequence import FinishReason
 from tandem.core.worker import WorkerRole
 
 LOST = Unavailable("it was lost")
 
 
-class Driver:
-    """A scheduler with one prefill and one decode worker, and what it last wanted."""
+class Driver(SchedulerDriver):
+    """A scheduler with one prefill and one decode worker."""
 
     def __init__(
         self,
@@ -52,46 +50,20 @@ class Driver:
         recompute_bad_kv: bool = True,
         self_check_rate: float = 0.0,
     ) -> None:
-        limits = Limits(max_batch_tokens, max_queue=max_queue)
-        policy = queue_policy("fcfs")
-        self.scheduler = Scheduler(
-            policy, limits, recompute_bad_kv=recompute_bad_kv, self_check_rate=self_check_rate
+        scheduler = Scheduler(
+            queue_policy("fcfs"),
+            Limits(max_batch_tokens, max_queue=max_queue),
+            recompute_bad_kv=recompute_bad_kv,
+            self_check_rate=self_check_rate,
         )
-        self._num_blocks = num_blocks
+        super().__init__(scheduler, num_blocks=num_blocks)
         self.join("p", WorkerRole.PREFILL)
         self.join("d", WorkerRole.DECODE)
-
-    def join(self, name: str, role: WorkerRole, epoch: int = 1) -> None:
-        info = worker_info(name, role, epoch, self._num_blocks, 16)
-        self.scheduler.worker_joined(info, f"{name}:1")
-
-    def submit(self, name: str, length: int = 4, max_tokens: int = 5) -> Generation:
-        params = SamplingParams(max_tokens=max_tokens, seed=0)
-        return self.scheduler.submit(TokenRequest(name, (5,) * length, params))
-
-    def effects(self) -> list[Send | Emit]:
-        self.scheduler.compose()
-        return self.scheduler.take_effects()
-
-    def commands(self, kind: type[Any], worker_id: str | None = None) -> list[Any]:
-        return [
-            each.command
-            for each in self.effects()
-            if isinstance(each, Send)
-            and isinstance(each.command, kind)
-            and worker_id in (None, each.worker_id)
-        ]
-
-    def events(self) -> list[Any]:
-        return [each.event for each in self.effects() if isinstance(each, Emit)]
 
     def hear(self, worker_id: str, now: float) -> None:
         """The worker says that it is there, and no more."""
         use = PoolUse(self.scheduler._fleet.of(worker_id).num_free_blocks)
         self.scheduler.heard(worker_id, use, now)
-
-    def grant(self, generation: Generation, worker_id: str = "d") -> None:
-        self.scheduler.report(worker_id, Reserved(generation.sequence_id, b"x", 1, 0))
 
     def prefilling(self, name: str = "r", **details: int) -> Generation:
         """A request whose batch has been sent."""
@@ -422,7 +394,7 @@ def test_what_nobody_has_seen_leaves_a_suspected_worker_for_another() -> None:
     one, two = driver.submit("one"), driver.submit("two")
     first, second = driver.commands(Reserve)
     assert (first.sequence_id, second.sequence_id) == (one.sequence_id, two.sequence_id)
-    driver.grant(two, "e")
+    driver.grant(two)
     driver.scheduler.worker_suspected("d")
     effects = [each for each in driver.effects() if isinstance(each, Send)]
     removed = [each for each in effects if isinstance(each.command, Remove)]
@@ -441,7 +413,7 @@ def test_what_is_asked_of_no_other_worker_waits_for_a_suspected_one_alone(is_los
     one, two = driver.submit("one"), driver.submit("two")
     driver.effects()
     assert (one.decode_worker, two.decode_worker) == ("d", "e")
-    driver.grant(two, "e")
+    driver.grant(two)
     one.setbacks.num_losses = MAX_RESTARTS
     driver.scheduler.worker_suspected("d")
     (batch,) = driver.commands(PrefillBatch)
@@ -451,9 +423,9 @@ def test_what_is_asked_of_no_other_worker_waits_for_a_suspected_one_alone(is_los
         assert driver.events() == [LOST]
         return
     driver.scheduler.worker_trusted("d")
-    driver.grant(one, "d")
+    driver.grant(one)
     driver.effects()
-    driver.grant(one, one.decode_worker)
+    driver.grant(one)
     (batch,) = driver.commands(PrefillBatch)
     assert [chunk.sequence_id for chunk in batch.chunks] == [one.sequence_id]
     assert one.setbacks.num_losses == MAX_RESTARTS
@@ -464,10 +436,10 @@ def test_what_was_granted_keeps_its_place_in_a_batch_if_it_is_asked_of_no_other_
     driver.join("e", WorkerRole.DECODE)
     one, two = driver.submit("one"), driver.submit("two")
     driver.effects()
-    driver.grant(one, "d")
+    driver.grant(one)
     one.setbacks.num_losses = MAX_RESTARTS
     driver.scheduler.worker_suspected("d")
-    driver.grant(two, "e")
+    driver.grant(two)
     (batch,) = driver.commands(PrefillBatch)
     assert len(batch.chunks) == 2
 
@@ -482,7 +454,7 @@ def test_kv_that_came_damaged_is_computed_again_and_sent_another_way() -> None:
     driver.scheduler.report("p", replace(BAD_KV, sequence_id=generation.sequence_id))
     (reserve,) = driver.commands(Reserve, "e")
     assert reserve.key.attempt == 1
-    driver.grant(generation, "e")
+    driver.grant(generation)
     driver.scheduler.report("e", Armed(generation.sequence_id, 4, 7, 0))
     served_by = generation.served_by()
     assert (served_by.num_bad_transfers, served_by.num_losses) == (1, 0)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import structlog
-from sim_worker import MODEL, worker_info
+from sim_worker import MODEL
 from test_scheduler import Driver
 
 from gateway.dispatcher import Dispatcher
@@ -28,7 +28,7 @@ from tandem.core.reports import (
     TransferDone,
 )
 from tandem.core.sequence import FinishReason
-from tandem.core.worker import ModelInfo, WorkerRole
+from tandem.core.worker import WorkerRole
 
 TOKENS = (7, 8, 9)
 
@@ -39,11 +39,7 @@ class Checking(Driver):
     def __init__(self, rate: float = 1.0, num_blocks: int = 64) -> None:
         super().__init__(num_blocks=num_blocks, self_check_rate=rate)
 
-    def join_as(self, name: str, model: ModelInfo) -> None:
-        info = replace(worker_info(name, WorkerRole.DECODE, 1, 64, 16), model=model)
-        self.scheduler.worker_joined(info, f"{name}:1")
-
-    def step(self, worker_id: str, sequence_id: int, position: int, token_id: int) -> None:
+    def token(self, worker_id: str, sequence_id: int, position: int, token_id: int) -> None:
         step = StepDone(1, 0, 0, (sequence_id,), (position,), (token_id,), (None,))
         self.scheduler.report(worker_id, step)
 
@@ -62,7 +58,7 @@ class Checking(Driver):
         generation = self.running(name, **details)
         num, worker = generation.num_prompt_tokens, generation.decode_worker
         for place, token_id in enumerate(TOKENS[1:], start=1):
-            self.step(worker, generation.sequence_id, num + place, token_id)
+            self.token(worker, generation.sequence_id, num + place, token_id)
         self.scheduler.stop(generation)
         return generation
 
@@ -88,7 +84,7 @@ class Checking(Driver):
         """A check's sequence goes on."""
         position = len(reserve.prompt_token_ids) + len(reserve.generated_token_ids)
         for place, token_id in enumerate(token_ids):
-            self.step(worker_id, reserve.sequence_id, position + place, token_id)
+            self.token(worker_id, reserve.sequence_id, position + place, token_id)
 
 
 def checks_in(effects: list[Effect]) -> list[Checked]:
@@ -147,7 +143,7 @@ def test_where_the_same_bits_are_not_promised_it_only_differs(model: dict[str, A
     driver.answer()
     driver.effects()
     driver.scheduler.draining.cordon("d", 60.0, 1.0)
-    driver.join_as("e", replace(MODEL, **model))
+    driver.join("e", WorkerRole.DECODE, model=replace(MODEL, **model))
     driver.says(driver.check("e"), TOKENS[0] + 1, worker_id="e")
     assert [each.result for each in driver.checks()] == [CheckResult.DIFFERS]
 
@@ -156,7 +152,7 @@ def test_kv_of_another_kind_may_have_been_in_a_cache() -> None:
     """Whoever was there beside the worker that answered, it may have had KV of: an answer that
     differs need not be wrong."""
     driver = Checking()
-    driver.join_as("e", replace(MODEL, numerics="another"))
+    driver.join("e", WorkerRole.DECODE, model=replace(MODEL, numerics="another"))
     driver.scheduler.worker_lost("e", Unavailable("lost"))
     driver.answer()
     driver.says(driver.check(), TOKENS[0] + 1)

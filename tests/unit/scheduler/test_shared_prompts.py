@@ -2,34 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from math import inf
 
 import pytest
-from sim_worker import BLOCK_SIZE, worker_info
+from scheduler_driver import SchedulerDriver
+from sim_worker import BLOCK_SIZE
 
 from gateway import shared_prompts
 from gateway.colocated_policies import colocated_policy
-from gateway.effects import Effect, Emit, Send
+from gateway.effects import Emit
 from gateway.generation import Generation
 from gateway.policies import queue_policy
 from gateway.scheduler import Scheduler
 from gateway.shared_prompts import MAX_WAITS, MIN_TOKENS
 from gateway.shared_state import Limits
 from gateway.tenants import DEFAULT_TENANT
-from gateway.tokens import TokenRequest
 from gateway.worker_view import PoolUse
 from tandem.core.commands import PrefillBatch, Reserve
 from tandem.core.errors import DeadlineExceeded, Unavailable
 from tandem.core.prefix_cache import CacheChanges
-from tandem.core.reports import Armed, BatchDone, Reserved, SequenceFailed, Span, SpanKind
-from tandem.core.sampling_params import SamplingParams
+from tandem.core.reports import Armed, BatchDone, SequenceFailed
 from tandem.core.worker import WorkerRole
 
 SYSTEM = tuple(range(1, 4 * MIN_TOKENS + 1))
 
 
-class Driver:
+class Driver(SchedulerDriver):
     """A fleet of a prefill and a decode worker, or of a decode worker alone."""
 
     def __init__(
@@ -40,15 +38,17 @@ class Driver:
         colocated: str = "",
         max_batch_tokens: int = 8192,
     ) -> None:
-        self.scheduler = Scheduler(
-            queue_policy(policy),
-            Limits(max_batch_tokens),
-            colocated=colocated_policy(colocated, 8192, 8192) if colocated else None,
+        super().__init__(
+            Scheduler(
+                queue_policy(policy),
+                Limits(max_batch_tokens),
+                colocated=colocated_policy(colocated, 8192, 8192) if colocated else None,
+            ),
+            num_blocks=20_000,
+            max_num_seqs=64,
         )
         for role in (WorkerRole.DECODE,) if colocated else (WorkerRole.PREFILL, WorkerRole.DECODE):
-            info = worker_info(role.name.lower(), role, 1, 20_000, 64)
-            info = replace(info, caches_prefixes=caches_prefixes)
-            self.scheduler.worker_joined(info, f"{role.name}:1")
+            self.join(role.name.lower(), role, caches_prefixes=caches_prefixes)
         self._num_requests = 0
 
     def submit(
@@ -60,26 +60,17 @@ class Driver:
         salt: bytes = b"",
     ) -> Generation:
         self._num_requests += 1
-        params = SamplingParams(max_tokens=5, seed=0)
-        return self.scheduler.submit(
-            TokenRequest(
-                f"r{self._num_requests}",
-                (*prompt, *question),
-                params,
-                prefix_salt=salt,
-                priority=priority,
-                deadline_s=deadline_s,
-            )
+        return self.submit_prompt(
+            f"r{self._num_requests}",
+            (*prompt, *question),
+            prefix_salt=salt,
+            priority=priority,
+            deadline_s=deadline_s,
         )
-
-    def effects(self) -> list[Effect]:
-        self.scheduler.compose()
-        return self.scheduler.take_effects()
 
     def reserved(self) -> list[int]:
         """The sequences for which blocks were asked since the last time."""
-        sent = [each.command for each in self.effects() if isinstance(each, Send)]
-        return [each.sequence_id for each in sent if isinstance(each, Reserve)]
+        return [each.sequence_id for each in self.commands(Reserve)]
 
     def waiting(self, *generations: Generation) -> list[bool]:
         """Who of them waits for another."""
@@ -88,10 +79,9 @@ class Driver:
 
     def compute(self, generation: Generation) -> None:
         """Its prompt is computed, and its KV there: cached, if the worker does that."""
-        self.scheduler.report("decode", Reserved(generation.sequence_id, b"x", 1, 0))
-        for each in self.effects():
-            if isinstance(each, Send) and isinstance(each.command, PrefillBatch):
-                self.scheduler.report("prefill", BatchDone(each.command.batch_id, 1))
+        self.grant(generation)
+        for batch in self.commands(PrefillBatch):
+            self.scheduler.report("prefill", BatchDone(batch.batch_id, 1))
         assert generation.prefix
         for worker in self.scheduler.workers:
             if worker.info.caches_prefixes:
@@ -104,13 +94,7 @@ class Driver:
     def measured(self, token_s: float, step_s: float) -> None:
         """What prompt tokens, and steps without any, take on the prefill worker."""
         for num_tokens in (10, 1000) * 20:
-            span = Span(
-                SpanKind.STEP,
-                0,
-                int(1e9 * (step_s + token_s * num_tokens)),
-                num_prefill_tokens=num_tokens,
-            )
-            self.scheduler.heard("prefill", PoolUse(20_000), 0.0, [span])
+            self.stepped("prefill", num_tokens, step_s + token_s * num_tokens)
 
 
 @pytest.mark.parametrize("colocated", ["", "prefill-first"])
@@ -149,8 +133,7 @@ def test_if_it_comes_to_nothing_another_is_computed_and_the_rest_wait_for_that(h
         driver.scheduler.heard("decode", PoolUse(20_000), 1.0)
     else:
         driver.scheduler.worker_lost("decode", Unavailable("it was lost"))
-        info = worker_info("decode", WorkerRole.DECODE, 2, 20_000, 64)
-        driver.scheduler.worker_joined(info, "decode:1")
+        driver.join("decode", WorkerRole.DECODE, epoch=2)
     leader, follower = (second, third) if how == "cancelled" else (first, second)
     assert driver.reserved() == [leader.sequence_id]
     assert driver.waiting(leader, follower) == [False, True]
@@ -222,13 +205,10 @@ def test_nobody_waits_who_would_be_late_by_that(deadline_s: float, waits: bool) 
     """By itself it takes half a second, and the first, with which it has half in common, a whole
     one."""
     driver = Driver()
-    idle = worker_info("idle", WorkerRole.PREFILL, 1, 20_000, 64)
-    driver.scheduler.worker_joined(idle, "idle:1")
+    driver.join("idle", WorkerRole.PREFILL)
     for num_tokens in (64, 256, 1024) * 10:
-        end_ns = int(1e9 * (0.01 + 0.5 * num_tokens / len(SYSTEM)))
-        step = Span(SpanKind.STEP, 0, end_ns, num_tokens=num_tokens, num_prefill_tokens=num_tokens)
         for name in ("prefill", "idle"):
-            driver.scheduler.heard(name, PoolUse(20_000), 0.0, [step])
+            driver.stepped(name, num_tokens, 0.01 + 0.5 * num_tokens / len(SYSTEM))
     driver.submit(*range(2000, 2000 + len(SYSTEM)))
     driver.effects()
     hurried = driver.submit(7, deadline_s=deadline_s)

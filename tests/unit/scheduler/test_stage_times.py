@@ -60,7 +60,7 @@ class Timed(Driver):
         self.scheduler.report("d", armed)
         return generation
 
-    def step(
+    def step_at(
         self, generation: Generation, position: int, start_s: float, reason: FinishReason | None
     ) -> None:
         row = ((generation.sequence_id,), (position,), (51,), (reason,))
@@ -74,8 +74,8 @@ def seconds(generation: Generation) -> dict[Stage, float]:
 def test_a_request_that_is_split_goes_through_all_stages() -> None:
     driver = Timed()
     generation = driver.armed()
-    driver.at(6.0).step(generation, 5, 5.0, None)
-    driver.at(6.5).step(generation, 6, 6.0, FinishReason.LENGTH)
+    driver.at(6.0).step_at(generation, 5, 5.0, None)
+    driver.at(6.5).step_at(generation, 6, 6.0, FinishReason.LENGTH)
     assert seconds(generation) == approx(
         {
             Stage.QUEUE: 1.0,
@@ -95,7 +95,7 @@ def test_a_request_that_is_split_goes_through_all_stages() -> None:
 def test_what_a_worker_tells_has_happened_whatever_its_clock_says() -> None:
     driver = Timed()
     generation = driver.armed(at_s=1000.0)
-    driver.at(6.0).step(generation, 5, 1000.0, FinishReason.LENGTH)
+    driver.at(6.0).step_at(generation, 5, 1000.0, FinishReason.LENGTH)
     found = seconds(generation)
     assert (found[Stage.TRANSFER], found[Stage.ARMED_WAIT]) == approx((1.0, 1.0))
 
@@ -132,7 +132,7 @@ def test_what_ends_with_its_first_token_has_no_transfer() -> None:
 def test_an_attempt_that_is_lost_ends_where_it_was_and_another_begins() -> None:
     driver = Timed()
     generation = driver.armed()
-    driver.at(6.0).step(generation, 5, 5.0, None)
+    driver.at(6.0).step_at(generation, 5, 5.0, None)
     driver.scheduler.advance(7.0)
     driver.scheduler.worker_lost("d", LOST)
     (lost,) = generation.attempts.past

@@ -6,7 +6,7 @@ from math import inf
 
 import pytest
 from local_prefill_driver import BASE_S, GPU_BASE_S, GPU_TOKEN_S, TOKEN_S, Driver, roofline_s
-from sim_worker import worker_info
+from scheduler_driver import SchedulerDriver
 
 from gateway.colocated_policies import COLOCATED_POLICIES, colocated_policy
 from gateway.policies import queue_policy
@@ -16,7 +16,6 @@ from gateway.step_budgets import HURRIED_BUDGET, TARGET_SHARE, num_on_target
 from gateway.step_times import StepTimes
 from gateway.worker_view import PoolUse
 from tandem.core.plan import StepRule
-from tandem.core.reports import Span, SpanKind
 from tandem.core.worker import WorkerRole
 
 # What a step of the driver's decode worker may have beside what runs: 25 ms, or 7.
@@ -144,36 +143,25 @@ def test_nothing_fits_into_less_than_a_step_takes_anyway() -> None:
 # Colocated workers
 
 
-class Colocated:
+class Colocated(SchedulerDriver):
     """A scheduler with one decode worker, which computes all."""
 
     def __init__(self, policy: str, target_s: float) -> None:
         colocated = colocated_policy(policy, MAX_BUDGET, FIRST_BUDGET, target_s)
         limits = Limits(max_batch_tokens=MAX_BUDGET)
-        self.scheduler = Scheduler(queue_policy("fcfs"), limits, colocated=colocated)
-        self.scheduler.worker_joined(worker_info("d", WorkerRole.DECODE, 1, 64, 16), "d:1")
+        super().__init__(Scheduler(queue_policy("fcfs"), limits, colocated=colocated))
+        self.join("d", WorkerRole.DECODE)
 
     @property
     def rule(self) -> StepRule:
         return self.scheduler._fleet.decode["d"].step_rule
 
-    def stepped(self, num_prompt_tokens: int, num_seqs: int, seconds: float) -> None:
-        span = Span(
-            SpanKind.STEP,
-            0,
-            int(seconds * 1e9),
-            num_tokens=num_prompt_tokens + num_seqs,
-            num_prefill_tokens=num_prompt_tokens,
-        )
-        self.scheduler.heard("d", PoolUse(64), 0.0, [span])
-
     def run(self) -> None:
         """Steps by the rule, on a CPU."""
         for _ in range(20):
-            self.stepped(0, 1, linear_s(0))
-            self.stepped(
-                self.rule.prefill_token_budget, 1, linear_s(self.rule.prefill_token_budget)
-            )
+            self.stepped("d", 0, linear_s(0))
+            budget = self.rule.prefill_token_budget
+            self.stepped("d", budget, linear_s(budget))
 
 
 def test_chunks_become_what_ends_in_time() -> None:

@@ -6,7 +6,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from sim_worker import worker_info
+from scheduler_driver import SchedulerDriver
+from sim_worker import LONG_MODEL
 
 from gateway.colocated_policies import colocated_policy
 from gateway.generation import Generation
@@ -14,26 +15,23 @@ from gateway.local_prefill import LocalPrefillMode
 from gateway.policies import queue_policy
 from gateway.scheduler import Scheduler
 from gateway.shared_state import Limits
-from gateway.tokens import TokenRequest
-from gateway.worker_view import PoolUse
 from tandem.core.commands import PrefillBatch, Reserve
 from tandem.core.errors import ResourceExhausted, Unavailable
 from tandem.core.reports import Armed, FirstToken, Reserved, Span, SpanKind, TransferDone
-from tandem.core.sampling_params import SamplingParams
 from tandem.core.worker import WorkerRole
 
 # Of the longest sequence below; blocks have four tokens each.
 LENGTH, MAX_TOKENS = 20, 20
 LONGEST = LENGTH + MAX_TOKENS
-SLOW_STEP = Span(SpanKind.STEP, 0, 5 * 10**9, num_tokens=LENGTH, num_prefill_tokens=LENGTH)
 
 
-class Driver:
+class Driver(SchedulerDriver):
     def __init__(self, *, colocated: bool, local_prefill: LocalPrefillMode = "off") -> None:
         policy = colocated_policy("chunked", 100, 100) if colocated else None
-        self.scheduler = Scheduler(
+        scheduler = Scheduler(
             queue_policy("fcfs"), Limits(100), colocated=policy, local_prefill=local_prefill
         )
+        super().__init__(scheduler, max_num_seqs=4)
 
     @classmethod
     def with_large_one(cls, *, colocated: bool) -> Driver:
@@ -46,29 +44,23 @@ class Driver:
     def join(
         self, name: str, role: WorkerRole, num_blocks: int = 1000, max_model_len: int = 1000
     ) -> None:
-        info = worker_info(name, role, 1, num_blocks, 4)
-        info = replace(info, model=replace(info.model, max_model_len=max_model_len))
-        self.scheduler.worker_joined(info, f"{name}:1")
+        model = replace(LONG_MODEL, max_model_len=max_model_len)
+        super().join(name, role, num_blocks=num_blocks, model=model)
 
     def submit(
         self, name: str = "r", length: int = LENGTH, max_tokens: int = MAX_TOKENS
     ) -> Generation:
-        params = SamplingParams(max_tokens=min(length, max_tokens), seed=0)
-        return self.scheduler.submit(TokenRequest(name, (5,) * length, params), 0.0)
+        return super().submit(name, length, min(length, max_tokens))
 
     def ends(self) -> list[type]:
         """How requests end."""
-        self.scheduler.compose()
-        effects = self.scheduler.take_effects()
-        return [type(each.event) for each in effects if hasattr(each, "event")]
+        return list(map(type, self.events()))
 
     def taken_by(self) -> list[str]:
         """Who is asked to compute or to hold something."""
-        self.scheduler.compose()
-        effects = self.scheduler.take_effects()
         return [
             each.worker_id
-            for each in effects
+            for each in self.effects()
             if isinstance(getattr(each, "command", None), Reserve | PrefillBatch)
         ]
 
@@ -102,7 +94,7 @@ def test_a_prefill_worker_is_not_given_what_it_cannot_compute(smaller: dict[str,
     generations = [driver.submit() for _ in range(3)]
     driver.taken_by()
     for each in generations:
-        driver.scheduler.report("d", Reserved(each.sequence_id, b"x", 1, 0))
+        driver.grant(each)
     assert set(driver.taken_by()) <= {"large", "d"}
     assert {each.prefill_worker for each in generations} <= {"large", ""}
 
@@ -165,7 +157,7 @@ def test_who_drains_keeps_what_the_others_are_too_small_for(
     driver = Driver.with_large_one(colocated=colocated)
     running = driver.submit()
     assert driver.taken_by() == ["large"]
-    driver.scheduler.report("large", Reserved(running.sequence_id, b"x", 1, 0))
+    driver.grant(running)
     driver.join("a small one", WorkerRole.DECODE, **smaller)
     driver.scheduler.draining.cordon("large", 0.0, now=0.0)
     shorter = driver.submit("shorter", length=4)
@@ -182,9 +174,10 @@ def test_what_the_other_prefill_workers_are_too_small_for_stays_and_the_rest_goe
     long, short = driver.submit("long"), driver.submit("short", length=4)
     driver.taken_by()
     for each in (long, short):
-        driver.scheduler.report("d", Reserved(each.sequence_id, b"x", 1, 0))
+        driver.grant(each)
     assert driver.taken_by() == ["large"]
-    driver.scheduler.heard("large", PoolUse(1000), 0.0, [SLOW_STEP] * 10)
+    for _ in range(10):
+        driver.stepped("large", LENGTH, 5.0, num_seqs=0)
     driver.join("a small one", WorkerRole.PREFILL, **TOO_SMALL_FOR_THE_PROMPT[0])
     driver.scheduler.draining.stops("large", 4.0, now=0.0)
     driver.taken_by()
