@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import pytest
 import structlog
+from fastapi import FastAPI
 from http_client import with_body
 from scripted_service import ScriptedGrammars, ScriptedService, Step, ended
 
@@ -14,6 +15,7 @@ import tandem.artifacts
 from gateway.access import Access
 from gateway.frontend import Frontend
 from gateway.http.app import create_app
+from gateway.refusals import Refusals
 from tandem.artifacts.tokenizer import Tokenizer
 from tandem.process.metrics import MetricsPage
 
@@ -64,9 +66,14 @@ def frontend(
 
 
 @pytest.fixture
-async def client(frontend: Frontend, service: ScriptedService) -> AsyncIterator[httpx.AsyncClient]:
+def app(frontend: Frontend, service: ScriptedService) -> FastAPI:
+    """The HTTP side."""
+    return create_app(frontend, service, MetricsPage(), Refusals())
+
+
+@pytest.fixture
+async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
     """A client of the HTTP side, without a socket."""
-    app = create_app(frontend, service, MetricsPage())
     transport = httpx.ASGITransport(with_body(app))
     async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
         yield client

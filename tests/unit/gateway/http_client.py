@@ -14,6 +14,7 @@ import httpx
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.access import Access
+from gateway.http.counted import http_outcomes
 from gateway.http.limits import HttpLimits
 from gateway.http.server import HttpServer
 from gateway.http.streaming import RESPONSE_BODY
@@ -25,6 +26,8 @@ CHAT_PATH = "/v1/chat/completions"
 TEXT_PATH = "/v1/completions"
 CHAT = {"messages": [{"role": "user", "content": "Hi"}]}
 TEXT = {"prompt": "Hi"}
+# The beginning of a head, up to the length of its body.
+POST = b"POST %b HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n" % TEXT_PATH.encode()
 
 NO_LAG = Lag()
 
@@ -42,6 +45,13 @@ async def connection_to(
             yield reader, writer
     finally:
         writer.close()
+
+
+async def read_answer(reader: asyncio.StreamReader) -> tuple[int, bytes]:
+    """Status and body of an answer that has a length."""
+    head = await reader.readuntil(b"\r\n\r\n")
+    length = head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0]
+    return int(head.split()[1]), await reader.readexactly(int(length))
 
 
 class WrittenBody:
@@ -135,7 +145,14 @@ async def serving(
 ) -> AsyncIterator[int]:
     """The port of a server over a real socket. `access` is the app's."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = HttpServer(app, HttpLimits(**limits), lag, access or Access(), refusals, outcomes)
+        server = HttpServer(
+            app,
+            HttpLimits(**limits),
+            lag,
+            access or Access(),
+            refusals or Refusals(),
+            outcomes or http_outcomes(),
+        )
         running = asyncio.create_task(server.serve([listener]))
         while not server.started:
             await asyncio.sleep(0.005)

@@ -189,11 +189,8 @@ async def test_who_has_no_key_is_refused_as_openai_would(client, service, path, 
     assert not service.requests
 
 
-async def test_all_that_is_not_open_needs_a_key_whether_or_not_it_is_there(
-    client, frontend, service
-):
-    known = create_app(frontend, service, MetricsPage()).openapi()["paths"]
-    paths = {re.sub(r"{.*}", "default", path) for path in known}
+async def test_all_that_is_not_open_needs_a_key_whether_or_not_it_is_there(app, client, service):
+    paths = {re.sub(r"{.*}", "default", path) for path in app.openapi()["paths"]}
     assert {"/v1/models/default", "/tokenize", "/version", "/metrics"} <= paths
     not_there = {"/openapi.json", "/", "/nope", "/health/", "/health//", "/Health"}
     for path in sorted(paths | not_there):
@@ -224,7 +221,7 @@ async def test_where_several_have_keys_operators_alone_watch_all(
     access = Access({name: Tenant() for name in KEY_OF}, keys)
     frontend, refused = Frontend(service, tokenizer, grammars, access=access), Counter[str]()
     app = create_app(frontend, service, MetricsPage(), Refusals(refused))
-    app.include_router(page_router(Viewers(Mock(), lambda: True)))
+    app.include_router(page_router(Viewers(Mock(), lambda: True), Refusals()))
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
         assert (await client.get(path)).status_code == 401

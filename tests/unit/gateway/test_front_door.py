@@ -8,7 +8,7 @@ from collections import Counter
 from contextlib import AsyncExitStack
 
 import pytest
-from http_client import serving
+from http_client import POST, connection_to, read_answer, serving
 from scripted_service import Pause
 from starlette.types import Receive, Scope, Send
 
@@ -22,8 +22,7 @@ from tandem.process.metrics import MetricsPage
 
 TENANTS: Tenants = {**ONE_TENANT, "one": Tenant(), "other": Tenant(), "heavy": Tenant(weight=3.0)}
 ACCESS = Access(TENANTS, ApiKeys({digest_of(f"key-of-{name}"): name for name in TENANTS}))
-HEAD = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-LONG = HEAD + b"Content-Length: 1000000\r\n"
+LONG = POST + b"Content-Length: 1000000\r\n"
 
 
 @pytest.fixture
@@ -33,13 +32,6 @@ def access() -> Access:
 
 def bearer(tenant: str) -> bytes:
     return f"Authorization: Bearer key-of-{tenant}\r\n".encode()
-
-
-async def answer(reader: asyncio.StreamReader) -> tuple[int, bytes]:
-    """Status and body of an answer that has a length."""
-    head = await reader.readuntil(b"\r\n\r\n")
-    length = head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0]
-    return int(head.split()[1]), await reader.readexactly(int(length))
 
 
 # Turns
@@ -100,12 +92,12 @@ async def unasked(scope: Scope, receive: Receive, send: Send) -> None:
 )
 async def test_a_wrong_key_is_refused_at_the_head(authorization: bytes, status: int) -> None:
     counts = Counter[str]()
-    async with serving(unasked, access=ACCESS, refusals=Refusals(counts)) as port:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    async with (
+        serving(unasked, access=ACCESS, refusals=Refusals(counts)) as port,
+        connection_to(port) as (reader, writer),
+    ):
         writer.write(LONG + authorization + b"X-Request-Id: mine\r\n\r\n")
-        async with asyncio.timeout(10):
-            told = await reader.read()
-        writer.close()
+        told = await reader.read()
     assert told.startswith(b"HTTP/1.1 %d " % status)
     assert (b"www-authenticate: bearer" in told.lower()) is (status == 401)
     assert json.loads(told.partition(b"\r\n\r\n")[2])["error"]["type"] == "invalid_request_error"
@@ -113,14 +105,12 @@ async def test_a_wrong_key_is_refused_at_the_head(authorization: bytes, status: 
     assert counts.total() == 1
 
 
-async def test_what_is_open_needs_no_key_at_the_head_either(frontend, service):
-    async with serving(create_app(frontend, service, MetricsPage()), access=ACCESS) as port:
+async def test_what_is_open_needs_no_key_at_the_head_either(app):
+    async with serving(app, access=ACCESS) as port:
         for target in (b"/live", b"/live?x=1", b"http://x/live"):
-            reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            writer.write(b"GET %b HTTP/1.1\r\nHost: x\r\n\r\n" % target)
-            async with asyncio.timeout(10):
-                assert (await answer(reader))[0] == 200
-            writer.close()
+            async with connection_to(port) as (reader, writer):
+                writer.write(b"GET %b HTTP/1.1\r\nHost: x\r\n\r\n" % target)
+                assert (await read_answer(reader))[0] == 200
 
 
 async def test_a_wrong_key_behind_an_answer_does_not_cut_it(frontend, service, say):
@@ -130,21 +120,21 @@ async def test_a_wrong_key_behind_an_answer_does_not_cut_it(frontend, service, s
     counts = Counter[str]()
     refusals = Refusals(counts)
     app = create_app(frontend, service, MetricsPage(), refusals)
-    async with serving(app, access=ACCESS, refusals=refusals) as port:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        async with asyncio.timeout(10):
-            writer.write(HEAD + bearer("one") + length + b"\r\n" + body)
-            await reader.readuntil(b'"text":"H"')
-            writer.write(HEAD + bearer("nobody") + length + b"\r\n" + body)
-            await reader.readuntil(b"data: [DONE]\n\n")
-            await reader.readuntil(b"0\r\n\r\n")
-            assert (await answer(reader))[0] == 401
-        writer.close()
+    async with (
+        serving(app, access=ACCESS, refusals=refusals) as port,
+        connection_to(port) as (reader, writer),
+    ):
+        writer.write(POST + bearer("one") + length + b"\r\n" + body)
+        await reader.readuntil(b'"text":"H"')
+        writer.write(POST + bearer("nobody") + length + b"\r\n" + body)
+        await reader.readuntil(b"data: [DONE]\n\n")
+        await reader.readuntil(b"0\r\n\r\n")
+        assert (await read_answer(reader))[0] == 401
     assert [request.tenant for request in service.requests] == ["one"]
     assert counts == {"UNAUTHENTICATED": 1}
 
 
-async def test_a_request_takes_its_tenants_turn(frontend, service, monkeypatch):
+async def test_a_request_takes_its_tenants_turn(app, service, monkeypatch):
     entered: list[str] = []
     enter = Turnstile.enter
     monkeypatch.setattr(
@@ -153,13 +143,11 @@ async def test_a_request_takes_its_tenants_turn(frontend, service, monkeypatch):
         lambda self, start, tenant: (entered.append(tenant), enter(self, start, tenant)),
     )
     body = b'{"prompt": "Hi"}'
-    async with serving(create_app(frontend, service, MetricsPage()), access=ACCESS) as port:
+    async with serving(app, access=ACCESS) as port:
         for tenant in ("one", "other"):
-            reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            writer.write(HEAD + bearer(tenant) + b"Content-Length: 16\r\n\r\n" + body)
-            async with asyncio.timeout(10):
-                assert (await answer(reader))[0] == 200
-            writer.close()
+            async with connection_to(port) as (reader, writer):
+                writer.write(POST + bearer(tenant) + b"Content-Length: 16\r\n\r\n" + body)
+                assert (await read_answer(reader))[0] == 200
     assert entered == ["one", "other"]
     assert [request.tenant for request in service.requests] == ["one", "other"]
 
@@ -167,8 +155,8 @@ async def test_a_request_takes_its_tenants_turn(frontend, service, monkeypatch):
 # Places
 
 
-async def test_one_tenants_connections_leave_places_to_others(frontend, service):
-    app, counts = create_app(frontend, service, MetricsPage()), Counter[str]()
+async def test_one_tenants_connections_leave_places_to_others(app):
+    counts = Counter[str]()
     refusals = Refusals(counts)
     async with (
         serving(app, access=ACCESS, refusals=refusals, max_connections=8) as port,
@@ -177,11 +165,9 @@ async def test_one_tenants_connections_leave_places_to_others(frontend, service)
 
         async def ask(tenant: str) -> int:
             """On a connection that stays."""
-            reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            connections.callback(writer.close)
+            reader, writer = await connections.enter_async_context(connection_to(port))
             writer.write(b"GET /v1/models HTTP/1.1\r\nHost: x\r\n" + bearer(tenant) + b"\r\n")
-            async with asyncio.timeout(10):
-                return (await answer(reader))[0]
+            return (await read_answer(reader))[0]
 
         assert [await ask("one") for _ in range(8)] == [200] * 6 + [503] * 2
         assert await ask("other") == 200

@@ -6,23 +6,20 @@ from collections import Counter
 
 import grpc
 import pytest
+from grpc_client import SERVICE, serving
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from up import free_ports
 
 import tandem
 from gateway import grpc_calls
 from gateway.access import Access
-from gateway.frontend import Frontend
 from gateway.grpc_access import AccessInterceptor
 from gateway.grpc_calls import CallLimit
-from gateway.grpc_inference import InferenceServicer
 from gateway.refusals import Refusals
 from gateway.tenants import ONE_TENANT, Tenant
 from tandem.client.connection import call_metadata
 from tandem.core.errors import InvalidRequest, PermissionDenied, Unauthenticated
 from tandem.process.api_keys import ApiKeys, digest_of
-from tandem.process.grpc_server import GrpcServer
 from tandem.v1 import inference_pb2, inference_pb2_grpc
 from tandem.wire.channels import open_channel
 
@@ -30,7 +27,6 @@ KEY = "tandem-of-team-a"
 OPERATORS_KEY = "tandem-of-operators"
 KEYS = ApiKeys({digest_of(KEY): "team-a", digest_of(OPERATORS_KEY): "default"})
 ACCESS = Access({**ONE_TENANT, "team-a": Tenant()}, KEYS)
-SERVICE = "tandem.v1.InferenceService"
 
 
 @pytest.fixture
@@ -39,22 +35,16 @@ def refused():
 
 
 @pytest.fixture
-async def address(service, tokenizer, grammars, refused):
-    frontend = Frontend(service, tokenizer, grammars, access=ACCESS)
-    address = f"127.0.0.1:{free_ports(1)[0]}"
+def access() -> Access:
+    return ACCESS
+
+
+@pytest.fixture
+async def address(frontend, service, refused):
     refusals = Refusals(refused)
     interceptors = [AccessInterceptor(ACCESS, refusals), CallLimit(ACCESS, refusals)]
-    server = GrpcServer(address, interceptors=interceptors)
-
-    async def timeline(window_ms: int) -> inference_pb2.GetTimelineResponse:
-        return inference_pb2.GetTimelineResponse()
-
-    servicer = InferenceServicer(frontend, service, timeline)
-    inference_pb2_grpc.add_InferenceServiceServicer_to_server(servicer, server.server)
-    await server.start([SERVICE])
-    yield address
-    await server.stop()
-    frontend.close()
+    async with serving(frontend, service, interceptors) as address:
+        yield address
 
 
 async def test_the_sdk_sends_a_key_with_all_it_asks(address, service, monkeypatch):

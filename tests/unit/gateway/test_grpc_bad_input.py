@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import Any
 
 import grpc
 import pytest
+from grpc_client import GENERATE, code_of, serving
 
-from gateway.frontend import Frontend
-from gateway.grpc_inference import InferenceServicer
 from gateway.service import MAX_REQUEST_BYTES
 from tandem.artifacts.grammars import GrammarCompiler
-from tandem.v1 import inference_pb2, inference_pb2_grpc, sampling_pb2
-from tandem.wire.channels import new_server
+from tandem.v1 import inference_pb2, sampling_pb2
 
-GENERATE = "/tandem.v1.InferenceService/Generate"
 NAN, INF = float("nan"), float("inf")
 TOOL = inference_pb2.Tool(name="f", parameters="{}")
 CHAT = inference_pb2.Chat(messages=[inference_pb2.ChatMessage(role="user", content="Hi")])
@@ -31,33 +27,19 @@ def form(**fields: Any) -> dict[str, Any]:
 
 
 @pytest.fixture
-async def channel(service, tokenizer):
-    compiler = GrammarCompiler(tokenizer, 260, frozenset({256}))
-    frontend = Frontend(service, tokenizer, compiler)
+def grammars(tokenizer):
+    return GrammarCompiler(tokenizer, 260, frozenset({256}))
 
-    async def timeline(window_ms: int) -> inference_pb2.GetTimelineResponse:
-        return inference_pb2.GetTimelineResponse()
 
-    server = new_server(MAX_REQUEST_BYTES)
-    servicer = InferenceServicer(frontend, service, timeline)
-    inference_pb2_grpc.add_InferenceServiceServicer_to_server(servicer, server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
+@pytest.fixture
+async def channel(frontend, service):
     # Without our own limits, which are lower than what the server is to be shown here.
     unbounded = [("grpc.max_send_message_length", -1)]
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=unbounded) as channel:
+    async with (
+        serving(frontend, service) as address,
+        grpc.aio.insecure_channel(address, options=unbounded) as channel,
+    ):
         yield channel
-    await server.stop(None)
-    frontend.close()
-
-
-async def code_of(channel: grpc.aio.Channel, message: bytes, method: str = GENERATE) -> Code:
-    call = channel.unary_stream(method)(message, timeout=30)
-    # There is a status once all that came before it is read.
-    with suppress(grpc.aio.AioRpcError):
-        async for _ in call:
-            pass
-    return await call.code()
 
 
 async def assert_serves(channel: grpc.aio.Channel, service, num_before: int = 0) -> None:

@@ -6,35 +6,26 @@ import asyncio
 import json
 
 import pytest
+from grpc_client import serving
 from scripted_service import Pause, ended
 
 import tandem
-from gateway.grpc_inference import InferenceServicer
 from tandem.client import LikelyToken, ScoredToken, ToolCall
 from tandem.core.errors import ContextLengthExceeded, InvalidRequest, ResourceExhausted
 from tandem.core.grammar import Grammar, GrammarKind
 from tandem.core.sequence import FinishReason
-from tandem.v1 import inference_pb2, inference_pb2_grpc
-from tandem.wire.channels import new_server
 
 USER = {"role": "user", "content": "Hi"}
 PARAMETERS = {"type": "object", "properties": {"city": {"type": "string"}}}
 TOOL = {"type": "function", "function": {"name": "get_weather", "parameters": PARAMETERS}}
 NAMED = {"type": "function", "function": {"name": "get_weather"}}
-CALLED = ToolCall("", "f", "{}")
 CALL = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Paris"}}\n</tool_call>'
 
 
 @pytest.fixture
 async def client(frontend, service):
-    server = new_server()
-    servicer = InferenceServicer(frontend, service, lambda _: inference_pb2.GetTimelineResponse())
-    inference_pb2_grpc.add_InferenceServiceServicer_to_server(servicer, server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    async with tandem.AsyncClient(f"127.0.0.1:{port}") as client:
+    async with serving(frontend, service) as address, tandem.AsyncClient(address) as client:
         yield client
-    await server.stop(None)
 
 
 async def test_n_answers(client, service, say):

@@ -8,10 +8,10 @@ import sys
 
 import grpc
 import pytest
+from grpc_client import serving
 from scripted_service import Pause
 
 import tandem
-from gateway.grpc_inference import InferenceServicer
 from gateway.grpc_request import request_from_wire
 from tandem.client import ServedBy
 from tandem.core.errors import (
@@ -25,24 +25,14 @@ from tandem.core.errors import (
     Unavailable,
 )
 from tandem.v1 import inference_pb2, inference_pb2_grpc
-from tandem.wire.channels import new_server
 
 HELLO = "Hello, world"
 
 
 @pytest.fixture
 async def address(frontend, service):
-    async def timeline(window_ms: int) -> inference_pb2.GetTimelineResponse:
-        lane = inference_pb2.TimelineLane(worker_id=f"last {window_ms}")
-        return inference_pb2.GetTimelineResponse(lanes=[lane])
-
-    server = new_server()
-    servicer = InferenceServicer(frontend, service, timeline)
-    inference_pb2_grpc.add_InferenceServiceServicer_to_server(servicer, server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    yield f"127.0.0.1:{port}"
-    await server.stop(None)
+    async with serving(frontend, service) as address:
+        yield address
 
 
 @pytest.fixture

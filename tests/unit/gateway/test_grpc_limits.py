@@ -9,11 +9,12 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any, cast
 
 import grpc
+import grpc_client
 import pytest
+from grpc_client import SERVICE
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from scripted_service import Pause, ScriptedGrammars, ScriptedService
-from up import free_ports
 
 from gateway import grpc_calls
 from gateway.access import Access
@@ -25,10 +26,8 @@ from gateway.refusals import Refusals
 from gateway.tenants import ONE_TENANT, Tenant
 from tandem.artifacts.tokenizer import Tokenizer
 from tandem.core.errors import Cancelled
-from tandem.process.grpc_server import GrpcServer
 from tandem.v1 import inference_pb2, inference_pb2_grpc
 
-SERVICE = "tandem.v1.InferenceService"
 REQUEST = inference_pb2.GenerateRequest(text="Hi", max_tokens=2000)
 MAX_CALLS = 2
 READ_TIMEOUT_S = 0.3
@@ -60,18 +59,12 @@ async def serving(
     interceptors: Sequence[grpc.aio.ServerInterceptor],
     options: Sequence[tuple[str, int]] = (),
 ) -> AsyncIterator[grpc.aio.Channel]:
-    async def timeline(window_ms: int) -> inference_pb2.GetTimelineResponse:
-        return inference_pb2.GetTimelineResponse()
-
-    address = f"127.0.0.1:{free_ports(1)[0]}"
-    server = GrpcServer(address, interceptors=interceptors)
-    servicer = InferenceServicer(frontend, service, timeline, READ_TIMEOUT_S)
-    inference_pb2_grpc.add_InferenceServiceServicer_to_server(servicer, server.server)
-    await server.start([SERVICE])
     options = [("grpc.http2.bdp_probe", 0), *options]
-    async with grpc.aio.insecure_channel(address, options=options) as channel:
+    async with (
+        grpc_client.serving(frontend, service, interceptors, READ_TIMEOUT_S) as address,
+        grpc.aio.insecure_channel(address, options=options) as channel,
+    ):
         yield channel
-    await server.stop()
 
 
 async def test_calls_too_many_are_refused_and_counted(

@@ -6,30 +6,25 @@ import time
 from math import inf
 
 import pytest
+from grpc_client import serving
 
 import tandem
 from gateway.access import Access
-from gateway.frontend import Frontend
-from gateway.grpc_inference import InferenceServicer
 from gateway.tenants import DEFAULT_TENANT, ONE_TENANT, Tenant
 from tandem.core.errors import DeadlineExceeded, InvalidRequest, RateLimitExceeded
-from tandem.v1 import inference_pb2, inference_pb2_grpc
-from tandem.wire.channels import new_server
 
 TENANTS = {**ONE_TENANT, "team-a": Tenant()}
 
 
 @pytest.fixture
-async def address(service, tokenizer, grammars):
-    frontend = Frontend(service, tokenizer, grammars, access=Access(TENANTS))
-    server = new_server()
-    servicer = InferenceServicer(frontend, service, lambda _: inference_pb2.GetTimelineResponse())
-    inference_pb2_grpc.add_InferenceServiceServicer_to_server(servicer, server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    yield f"127.0.0.1:{port}"
-    await server.stop(None)
-    frontend.close()
+def access() -> Access:
+    return Access(TENANTS)
+
+
+@pytest.fixture
+async def address(frontend, service):
+    async with serving(frontend, service) as address:
+        yield address
 
 
 @pytest.fixture

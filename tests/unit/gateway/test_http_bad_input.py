@@ -9,11 +9,9 @@ import httpx
 import pytest
 from http_client import CHAT_PATH, TEXT_PATH, assert_refused
 
-from gateway.http.app import create_app
 from gateway.http.body import MAX_BODY_NODES
 from gateway.http.limits import MAX_BODY_BYTES
 from tandem.core.sampling_params import MAX_LOGIT_BIAS
-from tandem.process.metrics import MetricsPage
 
 JSON_TYPE = {"content-type": "application/json"}
 USER = {"role": "user", "content": "Hi"}
@@ -410,8 +408,7 @@ async def test_keys_are_counted_however_they_are_written(client, colon):
     assert await status(MAX_BODY_NODES) == 400
 
 
-async def test_a_client_that_leaves_in_its_body_is_no_error(frontend, service, logs):
-    app = create_app(frontend, service, MetricsPage())
+async def test_a_client_that_leaves_in_its_body_is_no_error(app, logs):
     sent = []
 
     async def receive():

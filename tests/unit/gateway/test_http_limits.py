@@ -14,13 +14,12 @@ from typing import Any
 
 import pytest
 import uvicorn
-from http_client import connection_to, serving
+from http_client import POST, connection_to, serving
 from scripted_service import Pause
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.server import ServerState
 
 from gateway.access import Access
-from gateway.http.app import create_app
 from gateway.http.counted import http_outcomes
 from gateway.http.front_door import FrontDoor
 from gateway.http.limits import MAX_BODY_BYTES, HttpLimits
@@ -29,17 +28,10 @@ from gateway.http.reading import MIN_READ_BYTES
 from gateway.http.turned_away import MAX_HEADERS, MAX_URL_BYTES
 from gateway.lag import Lag
 from gateway.refusals import Refusals
-from tandem.process.metrics import MetricsPage
 
 LIVE = b"GET /live HTTP/1.1\r\nHost: x\r\n\r\n"
-POST = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
 SHORT_S = 0.25
 MAX_HEADER_BYTES = 2**16
-
-
-@pytest.fixture
-def app(frontend, service):
-    return create_app(frontend, service, MetricsPage())
 
 
 class Connection:

@@ -9,23 +9,23 @@ import socket
 import httpx
 import openai
 import pytest
-from http_client import serving
+from http_client import POST, serving
 from scripted_service import Pause, ended
 
 from gateway.access import Access
-from gateway.http.app import create_app
+from gateway.http.counted import http_outcomes
 from gateway.http.limits import HttpLimits
 from gateway.http.server import HttpServer
 from gateway.lag import Lag
+from gateway.refusals import Refusals
 from tandem.core.errors import Unavailable
-from tandem.process.metrics import MetricsPage
 
 CHAT = [{"role": "user", "content": "Hi"}]
 
 
 @pytest.fixture
-async def url(frontend, service):
-    async with serving(create_app(frontend, service, MetricsPage())) as port:
+async def url(app):
+    async with serving(app) as port:
         yield f"http://127.0.0.1:{port}"
 
 
@@ -90,10 +90,7 @@ async def test_a_client_that_leaves_ends_its_generation(url, service, logs, stre
 async def test_a_client_that_leaves_in_its_body_is_forgotten(url, service):
     port = int(url.rpartition(":")[2])
     _, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(
-        b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-        b'Content-Length: 100\r\n\r\n{"prompt": '
-    )
+    writer.write(POST + b'Content-Length: 100\r\n\r\n{"prompt": ')
     await writer.drain()
     writer.close()
     async with httpx.AsyncClient(base_url=url) as client:
@@ -139,20 +136,18 @@ async def test_a_body_that_is_too_long_is_answered(url):
         assert response.json()["error"]["param"] is None
 
 
-async def test_a_client_that_does_not_read_is_not_written_to(frontend, service, say):
+async def test_a_client_that_does_not_read_is_not_written_to(app, service, say):
     """What is generated meanwhile is not taken: it waits where it came from."""
     service.script = lambda request: [72, Pause.A_MOMENT, *say("ello")]
-    app = create_app(frontend, service, MetricsPage())
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = HttpServer(app, HttpLimits(), Lag(), Access())
+        server = HttpServer(app, HttpLimits(), Lag(), Access(), Refusals(), http_outcomes())
         running = asyncio.create_task(server.serve([listener]))
         async with asyncio.timeout(20):
             while not server.started:
                 await asyncio.sleep(0.005)
             reader, writer = await asyncio.open_connection(*listener.getsockname())
             body = b'{"prompt": "Hi", "stream": true}'
-            head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-            writer.write(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+            writer.write(POST + b"Content-Length: %d\r\n\r\n" % len(body) + body)
             await reader.readuntil(b'"text":"H"')
             (protocol,) = server.server_state.connections
             # As the transport does when its buffer is full, and when there is room again.

@@ -23,6 +23,7 @@ from starlette.types import ASGIApp
 import tandem.artifacts
 from gateway.frontend import Frontend
 from gateway.http.app import create_app
+from gateway.refusals import Refusals
 from tandem.artifacts.tokenizer import Tokenizer
 from tandem.process.metrics import MetricsPage
 
@@ -49,7 +50,7 @@ def app() -> ASGIApp:
     tokenizer = Tokenizer.open(Path(tandem.artifacts.__file__).parent / "mock")
     service = ScriptedService(lambda request: [*tokenizer.encode("Hello"), ended()])
     frontend = Frontend(service, tokenizer, ScriptedGrammars())
-    return with_body(create_app(frontend, service, MetricsPage()))
+    return with_body(create_app(frontend, service, MetricsPage(), Refusals()))
 
 
 @cache

@@ -7,29 +7,26 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
+import grpc_client
 import httpx
 import pytest
+from grpc_client import GENERATE, code_of
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
 from http_client import CHAT, CHAT_PATH, TEXT, TEXT_PATH, serving
 from scripted_service import Pause
-from up import free_ports
 
 from gateway.grpc_access import AccessInterceptor
-from gateway.grpc_inference import InferenceServicer
 from gateway.grpc_outcomes import CountedCalls, grpc_outcomes
-from gateway.http.app import create_app
 from gateway.http.counted import http_outcomes, route_of, route_of_url
 from gateway.http.limits import MAX_BODY_BYTES
 from gateway.outcomes import OTHER, Outcomes
+from gateway.refusals import Refusals
 from tandem.core.errors import ResourceExhausted
-from tandem.process.grpc_server import GrpcServer
-from tandem.process.metrics import MetricsPage
 from tandem.process.rare_lines import LOG_EVERY_S
-from tandem.v1 import inference_pb2, inference_pb2_grpc
+from tandem.v1 import inference_pb2
 
 SECRET = "a-prompt-of-somebody"
-GENERATE = "/tandem.v1.InferenceService/Generate"
 REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
 
 
@@ -47,8 +44,7 @@ def by_http() -> Outcomes:
 
 
 @pytest.fixture
-async def asking(frontend, service, by_http) -> AsyncIterator[httpx.AsyncClient]:
-    app = create_app(frontend, service, MetricsPage())
+async def asking(app, by_http) -> AsyncIterator[httpx.AsyncClient]:
     async with (
         serving(app, outcomes=by_http) as port,
         httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client,
@@ -129,8 +125,8 @@ def test_what_names_no_path_is_another(url: bytes) -> None:
     assert route_of_url(url) == OTHER
 
 
-async def test_every_route_has_a_name(frontend, service) -> None:
-    paths = create_app(frontend, service, MetricsPage()).openapi()["paths"]
+async def test_every_route_has_a_name(app) -> None:
+    paths = app.openapi()["paths"]
     assert {path: route_of(path) for path in paths} == {path: path for path in paths}
 
 
@@ -141,19 +137,9 @@ def by_grpc() -> Outcomes:
 
 @pytest.fixture
 async def address(frontend, service, by_grpc) -> AsyncIterator[str]:
-    async def timeline(window_ms: int) -> inference_pb2.GetTimelineResponse:
-        return inference_pb2.GetTimelineResponse()
-
-    (port,) = free_ports(1)
-    address = f"127.0.0.1:{port}"
-    interceptors = [CountedCalls(by_grpc), AccessInterceptor(frontend.access)]
-    server = GrpcServer(address, interceptors=interceptors)
-    inference_pb2_grpc.add_InferenceServiceServicer_to_server(
-        InferenceServicer(frontend, service, timeline), server.server
-    )
-    await server.start([])
-    yield address
-    await server.stop()
+    interceptors = [CountedCalls(by_grpc), AccessInterceptor(frontend.access, Refusals())]
+    async with grpc_client.serving(frontend, service, interceptors) as address:
+        yield address
 
 
 @pytest.fixture
@@ -162,28 +148,19 @@ async def channel(address) -> AsyncIterator[grpc.aio.Channel]:
         yield channel
 
 
-async def status(channel: grpc.aio.Channel, method: str, message: bytes = b"") -> str:
-    call = channel.unary_stream(method)(message)
-    try:
-        async for _ in call:
-            pass
-    except grpc.aio.AioRpcError as error:
-        return error.code().name
-    return "OK"
-
-
 async def test_calls_are_counted_by_method_and_status(channel, service, by_grpc, logs) -> None:
     asked = inference_pb2.GenerateRequest(text="Hi", max_tokens=4).SerializeToString()
     wrong = inference_pb2.GenerateRequest(text=SECRET, temperature=-1).SerializeToString()
-    assert await status(channel, GENERATE, asked) == "OK"
+    assert await code_of(channel, asked) is grpc.StatusCode.OK
     for _ in range(2):
-        assert await status(channel, GENERATE, wrong) == "INVALID_ARGUMENT"
+        assert await code_of(channel, wrong) is grpc.StatusCode.INVALID_ARGUMENT
     for number in range(3):
-        assert await status(channel, f"/{SECRET}/Method{number}") == "UNIMPLEMENTED"
+        code = await code_of(channel, b"", f"/{SECRET}/Method{number}")
+        assert code is grpc.StatusCode.UNIMPLEMENTED
     health = health_pb2_grpc.HealthStub(channel)
     await health.Check(health_pb2.HealthCheckRequest())
     service.refusal = KeyError("a bug")
-    assert await status(channel, GENERATE, asked) == "INTERNAL"
+    assert await code_of(channel, asked) is grpc.StatusCode.INTERNAL
     assert by_grpc.counts == {
         (GENERATE, "OK"): 1,
         (GENERATE, "INVALID_ARGUMENT"): 2,
@@ -212,7 +189,7 @@ async def test_a_client_that_leaves_before_it_has_asked_has_cancelled(channel, b
     for _ in range(num_calls):
         call = channel.stream_stream(GENERATE)()
         # The server has its head by then: these come in order.
-        await status(channel, "/no/Method")
+        await code_of(channel, b"", "/no/Method")
         call.cancel()
     async with asyncio.timeout(10):
         while by_grpc.counts[GENERATE, "CANCELLED"] < num_calls:

@@ -10,17 +10,15 @@ from typing import NoReturn
 
 import httpx
 import pytest
-from http_client import serving
+from http_client import POST, connection_to, serving
 from scripted_service import Pause
 
 from gateway.access import Access
 from gateway.http.admin import admin_router
-from gateway.http.app import create_app
 from gateway.http.turnstile import FIRST_TURN_S, MAX_WAIT_S, PER_TURN, Turnstile
 from gateway.lag import INTERVAL_S, MAX_LAG_S, STANDING_S, Lag
 from gateway.refusals import Refusals
 from tandem.core.errors import NotFound, Unavailable
-from tandem.process.metrics import MetricsPage
 from tandem.process.rare_lines import LOG_EVERY_S
 
 
@@ -128,44 +126,35 @@ class Held(Lag):
         return self.is_held
 
 
-HEAD = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-
-
-async def test_a_request_is_refused_before_its_body_is_there(frontend, service):
-    app, counts = create_app(frontend, service, MetricsPage()), Counter[str]()
+async def test_a_request_is_refused_before_its_body_is_there(app, service):
+    counts = Counter[str]()
     async with serving(app, lag=Held(), refusals=Refusals(counts)) as port:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(HEAD + b"Content-Length: 1000000\r\n\r\n")
-        async with asyncio.timeout(10):
+        async with connection_to(port) as (reader, writer):
+            writer.write(POST + b"Content-Length: 1000000\r\n\r\n")
             answer = await reader.read()
-        writer.close()
         assert answer.startswith(b"HTTP/1.1 503 ")
         assert b"retry-after: 5\r\n" in answer.lower()
         assert b"too much to do" in answer
         # Whoever asks whether it lives is told.
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(b"GET /live HTTP/1.1\r\nHost: x\r\n\r\n")
-        assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
-        writer.close()
+        async with connection_to(port) as (reader, writer):
+            writer.write(b"GET /live HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
     assert not service.requests
     assert counts == {"UNAVAILABLE": 1}
 
 
-async def test_what_is_pipelined_does_not_cut_the_answer_before_it(frontend, service, say):
+async def test_what_is_pipelined_does_not_cut_the_answer_before_it(app, service, say):
     service.script = lambda request: [72, *[Pause.A_MOMENT] * 5, *say("ello")]
     lag = Held()
     lag.is_held = False
     body = b'{"prompt": "Hi", "stream": true}'
-    post = HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body
-    async with serving(create_app(frontend, service, MetricsPage()), lag=lag) as port:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        async with asyncio.timeout(10):
-            writer.write(post)
-            await reader.readuntil(b'"text":"H"')
-            lag.is_held = True
-            writer.write(post)
-            await reader.readuntil(b"data: [DONE]\n\n")
-        writer.close()
+    post = POST + b"Content-Length: %d\r\n\r\n" % len(body) + body
+    async with serving(app, lag=lag) as port, connection_to(port) as (reader, writer):
+        writer.write(post)
+        await reader.readuntil(b'"text":"H"')
+        lag.is_held = True
+        writer.write(post)
+        await reader.readuntil(b"data: [DONE]\n\n")
 
 
 async def test_a_flood_of_refusals_is_counted_and_not_one_of_lines(logs):
@@ -246,21 +235,18 @@ async def test_who_is_let_into_the_line_gets_in_in_time(work_s):
     assert num_entered >= min(10_000, 0.9 * MAX_WAIT_S / work_s)
 
 
-async def test_what_does_not_generate_passes_the_line(frontend, service, monkeypatch):
+async def test_what_does_not_generate_passes_the_line(app, service, monkeypatch):
     """While thousands wait, whoever asks whether it lives is told."""
     entered: list[object] = []
     monkeypatch.setattr(Turnstile, "enter", lambda self, start, tenant: entered.append(start))
-    async with serving(create_app(frontend, service, MetricsPage())) as port:
-        generating, one = await asyncio.open_connection("127.0.0.1", port)
-        one.write(HEAD + b'Content-Length: 16\r\n\r\n{"prompt": "Hi"}')
-        async with asyncio.timeout(10):
-            while not entered:
-                await asyncio.sleep(0.005)
-            for path in (b"/live", b"/ready", b"/health", b"/metrics"):
-                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    async with serving(app) as port, connection_to(port) as (generating, one):
+        one.write(POST + b'Content-Length: 16\r\n\r\n{"prompt": "Hi"}')
+        while not entered:
+            await asyncio.sleep(0.005)
+        for path in (b"/live", b"/ready", b"/health", b"/metrics"):
+            async with connection_to(port) as (reader, writer):
                 writer.write(b"GET %b HTTP/1.1\r\nHost: x\r\n\r\n" % path)
                 assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
-                writer.close()
         one.close()
         await generating.read()
     assert len(entered) == 1
@@ -282,12 +268,10 @@ class Admin:
         raise NotFound("there is no worker")
 
 
-async def test_orders_to_workers_are_taken_however_much_there_is_to_do(
-    frontend, service, monkeypatch
-):
+async def test_orders_to_workers_are_taken_however_much_there_is_to_do(app, monkeypatch):
     """They may be what helps. Neither the lag nor the line is in their way."""
     monkeypatch.setattr(Turnstile, "enter", lambda self, start, tenant: None)
-    app, admin, counts = create_app(frontend, service, MetricsPage()), Admin(), Counter[str]()
+    admin, counts = Admin(), Counter[str]()
     app.include_router(admin_router(admin, Access(), Refusals(counts)))
     headers = {"x-tandem-operator": "page"}
     async with (

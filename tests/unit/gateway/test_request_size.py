@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import grpc
 import pytest
+from grpc_client import serving
 from http_client import CHAT_PATH, TEXT_PATH, assert_refused
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.frontend import Frontend
-from gateway.grpc_inference import InferenceServicer
 from gateway.grpc_request import request_from_wire, tokenize_prompt
 from gateway.grpc_size import MAX_FIELDS, METHODS, SizeLimit, num_fields
 from gateway.limits import MAX_MESSAGES, MAX_PARTS, MAX_PROMPT_TOKENS, MAX_TOOL_CALLS
 from gateway.request import GenerationRequest, TokenPrompt
-from gateway.service import MAX_REQUEST_BYTES
 from tandem.core.errors import InvalidRequest
 from tandem.v1 import inference_pb2
 from tandem.v1.inference_pb2 import AnswerForm, Chat, ChatMessage, Texts, TokenIdLists, TokenIds
-from tandem.v1.inference_pb2_grpc import add_InferenceServiceServicer_to_server
-from tandem.wire.channels import new_server
 
 GENERATE, TOKENIZE = METHODS
 CALL = {"id": "a", "type": "function", "function": {"name": "f", "arguments": ""}}
@@ -96,16 +93,11 @@ def test_what_is_no_message_is_the_parsers_matter(prefix, data):
 
 @pytest.fixture
 async def channel(service, frontend):
-    async def timeline(window_ms: int) -> inference_pb2.GetTimelineResponse:
-        return inference_pb2.GetTimelineResponse()
-
-    server = new_server(MAX_REQUEST_BYTES, [SizeLimit()])
-    add_InferenceServiceServicer_to_server(InferenceServicer(frontend, service, timeline), server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+    async with (
+        serving(frontend, service, [SizeLimit()]) as address,
+        grpc.aio.insecure_channel(address) as channel,
+    ):
         yield channel
-    await server.stop(None)
 
 
 @pytest.mark.parametrize(
