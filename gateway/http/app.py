@@ -22,7 +22,7 @@ def create_app(
     frontend: Frontend,
     service: TokenService,
     metrics: MetricsPage,
-    refusals: Refusals | None = None,
+    refusals: Refusals,
 ) -> FastAPI:
     """OpenAI's API over `frontend`; what `service` knows of models and readiness; `metrics`. Who
     has no key is one of the `refusals`."""
@@ -33,7 +33,7 @@ def create_app(
     app.include_router(tokenize_router(frontend, service))
     app.include_router(models_router(service))
     app.include_router(ops_router(service, metrics))
-    app.add_middleware(AccessMiddleware, access=frontend.access, refusals=refusals or Refusals())
+    app.add_middleware(AccessMiddleware, access=frontend.access, refusals=refusals)
     # The outermost: what is refused has a name, too.
     app.add_middleware(RequestIdMiddleware)
     add_error_handlers(app)

@@ -27,10 +27,9 @@ EVENTS_PATH = "/page/events"
 OPENING = b"retry: 1000\n\n"
 
 
-def page_router(viewers: Viewers, refusals: Refusals | None = None) -> APIRouter:
+def page_router(viewers: Viewers, refusals: Refusals) -> APIRouter:
     """The page. It is no part of the API that `/openapi.json` describes. Viewers too many are among
     the `refusals`."""
-    counted = refusals or Refusals()
     router = APIRouter(include_in_schema=False)
     assets = read_assets()
 
@@ -41,7 +40,7 @@ def page_router(viewers: Viewers, refusals: Refusals | None = None) -> APIRouter
 
     @router.get(EVENTS_PATH)
     async def read_events() -> Response:
-        return PageEvents(viewers, counted)
+        return PageEvents(viewers, refusals)
 
     @router.head("/page/{name}")
     @router.get("/page/{name}")

@@ -11,7 +11,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from gateway.access import Access
-from gateway.http.counted import CountedApp, http_outcomes
+from gateway.http.counted import CountedApp
 from gateway.http.front_door import FrontDoor
 from gateway.http.limits import HttpLimits
 from gateway.http.protocol import BoundedProtocol
@@ -32,14 +32,13 @@ class HttpServer(uvicorn.Server):
         limits: HttpLimits,
         lag: Lag,
         access: Access,
-        refusals: Refusals | None = None,
-        outcomes: Outcomes | None = None,
+        refusals: Refusals,
+        outcomes: Outcomes,
     ) -> None:
         """`access` is the app's: who has a key is not asked for it there again. While the gateway's
         `lag` is too long, no request is taken. Whoever is turned away before the app is asked is
         one of the `refusals`, and whatever is answered one of the `outcomes`."""
-        outcomes = outcomes or http_outcomes()
-        door = FrontDoor(access, limits.max_connections, lag, refusals or Refusals(), outcomes)
+        door = FrontDoor(access, limits.max_connections, lag, refusals, outcomes)
         # A class or what makes its instances: uvicorn only calls it.
         protocol: Any = partial(BoundedProtocol, limits=limits, door=door)
         super().__init__(
