@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeAlias
 
 import grpc
 from grpc_health.v1 import health
@@ -23,21 +23,20 @@ OPERATORS_SERVICE = f"/{admin_pb2.DESCRIPTOR.services_by_name['AdminService'].fu
 _INFERENCE = inference_pb2.DESCRIPTOR.services_by_name["InferenceService"]
 WATCHERS_METHOD = f"/{_INFERENCE.full_name}/{_INFERENCE.methods_by_name['GetTimeline'].name}"
 
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+Continuation: TypeAlias = "Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]]"
+
 
 class AccessInterceptor(grpc.aio.ServerInterceptor):
     """Ends the call of whoever may not ask, before any message of it is read, and counts them."""
 
-    def __init__(self, access: Access, refusals: Refusals | None = None) -> None:
+    def __init__(self, access: Access, refusals: Refusals) -> None:
         self._access = access
-        self._refusals = refusals or Refusals()
+        self._refusals = refusals
 
     async def intercept_service(
-        self,
-        continuation: Callable[
-            [grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]
-        ],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
+    ) -> Handler | None:
         """See `grpc.aio.ServerInterceptor`."""
         try:
             self._check(
@@ -63,7 +62,7 @@ def text_metadata(metadata: Iterable[tuple[str, str | bytes]] | None) -> dict[st
     return {key: value for key, value in metadata or () if isinstance(value, str)}
 
 
-def refusal_handler(error: TandemError) -> grpc.RpcMethodHandler[Any, Any]:
+def refusal_handler(error: TandemError) -> Handler:
     """Answers a call with an error, without reading it."""
 
     # Of a kind that fits all calls: to whoever is refused, one that ends at once is like another.

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, aclosing, contextmanager
 from typing import Any, TypeAlias
 
 import grpc
 
 from gateway.access import Access
-from gateway.grpc_access import refusal_handler, text_metadata
+from gateway.grpc_access import Continuation, Handler, refusal_handler, text_metadata
 from gateway.places import Places
 from gateway.refusals import Refusals
 from tandem.core.errors import DeadlineExceeded, InvalidRequest, ResourceExhausted, TandemError
@@ -29,7 +29,7 @@ STRANGERS_ASK_S = 10.0
 # By when gRPC has told that the client of a call that has ended without a message has left.
 LEAVING_S = 0.1
 
-KINDS: dict[str, Callable[..., grpc.RpcMethodHandler[Any, Any]]] = {
+KINDS: dict[str, Callable[..., Handler]] = {
     "unary_unary": grpc.unary_unary_rpc_method_handler,
     "unary_stream": grpc.unary_stream_rpc_method_handler,
     "stream_unary": grpc.stream_unary_rpc_method_handler,
@@ -38,7 +38,6 @@ KINDS: dict[str, Callable[..., grpc.RpcMethodHandler[Any, Any]]] = {
 
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
-Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Method: TypeAlias = "Callable[[Any, Context], Any]"
 Block: TypeAlias = "Callable[[Context], AbstractContextManager[None]]"
 
@@ -54,12 +53,8 @@ class CallLimit(grpc.aio.ServerInterceptor):
         self._places = Places(max_calls, access.tenants)
 
     async def intercept_service(
-        self,
-        continuation: Callable[
-            [grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]
-        ],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
+    ) -> Handler | None:
         """See `grpc.aio.ServerInterceptor`."""
         tenant = self._tenant_of(handler_call_details)
         if not (self._places.has_room and self._places.may_have_more(tenant)):

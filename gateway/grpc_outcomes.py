@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,7 +10,8 @@ import grpc
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
-from gateway.grpc_calls import Handler, within
+from gateway.grpc_access import Continuation, Handler
+from gateway.grpc_calls import within
 from gateway.outcomes import OTHER, Outcomes
 from tandem.v1 import admin_pb2, inference_pb2
 
@@ -38,9 +39,7 @@ class CountedCalls(grpc.aio.ServerInterceptor):
         self._outcomes = outcomes
 
     async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
-        handler_call_details: grpc.HandlerCallDetails,
+        self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
     ) -> Handler | None:
         """See `grpc.aio.ServerInterceptor`."""
         asked = handler_call_details.method

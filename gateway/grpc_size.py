@@ -7,12 +7,13 @@ more fields than any request that would be served.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import grpc
 
-from gateway.grpc_calls import KINDS, Handler, kind_and_method
+from gateway.grpc_access import Continuation, Handler
+from gateway.grpc_calls import KINDS, kind_and_method
 from tandem.core.errors import InvalidRequest
 from tandem.v1 import inference_pb2
 from tandem.wire.status import abort
@@ -48,9 +49,7 @@ class SizeLimit(grpc.aio.ServerInterceptor):
     """Refuses messages of too many parts."""
 
     async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
-        handler_call_details: grpc.HandlerCallDetails,
+        self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
     ) -> Handler | None:
         """See `grpc.aio.ServerInterceptor`."""
         handler = await continuation(handler_call_details)
