@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
+from contextlib import nullcontext
 from io import BufferedWriter, FileIO
 from pathlib import Path
-from types import TracebackType
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 from huggingface_hub import HfApi, hf_hub_url
@@ -66,8 +67,8 @@ def fetch(listing: HubListing, file: HubFile, part: Path, on_bytes: Callable[[in
             headers=build_hf_headers(),
             expected_size=file.size,
             displayed_filename=file.name,
-            # A class, the library says; it only calls it.
-            tqdm_class=cast(Any, lambda **_: ByteCount(on_bytes)),
+            # A class, the library says; it only calls it. In the place of its own bar.
+            tqdm_class=cast(Any, lambda **_: nullcontext(SimpleNamespace(update=on_bytes))),
         )
 
 
@@ -77,27 +78,6 @@ class CacheFile(BufferedWriter):
     def write(self, data: ReadableBuffer, /) -> int:
         with writing_to_cache():
             return super().write(data)
-
-
-class ByteCount:
-    """Stands where the library would draw its own bar."""
-
-    def __init__(self, on_bytes: Callable[[int], None]) -> None:
-        self._on_bytes = on_bytes
-
-    def update(self, num_bytes: int) -> None:
-        self._on_bytes(num_bytes)
-
-    def __enter__(self) -> ByteCount:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        pass
 
 
 def _endpoint() -> str:
