@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tandem.bench.report.comparison import Compared, Comparison
-from tandem.bench.report.html import Html, card, element, joined, page, table, text
+from tandem.bench.report.html import Html, card, element, header, joined, page, table, text
 from tandem.bench.report.load_plots import (
     COLOURS,
     itl_cdf,
@@ -36,15 +36,7 @@ def compare_page(comparison: Comparison, names: Sequence[str]) -> str:
     title = f"{names[1]} compared with {names[0]}"
     return page(
         title,
-        element(
-            "header",
-            joined(
-                [
-                    element("h1", text(title)),
-                    element("p", text(load_text(first.load)), "subtitle"),
-                ]
-            ),
-        ),
+        header(title, load_text(first.load)),
         *_differences(comparison),
         card("Ratios: the second by the first, with 95% intervals", _ratios(comparison.rows)),
         card(

@@ -35,6 +35,12 @@ def joined(parts: Iterable[Html]) -> Html:
     return Html("".join(parts))
 
 
+def header(title: str, line: str) -> Html:
+    """What a page begins with."""
+    parts = (element("h1", text(title)), element("p", text(line), "subtitle"))
+    return element("header", joined(parts))
+
+
 def card(heading: str, *parts: Html, classes: str = "") -> Html:
     """A box with a heading."""
     content = joined([element("h2", text(heading)), *parts])

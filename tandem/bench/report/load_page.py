@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tandem.bench.report.figures import Figures
-from tandem.bench.report.html import Html, card, element, joined, page, table, text
+from tandem.bench.report.html import Html, card, element, header, joined, page, table, text
 from tandem.bench.report.limit import Limit
 from tandem.bench.report.load_plots import (
     itl_cdf,
@@ -75,10 +75,7 @@ def _head(report: LoadReport, title: str) -> Html:
     line = f"{load_text(report.load)} · {target.url} ({target.protocol}) · {report.began_at}"
     if report.stopped:
         line += " · stopped before its time"
-    return element(
-        "header",
-        joined([element("h1", text(title)), element("p", text(line), "subtitle")]),
-    )
+    return header(title, line)
 
 
 def _limit(limit: Limit) -> Html:

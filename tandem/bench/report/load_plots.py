@@ -43,9 +43,9 @@ def itl_cdf(loads: Sequence[Rows], width: int = WIDTH) -> Html:
     return _cdf("time between tokens, ms", gaps, None, width)
 
 
-def latency_cdf(loads: Sequence[Rows], bounds: Bounds | None, width: int = WIDTH) -> Html:
+def latency_cdf(loads: Sequence[Rows], bounds: Bounds | None) -> Html:
     bound = bounds.latency_ms if bounds else None
-    return _cdf("time to the last token, ms", [latencies(each) for each in loads], bound, width)
+    return _cdf("time to the last token, ms", [latencies(each) for each in loads], bound, WIDTH)
 
 
 def _cdf(label: str, loads: Sequence[Sequence[float]], bound: float | None, width: int) -> Html:
