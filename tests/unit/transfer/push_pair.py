@@ -316,6 +316,12 @@ class SenderSide:
         assert transfer is not None
         transfer.finish(FIRST_TOKEN_ID, None, COMPUTE_END_NS)
 
+    def send(self, destination: Destination) -> None:
+        """All of it is computed at once."""
+        self.start(destination)
+        self.compute()
+        self.finish()
+
     async def outcome(self) -> int | TandemError:
         """How the transfer ended: the bytes sent, or the error. It ends only once."""
         await asyncio.wait_for(self.ended.wait(), 10)

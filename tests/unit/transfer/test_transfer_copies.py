@@ -143,9 +143,7 @@ async def test_the_next_region_is_encoded_while_one_is_written(is_aborted: bool)
         ) as sender,
     ):
         reservation = receiver.book.reserve(NUM_TOKENS)
-        sender.start(receiver.destination(reservation))
-        sender.compute()
-        sender.finish()
+        sender.send(receiver.destination(reservation))
         await until(lambda: "end V1" in sender.pool.log)
         await asyncio.sleep(0.01)
         assert sender.pool.log[-1] == "end V1"
@@ -169,9 +167,7 @@ async def test_kv_that_is_still_on_its_way_into_the_pool_arms_nobody() -> None:
         reservation = receiver.book.reserve(NUM_TOKENS)
         missing = reservation.num_missing
         receiver.pool.gate.close()
-        sender.start(receiver.destination(reservation))
-        sender.compute()
-        sender.finish()
+        sender.send(receiver.destination(reservation))
         await receiver.pool.gate.reached()
         await asyncio.sleep(0.01)
         assert reservation.num_missing == missing
@@ -192,9 +188,7 @@ async def test_another_streams_frame_is_begun_before_one_is_stored() -> None:
     ):
 
         def start(sender: SenderSide) -> None:
-            sender.start(receiver.destination(receiver.book.reserve(NUM_TOKENS)))
-            sender.compute()
-            sender.finish()
+            sender.send(receiver.destination(receiver.book.reserve(NUM_TOKENS)))
 
         receiver.pool.gate.close()
         start(one)
@@ -235,9 +229,7 @@ async def test_a_frame_that_cannot_be_stored_holds_nothing(monkeypatch: pytest.M
     async with receiver_side(DevicePool()) as receiver, sender_side(NUM_TOKENS) as sender:
         monkeypatch.setattr(receiver.pool, "write", fail)
         reservation = receiver.book.reserve(NUM_TOKENS)
-        sender.start(receiver.destination(reservation))
-        sender.compute()
-        sender.finish()
+        sender.send(receiver.destination(reservation))
         assert isinstance(await sender.outcome(), Unavailable)
         await receiver.quiet()
         assert receiver.pool.log == ["begin K0", "drop K0"]

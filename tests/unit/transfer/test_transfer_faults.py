@@ -33,9 +33,7 @@ async def outcome_of(fault: Fault) -> tuple[int | TandemError, bool]:
     wrap_call = faulty_calls(FaultInjector([fault]))
     async with receiver_side() as receiver, sender_side(8, 1, 10**6, wrap_call) as sender:
         reservation = receiver.book.reserve(8)
-        sender.start(receiver.destination(reservation))
-        sender.compute()
-        sender.finish()
+        sender.send(receiver.destination(reservation))
         outcome = await sender.outcome()
         completed = reservation in receiver.book.completed
         if completed:

@@ -93,9 +93,7 @@ async def test_a_destination_that_stays_away_is_waited_for_no_longer_than_it_may
 async def test_the_log_says_which_edge_is_broken() -> None:
     async with sender_side(8) as sender:
         with capture_logs() as logs:
-            sender.start(Destination(ADDRESS, b"x", 1, 0))
-            sender.compute()
-            sender.finish()
+            sender.send(Destination(ADDRESS, b"x", 1, 0))
             error = await sender.outcome()
         (failure,) = logs
         assert failure["event"] == "transfer failed"
@@ -126,9 +124,7 @@ async def test_what_somebody_in_between_says_is_a_broken_link(code: str) -> None
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     await server.start()
     async with sender_side(8) as sender:
-        sender.start(Destination(address, b"x", 1, 0))
-        sender.compute()
-        sender.finish()
+        sender.send(Destination(address, b"x", 1, 0))
         error = await sender.outcome()
     await server.stop(0)
     assert isinstance(error, TandemError)

@@ -100,9 +100,7 @@ async def test_bytes_arrive_in_their_places(
 
 async def test_both_ends_tell_what_they_did() -> None:
     async with receiver_side() as receiver, sender_side(10) as sender:
-        sender.start(receiver.destination(receiver.book.reserve(10)))
-        sender.compute()
-        sender.finish()
+        sender.send(receiver.destination(receiver.book.reserve(10)))
         await sender.outcome()
         await receiver.quiet()
         *sent, transfer = sender.spans
@@ -121,9 +119,7 @@ async def test_both_ends_tell_what_they_did() -> None:
 
 async def test_a_transfer_of_nothing_starts_when_it_is_finished() -> None:
     async with receiver_side() as receiver, sender_side(8) as sender:
-        sender.start(receiver.destination(receiver.book.reserve(8, 8)))
-        sender.compute()
-        sender.finish()
+        sender.send(receiver.destination(receiver.book.reserve(8, 8)))
         assert await sender.outcome() == 0
         (transfer,) = sender.spans
         assert 0 < transfer.start_ns <= transfer.end_ns
@@ -213,9 +209,7 @@ async def test_blocks_in_any_order_arm_with_the_last() -> None:
 
 async def test_a_sender_that_has_sent_too_little_is_told() -> None:
     async with receiver_side() as receiver, sender_side(8) as sender:
-        sender.start(receiver.destination(receiver.book.reserve(9)))
-        sender.compute()
-        sender.finish()
+        sender.send(receiver.destination(receiver.book.reserve(9)))
         assert isinstance(await sender.outcome(), DataLoss)
         assert receiver.book.completed == []
 
@@ -605,9 +599,7 @@ async def test_a_release_before_the_finish_fences() -> None:
 
 async def test_nobody_at_the_address_is_one_error() -> None:
     async with sender_side(8) as sender:
-        sender.start(Destination("127.0.0.1:1", b"x", 1, 0))
-        sender.compute()
-        sender.finish()
+        sender.send(Destination("127.0.0.1:1", b"x", 1, 0))
         assert isinstance(await sender.outcome(), Unavailable)
         sender.blocks.release()
         assert sender.allocator.num_free == NUM_BLOCKS
@@ -661,9 +653,7 @@ async def test_a_connection_that_breaks_in_the_half_close_is_a_broken_link(
         return cast(PushKvCall, BreakingCall(call, has_status))
 
     async with receiver_side() as receiver, sender_side(8, wrap_call=wrap_call) as sender:
-        sender.start(receiver.destination(receiver.book.reserve(8)))
-        sender.compute()
-        sender.finish()
+        sender.send(receiver.destination(receiver.book.reserve(8)))
         assert isinstance(await sender.outcome(), Unavailable)
 
 
@@ -727,9 +717,7 @@ async def test_an_abort_during_a_read_frees_when_the_read_has_ended() -> None:
 async def test_an_abort_at_any_time_leaves_nothing(num_turns: int) -> None:
     async with receiver_side() as receiver, sender_side(8) as sender:
         reservation = receiver.book.reserve(8)
-        sender.start(receiver.destination(reservation))
-        sender.compute()
-        sender.finish()
+        sender.send(receiver.destination(reservation))
         for _ in range(num_turns):
             await asyncio.sleep(0)
         sender.sender.abort(SEQUENCE_ID)
@@ -769,9 +757,7 @@ async def test_an_error_of_the_pool_is_one_error(
             raise error
 
         monkeypatch.setattr(sender.pool, "read_into", read_into)
-        sender.start(receiver.destination(receiver.book.reserve(8)))
-        sender.compute()
-        sender.finish()
+        sender.send(receiver.destination(receiver.book.reserve(8)))
         assert isinstance(await sender.outcome(), Unavailable)
 
 
@@ -789,9 +775,7 @@ async def test_whose_engine_cannot_copy_is_known_at_the_sender(
             monkeypatch.setattr(sender.pool, "read_into", fail)
         else:
             monkeypatch.setattr(receiver.pool, "write", fail)
-        sender.start(receiver.destination(receiver.book.reserve(8)))
-        sender.compute()
-        sender.finish()
+        sender.send(receiver.destination(receiver.book.reserve(8)))
         assert type(await sender.outcome()) is kind
 
 
@@ -817,9 +801,7 @@ async def test_a_receiver_whose_state_breaks_ends_its_worker_and_tells_the_sende
             "its blocks": (reservation.blocks, "end_access"),
         }[where]
         monkeypatch.setattr(owner, name, break_down)
-        sender.start(receiver.destination(reservation))
-        sender.compute()
-        sender.finish()
+        sender.send(receiver.destination(reservation))
         assert isinstance(await sender.outcome(), TandemError)
         assert await has_crashed(receiver.guard)
         assert not sender.guard.crash.done()
@@ -830,9 +812,7 @@ async def test_a_sender_whose_blocks_break_ends_its_worker(
 ) -> None:
     async with receiver_side() as receiver, sender_side(8) as sender:
         monkeypatch.setattr(sender.blocks, "end_access", break_down)
-        sender.start(receiver.destination(receiver.book.reserve(8)))
-        sender.compute()
-        sender.finish()
+        sender.send(receiver.destination(receiver.book.reserve(8)))
         assert isinstance(await sender.outcome(), TandemError)
         assert await has_crashed(sender.guard)
         assert not receiver.guard.crash.done()
@@ -843,9 +823,7 @@ async def test_a_state_that_breaks_as_a_transfer_ends_ends_the_worker(
 ) -> None:
     async with receiver_side() as receiver, sender_side(8) as sender:
         monkeypatch.setattr(sender.sender, "_on_done", break_down)
-        sender.start(receiver.destination(receiver.book.reserve(8)))
-        sender.compute()
-        sender.finish()
+        sender.send(receiver.destination(receiver.book.reserve(8)))
         assert await has_crashed(sender.guard)
 
 
@@ -854,9 +832,7 @@ async def test_an_error_of_the_pool_is_no_fault_of_the_states(
 ) -> None:
     async with receiver_side() as receiver, sender_side(8) as sender:
         monkeypatch.setattr(receiver.pool, "write", break_down)
-        sender.start(receiver.destination(receiver.book.reserve(8)))
-        sender.compute()
-        sender.finish()
+        sender.send(receiver.destination(receiver.book.reserve(8)))
         assert isinstance(await sender.outcome(), TandemError)
         assert not receiver.guard.crash.done()
         assert not sender.guard.crash.done()
