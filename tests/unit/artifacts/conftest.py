@@ -26,6 +26,13 @@ LLAMA: dict[str, object] = {
 
 
 @pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where models are cached: none is yet."""
+    monkeypatch.setenv("TANDEM_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
 def llama() -> dict[str, object]:
     return dict(LLAMA)
 

@@ -14,11 +14,7 @@ from tandem.artifacts.packed import note_origin
 from tandem.artifacts.resolve import pull_model, resolve
 from tandem.core.errors import ConfigError, NotFound
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("TANDEM_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 def test_an_empty_cache_lists_nothing() -> None:

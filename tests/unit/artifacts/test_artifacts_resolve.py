@@ -21,11 +21,7 @@ from tandem.artifacts.pull import DEFAULT_CONFIG, pull_folder
 from tandem.artifacts.resolve import find_config, pull_model, resolve
 from tandem.core.errors import ConfigError
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("TANDEM_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 class FakePip:

@@ -15,10 +15,7 @@ from tandem.artifacts.model_folder import ModelFolder
 from tandem.artifacts.packed import ORIGIN, PackedModel, list_packed, note_origin, remove_unused
 from tandem.core.errors import ConfigError
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TANDEM_CACHE", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 def pack(model: str, form: str, size: int, used_at: float = 0.0, suffix: str = ".weights") -> Path:
