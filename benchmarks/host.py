@@ -30,6 +30,7 @@ from tandem.core.sampling_params import SamplingParams
 from tandem.core.sequence import EndRule, SequenceKey
 from tandem.engine.torch.native_inputs import NativeInputBuilder
 from tandem.engine.torch.plan_check import PlanCheck
+from tandem.simulation.worker import NoMover
 
 T = TypeVar("T")
 
@@ -42,13 +43,6 @@ MAX_MODEL_LEN = 1 << 18
 NUM_BLOCKS = 1 << 18
 STEPS = [(1, 500), (8, 500), (32, 500), (32, 2000), (32, 16_000), (128, 2000)]
 PROMPT_LENGTHS = [2000, 16_000, 128_000]
-
-
-class NoMover:
-    """Nothing is parked here."""
-
-    def start(self, move: object) -> None:
-        raise AssertionError("there are blocks for all")
 
 
 class Worker:
