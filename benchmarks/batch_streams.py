@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 
 import grpc
 import psutil
-from up import Up
+from up import Up, running_up
 
 from tandem.bench.completion_stream import NO_USAGE, Endpoint
 from tandem.bench.workload import Prompt
@@ -76,16 +76,12 @@ def max_tokens(batch: int) -> int:
 def running(profile: str, topology: str) -> Iterator[Up]:
     """A `tandem up` that is ready."""
     with TemporaryDirectory() as folder:
-        up = Up(
-            Path(folder),
+        flags = (
             *("--topology", topology, "--device", f"mock:{profile}"),
             *("--num-blocks", str(NUM_BLOCKS), "--mock-verify", "incremental"),
         )
-        try:
-            up.wait_until_ready()
+        with running_up(Path(folder), *flags) as up:
             yield up
-        finally:
-            up.close()
 
 
 def role_of(process: psutil.Process) -> str:

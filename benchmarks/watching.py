@@ -41,7 +41,7 @@ SETTLE_S = 1.0
 
 async def scrape(up: Up, often: float) -> None:
     """As Prometheus does."""
-    async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{up.http_port}") as client:
+    async with httpx2.AsyncClient(base_url=up.url) as client:
         while True:
             (await client.get("/metrics")).raise_for_status()
             await asyncio.sleep(SCRAPED_EVERY_S / often)
@@ -60,7 +60,7 @@ async def read_timeline(up: Up, often: float) -> None:
 async def look_at_page(up: Up, often: float) -> None:
     """As a browser does."""
     async with (
-        httpx2.AsyncClient(base_url=f"http://127.0.0.1:{up.http_port}") as client,
+        httpx2.AsyncClient(base_url=up.url) as client,
         client.stream("GET", "/page/events") as response,
     ):
         response.raise_for_status()

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
-from up import Up
+from up import Up, running_up
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 # A name that, in this browser, leads to this machine.
@@ -52,10 +52,9 @@ def chromium() -> Iterator[Browser]:
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     """Two prefill and two decode workers."""
     folder = tmp_path_factory.mktemp("fleet")
-    up = Up(folder, "--topology", "2p2d", "--device", DEVICE, "--num-blocks", "1000")
-    up.wait_until_ready()
-    yield up
-    up.close()
+    flags = ("--topology", "2p2d", "--device", DEVICE, "--num-blocks", "1000")
+    with running_up(folder, *flags) as up:
+        yield up
 
 
 @pytest.fixture
@@ -69,7 +68,7 @@ def load(fleet: Up) -> Iterator[None]:
     done = threading.Event()
 
     def ask(number: int) -> None:
-        with httpx.Client(base_url=f"http://127.0.0.1:{fleet.http_port}", timeout=60) as client:
+        with httpx.Client(base_url=fleet.url, timeout=60) as client:
             while not done.is_set():
                 prompt = f"{number} cranes over the old harbour " * 10
                 body = {"prompt": prompt, "max_tokens": 24, "ignore_eos": True}
@@ -101,7 +100,7 @@ def page(chromium: Browser, fleet: Up, complaints: list[str]) -> Iterator[Page]:
 
     page.on("console", on_console)
     page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.goto(f"http://127.0.0.1:{fleet.http_port}/")
+    page.goto(f"{fleet.url}/")
     page.locator("#connection.good").wait_for()
     yield page
     context.close()

@@ -130,7 +130,7 @@ def test_a_page_of_another_origin_drains_nobody(
 ) -> None:
     forger = chromium.new_context().new_page()
     forger.goto(f"http://{host}:{elsewhere}/")
-    url = f"http://127.0.0.1:{fleet.http_port}/admin/workers/decode-0/drain"
+    url = f"{fleet.url}/admin/workers/decode-0/drain"
     # What was let through says nothing to it; what would have been an order was not.
     assert forger.evaluate(FORGERY, url) == [0, 0, "stopped"]
     forger.context.close()

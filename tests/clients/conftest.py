@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 from openai import OpenAI
-from up import Up
+from up import Up, running_up
+
+ROOM = ("--num-blocks", "2048")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -17,26 +19,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.clients)
 
 
-def _serve(folder: Path, *arguments: str) -> Iterator[Up]:
-    up = Up(folder, "--num-blocks", "2048", *arguments)
-    try:
-        up.wait_until_ready()
-        yield up
-    finally:
-        up.close()
-
-
 @pytest.fixture(scope="session")
 def mock_up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     """Answers with letters and digits that mean nothing, at once."""
-    yield from _serve(tmp_path_factory.mktemp("mock"))
+    with running_up(tmp_path_factory.mktemp("mock"), *ROOM) as up:
+        yield up
 
 
 @pytest.fixture(scope="session")
 def real_up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     """Answers as SmolLM2-135M does, on CPU cores."""
     folder = tmp_path_factory.mktemp("real")
-    yield from _serve(folder, "--device", "cpu", "--model", "default")
+    with running_up(folder, *ROOM, "--device", "cpu", "--model", "default") as up:
+        yield up
 
 
 @pytest.fixture(params=["mock", pytest.param("real", marks=pytest.mark.model)])
@@ -63,4 +58,4 @@ def client(base_url: str) -> Iterator[OpenAI]:
 
 
 def url_of(up: Up) -> str:
-    return f"http://127.0.0.1:{up.http_port}/v1"
+    return f"{up.url}/v1"

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.timeout(300)
 def run(up: Up, model: str, folder: Path, request_format: str) -> dict[str, Any]:
     """The one benchmark in its report."""
     report = folder / "report.json"
-    target = f"http://127.0.0.1:{up.http_port}"
+    target = up.url
     process = subprocess.run(
         guidellm_command(target, resolve(model).path, MIX, report, request_format),
         capture_output=True,
@@ -72,7 +72,7 @@ def test_our_own_tool_counts_the_same(real_up: Up, tmp_path: Path) -> None:
     made = CliRunner().invoke(
         commands,
         [
-            *("bench", "serve", "--url", f"http://127.0.0.1:{real_up.http_port}", "--text"),
+            *("bench", "serve", "--url", real_up.url, "--text"),
             *("--tokenizer", str(resolve("default").path), *MIX.flags(), "--out", str(out)),
         ],
     )

@@ -20,7 +20,7 @@ from typing import Any
 import orjson
 import pytest
 from typer.testing import CliRunner
-from up import Up
+from up import Up, running_up
 
 from tandem.bench import load_run
 from tandem.bench.load_plan import LoadPlan
@@ -50,17 +50,14 @@ def serve(folder: Path, url: str, *arguments: str) -> tuple[int, str, LoadReport
 
 @pytest.fixture(scope="module")
 def mock_up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
-    up = Up(tmp_path_factory.mktemp("mock"), "--device", "mock:h100x5", "--num-blocks", "2048")
-    try:
-        up.wait_until_ready()
+    flags = ("--device", "mock:h100x5", "--num-blocks", "2048")
+    with running_up(tmp_path_factory.mktemp("mock"), *flags) as up:
         yield up
-    finally:
-        up.close()
 
 
 @pytest.fixture
 def http_url(mock_up: Up) -> str:
-    return f"http://127.0.0.1:{mock_up.http_port}"
+    return mock_up.url
 
 
 def test_a_closed_loop_over_http(tmp_path: Path, http_url: str) -> None:
@@ -95,7 +92,7 @@ def test_an_open_loop_over_grpc(tmp_path: Path, mock_up: Up) -> None:
     status, said, report = serve(
         tmp_path, f"grpc://127.0.0.1:{mock_up.grpc_port}", *LENGTHS,
         *("--rate", "40", "--warm-up", "0.2", "--seconds", "0.5"),
-        *("--metrics", f"http://127.0.0.1:{mock_up.http_port}/metrics"),
+        *("--metrics", f"{mock_up.url}/metrics"),
     )  # fmt: skip
     assert status == 0, said
     rows = report.requests

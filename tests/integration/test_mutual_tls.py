@@ -10,7 +10,7 @@ import grpc
 import httpx
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from up import Up
+from up import Up, running_up
 
 from tandem.process.certificates import make_certificates
 from tandem.process.healthcheck import problem
@@ -34,7 +34,7 @@ class Fleet:
     def __init__(self, up: Up, tls_dir: Path) -> None:
         self.up = up
         self.tls_dir = tls_dir
-        self.url = f"http://127.0.0.1:{up.http_port}"
+        self.url = up.url
         self.addresses = {role: _address(up, role) for role in COMMANDS}
 
     def tls(self, own: Role, server: Role) -> ChannelTls:
@@ -58,12 +58,9 @@ def _address(up: Up, role: Role) -> str:
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     folder = tmp_path_factory.mktemp("fleet")
     make_certificates(folder / "tls", 30)
-    up = Up(folder, "--tls-dir", str(folder / "tls"), "--api-key", KEY, "--local-prefill", "off")
-    try:
-        up.wait_until_ready()
+    flags = ("--tls-dir", str(folder / "tls"), "--api-key", KEY, "--local-prefill", "off")
+    with running_up(folder, *flags) as up:
         yield Fleet(up, folder / "tls")
-    finally:
-        up.close()
 
 
 def test_it_serves_who_has_the_key(fleet: Fleet) -> None:

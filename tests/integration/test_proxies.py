@@ -68,8 +68,7 @@ def test_commands_reach_the_gateway(
 
 
 def test_its_page_is_watched(up: Up, environment: Mapping[str, str]) -> None:
-    url = f"http://127.0.0.1:{up.http_port}"
-    assert "live" in run(environment, "tandem.cli", "top", "--once", "--url", url)
+    assert "live" in run(environment, "tandem.cli", "top", "--once", "--url", up.url)
 
 
 @pytest.mark.parametrize("scheme", ["http", "grpc"])
@@ -77,7 +76,7 @@ def test_it_is_put_under_load(
     up: Up, environment: Mapping[str, str], tmp_path: Path, scheme: str
 ) -> None:
     port = up.http_port if scheme == "http" else up.grpc_port
-    metrics = f"http://127.0.0.1:{up.http_port}/metrics"
+    metrics = f"{up.url}/metrics"
     out = tmp_path / "report.json"
     run(
         environment, "tandem.cli", "bench", "serve", "--url", f"{scheme}://127.0.0.1:{port}",

@@ -11,7 +11,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import httpx2
-from up import Up
+from up import running_up
 
 NUM_SLOW = 64
 NUM_OTHERS = 16
@@ -74,12 +74,12 @@ async def num_running(client: httpx2.AsyncClient) -> float:
 
 
 async def test_who_reads_slowly_costs_nobody_else_anything(tmp_path: Path) -> None:
-    up = Up(tmp_path, "--device", "mock:h100x5", "--num-blocks", "8192")
-    try:
-        up.wait_until_ready()
+    with running_up(tmp_path, "--device", "mock:h100x5", "--num-blocks", "8192") as up:
         gateway = up.child("gateway")
-        url = f"http://127.0.0.1:{up.http_port}"
-        async with httpx2.AsyncClient(base_url=url, timeout=60) as client, AsyncExitStack() as slow:
+        async with (
+            httpx2.AsyncClient(base_url=up.url, timeout=60) as client,
+            AsyncExitStack() as slow,
+        ):
             await answer(client)
             before = gateway.memory_info().rss
             for _ in range(NUM_SLOW):
@@ -92,5 +92,3 @@ async def test_who_reads_slowly_costs_nobody_else_anything(tmp_path: Path) -> No
                     await asyncio.sleep(0.1)  # another process: there is no event to wait for
             assert gateway.memory_info().rss - before < MAX_GROWTH_BYTES
             assert await answer(client) == NUM_TOKENS
-    finally:
-        up.close()

@@ -7,7 +7,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -45,6 +46,7 @@ class Up:
     def __init__(self, folder: Path, *arguments: str) -> None:
         self.folder = folder
         self.http_port, self.grpc_port, port_base = free_ports(3)
+        self.url = f"http://127.0.0.1:{self.http_port}"
         self.output = folder / "output"
         command = [sys.executable, "-m", "tandem.cli", "up", "--device", "mock:zero"]
         command += ["--model", "mock", "--num-blocks", "64", "--log-dir", str(folder / "logs")]
@@ -67,14 +69,14 @@ class Up:
 
     def complete(self) -> httpx.Response:
         return httpx.post(
-            f"http://127.0.0.1:{self.http_port}/v1/completions",
+            f"{self.url}/v1/completions",
             json={"model": "default", "prompt": "hello", "max_tokens": 4},
             timeout=DEADLINE_S,
         )
 
     def workers(self) -> set[str]:
         """Those that have joined."""
-        metrics = httpx.get(f"http://127.0.0.1:{self.http_port}/metrics", timeout=DEADLINE_S).text
+        metrics = httpx.get(f"{self.url}/metrics", timeout=DEADLINE_S).text
         return set(re.findall(r'^tandem_worker_draining{.*worker="([^"]+)"', metrics, re.M))
 
     def said(self) -> str:
@@ -93,3 +95,14 @@ class Up:
     def _is_ready(self) -> bool:
         assert self.process.poll() is None, self.said()
         return READY in self.said()
+
+
+@contextmanager
+def running_up(folder: Path, *arguments: str) -> Iterator[Up]:
+    """One that is ready."""
+    up = Up(folder, *arguments)
+    try:
+        up.wait_until_ready()
+        yield up
+    finally:
+        up.close()
