@@ -12,6 +12,7 @@ from itertools import count
 from typing import Any
 
 import pytest
+from fake_workers import MODEL, fake_worker
 from stack import (
     RecordingDispatcher,
     Stack,
@@ -34,20 +35,14 @@ from gateway.worker_link import WorkerLink
 from tandem.core.commands import Remove
 from tandem.core.errors import Fenced, Mismatch, TandemError, Unavailable
 from tandem.core.sampling_params import SamplingParams
-from tandem.core.worker import ModelInfo, WorkerInfo, WorkerRole
-from tandem.engine.fake.content import fake_layout
+from tandem.core.worker import WorkerInfo, WorkerRole
 from tandem.v1 import decode_pb2, decode_pb2_grpc, worker_pb2, worker_pb2_grpc
 from tandem.wire.channels import new_server
 from tandem.wire.descriptions import worker_to_wire
 from tandem.wire.status import abort
 
-MODEL = ModelInfo("fake", "f" * 64, 256, 2048, frozenset(), "fake")
 PROMPT = tuple(range(100))
 Script = Callable[[AsyncIterator[Any]], AsyncIterator[Any]]
-
-
-def info_of(name: str, role: WorkerRole = WorkerRole.DECODE) -> WorkerInfo:
-    return WorkerInfo(name, role, 1, MODEL, fake_layout(16), 64, 16, "none")
 
 
 def message(applied: int = 0, epoch: int = 1, **content: Any) -> decode_pb2.RunLoopResponse:
@@ -65,7 +60,7 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer, decode_pb2_grpc.DecodeSe
     """A decode worker that opens every stream with an empty snapshot, and then plays a script."""
 
     def __init__(self, name: str = "d", script: Script = beat) -> None:
-        self.info = info_of(name)
+        self.info = fake_worker(name)
         self.script = script
         self.draining = False
         self.newest_term = 0
@@ -437,10 +432,10 @@ async def test_what_is_queued_ends_when_a_role_stays_away(
     dispatcher.start()
     try:
         for role, address in nobody.items():
-            dispatcher.joined(info_of(role.name, role), address)
+            dispatcher.joined(fake_worker(role.name, role), address)
         request = TokenRequest("r", (1, 2, 3), SamplingParams(max_tokens=5, seed=0))
         stream = dispatcher.submit(request)
-        dispatcher.lost(info_of("DECODE"), Unavailable("it was lost"))
+        dispatcher.lost(fake_worker("DECODE"), Unavailable("it was lost"))
         with pytest.raises(Unavailable, match="no worker came back"):
             await asyncio.wait_for(upcoming(stream), 5)
         assert not dispatcher._streams

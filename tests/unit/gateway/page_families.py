@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from fake_workers import fake_worker
 from prometheus_client.core import Metric
 
 from gateway.dispatcher import Dispatcher
@@ -18,14 +19,9 @@ from gateway.policies import queue_policy
 from gateway.scheduler import Scheduler
 from gateway.shared_state import Limits
 from gateway.timeline import Timeline
-from tandem.core.worker import ModelInfo, WorkerInfo, WorkerRole
-from tandem.engine.fake.content import fake_layout
+from tandem.core.worker import WorkerRole
 
-MODEL = ModelInfo("fake", "f" * 64, 256, 2048, frozenset(), "fake")
-WORKERS = {
-    role: WorkerInfo(role.name.lower(), role, 1, MODEL, fake_layout(16), 64, 8, "none")
-    for role in WorkerRole
-}
+WORKERS = {role: fake_worker(role.name.lower(), role) for role in WorkerRole}
 
 
 def new_dispatcher(local_prefill: LocalPrefillMode = "off") -> Dispatcher:

@@ -8,15 +8,14 @@ from collections.abc import Iterator
 from contextlib import asynccontextmanager
 
 import pytest
+from fake_workers import fake_worker
 
 from gateway import worker_link
 from gateway.worker_link import WorkerLink
 from tandem.core.errors import TandemError, Unavailable
-from tandem.core.worker import ModelInfo, WorkerInfo, WorkerRole
-from tandem.engine.fake.content import fake_layout
+from tandem.core.worker import WorkerInfo, WorkerRole
 
-MODEL = ModelInfo("fake", "f" * 64, 256, 2048, frozenset(), "fake")
-INFO = WorkerInfo("d", WorkerRole.DECODE, 1, MODEL, fake_layout(16), 64, 8, "none")
+INFO = fake_worker()
 
 
 class Failing:

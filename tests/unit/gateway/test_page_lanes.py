@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import pytest
+from fake_workers import fake_worker
 
 from gateway.page.lane_reader import HISTORY_MS, LaneReader
 from gateway.timeline import Timeline
 from tandem.core.reports import Span, SpanKind
-from tandem.core.worker import ModelInfo, WorkerInfo, WorkerRole
-from tandem.engine.fake.content import fake_layout
 from tandem.v1 import worker_pb2
 from tandem.wire.reports import span_to_wire
 
-MODEL = ModelInfo("fake", "f" * 64, 256, 2048, frozenset(), "fake")
 NOW_NS = 60 * 10**9
 
 
 def heard(timeline: Timeline, *spans: Span, worker: str = "d", epoch: int = 1) -> None:
-    role = WorkerRole.DECODE
-    info = WorkerInfo(worker, role, epoch, MODEL, fake_layout(16), 64, 16, "none")
+    info = fake_worker(worker, epoch=epoch)
     message = worker_pb2.WorkerHeader(spans=map(span_to_wire, spans))
     timeline.heard(info, message, NOW_NS)
 

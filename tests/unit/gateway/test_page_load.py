@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from fake_workers import fake_worker
 
 from gateway.page.load import load_of, sending_share
 from gateway.policies import queue_policy
@@ -13,8 +14,7 @@ from gateway.shared_state import Limits
 from gateway.worker_view import PoolUse
 from tandem.core.pipeline import Lane, pipeline_figures
 from tandem.core.reports import Span, SpanKind
-from tandem.core.worker import ModelInfo, WorkerInfo, WorkerRole
-from tandem.engine.fake.content import fake_layout
+from tandem.core.worker import WorkerRole
 
 Take = Callable[[Scheduler, str], object]
 out_of_service = pytest.mark.parametrize(
@@ -25,12 +25,6 @@ out_of_service = pytest.mark.parametrize(
         pytest.param(lambda found, name: found.draining.stops(name, 1.0, 0.0), id="stopping"),
     ],
 )
-
-MODEL = ModelInfo("fake", "f" * 64, 256, 2048, frozenset(), "fake")
-
-
-def worker(worker_id: str, role: WorkerRole) -> WorkerInfo:
-    return WorkerInfo(worker_id, role, 1, MODEL, fake_layout(16), 64, 8, "none")
 
 
 def lane(worker_id: str, role: WorkerRole, *spans: Span) -> Lane:
@@ -46,7 +40,7 @@ def scheduler() -> Scheduler:
     found = Scheduler(queue_policy("fcfs"), Limits())
     for worker_id in ("p", "d", "e"):
         role = WorkerRole.PREFILL if worker_id == "p" else WorkerRole.DECODE
-        found.worker_joined(worker(worker_id, role), "host:1")
+        found.worker_joined(fake_worker(worker_id, role), "host:1")
     return found
 
 

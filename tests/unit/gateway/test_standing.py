@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import pytest
+from fake_workers import fake_worker
 from structlog.testing import capture_logs
 
 from gateway import standing
 from gateway.liveness import LEASE_S, MAX_TURN_S, SUSPECT_S
 from gateway.standing import Standing
 from tandem.core.errors import Fenced, Mismatch, TandemError, Unavailable
-from tandem.core.worker import ModelInfo, WorkerInfo, WorkerRole
-from tandem.engine.fake.content import fake_layout
+from tandem.core.worker import WorkerInfo
 
-MODEL = ModelInfo("fake", "f" * 64, 256, 2048, frozenset(), "fake")
-INFO = WorkerInfo("d", WorkerRole.DECODE, 1, MODEL, fake_layout(16), 64, 8, "none")
+INFO = fake_worker()
 BROKEN = Unavailable("reset by peer")
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+from fake_workers import fake_worker
 
 from gateway.grpc_admin import status_to_wire
 from gateway.local_prefill import LocalPrefillMode
@@ -17,12 +18,10 @@ from gateway.scheduler import Scheduler
 from gateway.shared_state import Limits
 from gateway.timeline import Timeline
 from gateway.worker_state import WorkerState
-from tandem.core.worker import ModelInfo, WorkerInfo, WorkerRole
-from tandem.engine.fake.content import fake_layout
+from tandem.core.worker import WorkerRole
 from tandem.v1 import admin_pb2
 
-MODEL = ModelInfo("fake", "f" * 64, 256, 2048, frozenset(), "fake")
-INFO = WorkerInfo("d", WorkerRole.DECODE, 1, MODEL, fake_layout(16), 64, 8, "none")
+INFO = fake_worker()
 
 
 def suspect(scheduler: Scheduler) -> None:
