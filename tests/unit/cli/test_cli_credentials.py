@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from made_up_machine import settings
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -15,20 +16,11 @@ from tandem.cli.fleet import FleetSettings, plan_fleet
 from tandem.cli.reaching import reaching_gateway
 from tandem.cli.welcome import welcome
 from tandem.core.errors import Unauthenticated
-from tandem.core.topology import parse_topology
 from tandem.process.api_keys import ApiKeys, read_api_keys
 from tandem.process.identity import read_identity
 from tandem.wire.tls import Role
 
-SETTINGS = FleetSettings(
-    topology=parse_topology("colocated"),
-    model="mock",
-    device="mock:zero",
-    host="127.0.0.1",
-    http_port=8000,
-    grpc_port=50050,
-    port_base=50051,
-)
+SETTINGS = settings(topology="colocated", model="mock", device="mock:zero")
 
 
 def run(*arguments: str, **environment: str) -> str:

@@ -1,27 +1,18 @@
 from dataclasses import replace
 
 import pytest
+from made_up_machine import settings
 
 from tandem.cli.fleet import (
     PREFILL_NICENESS,
-    FleetSettings,
     Service,
     plan_fleet,
     spread_device,
 )
 from tandem.core.device import CpuDevice, CudaDevice, MockDevice
 from tandem.core.errors import ConfigError
-from tandem.core.topology import parse_topology
 
-SETTINGS = FleetSettings(
-    topology=parse_topology("1p2d"),
-    model="mock",
-    device="mock:zero",
-    host="0.0.0.0",
-    http_port=8000,
-    grpc_port=50050,
-    port_base=50051,
-)
+SETTINGS = replace(settings(topology="1p2d", model="mock", device="mock:zero"), host="0.0.0.0")
 PORTS = [50051, 50052, 50053]
 
 
