@@ -6,7 +6,6 @@ import json
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +17,7 @@ import docker
 import httpx
 from container_base import ROOT, Base
 from docker.models.containers import Container
+from up import free_ports
 
 SERVICES = ("gateway", "prefill", "decode")
 PLAIN = ("docker-compose.yml",)
@@ -74,7 +74,7 @@ class Project:
             services["certs"] = {"image": image_of("gateway")}
         self._override.write_text(json.dumps({"services": services}))
         self._files = [*files, str(self._override)]
-        http_port, grpc_port = _free_ports(2)
+        http_port, grpc_port = free_ports(2)
         self._environment = {
             "PYTHON_IMAGE": base.image,
             "PIP_ARGS": base.pip_args,
@@ -176,11 +176,3 @@ def kill(client: docker.DockerClient, container: Container) -> None:
         user="root",
         remove=True,
     )
-
-
-def _free_ports(count: int) -> list[int]:
-    probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [probe.getsockname()[1] for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
