@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from math import inf
@@ -116,11 +116,6 @@ class Frontend:
     async def idle(self) -> None:
         """Wait until no answer is open."""
         await self._idle.wait()
-
-    def tenant_of(self, headers: Mapping[str, str]) -> str:
-        """Whose a request is that came with these headers, or this metadata, in lower case. Raises
-        `Unauthenticated` or `PermissionDenied` for who may not ask."""
-        return self.access.tenant_of(headers)
 
     async def generate(self, request: GenerationRequest) -> Answer:
         """Check, tokenise and submit a request.

@@ -53,7 +53,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             metadata = text_metadata(context.invocation_metadata())
             wanted = replace(
                 request_from_wire(request),
-                tenant=self._frontend.tenant_of(metadata),
+                tenant=self._frontend.access.tenant_of(metadata),
                 timeout_s=context.time_remaining(),
                 traceparent=metadata.get("traceparent", ""),
                 tracestate=metadata.get("tracestate", ""),
@@ -136,7 +136,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             await abort(context, error)
 
     def _tenant_of(self, context: Context) -> str:
-        return self._frontend.tenant_of(text_metadata(context.invocation_metadata()))
+        return self._frontend.access.tenant_of(text_metadata(context.invocation_metadata()))
 
 
 def _or_true(request: inference_pb2.TokenizeRequest, name: str) -> bool:
