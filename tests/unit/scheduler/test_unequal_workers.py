@@ -15,6 +15,7 @@ from gateway.local_prefill import LocalPrefillMode
 from gateway.policies import queue_policy
 from gateway.scheduler import Scheduler
 from gateway.shared_state import Limits
+from gateway.worker_view import PoolUse
 from tandem.core.commands import PrefillBatch, Reserve
 from tandem.core.errors import ResourceExhausted, Unavailable
 from tandem.core.reports import Armed, FirstToken, Reserved, Span, SpanKind, TransferDone
