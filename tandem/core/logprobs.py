@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 LEAST_LOGPROB = -9999.0
 """OpenAI's number for what has no probability, and here also for what is no number."""
@@ -30,3 +30,33 @@ class TokenLogprobs:
     def top(self) -> Iterable[tuple[int, float]]:
         """Each of the likeliest tokens' id, and its log-probability."""
         return zip(self.top_ids, self.top_logprobs, strict=True)
+
+
+@dataclass(frozen=True, slots=True)
+class LogprobColumns:
+    """Those of tokens in a row, as many as a prompt has, in columns: their own, and those of as
+    many likeliest tokens at each place."""
+
+    logprobs: array[float] = field(default_factory=lambda: array("f"))
+    top_ids: array[int] = field(default_factory=lambda: array("I"))
+    top_logprobs: array[float] = field(default_factory=lambda: array("f"))
+
+    @property
+    def num_in_all(self) -> int:
+        """Log-probabilities, those of the likeliest tokens counted in."""
+        return len(self.logprobs) + len(self.top_logprobs)
+
+    def extend(self, others: LogprobColumns) -> None:
+        """Add those of the tokens that follow."""
+        self.logprobs.extend(others.logprobs)
+        self.top_ids.extend(others.top_ids)
+        self.top_logprobs.extend(others.top_logprobs)
+
+    def __len__(self) -> int:
+        """Tokens."""
+        return len(self.logprobs)
+
+    def __getitem__(self, index: int) -> TokenLogprobs:
+        num_top = len(self.top_ids) // len(self)
+        top = slice(index * num_top, (index + 1) * num_top)
+        return TokenLogprobs(self.logprobs[index], self.top_ids[top], self.top_logprobs[top])

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from tandem.core.errors import TandemError
-from tandem.core.logprobs import TokenLogprobs
+from tandem.core.logprobs import LogprobColumns, TokenLogprobs
 from tandem.core.sampling_params import SamplingParams
 
 PENDING = -1
@@ -36,6 +36,14 @@ class SampleSpec:
     token_ids: Sequence[int] = ()
 
 
+class PromptScore(NamedTuple):
+    """Say how likely tokens are that are there already: `targets[i]` behind the slice's i-th, of
+    which the last ones may have none; and the `num_top` likeliest at each of these places."""
+
+    targets: Sequence[int]
+    num_top: int
+
+
 class SequenceSlice(NamedTuple):
     """Tokens `[start, start + len(token_ids))` of a sequence: at most one slice of it in a plan.
 
@@ -46,7 +54,7 @@ class SequenceSlice(NamedTuple):
     sequences' as well: they are read, and nothing else. `table_id` is another if the sequence has
     left its blocks, and is back in others; as long as it is the same, the table only grows: an
     engine may keep it. With `sample`, the engine answers with the token for position
-    `start + len(token_ids)`.
+    `start + len(token_ids)`; with `score`, which only tokens of prompts have, with what that says.
     """
 
     sequence_id: int
@@ -55,6 +63,7 @@ class SequenceSlice(NamedTuple):
     block_table: Sequence[int]
     sample: SampleSpec | None
     table_id: int = 0
+    score: PromptScore | None = None
 
     @property
     def end(self) -> int:
@@ -92,20 +101,30 @@ class StepPlan:
     def num_tokens(self) -> int:
         return sum(len(each.token_ids) for each in self.slices)
 
+    @property
+    def has_scores(self) -> bool:
+        """Whether any are asked for: not in a step of no prompts, which is not looked through."""
+        return self.num_prefill_tokens > 0 and any(each.score for each in self.slices)
+
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
     """`tokens[i]` is the token sampled for `plan.slices[i]`, None where none was asked for.
     `logprobs[i]` goes with it where the parameters ask for it; empty if nobody's do. `failures[i]`
     is why a token that was asked for could not be sampled (its grammar grew too complex, for one);
-    empty if all could. The KV of such a slice is right all the same."""
+    empty if all could. The KV of such a slice is right all the same. `scores[i]` are those of its
+    targets; empty if nobody asks for any."""
 
     tokens: tuple[int | None, ...]
     logprobs: tuple[TokenLogprobs | None, ...] = ()
     failures: tuple[TandemError | None, ...] = ()
+    scores: tuple[LogprobColumns | None, ...] = ()
 
     def logprobs_of(self, index: int) -> TokenLogprobs | None:
         return self.logprobs[index] if self.logprobs else None
 
     def failure_of(self, index: int) -> TandemError | None:
         return self.failures[index] if self.failures else None
+
+    def scores_of(self, index: int) -> LogprobColumns | None:
+        return self.scores[index] if self.scores else None

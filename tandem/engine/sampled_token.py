@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from tandem.core.errors import TandemError
-from tandem.core.logprobs import TokenLogprobs
+from tandem.core.logprobs import LogprobColumns, TokenLogprobs
 from tandem.core.plan import StepPlan, StepResult
 
 
@@ -22,9 +22,12 @@ class SampledToken:
 NOT_ASKED = SampledToken()
 
 
-def step_result(plan: StepPlan, sampled: Iterable[SampledToken]) -> StepResult:
-    """`sampled` are those of the slices that sample, in the plan's order."""
-    each_sampled = iter(sampled)
+def step_result(
+    plan: StepPlan, sampled: Iterable[SampledToken], scored: Sequence[LogprobColumns] = ()
+) -> StepResult:
+    """`sampled` are those of the slices that sample, and `scored` of those with scores, in the
+    plan's order."""
+    each_sampled, each_scored = iter(sampled), iter(scored)
     row = [NOT_ASKED if each.sample is None else next(each_sampled) for each in plan.slices]
     logprobs = tuple(each.logprobs for each in row)
     failures = tuple(each.failure for each in row)
@@ -32,4 +35,7 @@ def step_result(plan: StepPlan, sampled: Iterable[SampledToken]) -> StepResult:
         tuple(each.token_id for each in row),
         logprobs=logprobs if any(logprobs) else (),
         failures=failures if any(failures) else (),
+        scores=tuple(next(each_scored) if each.score else None for each in plan.slices)
+        if scored
+        else (),
     )

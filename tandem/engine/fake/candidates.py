@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from tandem.core.logprobs import LEAST_LOGPROB, TokenLogprobs
+from tandem.core.logprobs import LEAST_LOGPROB, LogprobColumns, TokenLogprobs
+from tandem.core.plan import PromptScore
 from tandem.core.sampling_params import SamplingParams
 from tandem.engine.allowed_tokens import Allowed
 
@@ -56,3 +57,14 @@ def token_logprobs(outputs: Outputs, token_id: int, num_top: int) -> TokenLogpro
     top_ids = range(low, min(high, low + num_top))
     own = each if low <= token_id < high else LEAST_LOGPROB
     return TokenLogprobs.of(own, top_ids, [each] * len(top_ids))
+
+
+def prompt_logprobs(outputs: Outputs, score: PromptScore) -> LogprobColumns:
+    """Likewise of tokens that are there already."""
+    columns = LogprobColumns()
+    for token_id in score.targets:
+        each = token_logprobs(outputs, token_id, score.num_top)
+        columns.logprobs.append(each.logprob)
+        columns.top_ids.extend(each.top_ids)
+        columns.top_logprobs.extend(each.top_logprobs)
+    return columns

@@ -17,7 +17,7 @@ from tandem.core.errors import ConfigError, InvalidRequest, TandemError
 from tandem.core.plan import PENDING, SampleSpec, StepPlan, StepResult
 from tandem.core.sampling_params import SamplingParams
 from tandem.engine.allowed_tokens import Allowed, AllowedTokens
-from tandem.engine.fake.candidates import candidates, token_logprobs
+from tandem.engine.fake.candidates import candidates, prompt_logprobs, token_logprobs
 from tandem.engine.fake.checks import check_plan
 from tandem.engine.fake.clock import Clock, RealClock, wait_until
 from tandem.engine.fake.content import NUM_LAYERS, choose_token, items
@@ -172,6 +172,7 @@ class FakeEngine:
     def _sample(self, plan: StepPlan, allowed: Sequence[Allowed | TandemError]) -> StepResult:
         asked = [each for each in plan.slices if each.sample]
         rows = zip(asked, self._verifier.digests(asked), allowed, strict=True)
+        outputs = self._output_token_ids
         return step_result(
             plan,
             [
@@ -179,6 +180,7 @@ class FakeEngine:
                 for each, digest, may in rows
                 if each.sample
             ],
+            [prompt_logprobs(outputs, each.score) for each in plan.slices if each.score],
         )
 
     def _sample_slice(

@@ -16,6 +16,7 @@ products (`tandem.models.layers`), keys for attention (`inputs.KEY_TILE`).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -44,10 +45,10 @@ from tandem.engine.torch.sampler import SampleRow, sample
 from tandem.engine.torch.step_handle import TorchStepHandle
 from tandem.engine.torch.stored_layers import StoredLayers
 from tandem.engine.torch.token_counts import SequenceCounts, TokenCounts
-from tandem.engine.torch.token_logprobs import StepLogprobs
+from tandem.engine.torch.token_logprobs import StepLogprobs, StepScores
 
 # Sees, of each step, the logits [slices that sample, vocab_size] in float32, in the plan's order:
-# they are valid until the next step.
+# they are valid until the next step, or until this one's scores are computed, if it has any.
 StepObserver = Callable[[StepPlan, Tensor], None]
 
 
@@ -161,6 +162,9 @@ class TorchEngine:
         handle, sampled = _sample(plan, logits, allowed(), counts, layers)
         if self._ahead:
             self._ahead.sampled(plan, sampled)
+        if plan.has_scores:
+            # Not before: in their place are the logits that are sampled from.
+            handle = replace(handle, scores=StepScores.of(plan, self._runner.logits_of))
         return handle
 
     def warm_up(self) -> None:

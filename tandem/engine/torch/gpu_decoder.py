@@ -66,8 +66,16 @@ class GpuDecoder:
         on_layer: LayerHook | None = None,
         out: Tensor | None = None,
     ) -> Tensor:
-        """Logits [rows, vocab_size], or only those of `logit_rows`, in `out` if it is given.
-        `last_tokens` as in `triton_layers.embed`, `on_layer` as in `Runner.logits`."""
+        """Logits [rows, vocab_size], or only those of `logit_rows`, in `out` if it is given; the
+        rest as in `residuals`."""
+        return self.head(*self.residuals(rows, last_tokens, on_layer), logit_rows, out)
+
+    def residuals(
+        self, rows: GpuRows, last_tokens: Tensor, on_layer: LayerHook | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """The residual stream [rows, hidden_size] behind the layers, and what the last one is yet
+        to add to it. `last_tokens` as in `triton_layers.embed`, `on_layer` as in
+        `Runner.logits`."""
         weights, eps = self._weights, self._config.rms_norm_eps
         hidden = embed(rows.token_ids, last_tokens, weights.embedding.weight)
         delta: Tensor | None = None
@@ -76,6 +84,18 @@ class GpuDecoder:
             delta = layer.output(self._attend(index, layer, layer.qkv(normed), rows, on_layer))
             normed = add_rms_norm(hidden, delta, layer.mlp_norm, eps)
             delta = layer.down(silu_and_mul(layer.gate_up(normed)))
+        return hidden, delta
+
+    def head(
+        self,
+        hidden: Tensor,
+        delta: Tensor | None,
+        logit_rows: Tensor | None = None,
+        out: Tensor | None = None,
+    ) -> Tensor:
+        """Logits of what `residuals` gives, which changes unless only those of `logit_rows` are
+        wanted."""
+        weights, eps = self._weights, self._config.rms_norm_eps
         if logit_rows is not None:
             hidden = hidden[logit_rows]
             delta = delta[logit_rows] if delta is not None else None

@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import replace
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tandem.artifacts.config import ModelConfig
@@ -31,6 +33,7 @@ from tandem.engine.torch.triton_products import (
     takes_few_rows,
 )
 from tandem.engine.torch.triton_token_attention import TokenAttention
+from tandem.engine.torch.uploads import upload
 
 # More sequences than any step samples for.
 MAX_PENDING = 1 << 16
@@ -57,6 +60,8 @@ class GpuRunner:
         # What the step before has sampled, and in which row each sequence's token is.
         self._last_tokens = torch.zeros(MAX_PENDING, dtype=torch.int64, device=device)
         self._last_rows: dict[int, int] = {}
+        # What `GpuDecoder.residuals` has given, if somebody asks for scores.
+        self._residuals: tuple[Tensor, Tensor | None] | None = None
         self.graphs: DecodeGraphs | None = None
         if decodes:
             self.graphs = DecodeGraphs(
@@ -106,10 +111,19 @@ class GpuRunner:
         self._last_rows = {sequence_id: row for row, sequence_id in enumerate(asked)}
 
     def logits(self, plan: StepPlan, on_layer: LayerHook | None) -> Tensor:
-        if self.graphs and on_layer is None and self.graphs.can_replay(plan):
+        self._residuals = None
+        has_scores = plan.has_scores
+        if self.graphs and on_layer is None and not has_scores and self.graphs.can_replay(plan):
             return self.graphs.replay(plan, self._last_rows)
         inputs = GpuInputs.build(self._with_rows(plan), self._block_size, self._group, self._device)
-        return self._decoder.logits(inputs.rows, self._last_tokens, inputs.logit_rows, on_layer)
+        residuals = self._decoder.residuals(inputs.rows, self._last_tokens, on_layer)
+        if has_scores:
+            self._residuals = residuals
+        return self._decoder.head(*residuals, inputs.logit_rows)
+
+    def logits_of(self, rows: NDArray[np.int64]) -> Tensor:
+        assert self._residuals is not None, "nobody asks for scores"
+        return self._decoder.head(*self._residuals, upload(torch.from_numpy(rows), self._device))
 
     def _with_rows(self, plan: StepPlan) -> StepPlan:
         """The plan with `PENDING` tokens as `triton_layers.embed` takes them."""

@@ -63,10 +63,10 @@ class StepInputs:
         # What to add to a token's row to have its position.
         shifts = flat.starts - flat.rows[:-1]
         return cls(
-            token_ids=_move(_padded(flat.token_ids), device),
-            positions=_move(_padded(flat.positions), device),
+            token_ids=_move(padded_array(flat.token_ids), device),
+            positions=_move(padded_array(flat.positions), device),
             slots=_move(flat.slots(tables, block_size), device),
-            logit_rows=_move(_padded(flat.logit_rows), device),
+            logit_rows=_move(padded_array(flat.logit_rows), device),
             attention=tuple(
                 AttentionBatch(
                     rows=_move((tile_positions - shifts[indices, None]).reshape(-1), device),
@@ -83,7 +83,8 @@ def _move(array: NDArray[np.int64], device: torch.device) -> Tensor:
     return upload(torch.from_numpy(array), device)
 
 
-def _padded(array: NDArray[np.int64]) -> NDArray[np.int64]:
+def padded_array(array: NDArray[np.int64]) -> NDArray[np.int64]:
+    """With zeros behind it, as long as what the decoder takes."""
     return np.pad(array, (0, padded_rows(len(array)) - len(array)))
 
 

@@ -44,6 +44,8 @@ class NativeRunner:
         self.buffers = StepBuffers(config, kernels, 2 if is_bfloat16 else FLOAT32_BYTES)
         self._block_size = pool.layout.block_size
         self._pool = pool
+        # The last step, whose activations stay where they are, and what it refers to.
+        self._computed: tuple[structs.Step, NativeInputs] | None = None
 
     def logits(self, plan: StepPlan, on_layer: LayerHook | None) -> Tensor:
         inputs = self.inputs.build(plan)
@@ -59,9 +61,16 @@ class NativeRunner:
                 on_layer(layer)
             call.tandem_attention(kind, model, step_at, layer)
             call.tandem_after_attention(kind, model, step_at, layer)
-        rows = inputs.flat.logit_rows
+        self._computed = step, inputs
+        return self.logits_of(inputs.flat.logit_rows)
+
+    def logits_of(self, rows: NDArray[np.int64]) -> Tensor:
+        assert self._computed is not None, "no step was computed"
+        model, step = byref(self.model.struct), byref(self._computed[0])
         logits = self.buffers.logits(len(rows))
-        call.tandem_logits(kind, model, step_at, rows.ctypes.data, len(rows), logits.data_ptr())
+        self._functions.tandem_logits(
+            self.is_bfloat16, model, step, rows.ctypes.data, len(rows), logits.data_ptr()
+        )
         return logits
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from tandem.core.errors import InvalidRequest, Mismatch
-from tandem.core.plan import PENDING, SequenceSlice, StepPlan
+from tandem.core.plan import PENDING, PromptScore, SequenceSlice, StepPlan
 
 
 class PlanCheck:
@@ -38,6 +38,8 @@ class PlanCheck:
         is_pending = each.token_ids == (PENDING,) and each.sequence_id in pending
         if not is_pending and not _within(each.token_ids, self._vocab_size):
             raise InvalidRequest(f"{_name(each)}: token ids must be in [0, {self._vocab_size})")
+        if each.score:
+            self._check_score(each, each.score)
         end, most, num_blocks = each.end, self._max_model_len, len(each.block_table)
         if not 0 <= each.start < end <= most:
             raise Mismatch(f"{_name(each)}: must lie in [0, {most}) and not be empty")
@@ -47,6 +49,12 @@ class PlanCheck:
             each.block_table[num_checked:], self._num_blocks
         ):
             raise Mismatch(f"{_name(each)}: blocks must be in [0, {self._num_blocks})")
+
+    def _check_score(self, each: SequenceSlice, score: PromptScore) -> None:
+        if not 0 < len(score.targets) <= len(each.token_ids):
+            raise Mismatch(f"{_name(each)}: has scores of {len(score.targets)} tokens")
+        if not _within(score.targets, self._vocab_size):
+            raise InvalidRequest(f"{_name(each)}: token ids must be in [0, {self._vocab_size})")
 
 
 def _within(values: Sequence[int], bound: int) -> bool:

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Protocol, runtime_checkable
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tandem.artifacts.config import ModelConfig
 from tandem.core.plan import StepPlan
 from tandem.engine.protocols import LayerHook
 from tandem.engine.torch.attention import PagedAttention
-from tandem.engine.torch.inputs import StepInputs
+from tandem.engine.torch.inputs import StepInputs, padded_array
 from tandem.engine.torch.kv_pool import TorchKVPool
+from tandem.engine.torch.uploads import upload
 from tandem.models.decoder import Decoder
 
 
@@ -25,6 +28,12 @@ class Runner(Protocol):
         the plan's order, valid until the next call: in float32, or on a GPU in what the model is
         computed in. `on_layer` is called with each layer, in order, once all is launched that
         stores the KV of it."""
+        ...
+
+    def logits_of(self, rows: NDArray[np.int64]) -> Tensor:
+        """Likewise of any rows of the step that was just computed, in which somebody asks for
+        scores: its tokens, counted from the first slice's first. At most `token_logprobs.MAX_ROWS`
+        of them."""
         ...
 
 
@@ -53,6 +62,7 @@ class TorchRunner:
         self._decoder = decoder
         self._pool = pool
         self._device = device
+        self._hidden: Tensor | None = None
 
     def logits(self, plan: StepPlan, on_layer: LayerHook | None) -> Tensor:
         inputs = StepInputs.build(plan, self._pool.layout.block_size, self._device)
@@ -60,5 +70,11 @@ class TorchRunner:
             self._pool, inputs, self._config.num_heads, self._config.windows, on_layer
         )
         hidden = self._decoder.hidden(inputs.token_ids, inputs.positions, attention)
+        self._hidden = hidden if plan.has_scores else None
         logits = self._decoder.logits(hidden[inputs.logit_rows])
         return logits[: sum(each.sample is not None for each in plan.slices)]
+
+    def logits_of(self, rows: NDArray[np.int64]) -> Tensor:
+        assert self._hidden is not None, "nobody asks for scores"
+        padded = upload(torch.from_numpy(padded_array(rows)), self._device)
+        return self._decoder.logits(self._hidden[padded])[: len(rows)]

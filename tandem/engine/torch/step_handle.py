@@ -12,7 +12,7 @@ from tandem.engine.sampled_token import SampledToken, step_result
 from tandem.engine.torch.host_copy import HostCopy
 from tandem.engine.torch.sample_row import NO_TOKEN
 from tandem.engine.torch.stored_layers import StoredLayers
-from tandem.engine.torch.token_logprobs import StepLogprobs
+from tandem.engine.torch.token_logprobs import NO_SCORES, StepLogprobs, StepScores
 
 NOT_FINITE = "the model's output for this token is not finite: no token can be sampled from it"
 
@@ -31,6 +31,7 @@ class TorchStepHandle:
     logprobs: StepLogprobs
     failures: Sequence[TandemError | None]
     layers: StoredLayers | None = None
+    scores: StepScores = NO_SCORES
 
     def result(self) -> StepResult:
         if self.layers is not None:
@@ -39,13 +40,14 @@ class TorchStepHandle:
         if self._are_tokens_alone(token_ids):
             return StepResult(tuple(token_ids))
         rows = zip(token_ids, self.logprobs.report(), self.failures, strict=True)
-        return step_result(self.plan, (_sampled(*row) for row in rows))
+        return step_result(self.plan, (_sampled(*row) for row in rows), self.scores.report())
 
     def _are_tokens_alone(self, token_ids: Sequence[int]) -> bool:
         """Whether every slice has a token and nothing else, as most steps of single tokens do."""
         is_each_asked = len(token_ids) == len(self.plan.slices)
         is_each_there = NO_TOKEN not in token_ids and not any(self.failures)
-        return is_each_asked and is_each_there and not self.logprobs.columns
+        is_more_asked = self.logprobs.columns or self.scores.columns
+        return is_each_asked and is_each_there and not is_more_asked
 
 
 def _sampled(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -16,8 +17,8 @@ from tandem.artifacts.grammars import GrammarCompiler
 from tandem.artifacts.resolve import resolve
 from tandem.core.errors import InvalidRequest
 from tandem.core.grammar import Grammar, GrammarKind
-from tandem.core.logprobs import TokenLogprobs
-from tandem.core.plan import SampleSpec, SequenceSlice, StepPlan
+from tandem.core.logprobs import LogprobColumns, TokenLogprobs
+from tandem.core.plan import PromptScore, SampleSpec, SequenceSlice, StepPlan
 from tandem.core.sampling_params import SamplingParams
 from tandem.engine.allowed_tokens import Allowed
 from tandem.engine.fake.candidates import candidates, token_logprobs
@@ -143,6 +144,17 @@ def test_logprobs_are_uniform_over_the_outputs(engine: FakeEngine) -> None:
     assert result.logprobs == (TokenLogprobs.of(each, (32, 33), (each, each)), None, None)
     assert token_logprobs(OUTPUTS, EOS, 0) == TokenLogprobs.of(-9999.0)
     assert len(token_logprobs(OUTPUTS, 40, 20).top_ids) == 20
+
+
+def test_tokens_that_are_there_are_as_likely_as_sampled_ones(engine: FakeEngine) -> None:
+    each = -math.log(95)
+    rows = [
+        SequenceSlice(0, (1, 40), 0, (0,), SampleSpec(PLAIN), score=PromptScore((40, 200), 1)),
+        SequenceSlice(1, (1, 40), 0, (1,), SampleSpec(PLAIN)),
+    ]
+    result = engine.launch(StepPlan(0, tuple(rows), num_prefill_tokens=4)).result()
+    top = array("I", [32, 32]), array("f", [each, each])
+    assert result.scores == (LogprobColumns(array("f", [each, -9999.0]), *top), None)
 
 
 def test_a_failure_is_its_sequences_own(make_engine, engine: FakeEngine) -> None:

@@ -130,6 +130,27 @@ def test_logits_and_kv_are_those_of_the_other_runners(path: Path, way: str) -> N
 
 
 @pytest.mark.usefixtures("interpreted")
+def test_scores_are_those_of_the_other_runners(path: Path) -> None:
+    """Also of a chunk of one token, as steps have that are replayed."""
+    draw = random.Random(0)
+    prompts = [[draw.randrange(300) for _ in range(length)] for length in (40, 5)]
+    computed = []
+    for driver in (Driver(path, seed=1), on_gpu(Driver(path, seed=2), path)):
+        long, short = (driver.row(prompt) for prompt in prompts)
+        for work in ([(long, 16), (short, 5)], [(long, 1)], [(long, 23)]):
+            driver.step(work, num_top=4)
+        computed.append((long, short))
+    for expected, row in zip(*computed, strict=True):
+        assert row.scores.keys() == expected.scores.keys() == set(range(1, len(row.tokens)))
+        for position, scored in row.scores.items():
+            known = expected.scores[position]
+            assert scored.logprob == pytest.approx(known.logprob, abs=1e-3)
+            assert scored.top_logprobs.tolist() == pytest.approx(
+                known.top_logprobs.tolist(), abs=1e-3
+            )
+
+
+@pytest.mark.usefixtures("interpreted")
 def test_steps_that_are_launched_ahead_take_the_tokens_of_the_step_before(path: Path) -> None:
     assert_runs_ahead(on_gpu(Driver(path), path))
 

@@ -19,7 +19,8 @@ from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 from tandem.artifacts.model_folder import ModelFolder
 from tandem.core.device import CpuDevice, CudaDevice
 from tandem.core.kv import Plane
-from tandem.core.plan import PENDING, SampleSpec, SequenceSlice, StepPlan
+from tandem.core.logprobs import LogprobColumns, TokenLogprobs
+from tandem.core.plan import PENDING, PromptScore, SampleSpec, SequenceSlice, StepPlan
 from tandem.core.quantization import Quantization
 from tandem.core.sampling_params import SamplingParams
 from tandem.engine.torch.engine import TorchEngine
@@ -77,12 +78,14 @@ def kernels_in_use(name: str) -> Iterator[None]:
 
 @dataclass
 class Row:
-    """One sequence: its tokens, how many of them are in the pool, the logits after positions."""
+    """One sequence: its tokens, how many of them are in the pool, the logits after positions, and
+    of tokens that were there already the scores."""
 
     tokens: list[int]
     block_table: list[int]
     num_computed: int = 0
     logits: dict[int, torch.Tensor] = field(default_factory=dict)
+    scores: dict[int, TokenLogprobs] = field(default_factory=dict)
     sequence_id: int = field(default_factory=itertools.count(1).__next__)
 
 
@@ -129,16 +132,21 @@ class Driver:
     def release(self, row: Row) -> None:
         self._free.extend(row.block_table)
 
-    def step(self, work: Iterable[tuple[Row, int]]) -> list[int | None]:
-        """Compute the next `count` tokens of each row; sample, and record the logits, of all."""
+    def step(self, work: Iterable[tuple[Row, int]], num_top: int | None = None) -> list[int | None]:
+        """Compute the next `count` tokens of each row; sample, and record the logits, of all. With
+        `num_top` ask for scores, with so many of the likeliest tokens or up to three fewer."""
         work = list(work)
-        slices = tuple(self._slice(row, count) for row, count in work)
-        plan = StepPlan(self._steps, slices)
+        slices = tuple(self._slice(row, count, num_top) for row, count in work)
+        num_tokens = sum(count for _, count in work)
+        plan = StepPlan(self._steps, slices, num_prefill_tokens=num_tokens)
         self._steps += 1
         result = self.engine.launch(plan).result()
-        for (row, count), logits in zip(work, self._logits, strict=True):
+        for index, ((row, count), logits) in enumerate(zip(work, self._logits, strict=True)):
+            scores = result.scores_of(index) or LogprobColumns()
+            for place in range(len(scores)):
+                row.scores[row.num_computed + 1 + place] = scores[place]
             row.num_computed += count
-            row.logits[row.num_computed - 1] = logits.clone()
+            row.logits[row.num_computed - 1] = logits
         return list(result.tokens)
 
     def generate(self, prompt: Sequence[int], count: int, chunk: int) -> list[int]:
@@ -173,14 +181,18 @@ class Driver:
             for plane in Plane
         ]
 
-    def _slice(self, row: Row, count: int) -> SequenceSlice:
+    def _slice(self, row: Row, count: int, num_top: int | None) -> SequenceSlice:
         start, end = row.num_computed, row.num_computed + count
         table = row.block_table[: self.engine.pool.layout.blocks_for(end)]
-        return SequenceSlice(row.sequence_id, row.tokens[start:end], start, table, GREEDY)
+        each = SequenceSlice(row.sequence_id, row.tokens[start:end], start, table, GREEDY)
+        targets = row.tokens[start + 1 : end + 1]
+        if num_top is None or not targets:
+            return each
+        return each._replace(score=PromptScore(targets, max(0, num_top - len(row.tokens) % 4)))
 
     def _observe(self, plan: StepPlan, logits: torch.Tensor) -> None:
         assert len(logits) == len(plan.slices)
-        self._logits = logits
+        self._logits = logits.clone()
 
 
 def take_steps(driver: Driver, rows: list[Row]) -> None:
