@@ -5,16 +5,26 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence as Tokens
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from tandem.core.blocks import SequenceBlocks
 from tandem.core.kv import KVLayout
-from tandem.core.logprobs import TokenLogprobs
-from tandem.core.plan import PENDING, SampleSpec, SequenceSlice
+from tandem.core.logprobs import LogprobColumns, TokenLogprobs
+from tandem.core.plan import PENDING, PromptScore, SampleSpec, SequenceSlice
 from tandem.core.prefix import PrefixChain
 from tandem.core.prompt_progress import PromptProgress
 from tandem.core.reports import Reserved, SequenceSnapshot
 from tandem.core.sequence import Sequence
 from tandem.transfer.reservation import Reservation
+
+
+class ToldToken(NamedTuple):
+    """A token's log-probabilities, its prompt's with the first one's, and the report that tells
+    them."""
+
+    report_number: int
+    logprobs: TokenLogprobs | None
+    scores: LogprobColumns | None
 
 
 @dataclass(slots=True)
@@ -24,8 +34,9 @@ class HeldSequence:
     once it is admitted, that KV is complete (`armed`), and the engine is prepared for it. Once it
     has `ended`, its record is all that may be left. `progress` is that of its context, if it is
     computed here; `prefix` names its blocks.
-    `unacknowledged` are the newest tokens' log-probabilities, if they are asked for, with the
-    reports that tell them: those that the controller may not have."""
+    `scores` are its prompt's log-probabilities, if they are asked for, as far as it is computed
+    here; they are told with the first token. `unacknowledged` are its newest tokens, if
+    log-probabilities are asked for: those that the controller may not have."""
 
     sequence: Sequence
     context_token_ids: Tokens[int]
@@ -40,25 +51,38 @@ class HeldSequence:
     ended: bool = False
     progress: PromptProgress = field(default_factory=PromptProgress)
     num_steps_under_way: int = 0
-    unacknowledged: deque[tuple[int, TokenLogprobs | None]] = field(default_factory=deque)
+    scores: LogprobColumns | None = None
+    unacknowledged: deque[ToldToken] = field(default_factory=deque)
 
     @property
     def has_logprobs(self) -> bool:
-        return self.sequence.params.logprobs is not None
+        params = self.sequence.params
+        return params.logprobs is not None or params.prompt_logprobs is not None
 
     def reported(self, report_number: int, logprobs: TokenLogprobs | None) -> None:
-        """Its newest token goes into this report."""
+        """Its newest token goes into this report, and what there is of its prompt with it."""
         if self.has_logprobs:
-            self.unacknowledged.append((report_number, logprobs))
+            self.unacknowledged.append(ToldToken(report_number, logprobs, self.scores))
+            self.scores = None
 
     def acknowledge(self, report_number: int) -> None:
-        while self.unacknowledged and self.unacknowledged[0][0] <= report_number:
+        while self.unacknowledged and self.unacknowledged[0].report_number <= report_number:
             self.unacknowledged.popleft()
 
-    def computed(self, end: int, start_ns: int) -> None:
-        """A step that began at `start_ns` has computed its context up to the token `end`."""
+    def compute_here(self) -> None:
+        """Its KV does not come from elsewhere."""
+        self.progress.num_computed = self.grant.num_cached_tokens
+        if self.sequence.params.prompt_logprobs is not None:
+            self.scores = LogprobColumns()
+
+    def computed(self, end: int, start_ns: int, scores: LogprobColumns | None) -> bool:
+        """A step that began at `start_ns` has computed its context up to the token `end`; whether
+        that is all of it."""
         self.progress.stepped(end, start_ns)
         self.armed = end == self.num_context_tokens
+        if self.scores is not None and scores is not None:
+            self.scores.extend(scores)
+        return self.armed
 
     def snapshot(self, num_open_reports: int) -> SequenceSnapshot:
         """With the tokens that so many reports may have told, the newest: none tells more than one
@@ -74,13 +98,21 @@ class HeldSequence:
             position=self.sequence.length - len(token_ids),
             token_ids=tuple(token_ids),
             finish_reason=self.sequence.finish_reason,
-            logprobs=tuple(logprobs for _, logprobs in self.unacknowledged),
+            logprobs=tuple(each.logprobs for each in self.unacknowledged),
+            prompt_logprobs=self._told_scores,
         )
+
+    @property
+    def _told_scores(self) -> LogprobColumns | None:
+        """Those that the controller may not have: the first token's report has them."""
+        return self.unacknowledged[0].scores if self.unacknowledged else None
 
     @property
     def num_logprobs(self) -> int:
         """Log-probabilities that its snapshot has, those of the likeliest tokens counted in."""
-        return len(self.unacknowledged) * (1 + (self.sequence.params.logprobs or 0))
+        num_own = len(self.unacknowledged) * (1 + (self.sequence.params.logprobs or 0))
+        scores = self._told_scores
+        return num_own + scores.num_in_all if scores else num_own
 
     @property
     def num_stepped_tokens(self) -> int:
@@ -127,4 +159,13 @@ class HeldSequence:
             block_table=self.blocks.table(layout.blocks_for(end)),
             sample=self.sample if end == self.num_context_tokens else None,
             table_id=self.blocks.table_id,
+            score=self._score(end),
         )
+
+    def _score(self, end: int) -> PromptScore | None:
+        """What is asked of the tokens behind a chunk's."""
+        num_top = self.sequence.params.prompt_logprobs
+        if num_top is None:
+            return None
+        targets = self.context_token_ids[self.progress.num_computed + 1 : end + 1]
+        return PromptScore(targets, num_top) if targets else None

@@ -32,8 +32,9 @@ def hold(
     epoch: int,
     num_to_spare: int,
 ) -> HeldSequence:
-    """Set blocks aside, the leading ones shared if they are cached. `prefix` is that of the
-    command. Raises `ResourceExhausted` if not `num_to_spare` others stay free."""
+    """Set blocks aside, the leading ones shared if they are cached and the log-probabilities of the
+    prompt are not asked for. `prefix` is that of the command. Raises `ResourceExhausted` if not
+    `num_to_spare` others stay free."""
     sequence = Sequence(
         command.sequence_id,
         command.key,
@@ -46,7 +47,8 @@ def hold(
     blocks = SequenceBlocks(allocator)
     num_blocks = layout.blocks_for(len(context) + command.headroom_tokens)
     # Not the last token: if it is computed here, the first generated comes of it.
-    blocks.start(prefix, len(context) - 1, num_blocks, num_to_spare)
+    num_sharable = len(context) - 1 if command.params.prompt_logprobs is None else 0
+    blocks.start(prefix, num_sharable, num_blocks, num_to_spare)
     num_cached_tokens = blocks.num_shared * layout.block_size
     transfer_id = secrets.token_bytes(TRANSFER_ID_BYTES)
     grant = Reserved(command.sequence_id, transfer_id, epoch, num_cached_tokens)

@@ -161,7 +161,7 @@ class StandingPlan:
             # No frame may come from now on: the engine writes these blocks.
             held.reservation.close()
             del self._reservations[held.reservation.transfer_id]
-            held.progress.num_computed = held.grant.num_cached_tokens
+            held.compute_here()
             self._prompts[command.sequence_id] = held
         self._go_on(held)
 
@@ -263,7 +263,9 @@ class StandingPlan:
             if error := result.failure_of(index):
                 self._fail(held, error)
                 continue
-            if not held.armed and self._computed(held, each.end, start_ns):
+            if not held.armed and held.computed(each.end, start_ns, result.scores_of(index)):
+                del self._prompts[held.sequence.sequence_id]
+                self._running[held.sequence.sequence_id] = held
                 computed.append(held)
             if token_id is not None:
                 held.sequence.append(token_id, self._end_rule)
@@ -313,15 +315,6 @@ class StandingPlan:
             budget -= end - held.progress.num_computed
             chunks.append((held, end))
         return chunks
-
-    def _computed(self, held: HeldSequence, end: int, start_ns: int) -> bool:
-        """The KV of a sequence that is computed here is complete up to `end`; whether that is all
-        of it."""
-        held.computed(end, start_ns)
-        if held.armed:
-            del self._prompts[held.sequence.sequence_id]
-            self._running[held.sequence.sequence_id] = held
-        return held.armed
 
     def _preempt(self, held: HeldSequence) -> None:
         """Take a running sequence's blocks. It is parked, or else it begins anew where there is

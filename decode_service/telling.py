@@ -7,10 +7,8 @@ from collections.abc import Iterable, Sequence
 from decode_service.held_sequence import HeldSequence
 from tandem.core.logprobs import TokenLogprobs
 from tandem.core.plan import StepPlan
-from tandem.core.reports import DecodeSnapshot, SequenceSnapshot, StepDone
-
-MAX_SNAPSHOT_LOGPROBS = 2**20
-"""Half of what a message may hold, at 8 bytes each."""
+from tandem.core.reports import ComputedPrompt, DecodeSnapshot, SequenceSnapshot, StepDone
+from tandem.worker.report_log import MAX_SNAPSHOT_LOGPROBS
 
 
 def step_done(
@@ -34,7 +32,8 @@ def step_done(
         finish_reasons=tuple(each.finish_reason for each in sequences),
         logprobs=tuple(logprobs) if any(logprobs) else (),
         computed=tuple(
-            (held.sequence.sequence_id, held.progress.times(end_ns)) for held in computed
+            ComputedPrompt(held.sequence.sequence_id, held.progress.times(end_ns), held.scores)
+            for held in computed
         ),
     )
 

@@ -183,9 +183,9 @@ class WorkerReports:
 
     def _step_done(self, worker: DecodeView, step: StepDone) -> None:
         self._shares.stepped(worker, step.sequence_ids)
-        for sequence_id, times in step.computed:
-            if generation := worker.generations.get(sequence_id):
-                self._computed(worker, generation, times, Stage.DECODE)
+        for each in step.computed:
+            if generation := worker.generations.get(each.sequence_id):
+                self._computed(worker, generation, each.times, Stage.DECODE)
         tokens = map(Token, step.positions, step.token_ids, step.logprobs or repeat(None))
         rows = zip(step.sequence_ids, tokens, step.finish_reasons, strict=True)
         for sequence_id, token, reason in rows:

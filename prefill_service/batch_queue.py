@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Protocol
 
@@ -33,7 +34,7 @@ from tandem.core.sequence import EndRule
 from tandem.engine.protocols import LayerHook
 from tandem.worker.hashed_prefixes import HashedPrefixes
 from tandem.worker.preparation import Preparation, Preparations
-from tandem.worker.report_log import ReportLog
+from tandem.worker.report_log import MAX_SNAPSHOT_LOGPROBS, ReportLog
 
 
 class Transfers(Protocol):
@@ -73,8 +74,9 @@ class BatchQueue:
     batch of which nothing else is left is done as far as the controller is concerned, which may
     send another.
 
-    With `prefix_caching` it begins with what is cached of its first chunk, and its own full blocks
-    are published when its first token is sampled: then all of them have given numbers.
+    With `prefix_caching` it begins with what is cached of its first chunk, unless its prompt's
+    log-probabilities are asked for, and its own full blocks are published when its first token is
+    sampled: then all of them have given numbers.
     """
 
     def __init__(
@@ -97,6 +99,8 @@ class BatchQueue:
         self._hashed = HashedPrefixes()
         self._in_flight: dict[int, tuple[OpenBatch, list[PrefillingSequence]]] = {}
         self.reports = ReportLog[PrefillReport]()
+        # Sequences whose scores the controller may not have, by the report that tells them.
+        self._scored: deque[tuple[int, PrefillingSequence]] = deque()
         self._num_steps = 0
 
     @property
@@ -154,6 +158,7 @@ class BatchQueue:
         for sequence_id in list(self._sequences):
             self._remove(sequence_id)
         self._hashed.clear()
+        self._scored.clear()
         self.reports.clear()
 
     # Preparing
@@ -222,6 +227,8 @@ class BatchQueue:
             if sequence.ended:
                 continue
             sequence.progress.stepped(each.end, start_ns)
+            if sequence.scores is not None and (scores := result.scores_of(index)):
+                sequence.scores.extend(scores)
             token_id = result.tokens[index]
             if error := result.failure_of(index):
                 self._fail(sequence, error)
@@ -251,14 +258,24 @@ class BatchQueue:
     # What the controller is told
 
     def acknowledge(self, report_number: int) -> None:
-        """A sequence has three reports at the most: they are kept until its `Remove`."""
+        """A sequence has three reports at the most: they are kept until its `Remove`, but for its
+        scores, which may be large."""
         self.reports.acknowledged = report_number
+        while self._scored and self._scored[0][0] <= report_number:
+            self._scored.popleft()[1].scores_are_known()
 
     def snapshot(self) -> PrefillSnapshot:
-        sequences = self._sequences.values()
+        """Without those whose scores would make it too large, where much is not acknowledged: the
+        controller takes what it misses for failed."""
+        sequences: list[PrefillingSequence] = []
+        room = MAX_SNAPSHOT_LOGPROBS
+        for sequence in self._sequences.values():
+            if (num_logprobs := sequence.num_told_logprobs) <= room:
+                room -= num_logprobs
+                sequences.append(sequence)
         batches = (*(batch for batch, _ in self._in_flight.values()), *self._batches.values())
         return PrefillSnapshot(
-            sequence_ids=tuple(self._sequences),
+            sequence_ids=tuple(each.sequence_id for each in sequences),
             batch_ids=tuple(each.batch_id for each in batches if not each.is_done),
             reports=tuple(report for sequence in sequences for report in sequence.reports),
         )
@@ -293,7 +310,7 @@ class BatchQueue:
             return True
         num_tokens = sequence.spec.num_tokens
         # The last token is always computed: the next one comes of it.
-        end = min(chunk.end, num_tokens - 1)
+        end = 0 if sequence.is_scored else min(chunk.end, num_tokens - 1)
         try:
             sequence.blocks.start(sequence.prefix, end, self._layout.blocks_for(num_tokens))
         except ResourceExhausted:
@@ -337,6 +354,7 @@ class BatchQueue:
             block_table=sequence.blocks.table(self._layout.blocks_for(chunk.end)),
             sample=sequence.sample_spec() if chunk.last else None,
             table_id=sequence.blocks.table_id,
+            score=sequence.score(chunk),
         )
 
     def _land(self, plan: StepPlan) -> list[PrefillingSequence]:
@@ -359,7 +377,7 @@ class BatchQueue:
         reason = self._end_rule.finish_reason(
             spec.params, token_id, spec.num_generated_tokens + 1, spec.num_tokens + 1
         )
-        self._tell(
+        number = self._tell(
             sequence,
             FirstToken(
                 sequence.sequence_id,
@@ -369,8 +387,11 @@ class BatchQueue:
                 logprobs,
                 sequence.num_cached_tokens,
                 sequence.progress.times(now_ns),
+                sequence.scores,
             ),
         )
+        if sequence.is_scored:
+            self._scored.append((number, sequence))
         if reason is not None:
             self._end(sequence)
         elif sequence.spec.destination is None:
@@ -378,9 +399,10 @@ class BatchQueue:
         else:
             self._transfers.finish(sequence.sequence_id, token_id, logprobs, now_ns)
 
-    def _tell(self, sequence: PrefillingSequence, report: PrefillReport) -> None:
+    def _tell(self, sequence: PrefillingSequence, report: PrefillReport) -> int:
+        """The report's number."""
         sequence.reports.append(report)
-        self.reports.append(report)
+        return self.reports.append(report)
 
     def _fail(self, sequence: PrefillingSequence, error: TandemError) -> None:
         if not sequence.ended:

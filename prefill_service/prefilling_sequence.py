@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from array import array
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tandem.core.blocks import SequenceBlocks
 from tandem.core.commands import PrefillChunk, PrefillSequence
-from tandem.core.plan import SampleSpec
+from tandem.core.logprobs import LogprobColumns
+from tandem.core.plan import PromptScore, SampleSpec
 from tandem.core.prefix import PrefixChain
 from tandem.core.prompt_progress import PromptProgress
-from tandem.core.reports import PrefillReport
+from tandem.core.reports import FirstToken, PrefillReport
 from tandem.core.token_ids import joined, token_array
 
 
@@ -18,7 +19,9 @@ from tandem.core.token_ids import joined, token_array
 class PrefillingSequence:
     """A sequence's record. `token_ids` are those to compute, chunk by chunk, and `prefix` names
     their blocks; of those that are there, as `progress` says, `num_cached_tokens` were found.
-    `reports` is what was said of it so far."""
+    `scores` are its prompt's log-probabilities, if they are asked for: as far as it is computed,
+    and then as long as the controller may not have them. `reports` is what was said of it so
+    far."""
 
     sequence_id: int
     spec: PrefillSequence
@@ -29,10 +32,43 @@ class PrefillingSequence:
     num_cached_tokens: int = 0
     progress: PromptProgress = field(default_factory=PromptProgress)
     reports: list[PrefillReport] = field(default_factory=list)
+    scores: LogprobColumns | None = None
     ended: bool = False
 
     def __post_init__(self) -> None:
+        if self.is_scored:
+            self.scores = LogprobColumns()
         self.prefix = PrefixChain(self.token_ids, self.block_size, self.spec.prefix_salt)
+
+    @property
+    def is_scored(self) -> bool:
+        """Whether its prompt's log-probabilities are asked for."""
+        return self.spec.params.prompt_logprobs is not None
+
+    def score(self, chunk: PrefillChunk) -> PromptScore | None:
+        """What is asked of the tokens behind a chunk's."""
+        num_top = self.spec.params.prompt_logprobs
+        if num_top is None:
+            return None
+        targets = chunk.following_ids
+        return PromptScore(targets, num_top) if targets else None
+
+    @property
+    def num_told_logprobs(self) -> int:
+        """Those of its scores that its reports have, of the likeliest tokens as well."""
+        return sum(
+            each.prompt_logprobs.num_in_all
+            for each in self.reports
+            if isinstance(each, FirstToken) and each.prompt_logprobs
+        )
+
+    def scores_are_known(self) -> None:
+        """The controller has them: they need not be said again."""
+        self.scores = None
+        self.reports = [
+            replace(each, prompt_logprobs=None) if isinstance(each, FirstToken) else each
+            for each in self.reports
+        ]
 
     def sample_spec(self) -> SampleSpec:
         """How to sample the token behind the last chunk."""

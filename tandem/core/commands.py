@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from tandem.core.plan import StepRule
 from tandem.core.sampling_params import SamplingParams
 from tandem.core.sequence import SequenceKey
+from tandem.core.token_ids import joined
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,24 +108,33 @@ class PrefillSequence:
 @dataclass(frozen=True, slots=True)
 class PrefillChunk:
     """Consecutive tokens of a sequence. `sequence` comes with the first chunk. `last`: its tokens
-    end here; all other chunks end on a block boundary."""
+    end here; all other chunks end on a block boundary. If the prompt's log-probabilities are asked
+    for, `next_token_id` is the token behind a chunk that is not the last."""
 
     sequence_id: int
     start: int
     token_ids: Sequence[int]
     last: bool
     sequence: PrefillSequence | None = None
+    next_token_id: int | None = None
 
     @property
     def end(self) -> int:
         """One past its last position."""
         return self.start + len(self.token_ids)
 
+    @property
+    def following_ids(self) -> Sequence[int]:
+        """The token behind each of its own, as far as it is known."""
+        behind = () if self.next_token_id is None else (self.next_token_id,)
+        return joined(self.token_ids[1:], behind)
+
     def up_to(self, num_tokens: int) -> PrefillChunk:
         """Its first tokens."""
         if num_tokens == len(self.token_ids):
             return self
-        return replace(self, token_ids=self.token_ids[:num_tokens], last=False)
+        token_ids, next_token_id = self.token_ids[:num_tokens], self.token_ids[num_tokens]
+        return replace(self, token_ids=token_ids, last=False, next_token_id=next_token_id)
 
     def without(self, num_tokens: int) -> PrefillChunk:
         """All but its first tokens."""

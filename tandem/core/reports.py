@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import NamedTuple
 
-from tandem.core.logprobs import TokenLogprobs
+from tandem.core.logprobs import LogprobColumns, TokenLogprobs
 from tandem.core.sequence import FinishReason
 
 
@@ -42,12 +43,21 @@ class PromptTimes:
     num_steps: int
 
 
+class ComputedPrompt(NamedTuple):
+    """Decode: a prompt that was computed there, and when; and its tokens' log-probabilities, but
+    for the first one's, if they are asked for."""
+
+    sequence_id: int
+    times: PromptTimes
+    logprobs: LogprobColumns | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class StepDone:
     """Decode: one step, in columns. `logprobs` is empty if no sequence asks for any. The tokens
     of a prompt that is computed here show in the worker's spans; its first generated token stands
-    in the columns like any other. `computed` are the sequences whose prompt was computed here, the
-    last of it in this step."""
+    in the columns like any other. `computed` are the prompts that were computed here, the last of
+    them in this step."""
 
     step: int
     start_ns: int
@@ -57,7 +67,7 @@ class StepDone:
     token_ids: tuple[int, ...]
     finish_reasons: tuple[FinishReason | None, ...]
     logprobs: tuple[TokenLogprobs | None, ...] = ()
-    computed: tuple[tuple[int, PromptTimes], ...] = ()
+    computed: tuple[ComputedPrompt, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +99,8 @@ class BatchDone:
 @dataclass(frozen=True, slots=True)
 class FirstToken:
     """Prefill: the token that follows the computed ones, of which `num_cached_tokens` were found in
-    the cache; `prompt_times` says when the others were computed."""
+    the cache; `prompt_times` says when the others were computed. `prompt_logprobs` as in
+    `ComputedPrompt`."""
 
     sequence_id: int
     position: int
@@ -98,6 +109,7 @@ class FirstToken:
     logprobs: TokenLogprobs | None = None
     num_cached_tokens: int = 0
     prompt_times: PromptTimes | None = None
+    prompt_logprobs: LogprobColumns | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +123,8 @@ class TransferDone:
 @dataclass(frozen=True, slots=True)
 class SequenceSnapshot:
     """Decode: one sequence, and its tokens from `position` on, those that the controller may not
-    have. `logprobs` is empty, or one for each token."""
+    have. `logprobs` is empty, or one for each token; `prompt_logprobs` go with the first of all, as
+    in `ComputedPrompt`."""
 
     sequence_id: int
     reserved: Reserved
@@ -119,6 +132,7 @@ class SequenceSnapshot:
     token_ids: tuple[int, ...]
     finish_reason: FinishReason | None
     logprobs: tuple[TokenLogprobs | None, ...] = ()
+    prompt_logprobs: LogprobColumns | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,8 @@ class SamplingParams:
     generated no token is sampled that would end the sequence.
 
     With `logprobs` each token is reported with its log-probability and those of so many likeliest
-    tokens: of the model's own distribution, before any of these parameters.
+    tokens: of the model's own distribution, before any of these parameters. With `prompt_logprobs`
+    so is each token of the prompt but the first: once, with the first generated one.
     """
 
     max_tokens: int
@@ -44,6 +45,7 @@ class SamplingParams:
     stop_token_ids: frozenset[int] = frozenset()
     ignore_eos: bool = False
     logprobs: int | None = None
+    prompt_logprobs: int | None = None
     grammar: Grammar | None = None
 
     def looks_at_own_tokens(self, num_generated: int) -> bool:
@@ -74,11 +76,13 @@ class SamplingParams:
         _require(
             0 <= self.min_tokens <= self.max_tokens, "min_tokens", "must be in [0, max_tokens]"
         )
-        _require(
-            self.logprobs is None or 0 <= self.logprobs <= MAX_LOGPROBS,
-            "logprobs",
-            f"must be in [0, {MAX_LOGPROBS}]",
-        )
+        for name in ("logprobs", "prompt_logprobs"):
+            num_top = getattr(self, name)
+            _require(
+                num_top is None or 0 <= num_top <= MAX_LOGPROBS,
+                name,
+                f"must be in [0, {MAX_LOGPROBS}]",
+            )
 
     def _validate_lists(self) -> None:
         _require(

@@ -374,6 +374,7 @@ class SequenceSnapshot(_message.Message):
     TOKEN_IDS_FIELD_NUMBER: _builtins.int
     FINISH_REASON_FIELD_NUMBER: _builtins.int
     LOGPROBS_FIELD_NUMBER: _builtins.int
+    PROMPT_LOGPROBS_FIELD_NUMBER: _builtins.int
     sequence_id: _builtins.int
     """The sequence."""
     position: _builtins.int
@@ -392,6 +393,10 @@ class SequenceSnapshot(_message.Message):
     def logprobs(self) -> _containers.RepeatedCompositeFieldContainer[_sampling_pb2.TokenLogprobs]:
         """One for each token; empty if they were not asked for."""
 
+    @_builtins.property
+    def prompt_logprobs(self) -> _sampling_pb2.PromptLogprobs:
+        """The prompt's, if it was computed here, they were asked for and the controller may not have them."""
+
     def __init__(
         self,
         *,
@@ -401,10 +406,11 @@ class SequenceSnapshot(_message.Message):
         token_ids: _abc.Iterable[_builtins.int] | None = ...,
         finish_reason: _sampling_pb2.FinishReason.ValueType = ...,
         logprobs: _abc.Iterable[_sampling_pb2.TokenLogprobs] | None = ...,
+        prompt_logprobs: _sampling_pb2.PromptLogprobs | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["reserved", b"reserved"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["prompt_logprobs", b"prompt_logprobs", "reserved", b"reserved"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "logprobs", b"logprobs", "position", b"position", "reserved", b"reserved", "sequence_id", b"sequence_id", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "logprobs", b"logprobs", "position", b"position", "prompt_logprobs", b"prompt_logprobs", "reserved", b"reserved", "sequence_id", b"sequence_id", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -582,6 +588,7 @@ class StepDone(_message.Message):
     LOGPROBS_FIELD_NUMBER: _builtins.int
     COMPUTED_SEQUENCE_IDS_FIELD_NUMBER: _builtins.int
     PROMPT_TIMES_FIELD_NUMBER: _builtins.int
+    PROMPT_LOGPROBS_FIELD_NUMBER: _builtins.int
     step: _builtins.int
     """Number of the step."""
     start_ns: _builtins.int
@@ -616,6 +623,10 @@ class StepDone(_message.Message):
     def prompt_times(self) -> _containers.RepeatedCompositeFieldContainer[_worker_pb2.PromptTimes]:
         """When these prompts were."""
 
+    @_builtins.property
+    def prompt_logprobs(self) -> _containers.RepeatedCompositeFieldContainer[_sampling_pb2.PromptLogprobs]:
+        """Their log-probabilities, empty where they were not asked for; no messages if nowhere."""
+
     def __init__(
         self,
         *,
@@ -629,10 +640,11 @@ class StepDone(_message.Message):
         logprobs: _abc.Iterable[_sampling_pb2.TokenLogprobs] | None = ...,
         computed_sequence_ids: _abc.Iterable[_builtins.int] | None = ...,
         prompt_times: _abc.Iterable[_worker_pb2.PromptTimes] | None = ...,
+        prompt_logprobs: _abc.Iterable[_sampling_pb2.PromptLogprobs] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["computed_sequence_ids", b"computed_sequence_ids", "end_ns", b"end_ns", "finish_reasons", b"finish_reasons", "logprobs", b"logprobs", "positions", b"positions", "prompt_times", b"prompt_times", "sequence_ids", b"sequence_ids", "start_ns", b"start_ns", "step", b"step", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["computed_sequence_ids", b"computed_sequence_ids", "end_ns", b"end_ns", "finish_reasons", b"finish_reasons", "logprobs", b"logprobs", "positions", b"positions", "prompt_logprobs", b"prompt_logprobs", "prompt_times", b"prompt_times", "sequence_ids", b"sequence_ids", "start_ns", b"start_ns", "step", b"step", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

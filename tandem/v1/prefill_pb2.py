@@ -26,7 +26,7 @@ from tandem.v1 import sampling_pb2 as tandem_dot_v1_dot_sampling__pb2
 from tandem.v1 import worker_pb2 as tandem_dot_v1_dot_worker__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17tandem/v1/prefill.proto\x12\ttandem.v1\x1a\x18tandem/v1/sampling.proto\x1a\x16tandem/v1/worker.proto\"m\n\x11RunBatchesRequest\x12+\n\x06header\x18\x01 \x01(\x0b\x32\x1b.tandem.v1.ControllerHeader\x12+\n\x08\x63ommands\x18\x02 \x03(\x0b\x32\x19.tandem.v1.PrefillCommand\"n\n\x0ePrefillCommand\x12(\n\x05\x62\x61tch\x18\x01 \x01(\x0b\x32\x17.tandem.v1.PrefillBatchH\x00\x12\'\n\x04\x64rop\x18\x02 \x01(\x0b\x32\x17.tandem.v1.DropSequenceH\x00\x42\t\n\x07\x63ommand\"]\n\x0cPrefillBatch\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\x04\x12\'\n\x06\x63hunks\x18\x02 \x03(\x0b\x32\x17.tandem.v1.PrefillChunk\x12\x12\n\nmax_tokens\x18\x03 \x01(\r\"\x81\x01\n\x0cPrefillChunk\x12\x13\n\x0bsequence_id\x18\x01 \x01(\x04\x12\r\n\x05start\x18\x02 \x01(\r\x12\x11\n\ttoken_ids\x18\x03 \x01(\x0c\x12,\n\x08sequence\x18\x04 \x01(\x0b\x32\x1a.tandem.v1.PrefillSequence\x12\x0c\n\x04last\x18\x05 \x01(\x08\"\xf6\x01\n\x0fPrefillSequence\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x14\n\x0c\x63hoice_index\x18\x02 \x01(\r\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\r\x12\x19\n\x11num_prompt_tokens\x18\x04 \x01(\r\x12+\n\x08sampling\x18\x05 \x01(\x0b\x32\x19.tandem.v1.SamplingParams\x12-\n\x0b\x64\x65stination\x18\x06 \x01(\x0b\x32\x18.tandem.v1.KvDestination\x12\x13\n\x0bprefix_salt\x18\x07 \x01(\x0c\x12\x1c\n\x14num_generated_tokens\x18\x08 \x01(\r\"_\n\rKvDestination\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x13\n\x0btransfer_id\x18\x02 \x01(\x0c\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\x12\x19\n\x11num_cached_tokens\x18\x04 \x01(\r\"#\n\x0c\x44ropSequence\x12\x13\n\x0bsequence_id\x18\x01 \x01(\x04\"\x96\x01\n\x12RunBatchesResponse\x12\'\n\x06header\x18\x01 \x01(\x0b\x32\x17.tandem.v1.WorkerHeader\x12,\n\x08snapshot\x18\x02 \x01(\x0b\x32\x1a.tandem.v1.PrefillSnapshot\x12)\n\x07reports\x18\x03 \x03(\x0b\x32\x18.tandem.v1.PrefillReport\"e\n\x0fPrefillSnapshot\x12\x14\n\x0csequence_ids\x18\x01 \x03(\x04\x12\x11\n\tbatch_ids\x18\x02 \x03(\x04\x12)\n\x07reports\x18\x03 \x03(\x0b\x32\x18.tandem.v1.PrefillReport\"\xd2\x01\n\rPrefillReport\x12*\n\nbatch_done\x18\x01 \x01(\x0b\x32\x14.tandem.v1.BatchDoneH\x00\x12,\n\x0b\x66irst_token\x18\x02 \x01(\x0b\x32\x15.tandem.v1.FirstTokenH\x00\x12\x30\n\rtransfer_done\x18\x03 \x01(\x0b\x32\x17.tandem.v1.TransferDoneH\x00\x12+\n\x06\x66\x61iled\x18\x04 \x01(\x0b\x32\x19.tandem.v1.SequenceFailedH\x00\x42\x08\n\x06report\"+\n\tBatchDone\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\x04\x12\x0c\n\x04step\x18\x02 \x01(\x04\"\xe7\x01\n\nFirstToken\x12\x13\n\x0bsequence_id\x18\x01 \x01(\x04\x12\x10\n\x08position\x18\x02 \x01(\r\x12\r\n\x05token\x18\x03 \x01(\r\x12.\n\rfinish_reason\x18\x04 \x01(\x0e\x32\x17.tandem.v1.FinishReason\x12*\n\x08logprobs\x18\x05 \x01(\x0b\x32\x18.tandem.v1.TokenLogprobs\x12\x19\n\x11num_cached_tokens\x18\x06 \x01(\r\x12,\n\x0cprompt_times\x18Z \x01(\x0b\x32\x16.tandem.v1.PromptTimes\"6\n\x0cTransferDone\x12\x13\n\x0bsequence_id\x18\x01 \x01(\x04\x12\x11\n\tnum_bytes\x18\x02 \x01(\x04\x32_\n\x0ePrefillService\x12M\n\nRunBatches\x12\x1c.tandem.v1.RunBatchesRequest\x1a\x1d.tandem.v1.RunBatchesResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17tandem/v1/prefill.proto\x12\ttandem.v1\x1a\x18tandem/v1/sampling.proto\x1a\x16tandem/v1/worker.proto\"m\n\x11RunBatchesRequest\x12+\n\x06header\x18\x01 \x01(\x0b\x32\x1b.tandem.v1.ControllerHeader\x12+\n\x08\x63ommands\x18\x02 \x03(\x0b\x32\x19.tandem.v1.PrefillCommand\"n\n\x0ePrefillCommand\x12(\n\x05\x62\x61tch\x18\x01 \x01(\x0b\x32\x17.tandem.v1.PrefillBatchH\x00\x12\'\n\x04\x64rop\x18\x02 \x01(\x0b\x32\x17.tandem.v1.DropSequenceH\x00\x42\t\n\x07\x63ommand\"]\n\x0cPrefillBatch\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\x04\x12\'\n\x06\x63hunks\x18\x02 \x03(\x0b\x32\x17.tandem.v1.PrefillChunk\x12\x12\n\nmax_tokens\x18\x03 \x01(\r\"\xaf\x01\n\x0cPrefillChunk\x12\x13\n\x0bsequence_id\x18\x01 \x01(\x04\x12\r\n\x05start\x18\x02 \x01(\r\x12\x11\n\ttoken_ids\x18\x03 \x01(\x0c\x12,\n\x08sequence\x18\x04 \x01(\x0b\x32\x1a.tandem.v1.PrefillSequence\x12\x0c\n\x04last\x18\x05 \x01(\x08\x12\x1a\n\rnext_token_id\x18\x06 \x01(\rH\x00\x88\x01\x01\x42\x10\n\x0e_next_token_id\"\xf6\x01\n\x0fPrefillSequence\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x14\n\x0c\x63hoice_index\x18\x02 \x01(\r\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\r\x12\x19\n\x11num_prompt_tokens\x18\x04 \x01(\r\x12+\n\x08sampling\x18\x05 \x01(\x0b\x32\x19.tandem.v1.SamplingParams\x12-\n\x0b\x64\x65stination\x18\x06 \x01(\x0b\x32\x18.tandem.v1.KvDestination\x12\x13\n\x0bprefix_salt\x18\x07 \x01(\x0c\x12\x1c\n\x14num_generated_tokens\x18\x08 \x01(\r\"_\n\rKvDestination\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x13\n\x0btransfer_id\x18\x02 \x01(\x0c\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\x12\x19\n\x11num_cached_tokens\x18\x04 \x01(\r\"#\n\x0c\x44ropSequence\x12\x13\n\x0bsequence_id\x18\x01 \x01(\x04\"\x96\x01\n\x12RunBatchesResponse\x12\'\n\x06header\x18\x01 \x01(\x0b\x32\x17.tandem.v1.WorkerHeader\x12,\n\x08snapshot\x18\x02 \x01(\x0b\x32\x1a.tandem.v1.PrefillSnapshot\x12)\n\x07reports\x18\x03 \x03(\x0b\x32\x18.tandem.v1.PrefillReport\"e\n\x0fPrefillSnapshot\x12\x14\n\x0csequence_ids\x18\x01 \x03(\x04\x12\x11\n\tbatch_ids\x18\x02 \x03(\x04\x12)\n\x07reports\x18\x03 \x03(\x0b\x32\x18.tandem.v1.PrefillReport\"\xd2\x01\n\rPrefillReport\x12*\n\nbatch_done\x18\x01 \x01(\x0b\x32\x14.tandem.v1.BatchDoneH\x00\x12,\n\x0b\x66irst_token\x18\x02 \x01(\x0b\x32\x15.tandem.v1.FirstTokenH\x00\x12\x30\n\rtransfer_done\x18\x03 \x01(\x0b\x32\x17.tandem.v1.TransferDoneH\x00\x12+\n\x06\x66\x61iled\x18\x04 \x01(\x0b\x32\x19.tandem.v1.SequenceFailedH\x00\x42\x08\n\x06report\"+\n\tBatchDone\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\x04\x12\x0c\n\x04step\x18\x02 \x01(\x04\"\x9b\x02\n\nFirstToken\x12\x13\n\x0bsequence_id\x18\x01 \x01(\x04\x12\x10\n\x08position\x18\x02 \x01(\r\x12\r\n\x05token\x18\x03 \x01(\r\x12.\n\rfinish_reason\x18\x04 \x01(\x0e\x32\x17.tandem.v1.FinishReason\x12*\n\x08logprobs\x18\x05 \x01(\x0b\x32\x18.tandem.v1.TokenLogprobs\x12\x19\n\x11num_cached_tokens\x18\x06 \x01(\r\x12\x32\n\x0fprompt_logprobs\x18\x07 \x01(\x0b\x32\x19.tandem.v1.PromptLogprobs\x12,\n\x0cprompt_times\x18Z \x01(\x0b\x32\x16.tandem.v1.PromptTimes\"6\n\x0cTransferDone\x12\x13\n\x0bsequence_id\x18\x01 \x01(\x04\x12\x11\n\tnum_bytes\x18\x02 \x01(\x04\x32_\n\x0ePrefillService\x12M\n\nRunBatches\x12\x1c.tandem.v1.RunBatchesRequest\x1a\x1d.tandem.v1.RunBatchesResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,25 +40,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PREFILLBATCH']._serialized_start=311
   _globals['_PREFILLBATCH']._serialized_end=404
   _globals['_PREFILLCHUNK']._serialized_start=407
-  _globals['_PREFILLCHUNK']._serialized_end=536
-  _globals['_PREFILLSEQUENCE']._serialized_start=539
-  _globals['_PREFILLSEQUENCE']._serialized_end=785
-  _globals['_KVDESTINATION']._serialized_start=787
-  _globals['_KVDESTINATION']._serialized_end=882
-  _globals['_DROPSEQUENCE']._serialized_start=884
-  _globals['_DROPSEQUENCE']._serialized_end=919
-  _globals['_RUNBATCHESRESPONSE']._serialized_start=922
-  _globals['_RUNBATCHESRESPONSE']._serialized_end=1072
-  _globals['_PREFILLSNAPSHOT']._serialized_start=1074
-  _globals['_PREFILLSNAPSHOT']._serialized_end=1175
-  _globals['_PREFILLREPORT']._serialized_start=1178
-  _globals['_PREFILLREPORT']._serialized_end=1388
-  _globals['_BATCHDONE']._serialized_start=1390
-  _globals['_BATCHDONE']._serialized_end=1433
-  _globals['_FIRSTTOKEN']._serialized_start=1436
-  _globals['_FIRSTTOKEN']._serialized_end=1667
-  _globals['_TRANSFERDONE']._serialized_start=1669
-  _globals['_TRANSFERDONE']._serialized_end=1723
-  _globals['_PREFILLSERVICE']._serialized_start=1725
-  _globals['_PREFILLSERVICE']._serialized_end=1820
+  _globals['_PREFILLCHUNK']._serialized_end=582
+  _globals['_PREFILLSEQUENCE']._serialized_start=585
+  _globals['_PREFILLSEQUENCE']._serialized_end=831
+  _globals['_KVDESTINATION']._serialized_start=833
+  _globals['_KVDESTINATION']._serialized_end=928
+  _globals['_DROPSEQUENCE']._serialized_start=930
+  _globals['_DROPSEQUENCE']._serialized_end=965
+  _globals['_RUNBATCHESRESPONSE']._serialized_start=968
+  _globals['_RUNBATCHESRESPONSE']._serialized_end=1118
+  _globals['_PREFILLSNAPSHOT']._serialized_start=1120
+  _globals['_PREFILLSNAPSHOT']._serialized_end=1221
+  _globals['_PREFILLREPORT']._serialized_start=1224
+  _globals['_PREFILLREPORT']._serialized_end=1434
+  _globals['_BATCHDONE']._serialized_start=1436
+  _globals['_BATCHDONE']._serialized_end=1479
+  _globals['_FIRSTTOKEN']._serialized_start=1482
+  _globals['_FIRSTTOKEN']._serialized_end=1765
+  _globals['_TRANSFERDONE']._serialized_start=1767
+  _globals['_TRANSFERDONE']._serialized_end=1821
+  _globals['_PREFILLSERVICE']._serialized_start=1823
+  _globals['_PREFILLSERVICE']._serialized_end=1918
 # @@protoc_insertion_point(module_scope)

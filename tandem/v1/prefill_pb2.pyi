@@ -129,6 +129,7 @@ class PrefillChunk(_message.Message):
     TOKEN_IDS_FIELD_NUMBER: _builtins.int
     SEQUENCE_FIELD_NUMBER: _builtins.int
     LAST_FIELD_NUMBER: _builtins.int
+    NEXT_TOKEN_ID_FIELD_NUMBER: _builtins.int
     sequence_id: _builtins.int
     """The sequence. As in `Reserve`, new to this worker with its first chunk."""
     start: _builtins.int
@@ -139,6 +140,8 @@ class PrefillChunk(_message.Message):
     """The prompt ends with this chunk: sample its first token. Chunks before the last end on a block
     boundary.
     """
+    next_token_id: _builtins.int
+    """The token behind a chunk that is not the last, if the prompt's log-probabilities are asked for."""
     @_builtins.property
     def sequence(self) -> Global___PrefillSequence:
         """In a sequence's first chunk: what the worker must know of it."""
@@ -151,12 +154,15 @@ class PrefillChunk(_message.Message):
         token_ids: _builtins.bytes = ...,
         sequence: Global___PrefillSequence | None = ...,
         last: _builtins.bool = ...,
+        next_token_id: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["sequence", b"sequence"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_next_token_id", b"_next_token_id", "next_token_id", b"next_token_id", "sequence", b"sequence"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["last", b"last", "sequence", b"sequence", "sequence_id", b"sequence_id", "start", b"start", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_next_token_id", b"_next_token_id", "last", b"last", "next_token_id", b"next_token_id", "sequence", b"sequence", "sequence_id", b"sequence_id", "start", b"start", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__next_token_id: _TypeAlias = _typing.Literal["next_token_id"]  # noqa: Y015
+    _WhichOneofArgType__next_token_id: _TypeAlias = _typing.Literal["_next_token_id", b"_next_token_id"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__next_token_id) -> _WhichOneofReturnType__next_token_id | None: ...
 
 Global___PrefillChunk: _TypeAlias = PrefillChunk  # noqa: Y015
 
@@ -428,6 +434,7 @@ class FirstToken(_message.Message):
     FINISH_REASON_FIELD_NUMBER: _builtins.int
     LOGPROBS_FIELD_NUMBER: _builtins.int
     NUM_CACHED_TOKENS_FIELD_NUMBER: _builtins.int
+    PROMPT_LOGPROBS_FIELD_NUMBER: _builtins.int
     PROMPT_TIMES_FIELD_NUMBER: _builtins.int
     sequence_id: _builtins.int
     """The sequence."""
@@ -444,6 +451,10 @@ class FirstToken(_message.Message):
         """If they were asked for."""
 
     @_builtins.property
+    def prompt_logprobs(self) -> _sampling_pb2.PromptLogprobs:
+        """The prompt's, if they were asked for and the controller may not have them."""
+
+    @_builtins.property
     def prompt_times(self) -> _worker_pb2.PromptTimes:
         """When the others were."""
 
@@ -456,11 +467,12 @@ class FirstToken(_message.Message):
         finish_reason: _sampling_pb2.FinishReason.ValueType = ...,
         logprobs: _sampling_pb2.TokenLogprobs | None = ...,
         num_cached_tokens: _builtins.int = ...,
+        prompt_logprobs: _sampling_pb2.PromptLogprobs | None = ...,
         prompt_times: _worker_pb2.PromptTimes | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["logprobs", b"logprobs", "prompt_times", b"prompt_times"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["logprobs", b"logprobs", "prompt_logprobs", b"prompt_logprobs", "prompt_times", b"prompt_times"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "logprobs", b"logprobs", "num_cached_tokens", b"num_cached_tokens", "position", b"position", "prompt_times", b"prompt_times", "sequence_id", b"sequence_id", "token", b"token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "logprobs", b"logprobs", "num_cached_tokens", b"num_cached_tokens", "position", b"position", "prompt_logprobs", b"prompt_logprobs", "prompt_times", b"prompt_times", "sequence_id", b"sequence_id", "token", b"token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

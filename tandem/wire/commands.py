@@ -149,6 +149,7 @@ def _chunk_to_wire(chunk: PrefillChunk) -> prefill_pb2.PrefillChunk:
         token_ids=to_bytes(chunk.token_ids),
         last=chunk.last,
         sequence=_sequence_to_wire(chunk.sequence) if chunk.sequence else None,
+        next_token_id=chunk.next_token_id,
     )
 
 
@@ -175,6 +176,7 @@ def _chunk_from_wire(message: prefill_pb2.PrefillChunk) -> PrefillChunk | Unread
         token_ids=token_ids,
         last=message.last,
         sequence=sequence,
+        next_token_id=message.next_token_id if message.HasField("next_token_id") else None,
     )
 
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import starmap
+from typing import Any
+
 from tandem.core.errors import Mismatch
+from tandem.core.logprobs import LogprobColumns
 from tandem.core.prefix_cache import CacheChanges
 from tandem.core.reports import (
     Armed,
     BatchDone,
+    ComputedPrompt,
     DecodeReport,
     DecodeSnapshot,
     FirstToken,
@@ -30,6 +36,8 @@ from tandem.wire.sampling import (
     logprobs_column_to_wire,
     logprobs_from_wire,
     logprobs_to_wire,
+    prompt_logprobs_from_wire,
+    prompt_logprobs_to_wire,
 )
 
 
@@ -54,8 +62,7 @@ def decode_report_to_wire(report: DecodeReport) -> decode_pb2.DecodeReport:
                     tokens=report.token_ids,
                     finish_reasons=map(finish_to_wire, report.finish_reasons),
                     logprobs=logprobs_column_to_wire(report.logprobs),
-                    computed_sequence_ids=[sequence_id for sequence_id, _ in report.computed],
-                    prompt_times=[_prompt_times_to_wire(times) for _, times in report.computed],
+                    **(_computed_to_wire(report.computed) if report.computed else {}),
                 )
             )
         case Reserved():
@@ -124,6 +131,7 @@ def decode_snapshot_to_wire(snapshot: DecodeSnapshot) -> decode_pb2.DecodeSnapsh
                 token_ids=each.token_ids,
                 finish_reason=finish_to_wire(each.finish_reason),
                 logprobs=logprobs_column_to_wire(each.logprobs),
+                prompt_logprobs=prompt_logprobs_to_wire(each.prompt_logprobs),
             )
             for each in snapshot.sequences
         ]
@@ -140,6 +148,7 @@ def decode_snapshot_from_wire(message: decode_pb2.DecodeSnapshot) -> DecodeSnaps
                 token_ids=tuple(each.token_ids),
                 finish_reason=finish_from_wire(each.finish_reason),
                 logprobs=logprobs_column_from_wire(each.logprobs),
+                prompt_logprobs=_prompt_logprobs_of(each),
             )
             for each in message.sequences
         )
@@ -164,6 +173,7 @@ def prefill_report_to_wire(report: PrefillReport) -> prefill_pb2.PrefillReport:
                     prompt_times=(
                         _prompt_times_to_wire(report.prompt_times) if report.prompt_times else None
                     ),
+                    prompt_logprobs=prompt_logprobs_to_wire(report.prompt_logprobs),
                 )
             )
         case TransferDone():
@@ -195,6 +205,7 @@ def prefill_report_from_wire(message: prefill_pb2.PrefillReport) -> PrefillRepor
                     if first.HasField("prompt_times")
                     else None
                 ),
+                _prompt_logprobs_of(first),
             )
         case "transfer_done":
             done = message.transfer_done
@@ -287,9 +298,35 @@ def _prompt_times_from_wire(message: worker_pb2.PromptTimes) -> PromptTimes:
     return PromptTimes(message.start_ns, message.end_ns, message.num_steps)
 
 
-def _computed_from_wire(step: decode_pb2.StepDone) -> tuple[tuple[int, PromptTimes], ...]:
-    times = map(_prompt_times_from_wire, step.prompt_times)
-    return tuple(zip(step.computed_sequence_ids, times, strict=True))
+def _computed_to_wire(computed: Sequence[ComputedPrompt]) -> dict[str, Any]:
+    has_logprobs = any(each.logprobs is not None for each in computed)
+    return {
+        "computed_sequence_ids": [each.sequence_id for each in computed],
+        "prompt_times": [_prompt_times_to_wire(each.times) for each in computed],
+        "prompt_logprobs": [
+            prompt_logprobs_to_wire(each.logprobs) or sampling_pb2.PromptLogprobs()
+            for each in computed
+            if has_logprobs
+        ],
+    }
+
+
+def _computed_from_wire(step: decode_pb2.StepDone) -> tuple[ComputedPrompt, ...]:
+    sequence_ids, times = (
+        step.computed_sequence_ids,
+        map(_prompt_times_from_wire, step.prompt_times),
+    )
+    told = map(prompt_logprobs_from_wire, step.prompt_logprobs)
+    logprobs = told if step.prompt_logprobs else [None] * len(sequence_ids)
+    return tuple(starmap(ComputedPrompt, zip(sequence_ids, times, logprobs, strict=True)))
+
+
+def _prompt_logprobs_of(
+    message: prefill_pb2.FirstToken | decode_pb2.SequenceSnapshot,
+) -> LogprobColumns | None:
+    if not message.HasField("prompt_logprobs"):
+        return None
+    return prompt_logprobs_from_wire(message.prompt_logprobs)
 
 
 def _failed_to_wire(failed: SequenceFailed) -> worker_pb2.SequenceFailed:

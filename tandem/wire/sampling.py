@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from tandem.core.errors import DataLoss
 from tandem.core.grammar import Grammar, GrammarKind
-from tandem.core.logprobs import TokenLogprobs
+from tandem.core.logprobs import LogprobColumns, TokenLogprobs
 from tandem.core.sampling_params import SamplingParams
 from tandem.v1 import sampling_pb2
 from tandem.wire.enums import known
@@ -31,6 +31,7 @@ def params_to_wire(params: SamplingParams) -> sampling_pb2.SamplingParams:
         stop_token_ids=sorted(params.stop_token_ids),
         ignore_eos=params.ignore_eos,
         logprobs=params.logprobs,
+        prompt_logprobs=params.prompt_logprobs,
         grammar=_grammar_to_wire(params.grammar),
     )
 
@@ -52,6 +53,7 @@ def params_from_wire(message: sampling_pb2.SamplingParams) -> SamplingParams:
         stop_token_ids=frozenset(message.stop_token_ids),
         ignore_eos=message.ignore_eos,
         logprobs=message.logprobs if message.HasField("logprobs") else None,
+        prompt_logprobs=message.prompt_logprobs if message.HasField("prompt_logprobs") else None,
         grammar=_grammar_from_wire(message.grammar) if message.HasField("grammar") else None,
     )
 
@@ -88,6 +90,35 @@ def logprobs_column_from_wire(
     messages: Iterable[sampling_pb2.TokenLogprobs],
 ) -> tuple[TokenLogprobs | None, ...]:
     return tuple(map(logprobs_from_wire, messages))
+
+
+def prompt_logprobs_to_wire(columns: LogprobColumns | None) -> sampling_pb2.PromptLogprobs | None:
+    if columns is None:
+        return None
+    return sampling_pb2.PromptLogprobs(
+        logprobs=columns.logprobs.tobytes(),
+        top_token_ids=columns.top_ids.tobytes(),
+        top_logprobs=columns.top_logprobs.tobytes(),
+    )
+
+
+def prompt_logprobs_from_wire(message: sampling_pb2.PromptLogprobs) -> LogprobColumns:
+    """Raises `DataLoss` if the columns do not go together."""
+    columns = LogprobColumns()
+    try:
+        columns.logprobs.frombytes(message.logprobs)
+        columns.top_ids.frombytes(message.top_token_ids)
+        columns.top_logprobs.frombytes(message.top_logprobs)
+    except ValueError:
+        raise DataLoss("log-probabilities of a prompt are cut off") from None
+    num_tokens, num_top = len(columns), len(columns.top_ids)
+    num_each = num_top // max(1, num_tokens)
+    if not num_each * num_tokens == num_top == len(columns.top_logprobs):
+        raise DataLoss(
+            f"{len(columns.top_logprobs)} log-probabilities of {num_top} tokens at {num_tokens}"
+            " places"
+        )
+    return columns
 
 
 def _grammar_to_wire(grammar: Grammar | None) -> sampling_pb2.Grammar | None:

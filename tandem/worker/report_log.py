@@ -6,6 +6,9 @@ from typing import Generic, TypeVar
 
 ReportT = TypeVar("ReportT")
 
+MAX_SNAPSHOT_LOGPROBS = 2**20
+"""Half of what a message may hold, at 8 bytes each."""
+
 
 class ReportLog(Generic[ReportT]):
     """Reports in their order, numbered 1, 2, 3, ... since the worker's start: so that a controller

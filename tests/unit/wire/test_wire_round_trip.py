@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from typing import Any
 
 import pytest
@@ -11,10 +12,10 @@ from hypothesis import strategies as st
 
 from tandem.core import commands as c
 from tandem.core import reports as r
-from tandem.core.errors import Mismatch
+from tandem.core.errors import DataLoss, Mismatch
 from tandem.core.grammar import Grammar, GrammarKind
 from tandem.core.kv import ITEM_SIZES, KVLayout
-from tandem.core.logprobs import TokenLogprobs
+from tandem.core.logprobs import LogprobColumns, TokenLogprobs
 from tandem.core.plan import StepRule
 from tandem.core.prefix_cache import CacheChanges
 from tandem.core.quantization import Quantization
@@ -24,6 +25,7 @@ from tandem.core.token_ids import token_array
 from tandem.core.worker import ModelInfo, WorkerInfo, WorkerRole
 from tandem.v1 import decode_pb2, prefill_pb2, sampling_pb2, worker_pb2
 from tandem.wire import commands, descriptions, reports
+from tandem.wire.sampling import prompt_logprobs_from_wire
 
 U32 = st.integers(0, 2**32 - 1)
 U64 = st.integers(0, 2**64 - 1)
@@ -36,6 +38,15 @@ LOGPROBS = st.none() | st.builds(
     lambda own, top: TokenLogprobs.of(own, *zip(*top, strict=True)),
     st.floats(width=32, allow_nan=False),
     st.lists(st.tuples(U32, st.floats(width=32, allow_nan=False)), max_size=3),
+)
+PROMPT_LOGPROBS = st.builds(
+    lambda own, num_top: LogprobColumns(
+        array("f", own),
+        array("I", range(len(own) * num_top)),
+        array("f", range(len(own) * num_top)),
+    ),
+    st.lists(st.floats(width=32, allow_nan=False), max_size=4),
+    st.integers(0, 3),
 )
 REASONS = st.none() | st.sampled_from(FinishReason)
 
@@ -55,6 +66,7 @@ PARAMS = st.builds(
     logit_bias=st.lists(st.tuples(U32, FLOATS), max_size=3).map(tuple),
     min_tokens=U32,
     logprobs=st.none() | U32,
+    prompt_logprobs=st.none() | U32,
     grammar=st.none() | st.builds(Grammar, st.sampled_from(GrammarKind), TEXT),
 )
 KEYS = st.builds(SequenceKey, TEXT, U32, U32)
@@ -62,7 +74,9 @@ DESTINATIONS = st.builds(c.Destination, TEXT, st.binary(max_size=16), U64, U32)
 SEQUENCES = st.builds(
     c.PrefillSequence, KEYS, U32, PARAMS, st.none() | DESTINATIONS, st.binary(max_size=8), U32
 )
-CHUNKS = st.builds(c.PrefillChunk, U64, U32, TOKENS, st.booleans(), st.none() | SEQUENCES)
+CHUNKS = st.builds(
+    c.PrefillChunk, U64, U32, TOKENS, st.booleans(), st.none() | SEQUENCES, st.none() | U32
+)
 DECODE_COMMANDS = (
     st.builds(
         c.Reserve,
@@ -87,7 +101,9 @@ PROMPT_TIMES = st.builds(r.PromptTimes, U64, U64, U32)
 def steps(draw: st.DrawFn) -> r.StepDone:
     rows = draw(st.lists(st.tuples(U64, U32, U32, REASONS, LOGPROBS), max_size=4))
     columns = zip(*rows, strict=True) if rows else [()] * 5
-    computed = draw(st.lists(st.tuples(U64, PROMPT_TIMES), max_size=3).map(tuple))
+    logprobs = draw(st.sampled_from((st.none(), PROMPT_LOGPROBS)))
+    prompts = st.builds(r.ComputedPrompt, U64, PROMPT_TIMES, logprobs)
+    computed = draw(st.lists(prompts, max_size=3).map(tuple))
     return r.StepDone(draw(U64), draw(U64), draw(U64), *map(tuple, columns), computed=computed)
 
 
@@ -101,7 +117,11 @@ DECODE_REPORTS = (
 PREFILL_REPORTS = (
     FAILED
     | st.builds(r.BatchDone, U64, U64)
-    | st.builds(r.FirstToken, U64, U32, U32, REASONS, LOGPROBS, U32, st.none() | PROMPT_TIMES)
+    | st.builds(
+        r.FirstToken,
+        *(U64, U32, U32, REASONS, LOGPROBS, U32),
+        *(st.none() | PROMPT_TIMES, st.none() | PROMPT_LOGPROBS),
+    )
     | st.builds(r.TransferDone, U64, U64)
 )
 DECODE_SNAPSHOTS = st.builds(
@@ -115,6 +135,7 @@ DECODE_SNAPSHOTS = st.builds(
             IDS,
             REASONS,
             st.lists(LOGPROBS, max_size=3).map(tuple),
+            st.none() | PROMPT_LOGPROBS,
         ),
         max_size=3,
     ).map(tuple),
@@ -291,3 +312,16 @@ def test_a_batch_goes_on_without_the_sequence_that_is_not_known() -> None:
     assert commands.prefill_command_from_wire(message) == c.PrefillBatch(
         9, (one,), 5, (c.Unreadable(2, "GrammarKind 99 is not known here"),)
     )
+
+
+@pytest.mark.parametrize(
+    ("own", "ids", "top"), [(7, 0, 0), (8, 8, 4), (8, 12, 12), (0, 4, 4), (4, 4, 3)]
+)
+def test_columns_that_do_not_go_together_are_data_that_is_lost(
+    own: int, ids: int, top: int
+) -> None:
+    message = sampling_pb2.PromptLogprobs(
+        logprobs=bytes(own), top_token_ids=bytes(ids), top_logprobs=bytes(top)
+    )
+    with pytest.raises(DataLoss):
+        prompt_logprobs_from_wire(message)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 import pytest
 
@@ -19,7 +21,8 @@ from tandem.core.commands import (
 from tandem.core.errors import Fenced, InvalidRequest, TandemError
 from tandem.core.grammar import Grammar, GrammarKind
 from tandem.core.kv import KVLayout
-from tandem.core.plan import StepPlan, StepResult
+from tandem.core.logprobs import LogprobColumns
+from tandem.core.plan import SequenceSlice, StepPlan, StepResult
 from tandem.core.reports import (
     BatchDone,
     FirstToken,
@@ -102,10 +105,13 @@ def chunk(
     destination: Destination | None = DESTINATION,
     grammar: Grammar | None = None,
     prefix_salt: bytes = b"",
+    prompt_logprobs: int | None = None,
 ) -> PrefillChunk:
     """Of a prompt of `length` tokens."""
     end = length if end is None else end
-    params = SamplingParams(max_tokens=max_tokens, seed=0, grammar=grammar)
+    params = SamplingParams(
+        max_tokens=max_tokens, seed=0, grammar=grammar, prompt_logprobs=prompt_logprobs
+    )
     key = SequenceKey(f"r{sequence_id}", choice_index=3)
     return PrefillChunk(
         sequence_id,
@@ -115,6 +121,7 @@ def chunk(
         sequence=PrefillSequence(key, length, params, destination, prefix_salt)
         if start == 0
         else None,
+        next_token_id=None if end == length or prompt_logprobs is None else end,
     )
 
 
@@ -483,3 +490,79 @@ def test_clear_forgets_all_and_frees_what_is_not_in_a_step() -> None:
     assert queue.num_free_blocks == 8
     assert queue.next_step() is None
     assert queue.snapshot() == PrefillSnapshot((), (), ())
+
+
+# Log-probabilities of prompts
+
+
+def scores(first: int, end: int) -> LogprobColumns:
+    """Of tokens that are each less likely than the one before."""
+    own = array("f", [-float(each) for each in range(first, end)])
+    return LogprobColumns(own, array("I", range(first, end)), array("f", [-0.5] * (end - first)))
+
+
+def score_next(queue: Queue) -> tuple[SequenceSlice, list[PrefillReport]]:
+    """A step of one sequence whose prompt's tokens are their positions."""
+    plan = queue.start()
+    (each,) = plan.slices
+    found = None
+    if each.score:
+        first, end = each.start + 1, each.start + 1 + len(each.score.targets)
+        assert (tuple(each.score.targets), each.score.num_top) == (tuple(range(first, end)), 1)
+        found = scores(first, end)
+    token_id = 50 if each.sample else None
+    queue.complete(plan, StepResult((token_id,), scores=(found,)), 10, 20)
+    return each, queue.reports.take()
+
+
+def test_a_prompts_logprobs_are_gathered_over_its_chunks() -> None:
+    """Also over those that are cut, because a batch has no more room."""
+    queue = Queue()
+    queue.apply(PrefillBatch(1, (chunk(1, 13, 0, 8, prompt_logprobs=1),), max_tokens=4))
+    queue.submit(2, chunk(1, 13, 8, 12, prompt_logprobs=1))
+    queue.submit(3, chunk(1, 13, 12, prompt_logprobs=1))
+    ends = []
+    for _ in range(4):
+        each, reports = score_next(queue)
+        ends.append((each.end, each.score.targets[-1] if each.score else None))
+    assert ends == [(4, 4), (8, 8), (12, 12), (13, None)]
+    first = next(each for each in reports if isinstance(each, FirstToken))
+    assert first.prompt_logprobs == scores(1, 13)
+
+
+def test_a_prompts_logprobs_are_said_again_until_they_are_acknowledged() -> None:
+    queue = Queue()
+    queue.submit(1, chunk(1, 5, prompt_logprobs=1))
+    score_next(queue)
+    snapshot = queue.snapshot()
+    assert [each.prompt_logprobs for each in snapshot.reports] == [scores(1, 5)]
+    queue.acknowledge(queue.reports.last_taken - 1)
+    assert queue.snapshot() == snapshot
+    queue.acknowledge(queue.reports.last_taken)
+    (again,) = queue.snapshot().reports
+    assert again == replace(snapshot.reports[0], prompt_logprobs=None)
+
+
+def test_a_snapshot_has_no_more_logprobs_than_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who is left out is taken for failed: all others are not."""
+    queue = Queue()
+    queue.submit(1, chunk(1, 5, prompt_logprobs=1))
+    queue.submit(2, chunk(2, 9, prompt_logprobs=1), chunk(3, 4))
+    score_next(queue)
+    plan = queue.start()
+    queue.complete(plan, StepResult((50, 60), scores=(scores(1, 9), None)), 10, 20)
+    for most, told in ((24, (1, 2, 3)), (23, (1, 3)), (7, (3,))):
+        monkeypatch.setattr("prefill_service.batch_queue.MAX_SNAPSHOT_LOGPROBS", most)
+        assert queue.snapshot().sequence_ids == told
+    queue.acknowledge(queue.reports.last_taken + 9)
+    assert queue.snapshot().sequence_ids == (1, 2, 3)
+
+
+def test_a_prompt_whose_logprobs_are_asked_for_is_computed_whole_and_then_cached() -> None:
+    queue = Queue(num_blocks=16, prefix_caching=True)
+    starts = []
+    for sequence_id, asked in ((1, 1), (2, 1), (3, None)):
+        queue.submit(sequence_id, chunk(sequence_id, 9, prompt_logprobs=asked))
+        each, _ = score_next(queue)
+        starts.append(each.start)
+    assert starts == [0, 0, 8]

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from array import array
+
 import pytest
 from standing_plan_driver import EOS, LAYOUT, STOP, Plan, ids, the_step
 
 from tandem.core.commands import Admit, Remove, SetStepRule, Unreadable
 from tandem.core.errors import Fenced, InvalidRequest, TandemError
 from tandem.core.grammar import Grammar, GrammarKind
-from tandem.core.logprobs import TokenLogprobs
-from tandem.core.plan import StepPlan, StepResult, StepRule
+from tandem.core.logprobs import LogprobColumns, TokenLogprobs
+from tandem.core.plan import PromptScore, StepPlan, StepResult, StepRule
 from tandem.core.reports import (
     Armed,
+    ComputedPrompt,
+    DecodeReport,
     DecodeSnapshot,
     PromptTimes,
     Reserved,
@@ -448,7 +452,7 @@ def test_a_prompt_is_computed_here_and_its_first_token_is_one_of_the_steps() -> 
     plan.compute(length=5)
     step = plan.start()
     assert (step.num_prefill_tokens, chunks(step)) == (5, [(1, 0, 5, True)])
-    computed = ((1, PromptTimes(10, 20, 1)),)
+    computed = (ComputedPrompt(1, PromptTimes(10, 20, 1)),)
     assert plan.done(step, 60) == [
         StepDone(1, 10, 20, (1,), (5,), (60,), (None,), computed=computed)
     ]
@@ -472,7 +476,75 @@ def test_prompts_go_in_their_order_and_fill_each_step_to_the_budget() -> None:
     plan.reports.take()
     done = the_step(plan.done(step, 62, 70, 80))
     assert done.sequence_ids == (1, 2, 3)
-    assert done.computed == ((2, PromptTimes(1, 20, 3)), (3, PromptTimes(10, 20, 1)))
+    assert done.computed == (
+        ComputedPrompt(2, PromptTimes(1, 20, 3)),
+        ComputedPrompt(3, PromptTimes(10, 20, 1)),
+    )
+
+
+def scores(*tokens: float) -> LogprobColumns:
+    """Of tokens that are so likely, each with the one that is the likeliest."""
+    ids = array("I", range(len(tokens)))
+    return LogprobColumns(array("f", tokens), ids, array("f", [-0.5] * len(tokens)))
+
+
+def score_prompt(plan: Plan, acknowledged: int = 0) -> list[DecodeReport]:
+    """A prompt of five tokens in two steps, whose log-probabilities are asked for."""
+    plan.apply(rule(4))
+    plan.compute(length=5, prompt_logprobs=1)
+    for targets, found in (((1, 2, 3, 4), scores(-1.0, -2.0, -3.0, -4.0)), ((), None)):
+        step = plan.start()
+        (only,) = step.slices
+        assert only.score == (PromptScore(targets, 1) if targets else None)
+        token_id = 60 if only.sample else None
+        plan.complete(step, StepResult((token_id,), scores=(found,)), 10, 20)
+    return plan.reports.take()
+
+
+def test_a_prompts_logprobs_are_told_once_with_its_first_token() -> None:
+    plan = Plan()
+    first, last = score_prompt(plan)
+    assert (first.computed, last.sequence_ids) == ((), (1,))
+    (computed,) = last.computed
+    assert computed.logprobs == scores(-1.0, -2.0, -3.0, -4.0)
+    (again,) = plan.snapshot().sequences
+    assert (again.position, again.token_ids) == (5, (60,))
+    assert again.prompt_logprobs == computed.logprobs
+    plan.done(plan.start(), 61)
+    assert plan.snapshot().sequences[0].prompt_logprobs == computed.logprobs
+    plan.acknowledge(plan.reports.last_taken - 1)
+    (again,) = plan.snapshot().sequences
+    assert (again.position, again.token_ids, again.prompt_logprobs) == (6, (61,), None)
+
+
+def test_a_prompts_logprobs_count_in_a_snapshot(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = Plan()
+    score_prompt(plan)
+    for most, num_told in ((9, 1), (8, 0)):
+        # Eight of the prompt, and the token's own.
+        monkeypatch.setattr("decode_service.telling.MAX_SNAPSHOT_LOGPROBS", most)
+        assert len(plan.snapshot().sequences) == num_told
+
+
+def test_logprobs_of_a_prompt_whose_kv_comes_from_elsewhere_are_not_told_here() -> None:
+    plan = Plan()
+    plan.run(length=5, prompt_logprobs=1)
+    assert plan.snapshot().sequences[0].prompt_logprobs is None
+    step = plan.start()
+    assert step.slices[0].score is None
+    assert the_step(plan.done(step, 61)).computed == ()
+
+
+def test_a_prompt_whose_logprobs_are_asked_for_shares_no_blocks_but_gives_its_own() -> None:
+    plan = Plan(num_blocks=20, prefix_caching=True)
+    for sequence_id, asked, num_cached in ((1, 1, 0), (2, 1, 0), (3, None, 8)):
+        plan.compute(sequence_id, length=9, prompt_logprobs=asked)
+        assert plan.grants[sequence_id].num_cached_tokens == num_cached
+        step = plan.start()
+        assert step.slices[-1].start == num_cached
+        found = scores(*[-1.0] * 8) if asked else None
+        tokens = (60,) * len(step.slices)
+        plan.complete(step, StepResult(tokens, scores=(*[None] * (len(tokens) - 1), found)), 1, 2)
 
 
 def test_while_nothing_runs_a_step_has_the_tokens_of_an_idle_one() -> None:
