@@ -9,9 +9,8 @@ from typing import Any, Protocol
 from gateway.effects import Checked, Dismiss, Emit, Send
 from gateway.generation import Generation
 from gateway.scheduler import Scheduler
-from gateway.tokens import Ended, Token
+from gateway.tokens import Event
 from gateway.worker_view import PoolUse
-from tandem.core.errors import TandemError
 from tandem.core.prefix_cache import CacheChanges
 from tandem.core.reports import Span
 
@@ -23,7 +22,7 @@ class Hands(Protocol):
 
     def dismiss(self, worker_id: str) -> None: ...
 
-    def emit(self, generation: Generation, event: Token | Ended | TandemError) -> None: ...
+    def emit(self, generation: Generation, event: Event) -> None: ...
 
     def checked(self, checked: Checked) -> None: ...
 

@@ -6,10 +6,9 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from gateway.generation import Generation
-from gateway.tokens import Ended, Token
+from gateway.tokens import Event
 from gateway.worker_view import WorkerView
 from tandem.core.commands import DecodeCommand, PrefillCommand
-from tandem.core.errors import TandemError
 
 
 class Send(NamedTuple):
@@ -20,10 +19,11 @@ class Send(NamedTuple):
 
 
 class Emit(NamedTuple):
-    """Tell a client. `Ended` and errors are terminal: exactly one for each generation."""
+    """Tell a client. `Ended` and errors are terminal: exactly one for each generation. A
+    `ScoredPrompt` comes before all others, if it is asked for."""
 
     generation: Generation
-    event: Token | Ended | TandemError
+    event: Event
 
 
 class Dismiss(NamedTuple):
@@ -69,7 +69,7 @@ class Outbox:
     def send(self, worker: WorkerView, command: DecodeCommand | PrefillCommand) -> None:
         self._effects.append(Send(worker.info.worker_id, command))
 
-    def emit(self, generation: Generation, event: Token | Ended | TandemError) -> None:
+    def emit(self, generation: Generation, event: Event) -> None:
         self._effects.append(Emit(generation, event))
 
     def dismiss(self, worker: WorkerView) -> None:

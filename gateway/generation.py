@@ -16,6 +16,7 @@ from gateway.stages import AttemptEnd, Attempts
 from gateway.tokens import ServedBy, TokenRequest
 from tandem.core.commands import Destination, PrefillChunk, PrefillSequence, Reserve
 from tandem.core.reports import Reserved
+from tandem.core.sampling_params import SamplingParams
 from tandem.core.sequence import SequenceKey
 from tandem.core.token_ids import joined
 
@@ -95,12 +96,27 @@ class Generation:
         self.arrival = self.sequence_id
         self.attempts = Attempts(self.sequence_id, self.arrived_s)
         self.context_token_ids = self.request.prompt_token_ids
-        self.answer = AnswerTokens(self.num_prompt_tokens)
+        awaits_prompt = self.request.params.prompt_logprobs is not None
+        self.answer = AnswerTokens(self.num_prompt_tokens, awaits_prompt)
 
     @property
     def token_ids(self) -> Sequence[int]:
         """Those generated so far."""
         return self.answer.token_ids
+
+    @property
+    def awaits_scores(self) -> bool:
+        """Whether its prompt's log-probabilities are asked for, and are not there: all of it has to
+        be computed, whatever is cached."""
+        return self.answer.awaits_prompt
+
+    @property
+    def params(self) -> SamplingParams:
+        """What workers are told. Of its prompt's log-probabilities that is said once."""
+        params = self.request.params
+        if params.prompt_logprobs is None or self.awaits_scores:
+            return params
+        return replace(params, prompt_logprobs=None)
 
     @property
     def key(self) -> SequenceKey:
@@ -190,8 +206,8 @@ class Generation:
         return self.decode is not None and self.prefill_worker == self.decode_worker
 
     def has_left(self, worker: WorkerView) -> bool:
-        """Whether all of its KV has moved on from a worker."""
-        return self.armed and self.decode is not worker
+        """Whether all of its KV has moved on from a worker, and all that this tells was told."""
+        return self.armed and self.decode is not worker and not self.awaits_scores
 
     def forget(self, worker: WorkerView) -> None:
         """A worker is gone, and all that it held."""
@@ -236,7 +252,7 @@ class Generation:
             self.key,
             request.prompt_token_ids,
             headroom_tokens=num_tokens - self.num_context_tokens,
-            params=request.params,
+            params=self.params,
             prefix_salt=request.prefix_salt,
             generated_token_ids=tuple(self.context_token_ids[self.num_prompt_tokens :]),
             preemption_rank=preemption_rank,
@@ -244,12 +260,14 @@ class Generation:
 
     def chunk(self, start: int, end: int) -> PrefillChunk:
         """Context tokens `[start, end)` for a prefill worker."""
+        last = end == self.num_context_tokens
         return PrefillChunk(
             sequence_id=self.sequence_id,
             start=start,
             token_ids=self.context_token_ids[start:end],
-            last=end == self.num_context_tokens,
+            last=last,
             sequence=self._prefill_sequence() if start == 0 else None,
+            next_token_id=self.context_token_ids[end] if self.awaits_scores and not last else None,
         )
 
     def _prefill_sequence(self) -> PrefillSequence:
@@ -263,7 +281,7 @@ class Generation:
         return PrefillSequence(
             self.key,
             self.num_prompt_tokens,
-            request.params,
+            self.params,
             destination,
             request.prefix_salt,
             self.num_resumed_tokens,

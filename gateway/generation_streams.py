@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import structlog
@@ -11,7 +11,7 @@ import structlog
 from gateway.generation import Generation
 from gateway.request_log import log_end
 from gateway.request_metrics import RequestMetrics, TokenTimes
-from gateway.tokens import MAX_TAKEN, Ended, Token
+from gateway.tokens import MAX_TAKEN, Ended, Event, ScoredPrompt, Token
 from tandem.core.errors import TandemError
 
 log = structlog.get_logger(__name__)
@@ -30,12 +30,16 @@ class GenerationControl(Protocol):
 
 
 class GenerationStream:
-    """A `TokenStream`: a generation's events, kept for its reader. Bounded by `max_tokens`."""
+    """A `TokenStream`: a generation's events, kept for its reader. Bounded by `max_tokens`, and of
+    its prompt by what a request may ask for."""
 
     def __init__(self, control: GenerationControl, generation: Generation) -> None:
         self._control = control
         self.generation = generation
         self.times = TokenTimes()
+        # What is left of the prompt is taken before the events.
+        self._prompt: ScoredPrompt | None = None
+        self._num_prompt_taken = 0
         self._events: list[Token | Ended] = []
         self._error: TandemError | None = None
         self._on_events: Callable[[], None] | None = None
@@ -43,13 +47,15 @@ class GenerationStream:
         self._is_untold = False
         self._is_over = False
 
-    def put(self, event: Token | Ended | TandemError) -> bool:
+    def put(self, event: Event) -> bool:
         """Keep an event; whether there is a reader to be told of it, who took all before."""
-        is_first = not self._events and self._on_events is not None
+        is_first = not self._events and not self._prompt and self._on_events is not None
         self._is_untold |= is_first
-        self._is_over |= not isinstance(event, Token)
+        self._is_over |= not isinstance(event, Token | ScoredPrompt)
         if isinstance(event, TandemError):
             self._error = event
+        elif isinstance(event, ScoredPrompt):
+            self._prompt = event
         else:
             self._events.append(event)
         return is_first
@@ -64,14 +70,16 @@ class GenerationStream:
 
     def subscribe(self, on_events: Callable[[], None]) -> None:
         self._on_events = on_events
-        if self._events or self._error is not None:
+        if self.has_more:
             on_events()
 
     @property
     def has_more(self) -> bool:
-        return bool(self._events) or self._error is not None
+        return bool(self._events) or self._prompt is not None or self._error is not None
 
-    def take(self) -> list[Token | Ended]:
+    def take(self) -> Sequence[Token | Ended]:
+        if self._prompt:
+            return self._take_prompt(self._prompt)
         events, self._events = self._events, []
         if len(events) > MAX_TAKEN:
             self._events = events[MAX_TAKEN:]
@@ -86,6 +94,13 @@ class GenerationStream:
                 # Which has this frame.
                 del error
         return events
+
+    def _take_prompt(self, prompt: ScoredPrompt) -> Sequence[Token]:
+        start = self._num_prompt_taken
+        self._num_prompt_taken += MAX_TAKEN
+        if self._num_prompt_taken >= len(prompt.token_ids):
+            self._prompt = None
+        return prompt.tokens(start, self._num_prompt_taken)
 
     def stop(self) -> Ended:
         ended = self._control.stop_generation(self.generation)
@@ -132,7 +147,7 @@ class GenerationStreams:
         stream = self._streams[generation] = GenerationStream(self._control, generation)
         return stream
 
-    def emit(self, generation: Generation, event: Token | Ended | TandemError) -> None:
+    def emit(self, generation: Generation, event: Event) -> None:
         """Hand a generation's event to its reader; all but tokens are its end. What goes wrong with
         that costs its own request alone: others have events in the same turn."""
         try:
@@ -142,12 +157,15 @@ class GenerationStreams:
             # Not now: what was decided before has yet to be handed on.
             asyncio.get_running_loop().call_soon(self._control.cancel, generation)
 
-    def hand_on(self, generation: Generation, event: Token | Ended | TandemError) -> None:
+    def hand_on(self, generation: Generation, event: Event) -> None:
         """As `emit`, but raises whatever goes wrong: the reader has the event by then."""
         if isinstance(event, Token):
             stream = self._streams[generation]
             self._put(stream, event)
             self._metrics.token(generation, stream.times, self._clock())
+            return
+        if isinstance(event, ScoredPrompt):
+            self._put(self._streams[generation], event)
             return
         stream = self._streams.pop(generation)
         self._put(stream, event)
@@ -155,7 +173,7 @@ class GenerationStreams:
         generation.request.trace.choice_ended(generation, stream.times, event)
         log_end(generation, stream.times, event, self._model_name)
 
-    def _put(self, stream: GenerationStream, event: Token | Ended | TandemError) -> None:
+    def _put(self, stream: GenerationStream, event: Event) -> None:
         if stream.put(event):
             if not self._untold:
                 asyncio.get_running_loop().call_soon(self._tell_readers)

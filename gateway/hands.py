@@ -11,9 +11,8 @@ from gateway.effects import Checked, CheckResult
 from gateway.generation import Generation
 from gateway.generation_streams import GenerationStreams
 from gateway.request_metrics import RequestMetrics
-from gateway.tokens import Ended, Token
+from gateway.tokens import Event
 from gateway.worker_link import WorkerLink
-from tandem.core.errors import TandemError
 
 log = structlog.get_logger(__name__)
 
@@ -37,7 +36,7 @@ class GatewayHands:
         if link := self._links.get(worker_id):
             link.let_go()
 
-    def emit(self, generation: Generation, event: Token | Ended | TandemError) -> None:
+    def emit(self, generation: Generation, event: Event) -> None:
         self._streams.emit(generation, event)
 
     def checked(self, checked: Checked) -> None:

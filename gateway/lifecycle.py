@@ -59,7 +59,7 @@ class Lifecycle:
     def end(self, generation: Generation, event: Ended | TandemError) -> None:
         """The one place where generations end; one that has ended does not end again. An armed
         one's transfer is complete but perhaps not acknowledged: its prefill worker keeps the record
-        until it is, or until that fails too."""
+        until it is, or until that fails too; unless that has more to tell."""
         if generation.phase is Phase.ENDED:
             return
         if generation.phase is Phase.QUEUED:
@@ -72,7 +72,7 @@ class Lifecycle:
         generation.phase = Phase.ENDED
         self._outbox.emit(generation, event)
         self._leave_decode(generation)
-        if not generation.armed:
+        if not generation.armed or generation.awaits_scores:
             self.leave_prefill(generation)
         self._queue.done(generation)
         self._self_checks.ended(generation, event)

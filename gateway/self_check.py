@@ -75,13 +75,14 @@ class Check:
         return is_invariant and len({each.numerics for each in models}) == 1
 
     def reserve(self) -> Reserve:
-        request = self.request
+        request, num_tokens = self.request, len(self.token_ids)
+        unscored = replace(request.params, logprobs=None, prompt_logprobs=None)
         return Reserve(
             self.sequence_id,
             SequenceKey(request.request_id, request.choice_index),
             request.prompt_token_ids,
             headroom_tokens=self.length - self.position,
-            params=replace(request.params, max_tokens=len(self.token_ids), logprobs=None),
+            params=replace(unscored, max_tokens=num_tokens),
             prefix_salt=self.salt,
             generated_token_ids=self.token_ids[: self.num_same],
             preemption_rank=PREEMPTION_RANK,

@@ -80,7 +80,7 @@ class SharedPrompts:
 
     def worth_waiting(self, generation: Generation) -> Wait | None:
         """For whom a queued generation had better wait, or None."""
-        if not self._by_first or generation.num_waits >= MAX_WAITS:
+        if not self._by_first or generation.num_waits >= MAX_WAITS or generation.awaits_scores:
             return None
         first = _first_uncached(generation)
         leader = None if first is None else self._by_first.get(first)

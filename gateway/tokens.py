@@ -14,7 +14,8 @@ from gateway.prefix_index import PromptPrefix
 from gateway.refusals import Refusals
 from gateway.tenants import DEFAULT_TENANT
 from gateway.tracing.trace import NO_TRACE, RequestTrace
-from tandem.core.logprobs import TokenLogprobs
+from tandem.core.errors import TandemError
+from tandem.core.logprobs import LogprobColumns, TokenLogprobs
 from tandem.core.reports import Armed, FirstToken, SequenceSnapshot
 from tandem.core.sampling_params import SamplingParams
 from tandem.core.sequence import FinishReason
@@ -47,11 +48,26 @@ class TokenRequest:
 
 
 class Token(NamedTuple):
-    """A generated token. Positions of a stream are consecutive and start at the prompt's length."""
+    """A token of a stream, whose positions are consecutive. They start at the prompt's length, or,
+    if its log-probabilities are asked for, at 0: the first token has none."""
 
     position: int
     token_id: int
     logprobs: TokenLogprobs | None = None
+
+
+class ScoredPrompt(NamedTuple):
+    """A prompt, and the log-probabilities of all but its first token."""
+
+    token_ids: Sequence[int]
+    logprobs: LogprobColumns
+
+    def tokens(self, start: int, end: int) -> list[Token]:
+        """Those of some positions, as far as there are any."""
+        return [
+            Token(position, token_id, self.logprobs[position - 1] if position else None)
+            for position, token_id in enumerate(self.token_ids[start:end], start)
+        ]
 
 
 def reported_token(report: FirstToken | Armed) -> Token:
@@ -115,6 +131,9 @@ class Ended:
     finish_reason: FinishReason
     served_by: ServedBy
 
+
+Event = Token | ScoredPrompt | Ended | TandemError
+"""What happens to a generation, for its client; the latter two are its one end."""
 
 # Events that are taken at a time: a few milliseconds of work at the most.
 MAX_TAKEN = 256

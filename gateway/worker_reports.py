@@ -13,17 +13,19 @@ from gateway.lifecycle import Lifecycle
 from gateway.prefill_view import PrefillView
 from gateway.shared_state import SharedState
 from gateway.stages import AttemptEnd, Stage
-from gateway.tokens import Ended, Token, reported_token, snapshot_tokens
+from gateway.tokens import Ended, ScoredPrompt, Token, reported_token, snapshot_tokens
 from tandem.core.commands import DecodeCommand, PrefillBatch, PrefillCommand, Reserve
 from tandem.core.errors import (
     DataLoss,
     EngineFailed,
     Fenced,
+    Mismatch,
     ResourceExhausted,
     TandemError,
     Unavailable,
     error_of,
 )
+from tandem.core.logprobs import LogprobColumns
 from tandem.core.reports import (
     Armed,
     BatchDone,
@@ -99,10 +101,11 @@ class WorkerReports:
                 # What ends with this token has no transfer, or none that is waited for.
                 then = Stage.TRANSFER if report.finish_reason is None else Stage.PREFILL
                 self._computed(worker, generation, report.prompt_times, then)
+                self._scored(worker, generation, report.prompt_logprobs)
                 self._accept(generation, reported_token(report), report.finish_reason)
             case TransferDone():
                 self._lifecycle.leave_prefill(generation)
-            case SequenceFailed() if generation.armed:
+            case SequenceFailed() if generation.has_left(worker):
                 self._lifecycle.leave_prefill(generation)
             case SequenceFailed():
                 self._prefill_failed(worker, generation, error_of(report.reason, report.message))
@@ -186,6 +189,7 @@ class WorkerReports:
         for each in step.computed:
             if generation := worker.generations.get(each.sequence_id):
                 self._computed(worker, generation, each.times, Stage.DECODE)
+                self._scored(worker, generation, each.logprobs)
         tokens = map(Token, step.positions, step.token_ids, step.logprobs or repeat(None))
         rows = zip(step.sequence_ids, tokens, step.finish_reasons, strict=True)
         for sequence_id, token, reason in rows:
@@ -203,6 +207,9 @@ class WorkerReports:
     ) -> None:
         for each in snapshot.sequences:
             self._decode_report(worker, each.reserved)
+            generation = worker.generations.get(each.sequence_id)
+            if generation and generation.is_local and each.token_ids:
+                self._scored(worker, generation, each.prompt_logprobs)
             for token in snapshot_tokens(each):
                 generation = worker.generations.get(each.sequence_id)
                 if generation is None:
@@ -233,6 +240,31 @@ class WorkerReports:
             attempt.num_steps = times.num_steps
             attempt.begin(Stage.PREFILL, worker.local_s(times.start_ns))
             attempt.begin(then, worker.local_s(times.end_ns))
+
+    def _scored(
+        self,
+        worker: PrefillView | DecodeView,
+        generation: Generation,
+        logprobs: LogprobColumns | None,
+    ) -> None:
+        """A worker has computed a generation's prompt, whose log-probabilities it tells if they are
+        asked for, perhaps again. Its first token, which comes with them, brings what waited."""
+        if not generation.awaits_scores:
+            return
+        num_told, num_asked = len(logprobs or ()), generation.num_prompt_tokens - 1
+        if logprobs is None:
+            name = worker.info.worker_id
+            error = Mismatch(
+                f"{name} tells no log-probabilities of prompts: it is an older version"
+            )
+            self._lifecycle.end(generation, error)
+        elif num_told != num_asked:
+            what = f"{num_told} log-probabilities of a prompt came, and not {num_asked}"
+            self._lifecycle.end(generation, DataLoss(what))
+        else:
+            generation.answer.awaits_prompt = False
+            prompt = ScoredPrompt(generation.request.prompt_token_ids, logprobs)
+            self._outbox.emit(generation, prompt)
 
     def _accept(self, generation: Generation, token: Token, reason: FinishReason | None) -> None:
         try:

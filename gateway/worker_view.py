@@ -105,8 +105,11 @@ class WorkerView:
                 self.stepped(span)
 
     def cached_tokens(self, generation: Generation) -> int:
-        """Leading tokens of a context that the worker has cached, as far as is known."""
-        return generation.prefix.num_cached_tokens(self.prefix_index) if generation.prefix else 0
+        """Leading tokens of a context that the worker has cached, as far as is known, and need not
+        compute."""
+        if generation.prefix is None or generation.awaits_scores:
+            return 0
+        return generation.prefix.num_cached_tokens(self.prefix_index)
 
     def uncached_tokens(self, generation: Generation) -> int:
         """Tokens of a context that it would have to compute."""

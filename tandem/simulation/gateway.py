@@ -11,7 +11,7 @@ from gateway.effect_loop import EffectLoop
 from gateway.effects import Checked
 from gateway.generation import Generation
 from gateway.scheduler import Scheduler
-from gateway.tokens import Ended, Token, TokenRequest
+from gateway.tokens import Event, ScoredPrompt, Token, TokenRequest
 from gateway.worker_view import PoolUse
 from tandem.bench.answer import Answer
 from tandem.bench.workload import Prompt
@@ -97,7 +97,8 @@ class VirtualGateway:
     def checked(self, checked: Checked) -> None:
         """Nothing is checked."""
 
-    def emit(self, generation: Generation, event: Token | Ended | TandemError) -> None:
+    def emit(self, generation: Generation, event: Event) -> None:
+        assert not isinstance(event, ScoredPrompt), "nobody asks for it"
         if isinstance(event, Token):
             answer = self._clients[generation][0]
             answer.note(self._events.now_s, answer.num_tokens + 1)

@@ -7,15 +7,18 @@ Tiers (b) and (c) of docs/architecture.md, "Determinism". A few prompts here; th
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from reference import Reference
-from stack import collect, running_stack
+from stack import Stack, collect, events_of, running_stack
 
+from gateway.tokens import Token
 from tandem.artifacts.resolve import resolve
+from tandem.core.logprobs import TokenLogprobs
 
 pytestmark = [pytest.mark.model, pytest.mark.timeout(600)]
 
@@ -63,6 +66,20 @@ ALL_PROMPTS = (
 )
 
 
+def stack_of(setup: Setup, *flags: str) -> AbstractAsyncContextManager[Stack]:
+    num_prefill, num_decode, batching = setup
+    return running_stack(
+        num_prefill,
+        num_decode,
+        *flags,
+        model="default",
+        devices=["cpu:0", "cpu:1"] if num_prefill + num_decode > 1 else ["cpu:0-1"],
+        batching=batching if num_prefill == 0 else "chunked",
+        prefill_token_budget=100,
+        local_prefill="auto" if batching == "local" else "off",
+    )
+
+
 async def generate(
     setup: Setup,
     prompts: Sequence[tuple[int, ...]],
@@ -73,18 +90,7 @@ async def generate(
     **params: float,
 ) -> tuple[list[list[int]], list[list[NDArray[np.float32]]]]:
     """Tokens, and for the first three prompts the logits that they were chosen from."""
-    num_prefill, num_decode, batching = setup
-    async with running_stack(
-        num_prefill,
-        num_decode,
-        f"--dump-logits={logits_folder}",
-        *flags,
-        model="default",
-        devices=["cpu:0", "cpu:1"] if num_prefill + num_decode > 1 else ["cpu:0-1"],
-        batching=batching if num_prefill == 0 else "chunked",
-        prefill_token_budget=100,
-        local_prefill="auto" if batching == "local" else "off",
-    ) as stack:
+    async with stack_of(setup, f"--dump-logits={logits_folder}", *flags) as stack:
         tokens: list[list[int]] = []
         streams = []
         for i, prompt in enumerate(prompts):
@@ -163,6 +169,38 @@ async def test_generate_says_the_same(reference: Reference, tmp_path: Path) -> N
     for prompt, ours in zip(prompts, tokens, strict=False):
         theirs = reference.generate(prompt, SOME_TOKENS)
         assert ours == theirs or count_ties(reference, prompt, ours) > 0
+
+
+async def score(setup: Setup, prompts: Sequence[tuple[int, ...]]) -> list[list[TokenLogprobs]]:
+    """What is told of the prompts' tokens but the first."""
+    async with stack_of(setup, "--dtype=float32") as stack:
+        streams = [
+            stack.submit(f"p{i}", prompt, 2, prompt_logprobs=3) for i, prompt in enumerate(prompts)
+        ]
+        answers = [await events_of(stream) for stream in streams]
+        await stack.until_all_free()
+    return [
+        [each.logprobs for each in answer if isinstance(each, Token) and each.logprobs]
+        for answer in answers
+    ]
+
+
+async def test_prompts_are_as_likely_in_every_topology_as_the_reference_says(
+    reference: Reference,
+) -> None:
+    prompts = prompts_of((2, 17, 333), ("What is a prime?",))
+    setups = DISAGGREGATED[0], DISAGGREGATED[-1], COLOCATED[0]
+    first, *others = [await score(setup, prompts) for setup in setups]
+    assert others == [first, first]
+    for prompt, scored in zip(prompts, first, strict=True):
+        logits = reference.logits(prompt[:1], prompt[1:]).astype(np.float64)
+        logprobs = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+        own = logprobs[np.arange(len(scored)), prompt[1:]]
+        assert [each.logprob for each in scored] == pytest.approx(own.tolist(), abs=1e-3)
+        best = np.sort(logprobs, axis=1)[:, :-4:-1]
+        assert [each.top_logprobs.tolist() for each in scored] == [
+            pytest.approx(each.tolist(), abs=1e-3) for each in best
+        ]
 
 
 @pytest.mark.slow

@@ -297,7 +297,7 @@ def silence_logs() -> None:
     structlog.configure(processors=[], logger_factory=structlog.ReturnLoggerFactory())
 
 
-async def upcoming(stream: GenerationStream) -> list[Token | Ended]:
+async def upcoming(stream: GenerationStream) -> Sequence[Token | Ended]:
     """The events since the last call, at least one. Raises what ended the stream instead."""
     arrived = asyncio.Event()
     stream.subscribe(arrived.set)
@@ -305,12 +305,17 @@ async def upcoming(stream: GenerationStream) -> list[Token | Ended]:
     return stream.take()
 
 
-async def collect(stream: GenerationStream) -> tuple[list[int], Ended]:
-    """All tokens of a stream and its end; positions must be consecutive."""
+async def events_of(stream: GenerationStream) -> list[Token | Ended]:
+    """All events of a stream."""
     events: list[Token | Ended] = []
     while not (events and isinstance(events[-1], Ended)):
         events += await upcoming(stream)
-    *tokens, ended = events
+    return events
+
+
+async def collect(stream: GenerationStream) -> tuple[list[int], Ended]:
+    """All tokens of a stream and its end; positions must be consecutive."""
+    *tokens, ended = await events_of(stream)
     positions = [token.position for token in tokens]
     assert positions == list(range(positions[0], positions[0] + len(tokens))) if tokens else True
     return [token.token_id for token in tokens], ended

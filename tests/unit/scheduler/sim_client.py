@@ -8,9 +8,11 @@ from math import inf
 from sim_worker import END_RULE, MAX_MODEL_LEN, VOCAB_SIZE
 
 from gateway.generation import Generation
-from gateway.tokens import Ended, ServedBy, Token, TokenRequest
+from gateway.tokens import Ended, Event, ScoredPrompt, ServedBy, Token, TokenRequest
 from tandem.core.errors import TandemError
+from tandem.core.plan import PromptScore
 from tandem.core.sequence import FinishReason
+from tandem.engine.fake.candidates import prompt_logprobs
 from tandem.engine.fake.content import expected_tokens
 
 
@@ -22,6 +24,7 @@ class Client:
     expected: list[int]
     reason: FinishReason
     generation: Generation | None = None
+    prompt: ScoredPrompt | None = None
     tokens: list[int] = field(default_factory=list)
     outcome: Ended | TandemError | None = None
     served_by: ServedBy | None = None
@@ -31,10 +34,16 @@ class Client:
     def end(self) -> int:
         return len(self.request.prompt_token_ids) + len(self.expected)
 
-    def take(self, event: Token | Ended | TandemError) -> None:
+    def take(self, event: Event) -> None:
         """An event comes. It is checked at once."""
         assert self.outcome is None, f"{event} came after {self.outcome}"
+        if isinstance(event, ScoredPrompt):
+            assert self.prompt is None and not self.tokens, "its prompt came late, or again"
+            assert event == self._expected_prompt
+            self.prompt = event
+            return
         if isinstance(event, Token):
+            assert self.prompt == self._expected_prompt, "its prompt is missing"
             position = len(self.request.prompt_token_ids) + len(self.tokens)
             assert event.position == position, f"position {event.position} came for {position}"
             self.tokens.append(event.token_id)
@@ -55,6 +64,14 @@ class Client:
             assert self.cancelled, "nobody cancelled"
         elif event.reason == "DEADLINE_EXCEEDED":
             assert self.request.deadline_s < inf, "there is no deadline"
+
+    @property
+    def _expected_prompt(self) -> ScoredPrompt | None:
+        num_top, prompt = self.request.params.prompt_logprobs, self.request.prompt_token_ids
+        if num_top is None:
+            return None
+        score = PromptScore(prompt[1:], num_top)
+        return ScoredPrompt(prompt, prompt_logprobs((0, VOCAB_SIZE), score))
 
 
 def expectation(request: TokenRequest) -> tuple[list[int], FinishReason]:

@@ -17,8 +17,7 @@ from gateway.generation_streams import GenerationStreams
 from gateway.hands import GatewayHands
 from gateway.scheduler import Scheduler
 from gateway.timeline import Timeline
-from gateway.tokens import Ended, Token
-from tandem.core.errors import TandemError
+from gateway.tokens import Event
 
 
 class RecordingStreams(GenerationStreams):
@@ -28,7 +27,7 @@ class RecordingStreams(GenerationStreams):
         super().__init__(dispatcher, dispatcher.metrics, clock.now_s, model_name="")
         self._clients = clients
 
-    def emit(self, generation: Generation, event: Token | Ended | TandemError) -> None:
+    def emit(self, generation: Generation, event: Event) -> None:
         self._clients[generation.request.request_id].take(event)
         self.hand_on(generation, event)
 

@@ -43,6 +43,7 @@ class RandomRequests:
             stop_token_ids=frozenset(random.sample(range(VOCAB_SIZE), 20)),
             ignore_eos=random.random() < 0.3,
             logprobs=random.choice((None, 2)),
+            prompt_logprobs=random.choice((None, None, 1)),
         )
         request = TokenRequest(
             f"r{len(self._clients)}",
