@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import chain
 from typing import NamedTuple
 
-from gateway.text import TokenText
+from gateway.text import PromptPlaces, TokenText
 from gateway.tokens import Ended, ServedBy, Token, TokenStream
 from gateway.tools.parser import Parsed, ToolCallParser
 from gateway.tools.tool import ToolCallDelta
@@ -15,23 +15,34 @@ from tandem.core.sequence import FinishReason
 
 
 class ScoredToken(NamedTuple):
-    """A generated token with its log-probabilities. `text_offset` is where its text begins in the
-    choice's, in characters."""
+    """A token with its log-probabilities, which only the first of a prompt has none of.
+    `text_offset` is where its text begins in the choice's, in characters."""
 
     token_id: int
-    logprobs: TokenLogprobs
+    logprobs: TokenLogprobs | None
     text_offset: int
 
 
 class Delta(NamedTuple):
     """New tokens, text and pieces of calls of a choice. The text of a token may be held back until
-    it is certain; its log-probabilities, `scored` if they were asked for, come with the token."""
+    it is certain; its log-probabilities, `scored` if they were asked for, come with the token. The
+    first `num_prompt` of these are the prompt's: they were not generated, and are no new tokens."""
 
     choice_index: int
     token_ids: tuple[int, ...]
     text: str
     scored: tuple[ScoredToken, ...] = ()
     calls: tuple[ToolCallDelta, ...] = ()
+    num_prompt: int = 0
+
+
+class Echo(NamedTuple):
+    """A prompt that its answer begins with. The first `num_tokens` of the stream are its, and have
+    these `places` in the text; none, if only the text is shown."""
+
+    text: str = ""
+    num_tokens: int = 0
+    places: PromptPlaces | None = None
 
 
 class Finished(NamedTuple):
@@ -45,6 +56,9 @@ class Finished(NamedTuple):
     num_calls: int = 0
 
 
+NO_ECHO = Echo()
+
+
 class Choice:
     """Turns the events of one token stream into `Delta`s and a `Finished`."""
 
@@ -54,7 +68,7 @@ class Choice:
         tokens: TokenStream,
         text: TokenText,
         calls: ToolCallParser | None = None,
-        echo: str = "",
+        echo: Echo = NO_ECHO,
     ) -> None:
         self.index = index
         self.tokens = tokens
@@ -66,7 +80,7 @@ class Choice:
 
     def opening(self) -> list[Delta]:
         """What comes before the first token."""
-        return [Delta(self.index, (), self._echo)] if self._echo else []
+        return [Delta(self.index, (), self._echo.text)] if self._echo.text else []
 
     def take(self, events: Sequence[Token | Ended]) -> list[Delta | Finished]:
         """What the client is told of a stream's next events: of tokens that come together, one
@@ -96,10 +110,18 @@ class Choice:
         return told[0] if len(told) == 1 else _merged(told)
 
     def _on_token(self, token: Token) -> Delta:
+        if token.position < self._echo.num_tokens:
+            return self._on_prompt_token(token)
         self._num_tokens += 1
-        offset = len(self._echo) + self._text.num_chars
+        offset = len(self._echo.text) + self._text.num_chars
         text = self._text.push(token.token_id)
         return self._delta((token.token_id,), text, _scored(token, offset))
+
+    def _on_prompt_token(self, token: Token) -> Delta:
+        assert self._echo.places
+        place = self._echo.places.push(token.token_id)
+        scored = (ScoredToken(token.token_id, token.logprobs, place),)
+        return Delta(self.index, (), "", scored, num_prompt=1)
 
     def _on_ended(self, ended: Ended) -> list[Delta | Finished]:
         text = self._text.flush()
@@ -139,6 +161,7 @@ def _merged(deltas: Sequence[Delta]) -> Delta:
         "".join(each.text for each in deltas),
         tuple(chain.from_iterable(each.scored for each in deltas)),
         tuple(chain.from_iterable(each.calls for each in deltas)),
+        sum(each.num_prompt for each in deltas),
     )
 
 

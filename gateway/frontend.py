@@ -22,17 +22,20 @@ from typing import TypeVar
 
 from gateway.access import Access
 from gateway.answer import Answer
-from gateway.choice import Choice
+from gateway.choice import Choice, Echo
 from gateway.grammars import GrammarChecker
 from gateway.limits import (
     DEFAULT_MODEL,
     check_ids,
     check_model_name,
     check_prompt_length,
+    check_prompt_logprobs,
     check_prompts,
     check_request,
     prompt_param,
+    scores_prompts,
 )
+from gateway.no_tokens import NoTokens, PromptAlone
 from gateway.offload import Offload
 from gateway.params import sampling_params, settled, wants_no_tokens, with_defaults
 from gateway.prefix_salt import prefix_salt
@@ -40,8 +43,8 @@ from gateway.prompts import EncodedPrompt, encode_prompt, encode_prompts, hash_p
 from gateway.request import GenerationRequest, Prompt, TokenPrompt
 from gateway.sizes import prompt_size, request_size
 from gateway.tenants import DEFAULT_TENANT
-from gateway.text import TokenText
-from gateway.tokens import Ended, ServedBy, ServedModel, TokenRequest, TokenService, TokenStream
+from gateway.text import PromptPlaces, TokenText
+from gateway.tokens import ServedModel, TokenRequest, TokenService, TokenStream
 from gateway.tools.grammar import tool_grammar
 from gateway.tools.limits import check_tools
 from gateway.tools.parser import ToolCallParser
@@ -53,7 +56,6 @@ from tandem.artifacts.tokenizer import Tokenizer
 from tandem.core.errors import DeadlineExceeded, InvalidRequest, Unavailable
 from tandem.core.grammar import Grammar, GrammarKind
 from tandem.core.sampling_params import SamplingParams
-from tandem.core.sequence import FinishReason
 
 T = TypeVar("T")
 
@@ -149,6 +151,7 @@ class Frontend:
         # No await from here on: what was read is in flight before another can be, and what is
         # submitted is owned by the Answer that is returned.
         lengths = [len(each.token_ids) for each in prompts]
+        check_prompt_logprobs(request, lengths)
         quota = self.access.tenants[request.tenant].max_tokens_in_flight
         each = settled(params, request, lengths, model, grammar, quota)
         return self._submit(request, prompts, each, model, deadline_s, trace)
@@ -323,9 +326,8 @@ class Frontend:
                 )
                 submitted.callback(tokens.cancel)
                 text = self._text(request, model, prompts[prompt].token_ids)
-                choices.append(
-                    Choice(index, tokens, text, self._parser(request), prompts[prompt].text)
-                )
+                echo = self._echo(request, prompts[prompt])
+                choices.append(Choice(index, tokens, text, self._parser(request), echo))
             # All or none.
             submitted.pop_all()
         self._active.add((request.tenant, request_id))
@@ -351,7 +353,18 @@ class Frontend:
         return name
 
     def _stream(self, request: GenerationRequest, tokens: TokenRequest) -> TokenStream:
-        return NoTokens() if wants_no_tokens(request) else self._service.submit(tokens)
+        if not wants_no_tokens(request):
+            return self._service.submit(tokens)
+        if not scores_prompts(request):
+            return NoTokens()
+        return PromptAlone(self._service.submit(tokens), len(tokens.prompt_token_ids))
+
+    def _echo(self, request: GenerationRequest, prompt: EncodedPrompt) -> Echo:
+        if not scores_prompts(request):
+            return Echo(prompt.text)
+        tokenizer = self.tokenizer
+        places = PromptPlaces(prompt.text, tokenizer.decode_stream(), tokenizer.token_bytes)
+        return Echo(prompt.text, len(prompt.token_ids), places)
 
     def _text(
         self, request: GenerationRequest, model: ServedModel, prompt: Sequence[int]
@@ -379,24 +392,6 @@ class Frontend:
         self._active.discard((tenant, request_id))
         if not self._active:
             self._idle.set()
-
-
-class NoTokens:
-    """The stream of a choice of which nothing is generated."""
-
-    def subscribe(self, on_events: Callable[[], None]) -> None:
-        on_events()
-
-    has_more = False
-
-    def take(self) -> tuple[Ended]:
-        return (self.stop(),)
-
-    def stop(self) -> Ended:
-        return Ended(FinishReason.LENGTH, ServedBy("", ""))
-
-    def cancel(self) -> None:
-        pass
 
 
 def _tool_format(tokenizer: Tokenizer, name: str) -> ToolFormat:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from gateway.answer import Answer
 from gateway.choice import Delta, Finished, ScoredToken
 from gateway.tokens import ServedBy, TokenBytes
+from tandem.core.logprobs import TokenLogprobs
 from tandem.v1 import inference_pb2, sampling_pb2
 
 
@@ -28,7 +29,9 @@ def event_to_wire(
         choice_index=event.choice_index, token_ids=event.token_ids, text=event.text
     )
     if event.scored:
-        delta.scored.extend(_scored(each, token_bytes) for each in event.scored)
+        prompt, own = event.scored[: event.num_prompt], event.scored[event.num_prompt :]
+        delta.prompt.extend(_prompt_token(each, token_bytes) for each in prompt)
+        delta.scored.extend(_scored(each, token_bytes) for each in own)
     for call in event.calls:
         delta.tool_calls.add(index=call.index, id=call.id, name=call.name, arguments=call.arguments)
     return inference_pb2.GenerateResponse(delta=delta)
@@ -45,16 +48,31 @@ def _finished(finished: Finished) -> inference_pb2.GenerationFinished:
 
 
 def _scored(scored: ScoredToken, token_bytes: TokenBytes) -> inference_pb2.ScoredToken:
-    def likely(token_id: int, logprob: float) -> inference_pb2.LikelyToken:
-        return inference_pb2.LikelyToken(
-            token_id=token_id, text=token_bytes(token_id), logprob=logprob
-        )
-
+    assert scored.logprobs
     return inference_pb2.ScoredToken(
-        token=likely(scored.token_id, scored.logprobs.logprob),
+        token=_likely(scored.token_id, scored.logprobs.logprob, token_bytes),
         text_offset=scored.text_offset,
-        top=[likely(*each) for each in scored.logprobs.top],
+        top=_top(scored.logprobs, token_bytes),
     )
+
+
+def _prompt_token(scored: ScoredToken, token_bytes: TokenBytes) -> inference_pb2.PromptToken:
+    logprobs = scored.logprobs
+    return inference_pb2.PromptToken(
+        token_id=scored.token_id,
+        text=token_bytes(scored.token_id),
+        text_offset=scored.text_offset,
+        logprob=logprobs.logprob if logprobs else None,
+        top=_top(logprobs, token_bytes) if logprobs else (),
+    )
+
+
+def _top(logprobs: TokenLogprobs, token_bytes: TokenBytes) -> list[inference_pb2.LikelyToken]:
+    return [_likely(*each, token_bytes) for each in logprobs.top]
+
+
+def _likely(token_id: int, logprob: float, token_bytes: TokenBytes) -> inference_pb2.LikelyToken:
+    return inference_pb2.LikelyToken(token_id=token_id, text=token_bytes(token_id), logprob=logprob)
 
 
 def _served_by(served_by: ServedBy) -> inference_pb2.ServedBy:

@@ -21,6 +21,8 @@ MAX_PROMPT_CHARS = 2**20
 MAX_PROMPT_TOKENS = 2**18
 MAX_MESSAGES = 2048
 MAX_TOOL_CALLS = 128
+# Log-probabilities of them, for all answers: what a worker tells of one prompt has 8 bytes each.
+MAX_PROMPT_LOGPROBS = 2**19
 # Messages, calls and tools together, for the same reason.
 MAX_PARTS = 2**13
 # Answers to one request: its prompts times `n`.
@@ -92,11 +94,27 @@ def check_request(request: GenerationRequest, model: ServedModel) -> None:
     check_ids(request.stop_token_ids, model, "stop_token_ids")
     _at_most(MAX_LOGIT_BIAS, request.logit_bias, "logit_bias", "entries")
     check_ids([token_id for token_id, _ in request.logit_bias], model, "logit_bias")
-    if request.echo and request.logprobs is not None:
+    if scores_prompts(request) and any(isinstance(each, ChatPrompt) for each in request.prompts):
         raise InvalidRequest(
-            "the log-probabilities of prompt tokens are not computed: echo and logprobs do not go "
-            "together",
-            param="echo",
+            "echo goes with logprobs for texts and tokens, and not for conversations", param="echo"
+        )
+
+
+def scores_prompts(request: GenerationRequest) -> bool:
+    """Whether the log-probabilities of its prompts' tokens are asked for."""
+    return request.echo and request.logprobs is not None
+
+
+def check_prompt_logprobs(request: GenerationRequest, prompt_lengths: Sequence[int]) -> None:
+    """Raises `InvalidRequest` for more of them than are kept for one client, or told at once."""
+    if request.logprobs is None or not scores_prompts(request):
+        return
+    num_logprobs = request.num_choices * sum(prompt_lengths) * (1 + request.logprobs)
+    if num_logprobs > MAX_PROMPT_LOGPROBS:
+        raise InvalidRequest(
+            f"logprobs with echo: at most {MAX_PROMPT_LOGPROBS} log-probabilities of prompt tokens "
+            f"to a request, those of the likeliest counted in, and these are {num_logprobs}",
+            param="logprobs",
         )
 
 

@@ -60,6 +60,7 @@ def sampling_params(request: GenerationRequest) -> SamplingParams:
         stop_token_ids=frozenset(request.stop_token_ids),
         ignore_eos=request.ignore_eos,
         logprobs=request.logprobs,
+        prompt_logprobs=request.logprobs if request.echo else None,
         grammar=request.grammar,
     )
     params.validate()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
 
@@ -61,6 +61,30 @@ class TokenText:
         """The rest of the text, once there are no more tokens. May still find a stop string."""
         text = self._finder.push(self._detokenizer.flush())
         return text if self.stopped else text + self._finder.flush()
+
+
+class PromptPlaces:
+    """Where in an echoed prompt's text each of its tokens begins, in characters."""
+
+    def __init__(
+        self, text: str, detokenizer: Detokenizer, token_bytes: Callable[[int], bytes]
+    ) -> None:
+        """The `detokenizer` leaves special tokens out."""
+        self._text = text
+        self._detokenizer = detokenizer
+        self._token_bytes = token_bytes
+        self._num_chars = 0
+
+    def push(self, token_id: int) -> int:
+        """That of the next token."""
+        place = min(self._num_chars, len(self._text))
+        self._num_chars += len(self._detokenizer.push(token_id) or self._written_out(token_id))
+        return place
+
+    def _written_out(self, token_id: int) -> str:
+        """A special token, if it is one that the text names, and none that was put before it."""
+        name = self._token_bytes(token_id).decode("utf-8", errors="replace")
+        return name if self._text.startswith(name, self._num_chars) else ""
 
 
 class StopFinder:

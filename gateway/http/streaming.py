@@ -258,7 +258,8 @@ class Chunks:
                 return b""
             # The usage has grown, though the text of these tokens is held back.
             contents = (self._form.nothing(),)
-        logprobs = self._form.logprobs(event.scored) if event.scored else b"null"
+        pieces = [self._form.scored(event.scored)] if event.scored else []
+        logprobs = self._form.logprobs(pieces)
         first, *rest = contents
         chunks = [self._chunk(choice_json(event.choice_index, first, logprobs, None))]
         for content in rest:

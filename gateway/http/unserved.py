@@ -73,7 +73,7 @@ HINTS: Mapping[str, str] = {
     "messages[].function_call": ": use tool_calls",
     "response_format.schema": ": use type json_schema, and json_schema.schema",
     "tools": " here: use /v1/chat/completions",
-    "prompt_logprobs": ": the log-probabilities of prompt tokens are not computed",
+    "prompt_logprobs": ": use echo and logprobs of /v1/completions",
 }
 # What OpenAI's own service does with a request, apart from answering it, or how soon, what its
 # answers have that clients send back, and what load tools, ours too, send for llama.cpp to whomever

@@ -10,6 +10,7 @@ from tandem.client.completion import (
     Delta,
     FinishReason,
     LikelyToken,
+    PromptToken,
     ScoredToken,
     ServedBy,
     ToolCall,
@@ -72,12 +73,14 @@ class _Choice:
         self._token_ids: list[int] = []
         self._logprobs: list[ScoredToken] = []
         self._calls: list[ToolCallDelta] = []
+        self._prompt_logprobs: list[PromptToken] = []
 
     def add(self, delta: Delta) -> None:
         self._texts.append(delta.text)
         self._token_ids.extend(delta.token_ids)
         self._logprobs.extend(delta.logprobs)
         self._calls.extend(delta.tool_calls)
+        self._prompt_logprobs.extend(delta.prompt_logprobs)
 
     def build(self) -> CompletedChoice:
         if self.finished is None:
@@ -89,6 +92,7 @@ class _Choice:
             served_by=_read_served_by(self.finished.served_by),
             logprobs=tuple(self._logprobs),
             tool_calls=tuple(self._build_calls()),
+            prompt_logprobs=tuple(self._prompt_logprobs),
         )
 
     def _build_calls(self) -> list[ToolCall]:
@@ -117,12 +121,23 @@ def _read_delta(message: inference_pb2.TokenDelta) -> Delta:
             ToolCallDelta(call.index, call.id, call.name, call.arguments)
             for call in message.tool_calls
         ),
+        prompt_logprobs=tuple(map(_read_prompt_token, message.prompt)),
     )
 
 
 def _read_scored(message: inference_pb2.ScoredToken) -> ScoredToken:
     top = tuple(map(_read_likely, message.top))
     return ScoredToken(_read_likely(message.token), message.text_offset, top)
+
+
+def _read_prompt_token(message: inference_pb2.PromptToken) -> PromptToken:
+    return PromptToken(
+        message.token_id,
+        message.text,
+        message.text_offset,
+        message.logprob if message.HasField("logprob") else None,
+        tuple(map(_read_likely, message.top)),
+    )
 
 
 def _read_likely(message: inference_pb2.LikelyToken) -> LikelyToken:

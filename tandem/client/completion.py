@@ -29,6 +29,17 @@ class ScoredToken:
 
 
 @dataclass(frozen=True, slots=True)
+class PromptToken:
+    """A token of the prompt, and likewise; the first one has no `logprob`: nothing is before it."""
+
+    token_id: int
+    text: bytes
+    text_offset: int
+    logprob: float | None
+    top: tuple[LikelyToken, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ToolCall:
     """A call that the model made. `arguments` is JSON. Give it back in the assistant's message, and
     its `id` with the result."""
@@ -52,13 +63,15 @@ class ToolCallDelta:
 @dataclass(frozen=True, slots=True)
 class Delta:
     """New tokens, text and pieces of calls of one choice. The text of a token may come later than
-    the token. `logprobs` are those of the tokens, if they were asked for."""
+    the token. `logprobs` are those of the tokens, if they were asked for. With `echo` as well,
+    `prompt_logprobs` are those of prompt tokens: all come before the first token."""
 
     text: str
     token_ids: tuple[int, ...]
     choice_index: int = 0
     logprobs: tuple[ScoredToken, ...] = ()
     tool_calls: tuple[ToolCallDelta, ...] = ()
+    prompt_logprobs: tuple[PromptToken, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +94,7 @@ class ServedBy:
 
 @dataclass(frozen=True, slots=True)
 class CompletedChoice:
-    """One answer."""
+    """One answer. `prompt_logprobs` are there if it was asked for `echo` and `logprobs`."""
 
     text: str
     token_ids: tuple[int, ...]
@@ -89,6 +102,7 @@ class CompletedChoice:
     served_by: ServedBy
     logprobs: tuple[ScoredToken, ...] = ()
     tool_calls: tuple[ToolCall, ...] = ()
+    prompt_logprobs: tuple[PromptToken, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,3 +148,8 @@ class Completion:
     def tool_calls(self) -> tuple[ToolCall, ...]:
         """The first choice's."""
         return self.choices[0].tool_calls
+
+    @property
+    def prompt_logprobs(self) -> tuple[PromptToken, ...]:
+        """The first choice's."""
+        return self.choices[0].prompt_logprobs

@@ -47,9 +47,9 @@ class GenerateArguments(TypedDict, total=False):
     What is absent, or None, takes the model's own default, or else: temperature 1, all tokens as
     candidates (`top_k` 0 or -1), a random seed, as many tokens as fit. `temperature` 0 is greedy.
     `stop` strings are not in the answer unless `include_stop`. `logprobs` asks for each token's
-    log-probability and those of so many likeliest ones. `logit_bias` is by token id. Cached KV is
-    shared only among requests with the same `cache_salt`. A lower `priority` goes first; 0 is
-    usual.
+    log-probability and those of so many likeliest ones; with `echo`, which lets an answer begin
+    with its prompt, also of each prompt token. `logit_bias` is by token id. Cached KV is shared
+    only among requests with the same `cache_salt`. A lower `priority` goes first; 0 is usual.
 
     At most one of these says what an answer must look like: `json_object` (any), `json_schema` (a
     mapping or its JSON), `regex`, `grammar` (Lark's notation), `choice` (one of these texts).

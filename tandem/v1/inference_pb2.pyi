@@ -153,7 +153,7 @@ class GenerateRequest(_message.Message):
     skip_special_tokens: _builtins.bool
     """Leave special tokens out of the text; so, if absent."""
     echo: _builtins.bool
-    """Let each answer begin with its prompt."""
+    """Let each answer begin with its prompt; with `logprobs`, tell those of the prompt's tokens, too."""
     cache_salt: _builtins.str
     """Cached KV is shared only among requests with the same. At most 256 characters."""
     priority: _builtins.int
@@ -671,6 +671,7 @@ class TokenDelta(_message.Message):
     TEXT_FIELD_NUMBER: _builtins.int
     SCORED_FIELD_NUMBER: _builtins.int
     TOOL_CALLS_FIELD_NUMBER: _builtins.int
+    PROMPT_FIELD_NUMBER: _builtins.int
     choice_index: _builtins.int
     """The choice."""
     text: _builtins.str
@@ -687,6 +688,12 @@ class TokenDelta(_message.Message):
     def tool_calls(self) -> _containers.RepeatedCompositeFieldContainer[Global___ToolCallDelta]:
         """Pieces of calls."""
 
+    @_builtins.property
+    def prompt(self) -> _containers.RepeatedCompositeFieldContainer[Global___PromptToken]:
+        """Tokens of the prompt with their log-probabilities, if those were asked for: all of them, from the
+        first one on, before any that is generated.
+        """
+
     def __init__(
         self,
         *,
@@ -695,14 +702,57 @@ class TokenDelta(_message.Message):
         text: _builtins.str = ...,
         scored: _abc.Iterable[Global___ScoredToken] | None = ...,
         tool_calls: _abc.Iterable[Global___ToolCallDelta] | None = ...,
+        prompt: _abc.Iterable[Global___PromptToken] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["choice_index", b"choice_index", "scored", b"scored", "text", b"text", "token_ids", b"token_ids", "tool_calls", b"tool_calls"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["choice_index", b"choice_index", "prompt", b"prompt", "scored", b"scored", "text", b"text", "token_ids", b"token_ids", "tool_calls", b"tool_calls"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TokenDelta: _TypeAlias = TokenDelta  # noqa: Y015
+
+@_typing.final
+class PromptToken(_message.Message):
+    """A token of the prompt and what else was likely at its place."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_ID_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    TEXT_OFFSET_FIELD_NUMBER: _builtins.int
+    LOGPROB_FIELD_NUMBER: _builtins.int
+    TOP_FIELD_NUMBER: _builtins.int
+    token_id: _builtins.int
+    """The token."""
+    text: _builtins.bytes
+    """What it says by itself."""
+    text_offset: _builtins.int
+    """Where its text begins in the choice's, in characters."""
+    logprob: _builtins.float
+    """Given those before it, of the model's own distribution. Absent: nothing is before it."""
+    @_builtins.property
+    def top(self) -> _containers.RepeatedCompositeFieldContainer[Global___LikelyToken]:
+        """The likeliest tokens, the likeliest first."""
+
+    def __init__(
+        self,
+        *,
+        token_id: _builtins.int = ...,
+        text: _builtins.bytes = ...,
+        text_offset: _builtins.int = ...,
+        logprob: _builtins.float | None = ...,
+        top: _abc.Iterable[Global___LikelyToken] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_logprob", b"_logprob", "logprob", b"logprob"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_logprob", b"_logprob", "logprob", b"logprob", "text", b"text", "text_offset", b"text_offset", "token_id", b"token_id", "top", b"top"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__logprob: _TypeAlias = _typing.Literal["logprob"]  # noqa: Y015
+    _WhichOneofArgType__logprob: _TypeAlias = _typing.Literal["_logprob", b"_logprob"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__logprob) -> _WhichOneofReturnType__logprob | None: ...
+
+Global___PromptToken: _TypeAlias = PromptToken  # noqa: Y015
 
 @_typing.final
 class ScoredToken(_message.Message):

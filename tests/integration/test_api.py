@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import AsyncIterator
 
 import openai
@@ -63,6 +64,28 @@ async def test_logprobs_belong_to_the_answer(gateway: Gateway) -> None:
         logprobs = [top.logprob for top in each.top_logprobs]
         assert logprobs == sorted(logprobs, reverse=True)
         assert each.logprob <= logprobs[0] <= 0
+
+
+async def test_an_echo_says_how_likely_its_prompt_was(gateway: Gateway) -> None:
+    """As lm-eval asks. What a mock GPU generates are letters: all are equally likely, and nothing
+    else is."""
+    prompts = [[200, *b"ab", 200, *b"c"], [*b"d", 201]]
+    letter, other = pytest.approx(-math.log(95)), -9999.0
+    async with client_of(gateway) as client:
+        answer = await client.completions.create(
+            model="mock", prompt=prompts, max_tokens=1, temperature=0, logprobs=1, echo=True, seed=1
+        )
+    first, second = (choice.logprobs for choice in answer.choices)
+    assert first and second
+    assert first.token_logprobs == [None, letter, letter, other, letter, letter]
+    assert second.token_logprobs == [None, other, letter]
+    assert first.top_logprobs and first.top_logprobs[0] is None
+    assert max(first.top_logprobs[3].values()) == letter
+    assert answer.usage and answer.usage.completion_tokens == 2
+    async with tandem.AsyncClient(gateway.grpc_address) as client:
+        scored = await client.generate(token_ids=prompts, max_tokens=0, logprobs=1, echo=True)
+    told = [[each.logprob for each in choice.prompt_logprobs] for choice in scored.choices]
+    assert told == [first.token_logprobs[:-1], second.token_logprobs[:-1]]
 
 
 async def test_an_answer_matches_its_schema(gateway: Gateway) -> None:

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from gateway.choice import Delta, Finished, ScoredToken
 from gateway.http.formats.collected import CollectedChoice
+from gateway.http.formats.logprobs import Pieces
 
 
 class AnswerFormat(Protocol):
@@ -32,8 +33,12 @@ class AnswerFormat(Protocol):
         """A streamed choice of which nothing new is shown: as at its end."""
         ...
 
-    def logprobs(self, scored: Sequence[ScoredToken]) -> bytes:
-        """A value: null without tokens."""
+    def scored(self, tokens: Sequence[ScoredToken]) -> Pieces:
+        """What is said of some tokens in a choice's `logprobs`."""
+        ...
+
+    def logprobs(self, pieces: Sequence[Pieces]) -> bytes:
+        """A value of what is said of tokens: null without any."""
         ...
 
     def finish_reason(self, finished: Finished) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway.choice import Delta, Finished, ScoredToken
+from gateway.choice import Delta, Finished
 from gateway.tools.tool import ToolCall, ToolCallDelta
 
 
@@ -10,7 +10,6 @@ class CollectedChoice:
     """Gathers the deltas of one choice."""
 
     def __init__(self) -> None:
-        self.scored: list[ScoredToken] = []
         self.finished: Finished | None = None
         self._texts: list[str] = []
         self._heads: list[ToolCallDelta] = []
@@ -35,7 +34,6 @@ class CollectedChoice:
             self.finished = event
             return
         self._texts.append(event.text)
-        self.scored.extend(event.scored)
         for call in event.calls:
             if call.id:
                 self._heads.append(call)

@@ -8,7 +8,7 @@ import orjson
 
 from gateway.choice import Delta, Finished, ScoredToken
 from gateway.http.formats.collected import CollectedChoice
-from gateway.http.formats.logprobs import completion_logprobs
+from gateway.http.formats.logprobs import Pieces, completion_logprobs, completion_pieces
 from gateway.tokens import TokenBytes
 
 
@@ -36,8 +36,11 @@ class CompletionFormat:
     def nothing(self) -> bytes:
         return b'"text":""'
 
-    def logprobs(self, scored: Sequence[ScoredToken]) -> bytes:
-        return completion_logprobs(scored, self._token_bytes) if scored else b"null"
+    def scored(self, tokens: Sequence[ScoredToken]) -> Pieces:
+        return completion_pieces(tokens, self._token_bytes)
+
+    def logprobs(self, pieces: Sequence[Pieces]) -> bytes:
+        return completion_logprobs(pieces) if pieces else b"null"
 
     def finish_reason(self, finished: Finished) -> str:
         return finished.finish_reason.name.lower()

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import orjson
 
 from gateway.choice import ScoredToken
 from gateway.tokens import TokenBytes
-from tandem.core.logprobs import LEAST_LOGPROB
+from tandem.core.logprobs import LEAST_LOGPROB, TokenLogprobs
+
+Pieces = tuple[bytes, ...]
+"""A part of each of the lists that `logprobs` is made of, as JSON without brackets. An answer's are
+thousands of entries: who writes them as their tokens come holds nobody up with the whole."""
 
 
-def chat_logprobs(scored: Sequence[ScoredToken], token_bytes: TokenBytes) -> bytes:
-    """`logprobs` of /v1/chat/completions; null if none were asked for."""
-    if not scored:
-        return b"null"
+def chat_pieces(scored: Sequence[ScoredToken], token_bytes: TokenBytes) -> Pieces:
+    """Of the `logprobs` of /v1/chat/completions."""
     content = [
         {
             **_entry(each.token_id, each.logprobs.logprob, token_bytes),
@@ -23,22 +26,46 @@ def chat_logprobs(scored: Sequence[ScoredToken], token_bytes: TokenBytes) -> byt
             ],
         }
         for each in scored
+        if each.logprobs
     ]
-    return orjson.dumps({"content": content, "refusal": None})
+    return (_entries(content),)
 
 
-def completion_logprobs(scored: Sequence[ScoredToken], token_bytes: TokenBytes) -> bytes:
-    """`logprobs` of /v1/completions; null if none were asked for."""
-    if not scored:
-        return b"null"
-    return orjson.dumps(
-        {
-            "tokens": [token_text(token_bytes(each.token_id)) for each in scored],
-            "token_logprobs": [_finite(each.logprobs.logprob) for each in scored],
-            "top_logprobs": [_top(each, token_bytes) for each in scored],
-            "text_offset": [each.text_offset for each in scored],
-        }
+def chat_logprobs(pieces: Sequence[Pieces]) -> bytes:
+    """All of them."""
+    return b'{"content":[%s],"refusal":null}' % _joined(pieces)
+
+
+def completion_pieces(scored: Sequence[ScoredToken], token_bytes: TokenBytes) -> Pieces:
+    """Of the `logprobs` of /v1/completions. A prompt's first token has none, as in OpenAI's."""
+    logprobs = [_finite(each.logprobs.logprob) if each.logprobs else None for each in scored]
+    top = [
+        _top(each.token_id, each.logprobs, token_bytes) if each.logprobs else None
+        for each in scored
+    ]
+    return (
+        _entries([token_text(token_bytes(each.token_id)) for each in scored]),
+        _entries(logprobs),
+        _entries(top),
+        _entries([each.text_offset for each in scored]),
     )
+
+
+def completion_logprobs(pieces: Sequence[Pieces]) -> bytes:
+    """All of them."""
+    return (
+        b'{"tokens":[%s],"token_logprobs":[%s],"top_logprobs":[%s],"text_offset":[%s]}'
+        % _joined(pieces)
+    )
+
+
+def _entries(values: list[Any]) -> bytes:
+    return orjson.dumps(values)[1:-1]
+
+
+def _joined(pieces: Sequence[Pieces]) -> Pieces:
+    """Each list's parts as one."""
+    return tuple(map(b",".join, zip(*pieces, strict=True)))
 
 
 def token_text(token: bytes) -> str:
@@ -51,12 +78,12 @@ def _entry(token_id: int, logprob: float, token_bytes: TokenBytes) -> dict[str, 
     return {"token": token_text(token), "logprob": _finite(logprob), "bytes": list(token)}
 
 
-def _top(scored: ScoredToken, token_bytes: TokenBytes) -> dict[str, float]:
-    """The likeliest tokens, and the sampled one if it is not among them. Of several that read alike
-    the likeliest counts."""
+def _top(token_id: int, logprobs: TokenLogprobs, token_bytes: TokenBytes) -> dict[str, float]:
+    """The likeliest tokens, and the token itself if it is not among them. Of several that read
+    alike the likeliest counts."""
     top: dict[str, float] = {}
-    for token_id, logprob in (*scored.logprobs.top, (scored.token_id, scored.logprobs.logprob)):
-        top.setdefault(token_text(token_bytes(token_id)), _finite(logprob))
+    for each, logprob in (*logprobs.top, (token_id, logprobs.logprob)):
+        top.setdefault(token_text(token_bytes(each)), _finite(logprob))
     return top
 
 

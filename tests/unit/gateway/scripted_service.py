@@ -47,10 +47,12 @@ class ScriptedStream:
         self.cancelled = asyncio.Event()
         self.num_tokens = 0
         self._position = len(request.prompt_token_ids)
-        self._steps = list(steps)
+        self._num_logprobs = request.params.logprobs
+        self._steps: list[Step | list[Token]] = list(steps)
+        if request.params.prompt_logprobs is not None:
+            self._steps.insert(0, self._scored(request.prompt_token_ids))
         self._is_there = False
         self._on_events: Callable[[], None] = lambda: None
-        self._num_logprobs = request.params.logprobs
 
     def subscribe(self, on_events: Callable[[], None]) -> None:
         self._on_events = on_events
@@ -72,6 +74,8 @@ class ScriptedStream:
             raise step
         if isinstance(step, Ended):
             return [step]
+        if isinstance(step, list):
+            return [*step]
         assert isinstance(step, int)
         self.num_tokens += 1
         self._position += 1
@@ -87,6 +91,11 @@ class ScriptedStream:
             return
         self._is_there = True
         self._on_events()
+
+    def _scored(self, prompt: Sequence[int]) -> list[Token]:
+        """A prompt's tokens: all but the first as a generated one is."""
+        scored = [Token(place, each, self._logprobs(each)) for place, each in enumerate(prompt)]
+        return [scored[0]._replace(logprobs=None), *scored[1:]]
 
     def _logprobs(self, token_id: int) -> TokenLogprobs | None:
         """The token has `FIRST_LOGPROB`, and those before it in the vocabulary 1 less each."""

@@ -1,22 +1,28 @@
 from __future__ import annotations
 
+import asyncio
+from array import array
 from itertools import pairwise
 from unittest.mock import Mock
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.answer import Answer
-from gateway.choice import Choice, Delta, Finished
+from gateway.choice import Choice, Delta, Echo, Finished
 from gateway.generation_streams import GenerationStream
 from gateway.http.formats.collected import CollectedChoice
-from gateway.text import TokenText
-from gateway.tokens import MAX_TAKEN, Ended, ServedBy, Token
+from gateway.http.formats.completion import CompletionFormat
+from gateway.http.formats.envelope import Envelope
+from gateway.http.whole import whole_answer
+from gateway.text import PromptPlaces, TokenText
+from gateway.tokens import MAX_TAKEN, Ended, ScoredPrompt, ServedBy, Token
 from gateway.tools.parser import ToolCallParser
 from gateway.tools.syntax import tool_format
 from tandem.core.errors import Unavailable
-from tandem.core.logprobs import TokenLogprobs
+from tandem.core.logprobs import LogprobColumns, TokenLogprobs
 from tandem.core.sequence import FinishReason
 
 SERVED_BY = ServedBy("prefill-0", "decode-0")
@@ -72,7 +78,8 @@ def told_of(
     token_ids = [each for event in told if isinstance(event, Delta) for each in event.token_ids]
     calls = [(call.name, call.arguments) for call in collected.calls]
     assert isinstance(told[-1], Finished)
-    return collected.text, token_ids, collected.scored, calls, stream.stopped, told[-1]
+    scored = [each for event in told if isinstance(event, Delta) for each in event.scored]
+    return collected.text, token_ids, scored, calls, stream.stopped, told[-1]
 
 
 @given(
@@ -106,6 +113,52 @@ def test_a_stream_gives_what_came_before_an_error_first():
     assert stream.take() == tokens
     with pytest.raises(Unavailable, match="lost"):
         stream.take()
+
+
+def test_a_prompt_is_taken_before_the_tokens_and_no_more_of_it_at_a_time():
+    stream = GenerationStream(Mock(), Mock())
+    told: list[int] = []
+    stream.subscribe(lambda: told.append(1))
+    length = 2 * MAX_TAKEN + 1
+    logprobs = LogprobColumns(array("f", range(length - 1)))
+    (token,) = tokens_of("a")
+    assert stream.put(ScoredPrompt(range(length), logprobs))
+    assert not stream.put(token)
+    assert not stream.put(ENDED)
+    stream.tell()
+    assert told == [1]
+    taken = []
+    while stream.has_more:
+        taken.append(stream.take())
+    assert [len(each) for each in taken] == [MAX_TAKEN, MAX_TAKEN, 1, 2]
+    *prompt, last, ended = [event for events in taken for event in events]
+    assert [each.position for each in prompt] == list(range(length))
+    assert prompt[0].logprobs is None
+    assert [each.logprobs.logprob for each in prompt[1:]] == list(range(length - 1))
+    assert (last, ended) == (token, ENDED)
+
+
+async def test_who_collects_a_long_prompt_lets_others_go_on():
+    stream = GenerationStream(Mock(), Mock())
+    length = 2 * MAX_TAKEN
+    echo = Echo("", length, PromptPlaces("", Letters(), lambda token_id: b"?"))
+    answer = Answer(
+        request_id="",
+        model="",
+        num_prompt_tokens=length,
+        choices=[Choice(0, stream, TokenText(Letters()), echo=echo)],
+        on_close=lambda: None,
+    )
+    stream.put(ScoredPrompt(range(length), LogprobColumns(array("f", range(length - 1)))))
+    stream.put(ENDED)
+    stream.tell()
+    turns: list[int] = []
+    asyncio.get_running_loop().call_soon(turns.append, 1)
+    form, envelope = CompletionFormat(lambda token_id: b"?"), Envelope("", "", 0, "")
+    response = await whole_answer(answer, form, envelope)
+    assert turns
+    (choice,) = orjson.loads(response.body)["choices"]
+    assert choice["logprobs"]["token_logprobs"] == [None, *range(length - 1)]
 
 
 async def test_an_answer_asks_a_stream_no_further_than_it_has_something():

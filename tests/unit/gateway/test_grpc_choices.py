@@ -10,7 +10,7 @@ from grpc_client import serving
 from scripted_service import Pause, ended
 
 import tandem
-from tandem.client import LikelyToken, ScoredToken, ToolCall
+from tandem.client import LikelyToken, PromptToken, ScoredToken, ToolCall
 from tandem.core.errors import ContextLengthExceeded, InvalidRequest, ResourceExhausted
 from tandem.core.grammar import Grammar, GrammarKind
 from tandem.core.sequence import FinishReason
@@ -60,6 +60,25 @@ async def test_logprobs(client, service, say):
         (b"\xa9", 1),
     ]
     assert (await client.generate(prompt="Hi")).logprobs == ()
+
+
+async def test_logprobs_of_a_prompt(client, service, say):
+    service.script = lambda request: say("!")
+    completion = await client.generate(prompt="Hi", logprobs=1, echo=True)
+    i = LikelyToken(105, b"i", -0.5)
+    assert completion.prompt_logprobs == (
+        PromptToken(72, b"H", 0, None, ()),
+        PromptToken(105, b"i", 1, -0.5, (i,)),
+    )
+    assert (completion.text, completion.num_tokens) == ("Hi!", 1)
+    assert [(each.token.text, each.text_offset) for each in completion.logprobs] == [(b"!", 2)]
+    async with client.stream(prompt="Hi", logprobs=1, echo=True) as stream:
+        deltas = [delta async for delta in stream]
+    assert [len(each.prompt_logprobs) for each in deltas] == [0, 2, 0]
+    alone = await client.generate(prompt="Hi", logprobs=1, echo=True, max_tokens=0)
+    assert alone.prompt_logprobs == completion.prompt_logprobs
+    assert (alone.text, alone.logprobs, alone.num_tokens) == ("Hi", (), 0)
+    assert (await client.generate(prompt="Hi", logprobs=1)).prompt_logprobs == ()
 
 
 async def test_all_parameters_reach_the_workers(client, service):
@@ -157,7 +176,8 @@ async def test_tool_choice(client, service, choice, constrained):
         ({"logit_bias": dict.fromkeys(range(10**5), 1)}, "logit_bias"),
         ({"min_tokens": 2**32 - 1}, "min_tokens"),
         ({"logprobs": 21}, "logprobs"),
-        ({"logprobs": 1, "echo": True}, "echo"),
+        ({"logprobs": 21, "echo": True}, "logprobs"),
+        ({"prompt": None, "messages": [USER], "logprobs": 1, "echo": True}, "echo"),
         ({"json_schema": "{"}, "response_format"),
         ({"json_schema": '{"a":' * 10_000 + "1" + "}" * 10_000}, "response_format"),
         ({"json_schema": '{"items":' * 100 + "{}" + "}" * 100}, "response_format"),

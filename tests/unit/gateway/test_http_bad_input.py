@@ -195,7 +195,7 @@ async def test_bad_messages(client, messages):
         (TEXT_PATH, {"logprobs": 21}, "logprobs"),
         (TEXT_PATH, {"logprobs": -1}, "logprobs"),
         (TEXT_PATH, {"logprobs": True}, "logprobs"),
-        (TEXT_PATH, {"logprobs": 1, "echo": True}, "echo"),
+        (TEXT_PATH, {"logprobs": 21, "echo": True}, "logprobs"),
         (TEXT_PATH, {"echo": "yes"}, "echo"),
         (CHAT_PATH, {"logprobs": 5}, "logprobs"),
         (CHAT_PATH, {"logprobs": True, "top_logprobs": 21}, "top_logprobs"),

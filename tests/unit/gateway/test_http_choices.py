@@ -7,9 +7,10 @@ import math
 
 import pytest
 from http_client import CHAT, CHAT_PATH, TEXT, TEXT_PATH, assert_refused, events, stream, whole
-from scripted_service import Pause
+from scripted_service import Pause, ended
 
 from tandem.core.errors import ResourceExhausted, Unavailable
+from tandem.core.sequence import FinishReason
 
 
 def texts_of(chunks: list[dict], num_choices: int) -> list[str]:
@@ -181,8 +182,83 @@ async def test_an_echo_alone(client, service):
     assert [each["choices"][0]["text"] for each in (body, first)] == ["Hi", "Hi"]
     assert body["tandem"]["mode"] == "none"
     assert not service.requests
-    refused = await client.post(TEXT_PATH, json=TEXT | {"echo": True, "logprobs": 1})
-    assert_refused(refused, 400, "echo")
+
+
+SCORED = {"tokens": ["H", "i", "!"], "token_logprobs": [None, -0.5, -0.5]}
+
+
+async def test_an_echo_says_how_likely_its_prompt_was(client, service, say):
+    service.script = lambda request: say("!")
+    fields = TEXT | {"echo": True, "logprobs": 1, "max_tokens": 1}
+    body = await whole(client, TEXT_PATH, fields)
+    (choice,) = body["choices"]
+    assert choice["text"] == "Hi!"
+    assert choice["logprobs"] == SCORED | {
+        "top_logprobs": [None, {"i": -0.5}, {"!": -0.5}],
+        "text_offset": [0, 1, 2],
+    }
+    assert body["usage"]["completion_tokens"] == 1
+    (request,) = service.requests
+    assert (request.params.logprobs, request.params.prompt_logprobs) == (1, 1)
+    *chunks, last = await stream(client, TEXT_PATH, fields)
+    assert texts_of(chunks, 1) == ["Hi!"]
+    logprobs = [c["logprobs"] for chunk in chunks for c in chunk["choices"] if c["logprobs"]]
+    assert [each["token_logprobs"] for each in logprobs] == [[None, -0.5], [-0.5]]
+    assert last["usage"]["completion_tokens"] == 1
+
+
+@pytest.mark.parametrize("prompts", [["Hi", "Ho"], [[72, 105], [72, 111]]])
+async def test_each_answer_says_how_likely_its_prompt_was(client, service, say, prompts):
+    service.script = lambda request: say("!")
+    body = await whole(client, TEXT_PATH, {"prompt": prompts, "n": 2, "echo": True, "logprobs": 0})
+    tokens = [choice["logprobs"]["tokens"] for choice in body["choices"]]
+    assert tokens == [["H", "i", "!"]] * 2 + [["H", "o", "!"]] * 2
+    assert body["choices"][3]["logprobs"]["top_logprobs"] == [None, {"o": -0.5}, {"!": -0.5}]
+
+
+async def test_an_echo_alone_says_how_likely_it_was(client, service, say):
+    """A token is generated for that, of which nothing is told."""
+    service.script = lambda request: [*say("!")[:-1], ended(FinishReason.STOP)]
+    fields = TEXT | {"echo": True, "logprobs": 1, "max_tokens": 0}
+    body = await whole(client, TEXT_PATH, fields)
+    (choice,) = body["choices"]
+    assert (choice["text"], choice["finish_reason"]) == ("Hi", "length")
+    assert choice["logprobs"]["tokens"] == ["H", "i"]
+    assert body["usage"]["completion_tokens"] == 0
+    assert service.requests[0].params.max_tokens == 1
+    *chunks, last = await stream(client, TEXT_PATH, fields)
+    assert texts_of(chunks, 1) == ["Hi"]
+    assert last["usage"]["completion_tokens"] == 0
+
+
+async def test_without_an_echo_nothing_is_said_of_the_prompt(client, service):
+    body = await whole(client, TEXT_PATH, TEXT | {"logprobs": 1})
+    assert body["choices"][0]["logprobs"]["tokens"][0] == "H"
+    assert service.requests[0].params.prompt_logprobs is None
+
+
+async def test_where_a_prompts_tokens_are_in_its_text(client, service, say):
+    """A character of two tokens, and a special token: as it is in a text, and left out of what
+    tokens say."""
+    service.script = lambda request: say("!")
+    for prompt, text, offsets in (
+        ("é<|endoftext|>i", "é<|endoftext|>i!", [0, 0, 1, 14, 15]),
+        ([0xC3, 0xA9, 256, 105], "éi!", [0, 0, 1, 1, 2]),
+    ):
+        fields = {"prompt": prompt, "echo": True, "logprobs": 0}
+        (choice,) = (await whole(client, TEXT_PATH, fields))["choices"]
+        assert (choice["text"], choice["logprobs"]["text_offset"]) == (text, offsets)
+
+
+async def test_a_request_asks_for_so_many_logprobs_of_prompts(client, service, monkeypatch):
+    """Of all its prompts and answers, those of the likeliest tokens counted in."""
+    monkeypatch.setattr("gateway.limits.MAX_PROMPT_LOGPROBS", 24)
+    fields = {"prompt": ["abc", "d"], "n": 2, "echo": True, "logprobs": 2}
+    await whole(client, TEXT_PATH, fields)
+    assert len(service.requests) == 4
+    refused = await client.post(TEXT_PATH, json=fields | {"logprobs": 3})
+    assert_refused(refused, 400, "logprobs")
+    assert (await client.post(TEXT_PATH, json=fields | {"echo": False, "logprobs": 3})).is_success
 
 
 async def test_a_stop_string_can_be_part_of_the_answer(client):

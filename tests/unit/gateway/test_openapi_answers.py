@@ -20,6 +20,7 @@ PLAIN: list[tuple[str, dict[str, Any]]] = [
     (TEXT_PATH, TEXT),
     (TEXT_PATH, TEXT | {"n": 2, "logprobs": 2}),
     (TEXT_PATH, {"prompt": ["Hi", "Ho"], "echo": True}),
+    (TEXT_PATH, {"prompt": "Hi", "echo": True, "logprobs": 1}),
 ]
 OPTIONS = [
     {},
