@@ -255,7 +255,7 @@ struct TileView {
         } else if constexpr (WAY == Way::PACKED) {
             tile.need_keys(key, key + WIDTH);
             multiply_tile<F, From::ZERO>(
-                sums, words, depth, scratch.keys + key * depth, 0, depth, nullptr
+                sums, words, depth, scratch.keys + key * depth, 0, depth, FetchNothing{}
             );
         } else {
             tile.need_scales(key, key + WIDTH);
@@ -371,7 +371,9 @@ struct TileView {
             if constexpr (WAY == Way::BY_TILES)
                 multiply_by_tiles<true>(sums, words, KEY_WORDS, panel, depth);
             else
-                multiply_tile<F, From::SUMS>(sums, words, KEY_WORDS, panel, 0, depth, nullptr);
+                multiply_tile<F, From::SUMS>(
+                    sums, words, KEY_WORDS, panel, 0, depth, FetchNothing{}
+                );
         });
     }
 

@@ -244,8 +244,8 @@ int64_t tandem_read(const Team* team, const void* from, int64_t num_bytes) {
         const int32_t* words = (const int32_t*)from + share * SHARE / 4;
         Words sums[4] = {};
         for (int64_t i = 0; i < SHARE / 4; i += 4 * LANES) {
+            fetch<For::READING, Level::SECOND>(words + i + 1024, 4 * LANES);
             for (int j = 0; j < 4; j++) sums[j] += load<Words>(words + i + j * LANES);
-            __builtin_prefetch(words + i + 1024);
         }
         const Words sum = sums[0] + sums[1] + sums[2] + sums[3];
         int64_t own = 0;

@@ -73,6 +73,16 @@ struct Linear {
 // As many rows' activations as the level-2 cache holds beside a panel.
 constexpr int64_t BLOCK_ROWS = 112;
 
+// For up to so many rows nothing is fetched ahead, and for up to so many a stream (`STREAM_WORDS`);
+// for more, which take a panel from the cache several times, the next panel.
+constexpr int UNAIDED_ROWS = LANES == 16 ? 4 : 1;
+template <class T>
+constexpr int STREAMED_ROWS = LANES == 16 ? 16 : MAX_ROWS<T>;
+
+// Whether the chain of sums of a row alone takes longer than reading its panel, and two chains as long
+// as one.
+constexpr bool BY_PAIRS = LANES < 16;
+
 // Rows of T, `stride` items apart, as products with a weight take them: as they are, widened, or
 // rounded. For few rows plain weights are widened in the product, and so are the rows: the same
 // numbers, summed in the same order.
@@ -163,27 +173,44 @@ class Operand {
         const int32_t* from, int64_t step, int64_t start, int64_t count, int64_t first, int64_t last,
         const Put& put
     ) const {
+        constexpr bool IS_STORED = sizeof(F) == sizeof(T);
         const int64_t size = linear.depth * WIDTH, depth = k / PER_WORD<F>;
         from += start * step;
-        // The chain of sums of a row alone takes longer than reading its panel, and two chains as
-        // long as one.
-        for (; count == 1 && sizeof(F) == sizeof(T) && first + 1 < last; first += 2) {
-            Sums sums[2][1];
-            const int32_t* const pair = linear.panel<T>(first);
-            multiply_tile<T, From::ZERO>(sums, from, 0, pair, size, linear.depth, pair + 2 * size);
-            linear.finish(start, first, sums[0][0], put);
-            linear.finish(start, first + 1, sums[1][0], put);
-        }
+        if constexpr (IS_STORED && BY_PAIRS)
+            for (; count == 1 && first + 1 < last; first += 2) {
+                Sums sums[2][1];
+                const int32_t* const pair = linear.panel<T>(first);
+                const FetchAhead<2 * WIDTH, Level::SECOND> ahead{pair + 2 * size};
+                multiply_tile<T, From::ZERO>(sums, from, 0, pair, size, depth, ahead);
+                linear.finish(start, first, sums[0][0], put);
+                linear.finish(start, first + 1, sums[1][0], put);
+            }
         for (int64_t i = first; i < last; i++) {
-            const int32_t* panel = linear.factors<T, F>(i);
-            const int32_t* next = linear.panel<T>(i + 1 < last ? i + 1 : i);
-            each_tile<MAX_ROWS<F>>(count, [&](int64_t row, auto num_rows) {
+            const int32_t* const panel = linear.factors<T, F>(i);
+            const auto multiply = [&](int64_t row, auto num_rows, auto ahead) {
                 Sums sums[1][decltype(num_rows)::value];
-                // The first tiles fetch the next panel, half of it each.
-                const int32_t* ahead = next + (row ? linear.depth * LANES : 0);
                 multiply_tile<F, From::ZERO>(sums, from + row * step, step, panel, 0, depth, ahead);
                 for (int r = 0; r < num_rows; r++) linear.finish(start + row + r, i, sums[0][r], put);
-            });
+            };
+            if (IS_STORED && count <= UNAIDED_ROWS) {
+                each_tile<UNAIDED_ROWS>(count, [&](int64_t row, auto num_rows) {
+                    multiply(row, num_rows, FetchNothing{});
+                });
+            } else if (IS_STORED && count <= STREAMED_ROWS<F>) {
+                const FetchAhead<WIDTH, Level::SECOND> ahead{panel + STREAM_WORDS};
+                each_tile<MAX_ROWS<F>, UNAIDED_ROWS + 1>(count, [&](int64_t row, auto num_rows) {
+                    multiply(row, num_rows, ahead);
+                });
+            } else {
+                // The first tiles fetch the next panel, half of it each.
+                const int32_t* const next = linear.panel<T>(i + 1 < last ? i + 1 : i);
+                // Of wide rows a block's last may be few.
+                constexpr int LEAST = IS_STORED ? (STREAMED_ROWS<F> + 1) / 2 : 1;
+                each_tile<MAX_ROWS<F>, LEAST>(count, [&](int64_t row, auto num_rows) {
+                    const int64_t half = row ? linear.depth * LANES : 0;
+                    multiply(row, num_rows, FetchAhead<LANES, Level::FIRST>{next + half});
+                });
+            }
         }
     }
 };

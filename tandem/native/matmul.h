@@ -81,13 +81,31 @@ inline __attribute__((always_inline)) void multiply_line(
 // Where sums of products begin.
 enum class From { ZERO, SUMS };
 
+// How far ahead of what is multiplied weights are fetched, to the second level of the cache, that come
+// as a stream. All of their lines: of some alone a processor learns nothing, and fetches less by
+// itself. Rows that are multiplied sooner than their weights come are best served by that alone: what
+// is fetched besides then takes its place.
+constexpr int64_t STREAM_WORDS = 2048;
+
+// What is fetched while a tile is multiplied: with each word of the rows the next WORDS of what is
+// wanted soon.
+template <int WORDS, Level LEVEL>
+struct FetchAhead {
+    const int32_t* from;
+
+    void operator()(int64_t k) const { fetch<For::READING, LEVEL>(from + k * WORDS, WORDS); }
+};
+
+struct FetchNothing {
+    void operator()(int64_t) const {}
+};
+
 // sums[p][r] += row r . panel p, over `depth` words; from zero, whatever they were. `stride` is the
-// words from row to row, `panel_stride` those from panel to panel; `ahead`, if there is one, is memory
-// that is wanted soon, as much as half a panel.
-template <class T, From FROM, int PANELS, int ROWS, class Ahead>
+// words from row to row, `panel_stride` those from panel to panel; `ahead` is called with each word.
+template <class T, From FROM, int PANELS, int ROWS, class Fetch>
 inline __attribute__((always_inline)) void multiply_tile(
     Sums (&sums)[PANELS][ROWS], const int32_t* rows, int64_t stride, const int32_t* panels,
-    int64_t panel_stride, int64_t depth, Ahead ahead
+    int64_t panel_stride, int64_t depth, Fetch ahead
 ) {
     // A pointer for every third row; those between are reached by the stride.
     const int32_t* starts[(ROWS + 2) / 3];
@@ -102,7 +120,7 @@ inline __attribute__((always_inline)) void multiply_tile(
             for (int r = 0; r < ROWS; r++) local[p][r] = {Floats{}, Floats{}};
 #pragma GCC unroll 2
     for (int64_t k = 0; k < depth; k++) {
-        if constexpr (std::is_pointer_v<Ahead>) __builtin_prefetch(ahead + k * LANES);
+        ahead(k);
         if constexpr (PANELS == 1) {
             const Words left = load<Words>(panels + k * WIDTH);
             const Words right = load<Words>(panels + k * WIDTH + LANES);

@@ -155,6 +155,10 @@ constexpr int MAX_ITEM_ROWS = 8;
 constexpr int MAX_ITEM_ROWS = BITS == 4 ? 3 : 4;
 #endif
 
+// For up to so many rows nothing is fetched ahead (`STREAM_WORDS`).
+template <int BITS>
+constexpr int UNAIDED_ITEM_ROWS = LANES == 16 ? BITS / 2 : 1;
+
 // sums[r] = row r . panel, over so many groups. Rows follow one another.
 template <int BITS, int ROWS>
 __attribute__((noinline)) void multiply_groups(
@@ -162,6 +166,8 @@ __attribute__((noinline)) void multiply_groups(
 ) {
     Sums local[ROWS] = {};
     for (int64_t group = 0; group < groups; group++, rows++, panel += GROUP_WORDS<BITS>) {
+        if constexpr (ROWS > UNAIDED_ITEM_ROWS<BITS>)
+            fetch<For::READING, Level::SECOND>(panel + STREAM_WORDS, GROUP_WORDS<BITS>);
         Counts<BITS> left[ROWS] = {}, right[ROWS] = {};
         // Unrolled, the compiler orders all these sums as a tree, for which there are no registers.
 #pragma GCC unroll 1

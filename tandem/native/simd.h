@@ -49,12 +49,15 @@ inline void store(void* to, V value) {
 
 enum class For { READING, WRITING };
 
+// The cache that they come to.
+enum class Level { FIRST = 3, SECOND = 2 };
+
 // Has the items come that are wanted soon.
-template <For FOR, class Item>
+template <For FOR, Level LEVEL = Level::FIRST, class Item>
 inline void fetch(const Item* items, int64_t num_items) {
     constexpr int64_t LINE = 64 / sizeof(Item);
     for (int64_t i = 0; i < num_items; i += LINE)
-        __builtin_prefetch(items + i, FOR == For::WRITING);
+        __builtin_prefetch(items + i, FOR == For::WRITING, int(LEVEL));
 }
 
 inline Floats splat(float value) { return value - Floats{}; }

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import mmap
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -60,9 +61,14 @@ def shared_memory(path: Path, size: int, fill: Callable[[], Bytes]) -> Bytes:
 def _map(path: Path, size: int) -> Bytes | None:
     """None if the file is not there, or damaged."""
     try:
-        memory: Bytes = np.memmap(path, np.uint8, "r")
+        with path.open("rb") as file:
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except (OSError, ValueError):  # or it is empty
         return None
+    with suppress(AttributeError, OSError):  # where there are none
+        # Where the file's pages have yet to be read they are huge: a step reads all of them.
+        mapped.madvise(mmap.MADV_HUGEPAGE)
+    memory: Bytes = np.frombuffer(mapped, np.uint8)
     data = memory[HEADER_BYTES:]
     if len(data) == size and memory[:HEADER_BYTES].tobytes() == _header(data):
         with suppress(OSError):
