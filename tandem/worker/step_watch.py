@@ -55,13 +55,8 @@ class Watch:
 def end_at_once(why: str) -> NoReturn:
     """End this process, and wait for none of its threads. Its connections close with it, so what it
     held goes on elsewhere at once; whoever supervises it starts it anew."""
-    # Words wait for ever in a pipe that is full, and that nobody reads.
-    _after(SAY_S, lambda: os._exit(HUNG_STATUS))
-    log.error("ending at once", why=why)
-    # A supervisor repeats a process's last line.
-    with suppress(OSError, ValueError):
-        print(f"error: {why}", file=sys.stderr, flush=True)
-    os._exit(HUNG_STATUS)
+    _after(SAY_S, _exit)
+    _say_and_exit(why)
 
 
 async def watch_work(
@@ -85,9 +80,25 @@ def end_within(timeout_s: float, under_way: Callable[[], StepPlan | None]) -> No
     hangs, and whoever waits for it, the interpreter included."""
 
     def end() -> None:
-        end_at_once(f"the end took longer than {timeout_s:g} s, with {_describe(under_way())}")
+        _say_and_exit(f"the end took longer than {timeout_s:g} s, with {_describe(under_way())}")
 
     _after(timeout_s, end)
+    # Already now: while the interpreter ends there are no new threads.
+    _after(timeout_s + SAY_S, _exit)
+
+
+def _say_and_exit(why: str) -> NoReturn:
+    """Beside a timer that exits, too: words wait for ever in a pipe that is full, and that nobody
+    reads."""
+    log.error("ending at once", why=why)
+    # A supervisor repeats a process's last line.
+    with suppress(OSError, ValueError):
+        print(f"error: {why}", file=sys.stderr, flush=True)
+    _exit()
+
+
+def _exit() -> NoReturn:
+    os._exit(HUNG_STATUS)
 
 
 def _after(seconds: float, act: Callable[[], object]) -> None:
