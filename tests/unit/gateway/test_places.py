@@ -14,7 +14,7 @@ NUM = 400
 def fill(places: Places, *tenants: str) -> dict[str, int]:
     """Let tenants take by turns as many as they may, and say how many these are."""
     held = dict.fromkeys(tenants, 0)
-    while any(places.may_have_more(each) for each in tenants):
+    while places.has_room and any(places.may_have_more(each) for each in tenants):
         for each in tenants:
             if places.has_room and places.may_have_more(each):
                 places.hold(object(), each)
