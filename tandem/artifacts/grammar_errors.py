@@ -21,7 +21,7 @@ _REASONS = [
     (r"Unsatisfiable schema: (.*)", "can never be satisfied: {}"),
     (r"Pointer '(.*)' does not exist", "refers to what it does not define: {}"),
     (r"Resource '(.*)' is not present", "refers to another document, which is never fetched: {}"),
-    (r"(oneOf) constraints are not", "uses {} for alternatives that may overlap: use anyOf"),
+    (r"oneOf constraints are not", "uses oneOf for alternatives that may overlap: use anyOf"),
     (r"((?:patternProperty|oneOf|anyOf|allOf) .*)", "is not supported: {}"),
     (r"unknown special token: (\"[^\"]*\")", "names an unknown special token: {}"),
     (r"no start rule found", "has no rule named start"),

@@ -73,8 +73,9 @@ struct Linear {
 // As many rows' activations as the level-2 cache holds beside a panel.
 constexpr int64_t BLOCK_ROWS = 112;
 
-// For up to so many rows nothing is fetched ahead, and for up to so many a stream (`STREAM_WORDS`);
-// for more, which take a panel from the cache several times, the next panel.
+// For up to so many rows nothing is fetched ahead (but for a row alone by pairs, below), and for up to
+// so many a stream (`STREAM_WORDS`); for more, which take a panel from the cache several times, the
+// next panel. As measured.
 constexpr int UNAIDED_ROWS = LANES == 16 ? 4 : 1;
 template <class T>
 constexpr int STREAMED_ROWS = LANES == 16 ? 16 : MAX_ROWS<T>;
@@ -204,7 +205,9 @@ class Operand {
             } else {
                 // The first tiles fetch the next panel, half of it each.
                 const int32_t* const next = linear.panel<T>(i + 1 < last ? i + 1 : i);
-                // Of wide rows a block's last may be few.
+                // More rows than are streamed are two tiles or more, as even as possible; of wide
+                // ones a block's last may be few.
+                static_assert(STREAMED_ROWS<F> < 2 * MAX_ROWS<F>);
                 constexpr int LEAST = IS_STORED ? (STREAMED_ROWS<F> + 1) / 2 : 1;
                 each_tile<MAX_ROWS<F>, LEAST>(count, [&](int64_t row, auto num_rows) {
                     const int64_t half = row ? linear.depth * LANES : 0;

@@ -155,7 +155,7 @@ constexpr int MAX_ITEM_ROWS = 8;
 constexpr int MAX_ITEM_ROWS = BITS == 4 ? 3 : 4;
 #endif
 
-// For up to so many rows nothing is fetched ahead (`STREAM_WORDS`).
+// With a tile of up to so many rows nothing is fetched ahead (`STREAM_WORDS`).
 template <int BITS>
 constexpr int UNAIDED_ITEM_ROWS = LANES == 16 ? BITS / 2 : 1;
 
