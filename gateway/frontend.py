@@ -363,7 +363,7 @@ class Frontend:
         if not scores_prompts(request):
             return Echo(prompt.text)
         tokenizer = self.tokenizer
-        places = PromptPlaces(prompt.text, tokenizer.decode_stream(), tokenizer.token_bytes)
+        places = PromptPlaces(prompt.text, tokenizer.decode_stream(), tokenizer.special_name)
         return Echo(prompt.text, len(prompt.token_ids), places)
 
     def _text(

@@ -67,24 +67,28 @@ class PromptPlaces:
     """Where in an echoed prompt's text each of its tokens begins, in characters."""
 
     def __init__(
-        self, text: str, detokenizer: Detokenizer, token_bytes: Callable[[int], bytes]
+        self, text: str, detokenizer: Detokenizer, special_name: Callable[[int], str]
     ) -> None:
-        """The `detokenizer` leaves special tokens out."""
+        """The `detokenizer` leaves special tokens out, of which `special_name` says how they are
+        written: as nothing those that are none."""
         self._text = text
         self._detokenizer = detokenizer
-        self._token_bytes = token_bytes
+        self._special_name = special_name
         self._num_chars = 0
 
     def push(self, token_id: int) -> int:
         """That of the next token."""
+        name = self._special_name(token_id)
+        if name:
+            # What was held back is before it.
+            self._num_chars += len(self._detokenizer.flush())
         place = min(self._num_chars, len(self._text))
-        self._num_chars += len(self._detokenizer.push(token_id) or self._written_out(token_id))
+        if not name:
+            self._num_chars += len(self._detokenizer.push(token_id))
+        elif self._text.startswith(name, self._num_chars):
+            # The text names it: it was not put before it.
+            self._num_chars += len(name)
         return place
-
-    def _written_out(self, token_id: int) -> str:
-        """A special token, if it is one that the text names, and none that was put before it."""
-        name = self._token_bytes(token_id).decode("utf-8", errors="replace")
-        return name if self._text.startswith(name, self._num_chars) else ""
 
 
 class StopFinder:

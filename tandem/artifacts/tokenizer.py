@@ -40,9 +40,10 @@ class Tokenizer:
         self._chat_template = chat_template
         self._tool_template = tool_template or chat_template
         added = tokenizer.get_added_tokens_decoder()
-        self._special_ids = frozenset(i for i, token in added.items() if token.special)
+        self._special_names = {i: token.content for i, token in added.items() if token.special}
+        self._special_ids = frozenset(self._special_names)
         self._token_bytes = TokenBytes(tokenizer)
-        self.special_tokens = tuple(token.content for token in added.values() if token.special)
+        self.special_tokens = tuple(self._special_names.values())
 
     @classmethod
     def open(cls, folder: Path) -> Tokenizer:
@@ -110,6 +111,10 @@ class Tokenizer:
         """The id of a special token, None if there is none of this text."""
         token_id = self._tokenizer.token_to_id(token)
         return token_id if token_id in self._special_ids else None
+
+    def special_name(self, token_id: int) -> str:
+        """How a special token is written, "" if it is none."""
+        return self._special_names.get(token_id, "")
 
     def token_bytes(self, token_id: int) -> bytes:
         """What one token says by itself: bytes, since a character may be spread over several. Empty

@@ -141,7 +141,7 @@ def test_a_prompt_is_taken_before_the_tokens_and_no_more_of_it_at_a_time():
 async def test_who_collects_a_long_prompt_lets_others_go_on():
     stream = GenerationStream(Mock(), Mock())
     length = 2 * MAX_TAKEN
-    echo = Echo("", length, PromptPlaces("", Letters(), lambda token_id: b"?"))
+    echo = Echo("", length, PromptPlaces("", Letters(), lambda token_id: ""))
     answer = Answer(
         request_id="",
         model="",

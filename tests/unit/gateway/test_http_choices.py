@@ -239,9 +239,11 @@ async def test_without_an_echo_nothing_is_said_of_the_prompt(client, service):
 
 async def test_where_a_prompts_tokens_are_in_its_text(client, service, say):
     """A character of two tokens, and a special token: as it is in a text, and left out of what
-    tokens say."""
+    tokens say. U+FFFD may be half a character until there is more, and counts once."""
     service.script = lambda request: say("!")
     for prompt, text, offsets in (
+        ("\ufffdab", "\ufffdab!", [0, 0, 0, 0, 2, 3]),
+        ("\ufffd<|endoftext|>i", "\ufffd<|endoftext|>i!", [0, 0, 0, 1, 14, 15]),
         ("é<|endoftext|>i", "é<|endoftext|>i!", [0, 0, 1, 14, 15]),
         ([0xC3, 0xA9, 256, 105], "éi!", [0, 0, 1, 1, 2]),
     ):
