@@ -15,12 +15,20 @@ BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 
 class TokenBytes:
     """Reads a tokenizer's vocabulary: of the byte-level kind, whose pieces are bytes written as
-    letters, or of SentencePiece's."""
+    letters, or of SentencePiece's. What is asked again is known: an answer with log-probabilities
+    asks of thousands of tokens, and mostly of the same."""
 
     def __init__(self, tokenizer: tokenizers.Tokenizer) -> None:
         self._tokenizer = tokenizer
+        self._known: dict[int, bytes] = {}
 
     def __call__(self, token_id: int) -> bytes:
+        known = self._known.get(token_id)
+        if known is None:
+            known = self._known[token_id] = self._read(token_id)
+        return known
+
+    def _read(self, token_id: int) -> bytes:
         if token_id in self._added:
             return self._added[token_id]
         piece = self._tokenizer.id_to_token(token_id) if 0 <= token_id < 2**32 else None

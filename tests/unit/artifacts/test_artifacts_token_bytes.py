@@ -35,8 +35,10 @@ def test_sentencepieces_vocabulary() -> None:
         [decoders.Replace("\u2581", " "), decoders.ByteFallback()]
     )
     tokenizer.add_special_tokens([AddedToken("</s>", special=True)])
-    said = [TokenBytes(tokenizer)(token_id) for token_id in range(5)]
+    token_bytes = TokenBytes(tokenizer)
+    said = [token_bytes(token_id) for token_id in range(5)]
     assert said == [b" the", b"\xe2", "\u00e9".encode(), b" ", b"</s>"]
+    assert token_bytes(0) is said[0], "it is read again"
 
 
 def test_a_special_token_can_be_kept() -> None:
