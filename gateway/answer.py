@@ -137,8 +137,9 @@ class Answer:
         if choice.ended:
             self._close_if_ended()
         elif choice.tokens.has_more:
-            # Only when all is taken it tells of more.
+            # Only when all is taken it tells of more. It gave as much as is to be taken at a time.
             self._ready.append(choice)
+            return MAX_TAKEN
         return len(received)
 
     def _close_if_ended(self) -> None:

@@ -97,7 +97,7 @@ class GenerationStream:
 
     def _take_prompt(self, prompt: ScoredPrompt) -> Sequence[Token]:
         start = self._num_prompt_taken
-        self._num_prompt_taken += MAX_TAKEN
+        self._num_prompt_taken += MAX_TAKEN // (1 + prompt.logprobs.num_top)
         if self._num_prompt_taken >= len(prompt.token_ids):
             self._prompt = None
         return prompt.tokens(start, self._num_prompt_taken)

@@ -135,7 +135,8 @@ class Ended:
 Event = Token | ScoredPrompt | Ended | TandemError
 """What happens to a generation, for its client; the latter two are its one end."""
 
-# Events that are taken at a time: a few milliseconds of work at the most.
+# Events that are taken at a time, and log-probabilities of a prompt, which come all at once, and
+# perhaps for many requests: a few milliseconds of work at the most.
 MAX_TAKEN = 256
 
 

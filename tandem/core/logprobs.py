@@ -42,6 +42,11 @@ class LogprobColumns:
     top_logprobs: array[float] = field(default_factory=lambda: array("f"))
 
     @property
+    def num_top(self) -> int:
+        """Likeliest tokens at each place."""
+        return len(self.top_ids) // max(1, len(self))
+
+    @property
     def num_in_all(self) -> int:
         """Log-probabilities, those of the likeliest tokens counted in."""
         return len(self.logprobs) + len(self.top_logprobs)
@@ -57,6 +62,5 @@ class LogprobColumns:
         return len(self.logprobs)
 
     def __getitem__(self, index: int) -> TokenLogprobs:
-        num_top = len(self.top_ids) // len(self)
-        top = slice(index * num_top, (index + 1) * num_top)
+        top = slice(index * self.num_top, (index + 1) * self.num_top)
         return TokenLogprobs(self.logprobs[index], self.top_ids[top], self.top_logprobs[top])

@@ -138,9 +138,13 @@ def test_a_prompt_is_taken_before_the_tokens_and_no_more_of_it_at_a_time():
     assert (last, ended) == (token, ENDED)
 
 
-async def test_who_collects_a_long_prompt_lets_others_go_on():
+@pytest.mark.parametrize(("num_top", "num_turns"), [(0, 2), (7, 16)])
+async def test_who_collects_a_long_prompt_lets_others_go_on(num_top: int, num_turns: int):
+    """The more often, the more is told of each token."""
     stream = GenerationStream(Mock(), Mock())
     length = 2 * MAX_TAKEN
+    num_others = (length - 1) * num_top
+    top = array("I", bytes(4 * num_others)), array("f", bytes(4 * num_others))
     echo = Echo("", length, PromptPlaces("", Letters(), lambda token_id: ""))
     answer = Answer(
         request_id="",
@@ -149,14 +153,20 @@ async def test_who_collects_a_long_prompt_lets_others_go_on():
         choices=[Choice(0, stream, TokenText(Letters()), echo=echo)],
         on_close=lambda: None,
     )
-    stream.put(ScoredPrompt(range(length), LogprobColumns(array("f", range(length - 1)))))
+    stream.put(ScoredPrompt(range(length), LogprobColumns(array("f", range(length - 1)), *top)))
     stream.put(ENDED)
     stream.tell()
     turns: list[int] = []
-    asyncio.get_running_loop().call_soon(turns.append, 1)
+    loop = asyncio.get_running_loop()
+
+    def turn() -> None:
+        turns.append(1)
+        loop.call_soon(turn)
+
+    loop.call_soon(turn)
     form, envelope = CompletionFormat(lambda token_id: b"?"), Envelope("", "", 0, "")
     response = await whole_answer(answer, form, envelope)
-    assert turns
+    assert len(turns) == num_turns
     (choice,) = orjson.loads(response.body)["choices"]
     assert choice["logprobs"]["token_logprobs"] == [None, *range(length - 1)]
 
