@@ -290,6 +290,29 @@ def test_what_it_told_while_it_was_not_heard_is_in_its_snapshot(is_known: bool) 
     assert events(driver) == ([] if is_known else [SCORED, Token(4, 50)]) + [Token(5, 51)]
 
 
+def test_a_snapshot_from_before_a_prompt_is_computed_says_nothing_of_it() -> None:
+    driver = Colocated()
+    generation = computing(driver)
+    grant = Reserved(generation.sequence_id, b"x", 1, 0)
+    held = SequenceSnapshot(generation.sequence_id, grant, 4, (), None)
+    driver.scheduler.resumed("d0", DecodeSnapshot((held,)), [])
+    assert events(driver) == []
+    computed = ComputedPrompt(generation.sequence_id, TIMES, SCORES)
+    driver.scheduler.report("d0", step(generation, 4, computed=(computed,)))
+    assert events(driver) == [SCORED, Token(4, 50)]
+
+
+def test_a_snapshot_says_nothing_of_a_prompt_that_is_computed_elsewhere() -> None:
+    driver = Driver()
+    generation = prefilling(driver)
+    grant = Reserved(generation.sequence_id, b"x", 1, 0)
+    held = SequenceSnapshot(generation.sequence_id, grant, 4, (50, 51), None)
+    driver.scheduler.resumed("d", DecodeSnapshot((held,)), [])
+    assert driver.effects() == []
+    driver.scheduler.report("p", first_token(generation))
+    assert driver.events() == [SCORED, Token(4, 50), Token(5, 51)]
+
+
 def test_a_snapshot_without_them_fails_a_request_that_waits_for_them() -> None:
     driver = Colocated()
     generation = computing(driver)
