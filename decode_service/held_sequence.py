@@ -10,7 +10,7 @@ from typing import NamedTuple
 from tandem.core.blocks import SequenceBlocks
 from tandem.core.kv import KVLayout
 from tandem.core.logprobs import LogprobColumns, TokenLogprobs
-from tandem.core.plan import PENDING, PromptScore, SampleSpec, SequenceSlice
+from tandem.core.plan import PENDING, SampleSpec, ScoreSpec, SequenceSlice
 from tandem.core.prefix import PrefixChain
 from tandem.core.prompt_progress import PromptProgress
 from tandem.core.reports import Reserved, SequenceSnapshot
@@ -162,10 +162,10 @@ class HeldSequence:
             score=self._score(end),
         )
 
-    def _score(self, end: int) -> PromptScore | None:
+    def _score(self, end: int) -> ScoreSpec | None:
         """What is asked of the tokens behind a chunk's."""
         num_top = self.sequence.params.prompt_logprobs
         if num_top is None:
             return None
         targets = self.context_token_ids[self.progress.num_computed + 1 : end + 1]
-        return PromptScore(targets, num_top) if targets else None
+        return ScoreSpec(targets, num_top) if targets else None

@@ -36,7 +36,7 @@ class SampleSpec:
     token_ids: Sequence[int] = ()
 
 
-class PromptScore(NamedTuple):
+class ScoreSpec(NamedTuple):
     """Say how likely tokens are that are there already: `targets[i]` behind the slice's i-th, of
     which the last ones may have none; and the `num_top` likeliest at each of these places."""
 
@@ -63,7 +63,7 @@ class SequenceSlice(NamedTuple):
     block_table: Sequence[int]
     sample: SampleSpec | None
     table_id: int = 0
-    score: PromptScore | None = None
+    score: ScoreSpec | None = None
 
     @property
     def end(self) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tandem.core.logprobs import LEAST_LOGPROB, LogprobColumns, TokenLogprobs
-from tandem.core.plan import PromptScore
+from tandem.core.plan import ScoreSpec
 from tandem.core.sampling_params import SamplingParams
 from tandem.engine.allowed_tokens import Allowed
 
@@ -59,7 +59,7 @@ def token_logprobs(outputs: Outputs, token_id: int, num_top: int) -> TokenLogpro
     return TokenLogprobs.of(own, top_ids, [each] * len(top_ids))
 
 
-def prompt_logprobs(outputs: Outputs, score: PromptScore) -> LogprobColumns:
+def prompt_logprobs(outputs: Outputs, score: ScoreSpec) -> LogprobColumns:
     """Likewise of tokens that are there already."""
     columns = LogprobColumns()
     for token_id in score.targets:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tandem.core.errors import TandemError
-from tandem.core.plan import PromptScore, SequenceSlice, StepPlan
+from tandem.core.plan import ScoreSpec, SequenceSlice, StepPlan
 
 
 def check_plan(plan: StepPlan, *, block_size: int, max_model_len: int, vocab_size: int) -> None:
@@ -39,7 +39,7 @@ def _fault(part: SequenceSlice, block_size: int, max_model_len: int, vocab_size:
     return _score_fault(part, part.score, vocab_size) if part.score else None
 
 
-def _score_fault(part: SequenceSlice, score: PromptScore, vocab_size: int) -> str | None:
+def _score_fault(part: SequenceSlice, score: ScoreSpec, vocab_size: int) -> str | None:
     """What is wrong with what is asked of its tokens."""
     if not 0 < len(score.targets) <= len(part.token_ids):
         return f"has scores of {len(score.targets)} tokens"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from tandem.core.errors import InvalidRequest, Mismatch
-from tandem.core.plan import PENDING, PromptScore, SequenceSlice, StepPlan
+from tandem.core.plan import PENDING, ScoreSpec, SequenceSlice, StepPlan
 
 
 class PlanCheck:
@@ -50,7 +50,7 @@ class PlanCheck:
         ):
             raise Mismatch(f"{_name(each)}: blocks must be in [0, {self._num_blocks})")
 
-    def _check_score(self, each: SequenceSlice, score: PromptScore) -> None:
+    def _check_score(self, each: SequenceSlice, score: ScoreSpec) -> None:
         if not 0 < len(score.targets) <= len(each.token_ids):
             raise Mismatch(f"{_name(each)}: has scores of {len(score.targets)} tokens")
         if not _within(score.targets, self._vocab_size):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tandem.core.logprobs import LEAST_LOGPROB, LogprobColumns, TokenLogprobs
-from tandem.core.plan import PromptScore, StepPlan
+from tandem.core.plan import ScoreSpec, StepPlan
 from tandem.engine.torch.host_copy import HostCopy
 from tandem.engine.torch.ranking import highest
 from tandem.engine.torch.uploads import upload
@@ -62,7 +62,7 @@ class StepScores:
     """The scores of a step's prompts, likewise: `asked` are those of its slices that ask for any,
     and `columns` those of all their targets."""
 
-    asked: Sequence[PromptScore] = ()
+    asked: Sequence[ScoreSpec] = ()
     columns: Sequence[HostCopy] = ()
 
     @classmethod

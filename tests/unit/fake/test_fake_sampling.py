@@ -18,7 +18,7 @@ from tandem.artifacts.resolve import resolve
 from tandem.core.errors import InvalidRequest
 from tandem.core.grammar import Grammar, GrammarKind
 from tandem.core.logprobs import LogprobColumns, TokenLogprobs
-from tandem.core.plan import PromptScore, SampleSpec, SequenceSlice, StepPlan
+from tandem.core.plan import SampleSpec, ScoreSpec, SequenceSlice, StepPlan
 from tandem.core.sampling_params import SamplingParams
 from tandem.engine.allowed_tokens import Allowed
 from tandem.engine.fake.candidates import candidates, token_logprobs
@@ -149,7 +149,7 @@ def test_logprobs_are_uniform_over_the_outputs(engine: FakeEngine) -> None:
 def test_tokens_that_are_there_are_as_likely_as_sampled_ones(engine: FakeEngine) -> None:
     each = -math.log(95)
     rows = [
-        SequenceSlice(0, (1, 40), 0, (0,), SampleSpec(PLAIN), score=PromptScore((40, 200), 1)),
+        SequenceSlice(0, (1, 40), 0, (0,), SampleSpec(PLAIN), score=ScoreSpec((40, 200), 1)),
         SequenceSlice(1, (1, 40), 0, (1,), SampleSpec(PLAIN)),
     ]
     result = engine.launch(StepPlan(0, tuple(rows), num_prefill_tokens=4)).result()

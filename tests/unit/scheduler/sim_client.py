@@ -10,7 +10,7 @@ from sim_worker import END_RULE, MAX_MODEL_LEN, VOCAB_SIZE
 from gateway.generation import Generation
 from gateway.tokens import Ended, Event, ScoredPrompt, ServedBy, Token, TokenRequest
 from tandem.core.errors import TandemError
-from tandem.core.plan import PromptScore
+from tandem.core.plan import ScoreSpec
 from tandem.core.sequence import FinishReason
 from tandem.engine.fake.candidates import prompt_logprobs
 from tandem.engine.fake.content import expected_tokens
@@ -70,7 +70,7 @@ class Client:
         num_top, prompt = self.request.params.prompt_logprobs, self.request.prompt_token_ids
         if num_top is None:
             return None
-        score = PromptScore(prompt[1:], num_top)
+        score = ScoreSpec(prompt[1:], num_top)
         return ScoredPrompt(prompt, prompt_logprobs((0, VOCAB_SIZE), score))
 
 

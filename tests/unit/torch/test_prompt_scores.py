@@ -12,7 +12,7 @@ from torch_driver import Driver, Row, kernels_in_use
 
 from tandem.core.errors import InvalidRequest, Mismatch, TandemError
 from tandem.core.logprobs import TokenLogprobs
-from tandem.core.plan import PromptScore, SequenceSlice, StepPlan
+from tandem.core.plan import ScoreSpec, SequenceSlice, StepPlan
 from tandem.engine.torch.token_logprobs import StepLogprobs
 from tandem.native.library import TORCH
 
@@ -98,7 +98,7 @@ def test_what_is_no_token_behind_another_is_refused(
     llama_path: Path, dtype: str, targets: list[int], error: type[TandemError]
 ) -> None:
     engine = Driver(llama_path, dtype=dtype).engine
-    score = PromptScore(targets, 1)
+    score = ScoreSpec(targets, 1)
     plan = StepPlan(1, (SequenceSlice(1, [5, 6], 0, [0], None, score=score),), num_prefill_tokens=2)
     with pytest.raises(error):
         engine.launch(plan)

@@ -20,7 +20,7 @@ from tandem.artifacts.model_folder import ModelFolder
 from tandem.core.device import CpuDevice, CudaDevice
 from tandem.core.kv import Plane
 from tandem.core.logprobs import LogprobColumns, TokenLogprobs
-from tandem.core.plan import PENDING, PromptScore, SampleSpec, SequenceSlice, StepPlan
+from tandem.core.plan import PENDING, SampleSpec, ScoreSpec, SequenceSlice, StepPlan
 from tandem.core.quantization import Quantization
 from tandem.core.sampling_params import SamplingParams
 from tandem.engine.torch.engine import TorchEngine
@@ -188,7 +188,7 @@ class Driver:
         targets = row.tokens[start + 1 : end + 1]
         if num_top is None or not targets:
             return each
-        return each._replace(score=PromptScore(targets, max(0, num_top - len(row.tokens) % 4)))
+        return each._replace(score=ScoreSpec(targets, max(0, num_top - len(row.tokens) % 4)))
 
     def _observe(self, plan: StepPlan, logits: torch.Tensor) -> None:
         assert len(logits) == len(plan.slices)

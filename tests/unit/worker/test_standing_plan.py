@@ -11,7 +11,7 @@ from tandem.core.commands import Admit, Remove, SetStepRule, Unreadable
 from tandem.core.errors import Fenced, InvalidRequest, TandemError
 from tandem.core.grammar import Grammar, GrammarKind
 from tandem.core.logprobs import LogprobColumns, TokenLogprobs
-from tandem.core.plan import PromptScore, StepPlan, StepResult, StepRule
+from tandem.core.plan import ScoreSpec, StepPlan, StepResult, StepRule
 from tandem.core.reports import (
     Armed,
     ComputedPrompt,
@@ -495,7 +495,7 @@ def score_prompt(plan: Plan, acknowledged: int = 0) -> list[DecodeReport]:
     for targets, found in (((1, 2, 3, 4), scores(-1.0, -2.0, -3.0, -4.0)), ((), None)):
         step = plan.start()
         (only,) = step.slices
-        assert only.score == (PromptScore(targets, 1) if targets else None)
+        assert only.score == (ScoreSpec(targets, 1) if targets else None)
         token_id = 60 if only.sample else None
         plan.complete(step, StepResult((token_id,), scores=(found,)), 10, 20)
     return plan.reports.take()
