@@ -40,7 +40,7 @@ from rich.table import Table
 
 from tandem.bench.completion_stream import NO_USAGE, Endpoint
 from tandem.bench.percentiles import percentiles
-from tandem.bench.server import free_port
+from tandem.bench.ports import free_port
 from tandem.bench.workload import Prompt
 from tandem.cli.ports import free_ports
 from tandem.core.pipeline import Lane, gaps_ns

@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-import secrets
 import signal
-import socket
 import subprocess
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -17,17 +15,13 @@ from time import perf_counter
 
 import psutil
 
+from tandem.bench.ports import free_port
 from tandem.bench.stop_signals import heeded_signals
 from tandem.process.lifetime import END_WITH_PARENT
 
 START_TIMEOUT_S = 60
 STOP_S = 20.0
 POLL_S = 0.02
-NUM_PORTS = 8
-# Below those that systems give to connections, one of which would else take a port that was free
-# before the server listens there.
-FIRST_PORT = 10_000
-NUM_OWN_PORTS = 20_000
 LOG_TAIL = 2000
 
 
@@ -105,24 +99,6 @@ def with_port(command: Sequence[str], port: int) -> list[str]:
         re.sub(r"\{port(?:\+(\d+))?\}", lambda match: str(port + int(match[1] or 0)), each)
         for each in command
     ]
-
-
-def free_port() -> int:
-    """One that is followed by others that are free as well, now."""
-    while True:
-        port = FIRST_PORT + secrets.randbelow(NUM_OWN_PORTS)
-        if all(_is_free(port + each) for each in range(NUM_PORTS)):
-            return port
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-        return True
 
 
 async def _until_ready(

@@ -32,7 +32,7 @@ from watched import VOCAB, MockOracle  # noqa: E402
 from gateway import service  # noqa: E402
 from gateway.settings import GatewaySettings  # noqa: E402
 from tandem.bench.markdown import markdown_table  # noqa: E402
-from tandem.bench.server import free_port  # noqa: E402
+from tandem.bench.ports import free_port  # noqa: E402
 from tandem.client import AsyncClient  # noqa: E402
 from tandem.core.errors import TandemError  # noqa: E402
 from tandem.core.worker import WorkerInfo, WorkerRole  # noqa: E402

@@ -16,7 +16,7 @@ import pytest
 from openai import OpenAI
 from up import Up
 
-from tandem.bench.server import free_port
+from tandem.bench.ports import free_port
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 BOARD = DEPLOY / "grafana" / "tandem.json"

@@ -17,7 +17,8 @@ import docker
 import httpx
 from container_base import ROOT, Base
 from docker.models.containers import Container
-from up import free_ports
+
+from tandem.bench.ports import free_port
 
 SERVICES = ("gateway", "prefill", "decode")
 PLAIN = ("docker-compose.yml",)
@@ -74,7 +75,7 @@ class Project:
             services["certs"] = {"image": image_of("gateway")}
         self._override.write_text(json.dumps({"services": services}))
         self._files = [*files, str(self._override)]
-        http_port, grpc_port = free_ports(2)
+        http_port, grpc_port = free_port(), free_port()
         self._environment = {
             "PYTHON_IMAGE": base.image,
             "PIP_ARGS": base.pip_args,

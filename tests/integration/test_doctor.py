@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tandem.bench.server import free_port
+from tandem.bench.ports import free_port
 from tandem.cli.doctor.findings import Level
 
 TIMEOUT_S = 100

@@ -18,7 +18,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
 )
 from running_gateway import Gateway, running_gateway
 
-from tandem.bench.server import free_port
+from tandem.bench.ports import free_port
 from tandem.process.api_keys import add_api_key, digest_of
 from tandem.wire.channels import open_channel
 

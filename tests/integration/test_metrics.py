@@ -13,7 +13,7 @@ from test_shared_prefixes import NUM_SHARED_TOKENS, NUM_TOKENS, ask, question
 
 from gateway.lag import Lag
 from gateway.metrics_page import GatewayCollector
-from tandem.bench.server import free_port
+from tandem.bench.ports import free_port
 from tandem.core.worker import WorkerRole
 from tandem.process.metrics import MetricsPage
 

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from up import DEADLINE_S, Up, free_ports, wait_until
+from up import DEADLINE_S, Up, wait_until
 
+from tandem.bench.ports import free_port
 from tandem.cli.restart import restart_worker
 from tandem.cli.workers import show_workers
 from tandem.core.installation import own_version
@@ -142,15 +143,15 @@ def test_a_port_in_use_is_named() -> None:
     ],
 )
 def test_what_is_wrong_is_said_in_a_line(arguments: list[str], expected: str) -> None:
-    http_port, grpc_port = free_ports(2)
-    said = fail("--http-port", str(http_port), "--grpc-port", str(grpc_port), *arguments)
+    ports = ("--http-port", str(free_port()), "--grpc-port", str(free_port()))
+    said = fail(*ports, *arguments)
     assert said.startswith("error: ")
     assert expected in said
     assert said.count("\n") == 1
 
 
 def test_a_worker_that_cannot_start_says_why(tmp_path: Path) -> None:
-    http_port, grpc_port, port_base = map(str, free_ports(3))
+    http_port, grpc_port, port_base = (str(free_port()) for _ in range(3))
     said = fail(
         *("--device", "mock:zero", "--model", "mock", "--num-blocks", "0"),
         *("--http-port", http_port, "--grpc-port", grpc_port, "--port-base", port_base),

@@ -10,7 +10,7 @@ import pytest
 from stack import Stack, WorkerProcess, collect, expected_mock_tokens, running_stack
 from structlog.testing import capture_logs
 
-from tandem.bench.server import free_port
+from tandem.bench.ports import free_port
 from tandem.core.errors import Unavailable
 from tandem.core.worker import WorkerRole
 

@@ -12,7 +12,7 @@ import httpx
 from service_processes import ForkedService, start_service
 from stack import WorkerProcess
 
-from tandem.bench.server import free_port
+from tandem.bench.ports import free_port
 from tandem.core.worker import WorkerRole
 
 

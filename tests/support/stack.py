@@ -28,7 +28,7 @@ from gateway.tenants import DEFAULT_TENANT, ONE_TENANT, Tenants
 from gateway.timeline import Timeline
 from gateway.tokens import Ended, Token, TokenRequest
 from tandem.artifacts.resolve import resolve
-from tandem.bench.server import free_port
+from tandem.bench.ports import free_port
 from tandem.core.errors import TandemError
 from tandem.core.reports import Armed, Preempted, Span, SpanKind, StepDone
 from tandem.core.sampling_params import SamplingParams

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import socket
 import subprocess
 import sys
 import time
@@ -14,16 +13,10 @@ from pathlib import Path
 import httpx
 import psutil
 
+from tandem.bench.ports import free_port
+
 DEADLINE_S = 60
 READY = "Tandem is ready"
-
-
-def free_ports(count: int) -> list[int]:
-    probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [probe.getsockname()[1] for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
 
 
 def wait_until(is_true: Callable[[], bool], what: str) -> None:
@@ -45,7 +38,7 @@ class Up:
 
     def __init__(self, folder: Path, *arguments: str) -> None:
         self.folder = folder
-        self.http_port, self.grpc_port, port_base = free_ports(3)
+        self.http_port, self.grpc_port, port_base = (free_port() for _ in range(3))
         self.url = f"http://127.0.0.1:{self.http_port}"
         self.output = folder / "output"
         command = [sys.executable, "-m", "tandem.cli", "up", "--device", "mock:zero"]

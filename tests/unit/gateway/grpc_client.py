@@ -8,11 +8,11 @@ from contextlib import asynccontextmanager, suppress
 import grpc
 from scripted_service import ScriptedService
 from structlog.testing import capture_logs
-from up import free_ports
 
 from gateway.frontend import Frontend
 from gateway.grpc_inference import READ_TIMEOUT_S, InferenceServicer
 from gateway.service import MAX_REQUEST_BYTES
+from tandem.bench.ports import free_port
 from tandem.process.grpc_server import GrpcServer
 from tandem.v1 import inference_pb2, inference_pb2_grpc
 
@@ -34,7 +34,7 @@ async def serving(
 ) -> AsyncIterator[str]:
     """The address of a server over a real socket. The one lane of its timeline is named after what
     is asked for."""
-    address = f"127.0.0.1:{free_ports(1)[0]}"
+    address = f"127.0.0.1:{free_port()}"
     server = GrpcServer(address, MAX_REQUEST_BYTES, interceptors=interceptors)
     servicer = InferenceServicer(frontend, service, _timeline, read_timeout_s)
     inference_pb2_grpc.add_InferenceServiceServicer_to_server(servicer, server.server)

@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from up import free_ports
 
+from tandem.bench.ports import free_port
 from tandem.process.grpc_server import GrpcServer
 from tandem.wire.channels import open_channel
 
@@ -25,7 +25,7 @@ SERVING, NOT_SERVING = (
 @asynccontextmanager
 async def serving(**limits: int) -> AsyncIterator[tuple[GrpcServer, str]]:
     """A server and its address."""
-    address = f"127.0.0.1:{free_ports(1)[0]}"
+    address = f"127.0.0.1:{free_port()}"
     server = GrpcServer(address, **limits)
     await server.start([])
     try:

@@ -12,7 +12,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from tandem.bench.server import free_port
+from tandem.bench.ports import free_port
 from tandem.process.healthcheck import problem
 
 

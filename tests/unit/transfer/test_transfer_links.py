@@ -12,7 +12,7 @@ import pytest
 from push_pair import sender_side
 from structlog.testing import capture_logs
 
-from tandem.bench.server import free_port
+from tandem.bench.ports import free_port
 from tandem.core.commands import Destination
 from tandem.core.errors import TandemError
 from tandem.transfer.links import Link, Links
