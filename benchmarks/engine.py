@@ -45,6 +45,7 @@ from tandem.engine.torch.engine import TorchEngine
 from tandem.engine.torch.native_inputs import NativeInputBuilder
 from tandem.engine.torch.native_runner import NativeRunner
 from tandem.engine.torch.packed_weights import aligned_empty
+from tandem.engine.torch.sampler import SampleRow, sample
 from tandem.engine.torch.threads import team
 from tandem.native import structs
 from tandem.native.library import best
@@ -151,7 +152,8 @@ class Bench:
         inputs = NativeInputBuilder(BLOCK_SIZE).build(plan)
         step = runner.buffers.step(inputs)
         arguments = (runner.is_bfloat16, ctypes.byref(runner.model.struct), ctypes.byref(step))
-        logits = torch.empty(len(inputs.flat.logit_rows), self.engine.model.vocab_size)
+        logits = torch.zeros(len(inputs.flat.logit_rows), self.engine.model.vocab_size)
+        rows = [SampleRow(GREEDY, 1)] * len(logits)
 
         def every_layer(name: str) -> Callable[[], None]:
             function = getattr(functions, f"tandem_{name}")
@@ -172,7 +174,7 @@ class Bench:
                 *arguments, inputs.flat.logit_rows.ctypes.data, len(logits), logits.data_ptr()
             ),
             "inputs": lambda: void(runner.inputs.build(plan)),
-            "argmax": lambda: void(logits.argmax(dim=-1)),
+            "argmax": lambda: void(sample(logits, rows)),
         }
 
     def read(self) -> None:

@@ -113,6 +113,23 @@ inline auto total(V a) {
     for (int i = 1; i < LANES; i++) value += a[i];
     return value;
 }
+
+#if defined(__AVX2__)
+// Of integers by halves, which is the same.
+template <class Combine>
+inline int32_t combined(Words a, const Combine& combine) {
+    __m128i half = combine(_mm256_castsi256_si128((__m256i)a), _mm256_extracti128_si256((__m256i)a, 1));
+    half = combine(half, _mm_shuffle_epi32(half, 0b01001110));
+    half = combine(half, _mm_shuffle_epi32(half, 0b10110001));
+    return _mm_cvtsi128_si32(half);
+}
+inline int32_t highest(Words a) {
+    return combined(a, [](__m128i x, __m128i y) { return _mm_max_epi32(x, y); });
+}
+inline int32_t total(Words a) {
+    return combined(a, [](__m128i x, __m128i y) { return _mm_add_epi32(x, y); });
+}
+#endif
 #endif
 
 // 1.5 * 2^23: added to what is less than 2^22, it leaves no bits for a fraction.
