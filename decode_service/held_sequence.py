@@ -152,20 +152,13 @@ class HeldSequence:
 
     def chunk(self, end: int, layout: KVLayout) -> SequenceSlice:
         """What is not computed of its context, up to `end`."""
+        start = self.progress.num_computed
         return SequenceSlice(
             sequence_id=self.sequence.sequence_id,
-            token_ids=self.context_token_ids[self.progress.num_computed : end],
-            start=self.progress.num_computed,
+            token_ids=self.context_token_ids[start:end],
+            start=start,
             block_table=self.blocks.table(layout.blocks_for(end)),
             sample=self.sample if end == self.num_context_tokens else None,
             table_id=self.blocks.table_id,
-            score=self._score(end),
+            score=ScoreSpec.of(self.sequence.params, self.context_token_ids[start + 1 : end + 1]),
         )
-
-    def _score(self, end: int) -> ScoreSpec | None:
-        """What is asked of the tokens behind a chunk's."""
-        num_top = self.sequence.params.prompt_logprobs
-        if num_top is None:
-            return None
-        targets = self.context_token_ids[self.progress.num_computed + 1 : end + 1]
-        return ScoreSpec(targets, num_top) if targets else None

@@ -21,7 +21,7 @@ from tandem.core.commands import (
 from tandem.core.errors import Mismatch, ResourceExhausted, TandemError
 from tandem.core.kv import KVLayout
 from tandem.core.logprobs import TokenLogprobs
-from tandem.core.plan import SequenceSlice, StepPlan, StepResult
+from tandem.core.plan import ScoreSpec, SequenceSlice, StepPlan, StepResult
 from tandem.core.reports import (
     BatchDone,
     FirstToken,
@@ -354,7 +354,7 @@ class BatchQueue:
             block_table=sequence.blocks.table(self._layout.blocks_for(chunk.end)),
             sample=sequence.sample_spec() if chunk.last else None,
             table_id=sequence.blocks.table_id,
-            score=sequence.score(chunk),
+            score=ScoreSpec.of(sequence.spec.params, chunk.following_ids),
         )
 
     def _land(self, plan: StepPlan) -> list[PrefillingSequence]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from tandem.core.blocks import SequenceBlocks
 from tandem.core.commands import PrefillChunk, PrefillSequence
 from tandem.core.logprobs import LogprobColumns
-from tandem.core.plan import SampleSpec, ScoreSpec
+from tandem.core.plan import SampleSpec
 from tandem.core.prefix import PrefixChain
 from tandem.core.prompt_progress import PromptProgress
 from tandem.core.reports import FirstToken, PrefillReport
@@ -44,14 +44,6 @@ class PrefillingSequence:
     def is_scored(self) -> bool:
         """Whether its prompt's log-probabilities are asked for."""
         return self.spec.params.prompt_logprobs is not None
-
-    def score(self, chunk: PrefillChunk) -> ScoreSpec | None:
-        """What is asked of the tokens behind a chunk's."""
-        num_top = self.spec.params.prompt_logprobs
-        if num_top is None:
-            return None
-        targets = chunk.following_ids
-        return ScoreSpec(targets, num_top) if targets else None
 
     @property
     def num_told_logprobs(self) -> int:

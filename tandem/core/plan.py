@@ -43,6 +43,12 @@ class ScoreSpec(NamedTuple):
     targets: Sequence[int]
     num_top: int
 
+    @classmethod
+    def of(cls, params: SamplingParams, targets: Sequence[int]) -> ScoreSpec | None:
+        """What a sequence asks of its prompt's tokens behind a slice's, if anything."""
+        num_top = params.prompt_logprobs
+        return None if num_top is None or not targets else cls(targets, num_top)
+
 
 class SequenceSlice(NamedTuple):
     """Tokens `[start, start + len(token_ids))` of a sequence: at most one slice of it in a plan.
