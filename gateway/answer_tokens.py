@@ -14,10 +14,10 @@ from tandem.core.sequence import FinishReason
 class AnswerTokens:
     """Those at `first_position` and behind it. The same token may come twice (from both workers, or
     in a snapshot), and a decode worker's first may come before the prefill worker's: positions sort
-    that out. None is due as long as it `awaits_prompt`, whose tokens come first."""
+    that out. None is due as long as it `awaits_scores`, its prompt's, which come first."""
 
     first_position: int
-    awaits_prompt: bool = False
+    awaits_scores: bool = False
     token_ids: list[int] = field(default_factory=list)
     _early: dict[int, Token] = field(default_factory=dict)
     _end: tuple[int, FinishReason] | None = None
@@ -36,7 +36,7 @@ class AnswerTokens:
             position == next_position
             and not self._early
             and self._end is None
-            and not self.awaits_prompt
+            and not self.awaits_scores
         ):
             # As nearly all come.
             self.token_ids.append(token.token_id)
@@ -48,7 +48,7 @@ class AnswerTokens:
         if known != token.token_id:
             raise DataLoss(f"token {position} was {known} and then {token.token_id}")
         due: list[Token] = []
-        while next_position in self._early and not self.awaits_prompt:
+        while next_position in self._early and not self.awaits_scores:
             due.append(self._early.pop(next_position))
             self.token_ids.append(due[-1].token_id)
             next_position += 1

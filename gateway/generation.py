@@ -96,8 +96,8 @@ class Generation:
         self.arrival = self.sequence_id
         self.attempts = Attempts(self.sequence_id, self.arrived_s)
         self.context_token_ids = self.request.prompt_token_ids
-        awaits_prompt = self.request.params.prompt_logprobs is not None
-        self.answer = AnswerTokens(self.num_prompt_tokens, awaits_prompt)
+        awaits_scores = self.request.params.prompt_logprobs is not None
+        self.answer = AnswerTokens(self.num_prompt_tokens, awaits_scores)
 
     @property
     def token_ids(self) -> Sequence[int]:
@@ -108,7 +108,7 @@ class Generation:
     def awaits_scores(self) -> bool:
         """Whether its prompt's log-probabilities are asked for, and are not there: all of it has to
         be computed, whatever is cached."""
-        return self.answer.awaits_prompt
+        return self.answer.awaits_scores
 
     @property
     def params(self) -> SamplingParams:

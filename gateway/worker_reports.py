@@ -262,7 +262,7 @@ class WorkerReports:
             what = f"{num_told} log-probabilities of a prompt came, and not {num_asked}"
             self._lifecycle.end(generation, DataLoss(what))
         else:
-            generation.answer.awaits_prompt = False
+            generation.answer.awaits_scores = False
             prompt = ScoredPrompt(generation.request.prompt_token_ids, logprobs)
             self._outbox.emit(generation, prompt)
 
