@@ -100,9 +100,9 @@ class WorkerReports:
                 worker.prompt_begins(generation, report.num_cached_tokens)
                 # What ends with this token has no transfer, or none that is waited for.
                 then = Stage.TRANSFER if report.finish_reason is None else Stage.PREFILL
-                self._computed(worker, generation, report.prompt_times, then)
-                self._scored(worker, generation, report.prompt_logprobs)
-                self._accept(generation, reported_token(report), report.finish_reason)
+                self._scored(generation, report.prompt_logprobs)
+                if self._computed(worker, generation, report.prompt_times, then):
+                    self._accept(generation, reported_token(report), report.finish_reason)
             case TransferDone():
                 self._lifecycle.leave_prefill(generation)
             case SequenceFailed() if generation.has_left(worker):
@@ -188,8 +188,8 @@ class WorkerReports:
         self._shares.stepped(worker, step.sequence_ids)
         for each in step.computed:
             if generation := worker.generations.get(each.sequence_id):
+                self._scored(generation, each.logprobs)
                 self._computed(worker, generation, each.times, Stage.DECODE)
-                self._scored(worker, generation, each.logprobs)
         tokens = map(Token, step.positions, step.token_ids, step.logprobs or repeat(None))
         rows = zip(step.sequence_ids, tokens, step.finish_reasons, strict=True)
         for sequence_id, token, reason in rows:
@@ -209,7 +209,8 @@ class WorkerReports:
             self._decode_report(worker, each.reserved)
             generation = worker.generations.get(each.sequence_id)
             if generation and generation.is_local and each.token_ids:
-                self._scored(worker, generation, each.prompt_logprobs)
+                self._scored(generation, each.prompt_logprobs)
+                self._computed(worker, generation, None, Stage.DECODE)
             for token in snapshot_tokens(each):
                 generation = worker.generations.get(each.sequence_id)
                 if generation is None:
@@ -233,38 +234,36 @@ class WorkerReports:
         generation: Generation,
         times: PromptTimes | None,
         then: Stage,
-    ) -> None:
-        """A worker has computed a generation's prompt, which is in the stage `then` since."""
+    ) -> bool:
+        """A worker has computed a generation's prompt, which is in the stage `then` since, and has
+        told its log-probabilities if they are asked for. Whether the first token, which comes with
+        that, is to be taken: the generation has ended if not."""
         if times:
             attempt = generation.attempts.current
             attempt.num_steps = times.num_steps
             attempt.begin(Stage.PREFILL, worker.local_s(times.start_ns))
             attempt.begin(then, worker.local_s(times.end_ns))
-
-    def _scored(
-        self,
-        worker: PrefillView | DecodeView,
-        generation: Generation,
-        logprobs: LogprobColumns | None,
-    ) -> None:
-        """A worker has computed a generation's prompt, whose log-probabilities it tells if they are
-        asked for, perhaps again. Its first token, which comes with them, brings what waited."""
-        if not generation.awaits_scores:
-            return
-        num_told, num_asked = len(logprobs or ()), generation.num_prompt_tokens - 1
-        if logprobs is None:
+        if generation.awaits_scores:
             name = worker.info.worker_id
             error = Mismatch(
                 f"{name} tells no log-probabilities of prompts: it is an older version"
             )
             self._lifecycle.end(generation, error)
-        elif num_told != num_asked:
-            what = f"{num_told} log-probabilities of a prompt came, and not {num_asked}"
-            self._lifecycle.end(generation, DataLoss(what))
-        else:
+        return generation.phase is not Phase.ENDED
+
+    def _scored(self, generation: Generation, logprobs: LogprobColumns | None) -> None:
+        """A worker tells the log-probabilities of a generation's prompt, if it does, perhaps again.
+        Its first token brings what waited for them."""
+        if logprobs is None or not generation.awaits_scores:
+            return
+        num_told, num_asked = len(logprobs), generation.num_prompt_tokens - 1
+        if num_told == num_asked:
             generation.answer.awaits_scores = False
             prompt = ScoredPrompt(generation.request.prompt_token_ids, logprobs)
             self._outbox.emit(generation, prompt)
+        else:
+            what = f"{num_told} log-probabilities of a prompt came, and not {num_asked}"
+            self._lifecycle.end(generation, DataLoss(what))
 
     def _accept(self, generation: Generation, token: Token, reason: FinishReason | None) -> None:
         try:
