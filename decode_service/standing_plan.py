@@ -34,6 +34,7 @@ from tandem.core.reports import (
     DecodeReport,
     DecodeSnapshot,
     Preempted,
+    PromptScores,
     SequenceFailed,
 )
 from tandem.core.sequence import EndRule
@@ -267,6 +268,8 @@ class StandingPlan:
                 del self._prompts[held.sequence.sequence_id]
                 self._running[held.sequence.sequence_id] = held
                 computed.append(held)
+                if held.scores is not None:
+                    self.reports.append(PromptScores(held.sequence.sequence_id, held.scores))
             if token_id is not None:
                 held.sequence.append(token_id, self._end_rule)
                 held.blocks.publish(held.prefix, each.end)

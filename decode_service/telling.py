@@ -32,7 +32,7 @@ def step_done(
         finish_reasons=tuple(each.finish_reason for each in sequences),
         logprobs=tuple(logprobs) if any(logprobs) else (),
         computed=tuple(
-            ComputedPrompt(held.sequence.sequence_id, held.progress.times(end_ns), held.scores)
+            ComputedPrompt(held.sequence.sequence_id, held.progress.times(end_ns))
             for held in computed
         ),
     )

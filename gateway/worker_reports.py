@@ -35,6 +35,7 @@ from tandem.core.reports import (
     Preempted,
     PrefillReport,
     PrefillSnapshot,
+    PromptScores,
     PromptTimes,
     Reserved,
     SequenceFailed,
@@ -160,6 +161,8 @@ class WorkerReports:
                 self._lifecycle.arm(generation, worker)
                 generation.attempts.current.begin(Stage.ARMED_WAIT, worker.local_s(report.at_ns))
                 self._accept(generation, reported_token(report), report.finish_reason)
+            case PromptScores():
+                self._scored(generation, report.logprobs)
             case Preempted():
                 if report.parked:
                     generation.park(self._clock.now_s)
@@ -188,7 +191,6 @@ class WorkerReports:
         self._shares.stepped(worker, step.sequence_ids)
         for each in step.computed:
             if generation := worker.generations.get(each.sequence_id):
-                self._scored(generation, each.logprobs)
                 self._computed(worker, generation, each.times, Stage.DECODE)
         tokens = map(Token, step.positions, step.token_ids, step.logprobs or repeat(None))
         rows = zip(step.sequence_ids, tokens, step.finish_reasons, strict=True)

@@ -43,13 +43,21 @@ class PromptTimes:
     num_steps: int
 
 
+@dataclass(frozen=True, slots=True)
+class PromptScores:
+    """Decode: the log-probabilities of a prompt's tokens, but for the first one's, which are asked
+    for. It was computed there; its first generated token comes behind them. A report of its own,
+    since a message has room for few of these."""
+
+    sequence_id: int
+    logprobs: LogprobColumns
+
+
 class ComputedPrompt(NamedTuple):
-    """Decode: a prompt that was computed there, and when; and its tokens' log-probabilities, but
-    for the first one's, if they are asked for."""
+    """Decode: a prompt that was computed there, and when."""
 
     sequence_id: int
     times: PromptTimes
-    logprobs: LogprobColumns | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +108,7 @@ class BatchDone:
 class FirstToken:
     """Prefill: the token that follows the computed ones, of which `num_cached_tokens` were found in
     the cache; `prompt_times` says when the others were computed. `prompt_logprobs` as in
-    `ComputedPrompt`."""
+    `PromptScores`."""
 
     sequence_id: int
     position: int
@@ -124,7 +132,7 @@ class TransferDone:
 class SequenceSnapshot:
     """Decode: one sequence, and its tokens from `position` on, those that the controller may not
     have. `logprobs` is empty, or one for each token; `prompt_logprobs` go with the first of all, as
-    in `ComputedPrompt`."""
+    in `PromptScores`."""
 
     sequence_id: int
     reserved: Reserved
@@ -151,7 +159,7 @@ class PrefillSnapshot:
     reports: tuple[PrefillReport, ...]
 
 
-DecodeReport = Reserved | Armed | StepDone | Preempted | SequenceFailed
+DecodeReport = Reserved | Armed | PromptScores | StepDone | Preempted | SequenceFailed
 PrefillReport = BatchDone | FirstToken | TransferDone | SequenceFailed
 
 

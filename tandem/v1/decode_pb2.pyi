@@ -427,6 +427,7 @@ class DecodeReport(_message.Message):
     STEP_FIELD_NUMBER: _builtins.int
     FAILED_FIELD_NUMBER: _builtins.int
     PREEMPTED_FIELD_NUMBER: _builtins.int
+    PROMPT_SCORES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def reserved(self) -> Global___Reserved:
         """Blocks are reserved."""
@@ -447,6 +448,10 @@ class DecodeReport(_message.Message):
     def preempted(self) -> Global___Preempted:
         """A sequence has given its blocks up."""
 
+    @_builtins.property
+    def prompt_scores(self) -> Global___PromptScores:
+        """What was asked of a prompt is known."""
+
     def __init__(
         self,
         *,
@@ -455,12 +460,13 @@ class DecodeReport(_message.Message):
         step: Global___StepDone | None = ...,
         failed: _worker_pb2.SequenceFailed | None = ...,
         preempted: Global___Preempted | None = ...,
+        prompt_scores: Global___PromptScores | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["armed", b"armed", "failed", b"failed", "preempted", b"preempted", "report", b"report", "reserved", b"reserved", "step", b"step"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["armed", b"armed", "failed", b"failed", "preempted", b"preempted", "prompt_scores", b"prompt_scores", "report", b"report", "reserved", b"reserved", "step", b"step"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["armed", b"armed", "failed", b"failed", "preempted", b"preempted", "report", b"report", "reserved", b"reserved", "step", b"step"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["armed", b"armed", "failed", b"failed", "preempted", b"preempted", "prompt_scores", b"prompt_scores", "report", b"report", "reserved", b"reserved", "step", b"step"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_report: _TypeAlias = _typing.Literal["reserved", "armed", "step", "failed", "preempted"]  # noqa: Y015
+    _WhichOneofReturnType_report: _TypeAlias = _typing.Literal["reserved", "armed", "step", "failed", "preempted", "prompt_scores"]  # noqa: Y015
     _WhichOneofArgType_report: _TypeAlias = _typing.Literal["report", b"report"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_report) -> _WhichOneofReturnType_report | None: ...
 
@@ -493,6 +499,36 @@ class Preempted(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Preempted: _TypeAlias = Preempted  # noqa: Y015
+
+@_typing.final
+class PromptScores(_message.Message):
+    """The log-probabilities of a prompt that was computed here. Its first token comes behind them, in a
+    step that may end many such prompts: a message holds few of these.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEQUENCE_ID_FIELD_NUMBER: _builtins.int
+    LOGPROBS_FIELD_NUMBER: _builtins.int
+    sequence_id: _builtins.int
+    """The sequence."""
+    @_builtins.property
+    def logprobs(self) -> _sampling_pb2.PromptLogprobs:
+        """They."""
+
+    def __init__(
+        self,
+        *,
+        sequence_id: _builtins.int = ...,
+        logprobs: _sampling_pb2.PromptLogprobs | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["logprobs", b"logprobs"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["logprobs", b"logprobs", "sequence_id", b"sequence_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PromptScores: _TypeAlias = PromptScores  # noqa: Y015
 
 @_typing.final
 class Reserved(_message.Message):
@@ -588,7 +624,6 @@ class StepDone(_message.Message):
     LOGPROBS_FIELD_NUMBER: _builtins.int
     COMPUTED_SEQUENCE_IDS_FIELD_NUMBER: _builtins.int
     PROMPT_TIMES_FIELD_NUMBER: _builtins.int
-    PROMPT_LOGPROBS_FIELD_NUMBER: _builtins.int
     step: _builtins.int
     """Number of the step."""
     start_ns: _builtins.int
@@ -623,10 +658,6 @@ class StepDone(_message.Message):
     def prompt_times(self) -> _containers.RepeatedCompositeFieldContainer[_worker_pb2.PromptTimes]:
         """When these prompts were."""
 
-    @_builtins.property
-    def prompt_logprobs(self) -> _containers.RepeatedCompositeFieldContainer[_sampling_pb2.PromptLogprobs]:
-        """Their log-probabilities, empty where they were not asked for; no messages if nowhere."""
-
     def __init__(
         self,
         *,
@@ -640,11 +671,10 @@ class StepDone(_message.Message):
         logprobs: _abc.Iterable[_sampling_pb2.TokenLogprobs] | None = ...,
         computed_sequence_ids: _abc.Iterable[_builtins.int] | None = ...,
         prompt_times: _abc.Iterable[_worker_pb2.PromptTimes] | None = ...,
-        prompt_logprobs: _abc.Iterable[_sampling_pb2.PromptLogprobs] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["computed_sequence_ids", b"computed_sequence_ids", "end_ns", b"end_ns", "finish_reasons", b"finish_reasons", "logprobs", b"logprobs", "positions", b"positions", "prompt_logprobs", b"prompt_logprobs", "prompt_times", b"prompt_times", "sequence_ids", b"sequence_ids", "start_ns", b"start_ns", "step", b"step", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["computed_sequence_ids", b"computed_sequence_ids", "end_ns", b"end_ns", "finish_reasons", b"finish_reasons", "logprobs", b"logprobs", "positions", b"positions", "prompt_times", b"prompt_times", "sequence_ids", b"sequence_ids", "start_ns", b"start_ns", "step", b"step", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

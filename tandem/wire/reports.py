@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import starmap
-from typing import Any
 
 from tandem.core.errors import Mismatch
 from tandem.core.logprobs import LogprobColumns
@@ -19,6 +17,7 @@ from tandem.core.reports import (
     Preempted,
     PrefillReport,
     PrefillSnapshot,
+    PromptScores,
     PromptTimes,
     Reserved,
     SequenceFailed,
@@ -62,7 +61,14 @@ def decode_report_to_wire(report: DecodeReport) -> decode_pb2.DecodeReport:
                     tokens=report.token_ids,
                     finish_reasons=map(finish_to_wire, report.finish_reasons),
                     logprobs=logprobs_column_to_wire(report.logprobs),
-                    **(_computed_to_wire(report.computed) if report.computed else {}),
+                    computed_sequence_ids=[sequence_id for sequence_id, _ in report.computed],
+                    prompt_times=[_prompt_times_to_wire(times) for _, times in report.computed],
+                )
+            )
+        case PromptScores(sequence_id, scores):
+            return decode_pb2.DecodeReport(
+                prompt_scores=decode_pb2.PromptScores(
+                    sequence_id=sequence_id, logprobs=prompt_logprobs_to_wire(scores)
                 )
             )
         case Reserved():
@@ -102,6 +108,9 @@ def decode_report_from_wire(message: decode_pb2.DecodeReport) -> DecodeReport:
                 logprobs=logprobs_column_from_wire(step.logprobs),
                 computed=_computed_from_wire(step) if step.computed_sequence_ids else (),
             )
+        case "prompt_scores":
+            scores = message.prompt_scores
+            return PromptScores(scores.sequence_id, prompt_logprobs_from_wire(scores.logprobs))
         case "reserved":
             return _reserved_from_wire(message.reserved)
         case "armed":
@@ -298,27 +307,9 @@ def _prompt_times_from_wire(message: worker_pb2.PromptTimes) -> PromptTimes:
     return PromptTimes(message.start_ns, message.end_ns, message.num_steps)
 
 
-def _computed_to_wire(computed: Sequence[ComputedPrompt]) -> dict[str, Any]:
-    has_logprobs = any(each.logprobs is not None for each in computed)
-    return {
-        "computed_sequence_ids": [each.sequence_id for each in computed],
-        "prompt_times": [_prompt_times_to_wire(each.times) for each in computed],
-        "prompt_logprobs": [
-            prompt_logprobs_to_wire(each.logprobs) or sampling_pb2.PromptLogprobs()
-            for each in computed
-            if has_logprobs
-        ],
-    }
-
-
 def _computed_from_wire(step: decode_pb2.StepDone) -> tuple[ComputedPrompt, ...]:
-    sequence_ids, times = (
-        step.computed_sequence_ids,
-        map(_prompt_times_from_wire, step.prompt_times),
-    )
-    told = map(prompt_logprobs_from_wire, step.prompt_logprobs)
-    logprobs = told if step.prompt_logprobs else [None] * len(sequence_ids)
-    return tuple(starmap(ComputedPrompt, zip(sequence_ids, times, logprobs, strict=True)))
+    times = map(_prompt_times_from_wire, step.prompt_times)
+    return tuple(starmap(ComputedPrompt, zip(step.computed_sequence_ids, times, strict=True)))
 
 
 def _prompt_logprobs_of(

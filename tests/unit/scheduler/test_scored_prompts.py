@@ -27,6 +27,7 @@ from tandem.core.reports import (
     FirstToken,
     Preempted,
     PrefillSnapshot,
+    PromptScores,
     PromptTimes,
     Reserved,
     SequenceFailed,
@@ -42,6 +43,10 @@ PROMPT = (5, 6, 7, 8)
 SCORES = LogprobColumns(array("f", [-1.0, -2.0, -3.0]))
 SCORED = ScoredPrompt(PROMPT, SCORES)
 TIMES = PromptTimes(1, 2, 1)
+# What a worker may tell of it instead, and what comes of that.
+NOT_ALL = pytest.mark.parametrize(
+    ("scores", "error"), [(None, Mismatch), (LogprobColumns(array("f", [-1.0])), DataLoss)]
+)
 
 
 def request(name: str = "r", prompt: tuple[int, ...] = PROMPT, **details: Any) -> TokenRequest:
@@ -179,9 +184,7 @@ def test_who_is_cancelled_before_its_prompt_is_told_is_told_nothing_more() -> No
     assert generation.phase is Phase.ENDED
 
 
-@pytest.mark.parametrize(
-    ("scores", "error"), [(None, Mismatch), (LogprobColumns(array("f", [-1.0])), DataLoss)]
-)
+@NOT_ALL
 def test_a_worker_that_does_not_tell_all_of_a_prompt_fails_its_request(
     scores: LogprobColumns | None, error: type[Exception]
 ) -> None:
@@ -263,6 +266,16 @@ def computing(driver: Colocated) -> Generation:
     return generation
 
 
+def compute(
+    driver: Colocated, generation: Generation, scores: LogprobColumns | None = SCORES
+) -> None:
+    """The worker is through with its prompt, and tells of that what it does."""
+    if scores is not None:
+        driver.scheduler.report("d0", PromptScores(generation.sequence_id, scores))
+    computed = ComputedPrompt(generation.sequence_id, TIMES)
+    driver.scheduler.report("d0", step(generation, 4, computed=(computed,)))
+
+
 def events(driver: Colocated) -> list[Any]:
     return [each.event for each in driver.effects() if isinstance(each, Emit)]
 
@@ -270,10 +283,20 @@ def events(driver: Colocated) -> list[Any]:
 def test_a_decode_worker_tells_of_the_prompts_that_it_computes() -> None:
     driver = Colocated()
     generation = computing(driver)
-    computed = ComputedPrompt(generation.sequence_id, TIMES, SCORES)
-    driver.scheduler.report("d0", step(generation, 4, computed=(computed,)))
+    compute(driver, generation)
     driver.scheduler.report("d0", step(generation, 5))
     assert events(driver) == [SCORED, Token(4, 50), Token(5, 51)]
+
+
+@NOT_ALL
+def test_a_decode_worker_that_does_not_tell_all_of_a_prompt_fails_its_request(
+    scores: LogprobColumns | None, error: type[Exception]
+) -> None:
+    driver = Colocated()
+    generation = computing(driver)
+    compute(driver, generation, scores)
+    (event,) = events(driver)
+    assert type(event) is error
 
 
 @pytest.mark.parametrize("is_known", [False, True])
@@ -281,8 +304,7 @@ def test_what_it_told_while_it_was_not_heard_is_in_its_snapshot(is_known: bool) 
     driver = Colocated()
     generation = computing(driver)
     if is_known:
-        computed = ComputedPrompt(generation.sequence_id, TIMES, SCORES)
-        driver.scheduler.report("d0", step(generation, 4, computed=(computed,)))
+        compute(driver, generation)
         assert events(driver) == [SCORED, Token(4, 50)]
     grant = Reserved(generation.sequence_id, b"x", 1, 0)
     held = SequenceSnapshot(generation.sequence_id, grant, 4, (50, 51), None, (), SCORES)
@@ -297,8 +319,7 @@ def test_a_snapshot_from_before_a_prompt_is_computed_says_nothing_of_it() -> Non
     held = SequenceSnapshot(generation.sequence_id, grant, 4, (), None)
     driver.scheduler.resumed("d0", DecodeSnapshot((held,)), [])
     assert events(driver) == []
-    computed = ComputedPrompt(generation.sequence_id, TIMES, SCORES)
-    driver.scheduler.report("d0", step(generation, 4, computed=(computed,)))
+    compute(driver, generation)
     assert events(driver) == [SCORED, Token(4, 50)]
 
 

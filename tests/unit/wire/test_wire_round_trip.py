@@ -101,8 +101,7 @@ PROMPT_TIMES = st.builds(r.PromptTimes, U64, U64, U32)
 def steps(draw: st.DrawFn) -> r.StepDone:
     rows = draw(st.lists(st.tuples(U64, U32, U32, REASONS, LOGPROBS), max_size=4))
     columns = zip(*rows, strict=True) if rows else [()] * 5
-    logprobs = draw(st.sampled_from((st.none(), PROMPT_LOGPROBS)))
-    prompts = st.builds(r.ComputedPrompt, U64, PROMPT_TIMES, logprobs)
+    prompts = st.builds(r.ComputedPrompt, U64, PROMPT_TIMES)
     computed = draw(st.lists(prompts, max_size=3).map(tuple))
     return r.StepDone(draw(U64), draw(U64), draw(U64), *map(tuple, columns), computed=computed)
 
@@ -111,6 +110,7 @@ DECODE_REPORTS = (
     RESERVED
     | FAILED
     | steps()
+    | st.builds(r.PromptScores, U64, PROMPT_LOGPROBS)
     | st.builds(r.Armed, U64, U32, U32, U64, REASONS, LOGPROBS)
     | st.builds(r.Preempted, U64, st.booleans())
 )

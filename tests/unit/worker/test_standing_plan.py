@@ -7,6 +7,7 @@ from array import array
 import pytest
 from standing_plan_driver import EOS, LAYOUT, STOP, Plan, ids, the_step
 
+from gateway.limits import MAX_PROMPT_LOGPROBS
 from tandem.core.commands import Admit, Remove, SetStepRule, Unreadable
 from tandem.core.errors import Fenced, InvalidRequest, TandemError
 from tandem.core.grammar import Grammar, GrammarKind
@@ -17,6 +18,7 @@ from tandem.core.reports import (
     ComputedPrompt,
     DecodeReport,
     DecodeSnapshot,
+    PromptScores,
     PromptTimes,
     Reserved,
     SequenceFailed,
@@ -25,7 +27,7 @@ from tandem.core.reports import (
 )
 from tandem.core.sequence import FinishReason
 from tandem.wire.channels import MAX_MESSAGE_BYTES
-from tandem.wire.reports import decode_snapshot_to_wire
+from tandem.wire.reports import decode_report_to_wire, decode_snapshot_to_wire
 
 # Reservations
 
@@ -488,7 +490,7 @@ def scores(*tokens: float) -> LogprobColumns:
     return LogprobColumns(array("f", tokens), ids, array("f", [-0.5] * len(tokens)))
 
 
-def score_prompt(plan: Plan, acknowledged: int = 0) -> list[DecodeReport]:
+def score_prompt(plan: Plan) -> list[DecodeReport]:
     """A prompt of five tokens in two steps, whose log-probabilities are asked for."""
     plan.apply(rule(4))
     plan.compute(length=5, prompt_logprobs=1)
@@ -503,15 +505,15 @@ def score_prompt(plan: Plan, acknowledged: int = 0) -> list[DecodeReport]:
 
 def test_a_prompts_logprobs_are_told_once_with_its_first_token() -> None:
     plan = Plan()
-    first, last = score_prompt(plan)
+    first, told, last = score_prompt(plan)
     assert (first.computed, last.sequence_ids) == ((), (1,))
-    (computed,) = last.computed
-    assert computed.logprobs == scores(-1.0, -2.0, -3.0, -4.0)
+    assert last.computed == (ComputedPrompt(1, PromptTimes(10, 20, 2)),)
+    assert told == PromptScores(1, scores(-1.0, -2.0, -3.0, -4.0))
     (again,) = plan.snapshot().sequences
     assert (again.position, again.token_ids) == (5, (60,))
-    assert again.prompt_logprobs == computed.logprobs
+    assert again.prompt_logprobs == told.logprobs
     plan.done(plan.start(), 61)
-    assert plan.snapshot().sequences[0].prompt_logprobs == computed.logprobs
+    assert plan.snapshot().sequences[0].prompt_logprobs == told.logprobs
     plan.acknowledge(plan.reports.last_taken - 1)
     (again,) = plan.snapshot().sequences
     assert (again.position, again.token_ids, again.prompt_logprobs) == (6, (61,), None)
@@ -524,6 +526,21 @@ def test_a_prompts_logprobs_count_in_a_snapshot(monkeypatch: pytest.MonkeyPatch)
         # Eight of the prompt, and the token's own.
         monkeypatch.setattr("decode_service.telling.MAX_SNAPSHOT_LOGPROBS", most)
         assert len(plan.snapshot().sequences) == num_told
+
+
+def test_however_many_logprobs_of_prompts_a_step_has_each_report_fits_a_message() -> None:
+    """Of prompts as long as they may be with twenty likeliest tokens each."""
+    plan = Plan(num_blocks=40_000, max_num_seqs=5, max_model_len=30_000)
+    length = MAX_PROMPT_LOGPROBS // 21
+    plan.apply(rule(5 * length))
+    for sequence_id in range(5):
+        plan.compute(sequence_id, length=length, prompt_logprobs=20)
+    step = plan.start()
+    own, top = array("f", [-1.0]) * (length - 1), array("f", [-0.5]) * (length - 1) * 20
+    found = LogprobColumns(own, array("I", top.tobytes()), top)
+    plan.complete(step, StepResult((60,) * 5, scores=(found,) * 5), 10, 20)
+    sizes = [decode_report_to_wire(each).ByteSize() for each in plan.reports.take()]
+    assert sum(sizes) > MAX_MESSAGE_BYTES > 2 * max(sizes)
 
 
 def test_logprobs_of_a_prompt_whose_kv_comes_from_elsewhere_are_not_told_here() -> None:
