@@ -34,10 +34,11 @@ from gateway.limits import (
     check_request,
     prompt_param,
     scores_prompts,
+    wants_no_tokens,
 )
-from gateway.no_tokens import NoTokens, PromptAlone
+from gateway.no_tokens import NoTokens
 from gateway.offload import Offload
-from gateway.params import sampling_params, settled, wants_no_tokens, with_defaults
+from gateway.params import sampling_params, settled, with_defaults
 from gateway.prefix_salt import prefix_salt
 from gateway.prompts import EncodedPrompt, encode_prompt, encode_prompts, hash_prompts, needs_work
 from gateway.request import GenerationRequest, Prompt, TokenPrompt
@@ -226,7 +227,7 @@ class Frontend:
                 grammar = await self._check_grammar(request)
                 prompts = await self._encode(request, model)
                 for prompt in prompts:
-                    check_prompt_length(len(prompt.token_ids), model, prompt_param(request))
+                    check_prompt_length(len(prompt.token_ids), model, request)
                 return grammar, await self._hash(request, prompts, model)
         except TimeoutError:
             raise DeadlineExceeded("reading the request took all of its time") from None
@@ -353,11 +354,9 @@ class Frontend:
         return name
 
     def _stream(self, request: GenerationRequest, tokens: TokenRequest) -> TokenStream:
-        if not wants_no_tokens(request):
-            return self._service.submit(tokens)
-        if not scores_prompts(request):
+        if wants_no_tokens(request) and not scores_prompts(request):
             return NoTokens()
-        return PromptAlone(self._service.submit(tokens), len(tokens.prompt_token_ids))
+        return self._service.submit(tokens)
 
     def _echo(self, request: GenerationRequest, prompt: EncodedPrompt) -> Echo:
         if not scores_prompts(request):

@@ -65,7 +65,7 @@ class Lifecycle:
         if generation.phase is Phase.QUEUED:
             self._queue.remove(generation)
         self._give_back(generation)
-        if isinstance(event, Ended):
+        if isinstance(event, Ended) and generation.token_ids:
             self.lengths.observe(len(generation.token_ids))
         self._admission.leave(generation, self._clock.now_s)
         generation.end_attempt(self._clock.now_s)

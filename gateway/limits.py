@@ -87,6 +87,9 @@ def check_request(request: GenerationRequest, model: ServedModel) -> None:
     check_request_id(request.request_id)
     _check_urgency(request)
     _check_choices(request)
+    for prompt in request.prompts:
+        if isinstance(prompt, TokenPrompt):
+            check_prompt_length(len(prompt.token_ids), model, request)
     check_prompts(request.prompts, model)
     _check_stops(request.stop)
     _at_most(MAX_CACHE_SALT_CHARS, request.cache_salt, "cache_salt", "characters")
@@ -105,6 +108,11 @@ def scores_prompts(request: GenerationRequest) -> bool:
     return request.echo and request.logprobs is not None
 
 
+def wants_no_tokens(request: GenerationRequest) -> bool:
+    """Whether nothing is to be generated: the prompt is only to be echoed."""
+    return request.echo and request.max_tokens == 0
+
+
 def check_prompt_logprobs(request: GenerationRequest, prompt_lengths: Sequence[int]) -> None:
     """Raises `InvalidRequest` for more of them than are kept for one client, or told at once."""
     if request.logprobs is None or not scores_prompts(request):
@@ -121,27 +129,27 @@ def check_prompt_logprobs(request: GenerationRequest, prompt_lengths: Sequence[i
 def check_prompts(
     prompts: Sequence[TextPrompt | TokenPrompt | ChatPrompt], model: ServedModel
 ) -> None:
-    """Lengths and ids. Raises `InvalidRequest`."""
+    """Texts' and conversations' lengths, and ids. Raises `InvalidRequest`."""
     for prompt in prompts:
         match prompt:
             case TextPrompt(text):
                 _at_most(MAX_PROMPT_CHARS, text, "prompt", "characters")
             case TokenPrompt(token_ids):
-                check_prompt_length(len(token_ids), model, "prompt")
                 check_ids(token_ids, model, "prompt")
             case ChatPrompt(messages, template_kwargs):
                 _check_messages(messages)
                 _check_template_kwargs(template_kwargs)
 
 
-def check_prompt_length(num_tokens: int, model: ServedModel, param: str) -> None:
-    """Whether at least one token can follow. Raises `InvalidRequest`."""
+def check_prompt_length(num_tokens: int, model: ServedModel, request: GenerationRequest) -> None:
+    """Whether at least one token can follow, if any is wanted. Raises `InvalidRequest`."""
+    param = prompt_param(request)
     if num_tokens == 0:
         raise InvalidRequest(f"{param} must not be empty", param=param)
-    limit = max_total_tokens(model)
-    if num_tokens >= limit:
-        what = f"of which one must be generated, and the prompt has {num_tokens}"
-        raise _too_long(limit, what, param)
+    limit, least = max_total_tokens(model), 0 if wants_no_tokens(request) else 1
+    if num_tokens + least > limit:
+        must = "of which one must be generated, " if least else ""
+        raise _too_long(limit, f"{must}and the prompt has {num_tokens}", param)
 
 
 def check_max_tokens(

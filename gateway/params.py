@@ -7,7 +7,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from gateway.limits import check_max_tokens, max_total_tokens
+from gateway.limits import (
+    check_max_tokens,
+    max_total_tokens,
+    scores_prompts,
+    wants_no_tokens,
+)
 from gateway.request import GenerationRequest
 from gateway.tokens import ServedModel
 from tandem.artifacts.sampling_defaults import SamplingDefaults
@@ -89,11 +94,6 @@ def settled(
     return settled_params
 
 
-def wants_no_tokens(request: GenerationRequest) -> bool:
-    """Whether nothing is to be generated: the prompt is only to be echoed."""
-    return request.echo and request.max_tokens == 0
-
-
 def _seed(seed: int | None) -> int:
     """A worker's seed, which has no sign. OpenAI's and vLLM's have one."""
     if seed is None or seed == ANY_SEED:
@@ -125,7 +125,8 @@ def _max_tokens(
     request: GenerationRequest, num_prompt_tokens: int, model: ServedModel, share: int | None
 ) -> int:
     if wants_no_tokens(request):
-        return 1
+        # Of a prompt that is not scored, no worker is told.
+        return 0 if scores_prompts(request) else 1
     if request.max_tokens is not None:
         check_max_tokens(num_prompt_tokens, request.max_tokens, model, request.max_tokens_param)
         return request.max_tokens

@@ -137,6 +137,9 @@ class RequestMetrics:
             self._count_cached(generation, times)
         self._setbacks = Setbacks.total((self._setbacks, generation.setbacks))
         if isinstance(event, Ended):
+            if not num_tokens:
+                # What was wanted of its prompt goes out with it.
+                self._first_token(generation, times, now)
             self._finished(event.finish_reason.name.lower(), event.served_by)
             self.whole_s.observe(now - generation.arrived_s)
             self.prompt_lengths.observe(generation.num_prompt_tokens)

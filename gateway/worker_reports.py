@@ -251,6 +251,8 @@ class WorkerReports:
                 f"{name} tells no log-probabilities of prompts: it is an older version"
             )
             self._lifecycle.end(generation, error)
+        elif generation.request.params.max_tokens == 0:
+            self._lifecycle.end(generation, Ended(FinishReason.LENGTH, generation.served_by()))
         return generation.phase is not Phase.ENDED
 
     def _scored(self, generation: Generation, logprobs: LogprobColumns | None) -> None:

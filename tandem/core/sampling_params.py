@@ -28,7 +28,8 @@ class SamplingParams:
 
     With `logprobs` each token is reported with its log-probability and those of so many likeliest
     tokens: of the model's own distribution, before any of these parameters. With `prompt_logprobs`
-    so is each token of the prompt but the first: once, with the first generated one.
+    so is each token of the prompt but the first: once, with the first generated one. If that is all
+    that is wanted `max_tokens` is 0: one token is sampled all the same, which is nobody's.
     """
 
     max_tokens: int
@@ -61,7 +62,8 @@ class SamplingParams:
 
     def validate(self) -> None:
         """Raise `InvalidRequest`, naming the parameter, if any value is out of its range."""
-        _require(self.max_tokens >= 1, "max_tokens", "must be at least 1")
+        least = 1 if self.prompt_logprobs is None else 0
+        _require(self.max_tokens >= least, "max_tokens", f"must be at least {least}")
         _require(0 <= self.seed < 2**63, "seed", "must be in [0, 2**63)")
         # NaN is in no range.
         _require(0.0 <= self.temperature <= 2.0, "temperature", "must be in [0, 2]")

@@ -96,7 +96,9 @@ class SamplingParams(_message.Message):
     GRAMMAR_FIELD_NUMBER: _builtins.int
     PROMPT_LOGPROBS_FIELD_NUMBER: _builtins.int
     max_tokens: _builtins.int
-    """Tokens to generate at most, at least 1."""
+    """Tokens to generate at most, at least 1; 0 if `prompt_logprobs` are all that is wanted, which come
+    with a token even so.
+    """
     seed: _builtins.int
     """Seed of the counter-based generator, below 2^63. Drawn by the gateway if the client gave none."""
     temperature: _builtins.float

@@ -126,6 +126,12 @@ def test_what_is_out_of_range_is_refused_by_name(name: str, value: Any) -> None:
     assert refusal.value.param == name
 
 
+def test_no_tokens_are_asked_for_with_their_prompts_logprobs_alone() -> None:
+    params(max_tokens=0, prompt_logprobs=0).validate()
+    with pytest.raises(InvalidRequest, match="max_tokens must be at least 0"):
+        params(max_tokens=-1, prompt_logprobs=0).validate()
+
+
 @pytest.mark.parametrize(
     ("name", "values"),
     [

@@ -150,6 +150,20 @@ async def test_defaults_are_openais(frontend, service):
     assert service.requests[0].request_id != service.requests[1].request_id
 
 
+@pytest.mark.parametrize("logprobs", [None, 0])
+@pytest.mark.parametrize("prompt", [TextPrompt("x" * 2048), TokenPrompt((120,) * 2048)])
+async def test_a_prompt_alone_may_be_as_long_as_the_model_takes(
+    frontend, service, prompt, logprobs
+):
+    service.script = lambda request: [ended()]
+    request = GenerationRequest(prompts=(prompt,), max_tokens=0, echo=True, logprobs=logprobs)
+    text, _, finished = await read(await frontend.generate(request))
+    assert (text, finished.num_tokens) == ("x" * 2048, 0)
+    assert [each.params.max_tokens for each in service.requests] == (
+        [] if logprobs is None else [0]
+    )
+
+
 async def test_a_default_never_makes_a_request_too_long(frontend, service):
     await read(await frontend.generate(ask("x" * 2040, default_max_tokens=16)))
     assert service.requests[0].params.max_tokens == 8
@@ -258,6 +272,9 @@ async def test_a_partial_match_at_the_end_is_shown(frontend):
         (ask(""), "prompt"),
         (ask("x" * (2**20 + 1)), "prompt"),
         (ask("x" * 2048), "prompt"),
+        (ask("x" * 2048, echo=True, max_tokens=1), "prompt"),
+        (ask("x" * 2049, echo=True, max_tokens=0), "prompt"),
+        (ask(echo=True, max_tokens=0, logprobs=0, min_tokens=1), "min_tokens"),
         (ask(max_tokens=2047), "max_tokens"),
         (ask(max_tokens=0), "max_tokens"),
         (ask(max_tokens=-1), "max_tokens"),

@@ -75,10 +75,11 @@ async def test_logprobs_of_a_prompt(client, service, say):
     async with client.stream(prompt="Hi", logprobs=1, echo=True) as stream:
         deltas = [delta async for delta in stream]
     assert [len(each.prompt_logprobs) for each in deltas] == [0, 2, 0]
+    assert (await client.generate(prompt="Hi", logprobs=1)).prompt_logprobs == ()
+    service.script = lambda request: [ended()]
     alone = await client.generate(prompt="Hi", logprobs=1, echo=True, max_tokens=0)
     assert alone.prompt_logprobs == completion.prompt_logprobs
     assert (alone.text, alone.logprobs, alone.num_tokens) == ("Hi", (), 0)
-    assert (await client.generate(prompt="Hi", logprobs=1)).prompt_logprobs == ()
 
 
 async def test_all_parameters_reach_the_workers(client, service):

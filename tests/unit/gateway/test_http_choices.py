@@ -10,7 +10,6 @@ from http_client import CHAT, CHAT_PATH, TEXT, TEXT_PATH, assert_refused, events
 from scripted_service import Pause, ended
 
 from tandem.core.errors import ResourceExhausted, Unavailable
-from tandem.core.sequence import FinishReason
 
 
 def texts_of(chunks: list[dict], num_choices: int) -> list[str]:
@@ -216,16 +215,15 @@ async def test_each_answer_says_how_likely_its_prompt_was(client, service, say, 
     assert body["choices"][3]["logprobs"]["top_logprobs"] == [None, {"o": -0.5}, {"!": -0.5}]
 
 
-async def test_an_echo_alone_says_how_likely_it_was(client, service, say):
-    """A token is generated for that, of which nothing is told."""
-    service.script = lambda request: [*say("!")[:-1], ended(FinishReason.STOP)]
+async def test_an_echo_alone_says_how_likely_it_was(client, service):
+    service.script = lambda request: [ended()]
     fields = TEXT | {"echo": True, "logprobs": 1, "max_tokens": 0}
     body = await whole(client, TEXT_PATH, fields)
     (choice,) = body["choices"]
     assert (choice["text"], choice["finish_reason"]) == ("Hi", "length")
     assert choice["logprobs"]["tokens"] == ["H", "i"]
     assert body["usage"]["completion_tokens"] == 0
-    assert service.requests[0].params.max_tokens == 1
+    assert service.requests[0].params.max_tokens == 0
     *chunks, last = await stream(client, TEXT_PATH, fields)
     assert texts_of(chunks, 1) == ["Hi"]
     assert last["usage"]["completion_tokens"] == 0

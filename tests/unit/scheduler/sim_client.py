@@ -32,7 +32,8 @@ class Client:
 
     @property
     def end(self) -> int:
-        return len(self.request.prompt_token_ids) + len(self.expected)
+        """Where its sequence ends on a worker, which samples a token in any case."""
+        return len(self.request.prompt_token_ids) + max(1, len(self.expected))
 
     def take(self, event: Event) -> None:
         """An event comes. It is checked at once."""
@@ -51,6 +52,7 @@ class Client:
             return
         self.outcome = event
         if isinstance(event, Ended):
+            assert self.prompt == self._expected_prompt, "its prompt is missing"
             assert self.tokens == self.expected, "tokens are missing"
             assert event.finish_reason is self.reason
             by = self.served_by = event.served_by

@@ -36,14 +36,15 @@ class RandomRequests:
         """The next one's client."""
         random = self._random
         prompt = self._prompt()
+        prompt_logprobs = random.choice((None, None, 1))
         params = SamplingParams(
-            max_tokens=random.randint(1, 20 - len(prompt)),
+            max_tokens=random.randint(1 if prompt_logprobs is None else 0, 20 - len(prompt)),
             seed=random.randrange(2**63),
             temperature=random.choice((0.0, 1.0)),
             stop_token_ids=frozenset(random.sample(range(VOCAB_SIZE), 20)),
             ignore_eos=random.random() < 0.3,
             logprobs=random.choice((None, 2)),
-            prompt_logprobs=random.choice((None, None, 1)),
+            prompt_logprobs=prompt_logprobs,
         )
         request = TokenRequest(
             f"r{len(self._clients)}",

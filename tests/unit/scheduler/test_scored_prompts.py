@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 from local_prefill_driver import Driver as Local
-from sim_worker import BLOCK_SIZE
+from sim_worker import BLOCK_SIZE, LONG_MODEL
 from test_colocated_batching import Driver as Colocated
 from test_scheduler import LOST, Driver
 
-from gateway.effects import Emit
+from gateway.effects import Emit, Send
 from gateway.generation import Generation, Phase
 from gateway.prefix_index import PromptPrefix
-from gateway.tokens import Ended, ScoredPrompt, Token, TokenRequest
+from gateway.tokens import Ended, ScoredPrompt, ServedBy, Token, TokenRequest
 from tandem.core.commands import PrefillBatch, Remove, Reserve
 from tandem.core.errors import DataLoss, Mismatch
 from tandem.core.logprobs import LogprobColumns
@@ -43,6 +43,8 @@ PROMPT = (5, 6, 7, 8)
 SCORES = LogprobColumns(array("f", [-1.0, -2.0, -3.0]))
 SCORED = ScoredPrompt(PROMPT, SCORES)
 TIMES = PromptTimes(1, 2, 1)
+# Whose sequences have as many tokens as that at the most.
+WHOLE_MODEL = replace(LONG_MODEL, max_model_len=len(PROMPT))
 # What a worker may tell of it instead, and what comes of that.
 NOT_ALL = pytest.mark.parametrize(
     ("scores", "error"), [(None, Mismatch), (LogprobColumns(array("f", [-1.0])), DataLoss)]
@@ -52,6 +54,12 @@ NOT_ALL = pytest.mark.parametrize(
 def request(name: str = "r", prompt: tuple[int, ...] = PROMPT, **details: Any) -> TokenRequest:
     params = SamplingParams(max_tokens=5, seed=0, logprobs=0, prompt_logprobs=0)
     return TokenRequest(name, prompt, params, **details)
+
+
+def alone() -> TokenRequest:
+    """One of which nothing is to be generated."""
+    asked = request()
+    return replace(asked, params=replace(asked.params, max_tokens=0))
 
 
 def prefilling(driver: Driver, **details: Any) -> Generation:
@@ -88,6 +96,25 @@ def test_a_prompt_comes_once_before_its_answer() -> None:
     driver.scheduler.report("d", Armed(generation.sequence_id, 4, 50, 0))
     driver.scheduler.report("d", step(generation, 5))
     assert driver.events() == [Token(5, 51)]
+
+
+def test_a_prompt_alone_needs_no_room_for_an_answer_and_ends_with_it() -> None:
+    """Whatever comes with it."""
+    driver = Driver(self_check_rate=1.0)
+    driver.join("p", WorkerRole.PREFILL, model=WHOLE_MODEL)
+    generation = driver.scheduler.submit(alone())
+    ((chunk,),) = (each.chunks for each in driver.commands(PrefillBatch))
+    assert (len(chunk.token_ids), chunk.sequence.destination) == (4, None)
+    ended = replace(first_token(generation), finish_reason=FinishReason.STOP)
+    driver.scheduler.report("p", ended)
+    effects = driver.effects()
+    assert [each.event for each in effects if isinstance(each, Emit)] == [
+        SCORED,
+        Ended(FinishReason.LENGTH, ServedBy("p", "")),
+    ]
+    assert [each for each in effects if isinstance(each, Send)] == [
+        Send("p", Remove(generation.sequence_id))
+    ]
 
 
 def test_its_tokens_are_its_streams_first() -> None:
@@ -286,6 +313,17 @@ def test_a_decode_worker_tells_of_the_prompts_that_it_computes() -> None:
     compute(driver, generation)
     driver.scheduler.report("d0", step(generation, 5))
     assert events(driver) == [SCORED, Token(4, 50), Token(5, 51)]
+
+
+def test_a_decode_worker_needs_no_room_for_an_answer_to_tell_of_a_prompt_alone() -> None:
+    driver = Colocated(num_workers=0, num_blocks=1)
+    driver.join("d0", WorkerRole.DECODE, model=WHOLE_MODEL)
+    generation = driver.scheduler.submit(alone())
+    assert len(driver.admitted()) == 1
+    driver.grant(generation)
+    compute(driver, generation)
+    assert events(driver) == [SCORED, Ended(FinishReason.LENGTH, ServedBy("d0", "d0"))]
+    assert driver.scheduler._fleet.decode["d0"].generations == {}
 
 
 @NOT_ALL

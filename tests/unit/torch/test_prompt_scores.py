@@ -81,6 +81,17 @@ def test_a_token_is_as_likely_whatever_it_is_computed_with(
         assert_same(row, expected[length])
 
 
+def test_a_prompt_may_be_as_long_as_the_model_takes(
+    llama_path: Path, dtype: str, expected: dict[int, dict[int, TokenLogprobs]]
+) -> None:
+    tokens = tokens_of(LENGTHS[-1])
+    driver = Driver(llama_path, dtype=dtype, max_model_len=len(tokens))
+    row = driver.row(tokens)
+    for count in (len(tokens) - 1, 1):
+        driver.step([(row, count)], NUM_TOP)
+    assert_same(row, expected[LENGTHS[-1]])
+
+
 def test_tokens_are_sampled_as_without_scores(llama_path: Path, dtype: str) -> None:
     driver = Driver(llama_path, dtype=dtype)
     lengths = (40, 250, 3)
