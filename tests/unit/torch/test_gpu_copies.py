@@ -82,6 +82,8 @@ class Pool:
 
 @pytest.fixture
 def side(monkeypatch: pytest.MonkeyPatch) -> Pool:
+    if torch.cuda.is_available():
+        pytest.skip("NOT TESTED ON A GPU: a pool in host memory, which only the interpreter takes")
     return Pool(monkeypatch)
 
 

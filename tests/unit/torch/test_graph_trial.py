@@ -85,6 +85,8 @@ class Tried:
 
 @pytest.fixture(scope="module")
 def tried(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tried]:
+    if torch.cuda.is_available():
+        pytest.skip("NOT TESTED ON A GPU: a pool in host memory, which only the interpreter takes")
     with pytest.MonkeyPatch.context() as patch:
         # What the interpreter, which runs one program after the other, can do in time.
         patch.setattr(triton_attention, "SPLIT_PROGRAMS", 8)
