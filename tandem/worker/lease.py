@@ -29,7 +29,7 @@ class ControllerLease:
     def acquire(self, controller: Controller, now: float) -> bool:
         """Take the lease, or take it up again. False if it is taken up again in the same term, so
         that what the controller had here still stands. Raises `Fenced` if another controller holds
-        it, or the term is over, or the stream is older than the holder's."""
+        it, or the term is over, or its lease, or the stream is older than the holder's."""
         holder = self.holder
         if holder and holder.controller_id != controller.controller_id and now < self.expires_at:
             raise Fenced(
@@ -39,10 +39,10 @@ class ControllerLease:
         resumes = holder is not None and (
             (holder.controller_id, holder.term) == (controller.controller_id, controller.term)
         )
-        if controller.term < self.newest_term or (
-            controller.term == self.newest_term and not resumes
-        ):
+        if controller.term < self.newest_term:
             raise Fenced(f"term {controller.term} is over, the newest was {self.newest_term}")
+        if controller.term == self.newest_term and not resumes:
+            raise Fenced(f"the lease of term {controller.term} is over")
         if holder and resumes and 0 < controller.stream < holder.stream:
             raise Fenced(f"stream {controller.stream} of this term is older than {holder.stream}")
         self.holder = controller

@@ -69,9 +69,9 @@ def test_an_older_term_is_never_obeyed_again() -> None:
     lease = ControllerLease()
     lease.acquire(controller(term=5), 0.0)
     lease.release()
-    for term in (4, 5):
+    for term, why in ((4, "term 4 is over, the newest was 5"), (5, "the lease of term 5 is over")):
         for name in ("a", "b"):
-            with pytest.raises(Fenced):
+            with pytest.raises(Fenced, match=why):
                 lease.acquire(controller(name, term), 1.0)
     assert lease.acquire(controller(term=6), 1.0)
 
