@@ -17,7 +17,7 @@ from gateway.generation import Generation, Phase
 from gateway.lifecycle import Lifecycle
 from gateway.local_prefill import Backlog, LocalPrefill, LocalPrefillMode
 from gateway.prefill_view import FormingBatch, PrefillView
-from gateway.router import choose_decode, choose_prefill, sound
+from gateway.router import are_several, choose_decode, choose_prefill, sound
 from gateway.shared_state import SharedState
 from gateway.stages import AttemptEnd, Stage
 from tandem.core.commands import Admit, PrefillBatch
@@ -137,7 +137,8 @@ class DisaggregatedBatching(Batching):
         takers = self._takers(generation)
         if not takers and generation.needs_decode:
             return None
-        num_tokens, has_others = generation.num_context_tokens, len(self._fleet.decode) > 1
+        num_tokens = generation.num_context_tokens
+        has_others = are_several(self._fleet.decode.values())
 
         def has_room(worker: PrefillView) -> bool:
             may_send = not generation.needs_decode or any(

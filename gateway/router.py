@@ -26,6 +26,11 @@ def sound(workers: Iterable[Worker], now: float, *, has_others: bool = False) ->
     return sound_ones if sound_ones or has_others else open_ones
 
 
+def are_several(workers: Iterable[WorkerView]) -> bool:
+    """Whether there is another beside each of them: who drains takes nothing new, and is none."""
+    return sum(not worker.is_draining for worker in workers) > 1
+
+
 def choose_prefill(
     workers: Iterable[PrefillView],
     generation: Generation,
@@ -53,7 +58,7 @@ def choose_decode(
     the one that is done first; of equals the emptiest. One that `prefill` could not reach of late,
     or that failed a step, only if there is no other."""
     num_answer_tokens, num_tokens = generation.typical_tokens, generation.num_context_tokens
-    has_others = len(workers) > 1
+    has_others = are_several(workers)
     return min(
         (
             worker

@@ -78,6 +78,17 @@ def test_a_draining_worker_gets_nothing_new() -> None:
     assert len(driver.commands(Reserve, "d2")) == 4
 
 
+@pytest.mark.parametrize("how", ["stops", "cordon"])
+def test_for_a_draining_decode_worker_a_prefill_worker_keeps_no_blocks(how: str) -> None:
+    """More than half of them are on their way to the one that is left."""
+    driver = Drains(num_blocks=16)
+    driver.prefilling("on its way to d", length=36)
+    driver.join("d2", WorkerRole.DECODE)
+    getattr(driver.scheduler.draining, how)("d2", 10.0, now=0.0)
+    driver.submit("second", length=8)
+    assert [each.key.request_id for each in driver.commands(Reserve, "d")] == ["second"]
+
+
 @pytest.mark.parametrize(("worker_id", "role"), [("p", "prefill"), ("d", "decode")])
 def test_without_another_worker_nobody_is_let_in(worker_id: str, role: str) -> None:
     driver = Drains()
