@@ -118,9 +118,9 @@ class Fleet:
         return Pace(self.token_s(), least_s if least_s < inf else 0.0)
 
     def decode_share(self, tenant: str) -> float:
-        """What a tenant holds of all decode workers: of their places for sequences, or of their
-        blocks, whichever is more."""
-        workers = self.decode.values()
+        """What a tenant holds of the decode workers that do not drain: of their places for
+        sequences, or of their blocks, whichever is more."""
+        workers = [worker for worker in self.decode.values() if not worker.is_draining]
         num_seqs = sum(worker.info.max_num_seqs for worker in workers)
         num_blocks = sum(worker.info.num_blocks for worker in workers)
         if not num_seqs or not num_blocks:

@@ -222,6 +222,19 @@ def test_blocks_count_as_places_do() -> None:
     assert shop.queue.peek() is other
 
 
+def test_places_on_a_worker_that_drains_are_in_nobodys_share() -> None:
+    """`a` holds two of the eight that can be had, its share."""
+    shop = Shop(TENANTS)
+    shop.fleet.decode["d"] = shop.decode
+    drained = DecodeView(worker_info("d2", WorkerRole.DECODE, 1, 1000, 8), "d2:1")
+    shop.fleet.decode["d2"] = drained
+    shop.hold("a", 2)
+    mine, other = shop.push("a", 1), shop.push("b", 1000)
+    assert shop.queue.peek() is mine
+    drained.cordoned = True
+    assert shop.queue.peek() is other
+
+
 def test_what_one_could_not_take_for_what_it_holds_is_not_saved_up() -> None:
     shop = Shop(TENANTS)
     shop.fleet.decode["d"] = shop.decode
