@@ -90,7 +90,7 @@ class Lifecycle:
         self._queue.done(generation)
 
     def doubt(self, generation: Generation) -> None:
-        """One of its workers may be lost: nobody waits for it any more."""
+        """One of its workers may be lost, or is to let go of it: nobody waits for it any more."""
         self._queue.done(generation)
 
     def restart(self, generation: Generation) -> None:

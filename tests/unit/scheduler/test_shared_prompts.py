@@ -160,6 +160,18 @@ def test_nobody_waits_for_one_whose_worker_may_be_lost(role: str) -> None:
     assert driver.waiting(first, second, driver.submit(2003)) == [False, False, False]
 
 
+def test_nobody_waits_for_what_a_draining_worker_computes_for_itself() -> None:
+    """Who waited would be nowhere near it: that worker takes nothing new."""
+    driver = Driver(colocated="chunked")
+    first, second = driver.submit(2000), driver.submit(2001)
+    assert driver.waiting(first, second) == [False, True]
+    driver.join("other", WorkerRole.DECODE)
+    driver.scheduler.draining.cordon("decode", 100.0, now=0.0)
+    third = driver.submit(2002)
+    assert driver.waiting(first, second, third) == [False, False, True]
+    assert (first.decode_worker, second.decode_worker) == ("decode", "other")
+
+
 def test_the_longer_of_two_leaders_is_waited_for() -> None:
     driver = Driver(max_batch_tokens=32)
     driver.measured(1e-3, step_s=0.1)
