@@ -32,7 +32,6 @@ class _Leader:
     `num_tokens` are those that have to be computed. Its `followers` wait for so many of them."""
 
     generation: Generation
-    worker: PrefillView | DecodeView
     first: int
     num_tokens: int
     followers: dict[Generation, int] = field(default_factory=dict)
@@ -72,7 +71,7 @@ class SharedPrompts:
         first = _first_uncached(generation)
         if first is None or not worker.info.caches_prefixes:
             return
-        leader = _Leader(generation, worker, first, generation.num_tokens_left)
+        leader = _Leader(generation, first, generation.num_tokens_left)
         self._leaders[generation] = leader
         known = self._by_first.get(first)
         if known is None or known.num_tokens < leader.num_tokens:
@@ -84,7 +83,7 @@ class SharedPrompts:
             return None
         first = _first_uncached(generation)
         leader = None if first is None else self._by_first.get(first)
-        if leader is None or leader.worker.suspect:
+        if leader is None:
             return None
         num_tokens = _num_shared(generation, leader.generation)
         if not self._is_worth_it(num_tokens, leader):
