@@ -91,8 +91,9 @@ class Fleet:
         return all(map(self.has_open, roles))
 
     def cached_tokens(self, generation: Generation) -> int:
-        """Leading tokens of a prompt that some worker has cached."""
-        return max((each.cached_tokens(generation) for each in self.workers), default=0)
+        """Leading tokens of a prompt that some worker has cached which does not drain."""
+        workers = (each for each in self.workers if not each.is_draining)
+        return max((each.cached_tokens(generation) for each in workers), default=0)
 
     def token_s(self) -> float:
         """Seconds that a prompt token takes where it takes least; 0 while nothing is known. Decode

@@ -172,6 +172,20 @@ def test_nobody_waits_for_what_a_draining_worker_computes_for_itself() -> None:
     assert (first.decode_worker, second.decode_worker) == ("decode", "other")
 
 
+@pytest.mark.parametrize("drains", [False, True])
+def test_what_a_draining_worker_has_cached_is_computed_once_elsewhere(drains: bool) -> None:
+    driver = Driver(colocated="chunked")
+    before = driver.submit(2000)
+    assert driver.waiting(before) == [False]
+    driver.compute(before)
+    driver.join("other", WorkerRole.DECODE)
+    if drains:
+        driver.scheduler.draining.cordon("decode", 100.0, now=0.0)
+    first, second = driver.submit(2001), driver.submit(2002)
+    assert driver.waiting(first, second) == [False, drains]
+    assert first.decode_worker == ("other" if drains else "decode")
+
+
 def test_the_longer_of_two_leaders_is_waited_for() -> None:
     driver = Driver(max_batch_tokens=32)
     driver.measured(1e-3, step_s=0.1)
