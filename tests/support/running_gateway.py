@@ -9,8 +9,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
-from service_processes import ForkedService, start_service
-from stack import WorkerProcess
+from service_processes import ForkedService, start_service, while_running
+from stack import READY_TIMEOUT_S, WorkerProcess
 
 from tandem.bench.ports import free_port
 from tandem.core.worker import WorkerRole
@@ -46,14 +46,15 @@ class Gateway:
         )
 
     async def until_ready(self) -> None:
-        async with self.client() as client, asyncio.timeout(60):
-            while not await is_ready(client):
-                await asyncio.sleep(0.05)
+        await while_running(self._until_answered("/ready"), self)
 
     async def until_listening(self) -> None:
         """Wait until it answers at all."""
-        async with self.client() as client, asyncio.timeout(60):
-            while not await is_alive(client):
+        await while_running(self._until_answered("/live"), self)
+
+    async def _until_answered(self, path: str) -> None:
+        async with self.client() as client, asyncio.timeout(READY_TIMEOUT_S):
+            while not await _answers(client, path):
                 await asyncio.sleep(0.05)
 
     def kill(self) -> None:
@@ -68,10 +69,6 @@ async def is_ready(client: httpx.AsyncClient) -> bool:
     return await _answers(client, "/ready")
 
 
-async def is_alive(client: httpx.AsyncClient) -> bool:
-    return await _answers(client, "/live")
-
-
 async def _answers(client: httpx.AsyncClient, path: str) -> bool:
     try:
         return (await client.get(path)).status_code == 200
@@ -84,7 +81,8 @@ async def running_gateway(device: str = "mock:h100x20", *flags: str) -> AsyncIte
     gateway = Gateway(*flags)
     async with running_workers(device) as workers:
         try:
-            await gateway.start(*(worker.address for worker in workers))
+            started = gateway.start(*(worker.address for worker in workers))
+            await while_running(started, *workers)
             yield gateway
         finally:
             gateway.kill()

@@ -14,9 +14,10 @@ import runpy
 import signal
 import sys
 from asyncio.subprocess import Process
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Protocol
 
 from tandem.process.lifetime import END_WITH_PARENT
 
@@ -60,6 +61,33 @@ async def start_service(
             stdout=output,
             stderr=output,
         )
+
+
+class Service(Protocol):
+    """Whatever has started one. `log` is where it writes; None: where this process does."""
+
+    log: Path | None
+    process: Process | ForkedService | None
+
+
+async def while_running(awaited: Awaitable[None], *services: Service) -> None:
+    """Wait for what takes all of these services. Fails as soon as one of them has ended."""
+    ends = {asyncio.create_task(each.process.wait()): each for each in services if each.process}
+    waiting = asyncio.ensure_future(awaited)
+    try:
+        await asyncio.wait([waiting, *ends], return_when=asyncio.FIRST_COMPLETED)
+        for end, service in ends.items():
+            if end.done() and not waiting.done():
+                raise AssertionError(_last_words(service, end.result()))
+        await waiting
+    finally:
+        for task in (waiting, *ends):
+            task.cancel()
+
+
+def _last_words(service: Service, status: int) -> str:
+    said = service.log.read_text()[-2000:] if service.log else "what it said was captured"
+    return f"a service has ended before it was ready, exit status {status}: {said}"
 
 
 class ForkedService:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-from service_processes import ForkedService, start_service
+from service_processes import ForkedService, start_service, while_running
 
 from gateway.colocated_policies import colocated_policy
 from gateway.dispatcher import Dispatcher
@@ -60,7 +60,7 @@ class WorkerProcess:
         self.flags = flags
         self.log = log
         self._command = command
-        self._process: Process | ForkedService | None = None
+        self.process: Process | ForkedService | None = None
 
     @property
     def address(self) -> str:
@@ -68,11 +68,11 @@ class WorkerProcess:
 
     @property
     def pid(self) -> int:
-        assert self._process
-        return self._process.pid
+        assert self.process
+        return self.process.pid
 
     async def start(self) -> None:
-        self._process = await start_service(
+        self.process = await start_service(
             f"{self.role.name.lower()}_service",
             [f"--host={self.host}", f"--port={self.port}", *self._log_flags(), *self.flags],
             self.log,
@@ -85,19 +85,19 @@ class WorkerProcess:
         return [] if is_told else ["--log-level=warning"]
 
     def signal(self, number: signal.Signals) -> None:
-        assert self._process
-        self._process.send_signal(number)
+        assert self.process
+        self.process.send_signal(number)
 
     async def ended(self) -> int:
         """Wait for its end: its exit status."""
-        assert self._process
+        assert self.process
         async with asyncio.timeout(READY_TIMEOUT_S):
-            return await self._process.wait()
+            return await self.process.wait()
 
     async def stop(self) -> None:
-        if self._process and self._process.returncode is None:
-            self._process.kill()
-            await self._process.wait()
+        if self.process and self.process.returncode is None:
+            self.process.kill()
+            await self.process.wait()
 
 
 class RecordingDispatcher(Dispatcher):
@@ -282,9 +282,10 @@ async def running_stack(
         for worker in workers:
             await worker.start()
         dispatcher.start()
-        await stack.until(
+        joined = stack.until(
             lambda: len(dispatcher.num_blocks) == len(workers), timeout=READY_TIMEOUT_S
         )
+        await while_running(joined, *workers)
         yield stack
     finally:
         await dispatcher.stop()
