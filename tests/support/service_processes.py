@@ -33,10 +33,18 @@ are_forked = False
 
 
 def fork_services() -> None:
-    """From now on, in this process. The process that they are forked from begins with the first."""
+    """From now on, in this process. The process that they are forked from begins with the first, or
+    when it is started."""
     global are_forked  # noqa: PLW0603 - a process has one such server
     multiprocessing.set_forkserver_preload(PRELOADED)
     are_forked = True
+
+
+def start_fork_server() -> None:
+    """Returns when it has imported all that services need."""
+    forked = multiprocessing.get_context("forkserver").Process(target=int)
+    forked.start()
+    forked.join()
 
 
 async def start_service(
