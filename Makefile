@@ -65,7 +65,7 @@ test-compose: .venv/installed-dev ## the tests in containers; need an engine, or
 .PHONY: test-clients
 test-clients: .venv/installed-clients $(LOAD_TOOLS)/installed ## OpenAI's client, LangChain and load tools against a server
 	$(SAY) "pytest, clients"
-	@PATH="$(CURDIR)/$(LOAD_TOOLS)/bin:$$PATH" $(BIN)/python -m pytest -m clients tests/clients $(ARGS)
+	@PATH="$(CURDIR)/$(LOAD_TOOLS)/bin:$$PATH" $(BIN)/python -m pytest -m clients -rs tests/clients $(ARGS)
 
 EMULATED := build/emulated.so
 HEADERS := $(addprefix tests/unit/native/emulated_,avx512.h amx.h)

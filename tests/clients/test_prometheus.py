@@ -29,7 +29,7 @@ CHOSEN = '{job=~"$job",instance=~"$instance"}'
 def prometheus(mock_up: Up, tmp_path: Path) -> Iterator[httpx.Client]:
     """Scrapes the gateway every second."""
     if PROMETHEUS is None:
-        pytest.skip("there is no Prometheus here: Debian's package is `prometheus`")
+        pytest.skip("NOT TESTED: there is no Prometheus here: Debian's package is `prometheus`")
     config = tmp_path / "prometheus.yml"
     config.write_text(
         "global: {scrape_interval: 1s}\n"
@@ -106,6 +106,6 @@ def test_prometheus_answers_the_boards_queries(prometheus: httpx.Client, mock_ur
 def test_prometheus_takes_the_configuration_and_the_alerts() -> None:
     promtool = shutil.which("promtool")
     if promtool is None:
-        pytest.skip("there is no promtool here: it comes with Debian's package `prometheus`")
+        pytest.skip("NOT TESTED: no promtool is here: Debian's package `prometheus` has it")
     config = DEPLOY / "prometheus" / "prometheus.yml"
     subprocess.run([promtool, "check", "config", config], check=True)
