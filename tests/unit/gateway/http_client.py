@@ -9,11 +9,13 @@ import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
 from typing import Any
+from unittest.mock import patch
 
 import httpx
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.access import Access
+from gateway.http import protocol
 from gateway.http.counted import http_outcomes
 from gateway.http.limits import HttpLimits
 from gateway.http.server import HttpServer
@@ -143,8 +145,12 @@ async def serving(
     outcomes: Outcomes | None = None,
     **limits: Any,
 ) -> AsyncIterator[int]:
-    """The port of a server over a real socket. `access` is the app's."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    """The port of a server over a real socket, which reads what it has refused for as long as that
+    takes here. `access` is the app's."""
+    with (
+        patch.object(protocol, "LINGER_S", 60.0),
+        socket.create_server(("127.0.0.1", 0)) as listener,
+    ):
         server = HttpServer(
             app,
             HttpLimits(**limits),

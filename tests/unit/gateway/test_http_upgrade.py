@@ -113,7 +113,8 @@ async def test_limits_hold(app, service):
         (b"Transfer-Encoding: gzip\r\n\r\n", 400),
         (b"Transfer-Encoding: chunked\r\n\r\nx\r\n", 400),
     ):
-        async with connected(app, body_timeout_s=0.25) as connection:
+        body_timeout_s = 0.25 if refusal == 408 else 60.0
+        async with connected(app, body_timeout_s=body_timeout_s) as connection:
             await connection.send(POST + H2C + rest)
             assert (await connection.answer())[0] == refusal
             assert await connection.reader.read() == b""
