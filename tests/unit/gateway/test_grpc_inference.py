@@ -225,7 +225,7 @@ async def test_cancel_ends_the_generation_and_the_iteration(client, service, log
 async def test_a_cancelled_task_ends_the_generation(client, service, logs):
     service.script = lambda request: [72, Pause.FOREVER]
     task = asyncio.create_task(client.generate(prompt="Hi"))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(10):
         await service.generated(1)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):

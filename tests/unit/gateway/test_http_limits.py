@@ -343,7 +343,7 @@ async def test_the_longest_idle_connection_gives_way_to_a_new_one(app):
 
 async def test_an_idle_connection_is_kept_and_then_closed(app):
     assert HttpLimits().keep_alive_s == 75
-    async with serving_one(app, keep_alive_s=2 * SHORT_S, header_timeout_s=0.1) as connection:
+    async with serving_one(app, keep_alive_s=4 * SHORT_S, header_timeout_s=0.1) as connection:
         await connection.send(LIVE)
         assert await connection.status() == 200
         await connection.reader.readexactly(len(b'{"status":"ok"}'))
@@ -366,7 +366,7 @@ async def test_whoever_pipelines_and_leaves_ends_all_that_was_asked(app, service
             await connection.send(request * 3)
             while not service.streams:
                 await asyncio.sleep(0.005)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(10):
             await service.streams[0].cancelled.wait()
     assert len(service.requests) == 1
 

@@ -166,7 +166,7 @@ def test_another_tenants_keys_wait_for_the_next_start(
 
 
 async def test_without_a_file_there_is_nothing_to_watch() -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(10):
         await KeyWatch(KeySources(), Access()).run()
 
 
