@@ -155,8 +155,7 @@ async def test_the_next_region_is_encoded_while_one_is_written(is_aborted: bool)
             if not is_aborted:
                 assert isinstance(await sender.outcome(), int)
                 assert np.array_equal(receiver.kv(reservation), sender.kv)
-            await asyncio.sleep(0.01)
-            assert link.window._value == MAX_REGIONS_UNDER_WAY
+            await until(lambda: link.window._value == MAX_REGIONS_UNDER_WAY)
 
 
 async def test_kv_that_is_still_on_its_way_into_the_pool_arms_nobody() -> None:
