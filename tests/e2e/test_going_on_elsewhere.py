@@ -83,7 +83,7 @@ async def test_the_preempted_say_the_same(
         served = [ended.served_by for _, ended in results]
         assert sum(each.num_preemptions for each in served) > 0
         assert any(each.num_resumed_tokens for each in served) or parked_kv_bytes
-        await stack.until_all_free(timeout=10)
+        await stack.until_all_free()
 
 
 async def test_what_a_dead_worker_held_says_the_same(undisturbed: list[list[int]]) -> None:

@@ -134,7 +134,7 @@ async def test_a_worker_answers_scrapes() -> None:
     worker = WorkerProcess(WorkerRole.DECODE, *flags)
     await worker.start()
     try:
-        async with httpx.AsyncClient() as client, asyncio.timeout(30):
+        async with httpx.AsyncClient() as client, asyncio.timeout(60):
             while True:
                 try:
                     response = await client.get(f"http://127.0.0.1:{port}/metrics")

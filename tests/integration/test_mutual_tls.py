@@ -20,7 +20,7 @@ from tandem.wire.channels import open_sync_channel
 from tandem.wire.tls import ChannelTls, Identity, Role
 
 KEY = "tandem-the-only-key"
-TIMEOUT_S = 10
+TIMEOUT_S = 60
 COMMANDS = {
     Role.PREFILL: "/tandem.v1.PrefillService/RunBatches",
     Role.DECODE: "/tandem.v1.DecodeService/RunLoop",

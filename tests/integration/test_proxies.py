@@ -32,7 +32,7 @@ def up(tmp_path_factory: pytest.TempPathFactory, environment: Mapping[str, str])
     with pytest.MonkeyPatch.context() as patched:
         for name, proxy in environment.items():
             patched.setenv(name, proxy)
-        up = Up(tmp_path_factory.mktemp("up"), "--start-timeout", "30")
+        up = Up(tmp_path_factory.mktemp("up"), "--start-timeout", "100")
     try:
         up.wait_until_ready()
         yield up

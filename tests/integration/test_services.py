@@ -68,7 +68,7 @@ async def test_health_and_reflection(role: WorkerRole) -> None:
             health = health_pb2_grpc.HealthStub(channel)
             for service in ("", *SERVICES[role]):
                 answer = await health.Check(
-                    health_pb2.HealthCheckRequest(service=service), wait_for_ready=True, timeout=30
+                    health_pb2.HealthCheckRequest(service=service), wait_for_ready=True, timeout=60
                 )
                 assert answer.status == health_pb2.HealthCheckResponse.SERVING
             watch = health.Watch(health_pb2.HealthCheckRequest(service=""))

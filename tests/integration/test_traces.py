@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import signal
@@ -254,7 +253,7 @@ async def test_colocated_workers_do_it_all_and_what_is_not_sent_yet_is_at_the_en
         assert not stack.collector.spans
         assert stack.gateway.process
         stack.gateway.process.terminate()
-        assert await asyncio.wait_for(stack.gateway.process.wait(), 20) == 0
+        assert await stack.gateway.ended() == 0
         (trace,) = stack.collector.traces()
     stages = stages_of(trace)
     assert [each.name for each in stages] == [each for each in STAGES if each not in TRANSFERS]

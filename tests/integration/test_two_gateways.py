@@ -23,13 +23,8 @@ def killed(gateway: Gateway) -> Iterator[Gateway]:
 
 async def serves(gateway: Gateway) -> bool:
     async with gateway.client() as client:
-        response = await client.post("/v1/completions", json=COMPLETION, timeout=30)
+        response = await client.post("/v1/completions", json=COMPLETION)
         return response.status_code == 200
-
-
-async def ended(gateway: Gateway) -> int:
-    assert gateway.process
-    return await asyncio.wait_for(gateway.process.wait(), 60)
 
 
 @asynccontextmanager
@@ -53,7 +48,7 @@ async def test_a_gateway_that_is_taken_for_dead_is_replaced_and_ends_when_it_is_
         await two.until_ready()
         assert await serves(two)
         one.process.send_signal(signal.SIGCONT)
-        assert await ended(one) == 1
+        assert await one.ended() == 1
         assert await serves(two)
         # Started again, it stands by; and is in charge at once when the other says goodbye.
         await one.start_process(*addresses)
@@ -62,7 +57,7 @@ async def test_a_gateway_that_is_taken_for_dead_is_replaced_and_ends_when_it_is_
             assert not await is_ready(client)
         assert two.process
         two.process.terminate()
-        assert await ended(two) == 0
+        assert await two.ended() == 0
         await one.until_ready()
         assert await serves(one)
 

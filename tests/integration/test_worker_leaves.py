@@ -64,7 +64,7 @@ async def test_a_worker_that_is_about_to_end_does_not_join() -> None:
         with capture_logs() as logs:
             link.start()
             try:
-                async with asyncio.timeout(10):
+                async with asyncio.timeout(60):
                     while "d is about to end" not in [each.get("why") for each in logs]:
                         await asyncio.sleep(0.01)
                 assert not worker.opened.is_set()

@@ -57,12 +57,18 @@ class Gateway:
             while not await _answers(client, path):
                 await asyncio.sleep(0.05)
 
+    async def ended(self) -> int:
+        """Wait for its end: its exit status."""
+        assert self.process
+        async with asyncio.timeout(READY_TIMEOUT_S):
+            return await self.process.wait()
+
     def kill(self) -> None:
         if self.process and self.process.returncode is None:
             self.process.kill()
 
     def client(self) -> httpx.AsyncClient:
-        return httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.http_port}")
+        return httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.http_port}", timeout=60)
 
 
 async def is_ready(client: httpx.AsyncClient) -> bool:

@@ -15,7 +15,7 @@ import psutil
 
 from tandem.bench.ports import free_port
 
-DEADLINE_S = 60
+DEADLINE_S = 120
 READY = "Tandem is ready"
 
 
