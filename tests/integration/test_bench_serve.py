@@ -22,7 +22,7 @@ import pytest
 from typer.testing import CliRunner
 from up import Up, running_up
 
-from tandem.bench import load_run
+from tandem.bench import load_run, metrics_scraper
 from tandem.bench.load_plan import LoadPlan
 from tandem.bench.report.load_report import LoadReport, read_report
 from tandem.cli.app import commands
@@ -386,8 +386,11 @@ def test_a_load_that_is_stopped_tells_what_it_has(tmp_path: Path) -> None:
     assert "stopped before its time" in said
 
 
-def test_a_load_that_is_stopped_twice_tells_what_it_has(tmp_path: Path) -> None:
+def test_a_load_that_is_stopped_twice_tells_what_it_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # It is asked for its models, its metrics, and those again at the end: then the second time.
+    monkeypatch.setattr(metrics_scraper, "INTERVAL_S", 3600.0)
     gets = iter((nothing, nothing, interrupt))
 
     def on_get() -> None:
