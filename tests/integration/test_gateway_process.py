@@ -22,6 +22,8 @@ from tandem.bench.ports import free_port
 from tandem.process.api_keys import add_api_key, digest_of
 from tandem.wire.channels import open_channel
 
+BODY = {"prompt": "hello", "max_tokens": 2}
+
 
 async def test_health_and_reflection() -> None:
     async with running_gateway() as gateway:
@@ -103,7 +105,7 @@ async def rest_of(lines: AsyncIterator[str]) -> list[str]:
 async def test_sigterm_lets_streams_finish_and_nobody_new_in() -> None:
     async with running_gateway("mock:h100x5") as gateway:
         assert gateway.process
-        async with streaming(gateway, 100) as lines, gateway.client() as other:
+        async with streaming(gateway, 200) as lines, gateway.client() as other:
             assert (await other.get("/ready")).status_code == 200
             gateway.process.terminate()
             while (await other.get("/ready")).status_code == 200:
@@ -122,14 +124,15 @@ async def test_sigterm_lets_streams_finish_and_nobody_new_in() -> None:
                 assert answer.status == health_pb2.HealthCheckResponse.NOT_SERVING
             assert gateway.process.returncode is None
             rest = await rest_of(lines)
-        assert len(rest) > 90
+        assert len(rest) > 190
         assert not [line for line in rest if '"error"' in line]
         assert rest[-1] == "data: [DONE]"
         assert await gateway.ended() == 0
 
 
 async def test_who_asks_whether_it_is_ready_has_time_to_hear_that_it_stops() -> None:
-    async with running_gateway("mock:h100x5", "--drain-delay=1") as gateway:
+    flags = ("--drain-delay=600", "--drain-timeout=900")
+    async with running_gateway("mock:h100x5", *flags) as gateway:
         assert gateway.process
         async with gateway.client() as client, open_channel(gateway.grpc_address) as channel:
             gateway.process.terminate()
@@ -139,15 +142,21 @@ async def test_who_asks_whether_it_is_ready_has_time_to_hear_that_it_stops() -> 
                 health_pb2.HealthCheckRequest(), timeout=60
             )
             assert health.status == health_pb2.HealthCheckResponse.NOT_SERVING
-            body = {"prompt": "hello", "max_tokens": 2}
-            served = await client.post("/v1/completions", json=body)
+            served = await client.post("/v1/completions", json=BODY)
             assert served.status_code == 200, served.text
             # A connection that is kept would bring the next request here, too.
             assert served.headers["connection"] == "close"
-            async with asyncio.timeout(60), streaming(gateway, 100) as lines:
-                while (await client.post("/v1/completions", json=body)).status_code == 200:
+
+
+async def test_when_that_time_is_over_streams_finish_and_nobody_new_gets_in() -> None:
+    async with running_gateway("mock:h100x5", "--drain-delay=0.5") as gateway:
+        assert gateway.process
+        async with gateway.client() as client, streaming(gateway, 200) as lines:
+            gateway.process.terminate()
+            async with asyncio.timeout(60):
+                while (await client.post("/v1/completions", json=BODY)).status_code == 200:
                     await asyncio.sleep(0.05)
-                rest = await rest_of(lines)
+            rest = await rest_of(lines)
         assert rest[-1] == "data: [DONE]" and '"error"' not in rest[-2]
         assert await gateway.ended() == 0
 
