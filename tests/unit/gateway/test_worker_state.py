@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 from fake_workers import fake_worker
 
+from gateway.generation import Generation
 from gateway.grpc_admin import status_to_wire
 from gateway.local_prefill import LocalPrefillMode
 from gateway.page.feed import Feed
@@ -17,7 +18,9 @@ from gateway.request_metrics import RequestMetrics
 from gateway.scheduler import Scheduler
 from gateway.shared_state import Limits
 from gateway.timeline import Timeline
+from gateway.tokens import TokenRequest
 from gateway.worker_state import WorkerState
+from tandem.core.sampling_params import SamplingParams
 from tandem.core.worker import WorkerRole
 from tandem.v1 import admin_pb2
 
@@ -33,7 +36,9 @@ def cordon(scheduler: Scheduler) -> None:
 
 
 def hold(scheduler: Scheduler) -> None:
-    scheduler.workers[0].generations[1] = None
+    params = SamplingParams(max_tokens=1, seed=0)
+    generation = Generation(TokenRequest("r", (5,), params), 1)
+    scheduler.workers[0].generations[generation.sequence_id] = generation
 
 
 def stop(scheduler: Scheduler) -> None:
