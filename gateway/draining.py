@@ -186,9 +186,9 @@ class Draining:
         """Of several times the earliest counts."""
         if worker not in self._workers:
             self._workers.append(worker)
-        for generation in list(worker.generations.values()):
-            if generation.is_local:
-                # Whoever waited for it could not go where its KV is.
+        for generation in worker.generations.values():
+            if generation.prefill_worker == worker.info.worker_id:
+                # Whoever waited for it could not be computed where its KV is.
                 self._lifecycle.doubt(generation)
         hand_over_s = now + timeout_s - min(HAND_OVER_S, timeout_s / 2)
         worker.hand_over_s = min(worker.hand_over_s, hand_over_s)

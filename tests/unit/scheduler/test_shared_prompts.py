@@ -172,6 +172,17 @@ def test_nobody_waits_for_what_a_draining_worker_computes_for_itself() -> None:
     assert (first.decode_worker, second.decode_worker) == ("decode", "other")
 
 
+def test_nobody_waits_for_what_a_draining_prefill_worker_computes() -> None:
+    """Nor has another one it cached then: all who waited would be computed from their beginning."""
+    driver = Driver()
+    first, *others = (driver.submit(number) for number in range(2000, 2003))
+    assert driver.waiting(first, *others) == [False, True, True]
+    driver.join("other", WorkerRole.PREFILL)
+    driver.scheduler.draining.cordon("prefill", 100.0, now=0.0)
+    assert driver.waiting(first, *others) == [False, False, True]
+    assert (first.prefill_worker, others[0].prefill_worker) == ("prefill", "other")
+
+
 @pytest.mark.parametrize("drains", [False, True])
 def test_what_a_draining_worker_has_cached_is_computed_once_elsewhere(drains: bool) -> None:
     driver = Driver(colocated="chunked")
