@@ -19,8 +19,8 @@ from tandem.transfer.reservation import Reservation
 
 
 class ToldToken(NamedTuple):
-    """A token's log-probabilities, its prompt's with the first one's, and the report that tells
-    them."""
+    """A token's log-probabilities, its prompt's with the first one's, and the report of the token,
+    which is the last that tells them."""
 
     report_number: int
     logprobs: TokenLogprobs | None
@@ -35,7 +35,7 @@ class HeldSequence:
     has `ended`, its record is all that may be left. `progress` is that of its context, if it is
     computed here; `prefix` names its blocks.
     `scores` are its prompt's log-probabilities, if they are asked for, as far as it is computed
-    here; they are told with the first token. `unacknowledged` are its newest tokens, if
+    here; they are told before the first token. `unacknowledged` are its newest tokens, if
     log-probabilities are asked for: those that the controller may not have."""
 
     sequence: Sequence
@@ -60,7 +60,7 @@ class HeldSequence:
         return params.logprobs is not None or params.prompt_logprobs is not None
 
     def reported(self, report_number: int, logprobs: TokenLogprobs | None) -> None:
-        """Its newest token goes into this report, and what there is of its prompt with it."""
+        """Its newest token goes into this report, and what there is of its prompt before it."""
         if self.has_logprobs:
             self.unacknowledged.append(ToldToken(report_number, logprobs, self.scores))
             self.scores = None
