@@ -42,7 +42,6 @@ PRODUCTS = {"HMMA", "HGMMA"}
 COUNTS = {"ATOM", "ATOMG"}
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("gpu", GPUS)
 def test_all_kernels_compile_nothing_spills_and_nothing_waits_too_soon(
     gpu: str, tmp_path: Path
