@@ -92,8 +92,14 @@ class Fleet:
 
     def cached_tokens(self, generation: Generation) -> int:
         """Leading tokens of a prompt that some worker has cached which does not drain."""
-        workers = (each for each in self.workers if not each.is_draining)
-        return max((each.cached_tokens(generation) for each in workers), default=0)
+        return _most_cached(self.workers, generation)
+
+    def cached_where_computed(self, generation: Generation) -> int:
+        """Likewise, a worker that computes prompts: the prefill workers do while one is open. What
+        decode workers have cached is not moved again, but has to be computed for what is behind
+        it."""
+        workers = self.prefill if self.has_open(WorkerRole.PREFILL) else self.decode
+        return _most_cached(workers.values(), generation)
 
     def token_s(self) -> float:
         """Seconds that a prompt token takes where it takes least; 0 while nothing is known. Decode
@@ -143,3 +149,10 @@ class Fleet:
 
     def _with_role(self, role: WorkerRole) -> Collection[PrefillView | DecodeView]:
         return self.prefill.values() if role is WorkerRole.PREFILL else self.decode.values()
+
+
+def _most_cached(workers: Iterable[PrefillView | DecodeView], generation: Generation) -> int:
+    """Leading tokens of a prompt that one of the workers has cached which does not drain."""
+    return max(
+        (each.cached_tokens(generation) for each in workers if not each.is_draining), default=0
+    )

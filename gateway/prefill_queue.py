@@ -165,10 +165,10 @@ class PrefillQueue:
     def done(self, generation: Generation) -> None:
         """One that was taken is through, or not computed any more: who waited for it is queued
         again. Idempotent."""
-        for each, num_tokens in self._shared.followers(generation).items():
+        for each, num_shared in self._shared.followers(generation).items():
             if generation.armed:
                 # Its rank is by what is not cached, and stays while it is queued.
-                each.expected_cached_tokens += num_tokens
+                each.expected_cached_tokens = max(each.expected_cached_tokens, num_shared)
             self.push(each)
             self._shared.leave(each)
         self._shared.forget(generation)

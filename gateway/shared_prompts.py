@@ -29,7 +29,8 @@ MAX_WAITS = 3
 @dataclass(slots=True)
 class _Leader:
     """One that a worker computes. `first` names its first block that is not cached, and
-    `num_tokens` are those that have to be computed. Its `followers` wait for so many of them."""
+    `num_tokens` are those that have to be computed. Its `followers` begin with so many tokens as
+    it does."""
 
     generation: Generation
     first: int
@@ -38,11 +39,11 @@ class _Leader:
 
 
 class Wait(NamedTuple):
-    """Whom one waits for, how many tokens that saves, and how many seconds later at the most its
-    first token may come for it."""
+    """Whom one waits for, how many tokens they begin with alike, and how many seconds later at the
+    most its first token may come for it."""
 
     leader: Generation
-    num_tokens: int
+    num_shared: int
     later_s: float
 
 
@@ -68,7 +69,7 @@ class SharedPrompts:
 
     def begin(self, generation: Generation, worker: PrefillView | DecodeView) -> None:
         """A worker is to compute a generation's context."""
-        first = _first_uncached(generation)
+        first = _block_behind(generation, generation.expected_cached_tokens)
         if first is None or not worker.info.caches_prefixes:
             return
         leader = _Leader(generation, first, generation.num_tokens_left)
@@ -81,26 +82,28 @@ class SharedPrompts:
         """For whom a queued generation had better wait, or None."""
         if not self._by_first or generation.num_waits >= MAX_WAITS or generation.awaits_scores:
             return None
-        first = _first_uncached(generation)
+        num_cached = self._fleet.cached_where_computed(generation)
+        first = _block_behind(generation, num_cached)
         leader = None if first is None else self._by_first.get(first)
         if leader is None:
             return None
-        num_tokens = _num_shared(generation, leader.generation)
-        if not self._is_worth_it(num_tokens, leader):
+        num_shared = _num_shared(generation, leader.generation)
+        num_saved = num_shared - num_cached
+        if not self._is_worth_it(num_saved, leader):
             return None
-        later_s = (leader.num_tokens - num_tokens) * self._fleet.token_s()
-        return Wait(leader.generation, num_tokens, max(0.0, later_s))
+        later_s = (leader.num_tokens - num_saved) * self._fleet.token_s()
+        return Wait(leader.generation, num_shared, max(0.0, later_s))
 
     def wait(self, generation: Generation, wait: Wait) -> None:
         """A queued generation waits for its leader."""
         generation.num_waits += 1
         found = self._leaders[wait.leader]
-        found.followers[generation] = wait.num_tokens
+        found.followers[generation] = wait.num_shared
         self._leader_of[generation] = found
         self.num_waiting[generation.request.tenant] += 1
 
     def followers(self, leader: Generation) -> dict[Generation, int]:
-        """Who waits for it, and for how many tokens of KV."""
+        """Who waits for it, and how many tokens each begins with as it does."""
         found = self._leaders.get(leader)
         return dict(found.followers) if found else {}
 
@@ -124,22 +127,21 @@ class SharedPrompts:
         return is_much and num_tokens >= MIN_SHARE * leader.num_tokens
 
 
-def _first_uncached(generation: Generation) -> int | None:
-    """What names the first block of a context that is not cached, or None if there is none."""
+def _block_behind(generation: Generation, num_tokens: int) -> int | None:
+    """What names the block of a context behind so many tokens, or None if there is none."""
     if generation.prefix is None:
         return None
-    place = generation.expected_cached_tokens // generation.prefix.block_size
+    place = num_tokens // generation.prefix.block_size
     digests = generation.prefix.digests()
     return digests[place] if place < len(digests) else None
 
 
 def _num_shared(generation: Generation, other: Generation) -> int:
-    """Tokens of the blocks that two contexts begin with, but for those that are cached for one."""
+    """Tokens of the blocks that two contexts begin with."""
     assert generation.prefix
     assert other.prefix
-    size = generation.prefix.block_size
     mine, others = generation.prefix.digests(), other.prefix.digests()
     # Where two blocks differ, so do all behind them: a name is that of all before it, too.
     differ = range(min(len(mine), len(others)))
     num_blocks = bisect_left(differ, True, key=lambda place: mine[place] != others[place])
-    return num_blocks * size - generation.expected_cached_tokens
+    return num_blocks * generation.prefix.block_size

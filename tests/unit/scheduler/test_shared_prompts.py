@@ -197,6 +197,24 @@ def test_what_a_draining_worker_has_cached_is_computed_once_elsewhere(drains: bo
     assert first.decode_worker == ("other" if drains else "decode")
 
 
+def test_what_only_decode_workers_have_cached_is_computed_once_for_all() -> None:
+    """As after a prefill worker's restart: none of them can go on from what it has lost."""
+    driver = Driver()
+    before = driver.submit(2000)
+    assert driver.waiting(before) == [False]
+    driver.compute(before)
+    driver.scheduler.worker_lost("prefill", Unavailable("it was lost"))
+    driver.join("prefill", WorkerRole.PREFILL, epoch=2)
+    first, second = driver.submit(2001), driver.submit(2002)
+    num_cached = second.expected_cached_tokens
+    assert num_cached > 0
+    assert driver.waiting(first, second) == [False, True]
+    driver.compute(first)
+    assert driver.waiting(second) == [False]
+    # What it was thought to have cached was right, and is counted once.
+    assert second.expected_cached_tokens == num_cached
+
+
 def test_the_longer_of_two_leaders_is_waited_for() -> None:
     driver = Driver(max_batch_tokens=32)
     driver.measured(1e-3, step_s=0.1)
