@@ -128,7 +128,8 @@ def test_a_port_in_use_is_named() -> None:
         port = server.getsockname()[1]
         said = fail("--device", "mock:zero", "--model", "mock", "--http-port", str(port))
     assert said == (
-        f"error: cannot listen on 127.0.0.1:{port}, is the port in use? See --http-port\n"
+        f"error: cannot listen on 127.0.0.1:{port} (Address already in use): write another"
+        " --http-port; `tandem doctor` says what has it\n"
     )
 
 
@@ -140,6 +141,7 @@ def test_a_port_in_use_is_named() -> None:
         (["--device", "mock:nothing"], "unknown profile 'nothing'"),
         (["--device", "mock:zero", "--model", "/no/such/folder"], "no model '/no/such/folder'"),
         (["--device", "cpu", "--model", "mock"], "has no weights"),
+        (["--host", "192.0.2.1"], "--host 192.0.2.1 is no address of this machine"),
     ],
 )
 def test_what_is_wrong_is_said_in_a_line(arguments: list[str], expected: str) -> None:

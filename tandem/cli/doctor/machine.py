@@ -142,13 +142,15 @@ class Folder:
 @dataclass(frozen=True)
 class Port:
     """`owner` says which process listens there; empty if that cannot be seen. `next_free` is the
-    port to take instead. `error`: why nobody can ever listen there."""
+    port to take instead. `error`: why nobody can ever listen there, for one because the host
+    `is_elsewhere`: no address of this machine."""
 
     number: int
     is_free: bool
     owner: str = ""
     next_free: int | None = None
     error: str = ""
+    is_elsewhere: bool = False
 
 
 @dataclass(frozen=True)

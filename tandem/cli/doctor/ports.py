@@ -47,7 +47,8 @@ def _port(host: str, number: int, taken: set[int]) -> Port:
             return Port(number, is_free=True)
         (next_free,) = free_ports(host, number + 1, 1, taken)
     except ConfigError as error:
-        return Port(number, is_free=False, error=error.message)
+        is_elsewhere = error.param == "host"
+        return Port(number, is_free=False, error=error.message, is_elsewhere=is_elsewhere)
     return Port(number, is_free=False, owner=_owner(number), next_free=next_free)
 
 

@@ -10,6 +10,7 @@ from tandem.cli.doctor.machine import Docker, Folder, HubModel, Machine, Model, 
 from tandem.core.device import Device, MockDevice
 
 OTHER_CACHE = "TANDEM_CACHE=/some/folder tandem up"
+OTHER_HOST = "--host 127.0.0.1"
 OTHER_LOGS = "--log-dir /some/folder, or --verbose"
 INSTALL_PIP = "python -m ensurepip"
 FIRST_FREE_FOR_ALL = 1024
@@ -80,7 +81,8 @@ def judge_ports(
 ) -> Iterator[Finding]:
     """One finding if all are free, else one for each that is not."""
     bad = [_bad_port(flag, port) for flag, port in ports.items() if not port.is_free]
-    yield from bad
+    # Where the host is wrong both say the same.
+    yield from dict.fromkeys(bad)
     if len(worker_ports) < num_workers:
         text = f"there are no {num_workers} free ones for the workers"
         yield problem("ports", text, "--port-base 50051")
@@ -111,7 +113,8 @@ def judge_docker(docker: Docker) -> Finding:
 
 def _bad_port(flag: str, port: Port) -> Finding:
     if port.error:
-        return problem("ports", port.error, f"{flag} 1024 to 65535")
+        mend = OTHER_HOST if port.is_elsewhere else f"{flag} 1024 to 65535"
+        return problem("ports", port.error, mend)
     mend = f"{flag} {port.next_free}"
     if port.owner:
         return problem("ports", f"{port.number} is taken by {port.owner}", mend)

@@ -379,6 +379,12 @@ def test_a_port_that_is_none() -> None:
     assert about(look(ports={"--grpc-port": port}), "ports").text == "70000 is no port"
 
 
+def test_a_host_that_is_another_machine_is_told_once() -> None:
+    port = Port(8000, False, error="--host x is no address", is_elsewhere=True)
+    ports = {"--http-port": port, "--grpc-port": replace(port, number=50050)}
+    assert about(look(ports=ports), "ports").mend == "--host 127.0.0.1"
+
+
 def test_no_ports_for_the_workers() -> None:
     diagnosis = look(worker_ports=())
     assert about(diagnosis, "ports").mend == "--port-base 50051"

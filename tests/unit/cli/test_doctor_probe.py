@@ -222,6 +222,14 @@ def test_a_port_that_is_none() -> None:
     assert probe_ports(settings(20001))["--grpc-port"].error == "0 is no port"
 
 
+def test_a_host_that_is_another_machine() -> None:
+    ports = probe_ports(replace(settings(20001), host="192.0.2.1", grpc_port=20002))
+    assert {each.error.partition(":")[0] for each in ports.values()} == {
+        "--host 192.0.2.1 is no address of this machine"
+    }
+    assert all(each.is_elsewhere for each in ports.values())
+
+
 def test_one_port_for_two_servers() -> None:
     ports = probe_ports(replace(settings(20001), grpc_port=20001))
     assert ports["--http-port"].error == ""
