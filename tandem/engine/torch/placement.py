@@ -20,7 +20,9 @@ def torch_device(device: CpuDevice | CudaDevice) -> torch.device:
         return torch.device("cpu")
     if device.index >= torch.cuda.device_count():
         raise ConfigError(
-            f"there is no {device}: torch sees {torch.cuda.device_count()} GPUs", param="device"
+            f"there is no {device}: torch sees {torch.cuda.device_count()} GPUs; `tandem doctor"
+            " --device cuda` says why",
+            param="device",
         )
     if find_spec("triton") is None:
         raise ConfigError(

@@ -163,6 +163,16 @@ def test_packed_weights_are_as_large_as_was_said_before(
     assert arena.size * 0.998 < said <= arena.size
 
 
+def test_more_blocks_than_memory_holds_are_refused(
+    llama_path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TANDEM_CACHE", str(tmp_path))
+    settings = WorkerSettings(port=1, num_blocks=10**12)
+    with pytest.raises(ConfigError, match="cpu has too little free memory") as caught:
+        engines.build_engine(settings, ModelFolder.open(llama_path))
+    assert caught.value.param == "num_blocks"
+
+
 @pytest.mark.parametrize("quantization", [Quantization.NONE, Quantization.INT4])
 def test_a_workers_pool_is_what_its_part_of_the_weights_leaves(
     llama_path: Path, quantization: Quantization, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

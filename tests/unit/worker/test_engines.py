@@ -16,6 +16,7 @@ from tandem.worker.settings import WorkerSettings
     [
         # Too small for the weights.
         ("mock:l4", "memory_share", 0.5, "50% of the memory of mock:l4"),
+        ("mock:l4", "num_blocks", 10**12, "mock:l4 has too little free memory"),
         ("mock:l4", "quantization", Quantization.INT4, "mock devices"),
         ("mock:l4", "kv_cache_dtype", "int8", "a type of its own"),
         ("cuda:0", "quantization", Quantization.INT8, "int8 weights need the native kernels"),
