@@ -61,30 +61,56 @@ class FleetFlags:
     log_format: Annotated[
         str | None, flag("log-format", "console, or json, an object a line (default: console)", ALL)
     ] = None
-    dtype: Annotated[str | None, flag("dtype", "auto, float32 or bfloat16", WORKERS)] = None
+    dtype: Annotated[
+        str | None, flag("dtype", "auto, float32 or bfloat16 (default: auto)", WORKERS)
+    ] = None
     quantization: Annotated[
         str | None,
-        flag("quantization", "weights rounded to int8 or int4, on a CPU; or none", WORKERS),
+        flag(
+            "quantization",
+            "weights rounded to int8 or int4, on a CPU; or none (default: none)",
+            WORKERS,
+        ),
     ] = None
     kv_cache_dtype: Annotated[
-        str | None, flag("kv-cache-dtype", "auto (the model's) or int8", WORKERS)
+        str | None,
+        flag("kv-cache-dtype", "auto (the model's) or int8 (default: auto)", WORKERS),
     ] = None
     max_model_len: Annotated[
-        int | None, flag("max-model-len", "positions of a sequence at the most", WORKERS)
+        int | None,
+        flag(
+            "max-model-len", "positions of a sequence at the most (default: the model's)", WORKERS
+        ),
     ] = None
     max_num_seqs: Annotated[
-        int | None, flag("max-num-seqs", "sequences a worker holds at the most", WORKERS)
+        int | None,
+        flag("max-num-seqs", "sequences a worker holds at the most (default: 256)", WORKERS),
     ] = None
-    block_size: Annotated[int | None, flag("block-size", "tokens of a KV block", WORKERS)] = None
+    block_size: Annotated[
+        int | None, flag("block-size", "tokens of a KV block (default: 16)", WORKERS)
+    ] = None
     num_blocks: Annotated[
-        int | None, flag("num-blocks", "blocks of a worker's KV pool", WORKERS)
+        int | None,
+        flag(
+            "num-blocks",
+            "blocks of a worker's KV pool (default: what --memory-share leaves)",
+            WORKERS,
+        ),
     ] = None
     memory_share: Annotated[
         float | None,
-        flag("memory-share", "share of the device's memory that a worker takes", WORKERS),
+        flag(
+            "memory-share",
+            "share of the device's memory that a worker takes (default: 0.9 of a GPU's, 0.15 of a"
+            " CPU's)",
+            WORKERS,
+        ),
     ] = None
     prefix_caching: Annotated[
-        str | None, flag("prefix-caching", "reuse the KV of shared prefixes: auto, off", WORKERS)
+        str | None,
+        flag(
+            "prefix-caching", "reuse the KV of shared prefixes: auto, off (default: auto)", WORKERS
+        ),
     ] = None
     step_timeout: Annotated[
         float | None,
@@ -96,7 +122,11 @@ class FleetFlags:
     ] = None
     mock_verify: Annotated[
         str | None,
-        flag("mock-verify", "KV that a mock device reads at each step: full, incremental", WORKERS),
+        flag(
+            "mock-verify",
+            "KV that a mock device reads at each step: full, incremental (default: full)",
+            WORKERS,
+        ),
     ] = None
     parked_kv_bytes: Annotated[
         int | None,
@@ -110,7 +140,8 @@ class FleetFlags:
         str | None,
         flag(
             "policy",
-            "order of prompts: shortest-first, priority, edf, fcfs or an installed one",
+            "order of prompts: shortest-first, priority, edf, fcfs or an installed one (default:"
+            " shortest-first)",
             GATEWAY,
         ),
     ] = None
@@ -144,7 +175,7 @@ class FleetFlags:
         str | None,
         flag(
             "local-prefill",
-            "prompts on decode workers, where sooner: auto, idle, off",
+            "prompts on decode workers, where sooner: auto, idle, off (default: auto)",
             GATEWAY,
         ),
     ] = None
@@ -157,32 +188,49 @@ class FleetFlags:
         ),
     ] = None
     on_bad_kv: Annotated[
-        str | None, flag("on-bad-kv", "KV that comes damaged: recompute, fail", GATEWAY)
+        str | None,
+        flag("on-bad-kv", "KV that comes damaged: recompute, fail (default: recompute)", GATEWAY),
     ] = None
     self_check: Annotated[
         float | None,
-        flag("self-check", "share of answers to generate once more, to compare", GATEWAY),
+        flag(
+            "self-check", "share of answers to generate once more, to compare (default: 0)", GATEWAY
+        ),
     ] = None
     max_batch_tokens: Annotated[
-        int | None, flag("max-batch-tokens", "prompt tokens of a prefill batch", GATEWAY)
+        int | None,
+        flag("max-batch-tokens", "prompt tokens of a prefill batch (default: 2048)", GATEWAY),
     ] = None
-    max_queue: Annotated[int | None, flag("max-queue", "requests that may wait", GATEWAY)] = None
+    max_queue: Annotated[
+        int | None, flag("max-queue", "requests that may wait (default: 4096)", GATEWAY)
+    ] = None
     max_connections: Annotated[
-        int | None, flag("max-connections", "HTTP connections at a time", GATEWAY)
+        int | None,
+        flag("max-connections", "HTTP connections at a time (default: 4096)", GATEWAY),
     ] = None
     max_header_bytes: Annotated[
         int | None,
-        flag("max-header-bytes", "bytes of an HTTP request's line and headers", GATEWAY),
+        flag(
+            "max-header-bytes",
+            "bytes of an HTTP request's line and headers (default: 65536)",
+            GATEWAY,
+        ),
     ] = None
     header_timeout_s: Annotated[
         float | None,
-        flag("header-timeout-s", "seconds for an HTTP request's headers to come", GATEWAY),
+        flag(
+            "header-timeout-s",
+            "seconds for an HTTP request's headers to come (default: 10)",
+            GATEWAY,
+        ),
     ] = None
     body_timeout_s: Annotated[
-        float | None, flag("body-timeout-s", "seconds for an HTTP request's body to come", GATEWAY)
+        float | None,
+        flag("body-timeout-s", "seconds for an HTTP request's body to come (default: 60)", GATEWAY),
     ] = None
     keep_alive_s: Annotated[
-        int | None, flag("keep-alive-s", "seconds that an HTTP connection may be idle", GATEWAY)
+        int | None,
+        flag("keep-alive-s", "seconds that an HTTP connection may be idle (default: 75)", GATEWAY),
     ] = None
     drain_delay: Annotated[
         float | None,
@@ -194,26 +242,47 @@ class FleetFlags:
     ] = None
     batching: Annotated[
         str | None,
-        flag("batching", "colocated steps: chunked, prefill-first or decode-first", GATEWAY),
+        flag(
+            "batching",
+            "colocated steps: chunked, prefill-first or decode-first (default: chunked)",
+            GATEWAY,
+        ),
     ] = None
     prefill_token_budget: Annotated[
         int | None,
-        flag("prefill-token-budget", "prompt tokens of a chunked colocated step", GATEWAY),
+        flag(
+            "prefill-token-budget",
+            "prompt tokens of a chunked colocated step (default: 256)",
+            GATEWAY,
+        ),
     ] = None
     tool_format: Annotated[
         str | None,
-        flag("tool-format", "how the model writes calls: auto, hermes, llama, mistral", GATEWAY),
+        flag(
+            "tool-format",
+            "how the model writes calls: auto, hermes, llama, mistral (default: auto)",
+            GATEWAY,
+        ),
     ] = None
     generation_config: Annotated[
         str | None,
-        flag("generation-config", "the model's sampling defaults: auto (used) or none", GATEWAY),
+        flag(
+            "generation-config",
+            "the model's sampling defaults: auto (used) or none (default: auto)",
+            GATEWAY,
+        ),
     ] = None
     otlp_endpoint: Annotated[
         str | None,
         flag("otlp-endpoint", "collector that traces go to, as http://localhost:4317", GATEWAY),
     ] = None
     trace_sample: Annotated[
-        float | None, flag("trace-sample", "share of the requests that are traced", GATEWAY)
+        float | None,
+        flag(
+            "trace-sample",
+            "share of the requests that are traced (default: OTEL_TRACES_SAMPLER, or all)",
+            GATEWAY,
+        ),
     ] = None
 
     def settings(self) -> FleetSettings:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 from typer.testing import CliRunner
@@ -30,7 +31,7 @@ NOT_FOR_UP = {
 }
 
 
-@pytest.mark.parametrize(
+OF_SERVICES = pytest.mark.parametrize(
     ("settings", "panels"),
     [
         (GatewaySettings, (ALL, GATEWAY)),
@@ -38,11 +39,30 @@ NOT_FOR_UP = {
         (DecodeSettings, (ALL, WORKERS, DECODE)),
     ],
 )
+
+
+@OF_SERVICES
 def test_each_setting_of_a_service_is_a_flag_of_up(
     settings: type[ServiceSettings], panels: tuple[str, ...]
 ) -> None:
     left_out = SAID_BY_UP | IN_THE_ENVIRONMENT | NOT_FOR_UP
     assert set(passed_on(*panels)) == settings.model_fields.keys() - left_out
+
+
+@OF_SERVICES
+def test_help_tells_what_a_service_takes_unless_it_is_told(
+    settings: type[ServiceSettings], panels: tuple[str, ...]
+) -> None:
+    flags = get_type_hints(FleetFlags, include_extras=True)
+    defaults = {name: settings.model_fields[name].default for name in passed_on(*panels)}
+    untold = [
+        name
+        for name, default in defaults.items()
+        if default is not None
+        and f"(default: {default if isinstance(default, str) else f'{default:g}'})"
+        not in flags[name].__metadata__[0].help
+    ]
+    assert untold == []
 
 
 def test_what_is_left_out_is_a_setting_of_some_service() -> None:
