@@ -86,9 +86,12 @@ def _locked(path: Path, progress: ProgressCallback) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = path.open("w")
     with lock:
-        progress("waiting for the cache", 0, None)
         with writing_to_cache():
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                progress("waiting for the cache", 0, None)
+                fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 

@@ -55,9 +55,10 @@ def _message(error: Exception, reference: HubReference, endpoint: str) -> str:  
             return f"{reference.repo!r} cannot be a model's name on the hub"
         case httpx2.HTTPError():
             return (
-                f"cannot reach {endpoint} ({_reason(error)}): check the network (HTTPS_PROXY is"
-                " used if it is set) and pull again, which goes on where it stopped; without a"
-                " network give a folder or a .gguf file"
+                f"there is no folder {str(reference)!r} here, and {endpoint} cannot be reached"
+                f" ({_reason(error)}): check the network (HTTPS_PROXY is used if it is set) and"
+                " pull again, which goes on where it stopped; without a network give a folder or a"
+                " .gguf file"
             )
         case OSError():
             return f"the download of {reference} stopped ({_reason(error)}): pull again to go on"

@@ -334,7 +334,8 @@ def test_an_unknown_revision(hub: FakeHub) -> None:
 
 def test_without_a_network(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(ConfigError, match=r"cannot reach http://127\.0\.0\.1:9 .*\.gguf file"):
+    no_folder = f"there is no folder {REPO!r} here"
+    with pytest.raises(ConfigError, match=rf"{no_folder}, and http://127\.0\.0\.1:9 .*\.gguf file"):
         resolve(REPO)
 
 

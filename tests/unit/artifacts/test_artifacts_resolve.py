@@ -3,6 +3,7 @@ import hashlib
 import os
 import subprocess
 import sys
+import threading
 import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -133,6 +134,28 @@ def test_one_of_many_pulls_and_the_others_wait(pip: FakePip) -> None:
         folders = list(pool.map(resolve, ["default"] * 4))
     assert pip.calls == 1
     assert folders == folders[:1] * 4
+
+
+def test_who_waits_for_the_cache_is_told_and_nobody_else() -> None:
+    told: list[str] = []
+    waits = threading.Event()
+
+    def tell(stage: str, done: int, total: int | None) -> None:
+        told.append(stage)
+        waits.set()
+
+    def take() -> None:
+        with locked_cache(tell):
+            pass
+
+    take()
+    assert told == []
+    with ThreadPoolExecutor(1) as pool, locked_cache(silent):
+        taken = pool.submit(take)
+        assert waits.wait(60)
+        assert not taken.done()
+    taken.result()
+    assert told == ["waiting for the cache"]
 
 
 def test_a_wheel_with_another_file_is_refused(
