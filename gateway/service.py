@@ -234,6 +234,7 @@ def _grpc_server(
             SizeLimit(),
         ],
         max_calls=MAX_CALLS + SPARE_CALLS,
+        param="grpc_port",
     )
     inference_pb2_grpc.add_InferenceServiceServicer_to_server(
         InferenceServicer(frontend, dispatcher, timeline.read), grpc_server.server

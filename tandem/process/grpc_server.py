@@ -20,7 +20,7 @@ STOP_GRACE_S = 1.0
 
 class GrpcServer:
     """`grpc.aio.Server` in Tandem's set-up. Add the services to `server`, then `start`. With
-    `credentials` it talks TLS alone, as these say."""
+    `credentials` it talks TLS alone, as these say. `param` is the setting of its port."""
 
     def __init__(
         self,
@@ -30,11 +30,13 @@ class GrpcServer:
         credentials: grpc.ServerCredentials | None = None,
         interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
         max_calls: int | None = None,
+        param: str = "port",
     ) -> None:
         self.server: grpc.aio.Server = new_server(max_request_bytes, interceptors, max_calls)
         self._address = address
         self._services: Sequence[str] = ()
         self._credentials = credentials
+        self._param = param
         self._health = Health()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.server)
 
@@ -65,7 +67,9 @@ class GrpcServer:
         except RuntimeError:
             port = 0
         if port == 0:
-            raise ConfigError(f"cannot listen on {self._address}: is the port in use?")
+            raise ConfigError(
+                f"cannot listen on {self._address}: is the port in use?", param=self._param
+            )
 
     def _add_port(self) -> int:
         if self._credentials is None:

@@ -7,9 +7,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import grpc
+import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tandem.bench.ports import free_port
+from tandem.core.errors import ConfigError
 from tandem.process.grpc_server import GrpcServer
 from tandem.wire.channels import open_channel
 
@@ -44,6 +46,13 @@ async def test_a_call_too_many_is_refused_and_there_is_room_again() -> None:
         async with asyncio.timeout(10):
             while await stub.Check(REQUEST).code() is not grpc.StatusCode.OK:
                 pass
+
+
+async def test_a_port_in_use_is_told_with_its_setting() -> None:
+    async with serving() as (_, address):
+        with pytest.raises(ConfigError, match="is the port in use") as caught:
+            await GrpcServer(address, param="grpc_port").start([])
+    assert caught.value.param == "grpc_port"
 
 
 async def test_a_request_too_large_is_refused() -> None:
