@@ -124,6 +124,32 @@ def test_every_argument_of_the_sdk_is_on_the_apis_page() -> None:
     assert not_on_the_apis_page(GenerateArguments.__annotations__) == []
 
 
+def named_on_pages(pattern: str) -> set[str]:
+    """What is found in code: the pattern's group."""
+    return {
+        name
+        for page in PAGES
+        for name in re.findall(rf"(?:^|`|&& ){pattern}", page.read_text(), re.MULTILINE)
+    }
+
+
+def test_tests_that_pages_name_are_there() -> None:
+    files = [*(ROOT / "tests").rglob("test_*.py")]
+    there = {each.stem for each in files}
+    for each in files:
+        there.update(re.findall(r"^(?:async )?def (test_\w+)", each.read_text(), re.MULTILINE))
+    named = named_on_pages(r"(?:\w+/)*(test_\w+)(?:\.py)?`")
+    assert len(named) > 50
+    assert named - there == set()
+
+
+def test_targets_that_pages_name_are_there() -> None:
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    named = named_on_pages(r"make (?:-C \S+ )?([\w-]+)")
+    assert len(named) > 10
+    assert named - {*targets} == set()
+
+
 def test_pages_have_links_to_check() -> None:
     assert sum(len(LINK.findall(without_code(page))) for page in PAGES) > 50
 
