@@ -9,6 +9,7 @@ from pathlib import Path
 from tandem.core.errors import DeadlineExceeded, Unauthenticated, Unavailable
 
 SYSTEM = "system"
+BY_ADDRESS = "--address HOST:PORT, its gRPC port (50050 unless set)"
 
 
 def trusted(tls: str | None) -> bool | Path:
@@ -17,7 +18,7 @@ def trusted(tls: str | None) -> bool | Path:
 
 
 @contextmanager
-def reaching_gateway(naming: str = "--address HOST:PORT") -> Iterator[None]:
+def reaching_gateway(naming: str = BY_ADDRESS) -> Iterator[None]:
     """Raises `Unavailable` that says what to do if nobody answers within, and `Unauthenticated` if
     it is asked for a key. `naming` is how another gateway is named."""
     try:

@@ -15,7 +15,7 @@ from tandem.cli.app import commands
 from tandem.cli.fleet import FleetSettings, plan_fleet
 from tandem.cli.reaching import reaching_gateway
 from tandem.cli.welcome import welcome
-from tandem.core.errors import Unauthenticated
+from tandem.core.errors import Unauthenticated, Unavailable
 from tandem.process.api_keys import ApiKeys, read_api_keys
 from tandem.process.identity import read_identity
 from tandem.wire.tls import Role
@@ -46,6 +46,11 @@ def test_certs_makes_all_identities(tmp_path: Path) -> None:
 def test_who_is_asked_for_a_key_is_told_where_it_goes() -> None:
     with pytest.raises(Unauthenticated, match="TANDEM_API_KEY"), reaching_gateway():
         raise Unauthenticated("an API key is needed")
+
+
+def test_who_reaches_nobody_is_told_of_which_port_an_address_is() -> None:
+    with pytest.raises(Unavailable, match="HOST:PORT, its gRPC port"), reaching_gateway():
+        raise Unavailable("nobody speaks HTTP/2 there")
 
 
 @pytest.mark.parametrize(
