@@ -101,8 +101,8 @@ class FleetFlags:
         float | None,
         flag(
             "memory-share",
-            "share of the device's memory that a worker takes (default: 0.9 of a GPU's, 0.15 of a"
-            " CPU's)",
+            "share of the device's memory that a worker takes (default: 0.15 of a CPU's; 0.9 of a"
+            " GPU's, by the number of workers on it)",
             WORKERS,
         ),
     ] = None
