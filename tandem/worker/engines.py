@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,11 +40,18 @@ def build_engine(settings: WorkerSettings, folder: ModelFolder) -> Engine:
     has_kernels = takes_kernels(settings, folder.config)
     check_fit(settings, folder.config, has_kernels=has_kernels)
     max_model_len = settings.max_model_len or folder.config.max_position_embeddings
-    match parse_device(settings.device):
-        case MockDevice(profile):
-            return _fake_engine(settings, folder, profile, max_model_len)
-        case CpuDevice() | CudaDevice() as device:
-            return _torch_engine(settings, folder, device, max_model_len, has_kernels)
+    try:
+        match parse_device(settings.device):
+            case MockDevice(profile):
+                return _fake_engine(settings, folder, profile, max_model_len)
+            case CpuDevice() | CudaDevice() as device:
+                return _torch_engine(settings, folder, device, max_model_len, has_kernels)
+    except MemoryError as error:
+        raise ConfigError(
+            f"{settings.device} has too little free memory for the weights and the KV blocks: write"
+            " less",
+            param="num_blocks" if settings.num_blocks else "memory_share",
+        ) from error
 
 
 def _fake_engine(
@@ -57,26 +62,24 @@ def _fake_engine(
     num_blocks = settings.num_blocks or mock_num_blocks(
         f"mock:{profile_name}", profile, settings.memory_share, settings.block_size
     )
-    model = ModelInfo(
-        name=folder.name,
-        fingerprint=folder.fingerprint,
-        vocab_size=config.vocab_size,
-        max_model_len=max_model_len,
-        eos_token_ids=config.eos_token_ids,
-        numerics="fake",
-        batch_invariant=True,
+    return FakeEngine(
+        ModelInfo(
+            name=folder.name,
+            fingerprint=folder.fingerprint,
+            vocab_size=config.vocab_size,
+            max_model_len=max_model_len,
+            eos_token_ids=config.eos_token_ids,
+            numerics="fake",
+            batch_invariant=True,
+        ),
+        profile=profile,
+        block_size=settings.block_size,
+        num_blocks=num_blocks,
+        output_token_ids=config.output_token_ids or (0, config.vocab_size),
+        open_tokenizer=folder.tokenizer,
+        verify=settings.mock_verify,
+        runs_ahead=settings.mock_runs_ahead,
     )
-    with _enough_memory(settings, MemoryError):
-        return FakeEngine(
-            model,
-            profile=profile,
-            block_size=settings.block_size,
-            num_blocks=num_blocks,
-            output_token_ids=config.output_token_ids or (0, config.vocab_size),
-            open_tokenizer=folder.tokenizer,
-            verify=settings.mock_verify,
-            runs_ahead=settings.mock_runs_ahead,
-        )
 
 
 def _torch_engine(
@@ -87,8 +90,6 @@ def _torch_engine(
     has_kernels: bool,
 ) -> Engine:
     try:
-        from torch import OutOfMemoryError
-
         from tandem.engine.torch.engine import TorchEngine
         from tandem.engine.torch.placement import resolve_dtype, take_threads, torch_device
     except ModuleNotFoundError as error:
@@ -101,34 +102,20 @@ def _torch_engine(
     dtype = str(item).removeprefix("torch.")
     # Packed weights lie in a file that a host's workers map.
     num_sharers = settings.weight_sharers if has_kernels else 1
-    with _enough_memory(settings, MemoryError, OutOfMemoryError):
-        return TorchEngine(
-            folder,
-            device,
-            dtype=dtype,
-            kv_cache_dtype=settings.kv_cache_dtype,
-            block_size=settings.block_size,
-            num_blocks=settings.num_blocks
-            or _num_blocks(settings, folder, device, dtype, num_sharers, max_model_len),
-            max_model_len=max_model_len,
-            quantization=Quantization(settings.quantization),
-            packed_dir=packed_dir(),
-            decodes=settings.decodes,
-            observer=LogitsDump(Path(settings.dump_logits)) if settings.dump_logits else None,
-        )
-
-
-@contextmanager
-def _enough_memory(settings: WorkerSettings, *kinds: type[Exception]) -> Iterator[None]:
-    """Raises `ConfigError` if there is not, of which errors of these kinds tell."""
-    try:
-        yield
-    except kinds as error:
-        raise ConfigError(
-            f"{settings.device} has too little free memory for the weights and the KV blocks: write"
-            " less",
-            param="num_blocks" if settings.num_blocks else "memory_share",
-        ) from error
+    return TorchEngine(
+        folder,
+        device,
+        dtype=dtype,
+        kv_cache_dtype=settings.kv_cache_dtype,
+        block_size=settings.block_size,
+        num_blocks=settings.num_blocks
+        or _num_blocks(settings, folder, device, dtype, num_sharers, max_model_len),
+        max_model_len=max_model_len,
+        quantization=Quantization(settings.quantization),
+        packed_dir=packed_dir(),
+        decodes=settings.decodes,
+        observer=LogitsDump(Path(settings.dump_logits)) if settings.dump_logits else None,
+    )
 
 
 def _num_blocks(
