@@ -25,7 +25,9 @@ from tandem.process.settings import ServiceSettings
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(
-    page for folder in ("", "docs/", "benchmarks/*/") for page in ROOT.glob(folder + "*.md")
+    page
+    for folder in ("", "docs/", "benchmarks/*/", "examples/*/")
+    for page in ROOT.glob(folder + "*.md")
 )
 SERVICES = {"gateway": GatewaySettings, "prefill": PrefillSettings, "decode": DecodeSettings}
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
