@@ -15,6 +15,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from tandem.artifacts.cache import cache_dir
+from tandem.artifacts.config import ModelConfig
+from tandem.artifacts.model_folder import ModelFolder
 from tandem.artifacts.progress import terminal_progress
 from tandem.artifacts.resolve import resolve
 from tandem.cli.fleet import WORKER_HOST, Fleet, FleetSettings, plan_fleet
@@ -23,11 +25,13 @@ from tandem.cli.readiness import until_ready
 from tandem.cli.supervisor import Supervisor
 from tandem.cli.welcome import welcome
 from tandem.core.address import local_host
-from tandem.core.device import MockDevice, parse_device
+from tandem.core.device import CpuDevice, MockDevice, parse_device
 from tandem.core.errors import ConfigError
 from tandem.core.installation import install_tandem
 from tandem.core.numbers import require_positive
 from tandem.engine.fake.profiles import parse_profile
+from tandem.models.kernels import kernels_of
+from tandem.native.library import KernelsMissing, faster_than
 from tandem.process.cores import usable_cores
 from tandem.process.lifetime import end_with_parent
 from tandem.process.settings import DRAIN_TIMEOUT_S
@@ -68,7 +72,9 @@ def run_up(
         )
     _check_device(settings.device)
     fleet = _plan(settings)
-    model_name = _resolve_model(settings)
+    folder = _resolve_model(settings)
+    if isinstance(parse_device(settings.device), CpuDevice) and (line := slow_path(folder.config)):
+        console.print(f"[bold yellow]{escape(line)}[/]", soft_wrap=True)
     logs = None if verbose else _new_logs(log_dir or default_logs(settings), fleet)
     supervisor = Supervisor(
         fleet,
@@ -82,7 +88,7 @@ def run_up(
 
     def on_ready() -> None:
         status.stop()
-        welcome(console, settings, fleet, model_name, logs)
+        welcome(console, settings, fleet, folder.name, logs)
 
     with status:
         serving = supervisor.run(
@@ -136,15 +142,26 @@ def _plan(settings: FleetSettings) -> Fleet:
     return plan_fleet(settings, ports, usable_cores())
 
 
-def _resolve_model(settings: FleetSettings) -> str:
-    """The model's name, once it is on this machine."""
+def slow_path(config: ModelConfig) -> str:
+    """Why this processor computes a model slower than it could, and what mends it; "" if it does
+    not. Raises `ConfigError` as `kernels_of` does."""
+    try:
+        kernels = kernels_of(config)
+    except KernelsMissing as missing:
+        return f"computed by torch's own operations, several times slower: {missing}"
+    faster = faster_than(kernels)
+    return f"computed by {kernels}, slower than those of {faster[-1]}" if faster else ""
+
+
+def _resolve_model(settings: FleetSettings) -> ModelFolder:
+    """The model, once it is on this machine."""
     with terminal_progress(settings.model) as progress:
         folder = resolve(settings.model, progress)
     if not folder.weight_files and not isinstance(parse_device(settings.device), MockDevice):
         raise ConfigError(
             f"model {settings.model!r} has no weights: it needs a mock device, like mock:h100"
         )
-    return folder.name
+    return folder
 
 
 def default_logs(settings: FleetSettings) -> Path:

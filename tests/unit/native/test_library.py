@@ -9,6 +9,7 @@ import structlog
 import torch
 
 from tandem.artifacts.config import ModelConfig
+from tandem.cli.up import slow_path
 from tandem.core.errors import ConfigError
 from tandem.engine.torch.probe import kernels
 from tandem.engine.torch.runners import kernels_for
@@ -20,6 +21,7 @@ from tandem.native.library import (
     Kernels,
     KernelsMissing,
     best,
+    faster_than,
     load,
 )
 
@@ -80,6 +82,7 @@ def test_what_could_not_be_built_leaves_the_next_best(
     with structlog.testing.capture_logs() as logs:
         assert kernels_for(CONFIG, CPU) is best()
     assert [each["not_taken"] for each in logs] == [("avx2", "avx512", "amx")]
+    assert slow_path(CONFIG) == f"computed by {best()}, slower than those of amx"
     monkeypatch.setenv(VARIABLE, "avx512")
     with pytest.raises(KernelsMissing, match="not built"):
         best()
@@ -95,6 +98,8 @@ def test_without_a_compiler_the_engine_says_so_once(
     assert line["log_level"] == "warning"
     assert "pip install" in line["reason"]
     assert kernels() == ("", line["reason"])
+    said = slow_path(CONFIG)
+    assert said == f"computed by torch's own operations, several times slower: {line['reason']}"
 
 
 def test_a_damaged_library_is_the_slow_path(
@@ -159,6 +164,7 @@ def test_what_the_kernels_do_not_take_is_torchs() -> None:
     with structlog.testing.capture_logs() as logs:
         assert kernels_for(CONFIG, CPU) is not None
         assert not logs
+        assert bool(slow_path(CONFIG)) is bool(faster_than(best()))
         odd = ModelConfig.from_json(SIZES | {"intermediate_size": 127})
         assert kernels_for(odd, CPU) is None
     assert "sizes" in logs[0]["reason"]
