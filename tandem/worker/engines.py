@@ -90,6 +90,8 @@ def _torch_engine(
     has_kernels: bool,
 ) -> Engine:
     try:
+        import torch
+
         from tandem.engine.torch.engine import TorchEngine
         from tandem.engine.torch.placement import resolve_dtype, take_threads, torch_device
     except ModuleNotFoundError as error:
@@ -102,20 +104,25 @@ def _torch_engine(
     dtype = str(item).removeprefix("torch.")
     # Packed weights lie in a file that a host's workers map.
     num_sharers = settings.weight_sharers if has_kernels else 1
-    return TorchEngine(
-        folder,
-        device,
-        dtype=dtype,
-        kv_cache_dtype=settings.kv_cache_dtype,
-        block_size=settings.block_size,
-        num_blocks=settings.num_blocks
-        or _num_blocks(settings, folder, device, dtype, num_sharers, max_model_len),
-        max_model_len=max_model_len,
-        quantization=Quantization(settings.quantization),
-        packed_dir=packed_dir(),
-        decodes=settings.decodes,
-        observer=LogitsDump(Path(settings.dump_logits)) if settings.dump_logits else None,
+    num_blocks = settings.num_blocks or _num_blocks(
+        settings, folder, device, dtype, num_sharers, max_model_len
     )
+    try:
+        return TorchEngine(
+            folder,
+            device,
+            dtype=dtype,
+            kv_cache_dtype=settings.kv_cache_dtype,
+            block_size=settings.block_size,
+            num_blocks=num_blocks,
+            max_model_len=max_model_len,
+            quantization=Quantization(settings.quantization),
+            packed_dir=packed_dir(),
+            decodes=settings.decodes,
+            observer=LogitsDump(Path(settings.dump_logits)) if settings.dump_logits else None,
+        )
+    except torch.OutOfMemoryError as error:  # a GPU's, to Python a `RuntimeError`
+        raise MemoryError(str(error)) from error
 
 
 def _num_blocks(

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+import torch
 
 from tandem.artifacts.resolve import resolve
 from tandem.core.errors import ConfigError
@@ -27,3 +28,17 @@ def test_what_a_device_cannot_do_is_refused(device: str, name: str, value: Any, 
     with pytest.raises(ConfigError, match=why) as caught:
         build_engine(settings, resolve("mock"))
     assert caught.value.param == name
+
+
+def test_what_a_gpu_has_too_little_memory_for_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("tandem.engine.torch.engine.TorchEngine", full)
+    monkeypatch.setattr(
+        "tandem.engine.torch.placement.torch_device", lambda _: torch.device("cuda")
+    )
+    settings = WorkerSettings(port=1, device="cuda:0", num_blocks=10**9, dtype="float32")
+    with pytest.raises(ConfigError, match="cuda:0 has too little free memory") as caught:
+        build_engine(settings, resolve("mock"))
+    assert caught.value.param == "num_blocks"
