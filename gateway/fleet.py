@@ -72,7 +72,10 @@ class Fleet:
         """A worker that an operator has named. Raises `NotFound`."""
         worker = self.prefill.get(worker_id) or self.decode.get(worker_id)
         if worker is None:
-            raise NotFound(f"there is no worker named {worker_id!r:.80}", param="worker_id")
+            raise NotFound(
+                f"there is no worker named {worker_id!r:.80}: `tandem workers` lists them",
+                param="worker_id",
+            )
         return worker
 
     def check(self, info: WorkerInfo) -> None:

@@ -32,7 +32,7 @@ def restart_worker(
     with reached_admin(address, api_key, tls) as admin:
         worker = admin.worker(worker_id)
         if worker is None:
-            raise NotFound(f"there is no worker named {worker_id}")
+            raise NotFound(f"there is no worker named {worker_id}: `tandem workers` lists them")
         with console.status(f"restarting {worker_id}"):
             deadline_s = time.monotonic() + timeout_s
             _end(worker, by)

@@ -41,7 +41,8 @@ def welcome(
         Panel(facts, title="[bold green]Tandem is ready[/]", title_align="left", expand=False)
     )
     if not settings.needs_key and not is_loopback(settings.host):
-        console.print("[bold yellow]no API keys: whoever reaches this machine is served[/]")
+        said = "no API keys: whoever reaches this machine is served; --api-keys has it ask for some"
+        console.print(f"[bold yellow]{said}[/]", soft_wrap=True)
     headers = "-H 'Content-Type: application/json'"
     if settings.needs_key:
         headers += f' \\\n  -H "Authorization: Bearer ${API_KEY_VARIABLE}"'
