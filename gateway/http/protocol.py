@@ -11,6 +11,7 @@ import httptools
 from starlette.datastructures import Headers
 from uvicorn import Config
 from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import (
     STATUS_LINE,
     HttpToolsProtocol,
@@ -84,6 +85,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._deadline: asyncio.TimerHandle | None = None
         # What was asked for on this connection and is not answered, oldest first.
         self._open: list[RequestResponseCycle] = []
+        # Read since a request waits for the answer to one before it.
+        self._num_waiting_bytes = 0
         self._refused = False
         self._num_dropped_bytes = 0
 
@@ -130,9 +133,17 @@ class BoundedProtocol(HttpToolsProtocol):
                 self._drop(len(data) - start)
                 return
             self._parse(data[start : start + PIECE_BYTES])
+        self._read_on(len(data))
         if self._deadline is None and not self._unanswered():
             # Nothing that begins a request, like empty lines: as slow as a request would be.
             self._arm(self._limits.header_timeout_s)
+
+    def _read_on(self, num_bytes: int) -> None:
+        """Behind a request that waits uvicorn reads nothing; but whoever does not read never learns
+        that the client has left. So a little is read all the same."""
+        self._num_waiting_bytes = self._num_waiting_bytes + num_bytes if self.pipeline else 0
+        if 0 < self._num_waiting_bytes < HIGH_WATER_LIMIT:
+            self.flow.resume_reading()
 
     def _parse(self, piece: bytes) -> None:
         super().data_received(piece)

@@ -357,15 +357,17 @@ async def test_an_idle_connection_is_kept_and_then_closed(app):
             assert await connection.reader.read() == b""
 
 
-async def test_whoever_pipelines_and_leaves_ends_all_that_was_asked(app, service):
+@pytest.mark.parametrize("num_at_once", [3, 1])
+async def test_whoever_pipelines_and_leaves_ends_all_that_was_asked(app, service, num_at_once):
     service.script = lambda request: [Pause.FOREVER]
     body = b'{"prompt": "Hi"}'
     request = POST + b"Content-Length: %d\r\n\r\n" % len(body) + body
     async with serving(app) as port:
         async with connected(port) as connection:
-            await connection.send(request * 3)
+            await connection.send(request * num_at_once)
             while not service.streams:
                 await asyncio.sleep(0.005)
+            await connection.send(request * (3 - num_at_once))
         async with asyncio.timeout(10):
             await service.streams[0].cancelled.wait()
     assert len(service.requests) == 1
