@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from gateway.access import Access
 from gateway.decode_view import DecodeView
 from gateway.grpc_admin import WorkerAdmin
-from gateway.http.body import JsonRoute
+from gateway.http.body import BodyRoute
 from gateway.http.operators import check_own_page
 from gateway.prefill_view import PrefillView
 from gateway.refusals import Refusals
@@ -36,7 +37,7 @@ class DrainBody(UndrainBody):
 
 def admin_router(admin: WorkerAdmin, access: Access, refusals: Refusals) -> APIRouter:
     """Orders to workers, from whoever `access` knows as an operator."""
-    router = APIRouter(route_class=JsonRoute, include_in_schema=False)
+    router = APIRouter(route_class=BodyRoute, include_in_schema=False)
 
     def check(headers: Mapping[str, str]) -> None:
         try:
@@ -47,21 +48,23 @@ def admin_router(admin: WorkerAdmin, access: Access, refusals: Refusals) -> APIR
             raise
 
     @router.post("/admin/workers/{worker_id}/drain")
-    async def drain(request: Request, worker_id: str, body: DrainBody) -> dict[str, object]:
+    async def drain(request: Request, body: DrainBody) -> JSONResponse:
         check(request.headers)
-        return _status(admin.drain_worker(worker_id, body.timeout_s))
+        return _status(admin.drain_worker(request.path_params["worker_id"], body.timeout_s))
 
     @router.post("/admin/workers/{worker_id}/undrain")
-    async def undrain(request: Request, worker_id: str, body: UndrainBody) -> dict[str, object]:
+    async def undrain(request: Request, body: UndrainBody) -> JSONResponse:
         check(request.headers)
-        return _status(admin.undrain_worker(worker_id))
+        return _status(admin.undrain_worker(request.path_params["worker_id"]))
 
     return router
 
 
-def _status(worker: PrefillView | DecodeView) -> dict[str, object]:
-    return {
-        "id": worker.info.worker_id,
-        "state": state_of(worker).value,
-        "sequences": len(worker.generations),
-    }
+def _status(worker: PrefillView | DecodeView) -> JSONResponse:
+    return JSONResponse(
+        {
+            "id": worker.info.worker_id,
+            "state": state_of(worker).value,
+            "sequences": len(worker.generations),
+        }
+    )

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, get_type_hints
 
 import orjson
@@ -28,47 +27,6 @@ IDENTITY = "identity"
 TOO_LONG = f"the body must have at most {MAX_BODY_BYTES} bytes"
 
 
-class JsonRequest(Request):
-    """A request whose body is refused before it is held, and parsed by orjson, which takes neither
-    NaN nor lone surrogates nor deep nesting."""
-
-    async def body(self) -> bytes:
-        """Raises 415 for what does not call itself JSON, or is compressed, 413 for what is too
-        long."""
-        if not hasattr(self, "_body"):
-            self._require_json()
-            self._body = await self._read()
-        return self._body
-
-    async def json(self) -> Any:
-        """Raises `json.JSONDecodeError`."""
-        body = await self.body()
-        _check_nodes(body)
-        value = await read_with_list(body)
-        return orjson.loads(body) if value is None else value
-
-    async def _read(self) -> bytes:
-        # Our server refuses what is too long, but for what comes behind a request that is not
-        # answered yet.
-        _check_length(content_length(self.headers.get("content-length", "")))
-        body = bytearray()
-        async for chunk in self.stream():
-            body += chunk
-            # A chunked body does not say how long it is, and one that does may lie.
-            _check_length(len(body))
-        return bytes(body)
-
-    def _require_json(self) -> None:
-        content_type = self.headers.get("content-type", "")
-        if content_type.partition(";")[0].strip().lower() != "application/json":
-            raise HTTPException(415, "the content type must be application/json")
-        encoding = self.headers.get("content-encoding", IDENTITY)
-        if encoding.strip().lower() != IDENTITY:
-            raise HTTPException(
-                415, f"Content-Encoding {encoding[:64]!a} is not served: send the body as it is"
-            )
-
-
 class BodyRoute(APIRoute):
     """A route whose handler takes the request and `body`, a model, and nothing else. It is called
     with them: what FastAPI does to find a handler's arguments costs as much as reading them."""
@@ -78,32 +36,49 @@ class BodyRoute(APIRoute):
         model: type[BaseModel] = get_type_hints(handle)["body"]
 
         async def handle_body(request: Request) -> Response:
-            read = JsonRequest(request.scope, request.receive)
-            response: Response = await handle(read, _body_of(model, await _json_of(read)))
+            response: Response = await handle(request, _body_of(model, await _json_of(request)))
             return response
 
         return handle_body
 
 
-class JsonRoute(APIRoute):
-    """A route whose handler gets a `JsonRequest`."""
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        handle = super().get_route_handler()
-
-        async def handle_json(request: Request) -> Response:
-            return await handle(JsonRequest(request.scope, request.receive))
-
-        return handle_json
-
-
-async def _json_of(request: JsonRequest) -> Any:
+async def _json_of(request: Request) -> Any:
+    """What the body says, as orjson reads it, which takes neither NaN nor lone surrogates nor deep
+    nesting. Raises 415 for what does not call itself JSON, or is compressed, 413 for what is too
+    long, which is refused before it is held."""
+    _require_json(request.headers)
     try:
-        return await request.json()
-    except json.JSONDecodeError:
+        body = await _read(request)
+        _check_nodes(body)
+        value = await read_with_list(body)
+        return orjson.loads(body) if value is None else value
+    except orjson.JSONDecodeError:
         raise InvalidRequest("the body is not valid JSON") from None
     except ClientDisconnect:
         raise Cancelled("the client disconnected") from None
+
+
+def _require_json(headers: Mapping[str, str]) -> None:
+    content_type = headers.get("content-type", "")
+    if content_type.partition(";")[0].strip().lower() != "application/json":
+        raise HTTPException(415, "the content type must be application/json")
+    encoding = headers.get("content-encoding", IDENTITY)
+    if encoding.strip().lower() != IDENTITY:
+        raise HTTPException(
+            415, f"Content-Encoding {encoding[:64]!a} is not served: send the body as it is"
+        )
+
+
+async def _read(request: Request) -> bytes:
+    # Our server refuses what is too long, but for what comes behind a request that is not answered
+    # yet.
+    _check_length(content_length(request.headers.get("content-length", "")))
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        # A chunked body does not say how long it is, and one that does may lie.
+        _check_length(len(body))
+    return bytes(body)
 
 
 def _body_of(model: type[BaseModel], value: Any) -> BaseModel:

@@ -10,7 +10,6 @@ from http import HTTPStatus
 import orjson
 import structlog
 from fastapi import FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from tandem.core.errors import (
@@ -96,7 +95,6 @@ def add_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(TandemError, _answer_error)
     app.add_exception_handler(Exception, _answer_error)
     app.add_exception_handler(HTTPException, _answer_http_exception)
-    app.add_exception_handler(RequestValidationError, _answer_validation_error)
 
 
 def _kind(error: Exception) -> tuple[int, str]:
@@ -132,14 +130,3 @@ def _no_route(request: Request) -> str:
     # The path is the client's; `!a` and the cut keep it harmless in a log or a terminal.
     path = request.scope["path"][:64]
     return f"there is no {path!a} here: /openapi.json lists what there is"
-
-
-async def _answer_validation_error(request: Request, error: Exception) -> Response:
-    """Of an order to a worker (`admin.py`): the other bodies are read by `BodyRoute`."""
-    assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
-    where = [str(part) for part in first["loc"][1:]]
-    if first["type"] == "json_invalid":
-        return describe(InvalidRequest("the body is not valid JSON")).response()
-    param = where[0] if where else None
-    return describe(InvalidRequest(f"{param or 'body'}: {first['msg']}", param=param)).response()

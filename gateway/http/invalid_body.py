@@ -26,11 +26,14 @@ Path = Sequence[str | int]
 def invalid_body(model: type[BaseModel], error: ValidationError) -> InvalidRequest:
     """One of its errors. A field that may be of several types has one for each of them, or more:
     what was meant is the type that is right up to the furthest place."""
-    names = _declared_names(model)
+    errors = error.errors(include_url=False, include_input=False)[:MAX_ERRORS]
+    # What is not declared, and must not be there, is named as well.
+    extra = {each["loc"][-1] for each in errors if each["type"] == "extra_forbidden"}
+    names = _declared_names(model) | extra
     # The other parts of a place are the names of types, and the keys of what may have any.
     found = [
         ([part for part in each["loc"] if isinstance(part, int) or part in names], each)
-        for each in error.errors(include_url=False, include_input=False)[:MAX_ERRORS]
+        for each in errors
     ]
     path, chosen = max(found, key=lambda each: (each[1]["type"] == "too_long", *_depth(each[0])))
     where = _written(path)
