@@ -42,7 +42,7 @@ from gateway.params import sampling_params, settled, with_defaults
 from gateway.prefix_salt import prefix_salt
 from gateway.prompts import EncodedPrompt, encode_prompt, encode_prompts, hash_prompts, needs_work
 from gateway.request import GenerationRequest, Prompt, TokenPrompt
-from gateway.sizes import prompt_size, request_size
+from gateway.sizes import prompt_size, request_size, tools_chars
 from gateway.tenants import DEFAULT_TENANT
 from gateway.text import PromptPlaces, TokenText
 from gateway.tokens import ServedModel, TokenRequest, TokenService, TokenStream
@@ -261,18 +261,17 @@ class Frontend:
     async def _check_grammar(self, request: GenerationRequest) -> Grammar | None:
         """What an answer must look like, its tools considered. Raises `InvalidRequest` for what no
         worker could obey."""
-        answer = request.grammar
-        if answer is None and (request.tools is None or request.tools.is_free):
-            return None
-        work = partial(self._checked_grammar, request.tools, answer, request.grammar_param)
-        return await self._checking.run(1, work, tenant=request.tenant)
+        use, grammar, tenant = request.tools, request.grammar, request.tenant
+        if use is not None and not (use.is_free and grammar is None):
+            work = partial(self._tool_grammar, use, grammar)
+            grammar = await self._tokenizing.run(tools_chars(use), work, tenant=tenant)
+        # What is new takes tenths of a second, for which what is not need not wait.
+        if grammar is not None and not self._grammars.knows(grammar):
+            check = partial(self._check, grammar, use, request.grammar_param)
+            await self._checking.run(1, check, tenant=tenant)
+        return grammar
 
-    def _checked_grammar(
-        self, use: ToolUse | None, answer: Grammar | None, param: str
-    ) -> Grammar | None:
-        grammar = self._tool_grammar(use, answer) if use else answer
-        if grammar is None:
-            return None
+    def _check(self, grammar: Grammar, use: ToolUse | None, param: str) -> None:
         try:
             self._grammars.check(grammar)
         except InvalidRequest as error:
@@ -280,7 +279,6 @@ class Frontend:
             if use:
                 param, what = "tools", f"as for what calls must look like, {what}"
             raise InvalidRequest(f"{param}: {what}", param=param) from error
-        return grammar
 
     def _tool_grammar(self, use: ToolUse, answer: Grammar | None) -> Grammar | None:
         if answer is not None and answer.kind is not GrammarKind.JSON_SCHEMA:

@@ -19,6 +19,10 @@ MAX_ALTERNATIVES = 1024
 class GrammarChecker(Protocol):
     """What knows the grammars that workers can obey. Callable from any thread."""
 
+    def knows(self, grammar: Grammar) -> bool:
+        """Whether `check` would have nothing against a grammar, as far as that is known."""
+        ...
+
     def check(self, grammar: Grammar) -> None:
         """Raises `InvalidRequest` that says what is wrong with a grammar."""
         ...

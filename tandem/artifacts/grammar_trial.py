@@ -57,15 +57,25 @@ class GrammarTrials:
         self._verdicts: OrderedDict[Grammar, str] = OrderedDict()
         self._under_way: dict[Grammar, Future[str]] = {}
 
+    def knows(self, grammar: Grammar) -> bool:
+        """Whether `check` is known to have nothing against a grammar."""
+        return self._known(grammar) == ""
+
     def check(self, grammar: Grammar) -> None:
         """Raise `InvalidRequest` if the grammar is none, or does not compile as it must. That it is
         none is soon found anew, and not worth remembering."""
-        with self._lock:
-            verdict = self._verdicts.get(grammar)
+        verdict = self._known(grammar)
         if verdict is None:
             verdict = self._tried(grammar, lark_text(grammar))
         if verdict:
             raise invalid(grammar, verdict)
+
+    def _known(self, grammar: Grammar) -> str | None:
+        """The verdict, if there is one. What is asked of again is remembered longest."""
+        with self._lock:
+            if grammar in self._verdicts:
+                self._verdicts.move_to_end(grammar)
+            return self._verdicts.get(grammar)
 
     def _tried(self, grammar: Grammar, text: str) -> str:
         """The verdict of one trial, however many ask for it at a time."""

@@ -73,7 +73,8 @@ class GrammarCompiler:
     """Compiles grammars for one model. May be used from several threads.
 
     Its vocabulary, half a second's work under the GIL, is made by `warm_up`, or when the first
-    grammar is compiled. No method but `forget` and `masks` is for a thread that others wait for.
+    grammar is compiled. No method but `knows`, `forget` and `masks` is for a thread that others
+    wait for.
     """
 
     def __init__(
@@ -95,6 +96,10 @@ class GrammarCompiler:
     def warm_up(self) -> None:
         """Make the vocabulary now. If there can be none, `matcher` says so."""
         self._vocabulary()
+
+    def knows(self, grammar: Grammar) -> bool:
+        """Whether a grammar has passed `check`, as far as that is remembered."""
+        return self._trials.knows(grammar)
 
     def check(self, grammar: Grammar) -> None:
         """Raise `InvalidRequest` if the grammar is wrong, not supported, or too complex, and

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from time import thread_time
+from unittest.mock import Mock
 
 import pytest
 
@@ -150,6 +151,21 @@ def test_a_grammar_whose_verdict_is_known_is_not_read_again(
     trials, grammar = GrammarTrials((), 260), Grammar(GrammarKind.REGEX, "a")
     passed = grammar_trial.subprocess.CompletedProcess([], 0, stdout=b'""')
     monkeypatch.setattr(grammar_trial.subprocess, "run", lambda *_, **__: passed)
+    assert not trials.knows(grammar)
     trials.check(grammar)
     monkeypatch.delattr(grammar_trial, "lark_text")
     trials.check(grammar)
+    assert trials.knows(grammar)
+
+
+def test_the_verdict_on_a_grammar_in_use_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many are new meanwhile."""
+    trials, grammar = GrammarTrials((), 260), Grammar(GrammarKind.REGEX, "a")
+    passed = grammar_trial.subprocess.CompletedProcess([], 0, stdout=b'""')
+    run = Mock(return_value=passed)
+    monkeypatch.setattr(grammar_trial.subprocess, "run", run)
+    trials.check(grammar)
+    for num in range(grammar_trial.MAX_VERDICTS):
+        trials.check(Grammar(GrammarKind.REGEX, f"b{num}"))
+        trials.check(grammar)
+    assert run.call_count == 1 + grammar_trial.MAX_VERDICTS

@@ -114,11 +114,16 @@ class ScriptedStream:
 
 
 class ScriptedGrammars:
-    """Finds nothing wrong with any grammar, unless it is told to."""
+    """Finds nothing wrong with any grammar, unless it is told to. It knows those that are
+    `known`."""
 
     def __init__(self) -> None:
         self.refusal: InvalidRequest | None = None
         self.checked: list[Grammar] = []
+        self.known: set[Grammar] = set()
+
+    def knows(self, grammar: Grammar) -> bool:
+        return grammar in self.known
 
     def check(self, grammar: Grammar) -> None:
         self.checked.append(grammar)

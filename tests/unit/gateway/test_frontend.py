@@ -13,8 +13,13 @@ from gateway.access import Access
 from gateway.answer import Answer
 from gateway.choice import Delta, Finished
 from gateway.dispatcher import Dispatcher
-from gateway.frontend import MAX_CHARS_READ_AT_ONCE, MAX_PENDING_CHARS, Frontend
-from gateway.grammars import json_object
+from gateway.frontend import (
+    MAX_CHARS_READ_AT_ONCE,
+    MAX_PENDING_CHARS,
+    NUM_GRAMMAR_THREADS,
+    Frontend,
+)
+from gateway.grammars import json_object, regex
 from gateway.limits import MAX_PROMPT_CHARS
 from gateway.offload import Offload
 from gateway.policies import queue_policy
@@ -30,6 +35,7 @@ from gateway.scheduler import Scheduler
 from gateway.shared_state import Limits
 from gateway.tenants import ONE_TENANT, Tenant
 from gateway.timeline import Timeline
+from gateway.tools.tool import NO_PARAMETERS, Tool, ToolMode, ToolUse
 from tandem.artifacts.sampling_defaults import SamplingDefaults
 from tandem.artifacts.tokenizer import Tokenizer
 from tandem.core.errors import (
@@ -413,6 +419,29 @@ async def test_all_work_on_threads_is_its_tenants(service, tokenizer, grammars, 
     await frontend.detokenize([72], str, tenant="two")
     assert seen == ["two"] * 5
     frontend.close()
+
+
+async def test_a_grammar_that_is_known_waits_for_none_that_is_new(frontend, grammars, monkeypatch):
+    tools = ToolUse((Tool("f", "", NO_PARAMETERS),), ToolMode.REQUIRED)
+    known = [ask(grammar=json_object()), ask(tools=tools)]
+    for each in known:
+        await read(await frontend.generate(each))
+    grammars.known.update(grammars.checked)
+    may_go_on = threading.Event()
+    monkeypatch.setattr(grammars, "check", lambda grammar: may_go_on.wait(60))
+    flood = [
+        asyncio.create_task(frontend.generate(ask(grammar=regex("a" * num, "guided_regex"))))
+        for num in range(1, NUM_GRAMMAR_THREADS + 1)
+    ]
+    await asyncio.sleep(0)
+    try:
+        async with asyncio.timeout(30):
+            for each in known:
+                await read(await frontend.generate(each))
+    finally:
+        may_go_on.set()
+    for answer in await asyncio.gather(*flood):
+        answer.cancel()
 
 
 async def test_a_tenant_that_has_much_read_keeps_nobody_from_being_read(

@@ -106,7 +106,7 @@ async def test_what_the_checker_refuses(client, service, grammars):
 class RealGrammars(ScriptedGrammars):
     def __init__(self, compiler: GrammarCompiler) -> None:
         super().__init__()
-        self.check = compiler.check
+        self.check, self.knows = compiler.check, compiler.knows
 
 
 @pytest.fixture
@@ -161,7 +161,7 @@ async def test_a_checked_grammar_does_not_hold_others_up(client, service, fronte
     """The event loop serves while a grammar is checked."""
     release = threading.Event()
 
-    class Slow:
+    class Slow(ScriptedGrammars):
         def check(self, grammar: Grammar) -> None:
             assert release.wait(10)
 
