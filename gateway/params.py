@@ -88,9 +88,8 @@ def settled(
         replace(params, max_tokens=_max_tokens(request, length, model, share), grammar=grammar)
         for length in prompt_lengths
     ]
-    for each in settled_params:
-        # `min_tokens` may be too many for a default.
-        each.validate()
+    # `min_tokens` may be too many for a default; all else was validated before.
+    min(settled_params, key=lambda each: each.max_tokens).validate()
     return settled_params
 
 

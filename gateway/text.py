@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from functools import lru_cache
 from typing import Protocol
+
+# A request may have 32, for each of 128 answers.
+MAX_KNOWN_STOPS = 256
 
 
 class Detokenizer(Protocol):
@@ -153,7 +157,8 @@ def _advance(stop: str, borders: Sequence[int], num_matched: int, character: str
     return num_matched + (stop[num_matched] == character)
 
 
-def _borders(stop: str) -> list[int]:
+@lru_cache(MAX_KNOWN_STOPS)
+def _borders(stop: str) -> Sequence[int]:
     """For each prefix, the length of its longest proper prefix that is also its end."""
     borders = [0]
     for character in stop[1:]:

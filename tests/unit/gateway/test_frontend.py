@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
+from http_client import counted_calls
 from llama_tokenizer import END, ID_OF, START, llama_tokenizer
 from scripted_service import SERVED_BY, Pause, ScriptedService, ended
 
@@ -20,7 +21,7 @@ from gateway.frontend import (
     Frontend,
 )
 from gateway.grammars import json_object, regex
-from gateway.limits import MAX_PROMPT_CHARS
+from gateway.limits import MAX_CHOICES, MAX_PROMPT_CHARS, MAX_STOP_CHARS, MAX_STOPS
 from gateway.offload import Offload
 from gateway.policies import queue_policy
 from gateway.prefix_index import PromptPrefix
@@ -205,6 +206,18 @@ async def test_a_default_is_within_its_tenants_quota(quota, service, texts, fiel
     request = GenerationRequest(prompts=prompts, **{"tenant": "short", **fields})
     with await quota.generate(request):
         assert [each.params.max_tokens for each in service.requests] == expected
+
+
+async def test_what_all_answers_have_in_common_is_worked_out_once(frontend):
+    stops = tuple(f"{num:<{MAX_STOP_CHARS}}" for num in range(MAX_STOPS))
+    biases = tuple((token_id, 1.0) for token_id in range(260))
+    request = GenerationRequest(
+        prompts=(TextPrompt("Hi"),) * MAX_CHOICES, stop=stops, logit_bias=biases, max_tokens=1
+    )
+    with counted_calls() as num_calls:
+        answer = await frontend.generate(request)
+    assert num_calls() < 200_000
+    answer.cancel()
 
 
 async def test_a_chat_goes_through_the_template(frontend, service, tokenizer):
