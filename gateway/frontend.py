@@ -26,6 +26,7 @@ from gateway.choice import Choice, Echo
 from gateway.grammars import GrammarChecker
 from gateway.limits import (
     DEFAULT_MODEL,
+    check_echo,
     check_ids,
     check_model_name,
     check_prompt_length,
@@ -153,6 +154,7 @@ class Frontend:
         # submitted is owned by the Answer that is returned.
         lengths = [len(each.token_ids) for each in prompts]
         check_prompt_logprobs(request, lengths)
+        check_echo(request, sum(len(each.text) for each in prompts))
         quota = self.access.tenants[request.tenant].max_tokens_in_flight
         each = settled(params, request, lengths, model, grammar, quota)
         return self._submit(request, prompts, each, model, deadline_s, trace)

@@ -25,6 +25,8 @@ MAX_TOOL_CALLS = 128
 MAX_PROMPT_LOGPROBS = 2**19
 # Messages, calls and tools together, for the same reason.
 MAX_PARTS = 2**13
+# Of the prompts that answers begin with, for all answers: some ten milliseconds to write.
+MAX_ECHO_CHARS = 2**22
 # Answers to one request: its prompts times `n`.
 MAX_CHOICES = 128
 MAX_TEMPLATE_KWARGS = 32
@@ -123,6 +125,17 @@ def check_prompt_logprobs(request: GenerationRequest, prompt_lengths: Sequence[i
             f"logprobs with echo: at most {MAX_PROMPT_LOGPROBS} log-probabilities of prompt tokens "
             f"to a request, those of the likeliest counted in, and these are {num_logprobs}",
             param="logprobs",
+        )
+
+
+def check_echo(request: GenerationRequest, num_prompt_chars: int) -> None:
+    """Raises `InvalidRequest` for more text of prompts than is told at once."""
+    num_chars = request.num_choices * num_prompt_chars
+    if request.echo and num_chars > MAX_ECHO_CHARS:
+        raise InvalidRequest(
+            f"echo: at most {MAX_ECHO_CHARS} characters of prompts to a request, those of each "
+            f"answer counted, and these are {num_chars}",
+            param="echo",
         )
 
 

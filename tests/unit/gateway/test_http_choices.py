@@ -261,6 +261,19 @@ async def test_a_request_asks_for_so_many_logprobs_of_prompts(client, service, m
     assert (await client.post(TEXT_PATH, json=fields | {"echo": False, "logprobs": 3})).is_success
 
 
+@pytest.mark.parametrize("prompt", [["abc", "d"], [[97, 98, 99], [100]]])
+async def test_a_request_asks_for_so_many_characters_of_prompts(
+    client, service, monkeypatch, prompt
+):
+    """Of all its answers together."""
+    monkeypatch.setattr("gateway.limits.MAX_ECHO_CHARS", 8)
+    fields = {"prompt": prompt, "n": 2, "echo": True, "max_tokens": 0}
+    await whole(client, TEXT_PATH, fields)
+    assert_refused(await client.post(TEXT_PATH, json=fields | {"n": 3}), 400, "echo")
+    fields |= {"echo": False, "max_tokens": 1, "n": 3}
+    assert (await client.post(TEXT_PATH, json=fields)).is_success
+
+
 async def test_a_stop_string_can_be_part_of_the_answer(client):
     fields = {"stop": ["lo, w"], "include_stop_str_in_output": True}
     body = await whole(client, TEXT_PATH, TEXT | fields)
