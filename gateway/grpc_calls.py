@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, aclosing, contextmanager
 from typing import Any, TypeAlias
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from gateway.access import Access
 from gateway.grpc_access import Continuation, Handler, refusal_handler, text_metadata
@@ -98,6 +99,9 @@ def within(handler: Handler, block: Block, ask_s: float = ASK_S) -> Handler:
             except grpc.aio.InternalError:
                 # Nobody is there to write to. A moment later gRPC would have cancelled this.
                 raise asyncio.CancelledError from None
+            except DecodeError:
+                # gRPC would tell the client what the parser says, and the log how it came to that.
+                await abort(context, InvalidRequest("the message is none of this method's"))
 
     return grpc.stream_stream_rpc_method_handler(
         called, handler.request_deserializer, handler.response_serializer

@@ -31,6 +31,8 @@ from tandem.v1 import inference_pb2, inference_pb2_grpc
 REQUEST = inference_pb2.GenerateRequest(text="Hi", max_tokens=2000)
 MAX_CALLS = 2
 READ_TIMEOUT_S = 0.3
+# Which takes a stream of messages.
+REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
 
 
 @pytest.fixture
@@ -141,6 +143,16 @@ async def test_a_call_has_a_place_from_its_head_on_and_brings_its_message_in_tim
         while await (late := begin()).code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
             pass
     assert await late.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+@pytest.mark.parametrize("path", [f"/{SERVICE}/Generate", f"/{SERVICE}/Tokenize", REFLECTION])
+async def test_what_is_no_message_is_its_clients_fault_and_no_traceback(
+    channel: grpc.aio.Channel, caplog: pytest.LogCaptureFixture, path: str
+) -> None:
+    call = channel.unary_stream(path)(b"\xff")
+    assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert await call.details() == "the message is none of this method's"
+    assert not caplog.records
 
 
 async def test_a_call_has_its_place_until_its_answer_is_written(
