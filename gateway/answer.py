@@ -126,6 +126,13 @@ class Answer:
         """Add what comes next of a choice, and tell of how many tokens and ends it is."""
         if choice.ended:
             return 0
+        if choice.awaits_prompt:
+            told = choice.take_prompt()
+            if told:
+                # There may be more of it, and of its stream.
+                self._ready.append(choice)
+            events += told
+            return MAX_TAKEN if told else 0
         try:
             received = choice.tokens.take()
             if received:
@@ -134,6 +141,7 @@ class Answer:
             self.cancel()
             self._failure = error
             return 0
+        self._ready.extend(each for each in choice.followers if each.awaits_prompt)
         if choice.ended:
             self._close_if_ended()
         elif choice.tokens.has_more:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from itertools import chain
 from typing import NamedTuple
@@ -69,10 +70,20 @@ class Choice:
         text: TokenText,
         calls: ToolCallParser | None = None,
         echo: Echo = NO_ECHO,
+        first: Choice | None = None,
     ) -> None:
+        """Of several choices of an echoed prompt only the stream of the `first` has the prompt's
+        tokens: the others tell what that one has told."""
         self.index = index
         self.tokens = tokens
         self.ended = False
+        self.followers: list[Choice] = []
+        # What the first has told of the prompt, and this one has not.
+        self._prompt: deque[Delta] = deque()
+        self._num_prompt_awaited = 0
+        if first:
+            first.followers.append(self)
+            self._num_prompt_awaited = echo.num_tokens
         self._text = text
         self._calls = calls
         self._echo = echo
@@ -81,6 +92,19 @@ class Choice:
     def opening(self) -> list[Delta]:
         """What comes before the first token."""
         return [Delta(self.index, (), self._echo.text)] if self._echo.text else []
+
+    @property
+    def awaits_prompt(self) -> bool:
+        """Whether its prompt's tokens are to be told before those of its stream."""
+        return self._num_prompt_awaited > 0
+
+    def take_prompt(self) -> list[Delta]:
+        """What comes next of these, if the first has told it."""
+        if not self._prompt:
+            return []
+        delta = self._prompt.popleft()
+        self._num_prompt_awaited -= delta.num_prompt
+        return [delta]
 
     def take(self, events: Sequence[Token | Ended]) -> list[Delta | Finished]:
         """What the client is told of a stream's next events: of tokens that come together, one
@@ -107,7 +131,12 @@ class Choice:
     def _on_tokens(self, tokens: Sequence[Token]) -> Delta:
         """Take tokens up to the one that completes the choice."""
         told = [self._on_token(token) for token in tokens if not self._complete]
-        return told[0] if len(told) == 1 else _merged(told)
+        delta = told[0] if len(told) == 1 else _merged(told)
+        if num_prompt := delta.num_prompt:
+            for each in self.followers:
+                prompt = Delta(each.index, (), "", delta.scored[:num_prompt], num_prompt=num_prompt)
+                each._prompt.append(prompt)
+        return delta
 
     def _on_token(self, token: Token) -> Delta:
         if token.position < self._echo.num_tokens:

@@ -16,6 +16,7 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from math import inf
 from typing import TypeVar
@@ -307,14 +308,19 @@ class Frontend:
         choices: list[Choice] = []
         with ExitStack() as submitted:
             for index in range(len(prompts) * request.num_choices):
-                prompt = index // request.num_choices
+                prompt, place = divmod(index, request.num_choices)
                 num_tokens_behind -= lengths[prompt]
+                first, own_params = None, params[prompt]
+                if place:
+                    # How likely the prompt is, the first choice tells.
+                    first = choices[index - place]
+                    own_params = replace(own_params, prompt_logprobs=None)
                 tokens = self._stream(
                     request,
                     TokenRequest(
                         request_id,
                         prompts[prompt].token_ids,
-                        params[prompt],
+                        own_params,
                         index,
                         prefix_salt(request.tenant, request.cache_salt),
                         request.tenant,
@@ -328,7 +334,7 @@ class Frontend:
                 submitted.callback(tokens.cancel)
                 text = self._text(request, model, prompts[prompt].token_ids)
                 echo = self._echo(request, prompts[prompt])
-                choices.append(Choice(index, tokens, text, self._parser(request), echo))
+                choices.append(Choice(index, tokens, text, self._parser(request), echo, first))
             # All or none.
             submitted.pop_all()
         self._active.add((request.tenant, request_id))
@@ -354,7 +360,7 @@ class Frontend:
         return name
 
     def _stream(self, request: GenerationRequest, tokens: TokenRequest) -> TokenStream:
-        if wants_no_tokens(request) and not scores_prompts(request):
+        if wants_no_tokens(request) and tokens.params.prompt_logprobs is None:
             return NoTokens()
         return self._service.submit(tokens)
 

@@ -88,6 +88,18 @@ async def test_an_echo_says_how_likely_its_prompt_was(gateway: Gateway) -> None:
     assert told == [first.token_logprobs[:-1], second.token_logprobs[:-1]]
 
 
+async def test_a_prompt_is_scored_once_for_all_its_answers(gateway: Gateway) -> None:
+    """The others have it from the cache, which what is scored does not ask."""
+    prompt = [*b"abcd"] * 16
+    async with tandem.AsyncClient(gateway.grpc_address) as client:
+        fields = {"max_tokens": 3, "logprobs": 1, "echo": True, "seed": 1}
+        alone = await client.generate(token_ids=prompt, **fields)
+        several = await client.generate(token_ids=prompt, n=3, **fields)
+    assert [each.prompt_logprobs for each in several.choices] == [alone.prompt_logprobs] * 3
+    assert several.choices[0].logprobs == alone.logprobs
+    assert [each.served_by.num_cached_tokens for each in several.choices] == [0, 48, 48]
+
+
 async def test_an_answer_matches_its_schema(gateway: Gateway) -> None:
     form = {"type": "json_schema", "json_schema": {"name": "trip", "schema": SCHEMA}}
     async with client_of(gateway) as client:

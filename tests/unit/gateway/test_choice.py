@@ -18,7 +18,7 @@ from gateway.http.formats.completion import CompletionFormat
 from gateway.http.formats.envelope import Envelope
 from gateway.http.whole import whole_answer
 from gateway.text import PromptPlaces, TokenText
-from gateway.tokens import MAX_TAKEN, Ended, ScoredPrompt, ServedBy, Token
+from gateway.tokens import MAX_TAKEN, Ended, Event, ScoredPrompt, ServedBy, Token
 from gateway.tools.parser import ToolCallParser
 from gateway.tools.syntax import tool_format
 from tandem.core.errors import Unavailable
@@ -169,6 +169,51 @@ async def test_who_collects_a_long_prompt_lets_others_go_on(num_top: int, num_tu
     assert len(turns) == num_turns
     (choice,) = orjson.loads(response.body)["choices"]
     assert choice["logprobs"]["token_logprobs"] == [None, *range(length - 1)]
+
+
+async def test_choices_tell_what_the_first_has_of_their_prompt_before_their_own_tokens():
+    """They may have these sooner. Of all of them no more is told at a time than of one."""
+    streams = [GenerationStream(Mock(), Mock()) for _ in range(3)]
+    length = 2 * MAX_TAKEN + 1
+    choices: list[Choice] = []
+    for index, stream in enumerate(streams):
+        echo = Echo("", length, PromptPlaces("", Letters(), lambda token_id: ""))
+        first = choices[0] if choices else None
+        choices.append(Choice(index, stream, TokenText(Letters()), echo=echo, first=first))
+    answer = Answer(
+        request_id="", model="", num_prompt_tokens=length, choices=choices, on_close=lambda: None
+    )
+
+    def put(stream: GenerationStream, *events: Event) -> None:
+        for event in events:
+            stream.put(event)
+        stream.tell()
+
+    token = Token(length, ord("a"))
+    put(streams[1], token, ENDED)
+    put(streams[2], token)
+    assert answer.take() == []
+    assert not answer.has_more
+    put(streams[0], ScoredPrompt(range(length), LogprobColumns(array("f", range(length - 1)))))
+    told: list[list[Delta | Finished]] = [[] for _ in streams]
+
+    def take_all() -> None:
+        while answer.has_more:
+            events = answer.take()
+            assert sum(len(each.scored) for each in events if isinstance(each, Delta)) <= MAX_TAKEN
+            for event in events:
+                told[event.choice_index].append(event)
+
+    take_all()
+    put(streams[0], token, ENDED)
+    put(streams[2], ENDED)
+    take_all()
+    assert not answer.is_open
+    for *prompt, own, end in told:
+        assert [len(each.scored) for each in prompt] == [MAX_TAKEN, MAX_TAKEN, 1]
+        assert [each.num_prompt for each in prompt] == [MAX_TAKEN, MAX_TAKEN, 1]
+        assert [each.scored for each in prompt] == [each.scored for each in told[0][:3]]
+        assert (own.text, end.num_tokens) == ("a", 1)
 
 
 async def test_an_answer_asks_a_stream_no_further_than_it_has_something():

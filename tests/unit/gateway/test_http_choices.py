@@ -209,10 +209,19 @@ async def test_an_echo_says_how_likely_its_prompt_was(client, service, say):
 @pytest.mark.parametrize("prompts", [["Hi", "Ho"], [[72, 105], [72, 111]]])
 async def test_each_answer_says_how_likely_its_prompt_was(client, service, say, prompts):
     service.script = lambda request: say("!")
-    body = await whole(client, TEXT_PATH, {"prompt": prompts, "n": 2, "echo": True, "logprobs": 0})
+    fields = {"prompt": prompts, "n": 2, "echo": True, "logprobs": 0}
+    body = await whole(client, TEXT_PATH, fields)
     tokens = [choice["logprobs"]["tokens"] for choice in body["choices"]]
     assert tokens == [["H", "i", "!"]] * 2 + [["H", "o", "!"]] * 2
     assert body["choices"][3]["logprobs"]["top_logprobs"] == [None, {"o": -0.5}, {"!": -0.5}]
+    # Which is computed once for each prompt.
+    assert [each.params.prompt_logprobs for each in service.requests] == [0, None, 0, None]
+    assert {each.params.logprobs for each in service.requests} == {0}
+    *chunks, _ = await stream(client, TEXT_PATH, fields)
+    streamed: list[list[str]] = [[], [], [], []]
+    for choice in (each for chunk in chunks for each in chunk["choices"] if each["logprobs"]):
+        streamed[choice["index"]] += choice["logprobs"]["tokens"]
+    assert streamed == tokens
 
 
 async def test_an_echo_alone_says_how_likely_it_was(client, service):
@@ -227,6 +236,11 @@ async def test_an_echo_alone_says_how_likely_it_was(client, service):
     *chunks, last = await stream(client, TEXT_PATH, fields)
     assert texts_of(chunks, 1) == ["Hi"]
     assert last["usage"]["completion_tokens"] == 0
+    service.requests.clear()
+    body = await whole(client, TEXT_PATH, fields | {"n": 2})
+    assert [each["logprobs"]["tokens"] for each in body["choices"]] == [["H", "i"]] * 2
+    assert [each["mode"] for each in body["tandem"]["choices"]] == ["disaggregated", "none"]
+    assert len(service.requests) == 1
 
 
 async def test_without_an_echo_nothing_is_said_of_the_prompt(client, service):
