@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.server import ServerState
 
 from gateway.access import Access
+from gateway.http import protocol as protocol_module
 from gateway.http.counted import http_outcomes
 from gateway.http.front_door import FrontDoor
 from gateway.http.limits import MAX_BODY_BYTES, HttpLimits
@@ -250,12 +251,12 @@ class SlowlyRead(asyncio.Transport):
         self.aborted.set()
 
 
-def connection(app: ASGIApp, transport: SlowlyRead) -> BoundedProtocol:
+def connection(app: ASGIApp, transport: asyncio.Transport) -> BoundedProtocol:
     protocol = BoundedProtocol(
         uvicorn.Config(app, log_config=None),
         ServerState(),
         {},
-        limits=HttpLimits(read_timeout_s=0.01),
+        limits=HttpLimits(header_timeout_s=60.0, read_timeout_s=0.01),
         door=FrontDoor(Access(), 1, Lag(), Refusals(), http_outcomes()),
     )
     protocol.connection_made(transport)
@@ -292,6 +293,50 @@ async def test_the_rest_of_an_answer_has_to_be_read_as_well(app, is_paused_befor
     async with asyncio.timeout(10):
         await transport.aborted.wait()
     assert not transport.num_unread_bytes
+
+
+class KeptOpen(asyncio.Transport):
+    """Of a connection that its client does not close."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = b""
+        self.has_ended = False
+        self.closed = asyncio.Event()
+
+    def write(self, data: bytes) -> None:
+        self.written += data
+
+    def write_eof(self) -> None:
+        self.has_ended = True
+
+    def is_closing(self) -> bool:
+        return self.closed.is_set()
+
+    def close(self) -> None:
+        self.closed.set()
+
+
+async def test_who_is_refused_and_stays_is_waited_for_a_while(app, monkeypatch):
+    monkeypatch.setattr(protocol_module, "LINGER_S", 0.01)
+    transport = KeptOpen()
+    connection(app, transport).data_received(b"nonsense\r\n\r\n")
+    assert transport.written.startswith(b"HTTP/1.1 400")
+    assert transport.has_ended
+    assert not transport.closed.is_set()
+    async with asyncio.timeout(10):
+        await transport.closed.wait()
+
+
+async def test_who_is_refused_and_goes_on_is_read_so_far(app, monkeypatch):
+    monkeypatch.setattr(protocol_module, "MAX_LINGER_BYTES", 100)
+    transport = KeptOpen()
+    refused = connection(app, transport)
+    for piece in (b"nonsense\r\n\r\n", b"x" * 100):
+        refused.data_received(piece)
+        assert not transport.closed.is_set()
+    refused.data_received(b"x")
+    assert transport.closed.is_set()
 
 
 async def test_who_has_read_the_rest_in_time_is_not_cut_off(app):
