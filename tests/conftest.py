@@ -20,8 +20,11 @@ service_processes.fork_services()
 def pytest_collection_finish(session: pytest.Session) -> None:
     """What all forked services begin with is no test's time: on a busy machine it would take all
     that the first test has. What they write is captured as if that test had begun it."""
-    if "stack" in sys.modules:  # which whoever has them imports
+    is_run = not session.config.option.collectonly
+    if is_run and "stack" in sys.modules:  # which whoever has them imports
         capturing = session.config.pluginmanager.getplugin("capturemanager")
-        capturing.resume_global_capture()
+        if capturing:
+            capturing.resume_global_capture()
         service_processes.start_fork_server()
-        capturing.suspend_global_capture()
+        if capturing:
+            capturing.suspend_global_capture()
