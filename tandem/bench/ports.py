@@ -7,6 +7,8 @@ import socket
 from functools import cache
 from itertools import cycle
 
+from tandem.process.ports import is_free
+
 HOST = "127.0.0.1"
 # Below those that systems give to connections, one of which would else take a port that was free
 # before the server listens there.
@@ -36,7 +38,7 @@ class PortSlice:
         """The first of `NUM_PORTS` that are free, and were not taken for as long as possible."""
         for _ in self._starts:
             start = next(self._next)
-            if all(_is_free(start + each) for each in range(NUM_PORTS)):
+            if all(is_free(HOST, start + each) for each in range(NUM_PORTS)):
                 return start
         raise NoFreePort(f"something listens on all of {HOST}:{self._starts[0]} and the next")
 
@@ -63,13 +65,3 @@ def _take_slice() -> tuple[socket.socket, int]:
         else:
             return guard, first
     raise NoFreePort(f"all ports from {FIRST_PORT} on are other processes'")
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except OSError:
-            return False
-        return True

@@ -10,8 +10,9 @@ import psutil
 
 from tandem.cli.doctor.machine import Port
 from tandem.cli.fleet import WORKER_HOST, FleetSettings
-from tandem.cli.ports import LAST_PORT, free_ports, is_free, require_different
+from tandem.cli.ports import LAST_PORT, free_ports, require_different
 from tandem.core.errors import ConfigError
+from tandem.process.ports import is_free
 
 MAX_COMMAND_CHARS = 60
 
