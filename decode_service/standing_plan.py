@@ -7,6 +7,7 @@ prefill worker (it is armed), or its prompt is through the engine here.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 
 from decode_service.held_sequence import HeldSequence
@@ -39,13 +40,15 @@ from tandem.core.reports import (
 )
 from tandem.core.sequence import EndRule
 from tandem.engine.protocols import LayerHook
-from tandem.transfer.reservation import Reservation
+from tandem.transfer.reservation import Released, Reservation
 from tandem.worker.hashed_prefixes import HashedPrefixes
 from tandem.worker.preparation import Preparation, Preparations
 from tandem.worker.report_log import ReportLog
 
 # Until the controller says otherwise.
 DEFAULT_STEP_RULE = StepRule(prefill_token_budget=256, mixed=True)
+# More than are released while word of it is on its way to their senders.
+MAX_UNFILLED = 1024
 
 
 class StandingPlan:
@@ -79,6 +82,8 @@ class StandingPlan:
         self._clock_ns = clock_ns
         self._held: dict[int, HeldSequence] = {}
         self._reservations: dict[bytes, Reservation] = {}
+        # The newest of those that were released before all KV had come: it may be on its way.
+        self._unfilled: deque[bytes] = deque(maxlen=MAX_UNFILLED)
         self._running: dict[int, HeldSequence] = {}
         self._prompts: dict[int, HeldSequence] = {}
         self.preparations = Preparations()
@@ -194,6 +199,8 @@ class StandingPlan:
     def reservation(self, transfer_id: bytes, epoch: int) -> Reservation:
         reservation = self._reservations.get(transfer_id)
         if reservation is None or reservation.epoch != epoch:
+            if transfer_id in self._unfilled:
+                raise Released("the reservation was released before its transfer was opened")
             raise Fenced("no such reservation: it was never made, or its sequence has ended")
         return reservation
 
@@ -369,4 +376,6 @@ class StandingPlan:
         self.preparations.leave(held.sequence.sequence_id)
         self._parking.leave(held.sequence.sequence_id)
         self._reservations.pop(held.reservation.transfer_id, None)
+        if not held.armed:
+            self._unfilled.append(held.reservation.transfer_id)
         held.blocks.release()

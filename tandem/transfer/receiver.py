@@ -24,7 +24,7 @@ from tandem.core.worker import KvPeer
 from tandem.engine.protocols import KVPool
 from tandem.transfer.codec import Frame, decode_request
 from tandem.transfer.copy_thread import CopyThread
-from tandem.transfer.reservation import Reservation
+from tandem.transfer.reservation import Released, Reservation
 from tandem.transfer.state_guard import StateGuard
 from tandem.v1 import kv_pb2
 from tandem.wire.descriptions import layout_from_wire
@@ -41,7 +41,8 @@ class ReservationBook(Protocol):
     lock."""
 
     def reservation(self, transfer_id: bytes, epoch: int) -> Reservation:
-        """Raises `Fenced` if there is no such reservation any more."""
+        """Raises `Fenced` if there is no such reservation; `Released` if it is known that there
+        was one."""
         ...
 
     def reservation_complete(self, reservation: Reservation) -> None:
@@ -111,7 +112,7 @@ class KvReceiver:
                 finally:
                     fencing.cancel()
         except TimeoutError:
-            raise Fenced("the reservation was released while the transfer was silent") from None
+            raise Released("the reservation was released while the transfer was silent") from None
 
     async def _fence(self, reservation: Reservation, limit: asyncio.Timeout) -> None:
         with suppress(Fenced):

@@ -11,6 +11,11 @@ from tandem.core.logprobs import TokenLogprobs
 from tandem.transfer.codec import FrameHeader
 
 
+class Released(Fenced):
+    """The reservation's sequence has ended here: its controller wanted that, or was told of it, and
+    tells the sender. To that it is `Fenced`."""
+
+
 class Reservation:
     """Tokens `[first_token, num_tokens)` of a sequence are to be filled, all layers, both planes.
 
@@ -90,8 +95,10 @@ class Reservation:
 
     def check_open(self) -> None:
         """Raise `Fenced` if nobody waits for its KV any more."""
-        if self._closed or self.blocks.released:
-            raise Fenced("the reservation was released, or its prompt is computed here")
+        if self.blocks.released:
+            raise Released("the reservation was released")
+        if self._closed:
+            raise Fenced("the reservation is closed: its prompt is computed here")
 
     def check_covered(self) -> None:
         """Raise `DataLoss` unless all KV is stored, and none of it anew at present: another stream

@@ -404,8 +404,9 @@ def _has_region(ended: asyncio.Task[EncodedRegion | Finish]) -> bool:
 
 def _log_failure(transfer: OutgoingTransfer, error: TandemError) -> None:
     """Which edge is broken, and gRPC's words for it: others are told neither."""
-    # A sequence that was dropped in the meantime is nobody's trouble.
-    tell = log.debug if isinstance(error, Cancelled) else log.warning
+    # A sequence that was dropped in the meantime is nobody's trouble. Who fences knows whether it
+    # was, and warns if not.
+    tell = log.debug if isinstance(error, Cancelled | Fenced) else log.warning
     tell(
         "transfer failed",
         sequence=transfer.sequence_id,

@@ -9,6 +9,7 @@ import structlog
 
 from tandem.core.errors import Cancelled, TandemError
 from tandem.transfer.receiver import KvReceiver
+from tandem.transfer.reservation import Released
 from tandem.v1 import kv_pb2
 from tandem.wire.status import abort
 from tandem.wire.tls import Role, require_role
@@ -28,8 +29,8 @@ def add_kv_transfer_service(receiver: KvReceiver, server: grpc.aio.Server) -> No
         try:
             require_role(context, Role.PREFILL)
             return await receiver.receive(requests)
-        except Cancelled as error:
-            # Everyday: its sequence was dropped, or ended with its first token.
+        except (Cancelled, Released) as error:
+            # Everyday: its sequence was dropped, here or there, or ended with its first token.
             await abort(context, error)
         except TandemError as error:
             log.warning("transfer refused", reason=error.reason, why=error.message)

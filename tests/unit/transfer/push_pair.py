@@ -22,7 +22,7 @@ from tandem.transfer.codec import FrameHeader, encode_frame
 from tandem.transfer.links import PUSH_KV, WrapCall
 from tandem.transfer.push_call import PushCall
 from tandem.transfer.receiver import KvReceiver
-from tandem.transfer.reservation import Reservation
+from tandem.transfer.reservation import Released, Reservation
 from tandem.transfer.sender import (
     MAX_FRAME_BYTES,
     MIN_FRAME_BYTES,
@@ -189,8 +189,10 @@ class Book:
 
     def reservation(self, transfer_id: bytes, epoch: int) -> Reservation:
         found = self.reservations.get(transfer_id)
-        if found is None or found.epoch != epoch or found.blocks.released:
+        if found is None or found.epoch != epoch:
             raise Fenced("no such reservation")
+        if found.blocks.released:
+            raise Released("it was there")
         return found
 
     def reservation_complete(self, reservation: Reservation) -> None:

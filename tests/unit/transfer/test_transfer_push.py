@@ -597,6 +597,28 @@ async def test_a_release_before_the_finish_fences() -> None:
         assert receiver.num_free == NUM_BLOCKS
 
 
+@pytest.mark.parametrize("reason", ["released before", "released meanwhile", "closed", "unknown"])
+async def test_who_fences_warns_of_what_nobody_wanted(reason: str) -> None:
+    async with receiver_side() as receiver, sender_side(8) as sender:
+        reservation = receiver.book.reserve(8)
+        destination = receiver.destination(reservation)
+        if reason == "unknown":
+            destination = replace(destination, transfer_id=b"guessed")
+        elif reason == "released before":
+            reservation.blocks.release()
+        receiver.pool.gate.close()
+        with capture_logs() as logs:
+            sender.send(destination)
+            if reason in ("released meanwhile", "closed"):
+                await receiver.pool.gate.reached()
+                with receiver.lock:
+                    (reservation.close if reason == "closed" else reservation.blocks.release)()
+            receiver.pool.gate.open()
+            assert type(await sender.outcome()) is Fenced
+        warned = [each["event"] for each in logs if each["log_level"] == "warning"]
+        assert warned == ([] if reason.startswith("released") else ["transfer refused"])
+
+
 async def test_nobody_at_the_address_is_one_error() -> None:
     async with sender_side(8) as sender:
         sender.send(Destination("127.0.0.1:1", b"x", 1, 0))
@@ -692,7 +714,8 @@ async def test_whatever_the_receiver_answers_is_one_error(
         assert str(outcome) == "not now"
         (failure,) = (each for each in logs if each["event"] == "transfer failed")
         assert (failure["reason"], failure["sequence"]) == (answered.reason, SEQUENCE_ID)
-        assert failure["log_level"] == ("debug" if answered is Cancelled else "warning")
+        is_told_there = answered in (Cancelled, Fenced)
+        assert failure["log_level"] == ("debug" if is_told_there else "warning")
 
 
 async def test_an_abort_during_a_read_frees_when_the_read_has_ended() -> None:

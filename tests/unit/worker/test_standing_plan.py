@@ -26,6 +26,7 @@ from tandem.core.reports import (
     StepDone,
 )
 from tandem.core.sequence import FinishReason
+from tandem.transfer.reservation import Released
 from tandem.wire.channels import MAX_MESSAGE_BYTES
 from tandem.wire.reports import decode_report_to_wire, decode_snapshot_to_wire
 
@@ -76,18 +77,28 @@ def test_no_more_sequences_than_agreed() -> None:
     assert isinstance(plan.reserve(2)[0], Reserved)
 
 
-def test_a_removed_reservation_is_fenced() -> None:
+def test_a_removed_reservation_is_fenced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is known to have been there for a while, in which its KV may be on its way."""
+    monkeypatch.setattr("decode_service.standing_plan.MAX_UNFILLED", 2)
+
+    def refusal(transfer_id: bytes, epoch: int) -> type[Fenced]:
+        with pytest.raises(Fenced) as error:
+            plan.reservation(transfer_id, epoch)
+        return error.type
+
     plan = Plan()
     plan.reserve()
     grant = plan.grants[1]
-    with pytest.raises(Fenced):
-        plan.reservation(grant.transfer_id, grant.epoch + 1)
-    with pytest.raises(Fenced):
-        plan.reservation(b"", grant.epoch)
+    assert refusal(grant.transfer_id, grant.epoch + 1) is Fenced
+    assert refusal(b"", grant.epoch) is Fenced
     plan.apply(Remove(1))
-    with pytest.raises(Fenced):
-        plan.reservation(grant.transfer_id, grant.epoch)
+    assert refusal(grant.transfer_id, grant.epoch) is Released
+    assert refusal(b"", grant.epoch) is Fenced
     assert plan.num_free_blocks == 8
+    for sequence_id in (2, 3):
+        plan.reserve(sequence_id)
+        plan.apply(Remove(sequence_id))
+    assert refusal(grant.transfer_id, grant.epoch) is Fenced
 
 
 def test_a_remove_while_a_frame_is_written_frees_when_that_has_ended() -> None:
