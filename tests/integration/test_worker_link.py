@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
@@ -539,26 +540,31 @@ async def _pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
     writer.close()
 
 
-class ResumeCounter(RecordingDispatcher):
-    """Counts the streams that came back, by worker."""
+class ReturnCounter(RecordingDispatcher):
+    """Counts how often workers came back, by role: over another stream, or as new ones if they
+    were lost."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self.num_resumed = dict.fromkeys(WorkerRole, 0)
+        self.num_returns = Counter[WorkerRole]()
 
     def resumed(self, info: WorkerInfo, snapshot: Any, unapplied: Any) -> None:
         super().resumed(info, snapshot, unapplied)
-        self.num_resumed[info.role] += 1
+        self.num_returns[info.role] += 1
         self.news.set()
+
+    def joined(self, info: WorkerInfo, address: str) -> None:
+        self.num_returns[info.role] += 1
+        super().joined(info, address)
 
 
 @asynccontextmanager
-async def proxied_stack() -> AsyncIterator[tuple[Stack, ResumeCounter, dict[WorkerRole, Proxy]]]:
+async def proxied_stack() -> AsyncIterator[tuple[Stack, ReturnCounter, dict[WorkerRole, Proxy]]]:
     """A stack whose workers are all behind proxies."""
     async with running_stack(1, 1, devices=["mock:h100x10"]) as stack:
         await stack.dispatcher.stop()
         proxies = {worker.role: Proxy(worker) for worker in stack.workers}
-        dispatcher = ResumeCounter(
+        dispatcher = ReturnCounter(
             Scheduler(queue_policy("fcfs"), Limits()),
             [(role, await proxy.start()) for role, proxy in proxies.items()],
             stack.dispatcher._model_fingerprint,
@@ -577,22 +583,22 @@ async def proxied_stack() -> AsyncIterator[tuple[Stack, ResumeCounter, dict[Work
 
 async def test_streams_that_are_reset_lose_no_token_and_double_none() -> None:
     async with proxied_stack() as (stack, dispatcher, proxies):
-        lengths = [60 + 4 * i for i in range(8)]
-        streams = [stack.submit(f"r{i}", PROMPT, length) for i, length in enumerate(lengths)]
-        results = [asyncio.create_task(collect(stream)) for stream in streams]
 
-        async def reset(role: WorkerRole) -> None:
-            before = dispatcher.num_resumed[role]
+        async def reset_during_answers(name: str, role: WorkerRole) -> None:
+            lengths = [12 + 2 * i for i in range(8)]
+            streams = [stack.submit(f"{name}{i}", PROMPT, num) for i, num in enumerate(lengths)]
+            results = [asyncio.create_task(collect(each)) for each in streams]
+            if role is WorkerRole.DECODE:
+                await stack.until(lambda: all(each.generation.token_ids for each in streams))
+            before = dispatcher.num_returns[role]
             proxies[role].reset()
-            await stack.until(lambda: dispatcher.num_resumed[role] > before)
+            await stack.until(lambda: dispatcher.num_returns[role] > before)
+            for length, task in zip(lengths, results, strict=True):
+                tokens, _ = await asyncio.wait_for(task, 60)
+                assert tokens == expected_mock_tokens(PROMPT, length)
 
         # The KV goes on its way meanwhile: its connections are the decode worker's.
-        await reset(WorkerRole.PREFILL)
-        await stack.until(lambda: len(dispatcher.armed) == len(streams))
-        for _ in range(3):
-            await reset(WorkerRole.DECODE)
-        assert not all(task.done() for task in results)
-        for length, task in zip(lengths, results, strict=True):
-            tokens, _ = await asyncio.wait_for(task, 60)
-            assert tokens == expected_mock_tokens(PROMPT, length)
+        await reset_during_answers("p", WorkerRole.PREFILL)
+        for number in range(3):
+            await reset_during_answers(f"d{number}.", WorkerRole.DECODE)
         await stack.until_all_free()
