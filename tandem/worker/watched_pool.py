@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count
+from typing import Generic, TypeVar
 
 import structlog
 
@@ -16,6 +17,8 @@ from tandem.engine.protocols import Engine, KVPool, KVRead, KVWrite
 from tandem.transfer.state_guard import StateGuard
 
 log = structlog.get_logger(__name__)
+
+CopyT = TypeVar("CopyT", bound=KVRead | KVWrite)
 
 # Copies the same way that may fail one after the other. A worker that computes nothing, since
 # whatever comes to it is not stored, would be the emptiest, and be given what comes next as well.
@@ -56,18 +59,18 @@ class WatchedPool(KVPool):
     def begin_read(
         self, plane: Plane, layers: range, blocks: Sequence[int], num_tokens: int
     ) -> WatchedRead:
-        watch = CopyWatch(self, "out of the pool", num_tokens)
-        with watch.begins():
-            return WatchedRead(self._pool.begin_read(plane, layers, blocks, num_tokens), watch)
+        return WatchedRead(
+            *(self, "out of the pool", num_tokens),
+            lambda: self._pool.begin_read(plane, layers, blocks, num_tokens),
+        )
 
     def begin_write(
         self, plane: Plane, layers: range, blocks: Sequence[int], num_tokens: int, data: memoryview
     ) -> WatchedWrite:
-        watch = CopyWatch(self, "into the pool", num_tokens)
-        with watch.begins():
-            return WatchedWrite(
-                self._pool.begin_write(plane, layers, blocks, num_tokens, data), watch
-            )
+        return WatchedWrite(
+            *(self, "into the pool", num_tokens),
+            lambda: self._pool.begin_write(plane, layers, blocks, num_tokens, data),
+        )
 
     def begun(self, where: str, num_tokens: int) -> int:
         """A copy begins: its number."""
@@ -101,44 +104,40 @@ class WatchedPool(KVPool):
         self._guard.crashed(error)
 
 
-class CopyWatch:
-    """One copy of a `WatchedPool`."""
+class WatchedCopy(Generic[CopyT]):
+    """One copy of a `WatchedPool`, under way from its begin on."""
 
-    def __init__(self, pool: WatchedPool, where: str, num_tokens: int) -> None:
+    def __init__(
+        self, pool: WatchedPool, where: str, num_tokens: int, begin: Callable[[], CopyT]
+    ) -> None:
         self._pool = pool
         self._where = where
-        self._number = pool.begun(where, num_tokens)
         self._has_failed = False
-
-    @contextmanager
-    def begins(self) -> Iterator[None]:
-        """It is under way from here on, unless it fails in the block."""
+        self._number = pool.begun(where, num_tokens)
         try:
-            with self.failures():
-                yield
+            with self._failures():
+                self._copy = begin()
         except BaseException:
-            self._pool.over(self._number)
+            pool.over(self._number)
             raise
 
+    def close(self) -> None:
+        try:
+            with self._failures():
+                self._copy.close()
+        finally:
+            self._pool.over(self._number)
+
     @contextmanager
-    def ends(self) -> Iterator[None]:
+    def _ending(self) -> Iterator[None]:
         """It is successful if the block is."""
-        with self.failures():
+        with self._failures():
             yield
         self._pool.succeeded(self._where)
         self._pool.over(self._number)
 
     @contextmanager
-    def closes(self) -> Iterator[None]:
-        """It is over behind the block."""
-        try:
-            with self.failures():
-                yield
-        finally:
-            self._pool.over(self._number)
-
-    @contextmanager
-    def failures(self) -> Iterator[None]:
+    def _failures(self) -> Iterator[None]:
         """What fails in the block is the engine's failure, and counts once a copy."""
         try:
             yield
@@ -153,34 +152,18 @@ class CopyWatch:
             raise EngineFailed(why) from error
 
 
-class WatchedRead:
-    def __init__(self, copy: KVRead, watch: CopyWatch) -> None:
-        self._copy = copy
-        self._watch = watch
-
+class WatchedRead(WatchedCopy[KVRead]):
     def end(self, out: memoryview) -> None:
-        with self._watch.ends():
+        with self._ending():
             self._copy.end(out)
 
-    def close(self) -> None:
-        with self._watch.closes():
-            self._copy.close()
 
-
-class WatchedWrite:
-    def __init__(self, copy: KVWrite, watch: CopyWatch) -> None:
-        self._copy = copy
-        self._watch = watch
-
+class WatchedWrite(WatchedCopy[KVWrite]):
     @property
     def is_stored(self) -> bool:
-        with self._watch.failures():
+        with self._failures():
             return self._copy.is_stored
 
     def end(self) -> None:
-        with self._watch.ends():
+        with self._ending():
             self._copy.end()
-
-    def close(self) -> None:
-        with self._watch.closes():
-            self._copy.close()
