@@ -301,30 +301,28 @@ class KvSender:
         self._guard = guard
         self._on_done = on_done
         self._on_failed = on_failed
-        self._transfers: dict[int, OutgoingTransfer] = {}
-        self._tasks: dict[int, asyncio.Task[None]] = {}
+        # With what runs each. (One that knew its own would keep its frames when that is cancelled.)
+        self._transfers: dict[int, tuple[OutgoingTransfer, asyncio.Task[None]]] = {}
         self._thread = CopyThread("kv-send")
 
     def start(self, sequence_id: int, destination: Destination, blocks: SequenceBlocks) -> None:
         """Open a sequence's transfer."""
         transfer = OutgoingTransfer(self, sequence_id, destination, blocks)
-        self._transfers[sequence_id] = transfer
-        self._tasks[sequence_id] = asyncio.create_task(self._run(transfer))
+        self._transfers[sequence_id] = transfer, asyncio.create_task(self._run(transfer))
 
     def get(self, sequence_id: int) -> OutgoingTransfer | None:
         """The sequence's transfer; None if it is over, or never was."""
-        return self._transfers.get(sequence_id)
+        found = self._transfers.get(sequence_id)
+        return found[0] if found else None
 
     def abort(self, sequence_id: int) -> None:
         """End a transfer, if it is under way, without a word to anybody but the receiver."""
-        self._transfers.pop(sequence_id, None)
-        task = self._tasks.pop(sequence_id, None)
-        if task:
-            task.cancel()
+        if found := self._transfers.pop(sequence_id, None):
+            found[1].cancel()
 
     async def close(self) -> None:
-        tasks = list(self._tasks.values())
-        for sequence_id in list(self._tasks):
+        tasks = [task for _, task in self._transfers.values()]
+        for sequence_id in list(self._transfers):
             self.abort(sequence_id)
         await asyncio.gather(*tasks, return_exceptions=True)
         await self.links.close()
@@ -372,12 +370,9 @@ class KvSender:
         outcome: int | TandemError
         try:
             outcome = await transfer.run()
-        except TRANSFER_FAILURES as error:
-            _log_failure(transfer, error)
-            outcome = error
         except TandemError as error:
             _log_failure(transfer, error)
-            outcome = Unavailable(error.message)
+            outcome = error if isinstance(error, TRANSFER_FAILURES) else Unavailable(error.message)
         except Exception as error:
             # Without a word its sequence would stay for ever.
             log.exception("transfer failed", sequence=transfer.sequence_id)
@@ -386,7 +381,6 @@ class KvSender:
 
     def _end(self, sequence_id: int, outcome: int | TandemError) -> None:
         self._transfers.pop(sequence_id, None)
-        self._tasks.pop(sequence_id, None)
         with self._guard.change():
             if isinstance(outcome, TandemError):
                 self._on_failed(sequence_id, outcome)
