@@ -58,17 +58,9 @@ class GpuDecoder:
     def dtype(self) -> torch.dtype:
         return self._weights.embedding.weight.dtype
 
-    def logits(
-        self,
-        rows: GpuRows,
-        last_tokens: Tensor,
-        logit_rows: Tensor | None = None,
-        on_layer: LayerHook | None = None,
-        out: Tensor | None = None,
-    ) -> Tensor:
-        """Logits [rows, vocab_size], or only those of `logit_rows`, in `out` if it is given; the
-        rest as in `residuals`."""
-        return self.head(*self.residuals(rows, last_tokens, on_layer), logit_rows, out)
+    def logits(self, rows: GpuRows, last_tokens: Tensor, out: Tensor) -> Tensor:
+        """Logits [rows, vocab_size], in `out`; the rest as in `residuals`."""
+        return out.copy_(self.head(*self.residuals(rows, last_tokens)))
 
     def residuals(
         self, rows: GpuRows, last_tokens: Tensor, on_layer: LayerHook | None = None
@@ -87,11 +79,7 @@ class GpuDecoder:
         return hidden, delta
 
     def head(
-        self,
-        hidden: Tensor,
-        delta: Tensor | None,
-        logit_rows: Tensor | None = None,
-        out: Tensor | None = None,
+        self, hidden: Tensor, delta: Tensor | None, logit_rows: Tensor | None = None
     ) -> Tensor:
         """Logits of what `residuals` gives, which changes unless only those of `logit_rows` are
         wanted."""
@@ -99,8 +87,7 @@ class GpuDecoder:
         if logit_rows is not None:
             hidden = hidden[logit_rows]
             delta = delta[logit_rows] if delta is not None else None
-        logits = weights.lm_head(add_rms_norm(hidden, delta, weights.final_norm, eps))
-        return logits if out is None else out.copy_(logits)
+        return weights.lm_head(add_rms_norm(hidden, delta, weights.final_norm, eps))
 
     def few_logits(
         self,

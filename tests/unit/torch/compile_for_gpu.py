@@ -186,7 +186,7 @@ def main(capability: int, count: int, shared_bytes: int) -> None:
     long = single._replace(token_ids=(1,) * 20, start=0, block_table=(0, 1))
     prompt = replace(prompt, slices=(long,))
     inputs = GpuInputs.build(prompt, 16, CONFIG.num_heads // CONFIG.num_kv_heads, CPU)
-    decoder.logits(inputs.rows, last_tokens, inputs.logit_rows)
+    decoder.head(*decoder.residuals(inputs.rows, last_tokens), inputs.logit_rows)
     attend_widest(inputs.rows.tiles)
     for size, tilings in TILINGS.items():
         host = HostRows(size, pool, MAX_MODEL_LEN, pinned=False)
