@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from time import monotonic_ns
+from traceback import clear_frames
 from typing import Any
 
 import structlog
@@ -372,6 +373,9 @@ class KvSender:
             outcome = await transfer.run()
         except TandemError as error:
             _log_failure(transfer, error)
+            # It and those that it came by know each other: what these hold of KV, megabytes, would
+            # stay until garbage is collected.
+            clear_frames(error.__traceback__)
             outcome = error if isinstance(error, TRANSFER_FAILURES) else Unavailable(error.message)
         except Exception as error:
             # Without a word its sequence would stay for ever.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -18,7 +19,7 @@ from tandem.core.kv import KVLayout, Plane
 from tandem.core.reports import Span, SpanKind
 from tandem.engine.kv_copy import LateRead
 from tandem.transfer.links import MAX_REGIONS_UNDER_WAY
-from tandem.transfer.sender import KvSender
+from tandem.transfer.sender import EncodedRegion, KvSender
 from tandem.transfer.servicer import SERVICE
 from tandem.transfer.state_guard import StateGuard
 from tandem.v1 import kv_pb2
@@ -233,3 +234,19 @@ async def test_a_failure_makes_room(side: Side) -> None:
         outcomes = await side.ended(NUM_TRANSFERS)
         assert all(isinstance(outcome, TandemError) for outcome in outcomes.values())
         assert side.num_places(slow.address) == MAX_REGIONS_UNDER_WAY
+
+
+async def test_a_failure_leaves_nothing_of_what_it_held(side: Side) -> None:
+    """Not even until garbage is collected: on the way to who is gone one fails after another."""
+    gc.disable()
+    try:
+        async with receiver() as slow:
+            for sequence_id in range(NUM_TRANSFERS):
+                side.start(sequence_id, slow.address)
+            await side.busy()
+            await slow.server.stop(0)
+            await side.ended(NUM_TRANSFERS)
+            await asyncio.sleep(0)
+            assert not any(isinstance(each, EncodedRegion) for each in gc.get_objects())
+    finally:
+        gc.enable()
