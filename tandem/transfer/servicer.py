@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from traceback import clear_frames
 
 import grpc
 import structlog
@@ -34,6 +35,8 @@ def add_kv_transfer_service(receiver: KvReceiver, server: grpc.aio.Server) -> No
             await abort(context, error)
         except TandemError as error:
             log.warning("transfer refused", reason=error.reason, why=error.message)
+            # As `KvSender._run` does: they hold the frame that was refused.
+            clear_frames(error.__traceback__)
             await abort(context, error)
         except Exception as error:
             await abort(context, error)

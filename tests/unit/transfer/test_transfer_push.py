@@ -46,6 +46,7 @@ from tandem.core.logprobs import TokenLogprobs
 from tandem.core.reports import SpanKind
 from tandem.transfer import push_call
 from tandem.transfer import receiver as receiver_module
+from tandem.transfer.codec import Frame
 from tandem.transfer.links import Link
 from tandem.transfer.push_call import PushKvCall
 from tandem.transfer.reservation import Reservation
@@ -468,6 +469,24 @@ async def test_a_damaged_frame_has_not_come() -> None:
         with pytest.raises(DataLoss, match="8 of 16 parts have not come"):
             await receiver.push(open_, values, finish(1))
         assert receiver.book.completed == []
+
+
+async def test_a_damaged_frame_is_not_kept() -> None:
+    """Not even until garbage is collected: it may be megabytes."""
+    async with receiver_side() as receiver:
+        reservation = receiver.book.reserve(4)
+        good = frame(reservation, receiver.pool.layout)
+        gc.disable()
+        try:
+            with pytest.raises(DataLoss):
+                await receiver.push(
+                    opening(reservation, receiver.pool.layout),
+                    good[:-1] + bytes([good[-1] ^ 1]),
+                    finish(1),
+                )
+            assert not any(isinstance(each, Frame) for each in gc.get_objects())
+        finally:
+            gc.enable()
 
 
 async def test_a_frame_of_another_dtype_or_shape_writes_nothing() -> None:
