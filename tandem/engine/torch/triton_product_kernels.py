@@ -62,11 +62,17 @@ def _all_parts(parts, cells, PART: tl.constexpr, SPLITS: tl.constexpr):
 
 
 @triton.jit
-def _rounded(total, scale, bias, outs, type, OUT: tl.constexpr, HAS_BIAS: tl.constexpr):
+def _vector(vector, outs, OUT: tl.constexpr):
+    """What a vector has for some outputs."""
+    return tl.load(vector + outs, mask=outs < OUT, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def _rounded(total, scale, bias, type, HAS_BIAS: tl.constexpr):
     """As a library's product is, with its bias."""
     total *= scale[None, :]
     if HAS_BIAS:
-        total += tl.load(bias + outs, mask=outs < OUT, other=0.0).to(tl.float32)[:, None]
+        total += bias[:, None]
     return total.to(type).to(tl.float32)
 
 
@@ -110,11 +116,15 @@ def multiply_few_rows(
     there = rows < num_rows
     type = x.dtype.element_ty
     # Of what the gate is for.
-    up_weight, up_bias = weight + OUT * SIZE, bias + OUT if HAS_BIAS else bias
+    up_weight = weight + OUT * SIZE
     length: tl.constexpr = (SIZE + STEP * SPLITS - 1) // (STEP * SPLITS) * STEP
     first = split * length
     # Weights are nobody's result: these may come while the kernel in front still runs.
-    by = tl.load(norm + outs, mask=outs < OUT, other=0.0).to(tl.float32) if ADDED else 0.0
+    by = _vector(norm, outs, OUT) if ADDED else 0.0
+    own_bias, up_bias = (
+        _vector(bias, outs, OUT) if HAS_BIAS else 0.0,
+        _vector(bias + OUT, outs, OUT) if HAS_BIAS and GATED else 0.0,
+    )
     if CHAINED:
         gdc_launch_dependents()
         _fetch_ahead(weight, outs, first, OUT, SIZE, LINES_AHEAD)
@@ -148,9 +158,9 @@ def multiply_few_rows(
             return
         total = _all_parts(own, cells, part, SPLITS)
     scale = _scale(all_sums, eps, ROWS, SIZE, SUMS)
-    result = _rounded(total, scale, bias, outs, type, OUT, HAS_BIAS)
+    result = _rounded(total, scale, own_bias, type, HAS_BIAS)
     if GATED:
-        up = _rounded(up, scale, up_bias, outs, type, OUT, HAS_BIAS)
+        up = _rounded(up, scale, up_bias, type, HAS_BIAS)
         result = result / (1.0 + tl.exp(-result)) * up
     if ADDED:
         result = (result + before.to(tl.float32)).to(type).to(tl.float32)

@@ -2,7 +2,7 @@
 launch it, and prints a line of JSON for each kernel. Run by `test_triton_compiles.py`, since Triton
 interprets in the tests' own process.
 
-    python compile_for_gpu.py CAPABILITY PROCESSORS SHARED_KIB
+    python compile_for_gpu.py MODEL CAPABILITY PROCESSORS SHARED_KIB
 """
 
 from __future__ import annotations
@@ -44,23 +44,38 @@ from tandem.models.rope import RotaryEmbedding
 from tandem.models.weights import DecoderWeights, LayerWeights
 
 CPU = torch.device("cpu")
-# A layer of Llama 3.2 1B; of its vocabulary what an odd tile is left of.
-CONFIG = ModelConfig.from_json(
-    {
-        "architectures": ["LlamaForCausalLM"],
-        "hidden_size": 2048,
-        "intermediate_size": 8192,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 8,
-        "head_dim": 64,
-        "vocab_size": 1000,
-        "max_position_embeddings": 4096,
-        "rms_norm_eps": 1e-5,
-        "rope_theta": 500000.0,
-        "eos_token_id": 0,
-    }
-)
+# A layer each; of the vocabulary what an odd tile is left of.
+LAYER = {
+    "num_hidden_layers": 1,
+    "vocab_size": 1000,
+    "max_position_embeddings": 4096,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 500000.0,
+    "eos_token_id": 0,
+}
+LLAMA_1B = {
+    "architectures": ["LlamaForCausalLM"],
+    "hidden_size": 2048,
+    "intermediate_size": 8192,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 64,
+}
+# The sizes of Qwen 2.5 0.5B, which are no powers of two, with wider heads; and all that families
+# other than Llama's have: biases, norms of queries and keys, windows.
+ODD = {
+    "architectures": ["Qwen3ForCausalLM"],
+    "hidden_size": 896,
+    "intermediate_size": 4864,
+    "num_attention_heads": 14,
+    "num_key_value_heads": 2,
+    "head_dim": 128,
+    "attention_bias": True,
+    "use_sliding_window": True,
+    "sliding_window": 100,
+    "max_window_layers": 0,
+}
+MODELS = {"llama-1b": LAYER | LLAMA_1B, "odd": LAYER | ODD}
 MAX_MODEL_LEN = 256
 # A line of `cuobjdump -sass`: where an instruction lies, perhaps its predicate, and its name.
 INSTRUCTION = re.compile(r"/\*[0-9a-f]{4,}\*/ +(?:@!?U?P\w+ +)?([A-Z][A-Z0-9_]*)")
@@ -132,30 +147,31 @@ class AbsentGpu:
         return 0
 
 
-def weights(dtype: torch.dtype) -> DecoderWeights[Linear]:
-    def linear(num_outs: int, size: int) -> Linear:
-        return Linear(torch.zeros(num_outs, size, dtype=dtype))
+def weights(config: ModelConfig, dtype: torch.dtype) -> DecoderWeights[Linear]:
+    def linear(num_outs: int, size: int, *, has_bias: bool = False) -> Linear:
+        bias = torch.zeros(num_outs, dtype=dtype) if has_bias else None
+        return Linear(torch.zeros(num_outs, size, dtype=dtype), bias)
 
-    hidden, inner = CONFIG.hidden_size, CONFIG.intermediate_size
+    hidden, inner, head_dim = config.hidden_size, config.intermediate_size, config.head_dim
     norm = torch.ones(hidden, dtype=dtype)
-    num_all = CONFIG.num_heads + 2 * CONFIG.num_kv_heads
+    num_rotated = config.num_heads + config.num_kv_heads
     layer = LayerWeights(
         norm,
-        linear(num_all * CONFIG.head_dim, hidden),
-        None,
-        linear(hidden, hidden),
+        linear((num_rotated + config.num_kv_heads) * head_dim, hidden, has_bias=config.qkv_bias),
+        torch.ones(num_rotated, head_dim, dtype=dtype) if config.qk_norm else None,
+        linear(hidden, config.num_heads * head_dim, has_bias=config.output_bias),
         norm,
         linear(2 * inner, hidden),
         linear(hidden, inner),
     )
-    embedding = linear(CONFIG.vocab_size, hidden)
+    embedding = linear(config.vocab_size, hidden)
     return DecoderWeights(embedding, (layer,), norm, embedding)
 
 
-def attend_widest(tiles: Sequence[QueryTiles]) -> None:
+def attend_widest(config: ModelConfig, tiles: Sequence[QueryTiles]) -> None:
     """By the widest keys that all these GPUs take."""
-    q = torch.zeros(20, CONFIG.num_heads, 128)
-    keys, values = torch.zeros(2, 80, 16, CONFIG.num_kv_heads, 128)
+    q = torch.zeros(20, config.num_heads, 128)
+    keys, values = torch.zeros(2, 80, 16, config.num_kv_heads, 128)
     for each in tiles:
         attend(q, keys, values, each, None, torch.empty_like(q))
 
@@ -171,29 +187,30 @@ def attend_other(rows: GpuRows, size: int, can_chain: bool, group: int, head_dim
     )
 
 
-def main(capability: int, count: int, shared_bytes: int) -> None:
+def main(model: str, capability: int, count: int, shared_bytes: int) -> None:
+    config = ModelConfig.from_json(MODELS[model])
     driver.set_active(AbsentGpu(capability, shared_bytes))
     can_chain = divmod(capability, 10) >= CHAINED_FROM
     processors = Processors(count, shared_bytes, can_chain)
     triton_products.Processors = SimpleNamespace(of=lambda _device: processors)
-    layout = KVLayout(1, CONFIG.num_kv_heads, CONFIG.head_dim, 16, "bfloat16")
+    layout = KVLayout(1, config.num_kv_heads, config.head_dim, 16, "bfloat16")
     pool = TorchKVPool(layout, 80, CPU)
-    rotary = RotaryEmbedding(CONFIG, MAX_MODEL_LEN, CPU)
-    decoder = GpuDecoder(CONFIG, weights(torch.bfloat16), rotary, pool)
+    rotary = RotaryEmbedding(config, MAX_MODEL_LEN, CPU)
+    decoder = GpuDecoder(config, weights(config, torch.bfloat16), rotary, pool)
     last_tokens = torch.zeros(1, dtype=torch.int64)
     prompt = trial_plan(1, 16, 0)
     (single,) = prompt.slices
     long = single._replace(token_ids=(1,) * 20, start=0, block_table=(0, 1))
     prompt = replace(prompt, slices=(long,))
-    inputs = GpuInputs.build(prompt, 16, CONFIG.num_heads // CONFIG.num_kv_heads, CPU)
+    inputs = GpuInputs.build(prompt, 16, config.num_heads // config.num_kv_heads, CPU)
     decoder.head(*decoder.residuals(inputs.rows, last_tokens), inputs.logit_rows)
-    attend_widest(inputs.rows.tiles)
+    attend_widest(config, inputs.rows.tiles)
     for size, tilings in TILINGS.items():
         host = HostRows(size, pool, MAX_MODEL_LEN, pinned=False)
         host.fill(trial_plan(size, 16, 4))
         rows = _rows(host.items, size)
-        logits = torch.empty(size, CONFIG.vocab_size, dtype=torch.bfloat16)
-        attention = TokenAttention(CPU, size, CONFIG.num_kv_heads)
+        logits = torch.empty(size, config.vocab_size, dtype=torch.bfloat16)
+        attention = TokenAttention(CPU, size, config.num_kv_heads)
         for tiling in tilings:
             products = FewRows(CPU, tiling)
             for each in (attention, None):
@@ -209,4 +226,4 @@ def main(capability: int, count: int, shared_bytes: int) -> None:
 
 if __name__ == "__main__":
     with torch.inference_mode():
-        main(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]) << 10)
+        main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]) << 10)
