@@ -30,11 +30,11 @@ def add_kv_transfer_service(receiver: KvReceiver, server: grpc.aio.Server) -> No
         try:
             require_role(context, Role.PREFILL)
             return await receiver.receive(requests)
-        except (Cancelled, Released) as error:
-            # Everyday: its sequence was dropped, here or there, or ended with its first token.
-            await abort(context, error)
         except TandemError as error:
-            log.warning("transfer refused", reason=error.reason, why=error.message)
+            # The others are everyday: its sequence was dropped, here or there, or ended with its
+            # first token.
+            if not isinstance(error, Cancelled | Released):
+                log.warning("transfer refused", reason=error.reason, why=error.message)
             # As `KvSender._run` does: they hold the frame that was refused.
             clear_frames(error.__traceback__)
             await abort(context, error)
