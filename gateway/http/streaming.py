@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from typing import Protocol
@@ -18,7 +18,8 @@ from gateway.choice import Delta, Finished
 from gateway.http.disconnect import unless_disconnected
 from gateway.http.errors import describe
 from gateway.http.formats.answer_format import AnswerFormat
-from gateway.http.formats.envelope import Envelope, choice_json
+from gateway.http.formats.envelope import Envelope, after_choices, choice_json
+from gateway.http.formats.logprobs import NULL
 from gateway.http.formats.usage import UsageMeter, served_by_json
 from tandem.core.errors import Cancelled
 
@@ -230,7 +231,6 @@ class Chunks:
         self, answer: Answer, form: AnswerFormat, envelope: Envelope, usage: UsageWanted
     ) -> None:
         self._form = form
-        self._envelope = envelope
         self._wanted = usage
         self._usage = UsageMeter(answer)
         self._num_choices = answer.num_choices
@@ -242,10 +242,7 @@ class Chunks:
         content = self._form.opening()
         if content is None:
             return b""
-        return b"".join(
-            self._chunk(choice_json(index, content, b"null", None))
-            for index in range(self._num_choices)
-        )
+        return b"".join(self._chunk(index, content) for index in range(self._num_choices))
 
     def of(self, event: Delta | Finished) -> bytes:
         """The chunks that an event makes, empty if none."""
@@ -261,30 +258,39 @@ class Chunks:
         pieces = [self._form.scored(event.scored)] if event.scored else []
         logprobs = self._form.logprobs(pieces)
         first, *rest = contents
-        chunks = [self._chunk(choice_json(event.choice_index, first, logprobs, None))]
+        chunks = [self._chunk(event.choice_index, first, logprobs)]
         for content in rest:
-            chunks.append(self._chunk(choice_json(event.choice_index, content, b"null", None)))
+            chunks.append(self._chunk(event.choice_index, content))
         return b"".join(chunks)
 
     def ending(self) -> bytes:
         """What follows the last choice's end."""
         if not self._wanted.at_end:
             return DONE
-        return _event(self._envelope.wrap(b"", usage=self._usage.json())) + DONE
+        return self._head + after_choices(usage=self._usage.json()) + b"\n\n" + DONE
 
     def _closing(self, finished: Finished) -> bytes:
-        choice = choice_json(
-            finished.choice_index, self._form.nothing(), b"null", self._form.finish_reason(finished)
+        return self._chunk(
+            finished.choice_index,
+            self._form.nothing(),
+            reason=self._form.finish_reason(finished),
+            more=b',"tandem":' + orjson.dumps(served_by_json(finished.served_by)),
         )
-        served_by = orjson.dumps(served_by_json(finished.served_by))
-        return self._chunk(choice, b',"tandem":' + served_by)
 
-    def _chunk(self, choice: bytes, more: bytes = b"") -> bytes:
-        """`more` are fields of the chunk besides, each with a comma before it."""
+    def _chunk(
+        self,
+        index: int,
+        content: bytes,
+        logprobs: Iterable[bytes] = NULL,
+        reason: str | None = None,
+        more: bytes = b"",
+    ) -> bytes:
+        """`more` are fields of the chunk besides its choice, each with a comma before it."""
+        before, behind = choice_json(index, content, reason)
         tail = self._tail
         if self._wanted.continuous:
             tail = b',"usage":' + orjson.dumps(self._usage.json()) + b"}\n\n"
-        return b"".join((self._head, choice, b"]", more, tail))
+        return b"".join((self._head, before, *logprobs, behind, b"]", more, tail))
 
 
 def _failure(error: Exception) -> bytes:

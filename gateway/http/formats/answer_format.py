@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from gateway.choice import Delta, Finished, ScoredToken
@@ -37,8 +37,8 @@ class AnswerFormat(Protocol):
         """What is said of some tokens in a choice's `logprobs`."""
         ...
 
-    def logprobs(self, pieces: Sequence[Pieces]) -> bytes:
-        """A value of what is said of tokens: null without any."""
+    def logprobs(self, pieces: Sequence[Pieces]) -> Iterable[bytes]:
+        """A value of what is said of tokens, in pieces: null without any."""
         ...
 
     def finish_reason(self, finished: Finished) -> str:

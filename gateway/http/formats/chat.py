@@ -11,7 +11,7 @@ import orjson
 
 from gateway.choice import Delta, Finished, ScoredToken
 from gateway.http.formats.collected import CollectedChoice
-from gateway.http.formats.logprobs import Pieces, chat_logprobs, chat_pieces
+from gateway.http.formats.logprobs import NULL, Pieces, chat_logprobs, chat_pieces
 from gateway.tokens import TokenBytes
 from gateway.tools.tool import ToolCall, ToolCallDelta
 from tandem.core.sequence import FinishReason
@@ -57,8 +57,8 @@ class ChatFormat:
     def scored(self, tokens: Sequence[ScoredToken]) -> Pieces:
         return chat_pieces(tokens, self._token_bytes)
 
-    def logprobs(self, pieces: Sequence[Pieces]) -> bytes:
-        return chat_logprobs(pieces) if pieces else b"null"
+    def logprobs(self, pieces: Sequence[Pieces]) -> Iterable[bytes]:
+        return chat_logprobs(pieces) if pieces else NULL
 
     def finish_reason(self, finished: Finished) -> str:
         if finished.num_calls and finished.finish_reason is FinishReason.STOP:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import orjson
 
 from gateway.choice import Delta, Finished, ScoredToken
 from gateway.http.formats.collected import CollectedChoice
-from gateway.http.formats.logprobs import Pieces, completion_logprobs, completion_pieces
+from gateway.http.formats.logprobs import NULL, Pieces, completion_logprobs, completion_pieces
 from gateway.tokens import TokenBytes
 
 
@@ -39,8 +39,8 @@ class CompletionFormat:
     def scored(self, tokens: Sequence[ScoredToken]) -> Pieces:
         return completion_pieces(tokens, self._token_bytes)
 
-    def logprobs(self, pieces: Sequence[Pieces]) -> bytes:
-        return completion_logprobs(pieces) if pieces else b"null"
+    def logprobs(self, pieces: Sequence[Pieces]) -> Iterable[bytes]:
+        return completion_logprobs(pieces) if pieces else NULL
 
     def finish_reason(self, finished: Finished) -> str:
         return finished.finish_reason.name.lower()

@@ -23,14 +23,14 @@ class Envelope:
         }
         self.head = orjson.dumps(fields)[:-1] + b',"choices":['
 
-    def wrap(self, choices: bytes, **more: object) -> bytes:
-        """An answer or a chunk. `choices` are JSON objects with commas between them."""
-        rest = b"," + orjson.dumps(more)[1:] if more else b"}"
-        return b"".join((self.head, choices, b"]", rest))
+
+def after_choices(**more: object) -> bytes:
+    """What follows an answer's or a chunk's choices: these fields, of which there is one."""
+    return b"]," + orjson.dumps(more)[1:]
 
 
-def choice_json(index: int, content: bytes, logprobs: bytes, reason: str | None) -> bytes:
-    """One choice: its number, what the endpoint says of it (JSON fields without the braces), and
-    how it ended."""
-    ending = b'"%s"' % reason.encode() if reason else b"null"
-    return b'{"index":%d,%s,"logprobs":%s,"finish_reason":%s}' % (index, content, logprobs, ending)
+def choice_json(index: int, content: bytes, reason: str | None) -> tuple[bytes, bytes]:
+    """One choice, as what stands before the value of its `logprobs` and what stands behind it: its
+    number, what the endpoint says of it (JSON fields without the braces), and how it ended."""
+    ending = b',"finish_reason":"%s"}' % reason.encode() if reason else b',"finish_reason":null}'
+    return b'{"index":%d,%s,"logprobs":' % (index, content), ending

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import orjson
@@ -14,6 +14,9 @@ from tandem.core.logprobs import LEAST_LOGPROB, TokenLogprobs
 Pieces = tuple[bytes, ...]
 """A part of each of the lists that `logprobs` is made of, as JSON without brackets. An answer's are
 thousands of entries: who writes them as their tokens come holds nobody up with the whole."""
+
+NULL = (b"null",)
+"""The value of `logprobs` where none were asked for."""
 
 
 def chat_pieces(scored: Sequence[ScoredToken], token_bytes: TokenBytes) -> Pieces:
@@ -31,9 +34,11 @@ def chat_pieces(scored: Sequence[ScoredToken], token_bytes: TokenBytes) -> Piece
     return (_entries(content),)
 
 
-def chat_logprobs(pieces: Sequence[Pieces]) -> bytes:
+def chat_logprobs(pieces: Iterable[Pieces]) -> Iterator[bytes]:
     """All of them."""
-    return b'{"content":[%s],"refusal":null}' % _joined(pieces)
+    yield b'{"content":['
+    yield from _separated(content for (content,) in pieces)
+    yield b'],"refusal":null}'
 
 
 def completion_pieces(scored: Sequence[ScoredToken], token_bytes: TokenBytes) -> Pieces:
@@ -51,21 +56,26 @@ def completion_pieces(scored: Sequence[ScoredToken], token_bytes: TokenBytes) ->
     )
 
 
-def completion_logprobs(pieces: Sequence[Pieces]) -> bytes:
+def completion_logprobs(pieces: Sequence[Pieces]) -> Iterator[bytes]:
     """All of them."""
-    return (
-        b'{"tokens":[%s],"token_logprobs":[%s],"top_logprobs":[%s],"text_offset":[%s]}'
-        % _joined(pieces)
-    )
+    names = (b'{"tokens":[', b'],"token_logprobs":[', b'],"top_logprobs":[', b'],"text_offset":[')
+    for index, name in enumerate(names):
+        yield name
+        yield from _separated(each[index] for each in pieces)
+    yield b"]}"
 
 
 def _entries(values: list[Any]) -> bytes:
     return orjson.dumps(values)[1:-1]
 
 
-def _joined(pieces: Sequence[Pieces]) -> Pieces:
-    """Each list's parts as one."""
-    return tuple(map(b",".join, zip(*pieces, strict=True)))
+def _separated(entries: Iterable[bytes]) -> Iterator[bytes]:
+    """These, with commas between them."""
+    comma = b""
+    for each in entries:
+        yield comma
+        yield each
+        comma = b","
 
 
 def token_text(token: bytes) -> str:

@@ -9,9 +9,10 @@ import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
 from typing import Any
-from unittest.mock import patch
+from unittest.mock import Mock, patch
 
 import httpx
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.access import Access
@@ -87,6 +88,37 @@ def with_body(app: ASGIApp) -> ASGIApp:
         await app(scope | {"state": {RESPONSE_BODY: body}}, receive, send_all)
 
     return call
+
+
+async def sent_by(
+    response: Response, on_body: Callable[[], object] = lambda: None
+) -> list[Message]:
+    """What a response sends. `on_body` is called at each part of its body."""
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+        if message["type"] == "http.response.body":
+            on_body()
+
+    await response({"type": "http"}, Mock(), send)
+    return sent
+
+
+@contextmanager
+def counted_turns() -> Iterator[list[int]]:
+    """An entry for each turn of the event loop that begins in the block."""
+    turns: list[int] = []
+    loop = asyncio.get_running_loop()
+
+    def turn() -> None:
+        nonlocal next_turn
+        turns.append(1)
+        next_turn = loop.call_soon(turn)
+
+    next_turn = loop.call_soon(turn)
+    yield turns
+    next_turn.cancel()
 
 
 def events(response: httpx.Response) -> list[Json]:

@@ -1,12 +1,12 @@
 from __future__ import annotations
 
-import asyncio
 from array import array
 from itertools import pairwise
 from unittest.mock import Mock
 
 import orjson
 import pytest
+from http_client import counted_turns, sent_by
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -156,18 +156,12 @@ async def test_who_collects_a_long_prompt_lets_others_go_on(num_top: int, num_tu
     stream.put(ScoredPrompt(range(length), LogprobColumns(array("f", range(length - 1)), *top)))
     stream.put(ENDED)
     stream.tell()
-    turns: list[int] = []
-    loop = asyncio.get_running_loop()
-
-    def turn() -> None:
-        turns.append(1)
-        loop.call_soon(turn)
-
-    loop.call_soon(turn)
     form, envelope = CompletionFormat(lambda token_id: b"?"), Envelope("", "", 0, "")
-    response = await whole_answer(answer, form, envelope)
+    with counted_turns() as turns:
+        response = await whole_answer(answer, form, envelope)
     assert len(turns) == num_turns
-    (choice,) = orjson.loads(response.body)["choices"]
+    _, body = await sent_by(response)
+    (choice,) = orjson.loads(body["body"])["choices"]
     assert choice["logprobs"]["token_logprobs"] == [None, *range(length - 1)]
 
 
