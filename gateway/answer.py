@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from gateway.choice import Choice, Delta, Finished
-from gateway.tokens import MAX_TAKEN
+from gateway.tokens import MAX_TAKEN, size_of
 
 
 class Answer:
@@ -90,13 +90,12 @@ class Answer:
         on_events()
 
     def take(self) -> list[Delta | Finished]:
-        """The next events; none if all was taken, or as many as come of about `MAX_TAKEN` tokens if
-        it `has_more`. Raises the error that ended the answer, once what came before it was
-        taken."""
+        """The next events; none if all was taken, or about `MAX_TAKEN` by their size if it
+        `has_more`. Raises the error that ended the answer, once what came before it was taken."""
         events, self._pending = self._pending, []
-        num_taken = 0
-        while self._ready and num_taken < MAX_TAKEN and self._failure is None:
-            num_taken += self._take_of(self._ready.popleft(), events)
+        size = 0
+        while self._ready and size < MAX_TAKEN and self._failure is None:
+            size += self._take_of(self._ready.popleft(), events)
         if self._failure is not None and not events:
             error, self._failure = self._failure, None
             try:
@@ -123,7 +122,7 @@ class Answer:
         await self._arrived.wait()
 
     def _take_of(self, choice: Choice, events: list[Delta | Finished]) -> int:
-        """Add what comes next of a choice, and tell of how many tokens and ends it is."""
+        """Add what comes next of a choice, and tell how much of `MAX_TAKEN` it is."""
         if choice.ended:
             return 0
         if choice.awaits_prompt:
@@ -148,7 +147,7 @@ class Answer:
             # Only when all is taken it tells of more. It gave as much as is to be taken at a time.
             self._ready.append(choice)
             return MAX_TAKEN
-        return len(received)
+        return sum(map(size_of, received))
 
     def _close_if_ended(self) -> None:
         if self.is_open and all(choice.ended for choice in self._choices):

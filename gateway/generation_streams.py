@@ -11,7 +11,7 @@ import structlog
 from gateway.generation import Generation
 from gateway.request_log import log_end
 from gateway.request_metrics import RequestMetrics, TokenTimes
-from gateway.tokens import MAX_TAKEN, Ended, Event, ScoredPrompt, Token
+from gateway.tokens import MAX_TAKEN, Ended, Event, ScoredPrompt, Token, size_of
 from tandem.core.errors import TandemError
 
 log = structlog.get_logger(__name__)
@@ -81,9 +81,10 @@ class GenerationStream:
         if self._prompt:
             return self._take_prompt(self._prompt)
         events, self._events = self._events, []
-        if len(events) > MAX_TAKEN:
-            self._events = events[MAX_TAKEN:]
-            del events[MAX_TAKEN:]
+        # Its tokens have as many log-probabilities each.
+        if len(events) > 1 and len(events) > (most := MAX_TAKEN // size_of(events[0])):
+            self._events = events[most:]
+            del events[most:]
         if self._is_over:
             self._leave_reader()
         if not events and self._error is not None:

@@ -135,9 +135,16 @@ class Ended:
 Event = Token | ScoredPrompt | Ended | TandemError
 """What happens to a generation, for its client; the latter two are its one end."""
 
-# Events that are taken at a time, and log-probabilities of a prompt, which come all at once, and
-# perhaps for many requests: a few milliseconds of work at the most.
+# Events that are taken at a time, the log-probabilities of likely tokens counted in, which may come
+# all at once, and perhaps for many requests: a few tenths of a millisecond of work for each.
 MAX_TAKEN = 256
+
+
+def size_of(event: Token | Ended) -> int:
+    """How much of `MAX_TAKEN` an event is."""
+    if isinstance(event, Token) and event.logprobs is not None:
+        return 1 + len(event.logprobs.top_ids)
+    return 1
 
 
 class TokenStream(Protocol):
@@ -154,9 +161,9 @@ class TokenStream(Protocol):
         ...
 
     def take(self) -> Sequence[Token | Ended]:
-        """The next events, at most `MAX_TAKEN`; none if there are none. They are tokens, and as the
-        last of all exactly one `Ended`. Raises the `TandemError` that ended the generation instead,
-        once, when what came before it was taken."""
+        """The next events, `MAX_TAKEN` at the most by their size; none if there are none. They are
+        tokens, and as the last of all exactly one `Ended`. Raises the `TandemError` that ended the
+        generation instead, once, when what came before it was taken."""
         ...
 
     def stop(self) -> Ended:

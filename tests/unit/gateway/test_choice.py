@@ -241,6 +241,28 @@ async def test_an_answer_asks_a_stream_no_further_than_it_has_something():
     assert len(asked) == 6
 
 
+async def test_the_more_is_told_of_each_token_the_fewer_are_taken_at_a_time():
+    """Of one choice's backlog, and of many choices that have a token each."""
+    num_top = 15
+    most = MAX_TAKEN // (1 + num_top)
+    logprobs = TokenLogprobs.of(-0.5, range(num_top), [-0.5] * num_top)
+    streams = [GenerationStream(Mock(), Mock()) for _ in range(2 * most)]
+    choices = [Choice(i, each, TokenText(Letters())) for i, each in enumerate(streams)]
+    answer = Answer(
+        request_id="", model="", num_prompt_tokens=1, choices=choices, on_close=lambda: None
+    )
+    for stream in streams:
+        stream.put(Token(0, 97, logprobs))
+        stream.tell()
+    for position in range(1, 2 * most + 1):
+        streams[0].put(Token(position, 97, logprobs))
+    taken = []
+    while answer.has_more:
+        taken.append(sum(len(each.token_ids) for each in answer.take()))
+    assert max(taken) < 2 * most
+    assert sum(taken) == 4 * most
+
+
 def test_a_reader_is_told_of_what_came_before_it():
     stream = GenerationStream(None, None)  # type: ignore[arg-type]
     told: list[Token | Ended] = []
