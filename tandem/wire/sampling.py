@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 from tandem.core.errors import DataLoss
 from tandem.core.grammar import Grammar, GrammarKind
@@ -13,7 +14,7 @@ from tandem.wire.enums import known
 
 
 def params_to_wire(params: SamplingParams) -> sampling_pb2.SamplingParams:
-    return sampling_pb2.SamplingParams(
+    message = sampling_pb2.SamplingParams(
         max_tokens=params.max_tokens,
         seed=params.seed,
         temperature=params.temperature,
@@ -23,10 +24,6 @@ def params_to_wire(params: SamplingParams) -> sampling_pb2.SamplingParams:
         presence_penalty=params.presence_penalty,
         frequency_penalty=params.frequency_penalty,
         repetition_penalty=params.repetition_penalty,
-        logit_bias=[
-            sampling_pb2.LogitBias(token_id=token_id, bias=bias)
-            for token_id, bias in params.logit_bias
-        ],
         min_tokens=params.min_tokens,
         stop_token_ids=sorted(params.stop_token_ids),
         ignore_eos=params.ignore_eos,
@@ -34,6 +31,17 @@ def params_to_wire(params: SamplingParams) -> sampling_pb2.SamplingParams:
         prompt_logprobs=params.prompt_logprobs,
         grammar=_grammar_to_wire(params.grammar),
     )
+    if params.logit_bias:
+        message.MergeFromString(_logit_bias_to_wire(params.logit_bias))
+    return message
+
+
+@lru_cache(maxsize=8)
+def _logit_bias_to_wire(logit_bias: tuple[tuple[int, float], ...]) -> bytes:
+    """Serialised `SamplingParams` of these alone. There may be a thousand, and they are the same
+    for all of a request's sequences."""
+    biases = [sampling_pb2.LogitBias(token_id=each, bias=bias) for each, bias in logit_bias]
+    return sampling_pb2.SamplingParams(logit_bias=biases).SerializeToString()
 
 
 def params_from_wire(message: sampling_pb2.SamplingParams) -> SamplingParams:

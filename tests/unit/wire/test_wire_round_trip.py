@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from array import array
+from dataclasses import replace
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from google.protobuf.message import Message
@@ -25,7 +27,7 @@ from tandem.core.token_ids import token_array
 from tandem.core.worker import ModelInfo, WorkerInfo, WorkerRole
 from tandem.v1 import decode_pb2, prefill_pb2, sampling_pb2, worker_pb2
 from tandem.wire import commands, descriptions, reports
-from tandem.wire.sampling import prompt_logprobs_from_wire
+from tandem.wire.sampling import params_from_wire, params_to_wire, prompt_logprobs_from_wire
 
 U32 = st.integers(0, 2**32 - 1)
 U64 = st.integers(0, 2**64 - 1)
@@ -227,6 +229,15 @@ def test_round_trip(kind: str, data: st.DataObject) -> None:
     value: Any = data.draw(values)
     message: Message = to_wire(value)
     assert from_wire(type(message).FromString(message.SerializeToString())) == value
+
+
+def test_the_biases_of_a_request_are_written_once_for_all_its_sequences() -> None:
+    params = SamplingParams(1, 0, logit_bias=tuple((each, 1.5) for each in range(1000)))
+    with patch.object(sampling_pb2, "LogitBias", wraps=sampling_pb2.LogitBias) as written:
+        messages = [params_to_wire(replace(params, seed=seed)) for seed in range(20)]
+    assert written.call_count == 1000
+    assert {params_from_wire(each).logit_bias for each in messages} == {params.logit_bias}
+    assert [each.seed for each in messages] == list(range(20))
 
 
 @pytest.mark.parametrize(
