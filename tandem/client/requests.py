@@ -168,7 +168,8 @@ def _encoded(kind: type[M], given: Mapping[str, Any]) -> M:
             message.MergeFrom(kind(**_fields(name, value)))
         except KeyError as error:
             raise InvalidRequest(f"{name} lacks {error}", param=name) from error
-        except (TypeError, ValueError, AttributeError) as error:
+        # numpy's arrays raise the last of these where others raise the first.
+        except (TypeError, ValueError, AttributeError, IndexError) as error:
             raise InvalidRequest(f"{name} cannot be encoded: {error}", param=name) from error
     return message
 

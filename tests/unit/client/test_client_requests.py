@@ -130,6 +130,8 @@ def test_content_may_be_text_parts() -> None:
         ({"tools": [{"name": "f"}]}, "tools", "tools lacks 'function'"),
         ({"n": "2"}, "n", "n cannot be encoded"),
         ({"regex": 5}, "regex", "regex cannot be encoded"),
+        ({"tools": np.zeros((2, 2))}, "tools", "tools cannot be encoded"),
+        ({"tool_choice": np.zeros(2)}, "tool_choice", "tool_choice cannot be encoded"),
     ],
 )
 def test_what_cannot_be_sent_is_named(arguments: Any, param: str, message: str) -> None:
@@ -143,6 +145,7 @@ def test_what_cannot_be_sent_is_named(arguments: Any, param: str, message: str) 
     [
         ({"content": [{"type": "image_url", "image_url": {}}]}, "only text parts are served"),
         ({"content": 5}, "messages cannot be encoded"),
+        ({"content": np.zeros(2)}, "messages cannot be encoded"),
         ({"content": "", "tool_calls": [{"id": "a"}]}, "messages lacks 'function'"),
     ],
 )
