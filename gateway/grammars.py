@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from array import array
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import Any, Protocol
 
 import orjson
@@ -14,6 +17,11 @@ from tandem.core.grammar import Grammar, GrammarKind
 
 ANY_OBJECT = '{"type":"object"}'
 MAX_ALTERNATIVES = 1024
+# In which brackets mean themselves.
+JSON_STRING = re.compile(rb'"(?:[^"\\]+|\\.)*"')
+# A bracket as how much deeper it goes: 1, or -1 as one signed byte.
+STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
+NO_BRACKETS = bytes({*range(256)}.difference(b"[{]}"))
 
 
 class GrammarChecker(Protocol):
@@ -63,9 +71,12 @@ def one_of(texts: Sequence[str], param: str) -> Grammar:
 
 
 def schema_text(schema: Mapping[str, Any], param: str) -> str:
-    """A schema as text. Raises `InvalidRequest` for one that is too deep."""
-    _check_depth(schema, param)
-    return orjson.dumps(schema).decode()
+    """A schema as text. Raises `InvalidRequest` for one that is far too deep."""
+    try:
+        return orjson.dumps(schema).decode()
+    except orjson.JSONEncodeError:
+        # What else was read from JSON can be written as such.
+        raise _too_deep(param) from None
 
 
 def check_schema(schema: str, param: str) -> None:
@@ -78,27 +89,21 @@ def check_schema(schema: str, param: str) -> None:
         raise InvalidRequest(f"{param}: the schema is not valid JSON", param=param) from None
     if not isinstance(parsed, dict):
         raise InvalidRequest(f"{param}: the schema must be a JSON object", param=param)
-    _check_depth(parsed, param)
-
-
-def _check_depth(schema: Mapping[str, Any], param: str) -> None:
     if _is_deeper(schema, MAX_NESTING):
-        raise InvalidRequest(
-            f"{param}: the schema must be nested at most {MAX_NESTING} deep", param=param
-        )
+        raise _too_deep(param)
 
 
-def _is_deeper(value: Any, depth: int) -> bool:
-    """Level by level, so that no depth is too much for the stack."""
-    level = [value]
-    for _ in range(depth):
-        level = [
-            child
-            for each in level
-            if isinstance(each, dict | list)
-            for child in (each.values() if isinstance(each, dict) else each)
-        ]
-    return bool(level)
+def _is_deeper(text: str, depth: int) -> bool:
+    """Whether more brackets are within each other in a JSON text: in few there cannot be."""
+    if text.count("{") + text.count("[") <= depth:
+        return False
+    steps = JSON_STRING.sub(b"", text.encode()).translate(STEPS, NO_BRACKETS)
+    return max(accumulate(array("b", steps))) > depth
+
+
+def _too_deep(param: str) -> InvalidRequest:
+    what = f"{param}: the schema must be nested at most {MAX_NESTING} deep"
+    return InvalidRequest(what, param=param)
 
 
 def _check_length(source: str, param: str) -> None:

@@ -20,17 +20,17 @@ def check_tools(use: ToolUse) -> None:
         raise InvalidRequest("tools must not be empty", param="tools")
     if len(use.tools) > MAX_TOOLS:
         raise InvalidRequest(f"tools must have at most {MAX_TOOLS} entries", param="tools")
-    names = [tool.name for tool in use.tools]
-    for tool in use.tools:
-        _check_tool(tool)
-    if len(set(names)) < len(names):
-        raise InvalidRequest("tools must have different names", param="tools")
     num_chars = tools_chars(use)
     if num_chars > MAX_TOOLS_CHARS:
         raise InvalidRequest(
             f"tools must have at most {MAX_TOOLS_CHARS} characters, and have {num_chars}",
             param="tools",
         )
+    names = [tool.name for tool in use.tools]
+    for tool in use.tools:
+        _check_tool(tool)
+    if len(set(names)) < len(names):
+        raise InvalidRequest("tools must have different names", param="tools")
     if use.only and use.only not in names:
         raise InvalidRequest(
             "tool_choice names a tool that is not among tools", param="tool_choice"
