@@ -114,8 +114,10 @@ class Answer:
         self._close_if_ended()
 
     def _has_more(self, choice: Choice) -> None:
-        self._ready.append(choice)
-        self._on_events()
+        # Before its prompt is told nothing of it is, and it has not begun.
+        if not choice.awaits_prompt:
+            self._ready.append(choice)
+            self._on_events()
 
     async def _arrival(self) -> None:
         self._arrived.clear()

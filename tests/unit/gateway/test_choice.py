@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 from array import array
 from itertools import pairwise
 from unittest.mock import Mock
@@ -17,8 +18,9 @@ from gateway.http.formats.collected import CollectedChoice
 from gateway.http.formats.completion import CompletionFormat
 from gateway.http.formats.envelope import Envelope
 from gateway.http.whole import whole_answer
+from gateway.no_tokens import NoTokens
 from gateway.text import PromptPlaces, TokenText
-from gateway.tokens import MAX_TAKEN, Ended, Event, ScoredPrompt, ServedBy, Token
+from gateway.tokens import MAX_TAKEN, Ended, Event, ScoredPrompt, ServedBy, Token, TokenStream
 from gateway.tools.parser import ToolCallParser
 from gateway.tools.syntax import tool_format
 from tandem.core.errors import Unavailable
@@ -165,18 +167,23 @@ async def test_who_collects_a_long_prompt_lets_others_go_on(num_top: int, num_tu
     assert choice["logprobs"]["token_logprobs"] == [None, *range(length - 1)]
 
 
-async def test_choices_tell_what_the_first_has_of_their_prompt_before_their_own_tokens():
-    """They may have these sooner. Of all of them no more is told at a time than of one."""
-    streams = [GenerationStream(Mock(), Mock()) for _ in range(3)]
-    length = 2 * MAX_TAKEN + 1
+def scored_answer(length: int, *streams: TokenStream) -> Answer:
+    """Of choices of one prompt, which the first of them scores."""
     choices: list[Choice] = []
     for index, stream in enumerate(streams):
         echo = Echo("", length, PromptPlaces("", Letters(), lambda token_id: ""))
         first = choices[0] if choices else None
         choices.append(Choice(index, stream, TokenText(Letters()), echo=echo, first=first))
-    answer = Answer(
+    return Answer(
         request_id="", model="", num_prompt_tokens=length, choices=choices, on_close=lambda: None
     )
+
+
+async def test_choices_tell_what_the_first_has_of_their_prompt_before_their_own_tokens():
+    """They may have these sooner. Of all of them no more is told at a time than of one."""
+    streams = [GenerationStream(Mock(), Mock()) for _ in range(3)]
+    length = 2 * MAX_TAKEN + 1
+    answer = scored_answer(length, *streams)
 
     def put(stream: GenerationStream, *events: Event) -> None:
         for event in events:
@@ -208,6 +215,21 @@ async def test_choices_tell_what_the_first_has_of_their_prompt_before_their_own_
         assert [each.num_prompt for each in prompt] == [MAX_TAKEN, MAX_TAKEN, 1]
         assert [each.scored for each in prompt] == [each.scored for each in told[0][:3]]
         assert (own.text, end.num_tokens) == ("a", 1)
+
+
+async def test_an_answer_has_not_begun_before_its_prompt_is_scored():
+    """What fails until then has a status of its own, whatever its other choices have."""
+    streams = [GenerationStream(Mock(), Mock()) for _ in range(2)]
+    answer = scored_answer(3, *streams, NoTokens())
+    streams[1].put(Token(3, ord("a")))
+    streams[1].tell()
+    started = asyncio.create_task(answer.started())
+    await asyncio.sleep(0)
+    assert not started.done()
+    streams[0].put(Unavailable("nobody scores it"))
+    streams[0].tell()
+    with pytest.raises(Unavailable, match="nobody scores it"):
+        await started
 
 
 async def test_an_answer_asks_a_stream_no_further_than_it_has_something():
