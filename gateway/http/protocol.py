@@ -85,7 +85,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._deadline: asyncio.TimerHandle | None = None
         # What was asked for on this connection and is not answered, oldest first.
         self._open: list[RequestResponseCycle] = []
-        # Read since a request waits for the answer to one before it.
+        # Read while a request waits, since the newest answer was complete.
         self._num_waiting_bytes = 0
         self._refused = False
         self._num_dropped_bytes = 0
@@ -141,9 +141,10 @@ class BoundedProtocol(HttpToolsProtocol):
     def _read_on(self, num_bytes: int) -> None:
         """Behind a request that waits uvicorn reads nothing; but whoever does not read never learns
         that the client has left. So a little is read all the same."""
-        self._num_waiting_bytes = self._num_waiting_bytes + num_bytes if self.pipeline else 0
-        if 0 < self._num_waiting_bytes < HIGH_WATER_LIMIT:
-            self.flow.resume_reading()
+        if self.pipeline:
+            self._num_waiting_bytes += num_bytes
+            if self._num_waiting_bytes < HIGH_WATER_LIMIT:
+                self.flow.resume_reading()
 
     def _parse(self, piece: bytes) -> None:
         super().data_received(piece)
@@ -226,6 +227,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
+        self._num_waiting_bytes = 0
         self._read_watch.begin_if_unread()
         is_idle = not (self._refused or self._is_reading or self._unanswered())
         if is_idle and not self.transport.is_closing():

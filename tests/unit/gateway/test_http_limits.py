@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 import uvicorn
 from http_client import POST, connection_to, serving
-from scripted_service import Pause
+from scripted_service import Pause, ended
 from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.server import ServerState
 
 from gateway.access import Access
@@ -302,13 +303,23 @@ class KeptOpen(asyncio.Transport):
         super().__init__()
         self.written = b""
         self.has_ended = False
+        self.is_read = True
         self.closed = asyncio.Event()
+
+    def pause_reading(self) -> None:
+        self.is_read = False
+
+    def resume_reading(self) -> None:
+        self.is_read = True
 
     def write(self, data: bytes) -> None:
         self.written += data
 
     def write_eof(self) -> None:
         self.has_ended = True
+
+    def get_write_buffer_size(self) -> int:
+        return 0
 
     def is_closing(self) -> bool:
         return self.closed.is_set()
@@ -416,6 +427,25 @@ async def test_whoever_pipelines_and_leaves_ends_all_that_was_asked(app, service
         async with asyncio.timeout(10):
             await service.streams[0].cancelled.wait()
     assert len(service.requests) == 1
+
+
+async def test_of_what_waits_behind_a_request_a_little_is_read_each_time(app, service):
+    """So that it is known when the client leaves, however much it has asked for before."""
+    service.script = lambda request: [Pause.A_MOMENT, ended()]
+    transport = KeptOpen()
+    client = connection(app, transport)
+    body = b'{"prompt": "Hi", "user": "%b"}' % (b"x" * (HIGH_WATER_LIMIT * 2 // 3))
+    request = POST + b"Content-Length: %d\r\n\r\n" % len(body) + body
+    for num_answered in (0, 2, 4):
+        client.data_received(LIVE + request)
+        assert transport.is_read
+        async with asyncio.timeout(10):
+            while transport.written.count(b"HTTP/1.1 200") < num_answered + 2:
+                await asyncio.sleep(0)
+    client.data_received(LIVE + request)
+    client.data_received(LIVE + request)
+    assert not transport.is_read
+    client.connection_lost(None)
 
 
 async def test_pipelined_requests_are_bounded(app, service):
