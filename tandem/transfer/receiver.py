@@ -24,7 +24,7 @@ from tandem.core.worker import KvPeer
 from tandem.engine.protocols import KVPool
 from tandem.transfer.codec import Frame, decode_request
 from tandem.transfer.copy_thread import CopyThread
-from tandem.transfer.reservation import Released, Reservation
+from tandem.transfer.reservation import Reservation
 from tandem.transfer.state_guard import StateGuard
 from tandem.v1 import kv_pb2
 from tandem.wire.descriptions import layout_from_wire
@@ -112,7 +112,10 @@ class KvReceiver:
                 finally:
                     fencing.cancel()
         except TimeoutError:
-            raise Released("the reservation was released while the transfer was silent") from None
+            # It is over, and says how.
+            with self._guard.lock:
+                reservation.check_open()
+            raise
 
     async def _fence(self, reservation: Reservation, limit: asyncio.Timeout) -> None:
         with suppress(Fenced):

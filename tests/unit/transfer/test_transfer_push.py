@@ -540,7 +540,10 @@ async def test_a_stream_that_is_open_when_its_reservation_closes_stores_and_arms
         assert reservation.is_quiet
 
 
-async def test_a_silent_stream_ends_with_its_reservation(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("is_closed", [False, True])
+async def test_a_silent_stream_ends_with_its_reservation(
+    monkeypatch: pytest.MonkeyPatch, is_closed: bool
+) -> None:
     monkeypatch.setattr(receiver_module, "FENCE_S", 0.1)
     async with receiver_side() as receiver, open_channel(receiver.address) as channel:
         reservation = receiver.book.reserve(8)
@@ -548,9 +551,12 @@ async def test_a_silent_stream_ends_with_its_reservation(monkeypatch: pytest.Mon
         await call.send(opening(reservation, receiver.pool.layout))
         await asyncio.sleep(0.3)
         assert not call._call.done()
-        with receiver.lock:
-            reservation.blocks.release()
-        assert isinstance(await call.error(), Fenced)
+        with capture_logs() as logs:
+            with receiver.lock:
+                (reservation.close if is_closed else reservation.blocks.release)()
+            assert isinstance(await call.error(), Fenced)
+        warned = [each["event"] for each in logs if each["log_level"] == "warning"]
+        assert warned == (["transfer refused"] if is_closed else [])
 
 
 async def test_a_stream_that_never_says_what_it_is_ends(monkeypatch: pytest.MonkeyPatch) -> None:
