@@ -143,8 +143,8 @@ def _plan(settings: FleetSettings) -> Fleet:
 
 
 def slow_path(config: ModelConfig) -> str:
-    """Why this processor computes a model slower than it could, and what mends it; "" if it does
-    not. Raises `ConfigError` as `kernels_of` does."""
+    """Why this processor computes a model slower than it could, and without kernels what mends
+    that; "" if it does not. Raises `ConfigError` as `kernels_of` does."""
     try:
         kernels = kernels_of(config)
     except KernelsMissing as missing:
