@@ -484,7 +484,7 @@ async def test_a_damaged_frame_is_not_kept() -> None:
                     good[:-1] + bytes([good[-1] ^ 1]),
                     finish(1),
                 )
-            assert not any(isinstance(each, Frame) for each in gc.get_objects())
+            assert not any(type(each) is Frame for each in gc.get_objects())
         finally:
             gc.enable()
 
