@@ -132,10 +132,10 @@ class Choice:
         """Take tokens up to the one that completes the choice."""
         told = [self._on_token(token) for token in tokens if not self._complete]
         delta = told[0] if len(told) == 1 else _merged(told)
-        if num_prompt := delta.num_prompt:
+        if self.followers and (num_prompt := delta.num_prompt):
+            scored = delta.scored[:num_prompt]
             for each in self.followers:
-                prompt = Delta(each.index, (), "", delta.scored[:num_prompt], num_prompt=num_prompt)
-                each._prompt.append(prompt)
+                each._prompt.append(Delta(each.index, (), "", scored, num_prompt=num_prompt))
         return delta
 
     def _on_token(self, token: Token) -> Delta:

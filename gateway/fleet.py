@@ -98,9 +98,8 @@ class Fleet:
         return _most_cached(self.workers, generation)
 
     def cached_where_computed(self, generation: Generation) -> int:
-        """Likewise, a worker that computes prompts: the prefill workers do while one is open. What
-        decode workers have cached is not moved again, but has to be computed for what is behind
-        it."""
+        """Likewise, some worker that computes prompts: a prefill worker as long as one is open. It
+        computes anew what only decode workers have cached: KV is not moved back."""
         workers = self.prefill if self.has_open(WorkerRole.PREFILL) else self.decode
         return _most_cached(workers.values(), generation)
 

@@ -41,7 +41,7 @@ def welcome(
         Panel(facts, title="[bold green]Tandem is ready[/]", title_align="left", expand=False)
     )
     if not settings.needs_key and not is_loopback(settings.host):
-        said = "no API keys: whoever reaches this machine is served; --api-keys has it ask for some"
+        said = "no API keys: whoever reaches this machine is served (see --api-keys)"
         console.print(f"[bold yellow]{said}[/]", soft_wrap=True)
     headers = "-H 'Content-Type: application/json'"
     if settings.needs_key:
