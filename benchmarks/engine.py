@@ -2,8 +2,9 @@
 
 The floor of a decode step is its matrix products alone, at that batch, by the faster of our packed
 weights and oneDNN's, and the bytes of its KV at the best rate at which this machine reads memory;
-that of a prefill is its products alone. Quantised weights stand beside those of the same dtype. All
-arms of a row are measured in turn, and medians are shown.
+that of a prefill is its products alone, of which those behind the KV of the last layer have one row
+of each prompt. Quantised weights stand beside those of the same dtype. All arms of a row are
+measured in turn, and medians are shown.
 
     .venv/bin/python benchmarks/engine.py [--threads 1 2] [--repeats 7] [--dtype bfloat16] \
         [--kv-cache-dtype int8] [--keep]
@@ -86,16 +87,23 @@ class Products:
         self._is_bfloat16 = runner.is_bfloat16
         self._dtype = torch.bfloat16 if self._is_bfloat16 else torch.float32
         model = runner.model
-        self._layers = [
+        self._linears = [
             linear
             for layer in model.layers
             for linear in (layer.qkv, layer.output, layer.gate_up, layer.down)
         ]
-        self._head = model.struct.lm_head
+        self._linears.append(model.struct.lm_head)
+
+    def _calls(self, num_rows: int, num_logits: int) -> list[tuple[structs.Linear, int]]:
+        """A step's products, and of how many rows: few behind the KV of the last layer."""
+        return [
+            *((each, num_rows) for each in self._linears[:-4]),
+            *((each, num_logits) for each in self._linears[-4:]),
+        ]
 
     def ours(self, num_rows: int, num_logits: int) -> Callable[[], None]:
         """By the kernels, on the engine's own weights."""
-        calls = [(each, num_rows) for each in self._layers] + [(self._head, num_logits)]
+        calls = self._calls(num_rows, num_logits)
         rows = torch.randn(num_rows, max(self._k(each) for each, _ in calls)).to(self._dtype)
         output = torch.empty(max(count * each.n for each, count in calls))
 
@@ -120,8 +128,7 @@ class Products:
             return self.ours(num_rows, num_logits)
         calls = []
         # One row takes another, slower kernel.
-        counts = [(each, max(num_rows, 2)) for each in self._layers]
-        for each, count in [*counts, (self._head, max(num_logits, 2))]:
+        for each, count in self._calls(max(num_rows, 2), max(num_logits, 2)):
             weight = torch.zeros(each.n, self._k(each), dtype=self._dtype)
             packed = torch.ops.mkldnn._reorder_linear_weight(weight, count)
             calls.append((torch.zeros(count, self._k(each), dtype=self._dtype), packed))
@@ -151,27 +158,34 @@ class Bench:
         runner, functions = self.runner, best().functions
         inputs = NativeInputBuilder(BLOCK_SIZE).build(plan)
         step = runner.buffers.step(inputs)
-        arguments = (runner.is_bfloat16, ctypes.byref(runner.model.struct), ctypes.byref(step))
+        asked = runner.buffers.asked(step, inputs.flat)
+        model = (runner.is_bfloat16, ctypes.byref(runner.model.struct))
+        num_layers = len(runner.model.layers)
         logits = torch.zeros(len(inputs.flat.logit_rows), self.engine.model.vocab_size)
         rows = [SampleRow(GREEDY, 1)] * len(logits)
 
-        def every_layer(name: str) -> Callable[[], None]:
+        def every_layer(name: str, last: structs.Step) -> Callable[[], None]:
             function = getattr(functions, f"tandem_{name}")
 
             def run() -> None:
-                step.team = team()
-                for layer in range(len(runner.model.layers)):
-                    function(*arguments, layer)
+                step.team = last.team = team()
+                for layer in range(num_layers):
+                    its = step if layer < num_layers - 1 else last
+                    function(*model, ctypes.byref(its), layer)
 
             return run
 
         return {
             "step": lambda: void(self.engine.launch(plan).result()),
-            "attention": every_layer("attention"),
-            "before": every_layer("before_attention"),
-            "after": every_layer("after_attention"),
+            "attention": every_layer("attention", asked),
+            "before": every_layer("before_attention", step),
+            "after": every_layer("after_attention", asked),
             "logits": lambda: functions.tandem_logits(
-                *arguments, inputs.flat.logit_rows.ctypes.data, len(logits), logits.data_ptr()
+                *model,
+                ctypes.byref(asked),
+                inputs.flat.logit_rows.ctypes.data,
+                len(logits),
+                logits.data_ptr(),
             ),
             "inputs": lambda: void(runner.inputs.build(plan)),
             "argmax": lambda: void(sample(logits, rows)),

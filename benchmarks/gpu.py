@@ -279,9 +279,14 @@ class Bench:
         plan = plan_of(batch, 0, length)
         took = seconds(lambda: self.engine.launch(plan).result(), max(3, self.repeats // 3))
         config = self.config
-        attention = 2 * length**2 * config.num_heads * config.head_dim * config.num_layers
-        products = 2 * (self.num_weights - self.num_head_weights) * length
-        rate = batch * (attention + products + 2 * self.num_head_weights) / took
+        queries = config.num_heads * config.head_dim
+        attention = 2 * length**2 * queries * (config.num_layers - 1)
+        # Behind the KV of the last layer there is one row.
+        of_one = self.num_head_weights + config.hidden_size * (
+            queries + 3 * config.intermediate_size
+        )
+        products = 2 * (self.num_weights - of_one) * length
+        rate = batch * (attention + products + 2 * of_one) / took
         return GpuPrefill(batch, length, 1e3 * took, rate / 1e12, self.limits.product / 1e12)
 
     def kv(self, frame_tokens: int, num_threads: int, is_staged: bool) -> GpuCopies:

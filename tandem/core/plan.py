@@ -76,6 +76,12 @@ class SequenceSlice(NamedTuple):
         """One past the last position that the slice computes."""
         return self.start + len(self.token_ids)
 
+    @property
+    def num_logits(self) -> int:
+        """How many of its last tokens have logits that somebody asks for: of the others the last
+        layer computes KV alone."""
+        return len(self.token_ids) if self.score else int(self.sample is not None)
+
 
 @dataclass(frozen=True, slots=True)
 class StepRule:

@@ -18,7 +18,8 @@ class Attention(Protocol):
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Cache `k` and `v` [rows, num_kv_heads, head_dim], and let `q` [rows, num_heads, head_dim]
-        attend to its sequence's cache. Returns [rows, num_heads, head_dim]."""
+        attend to its sequence's cache: in the last layer the rows that are asked for. Returns
+        [rows, num_heads, head_dim]."""
         ...
 
 
@@ -33,12 +34,18 @@ class Decoder:
         self._weights = weights
         self._rotary = rotary
 
-    def hidden(self, token_ids: Tensor, positions: Tensor, attention: Attention) -> Tensor:
-        """The last layer's output [rows, hidden_size] for `token_ids` [rows]."""
+    def hidden(
+        self, token_ids: Tensor, positions: Tensor, attention: Attention, asked: Tensor | None
+    ) -> Tensor:
+        """The last layer's output [asked, hidden_size] for the rows `asked` of `token_ids` [rows],
+        None for all: nobody looks at the others behind the KV of that layer."""
         rotations = self._rotary.rotations(positions)
         hidden = functional.embedding(token_ids, self._weights.embedding.weight)
+        last = len(self._weights.layers) - 1
         for index, layer in enumerate(self._weights.layers):
-            hidden = hidden + self._attend(index, layer, hidden, rotations, attention)
+            rows = asked if index == last else None
+            attended = self._attend(index, layer, hidden, rotations, attention, rows)
+            hidden = (hidden if rows is None else hidden[rows]) + attended
             hidden = hidden + self._mlp(layer, hidden)
         return hidden
 
@@ -53,6 +60,7 @@ class Decoder:
         hidden: Tensor,
         rotations: tuple[Tensor, Tensor],
         attention: Attention,
+        asked: Tensor | None,
     ) -> Tensor:
         qkv = layer.qkv(self._norm(hidden, layer.attention_norm))
         qkv = qkv.view(len(hidden), -1, self._config.head_dim)
@@ -62,7 +70,8 @@ class Decoder:
         if layer.qk_norm is not None:
             qk = self._norm(qk, layer.qk_norm)
         qk = rotate(qk, rotations)
-        output = attention.attend(index, qk[:, :num_heads], qk[:, num_heads:], v)
+        q, k = qk[:, :num_heads], qk[:, num_heads:]
+        output = attention.attend(index, q if asked is None else q[asked], k, v)
         return layer.output(output.flatten(1))
 
     def _mlp(self, layer: LayerWeights[Linear], hidden: Tensor) -> Tensor:

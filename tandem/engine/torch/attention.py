@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -49,13 +49,19 @@ class PagedAttention:
         self._on_layer = on_layer
         self._group = num_heads // pool.layout.num_kv_heads
         self._windows = windows
-        self._batches = [
+        self._batches = self._masked(inputs.attention, set(windows))
+        self._last_batches = self._batches
+        if inputs.asked is not None:
+            self._last_batches = self._masked(inputs.asked_attention, {windows[-1]})
+
+    def _masked(
+        self, batches: Sequence[AttentionBatch], windows: Collection[int | None]
+    ) -> list[MaskedBatch]:
+        return [
             MaskedBatch(
-                batch,
-                {window: self._mask(batch, window) for window in set(windows)},
-                _behind(batch),
+                each, {window: self._mask(each, window) for window in windows}, _behind(each)
             )
-            for batch in inputs.attention
+            for each in batches
         ]
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -66,7 +72,8 @@ class PagedAttention:
         if self._on_layer is not None:
             self._on_layer(layer)
         output = torch.zeros_like(q, memory_format=torch.contiguous_format)
-        for each in self._batches:
+        is_last = layer == len(self._windows) - 1
+        for each in self._last_batches if is_last else self._batches:
             attended = self._attend_batch(each, self._windows[layer], q, keys, values)
             output.index_copy_(0, each.batch.rows, attended)
         return output

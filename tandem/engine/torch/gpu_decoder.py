@@ -28,15 +28,26 @@ from tandem.models.weights import DecoderWeights, LayerWeights
 
 
 @dataclass(frozen=True, slots=True)
+class AskedRows:
+    """The int32 `rows` of a step that have logits somebody asks for, and the tiles of their
+    queries, in which they are rows of their own."""
+
+    rows: Tensor
+    tiles: Sequence[QueryTiles]
+
+
+@dataclass(frozen=True, slots=True)
 class GpuRows:
     """What a step's rows are: int32 `token_ids` (those below 0 as in `triton_layers.embed`),
     `positions` and `slots` (places of their KV in the pool, `block * block_size + offset`), each
-    [rows], and the tiles of their queries."""
+    [rows], and the tiles of their queries. Those that are `asked`, None for all, are all with which
+    the last layer goes on once it has everyone's KV."""
 
     token_ids: Tensor
     positions: Tensor
     slots: Tensor
     tiles: Sequence[QueryTiles]
+    asked: AskedRows | None = None
 
 
 class GpuDecoder:
@@ -65,15 +76,19 @@ class GpuDecoder:
     def residuals(
         self, rows: GpuRows, last_tokens: Tensor, on_layer: LayerHook | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """The residual stream [rows, hidden_size] behind the layers, and what the last one is yet
-        to add to it. `last_tokens` as in `triton_layers.embed`, `on_layer` as in
+        """The residual stream [asked rows, hidden_size] behind the layers, and what the last one is
+        yet to add to it. `last_tokens` as in `triton_layers.embed`, `on_layer` as in
         `Runner.logits`."""
         weights, eps = self._weights, self._config.rms_norm_eps
         hidden = embed(rows.token_ids, last_tokens, weights.embedding.weight)
         delta: Tensor | None = None
         for index, layer in enumerate(weights.layers):
             normed = add_rms_norm(hidden, delta, layer.attention_norm, eps)
-            delta = layer.output(self._attend(index, layer, layer.qkv(normed), rows, on_layer))
+            asked = rows.asked if index == len(weights.layers) - 1 else None
+            if asked is not None:
+                hidden = hidden[asked.rows]
+            qkv = layer.qkv(normed)
+            delta = layer.output(self._attend(index, layer, qkv, rows, on_layer, asked))
             normed = add_rms_norm(hidden, delta, layer.mlp_norm, eps)
             delta = layer.down(silu_and_mul(layer.gate_up(normed)))
         return hidden, delta
@@ -138,11 +153,12 @@ class GpuDecoder:
         qkv: Tensor,
         rows: GpuRows,
         on_layer: LayerHook | None = None,
+        asked: AskedRows | None = None,
         *,
         is_chained: bool = False,
     ) -> Tensor:
-        """`qkv` [rows, (num_heads + 2 num_kv_heads) * head_dim] -> [rows, num_heads * head_dim].
-        `is_chained` as in `triton_chain`."""
+        """`qkv` [rows, (num_heads + 2 num_kv_heads) * head_dim] -> [rows, num_heads * head_dim], or
+        of the rows `asked` alone. `is_chained` as in `triton_chain`."""
         config, pool = self._config, self._pool
         keys, values = pool.layer(Plane.KEY, index), pool.layer(Plane.VALUE, index)
         qkv = qkv.view(len(qkv), -1, config.head_dim)
@@ -155,7 +171,9 @@ class GpuDecoder:
         if on_layer is not None:
             on_layer(index)
         q = qkv[:, : config.num_heads]
+        if asked is not None:
+            q = q[asked.rows]
         out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
-        for tiles in rows.tiles:
+        for tiles in rows.tiles if asked is None else asked.tiles:
             attend(q, keys, values, tiles, config.windows[index], out, is_chained=is_chained)
         return out.flatten(1)

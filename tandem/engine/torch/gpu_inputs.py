@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from tandem.core.plan import SequenceSlice, StepPlan
-from tandem.engine.torch.flat_rows import FlatRows, Ints
-from tandem.engine.torch.gpu_decoder import GpuRows
+from tandem.engine.torch.flat_rows import FlatRows, Ints, RowSpans
+from tandem.engine.torch.gpu_decoder import AskedRows, GpuRows
 from tandem.engine.torch.triton_attention import QueryTiles, queries_of
 from tandem.engine.torch.uploads import upload
 
@@ -19,7 +19,7 @@ from tandem.engine.torch.uploads import upload
 @dataclass(frozen=True, slots=True)
 class GpuInputs:
     """A step's tokens, all slices in one row of rows, the query tiles of single tokens apart from
-    those of prompts; and `logit_rows` [num_sampled]."""
+    those of prompts; and `logit_rows` [num_sampled], as in `FlatRows`."""
 
     rows: GpuRows
     logit_rows: Tensor
@@ -29,66 +29,71 @@ class GpuInputs:
         """`group` query heads share a KV head."""
         flat = FlatRows.of(plan)
         tables = _tables(plan.slices, block_size)
-        lengths = flat.lengths
         copy = OneCopy(device)
         token_ids = copy.add(flat.token_ids)
         positions = copy.add(flat.positions)
         slots = copy.add(flat.slots(tables, block_size))
         logit_rows = copy.add(flat.logit_rows)
         slice_tables = copy.add(tables)
-        groups = [
-            TileGroup.cut(flat, np.flatnonzero(chosen), num_queries)
-            for chosen, num_queries in (
-                (lengths == 1, 1),
-                (lengths > 1, queries_of(group)),
-            )
-            if chosen.any()
-        ]
-        tiles = [
-            (each, [*(copy.add(column) for column in each.columns), slice_tables])
-            for each in groups
-        ]
+        num_queries = queries_of(group)
+        tiles = TileGroup.of_all(flat.spans, num_queries, copy)
+        asked = None
+        if flat.asked is not None:
+            asked = copy.add(flat.asked), TileGroup.of_all(flat.asked_spans, num_queries, copy)
         copy.move()
+
+        def moved(groups: Sequence[TileGroup]) -> list[QueryTiles]:
+            return [each.moved(copy, copy[slice_tables]) for each in groups]
+
         rows = GpuRows(
             token_ids=copy[token_ids],
             positions=copy[positions],
             slots=copy[slots],
-            tiles=[each.moved(*(copy[number] for number in numbers)) for each, numbers in tiles],
+            tiles=moved(tiles),
+            asked=AskedRows(copy[asked[0]], moved(asked[1])) if asked else None,
         )
         return cls(rows, copy[logit_rows])
 
 
 @dataclass(frozen=True, slots=True)
 class TileGroup:
-    """`QueryTiles` that are still on the host: rows, lengths, positions, and whose of the step's
-    slices they are. A long prompt has hundreds of tiles and one table, which goes to the device
-    once."""
+    """`QueryTiles` on their way to the device: the numbers, in a `OneCopy`, of the tiles' rows,
+    lengths, positions, and whose of the step's slices they are. A long prompt has hundreds of tiles
+    and one table, which goes there once."""
 
-    columns: tuple[Ints, ...]
+    columns: tuple[int, ...]
     num_queries: int
 
-    def moved(
-        self, rows: Tensor, lengths: Tensor, positions: Tensor, owners: Tensor, tables: Tensor
-    ) -> QueryTiles:
-        """With its columns, and the slices' `tables`, on the device."""
-        placed = tables.index_select(0, owners)
-        return QueryTiles(rows, lengths, positions, placed, self.num_queries)
+    @classmethod
+    def of_all(cls, spans: RowSpans, num_queries: int, copy: OneCopy) -> list[TileGroup]:
+        """Of all rows, single ones of a slice apart from several, which are cut into tiles of at
+        most `num_queries`."""
+        lengths = spans.lengths
+        return [
+            cls._cut(spans, np.flatnonzero(chosen), most_queries, copy)
+            for chosen, most_queries in ((lengths == 1, 1), (lengths > 1, num_queries))
+            if chosen.any()
+        ]
 
     @classmethod
-    def cut(cls, flat: FlatRows, indices: Ints, num_queries: int) -> TileGroup:
-        """The slices `indices`, in tiles of at most `num_queries` tokens."""
-        lengths = flat.lengths
+    def _cut(cls, spans: RowSpans, indices: Ints, num_queries: int, copy: OneCopy) -> TileGroup:
+        lengths = spans.lengths
         counts = -(-lengths[indices] // num_queries)
         owners = np.repeat(indices, counts)
         offsets = np.concatenate([np.arange(count) for count in counts]) * num_queries
-        return cls(
-            (
-                flat.rows[owners] + offsets,
-                np.minimum(lengths[owners] - offsets, num_queries),
-                flat.starts[owners] + offsets,
-                owners,
-            ),
-            num_queries,
+        columns = (
+            spans.rows[owners] + offsets,
+            np.minimum(lengths[owners] - offsets, num_queries),
+            spans.starts[owners] + offsets,
+            owners,
+        )
+        return cls(tuple(copy.add(each) for each in columns), num_queries)
+
+    def moved(self, copy: OneCopy, tables: Tensor) -> QueryTiles:
+        """With the slices' `tables` on the device."""
+        rows, lengths, positions, owners = (copy[number] for number in self.columns)
+        return QueryTiles(
+            rows, lengths, positions, tables.index_select(0, owners), self.num_queries
         )
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tandem.core.plan import SequenceSlice, StepPlan
-from tandem.engine.torch.flat_rows import FlatRows
+from tandem.engine.torch.flat_rows import FlatRows, RowSpans
 from tandem.engine.torch.uploads import upload
 from tandem.models.layers import padded_rows
 
@@ -45,37 +45,46 @@ class StepInputs:
     """A step's tokens, all slices in one row of rows.
 
     `token_ids` and `positions` [rows] are padded to what the decoder takes; `slots` [num_tokens]
-    are the places of the tokens' KV in the pool, `block * block_size + offset`; `logit_rows`
-    [num_sampled, padded alike] are the last rows of the slices that sample.
+    are the places of the tokens' KV in the pool, `block * block_size + offset`. `asked`,
+    `asked_attention` and `logit_rows` [num_sampled] are as in `FlatRows`, rows padded alike.
     """
 
     token_ids: Tensor
     positions: Tensor
     slots: Tensor
-    logit_rows: Tensor
     attention: tuple[AttentionBatch, ...]
+    asked: Tensor | None
+    asked_attention: tuple[AttentionBatch, ...]
+    logit_rows: Tensor
 
     @classmethod
     def build(cls, plan: StepPlan, block_size: int, device: torch.device) -> StepInputs:
         """Requires a plan that has been checked, with at least one token."""
         flat = FlatRows.of(plan)
         tables = _padded_tables(plan.slices, block_size)
-        # What to add to a token's row to have its position.
-        shifts = flat.starts - flat.rows[:-1]
-        return cls(
-            token_ids=_move(padded_array(flat.token_ids), device),
-            positions=_move(padded_array(flat.positions), device),
-            slots=_move(flat.slots(tables, block_size), device),
-            logit_rows=_move(padded_array(flat.logit_rows), device),
-            attention=tuple(
+
+        def batches(spans: RowSpans) -> tuple[AttentionBatch, ...]:
+            # What to add to a token's row to have its position.
+            shifts = spans.starts - spans.rows[:-1]
+            return tuple(
                 AttentionBatch(
                     rows=_move((tile_positions - shifts[indices, None]).reshape(-1), device),
                     positions=_move(tile_positions, device),
                     blocks=_move(tables[indices, : num_keys // block_size].reshape(-1), device),
                     num_keys=num_keys,
                 )
-                for indices, tile_positions, num_keys in _query_tiles(plan.slices)
-            ),
+                for indices, tile_positions, num_keys in _query_tiles(spans)
+            )
+
+        attention = batches(flat.spans)
+        return cls(
+            token_ids=_move(padded_array(flat.token_ids), device),
+            positions=_move(padded_array(flat.positions), device),
+            slots=_move(flat.slots(tables, block_size), device),
+            attention=attention,
+            asked=None if flat.asked is None else _move(padded_array(flat.asked), device),
+            asked_attention=attention if flat.asked is None else batches(flat.asked_spans),
+            logit_rows=_move(padded_array(flat.logit_rows), device),
         )
 
 
@@ -105,12 +114,13 @@ def _num_keys(end: int) -> int:
 
 
 def _query_tiles(
-    slices: Sequence[SequenceSlice],
+    spans: RowSpans,
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], int]]:
     """(indices of slices [tiles], positions of queries [tiles, num_queries], number of keys)."""
     batches: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)
-    for index, each in enumerate(slices):
-        for start, end in _tile_bounds(each.start, each.end):
+    ends = spans.starts + spans.lengths
+    for index, bounds in enumerate(zip(spans.starts.tolist(), ends.tolist(), strict=True)):
+        for start, end in _tile_bounds(*bounds):
             batches[end - start, _num_keys(end)].append((index, start))
     for (num_queries, num_keys), tiles in batches.items():
         indices, starts = np.array(tiles, np.int64).T

@@ -12,6 +12,7 @@ from torch import Tensor
 from tandem.artifacts.config import ModelConfig
 from tandem.core.plan import StepPlan
 from tandem.engine.protocols import LayerHook
+from tandem.engine.torch.flat_rows import FlatRows
 from tandem.engine.torch.kv_pool import TorchKVPool
 from tandem.engine.torch.native_inputs import NativeInputBuilder, NativeInputs, room_for
 from tandem.engine.torch.packed_model import PackedModel
@@ -55,10 +56,16 @@ class NativeRunner:
         kind, step_at = self.is_bfloat16, byref(step)
         token_ids = inputs.flat.token_ids.ctypes.data
         call.tandem_embed(kind, model, byref(self.model.embedding), step_at, token_ids)
+        last = self._config.num_layers - 1
         for layer in range(self._config.num_layers):
             call.tandem_before_attention(kind, model, step_at, layer)
             if on_layer is not None:
                 on_layer(layer)
+            if layer == last:
+                step = self.buffers.asked(step, inputs.flat)
+                step_at = byref(step)
+                if not step.num_rows:
+                    break
             call.tandem_attention(kind, model, step_at, layer)
             call.tandem_after_attention(kind, model, step_at, layer)
         self._computed = step, inputs
@@ -117,12 +124,28 @@ class StepBuffers:
         return structs.Step(
             team=team(),
             num_rows=num_rows,
-            num_sequences=len(flat.starts),
-            rows=flat.rows.ctypes.data,
-            starts=flat.starts.ctypes.data,
+            num_sequences=len(flat.spans.starts),
+            rows=flat.spans.rows.ctypes.data,
+            starts=flat.spans.starts.ctypes.data,
             tables=inputs.tables.ctypes.data,
             table_width=inputs.tables.shape[1],
             positions=flat.positions.ctypes.data,
             slots=inputs.slots.ctypes.data,
             **{name: buffer.ctypes.data for name, buffer in self._buffers.items()},
         )
+
+    def asked(self, step: structs.Step, flat: FlatRows) -> structs.Step:
+        """What the last layer goes on with once it has the KV of a `step` of `flat`: its rows that
+        somebody asks for, alone. They move to the front of the buffers; valid as long as `step`."""
+        if flat.asked is None:
+            return step
+        count = len(flat.asked)
+        for name in ("hidden", "queries"):
+            rows = self._buffers[name].reshape(self._num_rows, -1)
+            rows[:count] = rows[flat.asked]
+        asked = structs.Step.from_buffer_copy(step)
+        asked.num_rows = count
+        asked.rows = flat.asked_spans.rows.ctypes.data
+        asked.starts = flat.asked_spans.starts.ctypes.data
+        asked.positions = asked.slots = None  # of all rows, for whoever stores KV
+        return asked

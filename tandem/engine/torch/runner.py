@@ -32,8 +32,8 @@ class Runner(Protocol):
 
     def logits_of(self, rows: NDArray[np.int64]) -> Tensor:
         """Likewise of any rows of the step that was just computed, in which somebody asks for
-        scores: its tokens, counted from the first slice's first. At most `token_logprobs.MAX_ROWS`
-        of them."""
+        scores: of its tokens that have logits (`SequenceSlice.num_logits`), counted from the first
+        slice's first. At most `token_logprobs.MAX_ROWS` of them."""
         ...
 
 
@@ -69,7 +69,7 @@ class TorchRunner:
         attention = PagedAttention(
             self._pool, inputs, self._config.num_heads, self._config.windows, on_layer
         )
-        hidden = self._decoder.hidden(inputs.token_ids, inputs.positions, attention)
+        hidden = self._decoder.hidden(inputs.token_ids, inputs.positions, attention, inputs.asked)
         self._hidden = hidden if plan.has_scores else None
         logits = self._decoder.logits(hidden[inputs.logit_rows])
         return logits[: sum(each.sample is not None for each in plan.slices)]

@@ -115,9 +115,9 @@ def _joined(parts: Sequence[Columns]) -> list[HostCopy]:
 
 
 def _scored_rows(plan: StepPlan) -> NDArray[np.int64]:
-    """The rows, of all of a step's, behind which there are targets."""
-    lengths = [len(each.token_ids) for each in plan.slices]
-    firsts = np.cumsum([0, *lengths[:-1]])
+    """Behind which there are targets, of the rows that somebody asks for."""
+    counts = [each.num_logits for each in plan.slices]
+    firsts = np.cumsum([0, *counts[:-1]])
     return np.concatenate(
         [
             first + np.arange(len(each.score.targets))

@@ -44,9 +44,10 @@ from tandem.models.rope import RotaryEmbedding
 from tandem.models.weights import DecoderWeights, LayerWeights
 
 CPU = torch.device("cpu")
-# A layer each; of the vocabulary what an odd tile is left of.
+# Two layers each, of which the last computes few of a prompt's rows; of the vocabulary what an odd
+# tile is left of.
 LAYER = {
-    "num_hidden_layers": 1,
+    "num_hidden_layers": 2,
     "vocab_size": 1000,
     "max_position_embeddings": 4096,
     "rms_norm_eps": 1e-5,
@@ -165,7 +166,7 @@ def weights(config: ModelConfig, dtype: torch.dtype) -> DecoderWeights[Linear]:
         linear(hidden, inner),
     )
     embedding = linear(config.vocab_size, hidden)
-    return DecoderWeights(embedding, (layer,), norm, embedding)
+    return DecoderWeights(embedding, (layer,) * config.num_layers, norm, embedding)
 
 
 def attend_widest(config: ModelConfig, tiles: Sequence[QueryTiles]) -> None:
@@ -193,7 +194,7 @@ def main(model: str, capability: int, count: int, shared_bytes: int) -> None:
     can_chain = divmod(capability, 10) >= CHAINED_FROM
     processors = Processors(count, shared_bytes, can_chain)
     triton_products.Processors = SimpleNamespace(of=lambda _device: processors)
-    layout = KVLayout(1, config.num_kv_heads, config.head_dim, 16, "bfloat16")
+    layout = KVLayout(config.num_layers, config.num_kv_heads, config.head_dim, 16, "bfloat16")
     pool = TorchKVPool(layout, 80, CPU)
     rotary = RotaryEmbedding(config, MAX_MODEL_LEN, CPU)
     decoder = GpuDecoder(config, weights(config, torch.bfloat16), rotary, pool)

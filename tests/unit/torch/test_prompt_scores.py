@@ -76,7 +76,8 @@ def test_a_token_is_as_likely_whatever_it_is_computed_with(
     while pending := [each for each in rows if each[0].num_computed < len(each[0].tokens)]:
         chosen = driver.random.sample(pending, driver.random.randint(1, len(pending)))
         work = [(row, next_count(driver, row, length)) for row, length in chosen]
-        driver.step(work, NUM_TOP)
+        unsampled = driver.random.sample(range(len(work)), driver.random.randint(0, len(work)))
+        driver.step(work, NUM_TOP, unsampled)
     for row, length in rows:
         assert_same(row, expected[length])
 

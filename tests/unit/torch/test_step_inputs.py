@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tandem.core.errors import InvalidRequest, Mismatch
-from tandem.core.plan import PENDING, SampleSpec, SequenceSlice, StepPlan
+from tandem.core.plan import PENDING, SampleSpec, ScoreSpec, SequenceSlice, StepPlan
 from tandem.core.sampling_params import SamplingParams
 from tandem.engine.torch.block_tables import BlockTables
 from tandem.engine.torch.flat_rows import FlatRows
@@ -40,7 +40,8 @@ class Running:
         first = 16 * ((7 * self.sequence_id + 3 * self.table_id) % 60)
         table = tuple(range(first, first + num_blocks))
         sample = GREEDY if count == 1 else None
-        return SequenceSlice(self.sequence_id, tokens, start, table, sample, table_id=self.table_id)
+        score = ScoreSpec(tokens[1:], 0) if self.sequence_id % 4 == 0 and count > 1 else None
+        return SequenceSlice(self.sequence_id, tokens, start, table, sample, self.table_id, score)
 
 
 def plans_of(draw: Random, num_steps: int) -> list[StepPlan]:
@@ -75,16 +76,39 @@ def test_rows_are_the_slices_tokens_one_after_the_other(seed: int) -> None:
         ]
         assert list(zip(flat.owners, flat.positions, strict=True)) == places
         assert flat.token_ids.tolist() == [token for each in slices for token in each.token_ids]
-        assert flat.lengths.tolist() == [len(each.token_ids) for each in slices]
-        assert flat.starts.tolist() == [each.start for each in slices]
-        lasts = [end - 1 for end, each in zip(flat.rows[1:], slices, strict=True) if each.sample]
-        assert flat.logit_rows.tolist() == lasts
+        assert flat.spans.lengths.tolist() == [len(each.token_ids) for each in slices]
+        assert flat.spans.starts.tolist() == [each.start for each in slices]
         width = max(len(each.block_table) for each in slices)
         tables = np.array([(*each.block_table, *[0] * width)[:width] for each in slices])
         assert flat.slots(tables, BLOCK_SIZE).tolist() == [
             slices[index].block_table[position // BLOCK_SIZE] * BLOCK_SIZE + position % BLOCK_SIZE
             for index, position in places
         ]
+
+
+@given(SEEDS)
+def test_rows_that_somebody_asks_for_are_the_last_ones_of_their_slices(seed: int) -> None:
+    for plan in plans_of(Random(seed), 6):
+        flat, slices = FlatRows.of(plan), plan.slices
+        places = [
+            (index, position)
+            for index, each in enumerate(slices)
+            for position in range(each.end - each.num_logits, each.end)
+        ]
+        rows = np.arange(len(flat.token_ids)) if flat.asked is None else flat.asked
+        assert list(zip(flat.owners[rows], flat.positions[rows], strict=True)) == places
+        assert flat.asked_spans.lengths.tolist() == [each.num_logits for each in slices]
+        firsts = [each.end - each.num_logits for each in slices]
+        assert flat.asked_spans.starts.tolist() == firsts
+        lasts = [(index, each.end - 1) for index, each in enumerate(slices) if each.sample]
+        assert [places[row] for row in flat.logit_rows] == lasts
+
+
+def test_a_slices_logits_are_its_last_or_those_that_are_scored() -> None:
+    each = SequenceSlice(3, (5, 6, 7), 0, (0,), None)
+    assert each.num_logits == 0
+    assert each._replace(sample=GREEDY).num_logits == 1
+    assert each._replace(score=ScoreSpec((6, 7), 0)).num_logits == 3
 
 
 @given(SEEDS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -132,21 +132,33 @@ class Driver:
     def release(self, row: Row) -> None:
         self._free.extend(row.block_table)
 
-    def step(self, work: Iterable[tuple[Row, int]], num_top: int | None = None) -> list[int | None]:
-        """Compute the next `count` tokens of each row; sample, and record the logits, of all. With
-        `num_top` ask for scores, with so many of the likeliest tokens or up to three fewer."""
+    def step(
+        self,
+        work: Iterable[tuple[Row, int]],
+        num_top: int | None = None,
+        unsampled: Collection[int] = (),
+    ) -> list[int | None]:
+        """Compute the next `count` tokens of each row; sample, and record the logits, of all but
+        those at the places `unsampled`. With `num_top` ask for scores, with so many of the
+        likeliest tokens or up to three fewer."""
         work = list(work)
-        slices = tuple(self._slice(row, count, num_top) for row, count in work)
+        slices = tuple(
+            self._slice(row, count, num_top)._replace(sample=None if i in unsampled else GREEDY)
+            for i, (row, count) in enumerate(work)
+        )
         num_tokens = sum(count for _, count in work)
         plan = StepPlan(self._steps, slices, num_prefill_tokens=num_tokens)
         self._steps += 1
         result = self.engine.launch(plan).result()
-        for index, ((row, count), logits) in enumerate(zip(work, self._logits, strict=True)):
+        logits = iter(self._logits)
+        for index, (row, count) in enumerate(work):
             scores = result.scores_of(index) or LogprobColumns()
             for place in range(len(scores)):
                 row.scores[row.num_computed + 1 + place] = scores[place]
             row.num_computed += count
-            row.logits[row.num_computed - 1] = logits
+            if index not in unsampled:
+                row.logits[row.num_computed - 1] = next(logits)
+        assert next(logits, None) is None
         return list(result.tokens)
 
     def generate(self, prompt: Sequence[int], count: int, chunk: int) -> list[int]:
@@ -184,14 +196,14 @@ class Driver:
     def _slice(self, row: Row, count: int, num_top: int | None) -> SequenceSlice:
         start, end = row.num_computed, row.num_computed + count
         table = row.block_table[: self.engine.pool.layout.blocks_for(end)]
-        each = SequenceSlice(row.sequence_id, row.tokens[start:end], start, table, GREEDY)
+        each = SequenceSlice(row.sequence_id, row.tokens[start:end], start, table, None)
         targets = row.tokens[start + 1 : end + 1]
         if num_top is None or not targets:
             return each
         return each._replace(score=ScoreSpec(targets, max(0, num_top - len(row.tokens) % 4)))
 
     def _observe(self, plan: StepPlan, logits: torch.Tensor) -> None:
-        assert len(logits) == len(plan.slices)
+        assert len(logits) == sum(each.sample is not None for each in plan.slices)
         self._logits = logits.clone()
 
 
