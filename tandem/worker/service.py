@@ -26,6 +26,7 @@ from tandem.process.cores import cores_of, usable_cores
 from tandem.process.grpc_server import GrpcServer
 from tandem.process.lifetime import StopSignals, settle
 from tandem.process.logged_progress import LoggedProgress
+from tandem.process.ports import obstacle
 from tandem.v1 import worker_pb2, worker_pb2_grpc
 from tandem.wire.descriptions import worker_to_wire
 from tandem.wire.tls import Identity
@@ -69,7 +70,10 @@ def load_worker(
         # From here on it has names.
         device = CpuDevice(tuple(cores_of(device, usable_cores())))
         settings = settings.model_copy(update={"device": str(device)})
-    advertised_address = settings.advertised_address  # Before the model, in case it is wrong.
+    # Before the model, in case they are wrong.
+    advertised_address = settings.advertised_address
+    if taken := obstacle(settings.host, settings.port):
+        raise ConfigError(f"cannot listen on {settings.address}: {taken.strerror}", param="port")
     if settings.tls_dir is None and not is_loopback(settings.host):
         log.warning("other machines may command this worker: see --tls-dir", host=settings.host)
     if isinstance(device, CpuDevice) and device.cores:

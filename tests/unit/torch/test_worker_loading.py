@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -11,6 +12,8 @@ import pytest
 import torch
 
 from tandem.artifacts.model_folder import ModelFolder
+from tandem.bench.ports import free_port
+from tandem.core.errors import ConfigError
 from tandem.core.worker import WorkerRole
 from tandem.engine.protocols import Engine
 from tandem.worker import service
@@ -39,7 +42,7 @@ def test_threads_that_loading_computes_on_do_not_outlive_it(
 
     monkeypatch.setattr(service, "build_engine", build)
     before = num_foreign_threads()
-    settings = WorkerSettings(port=1, device="mock:l4", model="mock")
+    settings = WorkerSettings(port=free_port(), device="mock:l4", model="mock")
     service.load_worker(settings, WorkerRole.DECODE, None)
     assert while_loading == [before + 2]
     end = monotonic() + 10
@@ -60,12 +63,25 @@ def test_a_part_of_the_cores_has_their_names_from_the_start_on(
     monkeypatch.setattr(service, "build_engine", build)
     monkeypatch.setattr(service, "usable_cores", lambda: [0, 4, 1, 5])
     monkeypatch.setattr(service, "_bind_to_cores", lambda device: devices.append(str(device)))
-    settings = WorkerSettings(port=1, device="cpu:2/2", model="mock")
+    settings = WorkerSettings(port=free_port(), device="cpu:2/2", model="mock")
     info, _ = service.load_worker(settings, WorkerRole.DECODE, None)
     assert [*devices, info.device] == ["cpu:1,5"] * 3
 
 
+def test_a_port_in_use_is_told_before_the_model_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    loads: list[WorkerSettings] = []
+    monkeypatch.setattr(service, "build_engine", lambda settings, folder: loads.append(settings))
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        settings = WorkerSettings(port=port, device="mock:l4", model="mock")
+        with pytest.raises(ConfigError, match=f"127.0.0.1:{port}: Address already") as caught:
+            service.load_worker(settings, WorkerRole.DECODE, None)
+    assert caught.value.param == "port"
+    assert not loads
+
+
 LOADING = """
+import sys
 from time import sleep
 from tandem.core.worker import WorkerRole
 from tandem.process.lifetime import begin
@@ -78,12 +94,13 @@ def build(settings, folder):
 
 begin()
 service.build_engine = build
-service.load_worker(WorkerSettings(port=1, device="mock:l4", model="mock"), WorkerRole.DECODE, None)
+settings = WorkerSettings(port=int(sys.argv[1]), device="mock:l4", model="mock")
+service.load_worker(settings, WorkerRole.DECODE, None)
 """
 
 
 def test_a_signal_does_not_wait_for_a_model_that_loads() -> None:
-    command = (sys.executable, "-c", LOADING)
+    command = (sys.executable, "-c", LOADING, str(free_port()))
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
         assert process.stdout.readline() == "loading\n"
