@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 
 import grpc
 
@@ -14,6 +13,10 @@ from tandem.wire.status import call_error, to_tandem_error
 
 INTERNAL_OF_GRPC = "Internal error from Core"
 STATUS_WAIT_S = 1.0
+# A write on a call that has ended says only that; its status says why. So does a half-close during
+# which the connection breaks, by an error of gRPC's core. None of these may be the context of what
+# is raised instead: each knows the message that was written, megabytes.
+CALL_ENDED = (grpc.aio.AioRpcError, grpc.aio.InternalError, asyncio.InvalidStateError)
 
 # One response is all that comes, but only calls of this kind listen for a status while they write.
 PushKvCall = grpc.aio.StreamStreamCall[bytes, kv_pb2.PushKvResponse]
@@ -33,12 +36,14 @@ class PushCall:
 
     async def send(self, message: bytes) -> None:
         """Send a message that is not the last."""
-        async with self._ending_well():
+        with suppress(*CALL_ENDED):
             await self._call.write(message)
+            return
+        raise await self.error()
 
     async def finish(self, message: bytes) -> kv_pb2.PushKvResponse:
         """Send the last message; what the receiver answers."""
-        async with self._ending_well():
+        with suppress(*CALL_ENDED):
             await self._call.write(message)
             await self._call.done_writing()
             response = await self._call.read()
@@ -62,16 +67,6 @@ class PushCall:
         error = to_tandem_error(said, otherwise=Unavailable)
         error.__cause__ = said
         return error
-
-    @asynccontextmanager
-    async def _ending_well(self) -> AsyncIterator[None]:
-        try:
-            yield
-        except (grpc.aio.AioRpcError, grpc.aio.InternalError, asyncio.InvalidStateError):
-            # A write on a call that has ended says only that; its status says why. So does a
-            # half-close during which the connection breaks, by an error of gRPC's core.
-            error = await self.error()
-            raise error from error.__cause__
 
     def _note(self) -> None:
         # Nothing of it has to wait once there is a status: one step takes it to its end.

@@ -29,6 +29,7 @@ from tandem.wire.channels import STREAM_WINDOW_BYTES, new_server
 # not read.
 LAYOUT = KVLayout(num_layers=8, num_kv_heads=2, head_dim=8192, block_size=16, dtype="float32")
 NUM_BYTES = LAYOUT.block_bytes
+FRAME_BYTES = LAYOUT.token_bytes * LAYOUT.block_size
 FULL = MAX_REGIONS_UNDER_WAY * len(Plane)
 NUM_TRANSFERS = 4 * MAX_REGIONS_UNDER_WAY
 
@@ -238,6 +239,7 @@ async def test_a_failure_makes_room(side: Side) -> None:
 
 async def test_a_failure_leaves_nothing_of_what_it_held(side: Side) -> None:
     """Not even until garbage is collected: on the way to who is gone one fails after another."""
+    gc.collect()
     gc.disable()
     try:
         async with receiver() as slow:
@@ -248,5 +250,11 @@ async def test_a_failure_leaves_nothing_of_what_it_held(side: Side) -> None:
             await side.ended(NUM_TRANSFERS)
             await asyncio.sleep(0)
             assert not any(type(each) is EncodedRegion for each in gc.get_objects())
+            num_frames = sum(map(_is_frame, gc.get_referents(*gc.get_objects())))
+            assert num_frames == 0
     finally:
         gc.enable()
+
+
+def _is_frame(found: object) -> bool:
+    return isinstance(found, bytes) and len(found) > FRAME_BYTES
