@@ -40,14 +40,17 @@ class TwoParts(Generic[T]):
 
     def end(self) -> T:
         """Run what is left; what the job returns."""
+        error, self._error = self._error, None
         try:
-            error, self._error = self._error, None
             if error:
                 raise error
             next(self._job)
         except StopIteration as end:
             result: T = end.value
             return result
+        finally:
+            # It knows this frame: what the job holds would stay until garbage is collected.
+            del error
         raise AssertionError("a job has more than two parts")
 
     def drop(self) -> None:

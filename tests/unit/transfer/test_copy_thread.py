@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 import pytest
 
-from tandem.transfer.copy_thread import CopyJob, CopyThread, run_in_turn
+from tandem.transfer.copy_thread import CopyJob, CopyThread, TwoParts, run_in_turn
 
 
 class Jobs:
@@ -159,6 +161,20 @@ async def test_of_jobs_in_turn_none_begins_behind_one_that_has_failed(
 
 def _nothing(job: CopyJob[str]) -> CopyJob[None]:
     yield from job
+
+
+@pytest.mark.parametrize("fails", ["", "begin", "end"])
+@pytest.mark.parametrize("waits", [True, False])
+async def test_nothing_is_left_of_a_job_that_is_over(jobs: Jobs, fails: str, waits: bool) -> None:
+    """Not even until garbage is collected: what it copied may be gigabytes."""
+    gc.collect()
+    gc.disable()
+    try:
+        with suppress(ValueError):
+            run_in_turn([_nothing(jobs.job("a", fails, waits))])
+        assert not any(type(each) is TwoParts for each in gc.get_objects())
+    finally:
+        gc.enable()
 
 
 async def test_all_that_was_asked_for_has_ended_when_it_is_closed(jobs: Jobs) -> None:
