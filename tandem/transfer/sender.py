@@ -186,6 +186,8 @@ class OutgoingTransfer:
                     ahead = asyncio.create_task(self._encode_next(window))
                     await self._write(call, encoded)
                 finally:
+                    # Its place is for others' while this transfer waits for its next layer.
+                    del encoded
                     window.release()
             return encoded
         finally:

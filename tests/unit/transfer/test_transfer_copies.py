@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Awaitable, Callable
 from itertools import accumulate
 from typing import Any, cast
@@ -25,6 +26,7 @@ from tandem.transfer.codec import FrameHeader, decode_request
 from tandem.transfer.copy_thread import CopyThread
 from tandem.transfer.links import MAX_REGIONS_UNDER_WAY
 from tandem.transfer.push_call import PushKvCall
+from tandem.transfer.sender import EncodedRegion
 
 NUM_TOKENS = 8
 
@@ -156,6 +158,18 @@ async def test_the_next_region_is_encoded_while_one_is_written(is_aborted: bool)
                 assert isinstance(await sender.outcome(), int)
                 assert np.array_equal(receiver.kv(reservation), sender.kv)
             await until(lambda: link.window._value == MAX_REGIONS_UNDER_WAY)
+
+
+async def test_what_is_written_is_not_kept_while_the_next_layer_is_computed() -> None:
+    """By each of a batch's transfers, of which the window knows nothing by then."""
+    async with receiver_side() as receiver, sender_side(NUM_TOKENS, min_frame_bytes=1) as sender:
+        sender.start(receiver.destination(receiver.book.reserve(NUM_TOKENS)))
+        transfer = sender.sender.get(SEQUENCE_ID)
+        assert transfer is not None
+        transfer.layer_done(0, NUM_TOKENS)
+        await until(lambda: len(sender.spans) == len(Plane))
+        gc.collect()
+        assert not any(type(each) is EncodedRegion for each in gc.get_objects())
 
 
 async def test_kv_that_is_still_on_its_way_into_the_pool_arms_nobody() -> None:
