@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from traceback import clear_frames
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from typing import cast
 
 import grpc
 import structlog
@@ -29,14 +30,17 @@ def add_kv_transfer_service(receiver: KvReceiver, server: grpc.aio.Server) -> No
     ) -> kv_pb2.PushKvResponse:
         try:
             require_role(context, Role.PREFILL)
-            return await receiver.receive(requests)
+            # gRPC's, which keeps its last message until garbage is collected, unless it is closed.
+            messages = cast(AsyncGenerator[bytes, None], aiter(requests))
+            async with aclosing(messages):
+                return await receiver.receive(messages)
         except TandemError as error:
             # The others are everyday: its sequence was dropped, here or there, or ended with its
             # first token.
             if not isinstance(error, Cancelled | Released):
                 log.warning("transfer refused", reason=error.reason, why=error.message)
-            # As `KvSender._run` does: they hold the frame that was refused.
-            clear_frames(error.__traceback__)
+            # So gRPC does with what a call is aborted with: it is not to lead to refused frames.
+            error.__traceback__ = error.__cause__ = error.__context__ = None
             await abort(context, error)
         except Exception as error:
             await abort(context, error)

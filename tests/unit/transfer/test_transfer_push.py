@@ -471,20 +471,35 @@ async def test_a_damaged_frame_has_not_come() -> None:
         assert receiver.book.completed == []
 
 
-async def test_a_damaged_frame_is_not_kept() -> None:
+@pytest.mark.parametrize("refused", [DataLoss, Unavailable])
+async def test_a_frame_that_is_refused_is_not_kept(
+    refused: type[TandemError], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Not even until garbage is collected: it may be megabytes."""
+
+    def fail(*args: object) -> None:
+        raise EngineFailed("KV was not copied into the pool")
+
     async with receiver_side() as receiver:
+        layout = receiver.pool.layout
         reservation = receiver.book.reserve(4)
-        good = frame(reservation, receiver.pool.layout)
+        keys = frame(reservation, layout)
+        values = frame(reservation, layout, number=1, plane=Plane.VALUE)
+        if refused is DataLoss:
+            keys = keys[:-1] + bytes([keys[-1] ^ 1])
+        else:
+            monkeypatch.setattr(receiver.pool, "write", fail)
+        gc.collect()
         gc.disable()
         try:
-            with pytest.raises(DataLoss):
-                await receiver.push(
-                    opening(reservation, receiver.pool.layout),
-                    good[:-1] + bytes([good[-1] ^ 1]),
-                    finish(1),
-                )
-            assert not any(type(each) is Frame for each in gc.get_objects())
+            with pytest.raises(refused):
+                await receiver.push(opening(reservation, layout), keys, values, finish(2))
+            await receiver.server.stop(0)
+            known = gc.get_referents(*gc.get_objects())
+            assert not any(type(each) is Frame for each in known)
+            for sent in (keys, values):
+                came = [each for each in known if isinstance(each, bytes) and each == sent]
+                assert all(each is sent for each in came)
         finally:
             gc.enable()
 
