@@ -145,8 +145,11 @@ class BatchQueue:
                 sequence.prefix = hashed.grown(sequence.token_ids)
 
     def _refuse(self, each: Unreadable) -> None:
-        """It has no record: whoever misses this report misses the sequence, too."""
-        self.reports.append(SequenceFailed(each.sequence_id, Mismatch.reason, each.why))
+        """What has no record gets none: whoever misses this report misses the sequence, too."""
+        if sequence := self._sequences.get(each.sequence_id):
+            self._fail(sequence, Mismatch(each.why))
+        else:
+            self.reports.append(SequenceFailed(each.sequence_id, Mismatch.reason, each.why))
 
     def _remove(self, sequence_id: int) -> None:
         sequence = self._sequences.pop(sequence_id, None)

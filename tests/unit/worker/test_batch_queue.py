@@ -468,6 +468,17 @@ def test_a_sequence_of_which_something_is_not_known_fails_alone() -> None:
     assert queue.reports.take() == [BatchDone(2, step=0), BatchDone(3, step=0)]
 
 
+def test_a_sequence_that_is_held_fails_as_well_if_something_of_it_is_not_known() -> None:
+    queue = Queue()
+    queue.submit(1, chunk(1, 8, end=4))
+    queue.done(queue.start(), None)
+    queue.apply(PrefillBatch(2, (), unreadable=(Unreadable(1, "of a later version"),)))
+    assert failures(queue.reports.take()) == [(1, "MISMATCH")]
+    assert queue.num_free_blocks == 8
+    # A controller that has missed the report hears of it again.
+    assert failures(queue.snapshot().reports) == [(1, "MISMATCH")]
+
+
 def test_what_is_said_of_removed_sequences_is_ignored() -> None:
     queue = Queue()
     queue.apply(Remove(1))
