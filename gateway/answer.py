@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
 from gateway.choice import Choice, Delta, Finished
@@ -30,8 +31,10 @@ class Answer:
         choices: Sequence[Choice],
         on_close: Callable[[], None],
         choices_per_prompt: int = 1,
+        together: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
-        """`num_prompt_tokens` are those of all prompts, each counted once."""
+        """`num_prompt_tokens` are those of all prompts, each counted once. Choices are cancelled
+        `together`."""
         self.request_id = request_id
         self.model = model
         self.num_prompt_tokens = num_prompt_tokens
@@ -39,6 +42,7 @@ class Answer:
         self.is_open = True
         self._choices = choices
         self._on_close = on_close
+        self._together = together
         self._pending: list[Delta | Finished] = []
         self._failure: Exception | None = None
         # Choices with something to take, in the order in which it came.
@@ -109,9 +113,11 @@ class Answer:
         """End the request on all workers, if it has not ended; idempotent."""
         self._pending.clear()
         self._ready.clear()
-        for choice in self._choices:
-            choice.cancel()
-        self._close_if_ended()
+        if self.is_open:
+            with self._together():
+                for choice in self._choices:
+                    choice.cancel()
+            self._close_if_ended()
 
     def _has_more(self, choice: Choice) -> None:
         # Before its prompt is told nothing of it is, and it has not begun.

@@ -7,8 +7,8 @@ import asyncio
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from math import inf
 from typing import Any
 
@@ -77,6 +77,8 @@ class Dispatcher:
         """Workers that were lost, and not let go."""
         # It says so before it refuses anything.
         self._leaving = self._stopping = False
+        # While there is more to come that is decided on together.
+        self._is_held = False
         self._next_deadline = Alarm(clock, self.expire)
         self._orphans_end = Alarm(clock, self._fail_orphans)
         self._streams = GenerationStreams(self, self.metrics, clock, model_name)
@@ -179,6 +181,15 @@ class Dispatcher:
         stream = self._streams.open(generation)
         self._flush()
         return stream
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        self._is_held = True
+        try:
+            yield
+        finally:
+            self._is_held = False
+            self._flush()
 
     def stop_generation(self, generation: Generation) -> Ended:
         ended = self._scheduler_now().stop(generation)
@@ -320,8 +331,9 @@ class Dispatcher:
         self._flush()
 
     def _flush(self) -> None:
-        self._effects.flush()
-        self._watch_deadlines()
+        if not self._is_held:
+            self._effects.flush()
+            self._watch_deadlines()
 
     def _watch_deadlines(self) -> None:
         self._next_deadline.set(self._scheduler.next_deadline_s)

@@ -306,7 +306,7 @@ class Frontend:
         ]
         num_tokens_behind = request.num_choices * sum(lengths)
         choices: list[Choice] = []
-        with ExitStack() as submitted:
+        with self._service.together(), ExitStack() as submitted:
             for index in range(len(prompts) * request.num_choices):
                 prompt, place = divmod(index, request.num_choices)
                 num_tokens_behind -= lengths[prompt]
@@ -346,6 +346,7 @@ class Frontend:
             choices=choices,
             choices_per_prompt=request.num_choices,
             on_close=partial(self._closed, request.tenant, request_id, trace),
+            together=self._service.together,
         )
 
     def _name(self, request: GenerationRequest) -> str:

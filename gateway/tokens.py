@@ -235,3 +235,8 @@ class TokenService(Protocol):
         `InvalidRequest` for more than the tenant may ever have in flight.
         """
         ...
+
+    def together(self) -> AbstractContextManager[None]:
+        """What is submitted or cancelled in the block is decided on once, at its end: else what one
+        leaves would be given to another that is about to leave."""
+        ...

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from enum import Enum
 
 from gateway.refusals import Refusals
@@ -174,6 +174,9 @@ class ScriptedService:
         self.requests.append(request)
         self.streams.append(ScriptedStream(request, self.script(request)))
         return self.streams[-1]
+
+    def together(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     async def generated(self, num_tokens: int) -> None:
         """Wait until the first request has this many tokens."""

@@ -4,8 +4,10 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
+from fake_workers import MODEL, fake_worker
 from http_client import counted_calls
 from llama_tokenizer import END, ID_OF, START, llama_tokenizer
 from scripted_service import SERVED_BY, Pause, ScriptedService, ended
@@ -39,6 +41,7 @@ from gateway.timeline import Timeline
 from gateway.tools.tool import NO_PARAMETERS, Tool, ToolMode, ToolUse
 from tandem.artifacts.sampling_defaults import SamplingDefaults
 from tandem.artifacts.tokenizer import Tokenizer
+from tandem.core.commands import Remove, Reserve
 from tandem.core.errors import (
     ContextLengthExceeded,
     InvalidRequest,
@@ -49,6 +52,7 @@ from tandem.core.errors import (
     Unavailable,
 )
 from tandem.core.sequence import FinishReason
+from tandem.core.worker import WorkerRole
 
 TENANTS = {**ONE_TENANT, "one": Tenant(max_requests=1), "two": Tenant()}
 
@@ -218,6 +222,54 @@ async def test_what_all_answers_have_in_common_is_worked_out_once(frontend):
         answer = await frontend.generate(request)
     assert num_calls() < 200_000
     answer.cancel()
+
+
+class Link:
+    """Keeps what a worker is told."""
+
+    def __init__(self) -> None:
+        self.sent: list[Any] = []
+
+    def send(self, command: Any) -> None:
+        self.sent.append(command)
+
+
+@pytest.fixture
+def links():
+    return {name: Link() for name in ("p", "d")}
+
+
+@pytest.fixture
+async def dispatched(links, tokenizer, grammars):
+    """A gateway with a worker of each role, which say nothing."""
+    scheduler = Scheduler(queue_policy("fcfs"), Limits())
+    dispatcher = Dispatcher(scheduler, (), MODEL.fingerprint, Timeline())
+    dispatcher._links.update(links)
+    for name, role in (("p", WorkerRole.PREFILL), ("d", WorkerRole.DECODE)):
+        dispatcher.joined(fake_worker(name, role), name)
+    frontend = Frontend(dispatcher, tokenizer, grammars)
+    yield frontend
+    frontend.close()
+
+
+def asked(link: Link) -> list[int]:
+    """The choices for which a decode worker was asked for blocks."""
+    return [each.key.choice_index for each in link.sent if isinstance(each, Reserve)]
+
+
+async def test_all_answers_to_a_request_are_placed_together_and_let_go_together(dispatched, links):
+    """A worker has room for eight. Those that have none are not given what the others leave."""
+    request = ask(num_choices=MAX_CHOICES, max_tokens=1000)
+    with counted_calls() as num_calls:
+        answer = await dispatched.generate(request)
+    assert num_calls() < 45_000
+    placed = asked(links["d"])
+    assert 0 < len(placed) < MAX_CHOICES
+    with counted_calls() as num_calls:
+        answer.cancel()
+    assert num_calls() < 45_000
+    assert asked(links["d"]) == placed
+    assert sum(isinstance(each, Remove) for each in links["d"].sent) == len(placed)
 
 
 async def test_a_chat_goes_through_the_template(frontend, service, tokenizer):
