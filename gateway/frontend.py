@@ -305,6 +305,7 @@ class Frontend:
             for prompt, each in zip(prompts, params, strict=True)
         ]
         num_tokens_behind = request.num_choices * sum(lengths)
+        new_texts = [self._texts(request, model, prompt.token_ids) for prompt in prompts]
         choices: list[Choice] = []
         with self._service.together(), ExitStack() as submitted:
             for index in range(len(prompts) * request.num_choices):
@@ -332,9 +333,9 @@ class Frontend:
                     ),
                 )
                 submitted.callback(tokens.cancel)
-                text = self._text(request, model, prompts[prompt].token_ids)
+                text, calls = new_texts[prompt](), self._parser(request)
                 echo = self._echo(request, prompts[prompt])
-                choices.append(Choice(index, tokens, text, self._parser(request), echo, first))
+                choices.append(Choice(index, tokens, text, calls, echo, first))
             # All or none.
             submitted.pop_all()
         self._active.add((request.tenant, request_id))
@@ -372,18 +373,21 @@ class Frontend:
         places = PromptPlaces(prompt.text, tokenizer.decode_stream(), tokenizer.special_name)
         return Echo(prompt.text, len(prompt.token_ids), places)
 
-    def _text(
+    def _texts(
         self, request: GenerationRequest, model: ServedModel, prompt: Sequence[int]
-    ) -> TokenText:
+    ) -> Callable[[], TokenText]:
+        """What makes those of a prompt's choices."""
         # What marks a call must be seen, also where it is a special token.
         kept = self._kept_ids if request.tools else frozenset()
         ends = frozenset() if request.ignore_eos else model.eos_token_ids
-        return TokenText(
-            self.tokenizer.decode_stream(request.skip_special_tokens, kept, prompt),
+        silent = frozenset() if request.include_stop else ends.union(request.stop_token_ids)
+        new_stream = self.tokenizer.decode_streams(request.skip_special_tokens, kept, prompt)
+        return lambda: TokenText(
+            new_stream(),
             request.stop,
             include_stop=request.include_stop,
             min_tokens=request.min_tokens,
-            silent=frozenset() if request.include_stop else ends.union(request.stop_token_ids),
+            silent=silent,
         )
 
     def _parser(self, request: GenerationRequest) -> ToolCallParser | None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 
 import tokenizers
@@ -97,9 +97,18 @@ class Tokenizer:
         """A detokeniser for one sequence whose tokens come one by one. `kept` are special tokens
         that are not skipped with the others. The text is what those tokens say behind that of
         `prompt`, if it has any; a character that the prompt began stays incomplete."""
+        return self.decode_streams(skip_special_tokens, kept, prompt)()
+
+    def decode_streams(
+        self, skip_special_tokens: bool, kept: frozenset[int], prompt: Iterable[int]
+    ) -> Callable[[], DecodeStream]:
+        """What makes a detokeniser for each of the sequences that go on from one prompt, which is
+        looked through for something to go on from."""
         skipped = self._special_ids - kept if skip_special_tokens else NO_SPECIAL_IDS
-        is_continuation = any(token_id not in skipped for token_id in prompt)
-        return DecodeStream(self._tokenizer, skipped, self._lead, is_continuation=is_continuation)
+        is_continuation = not skipped.issuperset(prompt)
+        return partial(
+            DecodeStream, self._tokenizer, skipped, self._lead, is_continuation=is_continuation
+        )
 
     @cached_property
     def _lead(self) -> tuple[int, ...]:

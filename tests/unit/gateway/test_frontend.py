@@ -224,6 +224,16 @@ async def test_what_all_answers_have_in_common_is_worked_out_once(frontend):
     answer.cancel()
 
 
+async def test_a_prompt_is_looked_through_once_for_all_its_answers(frontend):
+    """For whether it says anything that they go on from: one of special tokens alone does not."""
+    prompt = TokenPrompt((frontend.tokenizer.special_id("<|im_start|>"),) * 2000)
+    request = GenerationRequest(prompts=(prompt,), num_choices=MAX_CHOICES, max_tokens=1)
+    with counted_calls() as num_calls:
+        answer = await frontend.generate(request)
+    assert num_calls() < 100_000
+    answer.cancel()
+
+
 class Link:
     """Keeps what a worker is told."""
 
