@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable
 from typing import Annotated, Any
 
@@ -48,15 +49,13 @@ class CompletionBody(GenerationBody):
             return (TextPrompt(prompt),)
         if prompt and isinstance(prompt[0], int):
             return (_token_prompt(prompt),)
-        check_size(num_tokens=sum(len(each) for each in prompt if isinstance(each, list)))
+        lists = (each for each in prompt if isinstance(each, list | array))
+        check_size(num_tokens=sum(map(len, lists)))
         return tuple(map(_prompt, prompt))
 
 
-def _prompt(item: str | list[int] | int) -> Prompt:
-    if isinstance(item, str):
-        return TextPrompt(item)
-    assert isinstance(item, list)
-    return _token_prompt(item)
+def _prompt(item: Any) -> Prompt:
+    return TextPrompt(item) if isinstance(item, str) else _token_prompt(item)
 
 
 def _token_prompt(token_ids: Iterable[Any]) -> TokenPrompt:

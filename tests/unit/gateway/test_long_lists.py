@@ -1,4 +1,4 @@
-"""A long list of ids comes out as if it had been read in one call, and never by one."""
+"""Long lists of ids come out as if they had been read in one call, and never by one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from http_client import TEXT_PATH
 
 from gateway.http import long_lists
 from gateway.http.long_lists import PIECE_BYTES, read_with_list
-from gateway.limits import MAX_PROMPT_TOKENS
+from gateway.limits import MAX_CHOICES, MAX_PROMPT_TOKENS
 from tandem.core.errors import InvalidRequest
 
 NUM_IDS = 40_000
@@ -35,7 +35,19 @@ async def test_it_is_what_a_single_call_would_have_read(field, separator, before
     assert value | {field: list(value[field])} == orjson.loads(body)
 
 
-async def test_no_call_reads_more_than_a_piece(monkeypatch):
+@pytest.mark.parametrize(
+    ("num_lists", "between"), [(1, ""), (3, ","), (MAX_CHOICES, ", "), (2, " ,\n\t")]
+)
+async def test_lists_of_ids_are_what_a_single_call_would_have_read(num_lists, between):
+    lists = f"[{f']{between}['.join([listed(IDS)] * num_lists)}]"
+    body = f'{{"n": 2, "prompt": [ {lists}\r\n], "stop": ["]", "]]"]}}'.encode()
+    value = await read_with_list(body)
+    assert all(isinstance(each, array) for each in value["prompt"])
+    assert value | {"prompt": list(map(list, value["prompt"]))} == orjson.loads(body)
+
+
+@pytest.mark.parametrize("prompt", [IDS, [IDS], [IDS[:20_000], IDS[20_000:]]])
+async def test_no_call_reads_more_than_a_piece(monkeypatch, prompt):
     sizes = []
 
     class Watched:
@@ -47,7 +59,7 @@ async def test_no_call_reads_more_than_a_piece(monkeypatch):
             return orjson.loads(data)
 
     monkeypatch.setattr(long_lists, "orjson", Watched)
-    assert await read_with_list(orjson.dumps({"prompt": IDS})) is not None
+    assert await read_with_list(orjson.dumps({"prompt": prompt})) is not None
     assert sum(sizes) > NUM_IDS
     assert max(sizes) < PIECE_BYTES + 100
 
@@ -61,7 +73,13 @@ async def test_no_call_reads_more_than_a_piece(monkeypatch):
         f'{{"prompt": "x", "messages": [{{"prompt": [{listed(IDS)}]}}]}}',
         f'{{"prompt": [{listed(IDS)}], "prompt": "x"}}',
         f'{{"\\"prompt": [{listed(IDS)}]}}',
-        f'{{"prompt": [[{listed(IDS)}]]}}',
+        f'{{"prompt": [[{listed(IDS)}], "x"]}}',
+        f'{{"prompt": [[{listed(IDS)}], 1]}}',
+        f'{{"prompt": [[{listed(IDS)}], []]}}',
+        f'{{"prompt": [[{listed(IDS)}, [1]]]}}',
+        f'{{"prompt": [[{listed(IDS)}], [[1]]]}}',
+        f'{{"prompt": [[{listed(IDS)}]{",[1]" * MAX_CHOICES}]}}',
+        f'{{"prompt": [[{listed([*IDS, 2**32])}]]}}',
         f'{{"prompt": ["{listed(IDS)}"]}}',
         f'{{"prompt": "\\"prompt\\": [{listed(IDS)}]"}}',
         f'{{"prompt": [{listed([*IDS, -1])}]}}',
@@ -98,6 +116,13 @@ async def test_what_is_no_json_is_not_taken_for_some(numbers, more):
     assert await read_with_list(body) is None
 
 
+@pytest.mark.parametrize(
+    "behind", ["", "]", "],]", "][1]]", "]\f,[1]]", "],,[1]]", "],[1,]]", "],[1]", "],[1", "],["]
+)
+async def test_lists_that_are_no_json_are_not_taken_for_some(behind):
+    assert await read_with_list(f'{{"prompt": [[{listed(IDS)}{behind}}}'.encode()) is None
+
+
 async def test_what_follows_is_to_be_json_as_well():
     assert await read_with_list(f'{{"prompt": [{listed(IDS)}], }}'.encode()) is None
     assert await read_with_list(f'{{"prompt": [{listed(IDS)}'.encode()) is None
@@ -108,6 +133,22 @@ async def test_more_ids_than_any_prompt_has_are_refused():
     with pytest.raises(InvalidRequest, match=f"at most {MAX_PROMPT_TOKENS} entries") as caught:
         await read_with_list(body)
     assert caught.value.param == "prompt"
+
+
+async def test_over_http_lists_of_ids_are_prompts(client, service):
+    prompts = [[7] * 300 for _ in range(MAX_CHOICES)]
+    response = await client.post(TEXT_PATH, json={"prompt": prompts, "max_tokens": 1})
+    assert len(response.json()["choices"]) == MAX_CHOICES
+    assert [list(each.prompt_token_ids) for each in service.requests] == prompts
+
+
+async def test_over_http_all_prompts_are_counted_together(client):
+    prompts = [[7] * 40_000] * 7
+    response = await client.post(TEXT_PATH, json={"prompt": prompts})
+    assert response.status_code == 400
+    assert response.json()["error"]["message"] == (
+        f"prompt must have at most {MAX_PROMPT_TOKENS} tokens, and has 280000"
+    )
 
 
 async def test_over_http_its_prompt_is_counted_like_any(client):
