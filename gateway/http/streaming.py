@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -88,10 +88,15 @@ class StreamedAnswer(Response):
         self._envelope = envelope
         self._usage = usage
         self._keep_alive_s = keep_alive_s
+        self._has_begun = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with suppress(Cancelled):
+        try:
             await unless_disconnected(receive, self._respond(scope, receive, send))
+        except Cancelled as error:
+            if not self._has_begun:
+                # Nobody reads it, but it is counted.
+                await describe(error).response()(scope, receive, send)
 
     async def _respond(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -104,15 +109,12 @@ class StreamedAnswer(Response):
 
     async def _stream(self, answer: Answer, scope: Scope, receive: Receive, send: Send) -> None:
         body: ResponseBody = scope["state"][RESPONSE_BODY]
-        has_begun = False
         try:
             while not await self._starts_in_time(answer):
-                if not has_begun:
-                    await send(start_of_events())
-                    has_begun = True
+                await self._begin(send)
                 body.write(KEEP_ALIVE)
         except Exception as error:
-            if not has_begun:
+            if not self._has_begun:
                 await describe(error).response()(scope, receive, send)
                 return
             body.write(_failure(error))
@@ -121,11 +123,15 @@ class StreamedAnswer(Response):
             events = EventStream(answer, chunks, body)
             # What is there already goes with the response's head.
             with body.together():
-                if not has_begun:
-                    await send(start_of_events())
+                await self._begin(send)
                 events.begin(self._keep_alive_s)
             await events.ended()
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _begin(self, send: Send) -> None:
+        if not self._has_begun:
+            self._has_begun = True
+            await send(start_of_events())
 
     async def _starts_in_time(self, answer: Answer) -> bool:
         """Whether a worker begins before something has to be sent."""

@@ -103,6 +103,22 @@ async def test_what_is_refused_within_its_body_is_counted_once(asking, by_http, 
     assert by_http.counts == {(TEXT_PATH, code): 1}
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_who_leaves_before_its_answer_has_begun_is_counted(
+    asking, service, by_http, stream
+) -> None:
+    service.script = lambda request: [Pause.FOREVER]
+    asked = asyncio.create_task(asking.post(TEXT_PATH, json=TEXT | {"stream": stream}))
+    async with asyncio.timeout(10):
+        while not service.streams:
+            await asyncio.sleep(0)
+        asked.cancel()
+        while not by_http.counts:
+            await asyncio.sleep(0)
+    assert by_http.counts == {(TEXT_PATH, "499"): 1}
+    assert service.streams[0].cancelled.is_set()
+
+
 async def test_refusals_have_a_line_of_their_own(asking, service, by_http, logs) -> None:
     service.refusal = ResourceExhausted("the queue is full")
     assert (await asking.post(TEXT_PATH, json=TEXT)).status_code == 429
