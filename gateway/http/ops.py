@@ -54,7 +54,7 @@ def ops_router(service: TokenService, metrics: MetricsPage) -> APIRouter:
         responses=documented_errors(*ASKED_ERRORS),
     )
     async def read_metrics() -> Response:
-        return Response(metrics.text(), media_type=CONTENT_TYPE)
+        return Response(await metrics.text(), media_type=CONTENT_TYPE)
 
     return router
 

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Mapping
 
 import httpx
+from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from running_gateway import running_gateway
 from stack import Stack, WorkerProcess, running_stack
@@ -39,7 +40,7 @@ def samples(text: str) -> Samples:
 def page(stack: Stack) -> Samples:
     dispatcher = stack.dispatcher
     collector = GatewayCollector(dispatcher._scheduler, dispatcher.metrics, Lag(), "mock")
-    return samples(MetricsPage(collector).text().decode())
+    return samples(generate_latest(MetricsPage(collector).registry).decode())
 
 
 def total(found: Samples, name: str, **labels: str) -> float:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+from http_client import counted_calls
 from page_families import WORKERS, families, new_dispatcher, samples_of
+from prometheus_client.core import Metric
+from prometheus_client.registry import Collector
 
 from gateway.dispatcher import Dispatcher
 from tandem.core.errors import Unavailable
 from tandem.core.worker import WorkerRole
+from tandem.process.metrics import MetricsPage, gauge
 
 PREFILL, DECODE = WORKERS[WorkerRole.PREFILL], WORKERS[WorkerRole.DECODE]
 
@@ -52,3 +58,21 @@ async def test_a_gateway_that_stops_says_so() -> None:
     dispatcher.drain()
     assert read(dispatcher, "tandem_draining") == {(): 1}
     assert read(dispatcher, "tandem_ready") == {(): 0}
+
+
+class Many(Collector):
+    """As many samples as those of a hundred workers."""
+
+    NUM = 4_000
+
+    def collect(self) -> Iterator[Metric]:
+        rows = (((str(number),), 1.0) for number in range(self.NUM))
+        yield gauge("many", "Each of a worker.", ("worker",), rows)
+
+
+async def test_a_large_page_is_not_written_where_all_else_is_done() -> None:
+    page = MetricsPage(Many())
+    with counted_calls() as num_calls:
+        text = await page.text()
+        assert num_calls() < 12 * Many.NUM
+    assert text.count(b"\nmany{") == Many.NUM
