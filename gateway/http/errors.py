@@ -30,6 +30,7 @@ log = structlog.get_logger(__name__)
 INVALID_REQUEST_TYPE = "invalid_request_error"
 UNAUTHORIZED = 401
 CLIENT_CLOSED_REQUEST = 499
+TOO_LATE = 504
 DEFAULT_RETRY_AFTER_S = 1.0
 
 # Status and type of each kind of error. What is not here is the server's own fault: 500.
@@ -41,7 +42,7 @@ KINDS: Mapping[type[TandemError], tuple[int, str]] = {
     ResourceExhausted: (429, "rate_limit_error"),
     Cancelled: (CLIENT_CLOSED_REQUEST, "request_cancelled"),
     Unavailable: (503, "service_unavailable"),
-    DeadlineExceeded: (504, "timeout_error"),
+    DeadlineExceeded: (TOO_LATE, "timeout_error"),
 }
 INTERNAL = (500, "server_error")
 RETRIABLE = (429, 503)
@@ -78,6 +79,9 @@ class ErrorAnswer:
             headers["Retry-After"] = str(math.ceil(self.retry_after_s or DEFAULT_RETRY_AFTER_S))
         elif self.status == UNAUTHORIZED:
             headers["WWW-Authenticate"] = "Bearer"
+        elif self.status == TOO_LATE:
+            # OpenAI's clients would ask twice more by themselves.
+            headers["X-Should-Retry"] = "false"
         return Response(self.json(), self.status, headers, "application/json")
 
 

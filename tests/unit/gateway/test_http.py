@@ -4,8 +4,10 @@ import asyncio
 import json
 
 import httpx
+import httpx2
 import pytest
-from http_client import CHAT, CHAT_PATH, TEXT, TEXT_PATH, counted_calls, events
+from http_client import CHAT, CHAT_PATH, TEXT, TEXT_PATH, counted_calls, events, with_body
+from openai import AsyncOpenAI, InternalServerError
 from scripted_service import Pause, ScriptedService, ended
 
 from gateway.http.schemas.chat import ChatBody
@@ -172,7 +174,18 @@ async def test_errors_before_the_first_token(client, service, error, status, cod
             assert error_of(response)["code"] == code
             assert "secret" not in response.text
             assert ("retry-after" in response.headers) == (status in (429, 503))
+            assert response.headers.get("x-should-retry") == ("false" if status == 504 else None)
             assert "x-request-id" in response.headers
+
+
+async def test_openais_client_does_not_ask_again_for_what_is_too_late(app, service):
+    service.script = lambda request: [DeadlineExceeded("late")]
+    transport = httpx2.ASGITransport(with_body(app))
+    async with httpx2.AsyncClient(transport=transport) as http:
+        openai = AsyncOpenAI(base_url="http://gateway/v1", api_key="none", http_client=http)
+        with pytest.raises(InternalServerError, match="late"):
+            await openai.completions.create(model="mock", prompt="Hi")
+    assert len(service.requests) == 1
 
 
 async def test_retry_after_is_in_whole_seconds(client, service):
