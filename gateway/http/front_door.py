@@ -103,19 +103,24 @@ class FrontDoor:
         else:
             start()
 
-    def _close_longest_idle(self) -> None:
-        if self._idle:
-            connection = next(iter(self._idle))
-            close = self._idle[connection]
-            self.leave(connection)
-            close()
+    def _close_longest_idle(self, tenant: str | None = None) -> None:
+        """Of all, or of a tenant's."""
+        for connection, close in self._idle.items():
+            if tenant is None or self._places.is_held_by(connection, tenant):
+                self.leave(connection)
+                close()
+                return
 
     def _finds_place(self, connection: object, tenant: str) -> bool:
-        """Whether a connection may be the tenant's: it is that of its newest request."""
-        if not self._places.is_held_by(connection, tenant):
-            if not self._places.may_have_more(tenant):
-                return False
-            self._places.hold(connection, tenant)
+        """Whether a connection may be the tenant's: it is that of its newest request. An idle one
+        of its own gives way to it."""
+        if self._places.is_held_by(connection, tenant):
+            return True
+        if not self._places.may_have_more(tenant):
+            self._close_longest_idle(tenant)
+        if not self._places.may_have_more(tenant):
+            return False
+        self._places.hold(connection, tenant)
         return True
 
     def _is_overloaded(self, tenant: str) -> bool:

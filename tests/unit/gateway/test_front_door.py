@@ -155,21 +155,49 @@ async def test_a_request_takes_its_tenants_turn(app, service, monkeypatch):
 # Places
 
 
-async def test_one_tenants_connections_leave_places_to_others(app):
+async def test_one_tenants_connections_leave_places_to_others(app, service):
+    service.script = lambda request: [Pause.FOREVER]
     counts = Counter[str]()
     refusals = Refusals(counts)
+    body = b'{"prompt": "Hi"}'
     async with (
         serving(app, access=ACCESS, refusals=refusals, max_connections=8) as port,
         AsyncExitStack() as connections,
     ):
 
-        async def ask(tenant: str) -> int:
+        async def is_served(tenant: str) -> bool:
+            """On a connection that stays, and has no answer if it is."""
+            reader, writer = await connections.enter_async_context(connection_to(port))
+            writer.write(POST + bearer(tenant) + b"Content-Length: 16\r\n\r\n" + body)
+            answer = asyncio.create_task(read_answer(reader))
+            num_requests = len(service.requests)
+            while len(service.requests) == num_requests and not answer.done():
+                await asyncio.sleep(0)
+            if answer.done():
+                assert answer.result()[0] == 503
+            return not answer.done()
+
+        assert [await is_served("one") for _ in range(8)] == [True] * 6 + [False] * 2
+        assert await is_served("other")
+        assert not await is_served("one")
+    assert counts == {"UNAVAILABLE": 3}
+
+
+async def test_a_tenants_own_idle_connections_give_way_to_its_new_ones(app):
+    """And no other's, however long these are idle."""
+    async with (
+        serving(app, access=ACCESS, max_connections=8) as port,
+        AsyncExitStack() as connections,
+    ):
+
+        async def ask(tenant: str) -> tuple[int, asyncio.StreamReader]:
             """On a connection that stays."""
             reader, writer = await connections.enter_async_context(connection_to(port))
             writer.write(b"GET /v1/models HTTP/1.1\r\nHost: x\r\n" + bearer(tenant) + b"\r\n")
-            return (await read_answer(reader))[0]
+            return (await read_answer(reader))[0], reader
 
-        assert [await ask("one") for _ in range(8)] == [200] * 6 + [503] * 2
-        assert await ask("other") == 200
-        assert await ask("one") == 503
-    assert counts == {"UNAVAILABLE": 3}
+        _, others = await ask("other")
+        own = [await ask("one") for _ in range(8)]
+        assert [status for status, _ in own] == [200] * 8
+        assert await own[0][1].read() == b""
+        assert not others.at_eof()
