@@ -197,6 +197,8 @@ def put_together(settings: GatewaySettings) -> Gateway:
     app = create_app(frontend, dispatcher, metrics, refusals)
     app.include_router(page_router(viewers, refusals))
     app.include_router(admin_router(dispatcher, access, refusals))
+    # It is kept. When somebody asked for it first it would hold all streams up.
+    app.openapi()
     return Gateway(
         settings=settings,
         listener=listener,

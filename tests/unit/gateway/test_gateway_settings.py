@@ -1,10 +1,13 @@
-"""What the gateway's settings refuse before anything starts."""
+"""What the gateway's settings refuse before anything starts, and what is done by then."""
 
+import httpx
 import pytest
+from http_client import counted_calls
 
 from gateway.discovery import WorkerName
 from gateway.service import put_together
 from gateway.settings import GatewaySettings
+from tandem.bench.ports import free_port
 from tandem.core.address import Address
 from tandem.core.errors import ConfigError
 from tandem.core.worker import WorkerRole
@@ -72,6 +75,23 @@ def test_there_are_no_more_connections_than_files(monkeypatch: pytest.MonkeyPatc
     limits = GatewaySettings(max_connections=500, max_header_bytes=2048).http_limits()
     assert (limits.max_connections, limits.max_header_bytes) == (500, 2048)
     assert GatewaySettings(keep_alive_s=30).http_limits().keep_alive_s == 30
+
+
+async def test_what_the_api_is_like_was_worked_out_before_anybody_asks() -> None:
+    """It takes a tenth of a second, for which no token would go out."""
+    ports = {"http_port": free_port(), "grpc_port": free_port()}
+    gateway = put_together(GatewaySettings(model="mock", **ports))
+    try:
+        transport = httpx.ASGITransport(gateway.http_server.config.app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
+            with counted_calls() as num_calls:
+                response = await client.get("/openapi.json")
+        assert "/tokenize" in response.json()["paths"]
+        assert num_calls() < 20_000
+    finally:
+        gateway.listener.close()
+        gateway.frontend.close()
+        gateway.timeline.close()
 
 
 def test_a_delay_that_leaves_no_time_to_drain_is_refused() -> None:
