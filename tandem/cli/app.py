@@ -16,7 +16,7 @@ import typer
 from tandem.artifacts.hub_reference import HUB_MODEL
 from tandem.cli.bench import bench
 from tandem.cli.credentials import certs, keys
-from tandem.cli.flags import AddressFlag, ApiKeyFlag, TlsFlag, flag
+from tandem.cli.flags import ApiKeyFlag, GatewayFlags, flag, takes_flags
 from tandem.cli.fleet_commands import doctor, up
 from tandem.core.errors import TandemError
 from tandem.core.installation import own_version
@@ -28,6 +28,8 @@ commands = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+WorkerName = Annotated[str, typer.Argument(help="the worker's name, as `tandem workers` has it")]
 
 # The arguments, --help among them, are the service's own business.
 FORWARD = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
@@ -65,12 +67,11 @@ commands.command()(doctor)
 
 
 @commands.command()
+@takes_flags
 def chat(
     prompt: Annotated[str | None, typer.Argument(help="ask this and leave")] = None,
     *,
-    address: AddressFlag = None,
-    api_key: ApiKeyFlag = None,
-    tls: TlsFlag = None,
+    gateway: GatewayFlags,
     system: Annotated[str | None, flag("system", "the system message")] = None,
     max_tokens: Annotated[int | None, flag("max-tokens", "tokens of an answer at the most")] = None,
     temperature: Annotated[
@@ -80,22 +81,14 @@ def chat(
     """Chat with the model. Ctrl-C stops an answer; Ctrl-D or /exit leaves."""
     from tandem.cli.chat import run_chat
 
-    run_chat(
-        prompt,
-        address,
-        api_key,
-        tls=tls,
-        system=system,
-        max_tokens=max_tokens,
-        temperature=temperature,
-    )
+    run_chat(prompt, gateway, system=system, max_tokens=max_tokens, temperature=temperature)
 
 
 @commands.command()
+@takes_flags
 def timeline(
-    address: AddressFlag = None,
-    api_key: ApiKeyFlag = None,
-    tls: TlsFlag = None,
+    gateway: GatewayFlags,
+    *,
     window: Annotated[str, flag("window", "how far back: 500ms, 30s, 5m")] = "30s",
     save: Annotated[
         Path | None,
@@ -105,7 +98,7 @@ def timeline(
     """Show what each worker did of late, and how busy it was."""
     from tandem.cli.timeline import show_timeline
 
-    show_timeline(address, api_key, window, save, tls)
+    show_timeline(gateway, window, save)
 
 
 @commands.command()
@@ -124,20 +117,20 @@ def top(
 
 
 @commands.command()
-def workers(address: AddressFlag = None, api_key: ApiKeyFlag = None, tls: TlsFlag = None) -> None:
+@takes_flags
+def workers(gateway: GatewayFlags) -> None:
     """List the workers: role, state, what they hold, which build they are."""
     from tandem.cli.workers import show_workers
 
-    show_workers(address, api_key, tls)
+    show_workers(gateway)
 
 
 @commands.command()
+@takes_flags
 def drain(
-    worker: Annotated[str, typer.Argument(help="the worker's name, as `tandem workers` has it")],
+    worker: WorkerName,
     *,
-    address: AddressFlag = None,
-    api_key: ApiKeyFlag = None,
-    tls: TlsFlag = None,
+    gateway: GatewayFlags,
     timeout: Annotated[
         float,
         typer.Option(min=0, max=86_400, help="seconds that it may take for what it has"),
@@ -150,16 +143,15 @@ def drain(
     """
     from tandem.cli.workers import drain_worker
 
-    drain_worker(address, api_key, worker, timeout, wait=wait, tls=tls)
+    drain_worker(gateway, worker, timeout, wait=wait)
 
 
 @commands.command()
+@takes_flags
 def restart(
-    worker: Annotated[str, typer.Argument(help="the worker's name, as `tandem workers` has it")],
+    worker: WorkerName,
     *,
-    address: AddressFlag = None,
-    api_key: ApiKeyFlag = None,
-    tls: TlsFlag = None,
+    gateway: GatewayFlags,
     by: Annotated[
         str | None,
         typer.Option(
@@ -177,21 +169,20 @@ def restart(
     """
     from tandem.cli.restart import restart_worker
 
-    restart_worker(address, api_key, worker, by, timeout, tls)
+    restart_worker(gateway, worker, by, timeout)
 
 
 @commands.command()
+@takes_flags
 def undrain(
-    worker: Annotated[str, typer.Argument(help="the worker's name, as `tandem workers` has it")],
+    worker: WorkerName,
     *,
-    address: AddressFlag = None,
-    api_key: ApiKeyFlag = None,
-    tls: TlsFlag = None,
+    gateway: GatewayFlags,
 ) -> None:
     """Put a worker back into service."""
     from tandem.cli.workers import undrain_worker
 
-    undrain_worker(address, api_key, worker, tls)
+    undrain_worker(gateway, worker)
 
 
 @commands.command()

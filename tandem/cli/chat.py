@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from tandem.cli.amounts import format_bytes, format_seconds
+from tandem.cli.flags import GatewayFlags
 from tandem.cli.reaching import reaching_gateway, trusted
 from tandem.client import Client, Completion, CompletionStream, GenerateArguments, Message
 from tandem.core.errors import TandemError, Unavailable
@@ -25,10 +26,8 @@ SHOWN = {code: f"\\x{code:02x}" for code in {*range(0x20), *range(0x7F, 0xA0)} -
 
 def run_chat(
     prompt: str | None,
-    address: str | None,
-    api_key: str | None,
+    gateway: GatewayFlags,
     *,
-    tls: str | None,
     system: str | None,
     max_tokens: int | None,
     temperature: float,
@@ -38,7 +37,8 @@ def run_chat(
     if max_tokens is not None:
         require_positive("max-tokens", max_tokens)
         options["max_tokens"] = max_tokens
-    with Client(address, api_key=api_key, tls=trusted(tls)) as client:
+    tls = trusted(gateway.tls)
+    with Client(gateway.address, api_key=gateway.api_key, tls=tls) as client:
         model = _served_model(client)
         console, notes = Console(highlight=False), Console(stderr=True, highlight=False)
         conversation = Conversation(client, options, console, notes)

@@ -4,7 +4,7 @@ dataclass of flags."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from functools import wraps
 from inspect import Parameter, Signature, signature
 from typing import Annotated, Any, get_type_hints
@@ -29,14 +29,22 @@ def flag(
     return typer.Option(*names, envvar=twin, help=description, rich_help_panel=panel, exists=exists)
 
 
-AddressFlag = Annotated[
-    str | None, flag("address", "the gateway's gRPC address (default: 127.0.0.1:50050)")
-]
 ApiKeyFlag = Annotated[str | None, flag("api-key", "the key that the gateway asks for")]
-TlsFlag = Annotated[
-    str | None, flag("tls", "speak TLS, trusting the authorities of the `system` or of a PEM file")
-]
 StartTimeoutFlag = Annotated[int, flag("start-timeout", "seconds until all must be ready")]
+
+
+@dataclass(frozen=True)
+class GatewayFlags:
+    """Which gateway is asked by gRPC, and how."""
+
+    address: Annotated[
+        str | None, flag("address", "the gateway's gRPC address (default: 127.0.0.1:50050)")
+    ] = None
+    api_key: ApiKeyFlag = field(default=None, repr=False)
+    tls: Annotated[
+        str | None,
+        flag("tls", "speak TLS, trusting the authorities of the `system` or of a PEM file"),
+    ] = None
 
 
 def takes_flags(command: Callable[..., None]) -> Callable[..., None]:

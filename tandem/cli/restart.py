@@ -11,25 +11,19 @@ import time
 import psutil
 from rich.console import Console
 
+from tandem.cli.flags import GatewayFlags
 from tandem.cli.workers import POLL_S, Admin, reached_admin, state_name
 from tandem.core.address import parse_address
 from tandem.core.errors import ConfigError, NotFound, Unavailable
 from tandem.v1 import admin_pb2
 
 
-def restart_worker(
-    address: str | None,
-    api_key: str | None,
-    worker_id: str,
-    by: str | None,
-    timeout_s: float,
-    tls: str | None = None,
-) -> None:
+def restart_worker(gateway: GatewayFlags, worker_id: str, by: str | None, timeout_s: float) -> None:
     """Have a worker end in good order, by the command `by` or by SIGTERM to its process, and return
     when another process serves under its name. Raises `TandemError`: `Unavailable` if none does in
     time, `ConfigError` if the command fails."""
     console = Console(highlight=False, markup=False)
-    with reached_admin(address, api_key, tls) as admin:
+    with reached_admin(gateway) as admin:
         worker = admin.worker(worker_id)
         if worker is None:
             raise NotFound(f"there is no worker named {worker_id}: `tandem workers` lists them")

@@ -13,26 +13,18 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from tandem.cli.amounts import format_bytes, format_seconds
+from tandem.cli.flags import GatewayFlags
 from tandem.cli.gantt import draw
-from tandem.cli.reaching import reaching_gateway, trusted
+from tandem.cli.reaching import Reached, reached
 from tandem.cli.tables import WIDE
 from tandem.cli.timeline_svg import timeline_svg
 from tandem.cli.trace_events import trace_events
-from tandem.client.connection import (
-    CallMetadata,
-    call_metadata,
-    channel_tls,
-    resolve_address,
-    translated_errors,
-)
 from tandem.core.errors import ConfigError, NotFound
 from tandem.core.pipeline import Lane, PipelineFigures, TransferFigures, pipeline_figures
 from tandem.core.reports import SpanKind
 from tandem.core.worker import WorkerRole
 from tandem.v1 import inference_pb2, inference_pb2_grpc
-from tandem.wire.channels import open_sync_channel
 from tandem.wire.reports import span_from_wire
-from tandem.wire.tls import ChannelTls
 
 TIMEOUT_S = 10.0
 UNITS_MS = {"ms": 1, "s": 1000, "m": 60_000}
@@ -46,22 +38,14 @@ FORMATS: Mapping[str, Callable[[Sequence[Lane]], bytes]] = {
 }
 
 
-def show_timeline(
-    address: str | None,
-    api_key: str | None,
-    window: str,
-    save: Path | None,
-    tls: str | None = None,
-) -> None:
+def show_timeline(gateway: GatewayFlags, window: str, save: Path | None) -> None:
     """Print the last `window`, and write it to the file `save`. Raises `TandemError`, `NotFound` if
     there is nothing to write."""
     window_ms = parse_window_ms(window)
     if save:
         check_format(save)
-    with reaching_gateway():
-        metadata = call_metadata(api_key=api_key)
-        channel = channel_tls(trusted(tls))
-        lanes = fetch_lanes(resolve_address(address), window_ms, metadata, channel)
+    with reached(gateway) as found:
+        lanes = fetch_lanes(found, window_ms)
     console = Console(highlight=False)
     if not any(lane.of_kind(SpanKind.STEP) for lane in lanes):
         if save:
@@ -112,16 +96,13 @@ def parse_window_ms(text: str) -> int:
     return window_ms
 
 
-def fetch_lanes(
-    address: str, window_ms: int, metadata: CallMetadata = (), tls: ChannelTls | None = None
-) -> list[Lane]:
-    """The timeline, prefill workers first. Raises `TandemError`."""
-    with translated_errors(), open_sync_channel(address, tls) as channel:
-        response = inference_pb2_grpc.InferenceServiceStub(channel).GetTimeline(
-            inference_pb2.GetTimelineRequest(window_ms=window_ms),
-            timeout=TIMEOUT_S,
-            metadata=metadata,
-        )
+def fetch_lanes(gateway: Reached, window_ms: int) -> list[Lane]:
+    """The timeline, prefill workers first. Raises what gRPC does."""
+    response = inference_pb2_grpc.InferenceServiceStub(gateway.channel).GetTimeline(
+        inference_pb2.GetTimelineRequest(window_ms=window_ms),
+        timeout=TIMEOUT_S,
+        metadata=gateway.metadata,
+    )
     lanes = [
         Lane(
             worker_id=lane.worker_id,

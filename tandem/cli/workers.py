@@ -11,18 +11,12 @@ from typing import TypeVar
 from rich.console import Console
 from rich.table import Table
 
-from tandem.cli.reaching import reaching_gateway, trusted
+from tandem.cli.flags import GatewayFlags
+from tandem.cli.reaching import reached
 from tandem.cli.tables import table_console
-from tandem.client.connection import (
-    CallMetadata,
-    call_metadata,
-    channel_tls,
-    resolve_address,
-    translated_errors,
-)
+from tandem.client.connection import CallMetadata
 from tandem.core.worker import WorkerRole
 from tandem.v1 import admin_pb2, admin_pb2_grpc
-from tandem.wire.channels import open_sync_channel
 
 TIMEOUT_S = 10.0
 POLL_S = 0.2
@@ -64,9 +58,9 @@ class Admin:
         return method(request, timeout=TIMEOUT_S, metadata=self.metadata)
 
 
-def show_workers(address: str | None, api_key: str | None, tls: str | None = None) -> None:
+def show_workers(gateway: GatewayFlags) -> None:
     """Print the gateway's workers. Raises `TandemError`."""
-    with reached_admin(address, api_key, tls) as admin:
+    with reached_admin(gateway) as admin:
         listed = admin.listed()
     workers = listed.workers
     console = table_console(markup=False)
@@ -94,19 +88,11 @@ def show_workers(address: str | None, api_key: str | None, tls: str | None = Non
         console.print(f"the gateway is {listed.gateway_version or UNKNOWN}")
 
 
-def drain_worker(
-    address: str | None,
-    api_key: str | None,
-    worker_id: str,
-    timeout_s: float,
-    *,
-    wait: bool,
-    tls: str | None = None,
-) -> None:
+def drain_worker(gateway: GatewayFlags, worker_id: str, timeout_s: float, *, wait: bool) -> None:
     """Take a worker out of service and, with `wait`, return when it holds nothing any more, is
     gone, or serves again. Raises `TandemError`, `NotFound` among them."""
     console = Console(highlight=False, markup=False)
-    with reached_admin(address, api_key, tls) as admin:
+    with reached_admin(gateway) as admin:
         drained = admin.drain(worker_id, timeout_s)
         console.print(_line(drained))
         if not wait:
@@ -116,11 +102,9 @@ def drain_worker(
     console.print(_outcome(worker_id, last))
 
 
-def undrain_worker(
-    address: str | None, api_key: str | None, worker_id: str, tls: str | None = None
-) -> None:
+def undrain_worker(gateway: GatewayFlags, worker_id: str) -> None:
     """Put a worker back into service. Raises `TandemError`, `NotFound` among them."""
-    with reached_admin(address, api_key, tls) as admin:
+    with reached_admin(gateway) as admin:
         worker = admin.undrain(worker_id)
     Console(highlight=False, markup=False).print(_line(worker))
 
@@ -157,12 +141,7 @@ def _serves(worker: admin_pb2.WorkerStatus) -> bool:
 
 
 @contextmanager
-def reached_admin(address: str | None, api_key: str | None, tls: str | None) -> Iterator[Admin]:
+def reached_admin(gateway: GatewayFlags) -> Iterator[Admin]:
     """Who tells the gateway what to do with its workers, for the time of the block."""
-    with reaching_gateway():
-        metadata = call_metadata(api_key=api_key)
-        with (
-            translated_errors(),
-            open_sync_channel(resolve_address(address), channel_tls(trusted(tls))) as channel,
-        ):
-            yield Admin(admin_pb2_grpc.AdminServiceStub(channel), metadata)
+    with reached(gateway) as (channel, metadata):
+        yield Admin(admin_pb2_grpc.AdminServiceStub(channel), metadata)

@@ -11,6 +11,7 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, Route, expect
 from up import Up
 
+from tandem.cli.flags import GatewayFlags
 from tandem.cli.workers import undrain_worker
 
 ORDERS = "**/admin/workers/**"
@@ -52,7 +53,7 @@ def row(page: Page, worker_id: str) -> Locator:
 def all_serve_again(fleet: Up) -> Iterator[None]:
     yield
     for worker_id in ("decode-0", "decode-1"):
-        undrain_worker(f"127.0.0.1:{fleet.grpc_port}", None, worker_id)
+        undrain_worker(GatewayFlags(f"127.0.0.1:{fleet.grpc_port}"), worker_id)
 
 
 @pytest.mark.usefixtures("load")

@@ -8,6 +8,7 @@ import pytest
 from playwright.sync_api import Page, Route, expect
 from up import Up
 
+from tandem.cli.flags import GatewayFlags
 from tandem.cli.workers import drain_worker, undrain_worker
 
 # The lanes' names stand to the left of it, with the colours of their roles.
@@ -154,9 +155,9 @@ def test_light_or_dark_is_kept(page: Page) -> None:
 
 
 def test_who_drains_is_shown(page: Page, fleet: Up) -> None:
-    address = f"127.0.0.1:{fleet.grpc_port}"
+    gateway = GatewayFlags(f"127.0.0.1:{fleet.grpc_port}")
     for worker_id in ("decode-0", "decode-1"):
-        drain_worker(address, None, worker_id, 0.0, wait=False)
+        drain_worker(gateway, worker_id, 0.0, wait=False)
     try:
         drained = page.locator("td.drained")
         expect(drained).to_have_text(["drained", "drained"])
@@ -166,7 +167,7 @@ def test_who_drains_is_shown(page: Page, fleet: Up) -> None:
             page.click("#theme")
     finally:
         for worker_id in ("decode-0", "decode-1"):
-            undrain_worker(address, None, worker_id)
+            undrain_worker(gateway, worker_id)
     expect(page.locator("td.serving")).to_have_count(4)
 
 

@@ -13,6 +13,7 @@ import pytest
 from up import DEADLINE_S, Up, wait_until
 
 from tandem.bench.ports import free_port
+from tandem.cli.flags import GatewayFlags
 from tandem.cli.restart import restart_worker
 from tandem.cli.workers import show_workers
 from tandem.core.installation import own_version
@@ -102,11 +103,11 @@ def test_a_worker_is_restarted_and_its_successor_awaited(
 ) -> None:
     up = start("--topology", "1p2d")
     before = up.child("decode")
-    address = f"127.0.0.1:{up.grpc_port}"
-    restart_worker(address, None, "decode-0", None, DEADLINE_S)
+    gateway = GatewayFlags(f"127.0.0.1:{up.grpc_port}")
+    restart_worker(gateway, "decode-0", None, DEADLINE_S)
     assert f"decode-0 serves again: version {own_version()}, pid " in capsys.readouterr().out
     assert not before.is_running()
-    show_workers(address, None)
+    show_workers(gateway)
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[-1] for line in lines[1:]] == [own_version()] * 3
     pids = {int(line.split()[-2]) for line in lines[1:]}

@@ -12,6 +12,7 @@ import pytest
 from rich.console import Console
 
 from tandem.cli.chat import Conversation, run_chat
+from tandem.cli.flags import GatewayFlags
 from tandem.client import (
     Client,
     CompletedChoice,
@@ -111,7 +112,7 @@ def test_an_answer_is_stopped_while_it_is_asked_for(monkeypatch: pytest.MonkeyPa
 
 def test_an_answer_has_some_tokens() -> None:
     with pytest.raises(ConfigError, match="--max-tokens is a number, more than 0"):
-        run_chat("Hi", None, None, tls=None, system=None, max_tokens=-3, temperature=0.0)
+        run_chat("Hi", GatewayFlags(), system=None, max_tokens=-3, temperature=0.0)
 
 
 ANSWER = ["a\tb\r\n", "[bold]:smile: ", "\x1b]0;x\x07\x9b2J\x7f é\u2028"]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import pytest
 
 from tandem.cli import workers
+from tandem.cli.flags import GatewayFlags
 from tandem.cli.workers import Admin, drain_worker
 from tandem.v1 import admin_pb2
 
@@ -51,12 +52,12 @@ def test_it_waits_until_there_is_nothing_to_wait_for(
     stub = Stub([*seen])
 
     @contextmanager
-    def reached(*_: str | None) -> Iterator[Admin]:
+    def reached(_: GatewayFlags) -> Iterator[Admin]:
         yield Admin(stub, ())
 
     monkeypatch.setattr(workers, "reached_admin", reached)
     monkeypatch.setattr(workers, "POLL_S", 0.0)
-    drain_worker(None, None, "d", 1.0, wait=True)
+    drain_worker(GatewayFlags(), "d", 1.0, wait=True)
     assert said in capsys.readouterr().out
     assert not stub.seen
 
@@ -75,11 +76,11 @@ def test_a_workers_name_is_no_markup_and_whole(
     )
 
     @contextmanager
-    def reached(*_: str | None) -> Iterator[Admin]:
+    def reached(_: GatewayFlags) -> Iterator[Admin]:
         yield Admin(Stub([[named]]), ())
 
     monkeypatch.setattr(workers, "reached_admin", reached)
-    workers.show_workers(None, None)
+    workers.show_workers(GatewayFlags())
     _, line, gateway = capsys.readouterr().out.splitlines()
     assert line.split()[:5] == [name, "prefill", "serving", "172.18.0.5:50052", "cpu:0-63"]
     # It is of another build than the gateway.

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import pytest
 
 from tandem.cli import restart
+from tandem.cli.flags import GatewayFlags
 from tandem.cli.workers import Admin
 from tandem.core.errors import ConfigError, NotFound, TandemError, Unavailable
 from tandem.v1 import admin_pb2
@@ -46,12 +47,12 @@ def run(
     monkeypatch: pytest.MonkeyPatch, *seen: list[admin_pb2.WorkerStatus], by: str | None = "true"
 ) -> None:
     @contextmanager
-    def reached(*_: str | None) -> Iterator[Admin]:
+    def reached(_: GatewayFlags) -> Iterator[Admin]:
         yield Admin(Stub(*seen), ())  # type: ignore[arg-type]
 
     monkeypatch.setattr(restart, "reached_admin", reached)
     monkeypatch.setattr(restart, "POLL_S", 0.0)
-    restart.restart_worker(None, None, "d", by, 0.2)
+    restart.restart_worker(GatewayFlags(), "d", by, 0.2)
 
 
 def test_it_is_done_when_another_process_serves(

@@ -4,6 +4,7 @@ import pytest
 
 from tandem.cli import timeline
 from tandem.cli.amounts import format_bytes, format_seconds
+from tandem.cli.flags import GatewayFlags
 from tandem.cli.gantt import coverage, draw
 from tandem.cli.timeline import parse_window_ms
 from tandem.core.errors import ConfigError, NotFound
@@ -34,7 +35,7 @@ def test_a_window_is_no_longer_than_the_wire_takes() -> None:
 
 def show(lanes: list[Lane], monkeypatch: pytest.MonkeyPatch, save: Path | None = None) -> None:
     monkeypatch.setattr(timeline, "fetch_lanes", lambda *_: lanes)
-    timeline.show_timeline(None, None, "30s", save)
+    timeline.show_timeline(GatewayFlags(), "30s", save)
 
 
 def test_what_is_not_written_is_an_error(
