@@ -13,18 +13,13 @@ from typing import NamedTuple
 from rich.text import Text
 
 from tandem.core.pipeline import Lane, exposed_ns
-from tandem.core.reports import Span, SpanKind
+from tandem.core.reports import Span, SpanKind, step_kind
 
 # A cell's share of time that is covered, in quarters; what is there at all is seen.
 SHADES = " ░▒▓█"
 PREFILL, DECODE, MIXED, TRANSFER, EXPOSED = "cyan", "green", "blue", "yellow", "red"
-LEGEND = (
-    ("prefill", PREFILL),
-    ("decode", DECODE),
-    ("both", MIXED),
-    ("KV transfer", TRANSFER),
-    ("not hidden", EXPOSED),
-)
+STEPS = {"prefill": PREFILL, "decode": DECODE, "both": MIXED}
+LEGEND = {**STEPS, "KV transfer": TRANSFER, "not hidden": EXPOSED}
 # What is told from the rest without colours as well.
 MARKS: Mapping[str, str] = {EXPOSED: "╳"}
 MIN_CELLS = 10
@@ -97,7 +92,7 @@ def legend(styles: Iterable[str]) -> Text:
     """What the styles stand for."""
     seen = set(styles)
     text = Text()
-    for name, style in LEGEND:
+    for name, style in LEGEND.items():
         if style in seen:
             text.append(MARKS.get(style, SHADES[-1]) + " ", style).append(f"{name}  ", "dim")
     return text
@@ -105,9 +100,7 @@ def legend(styles: Iterable[str]) -> Text:
 
 def step_style(num_tokens: int, num_prefill_tokens: int) -> str:
     """That of a step with so many tokens, some of them of prompts."""
-    if num_prefill_tokens == 0:
-        return DECODE
-    return PREFILL if num_prefill_tokens == num_tokens else MIXED
+    return STEPS[step_kind(num_tokens, num_prefill_tokens)]
 
 
 def transfer_layers(transfers: Iterable[tuple[Interval, int]]) -> dict[str, list[Interval]]:

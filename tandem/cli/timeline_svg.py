@@ -9,7 +9,7 @@ from xml.sax.saxutils import escape
 from tandem.bench.report.svg_plot import nice_step
 from tandem.cli.amounts import format_bytes, format_seconds
 from tandem.core.pipeline import Lane, exposed_ns
-from tandem.core.reports import Span, SpanKind
+from tandem.core.reports import Span, SpanKind, step_kind
 from tandem.core.worker import WorkerRole
 
 # Pixels.
@@ -110,9 +110,10 @@ def _steps(lane: Lane, frame: _Frame) -> Iterator[str]:
     for step in steps:
         x, right = (frame.x(at + lane.clock_offset_ns) for at in (step.start_ns, step.end_ns))
         width = round(max(0.5, right - x - 0.5), 1)
+        kind = step_kind(step.num_tokens, step.num_prefill_tokens)
         opacity = round(0.45 + 0.55 * step.num_seqs / max(1, most), 2)
         yield (
-            f'<rect class="{_step_class(step)}" x="{x}" y="{top}" width="{width}"'
+            f'<rect class="{kind}" x="{x}" y="{top}" width="{width}"'
             f' height="{LANE}" rx="2" opacity="{opacity}"><title>{_describe(step)}</title></rect>'
         )
         if width >= MIN_LABEL:
@@ -153,12 +154,6 @@ def _legend(frame: _Frame) -> Iterator[str]:
             yield f'<path class="{css}" d="M{x} {y - 9}L{x + 10} {y + 1}"/>'
         yield f'<text class="dim" x="{x + 15}" y="{y}">{name}</text>'
         x += 34 + 6 * len(name)
-
-
-def _step_class(step: Span) -> str:
-    if step.num_prefill_tokens == 0:
-        return "decode"
-    return "prefill" if step.num_prefill_tokens == step.num_tokens else "both"
 
 
 def _describe(step: Span) -> str:

@@ -11,7 +11,7 @@ from itertools import count
 from typing import Any
 
 from tandem.core.pipeline import Lane, exposed_ns
-from tandem.core.reports import Span, SpanKind
+from tandem.core.reports import Span, SpanKind, step_kind
 
 STEPS_THREAD = 1
 # Viewers join asynchronous slices of one category and id.
@@ -76,10 +76,9 @@ def _step(step: Span, process: int, start_us: float) -> Event:
 
 
 def _step_name(step: Span) -> str:
-    if step.num_prefill_tokens == 0:
-        return f"decode x{step.num_seqs}"
-    kind = "prefill" if step.num_prefill_tokens == step.num_tokens else "both"
-    return f"{kind} {step.num_prefill_tokens} tokens x{step.num_seqs}"
+    kind = step_kind(step.num_tokens, step.num_prefill_tokens)
+    prompts = f" {step.num_prefill_tokens} tokens" if step.num_prefill_tokens else ""
+    return f"{kind}{prompts} x{step.num_seqs}"
 
 
 def _asynchronous(span: Span, process: int, start_us: float, number: int) -> Iterator[Event]:

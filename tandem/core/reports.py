@@ -192,3 +192,10 @@ class Span:
     @property
     def duration_s(self) -> float:
         return (self.end_ns - self.start_ns) / 1e9
+
+
+def step_kind(num_tokens: int, num_prefill_tokens: int) -> str:
+    """`prefill`, `decode` or `both`, by whose tokens a step has."""
+    if num_prefill_tokens == 0:
+        return "decode"
+    return "prefill" if num_prefill_tokens == num_tokens else "both"

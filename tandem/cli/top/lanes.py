@@ -8,6 +8,7 @@ from math import ceil
 
 from rich.text import Text
 
+from tandem.bench.report.svg_plot import nice_step
 from tandem.cli.amounts import format_seconds, format_share
 from tandem.cli.gantt import (
     DECODE,
@@ -68,7 +69,7 @@ def axis(window: Window, present_us: int, cells: int, *, is_still: bool) -> Text
     """When what is drawn was, counted from the present, or from where it stands still."""
     origin_us = window.end_us if is_still else present_us
     end = "paused" if is_still else "now"
-    tick_us = nice_tick((window.end_us - window.start_us) * MARK_WIDTH / cells)
+    tick_us = round(nice_step((window.end_us - window.start_us) * MARK_WIDTH / cells))
     line = [" "] * cells
     number = -1
     while origin_us + number * tick_us >= window.start_us:
@@ -83,16 +84,6 @@ def axis(window: Window, present_us: int, cells: int, *, is_still: bool) -> Text
         number -= 1
     line[cells - len(end) :] = end
     return _labelled("", "").append("".join(line), "dim")
-
-
-def nice_tick(least_us: float) -> int:
-    """The least of 1, 2, 5, 10, 20 ... that is at least so much."""
-    tick_us = 1
-    while True:
-        for factor in (1, 2, 5):
-            if factor * tick_us >= least_us:
-                return factor * tick_us
-        tick_us *= 10
 
 
 def _labelled(label: str, style: str) -> Text:

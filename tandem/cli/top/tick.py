@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from tandem.core.errors import Mismatch
 
@@ -87,13 +87,10 @@ class Tick(BaseModel):
     bottleneck: Bottleneck
 
 
-_TICK = TypeAdapter(Tick)
-
-
 def read_tick(data: str) -> Tick:
     """Raises `Mismatch` for what another version's gateway tells its page."""
     try:
-        return _TICK.validate_json(data)
+        return Tick.model_validate_json(data)
     except ValidationError as error:
         where = ".".join(map(str, error.errors()[0]["loc"]))
         raise Mismatch(f"the gateway's feed is of another version: {where or 'no JSON'}") from None

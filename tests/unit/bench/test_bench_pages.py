@@ -18,7 +18,7 @@ from tandem.bench.report.compare_page import compare_page
 from tandem.bench.report.comparison import compare
 from tandem.bench.report.limit import LOAD_TOOL, Limit
 from tandem.bench.report.load_page import load_page
-from tandem.bench.report.svg_plot import Axis, amounts_axis, times_axis
+from tandem.bench.report.svg_plot import Axis, amounts_axis, nice_step, times_axis
 
 EVIL = '</style></title><script>alert(1)</script><img src="http://evil/" onerror=x>"\'&'
 VOID = {"meta"}
@@ -111,6 +111,13 @@ def test_whatever_there_is_makes_a_page(rows: list) -> None:
     made = report(rows, server=None)
     assert Elements(load_page(made)).open == []
     assert Elements(compare_page(compare(made, made), ("a", "b"))).open == []
+
+
+@pytest.mark.parametrize(
+    ("least", "step"), [(0.5, 0.5), (1, 1), (3, 5), (6, 10), (700_000, 1_000_000)]
+)
+def test_an_axis_has_round_numbers(least: float, step: float) -> None:
+    assert nice_step(least) == step
 
 
 @given(st.floats(1e-6, 1e9), st.floats(1e-6, 1e9), st.booleans(), st.integers(1, 12))

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from io import StringIO
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 from top_ticks import NOW_US, SECOND_US, history_of, step, tick, totals, transfer, worker
 
 from tandem.cli.top.history import History
-from tandem.cli.top.lanes import axis, nice_tick
+from tandem.cli.top.lanes import axis
 from tandem.cli.top.panels import resampled, spark
 from tandem.cli.top.picture import FIXED_LINES, Size, picture
 from tandem.cli.top.view import LAG_US, Order, View, Window
@@ -194,13 +193,6 @@ def test_it_is_never_larger_than_its_size(
     hidden = [line for line in lines if line.startswith("  and ")]
     num_rows = sum(line.startswith(("●", "▸")) for line in lines)
     assert num_rows == len(names) or hidden == [f"  and {len(names) - num_rows} more"]
-
-
-@pytest.mark.parametrize(
-    ("least_us", "tick_us"), [(0.5, 1), (1, 1), (3, 5), (6, 10), (700_000, 1_000_000)]
-)
-def test_the_axis_has_round_numbers(least_us: float, tick_us: int) -> None:
-    assert nice_tick(least_us) == tick_us
 
 
 @given(st.integers(10_000, 120_000_000), st.integers(10, 200), st.booleans())
