@@ -7,7 +7,8 @@ from pathlib import Path
 from tandem.bench.report.compare_page import compare_page
 from tandem.bench.report.comparison import compare
 from tandem.bench.report.load_report import read_report
-from tandem.cli.bench_output import print_comparison, write_file
+from tandem.cli.bench_output import print_comparison
+from tandem.cli.files import write_file
 from tandem.cli.tables import table_console
 
 

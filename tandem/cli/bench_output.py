@@ -1,10 +1,8 @@
-"""What `tandem bench serve` and `compare` print and write."""
+"""What `tandem bench serve` and `compare` print."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -25,7 +23,6 @@ from tandem.bench.report.wording import (
     share_text,
     uncounted_text,
 )
-from tandem.core.errors import ConfigError
 
 MAX_PROBLEMS = 5
 
@@ -103,29 +100,3 @@ def print_comparison(comparison: Comparison, names: tuple[str, str], console: Co
         style = {"better": "green", "worse": "red"}.get(verdict, "")
         table.add_row(*map(Text, cells), Text(verdict, style))
     console.print(table)
-
-
-def check_file(path: Path) -> None:
-    """Whether it could be written, which changes nothing. Raises `ConfigError` if not."""
-    with writing(path):
-        is_new = not path.exists()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.open("ab").close()
-        if is_new:
-            path.unlink()
-
-
-def write_file(path: Path, content: bytes) -> None:
-    """Raises `ConfigError`."""
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Raises `ConfigError` for what the system has against it."""
-    try:
-        yield
-    except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror}") from None

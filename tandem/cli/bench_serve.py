@@ -22,8 +22,9 @@ from tandem.bench.text_prompts import PlainWords, Texts, Words
 from tandem.bench.trace import digest_of, read_trace
 from tandem.bench.workload import MOCK_TOKEN_IDS, TOKEN_IDS
 from tandem.cli.bench_flags import ServeOptions
-from tandem.cli.bench_output import check_file, print_report, write_file
+from tandem.cli.bench_output import print_report
 from tandem.cli.bench_progress import progress
+from tandem.cli.files import check_file, write_file
 from tandem.cli.reaching import reaching_gateway
 from tandem.cli.tables import table_console
 from tandem.core.errors import ConfigError

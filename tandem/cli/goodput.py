@@ -23,7 +23,7 @@ from tandem.bench.subject import Subjects
 from tandem.bench.sweep import GoodputSweep, SweepSettings
 from tandem.bench.workload import MOCK_TOKEN_IDS, TOKEN_IDS
 from tandem.cli.bench_flags import GoodputOptions
-from tandem.cli.bench_output import write_file, writing
+from tandem.cli.files import write_file, writing
 from tandem.core.device import CpuDevice, Device, MockDevice, parse_device
 from tandem.core.errors import Cancelled, ConfigError, Unavailable
 from tandem.core.numbers import require_positive

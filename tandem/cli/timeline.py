@@ -13,6 +13,7 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from tandem.cli.amounts import format_bytes, format_seconds
+from tandem.cli.files import writing
 from tandem.cli.flags import GatewayFlags
 from tandem.cli.gantt import draw
 from tandem.cli.reaching import Reached, reached
@@ -78,10 +79,8 @@ def save_timeline(lanes: Sequence[Lane], path: Path) -> None:
     """Write lanes, prefill workers first, in the format that the file's ending names. Raises
     `ConfigError`."""
     check_format(path)
-    try:
+    with writing(path):
         path.write_bytes(FORMATS[path.suffix](lanes))
-    except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror}", param="save") from None
 
 
 def parse_window_ms(text: str) -> int:
