@@ -47,6 +47,7 @@ from tandem.core.pipeline import Lane, gaps_ns
 from tandem.core.reports import SpanKind
 from tandem.core.worker import WorkerRole
 from tandem.process.host import raise_open_files
+from tandem.process.lifetime import END_WITH_PARENT
 from tandem.v1 import inference_pb2, inference_pb2_grpc
 from tandem.wire.channels import open_sync_channel
 from tandem.wire.reports import span_from_wire
@@ -243,7 +244,7 @@ async def running_system(args: argparse.Namespace) -> AsyncIterator[System]:
 
 async def _start(*arguments: str) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
-        sys.executable, *arguments, env={**os.environ, "TANDEM_END_WITH_PARENT": str(os.getpid())}
+        sys.executable, *arguments, env={**os.environ, END_WITH_PARENT: str(os.getpid())}
     )
 
 

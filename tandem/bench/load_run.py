@@ -23,13 +23,13 @@ from tandem.bench.report.load_report import SCHEMA, LoadReport, Target
 from tandem.bench.report.rows import RequestRow, request_row
 from tandem.bench.report.server_account import server_account
 from tandem.bench.report.stats import Stats
-from tandem.bench.stop_signals import on_stop_signals
 from tandem.bench.target import Asking, TargetUrl, asking
 from tandem.bench.text_prompts import Texts
 from tandem.bench.watch import Asked, Watch
 from tandem.bench.workload import Prompt
 from tandem.core.errors import Unavailable
 from tandem.core.installation import own_version
+from tandem.process.stop_signals import on_stop_signals
 
 # So long before a run starts: what is still to be done first shall make nobody late.
 LEAD_S = 0.1

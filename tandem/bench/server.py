@@ -16,8 +16,8 @@ from time import perf_counter
 import psutil
 
 from tandem.bench.ports import free_port
-from tandem.bench.stop_signals import heeded_signals
 from tandem.process.lifetime import END_WITH_PARENT
+from tandem.process.stop_signals import heeded_signals
 
 START_TIMEOUT_S = 60
 STOP_S = 20.0

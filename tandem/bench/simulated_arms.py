@@ -21,6 +21,7 @@ from tandem.bench.open_loop import OpenRun
 from tandem.bench.outcome import Objective, Objectives, Outcome
 from tandem.bench.subject import MixLoad, PoissonLoop, Subject
 from tandem.core.errors import ConfigError, TandemError
+from tandem.process.lifetime import END_WITH_PARENT
 
 # An answer has all requests of a run in one line.
 MAX_LINE_BYTES = 2**26
@@ -159,7 +160,7 @@ class SimulatedArms:
             limit=MAX_LINE_BYTES,
             # What stops the sweep ends it, too, but not before the sweep does.
             process_group=0,
-            env={**os.environ, "TANDEM_END_WITH_PARENT": str(os.getpid())},
+            env={**os.environ, END_WITH_PARENT: str(os.getpid())},
         )
         self._all.append(simulator := Simulator(process))
         return simulator

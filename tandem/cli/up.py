@@ -35,10 +35,10 @@ from tandem.native.library import KernelsMissing, faster_than
 from tandem.process.cores import usable_cores
 from tandem.process.lifetime import end_with_parent
 from tandem.process.settings import DRAIN_TIMEOUT_S
+from tandem.process.stop_signals import heeded_signals
 from tandem.process.variables import unknown
 
 USUAL_HOST = "127.0.0.1"
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class LastingConsole(Console):
@@ -116,10 +116,8 @@ async def _until_signal(
             supervisor.drains = number == signal.SIGTERM
             task.cancel()
 
-    for number in SIGNALS:
-        # nohup(1) has it ignored.
-        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
-            asyncio.get_running_loop().add_signal_handler(number, on_signal, number)
+    for number in heeded_signals():
+        asyncio.get_running_loop().add_signal_handler(number, on_signal, number)
     await asyncio.wait([task])
     if not task.cancelled():
         task.result()

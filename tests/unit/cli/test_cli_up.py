@@ -18,8 +18,9 @@ from tandem.cli.app import app, commands
 from tandem.cli.fleet import Fleet, Service
 from tandem.cli.fleet_commands import FleetFlags
 from tandem.cli.supervisor import Supervisor
-from tandem.cli.up import SIGNALS, LastingConsole, _new_logs, _until_signal, default_logs
+from tandem.cli.up import LastingConsole, _new_logs, _until_signal, default_logs
 from tandem.core.errors import ConfigError, Unavailable
+from tandem.process.stop_signals import SIGNALS
 
 FLEET = Fleet((Service("decode-0", ("true",), port=1),), Service("gateway", ("true",), port=2))
 
