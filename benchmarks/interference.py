@@ -15,6 +15,7 @@ import statistics
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -23,7 +24,6 @@ from performance.fleet_tables import INTERFERENCE, Interference
 from performance.notes import Notes, add_keep
 from performance.record import this_machine
 
-from tandem.bench.answer import Answer
 from tandem.bench.arms import Arm, parse_arm
 from tandem.bench.closed_loop import run_workload, warm_up
 from tandem.bench.completion_stream import Endpoint, complete
@@ -45,11 +45,7 @@ async def measure(arm: Arm, seed: int, args: argparse.Namespace, logs: Path) -> 
     """One pair, on a server of its own; which comes first turns from pair to pair."""
     flags = ("--device", args.device, "--model", args.model)
     async with running(arm.spec(flags, logs), logs) as server:
-        endpoint = Endpoint("127.0.0.1", server.port)
-
-        async def ask(answer: Answer) -> None:
-            await complete(endpoint, answer)
-
+        ask = partial(complete, Endpoint("127.0.0.1", server.port))
         made = {}
         without, with_long = workloads(args.seconds)
         await warm_up(ask, with_long, seed)

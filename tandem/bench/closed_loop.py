@@ -6,7 +6,6 @@ import asyncio
 import gc
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from itertools import count
 from time import perf_counter, process_time
 
 from tandem.bench.answer import Answer
@@ -112,22 +111,14 @@ class _Driver:
             await self._one(next(self._prompts), self._answers)
 
     async def _arrive(self) -> None:
-        """Long prompts at their pace, the first after half an interval."""
+        """Long prompts at their pace."""
         long = self._workload.long
         if long is None:
             return
         async with asyncio.TaskGroup() as tasks:
-            for at_s in self._arrival_times(long.interval_s):
-                await asyncio.sleep(at_s - perf_counter())
+            for at_s in long.times_s(self._workload.seconds):
+                await asyncio.sleep(self._start_s + at_s - perf_counter())
                 tasks.create_task(self._one(next(self._long_prompts), self._long_answers))
-
-    def _arrival_times(self, interval_s: float) -> Iterator[float]:
-        for number in count():
-            # From zero on: added up from the clock, rounding would say how many there are.
-            after_s = (number + 0.5) * interval_s
-            if after_s >= self._workload.seconds:
-                return
-            yield self._start_s + after_s
 
     async def _one(self, prompt: Prompt, answers: list[Answer]) -> None:
         answer = Answer(prompt, perf_counter())

@@ -194,6 +194,7 @@ def _is_own(error: OSError) -> bool:
 
 async def complete(endpoint: Endpoint, answer: Answer) -> None:
     """Ask, and wait for the end. Whatever goes wrong is told in the answer."""
+    answer.may_be_shorter = not endpoint.ignore_eos
     request = endpoint.request(answer.prompt)
     loop = asyncio.get_running_loop()
     try:

@@ -14,6 +14,7 @@ async def generate(
     client: AsyncClient, model: str, answer: Answer, *, is_chat: bool, ignore_eos: bool
 ) -> None:
     """Ask, and wait for the end. Whatever goes wrong is told in the answer."""
+    answer.may_be_shorter = not ignore_eos
     arguments = GenerateArguments(
         model=model,
         max_tokens=answer.prompt.num_output,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import count, islice, repeat, takewhile
+from itertools import count, islice, repeat
 from math import inf, isinf
 from pathlib import Path
 
@@ -78,12 +78,9 @@ class LoadPlan:
         return next(self._worded(self._prompts(token_ids, "probe"), texts))
 
     def long_loop(self) -> OpenLoop:
-        """When long prompts come: the first after half an interval."""
-        long = self.long
-        assert long
-        until_s = self.spec.warm_up_s + self.spec.seconds
-        times = ((number + 0.5) * long.interval_s for number in count())
-        return OpenLoop(takewhile(lambda at_s: at_s < until_s, times))
+        """When long prompts come."""
+        assert self.long
+        return OpenLoop(self.long.times_s(self.spec.warm_up_s + self.spec.seconds))
 
     def long_prompts(self, token_ids: Sequence[int], texts: Texts | None) -> Iterator[Prompt]:
         """What those ask."""
@@ -168,22 +165,14 @@ def _fixed(options: LoadOptions, prompts: str) -> LoadPlan:
     if workload.long and options.num_requests:
         raise ConfigError(f"the workload {options.workload} is as long as its --seconds")
     is_sized = bool(options.num_requests or options.seconds)
-    spec = LoadSpec(
-        workload=options.workload,
-        prompts=prompts,
-        arrivals="closed",
-        rate=None,
-        burstiness=1.0,
+    sized = replace(
+        options,
         concurrency=options.concurrency or workload.concurrency,
         num_requests=options.num_requests if is_sized else workload.num_requests,
         seconds=options.seconds if is_sized else workload.seconds,
-        warm_up_s=options.warm_up_s,
-        length_scale=options.length_scale,
-        ignore_eos=options.ignore_eos,
-        seed=options.seed,
-        same_tokens=options.same_tokens,
     )
     lengths = (parse_lengths(str(each)) for each in (workload.num_prompt, workload.num_output))
+    spec = _spec(sized, options.workload, prompts)
     return LoadPlan(spec, mix=Unrelated(*lengths), long=workload.long)
 
 

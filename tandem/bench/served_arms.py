@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 
@@ -22,7 +23,7 @@ class ServedArm:
     """A `Subject` behind an endpoint. On the machine's clock all takes `dilation` times as long."""
 
     def __init__(self, endpoint: Endpoint, dilation: float) -> None:
-        self._endpoint = endpoint
+        self._ask = partial(complete, endpoint)
         self._dilation = dilation
 
     async def alone(self, load: MixLoad, num_requests: int) -> list[Outcome]:
@@ -42,9 +43,6 @@ class ServedArm:
                 prompts,
                 lambda prompt: loosest[prompt.tenant].latest_s(prompt.num_output),
             )
-
-    async def _ask(self, answer: Answer) -> None:
-        await complete(self._endpoint, answer)
 
 
 class ServedArms:

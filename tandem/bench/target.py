@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from urllib.parse import urlsplit
 
 import httpx2
 
-from tandem.bench.answer import Answer
 from tandem.bench.closed_loop import Ask
 from tandem.bench.completion_stream import CHAT, COMPLETIONS, Endpoint, complete
 from tandem.bench.grpc_stream import generate
@@ -137,14 +137,9 @@ async def asking(url: TargetUrl, how: Asking) -> AsyncIterator[Ask]:
     """What fills in an answer to its prompt, within the event loop that enters this."""
     if url.is_grpc:
         async with AsyncClient(url.address, api_key=how.api_key, tls=url.has_tls) as client:
-
-            async def ask_grpc(answer: Answer) -> None:
-                answer.may_be_shorter = not how.ignore_eos
-                await generate(
-                    client, how.model, answer, is_chat=how.is_chat, ignore_eos=how.ignore_eos
-                )
-
-            yield ask_grpc
+            yield partial(
+                generate, client, how.model, is_chat=how.is_chat, ignore_eos=how.ignore_eos
+            )
         return
     endpoint = Endpoint(
         url.host,
@@ -156,9 +151,4 @@ async def asking(url: TargetUrl, how: Asking) -> AsyncIterator[Ask]:
         is_exact=False,
         ignore_eos=how.ignore_eos,
     )
-
-    async def ask_http(answer: Answer) -> None:
-        answer.may_be_shorter = not how.ignore_eos
-        await complete(endpoint, answer)
-
-    yield ask_http
+    yield partial(complete, endpoint)

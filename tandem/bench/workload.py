@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import count, takewhile
 
 # Common to the vocabularies of all models that are likely here; below are special tokens and bytes.
 TOKEN_IDS = range(1000, 30_000)
@@ -30,6 +31,12 @@ class LongPrompts:
     num_prompt: int
     num_output: int
     interval_s: float
+
+    def times_s(self, until_s: float) -> Iterator[float]:
+        """When they come, before `until_s`: the first after half an interval."""
+        # Each by itself: added up, rounding would say how many there are.
+        times_s = ((number + 0.5) * self.interval_s for number in count())
+        return takewhile(lambda at_s: at_s < until_s, times_s)
 
 
 @dataclass(frozen=True, slots=True)
