@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,9 +83,7 @@ def find_model(name: str) -> Path | None:
     """The folder in the cache of the model of this name, None if there is none. Raises
     `ConfigError` if there are several."""
     found = [path for path in _folders() if _name(path) == name]
-    if len(found) > 1:
-        paths = ", ".join(map(str, found))
-        raise ConfigError(f"several models are called {name!r}: give one's path: {paths}")
+    _check_one(name, found)
     return found[0] if found else None
 
 
@@ -117,10 +115,14 @@ def _packed_of(name: str) -> Path | None:
     `ConfigError` if there are several."""
     path = Path(name).expanduser().resolve()
     found = [each for each in list_packed() if each.name == name or each.path == path]
-    if len(found) > 1:
-        paths = ", ".join(str(each.path) for each in found)
-        raise ConfigError(f"several models are called {name!r}: give one's path: {paths}")
+    _check_one(name, [each.path for each in found])
     return found[0].folder if found else None
+
+
+def _check_one(name: str, paths: Sequence[Path]) -> None:
+    if len(paths) > 1:
+        several = ", ".join(map(str, paths))
+        raise ConfigError(f"several models are called {name!r}: give one's path: {several}")
 
 
 def _drop_packed(path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from gguf import TokenType
 
+from tandem.artifacts.config import DEFAULT_ROPE_THETA
 from tandem.artifacts.gguf_file import GgufFile
 from tandem.artifacts.gguf_rope import gguf_rope_scaling
 from tandem.artifacts.gguf_vocabulary import GgufVocabulary
@@ -18,7 +19,6 @@ ARCHITECTURES = {
 }
 # Llama 3's, ChatML's, Phi's and Gemma's.
 ENDS_OF_TURNS = ("<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>")
-DEFAULT_ROPE_THETA = 10_000.0
 
 
 def gguf_config(file: GgufFile) -> dict[str, object]:

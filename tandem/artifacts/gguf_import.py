@@ -25,8 +25,8 @@ def import_gguf(gguf: Path, destination: Path, progress: ProgressCallback = sile
     """Write `destination`, a folder that must not exist yet, from a GGUF file.
 
     Supported are the architectures llama (and what is converted as such: Mistral, SmolLM2), qwen2
-    and qwen3 with byte-level BPE tokenizers, in every quantisation that the gguf library reads.
-    The folder appears whole or not at all. Raises `ConfigError`.
+    and qwen3, in every quantisation that the gguf library reads. The folder appears whole or not
+    at all. Raises `ConfigError`.
     """
     if destination.exists():
         raise ConfigError(f"{destination} exists already: remove it to import again")

@@ -12,8 +12,8 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 from tandem.artifacts.cache import locked_download, models_dir, put_in_place, writing_to_cache
 from tandem.artifacts.config import ModelConfig
@@ -29,7 +29,6 @@ from tandem.artifacts.tokenizer import Tokenizer
 from tandem.core.errors import ConfigError
 
 SOURCE = "hub"
-HASH_BYTES = 4 * 2**20
 
 
 def hub_folder(reference: HubReference) -> Path:
@@ -133,11 +132,6 @@ def _require_room(listing: HubListing, num_bytes: int, folder: Path) -> None:
         )
 
 
-class Digest(Protocol):
-    def update(self, data: memoryview, /) -> None: ...
-    def hexdigest(self) -> str: ...
-
-
 def _check(listing: HubListing, file: HubFile, part: Path) -> None:
     """Compare with the hub's hash; what differs is of no use. Raises `ConfigError`."""
     if not _is_whole(file, part):
@@ -152,18 +146,11 @@ def _is_whole(file: HubFile, path: Path) -> bool:
     """Whether a file is there, and what the hub has, as far as it tells."""
     if not path.exists() or path.stat().st_size != file.size:
         return False
-    if file.sha256 is not None:
-        return _hash(hashlib.sha256(), path) == file.sha256
-    if file.blob_id is None:
-        return True
-    # Not for security, which is the connection's: this is how git names what it holds.
-    header = b"blob %d\0" % file.size
-    return _hash(hashlib.sha1(header, usedforsecurity=False), path) == file.blob_id
-
-
-def _hash(digest: Digest, path: Path) -> str:
-    buffer = memoryview(bytearray(HASH_BYTES))
-    with path.open("rb", buffering=0) as file:
-        while size := file.readinto(buffer):
-            digest.update(buffer[:size])
-    return digest.hexdigest()
+    with path.open("rb", buffering=0) as content:
+        if file.sha256 is not None:
+            return hashlib.file_digest(content, "sha256").hexdigest() == file.sha256
+        if file.blob_id is None:
+            return True
+        # Not for security, which is the connection's: this is how git names what it holds.
+        git = partial(hashlib.sha1, b"blob %d\0" % file.size, usedforsecurity=False)
+        return hashlib.file_digest(content, git).hexdigest() == file.blob_id

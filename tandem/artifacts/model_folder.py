@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -19,7 +20,6 @@ from tandem.artifacts.tokenizer import Tokenizer
 from tandem.core.errors import ConfigError
 
 SINGLE_FILE = "model.safetensors"
-READ_BYTES = 4 * 2**20
 INDEX_FILE = "model.safetensors.index.json"
 REQUIRED_FILES = ("config.json", "tokenizer.json")
 OPTIONAL_FILES = (
@@ -164,13 +164,11 @@ def _stamp(path: Path) -> tuple[int, int]:
 
 
 def _add_file(digest: xxhash.xxh3_128, path: Path) -> None:
-    buffer = memoryview(bytearray(READ_BYTES))
     # With its length, so that bytes cannot move from one file to the next unnoticed.
     digest.update(path.stat().st_size.to_bytes(8, "little"))
     try:
         # Read, not mapped: a page fault for each 4 KiB costs more than the copy.
         with path.open("rb", buffering=0) as file:
-            while size := file.readinto(buffer):
-                digest.update(buffer[:size])
+            hashlib.file_digest(file, lambda: digest)
     except OSError as error:
         raise ConfigError(f"cannot read {path}") from error
