@@ -165,7 +165,8 @@ def _stamp(path: Path) -> tuple[int, int]:
 
 def _add_file(digest: xxhash.xxh3_128, path: Path) -> None:
     # With its length, so that bytes cannot move from one file to the next unnoticed.
-    digest.update(path.stat().st_size.to_bytes(8, "little"))
+    size, _ = _stamp(path)
+    digest.update(size.to_bytes(8, "little"))
     try:
         # Read, not mapped: a page fault for each 4 KiB costs more than the copy.
         with path.open("rb", buffering=0) as file:

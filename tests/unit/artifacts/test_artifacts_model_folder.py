@@ -159,6 +159,16 @@ def test_weights_that_were_replaced_have_no_fingerprint(make_folder: MakeFolder)
         _ = folder.fingerprint
 
 
+def test_weights_that_are_gone_have_no_fingerprint(make_folder: MakeFolder) -> None:
+    folder = ModelFolder.open(make_folder())
+    for file in (folder.path / "model.safetensors", folder.path / "tokenizer.json"):
+        file.unlink()
+    with pytest.raises(ConfigError, match=r"cannot read .*model\.safetensors"):
+        _ = folder.fingerprint
+    with pytest.raises(ConfigError, match=r"cannot read .*tokenizer\.json"):
+        _ = folder.tokenizer_fingerprint
+
+
 def test_another_tokenizer_has_another_fingerprint(make_folder: MakeFolder) -> None:
     one, other = make_folder("one"), make_folder("other")
     whole = (other / "tokenizer.json").read_text()
