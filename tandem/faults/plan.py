@@ -7,7 +7,7 @@ that is launched, a message that goes to the controller) and for what happens at
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from random import Random
 from typing import Any
@@ -55,13 +55,9 @@ class Fault:
     seconds: float = 0.1
 
 
-_OPTIONS: dict[str, type[int] | type[float]] = {
-    "skip": int,
-    "every": int,
-    "rate": float,
-    "seed": int,
-    "times": int,
-    "seconds": float,
+# What each is read as.
+_OPTIONS: dict[str, type[Any]] = {
+    each.name: type(each.default) for each in fields(Fault) if each.name != "name"
 }
 
 

@@ -8,6 +8,9 @@ from itertools import count
 from math import inf
 from typing import Any
 
+HOP_S = 125e-6
+"""What a message takes between two processes: stated, not fitted."""
+
 
 class Events:
     """What is to happen, by time. Of events that are due at the same time, who was planned first

@@ -18,8 +18,8 @@ from tandem.bench.workload import Prompt
 from tandem.core.errors import TandemError
 from tandem.core.sampling_params import SamplingParams
 from tandem.core.worker import WorkerInfo
-from tandem.simulation.events import Events
-from tandem.simulation.worker import HOP_S, Message
+from tandem.simulation.events import HOP_S, Events
+from tandem.simulation.worker import Message
 
 
 class Commanded(Protocol):

@@ -13,7 +13,7 @@ from tandem.core.logprobs import TokenLogprobs
 from tandem.core.plan import StepPlan
 from tandem.core.reports import Span, SpanKind
 from tandem.engine.protocols import LayerHook
-from tandem.simulation.events import Events, to_ns
+from tandem.simulation.events import HOP_S, Events, to_ns
 from tandem.transfer.sender import LayerGrouper
 
 SendKv = Callable[[Destination, int], None]
@@ -42,7 +42,6 @@ class VirtualSender:
         events: Events,
         layout: KVLayout,
         link_bandwidth: float,
-        hop_s: float,
         send: SendKv,
         *,
         on_done: Callable[[int, int], None],
@@ -52,7 +51,6 @@ class VirtualSender:
         self._events = events
         self._layout = layout
         self._link_bandwidth = link_bandwidth
-        self._hop_s = hop_s
         self._send = send
         self._on_done = on_done
         self._on_failed = on_failed
@@ -84,7 +82,7 @@ class VirtualSender:
     ) -> None:
         """As in `Transfers`."""
         if transfer := self._transfers.get(sequence_id):
-            arrival_s = max(transfer.carried_s, self._events.now_s) + self._hop_s
+            arrival_s = max(transfer.carried_s, self._events.now_s) + HOP_S
             self._events.at(arrival_s, self._arrive, sequence_id, transfer, first_token_id)
 
     def abort(self, sequence_id: int) -> None:
@@ -108,9 +106,9 @@ class VirtualSender:
         try:
             self._send(transfer.destination, first_token_id)
         except TandemError as error:
-            self._events.after(self._hop_s, self._on_failed, sequence_id, error)
+            self._events.after(HOP_S, self._on_failed, sequence_id, error)
         else:
-            self._events.after(self._hop_s, self._acknowledged, sequence_id, transfer)
+            self._events.after(HOP_S, self._acknowledged, sequence_id, transfer)
 
     def _acknowledged(self, sequence_id: int, transfer: Transfer) -> None:
         end_s = transfer.carried_s

@@ -17,14 +17,11 @@ from tandem.core.reports import Span, SpanKind
 from tandem.core.worker import WorkerInfo
 from tandem.engine.fake.profile import Profile
 from tandem.simulation.engine import VirtualEngine
-from tandem.simulation.events import Events, to_ns
+from tandem.simulation.events import HOP_S, Events, to_ns
 from tandem.simulation.sender import SendKv, VirtualSender
 from tandem.transfer.codec import FrameHeader
 from tandem.transfer.reservation import Reservation
 from tandem.worker.state import WorkerState
-
-HOP_S = 125e-6
-"""What a message takes between two processes: stated, not fitted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +119,6 @@ class VirtualPrefillWorker(VirtualWorker):
             events,
             info.layout,
             profile.device.link_bandwidth,
-            HOP_S,
             send,
             on_done=lambda *done: self.act(self.state.transfer_done, *done),
             on_failed=lambda *failed: self.act(self.state.transfer_failed, *failed),

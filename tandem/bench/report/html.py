@@ -41,10 +41,9 @@ def header(title: str, line: str) -> Html:
     return element("header", joined(parts))
 
 
-def card(heading: str, *parts: Html, classes: str = "") -> Html:
+def card(heading: str, *parts: Html) -> Html:
     """A box with a heading."""
-    content = joined([element("h2", text(heading)), *parts])
-    return element("section", content, f"card {classes}".strip())
+    return element("section", joined([element("h2", text(heading)), *parts]), "card")
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str | Html]]) -> Html:

@@ -16,10 +16,9 @@ from tandem.bench.outcome import Objective
 from tandem.bench.subject import PoissonLoop
 from tandem.bench.workload import Prompt
 from tandem.core.errors import ConfigError
-from tandem.simulation.events import Events
+from tandem.simulation.events import HOP_S, Events
 from tandem.simulation.fleet import Fleet, build_fleet
 from tandem.simulation.loads import run_open_loop, serve_alone
-from tandem.simulation.worker import HOP_S
 
 SPLIT = "1p1d+local-prefill=off"
 CHUNKED = "colocated+batching=chunked"
