@@ -15,7 +15,8 @@ from time import perf_counter
 
 import psutil
 
-from tandem.bench.ports import free_port
+from tandem.bench.ports import HOST, free_port
+from tandem.process.http_probe import answers
 from tandem.process.lifetime import END_WITH_PARENT
 from tandem.process.stop_signals import heeded_signals
 
@@ -106,7 +107,7 @@ async def _until_ready(
 ) -> None:
     try:
         async with asyncio.timeout(spec.start_timeout_s):
-            while not await _answers(port, spec.ready_path):
+            while not await answers(HOST, port, spec.ready_path):
                 if process.poll() is not None:
                     raise CannotStart(f"{spec.name} ended: {_tail(log)}")
                 await asyncio.sleep(POLL_S)
@@ -118,23 +119,6 @@ async def _until_ready(
 
 def _tail(log: Path) -> str:
     return log.read_bytes()[-LOG_TAIL:].decode(errors="replace")
-
-
-async def _answers(port: int, path: str) -> bool:
-    """Whether a GET is answered by 200."""
-    try:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    except OSError:
-        return False
-    try:
-        writer.write(
-            f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode()
-        )
-        return (await reader.readline()).startswith(b"HTTP/1.1 200")
-    except OSError:
-        return False
-    finally:
-        writer.close()
 
 
 async def _end(process: subprocess.Popen[bytes]) -> None:

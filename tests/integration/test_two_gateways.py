@@ -7,7 +7,7 @@ import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 
-from running_gateway import Gateway, is_ready, running_workers
+from running_gateway import Gateway, running_workers
 from stack import collect, expected_mock_tokens, running_stack
 
 COMPLETION = {"prompt": "hello", "max_tokens": 4}
@@ -53,8 +53,7 @@ async def test_a_gateway_that_is_taken_for_dead_is_replaced_and_ends_when_it_is_
         # Started again, it stands by; and is in charge at once when the other says goodbye.
         await one.start_process(*addresses)
         await one.until_listening()
-        async with one.client() as client:
-            assert not await is_ready(client)
+        assert not await one.answers("/ready")
         assert two.process
         two.process.terminate()
         assert await two.ended() == 0

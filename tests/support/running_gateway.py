@@ -14,6 +14,7 @@ from stack import READY_TIMEOUT_S, WorkerProcess
 
 from tandem.bench.ports import free_port
 from tandem.core.worker import WorkerRole
+from tandem.process.http_probe import answers
 
 
 class Gateway:
@@ -53,9 +54,13 @@ class Gateway:
         await while_running(self._until_answered("/live"), self)
 
     async def _until_answered(self, path: str) -> None:
-        async with self.client() as client, asyncio.timeout(READY_TIMEOUT_S):
-            while not await _answers(client, path):
+        async with asyncio.timeout(READY_TIMEOUT_S):
+            while not await self.answers(path):
                 await asyncio.sleep(0.05)
+
+    async def answers(self, path: str) -> bool:
+        """Whether a GET is answered by 200."""
+        return await answers("127.0.0.1", self.http_port, path)
 
     async def ended(self) -> int:
         """Wait for its end: its exit status."""
@@ -69,17 +74,6 @@ class Gateway:
 
     def client(self) -> httpx.AsyncClient:
         return httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.http_port}", timeout=60)
-
-
-async def is_ready(client: httpx.AsyncClient) -> bool:
-    return await _answers(client, "/ready")
-
-
-async def _answers(client: httpx.AsyncClient, path: str) -> bool:
-    try:
-        return (await client.get(path)).status_code == 200
-    except httpx.TransportError:
-        return False
 
 
 @asynccontextmanager
