@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 
 import grpc
-import psutil
+from processes import role_of
 from up import Up, running_up
 
 from tandem.bench.completion_stream import NO_USAGE, Endpoint
@@ -27,7 +27,6 @@ MAX_TOKENS_OF_BATCH = 1_500_000
 PROMPT = "The quick brown fox jumps over the lazy dog. "
 NUM_BLOCKS = 100_000
 WARM_UP_S = 1.0
-ROLES = {"gateway": "gateway", "prefill_service": "prefill", "decode_service": "decode"}
 
 
 @dataclass(frozen=True)
@@ -82,10 +81,6 @@ def running(profile: str, topology: str) -> Iterator[Up]:
         )
         with running_up(Path(folder), *flags) as up:
             yield up
-
-
-def role_of(process: psutil.Process) -> str:
-    return next(ROLES[each] for each in process.cmdline() if each in ROLES)
 
 
 def last_step(stub: inference_pb2_grpc.InferenceServiceStub) -> int:

@@ -23,10 +23,11 @@ import time
 from collections.abc import Callable
 from itertools import product
 
-from batch_streams import ROLES, Sample, max_tokens, running_batch
+from batch_streams import Sample, max_tokens, running_batch
 from performance.fleet_tables import LOOP, LoopStep
 from performance.notes import Notes, add_keep
 from performance.record import this_machine
+from processes import ROLES
 
 from tandem.core.plan import SampleSpec, SequenceSlice, StepPlan
 from tandem.core.sampling_params import SamplingParams

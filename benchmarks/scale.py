@@ -32,7 +32,6 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import cast
 
-import grpc
 import psutil
 import uvloop
 from rich.console import Console
@@ -42,15 +41,15 @@ from tandem.bench.completion_stream import NO_USAGE, Endpoint
 from tandem.bench.percentiles import percentiles
 from tandem.bench.ports import free_port
 from tandem.bench.workload import Prompt
+from tandem.cli.flags import GatewayFlags
 from tandem.cli.ports import free_ports
+from tandem.cli.reaching import reached
+from tandem.cli.timeline import fetch_lanes
+from tandem.core.errors import TandemError
 from tandem.core.pipeline import Lane, gaps_ns
 from tandem.core.reports import SpanKind
-from tandem.core.worker import WorkerRole
 from tandem.process.host import raise_open_files
 from tandem.process.lifetime import END_WITH_PARENT
-from tandem.v1 import inference_pb2, inference_pb2_grpc
-from tandem.wire.channels import open_sync_channel
-from tandem.wire.reports import span_from_wire
 
 PROMPT_TOKENS = 16
 # One in so many streams ends in the window and is followed by another.
@@ -264,22 +263,15 @@ async def _until_all_joined(system: System, num_workers: int) -> None:
             try:
                 if len(lanes(system)) == num_workers:
                     return
-            except grpc.RpcError:
+            except TandemError:
                 pass
             await asyncio.sleep(0.5)
 
 
 def lanes(system: System, window_ms: int = 1) -> list[Lane]:
     """What the workers did of late. On this machine they share a clock."""
-    address = f"127.0.0.1:{system.grpc_port}"
-    with open_sync_channel(address) as channel:
-        response = inference_pb2_grpc.InferenceServiceStub(channel).GetTimeline(
-            inference_pb2.GetTimelineRequest(window_ms=window_ms), timeout=10
-        )
-    return [
-        Lane(lane.worker_id, WorkerRole(lane.role), tuple(map(span_from_wire, lane.spans)))
-        for lane in response.lanes
-    ]
+    with reached(GatewayFlags(f"127.0.0.1:{system.grpc_port}")) as gateway:
+        return fetch_lanes(gateway, window_ms)
 
 
 def added_latencies_ns(probes: Sequence[Arrivals], workers: Sequence[Lane]) -> list[int]:

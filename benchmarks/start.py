@@ -20,24 +20,24 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import psutil
-from peers.ours import arm
 from performance.fleet_tables import READY, START, Memory, ReadyProcess, Started
 from performance.notes import Notes, add_keep
 from performance.record import this_machine
+from processes import role_of
 from rich.console import Console
 from rich.table import Table
 
 from tandem.artifacts.resolve import resolve
+from tandem.bench.arms import parse_arm
 from tandem.bench.server import Server, running
 
-MODULES = {"prefill_service": "prefill", "decode_service": "decode", "gateway": "gateway"}
 # A KV pool is larger than anything else without a file, and than this.
 LEAST_POOL = 2**30
 
@@ -65,9 +65,8 @@ class StartRun:
 async def start_once(topology: str, quantization: str, model: Path, folder: Path) -> StartRun:
     """Start, look, end."""
     began = time.time()
-    made = arm(topology, model, folder, int4=False)
-    made = replace(made, command=(*made.command, "--quantization", quantization))
-    async with running(made, folder) as server:
+    flags = ("--model", str(model), "--quantization", quantization)
+    async with running(parse_arm(topology).spec(flags, folder), folder) as server:
         processes = list(_processes(server, folder / topology, began))
     return StartRun(f"{topology}, {quantization}", server.start_s, processes)
 
@@ -76,7 +75,7 @@ def _processes(server: Server, logs: Path, began: float) -> Iterator[Process]:
     up = psutil.Process(server.pid)
     yield _process("tandem up", up, up, Path(), began)
     for child in sorted(up.children(), key=lambda each: each.cmdline()):
-        role = next(MODULES[word] for word in child.cmdline() if word in MODULES)
+        role = role_of(child)
         name = role if role == "gateway" else _flag(child.cmdline(), "--worker-id")
         yield _process(name, child, up, logs / f"{name}.log", began)
 
