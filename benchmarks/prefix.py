@@ -19,7 +19,7 @@ import os
 import random
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
@@ -62,20 +62,6 @@ class Asked:
     kv_bytes: int
 
 
-async def ask(stack: Stack, name: str, prompt: Prompt, is_mock: bool) -> Asked:
-    start = monotonic()
-    stream = stack.submit(name, prompt, ANSWER_TOKENS)
-    events = list(await upcoming(stream))
-    first_s = monotonic() - start
-    while not isinstance(events[-1], Ended):
-        events += await upcoming(stream)
-    *tokens, ended = events
-    if is_mock:
-        expected = expected_mock_tokens(prompt, ANSWER_TOKENS)
-        assert [token.token_id for token in tokens] == expected, "a token is wrong"
-    return Asked(first_s, ended.served_by.kv_bytes)
-
-
 class HeldBlocks:
     """The most blocks that each worker was seen to hold."""
 
@@ -92,70 +78,98 @@ class HeldBlocks:
         return sum(count for worker, count in self.most.items() if worker.startswith(role))
 
 
-async def ask_all(
-    stack: Stack, name: str, prompts: Sequence[Prompt], is_mock: bool
-) -> tuple[list[Asked], HeldBlocks]:
-    """All at once."""
-    held = HeldBlocks(stack)
-    asking = asyncio.gather(
-        *(ask(stack, f"{name}{i}", prompt, is_mock) for i, prompt in enumerate(prompts))
-    )
-    while not asking.done():
-        stack.dispatcher.news.clear()
-        news = asyncio.ensure_future(stack.dispatcher.news.wait())
-        await asyncio.wait({asking, news}, return_when=asyncio.FIRST_COMPLETED)
-        news.cancel()
-        held.look()
-    await stack.until_all_free()
-    return asking.result(), held
+class Users:
+    """Who ask with a system prompt that all share, or with one each."""
+
+    def __init__(self, stack: Stack, is_mock: bool, count: int) -> None:
+        self._stack = stack
+        self._is_mock = is_mock
+        self._count = count
+        self._prompts = Prompts(is_mock)
+        self._system = self._prompts.tokens(SYSTEM_TOKENS)
+
+    async def warm_up(self) -> None:
+        for system in (None, self._system):
+            await self._ask(f"warm{system is None}", self._prompts.asked(system))
+            await self._stack.until_all_free()
+
+    async def alone(self) -> dict[bool, list[Asked]]:
+        """One after the other, with the shared prompt and without."""
+        found: dict[bool, list[Asked]] = {True: [], False: []}
+        for user in range(self._count):
+            for shared in (True, False) if user % 2 else (False, True):
+                prompt = self._prompts.asked(self._system if shared else None)
+                found[shared].append(await self._ask(f"alone{user}{shared}", prompt))
+                await self._stack.until_all_free()
+        return found
+
+    async def together(self, shared: bool) -> tuple[list[Asked], HeldBlocks]:
+        """All at once, and what is held when they ask once more."""
+        systems = [
+            self._system if shared else self._prompts.tokens(SYSTEM_TOKENS)
+            for _ in range(self._count)
+        ]
+        first, again = ([self._prompts.asked(each) for each in systems] for _ in range(2))
+        asked, _ = await self._ask_all(f"first{shared}", first)
+        _, held = await self._ask_all(f"again{shared}", again)
+        return asked, held
+
+    async def _ask(self, name: str, prompt: Prompt) -> Asked:
+        start = monotonic()
+        stream = self._stack.submit(name, prompt, ANSWER_TOKENS)
+        events = list(await upcoming(stream))
+        first_s = monotonic() - start
+        while not isinstance(events[-1], Ended):
+            events += await upcoming(stream)
+        *tokens, ended = events
+        if self._is_mock:
+            expected = expected_mock_tokens(prompt, ANSWER_TOKENS)
+            assert [token.token_id for token in tokens] == expected, "a token is wrong"
+        return Asked(first_s, ended.served_by.kv_bytes)
+
+    async def _ask_all(
+        self, name: str, prompts: Sequence[Prompt]
+    ) -> tuple[list[Asked], HeldBlocks]:
+        held, news = HeldBlocks(self._stack), self._stack.dispatcher.news
+        asking = asyncio.gather(
+            *(self._ask(f"{name}{i}", prompt) for i, prompt in enumerate(prompts))
+        )
+        while not asking.done():
+            news.clear()
+            heard = asyncio.ensure_future(news.wait())
+            await asyncio.wait({asking, heard}, return_when=asyncio.FIRST_COMPLETED)
+            heard.cancel()
+            held.look()
+        await self._stack.until_all_free()
+        return asking.result(), held
 
 
 async def measure(device: str, num_users: int) -> Shared:
     is_mock = device.startswith("mock")
     cores = sorted(os.sched_getaffinity(0))
     devices = [device] if device != "cpu" else [f"cpu:{cores[0]}", f"cpu:{cores[-1]}"]
-    prompts = Prompts(is_mock)
-    system = prompts.tokens(SYSTEM_TOKENS)
-    async with running_stack(
-        1, 1, model="mock" if is_mock else "default", devices=devices
-    ) as stack:
-        for warm_up in (None, system):
-            await ask(stack, f"warm{warm_up is None}", prompts.asked(warm_up), is_mock)
-            await stack.until_all_free()
-        alone: dict[bool, list[float]] = {True: [], False: []}
-        for user in range(num_users):
-            for shared in (True, False) if user % 2 else (False, True):
-                prompt = prompts.asked(system if shared else None)
-                asked = await ask(stack, f"alone{user}{shared}", prompt, is_mock)
-                alone[shared].append(asked.first_s)
-                await stack.until_all_free()
-        together, blocks = {}, {}
-        for shared in (False, True):
-            systems = [
-                system if shared else prompts.tokens(SYSTEM_TOKENS) for _ in range(num_users)
-            ]
-            first, again = ([prompts.asked(each) for each in systems] for _ in range(2))
-            together[shared], _ = await ask_all(stack, f"first{shared}", first, is_mock)
-            _, blocks[shared] = await ask_all(stack, f"again{shared}", again, is_mock)
+    model = "mock" if is_mock else "default"
+    async with running_stack(1, 1, model=model, devices=devices) as stack:
+        users = Users(stack, is_mock, num_users)
+        await users.warm_up()
+        alone = await users.alone()
+        together = {shared: await users.together(shared) for shared in (False, True)}
 
-    def ratio(kind: str) -> float:
-        of = statistics.median if kind == "first_s" else sum
-        return of(getattr(each, kind) for each in together[True]) / of(
-            getattr(each, kind) for each in together[False]
-        )
+    def ratio(of: Callable[[bool], float]) -> float:
+        return of(True) / of(False)
 
-    def held(role: str) -> float:
-        return blocks[True].of(role) / blocks[False].of(role)
+    def first_s(asked: Sequence[Asked]) -> float:
+        return statistics.median(each.first_s for each in asked)
 
     return Shared(
         device,
         num_users,
-        ttft_alone=statistics.median(alone[True]) / statistics.median(alone[False]),
-        ttft_together=ratio("first_s"),
-        blocks=held(""),
-        prefill_blocks=held("prefill"),
-        decode_blocks=held("decode"),
-        kv_bytes=ratio("kv_bytes"),
+        ttft_alone=ratio(lambda shared: first_s(alone[shared])),
+        ttft_together=ratio(lambda shared: first_s(together[shared][0])),
+        blocks=ratio(lambda shared: together[shared][1].of("")),
+        prefill_blocks=ratio(lambda shared: together[shared][1].of("prefill")),
+        decode_blocks=ratio(lambda shared: together[shared][1].of("decode")),
+        kv_bytes=ratio(lambda shared: sum(each.kv_bytes for each in together[shared][0])),
     )
 
 

@@ -206,6 +206,19 @@ class System:
         return Sample(perf_counter(), (cpu_s[0], cpu_s[1], cpu_s[2]), num_chunks)
 
 
+@dataclass(frozen=True)
+class Found:
+    """At both ends of the window, and in it. `memory` is the gateway's PSS."""
+
+    before: Sample
+    after: Sample
+    num_open: int
+    probes: list[Arrivals]
+    num_files: int
+    memory: int
+    workers: list[Lane]
+
+
 @asynccontextmanager
 async def running_system(args: argparse.Namespace) -> AsyncIterator[System]:
     """Workers in a few processes, and a gateway that has all of them."""
@@ -303,32 +316,29 @@ async def main(args: argparse.Namespace) -> None:
         load.probes.clear()
         before = system.sample(load.num_chunks)
         await asyncio.sleep(args.seconds)
-        after = system.sample(load.num_chunks)
-        num_open, probes = load.num_open, list(load.probes)
-        files, memory = system.gateway.num_fds(), system.gateway.memory_full_info().pss
-        workers = lanes(system, int(args.seconds * 1000))
+        found = Found(
+            before,
+            system.sample(load.num_chunks),
+            load.num_open,
+            list(load.probes),
+            system.gateway.num_fds(),
+            system.gateway.memory_full_info().pss,
+            lanes(system, int(args.seconds * 1000)),
+        )
         await load.close()
     console = Console(width=110)
     console.print(
         f"opened in {opened.at_s - closed.at_s:.0f} s, {load.num_refused:,} times refused; "
         f"gateway, ms a stream: {(opened.cpu_s[0] - closed.cpu_s[0]) / args.streams * 1e3:.1f}"
     )
-    console.print(
-        table(before, after, num_open, files, memory, added_latencies_ns(probes, workers), workers)
-    )
+    console.print(table(found))
     if load.problems:
         sys.exit(f"{len(load.problems)} streams failed; the first: {load.problems[0]}")
 
 
-def table(
-    before: Sample,
-    after: Sample,
-    num_open: int,
-    num_files: int,
-    memory: int,
-    latencies: Sequence[int],
-    workers: Sequence[Lane],
-) -> Table:
+def table(found: Found) -> Table:
+    before, after, workers = found.before, found.after, found.workers
+    latencies = added_latencies_ns(found.probes, workers)
     seconds = after.at_s - before.at_s
     num_chunks = after.num_chunks - before.num_chunks
     gateway_s, workers_s, load_s = (
@@ -340,13 +350,13 @@ def table(
     num_tokens = sum(step.num_tokens - step.num_prefill_tokens for each in steps for step in each)
     made = Table(title="one gateway", show_header=False)
     for name, value in (
-        ("workers, open streams", f"{len(workers)}, {num_open:,}"),
+        ("workers, open streams", f"{len(workers)}, {found.num_open:,}"),
         ("tokens/s, chunks/s", f"{num_tokens / seconds:,.0f}, {num_chunks / seconds:,.0f}"),
         ("gateway, cores", f"{gateway_s / seconds:.2f}"),
         ("gateway, us a token", f"{gateway_s / num_tokens * 1e6:.1f}"),
         ("workers, load: cores", f"{workers_s / seconds:.2f}, {load_s / seconds:.2f}"),
-        ("gateway, descriptors", f"{num_files:,}"),
-        ("gateway, MiB (PSS)", f"{memory / 2**20:,.0f}"),
+        ("gateway, descriptors", f"{found.num_files:,}"),
+        ("gateway, MiB (PSS)", f"{found.memory / 2**20:,.0f}"),
         ("added latency p50 / p99 / max, ms", _times(latencies)),
         ("chunks of which that is known", f"{len(latencies):,}"),
         ("steps", f"{sum(map(len, steps)):,}"),
