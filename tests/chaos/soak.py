@@ -26,7 +26,7 @@ import psutil
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "support")]
 
-from stack import RecordingDispatcher, WorkerProcess, silence_logs  # noqa: E402
+from stack import RecordingDispatcher, WorkerProcess, silence_logs, started  # noqa: E402
 from watched import VOCAB, MockOracle  # noqa: E402
 
 from gateway import service  # noqa: E402
@@ -81,14 +81,9 @@ class Soak:
 
     async def run(self) -> bool:
         """Print what was held before and after; whether that is the same."""
-        for worker in self.workers:
-            await worker.start()
-        try:
+        async with started(*self.workers):
             with patch.object(service, "Dispatcher", self._new_dispatcher):
                 return await self._run_gateway()
-        finally:
-            for worker in self.workers:
-                await worker.stop()
 
     def _new_dispatcher(self, *arguments: Any, **settings: Any) -> SoakDispatcher:
         self.dispatcher = SoakDispatcher(*arguments, **settings)

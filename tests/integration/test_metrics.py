@@ -9,7 +9,7 @@ import httpx
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from running_gateway import running_gateway
-from stack import Stack, WorkerProcess, running_stack
+from stack import Stack, WorkerProcess, running_stack, started
 from test_shared_prefixes import NUM_SHARED_TOKENS, NUM_TOKENS, ask, question
 
 from gateway.lag import Lag
@@ -133,17 +133,13 @@ async def test_a_worker_answers_scrapes() -> None:
     port = free_port()
     flags = ("--model=mock", "--device=mock:zero", f"--metrics-port={port}")
     worker = WorkerProcess(WorkerRole.DECODE, *flags)
-    await worker.start()
-    try:
-        async with httpx.AsyncClient() as client, asyncio.timeout(60):
-            while True:
-                try:
-                    response = await client.get(f"http://127.0.0.1:{port}/metrics")
-                    break
-                except httpx.TransportError:
-                    await asyncio.sleep(0.05)
-    finally:
-        await worker.stop()
+    async with started(worker), httpx.AsyncClient() as client, asyncio.timeout(60):
+        while True:
+            try:
+                response = await client.get(f"http://127.0.0.1:{port}/metrics")
+                break
+            except httpx.TransportError:
+                await asyncio.sleep(0.05)
     found = samples(response.text)
     assert total(found, "tandem_engine_kv_free_blocks", role="decode") == total(
         found, "tandem_engine_kv_blocks"

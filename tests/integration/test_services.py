@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -14,7 +15,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase,
 )
-from stack import RecordingDispatcher, WorkerProcess, collect, running_stack
+from stack import RecordingDispatcher, WorkerProcess, collect, running_stack, started
+from structlog.testing import capture_logs
 
 from gateway.policies import queue_policy
 from gateway.scheduler import Scheduler
@@ -62,81 +64,48 @@ def test_a_wrong_device_is_a_line_and_no_traceback(role: WorkerRole) -> None:
 @pytest.mark.parametrize("role", list(WorkerRole))
 async def test_health_and_reflection(role: WorkerRole) -> None:
     worker = WorkerProcess(role, "--model=mock", "--device=mock:zero")
-    await worker.start()
-    try:
-        async with open_channel(worker.address) as channel:
-            health = health_pb2_grpc.HealthStub(channel)
-            for service in ("", *SERVICES[role]):
-                answer = await health.Check(
-                    health_pb2.HealthCheckRequest(service=service), wait_for_ready=True, timeout=60
-                )
-                assert answer.status == health_pb2.HealthCheckResponse.SERVING
-            watch = health.Watch(health_pb2.HealthCheckRequest(service=""))
-            assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
-            with grpc.insecure_channel(worker.address) as sync_channel:
-                listed = set(ProtoReflectionDescriptorDatabase(sync_channel).get_services())
-            assert SERVICES[role] <= listed
-            worker.signal(signal.SIGTERM)
-            assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
-    finally:
-        await worker.stop()
+    async with started(worker), open_channel(worker.address) as channel:
+        health = health_pb2_grpc.HealthStub(channel)
+        for service in ("", *SERVICES[role]):
+            answer = await health.Check(
+                health_pb2.HealthCheckRequest(service=service), wait_for_ready=True, timeout=60
+            )
+            assert answer.status == health_pb2.HealthCheckResponse.SERVING
+        watch = health.Watch(health_pb2.HealthCheckRequest(service=""))
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+        with grpc.insecure_channel(worker.address) as sync_channel:
+            listed = set(ProtoReflectionDescriptorDatabase(sync_channel).get_services())
+        assert SERVICES[role] <= listed
+        worker.signal(signal.SIGTERM)
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
 
 
-async def test_a_worker_that_does_not_fit_is_refused_and_the_others_serve(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    other = tmp_path / "other"
-    other.mkdir()
+async def test_a_worker_that_does_not_fit_is_refused_and_the_others_serve(tmp_path: Path) -> None:
+    new_worker = partial(WorkerProcess, WorkerRole.DECODE, "--device=mock:zero")
+    another_model = new_worker(f"--model={deeper_mock(tmp_path)}", "--worker-id=odd-model")
+    another_layout = new_worker("--model=mock", "--block-size=32", "--worker-id=odd-layout")
+    another_role = new_worker("--model=mock")
+    odd_ones = (another_model, another_layout, another_role)
+    async with running_stack(1, 1) as stack, started(*odd_ones):
+        with capture_logs() as logs:
+            stack.dispatcher.add_worker(WorkerRole.DECODE, another_model.address)
+            stack.dispatcher.add_worker(WorkerRole.DECODE, another_layout.address)
+            stack.dispatcher.add_worker(WorkerRole.PREFILL, another_role.address)
+            stack.dispatcher.add_worker(WorkerRole.DECODE, "127.0.0.1:1")
+            whys = ("another model", "odd-model", "KV layout", "odd-layout", "not PREFILL")
+            await stack.until(lambda: all(why in str(logs) for why in whys))
+        assert stack.dispatcher.ready
+        await collect(stack.submit("served", (1, 2, 3), 4))
+        assert len(stack.dispatcher.num_blocks) == 2
+
+
+def deeper_mock(folder: Path) -> Path:
+    """The mock model with a layer more."""
     for file in MOCK_FOLDER.glob("*.json"):
         text = file.read_text().replace('"num_hidden_layers": 4', '"num_hidden_layers": 5')
-        (other / file.name).write_text(text)
-    assert resolve(str(other)).fingerprint != resolve("mock").fingerprint
-    odd_ones = {
-        "another model": WorkerProcess(
-            WorkerRole.DECODE, f"--model={other}", "--device=mock:zero", "--worker-id=odd-model"
-        ),
-        "KV layout": WorkerProcess(
-            WorkerRole.DECODE,
-            "--model=mock",
-            "--device=mock:zero",
-            "--block-size=32",
-            "--worker-id=odd-layout",
-        ),
-        "not PREFILL": WorkerProcess(WorkerRole.DECODE, "--model=mock", "--device=mock:zero"),
-    }
-    async with running_stack(1, 1) as stack:
-        fitting = [(worker.role, worker.address) for worker in stack.workers]
-        await stack.dispatcher.stop()
-        for worker in odd_ones.values():
-            await worker.start()
-        dispatcher = RecordingDispatcher(
-            Scheduler(queue_policy("fcfs"), Limits()),
-            [
-                *fitting,
-                (WorkerRole.DECODE, odd_ones["another model"].address),
-                (WorkerRole.DECODE, odd_ones["KV layout"].address),
-                (WorkerRole.PREFILL, odd_ones["not PREFILL"].address),
-                (WorkerRole.DECODE, "127.0.0.1:1"),
-            ],
-            resolve("mock").fingerprint,
-            Timeline(),
-        )
-        stack.dispatcher = dispatcher
-        dispatcher.start()
-        try:
-            await stack.until(lambda: dispatcher.ready)
-            said = ""
-            while not all(why in said for why in odd_ones):
-                dispatcher.news.clear()
-                await dispatcher.news.wait()
-                said += capsys.readouterr().out
-            assert "odd-model" in said
-            assert "odd-layout" in said
-            await collect(stack.submit("served", (1, 2, 3), 4))
-            assert len(dispatcher.num_blocks) == 2
-        finally:
-            for worker in odd_ones.values():
-                await worker.stop()
+        (folder / file.name).write_text(text)
+    assert resolve(str(folder)).fingerprint != resolve("mock").fingerprint
+    return folder
 
 
 async def test_without_workers_requests_are_refused_at_once() -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 from running_gateway import Gateway
-from stack import WorkerProcess
+from stack import WorkerProcess, started
 from test_metrics import samples, total
 from trace_receiver import Collector, Received, Trace, collecting
 
@@ -77,7 +77,7 @@ async def traced(
         )
         for number, role in enumerate(roles)
     ]
-    async with collecting() as collector:
+    async with collecting() as collector, started(*workers):
         gateway = Gateway(
             f"--otlp-endpoint={collector.address}",
             "--log-level=debug",
@@ -86,14 +86,10 @@ async def traced(
             log=logs / "gateway",
         )
         try:
-            for worker in workers:
-                await worker.start()
             await gateway.start(*(_addresses(workers, role) for role in WorkerRole))
             yield Traced(gateway, workers, collector, logs)
         finally:
             gateway.kill()
-            for worker in workers:
-                await worker.stop()
 
 
 def _addresses(workers: Sequence[WorkerProcess], role: WorkerRole) -> str:

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from signal import SIGKILL
 
 import pytest
-from stack import Stack, WorkerProcess, collect, expected_mock_tokens, running_stack
+from stack import Stack, WorkerProcess, collect, expected_mock_tokens, running_stack, started
 from structlog.testing import capture_logs
 
 from tandem.bench.ports import free_port
@@ -22,13 +22,10 @@ async def another_decode_worker(stack: Stack, *flags: str) -> AsyncIterator[Work
     """One that has been added, and has joined."""
     worker = WorkerProcess(WorkerRole.DECODE, "--model=mock", "--device=mock:zero", *flags)
     num_workers = len(stack.dispatcher.num_blocks)
-    await worker.start()
-    try:
+    async with started(worker):
         stack.dispatcher.add_worker(worker.role, worker.address)
         await stack.until(lambda: len(stack.dispatcher.num_blocks) > num_workers, 60)
         yield worker
-    finally:
-        await worker.stop()
 
 
 async def lose(stack: Stack, worker: WorkerProcess) -> None:
@@ -53,13 +50,9 @@ async def test_nobody_joins_at_an_address_that_was_removed() -> None:
         stack.dispatcher.add_worker(late.role, late.address)
         stack.dispatcher.remove_worker(late.address)
         with capture_logs() as logs:
-            await late.start()
-            try:
-                # By the time one that was added later has joined, this one would have as well.
-                async with another_decode_worker(stack):
-                    assert len(stack.dispatcher.num_blocks) == 3
-            finally:
-                await late.stop()
+            # By the time one that was added later has joined, the late one would have as well.
+            async with started(late), another_decode_worker(stack):
+                assert len(stack.dispatcher.num_blocks) == 3
         assert "link failed" not in [each["event"] for each in logs]
 
 

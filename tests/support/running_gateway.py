@@ -10,7 +10,7 @@ from pathlib import Path
 
 import httpx
 from service_processes import ForkedService, start_service, while_running
-from stack import READY_TIMEOUT_S, WorkerProcess
+from stack import READY_TIMEOUT_S, WorkerProcess, started
 
 from tandem.bench.ports import free_port
 from tandem.core.worker import WorkerRole
@@ -92,10 +92,5 @@ async def running_gateway(device: str = "mock:h100x20", *flags: str) -> AsyncIte
 async def running_workers(device: str = "mock:zero") -> AsyncIterator[list[WorkerProcess]]:
     """A prefill and a decode worker that are being started."""
     workers = [WorkerProcess(role, "--model=mock", f"--device={device}") for role in WorkerRole]
-    try:
-        for worker in workers:
-            await worker.start()
+    async with started(*workers):
         yield workers
-    finally:
-        for worker in workers:
-            await worker.stop()

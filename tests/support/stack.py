@@ -20,11 +20,10 @@ from service_processes import ForkedService, start_service, while_running
 from gateway.colocated_policies import colocated_policy
 from gateway.dispatcher import Dispatcher
 from gateway.generation_streams import GenerationStream
-from gateway.local_prefill import LocalPrefillMode
 from gateway.policies import queue_policy
 from gateway.scheduler import Scheduler
 from gateway.shared_state import Limits
-from gateway.tenants import DEFAULT_TENANT, ONE_TENANT, Tenants
+from gateway.tenants import DEFAULT_TENANT
 from gateway.timeline import Timeline
 from gateway.tokens import Ended, Token, TokenRequest
 from tandem.artifacts.resolve import resolve
@@ -100,6 +99,18 @@ class WorkerProcess:
         if self.process and self.process.returncode is None:
             self.process.kill()
             await self.process.wait()
+
+
+@asynccontextmanager
+async def started(*workers: WorkerProcess) -> AsyncIterator[None]:
+    """They are being started, and none of them outlives this."""
+    try:
+        for worker in workers:
+            await worker.start()
+        yield
+    finally:
+        for worker in workers:
+            await worker.stop()
 
 
 class RecordingDispatcher(Dispatcher):
@@ -235,20 +246,17 @@ async def running_stack(
     limits: Limits | None = None,
     batching: str = "chunked",
     prefill_token_budget: int = 256,
-    local_prefill: LocalPrefillMode = "off",
     prefill_flags: Sequence[str] = (),
     decode_flags: Sequence[str] = (),
     policy: str = "shortest-first",
-    tenants: Tenants = ONE_TENANT,
-    recompute_bad_kv: bool = True,
-    self_check_rate: float = 0.0,
     logs: Path | None = None,
     places: Sequence[Mapping[str, Any]] = (),
+    **scheduling: Any,
 ) -> AsyncIterator[Stack]:
     """Start workers, on `devices` in turn, wait until all have joined; stop all at the end. Without
-    prefill workers it is colocated, and `batching` the policy; `local_prefill` says which
-    prompts decode workers compute. `places` are further arguments of each
-    `WorkerProcess`; workers log to a file each in `logs`, or where this process does."""
+    prefill workers it is colocated, and `batching` the policy. `places` are further arguments of
+    each `WorkerProcess`, `scheduling` of the `Scheduler`; workers log to a file each in `logs`, or
+    where this process does."""
     limits = limits or Limits()
     colocated = colocated_policy(batching, limits.max_batch_tokens, prefill_token_budget)
     roles = [WorkerRole.PREFILL] * num_prefill + [WorkerRole.DECODE] * num_decode
@@ -270,29 +278,23 @@ async def running_stack(
             queue_policy(policy),
             limits,
             colocated=None if num_prefill else colocated,
-            local_prefill=local_prefill,
-            tenants=tenants,
-            recompute_bad_kv=recompute_bad_kv,
-            self_check_rate=self_check_rate,
+            **scheduling,
         ),
         [(worker.role, worker.address) for worker in workers],
         resolve(model).fingerprint,
         timeline,
     )
     stack = Stack(dispatcher, timeline, workers)
-    try:
-        for worker in workers:
-            await worker.start()
+    async with started(*workers):
         dispatcher.start()
-        joined = stack.until(
-            lambda: len(dispatcher.num_blocks) == len(workers), timeout=READY_TIMEOUT_S
-        )
-        await while_running(joined, *workers)
-        yield stack
-    finally:
-        await dispatcher.stop()
-        for worker in workers:
-            await worker.stop()
+        try:
+            joined = stack.until(
+                lambda: len(dispatcher.num_blocks) == len(workers), timeout=READY_TIMEOUT_S
+            )
+            await while_running(joined, *workers)
+            yield stack
+        finally:
+            await dispatcher.stop()
 
 
 def silence_logs() -> None:
