@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -110,19 +110,17 @@ class Arena:
 @asynccontextmanager
 async def arena(
     scenario: str,
-    oracle: Callable[..., list[int]],
     seed: int,
     logs: Path,
     num_prefill: int = 2,
     num_decode: int = 2,
-    *flags: str,
+    shared_flags: Sequence[str] = (),
     **settings: Any,
 ) -> AsyncIterator[Arena]:
     """A fleet of mock GPUs, unless `settings` of `running_stack` say otherwise."""
-    flags = (*flags, *settings.pop("shared_flags", ()))
     settings = {"devices": ("mock:h100x8",), "logs": logs, **settings}
-    async with running_stack(num_prefill, num_decode, *flags, **settings) as stack:
-        load = Load(stack, oracle, f"{scenario} {seed}")
+    async with running_stack(num_prefill, num_decode, *shared_flags, **settings) as stack:
+        load = Load(stack, f"{scenario} {seed}")
         yield Arena(stack, load, Outcome(scenario), logs)
 
 

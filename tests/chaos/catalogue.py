@@ -18,7 +18,6 @@ from gateway_faults import FREE_S as GATEWAY_GONE_S
 from gateway_faults import kill_gateway
 from namespaces import GATEWAY
 from outcome import Outcome
-from watched import MockOracle
 
 from tandem.faults.plan import FaultName
 
@@ -198,7 +197,7 @@ async def play(
     """Run a scenario's tries on one fleet; `told` hears of each try."""
     total = Outcome(scenario.name)
     answers = await real_model.undisturbed() if scenario.real_model else None
-    async with arena(scenario.name, MockOracle(), seed, logs, **scenario.fleet) as running:
+    async with arena(scenario.name, seed, logs, **scenario.fleet) as running:
         if answers:
             running.load = real_model.RealLoad(running.stack, answers, scenario.name)
         for number in [tries] if scenario.all_at_once else range(tries):

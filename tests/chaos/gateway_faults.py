@@ -8,7 +8,7 @@ from time import monotonic
 
 from arena import Arena
 from running_gateway import Gateway
-from stack import RecordingDispatcher
+from stack import RecordingDispatcher, expected_mock_tokens
 from watched import Load
 
 from gateway.policies import queue_policy
@@ -68,7 +68,7 @@ async def _follow(load: Load, client: AsyncClient, begun: asyncio.Event) -> bool
             async for delta in stream:
                 tokens += delta.token_ids
                 begun.set()
-    expected = await asyncio.to_thread(load.oracle, prompt, MAX_TOKENS)
+    expected = await asyncio.to_thread(expected_mock_tokens, prompt, MAX_TOKENS)
     return tokens == expected[: len(tokens)]
 
 

@@ -52,7 +52,7 @@ class RealLoad(Load):
     """Requests whose answers are known, whatever is asked for."""
 
     def __init__(self, stack: Stack, answers: list[list[int]], seed: str) -> None:
-        super().__init__(stack, lambda *_, **__: [], seed)
+        super().__init__(stack, seed)
         self._answers = answers
         self._prompts = prompts()
 

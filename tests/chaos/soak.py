@@ -26,8 +26,14 @@ import psutil
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "support")]
 
-from stack import RecordingDispatcher, WorkerProcess, silence_logs, started  # noqa: E402
-from watched import VOCAB, MockOracle  # noqa: E402
+from stack import (  # noqa: E402
+    RecordingDispatcher,
+    WorkerProcess,
+    expected_mock_tokens,
+    silence_logs,
+    started,
+)
+from watched import VOCAB  # noqa: E402
 
 from gateway import service  # noqa: E402
 from gateway.settings import GatewaySettings  # noqa: E402
@@ -74,7 +80,6 @@ class Soak:
     def __init__(self, num_requests: int) -> None:
         self._num_requests = num_requests
         self._random = Random(0)
-        self._oracle = MockOracle()
         self.num_cancelled = self.num_wrong = self.num_failed = 0
         flags = ("--model=mock", "--device=mock:zero", "--num-blocks=4096")
         self.workers = [WorkerProcess(role, *flags) for role in WorkerRole]
@@ -139,7 +144,7 @@ class Soak:
         prompt = tuple(random.randrange(VOCAB) for _ in range(random.randint(1, 200)))
         max_tokens = random.randint(1, 12)
         stop_after = random.randrange(max_tokens) if random.random() < CANCELLED_SHARE else None
-        expected = self._oracle(prompt, max_tokens)
+        expected = expected_mock_tokens(prompt, max_tokens)
         tokens: list[int] = []
         try:
             async with client.stream(

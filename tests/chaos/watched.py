@@ -11,16 +11,12 @@ from random import Random
 from time import monotonic
 from typing import Any
 
-from stack import MOCK_OUTPUT, Stack, upcoming
+from stack import Stack, expected_mock_tokens, upcoming
 
 from gateway.generation_streams import GenerationStream
 from gateway.tokens import Ended, ServedBy, Token
-from tandem.artifacts.grammars import GrammarCompiler
-from tandem.artifacts.resolve import resolve
 from tandem.core.errors import TandemError
 from tandem.core.grammar import Grammar, GrammarKind
-from tandem.core.sampling_params import SamplingParams
-from tandem.engine.fake.content import expected_tokens
 
 VOCAB = 256
 HANG_S = 60.0
@@ -35,28 +31,6 @@ KINDS: tuple[dict[str, Any], ...] = (
     {"temperature": 1.0, "seed": 7},
     {"temperature": 0.8, "seed": 11, "grammar": SCHEMA},
 )
-
-
-class MockOracle:
-    """What the mock model says, worked out by hand."""
-
-    def __init__(self) -> None:
-        folder = resolve("mock")
-        self._eos = folder.config.eos_token_ids
-        self._compiler = GrammarCompiler(folder.tokenizer(), folder.config.vocab_size, self._eos)
-
-    def __call__(self, prompt: tuple[int, ...], max_tokens: int, **params: Any) -> list[int]:
-        settings = {"seed": 0, "temperature": 0.0, "ignore_eos": True, **params}
-        return list(
-            expected_tokens(
-                prompt,
-                SamplingParams(max_tokens=max_tokens, **settings),
-                max_tokens,
-                output_token_ids=MOCK_OUTPUT,
-                eos_token_ids=self._eos,
-                compiler=self._compiler,
-            )
-        )
 
 
 @dataclass(eq=False)
@@ -137,10 +111,9 @@ class Watched:
 class Load:
     """Seeded requests to a stack."""
 
-    def __init__(self, stack: Stack, oracle: Callable[..., list[int]], seed: str) -> None:
+    def __init__(self, stack: Stack, seed: str) -> None:
         self.stack = stack
         self.random = Random(seed)
-        self.oracle = oracle
         self._tasks: dict[asyncio.Task[None], Watched] = {}
         self._num_requests = 0
 
@@ -150,9 +123,9 @@ class Load:
     def submit(
         self, length: int, max_tokens: int, deadline_s: float = inf, **params: Any
     ) -> Watched:
-        """A request for an answer that the oracle knows."""
+        """A request to the mock model."""
         prompt = self.prompt(length)
-        expected = partial(self.oracle, prompt, max_tokens, **params)
+        expected = partial(expected_mock_tokens, prompt, max_tokens, **params)
         return self.watch(prompt, expected, max_tokens, deadline_s=deadline_s, **params)
 
     def watch(

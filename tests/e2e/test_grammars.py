@@ -9,15 +9,12 @@ from typing import Any
 
 import jsonschema
 import pytest
-from stack import MOCK_OUTPUT, Stack, collect, running_stack
+from stack import Stack, collect, expected_mock_tokens, running_stack
 
-from tandem.artifacts.grammars import GrammarCompiler
 from tandem.artifacts.resolve import resolve
 from tandem.artifacts.tokenizer import Tokenizer
 from tandem.core.errors import InvalidRequest
 from tandem.core.grammar import Grammar, GrammarKind
-from tandem.core.sampling_params import SamplingParams
-from tandem.engine.fake.content import expected_tokens
 
 SCHEMAS: list[dict[str, Any]] = [
     {
@@ -80,22 +77,14 @@ def check(found: list[list[int]], tokenizer: Tokenizer, eos_token_ids: frozenset
 
 async def test_mock_answers_are_valid_and_as_expected() -> None:
     model = resolve("mock")
-    eos = model.config.eos_token_ids
     prompt = tuple(model.tokenizer().encode("some json, please"))
     async with running_stack(1, 1) as stack:
         found = await answers(stack, prompt, seed=5)
-    check(found, model.tokenizer(), eos)
-    compiler = GrammarCompiler(model.tokenizer(), model.config.vocab_size, eos)
+    check(found, model.tokenizer(), model.config.eos_token_ids)
+    sampling = {"ignore_eos": False, "temperature": 1.0, "seed": 5}
     for tokens, schema in zip(found, SCHEMAS, strict=True):
-        params = SamplingParams(max_tokens=400, seed=5, grammar=grammar_of(schema))
-        assert tokens == expected_tokens(
-            prompt,
-            params,
-            len(tokens),
-            output_token_ids=MOCK_OUTPUT,
-            eos_token_ids=eos,
-            compiler=compiler,
-        )
+        grammar = grammar_of(schema)
+        assert tokens == expected_mock_tokens(prompt, len(tokens), grammar=grammar, **sampling)
 
 
 @pytest.mark.model

@@ -9,6 +9,7 @@ from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import cache
 from itertools import cycle
 from math import inf
 from pathlib import Path
@@ -26,6 +27,7 @@ from gateway.shared_state import Limits
 from gateway.tenants import DEFAULT_TENANT
 from gateway.timeline import Timeline
 from gateway.tokens import Ended, Token, TokenRequest
+from tandem.artifacts.grammars import GrammarCompiler
 from tandem.artifacts.resolve import resolve
 from tandem.bench.ports import free_port
 from tandem.core.errors import TandemError
@@ -40,6 +42,8 @@ READY_TIMEOUT_S = 120.0
 # What workers bring about is seen long before, but on a machine that has much else to do.
 UNTIL_TIMEOUT_S = 60.0
 MOCK_OUTPUT = (32, 127)
+# How requests are sampled.
+UNLESS_TOLD: dict[str, Any] = {"seed": 0, "temperature": 0.0, "ignore_eos": True}
 
 
 class WorkerProcess:
@@ -223,12 +227,12 @@ class Stack:
         deadline_s: float = inf,
         **params: Any,
     ) -> GenerationStream:
-        settings = {"seed": 0, "temperature": 0.0, "ignore_eos": True, **params}
+        sampling = SamplingParams(max_tokens=max_tokens, **{**UNLESS_TOLD, **params})
         return self.dispatcher.submit(
             TokenRequest(
                 request_id,
                 prompt,
-                SamplingParams(max_tokens=max_tokens, **settings),
+                sampling,
                 prefix_salt=prefix_salt,
                 tenant=tenant,
                 deadline_s=deadline_s,
@@ -326,14 +330,22 @@ async def collect(stream: GenerationStream) -> tuple[list[int], Ended]:
     return [token.token_id for token in tokens], ended
 
 
+@cache
+def _mock_compiler() -> GrammarCompiler:
+    model = resolve("mock")
+    return GrammarCompiler(model.tokenizer(), model.config.vocab_size, model.config.eos_token_ids)
+
+
 def expected_mock_tokens(prompt: tuple[int, ...], max_tokens: int, **params: Any) -> list[int]:
-    """What the fake engine must generate."""
-    settings = {"seed": 0, "temperature": 0.0, **params}
+    """What the fake engine must generate for a request of `Stack.submit`."""
+    sampling = SamplingParams(max_tokens=max_tokens, **{**UNLESS_TOLD, **params})
     return list(
         expected_tokens(
             prompt,
-            SamplingParams(max_tokens=max_tokens, **settings),
+            sampling,
             max_tokens,
             output_token_ids=MOCK_OUTPUT,
+            eos_token_ids=resolve("mock").config.eos_token_ids,
+            compiler=_mock_compiler() if sampling.grammar else None,
         )
     )
