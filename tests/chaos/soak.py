@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -107,7 +108,7 @@ class Soak:
         serving = asyncio.create_task(service.serve(settings))
         await asyncio.sleep(0)
         await self._until(lambda: self.dispatcher.ready)
-        self._own_tasks = asyncio.all_tasks()
+        self._num_own_tasks = len(asyncio.all_tasks())
         await self._send(settings.grpc_port, min(NUM_WARM_UP, self._num_requests // 5))
         before = await self._footprints()
         since = monotonic()
@@ -132,12 +133,14 @@ class Soak:
         await self._until_quiet()
 
     async def _until_quiet(self) -> None:
-        """Wait until all blocks are free, and the tasks of all requests gone; of what is not gone
-        in time the report tells."""
+        """Wait until all blocks are free, and as many tasks are left as before any request: a gRPC
+        server replaces its own. Of what is not gone in time the report tells."""
         recorder = self.dispatcher
         await self._until(lambda: recorder.num_free == recorder.num_blocks)
-        if left := asyncio.all_tasks() - self._own_tasks:
-            await asyncio.wait(left, timeout=QUIET_S)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(QUIET_S):
+                while len(asyncio.all_tasks()) > self._num_own_tasks:
+                    await asyncio.sleep(0.05)
 
     async def _request(self, client: AsyncClient) -> None:
         random = self._random
