@@ -8,11 +8,23 @@ import matplotlib as mpl
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
+STYLE = {
+    "svg.hashsalt": "tandem",
+    "axes.labelsize": 8,
+    "axes.titlesize": 8,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.fontsize": 7,
+    "legend.frameon": False,
+}
+
 
 def without_display() -> None:
     """To be called before the first figure."""
     mpl.use("agg")
-    mpl.rcParams["svg.hashsalt"] = "tandem"
+    mpl.rcParams.update(STYLE)
 
 
 def save(figure: Figure, folder: Path, name: str) -> None:

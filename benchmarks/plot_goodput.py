@@ -67,12 +67,12 @@ def attainments(sweep: Sweep, workload: str) -> Figure:
     for cell, panel in zip(GRID, panels.flat, strict=True):
         _attainment(panel, sweep, workload, cell)
     for panel in panels[1]:
-        panel.set_xlabel("requests/s", fontsize=8)
+        panel.set_xlabel("requests/s")
     for panel in panels[:, 0]:
-        panel.set_ylabel("attainment", fontsize=8)
+        panel.set_ylabel("attainment")
     handles, labels = panels.flat[0].get_legend_handles_labels()
     figure.tight_layout(rect=(0, 0, 0.79, 1))
-    figure.legend(handles, labels, fontsize=7, frameon=False, loc="center right")
+    figure.legend(handles, labels, loc="center right")
     return figure
 
 
@@ -89,9 +89,7 @@ def _attainment(panel: Axes, sweep: Sweep, workload: str, cell: Cell) -> None:
     panel.xaxis.set_minor_formatter(NullFormatter())
     panel.set_ylim(0, 1.03)
     is_claim = " (the claim)" if cell == CLAIM else ""
-    panel.set_title(f"TTFT x {cell[0]:g}, TPOT x {cell[1]:g}{is_claim}", fontsize=8)
-    panel.tick_params(labelsize=7)
-    panel.spines[["top", "right"]].set_visible(False)
+    panel.set_title(f"TTFT x {cell[0]:g}, TPOT x {cell[1]:g}{is_claim}")
 
 
 def goodputs(sweep: Sweep, workload: str) -> Figure:
@@ -102,11 +100,9 @@ def goodputs(sweep: Sweep, workload: str) -> Figure:
         each = goodput_interval(sweep.levels(workload, arm, CLAIM))
         spread = [[max(0.0, each.value - each.low)], [max(0.0, each.high - each.value)]]
         panel.bar(label(arm), each.value, yerr=spread, color=colour, error_kw={"lw": 0.8})
-    panel.set_ylabel("goodput, requests/s", fontsize=8)
-    panel.set_title(f"{workload}: TTFT x {CLAIM[0]:g}, TPOT x {CLAIM[1]:g}", fontsize=8)
-    panel.tick_params(labelsize=7)
+    panel.set_ylabel("goodput, requests/s")
+    panel.set_title(f"{workload}: TTFT x {CLAIM[0]:g}, TPOT x {CLAIM[1]:g}")
     plt.setp(panel.get_xticklabels(), rotation=40, ha="right")
-    panel.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
     return figure
 
@@ -129,14 +125,12 @@ def by_ratio(sweep: Sweep, workload: str) -> Figure:
         value = goodput(sweep.levels(workload, name, CLAIM))
         panel.axhline(value, color=colours[name], label=label(name), lw=1.0, ls="--")
     panel.xaxis.set_major_locator(MaxNLocator(integer=True))
-    panel.set_xlabel("prefill workers, of all devices", fontsize=8)
-    panel.set_ylabel("goodput, requests/s", fontsize=8)
+    panel.set_xlabel("prefill workers, of all devices")
+    panel.set_ylabel("goodput, requests/s")
     panel.set_ylim(bottom=0)
-    panel.set_title(f"{workload}: TTFT x {CLAIM[0]:g}, TPOT x {CLAIM[1]:g}", fontsize=8)
-    panel.tick_params(labelsize=7)
-    panel.spines[["top", "right"]].set_visible(False)
+    panel.set_title(f"{workload}: TTFT x {CLAIM[0]:g}, TPOT x {CLAIM[1]:g}")
     figure.tight_layout(rect=(0, 0, 0.72, 1))
-    figure.legend(fontsize=6.5, frameon=False, loc="center right")
+    figure.legend(fontsize=6.5, loc="center right")
     return figure
 
 

@@ -57,10 +57,8 @@ def _bars(panel: Axes, records: Records, workload: str, colours: dict[str, str])
             f" {middle:.0f}", (max(values), arm), va="center", fontsize=7, annotation_clip=False
         )
     panel.set_title(f"{workload}: {WORKLOADS[workload]}".replace("; ", ";\n"), fontsize=7)
-    panel.set_xlabel(UNITS.get(workload, "output tokens/s"), fontsize=8)
-    panel.tick_params(labelsize=7)
+    panel.set_xlabel(UNITS.get(workload, "output tokens/s"))
     panel.margins(x=0.15)
-    panel.spines[["top", "right"]].set_visible(False)
 
 
 def _value(run: Summary) -> float:
@@ -79,11 +77,9 @@ def tails(records: Records, workload: str = "D") -> Figure:
     panel.minorticks_off()
     panel.set_yscale("log")
     panel.yaxis.set_major_formatter(mpl.ticker.StrMethodFormatter("{x:g}"))
-    panel.set_ylabel("ms to the next token", fontsize=8)
-    panel.set_title(f"{workload}: {WORKLOADS[workload]}", fontsize=8)
-    panel.tick_params(labelsize=7)
-    panel.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    panel.spines[["top", "right"]].set_visible(False)
+    panel.set_ylabel("ms to the next token")
+    panel.set_title(f"{workload}: {WORKLOADS[workload]}")
+    panel.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.tight_layout()
     return figure
 

@@ -91,7 +91,7 @@ def drawn(panels: Sequence[Panel], label: str) -> Figure:
     )
     for panel, axis in zip(panels, axes[0], strict=True):
         _bars(axis, panel)
-    axes[0][0].set_ylabel(label, fontsize=8)
+    axes[0][0].set_ylabel(label)
     figure.tight_layout()
     return figure
 
@@ -109,9 +109,7 @@ def _bars(axis: Axes, panel: Panel) -> None:
         axis.hlines(group.bound, place - 0.48, place + 0.48, color="#d1603d", lw=0.9, ls="--")
     axis.set_xticks(range(len(panel.groups)), [group.label for group in panel.groups])
     axis.set_title(panel.title, fontsize=7)
-    axis.tick_params(labelsize=7)
-    axis.spines[["top", "right"]].set_visible(False)
     if any(name for name, _ in panel.groups[0].bars):
         axis.set_xlabel("batch; shades by context", fontsize=7)
-        axis.legend(fontsize=6, frameon=False, ncols=3, loc="upper center")
+        axis.legend(fontsize=6, ncols=3, loc="upper center")
         axis.margins(y=0.2)
