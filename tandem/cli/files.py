@@ -10,7 +10,7 @@ from tandem.core.errors import ConfigError
 
 
 def check_file(path: Path) -> None:
-    """Whether it could be written, which changes nothing. Raises `ConfigError` if not."""
+    """Whether it could be written: its folder is there then. Raises `ConfigError` if not."""
     with writing(path):
         is_new = not path.exists()
         path.parent.mkdir(parents=True, exist_ok=True)

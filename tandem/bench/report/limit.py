@@ -60,17 +60,21 @@ def find_limit(
 ) -> Limit:
     """The load tool, if it could not keep up, within `late_ms`; else what held the server up
     longest. `problem`: why it does not tell, if that is known."""
-    if tool.num_unsent:
-        unsent = f"it had no connection for {tool.num_unsent} requests (see `ulimit -n`)"
-        return Limit(LOAD_TOOL, f"{unsent}: figures are of the load tool, not of the server")
-    if tool.late_p99_ms > late_ms:
-        late = f"it began with requests up to {tool.late_p99_ms:.0f} ms late (p99)"
-        return Limit(LOAD_TOOL, f"{late}: figures are of the load tool, not of the server")
-    if tool.cores > BUSY_CORES:
-        busy = f"it took {tool.cores:.2f} cores, and can take one"
-        return Limit(LOAD_TOOL, f"{busy}: figures are of the load tool, not of the server")
+    if lack := _lack(tool, late_ms):
+        return Limit(LOAD_TOOL, f"{lack}: figures are of the load tool, not of the server")
     if server is None or not server.holdups:
         why = f" ({problem})" if problem else ""
         return Limit(UNKNOWN, f"the server does not tell{why}, and the load tool kept up")
     longest = server.holdups[0]
     return Limit(longest.where, f"{longest.share:.0%} of the time: {longest.text}")
+
+
+def _lack(tool: LoadTool, late_ms: float) -> str:
+    """What kept it from keeping up."""
+    if tool.num_unsent:
+        return f"it had no connection for {tool.num_unsent} requests (see `ulimit -n`)"
+    if tool.late_p99_ms > late_ms:
+        return f"it began with requests up to {tool.late_p99_ms:.0f} ms late (p99)"
+    if tool.cores > BUSY_CORES:
+        return f"it took {tool.cores:.2f} cores, and can take one"
+    return ""
