@@ -14,6 +14,7 @@ import real_model
 import transfer_faults as transfers
 import worker_faults as workers
 from arena import Arena, arena
+from frame_damage import DAMAGE
 from gateway_faults import FREE_S as GATEWAY_GONE_S
 from gateway_faults import kill_gateway
 from namespaces import GATEWAY
@@ -121,7 +122,7 @@ SCENARIOS = (
     ),
     _stop("SIGSTOP prefill for 10 s", workers.stop_prefill),
     _stop("SIGSTOP decode for 10 s", workers.stop_decode),
-    *map(_harmed, transfers.DAMAGE),
+    *map(_harmed, DAMAGE),
     Scenario(
         "5% of transfers fail, 128 at a time",
         2000,

@@ -18,18 +18,6 @@ MAX_TOKENS = 6
 WAVE = 32
 # A frame in so many is harmed. A transfer has eight, and a request is given up after four bad ones.
 EVERY = 83
-DAMAGE = (
-    FaultName.FRAME_CORRUPT,
-    FaultName.FRAME_TRUNCATE,
-    FaultName.FRAME_DROP,
-    FaultName.FRAME_DUPLICATE,
-    FaultName.FRAME_REORDER,
-    FaultName.FRAME_WRONG_LAYER,
-    FaultName.FRAME_WRONG_SHAPE,
-    FaultName.FRAME_WRONG_DTYPE,
-    FaultName.FRAME_WRONG_TRANSFER,
-    FaultName.FRAME_WRONG_EPOCH,
-)
 
 
 def harm(name: FaultName) -> tuple[str, ...]:

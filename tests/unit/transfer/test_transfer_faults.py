@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from frame_damage import DAMAGE
 from push_pair import NUM_BLOCKS, receiver_side, sender_side
 
 from tandem.core.errors import DataLoss, TandemError, Unavailable
@@ -11,18 +12,6 @@ from tandem.faults.frames import faulty_calls
 from tandem.faults.injector import FaultInjector
 from tandem.faults.plan import Fault, FaultName
 
-DAMAGE = [
-    FaultName.FRAME_CORRUPT,
-    FaultName.FRAME_TRUNCATE,
-    FaultName.FRAME_DROP,
-    FaultName.FRAME_DUPLICATE,
-    FaultName.FRAME_REORDER,
-    FaultName.FRAME_WRONG_LAYER,
-    FaultName.FRAME_WRONG_SHAPE,
-    FaultName.FRAME_WRONG_DTYPE,
-    FaultName.FRAME_WRONG_TRANSFER,
-    FaultName.FRAME_WRONG_EPOCH,
-]
 # One frame a layer and plane, in one region each.
 NUM_FRAMES = 8
 
