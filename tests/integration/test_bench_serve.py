@@ -11,9 +11,9 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -198,14 +198,12 @@ def nothing() -> None:
     """What happens when an answer stalls, or metrics are asked for, if nothing is said."""
 
 
-@contextmanager
 def bad_server(
     *behaviours: str,
     on_stall: Callable[[], None] = nothing,
     on_get: Callable[[], None] = nothing,
-) -> Iterator[str]:
-    """Each request is answered in the next one of some ways, round and round, by a server in a
-    thread of its own. Gives the URL."""
+) -> AbstractContextManager[str]:
+    """Each request is answered in the next one of some ways, round and round."""
     ways = itertools.cycle(behaviours)
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -234,6 +232,14 @@ def bad_server(
                 await reader.read()
         writer.close()
 
+    return served_in_a_thread(answer)
+
+
+@contextmanager
+def served_in_a_thread(
+    answer: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
+) -> Iterator[str]:
+    """Gives the URL."""
     started = Future[str]()
 
     async def serve_until_told(told: asyncio.Event) -> None:

@@ -80,7 +80,7 @@ class Run:
     def __init__(self, fleet: Fleet, log_dir: Path) -> None:
         self.log_dir = log_dir
         self.warnings: list[str] = []
-        self.ready = asyncio.Event()
+        self._ready = asyncio.Event()
         self.announced = asyncio.Event()
         self.supervisor = Supervisor(fleet, log_dir, self.warnings.append)
         self.task = asyncio.create_task(
@@ -90,19 +90,23 @@ class Run:
     async def pid(self, name: str, run: int = 1) -> int:
         return (await wait_for_pids(self.log_dir / f"{name}.log", run))[run - 1]
 
+    async def begin_to_serve(self) -> None:
+        """It is ready, and says so."""
+        self._ready.set()
+        await self.announced.wait()
+
     async def stop(self) -> None:
         self.task.cancel()
         await asyncio.wait([self.task])
 
     async def _until_ready(self) -> None:
-        await self.ready.wait()
+        await self._ready.wait()
 
 
 async def test_all_processes_end_with_the_run(tmp_path: Path) -> None:
     run = Run(fleet(SLEEP), tmp_path)
     pids = [await run.pid("decode-0"), await run.pid("gateway")]
-    run.ready.set()
-    await run.announced.wait()
+    await run.begin_to_serve()
     await run.stop()
     assert not any(is_running(pid) for pid in pids)
     assert run.warnings == []
@@ -150,8 +154,7 @@ async def test_the_last_words_of_a_crash_are_shown(tmp_path: Path) -> None:
 async def test_a_service_that_dies_is_started_again(tmp_path: Path) -> None:
     run = Run(fleet(SLEEP), tmp_path)
     first = await run.pid("decode-0")
-    run.ready.set()
-    await run.announced.wait()
+    await run.begin_to_serve()
     os.kill(first, signal.SIGKILL)
     second = await run.pid("decode-0", run=2)
     assert is_running(second)
@@ -198,8 +201,7 @@ async def test_who_ends_the_supervisor_and_its_children_cuts_nothing(
 async def test_a_service_that_was_asked_to_end_is_started_again(tmp_path: Path) -> None:
     run = Run(fleet(ORDERLY), tmp_path)
     first = await run.pid("decode-0")
-    run.ready.set()
-    await run.announced.wait()
+    await run.begin_to_serve()
     os.kill(first, signal.SIGTERM)
     # The second is what it says at its end.
     assert is_running(await run.pid("decode-0", run=3))
@@ -213,8 +215,7 @@ async def test_a_crash_loop_ends_the_run(tmp_path: Path, monkeypatch: pytest.Mon
     run = Run(
         fleet(f"import os, time\nwhile not os.path.exists({str(go)!r}): time.sleep(0.01)"), tmp_path
     )
-    run.ready.set()
-    await run.announced.wait()
+    await run.begin_to_serve()
     go.touch()
     with pytest.raises(Unavailable, match="decode-0 died 5 times within 60 s"):
         await run.task
@@ -233,8 +234,7 @@ async def test_a_crash_loop_of_one_of_several_ends_nothing_else(
     crashing = f"import os, time\nwhile not os.path.exists({str(go)!r}): time.sleep(0.01)"
     workers = service("decode-0", crashing), service("decode-1", SLEEP)
     run = Run(Fleet(workers, service("gateway", SLEEP)), tmp_path)
-    run.ready.set()
-    await run.announced.wait()
+    await run.begin_to_serve()
     go.touch()
     while sum("the others go on without it" in each for each in run.warnings) < 2:
         await asyncio.sleep(0.01)
@@ -267,8 +267,7 @@ async def test_what_cannot_be_started_again_is_tried_once_more(
 ) -> None:
     run = Run(fleet(SLEEP), tmp_path)
     first = await run.pid("decode-0")
-    run.ready.set()
-    await run.announced.wait()
+    await run.begin_to_serve()
     start, failures = ServiceProcess.start, [OSError(24, "Too many open files")]
 
     async def start_or_fail(service: Service, log: Path | None) -> ServiceProcess:
