@@ -126,11 +126,13 @@ class Discovery:
         problem = ""
         try:
             self._found[name] = await lookup.look_up()
+            if not self._found[name]:
+                problem = "there is no such name, or no address of it"
         except OSError as error:
             # Nothing is known of the name; what was known stays.
             problem = str(error)
-            if problem != last_problem:
-                log.warning("cannot look up", name=str(name.address), why=problem)
+        if problem not in ("", last_problem):
+            log.warning("cannot look up", name=str(name.address), why=problem)
         self._apply()
         return problem
 

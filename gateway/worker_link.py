@@ -134,7 +134,7 @@ class WorkerLink:
         """By this. The listener is told, and may fail as well: the link goes on."""
         try:
             if isinstance(error, grpc.aio.AioRpcError):
-                error = to_tandem_error(error)
+                error = to_tandem_error(error, in_full=True)
             if not isinstance(error, TandemError):
                 self._standing.fail(error)
             elif not self._stopping:
@@ -177,10 +177,7 @@ class WorkerLink:
 
     async def _introduction(self, channel: grpc.aio.Channel) -> WorkerInfo:
         """Who is there, for a worker that has yet to join; its stream begins a new term."""
-        stub = worker_pb2_grpc.WorkerServiceStub(channel)
-        response = await stub.Describe(
-            worker_pb2.DescribeRequest(), timeout=CONNECT_TIMEOUT_S, wait_for_ready=True
-        )
+        response = await self._describe(channel)
         info = worker_from_wire(response.worker)
         if info.role is not self._role:
             raise Mismatch(f"{self._address} is a {info.role.name} worker, not {self._role.name}")
@@ -191,6 +188,17 @@ class WorkerLink:
         self._term = max(self._term, response.newest_term) + 1
         self._taken_report = 0
         return info
+
+    async def _describe(self, channel: grpc.aio.Channel) -> worker_pb2.DescribeResponse:
+        stub = worker_pb2_grpc.WorkerServiceStub(channel)
+        request = worker_pb2.DescribeRequest()
+        try:
+            return await stub.Describe(request, timeout=CONNECT_TIMEOUT_S, wait_for_ready=True)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:
+                raise
+        # What kept the connection from being made, gRPC tells only who does not wait for it.
+        return await stub.Describe(request, timeout=RETRY_S)
 
     async def _open(self, call: Any, info: WorkerInfo) -> Any:
         """The stream's first message, which has a snapshot."""
@@ -256,7 +264,7 @@ class WorkerLink:
         """The next message. Raises what ended the stream, at either end of it."""
         response = await call.read()
         if response is grpc.aio.EOF:
-            raise to_tandem_error(await call_error(call))
+            raise to_tandem_error(await call_error(call), in_full=True)
         return response
 
     async def _write(self, call: Any) -> None:

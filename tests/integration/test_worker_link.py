@@ -271,6 +271,22 @@ async def test_a_worker_at_whose_address_nothing_listens_is_lost_at_once() -> No
     assert lost["why"] == "nothing listens at its address any more"
 
 
+async def test_why_no_worker_is_there_is_told_in_the_words_of_the_connection() -> None:
+    """And not that nobody answered in time, which is as true of a wrong port as of wrong keys."""
+    async with FakeWorker() as gone:
+        pass
+    link = WorkerLink(WorkerRole.DECODE, gone.address, "test", 1, Listener())
+    with capture_logs() as logs:
+        link.start()
+        async with asyncio.timeout(60):
+            while not logs:
+                await asyncio.sleep(0.02)
+        await link.stop()
+    assert logs[0]["event"] == "no worker yet"
+    assert logs[0]["address"] == gone.address
+    assert "Connection refused" in logs[0]["why"]
+
+
 async def test_a_worker_with_another_epoch_is_lost_and_joins_as_a_new_one() -> None:
     async def end(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
         async for _ in requests:

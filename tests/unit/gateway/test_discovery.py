@@ -153,6 +153,18 @@ async def test_nothing_goes_while_nobody_can_tell_and_it_is_said_once() -> None:
         assert set(links.links) == {"10.0.0.2:2"}
 
 
+async def test_a_name_that_nobody_has_is_told_of_once_and_again_when_it_is_gone() -> None:
+    names, links = FakeNames(), FakeLinks()
+    names.answers[PREFILL.address] = ["10.0.0.9:1"]
+    with capture_logs() as logs:
+        async with discovering(names, links):
+            await names.set(DECODE, [])
+            assert [each["name"] for each in logs] == ["decode:2"]
+            await names.set(DECODE, ["10.0.0.1:2"])
+            await names.set(DECODE, [])
+    assert [each["why"] for each in logs] == 2 * ["there is no such name, or no address of it"]
+
+
 async def test_addresses_are_counted_and_a_name_that_is_not_found_is_one() -> None:
     names, links = FakeNames(), FakeLinks()
     found = Discovery([PREFILL, DECODE], links, names.lookup)
