@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import grpc
 
 from tandem.core.address import parse_address
-from tandem.core.errors import ConfigError, InvalidRequest
+from tandem.core.errors import ConfigError, InvalidRequest, Unavailable
 from tandem.v1 import inference_pb2
 from tandem.wire.metadata import API_KEY_VARIABLE, AUTHORIZATION, TENANT_KEY
 from tandem.wire.status import to_tandem_error
@@ -93,4 +94,7 @@ def translated_errors() -> Iterator[None]:
     try:
         yield
     except grpc.RpcError as error:
-        raise to_tandem_error(error, in_full=True) from error
+        # Whoever does not know the call is no gateway: a worker, say, whose port was taken for one.
+        code = cast(grpc.Call, error).code()
+        otherwise = Unavailable if code is grpc.StatusCode.UNIMPLEMENTED else None
+        raise to_tandem_error(error, otherwise, in_full=True) from error

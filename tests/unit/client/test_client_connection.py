@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import socket
+from concurrent.futures import ThreadPoolExecutor
 
+import grpc
 import pytest
 
 from tandem import AsyncClient, Client
@@ -23,6 +25,16 @@ async def test_why_nobody_is_reached_is_said() -> None:
         async with AsyncClient(address) as other:
             with pytest.raises(Unavailable, match="refused"):
                 await other.models(timeout=TIMEOUT_S)
+
+
+def test_whoever_answers_there_and_is_no_gateway_is_nobody() -> None:
+    """As a worker, whose port is easily taken for the gateway's."""
+    other = grpc.server(ThreadPoolExecutor(1))
+    port = other.add_insecure_port("127.0.0.1:0")
+    other.start()
+    with Client(f"127.0.0.1:{port}") as client, pytest.raises(Unavailable, match="UNIMPLEMENTED"):
+        client.models(timeout=TIMEOUT_S)
+    other.stop(None)
 
 
 @pytest.mark.parametrize("kind", [Client, AsyncClient])
