@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import signal
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from time import monotonic
@@ -32,7 +34,8 @@ def run_chat(
     max_tokens: int | None,
     temperature: float,
 ) -> None:
-    """Answer `prompt`, or talk until the user leaves. Raises `TandemError`."""
+    """Answer `prompt`, or talk until the user leaves. Raises `TandemError`, and `SystemExit` if the
+    answer to `prompt` was stopped."""
     options = GenerateArguments(temperature=temperature)
     if max_tokens is not None:
         require_positive("max-tokens", max_tokens)
@@ -45,7 +48,8 @@ def run_chat(
         if system is not None:
             conversation.messages.append(Message(role="system", content=system))
         if prompt is not None:
-            conversation.answer(prompt)
+            if not conversation.answer(prompt):
+                sys.exit(128 + signal.SIGINT)
         else:
             conversation.run(model)
 
@@ -82,8 +86,8 @@ class Conversation:
                 self.messages.pop()
                 self.console.print(f"[red]error: {escape(error.message)}[/]")
 
-    def answer(self, text: str) -> None:
-        """Stream the answer to `text`. Raises `TandemError`."""
+    def answer(self, text: str) -> bool:
+        """Stream the answer to `text`; False if the user stopped it. Raises `TandemError`."""
         self.messages.append(Message(role="user", content=text))
         arguments: GenerateArguments = {**self.options, "messages": self.messages}
         printed = PrintedAnswer(self.console)
@@ -92,15 +96,17 @@ class Conversation:
             with self.client.stream(**arguments) as stream:
                 printed.print(stream)
                 end = printed.describe(stream.completion)
+            is_whole = True
         except KeyboardInterrupt:
-            end = "stopped"
+            end, is_whole = "stopped", False
         except TandemError:
             if printed.text:
                 printed.end_line()
             raise
         self.messages.append(Message(role="assistant", content=printed.text))
         printed.end_line()
-        self.notes.print(f"[dim]{escape(end)}[/]", soft_wrap=True)
+        self.notes.print(f"[dim]{escape(end)}[/]", soft_wrap=not self.notes.is_terminal)
+        return is_whole
 
     def _inputs(self) -> Iterator[str]:
         with contextlib.suppress(ImportError):

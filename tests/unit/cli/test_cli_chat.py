@@ -11,6 +11,7 @@ from typing import Any, cast
 import pytest
 from rich.console import Console
 
+from tandem.cli import chat
 from tandem.cli.chat import Conversation, run_chat
 from tandem.cli.flags import GatewayFlags
 from tandem.client import (
@@ -19,6 +20,7 @@ from tandem.client import (
     Completion,
     Delta,
     GenerateArguments,
+    Model,
     ServedBy,
 )
 from tandem.core.errors import ConfigError, InvalidRequest, TandemError, Unavailable
@@ -108,6 +110,27 @@ def test_an_error_has_a_line_of_its_own(
 def test_an_answer_is_stopped_while_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     _, noted = talk(Answers(error=KeyboardInterrupt()), monkeypatch)
     assert noted == "stopped\n"
+
+
+def test_one_answer_that_is_stopped_is_no_success(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a script would go on with half of it."""
+
+    class Gateway(Answers):
+        def __init__(self, *_: object, **__: object) -> None:
+            super().__init__(error=KeyboardInterrupt())
+
+        def __enter__(self) -> Gateway:
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+
+        def models(self, timeout: float) -> list[Model]:
+            return [Model(NAME, 1)]
+
+    monkeypatch.setattr(chat, "Client", Gateway)
+    with pytest.raises(SystemExit) as end:
+        run_chat("Hi", None, None, tls=None, system=None, max_tokens=None, temperature=0.0)
+    assert end.value.code == 130
 
 
 def test_an_answer_has_some_tokens() -> None:
