@@ -5,6 +5,7 @@ What a command needs is imported when it runs, so that `tandem --help` comes at 
 
 from __future__ import annotations
 
+import inspect
 import os
 import signal
 import sys
@@ -37,6 +38,8 @@ FORWARD = {"allow_extra_args": True, "ignore_unknown_options": True, "help_optio
 
 def app() -> None:
     """The `tandem` command; a `TandemError` becomes one line and exit status 1."""
+    # gRPC would write lines of its own beside ours, and can be told only before it is imported.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
         commands(prog_name="tandem")
     except TandemError as error:
@@ -251,6 +254,17 @@ def decode(context: typer.Context) -> None:
 def gateway(context: typer.Context) -> None:
     """Run the gateway, in this process."""
     _become("gateway", context.args)
+
+
+def _let_help_flow(group: typer.Typer) -> None:
+    """Typer breaks each paragraph of a help but the first where the docstring's lines end."""
+    for each in group.registered_commands:
+        paragraphs = inspect.cleandoc(each.callback.__doc__ or "").split("\n\n")
+        each.help = "\n\n".join(paragraph.replace("\n", " ") for paragraph in paragraphs)
+
+
+_let_help_flow(commands)
+_let_help_flow(bench)
 
 
 def _become(module: str, arguments: list[str]) -> None:

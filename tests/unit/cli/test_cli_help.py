@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -38,6 +39,16 @@ def test_help_has_a_short_name(command: list[str]) -> None:
     short, long = (CliRunner().invoke(commands, [*command, each]) for each in ("-h", "--help"))
     assert short.exit_code == 0
     assert short.output == long.output
+
+
+@pytest.mark.parametrize("command", [["keys"], ["certs"], ["bench", "serve"], ["bench", "goodput"]])
+def test_help_breaks_its_lines_where_the_terminal_ends(command: list[str]) -> None:
+    said = CliRunner().invoke(commands, [*command, "--help"], env={"COLUMNS": "80"}).output
+    prose, *_ = said.partition("\u256d")
+    lines = [each.strip() for each in prose.splitlines()]
+    for line, following in itertools.pairwise(lines):
+        word, *_ = following.split(" ")
+        assert not (line and word) or len(f" {line} {word}") > 78
 
 
 def test_the_version_is_that_of_the_package() -> None:

@@ -172,6 +172,14 @@ def test_nor_while_the_command_is_imported() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
+def test_a_command_has_no_lines_of_grpcs_among_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRPC_VERBOSITY", "whatever the tests have")
+    monkeypatch.delenv("GRPC_VERBOSITY")
+    monkeypatch.setitem(app.__globals__, "commands", lambda **_: None)
+    app()
+    assert os.environ["GRPC_VERBOSITY"] == "NONE"
+
+
 def test_a_model_is_fetched_though_nobody_can_be_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", GoneStream(BrokenPipeError(32, "Broken")))
     with terminal_progress("default") as progress:
