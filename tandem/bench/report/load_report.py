@@ -117,8 +117,10 @@ def read_report(file: Path) -> LoadReport:
         raise ConfigError(f"cannot read {file}: {error.strerror}") from None
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
+        # Nowhere, if it is no JSON at all.
         where = ".".join(map(str, first["loc"]))
+        why = ": ".join(filter(None, (where, first["msg"])))
         raise ConfigError(
-            f"{file} is no report of `tandem bench serve` ({SCHEMA}): {where}: {first['msg']}"
+            f"{file} is no report of `tandem bench serve` ({SCHEMA}): {why}"
         ) from None
     return replace(report, figures=figures_of(report.requests, report.window, report.bounds))

@@ -35,7 +35,7 @@ def test_an_older_files_figures_are_by_the_rules_of_now(tmp_path: Path) -> None:
 def test_what_is_no_report_is_refused(tmp_path: Path, text: str) -> None:
     file = tmp_path / "a.json"
     file.write_text(text)
-    with pytest.raises(ConfigError, match="no report"):
+    with pytest.raises(ConfigError, match=r"no report of [^:]+: [^:]"):
         read_report(file)
     with pytest.raises(ConfigError, match="cannot read"):
         read_report(tmp_path / "missing.json")
