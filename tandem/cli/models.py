@@ -8,17 +8,16 @@ from dataclasses import asdict
 from pathlib import Path
 
 from rich.markup import escape
-from rich.table import Table
 
 from tandem.artifacts.cache import models_dir
 from tandem.artifacts.catalog import BrokenModel, CachedModel, list_models
 from tandem.artifacts.packed import PackedModel, list_packed
 from tandem.artifacts.pull import DEFAULT_NAME
 from tandem.cli.amounts import format_bytes
-from tandem.cli.tables import table_console
+from tandem.cli.tables import print_rows, table_console
 
 NUMBERS = ("parameters", "layers", "length", "on disk", "packed")
-COLUMNS = ("name", "architecture", *NUMBERS, "source")
+LESS_NEEDED = ("layers", "architecture", "packed")
 EMPTY = "no models yet: `tandem pull` fetches the default one, `tandem pull --help` says more"
 
 
@@ -31,7 +30,8 @@ def show_models(as_json: bool) -> None:
         return
     console = table_console()
     if whole := [model for model in models if isinstance(model, CachedModel)]:
-        console.print(_table(whole, packed))
+        rows = [_row(model, _packed_size(model, packed)) for model in whole]
+        print_rows(console, rows, numbers=NUMBERS, less_needed=LESS_NEEDED)
     for model in models:
         if isinstance(model, BrokenModel):
             text = f"{model.name} ({format_bytes(model.size)}): {model.problem}"
@@ -55,27 +55,17 @@ def _packed_size(model: CachedModel | BrokenModel, packed: Mapping[Path, PackedM
     return own.size if own else 0
 
 
-def _table(models: list[CachedModel], packed: Mapping[Path, PackedModel]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in COLUMNS:
-        is_number = column in NUMBERS
-        table.add_column(column, justify="right" if is_number else "left", overflow="fold")
-    for model in models:
-        table.add_row(*map(escape, _row(model, _packed_size(model, packed))))
-    return table
-
-
-def _row(model: CachedModel, packed_size: int) -> tuple[str, ...]:
-    return (
-        model.name,
-        model.architecture.removesuffix("ForCausalLM"),
-        _count(model.num_parameters),
-        str(model.num_layers),
-        str(model.max_model_len),
-        format_bytes(model.size),
-        format_bytes(packed_size) if packed_size else "",
-        f"{model.source or ''} {(model.revision or '')[:8]}".strip(),
-    )
+def _row(model: CachedModel, packed_size: int) -> dict[str, str]:
+    return {
+        "name": model.name,
+        "architecture": model.architecture.removesuffix("ForCausalLM"),
+        "parameters": _count(model.num_parameters),
+        "layers": str(model.num_layers),
+        "length": str(model.max_model_len),
+        "on disk": format_bytes(model.size),
+        "packed": format_bytes(packed_size) if packed_size else "",
+        "source": f"{model.source or ''} {(model.revision or '')[:8]}".strip(),
+    }
 
 
 def _count(number: int) -> str:

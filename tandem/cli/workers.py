@@ -9,18 +9,18 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from rich.console import Console
-from rich.table import Table
 
 from tandem.cli.flags import GatewayFlags
 from tandem.cli.reaching import reached
-from tandem.cli.tables import table_console
+from tandem.cli.tables import print_rows, table_console
 from tandem.client.connection import CallMetadata
 from tandem.core.worker import WorkerRole
 from tandem.v1 import admin_pb2, admin_pb2_grpc
 
 TIMEOUT_S = 10.0
 POLL_S = 0.2
-BUILD = ("pid", "version")
+NUMBERS = ("sequences", "KV blocks", "pid")
+LESS_NEEDED = ("pid", "device", "version")
 # Of a build that does not say.
 UNKNOWN = "-"
 
@@ -67,23 +67,8 @@ def show_workers(gateway: GatewayFlags) -> None:
     if not workers:
         console.print("no worker has joined")
         return
-    table = Table(box=None, header_style="dim", pad_edge=False)
-    for name in ("worker", "role", "state", "address", "device", "sequences", "KV blocks", *BUILD):
-        is_number = name in ("sequences", "KV blocks", "pid")
-        table.add_column(name, justify="right" if is_number else "left")
-    for worker in workers:
-        table.add_row(
-            worker.worker_id,
-            WorkerRole(worker.role).name.lower(),
-            state_name(worker),
-            worker.address,
-            worker.device,
-            str(worker.num_sequences),
-            f"{worker.num_used_blocks}/{worker.num_blocks}",
-            str(worker.pid or UNKNOWN),
-            worker.version or UNKNOWN,
-        )
-    console.print(table)
+    rows = [_row(worker) for worker in workers]
+    print_rows(console, rows, numbers=NUMBERS, less_needed=LESS_NEEDED)
     if {listed.gateway_version} != {worker.version for worker in workers}:
         console.print(f"the gateway is {listed.gateway_version or UNKNOWN}")
 
@@ -113,6 +98,20 @@ def state_name(worker: admin_pb2.WorkerStatus) -> str:
     """`serving`, `suspect`, `draining`, `drained` or `stopping`."""
     name = admin_pb2.WorkerState.Name(worker.state)
     return name.removeprefix("WORKER_STATE_").lower()
+
+
+def _row(worker: admin_pb2.WorkerStatus) -> dict[str, str]:
+    return {
+        "worker": worker.worker_id,
+        "role": WorkerRole(worker.role).name.lower(),
+        "state": state_name(worker),
+        "address": worker.address,
+        "device": worker.device,
+        "sequences": str(worker.num_sequences),
+        "KV blocks": f"{worker.num_used_blocks}/{worker.num_blocks}",
+        "pid": str(worker.pid or UNKNOWN),
+        "version": worker.version or UNKNOWN,
+    }
 
 
 def _line(worker: admin_pb2.WorkerStatus) -> str:

@@ -15,7 +15,6 @@ from tandem.artifacts.model_folder import ModelFolder
 from tandem.artifacts.packed import note_origin
 from tandem.artifacts.resolve import MOCK_FOLDER
 from tandem.cli.app import commands
-from tandem.cli.models import COLUMNS
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +48,8 @@ def test_pull_list_remove(folder: Path, cache: Path) -> None:
     path = tandem("pull", str(folder)).strip()
     assert path.startswith(str(cache))
     table = tandem("models").splitlines()
-    assert table[0].split() == [*COLUMNS[:5], "on", "disk", "packed", "source"]
+    names = ["name", "architecture", "parameters", "layers", "length"]
+    assert table[0].split() == [*names, "on", "disk", "packed", "source"]
     assert table[1].split()[:2] == ["little", "Mock"]
     assert table[1].split()[-1] == str(folder)
     (model,) = json.loads(tandem("models", "--json"))
