@@ -13,7 +13,7 @@ from tandem.bench.goodput import (
     ratio_interval,
 )
 from tandem.bench.markdown import markdown_table
-from tandem.bench.objectives import CLAIM, GRID, Cell
+from tandem.bench.objectives import CLAIM, GRID, Cell, cell_name
 from tandem.bench.records import RateSummary, Sweep
 
 
@@ -52,7 +52,7 @@ def _workload(sweep: Sweep, workload: str) -> str:
             + _grid(sweep, workload),
             "Goodput by that of the best colocated arm (95% interval)\n\n"
             + _ratios(sweep, workload),
-            f"Every rate, at {_name(CLAIM)}; times in ms\n\n" + _rates(sweep, workload),
+            f"Every rate, at {cell_name(CLAIM)}; times in ms\n\n" + _rates(sweep, workload),
             verdict(sweep, workload),
         )
     )
@@ -138,11 +138,7 @@ def _interval(each: Interval) -> str:
 
 
 def _heading(cell: Cell) -> str:
-    return f"**{_name(cell)}**" if cell == CLAIM else _name(cell)
-
-
-def _name(cell: Cell) -> str:
-    return f"({cell[0]:g}, {cell[1]:g})"
+    return f"**{cell_name(cell)}**" if cell == CLAIM else cell_name(cell)
 
 
 def _ms(seconds: float | None) -> str:

@@ -26,6 +26,11 @@ LOOSEST: Cell = (max(TTFT_FACTORS), max(TPOT_FACTORS))
 _TENANT = attrgetter("tenant")
 
 
+def cell_name(cell: Cell) -> str:
+    """As in a table's heading."""
+    return f"({cell[0]:g}, {cell[1]:g})"
+
+
 def uncontended(outcomes: Sequence[Outcome]) -> Objectives | None:
     """What requests take that have an arm for themselves: each tenant's medians. None if one's were
     not served."""

@@ -10,7 +10,15 @@ from statistics import mean
 from tandem.bench.arms import Arm
 from tandem.bench.concurrency import all_of
 from tandem.bench.goodput import SHARE
-from tandem.bench.objectives import CLAIM, LOOSEST, Cell, best, objective_grid, uncontended
+from tandem.bench.objectives import (
+    CLAIM,
+    LOOSEST,
+    Cell,
+    best,
+    cell_name,
+    objective_grid,
+    uncontended,
+)
 from tandem.bench.open_loop import OpenRun
 from tandem.bench.outcome import Objectives, attainment
 from tandem.bench.percentiles import percentiles
@@ -104,6 +112,10 @@ class GoodputSweep:
 
     async def _search(self, workload: str, start: float, base: Objectives) -> None:
         objectives = objective_grid(base)
+        self._say(
+            f"{workload}: below, the shares in time if (TTFT, TPOT) may be so many times the best"
+            f" alone: {', '.join(map(cell_name, objectives))}"
+        )
         tolerance = self._conditions.tolerance
         searches = {arm: RateSearch(start, tolerance) for arm in self._settings.arms}
         turn = 0

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tandem.bench.objectives import GRID
+from tandem.bench.objectives import GRID, cell_name
 from tandem.bench.records import Sweep
 
 ARMS = "1p1d,colocated:2+batching=chunked"
@@ -66,6 +66,8 @@ async def test_a_simulated_sweep_from_end_to_end(tmp_path: Path) -> None:
     returncode, said = await simulated(tmp_path, "--", "--num-blocks", "4096")
     assert returncode == 0, said
     assert (tmp_path / "goodput.md").read_text() in said
+    progress, _, _ = said.partition("/s: ")
+    assert progress.count(f"the best alone: {', '.join(map(cell_name, GRID))}\n") == 1
     sweep = Sweep.read(tmp_path / "goodput.jsonl")
     assert sweep.conditions.simulated
     assert sweep.arms("chat") == ARMS.split(",")
