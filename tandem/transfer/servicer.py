@@ -39,7 +39,7 @@ def add_kv_transfer_service(receiver: KvReceiver, server: grpc.aio.Server) -> No
             # first token.
             if not isinstance(error, Cancelled | Released):
                 log.warning("transfer refused", reason=error.reason, why=error.message)
-            # So gRPC does with what a call is aborted with: it is not to lead to refused frames.
+            # It and what it came by know each other, as in `KvSender._run`: they hold frames.
             error.__traceback__ = error.__cause__ = error.__context__ = None
             await abort(context, error)
         except Exception as error:

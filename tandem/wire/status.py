@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from functools import partial
 from typing import Any, NoReturn, cast
 
 import grpc
@@ -57,7 +59,13 @@ async def abort(context: grpc.aio.ServicerContext[Any, Any], error: Exception) -
     if not isinstance(error, TandemError):
         log.error("call_failed", exc_info=error)
         error = TandemError(INTERNAL_MESSAGE)
-    await context.abort_with_status(rpc_status.to_status(to_status(error)))
+    try:
+        await context.abort_with_status(rpc_status.to_status(to_status(error)))
+    except grpc.aio.AbortError as aborted:
+        task = asyncio.current_task()
+        assert task is not None
+        task.add_done_callback(partial(_forget_where, aborted))
+        raise
 
 
 def to_status(error: TandemError) -> status_pb2.Status:
@@ -97,6 +105,13 @@ def to_tandem_error(
         words = f": {call.details()}" if in_full else ""
         return kind(f"the call ended with {call.code().name}{words}")
     return _from_status(status, by_code, kind)
+
+
+def _forget_where(aborted: BaseException, task: asyncio.Task[Any]) -> None:
+    """Of the end of a call, once its `task` is over: gRPC's state of it keeps what it was aborted
+    with, and that leads to the call's frames, which know the state. Its request, megabytes, would
+    stay until garbage is collected."""
+    aborted.__traceback__ = aborted.__context__ = None
 
 
 def _details(error: TandemError) -> list[Message]:

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import gc
+import weakref
+
 import grpc
 import pytest
 from google.rpc import error_details_pb2
 
 from tandem.core import errors
-from tandem.wire.status import to_status, to_tandem_error
+from tandem.wire.channels import new_server, open_channel
+from tandem.wire.status import abort, to_status, to_tandem_error
 
 
 class Call(grpc.RpcError):
@@ -75,3 +79,33 @@ def test_a_foreign_status_is_judged_by_its_code_and_not_quoted(code, kind, metad
     error = to_tandem_error(Call(code, "secret 10.0.0.1", metadata))
     assert type(error) is kind
     assert "secret" not in error.message
+
+
+class Asked:
+    """A request, of whatever size."""
+
+
+async def test_a_call_that_is_refused_leaves_nothing_of_its_request():
+    """Not even until garbage is collected: whoever is refused may ask again at once."""
+    asked = []
+
+    async def refuse(request, context):
+        asked.append(weakref.ref(request))
+        await abort(context, errors.InvalidRequest("no"))
+
+    server = new_server()
+    handler = grpc.unary_unary_rpc_method_handler(refuse, lambda _: Asked())
+    server.add_generic_rpc_handlers(
+        (grpc.method_handlers_generic_handler("tests.Refuses", {"Ask": handler}),)
+    )
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    await server.start()
+    gc.disable()
+    try:
+        async with open_channel(address) as channel:
+            with pytest.raises(grpc.aio.AioRpcError, match="no"):
+                await channel.unary_unary("/tests.Refuses/Ask")(b"")
+        await server.stop(0)
+        assert [each() for each in asked] == [None]
+    finally:
+        gc.enable()
