@@ -51,6 +51,7 @@ from tandem.process.grpc_server import GrpcServer
 from tandem.process.lifetime import StopSignals, settle
 from tandem.process.logged_progress import LoggedProgress
 from tandem.process.metrics import MetricsPage
+from tandem.process.ports import obstacle
 from tandem.v1 import admin_pb2, admin_pb2_grpc, inference_pb2, inference_pb2_grpc
 from tandem.wire.tls import Role
 
@@ -254,7 +255,8 @@ def _listen(host: str, port: int) -> socket.socket:
             (host, port), family=family, backlog=BACKLOG, dualstack_ipv6=host == "::"
         )
     except OSError as error:
-        address = Address(host, port)
+        # Whose words are longer.
+        why = obstacle(host, port) or error
         raise ConfigError(
-            f"cannot listen on {address}: {error.strerror}", param="http_port"
+            f"cannot listen on {Address(host, port)}: {why.strerror}", param="http_port"
         ) from None

@@ -9,8 +9,10 @@ import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from tandem.core.address import parse_address
 from tandem.core.errors import ConfigError
 from tandem.process.health import Health
+from tandem.process.ports import obstacle
 from tandem.wire.channels import MAX_MESSAGE_BYTES, new_server
 
 log = structlog.get_logger(__name__)
@@ -67,9 +69,13 @@ class GrpcServer:
         except RuntimeError:
             port = 0
         if port == 0:
-            raise ConfigError(
-                f"cannot listen on {self._address}: is the port in use?", param=self._param
-            )
+            raise ConfigError(f"cannot listen on {self._address}: {self._why()}", param=self._param)
+
+    def _why(self) -> str:
+        """gRPC does not say. Raises `ConfigError` if the host is not this one."""
+        address = parse_address(self._address)
+        found = obstacle(address.host, address.port)
+        return (found and found.strerror) or "is the port in use?"
 
     def _add_port(self) -> int:
         if self._credentials is None:

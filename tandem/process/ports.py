@@ -25,7 +25,7 @@ def obstacle(host: str, port: int) -> OSError | None:
         except OSError as error:
             if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
                 raise ConfigError(
-                    f"--host {host} is no address of this machine: write 127.0.0.1, another of its"
+                    f"{host} is no address of this machine: write --host 127.0.0.1, another of its"
                     " own, or 0.0.0.0 for all of these",
                     param="host",
                 ) from None

@@ -142,7 +142,7 @@ def test_a_port_in_use_is_named() -> None:
         (["--device", "mock:nothing"], "unknown profile 'nothing'"),
         (["--device", "mock:zero", "--model", "/no/such/folder"], "no model '/no/such/folder'"),
         (["--device", "cpu", "--model", "mock"], "has no weights"),
-        (["--host", "192.0.2.1"], "--host 192.0.2.1 is no address of this machine"),
+        (["--host", "192.0.2.1"], "192.0.2.1 is no address of this machine: write --host "),
     ],
 )
 def test_what_is_wrong_is_said_in_a_line(arguments: list[str], expected: str) -> None:

@@ -225,7 +225,7 @@ def test_a_port_that_is_none() -> None:
 def test_a_host_that_is_another_machine() -> None:
     ports = probe_ports(replace(settings(20001), host="192.0.2.1", grpc_port=20002))
     assert {each.error.partition(":")[0] for each in ports.values()} == {
-        "--host 192.0.2.1 is no address of this machine"
+        "192.0.2.1 is no address of this machine"
     }
     assert all(each.is_elsewhere for each in ports.values())
 

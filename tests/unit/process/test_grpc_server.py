@@ -50,9 +50,15 @@ async def test_a_call_too_many_is_refused_and_there_is_room_again() -> None:
 
 async def test_a_port_in_use_is_told_with_its_setting() -> None:
     async with serving() as (_, address):
-        with pytest.raises(ConfigError, match="is the port in use") as caught:
+        with pytest.raises(ConfigError, match=f"{address}: Address already in use") as caught:
             await GrpcServer(address, param="grpc_port").start([])
     assert caught.value.param == "grpc_port"
+
+
+async def test_a_host_that_is_not_this_one_is_no_port_in_use() -> None:
+    with pytest.raises(ConfigError, match="is no address of this machine") as caught:
+        await GrpcServer(f"192.0.2.1:{free_port()}").start([])
+    assert caught.value.param == "host"
 
 
 async def test_a_request_too_large_is_refused() -> None:
