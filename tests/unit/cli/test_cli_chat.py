@@ -129,7 +129,7 @@ def test_one_answer_that_is_stopped_is_no_success(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(chat, "Client", Gateway)
     with pytest.raises(SystemExit) as end:
-        run_chat("Hi", None, None, tls=None, system=None, max_tokens=None, temperature=0.0)
+        run_chat("Hi", GatewayFlags(), system=None, max_tokens=None, temperature=0.0)
     assert end.value.code == 130
 
 

@@ -498,7 +498,7 @@ async def test_a_frame_that_is_refused_is_not_kept(
             known = gc.get_referents(*gc.get_objects())
             assert not any(type(each) is Frame for each in known)
             for sent in (keys, values):
-                came = [each for each in known if isinstance(each, bytes) and each == sent]
+                came = [each for each in known if type(each) is bytes and each == sent]
                 assert all(each is sent for each in came)
         finally:
             gc.enable()
