@@ -180,9 +180,7 @@ class _Stream(Generic[ResponseT]):
         return [self._dialect.command_from_wire(each) for each in request.commands]
 
     async def responses(self, reading: asyncio.Task[None]) -> AsyncIterator[ResponseT]:
-        snapshot = self._dialect.snapshot_to_wire(self._worker.take_snapshot())
-        self._told = Progress.of(self._worker)
-        yield self._respond(self._told, whole_cache=True, snapshot=snapshot)
+        yield self._opening()
         beating = asyncio.create_task(self._beat())
         try:
             while True:
@@ -198,6 +196,12 @@ class _Stream(Generic[ResponseT]):
                     self._check_newest()
         finally:
             beating.cancel()
+
+    def _opening(self) -> ResponseT:
+        """All that there is; kept by nobody, since it may be megabytes."""
+        snapshot = self._dialect.snapshot_to_wire(self._worker.take_snapshot())
+        self._told = Progress.of(self._worker)
+        return self._respond(self._told, whole_cache=True, snapshot=snapshot)
 
     def _check_newest(self) -> None:
         """A newer stream says what else there is to say."""

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
+import weakref
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import grpc
 import pytest
 from fake_state import INFO, RecordedState, armed, running_worker
 
+from decode_service import service
 from decode_service.service import DecodeServicer
 from tandem.core.commands import Admit, Remove, Unreadable
 from tandem.core.errors import Fenced, Mismatch
@@ -121,6 +124,29 @@ async def test_a_stream_opens_with_a_snapshot() -> None:
         assert opening.header.applied_command == 0
         assert opening.header.num_free_blocks == 8
         assert list(opening.header.spans) == [span_to_wire(Span(SpanKind.STEP, 1, 2, number=3))]
+
+
+class Snapshot:
+    """One on the wire, of whatever size."""
+
+
+async def test_a_snapshot_goes_once_it_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be megabytes, and its stream lasts as long as the gateway."""
+    made: list[weakref.ref[Snapshot]] = []
+
+    def made_one(_: object) -> Snapshot:
+        snapshot = Snapshot()
+        made.append(weakref.ref(snapshot))
+        return snapshot
+
+    def response(snapshot: Snapshot | None = None, **content: Any) -> decode_pb2.RunLoopResponse:
+        return decode_pb2.RunLoopResponse(**content)
+
+    dialect = replace(service.DIALECT, response=response, snapshot_to_wire=made_one)
+    monkeypatch.setattr(service, "DIALECT", dialect)
+    async with serving() as (_, address), stream_to(address) as stream:
+        await stream.hello()
+        assert [each() for each in made] == [None]
 
 
 async def test_a_stream_must_begin_with_a_hello() -> None:
