@@ -66,8 +66,8 @@ class Progress:
 
 
 class CommandStreams(Generic[RequestT, ResponseT]):
-    """Serves command streams for a worker, one at a time: a newer one of the same controller takes
-    the place of the older."""
+    """Serves command streams for a worker, one at a time: a newer one takes the place of the older,
+    also another controller's once the lease is over."""
 
     def __init__(
         self,
@@ -111,7 +111,7 @@ class CommandStreams(Generic[RequestT, ResponseT]):
             Controller(hello.controller_id, hello.term, hello.lease_ms / 1000, hello.stream)
         )
         if self._current:
-            self._current.supersede()
+            self._current.supersede(hello.controller_id)
         stream = self._current = _Stream(self._worker, self._dialect)
         stream.heard(opening.header)
         reading = asyncio.create_task(stream.read(requests))
@@ -133,12 +133,14 @@ class _Stream(Generic[ResponseT]):
         self._dialect = dialect
         self._echoed_ns = 0
         self._received_ns = 0
-        self._superseded = False
+        # Whoever has opened a newer stream.
+        self._successor: str | None = None
         self._num_unused_slots = worker.num_unused_slots()
         self._told = Progress(0, 0)
 
-    def supersede(self) -> None:
-        self._superseded = True
+    def supersede(self, controller_id: str) -> None:
+        """This controller, perhaps another than this stream's, has opened a newer one."""
+        self._successor = controller_id
         self._worker.news.set()
 
     def heard(self, header: worker_pb2.ControllerHeader) -> None:
@@ -168,7 +170,7 @@ class _Stream(Generic[ResponseT]):
     @property
     def _is_over(self) -> bool:
         """Whether what comes on this stream counts no more."""
-        return self._superseded or self._worker.lease.holder is None
+        return self._successor is not None or self._worker.lease.holder is None
 
     def _new_commands(self, request: StreamRequest) -> list[Any] | None:
         """A request's commands; None if it has none, or is a repeated one."""
@@ -205,8 +207,8 @@ class _Stream(Generic[ResponseT]):
 
     def _check_newest(self) -> None:
         """A newer stream says what else there is to say."""
-        if self._superseded:
-            raise Fenced("the controller has opened a newer stream")
+        if self._successor is not None:
+            raise Fenced(f"controller {self._successor} has opened a newer stream")
 
     async def _beat(self) -> None:
         """Let something be said at least every `HEARTBEAT_S`. A task of its own: a timeout for each

@@ -396,6 +396,16 @@ async def test_a_newer_stream_takes_the_place_of_the_older() -> None:
         assert applied(worker) == [Admit(1), Admit(2)]
 
 
+async def test_who_is_followed_before_its_lease_was_seen_to_be_over_is_told_by_whom() -> None:
+    async with serving() as (worker, address), stream_to(address) as old, stream_to(address) as new:
+        await old.hello("a")
+        worker.lease.expires_at = 0.0
+        await new.hello("b", term=2)
+        with pytest.raises(Fenced, match="controller b has opened a newer stream"):
+            while True:
+                await old.read()
+
+
 async def test_an_older_streams_hello_that_comes_late_is_refused() -> None:
     async with serving() as (worker, address), stream_to(address) as old, stream_to(address) as new:
         await new.hello(stream=2)
@@ -426,8 +436,8 @@ async def test_what_is_being_hashed_when_a_newer_stream_comes_is_not_applied(
     """Though it is done in that very moment."""
     supersede = command_stream._Stream.supersede
 
-    def and_end_hashing(stream: command_stream._Stream[Any]) -> None:
-        supersede(stream)
+    def and_end_hashing(stream: command_stream._Stream[Any], controller_id: str) -> None:
+        supersede(stream, controller_id)
         worker.state.is_done = True
 
     monkeypatch.setattr(command_stream._Stream, "supersede", and_end_hashing)
