@@ -9,6 +9,9 @@ from typing import Any, TypeAlias
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from tandem.core.errors import NotFound
+from tandem.wire.status import abort
+
 Response = health_pb2.HealthCheckResponse
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
@@ -32,7 +35,7 @@ class Health(health_pb2_grpc.HealthServicer):
         """What a service's status is; `NOT_FOUND` if there is no such service."""
         status = self._statuses.get(request.service)
         if status is None:
-            await context.abort(grpc.StatusCode.NOT_FOUND)
+            await abort(context, NotFound("there is no such service"))
         return Response(status=status)
 
     async def Watch(self, request: health_pb2.HealthCheckRequest, context: Context) -> None:

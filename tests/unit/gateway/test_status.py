@@ -9,6 +9,7 @@ import pytest
 from google.rpc import error_details_pb2
 
 from tandem.core import errors
+from tandem.process.health import Health
 from tandem.wire.channels import new_server, open_channel
 from tandem.wire.status import abort, to_status, to_tandem_error
 
@@ -85,17 +86,25 @@ def test_a_foreign_status_is_judged_by_its_code_and_not_quoted(code, kind, metad
 class Asked:
     """A request, of whatever size."""
 
+    service = "not there"
 
-async def test_a_call_that_is_refused_leaves_nothing_of_its_request():
+
+async def refuse(request, context):
+    await abort(context, errors.NotFound("no"))
+
+
+@pytest.mark.parametrize("refuse", [refuse, Health().Check])
+async def test_a_call_that_is_refused_leaves_nothing_of_its_request(refuse):
     """Not even until garbage is collected: whoever is refused may ask again at once."""
     gone = asyncio.Event()
 
-    async def refuse(request, context):
+    def read(_):
+        request = Asked()
         weakref.finalize(request, gone.set)
-        await abort(context, errors.InvalidRequest("no"))
+        return request
 
     server = new_server()
-    handler = grpc.unary_unary_rpc_method_handler(refuse, lambda _: Asked())
+    handler = grpc.unary_unary_rpc_method_handler(refuse, read)
     server.add_generic_rpc_handlers(
         (grpc.method_handlers_generic_handler("tests.Refuses", {"Ask": handler}),)
     )
@@ -104,8 +113,8 @@ async def test_a_call_that_is_refused_leaves_nothing_of_its_request():
     gc.disable()
     try:
         async with open_channel(address) as channel:
-            with pytest.raises(grpc.aio.AioRpcError, match="no"):
-                await channel.unary_unary("/tests.Refuses/Ask")(b"")
+            call = channel.unary_unary("/tests.Refuses/Ask")(b"")
+            assert await call.code() is grpc.StatusCode.NOT_FOUND
         async with asyncio.timeout(10):
             await gone.wait()
     finally:
