@@ -291,6 +291,9 @@ class Dispatcher:
     def workers(self) -> list[PrefillView | DecodeView]:
         return self._scheduler.workers
 
+    def needs(self, worker: PrefillView | DecodeView) -> bool:
+        return self._scheduler.needs(worker)
+
     def drain_worker(self, worker_id: str, timeout_s: float) -> PrefillView | DecodeView:
         worker = self._scheduler_now().draining.cordon(worker_id, timeout_s, self._clock())
         log.info("worker drained", worker=worker_id, timeout_s=timeout_s)

@@ -25,6 +25,10 @@ class WorkerAdmin(Protocol):
         """Those that have joined."""
         ...
 
+    def needs(self, worker: PrefillView | DecodeView) -> bool:
+        """Whether what comes would be refused without it."""
+        ...
+
     def drain_worker(self, worker_id: str, timeout_s: float) -> PrefillView | DecodeView:
         """Take a worker out of service. Raises `NotFound`."""
         ...
@@ -46,7 +50,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         """All workers."""
         workers = sorted(self._admin.workers, key=_order)
         return admin_pb2.ListWorkersResponse(
-            workers=map(status_to_wire, workers), gateway_version=own_version()
+            workers=map(self._status, workers), gateway_version=own_version()
         )
 
     async def DrainWorker(
@@ -57,7 +61,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
             worker = self._admin.drain_worker(request.worker_id, request.timeout_ms / 1000)
         except Exception as error:
             await abort(context, error)
-        return admin_pb2.DrainWorkerResponse(worker=status_to_wire(worker))
+        return admin_pb2.DrainWorkerResponse(worker=self._status(worker))
 
     async def UndrainWorker(
         self, request: admin_pb2.UndrainWorkerRequest, context: Context
@@ -67,25 +71,24 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
             worker = self._admin.undrain_worker(request.worker_id)
         except Exception as error:
             await abort(context, error)
-        return admin_pb2.UndrainWorkerResponse(worker=status_to_wire(worker))
+        return admin_pb2.UndrainWorkerResponse(worker=self._status(worker))
 
-
-def status_to_wire(worker: PrefillView | DecodeView) -> admin_pb2.WorkerStatus:
-    """A worker, as the gateway sees it."""
-    info = worker.info
-    return admin_pb2.WorkerStatus(
-        worker_id=info.worker_id,
-        role=worker_pb2.WorkerRole.ValueType(info.role),
-        address=worker.address,
-        state=admin_pb2.WorkerState.Value(f"WORKER_STATE_{state_of(worker).name}"),
-        num_sequences=len(worker.generations),
-        num_blocks=info.num_blocks,
-        num_used_blocks=worker.num_used_blocks,
-        device=info.device,
-        worker_epoch=info.epoch,
-        version=info.version,
-        pid=info.pid,
-    )
+    def _status(self, worker: PrefillView | DecodeView) -> admin_pb2.WorkerStatus:
+        info = worker.info
+        return admin_pb2.WorkerStatus(
+            worker_id=info.worker_id,
+            role=worker_pb2.WorkerRole.ValueType(info.role),
+            address=worker.address,
+            state=admin_pb2.WorkerState.Value(f"WORKER_STATE_{state_of(worker).name}"),
+            num_sequences=len(worker.generations),
+            num_blocks=info.num_blocks,
+            num_used_blocks=worker.num_used_blocks,
+            device=info.device,
+            worker_epoch=info.epoch,
+            version=info.version,
+            pid=info.pid,
+            needed=self._admin.needs(worker),
+        )
 
 
 def _order(worker: PrefillView | DecodeView) -> tuple[int, str]:

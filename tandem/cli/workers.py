@@ -80,6 +80,9 @@ def drain_worker(gateway: GatewayFlags, worker_id: str, timeout_s: float, *, wai
     with reached_admin(gateway) as admin:
         drained = admin.drain(worker_id, timeout_s)
         console.print(_line(drained))
+        if drained.needed:
+            role = _role_name(drained)
+            console.print(f"no other {role} worker serves: new requests are refused until one does")
         if not wait:
             return
         with console.status("waiting until it holds nothing; Ctrl-C leaves it to itself"):
@@ -103,7 +106,7 @@ def state_name(worker: admin_pb2.WorkerStatus) -> str:
 def _row(worker: admin_pb2.WorkerStatus) -> dict[str, str]:
     return {
         "worker": worker.worker_id,
-        "role": WorkerRole(worker.role).name.lower(),
+        "role": _role_name(worker),
         "state": state_name(worker),
         "address": worker.address,
         "device": worker.device,
@@ -112,6 +115,10 @@ def _row(worker: admin_pb2.WorkerStatus) -> dict[str, str]:
         "pid": str(worker.pid or UNKNOWN),
         "version": worker.version or UNKNOWN,
     }
+
+
+def _role_name(worker: admin_pb2.WorkerStatus) -> str:
+    return WorkerRole(worker.role).name.lower()
 
 
 def _line(worker: admin_pb2.WorkerStatus) -> str:

@@ -25,29 +25,29 @@ _sym_db = _symbol_database.Default()
 from tandem.v1 import worker_pb2 as tandem_dot_v1_dot_worker__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15tandem/v1/admin.proto\x12\ttandem.v1\x1a\x16tandem/v1/worker.proto\"\x14\n\x12ListWorkersRequest\"X\n\x13ListWorkersResponse\x12(\n\x07workers\x18\x01 \x03(\x0b\x32\x17.tandem.v1.WorkerStatus\x12\x17\n\x0fgateway_version\x18\x02 \x01(\t\"\x86\x02\n\x0cWorkerStatus\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12#\n\x04role\x18\x02 \x01(\x0e\x32\x15.tandem.v1.WorkerRole\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12%\n\x05state\x18\x04 \x01(\x0e\x32\x16.tandem.v1.WorkerState\x12\x15\n\rnum_sequences\x18\x05 \x01(\r\x12\x12\n\nnum_blocks\x18\x06 \x01(\r\x12\x17\n\x0fnum_used_blocks\x18\x07 \x01(\r\x12\x0e\n\x06\x64\x65vice\x18\x08 \x01(\t\x12\x14\n\x0cworker_epoch\x18\t \x01(\x04\x12\x0f\n\x07version\x18\n \x01(\t\x12\x0b\n\x03pid\x18\x0b \x01(\r\";\n\x12\x44rainWorkerRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x12\n\ntimeout_ms\x18\x02 \x01(\r\">\n\x13\x44rainWorkerResponse\x12\'\n\x06worker\x18\x01 \x01(\x0b\x32\x17.tandem.v1.WorkerStatus\")\n\x14UndrainWorkerRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\"@\n\x15UndrainWorkerResponse\x12\'\n\x06worker\x18\x01 \x01(\x0b\x32\x17.tandem.v1.WorkerStatus*\xaf\x01\n\x0bWorkerState\x12\x1c\n\x18WORKER_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14WORKER_STATE_SERVING\x10\x01\x12\x18\n\x14WORKER_STATE_SUSPECT\x10\x02\x12\x19\n\x15WORKER_STATE_DRAINING\x10\x03\x12\x19\n\x15WORKER_STATE_STOPPING\x10\x04\x12\x18\n\x14WORKER_STATE_DRAINED\x10\x05\x32\xfe\x01\n\x0c\x41\x64minService\x12L\n\x0bListWorkers\x12\x1d.tandem.v1.ListWorkersRequest\x1a\x1e.tandem.v1.ListWorkersResponse\x12L\n\x0b\x44rainWorker\x12\x1d.tandem.v1.DrainWorkerRequest\x1a\x1e.tandem.v1.DrainWorkerResponse\x12R\n\rUndrainWorker\x12\x1f.tandem.v1.UndrainWorkerRequest\x1a .tandem.v1.UndrainWorkerResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15tandem/v1/admin.proto\x12\ttandem.v1\x1a\x16tandem/v1/worker.proto\"\x14\n\x12ListWorkersRequest\"X\n\x13ListWorkersResponse\x12(\n\x07workers\x18\x01 \x03(\x0b\x32\x17.tandem.v1.WorkerStatus\x12\x17\n\x0fgateway_version\x18\x02 \x01(\t\"\x96\x02\n\x0cWorkerStatus\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12#\n\x04role\x18\x02 \x01(\x0e\x32\x15.tandem.v1.WorkerRole\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12%\n\x05state\x18\x04 \x01(\x0e\x32\x16.tandem.v1.WorkerState\x12\x15\n\rnum_sequences\x18\x05 \x01(\r\x12\x12\n\nnum_blocks\x18\x06 \x01(\r\x12\x17\n\x0fnum_used_blocks\x18\x07 \x01(\r\x12\x0e\n\x06\x64\x65vice\x18\x08 \x01(\t\x12\x14\n\x0cworker_epoch\x18\t \x01(\x04\x12\x0f\n\x07version\x18\n \x01(\t\x12\x0b\n\x03pid\x18\x0b \x01(\r\x12\x0e\n\x06needed\x18\x0c \x01(\x08\";\n\x12\x44rainWorkerRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x12\n\ntimeout_ms\x18\x02 \x01(\r\">\n\x13\x44rainWorkerResponse\x12\'\n\x06worker\x18\x01 \x01(\x0b\x32\x17.tandem.v1.WorkerStatus\")\n\x14UndrainWorkerRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\"@\n\x15UndrainWorkerResponse\x12\'\n\x06worker\x18\x01 \x01(\x0b\x32\x17.tandem.v1.WorkerStatus*\xaf\x01\n\x0bWorkerState\x12\x1c\n\x18WORKER_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14WORKER_STATE_SERVING\x10\x01\x12\x18\n\x14WORKER_STATE_SUSPECT\x10\x02\x12\x19\n\x15WORKER_STATE_DRAINING\x10\x03\x12\x19\n\x15WORKER_STATE_STOPPING\x10\x04\x12\x18\n\x14WORKER_STATE_DRAINED\x10\x05\x32\xfe\x01\n\x0c\x41\x64minService\x12L\n\x0bListWorkers\x12\x1d.tandem.v1.ListWorkersRequest\x1a\x1e.tandem.v1.ListWorkersResponse\x12L\n\x0b\x44rainWorker\x12\x1d.tandem.v1.DrainWorkerRequest\x1a\x1e.tandem.v1.DrainWorkerResponse\x12R\n\rUndrainWorker\x12\x1f.tandem.v1.UndrainWorkerRequest\x1a .tandem.v1.UndrainWorkerResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tandem.v1.admin_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_WORKERSTATE']._serialized_start=672
-  _globals['_WORKERSTATE']._serialized_end=847
+  _globals['_WORKERSTATE']._serialized_start=688
+  _globals['_WORKERSTATE']._serialized_end=863
   _globals['_LISTWORKERSREQUEST']._serialized_start=60
   _globals['_LISTWORKERSREQUEST']._serialized_end=80
   _globals['_LISTWORKERSRESPONSE']._serialized_start=82
   _globals['_LISTWORKERSRESPONSE']._serialized_end=170
   _globals['_WORKERSTATUS']._serialized_start=173
-  _globals['_WORKERSTATUS']._serialized_end=435
-  _globals['_DRAINWORKERREQUEST']._serialized_start=437
-  _globals['_DRAINWORKERREQUEST']._serialized_end=496
-  _globals['_DRAINWORKERRESPONSE']._serialized_start=498
-  _globals['_DRAINWORKERRESPONSE']._serialized_end=560
-  _globals['_UNDRAINWORKERREQUEST']._serialized_start=562
-  _globals['_UNDRAINWORKERREQUEST']._serialized_end=603
-  _globals['_UNDRAINWORKERRESPONSE']._serialized_start=605
-  _globals['_UNDRAINWORKERRESPONSE']._serialized_end=669
-  _globals['_ADMINSERVICE']._serialized_start=850
-  _globals['_ADMINSERVICE']._serialized_end=1104
+  _globals['_WORKERSTATUS']._serialized_end=451
+  _globals['_DRAINWORKERREQUEST']._serialized_start=453
+  _globals['_DRAINWORKERREQUEST']._serialized_end=512
+  _globals['_DRAINWORKERRESPONSE']._serialized_start=514
+  _globals['_DRAINWORKERRESPONSE']._serialized_end=576
+  _globals['_UNDRAINWORKERREQUEST']._serialized_start=578
+  _globals['_UNDRAINWORKERREQUEST']._serialized_end=619
+  _globals['_UNDRAINWORKERRESPONSE']._serialized_start=621
+  _globals['_UNDRAINWORKERRESPONSE']._serialized_end=685
+  _globals['_ADMINSERVICE']._serialized_start=866
+  _globals['_ADMINSERVICE']._serialized_end=1120
 # @@protoc_insertion_point(module_scope)

@@ -118,6 +118,7 @@ class WorkerStatus(_message.Message):
     WORKER_EPOCH_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     PID_FIELD_NUMBER: _builtins.int
+    NEEDED_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
     """Its name."""
     role: _worker_pb2.WorkerRole.ValueType
@@ -140,6 +141,8 @@ class WorkerStatus(_message.Message):
     """Its build."""
     pid: _builtins.int
     """Its process, by its own machine's count."""
+    needed: _builtins.bool
+    """Whether new requests are refused while it is out of service: all others of its role are, too."""
     def __init__(
         self,
         *,
@@ -154,10 +157,11 @@ class WorkerStatus(_message.Message):
         worker_epoch: _builtins.int = ...,
         version: _builtins.str = ...,
         pid: _builtins.int = ...,
+        needed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "device", b"device", "num_blocks", b"num_blocks", "num_sequences", b"num_sequences", "num_used_blocks", b"num_used_blocks", "pid", b"pid", "role", b"role", "state", b"state", "version", b"version", "worker_epoch", b"worker_epoch", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "device", b"device", "needed", b"needed", "num_blocks", b"num_blocks", "num_sequences", b"num_sequences", "num_used_blocks", b"num_used_blocks", "pid", b"pid", "role", b"role", "state", b"state", "version", b"version", "worker_epoch", b"worker_epoch", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

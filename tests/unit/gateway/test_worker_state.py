@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from unittest.mock import Mock
 
 import pytest
-from fake_workers import fake_worker
+from fake_workers import MODEL, fake_worker
 
+from gateway.dispatcher import Dispatcher
 from gateway.generation import Generation
-from gateway.grpc_admin import status_to_wire
+from gateway.grpc_admin import AdminServicer
 from gateway.local_prefill import LocalPrefillMode
 from gateway.page.feed import Feed
 from gateway.policies import queue_policy
@@ -64,8 +66,8 @@ async def test_all_are_told_the_same(
         each(scheduler)
     (worker,) = scheduler.workers
     assert worker.is_open is (state == "serving")
-    told = status_to_wire(worker).state
-    assert admin_pb2.WorkerState.Name(told) == f"WORKER_STATE_{state.upper()}"
+    (told,) = await listed(scheduler)
+    assert admin_pb2.WorkerState.Name(told.state) == f"WORKER_STATE_{state.upper()}"
     tick = json.loads(await Feed(scheduler, RequestMetrics(), Timeline()).tick())
     assert [each["state"] for each in tick["workers"]] == [state]
 
@@ -88,7 +90,15 @@ async def test_who_is_needed_is_told(local_prefill: LocalPrefillMode, needed: li
 
 async def needed_workers(scheduler: Scheduler) -> list[str]:
     tick = json.loads(await Feed(scheduler, RequestMetrics(), Timeline()).tick())
-    return [each["id"] for each in tick["workers"] if each["needed"]]
+    needed = [each["id"] for each in tick["workers"] if each["needed"]]
+    assert [each.worker_id for each in await listed(scheduler) if each.needed] == needed
+    return needed
+
+
+async def listed(scheduler: Scheduler) -> Sequence[admin_pb2.WorkerStatus]:
+    """What operators are told by gRPC."""
+    admin = AdminServicer(Dispatcher(scheduler, (), MODEL.fingerprint, Timeline()))
+    return (await admin.ListWorkers(admin_pb2.ListWorkersRequest(), Mock())).workers
 
 
 def test_each_state_has_a_number_on_the_wire() -> None:
