@@ -18,13 +18,15 @@ class Answer:
     both. How many tokens a chunk has is told by the server, not by the number of chunks: what it
     does not count is not `is_counted`, and has a token a chunk. Until it is sent, `sent_s` is when
     it was due. `told` is what else the server says of it, by its names:
-    `prompt_tokens`, `cached_tokens` and Tandem's own. An open loop says whether it `is_measured`.
+    `prompt_tokens`, `cached_tokens` and Tandem's own. `found_nobody`: there was no connection to
+    ask over. An open loop says whether it `is_measured`.
     """
 
     prompt: Prompt
     sent_s: float
     arrivals: list[tuple[float, int]] = field(default_factory=list)
     error: str = ""
+    found_nobody: bool = False
     may_be_shorter: bool = False
     told: dict[str, Any] = field(default_factory=dict)
     is_measured: bool = False

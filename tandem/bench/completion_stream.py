@@ -205,6 +205,7 @@ async def complete(endpoint: Endpoint, answer: Answer) -> None:
             ssl=endpoint.tls,
         )
     except OSError as error:
+        answer.found_nobody = True
         answer.error = f"{OWN_FAILURE if _is_own(error) else 'cannot connect'}: {error}"
         return
     try:

@@ -7,7 +7,7 @@ from time import perf_counter
 from tandem.bench.answer import Answer
 from tandem.bench.workload import Prompt
 from tandem.client import AsyncClient, Completion, GenerateArguments, Message
-from tandem.core.errors import TandemError
+from tandem.core.errors import TandemError, Unavailable
 
 
 async def generate(
@@ -29,6 +29,7 @@ async def generate(
                 answer.note(perf_counter(), answer.num_tokens + len(delta.token_ids))
             _tell(answer, stream.completion)
     except TandemError as error:
+        answer.found_nobody = isinstance(error, Unavailable)
         answer.error = f"{error.reason}: {error.message}"
 
 

@@ -57,7 +57,8 @@ class LoadSettings:
 
 async def run_load(settings: LoadSettings, look: Look | None = None) -> LoadReport:
     """The whole load. SIGINT, SIGTERM and SIGHUP end it early, with a report of what has come by
-    then, however often they come.
+    then, however often they come; so does a server that is gone, in a load that is so many at a
+    time.
 
     Raises `Unavailable` if the first request is not served, and `ConfigError` for prompts that
     cannot be made.
@@ -95,6 +96,7 @@ class _Run:
         self._begin()
         self._end_s = 0.0
         self._cores = 0.0
+        self._stop_reason = ""
 
     def _begin(self) -> None:
         """From here on the load tool's time is the load's, which starts in a moment."""
@@ -116,8 +118,11 @@ class _Run:
             self._cores = (process_time() - self._cpu_s) / (self._end_s - self._began_s)
         if driving.cancelled():
             return True
-        driving.result()
-        return False
+        try:
+            driving.result()
+        except Unavailable as error:
+            self._stop_reason = error.message
+        return bool(self._stop_reason)
 
     async def _drive(self) -> None:
         """All that takes its time before the first request is done before the clock runs."""
@@ -160,6 +165,7 @@ class _Run:
             tool=tool,
             server=server,
             stopped=stopped,
+            stop_reason=self._stop_reason,
             requests=rows,
         )
 

@@ -14,6 +14,13 @@ from tandem.bench.closed_loop import Ask, answered
 from tandem.bench.distribution import Distribution
 from tandem.bench.outcome import Outcome
 from tandem.bench.workload import Prompt
+from tandem.core.errors import Unavailable
+
+# A place whose request found nobody is free again only after that: who has gone away would else be
+# asked thousands of times a second.
+PAUSE_S = 1.0
+# Of each place's requests that found nobody, with no other between: then the run is over.
+MAX_IN_VAIN = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +32,8 @@ class OpenLoop:
     they are `dilation` times as long.
 
     With a `concurrency` no more are under way at a time: one for which there is no place is due
-    when there is. If all arrive at 0, that is a closed loop.
+    when there is. If all arrive at 0, that is a closed loop. It ends early if nobody is there any
+    more: after `MAX_IN_VAIN` requests for each place, in a row, that found nobody.
     """
 
     arrivals: Iterable[float]
@@ -62,7 +70,8 @@ async def run_open_loop(
 ) -> OpenRun:
     """One run, which starts at `start_s` of `perf_counter`, or at once; to be had `uncollected`. A
     measured request is waited for until `patience_s` (the model's own time) after it was due; one
-    that is unfinished then counts as failed."""
+    that is unfinished then counts as failed. Raises `Unavailable` if it ends since nobody is there
+    any more."""
     start_s = perf_counter() if start_s is None else start_s
     return await _Run(ask, loop, prompts, patience_s, start_s).run()
 
@@ -88,6 +97,8 @@ class _Run:
         self._all_came = asyncio.Event()
         # Since when each place is free.
         self._places: asyncio.Queue[float] = asyncio.Queue()
+        # How many found nobody since the last that found somebody.
+        self._num_in_vain = 0
 
     async def run(self) -> OpenRun:
         loop = self._loop
@@ -128,14 +139,27 @@ class _Run:
             if loop.concurrency:
                 due_s = max(due_s, await self._place())
                 self._note_end(due_s)
+                await self._check_somebody_is_there()
             answer = Answer(prompt, due_s, is_measured=self._is_measured(due_s))
-            task = asyncio.create_task(answered(self._ask, answer))
+            task = asyncio.create_task(self._one(answer))
             self._open.add(task)
             task.add_done_callback(self._over)
             if answer.is_measured:
                 self._measured.append(_Measured(due_s, answer, task))
                 if len(self._measured) == loop.num_measured:
                     return
+
+    async def _one(self, answer: Answer) -> None:
+        await answered(self._ask, answer)
+        self._num_in_vain = self._num_in_vain + 1 if answer.found_nobody else 0
+        if answer.found_nobody and self._loop.concurrency:
+            await asyncio.sleep(PAUSE_S)
+
+    async def _check_somebody_is_there(self) -> None:
+        """Raises `Unavailable` if not, once those have ended who are being answered."""
+        if self._num_in_vain >= (limit := MAX_IN_VAIN * self._loop.concurrency):
+            await self._wait_for_measured()
+            raise Unavailable(f"the last {limit} requests found nobody there")
 
     async def _place(self) -> float:
         """Since when there is one, which is waited for. Whoever waits at the window's end is due

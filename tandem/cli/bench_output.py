@@ -21,6 +21,7 @@ from tandem.bench.report.wording import (
     ms_text,
     prompt_text,
     share_text,
+    stopped_text,
     uncounted_text,
 )
 
@@ -32,8 +33,8 @@ def print_report(report: LoadReport, console: Console) -> None:
     figures = report.figures
     say(console, f"{report.target.model} at {report.target.url}", "bold")
     say(console, load_text(report.load), "dim")
-    if report.stopped:
-        say(console, "stopped before its time: this is what had come by then", "bold red")
+    if stopped := stopped_text(report):
+        say(console, f"{stopped} (the figures are of what had come by then)", "bold red")
     served = figures.num_requests - sum(row.measured and row.failed for row in report.requests)
     lines = [
         f"{count_text(served)} of {count_text(figures.num_requests)} requests in"

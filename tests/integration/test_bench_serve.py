@@ -22,9 +22,14 @@ import pytest
 from typer.testing import CliRunner
 from up import Up, running_up
 
-from tandem.bench import load_run, metrics_scraper
-from tandem.bench.load_plan import LoadPlan
+from tandem.bench import load_run, metrics_scraper, open_loop
+from tandem.bench.load_options import LoadOptions
+from tandem.bench.load_plan import LoadPlan, plan_load
+from tandem.bench.load_run import LoadSettings, run_load
 from tandem.bench.report.load_report import LoadReport, read_report
+from tandem.bench.report.wording import stopped_text
+from tandem.bench.target import Asking, parse_target
+from tandem.bench.workload import TOKEN_IDS
 from tandem.cli.app import commands
 from tandem.core.errors import TandemError
 
@@ -308,6 +313,22 @@ def test_a_server_that_does_not_serve_gets_one_request() -> None:
     with bad_server("refuse") as url:
         status, said = bench("serve", "--url", url, *FLAGS, "--requests", "5")
     assert (status, "does not serve: status 503" in said) == (1, True), said
+
+
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_a_server_that_is_gone_ends_a_closed_loop(
+    protocol: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(open_loop, "PAUSE_S", 0.0)
+    with bad_server("serve") as url:
+        pass
+    plan = plan_load(LoadOptions(concurrency=2, num_requests=1000))
+    gone = parse_target(url.replace("http", protocol))
+    settings = LoadSettings(plan, gone, Asking("m"), TOKEN_IDS, has_probe=False)
+    report = asyncio.run(run_load(settings, None))
+    assert report.stopped
+    assert stopped_text(report).endswith(": the last 10 requests found nobody there")
+    assert report.figures.num_failed == len(report.requests) < 12
 
 
 LIMITED = """

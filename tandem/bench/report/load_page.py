@@ -27,6 +27,7 @@ from tandem.bench.report.wording import (
     more_problems_text,
     ms_text,
     share_text,
+    stopped_text,
     uncounted_text,
 )
 
@@ -73,8 +74,8 @@ def load_page(report: LoadReport) -> str:
 def _head(report: LoadReport, title: str) -> Html:
     target = report.target
     line = f"{load_text(report.load)} · {target.url} ({target.protocol}) · {report.began_at}"
-    if report.stopped:
-        line += " · stopped before its time"
+    if stopped := stopped_text(report):
+        line += f" · {stopped}"
     return header(title, line)
 
 

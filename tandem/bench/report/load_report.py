@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -59,7 +59,7 @@ class LoadSpec:
 @dataclass(frozen=True, slots=True)
 class LoadReport:
     """`figures` and `limit` are worked out from the rest. `stopped`: it was ended before its time,
-    and is of what had come by then."""
+    and is of what had come by then; `stop_reason` is empty where a user did that."""
 
     schema: Literal["tandem.bench.load/1"]
     tandem: str
@@ -73,6 +73,7 @@ class LoadReport:
     tool: LoadTool
     server: ServerAccount | None
     stopped: bool
+    stop_reason: str = field(default="", kw_only=True)
     requests: list[RequestRow]
 
     def problems(self, *, measured: bool = True) -> list[tuple[str, int]]:

@@ -43,6 +43,13 @@ def load_text(load: LoadSpec) -> str:
     return ", ".join(filter(None, [load.workload, *pace, size, tokens]))
 
 
+def stopped_text(report: LoadReport) -> str:
+    """That it was ended early, and why; empty if it was not."""
+    if not report.stopped:
+        return ""
+    return ": ".join(filter(None, ("stopped before its time", report.stop_reason)))
+
+
 def prompt_text(figures: Figures) -> str:
     """What prompts had, and how much of it was not computed."""
     share = cached_share(figures)

@@ -10,10 +10,12 @@ from time import perf_counter
 
 import pytest
 
+from tandem.bench import open_loop
 from tandem.bench.answer import Answer
 from tandem.bench.arrivals import poisson_arrivals
 from tandem.bench.open_loop import OpenLoop, OpenRun, run_open_loop
 from tandem.bench.workload import Prompt
+from tandem.core.errors import Unavailable
 
 PROMPT = Prompt((1, 2, 3), 2)
 
@@ -173,6 +175,61 @@ async def test_who_has_no_place_is_due_when_there_is_one() -> None:
 async def test_who_finds_no_place_by_the_end_is_not_measured() -> None:
     made = await run(never, patience_s=0.0, warm_up_s=0.0, concurrency=2)
     assert [each.problem for each in made.outcomes] == ["unfinished when the time was over"] * 2
+
+
+CLOSED = {"arrivals": repeat(0.0), "warm_up_s": 0.0, "measured_s": inf, "concurrency": 2}
+
+
+async def nobody(answer: Answer) -> None:
+    answer.found_nobody = True
+    answer.error = "cannot connect"
+
+
+async def test_a_closed_loop_ends_when_nobody_is_there_any_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Not before the answer that is still coming has come."""
+    monkeypatch.setattr(open_loop, "PAUSE_S", 0.0)
+    asked: list[Answer] = []
+    last = asyncio.Event()
+
+    async def ask(answer: Answer) -> None:
+        asked.append(answer)
+        if len(asked) == 1:
+            await last.wait()
+            await at_once(answer)
+            return
+        await nobody(answer)
+        if len(asked) == 11:
+            asyncio.get_running_loop().call_later(0.02, last.set)
+
+    with pytest.raises(Unavailable, match="the last 10 requests found nobody there"):
+        await run(ask, **CLOSED, num_measured=1000)
+    assert len(asked) == 11
+    assert asked[0].num_tokens == 2
+
+
+async def test_a_server_that_comes_back_goes_on_being_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(open_loop, "PAUSE_S", 0.0)
+    asked: list[Answer] = []
+
+    async def ask(answer: Answer) -> None:
+        asked.append(answer)
+        await (nobody if len(asked) % 10 else at_once)(answer)
+
+    made = await run(ask, **CLOSED, num_measured=100)
+    assert sum(not each.problem for each in made.outcomes) == 10
+
+
+async def test_who_finds_nobody_waits_before_it_tries_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else each would ask thousands of times a second."""
+    monkeypatch.setattr(open_loop, "PAUSE_S", 3600.0)
+    made = await run(nobody, **{**CLOSED, "measured_s": 0.05}, patience_s=0.0)
+    assert [each.problem for each in made.outcomes] == ["cannot connect"] * 2
 
 
 async def test_nothing_is_left_running() -> None:
