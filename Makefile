@@ -12,7 +12,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 LOAD_TOOLS := .venv/load-tools
 # What an install is made from: it compiles the kernels.
 KERNELS := $(wildcard tandem/native/*.h tandem/native/*.cpp)
-BUILD := pyproject.toml requirements.lock setup.py $(KERNELS)
+BUILD := pyproject.toml requirements.lock setup.py $(KERNELS) $(wildcard tandem/native/*.flags)
 SAY = @printf '\033[2m%s\033[0m\n'
 
 .PHONY: help
@@ -69,10 +69,11 @@ test-clients: .venv/installed-clients $(LOAD_TOOLS)/installed ## OpenAI's client
 
 EMULATED := build/emulated.so
 HEADERS := $(addprefix tests/unit/native/emulated_,avx512.h amx.h)
-$(EMULATED): $(KERNELS) $(HEADERS)
+FLAGS := $(addprefix tandem/native/,common.flags avx2.flags)
+$(EMULATED): $(KERNELS) $(HEADERS) $(FLAGS)
 	$(SAY) "compiling the kernels for AVX-512 and AMX, to be emulated: two minutes"
 	@mkdir -p build
-	@$(CXX) -shared -fPIC -std=c++17 -O1 -w -ffp-contract=off -fno-strict-aliasing -fvisibility=hidden -mavx2 -mfma \
+	@$(CXX) -shared -fPIC $(addprefix @,$(FLAGS)) -O1 -w \
 		$(addprefix -include ,$(HEADERS)) '-DTANDEM_BUILD="emulated"' tandem/native/kernels.cpp -o $@
 
 .PHONY: test-emulated

@@ -2,6 +2,9 @@
 
 All else is in pyproject.toml. Without a compiler the install succeeds, and the engine takes torch's
 own, slower operations and says so. `TANDEM_BUILD_KERNELS` names those that are wanted, if not all.
+
+The compiler reads its flags itself, from `common.flags` and those of the instruction set: so do all
+others that compile the kernels.
 """
 
 import hashlib
@@ -14,9 +17,13 @@ from setuptools.command.bdist_wheel import bdist_wheel
 
 FOLDER = Path("tandem/native")
 X86 = platform.machine().lower() in ("x86_64", "amd64")
-AVX2 = ["-mavx2", "-mfma"]
-AVX512 = [*AVX2, *(f"-mavx512{each}" for each in ("f", "bw", "dq", "vl", "vnni", "bf16"))]
-ALL = {"plain": [], **({"avx2": AVX2, "avx512": AVX512} if X86 else {})}
+# Fused only where the code says so; items of all kinds are read by words (`matmul.h`); and no
+# warnings of GCC's own headers of intrinsics.
+COMMON = FOLDER / "common.flags"
+ALL = {
+    "plain": [],
+    **({each: [FOLDER / f"{each}.flags"] for each in ("avx2", "avx512")} if X86 else {}),
+}
 WANTED = os.environ.get("TANDEM_BUILD_KERNELS", " ".join(ALL)).split()
 if unknown := set(WANTED) - set(ALL):
     raise SystemExit(f"TANDEM_BUILD_KERNELS: {', '.join(unknown)}; there are {', '.join(ALL)}")
@@ -29,27 +36,15 @@ def sources_hash() -> str:
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:8]
 
 
-def kernels(name: str, flags: list[str]) -> Extension:
+def kernels(name: str, flags: list[Path]) -> Extension:
     # Not a module to import but a library for ctypes: it knows nothing of Python, so that one wheel
     # serves all of its versions.
     return Extension(
         f"tandem.native._kernels_{name}",
         [str(FOLDER / "kernels.cpp")],
-        depends=[str(path) for path in FOLDER.glob("*.h")],
+        depends=[str(path) for path in (*FOLDER.glob("*.h"), COMMON, *flags)],
         define_macros=[("TANDEM_BUILD", f'"{sources_hash()}"')],
-        extra_compile_args=[
-            "-std=c++17",
-            "-O3",
-            "-g0",
-            "-ffp-contract=off",
-            # Items of all kinds are read by words (`matmul.h`).
-            "-fno-strict-aliasing",
-            "-fvisibility=hidden",
-            # GCC's own headers of intrinsics.
-            "-Wno-uninitialized",
-            "-Wno-maybe-uninitialized",
-            *flags,
-        ],
+        extra_compile_args=[f"@{path}" for path in (COMMON, *flags)],
         py_limited_api=True,
         optional=True,
     )

@@ -46,18 +46,6 @@ FIXED_RANGE = 512
 ONE_RANGE = 1 << 20
 FREE_RANGES = (1024, ONE_RANGE)
 RANGE_LINE = "constexpr int64_t RANGE = {};"
-INSTRUCTIONS = {
-    "plain": [],
-    "avx2": ["-mavx2", "-mfma"],
-    "avx512": [
-        *("-mavx2", "-mfma"),
-        *(f"-mavx512{each}" for each in ("f", "bw", "dq", "vl", "vnni", "bf16")),
-    ],
-}
-FLAGS = [
-    *("-shared", "-fPIC", "-std=c++17", "-O3", "-g0", "-w"),
-    *("-ffp-contract=off", "-fno-strict-aliasing", "-fvisibility=hidden"),
-]
 
 
 def built_with(length: int, folder: Path) -> CDLL:
@@ -75,8 +63,10 @@ def built_with(length: int, folder: Path) -> CDLL:
             assert fixed in text, "the kernels have no ranges of this length any more"
             text = text.replace(fixed, RANGE_LINE.format(length))
         (sources / path.name).write_text(text)
-    flags = INSTRUCTIONS[library_of(instructions)]
-    command = ["g++", *FLAGS, *flags, '-DTANDEM_BUILD="benchmark"']
+    # The plain ones have no flags of their own.
+    own = FOLDER.glob(f"{library_of(instructions)}.flags")
+    flags = [f"@{path}" for path in (FOLDER / "common.flags", *own)]
+    command = ["g++", "-shared", "-fPIC", *flags, "-w", '-DTANDEM_BUILD="benchmark"']
     subprocess.run([*command, str(sources / "kernels.cpp"), "-o", str(library)], check=True)
     return Kernels(library, instructions).functions
 
