@@ -185,11 +185,11 @@ def test_reports_of_other_loads_are_not_compared(tmp_path: Path, http_url: str) 
                     "--out", files[-1])  # fmt: skip
     status, said = bench("compare", *files)
     assert status == 1
-    assert "seed: 0 / 1" in said
+    assert "(--seed: 0 / 1)" in said
     assert "Traceback" not in said
     status, said = bench("compare", *files, "--anyway")
     assert status == 0, said
-    assert "not the same load: seed: 0 / 1" in said
+    assert "not the same load: --seed: 0 / 1" in said
 
 
 # Servers that do not serve.

@@ -19,6 +19,16 @@ NUM_RESAMPLES = 500
 # Of more times between tokens than this every n-th is resampled, which takes a second.
 MAX_VALUES = 100_000
 
+# What is not named by a flag of the field's own name: how prompts are put, and how requests arrive,
+# follow from several.
+NAMES = {
+    "prompts": "prompts",
+    "arrivals": "arrivals",
+    "num_requests": "--requests",
+    "warm_up_s": "--warm-up",
+    "timeout_s": "--timeout",
+}
+
 # A metric's values by request.
 Values = Callable[[RequestRow], Sequence[float]]
 
@@ -90,7 +100,7 @@ def compare(
     wanted `anyway`."""
     differences = load_differences(first.load, second.load)
     if first.bounds != second.bounds:
-        differences.append(f"goodput: {first.bounds} / {second.bounds}")
+        differences.append(f"--goodput: {_said(first.bounds)} / {_said(second.bounds)}")
     if differences and not anyway:
         raise ConfigError(
             f"these are of different loads ({'; '.join(differences)}): --anyway compares them"
@@ -103,13 +113,28 @@ def compare(
 
 
 def load_differences(first: LoadSpec, second: LoadSpec) -> list[str]:
-    """`rate: 2.0 / 4.0` and the like. What an older report does not say is no difference."""
+    """`--rate: 2 / 4` and the like. What an older report does not say is no difference."""
     return [
-        f"{each.name}: {one} / {other}"
+        f"{_name(each.name)}: {_said(one)} / {_said(other)}"
         for each in fields(LoadSpec)
         if (one := getattr(first, each.name)) != (other := getattr(second, each.name))
         and not (each.default is None and None in (one, other))
     ]
+
+
+def _name(field: str) -> str:
+    return NAMES.get(field) or f"--{field.replace('_', '-')}"
+
+
+def _said(value: object) -> str:
+    match value:
+        case None | "":
+            return "none"
+        case bool():
+            return "yes" if value else "no"
+        case float():
+            return f"{value:g}"
+    return str(value)
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,10 +85,10 @@ def test_tokens_of_one_request_are_drawn_together() -> None:
 
 def test_other_loads_are_refused_unless_they_are_wanted() -> None:
     one, other = report(random_rows(5)), report(random_rows(5), spec=replace(SPEC, rate=8.0))
-    with pytest.raises(ConfigError, match=r"rate: 4.0 / 8.0"):
+    with pytest.raises(ConfigError, match=r"\(--rate: 4 / 8\)"):
         compare(one, other)
-    assert compare(one, other, anyway=True).differences == ["rate: 4.0 / 8.0"]
-    with pytest.raises(ConfigError, match="goodput"):
+    assert compare(one, other, anyway=True).differences == ["--rate: 4 / 8"]
+    with pytest.raises(ConfigError, match=r"\(--goodput: none / ttft at most 1 ms\)"):
         compare(one, report(random_rows(5), bounds=Bounds(ttft_ms=1)))
 
 
@@ -106,6 +106,19 @@ def test_where_nothing_was_served_there_are_no_ratios() -> None:
 def test_what_an_older_report_does_not_say_is_no_difference() -> None:
     newer = replace(SPEC, trace="", token_ids="", tokenizer="", timeout_s=600.0)
     assert load_differences(SPEC, newer) == []
-    assert load_differences(newer, replace(newer, timeout_s=1.0)) == ["timeout_s: 600.0 / 1.0"]
+    assert load_differences(newer, replace(newer, timeout_s=1.0)) == ["--timeout: 600 / 1"]
     other = replace(newer, same_tokens=False)
-    assert load_differences(SPEC, other) == ["same_tokens: True / False"]
+    assert load_differences(SPEC, other) == ["--same-tokens: yes / no"]
+
+
+def test_what_differs_is_named_by_the_flags_that_ask_for_it() -> None:
+    closed = replace(
+        SPEC, prompts="chat", arrivals="closed", rate=None, concurrency=8, num_requests=100
+    )
+    assert load_differences(SPEC, closed) == [
+        "prompts: ids / chat",
+        "arrivals: poisson / closed",
+        "--rate: 4 / none",
+        "--concurrency: 0 / 8",
+        "--requests: 0 / 100",
+    ]

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
-from load_reports import report, row
+from load_reports import SPEC, report, row
+from typer.main import get_command
 
 from tandem.bench.load_options import LoadOptions
 from tandem.bench.report.comparison import load_differences
 from tandem.bench.report.load_report import LoadReport, read_report
 from tandem.cli import bench_serve
+from tandem.cli.app import commands
 from tandem.cli.bench_flags import ServeOptions
 from tandem.cli.bench_serve import plan_of, run_serve
 from tandem.core.errors import ConfigError
 
 Meanwhile = Callable[[], object]
+# What older reports do not say.
+SAID = {"trace": "", "token_ids": "", "tokenizer": "", "timeout_s": 600.0}
 
 
 @pytest.fixture
@@ -114,10 +120,19 @@ def test_what_makes_it_another_load_is_in_its_spec(tmp_path: Path) -> None:
         return [each.partition(":")[0] for each in load_differences(first.spec, second.spec)]
 
     assert differences(ServeOptions()) == []
-    assert differences(ServeOptions(), other) == ["trace"]
-    assert differences(ServeOptions(token_ids="5:9")) == ["token_ids"]
-    assert differences(ServeOptions(timeout_s=5.0)) == ["timeout_s"]
-    assert differences(ServeOptions(tokenizer=str(other.parent))) == ["tokenizer"]
+    assert differences(ServeOptions(), other) == ["--trace"]
+    assert differences(ServeOptions(token_ids="5:9")) == ["--token-ids"]
+    assert differences(ServeOptions(timeout_s=5.0)) == ["--timeout"]
+    assert differences(ServeOptions(tokenizer=str(other.parent))) == ["--tokenizer"]
+
+
+def test_what_differs_is_named_by_flags_that_there_are() -> None:
+    other = replace(SPEC, **{each.name: "another" for each in fields(SPEC)})
+    named = {each.partition(":")[0] for each in load_differences(other, replace(SPEC, **SAID))}
+    serve: Any = get_command(commands).commands["bench"].commands["serve"]  # type: ignore[attr-defined]
+    flags = {flag for each in serve.params for flag in each.opts}
+    assert named - flags == {"prompts", "arrivals"}
+    assert len(named) == len(fields(SPEC))
 
 
 @pytest.mark.parametrize("timeout_s", [0.0, -1.0, float("nan"), float("inf")])
