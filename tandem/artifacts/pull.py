@@ -15,7 +15,7 @@ from tandem.artifacts.cache import locked_cache, models_dir, put_in_place, writi
 from tandem.artifacts.config import ModelConfig
 from tandem.artifacts.model_folder import ModelFolder
 from tandem.artifacts.pip_download import pip_download
-from tandem.artifacts.progress import ProgressCallback, silent
+from tandem.artifacts.progress import ProgressCallback
 from tandem.artifacts.provenance import IMPORT_VERSION, Provenance
 from tandem.core.errors import ConfigError
 
@@ -74,7 +74,7 @@ def is_outdated(folder: Path) -> bool:
     return provenance is not None and provenance.is_outdated
 
 
-def pull(progress: ProgressCallback = silent) -> Path:
+def pull(progress: ProgressCallback) -> Path:
     """The folder of the default model, SmolLM2-135M-Instruct, downloaded if the cache lacks it.
 
     Several processes may pull at once: one does the work and the others wait for it. Raises
@@ -94,7 +94,7 @@ def pull(progress: ProgressCallback = silent) -> Path:
     return destination
 
 
-def pull_gguf(gguf: Path, progress: ProgressCallback = silent) -> Path:
+def pull_gguf(gguf: Path, progress: ProgressCallback) -> Path:
     """The folder that holds a user's GGUF file in our form, imported if the cache lacks it.
 
     A file that has changed is another one. Raises `ConfigError`.
@@ -111,7 +111,7 @@ def pull_gguf(gguf: Path, progress: ProgressCallback = silent) -> Path:
     return destination
 
 
-def pull_folder(folder: ModelFolder, progress: ProgressCallback = silent) -> Path:
+def pull_folder(folder: ModelFolder, progress: ProgressCallback) -> Path:
     """The folder that holds a copy of a user's folder, copied if the cache lacks it.
 
     Only what makes the model is copied. A folder that has changed is another one. Raises

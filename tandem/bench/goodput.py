@@ -64,9 +64,9 @@ def interval(value: float, samples: NDArray[np.float64]) -> Interval:
     return Interval(value, float(low), float(high))
 
 
-def goodput_interval(levels: Sequence[Level], seed: int = 0) -> Interval:
+def goodput_interval(levels: Sequence[Level]) -> Interval:
     """The goodput with its interval."""
-    return interval(goodput(levels), goodput_samples(levels, seed))
+    return interval(goodput(levels), goodput_samples(levels))
 
 
 def ratio_interval(arm: Sequence[Level], others: Sequence[Sequence[Level]]) -> Interval | None:

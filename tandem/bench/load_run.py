@@ -55,7 +55,7 @@ class LoadSettings:
     metrics_url: str = ""
 
 
-async def run_load(settings: LoadSettings, look: Look | None = None) -> LoadReport:
+async def run_load(settings: LoadSettings, look: Look | None) -> LoadReport:
     """The whole load. SIGINT, SIGTERM and SIGHUP end it early, with a report of what has come by
     then, however often they come; so does a server that is gone, in a load that is so many at a
     time.

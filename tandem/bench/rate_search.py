@@ -21,12 +21,11 @@ class RateSearch:
     narrow as `tolerance`.
     """
 
-    def __init__(self, start: float, tolerance: float = 1.1, max_rates: int = MAX_RATES) -> None:
+    def __init__(self, start: float, tolerance: float = 1.1) -> None:
         """`start`: the first rate. `tolerance`: the ratio of the bracket's ends at the end."""
         self._start = start
         self._floor = start / LADDER ** (MAX_DESCENTS + 0.5)
         self._tolerance = tolerance
-        self._max_rates = max_rates
         self._holds: dict[float, bool] = {}
         self._highest_loose = True
 
@@ -40,7 +39,7 @@ class RateSearch:
         """The next rate to try, or None if the search is over."""
         if not self._holds:
             return self._start
-        if len(self._holds) >= self._max_rates:
+        if len(self._holds) >= MAX_RATES:
             return None
         low, high = self.bracket()
         lower = min(self._holds) / LADDER

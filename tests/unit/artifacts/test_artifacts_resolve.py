@@ -228,10 +228,10 @@ def test_a_folder_that_cannot_be_read(make_folder: Callable[..., Path]) -> None:
     (weights,) = folder.weight_files
     weights.unlink()
     with pytest.raises(ConfigError, match=rf"^cannot read {weights}: No such file"):
-        pull_folder(folder)
+        pull_folder(folder, silent)
     weights.mkdir()
     with pytest.raises(ConfigError, match=rf"^cannot read {weights}: Is a directory"):
-        pull_folder(folder)
+        pull_folder(folder, silent)
 
 
 def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch) -> None:
