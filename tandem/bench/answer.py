@@ -19,7 +19,7 @@ class Answer:
     does not count is not `is_counted`, and has a token a chunk. Until it is sent, `sent_s` is when
     it was due. `told` is what else the server says of it, by its names:
     `prompt_tokens`, `cached_tokens` and Tandem's own. `found_nobody`: there was no connection to
-    ask over. An open loop says whether it `is_measured`.
+    ask over, or gRPC's UNAVAILABLE, which may be that. An open loop says whether it `is_measured`.
     """
 
     prompt: Prompt

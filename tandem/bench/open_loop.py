@@ -159,7 +159,7 @@ class _Run:
         """Raises `Unavailable` if not, once those have ended who are being answered."""
         if self._num_in_vain >= (limit := MAX_IN_VAIN * self._loop.concurrency):
             await self._wait_for_measured()
-            raise Unavailable(f"the last {limit} requests found nobody there")
+            raise Unavailable(f"the last {limit} requests found nobody to serve them")
 
     async def _place(self) -> float:
         """Since when there is one, which is waited for. Whoever waits at the window's end is due

@@ -327,7 +327,7 @@ def test_a_server_that_is_gone_ends_a_closed_loop(
     settings = LoadSettings(plan, gone, Asking("m"), TOKEN_IDS, has_probe=False)
     report = asyncio.run(run_load(settings, None))
     assert report.stopped
-    assert stopped_text(report).endswith(": the last 10 requests found nobody there")
+    assert stopped_text(report).endswith(": the last 10 requests found nobody to serve them")
     assert report.figures.num_failed == len(report.requests) < 12
 
 

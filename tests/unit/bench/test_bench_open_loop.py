@@ -203,7 +203,7 @@ async def test_a_closed_loop_ends_when_nobody_is_there_any_more(
         if len(asked) == 11:
             asyncio.get_running_loop().call_later(0.02, last.set)
 
-    with pytest.raises(Unavailable, match="the last 10 requests found nobody there"):
+    with pytest.raises(Unavailable, match="the last 10 requests found nobody to serve them"):
         await run(ask, **CLOSED, num_measured=1000)
     assert len(asked) == 11
     assert asked[0].num_tokens == 2
