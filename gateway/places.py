@@ -39,9 +39,9 @@ class Places:
             return True
         return self._num_of[tenant] < TIMES_THE_REST * (self._num_places - len(self._holders))
 
-    def is_held_by(self, holder: object, tenant: str) -> bool:
-        """Whether a holder's place is a tenant's already."""
-        return self._holders.get(holder) == tenant
+    def tenant_of(self, holder: object) -> str | None:
+        """Whose a holder's place is, None if that is not known, or it has none."""
+        return self._holders.get(holder)
 
     def hold(self, holder: object, tenant: str | None = None) -> None:
         """Have a holder's place, which may be new, be a tenant's; nobody's as long as that is not

@@ -39,7 +39,8 @@ class Standing:
         self._hang_up = hang_up
         self._liveness = Liveness()
         self._is_told_suspect = False
-        self._last_problem = ""
+        # Why it has not joined: what was told, which may alternate.
+        self._problems: set[str] = set()
         # Since when another gateway holds the worker; inf once that was told.
         self._held_since: float | None = None
 
@@ -49,7 +50,7 @@ class Standing:
         self.info = info
         self._liveness = Liveness()
         self._is_told_suspect = self.is_leaving = False
-        self._last_problem = ""
+        self._problems.clear()
         self._held_since = None
         log.info("worker joined", worker=info.worker_id, address=self._address)
         self._listener.joined(info, self._address)
@@ -129,8 +130,8 @@ class Standing:
             (self._listener.suspected if is_suspect else self._listener.trusted)(self.info)
 
     def _tell_problem(self, error: TandemError) -> None:
-        if error.message != self._last_problem:
-            self._last_problem = error.message
+        if error.message not in self._problems:
+            self._problems.add(error.message)
             log.warning("no worker yet", address=self._address, why=error.message)
         self._tell_if_held(error)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 
 import httptools
@@ -41,8 +42,10 @@ class FrontDoor:
         self._lag = lag
         self._refusals = refusals
         self.outcomes = outcomes
-        # How to close connections on which nothing is asked, the longest idle one first.
+        # How to close connections on which nothing is asked, the longest idle one first: all, and
+        # each tenant's.
         self._idle: dict[object, Callable[[], None]] = {}
+        self._idle_of = defaultdict[str | None, dict[object, Callable[[], None]]](dict)
 
     @property
     def num_places_held(self) -> int:
@@ -53,7 +56,7 @@ class FrontDoor:
         """Whether there is a place for a connection, which it then has until it has to `leave`. An
         idle one gives way to it."""
         if not self._places.has_room:
-            self._close_longest_idle()
+            self._close_longest(self._idle)
         if not self._places.has_room:
             self._count(TOO_MANY_CONNECTIONS)
             return False
@@ -68,10 +71,12 @@ class FrontDoor:
     def rest(self, connection: object, close: Callable[[], None]) -> None:
         """All that was asked on it is answered: until it has to `wake` it may be closed."""
         self._idle[connection] = close
+        self._idle_of[self._places.tenant_of(connection)][connection] = close
 
     def wake(self, connection: object) -> None:
         """Something comes on it. Idempotent."""
-        self._idle.pop(connection, None)
+        if self._idle.pop(connection, None):
+            del self._idle_of[self._places.tenant_of(connection)][connection]
 
     def whose(self, headers: Mapping[str, str]) -> str | TandemError:
         """The tenant that a request is of, or why it is nobody's who may ask."""
@@ -103,25 +108,23 @@ class FrontDoor:
         else:
             start()
 
-    def _close_longest_idle(self, tenant: str | None = None) -> None:
-        """Of all, or of a tenant's."""
-        for connection, close in self._idle.items():
-            if tenant is None or self._places.is_held_by(connection, tenant):
-                self.leave(connection)
-                close()
-                return
+    def _close_longest(self, idle: Mapping[object, Callable[[], None]]) -> bool:
+        """Whether there was one that is idle."""
+        for connection, close in idle.items():
+            self.leave(connection)
+            close()
+            return True
+        return False
 
     def _finds_place(self, connection: object, tenant: str) -> bool:
-        """Whether a connection may be the tenant's: it is that of its newest request. An idle one
-        of its own gives way to it."""
-        if self._places.is_held_by(connection, tenant):
+        """Whether a connection may be the tenant's: it is that of its newest request. Of a tenant
+        that may not have more an idle one gives way to it."""
+        if self._places.tenant_of(connection) == tenant:
             return True
-        if not self._places.may_have_more(tenant):
-            self._close_longest_idle(tenant)
-        if not self._places.may_have_more(tenant):
-            return False
-        self._places.hold(connection, tenant)
-        return True
+        if self._places.may_have_more(tenant) or self._close_longest(self._idle_of[tenant]):
+            self._places.hold(connection, tenant)
+            return True
+        return False
 
     def _is_overloaded(self, tenant: str) -> bool:
         """Whether whoever is new had better come again."""

@@ -94,15 +94,14 @@ class StreamedAnswer(Response):
         try:
             await unless_disconnected(receive, self._respond(scope, receive, send))
         except Cancelled as error:
-            if not self._has_begun:
-                # Nobody reads it, but it is counted.
-                await describe(error).response()(scope, receive, send)
+            # Nobody reads it, but it is counted.
+            await self._fail(error, scope, receive, send)
 
     async def _respond(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             answer = await self._generate()
         except Exception as error:
-            await describe(error).response()(scope, receive, send)
+            await self._fail(error, scope, receive, send)
             return
         with answer:
             await self._stream(answer, scope, receive, send)
@@ -115,7 +114,7 @@ class StreamedAnswer(Response):
                 body.write(KEEP_ALIVE)
         except Exception as error:
             if not self._has_begun:
-                await describe(error).response()(scope, receive, send)
+                await self._fail(error, scope, receive, send)
                 return
             body.write(_failure(error))
         else:
@@ -127,6 +126,12 @@ class StreamedAnswer(Response):
                 events.begin(self._keep_alive_s)
             await events.ended()
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _fail(self, error: Exception, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer by the error, if nothing has been answered yet."""
+        if not self._has_begun:
+            self._has_begun = True
+            await describe(error).response()(scope, receive, send)
 
     async def _begin(self, send: Send) -> None:
         if not self._has_begun:

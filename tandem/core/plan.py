@@ -78,8 +78,8 @@ class SequenceSlice(NamedTuple):
 
     @property
     def num_logits(self) -> int:
-        """How many of its last tokens have logits that somebody asks for: of the others the last
-        layer computes KV alone."""
+        """How many of its last tokens have logits that somebody asks for: of the others nothing is
+        computed behind the last layer's KV."""
         return len(self.token_ids) if self.score else int(self.sample is not None)
 
 

@@ -31,9 +31,9 @@ class Runner(Protocol):
         ...
 
     def logits_of(self, rows: NDArray[np.int64]) -> Tensor:
-        """Likewise of any rows of the step that was just computed, in which somebody asks for
-        scores: of its tokens that have logits (`SequenceSlice.num_logits`), counted from the first
-        slice's first. At most `token_logprobs.MAX_ROWS` of them."""
+        """Likewise for the step that was just computed, in which somebody asks for scores. `rows`
+        are places among its tokens that have logits (`SequenceSlice.num_logits`), slice by slice;
+        at most `token_logprobs.MAX_ROWS`."""
         ...
 
 

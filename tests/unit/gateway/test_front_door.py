@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections import Counter
 from contextlib import AsyncExitStack
+from itertools import count
 
 import pytest
 from http_client import POST, connection_to, read_answer, serving
@@ -14,7 +15,10 @@ from starlette.types import Receive, Scope, Send
 
 from gateway.access import Access
 from gateway.http.app import create_app
+from gateway.http.front_door import FrontDoor
 from gateway.http.turnstile import MAX_WAIT_S, PER_TURN, Turnstile
+from gateway.lag import Lag
+from gateway.outcomes import Outcomes
 from gateway.refusals import Refusals
 from gateway.tenants import ONE_TENANT, Tenant, Tenants
 from tandem.process.api_keys import ApiKeys, digest_of
@@ -201,3 +205,22 @@ async def test_a_tenants_own_idle_connections_give_way_to_its_new_ones(app):
         assert [status for status, _ in own] == [200] * 8
         assert await own[0][1].read() == b""
         assert not others.at_eof()
+
+
+async def test_so_they_do_of_a_tenant_that_has_more_than_it_would_get_by_now(
+    access: Access,
+) -> None:
+    """Since others have come."""
+    front = FrontDoor(access, 100, Lag(), Refusals(), Outcomes(()))
+    places = count()
+
+    def comes(tenant: str) -> bool:
+        connection = next(places)
+        came = front.connect(connection) and not front.refusal(connection, tenant, b"GET", b"/x")
+        front.rest(connection, lambda: None) if came else front.leave(connection)
+        return came
+
+    assert all(comes("one") for _ in range(75))
+    assert all(comes("other") for _ in range(18))
+    assert all(comes("one") for _ in range(75))
+    assert front.num_places_held == 93

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import asyncio
 import gc
 import gzip
+import json
 import time
 from collections.abc import Iterator
 
@@ -11,6 +13,7 @@ from http_client import CHAT_PATH, TEXT_PATH, assert_refused
 
 from gateway.http.body import MAX_BODY_NODES
 from gateway.http.limits import MAX_BODY_BYTES
+from tandem.core.errors import ResourceExhausted
 from tandem.core.sampling_params import MAX_LOGIT_BIAS
 
 JSON_TYPE = {"content-type": "application/json"}
@@ -408,6 +411,18 @@ async def test_keys_are_counted_however_they_are_written(client, colon):
     assert await status(MAX_BODY_NODES) == 400
 
 
+def scope_of():
+    return {
+        "type": "http",
+        "method": "POST",
+        "path": TEXT_PATH,
+        "raw_path": TEXT_PATH.encode(),
+        "query_string": b"",
+        "headers": [(b"content-type", b"application/json")],
+        "state": {},
+    }
+
+
 async def test_a_client_that_leaves_in_its_body_is_no_error(app, logs):
     sent = []
 
@@ -417,18 +432,28 @@ async def test_a_client_that_leaves_in_its_body_is_no_error(app, logs):
     async def send(message):
         sent.append(message)
 
-    scope = {
-        "type": "http",
-        "method": "POST",
-        "path": TEXT_PATH,
-        "raw_path": TEXT_PATH.encode(),
-        "query_string": b"",
-        "headers": [(b"content-type", b"application/json")],
-        "state": {},
-    }
-    await app(scope, receive, send)
+    await app(scope_of(), receive, send)
     assert [message.get("status") for message in sent] == [499, None]
     assert not [entry for entry in logs if entry["log_level"] == "error"]
+
+
+async def test_an_error_that_its_client_does_not_wait_for_is_answered_once(app, service):
+    service.refusal = ResourceExhausted("the queue is full")
+    body = {"type": "http.request", "body": json.dumps({"prompt": "Hi", "stream": True}).encode()}
+    sent, asked = [], iter([body])
+
+    async def receive():
+        while not sent and (message := next(asked, None)) is None:
+            await asyncio.sleep(0)
+        return {"type": "http.disconnect"} if sent else message
+
+    async def send(message):
+        sent.append(message)
+        if len(sent) == 1:
+            await asyncio.Event().wait()
+
+    await app(scope_of(), receive, send)
+    assert [message["status"] for message in sent] == [429]
 
 
 @pytest.mark.parametrize(

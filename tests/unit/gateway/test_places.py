@@ -54,14 +54,14 @@ def test_strangers_leave_some_to_the_only_tenant() -> None:
 def test_a_place_is_given_back_once_and_to_whose_it_was() -> None:
     places, holder = Places(4, TENANTS), object()
     places.hold(holder)
-    assert not places.is_held_by(holder, "one")
+    assert places.tenant_of(holder) is None
     places.hold(holder, "one")
     assert len(places) == 1
-    assert places.is_held_by(holder, "one")
+    assert places.tenant_of(holder) == "one"
     fill(places, "one")
     assert not places.may_have_more("one")
     for _ in range(3):
         places.leave(holder)
     assert places.may_have_more("one")
     places.hold(holder, "other")
-    assert places.is_held_by(holder, "other")
+    assert places.tenant_of(holder) == "other"

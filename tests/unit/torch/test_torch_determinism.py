@@ -95,7 +95,7 @@ def next_count(driver: Driver, row: Row, length: int) -> int:
 def test_batches_and_chunks_do_not_show(
     llama_path: Path, expected: Expected, arm: Arm, seed: int, threads: int
 ) -> None:
-    """Nor which of them nobody asks what follows: the last layer computes KV alone of these."""
+    """Nor which of them nobody asks what follows, of which the last layer computes little."""
     torch.set_num_threads(threads)
     driver = Driver(llama_path, seed=seed, **arm, block_size=(16, 8, 64)[seed % 3])
     rows = [(driver.row(tokens_of(length)), length) for length in PROMPT_LENGTHS]

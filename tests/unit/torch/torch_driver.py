@@ -209,9 +209,10 @@ class Driver:
 
 def take_steps(driver: Driver, rows: list[Row]) -> None:
     """Prompts in chunks and together, then single tokens of batches that grow, shrink and change
-    their order."""
+    their order. Of the first chunks every other one is not sampled."""
     choose = random.Random(1)
-    driver.step([(row, min(100, len(row.tokens))) for row in rows])
+    first = [(row, min(100, len(row.tokens))) for row in rows]
+    driver.step(first, unsampled=range(0, len(rows), 2))
     rest = [(row, len(row.tokens) - row.num_computed) for row in rows]
     driver.step([(row, count) for row, count in rest if count])
     for _ in range(10):
