@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,22 +9,23 @@ import matplotlib as mpl
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-# matplotlib's settings, by group.
-STYLE: Mapping[str, Mapping[str, Any]] = {
-    "svg": {"hashsalt": "tandem"},
-    "axes": {"labelsize": 8, "titlesize": 8},
-    "axes.spines": {"top": False, "right": False},
-    "xtick": {"labelsize": 7},
-    "ytick": {"labelsize": 7},
-    "legend": {"fontsize": 7, "frameon": False},
+STYLE: Any = {
+    "svg.hashsalt": "tandem",
+    "axes.labelsize": 8,
+    "axes.titlesize": 8,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.fontsize": 7,
+    "legend.frameon": False,
 }
 
 
 def without_display() -> None:
     """To be called before the first figure."""
     mpl.use("agg")
-    for group, settings in STYLE.items():
-        mpl.rc(group, **settings)
+    mpl.rcParams.update(STYLE)
 
 
 def save(figure: Figure, folder: Path, name: str) -> None:
