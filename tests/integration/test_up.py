@@ -98,10 +98,16 @@ def test_a_killed_worker_comes_back_and_serves(start: Callable[..., Up], role: s
     assert up.child(role).pid != killed.pid
 
 
+def wait_for_both(up: Up) -> None:
+    """Decode workers: it is ready with the first of each role."""
+    wait_until(lambda: {"decode-0", "decode-1"} <= up.workers(), "both decode workers")
+
+
 def test_a_worker_is_restarted_and_its_successor_awaited(
     start: Callable[..., Up], capsys: pytest.CaptureFixture[str]
 ) -> None:
     up = start("--topology", "1p2d")
+    wait_for_both(up)
     before = up.child("decode")
     gateway = GatewayFlags(f"127.0.0.1:{up.grpc_port}")
     restart_worker(gateway, "decode-0", None, DEADLINE_S)
@@ -116,8 +122,7 @@ def test_a_worker_is_restarted_and_its_successor_awaited(
 
 def test_a_worker_that_is_told_to_end_is_started_again(start: Callable[..., Up]) -> None:
     up = start("--topology", "1p2d")
-    # It is ready with the first of each role.
-    wait_until(lambda: {"decode-0", "decode-1"} <= up.workers(), "both decode workers")
+    wait_for_both(up)
     up.child("decode").terminate()
     wait_until(lambda: "starting decode-0 again" in up.said(), "started again")
     assert "decode-0 has ended\n" in up.said()
