@@ -6,6 +6,7 @@ That is decided here, without waiting for anything, and told to the listener onc
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from math import inf
 from time import monotonic
@@ -22,6 +23,9 @@ log = structlog.get_logger(__name__)
 
 # A gateway that holds a worker for longer is alive: the lease of a dead one is over by then.
 HELD_S = LEASE_S + 2.0
+# Why there is no worker is told when it changes, but one reason no more often than that until one
+# joins: two may alternate without end, as gRPC's words for a connection that is closed at once do.
+MAX_TOLD = 2
 
 
 class Standing:
@@ -39,8 +43,9 @@ class Standing:
         self._hang_up = hang_up
         self._liveness = Liveness()
         self._is_told_suspect = False
-        # Why it has not joined: what was told, which may alternate.
-        self._problems: set[str] = set()
+        # Why it has not joined, and how often each reason was told.
+        self._last_problem = ""
+        self._num_told = Counter[str]()
         # Since when another gateway holds the worker; inf once that was told.
         self._held_since: float | None = None
 
@@ -50,7 +55,8 @@ class Standing:
         self.info = info
         self._liveness = Liveness()
         self._is_told_suspect = self.is_leaving = False
-        self._problems.clear()
+        self._last_problem = ""
+        self._num_told.clear()
         self._held_since = None
         log.info("worker joined", worker=info.worker_id, address=self._address)
         self._listener.joined(info, self._address)
@@ -130,9 +136,11 @@ class Standing:
             (self._listener.suspected if is_suspect else self._listener.trusted)(self.info)
 
     def _tell_problem(self, error: TandemError) -> None:
-        if error.message not in self._problems:
-            self._problems.add(error.message)
-            log.warning("no worker yet", address=self._address, why=error.message)
+        why = error.message
+        if why != self._last_problem and self._num_told[why] < MAX_TOLD:
+            self._num_told[why] += 1
+            log.warning("no worker yet", address=self._address, why=why)
+        self._last_problem = why
         self._tell_if_held(error)
 
     def _tell_if_held(self, error: TandemError) -> None:

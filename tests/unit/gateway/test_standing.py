@@ -165,17 +165,25 @@ def test_who_does_not_fit_has_not_joined() -> None:
 
 
 def test_why_there_is_no_worker_is_said_once_for_each_reason() -> None:
-    """They may alternate, as gRPC's words for a connection that is closed at once do; anew for one
-    that has joined."""
     hearing = Hearing()
     with capture_logs() as logs:
         for error in (BROKEN, BROKEN, Unavailable("no route"), BROKEN):
             hearing.standing.broken(error)
+    assert [each["why"] for each in logs] == ["reset by peer", "no route", "reset by peer"]
+
+
+def test_reasons_that_alternate_are_not_said_for_ever() -> None:
+    """But anew once a worker has joined."""
+    hearing = Hearing()
+    with capture_logs() as logs:
+        for _ in range(20):
+            hearing.standing.broken(BROKEN)
+            hearing.standing.broken(Unavailable("closed"))
         hearing.standing.join(INFO)
         hearing.standing.lose(BROKEN)
         hearing.standing.broken(BROKEN)
     yet = [each["why"] for each in logs if each["event"] == "no worker yet"]
-    assert yet == ["reset by peer", "no route", "reset by peer"]
+    assert yet == ["reset by peer", "closed"] * standing.MAX_TOLD + ["reset by peer"]
 
 
 def test_that_another_gateway_keeps_it_is_said_once_and_not_at_first(
