@@ -83,6 +83,23 @@ test-emulated: .venv/installed-dev $(EMULATED) ## the kernels for AVX-512 and AM
 	@TANDEM_EMULATED=$(EMULATED) $(BIN)/python -m pytest -n auto -k "amx-bfloat16-none" \
 		tests/unit/torch/test_torch_determinism.py $(ARGS)
 
+SANITIZED := build/sanitized
+$(SANITIZED)/made: $(KERNELS) $(wildcard tandem/native/*.flags tandem/native/*.py) setup.py
+	$(SAY) "compiling the kernels with checks: two minutes"
+	@rm -rf $(SANITIZED) && mkdir -p $(SANITIZED) && cp -R tandem $(SANITIZED)
+	@CXX="$(CXX) -fsanitize=address,undefined -fno-sanitize-recover=all" $(BIN)/python setup.py -q \
+		build_ext --force --build-lib $(SANITIZED) --build-temp $(SANITIZED)/objects
+	@touch $@
+
+# From a folder whose tandem has them. What a test asks for in vain is more than there can be.
+.PHONY: test-sanitized
+test-sanitized: .venv/installed-dev $(SANITIZED)/made ## the kernels under GCC's sanitizers: of addresses, and of what C++ leaves undefined
+	$(SAY) "pytest, the kernels, with checks"
+	@cd $(SANITIZED) && LD_PRELOAD="$(foreach each,asan stdc++,$$($(CXX) -print-file-name=lib$(each).so))" \
+		ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 $(CURDIR)/$(BIN)/python -m pytest \
+		-n auto --rootdir $(CURDIR) $(CURDIR)/tests/unit/native \
+		$(CURDIR)/tests/unit/torch/test_torch_determinism.py $(ARGS)
+
 TRITON := .venv/triton
 # The one that torch's builds for GPUs ask for. Its interpreter takes no newer numpy.
 TRITON_AND_NUMPY := triton==3.7.1 numpy==2.2.6
