@@ -46,7 +46,7 @@ MAX_STEPS = 4
 MAX_FIRST_STEPS = 16
 # Fewer streams may run than so many times what waits: those pay for a prompt that leaves the queue,
 # and it hurries as many as come while those that wait are served. That would be one; two were seen
-# to be better (docs/performance.md, Order and local prefill).
+# to be better (docs/experiments.md, Order and local prefill).
 MAX_PAYING = 2
 
 
