@@ -32,12 +32,7 @@ class AnswerTokens:
         next_position = self.first_position + len(self.token_ids)
         if finish_reason is not None:
             self._end = (position, finish_reason)
-        elif (
-            position == next_position
-            and not self._early
-            and self._end is None
-            and not self.awaits_scores
-        ):
+        elif position == next_position and not self._early and not self.awaits_scores:
             # As nearly all come.
             self.token_ids.append(token.token_id)
             return (token,), None
@@ -52,8 +47,8 @@ class AnswerTokens:
             due.append(self._early.pop(next_position))
             self.token_ids.append(due[-1].token_id)
             next_position += 1
-        ended = self._end is not None and self._end[0] < next_position
-        return due, self._end[1] if ended and self._end else None
+        end = self._end
+        return due, end[1] if end and end[0] < next_position else None
 
     def begin_again(self) -> None:
         """Another attempt goes on from those that are due: what came early, or was to be the end,

@@ -64,7 +64,6 @@ class Draining:
         """A worker is there. What an operator has said of it holds, unless it was started anew."""
         if self._cordoned.get(worker.info.worker_id) == worker.info.epoch:
             worker.cordoned = True
-            self._begin(worker, 0.0, now)
         else:
             self._cordoned.pop(worker.info.worker_id, None)
             self.hand_over(now)
@@ -118,7 +117,7 @@ class Draining:
         for `move_on`. To be called when a time has come, and when there is somewhere else anew."""
         self._in_time = {each for each in self._in_time if each.hand_over_s > now}
         self._too_slow.clear()
-        if not self._workers or not self._fleet.has_all_open(self._needed_roles()):
+        if not self._fleet.has_all_open(self._needed_roles()):
             return
         for worker in self._workers:
             for generation in worker.dependents:
@@ -206,6 +205,6 @@ def _rest_s(generation: Generation) -> float:
     if decode:
         if generation.is_local and not generation.armed:
             rest_s += decode.num_prompt_tokens_left * decode.step_times.token_s
-        num_tokens = generation.num_prompt_tokens + len(generation.token_ids)
-        rest_s += (generation.expected_length - num_tokens) * decode.step_times.base_s
+        num_tokens_left = generation.expected_length - generation.length
+        rest_s += num_tokens_left * decode.step_times.base_s
     return rest_s

@@ -112,7 +112,7 @@ class FairShares:
         anew. What others have caused costs nothing: it was preempted, and not for what its tenant
         holds beyond its share."""
         if why is AttemptEnd.PREEMPTED and not self.is_over(generation.request.tenant):
-            num_tokens = generation.num_prompt_tokens + len(generation.token_ids)
+            num_tokens = generation.length
             generation.bill = Bill(num_tokens, num_settled=num_tokens)
         elif generation.phase is not Phase.RESERVING:
             generation.bill = Bill()

@@ -143,6 +143,11 @@ class Generation:
         return self.setbacks.num_preemptions > 0 or self.num_resumed_tokens > 0
 
     @property
+    def length(self) -> int:
+        """Tokens of the prompt and generated: those that another attempt would begin with."""
+        return self.num_prompt_tokens + len(self.token_ids)
+
+    @property
     def expected_length(self) -> int:
         """Tokens that the sequence will have when it ends, as far as can be told now."""
         max_tokens = self.request.params.max_tokens

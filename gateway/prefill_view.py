@@ -125,9 +125,10 @@ class PrefillView(WorkerView):
         return self.send_rate.seconds(num_lacking * self.info.layout.block_bytes)
 
     def can_ever_take(self, generation: Generation) -> bool:
-        """Whether the worker, were it empty, would have room for a generation's context, and would
-        not end it for its length with the next token: others may go on with it."""
-        num_tokens = generation.num_context_tokens
+        """Whether the worker, were it empty, would have room for the context of a generation's next
+        attempt, and would not end it for its length with the next token: others may go on with
+        it."""
+        num_tokens = generation.length
         return self.can_ever_hold(num_tokens, min(num_tokens + 2, generation.max_length))
 
     def can_take(self, generation: Generation) -> bool:

@@ -171,7 +171,7 @@ class SequenceBlocks:
         self._free_if_quiet()
 
     def _free_if_quiet(self) -> None:
-        if self.released and self._num_accesses == 0 and self.ids:
+        if self.released and self._num_accesses == 0:
             self._allocator.free(self.ids)
             self.ids = []
             self._table = ()

@@ -25,8 +25,8 @@ class TwoParts(Generic[T]):
 
     @property
     def is_under_way(self) -> bool:
-        """Whether it has begun, and something is left of it to be waited for."""
-        return self._has_begun and self._error is None
+        """Of one that has begun: whether its end has something to wait for."""
+        return self._error is None
 
     def begin(self) -> None:
         """Run the first part, unless that was done before."""

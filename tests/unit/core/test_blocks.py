@@ -19,6 +19,7 @@ from hypothesis.stateful import (
 
 from tandem.core.blocks import BlockAllocator, SequenceBlocks
 from tandem.core.errors import ResourceExhausted
+from tandem.core.prefix import PrefixChain
 
 NUM_BLOCKS = 12
 
@@ -133,3 +134,18 @@ def test_released_blocks_do_not_grow() -> None:
     with pytest.raises(AssertionError):
         blocks.grow(2)
     assert allocator.num_free == 4
+
+
+@pytest.mark.parametrize("are_released", [False, True])
+def test_blocks_that_are_held_or_released_do_not_start(are_released: bool) -> None:
+    """Those that they have, or would have, would never be freed."""
+    allocator = BlockAllocator(4)
+    blocks = SequenceBlocks(allocator)
+    if are_released:
+        blocks.release()
+    else:
+        blocks.grow(1)
+    num_free = allocator.num_free
+    with pytest.raises(AssertionError):
+        blocks.start(PrefixChain((), 4, b""), 0, 1)
+    assert allocator.num_free == num_free

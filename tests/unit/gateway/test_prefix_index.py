@@ -90,6 +90,8 @@ def test_a_prompt_that_grows_leaves_those_that_share_it_as_they_were() -> None:
     assert grown.num_cached_tokens(known) == PromptPrefix(TOKENS, 2, b"").num_cached_tokens(known)
     assert shared.digests() == PromptPrefix(TOKENS[:4], 2, b"").digests()
     assert shared.num_cached_tokens(known) == 2
+    others = (*TOKENS[:4], 90, 91, 92)
+    assert shared.grown(others).digests() == PromptPrefix(others, 2, b"").digests()
 
 
 def test_what_names_the_blocks_is_not_copied() -> None:

@@ -175,3 +175,13 @@ def test_who_is_cancelled_before_the_first_token_was_served_by_one_worker_too() 
     driver.scheduler.cancel(generation)
     assert generation.served_by().mode is ServingMode.LOCAL
     assert generation.served_by().kv_bytes == 0
+
+
+def test_a_prompt_that_was_granted_does_not_leave_a_suspected_worker_at_once() -> None:
+    driver = Driver(num_workers=2)
+    generation = driver.submit("r")
+    driver.effects()
+    driver.grant(generation)
+    driver.scheduler.worker_suspected(generation.decode_worker)
+    assert driver.admitted() == []
+    assert generation.phase is Phase.PREFILLING

@@ -6,15 +6,11 @@ import asyncio
 from typing import Any
 
 import pytest
-from sim_worker import MODEL, worker_info
+from lone_gateway import Link, new_dispatcher
+from sim_worker import worker_info
 from structlog.testing import capture_logs
 
-from gateway.dispatcher import Dispatcher
 from gateway.generation import Generation
-from gateway.policies import queue_policy
-from gateway.scheduler import Scheduler
-from gateway.shared_state import Limits
-from gateway.timeline import Timeline
 from gateway.tokens import Ended, Token, TokenRequest
 from tandem.core.commands import PrefillBatch, Remove, Reserve
 from tandem.core.errors import Cancelled
@@ -25,22 +21,11 @@ from tandem.core.worker import WorkerRole
 from tandem.v1 import worker_pb2
 
 
-class Link:
-    """Keeps what a worker is told."""
-
-    def __init__(self) -> None:
-        self.sent: list[Any] = []
-
-    def send(self, command: Any) -> None:
-        self.sent.append(command)
-
-
 class Gateway:
     """A dispatcher over two workers, and two requests that run."""
 
     def __init__(self) -> None:
-        scheduler = Scheduler(queue_policy("fcfs"), Limits())
-        self.dispatcher = Dispatcher(scheduler, [], MODEL.fingerprint, Timeline())
+        self.dispatcher = new_dispatcher()
         self.links = {"p": Link(), "d": Link()}
         self.infos = {}
         for name, role in (("p", WorkerRole.PREFILL), ("d", WorkerRole.DECODE)):

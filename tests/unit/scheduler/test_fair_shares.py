@@ -173,6 +173,17 @@ def test_what_others_decode_is_no_turn_that_was_saved_up() -> None:
     assert shop.shares.counter("b") == shop.shares.counter("a")
 
 
+def test_who_comes_begins_where_the_lowest_of_those_who_wait_is() -> None:
+    shop = Shop({DEFAULT_TENANT: Tenant(), "a": Tenant(), "b": Tenant()})
+    for tenant, num_tokens in (("a", 30), (DEFAULT_TENANT, 50)):
+        shop.push(tenant, num_tokens)
+        shop.push(tenant, 1)
+    for _ in range(2):
+        shop.take()
+    shop.push("b", 1)
+    assert shop.shares.counter("b") == shop.shares.counter("a") == 30
+
+
 def test_with_nobody_else_there_a_tenant_has_it_all() -> None:
     shop = Shop(TENANTS)
     shop.fleet.decode["d"] = shop.decode

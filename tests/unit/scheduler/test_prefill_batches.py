@@ -24,7 +24,7 @@ class Driver(SchedulerDriver):
     def __init__(self, token_s: float = 0.0, num_blocks: int = 10_000, base_s: float = 0.0) -> None:
         scheduler = Scheduler(queue_policy("shortest-first"), Limits(MAX_BATCH_TOKENS))
         super().__init__(scheduler, num_blocks=num_blocks)
-        self.join("p", WorkerRole.PREFILL)
+        self.join("p", WorkerRole.PREFILL, max_num_seqs=100)
         self.join("d", WorkerRole.DECODE)
         if token_s:
             self.learn(token_s, base_s)
@@ -47,6 +47,13 @@ class Driver(SchedulerDriver):
 
 def sequences(batch: PrefillBatch) -> list[int]:
     return [chunk.sequence_id for chunk in batch.chunks]
+
+
+def test_a_batch_has_no_more_prompts_than_it_may() -> None:
+    driver, most = Driver(), Limits().max_batch_seqs
+    for number in range(most + 1):
+        driver.submit(str(number), length=1)
+    assert [len(batch.chunks) for batch in driver.batches()] == [most, 1]
 
 
 def num_tokens(batch: PrefillBatch) -> int:

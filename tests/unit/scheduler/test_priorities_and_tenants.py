@@ -12,6 +12,7 @@ from queued_prompts import UNHURRIED
 from scheduler_driver import SchedulerDriver
 
 from gateway.colocated_policies import colocated_policy
+from gateway.fair_shares import FIRST_TOKEN_COST
 from gateway.generation import Generation
 from gateway.policies import queue_policy
 from gateway.scheduler import Scheduler
@@ -200,6 +201,14 @@ def test_what_a_decode_worker_computes_by_itself_is_charged_at_once() -> None:
     assert counter("a") == 0
 
 
+def test_each_token_is_charged_as_it_comes() -> None:
+    driver = Driver()
+    generation = driver.submit("a", 100, max_tokens=50)
+    driver.run(generation)
+    driver.step(generation)
+    assert driver.counter("a") == 100 + FIRST_TOKEN_COST
+
+
 # Who gives way on a decode worker
 
 
@@ -267,3 +276,6 @@ def test_what_was_refused_before_it_was_computed_is_paid_for_once() -> None:
         driver.scheduler.report("d", refusal)
         assert driver.counter("b") == 0
         driver.scheduler.heard("d", PoolUse(100_000), 1.0)
+    driver.reserve()
+    driver.scheduler.cancel(mine)
+    assert driver.counter("b") == 0

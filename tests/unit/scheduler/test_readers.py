@@ -10,19 +10,15 @@ from collections.abc import Iterator
 from functools import partial
 
 import pytest
-from sim_worker import MODEL, worker_info
+from lone_gateway import new_dispatcher, new_scheduler
+from sim_worker import worker_info
 
 from gateway.answer import Answer
 from gateway.choice import Choice
-from gateway.dispatcher import Dispatcher
 from gateway.generation import Generation
 from gateway.generation_streams import GenerationStreams
-from gateway.policies import queue_policy
 from gateway.request_metrics import RequestMetrics
-from gateway.scheduler import Scheduler
-from gateway.shared_state import Limits
 from gateway.text import TokenText
-from gateway.timeline import Timeline
 from gateway.tokens import Ended, ServedBy, Token, TokenRequest
 from tandem.core.errors import Cancelled, Unavailable
 from tandem.core.sampling_params import SamplingParams
@@ -33,10 +29,10 @@ PARAMS = SamplingParams(max_tokens=5, seed=0)
 
 
 async def test_a_reader_that_fails_costs_no_other_its_end() -> None:
-    scheduler = Scheduler(queue_policy("fcfs"), Limits())
+    scheduler = new_scheduler()
     for name, role in (("p", WorkerRole.PREFILL), ("d", WorkerRole.DECODE)):
         scheduler.worker_joined(worker_info(name, role, 1, 100, 16), f"{name}:1")
-    dispatcher = Dispatcher(scheduler, [], MODEL.fingerprint, Timeline())
+    dispatcher = new_dispatcher(scheduler)
     failing, other = (
         dispatcher.submit(TokenRequest(name, (5,) * 8, PARAMS)) for name in ("failing", "other")
     )

@@ -9,8 +9,9 @@ from scheduler_driver import SchedulerDriver
 from sim_worker import worker_info
 
 from gateway.effects import Emit, Send
-from gateway.generation import MAX_RESTARTS, Generation, Phase
+from gateway.generation import MAX_RESTARTS, NUM_GOOD_TOKENS, Generation, Phase
 from gateway.liveness import RECONNECT_S
+from gateway.output_lengths import MIN_OBSERVED
 from gateway.policies import queue_policy
 from gateway.prefill_view import PrefillView
 from gateway.scheduler import Scheduler
@@ -28,7 +29,9 @@ from tandem.core.reports import (
     FirstToken,
     Preempted,
     PrefillSnapshot,
+    Reserved,
     SequenceFailed,
+    SequenceSnapshot,
     StepDone,
     TransferDone,
 )
@@ -60,10 +63,10 @@ class Driver(SchedulerDriver):
         self.join("p", WorkerRole.PREFILL)
         self.join("d", WorkerRole.DECODE)
 
-    def hear(self, worker_id: str, now: float) -> None:
-        """The worker says that it is there, and no more."""
+    def hear(self, worker_id: str, now: float) -> bool:
+        """The worker says that it is there, and no more. Whether there is something to compose."""
         use = PoolUse(self.scheduler._fleet.of(worker_id).num_free_blocks)
-        self.scheduler.heard(worker_id, use, now)
+        return self.scheduler.heard(worker_id, use, now)
 
     def prefilling(self, name: str = "r", **details: int) -> Generation:
         """A request whose batch has been sent."""
@@ -183,6 +186,17 @@ def test_tokens_are_told_in_order_whoever_comes_first() -> None:
     assert ended.finish_reason is FinishReason.STOP
 
 
+def test_two_tokens_for_one_place_end_the_request() -> None:
+    driver = Driver()
+    generation = driver.prefilling()
+    driver.scheduler.report("d", Armed(generation.sequence_id, 4, 50, 0))
+    driver.scheduler.report("p", FirstToken(generation.sequence_id, 4, 51, None))
+    token, error = driver.events()
+    assert token == Token(4, 50)
+    assert isinstance(error, DataLoss)
+    assert generation.phase is Phase.ENDED
+
+
 def test_who_ends_with_the_first_token_was_not_served_by_a_decode_worker() -> None:
     driver = Driver()
     generation = driver.prefilling()
@@ -227,6 +241,26 @@ def test_a_reservation_that_fails_for_another_reason_is_not_asked_for_again() ->
     assert error.reason == "INVALID_REQUEST"
 
 
+def test_how_long_answers_get_is_learned_from_those_that_end_by_themselves() -> None:
+    driver = Driver()
+    lengths = driver.scheduler._lifecycle.lengths
+    for number in range(MIN_OBSERVED):
+        assert lengths.expect(0, 100) == 100
+        scored, cancelled, ended = (
+            driver.submit(f"{name} {number}", max_tokens=max_tokens)
+            for name, max_tokens in (("scored", 0), ("cancelled", 100), ("ended", 100))
+        )
+        driver.effects()
+        for each in (cancelled, ended):
+            driver.grant(each)
+        (batch,) = driver.commands(PrefillBatch)
+        driver.scheduler.report("p", BatchDone(batch.batch_id, 1))
+        for each, reason in ((scored, None), (cancelled, None), (ended, FinishReason.STOP)):
+            driver.scheduler.report("p", FirstToken(each.sequence_id, 4, 50, reason))
+        driver.scheduler.cancel(cancelled)
+    assert lengths.expect(0, 100) == 1
+
+
 # Streams that come back
 
 
@@ -267,6 +301,52 @@ def test_an_unapplied_reservation_is_not_missed() -> None:
     (reserve,) = driver.commands(Reserve)
     driver.scheduler.resumed("d", DecodeSnapshot(()), [reserve])
     assert driver.effects() == []
+
+
+def snapshot_of(generation: Generation, *token_ids: int) -> SequenceSnapshot:
+    """Its decode worker holds it, and may have told none of these of its tokens."""
+    reserved = Reserved(generation.sequence_id, b"x", 1, 0)
+    return SequenceSnapshot(generation.sequence_id, reserved, 4, token_ids, None)
+
+
+def test_what_was_not_heard_comes_with_the_snapshot() -> None:
+    driver = Driver()
+    generation = driver.submit("r")
+    driver.effects()
+    driver.scheduler.resumed("d", DecodeSnapshot((snapshot_of(generation),)), [])
+    assert len(driver.commands(PrefillBatch)) == 1
+    for _ in range(2):
+        driver.scheduler.resumed("d", DecodeSnapshot((snapshot_of(generation, 50, 60),)), [])
+    assert driver.events() == [Token(4, 50), Token(5, 60)]
+    assert generation.phase is Phase.DECODING
+    # Its KV has left the prefill worker.
+    driver.scheduler.worker_lost("p", LOST)
+    assert generation.phase is Phase.DECODING
+
+
+def test_a_grant_that_comes_again_changes_nothing() -> None:
+    driver = Driver()
+    generation = driver.prefilling()
+    driver.scheduler.report("d", Armed(generation.sequence_id, 4, 50, 0))
+    driver.scheduler.report("p", TransferDone(generation.sequence_id, 9))
+    driver.effects()
+    driver.scheduler.resumed("d", DecodeSnapshot((snapshot_of(generation, 50),)), [])
+    assert driver.effects() == []
+    assert generation.phase is Phase.DECODING
+
+
+def test_a_reservation_that_a_snapshot_lacks_is_asked_for_again() -> None:
+    """And its batch does not wait for it."""
+    driver = Driver()
+    one, two = driver.submit("one"), driver.submit("two")
+    driver.effects()
+    driver.scheduler.resumed("d", DecodeSnapshot((snapshot_of(one),)), [])
+    sent = [each.command for each in driver.effects() if isinstance(each, Send)]
+    (batch,) = (each for each in sent if isinstance(each, PrefillBatch))
+    assert [chunk.sequence_id for chunk in batch.chunks] == [one.sequence_id]
+    (reserve,) = (each for each in sent if isinstance(each, Reserve))
+    assert (reserve.sequence_id, reserve.key.attempt) == (two.sequence_id, 1)
+    assert two.setbacks.num_losses == 0
 
 
 # Who is not taken
@@ -339,16 +419,32 @@ def test_a_transfer_that_fails_after_the_first_token_was_shown_begins_behind_it(
     assert reserve.generated_token_ids == (7,)
 
 
-def test_a_request_is_not_tried_for_ever() -> None:
+@pytest.mark.parametrize("lost", ["p", "d"])
+def test_a_request_is_not_tried_for_ever(lost: str) -> None:
     driver = Driver()
-    generation = driver.prefilling()
+    generation = driver.submit("r")
     for _ in range(MAX_RESTARTS + 1):
         driver.effects()
-        driver.scheduler.worker_lost("d", Unavailable("lost"))
-        driver.join("d", WorkerRole.DECODE)
-    (error,) = driver.events()
-    assert error.reason == "UNAVAILABLE"
+        driver.grant(generation)
+        (batch,) = driver.commands(PrefillBatch)
+        driver.scheduler.report("p", BatchDone(batch.batch_id, 1))
+        driver.scheduler.worker_lost(lost, LOST)
+        driver.join(lost, WorkerRole.PREFILL if lost == "p" else WorkerRole.DECODE)
+    assert driver.events() == [LOST]
     assert generation.phase is Phase.ENDED
+
+
+def test_losses_before_an_attempt_that_went_well_are_forgiven() -> None:
+    driver = Driver()
+    generation = driver.prefilling(max_tokens=100)
+    driver.scheduler.report("d", Armed(generation.sequence_id, 4, 7, 0))
+    generation.setbacks.num_losses = MAX_RESTARTS
+    for _ in range(NUM_GOOD_TOKENS - 1):
+        assert not generation.can_restart
+        driver.step(generation)
+    driver.scheduler.worker_lost("d", LOST)
+    assert generation.phase is Phase.QUEUED
+    assert generation.can_restart
 
 
 def test_a_transfer_that_fails_each_time_is_not_tried_for_ever() -> None:
@@ -492,10 +588,26 @@ def test_what_a_suspected_worker_generates_goes_on_with_another() -> None:
     driver.scheduler.report("d", Armed(generation.sequence_id, 4, 7, 0))
     driver.effects()
     driver.scheduler.worker_suspected("d")
-    driver.hear("e", now=PATIENCE_S)
+    assert not driver.hear("e", now=PATIENCE_S / 2)
+    assert driver.hear("e", now=PATIENCE_S)
     (reserve,) = driver.commands(Reserve, "e")
     assert reserve.generated_token_ids == (7,)
     assert generation.setbacks.num_losses == 1
+
+
+@pytest.mark.parametrize("drains", [False, True])
+def test_it_stays_if_it_has_lost_too_many_or_the_other_drains(drains: bool) -> None:
+    driver = Driver()
+    driver.join("e", WorkerRole.DECODE)
+    generation = driver.prefilling()
+    driver.scheduler.report("d", Armed(generation.sequence_id, 4, 7, 0))
+    if drains:
+        driver.scheduler.draining.cordon("e", 10.0, now=0.0)
+    else:
+        generation.setbacks.num_losses = MAX_RESTARTS
+    driver.scheduler.worker_suspected("d")
+    driver.hear("e", now=PATIENCE_S)
+    assert generation.phase is Phase.DECODING
 
 
 @pytest.mark.parametrize("is_lost", [False, True])

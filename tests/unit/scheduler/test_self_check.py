@@ -7,14 +7,13 @@ from typing import Any
 
 import pytest
 import structlog
+from lone_gateway import new_dispatcher
 from sim_worker import MODEL
 from test_scheduler import Driver
 
-from gateway.dispatcher import Dispatcher
 from gateway.effects import Checked, CheckResult, Dismiss, Effect, Emit, Send
 from gateway.generation import Generation
 from gateway.self_check import MAX_CHECKS
-from gateway.timeline import Timeline
 from gateway.worker_view import PoolUse
 from tandem.core.commands import Admit, Remove, Reserve
 from tandem.core.errors import ResourceExhausted, Unavailable
@@ -316,7 +315,7 @@ def test_a_share_of_the_answers_is_checked_and_always_the_same() -> None:
 
 
 def test_what_is_wrong_is_told_without_a_token() -> None:
-    dispatcher = Dispatcher(Checking().scheduler, [], MODEL.fingerprint, Timeline())
+    dispatcher = new_dispatcher(Checking().scheduler)
     with structlog.testing.capture_logs() as errors:
         for result in (CheckResult.SAME, CheckResult.DIFFERS, CheckResult.WRONG):
             dispatcher._effects._hands.checked(Checked("r", 0, result, 3, 12, ("d", "p"), "d"))

@@ -125,6 +125,14 @@ def test_decode_workers_compute_what_no_prefill_worker_can(
     assert generation.is_local
 
 
+def test_what_no_worker_can_compute_ends_though_it_has_but_one_token() -> None:
+    driver = Driver(colocated=False, local_prefill="auto")
+    for name, role in (("p", WorkerRole.PREFILL), ("d", WorkerRole.DECODE)):
+        driver.join(name, role, num_blocks=LENGTH // 4 - 1)
+    driver.submit(max_tokens=1)
+    assert driver.ends() == [ResourceExhausted]
+
+
 @pytest.mark.parametrize("max_tokens", [1, MAX_TOKENS])
 def test_prefill_goes_on_behind_many_prompts_that_only_decode_workers_can_take(
     max_tokens: int,

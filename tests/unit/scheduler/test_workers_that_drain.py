@@ -104,7 +104,10 @@ def test_without_another_worker_nobody_is_let_in(worker_id: str, role: str) -> N
 
 def test_what_will_be_done_in_time_stays_and_the_rest_goes_on_elsewhere() -> None:
     driver = Drains()
-    short, long = driver.decoding("short", max_tokens=5), driver.decoding("long", max_tokens=50)
+    short, long = (driver.decoding(name, max_tokens=50) for name in ("short", "long"))
+    for _ in range(45):
+        driver.step(short)
+    driver.effects()
     driver.join("d2", WorkerRole.DECODE)
     driver.scheduler.draining.stops("d", 4.0, now=0.0)
     (removed,) = driver.commands(Remove, "d")
@@ -129,6 +132,17 @@ def test_what_nobody_has_room_for_goes_on_where_it_is_until_somebody_has() -> No
     assert len(driver.commands(Reserve, "d2")) == 1
 
 
+def test_what_has_ended_before_somebody_has_room_for_it_does_not_begin_again() -> None:
+    driver = Drains()
+    generation = driver.decoding(max_tokens=50)
+    other = driver.drains_beside_a_full_one()
+    driver.effects()
+    driver.end(generation)
+    other.num_refused_blocks = 0
+    assert driver.commands(Reserve) == []
+    assert generation.phase is Phase.ENDED
+
+
 def test_it_goes_on_where_it_is_while_nobody_could_compute_its_context() -> None:
     driver = Drains()
     long = driver.decoding(max_tokens=50)
@@ -138,6 +152,18 @@ def test_it_goes_on_where_it_is_while_nobody_could_compute_its_context() -> None
     other.num_refused_blocks = 0
     driver.effects()
     assert long.phase is Phase.DECODING
+
+
+def test_it_stays_where_it_is_while_no_prefill_worker_is_large_enough_for_its_context() -> None:
+    driver = Drains()
+    generation = driver.decoding(max_tokens=50)
+    driver.scheduler.worker_lost("p", LOST)
+    driver.join("p2", WorkerRole.PREFILL, num_blocks=1)
+    driver.join("d2", WorkerRole.DECODE)
+    driver.scheduler.draining.stops("d", 4.0, now=0.0)
+    driver.scheduler.expire(now=4.0)
+    assert driver.events() == []
+    assert generation.phase is Phase.DECODING
 
 
 def test_what_waits_already_gets_the_room_first() -> None:
@@ -154,19 +180,25 @@ def test_what_waits_already_gets_the_room_first() -> None:
     assert long.phase is Phase.DECODING
 
 
-def test_shortly_before_the_end_all_that_is_left_goes_on_elsewhere() -> None:
+@pytest.mark.parametrize(("timeout_s", "rest_s"), [(10.0, 2.0), (2.0, 1.0)])
+def test_shortly_before_the_end_all_that_is_left_goes_on_elsewhere(
+    timeout_s: float, rest_s: float
+) -> None:
     driver = Drains()
     generation = driver.decoding(max_tokens=5)
     driver.join("d2", WorkerRole.DECODE)
-    driver.scheduler.draining.stops("d", 4.0, now=10.0)
-    assert driver.scheduler.next_deadline_s == 12.0
-    driver.scheduler.expire(now=11.5)
+    driver.scheduler._fleet.decode["d2"].num_refused_blocks = 1
+    driver.scheduler.draining.stops("d", timeout_s, now=10.0)
+    over_s = 10.0 + timeout_s - rest_s
+    assert driver.scheduler.next_deadline_s == over_s
+    driver.scheduler.expire(now=over_s - 0.5)
     assert generation.phase is Phase.DECODING
     # What is said at that time does not hide that it has come.
-    driver.hear("d", now=12.0)
-    assert driver.scheduler.next_deadline_s == 12.0
-    driver.scheduler.expire(now=12.0)
-    assert driver.commands(Reserve, "d2")
+    driver.hear("d", now=over_s)
+    assert driver.scheduler.next_deadline_s == over_s
+    driver.scheduler.expire(now=over_s)
+    assert driver.commands(Remove, "d")
+    assert generation.phase is Phase.QUEUED, "there is room or not"
     assert driver.scheduler.next_deadline_s == inf
 
 
@@ -238,6 +270,22 @@ def test_a_worker_that_stops_cannot_be_put_back() -> None:
     driver.scheduler.worker_lost("d", LOST)
     driver.join("d", WorkerRole.DECODE)
     assert driver.scheduler.is_ready, "a worker that is started anew serves"
+
+
+def test_a_worker_that_is_put_back_keeps_what_it_holds() -> None:
+    driver = Drains()
+    generation = driver.decoding(max_tokens=50)
+    draining = driver.scheduler.draining
+    for timeouts_s, over_s in (((4.0, 60.0), 3.0), ((60.0,), 59.0)):
+        for timeout_s in timeouts_s:
+            draining.cordon("d", timeout_s, now=1.0)
+            assert driver.scheduler.next_deadline_s == over_s
+        draining.uncordon("d", now=1.0)
+        assert driver.scheduler.next_deadline_s == inf
+    driver.join("d2", WorkerRole.DECODE)
+    driver.scheduler.expire(now=60.0)
+    driver.effects()
+    assert generation.phase is Phase.DECODING
 
 
 @pytest.mark.parametrize(("worker_id", "role"), [("p", "PREFILL"), ("d", "DECODE")])

@@ -116,6 +116,7 @@ async def test_both_ends_tell_what_they_did() -> None:
         assert transfer.start_ns <= sent[0].start_ns
         assert transfer.end_ns >= sent[-1].end_ns
         assert {each.sequence_id for each in sender.spans + receiver.spans} == {SEQUENCE_ID}
+        assert sender.sender.get(SEQUENCE_ID) is None, "nothing is kept of what is over"
 
 
 async def test_a_transfer_of_nothing_starts_when_it_is_finished() -> None:
