@@ -80,8 +80,11 @@ class Admission:
         `DeadlineExceeded` if so many generations of a tenant are not let in, whatever their
         lengths."""
         if missing := self._fleet.missing(self._needed_roles()):
+            is_there = any(each.info.role is missing for each in self._fleet.workers)
             raise Unavailable(
-                f"there is no {missing.name.lower()} worker", retry_after_s=RETRY_AFTER_S
+                f"there is no {missing.name.lower()} worker"
+                + (" that does not drain" if is_there else ""),
+                retry_after_s=RETRY_AFTER_S,
             )
         if num_choices > self._max_queue:
             raise InvalidRequest(

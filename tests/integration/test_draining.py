@@ -99,7 +99,7 @@ async def test_the_only_worker_finishes_what_it_has_and_takes_nothing_more() -> 
             assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
             watch.cancel()
         await stack.until(lambda: not stack.dispatcher.ready)
-        with pytest.raises(Unavailable, match="there is no decode worker"):
+        with pytest.raises(Unavailable, match="there is no decode worker that does not drain"):
             stack.submit("late", PROMPT, 1)
         by = await stream
         assert (by.num_losses, by.num_resumed_tokens) == (0, 0)
