@@ -33,11 +33,13 @@ class Places:
         """Whether one more may come, whoever it is."""
         return len(self._holders) < self._num_places
 
-    def may_have_more(self, tenant: str) -> bool:
-        """Whether one more may be a tenant's; if it has no name, that of whoever has no key."""
+    def may_have_more(self, tenant: str, holder: object = None) -> bool:
+        """Whether one more may be a tenant's, which a `holder` may have already, as nobody's or
+        another's. A tenant without a name is whoever has no key."""
         if tenant and not self._has_others:
             return True
-        return self._num_of[tenant] < TIMES_THE_REST * (self._num_places - len(self._holders))
+        num_others = len(self._holders) - (holder in self._holders)
+        return self._num_of[tenant] < TIMES_THE_REST * (self._num_places - num_others)
 
     def tenant_of(self, holder: object) -> str | None:
         """Whose a holder's place is, None if that is not known, or it has none."""

@@ -121,7 +121,8 @@ class FrontDoor:
         that may not have more an idle one gives way to it."""
         if self._places.tenant_of(connection) == tenant:
             return True
-        if self._places.may_have_more(tenant) or self._close_longest(self._idle_of[tenant]):
+        may_have = self._places.may_have_more(tenant, connection)
+        if may_have or self._close_longest(self._idle_of[tenant]):
             self._places.hold(connection, tenant)
             return True
         return False

@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack
 from itertools import count
 
 import pytest
-from http_client import POST, connection_to, read_answer, serving
+from http_client import POST, Connection, connected, post, serving, serving_one
 from scripted_service import Pause
 from starlette.types import Receive, Scope, Send
 
@@ -39,19 +39,6 @@ def bearer(tenant: str) -> bytes:
 
 
 # Turns
-
-
-async def test_who_comes_behind_a_flood_is_let_in_next() -> None:
-    turnstile, started = Turnstile(TENANTS), list[str]()
-    for _ in range(1000):
-        turnstile.enter(lambda: started.append("one"), "one")
-    turnstile.enter(lambda: started.append("other"), "other")
-    while "other" not in started:
-        await asyncio.sleep(0)
-    assert len(started) <= PER_TURN
-    while len(started) < 1001:
-        await asyncio.sleep(0)
-    assert turnstile.wait_s("one") == 0
 
 
 async def test_turns_are_by_weight_and_ones_own_in_order() -> None:
@@ -96,12 +83,10 @@ async def unasked(scope: Scope, receive: Receive, send: Send) -> None:
 )
 async def test_a_wrong_key_is_refused_at_the_head(authorization: bytes, status: int) -> None:
     counts = Counter[str]()
-    async with (
-        serving(unasked, access=ACCESS, refusals=Refusals(counts)) as port,
-        connection_to(port) as (reader, writer),
-    ):
-        writer.write(LONG + authorization + b"X-Request-Id: mine\r\n\r\n")
-        told = await reader.read()
+    refusals = Refusals(counts)
+    async with serving_one(unasked, access=ACCESS, refusals=refusals) as connection:
+        await connection.send(LONG + authorization + b"X-Request-Id: mine\r\n\r\n")
+        told = await connection.reader.read()
     assert told.startswith(b"HTTP/1.1 %d " % status)
     assert (b"www-authenticate: bearer" in told.lower()) is (status == 401)
     assert json.loads(told.partition(b"\r\n\r\n")[2])["error"]["type"] == "invalid_request_error"
@@ -112,28 +97,24 @@ async def test_a_wrong_key_is_refused_at_the_head(authorization: bytes, status: 
 async def test_what_is_open_needs_no_key_at_the_head_either(app):
     async with serving(app, access=ACCESS) as port:
         for target in (b"/live", b"/live?x=1", b"http://x/live"):
-            async with connection_to(port) as (reader, writer):
-                writer.write(b"GET %b HTTP/1.1\r\nHost: x\r\n\r\n" % target)
-                assert (await read_answer(reader))[0] == 200
+            async with connected(port) as connection:
+                await connection.send(b"GET %b HTTP/1.1\r\nHost: x\r\n\r\n" % target)
+                assert await connection.status() == 200
 
 
 async def test_a_wrong_key_behind_an_answer_does_not_cut_it(frontend, service, say):
     service.script = lambda request: [72, *[Pause.A_MOMENT] * 5, *say("ello")]
     body = b'{"prompt": "Hi", "stream": true}'
-    length = b"Content-Length: %d\r\n" % len(body)
     counts = Counter[str]()
     refusals = Refusals(counts)
     app = create_app(frontend, service, MetricsPage(), refusals)
-    async with (
-        serving(app, access=ACCESS, refusals=refusals) as port,
-        connection_to(port) as (reader, writer),
-    ):
-        writer.write(POST + bearer("one") + length + b"\r\n" + body)
-        await reader.readuntil(b'"text":"H"')
-        writer.write(POST + bearer("nobody") + length + b"\r\n" + body)
-        await reader.readuntil(b"data: [DONE]\n\n")
-        await reader.readuntil(b"0\r\n\r\n")
-        assert (await read_answer(reader))[0] == 401
+    async with serving_one(app, access=ACCESS, refusals=refusals) as connection:
+        await connection.send(post(body, bearer("one")))
+        await connection.reader.readuntil(b'"text":"H"')
+        await connection.send(post(body, bearer("nobody")))
+        await connection.reader.readuntil(b"data: [DONE]\n\n")
+        await connection.reader.readuntil(b"0\r\n\r\n")
+        assert await connection.status() == 401
     assert [request.tenant for request in service.requests] == ["one"]
     assert counts == {"UNAUTHENTICATED": 1}
 
@@ -146,12 +127,11 @@ async def test_a_request_takes_its_tenants_turn(app, service, monkeypatch):
         "enter",
         lambda self, start, tenant: (entered.append(tenant), enter(self, start, tenant)),
     )
-    body = b'{"prompt": "Hi"}'
     async with serving(app, access=ACCESS) as port:
         for tenant in ("one", "other"):
-            async with connection_to(port) as (reader, writer):
-                writer.write(POST + bearer(tenant) + b"Content-Length: 16\r\n\r\n" + body)
-                assert (await read_answer(reader))[0] == 200
+            async with connected(port) as connection:
+                await connection.send(post(b'{"prompt": "Hi"}', bearer(tenant)))
+                assert await connection.status() == 200
     assert entered == ["one", "other"]
     assert [request.tenant for request in service.requests] == ["one", "other"]
 
@@ -163,7 +143,6 @@ async def test_one_tenants_connections_leave_places_to_others(app, service):
     service.script = lambda request: [Pause.FOREVER]
     counts = Counter[str]()
     refusals = Refusals(counts)
-    body = b'{"prompt": "Hi"}'
     async with (
         serving(app, access=ACCESS, refusals=refusals, max_connections=8) as port,
         AsyncExitStack() as connections,
@@ -171,14 +150,14 @@ async def test_one_tenants_connections_leave_places_to_others(app, service):
 
         async def is_served(tenant: str) -> bool:
             """On a connection that stays, and has no answer if it is."""
-            reader, writer = await connections.enter_async_context(connection_to(port))
-            writer.write(POST + bearer(tenant) + b"Content-Length: 16\r\n\r\n" + body)
-            answer = asyncio.create_task(read_answer(reader))
+            connection = await connections.enter_async_context(connected(port))
+            await connection.send(post(b'{"prompt": "Hi"}', bearer(tenant)))
+            answer = asyncio.create_task(connection.status())
             num_requests = len(service.requests)
             while len(service.requests) == num_requests and not answer.done():
                 await asyncio.sleep(0)
             if answer.done():
-                assert answer.result()[0] == 503
+                assert answer.result() == 503
             return not answer.done()
 
         assert [await is_served("one") for _ in range(8)] == [True] * 6 + [False] * 2
@@ -194,17 +173,18 @@ async def test_a_tenants_own_idle_connections_give_way_to_its_new_ones(app):
         AsyncExitStack() as connections,
     ):
 
-        async def ask(tenant: str) -> tuple[int, asyncio.StreamReader]:
-            """On a connection that stays."""
-            reader, writer = await connections.enter_async_context(connection_to(port))
-            writer.write(b"GET /v1/models HTTP/1.1\r\nHost: x\r\n" + bearer(tenant) + b"\r\n")
-            return (await read_answer(reader))[0], reader
+        async def asked(tenant: str) -> Connection:
+            """A connection that stays."""
+            connection = await connections.enter_async_context(connected(port))
+            models = b"GET /v1/models HTTP/1.1\r\nHost: x\r\n" + bearer(tenant) + b"\r\n"
+            await connection.send(models)
+            assert (await connection.answer())[0] == 200
+            return connection
 
-        _, others = await ask("other")
-        own = [await ask("one") for _ in range(8)]
-        assert [status for status, _ in own] == [200] * 8
-        assert await own[0][1].read() == b""
-        assert not others.at_eof()
+        others = await asked("other")
+        own = [await asked("one") for _ in range(8)]
+        assert await own[0].reader.read() == b""
+        assert not others.reader.at_eof()
 
 
 async def test_so_they_do_of_a_tenant_that_has_more_than_it_would_get_by_now(

@@ -23,9 +23,9 @@ def fill(places: Places, *tenants: str) -> dict[str, int]:
 
 
 def test_one_alone_has_most_and_whoever_comes_finds_some() -> None:
-    places = Places(NUM, TENANTS)
+    places = Places(NUM, {**ONE_TENANT, "one": Tenant()})
     assert fill(places, "one")["one"] == pytest.approx(0.75 * NUM, abs=1)
-    assert fill(places, "other")["other"] >= NUM // 6
+    assert fill(places, "default")["default"] >= NUM // 6
     assert places.has_room
 
 
@@ -51,13 +51,21 @@ def test_strangers_leave_some_to_the_only_tenant() -> None:
     assert places.may_have_more("default")
 
 
+def test_the_last_place_may_be_that_of_who_has_it() -> None:
+    places, holder = Places(1, TENANTS), object()
+    places.hold(holder)
+    assert not places.may_have_more("one")
+    assert places.may_have_more("one", holder)
+
+
 def test_a_place_is_given_back_once_and_to_whose_it_was() -> None:
     places, holder = Places(4, TENANTS), object()
     places.hold(holder)
     assert places.tenant_of(holder) is None
-    places.hold(holder, "one")
-    assert len(places) == 1
-    assert places.tenant_of(holder) == "one"
+    for _ in range(4 * TIMES_THE_REST):
+        places.hold(holder, "one")
+    assert (len(places), places.tenant_of(holder)) == (1, "one")
+    assert places.may_have_more("one")
     fill(places, "one")
     assert not places.may_have_more("one")
     for _ in range(3):
@@ -65,3 +73,12 @@ def test_a_place_is_given_back_once_and_to_whose_it_was() -> None:
     assert places.may_have_more("one")
     places.hold(holder, "other")
     assert places.tenant_of(holder) == "other"
+
+
+def test_who_has_come_and_gone_holds_none() -> None:
+    places, holder = Places(NUM, TENANTS), object()
+    for _ in range(NUM):
+        for tenant in (None, "one", "other"):
+            places.hold(holder, tenant)
+        places.leave(holder)
+    assert fill(places, "one", "other") == fill(Places(NUM, TENANTS), "one", "other")
