@@ -27,11 +27,9 @@ from gateway.tenants import ONE_TENANT, Tenants
 from tandem.core.address import parse_address
 from tandem.core.errors import ConfigError
 from tandem.core.worker import WorkerRole
-from tandem.process.host import raise_open_files
+from tandem.process.host import MAX_OPEN_FILES, RESERVED_FILES, raise_open_files
 from tandem.process.settings import MAX_DRAIN_TIMEOUT_S, Host, ServiceSettings
 
-# Files and connections that are not clients' of HTTP.
-RESERVED_FILES = 256
 # Of the first number of a sequence: whichever gateways follow each other, by whatever clocks, none
 # repeats another's. All their numbers are exact in a browser, too, which has 53 bits.
 FIRST_ID_BITS = 52
@@ -178,10 +176,16 @@ class GatewaySettings(ServiceSettings):
         ]
 
     def http_limits(self) -> HttpLimits:
-        """As the settings ask for them, and as many connections as this process may have."""
-        num_files = raise_open_files() - RESERVED_FILES
+        """As the settings ask for them, and as many connections as this process may have. Raises
+        `ConfigError` if that is none."""
+        num_files = raise_open_files()
+        if num_files <= RESERVED_FILES:
+            raise ConfigError(
+                f"{num_files} files may be open, and a gateway needs {RESERVED_FILES} without its"
+                f" clients: ulimit -n {MAX_OPEN_FILES}"
+            )
         return HttpLimits(
-            max_connections=max(1, min(self.max_connections, num_files)),
+            max_connections=min(self.max_connections, num_files - RESERVED_FILES),
             max_header_bytes=self.max_header_bytes,
             header_timeout_s=self.header_timeout_s,
             body_timeout_s=self.body_timeout_s,

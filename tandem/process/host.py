@@ -10,17 +10,25 @@ from pathlib import Path, PurePosixPath
 CGROUPS = Path("/sys/fs/cgroup")
 OWN_CGROUPS = Path("/proc/self/cgroup")
 MAX_OPEN_FILES = 65536
+# Of a gateway: those that are not HTTP clients'.
+RESERVED_FILES = 256
 
 
 def raise_open_files() -> int:
     """Let this process have as many files and connections open as it is allowed to, within reason;
     how many those are. What a shell gives a process is often 1024."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = allowed_open_files()
+    if soft != resource.RLIM_INFINITY and soft < allowed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    return allowed
+
+
+def allowed_open_files() -> int:
+    """How many those will be."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_OPEN_FILES)
-    if soft == resource.RLIM_INFINITY or soft >= wanted:
-        return MAX_OPEN_FILES if soft == resource.RLIM_INFINITY else soft
-    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-    return wanted
+    return MAX_OPEN_FILES if soft == resource.RLIM_INFINITY else max(soft, wanted)
 
 
 def memory_bytes() -> int:

@@ -165,8 +165,8 @@ class Docker:
 @dataclass(frozen=True)
 class Machine:
     """`logs` None: they go to the terminal. `ports` are by the flag that sets them; `worker_ports`
-    are free, and empty if there are too few. `open_files` is the limit of file descriptors, None
-    where there is none. `refusals` is what the services have to say against their flags."""
+    are free, and empty if there are too few. `open_files`: how many a gateway may have. `refusals`
+    is what the services have to say against their flags."""
 
     python: Python
     torch: Torch | NoTorch
@@ -179,6 +179,6 @@ class Machine:
     logs: Folder | None
     ports: Mapping[str, Port]
     worker_ports: tuple[int, ...]
-    open_files: int | None
+    open_files: int
     docker: Docker
     refusals: tuple[str, ...]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
@@ -19,7 +18,7 @@ from tandem.cli.doctor.services import probe_services
 from tandem.cli.doctor.storage import probe_folder, probe_model
 from tandem.cli.fleet import FleetSettings
 from tandem.process.cores import usable_cores
-from tandem.process.host import cpu_quota, memory_bytes
+from tandem.process.host import allowed_open_files, cpu_quota, memory_bytes
 
 DOCKER_TIMEOUT_S = 5.0
 CPU_INFO = Path("/proc/cpuinfo")
@@ -43,7 +42,7 @@ def probe_machine(settings: FleetSettings, logs: Path | None) -> Machine:
             logs=probe_folder(logs) if logs else None,
             ports=probe_ports(settings),
             worker_ports=probe_worker_ports(settings),
-            open_files=_open_files(),
+            open_files=allowed_open_files(),
             torch=torch.result(),
             driver=driver.result(),
             docker=docker.result(),
@@ -74,11 +73,6 @@ def _memory() -> Memory:
     found = psutil.virtual_memory()
     usable = memory_bytes()
     return Memory(found.total, usable, min(found.available, usable))
-
-
-def _open_files() -> int | None:
-    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return None if limit == resource.RLIM_INFINITY else limit
 
 
 def _docker() -> Docker:

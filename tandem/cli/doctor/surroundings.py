@@ -8,16 +8,15 @@ from tandem.cli.amounts import format_bytes
 from tandem.cli.doctor.findings import Finding, problem, warning
 from tandem.cli.doctor.machine import Docker, Folder, HubModel, Machine, Model, NoModel, Port
 from tandem.core.device import Device, MockDevice
+from tandem.process.host import MAX_OPEN_FILES, RESERVED_FILES
 
 OTHER_CACHE = "TANDEM_CACHE=/some/folder tandem up"
 OTHER_HOST = "--host 127.0.0.1"
 OTHER_LOGS = "--log-dir /some/folder, or --verbose"
 INSTALL_PIP = "python -m ensurepip"
 FIRST_FREE_FOR_ALL = 1024
-# What a gateway and its connections to workers need by themselves, generously.
-OWN_FILES = 64
-FEW_FILES = 256
-MORE_FILES = "ulimit -n 65536"
+FEW_FILES = 512
+MORE_FILES = f"ulimit -n {MAX_OPEN_FILES}"
 
 
 def judge_flags(refusals: tuple[str, ...]) -> Iterator[Finding]:
@@ -91,13 +90,12 @@ def judge_ports(
         yield Finding("ports", f"{', '.join(map(str, [*numbers, *worker_ports]))} are free")
 
 
-def judge_open_files(limit: int | None) -> Finding:
+def judge_open_files(limit: int) -> Finding:
     """Each client takes one of the gateway's."""
-    if limit is None:
-        return Finding("files", "no limit of open files")
-    text = (
-        f"{limit:,} open files at the most: about {max(0, limit - OWN_FILES):,} clients at a time"
-    )
+    num_clients = max(0, limit - RESERVED_FILES)
+    text = f"{limit:,} open files at the most, {num_clients:,} of them for clients"
+    if not num_clients:
+        return problem("files", text, MORE_FILES)
     return warning("files", text, MORE_FILES) if limit < FEW_FILES else Finding("files", text)
 
 

@@ -41,6 +41,7 @@ from tandem.cli.doctor.machine import (
 )
 from tandem.cli.doctor.storage import DEFAULT_MODEL
 from tandem.core.installation import install_tandem
+from tandem.process.host import RESERVED_FILES
 
 
 def test_a_good_machine() -> None:
@@ -392,10 +393,12 @@ def test_no_ports_for_the_workers() -> None:
 
 
 @pytest.mark.parametrize(
-    ("limit", "level"), [(None, Level.OK), (1024, Level.OK), (128, Level.WARNING)]
+    ("limit", "level"), [(1024, Level.OK), (300, Level.WARNING), (RESERVED_FILES, Level.PROBLEM)]
 )
-def test_open_files(limit: int | None, level: Level) -> None:
-    assert about(look(open_files=limit), "files").level is level
+def test_open_files(limit: int, level: Level) -> None:
+    finding = about(look(open_files=limit), "files")
+    assert finding.level is level
+    assert f"{limit - RESERVED_FILES:,} of them for clients" in finding.text
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from tandem.bench.ports import free_port
 from tandem.core.address import Address
 from tandem.core.errors import ConfigError
 from tandem.core.worker import WorkerRole
+from tandem.process.host import RESERVED_FILES
 from tandem.process.settings import read_settings
 
 
@@ -75,6 +76,14 @@ def test_there_are_no_more_connections_than_files(monkeypatch: pytest.MonkeyPatc
     limits = GatewaySettings(max_connections=500, max_header_bytes=2048).http_limits()
     assert (limits.max_connections, limits.max_header_bytes) == (500, 2048)
     assert GatewaySettings(keep_alive_s=30).http_limits().keep_alive_s == 30
+
+
+def test_a_gateway_that_may_have_no_file_for_a_client_does_not_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("gateway.settings.raise_open_files", lambda: RESERVED_FILES)
+    with pytest.raises(ConfigError, match=r"256 files .*: ulimit -n 65536"):
+        GatewaySettings().http_limits()
 
 
 async def test_what_the_api_is_like_was_worked_out_before_anybody_asks() -> None:

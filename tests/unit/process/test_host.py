@@ -107,5 +107,7 @@ def test_as_many_files_may_be_open_as_are_allowed(
     limits: list[tuple[int, int]] = []
     monkeypatch.setattr(resource, "getrlimit", lambda which: (soft, hard))
     monkeypatch.setattr(resource, "setrlimit", lambda which, limit: limits.append(limit))
+    assert host.allowed_open_files() == allowed
+    assert limits == []
     assert host.raise_open_files() == allowed
     assert limits == ([(allowed, hard)] if raised else [])
