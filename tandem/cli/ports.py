@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from itertools import combinations
+import errno
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from itertools import combinations, islice
 
 from tandem.core.address import Address
 from tandem.core.errors import ConfigError
@@ -32,12 +35,39 @@ def require_different(ports: Mapping[str, int]) -> None:
 
 def free_ports(host: str, base: int, count: int, taken: set[int]) -> list[int]:
     """The first `count` free ports from `base` on that are not `taken`. Raises `ConfigError`."""
-    ports: list[int] = []
-    for port in range(max(1, base), LAST_PORT + 1):
-        if len(ports) == count:
-            break
-        if port not in taken and is_free(host, port):
-            ports.append(port)
-    if len(ports) < count:
+    return _first(count, _free(host, base, taken), base)
+
+
+@contextmanager
+def claimed_ports(host: str, base: int, count: int, taken: set[int]) -> Iterator[list[int]]:
+    """The same, but within the block no other process is given them by this, on Linux. What listens
+    there does so only seconds after they were found free, and not while it is started again."""
+    with ExitStack() as claims:
+        mine = (port for port in _free(host, base, taken) if _claim(port, claims))
+        yield _first(count, mine, base)
+
+
+def _free(host: str, base: int, taken: set[int]) -> Iterator[int]:
+    ports = range(max(1, base), LAST_PORT + 1)
+    return (port for port in ports if port not in taken and is_free(host, port))
+
+
+def _first(count: int, ports: Iterator[int], base: int) -> list[int]:
+    found = list(islice(ports, count))
+    if len(found) < count:
         raise ConfigError(f"there are no {count} free ports from --port-base {base} on")
-    return ports
+    return found
+
+
+def _claim(port: int, claims: ExitStack) -> bool:
+    # By a name that is known wherever the port is, in the network's namespace, and that ends with
+    # its process. The port itself would have to be given back before its server can take it.
+    claim = socket.socket(socket.AF_UNIX)
+    try:
+        claim.bind(f"\0tandem-port-{port}")
+    except OSError as error:
+        claim.close()
+        # What else it may be: such names are Linux's.
+        return error.errno != errno.EADDRINUSE
+    claims.enter_context(claim)
+    return True

@@ -94,8 +94,9 @@ def test_a_killed_worker_comes_back_and_serves(start: Callable[..., Up], role: s
     killed.kill()
     wait_until(lambda: f"starting {role}-0 again" in up.said(), "started again")
     assert f"{role}-0 died, killed by SIGKILL" in up.said()
-    wait_until(lambda: up.complete().status_code == 200, "serving again")
     assert up.child(role).pid != killed.pid
+    wait_until(lambda: f"{role}-0" in up.workers(), "joined again")
+    wait_until(lambda: up.complete().status_code == 200, "serving again")
 
 
 def wait_for_both(up: Up) -> None:

@@ -54,11 +54,18 @@ class Up:
         self.children.update(psutil.Process(self.process.pid).children())
 
     def child(self, name: str) -> psutil.Process:
-        """The gateway, or the worker of a role."""
+        """The gateway, or the worker of a role, once it runs."""
         modules = {name, f"{name}_service"}
-        children = psutil.Process(self.process.pid).children()
-        self.children.update(children)
-        return next(each for each in children if modules & set(each.cmdline()))
+        found: list[psutil.Process] = []
+
+        def is_there() -> bool:
+            children = psutil.Process(self.process.pid).children()
+            self.children.update(children)
+            found.extend(each for each in children if modules & set(each.cmdline()))
+            return bool(found)
+
+        wait_until(is_there, f"the {name} runs")
+        return found[0]
 
     def complete(self) -> httpx.Response:
         return httpx.post(

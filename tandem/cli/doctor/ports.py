@@ -10,7 +10,7 @@ import psutil
 
 from tandem.cli.doctor.machine import Port
 from tandem.cli.fleet import WORKER_HOST, FleetSettings
-from tandem.cli.ports import LAST_PORT, free_ports, require_different
+from tandem.cli.ports import LAST_PORT, claimed_ports, free_ports, require_different
 from tandem.core.errors import ConfigError
 from tandem.process.ports import is_free
 
@@ -33,9 +33,9 @@ def probe_worker_ports(settings: FleetSettings) -> tuple[int, ...]:
     """Those that the workers would take; empty if there are too few."""
     taken = {settings.http_port, settings.grpc_port}
     try:
-        return tuple(
-            free_ports(WORKER_HOST, settings.port_base, settings.topology.num_workers, taken)
-        )
+        count = settings.topology.num_workers
+        with claimed_ports(WORKER_HOST, settings.port_base, count, taken) as ports:
+            return tuple(ports)
     except ConfigError:
         return ()
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tandem.artifacts.resolve import resolve
+from tandem.bench.ports import free_port
 from tandem.cli.doctor import accelerators, probe, services, storage
 from tandem.cli.doctor.accelerators import parse_driver, probe_compiler, probe_torch
 from tandem.cli.doctor.child import Answer, ask
@@ -16,7 +17,8 @@ from tandem.cli.doctor.machine import Driver, Gpu, NoTorch, Torch
 from tandem.cli.doctor.ports import probe_ports, probe_worker_ports, program_of
 from tandem.cli.doctor.services import probe_services
 from tandem.cli.doctor.storage import DEFAULT_MODEL, probe_folder, probe_model
-from tandem.cli.fleet import PYTHON, FleetSettings
+from tandem.cli.fleet import PYTHON, WORKER_HOST, FleetSettings
+from tandem.cli.ports import claimed_ports
 from tandem.core.topology import parse_topology
 
 
@@ -239,6 +241,13 @@ def test_one_port_for_two_servers() -> None:
 
 def test_too_few_ports_for_the_workers() -> None:
     assert probe_worker_ports(settings(20001, port_base=65535)) == ()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ONLY LINUX HAS THE NAMES THAT CLAIM PORTS")
+def test_ports_that_a_fleet_has_claimed_are_not_free_for_another() -> None:
+    wanted = settings(20001, port_base=free_port())
+    with claimed_ports(WORKER_HOST, wanted.port_base, 1, set()) as claimed:
+        assert not set(claimed) & set(probe_worker_ports(wanted))
 
 
 def test_a_folder_that_is_yet_to_be_made(tmp_path: Path) -> None:
