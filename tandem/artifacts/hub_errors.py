@@ -21,7 +21,7 @@ from tandem.core.errors import ConfigError
 TOKEN_HINT = "set HF_TOKEN to a token of yours (huggingface.co/settings/tokens)"  # noqa: S105 - none
 # What the library stumbles over when something else than a hub answers.
 NO_HUB = (ValueError, KeyError, TypeError, AttributeError)
-FAILURES = (httpx2.HTTPError, httpx2.InvalidURL, OSError, *NO_HUB)
+FAILURES = (httpx2.HTTPError, httpx2.InvalidURL, OSError, ImportError, *NO_HUB)
 
 
 @contextmanager
@@ -60,6 +60,8 @@ def _message(error: Exception, reference: HubReference, endpoint: str) -> str:  
                 " pull again, which goes on where it stopped; without a network give a folder or a"
                 " .gguf file"
             )
+        case ImportError():
+            return f"the proxy of the environment cannot be used: {_reason(error)}"
         case OSError():
             return f"the download of {reference} stopped ({_reason(error)}): pull again to go on"
     return f"{endpoint} does not answer as the hub does ({_reason(error)}): check HF_ENDPOINT"

@@ -13,7 +13,6 @@ import httpx2
 from tandem.bench.http_head import authorization
 from tandem.bench.refusal import http_error_text
 from tandem.bench.tls import tls_context
-from tandem.core.proxies import NO_PROXY
 
 INTERVAL_S = 1.0
 TIMEOUT_S = 5.0
@@ -46,7 +45,7 @@ class MetricsScraper:
         async with httpx2.AsyncClient(
             headers=self._headers,
             timeout=TIMEOUT_S,
-            mounts=NO_PROXY,
+            trust_env=False,
             verify=tls_context(self._url) or False,
         ) as client:
             await self._scrape(client)

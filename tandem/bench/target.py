@@ -19,7 +19,6 @@ from tandem.bench.tls import tls_context
 from tandem.client import AsyncClient
 from tandem.core.address import Address, without_v1
 from tandem.core.errors import ConfigError, NotFound, TandemError, Unauthenticated, Unavailable
-from tandem.core.proxies import NO_PROXY
 
 PORTS = {"http": 80, "https": 443, "grpc": 50050, "grpcs": 443}
 TIMEOUT_S = 10.0
@@ -97,7 +96,7 @@ async def served_models(url: TargetUrl, api_key: str | None) -> list[str]:
     verify = tls_context(url.base) or False
     try:
         async with httpx2.AsyncClient(
-            timeout=TIMEOUT_S, headers=authorization(api_key), mounts=NO_PROXY, verify=verify
+            timeout=TIMEOUT_S, headers=authorization(api_key), trust_env=False, verify=verify
         ) as client:
             response = await client.get(f"{url.base}/v1/models")
             response.raise_for_status()

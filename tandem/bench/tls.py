@@ -1,9 +1,11 @@
-"""Whom the load tool trusts."""
+"""Whom the load tool and `tandem top` trust."""
 
 from __future__ import annotations
 
 import os
 import ssl
+
+from httpx2 import create_ssl_context
 
 from tandem.core.errors import ConfigError
 
@@ -16,10 +18,8 @@ def tls_context(url: str) -> ssl.SSLContext | None:
     authorities that the environment names cannot be read."""
     if not url.startswith("https:"):
         return None
-    context = ssl.create_default_context()
-    if path := os.environ.get(AUTHORITIES):
-        try:
-            context.load_verify_locations(path)
-        except OSError as error:
-            raise ConfigError(f"{AUTHORITIES}: no certificates in {path}: {error}") from None
-    return context
+    try:
+        return create_ssl_context()
+    except OSError as error:
+        path = os.environ.get(AUTHORITIES, "")
+        raise ConfigError(f"{AUTHORITIES}: no certificates in {path}: {error}") from None

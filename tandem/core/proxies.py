@@ -9,9 +9,6 @@ from __future__ import annotations
 
 from tandem.core.address import is_loopback
 
-# As the `mounts` of an HTTP client: no proxy for any URL.
-NO_PROXY: dict[str, None] = {"http://": None, "https://": None}
-
 
 def may_take_proxy(host: str, *, has_tls: bool) -> bool:
     """Whether a client of a server on `host` goes by the environment's proxy, if there is one."""

@@ -14,7 +14,7 @@ from up import DEADLINE_S, Up
 
 from tandem.bench.report.load_report import read_report
 
-PROXIES = ("http_proxy", "https_proxy", "grpc_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy")
+PROXIES = ("http_proxy", "https_proxy", "grpc_proxy", "HTTP_PROXY", "HTTPS_PROXY")
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,9 @@ def environment() -> Iterator[Mapping[str, str]]:
         taken.bind(("127.0.0.1", 0))
         for name in ("no_proxy", "NO_PROXY", "no_grpc_proxy"):
             patched.delenv(name, raising=False)
-        yield dict.fromkeys(PROXIES, f"http://127.0.0.1:{taken.getsockname()[1]}")
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        # A kind of which no HTTP client here makes any use, as desktops set it.
+        yield {**dict.fromkeys(PROXIES, f"http://{address}"), "all_proxy": f"socks://{address}"}
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ from urllib.parse import quote, urlsplit
 
 import httpx2
 
+from tandem.bench.tls import tls_context
 from tandem.cli.top.tick import Tick, read_tick
 from tandem.client.connection import call_metadata
 from tandem.core.address import without_v1
@@ -22,7 +23,7 @@ from tandem.core.errors import (
     Unauthenticated,
     Unavailable,
 )
-from tandem.core.proxies import NO_PROXY, may_take_proxy
+from tandem.core.proxies import may_take_proxy
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 # Ticks come four times a second.
@@ -46,15 +47,21 @@ class GatewayPage:
         api_key: str | None,
         transport: httpx2.AsyncBaseTransport | None = None,
     ) -> None:
-        """`url` is with or without `/v1`. Raises `ConfigError` for one that is none."""
+        """`url` is with or without `/v1`. Raises `ConfigError` for one that is none, and if
+        the environment's authorities or the proxy on the way there cannot be used."""
         self.url = without_v1(check_url(url or DEFAULT_URL))
-        self._client = httpx2.AsyncClient(
-            base_url=self.url,
-            headers=list(call_metadata(api_key=api_key)),
-            timeout=TIMEOUT_S,
-            transport=transport,
-            mounts=_mounts(self.url),
-        )
+        parts = urlsplit(self.url)
+        takes_proxy = may_take_proxy(parts.hostname or "", has_tls=parts.scheme == "https")
+        verify = tls_context(self.url) or False
+        with _usable_proxy():
+            self._client = httpx2.AsyncClient(
+                base_url=self.url,
+                headers=list(call_metadata(api_key=api_key)),
+                timeout=TIMEOUT_S,
+                transport=transport,
+                trust_env=takes_proxy,
+                verify=verify,
+            )
 
     async def __aenter__(self) -> GatewayPage:
         return self
@@ -97,19 +104,22 @@ class GatewayPage:
 def check_url(url: str) -> str:
     """The URL. Raises `ConfigError` if it is that of no page."""
     try:
+        httpx2.URL(url)
         parts = urlsplit(url)
         is_good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:
+    except (ValueError, httpx2.InvalidURL):
         is_good = False
     if not is_good:
         raise ConfigError(f"{url!a:.80} is no URL: write {DEFAULT_URL}", param="url")
     return url
 
 
-def _mounts(url: str) -> dict[str, None]:
-    parts = urlsplit(url)
-    takes_proxy = may_take_proxy(parts.hostname or "", has_tls=parts.scheme == "https")
-    return {} if takes_proxy else NO_PROXY
+@contextmanager
+def _usable_proxy() -> Iterator[None]:
+    try:
+        yield
+    except (ImportError, ValueError, httpx2.InvalidURL) as error:
+        raise ConfigError(f"the proxy of the environment cannot be used: {error}") from error
 
 
 @contextmanager

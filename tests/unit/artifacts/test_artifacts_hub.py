@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 import tiny_gguf
 from fake_hub import COMMIT, FakeHub, running_hub
+from huggingface_hub import close_session
 from safetensors.numpy import save
 
 from tandem.artifacts.cache import downloads_dir, models_dir
@@ -336,6 +338,14 @@ def test_without_a_network(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     no_folder = f"there is no folder {REPO!r} here"
     with pytest.raises(ConfigError, match=rf"{no_folder}, and http://127\.0\.0\.1:9 .*\.gguf file"):
+        resolve(REPO)
+
+
+def test_by_a_proxy_that_is_of_no_use(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("all_proxy", "socks5h://127.0.0.1:9")
+    monkeypatch.setitem(sys.modules, "socksio", None)
+    close_session()
+    with pytest.raises(ConfigError, match=r"proxy of the environment .*socksio"):
         resolve(REPO)
 
 

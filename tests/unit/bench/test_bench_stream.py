@@ -37,6 +37,11 @@ def text(content: str = "x", **more: Any) -> dict[str, Any]:
     return {"choices": [{"index": 0, "text": content}], **more}
 
 
+def end(completion: int = 3, prompt: int = 3) -> list[bytes]:
+    """Of a stream that says at its end how many tokens it had."""
+    return [event({"choices": [], "usage": usage(completion, prompt)}), event(DONE)]
+
+
 @asynccontextmanager
 async def serving(parts: Sequence[bytes], head: bytes = OK) -> AsyncIterator[Endpoint]:
     """A server whose every answer is `parts`, each a chunk of HTTP that is sent by itself."""
@@ -72,35 +77,25 @@ def counts(answer: Answer) -> list[int]:
     return [count for _, count in answer.arrivals]
 
 
-async def test_usage_with_each_chunk_says_how_many_tokens_it_has() -> None:
-    answer = await ask(
-        event(text(usage=usage(1))),
-        event(text("", usage=usage(1))),
-        event(text("xy", usage=usage(3))),
-        event({"choices": [], "usage": usage(3)}) + event(DONE),
-    )
-    assert answer.problem() == ""
-    assert counts(answer) == [1, 3]
-
-
-async def test_timings_do_as_well() -> None:
-    answer = await ask(
-        *(event(text(timings={"predicted_n": number})) for number in (1, 3)),
-        event({"choices": [], "usage": usage(3)}) + event(DONE),
-    )
-    assert (answer.problem(), counts(answer)) == ("", [1, 3])
-
-
-async def test_a_server_that_says_nothing_sends_a_token_a_chunk() -> None:
-    chunks = [event(text()) for _ in range(3)]
-    answer = await ask(*chunks, event({"choices": [], "usage": usage(3)}), event(DONE))
-    assert (answer.problem(), counts(answer)) == ("", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("chunks", "expected"),
+    [
+        ([text(usage=usage(1)), text("", usage=usage(1)), text("xy", usage=usage(3))], [1, 3]),
+        ([text(timings={"predicted_n": number}) for number in (1, 3)], [1, 3]),
+        # A server that says nothing sends a token a chunk.
+        ([text()] * 3, [1, 2, 3]),
+    ],
+    ids=["usage", "timings", "nothing"],
+)
+async def test_each_chunk_says_how_many_tokens_it_has(
+    chunks: list[dict[str, Any]], expected: list[int]
+) -> None:
+    answer = await ask(*map(event, chunks), *end())
+    assert (answer.problem(), counts(answer)) == ("", expected)
 
 
 async def test_unless_its_usage_says_otherwise() -> None:
-    answer = await ask(
-        event(text()), event(text("xy")), event({"choices": [], "usage": usage(3)}), event(DONE)
-    )
+    answer = await ask(event(text()), event(text("xy")), *end())
     assert "3 tokens in 2 chunks" in answer.problem()
 
 
@@ -228,25 +223,23 @@ async def lenient(*parts: bytes, chat: bool = False, num_output: int = 3) -> Ans
     return answer
 
 
-async def test_a_total_at_the_end_settles_what_chunks_did_not_say() -> None:
-    answer = await lenient(
-        event(text()), event(text("xy")), event({"choices": [], "usage": usage(3)}), event(DONE)
-    )
-    assert (answer.problem(), counts(answer)) == ("", [1, 3])
-
-
-async def test_more_chunks_than_tokens_are_settled_as_well() -> None:
-    pieces = [event(text()) for _ in range(4)]
-    answer = await lenient(*pieces, event({"choices": [], "usage": usage(3)}), event(DONE))
-    assert (answer.problem(), counts(answer)) == ("", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("chunks", "expected"),
+    [([text(), text("xy")], [1, 3]), ([text()] * 4, [1, 2, 3])],
+    ids=["fewer chunks", "more chunks"],
+)
+async def test_a_total_at_the_end_settles_what_chunks_did_not_say(
+    chunks: list[dict[str, Any]], expected: list[int]
+) -> None:
+    answer = await lenient(*map(event, chunks), *end())
+    assert (answer.problem(), counts(answer)) == ("", expected)
 
 
 async def test_a_chat_is_timed_by_its_deltas() -> None:
     deltas = [{"role": "assistant", "content": ""}, {"content": "x"}, {"content": "y"}]
     answer = await lenient(
         *(event({"choices": [{"delta": each}]}) for each in deltas),
-        event({"choices": [], "usage": usage(2, prompt=40)}),
-        event(DONE),
+        *end(2, prompt=40),
         chat=True,
         num_output=2,
     )
@@ -266,8 +259,7 @@ async def test_a_delta_of_whatever_kind_is_a_token(delta: dict[str, Any]) -> Non
     deltas = [{"role": "assistant", "content": "", "tool_calls": []}, delta, {"content": "y"}]
     answer = await lenient(
         *(event({"choices": [{"delta": each}]}) for each in deltas),
-        event({"choices": [], "usage": usage(2)}),
-        event(DONE),
+        *end(2),
         chat=True,
         num_output=2,
     )
@@ -280,7 +272,7 @@ async def test_what_the_server_does_not_count_is_told() -> None:
     assert (answer.problem(), answer.num_tokens, answer.is_counted) == ("", 3, False)
     answer = await lenient(*pieces[1:], event(DONE))
     assert "2 pieces, whose tokens the server does not count, came" in answer.problem()
-    answer = await lenient(*pieces, event({"choices": [], "usage": usage(3)}), event(DONE))
+    answer = await lenient(*pieces, *end())
     assert answer.is_counted
 
 

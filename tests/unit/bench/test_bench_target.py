@@ -8,6 +8,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from tandem.bench import tls
 from tandem.bench.answer import Answer
 from tandem.bench.completion_stream import Endpoint
 from tandem.bench.metrics_scraper import MetricsScraper
@@ -59,8 +60,8 @@ async def test_authorities_are_read_once_and_not_for_each_request(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     made: list[ssl.SSLContext] = []
-    make = ssl.create_default_context
-    monkeypatch.setattr(ssl, "create_default_context", lambda: made.append(make()) or made[-1])
+    make = tls.create_ssl_context
+    monkeypatch.setattr(tls, "create_ssl_context", lambda: made.append(make()) or made[-1])
     async with asking(parse_target("https://127.0.0.1:1"), Asking("m")) as ask:
         answers = [Answer(Prompt((7,), 1), 0.0) for _ in range(3)]
         for answer in answers:

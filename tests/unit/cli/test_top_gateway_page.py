@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import httpx2
 import orjson
@@ -125,6 +126,7 @@ async def test_an_order_may_be_refused(status: int, kind: type[TandemError]) -> 
         "http://host:99999",
         "http://host:x",
         "http://[::1",
+        "http://host/\x01",
     ],
 )
 def test_what_is_no_url_is_refused(url: str) -> None:
@@ -140,3 +142,12 @@ def test_a_url_may_be_that_of_openais_clients(url: str) -> None:
 def test_a_gateway_on_this_machine_need_not_be_named() -> None:
     for url in (None, ""):
         assert GatewayPage(url, None).url == "http://127.0.0.1:8000"
+
+
+def test_authorities_that_cannot_be_read_are_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "none.pem"))
+    assert GatewayPage("http://host", None).url == "http://host"
+    with pytest.raises(ConfigError, match=r"SSL_CERT_FILE: .*none\.pem"):
+        GatewayPage("https://host", None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
@@ -11,7 +12,7 @@ import pytest
 
 from tandem import AsyncClient, Client
 from tandem.cli.top.gateway_page import GatewayPage
-from tandem.core.errors import DeadlineExceeded, Unavailable
+from tandem.core.errors import ConfigError, DeadlineExceeded, Unavailable
 
 TIMEOUT_S = 5.0
 # No name server knows it.
@@ -68,3 +69,17 @@ async def test_nor_does_a_page_otherwise(
         with suppress(Unavailable):
             await page.undrain("decode-0")
     assert bool(asked) == takes_it
+
+
+UNUSABLE = ["socks://127.0.0.1:9", "socks5h://127.0.0.1:9", "http://127.0.0.1:port"]
+
+
+@pytest.mark.parametrize("proxy", UNUSABLE)
+def test_a_page_elsewhere_says_that_the_proxy_is_of_no_use(
+    monkeypatch: pytest.MonkeyPatch, proxy: str
+) -> None:
+    monkeypatch.setenv("all_proxy", proxy)
+    monkeypatch.setitem(sys.modules, "socksio", None)
+    with pytest.raises(ConfigError, match="proxy of the environment"):
+        GatewayPage(f"https://{ELSEWHERE}", None)
+    assert GatewayPage(f"http://{ELSEWHERE}", None).url == f"http://{ELSEWHERE}"
