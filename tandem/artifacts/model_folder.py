@@ -16,7 +16,7 @@ from tandem.artifacts.json_object import JsonObject, read_json_object
 from tandem.artifacts.provenance import Provenance
 from tandem.artifacts.safetensors_header import read_safetensors_header
 from tandem.artifacts.special_tokens import eos_token_id
-from tandem.artifacts.tokenizer import Tokenizer
+from tandem.artifacts.tokenizer import Tokenizer, read_chat_templates
 from tandem.core.errors import ConfigError
 
 SINGLE_FILE = "model.safetensors"
@@ -100,6 +100,11 @@ class ModelFolder:
     def weight_bytes(self) -> int:
         """Size of the weight files together."""
         return sum(file.stat().st_size for file in self.weight_files)
+
+    @property
+    def has_chat_template(self) -> bool:
+        """Raises `ConfigError` if it cannot be read."""
+        return bool(read_chat_templates(self.path))
 
     def tokenizer(self) -> Tokenizer:
         """The model's tokenizer, read anew. Raises `ConfigError`."""

@@ -96,6 +96,12 @@ def _gguf_file(model: str) -> Path | None:
 
 
 def _hub_reference(model: str) -> HubReference:
+    if os.path.isfile(os.path.expanduser(model)):
+        raise ConfigError(
+            f"{model} is a file: give the folder that it is in, in Hugging Face's layout, or a"
+            " file whose name ends in .gguf",
+            param="model",
+        )
     if reference := HubReference.parse(model):
         return reference
     raise ConfigError(

@@ -51,7 +51,7 @@ class Tokenizer:
         `special_tokens_map.json` and `chat_template.jinja`. Raises `ConfigError`."""
         tokenizer = _read_tokenizer(folder / "tokenizer.json")
         tokens = special_tokens(folder)
-        sources = _read_chat_templates(folder)
+        sources = read_chat_templates(folder)
         templates = {name: ChatTemplate(source, tokens) for name, source in sources.items()}
         return cls(tokenizer, templates.get(FOR_CHAT), templates.get(FOR_TOOLS))
 
@@ -178,7 +178,7 @@ def _is_panic(error: BaseException) -> bool:
     return type(error).__module__ == "pyo3_runtime"
 
 
-def _read_chat_templates(folder: Path) -> dict[str, str]:
+def read_chat_templates(folder: Path) -> dict[str, str]:
     """By `FOR_CHAT` and `FOR_TOOLS`, what there is of them."""
     file = folder / "chat_template.jinja"
     if file.exists() and (source := _template_file(file)):

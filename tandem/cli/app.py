@@ -9,6 +9,7 @@ import inspect
 import os
 import signal
 import sys
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated
 
@@ -38,6 +39,9 @@ FORWARD = {"allow_extra_args": True, "ignore_unknown_options": True, "help_optio
 
 def app() -> None:
     """The `tandem` command; a `TandemError` becomes one line and exit status 1."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        # In a locale without the signs of a chart, or of an answer, a question mark.
+        sys.stdout.reconfigure(errors="replace")
     # gRPC would write lines of its own beside ours, and can be told only before it is imported.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:

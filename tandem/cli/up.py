@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Coroutine
-from contextlib import suppress
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from tandem.artifacts.model_folder import ModelFolder
 from tandem.artifacts.progress import terminal_progress
 from tandem.artifacts.resolve import resolve
 from tandem.cli.fleet import WORKER_HOST, Fleet, FleetSettings, plan_fleet
-from tandem.cli.ports import free_ports, require_different, require_free
+from tandem.cli.ports import claimed_ports, require_different, require_free
 from tandem.cli.readiness import until_ready
 from tandem.cli.supervisor import Supervisor
 from tandem.cli.welcome import welcome
@@ -71,30 +71,33 @@ def run_up(
             f"nothing reads {name}" + (f": was {nearest} meant?" if nearest else ""), style="yellow"
         )
     _check_device(settings.device)
-    fleet = _plan(settings)
-    folder = _resolve_model(settings)
-    if isinstance(parse_device(settings.device), CpuDevice) and (line := slow_path(folder.config)):
-        console.print(f"[bold yellow]{escape(line)}[/]", soft_wrap=True)
-    logs = None if verbose else _new_logs(log_dir or default_logs(settings), fleet)
-    supervisor = Supervisor(
-        fleet,
-        logs,
-        lambda text: console.print(f"[bold red]{escape(text)}[/]", soft_wrap=True),
-        DRAIN_TIMEOUT_S if drain_timeout_s is None else drain_timeout_s,
-    )
-    if line := fleet.core_line():
-        console.print(f"[dim]cores: {line}[/]")
-    status = console.status(f"starting {len(fleet.services)} processes", spinner="dots")
-
-    def on_ready() -> None:
-        status.stop()
-        welcome(console, settings, fleet, folder.name, logs)
-
-    with status:
-        serving = supervisor.run(
-            until_ready(local_host(settings.host), settings.http_port, start_timeout_s), on_ready
+    with _planned(settings) as fleet:
+        folder = _resolve_model(settings)
+        if isinstance(parse_device(settings.device), CpuDevice) and (
+            line := slow_path(folder.config)
+        ):
+            console.print(f"[bold yellow]{escape(line)}[/]", soft_wrap=True)
+        logs = None if verbose else _new_logs(log_dir or default_logs(settings), fleet)
+        supervisor = Supervisor(
+            fleet,
+            logs,
+            lambda text: console.print(f"[bold red]{escape(text)}[/]", soft_wrap=True),
+            DRAIN_TIMEOUT_S if drain_timeout_s is None else drain_timeout_s,
         )
-        asyncio.run(_until_signal(serving, supervisor, console))
+        if line := fleet.core_line():
+            console.print(f"[dim]cores: {line}[/]")
+        status = console.status(f"starting {len(fleet.services)} processes", spinner="dots")
+
+        def on_ready() -> None:
+            status.stop()
+            welcome(console, settings, fleet, folder.name, logs, can_chat=folder.has_chat_template)
+
+        with status:
+            serving = supervisor.run(
+                until_ready(local_host(settings.host), settings.http_port, start_timeout_s),
+                on_ready,
+            )
+            asyncio.run(_until_signal(serving, supervisor, console))
     console.print("bye")
 
 
@@ -131,13 +134,16 @@ def _check_device(text: str) -> None:
         raise ConfigError(f"device {text} needs torch: {install_tandem(extra='torch')}")
 
 
-def _plan(settings: FleetSettings) -> Fleet:
+@contextmanager
+def _planned(settings: FleetSettings) -> Iterator[Fleet]:
+    """The fleet, whose workers' ports are its own within the block."""
     require_different({"--http-port": settings.http_port, "--grpc-port": settings.grpc_port})
     require_free(settings.host, settings.http_port, "--http-port")
     require_free(settings.host, settings.grpc_port, "--grpc-port")
     taken = {settings.http_port, settings.grpc_port}
-    ports = free_ports(WORKER_HOST, settings.port_base, settings.topology.num_workers, taken)
-    return plan_fleet(settings, ports, usable_cores())
+    count = settings.topology.num_workers
+    with claimed_ports(WORKER_HOST, settings.port_base, count, taken) as ports:
+        yield plan_fleet(settings, ports, usable_cores())
 
 
 def slow_path(config: ModelConfig) -> str:

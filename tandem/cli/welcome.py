@@ -17,13 +17,21 @@ from tandem.wire.metadata import API_KEY_VARIABLE
 
 # Where the other commands look if they are not told.
 DEFAULT_HTTP, DEFAULT_GRPC = Address("127.0.0.1", 8000), Address("127.0.0.1", 50050)
-BODY = '{"model": "default", "messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 64}'
+MESSAGES = '"messages": [{"role": "user", "content": "Hello!"}]'
+PROMPT = '"prompt": "Once upon a time"'
 
 
 def welcome(
-    console: Console, settings: FleetSettings, fleet: Fleet, model_name: str, logs: Path | None
+    console: Console,
+    settings: FleetSettings,
+    fleet: Fleet,
+    model_name: str,
+    logs: Path | None,
+    *,
+    can_chat: bool,
 ) -> None:
-    """Print addresses, and what to do next, in lines that can be pasted."""
+    """Print addresses, and what to do next, in lines that can be pasted. `can_chat`: whether the
+    model has a chat template."""
     host = local_host(settings.host)
     http, grpc = Address(host, settings.http_port), Address(host, settings.grpc_port)
     url = f"http://{http}"
@@ -46,15 +54,13 @@ def welcome(
     headers = "-H 'Content-Type: application/json'"
     if settings.needs_key:
         headers += f' \\\n  -H "Authorization: Bearer ${API_KEY_VARIABLE}"'
+    path, asked = ("chat/completions", MESSAGES) if can_chat else ("completions", PROMPT)
+    body = f'{{"model": "default", {asked}, "max_tokens": 64}}'
     # Outside the panel, whose border would be copied along.
-    console.print(
-        f"curl {url}/v1/chat/completions {headers} \\\n  -d '{BODY}'",
-        markup=False,
-        soft_wrap=True,
-    )
+    console.print(f"curl {url}/v1/{path} {headers} \\\n  -d '{body}'", markup=False, soft_wrap=True)
     chat = "chat" if grpc == DEFAULT_GRPC else f"chat --address {grpc}"
     top = "top" if http == DEFAULT_HTTP else f"top --url {url}"
-    for command in (chat, top):
+    for command in (chat, top) if can_chat else (top,):
         console.print(f"{_own_name()} {command}", markup=False, soft_wrap=True)
     console.print("[dim]Ctrl-C to stop[/]")
 

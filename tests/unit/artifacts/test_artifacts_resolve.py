@@ -69,6 +69,15 @@ def test_a_folder(make_folder: Callable[..., Path]) -> None:
     assert resolve(str(make_folder())).name == "tiny-llama"
 
 
+def test_a_file_of_a_folder_is_no_model_of_the_hubs(
+    make_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_folder()
+    monkeypatch.chdir(folder.parent)
+    with pytest.raises(ConfigError, match=r"Tiny-Llama/config\.json is a file: give the folder"):
+        resolve(f"{folder.name}/config.json")
+
+
 def test_a_gguf_file_is_imported_once(tmp_path: Path) -> None:
     path = tiny_gguf.write(tmp_path / "Tiny.gguf")
     stages: list[str] = []

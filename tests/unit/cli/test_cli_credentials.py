@@ -67,7 +67,7 @@ def test_the_welcome_says_what_a_client_needs(
 ) -> None:
     output = io.StringIO()
     fleet = plan_fleet(settings, [50051], [0])
-    welcome(Console(file=output, width=200), settings, fleet, "mock", None)
+    welcome(Console(file=output, width=200), settings, fleet, "mock", None, can_chat=True)
     said = output.getvalue()
     assert ("Authorization: Bearer $TANDEM_API_KEY" in said) is says_key
     assert ("no API keys" in said) is warns

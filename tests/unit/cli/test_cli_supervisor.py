@@ -26,14 +26,17 @@ for number in (signal.SIGINT, signal.SIGTERM):
 STUBBORN = ON_STOP.format(handler="signal.SIG_IGN") + SLEEP
 # Says by which signal it ends. Not by `print`, which it may be in.
 ORDERLY = ON_STOP.format(handler="lambda *it: (os.write(1, b'%d\\n' % it[0]), sys.exit())") + SLEEP
-# As a service does: takes some time for what is under way, if it may.
+# As a service does: waits for what is under way, here until there is a file, if it may.
 DRAINING = """
 import asyncio, os
 from tandem.process.lifetime import StopSignals
 
 async def finish():
     print("asked", flush=True)
-    await asyncio.sleep(1)
+    while not os.path.exists({over!r}):
+        await asyncio.sleep(0.01)
+    # Whoever has asked again by then is heard.
+    await asyncio.sleep(0.01)
     print("finished", flush=True)
 
 async def serve():
@@ -186,14 +189,18 @@ async def test_who_ends_the_supervisor_and_its_children_cuts_nothing(
     tmp_path: Path, name: str
 ) -> None:
     """As systemd does."""
-    run = Run(fleet(DRAINING, DRAINING), tmp_path)
-    pids = {each: await run.pid(each) for each in ("decode-0", "gateway")}
+    over = {each: tmp_path / f"{each} is through" for each in ("decode-0", "gateway")}
+    run = Run(fleet(*(DRAINING.format(over=str(path)) for path in over.values())), tmp_path)
+    pids = {each: await run.pid(each) for each in over}
+    for other in over.keys() - {name}:
+        over[other].touch()
     run.supervisor.drains = True
     run.task.cancel()
     log = tmp_path / f"{name}.log"
     while "asked" not in log.read_text():
         await asyncio.sleep(0.01)
     os.kill(pids[name], signal.SIGTERM)
+    over[name].touch()
     await asyncio.wait([run.task])
     assert "finished" in log.read_text()
 

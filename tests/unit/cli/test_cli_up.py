@@ -180,6 +180,22 @@ def test_a_command_has_no_lines_of_grpcs_among_its_own(monkeypatch: pytest.Monke
     assert os.environ["GRPC_VERBOSITY"] == "NONE"
 
 
+def test_what_a_terminal_cannot_show_is_a_question_mark(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "models" / "clair-\u4e08"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{")
+    monkeypatch.setenv("TANDEM_CACHE", str(tmp_path))
+    stdout = io.TextIOWrapper(io.BytesIO(), encoding="latin-1")
+    monkeypatch.setattr(sys, "stdout", stdout)
+    monkeypatch.setattr(sys, "argv", ["tandem", "models"])
+    with pytest.raises(SystemExit) as end:
+        app()
+    stdout.seek(0)
+    assert (end.value.code, "clair-? (" in stdout.read()) == (0, True)
+
+
 def test_a_model_is_fetched_though_nobody_can_be_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", GoneStream(BrokenPipeError(32, "Broken")))
     with terminal_progress("default") as progress:

@@ -12,13 +12,13 @@ from tandem.cli.welcome import welcome
 from tandem.core.topology import parse_topology
 
 
-def printed(host: str, http_port: int = 8000, grpc_port: int = 50050) -> str:
+def printed(host: str, http_port: int = 8000, grpc_port: int = 50050, can_chat: bool = True) -> str:
     settings = FleetSettings(
         parse_topology("1p1d"), "mock", "mock:h100", host, http_port, grpc_port, 50051
     )
     fleet = plan_fleet(settings, [50051, 50052], [0])
     console = Console(file=StringIO(), width=200)
-    welcome(console, settings, fleet, "mock", None)
+    welcome(console, settings, fleet, "mock", None, can_chat=can_chat)
     assert isinstance(console.file, StringIO)
     return console.file.getvalue()
 
@@ -45,3 +45,10 @@ def test_all_others_are_named(host: str, ports: tuple[int, int], http: str, grpc
     assert f"curl http://{http}/v1/chat/completions" in said
     assert f"chat --address {grpc}\n" in said
     assert f"top --url http://{http}\n" in said
+
+
+def test_a_model_without_a_chat_template_is_given_a_prompt() -> None:
+    said = printed("127.0.0.1", can_chat=False)
+    assert "/v1/completions -H" in said
+    assert '"prompt": ' in said
+    assert "chat" not in said
