@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 def build_engine(settings: WorkerSettings, folder: ModelFolder) -> Engine:
-    """Load the model onto the device. Raises `ConfigError`."""
+    """Load the model onto the device, and warm up. Raises `ConfigError`."""
     has_kernels = takes_kernels(settings, folder.config)
     check_fit(settings, folder.config, has_kernels=has_kernels)
     max_model_len = settings.max_model_len or folder.config.max_position_embeddings
@@ -48,8 +48,8 @@ def build_engine(settings: WorkerSettings, folder: ModelFolder) -> Engine:
                 return _torch_engine(settings, folder, device, max_model_len, has_kernels)
     except MemoryError as error:
         raise ConfigError(
-            f"{settings.device} has too little free memory for the weights and the KV blocks: write"
-            " less",
+            f"{settings.device} has too little free memory for the weights, the KV blocks and a"
+            " step: write less",
             param="num_blocks" if settings.num_blocks else "memory_share",
         ) from error
 
@@ -62,7 +62,7 @@ def _fake_engine(
     num_blocks = settings.num_blocks or mock_num_blocks(
         f"mock:{profile_name}", profile, settings.memory_share, settings.block_size
     )
-    return FakeEngine(
+    engine = FakeEngine(
         ModelInfo(
             name=folder.name,
             fingerprint=folder.fingerprint,
@@ -80,6 +80,8 @@ def _fake_engine(
         verify=settings.mock_verify,
         runs_ahead=settings.mock_runs_ahead,
     )
+    engine.warm_up()
+    return engine
 
 
 def _torch_engine(
@@ -108,7 +110,7 @@ def _torch_engine(
         settings, folder, device, dtype, num_sharers, max_model_len
     )
     try:
-        return TorchEngine(
+        engine = TorchEngine(
             folder,
             device,
             dtype=dtype,
@@ -121,8 +123,11 @@ def _torch_engine(
             decodes=settings.decodes,
             observer=LogitsDump(Path(settings.dump_logits)) if settings.dump_logits else None,
         )
+        # What its first steps take may be what there is no memory for.
+        engine.warm_up()
     except torch.OutOfMemoryError as error:  # a GPU's, to Python a `RuntimeError`
         raise MemoryError(str(error)) from error
+    return engine
 
 
 def _num_blocks(

@@ -112,10 +112,7 @@ def _load_engine(settings: WorkerSettings, injector: FaultInjector | None) -> En
     engine's thread there would be more of them than cores, and OpenMP would put each to sleep
     whenever it waits for the others: a third of the time of a small step."""
     engine = build_engine(settings, resolve(settings.model, LoggedProgress()))
-    if injector:
-        engine = FaultyEngine(engine, injector)
-    engine.warm_up()
-    return engine
+    return FaultyEngine(engine, injector) if injector else engine
 
 
 def _on_a_thread(load: Callable[[], Engine]) -> Engine:

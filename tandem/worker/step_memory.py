@@ -18,9 +18,9 @@ MOST_TOKENS = 8192
 MOST_ROWS = 256
 ROWS_AT_A_TIME = 32
 SAMPLING_BYTES = 12 * 8
-# Logits as products give them: those that the recorded steps leave, the library's product in such
-# a step, and those of one that is launched kernel by kernel.
-NUM_LOGITS = 3
+# Logits as products give them: those that the recorded steps leave, and those of a step that is
+# launched kernel by kernel.
+NUM_LOGITS = 2
 
 
 @dataclass(frozen=True, slots=True)

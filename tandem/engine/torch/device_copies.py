@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from tandem.engine.torch.kv_copies import BlockTable, Bytes, exact_bytes
+from tandem.engine.torch.placement import current
 from tandem.engine.torch.stored_layers import StoredEvent, record_event
 from tandem.engine.torch.triton_kernels import copy_blocks
 
@@ -37,7 +38,9 @@ class DeviceStream:
 
     def queue(self, launch: Callable[[], None]) -> StoredEvent:
         try:
-            with torch.cuda.stream(self._stream):
+            # From another GPU's stream torch goes back to the thread's GPU, the first, by a call
+            # that takes memory of that one, and fails if it is another process's alone.
+            with current(self._stream.device), torch.cuda.stream(self._stream):
                 launch()
                 return record_event()
         except BaseException:

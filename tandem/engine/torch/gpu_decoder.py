@@ -71,7 +71,8 @@ class GpuDecoder:
 
     def logits(self, rows: GpuRows, last_tokens: Tensor, out: Tensor) -> Tensor:
         """Logits [rows, vocab_size], in `out`; the rest as in `residuals`."""
-        return out.copy_(self.head(*self.residuals(rows, last_tokens)))
+        normed = self._normed(*self.residuals(rows, last_tokens))
+        return torch.mm(normed, self._weights.lm_head.weight.T, out=out)
 
     def residuals(
         self, rows: GpuRows, last_tokens: Tensor, on_layer: LayerHook | None = None
@@ -98,11 +99,13 @@ class GpuDecoder:
     ) -> Tensor:
         """Logits of what `residuals` gives, which changes unless only those of `logit_rows` are
         wanted."""
-        weights, eps = self._weights, self._config.rms_norm_eps
         if logit_rows is not None:
             hidden = hidden[logit_rows]
             delta = delta[logit_rows] if delta is not None else None
-        return weights.lm_head(add_rms_norm(hidden, delta, weights.final_norm, eps))
+        return self._weights.lm_head(self._normed(hidden, delta))
+
+    def _normed(self, hidden: Tensor, delta: Tensor | None) -> Tensor:
+        return add_rms_norm(hidden, delta, self._weights.final_norm, self._config.rms_norm_eps)
 
     def few_logits(
         self,

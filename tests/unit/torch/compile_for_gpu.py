@@ -1,6 +1,6 @@
-"""Compiles what a decoder's steps launch for a GPU that is not here, through the very calls that
-launch it, and prints a line of JSON for each kernel. Run by `test_triton_compiles.py`, since Triton
-interprets in the tests' own process.
+"""Compiles what a decoder's steps, and copies of KV, launch for a GPU that is not here, through the
+very calls that launch it, and prints a line of JSON for each kernel. Run by
+`test_triton_compiles.py`, since Triton interprets in the tests' own process.
 
     python compile_for_gpu.py MODEL CAPABILITY PROCESSORS SHARED_KIB
 """
@@ -18,6 +18,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
 import triton
 from triton.backends.compiler import GPUTarget
@@ -29,6 +30,7 @@ from tandem.core.plan import SampleSpec
 from tandem.core.sampling_params import SamplingParams
 from tandem.engine.torch import triton_products
 from tandem.engine.torch.decode_graph import HostRows, _rows
+from tandem.engine.torch.device_copies import DeviceCopies
 from tandem.engine.torch.gpu_decoder import GpuDecoder, GpuRows
 from tandem.engine.torch.gpu_inputs import GpuInputs
 from tandem.engine.torch.graph_trial import trial_plan
@@ -197,6 +199,9 @@ def main(model: str, capability: int, count: int, shared_bytes: int) -> None:
     layout = KVLayout(config.num_layers, config.num_kv_heads, config.head_dim, 16, "bfloat16")
     pool = TorchKVPool(layout, 80, CPU)
     rotary = RotaryEmbedding(config, MAX_MODEL_LEN, CPU)
+    copies = DeviceCopies(pool._items)
+    for is_read in (True, False):
+        copies.begin_staged(0, range(1), np.zeros(1, np.int64), 16, is_read=is_read).close()
     decoder = GpuDecoder(config, weights(config, torch.bfloat16), rotary, pool)
     last_tokens = torch.zeros(1, dtype=torch.int64)
     prompt = trial_plan(1, 16, 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from contextlib import closing
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ pytest.importorskip("triton", reason="TRITON IS NOT INSTALLED: a GPU's copies ar
 from tandem.core.kv import KVLayout, Plane
 from tandem.engine.protocols import KVRead, KVWrite
 from tandem.engine.torch import device_copies
-from tandem.engine.torch.device_copies import DeviceCopies, Staging
+from tandem.engine.torch.device_copies import DeviceCopies, DeviceStream, Staging
 from tandem.engine.torch.kv_pool import TorchKVPool
 
 LAYOUT = KVLayout(3, 2, 4, 8, "bfloat16")
@@ -246,3 +247,51 @@ def test_bytes_of_another_size_are_refused_and_hold_nothing(side: Pool) -> None:
         with pytest.raises(ValueError, match="bytes"):
             side.pool.write(Plane.KEY, LAYERS, TABLES[0], TOKENS, memoryview(bytes(size)))
     assert side.num_stagings == 1
+
+
+class Gpus:
+    """As many as a thread asks for, of which it is at one: as torch goes from one to the other.
+    `taken` are those of which it has memory then."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.at = 0
+        self.taken: set[int] = set()
+        for name in ("current_stream", "set_stream", "Stream", "_get_device_index"):
+            monkeypatch.setattr(torch.cuda, name, getattr(self, name))
+        monkeypatch.setattr(torch.cuda, "_exchange_device", self._exchange)
+        monkeypatch.setattr(torch.cuda, "_maybe_exchange_device", self._exchange_if_taken)
+
+    def Stream(self, device: torch.device) -> SimpleNamespace:
+        return SimpleNamespace(device=device)
+
+    def current_stream(self, device: torch.device | None = None) -> SimpleNamespace:
+        return self.Stream(torch.device("cuda", self._get_device_index(device)))
+
+    def set_stream(self, stream: SimpleNamespace) -> None:
+        """By `cudaSetDevice`, if it is another GPU's."""
+        if stream.device.index != self.at:
+            self._exchange(stream.device.index)
+
+    def _get_device_index(self, device: torch.device | None, optional: bool = True) -> int:
+        return self.at if device is None else device.index
+
+    def _exchange(self, index: int) -> int:
+        self.taken.add(index)
+        before, self.at = self.at, index
+        return before
+
+    def _exchange_if_taken(self, index: int) -> int:
+        before, self.at = self.at, index
+        return before
+
+
+def test_a_second_gpus_copies_take_nothing_of_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whose memory may be another worker's, to the last byte."""
+    gpus = Gpus(monkeypatch)
+    monkeypatch.setattr(device_copies, "record_event", lambda: None)
+    stream, seen = DeviceStream(torch.device("cuda", 1)), []
+    for _ in range(2):
+        stream.queue(lambda: seen.append(gpus.at))
+    assert seen == [1, 1]
+    assert gpus.at == 0
+    assert gpus.taken == {1}

@@ -1,5 +1,5 @@
-"""What a GPU's steps launch, compiled for GPUs that are not here: nothing spills, all fits, and
-what is to come beside other things is not waited for before them."""
+"""What a GPU's steps and copies launch, compiled for GPUs that are not here: nothing spills, all
+fits, and what is to come beside other things is not waited for before them."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ KERNELS = {
     "choose",
     "add_noise",
     "draw_kept",
+    "copy_blocks",
 }
 # Lets the kernel behind begin.
 LAUNCH = "PREEXIT"

@@ -8,7 +8,7 @@ import weakref
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, NoReturn
 
 import grpc
 import pytest
@@ -87,6 +87,11 @@ class Stream:
         if code is grpc.StatusCode.OK:
             raise EOFError
         raise to_tandem_error(grpc.aio.AioRpcError(code, metadata, metadata, details=details))
+
+    async def until_ended(self) -> NoReturn:
+        """Raises what it ends with."""
+        while True:
+            await self.read()
 
     async def reports(self, count: int) -> list[Any]:
         """The next `count` reports, over however many messages."""
@@ -251,8 +256,7 @@ async def test_a_gap_ends_the_stream_and_applies_nothing() -> None:
         await stream.send(1, Admit(1))
         await stream.send(3, Admit(3))
         with pytest.raises(Mismatch, match="3 came after commands 1"):
-            while True:
-                await stream.read()
+            await stream.until_ended()
         assert applied(worker) == [Admit(1)]
         assert worker.lease.holder is not None
 
@@ -281,8 +285,7 @@ async def test_an_unknown_command_ends_the_stream() -> None:
         await stream.hello()
         await stream.write([decode_pb2.DecodeCommand()], number=1)
         with pytest.raises(Mismatch):
-            while True:
-                await stream.read()
+            await stream.until_ended()
         assert worker.applied_command == 0
         assert not worker.guard.crash.done()
 
@@ -342,8 +345,7 @@ async def test_a_goodbye_frees_at_once_and_ends_the_stream() -> None:
         await stream.send(1, Admit(1))
         await stream.write(goodbye=True)
         with pytest.raises(EOFError):
-            while True:
-                await stream.read()
+            await stream.until_ended()
         assert applied(worker) == []
         assert worker.lease.holder is None
 
@@ -353,8 +355,7 @@ async def test_a_goodbye_comes_after_its_commands() -> None:
         await stream.hello()
         await stream.write([decode_command_to_wire(Admit(1))], number=1, goodbye=True)
         with pytest.raises(EOFError):
-            while True:
-                await stream.read()
+            await stream.until_ended()
         assert applied(worker) == []
         async with stream_to(address) as other:
             assert (await other.hello("b", term=2)).HasField("snapshot")
@@ -372,8 +373,7 @@ async def test_a_broken_stream_leaves_all_for_the_controller_to_come_back(how: s
             elif how == "half closed":
                 await stream.call.done_writing()
                 with pytest.raises(EOFError):
-                    while True:
-                        await stream.read()
+                    await stream.until_ended()
         assert applied(worker) == [Admit(1)]
         async with stream_to(address) as stream:
             assert (await stream.hello()).header.applied_command == 1
@@ -389,8 +389,7 @@ async def test_a_newer_stream_takes_the_place_of_the_older() -> None:
         await old.reports(1)
         assert (await new.hello()).header.applied_command == 1
         with pytest.raises(Fenced, match="newer stream"):
-            while True:
-                await old.read()
+            await old.until_ended()
         await new.send(2, Admit(2))
         assert await new.reports(1) == [armed(2)]
         assert applied(worker) == [Admit(1), Admit(2)]
@@ -402,8 +401,7 @@ async def test_who_is_followed_before_its_lease_was_seen_to_be_over_is_told_by_w
         worker.lease.expires_at = 0.0
         await new.hello("b", term=2)
         with pytest.raises(Fenced, match="controller b has opened a newer stream"):
-            while True:
-                await old.read()
+            await old.until_ended()
 
 
 async def test_an_older_streams_hello_that_comes_late_is_refused() -> None:
@@ -451,8 +449,7 @@ async def test_what_is_being_hashed_when_a_newer_stream_comes_is_not_applied(
         await worker.state.began.wait()
         assert (await new.hello()).header.applied_command == 0
         with pytest.raises(Fenced, match="newer stream"):
-            while True:
-                await old.read()
+            await old.until_ended()
         await new.send(1, Admit(7))
         assert await new.reports(1) == [armed(7)]
         assert applied(worker) == [Admit(7)]
@@ -474,8 +471,7 @@ async def test_an_expired_lease_ends_the_stream_and_frees() -> None:
         await stream.hello(lease_ms=100)
         await stream.send(1, Admit(1))
         with pytest.raises(Fenced, match="expired"):
-            while True:
-                await stream.read()
+            await stream.until_ended()
         assert applied(worker) == []
         with pytest.raises(Fenced):
             async with stream_to(address) as late:

@@ -30,11 +30,22 @@ def test_what_a_device_cannot_do_is_refused(device: str, name: str, value: Any, 
     assert caught.value.param == name
 
 
-def test_what_a_gpu_has_too_little_memory_for_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object, **__: object) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory")
+@pytest.mark.parametrize("too_much", ["the model", "a step"])
+def test_what_a_gpu_has_too_little_memory_for_is_refused(
+    too_much: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full:
+        def __init__(self, *_: object, **__: object) -> None:
+            self._take("the model")
 
-    monkeypatch.setattr("tandem.engine.torch.engine.TorchEngine", full)
+        def warm_up(self) -> None:
+            self._take("a step")
+
+        def _take(self, what: str) -> None:
+            if what == too_much:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("tandem.engine.torch.engine.TorchEngine", Full)
     monkeypatch.setattr(
         "tandem.engine.torch.placement.torch_device", lambda _: torch.device("cuda")
     )

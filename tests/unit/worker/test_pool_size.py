@@ -76,8 +76,8 @@ def test_steps_of_a_gpu_have_their_part() -> None:
     length = 131_072
     activations = 8192 * (4 * 256 + 3 * 1024) * 2 // mib
     assert activations == 64
-    assert model.num_bytes(gpu, "bfloat16", length) == (768 + 64 + 1.5 + 3 + 64) * mib
-    assert model.num_bytes(gpu, "float32", length) == (768 + 128 + 3 + 3 + 64) * mib
+    assert model.num_bytes(gpu, "bfloat16", length) == (768 + 64 + 1 + 3 + 64) * mib
+    assert model.num_bytes(gpu, "float32", length) == (768 + 128 + 2 + 3 + 64) * mib
     assert model.num_bytes(CpuDevice(), "bfloat16", length) == 0
     budget = MemoryBudget(gpu, 100_000_000, 0.5, weight_bytes=0, step_bytes=30_000_000)
     assert budget.num_blocks(LAYOUT) == 20_000_000 // BLOCK_BYTES
