@@ -14,6 +14,8 @@ ASKED_ERRORS = (401, 403, 503)
 # Of whatever takes a body.
 BODY_ERRORS = (400, 401, 403, 404, 408, 413, 415, 429, 503)
 
+# By name: of a model FastAPI would make a field for each status of each route.
+ERROR_BODY = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorBody"}}}
 RETRY_AFTER = {
     "Retry-After": {
         "description": "In how many seconds there will be room, by the measured pace.",
@@ -47,10 +49,10 @@ def documented_errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     FastAPI's own 422 is none of them."""
     return {
         **{status: _documented(status) for status in sorted(statuses)},
-        "default": {"model": ErrorBody, "description": "Any other error"},
+        "default": {"content": ERROR_BODY, "description": "Any other error"},
     }
 
 
 def _documented(status: int) -> dict[str, Any]:
-    described = {"model": ErrorBody, "description": HTTPStatus(status).phrase}
+    described = {"content": ERROR_BODY, "description": HTTPStatus(status).phrase}
     return described | {"headers": RETRY_AFTER} if status in RETRIABLE else described

@@ -62,11 +62,12 @@ def _completed(document: Json) -> Json:
     components["headers"] = {
         REQUEST_ID: {"description": HEADERS[REQUEST_ID], "schema": {"type": "string"}}
     }
-    _, chunks = models_json_schema(
-        [(each, "serialization") for each in CHUNKS.values()],
+    unrouted: tuple[type[BaseModel], ...] = (*CHUNKS.values(), ErrorBody)
+    _, schemas = models_json_schema(
+        [(each, "serialization") for each in unrouted],
         ref_template=REF.format("schemas", "{model}"),
     )
-    components["schemas"] |= chunks["$defs"]
+    components["schemas"] |= schemas["$defs"]
     # Who has no key may ask, where there are none.
     document["security"] = [{KEY: []}, {}]
     for path, operation in _operations(document):

@@ -8,7 +8,6 @@ one form, and that nothing of it is a failure.
 from __future__ import annotations
 
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,16 +15,8 @@ import schemathesis
 from http_client import with_body
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from one_app import one_app
 from schemathesis import GenerationMode
-from scripted_service import ScriptedGrammars, ScriptedService, ended
-from starlette.types import ASGIApp
-
-import tandem.artifacts
-from gateway.frontend import Frontend
-from gateway.http.app import create_app
-from gateway.refusals import Refusals
-from tandem.artifacts.tokenizer import Tokenizer
-from tandem.process.metrics import MetricsPage
 
 OPERATIONS = (
     "POST /v1/chat/completions",
@@ -46,17 +37,9 @@ FEW, MANY = 15, 300
 
 
 @cache
-def app() -> ASGIApp:
-    tokenizer = Tokenizer.open(Path(tandem.artifacts.__file__).parent / "mock")
-    service = ScriptedService(lambda request: [*tokenizer.encode("Hello"), ended()])
-    frontend = Frontend(service, tokenizer, ScriptedGrammars())
-    return with_body(create_app(frontend, service, MetricsPage(), Refusals()))
-
-
-@cache
 def strategies() -> dict[str, st.SearchStrategy[schemathesis.Case]]:
     """By operation: requests that the document allows, and such as it does not."""
-    schema = schemathesis.openapi.from_asgi("/openapi.json", app())
+    schema = schemathesis.openapi.from_asgi("/openapi.json", with_body(one_app()[0]))
     operations = {each.ok().label: each.ok() for each in schema.get_all_operations()}
     return {
         label: st.one_of(operation.as_strategy(generation_mode=mode) for mode in GenerationMode)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import httpx
 import jsonschema
 import pytest
 from http_client import CHAT, CHAT_PATH, TEXT, TEXT_PATH, events
+from one_app import one_app
 
 from gateway.http.access import OPEN_PATHS
 
@@ -29,10 +29,9 @@ OPTIONS = [
 ]
 
 
-@pytest.fixture
-async def document(client: httpx.AsyncClient) -> dict[str, Any]:
-    found: dict[str, Any] = (await client.get("/openapi.json")).json()
-    return found
+@pytest.fixture(scope="module")
+def document() -> dict[str, Any]:
+    return one_app()[0].openapi()
 
 
 def check(document: dict[str, Any], where: str, value: object, kind: str = JSON) -> None:
@@ -107,7 +106,9 @@ async def test_each_answer_has_a_kind_and_each_body_a_schema(document) -> None:
         for operation in operations.values():
             content = operation["responses"]["200"]["content"]
             assert content and all(each["schema"] for each in content.values()), path
-    assert set(document["paths"]["/metrics"]["get"]["responses"]["200"]["content"]) == {
+            errors = [each for status, each in operation["responses"].items() if status != "200"]
+            assert all(each["content"].keys() == {JSON} for each in errors), path
+    assert document["paths"]["/metrics"]["get"]["responses"]["200"]["content"].keys() == {
         "text/plain"
     }
 
