@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -123,7 +123,18 @@ def test_content_may_be_text_parts() -> None:
 @pytest.mark.parametrize(
     ("arguments", "param", "message"),
     [
+        ({"prompt": None}, None, "one of prompt, token_ids"),
+        ({"token_ids": [1]}, None, "one of prompt, token_ids"),
+        ({"regex": "a", "grammar": "b"}, None, "only one of json_object"),
+        ({"flux": 1}, "flux", "flux"),
+        ({"prompt": "\ud800"}, "prompt", "prompt cannot be encoded"),
+        ({"prompt": None, "token_ids": [-1]}, "token_ids", "token_ids cannot be encoded"),
+        ({"max_tokens": -1}, "max_tokens", "max_tokens cannot be encoded"),
+        ({"max_tokens": 2**32}, "max_tokens", "max_tokens cannot be encoded"),
+        ({"temperature": "hot"}, "temperature", "temperature cannot be encoded"),
         ({"top_k": -2}, "top_k", "top_k cannot be encoded"),
+        ({"json_schema": {1, 2}}, "json_schema", "json_schema cannot be encoded"),
+        ({"tools": 5}, "tools", "tools cannot be encoded"),
         ({"logit_bias": [1]}, "logit_bias", "logit_bias cannot be encoded"),
         ({"tool_choice": "any"}, "tool_choice", "must be one of none, auto, required, or name"),
         ({"tool_choice": {"name": "f"}}, "tool_choice", "tool_choice lacks 'function'"),
@@ -136,8 +147,22 @@ def test_content_may_be_text_parts() -> None:
 )
 def test_what_cannot_be_sent_is_named(arguments: Any, param: str, message: str) -> None:
     with pytest.raises(InvalidRequest, match=message) as caught:
-        build_request(prompt="Hi", **arguments)
+        build_request(**{"prompt": "Hi", **arguments})
     assert caught.value.param == param
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        build_tokenize_request,
+        lambda: build_tokenize_request(prompt="a", messages=[]),
+        lambda: build_detokenize_request([-1], ""),
+    ],
+)
+def test_what_cannot_be_sent_to_be_tokenised(build: Callable[[], object]) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        build()
+    assert caught.value.param is None
 
 
 @pytest.mark.parametrize(

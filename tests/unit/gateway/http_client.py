@@ -37,24 +37,53 @@ NO_LAG = Lag()
 Json = dict[str, Any]
 
 
+def post(body: bytes, headers: bytes = b"") -> bytes:
+    """All of a request."""
+    return POST + headers + b"Content-Length: %d\r\n\r\n" % len(body) + body
+
+
+class Connection:
+    """A client that says what it likes."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    async def send(self, *pieces: bytes) -> None:
+        """Each is read by itself, as far as the other end lets them come."""
+        for piece in pieces:
+            self.writer.write(piece)
+            await self.writer.drain()
+            # The first turn of the loop finds it there, and what it finds is read in the next.
+            for _ in range(2):
+                await asyncio.sleep(0)
+
+    async def head(self) -> bytes:
+        """Of the next answer, which is never of another protocol."""
+        head = await self.reader.readuntil(b"\r\n\r\n")
+        assert b"\r\nupgrade:" not in head.lower()
+        return head
+
+    async def status(self) -> int:
+        """Of the next answer, whose head alone is read."""
+        return int((await self.head()).split()[1])
+
+    async def answer(self) -> tuple[int, bytes]:
+        """Status and body of the next answer, which has a length."""
+        head = await self.head()
+        length = head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0]
+        return int(head.split()[1]), await self.reader.readexactly(int(length))
+
+
 @asynccontextmanager
-async def connection_to(
-    port: int,
-) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    """Both ends of a connection, which does not outlast a test that hangs."""
+async def connected(port: int) -> AsyncIterator[Connection]:
+    """A connection that does not outlast a test that hangs."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         async with asyncio.timeout(20):
-            yield reader, writer
+            yield Connection(reader, writer)
     finally:
         writer.close()
-
-
-async def read_answer(reader: asyncio.StreamReader) -> tuple[int, bytes]:
-    """Status and body of an answer that has a length."""
-    head = await reader.readuntil(b"\r\n\r\n")
-    length = head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0]
-    return int(head.split()[1]), await reader.readexactly(int(length))
 
 
 class WrittenBody:
@@ -197,3 +226,10 @@ async def serving(
         yield listener.getsockname()[1]
         server.should_exit = True
         await running
+
+
+@asynccontextmanager
+async def serving_one(app: ASGIApp, **settings: Any) -> AsyncIterator[Connection]:
+    """A connection to such a server."""
+    async with serving(app, **settings) as port, connected(port) as connection:
+        yield connection

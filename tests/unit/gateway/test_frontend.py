@@ -4,18 +4,17 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from typing import Any
 
 import pytest
-from fake_workers import MODEL, fake_worker
+from fake_workers import fake_worker
 from http_client import counted_calls
 from llama_tokenizer import END, ID_OF, START, llama_tokenizer
+from lone_gateway import Link, new_dispatcher, new_scheduler
 from scripted_service import SERVED_BY, Pause, ScriptedService, ended
 
 from gateway.access import Access
 from gateway.answer import Answer
 from gateway.choice import Delta, Finished
-from gateway.dispatcher import Dispatcher
 from gateway.frontend import (
     MAX_CHARS_READ_AT_ONCE,
     MAX_PENDING_CHARS,
@@ -25,7 +24,6 @@ from gateway.frontend import (
 from gateway.grammars import json_object, regex
 from gateway.limits import MAX_CHOICES, MAX_PROMPT_CHARS, MAX_STOP_CHARS, MAX_STOPS
 from gateway.offload import Offload
-from gateway.policies import queue_policy
 from gateway.prefix_index import PromptPrefix
 from gateway.request import (
     ChatMessage,
@@ -34,10 +32,7 @@ from gateway.request import (
     TextPrompt,
     TokenPrompt,
 )
-from gateway.scheduler import Scheduler
-from gateway.shared_state import Limits
 from gateway.tenants import ONE_TENANT, Tenant
-from gateway.timeline import Timeline
 from gateway.tools.tool import NO_PARAMETERS, Tool, ToolMode, ToolUse
 from tandem.artifacts.sampling_defaults import SamplingDefaults
 from tandem.artifacts.tokenizer import Tokenizer
@@ -234,16 +229,6 @@ async def test_a_prompt_is_looked_through_once_for_all_its_answers(frontend):
     answer.cancel()
 
 
-class Link:
-    """Keeps what a worker is told."""
-
-    def __init__(self) -> None:
-        self.sent: list[Any] = []
-
-    def send(self, command: Any) -> None:
-        self.sent.append(command)
-
-
 @pytest.fixture
 def links():
     return {name: Link() for name in ("p", "d")}
@@ -252,8 +237,7 @@ def links():
 @pytest.fixture
 async def dispatched(links, tokenizer, grammars):
     """A gateway with a worker of each role, which say nothing."""
-    scheduler = Scheduler(queue_policy("fcfs"), Limits())
-    dispatcher = Dispatcher(scheduler, (), MODEL.fingerprint, Timeline())
+    dispatcher = new_dispatcher()
     dispatcher._links.update(links)
     for name, role in (("p", WorkerRole.PREFILL), ("d", WorkerRole.DECODE)):
         dispatcher.joined(fake_worker(name, role), name)
@@ -348,50 +332,31 @@ async def test_a_partial_match_at_the_end_is_shown(frontend):
 
 
 @pytest.mark.parametrize(
-    ("request_", "param"),
+    ("request_", "kind", "param"),
     [
-        (ask(""), "prompt"),
-        (ask("x" * (2**20 + 1)), "prompt"),
-        (ask("x" * 2048), "prompt"),
-        (ask("x" * 2048, echo=True, max_tokens=1), "prompt"),
-        (ask("x" * 2049, echo=True, max_tokens=0), "prompt"),
-        (ask(echo=True, max_tokens=0, logprobs=0, min_tokens=1), "min_tokens"),
-        (ask(max_tokens=2047), "max_tokens"),
-        (ask(max_tokens=0), "max_tokens"),
-        (ask(max_tokens=-1), "max_tokens"),
-        (ask(max_tokens=10**30), "max_tokens"),
-        (ask(temperature=float("nan")), "temperature"),
-        (ask(temperature=float("inf")), "temperature"),
-        (ask(temperature=-0.1), "temperature"),
-        (ask(top_p=0.0), "top_p"),
-        (ask(top_k=-2), "top_k"),
-        (ask(seed=-(2**63) - 1), "seed"),
-        (ask(seed=2**63), "seed"),
-        (ask(stop=("x",) * 33), "stop"),
-        (ask(stop=("x",) * 500_000), "stop"),
-        (ask(stop=("x" * 257,)), "stop"),
-        (ask(stop=("",)), "stop"),
-        (ask(stop_token_ids=(260,)), "stop_token_ids"),
-        (ask(stop_token_ids=(1,) * 65), "stop_token_ids"),
-        (ask(request_id="x" * 129), "request_id"),
-        (ask(request_id="a\nb"), "request_id"),
-        (GenerationRequest(prompts=(TokenPrompt(()),)), "prompt"),
-        (GenerationRequest(prompts=(TokenPrompt((260,)),)), "prompt"),
-        (GenerationRequest(prompts=(TokenPrompt((-1,)),)), "prompt"),
-        (GenerationRequest(prompts=(TokenPrompt((1,) * 2048),)), "prompt"),
-        (GenerationRequest(prompts=(ChatPrompt(()),)), "messages"),
-        (GenerationRequest(prompts=(ChatPrompt((ChatMessage("user", "x"),) * 2049),)), "messages"),
-        (GenerationRequest(prompts=(ChatPrompt((ChatMessage("god", "x"),)),)), "messages"),
+        (ask("x" * 2048), ContextLengthExceeded, "prompt"),
+        (ask("x" * 2048, echo=True, max_tokens=1), ContextLengthExceeded, "prompt"),
+        (ask("x" * 2049, echo=True, max_tokens=0), ContextLengthExceeded, "prompt"),
         (
-            GenerationRequest(prompts=(ChatPrompt((ChatMessage("user", "x" * 2**20),) * 2),)),
+            GenerationRequest(prompts=(TokenPrompt((1,) * 2048),)),
+            ContextLengthExceeded,
+            "prompt",
+        ),
+        (ask(max_tokens=2047), ContextLengthExceeded, "max_tokens"),
+        # What comes by HTTP or gRPC is counted before.
+        (ask(stop=("x",) * 33), InvalidRequest, "stop"),
+        (ask(stop_token_ids=(1,) * 65), InvalidRequest, "stop_token_ids"),
+        (
+            GenerationRequest(prompts=(ChatPrompt((ChatMessage("user", "x"),) * 2049),)),
+            InvalidRequest,
             "messages",
         ),
     ],
 )
-async def test_what_is_wrong_is_refused_by_name(frontend, service, request_, param):
+async def test_what_is_too_much_is_refused_by_name(frontend, service, request_, kind, param):
     with pytest.raises(InvalidRequest) as caught:
         await frontend.generate(request_)
-    assert caught.value.param == param
+    assert (type(caught.value), caught.value.param) == (kind, param)
     assert not service.requests
 
 
@@ -413,21 +378,8 @@ async def test_without_a_model_it_is_unavailable(frontend, service):
     assert caught.value.retry_after_s
 
 
-async def test_who_finds_no_worker_is_told_which_and_counted(tokenizer, grammars, logs):
-    scheduler = Scheduler(queue_policy("fcfs"), Limits())
-    dispatcher = Dispatcher(scheduler, (), "", Timeline())
-    frontend = Frontend(dispatcher, tokenizer, grammars)
-    assert dispatcher.model is None
-    with pytest.raises(Unavailable, match="there is no prefill worker"):
-        await frontend.generate(ask())
-    frontend.close()
-    assert dispatcher.metrics.refused == {"UNAVAILABLE": 1}
-    assert [each["event"] for each in logs] == ["requests refused"]
-
-
 async def test_who_has_as_much_being_read_as_it_may_is_told_and_counted():
-    scheduler = Scheduler(queue_policy("fcfs"), Limits(), tenants=TENANTS)
-    dispatcher = Dispatcher(scheduler, (), "", Timeline())
+    dispatcher = new_dispatcher(new_scheduler(tenants=TENANTS))
     with dispatcher.reading("one", 1):
         with pytest.raises(RateLimitExceeded, match="1 requests in flight, has 1"):
             dispatcher.reading("one", 1)

@@ -10,11 +10,21 @@ from grpc_client import GENERATE, code_of, serving
 
 from gateway.service import MAX_REQUEST_BYTES
 from tandem.artifacts.grammars import GrammarCompiler
+from tandem.core.errors import InvalidRequest
 from tandem.v1 import inference_pb2, sampling_pb2
+from tandem.wire.status import call_error, to_tandem_error
 
 NAN, INF = float("nan"), float("inf")
 TOOL = inference_pb2.Tool(name="f", parameters="{}")
-CHAT = inference_pb2.Chat(messages=[inference_pb2.ChatMessage(role="user", content="Hi")])
+USER = inference_pb2.ChatMessage(role="user", content="Hi")
+CHAT = inference_pb2.Chat(messages=[USER])
+# What an error calls a field whose name is another by HTTP.
+NAMES = {
+    **dict.fromkeys(("text", "texts", "token_ids", "token_id_lists"), "prompt"),
+    "chat": "messages",
+    "num_choices": "n",
+    "answer_form": "response_format",
+}
 Code = grpc.StatusCode
 
 
@@ -24,6 +34,10 @@ def deep(levels: int) -> str:
 
 def form(**fields: Any) -> dict[str, Any]:
     return {"answer_form": inference_pb2.AnswerForm(**fields)}
+
+
+def chat(*messages: inference_pb2.ChatMessage) -> dict[str, Any]:
+    return {"chat": inference_pb2.Chat(messages=messages)}
 
 
 @pytest.fixture
@@ -56,15 +70,19 @@ async def assert_serves(channel: grpc.aio.Channel, service, num_before: int = 0)
         {"presence_penalty": -2.5},
         {"frequency_penalty": INF},
         {"repetition_penalty": 0},
+        {"top_p": 0},
         {"top_p": 1.5},
         {"top_k": 2**31},
         {"min_tokens": 10**9},
+        {"echo": True, "max_tokens": 0, "logprobs": 0, "min_tokens": 1},
         {"max_tokens": 0},
-        {"max_tokens": 2**32 - 1},
         {"num_choices": 0},
+        {"num_choices": 129},
         {"num_choices": 10**9},
         {"seed": 2**64 - 1},
         {"logprobs": 21},
+        {"echo": True, "logprobs": 21},
+        {"chat": CHAT, "logprobs": 1, "echo": True},
         {"stop": ["x"] * 500_000},
         {"stop": ["x" * 257]},
         {"stop": [""]},
@@ -77,8 +95,11 @@ async def assert_serves(channel: grpc.aio.Channel, service, num_before: int = 0)
         {"logit_bias": [sampling_pb2.LogitBias()] * 60_000},
         {"cache_salt": "x" * 257},
         {"request_id": "a b"},
+        {"request_id": "a\nb"},
         {"request_id": "x" * 129},
+        {"priority": 1001},
         {"priority": -(2**31)},
+        {"text": None},
         {"text": ""},
         {"text": "x" * 2**20 + "x"},
         {"token_ids": inference_pb2.TokenIds(ids=[])},
@@ -87,11 +108,15 @@ async def assert_serves(channel: grpc.aio.Channel, service, num_before: int = 0)
         {"texts": inference_pb2.Texts(texts=[])},
         {"texts": inference_pb2.Texts(texts=["a", ""])},
         {"texts": inference_pb2.Texts(texts=["a"] * 129)},
+        {"texts": inference_pb2.Texts(texts=["x" * 600_000] * 2)},
         {"texts": inference_pb2.Texts(texts=["a"] * 64), "num_choices": 64},
         {"token_id_lists": inference_pb2.TokenIdLists(lists=[inference_pb2.TokenIds()])},
-        {"chat": inference_pb2.Chat()},
-        {"chat": inference_pb2.Chat(messages=[inference_pb2.ChatMessage()] * 2049)},
-        {"chat": inference_pb2.Chat(messages=[inference_pb2.ChatMessage(role="god")])},
+        chat(),
+        chat(*[USER] * 2049),
+        chat(inference_pb2.ChatMessage(role="god")),
+        chat(*[inference_pb2.ChatMessage(role="user", content="x" * 600_000)] * 2),
+        chat(inference_pb2.ChatMessage(role="user", tool_call_id="a")),
+        chat(inference_pb2.ChatMessage(role="user", tool_calls=[inference_pb2.ToolCall()])),
         {"chat": CHAT, "tools": [TOOL] * 129},
         {"chat": CHAT, "tools": [TOOL, TOOL]},
         {"chat": CHAT, "tools": [inference_pb2.Tool(name="a b")]},
@@ -101,29 +126,31 @@ async def assert_serves(channel: grpc.aio.Channel, service, num_before: int = 0)
         {"tools": [TOOL]},
         form(json_schema=""),
         form(json_schema="["),
+        form(json_schema=deep(100)),
         form(json_schema=deep(10_000)),
+        form(json_schema='{"a":' * 10_000 + "1" + "}" * 10_000),
         form(json_schema='{"$ref": "http://127.0.0.1/x"}'),
         form(json_schema='{"$ref": "file:///etc/passwd"}'),
         form(json_schema='{"$ref": "#"}'),
+        form(regex=""),
         form(regex="("),
         form(regex="(" * 10_000),
         form(regex="(?=a)b"),
-        form(regex="x" * 70_000),
+        form(regex="x" * 10**6),
         form(lark="start: start"),
         form(lark="start: " + "(" * 5000 + '"a"' + ")" * 5000),
         form(one_of=inference_pb2.Texts()),
         form(one_of=inference_pb2.Texts(texts=["a"] * 2000)),
+        form(one_of=inference_pb2.Texts(texts=["a"] * 10**5)),
     ],
     ids=",".join,
 )
 async def test_a_bad_value(channel, service, logs, fields):
-    prompt = (
-        {}
-        if {"text", "texts", "token_ids", "token_id_lists", "chat"} & {*fields}
-        else {"text": "Hi"}
-    )
-    message = inference_pb2.GenerateRequest(**prompt, **fields)
-    assert await code_of(channel, message.SerializeToString()) is Code.INVALID_ARGUMENT
+    message = inference_pb2.GenerateRequest(**{"text": "Hi", **fields})
+    call = channel.unary_stream(GENERATE)(message.SerializeToString(), timeout=30)
+    error = to_tandem_error(await call_error(call))
+    *_, wrong = fields  # the last one
+    assert (type(error), error.param) == (InvalidRequest, NAMES.get(wrong, wrong))
     assert not logs
     await assert_serves(channel, service)
 
@@ -176,7 +203,6 @@ async def test_a_model_that_is_not_served(channel, service, model):
     "request_",
     [
         inference_pb2.TokenizeRequest(),
-        inference_pb2.TokenizeRequest(text="x" * 2**20 + "x"),
         inference_pb2.TokenizeRequest(chat=CHAT, tools=[TOOL] * 129),
     ],
 )

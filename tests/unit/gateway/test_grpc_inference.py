@@ -102,32 +102,11 @@ async def test_models_and_timeline(client, stub, service):
 @pytest.mark.parametrize(
     ("arguments", "kind", "param"),
     [
-        ({"prompt": ""}, InvalidRequest, "prompt"),
-        ({"token_ids": []}, InvalidRequest, "prompt"),
-        ({"token_ids": [260]}, InvalidRequest, "prompt"),
-        ({"prompt": "x" * 5000}, ContextLengthExceeded, "prompt"),
-        ({"messages": []}, InvalidRequest, "messages"),
-        ({"messages": [{"role": "x", "content": ""}]}, InvalidRequest, "messages"),
-        ({"prompt": "Hi", "model": "gpt"}, NotFound, "model"),
-        ({"prompt": "Hi", "temperature": float("nan")}, InvalidRequest, "temperature"),
-        ({"prompt": "Hi", "temperature": float("inf")}, InvalidRequest, "temperature"),
         ({"prompt": "Hi", "temperature": -1}, InvalidRequest, "temperature"),
-        ({"prompt": "Hi", "top_p": 0}, InvalidRequest, "top_p"),
-        ({"prompt": "Hi", "top_k": 2**32 - 1}, InvalidRequest, "top_k"),
-        ({"prompt": "Hi", "max_tokens": 0}, InvalidRequest, "max_tokens"),
+        ({"prompt": "x" * 5000}, ContextLengthExceeded, "prompt"),
         ({"prompt": "Hi", "max_tokens": 2**32 - 1}, ContextLengthExceeded, "max_tokens"),
-        ({"prompt": "Hi", "seed": 2**64 - 1}, InvalidRequest, "seed"),
-        ({"prompt": "Hi", "stop": ["x"] * 500_000}, InvalidRequest, "stop"),
-        ({"prompt": "Hi", "stop": [""]}, InvalidRequest, "stop"),
-        ({"prompt": "Hi", "stop_token_ids": [260]}, InvalidRequest, "stop_token_ids"),
-        ({"prompt": "Hi", "request_id": "x" * 200}, InvalidRequest, "request_id"),
-        ({}, InvalidRequest, None),
-        ({"prompt": "Hi", "token_ids": [1]}, InvalidRequest, None),
-        ({"prompt": "Hi", "max_tokens": -1}, InvalidRequest, "max_tokens"),
-        ({"prompt": "Hi", "max_tokens": 2**32}, InvalidRequest, "max_tokens"),
-        ({"prompt": "Hi", "temperature": "hot"}, InvalidRequest, "temperature"),
-        ({"prompt": "\ud800"}, InvalidRequest, "prompt"),
-        ({"token_ids": [-1]}, InvalidRequest, "token_ids"),
+        ({"prompt": "Hi", "model": "gpt"}, NotFound, "model"),
+        # Of which the server does not hear.
         ({"prompt": "Hi", "flux": 1}, InvalidRequest, "flux"),
     ],
 )
@@ -136,18 +115,6 @@ async def test_bad_input(client, service, arguments, kind, param):
         await client.generate(**arguments)
     assert type(caught.value) is kind
     assert caught.value.param == param
-    assert not service.requests
-
-
-async def test_what_the_clients_cannot_say_is_refused_too(stub, service):
-    for request in [
-        inference_pb2.GenerateRequest(),
-        inference_pb2.GenerateRequest(text="Hi", num_choices=0),
-        inference_pb2.GenerateRequest(text="Hi", num_choices=10**9),
-    ]:
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await stub.Generate(request).read()
-        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert not service.requests
 
 

@@ -72,12 +72,6 @@ async def test_who_is_refused_is_told_when_to_come_again(client, service):
         await client.generate(prompt="Hi")
 
 
-async def test_priorities_have_bounds(client):
-    with pytest.raises(InvalidRequest) as caught:
-        await client.generate(prompt="Hi", priority=1001)
-    assert caught.value.param == "priority"
-
-
 @pytest.mark.parametrize("name", ["a\nb", "\u00e9"])
 def test_a_tenants_name_that_cannot_be_sent_is_refused(name):
     with pytest.raises(InvalidRequest):

@@ -6,9 +6,18 @@ import json
 import httpx
 import httpx2
 import pytest
-from http_client import CHAT, CHAT_PATH, TEXT, TEXT_PATH, counted_calls, events, with_body
+from http_client import (
+    CHAT,
+    CHAT_PATH,
+    TEXT,
+    TEXT_PATH,
+    counted_calls,
+    events,
+    whole,
+    with_body,
+)
 from openai import AsyncOpenAI, InternalServerError
-from scripted_service import Pause, ScriptedService, ended
+from scripted_service import Pause, ended
 
 from gateway.http.schemas.chat import ChatBody
 from gateway.http.unserved import check_extra_fields
@@ -24,6 +33,7 @@ from tandem.core.errors import (
     TandemError,
     Unavailable,
 )
+from tandem.core.sampling_params import SamplingParams
 
 TOOL = {"type": "function", "function": {"name": "f"}}
 
@@ -71,31 +81,43 @@ async def test_a_completion(client, service, prompt):
     assert service.requests[0].params.max_tokens == 16
 
 
-async def test_fields_reach_the_workers(client, service):
+@pytest.mark.parametrize(("path", "prompt"), [(CHAT_PATH, CHAT), (TEXT_PATH, TEXT)])
+async def test_fields_reach_the_workers(client, service, path, prompt):
     fields = {
-        **CHAT,
         "max_tokens": 3,
         "max_completion_tokens": 5,
+        "min_tokens": 2,
         "temperature": 0,
         "top_p": 0.5,
         "top_k": -1,
+        "min_p": 0.1,
+        "presence_penalty": 0.5,
+        "frequency_penalty": -0.5,
+        "repetition_penalty": 1.2,
+        "logit_bias": {"7": -100, "3": 1.5},
         "seed": 7,
         "stop_token_ids": [1, 2],
         "ignore_eos": True,
         "request_id": "mine",
     }
-    assert (await client.post("/v1/chat/completions", json=fields)).status_code == 200
-    params = service.requests[0].params
-    assert (params.max_tokens, params.temperature, params.top_p, params.top_k) == (5, 0, 0.5, 0)
-    assert (params.seed, params.stop_token_ids, params.ignore_eos) == (7, {1, 2}, True)
-    assert service.requests[0].request_id == "mine"
-
-
-@pytest.mark.parametrize(("path", "prompt"), [(CHAT_PATH, CHAT), (TEXT_PATH, TEXT)])
-async def test_the_newer_name_of_max_tokens(client, service, path, prompt):
-    fields = {"max_tokens": 3, "max_completion_tokens": 5}
-    assert (await client.post(path, json=prompt | fields)).status_code == 200
-    assert service.requests[0].params.max_tokens == 5
+    await whole(client, path, prompt | fields)
+    (request,) = service.requests
+    assert request.request_id == "mine"
+    assert request.params == SamplingParams(
+        max_tokens=5,  # by its newer name
+        min_tokens=2,
+        temperature=0.0,
+        top_p=0.5,
+        top_k=0,
+        min_p=0.1,
+        presence_penalty=0.5,
+        frequency_penalty=-0.5,
+        repetition_penalty=1.2,
+        logit_bias=((3, 1.5), (7, -100.0)),
+        seed=7,
+        stop_token_ids=frozenset({1, 2}),
+        ignore_eos=True,
+    )
 
 
 async def test_a_streamed_chat(client):
@@ -186,12 +208,6 @@ async def test_openais_client_does_not_ask_again_for_what_is_too_late(app, servi
         with pytest.raises(InternalServerError, match="late"):
             await openai.completions.create(model="mock", prompt="Hi")
     assert len(service.requests) == 1
-
-
-async def test_retry_after_is_in_whole_seconds(client, service):
-    service.refusal = ResourceExhausted("full", retry_after_s=2.5)
-    response = await client.post("/v1/completions", json=TEXT)
-    assert response.headers["retry-after"] == "3"
 
 
 @pytest.mark.parametrize("error", [Unavailable("the worker left"), RuntimeError("secret")])
@@ -529,11 +545,6 @@ def test_looking_for_unknown_fields_takes_little_of_a_long_conversation():
         check_extra_fields(body)
         # Of each message and part what it does not declare, and of a message two fields.
         assert num_calls() < 2048 * 15
-
-
-async def test_nothing_of_a_refused_request_is_served(client, service: ScriptedService):
-    await client.post("/v1/completions", json=TEXT | {"suffix": "x"})
-    assert not service.requests
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,10 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
+from fastapi import FastAPI
 from http_client import CHAT_PATH, TEXT_PATH, assert_refused
+from one_app import one_app
+from scripted_service import ScriptedService
 
 from gateway.http.body import MAX_BODY_NODES
 from gateway.http.limits import MAX_BODY_BYTES
@@ -20,6 +23,19 @@ JSON_TYPE = {"content-type": "application/json"}
 USER = {"role": "user", "content": "Hi"}
 ASSISTANT = {"role": "assistant", "content": "Hi"}
 CALL = {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+
+
+@pytest.fixture
+def app() -> FastAPI:
+    """What is refused leaves nothing behind."""
+    return one_app()[0]
+
+
+@pytest.fixture
+def service() -> ScriptedService:
+    service = one_app()[1]
+    service.requests.clear()
+    return service
 
 
 @pytest.fixture(autouse=True)
@@ -437,8 +453,10 @@ async def test_a_client_that_leaves_in_its_body_is_no_error(app, logs):
     assert not [entry for entry in logs if entry["log_level"] == "error"]
 
 
-async def test_an_error_that_its_client_does_not_wait_for_is_answered_once(app, service):
-    service.refusal = ResourceExhausted("the queue is full")
+async def test_an_error_that_its_client_does_not_wait_for_is_answered_once(
+    app, service, monkeypatch
+):
+    monkeypatch.setattr(service, "refusal", ResourceExhausted("the queue is full"))
     body = {"type": "http.request", "body": json.dumps({"prompt": "Hi", "stream": True}).encode()}
     sent, asked = [], iter([body])
 

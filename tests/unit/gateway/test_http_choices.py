@@ -345,22 +345,6 @@ async def test_usage_grows_with_tokens_whose_text_is_held_back(
     assert len(texts) == len(said) - 2
 
 
-async def test_all_parameters_reach_the_workers(client, service):
-    fields = {
-        "min_p": 0.1,
-        "presence_penalty": 0.5,
-        "frequency_penalty": -0.5,
-        "repetition_penalty": 1.2,
-        "logit_bias": {"7": -100, "3": 1.5},
-        "min_tokens": 2,
-    }
-    await whole(client, CHAT_PATH, CHAT | fields)
-    params = service.requests[0].params
-    assert (params.min_p, params.presence_penalty, params.frequency_penalty) == (0.1, 0.5, -0.5)
-    assert (params.repetition_penalty, params.min_tokens) == (1.2, 2)
-    assert params.logit_bias == ((3, 1.5), (7, -100.0))
-
-
 async def test_a_client_of_many_answers_that_leaves_ends_them_all(frontend, service, client):
     service.script = lambda request: [72, Pause.FOREVER]
     call = asyncio.create_task(client.post(TEXT_PATH, json=TEXT | {"n": 8}))

@@ -13,7 +13,7 @@ import pytest
 from grpc_client import GENERATE, code_of
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
-from http_client import CHAT, CHAT_PATH, TEXT, TEXT_PATH, serving
+from http_client import CHAT, CHAT_PATH, POST, TEXT, TEXT_PATH, connected, serving
 from scripted_service import Pause
 
 from gateway.grpc_access import AccessInterceptor
@@ -93,14 +93,11 @@ async def test_what_no_app_hears_of_is_counted_too(asking, by_http, logs) -> Non
 @pytest.mark.parametrize("body", [b"zz\r\n", b"%x\r\n" % (MAX_BODY_BYTES + 1)])
 async def test_what_is_refused_within_its_body_is_counted_once(asking, by_http, body) -> None:
     """Its app, which is told that nobody waits for it, says something as well."""
-    url = asking.base_url
-    reader, writer = await asyncio.open_connection(url.host, url.port)
-    writer.write(f"POST {TEXT_PATH} HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n".encode())
-    writer.write(b"Content-Type: application/json\r\n\r\n" + body + b"x" * (MAX_BODY_BYTES + 1))
-    answer = await reader.read()
-    writer.close()
-    code = answer.split()[1].decode()
-    assert by_http.counts == {(TEXT_PATH, code): 1}
+    request = POST + b"Transfer-Encoding: chunked\r\n\r\n" + body + b"x" * (MAX_BODY_BYTES + 1)
+    async with connected(asking.base_url.port) as connection:
+        await connection.send(request)
+        status, _ = await connection.answer()
+    assert by_http.counts == {(TEXT_PATH, str(status)): 1}
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -10,7 +10,7 @@ from typing import NoReturn
 
 import httpx
 import pytest
-from http_client import POST, connection_to, serving
+from http_client import POST, connected, post, serving, serving_one
 from scripted_service import Pause
 
 from gateway.access import Access
@@ -129,16 +129,16 @@ class Held(Lag):
 async def test_a_request_is_refused_before_its_body_is_there(app, service):
     counts = Counter[str]()
     async with serving(app, lag=Held(), refusals=Refusals(counts)) as port:
-        async with connection_to(port) as (reader, writer):
-            writer.write(POST + b"Content-Length: 1000000\r\n\r\n")
-            answer = await reader.read()
+        async with connected(port) as connection:
+            await connection.send(POST + b"Content-Length: 1000000\r\n\r\n")
+            answer = await connection.reader.read()
         assert answer.startswith(b"HTTP/1.1 503 ")
         assert b"retry-after: 5\r\n" in answer.lower()
         assert b"too much to do" in answer
         # Whoever asks whether it lives is told.
-        async with connection_to(port) as (reader, writer):
-            writer.write(b"GET /live HTTP/1.1\r\nHost: x\r\n\r\n")
-            assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
+        async with connected(port) as connection:
+            await connection.send(b"GET /live HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert await connection.status() == 200
     assert not service.requests
     assert counts == {"UNAVAILABLE": 1}
 
@@ -147,14 +147,13 @@ async def test_what_is_pipelined_does_not_cut_the_answer_before_it(app, service,
     service.script = lambda request: [72, *[Pause.A_MOMENT] * 5, *say("ello")]
     lag = Held()
     lag.is_held = False
-    body = b'{"prompt": "Hi", "stream": true}'
-    post = POST + b"Content-Length: %d\r\n\r\n" % len(body) + body
-    async with serving(app, lag=lag) as port, connection_to(port) as (reader, writer):
-        writer.write(post)
-        await reader.readuntil(b'"text":"H"')
+    request = post(b'{"prompt": "Hi", "stream": true}')
+    async with serving_one(app, lag=lag) as connection:
+        await connection.send(request)
+        await connection.reader.readuntil(b'"text":"H"')
         lag.is_held = True
-        writer.write(post)
-        await reader.readuntil(b"data: [DONE]\n\n")
+        await connection.send(request)
+        await connection.reader.readuntil(b"data: [DONE]\n\n")
 
 
 async def test_a_flood_of_refusals_is_counted_and_not_one_of_lines(logs):
@@ -239,16 +238,16 @@ async def test_what_does_not_generate_passes_the_line(app, service, monkeypatch)
     """While thousands wait, whoever asks whether it lives is told."""
     entered: list[object] = []
     monkeypatch.setattr(Turnstile, "enter", lambda self, start, tenant: entered.append(start))
-    async with serving(app) as port, connection_to(port) as (generating, one):
-        one.write(POST + b'Content-Length: 16\r\n\r\n{"prompt": "Hi"}')
+    async with serving(app) as port, connected(port) as generating:
+        await generating.send(post(b'{"prompt": "Hi"}'))
         while not entered:
             await asyncio.sleep(0.005)
         for path in (b"/live", b"/ready", b"/health", b"/metrics"):
-            async with connection_to(port) as (reader, writer):
-                writer.write(b"GET %b HTTP/1.1\r\nHost: x\r\n\r\n" % path)
-                assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
-        one.close()
-        await generating.read()
+            async with connected(port) as connection:
+                await connection.send(b"GET %b HTTP/1.1\r\nHost: x\r\n\r\n" % path)
+                assert await connection.status() == 200
+        generating.writer.close()
+        await generating.reader.read()
     assert len(entered) == 1
     assert not service.requests
 

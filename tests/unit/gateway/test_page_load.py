@@ -6,11 +6,10 @@ from collections.abc import Callable
 
 import pytest
 from fake_workers import fake_worker
+from lone_gateway import new_scheduler
 
 from gateway.page.load import load_of, sending_share
-from gateway.policies import queue_policy
 from gateway.scheduler import Scheduler
-from gateway.shared_state import Limits
 from gateway.worker_view import PoolUse
 from tandem.core.pipeline import Lane, pipeline_figures
 from tandem.core.reports import Span, SpanKind
@@ -37,7 +36,7 @@ def transfer(end_ns: int) -> Span:
 
 def scheduler() -> Scheduler:
     """One worker of the one role, two of the other."""
-    found = Scheduler(queue_policy("fcfs"), Limits())
+    found = new_scheduler()
     for worker_id in ("p", "d", "e"):
         role = WorkerRole.PREFILL if worker_id == "p" else WorkerRole.DECODE
         found.worker_joined(fake_worker(worker_id, role), "host:1")

@@ -7,16 +7,12 @@ from math import inf
 from typing import NoReturn
 
 import pytest
+from lone_gateway import new_dispatcher, new_scheduler
 
-from gateway.dispatcher import Dispatcher
 from gateway.frontend import MAX_CHARS_READ_AT_ONCE, Frontend
 from gateway.offload import Offload
-from gateway.policies import queue_policy
 from gateway.request import GenerationRequest, TextPrompt
-from gateway.scheduler import Scheduler
-from gateway.shared_state import Limits
 from gateway.tenants import DEFAULT_TENANT
-from gateway.timeline import Timeline
 from tandem.core.errors import (
     ContextLengthExceeded,
     DeadlineExceeded,
@@ -67,16 +63,21 @@ async def test_who_is_not_read_in_time(frontend, service, monkeypatch):
     assert service.refused == {"DEADLINE_EXCEEDED": 1}
 
 
-async def test_who_finds_no_model(tokenizer, grammars):
-    """Whoever tells of it, of the two."""
-    scheduler = Scheduler(queue_policy("fcfs"), Limits())
-    dispatcher = Dispatcher(scheduler, (), "", Timeline())
+async def test_who_finds_no_worker(tokenizer, grammars, logs):
+    """Nor what the model is: whoever tells of it, of the two."""
+    dispatcher = new_dispatcher()
+    assert dispatcher.model is None
     frontend = Frontend(dispatcher, tokenizer, grammars)
-    calls = frontend.generate(ask()), frontend.tokenize(HI, tuple), frontend.detokenize([72], str)
-    for number, call in enumerate(calls, start=1):
-        with pytest.raises(Unavailable):
+    calls = (
+        (frontend.generate(ask()), "there is no prefill worker$"),
+        (frontend.tokenize(HI, tuple), "no model is served"),
+        (frontend.detokenize([72], str), "no model is served"),
+    )
+    for number, (call, why) in enumerate(calls, start=1):
+        with pytest.raises(Unavailable, match=why):
             await call
         assert dispatcher.metrics.refused == {"UNAVAILABLE": number}
+    assert {each["event"] for each in logs} == {"requests refused"}
     frontend.close()
 
 
@@ -97,9 +98,9 @@ async def test_what_is_wrong_with_a_request_itself_the_dispatcher_counts_not_eit
     def refuse(*args: object) -> NoReturn:
         raise InvalidRequest("there are only 4 places")
 
-    scheduler = Scheduler(queue_policy("fcfs"), Limits())
+    scheduler = new_scheduler()
     monkeypatch.setattr(scheduler, "check_room", refuse)
-    dispatcher = Dispatcher(scheduler, (), "", Timeline())
+    dispatcher = new_dispatcher(scheduler)
     with pytest.raises(InvalidRequest):
         dispatcher.check_room(DEFAULT_TENANT, 5, inf)
     assert not dispatcher.metrics.refused

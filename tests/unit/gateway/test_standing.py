@@ -70,6 +70,10 @@ def test_silence_is_told_once_and_then_that_it_is_lost(hearing: Hearing) -> None
     hearing.wait(LEASE_S)
     assert hearing.taken() == []
     assert hearing.standing.info is None
+    # If it is back, that silence is no longer its own.
+    hearing.standing.join(INFO)
+    hearing.wait(MAX_TURN_S)
+    assert hearing.taken() == ["joined"]
 
 
 def test_who_is_heard_of_again_is_trusted_again(hearing: Hearing) -> None:

@@ -8,17 +8,15 @@ from dataclasses import replace
 from unittest.mock import Mock
 
 import pytest
-from fake_workers import MODEL, fake_worker
+from fake_workers import fake_worker
+from lone_gateway import new_dispatcher, new_scheduler
 
-from gateway.dispatcher import Dispatcher
 from gateway.generation import Generation
 from gateway.grpc_admin import AdminServicer
 from gateway.local_prefill import LocalPrefillMode
 from gateway.page.feed import Feed
-from gateway.policies import queue_policy
 from gateway.request_metrics import RequestMetrics
 from gateway.scheduler import Scheduler
-from gateway.shared_state import Limits
 from gateway.timeline import Timeline
 from gateway.tokens import TokenRequest
 from gateway.worker_state import WorkerState
@@ -60,7 +58,7 @@ def stop(scheduler: Scheduler) -> None:
 async def test_all_are_told_the_same(
     happened: tuple[Callable[[Scheduler], None], ...], state: str
 ) -> None:
-    scheduler = Scheduler(queue_policy("fcfs"), Limits())
+    scheduler = new_scheduler()
     scheduler.worker_joined(INFO, "host:1")
     for each in happened:
         each(scheduler)
@@ -75,7 +73,7 @@ async def test_all_are_told_the_same(
 @pytest.mark.parametrize(("local_prefill", "needed"), [("off", ["p", "d"]), ("auto", ["d"])])
 async def test_who_is_needed_is_told(local_prefill: LocalPrefillMode, needed: list[str]) -> None:
     """Decode workers that may compute prompts do without the last prefill worker."""
-    scheduler = Scheduler(queue_policy("fcfs"), Limits(), local_prefill=local_prefill)
+    scheduler = new_scheduler(local_prefill=local_prefill)
     for name, role in (("p", WorkerRole.PREFILL), ("d", WorkerRole.DECODE)):
         scheduler.worker_joined(replace(INFO, worker_id=name, role=role), "host:1")
     assert await needed_workers(scheduler) == needed
@@ -97,7 +95,7 @@ async def needed_workers(scheduler: Scheduler) -> list[str]:
 
 async def listed(scheduler: Scheduler) -> Sequence[admin_pb2.WorkerStatus]:
     """What operators are told by gRPC."""
-    admin = AdminServicer(Dispatcher(scheduler, (), MODEL.fingerprint, Timeline()))
+    admin = AdminServicer(new_dispatcher(scheduler))
     return (await admin.ListWorkers(admin_pb2.ListWorkersRequest(), Mock())).workers
 
 

@@ -19,6 +19,13 @@ LAYOUT = KVLayout(num_layers=2, num_kv_heads=2, head_dim=64, block_size=16, dtyp
 NUM_BLOCKS = 5 * HUGE_PAGE // (16 * 2 * 64 * 4)
 
 
+@pytest.fixture(autouse=True)
+def trimmed_heap() -> None:
+    """Or a pool's memory may be what another test has left free, with its pages."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 @pytest.fixture
 def pool() -> Iterator[TorchKVPool]:
     pool = TorchKVPool(LAYOUT, NUM_BLOCKS, torch.device("cpu"), best())

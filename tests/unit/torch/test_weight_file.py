@@ -6,7 +6,6 @@ import multiprocessing
 import os
 import shutil
 from collections.abc import Callable
-from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +13,15 @@ import numpy as np
 import pytest
 import structlog
 import torch
-from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch_driver import Driver
+from weight_sharer import SIZE, Bytes, content, start_together
 
 from tandem.artifacts import packed
 from tandem.core.errors import ConfigError
 from tandem.core.quantization import Quantization
 from tandem.engine.torch import runners
 from tandem.engine.torch.weight_file import HEADER_BYTES, shared_memory
-
-SIZE = 2**20
-Bytes = NDArray[np.uint8]
-
-
-def content(seed: int = 0) -> Bytes:
-    return np.random.default_rng(seed).integers(0, 256, SIZE, np.uint8)
 
 
 def no_fill() -> Bytes:
@@ -161,28 +153,6 @@ def test_on_a_full_disk_the_weights_are_private(
     assert np.array_equal(memory, content())
     assert [each["reason"] for each in logs] == ["No space left on device"]
     assert [each.suffix for each in path.parent.iterdir()] == [".lock"]
-
-
-def start_together(path: Path, seed: int, barrier: Barrier, results: Path) -> None:
-    barrier.wait()
-    memory = shared_memory(path, SIZE, lambda: content(seed))
-    (results / str(seed)).write_bytes(memory.tobytes())
-    barrier.wait()
-    if seed == 0:
-        (results / "pss").write_text(str(pss_of(path)))
-    barrier.wait()
-
-
-def pss_of(path: Path) -> int:
-    """KiB of a file's mappings that count for this process, a page that two have for a half."""
-    total, is_ours = 0, False
-    for line in Path("/proc/self/smaps").read_text().splitlines():
-        words = line.split()
-        if "-" in words[0]:
-            is_ours = words[-1] == str(path)
-        elif is_ours and words[0] == "Pss:":
-            total += int(words[1])
-    return total
 
 
 def test_processes_that_start_together_share_one_file(path: Path, tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 from time import monotonic, sleep
 
 import pytest
@@ -21,9 +20,9 @@ from tandem.worker.engines import build_engine
 from tandem.worker.settings import WorkerSettings
 
 
-def num_foreign_threads() -> int:
-    """Of this process, those that Python did not start."""
-    return len(os.listdir("/proc/self/task")) - threading.active_count()
+def thread_ids() -> set[str]:
+    """Of this process's threads, also those that Python did not start."""
+    return set(os.listdir("/proc/self/task"))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="ONLY LINUX LISTS A PROCESS'S THREADS")
@@ -32,23 +31,23 @@ def test_threads_that_loading_computes_on_do_not_outlive_it(
 ) -> None:
     """With those of the engine's own thread they would be too many: OpenMP would put all to sleep
     whenever they wait."""
-    while_loading = []
+    team: set[str] = set()
 
     def build(settings: WorkerSettings, folder: ModelFolder) -> Engine:
+        before = thread_ids()
         torch.set_num_threads(3)
         torch.ones(2**20).add_(1)
-        while_loading.append(num_foreign_threads())
+        team.update(thread_ids() - before)
         return build_engine(settings, folder)
 
     monkeypatch.setattr(service, "build_engine", build)
-    before = num_foreign_threads()
     settings = WorkerSettings(port=free_port(), device="mock:l4", model="mock")
     service.load_worker(settings, WorkerRole.DECODE, None)
-    assert while_loading == [before + 2]
+    assert len(team) == 2
     end = monotonic() + 10
-    while num_foreign_threads() > before and monotonic() < end:
+    while team & thread_ids() and monotonic() < end:
         sleep(0.01)
-    assert num_foreign_threads() == before
+    assert not team & thread_ids()
 
 
 def test_a_part_of_the_cores_has_their_names_from_the_start_on(

@@ -8,6 +8,7 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
+from fake_workers import fake_worker
 from google.protobuf.message import Message
 from hypothesis import given
 from hypothesis import strategies as st
@@ -244,14 +245,14 @@ def test_the_biases_of_a_request_are_written_once_for_all_its_sequences() -> Non
     ("message", "from_wire"),
     [
         (decode_pb2.DecodeCommand(), commands.decode_command_from_wire),
+        (
+            decode_pb2.DecodeCommand(set_step_rule=decode_pb2.SetStepRule(mixed=True)),
+            commands.decode_command_from_wire,
+        ),
         (prefill_pb2.PrefillCommand(), commands.prefill_command_from_wire),
         (decode_pb2.DecodeReport(), reports.decode_report_from_wire),
         (prefill_pb2.PrefillReport(), reports.prefill_report_from_wire),
         (worker_pb2.KvLayout(dtype="int4"), descriptions.layout_from_wire),
-        (
-            worker_pb2.WorkerDescription(protocol_min=LATER, protocol_max=LATER + 1),
-            descriptions.worker_from_wire,
-        ),
         (worker_pb2.WorkerDescription(), descriptions.worker_from_wire),
         (
             prefill_pb2.PrefillReport(first_token=prefill_pb2.FirstToken(finish_reason=99)),
@@ -273,6 +274,17 @@ def test_what_this_build_does_not_know_is_a_mismatch(message: Any, from_wire: An
     """Of a later version, say: a `TandemError`, and so no crash of who reads it."""
     with pytest.raises(Mismatch):
         from_wire(message)
+
+
+@pytest.mark.parametrize(("first", "last"), [(LATER, LATER + 1), (0, LATER - 2)])
+def test_a_worker_of_another_protocol_is_a_mismatch_whatever_else_it_says(
+    first: int, last: int
+) -> None:
+    message = descriptions.worker_to_wire(fake_worker())
+    assert descriptions.worker_from_wire(message) == fake_worker()
+    message.protocol_min, message.protocol_max = first, last
+    with pytest.raises(Mismatch, match=f"speaks protocol {first} to {last}"):
+        descriptions.worker_from_wire(message)
 
 
 KEY, GREEDY = SequenceKey("r"), SamplingParams(max_tokens=1, seed=0)
