@@ -22,7 +22,8 @@ from tandem.core.reports import PrefillReport, PrefillSnapshot
 from tandem.core.worker import WorkerRole
 from tandem.faults.frames import faulty_calls
 from tandem.faults.injector import FaultInjector, injector_of
-from tandem.transfer.sender import MAX_FRAME_BYTES, MIN_FRAME_BYTES, KvSender
+from tandem.transfer.layer_grouper import MAX_FRAME_BYTES, MIN_FRAME_BYTES
+from tandem.transfer.sender import KvSender
 from tandem.transfer.state_guard import StateGuard
 from tandem.v1 import prefill_pb2, prefill_pb2_grpc
 from tandem.wire import commands, reports

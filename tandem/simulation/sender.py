@@ -14,7 +14,7 @@ from tandem.core.plan import StepPlan
 from tandem.core.reports import Span, SpanKind
 from tandem.engine.protocols import LayerHook
 from tandem.simulation.events import HOP_S, Events, to_ns
-from tandem.transfer.sender import LayerGrouper
+from tandem.transfer.layer_grouper import LayerGrouper
 
 SendKv = Callable[[Destination, int], None]
 """All KV of a sequence is at its destination, and so is its first token. Raises `TandemError`."""

@@ -18,8 +18,8 @@ from tandem.core.kv import Plane
 from tandem.core.plan import StepPlan
 from tandem.engine.protocols import LayerHook
 from tandem.transfer.codec import FrameHeader
+from tandem.transfer.layer_grouper import LayerGrouper, Region
 from tandem.transfer.reservation import Reservation
-from tandem.transfer.sender import LayerGrouper, Region
 
 FindDecode = Callable[[str], DecodeProcess]
 

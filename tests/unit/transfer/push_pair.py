@@ -19,15 +19,12 @@ from tandem.core.reports import Span
 from tandem.engine.fake.link import VirtualLink
 from tandem.engine.fake.pool import FakeKVPool
 from tandem.transfer.codec import FrameHeader, encode_frame
+from tandem.transfer.layer_grouper import MAX_FRAME_BYTES, MIN_FRAME_BYTES
 from tandem.transfer.links import PUSH_KV, WrapCall
 from tandem.transfer.push_call import PushCall
 from tandem.transfer.receiver import KvReceiver
 from tandem.transfer.reservation import Released, Reservation
-from tandem.transfer.sender import (
-    MAX_FRAME_BYTES,
-    MIN_FRAME_BYTES,
-    KvSender,
-)
+from tandem.transfer.sender import KvSender
 from tandem.transfer.servicer import add_kv_transfer_service
 from tandem.transfer.state_guard import StateGuard
 from tandem.v1 import kv_pb2, sampling_pb2

@@ -12,7 +12,12 @@ from pydantic import ValidationError
 
 from prefill_service.service import PrefillSettings
 from tandem.core.kv import KVLayout
-from tandem.transfer.sender import MAX_FRAME_BYTES, MIN_FRAME_BYTES, LayerGrouper, Region
+from tandem.transfer.layer_grouper import (
+    MAX_FRAME_BYTES,
+    MIN_FRAME_BYTES,
+    LayerGrouper,
+    Region,
+)
 from tandem.wire.channels import MAX_MESSAGE_BYTES
 
 LAYOUTS = st.builds(

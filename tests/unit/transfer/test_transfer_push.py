@@ -47,10 +47,10 @@ from tandem.core.reports import SpanKind
 from tandem.transfer import push_call
 from tandem.transfer import receiver as receiver_module
 from tandem.transfer.codec import Frame
+from tandem.transfer.layer_grouper import MAX_FRAME_BYTES, MIN_FRAME_BYTES
 from tandem.transfer.links import Link
 from tandem.transfer.push_call import PushKvCall
 from tandem.transfer.reservation import Reservation
-from tandem.transfer.sender import MAX_FRAME_BYTES, MIN_FRAME_BYTES
 from tandem.transfer.state_guard import StateGuard
 from tandem.v1 import sampling_pb2
 from tandem.wire.channels import open_channel
