@@ -5,13 +5,12 @@ from __future__ import annotations
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
-from typing import Protocol
 
 from prefill_service.open_batch import OpenBatch
 from prefill_service.prefilling_sequence import PrefillingSequence, prefix_up_to
+from prefill_service.transfers import Transfers
 from tandem.core.blocks import BlockAllocator, SequenceBlocks
 from tandem.core.commands import (
-    Destination,
     PrefillBatch,
     PrefillChunk,
     PrefillCommand,
@@ -35,33 +34,6 @@ from tandem.engine.protocols import LayerHook
 from tandem.worker.hashed_prefixes import HashedPrefixes
 from tandem.worker.preparation import Preparation, Preparations
 from tandem.worker.report_log import MAX_SNAPSHOT_LOGPROBS, ReportLog
-
-
-class Transfers(Protocol):
-    """What the queue asks of the sending side. Called under the worker's lock, but for
-    `layer_hook`; never waits."""
-
-    def start(self, sequence_id: int, destination: Destination, blocks: SequenceBlocks) -> None:
-        """Open a sequence's transfer."""
-        ...
-
-    def layer_hook(self, plan: StepPlan) -> LayerHook:
-        """What to call after each layer of a step."""
-        ...
-
-    def finish(
-        self,
-        sequence_id: int,
-        first_token_id: int,
-        logprobs: TokenLogprobs | None,
-        compute_end_ns: int,
-    ) -> None:
-        """The step that computed the last of a sequence's KV is done."""
-        ...
-
-    def abort(self, sequence_id: int) -> None:
-        """Drop a sequence's transfer, if there is one."""
-        ...
 
 
 class BatchQueue:

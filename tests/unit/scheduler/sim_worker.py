@@ -13,7 +13,8 @@ from typing import Any
 from decode_service.kv_mover import carry_out
 from decode_service.parking import KvMove
 from decode_service.standing_plan import StandingPlan
-from prefill_service.batch_queue import BatchQueue, Transfers
+from prefill_service.batch_queue import BatchQueue
+from prefill_service.transfers import Transfers
 from tandem.core.commands import Admit, DecodeCommand, PrefillCommand, Remove, Reserve, SetStepRule
 from tandem.core.errors import EngineFailed
 from tandem.core.kv import KVLayout
