@@ -135,8 +135,8 @@ class DeviceWrite(DeviceCopy):
         self._finish()
 
 
-class CopyThread(threading.local):
-    """What a thread that copies has of its own: its stream, and the staging that no copy has."""
+class PerThread(threading.local):
+    """What each thread that copies has of its own: its stream, and the staging that no copy has."""
 
     def __init__(self, new_stream: Callable[[], CopyStream]) -> None:
         self.stream = new_stream()
@@ -168,7 +168,7 @@ class DeviceCopies:
         if new_stream is None:
             device = items.device
             new_stream = (lambda: DeviceStream(device)) if self._on_gpu else NoStream
-        self._thread = CopyThread(new_stream)
+        self._thread = PerThread(new_stream)
         if self._on_gpu:
             self._compile()
 
