@@ -233,7 +233,7 @@ def _worker_families(workers: Sequence[PrefillView | DecodeView]) -> Iterator[Me
         ("kv_free_blocks", "Blocks that are free.", [each.num_free_blocks for each in workers]),
         (
             "kv_unused_slots",
-            "Slots of the others that hold no token: internal fragmentation.",
+            "Slots of the others that are for no token: internal fragmentation.",
             [each.num_unused_slots for each in workers],
         ),
     ):

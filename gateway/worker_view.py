@@ -31,7 +31,7 @@ class WorkerView:
     """What both roles have: identity, the blocks that the gateway's sequences take there, or will,
     how long steps take, what they did in all, and what is cached there. It has had prompts of
     `num_prompt_tokens` to compute, of which it had `num_cached_tokens`. It was last heard to have
-    `num_free_blocks`, and `num_unused_slots` of the others that hold no token, at `heard_s`;
+    `num_free_blocks`, and `num_unused_slots` of the others that are for no token, at `heard_s`;
     `clock_offset_ns`, added to its clock, gives the gateway's. `met` is what it runs, and what all
     run that it was ever together with: it may have their KV.
 

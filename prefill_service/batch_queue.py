@@ -83,7 +83,7 @@ class BatchQueue:
     def num_unused_slots(self) -> int:
         block_size = self._layout.block_size
         held = (each for each in self._sequences.values() if each.blocks.ids)
-        return sum(len(each.blocks.ids) * block_size - each.progress.num_computed for each in held)
+        return sum(len(each.blocks.ids) * block_size - each.spec.num_tokens for each in held)
 
     # Commands
 

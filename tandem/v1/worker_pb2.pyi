@@ -432,7 +432,7 @@ class WorkerHeader(_message.Message):
     counted since the worker's start.
     """
     num_unused_slots: _builtins.int
-    """Tokens that the pool's held blocks have room for and do not hold: counted at each heartbeat."""
+    """Slots of the pool's held blocks that are for no token: counted at each heartbeat."""
     draining_ms: _builtins.int
     """If the worker is about to end: in how many milliseconds it will at the latest. It ends sooner if
     its controller says goodbye.

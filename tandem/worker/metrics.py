@@ -31,7 +31,7 @@ class WorkerCollector(Collector):
             ("kv_free_blocks", "Blocks that are free.", worker.num_free_blocks()),
             (
                 "kv_unused_slots",
-                "Slots of the others that hold no token.",
+                "Slots of the others that are for no token.",
                 worker.num_unused_slots(),
             ),
             (

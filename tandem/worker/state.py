@@ -38,7 +38,8 @@ class WorkerState(Protocol[CommandT_contra, ReportT, SnapshotT_co]):
 
     @property
     def num_unused_slots(self) -> int:
-        """Tokens that held blocks have room for and do not hold: internal fragmentation."""
+        """Slots of held blocks that are for none of the tokens that there are: internal
+        fragmentation."""
         ...
 
     @property

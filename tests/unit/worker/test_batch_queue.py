@@ -577,3 +577,18 @@ def test_a_prompt_whose_logprobs_are_asked_for_is_computed_whole_and_then_cached
         each, _ = score_next(queue)
         starts.append(each.start)
     assert starts == [0, 0, 8]
+
+
+def test_a_prompt_leaves_no_more_slots_unused_than_its_last_block_has() -> None:
+    """However much of it is yet to be computed."""
+    queue = Queue()
+    queue.submit(1, chunk(1, 14, end=8))
+    queue.submit(2, chunk(1, 14, start=8))
+    assert queue.num_unused_slots == 0, "it has no blocks yet"
+    for token_id in (None, 50):
+        step = queue.start()
+        assert queue.num_unused_slots == 16 - 14
+        queue.done(step, token_id)
+    assert queue.num_unused_slots == 16 - 14
+    queue.transfer_done(1, num_bytes=1)
+    assert queue.num_unused_slots == 0
