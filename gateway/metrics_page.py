@@ -230,7 +230,11 @@ def _worker_families(workers: Sequence[PrefillView | DecodeView]) -> Iterator[Me
             [each.info.max_num_seqs for each in workers],
         ),
         ("kv_blocks", "Blocks of its KV pool.", [each.info.num_blocks for each in workers]),
-        ("kv_free_blocks", "Blocks that are free.", [each.num_free_blocks for each in workers]),
+        (
+            "kv_free_blocks",
+            "Blocks that are free for new sequences.",
+            [each.num_free_blocks for each in workers],
+        ),
         (
             "kv_unused_slots",
             "Slots of the others that are for no token: internal fragmentation.",

@@ -28,7 +28,11 @@ class WorkerCollector(Collector):
         labels = (info.worker_id, info.role.name.lower(), info.device)
         for name, text, value in (
             ("kv_blocks", "Blocks of the KV pool.", info.num_blocks),
-            ("kv_free_blocks", "Blocks that are free.", worker.num_free_blocks()),
+            (
+                "kv_free_blocks",
+                "Blocks that are free for new sequences.",
+                worker.num_free_blocks(),
+            ),
             (
                 "kv_unused_slots",
                 "Slots of the others that are for no token.",
