@@ -22,7 +22,7 @@ again because others ran out of them costs its tenant nothing.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from gateway.bill import Bill
@@ -64,14 +64,18 @@ class FairShares:
         """Whose turn it is, of tenants with the ranks of what they would have served next: of
         equals, whose has come first. Their policy's ranks say nothing of each other. Who is
         `decoding` wants a place on a decode worker for it."""
-        by_turn = sorted(heads, key=lambda tenant: (self.counter(tenant), heads[tenant][1]))
 
-        def is_sated(tenant: str) -> bool:
-            return tenant in decoding and self._holds_its_share(tenant, decoding)
+        def place(tenant: str) -> tuple[float, int]:
+            return self.counter(tenant), heads[tenant][1]
 
-        if not is_sated(by_turn[0]) or all(map(is_sated, decoding)):
-            return by_turn[0]
-        return next(tenant for tenant in by_turn if not is_sated(tenant))
+        soonest = min(heads, key=place)
+        holds_its_share = self._holding(decoding)
+        if soonest not in decoding or not holds_its_share(soonest):
+            return soonest
+        if all(map(holds_its_share, decoding)):
+            return soonest
+        others = (each for each in heads if each not in decoding or not holds_its_share(each))
+        return min(others, key=place)
 
     def turn(self, tenants: Iterable[str]) -> str:
         """Whose turn it is, of tenants who have room already; of equals, who is named first."""
@@ -91,9 +95,10 @@ class FairShares:
     def take(self, tenant: str, decoding: Collection[str]) -> None:
         """A tenant takes its turn, while these waited to decode. A turn that one of them could not
         take for what it holds already is not saved up."""
+        holds_its_share = self._holding(decoding)
         for each in decoding:
             is_behind = self.counter(each) < self.counter(tenant)
-            if is_behind and self._holds_its_share(each, decoding):
+            if is_behind and holds_its_share(each):
                 self._turns.lift(each, self.counter(tenant))
 
     def charge(self, generation: Generation, end: int) -> None:
@@ -141,5 +146,9 @@ class FairShares:
         cost = step_s / num_sequences / prompt_token_s
         return min(max(cost, MIN_TOKEN_COST), MAX_TOKEN_COST)
 
-    def _holds_its_share(self, tenant: str, among: Collection[str]) -> bool:
-        return self._fleet.decode_share(tenant) >= self.share(tenant, among)
+    def _holding(self, among: Collection[str]) -> Callable[[str], bool]:
+        """What says whether one of these, who all want to decode, holds its share of that. What it
+        takes is worked out once for all of them: there may be a thousand, and each is asked of with
+        whatever happens."""
+        held, shares = self._fleet.decode_shares(), self._turns.shares(among)
+        return lambda tenant: held(tenant) >= shares(tenant)

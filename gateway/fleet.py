@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from math import inf
 from typing import TYPE_CHECKING
@@ -129,14 +129,20 @@ class Fleet:
     def decode_share(self, tenant: str) -> float:
         """What a tenant holds of the decode workers that do not drain: of their places for
         sequences, or of their blocks, whichever is more."""
+        return self.decode_shares()(tenant)
+
+    def decode_shares(self) -> Callable[[str], float]:
+        """What says so of any tenant, as long as nothing happens."""
         workers = [worker for worker in self.decode.values() if not worker.is_draining]
         num_seqs = sum(worker.info.max_num_seqs for worker in workers)
         num_blocks = sum(worker.info.num_blocks for worker in workers)
-        if not num_seqs or not num_blocks:
-            return 0.0
-        held_seqs = sum(worker.tenant_seqs[tenant] for worker in workers)
-        held_blocks = sum(worker.tenant_blocks[tenant] for worker in workers)
-        return max(held_seqs / num_seqs, held_blocks / num_blocks)
+
+        def held(tenant: str) -> float:
+            held_seqs = sum(worker.tenant_seqs[tenant] for worker in workers)
+            held_blocks = sum(worker.tenant_blocks[tenant] for worker in workers)
+            return max(held_seqs / num_seqs, held_blocks / num_blocks)
+
+        return held if num_seqs and num_blocks else lambda tenant: 0.0
 
     def missing(self, roles: Iterable[WorkerRole]) -> WorkerRole | None:
         """The first of `roles` that has no worker, or only such as drain; or None."""

@@ -29,9 +29,10 @@ class PrefillQueue:
         self._shares = shares
         self._shared = shared
         self._told_failure = False
-        # Of the tenants that wait, and the ranks of their heads.
+        # Of the tenants that wait; the ranks of their heads; and whose will be on a decode worker.
         self._queues: dict[str, RankedQueue] = {}
         self._heads: dict[str, Rank] = {}
+        self._decoding: dict[str, None] = {}
 
     @property
     def num_tokens_left(self) -> int:
@@ -89,9 +90,8 @@ class PrefillQueue:
             if not self._shared.num_waiting[tenant]:
                 self._shares.came(tenant, self._queues)
             self._queues[tenant] = RankedQueue()
-        queue = self._queues[tenant]
-        queue.push(generation, rank)
-        self._heads[tenant] = min(rank, self._heads.get(tenant, rank))
+        self._queues[tenant].push(generation, rank)
+        self._look_at_head(tenant)
 
     def peek(self) -> Generation | None:
         """The next one, or None."""
@@ -173,19 +173,24 @@ class PrefillQueue:
             self._shared.leave(each)
         self._shared.forget(generation)
 
-    @property
-    def _decoding(self) -> list[str]:
-        """The tenants whose next one will be on a decode worker."""
-        return [tenant for tenant, queue in self._queues.items() if queue.head.needs_decode]
-
     def _remove_ready(self, generation: Generation) -> None:
         tenant = generation.request.tenant
         queue = self._queues[tenant]
         queue.remove(generation)
         if queue:
-            self._heads[tenant] = self.rank(queue.head)
+            self._look_at_head(tenant)
         else:
             del self._queues[tenant], self._heads[tenant]
+            self._decoding.pop(tenant, None)
+
+    def _look_at_head(self, tenant: str) -> None:
+        """It may be another."""
+        head = self._queues[tenant].head
+        self._heads[tenant] = self.rank(head)
+        if head.needs_decode:
+            self._decoding[tenant] = None
+        else:
+            self._decoding.pop(tenant, None)
 
     def num_tokens_before(self, generation: Generation) -> float:
         """Prompt tokens that will be served before a generation, queued or not, if no more come:

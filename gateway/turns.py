@@ -7,7 +7,7 @@ as in start-time fair queueing (Goyal et al., SIGCOMM 1996), so that nobody can 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 from gateway.tenants import Tenants
 
@@ -27,7 +27,12 @@ class Turns:
 
     def share(self, tenant: str, among: Collection[str]) -> float:
         """What is a tenant's due, if `among` are those who want something; it is one of them."""
-        return self.weights[tenant] / sum(self.weights[each] for each in among)
+        return self.shares(among)(tenant)
+
+    def shares(self, among: Collection[str]) -> Callable[[str], float]:
+        """What says so of any of them."""
+        total_weight = sum(self.weights[each] for each in among)
+        return lambda tenant: self.weights[tenant] / total_weight
 
     def share_of_all(self, tenant: str) -> float:
         """What is its due, whoever wants something."""

@@ -21,7 +21,7 @@ from gateway.prefill_queue import PrefillQueue
 from gateway.prefill_view import PrefillView
 from gateway.shared_prompts import SharedPrompts
 from gateway.stages import AttemptEnd
-from gateway.tenants import DEFAULT_TENANT, Tenant, Tenants
+from gateway.tenants import DEFAULT_TENANT, ONE_TENANT, Tenant, Tenants
 from tandem.core.worker import WorkerRole
 
 MAX_PROMPT = 50
@@ -104,6 +104,16 @@ class Shop:
     def _num_running(self, tenant: str) -> int:
         going_on = (each for each, left in self.running.items() if left)
         return sum(each.request.tenant == tenant for each in going_on)
+
+
+class Asked(dict[str, float]):
+    """Counts how often it is asked for a value."""
+
+    num_asked = 0
+
+    def __getitem__(self, name: str) -> float:
+        self.num_asked += 1
+        return super().__getitem__(name)
 
 
 PROMPTS = st.integers(1, MAX_PROMPT)
@@ -244,6 +254,24 @@ def test_places_on_a_worker_that_drains_are_in_nobodys_share() -> None:
     assert shop.queue.peek() is mine
     drained.cordoned = True
     assert shop.queue.peek() is other
+
+
+def test_what_is_asked_to_find_whose_turn_it_is_grows_with_the_tenants() -> None:
+    """And not with their pairs, though all of very many wait for more than the share that they
+    hold."""
+    names = [f"t{number}" for number in range(100)]
+    shop = Shop({**ONE_TENANT, **{name: Tenant() for name in names}})
+    shop.decode = DecodeView(worker_info("d", WorkerRole.DECODE, 1, 1000, len(names)), "d:1")
+    shop.fleet.decode["d"] = shop.decode
+    for name in names:
+        shop.hold(name, 1)
+    for name in names:
+        shop.push(name, 1)
+    weights = shop.shares._turns.weights = Asked(shop.shares._turns.weights)
+    head = shop.queue.peek()
+    assert head
+    shop.queue.take(head)
+    assert weights.num_asked <= 8 * len(names)
 
 
 def test_what_one_could_not_take_for_what_it_holds_is_not_saved_up() -> None:
