@@ -1,8 +1,8 @@
 """How much a request will generate, learned from those that have ended.
 
-A client's `max_tokens` bounds an answer and says little of its length. To keep blocks for the bound
-is to leave most of a pool empty; to keep none is to preempt. So admission counts with what answers
-were seen to take.
+A client's `max_tokens` bounds an answer and says little of its length: who leaves it out may have
+all that fits the model. To keep blocks for the bound is to leave most of a pool empty; to keep none
+is to preempt. So admission counts with what answers were seen to take.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from math import ceil, sqrt
 
 # Answers that must have ended before anything is concluded from them.
 MIN_OBSERVED = 8
-# How long one is thought to be until then.
+# How long one is thought to be until then, as they go and at the most.
 FIRST_LENGTH = 64
+FIRST_EXPECTED = 1024
 # How much the newest answer weighs.
 WEIGHT = 1 / 32
 
@@ -35,13 +36,15 @@ class OutputLengths:
 
     def typical(self, max_tokens: int) -> int:
         """Tokens of an answer as they go; a guess while few have ended."""
-        known = self._num_observed >= MIN_OBSERVED
-        return min(max_tokens, ceil(self._mean) if known else FIRST_LENGTH)
+        return min(max_tokens, ceil(self._mean) if self._is_known else FIRST_LENGTH)
 
     def expect(self, num_generated: int, max_tokens: int) -> int:
         """Tokens that an answer will have in the end which has `num_generated` now: a deviation
         more than the mean; what has outlived that is thought to be half through."""
-        if self._num_observed < MIN_OBSERVED:
-            return max_tokens
-        expected = ceil(self._mean + sqrt(self._variance))
+        is_known = self._is_known
+        expected = ceil(self._mean + sqrt(self._variance)) if is_known else FIRST_EXPECTED
         return min(max_tokens, max(expected, 2 * num_generated))
+
+    @property
+    def _is_known(self) -> bool:
+        return self._num_observed >= MIN_OBSERVED

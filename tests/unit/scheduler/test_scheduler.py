@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 from scheduler_driver import SchedulerDriver
-from sim_worker import worker_info
+from sim_worker import BLOCK_SIZE, worker_info
 
 from gateway.effects import Emit, Send
 from gateway.generation import MAX_RESTARTS, NUM_GOOD_TOKENS, Generation, Phase
@@ -259,6 +259,14 @@ def test_how_long_answers_get_is_learned_from_those_that_end_by_themselves() -> 
             driver.scheduler.report("p", FirstToken(each.sequence_id, 4, 50, reason))
         driver.scheduler.cancel(cancelled)
     assert lengths.expect(0, 100) == 1
+
+
+def test_before_any_has_ended_answers_without_a_bound_go_side_by_side() -> None:
+    """Each may become what fills the pool, as where nobody says `max_tokens`."""
+    driver = Driver(num_blocks=5000)
+    for number in range(4):
+        driver.submit(str(number), max_tokens=5000 * BLOCK_SIZE - 4)
+    assert len(driver.commands(Reserve)) == 4
 
 
 # Streams that come back
