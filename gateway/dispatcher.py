@@ -75,8 +75,8 @@ class Dispatcher:
         self.refusals = Refusals(self.metrics.refused, clock)
         self.num_lost = Counter[WorkerRole]()
         """Workers that were lost, and not let go."""
-        # It says so before it refuses anything.
-        self._leaving = self._stopping = False
+        # It says so before it refuses anything, and refuses who is new before who is being read.
+        self._leaving = self._stopping = self._is_over = False
         # While there is more to come that is decided on together.
         self._is_held = False
         self._next_deadline = Alarm(clock, self.expire)
@@ -124,11 +124,12 @@ class Dispatcher:
         self._leaving = True
 
     def drain(self) -> None:
-        """Take no more requests. Those under way go on."""
+        """Let no more requests in. Those under way go on, such as are being read among them."""
         self._leaving = self._stopping = True
 
     def end_all(self) -> None:
         """End the requests that are under way; their clients are told why."""
+        self._is_over = True
         self._scheduler_now().fail_all(_stopping())
         self._flush()
 
@@ -166,7 +167,8 @@ class Dispatcher:
 
     def check_room(self, tenant: str, num_choices: int, deadline_s: float) -> None:
         with self.refusals.counting(tenant):
-            self._refuse_if_stopping()
+            if self._stopping:
+                raise _stopping()
             self._lag.check()
             self._scheduler.check_room(tenant, num_choices, deadline_s, self._clock())
 
@@ -176,7 +178,8 @@ class Dispatcher:
 
     def submit(self, request: TokenRequest) -> GenerationStream:
         with self.refusals.counting(request.tenant):
-            self._refuse_if_stopping()
+            if self._is_over:
+                raise _stopping()
             generation = self._scheduler.submit(request, self._clock())
         stream = self._streams.open(generation)
         self._flush()
@@ -314,10 +317,6 @@ class Dispatcher:
         """For what changes without a time of its own."""
         self._scheduler.advance(self._clock())
         return self._scheduler
-
-    def _refuse_if_stopping(self) -> None:
-        if self._stopping:
-            raise _stopping()
 
     def _watch_readiness(self) -> None:
         """What is queued waits for a role that has no worker any more, but not for ever."""

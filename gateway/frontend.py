@@ -14,8 +14,8 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from math import inf
@@ -106,6 +106,7 @@ class Frontend:
         self._tokenizing = Offload("tokenize", NUM_TOKENIZER_THREADS, MAX_PENDING_CHARS, tenants)
         self._checking = Offload("grammar", NUM_GRAMMAR_THREADS, MAX_PENDING_GRAMMARS, tenants)
         self._active: set[tuple[str, str]] = set()
+        self._num_being_read = 0
         self._idle = asyncio.Event()
         self._idle.set()
         # The first token's bytes take as long as reading the tokenizer does: not when a client
@@ -119,7 +120,7 @@ class Frontend:
         self._checking.close()
 
     async def idle(self) -> None:
-        """Wait until no answer is open."""
+        """Wait until no request is being read, and no answer is open."""
         await self._idle.wait()
 
     async def generate(self, request: GenerationRequest) -> Answer:
@@ -131,7 +132,8 @@ class Frontend:
         request = with_defaults(request, self._defaults)
         trace = self._tracing.begin(request)
         try:
-            return await self._generate(request, trace)
+            with self._under_way():
+                return await self._generate(request, trace)
         except BaseException as error:
             trace.end(error)
             raise
@@ -209,7 +211,8 @@ class Frontend:
 
     async def _read(self, tenant: str, size: int, work: Callable[[], T]) -> T:
         """What is done for a request of which nothing is generated."""
-        with self._service.reading(tenant, 1), self._refusals.counting(tenant):
+        reading = self._service.reading(tenant, 1)
+        with self._under_way(), reading, self._refusals.counting(tenant):
             return await self._tokenizing.run(size, work, tenant=tenant)
 
     def _require_model(self, name: str, tenant: str) -> ServedModel:
@@ -339,7 +342,6 @@ class Frontend:
             # All or none.
             submitted.pop_all()
         self._active.add((request.tenant, request_id))
-        self._idle.clear()
         return Answer(
             request_id=request_id,
             model=model.name,
@@ -400,7 +402,21 @@ class Frontend:
     def _closed(self, tenant: str, request_id: str, trace: RequestTrace) -> None:
         trace.end()
         self._active.discard((tenant, request_id))
-        if not self._active:
+        self._look_if_idle()
+
+    @contextmanager
+    def _under_way(self) -> Iterator[None]:
+        """A request is being read, until it has an answer, if it gets one."""
+        self._num_being_read += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._num_being_read -= 1
+            self._look_if_idle()
+
+    def _look_if_idle(self) -> None:
+        if not (self._active or self._num_being_read):
             self._idle.set()
 
 

@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from dataclasses import replace
+from typing import Any, TypeVar
 
 import pytest
 from fake_workers import fake_worker
@@ -48,6 +49,8 @@ from tandem.core.errors import (
 )
 from tandem.core.sequence import FinishReason
 from tandem.core.worker import WorkerRole
+
+T = TypeVar("T")
 
 TENANTS = {**ONE_TENANT, "one": Tenant(max_requests=1), "two": Tenant()}
 
@@ -235,9 +238,13 @@ def links():
 
 
 @pytest.fixture
-async def dispatched(links, tokenizer, grammars):
+async def dispatcher():
+    return new_dispatcher()
+
+
+@pytest.fixture
+async def dispatched(dispatcher, links, tokenizer, grammars):
     """A gateway with a worker of each role, which say nothing."""
-    dispatcher = new_dispatcher()
     dispatcher._links.update(links)
     for name, role in (("p", WorkerRole.PREFILL), ("d", WorkerRole.DECODE)):
         dispatcher.joined(fake_worker(name, role), name)
@@ -264,6 +271,57 @@ async def test_all_answers_to_a_request_are_placed_together_and_let_go_together(
     assert num_calls() < 45_000
     assert asked(links["d"]) == placed
     assert sum(isinstance(each, Remove) for each in links["d"].sent) == len(placed)
+
+
+@pytest.fixture
+def may_read(monkeypatch):
+    """When texts may be tokenised, for which they wait."""
+    may_read, encode = threading.Event(), Tokenizer.encode
+
+    def encode_then(self, *args, **kwargs):
+        assert may_read.wait(10)
+        return encode(self, *args, **kwargs)
+
+    monkeypatch.setattr(Tokenizer, "encode", encode_then)
+    return may_read
+
+
+async def begun(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+    """It is as far as it comes in a turn of the event loop."""
+    task = asyncio.create_task(work)
+    await asyncio.sleep(0)
+    return task
+
+
+LONG = "x" * (MAX_CHARS_READ_AT_ONCE + 1)
+
+
+async def test_what_is_being_read_when_the_gateway_drains_is_served(
+    dispatched, dispatcher, may_read
+):
+    reading = await begun(dispatched.generate(ask(LONG, max_tokens=5)))
+    tokenizing = await begun(dispatched.tokenize(TextPrompt(LONG), len))
+    dispatcher.drain()
+    idle = await begun(dispatched.idle())
+    with pytest.raises(Unavailable, match="stopping"):
+        await dispatched.generate(ask())
+    assert not idle.done()
+    may_read.set()
+    answer = await reading
+    assert await tokenizing == len(LONG)
+    assert not idle.done()
+    answer.cancel()
+    await asyncio.wait_for(idle, 10)
+
+
+async def test_what_is_being_read_when_all_ends_is_refused(dispatched, dispatcher, may_read):
+    reading = await begun(dispatched.generate(ask(LONG, max_tokens=5)))
+    dispatcher.drain()
+    dispatcher.end_all()
+    may_read.set()
+    with pytest.raises(Unavailable, match="stopping"):
+        await reading
+    await asyncio.wait_for(dispatched.idle(), 10)
 
 
 async def test_a_chat_goes_through_the_template(frontend, service, tokenizer):
