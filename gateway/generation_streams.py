@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -40,7 +41,7 @@ class GenerationStream:
         # What is left of the prompt is taken before the events.
         self._prompt: ScoredPrompt | None = None
         self._num_prompt_taken = 0
-        self._events: list[Token | Ended] = []
+        self._events: deque[Token | Ended] = deque()
         self._error: TandemError | None = None
         self._on_events: Callable[[], None] | None = None
         # Whether `tell` is to come, and whether no event is.
@@ -80,11 +81,12 @@ class GenerationStream:
     def take(self) -> Sequence[Token | Ended]:
         if self._prompt:
             return self._take_prompt(self._prompt)
-        events, self._events = self._events, []
-        # Its tokens have as many log-probabilities each.
-        if len(events) > 1 and len(events) > (most := MAX_TAKEN // size_of(events[0])):
-            self._events = events[most:]
-            del events[most:]
+        num = len(self._events)
+        if num > 1:
+            # Its tokens have as many log-probabilities each.
+            num = min(num, MAX_TAKEN // size_of(self._events[0]))
+        # Of very many, since their reader is slow, what is left is not touched.
+        events = [self._events.popleft() for _ in range(num)]
         if self._is_over:
             self._leave_reader()
         if not events and self._error is not None:

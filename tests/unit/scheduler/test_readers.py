@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import time
+import tracemalloc
 import weakref
 from collections.abc import Iterator
 from functools import partial
@@ -19,7 +20,7 @@ from gateway.generation import Generation
 from gateway.generation_streams import GenerationStreams
 from gateway.request_metrics import RequestMetrics
 from gateway.text import TokenText
-from gateway.tokens import Ended, ServedBy, Token, TokenRequest
+from gateway.tokens import MAX_TAKEN, Ended, ServedBy, Token, TokenRequest
 from tandem.core.errors import Cancelled, Unavailable
 from tandem.core.sampling_params import SamplingParams
 from tandem.core.sequence import FinishReason
@@ -115,6 +116,22 @@ async def test_who_waits_is_told_that_somebody_else_has_cancelled() -> None:
         await told.wait()
     with pytest.raises(Cancelled):
         stream.take()
+
+
+async def test_what_a_slow_reader_takes_costs_no_more_for_what_it_leaves() -> None:
+    control = Control()
+    generation = Generation(TokenRequest("r", (5,), PARAMS), 1)
+    stream = control.streams.open(generation)
+    tokens = [Token(position, 5) for position in range(1, 50_000)]
+    for each in tokens:
+        control.streams.emit(generation, each)
+    taken = [*stream.take()]
+    tracemalloc.start()
+    taken += stream.take()
+    _, most_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most_bytes < 50_000
+    assert taken == tokens[: 2 * MAX_TAKEN]
 
 
 @pytest.fixture
