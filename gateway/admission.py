@@ -108,10 +108,10 @@ class Admission:
         its first token would come too late."""
         request = generation.request
         tenant, deadline_s = request.tenant, request.deadline_s
-        self.check_room(tenant, 1, deadline_s, now)
+        # All choices of a request, or none.
+        self.check_room(tenant, 1 + request.num_behind, deadline_s, now)
         in_flight, limit = self._in_flight[tenant], self._tenants[tenant].max_tokens_in_flight
         num_tokens = generation.max_length
-        # All choices of a request, or none.
         num_wanted = num_tokens + request.num_tokens_behind
         self._check_quota(tenant, in_flight.num_tokens, num_wanted, limit, "tokens", "max_tokens")
         if deadline_s < inf:

@@ -311,7 +311,8 @@ class Frontend:
         new_texts = [self._texts(request, model, prompt.token_ids) for prompt in prompts]
         choices: list[Choice] = []
         with self._service.together(), ExitStack() as submitted:
-            for index in range(len(prompts) * request.num_choices):
+            num_choices = len(prompts) * request.num_choices
+            for index in range(num_choices):
                 prompt, place = divmod(index, request.num_choices)
                 num_tokens_behind -= lengths[prompt]
                 first, own_params = None, params[prompt]
@@ -332,6 +333,7 @@ class Frontend:
                         deadline_s,
                         trace,
                         prompts[prompt].prefix,
+                        num_choices - index - 1,
                         num_tokens_behind,
                     ),
                 )

@@ -30,8 +30,8 @@ class TokenRequest:
 
     Cached KV is shared among those with the same `prefix_salt`. Of two `priority` numbers the lower
     goes first. `deadline_s` is in monotonic seconds: what has not ended by then is ended. `trace`
-    is told of its end. `prefix` names the prompt's blocks, if they are hashed already. The choices
-    of its request that come behind it have `num_tokens_behind` tokens at the most.
+    is told of its end. `prefix` names the prompt's blocks, if they are hashed already. Behind it
+    come `num_behind` other choices of its request, of `num_tokens_behind` tokens at the most.
     """
 
     request_id: str
@@ -44,6 +44,7 @@ class TokenRequest:
     deadline_s: float = inf
     trace: RequestTrace = field(default=NO_TRACE, repr=False, compare=False)
     prefix: PromptPrefix | None = field(default=None, repr=False, compare=False)
+    num_behind: int = 0
     num_tokens_behind: int = 0
 
 

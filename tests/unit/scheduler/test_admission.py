@@ -72,6 +72,7 @@ class Driver(SchedulerDriver):
         max_tokens: int = 5,
         timeout_s: float = inf,
         tenant: str = DEFAULT_TENANT,
+        num_behind: int = 0,
         num_tokens_behind: int = 0,
     ) -> Generation:
         return self.submit_prompt(
@@ -80,6 +81,7 @@ class Driver(SchedulerDriver):
             max_tokens,
             tenant=tenant,
             deadline_s=self.now + timeout_s,
+            num_behind=num_behind,
             num_tokens_behind=num_tokens_behind,
         )
 
@@ -157,6 +159,17 @@ def test_all_choices_of_a_request_have_places_or_none() -> None:
     driver.scheduler.check_room(DEFAULT_TENANT, 2, inf, driver.now)
     with pytest.raises(ResourceExhausted):
         driver.scheduler.check_room(DEFAULT_TENANT, 3, inf, driver.now)
+
+
+def test_all_choices_of_a_request_are_let_in_or_none() -> None:
+    """Others may have come while it was read."""
+    driver = Driver(max_queue=3)
+    driver.submit(10)
+    assert type(driver.refusal(10, num_behind=2)) is ResourceExhausted
+    driver.submit(10, num_behind=1)
+    driver = Driver()
+    driver.submit(10, tenant="few")
+    assert type(driver.refusal(10, tenant="few", num_behind=1)) is RateLimitExceeded
 
 
 def test_more_choices_than_there_are_places_are_never_let_in() -> None:
