@@ -14,8 +14,8 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from math import inf
@@ -54,6 +54,7 @@ from gateway.tools.parser import ToolCallParser
 from gateway.tools.syntax import ToolFormat, tool_format
 from gateway.tools.tool import ToolUse
 from gateway.tracing.trace import RequestTrace, Tracing
+from gateway.under_way import UnderWay
 from tandem.artifacts.sampling_defaults import SamplingDefaults
 from tandem.artifacts.tokenizer import Tokenizer
 from tandem.core.errors import DeadlineExceeded, InvalidRequest, Unavailable
@@ -105,10 +106,7 @@ class Frontend:
         tenants = self.access.tenants
         self._tokenizing = Offload("tokenize", NUM_TOKENIZER_THREADS, MAX_PENDING_CHARS, tenants)
         self._checking = Offload("grammar", NUM_GRAMMAR_THREADS, MAX_PENDING_GRAMMARS, tenants)
-        self._active: set[tuple[str, str]] = set()
-        self._num_being_read = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._under_way = UnderWay()
         # The first token's bytes take as long as reading the tokenizer does: not when a client
         # waits. Not that of a special token, which are known by themselves.
         for token_id in tokenizer.encode("a"):
@@ -121,7 +119,7 @@ class Frontend:
 
     async def idle(self) -> None:
         """Wait until no request is being read, and no answer is open."""
-        await self._idle.wait()
+        await self._under_way.idle()
 
     async def generate(self, request: GenerationRequest) -> Answer:
         """Check, tokenise and submit a request.
@@ -132,7 +130,7 @@ class Frontend:
         request = with_defaults(request, self._defaults)
         trace = self._tracing.begin(request)
         try:
-            with self._under_way():
+            with self._under_way.reading():
                 return await self._generate(request, trace)
         except BaseException as error:
             trace.end(error)
@@ -212,7 +210,7 @@ class Frontend:
     async def _read(self, tenant: str, size: int, work: Callable[[], T]) -> T:
         """What is done for a request of which nothing is generated."""
         reading = self._service.reading(tenant, 1)
-        with self._under_way(), reading, self._refusals.counting(tenant):
+        with self._under_way.reading(), reading, self._refusals.counting(tenant):
             return await self._tokenizing.run(size, work, tenant=tenant)
 
     def _require_model(self, name: str, tenant: str) -> ServedModel:
@@ -343,7 +341,7 @@ class Frontend:
                 choices.append(Choice(index, tokens, text, calls, echo, first))
             # All or none.
             submitted.pop_all()
-        self._active.add((request.tenant, request_id))
+        self._under_way.opened(request.tenant, request_id)
         return Answer(
             request_id=request_id,
             model=model.name,
@@ -358,10 +356,10 @@ class Frontend:
         """It names the request's tokens: no two of a tenant that run may share it. Whoever chose it
         for this alone is told so; a trace may have several requests, as after a client's retry."""
         tenant = request.tenant
-        if (tenant, request.request_id) in self._active:
+        if self._under_way.is_open(tenant, request.request_id):
             raise InvalidRequest("a request with this request_id is running", param="request_id")
         name = request.request_id or request.trace_id or secrets.token_hex(16)
-        while (tenant, name) in self._active:
+        while self._under_way.is_open(tenant, name):
             name = f"{request.trace_id}-{secrets.token_hex(4)}"
         return name
 
@@ -403,23 +401,7 @@ class Frontend:
 
     def _closed(self, tenant: str, request_id: str, trace: RequestTrace) -> None:
         trace.end()
-        self._active.discard((tenant, request_id))
-        self._look_if_idle()
-
-    @contextmanager
-    def _under_way(self) -> Iterator[None]:
-        """A request is being read, until it has an answer, if it gets one."""
-        self._num_being_read += 1
-        self._idle.clear()
-        try:
-            yield
-        finally:
-            self._num_being_read -= 1
-            self._look_if_idle()
-
-    def _look_if_idle(self) -> None:
-        if not (self._active or self._num_being_read):
-            self._idle.set()
+        self._under_way.closed(tenant, request_id)
 
 
 def _tool_format(tokenizer: Tokenizer, name: str) -> ToolFormat:

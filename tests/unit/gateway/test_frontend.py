@@ -580,7 +580,7 @@ async def test_tenants_know_nothing_of_each_others_ids(service, tokenizer, gramm
         await frontend.generate(ask(request_id="a", tenant="two")),
     ):
         assert [each.tenant for each in service.requests] == ["one", "two"]
-    assert frontend._idle.is_set()
+    await asyncio.wait_for(frontend.idle(), 10)
     frontend.close()
 
 
