@@ -306,6 +306,7 @@ class Frontend:
             for prompt, each in zip(prompts, params, strict=True)
         ]
         num_tokens_behind = request.num_choices * sum(lengths)
+        salt = prefix_salt(request.tenant, request.cache_salt)
         new_texts = [self._texts(request, model, prompt.token_ids) for prompt in prompts]
         choices: list[Choice] = []
         with self._service.together(), ExitStack() as submitted:
@@ -324,15 +325,15 @@ class Frontend:
                         request_id,
                         prompts[prompt].token_ids,
                         own_params,
-                        index,
-                        prefix_salt(request.tenant, request.cache_salt),
-                        request.tenant,
-                        request.priority,
-                        deadline_s,
-                        trace,
-                        prompts[prompt].prefix,
-                        num_choices - index - 1,
-                        num_tokens_behind,
+                        choice_index=index,
+                        prefix_salt=salt,
+                        tenant=request.tenant,
+                        priority=request.priority,
+                        deadline_s=deadline_s,
+                        trace=trace,
+                        prefix=prompts[prompt].prefix,
+                        num_behind=num_choices - index - 1,
+                        num_tokens_behind=num_tokens_behind,
                     ),
                 )
                 submitted.callback(tokens.cancel)
