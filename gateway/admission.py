@@ -114,7 +114,9 @@ class Admission:
         num_tokens = generation.max_length
         num_wanted = num_tokens + request.num_tokens_behind
         self._check_quota(tenant, in_flight.num_tokens, num_wanted, limit, "tokens", "max_tokens")
-        if deadline_s < inf:
+        # What is computed for the choice before it serves it as well, and that was in time.
+        is_computed_once = request.repeats_prompt and self._fleet.caches_prefixes
+        if deadline_s < inf and not is_computed_once:
             self._check_deadline(generation, deadline_s - now)
         in_flight.generations[generation] = None
         in_flight.num_tokens += num_tokens

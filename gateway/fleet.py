@@ -115,6 +115,11 @@ class Fleet:
         return min(filter(None, times), default=0.0)
 
     @property
+    def caches_prefixes(self) -> bool:
+        """Whether those that compute most prompts keep what begins alike for others."""
+        return all(worker.info.caches_prefixes for worker in self._computing)
+
+    @property
     def _computing(self) -> Collection[PrefillView | DecodeView]:
         """Who computes most prompts."""
         return self.prefill.values() or self.decode.values()

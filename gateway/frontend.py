@@ -334,6 +334,7 @@ class Frontend:
                         prefix=prompts[prompt].prefix,
                         num_behind=num_choices - index - 1,
                         num_tokens_behind=num_tokens_behind,
+                        repeats_prompt=place > 0,
                     ),
                 )
                 submitted.callback(tokens.cancel)

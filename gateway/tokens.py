@@ -31,7 +31,8 @@ class TokenRequest:
     Cached KV is shared among those with the same `prefix_salt`. Of two `priority` numbers the lower
     goes first. `deadline_s` is in monotonic seconds: what has not ended by then is ended. `trace`
     is told of its end. `prefix` names the prompt's blocks, if they are hashed already. Behind it
-    come `num_behind` other choices of its request, of `num_tokens_behind` tokens at the most.
+    come `num_behind` other choices of its request, of `num_tokens_behind` tokens at the most; if it
+    `repeats_prompt`, its prompt is also that of the one before it.
     """
 
     request_id: str
@@ -46,6 +47,7 @@ class TokenRequest:
     prefix: PromptPrefix | None = field(default=None, repr=False, compare=False)
     num_behind: int = 0
     num_tokens_behind: int = 0
+    repeats_prompt: bool = False
 
 
 class Token(NamedTuple):

@@ -74,6 +74,7 @@ class Driver(SchedulerDriver):
         tenant: str = DEFAULT_TENANT,
         num_behind: int = 0,
         num_tokens_behind: int = 0,
+        repeats_prompt: bool = False,
     ) -> Generation:
         return self.submit_prompt(
             "r",
@@ -83,6 +84,7 @@ class Driver(SchedulerDriver):
             deadline_s=self.now + timeout_s,
             num_behind=num_behind,
             num_tokens_behind=num_tokens_behind,
+            repeats_prompt=repeats_prompt,
         )
 
     def refusal(self, *args: Any, **kwargs: Any) -> TandemError:
@@ -333,6 +335,23 @@ def test_what_cannot_be_in_time_is_refused_at_once(colocated: bool) -> None:
     assert type(error) is Unavailable
     assert error.retry_after_s == pytest.approx(2.1, rel=0.1)
     driver.submit(100, timeout_s=6.0)
+
+
+@pytest.mark.parametrize("caches_prefixes", [False, True])
+def test_a_prompt_that_is_computed_once_for_several_choices_is_awaited_once(
+    caches_prefixes: bool,
+) -> None:
+    """Where that is kept: else each of them is computed behind the others."""
+    driver = Driver()
+    for name, role in (("p2", WorkerRole.PREFILL), ("d2", WorkerRole.DECODE)):
+        driver.join(name, role, caches_prefixes=caches_prefixes)
+    driver.submit(1000, timeout_s=1.5)
+    if caches_prefixes:
+        driver.submit(1000, timeout_s=1.5, repeats_prompt=True)
+    else:
+        error = driver.refusal(1000, timeout_s=1.5, repeats_prompt=True)
+        assert type(error) is Unavailable
+    assert type(driver.refusal(1000, timeout_s=1.5)) is Unavailable
 
 
 def test_what_no_worker_could_do_in_time_need_not_come_again() -> None:
