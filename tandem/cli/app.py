@@ -9,7 +9,6 @@ import inspect
 import os
 import signal
 import sys
-from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +19,7 @@ from tandem.cli.bench import bench
 from tandem.cli.credentials import certs, keys
 from tandem.cli.flags import ApiKeyFlag, GatewayFlags, flag, takes_flags
 from tandem.cli.fleet_commands import doctor, up
+from tandem.cli.standard_streams import standard_streams
 from tandem.core.errors import TandemError
 from tandem.core.installation import own_version
 
@@ -39,13 +39,11 @@ FORWARD = {"allow_extra_args": True, "ignore_unknown_options": True, "help_optio
 
 def app() -> None:
     """The `tandem` command; a `TandemError` becomes one line and exit status 1."""
-    if isinstance(sys.stdout, TextIOWrapper):
-        # In a locale without the signs of a chart, or of an answer, a question mark.
-        sys.stdout.reconfigure(errors="replace")
     # gRPC would write lines of its own beside ours, and can be told only before it is imported.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
-        commands(prog_name="tandem")
+        with standard_streams():
+            commands(prog_name="tandem")
     except TandemError as error:
         sys.exit(f"error: {error.message}")
     except KeyboardInterrupt:
