@@ -83,7 +83,10 @@ def chat(
         float, flag("temperature", "0 is greedy; a small model needs a low one")
     ] = 0.2,
 ) -> None:
-    """Chat with the model. Ctrl-C stops an answer; Ctrl-D or /exit leaves."""
+    """Chat with the model. Ctrl-C stops an answer; /new begins anew; Ctrl-D or /exit leaves.
+
+    Exit status 1 if an answer failed, or was stopped, and the questions come from a pipe or a file.
+    """
     from tandem.cli.chat import run_chat
 
     run_chat(prompt, gateway, system=system, max_tokens=max_tokens, temperature=temperature)

@@ -16,11 +16,12 @@ from tandem.cli.amounts import format_bytes, format_seconds
 from tandem.cli.flags import GatewayFlags
 from tandem.cli.reaching import reaching_gateway, trusted
 from tandem.client import Client, Completion, CompletionStream, GenerateArguments, Message
-from tandem.core.errors import TandemError, Unavailable
+from tandem.core.errors import ContextLengthExceeded, TandemError, Unavailable
 from tandem.core.numbers import require_positive
 
 CONNECT_S = 3.0
 LEAVE = {"/exit", "/quit"}
+ANEW = "/new"
 # C0, DEL and C1, by which a model could write anything anywhere on the screen, shown as they are
 # written in Python.
 SHOWN = {code: f"\\x{code:02x}" for code in {*range(0x20), *range(0x7F, 0xA0)} - {*b"\n\t"}}
@@ -35,7 +36,7 @@ def run_chat(
     temperature: float,
 ) -> None:
     """Answer `prompt`, or talk until the user leaves. Raises `TandemError`, and `SystemExit` if the
-    answer to `prompt` was stopped."""
+    answer to `prompt` was stopped, or one that no user watched did not come whole."""
     options = GenerateArguments(temperature=temperature)
     if max_tokens is not None:
         require_positive("max-tokens", max_tokens)
@@ -50,8 +51,8 @@ def run_chat(
         if prompt is not None:
             if not conversation.answer(prompt):
                 sys.exit(128 + signal.SIGINT)
-        else:
-            conversation.run(model)
+        elif not conversation.run(model) and not sys.stdin.isatty():
+            sys.exit(1)
 
 
 def _served_model(client: Client) -> str:
@@ -74,17 +75,26 @@ class Conversation:
     notes: Console
     messages: list[Message] = field(default_factory=list)
 
-    def run(self, model: str) -> None:
-        """Read and answer until the user leaves."""
-        self.console.print(
-            f"[bold]{escape(model)}[/] [dim]- Ctrl-C stops an answer, Ctrl-D or /exit leaves[/]"
-        )
+    def run(self, model: str) -> bool:
+        """Read and answer until the user leaves. Whether all answers came whole."""
+        keys = f"Ctrl-C stops an answer, {ANEW} begins anew, Ctrl-D or /exit leaves"
+        self.console.print(f"[bold]{escape(model)}[/] [dim]- {keys}[/]")
+        beginning = [*self.messages]
+        are_whole = True
         for text in self._inputs():
+            if text == ANEW:
+                self.messages = [*beginning]
+                self.notes.print("[dim]a new conversation[/]")
+                continue
             try:
-                self.answer(text)
+                are_whole &= self.answer(text)
             except TandemError as error:
+                are_whole = False
                 self.messages.pop()
                 self.console.print(f"[red]error: {escape(error.message)}[/]")
+                if isinstance(error, ContextLengthExceeded) and self.messages != beginning:
+                    self.notes.print(f"[dim]{ANEW} begins a conversation anew[/]")
+        return are_whole
 
     def answer(self, text: str) -> bool:
         """Stream the answer to `text`; False if the user stopped it. Raises `TandemError`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from io import StringIO
 from typing import Any, cast
@@ -20,10 +20,17 @@ from tandem.client import (
     Completion,
     Delta,
     GenerateArguments,
+    Message,
     Model,
     ServedBy,
 )
-from tandem.core.errors import ConfigError, InvalidRequest, TandemError, Unavailable
+from tandem.core.errors import (
+    ConfigError,
+    ContextLengthExceeded,
+    InvalidRequest,
+    TandemError,
+    Unavailable,
+)
 
 NAME = "[/INST]"
 
@@ -66,6 +73,18 @@ class Answers:
         yield from (Delta(text, ()) for text in self._pieces)
         if self._ends_with:
             raise self._ends_with
+
+
+class Gateway(Answers):
+    """A client of its own."""
+
+    def __enter__(self) -> Gateway:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def models(self, timeout: float) -> list[Model]:
+        return [Model(NAME, 1)]
 
 
 def talk(
@@ -115,22 +134,66 @@ def test_an_answer_is_stopped_while_it_is_asked_for(monkeypatch: pytest.MonkeyPa
 def test_one_answer_that_is_stopped_is_no_success(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else a script would go on with half of it."""
 
-    class Gateway(Answers):
-        def __init__(self, *_: object, **__: object) -> None:
-            super().__init__(error=KeyboardInterrupt())
-
-        def __enter__(self) -> Gateway:
-            return self
-
-        def __exit__(self, *_: object) -> None: ...
-
-        def models(self, timeout: float) -> list[Model]:
-            return [Model(NAME, 1)]
-
-    monkeypatch.setattr(chat, "Client", Gateway)
+    monkeypatch.setattr(chat, "Client", lambda *_, **__: Gateway(error=KeyboardInterrupt()))
     with pytest.raises(SystemExit) as end:
         run_chat("Hi", GatewayFlags(), system=None, max_tokens=None, temperature=0.0)
     assert end.value.code == 130
+
+
+@pytest.mark.parametrize(
+    ("is_terminal", "error", "status"),
+    [(False, Unavailable("it is gone"), 1), (False, None, 0), (True, Unavailable("it is gone"), 0)],
+)
+def test_questions_from_a_pipe_are_a_success_if_all_are_answered(
+    monkeypatch: pytest.MonkeyPatch, is_terminal: bool, error: TandemError | None, status: int
+) -> None:
+    class FailsOnce(Gateway):
+        def stream(self, **arguments: Any) -> AbstractContextManager[Answers]:
+            if failure := self._error:
+                self._error = None
+                raise failure
+            return super().stream(**arguments)
+
+    questions = Terminal if is_terminal else StringIO
+    monkeypatch.setattr("sys.stdin", questions("Hi\nHow are you?\n"))
+    monkeypatch.setattr(chat, "Client", lambda *_, **__: FailsOnce(error=error))
+    with ExitStack() as stack:
+        if status:
+            end = stack.enter_context(pytest.raises(SystemExit))
+        run_chat(None, GatewayFlags(), system=None, max_tokens=None, temperature=0.0)
+    assert not status or end.value.code == status
+
+
+def test_a_conversation_begins_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[str]] = []
+
+    class Full(Answers):
+        """Whoever has said more than two messages has said too much."""
+
+        def stream(self, **arguments: Any) -> AbstractContextManager[Answers]:
+            said = [each["content"] for each in arguments["messages"]]
+            asked.append(said)
+            self._error = ContextLengthExceeded("too long") if len(said) > 2 else None
+            return super().stream(**arguments)
+
+    inputs = iter(["Hi", "How are you?", "/new", "Bye", "/exit"])
+    console, notes = (Console(file=StringIO(), width=200) for _ in range(2))
+    monkeypatch.setattr(console, "input", lambda prompt: next(inputs))
+    system = Message(role="system", content="Be brief.")
+    client = cast(Client, Full("yes"))
+    Conversation(client, GenerateArguments(), console, notes, [system]).run(NAME)
+    assert asked == [
+        ["Be brief.", "Hi"],
+        ["Be brief.", "Hi", "yes", "How are you?"],
+        ["Be brief.", "Bye"],
+    ]
+    noted = cast(StringIO, notes.file).getvalue()
+    assert "/new begins a conversation anew\na new conversation\n" in noted
+
+
+def test_what_is_too_long_alone_is_so_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, noted = talk(Answers(error=ContextLengthExceeded("too long")), monkeypatch)
+    assert noted == ""
 
 
 def test_an_answer_has_some_tokens() -> None:
