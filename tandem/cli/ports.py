@@ -13,6 +13,7 @@ from tandem.core.errors import ConfigError
 from tandem.process.ports import is_free, obstacle
 
 LAST_PORT = 65535
+FIRST_FREE_FOR_ALL = 1024
 
 
 def require_free(host: str, port: int, flag: str) -> None:
@@ -20,10 +21,18 @@ def require_free(host: str, port: int, flag: str) -> None:
     if not 1 <= port <= LAST_PORT:
         raise ConfigError(f"{flag} {port} is no port: write 1 to {LAST_PORT}")
     if found := obstacle(host, port):
+        why = privilege(port, found) or "`tandem doctor` says what has it"
         raise ConfigError(
             f"cannot listen on {Address(host, port)} ({found.strerror}): write another {flag};"
-            " `tandem doctor` says what has it"
+            f" {why}"
         )
+
+
+def privilege(port: int, found: OSError) -> str:
+    """That its number is why a server cannot listen there; "" if that is not so."""
+    if found.errno == errno.EACCES and port < FIRST_FREE_FOR_ALL:
+        return f"ports below {FIRST_FREE_FOR_ALL} are for privileged processes"
+    return ""
 
 
 def require_different(ports: Mapping[str, int]) -> None:

@@ -10,9 +10,15 @@ import psutil
 
 from tandem.cli.doctor.machine import Port
 from tandem.cli.fleet import WORKER_HOST, FleetSettings
-from tandem.cli.ports import LAST_PORT, claimed_ports, free_ports, require_different
+from tandem.cli.ports import (
+    LAST_PORT,
+    claimed_ports,
+    free_ports,
+    privilege,
+    require_different,
+)
 from tandem.core.errors import ConfigError
-from tandem.process.ports import is_free
+from tandem.process.ports import obstacle
 
 MAX_COMMAND_CHARS = 60
 
@@ -44,8 +50,11 @@ def _port(host: str, number: int, taken: set[int]) -> Port:
     if not 1 <= number <= LAST_PORT:
         return Port(number, is_free=False, error=f"{number} is no port")
     try:
-        if is_free(host, number):
+        found = obstacle(host, number)
+        if not found:
             return Port(number, is_free=True)
+        if why := privilege(number, found):
+            return Port(number, is_free=False, error=f"{number} cannot be used: {why}")
         (next_free,) = free_ports(host, number + 1, 1, taken)
     except ConfigError as error:
         is_elsewhere = error.param == "host"

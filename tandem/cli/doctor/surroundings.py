@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from tandem.cli.amounts import format_bytes
 from tandem.cli.doctor.findings import Finding, problem, warning
 from tandem.cli.doctor.machine import Docker, Folder, HubModel, Machine, Model, NoModel, Port
+from tandem.cli.ports import FIRST_FREE_FOR_ALL
 from tandem.core.device import Device, MockDevice
 from tandem.process.host import MAX_OPEN_FILES, RESERVED_FILES
 
@@ -14,7 +15,6 @@ OTHER_CACHE = "TANDEM_CACHE=/some/folder tandem up"
 OTHER_HOST = "--host 127.0.0.1"
 OTHER_LOGS = "--log-dir /some/folder, or --verbose"
 INSTALL_PIP = "python -m ensurepip"
-FIRST_FREE_FOR_ALL = 1024
 FEW_FILES = 512
 MORE_FILES = f"ulimit -n {MAX_OPEN_FILES}"
 
