@@ -86,19 +86,19 @@ def run_up(
         )
         if line := fleet.core_line():
             console.print(f"[dim]cores: {line}[/]")
-        status = console.status(f"starting {len(fleet.services)} processes", spinner="dots")
 
         def on_ready() -> None:
-            status.stop()
             welcome(console, settings, fleet, folder.name, logs, can_chat=folder.has_chat_template)
 
-        with status:
-            serving = supervisor.run(
-                until_ready(local_host(settings.host), settings.http_port, start_timeout_s),
-                on_ready,
-            )
-            asyncio.run(_until_signal(serving, supervisor, console))
+        ready = until_ready(local_host(settings.host), settings.http_port, start_timeout_s)
+        serving = supervisor.run(_starting(fleet, ready, console), on_ready)
+        asyncio.run(_until_signal(serving, supervisor, console))
     console.print("bye")
+
+
+async def _starting(fleet: Fleet, ready: Coroutine[Any, Any, None], console: Console) -> None:
+    with console.status(f"starting {len(fleet.services)} processes", spinner="dots"):
+        await ready
 
 
 async def _until_signal(

@@ -18,7 +18,7 @@ from tandem.cli.app import app, commands
 from tandem.cli.fleet import Fleet, Service
 from tandem.cli.fleet_commands import FleetFlags
 from tandem.cli.supervisor import Supervisor
-from tandem.cli.up import LastingConsole, _new_logs, _until_signal, default_logs
+from tandem.cli.up import LastingConsole, _new_logs, _starting, _until_signal, default_logs
 from tandem.core.errors import ConfigError, Unavailable
 from tandem.process.stop_signals import SIGNALS
 
@@ -134,6 +134,30 @@ async def test_a_signal_while_it_ends_by_itself_leaves_nothing(
         await ending
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+@pytest.mark.usefixtures("signals_as_before")
+async def test_what_is_stopped_is_not_said_to_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = io.StringIO()
+    console = Console(file=terminal, force_terminal=True)
+
+    async def never() -> None:
+        await asyncio.sleep(0.2)
+        os.kill(os.getpid(), signal.SIGINT)
+        await asyncio.sleep(60)
+
+    async def stop() -> None:
+        assert "starting 2 processes" in terminal.getvalue()
+        terminal.truncate(0)
+        await asyncio.sleep(0.3)
+        assert "starting" not in terminal.getvalue()
+
+    supervisor = Supervisor(FLEET, None, lambda text: None)
+    monkeypatch.setattr(supervisor, "_stop", stop)
+    monkeypatch.setattr(supervisor, "_keep_running", lambda service: asyncio.sleep(60))
+    monkeypatch.setattr(supervisor, "_start", lambda service: asyncio.sleep(0))
+    serving = supervisor.run(_starting(FLEET, never(), console), lambda: None)
+    await _until_signal(serving, supervisor, console)
 
 
 def test_a_start_takes_some_time() -> None:
