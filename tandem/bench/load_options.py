@@ -12,7 +12,7 @@ LOAD, ASKING = "The load", "How it is asked"
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """What is empty, None or 0 follows from the rest."""
+    """What is empty or None follows from the rest."""
 
     workload: Annotated[
         str,
@@ -56,28 +56,21 @@ class LoadOptions:
         ),
     ] = 1.0
     concurrency: Annotated[
-        int,
+        int | None,
         typer.Option(
             help="requests at a time at the most; without --rate a closed loop of so many"
             " (default: 8)",
             rich_help_panel=LOAD,
-            show_default=False,
         ),
-    ] = 0
+    ] = None
     num_requests: Annotated[
-        int,
-        typer.Option(
-            "--requests", help="how many are measured", rich_help_panel=LOAD, show_default=False
-        ),
-    ] = 0
+        int | None,
+        typer.Option("--requests", help="how many are measured", rich_help_panel=LOAD),
+    ] = None
     seconds: Annotated[
-        float,
-        typer.Option(
-            help="how long arrivals are measured (default: 30)",
-            rich_help_panel=LOAD,
-            show_default=False,
-        ),
-    ] = 0.0
+        float | None,
+        typer.Option(help="how long arrivals are measured (default: 30)", rich_help_panel=LOAD),
+    ] = None
     warm_up_s: Annotated[
         float,
         typer.Option("--warm-up", help="seconds of arrivals before that", rich_help_panel=LOAD),

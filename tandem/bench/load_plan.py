@@ -180,7 +180,7 @@ def _spec(
     options: LoadOptions, workload: str, prompts: str, trace: Trace | None = None
 ) -> LoadSpec:
     arrivals, rate, concurrency = _pace(options, trace)
-    num_requests, seconds = options.num_requests, options.seconds
+    num_requests, seconds = options.num_requests or 0, options.seconds or 0.0
     if trace and not seconds:
         num_requests = num_requests or len(trace.requests)
     if arrivals == "trace" and trace and num_requests > len(trace.requests):
@@ -215,7 +215,7 @@ def _spec(
 
 def _pace(options: LoadOptions, trace: Trace | None) -> tuple[str, float | None, int]:
     """How requests arrive, at what rate, and how many at a time."""
-    rate, concurrency = options.rate, options.concurrency
+    rate, concurrency = options.rate, options.concurrency or 0
     if rate is None and trace is not None and trace.is_timed:
         return "trace", None, concurrency
     if rate is None or isinf(rate):
@@ -244,6 +244,7 @@ def _check_numbers(options: LoadOptions) -> None:
         ("concurrency", options.concurrency),
         ("requests", options.num_requests),
         ("seconds", options.seconds),
-        ("warm-up", options.warm_up_s),
     ):
-        require_positive(name, value, or_zero=True)
+        if value is not None:
+            require_positive(name, value)
+    require_positive("warm-up", options.warm_up_s, or_zero=True)

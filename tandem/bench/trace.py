@@ -98,8 +98,8 @@ class Trace:
             yield (each - times[0]) / speed
 
 
-def read_trace(file: Path, limit: int = 0) -> Trace:
-    """The first `limit` requests; all if that is 0. Raises `ConfigError`, which names the line."""
+def read_trace(file: Path, limit: int | None = None) -> Trace:
+    """The first `limit` requests, or all. Raises `ConfigError`, which names the line."""
     try:
         content = file.read_bytes()
     except OSError as error:
@@ -113,7 +113,7 @@ def read_trace(file: Path, limit: int = 0) -> Trace:
         raise ConfigError(f"{file}: all requests have a timestamp, or none", param="trace")
     if all(timed):
         requests.sort(key=lambda each: each.at_s or 0.0)
-    return Trace(tuple(requests[: limit or None]), digest_of(content))
+    return Trace(tuple(requests[:limit]), digest_of(content))
 
 
 def digest_of(content: bytes) -> str:

@@ -137,6 +137,9 @@ def test_a_load_in_words(options: dict, text: str) -> None:
         {"burstiness": -1.0},
         {"length_scale": 0.0},
         {"seconds": -1.0},
+        {"seconds": 0.0},
+        {"num_requests": 0},
+        {"concurrency": 0},
     ],
 )
 def test_what_makes_no_load_is_refused(options: dict) -> None:
