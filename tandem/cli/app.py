@@ -235,12 +235,12 @@ def list_models(
 
 @models.command("rm")
 def remove_model(
-    name: Annotated[str, typer.Argument(help="the model's name, or its folder")],
+    name: Annotated[str, typer.Argument(help="the model's name, default or its folder")],
 ) -> None:
     """Remove a model from the cache."""
-    from tandem.artifacts.catalog import remove_model
+    from tandem.cli.models import remove
 
-    typer.echo(f"removed {remove_model(name)}")
+    remove(name)
 
 
 @commands.command(context_settings=FORWARD, add_help_option=False)

@@ -10,9 +10,16 @@ from pathlib import Path
 from rich.markup import escape
 
 from tandem.artifacts.cache import models_dir
-from tandem.artifacts.catalog import BrokenModel, CachedModel, list_models
+from tandem.artifacts.catalog import (
+    BrokenModel,
+    CachedModel,
+    find_model,
+    list_models,
+    remove_model,
+)
 from tandem.artifacts.packed import PackedModel, list_packed
 from tandem.artifacts.pull import DEFAULT_NAME
+from tandem.artifacts.resolve import DEFAULT
 from tandem.cli.amounts import format_bytes
 from tandem.cli.tables import print_rows, table_console
 
@@ -42,6 +49,12 @@ def show_models(as_json: bool) -> None:
         console.print(f"[dim]{escape(text)}; {escape(mend)}[/]", soft_wrap=True)
     last = f"default is {DEFAULT_NAME}; all are in {models_dir()}" if models else EMPTY
     console.print(f"[dim]{escape(last)}[/]", soft_wrap=True)
+
+
+def remove(name: str) -> None:
+    """Remove a model, which may be called as `tandem pull` has it. Raises `TandemError`."""
+    is_default = name == DEFAULT and find_model(name) is None
+    print(f"removed {remove_model(DEFAULT_NAME if is_default else name)}")
 
 
 def _plain(

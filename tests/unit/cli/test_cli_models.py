@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from tandem.artifacts.cache import packed_dir
 from tandem.artifacts.model_folder import ModelFolder
 from tandem.artifacts.packed import note_origin
+from tandem.artifacts.pull import default_folder
 from tandem.artifacts.resolve import MOCK_FOLDER
 from tandem.cli.app import commands
 
@@ -57,6 +58,22 @@ def test_pull_list_remove(folder: Path, cache: Path) -> None:
     assert model["max_model_len"] > 0
     assert tandem("models", "rm", "little").strip() == f"removed {path}"
     assert json.loads(tandem("models", "--json")) == []
+
+
+def test_the_default_is_removed_as_it_is_pulled(folder: Path) -> None:
+    by_name = default_folder()
+    by_name.parent.mkdir(parents=True)
+    folder.rename(by_name)
+    assert tandem("models", "rm", "default").strip() == f"removed {by_name}"
+    assert not by_name.exists()
+
+
+def test_what_is_called_default_goes_first(folder: Path) -> None:
+    default_folder().mkdir(parents=True)
+    (default_folder() / "config.json").touch()
+    called_so = Path(tandem("pull", str(folder.rename(folder.parent / "default"))).strip())
+    assert tandem("models", "rm", "default").strip() == f"removed {called_so}"
+    assert default_folder().exists()
 
 
 def test_packed_weights_are_shown_and_go_with_their_model(folder: Path) -> None:
