@@ -60,7 +60,8 @@ def _message(error: Exception, reference: HubReference, endpoint: str) -> str:  
                 " pull again, which goes on where it stopped; without a network give a folder or a"
                 " .gguf file"
             )
-        case ImportError():
+        # Of a proxy of a kind that the library has not installed, or does not know.
+        case ImportError() | ValueError() if "proxy" in str(error).lower():
             return f"the proxy of the environment cannot be used: {_reason(error)}"
         case OSError():
             return f"the download of {reference} stopped ({_reason(error)}): pull again to go on"

@@ -341,11 +341,17 @@ def test_without_a_network(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> Non
         resolve(REPO)
 
 
-def test_by_a_proxy_that_is_of_no_use(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("all_proxy", "socks5h://127.0.0.1:9")
+@pytest.mark.parametrize(
+    ("proxy", "why"),
+    [("socks5h://127.0.0.1:9", "socksio"), ("socks://127.0.0.1:9", "socks://127.0.0.1:9")],
+)
+def test_by_a_proxy_that_is_of_no_use(
+    hub: FakeHub, monkeypatch: pytest.MonkeyPatch, proxy: str, why: str
+) -> None:
+    monkeypatch.setenv("all_proxy", proxy)
     monkeypatch.setitem(sys.modules, "socksio", None)
     close_session()
-    with pytest.raises(ConfigError, match=r"proxy of the environment .*socksio"):
+    with pytest.raises(ConfigError, match=rf"proxy of the environment .*{why}"):
         resolve(REPO)
 
 
