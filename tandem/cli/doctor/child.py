@@ -9,6 +9,8 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+NO_ANSWER = "no answer within"
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -16,6 +18,11 @@ class Answer:
 
     text: str
     failure: str = ""
+
+    @property
+    def is_late(self) -> bool:
+        """Whether it said nothing in the time that it had."""
+        return self.failure.startswith(NO_ANSWER)
 
 
 def ask(
@@ -37,7 +44,7 @@ def ask(
             env={**os.environ, **(environment or {})},
         )
     except subprocess.TimeoutExpired:
-        return Answer("", f"no answer within {timeout_s:g} s")
+        return Answer("", f"{NO_ANSWER} {timeout_s:g} s")
     except OSError as error:
         return Answer("", error.strerror or str(error))
     if process.returncode == 0:

@@ -155,7 +155,8 @@ class Port:
 
 @dataclass(frozen=True)
 class Docker:
-    """Versions; empty for what is not there. `daemon_error`: why it cannot be used."""
+    """Versions; empty for what is not there, or with a `daemon_error` does not say. That is why
+    docker cannot be used."""
 
     version: str = ""
     compose: str = ""

@@ -88,9 +88,13 @@ def _docker() -> Docker:
 
 
 def _compose_version() -> str:
-    """Of the plugin, else of the older program of its own, which is told apart by its name."""
+    """Of the plugin, else of the older program of its own, which is told apart by its name. Empty
+    if neither is here; of one that is late, that it is."""
+    late = ""
     for command in ("docker compose", "docker-compose"):
         match ask([*command.split(), "version", "--short"], DOCKER_TIMEOUT_S):
             case Answer(text, failure="") if text:
                 return text if command == "docker compose" else f"{text} ({command})"
-    return ""
+            case Answer(failure=failure) as answer if answer.is_late:
+                late = late or f"({failure})"
+    return late

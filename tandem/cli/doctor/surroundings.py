@@ -102,7 +102,8 @@ def judge_open_files(limit: int) -> Finding:
 def judge_docker(docker: Docker) -> Finding:
     """`tandem up` needs none, so that nothing here is a problem."""
     if not docker.version:
-        return Finding("docker", "not here, and tandem up needs none")
+        found = f"here: {docker.daemon_error}" if docker.daemon_error else "not here"
+        return Finding("docker", f"{found}, and tandem up needs none")
     text = f"{docker.version}, " + (f"compose {docker.compose}" if docker.compose else "no compose")
     if docker.daemon_error:
         return Finding("docker", f"{text}; no daemon answers, and tandem up needs none")

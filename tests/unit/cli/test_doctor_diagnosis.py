@@ -406,6 +406,7 @@ def test_open_files(limit: int, level: Level) -> None:
     [
         (Docker(), "not here"),
         (Docker("28.0", ""), "no compose"),
+        (Docker("", "", "no answer within 5 s"), "here: no answer within 5 s, and"),
         (Docker("28.0", "2.40", "refused"), "no daemon answers"),
     ],
 )

@@ -1,5 +1,6 @@
 """How the doctor looks: at programs that misbehave, ports that are taken, folders that are not."""
 
+import os
 import socket
 import sys
 import sysconfig
@@ -13,7 +14,7 @@ from tandem.bench.ports import free_port
 from tandem.cli.doctor import accelerators, probe, services, storage
 from tandem.cli.doctor.accelerators import parse_driver, probe_compiler, probe_torch
 from tandem.cli.doctor.child import Answer, ask
-from tandem.cli.doctor.machine import Driver, Gpu, NoTorch, Torch
+from tandem.cli.doctor.machine import Docker, Driver, Gpu, NoTorch, Torch
 from tandem.cli.doctor.ports import probe_ports, probe_worker_ports, program_of
 from tandem.cli.doctor.services import probe_services
 from tandem.cli.doctor.storage import DEFAULT_MODEL, probe_folder, probe_model
@@ -218,6 +219,17 @@ def test_which_command_composes(
 
     monkeypatch.setattr(probe, "ask", ask)
     assert probe._compose_version() == said
+
+
+def test_docker_that_is_late_is_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a busy machine."""
+    for name in ("docker", "docker-compose"):
+        (tmp_path / name).write_text("#!/bin/sh\nexec sleep 60\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(probe, "DOCKER_TIMEOUT_S", 0.1)
+    late = "no answer within 0.1 s"
+    assert probe._docker() == Docker("", f"({late})", late)
 
 
 def test_a_port_that_is_none() -> None:
