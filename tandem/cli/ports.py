@@ -48,11 +48,24 @@ def free_ports(host: str, base: int, count: int, taken: set[int]) -> list[int]:
 
 
 @contextmanager
+def claimed_port(host: str, port: int, flag: str) -> Iterator[None]:
+    """A port that is free, as `require_free` has it, and that `claimed_ports` claims likewise."""
+    require_free(host, port, flag)
+    with ExitStack() as claims:
+        if not _claim(host, port, claims):
+            raise ConfigError(
+                f"cannot listen on {Address(host, port)} (another tandem up does, or will):"
+                f" write another {flag}"
+            )
+        yield
+
+
+@contextmanager
 def claimed_ports(host: str, base: int, count: int, taken: set[int]) -> Iterator[list[int]]:
     """The same, but within the block no other process is given them by this, on Linux. What listens
     there does so only seconds after they were found free, and not while it is started again."""
     with ExitStack() as claims:
-        mine = (port for port in _free(host, base, taken) if _claim(port, claims))
+        mine = (port for port in _free(host, base, taken) if _claim(host, port, claims))
         yield _first(count, mine, base)
 
 
@@ -68,12 +81,12 @@ def _first(count: int, ports: Iterator[int], base: int) -> list[int]:
     return found
 
 
-def _claim(port: int, claims: ExitStack) -> bool:
+def _claim(host: str, port: int, claims: ExitStack) -> bool:
     # By a name that is known wherever the port is, in the network's namespace, and that ends with
     # its process. The port itself would have to be given back before its server can take it.
     claim = socket.socket(socket.AF_UNIX)
     try:
-        claim.bind(f"\0tandem-port-{port}")
+        claim.bind(f"\0tandem-port-{Address(host, port)}")
     except OSError as error:
         claim.close()
         # What else it may be: such names are Linux's.

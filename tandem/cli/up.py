@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Coroutine, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from tandem.artifacts.model_folder import ModelFolder
 from tandem.artifacts.progress import terminal_progress
 from tandem.artifacts.resolve import resolve
 from tandem.cli.fleet import WORKER_HOST, Fleet, FleetSettings, plan_fleet
-from tandem.cli.ports import claimed_ports, require_different, require_free
+from tandem.cli.ports import claimed_port, claimed_ports, require_different
 from tandem.cli.readiness import until_ready
 from tandem.cli.supervisor import Supervisor
 from tandem.cli.welcome import welcome
@@ -136,13 +136,15 @@ def _check_device(text: str) -> None:
 
 @contextmanager
 def _planned(settings: FleetSettings) -> Iterator[Fleet]:
-    """The fleet, whose workers' ports are its own within the block."""
-    require_different({"--http-port": settings.http_port, "--grpc-port": settings.grpc_port})
-    require_free(settings.host, settings.http_port, "--http-port")
-    require_free(settings.host, settings.grpc_port, "--grpc-port")
-    taken = {settings.http_port, settings.grpc_port}
-    count = settings.topology.num_workers
-    with claimed_ports(WORKER_HOST, settings.port_base, count, taken) as ports:
+    """The fleet, whose ports are its own within the block."""
+    gateway_ports = {"--http-port": settings.http_port, "--grpc-port": settings.grpc_port}
+    require_different(gateway_ports)
+    with ExitStack() as claims:
+        for flag, port in gateway_ports.items():
+            claims.enter_context(claimed_port(settings.host, port, flag))
+        taken = {*gateway_ports.values()}
+        count = settings.topology.num_workers
+        ports = claims.enter_context(claimed_ports(WORKER_HOST, settings.port_base, count, taken))
         yield plan_fleet(settings, ports, usable_cores())
 
 

@@ -11,7 +11,7 @@ import pytest
 from tandem.bench.ports import HOST, free_port
 from tandem.cli.doctor.ports import probe_ports
 from tandem.cli.fleet_commands import FleetFlags
-from tandem.cli.ports import claimed_ports, require_free
+from tandem.cli.ports import claimed_port, claimed_ports, require_free
 from tandem.core.errors import ConfigError
 
 
@@ -24,6 +24,23 @@ def test_two_that_start_at_once_get_ports_of_their_own() -> None:
             assert second == [base + 3, base + 4]
     with claimed_ports(HOST, base, 2, set()) as again:
         assert again == first
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ONLY LINUX HAS THE NAMES THAT CLAIM PORTS")
+def test_a_gateway_that_is_about_to_listen_has_its_port() -> None:
+    port = free_port()
+    with claimed_port(HOST, port, "--http-port"):
+        with (
+            pytest.raises(ConfigError, match=r"another tandem up .*: write another --http-port$"),
+            claimed_port(HOST, port, "--http-port"),
+        ):
+            pass
+        with claimed_ports(HOST, port, 1, set()) as of_workers:
+            assert of_workers != [port]
+        with claimed_port("127.0.0.2", port, "--http-port"):
+            pass
+    with claimed_port(HOST, port, "--http-port"):
+        pass
 
 
 @pytest.fixture
