@@ -17,16 +17,26 @@ SCRATCH_PREFIX = "scratch-"
 
 
 def cache_dir() -> Path:
-    """`$TANDEM_CACHE`, else `$XDG_CACHE_HOME/tandem`, else `~/.cache/tandem`. May not exist yet."""
-    if own := os.environ.get("TANDEM_CACHE"):
-        return Path(own).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path("~/.cache")).expanduser() / "tandem"
+    """`$TANDEM_CACHE`, else `$XDG_CACHE_HOME/tandem`, else `~/.cache/tandem`. May not exist yet.
+    Raises `ConfigError` for a user who has no home to have it in."""
+    own, base = os.environ.get("TANDEM_CACHE"), os.environ.get("XDG_CACHE_HOME")
+    try:
+        return Path(own).expanduser() if own else Path(base or "~/.cache").expanduser() / "tandem"
+    except RuntimeError:
+        raise ConfigError("there is no home folder: set TANDEM_CACHE to a folder") from None
 
 
 def models_dir() -> Path:
-    """Where model folders lie, each `<name>/`."""
-    return cache_dir() / "models"
+    """Where model folders lie, each `<name>/`. Raises `ConfigError` if that cannot be seen."""
+    folder = cache_dir() / "models"
+    try:
+        folder.exists()
+    except OSError as error:
+        raise ConfigError(
+            f"cannot read the cache {cache_dir()} ({error.strerror}): set TANDEM_CACHE to another"
+            " folder"
+        ) from None
+    return folder
 
 
 def downloads_dir() -> Path:

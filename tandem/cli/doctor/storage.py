@@ -37,7 +37,7 @@ def probe_model(name: str) -> Model | HubModel | NoModel:
 def probe_folder(path: Path) -> Folder:
     """A folder, or where it would be made."""
     path = path.absolute()
-    exists_at = next(folder for folder in (path, *path.parents) if folder.exists())
+    exists_at = next(folder for folder in (path, *path.parents) if os.path.exists(folder))
     return Folder(
         path=str(path),
         exists_at=str(exists_at),

@@ -16,6 +16,7 @@ from tandem.artifacts.packed import note_origin
 from tandem.artifacts.pull import default_folder
 from tandem.artifacts.resolve import MOCK_FOLDER
 from tandem.cli.app import commands
+from tandem.core.errors import ConfigError
 
 
 @pytest.fixture(autouse=True)
@@ -112,6 +113,26 @@ def test_what_is_not_there_is_one_line(arguments: tuple[str, ...]) -> None:
     assert done.stdout == ""
     assert done.stderr.startswith("error: there is no model ")
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "arguments", [["models"], ["models", "--json"], ["models", "rm", "x"], ["pull"]]
+)
+def test_a_cache_that_cannot_be_seen_is_named(
+    monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    """As another user's: but nobody is refused anything who is root."""
+    monkeypatch.setenv("TANDEM_CACHE", f"/{'x' * 300}")
+    with pytest.raises(ConfigError, match=r"cannot read the cache /x+ \(File name too long\): set"):
+        tandem(*arguments)
+
+
+def test_who_has_no_home_is_told_to_name_a_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TANDEM_CACHE")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)
+    with pytest.raises(ConfigError, match="no home folder: set TANDEM_CACHE"):
+        tandem("models")
 
 
 @pytest.mark.parametrize("command", ["pull", "up"])

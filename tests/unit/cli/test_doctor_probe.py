@@ -269,6 +269,12 @@ def test_a_folder_that_is_yet_to_be_made(tmp_path: Path) -> None:
     assert folder.free_bytes > 0
 
 
+def test_a_folder_that_cannot_be_seen(tmp_path: Path) -> None:
+    """As another user's."""
+    folder = probe_folder(tmp_path / ("x" * 300) / "logs")
+    assert folder.exists_at == str(tmp_path)
+
+
 def test_a_file_where_the_folder_should_be(tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("")
     assert not probe_folder(tmp_path / "cache" / "models").is_writable
