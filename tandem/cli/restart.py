@@ -41,7 +41,7 @@ def _end(worker: admin_pb2.WorkerStatus, by: str | None) -> None:
         os.kill(_own_process(worker), signal.SIGTERM)
         return
     try:
-        status = subprocess.run(shlex.split(by), check=False).returncode
+        status = subprocess.run(shlex.split(by) or [""], check=False).returncode
     except (OSError, ValueError) as error:
         raise ConfigError(f"{by!r} cannot be run: {error}", param="by") from None
     if status:

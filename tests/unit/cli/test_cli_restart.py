@@ -71,6 +71,7 @@ def test_it_is_done_when_another_process_serves(
         pytest.param([[]], "true", NotFound, id="it is not there"),
         pytest.param([[worker(1)], [worker(2)]], "false", ConfigError, id="the command fails"),
         pytest.param([[worker(1)], [worker(2)]], "no-such-command", ConfigError, id="no command"),
+        pytest.param([[worker(1)], [worker(2)]], " ", ConfigError, id="no words"),
     ],
 )
 def test_what_went_wrong_is_an_error(
