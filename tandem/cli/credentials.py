@@ -10,6 +10,8 @@ import typer
 from tandem.cli.flags import flag
 
 CERTIFICATE_DAYS = 365
+# A century, which dates have room for.
+MAX_DAYS = 36_500
 
 
 def keys(
@@ -32,7 +34,9 @@ def keys(
 def certs(
     *,
     tls_dir: Annotated[Path, flag("tls-dir", "folder for them, a folder in it for each role")],
-    days: Annotated[int, typer.Option(min=1, help="how long they hold")] = CERTIFICATE_DAYS,
+    days: Annotated[
+        int, typer.Option(min=1, max=MAX_DAYS, help="how long they hold")
+    ] = CERTIFICATE_DAYS,
 ) -> None:
     """Make certificates for gateway, prefill and decode workers, of an authority of their own.
 

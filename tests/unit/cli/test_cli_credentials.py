@@ -43,6 +43,13 @@ def test_certs_makes_all_identities(tmp_path: Path) -> None:
         assert read_identity(tmp_path, role)
 
 
+@pytest.mark.parametrize("days", ["0", "99999999"])
+def test_certificates_hold_for_days_that_there_are(tmp_path: Path, days: str) -> None:
+    ran = CliRunner().invoke(commands, ["certs", "--tls-dir", str(tmp_path), "--days", days])
+    assert ran.exit_code == 2
+    assert not [*tmp_path.iterdir()]
+
+
 def test_who_is_asked_for_a_key_is_told_where_it_goes() -> None:
     with pytest.raises(Unauthenticated, match="TANDEM_API_KEY"), reaching_gateway():
         raise Unauthenticated("an API key is needed")
