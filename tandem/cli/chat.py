@@ -60,7 +60,9 @@ def _served_model(client: Client) -> str:
     with reaching_gateway():
         models = client.models(timeout=CONNECT_S)
     if not models:
-        raise Unavailable("the gateway is there, but its workers are not: see its log")
+        raise Unavailable(
+            "the gateway is there, but no workers that serve: see `tandem workers`, and its log"
+        )
     return models[0].id
 
 
