@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
+from rich.text import Text
 
 from tandem.cli.fleet import Fleet, FleetSettings
 from tandem.core.address import Address, is_loopback, local_host
@@ -36,6 +37,8 @@ def welcome(
     http, grpc = Address(host, settings.http_port), Address(host, settings.grpc_port)
     url = f"http://{http}"
     facts = Table.grid(padding=(0, 2))
+    facts.add_column(style="dim", no_wrap=True)
+    facts.add_column(overflow="fold")
     for name, value in (
         ("model", f"{model_name} ({settings.topology}, {settings.device})"),
         ("page", url),
@@ -44,7 +47,7 @@ def welcome(
         ("workers", ", ".join(f"{each.name} :{each.port}" for each in fleet.workers)),
         ("logs", str(logs) if logs else "here"),
     ):
-        facts.add_row(f"[dim]{name}[/]", value)
+        facts.add_row(name, Text(value))
     console.print(
         Panel(facts, title="[bold green]Tandem is ready[/]", title_align="left", expand=False)
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from io import StringIO
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -52,3 +53,19 @@ def test_a_model_without_a_chat_template_is_given_a_prompt() -> None:
     assert "/v1/completions -H" in said
     assert '"prompt": ' in said
     assert "chat" not in said
+
+
+def test_a_narrow_terminal_and_an_odd_name_lose_nothing() -> None:
+    settings = FleetSettings(
+        parse_topology("1p1d"), "mock", "mock:h100", "127.0.0.1", 8000, 50050, 50051
+    )
+    console = Console(file=StringIO(), width=40)
+    logs = Path("/home/somebody/of/a/long/name/.cache/tandem/logs/8000")
+    fleet = plan_fleet(settings, [50051, 50052], [0])
+    welcome(console, settings, fleet, "model-[v2]", logs, can_chat=True)
+    assert isinstance(console.file, StringIO)
+    panel, *_ = console.file.getvalue().partition("curl")
+    said = "".join(line.strip("\u2502 ") for line in panel.splitlines())
+    assert str(logs) in said
+    assert "model-[v2]" in said
+    assert "\u2026" not in said
