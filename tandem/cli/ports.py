@@ -18,8 +18,7 @@ FIRST_FREE_FOR_ALL = 1024
 
 def require_free(host: str, port: int, flag: str) -> None:
     """Raise `ConfigError` that names `flag` if a server cannot listen there."""
-    if not 1 <= port <= LAST_PORT:
-        raise ConfigError(f"{flag} {port} is no port: write 1 to {LAST_PORT}")
+    _require_port(port, flag)
     if found := obstacle(host, port):
         why = privilege(port, found) or "`tandem doctor` says what has it"
         raise ConfigError(
@@ -64,13 +63,19 @@ def claimed_port(host: str, port: int, flag: str) -> Iterator[None]:
 def claimed_ports(host: str, base: int, count: int, taken: set[int]) -> Iterator[list[int]]:
     """The same, but within the block no other process is given them by this, on Linux. What listens
     there does so only seconds after they were found free, and not while it is started again."""
+    _require_port(base, "--port-base")
     with ExitStack() as claims:
         mine = (port for port in _free(host, base, taken) if _claim(host, port, claims))
         yield _first(count, mine, base)
 
 
+def _require_port(port: int, flag: str) -> None:
+    if not 1 <= port <= LAST_PORT:
+        raise ConfigError(f"{flag} {port} is no port: write 1 to {LAST_PORT}")
+
+
 def _free(host: str, base: int, taken: set[int]) -> Iterator[int]:
-    ports = range(max(1, base), LAST_PORT + 1)
+    ports = range(base, LAST_PORT + 1)
     return (port for port in ports if port not in taken and is_free(host, port))
 
 

@@ -16,6 +16,9 @@ def is_free(host: str, port: int) -> bool:
 def obstacle(host: str, port: int) -> OSError | None:
     """Why a server cannot listen there, if it cannot. Raises `ConfigError` if the host is not this
     one."""
+    if not host:
+        # Which sockets take for all of this machine's.
+        raise _elsewhere("''")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         with socket.socket(family) as probe:
@@ -24,10 +27,14 @@ def obstacle(host: str, port: int) -> OSError | None:
             probe.bind((host, port))
     except OSError as error:
         if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
-            raise ConfigError(
-                f"{host} is no address of this machine: write --host 127.0.0.1, another of its own,"
-                " or 0.0.0.0 for all of these",
-                param="host",
-            ) from None
+            raise _elsewhere(host) from None
         return error
     return None
+
+
+def _elsewhere(host: str) -> ConfigError:
+    return ConfigError(
+        f"{host} is no address of this machine: write --host 127.0.0.1, another of its own,"
+        " or 0.0.0.0 for all of these",
+        param="host",
+    )

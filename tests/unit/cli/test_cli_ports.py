@@ -73,3 +73,20 @@ def test_a_taken_port_is_doctors_business() -> None:
         taken.listen()
         with pytest.raises(ConfigError, match=r"in use.*`tandem doctor` says what has it$"):
             require_free(HOST, taken.getsockname()[1], "--http-port")
+
+
+@pytest.mark.parametrize("base", [-5, 0, 70_000])
+def test_workers_begin_at_a_port(base: int) -> None:
+    with (
+        pytest.raises(ConfigError, match=f"--port-base {base} is no port: write 1 to 65535"),
+        claimed_ports(HOST, base, 1, set()),
+    ):
+        pass
+
+
+def test_no_host_is_not_all_of_them() -> None:
+    """Nor would anybody find the gateway that is to be there."""
+    with pytest.raises(ConfigError, match=r"^'' is no address of this machine") as refused:
+        require_free("", free_port(), "--http-port")
+    assert refused.value.param == "host"
+    assert probe_ports(FleetFlags(host="").settings())["--http-port"].is_elsewhere
