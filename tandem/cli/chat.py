@@ -163,6 +163,8 @@ class PrintedAnswer:
         end_s = monotonic()
         first_s = self._first_s or end_s
         parts = [f"{completion.num_tokens} tokens"]
+        if completion.finish_reason == "length":
+            parts.append("cut off there")
         if completion.num_tokens > 1 and end_s > first_s:
             parts.append(f"{(completion.num_tokens - 1) / (end_s - first_s):.1f} tokens/s")
         parts.append(f"first after {format_seconds(first_s - self._start_s)}")

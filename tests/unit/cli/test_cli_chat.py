@@ -116,6 +116,14 @@ def test_who_served_it_alone_moved_nothing(monkeypatch: pytest.MonkeyPatch) -> N
     assert "->" not in noted and "moved" not in noted
 
 
+def test_an_answer_that_has_no_end_is_said_to_be_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    cut = Answers("Once upon")
+    choice = replace(Answers.completion.choices[0], finish_reason="length")
+    cut.completion = replace(Answers.completion, num_tokens=2, choices=(choice,))
+    assert "2 tokens, cut off there, " in talk(cut, monkeypatch)[1]
+    assert "cut off" not in talk(Answers("The end"), monkeypatch)[1]
+
+
 @pytest.mark.parametrize(("pieces", "answer"), [(["Once ", "upon"], "Once upon\n"), ([], "")])
 def test_an_error_has_a_line_of_its_own(
     monkeypatch: pytest.MonkeyPatch, pieces: list[str], answer: str
