@@ -1,4 +1,4 @@
-"""stdin and stdout that may be closed, full, or read by nobody."""
+"""stdin, stdout and stderr that may be closed, full, or read by nobody."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STDOUT = 1
 
 @contextmanager
 def standard_streams() -> Iterator[None]:
-    """stdin and stdout are there within, and all that is printed is written at the end. Raises
+    """They are there within, and what is printed to stdout is written at the end. Raises
     `ConfigError` for what the system has against it, and `SystemExit` if nobody reads any more."""
     _open()
     try:
@@ -43,6 +43,8 @@ def _open() -> None:
     if sys.stdout is None:
         # To be read: so it is as little written to as before.
         sys.stdout = os.fdopen(os.open(os.devnull, os.O_RDONLY), "w")
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
     if isinstance(sys.stdout, TextIOWrapper):
         # In a locale without the signs of a chart, or of an answer, a question mark.
         sys.stdout.reconfigure(errors="replace")

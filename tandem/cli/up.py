@@ -97,8 +97,15 @@ def run_up(
 
 
 async def _starting(fleet: Fleet, ready: Coroutine[Any, Any, None], console: Console) -> None:
-    with console.status(f"starting {len(fleet.services)} processes", spinner="dots"):
+    status = console.status(f"starting {len(fleet.services)} processes", spinner="dots")
+    # As `LastingConsole` has it, by which a status does not go.
+    with suppress(OSError):
+        status.start()
+    try:
         await ready
+    finally:
+        with suppress(OSError):
+            status.stop()
 
 
 async def _until_signal(

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tandem.artifacts.resolve import MOCK_FOLDER
+
 FULL = Path("/dev/full")
 TANDEM = shlex.join([sys.executable, "-m", "tandem.cli"])
 # With a buffer all comes to light at the end only.
@@ -59,3 +61,8 @@ def test_a_closed_input_has_ended() -> None:
     done = run("top --url http://127.0.0.1:1 <&-", "")
     assert done.stderr.startswith("error: no gateway answers")
     assert done.stderr.count("\n") == 1
+
+
+def test_who_is_told_of_no_progress_does_without() -> None:
+    done = run("pull mock 2>&-", "")
+    assert (done.stdout, done.returncode) == (f"{MOCK_FOLDER}\n", 0)

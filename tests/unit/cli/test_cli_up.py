@@ -106,6 +106,16 @@ async def test_who_has_no_terminal_any_more_still_ends(error: OSError) -> None:
     await _until_signal(serve(), supervisor, LastingConsole(file=GoneStream(error)))
 
 
+@pytest.mark.parametrize("is_terminal", [True, False])
+async def test_who_cannot_say_that_it_starts_still_does(is_terminal: bool) -> None:
+    async def ready() -> None:
+        pass
+
+    full = GoneStream(OSError(28, "No space left on device"))
+    console = LastingConsole(file=full, force_terminal=is_terminal)
+    await _starting(FLEET, ready(), console)
+
+
 @pytest.mark.usefixtures("signals_as_before")
 async def test_a_signal_while_it_ends_by_itself_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
