@@ -141,3 +141,13 @@ def test_what_goes_wrong_otherwise_is_told() -> None:
     logging_to(Disk())
     with pytest.raises(TypeError):
         structlog.get_logger().info("%d lines", "many")
+
+
+@pytest.mark.parametrize("log_format", ["json", "console"])
+def test_no_stderr_at_all_costs_the_lines(
+    monkeypatch: pytest.MonkeyPatch, log_format: LogFormat
+) -> None:
+    monkeypatch.setattr("sys.stderr", None)
+    configure_logging("debug", log_format)
+    structlog.get_logger("a").info("lost")
+    logging.getLogger("b").warning("lost")
