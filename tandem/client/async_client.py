@@ -128,7 +128,11 @@ class AsyncClient:
 
 class AsyncCompletionStream(CallStream):
     """An async iterator over `Delta`s. Leaving its `async with` block, or `cancel`, ends the
-    generation."""
+    generation; so does letting go of it."""
+
+    def __del__(self) -> None:
+        # The channel keeps a call that nobody reads any more, which then never ends.
+        self._call.cancel()
 
     async def __aenter__(self) -> AsyncCompletionStream:
         return self

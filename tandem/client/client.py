@@ -125,7 +125,8 @@ class Client:
 
 
 class CompletionStream(CallStream):
-    """An iterator over `Delta`s. Leaving its `with` block, or `cancel`, ends the generation."""
+    """An iterator over `Delta`s. Leaving its `with` block, or `cancel`, ends the generation;
+    so does letting go of it."""
 
     def __enter__(self) -> CompletionStream:
         return self

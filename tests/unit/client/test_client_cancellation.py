@@ -30,10 +30,11 @@ CALLS: dict[str, Call] = {
 
 class Server:
     """Answers a generation's first token, and then nothing until the end. `asked` is set once it
-    has been asked for anything."""
+    has been asked for anything, `left` once a generation's client has left."""
 
     def __init__(self) -> None:
         self.asked = threading.Event()
+        self.left = threading.Event()
         self._over = threading.Event()
         self._server = grpc.server(ThreadPoolExecutor(4))
         servicer = Mock(
@@ -51,7 +52,10 @@ class Server:
         self._over.set()
         self._server.stop(None).wait()
 
-    def _generate(self, *_: object) -> Iterator[inference_pb2.GenerateResponse]:
+    def _generate(
+        self, request: object, context: grpc.ServicerContext
+    ) -> Iterator[inference_pb2.GenerateResponse]:
+        context.add_callback(self.left.set)
         yield inference_pb2.GenerateResponse(delta=inference_pb2.TokenDelta(text="Hello"))
         self._wait()
 
@@ -146,6 +150,26 @@ async def test_its_reader_can_be_cancelled_all_the_same(client: AsyncClient) -> 
     task.cancel()
     await asyncio.wait([task])
     assert task.cancelled()
+
+
+async def test_a_stream_that_is_forgotten_ends(server: Server, client: AsyncClient) -> None:
+    async for _ in client.stream(prompt="Hi"):
+        break
+    assert await asyncio.to_thread(server.left.wait, TIMEOUT_S)
+
+
+def test_without_an_event_loop_a_forgotten_stream_ends_too(server: Server) -> None:
+    with Client(server.address) as client:
+        for _ in client.stream(prompt="Hi"):
+            break
+        assert server.left.wait(TIMEOUT_S)
+
+
+async def test_one_that_is_forgotten_after_its_client_is_no_matter(server: Server) -> None:
+    async with AsyncClient(server.address) as client:
+        stream = client.stream(prompt="Hi")
+        await anext(stream)
+    del stream
 
 
 def test_without_an_event_loop_it_is_the_same(server: Server) -> None:
