@@ -15,6 +15,7 @@ from tandem.client.connection import (
     CLOSED,
     Model,
     call_metadata,
+    call_timeout,
     channel_tls,
     read_models,
     resolve_address,
@@ -81,7 +82,7 @@ class AsyncClient:
         request = build_request(**arguments)
         with _translated_errors():
             return AsyncCompletionStream(
-                self._stub.Generate(request, timeout=timeout, metadata=self._metadata)
+                self._stub.Generate(request, timeout=call_timeout(timeout), metadata=self._metadata)
             )
 
     async def tokenize(
@@ -95,7 +96,9 @@ class AsyncClient:
         with _translated_errors():
             return list(
                 (
-                    await self._stub.Tokenize(request, timeout=timeout, metadata=self._metadata)
+                    await self._stub.Tokenize(
+                        request, timeout=call_timeout(timeout), metadata=self._metadata
+                    )
                 ).token_ids
             )
 
@@ -110,7 +113,9 @@ class AsyncClient:
         request = build_detokenize_request(token_ids, model)
         with _translated_errors():
             return (
-                await self._stub.Detokenize(request, timeout=timeout, metadata=self._metadata)
+                await self._stub.Detokenize(
+                    request, timeout=call_timeout(timeout), metadata=self._metadata
+                )
             ).text
 
     async def models(
@@ -122,7 +127,9 @@ class AsyncClient:
         with _translated_errors():
             request = inference_pb2.ListModelsRequest()
             return read_models(
-                await self._stub.ListModels(request, timeout=timeout, metadata=self._metadata)
+                await self._stub.ListModels(
+                    request, timeout=call_timeout(timeout), metadata=self._metadata
+                )
             )
 
 

@@ -12,6 +12,7 @@ from tandem.client.connection import (
     CLOSED,
     Model,
     call_metadata,
+    call_timeout,
     channel_tls,
     read_models,
     resolve_address,
@@ -82,7 +83,7 @@ class Client:
         request = build_request(**arguments)
         with self._calling():
             return CompletionStream(
-                self._stub.Generate(request, timeout=timeout, metadata=self._metadata)
+                self._stub.Generate(request, timeout=call_timeout(timeout), metadata=self._metadata)
             )
 
     def tokenize(
@@ -92,7 +93,9 @@ class Client:
         request = build_tokenize_request(**arguments)
         with self._calling():
             return list(
-                self._stub.Tokenize(request, timeout=timeout, metadata=self._metadata).token_ids
+                self._stub.Tokenize(
+                    request, timeout=call_timeout(timeout), metadata=self._metadata
+                ).token_ids
             )
 
     def detokenize(
@@ -101,14 +104,18 @@ class Client:
         """The text of tokens, special ones included."""
         request = build_detokenize_request(token_ids, model)
         with self._calling():
-            return self._stub.Detokenize(request, timeout=timeout, metadata=self._metadata).text
+            return self._stub.Detokenize(
+                request, timeout=call_timeout(timeout), metadata=self._metadata
+            ).text
 
     def models(self, *, timeout: float | None = None) -> list[Model]:
         """What is served."""
         with self._calling():
             request = inference_pb2.ListModelsRequest()
             return read_models(
-                self._stub.ListModels(request, timeout=timeout, metadata=self._metadata)
+                self._stub.ListModels(
+                    request, timeout=call_timeout(timeout), metadata=self._metadata
+                )
             )
 
     @contextmanager

@@ -7,6 +7,7 @@ import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import isnan
 from pathlib import Path
 from typing import cast
 
@@ -22,6 +23,8 @@ from tandem.wire.tls import ChannelTls
 DEFAULT_ADDRESS = "127.0.0.1:50050"
 ADDRESS_VARIABLE = "TANDEM_ADDRESS"
 CLOSED = "the client is closed"
+# A hundred years: what is longer is no limit. Beyond gRPC's clock it would be over at once.
+MAX_TIMEOUT_S = 100 * 365 * 86_400.0
 
 CallMetadata = tuple[tuple[str, str], ...]
 
@@ -50,6 +53,15 @@ def call_metadata(*, tenant: str | None = None, api_key: str | None = None) -> C
     if key := api_key or os.environ.get(API_KEY_VARIABLE):
         metadata.append((AUTHORIZATION, f"Bearer {_sendable(key, 'an API key', 'api_key')}"))
     return tuple(metadata)
+
+
+def call_timeout(timeout: float | None) -> float | None:
+    """A call's, in gRPC's terms. Raises `InvalidRequest` for what is no number."""
+    if timeout is None or timeout > MAX_TIMEOUT_S:
+        return None
+    if isnan(timeout):
+        raise InvalidRequest("timeout must be a number", param="timeout")
+    return timeout
 
 
 def _sendable(text: str, what: str, param: str) -> str:

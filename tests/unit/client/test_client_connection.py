@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import socket
 from concurrent.futures import ThreadPoolExecutor
 
@@ -9,7 +10,7 @@ import grpc
 import pytest
 
 from tandem import AsyncClient, Client
-from tandem.core.errors import ConfigError, Unavailable
+from tandem.core.errors import ConfigError, InvalidRequest, Unavailable
 
 TIMEOUT_S = 10.0
 
@@ -35,6 +36,28 @@ def test_whoever_answers_there_and_is_no_gateway_is_nobody() -> None:
     with Client(f"127.0.0.1:{port}") as client, pytest.raises(Unavailable, match="UNIMPLEMENTED"):
         client.models(timeout=TIMEOUT_S)
     other.stop(None)
+
+
+@pytest.mark.parametrize("timeout", [math.inf, 1e12])
+async def test_a_timeout_may_be_as_long_as_one_likes(timeout: float) -> None:
+    """Beyond gRPC's clock, it is no deadline that is over."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with Client(address) as client, pytest.raises(Unavailable):
+            client.models(timeout=timeout)
+        async with AsyncClient(address) as other:
+            with pytest.raises(Unavailable):
+                await other.generate(prompt="Hi", timeout=timeout)
+
+
+async def test_a_timeout_that_is_no_number_is_refused() -> None:
+    with Client() as client, pytest.raises(InvalidRequest) as caught:
+        client.generate(prompt="Hi", timeout=math.nan)
+    assert caught.value.param == "timeout"
+    async with AsyncClient() as other:
+        with pytest.raises(InvalidRequest):
+            await other.models(timeout=math.nan)
 
 
 @pytest.mark.parametrize("kind", [Client, AsyncClient])
