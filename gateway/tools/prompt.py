@@ -124,7 +124,7 @@ def _said(message: ChatMessage, syntax: CallSyntax) -> str:
 
 def _written(call: ToolCall, syntax: CallSyntax) -> str:
     """A call as the model would write it."""
-    written = json.dumps({"name": call.name, syntax.arguments_key: _read_arguments(call)})
+    written = _json({"name": call.name, syntax.arguments_key: _read_arguments(call)})
     if syntax.list_opening:
         return f"{syntax.opening}{syntax.list_opening}{written}{syntax.list_closing}"
     return f"{syntax.opening}\n{written}\n{syntax.closing}".strip()
@@ -133,13 +133,17 @@ def _written(call: ToolCall, syntax: CallSyntax) -> str:
 def _instructions(tools: list[Json], syntax: CallSyntax) -> str:
     """What the model is told of the tools."""
     example = _written(ToolCall("", "<name>", '{"<parameter>": "<value>"}'), syntax)
-    listed = "\n".join(json.dumps(tool, ensure_ascii=False) for tool in tools)
+    listed = "\n".join(map(_json, tools))
     return (
         f"You can call these functions, each given as JSON on a line of its own:\n{listed}\n\n"
         f"To call one, answer in exactly this form, with arguments that match its parameters:\n"
         f"{example}\n\n"
         "What it returns comes back to you between <tool_response> and </tool_response>."
     )
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _in_system(messages: list[Json], instructions: str) -> list[Json]:

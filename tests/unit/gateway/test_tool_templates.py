@@ -82,8 +82,8 @@ def prompt_of(client, service, tokenizer):
     return prompt_of
 
 
-def call(name: str, call_id: str) -> Json:
-    return {"id": call_id, "type": "function", "function": {"name": name, "arguments": "{}"}}
+def call(name: str, call_id: str, arguments: str = "{}") -> Json:
+    return {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
 
 
 def calls(*calls: Json, content: str | None = None) -> Json:
@@ -188,3 +188,9 @@ async def test_what_users_say_themselves_is_left_as_it_is(prompt_of, template):
     assert await prompt_of([USER, USER]) == "<user>Hi<user>Hi"
     conversation = [USER, USER, *TWO_CALLS, USER, USER]
     assert (await prompt_of(conversation)).endswith(f"<user>{RESULTS}\nHi<user>Hi")
+
+
+@pytest.mark.parametrize("template", [ONE_CALL, NO_SYSTEM])
+async def test_a_call_s_letters_are_shown_as_they_are(prompt_of):
+    prompt = await prompt_of([USER, calls(call("f", "1", '{"city": "Zürich 東京"}'))])
+    assert '{"city": "Zürich 東京"}' in prompt
