@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -18,6 +19,8 @@ Json = dict[str, Any]
 
 # Mistral's templates refuse ids of another length.
 MISTRAL_ID_CHARS = 9
+# Half a character, which JSON can escape, and no tokenizer takes.
+LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def template_messages(
@@ -89,6 +92,8 @@ def _read_arguments(call: ToolCall) -> object:
     """An object; the text itself if it is none, as when a model was cut off while it wrote it."""
     try:
         arguments = json.loads(call.arguments or "{}")
+        if r"\u" in call.arguments:
+            arguments = json.loads(LONE_SURROGATE.sub("\ufffd", _json(arguments)))
     except (ValueError, RecursionError):
         return call.arguments
     return arguments if isinstance(arguments, dict) else call.arguments

@@ -194,3 +194,11 @@ async def test_what_users_say_themselves_is_left_as_it_is(prompt_of, template):
 async def test_a_call_s_letters_are_shown_as_they_are(prompt_of):
     prompt = await prompt_of([USER, calls(call("f", "1", '{"city": "Zürich 東京"}'))])
     assert '{"city": "Zürich 東京"}' in prompt
+
+
+@pytest.mark.parametrize("template", [ONE_CALL, NO_SYSTEM])
+async def test_half_a_character_in_a_call_is_shown_as_such(prompt_of):
+    """A model may write any escape, and what it has written comes back."""
+    arguments = r'{"half": "\ud83d!", "whole": "\ud83d\ude00"}'
+    prompt = await prompt_of([USER, calls(call("f", "1", arguments))])
+    assert '{"half": "\ufffd!", "whole": "\U0001f600"}' in prompt
