@@ -100,6 +100,9 @@ class GenerateArguments(TypedDict, total=False):
 def build_request(**arguments: Unpack[GenerateArguments]) -> inference_pb2.GenerateRequest:
     """The message. Raises `InvalidRequest` for what cannot be said in it."""
     given = _given(arguments)
+    if not given.get("json_object"):
+        # That it is not to be one asks for no form.
+        given.pop("json_object", None)
     _check_exactly_one(given, PROMPTS)
     _check_conversation(given)
     _check_at_most_one(given, FORMS)
@@ -243,10 +246,10 @@ def _part_text(part: Json) -> str:
     return text
 
 
-def _answer_form(name: str, value: Any) -> inference_pb2.AnswerForm | None:
+def _answer_form(name: str, value: Any) -> inference_pb2.AnswerForm:
     match name:
         case "json_object":
-            return _any_json_object() if value else None
+            return inference_pb2.AnswerForm(json_object=inference_pb2.AnyJsonObject())
         case "json_schema":
             text = value if isinstance(value, str) else json.dumps(value)
             return inference_pb2.AnswerForm(json_schema=text)
@@ -259,10 +262,6 @@ def _answer_form(name: str, value: Any) -> inference_pb2.AnswerForm | None:
             raise InvalidRequest("choice must be a list of texts", param="choice")
         case _:
             return inference_pb2.AnswerForm(one_of=inference_pb2.Texts(texts=value))
-
-
-def _any_json_object() -> inference_pb2.AnswerForm:
-    return inference_pb2.AnswerForm(json_object=inference_pb2.AnyJsonObject())
 
 
 def _tool(function: Json) -> inference_pb2.Tool:

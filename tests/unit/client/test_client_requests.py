@@ -26,6 +26,14 @@ def test_a_choice_is_of_texts_not_of_a_text_s_letters() -> None:
     assert caught.value.param == "choice"
 
 
+def test_no_json_is_no_form_beside_another() -> None:
+    form = build_request(prompt="A colour:", json_object=False, regex="red|blue").answer_form
+    assert form.regex == "red|blue"
+    assert not build_request(prompt="A colour:", json_object=False).HasField("answer_form")
+    with pytest.raises(InvalidRequest, match="only one of"):
+        build_request(prompt="A colour:", json_object=True, regex="red|blue")
+
+
 IDS = [5, 2**32 - 1]
 
 
