@@ -121,7 +121,8 @@ class OtlpTrace(RequestTrace):
         self._epoch_ns = time.time_ns() - time.monotonic_ns()
         self._began_s = time.monotonic()
         self._num_tokens = 0
-        self._finish_reasons: list[str] = []
+        # By the choice.
+        self._finish_reasons: dict[int, str] = {}
 
     @property
     def trace_id(self) -> str:
@@ -156,7 +157,7 @@ class OtlpTrace(RequestTrace):
             # It costs the trace, not those who are served.
             log.exception("tracing failed", request_id=generation.request.request_id)
         self._num_tokens += len(generation.token_ids)
-        self._finish_reasons.append(finish_reason(event))
+        self._finish_reasons[generation.request.choice_index] = finish_reason(event)
         if isinstance(event, TandemError):
             self._ended_by(event)
 
@@ -165,7 +166,8 @@ class OtlpTrace(RequestTrace):
             return
         if error is None:
             self._root.set_attribute("gen_ai.usage.output_tokens", self._num_tokens)
-            self._root.set_attribute("gen_ai.response.finish_reasons", self._finish_reasons)
+            reasons = [reason for _, reason in sorted(self._finish_reasons.items())]
+            self._root.set_attribute("gen_ai.response.finish_reasons", reasons)
         else:
             self._ended_by(error)
         self._root.end(self._unix_ns(time.monotonic()))

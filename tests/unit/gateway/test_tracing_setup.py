@@ -19,13 +19,17 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio
 from trace_receiver import collecting
 
+from gateway.generation import Generation
 from gateway.request import GenerationRequest, TextPrompt
+from gateway.request_metrics import TokenTimes
+from gateway.tokens import TokenRequest
 from gateway.tracing.otlp import MAX_TRACERS, OtlpTrace, OtlpTracing, otlp_tracing
 from gateway.tracing.setup import ENDPOINT_VARIABLES, open_tracing
 from gateway.tracing.spans import TraceSpan
 from gateway.tracing.trace import NO_TRACE, Tracing
-from tandem.core.errors import ConfigError, InvalidRequest
+from tandem.core.errors import Cancelled, ConfigError, InvalidRequest
 from tandem.core.installation import install_tandem
+from tandem.core.sampling_params import SamplingParams
 from tandem.core.worker import WorkerRole
 
 EXPORTER = "opentelemetry.exporter.otlp.proto.grpc.trace_exporter"
@@ -135,6 +139,19 @@ def test_a_request_that_was_not_taken_tells_why_and_not_in_its_words(exporter) -
     (span,) = exporter.get_finished_spans()
     assert span.attributes["error.type"] == "INVALID_REQUEST"
     assert "canary" not in span.to_json()
+
+
+def test_how_each_choice_ended_is_told_in_their_order(exporter) -> None:
+    trace = tracing(exporter).begin(ask())
+    params = SamplingParams(max_tokens=5, seed=0)
+    for choice, end in ((1, InvalidRequest("no")), (0, Cancelled("left"))):
+        request = TokenRequest("r", (5,) * 8, params, choice_index=choice)
+        generation = Generation(request, 7 + choice, arrived_s=1.0)
+        generation.end_attempt(2.0)
+        trace.choice_ended(generation, TokenTimes(), end)
+    trace.end()
+    *_, root = exporter.get_finished_spans()
+    assert root.attributes["gen_ai.response.finish_reasons"] == ("abort", "error")
 
 
 def test_workers_that_never_come_again_are_forgotten(exporter) -> None:
