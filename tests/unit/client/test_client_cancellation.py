@@ -165,10 +165,20 @@ def test_without_an_event_loop_a_forgotten_stream_ends_too(server: Server) -> No
         assert server.left.wait(TIMEOUT_S)
 
 
-async def test_one_that_is_forgotten_after_its_client_is_no_matter(server: Server) -> None:
-    async with AsyncClient(server.address) as client:
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("is_closed", [True, False])
+def test_one_that_is_forgotten_after_its_event_loop_is_no_matter(
+    server: Server, is_closed: bool
+) -> None:
+    async def begin() -> AsyncCompletionStream:
+        client = AsyncClient(server.address)
         stream = client.stream(prompt="Hi")
         await anext(stream)
+        if is_closed:
+            await client.close()
+        return stream
+
+    stream = asyncio.run(begin())
     del stream
 
 
