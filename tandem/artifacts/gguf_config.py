@@ -19,6 +19,9 @@ ARCHITECTURES = {
 }
 # Llama 3's, ChatML's, Phi's and Gemma's.
 ENDS_OF_TURNS = ("<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>")
+# Llama 3's and Qwen's. Their authors' `generation_config.json` names it beside the end of a turn;
+# a file made of it names only that.
+ENDS_OF_TEXTS = {"llama": "<|end_of_text|>", "qwen2": "<|endoftext|>", "qwen3": "<|endoftext|>"}
 
 
 def gguf_config(file: GgufFile) -> dict[str, object]:
@@ -54,7 +57,7 @@ def gguf_config(file: GgufFile) -> dict[str, object]:
         "rope_scaling": gguf_rope_scaling(file, kind, rope_theta, head_dim),
         "tie_word_embeddings": "output.weight" not in file.tensors,
         "bos_token_id": _token_id(metadata, "bos"),
-        "eos_token_id": _eos_token_ids(metadata),
+        "eos_token_id": _eos_token_ids(metadata, kind),
         "pad_token_id": _token_id(metadata, "padding"),
     }
 
@@ -101,12 +104,12 @@ def _token_id(metadata: JsonObject, which: str) -> int | None:
     return metadata.integer(key) if metadata.has(key) else None
 
 
-def _eos_token_ids(metadata: JsonObject) -> list[int]:
-    """The end of a text, of a turn and of a message: those that the file names, and for files of
-    older converters, which name the first alone, those that are known by their texts."""
+def _eos_token_ids(metadata: JsonObject, kind: str) -> list[int]:
+    """The end of a text, of a turn and of a message: those that the file names, often one alone,
+    and those that are known by their texts."""
     named = {_token_id(metadata, which) for which in ("eos", "eot", "eom")}
     vocabulary = GgufVocabulary.read(metadata)
     ids = vocabulary.ids()
-    known = {ids[token] for token in ENDS_OF_TURNS if token in ids}
+    known = {ids[token] for token in (*ENDS_OF_TURNS, ENDS_OF_TEXTS[kind]) if token in ids}
     controls = {token_id for token_id in known if vocabulary.types[token_id] == TokenType.CONTROL}
     return sorted(token_id for token_id in named | controls if token_id is not None)

@@ -10,7 +10,7 @@ from tandem.artifacts.json_object import read_json_object
 
 FILE = "tandem.json"
 # Of what makes our folders of GGUF files. One more for what made them otherwise than it should.
-IMPORT_VERSION = 1
+IMPORT_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,6 +99,21 @@ def test_the_end_of_a_turn_is_known_by_its_text(tmp_path: Path) -> None:
     assert ModelFolder.open(tmp_path / "out").config.eos_token_ids == {0, 8}
 
 
+@pytest.mark.parametrize(
+    ("kind", "end"),
+    [("llama", "<|end_of_text|>"), ("qwen2", "<|endoftext|>"), ("qwen3", "<|endoftext|>")],
+)
+def test_the_end_of_a_text_is_known_beside_that_of_a_turn(
+    tmp_path: Path, kind: str, end: str
+) -> None:
+    words = ["<|im_end|>", "a", "b", end, "Ġ", "ab", "1", "2", "<tool>", "12"]
+    controls = ("<|im_end|>", end)
+    import_gguf(
+        tiny_gguf.write(tmp_path / "x.gguf", kind, words=words, controls=controls), tmp_path / "out"
+    )
+    assert ModelFolder.open(tmp_path / "out").config.eos_token_ids == {0, 3}
+
+
 def test_heads_that_are_not_told_of_share_no_keys(tmp_path: Path) -> None:
     """Of a Llama whose config does not name them, llama.cpp's converter does not, either."""
     file = GgufFile.open(tiny_gguf.write(tmp_path / "x.gguf"))

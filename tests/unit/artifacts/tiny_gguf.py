@@ -78,6 +78,7 @@ def write(
     pre: str = "smollm",
     sizes: Sizes = TINY,
     words: Sequence[str] = WORDS,
+    controls: Sequence[str] = ("<|end|>", "<|eot_id|>"),
     metadata: dict[str, int | str] | None = None,
     **extra: NDArray[np.float32],
 ) -> Path:
@@ -98,7 +99,7 @@ def write(
     writer.add_head_count_kv(KV_HEADS)
     writer.add_layer_norm_rms_eps(1e-6)
     writer.add_rope_freq_base(50_000.0)
-    _add_tokenizer(writer, pre, words)
+    _add_tokenizer(writer, pre, words, controls)
     for name, weight in _gguf_weights(kind, sizes).items():
         if name == drop:
             continue
@@ -152,7 +153,9 @@ def _gguf_weights(kind: str, sizes: Sizes) -> dict[str, NDArray[np.float32]]:
     return weights
 
 
-def _add_tokenizer(writer: gguf.GGUFWriter, pre: str, words: Sequence[str]) -> None:
+def _add_tokenizer(
+    writer: gguf.GGUFWriter, pre: str, words: Sequence[str], controls: Sequence[str]
+) -> None:
     control, plain, user = (
         gguf.TokenType.CONTROL,
         gguf.TokenType.NORMAL,
@@ -161,7 +164,7 @@ def _add_tokenizer(writer: gguf.GGUFWriter, pre: str, words: Sequence[str]) -> N
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(pre)
     writer.add_token_list(words)
-    kinds = {"<|end|>": control, "<|eot_id|>": control, "<tool>": user}
+    kinds = {**dict.fromkeys(controls, control), "<tool>": user}
     writer.add_token_types([kinds.get(word, plain) for word in words])
     writer.add_token_merges(["a b", "1 2"])
     writer.add_bos_token_id(0)
