@@ -105,8 +105,8 @@ class ModelConfig:
     def _check(self, fields: JsonObject) -> None:
         if self.num_heads % self.num_kv_heads:
             raise fields.wrong("num_key_value_heads", f"a divisor of {self.num_heads}")
-        if self.head_dim % 2:
-            raise fields.wrong("head_dim", "an even number")
+        if self.head_dim < 2 or self.head_dim % 2:
+            raise fields.wrong("head_dim", "an even number of at least 2")
         if self.rope_theta <= 1:
             raise fields.wrong("rope_theta", "more than 1")
         if self.max_position_embeddings > MAX_POSITIONS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass
 
 from tandem.artifacts.json_object import JsonObject
@@ -73,10 +74,15 @@ def stretched_length(scaling: RopeScaling | None, max_positions: int) -> int:
     """
     match scaling:
         case LinearScaling(factor):
-            return max(max_positions, int(max_positions * factor))
+            return max(max_positions, _stretched(max_positions, factor))
         case YarnScaling(factor, original):
-            return max(max_positions, int(original * factor))
+            return max(max_positions, _stretched(original, factor))
     return max_positions
+
+
+def _stretched(length: int, factor: float) -> int:
+    """Of a factor beyond all measure more than any model has, and no infinity."""
+    return int(min(length * factor, sys.maxsize))
 
 
 def _rope_type(scaling: JsonObject) -> str:

@@ -205,6 +205,18 @@ def test_a_wrong_field_is_named(llama: dict[str, object], field: str, value: obj
     assert caught.value.message.startswith(f"here/config.json: {field!r}")
 
 
+def test_heads_without_items_are_refused(llama: dict[str, object]) -> None:
+    """More of them than the hidden size has items, in a config that does not say how large."""
+    with pytest.raises(ConfigError, match="'head_dim' is missing, expected an even number"):
+        ModelConfig.from_json(llama | {"hidden_size": 2})
+
+
+@pytest.mark.parametrize("name", ["linear", "yarn"])
+def test_a_context_without_end_is_refused(llama: dict[str, object], name: str) -> None:
+    with pytest.raises(ConfigError, match=r"'rope_scaling' .* expected a context of at most"):
+        ModelConfig.from_json(llama | {"rope_scaling": {"type": name, "factor": 1e308}})
+
+
 SHARED = {
     "attention_dropout": 0.0,
     "hidden_act": "silu",
