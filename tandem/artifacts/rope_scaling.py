@@ -127,14 +127,17 @@ def _original_length(scaling: JsonObject, config: JsonObject) -> int:
 
 
 def _attention_factor(scaling: JsonObject, factor: float) -> float:
-    """Sharpens attention over more positions, as YaRN's paper suggests, unless it is given."""
+    """Sharpens attention over more positions, as YaRN's paper suggests, unless it is given; what is
+    suggested is multiplied by `attn_factor`, as vLLM, SGLang and llama.cpp have it (transformers
+    overlooks it): by this DeepSeek-R1-0528-Qwen3-8B asks for no sharpening."""
     if scaling.has("attention_factor"):
         return scaling.positive_number("attention_factor")
+    own = scaling.positive_number("attn_factor", 1.0)
     if scaling.has("mscale") and scaling.has("mscale_all_dim"):
         both = (scaling.positive_number(name) for name in ("mscale", "mscale_all_dim"))
         above, below = (_mscale(factor, mscale) for mscale in both)
-        return above / below
-    return _mscale(factor, 1.0)
+        return own * above / below
+    return own * _mscale(factor, 1.0)
 
 
 def _mscale(factor: float, mscale: float) -> float:

@@ -110,6 +110,24 @@ def test_yarn_stretches_the_context(llama: dict[str, object]) -> None:
         assert ModelConfig.from_json(llama | same) == config
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        # DeepSeek-R1-0528-Qwen3-8B's.
+        ({"attn_factor": 0.8782488562869419}, 1.0),
+        ({"attn_factor": 0.5, "mscale": 2.0, "mscale_all_dim": 1.0}, 0.5 * 1.2772589 / 1.1386294),
+        ({"attn_factor": 0.5, "attention_factor": 1.5}, 1.5),
+    ],
+)
+def test_yarns_attention_factor_is_multiplied_by_a_models_own(
+    llama: dict[str, object], given: dict[str, float], expected: float
+) -> None:
+    scaling = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128}
+    config = ModelConfig.from_json(llama | {"rope_scaling": scaling | given})
+    assert isinstance(config.rope_scaling, YarnScaling)
+    assert config.rope_scaling.attention_factor == pytest.approx(expected)
+
+
 @pytest.mark.parametrize(("factor", "length"), [(4.0, 512), (1.5, 192), (0.5, 128)])
 def test_linear_scaling_stretches_the_context(
     llama: dict[str, object], factor: float, length: int
