@@ -12,7 +12,9 @@ from tandem.core.errors import TandemError
 from tandem.core.grammar import Grammar
 
 MAX_KEPT = 512
-"""Sequences whose place is kept; one that was dropped is followed again from its first token."""
+"""Sequences whose place is kept, or twice as many as a step has, if that is more: none that is in
+each step is to be dropped for those that are prepared meanwhile. One that was dropped is followed
+again from its first token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,7 @@ class GrammarStates:
         self._lock = threading.Lock()
         # The sequence that stepped longest ago first.
         self._kept: OrderedDict[int, GrammarMatcher] = OrderedDict()
+        self._most_kept = MAX_KEPT
 
     def warm_up(self) -> None:
         """Make the compiler, and its vocabulary. Raises `TandemError`."""
@@ -51,6 +54,7 @@ class GrammarStates:
 
     def masks(self, places: Sequence[Place]) -> list[TokenMask | TandemError]:
         """What may follow at each place, or why nothing may."""
+        self._most_kept = max(MAX_KEPT, 2 * len(places))
         try:
             compiler = self._compiler()
         except TandemError as error:
@@ -108,5 +112,5 @@ class GrammarStates:
     def _keep(self, sequence_id: int, matcher: GrammarMatcher) -> None:
         with self._lock:
             self._kept[sequence_id] = matcher
-            while len(self._kept) > MAX_KEPT:
+            while len(self._kept) > self._most_kept:
                 self._kept.popitem(last=False)

@@ -21,6 +21,7 @@ from tandem.core.errors import TandemError
 from tandem.core.grammar import Grammar, GrammarKind
 from tandem.core.plan import SampleSpec
 from tandem.core.sampling_params import SamplingParams
+from tandem.engine import grammar_states
 from tandem.engine.allowed_tokens import Allowed
 from tandem.engine.grammar_states import GrammarStates, Place
 from tandem.engine.torch.sampler import SampleRow, sample
@@ -38,7 +39,7 @@ class Generator:
         self._tokenizer = folder.tokenizer()
         self._eos_token_ids = folder.config.eos_token_ids
         self._vocab_size = folder.config.vocab_size + NUM_SPARE
-        self._compiler = GrammarCompiler(self._tokenizer, self._vocab_size, self._eos_token_ids)
+        self.compiler = GrammarCompiler(self._tokenizer, self._vocab_size, self._eos_token_ids)
         self._states = self._new_states()
         self._num_answers = 0
 
@@ -59,7 +60,7 @@ class Generator:
         raise AssertionError(f"not at its end after {MAX_TOKENS} tokens")
 
     def _new_states(self) -> GrammarStates:
-        return GrammarStates(lambda: self._compiler)
+        return GrammarStates(lambda: self.compiler)
 
     def _mask(self, place: Place) -> TokenMask:
         """What may follow: the same for one who has seen the tokens come and one who has not."""
@@ -103,6 +104,29 @@ def test_an_answer_in_a_real_vocabulary_is_valid(
     smollm2: Generator, schema: Schema, seed: int
 ) -> None:
     check(smollm2.generate(schema, seed), schema)
+
+
+def test_none_of_a_step_is_followed_from_its_start_again(
+    mock: Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many they are, and though others are prepared between two steps."""
+    monkeypatch.setattr(grammar_states, "MAX_KEPT", 4)
+    compiler = mock.compiler
+    grammar = Grammar(GrammarKind.REGEX, "a{9}")
+    states = GrammarStates(lambda: compiler)
+    tokens: list[list[int]] = [[] for _ in range(8)]
+    places = [Place(index, grammar, its) for index, its in enumerate(tokens)]
+    states.masks(places)
+    for index in range(8, 12):
+        states.prepare(index, grammar)
+    for its in tokens:
+        its.append(ord("a"))
+    with monkeypatch.context() as patch:
+        patch.setattr(compiler, "matcher", None)
+        masks = states.masks(places)
+    assert [mask.nonzero()[0].tolist() for mask in masks if not isinstance(mask, TandemError)] == [
+        [ord("a")]
+    ] * len(places)
 
 
 EVERY_TEXT_A_STATE = Grammar(GrammarKind.REGEX, "(a|b)*a(a|b){20}")
