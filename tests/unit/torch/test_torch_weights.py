@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -171,6 +173,19 @@ def test_more_blocks_than_memory_holds_are_refused(
     with pytest.raises(ConfigError, match="cpu has too little free memory") as caught:
         engines.build_engine(settings, ModelFolder.open(llama_path))
     assert caught.value.param == "num_blocks"
+
+
+@pytest.mark.parametrize("num_blocks", [None, 16])
+def test_a_config_of_another_model_is_told_before_there_is_memory_for_it(
+    llama_path: Path, num_blocks: int | None, tmp_path: Path
+) -> None:
+    for file in llama_path.iterdir():
+        shutil.copy(file, tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"hidden_size": 2**30}))
+    settings = WorkerSettings(port=1, num_blocks=num_blocks)
+    with pytest.raises(ConfigError, match=r"has shape \[331, 72\], but the model's config asks"):
+        engines.build_engine(settings, ModelFolder.open(tmp_path))
 
 
 @pytest.mark.parametrize("quantization", [Quantization.NONE, Quantization.INT4])
