@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from tandem.artifacts.json_object import JsonObject
 
-MAX_POSITIONS = "max_position_embeddings"
+LENGTH = "max_position_embeddings"
+ORIGINAL_LENGTH = "original_max_position_embeddings"
 # YaRN's own defaults: rotations over the trained length above which a frequency is kept, and below
 # which it is slowed in full.
 BETA_FAST = 32.0
@@ -106,7 +107,7 @@ def _yarn(scaling: JsonObject, config: JsonObject) -> YarnScaling:
     if scaling.has("factor"):
         factor = scaling.positive_number("factor")
     else:
-        factor = config.positive(MAX_POSITIONS) / original
+        factor = config.positive(LENGTH) / original
     return YarnScaling(
         factor=factor,
         original_max_position_embeddings=original,
@@ -120,10 +121,10 @@ def _yarn(scaling: JsonObject, config: JsonObject) -> YarnScaling:
 def _original_length(scaling: JsonObject, config: JsonObject) -> int:
     """Told beside the scaling, in it, or the same as the length now: in this order, as
     transformers has it."""
-    name = "original_max_position_embeddings"
-    if config.has(name):
-        return config.positive(name)
-    return scaling.positive(name) if scaling.has(name) else config.positive(MAX_POSITIONS)
+    for each in (config, scaling):
+        if each.has(ORIGINAL_LENGTH):
+            return each.positive(ORIGINAL_LENGTH)
+    return config.positive(LENGTH)
 
 
 def _attention_factor(scaling: JsonObject, factor: float) -> float:
