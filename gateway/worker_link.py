@@ -33,6 +33,9 @@ from tandem.wire.tls import ChannelTls
 HEARTBEAT_S = 0.5
 # How often it is looked whether the worker was heard of.
 TURN_S = HEARTBEAT_S / 2
+# Who is there and does not fit is asked again so much later: that changes when somebody sees to it,
+# and each time takes a connection, of both ends.
+MISFIT_S = 1.0
 GOODBYE_TIMEOUT_S = 0.5
 
 
@@ -124,11 +127,14 @@ class WorkerLink:
 
     async def _run(self) -> None:
         while not self._stopping:
+            pause_s = RETRY_S
             try:
                 await self._connect_and_serve()
             except Exception as error:
                 self._stream_ended(error)
-            await asyncio.sleep(RETRY_S)
+                if isinstance(error, Mismatch) and not self.has_worker:
+                    pause_s = MISFIT_S
+            await asyncio.sleep(pause_s)
 
     def _stream_ended(self, error: Exception) -> None:
         """By this. The listener is told, and may fail as well: the link goes on."""

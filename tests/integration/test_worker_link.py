@@ -32,7 +32,7 @@ from gateway.scheduler import Scheduler
 from gateway.shared_state import Limits
 from gateway.timeline import Timeline
 from gateway.tokens import TokenRequest
-from gateway.worker_link import WorkerLink
+from gateway.worker_link import MISFIT_S, WorkerLink
 from tandem.core.commands import Remove
 from tandem.core.errors import Fenced, Mismatch, TandemError, Unavailable
 from tandem.core.sampling_params import SamplingParams
@@ -390,6 +390,23 @@ class JoinRecorder(Dispatcher):
     def joined(self, info: WorkerInfo, address: str) -> None:
         super().joined(info, address)
         self.joins.put_nowait(address)
+
+
+async def test_a_worker_that_does_not_fit_is_asked_again_and_not_all_the_time() -> None:
+    """Each time takes a connection: of a fleet of another version, most of a gateway's time."""
+
+    class Choosy(Listener):
+        num_asked = 0
+
+        def admits(self, info: WorkerInfo) -> None:
+            self.num_asked += 1
+            if self.num_asked <= 2:
+                raise Mismatch("another model")
+
+    listener = Choosy()
+    began_s = time.monotonic()
+    async with linked(FakeWorker(), listener):
+        assert time.monotonic() - began_s >= 2 * MISFIT_S
 
 
 async def test_a_listener_that_fails_when_it_is_told_of_a_loss_does_not_end_the_link() -> None:
