@@ -109,6 +109,15 @@ class Fleet:
         times = (worker.step_times.token_s for worker in self._computing)
         return min(filter(None, times), default=0.0)
 
+    def least_token_s(self) -> float:
+        """Likewise, or what one of a step's tokens was ever seen to take, if that is less: no more
+        than it takes once nothing disturbs the worker, however slow that was when it last computed
+        any. 0 while one step is all that is known."""
+        times = (worker.step_times for worker in self._computing)
+        known = (each for each in times if each.num_prompt_steps > 1)
+        least = (min(each.token_s, each.least_token_s) for each in known)
+        return min(filter(None, least), default=0.0)
+
     def step_s(self) -> float:
         """Likewise, seconds of a step beside its prompt tokens."""
         times = (worker.step_times.base_s for worker in self._computing)

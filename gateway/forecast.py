@@ -44,7 +44,7 @@ class Forecast:
 
     def work_s(self, generation: Generation) -> float:
         """How long the rest of a prompt takes at the least."""
-        return generation.num_tokens_left * self._fleet.token_s()
+        return generation.num_tokens_left * self._fleet.least_token_s()
 
     def first_token_s(self, generation: Generation) -> float:
         """Until the first token of a generation that is queued, or would be."""

@@ -49,6 +49,8 @@ class StepTimes:
 
     def __init__(self) -> None:
         self.is_measured = False
+        self.num_prompt_steps = 0
+        """Those that had prompt tokens."""
         self.largest = 0
         """Prompt tokens of the largest step that was measured."""
         self.least_token_s = inf
@@ -92,6 +94,7 @@ class StepTimes:
         self.is_measured = True
         self.largest = max(self.largest, num_tokens)
         if num_tokens:
+            self.num_prompt_steps += 1
             self.least_token_s = min(self.least_token_s, seconds / num_tokens)
         else:
             self.bare_s += (BARE_WEIGHT if self.bare_s else 1.0) * (seconds - self.bare_s)

@@ -327,6 +327,24 @@ def test_what_is_more_than_a_quota_will_never_be_let_in() -> None:
 
 
 @pytest.mark.parametrize("colocated", [False, True])
+def test_a_worker_that_was_slow_is_tried_again(colocated: bool) -> None:
+    """While all are refused for its pace nothing is computed that would show another."""
+    driver = Driver(colocated=colocated)
+    name = "d" if colocated else "p"
+    for num_tokens in (10, BATCH_TOKENS) * 20:
+        driver.stepped(name, num_tokens, 10 * (STEP_S * colocated + TOKEN_S * num_tokens))
+    assert driver.scheduler._fleet.token_s() > 2 * TOKEN_S
+    driver.submit(1000, timeout_s=2.0)
+
+
+def test_one_step_that_took_long_refuses_nobody() -> None:
+    """It may be the first of all, for which nothing was warm."""
+    driver = Driver(measured=False)
+    driver.stepped("p", BATCH_TOKENS, 10.0)
+    driver.submit(1000, timeout_s=5.0)
+
+
+@pytest.mark.parametrize("colocated", [False, True])
 def test_what_cannot_be_in_time_is_refused_at_once(colocated: bool) -> None:
     driver = Driver(colocated=colocated)
     for _ in range(10):
