@@ -22,7 +22,7 @@ from gateway.liveness import CONNECT_TIMEOUT_S, LEASE_S, OPEN_TIMEOUT_S, RETRY_S
 from gateway.role_wire import ROLE_WIRES
 from gateway.standing import Standing
 from tandem.core.address import parse_address
-from tandem.core.errors import Mismatch, TandemError, Unavailable
+from tandem.core.errors import Fenced, Mismatch, TandemError, Unavailable
 from tandem.core.worker import WorkerInfo, WorkerRole
 from tandem.v1 import worker_pb2, worker_pb2_grpc
 from tandem.wire.channels import open_command_channel
@@ -33,9 +33,9 @@ from tandem.wire.tls import ChannelTls
 HEARTBEAT_S = 0.5
 # How often it is looked whether the worker was heard of.
 TURN_S = HEARTBEAT_S / 2
-# Who is there and does not fit is asked again so much later: that changes when somebody sees to it,
-# and each time takes a connection, of both ends.
-MISFIT_S = 1.0
+# Who is there and cannot be taken, as it does not fit or is another gateway's, is asked again so
+# much later: each time takes a connection, of both ends.
+REFUSED_S = 1.0
 GOODBYE_TIMEOUT_S = 0.5
 
 
@@ -131,13 +131,12 @@ class WorkerLink:
             try:
                 await self._connect_and_serve()
             except Exception as error:
-                self._stream_ended(error)
-                if isinstance(error, Mismatch) and not self.has_worker:
-                    pause_s = MISFIT_S
+                pause_s = self._stream_ended(error)
             await asyncio.sleep(pause_s)
 
-    def _stream_ended(self, error: Exception) -> None:
-        """By this. The listener is told, and may fail as well: the link goes on."""
+    def _stream_ended(self, error: Exception) -> float:
+        """By this. The listener is told, and may fail as well: the link goes on, after so many
+        seconds."""
         try:
             if isinstance(error, grpc.aio.AioRpcError):
                 error = to_tandem_error(error, in_full=True)
@@ -147,6 +146,7 @@ class WorkerLink:
                 self._standing.broken(error)
         except Exception as failure:
             self._standing.fail(failure)
+        return RETRY_S if self.has_worker else _pause_s(error)
 
     async def _connect_and_serve(self) -> None:
         if self._standing.info:
@@ -300,6 +300,16 @@ class WorkerLink:
             ),
             commands=map(self._wire.command_to_wire, batch.commands),
         )
+
+
+def _pause_s(error: Exception) -> float:
+    """When to look again for a worker that has not joined by this."""
+    match error:
+        case Mismatch():
+            return REFUSED_S
+        case Fenced(retry_after_s=float(lease_s)):
+            return min(REFUSED_S, max(RETRY_S, lease_s))
+    return RETRY_S
 
 
 async def _end(task: asyncio.Future[Any]) -> None:

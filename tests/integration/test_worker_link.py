@@ -32,7 +32,7 @@ from gateway.scheduler import Scheduler
 from gateway.shared_state import Limits
 from gateway.timeline import Timeline
 from gateway.tokens import TokenRequest
-from gateway.worker_link import MISFIT_S, WorkerLink
+from gateway.worker_link import REFUSED_S, WorkerLink
 from tandem.core.commands import Remove
 from tandem.core.errors import Fenced, Mismatch, TandemError, Unavailable
 from tandem.core.sampling_params import SamplingParams
@@ -329,13 +329,17 @@ async def test_a_bug_in_the_listener_costs_the_worker_and_not_the_link() -> None
 
 
 class HeldWorker(FakeWorker):
-    """Another gateway's, for as long as `holder` is set."""
+    """Another gateway's, for as long as `holder` is set, and for `lease_s` yet if that is told."""
 
     holder = "other"
+    lease_s: float | None = None
+    num_refusals = 0
 
     async def RunLoop(self, requests: Any, context: Any) -> AsyncIterator[Any]:
         if self.holder:
-            await abort(context, Fenced(f"controller {self.holder} holds this worker"))
+            self.num_refusals += 1
+            why = f"controller {self.holder} holds this worker"
+            await abort(context, Fenced(why, retry_after_s=self.lease_s))
         async for each in super().RunLoop(requests, context):
             yield each
 
@@ -392,6 +396,21 @@ class JoinRecorder(Dispatcher):
         self.joins.put_nowait(address)
 
 
+async def test_a_worker_of_another_gateway_is_asked_again_and_not_all_the_time() -> None:
+    listener = Listener()
+    async with HeldWorker() as worker:
+        worker.lease_s = 5.0
+        link = WorkerLink(WorkerRole.DECODE, worker.address, "test", 1, listener)
+        link.start()
+        try:
+            await asyncio.sleep(1.5 * REFUSED_S)
+            assert worker.num_refusals <= 2
+            worker.holder = ""
+            assert await listener.next() == "joined"
+        finally:
+            await link.stop()
+
+
 async def test_a_worker_that_does_not_fit_is_asked_again_and_not_all_the_time() -> None:
     """Each time takes a connection: of a fleet of another version, most of a gateway's time."""
 
@@ -406,7 +425,7 @@ async def test_a_worker_that_does_not_fit_is_asked_again_and_not_all_the_time() 
     listener = Choosy()
     began_s = time.monotonic()
     async with linked(FakeWorker(), listener):
-        assert time.monotonic() - began_s >= 2 * MISFIT_S
+        assert time.monotonic() - began_s >= 2 * REFUSED_S
 
 
 async def test_a_listener_that_fails_when_it_is_told_of_a_loss_does_not_end_the_link() -> None:
