@@ -58,8 +58,8 @@ class LoadOptions:
     concurrency: Annotated[
         int | None,
         typer.Option(
-            help="requests at a time at the most; without --rate a closed loop of so many"
-            " (default: 8)",
+            help="requests at a time at the most, 0 for no bound; without --rate a closed loop"
+            " of so many (default: 8)",
             rich_help_panel=LOAD,
         ),
     ] = None

@@ -220,6 +220,11 @@ def _pace(options: LoadOptions, trace: Trace | None) -> tuple[str, float | None,
         return "trace", None, concurrency
     if rate is None or isinf(rate):
         if concurrency or rate is None:
+            if options.concurrency == 0:
+                raise ConfigError(
+                    "--concurrency 0, which is no bound, needs --rate or a --trace with times",
+                    param="concurrency",
+                )
             return "closed", None, concurrency or CONCURRENCY
         return "at once", None, 0
     return ("poisson" if options.burstiness == 1 else "gamma"), rate, concurrency
@@ -240,11 +245,8 @@ def _check_numbers(options: LoadOptions) -> None:
     require_positive("burstiness", options.burstiness)
     require_positive("speed", options.speed)
     require_positive("length-scale", options.length_scale)
-    for name, value in (
-        ("concurrency", options.concurrency),
-        ("requests", options.num_requests),
-        ("seconds", options.seconds),
-    ):
+    for name, value in (("requests", options.num_requests), ("seconds", options.seconds)):
         if value is not None:
             require_positive(name, value)
+    require_positive("concurrency", options.concurrency or 0, or_zero=True)
     require_positive("warm-up", options.warm_up_s, or_zero=True)

@@ -30,6 +30,7 @@ def test_a_rate_is_an_open_loop_of_some_seconds() -> None:
     loop = plan.loop()
     assert (loop.warm_up_s, loop.measured_s, loop.num_measured, loop.concurrency) == (2, 30, 0, 0)
     assert arrivals(rate=4.0) != arrivals(rate=4.0, burstiness=0.5)
+    assert plan_load(LoadOptions(rate=4.0, warm_up_s=2.0, concurrency=0)).spec == plan.spec
 
 
 def test_without_a_rate_it_is_a_closed_loop() -> None:
@@ -45,6 +46,7 @@ def test_without_a_rate_it_is_a_closed_loop() -> None:
 
 def test_an_infinite_rate_without_a_bound_is_all_at_once() -> None:
     assert arrivals(rate=inf, num_requests=3) == [0.0] * 3
+    assert arrivals(rate=inf, num_requests=3, concurrency=0) == [0.0] * 3
 
 
 def test_prompts_that_all_come_at_once_are_made_before() -> None:
