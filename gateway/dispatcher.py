@@ -167,13 +167,13 @@ class Dispatcher:
 
     def check_room(self, tenant: str, num_choices: int, deadline_s: float) -> None:
         with self.refusals.counting(tenant):
-            if self._stopping:
-                raise _stopping()
+            self._refuse_if_stopping()
             self._lag.check()
             self._scheduler.check_room(tenant, num_choices, deadline_s, self._clock())
 
     def reading(self, tenant: str, num_requests: int) -> AbstractContextManager[None]:
         with self.refusals.counting(tenant):
+            self._refuse_if_stopping()
             return self._scheduler.reading(tenant, num_requests)
 
     def submit(self, request: TokenRequest) -> GenerationStream:
@@ -317,6 +317,10 @@ class Dispatcher:
         """For what changes without a time of its own."""
         self._scheduler.advance(self._clock())
         return self._scheduler
+
+    def _refuse_if_stopping(self) -> None:
+        if self._stopping:
+            raise _stopping()
 
     def _watch_readiness(self) -> None:
         """What is queued waits for a role that has no worker any more, but not for ever."""

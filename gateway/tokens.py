@@ -225,8 +225,9 @@ class TokenService(Protocol):
 
     def reading(self, tenant: str, num_requests: int) -> AbstractContextManager[None]:
         """Let so many requests of a tenant be read: its block is for as long as that takes, and
-        they count towards the tenant's quota in it. Raises `RateLimitExceeded` before the block, or
-        `InvalidRequest` for more than the tenant may ever have in flight."""
+        they count towards the tenant's quota in it. Raises before the block: `RateLimitExceeded`,
+        `InvalidRequest` for more than the tenant may ever have in flight, or `Unavailable` if the
+        gateway stops."""
         ...
 
     def submit(self, request: TokenRequest) -> TokenStream:

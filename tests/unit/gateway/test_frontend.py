@@ -314,6 +314,16 @@ async def test_what_is_being_read_when_the_gateway_drains_is_served(
     await asyncio.wait_for(idle, 10)
 
 
+async def test_who_only_wants_tokens_does_not_keep_a_gateway_from_its_end(dispatched, dispatcher):
+    """As many who ask one after the other would, each before the last one has its answer."""
+    dispatcher.drain()
+    with pytest.raises(Unavailable, match="stopping"):
+        await dispatched.tokenize(TextPrompt("a"), len)
+    with pytest.raises(Unavailable, match="stopping"):
+        await dispatched.detokenize([5], len)
+    await asyncio.wait_for(dispatched.idle(), 10)
+
+
 async def test_what_is_being_read_when_all_ends_is_refused(dispatched, dispatcher, may_read):
     reading = await begun(dispatched.generate(ask(LONG, max_tokens=5)))
     dispatcher.drain()
