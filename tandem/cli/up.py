@@ -90,19 +90,24 @@ def run_up(
         def on_ready() -> None:
             welcome(console, settings, fleet, folder.name, logs, can_chat=folder.has_chat_template)
 
-        ready = until_ready(local_host(settings.host), settings.http_port, start_timeout_s)
-        serving = supervisor.run(_starting(fleet, ready, console), on_ready)
+        async def ready() -> None:
+            with _starting(fleet, console):
+                await until_ready(local_host(settings.host), settings.http_port, start_timeout_s)
+
+        serving = supervisor.run(ready(), on_ready)
         asyncio.run(_until_signal(serving, supervisor, console))
     console.print("bye")
 
 
-async def _starting(fleet: Fleet, ready: Coroutine[Any, Any, None], console: Console) -> None:
+@contextmanager
+def _starting(fleet: Fleet, console: Console) -> Iterator[None]:
+    """Say so, within the block."""
     status = console.status(f"starting {len(fleet.services)} processes", spinner="dots")
     # As `LastingConsole` has it, by which a status does not go.
     with suppress(OSError):
         status.start()
     try:
-        await ready
+        yield
     finally:
         with suppress(OSError):
             status.stop()

@@ -1,6 +1,7 @@
 """`tandem up` around its fleet: signals, logs."""
 
 import asyncio
+import gc
 import io
 import os
 import signal
@@ -14,9 +15,11 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from tandem.artifacts.progress import terminal_progress
+from tandem.bench.ports import free_port
 from tandem.cli.app import app, commands
 from tandem.cli.fleet import Fleet, Service
 from tandem.cli.fleet_commands import FleetFlags
+from tandem.cli.service_process import ServiceProcess
 from tandem.cli.supervisor import Supervisor
 from tandem.cli.up import LastingConsole, _new_logs, _starting, _until_signal, default_logs
 from tandem.core.errors import ConfigError, Unavailable
@@ -107,13 +110,11 @@ async def test_who_has_no_terminal_any_more_still_ends(error: OSError) -> None:
 
 
 @pytest.mark.parametrize("is_terminal", [True, False])
-async def test_who_cannot_say_that_it_starts_still_does(is_terminal: bool) -> None:
-    async def ready() -> None:
-        pass
-
+def test_who_cannot_say_that_it_starts_still_does(is_terminal: bool) -> None:
     full = GoneStream(OSError(28, "No space left on device"))
     console = LastingConsole(file=full, force_terminal=is_terminal)
-    await _starting(FLEET, ready(), console)
+    with _starting(FLEET, console):
+        pass
 
 
 @pytest.mark.usefixtures("signals_as_before")
@@ -152,9 +153,10 @@ async def test_what_is_stopped_is_not_said_to_start(monkeypatch: pytest.MonkeyPa
     console = Console(file=terminal, force_terminal=True)
 
     async def never() -> None:
-        await asyncio.sleep(0.2)
-        os.kill(os.getpid(), signal.SIGINT)
-        await asyncio.sleep(60)
+        with _starting(FLEET, console):
+            await asyncio.sleep(0.2)
+            os.kill(os.getpid(), signal.SIGINT)
+            await asyncio.sleep(60)
 
     async def stop() -> None:
         assert "starting 2 processes" in terminal.getvalue()
@@ -166,8 +168,29 @@ async def test_what_is_stopped_is_not_said_to_start(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(supervisor, "_stop", stop)
     monkeypatch.setattr(supervisor, "_keep_running", lambda service: asyncio.sleep(60))
     monkeypatch.setattr(supervisor, "_start", lambda service: asyncio.sleep(0))
-    serving = supervisor.run(_starting(FLEET, never(), console), lambda: None)
+    serving = supervisor.run(never(), lambda: None)
     await _until_signal(serving, supervisor, console)
+
+
+@pytest.mark.usefixtures("signals_as_before")
+def test_that_a_process_cannot_be_started_is_all_that_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    def no_more(*_: object) -> None:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setenv("TANDEM_CACHE", str(tmp_path))
+    monkeypatch.setattr(ServiceProcess, "start", no_more)
+    port = free_port()
+    ports = ["--http-port", str(port), "--grpc-port", str(port + 1), "--port-base", str(port + 2)]
+    up = ["up", "--model", "mock", "--device", "mock:h100", *ports]
+    error = CliRunner().invoke(commands, up).exception
+    assert isinstance(error, Unavailable)
+    assert "could not be started: " in error.message
+    # With all that it came through.
+    del error
+    gc.collect()
+    assert [*recwarn] == []
 
 
 def test_a_start_takes_some_time() -> None:
