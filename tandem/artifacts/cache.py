@@ -30,7 +30,10 @@ def models_dir() -> Path:
     """Where model folders lie, each `<name>/`. Raises `ConfigError` if that cannot be seen."""
     folder = cache_dir() / "models"
     try:
-        folder.exists()
+        # Not `exists`, which on newer Pythons takes what cannot be seen for what is not there.
+        folder.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass
     except OSError as error:
         raise ConfigError(
             f"cannot read the cache {cache_dir()} ({error.strerror}): set TANDEM_CACHE to another"
