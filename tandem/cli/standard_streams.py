@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from io import TextIOWrapper
 
 from tandem.core.errors import ConfigError
+from tandem.process.closed_stderr import open_stderr
 
 # What a disk, or a descriptor that is closed, has against being written to.
 UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF}
@@ -43,8 +44,7 @@ def _open() -> None:
     if sys.stdout is None:
         # To be read: so it is as little written to as before.
         sys.stdout = os.fdopen(os.open(os.devnull, os.O_RDONLY), "w")
-    if sys.stderr is None:
-        sys.stderr = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
+    open_stderr()
     if isinstance(sys.stdout, TextIOWrapper):
         # In a locale without the signs of a chart, or of an answer, a question mark.
         sys.stdout.reconfigure(errors="replace")

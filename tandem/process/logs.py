@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from typing import Literal, TextIO
 
@@ -11,6 +10,7 @@ import structlog
 from structlog.stdlib import ProcessorFormatter
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from tandem.process.closed_stderr import open_stderr
 from tandem.process.rare_lines import RareLines
 
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -27,9 +27,7 @@ def configure_logging(level: LogLevel, log_format: LogFormat) -> None:
     """To be called once, at the start of a process. From then on no call of a logger raises because
     nothing can be written. What libraries log, warnings included, comes out in the same form, from
     `warning` on: what they say below that may have somebody's words in it."""
-    if sys.stderr is None:
-        # Closed: lines go nowhere, and whatever is opened next does not take its place.
-        sys.stderr = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
+    open_stderr()
     renderer = (
         structlog.processors.JSONRenderer()
         if log_format == "json"
