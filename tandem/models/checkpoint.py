@@ -42,8 +42,7 @@ class Checkpoint:
     def check(self, shapes: Mapping[str, Shape], tied: Mapping[str, str]) -> None:
         """Raise `ConfigError` unless the files hold exactly `shapes`, besides copies of some, which
         `tied` names, and the tables of rotary embeddings, which old checkpoints carry along."""
-        for name, shape in shapes.items():
-            self._check_tensor(name, shape)
+        self.check_shapes(shapes)
         for copy, name in tied.items():
             self._check_copy(copy, name, shapes[name])
         unknown = self._files.keys() - shapes.keys() - tied.keys()
@@ -52,6 +51,11 @@ class Checkpoint:
                 raise ConfigError(
                     f"{self._sources[name]} holds {name!r}, which this architecture does not use"
                 )
+
+    def check_shapes(self, shapes: Mapping[str, Shape]) -> None:
+        """Raise `ConfigError` unless the files hold these. No tensor is read."""
+        for name, shape in shapes.items():
+            self._check_tensor(name, shape)
 
     def read(self, name: str, dtype: torch.dtype, device: torch.device) -> Tensor:
         """A copy of a tensor that `check` has seen."""

@@ -99,20 +99,16 @@ def load_weights(
     missing, has the wrong shape, or has no use, and a head that is not the embedding that it is
     tied to."""
     with Checkpoint(files) as checkpoint:
-        _check(config, checkpoint)
+        tied = {LM_HEAD: EMBEDDING} if config.tie_word_embeddings else {}
+        checkpoint.check(tensor_shapes(config), tied)
         return _pack(config, partial(checkpoint.read, dtype=dtype, device=device), packer)
 
 
-def check_weights(config: ModelConfig, files: Sequence[Path]) -> None:
-    """Raise what `load_weights` would, before it is asked whether there is memory for what the
-    config describes: perhaps it is another model's."""
+def check_shapes(config: ModelConfig, files: Sequence[Path]) -> None:
+    """Raise what `load_weights` would of the tensors' shapes, before it is asked whether there is
+    memory for what the config describes: perhaps it is another model's."""
     with Checkpoint(files) as checkpoint:
-        _check(config, checkpoint)
-
-
-def _check(config: ModelConfig, checkpoint: Checkpoint) -> None:
-    tied = {LM_HEAD: EMBEDDING} if config.tie_word_embeddings else {}
-    checkpoint.check(tensor_shapes(config), tied)
+        checkpoint.check_shapes(tensor_shapes(config))
 
 
 def repack_weights(config: ModelConfig, dtype: torch.dtype, packer: Packer[L]) -> DecoderWeights[L]:

@@ -96,7 +96,7 @@ def _torch_engine(
 
         from tandem.engine.torch.engine import TorchEngine
         from tandem.engine.torch.placement import resolve_dtype, take_threads, torch_device
-        from tandem.models.weights import check_weights
+        from tandem.models.weights import check_shapes
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"{device} needs torch: {install_tandem(extra='torch')}", param="device"
@@ -105,7 +105,7 @@ def _torch_engine(
         take_threads(device.cores, cpu_quota())
     item = resolve_dtype(settings.dtype, torch_device(device), has_kernels)
     if folder.weight_files:  # else it is the mock model, which the engine refuses
-        check_weights(folder.config, folder.weight_files)
+        check_shapes(folder.config, folder.weight_files)
     dtype = str(item).removeprefix("torch.")
     # Packed weights lie in a file that a host's workers map.
     num_sharers = settings.weight_sharers if has_kernels else 1
