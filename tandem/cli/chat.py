@@ -79,7 +79,7 @@ class Conversation:
 
     def run(self, model: str) -> bool:
         """Read and answer until the user leaves. Whether all answers came whole."""
-        keys = f"Ctrl-C stops an answer, {ANEW} begins anew, Ctrl-D or /exit leaves"
+        keys = f"Ctrl-C stops an answer, {ANEW} begins anew, Ctrl-D leaves"
         self.console.print(f"[bold]{escape(model)}[/] [dim]- {keys}[/]")
         beginning = [*self.messages]
         are_whole = True
