@@ -41,6 +41,19 @@ def bearer(tenant: str) -> bytes:
 # Turns
 
 
+async def test_who_comes_behind_a_flood_is_let_in_next() -> None:
+    turnstile, started = Turnstile(TENANTS), list[str]()
+    for _ in range(1000):
+        turnstile.enter(lambda: started.append("one"), "one")
+    turnstile.enter(lambda: started.append("other"), "other")
+    while "other" not in started:
+        await asyncio.sleep(0)
+    assert len(started) <= PER_TURN
+    while len(started) < 1001:
+        await asyncio.sleep(0)
+    assert turnstile.wait_s("one") == 0
+
+
 async def test_turns_are_by_weight_and_ones_own_in_order() -> None:
     turnstile, started = Turnstile(TENANTS), list[tuple[str, int]]()
     for number in range(400):

@@ -127,6 +127,14 @@ async def test_head_has_no_body(url):
             assert (asked.status_code, asked.content) == (got.status_code, b"")
 
 
+async def test_a_body_that_is_too_long_is_answered(url):
+    async with httpx.AsyncClient(base_url=url) as client:
+        headers = {"content-type": "application/json"}
+        response = await client.post("/v1/completions", content=b" " * 2 * 10**7, headers=headers)
+        assert response.status_code == 413
+        assert response.json()["error"]["param"] is None
+
+
 async def test_a_client_that_does_not_read_is_not_written_to(app, service, say):
     """What is generated meanwhile is not taken: it waits where it came from."""
     service.script = lambda request: [72, Pause.A_MOMENT, *say("ello")]

@@ -180,7 +180,7 @@ def test_what_waits_already_gets_the_room_first() -> None:
     assert long.phase is Phase.DECODING
 
 
-@pytest.mark.parametrize(("timeout_s", "rest_s"), [(10.0, 2.0), (2.0, 1.0)])
+@pytest.mark.parametrize(("timeout_s", "rest_s"), [(4.0, 2.0), (10.0, 2.0), (2.0, 1.0)])
 def test_shortly_before_the_end_all_that_is_left_goes_on_elsewhere(
     timeout_s: float, rest_s: float
 ) -> None:
